@@ -1,0 +1,1 @@
+"""Backbones, seeded views, and the loop that trains them."""

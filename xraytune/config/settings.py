@@ -1,0 +1,257 @@
+"""The settings a person may write, each with its type, its bounds and its default, which lives here and nowhere else.
+
+`Settings` is everything in the file but the parameters; `Parameters` are one trial's; both together are an `Experiment`.
+The models are strict and frozen: what is wrong is refused at the edge, so that nothing further in has to check again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Count = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+
+Source = Literal["none", "duplicate", "gan", "folder"]
+BackboneName = Literal["small_cnn", "resnet18", "resnet50", "mobilenet_v2"]
+OBJECTIVE_METRIC = "val_auroc"
+
+
+class Model(BaseModel):
+    """A strict, frozen model: unknown keys, wrong types, NaN and infinity are refused."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class SplitSettings(Model):
+    """How the training images are divided: by patient, into train, val-A and val-B."""
+
+    by: Literal["patient"] = "patient"
+    val_a: Fraction = 0.1
+    val_b: Fraction = 0.1
+    seed: int = 0
+    group_regex: str | None = None
+    """A regular expression over the path below the data folder; its first group is the patient."""
+
+    @model_validator(mode="after")
+    def _train_part_remains(self) -> Self:
+        if self.val_a + self.val_b >= 0.9:
+            raise ValueError("val_a and val_b together leave less than a tenth of the images for training")
+        return self
+
+
+class DataSettings(Model):
+    """Which images, which classes, at which size."""
+
+    path: Path
+    classes: Literal["binary", "three", "auto"] = "binary"
+    positive: str | None = None
+    """The class that sensitivity is about; by default the last one by name."""
+    image_size: Annotated[int, Field(ge=32, le=1024)] = 128
+    split: SplitSettings = SplitSettings()
+    train_patients: Count | None = None
+
+
+class Objective(Model):
+    """What the search maximises; always a validation metric, never one of the test folder."""
+
+    metric: Literal["val_auroc"] = "val_auroc"
+    goal: Literal["maximize"] = "maximize"
+
+
+class GanSettings(Model):
+    """One DCGAN. The defaults are what works on a few hundred images."""
+
+    image_size: Literal[32, 64, 128] = 64
+    steps: Count = 10_000
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    z_dim: Count = 100
+    width: Annotated[int, Field(ge=4)] = 64
+    """Feature maps of the generator's last and the discriminator's first layer."""
+    lr_g: Positive = 2e-4
+    lr_d: Positive = 2e-4
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    loss: Literal["bce", "non_saturating", "hinge"] = "hinge"
+    spectral_norm: bool = True
+    diffaugment: bool = True
+    ema_half_life_images: Count | None = 10_000
+    """Half-life of the generator's moving average, in images shown; none: the last weights are used."""
+    conditional: bool = True
+    """One network told the class; false: one network for each class."""
+    seed: int = 0
+
+
+class FolderSettings(Model):
+    """Extra images that somebody else made, in class folders."""
+
+    path: Path
+
+
+class Parameters(Model):
+    """The settings of one trial: everything that a space may search."""
+
+    source: Source = "none"
+    synthetic_ratio: NonNegative = 1.0
+    """Extra images per real image; without a source it is 0."""
+    balance: Literal["natural", "equal"] = "natural"
+    matching: Literal["real", "total"] = "real"
+    match_bandwidth: Literal["auto", "on", "off"] = "auto"
+    gan: GanSettings | None = None
+    folder: FolderSettings | None = None
+    classical: Annotated[int, Field(ge=0, le=3)] = 0
+    views: Annotated[int, Field(ge=0, le=64)] = 8
+    backbone: BackboneName = "resnet50"
+    weights: str = "imagenet"
+    """`imagenet`, `none`, or the path of a file."""
+    input_channels: Literal[1, 3] = 3
+    trainable: Literal["head", "last_stage", "all"] = "all"
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    lr: Positive = 1e-4
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    weight_decay: NonNegative = 0.0
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
+    schedule: Literal["constant", "cosine", "plateau"] = "constant"
+    early_stop_epochs: Count | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_what_the_source_does_not_use(cls, values: dict[str, object]) -> dict[str, object]:
+        """`source: none` collapses the GAN's settings and the mix: such trials are one and the same."""
+        source = values.get("source", "none")
+        kept = dict(values)
+        if source == "none":
+            kept.update(synthetic_ratio=0.0, balance="natural", matching="real")
+        if source == "gan":
+            kept.setdefault("gan", {})
+        else:
+            kept.pop("gan", None)
+        if source != "folder":
+            kept.pop("folder", None)
+        return kept
+
+    @model_validator(mode="after")
+    def _settings_go_together(self) -> Self:
+        if self.source == "folder" and self.folder is None:
+            raise ValueError("source: folder needs folder.path, the folder of extra images")
+        if self.source != "none" and self.synthetic_ratio == 0:
+            raise ValueError("synthetic_ratio: 0 is source: none; give a ratio above 0")
+        if self.source == "duplicate" and self.matching == "total":
+            raise ValueError("source: duplicate with matching: total is source: none; use matching: real")
+        if self.balance == "equal" and self.match_bandwidth == "off":
+            raise ValueError("balance: equal needs match_bandwidth: an extra image's blur would tell its class")
+        if self.backbone == "small_cnn" and self.weights == "imagenet":
+            raise ValueError("backbone: small_cnn has no ImageNet weights; set weights: none")
+        if self.weights == "none" and self.trainable != "all":
+            raise ValueError(f"trainable: {self.trainable} with weights: none would leave random layers untrained")
+        if self.extra_per_step == 0 and self.source != "none":
+            raise ValueError(
+                f"synthetic_ratio: {self.synthetic_ratio:g} of batch_size: {self.batch_size} rounds to no extra image"
+            )
+        if self.real_per_step == 0:
+            raise ValueError(f"synthetic_ratio: {self.synthetic_ratio:g} leaves no real image in a batch")
+        return self
+
+    @property
+    def extra_per_step(self) -> int:
+        """Extra images in each optimiser step, half up: r·B, or with `matching: total` the share r/(1+r) of B."""
+        share = self.synthetic_ratio if self.matching == "real" else self.synthetic_ratio / (1 + self.synthetic_ratio)
+        return int(share * self.batch_size + 0.5)
+
+    @property
+    def real_per_step(self) -> int:
+        """Real images in each optimiser step: B, or with `matching: total` what the extra ones leave."""
+        return self.batch_size if self.matching == "real" else self.batch_size - self.extra_per_step
+
+    @property
+    def arm(self) -> str:
+        """The arm as protocol.md names it: `real_only`, `classical`, `gan`, `classical+gan`, `duplicate` ..."""
+        if self.source == "none":
+            return "classical" if self.classical else "real_only"
+        return f"classical+{self.source}" if self.classical else self.source
+
+
+class Budget(Model):
+    """How much a search may use; whichever ends first ends it."""
+
+    trials: Count = 60
+    max_epochs: Count = 27
+    steps_per_epoch: Count | None = None
+    """Optimiser steps of an epoch; by default one pass of 32 images a step, at least 8."""
+    hours: Positive | None = None
+    gpu_hours: Positive | None = None
+
+
+class SchedulerSettings(Model):
+    """ASHA: a trial goes on past a rung when it is in the best 1/reduction there."""
+
+    name: Literal["asha", "none"] = "asha"
+    grace: Count = 1
+    """Epochs that every trial gets."""
+    reduction: Annotated[int, Field(ge=2)] = 3
+
+
+class SamplerSettings(Model):
+    """How Optuna chooses the next trial."""
+
+    name: Literal["tpe", "random", "grid"] = "tpe"
+    startup_trials: Annotated[int, Field(ge=0)] = 10
+    seed: int = 0
+
+
+class Resources(Model):
+    """What one trial occupies, and how many run at once."""
+
+    gpus_per_trial: Literal["auto"] | NonNegative = "auto"
+    cpus_per_trial: Count = 1
+    concurrent: Count | None = None
+    retries: Annotated[int, Field(ge=0)] = 2
+
+
+class WandbSettings(Model):
+    """Weights & Biases: one run for each trial, grouped by study."""
+
+    project: str = "xraytune"
+    mode: Literal["auto", "online", "offline"] = "auto"
+    """`auto`: online with a key, else offline."""
+
+
+class Tracking(Model):
+    """What is told to others; `epochs.jsonl` is always written."""
+
+    wandb: WandbSettings | None = None
+
+
+class Settings(Model):
+    """Everything in the file but the parameters."""
+
+    version: Literal[1] = 1
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    seed: int = 0
+    task: Literal["classification"] = "classification"
+    weights_dir: Path | None = None
+    data: DataSettings
+    objective: Objective = Objective()
+    budget: Budget = Budget()
+    scheduler: SchedulerSettings = SchedulerSettings()
+    sampler: SamplerSettings = SamplerSettings()
+    resources: Resources = Resources()
+    tracking: Tracking = Tracking()
+
+
+class Experiment(Model):
+    """One trial, or one final training: settings in which nothing is left to choose."""
+
+    settings: Settings
+    parameters: Parameters
+
+    @property
+    def bandwidth_px(self) -> int | None:
+        """The side that all images of the trial are scaled through, so that a GAN's blur tells nothing; None: as they are."""
+        gan = self.parameters.gan
+        if gan is None or self.parameters.match_bandwidth == "off" or gan.image_size >= self.settings.data.image_size:
+            return None
+        return gan.image_size

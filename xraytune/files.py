@@ -1,0 +1,170 @@
+"""Writes that survive `kill -9` and power loss at any instruction: the next reader finds them whole, or not there.
+
+A file is written beside its final place, flushed to the disk and renamed. JSONL logs grow by one `write` a row; a last
+line torn by a crash is skipped by readers and cut off before the next append.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from xraytune.errors import MachineError, Problem
+
+_FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
+
+
+@contextmanager
+def explained_disk_errors(path: Path) -> Iterator[None]:
+    """Turn "no space left" into a message that says where and what to do; other errors pass.
+
+    Raises:
+        MachineError: The disk or the quota of `path` is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL_DISK:
+            fix = "free some space, then run the same command again: nothing that was written is lost"
+            raise MachineError(Problem("the disk is full", path, fix)) from error
+        raise
+
+
+def temporary_name(path: Path) -> Path:
+    """A hidden name beside `path` that no other writer uses."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries, so that a rename inside it survives power loss."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a whole file durably: it is at `path` completely, or what was there before still is.
+
+    Raises:
+        MachineError: The disk is full.
+    """
+    temporary = temporary_name(path)
+    with explained_disk_errors(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("xb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+            sync_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, content: str) -> None:
+    """`write_bytes` for text, in UTF-8."""
+    write_bytes(path, content.encode())
+
+
+def write_json(path: Path, content: Any) -> None:
+    """`write_text` of indented JSON. NaN and infinity are refused (ValueError)."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
+    """Append one row durably, after cutting off a torn last line.
+
+    Raises:
+        MachineError: The disk is full; the file then ends with its last whole row at the next append.
+    """
+    line = json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    with explained_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not path.exists()
+        cut_torn_line(path)
+        with path.open("ab") as stream:
+            stream.write(line)
+            stream.flush()
+            os.fsync(stream.fileno())
+        if is_new:
+            sync_folder(path.parent)
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """All whole rows, in order; none when the file is missing. A torn last line is skipped."""
+    if not path.exists():
+        return []
+    whole, _, _ = path.read_bytes().rpartition(b"\n")
+    return [json.loads(line) for line in whole.splitlines() if line]
+
+
+def cut_torn_line(path: Path) -> None:
+    """Remove what follows the last newline of a log: half a row, left by a crash."""
+    if not path.exists():
+        return
+    with path.open("rb+") as stream:
+        if stream.seek(0, os.SEEK_END) == 0:
+            return
+        stream.seek(-1, os.SEEK_END)
+        if stream.read(1) == b"\n":
+            return
+        stream.seek(0)
+        stream.truncate(stream.read().rfind(b"\n") + 1)
+        os.fsync(stream.fileno())
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Fill a folder under a temporary name; it appears at `path` whole when the block ends, or not at all.
+
+    When somebody else made `path` meanwhile, theirs stays and ours is dropped: the first wins.
+
+    Raises:
+        MachineError: The disk is full.
+    """
+    temporary = temporary_name(path)
+    with explained_disk_errors(path):
+        try:
+            temporary.mkdir(parents=True)
+            yield temporary
+            for entry in sorted(temporary.rglob("*")):
+                _sync(entry)
+            sync_folder(temporary)
+            try:
+                temporary.rename(path)
+            except OSError as error:
+                if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                    raise
+            sync_folder(path.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sync(entry: Path) -> None:
+    if entry.is_dir():
+        sync_folder(entry)
+    else:
+        with entry.open("rb") as stream:
+            os.fsync(stream.fileno())
+
+
+def sha256_of(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""DCGANs: trained, checkpointed, sampled into pools of synthetic images."""

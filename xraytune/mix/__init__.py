@@ -1,0 +1,1 @@
+"""Which images a classifier sees: real ones, extra ones, and how often each."""

@@ -1,0 +1,1 @@
+"""One trial, from settings to a value, with what trials share computed once."""

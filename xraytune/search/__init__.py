@@ -1,0 +1,1 @@
+"""Many trials: the study folder, the sampler, the rungs, and Ray."""

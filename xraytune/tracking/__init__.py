@@ -1,0 +1,1 @@
+"""What a trial tells others while it runs."""
