@@ -8,8 +8,8 @@
     |- ArtifactError         5   a shared file is damaged: it is rebuilt, or must be removed
     |- TrialError            6   this trial ended, the search goes on; 6 when no trial completed
 
-0 is done, 130 is interrupted, and any other exception is a bug: exit code 1 with its traceback. A message says what is
-wrong, where, and what to do. Exceptions take positional arguments only, so that they survive pickling between processes.
+0 is done, 130 is interrupted, and any other exception is a bug: exit code 1 with its traceback. A message says what
+is wrong, where, and what to do. Exceptions take positional arguments only, so that they survive pickling.
 """
 
 from __future__ import annotations

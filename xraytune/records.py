@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-Json: TypeAlias = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """`on_progress(what, done, total)`: called from long work, as often as it likes; the screen decides what to draw."""

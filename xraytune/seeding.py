@@ -1,8 +1,8 @@
 """Randomness is derived, never drawn from a global state.
 
 `derive_seed(7, "views", 3)` is the same number in every process and on every machine, and two purposes never share a
-stream. Loops derive a new seed for each step, so a step's randomness depends on its number alone: a resumed run needs no
-generator state, and a longer run repeats the shorter one.
+stream. Loops derive a new seed for each step, so a step's randomness depends on its number alone: a resumed run needs
+no generator state, and a longer run repeats the shorter one.
 """
 
 from __future__ import annotations

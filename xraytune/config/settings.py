@@ -1,7 +1,7 @@
 """The settings a person may write, each with its type, its bounds and its default, which lives here and nowhere else.
 
-`Settings` is everything in the file but the parameters; `Parameters` are one trial's; both together are an `Experiment`.
-The models are strict and frozen: what is wrong is refused at the edge, so that nothing further in has to check again.
+`Settings` is everything in the file but the parameters; `Parameters` are one trial's; both together are an
+`Experiment`. The models are strict and frozen: what is wrong is refused at the edge, and nothing further in checks again.
 """
 
 from __future__ import annotations
@@ -250,7 +250,7 @@ class Experiment(Model):
 
     @property
     def bandwidth_px(self) -> int | None:
-        """The side that all images of the trial are scaled through, so that a GAN's blur tells nothing; None: as they are."""
+        """The side that all images are scaled through, so that a GAN's blur tells nothing; None: as they are."""
         gan = self.parameters.gan
         if gan is None or self.parameters.match_bandwidth == "off" or gan.image_size >= self.settings.data.image_size:
             return None
