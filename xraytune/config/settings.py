@@ -1,7 +1,7 @@
 """The settings a person may write, each with its type, its bounds and its default, which lives here and nowhere else.
 
 `Settings` is everything in the file but the parameters; `Parameters` are one trial's; both together are an
-`Experiment`. The models are strict and frozen: what is wrong is refused at the edge, and nothing further in checks again.
+`Experiment`. The models are strict and frozen: what is wrong is refused at the edge, and never checked again.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Work that trials share is done once: an artifact lies at the fingerprint of everything it depends on.
 
 `build_once(cache, stage, inputs, build)` gives the folder of an artifact, building it when it is missing or damaged.
-Its manifest lists the inputs and every file's size and SHA-256. Correctness rests on no lock: two builders may race, each
-fills a folder of its own, and the first to rename wins. A builder that dies leaves a hidden folder that nobody reads.
+Its manifest lists the inputs and every file's size and SHA-256. Correctness rests on no lock: two builders may race,
+each fills a folder of its own, and the first to rename wins. A builder that dies leaves a hidden folder that nobody
+reads.
 """
 
 from __future__ import annotations
