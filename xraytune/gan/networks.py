@@ -1,0 +1,111 @@
+"""The DCGAN: a generator and a discriminator for grey images of 32, 64 or 128 px; several classes are told apart.
+
+Each halving of the image's side has one convolution, and doubles the feature maps; so both networks follow from
+`image_size` and `width`. With `spectral_norm: false` and one class they are those of PyTorch's DCGAN tutorial.
+
+Sources: Radford et al. 2016 (layers, initial weights); Miyato et al. 2018, "Spectral Normalization for GANs";
+Miyato & Koyama 2018, "cGANs with Projection Discriminator".
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from xraytune.config.settings import GanSettings
+
+_SMALLEST_MAP_PX = 4
+_INITIAL_STANDARD_DEVIATION = 0.02
+
+
+class Generator(nn.Module):
+    """Draws images from noise: z [B, z_dim] and labels [B] int64 to float [B, 1, S, S] in [-1, 1].
+
+    The class enters as a learned vector of `z_dim` numbers beside z. With one class, labels are not looked at.
+    """
+
+    def __init__(self, settings: GanSettings, class_count: int) -> None:
+        super().__init__()
+        self.settings = settings
+        self.class_count = class_count
+        self.class_vectors = nn.Embedding(class_count, settings.z_dim) if class_count > 1 else None
+        noise_width = settings.z_dim * (2 if class_count > 1 else 1)
+        widths = _feature_maps(settings)[::-1]
+        layers: list[nn.Module] = [nn.ConvTranspose2d(noise_width, widths[0], _SMALLEST_MAP_PX, bias=False)]
+        for width, next_width in pairwise(widths):
+            layers += [nn.BatchNorm2d(width), nn.ReLU(inplace=True), _doubling(width, next_width)]
+        layers += [nn.BatchNorm2d(widths[-1]), nn.ReLU(inplace=True), _doubling(widths[-1], 1), nn.Tanh()]
+        self.layers = nn.Sequential(*layers)
+        self.apply(_set_initial_weights)
+
+    def forward(self, z: Tensor, labels: Tensor) -> Tensor:
+        """Images for noise z [B, z_dim] and labels [B]."""
+        if self.class_vectors is not None:
+            z = torch.cat([z, self.class_vectors(labels)], dim=1)
+        images: Tensor = self.layers(z[:, :, None, None])
+        return images
+
+
+class Discriminator(nn.Module):
+    """Judges images: float [B, 1, S, S] in [-1, 1] and labels [B] int64 to logits [B], high for real ones.
+
+    With several classes a projection adds the inner product of a class vector and the summed last features.
+    """
+
+    def __init__(self, settings: GanSettings, class_count: int) -> None:
+        super().__init__()
+        widths = _feature_maps(settings)
+        # Batch norm would undo the Lipschitz bound that spectral norm gives, so there is one or the other.
+        norm = nn.Identity if settings.spectral_norm else nn.BatchNorm2d
+        has_bias = settings.spectral_norm
+        layers: list[nn.Module] = [_halving(1, widths[0], has_bias), nn.LeakyReLU(0.2, inplace=True)]
+        for width, next_width in pairwise(widths):
+            layers += [_halving(width, next_width, has_bias), norm(next_width), nn.LeakyReLU(0.2, inplace=True)]
+        self.features = nn.Sequential(*layers)
+        self.verdict = nn.Conv2d(widths[-1], 1, _SMALLEST_MAP_PX, bias=has_bias)
+        self.class_vectors = nn.Embedding(class_count, widths[-1]) if class_count > 1 else None
+        self.apply(_set_initial_weights)
+        if settings.spectral_norm:
+            _normalise_spectra(self)
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Logits for images [B, 1, S, S] with labels [B]."""
+        features: Tensor = self.features(images)
+        logits: Tensor = self.verdict(features).flatten()
+        if self.class_vectors is not None:
+            logits = logits + (self.class_vectors(labels) * features.sum(dim=(2, 3))).sum(dim=1)
+        return logits
+
+
+def _feature_maps(settings: GanSettings) -> list[int]:
+    """Feature maps from the image's side down to 4 px: at 64 px and width 64 they are 64, 128, 256, 512."""
+    halvings = (settings.image_size // _SMALLEST_MAP_PX).bit_length() - 1
+    return [settings.width * 2**level for level in range(halvings)]
+
+
+def _doubling(width: int, next_width: int) -> nn.ConvTranspose2d:
+    return nn.ConvTranspose2d(width, next_width, kernel_size=4, stride=2, padding=1, bias=False)
+
+
+def _halving(width: int, next_width: int, has_bias: bool) -> nn.Conv2d:
+    return nn.Conv2d(width, next_width, kernel_size=4, stride=2, padding=1, bias=has_bias)
+
+
+def _set_initial_weights(module: nn.Module) -> None:
+    """Weights from N(0, 0.02), batch norm's gain from N(1, 0.02), biases 0 (Radford et al. 2016; the tutorial)."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.normal_(module.weight, 0.0, _INITIAL_STANDARD_DEVIATION)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.BatchNorm2d):
+        nn.init.normal_(module.weight, 1.0, _INITIAL_STANDARD_DEVIATION)
+        nn.init.zeros_(module.bias)
+
+
+def _normalise_spectra(network: nn.Module) -> None:
+    for module in list(network.modules()):
+        if isinstance(module, nn.Conv2d | nn.Embedding):
+            spectral_norm(module)
