@@ -1,0 +1,125 @@
+"""Figures agree with scikit-learn, ties and weights included."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from sklearn import metrics as reference
+
+from xraytune.errors import DataError
+from xraytune.metrics.classification import auroc, classification_metrics, weighted_metrics, youden_threshold
+from xraytune.seeding import numpy_generator
+
+Floats = NDArray[np.float64]
+Labels = NDArray[np.int64]
+
+
+def images_with_ties(class_count: int, image_count: int = 120, seed: int = 3) -> tuple[Labels, Floats]:
+    """Labels of all classes and probabilities on a coarse grid, so that many scores are equal."""
+    generator = numpy_generator(seed, "images")
+    labels = np.concatenate([np.arange(class_count), generator.integers(0, class_count, image_count - class_count)])
+    raw = generator.integers(1, 6, (image_count, class_count)).astype(np.float64)
+    raw[np.arange(image_count), labels] += 2
+    return labels, raw / raw.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("positive", [0, 1])
+@pytest.mark.parametrize("threshold", [0.3, 0.5])
+def test_two_class_figures_equal_scikit_learn(positive: int, threshold: float) -> None:
+    labels, probabilities = images_with_ties(2)
+    scores, truth = probabilities[:, positive], (labels == positive).astype(int)
+    called = (scores >= threshold).astype(int)
+
+    figures = classification_metrics(labels, probabilities, positive=positive, threshold=threshold)
+
+    assert figures.n == 120
+    assert figures.auroc == pytest.approx(reference.roc_auc_score(truth, scores))
+    assert figures.auprc == pytest.approx(reference.average_precision_score(truth, scores))
+    assert figures.accuracy == pytest.approx(reference.accuracy_score(truth, called))
+    assert figures.balanced_accuracy == pytest.approx(reference.balanced_accuracy_score(truth, called))
+    assert figures.sensitivity == pytest.approx(reference.recall_score(truth, called))
+    assert figures.specificity == pytest.approx(reference.recall_score(truth, called, pos_label=0))
+    assert figures.f1 == pytest.approx(reference.f1_score(truth, called))
+    assert figures.brier == pytest.approx(reference.brier_score_loss(truth, scores))
+
+
+def test_three_class_figures_equal_scikit_learn_macro_averages() -> None:
+    labels, probabilities = images_with_ties(3)
+    called, one_hot = probabilities.argmax(axis=1), np.eye(3)[labels]
+
+    figures = classification_metrics(labels, probabilities, positive=2)
+
+    assert figures.auroc == pytest.approx(reference.roc_auc_score(labels, probabilities, multi_class="ovr"))
+    assert figures.auprc == pytest.approx(reference.average_precision_score(one_hot, probabilities, average="macro"))
+    assert figures.accuracy == pytest.approx(reference.accuracy_score(labels, called))
+    assert figures.balanced_accuracy == pytest.approx(reference.balanced_accuracy_score(labels, called))
+    assert figures.sensitivity == pytest.approx(reference.recall_score(labels == 2, called == 2))
+    assert figures.specificity == pytest.approx(reference.recall_score(labels != 2, called != 2))
+    assert figures.f1 == pytest.approx(reference.f1_score(labels, called, average="macro"))
+    assert figures.brier == pytest.approx(((probabilities - one_hot) ** 2).sum(axis=1).mean())
+
+
+def test_weighted_figures_equal_those_of_the_repeated_images() -> None:
+    labels, probabilities = images_with_ties(2)
+    counts = numpy_generator(1, "counts").integers(0, 4, len(labels))
+    repeated = np.repeat(np.arange(len(labels)), counts)
+
+    weighted = weighted_metrics(labels, probabilities, counts[None].astype(np.float64), positive=1, threshold=0.4)
+
+    figures = classification_metrics(labels[repeated], probabilities[repeated], positive=1, threshold=0.4)
+    for name, value in weighted.items():
+        assert value[0] == pytest.approx(getattr(figures, name)), name
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=2, max_size=40))
+def test_auroc_of_the_other_class_is_one_minus_auroc(images: list[tuple[bool, int]]) -> None:
+    labels = np.array([int(is_positive) for is_positive, _ in images], dtype=np.int64)
+    scores = np.array([score / 5 for _, score in images])
+    if len(set(labels)) < 2:
+        with pytest.raises(DataError):
+            auroc(labels, np.stack([1 - scores, scores], axis=1), positive=1)
+        return
+
+    of_positive = auroc(labels, np.stack([1 - scores, scores], axis=1), positive=1)
+    of_others = auroc(labels, np.stack([scores, 1 - scores], axis=1), positive=1)
+
+    assert of_positive + of_others == pytest.approx(1)
+    assert of_positive == pytest.approx(reference.roc_auc_score(labels, scores))
+
+
+def test_one_class_only_is_refused_with_the_missing_class_named() -> None:
+    with pytest.raises(DataError, match="class number 0 has no image among 4"):
+        classification_metrics(np.ones(4, dtype=np.int64), np.full((4, 2), 0.5), positive=1)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_youden_threshold_reaches_the_largest_j_of_the_roc_curve(seed: int) -> None:
+    labels, probabilities = images_with_ties(2, seed=seed)
+    scores = probabilities[:, 1]
+
+    threshold = youden_threshold(labels, scores, positive=1)
+
+    false_positive_rate, true_positive_rate, _ = reference.roc_curve(labels, scores)
+    figures = classification_metrics(labels, probabilities, positive=1, threshold=threshold)
+    assert figures.sensitivity + figures.specificity - 1 == pytest.approx(
+        (true_positive_rate - false_positive_rate).max()
+    )
+    assert threshold not in scores
+
+
+def test_youden_threshold_takes_the_lowest_of_equally_good_ones() -> None:
+    labels = np.array([0, 1, 0, 1])
+    scores = np.array([0.1, 0.2, 0.3, 0.4])
+
+    assert youden_threshold(labels, scores, positive=1) == pytest.approx(0.15)
+
+
+def test_youden_threshold_of_equal_or_neighbouring_scores_still_separates() -> None:
+    one, next_float = 0.5, float(np.nextafter(0.5, 1))
+
+    assert youden_threshold(np.array([0, 1]), np.array([one, one]), positive=1) == one
+    assert youden_threshold(np.array([0, 1]), np.array([one, next_float]), positive=1) == next_float

@@ -1,0 +1,84 @@
+"""How sure a model's figures are: intervals by resampling patients, within their classes.
+
+Takes one model's probabilities and who is on each image. Images of one patient resemble each other, so patients are
+drawn, not images; the interval is of this model on other patients, and says nothing about training it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xraytune.metrics.classification import Floats, Labels, refuse_missing_class, weighted_metrics
+from xraytune.seeding import numpy_generator
+
+_REPLICATES_AT_ONCE = 100
+
+
+def patient_bootstrap(
+    labels: Labels,
+    probabilities: Floats,
+    patients: Sequence[str],
+    *,
+    positive: int,
+    threshold: float,
+    replicates: int = 2000,
+    seed: int,
+) -> dict[str, tuple[float, float]]:
+    """95 % percentile intervals of all figures of `ClassificationMetrics` but `n`.
+
+    Patients are drawn with replacement among those who have images of the same classes, so no class is ever empty.
+
+    Args:
+        labels: Class numbers, int64 [N].
+        probabilities: float64 [N, C].
+        patients: The patient of each image, [N].
+        positive: The class that sensitivity is about.
+        threshold: As in `classification_metrics`.
+        replicates: Number of resamples.
+        seed: Same seed, same intervals.
+
+    Raises:
+        DataError: A class has no image.
+
+    Source: Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13 (percentile interval); clusters as
+    the unit: Davison & Hinkley 1997, section 3.8.
+    """
+    refuse_missing_class(labels, probabilities.shape[1])
+    generator = numpy_generator(seed, "patient-bootstrap")
+    names, patient_of_image = np.unique(np.asarray(patients), return_inverse=True)
+    strata = _patients_by_classes(labels, patient_of_image, len(names))
+    chunks: list[dict[str, Floats]] = []
+    for start in range(0, replicates, _REPLICATES_AT_ONCE):
+        draws = _draw_patients(generator, strata, len(names), min(_REPLICATES_AT_ONCE, replicates - start))
+        weights = draws[:, patient_of_image]
+        chunks.append(weighted_metrics(labels, probabilities, weights, positive=positive, threshold=threshold))
+    return {name: _percentile_interval(np.concatenate([chunk[name] for chunk in chunks])) for name in chunks[0]}
+
+
+def _patients_by_classes(
+    labels: Labels, patient_of_image: NDArray[np.intp], patient_count: int
+) -> list[NDArray[np.intp]]:
+    """Groups of patients who have images of exactly the same classes; usually one group for each class."""
+    has_class = np.zeros((patient_count, int(labels.max()) + 1), dtype=np.bool_)
+    has_class[patient_of_image, labels] = True
+    _, stratum = np.unique(has_class, axis=0, return_inverse=True)
+    return [np.flatnonzero(stratum == number) for number in range(int(stratum.max()) + 1)]
+
+
+def _draw_patients(
+    generator: np.random.Generator, strata: list[NDArray[np.intp]], patient_count: int, replicates: int
+) -> Floats:
+    """How often each patient is drawn, [replicates, patient_count]."""
+    counts = np.zeros((replicates, patient_count))
+    for members in strata:
+        share = np.full(len(members), 1 / len(members))
+        counts[:, members] = generator.multinomial(len(members), share, size=replicates)
+    return counts
+
+
+def _percentile_interval(values: Floats) -> tuple[float, float]:
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)
