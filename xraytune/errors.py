@@ -14,6 +14,7 @@ is wrong, where, and what to do. Exceptions take positional arguments only, so t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -48,6 +49,12 @@ class Problem:
         if self.fix:
             lines.append(f"  fix: {self.fix}")
         return "\n".join(lines)
+
+
+def listed(names: Sequence[str], limit: int = 10) -> str:
+    """Names for a message: all of them, or the first few and how many more."""
+    shown = ", ".join(names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
 
 
 class XraytuneError(Exception):

@@ -1,0 +1,280 @@
+"""The list that everything later stands on: each image with its class, its patient, its hash and its size.
+
+`val` is folded into the training images, for a split by patient gives the validation sides; of `test`, which stays
+sealed, nothing but names and hashes is kept. Whatever is wrong with the folder is told at once, before an image is
+decoded.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import logging
+import os
+import warnings
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from xraytune.config.settings import DataSettings
+from xraytune.data.layout import (
+    class_names_of,
+    empty_class_problems,
+    list_images,
+    part_folders,
+    read_part,
+    require_folder,
+    subfolders,
+)
+from xraytune.data.patients import join_identical, name_patients
+from xraytune.data.pixels import image_size
+from xraytune.errors import DataError, Problem, listed
+from xraytune.records import Progress, ignore_progress
+
+__all__ = ["ImageFile", "ImageIndex", "content_fingerprint", "list_images", "read_index", "read_labelled_folder"]
+
+_SIDES_OF_A_SPLIT = 3
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFile:
+    """One image.
+
+    Attributes:
+        file: Path below the index's root, with forward slashes.
+        label: Position of its class in the index's class names.
+        patient: The patient on it; images of one patient stay together.
+        sha256: Of the file's bytes; empty when they cannot be read.
+        width_px: As the file's header says; 0 when it does not, and decoding will tell why.
+        height_px: Likewise.
+    """
+
+    file: str
+    label: int
+    patient: str
+    sha256: str
+    width_px: int
+    height_px: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageIndex:
+    """What a data folder holds.
+
+    Attributes:
+        root: The folder.
+        class_names: In the order of the labels.
+        positive: Label of the class that sensitivity is about.
+        images: The training part, sorted by file: what a split divides.
+        test: The sealed test part, sorted by file.
+        test_fingerprint: Content of the test part, whatever its folder is called; None when there is none.
+        warnings: What the person should know, though nothing is refused.
+    """
+
+    root: Path
+    class_names: tuple[str, ...]
+    positive: int
+    images: tuple[ImageFile, ...]
+    test: tuple[ImageFile, ...]
+    test_fingerprint: str | None
+    warnings: tuple[str, ...]
+
+
+def read_index(settings: DataSettings, *, on_progress: Progress = ignore_progress) -> ImageIndex:
+    """Read the folder of `settings`.
+
+    Raises:
+        ConfigError: `group_regex` is not a regular expression with a group.
+        DataError: All that is wrong with the folders and names; when they are right, all that is wrong with the patients.
+    """
+    root = settings.path
+    folders = part_folders(root)
+    class_names = class_names_of(settings.classes, folders["train"])
+    parts = {name: read_part(folder, root, class_names) for name, folder in folders.items()}
+    test = parts["test"].labels if "test" in parts else {}
+    training = {image: label for name in parts if name != "test" for image, label in parts[name].labels.items()}
+    problems = [problem for part in parts.values() for problem in part.problems]
+    problems += empty_class_problems(folders["train"], class_names, training)
+    if "test" in parts:
+        problems += empty_class_problems(folders["test"], class_names, test)
+    problems += _same_name_problems(root, training) + _same_name_problems(root, test)
+    problems += _positive_problems(settings.positive, class_names)
+    if problems:
+        raise DataError(*problems)
+
+    images, notes = _describe(root, {**training, **test}, settings.split.group_regex, on_progress)
+    of_training = tuple(image for image in images if root / image.file in training)
+    of_test = tuple(image for image in images if root / image.file in test)
+    problems = _few_patients_problems(folders["train"], class_names, of_training)
+    problems += _shared_patients_problems(root, of_training, of_test)
+    if problems:
+        raise DataError(*problems)
+    return ImageIndex(
+        root=root,
+        class_names=class_names,
+        positive=class_names.index(max(class_names) if settings.positive is None else settings.positive),
+        images=of_training,
+        test=of_test,
+        test_fingerprint=content_fingerprint(of_test) if of_test else None,
+        warnings=(
+            *_layout_warnings(root, folders),
+            *(warning for part in parts.values() for warning in part.warnings),
+            *notes,
+            *_contradiction_warnings(of_training),
+        ),
+    )
+
+
+def read_labelled_folder(
+    root: Path,
+    class_names: Sequence[str],
+    *,
+    group_regex: str | None = None,
+    on_progress: Progress = ignore_progress,
+) -> tuple[ImageFile, ...]:
+    """The images of a folder of class folders, sorted by file; some of the classes may have none.
+
+    Raises:
+        ConfigError: `group_regex` is not a regular expression with a group.
+        DataError: No images, a folder of another class, or a root that holds train/ or test/.
+    """
+    require_folder(root)
+    parts = [folder for folder in subfolders(root) if folder.name.casefold() in {"train", "test"}]
+    if parts:
+        what = f"it holds {' and '.join(f'{part.name}/' for part in parts)}; which of its images are meant?"
+        raise DataError(Problem(what, root, f"name the folder whose subfolders are the classes, such as {parts[0]}"))
+    part = read_part(root, root, class_names)
+    problems = list(part.problems)
+    if not part.labels:
+        problems += empty_class_problems(root, class_names, part.labels)
+    if problems:
+        raise DataError(*problems)
+    images, notes = _describe(root, part.labels, group_regex, on_progress)
+    for warning in (*part.warnings, *notes):
+        _logger.warning("%s", warning)
+    return images
+
+
+def content_fingerprint(images: Iterable[ImageFile]) -> str:
+    """32 hex digits over the images' labels and bytes: a copied or renamed folder has the same."""
+    content = "\n".join(sorted(f"{image.label} {image.sha256}" for image in images))
+    return hashlib.sha256(content.encode()).hexdigest()[:32]
+
+
+def _describe(
+    root: Path, labels: Mapping[Path, int], group_regex: str | None, on_progress: Progress
+) -> tuple[tuple[ImageFile, ...], tuple[str, ...]]:
+    """Hash every file, read its header, name its patient; the records, sorted by file, and warnings."""
+    paths = {path.relative_to(root).as_posix(): path for path in labels}
+    files = sorted(paths)
+    named = name_patients(root, files, group_regex)
+    contents: list[tuple[str, tuple[int, int] | None]] = []
+    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata
+        for content in pool.map(_read_content, [paths[file] for file in files]):
+            contents.append(content)
+            on_progress("hash images", len(contents), len(files))
+    # A broken file says nothing about who is on it: empty ones are all alike.
+    readable = [(file, sha256) for file, (sha256, size) in zip(files, contents, strict=True) if size]
+    patients = join_identical(named.by_file, readable)
+    images = []
+    for file, (sha256, size) in zip(files, contents, strict=True):
+        width_px, height_px = size or (0, 0)
+        images.append(
+            ImageFile(
+                file=file,
+                label=labels[paths[file]],
+                patient=patients[file],
+                sha256=sha256,
+                width_px=width_px,
+                height_px=height_px,
+            )
+        )
+    return tuple(images), named.warnings
+
+
+def _read_content(path: Path) -> tuple[str, tuple[int, int] | None]:
+    try:
+        content = path.read_bytes()
+    except OSError:  # decoding meets it again, and says why
+        return "", None
+    return hashlib.sha256(content).hexdigest(), image_size(content)
+
+
+def _same_name_problems(root: Path, images: Iterable[Path]) -> list[Problem]:
+    by_stem: dict[str, list[Path]] = defaultdict(list)
+    for image in images:
+        by_stem[image.stem.casefold()].append(image)
+    same = [
+        " and ".join(sorted(image.relative_to(root).as_posix() for image in images))
+        for _, images in sorted(by_stem.items())
+        if len(images) > 1
+    ]
+    if not same:
+        return []
+    count = "two files have one name" if len(same) == 1 else f"{len(same)} names stand for several files"
+    return [Problem(f"{count}: {listed(same)}", root, "remove one of them, or give each image a name of its own")]
+
+
+def _positive_problems(positive: str | None, class_names: Sequence[str]) -> list[Problem]:
+    if positive is None or positive in class_names:
+        return []
+    spelled = {name.casefold(): name for name in class_names}
+    near = difflib.get_close_matches(positive.casefold(), spelled, n=1)
+    fix = f"did you mean {spelled[near[0]]!r}?" if near else f"name one of {', '.join(class_names)}"
+    return [Problem(f"no class is called {positive!r}", "data.positive", fix)]
+
+
+def _few_patients_problems(train: Path, class_names: Sequence[str], images: Sequence[ImageFile]) -> list[Problem]:
+    everyone = {image.patient for image in images}
+    if len(everyone) == 1:
+        fix = "a split by patient needs several patients; does group_regex or patients.csv name them rightly?"
+        return [Problem(f"all {len(images)} images are of one patient, {everyone.pop()}", train, fix)]
+    problems = []
+    for label, name in enumerate(class_names):
+        count = len({image.patient for image in images if image.label == label})
+        if count < _SIDES_OF_A_SPLIT:
+            what = f"class {name} has {count} patient{'s' * (count != 1)}; train, val-A and val-B need one each"
+            problems.append(Problem(what, train, f"add images of {_SIDES_OF_A_SPLIT - count} more patients or more"))
+    return problems
+
+
+def _shared_patients_problems(root: Path, training: Sequence[ImageFile], test: Sequence[ImageFile]) -> list[Problem]:
+    in_training = {image.patient: image.file for image in reversed(training)}
+    in_test = {image.patient: image.file for image in reversed(test)}
+    shared = [
+        f"{patient} ({in_training[patient]}, {in_test[patient]})" for patient in sorted(in_training.keys() & in_test)
+    ]
+    if not shared:
+        return []
+    what = f"{len(shared)} patients stand in training and in test: {listed(shared)}"
+    fix = "move all images of a patient to one side: a test on patients seen in training proves nothing"
+    return [Problem(what, root, fix)]
+
+
+def _layout_warnings(root: Path, folders: Mapping[str, Path]) -> list[str]:
+    if folders["train"] == root:
+        return []
+    found = []
+    if "val" in folders and "test" not in folders:
+        found.append(f"{root}: val/ is folded into the training images, and without test/ no images are held back")
+    others = [folder.name for folder in subfolders(root) if folder not in folders.values()]
+    if others:
+        found.append(f"{root}: folders beside train/ are ignored: {listed(others)}")
+    return found
+
+
+def _contradiction_warnings(images: Sequence[ImageFile]) -> list[str]:
+    by_content: dict[str, list[ImageFile]] = defaultdict(list)
+    for image in images:
+        if image.width_px:
+            by_content[image.sha256].append(image)
+    both = [
+        " = ".join(image.file for image in same)
+        for same in by_content.values()
+        if len({image.label for image in same}) > 1
+    ]
+    return [f"{len(both)} images stand in two classes: {listed(both, 3)}"] if both else []
