@@ -101,7 +101,7 @@ def test_youden_threshold_reaches_the_largest_j_of_the_roc_curve(seed: int) -> N
     labels, probabilities = images_with_ties(2, seed=seed)
     scores = probabilities[:, 1]
 
-    threshold = youden_threshold(labels, scores, positive=1)
+    threshold = youden_threshold(labels == 1, scores)
 
     false_positive_rate, true_positive_rate, _ = reference.roc_curve(labels, scores)
     figures = classification_metrics(labels, probabilities, positive=1, threshold=threshold)
@@ -115,11 +115,11 @@ def test_youden_threshold_takes_the_lowest_of_equally_good_ones() -> None:
     labels = np.array([0, 1, 0, 1])
     scores = np.array([0.1, 0.2, 0.3, 0.4])
 
-    assert youden_threshold(labels, scores, positive=1) == pytest.approx(0.15)
+    assert youden_threshold(labels == 1, scores) == pytest.approx(0.15)
 
 
 def test_youden_threshold_of_equal_or_neighbouring_scores_still_separates() -> None:
     one, next_float = 0.5, float(np.nextafter(0.5, 1))
 
-    assert youden_threshold(np.array([0, 1]), np.array([one, one]), positive=1) == one
-    assert youden_threshold(np.array([0, 1]), np.array([one, next_float]), positive=1) == next_float
+    assert youden_threshold(np.array([False, True]), np.array([one, one])) == one
+    assert youden_threshold(np.array([False, True]), np.array([one, next_float])) == next_float

@@ -87,23 +87,21 @@ def classification_metrics(
     return ClassificationMetrics(n=len(labels), **{name: float(value[0]) for name, value in values.items()})
 
 
-def youden_threshold(labels: Labels, scores: Floats, *, positive: int) -> float:
+def youden_threshold(is_positive: Flags, scores: Floats) -> float:
     """The threshold with the largest J = sensitivity + specificity - 1, for "called positive when score >= threshold".
 
     It lies midway between two neighbouring observed scores; of equally good ones the lowest is taken, which finds more
     of the positive. If all scores are equal, that score.
 
     Args:
-        labels: Class numbers, int64 [N].
-        scores: Probability of the positive class, float64 [N].
-        positive: The positive class.
+        is_positive: Whether an image is of the positive class, bool [N].
+        scores: Its probability of that class, float64 [N].
 
     Raises:
         DataError: There are only positive images, or none.
 
     Source: Youden 1950, "Index for rating diagnostic tests".
     """
-    is_positive = labels == positive
     refuse_missing_class(is_positive.astype(np.int64), 2)
     observed, group = np.unique(scores, return_inverse=True)
     if len(observed) == 1:

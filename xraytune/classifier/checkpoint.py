@@ -1,0 +1,102 @@
+"""What a training run keeps on the disk: `checkpoint.pt`, all that it needs to go on, and `best.safetensors`.
+
+Both are written whole or not at all. The learning rate's schedule, early stopping and the best value so far follow from
+the epochs' records, so the records are the only state beside the network's and the optimiser's.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from xraytune.errors import ArtifactError, Problem
+from xraytune.files import write_bytes
+from xraytune.records import EpochRecord
+
+_VERSION = 1
+_FIX = "remove this folder: the trial then starts afresh"
+
+
+def save_checkpoint(
+    folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, epochs: Sequence[EpochRecord]
+) -> None:
+    """Write all that `resume` needs.
+
+    Raises:
+        MachineError: The disk is full.
+    """
+    content = {
+        "version": _VERSION,
+        "network": network.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "epochs": [asdict(record) for record in epochs],
+    }
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_bytes(_checkpoint_file(folder), buffer.getvalue())
+
+
+def save_best(folder: Path, network: nn.Module) -> None:
+    """Write the network's tensors, under their names in its state dict, for `safetensors.torch.load_file`.
+
+    Raises:
+        MachineError: The disk is full.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    write_bytes(folder / "best.safetensors", safetensors.torch.save(tensors))
+
+
+def resume(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> list[EpochRecord]:
+    """Bring network and optimiser to where the checkpoint is; gives its epochs, none without a checkpoint.
+
+    Raises:
+        ArtifactError: The checkpoint is damaged or of another network.
+    """
+    content = _read(folder)
+    if content is None:
+        return []
+    try:
+        network.load_state_dict(content["network"])
+        optimizer.load_state_dict(content["optimizer"])
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise ArtifactError(Problem("this checkpoint is of another network", _checkpoint_file(folder), _FIX)) from error
+    return _records(content)
+
+
+def finished_epochs(folder: Path) -> list[EpochRecord]:
+    """The epochs that the checkpoint holds, for a caller who was killed before it had noted the last one.
+
+    Raises:
+        ArtifactError: The checkpoint is damaged.
+    """
+    content = _read(folder)
+    return [] if content is None else _records(content)
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
+    file = _checkpoint_file(folder)
+    if not file.exists():
+        return None
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except (EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        raise ArtifactError(Problem("this checkpoint is damaged", file, _FIX)) from error
+    if not isinstance(content, dict) or content.get("version") != _VERSION:
+        raise ArtifactError(Problem("this checkpoint is of another version of xraytune", file, _FIX))
+    return content
+
+
+def _records(content: dict[str, Any]) -> list[EpochRecord]:
+    return [EpochRecord(**values) for values in content["epochs"]]
+
+
+def _checkpoint_file(folder: Path) -> Path:
+    return folder / "checkpoint.pt"

@@ -1,0 +1,117 @@
+"""From stored pixels to what a network sees: one size, one band, one normalisation.
+
+Takes uint8 images of any size on the device, gives float32 images of the size and the channels that the backbone
+expects. Real and synthetic images go the same way, so that their sharpness does not tell them apart. `InputFormat` is
+stored with a trained model: whoever predicts with it repeats exactly this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from xraytune.config.settings import Parameters
+from xraytune.records import Json
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputFormat:
+    """How pixels become a network's input.
+
+    Attributes:
+        image_size_px: Side S of the network's images.
+        bandwidth_px: Side that every image is scaled through first, so that all have its band; None: none.
+        mean: Of each input channel, for pixels in [0, 1].
+        std: Of each input channel, for pixels in [0, 1].
+    """
+
+    image_size_px: int
+    bandwidth_px: int | None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def to_json(self) -> dict[str, Json]:
+        """For a file; `from_json` reads it back."""
+        return asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """The format that `to_json` wrote."""
+        return cls(
+            image_size_px=values["image_size_px"],
+            bandwidth_px=values["bandwidth_px"],
+            mean=tuple(values["mean"]),
+            std=tuple(values["std"]),
+        )
+
+
+def input_format(
+    parameters: Parameters, image_size_px: int, bandwidth_px: int | None, train_mean: float, train_std: float
+) -> InputFormat:
+    """ImageNet's constants for a pretrained backbone, the training part's for one that starts from random weights.
+
+    With one input channel ImageNet's constants are averaged over its three.
+
+    Args:
+        parameters: `weights` and `input_channels` are used.
+        image_size_px: Side of the network's images.
+        bandwidth_px: `Experiment.bandwidth_px`.
+        train_mean: Mean of the training part's real pixels, in [0, 1].
+        train_std: Their standard deviation.
+    """
+    if parameters.weights == "none":
+        mean, std = (train_mean,) * parameters.input_channels, (train_std,) * parameters.input_channels
+    elif parameters.input_channels == 1:
+        mean, std = (sum(IMAGENET_MEAN) / 3,), (sum(IMAGENET_STD) / 3,)
+    else:
+        mean, std = IMAGENET_MEAN, IMAGENET_STD
+    return InputFormat(image_size_px=image_size_px, bandwidth_px=bandwidth_px, mean=mean, std=std)
+
+
+def to_unit(pixels: Tensor, input_format: InputFormat) -> Tensor:
+    """Scale images to the network's size, in [0, 1].
+
+    An image larger than the band (or the size) is scaled down to it with an antialiasing filter; what is smaller than
+    the size is scaled up. With a band, real images are also rounded to 8 bits there, as synthetic ones have been: at
+    that point the two differ in their content alone.
+
+    Args:
+        pixels: uint8 [B, h, w].
+        input_format: Its sizes are used.
+
+    Returns:
+        float32 [B, 1, S, S], on the device of `pixels`.
+    """
+    size_px = input_format.image_size_px
+    band_px = min(size_px, input_format.bandwidth_px or size_px)
+    images = pixels[:, None].to(torch.float32)
+    if max(images.shape[2:]) > band_px:
+        images = F.interpolate(images, size=(band_px, band_px), mode="bilinear", antialias=True)
+        if band_px < size_px:
+            images = images.round()
+    if images.shape[2:] != (size_px, size_px):
+        images = F.interpolate(images, size=(size_px, size_px), mode="bilinear")
+    return images / 255
+
+
+def normalise(images: Tensor, input_format: InputFormat) -> Tensor:
+    """Subtract the mean and divide by the standard deviation of each channel.
+
+    Args:
+        images: float32 [B, 1, S, S] in [0, 1].
+        input_format: Its constants are used.
+
+    Returns:
+        float32 [B, C, S, S] in channels_last.
+    """
+    mean = torch.tensor(input_format.mean, dtype=images.dtype, device=images.device)[:, None, None]
+    std = torch.tensor(input_format.std, dtype=images.dtype, device=images.device)[:, None, None]
+    return ((images - mean) / std).contiguous(memory_format=torch.channels_last)

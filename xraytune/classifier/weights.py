@@ -1,0 +1,127 @@
+"""Where a backbone's pretrained weights lie on this machine.
+
+Takes what a person asked for (`imagenet`, the name of one of torchvision's weight sets, `none`, or the path of a file)
+and gives a file whose hash is right. Without a folder of weights, torchvision's official file is downloaded once, into
+torch's own cache.
+"""
+
+from __future__ import annotations
+
+import http.client
+import logging
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from torchvision.models import get_model_weights
+
+from xraytune.errors import MachineError, Problem
+from xraytune.files import explained_disk_errors, sha256_of
+
+_logger = logging.getLogger(__name__)
+
+
+def find_weights(backbone: str, weights: str, weights_dir: Path | None) -> Path | None:
+    """The file of pretrained weights, or None where none are wanted.
+
+    Args:
+        backbone: A name of `Parameters.backbone`.
+        weights: `none`; `imagenet`: torchvision's official weights, the newest (in `weights_dir`: the newest that is
+            there); the name of one set, such as `IMAGENET1K_V2`; or the path of a .pth or .safetensors file.
+        weights_dir: A folder of official files under their official names; None: torch's cache, filled by a download.
+
+    Raises:
+        MachineError: The file is missing, damaged, or cannot be downloaded.
+    """
+    if weights == "none":
+        return None
+    official = official_urls(backbone)
+    if weights == "imagenet":
+        wanted = list(official.values())
+    elif weights in official:
+        wanted = [official[weights]]
+    else:
+        return _own_file(weights, ["imagenet", *official] if official else [])
+    if weights_dir is None:
+        return _downloaded(wanted[0])
+    for url in wanted:
+        file = weights_dir / _file_name(url)
+        if file.is_file():
+            return _verified(file, f"get it again from {url}")
+    names = " or ".join(map(_file_name, wanted))
+    fix = f"put {names} there (from {wanted[0].rpartition('/')[0]}/), or set weights: none"
+    raise MachineError(Problem(f"no official weights of {backbone}", weights_dir, fix))
+
+
+def official_urls(backbone: str) -> dict[str, str]:
+    """Name of each of torchvision's weight sets -> its address, the newest first; none for a backbone of our own."""
+    if backbone == "small_cnn":
+        return {}
+    return {member.name: member.url for member in reversed(list(get_model_weights(backbone)))}
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .pth or .safetensors file, on the CPU. Nothing in the file is executed.
+
+    Raises:
+        MachineError: The file cannot be read, or holds something else.
+    """
+    content: Any
+    try:
+        if path.suffix == ".safetensors":
+            content = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
+        fix = "get the file again; it is a state dict saved by torch.save, or a .safetensors file"
+        raise MachineError(Problem("this file of weights cannot be read", path, fix)) from error
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        fix = "save model.state_dict() alone, not a checkpoint around it"
+        raise MachineError(Problem("this file holds something else than named tensors", path, fix))
+    return content
+
+
+def _own_file(weights: str, names: list[str]) -> Path:
+    path = Path(weights)
+    if not path.is_file():
+        choices = ", ".join([*names, "none"])
+        raise MachineError(Problem("no such file of weights", path, f"give the path of a file, or one of: {choices}"))
+    return path
+
+
+def _downloaded(url: str) -> Path:
+    file = Path(torch.hub.get_dir()) / "checkpoints" / _file_name(url)
+    if not file.is_file():
+        _logger.info("downloading %s", url)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with explained_disk_errors(file):
+                torch.hub.download_url_to_file(url, str(file), _hash_prefix(file), progress=False)
+        except (OSError, RuntimeError, http.client.HTTPException) as error:
+            fix = f"where there is a network, get {url}; put it into a folder and give it as --weights-dir"
+            raise MachineError(Problem(f"the weights cannot be downloaded ({error})", url, fix)) from error
+    return _verified(file, "remove the file: it is then downloaded again")
+
+
+def _verified(file: Path, fix: str) -> Path:
+    """The file itself, if its SHA-256 begins as its official name says."""
+    if not sha256_of(file).startswith(_hash_prefix(file)):
+        what = "the hash of these weights is not the one in the name: the file is damaged or something else"
+        raise MachineError(Problem(what, file, fix))
+    return file
+
+
+def _file_name(url: str) -> str:
+    return url.rpartition("/")[2]
+
+
+def _hash_prefix(file: Path) -> str:
+    """`b0353104` of `mobilenet_v2-b0353104.pth`: how torchvision names its files."""
+    match = re.fullmatch(r".*-([0-9a-f]{8,})", file.stem)
+    assert match is not None, file
+    return match.group(1)
