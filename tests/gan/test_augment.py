@@ -1,0 +1,63 @@
+"""DiffAugment: differentiable, seeded, of the same shape, one draw for each image."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from xraytune.gan.augment import diff_augment
+
+
+def _seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.rand(6, 1, 32, 32, generator=_seeded(1)) * 2 - 1
+
+
+def test_shape_and_type_stay(images: Tensor) -> None:
+    augmented = diff_augment(images, _seeded(0))
+
+    assert augmented.shape == images.shape
+    assert augmented.dtype == torch.float32
+
+
+def test_the_same_seed_gives_the_same_images_and_another_one_others(images: Tensor) -> None:
+    assert torch.equal(diff_augment(images, _seeded(0)), diff_augment(images, _seeded(0)))
+    assert not torch.equal(diff_augment(images, _seeded(0)), diff_augment(images, _seeded(1)))
+
+
+def test_every_image_has_its_own_draw(images: Tensor) -> None:
+    twins = images[:1].expand(6, -1, -1, -1)
+
+    augmented = diff_augment(twins, _seeded(0))
+
+    assert len(torch.unique(augmented.flatten(1), dim=0)) == 6
+
+
+def test_gradients_are_those_of_a_small_change() -> None:
+    images = torch.rand(2, 1, 8, 8, generator=_seeded(1), dtype=torch.float64, requires_grad=True)
+
+    assert torch.autograd.gradcheck(lambda x: diff_augment(x, _seeded(3)), (images,))
+
+
+def test_shifts_and_holes_have_the_papers_size() -> None:
+    """At 64 px: shifts of up to 8 px, holes of up to 32 x 32 px, both met over many images."""
+    ramp = torch.arange(1.0, 65.0).expand(64, 64) / 64  # each column tells where it came from
+    images = ramp.expand(2000, 1, 64, 64)
+
+    seen = diff_augment(images, _seeded(0))[:, 0] != 0
+
+    assert _longest_side(~seen, dim=2) in range(32, 32 + 8 + 1)
+    # A hole's centre is anywhere, so on each axis 28 of its 32 px lie on the image on average; a shift empties 72 / 17.
+    empty_share = 1 - (1 - (28 / 64) ** 2) * (1 - 72 / 17 / 64) ** 2
+    assert (~seen).float().mean().item() == pytest.approx(empty_share, abs=0.015)
+
+
+def _longest_side(empty: Tensor, dim: int) -> int:
+    """The most empty pixels in a row of any image that is not empty all along."""
+    counts = empty.sum(dim=dim)
+    return int(counts[counts < empty.shape[dim]].max())

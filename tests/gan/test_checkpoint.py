@@ -1,0 +1,57 @@
+"""The generator that leaves a training: the same samples from every file it is kept in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from xraytune.config.settings import GanSettings
+from xraytune.errors import ArtifactError
+from xraytune.gan.checkpoint import CHECKPOINT_NAME, checkpoint_generator, load_generator, save_generator
+from xraytune.gan.networks import Generator
+from xraytune.gan.pool import sample_block
+from xraytune.gan.train import train_gan
+from xraytune.records import Compute
+
+
+def test_the_safetensors_file_samples_like_the_checkpoint(
+    tiny: Callable[..., GanSettings],
+    blobs: tuple[NDArray[np.uint8], NDArray[np.int64]],
+    cpu: Compute,
+    tmp_path: Path,
+) -> None:
+    list(train_gan(tiny(), *blobs, class_count=2, compute=cpu, checkpoint_dir=tmp_path))
+    of_checkpoint = checkpoint_generator(tmp_path / CHECKPOINT_NAME)
+
+    save_generator(of_checkpoint, tmp_path / "generator.safetensors")
+    loaded = load_generator(tmp_path / "generator.safetensors")
+
+    assert (loaded.settings, loaded.class_count) == (tiny(), 2)
+    assert np.array_equal(
+        sample_block(loaded, 1, 0, seed=3, compute=cpu), sample_block(of_checkpoint, 1, 0, seed=3, compute=cpu)
+    )
+
+
+def test_loading_leaves_the_global_random_state_alone(tiny: Callable[..., GanSettings], tmp_path: Path) -> None:
+    save_generator(Generator(tiny(), 1), tmp_path / "generator.safetensors")
+    before = torch.random.get_rng_state()
+
+    load_generator(tmp_path / "generator.safetensors")
+
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("kept_share", [0.0, 0.01, 0.5])
+def test_a_torn_generator_is_named(tiny: Callable[..., GanSettings], tmp_path: Path, kept_share: float) -> None:
+    path = tmp_path / "generator.safetensors"
+    save_generator(Generator(tiny(), 1), path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * kept_share)])
+
+    with pytest.raises(ArtifactError, match=r"generator\.safetensors: this generator cannot be read"):
+        load_generator(path)

@@ -1,0 +1,84 @@
+"""The networks: the tutorial's sizes, every image size, the class, and the bound of spectral norm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from xraytune.config.settings import GanSettings
+from xraytune.gan.networks import Discriminator, Generator
+
+
+def _parameter_count(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def test_tutorial_settings_give_the_tutorials_networks() -> None:
+    """By hand from the tutorial's listing with nz=100, ngf=ndf=64, but nc=1; batch norm has 2 numbers a map.
+
+    Generator:      16 * (100*512 + 512*256 + 256*128 + 128*64 + 64*1) + 2 * (512 + 256 + 128 + 64) = 3,574,656
+    Discriminator:  16 * (1*64 + 64*128 + 128*256 + 256*512 + 512*1) + 2 * (128 + 256 + 512)        = 2,763,520
+    With nc=3 the same sums are the figures that are known of the tutorial: 3,576,704 and 2,765,568.
+    """
+    tutorial = GanSettings(image_size=64, z_dim=100, width=64, loss="bce", spectral_norm=False, diffaugment=False)
+
+    generator, discriminator = Generator(tutorial, class_count=1), Discriminator(tutorial, class_count=1)
+
+    assert _parameter_count(generator) == 3_574_656
+    assert _parameter_count(discriminator) == 2_763_520
+    assert sum(isinstance(layer, nn.BatchNorm2d) for layer in discriminator.modules()) == 3
+
+
+@pytest.mark.parametrize("size", [32, 64, 128])
+@pytest.mark.parametrize("class_count", [1, 3])
+def test_every_image_size_is_drawn_and_judged(tiny: Callable[..., GanSettings], size: int, class_count: int) -> None:
+    settings = tiny(image_size=size)
+    labels = torch.arange(5) % class_count
+
+    images = Generator(settings, class_count)(torch.randn(5, settings.z_dim), labels)
+    logits = Discriminator(settings, class_count)(images, labels)
+
+    assert images.shape == (5, 1, size, size)
+    assert images.abs().max() <= 1
+    assert logits.shape == (5,)
+
+
+def test_the_class_changes_the_image_and_the_verdict(tiny: Callable[..., GanSettings]) -> None:
+    settings = tiny()
+    generator, discriminator = Generator(settings, 2).eval(), Discriminator(settings, 2).eval()
+    z, normal, pneumonia = torch.randn(3, settings.z_dim), torch.zeros(3).long(), torch.ones(3).long()
+
+    images = generator(z, normal)
+
+    assert not torch.allclose(images, generator(z, pneumonia))
+    assert not torch.allclose(discriminator(images, normal), discriminator(images, pneumonia))
+
+
+def test_one_class_needs_no_label(tiny: Callable[..., GanSettings]) -> None:
+    settings = tiny()
+    generator, discriminator = Generator(settings, 1).eval(), Discriminator(settings, 1).eval()
+    z = torch.randn(3, settings.z_dim)
+
+    images = generator(z, torch.zeros(3).long())
+
+    assert torch.equal(images, generator(z, torch.full((3,), 7)))
+    assert torch.equal(discriminator(images, torch.zeros(3).long()), discriminator(images, torch.ones(3).long()))
+
+
+def test_spectral_norm_holds_every_layers_largest_singular_value_at_one(tiny: Callable[..., GanSettings]) -> None:
+    discriminator = Discriminator(tiny(width=8), class_count=3)
+    with torch.no_grad():
+        for parameter in discriminator.parameters():
+            parameter.mul_(7)  # far from one before the division
+
+    for _ in range(50):  # power iterations converge over the forward passes
+        discriminator(torch.randn(2, 1, 32, 32), torch.zeros(2).long())
+
+    layers = [layer for layer in discriminator.modules() if isinstance(layer, nn.Conv2d | nn.Embedding)]
+    assert len(layers) == 5
+    for layer in layers:
+        largest = torch.linalg.matrix_norm(layer.weight.detach().flatten(1), ord=2)
+        assert largest.item() == pytest.approx(1, abs=0.02)

@@ -1,0 +1,67 @@
+"""Pool blocks: each depends on the seed, its class and its number, and on nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from xraytune.config.settings import GanSettings
+from xraytune.gan.networks import Generator
+from xraytune.gan.pool import BLOCK, draw_noise, generate, sample_block
+from xraytune.records import Compute
+from xraytune.seeding import derive_seed
+
+
+@pytest.fixture
+def generator(tiny: Callable[..., GanSettings]) -> Generator:
+    """A generator whose batch norm has seen a batch, as after training."""
+    network = Generator(tiny(), class_count=2)
+    with torch.no_grad():
+        network(torch.randn(32, 8), torch.arange(32) % 2)
+    return network.eval()
+
+
+def test_a_block_is_256_uint8_images(generator: Generator, cpu: Compute) -> None:
+    block = sample_block(generator, 0, 0, seed=1, compute=cpu)
+
+    assert block.shape == (BLOCK, 32, 32) == (256, 32, 32)
+    assert block.dtype == np.uint8
+
+
+def test_a_block_is_the_same_whatever_was_drawn_before(generator: Generator, cpu: Compute) -> None:
+    third_alone = sample_block(generator, 1, 2, seed=1, compute=cpu)
+
+    in_order = [sample_block(generator, 1, number, seed=1, compute=cpu) for number in range(3)]
+
+    assert np.array_equal(in_order[2], third_alone)
+
+
+def test_seed_class_and_number_each_give_other_images(generator: Generator, cpu: Compute) -> None:
+    blocks = [
+        sample_block(generator, label, number, seed=seed, compute=cpu)
+        for label, number, seed in [(0, 0, 1), (1, 0, 1), (0, 1, 1), (0, 0, 2)]
+    ]
+
+    assert len({block.tobytes() for block in blocks}) == 4
+
+
+def test_an_image_does_not_depend_on_the_others_in_its_block(generator: Generator, cpu: Compute) -> None:
+    z = draw_noise(generator, BLOCK, derive_seed(1, "pool", 0, 0))
+
+    alone = generate(generator, z[:3], torch.zeros(3).long(), cpu)
+
+    in_block = sample_block(generator, 0, 0, seed=1, compute=cpu)[:3]
+    assert np.abs(alone.astype(int) - in_block.astype(int)).max() <= 1  # other sizes of batch may round otherwise
+
+
+def test_generators_of_one_class_draw_other_noise_for_each_class(
+    tiny: Callable[..., GanSettings], cpu: Compute
+) -> None:
+    generator = Generator(tiny(), class_count=1).eval()
+
+    normal, pneumonia = (sample_block(generator, label, 0, seed=1, compute=cpu) for label in (0, 1))
+
+    assert not np.array_equal(normal, pneumonia)

@@ -1,0 +1,236 @@
+"""Training: it learns, stops and goes on to the same bits, keeps what it wrote, and says when it fails."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from xraytune.config.settings import GanSettings
+from xraytune.errors import ConfigError, TrialError
+from xraytune.gan.checkpoint import CHECKPOINT_NAME, checkpoint_generator
+from xraytune.gan.pool import sample_block
+from xraytune.gan.train import GanProgress, scale_pixels, train_gan
+from xraytune.records import Compute
+
+Images = tuple[NDArray[np.uint8], NDArray[np.int64]]
+Tiny = Callable[..., GanSettings]
+
+
+def _train(
+    settings: GanSettings, images: Images, compute: Compute, folder: Path, stop_after: int | None = None
+) -> list[GanProgress]:
+    records = []
+    training = train_gan(
+        settings,
+        *images,
+        class_count=2,
+        compute=compute,
+        checkpoint_dir=folder,
+        report_every_steps=2,
+        checkpoint_every_steps=2,
+    )
+    for record in training:
+        records.append(record)
+        if record.step == stop_after:
+            break
+    return records
+
+
+def _assert_same_bits(one: Path, other: Path) -> None:
+    one_content, other_content = (torch.load(folder / CHECKPOINT_NAME, weights_only=True) for folder in (one, other))
+    for part in ("generator", "discriminator", "average"):
+        for name, tensor in one_content[part].items():
+            assert torch.equal(tensor, other_content[part][name]), f"{part}: {name}"
+    for part in ("optimizer_g", "optimizer_d"):
+        for index, state in one_content[part]["state"].items():
+            for name, tensor in state.items():
+                assert torch.equal(tensor, other_content[part]["state"][index][name]), f"{part}: {index}: {name}"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({}, id="default"),
+        pytest.param(
+            {"loss": "bce", "spectral_norm": False, "diffaugment": False, "ema_half_life_images": None}, id="tutorial"
+        ),
+    ],
+)
+def test_a_stopped_run_goes_on_to_the_bits_of_an_unbroken_one(
+    tiny: Tiny, blobs: Images, cpu: Compute, tmp_path: Path, changes: dict[str, object]
+) -> None:
+    settings = tiny(**changes)
+
+    unbroken = _train(settings, blobs, cpu, tmp_path / "unbroken")
+    first = _train(settings, blobs, cpu, tmp_path / "stopped", stop_after=4)
+    rest = _train(settings, blobs, cpu, tmp_path / "stopped")
+
+    _assert_same_bits(tmp_path / "unbroken", tmp_path / "stopped")
+    assert [(r.step, r.loss_g, r.loss_d) for r in first + rest] == [(r.step, r.loss_g, r.loss_d) for r in unbroken]
+
+
+def test_a_longer_run_continues_a_shorter_one(tiny: Tiny, blobs: Images, cpu: Compute, tmp_path: Path) -> None:
+    _train(tiny(steps=6), blobs, cpu, tmp_path / "long")
+
+    _train(tiny(steps=3), blobs, cpu, tmp_path / "short")
+    prolonged = _train(tiny(steps=6), blobs, cpu, tmp_path / "short")
+
+    assert [record.step for record in prolonged] == [4, 6]
+    _assert_same_bits(tmp_path / "long", tmp_path / "short")
+
+
+def test_a_finished_run_has_nothing_left_to_do(tiny: Tiny, blobs: Images, cpu: Compute, tmp_path: Path) -> None:
+    assert [record.step for record in _train(tiny(), blobs, cpu, tmp_path)] == [2, 4, 6]
+    assert _train(tiny(), blobs, cpu, tmp_path) == []
+
+
+@pytest.mark.parametrize("loss", ["bce", "non_saturating", "hinge"])
+def test_every_loss_moves_the_samples_towards_the_data(
+    tiny: Tiny, blobs: Images, cpu: Compute, tmp_path: Path, loss: str
+) -> None:
+    """The discs cover an eleventh of a dark image; an untrained generator draws an even middle grey."""
+    settings = tiny(loss=loss, steps=120, width=8, lr_g=2e-3, lr_d=2e-3)
+    pixels, _ = blobs
+
+    records = _train(settings, blobs, cpu, tmp_path)
+    samples = sample_block(checkpoint_generator(tmp_path / CHECKPOINT_NAME), 0, 0, seed=0, compute=cpu)
+
+    assert all(np.isfinite([record.loss_g, record.loss_d]).all() for record in records)
+    assert abs(samples.mean() - pixels.mean()) < 25  # from 127 to 66
+    assert abs(samples.std() - pixels.std()) < 25  # from 1 to 46
+
+
+def test_a_conditional_network_learns_what_tells_the_classes_apart(
+    tiny: Tiny, blobs: Images, cpu: Compute, tmp_path: Path
+) -> None:
+    _train(tiny(steps=200, width=8, lr_g=2e-3, lr_d=2e-3), blobs, cpu, tmp_path)
+    generator = checkpoint_generator(tmp_path / CHECKPOINT_NAME)
+
+    left, right = (sample_block(generator, label, 0, seed=0, compute=cpu).mean(axis=0) for label in (0, 1))
+
+    assert left[:, :16].mean() > left[:, 16:].mean() + 10
+    assert right[:, 16:].mean() > right[:, :16].mean() + 10
+
+
+def test_one_class_is_trained_without_labels(tiny: Tiny, blobs: Images, cpu: Compute, tmp_path: Path) -> None:
+    pixels, labels = blobs
+    of_one_class = np.flatnonzero(labels == 1)
+
+    training = train_gan(
+        tiny(),
+        pixels[of_one_class],
+        np.zeros(len(of_one_class), dtype=np.int64),
+        class_count=1,
+        compute=cpu,
+        checkpoint_dir=tmp_path,
+    )
+
+    assert [record.step for record in training] == [6]
+    assert checkpoint_generator(tmp_path / CHECKPOINT_NAME).class_vectors is None
+
+
+def test_bfloat16_trains_with_float32_weights(tiny: Tiny, blobs: Images, cpu: Compute, tmp_path: Path) -> None:
+    records = _train(tiny(), blobs, dataclasses.replace(cpu, precision="bfloat16"), tmp_path)
+
+    assert np.isfinite(records[-1].loss_d)
+    content = torch.load(tmp_path / CHECKPOINT_NAME, weights_only=True)
+    assert {tensor.dtype for tensor in content["average"].values()} == {torch.float32, torch.int64}
+
+
+def test_the_global_random_state_is_left_alone(tiny: Tiny, blobs: Images, cpu: Compute, tmp_path: Path) -> None:
+    before = torch.random.get_rng_state()
+
+    _train(tiny(steps=2), blobs, cpu, tmp_path)
+
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("damage", ["empty", "torn", "text"])
+def test_a_damaged_checkpoint_is_told_of_and_training_starts_anew(
+    tiny: Tiny, blobs: Images, cpu: Compute, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    _train(tiny(), blobs, cpu, tmp_path / "whole")
+    whole = (tmp_path / "whole" / CHECKPOINT_NAME).read_bytes()
+    damaged = tmp_path / "damaged" / CHECKPOINT_NAME
+    damaged.parent.mkdir()
+    damaged.write_bytes({"empty": b"", "torn": whole[: len(whole) // 2], "text": b"not a checkpoint"}[damage])
+
+    with caplog.at_level(logging.WARNING):
+        records = _train(tiny(), blobs, cpu, damaged.parent)
+
+    assert [record.step for record in records] == [2, 4, 6]
+    assert "training starts anew" in caplog.text
+    _assert_same_bits(tmp_path / "whole", damaged.parent)
+
+
+def test_a_checkpoint_of_something_else_is_refused_and_kept(
+    tiny: Tiny, blobs: Images, cpu: Compute, tmp_path: Path
+) -> None:
+    _train(tiny(), blobs, cpu, tmp_path)
+    before = (tmp_path / CHECKPOINT_NAME).read_bytes()
+    pixels, labels = blobs
+
+    with pytest.raises(ConfigError, match="other settings or other images"):
+        _train(tiny(width=5), blobs, cpu, tmp_path)
+    with pytest.raises(ConfigError, match="other settings or other images"):
+        _train(tiny(), (255 - pixels, labels), cpu, tmp_path)
+    with pytest.raises(ConfigError, match="already at step 6"):
+        _train(tiny(steps=4), blobs, cpu, tmp_path)
+
+    assert (tmp_path / CHECKPOINT_NAME).read_bytes() == before
+
+
+def test_a_loss_that_is_not_finite_ends_the_trial_and_is_not_kept(
+    tiny: Tiny, blobs: Images, cpu: Compute, tmp_path: Path
+) -> None:
+    settings = tiny(lr_g=1e38, lr_d=1e38, spectral_norm=False, loss="hinge", steps=20)
+
+    with pytest.raises(TrialError, match="not finite at step"):
+        _train(settings, blobs, cpu, tmp_path)
+
+    if (tmp_path / CHECKPOINT_NAME).exists():
+        weights = checkpoint_generator(tmp_path / CHECKPOINT_NAME).state_dict().values()
+        assert all(torch.isfinite(tensor).all() for tensor in weights)
+
+
+def test_grids_show_real_images_and_the_same_noise_at_each_snapshot(
+    tiny: Tiny, blobs: Images, cpu: Compute, tmp_path: Path
+) -> None:
+    training = train_gan(
+        tiny(),
+        *blobs,
+        class_count=2,
+        compute=cpu,
+        checkpoint_dir=tmp_path,
+        grid_dir=tmp_path / "grids",
+        report_every_steps=1,
+        grid_every_steps=3,
+    )
+    assert [record.step for record in training] == [1, 2, 3, 4, 5, 6]
+
+    grids = sorted((tmp_path / "grids").iterdir())
+    assert [grid.name for grid in grids] == ["real.png", "step_000003.png", "step_000006.png"]
+    sizes = set()
+    for grid in grids:
+        with Image.open(grid) as sheet:
+            sizes.add(sheet.size)
+    assert sizes == {(8 * 34 + 2, 8 * 34 + 2)}
+
+
+def test_pixels_of_another_size_are_scaled_from_a_memory_map(tmp_path: Path) -> None:
+    """A checkerboard of single pixels is its mean at half the size: antialiased, not picked."""
+    checkerboard = (np.indices((300, 64, 64)).sum(axis=0) % 2 * 200).astype(np.uint8)
+    np.save(tmp_path / "pixels.npy", checkerboard)
+
+    scaled = scale_pixels(np.load(tmp_path / "pixels.npy", mmap_mode="r"), 32)
+
+    assert scaled.shape == (300, 32, 32)
+    assert np.abs(scaled[:, 4:-4, 4:-4].astype(int) - 100).max() <= 2
