@@ -1,0 +1,189 @@
+"""Phantom X-rays: known answers, drawn the same way every time, and not solved by a trivial statistic."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GroupKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from xraytune.data.phantom import PhantomSet, draw_phantoms
+from xraytune.errors import ConfigError
+
+_SIDE = 64
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> PhantomSet:
+    """Twenty-five patients: each diagnosis stands on both sides of the split."""
+    return draw_phantoms(tmp_path_factory.mktemp("phantoms") / "set", patients=25, seed=7, image_size_px=_SIDE)
+
+
+def _images(root: Path) -> list[Path]:
+    return sorted(root.glob("*/*/*.jpeg"))
+
+
+def _patient(image: Path) -> str:
+    """Series and number, as the Kermany set's names tell them."""
+    match = re.fullmatch(
+        r"(?:(NORMAL2-IM|IM)-(\d{4})-0001(?:-\d{4})?|person(\d+)_(bacteria|virus)_\d+)\.jpeg", image.name
+    )
+    assert match, f"{image.name} is no name of the Kermany set"
+    return "-".join(part for part in match.groups() if part)
+
+
+def _pixels(image: Path) -> NDArray[np.float64]:
+    return np.asarray(Image.open(image), dtype=np.float64)
+
+
+def _mask(root: Path, kind: str, image: Path) -> NDArray[np.bool_]:
+    return np.asarray(Image.open(root / "masks" / kind / f"{image.stem}.png"))
+
+
+def _contents(root: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(root)): file.read_bytes() for file in root.rglob("*") if file.is_file()}
+
+
+def test_the_same_arguments_give_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        draw_phantoms(tmp_path / name, patients=10, seed=3, image_size_px=_SIDE)
+
+    assert _contents(tmp_path / "one") == _contents(tmp_path / "two")
+
+
+def test_another_seed_gives_other_patients(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        draw_phantoms(tmp_path / str(seed), patients=10, seed=seed, image_size_px=_SIDE)
+
+    name = "train/NORMAL/IM-0004-0001.jpeg"
+    difference = _pixels(tmp_path / "1" / name) - _pixels(tmp_path / "2" / name)
+    assert np.abs(difference).mean() > 5
+
+
+def test_a_larger_set_contains_the_smaller(phantoms: PhantomSet, tmp_path: Path) -> None:
+    draw_phantoms(tmp_path / "small", patients=10, seed=7, image_size_px=_SIDE)
+
+    small, large = _contents(tmp_path / "small"), _contents(phantoms.path)
+    del small["phantom.json"]
+    assert small.items() <= large.items()
+
+
+def test_the_folder_tells_how_it_was_made(phantoms: PhantomSet) -> None:
+    told = json.loads((phantoms.path / "phantom.json").read_text(encoding="utf-8"))
+
+    assert told == {"version": 1, "seed": 7, "patients": 25, "image_size_px": _SIDE, "difficulty": 0.5}
+
+
+def test_counts_are_those_of_the_folder(phantoms: PhantomSet) -> None:
+    images = _images(phantoms.path)
+
+    assert phantoms.image_count == len(images)
+    assert phantoms.train_image_count == sum(image.parts[-3] == "train" for image in images)
+    assert phantoms.test_image_count == sum(image.parts[-3] == "test" for image in images)
+    assert phantoms.normal_image_count == sum(image.parts[-2] == "NORMAL" for image in images)
+    assert phantoms.patient_count == len({_patient(image) for image in images}) == 25
+
+
+def test_no_patient_is_in_both_parts(phantoms: PhantomSet) -> None:
+    parts = {part: {_patient(image) for image in (phantoms.path / part).glob("*/*.jpeg")} for part in ("train", "test")}
+
+    assert not parts["train"] & parts["test"]
+    assert len(parts["test"]) == 5
+
+
+def test_the_smallest_set_has_both_classes_in_both_parts(tmp_path: Path) -> None:
+    draw_phantoms(tmp_path / "set", patients=10, seed=0, image_size_px=_SIDE)
+
+    for part in ("train", "test"):
+        for class_name in ("NORMAL", "PNEUMONIA"):
+            assert list((tmp_path / "set" / part / class_name).iterdir())
+
+
+def test_images_are_grey_squares_with_bright_bone_and_dark_lungs(phantoms: PhantomSet) -> None:
+    for image in _images(phantoms.path):
+        with Image.open(image) as opened:
+            assert (opened.mode, opened.size) == ("L", (_SIDE, _SIDE))
+        pixels, lungs = _pixels(image), _mask(phantoms.path, "lungs", image)
+        assert 0.12 < lungs.mean() < 0.5
+        assert pixels[lungs].mean() < pixels[_SIDE // 3 :, _SIDE * 7 // 16 : _SIDE * 9 // 16].mean() - 20
+
+
+def test_lesions_lie_inside_the_lungs_and_normal_images_have_none(phantoms: PhantomSet) -> None:
+    for image in _images(phantoms.path):
+        lungs, lesion = _mask(phantoms.path, "lungs", image), _mask(phantoms.path, "lesions", image)
+        assert not (lesion & ~lungs).any()
+        assert lesion.any() == (image.parts[-2] == "PNEUMONIA"), image.name
+
+
+def test_lesion_masks_show_where_the_disease_changes_the_image(tmp_path: Path) -> None:
+    """The same patients with and without visible disease: what differs lies in the mask."""
+    for name, difficulty in (("plain", 0.0), ("hidden", 1.0)):
+        draw_phantoms(tmp_path / name, patients=10, seed=5, image_size_px=_SIDE, difficulty=difficulty)
+
+    for image in (tmp_path / "plain").glob("*/PNEUMONIA/*.jpeg"):
+        brighter = _pixels(image) - _pixels(tmp_path / "hidden" / image.relative_to(tmp_path / "plain"))
+        lesion = _mask(tmp_path / "plain", "lesions", image)
+        assert brighter[lesion].mean() > brighter[~lesion].mean() + 10, image.name
+
+
+def test_images_of_one_patient_are_more_alike_than_those_of_two(phantoms: PhantomSet) -> None:
+    images = _images(phantoms.path)
+    patients = np.array([_patient(image) for image in images])
+    alike = np.corrcoef([_pixels(image)[::2, ::2].ravel() for image in images])
+    is_same = patients[:, None] == patients[None, :]
+    is_other_image = ~np.eye(len(images), dtype=bool)
+
+    assert alike[is_same & is_other_image].mean() > alike[~is_same].mean() + 0.02
+
+
+def test_trivial_statistics_do_not_tell_the_classes_apart(tmp_path: Path) -> None:
+    draw_phantoms(tmp_path / "set", patients=100, seed=11, image_size_px=_SIDE)
+    images = _images(tmp_path / "set")
+    statistics = np.array([[_pixels(image).mean(), _pixels(image).std()] for image in images])
+    labels = np.array([image.parts[-2] == "PNEUMONIA" for image in images])
+    patients = [_patient(image) for image in images]
+
+    model = make_pipeline(StandardScaler(), LogisticRegression())
+    scores = cross_val_predict(model, statistics, labels, groups=patients, cv=GroupKFold(5), method="decision_function")
+
+    assert roc_auc_score(labels, scores) < 0.65
+
+
+def test_a_folder_that_holds_something_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("precious", encoding="utf-8")
+
+    with pytest.raises(ConfigError, match="new or empty"):
+        draw_phantoms(tmp_path, patients=10, seed=0)
+
+    assert _contents(tmp_path) == {"mine.txt": b"precious"}
+
+
+def test_every_wrong_argument_is_named_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        draw_phantoms(tmp_path / "set", patients=9, seed=0, image_size_px=8, difficulty=1.5)
+
+    assert [word in str(refusal.value) for word in ("patients: 9", "8 px", "1.5")] == [True] * 3
+    assert not (tmp_path / "set").exists()
+
+
+def test_progress_counts_every_patient(tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+
+    draw_phantoms(
+        tmp_path / "set",
+        patients=10,
+        seed=0,
+        image_size_px=_SIDE,
+        on_progress=lambda _, done, total: told.append((done, total)),
+    )
+
+    assert told == [(done, 10) for done in range(1, 11)]
