@@ -40,7 +40,7 @@ class SplitSettings(Model):
     @model_validator(mode="after")
     def _train_part_remains(self) -> Self:
         if self.val_a + self.val_b >= 0.9:
-            raise ValueError("val_a and val_b together leave less than a tenth of the images for training")
+            raise ValueError("val_a and val_b together leave less than a tenth of the images for training; lower one")
         return self
 
 
@@ -136,23 +136,29 @@ class Parameters(Model):
     @model_validator(mode="after")
     def _settings_go_together(self) -> Self:
         if self.source == "folder" and self.folder is None:
-            raise ValueError("source: folder needs folder.path, the folder of extra images")
+            raise ValueError("source: folder needs the folder of extra images; give folder.path")
         if self.source != "none" and self.synthetic_ratio == 0:
             raise ValueError("synthetic_ratio: 0 is source: none; give a ratio above 0")
         if self.source == "duplicate" and self.matching == "total":
             raise ValueError("source: duplicate with matching: total is source: none; use matching: real")
         if self.balance == "equal" and self.match_bandwidth == "off":
-            raise ValueError("balance: equal needs match_bandwidth: an extra image's blur would tell its class")
+            raise ValueError(
+                "balance: equal with match_bandwidth: off lets an extra image's blur tell its class; "
+                "use match_bandwidth: auto"
+            )
         if self.backbone == "small_cnn" and self.weights == "imagenet":
             raise ValueError("backbone: small_cnn has no ImageNet weights; set weights: none")
         if self.weights == "none" and self.trainable != "all":
-            raise ValueError(f"trainable: {self.trainable} with weights: none would leave random layers untrained")
+            raise ValueError(
+                f"trainable: {self.trainable} with weights: none leaves random layers untrained; use trainable: all"
+            )
         if self.extra_per_step == 0 and self.source != "none":
             raise ValueError(
-                f"synthetic_ratio: {self.synthetic_ratio:g} of batch_size: {self.batch_size} rounds to no extra image"
+                f"synthetic_ratio: {self.synthetic_ratio:g} of batch_size: {self.batch_size} rounds to no extra image; "
+                "raise one of them"
             )
         if self.real_per_step == 0:
-            raise ValueError(f"synthetic_ratio: {self.synthetic_ratio:g} leaves no real image in a batch")
+            raise ValueError(f"synthetic_ratio: {self.synthetic_ratio:g} leaves no real image in a batch; lower it")
         return self
 
     @property

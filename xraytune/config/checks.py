@@ -1,0 +1,191 @@
+"""Checks how a space's parameters go together, and brings them into one order, parents first.
+
+Takes what a document declares, gives all specs of a `Space`: undeclared parameters with their defaults, those that
+only one source uses with that condition, and none that can never count. So any point of the space can run, and
+different points are different trials.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from graphlib import CycleError, TopologicalSorter
+
+from pydantic import ValidationError
+
+from xraytune.config.conditions import join_conditions
+from xraytune.config.domains import Choices
+from xraytune.config.fields import RULES_READ, USED_ONLY_BY, parameter_fields, parameters_from
+from xraytune.config.grammar import ROOT, Declaration
+from xraytune.config.space import Condition, ParameterSpec, Point, walk
+from xraytune.config.words import explain
+from xraytune.config.yaml_lines import Document, Problems
+
+
+def complete_specs(
+    declared: Mapping[str, Declaration], document: Document, problems: Problems
+) -> tuple[ParameterSpec, ...]:
+    """All specs of the space, parents first; those of the document alone when conditions go round in a circle."""
+    written = {name: declaration.spec for name, declaration in declared.items() if declaration.spec}
+    specs = {
+        name: written.get(name) or ParameterSpec(name=name, domain=Choices((field.default,)))
+        for name, field in parameter_fields().items()
+        if name in written or not field.is_required
+    }
+    specs = {name: _used_by_its_sources(spec, specs["source"]) for name, spec in specs.items()}
+    ordered = _parents_first(specs, declared, problems)
+    counting = tuple(spec for spec in ordered if _can_count(spec, ordered))
+    if ordered:
+        for name in written.keys() - {spec.name for spec in counting}:
+            _refuse_impossible(specs[name], specs, declared, document, problems)
+    return counting
+
+
+def _used_by_its_sources(spec: ParameterSpec, source: ParameterSpec) -> ParameterSpec:
+    """The spec with the condition that the source uses it, unless every source of the space does."""
+    using = USED_ONLY_BY.get(spec.name.partition(".")[0])
+    if using is None or not isinstance(source.domain, Choices):
+        return spec
+    accepted = tuple(value for value in source.domain.values if value in using)
+    if accepted == source.domain.values and not source.when:
+        return spec
+    return replace(spec, when=join_conditions(*spec.when, Condition(parameter="source", one_of=accepted)))
+
+
+def _parents_first(
+    specs: Mapping[str, ParameterSpec], declared: Mapping[str, Declaration], problems: Problems
+) -> tuple[ParameterSpec, ...]:
+    parents = {name: [condition.parameter for condition in spec.when] for name, spec in specs.items()}
+    try:
+        TopologicalSorter(parents).prepare()
+    except CycleError as error:
+        circle = error.args[1]
+        first = next(name for name in circle if name in declared)
+        what = f"{first}: its condition depends on itself ({' <- '.join(circle)})"
+        problems.add(declared[first].when_path, what, "remove one of these conditions")
+        return ()
+    ordered: dict[str, ParameterSpec] = {}
+
+    def place(name: str) -> None:
+        if name in specs and name not in ordered:
+            for parent in parents[name]:
+                place(parent)
+            ordered[name] = specs[name]
+
+    for name in specs:
+        place(name)
+    return tuple(ordered.values())
+
+
+def _family(names: Iterable[str], specs: Mapping[str, ParameterSpec]) -> set[str]:
+    """The parameters and all that they depend on."""
+    family: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name not in family:
+            family.add(name)
+            waiting += [condition.parameter for condition in specs[name].when] if name in specs else []
+    return family
+
+
+def _corner_points(names: Iterable[str], ordered: Sequence[ParameterSpec]) -> Iterator[Point]:
+    """Points of some parameters and their family in which every condition on them is met both ways."""
+    family = _family(names, {spec.name: spec for spec in ordered})
+    cuts: dict[str, list[float]] = {}
+    for condition in (condition for spec in ordered for condition in spec.when):
+        numbers = [value for value in condition.one_of or () if isinstance(value, int | float)]
+        cuts.setdefault(condition.parameter, []).extend([*numbers, *(limit for _, limit in condition.limits)])
+    return walk(
+        [spec for spec in ordered if spec.name in family], lambda spec: spec.domain.corners(cuts.get(spec.name, ()))
+    )
+
+
+def _can_count(spec: ParameterSpec, ordered: Sequence[ParameterSpec]) -> bool:
+    return not spec.when or any(spec.name in point for point in _corner_points([spec.name], ordered))
+
+
+def _refuse_impossible(
+    spec: ParameterSpec,
+    specs: Mapping[str, ParameterSpec],
+    declared: Mapping[str, Declaration],
+    document: Document,
+    problems: Problems,
+) -> None:
+    """Refuse a condition that a person wrote and that never holds, unless a command-line option made it so."""
+    declaration = declared[spec.name]
+    written = declaration.spec.when if declaration.spec else ()
+    family = _family([condition.parameter for condition in written], specs)
+    known = [declared[name] for name in family if name in declared]
+    if any(one.spec is None or document.place(one.path).is_on_command_line for one in known):
+        return
+    if written:
+        words = " and ".join(map(str, written))
+        what = f"when: {words}: this never holds in this space"
+        allowed = "; ".join(_domain_words(condition.parameter, specs) for condition in written)
+        problems.add(declaration.when_path, what, allowed)
+
+
+def _domain_words(name: str, specs: Mapping[str, ParameterSpec]) -> str:
+    if name not in specs:
+        return f"{name} is not in the space"
+    return f"{name} is {specs[name].domain} in this space" + ("" if name in specs else " by default")
+
+
+def refuse_equality_on_ranges(
+    specs: Iterable[ParameterSpec], declared: Mapping[str, Declaration], problems: Problems
+) -> None:
+    """Refuse `when: {lr: 1e-3}` where lr is drawn from a continuous range: it would hold by chance, that is never."""
+    domains = {spec.name: spec.domain for spec in specs}
+    for spec in specs:
+        for condition in spec.when:
+            domain = domains[condition.parameter]
+            if condition.one_of is not None and domain.points() is None:
+                what = f"when: {condition}: this never holds, {condition.parameter} is any number from {domain}"
+                problems.add(declared[spec.name].when_path, what, f"write {{{condition.parameter}: {{gt: ...}}}}")
+
+
+def check_rules(specs: Sequence[ParameterSpec], declared: Mapping[str, Declaration], problems: Problems) -> None:
+    """Try each combination that the rules of `Parameters` read; a range is tried at its ends."""
+    for group in RULES_READ:
+        failing: dict[str, list[tuple[str, Point]]] = {}
+        points = list(_corner_points(group, specs))
+        for point in points:
+            try:
+                parameters_from(point)
+            except ValidationError as error:
+                what, fix = explain("parameters", error.errors()[0])
+                failing.setdefault(fix, []).append((what, point))
+        for fix, failures in failing.items():
+            _report_rule(fix, failures, points, declared, problems)
+
+
+def _report_rule(
+    fix: str,
+    failures: Sequence[tuple[str, Point]],
+    points: Sequence[Point],
+    declared: Mapping[str, Declaration],
+    problems: Problems,
+) -> None:
+    what, point = failures[0]
+    decisive = [
+        name
+        for name in point
+        if {failed.get(name, _ABSENT) for _, failed in failures} != {any_.get(name, _ABSENT) for any_ in points}
+    ]
+    unsaid = [f"{name} is {point[name]}" for name in decisive if f"{name}:" not in what]
+    where = f" where {' and '.join(unsaid)}" if unsaid else ""
+    apart = ", or keep the values apart with when:" if decisive else ""
+    name = what.partition(":")[0]
+    problems.add(declared[name].path if name in declared else ROOT, f"{what}{where}", f"{fix}{apart}")
+
+
+_ABSENT = "(left out)"
+
+
+def check_grid(specs: Iterable[ParameterSpec], declared: Mapping[str, Declaration], problems: Problems) -> None:
+    """Refuse continuous ranges where the sampler lists all points."""
+    for spec in specs:
+        if spec.domain.points() is None:
+            what = f"{spec.name}: sampler: grid cannot list all numbers from {spec.domain}"
+            problems.add(declared[spec.name].path, what, "give step: or values:, or choose another sampler")

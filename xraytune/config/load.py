@@ -1,0 +1,103 @@
+"""Reads a space file, with the options of the command line on top, and writes experiments as such files.
+
+`load_space` is the edge at which a person's file is checked: everything wrong is raised at once, in file order, before
+anything starts. What it returns can run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from xraytune.config.checks import check_grid, check_rules, complete_specs, refuse_equality_on_ranges
+from xraytune.config.domains import Choices
+from xraytune.config.fields import flat_values, parameters_from
+from xraytune.config.grammar import read_parameters
+from xraytune.config.overrides import apply_overrides, apply_paths
+from xraytune.config.read_settings import read_settings
+from xraytune.config.resolved import absolute_path, is_path, parameters_content, relative_value, settings_content
+from xraytune.config.settings import Experiment, Settings
+from xraytune.config.space import Point, Space
+from xraytune.config.start import read_start_from
+from xraytune.config.yaml_lines import Problems, read_document, write_yaml
+from xraytune.records import Json
+
+
+def load_space(
+    path: Path, overrides: Sequence[str] = (), *, data: Path | None = None, weights_dir: Path | None = None
+) -> Space:
+    """Read and check a space file.
+
+    Args:
+        path: The YAML file; paths in it are relative to its folder.
+        overrides: `key=value` of each `--set`: a parameter or a setting by its dotted name; the value is YAML.
+        data: The image folder, instead of `data.path`; relative to the current folder, as paths in `overrides` are.
+        weights_dir: The folder of official weights, instead of `weights_dir`.
+
+    Raises:
+        ConfigError: With every problem, in file order, then those of the command line.
+    """
+    document = apply_overrides(read_document(path), overrides)
+    document = apply_paths(
+        document, {("data", "path"): ("--data", data), ("weights_dir",): ("--weights-dir", weights_dir)}
+    )
+    problems = Problems(document)
+    settings = read_settings(document, problems)
+    declared = read_parameters(document, problems)
+    specs = complete_specs(declared, document, problems)
+    start_from: tuple[Point, ...] = ()
+    if all(declaration.spec for declaration in declared.values()):
+        start_from = read_start_from(document, specs, problems)
+        refuse_equality_on_ranges(specs, declared, problems)
+        if document.get(("sampler", "name")) == "grid":
+            check_grid(specs, declared, problems)
+    if not problems:
+        check_rules(specs, declared, problems)
+    problems.raise_all()
+    assert settings is not None
+    return Space(settings=settings, specs=specs, start_from=start_from)
+
+
+def experiment_to_yaml(experiment: Experiment, relative_to: Path, header: str = "") -> str:
+    """A space file in which everything is fixed, which `load_space` reads back as a space of this one experiment.
+
+    Args:
+        experiment: Its paths are absolute.
+        relative_to: The folder that the file will lie in; paths are written relative to it.
+        header: Comment lines at the top.
+    """
+    content = settings_content(experiment.settings, relative_to)
+    specs = {name: Choices((value,)).spec() for name, value in flat_values(experiment.parameters).items()}
+    content["parameters"] = parameters_content(specs, relative_to)
+    return write_yaml(content, header)
+
+
+def experiment_to_json(experiment: Experiment, relative_to: Path) -> dict[str, Json]:
+    """An experiment as a trial's `config.json` holds it: settings, and parameters by dotted name.
+
+    Args:
+        experiment: Its paths are absolute.
+        relative_to: The folder that the file will lie in; paths are written relative to it.
+    """
+    values = flat_values(experiment.parameters)
+    parameters: dict[str, Json] = {name: relative_value(name, value, relative_to) for name, value in values.items()}
+    return {"settings": settings_content(experiment.settings, relative_to), "parameters": parameters}
+
+
+def experiment_from_json(content: dict[str, Any], relative_to: Path) -> Experiment:
+    """The experiment of `experiment_to_json`, with absolute paths.
+
+    Raises:
+        pydantic.ValidationError: It was not written by `experiment_to_json`.
+    """
+    settings = dict(content["settings"])
+    settings["data"] = {**settings["data"], "path": absolute_path(settings["data"]["path"], relative_to)}
+    if "weights_dir" in settings:
+        settings["weights_dir"] = absolute_path(settings["weights_dir"], relative_to)
+    point = {
+        name: absolute_path(value, relative_to) if is_path(name, value) else value
+        for name, value in content["parameters"].items()
+    }
+    return Experiment(settings=Settings.model_validate_json(json.dumps(settings)), parameters=parameters_from(point))

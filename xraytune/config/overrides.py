@@ -1,0 +1,81 @@
+"""Puts what the command line says on top of a space file: `--set key=value`, `--data`, `--weights-dir`.
+
+A document stays a document: a value is grafted where the file would say it, with the option as its place, so that what
+is wrong with it is found and told like anything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from xraytune.config.fields import BLOCKS, parameter_fields
+from xraytune.config.grammar import SPEC_KEYS, path_of
+from xraytune.config.read_settings import BESIDE_SETTINGS
+from xraytune.config.settings import Settings
+from xraytune.config.words import nearest
+from xraytune.config.yaml_lines import Document, KeyPath, Place, parse_yaml
+from xraytune.errors import ConfigError, Problem
+
+
+def apply_overrides(document: Document, overrides: Sequence[str]) -> Document:
+    """The document with each `key=value` of `--set`, the last one winning.
+
+    Raises:
+        ConfigError: An override is no `key=value`, its key names nothing, or its value is not YAML.
+    """
+    wrong: list[Problem] = []
+    for rank, override in enumerate(overrides, 1):
+        try:
+            document = _applied(document, override, rank)
+        except ConfigError as error:
+            wrong += error.problems
+    if wrong:
+        raise ConfigError(*wrong)
+    return document
+
+
+def apply_paths(document: Document, paths: dict[KeyPath, tuple[str, Path | None]]) -> Document:
+    """The document with the folders that options name; an option that is not given (None) changes nothing."""
+    for rank, (path, (option, folder)) in enumerate(paths.items(), 1_000_000):
+        if folder is not None:
+            where = f"{option} {folder}"
+            place = Place(where=where, order=(rank, 1, 0))
+            document = document.grafted(path, Document(content=str(folder), places={(): place}, traps=()))
+    return document
+
+
+def _applied(document: Document, override: str, rank: int) -> Document:
+    where = f"--set {override}"
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise ConfigError(Problem("not key=value", where, f"write --set {key or 'lr'}=VALUE"))
+    value = parse_yaml(text, lambda _: where, rank=rank)
+    path = _path(document, key.strip(), where)
+    if path[0] != "parameters":
+        return document.grafted(path, value)
+    return _with_parameter(document, path, value)
+
+
+def _path(document: Document, key: str, where: str) -> KeyPath:
+    if key in parameter_fields():
+        return path_of(document, key)
+    first = key.partition(".")[0]
+    if first in Settings.model_fields or first in set(BESIDE_SETTINGS) - {"parameters"}:
+        return tuple(key.split("."))
+    names = [name for name in parameter_fields() if name.startswith(f"{key}.")]
+    if key in BLOCKS:
+        raise ConfigError(Problem(f"{key} is a block of parameters", where, f"set one of: {', '.join(names)}"))
+    known = [*parameter_fields(), *Settings.model_fields]
+    raise ConfigError(Problem(f"unknown key '{key}'", where, nearest(key, known, "give a parameter or a setting")))
+
+
+def _with_parameter(document: Document, path: KeyPath, value: Document) -> Document:
+    """A spec replaces the parameter's, a plain value fixes it; a `when:` of the file stays unless the spec has one."""
+    is_spec = isinstance(value.content, dict) and any(key in value.content for key in SPEC_KEYS)
+    old_when = document.branch((*path, "when"))
+    place = value.places[()]
+    spec = value if is_spec else Document(content={}, places={(): place}, traps=()).grafted(("value",), value)
+    if old_when is not None and ("when",) not in spec.places:
+        spec = spec.grafted(("when",), old_when)
+    return document.grafted(path, spec)

@@ -1,0 +1,217 @@
+"""The space of a study: what each parameter may be, and when it counts.
+
+A `Space` is compiled to what Optuna calls a define-by-run function, `Space.suggest(trial)`: parents come before the
+parameters that depend on them, constants are not asked for, and a parameter whose condition does not hold is left out,
+so that its default applies. Each point of a space is a different trial: what a source does not use depends on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from xraytune.config.domains import Choices, Domain, Suggester, Value
+from xraytune.config.fields import parameters_from
+from xraytune.config.resolved import parameters_content, relative_value, settings_content
+from xraytune.config.settings import Experiment, Parameters, Settings
+from xraytune.config.yaml_lines import write_yaml
+from xraytune.errors import ConfigError, Problem
+from xraytune.records import Json
+
+COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {
+    "gt": lambda value, limit: value > limit,
+    "ge": lambda value, limit: value >= limit,
+    "lt": lambda value, limit: value < limit,
+    "le": lambda value, limit: value <= limit,
+}
+
+Point: TypeAlias = dict[str, Value]
+"""Values by dotted name; a parameter that does not count at this point is not in it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """`when: {source: [duplicate, gan]}` or `when: {classical: {ge: 1, lt: 3}}`.
+
+    Attributes:
+        parameter: Dotted name; where it is left out itself, the condition does not hold.
+        one_of: The values it may have; None: what `limits` say.
+        limits: Comparisons that all hold, by name; none where values are listed.
+    """
+
+    parameter: str
+    one_of: tuple[Value, ...] | None = None
+    limits: tuple[tuple[str, float], ...] = ()
+
+    def holds(self, point: Point) -> bool:
+        """Whether it holds at a point that has all parents' values."""
+        if self.parameter not in point:
+            return False
+        value = point[self.parameter]
+        if self.one_of is not None and value not in self.one_of:
+            return False
+        return not self.limits or (
+            isinstance(value, int | float) and all(COMPARISONS[name](value, limit) for name, limit in self.limits)
+        )
+
+    def joined(self, other: Condition) -> Condition:
+        """The condition, on the same parameter, that holds when both do."""
+        limits = tuple(sorted({*self.limits, *other.limits}))
+        listed = self.one_of if self.one_of is not None else other.one_of
+        if listed is None:
+            return Condition(parameter=self.parameter, limits=limits)
+        accepted = tuple(value for value in listed if all(c.holds({self.parameter: value}) for c in (self, other)))
+        return Condition(parameter=self.parameter, one_of=accepted)
+
+    def spec(self) -> Json:
+        """As the space file says it."""
+        if self.one_of is None:
+            return dict(self.limits)
+        return self.one_of[0] if len(self.one_of) == 1 else list(self.one_of)
+
+    def __str__(self) -> str:
+        if self.one_of is not None:
+            return f"{self.parameter} is {Choices(self.one_of)}"
+        words = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
+        return f"{self.parameter} is " + " and ".join(f"{words[name]} {limit:g}" for name, limit in self.limits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParameterSpec:
+    """One parameter of a space: its dotted name, its domain, and at most one condition on each other parameter."""
+
+    name: str
+    domain: Domain
+    when: tuple[Condition, ...] = ()
+
+    def counts_at(self, point: Point) -> bool:
+        """Whether all conditions hold at a point that has all parents' values."""
+        return all(condition.holds(point) for condition in self.when)
+
+    def spec(self) -> dict[str, Json]:
+        """As the space file says it."""
+        when: dict[str, Json] = {condition.parameter: condition.spec() for condition in self.when}
+        return {**self.domain.spec(), **({"when": when} if when else {})}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Space:
+    """What a search searches. Made by `load_space`, which checks it: any point of it can run.
+
+    Attributes:
+        settings: Everything but the parameters; paths are absolute.
+        specs: All parameters that can count, those that the file leaves to their defaults included, parents first.
+        start_from: Points to try first; the values of open parameters alone.
+    """
+
+    settings: Settings
+    specs: tuple[ParameterSpec, ...]
+    start_from: tuple[Point, ...] = ()
+
+    @property
+    def searched(self) -> tuple[str, ...]:
+        """The names of the parameters that are open."""
+        return tuple(spec.name for spec in self.specs if spec.domain.is_open)
+
+    def suggest(self, trial: Suggester) -> Parameters:
+        """The parameters of one trial, as its sampler chooses them."""
+        point: Point = {}
+        for spec in self.specs:
+            if spec.counts_at(point):
+                point[spec.name] = spec.domain.suggest(trial, spec.name)
+        return parameters_from(point)
+
+    def experiment(self) -> Experiment:
+        """The one experiment of a space in which nothing is open.
+
+        Raises:
+            ConfigError: Something is.
+        """
+        if self.searched:
+            what = f"still open: {', '.join(self.searched)}"
+            raise ConfigError(Problem(what, self.settings.name, "choose first: xraytune export STUDY -o best.yaml"))
+        (point,) = walk(self.specs, lambda spec: spec.domain.corners(()))
+        return Experiment(settings=self.settings, parameters=parameters_from(point))
+
+    def start_points(self) -> tuple[Point, ...]:
+        """`start_from` as Optuna's `enqueue_trial` takes it: flat names, open parameters alone."""
+        return tuple(dict(point) for point in self.start_from)
+
+    def grid(self) -> Iterator[Point]:
+        """Every distinct point, as `enqueue_trial` takes it; the first parameter changes slowest.
+
+        Raises:
+            ConfigError: An open parameter is a continuous range.
+        """
+        endless = [spec.name for spec in self.specs if spec.domain.points() is None]
+        if endless:
+            what = f"sampler: grid cannot list the values of {', '.join(endless)}"
+            raise ConfigError(Problem(what, self.settings.name, "give step: or values:"))
+        searched = set(self.searched)
+        for point in walk(self.specs, lambda spec: spec.domain.points() or ()):
+            yield {name: value for name, value in point.items() if name in searched}
+
+    def combinations(self, *names: str) -> tuple[tuple[Value, ...], ...]:
+        """The combinations of values of some parameters that trials may have; of a range, its bounds."""
+        conditions = {spec.name: [condition.parameter for condition in spec.when] for spec in self.specs}
+        family, waiting = set[str](), list(names)
+        while waiting:
+            name = waiting.pop()
+            family.add(name)
+            waiting += conditions[name]
+        specs = [spec for spec in self.specs if spec.name in family]
+        found = {
+            tuple(point.get(name) for name in names): None
+            for point in walk(specs, lambda spec: spec.domain.corners(()))
+        }
+        return tuple(found)
+
+    def identity(self) -> dict[str, Json]:
+        """All that makes this the space it is, as plain JSON: equal identities may share a study.
+
+        Trials, hours, resources and tracking may change between two starts; where the images and the official weights
+        lie is a location.
+        """
+        settings: dict[str, Any] = self.settings.model_dump(mode="json")
+        for name in ("resources", "tracking", "weights_dir"):
+            del settings[name]
+        for name in ("trials", "hours", "gpu_hours"):
+            del settings["budget"][name]
+        del settings["data"]["path"]
+        parameters: dict[str, Json] = {spec.name: spec.spec() for spec in self.specs}
+        return {**settings, "parameters": parameters, "start_from": [dict(point) for point in self.start_from]}
+
+    def to_yaml(self, relative_to: Path) -> str:
+        """The resolved file, defaults included, which `load_space` reads back as an equal space.
+
+        Args:
+            relative_to: The folder that the file will lie in; paths are written relative to it.
+        """
+        content = settings_content(self.settings, relative_to)
+        content["parameters"] = parameters_content({spec.name: spec.spec() for spec in self.specs}, relative_to)
+        if self.start_from:
+            content["start_from"] = [
+                {name: relative_value(name, value, relative_to) for name, value in point.items()}
+                for point in self.start_from
+            ]
+        return write_yaml(content)
+
+
+def walk(specs: Iterable[ParameterSpec], values: Callable[[ParameterSpec], Iterable[Value]]) -> Iterator[Point]:
+    """Every point that takes one of `values(spec)` for each parameter that counts there. Parents come first."""
+    remaining = tuple(specs)
+
+    def extend(point: Point, index: int) -> Iterator[Point]:
+        if index == len(remaining):
+            yield dict(point)
+            return
+        spec = remaining[index]
+        if not spec.counts_at(point):
+            yield from extend(point, index + 1)
+            return
+        for value in values(spec):
+            yield from extend({**point, spec.name: value}, index + 1)
+
+    return extend({}, 0)

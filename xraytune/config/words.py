@@ -1,0 +1,90 @@
+"""Says in plain words what a value was refused for, and what was probably meant.
+
+Takes pydantic's error details, gives what is wrong and how to mend it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+_COMPARISONS = {
+    "greater_than": ("gt", "greater than"),
+    "greater_than_equal": ("ge", "at least"),
+    "less_than": ("lt", "less than"),
+    "less_than_equal": ("le", "at most"),
+}
+
+
+def nearest(word: object, known: Iterable[str], otherwise: str = "") -> str:
+    """The fix for an unknown word: the known one that looks most like it, else `otherwise`, else all known ones."""
+    names = list(known)
+    by_lower = {name.lower(): name for name in names}
+    close = difflib.get_close_matches(str(word).lower(), by_lower, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean '{by_lower[close[0]]}'?"
+    return otherwise or f"use one of: {', '.join(names)}"
+
+
+def shown(value: object) -> str:
+    """A value as a person would write it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f"'{value}'"
+    if isinstance(value, dict | list):
+        return "a mapping" if isinstance(value, dict) else "a list"
+    return "nothing" if value is None else str(value)
+
+
+def explain(name: str, error: ErrorDetails, choices: tuple[Any, ...] = ()) -> tuple[str, str]:
+    """What is wrong with the value of `name`, and the fix.
+
+    Args:
+        name: As people write it, `data.split.seed`.
+        error: One of `ValidationError.errors()`.
+        choices: What a choice may be, where the error is about one.
+    """
+    value, kind, context = error["input"], error["type"], error.get("ctx", {})
+    if kind == "missing":
+        return f"{name}: is missing", f"write {name}"
+    if value is None and kind != "value_error":
+        return f"{name}: is empty", "write a value, or remove the line"
+    if kind in _COMPARISONS:
+        bound, words = _COMPARISONS[kind]
+        limit = context[bound]
+        return f"{name}: {shown(value)} must be {words} {limit:g}", f"write a number {words} {limit:g}"
+    if kind == "value_error":
+        what, _, fix = str(context["error"]).partition("; ")
+        return what, fix
+    if kind == "literal_error":
+        names = [shown(choice).strip("'") for choice in choices]
+        return f"{name}: unknown value {shown(value)}", nearest(value, names)
+    return _explain_type(name, kind, value) or (f"{name}: {shown(value)}: {error['msg']}", "")
+
+
+def _explain_type(name: str, kind: str, value: Any) -> tuple[str, str] | None:
+    is_whole = isinstance(value, float) and value.is_integer()
+    match kind:
+        case "int_type" | "int_from_float" | "int_parsing" | "int_parsing_size":
+            fix = f"write {int(value)}" if is_whole else "write a whole number"
+            return f"{name}: {shown(value)} is not a whole number", fix
+        case "float_type" | "float_parsing":
+            return f"{name}: {shown(value)} is not a number", "write a number"
+        case "finite_number":
+            return f"{name}: {shown(value)} is not a finite number", "write a finite number"
+        case "bool_type" | "bool_parsing":
+            return f"{name}: {shown(value)} is neither true nor false", "write true or false"
+        case "string_type" | "path_type":
+            fix = "write one piece of text" if isinstance(value, dict | list) else f"write '{value}' in quotes"
+            return f"{name}: {shown(value)} is not text", fix
+        case "string_pattern_mismatch":
+            fix = "use up to 64 letters, digits, '.', '_' and '-', a letter or digit first"
+            return f"{name}: {shown(value)} cannot be a folder's name on every machine", fix
+        case "model_type" | "dict_type" | "model_attributes_type":
+            return f"{name}: {shown(value)} is not a mapping", f"write {name}: {{key: value}}"
+    return None
