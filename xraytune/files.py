@@ -52,8 +52,10 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a whole file durably: it is at `path` completely, or what was there before still is.
+def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
+    """Write a whole file: it is at `path` completely, or what was there before still is.
+
+    Without `durable` that holds for a killed process, not for power loss: for files that are only looked at.
 
     Raises:
         MachineError: The disk is full.
@@ -65,16 +67,18 @@ def write_bytes(path: Path, content: bytes) -> None:
             with temporary.open("xb") as stream:
                 stream.write(content)
                 stream.flush()
-                os.fsync(stream.fileno())
+                if durable:
+                    os.fsync(stream.fileno())
             temporary.replace(path)
-            sync_folder(path.parent)
+            if durable:
+                sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
 
-def write_text(path: Path, content: str) -> None:
+def write_text(path: Path, content: str, *, durable: bool = True) -> None:
     """`write_bytes` for text, in UTF-8."""
-    write_bytes(path, content.encode())
+    write_bytes(path, content.encode(), durable=durable)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -1,0 +1,68 @@
+"""Decide which extra images join the real ones, and how many of each in a step: exact counts, no randomness.
+
+Takes the real images of each class and a trial's mix, gives a `MixPlan`. Two trials with the same mix train on the same
+extra images; a smaller ratio's are the first ones of a larger ratio's, so a search over ratios compares amounts, not
+different images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xraytune.config.settings import Parameters
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MixPlan:
+    """The extra images of a training mix.
+
+    Attributes:
+        real_per_step: Real images in each optimiser step.
+        extra_per_step: Extra images in each optimiser step.
+        extra_labels: int64 [E], the class of each extra image.
+        extra_ordinals: int64 [E], which one of its class's extra images it is: 0, 1, 2 ...
+    """
+
+    real_per_step: int
+    extra_per_step: int
+    extra_labels: NDArray[np.int64]
+    extra_ordinals: NDArray[np.int64]
+
+    def extra_counts(self, class_count: int) -> tuple[int, ...]:
+        """Extra images of each class."""
+        return tuple(np.bincount(self.extra_labels, minlength=class_count).tolist())
+
+
+def plan_mix(real_counts: Sequence[int], parameters: Parameters) -> MixPlan:
+    """The plan of one trial: round(r·N) extra images (half up), each given to a class in an order that never changes.
+
+    Each class has seats, one for each extra image it may get, and the first round(r·N) seats are taken. `natural` orders
+    seat k of a class of n real images by (k + 1/2) / n, which is Webster's method of apportionment: the shares are the
+    real ones, exact at whole ratios, and a larger ratio only adds seats. `equal` orders by n + k: the smallest class
+    first, until it is level with the next.
+
+    Args:
+        real_counts: Real training images of each class, each >= 1.
+        parameters: The trial's; `source`, `synthetic_ratio`, `balance`, `matching` and `batch_size` are read.
+
+    Source: Balinski and Young 1982, "Fair Representation", on Webster's method and its monotony.
+    """
+    extra_total = int(parameters.synthetic_ratio * sum(real_counts) + 0.5) if parameters.source != "none" else 0
+    ordinals = np.arange(extra_total)
+    seats: list[NDArray[np.floating[Any]]]
+    if parameters.balance == "natural":
+        seats = [(ordinals + 0.5) / count for count in real_counts]
+    else:
+        seats = [ordinals + float(count) for count in real_counts]
+    order = np.argsort(np.concatenate(seats), kind="stable")[:extra_total]
+    return MixPlan(
+        real_per_step=parameters.real_per_step,
+        extra_per_step=parameters.extra_per_step if extra_total else 0,
+        extra_labels=order // max(extra_total, 1),
+        extra_ordinals=order % max(extra_total, 1),
+    )

@@ -1,0 +1,168 @@
+"""The images that a trial trains on, real and extra, in one numbering: groups laid end to end.
+
+A group is a run of images that share an origin and a fingerprint: the training part, a block of the synthetic pool, a
+folder of extra images. Image i of the album belongs to one group, has a label, and shows any of its views.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xraytune.config.settings import Experiment
+from xraytune.data.index import read_labelled_folder
+from xraytune.data.pixels import broken_images_error, open_pixels, store_pixels
+from xraytune.errors import DataError, Problem
+from xraytune.mix.plan import MixPlan, plan_mix
+from xraytune.pipeline.artifacts import build_once
+from xraytune.pipeline.compute import cpu_count
+from xraytune.pipeline.prepare import PIXELS_STAGE, Part, Prepared, training_pixels
+from xraytune.pipeline.synthesize import blocks_for, pool_block
+from xraytune.records import Compute
+from xraytune.seeding import numpy_generator
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageGroup:
+    """Images of one origin.
+
+    Attributes:
+        name: Names the group's stream of views; the same in every trial.
+        pixels: uint8, memory-mapped; `rows` index it.
+        rows: int64 [n].
+        labels: int64 [n].
+        inputs: What the pixels depend on, for the fingerprint of what is made from them.
+    """
+
+    name: str
+    pixels: NDArray[np.uint8]
+    rows: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    inputs: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Album:
+    """The groups of a trial, and which of their images are the extra ones.
+
+    Attributes:
+        groups: The first one is the real training part.
+        labels: int64 [total], over all groups.
+        extra: int64 [E], the numbers of the extra images; with `duplicate` a number may come more than once.
+        plan: How many of each kind a step draws.
+    """
+
+    groups: tuple[ImageGroup, ...]
+    labels: NDArray[np.int64]
+    extra: NDArray[np.int64]
+    plan: MixPlan
+
+    @property
+    def real_count(self) -> int:
+        """Images of the training part, which have the numbers 0 .. real_count - 1."""
+        return len(self.groups[0].rows)
+
+    def locate(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The group of each image, and its place in that group; both int64 [n]."""
+        ends = np.cumsum([len(group.rows) for group in self.groups])
+        group = np.searchsorted(ends, numbers, side="right")
+        return group, numbers - np.concatenate([[0], ends])[group]
+
+
+def part_group(name: str, part: Part, prepared: Prepared, cache: Path) -> ImageGroup:
+    """One side of the split as a group."""
+    return ImageGroup(
+        name=name,
+        pixels=training_pixels(prepared, cache),
+        rows=part.rows,
+        labels=part.labels,
+        inputs={"pixels": prepared.pixels, "rows": part.rows.tolist()},
+    )
+
+
+def compose_album(experiment: Experiment, prepared: Prepared, *, compute: Compute, cache: Path) -> Album:
+    """The images of a trial; what its GAN has yet to make is made.
+
+    Raises:
+        DataError: A folder of extra images that is broken or too small for the ratio.
+        TrialError: The GAN's loss is not finite.
+    """
+    train = prepared.part("train")
+    real = part_group("real", train, prepared, cache)
+    plan = plan_mix(np.bincount(train.labels, minlength=len(prepared.class_names)).tolist(), experiment.parameters)
+    needed = plan.extra_counts(len(prepared.class_names))
+    match experiment.parameters.source:
+        case "gan":
+            groups = _pool_groups(experiment, prepared, needed, compute=compute, cache=cache)
+        case "folder":
+            groups = (_folder_group(experiment, prepared, needed, cache=cache),)
+        case _:
+            groups = ()
+    labels = np.concatenate([group.labels for group in (real, *groups)])
+    extra = np.empty(len(plan.extra_labels), dtype=np.int64)
+    for label, count in enumerate(needed):
+        if groups:
+            ranked = len(train.labels) + np.flatnonzero(labels[len(train.labels) :] == label)
+        else:
+            ranked = _drawn_again(np.flatnonzero(train.labels == label), count, experiment.settings.seed, label)
+        of_label = plan.extra_labels == label
+        extra[of_label] = ranked[plan.extra_ordinals[of_label]]
+    return Album(groups=(real, *groups), labels=labels, extra=extra, plan=plan)
+
+
+def _drawn_again(members: NDArray[np.int64], count: int, seed: int, label: int) -> NDArray[np.int64]:
+    """Real images of a class in a seeded order, over and over: the `duplicate` source."""
+    order = numpy_generator(seed, "duplicates", label).permutation(members)
+    return np.resize(order, count)
+
+
+def _pool_groups(
+    experiment: Experiment, prepared: Prepared, needed: tuple[int, ...], *, compute: Compute, cache: Path
+) -> tuple[ImageGroup, ...]:
+    settings = experiment.parameters.gan
+    assert settings is not None, "source: gan has settings"
+    groups = []
+    for label, count in enumerate(needed):
+        for block in range(blocks_for(count)):
+            pixels, inputs = pool_block(settings, label, block, prepared, compute=compute, cache=cache)
+            rows = np.arange(len(pixels))
+            labels = np.full(len(pixels), label)
+            name = f"gan {label} {block}"
+            groups.append(ImageGroup(name=name, pixels=pixels, rows=rows, labels=labels, inputs=inputs))
+    return tuple(groups)
+
+
+def _folder_group(experiment: Experiment, prepared: Prepared, needed: tuple[int, ...], *, cache: Path) -> ImageGroup:
+    settings = experiment.parameters.folder
+    assert settings is not None, "source: folder has a path"
+    images = read_labelled_folder(settings.path, prepared.class_names)
+    # By content, so that the first ones are a fair sample whatever the files are called.
+    images = tuple(sorted(images, key=lambda image: (image.sha256, image.file)))
+    labels = np.array([image.label for image in images], dtype=np.int64)
+    for label, count in enumerate(needed):
+        if (there := int((labels == label).sum())) < count:
+            what = f"{there} images of {prepared.class_names[label]}, but the mix needs {count}"
+            raise DataError(Problem(what, settings.path, "add images or lower synthetic_ratio"))
+    files = [image.file for image in images]
+    inputs = {
+        "files": [[image.file, image.sha256] for image in images],
+        "image_size_px": prepared.image_size_px,
+    }
+    store = build_once(
+        cache,
+        PIXELS_STAGE,
+        inputs,
+        lambda out: _store_all(settings.path, files, prepared.image_size_px, out),
+    )
+    rows = np.arange(len(images))
+    return ImageGroup(name="folder", pixels=open_pixels(store), rows=rows, labels=labels, inputs={"pixels": store.name})
+
+
+def _store_all(root: Path, files: list[str], image_size_px: int, out: Path) -> None:
+    broken = store_pixels(root, files, image_size_px, out, workers=cpu_count())
+    if broken:
+        raise broken_images_error(broken)

@@ -1,0 +1,54 @@
+"""What this process computes on, chosen once and pinned, so that the same settings give the same bits anywhere like it."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from xraytune.errors import MachineError, Problem
+from xraytune.records import Compute
+
+
+def cpu_count() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def gpu_count() -> int:
+    """GPUs that torch can use on this machine."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def choose_compute(*, gpus: float, threads: int) -> Compute:
+    """The device, thread count and precision of a process that was given a share of GPUs and some threads.
+
+    Matrix products run in bfloat16 where the hardware does (AVX512-BF16 or AMX, Ampere and later), else in float32.
+
+    Raises:
+        MachineError: A GPU was asked for and torch sees none.
+    """
+    if gpus == 0:
+        capabilities = torch.cpu.get_capabilities()
+        has_bfloat16 = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+        return Compute(device="cpu", threads=threads, precision="bfloat16" if has_bfloat16 else "float32")
+    if not torch.cuda.is_available():
+        fix = "set resources.gpus_per_trial: auto (or 0), or install a driver that fits this torch"
+        raise MachineError(Problem(f"{gpus:g} GPUs asked for, but torch sees none", "resources.gpus_per_trial", fix))
+    has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    return Compute(device="cuda", threads=threads, precision="bfloat16" if has_bfloat16 else "float32")
+
+
+def pin(compute: Compute, *, gpu_share: float = 1.0) -> None:
+    """Make this process compute as `compute` says: thread count, determinism, its share of a GPU's memory.
+
+    On the CPU every operation is deterministic. On a GPU cuDNN may choose its algorithms (fast mode): numbers agree to
+    rounding, not to the bit.
+    """
+    torch.set_num_threads(compute.threads)
+    torch.use_deterministic_algorithms(compute.device == "cpu")
+    if compute.device == "cuda":
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")
+        if gpu_share < 1:
+            torch.cuda.set_per_process_memory_fraction(gpu_share)

@@ -1,0 +1,87 @@
+"""Features of a frozen backbone: computed once for every view of an image, then every head trains on the same numbers.
+
+With V views an image has V feature vectors, so a head trained on them sees exactly what it would see behind the backbone.
+The artifact's fingerprint names the images, the views, the input format, the backbone and the file of its weights.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from xraytune.classifier.augment import augment, view_table
+from xraytune.classifier.backbones import Classifier
+from xraytune.classifier.inputs import InputFormat, normalise, to_unit
+from xraytune.pipeline.album import ImageGroup
+from xraytune.pipeline.artifacts import build_once
+from xraytune.records import Compute, Progress, ignore_progress
+
+FEATURES_STAGE = "features-1"
+_BATCH = 64
+
+
+def frozen_features(
+    group: ImageGroup,
+    network: Classifier,
+    network_inputs: dict[str, Any],
+    form: InputFormat,
+    *,
+    seed: int,
+    views: int,
+    classical: int,
+    compute: Compute,
+    cache: Path,
+    on_progress: Progress = ignore_progress,
+) -> NDArray[np.float32]:
+    """Features of all views of a group, float32 [n, V, D], memory-mapped read-only.
+
+    Args:
+        group: The images.
+        network: On the device; only its backbone is used, in evaluation mode.
+        network_inputs: What the backbone's numbers depend on: its name, its weights' hash, its channels.
+        form: From stored pixels to the backbone's input.
+        seed: The study's seed, for the views.
+        views: Views of each image; with `classical` 0 there is one.
+        classical: Strength of the views, 0-3.
+        compute: Where and how exactly; part of the fingerprint.
+        cache: The artifact cache.
+        on_progress: Told the images done.
+    """
+    table = view_table(seed, "views", group.name, image_count=len(group.rows), views=views, classical=classical)
+    inputs: dict[str, Any] = {
+        "group": [group.name, group.inputs],
+        "network": network_inputs,
+        "format": form.to_json(),
+        "views": [seed, views, classical] if classical else None,
+        "compute": [compute.device, compute.threads, compute.precision],
+    }
+
+    def build(folder: Path) -> None:
+        shape = (len(group.rows), table.shape[1], network.feature_count)
+        out = np.lib.format.open_memmap(folder / "features.npy", mode="w+", dtype=np.float32, shape=shape)
+        for start in range(0, len(group.rows), _BATCH):
+            rows = slice(start, start + _BATCH)
+            pixels = torch.from_numpy(group.pixels[group.rows[rows]]).to(compute.device)
+            images = to_unit(pixels, form)
+            for view in range(table.shape[1]):
+                parameters = torch.from_numpy(table[rows, view]).to(compute.device)
+                out[rows, view] = _forward(network, augment(images, parameters), form, compute)
+            on_progress(f"features of {group.name} images", min(start + _BATCH, len(group.rows)), len(group.rows))
+        out.flush()
+
+    path = build_once(cache, FEATURES_STAGE, inputs, build)
+    features: NDArray[np.float32] = np.load(path / "features.npy", mmap_mode="r")
+    return features
+
+
+@torch.inference_mode()
+def _forward(network: Classifier, images: torch.Tensor, form: InputFormat, compute: Compute) -> NDArray[np.float32]:
+    network.eval()
+    with torch.autocast(compute.device, torch.bfloat16, enabled=compute.precision == "bfloat16"):
+        features = network.backbone(normalise(images, form))
+    result: NDArray[np.float32] = features.float().cpu().numpy()
+    return result

@@ -1,0 +1,248 @@
+"""What a trial's training loop is given: the network, the batch of each step, and the two validation sides.
+
+Two feeds say the same thing in two ways. On pixels, a step's images are scaled, augmented and normalised on the device. On
+features, a frozen backbone has seen every view of every image once, and the loop trains the head alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from xraytune.classifier.augment import augment, fresh_views, view_table
+from xraytune.classifier.backbones import Classifier, build_classifier
+from xraytune.classifier.inputs import InputFormat, input_format, normalise, to_unit
+from xraytune.classifier.weights import find_weights
+from xraytune.config.settings import Experiment
+from xraytune.files import sha256_of
+from xraytune.mix.sampler import image_stream
+from xraytune.pipeline.album import Album, ImageGroup, compose_album, part_group
+from xraytune.pipeline.features import frozen_features
+from xraytune.pipeline.prepare import Prepared
+from xraytune.records import Compute, Progress, ignore_progress
+
+_VAL_BATCH = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepDraw:
+    """The images of one optimiser step, real ones first: album numbers and views, int64 [B] each."""
+
+    step: int
+    numbers: NDArray[np.int64]
+    views: NDArray[np.int64]
+    real_count: int
+
+
+class Feed(Protocol):
+    """From drawn images to the inputs of what is trained."""
+
+    def inputs(self, draw: StepDraw) -> Tensor:
+        """Inputs of one step, on the device."""
+        ...
+
+    def side(self, group: ImageGroup) -> Iterator[Tensor]:
+        """Inputs of one side of the split, in order, unaugmented, in batches."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Material:
+    """What the loop trains, and on what.
+
+    Attributes:
+        classifier: The whole network.
+        trained: The part that the loop trains: the whole network, or its head on features that were computed once.
+        form: From stored pixels to the network's input.
+        batch: From a step to its inputs and labels, on the device.
+        val_a: val-A in order, in batches.
+        val_b: val-B likewise.
+    """
+
+    classifier: Classifier
+    trained: nn.Module
+    form: InputFormat
+    batch: Callable[[int], tuple[Tensor, Tensor]]
+    val_a: Callable[[], Iterator[Tensor]]
+    val_b: Callable[[], Iterator[Tensor]]
+
+
+def gather_material(
+    experiment: Experiment,
+    prepared: Prepared,
+    *,
+    cache: Path,
+    compute: Compute,
+    on_progress: Progress = ignore_progress,
+) -> Material:
+    """Build the network and all that feeds it; pool blocks and features that are not there yet are made."""
+    settings, parameters = experiment.settings, experiment.parameters
+    album = compose_album(experiment, prepared, compute=compute, cache=cache)
+    weights = find_weights(parameters.backbone, parameters.weights, settings.weights_dir)
+    classifier = build_classifier(parameters, len(prepared.class_names), weights=weights, seed=settings.seed)
+    classifier.to(memory_format=torch.channels_last).to(compute.device)
+    mean, std = _grey_statistics(album.groups[0])
+    form = input_format(parameters, settings.data.image_size, experiment.bandwidth_px, mean, std)
+
+    feed: Feed
+    if parameters.trainable == "head" and view_count(experiment) > 0:
+        features = partial(
+            frozen_features,
+            network=classifier,
+            network_inputs={
+                "backbone": parameters.backbone,
+                "input_channels": parameters.input_channels,
+                "weights": None if weights is None else sha256_of(weights),
+            },
+            form=form,
+            seed=settings.seed,
+            views=parameters.views,
+            compute=compute,
+            cache=cache,
+            on_progress=on_progress,
+        )
+        feed = FeatureFeed(album, partial(features, classical=parameters.classical), partial(features, classical=0))
+    else:
+        feed = PixelFeed(album, experiment, form, compute.device)
+
+    return Material(
+        classifier=classifier,
+        trained=classifier.head if isinstance(feed, FeatureFeed) else classifier,
+        form=form,
+        batch=_batches(album, experiment, feed, compute.device),
+        val_a=partial(feed.side, part_group("val_a", prepared.part("val_a"), prepared, cache)),
+        val_b=partial(feed.side, part_group("val_b", prepared.part("val_b"), prepared, cache)),
+    )
+
+
+def view_count(experiment: Experiment) -> int:
+    """Views of each image: one without augmentation, 0 where they are drawn afresh every time."""
+    return experiment.parameters.views if experiment.parameters.classical else 1
+
+
+def _batches(album: Album, experiment: Experiment, feed: Feed, device: str) -> Callable[[int], tuple[Tensor, Tensor]]:
+    seed, views = experiment.settings.seed, max(view_count(experiment), 1)
+    plan = album.plan
+    real = image_stream(seed, "real", image_count=album.real_count, per_step=plan.real_per_step, view_count=views)
+    extra = image_stream(seed, "extra", image_count=len(album.extra), per_step=plan.extra_per_step, view_count=views)
+
+    def batch(step: int) -> tuple[Tensor, Tensor]:
+        drawn, added = real(step), extra(step)
+        numbers = np.concatenate([drawn.positions, album.extra[added.positions]])
+        draw = StepDraw(
+            step=step,
+            numbers=numbers,
+            views=np.concatenate([drawn.views, added.views]),
+            real_count=len(drawn.positions),
+        )
+        return feed.inputs(draw), torch.from_numpy(album.labels[numbers]).to(device)
+
+    return batch
+
+
+class FeatureFeed:
+    """Inputs are the features of a frozen backbone.
+
+    Args:
+        album: The trial's images.
+        features: From a group to the features of its augmented views, float32 [n, V, D].
+        plain_features: The same without augmentation, for validation.
+    """
+
+    def __init__(
+        self,
+        album: Album,
+        features: Callable[[ImageGroup], NDArray[np.float32]],
+        plain_features: Callable[[ImageGroup], NDArray[np.float32]],
+    ) -> None:
+        self._album = album
+        self._features = [features(group) for group in album.groups]
+        self._plain_features = plain_features
+
+    def inputs(self, draw: StepDraw) -> Tensor:
+        """Float32 [B, D]."""
+        groups, places = self._album.locate(draw.numbers)
+        out = np.empty((len(draw.numbers), self._features[0].shape[2]), dtype=np.float32)
+        for group in np.unique(groups).tolist():
+            chosen = groups == group
+            out[chosen] = self._features[group][places[chosen], draw.views[chosen]]
+        return torch.from_numpy(out)
+
+    def side(self, group: ImageGroup) -> Iterator[Tensor]:
+        """One batch, float32 [n, D]."""
+        yield torch.from_numpy(np.array(self._plain_features(group)[:, 0]))
+
+
+class PixelFeed:
+    """Inputs are images, [B, C, S, S]: scaled, augmented and normalised on the device."""
+
+    def __init__(self, album: Album, experiment: Experiment, form: InputFormat, device: str) -> None:
+        self._album = album
+        self._form = form
+        self._device = device
+        self._seed = experiment.settings.seed
+        self._classical = experiment.parameters.classical
+        self._views = view_count(experiment)
+        self._tables = [
+            view_table(
+                self._seed,
+                "views",
+                group.name,
+                image_count=len(group.rows),
+                views=max(self._views, 1),
+                classical=self._classical,
+            )
+            for group in album.groups
+        ]
+
+    def inputs(self, draw: StepDraw) -> Tensor:
+        """Float32 [B, C, S, S], channels last."""
+        groups, places = self._album.locate(draw.numbers)
+        side = self._form.image_size_px
+        images = torch.empty(len(draw.numbers), 1, side, side, device=self._device)
+        views = np.empty((len(draw.numbers), self._tables[0].shape[2]), dtype=np.float32)
+        for group in np.unique(groups).tolist():
+            chosen = groups == group
+            images[torch.from_numpy(chosen)] = self._unit(self._album.groups[group], places[chosen])
+            views[chosen] = self._tables[group][places[chosen], draw.views[chosen]]
+        if self._views == 0:
+            views = self._fresh(draw)
+        return normalise(augment(images, torch.from_numpy(views).to(self._device)), self._form)
+
+    def _fresh(self, draw: StepDraw) -> NDArray[np.float32]:
+        # Two streams, so that the real images' views are the same in every arm.
+        counts = {"real": draw.real_count, "extra": len(draw.numbers) - draw.real_count}
+        return np.concatenate(
+            [
+                fresh_views(self._seed, purpose, draw.step, count=count, classical=self._classical)
+                for purpose, count in counts.items()
+            ]
+        )
+
+    def _unit(self, group: ImageGroup, places: NDArray[np.int64]) -> Tensor:
+        return to_unit(torch.from_numpy(group.pixels[group.rows[places]]).to(self._device), self._form)
+
+    def side(self, group: ImageGroup) -> Iterator[Tensor]:
+        """Batches of [n, C, S, S]."""
+        for start in range(0, len(group.rows), _VAL_BATCH):
+            places = np.arange(start, min(start + _VAL_BATCH, len(group.rows)))
+            yield normalise(self._unit(group, places), self._form)
+
+
+def _grey_statistics(group: ImageGroup) -> tuple[float, float]:
+    """Mean and standard deviation of a group's pixels, in [0, 1]; from the histogram of their 256 values."""
+    histogram = np.zeros(256, dtype=np.int64)
+    for start in range(0, len(group.rows), 512):
+        histogram += np.bincount(group.pixels[group.rows[start : start + 512]].ravel(), minlength=256)
+    values = np.arange(256) / 255
+    mean = float((histogram * values).sum() / histogram.sum())
+    std = float(np.sqrt((histogram * (values - mean) ** 2).sum() / histogram.sum()))
+    return mean, std

@@ -1,0 +1,178 @@
+"""From a data folder to what every trial of a study shares: which image is on which side, and its decoded pixels.
+
+    index = read_index(...); pixels = decoded once; split = split_by_patient(...)
+
+`Prepared` is written to the study as `split.json`, readable by a person; trials load it from there and never look at the
+data folder again. It holds names and hashes of the sealed test folder's content, never its pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xraytune.config.settings import DataSettings, Settings
+from xraytune.data.index import ImageIndex, read_index
+from xraytune.data.pixels import BrokenImage, broken_images_error, open_pixels, store_pixels
+from xraytune.data.split import split_by_patient
+from xraytune.files import read_json, write_json
+from xraytune.pipeline.artifacts import build_once
+from xraytune.pipeline.compute import cpu_count
+from xraytune.records import Progress, ignore_progress
+
+PIXELS_STAGE = "pixels-1"
+PartName = Literal["train", "val_a", "val_b"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedImage:
+    """One image of a study: its file below the data folder, and its row in the pixel store."""
+
+    file: str
+    patient: str
+    label: int
+    part: PartName
+    row: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One side of the split: rows of the pixel store, int64 [n]; labels, int64 [n]; each image's patient."""
+
+    rows: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    patients: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """What all trials of a study share.
+
+    Attributes:
+        class_names: In the order of the labels.
+        positive: The label that sensitivity is about.
+        image_size_px: Side of the stored pixels.
+        pixels: The pixel artifact, relative to the cache.
+        test_fingerprint: Content of the sealed test folder; None where there is none.
+        images: All images but the test folder's, in the order of the index.
+    """
+
+    class_names: tuple[str, ...]
+    positive: int
+    image_size_px: int
+    pixels: str
+    test_fingerprint: str | None
+    images: tuple[PreparedImage, ...]
+
+    def part(self, name: PartName) -> Part:
+        """One side of the split, in the order of the index."""
+        chosen = [image for image in self.images if image.part == name]
+        return Part(
+            rows=np.array([image.row for image in chosen], dtype=np.int64),
+            labels=np.array([image.label for image in chosen], dtype=np.int64),
+            patients=tuple(image.patient for image in chosen),
+        )
+
+    @property
+    def train_fingerprint(self) -> str:
+        """Content of the training part, in its order: what a GAN and the frozen features of real images depend on."""
+        return _hash([(image.sha256, image.label) for image in self.images if image.part == "train"])
+
+    @property
+    def fingerprint(self) -> str:
+        """Content of all parts: a study whose images or split changed is another study."""
+        return _hash([(image.sha256, image.label, image.part) for image in self.images])
+
+    def steps_per_epoch(self, settings: Settings) -> int:
+        """Optimiser steps of an epoch: one pass of 32 real images a step, at least 8, unless the settings say."""
+        count = sum(image.part == "train" for image in self.images)
+        return settings.budget.steps_per_epoch or max(8, -(-count // 32))
+
+
+def prepare(
+    settings: Settings, cache: Path, *, skip_broken: bool = False, on_progress: Progress = ignore_progress
+) -> tuple[Prepared, tuple[str, ...]]:
+    """Index, decode and split the images of `settings.data`; gives the record and warnings for the person.
+
+    Raises:
+        DataError: Anything wrong with the folder, its labels or an image; `skip_broken` leaves broken images out.
+        MachineError: The disk is full.
+    """
+    data = settings.data
+    index = read_index(data, on_progress=on_progress)
+    pixels = build_once(
+        cache,
+        PIXELS_STAGE,
+        {"files": [[image.file, image.sha256] for image in index.images], "image_size_px": data.image_size},
+        lambda folder: _store(index, data, folder, on_progress),
+    )
+    stored = read_json(pixels / "files.json")
+    broken = tuple(BrokenImage(**entry) for entry in stored["broken"])
+    if broken and not skip_broken:
+        raise broken_images_error(broken)
+    warnings = index.warnings + tuple(f"left out: {image.file}: {image.reason}" for image in broken)
+    row_of = {file: row for row, file in enumerate(stored["files"])}
+    return _split(index, data, row_of, str(pixels.relative_to(cache))), warnings
+
+
+def _store(index: ImageIndex, data: DataSettings, folder: Path, on_progress: Progress) -> None:
+    files = [image.file for image in index.images]
+    store_pixels(index.root, files, data.image_size, folder, workers=cpu_count(), on_progress=on_progress)
+
+
+def _split(index: ImageIndex, data: DataSettings, row_of: dict[str, int], pixels: str) -> Prepared:
+    usable = tuple(image for image in index.images if image.file in row_of)
+    split = split_by_patient(usable, data.split, data.train_patients)
+    part_of: dict[int, PartName] = {
+        **dict.fromkeys(split.train, "train"),
+        **dict.fromkeys(split.val_a, "val_a"),
+        **dict.fromkeys(split.val_b, "val_b"),
+    }
+    return Prepared(
+        class_names=index.class_names,
+        positive=index.positive,
+        image_size_px=data.image_size,
+        pixels=pixels,
+        test_fingerprint=index.test_fingerprint,
+        images=tuple(
+            PreparedImage(
+                file=image.file,
+                patient=image.patient,
+                label=image.label,
+                part=part_of[position],
+                row=row_of[image.file],
+                sha256=image.sha256,
+            )
+            for position, image in enumerate(usable)
+            if position in part_of
+        ),
+    )
+
+
+def write_prepared(prepared: Prepared, path: Path) -> None:
+    """Write `split.json`."""
+    write_json(path, asdict(prepared))
+
+
+def read_prepared(path: Path) -> Prepared:
+    """Read `split.json`."""
+    content = read_json(path)
+    images = tuple(PreparedImage(**image) for image in content.pop("images"))
+    prepared = Prepared(**content, images=images)
+    return replace(prepared, class_names=tuple(prepared.class_names))
+
+
+def training_pixels(prepared: Prepared, cache: Path) -> NDArray[np.uint8]:
+    """The pixel store, uint8 [N, S, S], memory-mapped read-only; `Part.rows` index it."""
+    return open_pixels(cache / prepared.pixels)
+
+
+def _hash(content: object) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]

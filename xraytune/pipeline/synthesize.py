@@ -1,0 +1,159 @@
+"""The GAN that a trial needs and the synthetic images that it makes, both shared by every trial that asks for the same.
+
+A GAN is an artifact; while it trains, its checkpoint lies in a work folder at the same fingerprint, so that whoever comes
+next continues it. A longer run starts from the longest finished shorter one. The synthetic pool is cut into blocks of 256
+images of a class, each an artifact: a larger ratio only adds blocks.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xraytune.config.settings import GanSettings
+from xraytune.files import read_json, write_bytes
+from xraytune.gan.checkpoint import CHECKPOINT_NAME, checkpoint_generator, load_generator, save_generator
+from xraytune.gan.pool import BLOCK, sample_block
+from xraytune.gan.train import GanProgress, train_gan
+from xraytune.pipeline.artifacts import artifact_path, build_once, fingerprint, is_whole
+from xraytune.pipeline.prepare import Prepared, training_pixels
+from xraytune.records import Compute, Progress, ignore_progress
+
+GAN_STAGE = "gan-1"
+POOL_STAGE = "pool-1"
+
+
+def network_labels(settings: GanSettings, prepared: Prepared) -> tuple[int | None, ...]:
+    """What is trained: one network for all classes (None), or one for each label."""
+    return (None,) if settings.conditional else tuple(range(len(prepared.class_names)))
+
+
+def gan_inputs(settings: GanSettings, label: int | None, prepared: Prepared, compute: Compute) -> dict[str, Any]:
+    """Everything that the bits of a trained GAN depend on."""
+    return {
+        "settings": settings.model_dump(),
+        "label": label,
+        "train": prepared.train_fingerprint,
+        "image_size_px": prepared.image_size_px,
+        "class_names": list(prepared.class_names),
+        "compute": [compute.device, compute.threads, compute.precision],
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class GanNeed:
+    """A GAN that has yet to be trained. Runs of one lineage differ in nothing but their steps: one starts from another."""
+
+    lineage: str
+
+
+def gan_need(settings: GanSettings | None, prepared: Prepared, compute: Compute, cache: Path) -> GanNeed | None:
+    """What a trial with these settings would have to train first; None where there is nothing."""
+    if settings is None:
+        return None
+    needed = [gan_inputs(settings, label, prepared, compute) for label in network_labels(settings, prepared)]
+    if all(is_whole(artifact_path(cache, GAN_STAGE, inputs)) for inputs in needed):
+        return None
+    return GanNeed(fingerprint(GAN_STAGE, _without_steps(needed[0])))
+
+
+def _without_steps(inputs: dict[str, Any]) -> dict[str, Any]:
+    return {**inputs, "settings": {**inputs["settings"], "steps": None}}
+
+
+def trained_gan(
+    settings: GanSettings,
+    label: int | None,
+    prepared: Prepared,
+    *,
+    compute: Compute,
+    cache: Path,
+    on_progress: Progress = ignore_progress,
+) -> Path:
+    """The artifact of one trained network: `generator.safetensors`, `checkpoint.pt` and `grids/`.
+
+    Raises:
+        TrialError: The loss is not finite.
+        MachineError: The disk is full.
+    """
+    inputs = gan_inputs(settings, label, prepared, compute)
+
+    def build(folder: Path) -> None:
+        work = artifact_path(cache, f"{GAN_STAGE}.work", inputs)
+        _start_from_shorter_run(cache, inputs, work)
+        what = "GAN" if label is None else f"GAN of {prepared.class_names[label]}"
+        for progress in _training(settings, label, prepared, compute=compute, cache=cache, work=work):
+            on_progress(what, progress.step, progress.steps)
+        save_generator(checkpoint_generator(work / CHECKPOINT_NAME), folder / "generator.safetensors")
+        shutil.copy(work / CHECKPOINT_NAME, folder / CHECKPOINT_NAME)
+        shutil.copytree(work / "grids", folder / "grids")
+
+    path = build_once(cache, GAN_STAGE, inputs, build)
+    shutil.rmtree(artifact_path(cache, f"{GAN_STAGE}.work", inputs), ignore_errors=True)
+    return path
+
+
+def _training(
+    settings: GanSettings, label: int | None, prepared: Prepared, *, compute: Compute, cache: Path, work: Path
+) -> Iterator[GanProgress]:
+    train = prepared.part("train")
+    chosen = np.full(len(train.labels), True) if label is None else train.labels == label
+    labels = train.labels if label is None else np.zeros(int(chosen.sum()), dtype=np.int64)
+    return train_gan(
+        settings,
+        training_pixels(prepared, cache)[train.rows[chosen]],
+        labels,
+        len(prepared.class_names) if label is None else 1,
+        compute=compute,
+        checkpoint_dir=work,
+        grid_dir=work / "grids",
+    )
+
+
+def _start_from_shorter_run(cache: Path, inputs: dict[str, Any], work: Path) -> None:
+    """Put the checkpoint of the longest finished run that differs in nothing but fewer steps into the work folder."""
+    if (work / CHECKPOINT_NAME).exists():
+        return
+    shorter: list[tuple[int, Path]] = []
+    for manifest in sorted((cache / GAN_STAGE).glob("*/manifest.json")):
+        other = read_json(manifest)["inputs"]
+        steps = other["settings"]["steps"]
+        if steps < inputs["settings"]["steps"] and _without_steps(other) == _without_steps(inputs):
+            shorter.append((steps, manifest.parent))
+    for _, artifact in sorted(shorter, reverse=True):
+        if is_whole(artifact):
+            write_bytes(work / CHECKPOINT_NAME, (artifact / CHECKPOINT_NAME).read_bytes())
+            return
+
+
+def pool_block(
+    settings: GanSettings, label: int, block: int, prepared: Prepared, *, compute: Compute, cache: Path
+) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+    """Block `block` of a class's synthetic images, uint8 [256, S, S] at the GAN's size, with its fingerprint's inputs.
+
+    The GAN must have been trained; it is looked up.
+    """
+    network_label = None if settings.conditional else label
+    gan = trained_gan(settings, network_label, prepared, compute=compute, cache=cache)
+    inputs = {"gan": gan.name, "label": label, "block": block, "seed": settings.seed}
+
+    def build(folder: Path) -> None:
+        generator = load_generator(gan / "generator.safetensors")
+        asked = label if settings.conditional else 0
+        images = sample_block(generator, asked, block, seed=settings.seed, compute=compute)
+        np.save(folder / "pixels.npy", images)
+
+    path = build_once(cache, POOL_STAGE, inputs, build)
+    pixels: NDArray[np.uint8] = np.load(path / "pixels.npy", mmap_mode="r")
+    return pixels, {"stage": POOL_STAGE, **inputs}
+
+
+def blocks_for(count: int) -> int:
+    """Pool blocks that hold `count` images of a class."""
+    return -(-count // BLOCK)

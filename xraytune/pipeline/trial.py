@@ -1,0 +1,133 @@
+"""One trial, from an experiment to its value: a plain function that knows neither Ray nor W&B.
+
+    GAN -> pool -> album (what there is) -> streams (what each step draws) -> classifier -> val-A each epoch -> val-B once
+
+`trial_epochs` yields a record after each epoch and returns a `TrialResult`; whoever runs it may close it between two
+epochs and start it again later: it yields the same records and goes on. `run_trial` drives it to its end.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from dataclasses import asdict, dataclass
+from itertools import chain
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+from xraytune.classifier.checkpoint import finished_epochs
+from xraytune.classifier.train import predict_probabilities, train_classifier
+from xraytune.config.settings import Experiment
+from xraytune.files import append_jsonl, read_jsonl
+from xraytune.metrics.classification import auroc, youden_threshold
+from xraytune.pipeline.material import gather_material
+from xraytune.pipeline.prepare import Prepared
+from xraytune.pipeline.synthesize import network_labels, trained_gan
+from xraytune.records import Compute, EpochRecord, Progress, ShouldStop, ignore_progress, never_stop
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialResult:
+    """What a trial that ran to its end is worth.
+
+    Attributes:
+        value: Its best val-A AUROC.
+        best_epoch: The epoch of that value, whose network is kept.
+        epochs: Epochs trained.
+        val_b_auroc: The kept network on val-B.
+        threshold: The probability of the positive class with the largest Youden's J on val-B.
+        seconds: Wall time of this run of the trial, GAN included.
+    """
+
+    value: float
+    best_epoch: int
+    epochs: int
+    val_b_auroc: float
+    threshold: float
+    seconds: float
+
+
+def run_trial(
+    experiment: Experiment,
+    prepared: Prepared,
+    *,
+    trial_dir: Path,
+    cache: Path,
+    compute: Compute,
+    on_epoch: Callable[[EpochRecord], None],
+    should_stop: ShouldStop = never_stop,
+    on_progress: Progress = ignore_progress,
+) -> TrialResult | None:
+    """Run a trial, from its last checkpoint if it has one; None where `should_stop` ended it.
+
+    Raises:
+        TrialError: A loss that is not finite.
+        DataError: Extra images that are missing or broken.
+        MachineError: Weights that are missing, or a full disk.
+    """
+    epochs = trial_epochs(
+        experiment, prepared, trial_dir=trial_dir, cache=cache, compute=compute, on_progress=on_progress
+    )
+    while True:
+        try:
+            on_epoch(next(epochs))
+        except StopIteration as end:
+            result: TrialResult = end.value
+            return result
+        if should_stop():
+            epochs.close()
+            return None
+
+
+def trial_epochs(
+    experiment: Experiment,
+    prepared: Prepared,
+    *,
+    trial_dir: Path,
+    cache: Path,
+    compute: Compute,
+    on_progress: Progress = ignore_progress,
+) -> Generator[EpochRecord, None, TrialResult]:
+    """The epochs of a trial, one by one; see `run_trial`. Rows of `epochs.jsonl` are written before they are yielded."""
+    started = time.monotonic()
+    settings, parameters = experiment.settings, experiment.parameters
+    if parameters.gan is not None:
+        for label in network_labels(parameters.gan, prepared):
+            trained_gan(parameters.gan, label, prepared, compute=compute, cache=cache, on_progress=on_progress)
+    material = gather_material(experiment, prepared, cache=cache, compute=compute, on_progress=on_progress)
+    val_a, val_b = prepared.part("val_a"), prepared.part("val_b")
+    log = trial_dir / "epochs.jsonl"
+    logged = len(read_jsonl(log))
+    checkpoint_dir = trial_dir / "checkpoint"
+    finished = finished_epochs(checkpoint_dir)
+    further = train_classifier(
+        parameters,
+        material.trained,
+        batch=material.batch,
+        val_batches=material.val_a,
+        val_labels=val_a.labels,
+        positive=prepared.positive,
+        max_epochs=settings.budget.max_epochs,
+        steps_per_epoch=prepared.steps_per_epoch(settings),
+        seed=settings.seed,
+        compute=compute,
+        checkpoint_dir=checkpoint_dir,
+    )
+    record = None
+    for record in chain(finished, further):
+        if record.epoch > logged:
+            append_jsonl(log, {"version": 1, **asdict(record)})
+        yield record
+    assert record is not None, "a budget has at least one epoch"
+    material.trained.load_state_dict(load_file(checkpoint_dir / "best.safetensors"))
+    probabilities = predict_probabilities(material.trained, material.val_b(), compute=compute)
+    history = read_jsonl(log)
+    return TrialResult(
+        value=record.best_val_auroc,
+        best_epoch=next(row["epoch"] for row in history if row["val_auroc"] == record.best_val_auroc),
+        epochs=record.epoch,
+        val_b_auroc=auroc(val_b.labels, probabilities, positive=prepared.positive),
+        threshold=youden_threshold(val_b.labels == prepared.positive, probabilities[:, prepared.positive]),
+        seconds=time.monotonic() - started,
+    )

@@ -1,0 +1,194 @@
+"""The study's one truth: an Optuna journal of what was asked, every epoch's value in its order of arrival, and every end.
+
+Each append is fsynced by Optuna. Everything else about a study, its rungs and `trials.jsonl` included, follows from what is
+read here. One process writes, under the study's lock; others may read at any time.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from xraytune.config.settings import Parameters, SamplerSettings
+from xraytune.config.space import Space
+from xraytune.errors import Problem, StudyError
+from xraytune.files import cut_torn_line
+from xraytune.seeding import derive_seed
+
+Status = Literal["complete", "pruned", "failed"]
+_STATES: dict[Status, TrialState] = {
+    "complete": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
+}
+_OUTCOME = "outcome"
+_STUDY_NAME = "xraytune"
+# The operation code of Optuna's journal for a reported value; a test reads a journal that Optuna wrote.
+_REPORT_OPERATION = 7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A trial that was asked for: its number and its settings."""
+
+    number: int
+    parameters: Parameters
+
+
+class Journal:
+    """An open journal.
+
+    Args:
+        path: `optuna.journal`; made when it is missing and `writable`.
+        space: The study's space.
+        writable: Cut off what a crash left half-written; only under the study's lock.
+
+    Raises:
+        StudyError: The journal cannot be read.
+    """
+
+    def __init__(self, path: Path, space: Space, *, writable: bool) -> None:
+        self._space = space
+        self._path = path
+        if writable:
+            for stale in path.parent.glob(f"{path.name}.lock*"):
+                stale.unlink()
+            cut_torn_line(path)
+        self._backend = JournalFileBackend(str(path))
+        try:
+            with quiet_optuna():
+                self._study = optuna.create_study(
+                    storage=JournalStorage(self._backend),
+                    study_name=_STUDY_NAME,
+                    direction="maximize",
+                    load_if_exists=True,
+                )
+        except (ValueError, KeyError) as error:
+            raise StudyError(Problem(f"the journal cannot be read: {error}", path)) from error
+        self._trials: dict[int, optuna.trial.Trial] = {}
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        """All trials, by number; not to be changed."""
+        return [trial for trial in self._study.get_trials(deepcopy=False) if trial.state is not TrialState.WAITING]
+
+    def unfinished(self) -> list[int]:
+        """Trials that were asked for and have not ended."""
+        return [trial.number for trial in self.trials if trial.state is TrialState.RUNNING]
+
+    def ask(self, points: Sequence[Mapping[str, Any]]) -> Asked:
+        """The next trial: the point of its number where there is one, else what the sampler says.
+
+        The sampler is seeded by the trial's number, so that a restart does not shift the draws.
+
+        Raises:
+            ConfigError: The settings drawn do not go together; the trial is told failed.
+        """
+        number = len(self.trials)
+        has_waiting = len(self._study.get_trials(deepcopy=False)) > number
+        if number < len(points) and not has_waiting:
+            self._study.enqueue_trial(dict(points[number]))
+        self._study.sampler = make_sampler(self._space.settings.sampler, number)
+        trial = self._study.ask()
+        self._trials[trial.number] = trial
+        return Asked(number=trial.number, parameters=self._space.suggest(trial))
+
+    def again(self, number: int) -> Asked:
+        """A trial that was asked for earlier, with the settings that it got then."""
+        return Asked(number=number, parameters=self._space.suggest(self._trial(number)))
+
+    def report(self, number: int, epoch: int, value: float) -> None:
+        """Record the value of a trial after an epoch."""
+        self._trial(number).report(value, epoch)
+
+    def reported(self, number: int) -> dict[int, float]:
+        """The values recorded for a trial, by epoch."""
+        return dict(self._frozen(number).intermediate_values)
+
+    def reports(self) -> Iterator[tuple[int, int, float]]:
+        """Every recorded value in its order of arrival: number, epoch, value."""
+        for entry in self._backend.read_logs(0):
+            if entry["op_code"] == _REPORT_OPERATION:
+                yield entry["trial_id"], entry["step"], entry["intermediate_value"]
+
+    def tell(self, number: int, status: Status, value: float | None, outcome: Mapping[str, Any]) -> None:
+        """End a trial, once; told again, nothing changes. A pruned trial keeps its last value, a failed one has none."""
+        if self._frozen(number).state.is_finished():
+            return
+        trial = self._trial(number)
+        trial.set_user_attr(_OUTCOME, dict(outcome))
+        self._study.tell(number, value if status == "complete" else None, state=_STATES[status])
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row for each ended trial, in the order of their numbers: what `trials.jsonl` holds."""
+        return [self.row(trial.number) for trial in self.trials if trial.state.is_finished()]
+
+    def row(self, number: int) -> dict[str, Any]:
+        """The row of one ended trial."""
+        trial = self._frozen(number)
+        status = next(name for name, state in _STATES.items() if state is trial.state)
+        parameters = self._space.suggest(optuna.trial.FixedTrial(trial.params))
+        outcome = trial.user_attrs.get(_OUTCOME, {})
+        return {
+            "version": 1,
+            "number": trial.number,
+            "status": status,
+            "arm": parameters.arm,
+            "params": flat(parameters),
+            "value": trial.value if status != "failed" else None,
+            "epochs": len(trial.intermediate_values),
+            "seconds": outcome.get("seconds", 0.0),
+            "reason": outcome.get("reason", ""),
+            "val_b_auroc": outcome.get("val_b_auroc"),
+        }
+
+    def _trial(self, number: int) -> optuna.trial.Trial:
+        # One study lies in a journal, so a trial's id is its number.
+        if number not in self._trials:
+            self._trials[number] = optuna.trial.Trial(self._study, number)
+        return self._trials[number]
+
+    def _frozen(self, number: int) -> FrozenTrial:
+        return self._study.get_trials(deepcopy=False)[number]
+
+
+def make_sampler(settings: SamplerSettings, number: int) -> BaseSampler:
+    """The sampler of trial `number`; `grid` is a list of points, so that nothing is left to sample."""
+    seed = derive_seed(settings.seed, "sampler", number) % 2**32
+    if settings.name != "tpe":
+        return RandomSampler(seed=seed)
+    with quiet_optuna():
+        return TPESampler(
+            n_startup_trials=settings.startup_trials, multivariate=True, group=True, constant_liar=True, seed=seed
+        )
+
+
+def flat(parameters: Parameters) -> dict[str, Any]:
+    """A trial's settings as one level of dotted names: `gan.steps`."""
+    rows: dict[str, Any] = {}
+    for name, value in parameters.model_dump(mode="json", exclude_none=True).items():
+        if isinstance(value, dict):
+            rows.update({f"{name}.{inner}": inner_value for inner, inner_value in value.items()})
+        else:
+            rows[name] = value
+    return rows
+
+
+@contextmanager
+def quiet_optuna() -> Iterator[None]:
+    """Without Optuna's notes that a feature is experimental, and its log lines for each trial."""
+    logging.getLogger("optuna").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield

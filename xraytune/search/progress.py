@@ -1,0 +1,37 @@
+"""What a trial is busy with before its first epoch (a GAN, features), as a small file that a view reads."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from xraytune.files import read_json, write_text
+
+_NAME = "progress.json"
+_EVERY_SECONDS = 1.0
+
+
+@dataclass(slots=True)
+class ProgressFile:
+    """A `Progress` that writes `progress.json` of a trial, at most once a second."""
+
+    trial_dir: Path
+    _written: float = field(default=0.0, init=False)
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Write what is done of what."""
+        now = time.monotonic()
+        if now - self._written >= _EVERY_SECONDS or done == total:
+            self._written = now
+            content = f'{{"what": "{what}", "done": {done}, "total": {total}}}\n'
+            write_text(self.trial_dir / _NAME, content, durable=False)
+
+
+def read_progress(trial_dir: Path) -> tuple[str, int, int] | None:
+    """What the trial said last: what, done, total; None where it said nothing."""
+    path = trial_dir / _NAME
+    if not path.exists():
+        return None
+    content = read_json(path)
+    return content["what"], content["done"], content["total"]

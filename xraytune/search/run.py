@@ -1,0 +1,181 @@
+"""The main job: search a space over a folder of X-rays. The same call again goes on where the last one stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xraytune.classifier.weights import find_weights
+from xraytune.config.load import load_space
+from xraytune.config.settings import Resources
+from xraytune.config.space import Space
+from xraytune.errors import Problem, TrialError
+from xraytune.pipeline.compute import choose_compute, gpu_count
+from xraytune.pipeline.prepare import Prepared, prepare
+from xraytune.pipeline.synthesize import gan_need
+from xraytune.records import Compute, EpochRecord, Progress, ignore_progress
+from xraytune.search.director import Director, Observer
+from xraytune.search.journal import Asked, Journal
+from xraytune.search.study import StudyFolder, create_study, locked, require_same_images, require_same_space
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchSummary:
+    """What a search ended with.
+
+    Attributes:
+        study: The study's folder.
+        counts: Ended trials by status.
+        best: The row of the best complete trial, by val-A.
+    """
+
+    study: Path
+    counts: dict[str, int]
+    best: dict[str, Any]
+
+
+class Quiet:
+    """An `Observer` who does not look."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+    def opened(self, folder: StudyFolder, dashboard: str) -> None:
+        """Nothing."""
+
+    def began(self, asked: Asked) -> None:
+        """Nothing."""
+
+    def epoch(self, number: int, record: EpochRecord) -> None:
+        """Nothing."""
+
+    def ended(self, row: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+
+def search(
+    space: Path,
+    *,
+    data: Path | None = None,
+    weights_dir: Path | None = None,
+    overrides: Sequence[str] = (),
+    studies: Path = Path("studies"),
+    cache: Path | None = None,
+    address: str | None = None,
+    skip_broken: bool = False,
+    observer: Observer | None = None,
+    on_progress: Progress = ignore_progress,
+) -> SearchSummary:
+    """Search the space of a file; everything is checked before anything is started or written.
+
+    Args:
+        space: The YAML file.
+        data: A data folder instead of the file's.
+        weights_dir: A folder of official weight files, for machines without a network.
+        overrides: `key=value` lines that replace the file's.
+        studies: The folder of studies; this one's is `studies/NAME`.
+        cache: The artifact cache; by default `cache` beside `studies`.
+        address: A Ray cluster; by default Ray starts on this machine.
+        skip_broken: Leave broken images out, and say which.
+        observer: Told what happens.
+        on_progress: Told how far the preparation is.
+
+    Raises:
+        ConfigError: The file.
+        DataError: The images.
+        MachineError: Weights, GPUs, disk or the Ray cluster.
+        StudyError: The study is in use, or of another space or other images.
+        TrialError: No trial completed.
+        KeyboardInterrupt: Ctrl-C, after everything was put in order.
+    """
+    observer = observer or Quiet()
+    loaded = load_space(space, overrides, data=data, weights_dir=weights_dir)
+    settings = loaded.settings
+    folder = StudyFolder((studies / settings.name).resolve())
+    cache = (cache or studies.parent / "cache").resolve()
+    is_resumed = folder.path.exists()
+    if is_resumed:
+        require_same_space(folder, loaded)
+    share = gpu_share(settings.resources)
+    compute = choose_compute(gpus=share, threads=settings.resources.cpus_per_trial)
+    require_weights(loaded)
+    prepared, warnings = prepare(settings, cache, skip_broken=skip_broken, on_progress=on_progress)
+    for warning in warnings:
+        observer.note(warning)
+    if is_resumed:
+        require_same_images(folder, prepared)
+    else:
+        create_study(folder, loaded, prepared, compute)
+    with locked(folder):
+        _run(loaded, folder, prepared, folder.compute(), cache=cache, share=share, address=address, observer=observer)
+    return summarise(folder)
+
+
+def _run(
+    space: Space,
+    folder: StudyFolder,
+    prepared: Prepared,
+    compute: Compute,
+    *,
+    cache: Path,
+    share: float,
+    address: str | None,
+    observer: Observer,
+) -> None:
+    from xraytune.search.ray.tune import ray_started, run_trials
+
+    journal = Journal(folder.journal_path, space, writable=True)
+    director = Director(
+        folder,
+        space,
+        journal,
+        gan_need=lambda parameters: gan_need(parameters.gan, prepared, compute, cache),
+        gpu_share=share,
+        observer=observer,
+    )
+    if director.is_done:
+        observer.note(f"all {len(journal.trials)} trials have ended; --set budget.trials=N goes on to N")
+        return
+    try:
+        with ray_started(address) as cluster:
+            observer.opened(folder, cluster.dashboard)
+            resources = space.settings.resources
+            run_trials(director, folder, cache=cache, resources=resources, gpu_share=share, cluster=cluster)
+    finally:
+        director.close()
+
+
+def summarise(folder: StudyFolder) -> SearchSummary:
+    """The summary of a study's ended trials.
+
+    Raises:
+        TrialError: None completed; names the reasons.
+    """
+    rows = folder.rows()
+    complete = [row for row in rows if row["status"] == "complete"]
+    if not complete:
+        reasons = sorted({row["reason"] for row in rows if row["reason"]})
+        what = "no trial completed" + "".join(f"\n    {reason}" for reason in reasons[:5])
+        raise TrialError(Problem(what, folder.path, "see trials.jsonl and trials/*/error.txt in the study"))
+    counts = {status: sum(row["status"] == status for row in rows) for status in ("complete", "pruned", "failed")}
+    best = max(complete, key=lambda row: (row["value"], -row["number"]))
+    return SearchSummary(study=folder.path, counts=counts, best=best)
+
+
+def gpu_share(resources: Resources) -> float:
+    """GPUs of one trial; `auto` is one where there is one, else none."""
+    if resources.gpus_per_trial == "auto":
+        return 1.0 if gpu_count() else 0.0
+    return float(resources.gpus_per_trial)
+
+
+def require_weights(space: Space) -> None:
+    """Find the weights of every backbone that the space can ask for.
+
+    Raises:
+        MachineError: Some are missing or damaged.
+    """
+    for backbone, weights in space.combinations("backbone", "weights"):
+        find_weights(str(backbone), str(weights), space.settings.weights_dir)

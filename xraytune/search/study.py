@@ -1,0 +1,185 @@
+"""A study is a folder, and everything that explains one of its numbers lies in it.
+
+    study.yaml  split.json  environment.json   what is searched, on which images, with which versions; written once
+    optuna.journal                             the truth
+    trials.jsonl                               a projection of it: one row for every ended trial
+    trials/0007/                               config.json epochs.jsonl checkpoint/ progress.json
+
+One process at a time writes to it, under a lock that ends with its owner.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fcntl
+import json
+import os
+import platform
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from xraytune.config.load import load_space
+from xraytune.config.settings import Experiment
+from xraytune.config.space import Space
+from xraytune.errors import Problem, StudyError
+from xraytune.files import append_jsonl, new_folder, read_json, read_jsonl, write_json, write_text
+from xraytune.pipeline.prepare import Prepared, read_prepared, write_prepared
+from xraytune.records import Compute
+
+_PACKAGES = ("xraytune", "torch", "torchvision", "ray", "optuna", "numpy", "pillow", "scikit-learn")
+
+
+@dataclass(frozen=True, slots=True)
+class StudyFolder:
+    """The paths of a study, and what is written once."""
+
+    path: Path
+
+    @property
+    def space_path(self) -> Path:
+        """The resolved space."""
+        return self.path / "study.yaml"
+
+    @property
+    def journal_path(self) -> Path:
+        """Optuna's journal."""
+        return self.path / "optuna.journal"
+
+    @property
+    def rows_path(self) -> Path:
+        """One row for every ended trial."""
+        return self.path / "trials.jsonl"
+
+    def trial_path(self, number: int) -> Path:
+        """The folder of one trial."""
+        return self.path / "trials" / f"{number:04d}"
+
+    def space(self) -> Space:
+        """The space as it was searched.
+
+        Raises:
+            StudyError: There is no study here.
+        """
+        if not self.space_path.is_file():
+            fix = "give the folder that `xraytune search` printed, such as studies/NAME"
+            raise StudyError(Problem("no study here: study.yaml is missing", self.path, fix))
+        return load_space(self.space_path)
+
+    def prepared(self) -> Prepared:
+        """The images and their split."""
+        return read_prepared(self.path / "split.json")
+
+    def compute(self) -> Compute:
+        """What its trials compute on."""
+        return Compute(**read_json(self.path / "environment.json")["compute"])
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of the ended trials."""
+        return read_jsonl(self.rows_path)
+
+    def experiment(self, number: int) -> Experiment:
+        """The settings of one trial.
+
+        Raises:
+            StudyError: There is no such trial.
+        """
+        config = self.trial_path(number) / "config.json"
+        if not config.is_file():
+            count = len(list(self.path.glob("trials/*/config.json")))
+            raise StudyError(Problem(f"no trial {number}; the study has {count}, from 0", self.path))
+        return Experiment.model_validate_json(config.read_text(encoding="utf-8"))
+
+
+def create_study(folder: StudyFolder, space: Space, prepared: Prepared, compute: Compute) -> None:
+    """Write what a study is, all at once.
+
+    Raises:
+        MachineError: The disk is full.
+    """
+    with new_folder(folder.path) as path:
+        write_text(path / "study.yaml", space.to_yaml(folder.path))
+        write_prepared(prepared, path / "split.json")
+        write_json(path / "environment.json", environment(compute))
+
+
+def environment(compute: Compute) -> dict[str, Any]:
+    """Versions and machine, without anything secret."""
+    return {
+        "compute": asdict(compute),
+        "packages": {name: version(name) for name in _PACKAGES},
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "machine": platform.machine(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def require_same_space(folder: StudyFolder, space: Space) -> None:
+    """Refuse to go on with a study of the same name whose space differs.
+
+    Raises:
+        StudyError: With the lines that differ.
+    """
+    old, new = (_lines(which) for which in (folder.space(), space))
+    if old == new:
+        return
+    changes = [line for line in difflib.unified_diff(old, new, "study", "file", lineterm="", n=0) if line[:1] in "+-"]
+    what = "the study exists with another space:\n    " + "\n    ".join(changes[2:])
+    fix = "give the file another `name` (or --set name=...), or run it as it was"
+    raise StudyError(Problem(what, folder.path, fix))
+
+
+def require_same_images(folder: StudyFolder, prepared: Prepared) -> None:
+    """Refuse to go on with a study whose images or split changed.
+
+    Raises:
+        StudyError: They differ.
+    """
+    if folder.prepared().fingerprint != prepared.fingerprint:
+        fix = "put the images back as they were, or start a study of another name"
+        raise StudyError(Problem("the images changed since the study began", folder.path, fix))
+
+
+def _lines(space: Space) -> list[str]:
+    return json.dumps(space.identity(), indent=1, sort_keys=True).splitlines()
+
+
+@contextmanager
+def locked(folder: StudyFolder) -> Iterator[None]:
+    """Hold the study: the operating system frees the lock when its owner ends, however it ends.
+
+    Raises:
+        StudyError: Another process holds it; says which, and since when.
+    """
+    lock = folder.path / ".lock"
+    with lock.open("a+", encoding="utf-8") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.seek(0)
+            owner = stream.read().strip() or "another process"
+            fix = "wait for it, or end it (Ctrl-C there); `xraytune status` reads a running study"
+            raise StudyError(Problem(f"the study is being searched by {owner}", folder.path, fix)) from None
+        stream.truncate(0)
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        stream.write(f"process {os.getpid()} on {socket.gethostname()}, since {since}\n")
+        stream.flush()
+        yield
+
+
+def project_rows(folder: StudyFolder, rows: list[dict[str, Any]]) -> None:
+    """Bring `trials.jsonl` up to the journal: missing rows are appended; a file that says otherwise is written anew."""
+    expected = {row["number"]: row for row in rows}
+    there = folder.rows()
+    if [expected.get(row["number"]) for row in there] != there:
+        write_text(folder.rows_path, "")
+        there = []
+    written = {row["number"] for row in there}
+    for number in sorted(expected.keys() - written):
+        append_jsonl(folder.rows_path, expected[number])
