@@ -250,7 +250,7 @@ def _shared_patients_problems(root: Path, training: Sequence[ImageFile], test: S
     ]
     if not shared:
         return []
-    what = f"{len(shared)} patients stand in training and in test: {listed(shared)}"
+    what = f"patients that stand both in training and in test: {len(shared)}: {listed(shared)}"
     fix = "move all images of a patient to one side: a test on patients seen in training proves nothing"
     return [Problem(what, root, fix)]
 
@@ -277,4 +277,4 @@ def _contradiction_warnings(images: Sequence[ImageFile]) -> list[str]:
         for same in by_content.values()
         if len({image.label for image in same}) > 1
     ]
-    return [f"{len(both)} images stand in two classes: {listed(both, 3)}"] if both else []
+    return [f"the same image stands in two classes: {listed(both, 3)}"] if both else []

@@ -181,7 +181,7 @@ def _class_of(folder_name: str, image: Path, class_names: Sequence[str]) -> str 
 
 def _unknown_class(folder: Path, files: Sequence[str], class_names: Sequence[str]) -> Problem:
     if tuple(class_names) == THREE_CLASSES and folder.name.casefold() == "pneumonia":
-        what = f"{len(files)} file names do not tell bacterial from viral: {listed(files)}"
+        what = f"file names that do not tell bacterial from viral: {len(files)} ({listed(files)})"
         return Problem(what, folder, "name them like person1_bacteria_1.jpeg, or set data.classes: binary")
     what = f"this folder is none of the classes {', '.join(class_names)}"
     return Problem(what, folder, "set data.classes: auto for one class a folder, or move the folder away")
@@ -191,10 +191,10 @@ def _passed_over(folder: Path, walk: _Walk, loose: Sequence[Path]) -> tuple[str,
     warnings = []
     if loose:
         names = listed([image.name for image in loose], 3)
-        warnings.append(f"{folder}: {len(loose)} images lie in no class folder and are ignored: {names}")
+        warnings.append(f"{folder}: images in no class folder are ignored: {len(loose)} ({names})")
     if walk.other_suffixes:
         counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(walk.other_suffixes.items()))
         warnings.append(f"{folder}: files that are not .jpeg, .jpg or .png are ignored: {counts}")
     if walk.links:
-        warnings.append(f"{folder}: {walk.links} links to folders or out of the data folder are not followed")
+        warnings.append(f"{folder}: links to folders, or out of the data folder, are not followed: {walk.links}")
     return tuple(warnings)

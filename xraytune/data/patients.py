@@ -162,10 +162,9 @@ def _from_file_names(files: Sequence[str]) -> PatientNames:
     unknown = [file for file, patient in told.items() if patient is None]
     warnings: tuple[str, ...] = ()
     if unknown:
-        count = "no file name tells" if len(unknown) == len(files) else f"{len(unknown)} file names do not tell"
         warnings = (
-            f"{count} the patient ({listed(unknown, 3)}): each such file counts as a patient of its own. If a patient "
-            "has several images, the same person may stand in training and in validation, and the scores flatter; "
-            f"give {PATIENTS_CSV} (file,patient) or data.split.group_regex",
+            f"{len(unknown)} of {len(files)} file names do not tell the patient ({listed(unknown, 3)}): each such file "
+            "counts as a patient of its own. If a patient has several images, the same person may stand in training and "
+            f"in validation, and the scores flatter; give {PATIENTS_CSV} (file,patient) or data.split.group_regex",
         )
     return PatientNames(by_file={file: patient or file for file, patient in told.items()}, warnings=warnings)

@@ -1,0 +1,295 @@
+"""From a folder to a list of images, and every folder that is refused."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from xraytune.config.settings import DataSettings
+from xraytune.data.index import content_fingerprint, list_images, read_index, read_labelled_folder
+from xraytune.errors import DataError
+
+WriteImages = Callable[[Path, Iterable[str]], None]
+
+
+def refusal_of(path: Path, **settings: Any) -> str:
+    with pytest.raises(DataError) as refusal:
+        read_index(DataSettings(path=path, **settings))
+    return str(refusal.value)
+
+
+def test_one_folder_of_class_folders_is_all_training(kermany: Path) -> None:
+    index = read_index(DataSettings(path=kermany))
+
+    assert index.class_names == ("NORMAL", "PNEUMONIA")
+    assert index.positive == 1
+    assert [image.file for image in index.images] == sorted(image.file for image in index.images)
+    assert Counter(image.label for image in index.images) == {0: 4, 1: 8}
+    assert (index.test, index.test_fingerprint, index.warnings) == ((), None, ())
+    first = index.images[0]
+    assert (first.file, first.label, first.patient) == ("NORMAL/IM-0001-0001.jpeg", 0, "IM:0001")
+    assert (first.width_px, first.height_px, len(first.sha256)) == (16, 12, 64)
+
+
+def test_val_is_folded_into_training_and_test_is_kept_apart(official: Path) -> None:
+    index = read_index(DataSettings(path=official))
+
+    assert len(index.images) == 14
+    assert "val/NORMAL/IM-0050-0001.jpeg" in {image.file for image in index.images}
+    assert [image.file for image in index.test] == [
+        "test/NORMAL/IM-0090-0001.jpeg",
+        "test/PNEUMONIA/person90_virus_90.jpeg",
+    ]
+    assert index.warnings == ()
+
+
+def test_without_a_test_folder_it_is_told_that_nothing_is_held_back(official: Path) -> None:
+    shutil.rmtree(official / "test")
+
+    index = read_index(DataSettings(path=official))
+
+    assert len(index.images) == 14
+    assert "without test/ no images are held back" in index.warnings[0]
+
+
+def test_three_classes_are_read_from_the_file_names(kermany: Path) -> None:
+    index = read_index(DataSettings(path=kermany, classes="three"))
+
+    assert index.class_names == ("normal", "bacterial", "viral")
+    assert index.class_names[index.positive] == "viral"
+    assert Counter(image.label for image in index.images) == {0: 4, 1: 4, 2: 4}
+
+
+def test_auto_makes_a_class_of_each_folder(tmp_path: Path, write: WriteImages) -> None:
+    write(tmp_path, (f"{name}/{name}{i}.png" for name in ("covid", "normal", "tb") for i in range(3)))
+
+    index = read_index(DataSettings(path=tmp_path, classes="auto", positive="covid"))
+
+    assert index.class_names == ("covid", "normal", "tb")
+    assert index.positive == 0
+    assert "9 of 9 file names do not tell the patient" in index.warnings[0]
+
+
+def test_folder_names_may_be_spelled_in_small_letters(tmp_path: Path, write: WriteImages) -> None:
+    write(tmp_path, (f"Train/{name}/{name}{i}.PNG" for name in ("normal", "Pneumonia") for i in range(3)))
+
+    assert len(read_index(DataSettings(path=tmp_path)).images) == 6
+
+
+def test_other_files_are_ignored_and_counted(kermany: Path, write: WriteImages) -> None:
+    (kermany / "NORMAL" / "notes.txt").write_text("x", encoding="utf-8")
+    (kermany / "NORMAL" / ".DS_Store").write_text("x", encoding="utf-8")
+    write(kermany, ["IM-0099-0001.jpeg", ".hidden/IM-0098-0001.jpeg"])
+
+    index = read_index(DataSettings(path=kermany))
+
+    assert len(index.images) == 12
+    assert [warning.partition(": ")[2] for warning in index.warnings] == [
+        "images in no class folder are ignored: 1 (IM-0099-0001.jpeg)",
+        "files that are not .jpeg, .jpg or .png are ignored: 1 .txt",
+    ]
+
+
+def test_links_that_lead_out_of_the_folder_are_not_followed(kermany: Path, tmp_path: Path, write: WriteImages) -> None:
+    write(tmp_path / "elsewhere", ["IM-0099-0001.jpeg"])
+    (kermany / "NORMAL" / "IM-0099-0001.jpeg").symlink_to(tmp_path / "elsewhere" / "IM-0099-0001.jpeg")
+    (kermany / "NORMAL" / "more").symlink_to(tmp_path / "elsewhere")
+
+    index = read_index(DataSettings(path=kermany))
+
+    assert len(index.images) == 12
+    assert "links to folders, or out of the data folder, are not followed: 2" in index.warnings[0]
+
+
+def test_identical_files_share_a_patient(kermany: Path) -> None:
+    shutil.copy(kermany / "NORMAL" / "IM-0001-0001.jpeg", kermany / "NORMAL" / "IM-0033-0001.jpeg")
+
+    patients = {image.file: image.patient for image in read_index(DataSettings(path=kermany)).images}
+
+    assert patients["NORMAL/IM-0033-0001.jpeg"] == "IM:0001"
+
+
+def test_an_image_that_stands_in_two_classes_is_told(kermany: Path) -> None:
+    shutil.copy(kermany / "NORMAL" / "IM-0001-0001.jpeg", kermany / "PNEUMONIA" / "person9_virus_9.jpeg")
+
+    index = read_index(DataSettings(path=kermany))
+
+    assert "the same image stands in two classes: NORMAL/IM-0001-0001.jpeg = PNEUMONIA" in index.warnings[0]
+
+
+def test_empty_files_are_not_taken_for_images_of_one_patient(kermany: Path) -> None:
+    for number in (1, 2):
+        (kermany / "NORMAL" / f"IM-000{number}-0001.jpeg").write_bytes(b"")
+
+    patients = {image.file: image.patient for image in read_index(DataSettings(path=kermany)).images}
+
+    assert patients["NORMAL/IM-0002-0001.jpeg"] == "IM:0002"
+
+
+def test_a_test_folder_is_known_by_its_content(official: Path, tmp_path: Path) -> None:
+    index = read_index(DataSettings(path=official))
+    copy = tmp_path / "innocent"
+    shutil.copytree(official / "test", copy)
+    (copy / "NORMAL" / "IM-0090-0001.jpeg").rename(copy / "NORMAL" / "a.jpeg")
+
+    assert content_fingerprint(read_labelled_folder(copy, index.class_names)) == index.test_fingerprint
+    assert content_fingerprint(index.images) != index.test_fingerprint
+
+
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
+    assert "no/such: there is no such folder" in refusal_of(tmp_path / "no" / "such")
+
+
+def test_a_file_is_refused(kermany: Path) -> None:
+    assert "this is a file, not a folder" in refusal_of(kermany / "NORMAL" / "IM-0001-0001.jpeg")
+
+
+def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
+    message = refusal_of(tmp_path)
+
+    assert "no images of the classes NORMAL, PNEUMONIA; class folders found: none" in message
+    assert "put JPEG or PNG files" in message
+
+
+def test_an_empty_class_is_refused(kermany: Path) -> None:
+    shutil.rmtree(kermany / "NORMAL")
+    (kermany / "NORMAL").mkdir()
+
+    assert "class NORMAL has no images" in refusal_of(kermany)
+
+
+def test_an_empty_class_of_the_test_folder_is_refused(official: Path) -> None:
+    shutil.rmtree(official / "test" / "NORMAL")
+
+    assert "test: class NORMAL has no images" in refusal_of(official)
+
+
+def test_a_single_class_is_refused(kermany: Path) -> None:
+    shutil.rmtree(kermany / "NORMAL")
+
+    assert "there is only one class folder, PNEUMONIA" in refusal_of(kermany, classes="auto")
+    assert "class NORMAL has no images" in refusal_of(kermany)
+
+
+def test_a_test_folder_without_train_is_refused(official: Path) -> None:
+    shutil.rmtree(official / "train")
+
+    assert "it holds val/ and test/ but no train/" in refusal_of(official)
+
+
+def test_folders_of_other_classes_are_refused_with_the_way_out(kermany: Path, write: WriteImages) -> None:
+    write(kermany, ["COVID/c1.png"])
+
+    message = refusal_of(kermany)
+
+    assert "COVID: this folder is none of the classes NORMAL, PNEUMONIA" in message
+    assert "data.classes: auto" in message
+
+
+def test_pneumonia_whose_germ_is_not_told_is_refused_for_three_classes(kermany: Path, write: WriteImages) -> None:
+    write(kermany, ["PNEUMONIA/odd.png"])
+
+    assert "file names that do not tell bacterial from viral: 1 (odd.png)" in refusal_of(kermany, classes="three")
+
+
+def test_two_files_of_one_name_are_refused(kermany: Path, write: WriteImages) -> None:
+    write(kermany, ["PNEUMONIA/im-0001-0001.png"])
+
+    assert "two files have one name: NORMAL/IM-0001-0001.jpeg and PNEUMONIA/im-0001-0001.png" in refusal_of(kermany)
+
+
+def test_the_same_name_may_stand_in_training_and_in_test(tmp_path: Path, write: WriteImages) -> None:
+    """Sets that count from 1 in each part; their images differ."""
+    for part in ("train", "test"):
+        write(tmp_path, (f"{part}/{name}/{name}{i}.png" for name in ("NORMAL", "PNEUMONIA") for i in range(3)))
+
+    assert len(read_index(DataSettings(path=tmp_path)).test) == 6
+
+
+def test_a_single_patient_is_refused(tmp_path: Path, write: WriteImages) -> None:
+    write(tmp_path, ["NORMAL/a.png", "NORMAL/b.png", "PNEUMONIA/c.png"])
+    (tmp_path / "patients.csv").write_text("file,patient\na.png,x\nb.png,x\nc.png,x\n", encoding="utf-8")
+
+    assert "all 3 images are of one patient, x" in refusal_of(tmp_path)
+
+
+def test_fewer_patients_in_a_class_than_a_split_has_sides_are_refused(kermany: Path) -> None:
+    for number in (1, 2):
+        (kermany / "NORMAL" / f"IM-000{number}-0001.jpeg").unlink()
+
+    message = refusal_of(kermany)
+
+    assert "class NORMAL has 2 patients; train, val-A and val-B need one each" in message
+    assert "add images of 1 more patients" in message
+
+
+def test_patients_in_training_and_in_test_are_named(official: Path, write: WriteImages) -> None:
+    write(official, ["test/NORMAL/IM-0001-0001-0002.jpeg"])
+    shutil.copy(official / "val/PNEUMONIA/person50_virus_50.jpeg", official / "test/PNEUMONIA/person77_virus_77.jpeg")
+
+    message = refusal_of(official)
+
+    assert "patients that stand both in training and in test: 2: IM:0001" in message
+    assert "IM:0001 (train/NORMAL/IM-0001-0001.jpeg, test/NORMAL/IM-0001-0001-0002.jpeg)" in message
+    assert "virus:50 (val/PNEUMONIA/person50_virus_50.jpeg, test/PNEUMONIA/person77_virus_77.jpeg)" in message
+
+
+def test_an_unknown_positive_class_is_answered_with_the_nearest(kermany: Path) -> None:
+    message = refusal_of(kermany, positive="pnuemonia")
+
+    assert "no class is called 'pnuemonia'" in message
+    assert "did you mean 'PNEUMONIA'?" in message
+
+
+def test_all_problems_of_the_folders_are_told_at_once(kermany: Path, write: WriteImages) -> None:
+    write(kermany, ["COVID/c1.png", "PNEUMONIA/person1_virus_1.png"])
+    shutil.rmtree(kermany / "NORMAL")
+
+    message = refusal_of(kermany, positive="COVID")
+
+    for part in ("none of the classes", "class NORMAL has no images", "one name", "no class is called 'COVID'"):
+        assert part in message
+
+
+def test_a_labelled_folder_may_miss_a_class(kermany: Path) -> None:
+    shutil.rmtree(kermany / "NORMAL")
+
+    images = read_labelled_folder(kermany, ("NORMAL", "PNEUMONIA"))
+
+    assert {image.label for image in images} == {1}
+
+
+def test_a_labelled_folder_with_train_or_test_in_it_is_refused(official: Path) -> None:
+    with pytest.raises(DataError, match=r"it holds test/ and train/; which of its images are meant\?"):
+        read_labelled_folder(official, ("NORMAL", "PNEUMONIA"))
+
+
+@pytest.mark.parametrize("class_names", [("cat", "dog"), ("normal", "bacterial", "viral", "covid")])
+def test_a_labelled_folder_of_other_classes_is_refused(kermany: Path, class_names: tuple[str, ...]) -> None:
+    with pytest.raises(DataError, match="none of the classes"):
+        read_labelled_folder(kermany, class_names)
+
+
+def test_images_are_listed_from_all_subfolders_in_order(kermany: Path) -> None:
+    images = list_images(kermany)
+
+    assert len(images) == 12
+    assert list(images) == sorted(images)
+
+
+def test_listing_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no images in it"):
+        list_images(tmp_path)
+
+
+def test_progress_counts_to_the_end(kermany: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+
+    read_index(DataSettings(path=kermany), on_progress=lambda *progress: told.append(progress))
+
+    assert told[-1] == ("hash images", 12, 12)

@@ -1,0 +1,65 @@
+"""What `data inspect` tells."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from xraytune.config.settings import DataSettings
+from xraytune.data.inspect import inspect_folder
+from xraytune.seeding import numpy_generator
+
+
+def test_an_inspection_counts_images_patients_duplicates_and_broken_files(official: Path) -> None:
+    normal = official / "train" / "NORMAL"
+    shutil.copy(normal / "IM-0001-0001.jpeg", normal / "IM-0001-0001-0002.jpeg")
+    (normal / "IM-0002-0001.jpeg").write_bytes(b"")
+
+    found = inspect_folder(DataSettings(path=official))
+
+    assert found.images == {
+        "train": {"NORMAL": 5, "PNEUMONIA": 8},
+        "val": {"NORMAL": 1, "PNEUMONIA": 1},
+        "test": {"NORMAL": 1, "PNEUMONIA": 1},
+    }
+    assert found.patients == {"NORMAL": 5, "PNEUMONIA": 9}
+    assert found.images_per_patient == (1, 1.0, 2)
+    assert (found.width_px, found.height_px) == ((16, 16), (12, 12))
+    assert found.duplicates == (("train/NORMAL/IM-0001-0001-0002.jpeg", "train/NORMAL/IM-0001-0001.jpeg"),)
+    assert [image.file for image in found.broken] == ["train/NORMAL/IM-0002-0001.jpeg"]
+    assert json.loads(json.dumps(found.to_json()))["images"]["val"] == {"NORMAL": 1, "PNEUMONIA": 1}
+
+
+@pytest.mark.parametrize(("widths", "auroc"), [((40, 60), 1.0), ((50, 50), 0.5)])
+def test_the_shortcut_baseline_finds_a_class_by_its_image_size(
+    tmp_path: Path, widths: tuple[int, int], auroc: float
+) -> None:
+    for folder, width in zip(("NORMAL", "PNEUMONIA"), widths, strict=True):
+        (tmp_path / folder).mkdir()
+        for number in range(150):
+            noise = numpy_generator(number, folder)
+            pixels = noise.integers(0, 256, (20, width + int(noise.integers(-3, 4))), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / folder / f"{folder}{number}.png")
+
+    found = inspect_folder(DataSettings(path=tmp_path))
+
+    assert found.shortcut_auroc == pytest.approx(auroc, abs=0.09)
+    assert ("without looking at a lung" in found.shortcut) == (auroc > 0.6)
+
+
+def test_too_few_patients_for_a_baseline_are_no_error(tmp_path: Path) -> None:
+    for number in range(3):
+        for folder in ("NORMAL", "PNEUMONIA"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            (tmp_path / folder / f"{folder}{number}.png").write_bytes(b"")
+
+    found = inspect_folder(DataSettings(path=tmp_path))
+
+    assert len(found.broken) == 6
+    assert found.shortcut_auroc is None
+    assert "Too few patients" in found.shortcut

@@ -1,0 +1,132 @@
+"""Who is on an image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from xraytune.data.patients import join_identical, name_patients, patient_of, read_patients_csv
+from xraytune.errors import ConfigError, DataError
+
+REAL_IMAGES = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "chest_xray"
+
+
+@pytest.mark.parametrize(
+    ("file", "patient"),
+    [
+        ("train/PNEUMONIA/person12_bacteria_46.jpeg", "bacteria:12"),
+        ("train/PNEUMONIA/person12_virus_46.jpeg", "virus:12"),
+        ("train/PNEUMONIA/person447_virus_921_1.jpeg", "virus:447"),
+        ("IM-0115-0001.jpeg", "IM:0115"),
+        ("IM-0115-0001-0002.jpeg", "IM:0115"),
+        ("NORMAL2-IM-0115-0001.png", "NORMAL2-IM:0115"),
+        ("NORMAL2-IM-0115-0001-0002.jpeg", "NORMAL2-IM:0115"),
+    ],
+)
+def test_a_kermany_name_tells_series_and_number(file: str, patient: str) -> None:
+    assert patient_of(file) == patient
+
+
+@pytest.mark.parametrize("file", ["a.png", "person12.jpeg", "xIM-0115-0001.jpeg", "person1_fungus_2.jpeg", "IM-1.jpeg"])
+def test_another_name_tells_no_patient(file: str) -> None:
+    assert patient_of(file) is None
+
+
+@pytest.mark.skipif(not REAL_IMAGES.is_dir(), reason="the real X-rays are not here")
+def test_the_official_folders_share_no_patient() -> None:
+    """Dropping the series would invent overlaps; counted by name, there are none."""
+    patients = {
+        part: {patient_of(file.name) for file in (REAL_IMAGES / part).rglob("*.jpeg")}
+        for part in ("train", "val", "test")
+    }
+
+    assert len(patients["train"] | patients["val"]) == 3669
+    assert not patients["test"] & (patients["train"] | patients["val"])
+    assert not any(None in part for part in patients.values())
+
+
+def test_identical_files_make_one_patient_of_all_who_are_joined_by_them() -> None:
+    patients = {"1.png": "a", "2.png": "b", "3.png": "b", "4.png": "c", "5.png": "d"}
+    contents = [("1.png", "x"), ("2.png", "x"), ("3.png", "y"), ("4.png", "y"), ("5.png", "z")]
+
+    joined = join_identical(patients, contents)
+
+    assert joined == {"1.png": "a", "2.png": "a", "3.png": "a", "4.png": "a", "5.png": "d"}
+
+
+def test_a_table_names_patients_by_path_or_by_file_name(tmp_path: Path) -> None:
+    (tmp_path / "patients.csv").write_text("\ufefffile,patient,age\ntrain/A/1.png,p1,3\n2.png,p2,4\n", encoding="utf-8")
+
+    named = name_patients(tmp_path, ["train/A/1.png", "train/B/2.png"])
+
+    assert named.by_file == {"train/A/1.png": "p1", "train/B/2.png": "p2"}
+    assert named.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("image;who\n1.png;a\n", "the columns file and patient are needed; found image;who"),
+        ("", "the columns file and patient are needed; found nothing"),
+        ("file,patient\n1.png,\n", "patients.csv:2: a cell is empty"),
+        ("file,patient\n1.png\n", "patients.csv:2: a cell is empty"),
+        ("file,patient\n1.png,a\n1.png,b\n", "patients.csv:3: 1.png is of patient b here and of a further up"),
+    ],
+)
+def test_a_malformed_table_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    table = tmp_path / "patients.csv"
+    table.write_text(text, encoding="utf-8")
+
+    with pytest.raises(DataError) as refusal:
+        read_patients_csv(table)
+
+    assert message in str(refusal.value)
+
+
+def test_a_table_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    table = tmp_path / "patients.csv"
+    table.write_bytes(b"file,patient\n1.png,M\xfcller\n")
+
+    with pytest.raises(DataError, match="not a table in UTF-8"):
+        read_patients_csv(table)
+
+
+def test_an_image_without_a_line_in_the_table_is_told(tmp_path: Path) -> None:
+    (tmp_path / "patients.csv").write_text("file,patient\n1.png,a\n", encoding="utf-8")
+
+    with pytest.raises(DataError, match=r"1 of 2 images have no line: A/2\.png"):
+        name_patients(tmp_path, ["A/1.png", "A/2.png"])
+
+
+def test_an_expression_names_patients_by_its_first_group(tmp_path: Path) -> None:
+    named = name_patients(tmp_path, ["A/p1-left.png", "A/p1-right.png", "B/p2.png"], r"(p\d+)")
+
+    assert named.by_file == {"A/p1-left.png": "p1", "A/p1-right.png": "p1", "B/p2.png": "p2"}
+
+
+@pytest.mark.parametrize(("expression", "message"), [("(", "not a regular expression"), ("p1", "no group in it")])
+def test_an_expression_without_a_group_is_refused(tmp_path: Path, expression: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        name_patients(tmp_path, ["p1.png"], expression)
+
+
+def test_an_expression_that_misses_files_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no patient in 1 of 2 paths: A/x\.png"):
+        name_patients(tmp_path, ["A/p1.png", "A/x.png"], r"(p\d+)")
+
+
+def test_a_table_and_an_expression_together_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "patients.csv").write_text("file,patient\n1.png,a\n", encoding="utf-8")
+
+    with pytest.raises(ConfigError, match=r"both patients\.csv and data\.split\.group_regex"):
+        name_patients(tmp_path, ["1.png"], r"(\d)")
+
+
+def test_a_file_that_tells_nothing_is_a_patient_of_its_own_and_the_risk_is_told(tmp_path: Path) -> None:
+    named = name_patients(tmp_path, ["A/x.png", "A/IM-0001-0001.jpeg"])
+
+    assert named.by_file == {"A/x.png": "A/x.png", "A/IM-0001-0001.jpeg": "IM:0001"}
+    assert len(named.warnings) == 1
+    assert "1 of 2 file names do not tell the patient (A/x.png)" in named.warnings[0]
+    assert "the scores flatter" in named.warnings[0]

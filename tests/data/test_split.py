@@ -1,0 +1,176 @@
+"""No patient ever stands on two sides."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xraytune.config.settings import SplitSettings
+from xraytune.data.index import ImageFile
+from xraytune.data.split import Split, split_by_patient
+from xraytune.errors import DataError
+
+GroupSizes = list[list[int]]
+group_sizes: st.SearchStrategy[GroupSizes] = st.lists(
+    st.lists(st.integers(1, 12), min_size=3, max_size=40), min_size=1, max_size=3
+)
+"""For each class the number of images of each patient."""
+split_settings = st.builds(
+    SplitSettings, val_a=st.floats(0.05, 0.4), val_b=st.floats(0.05, 0.4), seed=st.integers(0, 1000)
+)
+
+
+def images_of(sizes: GroupSizes) -> list[ImageFile]:
+    return [
+        image_of(f"{label}/{patient}-{number}.png", label, f"{label}:{patient}")
+        for label, patients in enumerate(sizes)
+        for patient, count in enumerate(patients)
+        for number in range(count)
+    ]
+
+
+def image_of(file: str, label: int, patient: str) -> ImageFile:
+    return ImageFile(file=file, label=label, patient=patient, sha256="", width_px=1, height_px=1)
+
+
+def sides(split: Split) -> tuple[tuple[int, ...], ...]:
+    return split.train, split.val_a, split.val_b
+
+
+def patients_on(images: Sequence[ImageFile], side: Sequence[int]) -> set[str]:
+    return {images[position].patient for position in side}
+
+
+@given(sizes=group_sizes, settings=split_settings)
+def test_every_image_stands_on_one_side_with_all_of_its_patient(sizes: GroupSizes, settings: SplitSettings) -> None:
+    images = images_of(sizes)
+
+    split = split_by_patient(images, settings)
+
+    train, val_a, val_b = (patients_on(images, side) for side in sides(split))
+    assert not train & val_a
+    assert not train & val_b
+    assert not val_a & val_b
+    assert sorted(position for side in sides(split) for position in side) == list(range(len(images)))
+
+
+@given(sizes=group_sizes, settings=split_settings)
+def test_every_class_stands_on_every_side(sizes: GroupSizes, settings: SplitSettings) -> None:
+    images = images_of(sizes)
+
+    split = split_by_patient(images, settings)
+
+    for side in sides(split):
+        assert {images[position].label for position in side} == set(range(len(sizes)))
+
+
+@given(sizes=group_sizes, settings=split_settings)
+def test_the_fractions_are_met_to_within_a_patient(sizes: GroupSizes, settings: SplitSettings) -> None:
+    images = images_of(sizes)
+
+    split = split_by_patient(images, settings)
+
+    for label, patients in enumerate(sizes):
+        for side, fraction in ((split.val_a, settings.val_a), (split.val_b, settings.val_b)):
+            count = sum(images[position].label == label for position in side)
+            assert abs(count - fraction * sum(patients)) <= max(patients)
+
+
+def test_the_fractions_are_exact_where_patients_have_one_image() -> None:
+    images = images_of([[1] * 300, [1] * 700])
+
+    split = split_by_patient(images, SplitSettings(val_a=0.1, val_b=0.2))
+
+    assert [Counter(images[position].label for position in side) for side in sides(split)] == [
+        {0: 210, 1: 490},
+        {0: 30, 1: 70},
+        {0: 60, 1: 140},
+    ]
+
+
+@given(sizes=group_sizes, settings=split_settings, shuffling=st.randoms(use_true_random=False))
+def test_the_order_of_the_images_does_not_matter(
+    sizes: GroupSizes, settings: SplitSettings, shuffling: random.Random
+) -> None:
+    images = images_of(sizes)
+    shuffled = list(images)
+    shuffling.shuffle(shuffled)
+
+    straight = split_by_patient(images, settings)
+    other = split_by_patient(shuffled, settings)
+
+    for side, same in zip(sides(straight), sides(other), strict=True):
+        assert {images[position].file for position in side} == {shuffled[position].file for position in same}
+
+
+def test_another_seed_gives_another_split() -> None:
+    images = images_of([[1] * 50, [1] * 50])
+
+    assert split_by_patient(images, SplitSettings(seed=1)) != split_by_patient(images, SplitSettings(seed=2))
+
+
+@given(sizes=group_sizes, settings=split_settings)
+def test_fewer_train_patients_are_among_the_more_and_validation_stays(
+    sizes: GroupSizes, settings: SplitSettings
+) -> None:
+    images = images_of(sizes)
+    whole = split_by_patient(images, settings)
+    there = len(patients_on(images, whole.train))
+
+    previous: set[str] = set()
+    for count in range(1, there + 1):
+        try:
+            part = split_by_patient(images, settings, count)
+        except DataError:
+            assert not previous, "once every class is there, more patients are never refused"
+            continue
+        patients = patients_on(images, part.train)
+        assert len(patients) == count
+        assert previous <= patients
+        assert (part.val_a, part.val_b) == (whole.val_a, whole.val_b)
+        previous = patients
+    assert previous == patients_on(images, whole.train)
+
+
+def test_the_first_train_patients_have_the_classes_shares() -> None:
+    images = images_of([[1] * 250, [1] * 750])
+
+    split = split_by_patient(images, SplitSettings(), 100)
+
+    assert Counter(images[position].label for position in split.train) == {0: 25, 1: 75}
+
+
+def test_more_train_patients_than_there_are_are_refused() -> None:
+    images = images_of([[1] * 10, [1] * 10])
+
+    with pytest.raises(DataError, match="17 patients are asked for, and the train side has 16"):
+        split_by_patient(images, SplitSettings(), 17)
+
+
+def test_train_patients_that_do_not_hold_every_class_are_refused() -> None:
+    images = images_of([[1] * 10, [1] * 100])
+
+    with pytest.raises(DataError, match=r"do not hold every class\n  fix: ask for at least [56]"):
+        split_by_patient(images, SplitSettings(), 1)
+
+
+def test_a_class_of_two_patients_is_refused_with_its_numbers() -> None:
+    images = images_of([[5, 5], [1] * 10])
+
+    with pytest.raises(DataError, match=r"the class of 0/0-0\.png has 2 patients: none for val-A and val-B"):
+        split_by_patient(images, SplitSettings())
+
+
+def test_patients_who_have_images_of_both_classes_stay_whole() -> None:
+    """Healthy and ill images of one person, as follow-up sets have them."""
+    images = [image_of(f"{i}-{label}.png", label, f"p{i}") for i in range(20) for label in (0, 1)]
+
+    split = split_by_patient(images, SplitSettings())
+
+    assert [len(side) for side in sides(split)] == [32, 4, 4]
+    assert all({images[position].label for position in side} == {0, 1} for side in sides(split))

@@ -1,0 +1,170 @@
+"""What is in a data folder, before anything is trained: counts, patients, duplicates, broken files, and shortcuts.
+
+The shortcut baseline says how far a classifier gets without looking at a lung: a logistic regression on width, height,
+aspect ratio and mean grey. Scores of a real classifier have to be read against it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import PurePosixPath
+from statistics import median
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from xraytune.config.settings import DataSettings
+from xraytune.data.index import ImageFile, ImageIndex, read_index
+from xraytune.data.pixels import BrokenImage, decode_images
+from xraytune.records import Json, Progress, ignore_progress
+
+_FOLDS = 5
+_SMALL_PX = 32
+"""Side at which images are decoded for their mean grey."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspection:
+    """What `inspect_folder` found. The test part is counted and compared by hash, never decoded.
+
+    Attributes:
+        class_names: In the order of the labels.
+        positive: The class that sensitivity is about.
+        images: Part (train, val, test) -> class -> images; one folder without parts is all train.
+        patients: Training patients of each class.
+        images_per_patient: Fewest, median and most in the training part.
+        width_px: Narrowest and widest training image, by the files' headers.
+        height_px: Lowest and highest.
+        duplicates: Groups of training files with the same bytes, sorted.
+        broken: Training files that do not decode.
+        shortcut_auroc: Cross-validated by patient, of a logistic regression on size and mean grey; three or more
+            classes: macro one-vs-rest.
+        shortcut: What `shortcut_auroc` means, in a sentence.
+        warnings: Of the index.
+    """
+
+    class_names: tuple[str, ...]
+    positive: str
+    images: dict[str, dict[str, int]]
+    patients: dict[str, int]
+    images_per_patient: tuple[int, float, int]
+    width_px: tuple[int, int]
+    height_px: tuple[int, int]
+    duplicates: tuple[tuple[str, ...], ...]
+    broken: tuple[BrokenImage, ...]
+    shortcut_auroc: float | None
+    shortcut: str
+    warnings: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Json]:
+        """The record as JSON values."""
+        return asdict(self)
+
+
+def inspect_folder(settings: DataSettings, *, workers: int = 1, on_progress: Progress = ignore_progress) -> Inspection:
+    """Look at the folder of `settings`; every training image is decoded once, small.
+
+    Raises:
+        DataError: What `read_index` refuses. Broken images are no reason: they are listed.
+    """
+    index = read_index(settings, on_progress=on_progress)
+    files = [image.file for image in index.images]
+    decoded = list(decode_images(index.root, files, _SMALL_PX, workers=workers, on_progress=on_progress))
+    usable = [
+        (image, float(pixels.mean()))
+        for image, pixels in zip(index.images, decoded, strict=True)
+        if not isinstance(pixels, BrokenImage)
+    ]
+    auroc = shortcut_auroc([image for image, _ in usable], [grey for _, grey in usable])
+    sized = [image for image in index.images if image.width_px] or list(index.images)
+    per_patient = Counter(image.patient for image in index.images).values()
+    return Inspection(
+        class_names=index.class_names,
+        positive=index.class_names[index.positive],
+        images=_counts(index),
+        patients={
+            name: len({image.patient for image in index.images if image.label == label})
+            for label, name in enumerate(index.class_names)
+        },
+        images_per_patient=(min(per_patient), float(median(per_patient)), max(per_patient)),
+        width_px=(min(image.width_px for image in sized), max(image.width_px for image in sized)),
+        height_px=(min(image.height_px for image in sized), max(image.height_px for image in sized)),
+        duplicates=_duplicates(index.images),
+        broken=tuple(image for image in decoded if isinstance(image, BrokenImage)),
+        shortcut_auroc=auroc,
+        shortcut=_shortcut_in_words(auroc),
+        warnings=index.warnings,
+    )
+
+
+def shortcut_auroc(images: Sequence[ImageFile], mean_greys: Sequence[float]) -> float | None:
+    """AUROC of a logistic regression on width, height, aspect ratio and mean grey, out of fold, by patient.
+
+    Args:
+        images: With sizes above 0.
+        mean_greys: One for each image, 0 to 255.
+
+    Returns:
+        The mean over up to five folds; None when a class has images of fewer than two patients.
+    """
+    labels = np.array([image.label for image in images])
+    patients = np.array([image.patient for image in images])
+    fewest = min((len(set(patients[labels == label])) for label in set(labels.tolist())), default=0)
+    if len(set(labels.tolist())) < 2 or fewest < 2:
+        return None
+    features = np.array(
+        [
+            (image.width_px, image.height_px, image.width_px / image.height_px, grey)
+            for image, grey in zip(images, mean_greys, strict=True)
+        ]
+    )
+    folds = StratifiedGroupKFold(min(_FOLDS, fewest), shuffle=True, random_state=0).split(features, labels, patients)
+    scores = [_fold_auroc(features, labels, train, held_out) for train, held_out in folds]
+    defined = [score for score in scores if score is not None]
+    return float(np.mean(defined)) if defined else None
+
+
+def _fold_auroc(
+    features: NDArray[np.float64], labels: NDArray[np.int64], train: NDArray[np.int64], held_out: NDArray[np.int64]
+) -> float | None:
+    """None when a class is missing on a side, as happens with a handful of patients."""
+    if not set(labels.tolist()) == set(labels[train].tolist()) == set(labels[held_out].tolist()):
+        return None
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    shares = model.fit(features[train], labels[train]).predict_proba(features[held_out])
+    if shares.shape[1] == 2:
+        return float(roc_auc_score(labels[held_out], shares[:, 1]))
+    return float(roc_auc_score(labels[held_out], shares, multi_class="ovr", average="macro"))
+
+
+def _shortcut_in_words(auroc: float | None) -> str:
+    if auroc is None:
+        return "Too few patients to say how far image size and mean grey alone would get."
+    start = f"Image size and mean grey alone tell the classes apart with an AUROC of {auroc:.2f}"
+    if auroc < 0.6:
+        return f"{start}: no shortcut to speak of."
+    return f"{start}: a classifier can score that much without looking at a lung."
+
+
+def _counts(index: ImageIndex) -> dict[str, dict[str, int]]:
+    counts: dict[str, dict[str, int]] = {}
+    for image in (*index.images, *index.test):
+        part = PurePosixPath(image.file).parts[0].casefold()
+        of_part = counts.setdefault(part if part in {"val", "test"} else "train", dict.fromkeys(index.class_names, 0))
+        of_part[index.class_names[image.label]] += 1
+    return counts
+
+
+def _duplicates(images: Sequence[ImageFile]) -> tuple[tuple[str, ...], ...]:
+    by_content: dict[str, list[str]] = defaultdict(list)
+    for image in images:
+        if image.width_px:
+            by_content[image.sha256].append(image.file)
+    return tuple(sorted(tuple(files) for files in by_content.values() if len(files) > 1))
