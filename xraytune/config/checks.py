@@ -7,25 +7,27 @@ different points are different trials.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from graphlib import CycleError, TopologicalSorter
 
 from pydantic import ValidationError
 
 from xraytune.config.conditions import join_conditions
+from xraytune.config.document import Document, Problems
 from xraytune.config.domains import Choices
 from xraytune.config.fields import RULES_READ, USED_ONLY_BY, parameter_fields, parameters_from
 from xraytune.config.grammar import ROOT, Declaration
-from xraytune.config.space import Condition, ParameterSpec, Point, walk
+from xraytune.config.space import Condition, ParameterSpec, Point, corner_points, family_of
 from xraytune.config.words import explain
-from xraytune.config.yaml_lines import Document, Problems
+
+_EXPLAINED_COMBINATIONS = 50
 
 
 def complete_specs(
     declared: Mapping[str, Declaration], document: Document, problems: Problems
 ) -> tuple[ParameterSpec, ...]:
-    """All specs of the space, parents first; those of the document alone when conditions go round in a circle."""
+    """All specs of the space, parents first; none when conditions go round in a circle."""
     written = {name: declaration.spec for name, declaration in declared.items() if declaration.spec}
     specs = {
         name: written.get(name) or ParameterSpec(name=name, domain=Choices((field.default,)))
@@ -77,32 +79,8 @@ def _parents_first(
     return tuple(ordered.values())
 
 
-def _family(names: Iterable[str], specs: Mapping[str, ParameterSpec]) -> set[str]:
-    """The parameters and all that they depend on."""
-    family: set[str] = set()
-    waiting = list(names)
-    while waiting:
-        name = waiting.pop()
-        if name not in family:
-            family.add(name)
-            waiting += [condition.parameter for condition in specs[name].when] if name in specs else []
-    return family
-
-
-def _corner_points(names: Iterable[str], ordered: Sequence[ParameterSpec]) -> Iterator[Point]:
-    """Points of some parameters and their family in which every condition on them is met both ways."""
-    family = _family(names, {spec.name: spec for spec in ordered})
-    cuts: dict[str, list[float]] = {}
-    for condition in (condition for spec in ordered for condition in spec.when):
-        numbers = [value for value in condition.one_of or () if isinstance(value, int | float)]
-        cuts.setdefault(condition.parameter, []).extend([*numbers, *(limit for _, limit in condition.limits)])
-    return walk(
-        [spec for spec in ordered if spec.name in family], lambda spec: spec.domain.corners(cuts.get(spec.name, ()))
-    )
-
-
 def _can_count(spec: ParameterSpec, ordered: Sequence[ParameterSpec]) -> bool:
-    return not spec.when or any(spec.name in point for point in _corner_points([spec.name], ordered))
+    return not spec.when or any(spec.name in point for point in corner_points(ordered, [spec.name]))
 
 
 def _refuse_impossible(
@@ -115,21 +93,15 @@ def _refuse_impossible(
     """Refuse a condition that a person wrote and that never holds, unless a command-line option made it so."""
     declaration = declared[spec.name]
     written = declaration.spec.when if declaration.spec else ()
-    family = _family([condition.parameter for condition in written], specs)
+    family = family_of([condition.parameter for condition in written], specs)
     known = [declared[name] for name in family if name in declared]
     if any(one.spec is None or document.place(one.path).is_on_command_line for one in known):
         return
     if written:
-        words = " and ".join(map(str, written))
-        what = f"when: {words}: this never holds in this space"
-        allowed = "; ".join(_domain_words(condition.parameter, specs) for condition in written)
-        problems.add(declaration.when_path, what, allowed)
-
-
-def _domain_words(name: str, specs: Mapping[str, ParameterSpec]) -> str:
-    if name not in specs:
-        return f"{name} is not in the space"
-    return f"{name} is {specs[name].domain} in this space" + ("" if name in specs else " by default")
+        parents = [condition.parameter for condition in written]
+        domains = [f"{name} is {specs[name].domain if name in specs else 'not given'}" for name in parents]
+        what = f"when: {' and '.join(map(str, written))}: this never holds, for {' and '.join(domains)} in this space"
+        problems.add(declaration.when_path, what, f"change the condition, or the values of {' and '.join(parents)}")
 
 
 def refuse_equality_on_ranges(
@@ -148,39 +120,33 @@ def refuse_equality_on_ranges(
 def check_rules(specs: Sequence[ParameterSpec], declared: Mapping[str, Declaration], problems: Problems) -> None:
     """Try each combination that the rules of `Parameters` read; a range is tried at its ends."""
     for group in RULES_READ:
+        passing: list[Point] = []
         failing: dict[str, list[tuple[str, Point]]] = {}
-        points = list(_corner_points(group, specs))
-        for point in points:
+        for point in corner_points(specs, group):
             try:
                 parameters_from(point)
+                passing.append(point)
             except ValidationError as error:
                 what, fix = explain("parameters", error.errors()[0])
                 failing.setdefault(fix, []).append((what, point))
         for fix, failures in failing.items():
-            _report_rule(fix, failures, points, declared, problems)
+            blamed = [(what, point, _blame(point, passing)) for what, point in failures[:_EXPLAINED_COMBINATIONS]]
+            what, point, names = max(blamed, key=lambda one: len(one[2]))
+            unsaid = [f"{name} is {point[name]}" for name in names if f"{name}:" not in what]
+            where = f" where {' and '.join(unsaid)}" if unsaid else ""
+            name = what.partition(":")[0]
+            path = declared[name].path if name in declared else ROOT
+            problems.add(path, what + where, f"{fix}, or keep the values apart with when:" if names else fix)
 
 
-def _report_rule(
-    fix: str,
-    failures: Sequence[tuple[str, Point]],
-    points: Sequence[Point],
-    declared: Mapping[str, Declaration],
-    problems: Problems,
-) -> None:
-    what, point = failures[0]
-    decisive = [
-        name
-        for name in point
-        if {failed.get(name, _ABSENT) for _, failed in failures} != {any_.get(name, _ABSENT) for any_ in points}
-    ]
-    unsaid = [f"{name} is {point[name]}" for name in decisive if f"{name}:" not in what]
-    where = f" where {' and '.join(unsaid)}" if unsaid else ""
-    apart = ", or keep the values apart with when:" if decisive else ""
-    name = what.partition(":")[0]
-    problems.add(declared[name].path if name in declared else ROOT, f"{what}{where}", f"{fix}{apart}")
-
-
-_ABSENT = "(left out)"
+def _blame(failed: Point, passing: Sequence[Point]) -> list[str]:
+    """The parameters of a point that cannot run of which another value, alone, would do."""
+    blamed = set()
+    for point in passing:
+        different = [name for name in failed.keys() & point.keys() if failed[name] != point[name]]
+        if len(different) == 1:
+            blamed.add(different[0])
+    return [name for name in failed if name in blamed]
 
 
 def check_grid(specs: Iterable[ParameterSpec], declared: Mapping[str, Declaration], problems: Problems) -> None:

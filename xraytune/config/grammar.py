@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from xraytune.config.conditions import join_conditions, read_value, read_when
+from xraytune.config.document import Document, KeyPath, Problems
 from xraytune.config.domains import Choices, Domain, FloatRange, IntRange, Value
 from xraytune.config.fields import BLOCKS, ParameterField, parameter_fields
 from xraytune.config.space import ParameterSpec
 from xraytune.config.words import nearest, shown
-from xraytune.config.yaml_lines import Document, KeyPath, Problems
 from xraytune.records import Json
 
 ROOT: KeyPath = ("parameters",)
@@ -68,8 +68,11 @@ def read_parameters(document: Document, problems: Problems) -> dict[str, Declara
         when_paths = [
             (*place, "when") for place in dict.fromkeys((path, block_path)) if (*place, "when") in document.places
         ]
-        when = [condition for place in when_paths for condition in read_when(document, problems, place)]
-        spec = ParameterSpec(name=name, domain=domain, when=join_conditions(*when)) if domain else None
+        whens = [read_when(document, problems, place) for place in when_paths]
+        when = [condition for conditions in whens for condition in conditions or ()]
+        spec = None
+        if domain is not None and None not in whens:
+            spec = ParameterSpec(name=name, domain=domain, when=join_conditions(*when))
         declared[name] = Declaration(spec=spec, path=path, when_path=(*when_paths, path)[0])
     return declared
 
@@ -89,7 +92,7 @@ def _named_specs(document: Document, problems: Problems) -> Iterator[tuple[str, 
         elif name in BLOCKS:
             yield from _block_specs(document, problems, name)
         else:
-            problems.add(path, f"parameters: unknown parameter '{name}'", nearest(name, parameter_fields()))
+            problems.add(path, f"unknown parameter '{name}'", nearest(name, parameter_fields()))
 
 
 def _block_specs(document: Document, problems: Problems, block: str) -> Iterator[tuple[str, KeyPath, KeyPath]]:
@@ -125,12 +128,8 @@ class _DomainReader:
     def read(self) -> Domain | None:
         """The domain, or None when there was a problem with it."""
         content = self.document.get(self.path)
-        name = self.field.name
         if not isinstance(content, dict):
-            shape = f"[{', '.join(map(str, content))}]" if isinstance(content, list) else content
-            key = "values" if isinstance(content, list) else "value"
-            fix = f"write {self._key}: {{{key}: {'...' if content is None else shape}}}"
-            self.problems.add(self.path, f"{name}: {shown(content)} does not say what it may be", fix)
+            self.problems.add(self.path, *self._not_a_spec(content))
             return None
         if not self._keys_are_known(content):
             return None
@@ -143,9 +142,13 @@ class _DomainReader:
             return None
         return self._range(content) if ways[0] == "min" else self._choices(content, ways[0])
 
-    @property
-    def _key(self) -> str:
-        return str(self.path[-1])
+    def _not_a_spec(self, content: Json) -> tuple[str, str]:
+        key = self.path[-1]
+        if content is None:
+            return f"{self.field.name}: is empty", f"write {key}: {{value: ...}}"
+        if isinstance(content, list):
+            return f"{self.field.name}: a list says no values", f"write {key}: {{values: [...]}}"
+        return f"{self.field.name}: {shown(content)} stands alone", f"write {key}: {{value: {shown(content)}}}"
 
     def _add(self, key: str, what: str, fix: str) -> None:
         self.problems.add((*self.path, key) if key else self.path, f"{self.field.name}: {what}", fix)
@@ -214,8 +217,8 @@ class _DomainReader:
 
     def _range(self, content: dict[str, Json]) -> Domain | None:
         if self.field.kind not in ("integer", "number"):
-            known = f" from: {', '.join(map(shown, self.field.choices))}" if self.field.choices else ""
-            self._add("min", "has no order, so min and max mean nothing", f"write values: [...]{known}")
+            listed = ", ".join(shown(choice).strip("'") for choice in self.field.choices) or "..."
+            self._add("min", "has no order, so min and max mean nothing", f"write values: [{listed}]")
             return None
         if missing := [bound for bound in ("min", "max") if bound not in content]:
             self._add("", f"has no {missing[0]}", f"write {missing[0]}: too")

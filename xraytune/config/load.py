@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from xraytune.config.checks import check_grid, check_rules, complete_specs, refuse_equality_on_ranges
+from xraytune.config.document import Problems
 from xraytune.config.domains import Choices
 from xraytune.config.fields import flat_values, parameters_from
 from xraytune.config.grammar import read_parameters
@@ -20,8 +21,8 @@ from xraytune.config.read_settings import read_settings
 from xraytune.config.resolved import absolute_path, is_path, parameters_content, relative_value, settings_content
 from xraytune.config.settings import Experiment, Settings
 from xraytune.config.space import Point, Space
-from xraytune.config.start import read_start_from
-from xraytune.config.yaml_lines import Problems, read_document, write_yaml
+from xraytune.config.start import read_start_rows, start_point
+from xraytune.config.yaml_lines import read_document, write_yaml
 from xraytune.records import Json
 
 
@@ -47,13 +48,13 @@ def load_space(
     settings = read_settings(document, problems)
     declared = read_parameters(document, problems)
     specs = complete_specs(declared, document, problems)
+    rows = read_start_rows(document, problems)
     start_from: tuple[Point, ...] = ()
-    if all(declaration.spec for declaration in declared.values()):
-        start_from = read_start_from(document, specs, problems)
+    if specs and all(declaration.spec for declaration in declared.values()):
+        start_from = tuple(start_point(row, specs, document, problems) for row in rows)
         refuse_equality_on_ranges(specs, declared, problems)
         if document.get(("sampler", "name")) == "grid":
             check_grid(specs, declared, problems)
-    if not problems:
         check_rules(specs, declared, problems)
     problems.raise_all()
     assert settings is not None

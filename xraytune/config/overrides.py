@@ -7,31 +7,28 @@ is wrong with it is found and told like anything else.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from xraytune.config.document import Document, KeyPath, Place, Trap
 from xraytune.config.fields import BLOCKS, parameter_fields
 from xraytune.config.grammar import SPEC_KEYS, path_of
 from xraytune.config.read_settings import BESIDE_SETTINGS
 from xraytune.config.settings import Settings
 from xraytune.config.words import nearest
-from xraytune.config.yaml_lines import Document, KeyPath, Place, parse_yaml
+from xraytune.config.yaml_lines import parse_yaml
 from xraytune.errors import ConfigError, Problem
 
 
 def apply_overrides(document: Document, overrides: Sequence[str]) -> Document:
-    """The document with each `key=value` of `--set`, the last one winning.
-
-    Raises:
-        ConfigError: An override is no `key=value`, its key names nothing, or its value is not YAML.
-    """
-    wrong: list[Problem] = []
+    """The document with each `key=value` of `--set`, the last one winning; a wrong one becomes a trap."""
     for rank, override in enumerate(overrides, 1):
         try:
             document = _applied(document, override, rank)
         except ConfigError as error:
-            wrong += error.problems
-    if wrong:
-        raise ConfigError(*wrong)
+            place = Place(where=_where(override), order=(rank, 1, 0))
+            traps = [Trap(path=(_where(override),), place=place, what=one.what, fix=one.fix) for one in error.problems]
+            document = replace(document, traps=(*document.traps, *traps))
     return document
 
 
@@ -46,18 +43,21 @@ def apply_paths(document: Document, paths: dict[KeyPath, tuple[str, Path | None]
 
 
 def _applied(document: Document, override: str, rank: int) -> Document:
-    where = f"--set {override}"
     key, equals, text = override.partition("=")
     if not equals:
-        raise ConfigError(Problem("not key=value", where, f"write --set {key or 'lr'}=VALUE"))
-    value = parse_yaml(text, lambda _: where, rank=rank)
-    path = _path(document, key.strip(), where)
+        raise ConfigError(Problem("not key=value", fix=f"write --set {key or 'lr'}=VALUE"))
+    value = parse_yaml(text, lambda _: _where(override), rank=rank)
+    path = _path(document, key.strip())
     if path[0] != "parameters":
         return document.grafted(path, value)
     return _with_parameter(document, path, value)
 
 
-def _path(document: Document, key: str, where: str) -> KeyPath:
+def _where(override: str) -> str:
+    return f"--set {override}"
+
+
+def _path(document: Document, key: str) -> KeyPath:
     if key in parameter_fields():
         return path_of(document, key)
     first = key.partition(".")[0]
@@ -65,9 +65,9 @@ def _path(document: Document, key: str, where: str) -> KeyPath:
         return tuple(key.split("."))
     names = [name for name in parameter_fields() if name.startswith(f"{key}.")]
     if key in BLOCKS:
-        raise ConfigError(Problem(f"{key} is a block of parameters", where, f"set one of: {', '.join(names)}"))
+        raise ConfigError(Problem(f"{key} is a block of parameters", fix=f"set one of: {', '.join(names)}"))
     known = [*parameter_fields(), *Settings.model_fields]
-    raise ConfigError(Problem(f"unknown key '{key}'", where, nearest(key, known, "give a parameter or a setting")))
+    raise ConfigError(Problem(f"unknown key '{key}'", fix=nearest(key, known, "give a parameter or a setting")))
 
 
 def _with_parameter(document: Document, path: KeyPath, value: Document) -> Document:

@@ -11,11 +11,11 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from xraytune.config.document import Document, KeyPath, Problems, dotted
 from xraytune.config.fields import parameter_fields
 from xraytune.config.resolved import absolute_path
 from xraytune.config.settings import OBJECTIVE_METRIC, Model, Settings
 from xraytune.config.words import explain, nearest, shown
-from xraytune.config.yaml_lines import Document, KeyPath, Problems, dotted
 
 BESIDE_SETTINGS = ("parameters", "start_from")
 PATHS: tuple[tuple[str, ...], ...] = (("data", "path"), ("weights_dir",))
@@ -45,10 +45,10 @@ def read_settings(document: Document, problems: Problems) -> Settings | None:
     content: dict[str, Any] = copy.deepcopy(document.content)
     for key in BESIDE_SETTINGS:
         content.pop(key, None)
-    for path in PATHS:
-        holder = content.get(path[0]) if len(path) == 2 else content
-        if isinstance(holder, dict) and isinstance(holder.get(path[-1]), str):
-            holder[path[-1]] = absolute_path(holder[path[-1]], document.folder(path))
+    for keys in PATHS:
+        holder = content.get(keys[0]) if len(keys) == 2 else content
+        if isinstance(holder, dict) and isinstance(holder.get(keys[-1]), str):
+            holder[keys[-1]] = absolute_path(holder[keys[-1]], document.folder(keys))
     try:
         return Settings.model_validate_json(json.dumps(content))
     except ValidationError as error:
@@ -83,6 +83,10 @@ def _explained(path: KeyPath, errors: Sequence[ErrorDetails]) -> tuple[str, str]
     if path == ("objective", "metric") and "test" in str(value):
         fix = f"write {OBJECTIVE_METRIC}; only evaluate opens the test folder"
         return f"{name}: {shown(value)} would choose the model by its test images", fix
+    if kinds == {"model_type"}:
+        *_, holder = _models((*path, ""))
+        example = next(iter(holder.model_fields)) if holder else "key"
+        return f"{name}: {shown(value)} is not a mapping", f"write {name}: {{{example}: ...}}"
     choices = _choices(path)
     if len(errors) == 1:
         return explain(name, errors[0], choices)

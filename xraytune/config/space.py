@@ -7,7 +7,7 @@ so that its default applies. Each point of a space is a different trial: what a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -150,23 +150,14 @@ class Space:
             what = f"sampler: grid cannot list the values of {', '.join(endless)}"
             raise ConfigError(Problem(what, self.settings.name, "give step: or values:"))
         searched = set(self.searched)
-        for point in walk(self.specs, lambda spec: spec.domain.points() or ()):
-            yield {name: value for name, value in point.items() if name in searched}
+        points = walk(self.specs, lambda spec: spec.domain.points() or ())
+        return ({name: value for name, value in point.items() if name in searched} for point in points)
 
     def combinations(self, *names: str) -> tuple[tuple[Value, ...], ...]:
         """The combinations of values of some parameters that trials may have; of a range, its bounds."""
-        conditions = {spec.name: [condition.parameter for condition in spec.when] for spec in self.specs}
-        family, waiting = set[str](), list(names)
-        while waiting:
-            name = waiting.pop()
-            family.add(name)
-            waiting += conditions[name]
-        specs = [spec for spec in self.specs if spec.name in family]
-        found = {
-            tuple(point.get(name) for name in names): None
-            for point in walk(specs, lambda spec: spec.domain.corners(()))
-        }
-        return tuple(found)
+        return tuple(
+            dict.fromkeys(tuple(point.get(name) for name in names) for point in corner_points(self.specs, names))
+        )
 
     def identity(self) -> dict[str, Json]:
         """All that makes this the space it is, as plain JSON: equal identities may share a study.
@@ -215,3 +206,26 @@ def walk(specs: Iterable[ParameterSpec], values: Callable[[ParameterSpec], Itera
             yield from extend({**point, spec.name: value}, index + 1)
 
     return extend({}, 0)
+
+
+def family_of(names: Iterable[str], specs: Mapping[str, ParameterSpec]) -> set[str]:
+    """The parameters and all that they depend on, those included that the specs do not know."""
+    family: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name not in family:
+            family.add(name)
+            waiting += [condition.parameter for condition in specs[name].when] if name in specs else []
+    return family
+
+
+def corner_points(specs: Sequence[ParameterSpec], names: Iterable[str]) -> Iterator[Point]:
+    """Points of some parameters and their family: all choices, the ends of ranges, and each condition met both ways."""
+    family = family_of(names, {spec.name: spec for spec in specs})
+    cuts: dict[str, list[float]] = {}
+    for condition in (condition for spec in specs for condition in spec.when):
+        numbers = [value for value in condition.one_of or () if isinstance(value, int | float)]
+        cuts.setdefault(condition.parameter, []).extend([*numbers, *(limit for _, limit in condition.limits)])
+    relevant = [spec for spec in specs if spec.name in family]
+    return walk(relevant, lambda spec: spec.domain.corners(cuts.get(spec.name, ())))

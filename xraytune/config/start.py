@@ -2,50 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from xraytune.config.conditions import read_value
+from xraytune.config.document import Document, KeyPath, Problems
 from xraytune.config.domains import Value
 from xraytune.config.fields import BLOCKS, parameter_fields
 from xraytune.config.grammar import path_of
 from xraytune.config.space import ParameterSpec, Point
 from xraytune.config.words import nearest, shown
-from xraytune.config.yaml_lines import Document, KeyPath, Problems
 from xraytune.records import Json
 
 ROOT: KeyPath = ("start_from",)
 
 
-def read_start_from(document: Document, specs: Sequence[ParameterSpec], problems: Problems) -> tuple[Point, ...]:
-    """The points, each with the values of open parameters alone; what a row leaves open, the sampler chooses."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartRow:
+    """One row as it is written: values in their parameters' types, and where each stands."""
+
+    point: Point
+    paths: Mapping[str, KeyPath]
+
+
+def read_start_rows(document: Document, problems: Problems) -> tuple[StartRow, ...]:
+    """The rows of `start_from:` in which each name and each value is right by itself."""
     rows = document.get(ROOT)
     if ROOT not in document.places:
         return ()
     if not isinstance(rows, list):
         problems.add(ROOT, f"start_from: {shown(rows)} is not a list", "write start_from: [{source: none, lr: 1e-4}]")
         return ()
-    return tuple(_read_row(document, specs, problems, (*ROOT, index), row) for index, row in enumerate(rows))
+    read = (_read_row(document, problems, (*ROOT, index), row) for index, row in enumerate(rows))
+    return tuple(row for row in read if row)
 
 
-def _read_row(
-    document: Document, specs: Sequence[ParameterSpec], problems: Problems, path: KeyPath, row: Json
-) -> Point:
+def _read_row(document: Document, problems: Problems, path: KeyPath, row: Json) -> StartRow | None:
+    point: Point = {}
+    paths: dict[str, KeyPath] = {}
     if not isinstance(row, dict):
         problems.add(path, f"start_from: {shown(row)} is not a mapping", "write {source: none, lr: 1e-4}")
-        return {}
-    given: dict[str, KeyPath] = {}
-    point: Point = {}
-    for name, here, value in _flat(row, path, ""):
-        if name not in parameter_fields():
+        return None
+    entries = list(_flat(row, path, ""))
+    for name, here, value in entries:
+        field = parameter_fields().get(name)
+        if field is None:
             problems.add(here, f"start_from: unknown parameter '{name}'", nearest(name, parameter_fields()))
             continue
         try:
-            point[name] = read_value(document, parameter_fields()[name], here, value)
-            given[name] = here
+            point[name] = read_value(document, field, here, value)
+            paths[name] = here
         except ValueError as error:
             what, fix = error.args
             problems.add(here, f"start_from: {what}", fix)
-    return _checked(point, given, document, specs, problems)
+    return StartRow(point=point, paths=paths) if len(point) == len(entries) else None
 
 
 def _flat(row: dict[str, Json], path: KeyPath, prefix: str) -> Iterator[tuple[str, KeyPath, Json]]:
@@ -56,29 +66,30 @@ def _flat(row: dict[str, Json], path: KeyPath, prefix: str) -> Iterator[tuple[st
             yield prefix + key, (*path, key), value
 
 
-def _checked(
-    point: Point, given: dict[str, KeyPath], document: Document, specs: Sequence[ParameterSpec], problems: Problems
-) -> Point:
-    """The open parameters' values of a row that lies in the space; problems, parents before children, if it does not."""
+def start_point(row: StartRow, specs: Sequence[ParameterSpec], document: Document, problems: Problems) -> Point:
+    """A row as a point of the space: the values of open parameters alone; what it leaves open, the sampler chooses."""
     known: Point = {}
     undecided: set[str] = set()
-    """Parameters that the row leaves to the sampler, or gives wrongly."""
+    refused: set[str] = set()
     for spec in specs:
+        if any(condition.parameter in refused for condition in spec.when):
+            refused.add(spec.name)
+            continue
         waits_for = [condition.parameter for condition in spec.when if condition.parameter in undecided]
-        if spec.name in given:
-            refusal = _refusal(spec, point[spec.name], known, waits_for, document)
+        if spec.name in row.point:
+            refusal = _refusal(spec, row.point[spec.name], known, waits_for, document)
             if refusal is None:
-                known[spec.name] = point[spec.name]
+                known[spec.name] = row.point[spec.name]
             else:
                 what, fix = refusal
-                problems.add(given[spec.name], f"start_from: {what}", fix)
-                undecided.add(spec.name)
+                problems.add(row.paths[spec.name], f"start_from: {what}", fix)
+                refused.add(spec.name)
         elif waits_for or (spec.domain.is_open and spec.counts_at(known)):
             undecided.add(spec.name)
         elif spec.counts_at(known):
             (known[spec.name],) = spec.domain.corners(())
-    for name in given.keys() - {spec.name for spec in specs}:
-        problems.add(given[name], f"start_from: {name} never counts in this space", f"remove {name}")
+    for name in row.point.keys() - {spec.name for spec in specs}:
+        problems.add(row.paths[name], f"start_from: {name} never counts in this space", f"remove {name}")
     return {spec.name: known[spec.name] for spec in specs if spec.name in known and spec.domain.is_open}
 
 
@@ -87,7 +98,7 @@ def _refusal(
 ) -> tuple[str, str] | None:
     """Why a row may not give this value, and the fix; None: it may."""
     if waits_for:
-        return f"{spec.name} counts or not depending on {waits_for[0]}", f"give {waits_for[0]} a value in this row"
+        return f"whether {spec.name} counts depends on {waits_for[0]}", f"give {waits_for[0]} in this row too"
     if not spec.counts_at(known):
         return f"{spec.name} counts only where {' and '.join(map(str, spec.when))}", f"remove {spec.name}"
     if spec.domain.contains(value):

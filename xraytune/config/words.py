@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 _COMPARISONS = {
-    "greater_than": ("gt", "greater than"),
-    "greater_than_equal": ("ge", "at least"),
-    "less_than": ("lt", "less than"),
-    "less_than_equal": ("le", "at most"),
+    "greater_than": ("gt", "a number above {:g}"),
+    "greater_than_equal": ("ge", "{:g} or more"),
+    "less_than": ("lt", "a number below {:g}"),
+    "less_than_equal": ("le", "{:g} or less"),
 }
 
 
@@ -27,7 +27,7 @@ def nearest(word: object, known: Iterable[str], otherwise: str = "") -> str:
     close = difflib.get_close_matches(str(word).lower(), by_lower, n=1, cutoff=0.6)
     if close:
         return f"did you mean '{by_lower[close[0]]}'?"
-    return otherwise or f"use one of: {', '.join(names)}"
+    return otherwise or (f"write {names[0]}" if len(names) == 1 else f"use one of: {', '.join(names)}")
 
 
 def shown(value: object) -> str:
@@ -56,8 +56,8 @@ def explain(name: str, error: ErrorDetails, choices: tuple[Any, ...] = ()) -> tu
         return f"{name}: is empty", "write a value, or remove the line"
     if kind in _COMPARISONS:
         bound, words = _COMPARISONS[kind]
-        limit = context[bound]
-        return f"{name}: {shown(value)} must be {words} {limit:g}", f"write a number {words} {limit:g}"
+        allowed = words.format(context[bound])
+        return f"{name}: {shown(value)} is out of bounds", f"write {allowed}"
     if kind == "value_error":
         what, _, fix = str(context["error"]).partition("; ")
         return what, fix
@@ -85,6 +85,4 @@ def _explain_type(name: str, kind: str, value: Any) -> tuple[str, str] | None:
         case "string_pattern_mismatch":
             fix = "use up to 64 letters, digits, '.', '_' and '-', a letter or digit first"
             return f"{name}: {shown(value)} cannot be a folder's name on every machine", fix
-        case "model_type" | "dict_type" | "model_attributes_type":
-            return f"{name}: {shown(value)} is not a mapping", f"write {name}: {{key: value}}"
     return None
