@@ -93,6 +93,13 @@ def test_the_fractions_are_exact_where_patients_have_one_image() -> None:
     ]
 
 
+def test_one_patient_more_is_taken_where_that_comes_nearer() -> None:
+    """A tenth of 102 images is 10.2; patients of 6 images give 6 or 12."""
+    split = split_by_patient(images_of([[6] * 17]), SplitSettings(val_a=0.1, val_b=0.05))
+
+    assert [len(side) for side in sides(split)] == [84, 12, 6]
+
+
 @given(sizes=group_sizes, settings=split_settings, shuffling=st.randoms(use_true_random=False))
 def test_the_order_of_the_images_does_not_matter(
     sizes: GroupSizes, settings: SplitSettings, shuffling: random.Random
