@@ -1,0 +1,102 @@
+"""Real and synthetic images reach the network at one size and in one band."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from xraytune.classifier.inputs import InputFormat, input_format, normalise, to_unit
+from xraytune.config.settings import Parameters
+from xraytune.seeding import derive_seed
+
+
+def format_of(image_size_px: int, bandwidth_px: int | None = None) -> InputFormat:
+    return InputFormat(image_size_px=image_size_px, bandwidth_px=bandwidth_px, mean=(0.5,), std=(0.25,))
+
+
+def noise(image_count: int, size_px: int, purpose: str = "noise") -> Tensor:
+    """White noise: energy in every band."""
+    generator = torch.Generator().manual_seed(derive_seed(1, purpose))
+    return torch.randint(0, 256, (image_count, size_px, size_px), generator=generator, dtype=torch.uint8)
+
+
+def energy_above(images: Tensor, cycles: int) -> float:
+    """Share of the energy (mean grey left out) in waves of more than `cycles` periods a side."""
+    spectrum = torch.fft.fft2(images.double() - images.double().mean(dim=(2, 3), keepdim=True)).abs() ** 2
+    frequency = torch.from_numpy(np.abs(np.fft.fftfreq(images.shape[3], 1 / images.shape[3])))
+    is_above = torch.maximum(frequency[:, None], frequency[None, :]) > cycles
+    return float(spectrum[..., is_above].sum() / spectrum.sum())
+
+
+def test_an_image_of_the_right_size_is_only_divided_by_255() -> None:
+    pixels = noise(2, 32)
+
+    assert torch.equal(to_unit(pixels, format_of(32)), pixels[:, None].float() / 255)
+
+
+@pytest.mark.parametrize("size_px", [16, 32, 50, 128])
+@pytest.mark.parametrize("bandwidth_px", [None, 16])
+def test_every_size_becomes_the_networks_size_within_0_and_1(size_px: int, bandwidth_px: int | None) -> None:
+    images = to_unit(noise(2, size_px), format_of(32, bandwidth_px))
+
+    assert images.shape == (2, 1, 32, 32)
+    assert images.dtype == torch.float32
+    assert 0 <= float(images.min()) < float(images.max()) <= 1
+
+
+def test_real_and_synthetic_images_have_the_same_band() -> None:
+    """What a 64-px GAN cannot draw, waves of more than 32 periods, is gone from the real images too."""
+    real, synthetic = noise(8, 128, "real"), noise(8, 64, "synthetic")
+    matched = format_of(128, 64)
+
+    of_real = energy_above(to_unit(real, matched), 32)
+    of_synthetic = energy_above(to_unit(synthetic, matched), 32)
+    of_real_as_it_is = energy_above(to_unit(real, format_of(128)), 32)
+
+    assert of_real_as_it_is > 0.7
+    assert of_synthetic < 0.1
+    assert of_real < 0.1
+
+
+def test_a_real_image_stored_at_the_gans_size_is_the_same_image_after_matching() -> None:
+    """The band is matched by one operation: scaling the stored small image gives exactly the matched one."""
+    real = noise(4, 128)
+    small = torch.nn.functional.interpolate(
+        real[:, None].float(), size=(64, 64), mode="bilinear", antialias=True
+    ).round()[:, 0]
+
+    matched = to_unit(real, format_of(128, 64))
+
+    assert torch.equal(matched, to_unit(small.to(torch.uint8), format_of(128, 64)))
+
+
+def test_pretrained_backbones_use_imagenets_constants_and_others_the_training_parts() -> None:
+    pretrained = input_format(Parameters(backbone="resnet18"), 128, None, 0.4, 0.2)
+    pretrained_grey = input_format(Parameters(backbone="resnet18", input_channels=1), 128, 64, 0.4, 0.2)
+    untrained = input_format(Parameters(backbone="resnet18", weights="none"), 128, None, 0.4, 0.2)
+
+    assert pretrained.mean == (0.485, 0.456, 0.406)
+    assert pretrained_grey.mean == pytest.approx((0.449,))
+    assert pretrained_grey.std == pytest.approx((0.226,))
+    assert (untrained.mean, untrained.std) == ((0.4, 0.4, 0.4), (0.2, 0.2, 0.2))
+
+
+def test_normalised_images_have_the_formats_channels() -> None:
+    images = torch.rand(2, 1, 8, 8)
+    form = InputFormat(image_size_px=8, bandwidth_px=None, mean=(0.1, 0.2, 0.3), std=(1.0, 0.5, 0.25))
+
+    normalised = normalise(images, form)
+
+    assert normalised.shape == (2, 3, 8, 8)
+    assert normalised.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(normalised[:, 2:], (images - 0.3) / 0.25)
+
+
+def test_a_format_survives_json() -> None:
+    form = input_format(Parameters(), 128, 64, 0.4, 0.2)
+
+    assert InputFormat.from_json(json.loads(json.dumps(form.to_json()))) == form

@@ -1,0 +1,312 @@
+"""The loop: it resumes to the bit, trains what it may, keeps the best, and ends when told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from xraytune.classifier.backbones import build_classifier
+from xraytune.classifier.checkpoint import finished_epochs
+from xraytune.classifier.train import predict_logits, predict_probabilities, train_classifier
+from xraytune.config.settings import Parameters
+from xraytune.errors import ArtifactError, TrialError
+from xraytune.metrics.classification import auroc
+from xraytune.records import Compute, EpochRecord
+from xraytune.seeding import derive_seed, numpy_generator
+
+CPU = Compute(device="cpu", threads=1, precision="float32")
+STEPS_PER_EPOCH = 4
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@dataclass(frozen=True)
+class TinyTask:
+    """Noise images; those of class 1 have a faint bright square."""
+
+    train_images: Tensor
+    train_labels: Tensor
+    val_images: Tensor
+    val_labels: NDArray[np.int64]
+    features_of: Callable[[Tensor], Tensor] = field(default=lambda images: images)
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Eight images of the training part, drawn by the step."""
+        drawn = torch.from_numpy(numpy_generator(1, "batch", step).integers(0, len(self.train_images), 8))
+        return self.features_of(self.train_images[drawn]), self.train_labels[drawn]
+
+    def val_batches(self) -> Iterable[Tensor]:
+        """The validation images, 16 at a time."""
+        return map(self.features_of, torch.split(self.val_images, 16))
+
+
+def tiny_task(features_of: Callable[[Tensor], Tensor] = lambda images: images) -> TinyTask:
+    generator = torch.Generator().manual_seed(derive_seed(1, "tiny task"))
+    images = torch.randn(96, 3, 32, 32, generator=generator)
+    labels = torch.arange(96) % 2
+    images[labels == 1, :, 8:20, 8:20] += 0.8
+    return TinyTask(images[:56], labels[:56], images[56:], labels[56:].numpy(), features_of)
+
+
+def small(**changes: Any) -> Parameters:
+    return Parameters.model_validate({"backbone": "small_cnn", "weights": "none", "lr": 1e-3, **changes})
+
+
+def train(
+    parameters: Parameters,
+    network: nn.Module,
+    folder: Path,
+    *,
+    task: TinyTask | None = None,
+    epochs: int = 3,
+    stop_after: int | None = None,
+    compute: Compute = CPU,
+) -> list[EpochRecord]:
+    task = task or tiny_task()
+    run = train_classifier(
+        parameters,
+        network,
+        batch=task.batch,
+        val_batches=task.val_batches,
+        val_labels=task.val_labels,
+        positive=1,
+        max_epochs=epochs,
+        steps_per_epoch=STEPS_PER_EPOCH,
+        seed=5,
+        compute=compute,
+        checkpoint_dir=folder,
+    )
+    return list(islice(run, stop_after))
+
+
+def without_seconds(records: list[EpochRecord]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in asdict(record).items() if name != "seconds"} for record in records]
+
+
+def state_of(network: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+
+def assert_same_bits(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "plateau"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_two_epochs_and_a_resumed_third_equal_three_to_the_bit(tmp_path: Path, schedule: str, optimizer: str) -> None:
+    parameters = small(schedule=schedule, optimizer=optimizer, dropout=0.3, weight_decay=0.01)
+    unbroken, first, resumed = (build_classifier(parameters, 2, weights=None, seed=seed) for seed in (1, 1, 2))
+
+    all_epochs = train(parameters, unbroken, tmp_path / "unbroken")
+    before = train(parameters, first, tmp_path / "broken", stop_after=2)
+    after = train(parameters, resumed, tmp_path / "broken")
+
+    assert [record.epoch for record in after] == [3]
+    assert without_seconds(before + after) == without_seconds(all_epochs)
+    assert_same_bits(state_of(resumed), state_of(unbroken))
+    assert_same_bits(*(load_file(tmp_path / run / "best.safetensors") for run in ("unbroken", "broken")))
+
+
+def test_plateau_lowers_the_rate_across_a_resume(tmp_path: Path) -> None:
+    """With a rate this small val-A's loss stalls at once, so the rate falls after epoch 4."""
+    parameters = small(schedule="plateau", lr=1e-9, trainable="head", weights="given")
+    network, resumed = (build_classifier(parameters, 2, weights=None, seed=1) for _ in range(2))
+
+    before = train(parameters, network, tmp_path, epochs=6, stop_after=3)
+    after = train(parameters, resumed, tmp_path, epochs=6)
+
+    unbroken = train(parameters, build_classifier(parameters, 2, weights=None, seed=1), tmp_path / "unbroken", epochs=6)
+    assert without_seconds(before + after) == without_seconds(unbroken)
+    assert [record.lr for record in unbroken] == [1e-9] * 4 + [pytest.approx(0.3e-9)] * 2
+
+
+def test_the_checkpoint_is_there_before_the_epoch_is_told(tmp_path: Path) -> None:
+    parameters = small()
+    network = build_classifier(parameters, 2, weights=None, seed=1)
+
+    records = train(parameters, network, tmp_path, stop_after=1)
+
+    assert finished_epochs(tmp_path) == records
+    checkpoint = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert_same_bits(checkpoint["network"], state_of(network))
+
+
+def test_a_finished_run_yields_nothing_more(tmp_path: Path) -> None:
+    parameters = small()
+    network = build_classifier(parameters, 2, weights=None, seed=1)
+    records = train(parameters, network, tmp_path, epochs=2)
+
+    assert train(parameters, network, tmp_path, epochs=2) == []
+    assert finished_epochs(tmp_path) == records
+
+
+def test_training_learns_and_the_best_network_gives_the_best_value_again(tmp_path: Path) -> None:
+    parameters = small()
+    task = tiny_task()
+    network = build_classifier(parameters, 2, weights=None, seed=1)
+
+    records = train(parameters, network, tmp_path, epochs=8)
+
+    values = [record.val_auroc for record in records]
+    assert records[-1].train_loss < records[0].train_loss
+    assert records[-1].best_val_auroc == max(values) > 0.7
+    network.load_state_dict(load_file(tmp_path / "best.safetensors"))
+    probabilities = predict_probabilities(network, task.val_batches(), compute=CPU)
+    assert auroc(task.val_labels, probabilities, positive=1) == max(values)
+
+
+def test_of_equally_good_epochs_the_earliest_is_kept(tmp_path: Path) -> None:
+    """With a rate this small no epoch ranks val-A differently, so the first one's network stays the best."""
+    parameters = small(lr=1e-6, optimizer="sgd", trainable="head", weights="given")
+    network = build_classifier(parameters, 2, weights=None, seed=1)
+
+    train(parameters, network, tmp_path, stop_after=1)
+    best_of_first = load_file(tmp_path / "best.safetensors")
+    records = train(parameters, network, tmp_path)
+
+    assert len({record.best_val_auroc for record in records}) == 1
+    assert_same_bits(load_file(tmp_path / "best.safetensors"), best_of_first)
+    assert not torch.equal(network.state_dict()["head.1.bias"], best_of_first["head.1.bias"])
+
+
+@pytest.mark.parametrize("trainable", ["head", "last_stage"])
+def test_frozen_parts_keep_every_bit_batch_norm_statistics_included(tmp_path: Path, trainable: str) -> None:
+    parameters = small(trainable=trainable, weights="given", weight_decay=0.1, optimizer="adamw")
+    network = build_classifier(parameters, 2, weights=None, seed=1)
+    before = state_of(network)
+
+    train(parameters, network, tmp_path)
+
+    trained = ("head.",) if trainable == "head" else ("head.", "backbone.6.", "backbone.7.")
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, before[name]) != name.startswith(trained), name
+
+
+def test_a_head_on_cached_features_trains_as_inside_the_frozen_network(tmp_path: Path) -> None:
+    parameters = small(trainable="head", weights="given", dropout=0.3)
+    whole, cached = (build_classifier(parameters, 2, weights=None, seed=1) for _ in range(2))
+
+    @torch.no_grad()
+    def features_of(images: Tensor) -> Tensor:
+        features: Tensor = cached.backbone(images)
+        return features
+
+    of_whole = train(parameters, whole, tmp_path / "whole")
+    of_head = train(parameters, cached.head, tmp_path / "head", task=tiny_task(features_of))
+
+    for one, other in zip(of_whole, of_head, strict=True):
+        assert one.train_loss == pytest.approx(other.train_loss, abs=1e-5)
+        assert one.val_loss == pytest.approx(other.val_loss, abs=1e-5)
+    torch.testing.assert_close(whole.head.state_dict(), cached.head.state_dict(), rtol=0, atol=1e-5)
+    assert load_file(tmp_path / "head" / "best.safetensors").keys() == cached.head.state_dict().keys()
+
+
+def test_early_stopping_ends_after_so_many_epochs_without_a_better_value(tmp_path: Path) -> None:
+    parameters = small(lr=1e-12, trainable="head", weights="given", early_stop_epochs=2)
+    network = build_classifier(parameters, 2, weights=None, seed=1)
+
+    records = train(parameters, network, tmp_path, epochs=10)
+    resumed = train(parameters, network, tmp_path, epochs=10)
+
+    assert [record.epoch for record in records] == [1, 2, 3]
+    assert resumed == []
+
+
+def test_records_count_steps_and_report_the_last_rate(tmp_path: Path) -> None:
+    parameters = small(schedule="cosine")
+
+    records = train(parameters, build_classifier(parameters, 2, weights=None, seed=1), tmp_path)
+
+    assert [record.steps for record in records] == [4, 8, 12]
+    assert records[-1].lr == pytest.approx(1e-3 * 0.5 * (1 + np.cos(np.pi * 11 / 12)))
+
+
+def test_dropout_depends_on_the_seed_alone_and_leaves_torchs_generator_as_it_was(tmp_path: Path) -> None:
+    parameters = small(dropout=0.5)
+    runs = []
+    for name in ("first", "second"):
+        torch.manual_seed(len(name))
+        before = torch.get_rng_state()
+        runs.append(train(parameters, build_classifier(parameters, 2, weights=None, seed=1), tmp_path / name))
+        assert torch.equal(torch.get_rng_state(), before)
+
+    assert without_seconds(runs[0]) == without_seconds(runs[1])
+
+
+def test_a_loss_that_is_not_finite_ends_the_trial_and_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
+    parameters = small()
+    network = build_classifier(parameters, 2, weights=None, seed=1)
+    train(parameters, network, tmp_path, stop_after=1)
+    task = tiny_task()
+    task.train_images.fill_(torch.inf)
+
+    with pytest.raises(TrialError, match="not finite in epoch 2"):
+        train(parameters, network, tmp_path, task=task)
+
+    assert [record.epoch for record in finished_epochs(tmp_path)] == [1]
+
+
+def test_a_damaged_checkpoint_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    parameters = small()
+    network = build_classifier(parameters, 2, weights=None, seed=1)
+    train(parameters, network, tmp_path, stop_after=1)
+    file = tmp_path / "checkpoint.pt"
+    file.write_bytes(file.read_bytes()[:1000])
+
+    with pytest.raises(ArtifactError, match=r"(?s)checkpoint\.pt: .*damaged.*remove this folder"):
+        train(parameters, network, tmp_path)
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
+    parameters = small()
+    train(parameters, build_classifier(parameters, 2, weights=None, seed=1), tmp_path, stop_after=1)
+
+    with pytest.raises(ArtifactError, match="another network"):
+        train(parameters, build_classifier(parameters, 3, weights=None, seed=1), tmp_path)
+
+
+def test_bfloat16_trains_images_and_resumes_to_the_bit(tmp_path: Path) -> None:
+    bfloat16 = Compute(device="cpu", threads=1, precision="bfloat16")
+    parameters = small()
+    networks = [build_classifier(parameters, 2, weights=None, seed=1) for _ in range(3)]
+
+    unbroken = train(parameters, networks[0], tmp_path / "unbroken", compute=bfloat16)
+    train(parameters, networks[1], tmp_path / "broken", compute=bfloat16, stop_after=2)
+    train(parameters, networks[2], tmp_path / "broken", compute=bfloat16)
+
+    in_float32 = train(parameters, build_classifier(parameters, 2, weights=None, seed=1), tmp_path / "float32")
+    assert_same_bits(state_of(networks[0]), state_of(networks[2]))
+    assert unbroken[0].train_loss == pytest.approx(in_float32[0].train_loss, abs=0.02)
+    assert unbroken[0].train_loss != in_float32[0].train_loss
+
+
+def test_prediction_is_in_eval_mode_restores_the_mode_and_keeps_the_order() -> None:
+    task = tiny_task()
+    network = build_classifier(small(dropout=0.5), 2, weights=None, seed=1)
+
+    in_batches = predict_logits(network, task.val_batches(), compute=CPU)
+    at_once = predict_logits(network, [task.val_images], compute=CPU)
+    probabilities = predict_probabilities(network, [task.val_images], compute=CPU)
+
+    assert network.training
+    assert in_batches.dtype == np.float32
+    np.testing.assert_allclose(in_batches, at_once, atol=1e-5)
+    assert probabilities.dtype == np.float64
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1)

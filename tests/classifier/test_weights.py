@@ -1,0 +1,156 @@
+"""Official weights are found by their names, checked by their hashes, and every refusal says what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from xraytune.classifier.backbones import build_classifier
+from xraytune.classifier.weights import find_weights, official_urls, read_weights
+from xraytune.config.settings import Parameters
+from xraytune.errors import MachineError
+
+OFFICIAL_FILES = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "weights"
+
+
+@pytest.fixture
+def official_mobilenet() -> Path:
+    if not OFFICIAL_FILES.is_dir():
+        pytest.skip("needs torchvision's MobileNetV2 weights in ../shared/data/weights")
+    return OFFICIAL_FILES
+
+
+def test_no_weights_are_no_file() -> None:
+    assert find_weights("resnet18", "none", None) is None
+
+
+def test_imagenet_takes_the_newest_official_file_that_is_in_the_folder(official_mobilenet: Path) -> None:
+    """The folder has IMAGENET1K_V1 only, which is the older of the two."""
+    found = find_weights("mobilenet_v2", "imagenet", official_mobilenet)
+
+    assert found == official_mobilenet / "mobilenet_v2-b0353104.pth"
+    assert found == find_weights("mobilenet_v2", "IMAGENET1K_V1", official_mobilenet)
+
+
+def test_official_weights_fill_every_tensor_of_the_backbone(official_mobilenet: Path) -> None:
+    path = official_mobilenet / "mobilenet_v2-b0353104.pth"
+    given = read_weights(path)
+
+    classifier = build_classifier(Parameters(backbone="mobilenet_v2", trainable="head"), 2, weights=path, seed=1)
+
+    for name, tensor in classifier.backbone.state_dict().items():
+        assert torch.equal(tensor, given[name]), name
+
+
+def test_one_set_of_weights_is_not_replaced_by_another(official_mobilenet: Path) -> None:
+    with pytest.raises(MachineError, match=r"put mobilenet_v2-7ebf99e0\.pth there"):
+        find_weights("mobilenet_v2", "IMAGENET1K_V2", official_mobilenet)
+
+
+def test_a_folder_without_the_file_is_answered_with_all_names_that_would_do(tmp_path: Path) -> None:
+    with pytest.raises(MachineError) as caught:
+        find_weights("resnet50", "imagenet", tmp_path)
+
+    assert str(tmp_path) in str(caught.value)
+    assert "put resnet50-11ad3fa6.pth or resnet50-0676ba61.pth there" in str(caught.value)
+
+
+def test_a_file_of_the_right_name_and_the_wrong_hash_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "resnet18-f37072fd.pth").write_bytes(b"something else")
+
+    with pytest.raises(MachineError, match=r"resnet18-f37072fd\.pth: the hash.*\n.*download\.pytorch\.org"):
+        find_weights("resnet18", "imagenet", tmp_path)
+
+
+def test_without_a_folder_and_a_network_the_file_to_get_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy that refuses every connection stands for the missing network."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+
+    with pytest.raises(MachineError) as caught:
+        find_weights("resnet18", "imagenet", None)
+
+    assert "https://download.pytorch.org/models/resnet18-f37072fd.pth" in str(caught.value)
+    assert "--weights-dir" in str(caught.value)
+
+
+def test_a_file_in_torchs_cache_is_taken_without_a_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, official_mobilenet: Path
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    cached = tmp_path / "hub" / "checkpoints" / "mobilenet_v2-b0353104.pth"
+    cached.parent.mkdir(parents=True)
+    cached.symlink_to((official_mobilenet / cached.name).resolve())
+
+    assert find_weights("mobilenet_v2", "IMAGENET1K_V1", None) == cached
+
+
+def test_a_missing_file_of_ones_own_is_answered_with_the_choices(tmp_path: Path) -> None:
+    with pytest.raises(MachineError, match="imagenet, IMAGENET1K_V2, IMAGENET1K_V1, none"):
+        find_weights("resnet50", str(tmp_path / "mine.pth"), None)
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "mobilenet_v2"])
+def test_official_names_carry_the_beginning_of_their_hash(backbone: str) -> None:
+    names = [url.rpartition("/")[2] for url in official_urls(backbone).values()]
+
+    assert names
+    assert all(len(name.removesuffix(".pth").rpartition("-")[2]) >= 8 for name in names)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_file_of_ones_own_fills_the_backbone(tmp_path: Path, suffix: str) -> None:
+    parameters = Parameters(backbone="small_cnn", weights="none")
+    trained = build_classifier(parameters, 2, weights=None, seed=1).backbone
+    path = tmp_path / f"mine{suffix}"
+    tensors = {name: tensor.contiguous() for name, tensor in trained.state_dict().items()}
+    save_file(tensors, path) if suffix == ".safetensors" else torch.save(tensors, path)
+    assert find_weights("small_cnn", str(path), None) == path
+
+    loaded = build_classifier(parameters, 2, weights=path, seed=2).backbone
+
+    for name, tensor in loaded.state_dict().items():
+        assert torch.equal(tensor, trained.state_dict()[name]), name
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.pth"
+    other = build_classifier(Parameters(backbone="small_cnn", weights="none"), 2, weights=None, seed=1)
+    torch.save(other.backbone.state_dict(), path)
+
+    with pytest.raises(MachineError, match=r"mine\.pth: these weights are not of resnet18: 100 of 100 tensors"):
+        build_classifier(Parameters(backbone="resnet18", weights=str(path)), 2, weights=path, seed=1)
+
+
+def test_weights_with_more_blocks_than_the_network_are_refused(tmp_path: Path) -> None:
+    """A deeper network of the same family has every tensor that the smaller one needs."""
+    path = tmp_path / "deeper.pth"
+    state = build_classifier(Parameters(backbone="small_cnn", weights="none"), 2, weights=None, seed=1)
+    torch.save({**state.backbone.state_dict(), "7.3.weight": torch.zeros(1)}, path)
+
+    with pytest.raises(MachineError, match=r"first difference: 7\.3\.weight"):
+        build_classifier(Parameters(backbone="small_cnn", weights=str(path)), 2, weights=path, seed=1)
+
+
+@pytest.mark.parametrize("name", ["empty.pth", "text.pth", "cut.pth", "text.safetensors"])
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    torch.save({"weight": torch.zeros(1000)}, path)
+    whole = path.read_bytes()
+    path.write_bytes({"empty": b"", "text": b"not weights", "cut": whole[: len(whole) // 2]}[path.stem])
+
+    with pytest.raises(MachineError, match="cannot be read"):
+        read_weights(path)
+
+
+def test_a_checkpoint_around_the_weights_is_refused(tmp_path: Path) -> None:
+    torch.save({"state_dict": {}, "epoch": 3}, tmp_path / "mine.pth")
+
+    with pytest.raises(MachineError, match="something else than named tensors"):
+        read_weights(tmp_path / "mine.pth")
