@@ -50,7 +50,7 @@ class Journal:
     """An open journal.
 
     Args:
-        path: `optuna.journal`; made when it is missing and `writable`.
+        path: `optuna.journal`.
         space: The study's space.
         writable: Cut off what a crash left half-written; only under the study's lock.
 
@@ -60,7 +60,6 @@ class Journal:
 
     def __init__(self, path: Path, space: Space, *, writable: bool) -> None:
         self._space = space
-        self._path = path
         if writable:
             for stale in path.parent.glob(f"{path.name}.lock*"):
                 stale.unlink()
@@ -68,12 +67,7 @@ class Journal:
         self._backend = JournalFileBackend(str(path))
         try:
             with quiet_optuna():
-                self._study = optuna.create_study(
-                    storage=JournalStorage(self._backend),
-                    study_name=_STUDY_NAME,
-                    direction="maximize",
-                    load_if_exists=True,
-                )
+                self._study = optuna.load_study(study_name=_STUDY_NAME, storage=JournalStorage(self._backend))
         except (ValueError, KeyError) as error:
             raise StudyError(Problem(f"the journal cannot be read: {error}", path)) from error
         self._trials: dict[int, optuna.trial.Trial] = {}
@@ -108,6 +102,19 @@ class Journal:
         """A trial that was asked for earlier, with the settings that it got then."""
         return Asked(number=number, parameters=self._space.suggest(self._trial(number)))
 
+    def parameters(self, number: int) -> Parameters:
+        """The settings of a trial; nothing is written.
+
+        Raises:
+            ValueError: It is being asked for at this moment.
+        """
+        return self._space.suggest(optuna.trial.FixedTrial(self._frozen(number).params))
+
+    def status(self, number: int) -> Status | None:
+        """How a trial ended; None where it has not."""
+        state = self._frozen(number).state
+        return next((name for name, ended in _STATES.items() if ended is state), None)
+
     def report(self, number: int, epoch: int, value: float) -> None:
         """Record the value of a trial after an epoch."""
         self._trial(number).report(value, epoch)
@@ -136,9 +143,7 @@ class Journal:
 
     def row(self, number: int) -> dict[str, Any]:
         """The row of one ended trial."""
-        trial = self._frozen(number)
-        status = next(name for name, state in _STATES.items() if state is trial.state)
-        parameters = self._space.suggest(optuna.trial.FixedTrial(trial.params))
+        trial, parameters, status = self._frozen(number), self.parameters(number), self.status(number)
         outcome = trial.user_attrs.get(_OUTCOME, {})
         return {
             "version": 1,
@@ -146,7 +151,7 @@ class Journal:
             "status": status,
             "arm": parameters.arm,
             "params": flat(parameters),
-            "value": trial.value if status != "failed" else None,
+            "value": None if status == "failed" else trial.value,
             "epochs": len(trial.intermediate_values),
             "seconds": outcome.get("seconds", 0.0),
             "reason": outcome.get("reason", ""),
@@ -161,6 +166,13 @@ class Journal:
 
     def _frozen(self, number: int) -> FrozenTrial:
         return self._study.get_trials(deepcopy=False)[number]
+
+
+def create_journal(path: Path) -> None:
+    """Begin a journal with nothing in it but its study."""
+    with quiet_optuna():
+        storage = JournalStorage(JournalFileBackend(str(path)))
+        optuna.create_study(storage=storage, study_name=_STUDY_NAME, direction="maximize")
 
 
 def make_sampler(settings: SamplerSettings, number: int) -> BaseSampler:

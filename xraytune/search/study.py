@@ -31,6 +31,7 @@ from xraytune.errors import Problem, StudyError
 from xraytune.files import append_jsonl, new_folder, read_json, read_jsonl, write_json, write_text
 from xraytune.pipeline.prepare import Prepared, read_prepared, write_prepared
 from xraytune.records import Compute
+from xraytune.search.journal import create_journal
 
 _PACKAGES = ("xraytune", "torch", "torchvision", "ray", "optuna", "numpy", "pillow", "scikit-learn")
 
@@ -106,6 +107,7 @@ def create_study(folder: StudyFolder, space: Space, prepared: Prepared, compute:
         write_text(path / "study.yaml", space.to_yaml(folder.path))
         write_prepared(prepared, path / "split.json")
         write_json(path / "environment.json", environment(compute))
+        create_journal(path / "optuna.journal")
 
 
 def environment(compute: Compute) -> dict[str, Any]:
@@ -171,6 +173,16 @@ def locked(folder: StudyFolder) -> Iterator[None]:
         stream.write(f"process {os.getpid()} on {socket.gethostname()}, since {since}\n")
         stream.flush()
         yield
+
+
+def is_locked(folder: StudyFolder) -> bool:
+    """Whether a search holds the study."""
+    with (folder.path / ".lock").open("a+", encoding="utf-8") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def project_rows(folder: StudyFolder, rows: list[dict[str, Any]]) -> None:

@@ -23,7 +23,7 @@ class DirectedSearcher(Searcher):
     """
 
     def __init__(self, director: Director, *, concurrent: int, config: Callable[[Asked], dict[str, Any]]) -> None:
-        super().__init__(metric="value", mode="max")
+        super().__init__()
         self._director, self._concurrent, self._config = director, concurrent, config
         self._numbers: dict[str, int] = {}
 

@@ -1,0 +1,139 @@
+"""What a study looks like now: read from its folder, also while another process searches it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from xraytune.files import read_json
+from xraytune.search.director import mix_label
+from xraytune.search.journal import Journal
+from xraytune.search.progress import read_progress
+from xraytune.search.study import StudyFolder, is_locked
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialView:
+    """One trial.
+
+    Attributes:
+        number: From 0.
+        mix: Such as `gan r=0.5 +classical 1`.
+        status: `waiting` for a GAN that another trial trains; `unfinished` where the search stopped.
+        epochs: Epochs that are recorded.
+        values: Best val-A AUROC after each of them.
+        val_b_auroc: Of a complete trial.
+        busy_with: What a running trial does before its first epoch, such as `GAN 300/600`.
+        seconds: Wall time of an ended trial.
+        reason: Why it ended, where it did not complete.
+    """
+
+    number: int
+    mix: str
+    status: Literal["running", "waiting", "unfinished", "complete", "pruned", "failed"]
+    epochs: int
+    values: tuple[float, ...]
+    val_b_auroc: float | None
+    busy_with: str
+    seconds: float | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyView:
+    """A study at one moment.
+
+    Attributes:
+        name: The study's.
+        trials: Those that were asked for, by number.
+        trial_budget: How many will be.
+        max_epochs: Of a trial.
+        seconds: Wall time used, over all starts.
+        seconds_left: A guess from the trials so far; None before the first one ended or when nothing runs.
+        is_running: Whether a search holds the study.
+    """
+
+    name: str
+    trials: tuple[TrialView, ...]
+    trial_budget: int
+    max_epochs: int
+    seconds: float
+    seconds_left: float | None
+    is_running: bool
+
+    def count(self, status: str) -> int:
+        """Trials of one status."""
+        return sum(trial.status == status for trial in self.trials)
+
+    @property
+    def best(self) -> TrialView | None:
+        """The complete trial with the best val-A AUROC."""
+        complete = [trial for trial in self.trials if trial.status == "complete"]
+        return max(complete, key=lambda trial: (trial.values[-1], -trial.number), default=None)
+
+
+class StudyWatcher:
+    """Looks at a study again and again; each look reads what was added to the journal since the last.
+
+    Args:
+        folder: The study.
+
+    Raises:
+        StudyError: There is no study here.
+    """
+
+    def __init__(self, folder: StudyFolder) -> None:
+        self._folder = folder
+        self._space = folder.space()
+        self._journal = Journal(folder.journal_path, self._space, writable=False)
+
+    def look(self) -> StudyView:
+        """The study now."""
+        is_running = is_locked(self._folder)
+        trials = tuple(
+            view for frozen in self._journal.trials if (view := self._trial(frozen.number, is_running)) is not None
+        )
+        wall = self._folder.path / "wall.json"
+        budget = self._space.settings.budget
+        return StudyView(
+            name=self._folder.path.name,
+            trials=trials,
+            trial_budget=budget.trials,
+            max_epochs=budget.max_epochs,
+            seconds=read_json(wall)["seconds"] if wall.exists() else 0.0,
+            seconds_left=_seconds_left(trials, budget.trials) if is_running else None,
+            is_running=is_running,
+        )
+
+    def _trial(self, number: int, is_running: bool) -> TrialView | None:
+        try:
+            parameters = self._journal.parameters(number)
+        except ValueError:  # it is being asked for at this moment
+            return None
+        status = self._journal.status(number)
+        values = tuple(value for _, value in sorted(self._journal.reported(number).items()))
+        ended = None if status is None else self._journal.row(number)
+        trial_path = self._folder.trial_path(number)
+        began = (trial_path / "config.json").exists()
+        progress = None if status or values or not began else read_progress(trial_path)
+        return TrialView(
+            number=number,
+            mix=mix_label(parameters),
+            status=status or ("unfinished" if not is_running else "running" if began else "waiting"),
+            epochs=len(values),
+            values=values,
+            val_b_auroc=ended["val_b_auroc"] if ended else None,
+            busy_with="{} {}/{}".format(*progress) if progress else "",
+            seconds=ended["seconds"] if ended else None,
+            reason=ended["reason"] if ended else "",
+        )
+
+
+def _seconds_left(trials: Sequence[TrialView], trial_budget: int) -> float | None:
+    """The trials that have not ended, at the mean wall time of those that have, as many at once as run now."""
+    ended = [trial.seconds for trial in trials if trial.seconds is not None]
+    if not ended:
+        return None
+    at_once = max(1, sum(trial.status == "running" for trial in trials))
+    return (trial_budget - len(ended)) * sum(ended) / len(ended) / at_once
