@@ -20,6 +20,7 @@ from xraytune.errors import ConfigError, Problem, SourceLine
 from xraytune.records import Json
 
 _TAG = "tag:yaml.org,2002:"
+_LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9_]{0,30}|0x[0-9a-fA-F]{1,16}|0b[01]{1,64})")
 _FLOAT = re.compile(r"[-+]?(\d[\d_]*(\.\d*)?|\.\d+)([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _EXPONENT = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+")
@@ -36,7 +37,7 @@ def read_document(path: Path) -> Document:
         ConfigError: It is missing, unreadable, not UTF-8, empty, not YAML, or its root is no mapping.
     """
     text = _read_text(path)
-    lines = text.splitlines()
+    lines = _LINE_BREAK.split(text)
 
     def where(line: int) -> SourceLine:
         return SourceLine(path, line, lines[line - 1] if line <= len(lines) else "")
@@ -108,7 +109,7 @@ class _NoAliasLoader(yaml.SafeLoader):
 def _explain_syntax(
     error: yaml.MarkedYAMLError, text: str, where: Callable[[int], SourceLine | str]
 ) -> tuple[Problem, ...]:
-    tabbed = [number for number, line in enumerate(text.splitlines(), 1) if re.match(r" *\t\s*\S", line)]
+    tabbed = [number for number, line in enumerate(_LINE_BREAK.split(text), 1) if re.match(r" *\t\s*\S", line)]
     if tabbed:
         return tuple(Problem("a tab: YAML indents with spaces", where(n), "write spaces instead") for n in tabbed)
     mark = error.problem_mark or error.context_mark
@@ -139,13 +140,16 @@ class _TreeReader:
 
     def trap(self, path: KeyPath, node: yaml.Node, what: str, fix: str) -> None:
         place = self.place(node.start_mark.line + 1, node.start_mark.column)
+        self.traps.append(Trap(path=path, place=place, what=what, fix=fix))
+
+    def value_trap(self, path: KeyPath, node: yaml.Node, what: str, fix: str) -> None:
         name = dotted(tuple(key for key in path if key != "parameters"))
-        self.traps.append(Trap(path=path, place=place, what=f"{name}: {what}" if name else what, fix=fix))
+        self.trap(path, node, f"{name}: {what}" if name else what, fix)
 
     def read(self, node: yaml.Node, path: KeyPath) -> Json:
         self.places.setdefault(path, self.place(node.start_mark.line + 1, node.start_mark.column))
         if id(node) in self.aliases:
-            self.trap(path, node, f"'{node.value}' is an alias", "write the values out: aliases are not read")
+            self.value_trap(path, node, f"'{node.value}' is an alias", "write the values out: aliases are not read")
             return str(node.value)
         if isinstance(node, yaml.MappingNode):
             return self._read_mapping(node, path)
@@ -180,7 +184,7 @@ class _TreeReader:
                 return _BOOLEANS[text.lower()]
             case "bool":
                 truth = "true" if text.lower() in _TRUE_WORDS else "false"
-                self.trap(path, node, f"YAML reads {text} as {truth}", f"write '{text}' in quotes, or {truth}")
+                self.value_trap(path, node, f"YAML reads {text} as {truth}", f"write '{text}' in quotes, or {truth}")
             case "int" if _INTEGER.fullmatch(text):
                 return int(text.replace("_", ""), 0)
             case "float" if _FLOAT.fullmatch(text):
@@ -188,22 +192,24 @@ class _TreeReader:
             case "int" if _LEADING_ZERO.fullmatch(text):
                 plain = text.replace("0", "", 1).lstrip("0") or "0"
                 what = f"YAML reads {text} as {int(text, 8)}, an octal number"
-                self.trap(path, node, what, f"write {plain}, or '{text}' in quotes")
+                self.value_trap(path, node, what, f"write {plain}, or '{text}' in quotes")
             case "int" | "float" if ":" in text:
-                self.trap(path, node, f"YAML reads {text} as a number of base 60", f"write '{text}' in quotes")
+                self.value_trap(path, node, f"YAML reads {text} as a number of base 60", f"write '{text}' in quotes")
             case "timestamp":
-                self.trap(path, node, f"YAML reads {text} as a date", f"write '{text}' in quotes")
+                self.value_trap(path, node, f"YAML reads {text} as a date", f"write '{text}' in quotes")
             case "value":
                 return text
             case _:
-                self.trap(path, node, f"cannot read '{text}' with the tag {node.tag}", "write plain text or a number")
+                self.value_trap(
+                    path, node, f"cannot read '{text}' with the tag {node.tag}", "write plain text or a number"
+                )
         return text
 
     def _read_text(self, node: yaml.ScalarNode, path: KeyPath) -> str:
         text = str(node.value)
         if node.style is None and _LEADING_ZERO.fullmatch(text):
             plain = text.lstrip("+-0") or "0"
-            self.trap(path, node, f"YAML reads {text} as text", f"write {plain}, or '{text}' in quotes")
+            self.value_trap(path, node, f"YAML reads {text} as text", f"write {plain}, or '{text}' in quotes")
         return text
 
 
@@ -212,8 +218,9 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    is_number = _EXPONENT.fullmatch(text) or _LEADING_ZERO.fullmatch(text)
-    return dumper.represent_scalar(f"{_TAG}str", text, style="'" if is_number else None)
+    if _EXPONENT.fullmatch(text) or _LEADING_ZERO.fullmatch(text):
+        return dumper.represent_scalar(f"{_TAG}str", text, style="'")
+    return dumper.represent_scalar(f"{_TAG}str", text, style='"' if _LINE_BREAK.search(text) else None)
 
 
 def _represent_mapping(dumper: yaml.SafeDumper, mapping: dict[str, Json]) -> yaml.MappingNode:

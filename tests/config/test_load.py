@@ -1,0 +1,354 @@
+"""What a person sees when a space file is wrong, and that right ones are read."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from xraytune.config.load import load_space
+from xraytune.errors import ConfigError
+
+WriteSpace = Callable[..., Path]
+Complaints = Callable[..., str]
+
+
+def test_every_problem_is_told_at_once_in_file_order(write_space: WriteSpace, complaints: Complaints) -> None:
+    path = write_space(
+        "backbone: {values: [resnet5O, resnet18]}",
+        "lr: {min: 1e-2, max: 1e-4, distribution: log_uniform_values}",
+        "gan:",
+        "  when: {sourc: gan}",
+        "  parameters: {steps: {value: 1.5}, conditional: {value: no}}",
+        after="budget: {trials: 0}\nsead: 3\n",
+    )
+
+    assert complaints(path, "data.train_patients=few") == "\n".join(
+        [
+            "space.yaml:4: backbone: unknown value 'resnet5O'",
+            "  4 | backbone: {values: [resnet5O, resnet18]}",
+            "  fix: did you mean 'resnet50'?",
+            "space.yaml:5: lr: min 0.01 is above max 0.0001",
+            "  5 | lr: {min: 1e-2, max: 1e-4, distribution: log_uniform_values}",
+            "  fix: write min: 0.0001, max: 0.01",
+            "space.yaml:7: when: unknown parameter 'sourc'",
+            "  7 | when: {sourc: gan}",
+            "  fix: did you mean 'source'?",
+            "space.yaml:8: gan.steps: 1.5 is not a whole number",
+            "  8 | parameters: {steps: {value: 1.5}, conditional: {value: no}}",
+            "  fix: write a whole number",
+            "space.yaml:8: gan.conditional.value: YAML reads no as false",
+            "  8 | parameters: {steps: {value: 1.5}, conditional: {value: no}}",
+            "  fix: write 'no' in quotes, or false",
+            "space.yaml:9: budget.trials: 0 is out of bounds",
+            "  9 | budget: {trials: 0}",
+            "  fix: write 1 or more",
+            "space.yaml:10: unknown key 'sead'",
+            "  10 | sead: 3",
+            "  fix: did you mean 'seed'?",
+            "--set data.train_patients=few: data.train_patients: 'few' is not a whole number",
+            "  fix: write a whole number",
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "what", "fix"),
+    [
+        ("lrr: {value: 1e-3}", "unknown parameter 'lrr'", "did you mean 'lr'?"),
+        ("gan: {parameters: {step: {value: 1}}}", "gan: unknown parameter 'step'", "did you mean 'steps'?"),
+        ("gan: {steps: {value: 1}}", "gan: a block has its settings under parameters:", "write gan: {when: "),
+        ("lr: 1e-3", "lr: 0.001 stands alone", "write lr: {value: 0.001}"),
+        ("lr: [1e-3, 1e-4]", "lr: a list says no values", "write lr: {values: [...]}"),
+        ("lr:", "lr: is empty", "write lr: {value: ...}"),
+        ("lr: {value: }", "lr: is empty", "write a value, or remove the line"),
+        ("lr: {values: []}", "lr: values is empty", "write values: [a, b]"),
+        ("lr: {value: 1e-4x}", "lr: '1e-4x' is not a number", "write a number"),
+        ("lr: {value: .nan}", "lr: nan is not a finite number", "write a finite number"),
+        ("lr: {value: -1}", "lr: -1 is out of bounds", "write a number above 0"),
+        ("lr: {values: [1, 1.0]}", "lr: 1.0 is listed twice", "keep one"),
+        ("lr: {value: 1, values: [2, 3]}", "lr: has both value and values", "give one of"),
+        ("lr: {min: 1e-4}", "lr: has no max", "write max: too"),
+        ("lr: {min: 1e-4, max: 1, stp: 3}", "lr: unknown key 'stp'", "did you mean 'step'?"),
+        ("synthetic_ratio: {value: -0.5}", "synthetic_ratio: -0.5 is out of bounds", "write 0 or more"),
+        ("dropout: {min: 0, max: .5, distribution: log_uniform_values}", "dropout: min 0 has no logarithm", "above 0"),
+        ("classical: {min: 0, max: 7}", "classical: 7 is out of bounds", "write 3 or less"),
+        ("classical: {min: 0, max: 3, distribution: uniform}", "classical: uniform draws fractions", "int_uniform"),
+        ("views: {value: 8.0}", "views: 8.0 is not a whole number", "write 8"),
+        ("batch_size: {min: 4, max: 64, step: 7}", "steps of 7 from 4 never reach max 64", "write max: 60 or max: 67"),
+        ("dropout: {min: 0, max: .5, distribution: q_uniform}", "dropout: q_uniform has no step", "write step:"),
+        ("backbone: {min: 0, max: 1}", "has no order", "write values: [small_cnn, resnet18, resnet50, mobilenet_v2]"),
+        ("backbone: {value: vgg}", "backbone: unknown value 'vgg'", "use one of: small_cnn, resnet18"),
+        ("optimizer: {value: Adam}", "optimizer: unknown value 'Adam'", "did you mean 'adam'?"),
+        ("lr: {min: 1, max: 2, distribution: q_normal}", "lr: q_normal has no counterpart in Optuna", "use one of:"),
+        ("lr: {distribution: beta, min: 0, max: 1}", "lr: beta has no counterpart in Optuna", "use one of:"),
+        ("lr: {min: -9, max: -2, distribution: log_uniform}", "lr: log_uniform is not", "bounds are exponents"),
+        ("lr: {values: [1, 2], probabilities: [.5, .5]}", "lr: probabilities", "every value is equally likely"),
+        ("match_bandwidth: {value: on}", "YAML reads on as true", "write 'on' in quotes, or true"),
+        ("lr: {value: 1, when: {source: [gann]}}", "when: source: unknown value 'gann'", "did you mean 'gan'?"),
+        ("lr: {value: 1, when: {loss: hinge}}", "when: unknown parameter 'loss'", "did you mean 'gan.loss'?"),
+        ("lr: {value: 1, when: {backbone: {gt: 1}}}", "when: backbone has no order", "list values"),
+        ("lr: {value: 1, when: {views: {above: 1}}}", "when: unknown comparison 'above'", "use one of: gt, ge, lt, le"),
+    ],
+)
+def test_a_wrong_parameter_is_refused_with_a_fix(
+    write_space: WriteSpace, complaints: Complaints, line: str, what: str, fix: str
+) -> None:
+    message = complaints(write_space(line))
+
+    assert message.startswith("space.yaml:4: ")
+    assert what in message
+    assert fix in message
+    assert message.count("fix:") == 1
+
+
+@pytest.mark.parametrize(
+    ("after", "what", "fix"),
+    [
+        ("objective: {metric: test_auroc}\n", "would choose the model by its test images", "write val_auroc"),
+        ("method: bayes\n", "unknown key 'method'", "write sampler: {name: tpe}"),
+        ("lr: {value: 1e-3}\n", "'lr' is a parameter", "write it under parameters:"),
+        ("scheduler: asha\n", "scheduler: 'asha' is not a mapping", "write scheduler: {name: ...}"),
+        ("budget: {trails: 3}\n", "budget: unknown key 'trails'", "did you mean 'trials'?"),
+        ("budget: {hours: 1:30}\n", "YAML reads 1:30 as a number of base 60", "write '1:30' in quotes"),
+        ("resources: {gpus_per_trial: two}\n", "neither a number nor 'auto'", "write a number or 'auto'"),
+        ("resources: {gpus_per_trial: -1}\n", "resources.gpus_per_trial: -1 is out of bounds", "write 0 or more"),
+        ("sampler: {name: tp}\n", "sampler.name: unknown value 'tp'", "did you mean 'tpe'?"),
+        ("version: 2\n", "version: unknown value 2", "write 1"),
+        ("seed: true\n", "seed: true is not a whole number", "write a whole number"),
+        ("start_from: {source: none}\n", "start_from: a mapping is not a list", "write start_from: [{"),
+    ],
+)
+def test_a_wrong_setting_is_refused_with_a_fix(
+    write_space: WriteSpace, complaints: Complaints, after: str, what: str, fix: str
+) -> None:
+    message = complaints(write_space(after=after))
+
+    assert message.startswith("space.yaml:4: ")
+    assert what in message
+    assert fix in message
+    assert message.count("fix:") == 1
+
+
+def test_missing_settings_are_named_with_what_to_write(tmp_path: Path, complaints: Complaints) -> None:
+    path = tmp_path / "space.yaml"
+    path.write_text("seed: 3\n", encoding="utf-8")
+
+    message = complaints(path)
+
+    assert "name: is missing\n  fix: write name: my-study" in message
+    assert "data: is missing\n  fix: write data: {path: FOLDER}, or give --data FOLDER" in message
+
+
+def test_no_message_speaks_pydantic(write_space: WriteSpace, complaints: Complaints) -> None:
+    path = write_space(
+        "lr: {value: [1]}", "weights: {value: 3}", "views: {value: {a: 1}}", after="budget: [1]\nweights_dir: 3\n"
+    )
+
+    message = complaints(path)
+
+    for word in ("pydantic", "Input should", "http", "type=", "Error"):
+        assert word not in message
+
+
+@pytest.mark.parametrize(
+    ("lines", "what"),
+    [
+        (["source: {value: none}", "lr: {values: [1, 2], when: {source: gan}}"], "source is gan: this never holds"),
+        (["classical: {min: 0, max: 2}", "lr: {values: [1, 2], when: {classical: {gt: 2}}}"], "this never holds"),
+        (["lr: {values: [1, 2], when: {views: 4}}"], "views is 4: this never holds, for views is 8 in this space"),
+        (["dropout: {min: 0, max: .5}", "lr: {values: [1, 2], when: {dropout: .1}}"], "any number from 0 to 0.5"),
+        (
+            ["source: {values: [none, gan]}", "gan: {parameters: {steps: {values: [1, 2], when: {source: none}}}}"],
+            "this never holds",
+        ),
+        (
+            [
+                "classical: {values: [0, 1]}",
+                "views: {values: [1, 2], when: {classical: 0}}",
+                "lr: {values: [1, 2], when: {views: 1, classical: 1}}",
+            ],
+            "classical is 1 and views is 1: this never holds",
+        ),
+        (
+            ["lr: {values: [1, 2], when: {views: 1}}", "views: {values: [1, 2], when: {lr: 1}}"],
+            "its condition depends on itself",
+        ),
+    ],
+)
+def test_a_condition_that_never_holds_is_refused(
+    write_space: WriteSpace, complaints: Complaints, lines: list[str], what: str
+) -> None:
+    message = complaints(write_space(*lines))
+
+    assert what in message
+    assert message.count("fix:") == 1
+
+
+@pytest.mark.parametrize(
+    ("lines", "what"),
+    [
+        (["backbone: {values: [small_cnn, resnet18]}"], "4: backbone: small_cnn has no ImageNet weights\n"),
+        (
+            ["weights: {values: [none, imagenet]}", "trainable: {values: [head, all]}"],
+            "5: trainable: head with weights: none leaves random layers untrained\n",
+        ),
+        (["source: {values: [none, folder]}"], "4: source: folder needs the folder of extra images\n"),
+        (
+            ["source: {values: [none, gan]}", "synthetic_ratio: {value: .01}", "batch_size: {min: 8, max: 64}"],
+            "5: synthetic_ratio: 0.01 of batch_size: 8 rounds to no extra image where source is gan\n",
+        ),
+        (
+            ["source: {values: [duplicate, gan]}", "matching: {values: [real, total]}"],
+            "4: source: duplicate with matching: total is source: none\n",
+        ),
+    ],
+)
+def test_the_combination_that_cannot_run_is_named(
+    write_space: WriteSpace, complaints: Complaints, lines: list[str], what: str
+) -> None:
+    assert what in complaints(write_space(*lines))
+
+
+def test_conditions_keep_apart_what_does_not_go_together(write_space: WriteSpace) -> None:
+    path = write_space(
+        "backbone: {values: [small_cnn, resnet18]}",
+        "weights: {value: none, when: {backbone: small_cnn}}",
+        "trainable: {values: [head, all], when: {backbone: resnet18}}",
+    )
+
+    assert load_space(path).searched == ("backbone", "trainable")
+
+
+@pytest.mark.parametrize(
+    ("row", "what"),
+    [
+        ("{source: none, synthetic_ratio: 1}", "synthetic_ratio counts only where source is gan"),
+        ("{synthetic_ratio: 1}", "whether synthetic_ratio counts depends on source"),
+        ("{source: duplicate, synthetic_ratio: 1}", "source: 'duplicate' lies outside of the space, none or gan"),
+        ("{views: 4}", "views: 4 lies outside of the space, 8"),
+        ("{sorce: none}", "unknown parameter 'sorce'"),
+        ("{source: noone}", "source: unknown value 'noone'"),
+        ("{folder.path: x}", "folder.path never counts in this space"),
+        ("none", "'none' is not a mapping"),
+    ],
+)
+def test_a_start_outside_of_the_space_is_refused(
+    write_space: WriteSpace, complaints: Complaints, row: str, what: str
+) -> None:
+    path = write_space(
+        "source: {values: [none, gan]}", "synthetic_ratio: {values: [1, 2]}", after=f"start_from:\n- {row}\n"
+    )
+
+    message = complaints(path)
+
+    assert message.startswith(f"space.yaml:7: start_from: {what}")
+    assert message.count("fix:") == 1
+
+
+def test_a_grid_needs_an_end(write_space: WriteSpace, complaints: Complaints) -> None:
+    path = write_space("lr: {min: 1e-5, max: 1e-3}", after="sampler: {name: grid}\n")
+
+    assert "space.yaml:4: lr: sampler: grid cannot list all numbers from 1e-05 to 0.001" in complaints(path)
+
+
+def test_an_override_fixes_a_parameter_and_changes_settings(write_space: WriteSpace) -> None:
+    path = write_space(
+        "source: {values: [none, gan]}",
+        "gan: {when: {source: gan}, parameters: {steps: {values: [100, 200]}}}",
+        "lr: {min: 1e-5, max: 1e-3}",
+    )
+
+    space = load_space(path, ["gan.steps=500", "lr=1e-4", "budget.trials=20", "data.train_patients=50", "gan.width=8"])
+
+    assert space.searched == ("source",)
+    assert space.settings.budget.trials == 20
+    assert space.settings.data.train_patients == 50
+    experiment = load_space(path, ["gan.steps=500", "lr=1e-4", "source=gan"]).experiment()
+    assert experiment.parameters.lr == 1e-4
+    assert experiment.parameters.gan is not None
+    assert experiment.parameters.gan.steps == 500
+
+
+def test_an_override_may_replace_what_a_parameter_may_be(write_space: WriteSpace) -> None:
+    space = load_space(write_space("lr: {value: 1e-3}"), ["lr={min: 1e-5, max: 1e-3}", "views={values: [1, 2]}"])
+
+    assert space.searched == ("views", "lr")
+
+
+def test_an_override_may_leave_a_condition_without_effect(write_space: WriteSpace) -> None:
+    """`--set source=none` runs the file's other parameters alone; what only a GAN needs is dropped."""
+    path = write_space("source: {values: [none, gan]}", "synthetic_ratio: {values: [1, 2], when: {source: gan}}")
+
+    assert load_space(path, ["source=none"]).searched == ()
+
+
+@pytest.mark.parametrize(
+    ("override", "what"),
+    [
+        ("lr", "--set lr: not key=value"),
+        ("lrr=1", "--set lrr=1: unknown key 'lrr'\n  fix: did you mean 'lr'?"),
+        ("gan=3", "--set gan=3: gan is a block of parameters"),
+        ("views=[1", "--set views=[1: not valid YAML"),
+        ("views=", "--set views=: views: is empty"),
+        ("gan.conditional=no", "--set gan.conditional=no: YAML reads no as false"),
+        ("backbone=resnet5O", "--set backbone=resnet5O: backbone: unknown value 'resnet5O'"),
+        ("budget.trails=3", "--set budget.trails=3: budget: unknown key 'trails'"),
+    ],
+)
+def test_a_wrong_override_is_told_with_its_option(
+    write_space: WriteSpace, complaints: Complaints, override: str, what: str
+) -> None:
+    message = complaints(write_space(), override)
+
+    assert what in message
+    assert message.count("fix:") == 1
+
+
+def test_paths_are_relative_to_the_file_and_options_to_the_current_folder(
+    tmp_path: Path, write_space: WriteSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_space(
+        "source: {value: folder}",
+        "folder: {parameters: {path: {value: extra}}}",
+        "weights: {value: own/net.pth}",
+        after="weights_dir: official\n",
+    )
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+
+    in_file = load_space(path).experiment()
+    by_option = load_space(path, ["folder.path=more"], data=Path("set"), weights_dir=Path("w")).experiment()
+
+    assert in_file.settings.data.path == tmp_path / "images"
+    assert in_file.settings.weights_dir == tmp_path / "official"
+    assert in_file.parameters.folder is not None
+    assert in_file.parameters.folder.path == tmp_path / "extra"
+    assert in_file.parameters.weights == str(tmp_path / "own" / "net.pth")
+    assert by_option.settings.data.path == elsewhere / "set"
+    assert by_option.settings.weights_dir == elsewhere / "w"
+    assert by_option.parameters.folder is not None
+    assert by_option.parameters.folder.path == elsewhere / "more"
+
+
+def test_an_open_space_is_no_experiment(write_space: WriteSpace) -> None:
+    space = load_space(write_space("lr: {values: [1e-3, 1e-4]}", "views: {min: 1, max: 8}"))
+
+    with pytest.raises(ConfigError, match=r"still open: views, lr\n  fix: .* xraytune export STUDY -o best.yaml"):
+        space.experiment()
+
+
+def test_loading_a_space_needs_neither_torch_nor_optuna(write_space: WriteSpace) -> None:
+    program = (
+        "import sys; from pathlib import Path; from xraytune.config.load import load_space\n"
+        f"load_space(Path({str(write_space())!r}))\n"
+        "print([name for name in ('torch', 'numpy', 'optuna', 'ray', 'wandb') if name in sys.modules])"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "[]\n"

@@ -1,0 +1,133 @@
+"""YAML with lines, and its traps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xraytune.config.document import Document, Problems
+from xraytune.config.yaml_lines import parse_yaml, read_document, write_yaml
+from xraytune.errors import ConfigError
+from xraytune.records import Json
+
+
+def parse(text: str) -> Document:
+    return parse_yaml(text, lambda line: f"line {line}")
+
+
+def complaints(text: str) -> str:
+    with pytest.raises(ConfigError) as refusal:
+        Problems(parse(text)).raise_all()
+    return str(refusal.value)
+
+
+def test_every_key_knows_its_line() -> None:
+    document = parse("a: 1\nb:\n  c: [x,\n    y]\n")
+
+    assert document.place(("b", "c")).where == "line 3"
+    assert document.place(("b", "c", 1)).where == "line 4"
+    assert document.place(("b", "no such key")).where == "line 2"
+
+
+@pytest.mark.parametrize(("text", "number"), [("1e-5", 1e-5), ("1E4", 1e4), ("-2e3", -2e3), ("1.5e-3", 1.5e-3)])
+def test_exponents_are_numbers(text: str, number: float) -> None:
+    """YAML 1.1 reads 1e-5 as text, which is the most common way to write a learning rate."""
+    assert parse(f"lr: {text}").content == {"lr": number}
+
+
+@pytest.mark.parametrize(
+    ("text", "fix"),
+    [
+        ("no", "write 'no' in quotes, or false"),
+        ("on", "write 'on' in quotes, or true"),
+        ("010", "write 10, or '010' in quotes"),
+        ("08", "write 8, or '08' in quotes"),
+        ("12:30", "write '12:30' in quotes"),
+        ("1:30.5", "write '1:30.5' in quotes"),
+        ("2024-01-01", "write '2024-01-01' in quotes"),
+        ("!!python/name:os.system x", "write plain text or a number"),
+    ],
+)
+def test_traps_of_yaml_are_answered_with_line_and_fix(text: str, fix: str) -> None:
+    message = complaints(f"first: 1\nkey: {text}\n")
+
+    assert message.startswith("line 2: key: ")
+    assert message.endswith(f"fix: {fix}")
+
+
+def test_quoted_traps_are_the_text_they_are() -> None:
+    assert parse("[no, 'no', \"010\", '12:30', '1e-5']").content == ["no", "no", "010", "12:30", "1e-5"]
+
+
+def test_true_and_false_are_booleans() -> None:
+    assert parse("[true, False, TRUE]").content == [True, False, True]
+
+
+def test_a_key_given_twice_is_refused_with_both_lines() -> None:
+    assert complaints("lr: 1\nx: 2\nlr: 3\n").startswith("line 3: 'lr' is given twice, first on line 1")
+
+
+def test_aliases_are_refused_without_expanding_them() -> None:
+    """Ten lines of nested aliases would expand to gigabytes."""
+    laughs = ["a0: &a0 [x, x]"]
+    laughs += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
+
+    message = complaints("\n".join(laughs))
+
+    assert "line 2: a1[0]: '*a0' is an alias" in message
+
+
+def test_tabs_are_named_with_all_their_lines() -> None:
+    message = complaints("a:\n\tb: 1\n\tc: 2\n")
+
+    assert message.count("a tab: YAML indents with spaces") == 2
+    assert "line 3:" in message
+
+
+def test_a_bracket_that_never_closes_is_told_with_the_line_where_it_opens() -> None:
+    assert "close the bracket that opens on line 1" in complaints("a: [1, 2\nb: 3\n")
+
+
+@pytest.mark.parametrize("text", ["a: b: c", "a: 'x", "a: \x01", "a: 1\n---\nb: 2\n", "[" * 1500, "? {a: 1}\n: 2"])
+def test_what_is_not_yaml_ends_in_an_explanation(text: str) -> None:
+    assert "fix: " in complaints(text)
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [(b"", "the file is empty"), (b"- a\n", "not a mapping"), (b"\xff\xfe\x00", "not UTF-8"), (None, "no such file")],
+)
+def test_a_file_that_holds_no_mapping_is_refused(tmp_path: Path, content: bytes | None, what: str) -> None:
+    path = tmp_path / "space.yaml"
+    if content is not None:
+        path.write_bytes(content)
+
+    with pytest.raises(ConfigError, match=what):
+        read_document(path)
+
+
+def test_a_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="this is a folder"):
+        read_document(tmp_path)
+
+
+_texts = st.text(max_size=12) | st.sampled_from(
+    ["no", "on", "1e-5", "010", "08", "12:30", "2024-01-01", "null", "~", "="]
+)
+_numbers = st.integers(-(10**12), 10**12) | st.floats(allow_nan=False, allow_infinity=False)
+_contents = st.recursive(
+    st.none() | st.booleans() | _numbers | _texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_texts, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(content=st.dictionaries(_texts, _contents, max_size=4))
+def test_what_is_written_is_read_back_the_same(content: dict[str, Json]) -> None:
+    document = parse(write_yaml(content, "a comment"))
+
+    assert document.content == (content or {})
+    assert document.traps == ()
