@@ -37,8 +37,15 @@ class TrialActor(tune.Trainable):
         self._folder = folder.trial_path(config["number"])
         compute = folder.compute()
         pin(compute, gpu_share=config["gpu_share"])
+        experiment = folder.experiment(config["number"])
+        self._tracker = None
+        if wandb_settings := experiment.settings.tracking.wandb:
+            from xraytune.tracking.wandb import WandbRun
+
+            study = folder.path.name
+            self._tracker = WandbRun(wandb_settings, experiment, study=study, name=self._label, folder=self._folder)
         self._epochs = trial_epochs(
-            folder.experiment(config["number"]),
+            experiment,
             folder.prepared(),
             trial_dir=self._folder,
             cache=Path(config["cache"]),
@@ -56,9 +63,15 @@ class TrialActor(tune.Trainable):
 
     def _next(self) -> dict[str, Any]:
         try:
-            return {"epoch": asdict(next(self._epochs))}
+            record = next(self._epochs)
+            if self._tracker:
+                self._tracker.log(record)
+            return {"epoch": asdict(record)}
         except StopIteration as end:
-            return {"ended": asdict(end.value)}
+            result: TrialResult = end.value
+            if self._tracker:
+                self._tracker.finish({"value": result.value, "val_b_auroc": result.val_b_auroc})
+            return {"ended": asdict(result)}
         except XraytuneError as error:
             return {"failed": str(error)}
         except Exception as error:  # noqa: BLE001  the trial boundary: the search goes on, the traceback is kept
@@ -68,3 +81,5 @@ class TrialActor(tune.Trainable):
     def cleanup(self) -> None:
         """Stop between two epochs; the checkpoint is on the disk."""
         self._epochs.close()
+        if self._tracker:
+            self._tracker.finish({})

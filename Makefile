@@ -1,0 +1,56 @@
+# xraytune: what you can do here. `make` alone lists it.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# uv is taken from the PATH; where it is missing, a virtual environment of its own gets it.
+UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
+PYTEST := $(BIN)/python -m pytest
+ONLY ?=
+
+.PHONY: help install demo test quick check format bench lock clean
+
+help: ## List what this file can do
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## Install xraytune and its tools into .venv, from the hash-locked requirements
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@command -v $(UV) >/dev/null || { $(PYTHON) -m venv .uv && .uv/bin/pip install --quiet uv; }
+	@test -x $(BIN)/python || $(UV) venv --quiet --python ">=3.11" $(VENV)
+	$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@$(BIN)/python -c "from torchvision.ops import nms" || \
+	    { echo "torch and torchvision do not belong together: remove $(VENV) and run make install again"; exit 1; }
+	@touch $@
+
+demo: install ## The whole way on phantom X-rays: search, export, train, evaluate (minutes)
+	$(BIN)/xraytune demo
+
+test: install ## All tests
+	$(PYTEST)
+
+quick: install ## The tests of seconds, before a commit
+	$(PYTEST) -q -m "not slow and not ray"
+
+check: install ## Format, lint, types, layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(PYTEST) -q tests/test_layers.py
+
+format: install ## Format the code and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: install ## Measure: all of benchmarks/, or make bench ONLY=name
+	$(BIN)/python -m benchmarks $(ONLY)
+
+lock: ## Write requirements.lock anew from pyproject.toml
+	$(UV) pip compile --quiet --generate-hashes --universal --python-version 3.11 --extra dev --no-annotate \
+	    pyproject.toml -o requirements.lock
+
+clean: ## Remove the virtual environment and what tools left behind; never studies or models
+	rm -rf $(VENV) .uv .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,103 @@
+"""The folders, low to high, are the pipeline: a file imports only from its own folder and from lower ones."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import xraytune
+
+PACKAGE = Path(xraytune.__file__).parent
+LAYERS = (
+    ("errors",),
+    ("records", "seeding", "files"),
+    ("config",),
+    ("data", "metrics"),
+    ("gan", "classifier"),
+    ("mix",),
+    ("pipeline",),
+    ("tracking",),
+    ("search",),
+    ("export",),
+    ("cli",),
+)
+HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
+DOORS = {
+    "ray": "search/ray/",
+    "optuna": "search/",
+    "wandb": "tracking/wandb.py",
+    "rich": "cli/console.py",
+    "typer": "cli/",
+}
+
+
+def imports(file: Path) -> Iterator[tuple[int, str]]:
+    """Every absolute module name that a file imports, also inside functions and under TYPE_CHECKING, with its line."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def files() -> Iterator[tuple[Path, str]]:
+    for file in sorted(PACKAGE.rglob("*.py")):
+        yield file, file.relative_to(PACKAGE).as_posix()
+
+
+def test_every_folder_has_a_height() -> None:
+    names = {path.split("/")[0].removesuffix(".py") for _, path in files()} - {"__init__", "__main__"}
+
+    assert names == set(HEIGHT)
+
+
+def test_a_file_imports_only_from_lower_layers() -> None:
+    wrong = []
+    for file, path in files():
+        own = path.split("/")[0].removesuffix(".py")
+        for line, name in imports(file):
+            parts = name.split(".")
+            if parts[0] != "xraytune" or len(parts) < 2 or own not in HEIGHT:
+                continue
+            if parts[1] != own and parts[1] in HEIGHT and HEIGHT[parts[1]] >= HEIGHT[own]:
+                wrong.append(f"{path}:{line} imports {parts[1]}, which is not a lower layer")
+
+    assert wrong == []
+
+
+def test_each_large_library_has_one_door() -> None:
+    wrong = [
+        f"{path}:{line} imports {name}, which only {DOORS[library]} may"
+        for file, path in files()
+        for line, name in imports(file)
+        if (library := name.split(".")[0]) in DOORS and not path.startswith(DOORS[library])
+    ]
+
+    assert wrong == []
+
+
+def test_no_import_goes_round_in_a_circle() -> None:
+    """Also between files of one folder; what a function imports in its body may not either."""
+    module_of = {
+        path: "xraytune." + path.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for _, path in files()
+    }
+    modules = set(module_of.values())
+    graph = {
+        module_of[path]: {
+            target
+            for _, name in imports(file)
+            for target in (name, name.rpartition(".")[0])
+            if target in modules and target != module_of[path]
+        }
+        for file, path in files()
+    }
+    finished: set[str] = set()
+
+    def visit(module: str, way: tuple[str, ...]) -> None:
+        assert module not in way, " -> ".join((*way[way.index(module) :], module))
+        if module not in finished:
+            for target in sorted(graph.get(module, ())):
+                visit(target, (*way, module))
+            finished.add(module)
+
+    for module in sorted(modules - {"xraytune"}):
+        visit(module, ())
