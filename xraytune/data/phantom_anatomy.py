@@ -72,17 +72,17 @@ def sample_anatomy(rng: np.random.Generator) -> Anatomy:
     def between(low: float, high: float) -> float:
         return float(rng.uniform(low, high))
 
-    right_dome = between(0.38, 0.56)
-    shoulder_height = between(-0.82, -0.68)
+    right_dome = between(0.32, 0.60)
+    apex = between(-0.76, -0.56)
     return Anatomy(
-        lung_centre=between(0.36, 0.42),
-        lung_half_width=between(0.37, 0.44),
-        apex=between(-0.74, -0.60),
-        lung_base=between(0.35, 0.60),
-        lung_depth=between(0.66, 0.80),
+        lung_centre=between(0.34, 0.42),
+        lung_half_width=between(0.34, 0.44),
+        apex=apex,
+        lung_base=between(0.30, 0.65),
+        lung_depth=between(0.72, 0.86),
         diaphragm=(right_dome, right_dome + between(0.01, 0.09)),
-        dome_height=between(0.14, 0.26),
-        heart_size=between(0.86, 1.16),
+        dome_height=between(0.12, 0.32),
+        heart_size=between(0.80, 1.18),
         heart_tilt=between(0.65, 1.05),
         heart_centre=(between(0.12, 0.18), right_dome - between(0.20, 0.28)),
         aortic_knob=between(0.05, 0.10),
@@ -90,19 +90,19 @@ def sample_anatomy(rng: np.random.Generator) -> Anatomy:
         body_depth=between(0.92, 1.10),
         wall=between(0.07, 0.16),
         neck_half_width=between(0.26, 0.38),
-        shoulder=(between(0.80, 0.94), shoulder_height),
+        shoulder=(between(0.80, 0.94), apex - between(0.0, 0.15)),
         arm_angle=between(-1.3, -0.5) if rng.random() < 0.6 else between(1.0, 1.4),
         arm_radius=between(0.13, 0.19),
         jaw=between(-1.25, -0.86),
         spine_half_width=between(0.085, 0.115),
-        spine_bend=between(-0.03, 0.03),
+        spine_bend=between(-0.05, 0.05),
         vertebra_pitch=between(0.145, 0.18),
         vertebra_phase=between(0.0, 1.0),
-        rib_pitch=between(0.142, 0.165),
-        rib_drop=between(0.30, 0.52),
-        rib_radius=between(0.021, 0.028),
+        rib_pitch=between(0.135, 0.170),
+        rib_drop=between(0.26, 0.60),
+        rib_radius=between(0.019, 0.029),
         rib_reach=between(0.70, 0.84),
-        bone=between(0.9, 1.5),
+        bone=between(0.8, 1.7),
         clavicle_rise=between(0.02, 0.20),
         vessel_density=between(0.9, 1.7),
         hilum_height=between(-0.08, 0.06),

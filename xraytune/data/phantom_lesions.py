@@ -45,7 +45,7 @@ def _lobar_lesion(canvas: Canvas, chest: Chest, rng: np.random.Generator) -> Les
         extent = np.maximum(extent, _lobar_area(canvas, chest, rng))
     patches = clamp(0.85 + 0.22 * noise(canvas, rng, 14) + 0.12 * noise(canvas, rng, 40), 0, 1.4)
     bronchograms = clamp(
-        1 - draw_tubes(canvas, bronchial_tree(chest.anatomy, rng, radius=0.012, levels=4)) / 0.035, 0.4, 1
+        1 - draw_tubes(canvas, bronchial_tree(chest.anatomy, rng, radius=0.012, levels=4)) / 0.04, 0.5, 1
     )
     extent = extent * chest.lungs
     return Lesion(thickness=_LUNG_DENSITY_GAIN * chest.air * extent * patches * bronchograms, extent=extent)
@@ -56,8 +56,8 @@ def _diffuse_lesion(canvas: Canvas, chest: Chest, rng: np.random.Generator) -> L
     right, left = (_around(canvas, hilum, rng) for hilum in hila(chest.anatomy))
     patchy = 1 + np.float32(0.35) * noise(canvas, rng, 7)
     strength = clamp((right + left) * patchy, 0, 1) * chest.lungs
-    texture = np.float32(0.40) + np.float32(0.75) * (_lines(canvas, rng, 34) + _lines(canvas, rng, 60))
-    fluid = np.float32(0.45 * _LUNG_DENSITY_GAIN) * chest.air * strength * texture
+    texture = np.float32(0.55) + np.float32(0.55) * (_lines(canvas, rng, 44) + _lines(canvas, rng, 80))
+    fluid = np.float32(0.6 * _LUNG_DENSITY_GAIN) * chest.air * strength * texture
     return Lesion(thickness=fluid, extent=soft_step(strength - np.float32(0.35), 0.04))
 
 
