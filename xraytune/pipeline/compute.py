@@ -6,6 +6,7 @@ import os
 
 import torch
 
+from xraytune.config.settings import Resources
 from xraytune.errors import MachineError, Problem
 from xraytune.records import Compute
 
@@ -18,6 +19,13 @@ def cpu_count() -> int:
 def gpu_count() -> int:
     """GPUs that torch can use on this machine."""
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def gpu_share(resources: Resources) -> float:
+    """GPUs of one trial; `auto` is one where there is one, else none."""
+    if resources.gpus_per_trial == "auto":
+        return 1.0 if gpu_count() else 0.0
+    return float(resources.gpus_per_trial)
 
 
 def choose_compute(*, gpus: float, threads: int) -> Compute:

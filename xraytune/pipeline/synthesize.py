@@ -67,6 +67,11 @@ def _without_steps(inputs: dict[str, Any]) -> dict[str, Any]:
     return {**inputs, "settings": {**inputs["settings"], "steps": None}}
 
 
+def gan_work_path(cache: Path, inputs: dict[str, Any]) -> Path:
+    """Where the checkpoint and the `grids/` of a GAN of these inputs lie while it trains."""
+    return artifact_path(cache, f"{GAN_STAGE}.work", inputs)
+
+
 def trained_gan(
     settings: GanSettings,
     label: int | None,
@@ -85,7 +90,7 @@ def trained_gan(
     inputs = gan_inputs(settings, label, prepared, compute)
 
     def build(folder: Path) -> None:
-        work = artifact_path(cache, f"{GAN_STAGE}.work", inputs)
+        work = gan_work_path(cache, inputs)
         _start_from_shorter_run(cache, inputs, work)
         what = "GAN" if label is None else f"GAN of {prepared.class_names[label]}"
         for progress in _training(settings, label, prepared, compute=compute, cache=cache, work=work):
@@ -95,7 +100,7 @@ def trained_gan(
         shutil.copytree(work / "grids", folder / "grids")
 
     path = build_once(cache, GAN_STAGE, inputs, build)
-    shutil.rmtree(artifact_path(cache, f"{GAN_STAGE}.work", inputs), ignore_errors=True)
+    shutil.rmtree(gan_work_path(cache, inputs), ignore_errors=True)
     return path
 
 

@@ -9,10 +9,9 @@ from typing import Any
 
 from xraytune.classifier.weights import find_weights
 from xraytune.config.load import load_space
-from xraytune.config.settings import Resources
 from xraytune.config.space import Space
 from xraytune.errors import Problem, TrialError
-from xraytune.pipeline.compute import choose_compute, gpu_count
+from xraytune.pipeline.compute import choose_compute, gpu_share
 from xraytune.pipeline.prepare import Prepared, prepare
 from xraytune.pipeline.synthesize import gan_need
 from xraytune.records import Compute, EpochRecord, Progress, ignore_progress
@@ -162,13 +161,6 @@ def summarise(folder: StudyFolder) -> SearchSummary:
     counts = {status: sum(row["status"] == status for row in rows) for status in ("complete", "pruned", "failed")}
     best = max(complete, key=lambda row: (row["value"], -row["number"]))
     return SearchSummary(study=folder.path, counts=counts, best=best)
-
-
-def gpu_share(resources: Resources) -> float:
-    """GPUs of one trial; `auto` is one where there is one, else none."""
-    if resources.gpus_per_trial == "auto":
-        return 1.0 if gpu_count() else 0.0
-    return float(resources.gpus_per_trial)
 
 
 def require_weights(space: Space) -> None:
