@@ -17,7 +17,7 @@ from optuna.trial import FixedTrial
 from xraytune.config.domains import Value
 from xraytune.config.fields import flat_values, parameter_fields
 from xraytune.config.load import experiment_from_json, experiment_to_json, experiment_to_yaml, load_space
-from xraytune.config.settings import Experiment
+from xraytune.config.settings import Experiment, ExportedFrom
 from xraytune.config.space import Space
 from xraytune.config.yaml_lines import write_yaml
 from xraytune.errors import ConfigError
@@ -286,6 +286,24 @@ def test_what_may_change_between_two_starts_is_not_identity(write_space: WriteSp
         assert load_space(path, [override]).identity() == space.identity()
     for override in other:
         assert load_space(path, [override]).identity() != space.identity()
+
+
+def test_a_file_keeps_where_it_was_exported_from_but_is_no_other_space_for_it(
+    tmp_path: Path, write_space: WriteSpace
+) -> None:
+    plain = load_space(write_space())
+    exported = load_space(write_space(after="exported_from: {study: studies/mix, trial: 7}\n"))
+    elsewhere = tmp_path / "out"
+    elsewhere.mkdir()
+
+    best = elsewhere / "best.yaml"
+    best.write_text(experiment_to_yaml(exported.experiment(), elsewhere), encoding="utf-8")
+    write_json(elsewhere / "config.json", experiment_to_json(exported.experiment(), elsewhere))
+
+    assert "study: ../studies/mix" in best.read_text(encoding="utf-8")
+    assert load_space(best).settings.exported_from == ExportedFrom(study=tmp_path / "studies" / "mix", trial=7)
+    assert experiment_from_json(read_json(elsewhere / "config.json"), elsewhere) == exported.experiment()
+    assert exported.identity() == plain.identity()
 
 
 def test_bounds_are_inclusive(write_space: WriteSpace) -> None:

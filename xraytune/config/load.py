@@ -97,6 +97,9 @@ def experiment_from_json(content: dict[str, Any], relative_to: Path) -> Experime
     settings["data"] = {**settings["data"], "path": absolute_path(settings["data"]["path"], relative_to)}
     if "weights_dir" in settings:
         settings["weights_dir"] = absolute_path(settings["weights_dir"], relative_to)
+    if "exported_from" in settings:
+        origin = settings["exported_from"]
+        settings["exported_from"] = {**origin, "study": absolute_path(origin["study"], relative_to)}
     point = {
         name: absolute_path(value, relative_to) if is_path(name, value) else value
         for name, value in content["parameters"].items()

@@ -18,7 +18,7 @@ from xraytune.config.settings import OBJECTIVE_METRIC, Model, Settings
 from xraytune.config.words import explain, nearest, shown
 
 BESIDE_SETTINGS = ("parameters", "start_from")
-PATHS: tuple[tuple[str, ...], ...] = (("data", "path"), ("weights_dir",))
+PATHS: tuple[tuple[str, ...], ...] = (("data", "path"), ("weights_dir",), ("exported_from", "study"))
 
 _SWEEP_KEYS = {
     "method": "write sampler: {name: tpe}",

@@ -50,6 +50,8 @@ def settings_content(settings: Settings, folder: Path) -> dict[str, Any]:
     content["data"]["path"] = relative_path(settings.data.path, folder)
     if settings.weights_dir is not None:
         content["weights_dir"] = relative_path(settings.weights_dir, folder)
+    if settings.exported_from is not None:
+        content["exported_from"]["study"] = relative_path(settings.exported_from.study, folder)
     return content
 
 

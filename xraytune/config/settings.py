@@ -231,6 +231,13 @@ class Tracking(Model):
     wandb: WandbSettings | None = None
 
 
+class ExportedFrom(Model):
+    """The trial that `export` wrote this file from: how a final training finds its study."""
+
+    study: Path
+    trial: Annotated[int, Field(ge=0)]
+
+
 class Settings(Model):
     """Everything in the file but the parameters."""
 
@@ -246,6 +253,7 @@ class Settings(Model):
     sampler: SamplerSettings = SamplerSettings()
     resources: Resources = Resources()
     tracking: Tracking = Tracking()
+    exported_from: ExportedFrom | None = None
 
 
 class Experiment(Model):

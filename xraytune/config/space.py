@@ -163,10 +163,10 @@ class Space:
         """All that makes this the space it is, as plain JSON: equal identities may share a study.
 
         Trials, hours, resources and tracking may change between two starts; where the images and the official weights
-        lie is a location.
+        lie is a location, and so is the study that the file was exported from.
         """
         settings: dict[str, Any] = self.settings.model_dump(mode="json")
-        for name in ("resources", "tracking", "weights_dir"):
+        for name in ("resources", "tracking", "weights_dir", "exported_from"):
             del settings[name]
         for name in ("trials", "hours", "gpu_hours"):
             del settings["budget"][name]

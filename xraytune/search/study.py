@@ -31,7 +31,6 @@ from xraytune.errors import Problem, StudyError
 from xraytune.files import append_jsonl, new_folder, read_json, read_jsonl, write_json, write_text
 from xraytune.pipeline.prepare import Prepared, read_prepared, write_prepared
 from xraytune.records import Compute
-from xraytune.search.journal import create_journal
 
 _PACKAGES = ("xraytune", "torch", "torchvision", "ray", "optuna", "numpy", "pillow", "scikit-learn")
 
@@ -103,6 +102,9 @@ def create_study(folder: StudyFolder, space: Space, prepared: Prepared, compute:
     Raises:
         MachineError: The disk is full.
     """
+    # A final training reads a study without Optuna in its process; only a search creates one.
+    from xraytune.search.journal import create_journal
+
     with new_folder(folder.path) as path:
         write_text(path / "study.yaml", space.to_yaml(folder.path))
         write_prepared(prepared, path / "split.json")
