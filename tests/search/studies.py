@@ -1,0 +1,106 @@
+"""A study on the disk whose trials nobody trains: the tests say what its trials would report."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from xraytune.config.load import load_space
+from xraytune.config.settings import Parameters
+from xraytune.config.space import Space
+from xraytune.pipeline.prepare import PartName, Prepared, PreparedImage
+from xraytune.pipeline.synthesize import GanNeed
+from xraytune.records import Compute, EpochRecord
+from xraytune.search.director import Director
+from xraytune.search.journal import Asked, Journal
+from xraytune.search.study import StudyFolder
+
+SPACE = """\
+version: 1
+name: small
+data: {path: xrays}
+parameters:
+  source: {values: [none, duplicate, gan]}
+  synthetic_ratio: {values: [0.5, 1.0], when: {source: [duplicate, gan]}}
+  gan: {when: {source: gan}, parameters: {steps: {values: [100, 200]}}}
+  lr: {min: 1e-5, max: 1e-2, distribution: log_uniform_values}
+budget: {trials: 6, max_epochs: 9}
+scheduler: {name: asha, grace: 1, reduction: 3}
+sampler: {startup_trials: 2, seed: 3}
+"""
+
+
+@dataclass(slots=True)
+class Watching:
+    """An observer that remembers."""
+
+    began_numbers: list[int] = field(default_factory=list)
+    ended_rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def note(self, text: str) -> None: ...
+
+    def opened(self, folder: StudyFolder, dashboard: str) -> None: ...
+
+    def began(self, asked: Asked) -> None:
+        self.began_numbers.append(asked.number)
+
+    def epoch(self, number: int, record: EpochRecord) -> None: ...
+
+    def ended(self, row: Any) -> None:
+        self.ended_rows.append(dict(row))
+
+
+def write_space(folder: Path, *overrides: str) -> Space:
+    file = folder / "small.yaml"
+    file.write_text(SPACE, encoding="utf-8")
+    return load_space(file, overrides)
+
+
+def two_images() -> Prepared:
+    parts: tuple[PartName, ...] = ("train", "val_a", "val_b")
+    images = tuple(
+        PreparedImage(file=f"{part}.jpeg", patient=part, label=0, part=part, row=row, sha256=part)
+        for row, part in enumerate(parts)
+    )
+    return Prepared(
+        class_names=("NORMAL", "PNEUMONIA"),
+        positive=1,
+        image_size_px=64,
+        pixels="pixels-1/none",
+        test_fingerprint=None,
+        images=images,
+    )
+
+
+CPU = Compute(device="cpu", threads=1, precision="float32")
+
+
+def no_gan(parameters: Parameters) -> GanNeed | None:
+    """Every GAN is there."""
+    del parameters
+    return None
+
+
+def direct(
+    study: StudyFolder,
+    *overrides: str,
+    watching: Watching | None = None,
+    gan_need: Callable[[Parameters], GanNeed | None] = no_gan,
+    gpu_share: float = 0.0,
+) -> Director:
+    """A director as each start of the search makes one."""
+    space = write_space(study.path.parent.parent, *overrides)
+    journal = Journal(study.journal_path, space, writable=True)
+    return Director(study, space, journal, gan_need=gan_need, gpu_share=gpu_share, observer=watching or Watching())
+
+
+def epoch(number: int, value: float) -> dict[str, Any]:
+    """What a trial says after an epoch."""
+    losses = {"train_loss": 0.5, "val_loss": 0.5, "val_auroc": value, "best_val_auroc": value}
+    return {"epoch": {"epoch": number, "steps": 8 * number, "lr": 1e-3, "seconds": 1.0} | losses}
+
+
+def ended(value: float, epochs: int = 9) -> dict[str, Any]:
+    """What a trial says at its end."""
+    result = {"value": value, "best_epoch": 1, "epochs": epochs, "val_b_auroc": value - 0.01}
+    return {"ended": {**result, "threshold": 0.5, "seconds": 9.0}}

@@ -1,0 +1,242 @@
+"""The search without Ray: budgets, pruning, failures, waiting for GANs, and going on after a restart."""
+
+import json
+import math
+from typing import Any
+
+import pytest
+
+from tests.search.studies import Watching, direct, ended, epoch
+from xraytune.config.settings import Parameters
+from xraytune.files import read_jsonl
+from xraytune.pipeline.synthesize import GanNeed
+from xraytune.search.director import Answer, Director
+from xraytune.search.journal import Asked
+from xraytune.search.study import StudyFolder
+
+
+def start(director: Director) -> Asked:
+    asked = director.next()
+    assert isinstance(asked, Asked)
+    return asked
+
+
+def complete(director: Director, number: int, value: float = 0.8) -> None:
+    assert not director.hear(number, ended(value))
+
+
+def statuses(study: StudyFolder) -> dict[int, str]:
+    return {row["number"]: row["status"] for row in study.rows()}
+
+
+def test_a_search_asks_for_as_many_trials_as_the_budget_says(study: StudyFolder) -> None:
+    director = direct(study, "budget.trials=3")
+
+    for number in range(3):
+        assert start(director).number == number
+        complete(director, number)
+
+    assert director.next() is Answer.DONE
+    assert director.is_done
+    assert statuses(study) == {0: "complete", 1: "complete", 2: "complete"}
+
+
+def test_a_larger_budget_goes_on_from_there(study: StudyFolder) -> None:
+    director = direct(study, "budget.trials=1")
+    complete(director, start(director).number)
+
+    assert start(direct(study, "budget.trials=2")).number == 1
+
+
+@pytest.mark.parametrize("budget", ["budget.hours=1e-9", "budget.gpu_hours=1e-9"])
+def test_a_spent_budget_of_time_lets_running_trials_finish(study: StudyFolder, budget: str) -> None:
+    director = direct(study, budget, gpu_share=1.0) if "gpu" in budget else None
+    if director is None:
+        assert direct(study, budget).next() is Answer.DONE
+        return
+    running = start(director)
+    director.hear(running.number, epoch(1, 0.6))
+
+    assert director.next() is Answer.DONE
+    assert not director.is_done
+    complete(director, running.number)
+    assert director.is_done
+
+
+def test_asha_stops_a_weak_trial_and_says_so(study: StudyFolder) -> None:
+    watching = Watching()
+    director = direct(study, watching=watching)
+    strong, weak = start(director), start(director)
+
+    assert director.hear(strong.number, epoch(1, 0.9))
+    assert not director.hear(weak.number, epoch(1, 0.6))
+
+    assert [(row["number"], row["status"], row["value"]) for row in watching.ended_rows] == [(1, "pruned", 0.6)]
+    assert "ASHA after epoch 1" in watching.ended_rows[0]["reason"]
+    assert director.hear(strong.number, epoch(2, 0.9))
+
+
+def test_without_a_scheduler_nothing_is_stopped(study: StudyFolder) -> None:
+    director = direct(study, "scheduler.name=none")
+    strong, weak = start(director), start(director)
+    director.hear(strong.number, epoch(1, 0.9))
+
+    assert all(director.hear(weak.number, epoch(number, 0.6)) for number in range(1, 10))
+
+
+@pytest.mark.parametrize("message", [{"failed": "weights are missing"}, epoch(1, math.nan)])
+def test_a_trial_that_goes_wrong_has_failed_with_its_reason(study: StudyFolder, message: dict[str, Any]) -> None:
+    director = direct(study)
+    number = start(director).number
+
+    assert not director.hear(number, message)
+
+    (row,) = study.rows()
+    assert (row["status"], row["value"]) == ("failed", None)
+    assert row["reason"] in {"weights are missing", "val_auroc is nan after epoch 1"}
+    assert start(director).number == 1, "the search goes on"
+
+
+def test_a_lost_worker_ends_its_trial(study: StudyFolder) -> None:
+    director = direct(study)
+    director.lost(start(director).number)
+
+    assert statuses(study) == {0: "failed"}
+
+
+def test_what_is_said_again_is_recorded_once(study: StudyFolder) -> None:
+    """A trial that runs again from its checkpoint says its epochs again."""
+    director = direct(study)
+    number = start(director).number
+    for value in (0.7, 0.7):
+        assert director.hear(number, epoch(1, value))
+
+    complete(director, number)
+    assert [row["epochs"] for row in study.rows()] == [1]
+
+
+def test_a_restart_takes_up_the_unfinished_trials_first(study: StudyFolder) -> None:
+    first = direct(study)
+    asked = [start(first), start(first)]
+    first.hear(0, epoch(1, 0.9))
+    complete(first, 0)
+    first.close()
+
+    watching = Watching()
+    second = direct(study, watching=watching)
+
+    assert start(second) == asked[1]
+    assert start(second).number == 2
+    assert watching.began_numbers == [1, 2]
+
+
+def test_a_restart_decides_as_if_nothing_had_happened(study: StudyFolder) -> None:
+    first = direct(study)
+    start(first), start(first)
+    first.hear(0, epoch(1, 0.9))
+
+    second = direct(study)
+    start(second), start(second)
+
+    assert second.hear(0, epoch(1, 0.9))
+    assert not second.hear(1, epoch(1, 0.6)), "the rung remembers trial 0"
+
+
+def test_a_decision_that_a_crash_cut_short_is_taken_again(study: StudyFolder) -> None:
+    """The value was recorded, the end was not: hearing it again prunes the trial."""
+    first = direct(study)
+    start(first), start(first)
+    first.hear(0, epoch(1, 0.9))
+    first._journal.report(1, 1, 0.6)
+
+    second = direct(study)
+    start(second), start(second)
+
+    assert not second.hear(1, epoch(1, 0.6))
+    assert statuses(study) == {1: "pruned"}
+
+
+def test_trials_jsonl_is_mended_from_the_journal(study: StudyFolder) -> None:
+    director = direct(study)
+    for number in range(2):
+        start(director)
+        complete(director, number)
+    rows = study.rows()
+    lines = [json.dumps(rows[1] | {"value": 0.99}), "torn"]
+    study.rows_path.write_text("\n".join(lines), encoding="utf-8")
+
+    direct(study)
+
+    assert read_jsonl(study.rows_path) == rows
+
+
+GAN_SPACE = ("source=gan", "synthetic_ratio=0.5", "gan.steps={values: [100, 200]}", "sampler.name=grid")
+
+
+class Gans:
+    """Which GANs are there; those of one lineage differ in their steps."""
+
+    def __init__(self) -> None:
+        self.trained: set[tuple[int, int]] = set()
+
+    def need(self, parameters: Parameters) -> GanNeed | None:
+        if parameters.gan is None or (parameters.gan.width, parameters.gan.steps) in self.trained:
+            return None
+        return GanNeed(f"width {parameters.gan.width}")
+
+
+def gan_points(*widths_and_steps: tuple[int, int]) -> str:
+    rows = ", ".join(
+        f"{{source: gan, synthetic_ratio: 0.5, lr: 1e-3, gan.width: {w}, gan.steps: {s}}}" for w, s in widths_and_steps
+    )
+    return f"start_from=[{rows}, {{source: none, lr: 1e-3}}]"
+
+
+WIDTHS = "gan.width={values: [8, 16]}"
+
+
+def test_a_trial_waits_for_a_gan_that_another_one_trains_and_others_go_first(study: StudyFolder) -> None:
+    gans = Gans()
+    director = direct(study, WIDTHS, gan_points((8, 100), (8, 100), (16, 100)), gan_need=gans.need)
+
+    assert start(director).number == 0, "trains the GAN of width 8"
+    assert start(director).number == 2, "trial 1 needs that GAN and waits; trial 2 needs another"
+    assert start(director).number == 3, "needs none"
+
+    gans.trained.add((8, 100))
+    assert start(director).number == 1, "the GAN is there"
+
+
+def test_a_longer_run_of_a_gan_waits_for_the_shorter_one_that_it_continues(study: StudyFolder) -> None:
+    gans = Gans()
+    director = direct(study, WIDTHS, gan_points((8, 100), (8, 200)), gan_need=gans.need)
+
+    assert start(director).number == 0
+    assert start(director).number == 2
+    gans.trained.add((8, 100))
+    assert start(director).number == 1
+
+
+def test_when_the_training_trial_fails_the_next_one_trains_the_gan(study: StudyFolder) -> None:
+    gans = Gans()
+    director = direct(study, WIDTHS, gan_points((8, 100), (8, 100)), gan_need=gans.need)
+    assert start(director).number == 0
+    assert start(director).number == 2
+
+    director.hear(0, {"failed": "the GAN's loss is not finite"})
+
+    assert start(director).number == 1
+
+
+def test_a_free_slot_waits_when_all_that_is_asked_for_needs_one_gan(study: StudyFolder) -> None:
+    """It is not asked far ahead: what the sampler knows then would be little."""
+    gans = Gans()
+    director = direct(study, "source=gan", "gan.steps=100", "budget.trials=20", gan_need=gans.need)
+    start(director)
+
+    assert director.next() is Answer.WAIT
+    assert director.next() is Answer.WAIT
+    assert director.running == 1
+
+    gans.trained.add((64, 100))
+    assert start(director).number == 1

@@ -1,0 +1,129 @@
+"""The study's truth: what was asked, each value in its order of arrival, and each end exactly once."""
+
+from pathlib import Path
+
+import optuna
+import pytest
+
+from tests.search.studies import SPACE, write_space
+from xraytune.errors import StudyError
+from xraytune.search.journal import Journal, create_journal
+from xraytune.search.study import StudyFolder
+
+
+def open_journal(study: StudyFolder, *overrides: str) -> Journal:
+    return Journal(study.journal_path, write_space(study.path.parent.parent, *overrides), writable=True)
+
+
+def test_values_come_back_in_their_order_of_arrival(study: StudyFolder) -> None:
+    journal = open_journal(study)
+    for _ in range(2):
+        journal.ask(())
+
+    journal.report(1, 1, 0.7)
+    journal.report(0, 1, 0.8)
+    journal.report(1, 2, 0.75)
+
+    assert list(open_journal(study).reports()) == [(1, 1, 0.7), (0, 1, 0.8), (1, 2, 0.75)]
+
+
+def test_a_restart_does_not_shift_the_draws(study: StudyFolder, tmp_path: Path) -> None:
+    """The sampler is seeded by the trial's number, not by how often the search was started."""
+    other = tmp_path / "optuna.journal"
+    create_journal(other)
+    unbroken = Journal(other, write_space(tmp_path), writable=True)
+
+    for number in range(6):
+        restarted = open_journal(study)
+        assert restarted.ask(()) == unbroken.ask(())
+        for journal in (restarted, unbroken):
+            journal.report(number, 1, 0.5 + number / 20)
+            journal.tell(number, "complete", 0.5 + number / 20, {})
+
+
+def test_start_points_are_asked_first_also_after_a_restart(study: StudyFolder) -> None:
+    points = ({"source": "none", "lr": 1e-4}, {"source": "duplicate", "synthetic_ratio": 1.0, "lr": 1e-3})
+
+    first = open_journal(study).ask(points).parameters
+    second = open_journal(study).ask(points).parameters
+
+    assert (first.source, first.lr) == ("none", 1e-4)
+    assert (second.source, second.synthetic_ratio, second.lr) == ("duplicate", 1.0, 1e-3)
+
+
+def test_an_unfinished_trial_keeps_its_settings(study: StudyFolder) -> None:
+    asked = open_journal(study).ask(())
+    journal = open_journal(study)
+
+    assert journal.unfinished() == [asked.number]
+    assert journal.again(asked.number) == asked
+
+
+def test_each_end_is_told_as_it_was(study: StudyFolder) -> None:
+    """A pruned trial keeps its value so far, a failed one has none: Optuna learns from both."""
+    journal = open_journal(study)
+    for number, value in enumerate((0.9, 0.6, 0.5)):
+        journal.ask(())
+        journal.report(number, 1, value)
+
+    journal.tell(0, "complete", 0.9, {"val_b_auroc": 0.88, "seconds": 3.0})
+    journal.tell(1, "pruned", 0.6, {"reason": "stopped by ASHA after epoch 1"})
+    journal.tell(2, "failed", None, {"reason": "the loss is not finite"})
+
+    rows = journal.rows()
+    assert [(row["status"], row["value"], row["epochs"]) for row in rows] == [
+        ("complete", 0.9, 1),
+        ("pruned", 0.6, 1),
+        ("failed", None, 1),
+    ]
+    assert (rows[0]["val_b_auroc"], rows[0]["seconds"], rows[2]["reason"]) == (0.88, 3.0, "the loss is not finite")
+
+
+def test_told_twice_nothing_changes(study: StudyFolder) -> None:
+    journal = open_journal(study)
+    journal.ask(())
+    journal.tell(0, "complete", 0.9, {})
+    journal.tell(0, "failed", None, {"reason": "too late"})
+
+    assert [(row["status"], row["value"]) for row in journal.rows()] == [("complete", 0.9)]
+
+
+def test_a_line_torn_by_a_crash_is_cut_off(study: StudyFolder) -> None:
+    """Optuna would append to it, and the journal would be unreadable for good."""
+    open_journal(study).ask(())
+    with study.journal_path.open("ab") as stream:
+        stream.write(b'{"op_code": 4, "wor')
+
+    journal = open_journal(study)
+    journal.ask(())
+
+    assert len(open_journal(study).trials) == 2
+
+
+def test_a_lock_that_a_killed_search_left_does_not_block(study: StudyFolder) -> None:
+    (study.path / "optuna.journal.lock").symlink_to(study.journal_path)
+
+    assert open_journal(study).ask(()).number == 0
+
+
+def test_a_damaged_journal_is_an_error_that_names_it(study: StudyFolder) -> None:
+    study.journal_path.write_bytes(b"not a journal\n" + study.journal_path.read_bytes())
+
+    with pytest.raises(StudyError, match=r"optuna\.journal: the journal cannot be read"):
+        open_journal(study)
+
+
+def test_optuna_itself_reads_the_journal(study: StudyFolder) -> None:
+    """So does optuna-dashboard."""
+    journal = open_journal(study)
+    journal.ask(())
+    journal.tell(0, "complete", 0.9, {})
+
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(study.journal_path)))
+    (summary,) = optuna.get_all_study_summaries(storage)
+
+    assert summary.n_trials == 1
+    assert summary.best_trial is not None
+    assert summary.best_trial.value == 0.9
+    assert "lr" in summary.best_trial.params
+    assert "gan" in SPACE

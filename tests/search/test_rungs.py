@@ -1,0 +1,83 @@
+"""ASHA's decisions, against Ray Tune's own and after a restart."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from ray.tune.schedulers import AsyncHyperBandScheduler
+
+from xraytune.search.rungs import Rungs
+
+values = st.floats(0.3, 1.0)
+
+
+@dataclass(frozen=True)
+class TuneTrial:
+    """All that Tune's scheduler looks at."""
+
+    trial_id: str
+    stub: bool = False
+
+
+@st.composite
+def arrivals(draw: st.DrawFn) -> list[tuple[int, int, float]]:
+    """Epochs of up to 12 trials, interleaved at random, each trial's in order."""
+    trials = draw(st.integers(1, 12))
+    order = draw(st.permutations([trial for trial in range(trials) for _ in range(9)]))
+    done = dict.fromkeys(range(trials), 0)
+    rows = []
+    for trial in order:
+        done[trial] += 1
+        rows.append((trial, done[trial], draw(values)))
+    return rows
+
+
+@given(arrivals(), st.integers(1, 3), st.integers(2, 4))
+def test_every_decision_is_ray_tunes(rows: list[tuple[int, int, float]], grace: int, reduction: int) -> None:
+    ours = Rungs(grace=grace, reduction=reduction, max_epochs=10)
+    theirs: Any = AsyncHyperBandScheduler(
+        time_attr="epoch", metric="value", mode="max", max_t=10, grace_period=grace, reduction_factor=reduction
+    )
+    stopped: set[int] = set()
+    for trial in {trial for trial, _, _ in rows}:
+        theirs.on_trial_add(None, TuneTrial(str(trial)))
+
+    for trial, epoch, value in rows:
+        if trial in stopped:
+            continue
+        goes_on = ours.goes_on(trial, epoch, value)
+        decision = theirs.on_trial_result(None, TuneTrial(str(trial)), {"epoch": epoch, "value": value})
+        assert goes_on == (decision == theirs.CONTINUE)
+        if not goes_on:
+            stopped.add(trial)
+
+
+@given(arrivals())
+def test_hearing_the_values_again_rebuilds_the_rungs(rows: list[tuple[int, int, float]]) -> None:
+    first, again = (Rungs(grace=1, reduction=3, max_epochs=10) for _ in range(2))
+    decisions = [first.goes_on(*row) for row in rows]
+    half = len(rows) // 2
+    for row in rows[:half]:
+        again.goes_on(*row)
+
+    assert [first.goes_on(*row) for row in rows] == decisions, "asked again, it says the same"
+    assert [again.goes_on(*row) for row in rows[half:]] == decisions[half:]
+
+
+def test_a_case_by_hand() -> None:
+    """A third pass: the second of two values is compared with the first one, the third with both."""
+    rungs = Rungs(grace=1, reduction=3, max_epochs=9)
+
+    assert rungs.goes_on(0, 1, 0.80), "the first at a rung goes on"
+    assert not rungs.goes_on(1, 1, 0.70)
+    assert rungs.goes_on(2, 1, 0.90)
+    assert rungs.goes_on(3, 2, 0.10), "epoch 2 is no rung"
+    assert not rungs.goes_on(4, 1, 0.82), "the cutoff is 2/3 of the way up: .867"
+
+
+def test_the_last_epoch_is_no_rung() -> None:
+    """Who gets there has ended by itself."""
+    rungs = Rungs(grace=3, reduction=3, max_epochs=27)
+
+    assert set(rungs.reached()) == {3, 9}
