@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
+from xraytune.data.phantom_anatomy import lateral_wall
 from xraytune.data.phantom_chest import Chest, bronchial_tree, hila
 from xraytune.data.phantom_shapes import Canvas, Field, clamp, draw_tubes, noise, soft_step
 
@@ -79,8 +80,9 @@ def _lobar_area(canvas: Canvas, chest: Chest, rng: np.random.Generator) -> Field
     """A blob with an uneven, soft border around a random place in one lung."""
     anatomy = chest.anatomy
     side = -1 if rng.random() < 0.55 else 1
-    x = side * (anatomy.lung_centre + rng.uniform(-0.12, 0.12))
-    y = rng.uniform(anatomy.apex + 0.30, anatomy.diaphragm[0] - 0.05)
+    y = rng.uniform(anatomy.apex + 0.25, anatomy.diaphragm[0] - 0.12)
+    # Between heart and ribs, so that the heart never hides all of it.
+    x = side * rng.uniform(0.55, 0.85) * lateral_wall(anatomy, y)
     half_axes = (rng.uniform(0.18, 0.30), rng.uniform(0.16, 0.32))
     distance = np.hypot((canvas.x - x) / half_axes[0], (canvas.y - y) / half_axes[1])
     return soft_step(1 - distance + 0.22 * noise(canvas, rng, 9), 0.10) * (canvas.x * side > 0)

@@ -25,7 +25,7 @@ def draw_skeleton(canvas: Canvas, anatomy: Anatomy) -> Field:
 def _ribs(anatomy: Anatomy) -> Iterator[Tube]:
     """All ribs as one tube per width: each goes round the chest in a plane that is tilted down in front."""
     curves = [_rib(anatomy, number, side) for number in range(1, _RIB_PAIRS) for side in (-1, 1)]
-    yield tube_along(curves, anatomy.rib_radius, density=3.0, hollow=1.4)
+    yield tube_along(curves, anatomy.rib_radius, density=3.6, hollow=1.4)
 
 
 def _rib(anatomy: Anatomy, number: int, side: int) -> Points:
