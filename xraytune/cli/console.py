@@ -1,0 +1,251 @@
+"""The only file that prints. What a command found goes to stdout, as text or as one JSON object; all else to stderr.
+
+Commands hand over plain records (`Table`, `Frame`, text); how they look is decided here. On a terminal progress is a bar
+and a search a live table; in a log both are plain lines with the time.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, TypeAlias
+
+from rich import box
+from rich import progress as bars
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.padding import Padding
+from rich.table import Column as RichColumn
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from xraytune.errors import XraytuneError
+from xraytune.records import Json, Progress
+
+Tone: TypeAlias = Literal["plain", "strong", "dim", "good", "busy", "bad"]
+_STYLES: dict[Tone, str] = {
+    "plain": "",
+    "strong": "bold",
+    "dim": "dim",
+    "good": "green",
+    "busy": "cyan",
+    "bad": "red",
+}
+_LOG_EVERY_SECONDS = 10.0
+_FRAME_EVERY_SECONDS = 1.0
+_LINE_EVERY_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A text of a table that stands out or steps back."""
+
+    text: str
+    tone: Tone = "plain"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A column of a table; a `flexible` one gives way where the screen is narrow, by folding its text."""
+
+    name: str
+    align: Literal["left", "right"] = "left"
+    flexible: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Rows under named columns."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell | str, ...], ...]
+    title: str = ""
+
+
+def facts(*rows: tuple[str, str]) -> Table:
+    """A table of names and what they are."""
+    columns = (Column(name=""), Column(name="", flexible=True))
+    return Table(columns=columns, rows=tuple((Cell(name, "dim"), value) for name, value in rows))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """One picture of something that changes: lines of text, and tables below them."""
+
+    lines: tuple[Cell | str, ...]
+    tables: tuple[Table, ...] = ()
+
+
+def _out() -> Console:
+    return Console(highlight=False, soft_wrap=False)
+
+
+def _err() -> Console:
+    return Console(stderr=True, highlight=False)
+
+
+def say(text: str = "", tone: Tone = "plain") -> None:
+    """A line of the result, never broken."""
+    _out().print(Text(text, style=_STYLES[tone]), soft_wrap=True)
+
+
+def show(frame: Frame) -> None:
+    """A result."""
+    _out().print(_drawn(frame))
+
+
+def show_json(content: Mapping[str, Json]) -> None:
+    """The result as one JSON object, and nothing else on stdout."""
+    print(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def tell(text: str, tone: Tone = "plain") -> None:
+    """A line about what is going on."""
+    _err().print(Text(text, style=_STYLES[tone]), soft_wrap=True)
+
+
+def event(text: str) -> None:
+    """A line about what is going on; in a log it has the time."""
+    tell(text if is_live() else f"{datetime.now().astimezone():%H:%M:%S}  {text}")
+
+
+def is_live() -> bool:
+    """Whether a person looks at a terminal that can be redrawn."""
+    return _err().is_terminal and not _err().is_dumb_terminal
+
+
+def show_refusal(error: XraytuneError) -> None:
+    """What is wrong, where, and what to do."""
+    for problem in error.problems:
+        what, *rest = str(problem).splitlines()
+        tell(what, "bad")
+        for line in rest:
+            tell(line, "strong" if line.strip().startswith("fix:") else "plain")
+
+
+def show_bug() -> None:
+    """The whole traceback of the exception that is being handled."""
+    traceback.print_exc()
+    tell("this is a bug in xraytune, not in what you did: please report it with the lines above", "bad")
+
+
+def configure_logging() -> None:
+    """Warnings of xraytune go to stderr, as lines of their own."""
+    logger = logging.getLogger("xraytune")
+    logger.handlers = [_TellHandler(logging.WARNING)]
+    logger.propagate = False
+
+
+class _TellHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        tell(f"{record.levelname.lower()}: {record.getMessage()}", "dim")
+
+
+@contextmanager
+def progress() -> Iterator[Progress]:
+    """A `Progress` that draws a bar with the time left for each kind of work, or a line now and then in a log."""
+    if not is_live():
+        yield _LoggedProgress()
+        return
+    columns = (
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(bar_width=30),
+        bars.MofNCompleteColumn(),
+        bars.TextColumn("[dim]left"),
+        bars.TimeRemainingColumn(compact=True),
+    )
+    with bars.Progress(*columns, console=_err()) as screen:
+        tasks: dict[str, bars.TaskID] = {}
+
+        def on_progress(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = screen.add_task(what, total=total)
+            screen.update(tasks[what], completed=done, total=total)
+
+        yield on_progress
+
+
+class _LoggedProgress:
+    """A line when a kind of work begins, every ten seconds, and at its end."""
+
+    def __init__(self) -> None:
+        self._told: dict[str, float] = {}
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if what not in self._told or done == total or now - self._told[what] >= _LOG_EVERY_SECONDS:
+            self._told[what] = now
+            event(f"{what}: {done}/{total}")
+
+
+@contextmanager
+def watching(picture: Callable[[], Frame], line: Callable[[], str]) -> Iterator[None]:
+    """Show what changes while the block runs, from a thread beside it.
+
+    Args:
+        picture: Drawn about once a second on a terminal; the last one stays there.
+        line: Written every half a minute to a log.
+    """
+    ended = threading.Event()
+    with ExitStack() as stack:
+        if is_live():
+            screen = stack.enter_context(Live(Text(), console=_err(), auto_refresh=False, transient=False))
+
+            def refresh() -> None:
+                screen.update(_drawn(picture()), refresh=True)
+        else:
+
+            def refresh() -> None:
+                event(line())
+
+        def repeat() -> None:
+            while not ended.wait(_FRAME_EVERY_SECONDS if is_live() else _LINE_EVERY_SECONDS):
+                refresh()
+
+        thread = threading.Thread(target=repeat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+            refresh()
+
+
+def _drawn(frame: Frame) -> RenderableType:
+    lines = [_text(line) for line in frame.lines]
+    tables: list[RenderableType] = []
+    for table in frame.tables:
+        if table.title:
+            tables.append(Padding(Text(table.title, style="bold"), (1, 0, 0, 0)))
+        tables.append(_drawn_table(table))
+    return Group(*lines, *tables)
+
+
+def _drawn_table(table: Table) -> RichTable:
+    columns = [
+        RichColumn(
+            column.name,
+            justify=column.align,
+            overflow="fold",
+            no_wrap=not column.flexible,
+            header_style="dim",
+        )
+        for column in table.columns
+    ]
+    has_names = any(column.name for column in table.columns)
+    drawn = RichTable(*columns, box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, show_header=has_names)
+    for row in table.rows:
+        drawn.add_row(*map(_text, row))
+    return drawn
+
+
+def _text(cell: Cell | str) -> Text:
+    return Text(cell) if isinstance(cell, str) else Text(cell.text, style=_STYLES[cell.tone])

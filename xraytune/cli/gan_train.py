@@ -1,0 +1,43 @@
+"""`xraytune gan train --space FILE -o OUT`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from xraytune.cli import console
+from xraytune.cli.options import AsJson, Cache, Data, Overrides, SkipBroken, SpaceFile
+
+
+def train(
+    space: SpaceFile,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="The folder to make.")],
+    data: Data = None,
+    overrides: Overrides = None,
+    cache: Cache = Path("cache"),
+    skip_broken: SkipBroken = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train the GAN of a space file, and keep it as a folder; interrupted, the same command goes on."""
+    from xraytune.pipeline.gan_folder import gan_train
+
+    with console.progress() as on_progress:
+        trained = gan_train(
+            space,
+            out=out,
+            data=data,
+            overrides=overrides or (),
+            cache=cache or Path("cache"),
+            skip_broken=skip_broken,
+            note=console.tell,
+            on_progress=on_progress,
+        )
+    if as_json:
+        console.show_json(trained.to_json())
+        return
+    counts = ", ".join(f"{count} {name}" for name, count in trained.class_counts.items())
+    size, steps = trained.settings.image_size, trained.settings.steps
+    console.say(f"{trained.path}: a {size}-px GAN after {steps:,} steps on {counts}")
+    console.say(f"look at {trained.grids}, then: xraytune gan sample {trained.path} -n 500 OUT")

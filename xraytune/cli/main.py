@@ -1,0 +1,87 @@
+"""The command line: which commands there are. Each parses, calls the Python function of its name, and prints its record.
+
+A command imports what it runs in its own body, so that `--help` loads neither torch nor Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from xraytune.cli import (
+    console,
+    data_inspect,
+    data_phantom,
+    gan_sample,
+    gan_train,
+    search,
+    space_check,
+    status,
+)
+from xraytune.cli.command import Command
+
+_START, _IMAGES, _SEARCH, _MODEL = "Start here", "Images", "Search", "Model"
+
+
+def build_app() -> typer.Typer:
+    """All commands, in the order of a newcomer's way."""
+    app = _group("Do GAN-made chest X-rays help a pneumonia classifier, and in which mix?")
+    app.callback()(_options)
+
+    data = _group("Look at a folder of X-rays, or draw phantom ones.")
+    _add(data, data_inspect.inspect, "xraytune data inspect chest_xray")
+    _add(data, data_phantom.phantom, "xraytune data phantom xrays --patients 200 --seed 1")
+    app.add_typer(data, name="data", rich_help_panel=_IMAGES)
+
+    gan = _group("Train one GAN, or draw images from it.")
+    _add(gan, gan_train.train, "xraytune gan train --space search_spaces/gan_ratio.yaml --set gan.steps=5000 -o gan")
+    _add(gan, gan_sample.sample, "xraytune gan sample gan -n 5000 gan_images")
+    app.add_typer(gan, name="gan", rich_help_panel=_IMAGES)
+
+    space = _group("Work with space files.")
+    _add(space, space_check.check, "xraytune space check search_spaces/gan_ratio.yaml")
+    app.add_typer(space, name="space", rich_help_panel=_SEARCH)
+
+    _add(app, search.search, "xraytune search --space search_spaces/gan_ratio.yaml --data chest_xray", _SEARCH)
+    _add(app, status.status, "xraytune status studies/gan-ratio", _SEARCH)
+    return app
+
+
+def main() -> None:
+    """The console script."""
+    console.configure_logging()
+    build_app()()
+
+
+def _group(about: str) -> typer.Typer:
+    return typer.Typer(
+        help=about,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+
+def _add(app: typer.Typer, function: Callable[..., None], example: str, panel: str | None = None) -> None:
+    app.command(cls=Command, epilog=f"Example: {example}", rich_help_panel=panel)(function)
+
+
+def _options(
+    show_version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=lambda asked: _print_version(asked), is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Do GAN-made chest X-rays help a pneumonia classifier, and in which mix?"""
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        console.say(f"xraytune {version('xraytune')}")
+        raise typer.Exit

@@ -1,0 +1,137 @@
+"""`xraytune search --space FILE`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from xraytune.cli import console
+from xraytune.cli.options import AsJson, Cache, Data, Overrides, SkipBroken, SpaceFile, Studies, WeightsDir
+from xraytune.cli.study_frame import duration, live_frame, summary_line
+from xraytune.records import EpochRecord
+
+if TYPE_CHECKING:
+    from xraytune.search.journal import Asked
+    from xraytune.search.run import SearchSummary
+    from xraytune.search.study import StudyFolder
+
+
+def search(
+    space: SpaceFile,
+    data: Data = None,
+    weights_dir: WeightsDir = None,
+    overrides: Overrides = None,
+    studies: Studies = Path("studies"),
+    cache: Cache = None,
+    address: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="A Ray cluster; else Ray starts on this machine.")
+    ] = None,
+    skip_broken: SkipBroken = False,
+    as_json: AsJson = False,
+) -> None:
+    """Search a space of augmentation mixes; the same command again goes on where the last one stopped."""
+    from xraytune.search.run import search
+
+    with SearchScreen() as screen:
+        summary = search(
+            space,
+            data=data,
+            weights_dir=weights_dir,
+            overrides=overrides or (),
+            studies=studies,
+            cache=cache,
+            address=address,
+            skip_broken=skip_broken,
+            observer=screen,
+            on_progress=screen.on_progress,
+        )
+    if as_json:
+        console.show_json({"study": str(summary.study), "counts": {**summary.counts}, "best": summary.best})
+    else:
+        show(summary)
+
+
+def show(summary: SearchSummary) -> None:
+    """Say what a search ended with, and how to go on."""
+    from xraytune.config.fields import parameters_from
+    from xraytune.search.director import mix_label
+
+    counts = ", ".join(f"{count} {status}" for status, count in summary.counts.items() if count)
+    best, study = summary.best, shown_path(summary.study)
+    mix = mix_label(parameters_from(best["params"]))
+    console.say(f"{study}: {counts}")
+    console.say(
+        f"best on val-A: #{best['number']} {mix}, val-A AUROC {best['value']:.3f}, val-B AUROC {best['val_b_auroc']:.3f}",
+        "good",
+    )
+    console.say(f"next: xraytune export {study} -o best.yaml")
+
+
+def shown_path(path: Path) -> Path:
+    """A path as a person would type it: from the current folder, where it lies in it."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+class SearchScreen:
+    """An `Observer` that shows a search: bars while it prepares, then a live table, or lines in a log."""
+
+    def __enter__(self) -> SearchScreen:
+        self._drawing = ExitStack()
+        self.on_progress = self._drawing.enter_context(console.progress())
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._drawing.close()
+
+    def note(self, text: str) -> None:
+        """A line above what is drawn."""
+        console.event(text)
+
+    def opened(self, folder: StudyFolder, dashboard: str) -> None:
+        """From here on the study is watched."""
+        from xraytune.search.view import StudyWatcher
+
+        self._drawing.close()
+        watcher, opened = StudyWatcher(folder), time.monotonic()
+        used_before = watcher.look().seconds
+        console.event(f"study {shown_path(folder.path)} (Ctrl-C ends it in order; the same command goes on)")
+        if dashboard:
+            ray = shown_path(Path(sys.executable).with_name("ray"))
+            console.event(f"Ray dashboard: {dashboard} (asks for a token: `{ray} get-auth-token` prints it)")
+
+        def seconds_used() -> float:
+            return used_before + time.monotonic() - opened
+
+        self._drawing.enter_context(
+            console.watching(
+                lambda: live_frame(watcher.look(), seconds_used=seconds_used(), dashboard=dashboard),
+                lambda: summary_line(watcher.look(), seconds_used()),
+            )
+        )
+
+    def began(self, asked: Asked) -> None:
+        """A line in a log; a terminal shows it in the table."""
+        from xraytune.search.director import mix_label
+
+        if not console.is_live():
+            console.event(f"#{asked.number} begins: {mix_label(asked.parameters)}")
+
+    def epoch(self, number: int, record: EpochRecord) -> None:
+        """Nothing: the table and the log's summary say it."""
+
+    def ended(self, row: Mapping[str, Any]) -> None:
+        """A line in a log; on a terminal, of a failed trial alone."""
+        if row["status"] == "failed":
+            console.event(f"#{row['number']} failed: {row['reason'].splitlines()[0]}")
+        elif not console.is_live():
+            console.event(
+                f"#{row['number']} {row['status']} after {row['epochs']} epochs, {duration(row['seconds'])}: "
+                f"val-A AUROC {row['value']:.3f}"
+            )

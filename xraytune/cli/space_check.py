@@ -1,0 +1,101 @@
+"""`xraytune space check FILE`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from xraytune.cli import console
+from xraytune.cli.console import Cell, Column, Frame, Table
+from xraytune.cli.options import AsJson, Data, Overrides, WeightsDir
+from xraytune.errors import ConfigError, Problem, SourceLine
+from xraytune.records import Json
+
+if TYPE_CHECKING:
+    from xraytune.config.settings import Settings
+    from xraytune.config.space import ParameterSpec, Space
+
+
+def check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The space file (YAML).")],
+    data: Data = None,
+    weights_dir: WeightsDir = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check a space file, and print what it means with every default; all problems are told at once."""
+    from xraytune.config.load import load_space
+
+    try:
+        space = load_space(file, overrides or (), data=data, weights_dir=weights_dir)
+    except ConfigError as error:
+        if as_json:
+            console.show_json({**_answer(file), "problems": [_problem(problem) for problem in error.problems]})
+            raise typer.Exit(error.exit_code) from None
+        raise
+    if as_json:
+        content: Json = space.identity()
+        console.show_json({**_answer(file), "ok": True, "searched": list(space.searched), "space": content})
+    else:
+        console.show(_frame(file, space))
+
+
+def _answer(file: Path) -> dict[str, Json]:
+    return {"file": str(file), "ok": False, "searched": [], "space": None, "problems": []}
+
+
+def _problem(problem: Problem) -> dict[str, Json]:
+    line = problem.where.line if isinstance(problem.where, SourceLine) else None
+    return {"what": problem.what, "where": str(problem.where), "line": line, "fix": problem.fix}
+
+
+def _frame(file: Path, space: Space) -> Frame:
+    searched = [spec for spec in space.specs if spec.domain.is_open]
+    fixed = [spec for spec in space.specs if not spec.domain.is_open]
+    if searched:
+        what = f"{len(searched)} parameters are searched, {len(fixed)} are fixed"
+    else:
+        what = "nothing is left to choose: an experiment that `xraytune train` runs"
+    tables = (
+        *([_parameters(f"searched ({len(searched)})", searched)] if searched else []),
+        _parameters(f"fixed ({len(fixed)})", fixed),
+        _settings(space.settings),
+    )
+    return Frame(lines=(Cell(f"{file}: right. {what}.", "strong"),), tables=tables)
+
+
+def _parameters(title: str, specs: list[ParameterSpec]) -> Table:
+    columns = (
+        Column(name="parameter"),
+        Column(name="what it may be", flexible=True),
+        Column(name="when", flexible=True),
+    )
+    rows = tuple(
+        (spec.name, _shown(str(spec.domain)), Cell(" and ".join(map(str, spec.when)), "dim")) for spec in specs
+    )
+    return Table(title=title, columns=columns, rows=rows)
+
+
+def _shown(domain: str) -> str:
+    return {"None": "not set"}.get(domain, domain)
+
+
+def _settings(settings: Settings) -> Table:
+    budget, scheduler, sampler, data = settings.budget, settings.scheduler, settings.sampler, settings.data
+    limits = [f"{budget.trials} trials of up to {budget.max_epochs} epochs"]
+    limits += [f"{budget.hours:g} hours"] if budget.hours else []
+    limits += [f"{budget.gpu_hours:g} GPU hours"] if budget.gpu_hours else []
+    is_asha = scheduler.name == "asha"
+    rungs = f"ASHA, grace {scheduler.grace}, reduction {scheduler.reduction}" if is_asha else "none"
+    patients = f"{data.train_patients} patients" if data.train_patients else "all patients"
+    rows = console.facts(
+        ("study", settings.name),
+        ("images", f"{data.path}, {data.image_size} px"),
+        ("training part", f"{patients}, beside val-A {data.split.val_a:g} and val-B {data.split.val_b:g}"),
+        ("budget", ", ".join(limits)),
+        ("scheduler", rungs),
+        ("sampler", f"{sampler.name}, {sampler.startup_trials} random trials first, seed {sampler.seed}"),
+    )
+    return Table(title="settings", columns=rows.columns, rows=rows.rows)

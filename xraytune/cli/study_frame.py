@@ -1,0 +1,133 @@
+"""What a study looks like on a screen: a `StudyView` as lines and a table. Nothing is read or printed here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from xraytune.cli.console import Cell, Column, Frame, Table, Tone
+
+if TYPE_CHECKING:
+    from xraytune.search.view import StudyView, TrialView
+
+_BARS = "▁▂▃▄▅▆▇█"
+_CURVE_WIDTH = 8
+_BEST_SHOWN = 5
+_ENDED_SHOWN = 5
+_TONES: dict[str, Tone] = {
+    "running": "busy",
+    "waiting": "dim",
+    "unfinished": "dim",
+    "complete": "good",
+    "pruned": "dim",
+    "failed": "bad",
+}
+
+
+def live_frame(view: StudyView, *, seconds_used: float, dashboard: str = "") -> Frame:
+    """A search that runs: what runs now, the best trials, and those that ended last."""
+    now = [trial for trial in view.trials if trial.status in {"running", "waiting", "unfinished"}]
+    ended = [trial for trial in view.trials if trial.seconds is not None]
+    complete = [trial for trial in ended if trial.status == "complete"]
+    best = sorted(complete, key=lambda trial: (-trial.values[-1], trial.number))[:_BEST_SHOWN]
+    last = [trial for trial in reversed(ended) if trial not in best][:_ENDED_SHOWN]
+    groups = {"now": now, "best": best, "ended": last}
+    rows = [
+        (Cell(name if place == 0 else "", "strong"), *_row(trial, view))
+        for name, trials in groups.items()
+        for place, trial in enumerate(trials)
+    ]
+    table = Table(columns=(Column(name=""), *_COLUMNS), rows=tuple(rows))
+    lines = _heading(view, seconds_used)
+    return Frame(lines=(*lines, *([Cell(dashboard, "dim")] if dashboard else [])), tables=(table,))
+
+
+def status_frame(view: StudyView) -> Frame:
+    """A study with all its trials, and why some of them failed."""
+    table = Table(columns=_COLUMNS, rows=tuple(_row(trial, view) for trial in view.trials))
+    failed = [trial for trial in view.trials if trial.status == "failed"]
+    reasons = [Cell(f"#{trial.number} failed: {trial.reason.splitlines()[0]}", "bad") for trial in failed]
+    return Frame(lines=(*_heading(view, view.seconds), *reasons), tables=(table,) if view.trials else ())
+
+
+def summary_line(view: StudyView, seconds_used: float) -> str:
+    """A search that runs, as one line of a log."""
+    busy = [f"#{trial.number} {_state(trial, view)}" for trial in view.trials if trial.status == "running"]
+    parts = [f"{_ended(view)} of {view.trial_budget} trials ended", *_best(view), *busy]
+    parts.append(f"used {duration(seconds_used)}")
+    if view.seconds_left is not None:
+        parts.append(f"about {duration(view.seconds_left)} left")
+    return "; ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """`0:07`, `12:30`, `3:05:00`."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
+
+
+def curve(values: Sequence[float], low: float, high: float, width: int = _CURVE_WIDTH) -> str:
+    """Values as a row of little bars, the last `width` places of equal stretches; `low` and `high` are its ends."""
+    if len(values) > width:
+        values = [values[round((place + 1) * len(values) / width) - 1] for place in range(width)]
+    span = (high - low) or 1.0
+    return "".join(_BARS[round((value - low) / span * (len(_BARS) - 1))] for value in values)
+
+
+_COLUMNS = (
+    Column(name="#", align="right"),
+    Column(name="mix", flexible=True),
+    Column(name="epoch", align="right"),
+    Column(name="val-A", align="right"),
+    Column(name="val-B", align="right"),
+    Column(name="curve"),
+    Column(name="state", flexible=True),
+)
+
+
+def _row(trial: TrialView, view: StudyView) -> tuple[Cell | str, ...]:
+    seen = [value for other in view.trials for value in other.values]
+    is_best = view.best is not None and trial.number == view.best.number
+    tone = _TONES[trial.status]
+    return (
+        f"{trial.number}",
+        Cell(trial.mix, "strong" if is_best else "plain"),
+        f"{trial.epochs}/{view.max_epochs}" if trial.epochs else "",
+        Cell(f"{trial.values[-1]:.3f}" if trial.values else "", "strong" if is_best else "plain"),
+        f"{trial.val_b_auroc:.3f}" if trial.val_b_auroc is not None else "",
+        Cell(curve(trial.values, min(seen), max(seen)) if trial.values else "", tone),
+        Cell(_state(trial, view), tone),
+    )
+
+
+def _state(trial: TrialView, view: StudyView) -> str:
+    if trial.status == "running":
+        if trial.busy_with:
+            return trial.busy_with
+        return f"epoch {trial.epochs + 1}/{view.max_epochs}" if trial.epochs else "starts"
+    if trial.status == "waiting":
+        return "waits for a GAN"
+    took = f" {duration(trial.seconds)}" if trial.seconds is not None else ""
+    return f"{trial.status}{took}"
+
+
+def _heading(view: StudyView, seconds_used: float) -> Iterable[Cell | str]:
+    counts = [f"{view.count(status)} {status}" for status in _TONES if view.count(status)]
+    first = f"{view.name}: {_ended(view)} of {view.trial_budget} trials ended"
+    yield Cell(first + (f" ({', '.join(counts)})" if counts else ""), "strong")
+    for best in _best(view):
+        yield Cell(best, "good")
+    left = f", about {duration(view.seconds_left)} left" if view.seconds_left is not None else ""
+    yield f"{'runs' if view.is_running else 'does not run'}; used {duration(seconds_used)}{left}"
+
+
+def _best(view: StudyView) -> list[str]:
+    best = view.best
+    if best is None:
+        return []
+    return [f"best: #{best.number} {best.mix}, val-A AUROC {best.values[-1]:.3f}"]
+
+
+def _ended(view: StudyView) -> int:
+    return sum(trial.seconds is not None for trial in view.trials)
