@@ -1,0 +1,52 @@
+"""Small phantom X-rays, prepared once for all tests of the pipeline."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from xraytune.config.settings import Experiment, Parameters, Settings
+from xraytune.data.phantom import draw_phantoms
+from xraytune.pipeline.compute import pin
+from xraytune.pipeline.prepare import Prepared, prepare
+from xraytune.records import Compute
+
+CPU = Compute(device="cpu", threads=1, precision="float32")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """Prepared images and a cache, for running trials."""
+
+    settings: Settings
+    prepared: Prepared
+    cache: Path
+
+    def experiment(self, **parameters: Any) -> Experiment:
+        small = {"backbone": "small_cnn", "weights": "none", "batch_size": 8, "lr": 1e-3, "views": 3}
+        return Experiment(settings=self.settings, parameters=Parameters.model_validate(small | parameters))
+
+
+@pytest.fixture(scope="session")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    folder = tmp_path_factory.mktemp("pipeline")
+    draw_phantoms(folder / "xrays", patients=30, seed=3, image_size_px=48)
+    settings = Settings.model_validate_json(
+        f"""{{"name": "small", "seed": 5,
+            "data": {{"path": "{folder / "xrays"}", "image_size": 32, "split": {{"val_a": 0.2, "val_b": 0.2}}}},
+            "budget": {{"max_epochs": 3, "steps_per_epoch": 4}}}}"""
+    )
+    prepared, _ = prepare(settings, folder / "cache")
+    return Bench(settings=settings, prepared=prepared, cache=folder / "cache")
+
+
+@pytest.fixture(autouse=True)
+def pinned() -> Any:
+    """One thread, as a trial's own process has."""
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    pin(CPU)
+    yield
+    torch.set_num_threads(before[0])
+    torch.use_deterministic_algorithms(before[1])

@@ -1,0 +1,140 @@
+"""What a step is made of: the same real images in every arm, nested extra ones, frozen features that are the network's."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from tests.pipeline.conftest import CPU, Bench
+from tests.pipeline.test_trial import gan
+from xraytune.classifier.backbones import build_classifier
+from xraytune.config.settings import FolderSettings
+from xraytune.errors import DataError
+from xraytune.pipeline.album import Album, compose_album
+from xraytune.pipeline.material import gather_material
+from xraytune.pipeline.synthesize import network_labels, trained_gan
+
+
+@pytest.fixture
+def album_of(bench: Bench) -> Any:
+    def compose(**parameters: Any) -> Album:
+        experiment = bench.experiment(**parameters)
+        if experiment.parameters.gan:
+            for label in network_labels(experiment.parameters.gan, bench.prepared):
+                trained_gan(experiment.parameters.gan, label, bench.prepared, compute=CPU, cache=bench.cache)
+        return compose_album(experiment, bench.prepared, compute=CPU, cache=bench.cache)
+
+    return compose
+
+
+def test_two_arms_see_the_same_real_images_in_the_same_order(bench: Bench, album_of: Any) -> None:
+    """The first images of each step are the real ones, to the last pixel, augmentation included."""
+    mixes: list[dict[str, Any]] = [
+        {"source": "none"},
+        {"source": "duplicate", "synthetic_ratio": 1.0},
+        {"source": "gan", "gan": gan(), "synthetic_ratio": 0.5},
+    ]
+    for views in (3, 0):
+        batches = []
+        for mix in mixes:
+            album_of(**mix)
+            experiment = bench.experiment(classical=2, views=views, **mix)
+            material = gather_material(experiment, bench.prepared, cache=bench.cache, compute=CPU)
+            batches.append([material.batch(step) for step in range(12)])
+        alone, duplicated, synthetic = batches
+        for step in range(12):
+            real, labels = alone[step]
+            for other in (duplicated, synthetic):
+                assert torch.equal(other[step][0][: len(real)], real)
+                assert torch.equal(other[step][1][: len(real)], labels)
+            assert len(duplicated[step][0]) == 2 * len(real)
+
+
+def test_duplicates_are_real_images_of_the_training_part(album_of: Any) -> None:
+    album = album_of(source="duplicate", synthetic_ratio=2.0)
+
+    assert len(album.groups) == 1
+    assert sorted(album.extra.tolist()) == sorted([*range(album.real_count)] * 2)
+
+
+def test_a_smaller_ratio_uses_the_first_images_of_a_larger_one(album_of: Any) -> None:
+    small, large = (album_of(source="gan", gan=gan(), synthetic_ratio=ratio) for ratio in (0.5, 1.0))
+
+    assert small.extra.tolist() == large.extra[: len(small.extra)].tolist()
+    assert (small.labels[small.extra] == large.labels[large.extra][: len(small.extra)]).all()
+
+
+def test_synthetic_images_of_a_class_are_that_class(bench: Bench, album_of: Any) -> None:
+    album = album_of(source="gan", gan=gan(), synthetic_ratio=1.0, balance="equal")
+
+    counts = np.bincount(bench.prepared.part("train").labels)
+    totals = counts + np.bincount(album.labels[album.extra])
+    assert totals[0] - totals[1] in {-1, 0, 1}, "equal: both classes end level"
+
+
+def folder_of_images(root: Path, count: int) -> Path:
+    random = np.random.default_rng(0)
+    for name in ("NORMAL", "PNEUMONIA"):
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            Image.fromarray(random.integers(0, 255, (40, 40), dtype=np.uint8)).save(root / name / f"{number}.png")
+    return root
+
+
+def test_a_folder_of_extra_images_joins_the_mix(album_of: Any, tmp_path: Path) -> None:
+    folder = FolderSettings(path=folder_of_images(tmp_path / "extra", 40))
+    album = album_of(source="folder", folder=folder, synthetic_ratio=1.0)
+
+    assert len(album.extra) == album.real_count
+    assert len(set(album.extra.tolist())) == len(album.extra), "each of them once"
+    assert album.extra.min() >= album.real_count
+
+
+def test_a_folder_that_is_too_small_for_the_ratio_is_refused(album_of: Any, tmp_path: Path) -> None:
+    folder = FolderSettings(path=folder_of_images(tmp_path / "extra", 3))
+    with pytest.raises(DataError, match=r"3 images of .*, but the mix needs"):
+        album_of(source="folder", folder=folder, synthetic_ratio=1.0)
+
+
+def frozen(bench: Bench, tmp_path: Path, **parameters: Any) -> Any:
+    """A trial on a frozen backbone whose weights come from a file."""
+    whole = build_classifier(bench.experiment().parameters, 2, weights=None, seed=9)
+    tensors = {name: tensor.contiguous() for name, tensor in whole.backbone.state_dict().items()}
+    save_file(tensors, tmp_path / "backbone.safetensors")
+    return bench.experiment(weights=str(tmp_path / "backbone.safetensors"), trainable="head", **parameters)
+
+
+def test_cached_features_are_what_the_frozen_network_computes(bench: Bench, tmp_path: Path) -> None:
+    experiment = frozen(bench, tmp_path, classical=2, views=3, source="duplicate", synthetic_ratio=0.5)
+    cached = gather_material(experiment, bench.prepared, cache=bench.cache, compute=CPU)
+    # The same views, but the whole network in the loop: what `trainable: head` means.
+    whole = experiment.model_copy(
+        update={"parameters": experiment.parameters.model_copy(update={"trainable": "last_stage"})}
+    )
+    straight = gather_material(whole, bench.prepared, cache=bench.cache, compute=CPU)
+    straight.classifier.eval()
+
+    for step in range(6):
+        features, labels = cached.batch(step)
+        images, same_labels = straight.batch(step)
+        with torch.no_grad():
+            expected = straight.classifier.backbone(images)
+        assert torch.equal(labels, same_labels)
+        assert torch.allclose(features, expected, atol=1e-5)
+    (val,), images = list(cached.val_a()), torch.cat(list(straight.val_a()))
+    with torch.no_grad():
+        assert torch.allclose(val, straight.classifier.backbone(images), atol=1e-5)
+
+
+def test_all_images_of_a_gan_trial_have_the_gans_bandwidth(bench: Bench) -> None:
+    """Otherwise a synthetic image could be told by its blur; validation images included."""
+    settings = bench.settings.model_copy(update={"data": bench.settings.data.model_copy(update={"image_size": 64})})
+    experiment = bench.experiment(source="gan", gan=gan()).model_copy(update={"settings": settings})
+
+    assert experiment.bandwidth_px == 32
+    assert bench.experiment(source="none").bandwidth_px is None
+    assert bench.experiment(source="gan", gan=gan(), match_bandwidth="off").bandwidth_px is None

@@ -1,0 +1,65 @@
+"""Preparation: decoded once, split by patient, and readable by a person."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.pipeline.conftest import Bench
+from xraytune.config.settings import Settings
+from xraytune.errors import DataError
+from xraytune.pipeline.prepare import prepare, read_prepared, training_pixels, write_prepared
+
+
+def test_what_is_written_is_read_back(bench: Bench, tmp_path: Path) -> None:
+    write_prepared(bench.prepared, tmp_path / "split.json")
+
+    assert read_prepared(tmp_path / "split.json") == bench.prepared
+
+
+def test_no_patient_is_on_two_sides_and_the_test_folder_is_on_none(bench: Bench) -> None:
+    sides = [set(bench.prepared.part(name).patients) for name in ("train", "val_a", "val_b")]
+
+    assert sum(map(len, sides)) == len(set.union(*sides))
+    assert not any(image.file.startswith("test/") for image in bench.prepared.images)
+    assert bench.prepared.test_fingerprint is not None
+
+
+def test_preparing_again_decodes_nothing(bench: Bench) -> None:
+    stored = bench.cache / bench.prepared.pixels / "pixels.npy"
+    before = stored.stat().st_mtime_ns
+
+    again, _ = prepare(bench.settings, bench.cache)
+
+    assert again == bench.prepared
+    assert stored.stat().st_mtime_ns == before
+    assert len(training_pixels(again, bench.cache)) >= len(again.images)
+
+
+@pytest.fixture
+def copied(bench: Bench, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(bench.settings.data.path, tmp_path / "xrays"))
+
+
+def settings_of(bench: Bench, root: Path) -> Settings:
+    return bench.settings.model_copy(update={"data": bench.settings.data.model_copy(update={"path": root})})
+
+
+def test_a_renamed_data_folder_is_the_same_study(bench: Bench, copied: Path) -> None:
+    again, _ = prepare(settings_of(bench, copied), bench.cache)
+
+    assert again == bench.prepared
+
+
+def test_a_broken_image_is_refused_unless_it_is_to_be_left_out(bench: Bench, copied: Path) -> None:
+    victim = sorted((copied / "train").rglob("*.jpeg"))[0]
+    victim.write_bytes(victim.read_bytes()[:200])
+    settings = settings_of(bench, copied)
+
+    with pytest.raises(DataError, match=victim.name):
+        prepare(settings, bench.cache)
+    prepared, warnings = prepare(settings, bench.cache, skip_broken=True)
+
+    assert any(victim.name in warning for warning in warnings)
+    assert victim.name not in json.dumps([image.file for image in prepared.images])

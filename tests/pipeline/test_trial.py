@@ -1,0 +1,165 @@
+"""One trial: every arm runs, numbers repeat to the bit, and nothing is trained twice."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tests.pipeline.conftest import CPU, Bench
+from xraytune.config.settings import Experiment, GanSettings
+from xraytune.files import read_jsonl
+from xraytune.pipeline.synthesize import GAN_STAGE, gan_need, network_labels, pool_block, trained_gan
+from xraytune.pipeline.trial import TrialResult, run_trial
+from xraytune.records import EpochRecord
+
+SMALL_GAN = {"image_size": 32, "steps": 4, "width": 4, "z_dim": 8, "batch_size": 8}
+
+
+def gan(**more: Any) -> GanSettings:
+    return GanSettings.model_validate(SMALL_GAN | more)
+
+
+def run(bench: Bench, experiment: Experiment, trial_dir: Path, stop_after: int | None = None) -> list[EpochRecord]:
+    """The epochs that a run reports; with `stop_after` it is stopped then."""
+    seen: list[EpochRecord] = []
+    run_trial(
+        experiment,
+        bench.prepared,
+        trial_dir=trial_dir,
+        cache=bench.cache,
+        compute=CPU,
+        on_epoch=seen.append,
+        should_stop=lambda: len(seen) == stop_after,
+    )
+    return seen
+
+
+def numbers(records: list[EpochRecord]) -> list[tuple[float, ...]]:
+    return [(r.epoch, r.steps, r.train_loss, r.val_loss, r.val_auroc, r.best_val_auroc, r.lr) for r in records]
+
+
+ARMS: dict[str, dict[str, Any]] = {
+    "real_only": {"source": "none"},
+    "classical": {"source": "none", "classical": 2},
+    "drawn afresh": {"source": "none", "classical": 1, "views": 0},
+    "duplicate": {"source": "duplicate", "synthetic_ratio": 0.5},
+    "gan": {"source": "gan", "gan": gan()},
+    "one gan for each class": {"source": "gan", "gan": gan(conditional=False), "balance": "equal"},
+    "classical+gan, total": {
+        "source": "gan",
+        "gan": gan(),
+        "classical": 1,
+        "matching": "total",
+        "synthetic_ratio": 2.0,
+    },
+}
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_every_arm_trains_the_same_steps(bench: Bench, tmp_path: Path, arm: str) -> None:
+    records = run(bench, bench.experiment(**ARMS[arm]), tmp_path)
+
+    assert [record.steps for record in records] == [4, 8, 12]
+    assert all(np.isfinite([record.train_loss, record.val_loss]).all() for record in records)
+    rows = read_jsonl(tmp_path / "epochs.jsonl")
+    assert [(row["epoch"], row["val_auroc"]) for row in rows] == [(r.epoch, r.val_auroc) for r in records]
+
+
+@pytest.mark.parametrize("arm", ["classical", "gan"])
+def test_an_interrupted_trial_goes_on_with_the_numbers_it_would_have_had(
+    bench: Bench, tmp_path: Path, arm: str
+) -> None:
+    experiment = bench.experiment(**ARMS[arm])
+    straight = run(bench, experiment, tmp_path / "straight")
+
+    first = run(bench, experiment, tmp_path / "resumed", stop_after=2)
+    both = run(bench, experiment, tmp_path / "resumed")
+
+    assert len(first) == 2
+    assert numbers(both) == numbers(straight), "it says its epochs again, and goes on"
+    assert len(read_jsonl(tmp_path / "resumed" / "epochs.jsonl")) == 3
+
+
+def test_the_result_is_of_the_best_epoch(bench: Bench, tmp_path: Path) -> None:
+    seen: list[EpochRecord] = []
+    result = run_trial(
+        bench.experiment(source="none"),
+        bench.prepared,
+        trial_dir=tmp_path,
+        cache=bench.cache,
+        compute=CPU,
+        on_epoch=seen.append,
+    )
+
+    assert isinstance(result, TrialResult)
+    assert result.value == max(record.val_auroc for record in seen)
+    assert seen[result.best_epoch - 1].val_auroc == result.value
+    assert 0 <= result.val_b_auroc <= 1
+    assert 0 < result.threshold < 1
+
+
+def test_two_trials_that_need_one_gan_train_it_once(bench: Bench, tmp_path: Path) -> None:
+    settings = gan(seed=11)
+    assert gan_need(settings, bench.prepared, CPU, bench.cache) is not None
+    progress: list[tuple[str, int, int]] = []
+
+    for number, ratio in enumerate((0.5, 1.0)):
+        run_trial(
+            bench.experiment(source="gan", gan=settings, synthetic_ratio=ratio),
+            bench.prepared,
+            trial_dir=tmp_path / str(number),
+            cache=bench.cache,
+            compute=CPU,
+            on_epoch=list[EpochRecord]().append,
+            on_progress=lambda *said: progress.append(said),
+        )
+
+    assert [entry for entry in progress if entry[0] == "GAN"] == [("GAN", 4, 4)]
+    assert gan_need(settings, bench.prepared, CPU, bench.cache) is None
+
+
+def test_a_longer_gan_continues_the_shorter_one_and_equals_one_trained_straight(bench: Bench, tmp_path: Path) -> None:
+    said: list[tuple[str, int, int]] = []
+
+    def train(cache: Path, count: int) -> dict[str, Tensor]:
+        settings = gan(seed=12, steps=count)
+        (label,) = network_labels(settings, bench.prepared)
+        (cache / "pixels-1").mkdir(parents=True, exist_ok=True)
+        if not (cache / bench.prepared.pixels).exists():
+            (cache / bench.prepared.pixels).symlink_to(bench.cache / bench.prepared.pixels)
+        path = trained_gan(
+            settings,
+            label,
+            bench.prepared,
+            compute=CPU,
+            cache=cache,
+            on_progress=lambda *progress: said.append(progress),
+        )
+        return load_file(path / "generator.safetensors")
+
+    train(tmp_path / "one", 30)
+    continued = train(tmp_path / "one", 60)
+    straight = train(tmp_path / "other", 60)
+
+    assert all(torch.equal(continued[name], straight[name]) for name in straight)
+    steps = [done for _, done, _ in said]
+    assert steps == [25, 30, 50, 60, 25, 50, 60], "the longer run starts from the shorter one"
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == [GAN_STAGE, f"{GAN_STAGE}.work", "pixels-1"]
+
+
+def test_a_pool_is_the_same_whoever_draws_it(bench: Bench) -> None:
+    settings = gan(seed=13)
+    for label in network_labels(settings, bench.prepared):
+        trained_gan(settings, label, bench.prepared, compute=CPU, cache=bench.cache)
+
+    (pixels, inputs), (again, inputs_again) = (
+        pool_block(settings, 1, 0, bench.prepared, compute=CPU, cache=bench.cache) for _ in range(2)
+    )
+
+    assert (pixels == again).all()
+    assert inputs == inputs_again
+    assert pixels.shape == (256, 32, 32)
