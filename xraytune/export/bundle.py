@@ -1,0 +1,220 @@
+"""A model bundle: a folder with all that it takes to use a trained classifier, to understand it and to make it again.
+
+    bundle.json         classes, input format, threshold, validation figures, where it comes from, versions
+    config.yaml         the experiment, which `xraytune train` runs again
+    split.json          which image was on which side of the split
+    epochs.jsonl        the figures of every epoch
+    model.safetensors   the whole network: pretrained weights are not needed again
+    manifest.json       SHA-256 of each of these
+
+No file holds a time or a duration, so two trainings of one experiment can be compared byte by byte.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+import safetensors.torch
+from pydantic import ValidationError
+
+from xraytune.classifier.backbones import Classifier, build_classifier
+from xraytune.classifier.inputs import InputFormat
+from xraytune.config.load import experiment_to_yaml
+from xraytune.config.resolved import absolute_path, relative_path
+from xraytune.config.settings import BackboneName, Experiment, Model, Parameters
+from xraytune.errors import ArtifactError, ConfigError, Problem
+from xraytune.files import read_json, sha256_of, write_json, write_text
+from xraytune.pipeline.prepare import Prepared, read_prepared, write_prepared
+from xraytune.pipeline.trial import TrialResult
+from xraytune.records import Compute, EpochRecord
+
+_RECORD = "bundle.json"
+_MODEL = "model.safetensors"
+_SPLIT = "split.json"
+_MANIFEST = "manifest.json"
+_FILES = (_RECORD, "config.yaml", _SPLIT, "epochs.jsonl", _MODEL)
+_PACKAGES = ("xraytune", "torch", "torchvision", "numpy", "pillow")
+_FIX = "train it again, or copy the whole folder again"
+
+
+class BundleRecord(Model):
+    """What `bundle.json` holds.
+
+    Attributes:
+        version: Of this format.
+        class_names: In the order of the network's outputs.
+        positive: The class that sensitivity is about.
+        threshold: Two classes: called positive from this probability on; the largest Youden's J on val-B.
+        input_format: From decoded pixels to the network's input.
+        backbone: With `input_channels` what it takes to build the network.
+        input_channels: Of its first layer.
+        arm: Of the training mix.
+        val_auroc: On val-A, which chose the epoch.
+        val_b_auroc: On val-B.
+        best_epoch: Whose network this is.
+        train_fingerprint: Content of the training part.
+        test_fingerprint: Content of the sealed test folder; None where there was none.
+        group_regex: How patients were read from file names, if not by the rules for public data sets.
+        study: The study that it was exported from, relative to the bundle.
+        trial: The trial of that study.
+        overrides: What `--set` changed in the configuration that was trained.
+        compute: What it was trained on.
+        packages: Versions.
+    """
+
+    version: Literal[1] = 1
+    class_names: tuple[str, ...]
+    positive: str
+    threshold: float
+    input_format: InputFormat
+    backbone: BackboneName
+    input_channels: Literal[1, 3]
+    arm: str
+    val_auroc: float
+    val_b_auroc: float
+    best_epoch: int
+    train_fingerprint: str
+    test_fingerprint: str | None
+    group_regex: str | None
+    study: str | None
+    trial: int | None
+    overrides: tuple[str, ...]
+    compute: Compute
+    packages: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """A bundle whose files are whole.
+
+    Attributes:
+        path: The folder.
+        record: What `bundle.json` holds.
+        model_sha256: Of the network's file: which model this is, wherever the folder lies.
+    """
+
+    path: Path
+    record: BundleRecord
+    model_sha256: str
+
+    @property
+    def positive(self) -> int:
+        """The label of the positive class."""
+        return self.record.class_names.index(self.record.positive)
+
+    @property
+    def study(self) -> Path | None:
+        """Where the study lies, if nothing was moved; None where the model is of no study."""
+        return None if self.record.study is None else Path(absolute_path(self.record.study, self.path))
+
+    def prepared(self) -> Prepared:
+        """The images of its training, and their split."""
+        return read_prepared(self.path / _SPLIT)
+
+    def classifier(self, compute: Compute) -> Classifier:
+        """The trained network, on the device, in evaluation mode."""
+        record = self.record
+        parameters = Parameters(backbone=record.backbone, input_channels=record.input_channels, weights="none")
+        network = build_classifier(parameters, len(record.class_names), weights=None, seed=0)
+        network.load_state_dict(safetensors.torch.load_file(self.path / _MODEL))
+        return network.to(compute.device).eval()
+
+
+def write_bundle(
+    folder: Path,
+    final_path: Path,
+    *,
+    experiment: Experiment,
+    overrides: Sequence[str],
+    prepared: Prepared,
+    classifier: Classifier,
+    input_format: InputFormat,
+    epochs: Sequence[EpochRecord],
+    result: TrialResult,
+    compute: Compute,
+) -> None:
+    """Fill a folder that will lie at `final_path`, to which the paths in it are relative.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    settings, parameters = experiment.settings, experiment.parameters
+    origin = settings.exported_from
+    record = BundleRecord(
+        class_names=prepared.class_names,
+        positive=prepared.class_names[prepared.positive],
+        threshold=result.threshold,
+        input_format=input_format,
+        backbone=parameters.backbone,
+        input_channels=parameters.input_channels,
+        arm=parameters.arm,
+        val_auroc=result.value,
+        val_b_auroc=result.val_b_auroc,
+        best_epoch=result.best_epoch,
+        train_fingerprint=prepared.train_fingerprint,
+        test_fingerprint=prepared.test_fingerprint,
+        group_regex=settings.data.split.group_regex,
+        study=None if origin is None else relative_path(origin.study, final_path),
+        trial=None if origin is None else origin.trial,
+        overrides=tuple(overrides),
+        compute=compute,
+        packages={name: version(name) for name in _PACKAGES},
+    )
+    write_text(folder / _RECORD, record.model_dump_json(indent=2) + "\n")
+    header = f"The experiment of this model, arm {parameters.arm}. Paths are relative to this file."
+    write_text(folder / "config.yaml", experiment_to_yaml(experiment, final_path, header))
+    write_prepared(prepared, folder / _SPLIT)
+    write_text(folder / "epochs.jsonl", "".join(f"{json.dumps(_row(epoch), allow_nan=False)}\n" for epoch in epochs))
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in classifier.state_dict().items()}
+    safetensors.torch.save_file(tensors, folder / _MODEL)
+    write_json(folder / _MANIFEST, {"version": 1, "files": {name: sha256_of(folder / name) for name in _FILES}})
+
+
+def _row(epoch: EpochRecord) -> dict[str, object]:
+    row = {"version": 1, **asdict(epoch)}
+    del row["seconds"]
+    return row
+
+
+def open_bundle(path: Path) -> Bundle:
+    """Open a bundle after checking every byte of it.
+
+    Raises:
+        ArtifactError: It is no bundle, or files of it are missing or damaged: names each.
+    """
+    if not (path / _MANIFEST).is_file():
+        fix = "give a folder that `xraytune train` made"
+        raise ArtifactError(Problem(f"no model bundle here: {_MANIFEST} is missing", path, fix))
+    try:
+        expected = dict(read_json(path / _MANIFEST)["files"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(Problem("the file is damaged", path / _MANIFEST, _FIX)) from error
+    problems = []
+    for file in (path / name for name in _FILES):
+        if not file.is_file():
+            problems.append(Problem("the file is missing", file, _FIX))
+        elif sha256_of(file) != expected.get(file.name):
+            problems.append(Problem("the file is damaged: its SHA-256 is not the manifest's", file, _FIX))
+    if problems:
+        raise ArtifactError(*problems)
+    try:
+        record = BundleRecord.model_validate_json((path / _RECORD).read_bytes())
+    except ValidationError as error:
+        what = "this bundle is of another version of xraytune"
+        raise ArtifactError(Problem(what, path / _RECORD, "train it again with this version")) from error
+    return Bundle(path=path, record=record, model_sha256=expected[_MODEL])
+
+
+def require_new(out: Path) -> None:
+    """Refuse to write where something is.
+
+    Raises:
+        ConfigError: `out` exists.
+    """
+    if out.exists():
+        raise ConfigError(Problem("there is something here already", out, "give a path that does not exist yet"))

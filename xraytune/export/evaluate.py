@@ -1,0 +1,169 @@
+"""What a model is worth on a folder of class folders, with intervals over patients.
+
+The headline is at the threshold that val-B gave, for a threshold that is chosen on the images it is judged by flatters;
+the figures at .5 stand beside it. If the folder is the study's sealed test folder, the look at it is written down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xraytune.data.index import ImageFile, content_fingerprint, read_labelled_folder
+from xraytune.data.patients import PATIENTS_CSV
+from xraytune.data.pixels import BrokenImage
+from xraytune.errors import DataError, Problem
+from xraytune.export.bundle import Bundle, open_bundle
+from xraytune.export.openings import record_opening
+from xraytune.export.predictions import predict_images
+from xraytune.metrics.classification import ClassificationMetrics, classification_metrics
+from xraytune.metrics.intervals import patient_bootstrap
+from xraytune.records import Json, Progress, ignore_progress
+
+_BOOTSTRAP_SEED = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """The figures of one model on one folder.
+
+    Attributes:
+        model: The bundle.
+        data: The folder.
+        positive: The class that sensitivity is about.
+        class_counts: Images of each class.
+        patient_count: Patients on them.
+        threshold: At which `metrics` are; None with three classes or more, where the most probable one is called.
+        metrics: The headline.
+        intervals: 95 % intervals of its figures, by name: low, high.
+        at_half: The figures at the threshold .5; None with three classes or more.
+        known_image_count: Images that are, to the byte, in the model's training or validation parts.
+        broken: Images that were left out.
+        opened_test: Whether this is the sealed test folder of the model's study.
+        test_openings: How often it has been opened, this time included; 0 for another folder.
+    """
+
+    model: Path
+    data: Path
+    positive: str
+    class_counts: dict[str, int]
+    patient_count: int
+    threshold: float | None
+    metrics: ClassificationMetrics
+    intervals: dict[str, tuple[float, float]]
+    at_half: ClassificationMetrics | None
+    known_image_count: int
+    broken: tuple[BrokenImage, ...]
+    opened_test: bool
+    test_openings: int
+
+    def to_json(self) -> dict[str, Json]:
+        """The record as JSON values, the headline's figures at the top."""
+        return {
+            **asdict(self.metrics),
+            "intervals": {name: list(interval) for name, interval in self.intervals.items()},
+            "threshold": self.threshold,
+            "at_half": None if self.at_half is None else asdict(self.at_half),
+            "positive": self.positive,
+            "class_counts": {**self.class_counts},
+            "patients": self.patient_count,
+            "known_images": self.known_image_count,
+            "broken": [asdict(image) for image in self.broken],
+            "opened_test": self.opened_test,
+            "test_openings": self.test_openings,
+            "model": str(self.model),
+            "data": str(self.data),
+        }
+
+
+def evaluate(
+    model: Path,
+    *,
+    data: Path,
+    skip_broken: bool = False,
+    reason: str = "",
+    replicates: int = 2000,
+    on_progress: Progress = ignore_progress,
+) -> Evaluation:
+    """Predict a folder of class folders and compare with its classes.
+
+    Args:
+        model: The bundle.
+        data: The folder whose subfolders are the classes; one with train/ or test/ in it is refused.
+        skip_broken: Leave broken images out, and say which.
+        reason: Why the test folder is opened, for the log of its openings.
+        replicates: Resamples for the intervals.
+        on_progress: Told how far it is.
+
+    Raises:
+        ArtifactError: The bundle is missing or damaged.
+        DataError: The folder, its names or images; a class without images.
+        MachineError: The disk is full.
+    """
+    bundle = open_bundle(model)
+    images = _read_folder(bundle, data, on_progress)
+    predicted = predict_images(
+        bundle, data, [image.file for image in images], skip_broken=skip_broken, on_progress=on_progress
+    )
+    used = set(predicted.files)
+    kept = [image for image in images if image.file in used]
+    labels = np.array([image.label for image in kept], dtype=np.int64)
+    counts = _class_counts(bundle, labels, data)
+    patients = [image.patient for image in kept]
+    probabilities, positive, threshold = predicted.probabilities, bundle.positive, bundle.record.threshold
+    is_binary = len(counts) == 2
+    metrics = classification_metrics(labels, probabilities, positive=positive, threshold=threshold)
+    intervals = patient_bootstrap(
+        labels,
+        probabilities,
+        patients,
+        positive=positive,
+        threshold=threshold,
+        replicates=replicates,
+        seed=_BOOTSTRAP_SEED,
+    )
+    fingerprint = content_fingerprint(images)
+    is_test = fingerprint == bundle.record.test_fingerprint
+    # Before anyone has seen a figure, so that no look goes unrecorded.
+    openings = record_opening(bundle, fingerprint, reason=reason, image_count=len(kept)) if is_test else 0
+    return Evaluation(
+        model=model,
+        data=data,
+        positive=bundle.record.positive,
+        class_counts=counts,
+        patient_count=len(set(patients)),
+        threshold=threshold if is_binary else None,
+        metrics=metrics,
+        intervals=intervals,
+        at_half=classification_metrics(labels, probabilities, positive=positive) if is_binary else None,
+        known_image_count=_known_image_count(bundle, kept),
+        broken=predicted.broken,
+        opened_test=is_test,
+        test_openings=openings,
+    )
+
+
+def _read_folder(bundle: Bundle, data: Path, on_progress: Progress) -> tuple[ImageFile, ...]:
+    # A table of patients beside the images knows more about them than the training set's file names.
+    group_regex = None if (data / PATIENTS_CSV).is_file() else bundle.record.group_regex
+    return read_labelled_folder(data, bundle.record.class_names, group_regex=group_regex, on_progress=on_progress)
+
+
+def _class_counts(bundle: Bundle, labels: NDArray[np.int64], data: Path) -> dict[str, int]:
+    names = bundle.record.class_names
+    counts = dict(zip(names, np.bincount(labels, minlength=len(names)).tolist(), strict=True))
+    empty = [name for name, count in counts.items() if count == 0]
+    if empty:
+        what = f"no images of {' and '.join(empty)}, so AUROC has no value"
+        fix = f"put images of each class into folders called {', '.join(names)}; `xraytune predict` needs no classes"
+        raise DataError(Problem(what, data, fix))
+    return counts
+
+
+def _known_image_count(bundle: Bundle, images: Sequence[ImageFile]) -> int:
+    known = {image.sha256 for image in bundle.prepared().images}
+    return sum(image.sha256 in known for image in images)

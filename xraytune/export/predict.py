@@ -1,0 +1,88 @@
+"""The classes of any images, as a table: one row for each file, with the probability of every class."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from xraytune.data.index import list_images
+from xraytune.data.pixels import BrokenImage
+from xraytune.export.bundle import Bundle, open_bundle, require_new
+from xraytune.export.predictions import Predictions, decide, predict_images
+from xraytune.files import write_text
+from xraytune.records import Json, Progress, ignore_progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predicted:
+    """What was predicted.
+
+    Attributes:
+        path: The table.
+        counts: Images called each class.
+        broken: Images that were left out.
+    """
+
+    path: Path
+    counts: dict[str, int]
+    broken: tuple[BrokenImage, ...]
+
+    def to_json(self) -> dict[str, Json]:
+        """The record as JSON values."""
+        return {
+            "path": str(self.path),
+            "n": sum(self.counts.values()),
+            "counts": {**self.counts},
+            "broken": [asdict(image) for image in self.broken],
+        }
+
+
+def predict(
+    model: Path,
+    images: Path,
+    *,
+    out: Path,
+    skip_broken: bool = False,
+    on_progress: Progress = ignore_progress,
+) -> Predicted:
+    """Write a CSV with the columns `file`, `probability_CLASS` for each class, and `predicted`.
+
+    Args:
+        model: The bundle.
+        images: One image, or a folder of images at any depth, which are taken sorted; `file` is relative to it.
+        out: The table.
+        skip_broken: Leave broken images out, and say which.
+        on_progress: Told how far it is.
+
+    Raises:
+        ConfigError: `out` exists.
+        ArtifactError: The bundle is missing or damaged.
+        DataError: No images, or broken ones.
+        MachineError: The disk is full.
+    """
+    require_new(out)
+    bundle = open_bundle(model)
+    root, files = (
+        (images.parent, [images.name])
+        if images.is_file()
+        else (images, [file.relative_to(images).as_posix() for file in list_images(images)])
+    )
+    predictions = predict_images(bundle, root, files, skip_broken=skip_broken, on_progress=on_progress)
+    called = decide(bundle, predictions.probabilities).tolist()
+    names = bundle.record.class_names
+    write_text(out, _table(bundle, predictions, [names[label] for label in called]))
+    counts = np.bincount(called, minlength=len(names)).tolist()
+    return Predicted(path=out, counts=dict(zip(names, counts, strict=True)), broken=predictions.broken)
+
+
+def _table(bundle: Bundle, predictions: Predictions, called: list[str]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["file", *(f"probability_{name}" for name in bundle.record.class_names), "predicted"])
+    rows = zip(predictions.files, predictions.probabilities.tolist(), called, strict=True)
+    writer.writerows([file, *probabilities, name] for file, probabilities, name in rows)
+    return text.getvalue()

@@ -1,0 +1,103 @@
+"""What a bundle says about image files: decoded, scaled and normalised exactly as in training, a batch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from xraytune.classifier.inputs import normalise, to_unit
+from xraytune.classifier.train import predict_probabilities
+from xraytune.data.pixels import BrokenImage, broken_images_error, decode_images
+from xraytune.errors import DataError, Problem
+from xraytune.export.bundle import Bundle
+from xraytune.pipeline.compute import choose_compute, cpu_count, gpu_count, pin
+from xraytune.records import Compute, Progress, ignore_progress
+
+_BATCH = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predictions:
+    """Probabilities of the files that decode, in their order.
+
+    Attributes:
+        files: As they were asked for.
+        probabilities: float64 [n, C].
+        broken: The files that were left out.
+    """
+
+    files: tuple[str, ...]
+    probabilities: NDArray[np.float64]
+    broken: tuple[BrokenImage, ...]
+
+
+def predict_images(
+    bundle: Bundle,
+    root: Path,
+    files: Sequence[str],
+    *,
+    skip_broken: bool = False,
+    on_progress: Progress = ignore_progress,
+) -> Predictions:
+    """Predict files below `root`; no more than a batch of them is in memory at once.
+
+    Raises:
+        DataError: Broken images, unless `skip_broken` leaves them out and others remain.
+    """
+    compute = _compute_here(bundle.record.compute)
+    pin(compute)
+    network, form = bundle.classifier(compute), bundle.record.input_format
+    known: list[str] = []
+    broken: list[BrokenImage] = []
+    waiting: list[NDArray[np.uint8]] = []
+    rows: list[NDArray[np.float64]] = []
+
+    def predict_waiting() -> None:
+        pixels = torch.from_numpy(np.stack(waiting)).to(compute.device)
+        rows.append(predict_probabilities(network, [normalise(to_unit(pixels, form), form)], compute=compute))
+        waiting.clear()
+
+    decoded = decode_images(
+        root,
+        files,
+        form.image_size_px,
+        workers=cpu_count(),
+        on_progress=lambda _, done, total: on_progress("predict images", done, total),
+    )
+    for file, image in zip(files, decoded, strict=True):
+        if isinstance(image, BrokenImage):
+            broken.append(image)
+            continue
+        if broken and not skip_broken:  # the rest is decoded all the same, so that all broken ones are listed
+            continue
+        known.append(file)
+        waiting.append(image)
+        if len(waiting) == _BATCH:
+            predict_waiting()
+    if broken and not skip_broken:
+        raise broken_images_error(broken)
+    if not known:
+        raise DataError(Problem(f"all {len(files)} images are broken", root, f"the first: {broken[0].reason}"))
+    if waiting:
+        predict_waiting()
+    return Predictions(files=tuple(known), probabilities=np.concatenate(rows), broken=tuple(broken))
+
+
+def decide(bundle: Bundle, probabilities: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The class of each image, int64 [n]: two classes by the bundle's threshold, more by the largest probability."""
+    if probabilities.shape[1] > 2:
+        return np.asarray(probabilities.argmax(axis=1))
+    positive = bundle.positive
+    return np.where(probabilities[:, positive] >= bundle.record.threshold, positive, 1 - positive)
+
+
+def _compute_here(trained_on: Compute) -> Compute:
+    """As in training, where this machine can, but on all of its cores."""
+    if trained_on.device == "cuda" and not gpu_count():
+        return choose_compute(gpus=0, threads=cpu_count())
+    return replace(trained_on, threads=cpu_count())

@@ -1,0 +1,201 @@
+"""Run one trial of a study again, outside Ray, and compare every number: what a study says can be made again.
+
+The trial gets the study's settings, images, thread count and artifacts, and a folder of its own that vanishes; the study
+is only read, also while it is searched.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from xraytune.config.settings import Experiment
+from xraytune.errors import MachineError, Problem, StudyError, XraytuneError
+from xraytune.files import read_jsonl
+from xraytune.pipeline.artifacts import is_whole
+from xraytune.pipeline.compute import gpu_count, pin
+from xraytune.pipeline.prepare import Prepared, prepare
+from xraytune.pipeline.trial import TrialResult, run_trial
+from xraytune.records import Compute, EpochRecord, Json, Progress, ignore_progress
+from xraytune.search.journal import Journal
+from xraytune.search.study import StudyFolder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayedEpoch:
+    """One epoch, then and now; None where there was none.
+
+    Attributes:
+        epoch: 1-based.
+        recorded_val_auroc: In the study.
+        replayed_val_auroc: Now.
+        is_identical: Whether all figures of the epoch but its seconds are equal to the bit.
+    """
+
+    epoch: int
+    recorded_val_auroc: float | None
+    replayed_val_auroc: float | None
+    is_identical: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replay:
+    """A trial, then and now.
+
+    Attributes:
+        study: The study's folder.
+        trial: The number of the trial.
+        status: How it ended; None where it still runs, or was interrupted.
+        epochs: Its epochs, recorded or replayed.
+        recorded_val_b_auroc: Of a complete trial.
+        replayed_val_b_auroc: Of a complete trial.
+        recorded_failure: Why a failed trial ended.
+        replayed_failure: Why it ended now; empty where it did not fail.
+        device: What it ran on.
+    """
+
+    study: Path
+    trial: int
+    status: str | None
+    epochs: tuple[ReplayedEpoch, ...]
+    recorded_val_b_auroc: float | None
+    replayed_val_b_auroc: float | None
+    recorded_failure: str
+    replayed_failure: str
+    device: str
+
+    @property
+    def is_identical(self) -> bool:
+        """Whether everything came out as it is recorded."""
+        return (
+            all(epoch.is_identical for epoch in self.epochs)
+            and self.recorded_val_b_auroc == self.replayed_val_b_auroc
+            and self.recorded_failure == self.replayed_failure
+        )
+
+    def to_json(self) -> dict[str, Json]:
+        """The record as JSON values."""
+        return asdict(self) | {
+            "study": str(self.study),
+            "epochs": [asdict(epoch) for epoch in self.epochs],
+            "is_identical": self.is_identical,
+        }
+
+
+def replay(
+    study: Path,
+    trial: int,
+    *,
+    cache: Path | None = None,
+    on_epoch: Callable[[EpochRecord], None] = lambda _: None,
+    on_progress: Progress = ignore_progress,
+) -> Replay:
+    """Run a trial again, for as many epochs as the study has of it; a failed one until it fails.
+
+    Args:
+        study: The study's folder.
+        trial: The number of the trial.
+        cache: The artifact cache of the search; by default the one beside the studies.
+        on_epoch: Told each epoch.
+        on_progress: Told what is made again, because it is not in the cache.
+
+    Raises:
+        StudyError: There is no such study or trial, it has no epoch yet, or the images changed.
+        MachineError: The study was searched on a GPU and there is none; weights are missing, or the disk is full.
+    """
+    folder = StudyFolder(study.resolve())
+    cache = (cache or folder.path.parent.parent / "cache").resolve()
+    space = folder.space()
+    journal = Journal(folder.journal_path, space, writable=False)
+    if trial not in {known.number for known in journal.trials}:
+        fix = f"it has {len(journal.trials)} trials, numbered from 0"
+        raise StudyError(Problem(f"there is no trial {trial}", study, fix))
+    status = journal.status(trial)
+    recorded = read_jsonl(folder.trial_path(trial) / "epochs.jsonl")
+    if not recorded and status != "failed":
+        fix = "wait until it has ended its first epoch; `xraytune status` shows how far it is"
+        raise StudyError(Problem(f"trial {trial} has no epoch yet", study, fix))
+    experiment = Experiment(settings=space.settings, parameters=journal.parameters(trial))
+    prepared, compute = folder.prepared(), _recorded_compute(folder)
+    pin(compute)
+    _require_pixels(experiment, prepared, cache, on_progress)
+
+    replayed: list[EpochRecord] = []
+    # A complete trial must end by itself; one epoch more is enough to see that it does not.
+    last_epoch = math.inf if status == "failed" else len(recorded) + (status == "complete")
+
+    def hear(record: EpochRecord) -> None:
+        replayed.append(record)
+        on_epoch(record)
+
+    result: TrialResult | None = None
+    failure = ""
+    with tempfile.TemporaryDirectory(prefix=".replay-", dir=cache) as work:
+        try:
+            result = run_trial(
+                experiment,
+                prepared,
+                trial_dir=Path(work),
+                cache=cache,
+                compute=compute,
+                on_epoch=hear,
+                should_stop=lambda: len(replayed) >= last_epoch,
+                on_progress=on_progress,
+            )
+        except XraytuneError as error:
+            if status != "failed":
+                raise
+            failure = str(error)
+    row = journal.row(trial) if status else {}
+    return Replay(
+        study=study,
+        trial=trial,
+        status=status,
+        epochs=_compared(recorded, replayed),
+        recorded_val_b_auroc=row.get("val_b_auroc"),
+        replayed_val_b_auroc=result.val_b_auroc if result and status == "complete" else None,
+        recorded_failure=row["reason"] if status == "failed" else "",
+        replayed_failure=failure,
+        device=compute.device,
+    )
+
+
+def _recorded_compute(folder: StudyFolder) -> Compute:
+    compute = folder.compute()
+    if compute.device == "cuda" and not gpu_count():
+        fix = "replay it on a machine like the one that searched it"
+        raise MachineError(Problem("the study was searched on a GPU, and torch sees none here", folder.path, fix))
+    return compute
+
+
+def _require_pixels(experiment: Experiment, prepared: Prepared, cache: Path, on_progress: Progress) -> None:
+    """The pixels of the study; where the cache has lost them, decoded again from the same images."""
+    if is_whole(cache / prepared.pixels):
+        return
+    again, _ = prepare(experiment.settings, cache, skip_broken=True, on_progress=on_progress)
+    if again != prepared:
+        fix = "put the images back as they were, or give the search's cache (--cache)"
+        where = experiment.settings.data.path
+        raise StudyError(Problem("the cache has lost the study's pixels, and the images changed since", where, fix))
+
+
+def _compared(recorded: list[dict[str, Any]], replayed: list[EpochRecord]) -> tuple[ReplayedEpoch, ...]:
+    now_rows = [{"version": 1, **asdict(record)} for record in replayed]
+    return tuple(
+        ReplayedEpoch(
+            epoch=epoch,
+            recorded_val_auroc=then["val_auroc"] if then else None,
+            replayed_val_auroc=now["val_auroc"] if now else None,
+            is_identical=_figures(then) == _figures(now),
+        )
+        for epoch, (then, now) in enumerate(zip_longest(recorded, now_rows), 1)
+    )
+
+
+def _figures(row: dict[str, Any] | None) -> dict[str, Any] | None:
+    return None if row is None else {name: value for name, value in row.items() if name != "seconds"}

@@ -1,0 +1,235 @@
+"""The final training: one experiment, from its images to a model bundle, in this very process.
+
+It is a trial without a search: the same function, and with the study's images and thread count the same numbers.
+Interrupted at any point, the same command goes on: what it has done lies in a work folder of the cache, at the fingerprint
+of the experiment and its images.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from xraytune.classifier.weights import find_weights
+from xraytune.config.load import load_space
+from xraytune.config.settings import Experiment, Settings
+from xraytune.errors import ArtifactError, Problem
+from xraytune.export.bundle import require_new, write_bundle
+from xraytune.files import explained_disk_errors, new_folder, sha256_of
+from xraytune.pipeline.artifacts import artifact_path
+from xraytune.pipeline.compute import choose_compute, gpu_count, gpu_share, pin
+from xraytune.pipeline.material import gather_material
+from xraytune.pipeline.prepare import Prepared, prepare
+from xraytune.pipeline.trial import TrialResult, run_trial
+from xraytune.records import Compute, EpochRecord, Json, Progress, ignore_progress
+from xraytune.search.study import StudyFolder
+
+TRAIN_STAGE = "train-1.work"
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """What a final training ended with.
+
+    Attributes:
+        path: The model bundle.
+        arm: Of the training mix.
+        val_auroc: On val-A.
+        val_b_auroc: On val-B.
+        threshold: With the largest Youden's J on val-B.
+        best_epoch: Whose network was kept.
+        epochs: Epochs trained.
+        seconds: Wall time of this run of the training.
+        equals_trial: Whether val-A and val-B AUROC are those of the exported trial, to the bit, as they are on the CPU that
+            it ran on; None where there is no study to compare with, or other images or settings were asked for.
+    """
+
+    path: Path
+    arm: str
+    val_auroc: float
+    val_b_auroc: float
+    threshold: float
+    best_epoch: int
+    epochs: int
+    seconds: float
+    equals_trial: bool | None
+
+    def to_json(self) -> dict[str, Json]:
+        """The record as JSON values."""
+        return asdict(self) | {"path": str(self.path)}
+
+
+def train(
+    config: Path,
+    *,
+    out: Path,
+    data: Path | None = None,
+    weights_dir: Path | None = None,
+    overrides: Sequence[str] = (),
+    cache: Path | None = None,
+    skip_broken: bool = False,
+    on_epoch: Callable[[EpochRecord], None] = lambda _: None,
+    on_progress: Progress = ignore_progress,
+    note: Callable[[str], None] = _logger.info,
+) -> Trained:
+    """Train the experiment of a file and write the model bundle; everything is checked before anything is trained.
+
+    Args:
+        config: A YAML file in which nothing is left to choose, such as `export` writes.
+        out: Where the bundle appears, whole.
+        data: A data folder instead of the file's.
+        weights_dir: A folder of official weight files, for machines without a network.
+        overrides: `key=value` lines that replace the file's.
+        cache: The artifact cache; by default the one beside the exported trial's studies, or `cache`.
+        skip_broken: Leave broken images out, and say which.
+        on_epoch: Told each epoch, those of an interrupted run again.
+        on_progress: Told how far the preparation and the GAN are.
+        note: Told what a person should know.
+
+    Raises:
+        ConfigError: The file, or `out` exists.
+        DataError: The images.
+        MachineError: Weights, GPUs or disk.
+        TrialError: A loss that is not finite.
+        ArtifactError: The same training runs already, or its checkpoint is damaged.
+    """
+    require_new(out)
+    space = load_space(config, overrides, data=data, weights_dir=weights_dir)
+    experiment = space.experiment()
+    study = _study(experiment.settings, note)
+    if cache is None:
+        cache = Path("cache") if study is None else study.path.parent.parent / "cache"
+    cache = cache.resolve()
+    weights_sha256 = _weights_sha256(experiment)
+    prepared, warnings = prepare(experiment.settings, cache, skip_broken=skip_broken, on_progress=on_progress)
+    for warning in warnings:
+        note(warning)
+    if study is not None and study.prepared().fingerprint != prepared.fingerprint:
+        note(
+            f"the images or their split are not those of the study {study.path.name}: its numbers will not be repeated"
+        )
+        study = None
+    compute = _compute(experiment.settings, study, note)
+    pin(compute)
+    # The space leaves out where things lie, so that a training goes on after its folders moved.
+    inputs = {
+        "space": space.identity(),
+        "images": prepared.fingerprint,
+        "weights": weights_sha256,
+        "compute": asdict(compute),
+    }
+    work = artifact_path(cache, TRAIN_STAGE, inputs)
+    with _claimed(work):
+        epochs, result = _run(experiment, prepared, work, cache, compute, on_epoch, on_progress)
+        material = gather_material(experiment, prepared, cache=cache, compute=compute, on_progress=on_progress)
+        material.trained.load_state_dict(load_file(work / "checkpoint" / "best.safetensors"))
+        with new_folder(out) as folder:
+            write_bundle(
+                folder,
+                out,
+                experiment=experiment,
+                overrides=overrides,
+                prepared=prepared,
+                classifier=material.classifier,
+                input_format=material.form,
+                epochs=epochs,
+                result=result,
+                compute=compute,
+            )
+        shutil.rmtree(work)
+    return Trained(
+        path=out,
+        arm=experiment.parameters.arm,
+        val_auroc=result.value,
+        val_b_auroc=result.val_b_auroc,
+        threshold=result.threshold,
+        best_epoch=result.best_epoch,
+        epochs=result.epochs,
+        seconds=result.seconds,
+        equals_trial=None if overrides or study is None else _equals_trial(result, experiment.settings, study),
+    )
+
+
+def _study(settings: Settings, note: Callable[[str], None]) -> StudyFolder | None:
+    """The study that the file was exported from, where it lies on this disk."""
+    if settings.exported_from is None:
+        return None
+    folder = StudyFolder(settings.exported_from.study)
+    if not folder.space_path.is_file():
+        note(f"the study that this was exported from is not here: {folder.path}")
+        return None
+    return folder
+
+
+def _weights_sha256(experiment: Experiment) -> str | None:
+    parameters = experiment.parameters
+    weights = find_weights(parameters.backbone, parameters.weights, experiment.settings.weights_dir)
+    return None if weights is None else sha256_of(weights)
+
+
+def _compute(settings: Settings, study: StudyFolder | None, note: Callable[[str], None]) -> Compute:
+    """The study's, so that the numbers are the trial's; without one, what its trials would be given here."""
+    if study is not None:
+        recorded = study.compute()
+        if recorded.device == "cpu" or gpu_count():
+            return recorded
+        note("the study was searched on a GPU, and torch sees none here: its numbers will be repeated roughly")
+    return choose_compute(gpus=gpu_share(settings.resources), threads=settings.resources.cpus_per_trial)
+
+
+def _run(
+    experiment: Experiment,
+    prepared: Prepared,
+    work: Path,
+    cache: Path,
+    compute: Compute,
+    on_epoch: Callable[[EpochRecord], None],
+    on_progress: Progress,
+) -> tuple[list[EpochRecord], TrialResult]:
+    epochs: list[EpochRecord] = []
+
+    def hear(record: EpochRecord) -> None:
+        epochs.append(record)
+        on_epoch(record)
+
+    result = run_trial(
+        experiment,
+        prepared,
+        trial_dir=work,
+        cache=cache,
+        compute=compute,
+        on_epoch=hear,
+        on_progress=on_progress,
+    )
+    assert result is not None, "nothing asks it to stop"
+    return epochs, result
+
+
+def _equals_trial(result: TrialResult, settings: Settings, study: StudyFolder) -> bool | None:
+    assert settings.exported_from is not None, "there is a study"
+    trial = settings.exported_from.trial
+    row: dict[str, Any] | None = next((row for row in study.rows() if row["number"] == trial), None)
+    return None if row is None else (row["value"], row["val_b_auroc"]) == (result.value, result.val_b_auroc)
+
+
+@contextmanager
+def _claimed(work: Path) -> Iterator[None]:
+    """Hold a work folder: two processes in one would write each other's log."""
+    with explained_disk_errors(work):
+        work.mkdir(parents=True, exist_ok=True)
+    with (work / ".lock").open("a") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            fix = "wait for it, or end it (Ctrl-C there); the same command then goes on"
+            raise ArtifactError(Problem("this very training runs already, in another process", work, fix)) from None
+        yield
