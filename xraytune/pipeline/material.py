@@ -62,6 +62,7 @@ class Material:
         classifier: The whole network.
         trained: The part that the loop trains: the whole network, or its head on features that were computed once.
         form: From stored pixels to the network's input.
+        feed: From images to the inputs of what is trained.
         batch: From a step to its inputs and labels, on the device.
         val_a: val-A in order, in batches.
         val_b: val-B likewise.
@@ -70,6 +71,7 @@ class Material:
     classifier: Classifier
     trained: nn.Module
     form: InputFormat
+    feed: Feed
     batch: Callable[[int], tuple[Tensor, Tensor]]
     val_a: Callable[[], Iterator[Tensor]]
     val_b: Callable[[], Iterator[Tensor]]
@@ -117,6 +119,7 @@ def gather_material(
         classifier=classifier,
         trained=classifier.head if isinstance(feed, FeatureFeed) else classifier,
         form=form,
+        feed=feed,
         batch=_batches(album, experiment, feed, compute.device),
         val_a=partial(feed.side, part_group("val_a", prepared.part("val_a"), prepared, cache)),
         val_b=partial(feed.side, part_group("val_b", prepared.part("val_b"), prepared, cache)),

@@ -1,0 +1,96 @@
+"""The main job on real X-rays: `search_spaces/gan_ratio_cpu.yaml` from an empty cache, and what the exported model is worth.
+
+Needs a folder of X-rays in Kaggle's layout and MobileNetV2's official weights:
+
+    make bench ONLY=search_cpu DATA=chest_xray WEIGHTS=weights
+
+The exported configuration's val-B AUROC stands beside a logistic regression's on the same backbone's features of the same
+real images, its strength chosen on val-A.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from benchmarks.figures import Figure, figure
+from xraytune.config.load import load_space
+from xraytune.config.settings import Experiment
+from xraytune.pipeline.album import part_group
+from xraytune.pipeline.compute import pin
+from xraytune.pipeline.material import gather_material
+from xraytune.search.study import StudyFolder
+
+_PROGRAM = str(Path(sys.executable).with_name("xraytune"))
+_SPACE = Path("search_spaces/gan_ratio_cpu.yaml")
+NEEDS = ("DATA", "WEIGHTS")
+
+
+def measure() -> Iterator[Figure]:
+    """The search, what it covered, and the exported model against a logistic regression."""
+    data, weights = (Path(os.environ[name]) for name in NEEDS)
+    with tempfile.TemporaryDirectory() as folder:
+        studies = Path(folder) / "studies"
+        options = ["--data", str(data), "--weights-dir", str(weights), "--studies", str(studies)]
+        started = time.perf_counter()
+        subprocess.run([_PROGRAM, "search", "--space", str(_SPACE), *options], check=True)
+        minutes = (time.perf_counter() - started) / 60
+        study = StudyFolder(studies / load_space(_SPACE).settings.name)
+        rows = study.rows()
+        yield figure("search_cpu: wall time from an empty cache", minutes, "min", "<= 20")
+        yield figure("search_cpu: trials", len(rows), "trials", ">= 16")
+        yield figure("search_cpu: failed trials", sum(row["status"] == "failed" for row in rows), "trials", "<= 0")
+        yield figure("search_cpu: ratios", len(_values(rows, "synthetic_ratio") - {0.0}), "ratios", ">= 3")
+        yield figure("search_cpu: sources", len(_values(rows, "source")), "sources", ">= 3")
+        gans = {json.dumps({k: v for k, v in row["params"].items() if k.startswith("gan.")}) for row in rows} - {"{}"}
+        yield figure("search_cpu: GAN settings", len(gans), "settings", ">= 2")
+
+        best = Path(folder) / "best.yaml"
+        command = [_PROGRAM, "export", str(study.path), "-o", str(best), "--json"]
+        exported = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+        ours = float(exported["val_b_auroc"])
+        theirs = _logistic_regression(study, studies.parent / "cache", load_space(best).experiment())
+        yield figure("search_cpu: val-B AUROC, logistic regression", theirs, "AUROC")
+        yield figure("search_cpu: val-B AUROC, exported", ours, "AUROC", f">= {theirs - 0.005:.4f}")
+
+
+def _values(rows: list[dict[str, Any]], name: str) -> set[Any]:
+    return {row["params"].get(name) for row in rows}
+
+
+def _logistic_regression(study: StudyFolder, cache: Path, exported: Experiment) -> float:
+    """Val-B AUROC of a logistic regression on the frozen features of the study's real images, C chosen on val-A."""
+    parameters = exported.parameters.model_copy(
+        update={"source": "none", "synthetic_ratio": 0.0, "gan": None, "classical": 0, "trainable": "head"}
+    )
+    experiment = exported.model_copy(update={"parameters": parameters})
+    prepared, compute = study.prepared(), study.compute()
+    pin(compute)
+    material = gather_material(experiment, prepared, cache=cache, compute=compute)
+
+    def side(name: Any) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        part = prepared.part(name)
+        (features,) = material.feed.side(part_group(name, part, prepared, cache))
+        return features.numpy(), part.labels == prepared.positive
+
+    (train, train_labels), (val_a, labels_a), (val_b, labels_b) = side("train"), side("val_a"), side("val_b")
+    fits = [
+        make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=5000)).fit(train, train_labels)
+        for c in (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+    ]
+    best = max(fits, key=lambda fit: roc_auc_score(labels_a, fit.decision_function(val_a)))
+    return float(roc_auc_score(labels_b, best.decision_function(val_b)))
