@@ -13,6 +13,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -142,13 +143,14 @@ def new_folder(path: Path) -> Iterator[Path]:
     Raises:
         MachineError: The disk is full.
     """
+    path = path.resolve()
     temporary = temporary_name(path)
     with explained_disk_errors(path):
         try:
             temporary.mkdir(parents=True)
             yield temporary
-            for entry in sorted(temporary.rglob("*")):
-                _sync(entry)
+            with ThreadPoolExecutor(8) as pool:  # a disk takes many flushes at once
+                list(pool.map(_sync, temporary.rglob("*")))
             sync_folder(temporary)
             try:
                 temporary.rename(path)

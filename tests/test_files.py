@@ -1,0 +1,111 @@
+"""Files that are whole or not there: killed at any moment, on a full disk, after a torn line."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from xraytune.errors import MachineError
+from xraytune.files import append_jsonl, new_folder, read_jsonl, write_bytes, write_json, write_text
+
+
+def test_a_torn_last_line_is_skipped_and_cut_before_the_next_row(tmp_path: Path) -> None:
+    log = tmp_path / "epochs.jsonl"
+    append_jsonl(log, {"epoch": 1})
+    with log.open("ab") as stream:
+        stream.write(b'{"epoch": 2, "val_')
+
+    assert read_jsonl(log) == [{"epoch": 1}]
+    append_jsonl(log, {"epoch": 2})
+    assert read_jsonl(log) == [{"epoch": 1}, {"epoch": 2}]
+
+
+def test_a_missing_log_has_no_rows(tmp_path: Path) -> None:
+    assert read_jsonl(tmp_path / "none.jsonl") == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_a_number_is_not_written(tmp_path: Path, value: float) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "result.json", {"auroc": value})
+    assert list(tmp_path.iterdir()) == []
+
+
+KILLED_WHILE_WRITING = """
+import os, sys
+from pathlib import Path
+import xraytune.files as files
+real = os.fsync
+def killed(descriptor):
+    os.kill(os.getpid(), 9)
+os.fsync = killed
+files.write_text(Path(sys.argv[1]), "new")
+"""
+
+
+def test_a_writer_that_is_killed_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    write_text(path, "old")
+
+    done = subprocess.run([sys.executable, "-c", KILLED_WHILE_WRITING, str(path)], check=False)
+
+    assert done.returncode == -9
+    assert path.read_text(encoding="utf-8") == "old"
+
+
+def test_a_folder_appears_whole(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "model") as folder:
+        (folder / "a.txt").write_text("1", encoding="utf-8")
+        assert not (tmp_path / "model").exists()
+
+    assert (tmp_path / "model" / "a.txt").read_text(encoding="utf-8") == "1"
+
+
+def test_a_folder_that_fails_does_not_appear(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="lost"), new_folder(tmp_path / "model") as folder:
+        (folder / "a.txt").write_text("1", encoding="utf-8")
+        raise RuntimeError("lost")
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_somebody_else_made_meanwhile_stays_theirs(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "model") as folder:
+        (folder / "a.txt").write_text("ours", encoding="utf-8")
+        write_text(tmp_path / "model" / "a.txt", "theirs")
+
+    assert (tmp_path / "model" / "a.txt").read_text(encoding="utf-8") == "theirs"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_folder_may_be_named_from_within(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with new_folder(Path("../here")) as folder:
+        (folder / "a.txt").write_text("1", encoding="utf-8")
+
+    assert (tmp_path / "here" / "a.txt").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_explained(tmp_path: Path) -> None:
+    """Writing to /dev/full fails as on a full disk."""
+    (tmp_path / "log.jsonl").symlink_to("/dev/full")
+
+    with pytest.raises(MachineError, match="the disk is full") as refusal:
+        append_jsonl(tmp_path / "log.jsonl", json.loads('{"epoch": 1}'))
+
+    assert refusal.value.exit_code == 4
+    assert isinstance(refusal.value.__cause__, OSError)
+    assert refusal.value.__cause__.errno == errno.ENOSPC
+
+
+def test_nothing_is_left_beside_a_file(tmp_path: Path) -> None:
+    for content in (b"one", b"two"):
+        write_bytes(tmp_path / "weights.bin", content)
+
+    assert os.listdir(tmp_path) == ["weights.bin"]  # noqa: PTH208
