@@ -17,9 +17,11 @@ from xraytune.seeding import derive_seed
 
 @pytest.fixture
 def generator(tiny: Callable[..., GanSettings]) -> Generator:
-    """A generator whose batch norm has seen a batch, as after training."""
+    """A generator that uses the whole range of grey, and whose batch norm has seen a batch, as after training."""
     network = Generator(tiny(), class_count=2)
     with torch.no_grad():
+        for parameter in network.doublings.parameters():
+            parameter.mul_(20)
         network(torch.randn(32, 8), torch.arange(32) % 2)
     return network.eval()
 
@@ -55,6 +57,10 @@ def test_an_image_does_not_depend_on_the_others_in_its_block(generator: Generato
 
     in_block = sample_block(generator, 0, 0, seed=1, compute=cpu)[:3]
     assert np.abs(alone.astype(int) - in_block.astype(int)).max() <= 1  # other sizes of batch may round otherwise
+
+
+def test_each_image_of_a_block_is_another(generator: Generator, cpu: Compute) -> None:
+    assert len(np.unique(sample_block(generator, 0, 0, seed=1, compute=cpu), axis=0)) == BLOCK
 
 
 def test_generators_of_one_class_draw_other_noise_for_each_class(

@@ -88,15 +88,14 @@ def train_gan(
     resume(training, digest, checkpoint_dir)
     if grid_dir is not None:
         _draw_real_grid(scaled, labels, class_count, settings.seed, grid_dir)
-    real_images = torch.from_numpy(scaled).to(compute.device)
-    real_labels = torch.from_numpy(labels).to(compute.device)
+    data = _on_device(scaled, labels, compute)
 
     last_checkpoint, last_grid = training.step, training.step
     while training.step < settings.steps:
         started, first = time.perf_counter(), training.step
         loss_sums = torch.zeros(2, device=compute.device)
         for _ in range(min(report_every_steps - first % report_every_steps, settings.steps - first)):
-            loss_sums += _train_step(training, real_images, real_labels, compute)
+            loss_sums += _train_step(training, data, compute)
         loss_g, loss_d = (loss_sums / (training.step - first)).tolist()
         _require_finite(loss_g, loss_d, training.step)
         is_last = training.step == settings.steps
@@ -126,7 +125,26 @@ def scale_pixels(pixels: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:
     return scaled
 
 
-def _train_step(training: Training, real_images: Tensor, real_labels: Tensor, compute: Compute) -> Tensor:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _RealImages:
+    """On the device: uint8 [N, S, S], their labels int64 [N], and how often each is drawn, float32 [N]."""
+
+    images: Tensor
+    labels: Tensor
+    weights: Tensor
+
+
+def _on_device(scaled: NDArray[np.uint8], labels: NDArray[np.int64], compute: Compute) -> _RealImages:
+    """The classes are drawn equally often, so that a rare one is learned as well as a common one."""
+    weights = 1 / np.bincount(labels)[labels]
+    return _RealImages(
+        images=torch.from_numpy(scaled).to(compute.device),
+        labels=torch.from_numpy(labels).to(compute.device),
+        weights=torch.from_numpy(weights.astype(np.float32)).to(compute.device),
+    )
+
+
+def _train_step(training: Training, data: _RealImages, compute: Compute) -> Tensor:
     """One update of each network. Gives both losses, generator first: float32 [2], still on the device."""
     settings = training.settings
     step = training.step
@@ -134,10 +152,8 @@ def _train_step(training: Training, real_images: Tensor, real_labels: Tensor, co
     def stream(purpose: str) -> torch.Generator:
         return torch.Generator(compute.device).manual_seed(derive_seed(settings.seed, "gan", purpose, step))
 
-    rows = torch.randint(
-        len(real_images), (settings.batch_size,), generator=stream("real images"), device=compute.device
-    )
-    real, labels = real_images[rows][:, None].float() / 127.5 - 1, real_labels[rows]
+    rows = torch.multinomial(data.weights, settings.batch_size, replacement=True, generator=stream("real images"))
+    real, labels = data.images[rows][:, None].float() / 127.5 - 1, data.labels[rows]
     z = torch.randn(settings.batch_size, settings.z_dim, generator=stream("noise"), device=compute.device)
     augmentation = stream("augmentation")
 
