@@ -21,7 +21,6 @@ from rich import box
 from rich import progress as bars
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.padding import Padding
 from rich.table import Column as RichColumn
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -173,14 +172,14 @@ def progress() -> Iterator[Progress]:
 
 
 class _LoggedProgress:
-    """A line when a kind of work begins, every ten seconds, and at its end."""
+    """A line every ten seconds for each kind of work, and at its end."""
 
     def __init__(self) -> None:
         self._told: dict[str, float] = {}
 
     def __call__(self, what: str, done: int, total: int) -> None:
         now = time.monotonic()
-        if what not in self._told or done == total or now - self._told[what] >= _LOG_EVERY_SECONDS:
+        if done == total or now - self._told.setdefault(what, now) >= _LOG_EVERY_SECONDS:
             self._told[what] = now
             event(f"{what}: {done}/{total}")
 
@@ -220,13 +219,13 @@ def watching(picture: Callable[[], Frame], line: Callable[[], str]) -> Iterator[
 
 
 def _drawn(frame: Frame) -> RenderableType:
-    lines = [_text(line) for line in frame.lines]
-    tables: list[RenderableType] = []
+    parts: list[RenderableType] = [_text(line) for line in frame.lines]
     for table in frame.tables:
+        parts.append(Text())
         if table.title:
-            tables.append(Padding(Text(table.title, style="bold"), (1, 0, 0, 0)))
-        tables.append(_drawn_table(table))
-    return Group(*lines, *tables)
+            parts.append(Text(table.title, style="bold"))
+        parts.append(_drawn_table(table))
+    return Group(*parts)
 
 
 def _drawn_table(table: Table) -> RichTable:
@@ -241,7 +240,9 @@ def _drawn_table(table: Table) -> RichTable:
         for column in table.columns
     ]
     has_names = any(column.name for column in table.columns)
-    drawn = RichTable(*columns, box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, show_header=has_names)
+    drawn = RichTable(
+        *columns, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, show_header=has_names
+    )
     for row in table.rows:
         drawn.add_row(*map(_text, row))
     return drawn

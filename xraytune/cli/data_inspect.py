@@ -54,7 +54,7 @@ def _frame(folder: Path, found: Inspection) -> Frame:
     remarks = [Cell(f"note: {warning}", "busy") for warning in found.warnings]
     broken = [Cell(f"broken: {image.file}: {image.reason}", "bad") for image in found.broken]
     heading = Cell(f"{folder}: {total} images", "strong")
-    return Frame(lines=(heading, *broken, *remarks, ""), tables=(_counts(found), about))
+    return Frame(lines=(heading, *broken, *remarks), tables=(_counts(found), about))
 
 
 def _counts(found: Inspection) -> Table:

@@ -6,7 +6,6 @@ A command imports what it runs in its own body, so that `--help` loads neither t
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import Annotated
 
 import typer
@@ -15,15 +14,22 @@ from xraytune.cli import (
     console,
     data_inspect,
     data_phantom,
+    demo,
+    doctor,
+    evaluate,
+    export,
     gan_sample,
     gan_train,
+    predict,
+    replay,
     search,
     space_check,
     status,
+    train,
 )
 from xraytune.cli.command import Command
 
-_START, _IMAGES, _SEARCH, _MODEL = "Start here", "Images", "Search", "Model"
+_START, _SEARCH, _MODEL = "Start here", "From images to an answer", "The final model"
 
 
 def build_app() -> typer.Typer:
@@ -31,22 +37,30 @@ def build_app() -> typer.Typer:
     app = _group("Do GAN-made chest X-rays help a pneumonia classifier, and in which mix?")
     app.callback()(_options)
 
+    _add(app, demo.demo, "xraytune demo", _START)
+    _add(app, doctor.doctor, "xraytune doctor", _START)
+
     data = _group("Look at a folder of X-rays, or draw phantom ones.")
     _add(data, data_inspect.inspect, "xraytune data inspect chest_xray")
     _add(data, data_phantom.phantom, "xraytune data phantom xrays --patients 200 --seed 1")
-    app.add_typer(data, name="data", rich_help_panel=_IMAGES)
+    app.add_typer(data, name="data", rich_help_panel=_SEARCH)
 
     gan = _group("Train one GAN, or draw images from it.")
     _add(gan, gan_train.train, "xraytune gan train --space search_spaces/gan_ratio.yaml --set gan.steps=5000 -o gan")
     _add(gan, gan_sample.sample, "xraytune gan sample gan -n 5000 gan_images")
-    app.add_typer(gan, name="gan", rich_help_panel=_IMAGES)
+    app.add_typer(gan, name="gan", rich_help_panel=_SEARCH)
 
-    space = _group("Work with space files.")
+    space = _group("Check space files.")
     _add(space, space_check.check, "xraytune space check search_spaces/gan_ratio.yaml")
     app.add_typer(space, name="space", rich_help_panel=_SEARCH)
 
     _add(app, search.search, "xraytune search --space search_spaces/gan_ratio.yaml --data chest_xray", _SEARCH)
     _add(app, status.status, "xraytune status studies/gan-ratio", _SEARCH)
+    _add(app, export.export, "xraytune export studies/gan-ratio -o best.yaml", _SEARCH)
+    _add(app, replay.replay, "xraytune replay studies/gan-ratio 7", _SEARCH)
+    _add(app, train.train, "xraytune train --config best.yaml -o model", _MODEL)
+    _add(app, evaluate.evaluate, "xraytune evaluate model --data new_xrays", _MODEL)
+    _add(app, predict.predict, "xraytune predict model new_xrays -o predictions.csv", _MODEL)
     return app
 
 
@@ -83,5 +97,7 @@ def _options(
 
 def _print_version(asked: bool) -> None:
     if asked:
+        from importlib.metadata import version
+
         console.say(f"xraytune {version('xraytune')}")
         raise typer.Exit

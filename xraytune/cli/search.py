@@ -57,7 +57,7 @@ def search(
         show(summary)
 
 
-def show(summary: SearchSummary) -> None:
+def show(summary: SearchSummary, *, next_step: bool = True) -> None:
     """Say what a search ended with, and how to go on."""
     from xraytune.config.fields import parameters_from
     from xraytune.search.director import mix_label
@@ -70,7 +70,8 @@ def show(summary: SearchSummary) -> None:
         f"best on val-A: #{best['number']} {mix}, val-A AUROC {best['value']:.3f}, val-B AUROC {best['val_b_auroc']:.3f}",
         "good",
     )
-    console.say(f"next: xraytune export {study} -o best.yaml")
+    if next_step:
+        console.say(f"next: xraytune export {study} -o best.yaml")
 
 
 def shown_path(path: Path) -> Path:

@@ -14,6 +14,7 @@ from xraytune.errors import ConfigError, Problem, SourceLine
 from xraytune.records import Json
 
 if TYPE_CHECKING:
+    from xraytune.config.domains import Domain, Value
     from xraytune.config.settings import Settings
     from xraytune.config.space import ParameterSpec, Space
 
@@ -72,14 +73,23 @@ def _parameters(title: str, specs: list[ParameterSpec]) -> Table:
         Column(name="what it may be", flexible=True),
         Column(name="when", flexible=True),
     )
-    rows = tuple(
-        (spec.name, _shown(str(spec.domain)), Cell(" and ".join(map(str, spec.when)), "dim")) for spec in specs
-    )
+    rows = tuple((spec.name, _shown(spec.domain), Cell(" and ".join(map(str, spec.when)), "dim")) for spec in specs)
     return Table(title=title, columns=columns, rows=rows)
 
 
-def _shown(domain: str) -> str:
-    return {"None": "not set"}.get(domain, domain)
+def _shown(domain: Domain) -> str:
+    from xraytune.config.domains import Choices
+
+    if isinstance(domain, Choices):
+        return " or ".join(_as_written(value) for value in domain.values)
+    return f"{domain}, logarithmic" if domain.is_log else f"{domain}"
+
+
+def _as_written(value: Value) -> str:
+    """As the file says it."""
+    if value is None:
+        return "not set"
+    return f"{value}".lower() if isinstance(value, bool) else f"{value}"
 
 
 def _settings(settings: Settings) -> Table:

@@ -54,7 +54,7 @@ def summary_line(view: StudyView, seconds_used: float) -> str:
     """A search that runs, as one line of a log."""
     busy = [f"#{trial.number} {_state(trial, view)}" for trial in view.trials if trial.status == "running"]
     parts = [f"{_ended(view)} of {view.trial_budget} trials ended", *_best(view), *busy]
-    parts.append(f"used {duration(seconds_used)}")
+    parts.append(f"{duration(seconds_used)} used")
     if view.seconds_left is not None:
         parts.append(f"about {duration(view.seconds_left)} left")
     return "; ".join(parts)
@@ -119,7 +119,7 @@ def _heading(view: StudyView, seconds_used: float) -> Iterable[Cell | str]:
     for best in _best(view):
         yield Cell(best, "good")
     left = f", about {duration(view.seconds_left)} left" if view.seconds_left is not None else ""
-    yield f"{'runs' if view.is_running else 'does not run'}; used {duration(seconds_used)}{left}"
+    yield f"{'running' if view.is_running else 'not running'}, {duration(seconds_used)} used{left}"
 
 
 def _best(view: StudyView) -> list[str]:

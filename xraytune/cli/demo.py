@@ -1,0 +1,89 @@
+"""`xraytune demo [FOLDER]`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from xraytune.cli import console, data_phantom, evaluate, export, search, train
+from xraytune.cli.console import Column, Frame, Table
+from xraytune.cli.search import SearchScreen
+
+if TYPE_CHECKING:
+    from xraytune.export.demo import Demo, Outcome
+
+_SOURCES = {"none": "real images only", "duplicate": "real images drawn again", "gan": "GAN images"}
+
+
+def demo(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where everything is put.")] = Path("demo"),
+    quick: Annotated[bool, typer.Option("--quick", help="A short way, in FOLDER/quick: about a minute.")] = False,
+) -> None:
+    """Go the whole way on phantom X-rays, in minutes: search, export, train, evaluate."""
+    from xraytune.export.demo import demo
+
+    console.say("From X-rays to an answer, on drawn images. You could type every command yourself.", "strong")
+    done = demo(folder=folder, quick=quick, guide=_Guide())
+    console.say("\nWhat the search found", "strong")
+    console.show(_found(done))
+    console.say("\nWith your own images", "strong")
+    console.say("  a folder with train/NORMAL, train/PNEUMONIA and, to be kept for the end, test/ likewise; then:")
+    console.say("  $ xraytune data inspect YOUR_FOLDER")
+    console.say("  $ xraytune search --space search_spaces/gan_ratio_cpu.yaml --data YOUR_FOLDER")
+
+
+class _Guide:
+    """Prints each step's command as a person would type it, and what it gave."""
+
+    def __init__(self) -> None:
+        self._steps = 0
+
+    def step(self, why: str, command: str) -> SearchScreen:
+        """Why, and the command."""
+        self._steps += 1
+        console.say(f"\n{self._steps}. {why}", "strong")
+        console.say(f"$ xraytune {command}", "busy")
+        return SearchScreen()
+
+    def outcome(self, record: Outcome) -> None:
+        """As the command itself says it."""
+        from xraytune.data.phantom import PhantomSet
+        from xraytune.export.best import Exported
+        from xraytune.export.train import Trained
+        from xraytune.search.run import SearchSummary
+
+        match record:
+            case PhantomSet():
+                data_phantom.show(record)
+            case SearchSummary():
+                search.show(record, next_step=False)
+            case Exported():
+                export.show(record, next_step=False)
+            case Trained():
+                train.show(record, next_step=False)
+            case _:
+                evaluate.show(record)
+
+    def is_there(self, path: Path) -> None:
+        """Nothing is made twice."""
+        console.say(f"{path} is there already and stays as it is")
+
+
+def _found(done: Demo) -> Frame:
+    columns = (Column(name="mix"), Column(name="best val-A AUROC", align="right"))
+    rows = tuple((_SOURCES[source], f"{value:.3f}") for source, value in sorted(done.best_by_source.items()))
+    auroc, (low, high) = done.evaluation.metrics.auroc, done.evaluation.intervals["auroc"]
+    lines = (
+        "This is a demo, not evidence: the images are drawn, the GAN has hardly begun to learn, and with so few",
+        "patients differences like these are chance. On patients that it has never seen the model reached an",
+        f"AUROC of {auroc:.3f} (95 % interval {low:.3f} to {high:.3f}).",
+    )
+    where = console.facts(
+        ("X-rays", f"{done.xrays}"),
+        ("study", f"{done.study} (trials.jsonl, split.json; `xraytune status {done.study}`)"),
+        ("configuration", f"{done.config}"),
+        ("model", f"{done.model}"),
+    )
+    return Frame(lines=lines, tables=(Table(columns=columns, rows=rows), where))

@@ -1,0 +1,80 @@
+"""`xraytune evaluate MODEL --data DIR`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from xraytune.cli import console
+from xraytune.cli.console import Cell, Column, Frame, Table
+from xraytune.cli.options import AsJson, ModelArgument, SkipBroken
+
+if TYPE_CHECKING:
+    from xraytune.export.evaluate import Evaluation
+
+_FIGURES = {
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "f1": "F1",
+    "brier": "Brier score",
+}
+
+
+def evaluate(
+    model: ModelArgument,
+    data: Annotated[Path, typer.Option(metavar="DIR", help="A folder whose subfolders are the classes.")],
+    reason: Annotated[str, typer.Option(help="Why, for the log of the test folder's openings.")] = "",
+    skip_broken: SkipBroken = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a model on a folder of class folders, with 95 % intervals over patients."""
+    from xraytune.export.evaluate import evaluate
+
+    with console.progress() as on_progress:
+        found = evaluate(model, data=data, skip_broken=skip_broken, reason=reason, on_progress=on_progress)
+    if as_json:
+        console.show_json(found.to_json())
+    else:
+        show(found)
+
+
+def show(found: Evaluation) -> None:
+    """The figures, and what should be known about them."""
+    counts = ", ".join(f"{count} {name}" for name, count in found.class_counts.items())
+    images = sum(found.class_counts.values())
+    heading = Cell(
+        f"{found.model} on {found.data}: {images} images ({counts}) of {found.patient_count} patients", "strong"
+    )
+    console.show(Frame(lines=(heading, *_remarks(found)), tables=(_figures(found),)))
+
+
+def _remarks(found: Evaluation) -> list[Cell]:
+    remarks = [Cell(f"left out: {image.file}: {image.reason}", "bad") for image in found.broken]
+    if found.opened_test:
+        times = "the first time" if found.test_openings == 1 else f"{found.test_openings} times by now"
+        remarks.append(Cell(f"the study's sealed test folder was opened, {times}; this is written down", "busy"))
+    if found.known_image_count:
+        known = f"{found.known_image_count} of these images were in the model's own training or validation"
+        remarks.append(Cell(f"{known}: the figures flatter it", "bad"))
+    return remarks
+
+
+def _figures(found: Evaluation) -> Table:
+    headline, at_half = asdict(found.metrics), found.at_half and asdict(found.at_half)
+    name = "most probable class" if found.threshold is None else f"threshold {found.threshold:.3f}"
+    columns = [Column(name=""), Column(name=name, align="right"), Column(name="95 % interval")]
+    columns += [Column(name="threshold 0.5", align="right")] if at_half else []
+    rows: list[tuple[Cell | str, ...]] = []
+    for key, label in _FIGURES.items():
+        low, high = found.intervals.get(key, (None, None))
+        interval = "" if low is None else f"{low:.3f} to {high:.3f}"
+        beside = (f"{at_half[key]:.3f}",) if at_half else ()
+        rows.append((Cell(label, "strong" if key == "auroc" else "plain"), f"{headline[key]:.3f}", interval, *beside))
+    return Table(columns=tuple(columns), rows=tuple(rows))
