@@ -159,6 +159,10 @@ def test_no_message_speaks_pydantic(write_space: WriteSpace, complaints: Complai
     [
         (["source: {value: none}", "lr: {values: [1, 2], when: {source: gan}}"], "source is gan: this never holds"),
         (["classical: {min: 0, max: 2}", "lr: {values: [1, 2], when: {classical: {gt: 2}}}"], "this never holds"),
+        (
+            ["dropout: {min: 0, max: .6, step: .2}", "lr: {values: [1, 2], when: {dropout: {gt: .45, lt: .55}}}"],
+            "dropout is above 0.45 and below 0.55: this never holds",
+        ),
         (["lr: {values: [1, 2], when: {views: 4}}"], "views is 4: this never holds, for views is 8 in this space"),
         (["dropout: {min: 0, max: .5}", "lr: {values: [1, 2], when: {dropout: .1}}"], "any number from 0 to 0.5"),
         (
@@ -277,6 +281,16 @@ def test_an_override_may_replace_what_a_parameter_may_be(write_space: WriteSpace
     space = load_space(write_space("lr: {value: 1e-3}"), ["lr={min: 1e-5, max: 1e-3}", "views={values: [1, 2]}"])
 
     assert space.searched == ("views", "lr")
+
+
+def test_an_override_keeps_the_condition_of_the_file_unless_it_has_one(write_space: WriteSpace) -> None:
+    path = write_space("views: {values: [1, 2], when: {classical: 1}}", "classical: {values: [0, 1]}")
+
+    kept = load_space(path, ["views=4"]).to_yaml(path.parent)
+    replaced = load_space(path, ["views={value: 4, when: {classical: 0}}"]).to_yaml(path.parent)
+
+    assert "views: {value: 4, when: {classical: 1}}" in kept
+    assert "views: {value: 4, when: {classical: 0}}" in replaced
 
 
 def test_an_override_may_leave_a_condition_without_effect(write_space: WriteSpace) -> None:

@@ -12,6 +12,7 @@ import optuna
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import FixedTrial
 
 from xraytune.config.domains import Value
@@ -304,6 +305,40 @@ def test_a_file_keeps_where_it_was_exported_from_but_is_no_other_space_for_it(
     assert load_space(best).settings.exported_from == ExportedFrom(study=tmp_path / "studies" / "mix", trial=7)
     assert experiment_from_json(read_json(elsewhere / "config.json"), elsewhere) == exported.experiment()
     assert exported.identity() == plain.identity()
+
+
+def test_a_parameter_counts_exactly_where_its_condition_holds(write_space: WriteSpace) -> None:
+    """Also when the file's order, or the model's, has the parent after it."""
+    path = write_space(
+        "classical: {values: [1, 2], when: {backbone: resnet18}}", "backbone: {values: [resnet18, resnet50]}"
+    )
+    space = load_space(path)
+
+    points = [trial.params for trial in ask(space, 0, 20)]
+
+    assert {point["backbone"] for point in points} == {"resnet18", "resnet50"}
+    assert all(("classical" in point) == (point["backbone"] == "resnet18") for point in points)
+
+
+def test_ranges_reach_optuna_as_they_are_declared(write_space: WriteSpace) -> None:
+    path = write_space(
+        "batch_size: {min: 8, max: 32, step: 8}",
+        "dropout: {min: 0.1, max: 0.5, distribution: q_uniform, q: 0.2}",
+        "gan.steps: {min: 100, max: 900, distribution: log_uniform_values}",
+        "lr: {min: 1e-5, max: 1e-2, distribution: log_uniform_values}",
+        "source: {value: gan}",
+        "weight_decay: {min: 0, max: 1}",
+    )
+
+    (trial,) = ask(load_space(path), 0, 1)
+
+    assert trial.distributions == {
+        "batch_size": IntDistribution(8, 32, step=8),
+        "dropout": FloatDistribution(0.1, 0.5, step=0.2),
+        "gan.steps": IntDistribution(100, 900, log=True),
+        "lr": FloatDistribution(1e-5, 1e-2, log=True),
+        "weight_decay": FloatDistribution(0.0, 1.0),
+    }
 
 
 def test_bounds_are_inclusive(write_space: WriteSpace) -> None:

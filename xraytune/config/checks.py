@@ -21,7 +21,7 @@ from xraytune.config.grammar import ROOT, Declaration
 from xraytune.config.space import Condition, ParameterSpec, Point, corner_points, family_of
 from xraytune.config.words import explain
 
-_EXPLAINED_COMBINATIONS = 50
+_EXPLAINED_COMBINATIONS = 20
 
 
 def complete_specs(

@@ -54,9 +54,7 @@ class Document:
     def folder(self, path: KeyPath) -> Path:
         """What a path written there is relative to: the file's folder, or on the command line the current one."""
         where = self.place(path).where
-        if isinstance(where, SourceLine):
-            return where.path.parent
-        return where.parent if isinstance(where, Path) else Path()
+        return where.path.parent if isinstance(where, SourceLine) else Path()
 
     def get(self, path: KeyPath) -> Json:
         """The value at a path of mapping keys; None where there is nothing."""
