@@ -116,18 +116,18 @@ def test_cached_features_are_what_the_frozen_network_computes(bench: Bench, tmp_
         update={"parameters": experiment.parameters.model_copy(update={"trainable": "last_stage"})}
     )
     straight = gather_material(whole, bench.prepared, cache=bench.cache, compute=CPU)
-    straight.classifier.eval()
+    straight.classifier().eval()
 
     for step in range(6):
         features, labels = cached.batch(step)
         images, same_labels = straight.batch(step)
         with torch.no_grad():
-            expected = straight.classifier.backbone(images)
+            expected = straight.classifier().backbone(images)
         assert torch.equal(labels, same_labels)
         assert torch.allclose(features, expected, atol=1e-5)
     (val,), images = list(cached.val_a()), torch.cat(list(straight.val_a()))
     with torch.no_grad():
-        assert torch.allclose(val, straight.classifier.backbone(images), atol=1e-5)
+        assert torch.allclose(val, straight.classifier().backbone(images), atol=1e-5)
 
 
 def test_all_images_of_a_gan_trial_have_the_gans_bandwidth(bench: Bench) -> None:

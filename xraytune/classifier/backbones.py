@@ -11,7 +11,6 @@ from typing import Self
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import get_model
 
 from xraytune.classifier.weights import read_weights
 from xraytune.config.settings import Parameters
@@ -38,10 +37,10 @@ class Classifier(nn.Module):
         feature_count: Features of an image.
     """
 
-    def __init__(self, backbone: nn.Module, feature_count: int, class_count: int, dropout: float) -> None:
+    def __init__(self, backbone: nn.Module, head: nn.Module, feature_count: int) -> None:
         super().__init__()
         self.backbone = backbone
-        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(feature_count, class_count))
+        self.head = head
         self.feature_count = feature_count
 
     def forward(self, images: Tensor) -> Tensor:
@@ -82,8 +81,7 @@ def build_classifier(parameters: Parameters, class_count: int, *, weights: Path 
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive_seed(seed, "classifier", "backbone"))
         backbone, feature_count = _build_backbone(parameters.backbone)
-        torch.default_generator.manual_seed(derive_seed(seed, "classifier", "head"))
-        classifier = Classifier(backbone, feature_count, class_count, parameters.dropout)
+    classifier = Classifier(backbone, build_head(parameters, feature_count, class_count, seed=seed), feature_count)
     if weights is not None:
         _load_weights(backbone, parameters.backbone, weights)
     if parameters.input_channels == 1:
@@ -92,10 +90,19 @@ def build_classifier(parameters: Parameters, class_count: int, *, weights: Path 
     return classifier.to(memory_format=torch.channels_last).train()
 
 
+def build_head(parameters: Parameters, feature_count: int, class_count: int, *, seed: int) -> nn.Sequential:
+    """The head alone, float32 [B, feature_count] -> [B, class_count], as `build_classifier` would make it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive_seed(seed, "classifier", "head"))
+        return nn.Sequential(nn.Dropout(parameters.dropout), nn.Linear(feature_count, class_count))
+
+
 def _build_backbone(name: str) -> tuple[nn.Module, int]:
     """A network from images to features, with random weights, and the number of features."""
     if name == "small_cnn":
         return _small_cnn(), _SMALL_CNN_WIDTHS[-1]
+    from torchvision.models import get_model  # takes seconds, so only where it is needed
+
     network: nn.Module = get_model(name, weights=None)
     last_name, last = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Linear)][-1]
     setattr(network, last_name.partition(".")[0], nn.Identity())

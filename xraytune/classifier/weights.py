@@ -18,7 +18,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from torchvision.models import get_model_weights
 
 from xraytune.errors import MachineError, Problem
 from xraytune.files import explained_disk_errors, sha256_of
@@ -62,6 +61,8 @@ def official_urls(backbone: str) -> dict[str, str]:
     """Name of each of torchvision's weight sets -> its address, the newest first; none for a backbone of our own."""
     if backbone == "small_cnn":
         return {}
+    from torchvision.models import get_model_weights  # takes seconds, so only where it is needed
+
     return {member.name: member.url for member in reversed(list(get_model_weights(backbone)))}
 
 

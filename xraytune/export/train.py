@@ -139,7 +139,7 @@ def train(
                 experiment=experiment,
                 overrides=overrides,
                 prepared=prepared,
-                classifier=material.classifier,
+                classifier=material.classifier(),
                 input_format=material.form,
                 epochs=epochs,
                 result=result,

@@ -6,6 +6,7 @@ The artifact's fingerprint names the images, the views, the input format, the ba
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ _BATCH = 64
 
 def frozen_features(
     group: ImageGroup,
-    network: Classifier,
+    network: Callable[[], Classifier],
     network_inputs: dict[str, Any],
     form: InputFormat,
     *,
@@ -41,7 +42,7 @@ def frozen_features(
 
     Args:
         group: The images.
-        network: On the device; only its backbone is used, in evaluation mode.
+        network: Gives the network, on the device, if its backbone has to compute anything.
         network_inputs: What the backbone's numbers depend on: its name, its weights' hash, its channels.
         form: From stored pixels to the backbone's input.
         seed: The study's seed, for the views.
@@ -61,7 +62,8 @@ def frozen_features(
     }
 
     def build(folder: Path) -> None:
-        shape = (len(group.rows), table.shape[1], network.feature_count)
+        classifier = network()
+        shape = (len(group.rows), table.shape[1], classifier.feature_count)
         out = np.lib.format.open_memmap(folder / "features.npy", mode="w+", dtype=np.float32, shape=shape)
         for start in range(0, len(group.rows), _BATCH):
             rows = slice(start, start + _BATCH)
@@ -69,7 +71,7 @@ def frozen_features(
             images = to_unit(pixels, form)
             for view in range(table.shape[1]):
                 parameters = torch.from_numpy(table[rows, view]).to(compute.device)
-                out[rows, view] = _forward(network, augment(images, parameters), form, compute)
+                out[rows, view] = _forward(classifier, augment(images, parameters), form, compute)
             on_progress(f"features of {group.name} images", min(start + _BATCH, len(group.rows)), len(group.rows))
         out.flush()
 

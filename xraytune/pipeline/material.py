@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Protocol
 
@@ -18,15 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from xraytune.classifier.augment import augment, fresh_views, view_table
-from xraytune.classifier.backbones import Classifier, build_classifier
+from xraytune.classifier.backbones import Classifier, build_classifier, build_head
 from xraytune.classifier.inputs import InputFormat, input_format, normalise, to_unit
-from xraytune.classifier.weights import find_weights
 from xraytune.config.settings import Experiment
-from xraytune.files import sha256_of
 from xraytune.mix.sampler import image_stream
 from xraytune.pipeline.album import Album, ImageGroup, compose_album, part_group
 from xraytune.pipeline.features import frozen_features
 from xraytune.pipeline.prepare import Prepared
+from xraytune.pipeline.pretrained import pretrained_weights
 from xraytune.records import Compute, Progress, ignore_progress
 
 _VAL_BATCH = 128
@@ -59,8 +58,8 @@ class Material:
     """What the loop trains, and on what.
 
     Attributes:
-        classifier: The whole network.
-        trained: The part that the loop trains: the whole network, or its head on features that were computed once.
+        classifier: Gives the whole network, what was trained so far in it.
+        trained: What the loop trains: the whole network, or a head on features that were computed once.
         form: From stored pixels to the network's input.
         feed: From images to the inputs of what is trained.
         batch: From a step to its inputs and labels, on the device.
@@ -68,7 +67,7 @@ class Material:
         val_b: val-B likewise.
     """
 
-    classifier: Classifier
+    classifier: Callable[[], Classifier]
     trained: nn.Module
     form: InputFormat
     feed: Feed
@@ -88,21 +87,27 @@ def gather_material(
     """Build the network and all that feeds it; pool blocks and features that are not there yet are made."""
     settings, parameters = experiment.settings, experiment.parameters
     album = compose_album(experiment, prepared, compute=compute, cache=cache)
-    weights = find_weights(parameters.backbone, parameters.weights, settings.weights_dir)
-    classifier = build_classifier(parameters, len(prepared.class_names), weights=weights, seed=settings.seed)
-    classifier.to(memory_format=torch.channels_last).to(compute.device)
+    weights = pretrained_weights(parameters, settings.weights_dir, cache)
+    class_count = len(prepared.class_names)
     mean, std = _grey_statistics(album.groups[0])
     form = input_format(parameters, settings.data.image_size, experiment.bandwidth_px, mean, std)
 
+    @lru_cache
+    def backbone_and_head() -> Classifier:
+        path = weights.path if weights else None
+        network = build_classifier(parameters, class_count, weights=path, seed=settings.seed)
+        return network.to(compute.device)
+
     feed: Feed
+    trained: nn.Module
     if parameters.trainable == "head" and view_count(experiment) > 0:
         features = partial(
             frozen_features,
-            network=classifier,
+            network=backbone_and_head,
             network_inputs={
                 "backbone": parameters.backbone,
                 "input_channels": parameters.input_channels,
-                "weights": None if weights is None else sha256_of(weights),
+                "weights": weights.sha256 if weights else None,
             },
             form=form,
             seed=settings.seed,
@@ -111,13 +116,23 @@ def gather_material(
             cache=cache,
             on_progress=on_progress,
         )
-        feed = FeatureFeed(album, partial(features, classical=parameters.classical), partial(features, classical=0))
+        feed = FeatureFeed(
+            album, partial(features, classical=parameters.classical), partial(features, classical=0), compute.device
+        )
+        trained = build_head(parameters, feed.feature_count, class_count, seed=settings.seed).to(compute.device)
     else:
         feed = PixelFeed(album, experiment, form, compute.device)
+        trained = backbone_and_head()
+
+    def classifier() -> Classifier:
+        whole = backbone_and_head()
+        if trained is not whole:
+            whole.head = trained
+        return whole
 
     return Material(
         classifier=classifier,
-        trained=classifier.head if isinstance(feed, FeatureFeed) else classifier,
+        trained=trained,
         form=form,
         feed=feed,
         batch=_batches(album, experiment, feed, compute.device),
@@ -158,6 +173,7 @@ class FeatureFeed:
         album: The trial's images.
         features: From a group to the features of its augmented views, float32 [n, V, D].
         plain_features: The same without augmentation, for validation.
+        device: Where the head is.
     """
 
     def __init__(
@@ -165,23 +181,30 @@ class FeatureFeed:
         album: Album,
         features: Callable[[ImageGroup], NDArray[np.float32]],
         plain_features: Callable[[ImageGroup], NDArray[np.float32]],
+        device: str,
     ) -> None:
         self._album = album
+        self._device = device
         self._features = [features(group) for group in album.groups]
         self._plain_features = plain_features
+
+    @property
+    def feature_count(self) -> int:
+        """D, the features of an image."""
+        return int(self._features[0].shape[2])
 
     def inputs(self, draw: StepDraw) -> Tensor:
         """Float32 [B, D]."""
         groups, places = self._album.locate(draw.numbers)
-        out = np.empty((len(draw.numbers), self._features[0].shape[2]), dtype=np.float32)
+        out = np.empty((len(draw.numbers), self.feature_count), dtype=np.float32)
         for group in np.unique(groups).tolist():
             chosen = groups == group
             out[chosen] = self._features[group][places[chosen], draw.views[chosen]]
-        return torch.from_numpy(out)
+        return torch.from_numpy(out).to(self._device)
 
     def side(self, group: ImageGroup) -> Iterator[Tensor]:
         """One batch, float32 [n, D]."""
-        yield torch.from_numpy(np.array(self._plain_features(group)[:, 0]))
+        yield torch.from_numpy(np.array(self._plain_features(group)[:, 0])).to(self._device)
 
 
 class PixelFeed:
