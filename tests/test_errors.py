@@ -8,7 +8,7 @@ import pytest
 from xraytune import errors
 from xraytune.errors import ConfigError, Problem, SourceLine, XraytuneError
 
-ALL = [XraytuneError, *XraytuneError.__subclasses__()]
+ALL: list[type[XraytuneError]] = [XraytuneError, *XraytuneError.__subclasses__()]
 
 
 @pytest.mark.parametrize("kind", ALL)

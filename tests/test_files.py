@@ -66,9 +66,13 @@ def test_a_folder_appears_whole(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_fails_does_not_appear(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="lost"), new_folder(tmp_path / "model") as folder:
-        (folder / "a.txt").write_text("1", encoding="utf-8")
-        raise RuntimeError("lost")
+    def half() -> None:
+        with new_folder(tmp_path / "model") as folder:
+            (folder / "a.txt").write_text("1", encoding="utf-8")
+            raise RuntimeError("lost")
+
+    with pytest.raises(RuntimeError, match="lost"):
+        half()
 
     assert list(tmp_path.iterdir()) == []
 

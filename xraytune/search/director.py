@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol, TypeAlias
 
+from xraytune.config.load import experiment_to_json
 from xraytune.config.settings import Experiment, Parameters
 from xraytune.config.space import Space
-from xraytune.files import append_jsonl, read_json, read_jsonl, write_json, write_text
+from xraytune.files import append_jsonl, read_json, read_jsonl, write_json
 from xraytune.pipeline.synthesize import GanNeed
 from xraytune.pipeline.trial import TrialResult
 from xraytune.records import EpochRecord
@@ -181,7 +182,7 @@ class Director:
         config = trial / "config.json"
         if not config.exists():
             experiment = Experiment(settings=self._space.settings, parameters=asked.parameters)
-            write_text(config, experiment.model_dump_json(indent=2) + "\n")
+            write_json(config, experiment_to_json(experiment, trial))
         earlier = sum(row["seconds"] for row in read_jsonl(trial / "epochs.jsonl"))
         need = self._gan_need(asked.parameters)
         self._running[asked.number] = _Running(

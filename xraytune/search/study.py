@@ -24,7 +24,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from xraytune.config.load import load_space
+from xraytune.config.load import experiment_from_json, load_space
 from xraytune.config.settings import Experiment
 from xraytune.config.space import Space
 from xraytune.errors import Problem, StudyError
@@ -93,7 +93,7 @@ class StudyFolder:
         if not config.is_file():
             count = len(list(self.path.glob("trials/*/config.json")))
             raise StudyError(Problem(f"no trial {number}; the study has {count}, from 0", self.path))
-        return Experiment.model_validate_json(config.read_text(encoding="utf-8"))
+        return experiment_from_json(read_json(config), config.parent)
 
 
 def create_study(folder: StudyFolder, space: Space, prepared: Prepared, compute: Compute) -> None:
