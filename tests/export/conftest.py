@@ -1,0 +1,147 @@
+"""A small study on phantom X-rays, searched in this process: the director and real trials, without Ray."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from xraytune.config.load import load_space
+from xraytune.data.phantom import draw_phantoms
+from xraytune.errors import XraytuneError
+from xraytune.export.best import export
+from xraytune.export.train import train
+from xraytune.pipeline.compute import pin
+from xraytune.pipeline.prepare import prepare
+from xraytune.pipeline.synthesize import gan_need
+from xraytune.pipeline.trial import trial_epochs
+from xraytune.records import Compute
+from xraytune.search.director import Director
+from xraytune.search.journal import Asked, Journal
+from xraytune.search.run import Quiet
+from xraytune.search.study import StudyFolder, create_study, locked
+
+SPACE = """\
+version: 1
+name: mix
+data: {path: xrays, image_size: 32, split: {val_a: 0.25, val_b: 0.25}}
+parameters:
+  source: {values: [none, gan]}
+  synthetic_ratio: {value: 0.5, when: {source: gan}}
+  gan:
+    when: {source: gan}
+    parameters: {image_size: {value: 32}, steps: {value: 6}, batch_size: {value: 8}, width: {value: 4}}
+  backbone: {value: small_cnn}
+  weights: {value: none}
+  classical: {value: 1}
+  lr: {min: 1e-9, max: 1e+30, distribution: log_uniform_values}
+  batch_size: {value: 16}
+budget: {trials: 5, max_epochs: 3, steps_per_epoch: 6}
+scheduler: {name: asha, grace: 1, reduction: 2}
+start_from:
+  - {source: gan, lr: 5e-3}
+  - {source: none, lr: 3e-3}
+  - {source: none, lr: 1e-9}
+  - {source: none, lr: 1e+30}
+  - {source: none, lr: 1e-3}
+"""
+CPU = Compute(device="cpu", threads=1, precision="float32")
+
+PRUNED, FAILED, WITHOUT_EPOCH = 2, 3, 4
+"""Numbers of trials; trial 0 completes, for nobody was at a rung before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lab:
+    """A folder with X-rays, a study and its cache."""
+
+    path: Path
+
+    @property
+    def xrays(self) -> Path:
+        """`train/` and `test/`."""
+        return self.path / "xrays"
+
+    @property
+    def study(self) -> Path:
+        """The study."""
+        return self.path / "studies" / "mix"
+
+    @property
+    def best(self) -> Path:
+        """What `export` wrote."""
+        return self.path / "best.yaml"
+
+    @property
+    def model(self) -> Path:
+        """What `train` made of it."""
+        return self.path / "model"
+
+
+CopyLab = Callable[[], Lab]
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    """One lab for all tests, in which nothing may be changed."""
+    lab = Lab(tmp_path_factory.mktemp("lab"))
+    draw_phantoms(lab.xrays, patients=40, seed=3, image_size_px=64, difficulty=0.0)
+    (lab.path / "space.yaml").write_text(SPACE, encoding="utf-8")
+    search_in_process(lab)
+    export(lab.study, out=lab.best)
+    train(lab.best, out=lab.model)
+    return lab
+
+
+@pytest.fixture
+def copy_lab(lab: Lab, tmp_path: Path) -> CopyLab:
+    """A lab of one's own: `copy_lab()`."""
+
+    def copy() -> Lab:
+        shutil.copytree(lab.path, tmp_path / "copy")
+        return Lab(tmp_path / "copy")
+
+    return copy
+
+
+def search_in_process(lab: Lab) -> None:
+    """Run the search's trials one after the other; the last one is started and never gets to an epoch."""
+    space = load_space(lab.path / "space.yaml")
+    cache = lab.path / "cache"
+    prepared, _ = prepare(space.settings, cache)
+    folder = StudyFolder(lab.study)
+    create_study(folder, space, prepared, CPU)
+    pin(CPU)
+    with locked(folder):
+        director = Director(
+            folder,
+            space,
+            Journal(folder.journal_path, space, writable=True),
+            gan_need=lambda parameters: gan_need(parameters.gan, prepared, CPU, cache),
+            gpu_share=0.0,
+            observer=Quiet(),
+        )
+        while isinstance(asked := director.next(), Asked):
+            if asked.number != WITHOUT_EPOCH:
+                run_to_its_end(director, asked.number, folder, cache)
+        director.close()
+
+
+def run_to_its_end(director: Director, number: int, folder: StudyFolder, cache: Path) -> None:
+    """Run a trial until it ends, or the director ends it."""
+    trial_dir = folder.trial_path(number)
+    epochs = trial_epochs(folder.experiment(number), folder.prepared(), trial_dir=trial_dir, cache=cache, compute=CPU)
+    while True:
+        try:
+            message: dict[str, Any] = {"epoch": asdict(next(epochs))}
+        except StopIteration as end:
+            message = {"ended": asdict(end.value)}
+        except XraytuneError as error:
+            message = {"failed": str(error)}
+        if not director.hear(number, message):
+            epochs.close()
+            return

@@ -1,0 +1,100 @@
+"""What `export` chooses, writes and refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.export.conftest import CPU, FAILED, PRUNED, WITHOUT_EPOCH, CopyLab, Lab
+from xraytune.config.load import load_space
+from xraytune.config.settings import ExportedFrom
+from xraytune.errors import ConfigError, StudyError, TrialError
+from xraytune.export.best import export
+from xraytune.search.director import Director
+from xraytune.search.journal import Asked, Journal
+from xraytune.search.run import Quiet
+from xraytune.search.study import StudyFolder, create_study
+
+
+def study_of(folder: StudyFolder, lab: Lab, scores: list[tuple[float, float]]) -> None:
+    """A study in which each trial says that it ended with these AUROC on val-A and val-B."""
+    space = load_space(lab.path / "space.yaml", [f"budget.trials={len(scores) + 1}"])
+    create_study(folder, space, StudyFolder(lab.study).prepared(), CPU)
+    journal = Journal(folder.journal_path, space, writable=True)
+    director = Director(folder, space, journal, gan_need=lambda _: None, gpu_share=0.0, observer=Quiet())
+    for value, val_b_auroc in scores:
+        asked = director.next()
+        assert isinstance(asked, Asked)
+        result = {"value": value, "val_b_auroc": val_b_auroc, "best_epoch": 1, "epochs": 1}
+        director.hear(asked.number, {"ended": {**result, "threshold": 0.5, "seconds": 1.0}})
+
+
+def test_the_best_on_val_b_is_exported_and_of_equals_the_earliest(lab: Lab, tmp_path: Path) -> None:
+    """Val-A steered the search, so its winner may have won by luck."""
+    folder = StudyFolder(tmp_path / "studies" / "told")
+    study_of(folder, lab, [(0.9, 0.7), (0.8, 0.8), (0.99, 0.6), (0.85, 0.8)])
+
+    exported = export(folder.path, out=tmp_path / "best.yaml")
+
+    assert (exported.trial, exported.val_auroc, exported.val_b_auroc) == (1, 0.8, 0.8)
+
+
+def test_the_file_is_the_trial_and_says_where_it_comes_from(lab: Lab, tmp_path: Path) -> None:
+    out = tmp_path / "elsewhere" / "trial.yaml"
+
+    exported = export(lab.study, out=out, trial=0)
+
+    text = out.read_text(encoding="utf-8")
+    experiment = load_space(out).experiment()
+    assert experiment.parameters == StudyFolder(lab.study).experiment(0).parameters
+    assert experiment.settings.data.path == lab.xrays
+    assert experiment.settings.exported_from == ExportedFrom(study=lab.study, trial=0)
+    assert "# Trial 0 of the study mix, arm classical+gan." in text
+    assert f"{exported.val_b_auroc:.4f} on val-B" in text
+    assert "xraytune train --config trial.yaml -o model" in text
+    assert str(tmp_path) not in text
+
+
+@pytest.mark.parametrize(
+    ("trial", "reason"),
+    [(PRUNED, "stopped by ASHA"), (FAILED, "not finite"), (WITHOUT_EPOCH, "has not ended"), (77, "there is none")],
+)
+def test_only_a_complete_trial_can_be_chosen(lab: Lab, tmp_path: Path, trial: int, reason: str) -> None:
+    with pytest.raises(StudyError, match=f"(?s)trial {trial}: .*{reason}.*choose one that ran to its end: 0"):
+        export(lab.study, out=tmp_path / "best.yaml", trial=trial)
+
+    assert not (tmp_path / "best.yaml").exists()
+
+
+def test_nothing_is_overwritten_but_the_same_may_be_written_again(lab: Lab, tmp_path: Path) -> None:
+    out = tmp_path / "best.yaml"
+    first = export(lab.study, out=out)
+
+    assert export(lab.study, out=out) == first
+    out.write_text("mine\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="something else here already"):
+        export(lab.study, out=out)
+
+    assert out.read_text(encoding="utf-8") == "mine\n"
+
+
+def test_a_study_without_a_complete_trial_has_no_best(lab: Lab, tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path / "studies" / "told")
+    study_of(folder, lab, [])
+
+    with pytest.raises(TrialError, match="no trial completed"):
+        export(folder.path, out=tmp_path / "best.yaml")
+
+
+def test_what_is_no_study_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="no study here"):
+        export(tmp_path, out=tmp_path / "best.yaml")
+
+
+def test_a_study_that_moved_with_its_images_is_exported_from_its_place(copy_lab: CopyLab) -> None:
+    lab = copy_lab()
+
+    export(lab.study, out=lab.path / "moved.yaml")
+
+    assert load_space(lab.path / "moved.yaml").experiment().settings.data.path == lab.xrays

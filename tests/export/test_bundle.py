@@ -1,0 +1,56 @@
+"""A bundle is opened whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.export.conftest import CPU, CopyLab, Lab
+from xraytune.config.load import load_space
+from xraytune.errors import ArtifactError
+from xraytune.export.bundle import open_bundle
+
+FILES = ["bundle.json", "config.yaml", "split.json", "epochs.jsonl", "model.safetensors"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_file_is_named(copy_lab: CopyLab, name: str) -> None:
+    file = copy_lab().model / name
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+    with pytest.raises(ArtifactError, match=rf"/{name}: the file is damaged"):
+        open_bundle(file.parent)
+
+
+def test_every_missing_file_is_named(copy_lab: CopyLab) -> None:
+    model = copy_lab().model
+    (model / "config.yaml").unlink()
+    (model / "split.json").unlink()
+
+    with pytest.raises(ArtifactError, match=r"(?s)config\.yaml: the file is missing.*split\.json: the file is missing"):
+        open_bundle(model)
+
+
+def test_a_folder_that_is_no_bundle_is_told_so(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="no model bundle here"):
+        open_bundle(tmp_path)
+
+
+def test_a_bundle_tells_what_it_was_made_from(lab: Lab) -> None:
+    bundle = open_bundle(lab.model)
+
+    experiment = load_space(lab.model / "config.yaml").experiment()
+    assert experiment == load_space(lab.best).experiment()
+    assert bundle.record.arm == experiment.parameters.arm
+    assert bundle.study == lab.study
+    assert bundle.prepared().test_fingerprint == bundle.record.test_fingerprint
+    assert str(lab.path) not in "".join((lab.model / name).read_text("utf-8") for name in FILES[:-1])
+
+
+def test_a_bundles_network_is_ready_to_predict(lab: Lab) -> None:
+    network = open_bundle(lab.model).classifier(CPU)
+
+    assert not network.training

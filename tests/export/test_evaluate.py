@@ -1,0 +1,156 @@
+"""What `evaluate` measures, what it refuses, and that no look at the test folder goes unrecorded."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics as sk
+
+from tests.export.conftest import CopyLab, Lab
+from xraytune.classifier.backbones import build_classifier
+from xraytune.config.settings import Parameters
+from xraytune.errors import DataError
+from xraytune.export.bundle import open_bundle
+from xraytune.export.evaluate import evaluate
+from xraytune.export.predict import predict
+from xraytune.export.train import train
+from xraytune.files import read_jsonl
+
+
+def val_b_folder(model: Path, xrays: Path, out: Path) -> Path:
+    """The images of a model's val-B, in class folders."""
+    for image in open_bundle(model).prepared().images:
+        if image.part == "val_b":
+            target = out / Path(image.file).relative_to("train")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(xrays / image.file, target)
+    return out
+
+
+def test_the_figures_are_scikit_learns_on_the_predicted_probabilities(lab: Lab, tmp_path: Path) -> None:
+    folder = shutil.copytree(lab.xrays / "train", tmp_path / "images")
+
+    evaluation = evaluate(lab.model, data=folder, replicates=50)
+    predict(lab.model, folder, out=tmp_path / "table.csv")
+
+    with (tmp_path / "table.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    labels = np.array([row["file"].startswith("PNEUMONIA/") for row in rows])
+    scores = np.array([float(row["probability_PNEUMONIA"]) for row in rows])
+    called = np.array([row["predicted"] == "PNEUMONIA" for row in rows])
+    figures = evaluation.to_json()
+    assert figures["n"] == len(rows)
+    assert figures["auroc"] == pytest.approx(sk.roc_auc_score(labels, scores))
+    assert figures["auprc"] == pytest.approx(sk.average_precision_score(labels, scores))
+    assert figures["brier"] == pytest.approx(sk.brier_score_loss(labels, scores))
+    assert figures["accuracy"] == pytest.approx(sk.accuracy_score(labels, called))
+    assert figures["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(labels, called))
+    assert figures["sensitivity"] == pytest.approx(sk.recall_score(labels, called))
+    assert figures["specificity"] == pytest.approx(sk.recall_score(~labels, ~called))
+    assert figures["f1"] == pytest.approx(sk.f1_score(labels, called))
+    assert evaluation.at_half is not None
+    assert evaluation.at_half.accuracy == pytest.approx(sk.accuracy_score(labels, scores >= 0.5))
+    low, high = evaluation.intervals["auroc"]
+    assert low <= evaluation.metrics.auroc <= high
+
+
+@pytest.mark.parametrize("overrides", [(), ("trainable=head", "input_channels=1", "weights={weights}")])
+def test_a_bundle_is_worth_on_val_b_what_its_training_said(
+    copy_lab: CopyLab, tmp_path: Path, overrides: Sequence[str]
+) -> None:
+    """Also where the head alone was trained, on features that were computed once."""
+    lab = copy_lab()
+    weights = tmp_path / "weights.pth"
+    backbone = build_classifier(Parameters(backbone="small_cnn", weights="none"), 2, weights=None, seed=5).backbone
+    torch.save(backbone.state_dict(), weights)
+    trained = train(lab.best, out=lab.path / "other", overrides=[line.format(weights=weights) for line in overrides])
+
+    folder = val_b_folder(lab.path / "other", lab.xrays, tmp_path / "val_b")
+    weights.unlink()
+    evaluation = evaluate(lab.path / "other", data=folder, replicates=10)
+
+    assert evaluation.metrics.auroc == trained.val_b_auroc
+    assert evaluation.threshold == trained.threshold
+    assert evaluation.known_image_count == evaluation.metrics.n
+
+
+def test_an_opened_test_folder_is_written_down_also_under_another_name(copy_lab: CopyLab, tmp_path: Path) -> None:
+    lab = copy_lab()
+    renamed = shutil.copytree(lab.xrays / "test", tmp_path / "harmless")
+
+    first = evaluate(lab.model, data=lab.xrays / "test", reason="final figures", replicates=10)
+    second = evaluate(lab.model, data=renamed, replicates=10)
+
+    assert (first.opened_test, first.test_openings, first.known_image_count) == (True, 1, 0)
+    assert (second.opened_test, second.test_openings) == (True, 2)
+    for log in (lab.model / "test_openings.jsonl", lab.study / "test_openings.jsonl"):
+        rows = read_jsonl(log)
+        assert [row["reason"] for row in rows] == ["final figures", ""]
+        assert {row["fingerprint"] for row in rows} == {open_bundle(lab.model).record.test_fingerprint}
+        assert rows[0]["n"] == first.metrics.n
+        assert (log.parent / rows[0]["model"]).resolve() == lab.model
+        assert rows[0]["time"].endswith("+00:00")
+
+
+def test_a_look_at_other_images_is_not_written_down(copy_lab: CopyLab, tmp_path: Path) -> None:
+    lab = copy_lab()
+
+    evaluation = evaluate(lab.model, data=val_b_folder(lab.model, lab.xrays, tmp_path / "val_b"), replicates=10)
+
+    assert (evaluation.opened_test, evaluation.test_openings) == (False, 0)
+    assert not (lab.model / "test_openings.jsonl").exists()
+
+
+def test_an_opening_counts_without_the_study(copy_lab: CopyLab) -> None:
+    lab = copy_lab()
+    lab.study.rename(lab.path / "away")
+
+    assert evaluate(lab.model, data=lab.xrays / "test", replicates=10).test_openings == 1
+
+
+def test_a_folder_of_parts_is_refused(lab: Lab) -> None:
+    with pytest.raises(DataError, match="it holds test/ and train/"):
+        evaluate(lab.model, data=lab.xrays)
+
+
+def test_a_class_without_images_is_named(lab: Lab, tmp_path: Path) -> None:
+    shutil.copytree(lab.xrays / "train" / "NORMAL", tmp_path / "images" / "NORMAL")
+
+    with pytest.raises(DataError, match="no images of PNEUMONIA, so AUROC has no value"):
+        evaluate(lab.model, data=tmp_path / "images")
+
+
+def test_broken_images_are_listed_and_left_out_only_on_request(lab: Lab, tmp_path: Path) -> None:
+    folder = val_b_folder(lab.model, lab.xrays, tmp_path / "val_b")
+    for number in (1, 2):
+        (folder / "NORMAL" / f"IM-900{number}-0001.jpeg").write_bytes(b"no image")
+
+    with pytest.raises(DataError, match=r"(?s)IM-9001-0001.*IM-9002-0001.*2 images are broken"):
+        evaluate(lab.model, data=folder)
+    evaluation = evaluate(lab.model, data=folder, skip_broken=True, replicates=10)
+
+    assert len(evaluation.broken) == 2
+    assert evaluation.metrics.n == len(list(folder.glob("*/*"))) - 2
+    assert evaluation.metrics.auroc == open_bundle(lab.model).record.val_b_auroc
+
+
+def test_three_classes_are_called_by_the_largest_probability(copy_lab: CopyLab, tmp_path: Path) -> None:
+    lab = copy_lab()
+    train(lab.best, out=lab.path / "three", overrides=["data.classes=three", "budget.max_epochs=1"])
+
+    evaluation = evaluate(lab.path / "three", data=lab.xrays / "train", replicates=10)
+    predict(lab.path / "three", lab.xrays / "train", out=tmp_path / "table.csv")
+
+    assert list(evaluation.class_counts) == ["normal", "bacterial", "viral"]
+    assert (evaluation.threshold, evaluation.at_half) == (None, None)
+    with (tmp_path / "table.csv").open(encoding="utf-8", newline="") as stream:
+        for row in csv.DictReader(stream):
+            shares = {name: float(row[f"probability_{name}"]) for name in evaluation.class_counts}
+            assert sum(shares.values()) == pytest.approx(1)
+            assert row["predicted"] == max(shares, key=lambda name: shares[name])

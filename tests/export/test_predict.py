@@ -1,0 +1,83 @@
+"""The table that `predict` writes."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.export.conftest import Lab
+from xraytune.errors import ConfigError, DataError
+from xraytune.export.bundle import open_bundle
+from xraytune.export.predict import predict
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_every_image_at_any_depth_has_a_row_in_sorted_order(lab: Lab, tmp_path: Path) -> None:
+    images = shutil.copytree(lab.xrays / "test", tmp_path / "images" / "ward")
+    loose = next(iter(images.glob("NORMAL/*")))
+    shutil.copy(loose, tmp_path / "images" / "a, b.jpeg")
+
+    predicted = predict(lab.model, tmp_path / "images", out=tmp_path / "table.csv")
+
+    rows = read_table(tmp_path / "table.csv")
+    assert [row["file"] for row in rows] == sorted(
+        ["a, b.jpeg", *(f"ward/{file.relative_to(images).as_posix()}" for file in images.glob("*/*"))]
+    )
+    assert sum(predicted.counts.values()) == len(rows)
+    by_file = {row["file"]: row for row in rows}
+    assert by_file["a, b.jpeg"]["predicted"] == by_file[f"ward/NORMAL/{loose.name}"]["predicted"]
+
+
+def test_an_image_is_called_positive_from_the_threshold_of_val_b_on(lab: Lab, tmp_path: Path) -> None:
+    threshold = open_bundle(lab.model).record.threshold
+
+    predict(lab.model, lab.xrays / "train", out=tmp_path / "table.csv")
+
+    rows = read_table(tmp_path / "table.csv")
+    assert {row["predicted"] for row in rows} == {"NORMAL", "PNEUMONIA"}
+    for row in rows:
+        assert (row["predicted"] == "PNEUMONIA") == (float(row["probability_PNEUMONIA"]) >= threshold)
+        assert float(row["probability_NORMAL"]) + float(row["probability_PNEUMONIA"]) == pytest.approx(1)
+
+
+def test_a_single_image_can_be_predicted(lab: Lab, tmp_path: Path) -> None:
+    image = next(iter(sorted(lab.xrays.glob("test/NORMAL/*"))))
+
+    predict(lab.model, image, out=tmp_path / "table.csv")
+
+    assert [row["file"] for row in read_table(tmp_path / "table.csv")] == [image.name]
+
+
+def test_an_existing_table_is_not_overwritten(lab: Lab, tmp_path: Path) -> None:
+    out = tmp_path / "table.csv"
+    out.write_text("mine\n", encoding="utf-8")
+
+    with pytest.raises(ConfigError, match="something here already"):
+        predict(lab.model, lab.xrays / "test", out=out)
+
+    assert out.read_text(encoding="utf-8") == "mine\n"
+
+
+def test_nothing_is_written_when_images_are_broken(lab: Lab, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "empty.png").touch()
+
+    with pytest.raises(DataError, match=r"empty\.png: the file is empty"):
+        predict(lab.model, images, out=tmp_path / "table.csv")
+    with pytest.raises(DataError, match="all 1 images are broken"):
+        predict(lab.model, images, out=tmp_path / "table.csv", skip_broken=True)
+
+    assert not (tmp_path / "table.csv").exists()
+
+
+def test_a_missing_folder_is_refused(lab: Lab, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="there is no such folder"):
+        predict(lab.model, tmp_path / "nowhere", out=tmp_path / "table.csv")

@@ -1,0 +1,88 @@
+"""A trial that is run again gives the study's numbers, and a number that does not fit is seen."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from tests.export.conftest import FAILED, PRUNED, WITHOUT_EPOCH, CopyLab, Lab
+from xraytune.errors import StudyError
+from xraytune.export.replay import replay
+from xraytune.files import read_jsonl
+from xraytune.search.study import StudyFolder, locked
+
+
+@pytest.mark.parametrize("trial", [0, 1, PRUNED])
+def test_a_replayed_trial_is_the_recorded_one_to_the_bit(lab: Lab, trial: int) -> None:
+    """The first trained a GAN, the last was stopped by ASHA; the study may be searched meanwhile."""
+    recorded = read_jsonl(StudyFolder(lab.study).trial_path(trial) / "epochs.jsonl")
+    heard: list[float] = []
+
+    with locked(StudyFolder(lab.study)):
+        again = replay(lab.study, trial, on_epoch=lambda record: heard.append(record.val_auroc))
+
+    assert again.is_identical
+    assert heard == [row["val_auroc"] for row in recorded]
+    assert [epoch.replayed_val_auroc for epoch in again.epochs] == heard
+    assert (again.replayed_val_b_auroc is not None) == (again.status == "complete")
+    assert not list(lab.path.glob("cache/.replay-*"))
+
+
+@pytest.mark.parametrize("figure", ["train_loss", "val_auroc"])
+def test_a_changed_number_is_noticed(copy_lab: CopyLab, figure: str) -> None:
+    lab = copy_lab()
+    log = StudyFolder(lab.study).trial_path(0) / "epochs.jsonl"
+    rows = read_jsonl(log)
+    rows[1][figure] += 1e-9
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+    again = replay(lab.study, 0)
+
+    assert not again.is_identical
+    assert [epoch.is_identical for epoch in again.epochs] == [index != 1 for index in range(len(rows))]
+
+
+def test_an_epoch_that_was_left_out_is_noticed(copy_lab: CopyLab) -> None:
+    lab = copy_lab()
+    log = StudyFolder(lab.study).trial_path(0) / "epochs.jsonl"
+    log.write_text("".join(log.read_text("utf-8").splitlines(keepends=True)[:-1]), encoding="utf-8")
+
+    again = replay(lab.study, 0)
+
+    assert again.epochs[-1].recorded_val_auroc is None
+    assert not again.is_identical
+
+
+def test_a_failed_trial_fails_again_for_the_same_reason(lab: Lab) -> None:
+    again = replay(lab.study, FAILED)
+
+    assert "not finite" in again.replayed_failure
+    assert again.is_identical
+
+
+def test_pixels_that_the_cache_has_lost_are_decoded_again(copy_lab: CopyLab) -> None:
+    lab = copy_lab()
+    shutil.rmtree(lab.path / "cache")
+
+    assert replay(lab.study, PRUNED).is_identical
+
+
+def test_lost_pixels_of_other_images_are_refused(copy_lab: CopyLab) -> None:
+    lab = copy_lab()
+    shutil.rmtree(lab.path / "cache")
+    next(iter(sorted(lab.xrays.glob("train/NORMAL/*")))).unlink()
+
+    with pytest.raises(StudyError, match="the images changed"):
+        replay(lab.study, PRUNED)
+
+
+def test_a_trial_without_an_epoch_cannot_be_replayed(lab: Lab) -> None:
+    with pytest.raises(StudyError, match=f"trial {WITHOUT_EPOCH} has no epoch yet"):
+        replay(lab.study, WITHOUT_EPOCH)
+
+
+def test_an_unknown_trial_is_refused(lab: Lab) -> None:
+    with pytest.raises(StudyError, match="there is no trial 77"):
+        replay(lab.study, 77)

@@ -1,0 +1,152 @@
+"""The final training: the trial's numbers, equal files, and going on after an interruption."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.export.conftest import CopyLab, Lab
+from xraytune.errors import ArtifactError, ConfigError
+from xraytune.export.train import train
+from xraytune.records import EpochRecord
+from xraytune.search.study import StudyFolder
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from xraytune.export.train import train
+
+def hear(record):
+    if record.epoch == 2:
+        print(*sorted({"ray", "wandb", "optuna"} & set(sys.modules)), sep=",", flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+train(Path(sys.argv[1]), out=Path(sys.argv[2]), on_epoch=hear)
+"""
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+
+
+def test_trained_twice_every_file_is_the_same_and_the_numbers_are_the_trials(copy_lab: CopyLab) -> None:
+    lab = copy_lab()
+
+    trained = train(lab.best, out=lab.path / "again")
+
+    (row,) = [
+        row for row in StudyFolder(lab.study).rows() if f"trial: {row['number']}}}" in lab.best.read_text("utf-8")
+    ]
+    assert (trained.val_auroc, trained.val_b_auroc) == (row["value"], row["val_b_auroc"])
+    assert trained.equals_trial is True
+    assert files_of(lab.path / "again") == files_of(lab.model)
+
+
+def test_an_interrupted_training_goes_on_to_the_same_files(copy_lab: CopyLab) -> None:
+    lab = copy_lab()
+
+    def interrupt(record: EpochRecord) -> None:
+        if record.epoch == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(lab.best, out=lab.path / "again", on_epoch=interrupt)
+    assert not (lab.path / "again").exists()
+    assert len(list(lab.path.glob("cache/train-1.work/*/checkpoint/checkpoint.pt"))) == 1
+    heard: list[int] = []
+    train(lab.best, out=lab.path / "again", on_epoch=lambda record: heard.append(record.epoch))
+
+    assert heard == [1, 2, 3]
+    assert files_of(lab.path / "again") == files_of(lab.model)
+    assert not list(lab.path.glob("cache/train-1.work/*"))
+
+
+@dataclass(frozen=True, slots=True)
+class Killed:
+    """A lab in which a training process was killed, and what it had imported by then."""
+
+    lab: Lab
+    imported: str
+
+
+@pytest.fixture(scope="module")
+def killed(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Killed:
+    """A training that a signal ends after its second epoch."""
+    out = lab.path / "killed"
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(lab.best), str(out)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path_factory.mktemp("elsewhere"),
+    )
+    assert done.returncode == -9, done.stderr
+    return Killed(lab, done.stdout.strip())
+
+
+def test_a_killed_training_goes_on_to_the_same_files(killed: Killed) -> None:
+    lab = killed.lab
+    assert not (lab.path / "killed").exists()
+
+    train(lab.best, out=lab.path / "killed")
+
+    assert files_of(lab.path / "killed") == files_of(lab.model)
+
+
+def test_a_final_training_needs_neither_ray_nor_optuna_nor_wandb(killed: Killed) -> None:
+    assert killed.imported == ""
+
+
+def test_an_existing_folder_is_refused_before_anything_starts(lab: Lab, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="something here already"):
+        train(lab.best, out=lab.model, cache=tmp_path / "cache")
+
+    assert not (tmp_path / "cache").exists()
+
+
+def test_other_images_than_the_studys_are_told(copy_lab: CopyLab) -> None:
+    lab = copy_lab()
+    next(iter(sorted(lab.xrays.glob("train/NORMAL/*")))).unlink()
+    notes: list[str] = []
+
+    trained = train(lab.best, out=lab.path / "again", note=notes.append)
+
+    assert trained.equals_trial is None
+    assert any("not those of the study mix" in note for note in notes)
+
+
+def test_without_its_study_a_configuration_still_trains(copy_lab: CopyLab) -> None:
+    lab = copy_lab()
+    lab.study.rename(lab.path / "away")
+    notes: list[str] = []
+
+    trained = train(lab.best, out=lab.path / "again", cache=lab.path / "cache", note=notes.append)
+
+    assert trained.equals_trial is None
+    assert any("not here" in note for note in notes)
+
+
+def test_overrides_are_kept_with_the_model(copy_lab: CopyLab) -> None:
+    lab = copy_lab()
+
+    trained = train(lab.best, out=lab.path / "again", overrides=["budget.max_epochs=1"])
+
+    assert (trained.epochs, trained.equals_trial) == (1, None)
+    assert '"budget.max_epochs=1"' in (lab.path / "again" / "bundle.json").read_text(encoding="utf-8")
+
+
+def test_a_training_that_runs_already_is_not_started_again(copy_lab: CopyLab) -> None:
+    lab = copy_lab()
+
+    def train_too(record: EpochRecord) -> None:
+        if record.epoch == 1:
+            with pytest.raises(ArtifactError, match="runs already"):
+                train(lab.best, out=lab.path / "other")
+
+    train(lab.best, out=lab.path / "again", on_epoch=train_too)
+
+    assert files_of(lab.path / "again") == files_of(lab.model)
