@@ -17,10 +17,10 @@ help: ## List what this file can do
 
 install: $(INSTALLED) ## Install xraytune and its tools into .venv, from the hash-locked requirements
 
-$(INSTALLED): requirements.lock pyproject.toml
+$(INSTALLED): requirements-dev.lock pyproject.toml
 	@command -v $(UV) >/dev/null || { $(PYTHON) -m venv .uv && .uv/bin/pip install --quiet uv; }
 	@test -x $(BIN)/python || $(UV) venv --quiet --python ">=3.11" $(VENV)
-	$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements-dev.lock
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@$(BIN)/python -c "from torchvision.ops import nms" || \
 	    { echo "torch and torchvision do not belong together: remove $(VENV) and run make install again"; exit 1; }
@@ -48,9 +48,11 @@ format: install ## Format the code and mend what can be mended
 bench: install ## Measure: all of benchmarks/, or make bench ONLY=name
 	$(BIN)/python -m benchmarks $(ONLY)
 
-lock: ## Write requirements.lock anew from pyproject.toml
-	$(UV) pip compile --quiet --generate-hashes --universal --python-version 3.11 --extra dev --no-annotate \
-	    pyproject.toml -o requirements.lock
+LOCK := pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-annotate pyproject.toml
+
+lock: ## Write both lock files anew from pyproject.toml
+	$(UV) $(LOCK) -o requirements.lock
+	$(UV) $(LOCK) --extra dev -o requirements-dev.lock
 
 clean: ## Remove the virtual environment and what tools left behind; never studies or models
 	rm -rf $(VENV) .uv .pytest_cache .mypy_cache .ruff_cache .hypothesis
