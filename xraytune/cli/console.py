@@ -82,22 +82,24 @@ class Frame:
     tables: tuple[Table, ...] = ()
 
 
-def _out() -> Console:
-    return Console(highlight=False, soft_wrap=False)
-
-
-def _err() -> Console:
-    return Console(stderr=True, highlight=False)
+# They look up sys.stdout and sys.stderr at each print; one for each, so that lines pass above what is drawn live.
+_OUT = Console(highlight=False)
+_ERR = Console(stderr=True, highlight=False)
 
 
 def say(text: str = "", tone: Tone = "plain") -> None:
-    """A line of the result, never broken."""
-    _out().print(Text(text, style=_STYLES[tone]), soft_wrap=True)
+    """A line of the result; broken between words on a terminal, never in a file."""
+    _OUT.print(Text(text, style=_STYLES[tone]), soft_wrap=not _OUT.is_terminal)
+
+
+def say_command(command: str, before: str = "$ ") -> None:
+    """A command to copy: never broken."""
+    _OUT.print(Text(before).append(command, style=_STYLES["busy"]), soft_wrap=True)
 
 
 def show(frame: Frame) -> None:
     """A result."""
-    _out().print(_drawn(frame))
+    _OUT.print(_drawn(frame))
 
 
 def show_json(content: Mapping[str, Json]) -> None:
@@ -107,7 +109,7 @@ def show_json(content: Mapping[str, Json]) -> None:
 
 def tell(text: str, tone: Tone = "plain") -> None:
     """A line about what is going on."""
-    _err().print(Text(text, style=_STYLES[tone]), soft_wrap=True)
+    _ERR.print(Text(text, style=_STYLES[tone]), soft_wrap=not _ERR.is_terminal)
 
 
 def event(text: str) -> None:
@@ -117,7 +119,7 @@ def event(text: str) -> None:
 
 def is_live() -> bool:
     """Whether a person looks at a terminal that can be redrawn."""
-    return _err().is_terminal and not _err().is_dumb_terminal
+    return _ERR.is_terminal and not _ERR.is_dumb_terminal
 
 
 def show_refusal(error: XraytuneError) -> None:
@@ -160,7 +162,7 @@ def progress() -> Iterator[Progress]:
         bars.TextColumn("[dim]left"),
         bars.TimeRemainingColumn(compact=True),
     )
-    with bars.Progress(*columns, console=_err()) as screen:
+    with bars.Progress(*columns, console=_ERR) as screen:
         tasks: dict[str, bars.TaskID] = {}
 
         def on_progress(what: str, done: int, total: int) -> None:
@@ -195,7 +197,7 @@ def watching(picture: Callable[[], Frame], line: Callable[[], str]) -> Iterator[
     ended = threading.Event()
     with ExitStack() as stack:
         if is_live():
-            screen = stack.enter_context(Live(Text(), console=_err(), auto_refresh=False, transient=False))
+            screen = stack.enter_context(Live(Text(), console=_ERR, auto_refresh=False, transient=False))
 
             def refresh() -> None:
                 screen.update(_drawn(picture()), refresh=True)

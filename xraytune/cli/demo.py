@@ -30,8 +30,8 @@ def demo(
     console.show(_found(done))
     console.say("\nWith your own images", "strong")
     console.say("  a folder with train/NORMAL, train/PNEUMONIA and, to be kept for the end, test/ likewise; then:")
-    console.say("  $ xraytune data inspect YOUR_FOLDER")
-    console.say("  $ xraytune search --space search_spaces/gan_ratio_cpu.yaml --data YOUR_FOLDER")
+    console.say_command("xraytune data inspect YOUR_FOLDER", "  $ ")
+    console.say_command("xraytune search --space search_spaces/gan_ratio_cpu.yaml --data YOUR_FOLDER", "  $ ")
 
 
 class _Guide:
@@ -44,7 +44,7 @@ class _Guide:
         """Why, and the command."""
         self._steps += 1
         console.say(f"\n{self._steps}. {why}", "strong")
-        console.say(f"$ xraytune {command}", "busy")
+        console.say_command(f"xraytune {command}")
         return SearchScreen()
 
     def outcome(self, record: Outcome) -> None:
@@ -76,9 +76,9 @@ def _found(done: Demo) -> Frame:
     rows = tuple((_SOURCES[source], f"{value:.3f}") for source, value in sorted(done.best_by_source.items()))
     auroc, (low, high) = done.evaluation.metrics.auroc, done.evaluation.intervals["auroc"]
     lines = (
-        "This is a demo, not evidence: the images are drawn, the GAN has hardly begun to learn, and with so few",
-        "patients differences like these are chance. On patients that it has never seen the model reached an",
-        f"AUROC of {auroc:.3f} (95 % interval {low:.3f} to {high:.3f}).",
+        "This is a demo, not evidence: the images are drawn, the GAN has hardly begun to learn, and with so few patients "
+        f"differences like these are chance. On patients it had never seen the model reached an AUROC of {auroc:.3f} "
+        f"(95 % interval {low:.3f} to {high:.3f}).",
     )
     where = console.facts(
         ("X-rays", f"{done.xrays}"),

@@ -41,4 +41,4 @@ def show(exported: Exported, *, next_step: bool = True) -> None:
         f"val-A AUROC {exported.val_auroc:.3f}, val-B AUROC {exported.val_b_auroc:.3f}"
     )
     if next_step:
-        console.say(f"next: {exported.command}")
+        console.say_command(exported.command, "next: ")

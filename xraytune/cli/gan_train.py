@@ -40,4 +40,5 @@ def train(
     counts = ", ".join(f"{count} {name}" for name, count in trained.class_counts.items())
     size, steps = trained.settings.image_size, trained.settings.steps
     console.say(f"{trained.path}: a {size}-px GAN after {steps:,} steps on {counts}")
-    console.say(f"look at {trained.grids}, then: xraytune gan sample {trained.path} -n 500 OUT")
+    console.say(f"sample grids: {trained.grids}")
+    console.say_command(f"xraytune gan sample {trained.path} -n 500 OUT", "next: ")

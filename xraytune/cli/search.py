@@ -71,7 +71,7 @@ def show(summary: SearchSummary, *, next_step: bool = True) -> None:
         "good",
     )
     if next_step:
-        console.say(f"next: xraytune export {study} -o best.yaml")
+        console.say_command(f"xraytune export {study} -o best.yaml", "next: ")
 
 
 def shown_path(path: Path) -> Path:

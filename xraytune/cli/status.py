@@ -16,10 +16,9 @@ if TYPE_CHECKING:
 
 def status(study: StudyArgument, as_json: AsJson = False) -> None:
     """Say how a study stands, also while it is searched: all trials, the best so far, the time left."""
-    from xraytune.search.study import StudyFolder
-    from xraytune.search.view import StudyWatcher
+    from xraytune.search.view import status
 
-    view = StudyWatcher(StudyFolder(study)).look()
+    view = status(study)
     if as_json:
         console.show_json(_content(view))
     else:

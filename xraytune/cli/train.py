@@ -66,4 +66,4 @@ def show(trained: Trained, *, next_step: bool = True) -> None:
     elif trained.equals_trial is False:
         console.say("its figures differ from those of the exported trial: another machine, or other versions", "busy")
     if next_step:
-        console.say(f"next: xraytune evaluate {trained.path} --data FOLDER")
+        console.say_command(f"xraytune evaluate {trained.path} --data FOLDER", "next: ")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from xraytune.files import read_json
@@ -71,6 +72,15 @@ class StudyView:
         """The complete trial with the best val-A AUROC."""
         complete = [trial for trial in self.trials if trial.status == "complete"]
         return max(complete, key=lambda trial: (trial.values[-1], -trial.number), default=None)
+
+
+def status(study: Path) -> StudyView:
+    """How a study stands.
+
+    Raises:
+        StudyError: There is no study here.
+    """
+    return StudyWatcher(StudyFolder(study)).look()
 
 
 class StudyWatcher:

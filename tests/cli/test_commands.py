@@ -1,0 +1,185 @@
+"""The commands: what they print, where, and how they end."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from xraytune.cli.command import Command
+from xraytune.errors import ConfigError, DataError, Problem, StudyError
+
+Run: TypeAlias = Callable[..., Result]
+
+
+def test_space_check_prints_what_is_searched_and_every_default(run: Run, space: Path) -> None:
+    result = run("space", "check", space)
+
+    assert result.exit_code == 0
+    assert "3 parameters are searched" in result.stdout
+    assert "0.0001 to 0.01, logarithmic" in result.stdout
+    assert "batch_size" in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+def test_space_check_tells_every_problem_on_stderr(run: Run, space: Path) -> None:
+    space.write_text(
+        space.read_text(encoding="utf-8").replace("backbone", "bakbone").replace("1e-4", "1"), encoding="utf-8"
+    )
+
+    result = run("space", "check", space)
+
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "fix: did you mean 'backbone'?" in result.stderr
+    assert "lr: min 1 is above max 0.01" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_space_check_answers_a_script_with_one_object(run: Run, space: Path) -> None:
+    answer = json.loads(run("space", "check", space, "--json").stdout)
+
+    assert answer["ok"] is True
+    assert answer["searched"] == ["source", "gan.steps", "lr"]
+    assert answer["problems"] == []
+
+
+def test_space_check_answers_a_script_with_the_problems(run: Run, space: Path) -> None:
+    result = run("space", "check", space, "--set", "lr=-1", "--json")
+
+    answer = json.loads(result.stdout)
+    assert result.exit_code == 2
+    assert answer["ok"] is False
+    assert [problem["where"] for problem in answer["problems"]] == ["--set lr=-1"]
+
+
+def test_a_wrong_option_is_a_usage_error(run: Run, space: Path) -> None:
+    result = run("space", "check", space, "--jsn")
+
+    assert result.exit_code == 2
+    assert "--json" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "message"),
+    [
+        (("status", "nowhere"), 5, "no study here"),
+        (("export", "nowhere"), 5, "no study here"),
+        (("replay", "nowhere", "1"), 5, "no study here"),
+        (("evaluate", "nowhere", "--data", "x"), 5, "no model bundle here"),
+        (("predict", "nowhere", "x", "-o", "y.csv"), 5, "no model bundle here"),
+        (("data", "inspect", "nowhere"), 3, "nowhere"),
+        (("data", "phantom", "out", "--patients", "1"), 2, "too few patients"),
+        (("gan", "sample", "nowhere", "out", "-n", "3"), 5, "no GAN here"),
+        (("train", "--config", "nowhere.yaml", "-o", "model"), 2, "there is no such file"),
+        (("search", "--space", "nowhere.yaml"), 2, "there is no such file"),
+    ],
+)
+def test_what_cannot_be_done_ends_with_its_code_and_one_message(
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    exit_code: int,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    result = run(*arguments)
+
+    assert result.exit_code == exit_code
+    assert result.stdout == ""
+    assert message in result.stderr
+    assert "fix:" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_phantoms_are_drawn_and_inspected(run: Run, tmp_path: Path) -> None:
+    drawn = run("data", "phantom", tmp_path / "xrays", "--patients", 20, "--seed", 1, "--size", 32, "--json")
+    table = run("data", "inspect", tmp_path / "xrays")
+    answer = run("data", "inspect", tmp_path / "xrays", "--json")
+
+    assert json.loads(drawn.stdout)["patient_count"] == 20
+    assert "PNEUMONIA" in table.stdout
+    assert json.loads(answer.stdout)["class_names"] == ["NORMAL", "PNEUMONIA"]
+
+
+def test_a_gan_is_trained_and_drawn_from(run: Run, space: Path, tmp_path: Path) -> None:
+    run("data", "phantom", tmp_path / "xrays", "--patients", 20, "--size", 32)
+    gan, images = tmp_path / "gan", tmp_path / "images"
+
+    refused = run("gan", "train", "--space", space, "-o", gan, "--cache", tmp_path / "cache")
+    trained = run(
+        "gan", "train", "--space", space, "--set", "gan.steps=2", "-o", gan, "--cache", tmp_path / "cache", "--json"
+    )
+    drawn = run("gan", "sample", gan, images, "-n", 6, "--class", "NORMAL")
+
+    assert refused.exit_code == 2
+    assert "--set gan.steps=2" in refused.stderr
+    assert json.loads(trained.stdout)["settings"]["steps"] == 2
+    assert "sample grids appear in" in trained.stderr
+    assert "6 NORMAL" in drawn.stdout
+    assert len(list((images / "NORMAL").glob("*.png"))) == 6
+
+
+def failing_app(error: BaseException) -> typer.Typer:
+    app = typer.Typer(pretty_exceptions_enable=False)
+
+    def fail() -> None:
+        raise error
+
+    app.command(cls=Command)(fail)
+    return app
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_code"),
+    [
+        (ConfigError(Problem("wrong", "here", "mend it")), 2),
+        (DataError(Problem("wrong", "here", "mend it")), 3),
+        (StudyError(Problem("wrong", "here", "mend it")), 5),
+    ],
+)
+def test_a_refusal_is_told_without_a_traceback(error: Exception, exit_code: int) -> None:
+    result = CliRunner().invoke(failing_app(error))
+
+    assert result.exit_code == exit_code
+    assert result.stderr == "here: wrong\n  fix: mend it\n"
+
+
+def test_an_interruption_says_how_to_go_on() -> None:
+    result = CliRunner().invoke(failing_app(KeyboardInterrupt()))
+
+    assert result.exit_code == 130
+    assert result.stderr == "interrupted: the same command goes on\n"
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    result = CliRunner().invoke(failing_app(ZeroDivisionError("by zero")))
+
+    assert result.exit_code == 1
+    assert "Traceback" in result.stderr
+    assert "ZeroDivisionError: by zero" in result.stderr
+    assert "this is a bug in xraytune" in result.stderr
+
+
+def test_every_command_has_an_example_of_itself_in_its_help(run: Run) -> None:
+    for command in ("demo", "doctor", "search", "status", "export", "replay", "train", "evaluate", "predict"):
+        text = " ".join(run(command, "--help").stdout.split())
+
+        assert f"Example: xraytune {command}" in text
+
+
+def test_the_console_script_ends_with_the_code_of_the_refusal(tmp_path: Path) -> None:
+    code = "from xraytune.cli.main import main; main()"
+    arguments = ["data", "phantom", str(tmp_path / "xrays"), "--patients", "1"]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 2
+    assert done.stderr.startswith("too few patients: 1")

@@ -1,0 +1,45 @@
+"""What a quick command loads."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = ("torch", "torchvision", "ray", "wandb", "optuna", "pandas", "sklearn")
+
+RUN = """
+import sys
+from xraytune.cli.main import build_app
+build_app()(sys.argv[1:], standalone_mode=False)
+print(*(name for name in {heavy} if name in sys.modules))
+"""
+
+
+def loaded_by(*arguments: str) -> list[str]:
+    code = RUN.format(heavy=HEAVY)
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()[-1].split()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["search", "--help"], ["train", "--help"], ["--version"]])
+def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
+    assert loaded_by(*arguments) == []
+
+
+def test_space_check_loads_nothing_heavy(tmp_path: Path) -> None:
+    file = tmp_path / "space.yaml"
+    file.write_text("name: small\ndata: {path: x}\nparameters:\n  lr: {min: 1e-5, max: 1e-3}\n", encoding="utf-8")
+
+    assert loaded_by("space", "check", str(file)) == []
+
+
+def test_the_package_loads_nothing_heavy_and_its_names_are_all_there() -> None:
+    code = (
+        "import sys, xraytune\n"
+        f"print(*(name for name in {HEAVY} if name in sys.modules))\n"
+        "print(all(callable(getattr(xraytune, name)) for name in xraytune.__all__))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "\nTrue\n"

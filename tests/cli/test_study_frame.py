@@ -1,0 +1,98 @@
+"""What a study looks like on a screen."""
+
+import pytest
+
+from xraytune.cli.study_frame import curve, duration, live_frame, status_frame, summary_line
+from xraytune.search.view import StudyView, TrialView
+
+
+def trial(number: int, status: str, *values: float, **more: object) -> TrialView:
+    fields = {
+        "number": number,
+        "mix": f"gan r={number}",
+        "status": status,
+        "epochs": len(values),
+        "values": values,
+        "val_b_auroc": None,
+        "busy_with": "",
+        "seconds": 7.0 if status in {"complete", "pruned", "failed"} else None,
+        "reason": "",
+    }
+    return TrialView(**{**fields, **more})  # type: ignore[arg-type]
+
+
+def study(*trials: TrialView, seconds_left: float | None = 90.0) -> StudyView:
+    return StudyView(
+        name="small",
+        trials=trials,
+        trial_budget=10,
+        max_epochs=4,
+        seconds=30.0,
+        seconds_left=seconds_left,
+        is_running=True,
+    )
+
+
+def texts(row: tuple[object, ...]) -> list[str]:
+    return [cell if isinstance(cell, str) else cell.text for cell in row]  # type: ignore[attr-defined]
+
+
+def test_a_running_search_shows_what_runs_then_the_best_then_what_ended() -> None:
+    view = study(
+        trial(0, "complete", 0.7, 0.8, val_b_auroc=0.75),
+        trial(1, "complete", 0.7, 0.9, val_b_auroc=0.85),
+        trial(2, "pruned", 0.5),
+        trial(3, "running", busy_with="GAN 300/600"),
+    )
+
+    (table,) = live_frame(view, seconds_used=30).tables
+
+    assert [texts(row)[:2] for row in table.rows] == [["now", "3"], ["best", "1"], ["", "0"], ["ended", "2"]]
+    assert texts(table.rows[0])[-1] == "GAN 300/600"
+    assert texts(table.rows[1]) == ["best", "1", "gan r=1", "2/4", "0.900", "0.850", "▄█", "complete 0:07"]
+
+
+def test_the_heading_says_how_far_the_search_is() -> None:
+    view = study(trial(0, "complete", 0.8, val_b_auroc=0.7), trial(1, "running", 0.6))
+
+    lines = texts(live_frame(view, seconds_used=31, dashboard="http://127.0.0.1:8265").lines)
+
+    assert lines == [
+        "small: 1 of 10 trials ended (1 running, 1 complete)",
+        "best: #0 gan r=0, val-A AUROC 0.800",
+        "running, 0:31 used, about 1:30 left",
+        "http://127.0.0.1:8265",
+    ]
+
+
+def test_a_log_line_says_the_same_in_one_line() -> None:
+    view = study(trial(0, "complete", 0.8), trial(1, "running", busy_with="GAN 1/2"), seconds_left=None)
+
+    line = summary_line(view, 3700)
+
+    assert line == "1 of 10 trials ended; best: #0 gan r=0, val-A AUROC 0.800; #1 GAN 1/2; 1:01:40 used"
+
+
+def test_a_failed_trial_is_shown_with_its_reason() -> None:
+    lines = texts(status_frame(study(trial(4, "failed", reason="the loss is not finite\nmore"))).lines)
+
+    assert "#4 failed: the loss is not finite" in lines
+
+
+def test_a_study_without_trials_has_no_table() -> None:
+    assert status_frame(study()).tables == ()
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [((), ""), ((0.5,), "▁"), ((0.5, 0.75, 1.0), "▁▅█"), (tuple(n / 15 for n in range(16)), "▁▂▃▄▅▆▇█")],
+)
+def test_a_curve_has_a_bar_for_each_stretch(values: tuple[float, ...], expected: str) -> None:
+    low = 0.0 if len(values) > 3 else 0.5
+
+    assert curve(values, low, 1.0) == expected
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(6.6, "0:07"), (750, "12:30"), (11100, "3:05:00")])
+def test_durations_are_written_as_on_a_clock(seconds: float, expected: str) -> None:
+    assert duration(seconds) == expected

@@ -1,0 +1,154 @@
+"""A GAN as a folder, and images from it."""
+
+from collections import Counter
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from xraytune.config.load import load_space
+from xraytune.data.index import read_labelled_folder
+from xraytune.data.phantom import draw_phantoms
+from xraytune.errors import ArtifactError, ConfigError
+from xraytune.files import read_json
+from xraytune.pipeline.compute import choose_compute
+from xraytune.pipeline.gan_folder import gan_sample, gan_train, shared_out
+from xraytune.pipeline.prepare import prepare
+from xraytune.pipeline.synthesize import gan_need, pool_block
+
+SPACE = """
+name: small
+data: {path: xrays, image_size: 32, split: {val_a: 0.2, val_b: 0.2}}
+parameters:
+  source: {values: [none, gan]}
+  gan:
+    when: {source: gan}
+    parameters: {image_size: {value: 32}, width: {value: 4}, batch_size: {value: 4}, steps: {values: [2, 3]}}
+  backbone: {value: small_cnn}
+  weights: {value: none}
+resources: {gpus_per_trial: 0}
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """A trained GAN, with what it was trained from."""
+
+    space: Path
+    cache: Path
+    gan: Path
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
+    folder = tmp_path_factory.mktemp("gan")
+    draw_phantoms(folder / "xrays", patients=20, seed=3, image_size_px=32)
+    space = folder / "space.yaml"
+    space.write_text(SPACE, encoding="utf-8")
+    gan = folder / "gan"
+    gan_train(space, out=gan, overrides=["gan.steps=2"], cache=folder / "cache")
+    return Kept(space=space, cache=folder / "cache", gan=gan)
+
+
+def test_an_open_setting_of_the_gan_is_named_with_the_option_that_fixes_it(kept: Kept, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"gan\.steps is 2 or 3(.|\n)*--set gan\.steps=2"):
+        gan_train(kept.space, out=tmp_path / "gan", cache=kept.cache)
+
+    assert not (tmp_path / "gan").exists()
+
+
+def test_a_kept_gan_has_its_record_its_generator_and_its_grids(kept: Kept) -> None:
+    record = read_json(kept.gan / "gan.json")
+
+    assert record["settings"]["steps"] == 2
+    assert list(record["class_counts"]) == ["NORMAL", "PNEUMONIA"]
+    assert (kept.gan / "generator.safetensors").is_file()
+    assert {grid.name for grid in (kept.gan / "grids").iterdir()} == {"real.png", "step_000002.png"}
+
+
+def test_a_search_finds_the_gan_that_was_trained_by_hand(kept: Kept) -> None:
+    space = load_space(kept.space, ["gan.steps=2", "source=gan"])
+    prepared, _ = prepare(space.settings, kept.cache)
+    gan = space.experiment().parameters.gan
+
+    assert gan_need(gan, prepared, choose_compute(gpus=0, threads=1), kept.cache) is None
+
+
+def test_drawn_images_are_those_that_a_search_trains_on(kept: Kept, tmp_path: Path) -> None:
+    space = load_space(kept.space, ["gan.steps=2", "source=gan"])
+    prepared, _ = prepare(space.settings, kept.cache)
+    gan = space.experiment().parameters.gan
+    assert gan is not None
+
+    gan_sample(kept.gan, count=5, out=tmp_path / "images", class_name="PNEUMONIA")
+
+    compute = choose_compute(gpus=0, threads=1)
+    pool, _ = pool_block(gan, 1, 0, prepared, compute=compute, cache=kept.cache)
+    files = sorted((tmp_path / "images" / "PNEUMONIA").iterdir())
+    assert [np.asarray(Image.open(file)).tolist() for file in files] == np.asarray(pool[np.arange(5)]).tolist()
+
+
+def test_fewer_images_are_the_first_of_more(kept: Kept, tmp_path: Path) -> None:
+    gan_sample(kept.gan, count=7, out=tmp_path / "few")
+    gan_sample(kept.gan, count=20, out=tmp_path / "many")
+
+    few = {file.relative_to(tmp_path / "few"): file.read_bytes() for file in (tmp_path / "few").glob("*/*.png")}
+    assert len(few) == 7
+    assert all((tmp_path / "many" / file).read_bytes() == content for file, content in few.items())
+
+
+def test_drawn_images_can_be_read_as_a_folder_of_extra_images(kept: Kept, tmp_path: Path) -> None:
+    drawn = gan_sample(kept.gan, count=20, out=tmp_path / "images")
+
+    images = read_labelled_folder(tmp_path / "images", ("NORMAL", "PNEUMONIA"), group_regex="(.*)")
+
+    assert Counter(("NORMAL", "PNEUMONIA")[image.label] for image in images) == drawn.counts
+    assert read_json(tmp_path / "images" / "provenance.json")["counts"] == drawn.counts
+
+
+def test_one_network_for_each_class_is_kept_and_drawn_from_by_name(kept: Kept, tmp_path: Path) -> None:
+    gan_train(kept.space, out=tmp_path / "gan", overrides=["gan.steps=2", "gan.conditional=false"], cache=kept.cache)
+    gan_sample(tmp_path / "gan", count=4, out=tmp_path / "images")
+
+    assert (tmp_path / "gan" / "generator_NORMAL.safetensors").is_file()
+    assert (tmp_path / "gan" / "grids" / "PNEUMONIA" / "real.png").is_file()
+    assert len(list((tmp_path / "images").glob("*/*.png"))) == 4
+
+
+def test_nothing_is_written_over(kept: Kept, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+
+    with pytest.raises(ConfigError, match="there is something here already"):
+        gan_sample(kept.gan, count=1, out=tmp_path / "there")
+    with pytest.raises(ConfigError, match="there is something here already"):
+        gan_train(kept.space, out=kept.gan, cache=kept.cache)
+
+
+def test_a_damaged_generator_is_named(kept: Kept, tmp_path: Path) -> None:
+    gan = tmp_path / "gan"
+    gan.mkdir()
+    (gan / "gan.json").write_bytes((kept.gan / "gan.json").read_bytes())
+    (gan / "generator.safetensors").write_bytes((kept.gan / "generator.safetensors").read_bytes()[:-1])
+
+    with pytest.raises(ArtifactError, match=r"generator\.safetensors: the file is missing or damaged"):
+        gan_sample(gan, count=1, out=tmp_path / "images")
+
+
+def test_an_unknown_class_is_answered_with_the_nearest(kept: Kept, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'NORMAL'"):
+        gan_sample(kept.gan, count=1, out=tmp_path / "images", class_name="normal")
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=4).filter(any), st.integers(1, 300))
+def test_every_beginning_of_a_sharing_out_is_within_one_of_the_shares(weights: list[int], count: int) -> None:
+    given_out = Counter(islice(shared_out(weights), count))
+
+    for position, weight in enumerate(weights):
+        share = count * weight / sum(weights)
+        assert abs(given_out[position] - share) < len(weights)
+        assert weight > 0 or given_out[position] == 0
