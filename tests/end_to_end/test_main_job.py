@@ -1,0 +1,116 @@
+"""The main job as a person does it: the commands, as processes, on phantom X-rays, with Ray."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROGRAM = str(Path(sys.executable).with_name("xraytune"))
+SPACE = """\
+version: 1
+name: small
+data: {path: xrays, image_size: 32, split: {val_a: 0.2, val_b: 0.2}}
+parameters:
+  source: {values: [none, duplicate, gan]}
+  synthetic_ratio: {values: [0.5, 1.0], when: {source: [duplicate, gan]}}
+  gan:
+    when: {source: gan}
+    parameters:
+      image_size: {value: 32}
+      width: {value: 4}
+      z_dim: {value: 8}
+      batch_size: {value: 8}
+      steps: {values: [20, 40]}
+  classical: {min: 0, max: 1}
+  views: {value: 2}
+  backbone: {value: small_cnn}
+  weights: {value: none}
+  batch_size: {value: 16}
+  lr: {min: 1e-4, max: 1e-2, distribution: log_uniform_values}
+budget: {trials: 5, max_epochs: 4, steps_per_epoch: 8}
+scheduler: {name: asha, grace: 1, reduction: 2}
+sampler: {startup_trials: 3, seed: 1}
+start_from:
+  - {source: gan, synthetic_ratio: 0.5, gan.steps: 20, classical: 1, lr: 3e-3}
+  - {source: gan, synthetic_ratio: 1.0, gan.steps: 40, classical: 0, lr: 3e-3}
+"""
+
+
+def xraytune(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([PROGRAM, *arguments], cwd=folder, capture_output=True, text=True, check=False)
+
+
+def said(folder: Path, *arguments: str) -> dict[str, Any]:
+    """The JSON object that a command prints, which is all that it prints on stdout."""
+    done = xraytune(folder, *arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    content: dict[str, Any] = json.loads(done.stdout)
+    return content
+
+
+def search_until_first_epoch_then_interrupt(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Start a search, press Ctrl-C when its first epoch is reported, and wait for its end."""
+    process = subprocess.Popen(
+        [PROGRAM, *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "epoch 1" in line:
+            os.kill(process.pid, signal.SIGINT)
+            break
+    process.communicate()
+    return process
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_from_images_to_a_model(tmp_path: Path) -> None:
+    """Search, interrupt, go on, look, export, train, evaluate, predict, replay."""
+    (tmp_path / "small.yaml").write_text(SPACE, encoding="utf-8")
+    said(tmp_path, "data", "phantom", "xrays", "--patients", "40", "--seed", "1", "--size", "64")
+    said(tmp_path, "data", "phantom", "others", "--patients", "20", "--seed", "2", "--size", "64")
+    search = ("search", "--space", "small.yaml")
+
+    interrupted = search_until_first_epoch_then_interrupt(tmp_path, *search)
+
+    assert interrupted.returncode == 130
+    stopped = said(tmp_path, "status", "studies/small")
+    assert "unfinished" in {trial["status"] for trial in stopped["trials"]}
+
+    done = xraytune(tmp_path, *search)
+
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "studies/small/trials.jsonl").read_text("utf-8").splitlines()]
+    assert sorted(row["number"] for row in rows) == list(range(5)), "each trial exactly once"
+    assert {row["status"] for row in rows} <= {"complete", "pruned"}
+    assert [row["arm"] for row in sorted(rows, key=lambda row: row["number"])][:2] == ["classical+gan", "gan"]
+
+    status = said(tmp_path, "status", "studies/small")
+    assert len(status["trials"]) == 5
+    assert not status["is_running"]
+
+    exported = said(tmp_path, "export", "studies/small", "-o", "best.yaml")
+    trained = said(tmp_path, "train", "--config", "best.yaml", "-o", "model")
+    assert trained["val_b_auroc"] == exported["val_b_auroc"], "the model is what was searched, to the bit"
+
+    evaluated = said(tmp_path, "evaluate", "model", "--data", "others/test")
+    assert {"auroc", "accuracy", "sensitivity", "specificity", "f1", "n", "intervals"} <= evaluated.keys()
+    said(tmp_path, "predict", "model", "others/test", "-o", "predictions.csv")
+    with (tmp_path / "predictions.csv").open(encoding="utf-8", newline="") as stream:
+        assert len(list(csv.DictReader(stream))) == evaluated["n"]
+
+    for row in rows:
+        replayed = said(tmp_path, "replay", "studies/small", str(row["number"]))
+        assert replayed["is_identical"], f"trial {row['number']} has other numbers outside Ray"
+
+    again = xraytune(tmp_path, *search)
+    assert again.returncode == 0, "a finished search has nothing to do, and says so"
+    other = xraytune(tmp_path, *search, "--set", "lr=1e-3")
+    assert other.returncode == 5
+    assert "another space" in other.stderr
