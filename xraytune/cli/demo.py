@@ -73,7 +73,8 @@ class _Guide:
 
 def _found(done: Demo) -> Frame:
     columns = (Column(name="mix"), Column(name="best val-A AUROC", align="right"))
-    rows = tuple((_SOURCES[source], f"{value:.3f}") for source, value in sorted(done.best_by_source.items()))
+    best = done.best_by_source
+    rows = tuple((name, f"{best[source]:.3f}") for source, name in _SOURCES.items() if source in best)
     auroc, (low, high) = done.evaluation.metrics.auroc, done.evaluation.intervals["auroc"]
     lines = (
         "This is a demo, not evidence: the images are drawn, the GAN has hardly begun to learn, and with so few patients "

@@ -51,14 +51,19 @@ class Guide(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """How much a demo does: patients of each of the two phantom sets, and `--set` lines of the search."""
+    """How much a demo does: patients to search on and others to evaluate on, and `--set` lines of the search."""
 
     patients: int
+    other_patients: int
     overrides: tuple[str, ...]
 
 
-WHOLE = Size(patients=120, overrides=())
-QUICK = Size(patients=60, overrides=("budget.trials=4", "budget.max_epochs=4", "scheduler.grace=1", "gan.steps=60"))
+WHOLE = Size(patients=120, other_patients=300, overrides=())
+QUICK = Size(
+    patients=60,
+    other_patients=100,
+    overrides=("budget.trials=4", "budget.max_epochs=4", "scheduler.grace=1", "gan.steps=60"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +101,7 @@ def demo(*, folder: Path = Path("demo"), quick: bool = False, guide: Guide | Non
 def _walk(size: Size, here: Path, guide: Guide) -> Demo:
     xrays, others, config, model = here / "xrays", here / "other_xrays", here / "best.yaml", here / "model"
     _draw(guide, xrays, size.patients, 1, "Draw chest X-rays to search on. Nobody looks at their test/ folder.")
-    _draw(guide, others, size.patients, 2, "Draw X-rays of other patients, to see what the model is worth.")
+    _draw(guide, others, size.other_patients, 2, "Draw X-rays of other patients, to see what the model is worth.")
 
     space, studies = _space_file(), here / "studies"
     settings = "".join(f" --set {override}" for override in size.overrides)
