@@ -9,7 +9,7 @@ from types import ModuleType
 
 from benchmarks.figures import table, write
 
-NAMES = ("startup", "search_cpu")
+NAMES = ("startup", "trial_start", "search_cpu")
 
 
 def main(chosen: list[str]) -> int:
