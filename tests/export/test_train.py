@@ -48,19 +48,21 @@ def test_trained_twice_every_file_is_the_same_and_the_numbers_are_the_trials(cop
 
 def test_an_interrupted_training_goes_on_to_the_same_files(copy_lab: CopyLab) -> None:
     lab = copy_lab()
+    first: list[EpochRecord] = []
 
     def interrupt(record: EpochRecord) -> None:
-        if record.epoch == 1:
-            raise KeyboardInterrupt
+        first.append(record)
+        raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         train(lab.best, out=lab.path / "again", on_epoch=interrupt)
     assert not (lab.path / "again").exists()
     assert len(list(lab.path.glob("cache/train-1.work/*/checkpoint/checkpoint.pt"))) == 1
-    heard: list[int] = []
-    train(lab.best, out=lab.path / "again", on_epoch=lambda record: heard.append(record.epoch))
+    heard: list[EpochRecord] = []
+    train(lab.best, out=lab.path / "again", on_epoch=heard.append)
 
-    assert heard == [1, 2, 3]
+    assert [record.epoch for record in heard] == [1, 2, 3]
+    assert heard[0] == first[0], "the first epoch is told again, to its seconds: it was not trained again"
     assert files_of(lab.path / "again") == files_of(lab.model)
     assert not list(lab.path.glob("cache/train-1.work/*"))
 
