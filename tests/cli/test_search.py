@@ -1,0 +1,32 @@
+"""What a search says in a log."""
+
+import pytest
+
+from xraytune.cli.search import SearchScreen
+from xraytune.config.settings import Parameters
+from xraytune.search.journal import Asked
+
+
+def lines_of(error_output: str) -> list[str]:
+    """Without the time at the start of each."""
+    return [line.split("  ", 1)[1] for line in error_output.splitlines()]
+
+
+def test_a_log_has_a_line_for_each_beginning_and_end(capsys: pytest.CaptureFixture[str]) -> None:
+    parameters = Parameters.model_validate({"source": "duplicate", "synthetic_ratio": 0.5})
+
+    with SearchScreen() as screen:
+        screen.on_progress("hash images", 1, 2)
+        screen.on_progress("hash images", 2, 2)
+        screen.began(Asked(number=3, parameters=parameters))
+        screen.ended({"number": 3, "status": "pruned", "epochs": 2, "seconds": 61.2, "value": 0.75, "reason": ""})
+        screen.ended({"number": 4, "status": "failed", "reason": "the loss is not finite\nat step 3"})
+
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert lines_of(captured.err) == [
+        "hash images: 2/2",
+        "#3 begins: duplicate r=0.5",
+        "#3 pruned after 2 epochs, 1:01: val-A AUROC 0.750",
+        "#4 failed: the loss is not finite",
+    ]
