@@ -72,9 +72,16 @@ class _Guide:
 
 
 def _found(done: Demo) -> Frame:
-    columns = (Column(name="mix"), Column(name="best val-A AUROC", align="right"))
-    best = done.best_by_source
-    rows = tuple((name, f"{best[source]:.3f}") for source, name in _SOURCES.items() if source in best)
+    columns = (
+        Column(name="mix"),
+        Column(name="trials", align="right"),
+        Column(name="best val-A AUROC", align="right"),
+        Column(name="after epochs", align="right"),
+    )
+    rows = tuple(
+        (_SOURCES[best.source], f"{best.trial_count}", f"{best.val_auroc:.3f}", f"{best.epochs}")
+        for best in sorted(done.sources, key=lambda best: list(_SOURCES).index(best.source))
+    )
     auroc, (low, high) = done.evaluation.metrics.auroc, done.evaluation.intervals["auroc"]
     lines = (
         "This is a demo, not evidence: the images are drawn, the GAN has hardly begun to learn, and with so few patients "

@@ -7,11 +7,12 @@ that the same call again goes on where the last one stopped.
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import xraytune
 from xraytune.data.phantom import PhantomSet, draw_phantoms
@@ -67,13 +68,23 @@ QUICK = Size(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SourceBest:
+    """How far the trials with one source came: how many there were, the best val-A AUROC, and that trial's epochs."""
+
+    source: str
+    trial_count: int
+    val_auroc: float
+    epochs: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Demo:
     """What the demo ends with.
 
     Attributes:
         xrays: The images that were searched on.
         study: The study's folder.
-        best_by_source: The best val-A AUROC of the trials with each source.
+        sources: How far each source came.
         config: The exported configuration.
         model: The trained model.
         evaluation: Of the model, on phantom X-rays of other patients.
@@ -81,7 +92,7 @@ class Demo:
 
     xrays: Path
     study: Path
-    best_by_source: dict[str, float]
+    sources: tuple[SourceBest, ...]
     config: Path
     model: Path
     evaluation: Evaluation
@@ -135,7 +146,7 @@ def _walk(size: Size, here: Path, guide: Guide) -> Demo:
     return Demo(
         xrays=xrays,
         study=study,
-        best_by_source=_best_by_source(study),
+        sources=_sources(study),
         config=config,
         model=model,
         evaluation=evaluation,
@@ -153,13 +164,16 @@ def _draw(guide: Guide, out: Path, patients: int, seed: int, why: str) -> None:
     guide.outcome(drawn) if drawn else guide.is_there(out)
 
 
-def _best_by_source(study: Path) -> dict[str, float]:
-    best: dict[str, float] = {}
+def _sources(study: Path) -> tuple[SourceBest, ...]:
+    rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in StudyFolder(study).rows():
         if row["value"] is not None:
-            source = row["params"]["source"]
-            best[source] = max(row["value"], best.get(source, 0.0))
-    return best
+            rows[row["params"]["source"]].append(row)
+    best = {source: max(trials, key=lambda row: (row["value"], -row["number"])) for source, trials in rows.items()}
+    return tuple(
+        SourceBest(source=source, trial_count=len(rows[source]), val_auroc=row["value"], epochs=row["epochs"])
+        for source, row in best.items()
+    )
 
 
 def _space_file() -> Path:
