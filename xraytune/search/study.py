@@ -16,13 +16,14 @@ import json
 import os
 import platform
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from xraytune.config.load import experiment_from_json, load_space
 from xraytune.config.settings import Experiment
@@ -154,6 +155,18 @@ def _lines(space: Space) -> list[str]:
     return json.dumps(space.identity(), indent=1, sort_keys=True).splitlines()
 
 
+def _acquire(stream: TextIO) -> bool:
+    """Take the lock; a reader that just looks whether it is taken holds it for an instant, so ask for a second."""
+    for _ in range(20):
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.05)
+        else:
+            return True
+    return False
+
+
 @contextmanager
 def locked(folder: StudyFolder) -> Iterator[None]:
     """Hold the study: the operating system frees the lock when its owner ends, however it ends.
@@ -163,13 +176,11 @@ def locked(folder: StudyFolder) -> Iterator[None]:
     """
     lock = folder.path / ".lock"
     with lock.open("a+", encoding="utf-8") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _acquire(stream):
             stream.seek(0)
             owner = stream.read().strip() or "another process"
             fix = "wait for it, or end it (Ctrl-C there); `xraytune status` reads a running study"
-            raise StudyError(Problem(f"the study is being searched by {owner}", folder.path, fix)) from None
+            raise StudyError(Problem(f"the study is being searched by {owner}", folder.path, fix))
         stream.truncate(0)
         since = datetime.now(UTC).isoformat(timespec="seconds")
         stream.write(f"process {os.getpid()} on {socket.gethostname()}, since {since}\n")
