@@ -87,6 +87,22 @@ def test_a_longer_run_continues_a_shorter_one(tiny: Tiny, blobs: Images, cpu: Co
     _assert_same_bits(tmp_path / "long", tmp_path / "short")
 
 
+def test_the_generator_to_sample_from_is_the_moving_average(
+    tiny: Tiny, blobs: Images, cpu: Compute, tmp_path: Path
+) -> None:
+    """After step 6 of batches of 8: a twentieth of 48 images is a half-life of 2.4."""
+    _train(tiny(steps=5), blobs, cpu, tmp_path)
+    average_before = checkpoint_generator(tmp_path / CHECKPOINT_NAME).state_dict()
+    _train(tiny(steps=6), blobs, cpu, tmp_path)
+    current = torch.load(tmp_path / CHECKPOINT_NAME, weights_only=True)["generator"]
+
+    decay = 0.5 ** (8 / 2.4)
+    for name, averaged in checkpoint_generator(tmp_path / CHECKPOINT_NAME).state_dict().items():
+        if averaged.is_floating_point():
+            torch.testing.assert_close(averaged, decay * average_before[name] + (1 - decay) * current[name])
+            assert not torch.equal(averaged, current[name])
+
+
 def test_a_finished_run_has_nothing_left_to_do(tiny: Tiny, blobs: Images, cpu: Compute, tmp_path: Path) -> None:
     assert [record.step for record in _train(tiny(), blobs, cpu, tmp_path)] == [2, 4, 6]
     assert _train(tiny(), blobs, cpu, tmp_path) == []
