@@ -26,7 +26,7 @@ from xraytune.export.bundle import require_new, write_bundle
 from xraytune.files import explained_disk_errors, new_folder, sha256_of
 from xraytune.pipeline.artifacts import artifact_path
 from xraytune.pipeline.compute import choose_compute, gpu_count, gpu_share, pin
-from xraytune.pipeline.material import gather_material
+from xraytune.pipeline.material import Material, gather_material
 from xraytune.pipeline.prepare import Prepared, prepare
 from xraytune.pipeline.trial import TrialResult, run_trial
 from xraytune.records import Compute, EpochRecord, Json, Progress, ignore_progress
@@ -118,20 +118,18 @@ def train(
             f"the images or their split are not those of the study {study.path.name}: its numbers will not be repeated"
         )
         study = None
-    compute = _compute(experiment.settings, study, note)
-    pin(compute)
+    training = _Training(
+        experiment=experiment,
+        prepared=prepared,
+        compute=_compute(experiment.settings, study, note),
+        cache=cache,
+    )
+    pin(training.compute)
     # The space leaves out where things lie, so that a training goes on after its folders moved.
-    inputs = {
-        "space": space.identity(),
-        "images": prepared.fingerprint,
-        "weights": weights_sha256,
-        "compute": asdict(compute),
-    }
-    work = artifact_path(cache, TRAIN_STAGE, inputs)
+    work = training.work(space=space.identity(), weights=weights_sha256)
     with _claimed(work):
-        epochs, result = _run(experiment, prepared, work, cache, compute, on_epoch, on_progress)
-        material = gather_material(experiment, prepared, cache=cache, compute=compute, on_progress=on_progress)
-        material.trained.load_state_dict(load_file(work / "checkpoint" / "best.safetensors"))
+        epochs, result = training.run(work, on_epoch, on_progress)
+        material = training.best_material(work, on_progress)
         with new_folder(out) as folder:
             write_bundle(
                 folder,
@@ -143,7 +141,7 @@ def train(
                 input_format=material.form,
                 epochs=epochs,
                 result=result,
-                compute=compute,
+                compute=training.compute,
             )
         shutil.rmtree(work)
     return Trained(
@@ -157,6 +155,51 @@ def train(
         seconds=result.seconds,
         equals_trial=None if overrides or study is None else _equals_trial(result, experiment.settings, study),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Training:
+    """What is trained, on what, and where its artifacts lie."""
+
+    experiment: Experiment
+    prepared: Prepared
+    compute: Compute
+    cache: Path
+
+    def work(self, **inputs: Any) -> Path:
+        """The work folder: its name follows from all that the bits of this training depend on."""
+        inputs |= {"images": self.prepared.fingerprint, "compute": asdict(self.compute)}
+        return artifact_path(self.cache, TRAIN_STAGE, inputs)
+
+    def run(
+        self, work: Path, on_epoch: Callable[[EpochRecord], None], on_progress: Progress
+    ) -> tuple[list[EpochRecord], TrialResult]:
+        """All epochs, those of an interrupted run included, and what they came to."""
+        epochs: list[EpochRecord] = []
+
+        def hear(record: EpochRecord) -> None:
+            epochs.append(record)
+            on_epoch(record)
+
+        result = run_trial(
+            self.experiment,
+            self.prepared,
+            trial_dir=work,
+            cache=self.cache,
+            compute=self.compute,
+            on_epoch=hear,
+            on_progress=on_progress,
+        )
+        assert result is not None, "nothing asks it to stop"
+        return epochs, result
+
+    def best_material(self, work: Path, on_progress: Progress) -> Material:
+        """The whole network with the weights of the best epoch; the loop may have trained its head alone."""
+        material = gather_material(
+            self.experiment, self.prepared, cache=self.cache, compute=self.compute, on_progress=on_progress
+        )
+        material.trained.load_state_dict(load_file(work / "checkpoint" / "best.safetensors"))
+        return material
 
 
 def _study(settings: Settings, note: Callable[[str], None]) -> StudyFolder | None:
@@ -184,34 +227,6 @@ def _compute(settings: Settings, study: StudyFolder | None, note: Callable[[str]
             return recorded
         note("the study was searched on a GPU, and torch sees none here: its numbers will be repeated roughly")
     return choose_compute(gpus=gpu_share(settings.resources), threads=settings.resources.cpus_per_trial)
-
-
-def _run(
-    experiment: Experiment,
-    prepared: Prepared,
-    work: Path,
-    cache: Path,
-    compute: Compute,
-    on_epoch: Callable[[EpochRecord], None],
-    on_progress: Progress,
-) -> tuple[list[EpochRecord], TrialResult]:
-    epochs: list[EpochRecord] = []
-
-    def hear(record: EpochRecord) -> None:
-        epochs.append(record)
-        on_epoch(record)
-
-    result = run_trial(
-        experiment,
-        prepared,
-        trial_dir=work,
-        cache=cache,
-        compute=compute,
-        on_epoch=hear,
-        on_progress=on_progress,
-    )
-    assert result is not None, "nothing asks it to stop"
-    return epochs, result
 
 
 def _equals_trial(result: TrialResult, settings: Settings, study: StudyFolder) -> bool | None:
