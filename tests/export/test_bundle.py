@@ -50,6 +50,10 @@ def test_a_bundle_tells_what_it_was_made_from(lab: Lab) -> None:
     assert str(lab.path) not in "".join((lab.model / name).read_text("utf-8") for name in FILES[:-1])
 
 
+def test_who_can_read_one_file_of_a_bundle_can_read_all(lab: Lab) -> None:
+    assert len({(lab.model / name).stat().st_mode for name in FILES}) == 1
+
+
 def test_a_bundles_network_is_ready_to_predict(lab: Lab) -> None:
     network = open_bundle(lab.model).classifier(CPU)
 

@@ -28,7 +28,7 @@ from xraytune.config.load import experiment_to_yaml
 from xraytune.config.resolved import absolute_path, relative_path
 from xraytune.config.settings import BackboneName, Experiment, Model, Parameters
 from xraytune.errors import ArtifactError, ConfigError, Problem
-from xraytune.files import read_json, sha256_of, write_json, write_text
+from xraytune.files import read_json, sha256_of, write_bytes, write_json, write_text
 from xraytune.pipeline.prepare import Prepared, read_prepared, write_prepared
 from xraytune.pipeline.trial import TrialResult
 from xraytune.records import Compute, EpochRecord
@@ -141,7 +141,7 @@ def write_bundle(
     """Fill a folder that will lie at `final_path`, to which the paths in it are relative.
 
     Raises:
-        OSError: It cannot be written.
+        MachineError: The disk is full.
     """
     settings, parameters = experiment.settings, experiment.parameters
     origin = settings.exported_from
@@ -171,7 +171,8 @@ def write_bundle(
     write_prepared(prepared, folder / _SPLIT)
     write_text(folder / "epochs.jsonl", "".join(f"{json.dumps(_row(epoch), allow_nan=False)}\n" for epoch in epochs))
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in classifier.state_dict().items()}
-    safetensors.torch.save_file(tensors, folder / _MODEL)
+    # Not save_file, which lets nobody but the owner read.
+    write_bytes(folder / _MODEL, safetensors.torch.save(tensors))
     write_json(folder / _MANIFEST, {"version": 1, "files": {name: sha256_of(folder / name) for name in _FILES}})
 
 
