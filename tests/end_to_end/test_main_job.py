@@ -54,14 +54,14 @@ def said(folder: Path, *arguments: str) -> dict[str, Any]:
     return content
 
 
-def search_until_first_epoch_then_interrupt(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    """Start a search, press Ctrl-C when its first epoch is reported, and wait for its end."""
+def search_until_a_trial_ends_then_interrupt(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Start a search, press Ctrl-C when its first trial has ended, and wait for its end."""
     process = subprocess.Popen(
         [PROGRAM, *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     assert process.stdout is not None
     for line in process.stdout:
-        if "epoch 1" in line:
+        if "#0 complete" in line or "#0 pruned" in line:
             os.kill(process.pid, signal.SIGINT)
             break
     process.communicate()
@@ -77,7 +77,7 @@ def test_from_images_to_a_model(tmp_path: Path) -> None:
     said(tmp_path, "data", "phantom", "others", "--patients", "20", "--seed", "2", "--size", "64")
     search = ("search", "--space", "small.yaml")
 
-    interrupted = search_until_first_epoch_then_interrupt(tmp_path, *search)
+    interrupted = search_until_a_trial_ends_then_interrupt(tmp_path, *search)
 
     assert interrupted.returncode == 130
     stopped = said(tmp_path, "status", "studies/small")
@@ -111,6 +111,6 @@ def test_from_images_to_a_model(tmp_path: Path) -> None:
 
     again = xraytune(tmp_path, *search)
     assert again.returncode == 0, "a finished search has nothing to do, and says so"
-    other = xraytune(tmp_path, *search, "--set", "lr=1e-3")
+    other = xraytune(tmp_path, *search, "--set", "seed=9")
     assert other.returncode == 5
     assert "another space" in other.stderr
