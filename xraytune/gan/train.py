@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from xraytune.config.settings import GanSettings
@@ -67,7 +68,7 @@ def train_gan(
     Args:
         settings: Of the GAN; `conditional` is the caller's matter, who passes one class at a time where it is false.
         pixels: uint8 [N, h, w], may be a memory map of another size: scaled once to `image_size`, antialiased.
-        labels: int64 [N], from 0 to `class_count` - 1.
+        labels: int64 [N], from 0 to `class_count` - 1, each at least once; the classes are drawn equally often.
         class_count: 1: the network is not told the class.
         compute: The caller has pinned its threads.
         checkpoint_dir: Read first, then written; at the end it holds the checkpoint of the last step.
@@ -80,7 +81,7 @@ def train_gan(
     Raises:
         ConfigError: The checkpoint is of other settings, other images or a longer run.
         MachineError: The disk is full.
-        TrialError: A loss is not finite.
+        TrialError: A loss, or a weight, is not finite.
     """
     scaled = scale_pixels(pixels, settings.image_size)
     digest = _digest(scaled, labels)
@@ -90,21 +91,17 @@ def train_gan(
         _draw_real_grid(scaled, labels, class_count, settings.seed, grid_dir)
     data = _on_device(scaled, labels, compute)
 
-    last_checkpoint, last_grid = training.step, training.step
     while training.step < settings.steps:
         started, first = time.perf_counter(), training.step
         loss_sums = torch.zeros(2, device=compute.device)
         for _ in range(min(report_every_steps - first % report_every_steps, settings.steps - first)):
             loss_sums += _train_step(training, data, compute)
         loss_g, loss_d = (loss_sums / (training.step - first)).tolist()
-        _require_finite(loss_g, loss_d, training.step)
-        is_last = training.step == settings.steps
-        if is_last or training.step - last_checkpoint >= checkpoint_every_steps:
+        _require_finite(loss_g, loss_d, training)
+        if _is_due(first, training, checkpoint_every_steps):
             save_checkpoint(training, digest, checkpoint_dir)
-            last_checkpoint = training.step
-        if grid_dir is not None and (is_last or training.step - last_grid >= grid_every_steps):
+        if grid_dir is not None and _is_due(first, training, grid_every_steps):
             _draw_sample_grid(training, compute, grid_dir)
-            last_grid = training.step
         yield GanProgress(
             step=training.step,
             steps=settings.steps,
@@ -139,7 +136,7 @@ def _on_device(scaled: NDArray[np.uint8], labels: NDArray[np.int64], compute: Co
     weights = 1 / np.bincount(labels)[labels]
     return _RealImages(
         images=torch.from_numpy(scaled).to(compute.device),
-        labels=torch.from_numpy(labels).to(compute.device),
+        labels=torch.tensor(labels, device=compute.device),
         weights=torch.from_numpy(weights.astype(np.float32)).to(compute.device),
     )
 
@@ -187,10 +184,17 @@ def _update(optimizer: Optimizer, loss: Tensor) -> None:
     optimizer.step()
 
 
-def _require_finite(loss_g: float, loss_d: float, step: int) -> None:
-    if not (math.isfinite(loss_g) and math.isfinite(loss_d)):
-        what = f"the GAN's loss is not finite at step {step} (generator {loss_g}, discriminator {loss_d})"
+def _require_finite(loss_g: float, loss_d: float, training: Training) -> None:
+    """Also looks at the weights: the last step's losses were finite before its update."""
+    weight_norm = get_total_norm(training.generator.parameters()).item()
+    if not (math.isfinite(loss_g) and math.isfinite(loss_d) and math.isfinite(weight_norm)):
+        what = f"the GAN diverged by step {training.step}: losses {loss_g}, {loss_d}; norm of weights {weight_norm}"
         raise TrialError(Problem(what, fix="lower gan.lr_g and gan.lr_d, or turn gan.spectral_norm on"))
+
+
+def _is_due(first: int, training: Training, every_steps: int) -> bool:
+    """Whether the steps after `first` have passed a multiple, or were the last: the same after a resume."""
+    return training.step // every_steps > first // every_steps or training.step == training.settings.steps
 
 
 def _digest(scaled: NDArray[np.uint8], labels: NDArray[np.int64]) -> str:
