@@ -1,5 +1,7 @@
 """Shared work: done once, verified, rebuilt when damaged, never half there."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,14 +80,58 @@ def test_a_builder_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_of_two_builders_the_first_wins(tmp_path: Path) -> None:
-    """The second finds the place taken when it renames, and drops its own."""
-    inner = Builder()
+    """The second, on a machine that does not see the first one's lock, finds the place taken and drops its own."""
 
     def slow(folder: Path) -> None:
-        build_once(tmp_path, "pixels-1", INPUTS, inner)
         (folder / "pixels.bin").write_bytes(b"the second")
+        path = artifact_path(tmp_path, "pixels-1", INPUTS)
+        path.mkdir()
+        (path / "pixels.bin").write_bytes(b"the first")
 
     path = build_once(tmp_path, "pixels-1", INPUTS, slow)
 
-    assert (path / "pixels.bin").read_bytes() == b"x" * 1000
+    assert (path / "pixels.bin").read_bytes() == b"the first"
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+BUILDER = """
+import sys, time
+from pathlib import Path
+from xraytune.pipeline.artifacts import build_once
+cache, began = Path(sys.argv[1]), Path(sys.argv[2])
+
+def build(folder):
+    began.write_text(began.read_text() + "x" if began.exists() else "x")
+    print("building", flush=True)
+    sys.stdin.readline()
+    (folder / "pixels.bin").write_bytes(b"1")
+
+build_once(cache, "pixels-1", {"seed": 7}, build)
+"""
+
+
+def builder(*arguments: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", BUILDER, *map(str, arguments)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_a_second_process_waits_for_the_first_and_takes_over_when_it_dies(tmp_path: Path, is_killed: bool) -> None:
+    counted = tmp_path / "builds"
+    first = builder(tmp_path / "cache", counted)
+    assert first.stdout is not None
+    assert first.stdin is not None
+    first.stdout.readline()
+    second = builder(tmp_path / "cache", counted)
+
+    if is_killed:
+        first.kill()
+    else:
+        first.stdin.write("\n")
+        first.stdin.flush()
+    second.communicate("\n")
+    first.communicate()
+
+    assert second.returncode == 0
+    assert counted.read_text(encoding="utf-8") == ("xx" if is_killed else "x")
+    assert is_whole(artifact_path(tmp_path / "cache", "pixels-1", {"seed": 7}))

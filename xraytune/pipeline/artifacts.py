@@ -3,15 +3,17 @@
 `build_once(cache, stage, inputs, build)` gives the folder of an artifact, building it when it is missing or damaged.
 Its manifest lists the inputs and every file's size and SHA-256. Correctness rests on no lock: two builders may race,
 each fills a folder of its own, and the first to rename wins. A builder that dies leaves a hidden folder that nobody
-reads.
+reads. A lock that ends with its owner spares a second builder the work; where there is none, both do it.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,11 @@ def build_once(cache: Path, stage: str, inputs: Mapping[str, Any], build: Callab
         MachineError: The disk is full.
     """
     path = artifact_path(cache, stage, inputs)
-    if not is_whole(path):
+    if is_whole(path):
+        return path
+    with _turn(path):
+        if is_whole(path):
+            return path
         _set_aside(path)
         with new_folder(path) as folder:
             build(folder)
@@ -51,6 +57,20 @@ def build_once(cache: Path, stage: str, inputs: Mapping[str, Any], build: Callab
             }
             write_json(folder / _MANIFEST, {"stage": stage, "inputs": inputs, "files": files})
     return path
+
+
+@contextmanager
+def _turn(path: Path) -> Iterator[None]:
+    """Wait while another process builds the same; a file system without locks gives everybody the turn at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(f".{path.name}.lock")
+    with lock.open("a") as stream:
+        with suppress(OSError):
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
 
 
 def is_whole(path: Path) -> bool:
