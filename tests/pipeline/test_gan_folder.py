@@ -32,6 +32,7 @@ parameters:
   backbone: {value: small_cnn}
   weights: {value: none}
 resources: {gpus_per_trial: 0}
+start_from: [{source: gan, gan.steps: 3}]  # points of a search are nothing to a GAN of its own
 """
 
 

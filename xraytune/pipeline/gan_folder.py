@@ -121,7 +121,7 @@ def gan_train(
         TrialError: The GAN's loss is not finite.
     """
     _require_new(out)
-    loaded = load_space(space, overrides, data=data)
+    loaded = load_space(space, (*overrides, "start_from=[]"), data=data)
     settings, gan = loaded.settings, fixed_gan(loaded)
     compute = choose_compute(gpus=gpu_share(settings.resources), threads=settings.resources.cpus_per_trial)
     pin(compute)
