@@ -73,7 +73,7 @@ def test_a_kept_gan_has_its_record_its_generator_and_its_grids(kept: Kept) -> No
 
 
 def test_a_search_finds_the_gan_that_was_trained_by_hand(kept: Kept) -> None:
-    space = load_space(kept.space, ["gan.steps=2", "source=gan"])
+    space = load_space(kept.space, ["gan.steps=2", "source=gan", "start_from=[]"])
     prepared, _ = prepare(space.settings, kept.cache)
     gan = space.experiment().parameters.gan
 
@@ -81,7 +81,7 @@ def test_a_search_finds_the_gan_that_was_trained_by_hand(kept: Kept) -> None:
 
 
 def test_drawn_images_are_those_that_a_search_trains_on(kept: Kept, tmp_path: Path) -> None:
-    space = load_space(kept.space, ["gan.steps=2", "source=gan"])
+    space = load_space(kept.space, ["gan.steps=2", "source=gan", "start_from=[]"])
     prepared, _ = prepare(space.settings, kept.cache)
     gan = space.experiment().parameters.gan
     assert gan is not None
