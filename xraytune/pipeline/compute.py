@@ -34,15 +34,16 @@ def choose_compute(*, gpus: float, threads: int) -> Compute:
     Matrix products run in bfloat16 where the hardware does (AVX512-BF16 or AMX, Ampere and later), else in float32.
 
     Raises:
-        MachineError: A GPU was asked for and torch sees none.
+        MachineError: More GPUs were asked for than torch sees.
     """
     if gpus == 0:
         capabilities = torch.cpu.get_capabilities()
         has_bfloat16 = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
         return Compute(device="cpu", threads=threads, precision="bfloat16" if has_bfloat16 else "float32")
-    if not torch.cuda.is_available():
+    if gpus > gpu_count():
+        what = f"{gpus:g} GPUs asked for, but torch sees {gpu_count() or 'none'}"
         fix = "set resources.gpus_per_trial: auto (or 0), or install a driver that fits this torch"
-        raise MachineError(Problem(f"{gpus:g} GPUs asked for, but torch sees none", "resources.gpus_per_trial", fix))
+        raise MachineError(Problem(what, "resources.gpus_per_trial", fix))
     has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
     return Compute(device="cuda", threads=threads, precision="bfloat16" if has_bfloat16 else "float32")
 

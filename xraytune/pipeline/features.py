@@ -6,6 +6,7 @@ The artifact's fingerprint names the images, the views, the input format, the ba
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,9 @@ def frozen_features(
         classifier = network()
         shape = (len(group.rows), table.shape[1], classifier.feature_count)
         out = np.lib.format.open_memmap(folder / "features.npy", mode="w+", dtype=np.float32, shape=shape)
+        if hasattr(os, "posix_fallocate"):  # a full disk is an error here; later, in the map, it would kill the process
+            with (folder / "features.npy").open("rb+") as stream:
+                os.posix_fallocate(stream.fileno(), 0, out.offset + out.nbytes)
         for start in range(0, len(group.rows), _BATCH):
             rows = slice(start, start + _BATCH)
             pixels = torch.from_numpy(group.pixels[group.rows[rows]]).to(compute.device)

@@ -34,6 +34,7 @@ _STATES: dict[Status, TrialState] = {
 }
 _OUTCOME = "outcome"
 _STUDY_NAME = "xraytune"
+_LOST = "put it back from a copy; without it the study is lost, and its space can be searched under another name"
 # The operation code of Optuna's journal for a reported value; a test reads a journal that Optuna wrote.
 _REPORT_OPERATION = 7
 
@@ -60,6 +61,8 @@ class Journal:
 
     def __init__(self, path: Path, space: Space, *, writable: bool) -> None:
         self._space = space
+        if not path.is_file():  # Optuna would make an empty one
+            raise StudyError(Problem("the journal is missing", path, _LOST))
         if writable:
             for stale in path.parent.glob(f"{path.name}.lock*"):
                 stale.unlink()
@@ -69,7 +72,7 @@ class Journal:
             with quiet_optuna():
                 self._study = optuna.load_study(study_name=_STUDY_NAME, storage=JournalStorage(self._backend))
         except (ValueError, KeyError) as error:
-            raise StudyError(Problem(f"the journal cannot be read: {error}", path)) from error
+            raise StudyError(Problem(f"the journal cannot be read: {error}", path, _LOST)) from error
         self._trials: dict[int, optuna.trial.Trial] = {}
 
     @property

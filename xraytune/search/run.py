@@ -11,12 +11,13 @@ from xraytune.classifier.weights import find_weights
 from xraytune.config.load import load_space
 from xraytune.config.space import Space
 from xraytune.errors import Problem, TrialError
-from xraytune.pipeline.compute import choose_compute, gpu_share
+from xraytune.pipeline.compute import choose_compute, cpu_count, gpu_count, gpu_share
 from xraytune.pipeline.prepare import Prepared, prepare
 from xraytune.pipeline.synthesize import gan_need
 from xraytune.records import Compute, EpochRecord, Progress, ignore_progress
 from xraytune.search.director import Director, Observer
 from xraytune.search.journal import Asked, Journal
+from xraytune.search.ray.tune import Cluster, ray_started, run_trials, slots
 from xraytune.search.study import StudyFolder, create_study, locked, require_same_images, require_same_space
 
 
@@ -99,6 +100,8 @@ def search(
         require_same_space(folder, loaded)
     share = gpu_share(settings.resources)
     compute = choose_compute(gpus=share, threads=settings.resources.cpus_per_trial)
+    if address is None:
+        slots(settings.resources, share, Cluster(dashboard="", cpus=cpu_count(), gpus=gpu_count()))
     require_weights(loaded)
     prepared, warnings = prepare(settings, cache, skip_broken=skip_broken, on_progress=on_progress)
     for warning in warnings:
@@ -123,8 +126,6 @@ def _run(
     address: str | None,
     observer: Observer,
 ) -> None:
-    from xraytune.search.ray.tune import ray_started, run_trials
-
     journal = Journal(folder.journal_path, space, writable=True)
     director = Director(
         folder,

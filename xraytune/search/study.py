@@ -28,10 +28,18 @@ from typing import Any, TextIO
 from xraytune.config.load import experiment_from_json, load_space
 from xraytune.config.settings import Experiment
 from xraytune.config.space import Space
-from xraytune.errors import Problem, StudyError
-from xraytune.files import append_jsonl, new_folder, read_json, read_jsonl, write_json, write_text
+from xraytune.errors import ConfigError, Problem, StudyError
+from xraytune.files import (
+    append_jsonl,
+    explained_disk_errors,
+    new_folder,
+    read_json,
+    read_jsonl,
+    write_json,
+    write_text,
+)
 from xraytune.pipeline.prepare import Prepared, read_prepared, write_prepared
-from xraytune.records import Compute
+from xraytune.records import Compute, Json
 
 _PACKAGES = ("xraytune", "torch", "torchvision", "ray", "optuna", "numpy", "pillow", "scikit-learn")
 
@@ -65,12 +73,16 @@ class StudyFolder:
         """The space as it was searched.
 
         Raises:
-            StudyError: There is no study here.
+            StudyError: There is no study here, or its file was changed.
         """
         if not self.space_path.is_file():
             fix = "give the folder that `xraytune search` printed, such as studies/NAME"
             raise StudyError(Problem("no study here: study.yaml is missing", self.path, fix))
-        return load_space(self.space_path)
+        try:
+            return load_space(self.space_path)
+        except ConfigError as error:
+            what = "study.yaml was changed since the search began, or another version of xraytune wrote it"
+            raise StudyError(Problem(what, self.path, "put it back as it was"), *error.problems) from error
 
     def prepared(self) -> Prepared:
         """The images and their split."""
@@ -152,7 +164,16 @@ def require_same_images(folder: StudyFolder, prepared: Prepared) -> None:
 
 
 def _lines(space: Space) -> list[str]:
-    return json.dumps(space.identity(), indent=1, sort_keys=True).splitlines()
+    """One line for each setting and each parameter, by its name."""
+
+    def lines(name: str, content: Json) -> Iterator[str]:
+        if not isinstance(content, dict) or name.startswith("parameters."):
+            yield f"{name.removeprefix('parameters.')}: {json.dumps(content, ensure_ascii=False)}"
+            return
+        for key, inner in content.items():
+            yield from lines(f"{name}.{key}" if name else key, inner)
+
+    return sorted(lines("", space.identity()))
 
 
 def _acquire(stream: TextIO) -> bool:
@@ -175,7 +196,9 @@ def locked(folder: StudyFolder) -> Iterator[None]:
         StudyError: Another process holds it; says which, and since when.
     """
     lock = folder.path / ".lock"
-    with lock.open("a+", encoding="utf-8") as stream:
+    with explained_disk_errors(lock):
+        stream = lock.open("a+", encoding="utf-8")
+    with stream:
         if not _acquire(stream):
             stream.seek(0)
             owner = stream.read().strip() or "another process"
@@ -190,7 +213,10 @@ def locked(folder: StudyFolder) -> Iterator[None]:
 
 def is_locked(folder: StudyFolder) -> bool:
     """Whether a search holds the study."""
-    with (folder.path / ".lock").open("a+", encoding="utf-8") as stream:
+    lock = folder.path / ".lock"
+    if not lock.exists():
+        return False
+    with lock.open(encoding="utf-8") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -87,8 +87,8 @@ def slots(resources: Resources, gpu_share: float, cluster: Cluster) -> int:
     Raises:
         MachineError: Not even one fits.
     """
-    by_cpu = int(cluster.cpus // resources.cpus_per_trial)
-    by_gpu = int(cluster.gpus // gpu_share + 1e-9) if gpu_share else by_cpu
+    by_cpu = int(cluster.cpus / resources.cpus_per_trial)
+    by_gpu = int(cluster.gpus / gpu_share + 1e-9) if gpu_share else by_cpu
     if min(by_cpu, by_gpu) == 0:
         needed = f"a trial needs {resources.cpus_per_trial} CPU cores and {gpu_share:g} GPUs"
         what = f"{needed}; Ray has {cluster.cpus:g} and {cluster.gpus:g}"
