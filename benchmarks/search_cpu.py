@@ -2,7 +2,7 @@
 
 Needs a folder of X-rays in Kaggle's layout and MobileNetV2's official weights:
 
-    make bench ONLY=search_cpu DATA=chest_xray WEIGHTS=weights
+    make bench ONLY=search_cpu DATA=chest_xray WEIGHTS=weights [KEEP=folder]
 
 The exported configuration's val-B AUROC stands beside a logistic regression's on the same backbone's features of the same
 real images, its strength chosen on val-A.
@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,8 @@ NEEDS = ("DATA", "WEIGHTS")
 def measure() -> Iterator[Figure]:
     """The search, what it covered, and the exported model against a logistic regression."""
     data, weights = (Path(os.environ[name]) for name in NEEDS)
-    with tempfile.TemporaryDirectory() as folder:
-        studies = Path(folder) / "studies"
+    with _folder() as folder:
+        studies = folder / "studies"
         options = ["--data", str(data), "--weights-dir", str(weights), "--studies", str(studies)]
         started = time.perf_counter()
         subprocess.run([_PROGRAM, "search", "--space", str(_SPACE), *options], check=True)
@@ -59,13 +60,20 @@ def measure() -> Iterator[Figure]:
         gans = {json.dumps({k: v for k, v in row["params"].items() if k.startswith("gan.")}) for row in rows} - {"{}"}
         yield figure("search_cpu: GAN settings", len(gans), "settings", ">= 2")
 
-        best = Path(folder) / "best.yaml"
+        best = folder / "best.yaml"
         command = [_PROGRAM, "export", str(study.path), "-o", str(best), "--json"]
         exported = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
         ours = float(exported["val_b_auroc"])
         theirs = _logistic_regression(study, studies.parent / "cache", load_space(best).experiment())
         yield figure("search_cpu: val-B AUROC, logistic regression", theirs, "AUROC")
         yield figure("search_cpu: val-B AUROC, exported", ours, "AUROC", f">= {theirs - 0.005:.4f}")
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """An empty folder; KEEP names one that stays."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(os.environ.get("KEEP", folder))
 
 
 def _values(rows: list[dict[str, Any]], name: str) -> set[Any]:

@@ -99,7 +99,7 @@ def say_command(command: str, before: str = "$ ") -> None:
 
 def show(frame: Frame) -> None:
     """A result."""
-    _OUT.print(_drawn(frame))
+    _OUT.print(drawn(frame))
 
 
 def show_json(content: Mapping[str, Json]) -> None:
@@ -200,7 +200,7 @@ def watching(picture: Callable[[], Frame], line: Callable[[], str]) -> Iterator[
             screen = stack.enter_context(Live(Text(), console=_ERR, auto_refresh=False, transient=False))
 
             def refresh() -> None:
-                screen.update(_drawn(picture()), refresh=True)
+                screen.update(drawn(picture()), refresh=True)
         else:
 
             def refresh() -> None:
@@ -220,7 +220,8 @@ def watching(picture: Callable[[], Frame], line: Callable[[], str]) -> Iterator[
             refresh()
 
 
-def _drawn(frame: Frame) -> RenderableType:
+def drawn(frame: Frame) -> RenderableType:
+    """A frame as rich draws it."""
     parts: list[RenderableType] = [_text(line) for line in frame.lines]
     for table in frame.tables:
         parts.append(Text())

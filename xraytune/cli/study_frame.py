@@ -105,7 +105,7 @@ def _state(trial: TrialView, view: StudyView) -> str:
     if trial.status == "running":
         if trial.busy_with:
             return trial.busy_with
-        return f"epoch {trial.epochs + 1}/{view.max_epochs}" if trial.epochs else "starts"
+        return f"epoch {min(trial.epochs + 1, view.max_epochs)}/{view.max_epochs}" if trial.epochs else "starts"
     if trial.status == "waiting":
         return "waits for a GAN"
     took = f" {duration(trial.seconds)}" if trial.seconds is not None else ""
