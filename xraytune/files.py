@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,25 +19,51 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from xraytune.errors import MachineError, Problem
+from xraytune.errors import ArtifactError, ConfigError, MachineError, Problem, SourceLine
 
 _FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG}
+_OTHER_PLACE = "give another path, or allow access to this one"
 
 
 @contextmanager
 def explained_disk_errors(path: Path) -> Iterator[None]:
-    """Turn "no space left" into a message that says where and what to do; other errors pass.
+    """Turn "no space left" and "permission denied" into messages that say where and what to do; other errors pass.
 
     Raises:
-        MachineError: The disk or the quota of `path` is full.
+        MachineError: The disk or the quota of `path` is full, or the system refuses access.
     """
     try:
         yield
     except OSError as error:
+        where = Path(error.filename) if isinstance(error.filename, str) else path
         if error.errno in _FULL_DISK:
             fix = "free some space, then run the same command again: nothing that was written is lost"
-            raise MachineError(Problem("the disk is full", path, fix)) from error
+            raise MachineError(Problem("the disk is full", where, fix)) from error
+        if error.errno in _REFUSED:
+            raise MachineError(Problem(f"no access ({error.strerror})", where, _OTHER_PLACE)) from error
         raise
+
+
+def require_writable(folder: Path) -> None:
+    """Refuse a folder, there already or not, in which nothing can be made: before work is spent on what would lie there.
+
+    Raises:
+        ConfigError: It, or what is above it, is a file.
+        MachineError: It, or the nearest folder above it, may not be written to.
+    """
+    for place in (folder.absolute(), *folder.absolute().parents):
+        try:
+            is_folder = stat.S_ISDIR(place.stat().st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise MachineError(Problem(f"no access ({error.strerror})", place, _OTHER_PLACE)) from error
+        if not is_folder:
+            raise ConfigError(Problem("this is a file, and a folder is needed here", place, "give another path"))
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise MachineError(Problem("nothing can be written to this folder", place, _OTHER_PLACE))
+        return
 
 
 def temporary_name(path: Path) -> Path:
@@ -112,11 +139,22 @@ def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """All whole rows, in order; none when the file is missing. A torn last line is skipped."""
+    """All whole rows, in order; none when the file is missing. A torn last line is skipped.
+
+    Raises:
+        ArtifactError: A line before it is damaged, which no crash does.
+    """
     if not path.exists():
         return []
     whole, _, _ = path.read_bytes().rpartition(b"\n")
-    return [json.loads(line) for line in whole.splitlines() if line]
+    rows = []
+    for number, line in enumerate(whole.split(b"\n"), start=1):
+        try:
+            rows += [json.loads(line)] if line else []
+        except ValueError as error:
+            fix = "put the file back as it was; trials.jsonl can be removed: the next search makes it again"
+            raise ArtifactError(Problem("this line is damaged", SourceLine(path, number), fix)) from error
+    return rows
 
 
 def cut_torn_line(path: Path) -> None:

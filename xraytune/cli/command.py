@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -12,6 +13,7 @@ from typer.core import TyperCommand
 
 from xraytune.cli import console
 from xraytune.errors import INTERRUPTED_EXIT_CODE, XraytuneError
+from xraytune.files import explained_disk_errors
 
 
 class Command(TyperCommand):
@@ -24,7 +26,8 @@ class Command(TyperCommand):
             typer.Exit: With the exit code of what went wrong.
         """
         try:
-            return super().invoke(ctx)
+            with explained_disk_errors(Path()):
+                return super().invoke(ctx)
         except typer.Exit:
             raise
         except XraytuneError as error:

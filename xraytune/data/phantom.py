@@ -31,7 +31,7 @@ from xraytune.data.phantom_detector import cut_out, radiograph, sample_exposure
 from xraytune.data.phantom_lesions import Diagnosis, draw_lesion
 from xraytune.data.phantom_shapes import Canvas, canvas_for
 from xraytune.errors import ConfigError, Problem
-from xraytune.files import new_folder, write_json
+from xraytune.files import new_folder, require_writable, write_json
 from xraytune.records import Progress, ignore_progress
 from xraytune.seeding import derive_seed, numpy_generator
 
@@ -217,6 +217,7 @@ def _workers() -> Iterator[ThreadPoolExecutor]:
 
 
 def _check_arguments(out: Path, patients: int, image_size_px: int, difficulty: float) -> None:
+    require_writable(out.parent)
     problems = []
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         problems.append(Problem("there is something here already", out, "give a folder that is new or empty"))

@@ -14,7 +14,7 @@ from typing import Any
 from xraytune.config.load import experiment_to_yaml
 from xraytune.config.settings import Experiment, ExportedFrom
 from xraytune.errors import ConfigError, Problem, StudyError, TrialError, listed
-from xraytune.files import write_text
+from xraytune.files import require_writable, write_text
 from xraytune.records import Json
 from xraytune.search.journal import Journal
 from xraytune.search.study import StudyFolder
@@ -56,7 +56,7 @@ def export(study: Path, *, out: Path, trial: int | None = None) -> Exported:
         trial: The number of a complete trial.
 
     Raises:
-        ConfigError: `out` is there with other content.
+        ConfigError: `out` is there with other content, or a file is where its folder should be.
         StudyError: There is no study, or no complete trial `trial`.
         TrialError: No trial completed.
         MachineError: The disk is full.
@@ -116,6 +116,7 @@ def _header(exported: Exported) -> str:
 
 
 def _write(out: Path, text: str) -> None:
+    require_writable(out.parent)
     if out.exists():
         if out.is_file() and out.read_bytes() == text.encode():
             return

@@ -28,7 +28,7 @@ from xraytune.config.load import experiment_to_yaml
 from xraytune.config.resolved import absolute_path, relative_path
 from xraytune.config.settings import BackboneName, Experiment, Model, Parameters
 from xraytune.errors import ArtifactError, ConfigError, Problem
-from xraytune.files import read_json, sha256_of, write_bytes, write_json, write_text
+from xraytune.files import read_json, require_writable, sha256_of, write_bytes, write_json, write_text
 from xraytune.pipeline.prepare import Prepared, read_prepared, write_prepared
 from xraytune.pipeline.trial import TrialResult
 from xraytune.records import Compute, EpochRecord
@@ -212,10 +212,12 @@ def open_bundle(path: Path) -> Bundle:
 
 
 def require_new(out: Path) -> None:
-    """Refuse to write where something is.
+    """Refuse to write where something is, or where nothing can be written.
 
     Raises:
-        ConfigError: `out` exists.
+        ConfigError: `out` exists, or a file is where its folder should be.
+        MachineError: Its folder may not be written to.
     """
+    require_writable(out.parent)
     if out.exists():
         raise ConfigError(Problem("there is something here already", out, "give a path that does not exist yet"))

@@ -16,7 +16,7 @@ from typing import Any
 
 from xraytune.config.settings import Experiment
 from xraytune.errors import MachineError, Problem, StudyError, XraytuneError
-from xraytune.files import read_jsonl
+from xraytune.files import read_jsonl, require_writable
 from xraytune.pipeline.artifacts import is_whole
 from xraytune.pipeline.compute import gpu_count, pin
 from xraytune.pipeline.prepare import Prepared, prepare
@@ -110,6 +110,7 @@ def replay(
     """
     folder = StudyFolder(study.resolve())
     cache = (cache or folder.path.parent.parent / "cache").resolve()
+    require_writable(cache)
     space = folder.space()
     journal = Journal(folder.journal_path, space, writable=False)
     if trial not in {known.number for known in journal.trials}:

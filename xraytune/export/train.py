@@ -23,7 +23,7 @@ from xraytune.config.load import load_space
 from xraytune.config.settings import Experiment, Settings
 from xraytune.errors import ArtifactError, Problem
 from xraytune.export.bundle import require_new, write_bundle
-from xraytune.files import explained_disk_errors, new_folder, sha256_of
+from xraytune.files import explained_disk_errors, new_folder, require_writable, sha256_of
 from xraytune.pipeline.artifacts import artifact_path
 from xraytune.pipeline.compute import choose_compute, gpu_count, gpu_share, pin
 from xraytune.pipeline.material import Material, gather_material
@@ -109,6 +109,7 @@ def train(
     if cache is None:
         cache = Path("cache") if study is None else study.path.parent.parent / "cache"
     cache = cache.resolve()
+    require_writable(cache)
     weights_sha256 = _weights_sha256(experiment)
     prepared, warnings = prepare(experiment.settings, cache, skip_broken=skip_broken, on_progress=on_progress)
     for warning in warnings:

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from xraytune.files import new_folder, read_json, sha256_of, temporary_name, write_json
+from xraytune.files import explained_disk_errors, new_folder, read_json, sha256_of, temporary_name, write_json
 
 _MANIFEST = "manifest.json"
 _logger = logging.getLogger(__name__)
@@ -62,9 +62,11 @@ def build_once(cache: Path, stage: str, inputs: Mapping[str, Any], build: Callab
 @contextmanager
 def _turn(path: Path) -> Iterator[None]:
     """Wait while another process builds the same; a file system without locks gives everybody the turn at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(f".{path.name}.lock")
-    with lock.open("a") as stream:
+    with explained_disk_errors(lock):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = lock.open("a")
+    with stream:
         with suppress(OSError):
             fcntl.flock(stream, fcntl.LOCK_EX)
         try:
@@ -83,7 +85,7 @@ def is_whole(path: Path) -> bool:
         files = read_json(manifest)["files"]
     except FileNotFoundError:
         return False
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError):
         return False
     for name, expected in files.items():
         file = path / name
