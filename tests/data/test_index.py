@@ -225,7 +225,7 @@ def test_fewer_patients_in_a_class_than_a_split_has_sides_are_refused(kermany: P
     message = refusal_of(kermany)
 
     assert "class NORMAL has 2 patients; train, val-A and val-B need one each" in message
-    assert "add images of 1 more patients" in message
+    assert "add images of other patients, at least 1" in message
 
 
 def test_patients_in_training_and_in_test_are_named(official: Path, write: WriteImages) -> None:

@@ -33,7 +33,15 @@ from xraytune.data.pixels import image_size
 from xraytune.errors import DataError, Problem, listed
 from xraytune.records import Progress, ignore_progress
 
-__all__ = ["ImageFile", "ImageIndex", "content_fingerprint", "list_images", "read_index", "read_labelled_folder"]
+__all__ = [
+    "ImageFile",
+    "ImageIndex",
+    "content_fingerprint",
+    "few_patients_problems",
+    "list_images",
+    "read_index",
+    "read_labelled_folder",
+]
 
 _SIDES_OF_A_SPLIT = 3
 _logger = logging.getLogger(__name__)
@@ -108,7 +116,7 @@ def read_index(settings: DataSettings, *, on_progress: Progress = ignore_progres
     images, notes = _describe(root, {**training, **test}, settings.split.group_regex, on_progress)
     of_training = tuple(image for image in images if root / image.file in training)
     of_test = tuple(image for image in images if root / image.file in test)
-    problems = _few_patients_problems(folders["train"], class_names, of_training)
+    problems = few_patients_problems(folders["train"], class_names, of_training)
     problems += _shared_patients_problems(root, of_training, of_test)
     if problems:
         raise DataError(*problems)
@@ -228,7 +236,8 @@ def _positive_problems(positive: str | None, class_names: Sequence[str]) -> list
     return [Problem(f"no class is called {positive!r}", "data.positive", fix)]
 
 
-def _few_patients_problems(train: Path, class_names: Sequence[str], images: Sequence[ImageFile]) -> list[Problem]:
+def few_patients_problems(train: Path, class_names: Sequence[str], images: Sequence[ImageFile]) -> list[Problem]:
+    """One problem for each class with fewer patients than a split has sides."""
     everyone = {image.patient for image in images}
     if len(everyone) == 1:
         fix = "a split by patient needs several patients; does group_regex or patients.csv name them rightly?"
@@ -238,7 +247,7 @@ def _few_patients_problems(train: Path, class_names: Sequence[str], images: Sequ
         count = len({image.patient for image in images if image.label == label})
         if count < _SIDES_OF_A_SPLIT:
             what = f"class {name} has {count} patient{'s' * (count != 1)}; train, val-A and val-B need one each"
-            problems.append(Problem(what, train, f"add images of {_SIDES_OF_A_SPLIT - count} more patients or more"))
+            problems.append(Problem(what, train, f"add images of other patients, at least {_SIDES_OF_A_SPLIT - count}"))
     return problems
 
 

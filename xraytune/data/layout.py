@@ -7,6 +7,7 @@ counted, links are followed to files inside the data folder alone.
 from __future__ import annotations
 
 import os
+import stat
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ BINARY_CLASSES = ("NORMAL", "PNEUMONIA")
 THREE_CLASSES = ("normal", "bacterial", "viral")
 IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png"})
 _CLASS_OF_SERIES = {"bacteria": "bacterial", "virus": "viral"}
+_NAMES_SHOWN = 10
 _ADD_IMAGES = "put JPEG or PNG files (.jpeg, .jpg, .png) there; links that lead out of the data folder are not followed"
 
 
@@ -154,13 +156,44 @@ def _walk(folder: Path, root: Path) -> _Walk:
         folder_names[:] = [name for name in folder_names if not name.startswith(".")]
         links += sum((Path(parent) / name).is_symlink() for name in folder_names)
         for file in (Path(parent) / name for name in file_names if not name.startswith(".")):
-            if file.is_symlink() and not file.resolve().is_relative_to(inside):
+            if file.is_symlink() and not _leads_inside(file, inside):
                 links += 1
+            elif _is_device(file):
+                others["pipe or device"] += 1
             elif file.suffix.lower() in IMAGE_SUFFIXES:
                 images.append(file)
             elif file.name != PATIENTS_CSV:
                 others[file.suffix.lower() or "no suffix"] += 1
+    _refuse_unwritable_names(images)
     return _Walk(images=tuple(sorted(images)), other_suffixes=others, links=links)
+
+
+def _leads_inside(link: Path, inside: Path) -> bool:
+    try:
+        return link.resolve().is_relative_to(inside)
+    except (OSError, RuntimeError):  # links that lead round in a circle
+        return False
+
+
+def _is_device(file: Path) -> bool:
+    """Whether this is a pipe, a socket or a device, the reading of which may never end."""
+    try:
+        return not stat.S_ISREG(file.stat().st_mode)
+    except OSError:  # decoding meets it again, and says why
+        return False
+
+
+def _refuse_unwritable_names(images: Sequence[Path]) -> None:
+    """Refuse names that a study could not write down: bytes that are no UTF-8."""
+    problems = []
+    for image in images:
+        try:
+            image.name.encode()
+        except UnicodeEncodeError:
+            name = os.fsencode(image.name).decode(errors="replace")
+            problems.append(Problem(f"the name of this file is not UTF-8: {name}", image.parent, "rename the file"))
+    if problems:
+        raise DataError(*problems[:_NAMES_SHOWN])
 
 
 def _refuse_unreadable(error: OSError) -> None:
