@@ -220,10 +220,10 @@ def test_progress_counts_broken_images_too(tmp_path: Path) -> None:
     assert told == [("decode images", 1, 1)]
 
 
-def test_the_refusal_lists_ten_broken_images_and_counts_all() -> None:
+def test_the_refusal_lists_ten_broken_images_and_counts_all(tmp_path: Path) -> None:
     broken = [BrokenImage(file=f"{number}.png", reason="the file is empty") for number in range(12)]
 
-    message = str(broken_images_error(broken))
+    message = str(broken_images_error(broken, tmp_path))
 
     assert "0.png: the file is empty" in message
     assert "10.png" not in message

@@ -150,11 +150,14 @@ def stored_files(folder: Path) -> StoredFiles:
     )
 
 
-def broken_images_error(broken: Sequence[BrokenImage]) -> DataError:
+def broken_images_error(
+    broken: Sequence[BrokenImage], root: Path, fix: str = "repair or remove them, or leave them out with --skip-broken"
+) -> DataError:
     """The refusal to go on with broken images: the first ten with their reasons, the number of all, and the way out."""
+    if len(broken) == 1:
+        return DataError(Problem(broken[0].reason, root / broken[0].file, fix))
     shown = [Problem(image.reason, image.file) for image in broken[:10]]
-    count = "1 image is broken" if len(broken) == 1 else f"{len(broken)} images are broken"
-    return DataError(*shown, Problem(count, fix="repair or remove them, or leave them out with --skip-broken"))
+    return DataError(*shown, Problem(f"{len(broken)} images are broken", root, fix))
 
 
 def _decode(path: Path, image_size_px: int) -> NDArray[np.uint8]:

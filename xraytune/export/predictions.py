@@ -80,7 +80,7 @@ def predict_images(
         if len(waiting) == _BATCH:
             predict_waiting()
     if broken and not skip_broken:
-        raise broken_images_error(broken)
+        raise broken_images_error(broken, root)
     if not known:
         raise DataError(Problem(f"all {len(files)} images are broken", root, f"the first: {broken[0].reason}"))
     if waiting:

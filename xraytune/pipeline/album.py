@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xraytune.config.settings import Experiment
-from xraytune.data.index import read_labelled_folder
+from xraytune.data.index import ImageFile, read_labelled_folder
 from xraytune.data.pixels import broken_images_error, open_pixels, store_pixels
 from xraytune.errors import DataError, Problem
 from xraytune.mix.plan import MixPlan, plan_mix
@@ -139,30 +139,36 @@ def _pool_groups(
 def _folder_group(experiment: Experiment, prepared: Prepared, needed: tuple[int, ...], *, cache: Path) -> ImageGroup:
     settings = experiment.parameters.folder
     assert settings is not None, "source: folder has a path"
-    images = read_labelled_folder(settings.path, prepared.class_names)
-    # By content, so that the first ones are a fair sample whatever the files are called.
-    images = tuple(sorted(images, key=lambda image: (image.sha256, image.file)))
+    images, store = store_folder(settings.path, prepared, cache=cache)
     labels = np.array([image.label for image in images], dtype=np.int64)
     for label, count in enumerate(needed):
         if (there := int((labels == label).sum())) < count:
             what = f"{there} images of {prepared.class_names[label]}, but the mix needs {count}"
             raise DataError(Problem(what, settings.path, "add images or lower synthetic_ratio"))
+    rows = np.arange(len(images))
+    return ImageGroup(name="folder", pixels=open_pixels(store), rows=rows, labels=labels, inputs={"pixels": store.name})
+
+
+def store_folder(root: Path, prepared: Prepared, *, cache: Path) -> tuple[tuple[ImageFile, ...], Path]:
+    """The images of a folder of extra ones, and the artifact of their pixels, in the same order.
+
+    Raises:
+        DataError: The folder, or a broken image in it.
+        MachineError: The disk is full.
+    """
+    # By content, so that the first ones are a fair sample whatever the files are called.
+    found = read_labelled_folder(root, prepared.class_names)
+    images = tuple(sorted(found, key=lambda image: (image.sha256, image.file)))
     files = [image.file for image in images]
     inputs = {
         "files": [[image.file, image.sha256] for image in images],
         "image_size_px": prepared.image_size_px,
     }
-    store = build_once(
-        cache,
-        PIXELS_STAGE,
-        inputs,
-        lambda out: _store_all(settings.path, files, prepared.image_size_px, out),
-    )
-    rows = np.arange(len(images))
-    return ImageGroup(name="folder", pixels=open_pixels(store), rows=rows, labels=labels, inputs={"pixels": store.name})
+    store = build_once(cache, PIXELS_STAGE, inputs, lambda out: _store_all(root, files, prepared.image_size_px, out))
+    return images, store
 
 
 def _store_all(root: Path, files: list[str], image_size_px: int, out: Path) -> None:
     broken = store_pixels(root, files, image_size_px, out, workers=cpu_count())
     if broken:
-        raise broken_images_error(broken)
+        raise broken_images_error(broken, root, "repair or remove them")

@@ -18,15 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xraytune.config.settings import DataSettings, Settings
-from xraytune.data.index import ImageIndex, read_index
+from xraytune.data.index import ImageIndex, few_patients_problems, read_index
 from xraytune.data.pixels import BrokenImage, broken_images_error, open_pixels, store_pixels
 from xraytune.data.split import split_by_patient
+from xraytune.errors import DataError, Problem
 from xraytune.files import read_json, write_json
 from xraytune.pipeline.artifacts import build_once
 from xraytune.pipeline.compute import cpu_count
 from xraytune.records import Progress, ignore_progress
 
 PIXELS_STAGE = "pixels-1"
+_REPAIR = "repair some of them"
 PartName = Literal["train", "val_a", "val_b"]
 
 
@@ -116,7 +118,7 @@ def prepare(
     stored = read_json(pixels / "files.json")
     broken = tuple(BrokenImage(**entry) for entry in stored["broken"])
     if broken and not skip_broken:
-        raise broken_images_error(broken)
+        raise broken_images_error(broken, index.root)
     warnings = index.warnings + tuple(f"left out: {image.file}: {image.reason}" for image in broken)
     row_of = {file: row for row, file in enumerate(stored["files"])}
     return _split(index, data, row_of, str(pixels.relative_to(cache))), warnings
@@ -129,6 +131,9 @@ def _store(index: ImageIndex, data: DataSettings, folder: Path, on_progress: Pro
 
 def _split(index: ImageIndex, data: DataSettings, row_of: dict[str, int], pixels: str) -> Prepared:
     usable = tuple(image for image in index.images if image.file in row_of)
+    if len(usable) < len(index.images) and (problems := few_patients_problems(index.root, index.class_names, usable)):
+        count = len(index.images) - len(usable)
+        raise DataError(*problems, Problem(f"{count} broken images were left out", index.root, _REPAIR))
     split = split_by_patient(usable, data.split, data.train_patients)
     part_of: dict[int, PartName] = {
         **dict.fromkeys(split.train, "train"),

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from xraytune.classifier.backbones import build_classifier
 from xraytune.classifier.weights import find_weights
 from xraytune.config.load import load_space
+from xraytune.config.settings import Parameters
 from xraytune.config.space import Space
 from xraytune.errors import Problem, TrialError
+from xraytune.files import require_writable
+from xraytune.pipeline.album import store_folder
 from xraytune.pipeline.compute import choose_compute, cpu_count, gpu_count, gpu_share
 from xraytune.pipeline.prepare import Prepared, prepare
 from xraytune.pipeline.synthesize import gan_need
@@ -18,7 +22,14 @@ from xraytune.records import Compute, EpochRecord, Progress, ignore_progress
 from xraytune.search.director import Director, Observer
 from xraytune.search.journal import Asked, Journal
 from xraytune.search.ray.tune import Cluster, ray_started, run_trials, slots
-from xraytune.search.study import StudyFolder, create_study, locked, require_same_images, require_same_space
+from xraytune.search.study import (
+    StudyFolder,
+    create_study,
+    locked,
+    require_free,
+    require_same_images,
+    require_same_space,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,9 +106,13 @@ def search(
     settings = loaded.settings
     folder = StudyFolder((studies / settings.name).resolve())
     cache = (cache or studies.parent / "cache").resolve()
-    is_resumed = folder.path.exists()
+    require_writable(folder.path)
+    require_writable(cache)
+    is_resumed = folder.space_path.exists()
     if is_resumed:
         require_same_space(folder, loaded)
+    else:
+        require_free(folder)
     share = gpu_share(settings.resources)
     compute = choose_compute(gpus=share, threads=settings.resources.cpus_per_trial)
     if address is None:
@@ -106,6 +121,7 @@ def search(
     prepared, warnings = prepare(settings, cache, skip_broken=skip_broken, on_progress=on_progress)
     for warning in warnings:
         observer.note(warning)
+    store_extra_folders(loaded, prepared, cache)
     if is_resumed:
         require_same_images(folder, prepared)
     else:
@@ -168,7 +184,21 @@ def require_weights(space: Space) -> None:
     """Find the weights of every backbone that the space can ask for.
 
     Raises:
-        MachineError: Some are missing or damaged.
+        MachineError: Some are missing or damaged, or are of another network.
     """
     for backbone, weights in space.combinations("backbone", "weights"):
-        find_weights(str(backbone), str(weights), space.settings.weights_dir)
+        file = find_weights(str(backbone), str(weights), space.settings.weights_dir)
+        if file == Path(str(weights)):  # a file of one's own: no hash says that it fits
+            parameters = Parameters.model_validate({"backbone": backbone, "weights": weights})
+            build_classifier(parameters, 2, weights=file, seed=0)
+
+
+def store_extra_folders(space: Space, prepared: Prepared, cache: Path) -> None:
+    """Decode every folder of extra images that a trial can ask for, so that a broken one ends no trial.
+
+    Raises:
+        DataError: Such a folder, or a broken image in it.
+    """
+    for source, folder in space.combinations("source", "folder.path"):
+        if source == "folder":
+            store_folder(Path(str(folder)), prepared, cache=cache)

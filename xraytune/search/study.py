@@ -85,12 +85,22 @@ class StudyFolder:
             raise StudyError(Problem(what, self.path, "put it back as it was"), *error.problems) from error
 
     def prepared(self) -> Prepared:
-        """The images and their split."""
-        return read_prepared(self.path / "split.json")
+        """The images and their split.
+
+        Raises:
+            StudyError: The file is missing or damaged.
+        """
+        with _damage_explained(self.path / "split.json") as file:
+            return read_prepared(file)
 
     def compute(self) -> Compute:
-        """What its trials compute on."""
-        return Compute(**read_json(self.path / "environment.json")["compute"])
+        """What its trials compute on.
+
+        Raises:
+            StudyError: The file is missing or damaged.
+        """
+        with _damage_explained(self.path / "environment.json") as file:
+            return Compute(**read_json(file)["compute"])
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows of the ended trials."""
@@ -107,6 +117,15 @@ class StudyFolder:
             count = len(list(self.path.glob("trials/*/config.json")))
             raise StudyError(Problem(f"no trial {number}; the study has {count}, from 0", self.path))
         return experiment_from_json(read_json(config), config.parent)
+
+
+@contextmanager
+def _damage_explained(file: Path) -> Iterator[Path]:
+    try:
+        yield file
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+        what = "a file of the study is missing or damaged"
+        raise StudyError(Problem(what, file, "put it back from a copy, or start a study of another name")) from error
 
 
 def create_study(folder: StudyFolder, space: Space, prepared: Prepared, compute: Compute) -> None:
@@ -135,6 +154,17 @@ def environment(compute: Compute) -> dict[str, Any]:
         "machine": platform.machine(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def require_free(folder: StudyFolder) -> None:
+    """Refuse to begin a study where something else lies.
+
+    Raises:
+        StudyError: The folder is there, and is no study.
+    """
+    if folder.path.exists() and any(folder.path.iterdir()):
+        fix = "give the study another name (--set name=...), or move the folder away"
+        raise StudyError(Problem("this folder is no study (study.yaml is missing), and not empty", folder.path, fix))
 
 
 def require_same_space(folder: StudyFolder, space: Space) -> None:
