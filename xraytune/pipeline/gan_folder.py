@@ -29,7 +29,7 @@ from xraytune.config.settings import GanSettings
 from xraytune.config.space import Space
 from xraytune.config.words import nearest
 from xraytune.errors import ArtifactError, ConfigError, Problem
-from xraytune.files import explained_disk_errors, new_folder, read_json, sha256_of, write_json
+from xraytune.files import explained_disk_errors, new_folder, read_json, require_writable, sha256_of, write_json
 from xraytune.gan.checkpoint import load_generator
 from xraytune.gan.pool import sample_block
 from xraytune.pipeline.compute import choose_compute, gpu_count, gpu_share, pin
@@ -105,7 +105,7 @@ def gan_train(
     """Train the GAN of a space file, whose `gan` settings must be fixed; interrupted, the same call goes on.
 
     Args:
-        space: The YAML file; its `source` need not be `gan`.
+        space: The YAML file; `gan` is a value of its `source`.
         out: Where the folder appears, whole.
         data: A data folder instead of the file's.
         overrides: `key=value` lines that replace the file's; `gan.steps=5000` fixes what the file leaves open.
@@ -115,7 +115,7 @@ def gan_train(
         on_progress: Told how far the preparation and the training are.
 
     Raises:
-        ConfigError: The file, an open `gan` setting, or `out` exists.
+        ConfigError: The file, no GAN in it or an open `gan` setting, or `out` exists.
         DataError: The images.
         MachineError: A GPU is missing, or the disk is full.
         TrialError: The GAN's loss is not finite.
@@ -126,6 +126,7 @@ def gan_train(
     compute = choose_compute(gpus=gpu_share(settings.resources), threads=settings.resources.cpus_per_trial)
     pin(compute)
     cache = cache.resolve()
+    require_writable(cache)
     prepared, warnings = prepare(settings, cache, skip_broken=skip_broken, on_progress=on_progress)
     for warning in warnings:
         note(warning)
@@ -143,9 +144,12 @@ def fixed_gan(space: Space) -> GanSettings:
     """The one GAN of a space; its other parameters may be open.
 
     Raises:
-        ConfigError: A `gan` setting is open; names all of them.
+        ConfigError: There is none, or a `gan` setting is open; names all of them.
     """
     specs = {spec.name.removeprefix("gan."): spec for spec in space.specs if spec.name.startswith("gan.")}
+    if not specs:
+        what = "there is no GAN in this space: its source never is gan"
+        raise ConfigError(Problem(what, space.settings.name, "add --set source=gan"))
     problems = [
         Problem(f"{spec.name} is {spec.domain}: one GAN is trained, so it must be fixed", space.settings.name, fix)
         for spec in specs.values()
@@ -212,8 +216,7 @@ def gan_sample(
     if count < 1:
         raise ConfigError(Problem(f"cannot draw {count} images", fix="give 1 or more"))
     record = _read_record(gan)
-    settings = GanSettings.model_validate_json(json.dumps(record["settings"]))
-    class_counts: dict[str, int] = record["class_counts"]
+    settings, class_counts = record.settings, record.class_counts
     names = list(class_counts)
     if class_name is not None and class_name not in names:
         raise ConfigError(
@@ -221,7 +224,7 @@ def gan_sample(
                 f"no class {class_name!r} in this GAN", gan, nearest(class_name, names, f"it has {', '.join(names)}")
             )
         )
-    compute = _compute_here(Compute(**record["compute"]))
+    compute = _compute_here(record.compute)
     pin(compute)
     weights = list(class_counts.values()) if class_name is None else [int(name == class_name) for name in names]
     images = {
@@ -236,7 +239,9 @@ def gan_sample(
             Image.fromarray(next(images[label])).save(folder / name / f"gan_{number:06d}.png")
             drawn[name] += 1
             on_progress("drawing GAN images", number, count)
-        write_json(folder / "provenance.json", {**record, "compute": asdict(compute), "count": count, "counts": drawn})
+        write_json(
+            folder / "provenance.json", {**record.content, "compute": asdict(compute), "count": count, "counts": drawn}
+        )
     return GanSample(path=out, counts=drawn, image_size_px=settings.image_size)
 
 
@@ -263,15 +268,31 @@ def _images(gan: Path, settings: GanSettings, label: int, name: str, compute: Co
         )
 
 
-def _read_record(gan: Path) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Record:
+    """What `gan.json` says: of it, what drawing needs, and all of it as it was read."""
+
+    settings: GanSettings
+    class_counts: dict[str, int]
+    compute: Compute
+    content: dict[str, Any]
+
+
+def _read_record(gan: Path) -> _Record:
     fix = "give a folder that `xraytune gan train` made, or make it again"
     try:
-        record: dict[str, Any] = read_json(gan / _RECORD)
-        files = dict(record["generators"])
-    except FileNotFoundError:
+        content: dict[str, Any] = read_json(gan / _RECORD)
+        files = dict(content["generators"])
+        record = _Record(
+            settings=GanSettings.model_validate_json(json.dumps(content["settings"])),
+            class_counts=dict(content["class_counts"]),
+            compute=Compute(**content["compute"]),
+            content=content,
+        )
+    except (FileNotFoundError, NotADirectoryError):
         raise ArtifactError(Problem(f"no GAN here: {_RECORD} is missing", gan, fix)) from None
-    except (ValueError, KeyError) as error:
-        raise ArtifactError(Problem(f"{_RECORD} cannot be read", gan, fix)) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(Problem(f"{_RECORD} is damaged, or of another version", gan, fix)) from error
     for name, sha256 in files.items():
         if not (gan / name).is_file() or sha256_of(gan / name) != sha256:
             raise ArtifactError(Problem("the file is missing or damaged", gan / name, fix))
@@ -286,5 +307,6 @@ def _compute_here(compute: Compute) -> Compute:
 
 
 def _require_new(out: Path) -> None:
+    require_writable(out.parent)
     if out.exists():
         raise ConfigError(Problem("there is something here already", out, "give a path that does not exist yet"))
