@@ -23,6 +23,11 @@ from xraytune.errors import MachineError, Problem
 from xraytune.files import explained_disk_errors, sha256_of
 
 _logger = logging.getLogger(__name__)
+_UNREADABLE = (
+    *(OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError),
+    *(pickle.UnpicklingError, SafetensorError),
+)
+"""What torch and safetensors raise on files of something else, depending on their first bytes."""
 
 
 def find_weights(backbone: str, weights: str, weights_dir: Path | None) -> Path | None:
@@ -78,7 +83,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             content = load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
+    except _UNREADABLE as error:
         fix = "get the file again; it is a state dict saved by torch.save, or a .safetensors file"
         raise MachineError(Problem("this file of weights cannot be read", path, fix)) from error
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):

@@ -15,7 +15,7 @@ from xraytune.config.fields import BLOCKS
 from xraytune.config.settings import Settings
 from xraytune.records import Json
 
-_WEIGHTS_WITHOUT_FILE = {"imagenet", "none"}
+_WEIGHTS_WITHOUT_FILE = {"imagenet", "IMAGENET1K_V1", "IMAGENET1K_V2", "none"}
 
 
 def is_path(name: str, value: Value) -> bool:

@@ -68,9 +68,9 @@ class GanSettings(Model):
 
     image_size: Literal[32, 64, 128] = 64
     steps: Count = 10_000
-    batch_size: Annotated[int, Field(ge=2)] = 64
-    z_dim: Count = 100
-    width: Annotated[int, Field(ge=4)] = 64
+    batch_size: Annotated[int, Field(ge=2, le=4096)] = 64
+    z_dim: Annotated[int, Field(ge=1, le=4096)] = 100
+    width: Annotated[int, Field(ge=4, le=512)] = 64
     """Feature maps of the generator's last and the discriminator's first layer."""
     lr_g: Positive = 3e-4
     lr_d: Positive = 1e-3
@@ -96,7 +96,7 @@ class Parameters(Model):
     """The settings of one trial: everything that a space may search."""
 
     source: Source = "none"
-    synthetic_ratio: NonNegative = 1.0
+    synthetic_ratio: Annotated[float, Field(ge=0, le=100)] = 1.0
     """Extra images per real image; without a source it is 0."""
     balance: Literal["natural", "equal"] = "natural"
     matching: Literal["real", "total"] = "real"
@@ -107,7 +107,7 @@ class Parameters(Model):
     views: Annotated[int, Field(ge=0, le=64)] = 8
     backbone: BackboneName = "resnet50"
     weights: str = "imagenet"
-    """`imagenet`, `none`, or the path of a file."""
+    """`imagenet`, one of its sets (`IMAGENET1K_V1`, `IMAGENET1K_V2`), `none`, or the path of a file."""
     input_channels: Literal[1, 3] = 3
     trainable: Literal["head", "last_stage", "all"] = "all"
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
