@@ -1,0 +1,393 @@
+"""What a hostile or unlucky person gives the commands: one clear message, its exit code, and nothing left behind.
+
+Each case ends before anything is trained and before Ray starts.
+"""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+import pytest
+from PIL import Image
+from typer.testing import Result
+
+from xraytune.data.phantom import draw_phantoms
+from xraytune.pipeline.compute import choose_compute
+from xraytune.pipeline.prepare import prepare
+from xraytune.search.study import StudyFolder, create_study
+
+Run: TypeAlias = Callable[..., Result]
+
+EXPERIMENT = """
+name: fixed
+data: {path: xrays, image_size: 32, split: {val_a: 0.2, val_b: 0.2}}
+parameters: {source: {value: none}, backbone: {value: small_cnn}, weights: {value: none}, lr: {value: 1e-3}}
+budget: {max_epochs: 1, steps_per_epoch: 1}
+resources: {gpus_per_trial: 0}
+"""
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Phantom X-rays of 30 patients, and a model trained on them for a step."""
+    from xraytune.export.train import train
+
+    folder = tmp_path_factory.mktemp("bad_input")
+    draw_phantoms(folder / "xrays", patients=30, seed=3, image_size_px=48)
+    (folder / "experiment.yaml").write_text(EXPERIMENT, encoding="utf-8")
+    train(folder / "experiment.yaml", out=folder / "model", cache=folder / "cache")
+    return folder
+
+
+@pytest.fixture
+def here(drawn: Path, space: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder: `space.yaml`, `experiment.yaml`, `xrays`, `model` and `notes.txt`, a file."""
+    here = space.parent
+    shutil.copytree(drawn / "xrays", here / "xrays", ignore=shutil.ignore_patterns("masks"))
+    shutil.copytree(drawn / "model", here / "model")
+    shutil.copy(drawn / "experiment.yaml", here)
+    (here / "notes.txt").write_text("a file\n", encoding="utf-8")
+    monkeypatch.chdir(here)
+    return here
+
+
+def images_of(here: Path, class_name: str = "NORMAL") -> list[Path]:
+    return sorted((here / "xrays" / "train" / class_name).iterdir())
+
+
+def refused(result: Result, exit_code: int, *messages: str) -> None:
+    """One clear message: no traceback, nothing on stdout."""
+    assert result.exit_code == exit_code, result.stderr
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    assert "fix:" in result.stderr
+    for message in messages:
+        assert message in result.stderr
+
+
+def search(run: Run, *arguments: object) -> Result:
+    return run("search", "--space", "space.yaml", "--studies", "studies", "--cache", "cache", *arguments)
+
+
+def remove_a_class(here: Path) -> None:
+    for image in images_of(here):
+        image.unlink()
+
+
+def leave_one_patient(here: Path) -> None:
+    shutil.rmtree(here / "xrays" / "test")
+    images = [*images_of(here), *images_of(here, "PNEUMONIA")]
+    rows = "".join(f"{image.relative_to(here / 'xrays').as_posix()},one\n" for image in images)
+    (here / "xrays" / "patients.csv").write_text(f"file,patient\n{rows}", encoding="utf-8")
+
+
+def give_two_files_one_name(here: Path) -> None:
+    first, second, *_ = images_of(here)
+    shutil.copy(second, first.with_suffix(".PNG"))
+
+
+def name_in_bytes(here: Path) -> None:
+    image = images_of(here)[0]
+    try:
+        image.rename(image.with_name(os.fsdecode(b"IM-\xff-0001.jpeg")))
+    except OSError:
+        pytest.skip("this file system takes no names that are not UTF-8")
+
+
+def put_a_file_for_train(here: Path) -> None:
+    shutil.rmtree(here / "xrays" / "train")
+    (here / "xrays" / "train").write_text("", encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (remove_a_class, "class NORMAL has no images"),
+        (leave_one_patient, "images are of one patient, one"),
+        (give_two_files_one_name, "two files have one name"),
+        (name_in_bytes, "the name of this file is not UTF-8"),
+        (put_a_file_for_train, "no train/"),
+    ],
+)
+def test_a_wrong_folder_is_refused_and_leaves_nothing(
+    run: Run, here: Path, spoil: Callable[[Path], None], message: str
+) -> None:
+    spoil(here)
+
+    refused(search(run), 3, message)
+
+    assert not (here / "studies").exists()
+
+
+def spoil_images(here: Path) -> None:
+    truncated, empty, text, wide, *_ = images_of(here)
+    truncated.write_bytes(truncated.read_bytes()[:500])
+    empty.write_bytes(b"")
+    text.write_text("text\n", encoding="utf-8")
+    Image.new("L", (30_000, 10)).save(wide, "PNG")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("search", "--space", "space.yaml", "--studies", "out", "--cache", "cache"),
+        ("train", "--config", "experiment.yaml", "-o", "out", "--cache", "cache"),
+        ("gan", "train", "--space", "space.yaml", "--set", "gan.steps=2", "-o", "out", "--cache", "cache"),
+        ("evaluate", "model", "--data", "xrays/train", "--json"),
+        ("predict", "model", "xrays/train", "-o", "out", "--json"),
+    ],
+)
+def test_every_broken_image_is_named_with_its_reason(run: Run, here: Path, arguments: tuple[str, ...]) -> None:
+    spoil_images(here)
+
+    refused(
+        run(*arguments),
+        3,
+        "the image is cut off or damaged",
+        "the file is empty",
+        "neither a JPEG nor a PNG",
+        "30000 x 10 pixels are too many",
+        "4 images are broken",
+        "--skip-broken",
+    )
+
+    assert not (here / "out").exists()
+
+
+def test_broken_images_are_left_out_and_listed_on_request(run: Run, here: Path) -> None:
+    spoil_images(here)
+
+    result = run("train", "--config", "experiment.yaml", "-o", "out", "--cache", "cache", "--skip-broken")
+
+    assert result.exit_code == 0
+    assert result.stderr.count("left out: train/NORMAL/") == 4
+
+
+def test_a_class_of_which_nothing_whole_is_left_is_refused(run: Run, here: Path) -> None:
+    for image in images_of(here):
+        image.write_bytes(b"")
+
+    refused(search(run, "--skip-broken"), 3, "class NORMAL has 0 patients", "broken images were left out")
+
+    assert not (here / "studies").exists()
+
+
+def test_pipes_and_links_in_a_circle_are_passed_over(run: Run, here: Path) -> None:
+    folder = images_of(here)[0].parent
+    (folder / "IM-0001-0001.jpeg").symlink_to("IM-0001-0001.jpeg")
+    os.mkfifo(folder / "pipe.jpeg")
+
+    result = run("data", "inspect", "xrays")
+
+    assert result.exit_code == 0
+    text = " ".join(result.stdout.split())
+    assert "1 pipe or device" in text
+    assert "are not followed: 1" in text
+
+
+@pytest.mark.parametrize(
+    ("override", "exit_code", "message"),
+    [
+        ("foo=1", 2, "unknown key 'foo'"),
+        ("lr=abc", 2, "'abc' is not a number"),
+        ("lr={min: 1, max: 0.1}", 2, "min 1 is above max 0.1"),
+        ("synthetic_ratio=-1", 2, "write 0 or more"),
+        ("synthetic_ratio=1e9", 2, "write 100 or less"),
+        ("dropout={value: 0.1, when: {source: folder}}", 2, "this never holds"),
+        ("backbone=resnet5O", 2, "did you mean 'resnet50'?"),
+        ("gan.width=1000000000", 2, "write 512 or less"),
+        ("data.image_size=4096", 2, "write 1024 or less"),
+        ("budget.trials=0", 2, "write 1 or more"),
+        ("name=../evil", 2, "cannot be a folder's name"),
+        ("", 2, "not key=value"),
+        ("resources.gpus_per_trial=99", 4, "99 GPUs asked for, but torch sees"),
+        ("resources.cpus_per_trial=9999", 4, "9999 CPU cores"),
+        ("weights=notes.txt", 4, "this file of weights cannot be read"),
+    ],
+)
+def test_a_setting_that_cannot_run_is_refused(
+    run: Run, here: Path, override: str, exit_code: int, message: str
+) -> None:
+    refused(search(run, "--set", override), exit_code, message)
+
+    assert not (here / "studies").exists()
+    assert not (here / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ("imagenet", "the hash of these weights is not the one in the name"),
+        ("IMAGENET1K_V2", "no official weights of mobilenet_v2"),
+        ("notes.txt", "this file of weights cannot be read"),
+        ("model/model.safetensors", "these weights are not of mobilenet_v2"),
+    ],
+)
+def test_wrong_weights_are_refused(run: Run, here: Path, weights: str, message: str) -> None:
+    (here / "weights").mkdir()
+    (here / "weights" / "mobilenet_v2-b0353104.pth").write_bytes(b"cut off")
+
+    result = search(
+        run, "--set", "backbone=mobilenet_v2", "--set", f"weights={weights}", "--weights-dir", here / "weights"
+    )
+
+    refused(result, 4, message)
+    assert not (here / "studies").exists()
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [("nowhere", "there is no such folder"), ("notes.txt", "a file, not a folder"), ("xrays/train", "is empty")],
+)
+def test_a_wrong_folder_of_extra_images_is_refused_before_ray(run: Run, here: Path, folder: str, message: str) -> None:
+    shutil.copytree(here / "xrays" / "train", here / "extra" / "train")
+    if folder == "xrays/train":
+        folder = "extra/train"
+        next((here / folder / "NORMAL").iterdir()).write_bytes(b"")
+
+    result = search(run, "--set", "source=folder", "--set", f"folder.path={folder}")
+
+    refused(result, 3, message)
+    assert not (here / "studies").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("search", "--space", "space.yaml", "--studies", "notes.txt"),
+        ("search", "--space", "space.yaml", "--cache", "notes.txt"),
+        ("train", "--config", "experiment.yaml", "-o", "notes.txt/model"),
+        ("train", "--config", "experiment.yaml", "-o", "out", "--cache", "notes.txt"),
+        ("gan", "train", "--space", "space.yaml", "--set", "gan.steps=2", "-o", "notes.txt/gan"),
+        ("gan", "sample", "gan", "notes.txt/images", "-n", "3"),
+        ("predict", "model", "xrays/test", "-o", "notes.txt/table.csv"),
+        ("data", "phantom", "notes.txt/xrays", "--patients", "20"),
+    ],
+)
+def test_a_file_where_a_folder_is_needed_is_refused_before_any_work(
+    run: Run, here: Path, arguments: tuple[str, ...]
+) -> None:
+    before = sorted(here.rglob("*"))
+
+    refused(run(*arguments), 2, "this is a file, and a folder is needed here")
+
+    assert sorted(here.rglob("*")) == before
+    assert (here / "notes.txt").read_text(encoding="utf-8") == "a file\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "--config", "experiment.yaml", "-o", "model"),
+        ("gan", "train", "--space", "space.yaml", "--set", "gan.steps=2", "-o", "model"),
+        ("gan", "sample", "gan", "model", "-n", "3"),
+        ("predict", "model", "xrays/test", "-o", "notes.txt"),
+        ("data", "phantom", "model", "--patients", "20"),
+    ],
+)
+def test_nothing_is_overwritten(run: Run, here: Path, arguments: tuple[str, ...]) -> None:
+    before = {file: file.read_bytes() for file in here.rglob("*") if file.is_file()}
+
+    refused(run(*arguments), 2, "there is something here already")
+
+    assert {file: file.read_bytes() for file in here.rglob("*") if file.is_file()} == before
+
+
+def test_a_gan_is_not_trained_where_the_space_has_none(run: Run, here: Path) -> None:
+    """`--set gan.steps=2` would be passed over, and the default's ten thousand steps be trained."""
+    result = run("gan", "train", "--space", "experiment.yaml", "--set", "gan.steps=2", "-o", "gan")
+
+    refused(result, 2, "no GAN in this space", "--set source=gan")
+    assert not (here / "gan").exists()
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"generators": {}}', '{"generators": {}, "settings": {"foo": 1}}'])
+def test_a_damaged_gan_is_refused(run: Run, here: Path, content: str) -> None:
+    (here / "gan").mkdir()
+    (here / "gan" / "gan.json").write_text(content, encoding="utf-8")
+
+    refused(run("gan", "sample", "gan", "images", "-n", "3"), 5, "gan.json is damaged")
+
+    assert not (here / "images").exists()
+
+
+def test_a_bundle_with_one_byte_changed_is_refused(run: Run, here: Path) -> None:
+    content = bytearray((here / "model" / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (here / "model" / "model.safetensors").write_bytes(content)
+
+    refused(run("predict", "model", "xrays/test", "-o", "table.csv"), 5, "its SHA-256 is not the manifest's")
+
+    assert not (here / "table.csv").exists()
+
+
+@pytest.fixture
+def study(here: Path) -> StudyFolder:
+    """A study that has just begun: `studies/small`."""
+    from xraytune.config.load import load_space
+
+    space = load_space(here / "space.yaml")
+    prepared, _ = prepare(space.settings, here / "cache")
+    folder = StudyFolder(here / "studies" / "small")
+    create_study(folder, space, prepared, choose_compute(gpus=0, threads=1))
+    return folder
+
+
+def test_another_space_of_the_same_name_is_told_setting_by_setting(run: Run, study: StudyFolder) -> None:
+    before = {file: file.read_bytes() for file in study.path.rglob("*")}
+
+    result = search(run, "--set", "gan.width=8", "--set", "budget.max_epochs=3")
+
+    refused(result, 5, "another space", '-gan.width: {"value": 4', '+gan.width: {"value": 8', "+budget.max_epochs: 3")
+    assert {file: file.read_bytes() for file in study.path.rglob("*")} == before
+
+
+@pytest.mark.parametrize("name", ["split.json", "environment.json", "optuna.journal", "study.yaml"])
+@pytest.mark.parametrize("damage", ["removed", "cut off"])
+def test_a_damaged_study_is_refused(run: Run, study: StudyFolder, name: str, damage: str) -> None:
+    file = study.path / name
+    if damage == "removed":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:10])
+
+    refused(search(run), 5, "studies/small")
+
+    assert file.exists() == (damage != "removed")
+
+
+def test_a_log_with_garbage_in_it_is_refused_with_the_line(run: Run, study: StudyFolder) -> None:
+    study.rows_path.write_text('{"number": 0}\ngarbage\n{"number": 2}\n', encoding="utf-8")
+
+    refused(search(run), 5, "trials.jsonl:2: this line is damaged")
+
+
+def test_looking_at_a_study_without_a_journal_makes_none(run: Run, study: StudyFolder) -> None:
+    study.journal_path.unlink()
+
+    refused(run("status", "studies/small"), 5, "the journal is missing")
+
+    assert not study.journal_path.exists()
+
+
+def test_a_folder_that_is_no_study_is_left_alone(run: Run, here: Path) -> None:
+    (here / "studies" / "small").mkdir(parents=True)
+    (here / "studies" / "small" / "thesis.txt").write_text("precious", encoding="utf-8")
+
+    refused(search(run), 5, "this folder is no study", "--set name=")
+
+    assert [file.name for file in (here / "studies" / "small").iterdir()] == ["thesis.txt"]
+
+
+def test_damaged_pixels_in_the_cache_are_made_again(run: Run, here: Path) -> None:
+    train = ("train", "--config", "experiment.yaml", "--cache", "cache", "-o")
+    assert run(*train, "first").exit_code == 0
+    (pixels,) = (here / "cache").rglob("pixels.npy")
+    pixels.write_bytes(pixels.read_bytes()[:1000])
+
+    assert run(*train, "second").exit_code == 0
+
+    networks = [(here / name / "model.safetensors").read_bytes() for name in ("first", "second")]
+    assert networks[0] == networks[1]
