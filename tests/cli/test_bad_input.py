@@ -295,6 +295,28 @@ def test_nothing_is_overwritten(run: Run, here: Path, arguments: tuple[str, ...]
     assert {file: file.read_bytes() for file in here.rglob("*") if file.is_file()} == before
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("data", "phantom", "out", "--patients", "1000000000"), "too many patients"),
+        (("data", "phantom", "out", "--size", "1000000000"), "image size out of bounds"),
+        (("gan", "sample", "gan", "out", "-n", "0"), "give 1 or more"),
+    ],
+)
+def test_absurd_numbers_are_refused(run: Run, here: Path, arguments: tuple[str, ...], message: str) -> None:
+    refused(run(*arguments), 2, message)
+
+    assert not (here / "out").exists()
+
+
+def test_a_file_that_must_not_be_read_is_no_bug(run: Run, here: Path) -> None:
+    (here / "model" / "manifest.json").chmod(0)
+    if os.access(here / "model" / "manifest.json", os.R_OK):
+        pytest.skip("this user may read everything")
+
+    refused(run("predict", "model", "xrays/test", "-o", "table.csv"), 4, "no access (Permission denied)")
+
+
 def test_a_gan_is_not_trained_where_the_space_has_none(run: Run, here: Path) -> None:
     """`--set gan.steps=2` would be passed over, and the default's ten thousand steps be trained."""
     result = run("gan", "train", "--space", "experiment.yaml", "--set", "gan.steps=2", "-o", "gan")

@@ -43,6 +43,7 @@ DEFAULT_DIFFICULTY = 0.3
 """A small CNN trained on 100 patients reaches an AUROC of about .88, frozen MobileNetV2 features .90."""
 _CYCLE: tuple[Diagnosis, ...] = ("normal", "bacteria", "virus", "normal", "bacteria")
 _FEWEST_PATIENTS = 2 * len(_CYCLE)
+_MOST_PATIENTS = 100_000
 _IMAGE_COUNT_SHARES = (0.45, 0.30, 0.15, 0.10)
 _SMALLEST_IMAGE_PX = 32
 _LARGEST_IMAGE_PX = 1024
@@ -107,7 +108,7 @@ def draw_phantoms(
 
     Args:
         out: Where the set appears, whole.
-        patients: How many to draw, at least 10: two in five are normal, a fifth of them is for `test/`.
+        patients: How many to draw, 10 to 100,000: two in five are normal, a fifth of them is for `test/`.
         seed: Of everything; the same arguments give the same bytes.
         image_size_px: Side of the square images.
         difficulty: From 0, where the disease is plain, to 1, where it leaves no trace in the images.
@@ -224,6 +225,8 @@ def _check_arguments(out: Path, patients: int, image_size_px: int, difficulty: f
     if patients < _FEWEST_PATIENTS:
         fix = f"give at least {_FEWEST_PATIENTS}, so that both parts have both classes"
         problems.append(Problem(f"too few patients: {patients}", fix=fix))
+    if patients > _MOST_PATIENTS:
+        problems.append(Problem(f"too many patients: {patients}", fix=f"give at most {_MOST_PATIENTS}"))
     if not _SMALLEST_IMAGE_PX <= image_size_px <= _LARGEST_IMAGE_PX:
         fix = f"give {_SMALLEST_IMAGE_PX} to {_LARGEST_IMAGE_PX}"
         problems.append(Problem(f"image size out of bounds: {image_size_px} px", fix=fix))
