@@ -19,7 +19,7 @@ def draw(study: Path, out: Path) -> None:
     """Write the live view of a study, as it stands, as an SVG."""
     view = StudyWatcher(StudyFolder(study)).look()
     console = Console(record=True, width=96, file=io.StringIO(), force_terminal=True, color_system="truecolor")
-    console.print(drawn(live_frame(view, seconds_used=view.seconds)))
+    console.print(drawn(live_frame(view)))
     out.write_text(console.export_svg(title="xraytune search", theme=MONOKAI), encoding="utf-8")
 
 

@@ -21,13 +21,13 @@ def trial(number: int, status: str, *values: float, **more: object) -> TrialView
     return TrialView(**{**fields, **more})  # type: ignore[arg-type]
 
 
-def study(*trials: TrialView, seconds_left: float | None = 90.0) -> StudyView:
+def study(*trials: TrialView, seconds: float = 31.0, seconds_left: float | None = 90.0) -> StudyView:
     return StudyView(
         name="small",
         trials=trials,
         trial_budget=10,
         max_epochs=4,
-        seconds=30.0,
+        seconds=seconds,
         seconds_left=seconds_left,
         is_running=True,
     )
@@ -45,17 +45,26 @@ def test_a_running_search_shows_what_runs_then_the_best_then_what_ended() -> Non
         trial(3, "running", busy_with="GAN 300/600"),
     )
 
-    (table,) = live_frame(view, seconds_used=30).tables
+    (table,) = live_frame(view).tables
 
     assert [texts(row)[:2] for row in table.rows] == [["now", "3"], ["best", "1"], ["", "0"], ["ended", "2"]]
     assert texts(table.rows[0])[-1] == "GAN 300/600"
     assert texts(table.rows[1]) == ["best", "1", "gan r=1", "2/4", "0.900", "0.850", "▄█", "complete 0:07"]
 
 
+def test_what_does_not_fit_is_said_to_be_there() -> None:
+    view = study(*(trial(number, "pruned", 0.5) for number in range(8)))
+
+    frame = live_frame(view)
+
+    assert len(frame.tables[0].rows) == 5
+    assert "3 more trials have ended; `xraytune status` shows them all" in texts(frame.lines)
+
+
 def test_the_heading_says_how_far_the_search_is() -> None:
     view = study(trial(0, "complete", 0.8, val_b_auroc=0.7), trial(1, "running", 0.6))
 
-    lines = texts(live_frame(view, seconds_used=31, dashboard="http://127.0.0.1:8265").lines)
+    lines = texts(live_frame(view, dashboard="http://127.0.0.1:8265").lines)
 
     assert lines == [
         "small: 1 of 10 trials ended (1 running, 1 complete)",
@@ -66,9 +75,9 @@ def test_the_heading_says_how_far_the_search_is() -> None:
 
 
 def test_a_log_line_says_the_same_in_one_line() -> None:
-    view = study(trial(0, "complete", 0.8), trial(1, "running", busy_with="GAN 1/2"), seconds_left=None)
+    view = study(trial(0, "complete", 0.8), trial(1, "running", busy_with="GAN 1/2"), seconds=3700.0, seconds_left=None)
 
-    line = summary_line(view, 3700)
+    line = summary_line(view)
 
     assert line == "1 of 10 trials ended; best: #0 gan r=0, val-A AUROC 0.800; #1 GAN 1/2; 1:01:40 used"
 

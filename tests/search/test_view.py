@@ -48,3 +48,18 @@ def test_a_stopped_search_shows_its_unfinished_trials(study: StudyFolder) -> Non
     (trial,) = StudyWatcher(study).look().trials
 
     assert trial.status == "unfinished"
+
+
+def test_the_time_left_goes_by_the_pace_so_far(study: StudyFolder) -> None:
+    """GANs that were trained on the way are part of the pace."""
+    director = direct(study, "budget.trials=6")
+    for number in range(2):
+        director.next()
+        director.hear(number, ended(0.9))
+    (study.path / "wall.json").write_text('{"version": 1, "seconds": 100.0}', encoding="utf-8")
+
+    with locked(study):
+        view = StudyWatcher(study).look()
+
+    assert view.seconds >= 100
+    assert view.seconds_left == view.seconds / 2 * 4

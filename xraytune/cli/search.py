@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -52,7 +51,14 @@ def search(
             on_progress=screen.on_progress,
         )
     if as_json:
-        console.show_json({"study": str(summary.study), "counts": {**summary.counts}, "best": summary.best})
+        console.show_json(
+            {
+                "study": str(summary.study),
+                "counts": {**summary.counts},
+                "best": summary.best,
+                "for_export": summary.for_export,
+            }
+        )
     else:
         show(summary)
 
@@ -63,13 +69,12 @@ def show(summary: SearchSummary, *, next_step: bool = True) -> None:
     from xraytune.search.director import mix_label
 
     counts = ", ".join(f"{count} {status}" for status, count in summary.counts.items() if count)
-    best, study = summary.best, shown_path(summary.study)
-    mix = mix_label(parameters_from(best["params"]))
+    study = shown_path(summary.study)
     console.say(f"{study}: {counts}")
-    console.say(
-        f"best on val-A: #{best['number']} {mix}, val-A AUROC {best['value']:.3f}, val-B AUROC {best['val_b_auroc']:.3f}",
-        "good",
-    )
+    for what, row in (("best on val-A", summary.best), ("best on val-B, which export takes", summary.for_export)):
+        mix = mix_label(parameters_from(row["params"]))
+        figures = f"val-A AUROC {row['value']:.3f}, val-B AUROC {row['val_b_auroc']:.3f}"
+        console.say(f"{what}: #{row['number']} {mix}, {figures}", "good")
     if next_step:
         console.say_command(f"xraytune export {study} -o best.yaml", "next: ")
 
@@ -100,20 +105,16 @@ class SearchScreen:
         from xraytune.search.view import StudyWatcher
 
         self._drawing.close()
-        watcher, opened = StudyWatcher(folder), time.monotonic()
-        used_before = watcher.look().seconds
+        watcher = StudyWatcher(folder)
         console.event(f"study {shown_path(folder.path)} (Ctrl-C ends it in order; the same command goes on)")
         if dashboard:
             ray = shown_path(Path(sys.executable).with_name("ray"))
             console.event(f"Ray dashboard: {dashboard} (asks for a token: `{ray} get-auth-token` prints it)")
 
-        def seconds_used() -> float:
-            return used_before + time.monotonic() - opened
-
         self._drawing.enter_context(
             console.watching(
-                lambda: live_frame(watcher.look(), seconds_used=seconds_used(), dashboard=dashboard),
-                lambda: summary_line(watcher.look(), seconds_used()),
+                lambda: live_frame(watcher.look(), dashboard=dashboard),
+                lambda: summary_line(watcher.look()),
             )
         )
 

@@ -24,22 +24,24 @@ _TONES: dict[str, Tone] = {
 }
 
 
-def live_frame(view: StudyView, *, seconds_used: float, dashboard: str = "") -> Frame:
+def live_frame(view: StudyView, *, dashboard: str = "") -> Frame:
     """A search that runs: what runs now, the best trials, and those that ended last."""
     now = [trial for trial in view.trials if trial.status in {"running", "waiting", "unfinished"}]
     ended = [trial for trial in view.trials if trial.seconds is not None]
     complete = [trial for trial in ended if trial.status == "complete"]
     best = sorted(complete, key=lambda trial: (-trial.values[-1], trial.number))[:_BEST_SHOWN]
     last = [trial for trial in reversed(ended) if trial not in best][:_ENDED_SHOWN]
-    groups = {"now": now, "best": best, "ended": last}
+    groups = {"now" if view.is_running else "left": now, "best": best, "ended": last}
     rows = [
         (Cell(name if place == 0 else "", "strong"), *_row(trial, view))
         for name, trials in groups.items()
         for place, trial in enumerate(trials)
     ]
     table = Table(columns=(Column(name=""), *_COLUMNS), rows=tuple(rows))
-    lines = _heading(view, seconds_used)
-    return Frame(lines=(*lines, *([Cell(dashboard, "dim")] if dashboard else [])), tables=(table,))
+    lines = [*_heading(view), *([Cell(dashboard, "dim")] if dashboard else [])]
+    if hidden := len(view.trials) - len(rows):
+        lines.append(Cell(f"{hidden} more trials have ended; `xraytune status` shows them all", "dim"))
+    return Frame(lines=tuple(lines), tables=(table,))
 
 
 def status_frame(view: StudyView) -> Frame:
@@ -47,14 +49,14 @@ def status_frame(view: StudyView) -> Frame:
     table = Table(columns=_COLUMNS, rows=tuple(_row(trial, view) for trial in view.trials))
     failed = [trial for trial in view.trials if trial.status == "failed"]
     reasons = [Cell(f"#{trial.number} failed: {trial.reason.splitlines()[0]}", "bad") for trial in failed]
-    return Frame(lines=(*_heading(view, view.seconds), *reasons), tables=(table,) if view.trials else ())
+    return Frame(lines=(*_heading(view), *reasons), tables=(table,) if view.trials else ())
 
 
-def summary_line(view: StudyView, seconds_used: float) -> str:
+def summary_line(view: StudyView) -> str:
     """A search that runs, as one line of a log."""
     busy = [f"#{trial.number} {_state(trial, view)}" for trial in view.trials if trial.status == "running"]
     parts = [f"{_ended(view)} of {view.trial_budget} trials ended", *_best(view), *busy]
-    parts.append(f"{duration(seconds_used)} used")
+    parts.append(f"{duration(view.seconds)} used")
     if view.seconds_left is not None:
         parts.append(f"about {duration(view.seconds_left)} left")
     return "; ".join(parts)
@@ -112,14 +114,14 @@ def _state(trial: TrialView, view: StudyView) -> str:
     return f"{trial.status}{took}"
 
 
-def _heading(view: StudyView, seconds_used: float) -> Iterable[Cell | str]:
+def _heading(view: StudyView) -> Iterable[Cell | str]:
     counts = [f"{view.count(status)} {status}" for status in _TONES if view.count(status)]
     first = f"{view.name}: {_ended(view)} of {view.trial_budget} trials ended"
     yield Cell(first + (f" ({', '.join(counts)})" if counts else ""), "strong")
     for best in _best(view):
         yield Cell(best, "good")
     left = f", about {duration(view.seconds_left)} left" if view.seconds_left is not None else ""
-    yield f"{'running' if view.is_running else 'not running'}, {duration(seconds_used)} used{left}"
+    yield f"{'running' if view.is_running else 'not running'}, {duration(view.seconds)} used{left}"
 
 
 def _best(view: StudyView) -> list[str]:

@@ -61,8 +61,10 @@ class Observer(Protocol):
 
 
 def mix_label(parameters: Parameters) -> str:
-    """A trial's mix in a few characters: `real only`, `gan r=0.5`, `duplicate r=1 +classical 2`."""
+    """A trial's mix in a few characters: `real only`, `gan r=0.5 (500 steps)`, `duplicate r=1 +classical 2`."""
     mix = "real only" if parameters.source == "none" else f"{parameters.source} r={parameters.synthetic_ratio:g}"
+    if parameters.gan:
+        mix += f" ({parameters.gan.steps} steps)"
     return f"{mix} +classical {parameters.classical}" if parameters.classical else mix
 
 
@@ -121,6 +123,10 @@ class Director:
     def is_done(self) -> bool:
         """Whether nothing runs, waits or is still to be asked for."""
         return not self._running and not self._queue and self._is_spent()
+
+    def note(self, text: str) -> None:
+        """Something that a person should know."""
+        self._observer.note(text)
 
     def next(self) -> Asked | Answer:
         """A trial for a free slot: an unfinished one first, then new ones until the budget is spent."""
@@ -231,6 +237,7 @@ class _WallClock:
         self._path = folder.path / "wall.json"
         self._before: float = read_json(self._path)["seconds"] if self._path.exists() else 0.0
         self._started = time.monotonic()
+        self.save()
 
     def seconds(self) -> float:
         return self._before + time.monotonic() - self._started

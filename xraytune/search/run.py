@@ -12,6 +12,7 @@ from xraytune.classifier.weights import find_weights
 from xraytune.config.load import load_space
 from xraytune.config.settings import Parameters
 from xraytune.config.space import Space
+from xraytune.data.layout import part_folders
 from xraytune.errors import Problem, TrialError
 from xraytune.files import require_writable
 from xraytune.pipeline.album import store_folder
@@ -39,12 +40,14 @@ class SearchSummary:
     Attributes:
         study: The study's folder.
         counts: Ended trials by status.
-        best: The row of the best complete trial, by val-A.
+        best: The row of the best complete trial, by val-A, which the search climbed.
+        for_export: The row of the best one by val-B, which `export` takes: no trial was steered by it.
     """
 
     study: Path
     counts: dict[str, int]
     best: dict[str, Any]
+    for_export: dict[str, Any]
 
 
 class Quiet:
@@ -117,6 +120,7 @@ def search(
     compute = choose_compute(gpus=share, threads=settings.resources.cpus_per_trial)
     if address is None:
         slots(settings.resources, share, Cluster(dashboard="", cpus=cpu_count(), gpus=gpu_count()))
+    part_folders(settings.data.path)  # a wrong folder is told before weights are looked for
     require_weights(loaded)
     prepared, warnings = prepare(settings, cache, skip_broken=skip_broken, on_progress=on_progress)
     for warning in warnings:
@@ -155,6 +159,7 @@ def _run(
         observer.note(f"all {len(journal.trials)} trials have ended; --set budget.trials=N goes on to N")
         return
     try:
+        observer.note("starting Ray ..." if address is None else f"connecting to Ray at {address} ...")
         with ray_started(address) as cluster:
             observer.opened(folder, cluster.dashboard)
             resources = space.settings.resources
@@ -177,7 +182,8 @@ def summarise(folder: StudyFolder) -> SearchSummary:
         raise TrialError(Problem(what, folder.path, "see trials.jsonl and trials/*/error.txt in the study"))
     counts = {status: sum(row["status"] == status for row in rows) for status in ("complete", "pruned", "failed")}
     best = max(complete, key=lambda row: (row["value"], -row["number"]))
-    return SearchSummary(study=folder.path, counts=counts, best=best)
+    for_export = max(complete, key=lambda row: (row["val_b_auroc"], -row["number"]))
+    return SearchSummary(study=folder.path, counts=counts, best=best, for_export=for_export)
 
 
 def require_weights(space: Space) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,17 +105,25 @@ class StudyWatcher:
         trials = tuple(
             view for frozen in self._journal.trials if (view := self._trial(frozen.number, is_running)) is not None
         )
-        wall = self._folder.path / "wall.json"
         budget = self._space.settings.budget
+        seconds = self._seconds(is_running)
         return StudyView(
             name=self._folder.path.name,
             trials=trials,
             trial_budget=budget.trials,
             max_epochs=budget.max_epochs,
-            seconds=read_json(wall)["seconds"] if wall.exists() else 0.0,
-            seconds_left=_seconds_left(trials, budget.trials) if is_running else None,
+            seconds=seconds,
+            seconds_left=_seconds_left(trials, budget.trials, seconds) if is_running else None,
             is_running=is_running,
         )
+
+    def _seconds(self, is_running: bool) -> float:
+        """Wall time used; while a search runs, what has passed since it last wrote it down too."""
+        wall = self._folder.path / "wall.json"
+        if not wall.exists():
+            return 0.0
+        since = time.time() - wall.stat().st_mtime if is_running else 0.0
+        return float(read_json(wall)["seconds"]) + max(0.0, since)
 
     def _trial(self, number: int, is_running: bool) -> TrialView | None:
         try:
@@ -140,10 +149,7 @@ class StudyWatcher:
         )
 
 
-def _seconds_left(trials: Sequence[TrialView], trial_budget: int) -> float | None:
-    """The trials that have not ended, at the mean wall time of those that have, as many at once as run now."""
-    ended = [trial.seconds for trial in trials if trial.seconds is not None]
-    if not ended:
-        return None
-    at_once = max(1, sum(trial.status == "running" for trial in trials))
-    return (trial_budget - len(ended)) * sum(ended) / len(ended) / at_once
+def _seconds_left(trials: Sequence[TrialView], trial_budget: int, seconds: float) -> float | None:
+    """The trials that have not ended, at the pace so far, the training of GANs included."""
+    ended = sum(trial.seconds is not None for trial in trials)
+    return (trial_budget - ended) * seconds / ended if ended else None

@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any
 
 from xraytune.config.settings import Parameters, Resources
-from xraytune.errors import MachineError, Problem, XraytuneError
+from xraytune.errors import MachineError, Problem, StudyError, XraytuneError
 from xraytune.pipeline.compute import cpu_count
 from xraytune.search.director import Director, mix_label
 from xraytune.search.journal import Asked
@@ -31,6 +31,7 @@ _LEAN = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # `_ended_in_order` listens, and tells Tune
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 _OBJECT_STORE_BYTES = 200 * 2**20  # trials exchange paths, not arrays
@@ -62,14 +63,18 @@ def ray_started(address: str | None) -> Iterator[Cluster]:
         "include_dashboard": True,
         "dashboard_host": "127.0.0.1",
     }
-    logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
     try:
         context = ray.init(
-            **({"address": address} if address else local), logging_level=logging.ERROR, log_to_driver=False
+            **({"address": address} if address else local), logging_level=logging.CRITICAL, log_to_driver=False
         )
     except ConnectionError as error:
         fix = "start it (`ray start --head`) or leave --address out to use this machine alone"
         raise MachineError(Problem(f"no Ray cluster answers: {error}", address or "local", fix)) from error
+    except Exception as error:  # Ray raises bare exceptions where one of its processes does not start in time
+        first_line = str(error).strip().partition("\n")[0]
+        fix = "run the same command again, when the machine is less busy; `xraytune doctor` looks for what is missing"
+        raise MachineError(Problem(f"Ray did not start: {first_line}", "Ray", fix)) from error
     try:
         resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
         yield Cluster(
@@ -108,7 +113,7 @@ def run_trials(
     """Run trials until the director has no more.
 
     Raises:
-        XraytuneError: What the director raised, such as a full disk.
+        XraytuneError: What the director raised, such as a full disk, or Tune stopped early.
         KeyboardInterrupt: Ctrl-C or SIGTERM; running trials stay unfinished and go on at the next start.
     """
     from ray import tune
@@ -127,7 +132,7 @@ def run_trials(
 
     scratch = folder.path / ".tune"
     searcher = DirectedSearcher(director, concurrent=slots(resources, gpu_share, cluster), config=config)
-    with _terminate_like_interrupt(), warnings.catch_warnings():
+    with _ended_in_order(director) as signals, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Tune's own, about features that are not used
         try:
             tune.run(
@@ -152,8 +157,11 @@ def run_trials(
             raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-    if not director.is_done:
+    if signals:
         raise KeyboardInterrupt
+    if not director.is_done:
+        fix = "the same command goes on"
+        raise StudyError(Problem("Ray Tune stopped before all trials had ended", folder.path, fix))
 
 
 def trial_label(folder: StudyFolder, number: int, parameters: Parameters) -> str:
@@ -162,15 +170,23 @@ def trial_label(folder: StudyFolder, number: int, parameters: Parameters) -> str
 
 
 @contextmanager
-def _terminate_like_interrupt() -> Iterator[None]:
-    """SIGTERM, which a queue sends before it kills, ends a search as Ctrl-C does: in order."""
+def _ended_in_order(director: Director) -> Iterator[list[int]]:
+    """On Ctrl-C, or SIGTERM as queues send it, let Tune end its run; a second Ctrl-C is not caught. Gives the signals."""
+    caught: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in numbers}
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        signal.raise_signal(signal.SIGINT)
+    def end(number: int, frame: FrameType | None) -> None:
+        del frame
+        caught.append(number)
+        director.note(f"{signal.Signals(number).name}: ending in order, which takes some seconds")
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.raise_signal(signal.SIGUSR1)  # Tune's own word for: stop after this step
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    for number in numbers:
+        signal.signal(number, end)
     try:
-        yield
+        yield caught
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
