@@ -171,16 +171,17 @@ def trial_label(folder: StudyFolder, number: int, parameters: Parameters) -> str
 
 @contextmanager
 def _ended_in_order(director: Director) -> Iterator[list[int]]:
-    """On Ctrl-C, or SIGTERM as queues send it, let Tune end its run; a second Ctrl-C is not caught. Gives the signals."""
+    """On Ctrl-C, or SIGTERM as queues send it, let Tune end its run; a second one ends it at once. Gives the signals."""
     caught: list[int] = []
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.getsignal(number) for number in numbers}
 
     def end(number: int, frame: FrameType | None) -> None:
         del frame
+        if caught:
+            raise KeyboardInterrupt
         caught.append(number)
         director.note(f"{signal.Signals(number).name}: ending in order, which takes some seconds")
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.raise_signal(signal.SIGUSR1)  # Tune's own word for: stop after this step
 
     for number in numbers:
