@@ -200,7 +200,7 @@ class Director:
     def _end(self, number: int, status: Status, value: float | None, outcome: dict[str, Any]) -> None:
         run = self._running.pop(number)
         seconds = run.earlier_seconds + time.monotonic() - run.started
-        self._journal.tell(number, status, value, {**outcome, "seconds": round(seconds, 3)})
+        self._journal.tell(number, status, value, {**outcome, "seconds": seconds})
         self._clock.save()
         row = self._journal.row(number)
         append_jsonl(self._folder.rows_path, row)
