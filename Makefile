@@ -48,7 +48,7 @@ format: install ## Format the code and mend what can be mended
 bench: install ## Measure: all of benchmarks/, or make bench ONLY=name
 	$(BIN)/python -m benchmarks $(ONLY)
 
-LOCK := pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-annotate pyproject.toml
+LOCK := pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-annotate pyproject.toml --extra dicom
 
 lock: ## Write both lock files anew from pyproject.toml
 	$(UV) $(LOCK) -o requirements.lock

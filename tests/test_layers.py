@@ -17,7 +17,7 @@ LAYERS = (
     ("pipeline",),
     ("tracking",),
     ("search",),
-    ("export",),
+    ("report", "export"),
     ("cli",),
 )
 HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
@@ -27,6 +27,8 @@ DOORS = {
     "wandb": "tracking/wandb.py",
     "rich": "cli/console.py",
     "typer": "cli/",
+    "matplotlib": "report/figures.py",
+    "pydicom": "data/dicom.py",
 }
 
 

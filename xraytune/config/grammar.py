@@ -22,6 +22,7 @@ ROOT: KeyPath = ("parameters",)
 SPEC_KEYS = ("value", "values", "min", "max", "distribution", "step", "q", "when")
 DISTRIBUTIONS = ("categorical", "constant", "uniform", "q_uniform", "int_uniform", "log_uniform_values")
 _RANGES = {"uniform", "q_uniform", "int_uniform", "log_uniform_values"}
+_CHOICES_SHOWN = 8
 _REFUSED = {
     "log_uniform": "its bounds are exponents; write log_uniform_values with the bounds themselves",
     "categorical_w_probabilities": "every value is equally likely; write values: alone",
@@ -217,7 +218,8 @@ class _DomainReader:
 
     def _range(self, content: dict[str, Json]) -> Domain | None:
         if self.field.kind not in ("integer", "number"):
-            listed = ", ".join(shown(choice).strip("'") for choice in self.field.choices) or "..."
+            names = [shown(choice).strip("'") for choice in self.field.choices]
+            listed = ", ".join(names if 0 < len(names) <= _CHOICES_SHOWN else [*names[:_CHOICES_SHOWN], "..."])
             self._add("min", "has no order, so min and max mean nothing", f"write values: [{listed}]")
             return None
         if missing := [bound for bound in ("min", "max") if bound not in content]:

@@ -11,13 +11,14 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from xraytune.config.backbone_names import BackboneName
+
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 
 Source = Literal["none", "duplicate", "gan", "folder"]
-BackboneName = Literal["small_cnn", "resnet18", "resnet50", "mobilenet_v2"]
 OBJECTIVE_METRIC = "val_auroc"
 
 
@@ -52,6 +53,8 @@ class DataSettings(Model):
     positive: str | None = None
     """The class that sensitivity is about; by default the last one by name."""
     image_size: Annotated[int, Field(ge=32, le=1024)] = 128
+    resize: Literal["squash", "crop"] = "squash"
+    """How an image becomes square: squashed, or its shorter side scaled to the size and its centre cut out."""
     split: SplitSettings = SplitSettings()
     train_patients: Count | None = None
 
@@ -66,7 +69,7 @@ class Objective(Model):
 class GanSettings(Model):
     """One DCGAN. The defaults are what works on a few hundred images."""
 
-    image_size: Literal[32, 64, 128] = 64
+    image_size: Literal[32, 64, 128, 256] = 64
     steps: Count = 10_000
     batch_size: Annotated[int, Field(ge=2, le=4096)] = 64
     z_dim: Annotated[int, Field(ge=1, le=4096)] = 100
@@ -110,6 +113,10 @@ class Parameters(Model):
     """`imagenet`, one of its sets (`IMAGENET1K_V1`, `IMAGENET1K_V2`), `none`, or the path of a file."""
     input_channels: Literal[1, 3] = 3
     trainable: Literal["head", "last_stage", "all"] = "all"
+    head: Literal["linear", "vgg16_two_class"] = "linear"
+    """`vgg16_two_class`: 256 hidden neurons, ReLU, dropout and log-softmax, as published with a VGG-16."""
+    loss: Literal["cross_entropy", "bce"] = "cross_entropy"
+    """`bce`: one output neuron and binary cross entropy, for two classes."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     lr: Positive = 1e-4
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
@@ -218,6 +225,26 @@ class Resources(Model):
     retries: Annotated[int, Field(ge=0)] = 2
 
 
+class Controls(Model):
+    """The arms that a finalist has to beat."""
+
+    matched: tuple[Literal["none", "duplicate"], ...] = ("none", "duplicate")
+    """The finalist's own settings with another source."""
+    tuned: tuple[Literal["real_only", "classical", "duplicate"], ...] = ("real_only", "classical", "duplicate")
+    """The best that the search found for these arms."""
+
+
+class Confirm(Model):
+    """How `confirm` compares the finalists with their controls."""
+
+    controls: Controls = Controls()
+    finalists: Count = 3
+    gan_seeds: Annotated[int, Field(ge=2)] = 5
+    classifier_seeds: Count = 2
+    rope: Annotated[float, Field(gt=0, lt=0.5)] = 0.01
+    """Differences in AUROC up to this count as none."""
+
+
 class WandbSettings(Model):
     """Weights & Biases: one run for each trial, grouped by study."""
 
@@ -253,6 +280,7 @@ class Settings(Model):
     scheduler: SchedulerSettings = SchedulerSettings()
     sampler: SamplerSettings = SamplerSettings()
     resources: Resources = Resources()
+    confirm: Confirm = Confirm()
     tracking: Tracking = Tracking()
     exported_from: ExportedFrom | None = None
 

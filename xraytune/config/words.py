@@ -19,6 +19,8 @@ _COMPARISONS = {
     "less_than_equal": ("le", "{:g} or less"),
 }
 
+_NAMES_SHOWN = 40
+
 
 def nearest(word: object, known: Iterable[str], otherwise: str = "") -> str:
     """The fix for an unknown word: the known one that looks most like it, else `otherwise`, else all known ones."""
@@ -27,7 +29,10 @@ def nearest(word: object, known: Iterable[str], otherwise: str = "") -> str:
     close = difflib.get_close_matches(str(word).lower(), by_lower, n=1, cutoff=0.6)
     if close:
         return f"did you mean '{by_lower[close[0]]}'?"
-    return otherwise or (f"write {names[0]}" if len(names) == 1 else f"use one of: {', '.join(names)}")
+    if otherwise or len(names) == 1:
+        return otherwise or f"write {names[0]}"
+    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN + 1 else ""
+    return f"use one of: {', '.join(names[:_NAMES_SHOWN] if more else names)}{more}"
 
 
 def shown(value: object) -> str:

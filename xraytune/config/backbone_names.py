@@ -1,0 +1,53 @@
+"""The backbones by name: every classifier of torchvision, and a small network of our own; what sizes they take.
+
+A list of names, and not a call to torchvision: its import takes seconds, and a space file is checked in less.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+# fmt: off
+BackboneName = Literal[
+    "small_cnn",
+    "alexnet",
+    "convnext_tiny", "convnext_small", "convnext_base", "convnext_large",
+    "densenet121", "densenet161", "densenet169", "densenet201",
+    "efficientnet_b0", "efficientnet_b1", "efficientnet_b2", "efficientnet_b3",
+    "efficientnet_b4", "efficientnet_b5", "efficientnet_b6", "efficientnet_b7",
+    "efficientnet_v2_s", "efficientnet_v2_m", "efficientnet_v2_l",
+    "googlenet", "inception_v3",
+    "maxvit_t",
+    "mnasnet0_5", "mnasnet0_75", "mnasnet1_0", "mnasnet1_3",
+    "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large",
+    "regnet_x_400mf", "regnet_x_800mf", "regnet_x_1_6gf", "regnet_x_3_2gf",
+    "regnet_x_8gf", "regnet_x_16gf", "regnet_x_32gf",
+    "regnet_y_400mf", "regnet_y_800mf", "regnet_y_1_6gf", "regnet_y_3_2gf",
+    "regnet_y_8gf", "regnet_y_16gf", "regnet_y_32gf", "regnet_y_128gf",
+    "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
+    "resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d",
+    "shufflenet_v2_x0_5", "shufflenet_v2_x1_0", "shufflenet_v2_x1_5", "shufflenet_v2_x2_0",
+    "squeezenet1_0", "squeezenet1_1",
+    "swin_t", "swin_s", "swin_b", "swin_v2_t", "swin_v2_s", "swin_v2_b",
+    "vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn",
+    "vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32", "vit_h_14",
+    "wide_resnet50_2", "wide_resnet101_2",
+]
+# fmt: on
+
+_ONLY_SIZE_PX = dict.fromkeys(("maxvit_t", "vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32", "vit_h_14"), 224)
+_SMALLEST_SIZE_PX = {"alexnet": 63, "inception_v3": 75}
+
+
+def size_refusal(backbone: str, image_size_px: int) -> tuple[str, str] | None:
+    """Why a backbone cannot take images of this side, and the fix; None: it can."""
+    only, smallest = _ONLY_SIZE_PX.get(backbone), _SMALLEST_SIZE_PX.get(backbone, 0)
+    if only is not None and image_size_px != only:
+        return f"{backbone} takes images of {only} px alone, and data.image_size is {image_size_px}", (
+            f"set data.image_size: {only}"
+        )
+    if image_size_px < smallest:
+        return f"{backbone} takes images of {smallest} px or more, and data.image_size is {image_size_px}", (
+            f"set data.image_size: {max(smallest, 96)}"
+        )
+    return None
