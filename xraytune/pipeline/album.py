@@ -6,6 +6,7 @@ folder of extra images. Image i of the album belongs to one group, has a label, 
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from xraytune.config.settings import Experiment
 from xraytune.data.index import ImageFile, read_labelled_folder
+from xraytune.data.patients import name_patients, patient_of
 from xraytune.data.pixels import broken_images_error, open_pixels, store_pixels
 from xraytune.errors import DataError, Problem
 from xraytune.mix.plan import MixPlan, plan_mix
@@ -24,6 +26,8 @@ from xraytune.pipeline.prepare import PIXELS_STAGE, Part, Prepared, training_pix
 from xraytune.pipeline.synthesize import blocks_for, pool_block
 from xraytune.records import Compute
 from xraytune.seeding import numpy_generator
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,15 +154,18 @@ def _folder_group(experiment: Experiment, prepared: Prepared, needed: tuple[int,
 
 
 def store_folder(root: Path, prepared: Prepared, *, cache: Path) -> tuple[tuple[ImageFile, ...], Path]:
-    """The images of a folder of extra ones, and the artifact of their pixels, in the same order.
+    """The images of a folder of extra ones that a trial may train on, and the artifact of their pixels, in the same order.
+
+    Images of a patient who stands in val-A or val-B, and images that stand there bit for bit, are left out, and a
+    warning is logged.
 
     Raises:
-        DataError: The folder, or a broken image in it.
+        DataError: The folder, a broken image in it, or none that may be used.
         MachineError: The disk is full.
     """
-    # By content, so that the first ones are a fair sample whatever the files are called.
     found = read_labelled_folder(root, prepared.class_names)
-    images = tuple(sorted(found, key=lambda image: (image.sha256, image.file)))
+    # By content, so that the first ones are a fair sample whatever the files are called.
+    images = tuple(sorted(_without_validation(found, root, prepared), key=lambda image: (image.sha256, image.file)))
     files = [image.file for image in images]
     inputs = {
         "files": [[image.file, image.sha256] for image in images],
@@ -166,6 +173,29 @@ def store_folder(root: Path, prepared: Prepared, *, cache: Path) -> tuple[tuple[
     }
     store = build_once(cache, PIXELS_STAGE, inputs, lambda out: _store_all(root, files, prepared.image_size_px, out))
     return images, store
+
+
+def _without_validation(found: tuple[ImageFile, ...], root: Path, prepared: Prepared) -> tuple[ImageFile, ...]:
+    """What may be trained on: validation would measure memory if its patients were among the extra images."""
+    validation = [image for image in prepared.images if image.part != "train"]
+    contents = {image.sha256 for image in validation}
+    # An image that several patients share joins them under one name; the file still tells the other. A table of
+    # patients is read without the spaces around a name.
+    patients = {image.patient.strip() for image in validation} | {patient_of(image.file) for image in validation}
+    named = name_patients(root, [image.file for image in found]).by_file
+    # All who go by one name in this folder are one person: if one of their images is held back, all are.
+    held_back = {image.patient for image in found if image.sha256 in contents or named[image.file].strip() in patients}
+    kept = tuple(image for image in found if image.patient not in held_back)
+    if len(kept) < len(found):
+        identical = sum(image.sha256 in contents for image in found)
+        what = (
+            f"{len(found) - len(kept)} of {len(found)} extra images are left out: they are of patients who stand in "
+            f"val-A or val-B ({identical} of them are the very files there), and training on them would flatter the scores"
+        )
+        if not kept:
+            raise DataError(Problem(what, root, "give images of other patients, such as those of the training part"))
+        _logger.warning("%s: %s", root, what)
+    return kept
 
 
 def _store_all(root: Path, files: list[str], image_size_px: int, out: Path) -> None:

@@ -1,0 +1,143 @@
+"""Extra images from a folder: none of them may know a validation patient."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from tests.pipeline.conftest import CPU, Bench
+from xraytune.config.settings import FolderSettings
+from xraytune.errors import DataError
+from xraytune.pipeline.album import compose_album, store_folder
+from xraytune.pipeline.prepare import Prepared, PreparedImage
+
+
+def held_back(prepared: Prepared) -> list[PreparedImage]:
+    return [image for image in prepared.images if image.part != "train"]
+
+
+def write_negatives(bench: Bench, root: Path, images: Iterable[PreparedImage]) -> Path:
+    """New pictures of known patients: the negative of each image, below `root` in its class folder, by its own name."""
+    for image in images:
+        source = bench.settings.data.path / image.file
+        out = root / bench.prepared.class_names[image.label] / f"{source.stem}.png"
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(source) as opened:
+            ImageOps.invert(opened).save(out)
+    return root
+
+
+def copy_renamed(bench: Bench, root: Path, images: Iterable[PreparedImage]) -> Path:
+    """The very files, by names that tell no patient."""
+    for number, image in enumerate(images):
+        out = root / bench.prepared.class_names[image.label] / f"copy{number}.jpeg"
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(bench.settings.data.path / image.file, out)
+    return root
+
+
+def test_images_of_validation_patients_are_left_out_and_it_is_said_how_many(
+    bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = write_negatives(bench, tmp_path / "extra", bench.prepared.images)
+
+    with caplog.at_level(logging.WARNING, logger="xraytune.pipeline.album"):
+        used, store = store_folder(root, bench.prepared, cache=tmp_path / "cache")
+
+    in_validation = held_back(bench.prepared)
+    assert {image.patient for image in used} == set(bench.prepared.part("train").patients)
+    assert len(used) == len(bench.prepared.images) - len(in_validation)
+    assert len(np.load(store / "pixels.npy")) == len(used)
+    (warning,) = [record.getMessage() for record in caplog.records if record.name == "xraytune.pipeline.album"]
+    assert f"{len(in_validation)} of {len(bench.prepared.images)} extra images are left out" in warning
+    assert "val-A or val-B" in warning
+
+
+def test_the_very_files_of_validation_are_left_out_by_whatever_name(bench: Bench, tmp_path: Path) -> None:
+    root = copy_renamed(bench, tmp_path / "extra", bench.prepared.images)
+
+    used, _ = store_folder(root, bench.prepared, cache=tmp_path / "cache")
+
+    contents = {image.sha256 for image in bench.prepared.images if image.part == "train"}
+    assert {image.sha256 for image in used} == contents
+
+
+def test_who_owns_a_validation_file_is_left_out_with_all_images(bench: Bench, tmp_path: Path) -> None:
+    """A table of patients calls them by names of its own, but one of the files gives the person away."""
+    (seen, *_), (trained, *_) = held_back(bench.prepared), [i for i in bench.prepared.images if i.part == "train"]
+    root = copy_renamed(bench, tmp_path / "extra", [seen])
+    write_negatives(bench, root, [seen, trained])
+    names = {path.stem: path.relative_to(root).as_posix() for path in root.rglob("*.*")}
+    rows = {"copy0": "anna", Path(seen.file).stem: "anna", Path(trained.file).stem: "bert"}
+    table = "".join(f"{names[stem]},{patient}\n" for stem, patient in rows.items())
+    (root / "patients.csv").write_text(f"file,patient\n{table}", encoding="utf-8")
+
+    used, _ = store_folder(root, bench.prepared, cache=tmp_path / "cache")
+
+    assert [image.patient for image in used] == ["bert"]
+
+
+def test_two_names_of_one_validation_patient_are_both_left_out(bench: Bench, tmp_path: Path) -> None:
+    """Patients who share an image go by one name in a study; the other name is still on their files."""
+    (seen, *_), (trained, *_) = held_back(bench.prepared), [i for i in bench.prepared.images if i.part == "train"]
+    joined = replace(seen, patient="another name")
+    prepared = replace(bench.prepared, images=(joined, trained))
+    root = write_negatives(bench, tmp_path / "extra", [seen, trained])
+
+    used, _ = store_folder(root, prepared, cache=tmp_path / "cache")
+
+    assert [image.patient for image in used] == [trained.patient]
+
+
+def test_spaces_around_a_patients_name_hide_nobody(bench: Bench, tmp_path: Path) -> None:
+    """A regular expression may keep them; a table of patients is read without."""
+    (seen, *_), (trained, *_) = held_back(bench.prepared), [i for i in bench.prepared.images if i.part == "train"]
+    prepared = replace(bench.prepared, images=(replace(seen, patient=" anna"), trained))
+    root = copy_renamed(bench, tmp_path / "extra", [trained])
+    write_negatives(bench, root, [trained])
+    other = root / bench.prepared.class_names[trained.label] / f"{Path(trained.file).stem}.png"
+    table = f"copy0.jpeg,bert\n{other.name},anna\n"
+    (root / "patients.csv").write_text(f"file,patient\n{table}", encoding="utf-8")
+
+    used, _ = store_folder(root, prepared, cache=tmp_path / "cache")
+
+    assert [image.patient for image in used] == ["bert"]
+
+
+def test_a_folder_of_validation_patients_alone_is_refused(bench: Bench, tmp_path: Path) -> None:
+    root = write_negatives(bench, tmp_path / "extra", held_back(bench.prepared))
+
+    with pytest.raises(DataError, match=r"extra images are left out(.|\n)*fix: give images of other patients"):
+        store_folder(root, bench.prepared, cache=tmp_path / "cache")
+
+
+def test_what_is_left_out_changes_nothing(bench: Bench, tmp_path: Path) -> None:
+    """The artifact is named after the files that are used: with and without the others it is the same."""
+    with_all = write_negatives(bench, tmp_path / "all", bench.prepared.images)
+    used, store = store_folder(with_all, bench.prepared, cache=tmp_path / "cache")
+    kept = write_negatives(bench, tmp_path / "kept", [i for i in bench.prepared.images if i.part == "train"])
+
+    again, same = store_folder(kept, bench.prepared, cache=tmp_path / "cache")
+
+    assert (again, same) == (used, store)
+
+
+def test_the_mix_counts_what_is_left(bench: Bench, tmp_path: Path) -> None:
+    """There are enough images at first sight; without those of validation patients there are not."""
+    root = write_negatives(bench, tmp_path / "extra", bench.prepared.images)
+    extra: dict[str, Any] = {"source": "folder", "folder": FolderSettings(path=root)}
+    whole = compose_album(
+        bench.experiment(**extra, synthetic_ratio=1.0), bench.prepared, compute=CPU, cache=bench.cache
+    )
+    assert len(whole.extra) == whole.real_count
+
+    with pytest.raises(DataError, match=r"images of NORMAL, but the mix needs"):
+        compose_album(bench.experiment(**extra, synthetic_ratio=1.2), bench.prepared, compute=CPU, cache=bench.cache)
