@@ -87,6 +87,8 @@ class GanSettings(Model):
     conditional: bool = True
     """One network told the class; false: one network for each class."""
     seed: int = 0
+    allow_memorised: bool = False
+    """Use its images even where too many are near copies of training images; it changes no image."""
 
 
 class FolderSettings(Model):

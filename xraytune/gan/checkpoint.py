@@ -33,6 +33,8 @@ CHECKPOINT_NAME = "checkpoint.pt"
 _VERSION = 1
 _DAMAGED = (RuntimeError, pickle.UnpicklingError, EOFError, LookupError, TypeError, ValueError)
 """How torch.load, and a look at what it gives, tell of a damaged file."""
+_OF_ITS_USE = {"allow_memorised"}
+"""Settings that say what becomes of a GAN's images, and nothing of the GAN: two runs that differ in them are one."""
 _logger = logging.getLogger(__name__)
 
 
@@ -85,7 +87,7 @@ def save_checkpoint(training: Training, images_digest: str, folder: Path) -> Non
         {
             "version": _VERSION,
             "identity": _identity(training.settings, training.class_count, images_digest),
-            "settings": training.settings.model_dump_json(),
+            "settings": training.settings.model_dump_json(exclude=_OF_ITS_USE),
             "class_count": training.class_count,
             "step": training.step,
             **{name: part.state_dict() for name, part in _parts(training).items()},
@@ -135,7 +137,8 @@ def save_generator(generator: Generator, path: Path) -> None:
     Raises:
         MachineError: The disk is full.
     """
-    metadata = {"settings": generator.settings.model_dump_json(), "class_count": str(generator.class_count)}
+    settings = generator.settings.model_dump_json(exclude=_OF_ITS_USE)
+    metadata = {"settings": settings, "class_count": str(generator.class_count)}
     tensors = {name: tensor.cpu().contiguous() for name, tensor in generator.state_dict().items()}
     write_bytes(path, save(tensors, metadata))
 
@@ -184,4 +187,4 @@ def _parts(training: Training) -> dict[str, Generator | Discriminator | Adam]:
 
 def _identity(settings: GanSettings, class_count: int, images_digest: str) -> str:
     """All that a training's bits depend on but its length: a longer run continues the shorter."""
-    return json.dumps([settings.model_dump(mode="json", exclude={"steps"}), class_count, images_digest])
+    return json.dumps([settings.model_dump(mode="json", exclude={"steps", *_OF_ITS_USE}), class_count, images_digest])

@@ -37,7 +37,7 @@ def network_labels(settings: GanSettings, prepared: Prepared) -> tuple[int | Non
 def gan_inputs(settings: GanSettings, label: int | None, prepared: Prepared, compute: Compute) -> dict[str, Any]:
     """Everything that the bits of a trained GAN depend on."""
     return {
-        "settings": settings.model_dump(),
+        "settings": settings.model_dump(exclude={"allow_memorised"}),
         "label": label,
         "train": prepared.train_fingerprint,
         "image_size_px": prepared.image_size_px,
