@@ -1,66 +1,188 @@
-"""Weights & Biases: written offline without a key, and never the trial's problem."""
+"""What a W&B run of a trial holds: the same class of tests for the real wandb, offline, and for its stand-in."""
 
-import logging
+import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import wandb
+from PIL import Image
 
-from xraytune.config.settings import Experiment, Parameters, Settings, WandbSettings
+from tests.tracking.fake_wandb import FakeWandb
+from tests.tracking.offline_runs import read_run, run_files
+from xraytune.config.settings import WandbSettings
 from xraytune.records import EpochRecord
-from xraytune.tracking.wandb import WandbRun, has_key
-
-EXPERIMENT = Experiment(
-    settings=Settings.model_validate_json('{"name": "small", "data": {"path": "xrays"}}'),
-    parameters=Parameters(source="none"),
-)
-EPOCH = EpochRecord(
-    epoch=1, steps=8, train_loss=0.5, val_loss=0.4, val_auroc=0.9, best_val_auroc=0.9, lr=1e-3, seconds=2.0
-)
+from xraytune.tracking.wandb import TrackedTrial, WandbRun, has_key, is_online
 
 
-@pytest.fixture(autouse=True)
-def no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A home without a login."""
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
+def epoch(number: int, val_auroc: float, best: float) -> EpochRecord:
+    return EpochRecord(
+        epoch=number,
+        steps=8 * number,
+        train_loss=0.5,
+        val_loss=0.4,
+        val_auroc=val_auroc,
+        best_val_auroc=best,
+        lr=1e-3,
+        seconds=2.0,
+    )
 
 
-def start(folder: Path) -> WandbRun:
-    folder.mkdir(exist_ok=True)
-    return WandbRun(WandbSettings(), EXPERIMENT, study="small", name="small #7 real only", folder=folder)
+EPOCHS = (epoch(1, 0.7, 0.7), epoch(2, 0.9, 0.9), epoch(3, 0.8, 0.9))
 
 
-@pytest.mark.slow
+def a_grid() -> Image.Image:
+    return Image.new("L", (12, 8), 99)
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.slow)])
+def library(request: pytest.FixtureRequest, install: Callable[[FakeWandb], FakeWandb]) -> str:
+    """Which wandb is there."""
+    if request.param == "fake":
+        install(FakeWandb())
+    return str(request.param)
+
+
+@pytest.mark.usefixtures("library")
 @pytest.mark.filterwarnings("default")  # wandb's own
-def test_without_a_key_a_run_is_written_beside_its_trial(tmp_path: Path) -> None:
-    run = start(tmp_path / "0007")
-    run.log(EPOCH)
-    run.finish({"value": 0.9})
+class TestRun:
+    def test_a_trial_leaves_one_run_with_its_curves_and_its_end(self, trial: TrackedTrial) -> None:
+        run = WandbRun(WandbSettings(mode="offline"), trial)
+        for record in EPOCHS:
+            run.log(record)
+        run.finish("complete", {"val_b_auroc": 0.85, "threshold": 0.4})
 
-    (written,) = (tmp_path / "0007" / "wandb").glob("offline-run-*/*.wandb")
-    assert written.stat().st_size > 0
+        (file,) = run_files(trial.folder)
+        written = read_run(file)
+        assert file.parent.name.startswith("offline-run-")
+        assert (written.id, written.name) == (trial.run_id, "small #7 gan r=1 (20 steps)")
+        assert written.group == "small 3f9a1c"
+        assert written.epochs == [1, 2, 3]
+        assert [row["_step"] for row in written.rows] == [1, 2, 3]
+        names = ("steps", "train_loss", "val_loss", "val_auroc", "best_val_auroc", "lr", "seconds")
+        assert {name: written.rows[1][name] for name in names} == {
+            "steps": 16,
+            "train_loss": 0.5,
+            "val_loss": 0.4,
+            "val_auroc": 0.9,
+            "best_val_auroc": 0.9,
+            "lr": 1e-3,
+            "seconds": 2.0,
+        }
+        ended = {"value": 0.9, "best_epoch": 2, "val_b_auroc": 0.85, "threshold": 0.4, "status": "complete"}
+        assert written.summary.items() >= ended.items()
+        assert written.exit_code == 0
+
+    def test_its_configuration_is_the_trial_by_dotted_names(self, trial: TrackedTrial) -> None:
+        run = WandbRun(WandbSettings(), trial)
+        run.finish("pruned")
+
+        config = read_run(run_files(trial.folder)[0]).config
+        expected = {"source": "gan", "gan.steps": 20, "lr": 1e-3, "arm": "gan", "study": "small", "trial": 7}
+        assert config.items() >= expected.items()
+        assert str(trial.folder.parent) not in json.dumps(config)
+
+    def test_the_sample_grid_is_drawn_once_before_the_first_epoch(self, trial: TrackedTrial) -> None:
+        drawn: list[int] = []
+
+        def draw() -> Image.Image:
+            drawn.append(1)
+            return a_grid()
+
+        run = WandbRun(WandbSettings(mode="offline"), trial, samples=draw)
+        for record in EPOCHS:
+            run.log(record)
+        run.finish("complete")
+
+        (file,) = run_files(trial.folder)
+        first, *others = read_run(file).rows
+        assert drawn == [1]
+        assert (first["_step"], first["epoch"]) == (0, 0)
+        (picture,) = file.parent.rglob("*.png")
+        assert first["samples.path"].endswith(picture.name)
+        assert not any("samples.path" in row for row in others)
+        with Image.open(picture) as shown:
+            assert shown.size == (12, 8)
+
+    def test_a_resumed_trial_goes_on_in_its_run(self, trial: TrackedTrial) -> None:
+        """Each start writes a file of its own; both have the one id, so that they are one run."""
+        before = WandbRun(WandbSettings(mode="offline"), trial)
+        before.log(EPOCHS[0])
+        before.finish("unfinished")
+        after = WandbRun(WandbSettings(mode="offline"), trial)
+        for record in EPOCHS:
+            after.log(record)
+        after.finish("complete")
+
+        first, second = (
+            read_run(file) for file in sorted(run_files(trial.folder), key=lambda file: file.stat().st_mtime)
+        )
+        assert first.id == second.id
+        assert (first.summary["status"], second.summary["status"]) == ("unfinished", "complete")
+        assert second.epochs == [1, 2, 3]
+
+    def test_a_failed_trial_is_a_failed_run(self, trial: TrackedTrial) -> None:
+        run = WandbRun(WandbSettings(mode="offline"), trial)
+        run.finish("failed")
+        run.finish("complete")
+
+        written = read_run(run_files(trial.folder)[0])
+        assert (written.summary["status"], written.exit_code) == ("failed", 1)
+
+    def test_no_key_lands_in_the_study(self, trial: TrackedTrial, monkeypatch: pytest.MonkeyPatch) -> None:
+        key = "0f" * 20
+        monkeypatch.setenv("WANDB_API_KEY", key)
+        run = WandbRun(WandbSettings(mode="offline"), trial)
+        run.log(EPOCHS[0])
+        run.finish("complete")
+
+        files = [file for file in trial.folder.rglob("*") if file.is_file()]
+        assert files
+        assert not [file for file in files if key.encode() in file.read_bytes()]
 
 
-def test_a_wandb_that_fails_is_said_once_and_harms_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def refuse(**arguments: object) -> None:
-        raise wandb.errors.CommError(f"no network for {len(arguments)} arguments")
+def test_a_run_belongs_to_one_study_and_one_trial(trial: TrackedTrial) -> None:
+    """Two studies of one name, in two folders, do not write into each other's runs."""
+    same = replace(trial, folder=trial.folder.parent / "moved", label="another")
+    others = (replace(trial, study_identity="b2"), replace(trial, number=8), replace(trial, study="other"))
 
-    monkeypatch.setattr(wandb, "init", refuse)
-    with caplog.at_level(logging.WARNING):
-        run = start(tmp_path / "0007")
-        run.log(EPOCH)
-        run.finish({"value": 0.9})
-
-    assert [record.message.partition(":")[0] for record in caplog.records] == ["W&B is off for this trial"]
+    assert same.run_id == trial.run_id
+    assert len({trial.run_id, *(other.run_id for other in others)}) == 4
+    assert replace(trial, study_identity="b2").group != trial.group
 
 
-def test_a_key_is_found_in_the_environment_and_in_a_netrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("host", ["api.wandb.ai", "api.forge.coreweave.com"])
+def test_a_key_is_found_in_a_netrc(tmp_path: Path, host: str) -> None:
     assert not has_key()
-    (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password x\n", encoding="utf-8")
+    (tmp_path / ".netrc").write_text(f"machine {host}\n  login user\n  password x\n", encoding="utf-8")
     assert has_key()
-    (tmp_path / ".netrc").unlink()
+
+
+def test_a_key_is_found_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "")
+    assert not has_key()
     monkeypatch.setenv("WANDB_API_KEY", "x")
     assert has_key()
+
+
+def test_a_key_for_a_server_of_ones_own_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "logins").write_text("machine wandb.hospital.org login user password x\n", encoding="utf-8")
+    monkeypatch.setenv("NETRC", str(tmp_path / "logins"))
+    assert not has_key()
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.hospital.org")
+    assert has_key()
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"machine api.wandb.ai login", b"nonsense here\n"])
+def test_a_netrc_that_cannot_be_read_holds_no_key(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / ".netrc").write_bytes(content)
+    assert not has_key()
+
+
+def test_auto_is_online_with_a_key_unless_somebody_said_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    auto, online, offline = (WandbSettings(mode=mode) for mode in ("auto", "online", "offline"))
+    assert [is_online(settings) for settings in (auto, online, offline)] == [False, True, False]
+    monkeypatch.setenv("WANDB_API_KEY", "x")
+    assert [is_online(settings) for settings in (auto, online, offline)] == [True, True, False]
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert [is_online(settings) for settings in (auto, online, offline)] == [False, True, False]

@@ -17,6 +17,7 @@ import os
 import platform
 import socket
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -102,6 +103,16 @@ class StudyFolder:
         with _damage_explained(self.path / "environment.json") as file:
             return Compute(**read_json(file)["compute"])
 
+    def identity(self) -> str:
+        """Tells the study from others of its name, wherever its folder is moved to.
+
+        Raises:
+            StudyError: The file is missing or damaged.
+        """
+        with _damage_explained(self.path / "environment.json") as file:
+            content = read_json(file)
+            return str(content.get("identity", content["started"]))  # a study of an earlier version has none
+
     def rows(self) -> list[dict[str, Any]]:
         """The rows of the ended trials."""
         return read_jsonl(self.rows_path)
@@ -147,6 +158,7 @@ def create_study(folder: StudyFolder, space: Space, prepared: Prepared, compute:
 def environment(compute: Compute) -> dict[str, Any]:
     """Versions and machine, without anything secret."""
     return {
+        "identity": uuid.uuid4().hex,
         "compute": asdict(compute),
         "packages": {name: version(name) for name in _PACKAGES},
         "python": platform.python_version(),

@@ -14,15 +14,24 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from ray import tune
 
+from xraytune.config.settings import Experiment
 from xraytune.errors import XraytuneError
 from xraytune.files import write_text
+from xraytune.pipeline.album import compose_album
 from xraytune.pipeline.compute import pin
+from xraytune.pipeline.prepare import Prepared
 from xraytune.pipeline.trial import TrialResult, trial_epochs
-from xraytune.records import EpochRecord
+from xraytune.records import Compute, EpochRecord, Json
 from xraytune.search.progress import ProgressFile
 from xraytune.search.study import StudyFolder
+from xraytune.tracking.samples import sample_grid
+from xraytune.tracking.wandb import Status, TrackedTrial, WandbRun
+
+# Tune kills an actor that is still busy ten seconds after the end of a search.
+_FINISH_SECONDS = 8.0
 
 
 class TrialActor(tune.Trainable):
@@ -34,24 +43,40 @@ class TrialActor(tune.Trainable):
         """Read what the trial is from its folder; nothing is computed yet."""
         folder = StudyFolder(Path(config["study"]))
         self._label: str = config["label"]
-        self._folder = folder.trial_path(config["number"])
+        self._study, self._number = folder, int(config["number"])
+        self._folder = folder.trial_path(self._number)
         compute = folder.compute()
         pin(compute, gpu_share=config["gpu_share"])
-        experiment = folder.experiment(config["number"])
-        self._tracker = None
-        if wandb_settings := experiment.settings.tracking.wandb:
-            from xraytune.tracking.wandb import WandbRun
-
-            study = folder.path.name
-            self._tracker = WandbRun(wandb_settings, experiment, study=study, name=self._label, folder=self._folder)
+        experiment, prepared, cache = folder.experiment(self._number), folder.prepared(), Path(config["cache"])
+        self._outcome: tuple[Status, dict[str, Json]] | None = None
+        self._tracker = self._tracked(experiment, prepared, compute, cache)
         self._epochs = trial_epochs(
             experiment,
-            folder.prepared(),
+            prepared,
             trial_dir=self._folder,
-            cache=Path(config["cache"]),
+            cache=cache,
             compute=compute,
             on_progress=ProgressFile(self._folder),
         )
+
+    def _tracked(self, experiment: Experiment, prepared: Prepared, compute: Compute, cache: Path) -> WandbRun | None:
+        settings = experiment.settings.tracking.wandb
+        if settings is None:
+            return None
+        trial = TrackedTrial(
+            experiment=experiment,
+            study=self._study.path.name,
+            study_identity=self._study.identity(),
+            number=self._number,
+            label=self._label,
+            folder=self._folder,
+        )
+
+        def samples() -> Image.Image:
+            album = compose_album(experiment, prepared, compute=compute, cache=cache)
+            return sample_grid(album, len(prepared.class_names), prepared.image_size_px)
+
+        return WandbRun(settings, trial, samples=samples, finish_seconds=_FINISH_SECONDS)
 
     def __repr__(self) -> str:
         """What the dashboard calls this actor."""
@@ -69,17 +94,25 @@ class TrialActor(tune.Trainable):
             return {"epoch": asdict(record)}
         except StopIteration as end:
             result: TrialResult = end.value
-            if self._tracker:
-                self._tracker.finish({"value": result.value, "val_b_auroc": result.val_b_auroc})
+            kept = {"val_b_auroc": result.val_b_auroc, "threshold": result.threshold, "best_epoch": result.best_epoch}
+            self._outcome = "complete", {"value": result.value, **kept}
             return {"ended": asdict(result)}
         except XraytuneError as error:
+            self._outcome = "failed", {}
             return {"failed": str(error)}
         except Exception as error:  # noqa: BLE001  the trial boundary: the search goes on, the traceback is kept
+            self._outcome = "failed", {}
             write_text(self._folder / "error.txt", traceback.format_exc())
             return {"failed": f"{type(error).__name__}: {error} (traceback: {self._folder.name}/error.txt)"}
 
     def cleanup(self) -> None:
-        """Stop between two epochs; the checkpoint is on the disk."""
+        """Stop between two epochs; the checkpoint is on the disk. Only here W&B is waited for: the search has heard all."""
         self._epochs.close()
         if self._tracker:
-            self._tracker.finish({})
+            status, outcome = self._outcome or (self._recorded_status(), {})
+            self._tracker.finish(status, outcome)
+
+    def _recorded_status(self) -> Status:
+        """How the search ended a trial that could have gone on; "unfinished" where it did not, as after Ctrl-C."""
+        statuses: dict[int, Status] = {row["number"]: row["status"] for row in self._study.rows()}
+        return statuses.get(self._number, "unfinished")

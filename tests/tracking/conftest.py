@@ -1,0 +1,52 @@
+"""A home without a login, and one trial to track."""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.tracking.fake_wandb import FakeWandb
+from xraytune.config.settings import Experiment, Parameters, Settings
+from xraytune.tracking.wandb import TrackedTrial
+
+
+@pytest.fixture(autouse=True)
+def no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A home without a login."""
+    for name in ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_MODE", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+@pytest.fixture
+def trial(tmp_path: Path) -> TrackedTrial:
+    """Trial 7 of a study."""
+    folder = tmp_path / "studies" / "small" / "trials" / "0007"
+    folder.mkdir(parents=True)
+    settings = Settings.model_validate({"name": "small", "data": {"path": tmp_path / "xrays"}})
+    parameters = Parameters.model_validate({"source": "gan", "gan": {"steps": 20}, "lr": 1e-3})
+    return TrackedTrial(
+        experiment=Experiment(settings=settings, parameters=parameters),
+        study="small",
+        study_identity="3f9a1c77",
+        number=7,
+        label="small #7 gan r=1 (20 steps)",
+        folder=folder,
+    )
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[FakeWandb], FakeWandb]]:
+    """Put a fake in wandb's place; calls that hang are let go when the test is over."""
+    installed: list[FakeWandb] = []
+
+    def install(fake: FakeWandb) -> FakeWandb:
+        monkeypatch.setitem(sys.modules, "wandb", fake)
+        installed.append(fake)
+        return fake
+
+    yield install
+    for fake in installed:
+        fake.release.set()

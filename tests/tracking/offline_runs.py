@@ -1,0 +1,78 @@
+"""Read what a W&B run left on the disk, as `wandb sync` does: the file's own format, and what is in it."""
+
+import json
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]  # made when it is imported
+
+_HEADER_BYTES, _BLOCK_BYTES = 7, 32768
+_WHOLE, _LAST = 1, 4
+
+
+@dataclass
+class OfflineRun:
+    """What is in an offline run. `rows` are the curves, one for each step, with `_step` in it."""
+
+    id: str
+    group: str
+    name: str
+    config: dict[str, Any]
+    rows: list[dict[str, Any]]
+    summary: dict[str, Any]
+    exit_code: int | None
+
+    @property
+    def epochs(self) -> list[int]:
+        """Epochs in the curves, the sample grid's 0 left out."""
+        return [row["epoch"] for row in self.rows if row["epoch"]]
+
+
+def run_files(trial: Path) -> list[Path]:
+    """The runs below a trial's folder, in the order in which they began."""
+    return sorted(trial.glob("wandb/*run-*/*.wandb"))
+
+
+def read_run(file: Path) -> OfflineRun:
+    content = file.read_bytes()
+    if not content.startswith(b":W&B"):
+        return OfflineRun(**json.loads(content))
+    run = OfflineRun(id="", group="", name="", config={}, rows=[], summary={}, exit_code=None)
+    for data in _records(content):
+        record = Record()
+        record.ParseFromString(data)
+        match record.WhichOneof("record_type"):
+            case "run":
+                run.id, run.group, run.name = record.run.run_id, record.run.run_group, record.run.display_name
+                run.config = _values(record.run.config.update)
+            case "history":
+                run.rows.append(_values(record.history.item))
+            case "summary":
+                run.summary |= _values(record.summary.update)
+            case "exit":
+                run.exit_code = record.exit.exit_code
+    return run
+
+
+def _values(items: Any) -> dict[str, Any]:
+    return {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items}
+
+
+def _records(content: bytes) -> Iterator[bytes]:
+    """LevelDB's log format, behind a header: blocks in which records lie whole or in parts."""
+    place, parts = _HEADER_BYTES, b""
+    while place + _HEADER_BYTES <= len(content):
+        left_in_block = _BLOCK_BYTES - place % _BLOCK_BYTES
+        if left_in_block < _HEADER_BYTES:
+            place += left_in_block
+            continue
+        _, length, kind = struct.unpack_from("<IHB", content, place)
+        place += _HEADER_BYTES
+        parts += content[place : place + length]
+        place += length
+        if kind in {_WHOLE, _LAST}:
+            yield parts
+            parts = b""
