@@ -24,19 +24,33 @@ def inspect(
     group_regex: Annotated[
         str | None, typer.Option(metavar="REGEX", help="Over the file's path; its first group is the patient.")
     ] = None,
+    figures: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="OUT", help="Draw samples and class_frequency there, as PNG and SVG; of test/ the counts alone."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what is in a folder of X-rays: classes, patients, duplicates, broken files, shortcuts."""
     from xraytune.config.settings import DataSettings, SplitSettings
-    from xraytune.data.inspect import inspect_folder
+    from xraytune.data.index import read_index
+    from xraytune.data.inspect import inspect_index
+    from xraytune.report.data_figures import draw_data_figures, require_no_figures
 
     settings = DataSettings(path=folder, classes=classes, split=SplitSettings(group_regex=group_regex))
+    if figures:
+        require_no_figures(figures, folder)
     with console.progress() as on_progress:
-        found = inspect_folder(settings, on_progress=on_progress)
+        index = read_index(settings, on_progress=on_progress)
+        found = inspect_index(index, on_progress=on_progress)
+    drawn = draw_data_figures(index, figures) if figures else ()
     if as_json:
-        console.show_json(found.to_json())
+        console.show_json({**found.to_json(), **({"figures": [str(file) for file in drawn]} if drawn else {})})
     else:
         console.show(_frame(folder, found))
+        for file in drawn:
+            console.say(str(file))
 
 
 def _frame(folder: Path, found: Inspection) -> Frame:

@@ -74,7 +74,11 @@ def inspect_folder(settings: DataSettings, *, workers: int = 1, on_progress: Pro
     Raises:
         DataError: What `read_index` refuses. Broken images are no reason: they are listed.
     """
-    index = read_index(settings, on_progress=on_progress)
+    return inspect_index(read_index(settings, on_progress=on_progress), workers=workers, on_progress=on_progress)
+
+
+def inspect_index(index: ImageIndex, *, workers: int = 1, on_progress: Progress = ignore_progress) -> Inspection:
+    """`inspect_folder` for who has the folder's index already."""
     files = [image.file for image in index.images]
     decoded = list(decode_images(index.root, files, _SMALL_PX, workers=workers, on_progress=on_progress))
     usable = [

@@ -1,0 +1,117 @@
+"""The figures of a data folder: who is on them, and what they count."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from xraytune.config.settings import DataSettings
+from xraytune.data.index import ImageIndex, read_index
+from xraytune.errors import ConfigError
+from xraytune.report.data_figures import count_panels, draw_data_figures, sample_rows
+from xraytune.report.figures import SampleRow
+from xraytune.seeding import numpy_generator
+
+FILES = ("samples.png", "samples.svg", "class_frequency.png", "class_frequency.svg")
+
+
+def write(root: Path, files: Iterable[str]) -> None:
+    """An image of its own for each path below `root`, in one grey that is the patient's number."""
+    for file in files:
+        path = root / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        patient = int("".join(character for character in path.stem.split("_")[0] if character.isdigit()))
+        grey = np.full((40, 40), patient, dtype=np.uint8)
+        grey[0, 0] = numpy_generator(len(file), file).integers(256)
+        Image.fromarray(grey).save(path)
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> ImageIndex:
+    """20 patients of PNEUMONIA with 3 images each, 4 of NORMAL with one, and a test part."""
+    root = tmp_path / "xrays"
+    write(root / "train" / "PNEUMONIA", [f"person{p}_virus_{p}_{k}.png" for p in range(1, 21) for k in range(3)])
+    write(root / "train" / "NORMAL", [f"p{p}.png" for p in range(101, 105)])
+    write(root / "test" / "PNEUMONIA", ["person50_virus_1.png", "person50_virus_2.png"])
+    write(root / "test" / "NORMAL", ["p150.png"])
+    return read_index(DataSettings(path=root))
+
+
+def patients_of(row: SampleRow) -> list[int]:
+    return [int(np.median(image)) for image in row.images]
+
+
+def test_four_files_are_written(index: ImageIndex, tmp_path: Path) -> None:
+    drawn = draw_data_figures(index, tmp_path / "new" / "figures")
+
+    assert [file.name for file in drawn] == list(FILES)
+    assert sorted(file.name for file in (tmp_path / "new" / "figures").iterdir()) == sorted(FILES)
+
+
+def test_no_two_images_of_a_patient_stand_in_a_row_and_none_of_the_test_part(index: ImageIndex) -> None:
+    normal, pneumonia = sample_rows(index, seed=0)
+
+    assert sorted(patients_of(normal)) == [101, 102, 103, 104]
+    assert len(set(patients_of(pneumonia))) == len(pneumonia.images) == 8
+    assert set(patients_of(pneumonia)) <= set(range(1, 21))
+    assert (normal.note, pneumonia.note) == ("4 images", "60 images")
+
+
+def test_the_seed_chooses_the_samples(index: ImageIndex) -> None:
+    first, same, other = (patients_of(sample_rows(index, seed)[1]) for seed in (0, 0, 1))
+
+    assert first == same
+    assert set(first) != set(other)
+
+
+def test_the_same_folder_gives_the_same_bytes(index: ImageIndex, tmp_path: Path) -> None:
+    hashes = []
+    for name in ("a", "b"):
+        files = draw_data_figures(index, tmp_path / name)
+        hashes.append([hashlib.sha256(file.read_bytes()).hexdigest() for file in files])
+
+    assert hashes[0] == hashes[1]
+
+
+def test_a_broken_image_gives_its_place_to_the_next_patient(index: ImageIndex) -> None:
+    for patient in range(1, 13):
+        for file in (index.root / "train" / "PNEUMONIA").glob(f"person{patient}_*"):
+            file.write_bytes(file.read_bytes()[:60])
+
+    assert sorted(patients_of(sample_rows(index, seed=0)[1])) == list(range(13, 21))
+
+
+def test_images_and_patients_of_both_parts_are_counted(index: ImageIndex) -> None:
+    assert {panel.title: panel.counts for panel in count_panels(index)} == {
+        "images": {"training": (4, 60), "test": (1, 2)},
+        "patients": {"training": (4, 20), "test": (1, 1)},
+    }
+
+
+def test_figures_that_are_there_already_are_not_overwritten(index: ImageIndex, tmp_path: Path) -> None:
+    (tmp_path / "samples.svg").write_text("mine", encoding="utf-8")
+
+    with pytest.raises(ConfigError, match=r"figures are here already: samples\.svg"):
+        draw_data_figures(index, tmp_path)
+
+    assert (tmp_path / "samples.svg").read_text(encoding="utf-8") == "mine"
+    assert not (tmp_path / "samples.png").exists()
+
+
+def test_a_folder_with_other_files_takes_figures(index: ImageIndex, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
+
+    draw_data_figures(index, tmp_path)
+
+    assert (tmp_path / "samples.png").exists()
+
+
+def test_figures_among_the_images_are_refused(index: ImageIndex) -> None:
+    """They would be X-rays of their own at the next look."""
+    with pytest.raises(ConfigError, match="would be taken for X-rays"):
+        draw_data_figures(index, index.root / "train" / "NORMAL")

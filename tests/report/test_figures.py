@@ -1,0 +1,107 @@
+"""Figures as files: what a reader and a program find in them."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from PIL import Image
+
+from xraytune.report.figures import BarPanel, SampleRow, draw_class_bars, draw_sample_grid
+from xraytune.seeding import numpy_generator
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def row(name: str, count: int = 3) -> SampleRow:
+    images = numpy_generator(0, name).integers(0, 256, (count, 32, 32), dtype=np.uint8)
+    return SampleRow(name=name, note=f"{count} images", images=images)
+
+
+def bars() -> list[BarPanel]:
+    return [BarPanel(title="images", counts={"training": (1349, 3883), "test": (77, 0)})]
+
+
+def texts(svg: Path) -> list[str]:
+    return [element.text or "" for element in ElementTree.parse(svg).iter(f"{SVG}text")]
+
+
+def test_the_text_of_an_svg_is_text(tmp_path: Path) -> None:
+    _, svg = draw_class_bars(["NORMAL", "PNEUMONIA"], bars(), tmp_path)
+
+    assert texts(svg) == [
+        *("training", "test", "NORMAL", "PNEUMONIA", "images"),
+        *("1,349", "26%", "3,883", "74%", "77", "100%", "0", "0%"),
+    ]
+
+
+def test_every_image_of_a_grid_is_in_it(tmp_path: Path) -> None:
+    png, svg = draw_sample_grid([row("NORMAL"), row("PNEUMONIA", 5)], tmp_path)
+
+    assert len(list(ElementTree.parse(svg).iter(f"{SVG}image"))) == 8
+    assert texts(svg) == ["NORMAL", "3 images", "PNEUMONIA", "5 images"]
+    with Image.open(png) as opened:
+        assert opened.size[0] == 1800
+
+
+@pytest.mark.parametrize("count", [1, 8])
+def test_a_grid_shows_the_very_greys(tmp_path: Path, count: int) -> None:
+    """Black stays black and white white, whatever is in the image: no stretching of the contrast."""
+    images = np.full((count, 32, 32), 60, dtype=np.uint8)
+    png, _ = draw_sample_grid([SampleRow(name="NORMAL", note="", images=images)], tmp_path)
+
+    with Image.open(png) as opened:
+        greys = np.asarray(opened.convert("L"))
+    assert 60 in np.unique(greys)
+    assert (greys == 60).sum() > 0.05 * greys.size
+
+
+def test_nothing_of_the_day_or_the_machine_is_in_a_figure(tmp_path: Path) -> None:
+    files = [*draw_sample_grid([row("NORMAL")], tmp_path), *draw_class_bars(["a", "b"], bars(), tmp_path)]
+    again = tmp_path / "again"
+    draw_sample_grid([row("NORMAL")], again)
+    draw_class_bars(["a", "b"], bars(), again)
+
+    for file in files:
+        assert file.read_bytes() == (again / file.name).read_bytes()
+        assert b"<dc:date>" not in file.read_bytes()
+
+
+def test_a_persons_own_matplotlib_settings_change_nothing_and_stay(tmp_path: Path) -> None:
+    plain = draw_class_bars(["a", "b"], bars(), tmp_path / "plain")
+    with matplotlib.rc_context({"font.size": 30, "text.color": "red", "svg.fonttype": "path", "savefig.dpi": 10}):
+        changed = draw_class_bars(["a", "b"], bars(), tmp_path / "changed")
+
+        assert matplotlib.rcParams["svg.fonttype"] == "path"
+    assert [file.read_bytes() for file in plain] == [file.read_bytes() for file in changed]
+
+
+@pytest.mark.parametrize("name", ["$x$", "a$b", "正常", "<&>", "x" * 200, "x_1^2", "\\frac"])
+def test_any_folder_name_is_a_class_name(tmp_path: Path, name: str) -> None:
+    """No formula, no markup, and no names over the images; a script that the font lacks is no error."""
+    _, svg = draw_sample_grid([row(name), row("NORMAL")], tmp_path)
+    _, other = draw_class_bars([name, "NORMAL"], bars(), tmp_path)
+
+    shown = name if len(name) < 25 else name[:23] + "…"
+    assert shown in texts(svg)
+    assert shown in texts(other)
+
+
+def test_a_hundred_classes_fit(tmp_path: Path) -> None:
+    names = [f"class {number}" for number in range(100)]
+    png, _ = draw_sample_grid([row(name, 1) for name in names], tmp_path)
+    draw_class_bars(names, [BarPanel(title="images", counts={"training": (1,) * 100})], tmp_path)
+
+    with Image.open(png) as opened:
+        assert max(opened.size) <= 12_000
+
+
+def test_a_class_without_images_keeps_its_row(tmp_path: Path) -> None:
+    _, svg = draw_sample_grid([row("NORMAL", 0), row("PNEUMONIA", 2)], tmp_path)
+    _, alone = draw_sample_grid([row("NORMAL", 0)], tmp_path / "alone")
+
+    assert "NORMAL" in texts(svg)
+    assert "NORMAL" in texts(alone)
