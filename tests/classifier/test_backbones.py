@@ -1,112 +1,163 @@
-"""What a classifier computes, and which of its parts may change."""
+"""Every classifier of torchvision becomes a backbone by the same rules."""
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+import re
+from collections import OrderedDict
+from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
+from torch import nn
+from torchvision import models
 
-from xraytune.classifier.backbones import Classifier, build_classifier
-from xraytune.config.settings import BackboneName, Parameters
+from xraytune.classifier.backbones import build_backbone, last_stage_names, take_grey_images
+from xraytune.config.backbone_names import BackboneName, size_refusal
+from xraytune.errors import MachineError
 
-Trainable = Literal["head", "last_stage", "all"]
-
-
-def new_classifier(
-    backbone: BackboneName = "small_cnn",
-    *,
-    trainable: Trainable = "all",
-    input_channels: Literal[1, 3] = 3,
-    dropout: float = 0.0,
-    seed: int = 1,
-) -> Classifier:
-    """A classifier of two classes with random weights; `weights` only lets the settings accept `trainable`."""
-    parameters = Parameters(
-        backbone=backbone,
-        weights="none" if trainable == "all" else "given",
-        trainable=trainable,
-        input_channels=input_channels,
-        dropout=dropout,
-    )
-    return build_classifier(parameters, 2, weights=None, seed=seed)
+ONE_OF_EACH_FAMILY = (
+    *("small_cnn", "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s", "googlenet"),
+    *("inception_v3", "maxvit_t", "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small", "regnet_x_400mf"),
+    *("regnet_y_400mf", "resnet18", "resnet50", "resnext50_32x4d", "shufflenet_v2_x0_5", "squeezenet1_1", "swin_t"),
+    *("swin_v2_t", "vgg11_bn", "vit_b_32", "wide_resnet50_2"),
+)
+OTHER_SHAPES = (
+    *("densenet201", "efficientnet_b7", "efficientnet_v2_l", "mnasnet1_3", "mobilenet_v3_large", "regnet_y_3_2gf"),
+    *("resnet101", "shufflenet_v2_x2_0", "squeezenet1_0", "swin_v2_s", "vgg11", "vgg13", "vgg16", "vgg19"),
+    *("vgg13_bn", "vgg16_bn", "vgg19_bn", "vit_l_32"),
+)
 
 
-@pytest.mark.parametrize("backbone", get_args(BackboneName))
-def test_features_and_logits_have_the_promised_shapes(backbone: BackboneName) -> None:
-    classifier = new_classifier(backbone).eval()
-    images = torch.rand(2, 3, 32, 32)
-
-    assert classifier.backbone(images).shape == (2, classifier.feature_count)
-    assert classifier(images).shape == (2, 2)
-    assert torch.equal(classifier.head(classifier.backbone(images)), classifier(images))
+@pytest.fixture
+def unset_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave weights as they lie in memory: drawing them takes seconds, and some tests ask for shapes alone."""
+    for name in ("kaiming_normal_", "kaiming_uniform_", "trunc_normal_", "normal_", "xavier_uniform_", "uniform_"):
+        monkeypatch.setattr(nn.init, name, lambda tensor, *_, **__: tensor)
 
 
-@pytest.mark.parametrize("backbone", get_args(BackboneName))
-def test_one_channel_gives_what_three_equal_channels_give(backbone: BackboneName) -> None:
-    three = new_classifier(backbone, input_channels=3).eval()
-    one = new_classifier(backbone, input_channels=1).eval()
-    grey = torch.rand(2, 1, 64, 64)
-
-    torch.testing.assert_close(one(grey), three(grey.repeat(1, 3, 1, 1)), rtol=1e-5, atol=1e-5)
+def side(backbone: str) -> int:
+    """A small image that this backbone takes."""
+    return next(side for side in (64, 96, 224) if size_refusal(backbone, side) is None)
 
 
-def test_the_same_seed_gives_the_same_weights_and_leaves_torchs_generator_alone() -> None:
-    before = torch.get_rng_state()
-
-    first, second, other = (new_classifier(seed=seed).state_dict() for seed in (1, 1, 2))
-
-    assert torch.equal(torch.get_rng_state(), before)
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    assert not torch.equal(first["head.1.weight"], other["head.1.weight"])
-    assert not torch.equal(first["backbone.0.0.weight"], other["backbone.0.0.weight"])
+def test_the_names_are_torchvisions_classifiers() -> None:
+    assert set(get_args(BackboneName)) - {"small_cnn"} == set(models.list_models(module=models))
 
 
-def test_training_the_head_leaves_only_the_head_to_train() -> None:
-    classifier = new_classifier("resnet18", trainable="head")
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", ONE_OF_EACH_FAMILY)
+def test_a_grey_image_gives_what_three_equal_channels_give(backbone: str) -> None:
+    torch.manual_seed(1)
+    network, feature_count = build_backbone(backbone)
+    grey = torch.rand(2, 1, side(backbone), side(backbone))
 
-    trained = {name for name, parameter in classifier.named_parameters() if parameter.requires_grad}
+    network.eval()
+    with torch.inference_mode():
+        expected = network(grey.repeat(1, 3, 1, 1))
+    take_grey_images(network, backbone)
+    with torch.inference_mode():
+        given = network(grey)
 
-    assert trained == {"head.1.weight", "head.1.bias"}
-    assert classifier.head.training
-    assert not any(module.training for module in classifier.backbone.modules())
+    assert expected.shape == (2, feature_count)
+    assert expected.std() > 0
+    torch.testing.assert_close(given, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("backbone", "first_trained"),
+    "backbone",
     [
-        ("small_cnn", "6.0.weight"),
-        ("resnet18", "layer4.0.conv1.weight"),
-        ("mobilenet_v2", "features.14.conv.0.0.weight"),
+        *("alexnet", "convnext_tiny", "densenet121", "googlenet", "inception_v3", "mnasnet0_5", "mobilenet_v3_small"),
+        *("resnet18", "squeezenet1_1", "swin_t", "vit_b_32"),
     ],
 )
-def test_training_the_last_stage_trains_the_coarsest_resolution(backbone: BackboneName, first_trained: str) -> None:
-    classifier = new_classifier(backbone, trainable="last_stage")
-    names = [name for name, _ in classifier.backbone.named_parameters()]
-    split_at = names.index(first_trained)
+def test_torchvisions_weights_give_the_features_that_its_own_head_is_given(backbone: str, tmp_path: Path) -> None:
+    options = {"init_weights": True} if backbone in {"googlenet", "inception_v3"} else {}
+    torch.manual_seed(1)
+    official = models.get_model(backbone, weights=None, **options).eval()
+    torch.save(official.state_dict(), tmp_path / "weights.pth")
+    images = torch.rand(2, 3, side(backbone), side(backbone))
+    seen: list[torch.Tensor] = []
+    heads = [m for m in official.modules() if getattr(m, "out_features", getattr(m, "out_channels", 0)) == 1000]
+    heads[-1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
 
-    flags = [parameter.requires_grad for parameter in classifier.backbone.parameters()]
+    backbone_alone = build_backbone(backbone, weights=tmp_path / "weights.pth")[0].eval()
+    with torch.inference_mode():
+        official(images)
+        features = backbone_alone(images)
 
-    assert flags == [False] * split_at + [True] * (len(names) - split_at)
-
-
-def test_frozen_parts_stay_in_eval_mode_when_the_network_is_set_to_train() -> None:
-    classifier = new_classifier(trainable="last_stage")
-
-    classifier.eval()
-    classifier.train()
-
-    normalisations = [m for m in classifier.backbone.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-    assert [m.training for m in normalisations] == [False] * 6 + [True] * 2
+    expected = seen[0].mean(dim=(2, 3)) if seen[0].ndim == 4 else seen[0]
+    assert expected.std() > 0
+    torch.testing.assert_close(features, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_logits_are_float32_under_autocast() -> None:
-    classifier = new_classifier().eval()
-    images = torch.rand(2, 3, 32, 32)
+@pytest.mark.usefixtures("unset_weights")
+@pytest.mark.parametrize(
+    ("backbone", "pattern", "old_name"),
+    [
+        ("densenet121", r"(denselayer\d+\.(?:norm|conv))([12])\.", r"\1.\2."),
+        ("vit_b_32", r"mlp\.0\.", "mlp.linear_1."),
+    ],
+)
+def test_official_files_from_before_a_layer_was_renamed_are_read(
+    backbone: str, pattern: str, old_name: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"{backbone}.pth"
+    network = build_backbone(backbone)[0]
+    renamed = OrderedDict((re.sub(pattern, old_name, name), tensor) for name, tensor in network.state_dict().items())
+    assert renamed.keys() != network.state_dict().keys()
+    renamed._metadata = OrderedDict()  # type: ignore[attr-defined]  # as of a version that had none
+    torch.save(renamed, path)
 
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        logits = classifier(images)
-        features = classifier.backbone(images).float()
+    loaded = build_backbone(backbone, weights=path)[0]
 
-    assert logits.dtype == torch.float32
-    assert torch.equal(logits, classifier.head(features))
+    for name, tensor in loaded.state_dict().items():
+        assert torch.equal(tensor.nan_to_num(), network.state_dict()[name].nan_to_num()), name
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("unset_weights")
+@pytest.mark.parametrize("backbone", [*ONE_OF_EACH_FAMILY, *OTHER_SHAPES])
+def test_the_last_stage_is_the_coarsest_resolution_and_all_after_it(backbone: str) -> None:
+    network = build_backbone(backbone)[0].eval().to("meta")
+    names = [name for name, _ in network.named_parameters()]
+    trained = last_stage_names(backbone, network)
+    positions: dict[str, float] = {}
+
+    def note(layer: str, channels: int, output: torch.Tensor) -> None:
+        positions[layer] = output.numel() / output.shape[0] / channels
+
+    for layer in dict.fromkeys(name.rpartition(".")[0] for name in names):
+        module = network.get_submodule(layer)
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            channels = module.out_channels if isinstance(module, nn.Conv2d) else module.out_features
+            module.register_forward_hook(lambda _, __, output, at=layer, of=channels: note(at, of, output))
+    with torch.inference_mode():
+        network(torch.empty(1, 3, 224, 224, device="meta"))
+
+    assert trained == set(names[len(names) - len(trained) :])
+    # Squeeze-and-excitation and what comes after the pooling have a single position.
+    several = {layer: count for layer, count in positions.items() if count > 1}
+    coarsest = min(several.values())
+    frozen = {count for layer, count in several.items() if f"{layer}.weight" not in trained}
+    if backbone.startswith("vit"):
+        assert len(trained) < len(names) / 10
+    else:
+        assert coarsest < min(frozen)
+
+
+def test_a_network_that_does_not_begin_with_a_colour_convolution_is_named() -> None:
+    with pytest.raises(MachineError, match=r"perceptron cannot be made 1-channel.*\n.*input_channels: 3"):
+        take_grey_images(nn.Sequential(nn.Flatten(), nn.Linear(3, 2)), "perceptron")
+
+
+@pytest.mark.parametrize("backbone", get_args(BackboneName))
+def test_a_size_that_is_not_refused_is_one_that_the_network_takes(backbone: str) -> None:
+    refused = [side for side in (32, 62, 63, 74, 75, 128, 224, 256) if size_refusal(backbone, side)]
+    if backbone.startswith(("vit", "maxvit")):
+        assert refused == [32, 62, 63, 74, 75, 128, 256]
+    elif backbone in {"alexnet", "inception_v3"}:
+        assert refused == {"alexnet": [32, 62], "inception_v3": [32, 62, 63, 74]}[backbone]
+    else:
+        assert refused == []

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from xraytune.classifier.backbones import build_classifier
 from xraytune.classifier.checkpoint import finished_epochs
+from xraytune.classifier.network import build_classifier
 from xraytune.classifier.train import predict_logits, predict_probabilities, train_classifier
 from xraytune.config.settings import Parameters
 from xraytune.errors import ArtifactError, TrialError

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from xraytune.classifier.backbones import build_classifier
+from xraytune.classifier.network import build_classifier
 from xraytune.classifier.weights import find_weights, official_urls, read_weights
 from xraytune.config.settings import Parameters
 from xraytune.errors import MachineError
@@ -92,7 +92,7 @@ def test_a_file_in_torchs_cache_is_taken_without_a_network(
 
 
 def test_a_missing_file_of_ones_own_is_answered_with_the_choices(tmp_path: Path) -> None:
-    with pytest.raises(MachineError, match="imagenet, IMAGENET1K_V2, IMAGENET1K_V1, none"):
+    with pytest.raises(MachineError, match="imagenet, IMAGENET1K_V1, IMAGENET1K_V2, none"):
         find_weights("resnet50", str(tmp_path / "mine.pth"), None)
 
 

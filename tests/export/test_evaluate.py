@@ -13,7 +13,7 @@ import torch
 from sklearn import metrics as sk
 
 from tests.export.conftest import CopyLab, Lab
-from xraytune.classifier.backbones import build_classifier
+from xraytune.classifier.network import build_classifier
 from xraytune.config.settings import Parameters
 from xraytune.errors import DataError
 from xraytune.export.bundle import open_bundle

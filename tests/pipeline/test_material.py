@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from tests.pipeline.conftest import CPU, Bench
 from tests.pipeline.test_trial import gan
-from xraytune.classifier.backbones import build_classifier
+from xraytune.classifier.network import build_classifier
 from xraytune.config.settings import FolderSettings
 from xraytune.errors import DataError
 from xraytune.pipeline.album import Album, compose_album

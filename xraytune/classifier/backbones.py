@@ -1,115 +1,127 @@
-"""The networks: a backbone that turns images into features, and a linear head that turns features into classes.
+"""The backbones: networks that turn an image into features, made from torchvision's classifiers by a few rules.
 
-Takes one trial's parameters, gives a `Classifier` in which only what is to be trained requires gradients. What is
-frozen stays exactly as it was: its BatchNorm statistics do not move, and it drops nothing out.
+- The layer that gives torchvision's 1,000 classes is taken out, whatever it is called; all else stays as it is.
+- One input channel: the first convolution's filters are summed over their input channels, so that a grey image gives
+  what the same image, repeated over three channels, gives the three-channel network.
+- Weights are loaded as torchvision loads them, and have to fit tensor by tensor.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Self
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from xraytune.classifier.weights import read_weights
-from xraytune.config.settings import Parameters
+from xraytune.classifier.weights import put_tensors, read_weights
 from xraytune.errors import MachineError, Problem
-from xraytune.seeding import derive_seed
 
+_IMAGENET_CLASSES = 1000
 _SMALL_CNN_WIDTHS = (16, 32, 64, 96)
+_WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")
 
-_LAST_STAGE = {
-    "small_cnn": ("6.", "7."),
-    "resnet18": ("layer4.",),
-    "resnet50": ("layer4.",),
-    "mobilenet_v2": ("features.14.", "features.15.", "features.16.", "features.17.", "features.18."),
+_LAST_STAGE_STARTS = {
+    "small_cnn": "6.",
+    "alexnet": "features.6.",
+    "convnext": "features.6.",
+    "densenet": "features.denseblock4.",
+    "efficientnet": "features.6.",
+    "googlenet": "inception5a.",
+    "inception_v3": "Mixed_7a.",
+    "maxvit": "blocks.3.",
+    "mnasnet": "layers.12.",
+    "mobilenet_v2": "features.14.",
+    "mobilenet_v3_large": "features.13.",
+    "mobilenet_v3_small": "features.9.",
+    "regnet": "trunk_output.block4.",
+    "resn": "layer4.",
+    "shufflenet": "stage4.",
+    "squeezenet1_0": "features.12.",
+    "squeezenet1_1": "features.9.",
+    "swin": "features.6.",
+    "vgg11": "features.16.",
+    "vgg13": "features.20.",
+    "vgg16": "features.24.",
+    "vgg19": "features.28.",
+    "vgg11_bn": "features.22.",
+    "vgg13_bn": "features.28.",
+    "vgg16_bn": "features.34.",
+    "vgg19_bn": "features.40.",
+    "vit_b": "encoder.layers.encoder_layer_11.",
+    "vit_l": "encoder.layers.encoder_layer_23.",
+    "vit_h": "encoder.layers.encoder_layer_31.",
+    "wide_resnet": "layer4.",
 }
-"""Names of the backbone's parameters at its coarsest resolution (1/32; small_cnn 1/16) begin with these."""
+"""By the start of a backbone's name, the longest that fits: where its last stage starts, the convolutions at its coarsest
+resolution and all after them. A ViT has one resolution: its last block."""
+
+# Older files of DenseNet have `norm.1`, where modules are now called `norm1`.
+_OLD_DENSENET_NAME = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)")
 
 
-class Classifier(nn.Module):
-    """A backbone and a head.
-
-    Attributes:
-        backbone: float32 [B, C, S, S] -> features [B, feature_count].
-        head: Dropout and a linear layer, features -> logits [B, class_count].
-        feature_count: Features of an image.
-    """
-
-    def __init__(self, backbone: nn.Module, head: nn.Module, feature_count: int) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.head = head
-        self.feature_count = feature_count
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits, float32 [B, class_count]; the head works in float32 also under autocast.
-
-        In bfloat16 logits would have 8 bits, and equal scores by the dozen would blur the AUROC.
-        """
-        features = self.backbone(images).float()
-        with torch.autocast(features.device.type, enabled=False):
-            logits: Tensor = self.head(features)
-        return logits
-
-    def train(self, mode: bool = True) -> Self:
-        """As in every module, but what is frozen stays in eval mode."""
-        super().train(mode)
-        for module in self.backbone.modules():
-            parameters = list(module.parameters())
-            if parameters and not any(parameter.requires_grad for parameter in parameters):
-                module.eval()
-        return self
-
-
-def build_classifier(parameters: Parameters, class_count: int, *, weights: Path | None, seed: int) -> Classifier:
-    """The network of one trial, on the CPU, in train mode, its images expected in channels_last.
-
-    With one input channel the first convolution's filters are summed over their input channels: a grey image then
-    gives what the same image, repeated over three channels, gives the three-channel network.
+def build_backbone(name: str, *, weights: Path | None = None, input_channels: int = 3) -> tuple[nn.Module, int]:
+    """A network from images, float32 [B, C, S, S], to features [B, D]; and D.
 
     Args:
-        parameters: `backbone`, `input_channels`, `trainable` and `dropout` are used.
-        class_count: Number of classes.
-        weights: A file for the backbone with torchvision's names and three input channels; None: random weights.
-        seed: Of the random weights. The head's do not depend on the backbone.
+        name: A name of `Parameters.backbone`.
+        weights: A file with torchvision's names and three input channels; None: random weights.
+        input_channels: C, 1 or 3.
 
     Raises:
         MachineError: The weights cannot be read or are of another network.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(derive_seed(seed, "classifier", "backbone"))
-        backbone, feature_count = _build_backbone(parameters.backbone)
-    classifier = Classifier(backbone, build_head(parameters, feature_count, class_count, seed=seed), feature_count)
-    if weights is not None:
-        _load_weights(backbone, parameters.backbone, weights)
-    if parameters.input_channels == 1:
-        _take_grey_images(backbone)
-    _freeze(classifier, parameters)
-    return classifier.to(memory_format=torch.channels_last).train()
-
-
-def build_head(parameters: Parameters, feature_count: int, class_count: int, *, seed: int) -> nn.Sequential:
-    """The head alone, float32 [B, feature_count] -> [B, class_count], as `build_classifier` would make it."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(derive_seed(seed, "classifier", "head"))
-        return nn.Sequential(nn.Dropout(parameters.dropout), nn.Linear(feature_count, class_count))
-
-
-def _build_backbone(name: str) -> tuple[nn.Module, int]:
-    """A network from images to features, with random weights, and the number of features."""
     if name == "small_cnn":
-        return _small_cnn(), _SMALL_CNN_WIDTHS[-1]
-    from torchvision.models import get_model  # takes seconds, so only where it is needed
+        network, replaced, feature_count = _small_cnn(), "", _SMALL_CNN_WIDTHS[-1]
+    else:
+        from torchvision.models import get_model  # takes seconds, so only where it is needed
 
-    network: nn.Module = get_model(name, weights=None)
-    last_name, last = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Linear)][-1]
-    setattr(network, last_name.partition(".")[0], nn.Identity())
-    return network, last.in_features
+        # Auxiliary heads steady a training from nothing over weeks; without saying how to draw weights, these two warn.
+        options = {"aux_logits": False, "init_weights": True} if name in _WITH_AUXILIARY_HEADS else {}
+        network = get_model(name, weights=None, **options)
+        replaced, feature_count = _take_head_out(network)
+    if weights is not None:
+        _load_weights(network, name, weights, replaced)
+    if input_channels == 1:
+        take_grey_images(network, name)
+    return network, feature_count
 
 
-def _small_cnn() -> nn.Sequential:
+def last_stage_names(backbone: str, network: nn.Module) -> frozenset[str]:
+    """The names of the parameters that `trainable: last_stage` trains: all from the last stage's first one on."""
+    family = max((start for start in _LAST_STAGE_STARTS if backbone.startswith(start)), key=len)
+    names = [name for name, _ in network.named_parameters()]
+    first = next(index for index, name in enumerate(names) if name.startswith(_LAST_STAGE_STARTS[family]))
+    return frozenset(names[first:])
+
+
+def take_grey_images(network: nn.Module, name: str) -> None:
+    """Make the first convolution one of a single channel that equals the old one on grey images.
+
+    Raises:
+        MachineError: The network does not begin with a convolution of three channels.
+    """
+    first = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
+    if first is None or first.in_channels != 3 or first.groups != 1:
+        what = f"{name} cannot be made 1-channel: it does not begin with a plain convolution of three channels"
+        raise MachineError(Problem(what, "input_channels", "set input_channels: 3, or take another backbone"))
+    first.weight = nn.Parameter(first.weight.detach().sum(dim=1, keepdim=True))
+    first.in_channels = 1
+
+
+def _take_head_out(network: nn.Module) -> tuple[str, int]:
+    """Replace the layer that gives the classes by nothing; its name, and the features it was given."""
+    heads = [
+        (name, module.in_features if isinstance(module, nn.Linear) else module.in_channels)
+        for name, module in network.named_modules()
+        if (isinstance(module, nn.Linear) and module.out_features == _IMAGENET_CLASSES)
+        or (isinstance(module, nn.Conv2d) and module.out_channels == _IMAGENET_CLASSES)
+    ]
+    name, feature_count = heads[-1]
+    network.set_submodule(name, nn.Identity())
+    return name, feature_count
+
+
+def _small_cnn() -> nn.Module:
     """Four stages of two 3x3 convolutions, each stage half the side; 211,000 parameters, for phantoms and tests."""
     layers: list[nn.Module] = []
     channels = 3
@@ -125,34 +137,23 @@ def _convolution(channels: int, width: int, *, stride: int) -> nn.Sequential:
     return nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True))
 
 
-def _load_weights(backbone: nn.Module, name: str, path: Path) -> None:
-    """Fill the backbone from a file; tensors of the file's own head are left out."""
+def _load_weights(network: nn.Module, name: str, path: Path, replaced: str) -> None:
+    """Fill a network from a file; the file's own head, and auxiliary ones, are left out."""
     given = read_weights(path)
-    expected = backbone.state_dict()
-    # Files older than PyTorch 0.4.1 have no BatchNorm counters, and nothing here reads them.
-    needed = [key for key in expected if not key.endswith("num_batches_tracked")]
-    unfit = [key for key in needed if key not in given or given[key].shape != expected[key].shape]
+    expected = network.state_dict()
     top_level = {key.partition(".")[0] for key in expected}
-    unknown = [key for key in given if key not in expected and key.partition(".")[0] in top_level]
-    if unfit or unknown:
-        what = f"these weights are not of {name}: {len(unfit)} of {len(needed)} tensors are missing or of another shape"
-        first = (unfit + unknown)[0]
-        fix = f"give the state dict of torchvision's {name} (first difference: {first}), or set weights: imagenet"
-        raise MachineError(Problem(what, path, fix))
-    backbone.load_state_dict({key: given[key] for key in expected if key in given}, strict=False)
-
-
-def _take_grey_images(backbone: nn.Module) -> None:
-    """Make the first convolution one of a single channel that equals the old one on grey images."""
-    first = next(module for module in backbone.modules() if isinstance(module, nn.Conv2d))
-    first.weight = nn.Parameter(first.weight.detach().sum(dim=1, keepdim=True))
-    first.in_channels = 1
-
-
-def _freeze(classifier: Classifier, parameters: Parameters) -> None:
-    """Let only the parameters require gradients that this trial trains; the head always does."""
-    if parameters.trainable == "all":
-        return
-    trained = _LAST_STAGE[parameters.backbone] if parameters.trainable == "last_stage" else ()
-    for name, parameter in classifier.backbone.named_parameters():
-        parameter.requires_grad_(name.startswith(trained))
+    for key in list(given):
+        tensor, name_now = given.pop(key), _OLD_DENSENET_NAME.sub(r"\1\2", key)
+        is_own = key.partition(".")[0] in top_level and not (replaced and key.startswith(f"{replaced}."))
+        if is_own and (name_now not in expected or expected[name_now].shape == tensor.shape):
+            given[name_now] = tensor
+    missing, unknown = put_tensors(network, given, strict=False)
+    # Files older than PyTorch 0.4.1 have no BatchNorm counters, and nothing here reads them.
+    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
+    if missing or unknown:
+        needed = [key for key in expected if not key.endswith("num_batches_tracked")]
+        what = (
+            f"these weights are not of {name}: {len(missing)} of {len(needed)} tensors are missing or of another shape"
+        )
+        fix = f"give the state dict of torchvision's {name} (first difference: {[*missing, *unknown][0]}), "
+        raise MachineError(Problem(what, path, f"{fix}or set weights: imagenet"))

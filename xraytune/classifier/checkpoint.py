@@ -15,8 +15,10 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
+from xraytune.classifier.weights import put_tensors
 from xraytune.errors import ArtifactError, Problem
 from xraytune.files import write_bytes
 from xraytune.records import EpochRecord
@@ -45,13 +47,18 @@ def save_checkpoint(
 
 
 def save_best(folder: Path, network: nn.Module) -> None:
-    """Write the network's tensors, under their names in its state dict, for `safetensors.torch.load_file`.
+    """Write the network's tensors, under their names in its state dict.
 
     Raises:
         MachineError: The disk is full.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     write_bytes(folder / "best.safetensors", safetensors.torch.save(tensors))
+
+
+def load_best(folder: Path, network: nn.Module) -> None:
+    """Bring the network to where `save_best` found it."""
+    put_tensors(network, load_file(folder / "best.safetensors"))
 
 
 def resume(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> list[EpochRecord]:
@@ -64,7 +71,7 @@ def resume(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -
     if content is None:
         return []
     try:
-        network.load_state_dict(content["network"])
+        put_tensors(network, content["network"])
         optimizer.load_state_dict(content["optimizer"])
     except (RuntimeError, ValueError, KeyError) as error:
         raise ArtifactError(Problem("this checkpoint is of another network", _checkpoint_file(folder), _FIX)) from error

@@ -20,6 +20,9 @@ from xraytune.records import Json
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+_HALF_RANGE = ("efficientnet_v2_l", "googlenet", "inception_v3")
+"""Backbones whose weights were trained on pixels in [-1, 1]; torchvision hides it for two of them in a first layer that
+undoes ImageNet's constants."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,12 +59,12 @@ class InputFormat:
 def input_format(
     parameters: Parameters, image_size_px: int, bandwidth_px: int | None, train_mean: float, train_std: float
 ) -> InputFormat:
-    """ImageNet's constants for a pretrained backbone, the training part's for one that starts from random weights.
+    """The constants of a pretrained backbone's weights, the training part's for one that starts from random weights.
 
-    With one input channel ImageNet's constants are averaged over its three.
+    With one input channel they are averaged over three.
 
     Args:
-        parameters: `weights` and `input_channels` are used.
+        parameters: `backbone`, `weights` and `input_channels` are used.
         image_size_px: Side of the network's images.
         bandwidth_px: `Experiment.bandwidth_px`.
         train_mean: Mean of the training part's real pixels, in [0, 1].
@@ -69,10 +72,10 @@ def input_format(
     """
     if parameters.weights == "none":
         mean, std = (train_mean,) * parameters.input_channels, (train_std,) * parameters.input_channels
-    elif parameters.input_channels == 1:
-        mean, std = (sum(IMAGENET_MEAN) / 3,), (sum(IMAGENET_STD) / 3,)
     else:
-        mean, std = IMAGENET_MEAN, IMAGENET_STD
+        mean, std = ((0.5,) * 3, (0.5,) * 3) if parameters.backbone in _HALF_RANGE else (IMAGENET_MEAN, IMAGENET_STD)
+        if parameters.input_channels == 1:
+            mean, std = (sum(mean) / 3,), (sum(std) / 3,)
     return InputFormat(image_size_px=image_size_px, bandwidth_px=bandwidth_px, mean=mean, std=std)
 
 

@@ -11,18 +11,22 @@ import http.client
 import logging
 import pickle
 import re
+from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from xraytune.errors import MachineError, Problem
 from xraytune.files import explained_disk_errors, sha256_of
 
 _logger = logging.getLogger(__name__)
+_IMAGENET = ("IMAGENET1K_V2", "IMAGENET1K_V1", "IMAGENET1K_SWAG_LINEAR_V1")
+"""What `imagenet` may be, the best first; other sets are of larger images, or of a network without its last layers."""
 _UNREADABLE = (
     *(OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError),
     *(pickle.UnpicklingError, SafetensorError),
@@ -35,8 +39,9 @@ def find_weights(backbone: str, weights: str, weights_dir: Path | None) -> Path 
 
     Args:
         backbone: A name of `Parameters.backbone`.
-        weights: `none`; `imagenet`: torchvision's official weights, the newest (in `weights_dir`: the newest that is
-            there); the name of one set, such as `IMAGENET1K_V2`; or the path of a .pth or .safetensors file.
+        weights: `none`; `imagenet`: torchvision's official weights at the common image sizes, the newest (in
+            `weights_dir`: the newest that is there); the name of one set, such as `IMAGENET1K_V2`; or the path of a .pth
+            or .safetensors file.
         weights_dir: A folder of official files under their official names; None: torch's cache, filled by a download.
 
     Raises:
@@ -46,7 +51,7 @@ def find_weights(backbone: str, weights: str, weights_dir: Path | None) -> Path 
         return None
     official = official_urls(backbone)
     if weights == "imagenet":
-        wanted = list(official.values())
+        wanted = [official[name] for name in _IMAGENET if name in official]
     elif weights in official:
         wanted = [official[weights]]
     else:
@@ -63,12 +68,30 @@ def find_weights(backbone: str, weights: str, weights_dir: Path | None) -> Path 
 
 
 def official_urls(backbone: str) -> dict[str, str]:
-    """Name of each of torchvision's weight sets -> its address, the newest first; none for a backbone of our own."""
+    """Name of each of torchvision's weight sets -> its address; none for a backbone of our own."""
     if backbone == "small_cnn":
         return {}
     from torchvision.models import get_model_weights  # takes seconds, so only where it is needed
 
-    return {member.name: member.url for member in reversed(list(get_model_weights(backbone)))}
+    return {member.name: member.url for member in get_model_weights(backbone)}
+
+
+def put_tensors(
+    network: nn.Module, tensors: Mapping[str, Tensor], *, strict: bool = True
+) -> tuple[list[str], list[str]]:
+    """Fill a network with named tensors; gives the names that were missing, and those that it does not know.
+
+    Modules of torchvision look up in a state dict's metadata which version of them it is of. Tensors alone, as safetensors
+    holds them, are of the network's own version.
+
+    Raises:
+        RuntimeError: `strict`, and the names differ; or a shape does.
+    """
+    state = OrderedDict(tensors)
+    own = network.state_dict()._metadata  # type: ignore[attr-defined]
+    state._metadata = getattr(tensors, "_metadata", own)  # type: ignore[attr-defined]
+    found = network.load_state_dict(state, strict=strict)
+    return list(found.missing_keys), list(found.unexpected_keys)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from graphlib import CycleError, TopologicalSorter
 
 from pydantic import ValidationError
 
+from xraytune.config.backbone_names import size_refusal
 from xraytune.config.conditions import join_conditions
 from xraytune.config.document import Document, Problems
 from xraytune.config.domains import Choices
 from xraytune.config.fields import RULES_READ, USED_ONLY_BY, parameter_fields, parameters_from
 from xraytune.config.grammar import ROOT, Declaration
+from xraytune.config.settings import Settings
 from xraytune.config.space import Condition, ParameterSpec, Point, corner_points, family_of
 from xraytune.config.words import explain
 
@@ -137,6 +140,27 @@ def check_rules(specs: Sequence[ParameterSpec], declared: Mapping[str, Declarati
             name = what.partition(":")[0]
             path = declared[name].path if name in declared else ROOT
             problems.add(path, what + where, f"{fix}, or keep the values apart with when:" if names else fix)
+
+
+def check_against_settings(
+    specs: Sequence[ParameterSpec], settings: Settings, declared: Mapping[str, Declaration], problems: Problems
+) -> None:
+    """Refuse backbones that cannot take images of the data's size, and a single output neuron for three classes."""
+    refusals = {
+        "backbone": partial(size_refusal, image_size_px=settings.data.image_size),
+        "loss": partial(_three_class_refusal, classes=settings.data.classes),
+    }
+    for name, refusal_of in refusals.items():
+        for value in dict.fromkeys(point[name] for point in corner_points(specs, [name]) if name in point):
+            if refusal := refusal_of(str(value)):
+                problems.add(declared[name].path if name in declared else ROOT, *refusal)
+
+
+def _three_class_refusal(loss: str, classes: str) -> tuple[str, str] | None:
+    """Why a loss is not for these classes, and the fix; None: it is."""
+    if loss != "bce" or classes != "three":
+        return None
+    return "loss: bce is for two classes, and data.classes is three", "use loss: cross_entropy"
 
 
 def _blame(failed: Point, passing: Sequence[Point]) -> list[str]:

@@ -11,7 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from xraytune.config.checks import check_grid, check_rules, complete_specs, refuse_equality_on_ranges
+from xraytune.config.checks import (
+    check_against_settings,
+    check_grid,
+    check_rules,
+    complete_specs,
+    refuse_equality_on_ranges,
+)
 from xraytune.config.document import Problems
 from xraytune.config.domains import Choices
 from xraytune.config.fields import flat_values, parameters_from
@@ -56,6 +62,8 @@ def load_space(
         if document.get(("sampler", "name")) == "grid":
             check_grid(specs, declared, problems)
         check_rules(specs, declared, problems)
+        if settings is not None:
+            check_against_settings(specs, settings, declared, problems)
     problems.raise_all()
     assert settings is not None
     return Space(settings=settings, specs=specs, start_from=start_from)

@@ -6,6 +6,7 @@ Nothing stored holds an absolute path, so a study or an exported configuration m
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,13 @@ from xraytune.config.fields import BLOCKS
 from xraytune.config.settings import Settings
 from xraytune.records import Json
 
-_WEIGHTS_WITHOUT_FILE = {"imagenet", "IMAGENET1K_V1", "IMAGENET1K_V2", "none"}
+_WEIGHTS_WITHOUT_FILE = re.compile(r"imagenet|none|IMAGENET1K_\w+")
 
 
 def is_path(name: str, value: Value) -> bool:
     """Whether this value of a parameter is the path of a file or folder."""
     return isinstance(value, str) and (
-        name == "folder.path" or (name == "weights" and value not in _WEIGHTS_WITHOUT_FILE)
+        name == "folder.path" or (name == "weights" and not _WEIGHTS_WITHOUT_FILE.fullmatch(value))
     )
 
 

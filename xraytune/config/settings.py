@@ -19,6 +19,8 @@ Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 
 Source = Literal["none", "duplicate", "gan", "folder"]
+HeadName = Literal["linear", "vgg16_two_class"]
+LossName = Literal["cross_entropy", "bce"]
 OBJECTIVE_METRIC = "val_auroc"
 
 
@@ -115,9 +117,9 @@ class Parameters(Model):
     """`imagenet`, one of its sets (`IMAGENET1K_V1`, `IMAGENET1K_V2`), `none`, or the path of a file."""
     input_channels: Literal[1, 3] = 3
     trainable: Literal["head", "last_stage", "all"] = "all"
-    head: Literal["linear", "vgg16_two_class"] = "linear"
+    head: HeadName = "linear"
     """`vgg16_two_class`: 256 hidden neurons, ReLU, dropout and log-softmax, as published with a VGG-16."""
-    loss: Literal["cross_entropy", "bce"] = "cross_entropy"
+    loss: LossName = "cross_entropy"
     """`bce`: one output neuron and binary cross entropy, for two classes."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     lr: Positive = 1e-4

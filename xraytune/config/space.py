@@ -124,15 +124,25 @@ class Space:
         return parameters_from(point)
 
     def experiment(self) -> Experiment:
-        """The one experiment of a space in which nothing is open.
+        """The experiment of a space in which nothing is open, or that of the first line of its `start_from`.
 
         Raises:
-            ConfigError: Something is.
+            ConfigError: Something is open, and that line does not say what.
         """
-        if self.searched:
-            what = f"still open: {', '.join(self.searched)}"
-            raise ConfigError(Problem(what, self.settings.name, "choose first: xraytune export STUDY -o best.yaml"))
-        (point,) = walk(self.specs, lambda spec: spec.domain.corners(()))
+        start = self.start_from[0] if self.start_from else {}
+        point: Point = {}
+        still_open = []
+        for spec in self.specs:
+            if not spec.counts_at(point):
+                continue
+            if spec.name in start or not spec.domain.is_open:
+                point[spec.name] = start[spec.name] if spec.name in start else spec.domain.corners(())[0]
+            else:
+                still_open.append(spec.name)
+        if still_open:
+            what = f"still open: {', '.join(still_open)}"
+            fix = "choose first: xraytune export STUDY -o best.yaml, or say it in the first line of start_from"
+            raise ConfigError(Problem(what, self.settings.name, fix))
         return Experiment(settings=self.settings, parameters=parameters_from(point))
 
     def start_points(self) -> tuple[Point, ...]:

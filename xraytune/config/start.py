@@ -10,7 +10,7 @@ from xraytune.config.document import Document, KeyPath, Problems
 from xraytune.config.domains import Value
 from xraytune.config.fields import BLOCKS, parameter_fields
 from xraytune.config.grammar import path_of
-from xraytune.config.space import ParameterSpec, Point
+from xraytune.config.space import ParameterSpec, Point, family_of
 from xraytune.config.words import nearest, shown
 from xraytune.records import Json
 
@@ -67,7 +67,10 @@ def _flat(row: dict[str, Json], path: KeyPath, prefix: str) -> Iterator[tuple[st
 
 
 def start_point(row: StartRow, specs: Sequence[ParameterSpec], document: Document, problems: Problems) -> Point:
-    """A row as a point of the space: the values of open parameters alone; what it leaves open, the sampler chooses."""
+    """A row as a point of the space: the values of open parameters alone; what it leaves open, the sampler chooses.
+
+    An option of the command line stands for what the row says of its parameter, and of those that depend on it.
+    """
     known: Point = {}
     undecided: set[str] = set()
     refused: set[str] = set()
@@ -76,26 +79,30 @@ def start_point(row: StartRow, specs: Sequence[ParameterSpec], document: Documen
             refused.add(spec.name)
             continue
         waits_for = [condition.parameter for condition in spec.when if condition.parameter in undecided]
-        if spec.name in row.point:
-            refusal = _refusal(spec, row.point[spec.name], known, waits_for, document)
-            if refusal is None:
-                known[spec.name] = row.point[spec.name]
-            else:
-                what, fix = refusal
-                problems.add(row.paths[spec.name], f"start_from: {what}", fix)
-                refused.add(spec.name)
+        refusal = _refusal(spec, row.point[spec.name], known, waits_for) if spec.name in row.point else None
+        if refusal is not None and not _is_overridden(spec, specs, document):
+            what, fix = refusal
+            problems.add(row.paths[spec.name], f"start_from: {what}", fix)
+            refused.add(spec.name)
+        elif refusal is None and spec.name in row.point:
+            known[spec.name] = row.point[spec.name]
         elif waits_for or (spec.domain.is_open and spec.counts_at(known)):
             undecided.add(spec.name)
         elif spec.counts_at(known):
             (known[spec.name],) = spec.domain.corners(())
-    for name in row.point.keys() - {spec.name for spec in specs}:
-        problems.add(row.paths[name], f"start_from: {name} never counts in this space", f"remove {name}")
+    if not any(path[:1] == ("parameters",) and place.is_on_command_line for path, place in document.places.items()):
+        for name in row.point.keys() - {spec.name for spec in specs}:
+            problems.add(row.paths[name], f"start_from: {name} never counts in this space", f"remove {name}")
     return {spec.name: known[spec.name] for spec in specs if spec.name in known and spec.domain.is_open}
 
 
-def _refusal(
-    spec: ParameterSpec, value: Value, known: Point, waits_for: Sequence[str], document: Document
-) -> tuple[str, str] | None:
+def _is_overridden(spec: ParameterSpec, specs: Sequence[ParameterSpec], document: Document) -> bool:
+    """Whether an option of the command line says what the parameter, or one that its condition reads, may be."""
+    family = family_of([spec.name], {known.name: known for known in specs})
+    return any(document.place(path_of(document, name)).is_on_command_line for name in family)
+
+
+def _refusal(spec: ParameterSpec, value: Value, known: Point, waits_for: Sequence[str]) -> tuple[str, str] | None:
     """Why a row may not give this value, and the fix; None: it may."""
     if waits_for:
         return f"whether {spec.name} counts depends on {waits_for[0]}", f"give {waits_for[0]} in this row too"
@@ -103,6 +110,5 @@ def _refusal(
         return f"{spec.name} counts only where {' and '.join(map(str, spec.when))}", f"remove {spec.name}"
     if spec.domain.contains(value):
         return None
-    by_option = document.place(path_of(document, spec.name)).is_on_command_line
-    fix = "add --set 'start_from=[]'" if by_option else "use a value of the space, or widen the space"
+    fix = "use a value of the space, or widen the space"
     return f"{spec.name}: {shown(value)} lies outside of the space, {spec.domain}", fix

@@ -22,11 +22,13 @@ from typing import Literal
 import safetensors.torch
 from pydantic import ValidationError
 
-from xraytune.classifier.backbones import Classifier, build_classifier
 from xraytune.classifier.inputs import InputFormat
+from xraytune.classifier.network import Classifier, build_classifier
+from xraytune.classifier.weights import put_tensors
+from xraytune.config.backbone_names import BackboneName
 from xraytune.config.load import experiment_to_yaml
 from xraytune.config.resolved import absolute_path, relative_path
-from xraytune.config.settings import BackboneName, Experiment, Model, Parameters
+from xraytune.config.settings import Experiment, HeadName, LossName, Model, Parameters
 from xraytune.errors import ArtifactError, ConfigError, Problem
 from xraytune.files import read_json, require_writable, sha256_of, write_bytes, write_json, write_text
 from xraytune.pipeline.prepare import Prepared, read_prepared, write_prepared
@@ -51,8 +53,10 @@ class BundleRecord(Model):
         positive: The class that sensitivity is about.
         threshold: Two classes: called positive from this probability on; the largest Youden's J on val-B.
         input_format: From decoded pixels to the network's input.
-        backbone: With `input_channels` what it takes to build the network.
+        backbone: With the next three what it takes to build the network.
         input_channels: Of its first layer.
+        head: Its last layers.
+        loss: What they were trained with; `bce` has one output neuron.
         arm: Of the training mix.
         val_auroc: On val-A, which chose the epoch.
         val_b_auroc: On val-B.
@@ -74,6 +78,8 @@ class BundleRecord(Model):
     input_format: InputFormat
     backbone: BackboneName
     input_channels: Literal[1, 3]
+    head: HeadName = "linear"
+    loss: LossName = "cross_entropy"
     arm: str
     val_auroc: float
     val_b_auroc: float
@@ -119,9 +125,15 @@ class Bundle:
     def classifier(self, compute: Compute) -> Classifier:
         """The trained network, on the device, in evaluation mode."""
         record = self.record
-        parameters = Parameters(backbone=record.backbone, input_channels=record.input_channels, weights="none")
+        parameters = Parameters(
+            backbone=record.backbone,
+            input_channels=record.input_channels,
+            head=record.head,
+            loss=record.loss,
+            weights="none",
+        )
         network = build_classifier(parameters, len(record.class_names), weights=None, seed=0)
-        network.load_state_dict(safetensors.torch.load_file(self.path / _MODEL))
+        put_tensors(network, safetensors.torch.load_file(self.path / _MODEL))
         return network.to(compute.device).eval()
 
 
@@ -152,6 +164,8 @@ def write_bundle(
         input_format=input_format,
         backbone=parameters.backbone,
         input_channels=parameters.input_channels,
+        head=parameters.head,
+        loss=parameters.loss,
         arm=parameters.arm,
         val_auroc=result.value,
         val_b_auroc=result.val_b_auroc,

@@ -16,8 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
-
+from xraytune.classifier.checkpoint import load_best
 from xraytune.classifier.weights import find_weights
 from xraytune.config.load import load_space
 from xraytune.config.settings import Experiment, Settings
@@ -84,7 +83,8 @@ def train(
     """Train the experiment of a file and write the model bundle; everything is checked before anything is trained.
 
     Args:
-        config: A YAML file in which nothing is left to choose, such as `export` writes.
+        config: A YAML file in which nothing is left to choose, such as `export` writes; of a space, the first line of its
+            `start_from`.
         out: Where the bundle appears, whole.
         data: A data folder instead of the file's.
         weights_dir: A folder of official weight files, for machines without a network.
@@ -105,6 +105,9 @@ def train(
     require_new(out)
     space = load_space(config, overrides, data=data, weights_dir=weights_dir)
     experiment = space.experiment()
+    if space.searched:
+        chosen = ", ".join(f"{name} {value}" for name, value in space.start_from[0].items())
+        note(f"{config} is a space: this trains the first line of its start_from ({chosen})")
     study = _study(experiment.settings, note)
     if cache is None:
         cache = Path("cache") if study is None else study.path.parent.parent / "cache"
@@ -199,7 +202,7 @@ class _Training:
         material = gather_material(
             self.experiment, self.prepared, cache=self.cache, compute=self.compute, on_progress=on_progress
         )
-        material.trained.load_state_dict(load_file(work / "checkpoint" / "best.safetensors"))
+        load_best(work / "checkpoint", material.trained)
         return material
 
 

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from xraytune.classifier.augment import augment, view_table
-from xraytune.classifier.backbones import Classifier
+from xraytune.classifier.network import Classifier
 from xraytune.classifier.inputs import InputFormat, normalise, to_unit
 from xraytune.pipeline.album import ImageGroup
 from xraytune.pipeline.artifacts import build_once

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from xraytune.classifier.augment import augment, fresh_views, view_table
-from xraytune.classifier.backbones import Classifier, build_classifier, build_head
+from xraytune.classifier.heads import build_head
 from xraytune.classifier.inputs import InputFormat, input_format, normalise, to_unit
+from xraytune.classifier.network import Classifier, build_classifier
 from xraytune.config.settings import Experiment
 from xraytune.mix.sampler import image_stream
 from xraytune.pipeline.album import Album, ImageGroup, compose_album, part_group

@@ -14,9 +14,7 @@ from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 
-from safetensors.torch import load_file
-
-from xraytune.classifier.checkpoint import finished_epochs
+from xraytune.classifier.checkpoint import finished_epochs, load_best
 from xraytune.classifier.train import predict_probabilities, train_classifier
 from xraytune.config.settings import Experiment
 from xraytune.files import append_jsonl, read_jsonl
@@ -120,7 +118,7 @@ def trial_epochs(
             append_jsonl(log, {"version": 1, **asdict(record)})
         yield record
     assert record is not None, "a budget has at least one epoch"
-    material.trained.load_state_dict(load_file(checkpoint_dir / "best.safetensors"))
+    load_best(checkpoint_dir, material.trained)
     probabilities = predict_probabilities(material.trained, material.val_b(), compute=compute)
     history = read_jsonl(log)
     return TrialResult(

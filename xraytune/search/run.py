@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xraytune.classifier.backbones import build_classifier
+from xraytune.classifier.network import build_classifier
 from xraytune.classifier.weights import find_weights
 from xraytune.config.load import load_space
 from xraytune.config.settings import Parameters

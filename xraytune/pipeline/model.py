@@ -1,0 +1,43 @@
+"""The network that an experiment trains, as a table of layers; no image and no weights are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from xraytune.classifier.network import build_classifier
+from xraytune.classifier.summary import ModelSummary, summarise
+from xraytune.config.load import load_space
+from xraytune.config.settings import DataSettings
+from xraytune.data.layout import class_names_of, part_folders
+
+
+def model_summary(config: Path, *, data: Path | None = None, overrides: Sequence[str] = ()) -> ModelSummary:
+    """The layers of the network that the experiment of a file trains, at its batch size.
+
+    Args:
+        config: A YAML file; of a space, the first line of its `start_from`.
+        data: A data folder instead of the file's; read only where `data.classes: auto` counts its class folders.
+        overrides: `key=value` lines that replace the file's.
+
+    Raises:
+        ConfigError: The file.
+        DataError: `data.classes: auto`, and there are no class folders.
+    """
+    experiment = load_space(config, overrides, data=data).experiment()
+    settings, parameters = experiment.settings, experiment.parameters
+    network = build_classifier(parameters, class_count(settings.data), weights=None, seed=settings.seed)
+    side_px = settings.data.image_size
+    return summarise(network, (parameters.batch_size, parameters.input_channels, side_px, side_px))
+
+
+def class_count(settings: DataSettings) -> int:
+    """How many classes there are; the data folder is looked at only if it alone can tell.
+
+    Raises:
+        DataError: `classes: auto`, and there are fewer than two class folders.
+    """
+    counts = {"binary": 2, "three": 3}
+    if settings.classes in counts:
+        return counts[settings.classes]
+    return len(class_names_of("auto", part_folders(settings.path)["train"]))
