@@ -147,7 +147,7 @@ def test_every_broken_image_is_named_with_its_reason(run: Run, here: Path, argum
         3,
         "the image is cut off or damaged",
         "the file is empty",
-        "neither a JPEG nor a PNG",
+        "neither a JPEG, PNG, TIFF nor DICOM",
         "30000 x 10 pixels are too many",
         "4 images are broken",
         "--skip-broken",

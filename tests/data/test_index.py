@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from xraytune.config.settings import DataSettings
+from xraytune.config.settings import DataSettings, SplitSettings
 from xraytune.data.index import content_fingerprint, list_images, read_index, read_labelled_folder
-from xraytune.errors import DataError
+from xraytune.errors import ConfigError, DataError
 
 WriteImages = Callable[[Path, Iterable[str]], None]
 
@@ -84,14 +84,14 @@ def test_folder_names_may_be_spelled_in_small_letters(tmp_path: Path, write: Wri
 def test_other_files_are_ignored_and_counted(kermany: Path, write: WriteImages) -> None:
     (kermany / "NORMAL" / "notes.txt").write_text("x", encoding="utf-8")
     (kermany / "NORMAL" / ".DS_Store").write_text("x", encoding="utf-8")
-    write(kermany, ["IM-0099-0001.jpeg", ".hidden/IM-0098-0001.jpeg"])
+    write(kermany, ["odd.jpeg", ".hidden/IM-0098-0001.jpeg"])
 
     index = read_index(DataSettings(path=kermany))
 
     assert len(index.images) == 12
     assert [warning.partition(": ")[2] for warning in index.warnings] == [
-        "images in no class folder are ignored: 1 (IM-0099-0001.jpeg)",
-        "files that are not .jpeg, .jpg or .png are ignored: 1 .txt",
+        "images in no class folder are ignored: 1 (odd.jpeg)",
+        "files that are no images by their suffix are ignored: 1 .txt",
     ]
 
 
@@ -153,7 +153,7 @@ def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     message = refusal_of(tmp_path)
 
     assert "no images of the classes NORMAL, PNEUMONIA; class folders found: none" in message
-    assert "put JPEG or PNG files" in message
+    assert "put JPEG, PNG, TIFF or DICOM files" in message
 
 
 def test_an_empty_class_is_refused(kermany: Path) -> None:
@@ -163,10 +163,165 @@ def test_an_empty_class_is_refused(kermany: Path) -> None:
     assert "class NORMAL has no images" in refusal_of(kermany)
 
 
-def test_an_empty_class_of_the_test_folder_is_refused(official: Path) -> None:
+def test_an_empty_class_of_the_test_folder_is_refused(official: Path, write: WriteImages) -> None:
+    """Its file names are those of bacteria, so no virus is among them, whatever the folders are called."""
+    shutil.rmtree(official / "test" / "PNEUMONIA")
+    write(official / "test", ["PNEUMONIA/person90_bacteria_90.jpeg"])
+
+    assert "test: class viral has no images" in refusal_of(official, classes="three")
+
+
+@pytest.mark.parametrize("classes", ["binary", "auto"])
+def test_other_class_folders_in_test_than_in_train_are_refused(
+    official: Path, write: WriteImages, classes: str
+) -> None:
+    shutil.rmtree(official / "test" / "NORMAL")
+    write(official / "test", ["COVID/a.png"])
+
+    message = refusal_of(official, classes=classes)
+
+    what = "the class folders of train/ and test/ differ: train/ has NORMAL, PNEUMONIA; test/ has COVID, PNEUMONIA"
+    assert message == f"{official}: {what}\n  fix: give both the same class folders"
+
+
+def test_a_class_folder_that_test_lacks_is_refused(official: Path) -> None:
     shutil.rmtree(official / "test" / "NORMAL")
 
-    assert "test: class NORMAL has no images" in refusal_of(official)
+    assert "differ: train/ has NORMAL, PNEUMONIA; test/ has PNEUMONIA" in refusal_of(official)
+
+
+def test_train_and_test_may_divide_the_three_classes_into_other_folders(official: Path, write: WriteImages) -> None:
+    shutil.rmtree(official / "test")
+    write(official / "test", ["normal/a.png", "bacterial/b.png", "viral/c.png"])
+
+    index = read_index(DataSettings(path=official, classes="three"))
+
+    assert [image.label for image in index.test] == [1, 0, 2]
+
+
+@pytest.mark.parametrize("beside", [[], ["__MACOSX/x.txt"]])
+def test_a_folder_around_the_data_is_refused_with_the_folder_that_is_meant(
+    official: Path, tmp_path: Path, beside: list[str]
+) -> None:
+    """As Kaggle's archive unpacks."""
+    outer = tmp_path / "archive"
+    outer.mkdir()
+    official.rename(outer / "chest_xray")
+    for file in beside:
+        (outer / file).parent.mkdir()
+        (outer / file).write_text("x", encoding="utf-8")
+
+    message = refusal_of(outer)
+
+    assert "train/ lies one folder further in, in chest_xray/" in message
+    assert f"fix: give {outer / 'chest_xray'}" in message
+
+
+def test_class_folders_may_lie_deeper_and_hold_folders(tmp_path: Path, write: WriteImages) -> None:
+    places = ("NORMAL/a/b", "site1/NORMAL", "site2/2019/Pneumonia", "PNEUMONIA")
+    write(tmp_path, (f"{place}/{place.replace('/', '')}{i}.png" for place in places for i in range(3)))
+
+    index = read_index(DataSettings(path=tmp_path))
+
+    assert Counter(image.label for image in index.images) == {0: 6, 1: 6}
+
+
+def test_auto_takes_the_outermost_folders_for_classes(tmp_path: Path, write: WriteImages) -> None:
+    write(tmp_path, (f"{name}/deep/er/{name}{i}.png" for name in "edcba" for i in range(3)))
+
+    assert read_index(DataSettings(path=tmp_path, classes="auto")).class_names == ("a", "b", "c", "d", "e")
+
+
+@pytest.mark.parametrize(("classes", "counts"), [("binary", {0: 4, 1: 8}), ("three", {0: 4, 1: 4, 2: 4})])
+def test_a_flat_folder_takes_its_classes_from_kermany_file_names(
+    kermany: Path, tmp_path: Path, classes: Any, counts: dict[int, int]
+) -> None:
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for image in kermany.rglob("*.jpeg"):
+        shutil.copy(image, flat)
+
+    index = read_index(DataSettings(path=flat, classes=classes))
+
+    assert Counter(image.label for image in index.images) == counts
+    assert index.warnings == ()
+
+
+def flat_with_table(root: Path, write: WriteImages, folder: str = "") -> None:
+    names = [f"{name}{i}" for name in ("sick", "well", "odd") for i in range(3)]
+    write(root, (f"{folder}{name}.png" for name in names))
+    rows = [f"{name}.png,p{number},{name[:-1]}" for number, name in enumerate(names)]
+    (root / "patients.csv").write_text("\n".join(["file,patient,class", *rows]) + "\n", encoding="utf-8")
+
+
+@pytest.mark.parametrize("folder", ["", "images/"])
+def test_the_table_gives_the_classes_of_images_in_no_class_folder(
+    tmp_path: Path, write: WriteImages, folder: str
+) -> None:
+    flat_with_table(tmp_path, write, folder)
+
+    index = read_index(DataSettings(path=tmp_path, classes="auto", positive="sick"))
+
+    assert index.class_names == ("odd", "sick", "well")
+    assert Counter(image.label for image in index.images) == {0: 3, 1: 3, 2: 3}
+    assert {image.file.rpartition("/")[2]: image.patient for image in index.images}["sick1.png"] == "p1"
+
+
+def test_class_folders_and_the_table_may_each_give_some_classes(tmp_path: Path, write: WriteImages) -> None:
+    flat_with_table(tmp_path, write)
+    write(tmp_path, (f"NEW/new{i}.png" for i in range(3)))
+    with (tmp_path / "patients.csv").open("a", encoding="utf-8") as table:
+        table.writelines(f"NEW/new{i}.png,q{i},\n" for i in range(3))
+
+    index = read_index(DataSettings(path=tmp_path, classes="auto"))
+
+    assert index.class_names == ("NEW", "odd", "sick", "well")
+    assert Counter(image.label for image in index.images) == {0: 3, 1: 3, 2: 3, 3: 3}
+
+
+def test_a_class_in_the_table_that_is_none_is_refused(tmp_path: Path, write: WriteImages) -> None:
+    flat_with_table(tmp_path, write)
+
+    message = refusal_of(tmp_path)
+
+    assert "odd0.png: patients.csv gives it the class odd, which is none of NORMAL, PNEUMONIA" in message
+
+
+def test_a_table_that_contradicts_a_class_folder_is_refused(kermany: Path) -> None:
+    rows = [f"{image.name},{image.stem}," for image in sorted(kermany.rglob("*.jpeg"))]
+    rows[0] += "PNEUMONIA"
+    (kermany / "patients.csv").write_text("\n".join(["file,patient,class", *rows]) + "\n", encoding="utf-8")
+
+    message = refusal_of(kermany)
+
+    assert "IM-0001-0001.jpeg: patients.csv gives it the class PNEUMONIA, its folder the class NORMAL" in message
+
+
+def test_a_single_class_in_the_table_is_refused(tmp_path: Path, write: WriteImages) -> None:
+    write(tmp_path, ["a.png"])
+    (tmp_path / "patients.csv").write_text("file,patient,class\na.png,p,sick\n", encoding="utf-8")
+
+    assert "there is only one class, sick, in it and in patients.csv" in refusal_of(tmp_path, classes="auto")
+
+
+def test_an_expression_without_a_group_is_refused_before_the_folder_is_looked_at(tmp_path: Path) -> None:
+    for read in (
+        lambda: read_index(DataSettings(path=tmp_path / "none", split=SplitSettings(group_regex="p1"))),
+        lambda: read_labelled_folder(tmp_path / "none", ("a", "b"), group_regex="p1"),
+    ):
+        with pytest.raises(ConfigError, match="there is no group in it"):
+            read()
+
+
+def test_tiffs_are_read_and_the_suffix_says_nothing_of_the_content(tmp_path: Path, write: WriteImages) -> None:
+    write(tmp_path, (f"{name}/{name}{i}.tiff" for name in ("NORMAL", "PNEUMONIA") for i in range(3)))
+    for image in sorted((tmp_path / "NORMAL").iterdir()):
+        image.rename(image.with_suffix(".jpg"))
+
+    index = read_index(DataSettings(path=tmp_path))
+
+    assert {image.width_px for image in index.images} == {16}
+    assert len(index.images) == 6
 
 
 def test_a_single_class_is_refused(kermany: Path) -> None:

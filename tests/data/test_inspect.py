@@ -30,9 +30,23 @@ def test_an_inspection_counts_images_patients_duplicates_and_broken_files(offici
     assert found.patients == {"NORMAL": 5, "PNEUMONIA": 9}
     assert found.images_per_patient == (1, 1.0, 2)
     assert (found.width_px, found.height_px) == ((16, 16), (12, 12))
+    assert found.formats == {"JPEG 8-bit": 14}
     assert found.duplicates == (("train/NORMAL/IM-0001-0001-0002.jpeg", "train/NORMAL/IM-0001-0001.jpeg"),)
     assert [image.file for image in found.broken] == ["train/NORMAL/IM-0002-0001.jpeg"]
     assert json.loads(json.dumps(found.to_json()))["images"]["val"] == {"NORMAL": 1, "PNEUMONIA": 1}
+
+
+def test_formats_are_counted_and_odd_depths_are_told(tmp_path: Path) -> None:
+    for folder in ("NORMAL", "PNEUMONIA"):
+        (tmp_path / folder).mkdir()
+        for number in range(3):
+            levels = np.full((8, 8), 4000 + number if number else 9, dtype=np.uint16 if number else np.uint8)
+            Image.fromarray(levels).save(tmp_path / folder / f"{folder}{number}.png")
+
+    found = inspect_folder(DataSettings(path=tmp_path))
+
+    assert found.formats == {"PNG 16-bit with 12-bit content": 4, "PNG 8-bit": 2}
+    assert "4 files are PNG 16-bit with 12-bit content (NORMAL/NORMAL1.png, " in found.warnings[-1]
 
 
 @pytest.mark.parametrize(("widths", "auroc"), [((40, 60), 1.0), ((50, 50), 0.5)])

@@ -71,7 +71,8 @@ def test_a_table_names_patients_by_path_or_by_file_name(tmp_path: Path) -> None:
         ("", "the columns file and patient are needed; found nothing"),
         ("file,patient\n1.png,\n", "patients.csv:2: a cell is empty"),
         ("file,patient\n1.png\n", "patients.csv:2: a cell is empty"),
-        ("file,patient\n1.png,a\n1.png,b\n", "patients.csv:3: 1.png is of patient b here and of a further up"),
+        ("file,patient\n1.png,a\n1.png,b\n", "patients.csv:3: 1.png is of patient b here and of a in line 2"),
+        ("file,patient\n1.png,a\n2.png,b\n1.png,a\n", "patients.csv:4: 1.png has a second line; the first is line 2"),
     ],
 )
 def test_a_malformed_table_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:
@@ -97,6 +98,36 @@ def test_an_image_without_a_line_in_the_table_is_told(tmp_path: Path) -> None:
 
     with pytest.raises(DataError, match=r"1 of 2 images have no line: A/2\.png"):
         name_patients(tmp_path, ["A/1.png", "A/2.png"])
+
+
+def test_a_name_in_the_table_that_stands_for_several_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "patients.csv").write_text("file,patient\n1.png,a\n", encoding="utf-8")
+
+    with pytest.raises(DataError, match=r"names that stand for several files: 1\.png \(A/1\.png, B/1\.png\)"):
+        name_patients(tmp_path, ["A/1.png", "B/1.png"])
+
+
+def test_the_table_comes_before_the_headers_and_the_headers_before_the_file_names(tmp_path: Path) -> None:
+    files = ["IM-0001-0001.jpeg", "IM-0002-0001.jpeg"]
+    headers = {"IM-0001-0001.jpeg": "dicom:1"}
+
+    by_header = name_patients(tmp_path, files, headers=headers)
+    by_expression = name_patients(tmp_path, files, r"IM-000(\d)", headers)
+    (tmp_path / "patients.csv").write_text("file,patient\nIM-0001-0001.jpeg,a\nIM-0002-0001.jpeg,b\n", encoding="utf-8")
+    by_table = name_patients(tmp_path, files, headers=headers)
+
+    assert list(by_header.by_file.values()) == ["dicom:1", "IM:0002"]
+    assert list(by_expression.by_file.values()) == ["1", "2"]
+    assert list(by_table.by_file.values()) == ["a", "b"]
+
+
+def test_a_table_may_have_a_column_of_classes(tmp_path: Path) -> None:
+    table = tmp_path / "patients.csv"
+    table.write_text("file,patient,class\nA/1.png,p1, viral \n2.png,p2,\n", encoding="utf-8")
+
+    found = read_patients_csv(table)
+
+    assert (found.class_of("A/1.png"), found.class_of("B/2.png")) == ("viral", None)
 
 
 def test_an_expression_names_patients_by_its_first_group(tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ def _frame(folder: Path, found: Inspection) -> Frame:
         ("images of a patient", f"{fewest} to {most}, median {middle:g}"),
         ("width", "{} to {} px".format(*found.width_px)),
         ("height", "{} to {} px".format(*found.height_px)),
+        ("formats", ", ".join(f"{count} {kind}" for kind, count in found.formats.items()) or "none that decodes"),
         ("duplicates", f"{duplicates} files repeat another" if duplicates else "none"),
         ("shortcut", found.shortcut),
     )

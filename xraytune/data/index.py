@@ -19,8 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xraytune.config.settings import DataSettings
+from xraytune.data.formats import ImageHeader
 from xraytune.data.layout import (
+    NAMING_SUFFIXES,
+    Part,
     class_names_of,
+    differing_classes_problems,
     empty_class_problems,
     list_images,
     part_folders,
@@ -28,8 +32,15 @@ from xraytune.data.layout import (
     require_folder,
     subfolders,
 )
-from xraytune.data.patients import join_identical, name_patients
-from xraytune.data.pixels import image_size
+from xraytune.data.patients import (
+    PatientTable,
+    find_table,
+    join_identical,
+    name_patients,
+    require_group,
+    told_patients,
+)
+from xraytune.data.pixels import image_header
 from xraytune.errors import DataError, Problem, listed
 from xraytune.records import Progress, ignore_progress
 
@@ -97,23 +108,23 @@ def read_index(settings: DataSettings, *, on_progress: Progress = ignore_progres
     Raises:
         ConfigError: `group_regex` is not a regular expression with a group.
         DataError: All that is wrong with the folders and names; when they are right, all that is wrong with the patients.
+        MachineError: There are DICOM files, and pydicom is not installed.
     """
     root = settings.path
+    require_group(settings.split.group_regex)
     folders = part_folders(root)
-    class_names = class_names_of(settings.classes, folders["train"])
-    parts = {name: read_part(folder, root, class_names) for name, folder in folders.items()}
+    table = find_table(root)
+    class_names = class_names_of(settings.classes, folders["train"], root, table)
+    parts = {name: read_part(folder, root, class_names, table) for name, folder in folders.items()}
     test = parts["test"].labels if "test" in parts else {}
     training = {image: label for name in parts if name != "test" for image, label in parts[name].labels.items()}
-    problems = [problem for part in parts.values() for problem in part.problems]
-    problems += empty_class_problems(folders["train"], class_names, training)
-    if "test" in parts:
-        problems += empty_class_problems(folders["test"], class_names, test)
+    problems = _class_problems(root, parts, class_names, training)
     problems += _same_name_problems(root, training) + _same_name_problems(root, test)
     problems += _positive_problems(settings.positive, class_names)
     if problems:
         raise DataError(*problems)
 
-    images, notes = _describe(root, {**training, **test}, settings.split.group_regex, on_progress)
+    images, notes = _describe(root, {**training, **test}, table, settings.split.group_regex, on_progress)
     of_training = tuple(image for image in images if root / image.file in training)
     of_test = tuple(image for image in images if root / image.file in test)
     problems = few_patients_problems(folders["train"], class_names, of_training)
@@ -148,19 +159,22 @@ def read_labelled_folder(
     Raises:
         ConfigError: `group_regex` is not a regular expression with a group.
         DataError: No images, a folder of another class, or a root that holds train/ or test/.
+        MachineError: There are DICOM files, and pydicom is not installed.
     """
+    require_group(group_regex)
     require_folder(root)
     parts = [folder for folder in subfolders(root) if folder.name.casefold() in {"train", "test"}]
     if parts:
         what = f"it holds {' and '.join(f'{part.name}/' for part in parts)}; which of its images are meant?"
         raise DataError(Problem(what, root, f"name the folder whose subfolders are the classes, such as {parts[0]}"))
-    part = read_part(root, root, class_names)
+    table = find_table(root)
+    part = read_part(root, root, class_names, table)
     problems = list(part.problems)
     if not part.labels:
         problems += empty_class_problems(root, class_names, part.labels)
     if problems:
         raise DataError(*problems)
-    images, notes = _describe(root, part.labels, group_regex, on_progress)
+    images, notes = _describe(root, part.labels, table, group_regex, on_progress)
     for warning in (*part.warnings, *notes):
         _logger.warning("%s", warning)
     return images
@@ -173,49 +187,79 @@ def content_fingerprint(images: Iterable[ImageFile]) -> str:
 
 
 def _describe(
-    root: Path, labels: Mapping[Path, int], group_regex: str | None, on_progress: Progress
+    root: Path,
+    labels: Mapping[Path, int],
+    table: PatientTable | None,
+    group_regex: str | None,
+    on_progress: Progress,
 ) -> tuple[tuple[ImageFile, ...], tuple[str, ...]]:
     """Hash every file, read its header, name its patient; the records, sorted by file, and warnings."""
     paths = {path.relative_to(root).as_posix(): path for path in labels}
     files = sorted(paths)
-    named = name_patients(root, files, group_regex)
-    contents: list[tuple[str, tuple[int, int] | None]] = []
+    told_patients(files, table, group_regex)  # refuses before thousands of files are read
+    contents: dict[str, _Content] = {}
     with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
         warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata
-        for content in pool.map(_read_content, [paths[file] for file in files]):
-            contents.append(content)
+        for file, content in zip(files, pool.map(_read_content, [paths[file] for file in files]), strict=True):
+            contents[file] = content
             on_progress("hash images", len(contents), len(files))
+    named = name_patients(root, files, group_regex, _by_header(contents))
     # A broken file says nothing about who is on it: empty ones are all alike.
-    readable = [(file, sha256) for file, (sha256, size) in zip(files, contents, strict=True) if size]
+    readable = [(file, content.sha256) for file, content in contents.items() if content.header]
     patients = join_identical(named.by_file, readable)
-    images = []
-    for file, (sha256, size) in zip(files, contents, strict=True):
-        width_px, height_px = size or (0, 0)
-        images.append(
-            ImageFile(
-                file=file,
-                label=labels[paths[file]],
-                patient=patients[file],
-                sha256=sha256,
-                width_px=width_px,
-                height_px=height_px,
-            )
+    images = tuple(
+        ImageFile(
+            file=file,
+            label=labels[paths[file]],
+            patient=patients[file],
+            sha256=content.sha256,
+            width_px=content.header.width_px if content.header else 0,
+            height_px=content.header.height_px if content.header else 0,
         )
-    return tuple(images), named.warnings
+        for file, content in contents.items()
+    )
+    return images, named.warnings
 
 
-def _read_content(path: Path) -> tuple[str, tuple[int, int] | None]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Content:
+    """The hash of a file's bytes, and its header where that can be read."""
+
+    sha256: str
+    header: ImageHeader | None
+
+
+def _read_content(path: Path) -> _Content:
     try:
         content = path.read_bytes()
     except OSError:  # decoding meets it again, and says why
-        return "", None
-    return hashlib.sha256(content).hexdigest(), image_size(content)
+        return _Content(sha256="", header=None)
+    return _Content(sha256=hashlib.sha256(content).hexdigest(), header=image_header(content, path))
+
+
+def _by_header(contents: Mapping[str, _Content]) -> dict[str, str]:
+    """The patients that DICOM headers name, by file."""
+    return {file: one.header.patient for file, one in contents.items() if one.header and one.header.patient}
+
+
+def _class_problems(
+    root: Path, parts: Mapping[str, Part], class_names: Sequence[str], training: Mapping[Path, int]
+) -> list[Problem]:
+    """Files and folders whose class is unknown, and classes without images; other folders in test than in train first."""
+    if differing := differing_classes_problems(root, parts, class_names):
+        return differing
+    problems = [problem for part in parts.values() for problem in part.problems]
+    problems += empty_class_problems(parts["train"].folder, class_names, training)
+    if "test" in parts:
+        problems += empty_class_problems(parts["test"].folder, class_names, parts["test"].labels)
+    return problems
 
 
 def _same_name_problems(root: Path, images: Iterable[Path]) -> list[Problem]:
     by_stem: dict[str, list[Path]] = defaultdict(list)
     for image in images:
-        by_stem[image.stem.casefold()].append(image)
+        if image.suffix.lower() in NAMING_SUFFIXES:  # a scanner calls every patient's first DICOM file the same
+            by_stem[image.stem.casefold()].append(image)
     same = [
         " and ".join(sorted(image.relative_to(root).as_posix() for image in images))
         for _, images in sorted(by_stem.items())

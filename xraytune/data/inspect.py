@@ -22,7 +22,7 @@ from sklearn.preprocessing import StandardScaler
 
 from xraytune.config.settings import DataSettings
 from xraytune.data.index import ImageFile, ImageIndex, read_index
-from xraytune.data.pixels import BrokenImage, decode_images
+from xraytune.data.pixels import BrokenImage, describe_images, odd_depth_warnings
 from xraytune.records import Json, Progress, ignore_progress
 
 _FOLDS = 5
@@ -43,11 +43,12 @@ class Inspection:
         width_px: Narrowest and widest training image, by the files' headers.
         height_px: Lowest and highest.
         duplicates: Groups of training files with the same bytes, sorted.
+        formats: Training images of each format and depth, such as `PNG 16-bit`; those that decode.
         broken: Training files that do not decode.
         shortcut_auroc: Cross-validated by patient, of a logistic regression on size and mean grey; three or more
             classes: macro one-vs-rest.
         shortcut: What `shortcut_auroc` means, in a sentence.
-        warnings: Of the index.
+        warnings: Of the index, and files whose depth is odd.
     """
 
     class_names: tuple[str, ...]
@@ -58,6 +59,7 @@ class Inspection:
     width_px: tuple[int, int]
     height_px: tuple[int, int]
     duplicates: tuple[tuple[str, ...], ...]
+    formats: dict[str, int]
     broken: tuple[BrokenImage, ...]
     shortcut_auroc: float | None
     shortcut: str
@@ -80,13 +82,12 @@ def inspect_folder(settings: DataSettings, *, workers: int = 1, on_progress: Pro
 def inspect_index(index: ImageIndex, *, workers: int = 1, on_progress: Progress = ignore_progress) -> Inspection:
     """`inspect_folder` for who has the folder's index already."""
     files = [image.file for image in index.images]
-    decoded = list(decode_images(index.root, files, _SMALL_PX, workers=workers, on_progress=on_progress))
+    decoded = list(describe_images(index.root, files, _SMALL_PX, workers=workers, on_progress=on_progress))
     usable = [
-        (image, float(pixels.mean()))
-        for image, pixels in zip(index.images, decoded, strict=True)
-        if not isinstance(pixels, BrokenImage)
+        (image, shown) for image, shown in zip(index.images, decoded, strict=True) if not isinstance(shown, BrokenImage)
     ]
-    auroc = shortcut_auroc([image for image, _ in usable], [grey for _, grey in usable])
+    oddly_deep = {image.file: shown.kind for image, shown in usable if shown.is_oddly_deep}
+    auroc = shortcut_auroc([image for image, _ in usable], [float(shown.pixels.mean()) for _, shown in usable])
     sized = [image for image in index.images if image.width_px] or list(index.images)
     per_patient = Counter(image.patient for image in index.images).values()
     return Inspection(
@@ -101,10 +102,11 @@ def inspect_index(index: ImageIndex, *, workers: int = 1, on_progress: Progress 
         width_px=(min(image.width_px for image in sized), max(image.width_px for image in sized)),
         height_px=(min(image.height_px for image in sized), max(image.height_px for image in sized)),
         duplicates=_duplicates(index.images),
+        formats=dict(sorted(Counter(shown.kind for _, shown in usable).items())),
         broken=tuple(image for image in decoded if isinstance(image, BrokenImage)),
         shortcut_auroc=auroc,
         shortcut=_shortcut_in_words(auroc),
-        warnings=index.warnings,
+        warnings=(*index.warnings, *odd_depth_warnings(oddly_deep)),
     )
 
 

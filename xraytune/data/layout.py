@@ -1,7 +1,8 @@
-"""Which image files a data folder holds, in which part (train, val, test) and of which class; nothing is opened.
+"""Which image files a data folder holds, in which part (train, val, test) and of which class.
 
-Takes `train/ val/ test/` of class folders, or one folder of class folders. Hidden files are ignored, other files are
-counted, links are followed to files inside the data folder alone.
+Takes `train/ val/ test/` of class folders, or one folder of class folders; images may lie deeper in them. An image in no
+class folder has the class that `patients.csv` gives, else the one that a Kermany file name tells. Hidden files are
+ignored, other files are counted, links are followed to files inside the data folder alone.
 """
 
 from __future__ import annotations
@@ -14,15 +15,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from xraytune.data.patients import PATIENTS_CSV, patient_of
+from xraytune.data.dicom import is_dicom, require_pydicom
+from xraytune.data.patients import PATIENTS_CSV, PatientTable, patient_of
 from xraytune.errors import DataError, Problem, listed
 
 BINARY_CLASSES = ("NORMAL", "PNEUMONIA")
 THREE_CLASSES = ("normal", "bacterial", "viral")
-IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png"})
-_CLASS_OF_SERIES = {"bacteria": "bacterial", "virus": "viral"}
+NAMING_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".tif", ".tiff"})
+_DICOM_SUFFIXES = frozenset({".dcm", ".dicom"})
+_DICOM_DIRECTORY = "DICOMDIR"
+"""The table of contents of a DICOM medium: DICOM by its first bytes, and no image."""
+_CLASSES_OF_SERIES = {
+    "IM": ("NORMAL", "normal"),
+    "NORMAL2-IM": ("NORMAL", "normal"),
+    "bacteria": ("PNEUMONIA", "bacterial"),
+    "virus": ("PNEUMONIA", "viral"),
+}
+"""The class of a Kermany file name, of two and of three."""
 _NAMES_SHOWN = 10
-_ADD_IMAGES = "put JPEG or PNG files (.jpeg, .jpg, .png) there; links that lead out of the data folder are not followed"
+_ADD_IMAGES = (
+    "put JPEG, PNG, TIFF or DICOM files (.jpeg, .jpg, .png, .tif, .tiff, .dcm, .dicom) there; "
+    "links that lead out of the data folder are not followed"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,12 +46,14 @@ class Part:
     Attributes:
         folder: Whose subfolders are the classes.
         labels: Its images, sorted, each with the position of its class.
+        class_folders: Names of the folders directly in it that hold images, sorted.
         problems: Folders and files whose class is unknown.
         warnings: What was passed over.
     """
 
     folder: Path
     labels: Mapping[Path, int]
+    class_folders: tuple[str, ...]
     problems: tuple[Problem, ...]
     warnings: tuple[str, ...]
 
@@ -56,11 +72,16 @@ def list_images(folder: Path) -> tuple[Path, ...]:
 
     Raises:
         DataError: There is no such folder, or no image in it.
+        MachineError: There are DICOM files, and pydicom is not installed.
     """
     require_folder(folder)
     images = _walk(folder, folder).images
     if not images:
         raise DataError(Problem("no images in it", folder, _ADD_IMAGES))
+    for image in images:
+        if image.suffix.lower() not in NAMING_SUFFIXES and _starts_as_dicom(image):
+            require_pydicom(image)
+            break
     return images
 
 
@@ -68,7 +89,7 @@ def part_folders(root: Path) -> dict[str, Path]:
     """The folders of train, val and test that there are; `train` is the root itself when there is none of them.
 
     Raises:
-        DataError: There is no such folder, or there is a val/ or test/ without a train/.
+        DataError: There is no such folder, a val/ or test/ without a train/, or the parts lie one folder further in.
     """
     require_folder(root)
     found = {folder.name.casefold(): folder for folder in subfolders(root)}
@@ -77,43 +98,89 @@ def part_folders(root: Path) -> dict[str, Path]:
         have = " and ".join(f"{name}/" for name in parts)
         fix = "add train/, or give one folder that holds nothing but class folders"
         raise DataError(Problem(f"it holds {have} but no train/", root, fix))
+    inner = [] if parts else [folder for folder in subfolders(root) if _holds_train(folder)]
+    if len(inner) == 1:
+        raise DataError(Problem(f"train/ lies one folder further in, in {inner[0].name}/", root, f"give {inner[0]}"))
     return parts or {"train": root}
 
 
-def class_names_of(classes: Literal["binary", "three", "auto"], train: Path) -> tuple[str, ...]:
+def class_names_of(
+    classes: Literal["binary", "three", "auto"],
+    train: Path,
+    root: Path | None = None,
+    table: PatientTable | None = None,
+) -> tuple[str, ...]:
     """The classes in the order of their labels.
 
+    `auto` takes the folders directly in `train`; where the `table` of the data folder `root` has classes, those, and the
+    folders of the images that it gives none.
+
     Raises:
-        DataError: `auto`, and there are fewer than two class folders.
+        DataError: `auto`, and there are fewer than two classes.
     """
     if classes == "binary":
         return BINARY_CLASSES
     if classes == "three":
         return THREE_CLASSES
-    names = tuple(folder.name for folder in subfolders(train))
-    if len(names) < 2:
+    if table is not None and table.classes:
+        names = _names_with_table(train, root or train, table)
+        have = f"there is only one class, {names[0]}, in it and in {PATIENTS_CSV}"
+    else:
+        names = tuple(folder.name for folder in subfolders(train))
         have = f"there is only one class folder, {names[0]}" if names else "there are no class folders in it"
-        raise DataError(Problem(have, train, "put the images of each class into a folder of its own, two or more"))
+    if len(names) < 2:
+        fix = "put the images of each class into a folder of its own, two or more"
+        raise DataError(Problem(have, train, f"{fix}, or give {PATIENTS_CSV} a column class"))
     return names
 
 
-def read_part(folder: Path, root: Path, class_names: Sequence[str]) -> Part:
-    """The images in the class folders of `folder`, which is the data folder `root` or lies in it."""
+def read_part(folder: Path, root: Path, class_names: Sequence[str], table: PatientTable | None = None) -> Part:
+    """The images in `folder`, which is the data folder `root` or lies in it, with their classes."""
     walk = _walk(folder, root)
-    by_class_folder: dict[str, list[Path]] = defaultdict(list)
+    labels: dict[Path, int] = {}
+    loose: list[Path] = []
+    unknown: dict[str, list[str]] = defaultdict(list)
+    problems: list[Problem] = []
     for image in walk.images:
         inner = image.relative_to(folder).parts[:-1]
-        by_class_folder[inner[0] if inner else ""].append(image)
-    loose = by_class_folder.pop("", [])
-    labels: dict[Path, int] = {}
-    problems: list[Problem] = []
-    for name, images in by_class_folder.items():
-        classes = {image: _class_of(name, image, class_names) for image in images}
-        labels |= {image: class_names.index(found) for image, found in classes.items() if found is not None}
-        unknown = [image.name for image, found in classes.items() if found is None]
-        if unknown:
-            problems.append(_unknown_class(folder / name, unknown, class_names))
-    return Part(folder=folder, labels=labels, problems=tuple(problems), warnings=_passed_over(folder, walk, loose))
+        by_folder = _folder_class(inner, image, class_names)
+        by_table = table.class_of(image.relative_to(root).as_posix()) if table else None
+        name = by_folder or (_named(by_table, class_names) if by_table else None)
+        if not inner and name is None and by_table is None:
+            name = _file_name_class(image, class_names)
+        if by_table is not None and (name is None or _named(by_table, class_names) != name):
+            problems.append(_table_problem(image, by_table, by_folder, class_names))
+        elif name is not None:
+            labels[image] = class_names.index(name)
+        elif inner:
+            unknown[inner[0]].append(image.name)
+        else:
+            loose.append(image)
+    if (more := len(problems) - _NAMES_SHOWN) > 0:
+        problems = [*problems[:_NAMES_SHOWN], Problem(f"... and {more} more")]
+    problems = [_unknown_class(folder / name, files, class_names) for name, files in unknown.items()] + problems
+    return Part(
+        folder=folder,
+        labels=labels,
+        class_folders=tuple(sorted({inner[0] for image in walk.images if (inner := _inner(image, folder))})),
+        problems=tuple(problems),
+        warnings=_passed_over(folder, walk, loose),
+    )
+
+
+def differing_classes_problems(root: Path, parts: Mapping[str, Part], class_names: Sequence[str]) -> list[Problem]:
+    """A single problem where test (or val) has other class folders than train, and so lacks a class or has one more."""
+    train = parts["train"]
+    for name in ("test", "val"):
+        part = parts.get(name)
+        if part is None or {n.casefold() for n in part.class_folders} == {n.casefold() for n in train.class_folders}:
+            continue
+        lacks = name == "test" and set(part.labels.values()) != set(range(len(class_names)))
+        if part.class_folders and train.class_folders and (part.problems or lacks):
+            have = f"train/ has {listed(train.class_folders)}; {name}/ has {listed(part.class_folders)}"
+            fix = "give both the same class folders"
+            return [Problem(f"the class folders of train/ and {name}/ differ: {have}", root, fix)]
+    return []
 
 
 def empty_class_problems(folder: Path, class_names: Sequence[str], labels: Mapping[Path, int]) -> list[Problem]:
@@ -147,6 +214,13 @@ def subfolders(folder: Path) -> list[Path]:
     return sorted(entry for entry in entries if entry.is_dir() and not entry.is_symlink())
 
 
+def _holds_train(folder: Path) -> bool:
+    try:
+        return any(inner.name.casefold() == "train" for inner in subfolders(folder))
+    except OSError:
+        return False
+
+
 def _walk(folder: Path, root: Path) -> _Walk:
     inside = root.resolve()
     images: list[Path] = []
@@ -160,12 +234,32 @@ def _walk(folder: Path, root: Path) -> _Walk:
                 links += 1
             elif _is_device(file):
                 others["pipe or device"] += 1
-            elif file.suffix.lower() in IMAGE_SUFFIXES:
+            elif _is_image_name(file):
                 images.append(file)
             elif file.name != PATIENTS_CSV:
                 others[file.suffix.lower() or "no suffix"] += 1
     _refuse_unwritable_names(images)
     return _Walk(images=tuple(sorted(images)), other_suffixes=others, links=links)
+
+
+def _is_image_name(file: Path) -> bool:
+    """Whether to take a file for an image: by its suffix, or where that says nothing, by the mark of DICOM in it.
+
+    DICOM files are often called IM000001, or by a UID of numbers and dots.
+    """
+    suffix = file.suffix.lower()
+    if suffix in NAMING_SUFFIXES or suffix in _DICOM_SUFFIXES:
+        return True
+    is_telling = suffix and not suffix[1:].isdigit()
+    return not is_telling and file.name.upper() != _DICOM_DIRECTORY and _starts_as_dicom(file)
+
+
+def _starts_as_dicom(file: Path) -> bool:
+    try:
+        with file.open("rb") as stream:
+            return is_dicom(stream.read(132))
+    except OSError:  # where it is to be an image, decoding meets it again, and says why
+        return False
 
 
 def _leads_inside(link: Path, inside: Path) -> bool:
@@ -200,16 +294,52 @@ def _refuse_unreadable(error: OSError) -> None:
     raise DataError(Problem(f"cannot be read ({error.strerror})", str(error.filename), "allow reading it")) from error
 
 
-def _class_of(folder_name: str, image: Path, class_names: Sequence[str]) -> str | None:
-    if folder_name in class_names:
-        return folder_name
-    for name in class_names:
-        if name.casefold() == folder_name.casefold():
-            return name
-    if tuple(class_names) == THREE_CLASSES and folder_name.casefold() == "pneumonia":
-        series = (patient_of(image.name) or "").partition(":")[0]
-        return _CLASS_OF_SERIES.get(series)
+def _inner(image: Path, folder: Path) -> tuple[str, ...]:
+    return image.relative_to(folder).parts[:-1]
+
+
+def _folder_class(inner: Sequence[str], image: Path, class_names: Sequence[str]) -> str | None:
+    """The class that the outermost of an image's folders names, at any depth; None when none of them does."""
+    for folder_name in inner:
+        if found := _named(folder_name, class_names):
+            return found
+        if tuple(class_names) == THREE_CLASSES and folder_name.casefold() == "pneumonia":
+            name = _file_name_class(image, class_names)
+            return None if name == "normal" else name
     return None
+
+
+def _named(name: str, class_names: Sequence[str]) -> str | None:
+    """A class by its name, however it is spelled."""
+    if name in class_names:
+        return name
+    return next((own for own in class_names if own.casefold() == name.casefold()), None)
+
+
+def _file_name_class(image: Path, class_names: Sequence[str]) -> str | None:
+    """The class that a Kermany file name tells, among two or three classes; None for other names and classes."""
+    series = (patient_of(image.name) or "").partition(":")[0]
+    told = _CLASSES_OF_SERIES.get(series)
+    if told is None or tuple(class_names) not in (BINARY_CLASSES, THREE_CLASSES):
+        return None
+    return told[tuple(class_names) == THREE_CLASSES]
+
+
+def _names_with_table(train: Path, root: Path, table: PatientTable) -> tuple[str, ...]:
+    names = {name.casefold(): name for name in table.classes.values()}
+    for image in _walk(train, root).images:
+        inner = _inner(image, train)
+        if inner and not table.class_of(image.relative_to(root).as_posix()):
+            names[inner[0].casefold()] = inner[0]
+    return tuple(sorted(names.values()))
+
+
+def _table_problem(image: Path, by_table: str, by_folder: str | None, class_names: Sequence[str]) -> Problem:
+    if by_folder is not None and _named(by_table, class_names):
+        what = f"{PATIENTS_CSV} gives it the class {by_table}, its folder the class {by_folder}"
+        return Problem(what, image, "correct the one that is wrong")
+    what = f"{PATIENTS_CSV} gives it the class {by_table}, which is none of {', '.join(class_names)}"
+    return Problem(what, image, "correct the table, or set data.classes: auto")
 
 
 def _unknown_class(folder: Path, files: Sequence[str], class_names: Sequence[str]) -> Problem:
@@ -227,7 +357,7 @@ def _passed_over(folder: Path, walk: _Walk, loose: Sequence[Path]) -> tuple[str,
         warnings.append(f"{folder}: images in no class folder are ignored: {len(loose)} ({names})")
     if walk.other_suffixes:
         counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(walk.other_suffixes.items()))
-        warnings.append(f"{folder}: files that are not .jpeg, .jpg or .png are ignored: {counts}")
+        warnings.append(f"{folder}: files that are no images by their suffix are ignored: {counts}")
     if walk.links:
         warnings.append(f"{folder}: links to folders, or out of the data folder, are not followed: {walk.links}")
     return tuple(warnings)

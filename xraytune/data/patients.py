@@ -1,8 +1,8 @@
 """Who is on an image: the unit by which images are split, so that no patient stands on two sides.
 
-Told by the data folder's `patients.csv`, else by `data.split.group_regex`, else by the file names of the Kermany set
-(`person12_virus_4.jpeg`); a file that none of them explains is a patient of its own. Files with the same bytes join
-their patients into one.
+Told by the data folder's `patients.csv`, else by `data.split.group_regex`, else by a DICOM header, else by the file names
+of the Kermany set (`person12_virus_4.jpeg`); a file that none of them explains is a patient of its own. Files with the
+same bytes join their patients into one.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 
 from xraytune.errors import ConfigError, DataError, Problem, SourceLine, listed
 
@@ -44,39 +45,91 @@ def patient_of(file: str) -> str | None:
     return f"{match['series']}:{match['number']}"
 
 
-def name_patients(root: Path, files: Sequence[str], group_regex: str | None = None) -> PatientNames:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatientTable:
+    """What `patients.csv` says, by its `file` column: paths below the data folder, or bare file names.
+
+    Attributes:
+        path: The table.
+        patients: The patient of each file.
+        classes: The class of each file that has one.
+    """
+
+    path: Path
+    patients: Mapping[str, str]
+    classes: Mapping[str, str]
+
+    def class_of(self, file: str) -> str | None:
+        """The class of a file, by its path below the data folder; None where the table does not say."""
+        return self.classes.get(file) or self.classes.get(PurePosixPath(file).name)
+
+
+def find_table(root: Path) -> PatientTable | None:
+    """The table of a data folder; None where there is none.
+
+    Raises:
+        DataError: It is malformed.
+    """
+    table = root / PATIENTS_CSV
+    return read_patients_csv(table) if table.is_file() else None
+
+
+def require_group(group_regex: str | None) -> None:
+    """Refuse an expression that cannot tell a patient, before any file is looked at.
+
+    Raises:
+        ConfigError: It is no regular expression, or has no group.
+    """
+    if group_regex is not None:
+        _compiled(group_regex)
+
+
+def name_patients(
+    root: Path,
+    files: Sequence[str],
+    group_regex: str | None = None,
+    headers: Mapping[str, str] = MappingProxyType({}),
+) -> PatientNames:
     """The patient of every file, before identical files are joined.
 
     Args:
         root: The data folder, in which a `patients.csv` may lie.
         files: Paths below it, with forward slashes.
         group_regex: Searched in each path; its first group is the patient.
+        headers: The patients that DICOM headers name, by file.
 
     Raises:
-        ConfigError: `group_regex` is not a regular expression with a group.
+        ConfigError: `group_regex` is not a regular expression with a group, or there is a table as well.
         DataError: The table is malformed, or some files have no patient in it or by the expression.
     """
-    table = root / PATIENTS_CSV
-    if table.is_file() and group_regex is not None:
-        fix = f"remove one of them; without data.split.group_regex, {PATIENTS_CSV} is used"
-        raise ConfigError(
-            Problem(f"both {PATIENTS_CSV} and data.split.group_regex say who the patients are", table, fix)
-        )
-    if table.is_file():
-        return PatientNames(by_file=_from_table(table, files), warnings=())
-    if group_regex is not None:
-        return PatientNames(by_file=_from_expression(group_regex, files), warnings=())
-    return _from_file_names(files)
+    told = told_patients(files, find_table(root), group_regex)
+    return _from_files(files, headers) if told is None else PatientNames(by_file=told, warnings=())
 
 
-def read_patients_csv(path: Path) -> dict[str, str]:
-    """The table `file,patient`: a path below the data folder, or a bare file name, and the patient on it.
+def told_patients(files: Sequence[str], table: PatientTable | None, group_regex: str | None) -> dict[str, str] | None:
+    """The patient of every file as the person says, in a table or an expression; None where neither is given.
 
     Raises:
-        DataError: A column is missing, a cell is empty, or a file has two patients; every such line is told.
+        ConfigError: `group_regex` is not a regular expression with a group, or there is a table as well.
+        DataError: Some files have no patient in the table or by the expression.
     """
-    problems: list[Problem] = []
-    patients: dict[str, str] = {}
+    if table is not None and group_regex is not None:
+        fix = f"remove one of them; without data.split.group_regex, {PATIENTS_CSV} is used"
+        what = f"both {PATIENTS_CSV} and data.split.group_regex say who the patients are"
+        raise ConfigError(Problem(what, table.path, fix))
+    if table is not None:
+        return _from_table(table, files)
+    if group_regex is not None:
+        return _from_expression(group_regex, files)
+    return None
+
+
+def read_patients_csv(path: Path) -> PatientTable:
+    """The table `file,patient` or `file,patient,class`, one row for each image; other columns are ignored.
+
+    Raises:
+        DataError: A column is missing, a cell is empty, or a file has two rows; every such line is told.
+    """
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream)
@@ -84,19 +137,36 @@ def read_patients_csv(path: Path) -> dict[str, str]:
                 found = ", ".join(reader.fieldnames or ()) or "nothing"
                 fix = "let the first line be: file,patient"
                 raise DataError(Problem(f"the columns file and patient are needed; found {found}", path, fix))
-            for row in reader:
-                line = SourceLine(path, reader.line_num)
-                file, patient = (row["file"] or "").strip(), (row["patient"] or "").strip()
-                if not file or not patient:
-                    problems.append(Problem("a cell is empty", line, "give both the file and the patient"))
-                elif patients.setdefault(file, patient) != patient:
-                    what = f"{file} is of patient {patient} here and of {patients[file]} further up"
-                    problems.append(Problem(what, line, "keep one of the two lines"))
+            return _read_rows(reader, path)
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(Problem(f"not a table in UTF-8: {error}", path, "save it as CSV in UTF-8")) from error
+    except OSError as error:
+        raise DataError(Problem(f"cannot be read ({error.strerror})", path, "allow reading it")) from error
+
+
+def _read_rows(reader: csv.DictReader[str], path: Path) -> PatientTable:
+    problems: list[Problem] = []
+    patients: dict[str, str] = {}
+    classes: dict[str, str] = {}
+    first_line: dict[str, int] = {}
+    for row in reader:
+        line = SourceLine(path, reader.line_num)
+        file, patient, class_name = ((row.get(column) or "").strip() for column in ("file", "patient", "class"))
+        if not file or not patient:
+            problems.append(Problem("a cell is empty", line, "give both the file and the patient"))
+        elif file in patients:
+            what = f"{file} has a second line; the first is line {first_line[file]}"
+            if patients[file] != patient:
+                what = f"{file} is of patient {patient} here and of {patients[file]} in line {first_line[file]}"
+            problems.append(Problem(what, line, "keep one of the two lines"))
+        else:
+            patients[file] = patient
+            first_line[file] = reader.line_num
+            if class_name:
+                classes[file] = class_name
     if problems:
         raise DataError(*problems[:10], *([f"... and {len(problems) - 10} more"] if len(problems) > 10 else []))
-    return patients
+    return PatientTable(path=path, patients=patients, classes=classes)
 
 
 def join_identical(patients: Mapping[str, str], contents: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -127,19 +197,28 @@ def join_identical(patients: Mapping[str, str], contents: Iterable[tuple[str, st
     return {file: root_of(patient) for file, patient in patients.items()}
 
 
-def _from_table(table: Path, files: Sequence[str]) -> dict[str, str]:
-    listed_patients = read_patients_csv(table)
-    patients = {
-        file: listed_patients.get(file) or listed_patients.get(PurePosixPath(file).name) or "" for file in files
-    }
-    missing = [file for file, patient in patients.items() if not patient]
+def _from_table(table: PatientTable, files: Sequence[str]) -> dict[str, str]:
+    patients: dict[str, str] = {}
+    by_name: dict[str, list[str]] = defaultdict(list)
+    for file in files:
+        name = PurePosixPath(file).name
+        if file in table.patients:
+            patients[file] = table.patients[file]
+        elif name in table.patients:
+            patients[file] = table.patients[name]
+            by_name[name].append(file)
+    several = [f"{name} ({listed(own, 3)})" for name, own in by_name.items() if len(own) > 1]
+    if several:
+        fix = "write their paths below the data folder into the table"
+        raise DataError(Problem(f"names that stand for several files: {listed(several)}", table.path, fix))
+    missing = [file for file in files if file not in patients]
     if missing:
         what = f"{len(missing)} of {len(files)} images have no line: {listed(missing)}"
-        raise DataError(Problem(what, table, "add a line file,patient for each of them"))
+        raise DataError(Problem(what, table.path, "add a line file,patient for each of them"))
     return patients
 
 
-def _from_expression(group_regex: str, files: Sequence[str]) -> dict[str, str]:
+def _compiled(group_regex: str) -> re.Pattern[str]:
     where = "data.split.group_regex"
     try:
         expression = re.compile(group_regex)
@@ -148,17 +227,23 @@ def _from_expression(group_regex: str, files: Sequence[str]) -> dict[str, str]:
         raise ConfigError(Problem(f"not a regular expression: {error}", where, fix)) from error
     if expression.groups == 0:
         raise ConfigError(Problem("there is no group in it", where, "put the patient's part in brackets: (p[0-9]+)_"))
+    return expression
+
+
+def _from_expression(group_regex: str, files: Sequence[str]) -> dict[str, str]:
+    expression = _compiled(group_regex)
     matches = {file: expression.search(file) for file in files}
     patients = {file: match[1] for file, match in matches.items() if match and match[1]}
     missing = [file for file in files if file not in patients]
     if missing:
         what = f"it finds no patient in {len(missing)} of {len(files)} paths: {listed(missing)}"
-        raise DataError(Problem(what, where, "mend the expression, or list the patients in patients.csv"))
+        fix = "mend the expression, or list the patients in patients.csv"
+        raise DataError(Problem(what, "data.split.group_regex", fix))
     return patients
 
 
-def _from_file_names(files: Sequence[str]) -> PatientNames:
-    told = {file: patient_of(file) for file in files}
+def _from_files(files: Sequence[str], headers: Mapping[str, str]) -> PatientNames:
+    told = {file: headers.get(file) or patient_of(file) for file in files}
     unknown = [file for file, patient in told.items() if patient is None]
     warnings: tuple[str, ...] = ()
     if unknown:

@@ -1,38 +1,33 @@
 """Decode images once, in parallel, to one uint8 array [N, S, S] on the disk that every trial maps.
 
-A file's content decides what it is, never its name: JPEG or PNG, grey or coloured, 8 or 16 bits. It becomes grey,
-upright, and square (the aspect ratio squashed, as in the public 224-pixel sets). What cannot be decoded is a
-`BrokenImage` with a reason in plain words; whether that ends a command is the caller's choice.
+Each image becomes grey and upright (`formats.py`), and square: squashed, as in the public 224-pixel sets, or its centre
+cut out. What cannot be decoded is a `BrokenImage` with a reason in plain words; whether that ends a command is the
+caller's choice.
 """
 
 from __future__ import annotations
 
-import struct
+import logging
 import warnings
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
-from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
+from PIL import Image
 
-from xraytune.errors import DataError, Problem
+from xraytune.data.formats import REPAIR, GreyImage, ImageHeader, read_grey, read_header
+from xraytune.errors import DataError, Problem, listed
 from xraytune.files import read_json, write_json
 from xraytune.records import Progress, ignore_progress
 
-LARGEST_SIDE_PX = 20_000
-LARGEST_AREA_PX = 100_000_000
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, OverflowError, struct.error, zlib.error)
-"""What Pillow raises on files that are cut off or overwritten, depending on where."""
+Resize: TypeAlias = Literal["squash", "crop"]
+"""How an image becomes square: squashed, or its shorter side scaled to S and its centre cut out."""
 _BLOCK = 64
-_REPAIR = "repair or remove the file, or leave broken images out with --skip-broken"
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,23 +51,43 @@ class StoredFiles:
     broken: tuple[BrokenImage, ...]
 
 
-def image_size(content: bytes) -> tuple[int, int] | None:
-    """Width and height in pixels as a file's header states them; None when it does not say."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodedImage:
+    """An image as it is stored.
+
+    Attributes:
+        pixels: [S, S] uint8.
+        kind: Format and depth of the file, such as `PNG 16-bit`, or `PNG 16-bit with 12-bit content`.
+        is_oddly_deep: Whether the file has more bits than what is in it.
+    """
+
+    pixels: NDArray[np.uint8]
+    kind: str
+    is_oddly_deep: bool
+
+
+def image_header(content: bytes, path: Path) -> ImageHeader | None:
+    """What an image file's header states; None when it does not say, and decoding will tell why.
+
+    Raises:
+        MachineError: It is DICOM, and pydicom is not installed.
+    """
     try:
-        return _read_header(content, Path()).size
+        return read_header(content, path)
     except DataError:
         return None
 
 
-def decode_image(path: Path, image_size_px: int) -> NDArray[np.uint8]:
+def decode_image(path: Path, image_size_px: int, *, resize: Resize = "squash") -> NDArray[np.uint8]:
     """One image as grey pixels, [S, S] uint8, upright and resized with antialiasing.
 
     Raises:
         DataError: The image is broken: its one problem says why.
+        MachineError: It is DICOM, and pydicom is not installed.
     """
     with warnings.catch_warnings():  # Pillow's remarks on odd metadata
         warnings.simplefilter("ignore")
-        return _decode(path, image_size_px)
+        return _decode(path, image_size_px, resize).pixels
 
 
 def decode_images(
@@ -81,16 +96,47 @@ def decode_images(
     image_size_px: int,
     *,
     workers: int,
+    resize: Resize = "squash",
     on_progress: Progress = ignore_progress,
 ) -> Iterator[NDArray[np.uint8] | BrokenImage]:
-    """`decode_image` for many files below `root`, in their order, a block at a time.
+    """`decode_image` for many files below `root`, in their order; files of an odd depth are told in the log, once.
+
+    Raises:
+        MachineError: One is DICOM, and pydicom is not installed.
+    """
+    oddly_deep: dict[str, str] = {}
+    decoded = describe_images(root, files, image_size_px, workers=workers, resize=resize, on_progress=on_progress)
+    for file, image in zip(files, decoded, strict=True):
+        if isinstance(image, BrokenImage):
+            yield image
+            continue
+        if image.is_oddly_deep:
+            oddly_deep[file] = image.kind
+        yield image.pixels
+    for warning in odd_depth_warnings(oddly_deep):
+        _logger.warning("%s", warning)
+
+
+def describe_images(
+    root: Path,
+    files: Sequence[str],
+    image_size_px: int,
+    *,
+    workers: int,
+    resize: Resize = "squash",
+    on_progress: Progress = ignore_progress,
+) -> Iterator[DecodedImage | BrokenImage]:
+    """As `decode_images`, a block at a time, with each file's format and depth.
 
     Threads, not processes: Pillow decodes and resizes outside Python's lock.
+
+    Raises:
+        MachineError: One is DICOM, and pydicom is not installed.
     """
 
-    def decode_or_say_why(file: str) -> NDArray[np.uint8] | BrokenImage:
+    def decode_or_say_why(file: str) -> DecodedImage | BrokenImage:
         try:
-            return _decode(root / file, image_size_px)
+            return _decode(root / file, image_size_px, resize)
         except DataError as error:
             return BrokenImage(file=file, reason=error.problems[0].what)
 
@@ -103,6 +149,16 @@ def decode_images(
             yield from block
 
 
+def odd_depth_warnings(kinds: Mapping[str, str]) -> tuple[str, ...]:
+    """One remark for each kind of file that has more bits than what is in it; `kinds` by file."""
+    return tuple(
+        f"{len(files)} {'file is' if len(files) == 1 else 'files are'} {kind} ({listed(files, 3)}): read at that depth, "
+        "or the image would be black"
+        for kind in sorted(set(kinds.values()))
+        for files in [[file for file, own in kinds.items() if own == kind]]
+    )
+
+
 def store_pixels(
     root: Path,
     files: Sequence[str],
@@ -110,6 +166,7 @@ def store_pixels(
     out: Path,
     *,
     workers: int,
+    resize: Resize = "squash",
     on_progress: Progress = ignore_progress,
 ) -> tuple[BrokenImage, ...]:
     """Write `pixels.npy` (uint8 [N, S, S], the files that decode, in order) and `files.json` into the folder `out`.
@@ -119,7 +176,7 @@ def store_pixels(
     """
     stored: list[str] = []
     broken: list[BrokenImage] = []
-    decoded = decode_images(root, files, image_size_px, workers=workers, on_progress=on_progress)
+    decoded = decode_images(root, files, image_size_px, workers=workers, resize=resize, on_progress=on_progress)
     # Written as a stream and not through a map: on a full disk a map ends the process with SIGBUS, a write raises.
     with (out / "pixels.npy").open("wb") as stream:
         _write_npy_header(stream, len(files), image_size_px)
@@ -160,50 +217,35 @@ def broken_images_error(
     return DataError(*shown, Problem(f"{len(broken)} images are broken", root, fix))
 
 
-def _decode(path: Path, image_size_px: int) -> NDArray[np.uint8]:
+def _decode(path: Path, image_size_px: int, resize: Resize) -> DecodedImage:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise DataError(Problem(f"cannot be read ({error.strerror})", path, _REPAIR)) from error
-    image = _read_header(content, path)
-    try:
-        if isinstance(image, JpegImageFile):
-            # The decoder itself scales large images down by 2, 4 or 8, to no less than twice what is needed.
-            image.draft("L", (2 * image_size_px, 2 * image_size_px))
-        grey = _to_grey(ImageOps.exif_transpose(image))
-    except _DAMAGE as error:
-        raise DataError(Problem("the image is cut off or damaged", path, _REPAIR)) from error
-    return np.array(grey.resize((image_size_px, image_size_px), Image.Resampling.BILINEAR))
+        raise DataError(Problem(f"cannot be read ({error.strerror})", path, REPAIR)) from error
+    grey = read_grey(content, path, needed_px=image_size_px)
+    box = _centre_square(grey, image_size_px) if resize == "crop" else None
+    small = grey.image.resize((image_size_px, image_size_px), Image.Resampling.BILINEAR, box)
+    kind = grey.kind if grey.content_bits is None else f"{grey.kind} with {grey.content_bits}-bit content"
+    return DecodedImage(pixels=np.asarray(small), kind=kind, is_oddly_deep=grey.content_bits is not None)
 
 
-def _read_header(content: bytes, path: Path) -> JpegImageFile | PngImageFile:
-    """Parse an image as far as its size; Pillow decodes the pixels when they are asked for.
+def _centre_square(grey: GreyImage, image_size_px: int) -> tuple[float, float, float, float]:
+    """The part of the image that `Resize(S)` and `CenterCrop(S)` would leave: left, upper, right, lower.
 
-    Raises:
-        DataError: It is no image that we read, or one too large to be an X-ray.
+    They scale the shorter side to S, the longer one to whole pixels, and cut at whole pixels there; only this part is
+    scaled here, for a long and narrow image would fill the memory. The size is the whole image's, as a reduced JPEG's
+    own is rounded up.
+
+    Source: torchvision 0.21, `transforms.functional.resize` and `center_crop`.
     """
-    try:
-        if content.startswith(b"\xff\xd8\xff"):
-            image: JpegImageFile | PngImageFile = JpegImageFile(BytesIO(content))
-        elif content.startswith(b"\x89PNG\r\n\x1a\n"):
-            image = PngImageFile(BytesIO(content))
-        else:
-            reason = "this is neither a JPEG nor a PNG image" if content else "the file is empty"
-            raise DataError(Problem(reason, path, _REPAIR))
-    except _DAMAGE as error:
-        raise DataError(Problem("the image's header is cut off or damaged", path, _REPAIR)) from error
-    width, height = image.size
-    if max(width, height) > LARGEST_SIDE_PX or width * height > LARGEST_AREA_PX:
-        raise DataError(Problem(f"{width} x {height} pixels are too many for an X-ray", path, _REPAIR))
-    return image
-
-
-def _to_grey(image: Image.Image) -> Image.Image:
-    """8-bit grey. Of 16 bits, 0 to 65535 become 0 to 255, where Pillow's own conversion would clip at 255."""
-    if not image.mode.startswith("I"):
-        return image.convert("L")
-    levels = np.asarray(image).astype(np.uint32)
-    return Image.fromarray(((levels + 128) // 257).astype(np.uint8))
+    shorter = min(grey.width_px, grey.height_px)
+    sides = []
+    for whole, decoded in zip((grey.width_px, grey.height_px), grey.image.size, strict=True):
+        scaled = int(image_size_px * whole / shorter)
+        first = round((scaled - image_size_px) / 2)
+        sides.append((first * decoded / scaled, (first + image_size_px) * decoded / scaled))
+    (left, right), (upper, lower) = sides
+    return left, upper, right, lower
 
 
 def _write_npy_header(stream: BinaryIO, rows: int, image_size_px: int) -> None:

@@ -1,0 +1,344 @@
+"""What each format holds becomes the same upright grey, or is refused for a reason in plain words."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import struct
+import warnings
+import zlib
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from xraytune.data.formats import read_grey, read_header
+from xraytune.errors import DataError
+
+FILE = Path("a.jpeg")
+"""The name says JPEG, whatever the content."""
+ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+"""First column and row, and the steps, of each pass over an interlaced PNG (PNG specification, section 8.2)."""
+
+
+def gradient(height: int = 32, width: int = 32) -> NDArray[np.uint8]:
+    """Dark at the top left, bright at the bottom right; smooth, so that JPEG and resizing change it little."""
+    ramp = np.linspace(0, 120, height)[:, None] + np.linspace(0, 120, width)[None, :]
+    return ramp.astype(np.uint8)
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def png(width: int, height: int, bits: int, colour_type: int, rows: bytes, *, interlaced: bool = False) -> bytes:
+    """A PNG of these filtered rows; 0 is grey, 2 is RGB."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, interlaced))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def tiff(
+    levels: NDArray[Any], *, photometric: int = 1, sample_format: int = 1, order: Literal["<", ">"] = "<"
+) -> bytes:
+    """An uncompressed grey TIFF, written out by hand: width, height, bits, photometric, strip, sample format."""
+    height, width = levels.shape
+    bits = levels.dtype.itemsize * 8
+    pixels = levels.astype(levels.dtype.newbyteorder(order)).tobytes()
+    tags = [(256, 4, width), (257, 4, height), (258, 3, bits), (259, 3, 1), (262, 3, photometric), (273, 4, 8)]
+    tags += [(277, 3, 1), (278, 4, height), (279, 4, len(pixels)), (339, 3, sample_format)]
+    directory = struct.pack(f"{order}H", len(tags))
+    for tag, kind, value in tags:
+        directory += struct.pack(f"{order}HHI", tag, kind, 1)
+        directory += struct.pack(f"{order}HH", value, 0) if kind == 3 else struct.pack(f"{order}I", value)
+    start = b"II*\0" if order == "<" else b"MM\0*"
+    return start + struct.pack(f"{order}I", 8 + len(pixels)) + pixels + directory + struct.pack(f"{order}I", 0)
+
+
+def grey_of(content: bytes) -> NDArray[np.int64]:
+    with warnings.catch_warnings():  # Pillow's remarks on odd metadata
+        warnings.simplefilter("ignore")
+        return np.asarray(read_grey(content, FILE, needed_px=32).image).astype(np.int64)
+
+
+def reason_of(content: bytes) -> str:
+    with pytest.raises(DataError) as refusal:
+        grey_of(content)
+    (problem,) = refusal.value.problems
+    assert problem.where == FILE
+    assert problem.fix
+    return problem.what
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA"])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_any_mode_without_loss_gives_the_same_grey(mode: str, kind: str) -> None:
+    np.testing.assert_array_equal(grey_of(encoded(Image.fromarray(gradient()).convert(mode), kind)), gradient())
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_a_jpeg_of_any_mode_gives_the_same_grey(mode: str) -> None:
+    content = encoded(Image.fromarray(gradient()).convert(mode), "JPEG", quality=100)
+
+    np.testing.assert_allclose(grey_of(content), gradient(), atol=3)
+
+
+def test_colours_are_weighed_as_the_eye_does() -> None:
+    """ITU-R 601: .299 red, .587 green, .114 blue."""
+    colours = np.zeros((8, 8, 3), dtype=np.uint8)
+    colours[...] = (200, 100, 50)
+
+    assert abs(grey_of(encoded(Image.fromarray(colours))) - (0.299 * 200 + 0.587 * 100 + 0.114 * 50)).max() <= 1
+
+
+def test_a_ycck_jpeg_is_read_as_printers_mean_it() -> None:
+    """Made from a CMYK file by saying in its Adobe marker that its channels are Y, Cb, Cr, K, stored inverted."""
+    level = gradient()
+    inks = np.stack([level, np.full_like(level, 127), np.full_like(level, 127), np.zeros_like(level)], axis=-1)
+    content = bytearray(encoded(Image.fromarray(inks, "CMYK"), "JPEG", quality=100, subsampling=0))
+    content[content.index(b"Adobe") + 11] = 2
+
+    np.testing.assert_allclose(grey_of(bytes(content)), level, atol=4)
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_transparent_parts_lie_over_black(mode: str, kind: str) -> None:
+    image = Image.new(mode, (16, 16), (200, 128) if mode == "LA" else (200, 200, 200, 128))
+    image.putpixel((0, 0), (200, 0) if mode == "LA" else (200, 200, 200, 0))
+
+    grey = grey_of(encoded(image, kind))
+
+    assert (grey[0, 0], grey[5, 5]) == (0, 100)
+
+
+@pytest.mark.parametrize("transparency", [None, 3, bytes([255] * 255 + [0])])
+def test_a_palette_is_resolved(transparency: int | bytes | None) -> None:
+    image = Image.fromarray(gradient()).convert("P")
+    image.info.update({} if transparency is None else {"transparency": transparency})
+    expected = np.where(gradient() == 3, 0, gradient()) if transparency == 3 else gradient()
+
+    np.testing.assert_allclose(grey_of(encoded(image)), expected, atol=1)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_one_bit_is_black_and_white(kind: str) -> None:
+    content = encoded(Image.fromarray(gradient() > 100), kind)
+
+    np.testing.assert_array_equal(grey_of(content), np.where(gradient() > 100, 255, 0))
+
+
+def test_an_interlaced_png_is_read() -> None:
+    levels = gradient(21, 13)
+    rows = b"".join(
+        b"\0" + row.tobytes() for x, y, step_x, step_y in ADAM7 for row in levels[y::step_y, x::step_x] if len(row)
+    )
+
+    np.testing.assert_array_equal(grey_of(png(13, 21, 8, 0, rows, interlaced=True)), levels)
+
+
+@given(level=st.integers(4096, 65535), kind=st.sampled_from(["PNG", "TIFF"]))
+def test_sixteen_bits_are_scaled_and_not_clipped(level: int, kind: str) -> None:
+    content = encoded(Image.fromarray(np.full((8, 8), level, dtype=np.uint16)), kind)
+
+    assert abs(grey_of(content) - level / 257).max() <= 0.5
+
+
+@pytest.mark.parametrize(
+    ("largest", "kind"),
+    [(255, "PNG 16-bit with 8-bit content"), (4095, "PNG 16-bit with 12-bit content"), (4096, "PNG 16-bit")],
+)
+def test_a_deep_file_with_shallow_content_is_read_at_the_depth_of_its_content(largest: int, kind: str) -> None:
+    levels = np.full((8, 8), largest, dtype=np.uint16)
+    levels[0, 0] = largest // 2
+
+    found = read_grey(encoded(Image.fromarray(levels)), FILE, needed_px=8)
+
+    full_range = {255: 255, 4095: 4095}.get(largest, 65535)
+    np.testing.assert_allclose(np.asarray(found.image).astype(float), levels * (255 / full_range), atol=0.51)
+    assert kind == found.kind + (f" with {found.content_bits}-bit content" if found.content_bits else "")
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_grey_tiff_of_16_bits_may_have_either_byte_order(order: Literal["<", ">"]) -> None:
+    levels = gradient().astype(np.uint16) * 257
+
+    np.testing.assert_array_equal(grey_of(tiff(levels, order=order)), gradient())
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits", "zstd"])
+@pytest.mark.parametrize("depth", [8, 16])
+def test_a_compressed_tiff_is_read(compression: str, depth: int) -> None:
+    levels = gradient() if depth == 8 else gradient().astype(np.uint16) * 257
+
+    content = encoded(Image.fromarray(levels), "TIFF", compression=compression)
+
+    np.testing.assert_array_equal(grey_of(content), gradient())
+
+
+def test_a_tiff_with_jpeg_inside_is_read() -> None:
+    content = encoded(Image.fromarray(gradient()), "TIFF", compression="jpeg", quality=100)
+
+    np.testing.assert_allclose(grey_of(content), gradient(), atol=3)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_where_white_is_zero_the_levels_are_turned_over(order: Literal["<", ">"]) -> None:
+    eight = tiff(255 - gradient(), photometric=0, order=order)
+    sixteen = tiff(65535 - gradient().astype(np.uint16) * 257, photometric=0, order=order)
+
+    np.testing.assert_array_equal(grey_of(eight), gradient())
+    np.testing.assert_array_equal(grey_of(sixteen), gradient())
+
+
+def test_a_compressed_tiff_where_white_is_zero_is_turned_over_too() -> None:
+    sixteen = Image.fromarray(65535 - gradient().astype(np.uint16) * 257)
+
+    content = encoded(sixteen, "TIFF", compression="tiff_lzw", tiffinfo={262: 0})
+
+    np.testing.assert_array_equal(grey_of(content), gradient())
+
+
+def test_integers_of_32_bits_are_read_where_16_would_hold_them() -> None:
+    levels = gradient().astype(np.int32) * 257
+
+    np.testing.assert_array_equal(grey_of(tiff(levels, sample_format=2)), gradient())
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+def test_an_image_is_turned_upright_as_its_orientation_says(kind: str, orientation: int) -> None:
+    stored = gradient(48, 32)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    quality = {"quality": 100} if kind == "JPEG" else {}
+
+    found = read_grey(encoded(Image.fromarray(stored), kind, exif=exif, **quality), FILE, needed_px=48)
+
+    upright = {
+        1: stored,
+        2: stored[:, ::-1],
+        3: stored[::-1, ::-1],
+        4: stored[::-1],
+        5: stored.T,
+        6: np.rot90(stored, -1),
+        7: stored[::-1, ::-1].T,
+        8: np.rot90(stored),
+    }[orientation]
+    np.testing.assert_allclose(np.asarray(found.image).astype(int), upright, atol=3)
+    assert (found.height_px, found.width_px) == upright.shape
+
+
+def test_damaged_metadata_is_no_reason_to_refuse_the_pixels() -> None:
+    content = encoded(Image.fromarray(gradient()), "JPEG", quality=100, exif=b"Exif\0\0MM\0*nonsense, and too short")
+
+    np.testing.assert_allclose(grey_of(content), gradient(), atol=3)
+
+
+@pytest.mark.parametrize(("kind", "named"), [("PNG", "PNG 8-bit"), ("JPEG", "JPEG 8-bit"), ("TIFF", "TIFF 8-bit")])
+def test_the_content_decides_and_not_the_name(kind: str, named: str) -> None:
+    content = encoded(Image.fromarray(gradient(20, 30)), kind)
+
+    header = read_header(content, FILE)
+
+    assert read_grey(content, FILE, needed_px=32).kind == named
+    assert (header.width_px, header.height_px, header.patient) == (30, 20, None)
+
+
+def two_pages() -> bytes:
+    page = Image.fromarray(gradient())
+    return encoded(page, "TIFF", save_all=True, append_images=[page])
+
+
+def twelve_bit_jpeg() -> bytes:
+    content = bytearray(encoded(Image.fromarray(gradient()), "JPEG"))
+    content[content.index(b"\xff\xc0") + 4] = 12
+    return bytes(content)
+
+
+RAMP = gradient(64, 64)
+JPEG, PNG, TIFF = (encoded(Image.fromarray(RAMP), kind) for kind in ("JPEG", "PNG", "TIFF"))
+LZW = encoded(Image.fromarray(RAMP), "TIFF", compression="tiff_lzw")
+DARK_ROW = b"\0" + struct.pack(">3H", 4095, 4095, 4095) * 8
+BROKEN = {
+    "empty": (b"", "the file is empty"),
+    "text": (b"dear reader", "this is neither a JPEG, PNG, TIFF nor DICOM image"),
+    "gif": (encoded(Image.new("L", (9, 9)), "GIF"), "this is neither a JPEG, PNG, TIFF nor DICOM image"),
+    "bmp": (encoded(Image.new("L", (9, 9)), "BMP"), "this is neither a JPEG, PNG, TIFF nor DICOM image"),
+    "jpeg_cut_in_its_header": (JPEG[:30], "the image's header is cut off or damaged"),
+    "jpeg_cut_in_its_pixels": (JPEG[:-100], "the image is cut off or damaged"),
+    "jpeg_of_12_bits": (twelve_bit_jpeg(), "a JPEG of 12 bits is not read"),
+    "png_cut_in_its_header": (PNG[:20], "the image's header is cut off or damaged"),
+    "png_cut_in_its_pixels": (PNG[:-100], "the image is cut off or damaged"),
+    "png_without_pixels": (png(100, 100, 8, 0, b""), "the image is cut off or damaged"),
+    "png_of_dark_16_bit_colours": (
+        png(8, 8, 16, 2, DARK_ROW * 8),
+        "16-bit colours of which none is above 4095: too dark to tell what was stored",
+    ),
+    "tiff_cut_in_its_header": (TIFF[:6], "the image's header is cut off or damaged"),
+    "tiff_cut_in_its_directory": (tiff(RAMP)[:-60], "this kind of TIFF is not read, or its header is cut off"),
+    "tiff_cut_in_its_pixels": (TIFF[:-1000], "the image is cut off or damaged"),
+    "tiff_of_two_pages": (two_pages(), "this TIFF has 2 pages; which is meant?"),
+    "tiff_of_floats": (
+        tiff(RAMP.astype(np.float32), sample_format=3),
+        "this TIFF holds floating-point numbers, which say neither what is black nor what is white",
+    ),
+    "tiff_of_32_bits": (
+        tiff(RAMP.astype(np.uint32) * 1000),
+        "this TIFF holds grey levels from 0 to 240000; 0 to 65535 are read",
+    ),
+    "tiff_below_zero": (
+        tiff(RAMP.astype(np.int16) - 100, sample_format=2),
+        "this TIFF holds grey levels from -100 to 140; 0 to 65535 are read",
+    ),
+    "tiff_of_an_unknown_kind": (
+        tiff(RAMP.astype(np.uint64)),
+        "this kind of TIFF is not read, or its header is cut off",
+    ),
+    "wide": (png(30_000, 100, 8, 0, b"\0"), "30000 x 100 pixels are too many for an X-ray"),
+    "png_bomb": (png(19_000, 19_000, 8, 0, b"\0"), "19000 x 19000 pixels are too many for an X-ray"),
+    "tiff_bomb": (
+        tiff(RAMP).replace(struct.pack("<HHII", 256, 4, 1, 64), struct.pack("<HHII", 256, 4, 1, 2**31)),
+        "2147483648 x 64 pixels are too many for an X-ray",
+    ),
+    "tiff_of_no_width": (
+        tiff(RAMP).replace(struct.pack("<HHII", 256, 4, 1, 64), struct.pack("<HHII", 256, 4, 1, 0)),
+        "the image's header is cut off or damaged",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_image_is_refused_for_a_plain_reason(name: str) -> None:
+    content, reason = BROKEN[name]
+
+    assert reason_of(content) == reason
+
+
+@given(
+    position=st.integers(0, 10_000),
+    value=st.integers(0, 255),
+    kind=st.sampled_from([JPEG, PNG, TIFF, LZW]),
+    keep=st.integers(1, 10_000),
+)
+def test_an_overwritten_or_shortened_file_gives_an_image_or_a_reason(
+    position: int, value: int, kind: bytes, keep: int
+) -> None:
+    """Never another exception."""
+    content = bytearray(kind[:keep])
+    content[position % len(content)] = value
+
+    with warnings.catch_warnings(), contextlib.suppress(DataError):
+        warnings.simplefilter("ignore")
+        read_header(bytes(content), FILE)
+        read_grey(bytes(content), FILE, needed_px=16)
