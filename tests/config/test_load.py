@@ -253,6 +253,52 @@ def test_a_start_outside_of_the_space_is_refused(
     assert message.count("fix:") == 1
 
 
+def test_an_option_stands_for_what_the_file_says_of_its_parameter_in_start_from(write_space: WriteSpace) -> None:
+    path = write_space(
+        "source: {values: [none, gan]}",
+        "synthetic_ratio: {values: [1, 2], when: {source: gan}}",
+        "backbone: {values: [resnet18, resnet50]}",
+        after="start_from:\n- {source: gan, synthetic_ratio: 2, backbone: resnet50}\n",
+    )
+
+    assert load_space(path, ["backbone=mobilenet_v2"]).start_points() == ({"source": "gan", "synthetic_ratio": 2.0},)
+    assert load_space(path, ["source=none"]).start_points() == ({"backbone": "resnet50"},)
+    assert load_space(path, ["source=gan"]).start_points() == ({"synthetic_ratio": 2.0, "backbone": "resnet50"},)
+
+
+def test_the_first_start_of_a_space_is_an_experiment_if_it_leaves_nothing_open(
+    write_space: WriteSpace,
+) -> None:
+    lines = ("source: {values: [none, gan]}", "lr: {min: 1e-5, max: 1e-3}", "synthetic_ratio: {values: [1, 2]}")
+
+    whole = load_space(write_space(*lines, after="start_from: [{source: none, lr: 1e-4}, {source: gan}]\n"))
+    partial = load_space(write_space(*lines, after="start_from: [{source: gan, lr: 1e-4}]\n"))
+    none = load_space(write_space(*lines))
+
+    assert (whole.experiment().parameters.source, whole.experiment().parameters.lr) == ("none", 1e-4)
+    with pytest.raises(ConfigError, match="still open: synthetic_ratio"):
+        partial.experiment()
+    with pytest.raises(ConfigError, match=r"still open: source, lr\n.*xraytune export"):
+        none.experiment()
+
+
+@pytest.mark.parametrize(
+    ("lines", "data", "what"),
+    [
+        (["backbone: {values: [resnet18, vit_b_16]}"], "", "4: backbone: vit_b_16 takes images of 224 px alone"),
+        (["backbone: {value: alexnet}"], "image_size: 32", "4: backbone: alexnet takes images of 63 px or more"),
+        (["loss: {values: [bce, cross_entropy]}"], "classes: three", "4: loss: bce is for two classes"),
+    ],
+)
+def test_what_does_not_go_with_the_images_is_refused(
+    write_space: WriteSpace, complaints: Complaints, lines: list[str], data: str, what: str
+) -> None:
+    message = complaints(write_space(*lines), *([f"data.{data.replace(': ', '=')}"] if data else []))
+
+    assert message.startswith(f"space.yaml:{what}")
+    assert message.count("fix:") == 1
+
+
 def test_a_grid_needs_an_end(write_space: WriteSpace, complaints: Complaints) -> None:
     path = write_space("lr: {min: 1e-5, max: 1e-3}", after="sampler: {name: grid}\n")
 

@@ -40,9 +40,17 @@ _CHOICES: dict[str, list[Json]] = {
     "backbone": ["small_cnn", "resnet18", "resnet50"],
     "weights": ["imagenet", "none", "own/net.pth"],
     "trainable": ["head", "last_stage", "all"],
+    "head": ["linear", "vgg16_two_class"],
+    "loss": ["cross_entropy", "bce"],
+    "optimizer": ["adam", "adamw", "sgd"],
+    "schedule": ["constant", "cosine", "plateau"],
+    "input_channels": [1, 3],
     "early_stop_epochs": [None, 3, 5],
     "gan.steps": [100, 200, 300],
     "gan.loss": ["bce", "hinge"],
+    "gan.image_size": [32, 256],
+    "gan.allow_memorised": [True, False],
+    "gan.conditional": [True, False],
     "gan.ema_half_life_images": [None, 1000],
 }
 _RANGES: dict[str, Specs] = {

@@ -20,15 +20,24 @@ if TYPE_CHECKING:
 
 
 def check(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The space file (YAML).")],
+    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="The space file (YAML).")] = None,
     data: Data = None,
     weights_dir: WeightsDir = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON Schema of space files, for editors, and nothing else.")
+    ] = False,
 ) -> None:
     """Check a space file, and print what it means with every default; all problems are told at once."""
     from xraytune.config.load import load_space
+    from xraytune.config.schema import space_schema
 
+    if schema:
+        console.show_json(space_schema())
+        return
+    if file is None:
+        raise typer.BadParameter("name the space file, or give --schema", param_hint="FILE")
     try:
         space = load_space(file, overrides or (), data=data, weights_dir=weights_dir)
     except ConfigError as error:

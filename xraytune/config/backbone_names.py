@@ -43,11 +43,11 @@ def size_refusal(backbone: str, image_size_px: int) -> tuple[str, str] | None:
     """Why a backbone cannot take images of this side, and the fix; None: it can."""
     only, smallest = _ONLY_SIZE_PX.get(backbone), _SMALLEST_SIZE_PX.get(backbone, 0)
     if only is not None and image_size_px != only:
-        return f"{backbone} takes images of {only} px alone, and data.image_size is {image_size_px}", (
+        return f"backbone: {backbone} takes images of {only} px alone, and data.image_size is {image_size_px}", (
             f"set data.image_size: {only}"
         )
     if image_size_px < smallest:
-        return f"{backbone} takes images of {smallest} px or more, and data.image_size is {image_size_px}", (
+        return f"backbone: {backbone} takes images of {smallest} px or more, and data.image_size is {image_size_px}", (
             f"set data.image_size: {max(smallest, 96)}"
         )
     return None

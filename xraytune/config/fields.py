@@ -50,6 +50,8 @@ class ParameterField:
         choices: Of a `choice`, in the model's order.
         is_required: Whether there is no default.
         default: What holds where it is not given.
+        description: A line about it, where its name does not say all.
+        adapter: Reads a value.
     """
 
     name: str
@@ -57,6 +59,7 @@ class ParameterField:
     choices: tuple[Value, ...]
     is_required: bool
     default: Value
+    description: str
     adapter: TypeAdapter[Any]
 
     def read(self, value: Json) -> Value:
@@ -101,6 +104,7 @@ def _field(name: str, info: FieldInfo, inner: Any) -> ParameterField:
         choices=choices,
         is_required=info.is_required(),
         default=None if info.is_required() else info.default,
+        description=info.description or "",
         adapter=TypeAdapter(annotation, config=config),
     )
 

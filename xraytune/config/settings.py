@@ -27,7 +27,9 @@ OBJECTIVE_METRIC = "val_auroc"
 class Model(BaseModel):
     """A strict, frozen model: unknown keys, wrong types, NaN and infinity are refused."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        strict=True, frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class SplitSettings(Model):

@@ -1,0 +1,75 @@
+"""The JSON Schema says of a file's form what `load_space` says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from xraytune.config.load import load_space
+from xraytune.config.schema import space_schema
+from xraytune.config.yaml_lines import parse_yaml
+from xraytune.errors import ConfigError
+
+SPACES = Path(__file__).resolve().parents[2] / "search_spaces"
+SCHEMA: Any = space_schema()
+
+
+def complaints(text: str) -> list[str]:
+    content = parse_yaml(text, lambda line: f"line {line}").content
+    return [error.message for error in jsonschema.Draft202012Validator(SCHEMA).iter_errors(content)]
+
+
+def test_the_schema_is_one() -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+
+
+def test_the_schema_that_editors_are_pointed_at_is_the_one_of_this_version() -> None:
+    """`xraytune space check --schema > search_spaces/space.schema.json` writes it anew."""
+    assert json.loads((SPACES / "space.schema.json").read_text(encoding="utf-8")) == SCHEMA
+
+
+@pytest.mark.parametrize("file", sorted(SPACES.glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_shipped_space_fits_the_schema_and_points_an_editor_at_it(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+
+    assert text.splitlines()[0] == "# yaml-language-server: $schema=space.schema.json"
+    assert complaints(text) == []
+
+
+@pytest.mark.parametrize("file", sorted(SPACES.glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_resolved_space_fits_the_schema(file: Path) -> None:
+    assert complaints(load_space(file).to_yaml(file.parent)) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "parameters: {lrr: {value: 1}}",
+        "parameters: {lr: 1e-3}",
+        "parameters: {lr: {value: -1}}",
+        "parameters: {lr: {min: 1e-4}}",
+        "parameters: {lr: {value: 1, values: [1, 2]}}",
+        "parameters: {backbone: {value: resnet5O}}",
+        "parameters: {backbone: {min: 1, max: 2}}",
+        "parameters: {gan: {steps: {value: 1}}}",
+        "parameters: {gan: {parameters: {stepz: {value: 1}}}}",
+        "parameters: {lr: {value: 1, when: {sourc: gan}}}",
+        "parameters: {lr: {value: 1, when: {views: {above: 1}}}}",
+        "parameters: {lr: {value: 1, distribution: normal}}",
+        "budget: {trials: 0}",
+        "sead: 3",
+        "start_from: [{sorce: none}]",
+        "start_from: [{gan: {stepz: 1}}]",
+    ],
+)
+def test_what_is_refused_when_it_is_loaded_is_underlined_in_the_editor(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "space.yaml"
+    path.write_text(f"name: small\ndata: {{path: images}}\n{line}\n", encoding="utf-8")
+
+    with pytest.raises(ConfigError):
+        load_space(path)
+    assert complaints(path.read_text(encoding="utf-8"))

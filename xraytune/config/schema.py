@@ -1,0 +1,91 @@
+"""The JSON Schema of a space file: an editor that is pointed at it completes names and underlines what is wrong.
+
+Made from the models of settings.py, so that it cannot say anything else. It knows the form of a file and the bounds of each
+value; what goes together, `load_space` checks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from xraytune.config.fields import BLOCKS, ParameterField, parameter_fields
+from xraytune.config.grammar import DISTRIBUTIONS
+from xraytune.config.settings import Settings
+from xraytune.config.space import COMPARISONS
+from xraytune.records import Json
+
+Schema = dict[str, Any]
+_ORDERED_KINDS = ("integer", "number")
+
+
+def space_schema() -> dict[str, Json]:
+    """The schema, in JSON Schema's draft 2020-12."""
+    schema: Schema = Settings.model_json_schema()
+    schema["required"] = ["name"]  # the images may come with --data
+    del schema["$defs"]["DataSettings"]["required"]
+    fields = parameter_fields()
+    schema["$defs"]["values"] = {name: field.adapter.json_schema() for name, field in fields.items()}
+    values: dict[str, Schema] = {name: {"$ref": f"#/$defs/values/{name}"} for name in fields}
+    schema["$defs"]["when"] = {
+        "description": "The parameter counts only where all of these hold.",
+        "type": "object",
+        "minProperties": 1,
+        "additionalProperties": False,
+        "properties": {name: _condition(field, values[name]) for name, field in fields.items()},
+    }
+    schema["$defs"]["specs"] = {name: _spec(field, values[name]) for name, field in fields.items()}
+    specs: dict[str, Schema] = {name: {"$ref": f"#/$defs/specs/{name}"} for name in fields}
+    schema["properties"]["parameters"] = {
+        "description": "What a trial may be: each parameter's values, or its range.",
+        **_object({**_outside_of_blocks(specs), **{block: _block(block, specs) for block in BLOCKS}, **specs}),
+    }
+    row = _object({**values, **{block: _object(_inside(block, values)) for block in BLOCKS}})
+    schema["properties"]["start_from"] = {
+        "description": "Trials to try first.",
+        "type": "array",
+        "items": row,
+    }
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "A space file of xraytune"}
+
+
+def _object(properties: Mapping[str, Schema]) -> Schema:
+    return {"type": "object", "additionalProperties": False, "properties": dict(properties)}
+
+
+def _outside_of_blocks(named: Mapping[str, Schema]) -> dict[str, Schema]:
+    return {name: schema for name, schema in named.items() if "." not in name}
+
+
+def _inside(block: str, named: Mapping[str, Schema]) -> dict[str, Schema]:
+    return {name.removeprefix(f"{block}."): schema for name, schema in named.items() if name.startswith(f"{block}.")}
+
+
+def _block(block: str, specs: Mapping[str, Schema]) -> Schema:
+    when = {"$ref": "#/$defs/when"}
+    return {**_object({"when": when, "parameters": _object(_inside(block, specs))}), "required": ["parameters"]}
+
+
+def _spec(field: ParameterField, value: Schema) -> Schema:
+    keys: dict[str, Schema] = {
+        "value": value,
+        "values": {"type": "array", "items": value, "minItems": 1, "uniqueItems": True},
+        "distribution": {"enum": list(DISTRIBUTIONS)},
+        "when": {"$ref": "#/$defs/when"},
+    }
+    ways = [{"required": ["value"]}, {"required": ["values"]}]
+    if field.kind in _ORDERED_KINDS:
+        step = {"type": "number", "exclusiveMinimum": 0}
+        keys |= {"min": value, "max": value, "step": step, "q": step}
+        ways.append({"required": ["min", "max"]})
+    about = {"description": field.description} if field.description else {}
+    default: Schema = {} if field.is_required else {"default": {"value": field.default}}
+    return {**about, **_object(keys), "oneOf": ways, **default}
+
+
+def _condition(field: ParameterField, value: Schema) -> Schema:
+    accepted: list[Schema] = [value, {"type": "array", "items": value, "minItems": 1}]
+    if field.kind in _ORDERED_KINDS:
+        limits = _object({name: {"type": "number"} for name in COMPARISONS})
+        accepted.append({**limits, "minProperties": 1})
+    return {"anyOf": accepted}
