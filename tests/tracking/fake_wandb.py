@@ -12,10 +12,9 @@ from tests.tracking.offline_runs import OfflineRun
 class FakeRun:
     """A run that keeps what it is told, and writes it when it ends."""
 
-    starting_step = 0
-
     def __init__(self, library: "FakeWandb", arguments: dict[str, Any]) -> None:
         self._library, self._arguments = library, arguments
+        self.starting_step = library.starting_step
         self.summary: dict[str, Any] = {}
         self.rows: list[dict[str, Any]] = []
 
@@ -60,10 +59,12 @@ class FakeWandb(ModuleType):
     Args:
         at: The call that goes wrong: `setup`, `init`, `log`, `finish` or `teardown`.
         error: What it raises; None: it never returns, until the test `release`s it.
+        starting_step: Where the server says that the run goes on.
     """
 
-    def __init__(self, at: str = "", error: BaseException | None = None) -> None:
+    def __init__(self, at: str = "", error: BaseException | None = None, *, starting_step: int = 0) -> None:
         super().__init__("wandb")
+        self.starting_step = starting_step
         self._at, self._error = at, error
         self.reached, self.release = threading.Event(), threading.Event()
         self.calls: list[str] = []

@@ -141,6 +141,21 @@ class TestRun:
         assert not [file for file in files if key.encode() in file.read_bytes()]
 
 
+def test_what_the_server_has_of_a_resumed_run_is_not_sent_again(
+    trial: TrackedTrial, install: Callable[[FakeWandb], FakeWandb]
+) -> None:
+    """The server says at which step the run goes on: after two epochs at the third."""
+    install(FakeWandb(starting_step=3))
+    run = WandbRun(WandbSettings(), trial, samples=a_grid)
+    for record in EPOCHS:
+        run.log(record)
+    run.finish("complete")
+
+    written = read_run(run_files(trial.folder)[0])
+    assert [row["_step"] for row in written.rows] == [3]
+    assert (written.summary["value"], written.summary["best_epoch"]) == (0.9, 2)
+
+
 def test_a_run_belongs_to_one_study_and_one_trial(trial: TrackedTrial) -> None:
     """Two studies of one name, in two folders, do not write into each other's runs."""
     same = replace(trial, folder=trial.folder.parent / "moved", label="another")

@@ -1,0 +1,231 @@
+"""A W&B that fails, hangs or is logged out is said once and harms nothing.
+
+That a call does not wait is seen without a clock: it has returned while W&B still hangs, which the test alone can end.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.tracking.fake_wandb import FakeWandb
+from tests.tracking.test_wandb import EPOCHS, a_grid
+from xraytune.config.settings import WandbSettings
+from xraytune.tracking.wandb import TrackedTrial, WandbRun
+
+Install = Callable[[FakeWandb], FakeWandb]
+CALLS = ("setup", "init", "log", "finish", "teardown")
+AT_ONCE = 0.01
+SOON = 30.0
+
+
+def track(trial: TrackedTrial, *, finish_seconds: float = SOON, **options: int) -> WandbRun:
+    """A whole trial, told to W&B."""
+    run = WandbRun(WandbSettings(mode="offline"), trial, samples=a_grid, finish_seconds=finish_seconds, **options)
+    for record in EPOCHS:
+        run.log(record)
+    run.finish("complete")
+    return run
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name.startswith("xraytune")]
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("error", [OSError("no network"), SystemExit(1)])
+def test_a_wandb_that_raises_is_said_once(
+    call: str, error: BaseException, trial: TrackedTrial, install: Install, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake = install(FakeWandb(call, error))
+
+    track(trial)
+
+    assert fake.calls.count(call) == 1, "what failed is not asked again"
+    (message,) = said(caplog)
+    assert message.startswith("W&B failed, the trial goes on")
+    assert "epochs.jsonl" in message
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_wandb_that_never_answers_is_let_go_of(
+    call: str, trial: TrackedTrial, install: Install, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake = install(FakeWandb(call))
+
+    run = WandbRun(WandbSettings(mode="offline"), trial, samples=a_grid, finish_seconds=AT_ONCE)
+    for record in EPOCHS:
+        run.log(record)
+    if call in {"setup", "init", "log"}:
+        assert fake.reached.wait(SOON)
+        run.log(EPOCHS[-1])
+    run.finish("complete")
+
+    assert not fake.release.is_set(), "it hangs still, and every call has returned"
+    (message,) = said(caplog)
+    assert f"did not answer within {AT_ONCE} s" in message
+
+
+def test_a_wandb_that_answers_after_it_was_let_go_of_is_asked_no_more(trial: TrackedTrial, install: Install) -> None:
+    fake = install(FakeWandb("init"))
+    track(trial, finish_seconds=AT_ONCE)
+    assert fake.reached.wait(SOON)
+
+    fake.release.set()
+    (thread,) = (thread for thread in threading.enumerate() if thread.name == "wandb")
+    thread.join(SOON)
+
+    assert not thread.is_alive()
+    assert fake.calls == ["setup", "init"]
+
+
+def test_what_does_not_fit_in_the_queue_is_dropped_with_one_warning(
+    trial: TrackedTrial, install: Install, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake = install(FakeWandb("init"))
+    run = WandbRun(WandbSettings(mode="offline"), trial, finish_seconds=AT_ONCE, most_waiting=2)
+    assert fake.reached.wait(SOON)
+
+    for record in EPOCHS * 3:
+        run.log(record)
+    run.finish("complete")
+
+    (message,) = said(caplog)
+    assert "does not keep up" in message
+    assert not fake.release.is_set()
+
+
+def test_a_queue_that_was_full_still_ends_the_run(trial: TrackedTrial, install: Install) -> None:
+    """W&B was slow, not dead: what fitted is there, and the run has its end."""
+    fake = install(FakeWandb("init"))
+    run = WandbRun(WandbSettings(mode="offline"), trial, finish_seconds=SOON, most_waiting=2)
+    assert fake.reached.wait(SOON)
+    for record in EPOCHS:
+        run.log(record)
+
+    fake.release.set()
+    run.finish("complete")
+
+    assert fake.calls == ["setup", "init", "log", "log", "finish", "teardown"]
+
+
+def test_a_grid_that_cannot_be_drawn_is_no_matter_of_the_trial(
+    trial: TrackedTrial, install: Install, caplog: pytest.LogCaptureFixture
+) -> None:
+    install(FakeWandb())
+
+    def broken() -> Image.Image:
+        raise ValueError("no pixels")
+
+    run = WandbRun(WandbSettings(mode="offline"), trial, samples=broken)
+    run.log(EPOCHS[0])
+    run.finish("complete")
+
+    (message,) = said(caplog)
+    assert "ValueError: no pixels" in message
+
+
+def test_a_wandb_that_is_not_installed_is_said(
+    trial: TrackedTrial, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+
+    track(trial)
+
+    (message,) = said(caplog)
+    assert "import of wandb halted" in message
+
+
+def test_a_message_holds_no_secret(
+    trial: TrackedTrial, install: Install, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "0f" * 20)
+    install(FakeWandb("init", OSError(f"key {'0f' * 20} refused\nby http://me:hidden@proxy.org:3128/")))
+
+    track(trial)
+
+    (message,) = said(caplog)
+    assert "key *** refused; by http://***@proxy.org:3128/" in message
+
+
+TRIAL = """
+import logging, sys, threading
+from pathlib import Path
+from tests.tracking.test_wandb import EPOCHS, a_grid
+from xraytune.config.settings import Experiment, Parameters, Settings, WandbSettings
+from xraytune.tracking.wandb import TrackedTrial, WandbRun
+
+folder, finish_seconds = Path(sys.argv[1]), float(sys.argv[2])
+trial = TrackedTrial(
+    experiment=Experiment(
+        settings=Settings.model_validate({"name": "small", "data": {"path": folder / "xrays"}}), parameters=Parameters()
+    ),
+    study="small", study_identity="3f9a1c77", number=7, label="small #7", folder=folder,
+)
+run = WandbRun(WandbSettings(mode="online"), trial, samples=a_grid, finish_seconds=finish_seconds)
+for record in EPOCHS:
+    run.log(record)
+run.finish("complete")
+print("the trial has ended")
+"""
+
+
+def a_trial_online(folder: Path, finish_seconds: float, **environment: str) -> str:
+    """The trial as a process, with the real wandb; gives what it printed.
+
+    `run` returns when nobody holds the process's output any more: W&B's own service is gone too.
+    """
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    done = subprocess.run(
+        [sys.executable, "-c", TRIAL, str(folder), str(finish_seconds)],
+        env=kept | {"HOME": str(folder), "PYTHONPATH": os.pathsep.join(sys.path)} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert "the trial has ended" in done.stdout, done.stdout
+    return done.stdout
+
+
+@pytest.fixture
+def silent_server() -> Iterator[str]:
+    """A server that accepts connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.slow
+def test_without_a_network_the_process_of_a_trial_still_ends(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+
+    output = a_trial_online(tmp_path, 3.0, WANDB_API_KEY="0f" * 20, WANDB_BASE_URL=f"http://127.0.0.1:{port}")
+
+    assert output.count("W&B failed, the trial goes on") == 1
+    assert "0f0f" not in output
+
+
+@pytest.mark.slow
+def test_with_a_server_that_never_answers_the_process_of_a_trial_still_ends(tmp_path: Path, silent_server: str) -> None:
+    output = a_trial_online(tmp_path, 3.0, WANDB_API_KEY="0f" * 20, WANDB_BASE_URL=silent_server)
+
+    assert output.count("W&B failed, the trial goes on") == 1
+    assert "did not answer within 3 s" in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", ["", "too-short"])
+def test_logged_out_is_said_with_what_to_do(tmp_path: Path, key: str, silent_server: str) -> None:
+    output = a_trial_online(tmp_path, SOON, WANDB_API_KEY=key, WANDB_BASE_URL=silent_server)
+
+    assert output.count("W&B failed, the trial goes on") == 1
+    assert "wandb sync" in output
+    assert "too-short" not in output
