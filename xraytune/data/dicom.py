@@ -22,23 +22,11 @@ from xraytune.errors import DataError, MachineError, Problem
 
 _REPAIR = "repair or remove the file, or leave broken images out with --skip-broken"
 _GREY = ("MONOCHROME1", "MONOCHROME2")
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
+"""The transfer syntax that zips header and pixels together: pydicom would inflate a bomb without end."""
+_LONGEST_META = 4096
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 """What pydicom gives as RGB."""
-_DAMAGE = (
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    NotImplementedError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
-"""What pydicom and its decoders raise on files that are cut off, overwritten or against the standard."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +46,28 @@ class DicomFile:
     width_px: int
     height_px: int
     patient: str | None
+
+
+def _damage() -> tuple[type[Exception], ...]:
+    """What pydicom and its decoders raise on files that are cut off, overwritten or against the standard."""
+    from pydicom.errors import BytesLengthException, InvalidDicomError
+
+    return (
+        ArithmeticError,
+        AttributeError,
+        BytesLengthException,
+        EOFError,
+        InvalidDicomError,
+        LookupError,
+        NotImplementedError,
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+        struct.error,
+        zlib.error,
+        Image.DecompressionBombError,
+    )
 
 
 def is_dicom(content: bytes) -> bool:
@@ -88,15 +98,18 @@ def open_dicom(content: bytes, path: Path, *, with_pixels: bool) -> DicomFile:
     require_pydicom(path)
     from pydicom import dcmread
 
+    if _DEFLATED in content[:_LONGEST_META]:
+        fix = "inflate it (dcmconv +te), or leave broken images out with --skip-broken"
+        raise DataError(Problem("this DICOM file is deflated as a whole, which is not read", path, fix))
     try:
         dataset = dcmread(BytesIO(content), stop_before_pixels=not with_pixels)
         rows, columns = dataset.get("Rows"), dataset.get("Columns")
         frames = int(dataset.get("NumberOfFrames") or 1)
         patient = str(dataset.get("PatientID") or "").strip()
-    except _DAMAGE as error:
+    except _damage() as error:
         raise DataError(Problem("the DICOM header is cut off or damaged", path, _REPAIR)) from error
     if not isinstance(rows, int) or not isinstance(columns, int):
-        raise DataError(Problem("this DICOM file holds no pixels", path, _REPAIR))
+        raise DataError(Problem("this DICOM file holds no pixels, or is cut off", path, _REPAIR))
     if frames > 1:
         fix = "export the frame that you mean, or leave broken images out with --skip-broken"
         raise DataError(Problem(f"this DICOM file holds {frames} frames; which is meant?", path, fix))
@@ -116,7 +129,7 @@ def dicom_grey(file: DicomFile) -> tuple[NDArray[np.uint8], int]:
         what = "this DICOM file holds floating-point numbers, which say neither what is black nor what is white"
         raise DataError(Problem(what, file.path, _REPAIR))
     if "PixelData" not in dataset:
-        raise DataError(Problem("this DICOM file holds no pixels", file.path, _REPAIR))
+        raise DataError(Problem("this DICOM file holds no pixels, or is cut off", file.path, _REPAIR))
     _refuse_unknown_compression(file)
     colours = str(dataset.get("PhotometricInterpretation", ""))
     if colours not in (*_GREY, *_COLOUR):
@@ -127,7 +140,7 @@ def dicom_grey(file: DicomFile) -> tuple[NDArray[np.uint8], int]:
         if colours in _COLOUR:
             return _grey_of_colours(stored, bits), bits
         shown = _shown(stored, dataset)
-    except _DAMAGE as error:
+    except _damage() as error:
         raise DataError(Problem("the DICOM pixels are cut off or damaged", file.path, _REPAIR)) from error
     grey = np.rint(shown * 255).astype(np.uint8)
     return 255 - grey if colours == "MONOCHROME1" else grey, bits

@@ -1,0 +1,357 @@
+"""DICOM as a radiologist's screen shows it, and the patients that its headers name."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.pixels.processing import apply_windowing
+from pydicom.sequence import Sequence
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    DigitalXRayImageStorageForPresentation,
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGLSLossless,
+    RLELossless,
+)
+
+from xraytune.config.settings import DataSettings
+from xraytune.data.formats import read_grey, read_header
+from xraytune.data.index import ImageIndex, list_images, read_index
+from xraytune.data.pixels import decode_images
+from xraytune.errors import DataError, MachineError
+
+FILE = Path("IM000001")
+
+
+def ramp(lowest: int, highest: int, kind: type[np.generic] = np.uint16) -> NDArray[Any]:
+    """Levels [24, 32] that rise evenly from the top left."""
+    return np.linspace(lowest, highest, 24 * 32).round().reshape(24, 32).astype(kind)
+
+
+def dicom(
+    pixels: NDArray[Any] | None, bits: int = 16, syntax: UID = ExplicitVRLittleEndian, **attributes: Any
+) -> bytes:
+    """A DICOM file of these stored values; `attributes` add to its header, or replace what is there."""
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = DigitalXRayImageStorageForPresentation
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = UID("1.2.3.4")
+    if pixels is not None:
+        dataset.Rows, dataset.Columns = pixels.shape[:2]
+        dataset.SamplesPerPixel = 1 if pixels.ndim == 2 else 3
+        dataset.PhotometricInterpretation = "MONOCHROME2" if pixels.ndim == 2 else "RGB"
+        if pixels.ndim == 3:
+            dataset.PlanarConfiguration = 0
+        dataset.BitsAllocated = pixels.dtype.itemsize * 8
+        dataset.BitsStored, dataset.HighBit = bits, bits - 1
+        dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
+        dataset.PixelData = pixels.tobytes()
+    for name, value in attributes.items():
+        setattr(dataset, name, value)
+    if syntax.is_encapsulated:
+        dataset["PixelData"].is_undefined_length = True
+    stream = io.BytesIO()
+    dataset.save_as(stream, enforce_file_format=True)
+    return stream.getvalue()
+
+
+def grey_of(content: bytes) -> NDArray[np.float64]:
+    with warnings.catch_warnings():  # pydicom's remarks on odd headers
+        warnings.simplefilter("ignore")
+        return np.asarray(read_grey(content, FILE, needed_px=32).image).astype(np.float64)
+
+
+def reason_of(content: bytes) -> str:
+    with pytest.raises(DataError) as refusal:
+        grey_of(content)
+    (problem,) = refusal.value.problems
+    assert problem.where == FILE
+    assert problem.fix
+    return problem.what
+
+
+@pytest.mark.parametrize(("bits", "kind"), [(8, np.uint8), (10, np.uint16), (12, np.uint16), (16, np.uint16)])
+def test_without_a_window_all_that_the_bits_can_hold_is_shown(bits: int, kind: type[np.generic]) -> None:
+    levels = ramp(0, 2**bits - 1, kind)
+
+    np.testing.assert_allclose(grey_of(dicom(levels, bits)), levels / (2**bits - 1) * 255, atol=0.51)
+    assert read_grey(dicom(levels, bits), FILE, needed_px=8).kind == f"DICOM {bits}-bit"
+
+
+def test_a_dark_image_stays_dark() -> None:
+    """Unlike a PNG, the header says how deep the values are."""
+    assert grey_of(dicom(ramp(0, 255), 12)).max() == 16
+
+
+def test_signed_values_reach_below_zero() -> None:
+    levels = ramp(-2048, 2047, np.int16)
+
+    np.testing.assert_allclose(grey_of(dicom(levels, 12)), (levels + 2048.0) / 4095 * 255, atol=0.51)
+
+
+@pytest.mark.parametrize(("slope", "intercept"), [(2, -1000), (0.5, 3), (-1, 4095)])
+def test_the_range_is_rescaled_with_the_values(slope: float, intercept: float) -> None:
+    levels = ramp(0, 4095)
+    expected = levels / 4095 * 255
+
+    grey = grey_of(dicom(levels, 12, RescaleSlope=slope, RescaleIntercept=intercept))
+
+    np.testing.assert_allclose(grey, expected if slope > 0 else 255 - expected, atol=0.51)
+
+
+def test_monochrome1_is_turned_over() -> None:
+    levels = ramp(0, 4095)
+
+    inverted = grey_of(dicom(levels, 12, PhotometricInterpretation="MONOCHROME1"))
+
+    np.testing.assert_array_equal(inverted, 255 - grey_of(dicom(levels, 12)))
+
+
+@pytest.mark.parametrize("function", ["", "LINEAR", "LINEAR_EXACT", "SIGMOID"])
+@pytest.mark.parametrize(("center", "width"), [(2000, 1000), (100, 400), (1500.5, 40)])
+@pytest.mark.parametrize(("slope", "intercept"), [(1, 0), (2, -1000)])
+def test_a_window_is_applied_as_the_standard_says(
+    function: str, center: float, width: float, slope: int, intercept: int
+) -> None:
+    """The second source is pydicom's own windowing, whose output has the stored values' range."""
+    levels = ramp(0, 4095)
+    header = Dataset()
+    header.PhotometricInterpretation, header.BitsStored, header.PixelRepresentation = "MONOCHROME2", 12, 0
+    header.WindowCenter, header.WindowWidth = center, width
+    window: dict[str, Any] = {"WindowCenter": center, "WindowWidth": width}
+    if function:
+        header.VOILUTFunction = window["VOILUTFunction"] = function
+
+    grey = grey_of(dicom(levels, 12, RescaleSlope=slope, RescaleIntercept=intercept, **window))
+
+    shown: NDArray[np.float64] = apply_windowing(levels * float(slope) + intercept, header)
+    np.testing.assert_allclose(grey, shown / 4095 * 255, atol=0.51)
+
+
+def test_a_window_of_width_1_is_a_threshold() -> None:
+    levels = ramp(0, 4095)
+
+    grey = grey_of(dicom(levels, 12, WindowCenter=2000, WindowWidth=1))
+
+    np.testing.assert_array_equal(grey, np.where(levels > 1999.5, 255, 0))
+
+
+def test_the_first_of_several_windows_counts() -> None:
+    several = dicom(ramp(0, 4095), 12, WindowCenter=[1000, 3000], WindowWidth=[500, 10])
+
+    np.testing.assert_array_equal(
+        grey_of(several), grey_of(dicom(ramp(0, 4095), 12, WindowCenter=1000, WindowWidth=500))
+    )
+
+
+def test_a_window_of_no_width_is_a_placeholder() -> None:
+    empty = dicom(ramp(0, 4095), 12, WindowCenter=0, WindowWidth=0)
+
+    np.testing.assert_array_equal(grey_of(empty), grey_of(dicom(ramp(0, 4095), 12)))
+
+
+def lut(entries: NDArray[np.uint16], first: int, bits: int) -> Sequence:
+    item = Dataset()
+    item.LUTDescriptor = [len(entries), first, bits]
+    item.LUTData = entries.tolist()
+    for name in ("LUTDescriptor", "LUTData"):
+        item[name].VR = "US"
+    return Sequence([item])
+
+
+def test_a_voi_lut_comes_before_a_window() -> None:
+    levels = ramp(0, 1023)
+    squares = (np.arange(1024) ** 2 // 1024 * 4).astype(np.uint16)
+
+    grey = grey_of(dicom(levels, 12, VOILUTSequence=lut(squares, 0, 12), WindowCenter=5, WindowWidth=1))
+
+    np.testing.assert_allclose(grey, squares[levels] / 4095 * 255, atol=0.51)
+
+
+def test_a_modality_lut_gives_the_range() -> None:
+    levels = ramp(0, 255)
+    roots = (np.sqrt(np.arange(256)) * 4000).astype(np.uint16)
+
+    grey = grey_of(dicom(levels, 12, ModalityLUTSequence=lut(roots, 0, 16)))
+
+    np.testing.assert_allclose(grey, roots[levels] / 65535 * 255, atol=0.51)
+
+
+@pytest.mark.parametrize(("bits", "kind"), [(8, np.uint8), (16, np.uint16)])
+def test_colours_become_grey(bits: int, kind: type[np.generic]) -> None:
+    colours = np.stack([ramp(0, 2**bits - 1, kind), ramp(0, 2**bits - 1, kind) // 2, ramp(0, 9, kind)], axis=-1)
+    weights = np.array([0.299, 0.587, 0.114])
+
+    np.testing.assert_allclose(grey_of(dicom(colours, bits)), colours @ weights / (2**bits - 1) * 255, atol=1.1)
+
+
+def test_ybr_becomes_grey() -> None:
+    luma = ramp(0, 255, np.uint8)
+    ybr = np.stack([luma, np.full_like(luma, 128), np.full_like(luma, 128)], axis=-1)
+
+    np.testing.assert_allclose(grey_of(dicom(ybr, 8, PhotometricInterpretation="YBR_FULL")), luma, atol=1)
+
+
+def encoded(levels: NDArray[Any], kind: str, **options: object) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(levels).save(stream, kind, **options)
+    return encapsulate([stream.getvalue()])
+
+
+def test_what_pillow_can_decompress_is_read() -> None:
+    levels = ramp(0, 255, np.uint8)
+    lossless = dicom(levels, 8, JPEG2000Lossless, PixelData=encoded(levels, "JPEG2000", no_jp2=True))
+    baseline = dicom(levels, 8, JPEGBaseline8Bit, PixelData=encoded(levels, "JPEG", quality=100))
+
+    np.testing.assert_array_equal(grey_of(lossless), levels)
+    np.testing.assert_allclose(grey_of(baseline), levels, atol=3)
+
+
+def test_run_lengths_are_read() -> None:
+    levels = np.zeros((8, 64), dtype=np.uint8)
+    levels[3:] = 200
+    run = b"".join(bytes([257 - 64, row[0]]) for row in levels)
+    frame = (1).to_bytes(4, "little") + (64).to_bytes(4, "little") + bytes(56) + run
+
+    np.testing.assert_array_equal(grey_of(dicom(levels, 8, RLELossless, PixelData=encapsulate([frame]))), levels)
+
+
+GOOD = dicom(ramp(0, 4095), 12, PatientID="77", WindowCenter=2000, WindowWidth=4000)
+BROKEN: dict[str, tuple[bytes, str]] = {
+    "a_report": (dicom(None), "this DICOM file holds no pixels, or is cut off"),
+    "no_pixels": (dicom(None, Rows=8, Columns=8), "this DICOM file holds no pixels, or is cut off"),
+    "several_frames": (
+        dicom(ramp(0, 9), 12, NumberOfFrames=3),
+        "this DICOM file holds 3 frames; which is meant?",
+    ),
+    "no_decoder": (
+        dicom(ramp(0, 9), 12, JPEGLSLossless, PixelData=encapsulate([b"pixels"])),
+        "its pixels are compressed as JPEG-LS Lossless Image Compression, for which no decoder is installed",
+    ),
+    "unknown_syntax": (
+        dicom(ramp(0, 9), 12, PixelData=bytes(8)).replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.9.9.9\0"),
+        "its pixels are compressed as 1.2.840.10008.9.9.9, for which no decoder is installed",
+    ),
+    "floats": (
+        dicom(None, Rows=24, Columns=32, BitsAllocated=32, FloatPixelData=ramp(0, 1, np.float32).tobytes()),
+        "this DICOM file holds floating-point numbers, which say neither what is black nor what is white",
+    ),
+    "palette": (
+        dicom(ramp(0, 9), 12, PhotometricInterpretation="PALETTE COLOR"),
+        "the colour model PALETTE COLOR of this DICOM file is not read",
+    ),
+    "cut_in_its_header": (GOOD[:400], "this DICOM file holds no pixels, or is cut off"),
+    "cut_in_its_pixels": (GOOD[:-1000], "the DICOM pixels are cut off or damaged"),
+    "cut_at_its_start": (GOOD[:141], "the DICOM header is cut off or damaged"),
+    "flat_rescale": (
+        dicom(ramp(0, 9), 12, RescaleSlope=0, RescaleIntercept=0),
+        "the DICOM pixels are cut off or damaged",
+    ),
+    "deflated": (
+        dicom(ramp(0, 9), 12, DeflatedExplicitVRLittleEndian),
+        "this DICOM file is deflated as a whole, which is not read",
+    ),
+    "bomb": (dicom(ramp(0, 9), 12, Rows=30_000, Columns=30_000), "30000 x 30000 pixels are too many for an X-ray"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_file_is_refused_for_a_plain_reason(name: str) -> None:
+    content, reason = BROKEN[name]
+
+    assert reason_of(content) == reason
+
+
+@given(position=st.integers(132, 5000), value=st.integers(0, 255), keep=st.integers(140, 5000))
+def test_an_overwritten_or_shortened_file_gives_an_image_or_a_reason(position: int, value: int, keep: int) -> None:
+    """Never another exception."""
+    content = bytearray(GOOD[:keep])
+    content[position % len(content)] = value
+
+    with contextlib.suppress(DataError):
+        grey_of(bytes(content))
+
+
+def test_the_header_names_the_patient_as_a_hash() -> None:
+    """Studies get shared: what they hold must not be the hospital's number."""
+    header = read_header(dicom(ramp(0, 9), 12, PatientID=" 77 "), FILE)
+
+    assert header.patient == f"dicom:{hashlib.sha256(b'77').hexdigest()[:12]}"
+    assert (header.width_px, header.height_px) == (32, 24)
+    assert read_header(dicom(ramp(0, 9), 12, PatientID=""), FILE).patient is None
+
+
+@pytest.fixture
+def hospital(tmp_path: Path) -> Path:
+    """Five patients of each class with two images each, as a scanner names them, and the medium's table of contents."""
+    for label, name in enumerate(("NORMAL", "PNEUMONIA")):
+        for patient in range(5):
+            for view, file in enumerate(("IM000001", f"1.2.840.{patient}", "c.dcm")[patient % 2 :][:2]):
+                folder = tmp_path / name / f"study{patient}"
+                folder.mkdir(parents=True, exist_ok=True)
+                levels = ramp(view, 1000 + 100 * patient + label)
+                (folder / file).write_bytes(dicom(levels, 12, PatientID=f"{name}{patient}"))
+    (tmp_path / "NORMAL" / "DICOMDIR").write_bytes(dicom(None))
+    (tmp_path / "NORMAL" / "README").write_text("x", encoding="utf-8")
+    return tmp_path
+
+
+def index_of(root: Path) -> ImageIndex:
+    return read_index(DataSettings(path=root))
+
+
+def test_patients_come_from_the_headers_whatever_the_files_are_called(hospital: Path) -> None:
+    index = index_of(hospital)
+
+    assert len(index.images) == 20
+    assert len({image.patient for image in index.images}) == 10
+    assert all(image.patient.startswith("dicom:") and len(image.patient) == 18 for image in index.images)
+    assert "NORMAL" not in "".join(image.patient for image in index.images)
+    assert index.warnings == (f"{hospital}: files that are no images by their suffix are ignored: 2 no suffix",)
+    assert len(list_images(hospital)) == 20
+
+
+def test_a_file_called_dcm_may_be_a_png_after_all(hospital: Path) -> None:
+    for file in hospital.rglob("c.dcm"):
+        Image.fromarray(ramp(0, 200, np.uint8)).save(file, "PNG")
+
+    index = index_of(hospital)
+
+    decoded = decode_images(hospital, [image.file for image in index.images], 16, workers=1)
+    assert all(isinstance(image, np.ndarray) for image in decoded)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        index_of,
+        list_images,
+        lambda root: list(decode_images(root, ["NORMAL/study0/IM000001"], 16, workers=1)),
+    ],
+)
+def test_without_pydicom_nothing_is_decoded_and_the_way_to_get_it_is_told(
+    hospital: Path, monkeypatch: pytest.MonkeyPatch, use: Callable[[Path], object]
+) -> None:
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+
+    with pytest.raises(MachineError, match=r"pip install 'xraytune\[dicom\]'"):
+        use(hospital)
