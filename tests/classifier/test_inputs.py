@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torchvision import models
 
 from xraytune.classifier.inputs import InputFormat, input_format, normalise, to_unit
-from xraytune.config.settings import Parameters
+from xraytune.config.backbone_names import BackboneName
+from xraytune.config.settings import Experiment, Parameters, Settings
 from xraytune.seeding import derive_seed
 
 
 def format_of(image_size_px: int, bandwidth_px: int | None = None) -> InputFormat:
     return InputFormat(image_size_px=image_size_px, bandwidth_px=bandwidth_px, mean=(0.5,), std=(0.25,))
+
+
+def format_for(data: dict[str, Any] | None = None, **parameters: Any) -> InputFormat:
+    """The format of an experiment, its training part of mean 0.4 and standard deviation 0.2."""
+    settings = Settings.model_validate({"name": "any", "data": {"path": Path("images"), **(data or {})}})
+    experiment = Experiment(settings=settings, parameters=Parameters.model_validate(parameters))
+    return input_format(experiment, train_mean=0.4, train_std=0.2)
 
 
 def noise(image_count: int, size_px: int, purpose: str = "noise") -> Tensor:
@@ -75,14 +86,30 @@ def test_a_real_image_stored_at_the_gans_size_is_the_same_image_after_matching()
 
 
 def test_pretrained_backbones_use_imagenets_constants_and_others_the_training_parts() -> None:
-    pretrained = input_format(Parameters(backbone="resnet18"), 128, None, 0.4, 0.2)
-    pretrained_grey = input_format(Parameters(backbone="resnet18", input_channels=1), 128, 64, 0.4, 0.2)
-    untrained = input_format(Parameters(backbone="resnet18", weights="none"), 128, None, 0.4, 0.2)
+    pretrained = format_for(backbone="resnet18")
+    pretrained_grey = format_for(backbone="resnet18", input_channels=1)
+    untrained = format_for(backbone="resnet18", weights="none")
 
     assert pretrained.mean == (0.485, 0.456, 0.406)
     assert pretrained_grey.mean == pytest.approx((0.449,))
     assert pretrained_grey.std == pytest.approx((0.226,))
     assert (untrained.mean, untrained.std) == ((0.4, 0.4, 0.4), (0.2, 0.2, 0.2))
+
+
+@pytest.mark.parametrize("backbone", get_args(BackboneName))
+def test_pretrained_backbones_use_the_constants_of_their_own_weights(backbone: str) -> None:
+    if backbone == "small_cnn":
+        assert format_for(backbone=backbone, weights="mine.pth").mean == (0.485, 0.456, 0.406)
+        return
+    official = models.get_model_weights(backbone).DEFAULT
+    mean, std = official.transforms().mean, official.transforms().std
+    if backbone in {"googlenet", "inception_v3"}:
+        # torchvision undoes ImageNet's constants in the network (`transform_input`): pixels end up in [-1, 1].
+        mean = std = [0.5, 0.5, 0.5]
+
+    form = format_for(backbone=backbone, weights="imagenet")
+
+    assert (list(form.mean), list(form.std)) == (mean, std)
 
 
 def test_normalised_images_have_the_formats_channels() -> None:
@@ -97,6 +124,8 @@ def test_normalised_images_have_the_formats_channels() -> None:
 
 
 def test_a_format_survives_json() -> None:
-    form = input_format(Parameters(), 128, 64, 0.4, 0.2)
+    form = format_for({"image_size": 128, "resize": "crop"}, source="gan")
+
+    assert (form.image_size_px, form.resize, form.bandwidth_px) == (128, "crop", 64)
 
     assert InputFormat.from_json(json.loads(json.dumps(form.to_json()))) == form

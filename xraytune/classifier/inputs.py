@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xraytune.config.settings import Parameters
+from xraytune.config.settings import Experiment
+from xraytune.data.pixels import Resize
 from xraytune.records import Json
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -31,12 +32,14 @@ class InputFormat:
 
     Attributes:
         image_size_px: Side S of the network's images.
+        resize: How an image file becomes square.
         bandwidth_px: Side that every image is scaled through first, so that all have its band; None: none.
         mean: Of each input channel, for pixels in [0, 1].
         std: Of each input channel, for pixels in [0, 1].
     """
 
     image_size_px: int
+    resize: Resize = "squash"
     bandwidth_px: int | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -50,33 +53,33 @@ class InputFormat:
         """The format that `to_json` wrote."""
         return cls(
             image_size_px=values["image_size_px"],
+            resize=values.get("resize", "squash"),
             bandwidth_px=values["bandwidth_px"],
             mean=tuple(values["mean"]),
             std=tuple(values["std"]),
         )
 
 
-def input_format(
-    parameters: Parameters, image_size_px: int, bandwidth_px: int | None, train_mean: float, train_std: float
-) -> InputFormat:
+def input_format(experiment: Experiment, *, train_mean: float, train_std: float) -> InputFormat:
     """The constants of a pretrained backbone's weights, the training part's for one that starts from random weights.
 
     With one input channel they are averaged over three.
 
     Args:
-        parameters: `backbone`, `weights` and `input_channels` are used.
-        image_size_px: Side of the network's images.
-        bandwidth_px: `Experiment.bandwidth_px`.
+        experiment: Its images' size and band, and its backbone.
         train_mean: Mean of the training part's real pixels, in [0, 1].
         train_std: Their standard deviation.
     """
+    parameters, data = experiment.parameters, experiment.settings.data
     if parameters.weights == "none":
         mean, std = (train_mean,) * parameters.input_channels, (train_std,) * parameters.input_channels
     else:
         mean, std = ((0.5,) * 3, (0.5,) * 3) if parameters.backbone in _HALF_RANGE else (IMAGENET_MEAN, IMAGENET_STD)
         if parameters.input_channels == 1:
             mean, std = (sum(mean) / 3,), (sum(std) / 3,)
-    return InputFormat(image_size_px=image_size_px, bandwidth_px=bandwidth_px, mean=mean, std=std)
+    return InputFormat(
+        image_size_px=data.image_size, resize=data.resize, bandwidth_px=experiment.bandwidth_px, mean=mean, std=std
+    )
 
 
 def to_unit(pixels: Tensor, input_format: InputFormat) -> Tensor:

@@ -67,6 +67,7 @@ def predict_images(
         files,
         form.image_size_px,
         workers=cpu_count(),
+        resize=form.resize,
         on_progress=lambda _, done, total: on_progress("predict images", done, total),
     )
     for file, image in zip(files, decoded, strict=True):

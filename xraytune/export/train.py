@@ -26,6 +26,7 @@ from xraytune.files import explained_disk_errors, new_folder, require_writable, 
 from xraytune.pipeline.artifacts import artifact_path
 from xraytune.pipeline.compute import choose_compute, gpu_count, gpu_share, pin
 from xraytune.pipeline.material import Material, gather_material
+from xraytune.pipeline.model import require_two_classes
 from xraytune.pipeline.prepare import Prepared, prepare
 from xraytune.pipeline.trial import TrialResult, run_trial
 from xraytune.records import Compute, EpochRecord, Json, Progress, ignore_progress
@@ -113,6 +114,7 @@ def train(
         cache = Path("cache") if study is None else study.path.parent.parent / "cache"
     cache = cache.resolve()
     require_writable(cache)
+    require_two_classes(space)
     weights_sha256 = _weights_sha256(experiment)
     prepared, warnings = prepare(experiment.settings, cache, skip_broken=skip_broken, on_progress=on_progress)
     for warning in warnings:

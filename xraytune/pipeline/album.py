@@ -170,8 +170,9 @@ def store_folder(root: Path, prepared: Prepared, *, cache: Path) -> tuple[tuple[
     inputs = {
         "files": [[image.file, image.sha256] for image in images],
         "image_size_px": prepared.image_size_px,
+        "resize": prepared.resize,
     }
-    store = build_once(cache, PIXELS_STAGE, inputs, lambda out: _store_all(root, files, prepared.image_size_px, out))
+    store = build_once(cache, PIXELS_STAGE, inputs, lambda out: _store_all(root, files, prepared, out))
     return images, store
 
 
@@ -184,7 +185,11 @@ def _without_validation(found: tuple[ImageFile, ...], root: Path, prepared: Prep
     patients = {image.patient.strip() for image in validation} | {patient_of(image.file) for image in validation}
     named = name_patients(root, [image.file for image in found]).by_file
     # All who go by one name in this folder are one person: if one of their images is held back, all are.
-    held_back = {image.patient for image in found if image.sha256 in contents or named[image.file].strip() in patients}
+    held_back = {
+        image.patient
+        for image in found
+        if image.sha256 in contents or not patients.isdisjoint({image.patient.strip(), named[image.file].strip()})
+    }
     kept = tuple(image for image in found if image.patient not in held_back)
     if len(kept) < len(found):
         identical = sum(image.sha256 in contents for image in found)
@@ -198,7 +203,7 @@ def _without_validation(found: tuple[ImageFile, ...], root: Path, prepared: Prep
     return kept
 
 
-def _store_all(root: Path, files: list[str], image_size_px: int, out: Path) -> None:
-    broken = store_pixels(root, files, image_size_px, out, workers=cpu_count())
+def _store_all(root: Path, files: list[str], prepared: Prepared, out: Path) -> None:
+    broken = store_pixels(root, files, prepared.image_size_px, out, workers=cpu_count(), resize=prepared.resize)
     if broken:
         raise broken_images_error(broken, root, "repair or remove them")

@@ -91,7 +91,7 @@ def gather_material(
     weights = pretrained_weights(parameters, settings.weights_dir, cache)
     class_count = len(prepared.class_names)
     mean, std = _grey_statistics(album.groups[0])
-    form = input_format(parameters, settings.data.image_size, experiment.bandwidth_px, mean, std)
+    form = input_format(experiment, train_mean=mean, train_std=std)
 
     @lru_cache
     def backbone_and_head() -> Classifier:

@@ -9,7 +9,9 @@ from xraytune.classifier.network import build_classifier
 from xraytune.classifier.summary import ModelSummary, summarise
 from xraytune.config.load import load_space
 from xraytune.config.settings import DataSettings
+from xraytune.config.space import Space
 from xraytune.data.layout import class_names_of, part_folders
+from xraytune.errors import ConfigError, Problem
 
 
 def model_summary(config: Path, *, data: Path | None = None, overrides: Sequence[str] = ()) -> ModelSummary:
@@ -29,6 +31,18 @@ def model_summary(config: Path, *, data: Path | None = None, overrides: Sequence
     network = build_classifier(parameters, class_count(settings.data), weights=None, seed=settings.seed)
     side_px = settings.data.image_size
     return summarise(network, (parameters.batch_size, parameters.input_channels, side_px, side_px))
+
+
+def require_two_classes(space: Space) -> None:
+    """Refuse a single output neuron where the class folders, which `classes: auto` counts, are not two.
+
+    Raises:
+        ConfigError: They are not.
+        DataError: There are no class folders.
+    """
+    if ("bce",) in space.combinations("loss") and (count := class_count(space.settings.data)) != 2:
+        what = f"loss: bce is for two classes, and the images have {count}"
+        raise ConfigError(Problem(what, space.settings.data.path, "use loss: cross_entropy"))
 
 
 def class_count(settings: DataSettings) -> int:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from xraytune.config.settings import DataSettings, Settings
 from xraytune.data.index import ImageIndex, few_patients_problems, read_index
-from xraytune.data.pixels import BrokenImage, broken_images_error, open_pixels, store_pixels
+from xraytune.data.pixels import BrokenImage, Resize, broken_images_error, open_pixels, store_pixels
 from xraytune.data.split import split_by_patient
 from xraytune.errors import DataError, Problem
 from xraytune.files import read_json, write_json
@@ -61,6 +61,7 @@ class Prepared:
         class_names: In the order of the labels.
         positive: The label that sensitivity is about.
         image_size_px: Side of the stored pixels.
+        resize: How the images were made square.
         pixels: The pixel artifact, relative to the cache.
         test_fingerprint: Content of the sealed test folder; None where there is none.
         images: All images but the test folder's, in the order of the index.
@@ -69,6 +70,7 @@ class Prepared:
     class_names: tuple[str, ...]
     positive: int
     image_size_px: int
+    resize: Resize
     pixels: str
     test_fingerprint: str | None
     images: tuple[PreparedImage, ...]
@@ -85,12 +87,12 @@ class Prepared:
     @property
     def train_fingerprint(self) -> str:
         """Content of the training part, in its order: what a GAN and the frozen features of real images depend on."""
-        return _hash([(image.sha256, image.label) for image in self.images if image.part == "train"])
+        return _hash([self.resize, *((image.sha256, image.label) for image in self.images if image.part == "train")])
 
     @property
     def fingerprint(self) -> str:
         """Content of all parts: a study whose images or split changed is another study."""
-        return _hash([(image.sha256, image.label, image.part) for image in self.images])
+        return _hash([self.resize, *((image.sha256, image.label, image.part) for image in self.images)])
 
     def steps_per_epoch(self, settings: Settings) -> int:
         """Optimiser steps of an epoch: one pass of 32 real images a step, at least 8, unless the settings say."""
@@ -112,7 +114,11 @@ def prepare(
     pixels = build_once(
         cache,
         PIXELS_STAGE,
-        {"files": [[image.file, image.sha256] for image in index.images], "image_size_px": data.image_size},
+        {
+            "files": [[image.file, image.sha256] for image in index.images],
+            "image_size_px": data.image_size,
+            "resize": data.resize,
+        },
         lambda folder: _store(index, data, folder, on_progress),
     )
     stored = read_json(pixels / "files.json")
@@ -126,7 +132,15 @@ def prepare(
 
 def _store(index: ImageIndex, data: DataSettings, folder: Path, on_progress: Progress) -> None:
     files = [image.file for image in index.images]
-    store_pixels(index.root, files, data.image_size, folder, workers=cpu_count(), on_progress=on_progress)
+    store_pixels(
+        index.root,
+        files,
+        data.image_size,
+        folder,
+        workers=cpu_count(),
+        resize=data.resize,
+        on_progress=on_progress,
+    )
 
 
 def _split(index: ImageIndex, data: DataSettings, row_of: dict[str, int], pixels: str) -> Prepared:
@@ -144,6 +158,7 @@ def _split(index: ImageIndex, data: DataSettings, row_of: dict[str, int], pixels
         class_names=index.class_names,
         positive=index.positive,
         image_size_px=data.image_size,
+        resize=data.resize,
         pixels=pixels,
         test_fingerprint=index.test_fingerprint,
         images=tuple(

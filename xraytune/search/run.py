@@ -17,6 +17,7 @@ from xraytune.errors import Problem, TrialError
 from xraytune.files import require_writable
 from xraytune.pipeline.album import store_folder
 from xraytune.pipeline.compute import choose_compute, cpu_count, gpu_count, gpu_share
+from xraytune.pipeline.model import require_two_classes
 from xraytune.pipeline.prepare import Prepared, prepare
 from xraytune.pipeline.synthesize import gan_need
 from xraytune.records import Compute, EpochRecord, Progress, ignore_progress
@@ -121,6 +122,7 @@ def search(
     if address is None:
         slots(settings.resources, share, Cluster(dashboard="", cpus=cpu_count(), gpus=gpu_count()))
     part_folders(settings.data.path)  # a wrong folder is told before weights are looked for
+    require_two_classes(loaded)
     require_weights(loaded)
     prepared, warnings = prepare(settings, cache, skip_broken=skip_broken, on_progress=on_progress)
     for warning in warnings:
