@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from xraytune.config.load import load_space
     from xraytune.data.inspect import inspect_folder
     from xraytune.data.phantom import draw_phantoms
+    from xraytune.data.transform import transform_folder
     from xraytune.errors import XraytuneError
     from xraytune.export.best import export as export_best
     from xraytune.export.demo import demo
@@ -41,6 +42,7 @@ __all__ = [
     "run_search",
     "status",
     "train",
+    "transform_folder",
 ]
 
 # `search` and `export` are packages, so their functions have longer names here.
@@ -60,6 +62,7 @@ _HOMES = {
     "run_search": "search.run:search",
     "status": "search.view:status",
     "train": "export.train:train",
+    "transform_folder": "data.transform:transform_folder",
 }
 
 

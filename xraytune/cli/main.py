@@ -14,6 +14,7 @@ from xraytune.cli import (
     console,
     data_inspect,
     data_phantom,
+    data_transform,
     demo,
     doctor,
     evaluate,
@@ -40,9 +41,10 @@ def build_app() -> typer.Typer:
     _add(app, demo.demo, "xraytune demo", _START)
     _add(app, doctor.doctor, "xraytune doctor", _START)
 
-    data = _group("Look at a folder of X-rays, or draw phantom ones.")
+    data = _group("Look at a folder of X-rays, transform it, or draw phantom ones.")
     _add(data, data_inspect.inspect, "xraytune data inspect chest_xray")
     _add(data, data_phantom.phantom, "xraytune data phantom xrays --patients 200 --seed 1")
+    _add(data, data_transform.transform, "xraytune data transform chest_xray copies --rotate 15 --elastic 0")
     app.add_typer(data, name="data", rich_help_panel=_SEARCH)
 
     gan = _group("Train one GAN, or draw images from it.")

@@ -24,6 +24,7 @@ from xraytune.seeding import numpy_generator
 _NAMES = ("samples", "class_frequency")
 _IMAGES_PER_ROW = 8
 _SAMPLE_PX = 224
+"""Squashed to a square, as a classifier sees them by default: cropping would cut off the lungs of a wide image."""
 
 
 def require_no_figures(out: Path, data: Path) -> None:

@@ -1,0 +1,235 @@
+"""Write transformed copies of X-rays: flipped, turned, shifted, zoomed, sheared, of other contrast, bent a little.
+
+Takes a data folder, gives a folder that is one itself, to look at or to be the extra images of `source: folder`:
+
+    OUT/CLASS/STEM__t1.png      8-bit grey, at the size of its original
+    OUT/patients.csv            whose image each copy is, so that a split can keep the patients apart
+    OUT/provenance.json         of each copy: its original, and the numbers that were drawn for it
+
+Only the training part is transformed; a test/ stays sealed. The numbers of a copy depend on the seed, its original's
+path and its own number alone: adding images to the folder changes none of the others.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import os
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from xraytune.config.settings import DataSettings
+from xraytune.data.formats import LARGEST_SIDE_PX, read_grey
+from xraytune.data.index import ImageFile, ImageIndex, read_index
+from xraytune.data.patients import PATIENTS_CSV
+from xraytune.data.pixels import BrokenImage, broken_images_error
+from xraytune.data.transformation import Drawn, Strengths, draw_numbers, strength_problems, transform_image
+from xraytune.errors import ConfigError, DataError, Problem
+from xraytune.files import new_folder, require_writable, write_json, write_text
+from xraytune.records import Json, Progress, ignore_progress
+
+TRANSFORM_VERSION = 1
+"""Goes up when the same seed no longer gives the same pixels."""
+_PROVENANCE = "provenance.json"
+_PACKAGES = ("xraytune", "torch", "torchvision", "numpy", "pillow")
+_MOST_COPIES = 100
+_PNG_LEVEL = 3
+"""The usual 6 takes four times as long, for files that are a tenth smaller."""
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransformSummary:
+    """What `transform_folder` made.
+
+    Attributes:
+        path: The folder.
+        counts: Copies of each class.
+        source_count: Images that were copied.
+        patient_count: Patients on them.
+        sealed_count: Images of the test part, which were not touched.
+        broken: Images that were left out.
+        warnings: About the data folder.
+    """
+
+    path: Path
+    counts: dict[str, int]
+    source_count: int
+    patient_count: int
+    sealed_count: int
+    broken: tuple[BrokenImage, ...]
+    warnings: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Json]:
+        """The record as JSON values."""
+        return {**asdict(self), "path": str(self.path)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Copy:
+    """A copy, by its path below the new folder."""
+
+    file: str
+    original: ImageFile
+    drawn: Drawn
+
+
+def transform_folder(
+    settings: DataSettings,
+    out: Path,
+    strengths: Strengths,
+    *,
+    copies: int,
+    seed: int,
+    skip_broken: bool = False,
+    on_progress: Progress = ignore_progress,
+) -> TransformSummary:
+    """Write transformed copies of every training image into a new folder.
+
+    Args:
+        settings: The data folder, its classes and how its patients are told.
+        out: Where the folder appears, whole.
+        strengths: How far the transformations may go.
+        copies: Of each image, 1 to 100; the first of many are those of few.
+        seed: Of all draws; the same arguments give the same bytes.
+        skip_broken: Leave broken images out, and list them.
+        on_progress: Told how many images are done.
+
+    Raises:
+        ConfigError: Arguments out of bounds, strengths that change nothing, or an `out` that exists or lies in the folder.
+        DataError: What `read_index` refuses, and all broken images at once.
+        MachineError: The disk is full.
+    """
+    _check_arguments(settings.path, out, strengths, copies)
+    index = read_index(settings, on_progress=on_progress)
+    names = _names_without_number(index)
+    broken: list[BrokenImage] = []
+    made_copies: list[_Copy] = []
+    with new_folder(out) as folder, _workers() as pool:
+        for name in index.class_names:
+            (folder / name).mkdir()
+
+        def copy(image: ImageFile) -> list[_Copy] | BrokenImage:
+            original = _read_original(index, image)
+            if isinstance(original, BrokenImage):
+                return original
+            drawn = {number: draw_numbers(strengths, image.file, number, seed) for number in range(1, copies + 1)}
+            made = [_Copy(f"{names[image.file]}__t{number}.png", image, each) for number, each in drawn.items()]
+            for each in made:
+                pixels = transform_image(original, each.drawn)
+                Image.fromarray(pixels).save(folder / each.file, compress_level=_PNG_LEVEL)
+            return made
+
+        for done, made in enumerate(pool.map(copy, index.images), start=1):
+            if isinstance(made, BrokenImage):
+                broken.append(made)
+            else:
+                made_copies += made
+            on_progress("transform images", done, len(index.images))
+        if broken and (not skip_broken or not made_copies):
+            raise broken_images_error(broken, index.root)
+        _write_records(folder, made_copies, strengths, copies=copies, seed=seed)
+    counts = Counter(index.class_names[each.original.label] for each in made_copies)
+    return TransformSummary(
+        path=out,
+        counts={name: counts[name] for name in index.class_names},
+        source_count=len(index.images) - len(broken),
+        patient_count=len({each.original.patient for each in made_copies}),
+        sealed_count=len(index.test),
+        broken=tuple(broken),
+        warnings=index.warnings,
+    )
+
+
+def _read_original(index: ImageIndex, image: ImageFile) -> NDArray[np.uint8] | BrokenImage:
+    """The image at its own size, uint8 [H, W], upright."""
+    try:
+        content = (index.root / image.file).read_bytes()
+        return np.asarray(read_grey(content, Path(image.file), needed_px=LARGEST_SIDE_PX).image)
+    except OSError as error:
+        return BrokenImage(file=image.file, reason=f"cannot be read ({error.strerror})")
+    except DataError as error:
+        return BrokenImage(file=image.file, reason=error.problems[0].what)
+
+
+def _names_without_number(index: ImageIndex) -> dict[str, str]:
+    """`CLASS/STEM` for each file of the index; no two are alike, and every file system takes them."""
+    stems = {image.file: PurePosixPath(image.file).stem for image in index.images}
+    times = Counter(stem.casefold() for stem in stems.values())
+    names = {}
+    for image in index.images:
+        stem = stems[image.file]
+        if times[stem.casefold()] > 1 or not _PLAIN_NAME.fullmatch(stem):
+            plain = re.sub(r"[^A-Za-z0-9_.-]+", "_", stem)[:80]
+            stem = f"{plain}__{hashlib.sha256(image.file.encode()).hexdigest()[:12]}"
+        names[image.file] = f"{index.class_names[image.label]}/{stem}"
+    return names
+
+
+def _write_records(folder: Path, copies_made: Sequence[_Copy], strengths: Strengths, *, copies: int, seed: int) -> None:
+    """`patients.csv` and `provenance.json`; paths in them are below this folder and below the data folder."""
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(("file", "patient"))
+    writer.writerows((each.file, each.original.patient) for each in copies_made)
+    write_text(folder / PATIENTS_CSV, table.getvalue())
+    images = [
+        {
+            "file": each.file,
+            "source": each.original.file,
+            "source_sha256": each.original.sha256,
+            "patient": each.original.patient,
+            "drawn": asdict(each.drawn),
+        }
+        for each in copies_made
+    ]
+    record = {
+        "version": TRANSFORM_VERSION,
+        "seed": seed,
+        "copies": copies,
+        "strengths": asdict(strengths),
+        "packages": {name: version(name) for name in _PACKAGES},
+        "images": images,
+    }
+    write_json(folder / _PROVENANCE, record)
+
+
+@contextmanager
+def _workers() -> Iterator[ThreadPoolExecutor]:
+    """A thread for each core; an interruption does not wait for images that nobody has begun."""
+    import torchvision.transforms.v2  # noqa: F401  once, before the threads would do it all at the same time
+
+    pool = ThreadPoolExecutor(os.cpu_count())
+    with warnings.catch_warnings():  # around all of it: warning filters are shared by all threads
+        warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata
+        try:
+            yield pool
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _check_arguments(data: Path, out: Path, strengths: Strengths, copies: int) -> None:
+    require_writable(out.parent)
+    problems = []
+    if out.exists() or out.is_symlink():
+        problems.append(Problem("there is something here already", out, "give a path that does not exist yet"))
+    elif out.resolve().is_relative_to(data.resolve()):
+        what = "copies in the image folder would be taken for images of their own"
+        problems.append(Problem(what, out, "give a folder outside of it"))
+    if not 1 <= copies <= _MOST_COPIES:
+        problems.append(Problem(f"copies out of bounds: {copies}", fix=f"give 1 to {_MOST_COPIES}"))
+    problems += strength_problems(strengths)
+    if problems:
+        raise ConfigError(*problems)
