@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -12,7 +11,7 @@ from tests.tracking.fake_wandb import FakeWandb
 from tests.tracking.offline_runs import read_run, run_files
 from xraytune.config.settings import WandbSettings
 from xraytune.records import EpochRecord
-from xraytune.tracking.wandb import TrackedTrial, WandbRun, has_key, is_online
+from xraytune.tracking.wandb import TrackedTrial, WandbRun
 
 
 def epoch(number: int, val_auroc: float, best: float) -> EpochRecord:
@@ -164,40 +163,3 @@ def test_a_run_belongs_to_one_study_and_one_trial(trial: TrackedTrial) -> None:
     assert same.run_id == trial.run_id
     assert len({trial.run_id, *(other.run_id for other in others)}) == 4
     assert replace(trial, study_identity="b2").group != trial.group
-
-
-@pytest.mark.parametrize("host", ["api.wandb.ai", "api.forge.coreweave.com"])
-def test_a_key_is_found_in_a_netrc(tmp_path: Path, host: str) -> None:
-    assert not has_key()
-    (tmp_path / ".netrc").write_text(f"machine {host}\n  login user\n  password x\n", encoding="utf-8")
-    assert has_key()
-
-
-def test_a_key_is_found_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_API_KEY", "")
-    assert not has_key()
-    monkeypatch.setenv("WANDB_API_KEY", "x")
-    assert has_key()
-
-
-def test_a_key_for_a_server_of_ones_own_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "logins").write_text("machine wandb.hospital.org login user password x\n", encoding="utf-8")
-    monkeypatch.setenv("NETRC", str(tmp_path / "logins"))
-    assert not has_key()
-    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.hospital.org")
-    assert has_key()
-
-
-@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"machine api.wandb.ai login", b"nonsense here\n"])
-def test_a_netrc_that_cannot_be_read_holds_no_key(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / ".netrc").write_bytes(content)
-    assert not has_key()
-
-
-def test_auto_is_online_with_a_key_unless_somebody_said_offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    auto, online, offline = (WandbSettings(mode=mode) for mode in ("auto", "online", "offline"))
-    assert [is_online(settings) for settings in (auto, online, offline)] == [False, True, False]
-    monkeypatch.setenv("WANDB_API_KEY", "x")
-    assert [is_online(settings) for settings in (auto, online, offline)] == [True, True, False]
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    assert [is_online(settings) for settings in (auto, online, offline)] == [False, True, False]

@@ -18,7 +18,7 @@ from typing import Literal
 
 from xraytune.errors import MachineError
 from xraytune.records import Json
-from xraytune.tracking.wandb import has_key
+from xraytune.tracking.credentials import has_key
 
 _GIB = 2**30
 _LITTLE_DISK_GIB, _LITTLE_MEMORY_GIB, _LITTLE_SHARED_MEMORY_GIB = 10, 4, 0.5

@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import netrc
 import os
-import re
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -24,6 +21,7 @@ from xraytune.config.load import experiment_to_json
 from xraytune.config.settings import Experiment, WandbSettings
 from xraytune.records import EpochRecord, Json
 from xraytune.tracking.background import Background
+from xraytune.tracking.credentials import is_online, without_secrets
 
 if TYPE_CHECKING:
     import wandb
@@ -32,10 +30,6 @@ _logger = logging.getLogger(__name__)
 
 Status = Literal["complete", "pruned", "failed", "unfinished"]
 _FAILED: tuple[Status, ...] = ("failed", "unfinished")
-_HOSTS = ("https://api.wandb.ai", "https://api.forge.coreweave.com")
-_SECRET_NAMES = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
-_SECRET_CHARACTERS = 6  # shorter values are no secrets, and stand in many a word
-_CREDENTIALS_IN_URL = re.compile(r"//[^/\s]+@")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +93,6 @@ class WandbRun:
         self._settings, self._trial, self._samples = settings, trial, samples
         self._finish_seconds = finish_seconds
         self._best: dict[str, Json] = {}
-        self._is_finished = False
         self._run: wandb.Run | None = None  # of the thread
         self._thread = Background("wandb", say=_say, most_waiting=most_waiting)
         self._thread.post(self._start)
@@ -115,9 +108,6 @@ class WandbRun:
 
     def finish(self, status: Status, outcome: Mapping[str, Json] | None = None) -> None:
         """End the run with its status, its best value and what else came out; once, however often it is asked."""
-        if self._is_finished:
-            return
-        self._is_finished = True
         summary = {**self._best, **(outcome or {}), "status": status}
         self._thread.close(lambda: self._end(summary, exit_code=int(status in _FAILED)), self._finish_seconds)
 
@@ -176,25 +166,6 @@ class WandbRun:
         wandb.teardown()
 
 
-def is_online(settings: WandbSettings) -> bool:
-    """Whether runs go to the server: as the settings say, or with `auto` where there is a key and nobody said offline."""
-    if settings.mode == "auto":
-        return has_key() and os.environ.get("WANDB_MODE", "online") == "online"
-    return settings.mode == "online"
-
-
-def has_key() -> bool:
-    """Whether W&B would find a key: in the environment, or in the netrc file that `wandb login` writes."""
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
-    file = Path(os.environ.get("NETRC") or Path.home() / ".netrc").expanduser()
-    hosts = [os.environ.get("WANDB_BASE_URL", ""), *_HOSTS]
-    with suppress(OSError, ValueError, netrc.NetrcParseError):
-        logins = netrc.netrc(file).hosts
-        return any(logins.get(url.partition("://")[2].strip("/"), ("", "", ""))[2] for url in hosts)
-    return False
-
-
 def _leave_at_exit(library: object) -> None:
     """Take back the hook that lets a process end only after W&B's service has uploaded everything, however long.
 
@@ -211,14 +182,6 @@ def _go_on() -> None:
 
 
 def _say(text: str) -> None:
-    said = _without_secrets("; ".join(text.splitlines()))
+    said = without_secrets("; ".join(text.splitlines()))
     fix = "without a network or a key: `tracking: {wandb: {mode: offline}}`, and `wandb sync` later"
     _logger.warning("W&B failed, the trial goes on: %s (its numbers are in epochs.jsonl; %s)", said, fix)
-
-
-def _without_secrets(text: str) -> str:
-    """The text without the values of secret environment variables, and without passwords in addresses."""
-    for name, value in os.environ.items():
-        if len(value) >= _SECRET_CHARACTERS and _SECRET_NAMES.search(name):
-            text = text.replace(value, "***")
-    return _CREDENTIALS_IN_URL.sub("//***@", text)
