@@ -1,21 +1,103 @@
-"""The space files that come with the project."""
+"""The space files that come with the project: each is right, and each of its first trials runs."""
 
 from pathlib import Path
 
+import optuna
 import pytest
 
 from xraytune.config.load import load_space
+from xraytune.config.settings import Experiment
+from xraytune.config.space import Space
+from xraytune.data.phantom import draw_phantoms
 from xraytune.export.demo import QUICK
+from xraytune.pipeline.prepare import prepare
+from xraytune.pipeline.trial import run_trial
+from xraytune.records import Compute, EpochRecord
 
 SPACES = Path(__file__).resolve().parents[2] / "search_spaces"
+FILES = sorted(SPACES.glob("*.yaml"))
+TINY = (
+    *("backbone=small_cnn", "weights=none", "trainable=all", "data.image_size=32", "data.train_patients=12"),
+    *("batch_size=8", "budget.max_epochs=2", "budget.steps_per_epoch=2"),
+    *("gan.image_size=32", "gan.width=4", "gan.batch_size=4", "gan.steps=2"),
+)
+CPU = Compute(device="cpu", threads=1, precision="float32")
 
 
-@pytest.mark.parametrize("file", sorted(SPACES.glob("*.yaml")), ids=lambda file: file.stem)
-def test_every_space_file_is_right_and_compares_the_gan_with_both_controls(file: Path) -> None:
-    space = load_space(file)
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("spaces")
+    draw_phantoms(folder / "xrays", patients=40, seed=3, image_size_px=48)
+    return folder
 
-    assert space.settings.name == file.stem.replace("_", "-")
-    assert set(space.combinations("source")) == {("none",), ("duplicate",), ("gan",)}
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_every_space_file_is_right_and_named_like_its_study(file: Path) -> None:
+    assert load_space(file).settings.name == file.stem.replace("_", "-")
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_where_a_gan_is_searched_so_are_both_of_its_controls(file: Path) -> None:
+    sources = {source for (source,) in load_space(file).combinations("source")}
+
+    assert "gan" not in sources or sources == {"none", "duplicate", "gan"}
+
+
+def first_trials(space: Space) -> list[Experiment]:
+    """Each line of `start_from` and one drawn trial, as a search asks for them."""
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    points = space.start_points()
+    for point in points:
+        study.enqueue_trial(point)
+    return [
+        Experiment(settings=space.settings, parameters=space.suggest(study.ask()))
+        for _ in range(max(1, len(points)) + 1)
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_the_first_trials_of_every_space_run(file: Path, phantoms: Path, tmp_path: Path) -> None:
+    space = load_space(file, TINY, data=phantoms / "xrays")
+    prepared, _ = prepare(space.settings, phantoms / "cache")
+
+    for number, experiment in enumerate(first_trials(space)):
+        epochs: list[EpochRecord] = []
+        result = run_trial(
+            experiment,
+            prepared,
+            trial_dir=tmp_path / f"{number}",
+            cache=phantoms / "cache",
+            compute=CPU,
+            on_epoch=epochs.append,
+        )
+
+        assert result is not None
+        assert [record.steps for record in epochs] == [2, 4]
+        assert 0 <= result.val_b_auroc <= 1
+
+
+@pytest.mark.parametrize("patients", [50, 100, 200, 500])
+def test_the_low_data_studies_differ_in_their_patients_alone(patients: int) -> None:
+    space = load_space(SPACES / "low_data.yaml", [f"data.train_patients={patients}", f"name=low-data-{patients}"])
+
+    assert (space.settings.name, space.settings.data.train_patients) == (f"low-data-{patients}", patients)
+
+
+@pytest.mark.parametrize(
+    ("file", "backbone", "trainable"),
+    [
+        ("resnext50_three_class", "resnext50_32x4d", "all"),
+        ("resnet50_frozen", "resnet50", "head"),
+        ("vgg16_two_class", "vgg16", "head"),
+    ],
+)
+def test_a_file_of_an_origin_project_trains_the_published_setting(file: str, backbone: str, trainable: str) -> None:
+    space = load_space(SPACES / f"{file}.yaml")
+    parameters = space.experiment().parameters
+
+    assert space.searched
+    assert (parameters.backbone, parameters.trainable, parameters.source) == (backbone, trainable, "none")
 
 
 def test_the_small_search_asks_for_enough_mixes_to_answer_the_question() -> None:

@@ -40,7 +40,6 @@ def _frame(config: Path, found: ModelSummary) -> Frame:
         Column(name="output shape"),
         Column(name="parameters", align="right"),
         Column(name="trained"),
-        Column(name="module", flexible=True),
     )
     rows = tuple(_row(number, layer) for number, layer in enumerate(found.layers, 1))
     whole, trained = found.total_params, found.trainable_params
@@ -52,14 +51,15 @@ def _frame(config: Path, found: ModelSummary) -> Frame:
         ("of outputs and gradients", f"{found.activations_mebibytes:,.2f} MiB, if none were freed"),
         ("of parameters", f"{found.params_mebibytes:,.2f} MiB"),
     )
-    heading = Cell(f"{config}: {len(found.layers)} layers, float32, a batch is {list(found.input_shape)}", "strong")
-    return Frame(lines=(heading,), tables=(Table(columns=columns, rows=rows), memory))
+    heading = Cell(f"{config}: {len(found.layers)} layers", "strong")
+    batch = Cell(f"a batch: {list(found.input_shape)} float32", "dim")
+    return Frame(lines=(heading, batch), tables=(Table(columns=columns, rows=rows), memory))
 
 
 def _row(number: int, layer: LayerSummary) -> tuple[Cell | str, ...]:
     name = f"{layer.kind}-{number}"
     trained = Cell("yes" if layer.is_trained else "no", "good" if layer.is_trained else "dim") if layer.params else ""
-    return name, str(list(layer.output_shape)), f"{layer.params:,}", trained, Cell(layer.name, "dim")
+    return name, str(list(layer.output_shape)), f"{layer.params:,}", trained
 
 
 def _json(found: ModelSummary) -> dict[str, Json]:

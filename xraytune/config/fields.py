@@ -68,8 +68,6 @@ class ParameterField:
         Raises:
             ValueError: It does not fit; the two arguments are what is wrong and the fix.
         """
-        if value is None and self.default is not None:
-            raise ValueError(f"{self.name}: is empty", "write a value, or remove the line")
         try:
             read = self.adapter.validate_json(json.dumps(value))
         except ValidationError as error:
