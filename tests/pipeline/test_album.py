@@ -14,10 +14,15 @@ import pytest
 from PIL import Image, ImageOps
 
 from tests.pipeline.conftest import CPU, Bench
+from tests.pipeline.test_trial import run
 from xraytune.config.settings import FolderSettings
+from xraytune.data.pixels import stored_files
+from xraytune.data.transform import transform_folder
+from xraytune.data.transformation import Strengths
 from xraytune.errors import DataError
+from xraytune.files import read_json
 from xraytune.pipeline.album import compose_album, store_folder
-from xraytune.pipeline.prepare import Prepared, PreparedImage
+from xraytune.pipeline.prepare import PIXELS_STAGE, Prepared, PreparedImage
 
 
 def held_back(prepared: Prepared) -> list[PreparedImage]:
@@ -141,3 +146,26 @@ def test_the_mix_counts_what_is_left(bench: Bench, tmp_path: Path) -> None:
 
     with pytest.raises(DataError, match=r"images of NORMAL, but the mix needs"):
         compose_album(bench.experiment(**extra, synthetic_ratio=1.2), bench.prepared, compute=CPU, cache=bench.cache)
+
+
+def test_a_trial_on_transformed_copies_of_the_training_folder_sees_no_validation_patient(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """Copies are made before anybody knows the split: of val-A and val-B too, by names that only the table explains."""
+    data = bench.settings.data
+    transform_folder(data, tmp_path / "copies", Strengths(), copies=2, seed=0)
+    extra = bench.experiment(source="folder", folder=FolderSettings(path=tmp_path / "copies"), synthetic_ratio=2.0)
+
+    album = compose_album(extra, bench.prepared, compute=CPU, cache=bench.cache)
+    epochs = run(bench, extra, tmp_path / "trial")
+
+    files = stored_files(bench.cache / PIXELS_STAGE / album.groups[1].inputs["pixels"]).files
+    used = {files[number - album.real_count] for number in album.extra}
+    source_of = {
+        image["file"]: image["source"] for image in read_json(tmp_path / "copies" / "provenance.json")["images"]
+    }
+    part_of = {image.file: image.part for image in bench.prepared.images}
+    assert len(used) == 2 * album.real_count
+    assert len(source_of) == 2 * len(part_of)
+    assert {part_of[source_of[file]] for file in used} == {"train"}
+    assert len(epochs) == 3
