@@ -64,7 +64,7 @@ def test_contrast_spreads_around_the_mean_and_brightness_adds() -> None:
     torch.testing.assert_close(brightened, images + 0.1)
 
 
-@pytest.mark.parametrize("classical", [1, 2, 3])
+@pytest.mark.parametrize("classical", [2, 3])
 def test_augmented_images_stay_in_range_and_are_alike_but_not_equal(classical: int) -> None:
     images = torch.rand(64, 1, 16, 16)
     views = torch.from_numpy(fresh_views(1, "step", 4, count=64, classical=classical))
@@ -74,6 +74,18 @@ def test_augmented_images_stay_in_range_and_are_alike_but_not_equal(classical: i
     assert changed.shape == images.shape
     assert 0 <= float(changed.min()) < float(changed.max()) <= 1
     assert all(not torch.equal(a, b) for a, b in zip(changed, images, strict=True))
+
+
+def test_the_weakest_augmentation_mirrors_an_image_or_leaves_it() -> None:
+    images = torch.rand(64, 1, 16, 16)
+    views = torch.from_numpy(fresh_views(1, "step", 4, count=64, classical=1))
+    is_mirrored = views[:, 0] < 0
+
+    changed = augment(images, views)
+
+    assert 20 < int(is_mirrored.sum()) < 44
+    assert torch.equal(changed[~is_mirrored], images[~is_mirrored])
+    torch.testing.assert_close(changed[is_mirrored], images[is_mirrored].flip(dims=[3]))
 
 
 def test_a_longer_table_starts_with_the_shorter_one() -> None:
@@ -86,11 +98,11 @@ def test_a_longer_table_starts_with_the_shorter_one() -> None:
 
 
 def test_tables_depend_on_seed_and_purpose_and_all_views_differ() -> None:
-    table = view_table(7, "real", image_count=4, views=3, classical=1)
+    table = view_table(7, "real", image_count=4, views=3, classical=2)
 
-    assert np.array_equal(table, view_table(7, "real", image_count=4, views=3, classical=1))
-    assert not np.array_equal(table, view_table(8, "real", image_count=4, views=3, classical=1))
-    assert not np.array_equal(table, view_table(7, "extra", image_count=4, views=3, classical=1))
+    assert np.array_equal(table, view_table(7, "real", image_count=4, views=3, classical=2))
+    assert not np.array_equal(table, view_table(8, "real", image_count=4, views=3, classical=2))
+    assert not np.array_equal(table, view_table(7, "extra", image_count=4, views=3, classical=2))
     assert len(np.unique(table.reshape(12, -1), axis=0)) == 12
 
 
@@ -103,10 +115,10 @@ def test_without_classical_augmentation_the_one_view_is_the_image() -> None:
 
 
 def test_strengths_scale_the_same_draws_within_their_bounds() -> None:
-    mild, strong = (view_table(7, "real", image_count=200, views=8, classical=strength) for strength in (1, 3))
+    mild, strong = (view_table(7, "real", image_count=200, views=8, classical=strength) for strength in (2, 3))
     angle = VIEW_COLUMNS.index("angle_radians")
 
-    np.testing.assert_allclose(strong[..., angle], 5 * mild[..., angle], rtol=1e-5)
+    np.testing.assert_allclose(strong[..., angle], 15 / 7 * mild[..., angle], rtol=1e-5)
     assert np.degrees(np.abs(strong[..., angle])).max() == pytest.approx(15, abs=0.1)
     assert np.array_equal(strong[..., 0], mild[..., 0])
     assert (mild[..., 0] < 0).mean() == pytest.approx(0.5, abs=0.05)

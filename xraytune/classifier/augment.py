@@ -7,15 +7,15 @@ features of a frozen backbone can be made once for all views, and a resumed or l
 `classical`             1           2           3
 ======================  ==========  ==========  ==========
 horizontal flip         p = 0.5     p = 0.5     p = 0.5
-rotation                +-3 deg     +-7 deg     +-15 deg
-shift, share of a side  +-0.02      +-0.05      +-0.10
-scale                   1 +- 0.05   1 +- 0.10   1 +- 0.20
-contrast                1 +- 0.10   1 +- 0.20   1 +- 0.30
-brightness, of [0, 1]   +-0.05      +-0.10      +-0.15
+rotation                none        +-7 deg     +-15 deg
+shift, share of a side  none        +-0.05      +-0.10
+scale                   none        1 +- 0.10   1 +- 0.20
+contrast                none        1 +- 0.20   1 +- 0.30
+brightness, of [0, 1]   none        +-0.10      +-0.15
 ======================  ==========  ==========  ==========
 
-Each number is drawn uniformly. The strengths scale the same draws: an image that turns left at 1 turns further left
-at 3. What is moved in from outside the image is black.
+Each number is drawn uniformly. The strengths scale the same draws: an image that turns left at 2 turns further left
+at 3, and is flipped at all or at none. What is moved in from outside the image is black.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ VIEW_COLUMNS = ("flip", "angle_radians", "shift_x", "shift_y", "scale", "contras
 IDENTITY_VIEW = (1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0)
 _FLIP_PROBABILITY = 0.5
 _LARGEST_CHANGE = {
-    1: (0.0, math.radians(3), 0.02, 0.02, 0.05, 0.10, 0.05),
+    1: (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
     2: (0.0, math.radians(7), 0.05, 0.05, 0.10, 0.20, 0.10),
     3: (0.0, math.radians(15), 0.10, 0.10, 0.20, 0.30, 0.15),
 }

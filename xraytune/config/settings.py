@@ -113,6 +113,7 @@ class Parameters(Model):
     gan: GanSettings | None = None
     folder: FolderSettings | None = None
     classical: Annotated[int, Field(ge=0, le=3)] = 0
+    """Strength of classical augmentation: 1 flips alone, 2 and 3 also turn, shift, scale and change the contrast."""
     views: Annotated[int, Field(ge=0, le=64)] = 8
     backbone: BackboneName = "resnet50"
     weights: str = "imagenet"

@@ -16,13 +16,13 @@ import torch
 from numpy.typing import NDArray
 
 from xraytune.classifier.augment import augment, view_table
-from xraytune.classifier.network import Classifier
 from xraytune.classifier.inputs import InputFormat, normalise, to_unit
+from xraytune.classifier.network import Classifier
 from xraytune.pipeline.album import ImageGroup
 from xraytune.pipeline.artifacts import build_once
 from xraytune.records import Compute, Progress, ignore_progress
 
-FEATURES_STAGE = "features-1"
+FEATURES_STAGE = "features-2"
 _BATCH = 64
 
 
