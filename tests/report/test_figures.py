@@ -72,7 +72,9 @@ def test_nothing_of_the_day_or_the_machine_is_in_a_figure(tmp_path: Path) -> Non
 
 def test_a_persons_own_matplotlib_settings_change_nothing_and_stay(tmp_path: Path) -> None:
     plain = draw_class_bars(["a", "b"], bars(), tmp_path / "plain")
-    with matplotlib.rc_context({"font.size": 30, "text.color": "red", "svg.fonttype": "path", "savefig.dpi": 10}):
+    with matplotlib.rc_context(
+        {"font.size": 30, "svg.fonttype": "path", "savefig.bbox": "tight", "text.antialiased": False}
+    ):
         changed = draw_class_bars(["a", "b"], bars(), tmp_path / "changed")
 
         assert matplotlib.rcParams["svg.fonttype"] == "path"
