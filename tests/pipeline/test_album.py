@@ -66,10 +66,15 @@ def test_images_of_validation_patients_are_left_out_and_it_is_said_how_many(
     assert "val-A or val-B" in warning
 
 
-def test_the_very_files_of_validation_are_left_out_by_whatever_name(bench: Bench, tmp_path: Path) -> None:
+def test_the_very_files_of_validation_are_left_out_by_whatever_name(
+    bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     root = copy_renamed(bench, tmp_path / "extra", bench.prepared.images)
 
-    used, _ = store_folder(root, bench.prepared, cache=tmp_path / "cache")
+    with caplog.at_level(logging.WARNING, logger="xraytune.pipeline.album"):
+        used, _ = store_folder(root, bench.prepared, cache=tmp_path / "cache")
+
+    assert f"({len(held_back(bench.prepared))} of them are the very files that stand there)" in caplog.text
 
     contents = {image.sha256 for image in bench.prepared.images if image.part == "train"}
     assert {image.sha256 for image in used} == contents

@@ -193,9 +193,10 @@ def _without_validation(found: tuple[ImageFile, ...], root: Path, prepared: Prep
     kept = tuple(image for image in found if image.patient not in held_back)
     if len(kept) < len(found):
         identical = sum(image.sha256 in contents for image in found)
+        aside = f" ({identical} of them are the very files that stand there)" if identical else ""
         what = (
             f"{len(found) - len(kept)} of {len(found)} extra images are left out: they are of patients who stand in "
-            f"val-A or val-B ({identical} of them are the very files there), and training on them would flatter the scores"
+            f"val-A or val-B{aside}, and training on them would flatter the scores"
         )
         if not kept:
             raise DataError(Problem(what, root, "give images of other patients, such as those of the training part"))
