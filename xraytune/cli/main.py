@@ -21,6 +21,7 @@ from xraytune.cli import (
     export,
     gan_sample,
     gan_train,
+    model_summary,
     predict,
     replay,
     search,
@@ -51,6 +52,10 @@ def build_app() -> typer.Typer:
     _add(gan, gan_train.train, "xraytune gan train --space search_spaces/gan_ratio.yaml --set gan.steps=5000 -o gan")
     _add(gan, gan_sample.sample, "xraytune gan sample gan -n 5000 gan_images")
     app.add_typer(gan, name="gan", rich_help_panel=_SEARCH)
+
+    model = _group("Look at networks.")
+    _add(model, model_summary.summary, "xraytune model summary --config search_spaces/vgg16_two_class.yaml")
+    app.add_typer(model, name="model", rich_help_panel=_MODEL)
 
     space = _group("Check space files.")
     _add(space, space_check.check, "xraytune space check search_spaces/gan_ratio.yaml")
