@@ -287,6 +287,11 @@ def test_the_first_start_of_a_space_is_an_experiment_if_it_leaves_nothing_open(
     [
         (["backbone: {values: [resnet18, vit_b_16]}"], "", "4: backbone: vit_b_16 takes images of 224 px alone"),
         (["backbone: {value: alexnet}"], "image_size: 32", "4: backbone: alexnet takes images of 63 px or more"),
+        (
+            ["source: {value: gan}", "gan.image_size: {values: [64, 256]}"],
+            "",
+            "5: gan.image_size: 256 is more than data.im",
+        ),
         (["loss: {values: [bce, cross_entropy]}"], "classes: three", "4: loss: bce is for two classes"),
     ],
 )

@@ -32,7 +32,7 @@ def test_tutorial_settings_give_the_tutorials_networks() -> None:
     assert sum(isinstance(layer, nn.BatchNorm2d) for layer in discriminator.modules()) == 3
 
 
-@pytest.mark.parametrize("size", [32, 64, 128])
+@pytest.mark.parametrize("size", [32, 64, 128, 256])
 @pytest.mark.parametrize("class_count", [1, 3])
 def test_every_image_size_is_drawn_and_judged(tiny: Callable[..., GanSettings], size: int, class_count: int) -> None:
     settings = tiny(image_size=size)

@@ -145,10 +145,11 @@ def check_rules(specs: Sequence[ParameterSpec], declared: Mapping[str, Declarati
 def check_against_settings(
     specs: Sequence[ParameterSpec], settings: Settings, declared: Mapping[str, Declaration], problems: Problems
 ) -> None:
-    """Refuse backbones that cannot take images of the data's size, and a single output neuron for three classes."""
+    """Refuse backbones and GANs that do not go with the images' size, and a single output neuron for three classes."""
     refusals = {
         "backbone": partial(size_refusal, image_size_px=settings.data.image_size),
         "loss": partial(_three_class_refusal, classes=settings.data.classes),
+        "gan.image_size": partial(_enlarging_refusal, image_size_px=settings.data.image_size),
     }
     for name, refusal_of in refusals.items():
         for value in dict.fromkeys(point[name] for point in corner_points(specs, [name]) if name in point):
@@ -161,6 +162,16 @@ def _three_class_refusal(loss: str, classes: str) -> tuple[str, str] | None:
     if loss != "bce" or classes != "three":
         return None
     return "loss: bce is for two classes, and data.classes is three", "use loss: cross_entropy"
+
+
+def _enlarging_refusal(gan_size_px: str, image_size_px: int) -> tuple[str, str] | None:
+    """Why a GAN cannot be of this size, and the fix; None: it can."""
+    if int(gan_size_px) <= image_size_px:
+        return None
+    what = (
+        f"gan.image_size: {gan_size_px} is more than data.image_size, {image_size_px}: it would learn enlarged images"
+    )
+    return what, f"set data.image_size: {gan_size_px} or more, or a smaller gan.image_size"
 
 
 def _blame(failed: Point, passing: Sequence[Point]) -> list[str]:

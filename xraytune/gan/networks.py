@@ -1,4 +1,4 @@
-"""The DCGAN: a generator and a discriminator for grey images of 32, 64 or 128 px; several classes are told apart.
+"""The DCGAN: a generator and a discriminator for grey images of 32, 64, 128 or 256 px; several classes are told apart.
 
 Each halving of the image's side has one convolution, and doubles the feature maps; so both networks follow from
 `image_size` and `width`. With `spectral_norm: false` and one class they are those of PyTorch's DCGAN tutorial.
