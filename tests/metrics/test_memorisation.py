@@ -1,0 +1,200 @@
+"""Copies are found however they are dressed up; smooth new images, and real ones of new patients, are not copies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter  # type: ignore[import-untyped]
+from scipy.stats import betabinom, binom  # type: ignore[import-untyped]
+
+from xraytune.errors import DataError
+from xraytune.metrics.memorisation import (
+    Memorisation,
+    closeness,
+    compare_with_unseen,
+    exceedance_chance,
+    unseen_closeness,
+)
+from xraytune.seeding import numpy_generator
+
+Images = NDArray[np.uint8]
+
+
+def chests(count: int, purpose: str, size_px: int = 32) -> Images:
+    """Images that share a shape, as chests do, and differ in a smooth field and in fine detail: uint8 [n, S, S]."""
+    random = numpy_generator(0, purpose)
+    rows, columns = np.mgrid[-1 : 1 : size_px * 1j, -1 : 1 : size_px * 1j]
+    shared = 60 * np.exp(-4 * (np.abs(columns) - 0.45) ** 2 - rows**2)
+    smooth = gaussian_filter(random.normal(size=(count, size_px, size_px)), (0, size_px / 10, size_px / 10))
+    detail = gaussian_filter(random.normal(size=(count, size_px, size_px)), (0, 1, 1))
+    return as_pixels(120 - shared + 25 * smooth / smooth.std() + 8 * detail / detail.std())
+
+
+def as_pixels(images: NDArray[np.floating[Any]]) -> Images:
+    return images.round().clip(0, 255).astype(np.uint8)
+
+
+def patients(count: int) -> list[str]:
+    return [f"patient {number}" for number in range(count)]
+
+
+CHESTS = chests(530, "chests")
+TRAINING, UNSEEN, NEW = CHESTS[:80], CHESTS[80:330], CHESTS[330:]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@cache
+def unseen() -> NDArray[np.float64]:
+    return unseen_closeness(UNSEEN, patients(250), TRAINING, patients(80))
+
+
+def verdict(synthetic: Images) -> Memorisation:
+    return compare_with_unseen(closeness(synthetic, TRAINING, patients(80)).ratio, unseen())
+
+
+def noisy(images: Images) -> Images:
+    return as_pixels(images + numpy_generator(1, "noise").normal(0, 15, images.shape))
+
+
+DISGUISES: dict[str, Callable[[Images], Images]] = {
+    "as they are": lambda images: images,
+    "flipped": lambda images: images[:, :, ::-1],
+    "shifted": lambda images: np.roll(images, (2, -1), axis=(1, 2)),
+    "noisy": noisy,
+    "blurred": lambda images: gaussian_filter(images, (0, 1, 1)),
+    "darker, with less contrast": lambda images: as_pixels(images * 0.5 + 20),
+    "larger": lambda images: images.repeat(2, axis=1).repeat(2, axis=2),
+}
+
+
+@pytest.mark.parametrize("disguise", DISGUISES)
+def test_a_pool_of_copies_is_found_in_every_disguise(disguise: str) -> None:
+    copies = DISGUISES[disguise](np.tile(TRAINING, (2, 1, 1)))
+
+    found = verdict(copies)
+
+    assert found.near == found.images == 160
+    assert found.chance < 1e-10
+
+
+def test_the_copied_image_is_named() -> None:
+    found = closeness(np.concatenate([TRAINING[[7, 3]], TRAINING[[5]][:, :, ::-1]]), TRAINING, patients(80))
+
+    assert found.nearest.tolist() == [7, 3, 5]
+    assert found.ratio == pytest.approx([0, 0, 0], abs=0.01)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2])
+def test_a_few_copies_among_new_images_are_enough(share: float) -> None:
+    count = round(share * 200)
+
+    found = verdict(np.concatenate([NEW[count:], TRAINING[:count]]))
+
+    assert count <= found.near <= count + 5
+    assert found.chance < 0.01
+
+
+@pytest.mark.parametrize("sigma_px", [0, 1, 2])
+def test_new_images_pass_however_blurred(sigma_px: float) -> None:
+    assert verdict(gaussian_filter(NEW, (0, sigma_px, sigma_px))).chance > 0.05
+
+
+def test_a_smooth_generator_that_copies_nothing_passes() -> None:
+    """Random mixtures of the training images' first principal components: blurred, typical, and nobody's image."""
+    flat = TRAINING.reshape(80, -1) - TRAINING.reshape(80, -1).mean(axis=0)
+    _, scales, directions = np.linalg.svd(flat, full_matrices=False)
+    weights = numpy_generator(2, "weights").normal(size=(200, 20)) * scales[:20] / np.sqrt(79)
+    pool = as_pixels((weights @ directions[:20]).reshape(-1, 32, 32) + TRAINING.mean(axis=0))
+
+    assert verdict(pool).chance > 0.05
+
+
+def test_further_images_of_a_patient_do_not_hide_a_copy() -> None:
+    """Each patient has 60 images that are nearly the same: measured against those, a copy of one would be nothing odd."""
+    series = np.repeat(TRAINING[:20], 60, axis=0)
+    series = as_pixels(series + numpy_generator(3, "series").normal(0, 3, series.shape))
+    who = np.repeat(np.arange(20), 60).astype(str).tolist()
+
+    ratios = closeness(series[::60], series, who).ratio
+
+    assert ratios.max() < 0.05
+
+
+def test_any_number_of_images_is_compared_as_one_by_one() -> None:
+    pool = UNSEEN.repeat(2, axis=0)[:300]
+
+    together = closeness(pool, TRAINING, patients(80))
+
+    alone = [closeness(pool[[number]], TRAINING, patients(80)) for number in (0, 255, 256, 299)]
+    assert [float(one.ratio[0]) for one in alone] == pytest.approx(together.ratio[[0, 255, 256, 299]], abs=1e-4)
+    assert closeness(pool[:0], TRAINING, patients(80)).ratio.shape == (0,)
+
+
+def test_where_nothing_can_be_told_no_image_is_near() -> None:
+    """One patient, training images that are all the same, or flat images, as a GAN draws before its first step."""
+    flat = np.full((3, 32, 32), 128, dtype=np.uint8)
+
+    assert closeness(TRAINING[:3], TRAINING[:4], ["a"] * 4).ratio.tolist() == [1, 1, 1]
+    assert closeness(flat, flat, ["a", "b", "c"]).ratio.tolist() == [1, 1, 1]
+    assert closeness(flat, TRAINING, patients(80)).ratio == pytest.approx([1, 1, 1])
+
+
+@pytest.mark.parametrize(("rank", "observed"), [(1, 1), (1, 20), (1, 123), (2, 228), (5, 520)])
+def test_the_chance_is_the_tail_of_a_beta_binomial(rank: int, observed: int) -> None:
+    for count in (0, 1, 7, 40, 256):
+        expected = betabinom.sf(count - 1, 256, rank, observed + 1 - rank)
+        assert exceedance_chance(count, 256, rank, observed) == pytest.approx(expected, rel=1e-6, abs=1e-12)
+
+
+def test_with_many_unseen_images_the_chance_is_binomial() -> None:
+    assert exceedance_chance(7, 256, 1000, 99_999) == pytest.approx(binom.sf(6, 256, 0.01), rel=0.05)
+
+
+@pytest.mark.parametrize("unseen_count", [3, 20, 250])
+def test_pools_like_the_unseen_images_are_flagged_as_rarely_as_promised(unseen_count: int) -> None:
+    """The quantile of 20 images is uncertain; the binomial tail would flag two thirds of such pools."""
+    random = numpy_generator(4, "splits", unseen_count)
+    chances = np.array(
+        [compare_with_unseen(random.random(256), random.random(unseen_count)).chance for _ in range(1000)]
+    )
+
+    assert (chances <= 0.05).mean() <= 0.065, "two standard errors above"
+    assert (chances <= 0.5).mean() <= 0.53
+
+
+def test_one_image_of_each_unseen_patient_counts_and_at_most_500() -> None:
+    def count(people: list[str]) -> int:
+        images = UNSEEN[np.arange(len(people)) % 250]
+        return len(unseen_closeness(images, people, TRAINING[:5], patients(5)))
+
+    assert count(["a", "a", "a", "b"]) == 2
+    assert count(patients(600)) == 500
+    first, *_ = unseen_closeness(UNSEEN[:2], ["a", "a"], TRAINING, patients(80))
+    assert first == unseen_closeness(UNSEEN[:1], ["a"], TRAINING, patients(80))[0]
+
+
+def test_the_threshold_is_the_hundredth_part_of_many_and_the_least_of_few() -> None:
+    def threshold(count: int) -> float:
+        return compare_with_unseen(np.zeros(1), np.arange(1, count + 1) / 1000).threshold
+
+    assert [threshold(count) for count in (20, 198, 199, 500)] == pytest.approx([0.001, 0.001, 0.002, 0.005])
+
+
+def test_a_side_without_images_is_refused() -> None:
+    with pytest.raises(DataError, match="no training image"):
+        closeness(UNSEEN, TRAINING[:0], [])
+    with pytest.raises(DataError, match="at least one synthetic and one unseen"):
+        compare_with_unseen(np.zeros(3), np.zeros(0))

@@ -1,0 +1,243 @@
+"""Whether a generator copies its training images: its images against unseen X-rays, both by how near one patient is.
+
+Takes uint8 images, gives a count of suspiciously near images and its chance. Needs no weights and no random numbers.
+
+An image's *closeness* is its distance to the nearest training patient, divided by the mean distance to the next 50: near
+1 for an image that is as near to one patient as to others, near 0 for a copy. The plain distance would not do: a blurred
+image is nearer to everything than a sharp one, and a GAN's images are blurred.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import comb
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from xraytune.errors import DataError, Problem
+
+_SCALES = ((32, 2), (16, 1))
+"""Side of the compared images, and the largest shift there, both in pixels."""
+_SIDE_PX = _SCALES[0][0]
+_BLURS_PX = (1.0, 2.0)
+"""Standard deviations, at 32 px, of the blurs that an unseen image may have."""
+_REFERENCE_PATIENTS = 50
+_MOST_UNSEEN = 500
+_QUANTILE = 0.01
+_IMAGES_AT_ONCE = 256
+_PAIRS_AT_ONCE = 2**23
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Closeness:
+    """How near images are to the training images.
+
+    Attributes:
+        ratio: Distance to the nearest patient over the mean distance to the next ones, float64 [Q] in [0, 1].
+        nearest: Position of the nearest training image, int64 [Q].
+    """
+
+    ratio: NDArray[np.float64]
+    nearest: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memorisation:
+    """A generator's images against unseen real ones.
+
+    Attributes:
+        images: Synthetic images.
+        unseen: Unseen patients.
+        threshold: The closeness below which a hundredth of the unseen patients lie; the smallest of fewer than 199.
+        near: Synthetic images below it.
+        chance: Probability of so many or more, were the synthetic images real ones of further patients.
+    """
+
+    images: int
+    unseen: int
+    threshold: float
+    near: int
+    chance: float
+
+
+def closeness(images: NDArray[np.uint8], training: NDArray[np.uint8], training_patients: Sequence[str]) -> Closeness:
+    """How much nearer each image is to one training patient than to the next 50.
+
+    Images have their mean removed and length 1, so brightness and contrast do not matter; the distance is the smallest over
+    a flip and shifts of up to a sixteenth of the side. That is done at 32 px and at 16 px, where noise does not hide a
+    copy; the smaller ratio counts.
+
+    A patient is as near as the nearest of their images. So a patient's other images, which are near to a copy as well, are
+    not among those that it is measured against; otherwise two images of one patient would hide a copy of either. With a
+    single patient nothing can be told, and the ratio is 1.
+
+    Args:
+        images: uint8 [Q, h, w].
+        training: uint8 [N, h, w], N >= 1; at the size and sharpness that the generator was trained on.
+        training_patients: Who is on each of them, [N].
+
+    Raises:
+        DataError: No training image.
+
+    Source: Carlini et al. 2023, "Extracting Training Data from Diffusion Models": the distance that their experiments on
+    CIFAR-10 use, relative to the mean over the 50 nearest images; here over patients, the nearest itself left out.
+    """
+    return _closeness(_small(images), training, training_patients)
+
+
+def unseen_closeness(
+    images: NDArray[np.uint8],
+    patients: Sequence[str],
+    training: NDArray[np.uint8],
+    training_patients: Sequence[str],
+) -> NDArray[np.float64]:
+    """The closeness of real images that the generator was not trained on, one for each patient: float64 [n].
+
+    An unseen image counts at its closest of three: as it is, and blurred by 1 or 2 px at 32 px. So blur alone never makes a
+    synthetic image closer than unseen ones. A patient's first image is taken, for further ones are no independent
+    observations; and at most 500 patients, evenly spaced.
+
+    Args:
+        images: uint8 [N, h, w], at the size and sharpness of the training images.
+        patients: Who is on each of them, [N].
+        training: As in `closeness`.
+        training_patients: As in `closeness`.
+
+    Raises:
+        DataError: No training image.
+    """
+    _, firsts = np.unique(np.asarray(patients), return_index=True)
+    if len(firsts) > _MOST_UNSEEN:
+        firsts = firsts[np.linspace(0, len(firsts) - 1, _MOST_UNSEEN).round().astype(np.int64)]
+    sharp = _small(images[firsts])
+    versions = [sharp, *(_blurred(sharp, sigma_px) for sigma_px in _BLURS_PX)]
+    ratios = [_closeness(version, training, training_patients).ratio for version in versions]
+    closest: NDArray[np.float64] = np.stack(ratios).min(axis=0)
+    return closest
+
+
+def compare_with_unseen(synthetic: NDArray[np.float64], unseen: NDArray[np.float64]) -> Memorisation:
+    """Count the synthetic images that are closer than the unseen patients' 1 % quantile, and the chance of that count.
+
+    Args:
+        synthetic: `Closeness.ratio` of the generator's images, [m].
+        unseen: `unseen_closeness`, [n].
+
+    Raises:
+        DataError: A side without images.
+    """
+    if not len(synthetic) or not len(unseen):
+        raise DataError(Problem("there is no image to compare", fix="give at least one synthetic and one unseen image"))
+    rank = max(1, int(_QUANTILE * (len(unseen) + 1)))
+    threshold = float(np.sort(unseen)[rank - 1])
+    near = int((synthetic < threshold).sum())
+    return Memorisation(
+        images=len(synthetic),
+        unseen=len(unseen),
+        threshold=threshold,
+        near=near,
+        chance=exceedance_chance(near, len(synthetic), rank, len(unseen)),
+    )
+
+
+def exceedance_chance(count: int, drawn: int, rank: int, observed: int) -> float:
+    """P(at least `count` of `drawn` new values lie below the `rank`-th smallest of `observed` values of the same kind).
+
+    The threshold is itself an observation, so the count is not binomial. It is `count` or more exactly where the smallest
+    `count + rank - 1` of all values hold fewer than `rank` observed ones, and any subset of the values is as likely to be
+    the smallest: a hypergeometric tail, exact for any number observed, however few. For many it is the binomial's.
+
+    Source: Epstein 1954, "Tables for the Distribution of the Number of Exceedances", for samples of equal size.
+    """
+    if count == 0:
+        return 1.0
+    smallest = count + rank - 1
+    ways = sum(comb(observed, among) * comb(drawn, smallest - among) for among in range(rank))
+    return ways / comb(observed + drawn, smallest)
+
+
+def _small(images: NDArray[np.uint8]) -> Tensor:
+    """Images as float32 [n, 32, 32]."""
+    return _scaled(torch.from_numpy(np.array(images)).float(), _SIDE_PX)
+
+
+def _scaled(images: Tensor, side_px: int) -> Tensor:
+    if images.shape[1:] == (side_px, side_px):
+        return images
+    return functional.interpolate(images[:, None], size=(side_px, side_px), mode="bilinear", antialias=True)[:, 0]
+
+
+def _blurred(images: Tensor, sigma_px: float) -> Tensor:
+    """A Gaussian blur of square images [n, S, S], whose weights sum to 1 at the edges too."""
+    places = torch.arange(images.shape[1], dtype=images.dtype)
+    weights = torch.softmax(-((places[:, None] - places[None, :]) ** 2) / (2 * sigma_px**2), dim=1)
+    return weights @ images @ weights.T
+
+
+def _closeness(images: Tensor, training: NDArray[np.uint8], training_patients: Sequence[str]) -> Closeness:
+    """As `closeness`, of images [Q, 32, 32]."""
+    if not len(training):
+        raise DataError(Problem("there is no training image to compare with"))
+    _, patient_of_image = np.unique(np.asarray(training_patients), return_inverse=True)
+    columns = torch.from_numpy(patient_of_image.astype(np.int64))
+    small_training = _small(training)
+    ratio = torch.full((len(images),), torch.inf)
+    nearest = torch.zeros(len(images), dtype=torch.int64)
+    at_once = max(1, min(_IMAGES_AT_ONCE, _PAIRS_AT_ONCE // len(training)))
+    for side_px, shift_px in _SCALES:
+        templates = _templates(_scaled(small_training, side_px), shift_px)
+        for start in range(0, len(images), at_once):
+            block = slice(start, start + at_once)
+            distances = _distances(_scaled(images[block], side_px), templates, shift_px)
+            found = _ratio(distances, columns)
+            nearest[block] = torch.where(found < ratio[block], distances.argmin(dim=1), nearest[block])
+            ratio[block] = torch.minimum(ratio[block], found)
+    return Closeness(ratio=ratio.double().numpy(), nearest=nearest.numpy())
+
+
+def _unit_vectors(images: Tensor) -> Tensor:
+    """Images [n, h, w] as rows of mean 0 and length 1; a flat one is 0, as far from every image as from the next."""
+    rows = images.flatten(1)
+    return functional.normalize(rows - rows.mean(dim=1, keepdim=True), eps=1e-3)
+
+
+def _templates(images: Tensor, shift_px: int) -> Tensor:
+    """The inner part of training images [N, S, S], against which others are shifted: [(S - 2 shift)^2, N]."""
+    inner = slice(shift_px, images.shape[1] - shift_px)
+    return _unit_vectors(images[:, inner, inner]).T.contiguous()
+
+
+def _versions(images: Tensor, shift_px: int) -> Iterator[Tensor]:
+    """Each flip and shift of images [n, S, S], cut out so that nothing has to be filled in: [n, (S - 2 shift)^2]."""
+    side = images.shape[1] - 2 * shift_px
+    for flipped in (images, images.flip(2)):
+        for top in range(2 * shift_px + 1):
+            for left in range(2 * shift_px + 1):
+                yield _unit_vectors(flipped[:, top : top + side, left : left + side])
+
+
+def _distances(images: Tensor, templates: Tensor, shift_px: int) -> Tensor:
+    """Smallest distance over all versions of an image: [n, S, S] to [n, N], in [0, 2]."""
+    highest = torch.full((len(images), templates.shape[1]), -1.0)
+    product = torch.empty_like(highest)
+    for rows in _versions(images, shift_px):
+        torch.maximum(highest, torch.matmul(rows, templates, out=product), out=highest)
+    return (2 - 2 * highest).clamp_(min=0).sqrt_()
+
+
+def _ratio(distances: Tensor, patient_of_column: Tensor) -> Tensor:
+    """Nearest patient over the mean of the next 50: [n, N] to [n]; 1 where there is none, or all are at distance 0."""
+    shape = len(distances), int(patient_of_column.max()) + 1
+    patients = torch.full(shape, torch.inf)
+    patients.scatter_reduce_(1, patient_of_column.expand(len(distances), -1), distances, "amin")
+    count = min(_REFERENCE_PATIENTS + 1, shape[1])
+    if count == 1:
+        return torch.ones(len(distances))
+    lowest = patients.topk(count, dim=1, largest=False).values
+    reference = lowest[:, 1:].mean(dim=1)
+    return torch.where(reference > 0, lowest[:, 0] / reference, 1.0)
