@@ -23,6 +23,7 @@ from xraytune.mix.plan import MixPlan, plan_mix
 from xraytune.pipeline.artifacts import build_once
 from xraytune.pipeline.compute import cpu_count
 from xraytune.pipeline.prepare import PIXELS_STAGE, Part, Prepared, training_pixels
+from xraytune.pipeline.quality import refuse_memorised
 from xraytune.pipeline.synthesize import blocks_for, pool_block
 from xraytune.records import Compute
 from xraytune.seeding import numpy_generator
@@ -129,6 +130,7 @@ def _pool_groups(
 ) -> tuple[ImageGroup, ...]:
     settings = experiment.parameters.gan
     assert settings is not None, "source: gan has settings"
+    refuse_memorised(settings, prepared, compute=compute, cache=cache)
     groups = []
     for label, count in enumerate(needed):
         for block in range(blocks_for(count)):

@@ -1,0 +1,166 @@
+"""The gate before a GAN's images: one that copies is refused with its reason, whoever asks; one that does not passes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.torch import load_file
+
+from tests.pipeline.conftest import CPU, Bench
+from tests.pipeline.test_trial import gan
+from xraytune.config.settings import Experiment, GanSettings
+from xraytune.errors import TrialError
+from xraytune.files import read_json
+from xraytune.gan.train import scale_pixels
+from xraytune.pipeline.album import Album, compose_album
+from xraytune.pipeline.artifacts import build_once
+from xraytune.pipeline.prepare import training_pixels
+from xraytune.pipeline.quality import QUALITY_STAGE, measure_memorisation, refuse_memorised
+from xraytune.pipeline.synthesize import POOL_STAGE, gan_need, network_labels, pool_block, trained_gan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Studio:
+    """A bench with GANs that are trained, and one whose pool was drawn by somebody who copies."""
+
+    bench: Bench
+    copier: GanSettings
+
+    def album(self, settings: GanSettings) -> Album:
+        return compose_album(self.experiment(settings), self.bench.prepared, compute=CPU, cache=self.bench.cache)
+
+    def experiment(self, settings: GanSettings) -> Experiment:
+        return self.bench.experiment(source="gan", gan=settings, synthetic_ratio=0.5)
+
+    def train(self, settings: GanSettings) -> GanSettings:
+        for label in network_labels(settings, self.bench.prepared):
+            trained_gan(settings, label, self.bench.prepared, compute=CPU, cache=self.bench.cache)
+        return settings
+
+
+def save_pool(pixels: NDArray[np.uint8], folder: Path) -> None:
+    np.save(folder / "pixels.npy", pixels)
+
+
+@pytest.fixture(scope="module")
+def studio(bench: Bench) -> Studio:
+    """The pool of seed 77 holds real training images where the generator's would be."""
+    honest = Studio(bench=bench, copier=gan(seed=77))
+    network = trained_gan(honest.train(honest.copier), None, bench.prepared, compute=CPU, cache=bench.cache)
+    train = bench.prepared.part("train")
+    for label in (0, 1):
+        copied = np.resize(train.rows[train.labels == label], 256)
+        pixels = scale_pixels(training_pixels(bench.prepared, bench.cache)[copied], 32)
+        inputs = {"gan": network.name, "label": label, "block": 0, "seed": 77}
+        build_once(bench.cache, POOL_STAGE, inputs, partial(save_pool, pixels))
+    return honest
+
+
+def verdicts_made(bench: Bench) -> set[str]:
+    return {path.parent.name for path in (bench.cache / QUALITY_STAGE).glob("*/manifest.json")}
+
+
+def test_a_gan_that_copies_ends_the_trial_with_what_where_and_what_to_do(studio: Studio) -> None:
+    with pytest.raises(TrialError) as refusal:
+        studio.album(studio.copier)
+
+    (problem,) = refusal.value.problems
+    assert "256 of 256 images of NORMAL (chance of that" in problem.what
+    assert "256 of 256 images of PNEUMONIA" in problem.what
+    assert problem.where == "gan of 4 steps, 32 px, width 4, seed 77"
+    assert "gan.allow_memorised: true" in problem.fix
+    assert str(studio.bench.cache) not in str(refusal.value), "nothing that is stored holds an absolute path"
+
+
+def test_allow_memorised_lets_it_pass_and_computes_nothing(studio: Studio) -> None:
+    before = verdicts_made(studio.bench)
+    allowed = studio.copier.model_copy(update={"allow_memorised": True})
+
+    album = studio.album(allowed)
+
+    assert len(album.extra) > 0
+    assert verdicts_made(studio.bench) == before
+
+
+def test_gans_that_have_hardly_learned_pass(studio: Studio) -> None:
+    """Also one network for each class, and a GAN whose images are smaller than the stored ones."""
+    for settings in (gan(steps=1), gan(), gan(conditional=False)):
+        assert len(studio.album(studio.train(settings)).extra) > 0
+
+
+def test_trials_share_a_verdict_and_a_network_whatever_they_allow(studio: Studio) -> None:
+    settings = studio.train(gan(seed=5))
+    studio.album(settings)
+    made = verdicts_made(studio.bench)
+
+    studio.album(settings)
+    allowed = settings.model_copy(update={"allow_memorised": True})
+
+    assert verdicts_made(studio.bench) == made
+    assert gan_need(allowed, studio.bench.prepared, CPU, studio.bench.cache) is None
+    blocks = [
+        pool_block(each, 0, 0, studio.bench.prepared, compute=CPU, cache=studio.bench.cache)
+        for each in (settings, allowed)
+    ]
+    assert blocks[0][1] == blocks[1][1]
+
+
+def test_a_longer_run_continues_a_shorter_one_that_allowed_something_else(studio: Studio, tmp_path: Path) -> None:
+    """What may become of a GAN's images is no part of the GAN: its checkpoints and its weights' file do not hold it."""
+    bench, apart = studio.bench, tmp_path / "cache"
+    (apart / bench.prepared.pixels).parent.mkdir(parents=True)
+    (apart / bench.prepared.pixels).symlink_to(bench.cache / bench.prepared.pixels)
+    trained_gan(gan(steps=2, seed=6, allow_memorised=True), None, bench.prepared, compute=CPU, cache=apart)
+
+    continued = trained_gan(gan(steps=4, seed=6), None, bench.prepared, compute=CPU, cache=apart)
+
+    straight = trained_gan(gan(steps=4, seed=6), None, bench.prepared, compute=CPU, cache=bench.cache)
+    weights, expected = (load_file(folder / "generator.safetensors") for folder in (continued, straight))
+    assert all(torch.equal(weights[name], tensor) for name, tensor in expected.items())
+    assert b"allow_memorised" not in (continued / "generator.safetensors").read_bytes()
+
+
+def test_the_verdict_lies_beside_pictures_of_the_nearest_pairs(studio: Studio) -> None:
+    verdicts, folder = measure_memorisation(studio.copier, studio.bench.prepared, compute=CPU, cache=studio.bench.cache)
+
+    assert {name: one.near for name, one in verdicts.items()} == {"NORMAL": 256, "PNEUMONIA": 256}
+    assert read_json(folder / "memorisation.json")["NORMAL"]["near"] == 256
+    sheet = np.asarray(Image.open(folder / "nearest_NORMAL.png"))
+    drawn, nearest = sheet[2:34, 2:34], sheet[2:34, 36:68]
+    assert np.array_equal(drawn, nearest), "a copy stands beside what it is a copy of"
+
+
+def test_another_split_of_the_same_images_has_a_verdict_of_its_own(studio: Studio) -> None:
+    """It compares with other unseen patients: who is on which side, and who is on an image, are part of the question."""
+    prepared = studio.bench.prepared
+    _, folder = measure_memorisation(studio.copier, prepared, compute=CPU, cache=studio.bench.cache)
+    renamed = changed(
+        prepared, "patient", lambda image: f"x{image.patient}" if image.part == "train" else image.patient
+    )
+
+    _, other = measure_memorisation(studio.copier, renamed, compute=CPU, cache=studio.bench.cache)
+
+    assert other != folder
+
+
+def changed(prepared: Any, field: str, value: Any) -> Any:
+    return replace(prepared, images=tuple(replace(image, **{field: value(image)}) for image in prepared.images))
+
+
+def test_a_damaged_verdict_is_made_again(studio: Studio) -> None:
+    settings = studio.train(gan(seed=8))
+    _, folder = measure_memorisation(settings, studio.bench.prepared, compute=CPU, cache=studio.bench.cache)
+    (folder / "memorisation.json").write_text("{", encoding="utf-8")
+    (folder / "manifest.json").touch()
+
+    refuse_memorised(settings, studio.bench.prepared, compute=CPU, cache=studio.bench.cache)
+
+    assert read_json(folder / "memorisation.json")["NORMAL"]["images"] == 256
