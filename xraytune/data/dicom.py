@@ -42,7 +42,7 @@ class DicomFile:
     """
 
     dataset: Any
-    path: Path
+    path: Path | str
     width_px: int
     height_px: int
     patient: str | None
@@ -70,12 +70,7 @@ def _damage() -> tuple[type[Exception], ...]:
     )
 
 
-def is_dicom(content: bytes) -> bool:
-    """Whether this is the start of a DICOM file: 128 bytes of anything, then DICM (PS3.10, section 7.1)."""
-    return content[128:132] == b"DICM"
-
-
-def require_pydicom(path: Path) -> None:
+def require_pydicom(path: Path | str) -> None:
     """Refuse to go on without pydicom.
 
     Raises:
@@ -88,7 +83,7 @@ def require_pydicom(path: Path) -> None:
         raise MachineError(Problem("this is a DICOM file, and pydicom is not installed", path, fix)) from error
 
 
-def open_dicom(content: bytes, path: Path, *, with_pixels: bool) -> DicomFile:
+def open_dicom(content: bytes, path: Path | str, *, with_pixels: bool) -> DicomFile:
     """Parse a file; the pixels, still encoded, only where they are wanted.
 
     Raises:

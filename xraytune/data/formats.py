@@ -2,6 +2,8 @@
 
 Transparent parts lie over black, as an X-ray's background does. What is no single picture of known grey levels (several
 pages, floating point, an unknown compression) is refused in plain words rather than guessed at.
+
+NumPy and pydicom are imported where they are needed: most images need neither, and `crew.py` starts processes.
 """
 
 from __future__ import annotations
@@ -11,16 +13,12 @@ import zlib
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from xraytune.data.dicom import dicom_grey, is_dicom, open_dicom
 from xraytune.errors import DataError, Problem
 
 LARGEST_SIDE_PX = 20_000
@@ -43,6 +41,8 @@ _DAMAGE = (
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO, _ORIENTATION = 258, 262, 0, 274
+_METADATA = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
+"""Where Pillow looks for an orientation tag."""
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -89,7 +89,12 @@ class GreyImage:
     content_bits: int | None = None
 
 
-def read_header(content: bytes, path: Path) -> ImageHeader:
+def is_dicom(content: bytes) -> bool:
+    """Whether this is the start of a DICOM file: 128 bytes of anything, then DICM (PS3.10, section 7.1)."""
+    return content[128:132] == b"DICM"
+
+
+def read_header(content: bytes, path: Path | str) -> ImageHeader:
     """The size, and for DICOM the patient, as a file's header states them.
 
     Raises:
@@ -97,6 +102,8 @@ def read_header(content: bytes, path: Path) -> ImageHeader:
         MachineError: It is DICOM, and pydicom is not installed.
     """
     if is_dicom(content):
+        from xraytune.data.dicom import open_dicom
+
         dicom = open_dicom(content, path, with_pixels=False)
         _refuse_too_large(dicom.width_px, dicom.height_px, path)
         return ImageHeader(width_px=dicom.width_px, height_px=dicom.height_px, patient=dicom.patient)
@@ -104,12 +111,8 @@ def read_header(content: bytes, path: Path) -> ImageHeader:
     return ImageHeader(width_px=width_px, height_px=height_px)
 
 
-def read_grey(content: bytes, path: Path, *, needed_px: int) -> GreyImage:
+def read_grey(content: bytes, path: Path | str, *, needed_px: int) -> GreyImage:
     """Decode an image.
-
-    16-bit grey levels 0 to 65535 become 0 to 255. But programs also store 8-bit and 12-bit levels in files of 16 bits as
-    they are, and such an image would come out black: one whose largest level is below 256 is read at 8 bits, one whose
-    largest is below 4096 at 12. A true 16-bit radiograph reaches higher, for some of its pixels lie outside the body.
 
     Args:
         content: The file.
@@ -121,6 +124,8 @@ def read_grey(content: bytes, path: Path, *, needed_px: int) -> GreyImage:
         MachineError: It is DICOM, and pydicom is not installed.
     """
     if is_dicom(content):
+        from xraytune.data.dicom import dicom_grey, open_dicom
+
         dicom = open_dicom(content, path, with_pixels=True)
         _refuse_too_large(dicom.width_px, dicom.height_px, path)
         levels, bits = dicom_grey(dicom)
@@ -143,7 +148,7 @@ def read_grey(content: bytes, path: Path, *, needed_px: int) -> GreyImage:
         raise DataError(Problem("the image is cut off or damaged", path, REPAIR)) from error
 
 
-def _open(content: bytes, path: Path) -> JpegImageFile | PngImageFile | TiffImageFile:
+def _open(content: bytes, path: Path | str) -> JpegImageFile | PngImageFile | TiffImageFile:
     """Parse an image as far as its size; Pillow decodes the pixels when they are asked for."""
     image: JpegImageFile | PngImageFile | TiffImageFile
     try:
@@ -190,7 +195,7 @@ def _big_endian_white_is_zero(content: bytes) -> int | None:
     return None
 
 
-def _header_refusal(error: Exception, path: Path) -> DataError:
+def _header_refusal(error: Exception, path: Path | str) -> DataError:
     """The reason in our words; where Pillow knows the format but not this kind of it, that is said."""
     told = str(error)
     if told.startswith("cannot handle ") and told.endswith("-bit layers"):
@@ -201,7 +206,7 @@ def _header_refusal(error: Exception, path: Path) -> DataError:
     return DataError(Problem("the image's header is cut off or damaged", path, REPAIR))
 
 
-def _refuse_too_large(width_px: int, height_px: int, path: Path) -> None:
+def _refuse_too_large(width_px: int, height_px: int, path: Path | str) -> None:
     if width_px < 1 or height_px < 1:
         raise DataError(Problem("the image's header is cut off or damaged", path, REPAIR))
     if max(width_px, height_px) > LARGEST_SIDE_PX or width_px * height_px > LARGEST_AREA_PX:
@@ -213,15 +218,13 @@ def _whole(image: Image.Image, kind: str, content_bits: int | None = None) -> Gr
     return GreyImage(image=image, width_px=width_px, height_px=height_px, kind=kind, content_bits=content_bits)
 
 
-def _png_grey(image: PngImageFile, bits: int, path: Path) -> GreyImage:
+def _png_grey(image: PngImageFile, bits: int, path: Path | str) -> GreyImage:
     kind = f"PNG {bits}-bit"
     image.load()
     if image.mode.startswith("I"):
-        levels = np.asarray(image)
-        transparent = image.info.get("transparency")
-        if transparent is not None:
-            levels = np.where(levels == transparent, 0, levels)
-        grey, content_bits = _from_levels(levels)
+        from xraytune.data.levels import grey_of_levels
+
+        grey, content_bits = grey_of_levels(image, transparent=image.info.get("transparency"))
         return _whole(_turned(grey, _orientation(image)), kind, content_bits)
     grey = _eight_bit_grey(image)
     if bits == 16:
@@ -229,7 +232,7 @@ def _png_grey(image: PngImageFile, bits: int, path: Path) -> GreyImage:
     return _whole(_turned(grey, _orientation(image)), kind)
 
 
-def _tiff_grey(image: TiffImageFile, path: Path) -> GreyImage:
+def _tiff_grey(image: TiffImageFile, path: Path | str) -> GreyImage:
     """Upright by itself: Pillow follows a TIFF's orientation tag as it decodes."""
     pages = image.n_frames
     if pages > 1:
@@ -242,13 +245,14 @@ def _tiff_grey(image: TiffImageFile, path: Path) -> GreyImage:
         what = "this TIFF holds floating-point numbers, which say neither what is black nor what is white"
         raise DataError(Problem(what, path, _SAVE_AGAIN))
     if image.mode.startswith("I"):
-        levels = np.asarray(image)
-        lowest, highest = int(levels.min()), int(levels.max())
+        from xraytune.data.levels import grey_of_levels, range_of_levels
+
+        lowest, highest = range_of_levels(image)
         if lowest < 0 or highest > 65535:
             what = f"this TIFF holds grey levels from {lowest} to {highest}; 0 to 65535 are read"
             raise DataError(Problem(what, path, _SAVE_AGAIN))
         # Pillow turns 8-bit levels over where white is 0, but not those of 16 bits.
-        grey, content_bits = _from_levels(levels, stated_bits=bits, inverted=white_is_zero)
+        grey, content_bits = grey_of_levels(image, stated_bits=bits, inverted=white_is_zero)
         return _whole(grey, kind, content_bits)
     grey = _eight_bit_grey(image)
     if bits == 16:
@@ -256,18 +260,7 @@ def _tiff_grey(image: TiffImageFile, path: Path) -> GreyImage:
     return _whole(grey, kind)
 
 
-def _from_levels(
-    levels: NDArray[Any], *, stated_bits: int = 16, inverted: bool = False
-) -> tuple[Image.Image, int | None]:
-    """8-bit grey of levels from 0 to 65535, and the depth they really have where that is not the stated one."""
-    highest = int(levels.max())
-    bits = stated_bits if stated_bits < 16 else 8 if highest < 256 else 12 if highest < 4096 else 16
-    largest = 2**bits - 1
-    grey = ((levels.astype(np.uint32) * 255 + largest // 2) // largest).astype(np.uint8)
-    return Image.fromarray(255 - grey if inverted else grey), bits if bits < min(stated_bits, 16) else None
-
-
-def _refuse_dark_colours(grey: Image.Image, path: Path) -> None:
+def _refuse_dark_colours(grey: Image.Image, path: Path | str) -> None:
     """Of 16-bit colours Pillow keeps the upper 8 bits; where levels of 8 or 12 bits were stored, nothing is left."""
     _, highest = grey.getextrema()
     assert isinstance(highest, int)
@@ -293,6 +286,8 @@ def _eight_bit_grey(image: Image.Image) -> Image.Image:
 
 def _orientation(image: ImageFile.ImageFile) -> int:
     """The orientation tag; 1 (upright) where there is none. Metadata that is damaged says nothing about the pixels."""
+    if image.info.keys().isdisjoint(_METADATA):
+        return 1
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
     except _DAMAGE:

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from xraytune.data.dicom import is_dicom, require_pydicom
+from xraytune.data.dicom import require_pydicom
+from xraytune.data.formats import is_dicom
 from xraytune.data.patients import PATIENTS_CSV, PatientTable, patient_of
 from xraytune.errors import DataError, Problem, listed
 

@@ -10,32 +10,37 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal, TypeAlias
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from xraytune.data.formats import REPAIR, GreyImage, ImageHeader, read_grey, read_header
+from xraytune.data.crew import decode_blocks
+from xraytune.data.decoding import BrokenImage, Resize, SquareImage, decode_file
+from xraytune.data.formats import ImageHeader, read_header
 from xraytune.errors import DataError, Problem, listed
 from xraytune.files import read_json, write_json
 from xraytune.records import Progress, ignore_progress
 
-Resize: TypeAlias = Literal["squash", "crop"]
-"""How an image becomes square: squashed, or its shorter side scaled to S and its centre cut out."""
-_BLOCK = 64
+__all__ = [
+    "BrokenImage",
+    "DecodedImage",
+    "Resize",
+    "StoredFiles",
+    "broken_images_error",
+    "decode_image",
+    "decode_images",
+    "describe_images",
+    "image_header",
+    "odd_depth_warnings",
+    "open_pixels",
+    "store_pixels",
+    "stored_files",
+]
+
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BrokenImage:
-    """A file that does not decode: its name, as it was asked for, and why, in plain words."""
-
-    file: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +92,7 @@ def decode_image(path: Path, image_size_px: int, *, resize: Resize = "squash") -
     """
     with warnings.catch_warnings():  # Pillow's remarks on odd metadata
         warnings.simplefilter("ignore")
-        return _decode(path, image_size_px, resize).pixels
+        return _as_array(decode_file(str(path), image_size_px, resize), image_size_px)
 
 
 def decode_images(
@@ -126,27 +131,23 @@ def describe_images(
     resize: Resize = "squash",
     on_progress: Progress = ignore_progress,
 ) -> Iterator[DecodedImage | BrokenImage]:
-    """As `decode_images`, a block at a time, with each file's format and depth.
-
-    Threads, not processes: Pillow decodes and resizes outside Python's lock.
+    """As `decode_images`, with each file's format and depth.
 
     Raises:
         MachineError: One is DICOM, and pydicom is not installed.
     """
-
-    def decode_or_say_why(file: str) -> DecodedImage | BrokenImage:
-        try:
-            return _decode(root / file, image_size_px, resize)
-        except DataError as error:
-            return BrokenImage(file=file, reason=error.problems[0].what)
-
-    with ThreadPoolExecutor(workers) as pool:
-        for start in range(0, len(files), _BLOCK):
-            with warnings.catch_warnings():  # around the whole block: warning filters are shared by all threads
-                warnings.simplefilter("ignore")
-                block = list(pool.map(decode_or_say_why, files[start : start + _BLOCK]))
-            on_progress("decode images", start + len(block), len(files))
-            yield from block
+    count = 0
+    for block in decode_blocks(root, files, image_size_px, resize, workers=workers):
+        count += len(block)
+        on_progress("decode images", count, len(files))
+        for image in block:
+            yield (
+                image
+                if isinstance(image, BrokenImage)
+                else DecodedImage(
+                    pixels=_as_array(image, image_size_px), kind=image.kind, is_oddly_deep=image.is_oddly_deep
+                )
+            )
 
 
 def odd_depth_warnings(kinds: Mapping[str, str]) -> tuple[str, ...]:
@@ -185,7 +186,7 @@ def store_pixels(
                 broken.append(image)
             else:
                 stored.append(file)
-                stream.write(image.tobytes())
+                stream.write(image.data)
         stream.seek(0)
         _write_npy_header(stream, len(stored), image_size_px)
     write_json(out / "files.json", {"files": stored, "broken": [asdict(image) for image in broken]})
@@ -217,35 +218,8 @@ def broken_images_error(
     return DataError(*shown, Problem(f"{len(broken)} images are broken", root, fix))
 
 
-def _decode(path: Path, image_size_px: int, resize: Resize) -> DecodedImage:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(Problem(f"cannot be read ({error.strerror})", path, REPAIR)) from error
-    grey = read_grey(content, path, needed_px=image_size_px)
-    box = _centre_square(grey, image_size_px) if resize == "crop" else None
-    small = grey.image.resize((image_size_px, image_size_px), Image.Resampling.BILINEAR, box)
-    kind = grey.kind if grey.content_bits is None else f"{grey.kind} with {grey.content_bits}-bit content"
-    return DecodedImage(pixels=np.asarray(small), kind=kind, is_oddly_deep=grey.content_bits is not None)
-
-
-def _centre_square(grey: GreyImage, image_size_px: int) -> tuple[float, float, float, float]:
-    """The part of the image that `Resize(S)` and `CenterCrop(S)` would leave: left, upper, right, lower.
-
-    They scale the shorter side to S, the longer one to whole pixels, and cut at whole pixels there; only this part is
-    scaled here, for a long and narrow image would fill the memory. The size is the whole image's, as a reduced JPEG's
-    own is rounded up.
-
-    Source: torchvision 0.21, `transforms.functional.resize` and `center_crop`.
-    """
-    shorter = min(grey.width_px, grey.height_px)
-    sides = []
-    for whole, decoded in zip((grey.width_px, grey.height_px), grey.image.size, strict=True):
-        scaled = int(image_size_px * whole / shorter)
-        first = round((scaled - image_size_px) / 2)
-        sides.append((first * decoded / scaled, (first + image_size_px) * decoded / scaled))
-    (left, right), (upper, lower) = sides
-    return left, upper, right, lower
+def _as_array(image: SquareImage, image_size_px: int) -> NDArray[np.uint8]:
+    return np.frombuffer(image.pixels, dtype=np.uint8).reshape(image_size_px, image_size_px)
 
 
 def _write_npy_header(stream: BinaryIO, rows: int, image_size_px: int) -> None:
