@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from xraytune.export.replay import replay
     from xraytune.export.train import train
     from xraytune.pipeline.gan_folder import gan_sample, gan_train
+    from xraytune.pipeline.model import model_summary
     from xraytune.search.run import search as run_search
     from xraytune.search.view import status
 
@@ -37,6 +38,7 @@ __all__ = [
     "gan_train",
     "inspect_folder",
     "load_space",
+    "model_summary",
     "predict",
     "replay",
     "run_search",
@@ -57,6 +59,7 @@ _HOMES = {
     "gan_train": "pipeline.gan_folder:gan_train",
     "inspect_folder": "data.inspect:inspect_folder",
     "load_space": "config.load:load_space",
+    "model_summary": "pipeline.model:model_summary",
     "predict": "export.predict:predict",
     "replay": "export.replay:replay",
     "run_search": "search.run:search",

@@ -70,7 +70,7 @@ class Prepared:
     class_names: tuple[str, ...]
     positive: int
     image_size_px: int
-    resize: Resize
+    resize: Resize = "squash"
     pixels: str
     test_fingerprint: str | None
     images: tuple[PreparedImage, ...]
