@@ -10,9 +10,10 @@ from tests.search.studies import Watching, direct, ended, epoch
 from xraytune.config.settings import Parameters
 from xraytune.files import read_jsonl
 from xraytune.pipeline.synthesize import GanNeed
-from xraytune.search.director import Answer, Director
+from xraytune.search.director import Director
 from xraytune.search.journal import Asked
 from xraytune.search.study import StudyFolder
+from xraytune.search.work import Answer
 
 
 def start(director: Director) -> Asked:

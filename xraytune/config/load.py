@@ -92,7 +92,9 @@ def experiment_to_json(experiment: Experiment, relative_to: Path) -> dict[str, J
     """
     values = flat_values(experiment.parameters)
     parameters: dict[str, Json] = {name: relative_value(name, value, relative_to) for name, value in values.items()}
-    return {"settings": settings_content(experiment.settings, relative_to), "parameters": parameters}
+    band = experiment.inherited_bandwidth_px
+    inherited: dict[str, Json] = {} if band is None else {"inherited_bandwidth_px": band}
+    return {"settings": settings_content(experiment.settings, relative_to), "parameters": parameters, **inherited}
 
 
 def experiment_from_json(content: dict[str, Any], relative_to: Path) -> Experiment:
@@ -112,4 +114,8 @@ def experiment_from_json(content: dict[str, Any], relative_to: Path) -> Experime
         name: absolute_path(value, relative_to) if is_path(name, value) else value
         for name, value in content["parameters"].items()
     }
-    return Experiment(settings=Settings.model_validate_json(json.dumps(settings)), parameters=parameters_from(point))
+    return Experiment(
+        settings=Settings.model_validate_json(json.dumps(settings)),
+        parameters=parameters_from(point),
+        inherited_bandwidth_px=content.get("inherited_bandwidth_px"),
+    )

@@ -297,11 +297,15 @@ class Experiment(Model):
 
     settings: Settings
     parameters: Parameters
+    inherited_bandwidth_px: Count | None = None
+    """The band of the GAN trial that this one is the matched control of."""
 
     @property
     def bandwidth_px(self) -> int | None:
         """The side that all images are scaled through, so that a GAN's blur tells nothing; None: as they are."""
         gan = self.parameters.gan
+        if self.inherited_bandwidth_px is not None:
+            return self.inherited_bandwidth_px
         if gan is None or self.parameters.match_bandwidth == "off" or gan.image_size >= self.settings.data.image_size:
             return None
         return gan.image_size

@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any, Protocol, TypeAlias
 
 from xraytune.config.load import experiment_to_json
@@ -25,6 +24,7 @@ from xraytune.records import EpochRecord
 from xraytune.search.journal import Asked, Journal, Status
 from xraytune.search.rungs import Rungs
 from xraytune.search.study import StudyFolder, project_rows
+from xraytune.search.work import Answer
 
 # Trials that are asked for and held back, at most, so that the sampler is not asked far ahead of what is known.
 _HELD_BACK = 4
@@ -32,13 +32,6 @@ _HELD_BACK = 4
 
 GanNeeds: TypeAlias = Callable[[Parameters], GanNeed | None]
 """From a trial's settings to the GAN that has yet to be trained for it; None where it needs none, or it is there."""
-
-
-class Answer(Enum):
-    """What the director says to a free slot when it has no trial for it."""
-
-    WAIT = "wait"
-    DONE = "done"
 
 
 class Observer(Protocol):

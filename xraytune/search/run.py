@@ -21,7 +21,7 @@ from xraytune.pipeline.model import require_two_classes
 from xraytune.pipeline.prepare import Prepared, prepare
 from xraytune.pipeline.synthesize import gan_need
 from xraytune.records import Compute, EpochRecord, Progress, ignore_progress
-from xraytune.search.director import Director, Observer
+from xraytune.search.director import Director, Observer, mix_label
 from xraytune.search.journal import Asked, Journal
 from xraytune.search.ray.tune import Cluster, ray_started, run_trials, slots
 from xraytune.search.study import (
@@ -165,7 +165,15 @@ def _run(
         with ray_started(address) as cluster:
             observer.opened(folder, cluster.dashboard)
             resources = space.settings.resources
-            run_trials(director, folder, cache=cache, resources=resources, gpu_share=share, cluster=cluster)
+            run_trials(
+                director,
+                folder,
+                label=lambda asked: f"{folder.path.name} #{asked.number} {mix_label(asked.parameters)}",
+                cache=cache,
+                resources=resources,
+                gpu_share=share,
+                cluster=cluster,
+            )
     finally:
         director.close()
 

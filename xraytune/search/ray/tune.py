@@ -1,4 +1,4 @@
-"""Run a director's trials with Ray Tune, started afresh each time: no state of Tune's is ever restored.
+"""Run trials with Ray Tune, started afresh each time: no state of Tune's is ever restored.
 
 What a search has done lies in its study folder; a start takes the unfinished trials from there and goes on.
 """
@@ -10,19 +10,19 @@ import os
 import shutil
 import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from xraytune.config.settings import Parameters, Resources
+from xraytune.config.settings import Resources
 from xraytune.errors import MachineError, Problem, StudyError, XraytuneError
 from xraytune.pipeline.compute import cpu_count
-from xraytune.search.director import Director, mix_label
 from xraytune.search.journal import Asked
 from xraytune.search.study import StudyFolder
+from xraytune.search.work import Work
 
 # Ray reads these when it is imported or started: no log files, tables or snapshots of Tune's own.
 _LEAN = {
@@ -102,18 +102,28 @@ def slots(resources: Resources, gpu_share: float, cluster: Cluster) -> int:
 
 
 def run_trials(
-    director: Director,
+    work: Work,
     folder: StudyFolder,
     *,
+    label: Callable[[Asked], str],
     cache: Path,
     resources: Resources,
     gpu_share: float,
     cluster: Cluster,
 ) -> None:
-    """Run trials until the director has no more.
+    """Run trials until there are no more.
+
+    Args:
+        work: Says which.
+        folder: Holds each trial's `config.json`, the split and the environment.
+        label: What the dashboard calls a trial.
+        cache: The artifact cache.
+        resources: Of one trial.
+        gpu_share: GPUs of one trial.
+        cluster: What there is.
 
     Raises:
-        XraytuneError: What the director raised, such as a full disk, or Tune stopped early.
+        XraytuneError: What `work` raised, such as a full disk, or Tune stopped early.
         KeyboardInterrupt: Ctrl-C or SIGTERM; running trials stay unfinished and go on at the next start.
     """
     from ray import tune
@@ -126,13 +136,13 @@ def run_trials(
             "study": str(folder.path),
             "cache": str(cache),
             "number": asked.number,
-            "label": trial_label(folder, asked.number, asked.parameters),
+            "label": label(asked),
             "gpu_share": gpu_share,
         }
 
     scratch = folder.path / ".tune"
-    searcher = DirectedSearcher(director, concurrent=slots(resources, gpu_share, cluster), config=config)
-    with _ended_in_order(director) as signals, warnings.catch_warnings():
+    searcher = DirectedSearcher(work, concurrent=slots(resources, gpu_share, cluster), config=config)
+    with _ended_in_order(work) as signals, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Tune's own, about features that are not used
         try:
             tune.run(
@@ -141,7 +151,7 @@ def run_trials(
                 storage_path=str(scratch),
                 num_samples=-1,
                 search_alg=searcher,
-                scheduler=DirectedScheduler(director),
+                scheduler=DirectedScheduler(work),
                 resources_per_trial={"cpu": resources.cpus_per_trial, "gpu": gpu_share},
                 max_failures=resources.retries,
                 raise_on_failed_trial=False,
@@ -151,7 +161,7 @@ def run_trials(
                 verbose=0,
             )
         except tune.TuneError as error:
-            # Tune raises its own error with the traceback as text; what the director raised is its context.
+            # Tune raises its own error with the traceback as text; what `work` raised is its context.
             if isinstance(error.__context__, XraytuneError):
                 raise error.__context__ from None
             raise
@@ -159,18 +169,13 @@ def run_trials(
             shutil.rmtree(scratch, ignore_errors=True)
     if signals:
         raise KeyboardInterrupt
-    if not director.is_done:
+    if not work.is_done:
         fix = "the same command goes on"
         raise StudyError(Problem("Ray Tune stopped before all trials had ended", folder.path, fix))
 
 
-def trial_label(folder: StudyFolder, number: int, parameters: Parameters) -> str:
-    """What the dashboard calls a trial: its study, number and mix, such as `gan-ratio #7 gan r=0.5`."""
-    return f"{folder.path.name} #{number} {mix_label(parameters)}"
-
-
 @contextmanager
-def _ended_in_order(director: Director) -> Iterator[list[int]]:
+def _ended_in_order(work: Work) -> Iterator[list[int]]:
     """On Ctrl-C, or SIGTERM as queues send it, let Tune end its run; a second one ends it at once. Gives the signals."""
     caught: list[int] = []
     numbers = (signal.SIGINT, signal.SIGTERM)
@@ -181,7 +186,7 @@ def _ended_in_order(director: Director) -> Iterator[list[int]]:
         if caught:
             raise KeyboardInterrupt
         caught.append(number)
-        director.note(f"{signal.Signals(number).name}: ending in order, which takes some seconds")
+        work.note(f"{signal.Signals(number).name}: ending in order, which takes some seconds")
         signal.raise_signal(signal.SIGUSR1)  # Tune's own word for: stop after this step
 
     for number in numbers:
