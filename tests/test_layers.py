@@ -17,6 +17,7 @@ LAYERS = (
     ("pipeline",),
     ("tracking",),
     ("search",),
+    ("confirm",),
     ("report", "export"),
     ("cli",),
 )

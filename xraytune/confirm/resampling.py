@@ -1,0 +1,68 @@
+"""The same difference by resampling: a check beside the interval, never the verdict.
+
+Takes what `compare` takes, gives a percentile interval over patients, GAN seeds and classifier seeds. It needs no
+distribution, but with five seeds it is too narrow: resampled seeds have 4/5 of the variance, and a percentile interval has
+no Student's t.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from xraytune.metrics.classification import Floats
+from xraytune.seeding import numpy_generator
+
+_REPLICATES_AT_ONCE = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BootstrapInterval:
+    """A 95 % percentile interval of a difference.
+
+    Attributes:
+        low: Its lower end.
+        high: Its upper end.
+        replicates: Number of resamples.
+    """
+
+    low: float
+    high: float
+    replicates: int
+
+
+def bootstrap_interval(aurocs: Floats, influences: Floats, *, replicates: int = 10_000, seed: int) -> BootstrapInterval:
+    """Draw patients, GAN seeds, and classifier seeds within each drawn GAN seed; both arms have the same draw.
+
+    An AUROC on drawn patients is taken as the AUROC plus the drawn patients' influences, which is its first-order term; so
+    nothing is ranked again.
+
+    Args:
+        aurocs: float64 [2, G, K].
+        influences: float64 [2, G, K, P].
+        replicates: Number of resamples.
+        seed: Same seed, same interval.
+
+    Source: Efron & Tibshirani 1993, chapter 13; patients crossed with nested seeds: Owen 2007, "The pigeonhole bootstrap".
+    """
+    generator = numpy_generator(seed, "confirm-bootstrap")
+    gaps, gap_influences = aurocs[0] - aurocs[1], influences[0] - influences[1]
+    drawn: list[Floats] = []
+    for start in range(0, replicates, _REPLICATES_AT_ONCE):
+        count = min(_REPLICATES_AT_ONCE, replicates - start)
+        drawn.append(_differences(generator, gaps, gap_influences, count))
+    low, high = np.quantile(np.concatenate(drawn), [0.025, 0.975])
+    return BootstrapInterval(low=float(low), high=float(high), replicates=replicates)
+
+
+def _differences(generator: np.random.Generator, gaps: Floats, gap_influences: Floats, count: int) -> Floats:
+    """Resampled differences, [count]."""
+    gan_seeds, classifier_seeds, patients = gap_influences.shape
+    extra_copies = generator.multinomial(patients, np.full(patients, 1 / patients), size=count) - 1.0
+    moved = extra_copies @ gap_influences.reshape(-1, patients).T
+    resampled = gaps + moved.reshape(count, gan_seeds, classifier_seeds)
+    gan_draws = generator.integers(0, gan_seeds, (count, gan_seeds, 1))
+    classifier_draws = generator.integers(0, classifier_seeds, (count, gan_seeds, classifier_seeds))
+    chosen = resampled[np.arange(count)[:, None, None], gan_draws, classifier_draws]
+    return np.asarray(chosen.mean(axis=(1, 2)))

@@ -1,0 +1,105 @@
+"""How much each patient moves the AUROC of each of many models: what the AUROCs' variances and covariances are made of.
+
+Takes the probabilities of R models on the same images, gives R AUROCs and one number for each model and patient. The sum
+of squares of a model's numbers is the variance of its AUROC over other patients, the product of two models' numbers is
+their covariance; nothing larger than models x patients has to be kept, whatever is compared later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata  # type: ignore[import-untyped]
+
+from xraytune.errors import DataError, Problem
+from xraytune.metrics.classification import Flags, Floats, Labels, refuse_missing_class
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatientInfluences:
+    """AUROCs of R models on the same images, and what each patient contributes to their deviation from the truth.
+
+    Attributes:
+        aurocs: float64 [R], in [0, 1].
+        influences: float64 [R, P], in units of AUROC; `influences @ influences.T` is the covariance of the AUROCs over
+            other patients.
+        patients: Who the columns are, sorted, [P].
+    """
+
+    aurocs: Floats
+    influences: Floats
+    patients: tuple[str, ...]
+
+
+def patient_influences(
+    labels: Labels, probabilities: Floats, patients: Sequence[str], *, positive: int
+) -> PatientInfluences:
+    """AUROCs as `metrics.classification.auroc` has them, and every patient's influence on each.
+
+    The placement of a positive image is the share of the other images that score below it, of another image the share of
+    the positive ones that score above it; ties count one half. A patient's influence is the sum over their images of
+    (placement - AUROC) / images of that side, each side times sqrt(n / (n - 1)) for the n patients who have images there.
+    With more than two classes it is the mean of the influences on each class against the rest.
+
+    Where each patient has one image, `influences @ influences.T` is the covariance matrix of DeLong et al. 1988. Where
+    patients have several, it is that of Obuchowski 1997, but for the term of patients who have images on both sides: hers
+    is multiplied by n / (n - 1) of all patients, here by the geometric mean of the two sides' factors, so that the matrix
+    is a product and never has a negative variance. Where nobody is on both sides, the term is 0 in both.
+
+    Args:
+        labels: Class numbers, int64 [N].
+        probabilities: float64 [R, N, C].
+        patients: The patient of each image, [N].
+        positive: The class whose probability is the score when C = 2.
+
+    Raises:
+        DataError: A class has no image, or all images of a side are of one patient.
+
+    Source: DeLong, DeLong & Clarke-Pearson 1988, "Comparing the areas under two or more correlated ROC curves", equations
+    4 to 7; Obuchowski 1997, "Nonparametric analysis of clustered ROC curve data", section 2. Placements by ranks: Sun & Xu
+    2014, "Fast implementation of DeLong's algorithm".
+    """
+    class_count = probabilities.shape[2]
+    refuse_missing_class(labels, class_count)
+    names, patient_of_image = np.unique(np.asarray(patients), return_inverse=True)
+    classes = [positive] if class_count == 2 else range(class_count)
+    parts = [_one_against_rest(labels == number, probabilities[:, :, number], patient_of_image) for number in classes]
+    return PatientInfluences(
+        aurocs=np.mean([aurocs for aurocs, _ in parts], axis=0),
+        influences=np.mean([influences for _, influences in parts], axis=0),
+        patients=tuple(str(name) for name in names),
+    )
+
+
+def _one_against_rest(is_positive: Flags, scores: Floats, patient_of_image: NDArray[np.intp]) -> tuple[Floats, Floats]:
+    """AUROCs [R] and influences [R, P] of scores [R, N]."""
+    rank_among_all = rankdata(scores, axis=1)
+    deviations = np.empty_like(scores)
+    aurocs = np.empty(len(scores))
+    for side in (is_positive, ~is_positive):
+        below = rank_among_all[:, side] - rankdata(scores[:, side], axis=1)
+        share_below = below / np.count_nonzero(~side)
+        placements = share_below if side is is_positive else 1 - share_below
+        aurocs = placements.mean(axis=1)
+        weight = _small_sample_factor(patient_of_image[side]) / np.count_nonzero(side)
+        deviations[:, side] = weight * (placements - aurocs[:, None])
+    return aurocs, _sums_by_patient(deviations, patient_of_image)
+
+
+def _small_sample_factor(patient_of_image: NDArray[np.intp]) -> float:
+    """sqrt(n / (n - 1)) for the n patients of a side."""
+    count = len(np.unique(patient_of_image))
+    if count < 2:
+        what = "all images of a class, or all others, are of one patient: nothing can be said about other patients"
+        raise DataError(Problem(what, fix="evaluate on at least two patients of every class"))
+    return float(np.sqrt(count / (count - 1)))
+
+
+def _sums_by_patient(values: Floats, patient_of_image: NDArray[np.intp]) -> Floats:
+    """[R, N] to [R, P]."""
+    order = np.argsort(patient_of_image, kind="stable")
+    starts = np.flatnonzero(np.diff(patient_of_image[order], prepend=-1))
+    return np.asarray(np.add.reduceat(values[:, order], starts, axis=1))
