@@ -217,6 +217,14 @@ def test_a_folder_around_the_data_is_refused_with_the_folder_that_is_meant(
     assert f"fix: give {outer / 'chest_xray'}" in message
 
 
+def test_a_folder_of_several_data_folders_is_refused_and_not_walked_through(official: Path, tmp_path: Path) -> None:
+    """Their test images would be trained on."""
+    for name in ("a", "b"):
+        shutil.copytree(official, tmp_path / "several" / name)
+
+    assert "train/ lies one folder further in, in a/ and in b/" in refusal_of(tmp_path / "several")
+
+
 def test_class_folders_may_lie_deeper_and_hold_folders(tmp_path: Path, write: WriteImages) -> None:
     places = ("NORMAL/a/b", "site1/NORMAL", "site2/2019/Pneumonia", "PNEUMONIA")
     write(tmp_path, (f"{place}/{place.replace('/', '')}{i}.png" for place in places for i in range(3)))

@@ -100,8 +100,9 @@ def part_folders(root: Path) -> dict[str, Path]:
         fix = "add train/, or give one folder that holds nothing but class folders"
         raise DataError(Problem(f"it holds {have} but no train/", root, fix))
     inner = [] if parts else [folder for folder in subfolders(root) if _holds_train(folder)]
-    if len(inner) == 1:
-        raise DataError(Problem(f"train/ lies one folder further in, in {inner[0].name}/", root, f"give {inner[0]}"))
+    if inner:  # walked through, the test images in them would be trained on
+        where = " and in ".join(f"{folder.name}/" for folder in inner)
+        raise DataError(Problem(f"train/ lies one folder further in, in {where}", root, f"give {inner[0]}"))
     return parts or {"train": root}
 
 
