@@ -149,6 +149,7 @@ def test_where_nothing_can_be_told_no_image_is_near() -> None:
 
     assert closeness(TRAINING[:3], TRAINING[:4], ["a"] * 4).ratio.tolist() == [1, 1, 1]
     assert closeness(flat, flat, ["a", "b", "c"]).ratio.tolist() == [1, 1, 1]
+    assert all(closeness(one[None], one[None].repeat(3, axis=0), ["a", "b", "c"]).ratio == 1 for one in TRAINING[:9])
     assert closeness(flat, TRAINING, patients(80)).ratio == pytest.approx([1, 1, 1])
 
 

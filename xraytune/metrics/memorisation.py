@@ -236,8 +236,6 @@ def _ratio(distances: Tensor, patient_of_column: Tensor) -> Tensor:
     patients = torch.full(shape, torch.inf)
     patients.scatter_reduce_(1, patient_of_column.expand(len(distances), -1), distances, "amin")
     count = min(_REFERENCE_PATIENTS + 1, shape[1])
-    if count == 1:
-        return torch.ones(len(distances))
     lowest = patients.topk(count, dim=1, largest=False).values
-    reference = lowest[:, 1:].mean(dim=1)
+    reference = lowest[:, 1:].mean(dim=1)  # of no further patient it is NaN, which is not above 0 either
     return torch.where(reference > 0, lowest[:, 0] / reference, 1.0)
