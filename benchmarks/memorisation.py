@@ -1,0 +1,161 @@
+"""The gate against copied training images, on real X-rays: how often it is wrong about new ones, and what it finds.
+
+    make bench ONLY=memorisation DATA=chest_xray [KEEP=folder]
+
+New patients' images stand in for a pool, over many random splits; then copies of training images, dressed up, as a share of
+such a pool; then the GANs of `search_spaces/gan_ratio_cpu.yaml` and one that is made to copy. About half an hour on a core.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter  # type: ignore[import-untyped]
+
+from benchmarks.figures import Figure, figure
+from xraytune.config.load import load_space
+from xraytune.config.space import Space
+from xraytune.gan.train import scale_pixels
+from xraytune.metrics.memorisation import closeness, compare_with_unseen, unseen_closeness
+from xraytune.pipeline.compute import choose_compute, pin
+from xraytune.pipeline.gan_folder import fixed_gan
+from xraytune.pipeline.prepare import Prepared, prepare, training_pixels
+from xraytune.pipeline.quality import FALSE_ALARMS, measure_memorisation
+from xraytune.pipeline.synthesize import trained_gan
+from xraytune.seeding import numpy_generator
+
+_SPACE = Path("search_spaces/gan_ratio_cpu.yaml")
+_SPLITS = 200
+_COPY_SPLITS = 20
+_POOL = 256
+_SIZE_PX = 64
+_BY_HEART = ("data.train_patients=20", "gan.steps=4000", "gan.image_size=32", "gan.diffaugment=false")
+NEEDS = ("DATA",)
+
+Images = NDArray[np.uint8]
+
+
+def measure() -> Iterator[Figure]:
+    """False alarms, copies found, and the verdicts on GANs."""
+    with _folder() as cache:
+        pin(choose_compute(gpus=0, threads=1))
+        prepared, _ = prepare(_space("data.train_patients=null").settings, cache)
+        classes = [_ClassImages.of(label, prepared, cache) for label in range(len(prepared.class_names))]
+        for training in (200, 1000):
+            for unseen in (20, 100):
+                refused = [_refused(classes, training, unseen, split, lambda new, _: new) for split in range(_SPLITS)]
+                name = f"memorisation: new patients refused, {training} training images, {unseen} unseen patients"
+                yield figure(name, float(np.mean(refused)), "of splits", f"<= {FALSE_ALARMS}")
+        for share in (0.05, 0.2, 1.0):
+            for name, disguise in _DISGUISES.items():
+                found = [
+                    _refused(classes, 200, 100, split, _with_copies(share, disguise)) for split in range(_COPY_SPLITS)
+                ]
+                yield figure(
+                    f"memorisation: pools with {share:.0%} copies refused, {name}", float(np.mean(found)), "of splits"
+                )
+        for steps in (500, 1500):
+            changes = ("data.train_patients=200", f"gan.steps={steps}")
+            yield from _gan_figures(f"GAN of {steps} steps on 200 patients", ">=", changes, cache)
+        yield from _gan_figures("GAN that knows 20 patients by heart", "<=", _BY_HEART, cache)
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """An empty cache; KEEP names one that stays."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(os.environ.get("KEEP", folder)).resolve() / "cache"
+
+
+def _space(*changes: str) -> Space:
+    return load_space(_SPACE, ("source=gan", "start_from=[]", *changes), data=Path(os.environ["DATA"]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ClassImages:
+    """All images of a class outside the test folder, uint8 [N, 64, 64], and the number of each one's patient, [N]."""
+
+    images: Images
+    patients: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, label: int, prepared: Prepared, cache: Path) -> _ClassImages:
+        chosen = [image for image in prepared.images if image.label == label]
+        pixels = training_pixels(prepared, cache)[np.array([image.row for image in chosen])]
+        _, patients = np.unique([image.patient for image in chosen], return_inverse=True)
+        return cls(images=scale_pixels(pixels, _SIZE_PX), patients=patients)
+
+    def split(self, training: int, unseen: int, seed: int) -> tuple[NDArray[np.intp], ...]:
+        """Whole patients at random: about so many training images, so many unseen patients, and a pool of others."""
+        order = numpy_generator(seed, "patients").permutation(self.patients.max() + 1)
+        counts = np.bincount(self.patients)[order]
+        first = int(np.searchsorted(np.cumsum(counts), training)) + 1
+        second = first + unseen
+        sides = order[:first], order[first:second], order[second:]
+        rows = [np.flatnonzero(np.isin(self.patients, side)) for side in sides]
+        pool = numpy_generator(seed, "pool").permutation(rows[2])[:_POOL]
+        return rows[0], rows[1], pool
+
+
+def _refused(
+    classes: list[_ClassImages],
+    training: int,
+    unseen: int,
+    split: int,
+    pool_of: Callable[[Images, Images], Images],
+) -> bool:
+    """Whether the gate refuses a pool made from new patients' images and training images, in any class."""
+    chances = []
+    for one in classes:
+        train, held_out, new = one.split(training, unseen, split)
+        images, patients = one.images[train], [str(number) for number in one.patients[train]]
+        pool = closeness(pool_of(one.images[new], images), images, patients).ratio
+        others = [str(number) for number in one.patients[held_out]]
+        chances.append(
+            compare_with_unseen(pool, unseen_closeness(one.images[held_out], others, images, patients)).chance
+        )
+    return min(chances) <= FALSE_ALARMS / len(classes)
+
+
+def _with_copies(share: float, disguise: Callable[[Images], Images]) -> Callable[[Images, Images], Images]:
+    def pool_of(new: Images, training: Images) -> Images:
+        count = round(share * len(new))
+        copies = disguise(training[np.arange(count) % len(training)])
+        return np.concatenate([copies, new[count:]])
+
+    return pool_of
+
+
+def _noisy(images: Images) -> Images:
+    noise = numpy_generator(0, "noise").normal(0, 25, images.shape)
+    return (images + noise).round().clip(0, 255).astype(np.uint8)
+
+
+_DISGUISES: dict[str, Callable[[Images], Images]] = {
+    "exact": lambda images: images,
+    "flipped": lambda images: images[:, :, ::-1],
+    "shifted by 3 px": lambda images: np.roll(images, (3, -3), axis=(1, 2)),
+    "noise of 25 grey levels": _noisy,
+    "blurred by 2 px": lambda images: gaussian_filter(images, (0, 2, 2)),
+    "blurred by 4 px": lambda images: gaussian_filter(images, (0, 4, 4)),
+}
+
+
+def _gan_figures(what: str, sign: str, changes: tuple[str, ...], cache: Path) -> Iterator[Figure]:
+    """The verdict on a GAN of the space with changes; its nearest pairs are drawn in `cache/quality-1`."""
+    space = _space(*changes)
+    settings, compute = fixed_gan(space), choose_compute(gpus=0, threads=1)
+    prepared, _ = prepare(space.settings, cache)
+    trained_gan(settings, None, prepared, compute=compute, cache=cache)
+    verdicts, _ = measure_memorisation(settings, prepared, compute=compute, cache=cache)
+    for name, verdict in verdicts.items():
+        label = f"memorisation: {what}, {name}"
+        yield figure(f"{label}, images below the unseen 1 %", verdict.near, f"of {verdict.images}")
+        yield figure(f"{label}, chance", verdict.chance, "", f"{sign} {FALSE_ALARMS / len(verdicts)}")
