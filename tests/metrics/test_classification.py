@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn import metrics as reference
+from sklearn.calibration import calibration_curve
 
 from xraytune.errors import DataError
 from xraytune.metrics.classification import auroc, classification_metrics, weighted_metrics, youden_threshold
@@ -15,6 +16,14 @@ from xraytune.seeding import numpy_generator
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
+
+
+def expected_calibration_error(labels: Labels, probabilities: Floats) -> float:
+    """By scikit-learn's reliability curve, whose bins of equal width are closed above too."""
+    is_right, confidence = probabilities.argmax(axis=1) == labels, probabilities.max(axis=1)
+    accuracy, mean_confidence = calibration_curve(is_right, confidence, n_bins=15)
+    counts = np.bincount(np.searchsorted(np.linspace(0, 1, 16)[1:-1], confidence))
+    return float((counts[counts > 0] * np.abs(accuracy - mean_confidence)).sum() / len(labels))
 
 
 def images_with_ties(class_count: int, image_count: int = 120, seed: int = 3) -> tuple[Labels, Floats]:
@@ -44,6 +53,7 @@ def test_two_class_figures_equal_scikit_learn(positive: int, threshold: float) -
     assert figures.specificity == pytest.approx(reference.recall_score(truth, called, pos_label=0))
     assert figures.f1 == pytest.approx(reference.f1_score(truth, called))
     assert figures.brier == pytest.approx(reference.brier_score_loss(truth, scores))
+    assert figures.ece == pytest.approx(expected_calibration_error(labels, probabilities))
 
 
 def test_three_class_figures_equal_scikit_learn_macro_averages() -> None:
@@ -60,6 +70,26 @@ def test_three_class_figures_equal_scikit_learn_macro_averages() -> None:
     assert figures.specificity == pytest.approx(reference.recall_score(labels != 2, called != 2))
     assert figures.f1 == pytest.approx(reference.f1_score(labels, called, average="macro"))
     assert figures.brier == pytest.approx(((probabilities - one_hot) ** 2).sum(axis=1).mean())
+    assert figures.ece == pytest.approx(expected_calibration_error(labels, probabilities))
+
+
+def test_calibration_error_of_a_case_worked_by_hand() -> None:
+    """Bins (3/5, 2/3] and (14/15, 1]: two images at .65, one of them right, and three at 1, two of them right."""
+    labels = np.array([0, 1, 1, 1, 0])
+    of_one = np.array([0.65, 0.65, 1.0, 1.0, 1.0])
+
+    figures = classification_metrics(labels, np.stack([1 - of_one, of_one], axis=1), positive=1, threshold=0.99)
+
+    assert figures.ece == pytest.approx((abs(1 - 2 * 0.65) + abs(2 - 3)) / 5)
+
+
+def test_a_confidence_on_the_edge_of_two_bins_belongs_to_the_lower() -> None:
+    """2/3 with .61, so that their errors cancel; in the bin above, two errors would add up."""
+    of_one = np.array([2 / 3, 0.61])
+
+    figures = classification_metrics(np.array([1, 0]), np.stack([1 - of_one, of_one], axis=1), positive=1)
+
+    assert figures.ece == pytest.approx((2 / 3 + 0.61 - 1) / 2)
 
 
 def test_weighted_figures_equal_those_of_the_repeated_images() -> None:

@@ -24,6 +24,7 @@ _FIGURES = {
     "specificity": "specificity",
     "f1": "F1",
     "brier": "Brier score",
+    "ece": "calibration error",
 }
 
 

@@ -21,6 +21,7 @@ from xraytune.errors import DataError, Problem
 Labels: TypeAlias = NDArray[np.int64]
 Floats: TypeAlias = NDArray[np.float64]
 Flags: TypeAlias = NDArray[np.bool_]
+_CALIBRATION_BINS = 15
 _Figure: TypeAlias = Callable[[Flags, Floats, Floats], Floats]
 """Of one class against the rest: (is positive [N], score [N], weights [R, N]) -> [R]."""
 
@@ -40,6 +41,10 @@ class ClassificationMetrics:
         f1: 2 TP / (2 TP + FP + FN).
         brier: Mean squared error of the positive class's probability, 0 to 1; with more than two classes the mean of
             the squared errors' sum over classes, 0 to 2 (Brier 1950).
+        ece: Expected calibration error: the mean distance between confidence and accuracy over 15 bins of confidence, each
+            weighted by its images, 0 to 1. Confidence is the probability of the most probable class, whatever the
+            threshold; the bins are of equal width and closed above (Guo et al. 2017, "On Calibration of Modern Neural
+            Networks", equation 3).
     """
 
     n: int
@@ -51,6 +56,7 @@ class ClassificationMetrics:
     specificity: float
     f1: float
     brier: float
+    ece: float
 
 
 def auroc(labels: Labels, probabilities: Floats, *, positive: int) -> float:
@@ -167,6 +173,7 @@ def weighted_metrics(
         "specificity": share(decisions != positive, labels != positive),
         "f1": _mean_over_classes(_f1, labels, np.eye(class_count)[decisions], weights, positive),
         "brier": (weights @ squared_error) / weights.sum(axis=1),
+        "ece": _calibration_error(labels, probabilities, weights),
     }
 
 
@@ -202,6 +209,15 @@ def _average_precision(is_positive: Flags, scores: Floats, weights: Floats) -> F
 def _f1(is_positive: Flags, is_called: Floats, weights: Floats) -> Floats:
     hits = weights @ (is_called * is_positive)
     return np.asarray(2 * hits / (weights @ is_called + weights @ is_positive))
+
+
+def _calibration_error(labels: Labels, probabilities: Floats, weights: Floats) -> Floats:
+    """Expected calibration error, [R]."""
+    confidence = probabilities.max(axis=1)
+    excess = confidence - (probabilities.argmax(axis=1) == labels)
+    bin_of_image = np.searchsorted(np.arange(1, _CALIBRATION_BINS) / _CALIBRATION_BINS, confidence)
+    gaps = [np.abs(weights @ (excess * (bin_of_image == number))) for number in range(_CALIBRATION_BINS)]
+    return np.asarray(np.sum(gaps, axis=0) / weights.sum(axis=1))
 
 
 def _weights_by_score(is_positive: Flags, scores: Floats, weights: Floats) -> tuple[Floats, Floats]:
