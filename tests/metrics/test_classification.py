@@ -74,13 +74,13 @@ def test_three_class_figures_equal_scikit_learn_macro_averages() -> None:
 
 
 def test_calibration_error_of_a_case_worked_by_hand() -> None:
-    """Bins (3/5, 2/3] and (14/15, 1]: two images at .65, one of them right, and three at 1, two of them right."""
-    labels = np.array([0, 1, 1, 1, 0])
-    of_one = np.array([0.65, 0.65, 1.0, 1.0, 1.0])
+    """Right at .65, wrong at .68, which is in the next bin: above 2/3. Three images at 1, two of them right."""
+    labels = np.array([1, 0, 1, 1, 0])
+    of_one = np.array([0.65, 0.68, 1.0, 1.0, 1.0])
 
     figures = classification_metrics(labels, np.stack([1 - of_one, of_one], axis=1), positive=1, threshold=0.99)
 
-    assert figures.ece == pytest.approx((abs(1 - 2 * 0.65) + abs(2 - 3)) / 5)
+    assert figures.ece == pytest.approx((0.35 + 0.68 + 1) / 5)
 
 
 def test_a_confidence_on_the_edge_of_two_bins_belongs_to_the_lower() -> None:
