@@ -45,21 +45,27 @@ def figure(name: str, value: float, unit: str, bar: str = "") -> Figure:
         name: `benchmark: what`.
         value: What was measured.
         unit: Its unit.
-        bar: `<= N` or `>= N`, or nothing.
+        bar: `<= N`, `>= N` or `N to M`, or nothing.
     """
-    sign, _, limit = bar.partition(" ")
-    holds = None if not bar else value <= float(limit) if sign == "<=" else value >= float(limit)
     only = name.partition(":")[0]
     return Figure(
         name=name,
         value=round(value, 4),
         unit=unit,
         bar=bar,
-        holds=holds,
+        holds=_holds(value, bar) if bar else None,
         command=f"make bench ONLY={only}",
         machine=machine(),
         commit=commit(),
     )
+
+
+def _holds(value: float, bar: str) -> bool:
+    if " to " in bar:
+        low, high = bar.split(" to ")
+        return float(low) <= value <= float(high)
+    sign, _, limit = bar.partition(" ")
+    return value <= float(limit) if sign == "<=" else value >= float(limit)
 
 
 def machine() -> str:

@@ -1,0 +1,138 @@
+"""Studies whose truth is known: scores of several arms' replicates on the images of a test folder, from a binormal model.
+
+A replicate's score of an image is its separation, for an image of pneumonia, plus an error of variance 1. Of the error, .8
+is common to all replicates of all arms (the image is hard), .05 to all of an arm, .05 to all of a GAN seed and .1 is the
+replicate's own; each of these is to 60 % the patient's and to 40 % the image's. The separation varies with the GAN seed
+and with the classifier seed. So the true AUROC of an arm over patients and seeds has a closed form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm  # type: ignore[import-untyped]
+
+from xraytune.metrics.classification import Floats
+from xraytune.metrics.placements import patient_influences
+from xraytune.seeding import numpy_generator
+
+IMAGES_OF_NORMAL_PATIENTS = {1: 1141, 2: 13, 3: 54, 4: 3}
+IMAGES_OF_PNEUMONIA_PATIENTS = {
+    1: 1870, 2: 283, 3: 102, 4: 53, 5: 47, 6: 35, 7: 21, 8: 13, 9: 6, 10: 4, 11: 4, 13: 1, 14: 2, 16: 1, 30: 1
+}  # fmt: skip
+"""Images of a patient -> patients: counted over the file names in the train folder of Kermany et al. 2018."""
+
+_NORMAL_SHARE = 0.45
+_COMMON, _OF_ARM, _OF_GAN_SEED, _OWN = 0.8, 0.05, 0.05, 0.1
+_PATIENTS_SHARE = 0.6
+_AT_ONCE = 20
+
+_Singles = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """What is true of an arm.
+
+    Attributes:
+        auroc: Mean over patients and seeds.
+        seeds_sd: Standard deviation of the AUROC over replicates, with patients without number, at AUROC .955.
+        gan_share: Of the variance `seeds_sd`^2, the GAN seeds' part; the classifier seeds have the rest.
+    """
+
+    auroc: float
+    seeds_sd: float
+    gan_share: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """One simulated study: what `compare` takes.
+
+    Attributes:
+        aurocs: [arms, G, K].
+        influences: [arms, G, K, P].
+    """
+
+    aurocs: Floats
+    influences: Floats
+
+    def pair(self, first: int, second: int) -> tuple[Floats, Floats]:
+        """The AUROCs and influences of two arms."""
+        return self.aurocs[[first, second]], self.influences[[first, second]]
+
+
+def simulate(
+    arms: Sequence[Arm], *, patients: int, gan_seeds: int, classifier_seeds: int, studies: int, seed: int
+) -> Iterator[Study]:
+    """Draw studies, each with new seeds and new patients; twenty share the numbers of images of their patients."""
+    for start in range(0, studies, _AT_ONCE):
+        generator = numpy_generator(seed, "studies", start)
+        count = min(_AT_ONCE, studies - start)
+        labels, patient_of_image = _test_folder(generator, patients)
+        shape = (count, len(arms), gan_seeds, classifier_seeds)
+        scores = _scores(generator, arms, shape, labels, patient_of_image).reshape(-1, len(labels))
+        names = [f"{number:06d}" for number in patient_of_image]
+        found = patient_influences(labels, np.stack([-scores, scores], axis=2), names, positive=1)
+        aurocs, influences = found.aurocs.reshape(shape), found.influences.reshape(*shape, patients)
+        for number in range(count):
+            yield Study(aurocs=aurocs[number], influences=influences[number])
+
+
+def _test_folder(generator: np.random.Generator, patients: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Labels and patients of the images, [N]; each patient has images of one class."""
+    normal = round(_NORMAL_SHARE * patients)
+    sizes = [
+        generator.choice(list(counts), size, p=np.array(list(counts.values())) / sum(counts.values()))
+        for counts, size in ((IMAGES_OF_NORMAL_PATIENTS, normal), (IMAGES_OF_PNEUMONIA_PATIENTS, patients - normal))
+    ]
+    patient_of_image = np.repeat(np.arange(patients), np.concatenate(sizes))
+    return (patient_of_image >= normal).astype(np.int64), patient_of_image
+
+
+def _scores(
+    generator: np.random.Generator,
+    arms: Sequence[Arm],
+    shape: tuple[int, int, int, int],
+    labels: NDArray[np.int64],
+    patient_of_image: NDArray[np.int64],
+) -> Floats:
+    """[studies, arms, G, K, N]."""
+    studies, arm_count, gan_seeds, _ = shape
+
+    def error(variance: float, *levels: int) -> _Singles:
+        of_patient = generator.standard_normal((*levels, patient_of_image[-1] + 1), dtype=np.float32)
+        of_image = generator.standard_normal((*levels, len(labels)), dtype=np.float32)
+        of_patient *= np.float32(np.sqrt(variance * _PATIENTS_SHARE))
+        of_image *= np.float32(np.sqrt(variance * (1 - _PATIENTS_SHARE)))
+        of_image += of_patient[..., patient_of_image]
+        return of_image
+
+    scores = error(_OWN, *shape)
+    scores += error(_OF_GAN_SEED, studies, arm_count, gan_seeds, 1)
+    scores += error(_OF_ARM, studies, arm_count, 1, 1)
+    scores += error(_COMMON, studies, 1, 1, 1)
+    scores += (_separations(generator, arms, shape)[..., None] * labels).astype(np.float32)
+    return scores.astype(np.float64)
+
+
+def _separations(generator: np.random.Generator, arms: Sequence[Arm], shape: tuple[int, int, int, int]) -> Floats:
+    """Of the two classes' scores, [studies, arms, G, K].
+
+    Two images' difference in score is normal with the mean m and the variance 2 + s^2, s^2 the seeds': AUROC = Phi(m /
+    sqrt(2 + s^2)).
+    """
+    auroc_for_separation = norm.pdf(norm.ppf(0.955)) / np.sqrt(2)
+    deviation = np.array([arm.seeds_sd for arm in arms]) / auroc_for_separation
+    gan_share = np.array([arm.gan_share for arm in arms])
+    mean = norm.ppf([arm.auroc for arm in arms]) * np.sqrt(2 + deviation**2)
+    of_gan, of_classifier = ((deviation * np.sqrt(share))[:, None, None] for share in (gan_share, 1 - gan_share))
+    drawn: Floats = (
+        mean[:, None, None]
+        + generator.standard_normal((*shape[:3], 1)) * of_gan
+        + generator.standard_normal(shape) * of_classifier
+    )
+    return drawn
