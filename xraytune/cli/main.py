@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from xraytune.cli import (
+    confirm,
     console,
     data_inspect,
     data_phantom,
@@ -63,6 +64,7 @@ def build_app() -> typer.Typer:
 
     _add(app, search.search, "xraytune search --space search_spaces/gan_ratio.yaml --data chest_xray", _SEARCH)
     _add(app, status.status, "xraytune status studies/gan-ratio", _SEARCH)
+    _add(app, confirm.confirm, "xraytune confirm studies/gan-ratio", _SEARCH)
     _add(app, export.export, "xraytune export studies/gan-ratio -o best.yaml", _SEARCH)
     _add(app, replay.replay, "xraytune replay studies/gan-ratio 7", _SEARCH)
     _add(app, train.train, "xraytune train --config best.yaml -o model", _MODEL)

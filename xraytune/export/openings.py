@@ -1,19 +1,13 @@
-"""Every look at a sealed test folder is written down: a figure on it means less, the more often it was looked at.
-
-The test folder is known by its content, so a copy of it under another name is the same folder.
-"""
+"""Where `evaluate` writes down that a sealed test folder was opened: in the model's log, and in its study's."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 
 from xraytune.config.resolved import relative_path
 from xraytune.export.bundle import Bundle
-from xraytune.files import append_jsonl, read_jsonl
+from xraytune.search.openings import OPENINGS_FILE, openings, write_opening
 from xraytune.search.study import StudyFolder
-
-OPENINGS_FILE = "test_openings.jsonl"
 
 
 def record_opening(bundle: Bundle, fingerprint: str, *, reason: str, image_count: int) -> int:
@@ -26,20 +20,17 @@ def record_opening(bundle: Bundle, fingerprint: str, *, reason: str, image_count
     study = _study_with_test(bundle, fingerprint)
     if study is not None:
         logs.append(study / OPENINGS_FILE)
-    time = datetime.now(UTC).isoformat(timespec="seconds")
     for log in logs:
-        row = {
-            "version": 1,
-            "time": time,
-            "command": "evaluate",
-            "reason": reason,
-            "fingerprint": fingerprint,
-            "model": relative_path(bundle.path.resolve(), log.parent),
-            "model_sha256": bundle.model_sha256,
-            "n": image_count,
-        }
-        append_jsonl(log, row)
-    return max(len([row for row in read_jsonl(log) if row["fingerprint"] == fingerprint]) for log in logs)
+        write_opening(
+            log,
+            command="evaluate",
+            fingerprint=fingerprint,
+            reason=reason,
+            image_count=image_count,
+            model=relative_path(bundle.path.resolve(), log.parent),
+            model_sha256=bundle.model_sha256,
+        )
+    return max(len(openings(log, fingerprint)) for log in logs)
 
 
 def _study_with_test(bundle: Bundle, fingerprint: str) -> Path | None:

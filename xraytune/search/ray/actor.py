@@ -105,6 +105,12 @@ class TrialActor(tune.Trainable):
             write_text(self._folder / "error.txt", traceback.format_exc())
             return {"failed": f"{type(error).__name__}: {error} (traceback: {self._folder.name}/error.txt)"}
 
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Go on with another trial in the same process."""
+        self.cleanup()
+        self.setup(new_config)
+        return True
+
     def cleanup(self) -> None:
         """Stop between two epochs; the checkpoint is on the disk. Only here W&B is waited for: the search has heard all."""
         self._epochs.close()

@@ -1,0 +1,155 @@
+"""`xraytune confirm STUDY`."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from xraytune.cli import console
+from xraytune.cli.console import Cell, Column, Frame, Table, Tone
+from xraytune.cli.options import AsJson, Cache, Data, StudyArgument
+from xraytune.cli.search import shown_path
+
+if TYPE_CHECKING:
+    from xraytune.confirm.answer import ControlResult, FinalistResult
+    from xraytune.confirm.record import Confirmation
+
+_TONES: dict[str, Tone] = {"helps": "good", "better": "good", "hurts": "bad", "worse": "bad"}
+_WORDS = {
+    "helps": "the synthetic images help",
+    "hurts": "the synthetic images hurt",
+    "no_better": "the synthetic images bring nothing",
+    "undecided": "undecided",
+}
+
+
+def confirm(
+    study: StudyArgument,
+    test: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Test images in class folders, where the study's images have no test/."),
+    ] = None,
+    data: Data = None,
+    gan_seeds: Annotated[
+        int | None,
+        typer.Option(min=2, metavar="N", help="More GAN seeds than the study's; after a verdict, that is exploratory."),
+    ] = None,
+    cache: Cache = None,
+    address: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="A Ray cluster; else Ray starts on this machine.")
+    ] = None,
+    reason: Annotated[str, typer.Option(help="Why, for the log of the test folder's openings.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Answer the question: the best mixes against matched and tuned controls, on fresh seeds and the sealed test folder."""
+    from xraytune.confirm.run import confirm
+
+    with ConfirmScreen() as screen:
+        found = confirm(
+            study,
+            test=test,
+            data=data,
+            gan_seeds=gan_seeds,
+            cache=cache,
+            address=address,
+            reason=reason,
+            observer=screen,
+            on_progress=screen.on_progress,
+        )
+    if as_json:
+        console.show_json(found.to_json())
+    else:
+        show(found)
+
+
+class ConfirmScreen:
+    """A `ConfirmObserver` that shows how far a confirm is."""
+
+    def __enter__(self) -> ConfirmScreen:
+        self._drawing = ExitStack()
+        self.on_progress = self._drawing.enter_context(console.progress())
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._drawing.close()
+
+    def note(self, text: str) -> None:
+        """A line above what is drawn."""
+        console.event(text)
+
+    def opened(self, dashboard: str) -> None:
+        """Where to look at the runs."""
+        if dashboard:
+            ray = shown_path(Path(sys.executable).with_name("ray"))
+            console.event(f"Ray dashboard: {dashboard} (asks for a token: `{ray} get-auth-token` prints it)")
+
+    def progressed(self, what: str, ended: int, total: int) -> None:
+        """A bar for each kind of run."""
+        if total:
+            self.on_progress(what, ended, total)
+
+
+def show(found: Confirmation) -> None:
+    """Say the verdict, what it rests on, and where it is written."""
+    first = found.finalists[0]
+    head = "exploratory: " if found.exploratory else ""
+    console.show(
+        Frame(
+            lines=(
+                Cell(f"{first.arm.name}: {head}{_WORDS[found.word]}", _TONES.get(found.word, "strong")),
+                *(Cell(f"note: {text}", "dim") for text in (*found.exploratory, *found.notes)),
+            ),
+            tables=(*(_comparisons(finalist) for finalist in found.finalists), *_ratios(found)),
+        )
+    )
+    folder = shown_path(found.study) / "confirm"
+    console.say(f"{folder}/verdict.json has every figure, {folder}/methods.md the paragraphs for a paper")
+
+
+def _comparisons(finalist: FinalistResult) -> Table:
+    columns = (
+        Column(name="against", flexible=True),
+        Column(name="AUROC", align="right"),
+        Column(name="difference", align="right"),
+        Column(name="95 % interval"),
+        Column(name="it is"),
+    )
+    word = "not tested" if finalist.verdict is None else finalist.verdict.word.replace("_", " ")
+    title = f"{finalist.arm.name}, AUROC {finalist.auroc:.3f}: {word}"
+    return Table(title=title, columns=columns, rows=tuple(_row(result) for result in finalist.results))
+
+
+def _row(result: ControlResult) -> tuple[Cell | str, ...]:
+    interval, words = result.comparison.interval, result.verdict.words
+    return (
+        result.control.name,
+        f"{result.comparison.aurocs[1]:.3f}",
+        f"{interval.difference:+.3f}",
+        f"{interval.low:+.3f} to {interval.high:+.3f}",
+        Cell(", ".join(words), _TONES.get(words[0], "plain")),
+    )
+
+
+def _ratios(found: Confirmation) -> tuple[Table, ...]:
+    if not found.ratios:
+        return ()
+    columns = (
+        Column(name="ratio", align="right"),
+        Column(name="val-B AUROC", align="right"),
+        Column(name="gain over 0", align="right"),
+        Column(name="95 % interval"),
+    )
+    rows = tuple(
+        (
+            f"{point.ratio:g}",
+            f"{point.auroc:.3f}",
+            f"{point.gain:+.3f}" if point.ratio else "",
+            f"{point.low:+.3f} to {point.high:+.3f}" if point.ratio else "",
+        )
+        for point in found.ratios
+    )
+    return (Table(title=f"{found.finalists[0].arm.name} at other ratios", columns=columns, rows=rows),)

@@ -1,0 +1,125 @@
+"""What a confirm does, decided before it starts and written down: arms, top-ups, and the runs of each replicate.
+
+`plan.json` is written once and only ever grows: a later start with more seeds adds runs at its end, so that a run keeps its
+number and nothing is trained twice. That seeds were added after the verdict had been seen is noted in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from xraytune.config.fields import flat_values, parameters_from
+from xraytune.confirm.arms import Arm
+from xraytune.files import read_json, write_json
+
+PLAN_FILE = "plan.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedRun:
+    """One replicate of one arm."""
+
+    arm: str
+    gan_seed: int
+    classifier_seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is compared.
+
+    Attributes:
+        arms: Finalists, their matched controls, the tuned controls, the points of the ratio response.
+        gan_seeds: G.
+        classifier_seeds: K, of each GAN seed.
+        runs: In the order of their numbers.
+        notes: What a person should know of it.
+        exploratory: Why the verdict is no longer a confirmation; empty where it is one.
+    """
+
+    arms: tuple[Arm, ...]
+    gan_seeds: int
+    classifier_seeds: int
+    runs: tuple[PlannedRun, ...]
+    notes: tuple[str, ...] = ()
+    exploratory: tuple[str, ...] = ()
+
+    def arm(self, name: str) -> Arm:
+        """The arm of a name."""
+        return next(arm for arm in self.arms if arm.name == name)
+
+    def numbers(self, arm: str) -> dict[tuple[int, int], int]:
+        """The run of each (GAN seed, classifier seed) of an arm."""
+        return {(run.gan_seed, run.classifier_seed): number for number, run in enumerate(self.runs) if run.arm == arm}
+
+    def grown(self, arms: Sequence[Arm], gan_seeds: int, classifier_seeds: int) -> Plan:
+        """The plan with further arms and seeds; what it has keeps its place."""
+        known = {arm.name for arm in self.arms}
+        every = (*self.arms, *(arm for arm in arms if arm.name not in known))
+        there = set(self.runs)
+        further = [run for run in _runs(every, gan_seeds, classifier_seeds) if run not in there]
+        return replace(
+            self,
+            arms=every,
+            gan_seeds=max(gan_seeds, self.gan_seeds),
+            classifier_seeds=max(classifier_seeds, self.classifier_seeds),
+            runs=(*self.runs, *further),
+        )
+
+
+def _runs(arms: Iterable[Arm], gan_seeds: int, classifier_seeds: int) -> list[PlannedRun]:
+    """A replicate at a time, so that an early look at the figures compares like with like."""
+    every = list(arms)
+    return [
+        PlannedRun(arm=arm.name, gan_seed=gan_seed, classifier_seed=classifier_seed)
+        for gan_seed in range(gan_seeds)
+        for classifier_seed in range(classifier_seeds)
+        for arm in every
+    ]
+
+
+def new_plan() -> Plan:
+    """A plan with nothing in it."""
+    return Plan(arms=(), gan_seeds=0, classifier_seeds=0, runs=())
+
+
+def write_plan(plan: Plan, folder: Path) -> None:
+    """Write `plan.json`."""
+    arms = [
+        {
+            "name": arm.name,
+            "role": arm.role,
+            "trial": arm.trial,
+            "bandwidth_px": arm.bandwidth_px,
+            "parameters": flat_values(arm.parameters),
+        }
+        for arm in plan.arms
+    ]
+    content: dict[str, Any] = {
+        "version": 1,
+        "gan_seeds": plan.gan_seeds,
+        "classifier_seeds": plan.classifier_seeds,
+        "notes": list(plan.notes),
+        "exploratory": list(plan.exploratory),
+        "arms": arms,
+        "runs": [[run.arm, run.gan_seed, run.classifier_seed] for run in plan.runs],
+    }
+    write_json(folder / PLAN_FILE, content)
+
+
+def read_plan(folder: Path) -> Plan | None:
+    """The plan of an earlier start; None where there is none."""
+    if not (folder / PLAN_FILE).exists():
+        return None
+    content = read_json(folder / PLAN_FILE)
+    return Plan(
+        arms=tuple(Arm(**{**arm, "parameters": parameters_from(arm["parameters"])}) for arm in content["arms"]),
+        gan_seeds=content["gan_seeds"],
+        classifier_seeds=content["classifier_seeds"],
+        runs=tuple(PlannedRun(arm=arm, gan_seed=g, classifier_seed=c) for arm, g, c in content["runs"]),
+        notes=tuple(content["notes"]),
+        exploratory=tuple(content["exploratory"]),
+    )

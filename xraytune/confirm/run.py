@@ -1,0 +1,180 @@
+"""From a finished search to a verdict: finalists against their controls, on fresh seeds and the sealed test folder.
+
+    finalists -> top-up -> plan -> replicates, all of their steps -> val-B -> the test folder, once -> verdict
+
+The same call again goes on where the last one stopped: what was trained lies in the study's `confirm/`, nothing runs twice.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from xraytune.config.space import Space
+from xraytune.confirm.answer import ArmScores, Judged, judge_finalists, ratio_response
+from xraytune.confirm.arms import Candidate, choose_finalists
+from xraytune.confirm.plan import Plan
+from xraytune.confirm.record import Confirmation, write_verdict
+from xraytune.confirm.scores import TEST, VAL_B, has_scores, score, scores, val_b_group
+from xraytune.confirm.test_images import SealedTest, find_test, open_test
+from xraytune.confirm.training import ConfirmObserver, Training
+from xraytune.files import require_writable
+from xraytune.metrics.classification import Floats
+from xraytune.pipeline.album import ImageGroup
+from xraytune.pipeline.compute import pin
+from xraytune.records import Progress, ignore_progress
+from xraytune.search.journal import Journal
+from xraytune.search.openings import OPENINGS_FILE, openings, write_opening
+from xraytune.search.study import StudyFolder, locked
+
+
+class Quiet:
+    """A `ConfirmObserver` who does not look."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+    def progressed(self, what: str, ended: int, total: int) -> None:
+        """Nothing."""
+
+    def opened(self, dashboard: str) -> None:
+        """Nothing."""
+
+
+def confirm(
+    study: Path,
+    *,
+    test: Path | None = None,
+    data: Path | None = None,
+    gan_seeds: int | None = None,
+    cache: Path | None = None,
+    address: str | None = None,
+    reason: str = "",
+    observer: ConfirmObserver | None = None,
+    on_progress: Progress = ignore_progress,
+) -> Confirmation:
+    """Compare the finalists of a study with their controls; everything is checked before anything is trained.
+
+    Args:
+        study: The study's folder; its search has ended.
+        test: A folder of class folders, where the study's images have no `test/`.
+        data: Where the study's images lie now, if they moved.
+        gan_seeds: More GAN seeds than `confirm.gan_seeds`; after a verdict was seen, the next one is exploratory.
+        cache: The artifact cache; by default the one beside the studies.
+        address: A Ray cluster; by default Ray starts on this machine.
+        reason: Why the test folder is opened, for the log of its openings.
+        observer: Told what happens.
+        on_progress: Told how far the work beside the runs is.
+
+    Raises:
+        StudyError: No study, no finalist, or its images changed.
+        DataError: No test folder, or one that cannot be used.
+        TrialError: Runs failed; the same call tries them again.
+        MachineError: Weights, GPUs, disk or the Ray cluster.
+        KeyboardInterrupt: Ctrl-C; the same call goes on.
+    """
+    observer = observer or Quiet()
+    folder = StudyFolder(study.resolve())
+    space = folder.space()
+    cache = (cache or folder.path.parent.parent / "cache").resolve()
+    require_writable(cache)
+    with locked(folder):
+        trials = _ended_trials(folder, space)
+        finalists = choose_finalists(trials, space.settings.confirm.finalists, folder.path)
+        prepared = folder.prepared()
+        settings = space.settings.data
+        where = settings if data is None else settings.model_copy(update={"path": data})
+        sealed = find_test(where, prepared, test, on_progress=on_progress)
+        known = len(openings(folder.path / OPENINGS_FILE, sealed.fingerprint))
+        training = Training(
+            folder=folder,
+            space=space,
+            prepared=prepared,
+            compute=folder.compute(),
+            cache=cache,
+            address=address,
+            observer=observer,
+        )
+        with training:
+            seeds = gan_seeds or space.settings.confirm.gan_seeds
+            plan = training.train(trials, finalists, gan_seeds=seeds, earlier_openings=known)
+        confirmation = _judge(training, plan, sealed, reason, on_progress)
+        write_verdict(training.runs_folder.path, confirmation)
+        return confirmation
+
+
+def _judge(training: Training, plan: Plan, sealed: SealedTest, reason: str, on_progress: Progress) -> Confirmation:
+    """Score every run on val-B, then open the test folder and score those that are compared."""
+    folder, prepared, settings = training.runs_folder, training.prepared, training.settings
+    pin(training.compute)
+    every = list(range(len(plan.runs)))
+    of_test = [number for number, run in enumerate(plan.runs) if plan.arm(run.arm).role != "ratio"]
+    _score(training, VAL_B, every, val_b_group(prepared, training.cache), on_progress)
+    if not all(has_scores(folder, number, TEST) for number in of_test):
+        write_opening(
+            training.folder.path / OPENINGS_FILE,
+            command="confirm",
+            fingerprint=sealed.fingerprint,
+            reason=reason,
+            image_count=len(sealed.images),
+            runs=len(of_test),
+        )
+        group = open_test(sealed, prepared, training.cache, on_progress=on_progress)
+        _score(training, TEST, of_test, group, on_progress)
+    test = Judged(
+        labels=np.array([image.label for image in sealed.images], dtype=np.int64),
+        patients=tuple(image.patient for image in sealed.images),
+        positive=prepared.positive,
+    )
+    part = prepared.part(VAL_B)
+    val_b = Judged(labels=part.labels, patients=part.patients, positive=prepared.positive)
+    rope = settings.confirm.rope
+    return Confirmation(
+        study=training.folder.path,
+        finalists=judge_finalists(plan, test, _arm_scores(folder, plan, TEST), rope=rope, seed=settings.seed),
+        ratios=ratio_response(plan, val_b, _arm_scores(folder, plan, VAL_B)),
+        exploratory=plan.exploratory,
+        notes=plan.notes,
+        gan_seeds=plan.gan_seeds,
+        classifier_seeds=plan.classifier_seeds,
+        test_images=len(sealed.images),
+        test_patients=len(set(test.patients)),
+        test_fingerprint=sealed.fingerprint,
+        train_images=len(prepared.part("train").rows),
+        rope=rope,
+    )
+
+
+def _score(training: Training, side: str, numbers: list[int], group: ImageGroup, on_progress: Progress) -> None:
+    folder = training.runs_folder
+    for done, number in enumerate(numbers, 1):
+        if not has_scores(folder, number, side):
+            score(folder, number, {side: group}, compute=training.compute, cache=training.cache)
+        on_progress(f"score {side.replace('_', '-')}", done, len(numbers))
+
+
+def _arm_scores(folder: StudyFolder, plan: Plan, side: str) -> ArmScores:
+    """From an arm to its probabilities, [G, K, N, C]."""
+
+    def of_arm(arm: str) -> Floats:
+        numbers = plan.numbers(arm)
+        return np.stack(
+            [
+                np.stack([scores(folder, numbers[gan_seed, seed], side) for seed in range(plan.classifier_seeds)])
+                for gan_seed in range(plan.gan_seeds)
+            ]
+        )
+
+    return of_arm
+
+
+def _ended_trials(folder: StudyFolder, space: Space) -> list[Candidate]:
+    journal = Journal(folder.journal_path, space, writable=False)
+    return [
+        Candidate(
+            name=f"#{row['number']}", parameters=journal.parameters(row["number"]), val_b_auroc=row["val_b_auroc"]
+        )
+        for row in journal.rows()
+        if row["status"] == "complete"
+    ]

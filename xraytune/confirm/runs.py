@@ -1,0 +1,208 @@
+"""Trainings that are decided beforehand, run in any order, each to its last step, and none twice.
+
+A folder of runs looks like a study: `trials/0007/config.json` says what a run is. `runs.jsonl` has a row for each run that
+ended and is the only truth: a start takes up the runs that have none. Runs that need a GAN which another trains wait.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from xraytune.config.load import experiment_to_json
+from xraytune.config.settings import Experiment, Settings
+from xraytune.confirm.arms import Arm
+from xraytune.files import append_jsonl, read_jsonl, write_json
+from xraytune.pipeline.synthesize import GanNeed
+from xraytune.pipeline.trial import TrialResult
+from xraytune.records import EpochRecord
+from xraytune.search.director import GanNeeds
+from xraytune.search.journal import Asked
+from xraytune.search.study import StudyFolder
+from xraytune.search.work import Answer
+from xraytune.seeding import derive_seed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One training.
+
+    Attributes:
+        number: Of its folder.
+        label: What a person sees, such as `gan #12, GAN seed 1, seed 0`.
+        experiment: What is trained.
+    """
+
+    number: int
+    label: str
+    experiment: Experiment
+
+
+class RunObserver(Protocol):
+    """Who wants to see the runs."""
+
+    def note(self, text: str) -> None:
+        """Something that a person should know."""
+
+    def progressed(self, what: str, ended: int, total: int) -> None:
+        """How many runs have ended."""
+
+
+def replicate(arm: Arm, settings: Settings, gan_seed: int, classifier_seed: int) -> Experiment:
+    """An arm trained with seeds that no trial of the search had, over all of its steps.
+
+    In every arm the pair (g, c) gives the same stream of real images; an arm without a GAN only takes its name from g.
+
+    Args:
+        arm: What is trained.
+        settings: The study's.
+        gan_seed: g, from 0 on.
+        classifier_seed: c, from 0 on.
+    """
+    seed = derive_seed(settings.seed, "confirm", gan_seed, classifier_seed) % 2**31
+    parameters = arm.parameters.model_copy(update={"early_stop_epochs": None})
+    if parameters.gan is not None:
+        own = derive_seed(parameters.gan.seed, "confirm", gan_seed) % 2**31
+        # To leave out those replicates whose GAN fails a test would choose among them.
+        gan = parameters.gan.model_copy(update={"seed": own, "allow_memorised": True})
+        parameters = parameters.model_copy(update={"gan": gan})
+    return Experiment(
+        settings=settings.model_copy(update={"seed": seed}),
+        parameters=parameters,
+        inherited_bandwidth_px=arm.bandwidth_px,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Running:
+    run: Run
+    need: GanNeed | None
+    started: float
+
+
+class RunList:
+    """The `Work` of a list of runs.
+
+    Args:
+        folder: Where they lie.
+        runs: All of them, also those that ended earlier.
+        what: What a person calls them, for the progress.
+        gan_need: Tells the GANs that are not there yet.
+        observer: Told how far it is.
+    """
+
+    def __init__(
+        self, folder: StudyFolder, runs: Sequence[Run], *, what: str, gan_need: GanNeeds, observer: RunObserver
+    ) -> None:
+        self._folder, self._gan_need, self._observer, self._what = folder, gan_need, observer, what
+        self._runs = {run.number: run for run in runs}
+        done = set(completed_rows(folder.path))
+        self._queue = deque(run for run in runs if run.number not in done)
+        self._running: dict[int, _Running] = {}
+        self._tell()
+
+    @property
+    def running(self) -> int:
+        """Runs that run now."""
+        return len(self._running)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all runs have ended, well or not."""
+        return not self._queue and not self._running
+
+    def note(self, text: str) -> None:
+        """Something that a person should know."""
+        self._observer.note(text)
+
+    def next(self) -> Asked | Answer:
+        """The first run whose GAN nobody else is training."""
+        for run in self._queue:
+            if not self._waits(run):
+                self._queue.remove(run)
+                return self._start(run)
+        return Answer.WAIT if self._queue or self._running else Answer.DONE
+
+    def hear(self, number: int, message: Mapping[str, Any]) -> bool:
+        """Take what a run says; only a value that is not finite ends it early."""
+        if number not in self._running:
+            return False
+        if "failed" in message:
+            self._end(number, {"status": "failed", "reason": message["failed"]})
+            return False
+        if "ended" in message:
+            result = TrialResult(**message["ended"])
+            figures = {
+                "value": result.value,
+                "best_epoch": result.best_epoch,
+                "epochs": result.epochs,
+                "val_b_auroc": result.val_b_auroc,
+            }
+            self._end(number, {"status": "complete", **figures})
+            return False
+        record = EpochRecord(**message["epoch"])
+        if math.isfinite(record.best_val_auroc):
+            return True
+        self._end(number, {"status": "failed", "reason": f"val_auroc is not finite after epoch {record.epoch}"})
+        return False
+
+    def lost(self, number: int) -> None:
+        """A run whose worker was lost too often."""
+        if number in self._running:
+            reason = "its worker process was lost (killed, or out of memory)"
+            self._end(number, {"status": "failed", "reason": reason})
+
+    def _start(self, run: Run) -> Asked:
+        trial = self._folder.trial_path(run.number)
+        config = trial / "config.json"
+        if not config.exists():
+            write_json(config, experiment_to_json(run.experiment, trial))
+        need = self._gan_need(run.experiment.parameters)
+        self._running[run.number] = _Running(run=run, need=need, started=time.monotonic())
+        return Asked(number=run.number, parameters=run.experiment.parameters)
+
+    def _end(self, number: int, outcome: dict[str, Any]) -> None:
+        running = self._running.pop(number)
+        seconds = round(time.monotonic() - running.started, 3)
+        row = {"version": 1, "number": number, "label": running.run.label, **outcome, "seconds": seconds}
+        append_jsonl(self._folder.path / RUNS_FILE, row)
+        self._tell()
+
+    def _tell(self) -> None:
+        left = len(self._queue) + len(self._running)
+        self._observer.progressed(self._what, len(self._runs) - left, len(self._runs))
+
+    def _waits(self, run: Run) -> bool:
+        need = self._gan_need(run.experiment.parameters)
+        if need is None:
+            return False
+        return any(
+            other.need is not None
+            and other.need.lineage == need.lineage
+            and self._gan_need(other.run.experiment.parameters) is not None
+            for other in self._running.values()
+        )
+
+
+RUNS_FILE = "runs.jsonl"
+
+
+def ended_rows(folder: Path) -> dict[int, dict[str, Any]]:
+    """The last row of each run that ended, by number."""
+    return {row["number"]: row for row in read_jsonl(folder / RUNS_FILE)}
+
+
+def completed_rows(folder: Path) -> dict[int, dict[str, Any]]:
+    """The rows of the runs that ended well; a run that failed is tried again at the next start."""
+    return {number: row for number, row in ended_rows(folder).items() if row["status"] == "complete"}
+
+
+def run_label(runs: Sequence[Run], prefix: str) -> Callable[[Asked], str]:
+    """What the dashboard calls a run."""
+    names = {run.number: run.label for run in runs}
+    return lambda asked: f"{prefix} {names[asked.number]}"

@@ -1,0 +1,61 @@
+"""What each run says of the images it is judged by: val-B, and, once all training is done, the test images.
+
+A run's probabilities lie beside it (`val_b.npy`, `test.npy`, float64 [N, C]), so that they are computed once.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xraytune.classifier.checkpoint import load_best
+from xraytune.classifier.train import predict_probabilities
+from xraytune.files import write_bytes
+from xraytune.pipeline.album import ImageGroup, part_group
+from xraytune.pipeline.material import gather_material
+from xraytune.pipeline.prepare import Prepared
+from xraytune.records import Compute
+from xraytune.search.study import StudyFolder
+
+VAL_B: Literal["val_b"] = "val_b"
+TEST = "test"
+
+
+def has_scores(folder: StudyFolder, number: int, side: str) -> bool:
+    """Whether a run's probabilities for one side are there."""
+    return _path(folder, number, side).exists()
+
+
+def scores(folder: StudyFolder, number: int, side: str) -> NDArray[np.float64]:
+    """A run's probabilities for one side, [N, C]."""
+    loaded: NDArray[np.float64] = np.load(_path(folder, number, side), allow_pickle=False)
+    return loaded
+
+
+def score(folder: StudyFolder, number: int, groups: dict[str, ImageGroup], *, compute: Compute, cache: Path) -> None:
+    """Predict some sides with the network of a run's best val-A epoch, and keep what it says.
+
+    Raises:
+        MachineError: The disk is full.
+    """
+    experiment, prepared = folder.experiment(number), folder.prepared()
+    material = gather_material(experiment, prepared, cache=cache, compute=compute)
+    load_best(folder.trial_path(number) / "checkpoint", material.trained)
+    for side, group in groups.items():
+        probabilities = predict_probabilities(material.trained, material.feed.side(group), compute=compute)
+        content = io.BytesIO()
+        np.save(content, probabilities)
+        write_bytes(_path(folder, number, side), content.getvalue())
+
+
+def val_b_group(prepared: Prepared, cache: Path) -> ImageGroup:
+    """Val-B's images."""
+    return part_group(VAL_B, prepared.part(VAL_B), prepared, cache)
+
+
+def _path(folder: StudyFolder, number: int, side: str) -> Path:
+    return folder.trial_path(number) / f"{side}.npy"

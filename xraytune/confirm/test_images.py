@@ -1,0 +1,146 @@
+"""The sealed test folder: found and checked by names and hashes alone, opened once, at the end.
+
+Until `open_test` nothing of it is decoded. What is checked before: its content is the one that the study sealed, no patient
+and no file of it was trained on, and each class has enough patients for an interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from xraytune.config.settings import DataSettings
+from xraytune.data.index import ImageFile, content_fingerprint, read_index, read_labelled_folder
+from xraytune.data.pixels import broken_images_error, open_pixels, store_pixels
+from xraytune.errors import DataError, Problem, StudyError, listed
+from xraytune.pipeline.album import ImageGroup
+from xraytune.pipeline.artifacts import build_once
+from xraytune.pipeline.compute import cpu_count
+from xraytune.pipeline.prepare import PIXELS_STAGE, Prepared
+from xraytune.records import Progress, ignore_progress
+
+_FEWEST_PATIENTS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealedTest:
+    """A test folder that nobody has looked into.
+
+    Attributes:
+        root: What the images' names are relative to.
+        images: Each with its label, patient and hash.
+        fingerprint: Of their content.
+    """
+
+    root: Path
+    images: tuple[ImageFile, ...]
+    fingerprint: str
+
+
+def find_test(
+    data: DataSettings, prepared: Prepared, test: Path | None, *, on_progress: Progress = ignore_progress
+) -> SealedTest:
+    """The study's test folder, or the one that is given where the study has none.
+
+    Args:
+        data: The study's settings of its images.
+        prepared: The study's images.
+        test: A folder of class folders, for a study without a `test/`.
+        on_progress: Told how many files were read.
+
+    Raises:
+        DataError: There is no test folder, patients or files of it stand in training too, a class is missing or has too
+            few patients; what `read_index` refuses.
+        StudyError: The images changed since the search, or `test` was given although the study has its own.
+    """
+    if prepared.test_fingerprint is not None and test is not None:
+        fix = "leave --test out: the study's own test folder is the one that it never looked at"
+        raise StudyError(Problem("the study has a sealed test folder of its own", test, fix))
+    if prepared.test_fingerprint is None and test is None:
+        fix = "give a folder of class folders with other patients: xraytune confirm STUDY --test DIR"
+        raise DataError(Problem("there is no test/ folder to confirm on", data.path, fix))
+    index = read_index(data, on_progress=on_progress)
+    _require_same_images(prepared, index.images, data.path)
+    if test is None:
+        found = SealedTest(root=index.root, images=index.test, fingerprint=index.test_fingerprint or "")
+        if found.fingerprint != prepared.test_fingerprint:
+            fix = "put the test images back as they were, or start a study of another name"
+            raise StudyError(Problem("the test folder changed since the search", data.path, fix))
+    else:
+        images = read_labelled_folder(test, prepared.class_names, group_regex=data.split.group_regex)
+        found = SealedTest(root=test, images=images, fingerprint=content_fingerprint(images))
+        _refuse_known(prepared, images, test)
+    _refuse_few(prepared, found)
+    return found
+
+
+def open_test(
+    sealed: SealedTest, prepared: Prepared, cache: Path, *, on_progress: Progress = ignore_progress
+) -> ImageGroup:
+    """Decode the test images. Write the opening down before.
+
+    Raises:
+        DataError: An image is broken.
+        MachineError: The disk is full.
+    """
+    files = [image.file for image in sealed.images]
+    inputs = {
+        "files": [[image.file, image.sha256] for image in sealed.images],
+        "image_size_px": prepared.image_size_px,
+        "resize": prepared.resize,
+    }
+
+    def build(out: Path) -> None:
+        broken = store_pixels(
+            sealed.root,
+            files,
+            prepared.image_size_px,
+            out,
+            workers=cpu_count(),
+            resize=prepared.resize,
+            on_progress=on_progress,
+        )
+        if broken:
+            raise broken_images_error(broken, sealed.root, "repair them: a test folder is used as a whole")
+
+    store = build_once(cache, PIXELS_STAGE, inputs, build)
+    return ImageGroup(
+        name="test",
+        pixels=open_pixels(store),
+        rows=np.arange(len(files)),
+        labels=np.array([image.label for image in sealed.images], dtype=np.int64),
+        inputs={"pixels": store.name},
+    )
+
+
+def _require_same_images(prepared: Prepared, images: Sequence[ImageFile], root: Path) -> None:
+    there = {(image.file, image.sha256) for image in images}
+    gone = [image.file for image in prepared.images if (image.file, image.sha256) not in there]
+    if gone:
+        what = f"{len(gone)} images changed or are gone since the search: {listed(gone)}"
+        raise StudyError(Problem(what, root, "put the images back as they were, or start a study of another name"))
+
+
+def _refuse_known(prepared: Prepared, images: Sequence[ImageFile], test: Path) -> None:
+    """Patients and files of a test folder from elsewhere that the study has too."""
+    patients = {image.patient for image in prepared.images}
+    contents = {image.sha256 for image in prepared.images}
+    known = [image.file for image in images if image.patient in patients or image.sha256 in contents]
+    if known:
+        what = f"{len(known)} images are of patients whom the study trained or validated on: {listed(known)}"
+        fix = "remove them: a test on patients seen in training proves nothing"
+        raise DataError(Problem(what, test, fix))
+
+
+def _refuse_few(prepared: Prepared, found: SealedTest) -> None:
+    problems = []
+    for label, name in enumerate(prepared.class_names):
+        count = len({image.patient for image in found.images if image.label == label})
+        if count < _FEWEST_PATIENTS:
+            what = f"class {name} has {count} patients in the test folder; an interval needs {_FEWEST_PATIENTS} or more"
+            problems.append(Problem(what, found.root, "add test images of other patients"))
+    if problems:
+        raise DataError(*problems)

@@ -1,0 +1,253 @@
+"""What a confirm trains: the trials that top the controls up, then every replicate of every arm.
+
+Ray is started when the first run needs it; a start that finds all runs ended trains nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+from xraytune.config.settings import Experiment, Settings
+from xraytune.config.space import Space
+from xraytune.confirm.arms import (
+    Arm,
+    Candidate,
+    draw_control,
+    finalist_arm,
+    is_of,
+    matched_control,
+    missing_trials,
+    ratio_arms,
+    tuned_control,
+)
+from xraytune.confirm.plan import Plan, new_plan, read_plan, write_plan
+from xraytune.confirm.runs import Run, RunList, RunObserver, completed_rows, ended_rows, replicate, run_label
+from xraytune.errors import Problem, TrialError
+from xraytune.files import write_json
+from xraytune.pipeline.compute import gpu_share
+from xraytune.pipeline.prepare import Prepared, write_prepared
+from xraytune.pipeline.synthesize import gan_need
+from xraytune.records import Compute
+from xraytune.search.ray.tune import Cluster, ray_started, run_trials
+from xraytune.search.study import StudyFolder, environment
+
+CONFIRM_FOLDER = "confirm"
+VERDICT_FILE = "verdict.json"
+_TOP_UP_FOLDER = "top_up"
+
+
+class ConfirmObserver(RunObserver, Protocol):
+    """Who wants to see a confirm."""
+
+    def opened(self, dashboard: str) -> None:
+        """Ray runs; `dashboard` is its address, empty where there is none."""
+
+
+class Quiet:
+    """A `ConfirmObserver` who does not look."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+    def progressed(self, what: str, ended: int, total: int) -> None:
+        """Nothing."""
+
+    def opened(self, dashboard: str) -> None:
+        """Nothing."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Training:
+    """The study, and what it takes to train for it; a context that ends the Ray it started.
+
+    Attributes:
+        folder: The study.
+        space: Its space.
+        prepared: Its images.
+        compute: What its trials compute on.
+        cache: The artifact cache.
+        address: A Ray cluster; None: Ray starts on this machine.
+        observer: Told what happens.
+    """
+
+    folder: StudyFolder
+    space: Space
+    prepared: Prepared
+    compute: Compute
+    cache: Path
+    address: str | None
+    observer: ConfirmObserver
+    _ray: ExitStack = field(default_factory=ExitStack, init=False)
+    _cluster: Cluster | None = field(default=None, init=False)
+
+    def __enter__(self) -> Training:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ray.close()
+
+    @property
+    def settings(self) -> Settings:
+        """The study's."""
+        return self.space.settings
+
+    @property
+    def runs_folder(self) -> StudyFolder:
+        """Where the replicates lie."""
+        return StudyFolder(self.folder.path / CONFIRM_FOLDER)
+
+    @property
+    def top_up_folder(self) -> StudyFolder:
+        """Where the top-up trials lie."""
+        return StudyFolder(self.folder.path / CONFIRM_FOLDER / _TOP_UP_FOLDER)
+
+    def train(
+        self,
+        trials: Sequence[Candidate],
+        finalists: Sequence[Candidate],
+        *,
+        gan_seeds: int,
+        earlier_openings: int,
+    ) -> Plan:
+        """Train what is missing; gives the plan, all of whose runs have ended.
+
+        Args:
+            trials: Of the search, those that ran to their end.
+            finalists: Chosen among them.
+            gan_seeds: How many there are to be at least.
+            earlier_openings: How often the test folder was opened before the first plan.
+
+        Raises:
+            TrialError: Runs failed.
+        """
+        self._run(self.top_up_folder, self._top_ups(trials, finalists), "trials that top the controls up")
+        plan = read_plan(self.runs_folder.path) or self._new_plan(trials, finalists, earlier_openings)
+        plan = self._grown(plan, gan_seeds)
+        runs = [
+            Run(
+                number=number,
+                label=f"{run.arm}, GAN seed {run.gan_seed}, seed {run.classifier_seed}",
+                experiment=replicate(plan.arm(run.arm), self.settings, run.gan_seed, run.classifier_seed),
+            )
+            for number, run in enumerate(plan.runs)
+        ]
+        self._run(self.runs_folder, runs, "replicates")
+        return plan
+
+    def _run(self, folder: StudyFolder, runs: Sequence[Run], what: str) -> None:
+        """Run what has not ended well yet."""
+        _complete_folder(folder, self.prepared, self.compute)
+        work = RunList(
+            folder,
+            runs,
+            what=what,
+            gan_need=lambda parameters: gan_need(parameters.gan, self.prepared, self.compute, self.cache),
+            observer=self.observer,
+        )
+        if not work.is_done:
+            if self._cluster is None:
+                self.observer.note("starting Ray ..." if self.address is None else "connecting to Ray ...")
+                self._cluster = self._ray.enter_context(ray_started(self.address))
+                self.observer.opened(self._cluster.dashboard)
+            run_trials(
+                work,
+                folder,
+                label=run_label(runs, self.folder.path.name),
+                cache=self.cache,
+                resources=self.settings.resources,
+                gpu_share=gpu_share(self.settings.resources),
+                cluster=self._cluster,
+                reuse_actors=True,  # many short runs, whose names nobody looks for
+            )
+        failed = [row for row in ended_rows(folder.path).values() if row["status"] == "failed"]
+        if failed:
+            reasons = "".join(f"\n    {reason}" for reason in sorted({row["reason"] for row in failed})[:5])
+            fix = "the same command tries them again; see trials/*/error.txt there"
+            raise TrialError(Problem(f"{len(failed)} of {len(runs)} {what} failed:{reasons}", folder.path, fix))
+
+    def _top_ups(self, trials: Sequence[Candidate], finalists: Sequence[Candidate]) -> list[Run]:
+        drawn = [
+            parameters
+            for control in self.settings.confirm.controls.tuned
+            for parameters in draw_control(
+                self.space,
+                control,
+                missing_trials(trials, finalists, control),
+                [trial.parameters for trial in trials],
+            )
+        ]
+        return [
+            Run(
+                number=number,
+                label=f"top-up #{number} {parameters.arm}",
+                experiment=Experiment(settings=self.settings, parameters=parameters),
+            )
+            for number, parameters in enumerate(drawn)
+        ]
+
+    def _grown(self, plan: Plan, gan_seeds: int) -> Plan:
+        """The plan with the seeds that are asked for; it is written down before they are trained."""
+        grown = plan.grown((), gan_seeds, self.settings.confirm.classifier_seeds)
+        if plan.runs and len(grown.runs) > len(plan.runs) and (self.runs_folder.path / VERDICT_FILE).exists():
+            why = f"GAN seeds were added after a verdict on {plan.gan_seeds} had been seen"
+            grown = replace(grown, exploratory=(*grown.exploratory, why))
+        write_plan(grown, self.runs_folder.path)
+        return grown
+
+    def _new_plan(self, searched: Sequence[Candidate], finalists: Sequence[Candidate], earlier_openings: int) -> Plan:
+        trials = [*searched, *self._topped_up()]
+        arms: list[Arm] = []
+        notes: list[str] = []
+        for place, finalist in enumerate(finalists):
+            own = Experiment(settings=self.settings, parameters=finalist.parameters)
+            arms.append(finalist_arm(finalist))
+            for source in self.settings.confirm.controls.matched:
+                control = matched_control(finalist, source, own.bandwidth_px)
+                if control is None:
+                    notes.append(f"{finalist.name} has matching: total, so that {source} would be source: none")
+                else:
+                    arms.append(control)
+            if place == 0:
+                arms += ratio_arms(finalist, own.bandwidth_px)
+        for name in self.settings.confirm.controls.tuned:
+            control = tuned_control(trials, name)
+            if control is None:
+                notes.append(f"the space has no {name} arm, so there is no tuned control of it")
+            elif all(control.parameters != arm.parameters for arm in arms if arm.role == "tuned"):
+                arms.append(control)
+            wanted, there = (
+                sum(_is_like(trial, finalists) for trial in trials),
+                sum(is_of(trial.parameters, name) for trial in trials),
+            )
+            if control is not None and there < wanted:
+                notes.append(
+                    f"the space has only {there} different settings of the arm {name}, the finalists' has {wanted}"
+                )
+        exploratory = (f"the test folder had been opened {earlier_openings} times before",) if earlier_openings else ()
+        return replace(new_plan(), notes=tuple(notes), exploratory=exploratory).grown(arms, 0, 0)
+
+    def _topped_up(self) -> list[Candidate]:
+        rows = completed_rows(self.top_up_folder.path)
+        return [
+            Candidate(
+                name=f"top-up #{number}",
+                parameters=self.top_up_folder.experiment(number).parameters,
+                val_b_auroc=row["val_b_auroc"],
+            )
+            for number, row in sorted(rows.items())
+        ]
+
+
+def _is_like(trial: Candidate, finalists: Sequence[Candidate]) -> bool:
+    return trial.parameters.source == finalists[0].parameters.source
+
+
+def _complete_folder(folder: StudyFolder, prepared: Prepared, compute: Compute) -> None:
+    """Give a folder of runs what a worker reads of a study: the images and the machine."""
+    if not (folder.path / "environment.json").exists():
+        write_prepared(prepared, folder.path / "split.json")
+        write_json(folder.path / "environment.json", environment(compute))
