@@ -1,0 +1,196 @@
+"""AUROCs and their covariance agree with the definitions, written out pair by pair, and with leaving patients out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+
+from xraytune.errors import DataError
+from xraytune.metrics.classification import auroc
+from xraytune.metrics.placements import PatientInfluences, patient_influences
+from xraytune.seeding import numpy_generator
+
+Floats = NDArray[np.float64]
+Labels = NDArray[np.int64]
+
+
+def two_models(image_count: int = 90, seed: int = 1) -> tuple[Labels, Floats]:
+    """Labels, and probabilities [2, N, 2] of models that resemble each other, with ties."""
+    generator = numpy_generator(seed, "models")
+    labels = np.arange(image_count) % 3 // 2
+    shared = generator.normal(labels * 1.2, 1)
+    scores = np.round(1 / (1 + np.exp(-shared - generator.normal(0, 0.5, (2, image_count)))), 1)
+    return labels.astype(np.int64), np.stack([1 - scores, scores], axis=2)
+
+
+def placements(labels: Labels, scores: Floats) -> tuple[Floats, Floats]:
+    """Of positive and of other images, by comparing all pairs."""
+    positive, other = scores[labels == 1], scores[labels == 0]
+    wins = (positive[:, None] > other[None]) + 0.5 * (positive[:, None] == other[None])
+    return wins.mean(axis=1), wins.mean(axis=0)
+
+
+def one_patient_each(labels: Labels) -> list[str]:
+    return [f"patient{number:04d}" for number in range(len(labels))]
+
+
+def covariance(found: PatientInfluences) -> Floats:
+    return found.influences @ found.influences.T
+
+
+@pytest.mark.parametrize("positive", [0, 1])
+def test_two_class_aurocs_equal_scikit_learn_and_the_metric_of_one_model(positive: int) -> None:
+    labels, probabilities = two_models()
+
+    found = patient_influences(labels, probabilities, one_patient_each(labels), positive=positive)
+
+    for model in range(2):
+        expected = roc_auc_score(labels == positive, probabilities[model, :, positive])
+        assert found.aurocs[model] == pytest.approx(expected, abs=1e-12)
+        assert found.aurocs[model] == pytest.approx(auroc(labels, probabilities[model], positive=positive), abs=1e-12)
+
+
+def test_three_class_aurocs_equal_scikit_learn_macro_one_versus_rest() -> None:
+    generator = numpy_generator(1, "three")
+    labels = np.arange(60) % 3
+    raw = generator.integers(1, 6, (4, 60, 3)) + 2.0 * np.eye(3)[labels]
+    probabilities = raw / raw.sum(axis=2, keepdims=True)
+
+    found = patient_influences(labels, probabilities, one_patient_each(labels), positive=2)
+
+    assert found.aurocs == pytest.approx([roc_auc_score(labels, one, multi_class="ovr") for one in probabilities])
+
+
+def test_with_one_image_each_the_covariance_is_de_longs() -> None:
+    labels, probabilities = two_models()
+
+    found = patient_influences(labels, probabilities, one_patient_each(labels), positive=1)
+
+    of_positive, of_other = zip(*(placements(labels, one[:, 1]) for one in probabilities), strict=True)
+    expected = np.cov(of_positive) / np.sum(labels == 1) + np.cov(of_other) / np.sum(labels == 0)
+    assert covariance(found) == pytest.approx(expected, rel=1e-10)
+
+
+def test_standard_error_of_the_published_rating_example() -> None:
+    """Hanley & McNeil 1982, table 1: 109 CT images in five categories. Stata's roctab prints .8932 and, by DeLong, .0307."""
+    normal, abnormal = [33, 6, 6, 11, 2], [3, 2, 2, 11, 33]
+    ratings = np.repeat([1.0, 2.0, 3.0, 4.0, 5.0] * 2, normal + abnormal)
+    labels = np.repeat([0, 1], [sum(normal), sum(abnormal)])
+
+    found = patient_influences(
+        labels, np.stack([-ratings, ratings], axis=1)[None], one_patient_each(labels), positive=1
+    )
+
+    assert round(found.aurocs[0], 4) == 0.8932
+    assert round(float(np.sqrt(covariance(found)[0, 0])), 4) == 0.0307
+
+
+def test_with_patients_of_one_class_each_the_covariance_is_obuchowskis() -> None:
+    labels, probabilities = two_models()
+    order = np.argsort(labels, kind="stable")
+    labels, probabilities = labels[order], probabilities[:, order]
+    clusters = np.repeat(np.arange(36), [1, 4] * 18)
+
+    found = patient_influences(labels, probabilities, [f"p{number}" for number in clusters], positive=1)
+
+    expected = np.zeros((2, 2))
+    for side in range(2):
+        sums = np.zeros((2, 36))
+        for model in range(2):
+            placed = placements(labels, probabilities[model, :, 1])[1 - side]
+            np.add.at(sums[model], clusters[labels == side], placed - placed.mean())
+        count = len(np.unique(clusters[labels == side]))
+        expected += sums @ sums.T * count / (count - 1) / np.sum(labels == side) ** 2
+    assert covariance(found) == pytest.approx(expected, rel=1e-10)
+
+
+def test_patients_on_both_sides_differ_from_obuchowski_in_the_factor_of_the_cross_term_alone() -> None:
+    labels, probabilities = two_models()
+    clusters = np.minimum(np.arange(90), 59) // 2  # some patients have both classes, some one, the last has 31 images
+    sums = np.zeros((2, 30))
+    for side, placed in enumerate(placements(labels, probabilities[0, :, 1])):
+        np.add.at(sums[side], clusters[labels == 1 - side], (placed - placed.mean()) / len(placed))
+    on_side = [len(np.unique(clusters[labels == 1 - side])) for side in range(2)]
+    factors = [count / (count - 1) for count in on_side]
+    own = sum(factor * (one**2).sum() for factor, one in zip(factors, sums, strict=True))
+    cross = 2 * (sums[0] * sums[1]).sum()
+
+    found = patient_influences(labels, probabilities, [f"p{number:02d}" for number in clusters], positive=1)
+
+    variance = covariance(found)[0, 0]
+    assert len(set(on_side)) == 2
+    assert abs(cross) > 0.05 * variance
+    assert variance == pytest.approx(own + np.sqrt(factors[0] * factors[1]) * cross, rel=1e-10)
+    assert variance == pytest.approx(own + 30 / 29 * cross, rel=0.01)
+
+
+def test_the_variance_is_near_that_of_leaving_one_patient_out() -> None:
+    """The jackknife shares no line with it: it ranks the remaining images again."""
+    labels, probabilities = two_models(300)
+    patients = np.array([f"p{number}" for number in np.arange(300) // 2])
+
+    found = patient_influences(labels, probabilities, [*patients], positive=1)
+
+    without = [
+        [auroc(labels[kept], one[kept], positive=1) for one in probabilities]
+        for name in found.patients
+        for kept in [patients != name]
+    ]
+    count = len(found.patients)
+    jackknife = np.cov(np.transpose(without)) * (count - 1) ** 2 / count
+    assert covariance(found) == pytest.approx(jackknife, rel=0.03)
+
+
+def test_influences_tell_how_auroc_moves_when_a_patient_is_there_twice() -> None:
+    labels, probabilities = two_models(600)
+    twice = np.concatenate([np.arange(600), [2]])
+
+    found = patient_influences(labels, probabilities, one_patient_each(labels), positive=1)
+
+    moved = auroc(labels[twice], probabilities[0, twice], positive=1) - found.aurocs[0]
+    assert moved == pytest.approx(found.influences[0, 2], rel=0.02)
+
+
+def test_columns_are_the_patients_in_sorted_order_wherever_their_images_stand() -> None:
+    labels, probabilities = two_models()
+    patients = np.array([f"p{number % 40:02d}" for number in range(90)])
+    order = numpy_generator(1, "order").permutation(90)
+
+    found = patient_influences(labels, probabilities, [*patients], positive=1)
+    shuffled = patient_influences(labels[order], probabilities[:, order], [*patients[order]], positive=1)
+
+    assert found.patients == shuffled.patients == tuple(sorted(set(patients)))
+    assert found.influences == pytest.approx(shuffled.influences, abs=1e-14)
+    assert all(type(name) is str for name in found.patients)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 1000))
+def test_one_more_copy_of_a_patients_image_tells_less_than_a_new_patient(seed: int) -> None:
+    """Copies of all images, as one patient's own or as new patients: only the latter shrink the standard error."""
+    labels, probabilities = two_models(60, seed)
+    patients = one_patient_each(labels)
+    doubled = np.tile(labels, 2), np.tile(probabilities, (1, 2, 1))
+
+    once = covariance(patient_influences(labels, probabilities, patients, positive=1))
+    copies = covariance(patient_influences(*doubled, patients * 2, positive=1))
+    strangers = covariance(patient_influences(*doubled, one_patient_each(doubled[0]), positive=1))
+
+    assert copies == pytest.approx(once, rel=1e-9)
+    assert (np.diag(strangers) < 0.51 * np.diag(once)).all()
+
+
+def test_a_class_without_images_is_refused() -> None:
+    with pytest.raises(DataError, match="class number 1 has no image"):
+        patient_influences(np.zeros(4, dtype=np.int64), np.full((1, 4, 2), 0.5), ["a", "b", "c", "d"], positive=1)
+
+
+def test_a_class_of_a_single_patient_is_refused() -> None:
+    labels, probabilities = np.array([0, 0, 1, 1]), np.full((1, 4, 2), 0.5)
+
+    with pytest.raises(DataError, match="are of one patient"):
+        patient_influences(labels, probabilities, ["a", "b", "c", "c"], positive=1)
