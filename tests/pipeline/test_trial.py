@@ -128,7 +128,7 @@ def test_a_longer_gan_continues_the_shorter_one_and_equals_one_trained_straight(
     def train(cache: Path, count: int) -> dict[str, Tensor]:
         settings = gan(seed=12, steps=count)
         (label,) = network_labels(settings, bench.prepared)
-        (cache / "pixels-1").mkdir(parents=True, exist_ok=True)
+        (cache / "pixels-2").mkdir(parents=True, exist_ok=True)
         if not (cache / bench.prepared.pixels).exists():
             (cache / bench.prepared.pixels).symlink_to(bench.cache / bench.prepared.pixels)
         path = trained_gan(
@@ -148,7 +148,7 @@ def test_a_longer_gan_continues_the_shorter_one_and_equals_one_trained_straight(
     assert all(torch.equal(continued[name], straight[name]) for name in straight)
     steps = [done for _, done, _ in said]
     assert steps == [25, 30, 50, 60, 25, 50, 60], "the longer run starts from the shorter one"
-    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == [GAN_STAGE, f"{GAN_STAGE}.work", "pixels-1"]
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == [GAN_STAGE, f"{GAN_STAGE}.work", "pixels-2"]
 
 
 def test_a_pool_is_the_same_whoever_draws_it(bench: Bench) -> None:

@@ -11,6 +11,7 @@ from xraytune.config.load import load_space
 from xraytune.config.settings import DataSettings
 from xraytune.config.space import Space
 from xraytune.data.layout import class_names_of, part_folders
+from xraytune.data.patients import find_table
 from xraytune.errors import ConfigError, Problem
 
 
@@ -54,4 +55,5 @@ def class_count(settings: DataSettings) -> int:
     counts = {"binary": 2, "three": 3}
     if settings.classes in counts:
         return counts[settings.classes]
-    return len(class_names_of("auto", part_folders(settings.path)["train"]))
+    root = settings.path
+    return len(class_names_of("auto", part_folders(root)["train"], root, find_table(root)))

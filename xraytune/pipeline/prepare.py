@@ -27,7 +27,7 @@ from xraytune.pipeline.artifacts import build_once
 from xraytune.pipeline.compute import cpu_count
 from xraytune.records import Progress, ignore_progress
 
-PIXELS_STAGE = "pixels-1"
+PIXELS_STAGE = "pixels-2"
 _REPAIR = "repair some of them"
 PartName = Literal["train", "val_a", "val_b"]
 
