@@ -61,7 +61,9 @@ def test_a_grey_image_gives_what_three_equal_channels_give(backbone: str) -> Non
 
     assert expected.shape == (2, feature_count)
     assert expected.std() > 0
-    torch.testing.assert_close(given, expected, rtol=1e-5, atol=1e-5)
+    # Random weights make features of any size, up to 1e8 in inception_v3.
+    scale = expected.abs().max()
+    torch.testing.assert_close(given / scale, expected / scale, rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow
