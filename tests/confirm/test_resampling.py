@@ -1,0 +1,80 @@
+"""The bootstrap beside the interval."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from xraytune.confirm.comparison import compare
+from xraytune.confirm.resampling import bootstrap_interval
+from xraytune.metrics.placements import PatientInfluences, patient_influences
+from xraytune.seeding import numpy_generator
+
+Floats = NDArray[np.float64]
+
+
+def replicates(gan_seeds: int, patients: int, seeds_sd: float) -> tuple[Floats, Floats]:
+    generator = numpy_generator(1, "replicates")
+    aurocs = 0.9 + generator.normal(0, seeds_sd, (2, gan_seeds, 2))
+    influences = generator.normal(0, 0.02 / np.sqrt(patients), (2, 1, 1, patients))
+    influences -= influences.mean(axis=-1, keepdims=True)
+    return aurocs, np.broadcast_to(influences, (2, gan_seeds, 2, patients))
+
+
+def test_it_repeats_with_the_seed_and_has_the_replicates_that_were_asked() -> None:
+    aurocs, influences = replicates(5, 50, 0.01)
+
+    first = bootstrap_interval(aurocs, influences, replicates=700, seed=1)
+
+    assert first.replicates == 700
+    assert bootstrap_interval(aurocs, influences, replicates=700, seed=1) == first
+    assert bootstrap_interval(aurocs, influences, replicates=700, seed=2) != first
+
+
+def test_swapped_arms_flip_the_sign_and_the_same_arm_twice_is_zero() -> None:
+    aurocs, influences = replicates(5, 50, 0.01)
+
+    one = bootstrap_interval(aurocs, influences, seed=1)
+    other = bootstrap_interval(aurocs[::-1], influences[::-1], seed=1)
+    same = bootstrap_interval(aurocs[[0, 0]], influences[[0, 0]], seed=1)
+
+    assert (other.low, other.high) == pytest.approx((-one.high, -one.low))
+    assert (same.low, same.high) == (0, 0)
+
+
+@pytest.mark.parametrize("seeds_sd", [0.0, 0.02])
+def test_with_many_seeds_and_patients_it_is_the_interval(seeds_sd: float) -> None:
+    aurocs, influences = replicates(60, 400, seeds_sd)
+
+    check = bootstrap_interval(aurocs, influences, seed=1)
+
+    interval = compare(aurocs, influences).interval
+    assert check.high - check.low == pytest.approx(interval.high - interval.low, rel=0.06)
+    assert (check.low, check.high) == pytest.approx(
+        (interval.low, interval.high), abs=0.05 * (interval.high - interval.low)
+    )
+
+
+def test_drawn_influences_stand_for_ranking_the_drawn_patients_again() -> None:
+    """Two models, each as if two seeds had made it to the bit, so that patients alone matter."""
+    generator = numpy_generator(1, "scores")
+    labels = np.arange(300) % 2
+    scores = generator.normal(0, 1, 300) + generator.normal(0, 0.5, (2, 300)) + 1.5 * labels
+    patients = [f"p{number:03d}" for number in range(300)]
+
+    def measured(kept: NDArray[np.int64]) -> PatientInfluences:
+        chosen = scores[:, kept]
+        return patient_influences(labels[kept], np.stack([-chosen, chosen], axis=2), patients, positive=1)
+
+    whole = measured(np.arange(300))
+    again = [measured(generator.integers(0, 300, 300)).aurocs @ [1, -1] for _ in range(1000)]
+
+    check = bootstrap_interval(
+        np.repeat(whole.aurocs, 2).reshape(2, 2, 1),
+        np.repeat(whole.influences, 2, axis=0).reshape(2, 2, 1, 300),
+        seed=1,
+    )
+
+    low, high = np.quantile(again, [0.025, 0.975])
+    assert (check.low, check.high) == pytest.approx((low, high), abs=0.1 * (high - low))
