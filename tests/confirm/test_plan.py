@@ -1,0 +1,45 @@
+"""A plan grows at its end, and is read back as it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from xraytune.config.settings import Parameters
+from xraytune.confirm.arms import Arm
+from xraytune.confirm.plan import new_plan, read_plan, write_plan
+
+GAN = Arm(
+    name="gan #1",
+    role="finalist",
+    trial="#1",
+    parameters=Parameters.model_validate({"source": "gan", "gan": {"ema_half_life_images": None, "steps": 7}}),
+)
+NONE = Arm(name="none, matched to #1", role="matched", trial="#1", parameters=Parameters(), bandwidth_px=64)
+
+
+def test_every_arm_has_a_run_for_each_pair_of_seeds() -> None:
+    plan = new_plan().grown([GAN, NONE], 3, 2)
+
+    assert len(plan.runs) == 2 * 3 * 2
+    assert sorted(plan.numbers("gan #1")) == [(g, c) for g in range(3) for c in range(2)]
+    assert not set(plan.numbers("gan #1").values()) & set(plan.numbers("none, matched to #1").values())
+
+
+def test_more_seeds_leave_every_run_its_number() -> None:
+    """What was trained is not trained again under another number."""
+    plan = new_plan().grown([GAN, NONE], 2, 2)
+
+    more = plan.grown((), 4, 2)
+
+    assert more.runs[: len(plan.runs)] == plan.runs
+    assert len(more.runs) == 2 * len(plan.runs)
+    assert more.grown((), 3, 1) == more, "fewer seeds take nothing away"
+
+
+def test_a_plan_survives_its_file(tmp_path: Path) -> None:
+    plan = new_plan().grown([GAN, NONE], 2, 1)
+
+    write_plan(plan, tmp_path)
+
+    assert read_plan(tmp_path) == plan
+    assert read_plan(tmp_path / "elsewhere") is None

@@ -1,0 +1,142 @@
+"""Runs that are decided beforehand: each ends once, those that failed are tried again, GANs are trained once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.search.studies import ended, epoch, no_gan
+from xraytune.config.settings import DataSettings, Experiment, Parameters, Settings
+from xraytune.confirm.arms import Arm
+from xraytune.confirm.runs import Run, RunList, completed_rows, replicate
+from xraytune.pipeline.synthesize import GanNeed
+from xraytune.search.journal import Asked
+from xraytune.search.study import StudyFolder
+from xraytune.search.work import Answer
+
+SETTINGS = Settings(name="small", seed=5, data=DataSettings(path=Path("xrays")))
+
+
+@dataclass(slots=True)
+class Watching:
+    progress: list[tuple[str, int, int]] = field(default_factory=list)
+
+    def note(self, text: str) -> None: ...
+
+    def progressed(self, what: str, ended: int, total: int) -> None:
+        self.progress.append((what, ended, total))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> StudyFolder:
+    return StudyFolder(tmp_path / "confirm")
+
+
+def runs(*sources: str) -> list[Run]:
+    return [
+        Run(number=number, label=f"run {number}", experiment=Experiment(settings=SETTINGS, parameters=parameters))
+        for number, parameters in enumerate(Parameters.model_validate({"source": source}) for source in sources)
+    ]
+
+
+def work(
+    folder: StudyFolder,
+    *sources: str,
+    gan_need: Callable[[Parameters], GanNeed | None] = no_gan,
+    watching: Watching | None = None,
+) -> RunList:
+    return RunList(folder, runs(*sources), what="runs", gan_need=gan_need, observer=watching or Watching())
+
+
+def started(work: RunList) -> int:
+    asked = work.next()
+    assert isinstance(asked, Asked)
+    return asked.number
+
+
+def test_each_run_ends_once_and_a_new_start_goes_on(folder: StudyFolder) -> None:
+    watching = Watching()
+    first = work(folder, "none", "none", "none", watching=watching)
+    assert [started(first), started(first)] == [0, 1]
+    first.hear(1, ended(0.9))
+
+    second = work(folder, "none", "none", "none")
+
+    assert watching.progress == [("runs", 0, 3), ("runs", 1, 3)]
+    assert [started(second), started(second)] == [0, 2]
+    second.hear(0, ended(0.8))
+    assert second.next() is Answer.WAIT or not second.is_done
+    second.hear(2, ended(0.7))
+    assert second.next() is Answer.DONE
+    assert second.is_done
+    assert {number: row["value"] for number, row in completed_rows(folder.path).items()} == {1: 0.9, 0: 0.8, 2: 0.7}
+
+
+def test_every_run_trains_all_of_its_epochs(folder: StudyFolder) -> None:
+    one = work(folder, "none")
+    number = started(one)
+
+    assert all(one.hear(number, epoch(place, 0.5)) for place in range(1, 30))
+
+
+@pytest.mark.parametrize("message", [{"failed": "weights are missing"}, epoch(1, math.nan)])
+def test_a_run_that_failed_is_tried_again_at_the_next_start(folder: StudyFolder, message: dict[str, Any]) -> None:
+    first = work(folder, "none")
+    assert not first.hear(started(first), message)
+    assert first.is_done
+    assert completed_rows(folder.path) == {}
+
+    second = work(folder, "none")
+    second.hear(started(second), ended(0.9))
+
+    assert completed_rows(folder.path)[0]["value"] == 0.9
+
+
+def test_a_lost_worker_fails_its_run(folder: StudyFolder) -> None:
+    one = work(folder, "none")
+    one.lost(started(one))
+
+    assert one.is_done
+    assert completed_rows(folder.path) == {}
+
+
+def test_a_run_waits_for_a_gan_that_another_trains(folder: StudyFolder) -> None:
+    there: set[str] = set()
+
+    def need(parameters: Parameters) -> GanNeed | None:
+        return GanNeed("one") if parameters.source == "gan" and "one" not in there else None
+
+    one = work(folder, "gan", "gan", "none", gan_need=need)
+
+    assert [started(one), started(one)] == [0, 2]
+    assert one.next() is Answer.WAIT
+    there.add("one")
+    assert started(one) == 1
+
+
+def arm(**changes: Any) -> Arm:
+    return Arm(name="any", role="finalist", trial="#1", parameters=Parameters.model_validate(changes), bandwidth_px=64)
+
+
+def test_a_replicate_has_seeds_that_the_search_had_not_and_all_steps() -> None:
+    gan = arm(source="gan", gan={"seed": 3}, early_stop_epochs=2)
+    seeds = {(g, c): replicate(gan, SETTINGS, g, c) for g in range(3) for c in range(2)}
+
+    assert len({one.settings.seed for one in seeds.values()}) == 6
+    assert len({one.parameters.gan.seed for one in seeds.values() if one.parameters.gan}) == 3
+    assert all(one.settings.seed != SETTINGS.seed and one.parameters.gan for one in seeds.values())
+    assert all(one.parameters.gan.seed != 3 for one in seeds.values() if one.parameters.gan)
+    assert all(one.parameters.early_stop_epochs is None for one in seeds.values())
+
+
+def test_all_arms_of_a_replicate_see_the_same_stream_of_real_images_in_the_same_band() -> None:
+    """The stream follows from the seed alone."""
+    gan, none = (replicate(arm(source=source), SETTINGS, 1, 0) for source in ("gan", "none"))
+
+    assert gan.settings.seed == none.settings.seed
+    assert gan.bandwidth_px == none.bandwidth_px == 64
