@@ -8,9 +8,12 @@ import pytest
 
 from tests.export.conftest import CPU, FAILED, PRUNED, WITHOUT_EPOCH, CopyLab, Lab
 from xraytune.config.load import load_space
-from xraytune.config.settings import ExportedFrom
+from xraytune.config.settings import ExportedFrom, Parameters
+from xraytune.confirm.arms import Arm
+from xraytune.confirm.plan import new_plan, write_plan
 from xraytune.errors import ConfigError, StudyError, TrialError
 from xraytune.export.best import export
+from xraytune.files import write_json
 from xraytune.search.director import Director
 from xraytune.search.journal import Asked, Journal
 from xraytune.search.run import Quiet
@@ -54,6 +57,72 @@ def test_the_file_is_the_trial_and_says_where_it_comes_from(lab: Lab, tmp_path: 
     assert f"{exported.val_b_auroc:.4f} on val-B" in text
     assert "xraytune train --config trial.yaml -o model" in text
     assert str(tmp_path) not in text
+
+
+def tell_verdict(study: Path, **words: str) -> None:
+    """What a confirm said of some trials."""
+    finalists = [{"trial": f"#{trial.removeprefix('trial_')}", "verdict": word} for trial, word in words.items()]
+    write_json(study / "confirm" / "verdict.json", {"finalists": finalists})
+
+
+def test_synthetic_images_are_said_to_be_unconfirmed_and_a_simpler_arm_is_named(lab: Lab, tmp_path: Path) -> None:
+    out = tmp_path / "best.yaml"
+
+    exported = export(lab.study, out=out, trial=0)
+
+    assert exported.arm == "classical+gan"
+    assert exported.synthetic.startswith("not confirmed: `xraytune confirm` has not compared")
+    assert exported.advice.endswith("--arm real_only -o real_only.yaml")
+    assert f"# Its synthetic images are {exported.synthetic}." in out.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [("hurts", "refuted"), ("no_better", "not confirmed: it is no better"), ("undecided", "not confirmed: undecided")],
+)
+def test_what_a_confirm_said_stands_in_the_file(copy_lab: CopyLab, tmp_path: Path, word: str, said: str) -> None:
+    lab = copy_lab()
+    tell_verdict(lab.study, trial_0=word)
+
+    exported = export(lab.study, out=tmp_path / "best.yaml", trial=0)
+
+    assert exported.synthetic.startswith(said)
+    assert exported.advice
+
+
+def test_a_mix_that_helps_is_exported_though_another_trial_scored_higher(lab: Lab, tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path / "studies" / "told")
+    study_of(folder, lab, [(0.9, 0.7), (0.8, 0.8)])
+    tell_verdict(folder.path, trial_0="helps")
+
+    exported = export(folder.path, out=tmp_path / "best.yaml")
+
+    assert (exported.trial, exported.synthetic, exported.advice) == (0, "confirmed: it beats every control", "")
+
+
+def test_the_best_of_an_arm_can_be_asked_for(lab: Lab, tmp_path: Path) -> None:
+    exported = export(lab.study, out=tmp_path / "best.yaml", arm="classical+gan")
+
+    assert exported.trial == 0
+    with pytest.raises(
+        StudyError, match=r"no trial of the arm real_only ran to its end\n.*choose one of: classical, classical\+gan"
+    ):
+        export(lab.study, out=tmp_path / "other.yaml", arm="real_only")
+    with pytest.raises(ConfigError, match="a trial and an arm"):
+        export(lab.study, out=tmp_path / "other.yaml", arm="real_only", trial=0)
+
+
+def test_after_a_confirm_an_arm_is_its_tuned_control(copy_lab: CopyLab, tmp_path: Path) -> None:
+    """Also one that is no trial of the search."""
+    lab = copy_lab()
+    parameters = Parameters(backbone="small_cnn", weights="none", lr=0.004)
+    control = Arm(name="tuned real_only top-up #2", role="tuned", trial="top-up #2", parameters=parameters)
+    write_plan(new_plan().grown([control], 1, 1), lab.study / "confirm")
+
+    exported = export(lab.study, out=tmp_path / "best.yaml", arm="real_only")
+
+    assert (exported.trial, exported.synthetic) == (None, "")
+    assert load_space(tmp_path / "best.yaml").experiment().parameters == parameters
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,9 @@ def confirm(
         typer.Option(metavar="DIR", help="Test images in class folders, where the study's images have no test/."),
     ] = None,
     data: Data = None,
+    finalists: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="How many of the best mixes, instead of the study's number.")
+    ] = None,
     gan_seeds: Annotated[
         int | None,
         typer.Option(min=2, metavar="N", help="More GAN seeds than the study's; after a verdict, that is exploratory."),
@@ -53,6 +56,7 @@ def confirm(
             study,
             test=test,
             data=data,
+            finalists=finalists,
             gan_seeds=gan_seeds,
             cache=cache,
             address=address,

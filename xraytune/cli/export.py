@@ -22,12 +22,16 @@ def export(
     trial: Annotated[
         int | None, typer.Option(metavar="NUMBER", help="This trial, instead of the best on val-B.")
     ] = None,
+    arm: Annotated[
+        str | None,
+        typer.Option(metavar="ARM", help="The best of this arm, such as real_only; after a confirm, its control."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write the best configuration of a study as a file that `train` runs."""
     from xraytune.export.best import export
 
-    exported = export(study, out=out, trial=trial)
+    exported = export(study, out=out, trial=trial, arm=arm)
     if as_json:
         console.show_json(exported.to_json())
     else:
@@ -36,9 +40,16 @@ def export(
 
 def show(exported: Exported, *, next_step: bool = True) -> None:
     """Say which trial was written, and how to go on."""
-    console.say(
-        f"{exported.path}: trial {exported.trial} of {exported.study}, arm {exported.arm}, "
-        f"val-A AUROC {exported.val_auroc:.3f}, val-B AUROC {exported.val_b_auroc:.3f}"
-    )
+    if exported.trial is None:
+        console.say(f"{exported.path}: a control that confirm added to {exported.study}, arm {exported.arm}")
+    else:
+        console.say(
+            f"{exported.path}: trial {exported.trial} of {exported.study}, arm {exported.arm}, "
+            f"val-A AUROC {exported.val_auroc:.3f}, val-B AUROC {exported.val_b_auroc:.3f}"
+        )
+    if exported.synthetic:
+        console.say(f"its synthetic images are {exported.synthetic}")
+    if exported.advice:
+        console.say_command(exported.advice, "simpler, until they are: ")
     if next_step:
         console.say_command(exported.command, "next: ")

@@ -47,6 +47,7 @@ def confirm(
     *,
     test: Path | None = None,
     data: Path | None = None,
+    finalists: int | None = None,
     gan_seeds: int | None = None,
     cache: Path | None = None,
     address: str | None = None,
@@ -60,6 +61,7 @@ def confirm(
         study: The study's folder; its search has ended.
         test: A folder of class folders, where the study's images have no `test/`.
         data: Where the study's images lie now, if they moved.
+        finalists: How many, instead of `confirm.finalists`; a plan that was begun keeps its own.
         gan_seeds: More GAN seeds than `confirm.gan_seeds`; after a verdict was seen, the next one is exploratory.
         cache: The artifact cache; by default the one beside the studies.
         address: A Ray cluster; by default Ray starts on this machine.
@@ -81,7 +83,7 @@ def confirm(
     require_writable(cache)
     with locked(folder):
         trials = _ended_trials(folder, space)
-        finalists = choose_finalists(trials, space.settings.confirm.finalists, folder.path)
+        chosen = choose_finalists(trials, finalists or space.settings.confirm.finalists, folder.path)
         prepared = folder.prepared()
         settings = space.settings.data
         where = settings if data is None else settings.model_copy(update={"path": data})
@@ -98,7 +100,7 @@ def confirm(
         )
         with training:
             seeds = gan_seeds or space.settings.confirm.gan_seeds
-            plan = training.train(trials, finalists, gan_seeds=seeds, earlier_openings=known)
+            plan = training.train(trials, chosen, gan_seeds=seeds, earlier_openings=known)
         confirmation = _judge(training, plan, sealed, reason, on_progress)
         write_verdict(training.runs_folder.path, confirmation)
         return confirmation

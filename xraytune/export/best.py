@@ -1,7 +1,8 @@
 """The best configuration of a study, as a file that `train` runs.
 
 Takes a study, gives a YAML file in which nothing is left to choose. Trials were steered by val-A, so the one to take is
-chosen by val-B, which no trial has seen. The file says which trial it is, so that a final training finds the study.
+chosen by val-B, which no trial has seen; once a `confirm` has found a mix that helps, that one is. The file says which trial
+it is, so that a final training finds the study, and what is known of its synthetic images.
 """
 
 from __future__ import annotations
@@ -12,12 +13,24 @@ from pathlib import Path
 from typing import Any
 
 from xraytune.config.load import experiment_to_yaml
-from xraytune.config.settings import Experiment, ExportedFrom
+from xraytune.config.settings import Experiment, ExportedFrom, Parameters
+from xraytune.confirm.plan import read_plan
+from xraytune.confirm.training import CONFIRM_FOLDER, VERDICT_FILE
 from xraytune.errors import ConfigError, Problem, StudyError, TrialError, listed
-from xraytune.files import require_writable, write_text
+from xraytune.files import read_json, require_writable, write_text
 from xraytune.records import Json
 from xraytune.search.journal import Journal
 from xraytune.search.study import StudyFolder
+
+_SAID = {
+    "helps": "confirmed: it beats every control",
+    "hurts": "refuted: they make it worse",
+    "no_better": "not confirmed: it is no better than a control without them",
+    "undecided": "not confirmed: undecided",
+    "not_tested": "not confirmed: not tested, for a better mix does not help",
+}
+_UNTESTED = "not confirmed: `xraytune confirm` has not compared this mix with its controls"
+_SIMPLER = "real_only"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,19 +40,23 @@ class Exported:
     Attributes:
         path: The file.
         study: The study's name.
-        trial: The number of the trial.
+        trial: The number of the trial; None: a trial that a `confirm` added to tune a control.
         arm: Its arm, such as `classical+gan`.
-        val_auroc: Its value, on val-A.
-        val_b_auroc: On val-B.
+        val_auroc: Its value, on val-A; None of an added trial.
+        val_b_auroc: On val-B; None of an added trial.
+        synthetic: What a `confirm` said of its synthetic images; empty where it has none.
+        advice: A simpler arm to take instead, as a command; empty where there is no reason to.
         command: What goes on from here.
     """
 
     path: Path
     study: str
-    trial: int
+    trial: int | None
     arm: str
-    val_auroc: float
-    val_b_auroc: float
+    val_auroc: float | None
+    val_b_auroc: float | None
+    synthetic: str
+    advice: str
     command: str
 
     def to_json(self) -> dict[str, Json]:
@@ -47,28 +64,41 @@ class Exported:
         return asdict(self) | {"path": str(self.path)}
 
 
-def export(study: Path, *, out: Path, trial: int | None = None) -> Exported:
-    """Write the experiment of the complete trial with the best val-B AUROC (of equals the earliest), or of `trial`.
+def export(study: Path, *, out: Path, trial: int | None = None, arm: str | None = None) -> Exported:
+    """Write the confirmed mix, else the complete trial with the best val-B AUROC (of equals the earliest).
 
     Args:
         study: The study's folder; it may be searched meanwhile.
         out: The file; one with the same content may be there already.
-        trial: The number of a complete trial.
+        trial: The number of a complete trial, instead.
+        arm: The best of this arm instead, such as `real_only`; after a `confirm`, its tuned control.
 
     Raises:
-        ConfigError: `out` is there with other content, or a file is where its folder should be.
-        StudyError: There is no study, or no complete trial `trial`.
+        ConfigError: `out` is there with other content, a file is where its folder should be, or both a trial and an arm
+            are asked for.
+        StudyError: There is no study, no complete trial `trial`, or none of this arm.
         TrialError: No trial completed.
         MachineError: The disk is full.
     """
+    if trial is not None and arm is not None:
+        raise ConfigError(
+            Problem("a trial and an arm are asked for", f"--trial {trial} --arm {arm}", "give one of them")
+        )
     folder = StudyFolder(study.resolve())
     space = folder.space()
     journal = Journal(folder.journal_path, space, writable=False)
     rows = journal.rows()
-    row = _best(rows, study) if trial is None else _chosen(rows, trial, study)
-    origin = ExportedFrom(study=folder.path, trial=row["number"])
-    settings = space.settings.model_copy(update={"exported_from": origin})
-    experiment = Experiment(settings=settings, parameters=journal.parameters(row["number"]))
+    verdicts = _verdicts(folder)
+    added = None if arm is None else _added_control(folder, arm)
+    if added is not None:
+        row: dict[str, Any] = {"number": None, "arm": added.arm, "value": None, "val_b_auroc": None}
+        parameters, origin = added, None
+    else:
+        row = _chosen(rows, trial, study) if trial is not None else _best(rows, arm, verdicts, folder, study)
+        parameters = journal.parameters(row["number"])
+        origin = ExportedFrom(study=folder.path, trial=row["number"])
+    synthetic = _synthetic(parameters, row["number"], verdicts)
+    is_simple = not synthetic or synthetic == _SAID["helps"]
     exported = Exported(
         path=out,
         study=folder.path.name,
@@ -76,13 +106,41 @@ def export(study: Path, *, out: Path, trial: int | None = None) -> Exported:
         arm=row["arm"],
         val_auroc=row["value"],
         val_b_auroc=row["val_b_auroc"],
+        synthetic=synthetic,
+        advice="" if is_simple else f"xraytune export {study} --arm {_SIMPLER} -o {_SIMPLER}.yaml",
         command=f"xraytune train --config {out} -o model",
     )
+    settings = space.settings.model_copy(update={"exported_from": origin})
+    experiment = Experiment(settings=settings, parameters=parameters)
     _write(out, experiment_to_yaml(experiment, out.resolve().parent, _header(exported)))
     return exported
 
 
-def _best(rows: Sequence[dict[str, Any]], study: Path) -> dict[str, Any]:
+def _verdicts(folder: StudyFolder) -> dict[int, str]:
+    """What a confirm said of each finalist, by its trial; nothing where there was none."""
+    path = folder.path / CONFIRM_FOLDER / VERDICT_FILE
+    if not path.exists():
+        return {}
+    return {int(finalist["trial"].removeprefix("#")): finalist["verdict"] for finalist in read_json(path)["finalists"]}
+
+
+def _added_control(folder: StudyFolder, arm: str) -> Parameters | None:
+    """A tuned control of this arm that is no trial of the search, but one that a confirm added; None: there is none."""
+    plan = read_plan(folder.path / CONFIRM_FOLDER)
+    tuned = [one for one in plan.arms if one.role == "tuned" and one.parameters.arm == arm] if plan else []
+    added = [one.parameters for one in tuned if not one.trial.startswith("#")]
+    return added[0] if added else None
+
+
+def _synthetic(parameters: Parameters, trial: int | None, verdicts: dict[int, str]) -> str:
+    if parameters.source not in ("gan", "folder"):
+        return ""
+    return _SAID[verdicts[trial]] if trial in verdicts else _UNTESTED
+
+
+def _best(
+    rows: Sequence[dict[str, Any]], arm: str | None, verdicts: dict[int, str], folder: StudyFolder, study: Path
+) -> dict[str, Any]:
     complete = [row for row in rows if row["status"] == "complete"]
     if not complete:
         reasons = sorted({row["reason"] for row in rows if row["status"] == "failed"})
@@ -90,7 +148,15 @@ def _best(rows: Sequence[dict[str, Any]], study: Path) -> dict[str, Any]:
         raise TrialError(
             Problem(what, study, "let the search go on until one has; `xraytune status` shows how far it is")
         )
-    return max(complete, key=lambda row: (row["val_b_auroc"], -row["number"]))
+    if arm is None:
+        helping = [trial for trial, word in verdicts.items() if word == "helps"]
+        among = [row for row in complete if row["number"] == helping[0]] if helping else complete
+    else:
+        among = [row for row in complete if row["arm"] == arm]
+        if not among:
+            fix = f"choose one of: {', '.join(sorted({row['arm'] for row in complete}))}"
+            raise StudyError(Problem(f"no trial of the arm {arm} ran to its end", folder.path, fix))
+    return max(among, key=lambda row: (row["val_b_auroc"], -row["number"]))
 
 
 def _chosen(rows: Sequence[dict[str, Any]], trial: int, study: Path) -> dict[str, Any]:
@@ -104,14 +170,20 @@ def _chosen(rows: Sequence[dict[str, Any]], trial: int, study: Path) -> dict[str
 
 
 def _header(exported: Exported) -> str:
+    if exported.trial is None:
+        origin = (
+            f"A trial that `confirm` added to the study {exported.study} to tune its controls, arm {exported.arm}.\n"
+        )
+    else:
+        origin = (
+            f"Trial {exported.trial} of the study {exported.study}, arm {exported.arm}.\n"
+            f"AUROC {exported.val_auroc:.4f} on val-A, which steered the search, "
+            f"and {exported.val_b_auroc:.4f} on val-B, which chose the trial.\n"
+        )
+    synthetic = f"Its synthetic images are {exported.synthetic}.\n" if exported.synthetic else ""
     return (
-        f"Trial {exported.trial} of the study {exported.study}, arm {exported.arm}.\n"
-        f"AUROC {exported.val_auroc:.4f} on val-A, which steered the search, "
-        f"and {exported.val_b_auroc:.4f} on val-B, which chose the trial.\n"
-        f"\n"
-        f"    xraytune train --config {exported.path.name} -o model\n"
-        f"\n"
-        f"Paths are relative to this file."
+        f"{origin}{synthetic}\n    xraytune train --config {exported.path.name} -o model\n\n"
+        "Paths are relative to this file."
     )
 
 
