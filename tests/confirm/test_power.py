@@ -123,6 +123,7 @@ def test_nothing_is_detected_in_a_twentieth_and_what_is_large_is_never_equivalen
     assert detection_probability(USUAL, DESIGN, true_difference=0) == pytest.approx(0.05, abs=0.01)
     assert probability_equivalent(USUAL, DESIGN, rope=0.01, true_difference=0.05) < 1e-6
     assert probability_equivalent(USUAL, DESIGN, rope=0.01, true_difference=0.01) <= 0.05
+    assert 0 <= probability_equivalent(USUAL, DESIGN, rope=1e-4) < 0.01
     assert probability_equivalent(USUAL, DESIGN, rope=0.5) == pytest.approx(1)
 
 

@@ -191,7 +191,7 @@ def _least(start: int, most: int, decides: Callable[[int], bool]) -> int | None:
     """
     failed, count = start - 1, start
     while not decides(count):
-        if count > most + 5:
+        if count == most:
             return None
         failed, count = count, min(most, max(count + 1, int(count * _STEP)))
     while count - failed > 1:
