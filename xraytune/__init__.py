@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from xraytune.config.load import load_space
+    from xraytune.confirm.run import confirm as confirm_study
     from xraytune.data.inspect import inspect_folder
     from xraytune.data.phantom import draw_phantoms
     from xraytune.data.transform import transform_folder
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "XraytuneError",
+    "confirm_study",
     "demo",
     "doctor",
     "draw_phantoms",
@@ -47,9 +49,10 @@ __all__ = [
     "transform_folder",
 ]
 
-# `search` and `export` are packages, so their functions have longer names here.
+# `search`, `confirm` and `export` are packages, so their functions have longer names here.
 _HOMES = {
     "XraytuneError": "errors:XraytuneError",
+    "confirm_study": "confirm.run:confirm",
     "demo": "export.demo:demo",
     "doctor": "export.doctor:doctor",
     "draw_phantoms": "data.phantom:draw_phantoms",

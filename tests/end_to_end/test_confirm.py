@@ -1,0 +1,75 @@
+"""From a search to a verdict, as processes, on phantom X-rays, with Ray: interrupted once, and gone on."""
+
+import json
+import signal
+import subprocess
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.end_to_end.test_main_job import PROGRAM, SPACE, said, xraytune
+
+CONFIRM = """\
+confirm: {finalists: 1, gan_seeds: 2, classifier_seeds: 1, controls: {matched: [none, duplicate], tuned: [real_only]}}
+"""
+QUICK = (
+    *("--set", "budget.trials=2", "--set", "budget.max_epochs=1", "--set", "scheduler.name=none"),
+    *("--set", "gan.allow_memorised=true", "--set", "gan.steps={values: [5, 10]}"),
+    *("--set", "start_from=[{source: gan, gan.steps: 5}, {source: none, classical: 0}]"),
+)
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def interrupt_after_a_run(folder: Path, study: Path) -> int:
+    """Start a confirm, press Ctrl-C when a replicate has ended, and wait for its end; its exit code."""
+    process = subprocess.Popen(
+        [PROGRAM, "confirm", str(study)], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "replicates: " in line and not line.strip().startswith("replicates: 0"):
+            break
+    process.send_signal(signal.SIGINT)
+    process.communicate()
+    return process.returncode
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_confirm_goes_on_after_an_interruption_and_opens_the_test_folder_once(tmp_path: Path) -> None:
+    assert xraytune(tmp_path, "data", "phantom", "xrays", "--patients", "60", "--size", "32").returncode == 0
+    (tmp_path / "small.yaml").write_text(SPACE + CONFIRM, encoding="utf-8")
+    assert xraytune(tmp_path, "search", "--space", "small.yaml", *QUICK).returncode == 0
+    study = tmp_path / "studies" / "small"
+
+    assert interrupt_after_a_run(tmp_path, study) == 130
+    assert not (study / "test_openings.jsonl").exists()
+    ended_before = len(rows(study / "confirm" / "runs.jsonl"))
+    found = said(tmp_path, "confirm", str(study))
+
+    # The finalist, its two matched controls, the tuned one, and the other ratios; each with two seeds, each once.
+    numbers = Counter(row["number"] for row in rows(study / "confirm" / "runs.jsonl"))
+    plan = json.loads((study / "confirm" / "plan.json").read_text(encoding="utf-8"))
+    assert 0 < ended_before < len(numbers)
+    assert numbers == Counter(range(len(plan["arms"]) * 2))
+    assert [arm["role"] for arm in plan["arms"]] == ["finalist", "matched", "matched", *["ratio"] * 4, "tuned"]
+    (opening,) = rows(study / "test_openings.jsonl")
+    assert (opening["command"], opening["n"]) == ("confirm", found["test"]["images"])
+    assert found == json.loads((study / "confirm" / "verdict.json").read_text(encoding="utf-8"))
+    assert found["verdict"] in {"helps", "hurts", "no_better", "undecided"}
+    assert found["exploratory"] == []
+    assert [point["ratio"] for point in found["ratio_response"]] == [0, 0.25, 0.5, 1, 2, 4]
+    (finalist,) = found["finalists"]
+    for comparison in finalist["comparisons"]:
+        assert comparison["low"] <= comparison["difference"] <= comparison["high"]
+        assert comparison["difference"] == pytest.approx(finalist["auroc"] - comparison["control_auroc"])
+
+    again = said(tmp_path, "confirm", str(study))
+
+    assert again == found, "nothing is trained or opened again"
+    assert len(rows(study / "test_openings.jsonl")) == 1
