@@ -12,6 +12,7 @@ from xraytune.config.settings import Parameters
 from xraytune.config.space import Space
 from xraytune.confirm.arms import (
     Candidate,
+    Stopped,
     choose_finalists,
     draw_control,
     finalist_arm,
@@ -19,6 +20,7 @@ from xraytune.confirm.arms import (
     matched_control,
     missing_trials,
     ratio_arms,
+    to_be_finished,
     tuned_control,
 )
 from xraytune.errors import StudyError
@@ -63,6 +65,20 @@ def space(tmp_path: Path) -> Space:
 def test_finalists_are_the_best_different_trials_with_synthetic_images_by_val_b() -> None:
     assert [finalist.name for finalist in choose_finalists(TRIALS, 3, Path("s"))] == ["#2", "#1", "#4"]
     assert [finalist.name for finalist in choose_finalists(TRIALS, 1, Path("s"))] == ["#2"]
+
+
+def test_where_asha_stopped_every_gan_trial_the_furthest_are_to_be_finished() -> None:
+    stopped = [
+        Stopped(name="#8", parameters=parameters("gan", lr=1e-3), epochs=3, val_auroc=0.99),
+        Stopped(name="#9", parameters=parameters("gan", lr=2e-3), epochs=9, val_auroc=0.95),
+        Stopped(name="#10", parameters=parameters("gan", lr=3e-3), epochs=9, val_auroc=0.97),
+        Stopped(name="#11", parameters=parameters("gan", lr=3e-3), epochs=9, val_auroc=0.97),
+        Stopped(name="#12", parameters=parameters("duplicate"), epochs=9, val_auroc=1.0),
+    ]
+    without_gan = [trial for trial in TRIALS if trial.parameters.source != "gan"]
+
+    assert [one.name for one in to_be_finished(without_gan, stopped, 2)] == ["#10", "#9"]
+    assert to_be_finished(TRIALS, stopped, 2) == ()
 
 
 @pytest.mark.parametrize(

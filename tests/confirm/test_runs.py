@@ -14,6 +14,7 @@ from tests.search.studies import ended, epoch, no_gan
 from xraytune.config.settings import DataSettings, Experiment, Parameters, Settings
 from xraytune.confirm.arms import Arm
 from xraytune.confirm.runs import Run, RunList, completed_rows, replicate
+from xraytune.errors import StudyError
 from xraytune.pipeline.synthesize import GanNeed
 from xraytune.search.journal import Asked
 from xraytune.search.study import StudyFolder
@@ -95,6 +96,13 @@ def test_a_run_that_failed_is_tried_again_at_the_next_start(folder: StudyFolder,
     second.hear(started(second), ended(0.9))
 
     assert completed_rows(folder.path)[0]["value"] == 0.9
+
+
+def test_a_run_that_was_begun_with_other_settings_is_not_gone_on_with(folder: StudyFolder) -> None:
+    started(work(folder, "none"))
+
+    with pytest.raises(StudyError, match="the study has changed since the confirm began"):
+        work(folder, "duplicate").next()
 
 
 def test_a_lost_worker_fails_its_run(folder: StudyFolder) -> None:

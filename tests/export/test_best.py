@@ -116,7 +116,7 @@ def test_after_a_confirm_an_arm_is_its_tuned_control(copy_lab: CopyLab, tmp_path
     """Also one that is no trial of the search."""
     lab = copy_lab()
     parameters = Parameters(backbone="small_cnn", weights="none", lr=0.004)
-    control = Arm(name="tuned real_only top-up #2", role="tuned", trial="top-up #2", parameters=parameters)
+    control = Arm(name="tuned real_only top-up 2", role="tuned", trial="top-up 2", parameters=parameters)
     write_plan(new_plan().grown([control], 1, 1), lab.study / "confirm")
 
     exported = export(lab.study, out=tmp_path / "best.yaml", arm="real_only")

@@ -34,7 +34,7 @@ class Candidate:
     """A trial that ran to its end.
 
     Attributes:
-        name: `#12` of the search, or `top-up #3`.
+        name: `#12` of the search, or `top-up 3`.
         parameters: Its settings.
         val_b_auroc: What it is chosen by.
     """
@@ -42,6 +42,23 @@ class Candidate:
     name: str
     parameters: Parameters
     val_b_auroc: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopped:
+    """A trial that ASHA stopped.
+
+    Attributes:
+        name: `#12` of the search.
+        parameters: Its settings.
+        epochs: That it had.
+        val_auroc: Its best on val-A in them.
+    """
+
+    name: str
+    parameters: Parameters
+    epochs: int
+    val_auroc: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +78,21 @@ class Arm:
     parameters: Parameters
     trial: str
     bandwidth_px: int | None = None
+
+
+def to_be_finished(trials: Iterable[Candidate], stopped: Iterable[Stopped], count: int) -> tuple[Stopped, ...]:
+    """The trials to train to their end first, because ASHA let none with extra images that others made get there.
+
+    The furthest ones, and of these the best on val-A, no two with the same settings; none where a finalist is there.
+    """
+    if any(trial.parameters.source in SYNTHETIC for trial in trials):
+        return ()
+    different: list[Stopped] = []
+    ranked = sorted(stopped, key=lambda trial: (-trial.epochs, -trial.val_auroc))
+    for trial in (trial for trial in ranked if trial.parameters.source in SYNTHETIC):
+        if all(trial.parameters != other.parameters for other in different):
+            different.append(trial)
+    return tuple(different[:count])
 
 
 def choose_finalists(trials: Iterable[Candidate], count: int, study: Path) -> tuple[Candidate, ...]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from xraytune.config.space import Space
 from xraytune.confirm.answer import ArmScores, Judged, judge_finalists, ratio_response
-from xraytune.confirm.arms import Candidate, choose_finalists
+from xraytune.confirm.arms import Candidate, Stopped, choose_finalists, to_be_finished
 from xraytune.confirm.plan import Plan
 from xraytune.confirm.record import Confirmation, write_verdict
 from xraytune.confirm.scores import TEST, VAL_B, has_scores, score, scores, val_b_group
@@ -82,8 +82,10 @@ def confirm(
     cache = (cache or folder.path.parent.parent / "cache").resolve()
     require_writable(cache)
     with locked(folder):
-        trials = _ended_trials(folder, space)
-        chosen = choose_finalists(trials, finalists or space.settings.confirm.finalists, folder.path)
+        trials, stopped = _trials(folder, space)
+        count = finalists or space.settings.confirm.finalists
+        if not to_be_finished(trials, stopped, count):
+            choose_finalists(trials, count, folder.path)  # refused before anything is read or trained
         prepared = folder.prepared()
         settings = space.settings.data
         where = settings if data is None else settings.model_copy(update={"path": data})
@@ -100,7 +102,7 @@ def confirm(
         )
         with training:
             seeds = gan_seeds or space.settings.confirm.gan_seeds
-            plan = training.train(trials, chosen, gan_seeds=seeds, earlier_openings=known)
+            plan = training.train(trials, stopped, finalists=count, gan_seeds=seeds, earlier_openings=known)
         confirmation = _judge(training, plan, sealed, reason, on_progress)
         write_verdict(training.runs_folder.path, confirmation)
         return confirmation
@@ -171,12 +173,14 @@ def _arm_scores(folder: StudyFolder, plan: Plan, side: str) -> ArmScores:
     return of_arm
 
 
-def _ended_trials(folder: StudyFolder, space: Space) -> list[Candidate]:
+def _trials(folder: StudyFolder, space: Space) -> tuple[list[Candidate], list[Stopped]]:
+    """The trials of the search that ran to their end, and those that ASHA stopped."""
     journal = Journal(folder.journal_path, space, writable=False)
-    return [
-        Candidate(
-            name=f"#{row['number']}", parameters=journal.parameters(row["number"]), val_b_auroc=row["val_b_auroc"]
-        )
-        for row in journal.rows()
-        if row["status"] == "complete"
-    ]
+    complete, stopped = [], []
+    for row in journal.rows():
+        name, parameters = f"#{row['number']}", journal.parameters(row["number"])
+        if row["status"] == "complete":
+            complete.append(Candidate(name=name, parameters=parameters, val_b_auroc=row["val_b_auroc"]))
+        elif row["status"] == "pruned":
+            stopped.append(Stopped(name=name, parameters=parameters, epochs=row["epochs"], val_auroc=row["value"]))
+    return complete, stopped

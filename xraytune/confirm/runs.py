@@ -17,7 +17,8 @@ from typing import Any, Protocol
 from xraytune.config.load import experiment_to_json
 from xraytune.config.settings import Experiment, Settings
 from xraytune.confirm.arms import Arm
-from xraytune.files import append_jsonl, read_jsonl, write_json
+from xraytune.errors import Problem, StudyError
+from xraytune.files import append_jsonl, read_json, read_jsonl, write_json
 from xraytune.pipeline.synthesize import GanNeed
 from xraytune.pipeline.trial import TrialResult
 from xraytune.records import EpochRecord
@@ -159,9 +160,12 @@ class RunList:
 
     def _start(self, run: Run) -> Asked:
         trial = self._folder.trial_path(run.number)
-        config = trial / "config.json"
-        if not config.exists():
-            write_json(config, experiment_to_json(run.experiment, trial))
+        config, content = trial / "config.json", experiment_to_json(run.experiment, trial)
+        if config.exists() and read_json(config) != content:
+            what = "this run was begun with other settings: the study has changed since the confirm began"
+            fix = f"move {self._folder.path.name}/ away to begin anew"
+            raise StudyError(Problem(what, config, fix))
+        write_json(config, content)
         need = self._gan_need(run.experiment.parameters)
         self._running[run.number] = _Running(run=run, need=need, started=time.monotonic())
         return Asked(number=run.number, parameters=run.experiment.parameters)

@@ -9,19 +9,22 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from xraytune.config.settings import Experiment, Settings
+from xraytune.config.settings import Experiment, Parameters, Settings
 from xraytune.config.space import Space
 from xraytune.confirm.arms import (
     Arm,
     Candidate,
+    Stopped,
+    choose_finalists,
     draw_control,
     finalist_arm,
     is_of,
     matched_control,
     missing_trials,
     ratio_arms,
+    to_be_finished,
     tuned_control,
 )
 from xraytune.confirm.plan import Plan, new_plan, read_plan, write_plan
@@ -108,8 +111,9 @@ class Training:
     def train(
         self,
         trials: Sequence[Candidate],
-        finalists: Sequence[Candidate],
+        stopped: Sequence[Stopped],
         *,
+        finalists: int,
         gan_seeds: int,
         earlier_openings: int,
     ) -> Plan:
@@ -117,15 +121,16 @@ class Training:
 
         Args:
             trials: Of the search, those that ran to their end.
-            finalists: Chosen among them.
+            stopped: Those that ASHA stopped.
+            finalists: How many there are to be at most.
             gan_seeds: How many there are to be at least.
             earlier_openings: How often the test folder was opened before the first plan.
 
         Raises:
+            StudyError: There is no trial with synthetic images.
             TrialError: Runs failed.
         """
-        self._run(self.top_up_folder, self._top_ups(trials, finalists), "trials that top the controls up")
-        plan = read_plan(self.runs_folder.path) or self._new_plan(trials, finalists, earlier_openings)
+        plan = read_plan(self.runs_folder.path) or self._new_plan(trials, stopped, finalists, earlier_openings)
         plan = self._grown(plan, gan_seeds)
         runs = [
             Run(
@@ -138,8 +143,10 @@ class Training:
         self._run(self.runs_folder, runs, "replicates")
         return plan
 
-    def _run(self, folder: StudyFolder, runs: Sequence[Run], what: str) -> None:
-        """Run what has not ended well yet."""
+    def _run(self, folder: StudyFolder, runs: Sequence[Run], what: str) -> dict[int, dict[str, Any]]:
+        """Run what has not ended well yet; gives the rows of all."""
+        if not runs:
+            return {}
         _complete_folder(folder, self.prepared, self.compute)
         work = RunList(
             folder,
@@ -168,26 +175,7 @@ class Training:
             reasons = "".join(f"\n    {reason}" for reason in sorted({row["reason"] for row in failed})[:5])
             fix = "the same command tries them again; see trials/*/error.txt there"
             raise TrialError(Problem(f"{len(failed)} of {len(runs)} {what} failed:{reasons}", folder.path, fix))
-
-    def _top_ups(self, trials: Sequence[Candidate], finalists: Sequence[Candidate]) -> list[Run]:
-        drawn = [
-            parameters
-            for control in self.settings.confirm.controls.tuned
-            for parameters in draw_control(
-                self.space,
-                control,
-                missing_trials(trials, finalists, control),
-                [trial.parameters for trial in trials],
-            )
-        ]
-        return [
-            Run(
-                number=number,
-                label=f"top-up #{number} {parameters.arm}",
-                experiment=Experiment(settings=self.settings, parameters=parameters),
-            )
-            for number, parameters in enumerate(drawn)
-        ]
+        return completed_rows(folder.path)
 
     def _grown(self, plan: Plan, gan_seeds: int) -> Plan:
         """The plan with the seeds that are asked for; it is written down before they are trained."""
@@ -198,52 +186,72 @@ class Training:
         write_plan(grown, self.runs_folder.path)
         return grown
 
-    def _new_plan(self, searched: Sequence[Candidate], finalists: Sequence[Candidate], earlier_openings: int) -> Plan:
-        trials = [*searched, *self._topped_up()]
-        arms: list[Arm] = []
+    def _new_plan(
+        self, searched: Sequence[Candidate], stopped: Sequence[Stopped], count: int, earlier_openings: int
+    ) -> Plan:
+        """Everything that is decided before the first replicate; the trials that it takes are trained."""
         notes: list[str] = []
+        finished = self._finished(to_be_finished(searched, stopped, count))
+        if finished:
+            notes.append(
+                f"ASHA let no trial with synthetic images get to its end; the {len(finished)} that got furthest were "
+                "trained to theirs"
+            )
+        trials = [*searched, *finished]
+        finalists = choose_finalists(trials, count, self.folder.path)
+        trials += self._topped_up(trials, finalists, first=len(finished), notes=notes)
+        arms: list[Arm] = []
         for place, finalist in enumerate(finalists):
-            own = Experiment(settings=self.settings, parameters=finalist.parameters)
+            band = Experiment(settings=self.settings, parameters=finalist.parameters).bandwidth_px
             arms.append(finalist_arm(finalist))
             for source in self.settings.confirm.controls.matched:
-                control = matched_control(finalist, source, own.bandwidth_px)
+                control = matched_control(finalist, source, band)
                 if control is None:
                     notes.append(f"{finalist.name} has matching: total, so that {source} would be source: none")
                 else:
                     arms.append(control)
             if place == 0:
-                arms += ratio_arms(finalist, own.bandwidth_px)
-        for name in self.settings.confirm.controls.tuned:
-            control = tuned_control(trials, name)
-            if control is None:
-                notes.append(f"the space has no {name} arm, so there is no tuned control of it")
-            elif all(control.parameters != arm.parameters for arm in arms if arm.role == "tuned"):
-                arms.append(control)
-            wanted, there = (
-                sum(_is_like(trial, finalists) for trial in trials),
-                sum(is_of(trial.parameters, name) for trial in trials),
-            )
-            if control is not None and there < wanted:
-                notes.append(
-                    f"the space has only {there} different settings of the arm {name}, the finalists' has {wanted}"
-                )
+                arms += ratio_arms(finalist, band)
+        tuned = [tuned_control(trials, name) for name in self.settings.confirm.controls.tuned]
+        arms += [arm for arm in tuned if arm is not None]
         exploratory = (f"the test folder had been opened {earlier_openings} times before",) if earlier_openings else ()
         return replace(new_plan(), notes=tuple(notes), exploratory=exploratory).grown(arms, 0, 0)
 
-    def _topped_up(self) -> list[Candidate]:
-        rows = completed_rows(self.top_up_folder.path)
+    def _finished(self, stopped: Sequence[Stopped]) -> list[Candidate]:
+        """Trials that ASHA had stopped, trained to their end."""
+        runs = [self._trial_run(number, f"{one.name} to its end", one.parameters) for number, one in enumerate(stopped)]
+        rows = self._run(self.top_up_folder, runs, "trials to be finished")
         return [
-            Candidate(
-                name=f"top-up #{number}",
-                parameters=self.top_up_folder.experiment(number).parameters,
-                val_b_auroc=row["val_b_auroc"],
-            )
-            for number, row in sorted(rows.items())
+            Candidate(name=one.name, parameters=one.parameters, val_b_auroc=rows[number]["val_b_auroc"])
+            for number, one in enumerate(stopped)
         ]
 
+    def _topped_up(
+        self, trials: Sequence[Candidate], finalists: Sequence[Candidate], *, first: int, notes: list[str]
+    ) -> list[Candidate]:
+        """Further trials of the controls' arms, numbered from `first` on."""
+        drawn: list[Parameters] = []
+        known = [trial.parameters for trial in trials]
+        for control in self.settings.confirm.controls.tuned:
+            missing = missing_trials(trials, finalists, control)
+            further = draw_control(self.space, control, missing, known)
+            if not further and not any(is_of(parameters, control) for parameters in known):
+                notes.append(f"the space has no {control} arm, so there is no tuned control of it")
+            elif len(further) < missing:
+                notes.append(f"the space has only {len(further)} of {missing} further settings of the arm {control}")
+            drawn += further
+        runs = [
+            self._trial_run(number, f"top-up {number} {parameters.arm}", parameters)
+            for number, parameters in enumerate(drawn, first)
+        ]
+        rows = self._run(self.top_up_folder, runs, "trials that tune the controls")
+        return [
+            Candidate(name=f"top-up {number}", parameters=parameters, val_b_auroc=rows[number]["val_b_auroc"])
+            for number, parameters in enumerate(drawn, first)
+        ]
 
-def _is_like(trial: Candidate, finalists: Sequence[Candidate]) -> bool:
-    return trial.parameters.source == finalists[0].parameters.source
+    def _trial_run(self, number: int, label: str, parameters: Parameters) -> Run:
+        return Run(number=number, label=label, experiment=Experiment(settings=self.settings, parameters=parameters))
 
 
 def _complete_folder(folder: StudyFolder, prepared: Prepared, compute: Compute) -> None:
