@@ -127,7 +127,7 @@ def _what_would_decide(finalist: FinalistResult) -> str:
         return ""
     widest = max(open_ones, key=lambda result: result.comparison.interval.standard_error)
     said = [needed.why for needed in (widest.more_patients, widest.more_gan_seeds) if needed]
-    return f" To decide against {widest.control.name}: {' '.join(said)}"
+    return f" To decide against {widest.control.name}: {'; '.join(said)}."
 
 
 def methods_paragraph(confirmation: Confirmation) -> str:

@@ -1,0 +1,142 @@
+"""From scores to the answer: the verdicts, the response to the ratio, and the words for a paper."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from xraytune.config.settings import Parameters
+from xraytune.confirm.answer import Judged, judge_finalists, ratio_response
+from xraytune.confirm.arms import Arm
+from xraytune.confirm.plan import Plan, new_plan
+from xraytune.confirm.record import Confirmation, write_verdict
+from xraytune.metrics.classification import Floats
+from xraytune.seeding import numpy_generator
+
+GAN_SEEDS, SEEDS, IMAGES = 5, 2, 300
+LABELS = np.arange(IMAGES) % 2
+JUDGED = Judged(labels=LABELS, patients=tuple(f"p{number}" for number in range(IMAGES)), positive=1)
+
+
+def arm(name: str, role: Any, **parameters: Any) -> Arm:
+    return Arm(name=name, role=role, trial="#1", parameters=Parameters.model_validate(parameters))
+
+
+ARMS = (
+    arm("gan #1", "finalist", source="gan", synthetic_ratio=1.0),
+    arm("none, matched to #1", "matched", source="none"),
+    arm("duplicate, matched to #1", "matched", source="duplicate"),
+    arm("r=4, as #1", "ratio", source="gan", synthetic_ratio=4.0),
+    arm("r=0.25, as #1", "ratio", source="gan", synthetic_ratio=0.25),
+    arm("tuned classical #9", "tuned", classical=2),
+)
+
+
+def plan(*exploratory: str) -> Plan:
+    grown = new_plan().grown(ARMS, GAN_SEEDS, SEEDS)
+    return Plan(
+        arms=grown.arms,
+        gan_seeds=grown.gan_seeds,
+        classifier_seeds=grown.classifier_seeds,
+        runs=grown.runs,
+        notes=("a note",),
+        exploratory=exploratory,
+    )
+
+
+def scores(own_noise: float = 0.1, **separation: float) -> Any:
+    """Arms whose classes lie so far apart (default 1.5), on the same patients, with some noise of each run's own."""
+    patients = numpy_generator(1, "patients").normal(size=IMAGES)
+
+    def of_arm(name: str) -> Floats:
+        apart = separation.get(name.partition(" ")[0].partition(",")[0], 1.5)
+        noise = numpy_generator(2, name).normal(size=(GAN_SEEDS, SEEDS, IMAGES))
+        logits = apart * LABELS + patients + own_noise * noise
+        positive = 1 / (1 + np.exp(-logits))
+        return np.stack([1 - positive, positive], axis=-1)
+
+    return of_arm
+
+
+def confirmation(scores_of: Any, *exploratory: str) -> Confirmation:
+    decided = plan(*exploratory)
+    return Confirmation(
+        study=Path("studies") / "small",
+        finalists=judge_finalists(decided, JUDGED, scores_of, rope=0.01, seed=3),
+        ratios=ratio_response(decided, JUDGED, scores_of),
+        exploratory=decided.exploratory,
+        notes=decided.notes,
+        gan_seeds=GAN_SEEDS,
+        classifier_seeds=SEEDS,
+        test_images=IMAGES,
+        test_patients=IMAGES,
+        test_fingerprint="f",
+        train_images=40,
+        rope=0.01,
+    )
+
+
+@pytest.mark.parametrize(
+    ("separation", "word", "because_of"),
+    [
+        ({"gan": 2.5}, "helps", ["none, matched to #1", "duplicate, matched to #1", "tuned classical #9"]),
+        ({"gan": 0.8}, "hurts", ["none, matched to #1"]),
+        ({"gan": 2.5, "tuned": 2.5}, "no_better", ["tuned classical #9"]),
+        ({"gan": 2.5, "duplicate": 3.5}, "no_better", ["duplicate, matched to #1"]),
+    ],
+)
+def test_the_verdict_follows_from_every_control(separation: dict[str, float], word: str, because_of: list[str]) -> None:
+    found = confirmation(scores(**separation)).to_json()
+
+    (finalist,) = found["finalists"]
+    assert (found["verdict"], finalist["verdict"], finalist["because_of"]) == (word, word, because_of)
+    assert [one["control"] for one in finalist["comparisons"]] == [
+        "none, matched to #1",
+        "duplicate, matched to #1",
+        "tuned classical #9",
+    ]
+
+
+def test_the_response_to_the_ratio_is_in_order_and_starts_at_the_control_without_images() -> None:
+    points = ratio_response(plan(), JUDGED, scores(gan=2.5, **{"r=0.25": 2.0, "r=4": 1.0}))
+
+    assert [point.ratio for point in points] == [0, 0.25, 1, 4]
+    assert [point.gain > 0 for point in points] == [False, True, True, False]
+    assert points[0].gain == points[0].low == points[0].high == 0
+    assert all(point.auroc == pytest.approx(points[0].auroc + point.gain) for point in points)
+    assert all(point.low < point.gain < point.high for point in points[1:])
+
+
+def test_the_words_name_the_controls_the_figures_and_the_limits() -> None:
+    helped, refuted = confirmation(scores(gan=2.5)), confirmation(scores(gan=0.8), "the test folder had been opened")
+    words = helped.to_json()["answer"]
+
+    assert words.startswith("The synthetic images helped: gan #1 beats every control")
+    assert "Against duplicate, matched to #1" in words
+    assert "300 test images of 300 patients" in words
+    assert "trained on these 40 images" in words
+    assert refuted.to_json()["answer"].startswith("Exploratory, not a confirmation: The synthetic images hurt")
+    assert "because the test folder had been opened" in refuted.to_json()["answer"]
+
+
+def test_an_undecided_answer_says_what_would_decide() -> None:
+    found = confirmation(scores(own_noise=1.0, gan=1.6)).to_json()
+
+    assert found["verdict"] == "undecided"
+    assert "To decide against" in found["answer"]
+    undecided = [one for one in found["finalists"][0]["comparisons"] if one["verdict"] == ["undecided"]]
+    assert undecided
+    assert all(one["patients_that_would_decide"] and one["gan_seeds_that_would_decide"] for one in undecided)
+
+
+def test_the_record_is_plain_json_with_the_paragraphs_beside_it(tmp_path: Path) -> None:
+    found = confirmation(scores(gan=2.5))
+
+    write_verdict(tmp_path, found)
+
+    assert json.loads((tmp_path / "verdict.json").read_text(encoding="utf-8")) == found.to_json()
+    assert found.to_json()["methods"] in (tmp_path / "methods.md").read_text(encoding="utf-8")
