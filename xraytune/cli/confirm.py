@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +11,7 @@ import typer
 from xraytune.cli import console
 from xraytune.cli.console import Cell, Column, Frame, Table, Tone
 from xraytune.cli.options import AsJson, Cache, Data, StudyArgument
-from xraytune.cli.search import shown_path
+from xraytune.cli.search import shown_path, tell_dashboard
 
 if TYPE_CHECKING:
     from xraytune.confirm.answer import ControlResult, FinalistResult
@@ -87,9 +86,7 @@ class ConfirmScreen:
 
     def opened(self, dashboard: str) -> None:
         """Where to look at the runs."""
-        if dashboard:
-            ray = shown_path(Path(sys.executable).with_name("ray"))
-            console.event(f"Ray dashboard: {dashboard} (asks for a token: `{ray} get-auth-token` prints it)")
+        tell_dashboard(dashboard)
 
     def progressed(self, what: str, ended: int, total: int) -> None:
         """A bar for each kind of run."""

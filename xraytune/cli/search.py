@@ -85,6 +85,13 @@ def shown_path(path: Path) -> Path:
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 
+def tell_dashboard(address: str) -> None:
+    """Say where Ray's dashboard is and how to get in; nothing where there is none."""
+    if address:
+        ray = shown_path(Path(sys.executable).with_name("ray"))
+        console.event(f"Ray dashboard: {address} (asks for a token: `{ray} get-auth-token` prints it)")
+
+
 class SearchScreen:
     """An `Observer` that shows a search: bars while it prepares, then a live table, or lines in a log."""
 
@@ -107,10 +114,7 @@ class SearchScreen:
         self._drawing.close()
         watcher = StudyWatcher(folder)
         console.event(f"study {shown_path(folder.path)} (Ctrl-C ends it in order; the same command goes on)")
-        if dashboard:
-            ray = shown_path(Path(sys.executable).with_name("ray"))
-            console.event(f"Ray dashboard: {dashboard} (asks for a token: `{ray} get-auth-token` prints it)")
-
+        tell_dashboard(dashboard)
         self._drawing.enter_context(
             console.watching(
                 lambda: live_frame(watcher.look(), dashboard=dashboard),
