@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from xraytune.classifier.network import build_classifier
 from xraytune.classifier.weights import find_weights, official_urls, read_weights
 from xraytune.config.settings import Parameters
-from xraytune.errors import MachineError
+from xraytune.errors import ConfigError, MachineError
 
 OFFICIAL_FILES = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "weights"
 
@@ -48,6 +48,11 @@ def test_official_weights_fill_every_tensor_of_the_backbone(official_mobilenet: 
 def test_one_set_of_weights_is_not_replaced_by_another(official_mobilenet: Path) -> None:
     with pytest.raises(MachineError, match=r"put mobilenet_v2-7ebf99e0\.pth there"):
         find_weights("mobilenet_v2", "IMAGENET1K_V2", official_mobilenet)
+
+
+def test_a_set_that_the_backbone_has_not_is_a_wrong_word_in_the_configuration(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"resnet18 has no set of weights IMAGENET1K_V2\n.*imagenet, IMAGENET1K_V1"):
+        find_weights("resnet18", "IMAGENET1K_V2", tmp_path)
 
 
 def test_a_folder_without_the_file_is_answered_with_all_names_that_would_do(tmp_path: Path) -> None:

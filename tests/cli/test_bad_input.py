@@ -192,6 +192,10 @@ def test_pipes_and_links_in_a_circle_are_passed_over(run: Run, here: Path) -> No
     [
         ("foo=1", 2, "unknown key 'foo'"),
         ("lr=abc", 2, "'abc' is not a number"),
+        ("weights=IMAGENET1K_V9", 2, "torchvision has no set 'IMAGENET1K_V9'"),
+        ("data.split.group_regex=abc", 2, "there is no group in it"),
+        ("data.split.group_regex=(abc", 2, "not a regular expression"),
+        ("start_from=[{source: gan, gan: 3}]", 2, "gan is a block"),
         ("lr={min: 1, max: 0.1}", 2, "min 1 is above max 0.1"),
         ("synthetic_ratio=-1", 2, "write 0 or more"),
         ("synthetic_ratio=1e9", 2, "write 100 or less"),

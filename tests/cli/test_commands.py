@@ -27,6 +27,33 @@ def test_space_check_prints_what_is_searched_and_every_default(run: Run, space: 
     assert max(map(len, result.stdout.splitlines())) <= 80
 
 
+def test_space_check_without_a_file_asks_for_one(run: Run) -> None:
+    result = run("space", "check")
+
+    assert result.exit_code == 2
+    assert "name the space file, or give --schema" in result.stderr
+
+
+def test_space_check_prints_the_schema_alone(run: Run) -> None:
+    result = run("space", "check", "--schema")
+
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["title"] == "A space file of xraytune"
+
+
+def test_model_summary_prints_the_layers_and_the_counts(run: Run, space: Path) -> None:
+    fixed = [part for name in ("lr=1e-3", "source=none", "classical=0") for part in ("--set", name)]
+
+    content = json.loads(run("model", "summary", "--config", space, *fixed, "--json").stdout)
+    table = run("model", "summary", "--config", space, *fixed).stdout
+
+    assert content["total_params"] == content["trainable_params"] + content["non_trainable_params"]
+    assert content["layers"][-1]["output_shape"][-1] == 2
+    assert sum(layer["params"] for layer in content["layers"]) == content["total_params"]
+    assert f"{content['total_params']:,}" in table
+    assert max(map(len, table.splitlines())) <= 80
+
+
 def test_space_check_tells_every_problem_on_stderr(run: Run, space: Path) -> None:
     space.write_text(
         space.read_text(encoding="utf-8").replace("backbone", "bakbone").replace("1e-4", "1"), encoding="utf-8"

@@ -264,7 +264,7 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "cut_at_its_start": (GOOD[:141], "the DICOM header is cut off or damaged"),
     "flat_rescale": (
         dicom(ramp(0, 9), 12, RescaleSlope=0, RescaleIntercept=0),
-        "the DICOM pixels are cut off or damaged",
+        "its RescaleSlope is 0, which makes all pixels alike",
     ),
     "deflated": (
         dicom(ramp(0, 9), 12, DeflatedExplicitVRLittleEndian),

@@ -305,6 +305,19 @@ def test_a_table_that_contradicts_a_class_folder_is_refused(kermany: Path) -> No
     assert "IM-0001-0001.jpeg: patients.csv gives it the class PNEUMONIA, its folder the class NORMAL" in message
 
 
+def test_images_without_a_class_in_the_table_are_told_as_such(tmp_path: Path, write: WriteImages) -> None:
+    write(tmp_path, [f"images/{number}.png" for number in range(8)])
+    rows = [f"{number}.png,p{number},{'NORMAL' if number % 2 else 'PNEUMONIA'}" for number in range(6)]
+    rows += ["6.png,p6,", "7.png,p7,"]
+    (tmp_path / "patients.csv").write_text("\n".join(["file,patient,class", *rows]) + "\n", encoding="utf-8")
+
+    message = refusal_of(tmp_path)
+
+    assert "images: 2 images have no class in patients.csv, and their folder tells none: 6.png, 7.png" in message
+    assert "fix: fill in the column class" in message
+    assert message.count("fix:") == 1
+
+
 def test_a_single_class_in_the_table_is_refused(tmp_path: Path, write: WriteImages) -> None:
     write(tmp_path, ["a.png"])
     (tmp_path / "patients.csv").write_text("file,patient,class\na.png,p,sick\n", encoding="utf-8")

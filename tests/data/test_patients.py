@@ -161,3 +161,13 @@ def test_a_file_that_tells_nothing_is_a_patient_of_its_own_and_the_risk_is_told(
     assert len(named.warnings) == 1
     assert "1 of 2 file names do not tell the patient (A/x.png)" in named.warnings[0]
     assert "the scores flatter" in named.warnings[0]
+
+
+def test_an_image_that_is_listed_by_its_path_and_by_its_name_is_refused(tmp_path: Path) -> None:
+    """The two lines could name two patients, who would then stand on two sides."""
+    (tmp_path / "patients.csv").write_text("file,patient\nA/1.png,p\n1.png,q\n", encoding="utf-8")
+
+    with pytest.raises(
+        DataError, match=r"two lines, one by their path and one by their name: A/1\.png \(also as 1\.png\)"
+    ):
+        name_patients(tmp_path, ["A/1.png"])

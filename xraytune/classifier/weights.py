@@ -21,7 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from xraytune.errors import MachineError, Problem
+from xraytune.config.backbone_names import WEIGHT_SETS
+from xraytune.errors import ConfigError, MachineError, Problem
 from xraytune.files import explained_disk_errors, sha256_of
 
 _logger = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ def find_weights(backbone: str, weights: str, weights_dir: Path | None) -> Path 
         weights_dir: A folder of official files under their official names; None: torch's cache, filled by a download.
 
     Raises:
+        ConfigError: The backbone has no such set.
         MachineError: The file is missing, damaged, or cannot be downloaded.
     """
     if weights == "none":
@@ -54,6 +56,9 @@ def find_weights(backbone: str, weights: str, weights_dir: Path | None) -> Path 
         wanted = [official[name] for name in _IMAGENET if name in official]
     elif weights in official:
         wanted = [official[weights]]
+    elif weights in WEIGHT_SETS:
+        fix = f"use one of: {', '.join(['imagenet', *official])}" if official else "use weights: none"
+        raise ConfigError(Problem(f"{backbone} has no set of weights {weights}", "weights", fix))
     else:
         return _own_file(weights, ["imagenet", *official] if official else [])
     if weights_dir is None:

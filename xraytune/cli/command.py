@@ -28,7 +28,7 @@ class Command(TyperCommand):
         try:
             with explained_disk_errors(Path()):
                 return super().invoke(ctx)
-        except typer.Exit:
+        except (typer.Exit, typer.BadParameter):  # typer's to tell
             raise
         except XraytuneError as error:
             console.show_refusal(error)

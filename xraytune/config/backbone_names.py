@@ -35,6 +35,12 @@ BackboneName = Literal[
 ]
 # fmt: on
 
+WEIGHT_SETS = (
+    *("IMAGENET1K_V1", "IMAGENET1K_V2"),
+    *("IMAGENET1K_SWAG_E2E_V1", "IMAGENET1K_SWAG_LINEAR_V1", "IMAGENET1K_FEATURES"),
+)
+"""torchvision's names; which of them a backbone has is looked up where its weights are."""
+
 _ONLY_SIZE_PX = dict.fromkeys(("maxvit_t", "vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32", "vit_h_14"), 224)
 _SMALLEST_SIZE_PX = {"alexnet": 63, "inception_v3": 75}
 

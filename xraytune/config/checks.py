@@ -7,14 +7,14 @@ different points are different trials.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from graphlib import CycleError, TopologicalSorter
 
 from pydantic import ValidationError
 
-from xraytune.config.backbone_names import size_refusal
+from xraytune.config.backbone_names import WEIGHT_SETS, size_refusal
 from xraytune.config.conditions import join_conditions
 from xraytune.config.document import Document, Problems
 from xraytune.config.domains import Choices
@@ -22,7 +22,7 @@ from xraytune.config.fields import RULES_READ, USED_ONLY_BY, parameter_fields, p
 from xraytune.config.grammar import ROOT, Declaration
 from xraytune.config.settings import Settings
 from xraytune.config.space import Condition, ParameterSpec, Point, corner_points, family_of
-from xraytune.config.words import explain
+from xraytune.config.words import explain, group_regex_refusal, nearest
 
 _EXPLAINED_COMBINATIONS = 20
 
@@ -145,9 +145,15 @@ def check_rules(specs: Sequence[ParameterSpec], declared: Mapping[str, Declarati
 def check_against_settings(
     specs: Sequence[ParameterSpec], settings: Settings, declared: Mapping[str, Declaration], problems: Problems
 ) -> None:
-    """Refuse backbones and GANs that do not go with the images' size, and a single output neuron for three classes."""
-    refusals = {
+    """Refuse what does not go with the images (sizes, three classes) and names that nobody knows (weights, patients)."""
+    if settings.data.split.group_regex is not None and (
+        refusal := group_regex_refusal(settings.data.split.group_regex)
+    ):
+        what, fix = refusal
+        problems.add(("data", "split", "group_regex"), f"data.split.group_regex: {what}", fix)
+    refusals: dict[str, Callable[[str], tuple[str, str] | None]] = {
         "backbone": partial(size_refusal, image_size_px=settings.data.image_size),
+        "weights": _unpublished_refusal,
         "loss": partial(_three_class_refusal, classes=settings.data.classes),
         "gan.image_size": partial(_enlarging_refusal, image_size_px=settings.data.image_size),
     }
@@ -162,6 +168,13 @@ def _three_class_refusal(loss: str, classes: str) -> tuple[str, str] | None:
     if loss != "bce" or classes != "three":
         return None
     return "loss: bce is for two classes, and data.classes is three", "use loss: cross_entropy"
+
+
+def _unpublished_refusal(weights: str) -> tuple[str, str] | None:
+    """Why there can be no such set of weights, and the fix; None: there may be."""
+    if not weights.startswith("IMAGENET1K_") or weights in WEIGHT_SETS:
+        return None
+    return f"weights: torchvision has no set '{weights}'", nearest(weights, WEIGHT_SETS)
 
 
 def _enlarging_refusal(gan_size_px: str, image_size_px: int) -> tuple[str, str] | None:

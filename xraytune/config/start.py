@@ -46,6 +46,11 @@ def _read_row(document: Document, problems: Problems, path: KeyPath, row: Json) 
     entries = list(_flat(row, path, ""))
     for name, here, value in entries:
         field = parameter_fields().get(name)
+        if name in BLOCKS:
+            problems.add(
+                here, f"start_from: {name} is a block", f"write {name}: {{...}} with its parameters, or {name}.KEY"
+            )
+            continue
         if field is None:
             problems.add(here, f"start_from: unknown parameter '{name}'", nearest(name, parameter_fields()))
             continue

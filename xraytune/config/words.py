@@ -6,6 +6,7 @@ Takes pydantic's error details, gives what is wrong and how to mend it.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +71,17 @@ def explain(name: str, error: ErrorDetails, choices: tuple[Any, ...] = ()) -> tu
         names = [shown(choice).strip("'") for choice in choices]
         return f"{name}: unknown value {shown(value)}", nearest(value, names)
     return _explain_type(name, kind, value) or (f"{name}: {shown(value)}: {error['msg']}", "")
+
+
+def group_regex_refusal(group_regex: str) -> tuple[str, str] | None:
+    """Why an expression tells no patients, and the fix; None: it may."""
+    try:
+        expression = re.compile(group_regex)
+    except re.error as error:
+        return f"not a regular expression: {error}", "write a regular expression as Python's re understands it"
+    if expression.groups == 0:
+        return "there is no group in it", "put the patient's part in brackets: (p[0-9]+)_"
+    return None
 
 
 def _explain_type(name: str, kind: str, value: Any) -> tuple[str, str] | None:

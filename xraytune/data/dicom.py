@@ -130,6 +130,9 @@ def dicom_grey(file: DicomFile) -> tuple[NDArray[np.uint8], int]:
     if colours not in (*_GREY, *_COLOUR):
         what = f"the colour model {colours or 'nothing'} of this DICOM file is not read"
         raise DataError(Problem(what, file.path, _REPAIR))
+    slope = dataset.get("RescaleSlope")
+    if slope is not None and (slope == 0 or not np.isfinite(float(slope))):
+        raise DataError(Problem(f"its RescaleSlope is {float(slope):g}, which makes all pixels alike", file.path, _REPAIR))
     try:
         stored, bits = dataset.pixel_array, int(dataset.BitsStored)
         if colours in _COLOUR:
@@ -205,8 +208,6 @@ def _range(dataset: Any) -> tuple[float, float]:
     bits = int(dataset.BitsStored)
     least, largest = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if dataset.PixelRepresentation else (0, 2**bits - 1)
     slope, intercept = float(dataset.get("RescaleSlope", 1)), float(dataset.get("RescaleIntercept", 0))
-    if slope == 0 or not np.isfinite([slope, intercept]).all():
-        raise ValueError("RescaleSlope is 0 or no number")
     first, last = sorted((least * slope + intercept, largest * slope + intercept))
     return first, last
 

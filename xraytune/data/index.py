@@ -118,7 +118,7 @@ def read_index(settings: DataSettings, *, on_progress: Progress = ignore_progres
     parts = {name: read_part(folder, root, class_names, table) for name, folder in folders.items()}
     test = parts["test"].labels if "test" in parts else {}
     training = {image: label for name in parts if name != "test" for image, label in parts[name].labels.items()}
-    problems = _class_problems(root, parts, class_names, training)
+    problems = _class_problems(root, parts, class_names, training, has_table=table is not None)
     problems += _same_name_problems(root, training) + _same_name_problems(root, test)
     problems += _positive_problems(settings.positive, class_names)
     if problems:
@@ -243,12 +243,14 @@ def _by_header(contents: Mapping[str, _Content]) -> dict[str, str]:
 
 
 def _class_problems(
-    root: Path, parts: Mapping[str, Part], class_names: Sequence[str], training: Mapping[Path, int]
+    root: Path, parts: Mapping[str, Part], class_names: Sequence[str], training: Mapping[Path, int], *, has_table: bool
 ) -> list[Problem]:
     """Files and folders whose class is unknown, and classes without images; other folders in test than in train first."""
     if differing := differing_classes_problems(root, parts, class_names):
         return differing
     problems = [problem for part in parts.values() for problem in part.problems]
+    if problems and has_table:  # what the table gets wrong leaves classes without images
+        return problems
     problems += empty_class_problems(parts["train"].folder, class_names, training)
     if "test" in parts:
         problems += empty_class_problems(parts["test"].folder, class_names, parts["test"].labels)

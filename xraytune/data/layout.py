@@ -160,7 +160,7 @@ def read_part(folder: Path, root: Path, class_names: Sequence[str], table: Patie
             loose.append(image)
     if (more := len(problems) - _NAMES_SHOWN) > 0:
         problems = [*problems[:_NAMES_SHOWN], Problem(f"... and {more} more")]
-    problems = [_unknown_class(folder / name, files, class_names) for name, files in unknown.items()] + problems
+    problems = [_unknown_class(folder / name, files, class_names, table) for name, files in unknown.items()] + problems
     return Part(
         folder=folder,
         labels=labels,
@@ -344,10 +344,15 @@ def _table_problem(image: Path, by_table: str, by_folder: str | None, class_name
     return Problem(what, image, "correct the table, or set data.classes: auto")
 
 
-def _unknown_class(folder: Path, files: Sequence[str], class_names: Sequence[str]) -> Problem:
+def _unknown_class(
+    folder: Path, files: Sequence[str], class_names: Sequence[str], table: PatientTable | None
+) -> Problem:
     if tuple(class_names) == THREE_CLASSES and folder.name.casefold() == "pneumonia":
         what = f"file names that do not tell bacterial from viral: {len(files)} ({listed(files)})"
         return Problem(what, folder, "name them like person1_bacteria_1.jpeg, or set data.classes: binary")
+    if table is not None and table.classes:
+        what = f"{len(files)} images have no class in {PATIENTS_CSV}, and their folder tells none: {listed(files)}"
+        return Problem(what, folder, "fill in the column class")
     what = f"this folder is none of the classes {', '.join(class_names)}"
     return Problem(what, folder, "set data.classes: auto for one class a folder, or move the folder away")
 

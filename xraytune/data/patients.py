@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
+from xraytune.config.words import group_regex_refusal
 from xraytune.errors import ConfigError, DataError, Problem, SourceLine, listed
 
 PATIENTS_CSV = "patients.csv"
@@ -200,13 +201,19 @@ def join_identical(patients: Mapping[str, str], contents: Iterable[tuple[str, st
 def _from_table(table: PatientTable, files: Sequence[str]) -> dict[str, str]:
     patients: dict[str, str] = {}
     by_name: dict[str, list[str]] = defaultdict(list)
+    both: list[str] = []
     for file in files:
         name = PurePosixPath(file).name
+        if file != name and {file, name} <= table.patients.keys():
+            both.append(f"{file} (also as {name})")
         if file in table.patients:
             patients[file] = table.patients[file]
         elif name in table.patients:
             patients[file] = table.patients[name]
             by_name[name].append(file)
+    if both:
+        what = f"{len(both)} images have two lines, one by their path and one by their name: {listed(both)}"
+        raise DataError(Problem(what, table.path, "keep one of the two lines"))
     several = [f"{name} ({listed(own, 3)})" for name, own in by_name.items() if len(own) > 1]
     if several:
         fix = "write their paths below the data folder into the table"
@@ -219,15 +226,10 @@ def _from_table(table: PatientTable, files: Sequence[str]) -> dict[str, str]:
 
 
 def _compiled(group_regex: str) -> re.Pattern[str]:
-    where = "data.split.group_regex"
-    try:
-        expression = re.compile(group_regex)
-    except re.error as error:
-        fix = "write a regular expression as Python's re understands it"
-        raise ConfigError(Problem(f"not a regular expression: {error}", where, fix)) from error
-    if expression.groups == 0:
-        raise ConfigError(Problem("there is no group in it", where, "put the patient's part in brackets: (p[0-9]+)_"))
-    return expression
+    if refusal := group_regex_refusal(group_regex):
+        what, fix = refusal
+        raise ConfigError(Problem(what, "data.split.group_regex", fix))
+    return re.compile(group_regex)
 
 
 def _from_expression(group_regex: str, files: Sequence[str]) -> dict[str, str]:
