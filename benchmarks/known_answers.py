@@ -1,0 +1,256 @@
+"""Whether confirm answers rightly where the answer is known: studies of phantoms with extra images in a folder.
+
+Images of new patients truly help, copies of training images do nothing that `duplicate` does not, and wrongly labelled
+ones truly hurt. Each study has its own patients, trains a finalist and its two matched controls with fresh seeds, opens its
+test folder and judges, all by confirm's own functions; only the search before it and Ray are left out.
+
+The ratios, the rope and the patients are chosen so that each right answer has a chance of about .8, by the power functions
+of confirm with components and effects of a pilot on other patients: effects that nobody can miss would test little. Fixed
+seeds, one process, one thread; about a quarter of an hour on one core.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from benchmarks.figures import Figure, figure
+from xraytune.config.load import experiment_to_json
+from xraytune.config.settings import Parameters, Settings
+from xraytune.confirm.answer import ControlResult, FinalistResult, Judged, judge_finalists
+from xraytune.confirm.arms import Candidate, finalist_arm, matched_control
+from xraytune.confirm.plan import Plan, new_plan
+from xraytune.confirm.runs import replicate
+from xraytune.confirm.scores import TEST, score, scores
+from xraytune.confirm.test_images import find_test, open_test
+from xraytune.data.phantom import PhantomImage, draw_patient
+from xraytune.data.phantom_shapes import canvas_for
+from xraytune.files import write_json
+from xraytune.metrics.classification import Floats
+from xraytune.pipeline.compute import pin
+from xraytune.pipeline.prepare import Prepared, prepare, write_prepared
+from xraytune.pipeline.trial import run_trial
+from xraytune.records import Compute, EpochRecord
+from xraytune.search.study import StudyFolder
+from xraytune.seeding import derive_seed
+
+Extra = Literal["new patients", "copies", "wrong labels"]
+
+_STUDIES = 20
+_COMPUTE = Compute(device="cpu", threads=1, precision="float32")
+_IMAGE_SIZE_PX = 32
+_DIFFICULTY = 0.0
+_PATIENTS = 70
+"""Of the training folder: about 21 for val-A, 7 for val-B."""
+_TRAIN_PATIENTS = 30
+"""Few, so that there is room to improve: they give an AUROC of about .75."""
+_TEST_PATIENTS = 200
+_MOST_NEW_PATIENTS = 1000
+_CLASSES = ("NORMAL", "PNEUMONIA")
+_ROPE = 0.05
+"""Five times the default: with so few training images the seeds differ by more than that."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What a study of one kind asks, and the answer that is known.
+
+    Attributes:
+        extra: The images in the folder.
+        ratio: Extra images per real one.
+        right: The true verdict.
+        opposite: The verdicts that say the contrary.
+    """
+
+    extra: Extra
+    ratio: float
+    right: str
+    opposite: tuple[str, ...]
+
+
+QUESTIONS = (
+    Question(extra="new patients", ratio=1.25, right="helps", opposite=("hurts",)),
+    Question(extra="copies", ratio=0.5, right="no_better", opposite=("helps", "hurts")),
+    Question(extra="wrong labels", ratio=0.25, right="hurts", opposite=("helps",)),
+)
+
+
+def measure() -> Iterator[Figure]:
+    """The right answers of each kind, their mean differences, and the contrary answers of all."""
+    pin(_COMPUTE)
+    contrary, started = 0, time.perf_counter()
+    for question in QUESTIONS:
+        found = []
+        for number in range(_STUDIES):
+            found.append(answer(question, derive_seed(1, question.extra, number)))
+            _tell(question, number, found[-1], time.perf_counter() - started)
+        right = sum(is_right(question, one) for one in found)
+        yield figure(f"known_answers: {question.extra}, right of {_STUDIES}", right, "studies", ">= 14")
+        for source in ("none", "duplicate"):
+            differences = [against(one, source).comparison.interval.difference for one in found]
+            name = f"known_answers: {question.extra}, mean difference from {source}"
+            yield figure(name, float(np.mean(differences)), "AUROC")
+        contrary += sum(word(one) in question.opposite for one in found)
+    total = _STUDIES * len(QUESTIONS)
+    yield figure(f"known_answers: wrong the other way, of {total}", contrary, "studies", "<= 1")
+
+
+def is_right(question: Question, found: FinalistResult) -> bool:
+    """Whether the true verdict was given; of copies, because they are equivalent to `duplicate`.
+
+    That they equal `none` is no known answer: twice the images in a step may do something.
+    """
+    if word(found) != question.right:
+        return False
+    return question.extra != "copies" or against(found, "duplicate").verdict.is_equivalent
+
+
+def answer(question: Question, seed: int) -> FinalistResult:
+    """One study, from its phantoms to its verdict."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        return _confirmed(question, folder, _settings(folder, seed))
+
+
+def _settings(folder: Path, seed: int) -> Settings:
+    return Settings.model_validate_json(
+        f"""{{"name": "known", "seed": {seed % 2**31},
+            "data": {{"path": "{folder / "xrays"}", "image_size": {_IMAGE_SIZE_PX}, "train_patients": {_TRAIN_PATIENTS},
+                      "split": {{"val_a": 0.3, "val_b": 0.1}}}},
+            "budget": {{"max_epochs": 3, "steps_per_epoch": 15}},
+            "confirm": {{"controls": {{"tuned": []}}, "gan_seeds": 5, "classifier_seeds": 1, "rope": {_ROPE}}}}}"""
+    )
+
+
+def _confirmed(question: Question, folder: Path, settings: Settings) -> FinalistResult:
+    cache, root, seed = folder / "cache", settings.data.path, settings.seed
+    for part, patients in (("train", range(_PATIENTS)), ("test", range(_PATIENTS, _PATIENTS + _TEST_PATIENTS))):
+        for image in _phantoms(seed, patients):
+            _write(image.pixels, root / part / _class_of(image) / f"{image.stem}.png")
+    prepared, _ = prepare(settings, cache)
+    extra = folder / "extra"
+    if question.extra == "copies":
+        _copy_training_images(root, prepared, extra)
+    else:
+        _draw_new_patients(question, prepared, extra, seed)
+    plan, runs = _plan(question, extra, settings), StudyFolder(folder / "confirm")
+    write_prepared(prepared, runs.path / "split.json")
+    _train(plan, runs, settings, prepared, cache)
+    sealed = find_test(settings.data, prepared, None)
+    group = open_test(sealed, prepared, cache)
+    for number in range(len(plan.runs)):
+        score(runs, number, {TEST: group}, compute=_COMPUTE, cache=cache)
+
+    def scores_of(arm: str) -> Floats:
+        numbers = plan.numbers(arm)
+        return np.stack(
+            [
+                np.stack([scores(runs, numbers[gan_seed, one], TEST) for one in range(plan.classifier_seeds)])
+                for gan_seed in range(plan.gan_seeds)
+            ]
+        )
+
+    patients = tuple(image.patient for image in sealed.images)
+    judged = Judged(labels=group.labels, patients=patients, positive=prepared.positive)
+    (found,) = judge_finalists(plan, judged, scores_of, rope=settings.confirm.rope, seed=seed)
+    return found
+
+
+def _plan(question: Question, extra: Path, settings: Settings) -> Plan:
+    """The finalist that a search would have given, and its matched controls."""
+    parameters = Parameters.model_validate(
+        {
+            "source": "folder",
+            "folder": {"path": extra},
+            "synthetic_ratio": question.ratio,
+            "backbone": "small_cnn",
+            "weights": "none",
+            "batch_size": 8,
+            "lr": 3e-3,
+            "schedule": "cosine",
+        }
+    )
+    finalist = Candidate(name="#0", parameters=parameters, val_b_auroc=0.5)
+    controls = [matched_control(finalist, source, None) for source in settings.confirm.controls.matched]
+    arms = [finalist_arm(finalist), *(control for control in controls if control is not None)]
+    return new_plan().grown(arms, settings.confirm.gan_seeds, settings.confirm.classifier_seeds)
+
+
+def _train(plan: Plan, runs: StudyFolder, settings: Settings, prepared: Prepared, cache: Path) -> None:
+    for number, run in enumerate(plan.runs):
+        experiment = replicate(plan.arm(run.arm), settings, run.gan_seed, run.classifier_seed)
+        trial = runs.trial_path(number)
+        write_json(trial / "config.json", experiment_to_json(experiment, trial))
+        run_trial(experiment, prepared, trial_dir=trial, cache=cache, compute=_COMPUTE, on_epoch=_ignore)
+
+
+def _ignore(record: EpochRecord) -> None:
+    """Nobody watches a single run."""
+
+
+def _copy_training_images(root: Path, prepared: Prepared, out: Path) -> None:
+    """Each a grey level darker, so that no hash tells the copy; its name still tells the patient."""
+    for image in prepared.images:
+        if image.part == "train":
+            pixels = np.asarray(Image.open(root / image.file))
+            _write(pixels - (pixels > 0), out / prepared.class_names[image.label] / Path(image.file).name)
+
+
+def _draw_new_patients(question: Question, prepared: Prepared, out: Path, seed: int) -> None:
+    """As many images of each class as the mix takes, or a few more; with the classes swapped where labels are wrong."""
+    missing = dict.fromkeys(_CLASSES, 0.0)
+    for image in prepared.images:
+        if image.part == "train":
+            missing[prepared.class_names[image.label]] += question.ratio
+    first = _PATIENTS + _TEST_PATIENTS
+    for phantom in _phantoms(seed, range(first, first + _MOST_NEW_PATIENTS)):
+        name = _class_of(phantom)
+        if question.extra == "wrong labels":
+            name = _CLASSES[1 - _CLASSES.index(name)]
+        _write(phantom.pixels, out / name / f"{phantom.stem}.png")
+        missing[name] -= 1
+        if max(missing.values()) < 0:
+            return
+
+
+def _phantoms(seed: int, patients: range) -> Iterator[PhantomImage]:
+    canvas = canvas_for(_IMAGE_SIZE_PX)
+    for patient in patients:
+        yield from draw_patient(canvas, seed, patient, _IMAGE_SIZE_PX, _DIFFICULTY)
+
+
+def _class_of(image: PhantomImage) -> str:
+    return _CLASSES[image.diagnosis != "normal"]
+
+
+def _write(pixels: NDArray[np.uint8], file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(file)
+
+
+def against(found: FinalistResult, source: str) -> ControlResult:
+    """The comparison with the matched control of a source."""
+    return next(result for result in found.results if result.control.parameters.source == source)
+
+
+def word(found: FinalistResult) -> str:
+    """The verdict; each study has one finalist, so that it is always tested."""
+    return "not_tested" if found.verdict is None else found.verdict.word
+
+
+def _tell(question: Question, number: int, found: FinalistResult, seconds: float) -> None:
+    differences = ", ".join(
+        f"{result.control.parameters.source} {result.comparison.interval.difference:+.3f}" for result in found.results
+    )
+    mark = "right" if is_right(question, found) else "not right"
+    what = f"{question.extra} {number + 1}/{_STUDIES}: {word(found)} ({mark}); less {differences}; {seconds:.0f} s"
+    print(what, file=sys.stderr, flush=True)
