@@ -159,8 +159,8 @@ def _confirmed(question: Question, folder: Path, settings: Settings) -> Finalist
             ]
         )
 
-    patients = tuple(image.patient for image in sealed.images)
-    judged = Judged(labels=group.labels, patients=patients, positive=prepared.positive)
+    everyone = tuple(image.patient for image in sealed.images)
+    judged = Judged(labels=group.labels, patients=everyone, positive=prepared.positive)
     (found,) = judge_finalists(plan, judged, scores_of, rope=settings.confirm.rope, seed=seed)
     return found
 
