@@ -129,8 +129,8 @@ def _row(result: ControlResult) -> tuple[Cell | str, ...]:
     return (
         result.control.name,
         f"{result.comparison.aurocs[1]:.3f}",
-        f"{interval.difference:+.3f}",
-        f"{interval.low:+.3f} to {interval.high:+.3f}",
+        f"{interval.difference:+.4f}",
+        f"{interval.low:+.4f} to {interval.high:+.4f}",
         Cell(", ".join(words), _TONES.get(words[0], "plain")),
     )
 
@@ -148,8 +148,8 @@ def _ratios(found: Confirmation) -> tuple[Table, ...]:
         (
             f"{point.ratio:g}",
             f"{point.auroc:.3f}",
-            f"{point.gain:+.3f}" if point.ratio else "",
-            f"{point.low:+.3f} to {point.high:+.3f}" if point.ratio else "",
+            f"{point.gain:+.4f}" if point.ratio else "",
+            f"{point.low:+.4f} to {point.high:+.4f}" if point.ratio else "",
         )
         for point in found.ratios
     )

@@ -116,8 +116,8 @@ def answer_paragraph(confirmation: Confirmation) -> str:
 def _figures(result: ControlResult) -> str:
     interval, words = result.comparison.interval, " and ".join(result.verdict.words)
     return (
-        f"Against {result.control.name} ({result.comparison.aurocs[1]:.3f}) the difference is {interval.difference:+.3f} "
-        f"(95 % interval {interval.low:+.3f} to {interval.high:+.3f}): {words}."
+        f"Against {result.control.name} ({result.comparison.aurocs[1]:.3f}) the difference is "
+        f"{interval.difference:+.4f} (95 % interval {interval.low:+.4f} to {interval.high:+.4f}): {words}."
     )
 
 

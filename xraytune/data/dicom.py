@@ -132,7 +132,9 @@ def dicom_grey(file: DicomFile) -> tuple[NDArray[np.uint8], int]:
         raise DataError(Problem(what, file.path, _REPAIR))
     slope = dataset.get("RescaleSlope")
     if slope is not None and (slope == 0 or not np.isfinite(float(slope))):
-        raise DataError(Problem(f"its RescaleSlope is {float(slope):g}, which makes all pixels alike", file.path, _REPAIR))
+        raise DataError(
+            Problem(f"its RescaleSlope is {float(slope):g}, which makes all pixels alike", file.path, _REPAIR)
+        )
     try:
         stored, bits = dataset.pixel_array, int(dataset.BitsStored)
         if colours in _COLOUR:
