@@ -1,6 +1,7 @@
 """From a search to a verdict, as processes, on phantom X-rays, with Ray: interrupted once, and gone on."""
 
 import json
+import shutil
 import signal
 import subprocess
 from collections import Counter
@@ -73,3 +74,14 @@ def test_a_confirm_goes_on_after_an_interruption_and_opens_the_test_folder_once(
 
     assert again == found, "nothing is trained or opened again"
     assert len(rows(study / "test_openings.jsonl")) == 1
+
+    # A confirm that is begun anew where the test folder has been opened says so, whatever it finds.
+    copy = study.with_name("copy")
+    shutil.copytree(study, copy)
+    (copy / "confirm" / "plan.json").unlink()
+
+    anew = said(tmp_path, "confirm", str(copy))
+
+    assert anew["exploratory"] == ["the test folder had been opened 1 times before"]
+    assert anew["answer"].startswith("Exploratory, not a confirmation: ")
+    assert anew["finalists"] == found["finalists"]
