@@ -10,6 +10,7 @@ PACKAGE = Path(xraytune.__file__).parent
 LAYERS = (
     ("errors",),
     ("records", "seeding", "files"),
+    ("lease",),
     ("config",),
     ("data", "metrics"),
     ("gan", "classifier"),

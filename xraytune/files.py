@@ -13,7 +13,7 @@ import os
 import shutil
 import stat
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +24,23 @@ from xraytune.errors import ArtifactError, ConfigError, MachineError, Problem, S
 _FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG}
 _OTHER_PLACE = "give another path, or allow access to this one"
+_fences: list[Callable[[], None]] = []
+
+
+@contextmanager
+def fenced(check: Callable[[], None]) -> Iterator[None]:
+    """Ask `check` before each write of this process, while the block runs: it raises when somebody else took over."""
+    _fences.append(check)
+    try:
+        yield
+    finally:
+        _fences.remove(check)
+
+
+def check_fences() -> None:
+    """Raise what a fence raises; for writes that other libraries make."""
+    for check in _fences:
+        check()
 
 
 @contextmanager
@@ -88,6 +105,7 @@ def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
     Raises:
         MachineError: The disk is full.
     """
+    check_fences()
     temporary = temporary_name(path)
     with explained_disk_errors(path):
         try:
@@ -125,6 +143,7 @@ def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
     Raises:
         MachineError: The disk is full; the file then ends with its last whole row at the next append.
     """
+    check_fences()
     line = json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
     with explained_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -181,6 +200,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     Raises:
         MachineError: The disk is full.
     """
+    check_fences()
     path = path.resolve()
     temporary = temporary_name(path)
     with explained_disk_errors(path):

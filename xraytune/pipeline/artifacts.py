@@ -8,16 +8,15 @@ reads. A lock that ends with its owner spares a second builder the work; where t
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from xraytune.files import explained_disk_errors, new_folder, read_json, sha256_of, temporary_name, write_json
+from xraytune.files import new_folder, read_json, sha256_of, temporary_name, write_json
+from xraytune.lease import turn
 
 _MANIFEST = "manifest.json"
 _logger = logging.getLogger(__name__)
@@ -44,7 +43,7 @@ def build_once(cache: Path, stage: str, inputs: Mapping[str, Any], build: Callab
     path = artifact_path(cache, stage, inputs)
     if is_whole(path):
         return path
-    with _turn(path):
+    with turn(path.with_name(f".{path.name}.lock")):
         if is_whole(path):
             return path
         _set_aside(path)
@@ -57,22 +56,6 @@ def build_once(cache: Path, stage: str, inputs: Mapping[str, Any], build: Callab
             }
             write_json(folder / _MANIFEST, {"stage": stage, "inputs": inputs, "files": files})
     return path
-
-
-@contextmanager
-def _turn(path: Path) -> Iterator[None]:
-    """Wait while another process builds the same; a file system without locks gives everybody the turn at once."""
-    lock = path.with_name(f".{path.name}.lock")
-    with explained_disk_errors(lock):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        stream = lock.open("a")
-    with stream:
-        with suppress(OSError):
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
 
 
 def is_whole(path: Path) -> bool:

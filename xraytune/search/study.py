@@ -11,12 +11,8 @@ One process at a time writes to it, under a lock that ends with its owner.
 from __future__ import annotations
 
 import difflib
-import fcntl
 import json
-import os
 import platform
-import socket
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,21 +20,21 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from xraytune.config.load import experiment_from_json, load_space
 from xraytune.config.settings import Experiment
 from xraytune.config.space import Space
-from xraytune.errors import ConfigError, Problem, StudyError
+from xraytune.errors import ArtifactError, ConfigError, Problem, StudyError
 from xraytune.files import (
     append_jsonl,
-    explained_disk_errors,
     new_folder,
     read_json,
     read_jsonl,
     write_json,
     write_text,
 )
+from xraytune.lease import HeldError, held, is_held
 from xraytune.pipeline.prepare import Prepared, read_prepared, write_prepared
 from xraytune.records import Compute, Json
 
@@ -65,6 +61,11 @@ class StudyFolder:
     def rows_path(self) -> Path:
         """One row for every ended trial."""
         return self.path / "trials.jsonl"
+
+    @property
+    def lock_path(self) -> Path:
+        """Says who searches it."""
+        return self.path / ".lock"
 
     def trial_path(self, number: int) -> Path:
         """The folder of one trial."""
@@ -218,61 +219,38 @@ def _lines(space: Space) -> list[str]:
     return sorted(lines("", space.identity()))
 
 
-def _acquire(stream: TextIO) -> bool:
-    """Take the lock; a reader that just looks whether it is taken holds it for an instant, so ask for a second."""
-    for _ in range(20):
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(0.05)
-        else:
-            return True
-    return False
-
-
 @contextmanager
-def locked(folder: StudyFolder) -> Iterator[None]:
-    """Hold the study: the operating system frees the lock when its owner ends, however it ends.
+def locked(folder: StudyFolder) -> Iterator[str]:
+    """Hold the study while the block runs; gives the token of this hold, which workers compare.
 
     Raises:
-        StudyError: Another process holds it; says which, and since when.
+        StudyError: Another process holds it, or took it over while this one slept; says which, and since when.
     """
-    lock = folder.path / ".lock"
-    with explained_disk_errors(lock):
-        stream = lock.open("a+", encoding="utf-8")
-    with stream:
-        if not _acquire(stream):
-            stream.seek(0)
-            owner = stream.read().strip() or "another process"
-            fix = "wait for it, or end it (Ctrl-C there); `xraytune status` reads a running study"
-            raise StudyError(Problem(f"the study is being searched by {owner}", folder.path, fix))
-        stream.truncate(0)
-        since = datetime.now(UTC).isoformat(timespec="seconds")
-        stream.write(f"process {os.getpid()} on {socket.gethostname()}, since {since}\n")
-        stream.flush()
-        yield
+    try:
+        with held(folder.lock_path) as owner:
+            yield owner.token
+    except HeldError as error:
+        fix = "wait for it, or end it (Ctrl-C there); `xraytune status` reads a running study"
+        what = f"the study is being searched by {error.owner or 'another process'}"
+        raise StudyError(Problem(what, folder.path, fix)) from error
 
 
 def is_locked(folder: StudyFolder) -> bool:
     """Whether a search holds the study."""
-    lock = folder.path / ".lock"
-    if not lock.exists():
-        return False
-    with lock.open(encoding="utf-8") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+    return is_held(folder.lock_path)
 
 
 def project_rows(folder: StudyFolder, rows: list[dict[str, Any]]) -> None:
     """Bring `trials.jsonl` up to the journal: missing rows are appended; a file that says otherwise is written anew."""
     expected = {row["number"]: row for row in rows}
-    there = folder.rows()
-    if [expected.get(row["number"]) for row in there] != there:
-        write_text(folder.rows_path, "")
+    try:
+        there = folder.rows()
+    except ArtifactError:  # damaged, and nothing is lost with it
         there = []
-    written = {row["number"] for row in there}
-    for number in sorted(expected.keys() - written):
-        append_jsonl(folder.rows_path, expected[number])
+    numbers = [row.get("number") for row in there]
+    if len(set(numbers)) == len(numbers) and [expected.get(number) for number in numbers] == there:
+        for number in sorted(expected.keys() - set(numbers)):
+            append_jsonl(folder.rows_path, expected[number])
+    else:
+        lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in expected.values())
+        write_text(folder.rows_path, "".join(f"{line}\n" for line in lines))

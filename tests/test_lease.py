@@ -1,0 +1,152 @@
+"""Claims: one owner at a time, on one machine and between machines, and none outlives its owner."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from xraytune import lease
+from xraytune.files import append_jsonl, write_text
+from xraytune.lease import HeldError, has_claim, held, is_held, read_owner, turn, write_claim
+
+HOLD = """
+import sys
+from pathlib import Path
+from xraytune.lease import held, turn
+with (held if sys.argv[1] == "held" else turn)(Path(sys.argv[2])):
+    print("mine", flush=True)
+    sys.stdin.read()
+"""
+
+
+def another_process(kind: str, path: Path) -> subprocess.Popen[str]:
+    """A process that has the claim when this returns, until its stdin is closed."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, kind, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "mine\n"
+    return process
+
+
+def end(process: subprocess.Popen[str], number: int = signal.SIGKILL) -> None:
+    process.send_signal(number)
+    process.communicate()
+
+
+def owner_elsewhere(path: Path) -> dict[str, str | int]:
+    """Let the file say that a process of another machine holds it."""
+    owner = {"token": "t", "host": "node-7", "pid": 4711, "kernel": "another", "since": "2026-01-01T00:00:00+00:00"}
+    path.write_text(json.dumps(owner), encoding="utf-8")
+    return owner
+
+
+def test_a_second_owner_is_refused_and_told_the_first(tmp_path: Path) -> None:
+    with held(tmp_path / "lock") as owner:
+        assert is_held(tmp_path / "lock")
+        assert owner.pid == os.getpid()
+        with pytest.raises(HeldError) as refusal, held(tmp_path / "lock"):
+            pass
+        assert refusal.value.owner == owner
+
+    assert not is_held(tmp_path / "lock")
+
+
+def test_the_claim_of_a_killed_process_is_free_at_once(tmp_path: Path) -> None:
+    process = another_process("held", tmp_path / "lock")
+    with pytest.raises(HeldError), held(tmp_path / "lock"):
+        pass
+    end(process)
+
+    assert not is_held(tmp_path / "lock")
+    with held(tmp_path / "lock") as owner:
+        assert owner.pid == os.getpid()
+
+
+def test_a_claim_is_released_when_its_block_fails(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), held(tmp_path / "lock"):
+        1 / 0  # noqa: B018
+
+    assert read_owner(tmp_path / "lock") is None
+
+
+def test_an_owner_on_another_machine_is_believed_while_its_heart_beats(tmp_path: Path) -> None:
+    owner_elsewhere(tmp_path / "lock")
+
+    with lease.beating(tmp_path / "lock"), pytest.raises(HeldError) as refusal, held(tmp_path / "lock"):
+        pass
+
+    assert str(refusal.value.owner) == "process 4711 on node-7, since 2026-01-01T00:00:00+00:00"
+
+
+def test_a_lost_machine_s_claim_is_taken_over_when_its_heart_has_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner_elsewhere(tmp_path / "lock")
+    monkeypatch.setattr(lease, "PATIENCE_SECONDS", 0.3)
+
+    with held(tmp_path / "lock") as owner:
+        assert owner.host != "node-7"
+
+
+def test_an_owner_that_lost_its_claim_writes_nothing_more(tmp_path: Path) -> None:
+    with pytest.raises(HeldError), held(tmp_path / "lock"):
+        write_text(tmp_path / "before", "x")
+        owner_elsewhere(tmp_path / "lock")
+        with pytest.raises(HeldError):
+            append_jsonl(tmp_path / "rows.jsonl", {"number": 1})
+        write_text(tmp_path / "after", "x")
+
+    assert {path.name for path in tmp_path.iterdir()} == {"lock", "before"}
+    taken = read_owner(tmp_path / "lock")
+    assert taken is not None, "the new owner's claim stays"
+    assert taken.host == "node-7"
+
+
+def test_half_a_claim_is_nobody_s(tmp_path: Path) -> None:
+    (tmp_path / "lock").write_text('{"token": "t", "ho', encoding="utf-8")
+
+    with held(tmp_path / "lock"):
+        pass
+
+
+def test_turns_are_taken_one_after_the_other(tmp_path: Path) -> None:
+    process = another_process("turn", tmp_path / "lock")
+    had_turn = threading.Event()
+
+    def wait() -> None:
+        with turn(tmp_path / "lock"):
+            had_turn.set()
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    assert not had_turn.wait(0.5)
+    end(process)
+    waiting.join()
+    assert had_turn.is_set()
+
+
+def test_a_turn_is_not_waited_for_when_its_owner_sleeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "PATIENCE_SECONDS", 0.5)
+    process = another_process("turn", tmp_path / "lock")
+    process.send_signal(signal.SIGSTOP)
+    try:
+        with turn(tmp_path / "lock"):
+            pass
+    finally:
+        end(process)
+
+
+def test_the_newest_claim_wins(tmp_path: Path) -> None:
+    first = write_claim(tmp_path / "claim")
+    assert has_claim(tmp_path / "claim", first)
+
+    second = write_claim(tmp_path / "claim")
+
+    assert not has_claim(tmp_path / "claim", first)
+    assert has_claim(tmp_path / "claim", second)

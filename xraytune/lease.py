@@ -1,0 +1,256 @@
+"""Claims that end with their owner, however it ends, on one machine and on shared storage.
+
+Where owner and rival share a kernel, a file lock decides: the system frees it when the owner dies. Between machines such
+locks may be absent, or outlive a lost node, so there the owner's heartbeat decides: it touches the file each second, and
+who sees no touch for `PATIENCE_SECONDS` of its own clock takes over. An owner that had only slept then finds another's
+token in the file and writes nothing any more (`files.fenced`).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import TextIO
+
+from xraytune.files import explained_disk_errors, fenced, write_text
+
+PATIENCE_SECONDS = 10.0
+_BEAT_SECONDS = 1.0
+_LOOK_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owner:
+    """Who holds a claim.
+
+    Attributes:
+        token: Of this one claim.
+        host: The machine's name.
+        pid: The process.
+        kernel: Tells one start of one machine from all others.
+        since: ISO time, UTC.
+    """
+
+    token: str
+    host: str
+    pid: int
+    kernel: str
+    since: str
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}, since {self.since}"
+
+
+class HeldError(Exception):
+    """Another process holds the claim."""
+
+    def __init__(self, owner: Owner | None) -> None:
+        super().__init__(owner)
+        self.owner = owner
+
+
+@contextmanager
+def held(path: Path) -> Iterator[Owner]:
+    """Hold a claim while the block runs; each durable write of the process then looks first whether it still does.
+
+    Args:
+        path: A file beside what is claimed; it stays, and is empty when nobody holds the claim.
+
+    Raises:
+        HeldError: Another process holds it, or took it over while this one slept.
+        MachineError: The disk is full, or the system refuses access.
+    """
+    with explained_disk_errors(path):
+        stream = path.open("a+", encoding="utf-8")
+    with stream:
+        rival = _rival(stream, path)
+        if rival is not None:
+            raise HeldError(rival)
+        own = _new_owner()
+        with explained_disk_errors(path):
+            _write(stream, json.dumps(asdict(own)))
+
+        def check() -> None:
+            owner = read_owner(path)
+            if owner is None or owner.token != own.token:
+                raise HeldError(owner)
+
+        try:
+            with beating(path), fenced(check):
+                yield own
+        finally:
+            if read_owner(path) == own:
+                _write(stream, "")
+
+
+def is_held(path: Path) -> bool:
+    """Whether a living process holds a claim; for those who only look."""
+    try:
+        stream = path.open("r", encoding="utf-8")
+    except FileNotFoundError:
+        return False
+    with stream:
+        owner = _read(stream)
+        if owner is None:
+            return False
+        if owner.kernel == _kernel():
+            return _is_locked(stream)
+        return time.time() - os.fstat(stream.fileno()).st_mtime < PATIENCE_SECONDS
+
+
+def read_owner(path: Path) -> Owner | None:
+    """Who holds a claim, or held it when it was killed."""
+    try:
+        with path.open(encoding="utf-8") as stream:
+            return _read(stream)
+    except FileNotFoundError:
+        return None
+
+
+@contextmanager
+def turn(path: Path) -> Iterator[None]:
+    """Wait while another process does the same work: until it is done, dead, or has not touched `path` for long.
+
+    It only spares work: two may do it at once, where locks do not reach or an owner sleeps.
+
+    Raises:
+        MachineError: The disk is full, or the system refuses access.
+    """
+    with explained_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = path.open("a", encoding="utf-8")
+    with stream:
+        last, seen = -1, time.monotonic()
+        while not _lock(stream) and time.monotonic() - seen < PATIENCE_SECONDS:
+            touched = os.fstat(stream.fileno()).st_mtime_ns
+            if touched != last:
+                last, seen = touched, time.monotonic()
+            time.sleep(_LOOK_SECONDS)
+        with beating(path):
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+
+
+@contextmanager
+def beating(path: Path) -> Iterator[None]:
+    """Touch a file each second while the block runs."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while True:
+            with suppress(OSError):  # gone, or its storage is away for a while
+                os.utime(path)
+            if ended.wait(_BEAT_SECONDS):
+                return
+
+    thread = threading.Thread(target=beat, name=f"heartbeat of {path.name}", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def write_claim(path: Path) -> str:
+    """Claim a folder of files for this process, from whoever had it; gives the token that now stands in `path`.
+
+    Raises:
+        MachineError: The disk is full, or the system refuses access.
+    """
+    token = uuid.uuid4().hex
+    write_text(path, token, durable=False)
+    return token
+
+
+def has_claim(path: Path, token: str) -> bool:
+    """Whether nobody else claimed it since. A storage that does not answer is no reason to stop."""
+    try:
+        return path.read_text(encoding="utf-8") == token
+    except OSError:
+        return True
+
+
+def _rival(stream: TextIO, path: Path) -> Owner | None:
+    """Who holds the claim; None: this process has it now."""
+    for _ in range(20):  # who just looks whether it is locked holds the lock for an instant
+        if is_ours := _lock(stream):
+            break
+        time.sleep(0.05)
+    owner = _read(stream)
+    if owner is None:
+        return None if is_ours else Owner(token="", host="this machine", pid=0, kernel="", since="just now")
+    if owner.kernel == _kernel():
+        return None if is_ours else owner
+    return owner if _beats(path) else None
+
+
+def _beats(path: Path) -> bool:
+    """Watch for a touch, for as long as patience lasts."""
+    began, before = time.monotonic(), path.stat().st_mtime_ns
+    while time.monotonic() - began < PATIENCE_SECONDS:
+        time.sleep(_LOOK_SECONDS)
+        with path.open() as stream:  # opened anew: a network file system then asks its server
+            if os.fstat(stream.fileno()).st_mtime_ns != before:
+                return True
+    return False
+
+
+def _lock(stream: TextIO) -> bool:
+    """Take the file's lock, if it is free; a file system without locks gives it to everybody."""
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in {errno.EWOULDBLOCK, errno.EACCES}
+    return True
+
+
+def _is_locked(stream: TextIO) -> bool:
+    try:
+        fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in {errno.EWOULDBLOCK, errno.EACCES}
+    return False
+
+
+def _read(stream: TextIO) -> Owner | None:
+    stream.seek(0)
+    try:
+        return Owner(**json.loads(stream.read()))
+    except (ValueError, TypeError):  # released, or cut off in the middle of a write
+        return None
+
+
+def _write(stream: TextIO, content: str) -> None:
+    stream.seek(0)
+    stream.truncate()
+    stream.write(content)
+    stream.flush()
+
+
+def _new_owner() -> Owner:
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    return Owner(token=uuid.uuid4().hex, host=socket.gethostname(), pid=os.getpid(), kernel=_kernel(), since=since)
+
+
+@cache
+def _kernel() -> str:
+    """The same for all processes that a file lock holds apart on every file system."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return f"{socket.gethostname()}-{uuid.getnode():x}"
