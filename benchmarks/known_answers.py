@@ -122,10 +122,10 @@ def answer(question: Question, seed: int) -> FinalistResult:
     """One study, from its phantoms to its verdict."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        return _confirmed(question, folder, _settings(question, folder, seed))
+        return _confirmed(question, folder, _settings(folder, seed))
 
 
-def _settings(question: Question, folder: Path, seed: int) -> Settings:
+def _settings(folder: Path, seed: int) -> Settings:
     return Settings.model_validate_json(
         f"""{{"name": "known", "seed": {seed % 2**31},
             "data": {{"path": "{folder / "xrays"}", "image_size": {_IMAGE_SIZE_PX}, "train_patients": {_TRAIN_PATIENTS},
