@@ -1,5 +1,7 @@
 """Small phantom X-rays, prepared once for all tests of the pipeline."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,11 +44,20 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return Bench(settings=settings, prepared=prepared, cache=folder / "cache")
 
 
-@pytest.fixture(autouse=True)
-def pinned() -> Any:
-    """One thread, as a trial's own process has."""
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """As a trial's own process computes; for fixtures that outlive a test."""
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     pin(CPU)
-    yield
-    torch.set_num_threads(before[0])
-    torch.use_deterministic_algorithms(before[1])
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        torch.use_deterministic_algorithms(before[1])
+
+
+@pytest.fixture(autouse=True)
+def pinned() -> Iterator[None]:
+    """One thread, as a trial's own process has."""
+    with one_thread():
+        yield

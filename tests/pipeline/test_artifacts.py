@@ -1,13 +1,19 @@
 """Shared work: done once, verified, rebuilt when damaged, never half there."""
 
+import json
+import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from xraytune.pipeline import artifacts
-from xraytune.pipeline.artifacts import artifact_path, build_once, fingerprint, is_whole
+from xraytune.files import sha256_of, temporary_name
+from xraytune.pipeline.artifacts import artifact_path, artifacts_of, build_once, fingerprint, is_whole
 
 INPUTS = {"seed": 7, "data": ["a", "b"]}
 
@@ -41,31 +47,118 @@ def test_another_version_or_input_is_another_artifact(tmp_path: Path, other: tup
     assert len(fingerprint(*other)) == 32
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "manifest", "no manifest"])
+def put_a_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+def put_a_link(file: Path) -> None:
+    other = file.rename(file.with_name("other"))
+    file.symlink_to(other.name)
+
+
+def put_a_file(path: Path) -> None:
+    shutil.rmtree(path)
+    path.write_bytes(b"")
+
+
+def put_another_manifest(path: Path, **changes: object) -> None:
+    manifest = path / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text(encoding="utf-8")) | changes), encoding="utf-8")
+
+
+DAMAGES: dict[str, Callable[[Path], Any]] = {
+    "flipped": lambda path: (path / "pixels.bin").write_bytes(b"y" + b"x" * 999),
+    "truncated": lambda path: (path / "pixels.bin").write_bytes(b"x" * 999),
+    "deleted": lambda path: (path / "pixels.bin").unlink(),
+    "a folder": lambda path: put_a_folder(path / "pixels.bin"),
+    "a link": lambda path: put_a_link(path / "pixels.bin"),
+    "manifest torn": lambda path: (path / "manifest.json").write_text("{", encoding="utf-8"),
+    "manifest no object": lambda path: (path / "manifest.json").write_text("[1]", encoding="utf-8"),
+    "manifest empty": lambda path: (path / "manifest.json").write_text("{}", encoding="utf-8"),
+    "manifest deleted": lambda path: (path / "manifest.json").unlink(),
+    "of another version": lambda path: put_another_manifest(path, stage="pixels-0"),
+    "of other inputs": lambda path: put_another_manifest(path, inputs={"seed": 8}),
+    "a file instead": lambda path: put_a_file(path),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_artifact_is_built_again(tmp_path: Path, damage: str) -> None:
+    """Also in the process that built and verified it."""
     build = Builder()
     path = build_once(tmp_path, "pixels-1", INPUTS, build)
-    pixels, manifest = path / "pixels.bin", path / "manifest.json"
-    match damage:
-        case "flip":
-            pixels.write_bytes(b"y" + pixels.read_bytes()[1:])
-        case "truncate":
-            pixels.write_bytes(b"x" * 999)
-        case "delete":
-            pixels.unlink()
-        case "manifest":
-            manifest.write_text("{", encoding="utf-8")
-        case _:
-            manifest.unlink()
-    artifacts._verified.clear()  # as in a new process: within one, what was verified stays so
+    assert is_whole(path)
+
+    DAMAGES[damage](path)
 
     assert not is_whole(path)
     assert build_once(tmp_path, "pixels-1", INPUTS, build) == path
-
     assert build.builds == 2
     assert is_whole(path)
-    assert pixels.read_bytes() == b"x" * 1000
+    assert (path / "pixels.bin").read_bytes() == b"x" * 1000
     assert [entry.name for entry in path.parent.iterdir()] == [path.name], "nothing is left beside it"
+
+
+def test_damage_that_leaves_no_trace_is_noticed_by_the_next_process(tmp_path: Path) -> None:
+    """A disk that gives other bytes changes neither size nor time; hashing each time would cost too much."""
+    path = build_once(tmp_path, "pixels-1", INPUTS, Builder())
+    assert is_whole(path)
+    file = path / "pixels.bin"
+    before = file.stat().st_mtime_ns
+    file.write_bytes(b"y" + b"x" * 999)
+    os.utime(file, ns=(before, before))
+
+    code = "import sys; from pathlib import Path; from xraytune.pipeline.artifacts import is_whole\n"
+    code += "sys.exit(is_whole(Path(sys.argv[1])))"
+    next_process = subprocess.run([sys.executable, "-c", code, str(path)], check=False)
+
+    assert next_process.returncode == 0, "it is not whole"
+
+
+@pytest.mark.parametrize("name", ["../secret", "/secret", "grids/../../secret", "nul\0"])
+def test_a_manifest_that_names_files_elsewhere_is_none(tmp_path: Path, name: str) -> None:
+    path = build_once(tmp_path, "pixels-1", INPUTS, Builder())
+    secret = tmp_path / "pixels-1" / "secret"
+    secret.write_bytes(b"1")
+    where = str(secret) if name == "/secret" else name
+
+    put_another_manifest(path, files={where: {"bytes": 1, "sha256": sha256_of(secret)}})
+
+    assert not is_whole(path)
+
+
+def test_a_reader_reads_on_while_what_it_reads_is_replaced(tmp_path: Path) -> None:
+    path = build_once(tmp_path, "pixels-1", INPUTS, Builder())
+    mapped = np.memmap(path / "pixels.bin", mode="r")
+    (path / "grids" / "one.txt").unlink()
+
+    with (path / "pixels.bin").open("rb") as stream:
+        build_once(tmp_path, "pixels-1", INPUTS, Builder())
+
+        assert stream.read() == b"x" * 1000
+    assert bytes(mapped) == b"x" * 1000
+    assert is_whole(path)
+
+
+def test_what_a_killed_builder_left_is_no_artifact(tmp_path: Path) -> None:
+    """It was killed after the manifest was written and before the rename."""
+    path = build_once(tmp_path, "pixels-1", INPUTS, Builder())
+    left = path.rename(temporary_name(path))
+
+    assert not is_whole(left)
+    assert list(artifacts_of(tmp_path, "pixels-1")) == []
+
+
+def test_the_artifacts_of_a_stage_are_listed_with_their_inputs_and_damaged_ones_passed_over(tmp_path: Path) -> None:
+    first, second, damaged, moved = (
+        build_once(tmp_path, "pixels-1", {"seed": seed}, Builder()) for seed in (1, 2, 3, 4)
+    )
+    (damaged / "manifest.json").write_text("{", encoding="utf-8")
+    moved.rename(moved.with_name("0" * 32))
+
+    assert dict(artifacts_of(tmp_path, "pixels-1")) == {first: {"seed": 1}, second: {"seed": 2}}
+    assert list(artifacts_of(tmp_path, "pool-1")) == []
 
 
 def test_a_builder_that_fails_leaves_nothing(tmp_path: Path) -> None:
@@ -108,6 +201,25 @@ def build(folder):
 
 build_once(cache, "pixels-1", {"seed": 7}, build)
 """
+
+
+def test_of_several_processes_that_find_it_damaged_one_builds_it(tmp_path: Path) -> None:
+    cache, counted = tmp_path / "cache", tmp_path / "builds"
+    path = build_once(cache, "pixels-1", {"seed": 7}, lambda folder: (folder / "pixels.bin").touch())
+    (path / "pixels.bin").unlink()
+
+    processes = [builder(cache, counted) for _ in range(3)]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    for process in processes:
+        process.communicate()
+
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert counted.read_text(encoding="utf-8") == "x"
+    assert (path / "pixels.bin").read_bytes() == b"1"
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
 def builder(*arguments: Path) -> subprocess.Popen[str]:

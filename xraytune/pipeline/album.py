@@ -22,7 +22,7 @@ from xraytune.errors import DataError, Problem
 from xraytune.mix.plan import MixPlan, plan_mix
 from xraytune.pipeline.artifacts import build_once
 from xraytune.pipeline.compute import cpu_count
-from xraytune.pipeline.prepare import PIXELS_STAGE, Part, Prepared, training_pixels
+from xraytune.pipeline.prepare import PIXELS_STAGE, Part, Prepared, require_pixels, training_pixels
 from xraytune.pipeline.quality import refuse_memorised
 from xraytune.pipeline.synthesize import blocks_for, pool_block
 from xraytune.records import Compute
@@ -95,7 +95,9 @@ def compose_album(experiment: Experiment, prepared: Prepared, *, compute: Comput
     Raises:
         DataError: A folder of extra images that is broken or too small for the ratio.
         TrialError: The GAN's loss is not finite.
+        StudyError: The cache has lost the pixels, and the images changed since.
     """
+    require_pixels(experiment.settings, prepared, cache)
     train = prepared.part("train")
     real = part_group("real", train, prepared, cache)
     plan = plan_mix(np.bincount(train.labels, minlength=len(prepared.class_names)).tolist(), experiment.parameters)

@@ -3,24 +3,41 @@
 `build_once(cache, stage, inputs, build)` gives the folder of an artifact, building it when it is missing or damaged.
 Its manifest lists the inputs and every file's size and SHA-256. Correctness rests on no lock: two builders may race,
 each fills a folder of its own, and the first to rename wins. A builder that dies leaves a hidden folder that nobody
-reads. A lock that ends with its owner spares a second builder the work; where there is none, both do it.
+reads and `clean` removes. A lock that ends with its owner spares a second builder the work; where there is none, both do it.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping
-from pathlib import Path
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from xraytune.files import new_folder, read_json, sha256_of, temporary_name, write_json
+from xraytune.files import explained_disk_errors, new_folder, read_json, sha256_of, temporary_name, write_json
 from xraytune.lease import turn
 
 _MANIFEST = "manifest.json"
 _logger = logging.getLogger(__name__)
-_verified: set[tuple[Path, int]] = set()
+
+
+@dataclass(frozen=True, slots=True)
+class _Seal:
+    """How an artifact looked when its bytes were hashed: its manifest, and each file's size and time of change."""
+
+    manifest: bytes
+    files: tuple[tuple[str, int, int], ...]
+
+
+_verified: dict[Path, _Seal] = {}
+# What a look at a file says where the file is damaged, or was removed by somebody else; a refusal of access is neither.
+_DAMAGE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO, errno.ESTALE, errno.ELOOP, errno.ENAMETOOLONG}
 
 
 def fingerprint(stage: str, inputs: Mapping[str, Any]) -> str:
@@ -59,35 +76,92 @@ def build_once(cache: Path, stage: str, inputs: Mapping[str, Any], build: Callab
 
 
 def is_whole(path: Path) -> bool:
-    """Whether the artifact is there with every byte that its manifest lists; checked once in a process."""
-    manifest = path / _MANIFEST
+    """Whether the artifact of this very place is there with every byte that its manifest lists.
+
+    Each call looks at the size and the time of change of every file; the bytes are hashed once in a process, and again
+    where a file has another time.
+
+    Raises:
+        PermissionError: It may not be read.
+    """
     try:
-        key = (path, manifest.stat().st_mtime_ns)
-        if key in _verified:
+        manifest = (path / _MANIFEST).read_bytes()
+        known = _verified.get(path)
+        if known and known.manifest == manifest and known.files == _looks(path, [name for name, _, _ in known.files]):
             return True
-        files = read_json(manifest)["files"]
-    except FileNotFoundError:
+        expected = _expected_files(path, manifest)
+        looks = _looks(path, expected)
+        is_right = all(
+            size == expected[name]["bytes"] and sha256_of(path / name) == expected[name]["sha256"]
+            for name, size, _ in looks
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
         return False
-    except (ValueError, KeyError, TypeError):
-        return False
-    for name, expected in files.items():
-        file = path / name
-        if not file.is_file() or file.stat().st_size != expected["bytes"] or sha256_of(file) != expected["sha256"]:
+    except OSError as error:
+        if error.errno in _DAMAGE:
             return False
-    _verified.add(key)
-    return True
+        raise
+    if is_right:
+        _verified[path] = _Seal(manifest, looks)
+    return is_right
+
+
+def artifacts_of(cache: Path, stage: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Every artifact of a stage with its inputs, in the order of their names; whether each is whole was not looked at.
+
+    What cannot be read, and what killed builders left, is passed over.
+    """
+    for path in sorted((cache / stage).glob("[!.]*")):
+        try:
+            content = read_json(path / _MANIFEST)
+            if content["stage"] == stage and fingerprint(stage, content["inputs"]) == path.name:
+                yield path, content["inputs"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+
+
+def _expected_files(path: Path, manifest: bytes) -> dict[str, Any]:
+    """What a manifest lists: a file's `bytes` and `sha256` by its name.
+
+    Raises:
+        ValueError: It is no manifest of this place, but of another stage version or other inputs; or it names a file
+            outside the folder.
+    """
+    content = json.loads(manifest)
+    stage, files = content["stage"], dict(content["files"])
+    if (stage, fingerprint(stage, content["inputs"])) != (path.parent.name, path.name):
+        raise ValueError("another artifact's manifest")
+    for name in map(PurePosixPath, files):
+        if name.is_absolute() or ".." in name.parts:
+            raise ValueError("a name that leaves the folder")
+    return files
+
+
+def _looks(path: Path, names: Iterable[str]) -> tuple[tuple[str, int, int], ...]:
+    """Each file's name, size and time of change.
+
+    Raises:
+        ValueError: One is a link or a folder, or its name holds a NUL.
+        OSError: One is not there.
+    """
+    seen = [(name, (path / name).lstat()) for name in names]
+    if not all(stat.S_ISREG(status.st_mode) for _, status in seen):
+        raise ValueError("something else than a file")
+    return tuple((name, status.st_size, status.st_mtime_ns) for name, status in seen)
 
 
 def _set_aside(path: Path) -> None:
-    """Take a damaged artifact out of the way; who has it open may read on."""
-    if not path.exists():
+    """Take a damaged artifact out of the way; who has it open may read on, and who does the same at once may win."""
+    if not os.path.lexists(path):
         return
     _logger.warning("%s is damaged and will be built again", path)
     aside = temporary_name(path)
-    try:
-        path.rename(aside)
-    except FileNotFoundError:
-        return
-    for file in sorted(aside.rglob("*"), reverse=True):
-        file.rmdir() if file.is_dir() else file.unlink()
-    aside.rmdir()
+    with explained_disk_errors(path):
+        try:
+            path.rename(aside)
+        except FileNotFoundError:
+            return
+    if aside.is_dir() and not aside.is_symlink():
+        shutil.rmtree(aside, ignore_errors=True)  # a network disk keeps what is still open; `clean` removes the rest
+    else:
+        aside.unlink(missing_ok=True)

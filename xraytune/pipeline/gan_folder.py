@@ -11,7 +11,6 @@ sample is the same however many are asked for, and the images are those that a s
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -34,7 +33,14 @@ from xraytune.gan.checkpoint import load_generator
 from xraytune.gan.pool import sample_block
 from xraytune.pipeline.compute import choose_compute, gpu_count, gpu_share, pin
 from xraytune.pipeline.prepare import Prepared, prepare
-from xraytune.pipeline.synthesize import gan_inputs, gan_work_path, network_labels, trained_gan
+from xraytune.pipeline.synthesize import (
+    copy_file,
+    copy_grids,
+    gan_inputs,
+    gan_work_path,
+    network_labels,
+    trained_gan,
+)
 from xraytune.records import Compute, Json, Progress, ignore_progress
 
 _RECORD = "gan.json"
@@ -170,8 +176,8 @@ def _fill(
     for label, artifact in networks.items():
         name = "" if label is None else prepared.class_names[label]
         file = f"generator_{name}.safetensors" if name else "generator.safetensors"
-        shutil.copy(artifact / "generator.safetensors", folder / file)
-        shutil.copytree(artifact / "grids", folder / "grids" / name, dirs_exist_ok=True)
+        copy_file(artifact / "generator.safetensors", folder / file)
+        copy_grids(artifact / "grids", folder / "grids" / name)
         files[file] = sha256_of(folder / file)
     record = {
         "version": _VERSION,

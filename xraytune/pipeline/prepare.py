@@ -21,9 +21,9 @@ from xraytune.config.settings import DataSettings, Settings
 from xraytune.data.index import ImageIndex, few_patients_problems, read_index
 from xraytune.data.pixels import BrokenImage, Resize, broken_images_error, open_pixels, store_pixels
 from xraytune.data.split import split_by_patient
-from xraytune.errors import DataError, Problem
+from xraytune.errors import ArtifactError, DataError, Problem, StudyError
 from xraytune.files import read_json, write_json
-from xraytune.pipeline.artifacts import build_once
+from xraytune.pipeline.artifacts import build_once, is_whole
 from xraytune.pipeline.compute import cpu_count
 from xraytune.records import Progress, ignore_progress
 
@@ -189,9 +189,36 @@ def read_prepared(path: Path) -> Prepared:
     return replace(prepared, class_names=tuple(prepared.class_names))
 
 
+def require_pixels(
+    settings: Settings, prepared: Prepared, cache: Path, *, on_progress: Progress = ignore_progress
+) -> None:
+    """Make sure of a study's pixels: where the cache has lost or damaged them, they are decoded from the same images.
+
+    Raises:
+        StudyError: The images changed since.
+        DataError: They cannot be read any more.
+        MachineError: The disk is full.
+    """
+    if is_whole(cache / prepared.pixels):
+        return
+    again, _ = prepare(settings, cache, skip_broken=True, on_progress=on_progress)
+    if again != prepared:
+        what = "the cache has lost the study's pixels, and the images changed since"
+        fix = "put the images back as they were, or give the search's cache (--cache)"
+        raise StudyError(Problem(what, settings.data.path, fix))
+
+
 def training_pixels(prepared: Prepared, cache: Path) -> NDArray[np.uint8]:
-    """The pixel store, uint8 [N, S, S], memory-mapped read-only; `Part.rows` index it."""
-    return open_pixels(cache / prepared.pixels)
+    """The pixel store, uint8 [N, S, S], memory-mapped read-only; `Part.rows` index it.
+
+    Raises:
+        ArtifactError: It is missing or damaged; see `require_pixels`.
+    """
+    path = cache / prepared.pixels
+    if not is_whole(path):
+        fix = "run the study's `xraytune search` command again: it decodes the images again"
+        raise ArtifactError(Problem("the decoded images are missing or damaged", path, fix))
+    return open_pixels(path)
 
 
 def _hash(content: object) -> str:

@@ -7,6 +7,7 @@ images of a class, each an artifact: a larger ratio only adds blocks.
 
 from __future__ import annotations
 
+import io
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xraytune.config.settings import GanSettings
-from xraytune.files import read_json, write_bytes
+from xraytune.files import write_bytes
 from xraytune.gan.checkpoint import CHECKPOINT_NAME, checkpoint_generator, load_generator, save_generator
 from xraytune.gan.pool import BLOCK, sample_block
 from xraytune.gan.train import GanProgress, train_gan
-from xraytune.pipeline.artifacts import artifact_path, build_once, fingerprint, is_whole
+from xraytune.pipeline.artifacts import artifact_path, artifacts_of, build_once, fingerprint, is_whole
 from xraytune.pipeline.prepare import Prepared, training_pixels
 from xraytune.records import Compute, Progress, ignore_progress
 
@@ -96,8 +97,8 @@ def trained_gan(
         for progress in _training(settings, label, prepared, compute=compute, cache=cache, work=work):
             on_progress(what, progress.step, progress.steps)
         save_generator(checkpoint_generator(work / CHECKPOINT_NAME), folder / "generator.safetensors")
-        shutil.copy(work / CHECKPOINT_NAME, folder / CHECKPOINT_NAME)
-        shutil.copytree(work / "grids", folder / "grids")
+        copy_file(work / CHECKPOINT_NAME, folder / CHECKPOINT_NAME)
+        copy_grids(work / "grids", folder / "grids")
 
     path = build_once(cache, GAN_STAGE, inputs, build)
     shutil.rmtree(gan_work_path(cache, inputs), ignore_errors=True)
@@ -125,16 +126,34 @@ def _start_from_shorter_run(cache: Path, inputs: dict[str, Any], work: Path) -> 
     """Put the checkpoint of the longest finished run that differs in nothing but fewer steps into the work folder."""
     if (work / CHECKPOINT_NAME).exists():
         return
-    shorter: list[tuple[int, Path]] = []
-    for manifest in sorted((cache / GAN_STAGE).glob("*/manifest.json")):
-        other = read_json(manifest)["inputs"]
-        steps = other["settings"]["steps"]
-        if steps < inputs["settings"]["steps"] and _without_steps(other) == _without_steps(inputs):
-            shorter.append((steps, manifest.parent))
+    shorter = [
+        (other["settings"]["steps"], path)
+        for path, other in artifacts_of(cache, GAN_STAGE)
+        if other["settings"]["steps"] < inputs["settings"]["steps"] and _without_steps(other) == _without_steps(inputs)
+    ]
     for _, artifact in sorted(shorter, reverse=True):
         if is_whole(artifact):
             write_bytes(work / CHECKPOINT_NAME, (artifact / CHECKPOINT_NAME).read_bytes())
             return
+
+
+def copy_grids(grids: Path, to: Path) -> None:
+    """Copy the pictures of a folder; what a killed writer left half-written is passed over.
+
+    Raises:
+        MachineError: The disk is full.
+    """
+    for grid in sorted(grids.glob("[!.]*.png")):
+        copy_file(grid, to / grid.name)
+
+
+def copy_file(file: Path, to: Path) -> None:
+    """Copy a file. `shutil` says of a full disk neither which one it is, nor always that it is full.
+
+    Raises:
+        MachineError: The disk is full.
+    """
+    write_bytes(to, file.read_bytes())
 
 
 def pool_block(
@@ -152,7 +171,9 @@ def pool_block(
         generator = load_generator(gan / "generator.safetensors")
         asked = label if settings.conditional else 0
         images = sample_block(generator, asked, block, seed=settings.seed, compute=compute)
-        np.save(folder / "pixels.npy", images)
+        content = io.BytesIO()
+        np.save(content, images)  # straight to a file, NumPy's error on a full disk does not say so
+        write_bytes(folder / "pixels.npy", content.getvalue())
 
     path = build_once(cache, POOL_STAGE, inputs, build)
     pixels: NDArray[np.uint8] = np.load(path / "pixels.npy", mmap_mode="r")

@@ -1,0 +1,201 @@
+"""Shared work that is damaged, lost or of another version: noticed, made once more to the same bits, never used."""
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save
+
+from tests.pipeline.conftest import CPU, Bench, one_thread
+from tests.pipeline.test_material import frozen
+from tests.pipeline.test_trial import gan
+from xraytune.config.settings import Experiment
+from xraytune.errors import ArtifactError, StudyError
+from xraytune.files import read_json, sha256_of, write_json
+from xraytune.pipeline.features import FEATURES_STAGE
+from xraytune.pipeline.prepare import PIXELS_STAGE, prepare, require_pixels, training_pixels
+from xraytune.pipeline.quality import QUALITY_STAGE
+from xraytune.pipeline.synthesize import GAN_STAGE, POOL_STAGE
+from xraytune.pipeline.trial import TrialResult, run_trial
+from xraytune.records import EpochRecord
+
+STAGES = {
+    PIXELS_STAGE: "pixels.npy",
+    GAN_STAGE: "generator.safetensors",
+    POOL_STAGE: "pixels.npy",
+    QUALITY_STAGE: "memorisation.json",
+    FEATURES_STAGE: "features.npy",
+}
+"""Every stage that the trial stands on, and a file in its artifacts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """A trial that stands on every stage: where its shared work lies, each file's hash, and what it came to."""
+
+    bench: Bench
+    experiment: Experiment
+    cache: Path
+    hashes: dict[str, str]
+    figures: tuple[float, ...]
+
+
+def figures(result: TrialResult | None) -> tuple[float, ...]:
+    assert result is not None
+    return result.value, result.val_b_auroc, result.threshold, result.best_epoch
+
+
+def run(bench: Bench, experiment: Experiment, cache: Path, trial_dir: Path) -> tuple[float, ...]:
+    result = run_trial(
+        experiment,
+        bench.prepared,
+        trial_dir=trial_dir,
+        cache=cache,
+        compute=CPU,
+        on_epoch=list[EpochRecord]().append,
+    )
+    return figures(result)
+
+
+def hashes(cache: Path) -> dict[str, str]:
+    """Of what every file says: safetensors writes its metadata, which a manifest then hashes, in any order."""
+    return {str(file.relative_to(cache)): said_by(file) for file in sorted(cache.rglob("*")) if file.is_file()}
+
+
+def said_by(file: Path) -> str:
+    if file.name == "manifest.json":
+        return str(sorted(read_json(file)["files"]))
+    if file.suffix == ".safetensors":
+        return hashlib.sha256(save(load_file(file))).hexdigest()
+    return sha256_of(file)
+
+
+@pytest.fixture(scope="module")
+def done(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Done:
+    folder = tmp_path_factory.mktemp("damage")
+    cache = folder / "cache"
+    prepare(bench.settings, cache)
+    experiment = frozen(bench, folder, source="gan", gan=gan(seed=21), classical=1)
+    with one_thread():
+        result = run(bench, experiment, cache, folder / "trial")
+    return Done(bench=bench, experiment=experiment, cache=cache, hashes=hashes(cache), figures=result)
+
+
+@pytest.fixture
+def cache(done: Done, tmp_path: Path) -> Path:
+    """A copy that this process has not looked at yet."""
+    return Path(shutil.copytree(done.cache, tmp_path / "cache"))
+
+
+def truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def flip_a_bit(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def half_write(file: Path) -> None:
+    """As a writer without a temporary name would have left it."""
+    (file.parent / "manifest.json").unlink()
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def delete(file: Path) -> None:
+    file.unlink()
+
+
+def delete_the_folder(file: Path) -> None:
+    shutil.rmtree(file.parent)
+
+
+def leave_another_version(file: Path) -> None:
+    """Whole by its own manifest, but of a stage version that made something else."""
+    flip_a_bit(file)
+    manifest = read_json(file.parent / "manifest.json")
+    manifest["stage"] = manifest["stage"][:-1] + "0"
+    manifest["files"][file.name]["sha256"] = sha256_of(file)
+    write_json(file.parent / "manifest.json", manifest)
+
+
+DAMAGES = (truncate, flip_a_bit, half_write, delete, delete_the_folder, leave_another_version)
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_trial_on_damaged_work_has_the_value_that_it_would_have_had(
+    done: Done,
+    cache: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    stage: str,
+    damage: Callable[[Path], None],
+) -> None:
+    """All artifacts of a stage are damaged; each is made once more, and what stands on it is not."""
+    damaged = sorted(cache.glob(f"{stage}/*/{STAGES[stage]}"))
+    for file in damaged:
+        damage(file)
+    untouched = {file: file.stat().st_mtime_ns for file in cache.glob("*/*/manifest.json") if stage not in file.parts}
+
+    again = run(done.bench, done.experiment, cache, tmp_path / "trial")
+
+    assert damaged
+    assert again == done.figures
+    assert hashes(cache) == done.hashes, "each is there as it was, and nothing lies beside it"
+    assert {file: file.stat().st_mtime_ns for file in untouched} == untouched
+    told = [record.message for record in caplog.records if "is damaged and will be built again" in record.message]
+    assert len(told) == (0 if damage is delete_the_folder else len(damaged))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_work_that_is_deleted_while_a_process_uses_it_is_made_again_at_its_next_trial(
+    done: Done, cache: Path, tmp_path: Path, stage: str
+) -> None:
+    """This process has verified all of it in its first trial."""
+    run(done.bench, done.experiment, cache, tmp_path / "first")
+    for file in cache.glob(f"{stage}/*/{STAGES[stage]}"):
+        file.unlink()
+
+    again = run(done.bench, done.experiment, cache, tmp_path / "second")
+
+    assert again == done.figures
+    assert hashes(cache) == done.hashes
+
+
+def test_damaged_pixels_are_never_trained_on(done: Done, cache: Path) -> None:
+    """Whoever maps them without having the images at hand is told what makes them again."""
+    flip_a_bit(cache / done.bench.prepared.pixels / "pixels.npy")
+
+    with pytest.raises(ArtifactError, match=r"decoded images are missing or damaged\n.*xraytune search"):
+        training_pixels(done.bench.prepared, cache)
+    require_pixels(done.bench.settings, done.bench.prepared, cache)
+
+    assert hashes(cache) == done.hashes
+    assert len(training_pixels(done.bench.prepared, cache)) >= len(done.bench.prepared.images)
+
+
+def test_lost_pixels_of_images_that_changed_are_refused(done: Done, cache: Path, tmp_path: Path) -> None:
+    shutil.rmtree(cache / PIXELS_STAGE)
+    settings = done.bench.settings
+    root = Path(shutil.copytree(settings.data.path, tmp_path / "xrays"))
+    sorted((root / "train").rglob("*.jpeg"))[0].unlink()
+    moved = settings.model_copy(update={"data": settings.data.model_copy(update={"path": root})})
+
+    with pytest.raises(StudyError, match="the images changed since"):
+        require_pixels(moved, done.bench.prepared, cache)
+
+
+def test_a_damaged_gan_does_not_disturb_the_training_of_a_longer_one(done: Done, cache: Path, tmp_path: Path) -> None:
+    """A longer run looks through all finished ones for a shorter one to start from."""
+    (manifest,) = cache.glob(f"{GAN_STAGE}/*/manifest.json")
+    manifest.write_text("{", encoding="utf-8")
+    longer = frozen(done.bench, tmp_path, source="gan", gan=gan(seed=21, steps=6), classical=1)
+
+    assert run(done.bench, longer, cache, tmp_path / "damaged") == run(
+        done.bench, longer, Path(shutil.copytree(done.cache, tmp_path / "whole")), tmp_path / "undamaged"
+    )
