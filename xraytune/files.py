@@ -13,6 +13,8 @@ import os
 import shutil
 import stat
 import uuid
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -226,6 +228,15 @@ def _sync(entry: Path) -> None:
     else:
         with entry.open("rb") as stream:
             os.fsync(stream.fileno())
+
+
+def is_whole_zip(path: Path) -> bool:
+    """Whether each member of a zip archive, such as a file of torch's, has the bytes that its checksum tells."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, ValueError):
+        return False
 
 
 def sha256_of(path: Path) -> str:

@@ -4,7 +4,7 @@ import pytest
 
 from xraytune.cli.search import SearchScreen
 from xraytune.config.settings import Parameters
-from xraytune.search.journal import Asked
+from xraytune.search.work import Asked
 
 
 def lines_of(error_output: str) -> list[str]:

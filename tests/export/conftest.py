@@ -21,9 +21,10 @@ from xraytune.pipeline.synthesize import gan_need
 from xraytune.pipeline.trial import trial_epochs
 from xraytune.records import Compute
 from xraytune.search.director import Director
-from xraytune.search.journal import Asked, Journal
+from xraytune.search.journal import Journal
 from xraytune.search.run import Quiet
 from xraytune.search.study import StudyFolder, create_study, locked
+from xraytune.search.work import Asked
 
 SPACE = """\
 version: 1
@@ -141,7 +142,7 @@ def run_to_its_end(director: Director, number: int, folder: StudyFolder, cache: 
         except StopIteration as end:
             message = {"ended": asdict(end.value)}
         except XraytuneError as error:
-            message = {"failed": str(error)}
+            message = {"failed": str(error), "cause": "settings"}
         if not director.hear(number, message):
             epochs.close()
             return

@@ -15,9 +15,10 @@ from xraytune.errors import ConfigError, StudyError, TrialError
 from xraytune.export.best import export
 from xraytune.files import write_json
 from xraytune.search.director import Director
-from xraytune.search.journal import Asked, Journal
+from xraytune.search.journal import Journal
 from xraytune.search.run import Quiet
 from xraytune.search.study import StudyFolder, create_study
+from xraytune.search.work import Asked
 
 
 def study_of(folder: StudyFolder, lab: Lab, scores: list[tuple[float, float]]) -> None:

@@ -163,3 +163,21 @@ def test_a_pool_is_the_same_whoever_draws_it(bench: Bench) -> None:
     assert (pixels == again).all()
     assert inputs == inputs_again
     assert pixels.shape == (256, 32, 32)
+
+
+@pytest.mark.parametrize("damage", ["one bit", "cut", "empty"])
+def test_a_trial_whose_checkpoint_was_damaged_starts_afresh_and_makes_the_same_numbers(
+    bench: Bench, tmp_path: Path, damage: str
+) -> None:
+    experiment = bench.experiment(source="none")
+    unbroken = run(bench, experiment, tmp_path / "unbroken")
+    run(bench, experiment, tmp_path / "broken", stop_after=1)
+    file = tmp_path / "broken" / "checkpoint" / "checkpoint.pt"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes({"one bit": bytes(content), "cut": bytes(content[:-9]), "empty": b""}[damage])
+
+    again = run(bench, experiment, tmp_path / "broken")
+
+    assert numbers(again) == numbers(unbroken)
+    assert [row["epoch"] for row in read_jsonl(tmp_path / "broken" / "epochs.jsonl")] == [r.epoch for r in unbroken]

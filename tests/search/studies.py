@@ -12,8 +12,9 @@ from xraytune.pipeline.prepare import PartName, Prepared, PreparedImage
 from xraytune.pipeline.synthesize import GanNeed
 from xraytune.records import Compute, EpochRecord
 from xraytune.search.director import Director
-from xraytune.search.journal import Asked, Journal
+from xraytune.search.journal import Journal
 from xraytune.search.study import StudyFolder
+from xraytune.search.work import Asked
 
 SPACE = """\
 version: 1

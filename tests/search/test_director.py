@@ -8,12 +8,12 @@ import pytest
 
 from tests.search.studies import Watching, direct, ended, epoch
 from xraytune.config.settings import Parameters
+from xraytune.errors import MachineError, TrialError
 from xraytune.files import read_jsonl
 from xraytune.pipeline.synthesize import GanNeed
 from xraytune.search.director import Director
-from xraytune.search.journal import Asked
 from xraytune.search.study import StudyFolder
-from xraytune.search.work import Answer
+from xraytune.search.work import Answer, Asked
 
 
 def start(director: Director) -> Asked:
@@ -85,7 +85,7 @@ def test_without_a_scheduler_nothing_is_stopped(study: StudyFolder) -> None:
     assert all(director.hear(weak.number, epoch(number, 0.6)) for number in range(1, 10))
 
 
-@pytest.mark.parametrize("message", [{"failed": "weights are missing"}, epoch(1, math.nan)])
+@pytest.mark.parametrize("message", [{"failed": "the loss is nan", "cause": "settings"}, epoch(1, math.nan)])
 def test_a_trial_that_goes_wrong_has_failed_with_its_reason(study: StudyFolder, message: dict[str, Any]) -> None:
     director = direct(study)
     number = start(director).number
@@ -94,15 +94,134 @@ def test_a_trial_that_goes_wrong_has_failed_with_its_reason(study: StudyFolder, 
 
     (row,) = study.rows()
     assert (row["status"], row["value"]) == ("failed", None)
-    assert row["reason"] in {"weights are missing", "val_auroc is nan after epoch 1"}
+    assert row["reason"] in {"the loss is nan", "val_auroc is nan after epoch 1"}
     assert start(director).number == 1, "the search goes on"
 
 
-def test_a_lost_worker_ends_its_trial(study: StudyFolder) -> None:
-    director = direct(study)
-    director.lost(start(director).number)
+def test_a_lost_process_s_trial_is_tried_again_as_often_as_retries_says(study: StudyFolder) -> None:
+    director = direct(study, "resources.retries=2")
+    for _ in range(3):
+        director.lost(start(director).number, out_of_memory=False)
 
     assert statuses(study) == {0: "failed"}
+    assert "lost" in study.rows()[0]["reason"]
+
+
+def test_after_a_new_epoch_a_trial_may_be_lost_as_often_again(study: StudyFolder) -> None:
+    director = direct(study, "resources.retries=1")
+    for number in range(1, 4):
+        assert start(director).number == 0
+        director.hear(0, epoch(number, 0.9))
+        director.lost(0, out_of_memory=False)
+
+    assert start(director).number == 0
+    assert statuses(study) == {}
+
+
+def test_tries_are_counted_over_restarts(study: StudyFolder) -> None:
+    for _ in range(3):
+        director = direct(study, "resources.retries=2")
+        director.lost(start(director).number, out_of_memory=False)
+
+    assert statuses(study) == {0: "failed"}
+
+
+def test_out_of_memory_a_trial_gets_twice_the_share_and_keeps_its_settings(study: StudyFolder) -> None:
+    director = direct(study)
+    first = start(director)
+    director.hear(0, {"failed": "OutOfMemoryError: CUDA", "cause": "memory"})
+    second = start(director)
+    director.lost(0, out_of_memory=True)
+
+    assert [first.share, second.share, start(director).share] == [1, 2, 4]
+    assert second.parameters == first.parameters
+
+
+def test_a_hang_is_told_with_where_it_hung(study: StudyFolder) -> None:
+    director = direct(study, "resources.retries=0")
+    number = start(director).number
+    (study.trial_path(number) / "hang.txt").write_text("Timeout (0:30:00)!\n", encoding="utf-8")
+    director.lost(number, out_of_memory=False)
+
+    assert study.rows()[0]["reason"] == "it hung (traceback: 0000/hang.txt)"
+
+
+def test_what_the_machine_lacks_ends_the_search_and_not_the_trial(study: StudyFolder) -> None:
+    director = direct(study)
+    with pytest.raises(MachineError, match="the disk is full"):
+        director.hear(start(director).number, {"stopped": "the disk is full"})
+
+    assert statuses(study) == {}
+    assert start(direct(study)).number == 0
+
+
+def fail(director: Director, reason: str) -> None:
+    director.hear(start(director).number, {"failed": reason, "cause": "settings"})
+
+
+def test_when_the_first_trials_all_fail_for_one_reason_the_search_stops(study: StudyFolder) -> None:
+    director = direct(study)
+    fail(director, "no such layer (traceback: 0000/error.txt)")
+    fail(director, "no such layer (traceback: 0001/error.txt)")
+    with pytest.raises(TrialError, match=r"first 3 trials all failed for one reason.*no such layer"):
+        fail(director, "no such layer (traceback: 0002/error.txt)")
+
+    assert start(direct(study)).number == 3, "once it is mended the same command goes on"
+
+
+@pytest.mark.parametrize("other", ["another reason", None])
+def test_a_search_whose_first_trials_fail_differently_goes_on(study: StudyFolder, other: str | None) -> None:
+    director = direct(study)
+    fail(director, "no such layer")
+    if other is None:
+        complete(director, start(director).number)
+    else:
+        fail(director, other)
+    for _ in range(3):
+        fail(director, "no such layer")
+
+    assert start(director).number == 5
+
+
+def test_when_ray_is_gone_what_ran_is_begun_again_first_and_not_counted_as_tried(study: StudyFolder) -> None:
+    director = direct(study, "resources.retries=0")
+    asked = [start(director), start(director)]
+    director.interrupted()
+
+    assert director.running == 0
+    assert [start(director), start(director)] == asked
+    complete(director, 0)
+    complete(director, 1)
+    assert statuses(study) == {0: "complete", 1: "complete"}
+
+
+def test_time_used_by_a_killed_search_is_counted(study: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    killed = direct(study)
+    start(killed)
+    now += 60
+    killed.beat()
+    now += 3600  # nobody runs
+
+    director = direct(study)
+    start(director)
+    now += 5
+    complete(director, 0)
+
+    assert study.rows()[0]["seconds"] == 65.0
+    assert json.loads((study.path / "wall.json").read_text(encoding="utf-8"))["seconds"] == 65.0
+
+
+def test_the_checkpoint_of_an_ended_trial_goes_and_its_best_network_stays(study: StudyFolder) -> None:
+    director = direct(study)
+    checkpoint = study.trial_path(start(director).number) / "checkpoint"
+    checkpoint.mkdir()
+    for name in ("checkpoint.pt", "best.safetensors"):
+        (checkpoint / name).write_bytes(b"x")
+    complete(director, 0)
+
+    assert [file.name for file in checkpoint.iterdir()] == ["best.safetensors"]
 
 
 def test_what_is_said_again_is_recorded_once(study: StudyFolder) -> None:
@@ -224,7 +343,7 @@ def test_when_the_training_trial_fails_the_next_one_trains_the_gan(study: StudyF
     assert start(director).number == 0
     assert start(director).number == 2
 
-    director.hear(0, {"failed": "the GAN's loss is not finite"})
+    director.hear(0, {"failed": "the GAN's loss is not finite", "cause": "settings"})
 
     assert start(director).number == 1
 

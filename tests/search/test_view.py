@@ -14,7 +14,7 @@ def test_a_look_shows_each_trial_as_it_stands(study: StudyFolder) -> None:
     director.hear(0, epoch(1, 0.9))
     director.hear(0, ended(0.9, epochs=1))
     director.hear(1, epoch(1, 0.5))
-    director.hear(2, {"failed": "weights are missing"})
+    director.hear(2, {"failed": "weights are missing", "cause": "settings"})
     ProgressFile(study.trial_path(3))("GAN", 100, 200)
 
     with locked(study):

@@ -20,7 +20,7 @@ from torch import nn
 
 from xraytune.classifier.weights import put_tensors
 from xraytune.errors import ArtifactError, Problem
-from xraytune.files import write_bytes
+from xraytune.files import is_whole_zip, write_bytes
 from xraytune.records import EpochRecord
 
 _VERSION = 1
@@ -92,6 +92,8 @@ def _read(folder: Path) -> dict[str, Any] | None:
     file = _checkpoint_file(folder)
     if not file.exists():
         return None
+    if not is_whole_zip(file):  # torch does not look
+        raise ArtifactError(Problem("this checkpoint is damaged", file, _FIX))
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except (EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:

@@ -16,9 +16,9 @@ from xraytune.cli.study_frame import duration, live_frame, summary_line
 from xraytune.records import EpochRecord
 
 if TYPE_CHECKING:
-    from xraytune.search.journal import Asked
     from xraytune.search.run import SearchSummary
     from xraytune.search.study import StudyFolder
+    from xraytune.search.work import Asked
 
 
 def search(

@@ -230,6 +230,9 @@ class Resources(Model):
     cpus_per_trial: Count = 1
     concurrent: Count | None = None
     retries: Annotated[int, Field(ge=0)] = 2
+    """How often a trial is tried again from its last epoch after a fault that is not of its settings."""
+    hang_minutes: Annotated[float, Field(gt=0)] = 30.0
+    """A trial whose process says nothing for so long is ended as a fault."""
 
 
 class Controls(Model):

@@ -26,6 +26,7 @@ from xraytune.pipeline.compute import pin
 from xraytune.records import Progress, ignore_progress
 from xraytune.search.journal import Journal
 from xraytune.search.openings import OPENINGS_FILE, openings, write_opening
+from xraytune.search.runner import Runner
 from xraytune.search.study import StudyFolder, locked
 
 
@@ -81,7 +82,7 @@ def confirm(
     space = folder.space()
     cache = (cache or folder.path.parent.parent / "cache").resolve()
     require_writable(cache)
-    with locked(folder):
+    with locked(folder) as token:
         trials, stopped = _trials(folder, space)
         count = finalists or space.settings.confirm.finalists
         if not to_be_finished(trials, stopped, count):
@@ -91,16 +92,25 @@ def confirm(
         where = settings if data is None else settings.model_copy(update={"path": data})
         sealed = find_test(where, prepared, test, on_progress=on_progress)
         known = len(openings(folder.path / OPENINGS_FILE, sealed.fingerprint))
+        runner = Runner(
+            folder,
+            token=token,
+            resources=space.settings.resources,
+            cache=cache,
+            address=address,
+            note=observer.note,
+            opened=observer.opened,
+        )
         training = Training(
             folder=folder,
             space=space,
             prepared=prepared,
             compute=folder.compute(),
             cache=cache,
-            address=address,
+            runner=runner,
             observer=observer,
         )
-        with training:
+        with runner:
             seeds = gan_seeds or space.settings.confirm.gan_seeds
             plan = training.train(trials, stopped, finalists=count, gan_seeds=seeds, earlier_openings=known)
         confirmation = _judge(training, plan, sealed, reason, on_progress)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,15 +17,15 @@ from typing import Any, Protocol
 from xraytune.config.load import experiment_to_json
 from xraytune.config.settings import Experiment, Settings
 from xraytune.confirm.arms import Arm
-from xraytune.errors import Problem, StudyError
+from xraytune.errors import MachineError, Problem, StudyError
 from xraytune.files import append_jsonl, read_json, read_jsonl, write_json
 from xraytune.pipeline.synthesize import GanNeed
 from xraytune.pipeline.trial import TrialResult
 from xraytune.records import EpochRecord
 from xraytune.search.director import GanNeeds
-from xraytune.search.journal import Asked
+from xraytune.search.retries import Failure, FirstEnds, may_try_again, share, why_lost
 from xraytune.search.study import StudyFolder
-from xraytune.search.work import Answer
+from xraytune.search.work import Answer, Asked, Message
 from xraytune.seeding import derive_seed
 
 
@@ -94,13 +94,23 @@ class RunList:
         runs: All of them, also those that ended earlier.
         what: What a person calls them, for the progress.
         gan_need: Tells the GANs that are not there yet.
+        retries: How often a run is tried again after a fault that is not of its settings.
         observer: Told how far it is.
     """
 
     def __init__(
-        self, folder: StudyFolder, runs: Sequence[Run], *, what: str, gan_need: GanNeeds, observer: RunObserver
+        self,
+        folder: StudyFolder,
+        runs: Sequence[Run],
+        *,
+        what: str,
+        gan_need: GanNeeds,
+        retries: int,
+        observer: RunObserver,
     ) -> None:
         self._folder, self._gan_need, self._observer, self._what = folder, gan_need, observer, what
+        self._retries, self._failures = retries, defaultdict[int, list[Failure]](list)
+        self._first_ends = FirstEnds(folder.path)
         self._runs = {run.number: run for run in runs}
         done = set(completed_rows(folder.path))
         self._queue = deque(run for run in runs if run.number not in done)
@@ -129,12 +139,19 @@ class RunList:
                 return self._start(run)
         return Answer.WAIT if self._queue or self._running else Answer.DONE
 
-    def hear(self, number: int, message: Mapping[str, Any]) -> bool:
-        """Take what a run says; only a value that is not finite ends it early."""
+    def hear(self, number: int, message: Message) -> bool:
+        """Take what a run says; only a value that is not finite ends it early.
+
+        Raises:
+            MachineError: The run could not go on, nor could any other.
+            TrialError: The first runs all failed for one reason.
+        """
         if number not in self._running:
             return False
+        if "stopped" in message:
+            raise MachineError(message["stopped"])
         if "failed" in message:
-            self._end(number, {"status": "failed", "reason": message["failed"]})
+            self._fail(number, message["failed"], message["cause"])
             return False
         if "ended" in message:
             result = TrialResult(**message["ended"])
@@ -149,14 +166,22 @@ class RunList:
         record = EpochRecord(**message["epoch"])
         if math.isfinite(record.best_val_auroc):
             return True
-        self._end(number, {"status": "failed", "reason": f"val_auroc is not finite after epoch {record.epoch}"})
+        self._fail(number, f"val_auroc is not finite after epoch {record.epoch}", "settings")
         return False
 
-    def lost(self, number: int) -> None:
-        """A run whose worker was lost too often."""
+    def lost(self, number: int, *, out_of_memory: bool) -> None:
+        """The process of a run ended without a word."""
         if number in self._running:
-            reason = "its worker process was lost (killed, or out of memory)"
-            self._end(number, {"status": "failed", "reason": reason})
+            reason = why_lost(self._folder.trial_path(number), out_of_memory=out_of_memory)
+            self._fail(number, reason, "memory" if out_of_memory else "fault")
+
+    def interrupted(self) -> None:
+        """What ran is to be started again."""
+        self._queue.extendleft(reversed([running.run for running in self._running.values()]))
+        self._running.clear()
+
+    def beat(self) -> None:
+        """Nothing: a confirm has no budget of time."""
 
     def _start(self, run: Run) -> Asked:
         trial = self._folder.trial_path(run.number)
@@ -168,14 +193,26 @@ class RunList:
         write_json(config, content)
         need = self._gan_need(run.experiment.parameters)
         self._running[run.number] = _Running(run=run, need=need, started=time.monotonic())
-        return Asked(number=run.number, parameters=run.experiment.parameters)
+        return Asked(number=run.number, parameters=run.experiment.parameters, share=share(self._failures[run.number]))
+
+    def _fail(self, number: int, reason: str, cause: str) -> None:
+        """Try a run again, or end it."""
+        epochs = len(read_jsonl(self._folder.trial_path(number) / "epochs.jsonl"))
+        failures, now = self._failures[number], Failure(epochs=epochs, cause=cause)
+        if may_try_again(failures, now, self._retries):
+            failures.append(now)
+            self._queue.appendleft(self._running.pop(number).run)
+        else:
+            self._end(number, {"status": "failed", "reason": reason})
 
     def _end(self, number: int, outcome: dict[str, Any]) -> None:
         running = self._running.pop(number)
         seconds = round(time.monotonic() - running.started, 3)
         row = {"version": 1, "number": number, "label": running.run.label, **outcome, "seconds": seconds}
         append_jsonl(self._folder.path / RUNS_FILE, row)
+        self._folder.drop_checkpoint(number)
         self._tell()
+        self._first_ends.add(outcome.get("reason", ""))
 
     def _tell(self) -> None:
         left = len(self._queue) + len(self._running)

@@ -6,8 +6,7 @@ Ray is started when the first run needs it; a start that finds all runs ended tr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,11 +30,10 @@ from xraytune.confirm.plan import Plan, new_plan, read_plan, write_plan
 from xraytune.confirm.runs import Run, RunList, RunObserver, completed_rows, ended_rows, replicate, run_label
 from xraytune.errors import Problem, TrialError
 from xraytune.files import write_json
-from xraytune.pipeline.compute import gpu_share
 from xraytune.pipeline.prepare import Prepared, write_prepared
 from xraytune.pipeline.synthesize import gan_need
 from xraytune.records import Compute
-from xraytune.search.ray.tune import Cluster, ray_started, run_trials
+from xraytune.search.runner import Runner
 from xraytune.search.study import StudyFolder, environment
 
 CONFIRM_FOLDER = "confirm"
@@ -65,7 +63,7 @@ class Quiet:
 
 @dataclass(slots=True, kw_only=True)
 class Training:
-    """The study, and what it takes to train for it; a context that ends the Ray it started.
+    """The study, and what it takes to train for it.
 
     Attributes:
         folder: The study.
@@ -73,7 +71,7 @@ class Training:
         prepared: Its images.
         compute: What its trials compute on.
         cache: The artifact cache.
-        address: A Ray cluster; None: Ray starts on this machine.
+        runner: Runs what is trained.
         observer: Told what happens.
     """
 
@@ -82,16 +80,8 @@ class Training:
     prepared: Prepared
     compute: Compute
     cache: Path
-    address: str | None
+    runner: Runner
     observer: ConfirmObserver
-    _ray: ExitStack = field(default_factory=ExitStack, init=False)
-    _cluster: Cluster | None = field(default=None, init=False)
-
-    def __enter__(self) -> Training:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._ray.close()
 
     @property
     def settings(self) -> Settings:
@@ -153,23 +143,12 @@ class Training:
             runs,
             what=what,
             gan_need=lambda parameters: gan_need(parameters.gan, self.prepared, self.compute, self.cache),
+            retries=self.settings.resources.retries,
             observer=self.observer,
         )
         if not work.is_done:
-            if self._cluster is None:
-                self.observer.note("starting Ray ..." if self.address is None else "connecting to Ray ...")
-                self._cluster = self._ray.enter_context(ray_started(self.address))
-                self.observer.opened(self._cluster.dashboard)
-            run_trials(
-                work,
-                folder,
-                label=run_label(runs, self.folder.path.name),
-                cache=self.cache,
-                resources=self.settings.resources,
-                gpu_share=gpu_share(self.settings.resources),
-                cluster=self._cluster,
-                reuse_actors=True,  # many short runs, whose names nobody looks for
-            )
+            # Many short runs, whose names nobody looks for.
+            self.runner.run(work, folder, label=run_label(runs, self.folder.path.name), reuse_actors=True)
         failed = [row for row in ended_rows(folder.path).values() if row["status"] == "failed"]
         if failed:
             reasons = "".join(f"\n    {reason}" for reason in sorted({row["reason"] for row in failed})[:5])

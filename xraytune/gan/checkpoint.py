@@ -24,7 +24,7 @@ from torch.optim import Adam
 
 from xraytune.config.settings import GanSettings
 from xraytune.errors import ArtifactError, ConfigError, Problem
-from xraytune.files import write_bytes
+from xraytune.files import is_whole_zip, write_bytes
 from xraytune.gan.networks import Discriminator, Generator
 from xraytune.records import Compute
 from xraytune.seeding import derive_seed
@@ -166,6 +166,8 @@ def _sampler(settings: str, class_count: int, weights: dict[str, Tensor]) -> Gen
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:
+    if not is_whole_zip(path):  # torch does not look
+        raise ArtifactError(Problem("this checkpoint is damaged", path))
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         if content["version"] == _VERSION:

@@ -8,6 +8,8 @@ epochs and start it again later: it yields the same records and goes on. `run_tr
 
 from __future__ import annotations
 
+import logging
+import shutil
 import time
 from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass
@@ -17,12 +19,15 @@ from pathlib import Path
 from xraytune.classifier.checkpoint import finished_epochs, load_best
 from xraytune.classifier.train import predict_probabilities, train_classifier
 from xraytune.config.settings import Experiment
+from xraytune.errors import ArtifactError
 from xraytune.files import append_jsonl, read_jsonl
 from xraytune.metrics.classification import auroc, youden_threshold
 from xraytune.pipeline.material import gather_material
 from xraytune.pipeline.prepare import Prepared
 from xraytune.pipeline.synthesize import network_labels, trained_gan
 from xraytune.records import Compute, EpochRecord, Progress, ShouldStop, ignore_progress, never_stop
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +103,7 @@ def trial_epochs(
     log = trial_dir / "epochs.jsonl"
     logged = len(read_jsonl(log))
     checkpoint_dir = trial_dir / "checkpoint"
-    finished = finished_epochs(checkpoint_dir)
+    finished = _finished(checkpoint_dir)
     further = train_classifier(
         parameters,
         material.trained,
@@ -129,3 +134,13 @@ def trial_epochs(
         threshold=youden_threshold(val_b.labels == prepared.positive, probabilities[:, prepared.positive]),
         seconds=time.monotonic() - started,
     )
+
+
+def _finished(checkpoint_dir: Path) -> list[EpochRecord]:
+    """The epochs that the checkpoint holds; a damaged one is removed, and the trial makes the same numbers again."""
+    try:
+        return finished_epochs(checkpoint_dir)
+    except ArtifactError as error:
+        _logger.warning("%s; the trial starts afresh", error)
+        shutil.rmtree(checkpoint_dir)
+        return []

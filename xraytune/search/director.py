@@ -8,7 +8,6 @@ no slot waits and nothing can deadlock.
 from __future__ import annotations
 
 import math
-import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,14 +16,17 @@ from typing import Any, Protocol, TypeAlias
 from xraytune.config.load import experiment_to_json
 from xraytune.config.settings import Experiment, Parameters
 from xraytune.config.space import Space
-from xraytune.files import append_jsonl, read_json, read_jsonl, write_json
+from xraytune.errors import MachineError
+from xraytune.files import append_jsonl, check_fences, write_json
 from xraytune.pipeline.synthesize import GanNeed
 from xraytune.pipeline.trial import TrialResult
 from xraytune.records import EpochRecord
-from xraytune.search.journal import Asked, Journal, Status
+from xraytune.search.clock import StudyClock
+from xraytune.search.journal import Journal, Status
+from xraytune.search.retries import Failure, FirstEnds, may_try_again, why_lost
 from xraytune.search.rungs import Rungs
 from xraytune.search.study import StudyFolder, project_rows
-from xraytune.search.work import Answer
+from xraytune.search.work import Answer, Asked, Message
 
 # Trials that are asked for and held back, at most, so that the sampler is not asked far ahead of what is known.
 _HELD_BACK = 4
@@ -65,8 +67,6 @@ def mix_label(parameters: Parameters) -> str:
 class _Running:
     asked: Asked
     need: GanNeed | None
-    started: float
-    earlier_seconds: float
 
 
 class Director:
@@ -104,7 +104,8 @@ class Director:
         self._trial_budget = min(settings.budget.trials, len(self._points)) if grid else settings.budget.trials
         self._queue = deque(journal.again(number) for number in journal.unfinished())
         self._running: dict[int, _Running] = {}
-        self._clock = _WallClock(folder)
+        self._clock = StudyClock(folder.path / "wall.json")
+        self._first_ends = FirstEnds(folder.path)
         project_rows(folder, journal.rows())
 
     @property
@@ -123,6 +124,7 @@ class Director:
 
     def next(self) -> Asked | Answer:
         """A trial for a free slot: an unfinished one first, then new ones until the budget is spent."""
+        check_fences()
         for asked in self._queue:
             if not self._waits(asked):
                 self._queue.remove(asked)
@@ -136,15 +138,20 @@ class Director:
             self._queue.append(asked)
         return Answer.WAIT if self._queue else Answer.DONE
 
-    def hear(self, number: int, message: Mapping[str, Any]) -> bool:
+    def hear(self, number: int, message: Message) -> bool:
         """Take what a trial says and answer whether it goes on. Anything may be said again; nothing is recorded twice.
 
-        Args:
-            number: The trial.
-            message: `{"epoch": EpochRecord}`, `{"ended": TrialResult}` or `{"failed": reason}`, as plain values.
+        Raises:
+            MachineError: The trial could not go on, nor could any other; it stays unfinished.
+            TrialError: The first trials all failed for one reason.
         """
+        check_fences()
+        if number not in self._running:
+            return False
+        if "stopped" in message:
+            raise MachineError(message["stopped"])
         if "failed" in message:
-            self._end(number, "failed", None, {"reason": message["failed"]})
+            self._fail(number, message["failed"], message["cause"])
             return False
         if "ended" in message:
             result = TrialResult(**message["ended"])
@@ -154,10 +161,23 @@ class Director:
         record = EpochRecord(**message["epoch"])
         return self._hear_epoch(number, record)
 
-    def lost(self, number: int) -> None:
-        """A trial whose worker was lost as often as `resources.retries` allows has failed."""
+    def lost(self, number: int, *, out_of_memory: bool) -> None:
+        """The process of a trial ended without a word."""
+        check_fences()
         if number in self._running:
-            self._end(number, "failed", None, {"reason": "its worker process was lost (killed, or out of memory)"})
+            reason = why_lost(self._folder.trial_path(number), out_of_memory=out_of_memory)
+            self._fail(number, reason, "memory" if out_of_memory else "fault")
+
+    def interrupted(self) -> None:
+        """What ran is to be started again, before anything new."""
+        self._queue.extendleft(reversed([run.asked for run in self._running.values()]))
+        for number in self._running:
+            self._clock.stop(number)
+        self._running.clear()
+
+    def beat(self) -> None:
+        """Write down the time used, now and then."""
+        self._clock.beat()
 
     def close(self) -> None:
         """Write down the time used; the same command goes on from here."""
@@ -166,7 +186,7 @@ class Director:
     def _hear_epoch(self, number: int, record: EpochRecord) -> bool:
         value = record.best_val_auroc
         if not math.isfinite(value):
-            self._end(number, "failed", None, {"reason": f"val_auroc is {value} after epoch {record.epoch}"})
+            self._fail(number, f"val_auroc is {value} after epoch {record.epoch}", "settings")
             return False
         if record.epoch not in self._journal.reported(number):
             self._journal.report(number, record.epoch, value)
@@ -182,22 +202,32 @@ class Director:
         if not config.exists():
             experiment = Experiment(settings=self._space.settings, parameters=asked.parameters)
             write_json(config, experiment_to_json(experiment, trial))
-        earlier = sum(row["seconds"] for row in read_jsonl(trial / "epochs.jsonl"))
-        need = self._gan_need(asked.parameters)
-        self._running[asked.number] = _Running(
-            asked=asked, need=need, started=time.monotonic(), earlier_seconds=earlier
-        )
+        self._running[asked.number] = _Running(asked=asked, need=self._gan_need(asked.parameters))
+        self._clock.start(asked.number)
         self._observer.began(asked)
         return asked
 
+    def _fail(self, number: int, reason: str, cause: str) -> None:
+        """Try a trial again, or end it."""
+        failures, now = self._journal.failures(number), Failure(epochs=len(self._journal.reported(number)), cause=cause)
+        if not may_try_again(failures, now, self._space.settings.resources.retries):
+            self._end(number, "failed", None, {"reason": reason})
+            return
+        self._journal.add_failure(number, now)
+        self._running.pop(number)
+        self._clock.stop(number)
+        self._queue.appendleft(self._journal.again(number))
+        self.note(f"#{number} is tried again: {reason.splitlines()[0]}")
+
     def _end(self, number: int, status: Status, value: float | None, outcome: dict[str, Any]) -> None:
-        run = self._running.pop(number)
-        seconds = run.earlier_seconds + time.monotonic() - run.started
-        self._journal.tell(number, status, value, {**outcome, "seconds": seconds})
-        self._clock.save()
+        self._journal.tell(number, status, value, {**outcome, "seconds": self._clock.seconds_of(number)})
+        self._running.pop(number)
+        self._clock.end(number)
         row = self._journal.row(number)
         append_jsonl(self._folder.rows_path, row)
+        self._folder.drop_checkpoint(number)
         self._observer.ended(row)
+        self._first_ends.add(row["reason"] if status == "failed" else "")
 
     def _waits(self, asked: Asked) -> bool:
         """Whether another trial is training the GAN that this one needs, or a longer or shorter run of it."""
@@ -218,22 +248,4 @@ class Director:
         if budget.gpu_hours is None:
             return False
         ended = sum(row["seconds"] for row in self._folder.rows())
-        now = time.monotonic()
-        running = sum(run.earlier_seconds + now - run.started for run in self._running.values())
-        return bool((ended + running) * self._gpu_share >= budget.gpu_hours * 3600)
-
-
-class _WallClock:
-    """Wall time that a study has used, over all its starts; `wall.json` holds it between them."""
-
-    def __init__(self, folder: StudyFolder) -> None:
-        self._path = folder.path / "wall.json"
-        self._before: float = read_json(self._path)["seconds"] if self._path.exists() else 0.0
-        self._started = time.monotonic()
-        self.save()
-
-    def seconds(self) -> float:
-        return self._before + time.monotonic() - self._started
-
-    def save(self) -> None:
-        write_json(self._path, {"version": 1, "seconds": round(self.seconds(), 1)})
+        return bool((ended + self._clock.unfinished_seconds()) * self._gpu_share >= budget.gpu_hours * 3600)

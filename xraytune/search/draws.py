@@ -8,7 +8,7 @@ import optuna
 
 from xraytune.config.settings import Parameters
 from xraytune.config.space import Space
-from xraytune.search.journal import quiet_optuna
+from xraytune.search.sampler import quiet_optuna
 
 
 def random_draws(space: Space, seed: int) -> Iterator[Parameters]:

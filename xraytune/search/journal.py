@@ -6,25 +6,23 @@ read here. One process writes, under the study's lock; others may read at any ti
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 import optuna
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from xraytune.config.settings import Parameters, SamplerSettings
+from xraytune.config.settings import Parameters
 from xraytune.config.space import Space
 from xraytune.errors import Problem, StudyError
 from xraytune.files import cut_torn_line
-from xraytune.seeding import derive_seed
+from xraytune.search.retries import Failure, share
+from xraytune.search.sampler import NumberedSampler, quiet_optuna
+from xraytune.search.work import Asked
 
 Status = Literal["complete", "pruned", "failed"]
 _STATES: dict[Status, TrialState] = {
@@ -33,18 +31,11 @@ _STATES: dict[Status, TrialState] = {
     "failed": TrialState.FAIL,
 }
 _OUTCOME = "outcome"
+_FAILURES = "failures"
 _STUDY_NAME = "xraytune"
 _LOST = "put it back from a copy; without it the study is lost, and its space can be searched under another name"
 # The operation code of Optuna's journal for a reported value; a test reads a journal that Optuna wrote.
 _REPORT_OPERATION = 7
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """A trial that was asked for: its number and its settings."""
-
-    number: int
-    parameters: Parameters
 
 
 class Journal:
@@ -96,14 +87,16 @@ class Journal:
         has_waiting = len(self._study.get_trials(deepcopy=False)) > number
         if number < len(points) and not has_waiting:
             self._study.enqueue_trial(dict(points[number]))
-        self._study.sampler = make_sampler(self._space.settings.sampler, number)
+        self._study.sampler = NumberedSampler(self._space.settings.sampler, number)
         trial = self._study.ask()
         self._trials[trial.number] = trial
         return Asked(number=trial.number, parameters=self._space.suggest(trial))
 
     def again(self, number: int) -> Asked:
-        """A trial that was asked for earlier, with the settings that it got then."""
-        return Asked(number=number, parameters=self._space.suggest(self._trial(number)))
+        """A trial that was asked for earlier, with the settings that it got then; those it had not got yet are drawn now."""
+        self._study.sampler = NumberedSampler(self._space.settings.sampler, number)
+        parameters = self._space.suggest(self._trial(number))
+        return Asked(number=number, parameters=parameters, share=share(self.failures(number)))
 
     def parameters(self, number: int) -> Parameters:
         """The settings of a trial; nothing is written.
@@ -131,6 +124,15 @@ class Journal:
         for entry in self._backend.read_logs(0):
             if entry["op_code"] == _REPORT_OPERATION:
                 yield entry["trial_id"], entry["step"], entry["intermediate_value"]
+
+    def failures(self, number: int) -> list[Failure]:
+        """How often a trial was tried in vain."""
+        return [Failure(**entry) for entry in self._frozen(number).user_attrs.get(_FAILURES, [])]
+
+    def add_failure(self, number: int, failure: Failure) -> None:
+        """Record that a trial is to be tried again."""
+        entries = [asdict(entry) for entry in (*self.failures(number), failure)]
+        self._trial(number).set_user_attr(_FAILURES, entries)
 
     def tell(self, number: int, status: Status, value: float | None, outcome: Mapping[str, Any]) -> None:
         """End a trial, once; told again, nothing changes. A pruned trial keeps its last value, a failed one has none."""
@@ -178,17 +180,6 @@ def create_journal(path: Path) -> None:
         optuna.create_study(storage=storage, study_name=_STUDY_NAME, direction="maximize")
 
 
-def make_sampler(settings: SamplerSettings, number: int) -> BaseSampler:
-    """The sampler of trial `number`; `grid` is a list of points, so that nothing is left to sample."""
-    seed = derive_seed(settings.seed, "sampler", number) % 2**32
-    if settings.name != "tpe":
-        return RandomSampler(seed=seed)
-    with quiet_optuna():
-        return TPESampler(
-            n_startup_trials=settings.startup_trials, multivariate=True, group=True, constant_liar=True, seed=seed
-        )
-
-
 def flat(parameters: Parameters) -> dict[str, Any]:
     """A trial's settings as one level of dotted names: `gan.steps`."""
     rows: dict[str, Any] = {}
@@ -198,12 +189,3 @@ def flat(parameters: Parameters) -> dict[str, Any]:
         else:
             rows[name] = value
     return rows
-
-
-@contextmanager
-def quiet_optuna() -> Iterator[None]:
-    """Without Optuna's notes that a feature is experimental, and its log lines for each trial."""
-    logging.getLogger("optuna").setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        yield

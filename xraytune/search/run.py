@@ -20,10 +20,10 @@ from xraytune.pipeline.compute import choose_compute, cpu_count, gpu_count, gpu_
 from xraytune.pipeline.model import require_two_classes
 from xraytune.pipeline.prepare import Prepared, prepare
 from xraytune.pipeline.synthesize import gan_need
-from xraytune.records import Compute, EpochRecord, Progress, ignore_progress
+from xraytune.records import EpochRecord, Progress, ignore_progress
 from xraytune.search.director import Director, Observer, mix_label
-from xraytune.search.journal import Asked, Journal
-from xraytune.search.ray.tune import Cluster, ray_started, run_trials, slots
+from xraytune.search.journal import Journal
+from xraytune.search.runner import Runner, slots
 from xraytune.search.study import (
     StudyFolder,
     create_study,
@@ -32,6 +32,7 @@ from xraytune.search.study import (
     require_same_images,
     require_same_space,
 )
+from xraytune.search.work import Asked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +121,7 @@ def search(
     share = gpu_share(settings.resources)
     compute = choose_compute(gpus=share, threads=settings.resources.cpus_per_trial)
     if address is None:
-        slots(settings.resources, share, Cluster(dashboard="", cpus=cpu_count(), gpus=gpu_count()))
+        slots(settings.resources, cpu_count(), gpu_count())
     part_folders(settings.data.path)  # a wrong folder is told before weights are looked for
     require_two_classes(loaded)
     require_weights(loaded)
@@ -132,8 +133,8 @@ def search(
         require_same_images(folder, prepared)
     else:
         create_study(folder, loaded, prepared, compute)
-    with locked(folder):
-        _run(loaded, folder, prepared, folder.compute(), cache=cache, share=share, address=address, observer=observer)
+    with locked(folder) as token:
+        _run(loaded, folder, prepared, token=token, cache=cache, share=share, address=address, observer=observer)
     return summarise(folder)
 
 
@@ -141,13 +142,14 @@ def _run(
     space: Space,
     folder: StudyFolder,
     prepared: Prepared,
-    compute: Compute,
     *,
+    token: str,
     cache: Path,
     share: float,
     address: str | None,
     observer: Observer,
 ) -> None:
+    compute = folder.compute()
     journal = Journal(folder.journal_path, space, writable=True)
     director = Director(
         folder,
@@ -160,20 +162,19 @@ def _run(
     if director.is_done:
         observer.note(f"all {len(journal.trials)} trials have ended; --set budget.trials=N goes on to N")
         return
+    name = folder.path.name
+    runner = Runner(
+        folder,
+        token=token,
+        resources=space.settings.resources,
+        cache=cache,
+        address=address,
+        note=observer.note,
+        opened=lambda dashboard: observer.opened(folder, dashboard),
+    )
     try:
-        observer.note("starting Ray ..." if address is None else f"connecting to Ray at {address} ...")
-        with ray_started(address) as cluster:
-            observer.opened(folder, cluster.dashboard)
-            resources = space.settings.resources
-            run_trials(
-                director,
-                folder,
-                label=lambda asked: f"{folder.path.name} #{asked.number} {mix_label(asked.parameters)}",
-                cache=cache,
-                resources=resources,
-                gpu_share=share,
-                cluster=cluster,
-            )
+        with runner:
+            runner.run(director, folder, label=lambda asked: f"{name} #{asked.number} {mix_label(asked.parameters)}")
     finally:
         director.close()
 

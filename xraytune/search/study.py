@@ -71,6 +71,10 @@ class StudyFolder:
         """The folder of one trial."""
         return self.path / "trials" / f"{number:04d}"
 
+    def drop_checkpoint(self, number: int) -> None:
+        """Free what an ended trial would have gone on from; its best network stays."""
+        (self.trial_path(number) / "checkpoint" / "checkpoint.pt").unlink(missing_ok=True)
+
     def space(self) -> Space:
         """The space as it was searched.
 

@@ -1,15 +1,43 @@
-"""What Ray is told to run, whoever decides it: a search's director, or a list of runs.
+"""What is run, whoever decides it: a search's director, or a list of runs.
 
-`run_trials` asks for work, passes on what each trial says, and stops a trial when it is told to.
+A runner asks for work, passes on what each trial says, and stops a trial when it is told to.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
-from xraytune.search.journal import Asked
+from xraytune.config.settings import Parameters
+
+HANG_FILE = "hang.txt"
+"""Of a trial: where its last process hung, empty where it did not."""
+
+Message: TypeAlias = Mapping[str, Any]
+"""What a trial says, as plain values: one of
+
+    {"epoch": EpochRecord}                    an epoch has ended and is on the disk
+    {"ended": TrialResult}                    it ran to its end
+    {"failed": reason, "cause": cause}        "settings": they are why, and again it would fail; "memory"; "fault": all else
+    {"stopped": why}                          this machine lacks something, such as room on the disk
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A trial to be run.
+
+    Attributes:
+        number: Of its study.
+        parameters: Its settings.
+        share: How many times the usual share of a machine it gets, after it had run out of memory.
+    """
+
+    number: int
+    parameters: Parameters
+    share: int = 1
 
 
 class Answer(Enum):
@@ -36,13 +64,14 @@ class Work(Protocol):
     def next(self) -> Asked | Answer:
         """A trial for a free slot."""
 
-    def hear(self, number: int, message: Mapping[str, Any]) -> bool:
-        """Take what a trial says and answer whether it goes on; anything may be said again.
+    def hear(self, number: int, message: Message) -> bool:
+        """Take what a trial says and answer whether it goes on; anything may be said again."""
 
-        Args:
-            number: The trial.
-            message: `{"epoch": EpochRecord}`, `{"ended": TrialResult}` or `{"failed": reason}`, as plain values.
-        """
+    def lost(self, number: int, *, out_of_memory: bool) -> None:
+        """The process of a trial ended without a word."""
 
-    def lost(self, number: int) -> None:
-        """A trial whose worker was lost as often as `resources.retries` allows has failed."""
+    def interrupted(self) -> None:
+        """All processes are gone, through no fault of their trials: what ran is to be started again."""
+
+    def beat(self) -> None:
+        """Called every second or so."""

@@ -3,48 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from xraytune.search.journal import Asked
-from xraytune.search.work import Answer, Work
+from xraytune.search.ray.link import Link
 
 
 class DirectedSearcher(Searcher):
-    """Hands Tune the trials, no more than fit at once.
+    """Hands Tune the trials that it is given."""
 
-    Args:
-        work: Decides.
-        concurrent: Trials at once.
-        config: From a trial to its Tune config, with `number` in it.
-    """
-
-    def __init__(self, work: Work, *, concurrent: int, config: Callable[[Asked], dict[str, Any]]) -> None:
+    def __init__(self, link: Link) -> None:
         super().__init__()
-        self._work, self._concurrent, self._config = work, concurrent, config
-        self._numbers: dict[str, int] = {}
+        self._link = link
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a str
         """The config of the next trial; None: not now; FINISHED: there are no more."""
-        if self._work.running >= self._concurrent:
-            return None
-        match self._work.next():
-            case Answer.WAIT:
-                return None
-            case Answer.DONE:
-                return str(Searcher.FINISHED)
-            case asked:
-                self._numbers[trial_id] = asked.number
-                return self._config(asked)
+        del trial_id
+        answer = self._link.next()
+        return str(Searcher.FINISHED) if answer == "done" else answer
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tune gave up on a trial whose process was lost again and again."""
-        del result
-        if error:
-            self._work.lost(self._numbers[trial_id])
+        """The scheduler said it."""
+        del trial_id, result, error
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         """Nothing in Tune's own space is searched."""
@@ -61,12 +43,17 @@ class DirectedSearcher(Searcher):
 class DirectedScheduler(FIFOScheduler):
     """Asks about every message of a trial, whatever Tune thinks of it."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, link: Link) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._work = work
+        self._link = link
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Continue or stop, as it was answered."""
         del tune_controller
-        goes_on = self._work.hear(trial.config["number"], json.loads(result["message"]))
+        goes_on = self._link.hear(trial.config["number"], json.loads(result["message"]))
         return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """The process of a trial is gone."""
+        del tune_controller
+        self._link.lost(trial.config["number"], out_of_memory="OutOfMemory" in str(trial.get_error() or ""))

@@ -1,0 +1,130 @@
+"""The process that speaks to Ray: `python -m xraytune.search.ray.driver DESCRIPTOR` starts Ray and runs trials with Tune.
+
+It decides nothing and keeps nothing: the search, which started it, is asked over a pipe. So it may be lost at any moment,
+with all of Ray, and the search starts another one. It ends itself when the search or a process of Ray's is gone: Tune would
+wait for ever. Tune is started afresh each time; no state of its own is ever restored.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sys
+import threading
+import time
+import warnings
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from typing import Any
+
+import ray
+from ray import tune
+
+from xraytune.search.ray.actor import TrialActor
+from xraytune.search.ray.adapters import DirectedScheduler, DirectedSearcher
+from xraytune.search.ray.link import Link, receive, send
+
+_OBJECT_STORE_BYTES = 200 * 2**20  # trials exchange paths, not arrays
+_LOOK_SECONDS = 0.25
+_VITAL = ("raylet", "gcs_server")
+
+
+def main(descriptor: int) -> None:
+    """Serve the search until it closes the pipe."""
+    os.set_inheritable(descriptor, False)
+    connection = Connection(descriptor)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    with suppress(EOFError):
+        start = receive(connection)
+        found = _start_ray(start["address"], start["cpus"])
+        send(connection, found)
+        if "unavailable" in found:
+            return
+        while True:
+            _run(connection, receive(connection))
+            send(connection, "ended")
+    ray.shutdown()
+
+
+def _start_ray(address: str | None, cpus: int) -> dict[str, Any]:
+    """A Ray of our own on this machine, or a connection to a cluster: its dashboard and resources, or why not."""
+    local = {
+        "address": "local",  # a bare init() would wait for a dead cluster whose address an earlier run left behind
+        "num_cpus": cpus,
+        "object_store_memory": _OBJECT_STORE_BYTES,
+        "include_dashboard": True,
+        "dashboard_host": "127.0.0.1",
+    }
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
+    try:
+        context = ray.init(
+            **({"address": address} if address else local), logging_level=logging.CRITICAL, log_to_driver=False
+        )
+    except ConnectionError as error:
+        fix = "start it (`ray start --head`) or leave --address out to use this machine alone"
+        return {"unavailable": f"no Ray cluster answers: {error}", "where": address or "local", "fix": fix}
+    except Exception as error:  # noqa: BLE001  Ray raises bare ones where one of its processes does not start in time
+        first_line = str(error).strip().partition("\n")[0]
+        fix = "run the same command again, when the machine is less busy; `xraytune doctor` looks for what is missing"
+        return {"unavailable": f"Ray did not start: {first_line}", "where": "Ray", "fix": fix}
+    url = context.dashboard_url
+    return {"dashboard": f"http://{url}" if url else "", "resources": _resources()}
+
+
+def _resources() -> dict[str, float]:
+    found = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return {"cpus": found.get("CPU", 0.0), "gpus": found.get("GPU", 0.0)}
+
+
+def _run(connection: Connection, job: dict[str, Any]) -> None:
+    """Run trials until there are no more, or SIGUSR1 says to stop: Tune's own word for it."""
+    link = Link(connection, _resources)
+
+    def resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        """More of a machine, not more than there is, for a trial that ran out of memory."""
+        most = _largest_node()
+        usual = {name: job[name] for name in ("CPU", "GPU") if job[name]}
+        wanted = {name: max(each, min(each * config["share"], most[name])) for name, each in usual.items()}
+        return tune.PlacementGroupFactory([wanted])
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Tune's own, about features that are not used
+        try:
+            tune.run(
+                tune.with_resources(TrialActor, resources),
+                name="tune",
+                storage_path=job["scratch"],
+                num_samples=-1,
+                search_alg=DirectedSearcher(link),
+                scheduler=DirectedScheduler(link),
+                max_failures=0,  # whoever has the work decides what is tried again
+                raise_on_failed_trial=False,
+                reuse_actors=job["reuse_actors"],
+                trial_name_creator=lambda trial: trial.config["label"],
+                trial_dirname_creator=lambda trial: f"{trial.config['number']:04d}-{trial.trial_id}",
+                verbose=0,
+            )
+        finally:
+            shutil.rmtree(job["scratch"], ignore_errors=True)
+
+
+def _largest_node() -> dict[str, float]:
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    return {name: max((node.get(name, 0.0) for node in nodes), default=0.0) for name in ("CPU", "GPU")}
+
+
+def _end_with(parent: int) -> None:
+    """End this process, and with it Ray, when the search or a process of Ray's that it cannot do without is gone."""
+    while os.getppid() == parent:
+        node: Any = ray._private.worker._global_node  # Ray has no public way to ask
+        for name in _VITAL if node else ():
+            for info in node.all_processes.get(name, ()):
+                if info.process.poll() is not None:
+                    os._exit(1)
+        time.sleep(_LOOK_SECONDS)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

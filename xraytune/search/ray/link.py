@@ -1,0 +1,57 @@
+"""What the search and its Ray process say to each other: one line of JSON each way, over a pipe."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
+from typing import Any
+
+_RESOURCES_SECONDS = 2.0
+
+
+class Link:
+    """The Ray process's end.
+
+    Args:
+        connection: To the search.
+        resources: Gives Ray's CPU cores and GPUs now; nodes may join and leave.
+    """
+
+    def __init__(self, connection: Connection, resources: Callable[[], Mapping[str, float]]) -> None:
+        self._connection, self._resources = connection, resources
+        self._looked, self._found = -_RESOURCES_SECONDS, resources()
+
+    def next(self) -> dict[str, Any] | str | None:
+        """The config of a trial for a free slot; None: not now; "done": there are no more."""
+        if (now := time.monotonic()) - self._looked >= _RESOURCES_SECONDS:
+            self._looked, self._found = now, self._resources()
+        answer: dict[str, Any] | str | None = self._ask({"next": dict(self._found)})
+        return answer
+
+    def hear(self, number: int, message: Mapping[str, Any]) -> bool:
+        """Whether a trial that said this goes on."""
+        return bool(self._ask({"hear": [number, message]}))
+
+    def lost(self, number: int, *, out_of_memory: bool) -> None:
+        """The process of a trial is gone."""
+        self._ask({"lost": [number, out_of_memory]})
+
+    def _ask(self, question: Any) -> Any:
+        send(self._connection, question)
+        return receive(self._connection)
+
+
+def send(connection: Connection, content: Any) -> None:
+    """Write one message."""
+    connection.send_bytes(json.dumps(content).encode())
+
+
+def receive(connection: Connection) -> Any:
+    """Read one message.
+
+    Raises:
+        EOFError: The other process is gone.
+    """
+    return json.loads(connection.recv_bytes())

@@ -1,0 +1,70 @@
+"""Which trials are tried again, and with how much of a machine."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from xraytune.errors import Problem, TrialError
+from xraytune.search.work import HANG_FILE
+
+_HOPELESS_AFTER = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A process of a trial that ended before its trial did.
+
+    Attributes:
+        epochs: Epochs that were recorded then.
+        cause: See `work.Message`.
+    """
+
+    epochs: int
+    cause: str
+
+
+def may_try_again(failures: Sequence[Failure], now: Failure, retries: int) -> bool:
+    """Whether a trial that failed is tried again: a fault may pass, and after a new epoch the count begins anew."""
+    since = sum(failure.epochs == now.epochs for failure in failures)
+    return now.cause != "settings" and since < retries
+
+
+def share(failures: Sequence[Failure]) -> int:
+    """How many times the usual share of a machine a trial gets: twice as much each time it ran out of memory."""
+    return int(2 ** sum(failure.cause == "memory" for failure in failures))
+
+
+def why_lost(trial_dir: Path, *, out_of_memory: bool) -> str:
+    """Why the process of a trial ended without a word, as far as it left a trace."""
+    hang = trial_dir / HANG_FILE
+    if hang.exists() and hang.stat().st_size:
+        return f"it hung (traceback: {trial_dir.name}/{HANG_FILE})"
+    return "its process was killed: out of memory" if out_of_memory else "its process was lost (killed, or its node)"
+
+
+@dataclass(slots=True)
+class FirstEnds:
+    """How the first trials of a start ended: when all fail for one reason, so would the others.
+
+    Attributes:
+        where: Named in the error: the study.
+    """
+
+    where: Path
+    _count: int = field(default=0, init=False)
+    _reasons: set[str] = field(default_factory=set, init=False)
+
+    def add(self, reason: str) -> None:
+        """Take the reason of a trial that failed, "" of one that did not.
+
+        Raises:
+            TrialError: The first three failed for the same reason.
+        """
+        self._count += 1
+        self._reasons.add(re.sub(r"\d+", "#", reason.partition("\n")[0]))
+        if self._count == _HOPELESS_AFTER and len(self._reasons) == 1 and reason:
+            what = f"the first {_HOPELESS_AFTER} trials all failed for one reason, so no other was begun: {reason}"
+            raise TrialError(Problem(what, self.where, "mend that; the same command then goes on"))

@@ -1,0 +1,309 @@
+"""Runs trials on Ray, from a process that Ray cannot take down with it.
+
+A child process speaks to Ray (`search/ray/driver.py`) and asks here, over a pipe, what to run and what to stop. Everything
+that must last is decided and written here. When Ray dies, the child dies; here it is started again, and the trials that
+ran go on from their checkpoints.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing import Pipe
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from xraytune.config.settings import Resources
+from xraytune.errors import MachineError, Problem, StudyError
+from xraytune.pipeline.compute import cpu_count, gpu_share
+from xraytune.search.ray.link import receive, send
+from xraytune.search.study import StudyFolder
+from xraytune.search.work import Answer, Asked, Work
+
+# Ray reads these when it is imported or started: no log files, tables or snapshots of Tune's own; a node that does not
+# answer for some seconds is lost.
+_ENVIRONMENT = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the child is told by SIGUSR1
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # processes start side by side; `slots` says how many
+}
+_STARTS_WITHOUT_A_WORD = 3
+_BEAT_SECONDS = 1.0
+_SHUTDOWN_SECONDS = 20.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """What Ray offers: its dashboard's address ("" where there is none), CPU cores and GPUs."""
+
+    dashboard: str
+    cpus: float
+    gpus: float
+
+
+class _RayDiedError(Exception):
+    """The child is gone, and with it Ray."""
+
+
+def slots(resources: Resources, cpus: float, gpus: float) -> int:
+    """Trials that run at once.
+
+    Raises:
+        MachineError: Not even one fits.
+    """
+    share = gpu_share(resources)
+    by_cpu = int(cpus / resources.cpus_per_trial)
+    by_gpu = int(gpus / share + 1e-9) if share else by_cpu
+    if min(by_cpu, by_gpu) == 0:
+        needed = f"a trial needs {resources.cpus_per_trial} CPU cores and {share:g} GPUs"
+        what = f"{needed}; Ray has {cpus:g} and {gpus:g}"
+        raise MachineError(Problem(what, "resources", "lower resources.cpus_per_trial or gpus_per_trial"))
+    return min(by_cpu, by_gpu, resources.concurrent or by_cpu)
+
+
+class Runner:
+    """Ray, started when the first trial needs it; a context that ends it.
+
+    Args:
+        folder: The study; `.ray.log` in it has what Ray says while it runs.
+        token: Of the hold on the study.
+        resources: Of one trial.
+        cache: The artifact cache.
+        address: A Ray cluster; None: Ray starts on this machine.
+        note: Told what a person should know.
+        opened: Told the dashboard's address, "" where there is none.
+    """
+
+    def __init__(
+        self,
+        folder: StudyFolder,
+        *,
+        token: str,
+        resources: Resources,
+        cache: Path,
+        address: str | None,
+        note: Callable[[str], None],
+        opened: Callable[[str], None],
+    ) -> None:
+        self._folder, self._token, self._resources, self._cache = folder, token, resources, cache
+        self._address, self._note, self._opened = address, note, opened
+        self._child: _Child | None = None
+
+    def __enter__(self) -> Runner:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._end_child()
+        (self._folder.path / ".ray.log").unlink(missing_ok=True)
+
+    def run(
+        self, work: Work, folder: StudyFolder, *, label: Callable[[Asked], str], reuse_actors: bool = False
+    ) -> None:
+        """Run trials until there are no more.
+
+        Args:
+            work: Says which.
+            folder: Holds each trial's `config.json`, the split and the environment.
+            label: What the dashboard calls a trial.
+            reuse_actors: Let a process run one trial after another. It then keeps the name of its first one, and each
+                further trial starts seconds sooner.
+
+        Raises:
+            XraytuneError: What `work` raised, such as a full disk.
+            MachineError: Ray does not start, or dies again and again.
+            KeyboardInterrupt: Ctrl-C or SIGTERM; running trials stay unfinished and go on at the next start.
+        """
+        job = {
+            "scratch": str(folder.path / ".tune"),
+            "reuse_actors": reuse_actors,
+            "CPU": self._resources.cpus_per_trial,
+            "GPU": gpu_share(self._resources),
+        }
+        silent = 0
+        with _signals() as caught:
+            while not work.is_done:
+                served = _Served(work, lambda asked: self._config(folder, asked, label(asked)), self._resources)
+                try:
+                    self._serve(served, job, caught)
+                except _RayDiedError:
+                    work.interrupted()
+                    self._end_child()
+                    silent = 0 if served.heard else silent + 1
+                    if silent == _STARTS_WITHOUT_A_WORD:
+                        what = f"Ray died {silent} times before a trial said anything"
+                        fix = "the same command goes on; `xraytune doctor` looks for what this machine lacks"
+                        raise MachineError(Problem(what, self._folder.path / ".ray.log", fix)) from None
+                    if not caught:
+                        self._note("Ray died; starting it again, and the trials go on")
+                if caught:
+                    raise KeyboardInterrupt
+                if self._child is not None and not work.is_done:
+                    what = "Ray Tune stopped before all trials had ended"
+                    raise StudyError(Problem(what, folder.path, "the same command goes on"))
+
+    def _serve(self, served: _Served, job: dict[str, Any], caught: list[int]) -> None:
+        if self._child is None:
+            self._note("starting Ray ..." if self._address is None else f"connecting to Ray at {self._address} ...")
+            self._child = _Child(self._address, self._folder.path / ".ray.log")
+            cluster = self._child.cluster()
+            slots(self._resources, cluster.cpus, cluster.gpus)
+            self._opened(cluster.dashboard)
+        self._child.run(job, served, caught)
+
+    def _end_child(self) -> None:
+        if self._child is not None:
+            self._child.end()
+            self._child = None
+
+    def _config(self, folder: StudyFolder, asked: Asked, label: str) -> dict[str, Any]:
+        return {
+            "study": str(folder.path),
+            "cache": str(self._cache),
+            "number": asked.number,
+            "label": label,
+            "gpu_share": gpu_share(self._resources),
+            "lock": str(self._folder.lock_path),
+            "token": self._token,
+            "share": asked.share,
+        }
+
+
+class _Served:
+    """Answers what the child asks."""
+
+    def __init__(self, work: Work, config: Callable[[Asked], dict[str, Any]], resources: Resources) -> None:
+        self._work, self._config, self._resources = work, config, resources
+        self.heard = False
+
+    def beat(self) -> None:
+        self._work.beat()
+
+    def note(self, text: str) -> None:
+        self._work.note(text)
+
+    def answer(self, question: Mapping[str, Any]) -> Any:
+        match question:
+            case {"next": found}:
+                return self._next(found["cpus"], found["gpus"])
+            case {"hear": [number, message]}:
+                self.heard = True
+                return self._work.hear(number, message)
+            case {"lost": [number, out_of_memory]}:
+                return self._work.lost(number, out_of_memory=out_of_memory)
+        raise AssertionError(question)
+
+    def _next(self, cpus: float, gpus: float) -> Any:
+        try:
+            is_full = self._work.running >= slots(self._resources, cpus, gpus)
+        except MachineError:  # all nodes that could run a trial are gone for now; others may join
+            is_full = True
+        if is_full:
+            return None
+        match self._work.next():
+            case Answer.WAIT:
+                return None
+            case Answer.DONE:
+                return "done"
+            case asked:
+                return self._config(asked)
+
+
+class _Child:
+    """The process that speaks to Ray."""
+
+    def __init__(self, address: str | None, log: Path) -> None:
+        self._connection, theirs = Pipe()
+        descriptor = theirs.fileno()
+        with log.open("w", encoding="utf-8") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "xraytune.search.ray.driver", str(descriptor)],
+                pass_fds=(descriptor,),
+                stdin=subprocess.DEVNULL,
+                stdout=errors,
+                stderr=errors,
+                env={**os.environ, **_ENVIRONMENT},
+                start_new_session=True,  # the terminal's Ctrl-C is for the search to hear
+            )
+        theirs.close()
+        self._is_busy = False
+        self._tell({"address": address, "cpus": cpu_count()})
+
+    def cluster(self) -> Cluster:
+        """What Ray offers; waits until it has started.
+
+        Raises:
+            MachineError: It did not.
+        """
+        found = self._hear()
+        if "unavailable" in found:
+            raise MachineError(Problem(found["unavailable"], found["where"], found["fix"]))
+        return Cluster(dashboard=found["dashboard"], **found["resources"])
+
+    def run(self, job: dict[str, Any], served: _Served, caught: list[int]) -> None:
+        """Answer until the job has ended."""
+        self._tell(job)
+        self._is_busy, told_to_stop = True, False
+        while True:
+            if caught and not told_to_stop:
+                told_to_stop = True
+                served.note(f"{signal.Signals(caught[0]).name}: ending in order, which takes some seconds")
+                with suppress(ProcessLookupError):
+                    self._process.send_signal(signal.SIGUSR1)
+            if not self._connection.poll(_BEAT_SECONDS):
+                served.beat()
+                continue
+            question = self._hear()
+            if question == "ended":
+                self._is_busy = False
+                return
+            self._tell(served.answer(question))
+
+    def end(self) -> None:
+        """End the process, and with it Ray: in order when it has nothing to do, else at once."""
+        self._connection.close()
+        if not self._is_busy:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_SHUTDOWN_SECONDS)
+        self._process.kill()
+        self._process.wait()
+
+    def _tell(self, content: Any) -> None:
+        try:
+            send(self._connection, content)
+        except OSError:
+            raise _RayDiedError from None
+
+    def _hear(self) -> Any:
+        try:
+            return receive(self._connection)
+        except (EOFError, OSError):
+            raise _RayDiedError from None
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """On Ctrl-C, or SIGTERM as queues send it, remember it; a second one ends at once."""
+    caught: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+
+    def end(number: int, frame: FrameType | None) -> None:
+        del frame
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    with ExitStack() as restored:
+        for number in numbers:
+            restored.callback(signal.signal, number, signal.signal(number, end))
+        yield caught

@@ -1,0 +1,70 @@
+"""Optuna's samplers, seeded by the trial's number and, where they draw one parameter at a time, by its name.
+
+So a restart shifts no draw: a trial whose process was killed between two of its parameters gets the others as it would have.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+
+from xraytune.config.settings import SamplerSettings
+from xraytune.seeding import derive_seed
+
+
+class NumberedSampler(BaseSampler):
+    """The sampler of one trial; `grid` is a list of points, so that nothing is left to sample.
+
+    Args:
+        settings: Which, and the study's seed.
+        number: The trial's.
+    """
+
+    def __init__(self, settings: SamplerSettings, number: int) -> None:
+        self._settings, self._number = settings, number
+        self._joint = self._sampler("all")
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """The parameters that are drawn together."""
+        return self._joint.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Values of the parameters that are drawn together."""
+        return self._joint.sample_relative(study, trial, search_space)
+
+    def sample_independent(self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: Any) -> Any:
+        """The value of one parameter."""
+        return self._sampler(param_name).sample_independent(study, trial, param_name, param_distribution)
+
+    def _sampler(self, purpose: str) -> BaseSampler:
+        seed = derive_seed(self._settings.seed, "sampler", self._number, purpose) % 2**32
+        if self._settings.name != "tpe":
+            return RandomSampler(seed=seed)
+        with quiet_optuna():
+            return TPESampler(
+                n_startup_trials=self._settings.startup_trials,
+                multivariate=True,
+                group=True,
+                constant_liar=True,
+                seed=seed,
+            )
+
+
+@contextmanager
+def quiet_optuna() -> Iterator[None]:
+    """Without Optuna's notes that a feature is experimental, and its log lines for each trial."""
+    logging.getLogger("optuna").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield

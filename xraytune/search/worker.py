@@ -1,0 +1,227 @@
+"""One trial in a process of its own, whoever started that: each `step` is one epoch, told as plain values.
+
+What a trial does wrong is told as a message too, with its cause, so that whoever decides may try it again. The process ends
+itself when nobody wants it any more: who started it is gone, another search holds the study, or a newer process runs the
+same trial. It then writes nothing, even if it was cut off for a while and did not notice.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import threading
+import time
+import traceback
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import torch
+from PIL import Image
+
+from xraytune.config.settings import Experiment
+from xraytune.errors import ConfigError, MachineError, TrialError, XraytuneError
+from xraytune.files import fenced, write_text
+from xraytune.lease import HeldError, has_claim, read_owner, write_claim
+from xraytune.pipeline.album import compose_album
+from xraytune.pipeline.compute import pin
+from xraytune.pipeline.prepare import Prepared
+from xraytune.pipeline.trial import TrialResult, trial_epochs
+from xraytune.records import Compute, EpochRecord, Json
+from xraytune.search.progress import ProgressFile
+from xraytune.search.study import StudyFolder
+from xraytune.search.work import HANG_FILE, Message
+from xraytune.tracking.samples import sample_grid
+from xraytune.tracking.wandb import Status, TrackedTrial, WandbRun
+
+# Tune kills an actor that is still busy ten seconds after the end of a search.
+_FINISH_SECONDS = 8.0
+_LOOK_SECONDS = 0.25
+_CLAIM_FILE = ".claim"
+_NO_MEMORY = ("can't allocate memory", "not enough memory")
+"""What torch says on the CPU, where it has no exception of its own."""
+
+Cause: TypeAlias = Literal["settings", "fault", "memory"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What a worker process is told.
+
+    Attributes:
+        study: The study's folder.
+        cache: The artifact cache.
+        number: The trial.
+        label: What people see.
+        gpu_share: GPUs that it occupies.
+        lock: The lock file of the study.
+        token: What stands in it while the study is held by who wants this.
+    """
+
+    study: str
+    cache: str
+    number: int
+    label: str
+    gpu_share: float
+    lock: str
+    token: str
+
+
+class TrialWorker:
+    """A trial, begun or gone on with; see the module. One at a time in a process.
+
+    Args:
+        job: Which.
+
+    Raises:
+        StudyError: A file of the study is missing or damaged.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self._job, self._study = job, StudyFolder(Path(job.study))
+        self._folder = self._study.trial_path(job.number)
+        self._outcome: tuple[Status, dict[str, Json]] | None = None
+        compute = self._study.compute()
+        pin(compute, gpu_share=job.gpu_share)
+        experiment, prepared, cache = self._study.experiment(job.number), self._study.prepared(), Path(job.cache)
+        self._open = ExitStack()
+        self._claim = write_claim(self._folder / _CLAIM_FILE)
+        self._parent = os.getppid()
+        self._open.enter_context(_ended_unless(self._is_wanted))
+        self._open.enter_context(fenced(self._require_wanted))
+        alive = self._open.enter_context(_hang_guard(self._folder, experiment.settings.resources.hang_minutes * 60))
+        self._alive = alive
+        show = ProgressFile(self._folder)
+
+        def on_progress(what: str, done: int, total: int) -> None:
+            alive()
+            show(what, done, total)
+
+        self._tracker = self._tracked(experiment, prepared, compute, cache)
+        self._epochs = trial_epochs(
+            experiment, prepared, trial_dir=self._folder, cache=cache, compute=compute, on_progress=on_progress
+        )
+
+    def step(self) -> Message:
+        """Train one epoch, the first time whatever it stands on too, and say what came out."""
+        self._alive()
+        message = next_message(self._epochs, self._folder)
+        if self._tracker and "epoch" in message:
+            self._tracker.log(EpochRecord(**message["epoch"]))
+        elif "ended" in message:
+            kept = ("value", "val_b_auroc", "threshold", "best_epoch")
+            self._outcome = "complete", {name: message["ended"][name] for name in kept}
+        elif "failed" in message:
+            self._outcome = "failed", {}
+        return message
+
+    def close(self) -> None:
+        """Stop between two epochs; the checkpoint is on the disk. Only here W&B is waited for: the search has heard all."""
+        self._epochs.close()
+        self._open.close()
+        if self._tracker:
+            status, outcome = self._outcome or (self._recorded_status(), {})
+            self._tracker.finish(status, outcome)
+
+    def _is_wanted(self) -> bool:
+        owner = read_owner(Path(self._job.lock))
+        return (
+            os.getppid() == self._parent
+            and (owner is None or owner.token == self._job.token)
+            and has_claim(self._folder / _CLAIM_FILE, self._claim)
+        )
+
+    def _require_wanted(self) -> None:
+        if not self._is_wanted():
+            raise HeldError(read_owner(Path(self._job.lock)))
+
+    def _recorded_status(self) -> Status:
+        """How the search ended a trial that could have gone on; "unfinished" where it did not, as after Ctrl-C."""
+        statuses: dict[int, Status] = {row["number"]: row["status"] for row in self._study.rows()}
+        return statuses.get(self._job.number, "unfinished")
+
+    def _tracked(self, experiment: Experiment, prepared: Prepared, compute: Compute, cache: Path) -> WandbRun | None:
+        settings = experiment.settings.tracking.wandb
+        if settings is None:
+            return None
+        trial = TrackedTrial(
+            experiment=experiment,
+            study=self._study.path.name,
+            study_identity=self._study.identity(),
+            number=self._job.number,
+            label=self._job.label,
+            folder=self._folder,
+        )
+
+        def samples() -> Image.Image:
+            album = compose_album(experiment, prepared, compute=compute, cache=cache)
+            return sample_grid(album, len(prepared.class_names), prepared.image_size_px)
+
+        return WandbRun(settings, trial, samples=samples, finish_seconds=_FINISH_SECONDS)
+
+
+def next_message(epochs: Generator[EpochRecord, None, TrialResult], trial_dir: Path) -> Message:
+    """What a trial says next; see `work.Message`. Of what goes wrong, the traceback is kept in `error.txt`."""
+    try:
+        return {"epoch": asdict(next(epochs))}
+    except StopIteration as end:
+        result: TrialResult = end.value
+        return {"ended": asdict(result)}
+    except HeldError:  # no longer this process's trial
+        raise
+    except MachineError as error:
+        return {"stopped": str(error)}
+    except Exception as error:  # noqa: BLE001  the trial boundary: the search goes on
+        write_text(trial_dir / "error.txt", traceback.format_exc())
+        reason = str(error) if isinstance(error, XraytuneError) else f"{type(error).__name__}: {error}"
+        return {"failed": f"{reason} (traceback: {trial_dir.name}/error.txt)", "cause": _cause(error)}
+
+
+def _cause(error: Exception) -> Cause:
+    if isinstance(error, ConfigError | TrialError):
+        return "settings"
+    is_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return "memory" if is_memory or any(words in str(error) for words in _NO_MEMORY) else "fault"
+
+
+@contextmanager
+def _ended_unless(is_wanted: Callable[[], bool]) -> Iterator[None]:
+    """Look several times a second whether this process is still wanted, while the block runs; end it where it is not."""
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(_LOOK_SECONDS):
+            if not is_wanted():
+                os._exit(1)
+
+    thread = threading.Thread(target=look, name="is this process wanted?", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+@contextmanager
+def _hang_guard(trial_dir: Path, seconds: float) -> Iterator[Callable[[], None]]:
+    """End the process, and write down where it hangs, when the function that this gives is not called for so long.
+
+    The timer is faulthandler's: it needs no turn of the interpreter, which a hanging library may hold.
+    """
+    with (trial_dir / HANG_FILE).open("w", encoding="utf-8") as file:
+        called = 0.0
+
+        def alive() -> None:
+            nonlocal called
+            if (now := time.monotonic()) - called > min(1.0, seconds / 10):
+                called = now
+                faulthandler.dump_traceback_later(seconds, exit=True, file=file)
+
+        alive()
+        try:
+            yield alive
+        finally:
+            faulthandler.cancel_dump_traceback_later()
