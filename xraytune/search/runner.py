@@ -260,8 +260,8 @@ class _Child:
                 served.note(f"{signal.Signals(caught[0]).name}: ending in order, which takes some seconds")
                 with suppress(ProcessLookupError):
                     self._process.send_signal(signal.SIGUSR1)
+            served.beat()
             if not self._connection.poll(_BEAT_SECONDS):
-                served.beat()
                 continue
             question = self._hear()
             if question == "ended":
@@ -275,7 +275,8 @@ class _Child:
         if not self._is_busy:
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(_SHUTDOWN_SECONDS)
-        self._process.kill()
+                return
+        os.killpg(self._process.pid, signal.SIGKILL)  # a session of its own: Ray's processes are in it
         self._process.wait()
 
     def _tell(self, content: Any) -> None:

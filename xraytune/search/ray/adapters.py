@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from xraytune.search.ray.link import Link
+
+_RAY_DIES_SECONDS = 1.0
 
 
 class DirectedSearcher(Searcher):
@@ -54,6 +57,7 @@ class DirectedScheduler(FIFOScheduler):
         return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """The process of a trial is gone."""
+        """The process of a trial is gone; if Ray itself died, this process has ended before it tells so."""
         del tune_controller
+        time.sleep(_RAY_DIES_SECONDS)
         self._link.lost(trial.config["number"], out_of_memory="OutOfMemory" in str(trial.get_error() or ""))
