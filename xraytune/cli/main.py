@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from xraytune.cli import (
+    clean,
     confirm,
     console,
     data_inspect,
@@ -67,6 +68,7 @@ def build_app() -> typer.Typer:
     _add(app, confirm.confirm, "xraytune confirm studies/gan-ratio", _SEARCH)
     _add(app, export.export, "xraytune export studies/gan-ratio -o best.yaml", _SEARCH)
     _add(app, replay.replay, "xraytune replay studies/gan-ratio 7", _SEARCH)
+    _add(app, clean.clean, "xraytune clean studies/gan-ratio --dry-run", _SEARCH)
     _add(app, train.train, "xraytune train --config best.yaml -o model", _MODEL)
     _add(app, evaluate.evaluate, "xraytune evaluate model --data new_xrays", _MODEL)
     _add(app, predict.predict, "xraytune predict model new_xrays -o predictions.csv", _MODEL)

@@ -63,7 +63,9 @@ def build_once(cache: Path, stage: str, inputs: Mapping[str, Any], build: Callab
     with turn(path.with_name(f".{path.name}.lock")):
         if is_whole(path):
             return path
-        _set_aside(path)
+        if os.path.lexists(path):
+            _logger.warning("%s is damaged and will be built again", path)
+            discard(path)
         with new_folder(path) as folder:
             build(folder)
             files = {
@@ -150,11 +152,12 @@ def _looks(path: Path, names: Iterable[str]) -> tuple[tuple[str, int, int], ...]
     return tuple((name, status.st_size, status.st_mtime_ns) for name, status in seen)
 
 
-def _set_aside(path: Path) -> None:
-    """Take a damaged artifact out of the way; who has it open may read on, and who does the same at once may win."""
-    if not os.path.lexists(path):
-        return
-    _logger.warning("%s is damaged and will be built again", path)
+def discard(path: Path) -> None:
+    """Take a file or a folder out of the way at once; who has it open may read on, and who does the same may be first.
+
+    Raises:
+        MachineError: The system refuses access.
+    """
     aside = temporary_name(path)
     with explained_disk_errors(path):
         try:

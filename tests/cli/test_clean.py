@@ -1,0 +1,61 @@
+"""`xraytune clean` as a person runs it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+import pytest
+from typer.testing import Result
+
+from tests.search.studies import CPU, two_images, write_space
+from xraytune.search.study import StudyFolder, create_study, locked
+
+Run: TypeAlias = Callable[..., Result]
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> StudyFolder:
+    folder = StudyFolder(tmp_path / "studies" / "small")
+    create_study(folder, write_space(tmp_path), two_images(), CPU)
+    return folder
+
+
+def leave_scratch(study: StudyFolder) -> Path:
+    (study.path / ".tune").mkdir()
+    (study.path / ".tune" / "state").write_bytes(b"x" * 2**20)
+    return study.path / ".tune"
+
+
+def test_it_says_what_it_freed(run: Run, study: StudyFolder) -> None:
+    scratch = leave_scratch(study)
+
+    would = run("clean", study.path, "--dry-run")
+    still_there = scratch.exists()
+    freed = run("clean", study.path)
+    nothing = run("clean", study.path)
+
+    assert still_there
+    assert would.stdout.startswith("would free 1.0 MiB")
+    assert freed.stdout.startswith("freed 1.0 MiB")
+    assert "leftovers of killed processes" in freed.stdout
+    assert nothing.stdout == "there is nothing to free\n"
+    assert not scratch.exists()
+
+
+def test_a_script_gets_one_object(run: Run, study: StudyFolder) -> None:
+    leave_scratch(study)
+
+    answer = json.loads(run("clean", study.path, "--json").stdout)
+
+    assert answer["freed_bytes"] == {"leftovers of killed processes": 2**20}
+    assert (answer["total_bytes"], answer["is_dry_run"], answer["notes"]) == (2**20, False, [])
+
+
+def test_a_running_study_is_refused_with_its_exit_code(run: Run, study: StudyFolder) -> None:
+    with locked(study):
+        refused = run("clean", study.path)
+
+    assert refused.exit_code == 5
+    assert "the study is being searched by process" in refused.stderr
+    assert refused.stdout == ""

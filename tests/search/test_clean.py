@@ -1,0 +1,383 @@
+"""Cleaning frees what can be made again and nothing else: the study goes on with the numbers that it would have had."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from xraytune.config.load import load_space
+from xraytune.confirm.runs import Run, RunList
+from xraytune.data.phantom import draw_phantoms
+from xraytune.errors import StudyError
+from xraytune.export.best import export
+from xraytune.export.replay import replay
+from xraytune.files import sha256_of, write_json
+from xraytune.pipeline.artifacts import artifact_path, build_once
+from xraytune.pipeline.compute import pin
+from xraytune.pipeline.prepare import prepare
+from xraytune.pipeline.synthesize import gan_inputs, gan_need, gan_work_path
+from xraytune.pipeline.trial import trial_epochs
+from xraytune.records import Compute
+from xraytune.search.clean import clean
+from xraytune.search.director import Director
+from xraytune.search.journal import Journal
+from xraytune.search.run import Quiet
+from xraytune.search.study import StudyFolder, create_study, locked
+from xraytune.search.view import status
+from xraytune.search.work import Asked
+
+SPACE = """\
+version: 1
+name: small
+data: {path: xrays, image_size: 32, split: {val_a: 0.25, val_b: 0.25}}
+parameters:
+  source: {values: [none, gan]}
+  synthetic_ratio: {value: 0.5, when: {source: gan}}
+  gan:
+    when: {source: gan}
+    parameters: {image_size: {value: 32}, steps: {values: [2, 3]}, batch_size: {value: 8}, width: {value: 4}}
+  backbone: {value: small_cnn}
+  weights: {value: none}
+  lr: {min: 1e-4, max: 1e-2, distribution: log_uniform_values}
+  batch_size: {value: 16}
+budget: {trials: 3, max_epochs: 2, steps_per_epoch: 4}
+scheduler: {name: none}
+start_from:
+  - {source: gan, gan.steps: 2, lr: 5e-3}
+  - {source: none, lr: 3e-3}
+  - {source: gan, gan.steps: 3, lr: 1e-3}
+"""
+CPU = Compute(device="cpu", threads=1, precision="float32")
+INTERRUPTED = 2
+"""The trial that was stopped after its first epoch."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    pin(CPU)
+    yield
+    torch.set_num_threads(before[0])
+    torch.use_deterministic_algorithms(before[1])
+
+
+@pytest.fixture(scope="module")
+def searched(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `studies/small`, of which two trials ended and one was interrupted, and its `cache`."""
+    del one_thread
+    root = tmp_path_factory.mktemp("searched")
+    draw_phantoms(root / "xrays", patients=30, seed=3, image_size_px=48)
+    begin_study(root, "small")
+    search(root, stop_in_trial=INTERRUPTED)
+    return root
+
+
+@pytest.fixture
+def root(searched: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(searched, tmp_path / "copy", symlinks=True))
+
+
+def begin_study(root: Path, name: str, *overrides: str) -> StudyFolder:
+    (root / "space.yaml").write_text(SPACE, encoding="utf-8")
+    space = load_space(root / "space.yaml", [f"name={name}", *overrides])
+    folder = StudyFolder(root / "studies" / name)
+    create_study(folder, space, prepare(space.settings, root / "cache")[0], CPU)
+    return folder
+
+
+def search(root: Path, *overrides: str, stop_in_trial: int | None = None) -> None:
+    """Run the trials one after the other, as a search does; it may be stopped after the first epoch of one."""
+    folder, cache = StudyFolder(root / "studies" / "small"), root / "cache"
+    space = load_space(root / "space.yaml", overrides)
+    prepared, _ = prepare(space.settings, cache)
+    with locked(folder):
+        director = Director(
+            folder,
+            space,
+            Journal(folder.journal_path, space, writable=True),
+            gan_need=lambda parameters: gan_need(parameters.gan, prepared, CPU, cache),
+            gpu_share=0.0,
+            observer=Quiet(),
+        )
+        while isinstance(asked := director.next(), Asked):
+            epochs = trial_epochs(
+                folder.experiment(asked.number),
+                prepared,
+                trial_dir=folder.trial_path(asked.number),
+                cache=cache,
+                compute=CPU,
+            )
+            goes_on = True
+            while goes_on:
+                try:
+                    goes_on = director.hear(asked.number, {"epoch": asdict(next(epochs))})
+                except StopIteration as end:
+                    goes_on = director.hear(asked.number, {"ended": asdict(end.value)})
+                if asked.number == stop_in_trial:
+                    epochs.close()
+                    director.close()
+                    return
+        director.close()
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {str(file.relative_to(folder)): sha256_of(file) for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+def results(root: Path) -> list[dict[str, Any]]:
+    rows = StudyFolder(root / "studies" / "small").rows()
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def stages(root: Path) -> set[str]:
+    """The stages that have an artifact."""
+    return {manifest.parts[-3] for manifest in (root / "cache").glob("*/*/manifest.json")}
+
+
+def in_an_hour() -> float:
+    return time.time() + 3700
+
+
+def leave_checkpoints(root: Path) -> int:
+    """As searches of earlier versions did; gives their bytes."""
+    for number in (0, 1):
+        (root / f"studies/small/trials/{number:04d}/checkpoint/checkpoint.pt").write_bytes(b"x" * 1000)
+    return 2000
+
+
+def test_a_cleaned_study_goes_on_with_the_numbers_that_it_would_have_had(root: Path, tmp_path: Path) -> None:
+    """A larger budget, an interrupted trial, an export and replays, all on a cache that must be made again."""
+    untouched = Path(shutil.copytree(root, tmp_path / "untouched"))
+
+    cleaned = clean(root / "studies" / "small")
+    for each in (root, untouched):
+        search(each, "budget.trials=5")
+        export(each / "studies" / "small", out=each / "best.yaml")
+
+    assert cleaned.total_bytes > 0
+    assert len(results(root)) == 5
+    assert results(root) == results(untouched)
+    assert (root / "best.yaml").read_bytes() == (untouched / "best.yaml").read_bytes()
+    assert all(replay(root / "studies" / "small", number).is_identical for number in range(5))
+
+
+def test_what_goes_is_said_in_bytes_and_no_result_is_touched(root: Path) -> None:
+    study, cache = root / "studies" / "small", root / "cache"
+    checkpoint_bytes = leave_checkpoints(root)
+    before = contents(study)
+    pixels = sum(file.stat().st_size for file in (cache / "pixels-2").rglob("*") if file.is_file())
+    everything = sum(file.stat().st_size for file in root.rglob("*") if file.is_file())
+
+    cleaned = clean(study)
+
+    assert cleaned.freed_bytes["checkpoints of ended trials"] == checkpoint_bytes
+    assert cleaned.freed_bytes["decoded images"] == pixels
+    left = sum(file.stat().st_size for file in root.rglob("*") if file.is_file())
+    assert everything - left == cleaned.total_bytes
+    gone = {name for name in before if name not in contents(study)}
+    assert gone == {f"trials/{number:04d}/checkpoint/checkpoint.pt" for number in (0, 1)}
+    assert {name: sha for name, sha in before.items() if name not in gone} == contents(study)
+    assert [trial.status for trial in status(study).trials] == ["complete", "complete", "unfinished"]
+
+
+def test_a_dry_run_says_what_would_go_and_removes_nothing(root: Path) -> None:
+    leave_checkpoints(root)
+    before = contents(root)
+
+    would = clean(root / "studies" / "small", dry_run=True)
+
+    assert contents(root) == before
+    assert would.is_dry_run
+    assert clean(root / "studies" / "small").freed_bytes == would.freed_bytes
+    assert clean(root / "studies" / "small").freed_bytes == {}, "nothing is left to free"
+
+
+def test_what_an_interrupted_trial_goes_on_from_stays(root: Path) -> None:
+    """Its checkpoint and its GAN, but not the GAN of the trial that ended."""
+    folder, cache = StudyFolder(root / "studies" / "small"), root / "cache"
+    prepared = folder.prepared()
+    ended, interrupted = (folder.experiment(number).parameters.gan for number in (0, INTERRUPTED))
+    assert ended is not None
+    assert interrupted is not None
+    for gan in (ended, interrupted):
+        work = gan_work_path(cache, gan_inputs(gan, None, prepared, CPU))
+        work.mkdir(parents=True)
+        (work / "checkpoint.pt").write_bytes(b"x")
+
+    clean(folder.path)
+
+    assert (folder.trial_path(INTERRUPTED) / "checkpoint" / "checkpoint.pt").is_file()
+    for stage, path in (("gan-1", artifact_path), ("gan-1.work", lambda *about: gan_work_path(about[0], about[2]))):
+        assert path(cache, stage, gan_inputs(interrupted, None, prepared, CPU)).is_dir()
+        assert not path(cache, stage, gan_inputs(ended, None, prepared, CPU)).exists()
+
+
+def test_the_gan_of_a_confirm_that_has_not_ended_stays(root: Path) -> None:
+    folder, cache = StudyFolder(root / "studies" / "small"), root / "cache"
+    runs = StudyFolder(folder.path / "confirm")
+    experiment = folder.experiment(0)
+    assert experiment.parameters.gan is not None
+    gan = artifact_path(cache, "gan-1", gan_inputs(experiment.parameters.gan, None, folder.prepared(), CPU))
+    run = Run(number=0, label="gan", experiment=experiment)
+    work = RunList(runs, [run], what="runs", gan_need=lambda _: None, retries=0, observer=Watcher())
+    work.next()
+
+    clean(folder.path)
+    stayed = gan.is_dir()
+    figures = {"value": 0.9, "best_epoch": 1, "epochs": 2, "val_b_auroc": 0.9, "threshold": 0.5, "seconds": 1.0}
+    work.hear(0, {"ended": figures})
+    clean(folder.path)
+
+    assert stayed
+    assert not gan.exists()
+
+
+class Watcher:
+    """Does not look."""
+
+    def note(self, text: str) -> None: ...
+
+    def progressed(self, what: str, ended: int, total: int) -> None: ...
+
+
+def test_what_another_study_stands_on_too_stays(root: Path) -> None:
+    """Of the same images and split: all of it. It may be running, or want the very GANs."""
+    begin_study(root, "other")
+    before = contents(root / "cache")
+
+    cleaned = clean(root / "studies" / "small")
+
+    assert contents(root / "cache") == before
+    assert cleaned.freed_bytes == {}
+    assert "another study stands on them too" in " ".join(cleaned.notes)
+
+
+def test_a_study_of_another_split_keeps_the_decoded_images_alone(root: Path) -> None:
+    begin_study(root, "other", "data.split.seed=9")
+    clean(root / "studies" / "small")
+    finished = {manifest.parent.name for manifest in (root / "cache").glob("gan-1/*/manifest.json")}
+
+    assert "pixels-2" in stages(root)
+    assert "pool-1" not in stages(root)
+    assert len(finished) == 1, "the interrupted trial's"
+
+
+def test_where_it_cannot_be_told_what_another_study_needs_all_shared_work_stays(root: Path) -> None:
+    begin_study(root, "other")
+    (root / "studies" / "other" / "split.json").write_text("{", encoding="utf-8")
+    before = contents(root / "cache")
+
+    cleaned = clean(root / "studies" / "small")
+
+    assert contents(root / "cache") == before
+    assert "split.json" in " ".join(cleaned.notes)
+
+
+def test_what_cannot_be_told_to_be_the_studys_stays(root: Path) -> None:
+    """Another folder's pixels, features of them, looked-up weights, and what is damaged."""
+    cache = root / "cache"
+
+    def build(folder: Path) -> None:
+        (folder / "content").write_bytes(b"x")
+
+    foreign = [
+        build_once(cache, "pixels-2", {"files": [["a.png", "0"]], "image_size_px": 32, "resize": "squash"}, build),
+        build_once(cache, "features-2", {"group": ["folder", {"pixels": "0" * 32}]}, build),
+        build_once(cache, "gan-1", {"train": "0" * 32}, build),
+        build_once(cache, "pool-1", {"gan": "0" * 32, "label": 0}, build),
+        build_once(cache, "weights-1", {"backbone": "vgg16"}, build),
+    ]
+    damaged = cache / "pool-1" / ("f" * 32)
+    damaged.mkdir()
+    (damaged / "manifest.json").write_text("{", encoding="utf-8")
+
+    clean(root / "studies" / "small")
+
+    assert all(path.is_dir() for path in (*foreign, damaged))
+
+
+def dead_process() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+PLACES: tuple[Callable[[Path], Path], ...] = (
+    lambda root: root / "studies",
+    lambda root: root / "studies" / "small" / "trials" / "0000" / "checkpoint",
+    lambda root: root / "cache" / "gan-1",
+    lambda root: root / "cache" / "gan-1.work" / ("0" * 32) / "grids",
+)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_what_killed_processes_left_goes_once_it_is_old(root: Path, place: Callable[[Path], Path]) -> None:
+    folder = place(root)
+    folder.mkdir(parents=True, exist_ok=True)
+    left = folder / f".small.{dead_process()}-0123abcd.tmp"
+    left.mkdir()
+    (left / "half").write_bytes(b"x" * 77)
+    in_use = folder / f".small.{os.getpid()}-0123abcd.tmp"
+    in_use.write_bytes(b"x")
+
+    young = clean(root / "studies" / "small")
+    stayed = left.is_dir()
+    old = clean(root / "studies" / "small", clock=in_an_hour)
+
+    assert stayed
+    assert "leftovers of killed processes" not in young.freed_bytes
+    assert old.freed_bytes == {"leftovers of killed processes": 77}
+    assert not left.exists()
+    assert in_use.is_file()
+
+
+def test_the_scratch_of_ray_tune_goes(root: Path) -> None:
+    scratch = root / "studies" / "small" / ".tune"
+    (scratch / "tune").mkdir(parents=True)
+    (scratch / "tune" / "state.json").write_bytes(b"x" * 10)
+
+    assert clean(root / "studies" / "small").freed_bytes["leftovers of killed processes"] == 10
+    assert not scratch.exists()
+
+
+def test_links_are_never_followed_out_of_the_folders(root: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / f".kept.{dead_process()}-0123abcd.tmp").write_bytes(b"x")
+    (root / "cache" / "linked").symlink_to(elsewhere)
+    (root / "studies" / "small" / ".tune").symlink_to(elsewhere)
+
+    clean(root / "studies" / "small", clock=in_an_hour)
+
+    assert len(list(elsewhere.iterdir())) == 1
+
+
+def test_a_study_that_is_being_searched_is_refused(root: Path) -> None:
+    leave_checkpoints(root)
+    folder = StudyFolder(root / "studies" / "small")
+    before = contents(root / "cache"), contents(folder.path / "trials")
+
+    with locked(folder), pytest.raises(StudyError, match="the study is being searched by"):
+        clean(folder.path)
+
+    assert (contents(root / "cache"), contents(folder.path / "trials")) == before
+
+
+def test_a_folder_that_is_no_study_is_refused(tmp_path: Path) -> None:
+    write_json(tmp_path / "notes.json", {})
+
+    with pytest.raises(StudyError, match="no study here"):
+        clean(tmp_path)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.json"]
