@@ -9,7 +9,7 @@ import pytest
 from tests.search.studies import Watching, direct, ended, epoch
 from xraytune.config.settings import Parameters
 from xraytune.errors import MachineError, TrialError
-from xraytune.files import read_jsonl
+from xraytune.files import read_jsonl, write_bytes
 from xraytune.pipeline.synthesize import GanNeed
 from xraytune.search.director import Director
 from xraytune.search.study import StudyFolder
@@ -274,6 +274,26 @@ def test_a_decision_that_a_crash_cut_short_is_taken_again(study: StudyFolder) ->
 
     assert not second.hear(1, epoch(1, 0.6))
     assert statuses(study) == {1: "pruned"}
+
+
+def test_what_a_kill_left_undone_as_a_trial_ended_is_done_at_the_next_start(
+    study: StudyFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its row, its checkpoint, and its time, which would be counted twice: as its own, and as that of a running trial."""
+    now = 1000.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    killed = direct(study)
+    checkpoint = study.trial_path(start(killed).number) / "checkpoint" / "checkpoint.pt"
+    write_bytes(checkpoint, b"x")
+    now += 60
+    killed.beat()
+    killed._journal.tell(0, "complete", 0.8, {"seconds": 60.0})
+
+    director = direct(study, "budget.gpu_hours=0.03", gpu_share=1.0)  # 108 s
+
+    assert statuses(study) == {0: "complete"}
+    assert not checkpoint.exists()
+    assert start(director).number == 1
 
 
 def test_trials_jsonl_is_mended_from_the_journal(study: StudyFolder) -> None:

@@ -1,14 +1,16 @@
 """The study folder: one at a time, one space, one set of images."""
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.search.studies import two_images, write_space
+from tests.search.studies import direct, ended, two_images, write_space
 from xraytune.errors import StudyError
 from xraytune.search.study import StudyFolder, is_locked, locked, require_same_images, require_same_space
 from xraytune.search.view import StudyWatcher
+from xraytune.search.work import Asked
 
 
 def test_another_space_is_refused_with_what_differs(study: StudyFolder, tmp_path: Path) -> None:
@@ -20,6 +22,27 @@ def test_another_space_is_refused_with_what_differs(study: StudyFolder, tmp_path
     assert "1e-05" in str(refusal.value)
     assert "0.0001" in str(refusal.value)
     assert "name" in str(refusal.value), "it says what to do"
+
+
+def test_the_refusal_says_how_to_begin_another_study_with_the_best_trials(study: StudyFolder, tmp_path: Path) -> None:
+    director = direct(study)
+    for value in (0.7, 0.9, 0.8, 0.6):
+        asked = director.next()
+        assert isinstance(asked, Asked)
+        director.hear(asked.number, ended(value))
+    best = study.rows()[1]["params"]
+    override = "lr={min: 1e-5, max: 1e-1, distribution: log_uniform_values}"
+
+    with pytest.raises(StudyError) as refusal:
+        require_same_space(study, write_space(tmp_path, override))
+
+    (line,) = (line for line in str(refusal.value).splitlines() if "start_from" in line)
+    options = shlex.split(line.partition("best trials: ")[2])
+    assert options[0] == "--set"
+    points = write_space(tmp_path, override, "name=wider", options[1]).start_points()
+    assert len(points) == 3
+    assert points[0] == {name: value for name, value in best.items() if name in points[0]}
+    assert points[0]["lr"] == best["lr"]
 
 
 @pytest.mark.parametrize(

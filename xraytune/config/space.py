@@ -149,6 +149,17 @@ class Space:
         """`start_from` as Optuna's `enqueue_trial` takes it: flat names, open parameters alone."""
         return tuple(dict(point) for point in self.start_from)
 
+    def nearest_start(self, values: Point) -> Point:
+        """What of a trial's settings, maybe of another space, this one can begin with: its open parameters."""
+        known: Point = {}
+        for spec in self.specs:
+            if spec.counts_at(known):
+                if not spec.domain.is_open:
+                    (known[spec.name],) = spec.domain.corners(())
+                elif spec.name in values and spec.domain.contains(values[spec.name]):
+                    known[spec.name] = values[spec.name]
+        return {name: value for name, value in known.items() if name in self.searched}
+
     def grid(self) -> Iterator[Point]:
         """Every distinct point, as `enqueue_trial` takes it; the first parameter changes slowest.
 

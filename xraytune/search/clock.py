@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,15 @@ class StudyClock:
 
     Args:
         path: `wall.json`.
+        unfinished: The trials whose time it counts; that of the others stands with their results.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, unfinished: Collection[int]) -> None:
         self._path, self._started = path, time.monotonic()
         before: dict[str, Any] = read_json(path) if path.exists() else {"seconds": 0.0}
         self._before = float(before["seconds"])
-        self._trials = {int(number): float(seconds) for number, seconds in before.get("trials", {}).items()}
+        trials = {int(number): float(seconds) for number, seconds in before.get("trials", {}).items()}
+        self._trials = {number: seconds for number, seconds in trials.items() if number in unfinished}
         self._since: dict[int, float] = {}
         self.save()
 

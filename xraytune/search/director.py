@@ -104,9 +104,12 @@ class Director:
         self._trial_budget = min(settings.budget.trials, len(self._points)) if grid else settings.budget.trials
         self._queue = deque(journal.again(number) for number in journal.unfinished())
         self._running: dict[int, _Running] = {}
-        self._clock = StudyClock(folder.path / "wall.json")
+        self._clock = StudyClock(folder.path / "wall.json", unfinished=journal.unfinished())
         self._first_ends = FirstEnds(folder.path)
-        project_rows(folder, journal.rows())
+        rows = journal.rows()
+        project_rows(folder, rows)
+        for row in rows:  # a kill may have come between a trial's end and this
+            folder.drop_checkpoint(row["number"])
 
     @property
     def running(self) -> int:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import difflib
 import json
 import platform
+import shlex
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,6 +40,7 @@ from xraytune.pipeline.prepare import Prepared, read_prepared, write_prepared
 from xraytune.records import Compute, Json
 
 _PACKAGES = ("xraytune", "torch", "torchvision", "ray", "optuna", "numpy", "pillow", "scikit-learn")
+_BEST = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,8 +197,19 @@ def require_same_space(folder: StudyFolder, space: Space) -> None:
         return
     changes = [line for line in difflib.unified_diff(old, new, "study", "file", lineterm="", n=0) if line[:1] in "+-"]
     what = "the study exists with another space:\n    " + "\n    ".join(changes[2:])
-    fix = "give the file another `name` (or --set name=...), or run it as it was"
+    fix = "run it as it was, or search it as a new study: --set name=..." + _from_best(folder, space)
     raise StudyError(Problem(what, folder.path, fix))
+
+
+def _from_best(folder: StudyFolder, space: Space) -> str:
+    """The option that begins another study with this one's best trials, as far as they lie in its space."""
+    complete = (row for row in folder.rows() if row["status"] == "complete")
+    best = sorted(complete, key=lambda row: float(row["value"]), reverse=True)
+    points = [point for row in best if (point := space.nearest_start(row["params"]))]
+    if not points:
+        return ""
+    distinct = ", ".join(list({json.dumps(point): None for point in points})[:_BEST])
+    return f"\n       from this one's best trials: --set {shlex.quote(f'start_from=[{distinct}]')}"
 
 
 def require_same_images(folder: StudyFolder, prepared: Prepared) -> None:
