@@ -1,0 +1,259 @@
+"""A full disk, wherever it comes: said with the place and what to do; nothing is lost, and with room again it goes on."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.faults.small_disk import SmallDisk, small_disk
+from tests.pipeline.conftest import Bench
+from tests.pipeline.test_material import frozen
+from tests.search.studies import two_images, write_space
+from xraytune.config.settings import GanSettings, Settings
+from xraytune.data.phantom import draw_phantoms
+from xraytune.errors import MachineError
+from xraytune.files import append_jsonl, read_jsonl, write_bytes, write_text
+from xraytune.gan.train import train_gan
+from xraytune.pipeline.artifacts import build_once, is_whole
+from xraytune.pipeline.compute import pin
+from xraytune.pipeline.prepare import PIXELS_STAGE, prepare
+from xraytune.pipeline.trial import run_trial
+from xraytune.records import Compute, EpochRecord
+from xraytune.search.study import StudyFolder, create_study
+from xraytune.search.view import status
+
+CPU = Compute(device="cpu", threads=1, precision="float32")
+GAN = {"image_size": 32, "steps": 4, "width": 4, "z_dim": 8, "batch_size": 8}
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    with small_disk(tmp_path / "disk") as disk:
+        yield disk
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    pin(CPU)
+    yield
+    torch.set_num_threads(before[0])
+    torch.use_deterministic_algorithms(before[1])
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    folder = tmp_path_factory.mktemp("bench")
+    draw_phantoms(folder / "xrays", patients=30, seed=3, image_size_px=48)
+    settings = Settings.model_validate_json(
+        f"""{{"name": "small", "seed": 5,
+            "data": {{"path": "{folder / "xrays"}", "image_size": 32, "split": {{"val_a": 0.2, "val_b": 0.2}}}},
+            "budget": {{"max_epochs": 3, "steps_per_epoch": 4}}}}"""
+    )
+    prepared, _ = prepare(settings, folder / "cache")
+    return Bench(settings=settings, prepared=prepared, cache=folder / "cache")
+
+
+@contextmanager
+def told_full(where: Path) -> Iterator[None]:
+    """The refusal names a file below `where` and says what to do."""
+    with pytest.raises(MachineError, match="the disk is full") as refusal:
+        yield
+    (problem,) = refusal.value.problems
+    assert str(problem.where).startswith(str(where)), problem.where
+    assert "free some space, then run the same command again" in problem.fix
+
+
+def hidden(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.name.endswith(".tmp")]
+
+
+@pytest.mark.parametrize("pages_left", [0, 1, 6, 12])
+def test_decoding_on_a_full_disk(bench: Bench, disk: SmallDisk, pages_left: int) -> None:
+    cache = disk.path / "cache"
+    disk.fill(pages_left=pages_left)
+
+    with told_full(cache):
+        prepare(bench.settings, cache)
+    left = hidden(cache)
+    disk.free()
+    prepared, _ = prepare(bench.settings, cache)
+
+    assert left == []
+    assert prepared == bench.prepared
+    pixels = (root / prepared.pixels / "pixels.npy" for root in (cache, bench.cache))
+    assert len({file.read_bytes() for file in pixels}) == 1
+
+
+def write_many(folder: Path) -> None:
+    for number in range(5):
+        write_text(folder / "grids" / f"{number}.png", "x" * 4096)
+
+
+WAYS_TO_WRITE: dict[str, Callable[[Path], Any]] = {
+    "write_bytes": lambda folder: write_bytes(folder / "a", bytes(20_000)),
+    "a stream": lambda folder: (folder / "a").write_bytes(bytes(20_000)),
+    "many files": lambda folder: write_many(folder),
+}
+
+
+@pytest.mark.parametrize("way", WAYS_TO_WRITE)
+def test_building_on_a_full_disk(disk: SmallDisk, way: str) -> None:
+    """Neither the work nor its manifest is there by half."""
+
+    def build(folder: Path) -> None:
+        WAYS_TO_WRITE[way](folder)
+
+    for pages_left in range(6):
+        disk.fill(pages_left=pages_left)
+        with told_full(disk.path):
+            build_once(disk.path / "cache", "pixels-1", {}, build)
+        assert list((disk.path / "cache" / "pixels-1").iterdir()) == []
+    disk.free()
+
+    assert is_whole(build_once(disk.path / "cache", "pixels-1", {}, build))
+
+
+def test_a_gan_in_training_keeps_its_last_checkpoint(disk: SmallDisk) -> None:
+    """And goes on to the bits that it would have had."""
+    pixels = np.random.default_rng(0).integers(0, 255, (24, 32, 32), dtype=np.uint8)
+    labels = np.arange(24) % 2
+
+    def train(folder: Path) -> Iterator[object]:
+        settings = GanSettings.model_validate(GAN)
+        every = {"report_every_steps": 1, "checkpoint_every_steps": 1, "grid_every_steps": 1}
+        yield from train_gan(
+            settings, pixels, labels, 2, compute=CPU, checkpoint_dir=folder, grid_dir=folder / "grids", **every
+        )
+
+    straight, work = disk.path / "straight", disk.path / "work"
+    list(train(straight))
+    steps = train(work)
+    next(steps)
+    before = (work / "checkpoint.pt").read_bytes()
+
+    disk.fill()
+    with told_full(work):
+        list(steps)
+    kept = (work / "checkpoint.pt").read_bytes()
+    disk.free()
+    rest = list(train(work))
+
+    assert kept == before
+    assert hidden(work) == []
+    assert len(rest) == 3
+    resumed, unbroken = (
+        torch.load(folder / "checkpoint.pt", weights_only=True)["generator"] for folder in (work, straight)
+    )
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in unbroken.items())
+
+
+def figures(records: list[EpochRecord]) -> list[tuple[float, ...]]:
+    return [(r.epoch, r.train_loss, r.val_loss, r.val_auroc, r.best_val_auroc) for r in records]
+
+
+@pytest.mark.parametrize("pages_left", [0, 1, 2, 8, 40])
+def test_a_trial_goes_on_from_the_checkpoint_that_it_has(
+    bench: Bench, disk: SmallDisk, tmp_path: Path, pages_left: int
+) -> None:
+    """After its first epoch there is no room for a further checkpoint, or none for a row of `epochs.jsonl`."""
+    experiment = bench.experiment(source="none")
+    trial_dir = disk.path / "trials" / "0000"
+
+    def run(folder: Path, on_epoch: Callable[[EpochRecord], None]) -> None:
+        run_trial(experiment, bench.prepared, trial_dir=folder, cache=bench.cache, compute=CPU, on_epoch=on_epoch)
+
+    straight: list[EpochRecord] = []
+    run(tmp_path / "straight", straight.append)
+    with told_full(trial_dir):
+        run(trial_dir, lambda _: disk.fill(pages_left=pages_left))
+    logged = len(read_jsonl(trial_dir / "epochs.jsonl"))
+    disk.free()
+    resumed: list[EpochRecord] = []
+    run(trial_dir, resumed.append)
+
+    assert logged >= 1
+    assert hidden(trial_dir) == []
+    assert figures(resumed) == figures(straight)
+    assert [row["epoch"] for row in read_jsonl(trial_dir / "epochs.jsonl")] == [1, 2, 3]
+
+
+def test_a_trial_on_a_disk_that_is_full_after_any_amount_of_its_work(
+    bench: Bench, disk: SmallDisk, tmp_path: Path
+) -> None:
+    """GAN, pool, comparison, features, checkpoints: wherever it stops, it is said, and in the end the value is the same."""
+    experiment = frozen(bench, tmp_path, source="gan", gan=GanSettings.model_validate(GAN), classical=1)
+    shutil.copytree(bench.cache, tmp_path / "cache")
+
+    def run(root: Path) -> tuple[float, float]:
+        result = run_trial(
+            experiment,
+            bench.prepared,
+            trial_dir=root / "trial",
+            cache=root / "cache",
+            compute=CPU,
+            on_epoch=list[EpochRecord]().append,
+        )
+        assert result is not None
+        return result.value, result.val_b_auroc
+
+    straight = run(tmp_path)
+    shutil.copytree(bench.cache / PIXELS_STAGE, disk.path / "cache" / PIXELS_STAGE)
+    refusals: list[MachineError] = []
+    again = None
+    while again is None and len(refusals) < 100:
+        disk.fill(pages_left=12 * len(refusals))
+        try:
+            again = run(disk.path)
+        except MachineError as error:
+            refusals.append(error)
+            assert hidden(disk.path) == []
+
+    assert again == straight
+    assert all("the disk is full" in str(refusal) for refusal in refusals)
+    where = {Path(str(refusal.problems[0].where)).relative_to(disk.path).parts[1] for refusal in refusals}
+    assert where >= {"gan-1.work", "gan-1", "pool-1", "features-2"}
+
+
+def test_a_row_is_in_a_log_whole_or_not_at_all(disk: SmallDisk) -> None:
+    log = disk.path / "epochs.jsonl"
+    row = {"epoch": 1, "note": "x" * 900}
+    append_jsonl(log, row)
+    disk.fill()
+
+    written = 1
+    with told_full(log):
+        while True:  # the last page has room for some
+            append_jsonl(log, row)
+            written += 1
+    torn = log.read_bytes()
+    rows = read_jsonl(log)
+    disk.free()
+    append_jsonl(log, row)
+
+    assert not torn.endswith(b"\n"), "half a row was written"
+    assert len(rows) == written
+    assert read_jsonl(log) == [row] * (written + 1)
+
+
+@pytest.mark.parametrize("pages_left", range(4))
+def test_a_study_is_created_whole_or_not_at_all(disk: SmallDisk, pages_left: int) -> None:
+    folder = StudyFolder(disk.path / "studies" / "small")
+    space = write_space(disk.path)
+    disk.fill(pages_left=pages_left)
+
+    with told_full(disk.path):
+        create_study(folder, space, two_images(), CPU)
+    left = list(folder.path.parent.iterdir()) if folder.path.parent.exists() else []
+    disk.free()
+    create_study(folder, space, two_images(), CPU)
+
+    assert left == []
+    assert status(folder.path).trials == ()
