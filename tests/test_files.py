@@ -5,12 +5,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from xraytune.errors import MachineError
-from xraytune.files import append_jsonl, new_folder, read_jsonl, write_bytes, write_json, write_text
+from xraytune.errors import ArtifactError, MachineError
+from xraytune.files import append_jsonl, new_folder, read_json, read_jsonl, write_bytes, write_json, write_text
 
 
 def test_a_torn_last_line_is_skipped_and_cut_before_the_next_row(tmp_path: Path) -> None:
@@ -55,6 +56,43 @@ def test_a_writer_that_is_killed_leaves_what_was_there(tmp_path: Path) -> None:
 
     assert done.returncode == -9
     assert path.read_text(encoding="utf-8") == "old"
+
+
+WRITERS: dict[str, Callable[[Path], None]] = {
+    "write_json": lambda path: write_json(path, {}),
+    "append_jsonl": lambda path: append_jsonl(path, {}),
+    "new_folder": lambda path: _new_folder(path),
+}
+
+
+def _new_folder(path: Path) -> None:
+    with new_folder(path):
+        pass
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_the_names_of_what_was_written_and_of_all_new_folders_above_it_are_flushed(
+    write: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Power loss takes a name that its folder was not flushed with, and all that lies below it."""
+    flushed: set[Path] = set()
+    monkeypatch.setattr("os.fsync", lambda number: flushed.add(Path(f"/proc/self/fd/{number}").readlink()))
+
+    WRITERS[write](tmp_path / "trials" / "0007" / "checkpoint" / "what")
+
+    assert {tmp_path, *(tmp_path / name for name in ("trials", "trials/0007", "trials/0007/checkpoint"))} <= flushed
+
+
+def test_a_row_s_file_is_flushed_by_name_also_when_a_killed_process_made_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "epochs.jsonl").touch()
+    flushed: set[Path] = set()
+    monkeypatch.setattr("os.fsync", lambda number: flushed.add(Path(f"/proc/self/fd/{number}").readlink()))
+
+    append_jsonl(tmp_path / "epochs.jsonl", {})
+
+    assert tmp_path in flushed
 
 
 def test_a_folder_appears_whole(tmp_path: Path) -> None:
@@ -113,3 +151,20 @@ def test_nothing_is_left_beside_a_file(tmp_path: Path) -> None:
         write_bytes(tmp_path / "weights.bin", content)
 
     assert os.listdir(tmp_path) == ["weights.bin"]  # noqa: PTH208
+
+
+@pytest.mark.parametrize("line", [b"{]", b"1", b"null", b"[]", b"\xff", b"[" * 100_000, b"1" * 5000])
+def test_a_line_that_is_no_row_is_told_with_its_number(tmp_path: Path, line: bytes) -> None:
+    log = tmp_path / "epochs.jsonl"
+    log.write_bytes(b'{"epoch": 1}\n' + line + b"\n")
+
+    with pytest.raises(ArtifactError, match=r"epochs\.jsonl:2: this line is damaged"):
+        read_jsonl(log)
+
+
+def test_json_that_is_nested_too_deeply_is_a_value_error(tmp_path: Path) -> None:
+    """As all that is no JSON: whoever reads a file catches that alone."""
+    (tmp_path / "deep.json").write_bytes(b"[" * 100_000)
+
+    with pytest.raises(ValueError, match="nested too deeply"):
+        read_json(tmp_path / "deep.json")

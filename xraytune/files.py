@@ -99,6 +99,14 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, where they are missing; each survives power loss."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+
+
 def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
     """Write a whole file: it is at `path` completely, or what was there before still is.
 
@@ -111,7 +119,7 @@ def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
     temporary = temporary_name(path)
     with explained_disk_errors(path):
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             with temporary.open("xb") as stream:
                 stream.write(content)
                 stream.flush()
@@ -148,15 +156,13 @@ def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
     check_fences()
     line = json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
     with explained_disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        is_new = not path.exists()
+        make_folder(path.parent)
         cut_torn_line(path)
         with path.open("ab") as stream:
             stream.write(line)
             stream.flush()
             os.fsync(stream.fileno())
-        if is_new:
-            sync_folder(path.parent)
+        sync_folder(path.parent)  # each time: who made the file may have been killed before it did this
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -207,7 +213,8 @@ def new_folder(path: Path) -> Iterator[Path]:
     temporary = temporary_name(path)
     with explained_disk_errors(path):
         try:
-            temporary.mkdir(parents=True)
+            make_folder(path.parent)
+            temporary.mkdir()
             yield temporary
             with ThreadPoolExecutor(8) as pool:  # a disk takes many flushes at once
                 list(pool.map(_sync, temporary.rglob("*")))

@@ -24,7 +24,7 @@ from functools import cache
 from pathlib import Path
 from typing import TextIO
 
-from xraytune.files import explained_disk_errors, fenced, write_text
+from xraytune.files import explained_disk_errors, fenced, make_folder, write_text
 
 PATIENCE_SECONDS = 10.0
 _BEAT_SECONDS = 1.0
@@ -129,7 +129,7 @@ def turn(path: Path) -> Iterator[None]:
         MachineError: The disk is full, or the system refuses access.
     """
     with explained_disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         stream = path.open("a", encoding="utf-8")
     with stream:
         last, seen = -1, time.monotonic()
