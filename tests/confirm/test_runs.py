@@ -15,6 +15,7 @@ from xraytune.config.settings import DataSettings, Experiment, Parameters, Setti
 from xraytune.confirm.arms import Arm
 from xraytune.confirm.runs import Run, RunList, completed_rows, replicate
 from xraytune.errors import StudyError
+from xraytune.files import write_bytes
 from xraytune.pipeline.synthesize import GanNeed
 from xraytune.search.study import StudyFolder
 from xraytune.search.work import Answer, Asked
@@ -75,6 +76,18 @@ def test_each_run_ends_once_and_a_new_start_goes_on(folder: StudyFolder) -> None
     assert second.next() is Answer.DONE
     assert second.is_done
     assert {number: row["value"] for number, row in completed_rows(folder.path).items()} == {1: 0.9, 0: 0.8, 2: 0.7}
+
+
+def test_a_checkpoint_that_a_kill_left_behind_goes_at_the_next_start(folder: StudyFolder) -> None:
+    first = work(folder, "none", "none")
+    checkpoints = [folder.trial_path(started(first)) / "checkpoint" / "checkpoint.pt" for _ in range(2)]
+    first.hear(0, ended(0.9))
+    for checkpoint in checkpoints:
+        write_bytes(checkpoint, b"x")
+
+    work(folder, "none", "none")
+
+    assert [checkpoint.exists() for checkpoint in checkpoints] == [False, True]
 
 
 def test_every_run_trains_all_of_its_epochs(folder: StudyFolder) -> None:

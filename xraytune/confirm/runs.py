@@ -113,6 +113,8 @@ class RunList:
         self._first_ends = FirstEnds(folder.path)
         self._runs = {run.number: run for run in runs}
         done = set(completed_rows(folder.path))
+        for number in done:  # a kill may have come between a run's end and this
+            folder.drop_checkpoint(number)
         self._queue = deque(run for run in runs if run.number not in done)
         self._running: dict[int, _Running] = {}
         self._tell()
