@@ -1,0 +1,194 @@
+"""A trial's own process: what it says, and when it ends itself."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Generator
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+
+from xraytune.config.load import experiment_to_json, load_space
+from xraytune.data.phantom import draw_phantoms
+from xraytune.errors import DataError, MachineError, TrialError
+from xraytune.files import read_jsonl, write_json
+from xraytune.lease import HeldError, held, write_claim
+from xraytune.pipeline.prepare import prepare
+from xraytune.pipeline.trial import TrialResult
+from xraytune.records import Compute, EpochRecord
+from xraytune.search.study import StudyFolder, create_study
+from xraytune.search.worker import Job, TrialWorker, next_message
+
+SPACE = """\
+version: 1
+name: one
+data: {path: xrays, image_size: 32, split: {val_a: 0.2, val_b: 0.2}}
+parameters: {backbone: {value: small_cnn}, weights: {value: none}, batch_size: {value: 8}}
+budget: {trials: 1, max_epochs: 3, steps_per_epoch: 2}
+"""
+HANGS = """
+import json, sys, time
+from xraytune.search.worker import Job, TrialWorker
+worker = TrialWorker(Job(**json.loads(sys.argv[1])))
+print(worker.step(), flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
+    root = tmp_path_factory.mktemp("worker")
+    draw_phantoms(root / "xrays", patients=20, seed=1, image_size_px=32)
+    (root / "one.yaml").write_text(SPACE, encoding="utf-8")
+    space = load_space(root / "one.yaml")
+    prepared, _ = prepare(space.settings, root / "cache")
+    folder = StudyFolder(root / "studies" / "one")
+    create_study(folder, space, prepared, Compute(device="cpu", threads=1, precision="float32"))
+    return folder
+
+
+def job(study: StudyFolder, number: int, hang_minutes: float = 30.0) -> Job:
+    """A new trial of the study."""
+    trial = study.trial_path(number)
+    space = load_space(study.space_path, [f"resources.hang_minutes={hang_minutes}"])
+    write_json(trial / "config.json", experiment_to_json(space.experiment(), trial))
+    return Job(
+        study=str(study.path),
+        cache=str(study.path.parent.parent / "cache"),
+        number=number,
+        label=f"one #{number}",
+        gpu_share=0.0,
+        lock=str(study.lock_path),
+        token="",
+    )
+
+
+def epochs(study: StudyFolder, number: int) -> list[int]:
+    return [row["epoch"] for row in read_jsonl(study.trial_path(number) / "epochs.jsonl")]
+
+
+def failing(error: BaseException) -> Generator[EpochRecord, None, TrialResult]:
+    raise error
+    yield
+
+
+def test_a_worker_says_its_epochs_and_its_end(study: StudyFolder) -> None:
+    worker = TrialWorker(job(study, 0))
+    said = [worker.step() for _ in range(4)]
+    worker.close()
+
+    assert [next(iter(message)) for message in said] == ["epoch", "epoch", "epoch", "ended"]
+    assert said[-1]["ended"]["value"] == said[-2]["epoch"]["best_val_auroc"]
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (TrialError("the loss is not finite"), "settings"),
+        (DataError("this image cannot be read"), "fault"),
+        (OSError("a cable was pulled"), "fault"),
+        (MemoryError(), "memory"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"), "memory"),
+    ],
+)
+def test_what_goes_wrong_is_told_with_its_cause_and_leaves_its_traceback(
+    tmp_path: Path, error: Exception, cause: str
+) -> None:
+    message = next_message(failing(error), tmp_path)
+
+    assert message["cause"] == cause
+    assert str(error) in message["failed"]
+    assert "error.txt" in message["failed"]
+    assert type(error).__name__ in (tmp_path / "error.txt").read_text(encoding="utf-8")
+
+
+def test_torch_s_own_words_for_no_memory_are_known(tmp_path: Path) -> None:
+    try:
+        torch.empty(2**60, dtype=torch.uint8)
+    except RuntimeError as error:
+        message = next_message(failing(error), tmp_path)
+
+    assert message["cause"] == "memory"
+
+
+def test_what_the_machine_lacks_is_no_failure_of_the_trial(tmp_path: Path) -> None:
+    assert next_message(failing(MachineError("the disk is full")), tmp_path) == {"stopped": "the disk is full"}
+
+
+def process_of(study: StudyFolder, number: int, *prefix: str, hang_minutes: float = 30.0) -> subprocess.Popen[str]:
+    """A process that has ended the first epoch of a new trial when this returns, and then hangs."""
+    text = json.dumps(asdict(job(study, number, hang_minutes)))
+    process = subprocess.Popen(
+        [*prefix, sys.executable, "-c", HANGS, text], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout is not None
+    assert "epoch" in process.stdout.readline()
+    return process
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_ends_itself_and_leaves_where(study: StudyFolder) -> None:
+    process = process_of(study, 1, hang_minutes=0.02)
+    process.communicate()
+
+    assert process.returncode == 1
+    hang = (study.trial_path(1) / "hang.txt").read_text(encoding="utf-8")
+    assert "Timeout" in hang
+    assert 'File "<string>", line 6' in hang, "the line that it hung in"
+    assert epochs(study, 1) == [1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("was_asleep", [False, True])
+def test_a_process_ends_itself_when_its_trial_runs_elsewhere(study: StudyFolder, was_asleep: bool) -> None:
+    number = 3 if was_asleep else 2
+    process = process_of(study, number)
+    if was_asleep:
+        process.send_signal(signal.SIGSTOP)
+    write_claim(study.trial_path(number) / ".claim")
+    process.send_signal(signal.SIGCONT)
+    process.communicate()
+
+    assert process.returncode == 1
+    assert epochs(study, number) == [1]
+
+
+@pytest.mark.slow
+def test_a_process_ends_itself_when_another_search_holds_the_study(study: StudyFolder) -> None:
+    process = process_of(study, 4)
+    with held(study.lock_path):
+        process.communicate()
+
+    assert process.returncode == 1
+
+
+@pytest.mark.slow
+def test_a_process_ends_itself_when_who_started_it_is_gone(study: StudyFolder) -> None:
+    shell = process_of(study, 5, "sh", "-c", '"$@"; true', "sh")
+    shell.kill()
+    shell.communicate()  # its output is closed when the worker, too, is gone
+
+    assert epochs(study, 5) == [1]
+
+
+def test_each_write_of_a_worker_looks_first_whether_the_trial_is_still_its_own(
+    study: StudyFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xraytune.search.worker._LOOK_SECONDS", 3600.0)  # its watch is late
+    worker = TrialWorker(job(study, 6))
+    worker.step()
+    checkpoint = (study.trial_path(6) / "checkpoint" / "checkpoint.pt").read_bytes()
+    write_claim(study.trial_path(6) / ".claim")
+
+    with pytest.raises(HeldError):
+        worker.step()
+
+    worker.close()
+    assert epochs(study, 6) == [1]
+    assert (study.trial_path(6) / "checkpoint" / "checkpoint.pt").read_bytes() == checkpoint
