@@ -6,10 +6,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from xraytune.config.load import load_space
+from xraytune.config.load import experiment_from_json, load_space
 from xraytune.errors import ConfigError
 
 WriteSpace = Callable[..., Path]
@@ -79,6 +80,12 @@ def test_every_problem_is_told_at_once_in_file_order(write_space: WriteSpace, co
         ("classical: {min: 0, max: 3, distribution: uniform}", "classical: uniform draws fractions", "int_uniform"),
         ("views: {value: 8.0}", "views: 8.0 is not a whole number", "write 8"),
         ("batch_size: {min: 4, max: 64, step: 7}", "steps of 7 from 4 never reach max 64", "write max: 60 or max: 67"),
+        ("lr: {min: 1e-300, max: 1, step: 1e-300}", "lr: from 1e-300 to 1 there are too many values", "widen the step"),
+        (
+            "gan: {parameters: {seed: {min: 0, max: 99999999999999999999}}}",
+            "gan.seed: from 0 to 1e+20 there are too many values",
+            "narrow the range",
+        ),
         ("dropout: {min: 0, max: .5, distribution: q_uniform}", "dropout: q_uniform has no step", "write step:"),
         ("backbone: {min: 0, max: 1}", "has no order", "write values: [small_cnn, alexnet"),
         ("backbone: {value: vgg}", "backbone: unknown value 'vgg'", "did you mean 'vgg1"),
@@ -417,3 +424,18 @@ def test_loading_a_space_needs_neither_torch_nor_optuna(write_space: WriteSpace)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 
     assert done.stdout == "[]\n"
+
+
+def test_the_home_of_somebody_unknown_stays_as_it_is_written(write_space: WriteSpace, tmp_path: Path) -> None:
+    space = load_space(write_space("weights: {value: ~nobody-at-all/net.pth}"))
+
+    assert space.experiment().parameters.weights == str(tmp_path / "~nobody-at-all" / "net.pth")
+
+
+@pytest.mark.parametrize(
+    "content", [None, [], {}, {"settings": 1}, {"settings": {"data": []}, "parameters": {}}], ids=str
+)
+def test_what_is_no_experiment_is_a_value_error(content: Any, tmp_path: Path) -> None:
+    """As all that a damaged `config.json` may hold."""
+    with pytest.raises(ValueError, match="not the settings of a trial"):
+        experiment_from_json(content, tmp_path)

@@ -114,7 +114,7 @@ def test_a_folder_is_refused(tmp_path: Path) -> None:
         read_document(tmp_path)
 
 
-_texts = st.text(max_size=12) | st.sampled_from(
+_texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12) | st.sampled_from(
     ["no", "on", "1e-5", "010", "08", "12:30", "2024-01-01", "null", "~", "="]
 )
 _numbers = st.integers(-(10**12), 10**12) | st.floats(allow_nan=False, allow_infinity=False)
@@ -131,3 +131,23 @@ def test_what_is_written_is_read_back_the_same(content: dict[str, Json]) -> None
 
     assert document.content == (content or {})
     assert document.traps == ()
+
+
+@pytest.mark.parametrize("text", ["[" * 3000, "{a: " * 500, "- " * 500, "a: 1\nb: " + "[" * 30 + "]" * 30])
+def test_what_is_nested_too_deeply_is_refused_at_once(text: str) -> None:
+    """PyYAML takes quadratic time, or the interpreter's stack."""
+    with pytest.raises(ConfigError, match="nested too deeply"):
+        parse(text)
+
+
+def test_a_character_that_no_file_can_hold_is_a_trap() -> None:
+    assert "line 2: b: holds a character" in complaints('a: 1\nb: "x\\0y"\n')
+    assert "holds a character" in complaints('"\\ud800": 1\n')
+
+
+def test_a_file_too_large_for_a_space_is_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "trials.jsonl"
+    path.write_text("# a line\n" * 40_000, encoding="utf-8")
+
+    with pytest.raises(ConfigError, match="too large for a space"):
+        read_document(path)

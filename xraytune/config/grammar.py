@@ -23,6 +23,8 @@ SPEC_KEYS = ("value", "values", "min", "max", "distribution", "step", "q", "when
 DISTRIBUTIONS = ("categorical", "constant", "uniform", "q_uniform", "int_uniform", "log_uniform_values")
 _RANGES = {"uniform", "q_uniform", "int_uniform", "log_uniform_values"}
 _CHOICES_SHOWN = 8
+_MOST_POINTS = 10**15
+"""Beyond it, a number no longer tells neighbours apart."""
 _REFUSED = {
     "log_uniform": "its bounds are exponents; write log_uniform_values with the bounds themselves",
     "categorical_w_probabilities": "every value is equally likely; write values: alone",
@@ -253,6 +255,8 @@ class _DomainReader:
             return Choices((low,))
         is_log = name == "log_uniform_values"
         if isinstance(low, int) and isinstance(high, int):
+            if not self._can_be_counted("max", low, high, step or 1):
+                return None
             return IntRange(low=low, high=high, step=int(step or 1), is_log=is_log)
         return FloatRange(low=low, high=high, step=step, is_log=is_log)
 
@@ -278,7 +282,15 @@ class _DomainReader:
             return float(step) if self._ends_on_step(key, low, high, step) else 0
         return 0
 
+    def _can_be_counted(self, key: str, low: float, high: float, step: float) -> bool:
+        is_countable = (high - low) / step <= _MOST_POINTS
+        if not is_countable:
+            self._add(key, f"from {low:g} to {high:g} there are too many values", "narrow the range, or widen the step")
+        return is_countable
+
     def _ends_on_step(self, key: str, low: float, high: float, step: float) -> bool:
+        if not self._can_be_counted(key, low, high, step):
+            return False
         exact_low, exact_high, exact_step = (Decimal(str(number)) for number in (low, high, step))
         rest = (exact_high - exact_low) % exact_step
         if rest:

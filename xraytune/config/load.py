@@ -101,8 +101,15 @@ def experiment_from_json(content: dict[str, Any], relative_to: Path) -> Experime
     """The experiment of `experiment_to_json`, with absolute paths.
 
     Raises:
-        pydantic.ValidationError: It was not written by `experiment_to_json`.
+        ValueError: It was not written by `experiment_to_json`.
     """
+    try:
+        return _experiment(content, relative_to)
+    except (AttributeError, LookupError, TypeError) as error:
+        raise ValueError("not the settings of a trial") from error
+
+
+def _experiment(content: dict[str, Any], relative_to: Path) -> Experiment:
     settings = dict(content["settings"])
     settings["data"] = {**settings["data"], "path": absolute_path(settings["data"]["path"], relative_to)}
     if "weights_dir" in settings:

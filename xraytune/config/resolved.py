@@ -27,8 +27,13 @@ def is_path(name: str, value: Value) -> bool:
 
 
 def absolute_path(text: str, folder: Path) -> str:
-    """A path as a person writes it, from the folder that it is relative to."""
-    return str((folder / Path(text).expanduser()).resolve())
+    """A path as a person writes it, from the folder that it is relative to.
+
+    Raises:
+        ValueError: There is a NUL in it.
+    """
+    # Unlike Path.expanduser, it leaves the ~ of somebody unknown as it stands.
+    return str((folder / os.path.expanduser(text)).resolve())  # noqa: PTH111
 
 
 def relative_path(path: Path | str, folder: Path) -> str:

@@ -26,6 +26,11 @@ _FLOAT = re.compile(r"[-+]?(\d[\d_]*(\.\d*)?|\.\d+)([eE][-+]?\d+)?|[-+]?\.(inf|I
 _EXPONENT = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+")
 _LEADING_ZERO = re.compile(r"[-+]?0\d+")
 _LINE_LENGTH = 110
+_LARGEST_BYTES = 256_000
+_DEEPEST = 20
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+"""Characters that a quoted text can name, and no path or JSON file can hold."""
+_FLATTER = "a space needs no more than five levels"
 _BOOLEANS = {"true": True, "false": False}
 _TRUE_WORDS = {"yes", "on"}
 
@@ -53,6 +58,8 @@ def read_document(path: Path) -> Document:
 
 def _read_text(path: Path) -> str:
     try:
+        if path.is_file() and path.stat().st_size > _LARGEST_BYTES:
+            raise ConfigError(Problem("this file is too large for a space", path, "name the YAML file"))
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(Problem("there is no such file", path, "check the path")) from None
@@ -82,12 +89,22 @@ def parse_yaml(text: str, where: Callable[[int], SourceLine | str], *, rank: int
         raise ConfigError(*_explain_syntax(error, text, where)) from None
     except yaml.YAMLError as error:
         raise ConfigError(Problem(f"not valid YAML: {_first_line(error)}", where(1), "remove the character")) from None
-    except RecursionError:
-        raise ConfigError(Problem("nested too deeply", where(1), "a space needs no more than five levels")) from None
+    except _TooDeepError as error:
+        raise ConfigError(Problem("nested too deeply", where(error.line), _FLATTER)) from None
+    except RecursionError:  # in the scanner, before a node is there
+        raise ConfigError(Problem("nested too deeply", where(1), _FLATTER)) from None
     reader = _TreeReader(where=where, rank=rank, aliases=loader.aliases)
     content = reader.read(node, ()) if node is not None else None
     reader.places.setdefault((), reader.place(1, 0))
     return Document(content=content, places=reader.places, traps=tuple(reader.traps))
+
+
+class _TooDeepError(Exception):
+    """A node lies too deep; PyYAML takes quadratic time for what is nested in brackets."""
+
+    def __init__(self, line: int) -> None:
+        super().__init__(line)
+        self.line = line
 
 
 class _NoAliasLoader(yaml.SafeLoader):
@@ -96,10 +113,16 @@ class _NoAliasLoader(yaml.SafeLoader):
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self.aliases: dict[int, str] = {}
+        self._depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if not self.check_event(yaml.AliasEvent):
-            return super().compose_node(parent, index)
+            if self._depth > _DEEPEST:
+                raise _TooDeepError(self.peek_event().start_mark.line + 1)  # type: ignore[no-untyped-call]
+            self._depth += 1
+            node = super().compose_node(parent, index)
+            self._depth -= 1
+            return node
         event = self.get_event()  # type: ignore[no-untyped-call]
         node = yaml.ScalarNode(f"{_TAG}str", f"*{event.anchor}", event.start_mark, event.end_mark)
         self.aliases[id(node)] = event.anchor
@@ -156,7 +179,15 @@ class _TreeReader:
         if isinstance(node, yaml.SequenceNode):
             return [self.read(item, (*path, index)) for index, item in enumerate(node.value)]
         assert isinstance(node, yaml.ScalarNode)
-        return self._read_scalar(node, path)
+        value = self._read_scalar(node, path)
+        return self._storable(value, path, node) if isinstance(value, str) else value
+
+    def _storable(self, text: str, path: KeyPath, node: yaml.Node) -> str:
+        """The text, or where it holds what nothing can store, a trap and what is left of it."""
+        if _UNSTORABLE.search(text):
+            what = "holds a character (\\0 or half of a pair) that no file can hold"
+            self.value_trap(path, node, what, "remove it")
+        return _UNSTORABLE.sub("", text)
 
     def _read_mapping(self, node: yaml.MappingNode, path: KeyPath) -> Json:
         mapping: dict[str, Json] = {}
@@ -164,7 +195,8 @@ class _TreeReader:
             if not isinstance(key_node, yaml.ScalarNode):
                 self.trap(path, key_node, "a key must be one word", "write key: value")
                 continue
-            key, here = str(key_node.value), (*path, str(key_node.value))
+            key = self._storable(str(key_node.value), path, key_node)
+            here = (*path, key)
             if key in mapping:
                 first = self.places[here].order[1]
                 self.trap((*here, "twice"), key_node, f"'{key}' is given twice, first on line {first}", "keep one")
