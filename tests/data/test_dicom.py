@@ -355,3 +355,13 @@ def test_without_pydicom_nothing_is_decoded_and_the_way_to_get_it_is_told(
 
     with pytest.raises(MachineError, match=r"pip install 'xraytune\[dicom\]'"):
         use(hospital)
+
+
+def test_a_bomb_is_refused_however_far_down_its_header_says_so() -> None:
+    content = dicom(ramp(0, 4095))
+    place = content.index(b"\x02\x00\x10\x00UI")
+    long_element = b"\x02\x00\x04\x00OB\0\0" + (6000).to_bytes(4, "little") + bytes(6000)
+    deflated = b"\x02\x00\x10\x00UI" + (22).to_bytes(2, "little") + str(DeflatedExplicitVRLittleEndian).encode()
+
+    with pytest.raises(DataError, match="deflated as a whole"):
+        read_header(content[:place] + long_element + deflated + content[place:], FILE)

@@ -342,3 +342,18 @@ def test_an_overwritten_or_shortened_file_gives_an_image_or_a_reason(
         warnings.simplefilter("ignore")
         read_header(bytes(content), FILE)
         read_grey(bytes(content), FILE, needed_px=16)
+
+
+def test_a_tiff_of_thousands_of_pages_is_refused_without_parsing_them_all() -> None:
+    """Each page takes Pillow half a millisecond, and the file 100 bytes."""
+    content = bytearray(encoded(Image.fromarray(gradient()), "TIFF"))
+    (directory,) = struct.unpack_from("<I", content, 4)
+    (tags,) = struct.unpack_from("<H", content, directory)
+    end = directory + 2 + 12 * tags
+    page = bytes(content[directory:end])
+    struct.pack_into("<I", content, end, len(content))
+    for _ in range(2000):
+        content += page + struct.pack("<I", len(content) + len(page) + 4)
+    content[-4:] = bytes(4)
+
+    assert reason_of(bytes(content)) == "this TIFF has 100 or more pages; which is meant?"

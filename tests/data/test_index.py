@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -469,3 +470,15 @@ def test_progress_counts_to_the_end(kermany: Path) -> None:
     read_index(DataSettings(path=kermany), on_progress=lambda *progress: told.append(progress))
 
     assert told[-1] == ("hash images", 12, 12)
+
+
+def test_a_folder_whose_name_is_not_utf8_is_told(tmp_path: Path, write: WriteImages) -> None:
+    """No study could write it down."""
+    write(tmp_path, ["NORMAL/a.png", "PNEUMONIA/b.png"])
+    try:
+        (tmp_path / "NORMAL").rename(tmp_path / os.fsdecode(b"N\xff"))
+    except OSError:
+        pytest.skip("this file system takes no names that are not UTF-8")
+
+    with pytest.raises(DataError, match="the name of this file is not UTF-8"):
+        read_index(DataSettings(path=tmp_path, classes="auto"))

@@ -171,3 +171,13 @@ def test_an_image_that_is_listed_by_its_path_and_by_its_name_is_refused(tmp_path
         DataError, match=r"two lines, one by their path and one by their name: A/1\.png \(also as 1\.png\)"
     ):
         name_patients(tmp_path, ["A/1.png"])
+
+
+@pytest.mark.parametrize("name", ["..", "../x", "/tmp/x", "a\\b", ".hidden", "a\x01b", "x" * 65])
+def test_a_class_that_could_lead_out_of_a_folder_is_refused_with_its_line(tmp_path: Path, name: str) -> None:
+    """Images are written into folders that are called like their classes."""
+    table = tmp_path / "patients.csv"
+    table.write_text(f"file,patient,class\na.png,p1,NORMAL\nb.png,p2,{name}\n", encoding="utf-8")
+
+    with pytest.raises(DataError, match=r"patients\.csv:3: the class .* cannot be the name of a folder"):
+        read_patients_csv(table)

@@ -24,7 +24,6 @@ _REPAIR = "repair or remove the file, or leave broken images out with --skip-bro
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 """The transfer syntax that zips header and pixels together: pydicom would inflate a bomb without end."""
-_LONGEST_META = 4096
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 """What pydicom gives as RGB."""
 
@@ -93,7 +92,7 @@ def open_dicom(content: bytes, path: Path | str, *, with_pixels: bool) -> DicomF
     require_pydicom(path)
     from pydicom import dcmread
 
-    if _DEFLATED in content[:_LONGEST_META]:
+    if _DEFLATED in content:  # anywhere: what stands before it in the header may be long
         fix = "inflate it (dcmconv +te), or leave broken images out with --skip-broken"
         raise DataError(Problem("this DICOM file is deflated as a whole, which is not read", path, fix))
     try:

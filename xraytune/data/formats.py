@@ -23,6 +23,7 @@ from xraytune.errors import DataError, Problem
 
 LARGEST_SIDE_PX = 20_000
 LARGEST_AREA_PX = 100_000_000
+_PAGES_COUNTED = 100
 REPAIR = "repair or remove the file, or leave broken images out with --skip-broken"
 _SAVE_AGAIN = "save it as a grey PNG of 8 or 16 bits, or leave broken images out with --skip-broken"
 _DAMAGE = (
@@ -234,9 +235,10 @@ def _png_grey(image: PngImageFile, bits: int, path: Path | str) -> GreyImage:
 
 def _tiff_grey(image: TiffImageFile, path: Path | str) -> GreyImage:
     """Upright by itself: Pillow follows a TIFF's orientation tag as it decodes."""
-    pages = image.n_frames
+    pages = _page_count(image)
     if pages > 1:
-        raise DataError(Problem(f"this TIFF has {pages} pages; which is meant?", path, "save each page as a file"))
+        count = f"{pages}" if pages < _PAGES_COUNTED else f"{_PAGES_COUNTED} or more"
+        raise DataError(Problem(f"this TIFF has {count} pages; which is meant?", path, "save each page as a file"))
     bits = max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,)))
     kind = f"TIFF {bits}-bit"
     white_is_zero = image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
@@ -258,6 +260,17 @@ def _tiff_grey(image: TiffImageFile, path: Path | str) -> GreyImage:
     if bits == 16:
         _refuse_dark_colours(grey, path)
     return _whole(grey, kind)
+
+
+def _page_count(image: TiffImageFile) -> int:
+    """Up to `_PAGES_COUNTED`: Pillow parses every page to count it, and a file can chain thousands of empty ones."""
+    for page in range(1, _PAGES_COUNTED):
+        try:
+            image.seek(page)
+        except EOFError:
+            image.seek(0)
+            return page
+    return _PAGES_COUNTED
 
 
 def _refuse_dark_colours(grey: Image.Image, path: Path | str) -> None:

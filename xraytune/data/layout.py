@@ -240,7 +240,7 @@ def _walk(folder: Path, root: Path) -> _Walk:
                 images.append(file)
             elif file.name != PATIENTS_CSV:
                 others[file.suffix.lower() or "no suffix"] += 1
-    _refuse_unwritable_names(images)
+    _refuse_unwritable_names(folder, images)
     return _Walk(images=tuple(sorted(images)), other_suffixes=others, links=links)
 
 
@@ -279,15 +279,16 @@ def _is_device(file: Path) -> bool:
         return False
 
 
-def _refuse_unwritable_names(images: Sequence[Path]) -> None:
+def _refuse_unwritable_names(folder: Path, images: Sequence[Path]) -> None:
     """Refuse names that a study could not write down: bytes that are no UTF-8."""
     problems = []
     for image in images:
         try:
-            image.name.encode()
+            name = image.relative_to(folder).as_posix()
+            name.encode()
         except UnicodeEncodeError:
-            name = os.fsencode(image.name).decode(errors="replace")
-            problems.append(Problem(f"the name of this file is not UTF-8: {name}", image.parent, "rename the file"))
+            shown = os.fsencode(name).decode(errors="replace")
+            problems.append(Problem(f"the name of this file is not UTF-8: {shown}", folder, "rename the file"))
     if problems:
         raise DataError(*problems[:_NAMES_SHOWN])
 

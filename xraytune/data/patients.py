@@ -19,6 +19,8 @@ from xraytune.config.words import group_regex_refusal
 from xraytune.errors import ConfigError, DataError, Problem, SourceLine, listed
 
 PATIENTS_CSV = "patients.csv"
+_FOLDER_NAME = re.compile(r"(?!\.)[^/\\\x00-\x1f\x7f]{1,64}")
+"""What a class may be called: images are written into folders of that name."""
 _KERMANY_NAME = re.compile(
     r"person(?P<person>\d+)_(?P<germ>bacteria|virus)_\d+(_\d+)?|(?P<series>IM|NORMAL2-IM)-(?P<number>\d+)-\d{4}(-\d{4})?"
 )
@@ -129,7 +131,8 @@ def read_patients_csv(path: Path) -> PatientTable:
     """The table `file,patient` or `file,patient,class`, one row for each image; other columns are ignored.
 
     Raises:
-        DataError: A column is missing, a cell is empty, or a file has two rows; every such line is told.
+        DataError: A column is missing, a cell is empty, a class cannot be a folder's name, or a file has two rows; every
+            such line is told.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
@@ -160,6 +163,9 @@ def _read_rows(reader: csv.DictReader[str], path: Path) -> PatientTable:
             if patients[file] != patient:
                 what = f"{file} is of patient {patient} here and of {patients[file]} in line {first_line[file]}"
             problems.append(Problem(what, line, "keep one of the two lines"))
+        elif class_name and not _FOLDER_NAME.fullmatch(class_name):
+            what = f"the class {class_name!r} cannot be the name of a folder"
+            problems.append(Problem(what, line, "use up to 64 characters, no slash, and no dot first"))
         else:
             patients[file] = patient
             first_line[file] = reader.line_num
