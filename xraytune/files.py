@@ -143,8 +143,19 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """The content of a JSON file.
+
+    Raises:
+        ValueError: It is no JSON in UTF-8.
+    """
+    return _parsed(path.read_bytes())
+
+
+def _parsed(text: bytes) -> Any:
+    try:
+        return json.loads(text.decode())
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
@@ -169,18 +180,23 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """All whole rows, in order; none when the file is missing. A torn last line is skipped.
 
     Raises:
-        ArtifactError: A line before it is damaged, which no crash does.
+        ArtifactError: A line before it is damaged, which no crash does, or is no row.
     """
     if not path.exists():
         return []
     whole, _, _ = path.read_bytes().rpartition(b"\n")
     rows = []
     for number, line in enumerate(whole.split(b"\n"), start=1):
+        if not line:
+            continue
         try:
-            rows += [json.loads(line)] if line else []
+            row = _parsed(line)
+            if not isinstance(row, dict):
+                raise ValueError("no row")
         except ValueError as error:
             fix = "put the file back as it was; trials.jsonl can be removed: the next search makes it again"
             raise ArtifactError(Problem("this line is damaged", SourceLine(path, number), fix)) from error
+        rows.append(row)
     return rows
 
 

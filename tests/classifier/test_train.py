@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from xraytune.classifier.checkpoint import finished_epochs
+from xraytune.classifier.checkpoint import finished_epochs, load_best
 from xraytune.classifier.network import build_classifier
 from xraytune.classifier.train import predict_logits, predict_probabilities, train_classifier
 from xraytune.config.settings import Parameters
@@ -310,3 +310,33 @@ def test_prediction_is_in_eval_mode_restores_the_mode_and_keeps_the_order() -> N
     np.testing.assert_allclose(in_batches, at_once, atol=1e-5)
     assert probabilities.dtype == np.float64
     np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("epochs", [{"epoch": 1}]),
+        ("epochs", 1),
+        ("version", torch.zeros(2)),
+        ("network", 1),
+        ("optimizer", {"state": 1}),
+    ],
+)
+def test_a_checkpoint_of_other_things_is_refused_with_the_way_out(tmp_path: Path, key: str, value: object) -> None:
+    parameters = small()
+    network = build_classifier(parameters, 2, weights=None, seed=1)
+    train(parameters, network, tmp_path, stop_after=1)
+    file = tmp_path / "checkpoint.pt"
+    torch.save({**torch.load(file, weights_only=True), key: value}, file)
+
+    with pytest.raises(ArtifactError, match=r"(?s)checkpoint\.pt: .*remove this folder"):
+        train(parameters, network, tmp_path)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"[]" * 100])
+def test_a_missing_or_damaged_best_network_is_told(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "best.safetensors").write_bytes(content)
+
+    with pytest.raises(ArtifactError, match=r"best\.safetensors: the best network is missing or damaged"):
+        load_best(tmp_path, build_classifier(small(), 2, weights=None, seed=1))

@@ -10,6 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from tests.gan.conftest import Images
 from xraytune.config.settings import GanSettings
 from xraytune.errors import ArtifactError
 from xraytune.gan.checkpoint import CHECKPOINT_NAME, checkpoint_generator, load_generator, save_generator
@@ -57,3 +58,26 @@ def test_a_torn_generator_is_named(tiny: Callable[..., GanSettings], tmp_path: P
 
     with pytest.raises(ArtifactError, match=r"generator\.safetensors: this generator cannot be read"):
         load_generator(path)
+
+
+@pytest.mark.parametrize(("key", "value"), [("settings", "{"), ("class_count", 10**9), ("average", 1)])
+def test_a_checkpoint_of_other_things_gives_no_generator(
+    tiny: Callable[..., GanSettings], blobs: Images, cpu: Compute, tmp_path: Path, key: str, value: object
+) -> None:
+    list(train_gan(tiny(), *blobs, class_count=2, compute=cpu, checkpoint_dir=tmp_path))
+    file = tmp_path / CHECKPOINT_NAME
+    torch.save({**torch.load(file, weights_only=True), key: value}, file)
+
+    with pytest.raises(ArtifactError, match="this checkpoint is of another network"):
+        checkpoint_generator(file)
+
+
+def test_a_checkpoint_with_another_network_in_it_is_not_continued(
+    tiny: Callable[..., GanSettings], blobs: Images, cpu: Compute, tmp_path: Path
+) -> None:
+    list(train_gan(tiny(), *blobs, class_count=2, compute=cpu, checkpoint_dir=tmp_path))
+    file = tmp_path / CHECKPOINT_NAME
+    torch.save({**torch.load(file, weights_only=True), "discriminator": {}}, file)
+
+    with pytest.raises(ArtifactError, match="another network"):
+        list(train_gan(tiny(steps=8), *blobs, class_count=2, compute=cpu, checkpoint_dir=tmp_path))

@@ -7,7 +7,6 @@ the epochs' records, so the records are the only state beside the network's and 
 from __future__ import annotations
 
 import io
-import pickle
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,15 +14,17 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from pydantic import TypeAdapter
 from safetensors.torch import load_file
 from torch import nn
 
-from xraytune.classifier.weights import put_tensors
+from xraytune.classifier.weights import UNREADABLE, put_tensors
 from xraytune.errors import ArtifactError, Problem
 from xraytune.files import is_whole_zip, write_bytes
 from xraytune.records import EpochRecord
 
 _VERSION = 1
+_EPOCHS = TypeAdapter(list[EpochRecord])
 _FIX = "remove this folder: the trial then starts afresh"
 
 
@@ -57,8 +58,16 @@ def save_best(folder: Path, network: nn.Module) -> None:
 
 
 def load_best(folder: Path, network: nn.Module) -> None:
-    """Bring the network to where `save_best` found it."""
-    put_tensors(network, load_file(folder / "best.safetensors"))
+    """Bring the network to where `save_best` found it.
+
+    Raises:
+        ArtifactError: The file is missing, damaged or of another network.
+    """
+    file = folder / "best.safetensors"
+    try:
+        put_tensors(network, load_file(file))
+    except UNREADABLE as error:
+        raise ArtifactError(Problem("the best network is missing or damaged", file, _FIX)) from error
 
 
 def resume(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> list[EpochRecord]:
@@ -73,9 +82,9 @@ def resume(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -
     try:
         put_tensors(network, content["network"])
         optimizer.load_state_dict(content["optimizer"])
-    except (RuntimeError, ValueError, KeyError) as error:
+    except UNREADABLE as error:
         raise ArtifactError(Problem("this checkpoint is of another network", _checkpoint_file(folder), _FIX)) from error
-    return _records(content)
+    return list(content["epochs"])
 
 
 def finished_epochs(folder: Path) -> list[EpochRecord]:
@@ -85,26 +94,23 @@ def finished_epochs(folder: Path) -> list[EpochRecord]:
         ArtifactError: The checkpoint is damaged.
     """
     content = _read(folder)
-    return [] if content is None else _records(content)
+    return [] if content is None else list(content["epochs"])
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
+    """What the checkpoint holds, its epochs as records; None where there is none."""
     file = _checkpoint_file(folder)
     if not file.exists():
         return None
-    if not is_whole_zip(file):  # torch does not look
-        raise ArtifactError(Problem("this checkpoint is damaged", file, _FIX))
     try:
+        if not is_whole_zip(file):  # torch does not look
+            raise ValueError("a checksum is not that of its bytes")
         content = torch.load(file, map_location="cpu", weights_only=True)
-    except (EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        if content["version"] == _VERSION:
+            return {**content, "epochs": _EPOCHS.validate_python(content["epochs"])}
+    except UNREADABLE as error:
         raise ArtifactError(Problem("this checkpoint is damaged", file, _FIX)) from error
-    if not isinstance(content, dict) or content.get("version") != _VERSION:
-        raise ArtifactError(Problem("this checkpoint is of another version of xraytune", file, _FIX))
-    return content
-
-
-def _records(content: dict[str, Any]) -> list[EpochRecord]:
-    return [EpochRecord(**values) for values in content["epochs"]]
+    raise ArtifactError(Problem("this checkpoint is of another version of xraytune", file, _FIX))
 
 
 def _checkpoint_file(folder: Path) -> Path:

@@ -28,7 +28,7 @@ from xraytune.files import explained_disk_errors, sha256_of
 _logger = logging.getLogger(__name__)
 _IMAGENET = ("IMAGENET1K_V2", "IMAGENET1K_V1", "IMAGENET1K_SWAG_LINEAR_V1")
 """What `imagenet` may be, the best first; other sets are of larger images, or of a network without its last layers."""
-_UNREADABLE = (
+UNREADABLE = (
     *(OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError),
     *(pickle.UnpicklingError, SafetensorError),
 )
@@ -111,7 +111,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             content = load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         fix = "get the file again; it is a state dict saved by torch.save, or a .safetensors file"
         raise MachineError(Problem("this file of weights cannot be read", path, fix)) from error
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):

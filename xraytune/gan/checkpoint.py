@@ -31,8 +31,13 @@ from xraytune.seeding import derive_seed
 
 CHECKPOINT_NAME = "checkpoint.pt"
 _VERSION = 1
-_DAMAGED = (RuntimeError, pickle.UnpicklingError, EOFError, LookupError, TypeError, ValueError)
-"""How torch.load, and a look at what it gives, tell of a damaged file."""
+_DAMAGED = (
+    *(OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError),
+    *(pickle.UnpicklingError, SafetensorError),
+)
+"""How torch, safetensors, and a look at what they give, tell of a damaged file."""
+_MOST_CLASSES = 1000
+"""A damaged number would fill the memory."""
 _OF_ITS_USE = {"allow_memorised"}
 """Settings that say what becomes of a GAN's images, and nothing of the GAN: two runs that differ in them are one."""
 _logger = logging.getLogger(__name__)
@@ -102,6 +107,7 @@ def resume(training: Training, images_digest: str, folder: Path) -> None:
 
     Raises:
         ConfigError: The checkpoint is of other settings, other images or a longer run: it would be overwritten.
+        ArtifactError: It names these settings and these images, and holds another network.
     """
     path = folder / CHECKPOINT_NAME
     if not path.exists():
@@ -116,8 +122,11 @@ def resume(training: Training, images_digest: str, folder: Path) -> None:
         raise ConfigError(Problem("this GAN was trained with other settings or other images", path, fix))
     if content["step"] > training.settings.steps:
         raise ConfigError(Problem(f"this GAN is already at step {content['step']}, beyond steps", path, fix))
-    for name, part in _parts(training).items():
-        part.load_state_dict(content[name])
+    try:
+        for name, part in _parts(training).items():
+            part.load_state_dict(content[name])
+    except _DAMAGED as error:
+        raise ArtifactError(Problem("this checkpoint is of another network", path, fix)) from error
     training.step = content["step"]
 
 
@@ -128,7 +137,10 @@ def checkpoint_generator(path: Path) -> Generator:
         ArtifactError: The file is damaged.
     """
     content = _read_checkpoint(path)
-    return _sampler(content["settings"], content["class_count"], content["average"])
+    try:
+        return _sampler(content["settings"], content["class_count"], content["average"])
+    except _DAMAGED as error:
+        raise ArtifactError(Problem("this checkpoint is of another network", path, "make it again")) from error
 
 
 def save_generator(generator: Generator, path: Path) -> None:
@@ -154,11 +166,13 @@ def load_generator(path: Path) -> Generator:
             metadata = file.metadata()
             weights = {name: file.get_tensor(name) for name in file.keys()}
         return _sampler(metadata["settings"], int(metadata["class_count"]), weights)
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except _DAMAGED as error:
         raise ArtifactError(Problem("this generator cannot be read", path, "make it again")) from error
 
 
 def _sampler(settings: str, class_count: int, weights: dict[str, Tensor]) -> Generator:
+    if not 1 <= class_count <= _MOST_CLASSES:
+        raise ValueError(f"{class_count} classes")
     with torch.random.fork_rng(devices=[]):
         generator = Generator(GanSettings.model_validate_json(settings), class_count)
     generator.load_state_dict(weights)
@@ -166,11 +180,11 @@ def _sampler(settings: str, class_count: int, weights: dict[str, Tensor]) -> Gen
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:
-    if not is_whole_zip(path):  # torch does not look
-        raise ArtifactError(Problem("this checkpoint is damaged", path))
     try:
+        if not is_whole_zip(path):  # torch does not look
+            raise ValueError("a checksum is not that of its bytes")
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        if content["version"] == _VERSION:
+        if content["version"] == _VERSION and isinstance(content["identity"], str) and isinstance(content["step"], int):
             return content
     except _DAMAGED as error:
         raise ArtifactError(Problem("this checkpoint cannot be read", path)) from error
