@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from xraytune.config.settings import Parameters
 from xraytune.confirm.arms import Arm
 from xraytune.confirm.plan import new_plan, read_plan, write_plan
+from xraytune.errors import StudyError
 
 GAN = Arm(
     name="gan #1",
@@ -43,3 +48,29 @@ def test_a_plan_survives_its_file(tmp_path: Path) -> None:
 
     assert read_plan(tmp_path) == plan
     assert read_plan(tmp_path / "elsewhere") is None
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("runs", [["nobody", 0, 0]]),
+        ("runs", [["gan #1", "0", 0]]),
+        ("gan_seeds", None),
+        ("arms", [{"name": "gan #1"}]),
+        ("version", 2),
+    ],
+)
+def test_a_damaged_plan_is_told_with_its_file(tmp_path: Path, place: str, value: Any) -> None:
+    write_plan(new_plan().grown([GAN], 1, 1), tmp_path)
+    file = tmp_path / "plan.json"
+    file.write_text(json.dumps({**json.loads(file.read_bytes()), place: value}), encoding="utf-8")
+
+    with pytest.raises(StudyError, match=r"plan\.json: the plan of this confirm is damaged"):
+        read_plan(tmp_path)
+
+
+def test_a_plan_that_is_no_text_is_told(tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_bytes(b"\xff")
+
+    with pytest.raises(StudyError, match="is damaged"):
+        read_plan(tmp_path)

@@ -9,11 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from pydantic import NonNegativeInt
+
+from xraytune.config.domains import Value
 from xraytune.config.fields import flat_values, parameters_from
-from xraytune.confirm.arms import Arm
-from xraytune.files import read_json, write_json
+from xraytune.config.settings import Model
+from xraytune.confirm.arms import Arm, Role
+from xraytune.errors import Problem, StudyError
+from xraytune.files import write_json
 
 PLAN_FILE = "plan.json"
 
@@ -110,16 +115,59 @@ def write_plan(plan: Plan, folder: Path) -> None:
     write_json(folder / PLAN_FILE, content)
 
 
+class _StoredArm(Model):
+    """An arm as the file has it, its parameters by dotted name."""
+
+    name: str
+    role: Role
+    trial: str
+    bandwidth_px: int | None
+    parameters: dict[str, Value]
+
+    def arm(self) -> Arm:
+        return Arm(
+            name=self.name,
+            role=self.role,
+            parameters=parameters_from(self.parameters),
+            trial=self.trial,
+            bandwidth_px=self.bandwidth_px,
+        )
+
+
+class _StoredPlan(Model):
+    """What the file holds."""
+
+    version: Literal[1]
+    gan_seeds: NonNegativeInt
+    classifier_seeds: NonNegativeInt
+    notes: tuple[str, ...]
+    exploratory: tuple[str, ...]
+    arms: tuple[_StoredArm, ...]
+    runs: tuple[tuple[str, NonNegativeInt, NonNegativeInt], ...]
+
+
 def read_plan(folder: Path) -> Plan | None:
-    """The plan of an earlier start; None where there is none."""
-    if not (folder / PLAN_FILE).exists():
+    """The plan of an earlier start; None where there is none.
+
+    Raises:
+        StudyError: The file is damaged.
+    """
+    file = folder / PLAN_FILE
+    if not file.exists():
         return None
-    content = read_json(folder / PLAN_FILE)
-    return Plan(
-        arms=tuple(Arm(**{**arm, "parameters": parameters_from(arm["parameters"])}) for arm in content["arms"]),
-        gan_seeds=content["gan_seeds"],
-        classifier_seeds=content["classifier_seeds"],
-        runs=tuple(PlannedRun(arm=arm, gan_seed=g, classifier_seed=c) for arm, g, c in content["runs"]),
-        notes=tuple(content["notes"]),
-        exploratory=tuple(content["exploratory"]),
-    )
+    try:
+        stored = _StoredPlan.model_validate_json(file.read_bytes())
+        plan = Plan(
+            arms=tuple(arm.arm() for arm in stored.arms),
+            gan_seeds=stored.gan_seeds,
+            classifier_seeds=stored.classifier_seeds,
+            runs=tuple(PlannedRun(arm=arm, gan_seed=g, classifier_seed=c) for arm, g, c in stored.runs),
+            notes=stored.notes,
+            exploratory=stored.exploratory,
+        )
+        if {run.arm for run in plan.runs} - {arm.name for arm in plan.arms}:
+            raise ValueError("a run of no arm")
+    except ValueError as error:
+        fix = f"put it back from a copy, or move {folder.name}/ away to begin the confirm anew"
+        raise StudyError(Problem("the plan of this confirm is damaged", file, fix)) from error
+    return plan

@@ -15,6 +15,7 @@ from typing import Any
 from xraytune.config.load import experiment_to_yaml
 from xraytune.config.settings import Experiment, ExportedFrom, Parameters
 from xraytune.confirm.plan import read_plan
+from xraytune.confirm.runs import completed_rows
 from xraytune.confirm.training import CONFIRM_FOLDER, VERDICT_FILE
 from xraytune.errors import ConfigError, Problem, StudyError, TrialError, listed
 from xraytune.files import read_json, require_writable, write_text
@@ -88,7 +89,7 @@ def export(study: Path, *, out: Path, trial: int | None = None, arm: str | None 
     space = folder.space()
     journal = Journal(folder.journal_path, space, writable=False)
     rows = journal.rows()
-    verdicts = _verdicts(folder)
+    verdicts = _verdicts(folder, {row["number"] for row in rows})
     added = None if arm is None else _added_control(folder, arm)
     if added is not None:
         row: dict[str, Any] = {"number": None, "arm": added.arm, "value": None, "val_b_auroc": None}
@@ -116,12 +117,23 @@ def export(study: Path, *, out: Path, trial: int | None = None, arm: str | None 
     return exported
 
 
-def _verdicts(folder: StudyFolder) -> dict[int, str]:
-    """What a confirm said of each finalist, by its trial; nothing where there was none."""
+def _verdicts(folder: StudyFolder, trials: set[int]) -> dict[int, str]:
+    """What a confirm said of each finalist, by its trial; nothing where there was none.
+
+    Raises:
+        StudyError: The file is damaged.
+    """
     path = folder.path / CONFIRM_FOLDER / VERDICT_FILE
     if not path.exists():
         return {}
-    return {int(finalist["trial"].removeprefix("#")): finalist["verdict"] for finalist in read_json(path)["finalists"]}
+    try:
+        verdicts = {int(one["trial"].removeprefix("#")): str(one["verdict"]) for one in read_json(path)["finalists"]}
+        if not verdicts.keys() <= trials or not set(verdicts.values()) <= _SAID.keys():
+            raise ValueError("of another study, or another version")
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        fix = "run the same `xraytune confirm` again: it trains nothing twice, and writes the file anew"
+        raise StudyError(Problem("the verdict is damaged", path, fix)) from error
+    return verdicts
 
 
 def _added_control(folder: StudyFolder, arm: str) -> Parameters | None:
@@ -150,13 +162,30 @@ def _best(
         )
     if arm is None:
         helping = [trial for trial, word in verdicts.items() if word == "helps"]
-        among = [row for row in complete if row["number"] == helping[0]] if helping else complete
+        among = [_at_its_end(row, folder) for row in rows if row["number"] == helping[0]] if helping else complete
     else:
         among = [row for row in complete if row["arm"] == arm]
         if not among:
             fix = f"choose one of: {', '.join(sorted({row['arm'] for row in complete}))}"
             raise StudyError(Problem(f"no trial of the arm {arm} ran to its end", folder.path, fix))
     return max(among, key=lambda row: (row["val_b_auroc"], -row["number"]))
+
+
+def _at_its_end(row: dict[str, Any], folder: StudyFolder) -> dict[str, Any]:
+    """The row of a finalist; where ASHA let none get to its end, confirm trained those to theirs that had got furthest.
+
+    Raises:
+        StudyError: There is nothing of that training.
+    """
+    if row["status"] == "complete":
+        return row
+    top_up = folder.path / CONFIRM_FOLDER / "top_up"
+    label = f"#{row['number']} to its end"
+    finished = next((run for run in completed_rows(top_up).values() if run["label"] == label), None)
+    if finished is None:
+        what = f"the verdict is about trial {row['number']}, which neither the search nor a confirm brought to its end"
+        raise StudyError(Problem(what, top_up, "run the same `xraytune confirm` again"))
+    return {**row, "value": finished["value"], "val_b_auroc": finished["val_b_auroc"]}
 
 
 def _chosen(rows: Sequence[dict[str, Any]], trial: int, study: Path) -> dict[str, Any]:

@@ -17,21 +17,21 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import safetensors.torch
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError, model_validator
 
 from xraytune.classifier.inputs import InputFormat
 from xraytune.classifier.network import Classifier, build_classifier
-from xraytune.classifier.weights import put_tensors
-from xraytune.config.backbone_names import BackboneName
+from xraytune.classifier.weights import UNREADABLE, put_tensors
+from xraytune.config.backbone_names import BackboneName, size_refusal
 from xraytune.config.load import experiment_to_yaml
 from xraytune.config.resolved import absolute_path, relative_path
 from xraytune.config.settings import Experiment, HeadName, LossName, Model, Parameters
 from xraytune.errors import ArtifactError, ConfigError, Problem
 from xraytune.files import read_json, require_writable, sha256_of, write_bytes, write_json, write_text
-from xraytune.pipeline.prepare import Prepared, read_prepared, write_prepared
+from xraytune.pipeline.prepare import Prepared, write_prepared
 from xraytune.pipeline.trial import TrialResult
 from xraytune.records import Compute, EpochRecord
 
@@ -41,6 +41,10 @@ _SPLIT = "split.json"
 _MANIFEST = "manifest.json"
 _FILES = (_RECORD, "config.yaml", _SPLIT, "epochs.jsonl", _MODEL)
 _PACKAGES = ("xraytune", "torch", "torchvision", "numpy", "pillow")
+_PREPARED = TypeAdapter(Prepared)
+_LARGEST_SIDE_PX = 1024
+_OTHER_VERSION = "this bundle is of another version of xraytune"
+_TRAIN_AGAIN = "train it again with this version"
 _FIX = "train it again, or copy the whole folder again"
 
 
@@ -93,6 +97,23 @@ class BundleRecord(Model):
     compute: Compute
     packages: dict[str, str]
 
+    @model_validator(mode="after")
+    def _can_be_used(self) -> Self:
+        names, form = self.class_names, self.input_format
+        if len(names) < 2 or len({*names}) < len(names) or self.positive not in names:
+            raise ValueError("class_names are two or more, and positive is one of them")
+        if form.image_size_px > _LARGEST_SIDE_PX or size_refusal(self.backbone, form.image_size_px):
+            raise ValueError("input_format: a size that the network does not take")
+        if form.bandwidth_px is not None and form.bandwidth_px < 1:
+            raise ValueError("input_format: no band")
+        if {len(form.mean), len(form.std)} != {self.input_channels}:
+            raise ValueError("input_format: one mean and one std for each channel")
+        if self.compute.device not in ("cpu", "cuda"):
+            raise ValueError("compute: an unknown device")
+        if self.study is not None and "\0" in self.study:
+            raise ValueError("study: no path")
+        return self
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
@@ -119,12 +140,24 @@ class Bundle:
         return None if self.record.study is None else Path(absolute_path(self.record.study, self.path))
 
     def prepared(self) -> Prepared:
-        """The images of its training, and their split."""
-        return read_prepared(self.path / _SPLIT)
+        """The images of its training, and their split.
+
+        Raises:
+            ArtifactError: The file is of another version.
+        """
+        file = self.path / _SPLIT
+        try:
+            return _PREPARED.validate_json(file.read_bytes())
+        except ValidationError as error:
+            raise ArtifactError(Problem(_OTHER_VERSION, file, _TRAIN_AGAIN)) from error
 
     def classifier(self, compute: Compute) -> Classifier:
-        """The trained network, on the device, in evaluation mode."""
-        record = self.record
+        """The trained network, on the device, in evaluation mode.
+
+        Raises:
+            ArtifactError: The file holds another network.
+        """
+        record, file = self.record, self.path / _MODEL
         parameters = Parameters(
             backbone=record.backbone,
             input_channels=record.input_channels,
@@ -133,7 +166,10 @@ class Bundle:
             weights="none",
         )
         network = build_classifier(parameters, len(record.class_names), weights=None, seed=0)
-        put_tensors(network, safetensors.torch.load_file(self.path / _MODEL))
+        try:
+            put_tensors(network, safetensors.torch.load_file(file))
+        except UNREADABLE as error:
+            raise ArtifactError(Problem("the file holds another network than bundle.json says", file, _FIX)) from error
         return network.to(compute.device).eval()
 
 
@@ -220,8 +256,7 @@ def open_bundle(path: Path) -> Bundle:
     try:
         record = BundleRecord.model_validate_json((path / _RECORD).read_bytes())
     except ValidationError as error:
-        what = "this bundle is of another version of xraytune"
-        raise ArtifactError(Problem(what, path / _RECORD, "train it again with this version")) from error
+        raise ArtifactError(Problem(_OTHER_VERSION, path / _RECORD, _TRAIN_AGAIN)) from error
     return Bundle(path=path, record=record, model_sha256=expected[_MODEL])
 
 

@@ -1,0 +1,97 @@
+"""What `export` and the readers of a bundle say of files that somebody changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.export.conftest import CPU, CopyLab
+from xraytune.errors import ArtifactError, StudyError
+from xraytune.export.best import export
+from xraytune.export.bundle import open_bundle
+from xraytune.files import append_jsonl, write_json
+from xraytune.search.journal import Journal
+from xraytune.search.study import StudyFolder
+
+
+def change(model: Path, **values: Any) -> None:
+    """Write other values into `bundle.json`, and its right checksum into the manifest."""
+    record, manifest = model / "bundle.json", model / "manifest.json"
+    write_json(record, {**json.loads(record.read_bytes()), **values})
+    seal(model, record, manifest)
+
+
+def seal(model: Path, file: Path, manifest: Path) -> None:
+    content = json.loads(manifest.read_bytes())
+    content["files"][file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
+    write_json(model / "manifest.json", content)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"positive": "NOBODY"},
+        {"class_names": ["NORMAL"], "positive": "NORMAL"},
+        {"input_channels": 1},
+        {"compute": {"device": "tape", "threads": 1, "precision": "float32"}},
+        {"study": "a\0b"},
+        {"input_format": {"image_size_px": 10**6, "bandwidth_px": None, "mean": [0.5] * 3, "std": [0.2] * 3}},
+    ],
+    ids=str,
+)
+def test_a_bundle_that_cannot_be_used_is_refused_when_it_is_opened(copy_lab: CopyLab, values: dict[str, Any]) -> None:
+    model = copy_lab().model
+    change(model, **values)
+
+    with pytest.raises(ArtifactError, match=r"bundle\.json: this bundle is of another version"):
+        open_bundle(model)
+
+
+def test_a_bundle_with_another_network_or_split_says_which_file_it_is(copy_lab: CopyLab) -> None:
+    model = copy_lab().model
+    for name in ("model.safetensors", "split.json"):
+        (model / name).write_bytes(b"[]")
+        seal(model, model / name, model / "manifest.json")
+    bundle = open_bundle(model)
+
+    with pytest.raises(ArtifactError, match=r"model\.safetensors: the file holds another network"):
+        bundle.classifier(CPU)
+    with pytest.raises(ArtifactError, match=r"split\.json: this bundle is of another version"):
+        bundle.prepared()
+
+
+@pytest.mark.parametrize(
+    "verdict",
+    [b"\xff", b"[]", b'{"finalists": [{"trial": 1}]}', b'{"finalists": [{"trial": "#99", "verdict": "helps"}]}'],
+    ids=["bytes", "a list", "no verdict", "no such trial"],
+)
+def test_a_damaged_verdict_is_told_with_the_way_to_a_new_one(copy_lab: CopyLab, tmp_path: Path, verdict: bytes) -> None:
+    lab = copy_lab()
+    (lab.study / "confirm").mkdir()
+    (lab.study / "confirm" / "verdict.json").write_bytes(verdict)
+
+    with pytest.raises(StudyError, match=r"(?s)verdict\.json: the verdict is damaged.*xraytune confirm"):
+        export(lab.study, out=tmp_path / "best.yaml")
+
+
+def test_a_stopped_trial_that_a_confirm_finished_and_found_to_help_is_exported(
+    copy_lab: CopyLab, tmp_path: Path
+) -> None:
+    """Where ASHA lets no trial with synthetic images get to its end, the finalists are among those it stopped."""
+    lab = copy_lab()
+    folder = StudyFolder(lab.study)
+    stopped = next(
+        row for row in Journal(folder.journal_path, folder.space(), writable=False).rows() if row["status"] == "pruned"
+    )
+    name = f"#{stopped['number']}"
+    write_json(lab.study / "confirm" / "verdict.json", {"finalists": [{"trial": name, "verdict": "helps"}]})
+    run = {"number": 0, "label": f"{name} to its end", "status": "complete", "value": 0.75, "val_b_auroc": 0.625}
+    append_jsonl(lab.study / "confirm" / "top_up" / "runs.jsonl", {"version": 1, **run})
+
+    exported = export(lab.study, out=tmp_path / "best.yaml")
+
+    assert (exported.trial, exported.val_auroc, exported.val_b_auroc) == (stopped["number"], 0.75, 0.625)
