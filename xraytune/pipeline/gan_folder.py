@@ -32,7 +32,7 @@ from xraytune.files import explained_disk_errors, new_folder, read_json, require
 from xraytune.gan.checkpoint import load_generator
 from xraytune.gan.pool import sample_block
 from xraytune.pipeline.compute import choose_compute, gpu_count, gpu_share, pin
-from xraytune.pipeline.prepare import Prepared, prepare
+from xraytune.pipeline.prepare import Prepared, is_plain_name, prepare
 from xraytune.pipeline.synthesize import (
     copy_file,
     copy_grids,
@@ -295,6 +295,8 @@ def _read_record(gan: Path) -> _Record:
             compute=Compute(**content["compute"]),
             content=content,
         )
+        if not all(map(is_plain_name, (*files, *record.class_counts))):
+            raise ValueError("a name that is a path")
     except (FileNotFoundError, NotADirectoryError):
         raise ArtifactError(Problem(f"no GAN here: {_RECORD} is missing", gan, fix)) from None
     except (ValueError, KeyError, TypeError) as error:

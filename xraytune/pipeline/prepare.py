@@ -182,11 +182,23 @@ def write_prepared(prepared: Prepared, path: Path) -> None:
 
 
 def read_prepared(path: Path) -> Prepared:
-    """Read `split.json`."""
+    """Read `split.json`.
+
+    Raises:
+        ValueError: It names something outside the folders that it speaks of.
+    """
     content = read_json(path)
     images = tuple(PreparedImage(**image) for image in content.pop("images"))
     prepared = Prepared(**content, images=images)
+    stage, _, name = prepared.pixels.partition("/")
+    if not all(map(is_plain_name, (stage, name, *prepared.class_names))):
+        raise ValueError("a name that is a path")
     return replace(prepared, class_names=tuple(prepared.class_names))
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a name from a file, such as a class, can be a file's or a folder's own: it leads nowhere else."""
+    return name not in {"", ".", ".."} and not {"/", "\0"} & {*name}
 
 
 def require_pixels(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from xraytune.classifier.weights import find_weights
 from xraytune.config.settings import Parameters
+from xraytune.errors import ArtifactError, Problem
 from xraytune.files import read_json, sha256_of, write_json
 from xraytune.pipeline.artifacts import build_once
 
@@ -30,6 +31,7 @@ def pretrained_weights(parameters: Parameters, weights_dir: Path | None, cache: 
 
     Raises:
         MachineError: They are missing or damaged.
+        ArtifactError: The cache names another file.
     """
     if parameters.weights == "none":
         return None
@@ -46,7 +48,11 @@ def pretrained_weights(parameters: Parameters, weights_dir: Path | None, cache: 
         found = _look_up(parameters, weights_dir)
         write_json(folder / "weights.json", {"file": found.path.name, "sha256": found.sha256})
 
-    found = read_json(build_once(cache, WEIGHTS_STAGE, inputs, build) / "weights.json")
+    artifact = build_once(cache, WEIGHTS_STAGE, inputs, build)
+    found = read_json(artifact / "weights.json")
+    if found["file"] not in inputs["files"]:
+        fix = "remove this folder: it is made again"
+        raise ArtifactError(Problem("it names a file that was not among the weights", artifact, fix))
     return Pretrained(path=weights_dir / found["file"], sha256=found["sha256"])
 
 

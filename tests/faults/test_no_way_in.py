@@ -1,0 +1,399 @@
+"""Files from elsewhere run nothing, lead nowhere, and nothing secret is written down."""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import os
+import pickle
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import xraytune
+from tests.data.test_formats import png
+from tests.search.studies import direct, two_images, write_space
+from xraytune.classifier.checkpoint import finished_epochs, load_best
+from xraytune.classifier.weights import read_weights
+from xraytune.config.load import load_space
+from xraytune.config.settings import DataSettings, GanSettings, Parameters
+from xraytune.confirm.scores import scores
+from xraytune.data.index import read_index
+from xraytune.data.phantom import draw_phantoms
+from xraytune.errors import ArtifactError, ConfigError, StudyError, XraytuneError
+from xraytune.files import read_json, sha256_of, write_json
+from xraytune.gan.checkpoint import checkpoint_generator, load_generator
+from xraytune.gan.train import train_gan
+from xraytune.pipeline.compute import pin
+from xraytune.pipeline.gan_folder import gan_sample, gan_train
+from xraytune.pipeline.prepare import prepare
+from xraytune.pipeline.pretrained import pretrained_weights
+from xraytune.pipeline.trial import run_trial
+from xraytune.records import Compute, EpochRecord
+from xraytune.search.study import StudyFolder, create_study, locked
+from xraytune.search.view import status
+from xraytune.search.work import Asked
+
+CPU = Compute(device="cpu", threads=1, precision="float32")
+SOURCES = sorted(Path(xraytune.__file__).parent.rglob("*.py"))
+NAMES_THAT_LEAD_OUT = ("../outside", "/outside", "a/../../outside", "nul\0", "..", "")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Any:
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    pin(CPU)
+    yield
+    torch.set_num_threads(before[0])
+    torch.use_deterministic_algorithms(before[1])
+
+
+UNPICKLERS = {"load", "loads", "Unpickler"}
+MODULES_THAT_RUN_WHAT_THEY_READ = {"cloudpickle", "dill", "jsonpickle", "joblib", "marshal", "shelve"}
+YAML_LOADERS = {
+    "load",
+    "load_all",
+    "full_load",
+    "full_load_all",
+    "unsafe_load",
+    "unsafe_load_all",
+    "Loader",
+    "FullLoader",
+}
+
+
+def unsafe_reads(source: str) -> list[str]:
+    """The lines of a program that would run what lies in a file."""
+    found: list[ast.stmt | ast.expr] = []
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Import(names=names) if {name.name for name in names} & MODULES_THAT_RUN_WHAT_THEY_READ:
+                found.append(node)
+            case ast.ImportFrom(module=str(module)) if module in {"pickle", *MODULES_THAT_RUN_WHAT_THEY_READ}:
+                found.append(node)
+            case ast.Attribute(value=ast.Name(id="pickle"), attr=name) if name in UNPICKLERS:
+                found.append(node)
+            case ast.Attribute(value=ast.Name(id="yaml"), attr=name) if name in {*YAML_LOADERS, "UnsafeLoader"}:
+                found.append(node)
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="torch"), attr="load"), keywords=keywords):
+                found += [] if stated(keywords, "weights_only") is True else [node]
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="np"), attr="load"), keywords=keywords):
+                found += [node] if stated(keywords, "allow_pickle") not in {None, False} else []
+            case ast.Call(func=ast.Attribute(attr="recv"), args=[]):  # a Connection's; recv_bytes gives bytes
+                found.append(node)
+            case ast.Call(func=ast.Name(id=("eval" | "exec" | "compile"))):
+                found.append(node)
+            case _:
+                pass
+    return [f"line {node.lineno}: {ast.unparse(node)}" for node in found]
+
+
+def stated(keywords: list[ast.keyword], name: str) -> object:
+    """The constant that a call gives for an argument; None: it gives none."""
+    for keyword in keywords:
+        if keyword.arg == name:
+            return keyword.value.value if isinstance(keyword.value, ast.Constant) else "not a constant"
+    return None
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(SOURCES[0].parents[1]).as_posix())
+def test_no_line_of_the_package_reads_a_file_that_could_run_something(path: Path) -> None:
+    assert unsafe_reads(path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "pickle.loads(content)",
+        "from pickle import load",
+        "import joblib",
+        "torch.load(path)",
+        "torch.load(path, weights_only=False)",
+        "torch.load(path, weights_only=chosen)",
+        "np.load(path, allow_pickle=True)",
+        "yaml.load(text, Loader=yaml.UnsafeLoader)",
+        "connection.recv()",
+        "eval(text)",
+    ],
+)
+def test_a_line_that_could_would_be_found(line: str) -> None:
+    assert unsafe_reads(line)
+
+
+class Trap:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return os.mkdir, (str(self.mark),)
+
+
+def pickled(trap: Trap) -> bytes:
+    return pickle.dumps({"version": 1, "network": trap}, protocol=2)  # as torch writes it
+
+
+def saved_by_torch(trap: Trap) -> bytes:
+    stream = io.BytesIO()
+    torch.save({"version": 1, "network": trap}, stream)
+    return stream.getvalue()
+
+
+def saved_by_numpy(trap: Trap) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, np.array([trap], dtype=object), allow_pickle=True)
+    return stream.getvalue()
+
+
+def resume_a_gan(folder: Path) -> None:
+    """A damaged checkpoint is told in the log, and training starts anew."""
+    settings = GanSettings.model_validate({"image_size": 32, "steps": 1, "width": 4, "z_dim": 8, "batch_size": 4})
+    pixels = np.zeros((4, 32, 32), dtype=np.uint8)
+    labels = np.zeros(4, dtype=np.int64)
+    list(train_gan(settings, pixels, labels, 1, compute=CPU, checkpoint_dir=folder))
+    raise ArtifactError("trained anew")
+
+
+READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "a trial's checkpoint": ("checkpoint.pt", lambda file: finished_epochs(file.parent)),
+    "a trial's best network": ("best.safetensors", lambda file: load_best(file.parent, torch.nn.Linear(2, 2))),
+    "a GAN's checkpoint": ("checkpoint.pt", checkpoint_generator),
+    "a GAN in training": ("checkpoint.pt", lambda file: resume_a_gan(file.parent)),
+    "a generator": ("generator.safetensors", load_generator),
+    "weights of one's own": ("own.pth", read_weights),
+    "weights of another kind": ("own.bin", read_weights),
+    "weights as safetensors": ("own.safetensors", read_weights),
+}
+
+
+@pytest.mark.parametrize("content", [pickled, saved_by_torch, saved_by_numpy], ids=lambda content: content.__name__)
+@pytest.mark.parametrize("reader", READERS)
+def test_a_file_with_a_trap_in_it_is_refused_and_runs_nothing(
+    tmp_path: Path, reader: str, content: Callable[[Trap], bytes]
+) -> None:
+    mark = tmp_path / "it ran"
+    name, read = READERS[reader]
+    file = tmp_path / name
+    file.write_bytes(content(Trap(mark)))
+
+    with pytest.raises(XraytuneError):
+        read(file)
+
+    assert not mark.exists()
+
+
+def test_scores_with_a_trap_in_them_run_nothing(tmp_path: Path) -> None:
+    mark = tmp_path / "it ran"
+    (tmp_path / "trials" / "0000").mkdir(parents=True)
+    (tmp_path / "trials" / "0000" / "val_b.npy").write_bytes(saved_by_numpy(Trap(mark)))
+
+    with pytest.raises((XraytuneError, ValueError)):
+        scores(StudyFolder(tmp_path), 0, "val_b")
+
+    assert not mark.exists()
+
+
+def test_the_trap_works(tmp_path: Path) -> None:
+    pickle.loads(pickled(Trap(tmp_path / "it ran")))  # noqa: S301  the tests above would see nothing otherwise
+
+    assert (tmp_path / "it ran").is_dir()
+
+
+def test_a_space_file_makes_no_objects(tmp_path: Path) -> None:
+    mark = tmp_path / "it ran"
+    file = tmp_path / "space.yaml"
+    file.write_text(f"name: !!python/object/apply:os.mkdir ['{mark}']\ndata: {{path: x}}\n", encoding="utf-8")
+
+    with pytest.raises(ConfigError):
+        load_space(file)
+
+    assert not mark.exists()
+
+
+def test_an_image_bomb_among_the_images_is_named_and_refused(tmp_path: Path) -> None:
+    draw_phantoms(tmp_path / "xrays", patients=20, seed=1, image_size_px=32)
+    (tmp_path / "xrays" / "train" / "NORMAL" / "bomb.png").write_bytes(png(60_000, 60_000, 8, 0, b"\0"))
+    write_space(tmp_path)
+    settings = load_space(tmp_path / "small.yaml").settings
+
+    with pytest.raises(XraytuneError, match=r"bomb\.png.*too many for an X-ray"):
+        prepare(settings, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("name", [*NAMES_THAT_LEAD_OUT, ".hidden", "a/b", "a\\b", "a\n", "x" * 65])
+def test_the_name_of_a_study_is_the_name_of_a_folder(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "space.yaml"
+    file.write_text("name: small\ndata: {path: x}\nparameters: {lr: {min: 1e-5, max: 1e-3}}\n", encoding="utf-8")
+    as_text = tmp_path / "named.yaml"
+    as_text.write_text(file.read_text(encoding="utf-8").replace("small", json.dumps(name)), encoding="utf-8")
+
+    with pytest.raises(ConfigError, match="name"):
+        load_space(file, [f"name={json.dumps(name)}"])
+    with pytest.raises(ConfigError, match="name"):
+        load_space(as_text)
+
+
+def write_image(path: Path, level: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(level).integers(0, 255, (32, 32), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.mark.parametrize("with_classes", [False, True])
+def test_a_table_of_patients_brings_in_no_file_from_elsewhere(tmp_path: Path, with_classes: bool) -> None:
+    """Neither by its path nor by a link."""
+    root, secret = tmp_path / "xrays", tmp_path / "secret.png"
+    write_image(secret, 0)
+    files = [f"{name}/{number}.png" for name in ("NORMAL", "PNEUMONIA") for number in range(12)]
+    if with_classes:
+        files = [file.replace("/", "_") for file in files]
+    for number, file in enumerate(files):
+        write_image(root / file, 1 + number)
+    (root / "link.png").symlink_to(secret)
+    rows = [*files, "../secret.png", str(secret), "link.png", "nul\0.png"]
+    table = ["file,patient,class"] if with_classes else ["file,patient"]
+    for number, file in enumerate(rows):
+        row = [file, f"p{number}", "PNEUMONIA" if "PNEUMONIA" in file else "NORMAL"]
+        table.append(",".join(row if with_classes else row[:2]))
+    (root / "patients.csv").write_text("\n".join(table) + "\n", encoding="utf-8")
+
+    try:
+        index = read_index(DataSettings(path=root))
+    except XraytuneError:
+        return
+    assert sorted(image.file for image in index.images) == sorted(files)
+
+
+@pytest.mark.parametrize("name", NAMES_THAT_LEAD_OUT)
+@pytest.mark.parametrize("key", ["pixels", "class_names"])
+def test_a_split_names_nothing_outside_its_folders(study: StudyFolder, key: str, name: str) -> None:
+    content = read_json(study.path / "split.json")
+    write_json(study.path / "split.json", {**content, key: f"pixels-2/{name}" if key == "pixels" else ["NORMAL", name]})
+
+    with pytest.raises(StudyError, match=r"split\.json"):
+        study.prepared()
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> StudyFolder:
+    folder = StudyFolder(tmp_path / "studies" / "small")
+    create_study(folder, write_space(tmp_path), two_images(), CPU)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def gan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("gan")
+    draw_phantoms(root / "xrays", patients=20, seed=1, image_size_px=32)
+    write_space(root)
+    fixed = ("source=gan", "gan.steps=1", "data.image_size=64")
+    gan_train(root / "small.yaml", out=root / "gan", overrides=(*fixed, "resources.gpus_per_trial=0"), cache=root / "c")
+    return root / "gan"
+
+
+@pytest.mark.parametrize("name", NAMES_THAT_LEAD_OUT)
+@pytest.mark.parametrize("key", ["class_counts", "generators"])
+def test_a_gans_record_names_nothing_outside_its_folder(gan: Path, tmp_path: Path, key: str, name: str) -> None:
+    copy = tmp_path / "gan"
+    copy.mkdir()
+    for file in gan.glob("*.*"):
+        (copy / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "outside").write_bytes(b"x")
+    content = read_json(copy / "gan.json")
+    more = {name: 7 if key == "class_counts" else sha256_of(tmp_path / "outside")}
+    write_json(copy / "gan.json", {**content, key: {**content[key], **more}})
+    before = sorted(tmp_path.rglob("*"))
+
+    with pytest.raises(ArtifactError, match=r"gan\.json"):
+        gan_sample(copy, count=9, out=tmp_path / "images")
+
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_cache_that_names_other_weights_is_refused(tmp_path: Path) -> None:
+    """A folder's look-up is remembered in the cache; here somebody has put another file's name into it."""
+    weights_dir, cache = tmp_path / "weights", tmp_path / "cache"
+    weights_dir.mkdir()
+    (tmp_path / "outside.pth").write_bytes(b"x")
+    name = "mobilenet_v2-7ebf99e0.pth"
+    (weights_dir / name).write_bytes(b"x")
+    inputs = {"backbone": "mobilenet_v2", "weights": "imagenet", "files": [name]}
+
+    def build(folder: Path) -> None:
+        write_json(folder / "weights.json", {"file": "../outside.pth", "sha256": sha256_of(tmp_path / "outside.pth")})
+
+    build_weights(cache, inputs, build)
+
+    with pytest.raises(ArtifactError, match="not among the weights"):
+        pretrained_weights(
+            Parameters.model_validate({"backbone": "mobilenet_v2", "weights": "imagenet"}), weights_dir, cache
+        )
+
+
+def build_weights(cache: Path, inputs: dict[str, Any], build: Callable[[Path], None]) -> None:
+    from xraytune.pipeline.artifacts import build_once
+    from xraytune.pipeline.pretrained import WEIGHTS_STAGE
+
+    build_once(cache, WEIGHTS_STAGE, inputs, build)
+
+
+def test_no_secret_of_the_environment_is_in_any_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not in the study, its lock, or the artifacts."""
+    secrets = {
+        name: uuid.uuid4().hex
+        for name in (
+            "WANDB_API_KEY",
+            "RAY_AUTH_TOKEN",
+            "AWS_SECRET_ACCESS_KEY",
+            "HF_TOKEN",
+            "DATABASE_URL",
+            "PGPASSWORD",
+        )
+    }
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    draw_phantoms(tmp_path / "xrays", patients=30, seed=3, image_size_px=32)
+    fixed = (
+        "data.image_size=64",
+        "backbone=small_cnn",
+        "weights=none",
+        "budget.max_epochs=1",
+        "budget.steps_per_epoch=1",
+        "start_from=[{source: none, lr: 1e-3}]",
+    )
+    space = write_space(tmp_path, *fixed)
+    folder, cache = StudyFolder(tmp_path / "studies" / "small"), tmp_path / "cache"
+    prepared, _ = prepare(space.settings, cache)
+    create_study(folder, space, prepared, CPU)
+
+    with locked(folder):
+        director = direct(folder, *fixed)
+        asked = director.next()
+        assert isinstance(asked, Asked)
+        run_trial(
+            folder.experiment(asked.number),
+            prepared,
+            trial_dir=folder.trial_path(asked.number),
+            cache=cache,
+            compute=CPU,
+            on_epoch=list[EpochRecord]().append,
+        )
+        written = [file for file in tmp_path.rglob("*") if file.is_file()]
+        contents = {file: file.read_bytes() for file in written}
+
+    assert {"optuna.journal", "environment.json", "config.json", "epochs.jsonl", "manifest.json", ".lock"} <= {
+        file.name for file in written
+    }
+    assert status(folder.path).trials
+    told = [
+        (name, file) for name, value in secrets.items() for file, text in contents.items() if value.encode() in text
+    ]
+    assert told == []
