@@ -1,0 +1,117 @@
+"""A search is cut off at any of its writes, by a kill or by power loss, and goes on as if nothing had happened.
+
+In short; with `XRAYTUNE_FAULTS=all` at every write, which takes many minutes, and `pytest -s` prints what came out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.crash import Disk, Loss
+from tests.faults.drill import Verdict
+
+_IS_ALL = os.environ.get("XRAYTUNE_FAULTS") == "all"
+_ROOT = Path(__file__).parents[2]
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def verdict_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Verdict]]:
+    """Waits for the verdict of a drill. All run one after the other in one process that forks, so it has no threads."""
+    folder = tmp_path_factory.mktemp("drill")
+    command = [sys.executable, "-m", "tests.faults.drill", str(folder), *(["--all"] if _IS_ALL else [])]
+    verdicts: dict[str, Verdict] = {}
+    with subprocess.Popen(
+        command, cwd=_ROOT, env=os.environ | _ONE_THREAD, stdout=subprocess.PIPE, text=True
+    ) as process:
+
+        def wait_for(name: str) -> Verdict:
+            assert process.stdout is not None
+            while name not in verdicts:
+                line = process.stdout.readline()
+                assert line, "the drills ended early; their own error is above"
+                verdict = Verdict(**json.loads(line))
+                verdicts[verdict.name] = verdict
+            return verdicts[name]
+
+        yield wait_for
+        process.kill()
+
+
+def require_no_faults(verdict: Verdict) -> None:
+    print(f"\n{verdict}")  # noqa: T201  for `pytest -s`
+    assert verdict.points
+    assert [fault for faults in verdict.by_kind() for fault in faults] == []
+
+
+def test_a_search_that_is_killed_at_any_write_goes_on_as_if_nothing_had_happened(
+    verdict_of: Callable[[str], Verdict],
+) -> None:
+    """The same trials, settings, values, ends, rungs and networks as in an undisturbed search, bit for bit."""
+    require_no_faults(verdict_of("kill at each write"))
+
+
+def test_a_search_that_is_killed_again_while_it_goes_on_goes_on(verdict_of: Callable[[str], Verdict]) -> None:
+    require_no_faults(verdict_of("kill again and again"))
+
+
+def test_what_a_search_was_told_outlives_power_loss_at_any_write(verdict_of: Callable[[str], Verdict]) -> None:
+    require_no_faults(verdict_of("power loss at each write"))
+
+
+def test_a_budget_raised_after_the_end_gives_what_the_larger_one_would_have(
+    verdict_of: Callable[[str], Verdict],
+) -> None:
+    require_no_faults(verdict_of("a budget raised after the end"))
+
+
+def test_the_runs_of_a_confirm_that_are_killed_at_any_write_go_on(verdict_of: Callable[[str], Verdict]) -> None:
+    require_no_faults(verdict_of("kill a list of runs at each write"))
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Disk:
+    for name in ("root", "grave"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "root" / "log").write_bytes(b"one\n")
+    return Disk(tmp_path / "root", tmp_path / "grave")
+
+
+def fallen(disk: Disk, loss: Loss) -> dict[str, bytes]:
+    out = disk.root.with_name(loss)
+    disk.fallen(loss, out)
+    return {str(file.relative_to(out)): file.read_bytes() for file in out.rglob("*") if file.is_file()}
+
+
+def test_power_loss_takes_what_was_appended_and_not_flushed(disk: Disk) -> None:
+    log = disk.root / "log"
+    with log.open("ab") as stream:
+        stream.write(b"two\n")
+
+    assert fallen(disk, "all that was not flushed") == {"log": b"one\n"}
+    assert fallen(disk, "half of the bytes") == {"log": b"one\ntw"}
+    disk.flushed(log)
+    assert fallen(disk, "bytes") == {"log": b"one\ntwo\n"}
+
+
+def test_power_loss_takes_a_new_name_whose_folder_was_not_flushed(disk: Disk) -> None:
+    new = disk.root / "trials" / "new"
+    new.parent.mkdir()
+    new.write_bytes(b"new")
+    disk.flushed(new)
+    disk.flushed(new.parent)
+
+    assert fallen(disk, "all that was not flushed") == {"log": b"one\n"}
+    disk.flushed(disk.root)
+    (disk.root / "log").unlink()
+    disk.root.with_name("all that was not flushed").rename(disk.root.with_name("first"))
+    assert fallen(disk, "all that was not flushed") == {"log": b"one\n", "trials/new": b"new"}
