@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -152,6 +153,16 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, name: str) -> Non
 
     with pytest.raises(MachineError, match="cannot be read"):
         read_weights(path)
+
+
+def test_a_file_of_torch_that_names_its_tensors_wrongly_is_refused(tmp_path: Path) -> None:
+    """A flipped bit in the list of tensors; torch says so by an assertion."""
+    with zipfile.ZipFile(tmp_path / "flipped.pth", "w") as archive:
+        archive.writestr("flipped/data.pkl", b"\x80\x02K\x01Q.")
+        archive.writestr("flipped/version", b"3\n")
+
+    with pytest.raises(MachineError, match="cannot be read"):
+        read_weights(tmp_path / "flipped.pth")
 
 
 def test_a_checkpoint_around_the_weights_is_refused(tmp_path: Path) -> None:

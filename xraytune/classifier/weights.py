@@ -30,7 +30,7 @@ _IMAGENET = ("IMAGENET1K_V2", "IMAGENET1K_V1", "IMAGENET1K_SWAG_LINEAR_V1")
 """What `imagenet` may be, the best first; other sets are of larger images, or of a network without its last layers."""
 UNREADABLE = (
     *(OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError),
-    *(pickle.UnpicklingError, SafetensorError),
+    *(pickle.UnpicklingError, SafetensorError, AssertionError),
 )
 """What torch and safetensors raise on files of something else, depending on their first bytes."""
 

@@ -33,7 +33,7 @@ CHECKPOINT_NAME = "checkpoint.pt"
 _VERSION = 1
 _DAMAGED = (
     *(OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError),
-    *(pickle.UnpicklingError, SafetensorError),
+    *(pickle.UnpicklingError, SafetensorError, AssertionError),
 )
 """How torch, safetensors, and a look at what they give, tell of a damaged file."""
 _MOST_CLASSES = 1000

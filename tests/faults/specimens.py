@@ -1,0 +1,162 @@
+"""Small whole files of every kind, to be damaged: a study with ended trials, a bundle, checkpoints, images."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from tests.confirm.test_plan import GAN, NONE
+from tests.data.test_dicom import dicom
+from tests.search.studies import CPU, two_images, write_space
+from xraytune.classifier.checkpoint import save_best, save_checkpoint
+from xraytune.classifier.inputs import InputFormat
+from xraytune.classifier.network import Classifier, build_classifier
+from xraytune.config.load import experiment_to_json
+from xraytune.config.settings import DataSettings, Experiment, GanSettings, Parameters, Settings
+from xraytune.confirm.plan import new_plan, write_plan
+from xraytune.confirm.runs import RUNS_FILE
+from xraytune.export.bundle import write_bundle
+from xraytune.files import append_jsonl, write_json
+from xraytune.gan.checkpoint import new_training, save_generator
+from xraytune.gan.checkpoint import save_checkpoint as save_gan
+from xraytune.pipeline.trial import TrialResult
+from xraytune.records import EpochRecord
+from xraytune.search.journal import Journal, Status
+from xraytune.search.study import StudyFolder, create_study, project_rows
+
+EPOCH = EpochRecord(
+    epoch=1, steps=8, train_loss=0.5, val_loss=0.5, val_auroc=0.9, best_val_auroc=0.9, lr=1e-3, seconds=1.0
+)
+SMALL = Parameters(backbone="small_cnn", weights="none", input_channels=1)
+TINY_GAN = GanSettings(image_size=32, width=4, batch_size=8, z_dim=8, steps=6)
+STILL_RUNNING = 4
+"""The number of a trial that has not ended."""
+
+
+def make_study(root: Path) -> StudyFolder:
+    """Four trials that ended in every way, one that runs, and a confirm with a plan, runs and a verdict."""
+    folder = StudyFolder(root / "studies" / "small")
+    create_study(folder, write_space(root), two_images(), CPU)
+    space = folder.space()
+    journal = Journal(folder.journal_path, space, writable=True)
+    ends: tuple[tuple[Status, str], ...] = (
+        ("complete", ""),
+        ("complete", ""),
+        ("pruned", ""),
+        ("failed", "no weights"),
+    )
+    for number in range(STILL_RUNNING + 1):
+        asked = journal.ask(())
+        trial = folder.trial_path(asked.number)
+        experiment = Experiment(settings=space.settings, parameters=asked.parameters)
+        write_json(trial / "config.json", experiment_to_json(experiment, trial))
+        if number < STILL_RUNNING:
+            journal.report(number, 1, 0.9 - number / 10)
+    for number, (end, reason) in enumerate(ends):
+        outcome = {"seconds": 1.0, "reason": reason, "val_b_auroc": 0.8 if end == "complete" else None}
+        journal.tell(number, end, 0.9 - number / 10 if end == "complete" else None, outcome)
+    project_rows(folder, journal.rows())
+    write_json(folder.path / "wall.json", {"version": 1, "seconds": 60.0})
+    write_json(folder.trial_path(STILL_RUNNING) / "progress.json", {"what": "GAN", "done": 1, "total": 2})
+    write_plan(new_plan().grown([GAN, NONE], 2, 1), folder.path / "confirm")
+    run = {"version": 1, "label": "gan #1", "status": "complete", "value": 0.9, "val_b_auroc": 0.8, "seconds": 1.0}
+    for number in range(3):
+        append_jsonl(folder.path / "confirm" / RUNS_FILE, {**run, "number": number})
+    write_json(folder.path / "confirm" / "verdict.json", {"finalists": [{"trial": "#1", "verdict": "helps"}]})
+    return folder
+
+
+def network() -> Classifier:
+    """Small, with random weights, and always the same."""
+    return build_classifier(SMALL, 2, weights=None, seed=0)
+
+
+def optimizer_of(classifier: Classifier) -> torch.optim.Optimizer:
+    """With state, as after a step."""
+    optimizer = torch.optim.Adam(classifier.parameters())
+    sum(parameter.sum() for parameter in classifier.parameters()).backward()  # type: ignore[union-attr]
+    optimizer.step()
+    return optimizer
+
+
+def make_checkpoints(folder: Path) -> None:
+    """`checkpoint.pt` and `best.safetensors` of a classifier."""
+    classifier = network()
+    save_checkpoint(folder, classifier, optimizer_of(classifier), [EPOCH])
+    save_best(folder, classifier)
+
+
+def make_gan(folder: Path) -> None:
+    """`checkpoint.pt` and `generator.safetensors` of a GAN."""
+    training = new_training(TINY_GAN, 2, CPU)
+    save_gan(training, "images", folder)
+    save_generator(training.average, folder / "generator.safetensors")
+
+
+def make_bundle(folder: Path) -> None:
+    """A bundle of an untrained network."""
+    folder.mkdir(parents=True)
+    settings = Settings(name="small", data=DataSettings(path=folder.parent / "xrays"))
+    write_bundle(
+        folder,
+        folder,
+        experiment=Experiment(settings=settings, parameters=SMALL),
+        overrides=(),
+        prepared=two_images(),
+        classifier=network(),
+        input_format=InputFormat(image_size_px=32, bandwidth_px=None, mean=(0.5,), std=(0.2,)),
+        epochs=[EPOCH],
+        result=TrialResult(value=0.9, best_epoch=1, epochs=1, val_b_auroc=0.8, threshold=0.5, seconds=1.0),
+        compute=CPU,
+    )
+
+
+def seal(bundle: Path) -> None:
+    """Make the manifest agree with the files, as somebody would who means harm."""
+    manifest = bundle / "manifest.json"
+    content = json.loads(manifest.read_text(encoding="utf-8"))
+    for name in content["files"]:
+        content["files"][name] = hashlib.sha256((bundle / name).read_bytes()).hexdigest()
+    manifest.write_text(json.dumps(content), encoding="utf-8")
+
+
+def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def make_images() -> dict[str, bytes]:
+    """One image in every format that is read, and in some that are not."""
+    levels = np.add.outer(np.arange(24), np.arange(32)).astype(np.uint8) * 4
+    deep = levels.astype(np.uint16) * 200
+    grey, grey16 = Image.fromarray(levels), Image.fromarray(deep)
+    colour, clear, table = grey.convert("RGB"), grey.convert("RGBA"), grey.convert("P")
+    turned = Image.Exif()
+    turned[274] = 6
+    pages = [Image.fromarray(levels), Image.fromarray(levels)]
+    return {
+        "JPEG": _encoded(grey, "JPEG", exif=turned),
+        "JPEG in colour, progressive": _encoded(colour, "JPEG", progressive=True),
+        "JPEG CMYK": _encoded(grey.convert("CMYK"), "JPEG"),
+        "PNG": _encoded(grey, "PNG", exif=turned),
+        "PNG 16": _encoded(grey16, "PNG"),
+        "PNG with alpha": _encoded(clear, "PNG"),
+        "PNG with a palette": _encoded(table, "PNG", transparency=b"\0\x80"),
+        "TIFF": _encoded(grey, "TIFF"),
+        "TIFF 16": _encoded(grey16, "TIFF"),
+        "TIFF LZW": _encoded(colour, "TIFF", compression="tiff_lzw"),
+        "TIFF zipped": _encoded(grey, "TIFF", compression="tiff_adobe_deflate"),
+        "TIFF JPEG": _encoded(colour, "TIFF", compression="jpeg"),
+        "TIFF of two pages": _encoded(pages[0], "TIFF", save_all=True, append_images=pages[1:]),
+        "DICOM": dicom(deep, PatientID="somebody", WindowCenter=9000, WindowWidth=18000),
+        "DICOM in colour": dicom(np.stack([levels] * 3, axis=-1), bits=8),
+        "BMP": _encoded(grey, "BMP"),
+    }
