@@ -21,13 +21,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cache
+from io import FileIO
 from pathlib import Path
-from typing import TextIO
 
 from xraytune.files import explained_disk_errors, fenced, make_folder, write_text
 
 PATIENCE_SECONDS = 10.0
 _BEAT_SECONDS = 1.0
+_BYTES = 512
 _LOOK_SECONDS = 0.1
 
 
@@ -66,15 +67,15 @@ def held(path: Path) -> Iterator[Owner]:
     """Hold a claim while the block runs; each durable write of the process then looks first whether it still does.
 
     Args:
-        path: A file beside what is claimed; it stays, and is empty when nobody holds the claim.
+        path: A file beside what is claimed; it stays, and is blank when nobody holds the claim.
 
     Raises:
         HeldError: Another process holds it, or took it over while this one slept.
         MachineError: The disk is full, or the system refuses access.
     """
     with explained_disk_errors(path):
-        stream = path.open("a+", encoding="utf-8")
-    with stream:
+        path.touch()
+    with path.open("rb+", buffering=0) as stream:
         rival = _rival(stream, path)
         if rival is not None:
             raise HeldError(rival)
@@ -98,7 +99,7 @@ def held(path: Path) -> Iterator[Owner]:
 def is_held(path: Path) -> bool:
     """Whether a living process holds a claim; for those who only look."""
     try:
-        stream = path.open("r", encoding="utf-8")
+        stream = path.open("rb", buffering=0)
     except FileNotFoundError:
         return False
     with stream:
@@ -113,7 +114,7 @@ def is_held(path: Path) -> bool:
 def read_owner(path: Path) -> Owner | None:
     """Who holds a claim, or held it when it was killed."""
     try:
-        with path.open(encoding="utf-8") as stream:
+        with path.open("rb", buffering=0) as stream:
             return _read(stream)
     except FileNotFoundError:
         return None
@@ -130,7 +131,7 @@ def turn(path: Path) -> Iterator[None]:
     """
     with explained_disk_errors(path):
         make_folder(path.parent)
-        stream = path.open("a", encoding="utf-8")
+        stream = path.open("ab", buffering=0)
     with stream:
         last, seen = -1, time.monotonic()
         while not _lock(stream) and time.monotonic() - seen < PATIENCE_SECONDS:
@@ -185,7 +186,7 @@ def has_claim(path: Path, token: str) -> bool:
         return True
 
 
-def _rival(stream: TextIO, path: Path) -> Owner | None:
+def _rival(stream: FileIO, path: Path) -> Owner | None:
     """Who holds the claim; None: this process has it now."""
     for _ in range(20):  # who just looks whether it is locked holds the lock for an instant
         if is_ours := _lock(stream):
@@ -204,13 +205,13 @@ def _beats(path: Path) -> bool:
     began, before = time.monotonic(), path.stat().st_mtime_ns
     while time.monotonic() - began < PATIENCE_SECONDS:
         time.sleep(_LOOK_SECONDS)
-        with path.open() as stream:  # opened anew: a network file system then asks its server
+        with path.open("rb", buffering=0) as stream:  # opened anew: a network file system then asks its server
             if os.fstat(stream.fileno()).st_mtime_ns != before:
                 return True
     return False
 
 
-def _lock(stream: TextIO) -> bool:
+def _lock(stream: FileIO) -> bool:
     """Take the file's lock, if it is free; a file system without locks gives it to everybody."""
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -219,7 +220,7 @@ def _lock(stream: TextIO) -> bool:
     return True
 
 
-def _is_locked(stream: TextIO) -> bool:
+def _is_locked(stream: FileIO) -> bool:
     try:
         fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError as error:
@@ -227,7 +228,7 @@ def _is_locked(stream: TextIO) -> bool:
     return False
 
 
-def _read(stream: TextIO) -> Owner | None:
+def _read(stream: FileIO) -> Owner | None:
     stream.seek(0)
     try:
         return Owner(**json.loads(stream.read()))
@@ -235,11 +236,10 @@ def _read(stream: TextIO) -> Owner | None:
         return None
 
 
-def _write(stream: TextIO, content: str) -> None:
+def _write(stream: FileIO, content: str) -> None:
+    """Over what stands there: on a full disk, too, a claim that was there before can be taken and released."""
     stream.seek(0)
-    stream.truncate()
-    stream.write(content)
-    stream.flush()
+    stream.write(content.encode().ljust(_BYTES))
 
 
 def _new_owner() -> Owner:

@@ -23,6 +23,7 @@ from xraytune.files import require_writable
 from xraytune.metrics.classification import Floats
 from xraytune.pipeline.album import ImageGroup
 from xraytune.pipeline.compute import pin
+from xraytune.pipeline.prepare import require_pixels
 from xraytune.records import Progress, ignore_progress
 from xraytune.search.journal import Journal
 from xraytune.search.openings import OPENINGS_FILE, openings, write_opening
@@ -124,6 +125,7 @@ def _judge(training: Training, plan: Plan, sealed: SealedTest, reason: str, on_p
     pin(training.compute)
     every = list(range(len(plan.runs)))
     of_test = [number for number, run in enumerate(plan.runs) if plan.arm(run.arm).role != "ratio"]
+    require_pixels(settings, prepared, training.cache, on_progress=on_progress)
     _score(training, VAL_B, every, val_b_group(prepared, training.cache), on_progress)
     if not all(has_scores(folder, number, TEST) for number in of_test):
         write_opening(

@@ -16,10 +16,8 @@ from typing import Any
 
 from xraytune.config.settings import Experiment
 from xraytune.errors import MachineError, Problem, StudyError, XraytuneError
-from xraytune.files import read_jsonl, require_writable
-from xraytune.pipeline.artifacts import is_whole
+from xraytune.files import make_folder, read_jsonl, require_writable
 from xraytune.pipeline.compute import gpu_count, pin
-from xraytune.pipeline.prepare import Prepared, prepare
 from xraytune.pipeline.trial import TrialResult, run_trial
 from xraytune.records import Compute, EpochRecord, Json, Progress, ignore_progress
 from xraytune.search.journal import Journal
@@ -124,7 +122,6 @@ def replay(
     experiment = Experiment(settings=space.settings, parameters=journal.parameters(trial))
     prepared, compute = folder.prepared(), _recorded_compute(folder)
     pin(compute)
-    _require_pixels(experiment, prepared, cache, on_progress)
 
     replayed: list[EpochRecord] = []
     # A complete trial must end by itself; one epoch more is enough to see that it does not.
@@ -136,6 +133,7 @@ def replay(
 
     result: TrialResult | None = None
     failure = ""
+    make_folder(cache)
     with tempfile.TemporaryDirectory(prefix=".replay-", dir=cache) as work:
         try:
             result = run_trial(
@@ -172,17 +170,6 @@ def _recorded_compute(folder: StudyFolder) -> Compute:
         fix = "replay it on a machine like the one that searched it"
         raise MachineError(Problem("the study was searched on a GPU, and torch sees none here", folder.path, fix))
     return compute
-
-
-def _require_pixels(experiment: Experiment, prepared: Prepared, cache: Path, on_progress: Progress) -> None:
-    """The pixels of the study; where the cache has lost them, decoded again from the same images."""
-    if is_whole(cache / prepared.pixels):
-        return
-    again, _ = prepare(experiment.settings, cache, skip_broken=True, on_progress=on_progress)
-    if again != prepared:
-        fix = "put the images back as they were, or give the search's cache (--cache)"
-        where = experiment.settings.data.path
-        raise StudyError(Problem("the cache has lost the study's pixels, and the images changed since", where, fix))
 
 
 def _compared(recorded: list[dict[str, Any]], replayed: list[EpochRecord]) -> tuple[ReplayedEpoch, ...]:

@@ -23,7 +23,7 @@ from xraytune.errors import ArtifactError
 from xraytune.files import append_jsonl, read_jsonl
 from xraytune.metrics.classification import auroc, youden_threshold
 from xraytune.pipeline.material import gather_material
-from xraytune.pipeline.prepare import Prepared
+from xraytune.pipeline.prepare import Prepared, require_pixels
 from xraytune.pipeline.synthesize import network_labels, trained_gan
 from xraytune.records import Compute, EpochRecord, Progress, ShouldStop, ignore_progress, never_stop
 
@@ -95,6 +95,7 @@ def trial_epochs(
     """The epochs of a trial, one by one; see `run_trial`. Rows of `epochs.jsonl` are written before they are yielded."""
     started = time.monotonic()
     settings, parameters = experiment.settings, experiment.parameters
+    require_pixels(settings, prepared, cache, on_progress=on_progress)
     if parameters.gan is not None:
         for label in network_labels(parameters.gan, prepared):
             trained_gan(parameters.gan, label, prepared, compute=compute, cache=cache, on_progress=on_progress)

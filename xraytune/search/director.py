@@ -17,7 +17,7 @@ from xraytune.config.load import experiment_to_json
 from xraytune.config.settings import Experiment, Parameters
 from xraytune.config.space import Space
 from xraytune.errors import MachineError
-from xraytune.files import append_jsonl, check_fences, write_json
+from xraytune.files import append_jsonl, write_json
 from xraytune.pipeline.synthesize import GanNeed
 from xraytune.pipeline.trial import TrialResult
 from xraytune.records import EpochRecord
@@ -127,7 +127,6 @@ class Director:
 
     def next(self) -> Asked | Answer:
         """A trial for a free slot: an unfinished one first, then new ones until the budget is spent."""
-        check_fences()
         for asked in self._queue:
             if not self._waits(asked):
                 self._queue.remove(asked)
@@ -148,7 +147,6 @@ class Director:
             MachineError: The trial could not go on, nor could any other; it stays unfinished.
             TrialError: The first trials all failed for one reason.
         """
-        check_fences()
         if number not in self._running:
             return False
         if "stopped" in message:
@@ -166,7 +164,6 @@ class Director:
 
     def lost(self, number: int, *, out_of_memory: bool) -> None:
         """The process of a trial ended without a word."""
-        check_fences()
         if number in self._running:
             reason = why_lost(self._folder.trial_path(number), out_of_memory=out_of_memory)
             self._fail(number, reason, "memory" if out_of_memory else "fault")

@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from xraytune.config.settings import Parameters
 from xraytune.config.space import Space
 from xraytune.errors import Problem, StudyError
-from xraytune.files import cut_torn_line
+from xraytune.files import check_fences, cut_torn_line, explained_disk_errors
 from xraytune.search.retries import Failure, share
 from xraytune.search.sampler import NumberedSampler, quiet_optuna
 from xraytune.search.work import Asked
@@ -58,7 +58,7 @@ class Journal:
             for stale in path.parent.glob(f"{path.name}.lock*"):
                 stale.unlink()
             cut_torn_line(path)
-        self._backend = JournalFileBackend(str(path))
+        self._backend = _WholeLines(str(path))
         try:
             with quiet_optuna():
                 self._study = optuna.load_study(study_name=_STUDY_NAME, storage=JournalStorage(self._backend))
@@ -173,10 +173,24 @@ class Journal:
         return self._study.get_trials(deepcopy=False)[number]
 
 
+class _WholeLines(JournalFileBackend):
+    """Optuna's file, which a full disk leaves with whole lines alone, and a process that lost its study leaves as it is."""
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        check_fences()
+        path = Path(self._file_path)
+        with explained_disk_errors(path):
+            try:
+                super().append_logs(logs)
+            except OSError:
+                cut_torn_line(path)  # half a line would make the next one unreadable
+                raise
+
+
 def create_journal(path: Path) -> None:
     """Begin a journal with nothing in it but its study."""
     with quiet_optuna():
-        storage = JournalStorage(JournalFileBackend(str(path)))
+        storage = JournalStorage(_WholeLines(str(path)))
         optuna.create_study(storage=storage, study_name=_STUDY_NAME, direction="maximize")
 
 

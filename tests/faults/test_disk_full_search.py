@@ -1,0 +1,114 @@
+"""A search whose disk fills up: said with place and what to do; the study stays readable, and goes on with room again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.faults.small_disk import PAGE_BYTES, SmallDisk, small_disk
+from tests.search.studies import CPU, direct, ended, epoch, two_images, write_space
+from xraytune.errors import MachineError
+from xraytune.search.clean import clean
+from xraytune.search.journal import Journal
+from xraytune.search.study import StudyFolder, create_study, locked
+from xraytune.search.view import status
+from xraytune.search.work import Asked
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    with small_disk(tmp_path / "disk") as disk:
+        yield disk
+
+
+@pytest.fixture
+def study(disk: SmallDisk) -> StudyFolder:
+    folder = StudyFolder(disk.path / "studies" / "small")
+    create_study(folder, write_space(disk.path), two_images(), CPU)
+    return folder
+
+
+def test_a_search_whose_disk_fills_up_is_readable_and_goes_on(study: StudyFolder, disk: SmallDisk) -> None:
+    """Whatever it was about to write: an end is written once, an unfinished trial goes on."""
+    told = 0
+    for pages_left in (0, 0, 1, 2, 3, 0, 1, 0):
+        director = direct(study, "budget.trials=60")
+        disk.fill(pages_left=pages_left)
+        try:
+            while isinstance(asked := director.next(), Asked):
+                for number in range(1, 3):
+                    if not director.hear(asked.number, epoch(number, 0.5 + asked.number / 100)):
+                        break
+                else:
+                    director.hear(asked.number, ended(0.5 + asked.number / 100, epochs=2))
+        except MachineError as error:
+            told += "the disk is full" in str(error)
+        seen = status(study.path).trials
+        disk.free()
+
+        assert [trial.number for trial in seen] == list(range(len(seen)))
+        assert all(json_row["number"] == number for number, json_row in enumerate(study.rows()[: len(seen) - 1]))
+    director = direct(study, "budget.trials=60")
+    rows = study.rows()
+
+    assert told == 8
+    assert [row["number"] for row in rows] == sorted({row["number"] for row in rows})
+    assert isinstance(director.next(), Asked)
+
+
+def test_a_journal_on_a_full_disk_keeps_whole_lines_alone(study: StudyFolder, disk: SmallDisk) -> None:
+    """Optuna writes half a line; a further append to that would make the journal unreadable for good."""
+    space = write_space(disk.path)
+    journal = Journal(study.journal_path, space, writable=True)
+    journal.ask(())
+    disk.fill()
+
+    reported = 0
+
+    def report_until_full() -> None:
+        nonlocal reported
+        while True:
+            journal.report(0, reported + 1, 0.5)
+            reported += 1
+
+    with pytest.raises(MachineError, match=r"optuna\.journal: the disk is full"):
+        report_until_full()
+    seen = status(study.path).trials[0].values
+    content = study.journal_path.read_bytes()
+    disk.free()
+    journal.report(0, reported + 1, 0.5)  # the same process goes on
+    again = Journal(study.journal_path, space, writable=True)
+
+    assert content.endswith(b"\n")
+    assert len(seen) == reported > 0
+    assert len(again.reported(0)) == reported + 1
+    assert isinstance(direct(study).next(), Asked)
+
+
+def test_a_lock_on_a_full_disk_says_so(study: StudyFolder, disk: SmallDisk) -> None:
+    """It may also be taken without room; but it never ends with an error that nobody explains."""
+    (study.path / ".lock").unlink(missing_ok=True)
+    disk.fill()
+
+    with suppress(MachineError), locked(study):
+        pass
+
+
+def test_a_full_disk_is_cleaned(study: StudyFolder) -> None:
+    """The way out must itself need no room."""
+    with locked(study):
+        pass
+    (study.path / ".tune").mkdir()
+    with (study.path / ".tune" / "state").open("wb", buffering=0) as stream:
+        with suppress(OSError):
+            while True:
+                stream.write(bytes(PAGE_BYTES))
+        size = os.fstat(stream.fileno()).st_size
+
+    cleaned = clean(study.path)
+
+    assert cleaned.total_bytes == size
