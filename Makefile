@@ -10,7 +10,7 @@ UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 PYTEST := $(BIN)/python -m pytest
 ONLY ?=
 
-.PHONY: help install demo test quick check format bench lock clean
+.PHONY: help install demo test quick check format faults bench lock clean
 
 help: ## List what this file can do
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ check: install ## Format, lint, types, layers
 format: install ## Format the code and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+faults: install ## The long drills: kills, power loss, lost nodes, damaged files (about two hours)
+	XRAYTUNE_FAULTS=all XRAYTUNE_FUZZ_EXAMPLES=20000 $(PYTEST) -s tests/faults
 
 bench: install ## Measure: all of benchmarks/, or make bench ONLY=name
 	$(BIN)/python -m benchmarks $(ONLY)

@@ -1,0 +1,97 @@
+"""How long a search takes to its first trained epoch: of a new study, and of one with a thousand ended trials."""
+
+from __future__ import annotations
+
+import math
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.figures import Figure, figure
+from xraytune.config.load import load_space
+from xraytune.data.phantom import draw_phantoms
+from xraytune.pipeline.compute import choose_compute
+from xraytune.pipeline.prepare import prepare
+from xraytune.records import EpochRecord
+from xraytune.search.director import Director
+from xraytune.search.journal import Journal
+from xraytune.search.run import Quiet, search
+from xraytune.search.study import StudyFolder, create_study, locked
+from xraytune.search.work import Asked
+
+_TRIALS, _EPOCHS, _ROUNDS = 1000, 5, 3
+_SPACE = """\
+version: 1
+name: resume
+data: {path: xrays, image_size: 32, split: {val_a: 0.2, val_b: 0.2}}
+parameters:
+  source: {values: [none, duplicate]}
+  synthetic_ratio: {values: [0.25, 0.5, 1.0, 2.0], when: {source: duplicate}}
+  classical: {values: [0, 1, 2]}
+  backbone: {value: small_cnn}
+  weights: {value: none}
+  lr: {min: 1e-4, max: 1e-2, distribution: log_uniform_values}
+budget: {trials: 1, max_epochs: 5, steps_per_epoch: 1}
+scheduler: {name: none}
+"""
+
+
+class _FirstEpoch(Quiet):
+    def __init__(self) -> None:
+        self.at = math.inf
+
+    def epoch(self, number: int, record: EpochRecord) -> None:
+        del number, record
+        self.at = min(self.at, time.perf_counter())
+
+
+def measure() -> Iterator[Figure]:
+    """The best of three rounds of each, in turn; Ray's start, the same for both, is in it."""
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        draw_phantoms(root / "xrays", patients=20, seed=1, image_size_px=32)
+        (root / "space.yaml").write_text(_SPACE, encoding="utf-8")
+        _fill(root)
+        new, resumed = math.inf, math.inf
+        for round_ in range(_ROUNDS):
+            shutil.rmtree(root / "new", ignore_errors=True)
+            new = min(new, _seconds(root, root / "new", 1))
+            resumed = min(resumed, _seconds(root, root / "old", _TRIALS + 1 + round_))
+    yield figure("resume: a new study, to its first epoch", new, "s")
+    yield figure(f"resume: one of {_TRIALS} ended trials, to its next first epoch", resumed, "s")
+    yield figure(f"resume: {_TRIALS} ended trials against a new study", resumed / new, "x", "<= 1.5")
+
+
+def _fill(root: Path) -> None:
+    """A study whose trials have ended, as a search writes it; nobody trained them."""
+    space = load_space(root / "space.yaml", [f"budget.trials={_TRIALS}"])
+    prepared, _ = prepare(space.settings, root / "cache")
+    folder, dice = StudyFolder(root / "old" / "resume"), random.Random(1)
+    create_study(folder, space, prepared, choose_compute(gpus=0, threads=1))
+    with locked(folder):
+        journal = Journal(folder.journal_path, space, writable=True)
+        director = Director(folder, space, journal, gan_need=lambda _: None, gpu_share=0.0, observer=Quiet())
+        while isinstance(asked := director.next(), Asked):
+            value = dice.random()
+            for epoch in range(1, _EPOCHS + 1):
+                losses = {"train_loss": 0.5, "val_loss": 0.5, "val_auroc": value, "best_val_auroc": value}
+                director.hear(
+                    asked.number, {"epoch": {"epoch": epoch, "steps": epoch, "lr": 1e-3, "seconds": 1.0} | losses}
+                )
+            ended = {"value": value, "best_epoch": 1, "epochs": _EPOCHS, "val_b_auroc": value}
+            director.hear(asked.number, {"ended": ended | {"threshold": 0.5, "seconds": 5.0}})
+
+
+def _seconds(root: Path, studies: Path, trials: int) -> float:
+    first, started = _FirstEpoch(), time.perf_counter()
+    search(
+        root / "space.yaml",
+        overrides=[f"budget.trials={trials}"],
+        studies=studies,
+        cache=root / "cache",
+        observer=first,
+    )
+    return first.at - started
