@@ -384,12 +384,6 @@ def test_a_damaged_study_is_refused(run: Run, study: StudyFolder, name: str, dam
     assert file.exists() == (damage != "removed")
 
 
-def test_a_log_with_garbage_in_it_is_refused_with_the_line(run: Run, study: StudyFolder) -> None:
-    study.rows_path.write_text('{"number": 0}\ngarbage\n{"number": 2}\n', encoding="utf-8")
-
-    refused(search(run), 5, "trials.jsonl:2: this line is damaged")
-
-
 def test_looking_at_a_study_without_a_journal_makes_none(run: Run, study: StudyFolder) -> None:
     study.journal_path.unlink()
 

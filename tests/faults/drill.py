@@ -49,6 +49,7 @@ Command: TypeAlias = Callable[[Tree, Marks], None]
 Before: TypeAlias = Callable[[int, Operation], None]
 _PATIENCE_SECONDS = 120.0
 _LANES = 2
+_TOLD_EVERY = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -298,7 +299,9 @@ def all_at(check: Callable[[Any], Verdict], points: Sequence[Any], name: str) ->
 
 def _together(name: str, verdicts: Iterable[Verdict]) -> Verdict:
     total = Verdict(name=name)
-    for verdict in verdicts:
+    for count, verdict in enumerate(verdicts, start=1):
+        if count % _TOLD_EVERY == 0:
+            sys.stderr.write(f"{total} ...\n")
         total = replace(total, points=total.points + verdict.points)
         for faults, more in zip(total.by_kind(), verdict.by_kind(), strict=True):
             faults.extend(more)

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -44,7 +46,8 @@ def verdict_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[s
             return verdicts[name]
 
         yield wait_for
-        process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def require_no_faults(verdict: Verdict) -> None:

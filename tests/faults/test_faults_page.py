@@ -8,7 +8,9 @@ PAGE = ROOT / "docs" / "faults.md"
 
 
 def test_each_fault_names_the_test_that_causes_it() -> None:
-    rows = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| ") and "| what" not in line]
+    rows = [
+        line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| ") and "| what" not in line
+    ]
     rows = [row for row in rows if not row.startswith("| what happens")]
     named = [re.search(r"`([\w/]+\.py)(?:::(\w+))?` \|$", row) for row in rows]
 

@@ -132,9 +132,6 @@ KEYS = (
 )
 
 
-NOT_YET = pytest.mark.xfail(run=False, reason="these readers pass on what their libraries raise, and have to be mended")
-
-
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
@@ -214,7 +211,6 @@ def damaged_log(file: Path) -> st.SearchStrategy[bytes]:
     return damaged_rows([json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()])
 
 
-@NOT_YET
 @pytest.mark.parametrize("writable", [False, True], ids=["to be read", "to be written"])
 def test_a_damaged_journal_is_told(study: StudyFolder, writable: bool) -> None:
     space = study.space()
@@ -228,7 +224,6 @@ def test_a_damaged_journal_is_told(study: StudyFolder, writable: bool) -> None:
     open_it()
 
 
-@NOT_YET
 @pytest.mark.parametrize(
     "read", [status, lambda path: export(path, out=path.parent / "best.yaml")], ids=["status", "export"]
 )
@@ -278,12 +273,7 @@ FILES_OF_A_STUDY: dict[str, Callable[[StudyFolder], object]] = {
 }
 
 
-UNMENDED = ("split.json", "wall.json", "trials/0004/progress.json", "trials/0000/config.json")
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=NOT_YET if name in UNMENDED else ()) for name in FILES_OF_A_STUDY]
-)
+@pytest.mark.parametrize("name", FILES_OF_A_STUDY)
 def test_a_damaged_file_of_a_study_is_told(study: StudyFolder, name: str) -> None:
     file = study.path / name
 
@@ -310,7 +300,7 @@ def test_a_damaged_space_of_a_study_is_told(study: StudyFolder) -> None:
     read_it()
 
 
-@pytest.mark.parametrize("name", ["trials.jsonl", pytest.param("confirm/runs.jsonl", marks=NOT_YET)])
+@pytest.mark.parametrize("name", ["trials.jsonl", "confirm/runs.jsonl"])
 def test_a_damaged_log_of_a_study_is_told(study: StudyFolder, name: str) -> None:
     file = study.path / name
     read: Callable[[], object] = study.rows if name == "trials.jsonl" else lambda: completed_rows(file.parent)

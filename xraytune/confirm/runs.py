@@ -24,7 +24,7 @@ from xraytune.pipeline.trial import TrialResult
 from xraytune.records import EpochRecord
 from xraytune.search.director import GanNeeds
 from xraytune.search.retries import Failure, FirstEnds, may_try_again, share, why_lost
-from xraytune.search.study import StudyFolder
+from xraytune.search.study import StudyFolder, damage_explained
 from xraytune.search.work import Answer, Asked, Message
 from xraytune.seeding import derive_seed
 
@@ -237,7 +237,11 @@ RUNS_FILE = "runs.jsonl"
 
 def ended_rows(folder: Path) -> dict[int, dict[str, Any]]:
     """The last row of each run that ended, by number."""
-    return {row["number"]: row for row in read_jsonl(folder / RUNS_FILE)}
+    with damage_explained(folder / RUNS_FILE) as file:
+        rows = {int(row["number"]): row for row in read_jsonl(file)}
+        if all(row["status"] in {"complete", "failed"} for row in rows.values()):
+            return rows
+        raise ValueError("a status that no run has")
 
 
 def completed_rows(folder: Path) -> dict[int, dict[str, Any]]:

@@ -19,7 +19,7 @@ from xraytune.pipeline.album import ImageGroup, part_group
 from xraytune.pipeline.material import gather_material
 from xraytune.pipeline.prepare import Prepared
 from xraytune.records import Compute
-from xraytune.search.study import StudyFolder
+from xraytune.search.study import StudyFolder, damage_explained
 
 VAL_B: Literal["val_b"] = "val_b"
 TEST = "test"
@@ -31,9 +31,14 @@ def has_scores(folder: StudyFolder, number: int, side: str) -> bool:
 
 
 def scores(folder: StudyFolder, number: int, side: str) -> NDArray[np.float64]:
-    """A run's probabilities for one side, [N, C]."""
-    loaded: NDArray[np.float64] = np.load(_path(folder, number, side), allow_pickle=False)
-    return loaded
+    """A run's probabilities for one side, [N, C].
+
+    Raises:
+        StudyError: The file is missing or damaged.
+    """
+    with damage_explained(_path(folder, number, side)) as file:
+        loaded: NDArray[np.float64] = np.load(file, allow_pickle=False)
+        return loaded
 
 
 def score(folder: StudyFolder, number: int, groups: dict[str, ImageGroup], *, compute: Compute, cache: Path) -> None:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from xraytune.config.settings import DataSettings, Settings
 from xraytune.data.index import ImageIndex, few_patients_problems, read_index
@@ -185,15 +186,13 @@ def read_prepared(path: Path) -> Prepared:
     """Read `split.json`.
 
     Raises:
-        ValueError: It names something outside the folders that it speaks of.
+        ValueError: It is not what a search wrote, or names something outside the folders that it speaks of.
     """
-    content = read_json(path)
-    images = tuple(PreparedImage(**image) for image in content.pop("images"))
-    prepared = Prepared(**content, images=images)
+    prepared = TypeAdapter(Prepared).validate_python(read_json(path))
     stage, _, name = prepared.pixels.partition("/")
     if not all(map(is_plain_name, (stage, name, *prepared.class_names))):
         raise ValueError("a name that is a path")
-    return replace(prepared, class_names=tuple(prepared.class_names))
+    return prepared
 
 
 def is_plain_name(name: str) -> bool:

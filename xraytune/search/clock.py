@@ -5,11 +5,30 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+
+from pydantic import BaseModel
 
 from xraytune.files import read_json, write_json
+from xraytune.search.study import damage_explained
 
 _EVERY_SECONDS = 5.0
+
+
+class Times(BaseModel):
+    """What `wall.json` holds, in seconds; `trials` has those that have not ended."""
+
+    seconds: float = 0.0
+    trials: dict[int, float] = {}
+
+
+def read_times(path: Path) -> Times:
+    """What a study has used.
+
+    Raises:
+        StudyError: The file is damaged.
+    """
+    with damage_explained(path):
+        return Times.model_validate(read_json(path)) if path.exists() else Times()
 
 
 class StudyClock:
@@ -22,10 +41,9 @@ class StudyClock:
 
     def __init__(self, path: Path, *, unfinished: Collection[int]) -> None:
         self._path, self._started = path, time.monotonic()
-        before: dict[str, Any] = read_json(path) if path.exists() else {"seconds": 0.0}
-        self._before = float(before["seconds"])
-        trials = {int(number): float(seconds) for number, seconds in before.get("trials", {}).items()}
-        self._trials = {number: seconds for number, seconds in trials.items() if number in unfinished}
+        before = read_times(path)
+        self._before = before.seconds
+        self._trials = {number: seconds for number, seconds in before.trials.items() if number in unfinished}
         self._since: dict[int, float] = {}
         self.save()
 

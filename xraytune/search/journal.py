@@ -62,8 +62,9 @@ class Journal:
         try:
             with quiet_optuna():
                 self._study = optuna.load_study(study_name=_STUDY_NAME, storage=JournalStorage(self._backend))
-        except (ValueError, KeyError) as error:
+        except Exception as error:  # Optuna stumbles over a damaged line in any way
             raise StudyError(Problem(f"the journal cannot be read: {error}", path, _LOST)) from error
+        self._path = path
         self._trials: dict[int, optuna.trial.Trial] = {}
 
     @property
@@ -147,7 +148,18 @@ class Journal:
         return [self.row(trial.number) for trial in self.trials if trial.state.is_finished()]
 
     def row(self, number: int) -> dict[str, Any]:
-        """The row of one ended trial."""
+        """The row of one ended trial.
+
+        Raises:
+            StudyError: The journal does not say what it should of it.
+        """
+        try:
+            return self._row(number)
+        except (ValueError, AttributeError) as error:
+            what = f"the journal is damaged at trial {number}: {error}"
+            raise StudyError(Problem(what, self._path, _LOST)) from error
+
+    def _row(self, number: int) -> dict[str, Any]:
         trial, parameters, status = self._frozen(number), self.parameters(number), self.status(number)
         outcome = trial.user_attrs.get(_OUTCOME, {})
         return {

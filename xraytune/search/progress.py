@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from xraytune.files import read_json, write_text
+from xraytune.search.study import damage_explained
 
 _NAME = "progress.json"
 _EVERY_SECONDS = 1.0
@@ -33,5 +34,6 @@ def read_progress(trial_dir: Path) -> tuple[str, int, int] | None:
     path = trial_dir / _NAME
     if not path.exists():
         return None
-    content = read_json(path)
-    return content["what"], content["done"], content["total"]
+    with damage_explained(path):
+        content = read_json(path)
+        return str(content["what"]), int(content["done"]), int(content["total"])

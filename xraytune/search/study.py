@@ -23,6 +23,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from xraytune.config.load import experiment_from_json, load_space
 from xraytune.config.settings import Experiment
 from xraytune.config.space import Space
@@ -98,7 +100,7 @@ class StudyFolder:
         Raises:
             StudyError: The file is missing or damaged.
         """
-        with _damage_explained(self.path / "split.json") as file:
+        with damage_explained(self.path / "split.json") as file:
             return read_prepared(file)
 
     def compute(self) -> Compute:
@@ -107,8 +109,8 @@ class StudyFolder:
         Raises:
             StudyError: The file is missing or damaged.
         """
-        with _damage_explained(self.path / "environment.json") as file:
-            return Compute(**read_json(file)["compute"])
+        with damage_explained(self.path / "environment.json") as file:
+            return TypeAdapter(Compute).validate_python(read_json(file)["compute"])
 
     def identity(self) -> str:
         """Tells the study from others of its name, wherever its folder is moved to.
@@ -116,7 +118,7 @@ class StudyFolder:
         Raises:
             StudyError: The file is missing or damaged.
         """
-        with _damage_explained(self.path / "environment.json") as file:
+        with damage_explained(self.path / "environment.json") as file:
             content = read_json(file)
             return str(content.get("identity", content["started"]))  # a study of an earlier version has none
 
@@ -128,20 +130,26 @@ class StudyFolder:
         """The settings of one trial.
 
         Raises:
-            StudyError: There is no such trial.
+            StudyError: There is no such trial, or its file is damaged.
         """
         config = self.trial_path(number) / "config.json"
         if not config.is_file():
             count = len(list(self.path.glob("trials/*/config.json")))
             raise StudyError(Problem(f"no trial {number}; the study has {count}, from 0", self.path))
-        return experiment_from_json(read_json(config), config.parent)
+        with damage_explained(config):
+            return experiment_from_json(read_json(config), config.parent)
 
 
 @contextmanager
-def _damage_explained(file: Path) -> Iterator[Path]:
+def damage_explained(file: Path) -> Iterator[Path]:
+    """Say which file of a study is damaged, whatever its reader stumbled over.
+
+    Raises:
+        StudyError: The block raised what readers of missing or damaged files raise.
+    """
     try:
         yield file
-    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+    except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         what = "a file of the study is missing or damaged"
         raise StudyError(Problem(what, file, "put it back from a copy, or start a study of another name")) from error
 

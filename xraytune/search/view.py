@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from xraytune.files import read_json
+from xraytune.search.clock import read_times
 from xraytune.search.director import mix_label
 from xraytune.search.journal import Journal
 from xraytune.search.progress import read_progress
@@ -123,7 +123,7 @@ class StudyWatcher:
         if not wall.exists():
             return 0.0
         since = time.time() - wall.stat().st_mtime if is_running else 0.0
-        return float(read_json(wall)["seconds"]) + max(0.0, since)
+        return read_times(wall).seconds + max(0.0, since)
 
     def _trial(self, number: int, is_running: bool) -> TrialView | None:
         try:

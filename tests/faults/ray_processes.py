@@ -1,0 +1,151 @@
+"""A search with Ray as a person starts it, and the processes that it is made of, to be killed."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from xraytune.data.phantom import draw_phantoms
+from xraytune.files import read_jsonl
+
+PROGRAM = str(Path(sys.executable).with_name("xraytune"))
+Kind = Literal["driver", "ray driver", "raylet", "gcs", "worker", "all at once"]
+_WORDS: dict[Kind, str] = {
+    "ray driver": "xraytune.search.ray.driver",
+    "raylet": "raylet/raylet",
+    "gcs": "gcs_server",
+    "worker": "ray::killed",
+}
+_TRIALS = 6
+SPACE = """\
+version: 1
+name: killed
+data: {path: xrays, image_size: 32, split: {val_a: 0.2, val_b: 0.2}}
+parameters:
+  source: {values: [none, duplicate, gan]}
+  synthetic_ratio: {value: 0.5, when: {source: [duplicate, gan]}}
+  gan:
+    when: {source: gan}
+    parameters: {image_size: {value: 32}, steps: {value: 40}, width: {value: 8}, z_dim: {value: 8}, batch_size: {value: 8}}
+  backbone: {value: small_cnn}
+  weights: {value: none}
+  batch_size: {value: 8}
+  lr: {min: 1e-4, max: 1e-2, distribution: log_uniform_values}
+budget: {trials: 1, max_epochs: 12, steps_per_epoch: 40}
+scheduler: {name: asha, grace: 6, reduction: 2}
+sampler: {startup_trials: 3, seed: 1}
+resources: {concurrent: 2}
+"""
+
+
+@dataclass(slots=True)
+class Killable:
+    """A search in a folder, started again whenever it was killed, and with a larger budget whenever it has ended.
+
+    Attributes:
+        root: Of the images, the space, the studies and the log.
+        arguments: Further ones of `xraytune search`.
+        trials: The budget now.
+    """
+
+    root: Path
+    arguments: tuple[str, ...] = ()
+    trials: int = _TRIALS
+    _process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def study(self) -> Path:
+        return self.root / "studies" / "killed"
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The search that runs."""
+        if self._process is None or self._process.poll() is not None:
+            budget = ("--set", f"budget.trials={self.trials}")
+            with (self.root / "log.txt").open("a", encoding="utf-8") as log:
+                command = [PROGRAM, "search", "--space", "space.yaml", *budget, *self.arguments]
+                self._process = subprocess.Popen(command, cwd=self.root, stdout=log, stderr=log)
+        return self._process
+
+    def log(self) -> str:
+        return (self.root / "log.txt").read_text(encoding="utf-8")
+
+    def epochs(self) -> int:
+        """Epochs on the disk, of all trials."""
+        return sum(len(read_jsonl(file)) for file in self.study.glob("trials/*/epochs.jsonl"))
+
+    def claims(self) -> list[str]:
+        """The processes that had a trial last."""
+        return [file.read_text() for file in self.study.glob("trials/*/.claim")]
+
+    def train_on(self, *, more_epochs: int, trials_at_once: int = 1) -> None:
+        """Let it get somewhere: without it a kill would only meet a start."""
+        enough = self.epochs() + more_epochs
+        self.wait_for(lambda: self.epochs() >= enough and len(self.claims()) >= trials_at_once)
+
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 300.0) -> None:
+        """Wait for something to be true of the running search."""
+        end = time.monotonic() + seconds
+        while not condition():
+            if self.process.poll() is not None:
+                assert self.process.returncode == 0, self.log()
+                self.trials += _TRIALS
+            assert time.monotonic() < end, f"no progress\n{self.log()}"
+            time.sleep(0.1)
+
+    def finish(self) -> None:
+        assert self.process.wait() == 0, self.log()
+
+
+def killable(root: Path, *arguments: str) -> Killable:
+    """A small data folder and a space."""
+    draw_phantoms(root / "xrays", patients=30, seed=1, image_size_px=32)
+    (root / "space.yaml").write_text(SPACE, encoding="utf-8")
+    return Killable(root, arguments)
+
+
+def kill(kind: Kind, search: subprocess.Popen[bytes], dice: random.Random) -> bool:
+    """Kill one process of a search, or all; False where there is none of the kind now."""
+    own = dict(descendants(search.pid))
+    if kind == "driver":
+        chosen = [search.pid]
+    elif kind == "all at once":
+        chosen = [search.pid, *own]
+    else:
+        found = sorted(pid for pid, line in own.items() if _WORDS[kind] in line)
+        chosen = [dice.choice(found)] if found else []
+    for pid in chosen:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    if search.pid in chosen:
+        search.wait()
+    return bool(chosen)
+
+
+def descendants(pid: int) -> Iterator[tuple[int, str]]:
+    """The processes below a process, with their command lines."""
+    children: dict[int, list[int]] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        children.setdefault(parent, []).append(int(folder.name))
+    waiting = list(children.get(pid, ()))
+    while waiting:
+        one = waiting.pop()
+        waiting += children.get(one, ())
+        try:
+            yield one, Path(f"/proc/{one}/cmdline").read_text(encoding="utf-8").replace("\0", " ")
+        except (FileNotFoundError, ProcessLookupError):
+            continue

@@ -1,0 +1,96 @@
+"""A search over a Ray cluster whose nodes are killed, cut off and added; three nodes on one machine.
+
+`XRAYTUNE_FAULTS=all` kills a worker node every 30 s for ten minutes; else one is killed and one is cut off.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.cluster_utils import Cluster
+
+from tests.faults.ray_processes import descendants, killable
+from tests.faults.test_ray_kills import require_whole
+
+IS_LONG = os.environ.get("XRAYTUNE_FAULTS") == "all"
+HEALTH = {
+    "health_check_initial_delay_ms": 1000,
+    "health_check_period_ms": 1000,
+    "health_check_timeout_ms": 1000,
+    "health_check_failure_threshold": 3,
+}
+"""What docs/cluster.md tells people to set on the head."""
+
+
+@contextmanager
+def three_nodes() -> Iterator[Cluster]:
+    """A head that runs no trial, and two nodes of two cores; two trials run at once."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": HEALTH})
+    try:
+        for _ in range(2):
+            cluster.add_node(num_cpus=2)
+        yield cluster
+    finally:
+        cluster.shutdown()  # type: ignore[no-untyped-call]
+
+
+def raylet_of(node: Any) -> int:
+    return int(node.all_processes["raylet"][0].process.pid)
+
+
+def kill_node(node: Any) -> Callable[[], None]:
+    """As a machine that loses its power; its workers see that their raylet is gone."""
+    os.kill(raylet_of(node), signal.SIGKILL)
+    return lambda: None
+
+
+def cut_off(node: Any) -> Callable[[], None]:
+    """As a machine that nobody hears any more. Gives what brings it back, with all that ran on it."""
+    raylet = raylet_of(node)
+    stopped = [raylet, *(pid for pid, _ in descendants(raylet))]
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+
+    def back() -> None:
+        for pid in stopped:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+    return back
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_trials_of_a_lost_node_go_on_elsewhere_and_a_node_that_joins_is_used(tmp_path: Path) -> None:
+    dice = random.Random(3)
+    faults = [kill_node] * 20 if IS_LONG else [kill_node, cut_off]
+    took = dict.fromkeys(faults, 0.0)
+    with three_nodes() as cluster:
+        search = killable(tmp_path, "--address", cluster.address)
+        for fault in faults:
+            began = time.monotonic()
+            search.train_on(more_epochs=2, trials_at_once=2)
+            lost, victim = set(search.claims()), dice.choice(list(cluster.worker_nodes))
+            back = fault(victim)
+            cluster.add_node(num_cpus=2)
+            struck = time.monotonic()
+            search.wait_for(lambda lost=lost: bool(set(search.claims()) - lost))  # type: ignore[misc]
+            took[fault] = max(took[fault], time.monotonic() - struck)
+            back()
+            cluster.remove_node(victim, allow_graceful=False)
+            if IS_LONG:
+                time.sleep(max(0.0, began + 30 - time.monotonic()))
+        search.finish()
+    require_whole(search)
+    told = ", ".join(
+        f"{fault.__name__}: a trial goes on after {seconds:.1f} s at most" for fault, seconds in took.items()
+    )
+    print(f"\n{len(faults)} nodes; {told}; {search.trials} trials, 0 lost")  # noqa: T201  what a drill came to

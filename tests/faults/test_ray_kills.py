@@ -1,0 +1,57 @@
+"""A search with Ray whose processes are killed: it goes on, and every trial ends once.
+
+`XRAYTUNE_FAULTS=all` kills 40 times, any kind of process; else three times.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.faults.ray_processes import Killable, Kind, kill, killable
+from xraytune.files import read_json, read_jsonl
+from xraytune.search.journal import Journal
+from xraytune.search.study import StudyFolder
+
+ALL: tuple[Kind, ...] = ("worker", "raylet", "gcs", "ray driver", "driver", "all at once")
+IS_LONG = os.environ.get("XRAYTUNE_FAULTS") == "all"
+
+
+def require_whole(search: Killable) -> None:
+    """Every trial ended once, in the journal and in `trials.jsonl`, with epochs 1 to k and the values that it reported."""
+    folder = StudyFolder(search.study)
+    journal = Journal(folder.journal_path, folder.space(), writable=False)
+    rows = journal.rows()
+    assert [row["number"] for row in rows] == list(range(search.trials))
+    assert sorted(folder.rows(), key=lambda row: int(row["number"])) == rows
+    reported = [(number, epoch) for number, epoch, _ in journal.reports()]
+    assert len(set(reported)) == len(reported), "a value was recorded twice"
+    for row in rows:
+        log = read_jsonl(folder.trial_path(row["number"]) / "epochs.jsonl")
+        assert [epoch["epoch"] for epoch in log] == list(range(1, len(log) + 1))
+        assert journal.reported(row["number"]) == {e["epoch"]: e["best_val_auroc"] for e in log[: row["epochs"]]}
+        assert row["status"] in {"complete", "pruned"}, row["reason"]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_whatever_is_killed_the_same_command_goes_on(tmp_path: Path) -> None:
+    dice = random.Random(7)
+    search = killable(tmp_path)
+    kinds: list[Kind] = [dice.choice(ALL) for _ in range(40)] if IS_LONG else ["worker", "raylet", "driver"]
+    for kind in kinds:
+        search.train_on(more_epochs=1)
+        time.sleep(dice.random())
+        while not kill(kind, search.process, dice):
+            time.sleep(0.1)
+    search.finish()
+
+    require_whole(search)
+    used = read_json(search.study / "wall.json")["seconds"]
+    assert used >= sum(row["seconds"] for row in read_jsonl(search.study / "trials.jsonl")) / 2
+    told = ", ".join(f"{kinds.count(kind)} {kind}" for kind in ALL)
+    print(f"\nkilled: {told}; {search.trials} trials, 0 lost, 0 twice, 0 counted twice, 0 by hand")  # noqa: T201
