@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.crash import Disk, Loss
-from tests.faults.drill import Verdict
+from tests.faults.lab import Verdict
 
 _IS_ALL = os.environ.get("XRAYTUNE_FAULTS") == "all"
 _ROOT = Path(__file__).parents[2]
@@ -41,8 +41,9 @@ def verdict_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[s
             while name not in verdicts:
                 line = process.stdout.readline()
                 assert line, "the drills ended early; their own error is above"
-                verdict = Verdict(**json.loads(line))
-                verdicts[verdict.name] = verdict
+                drilled, verdict = json.loads(line)
+                verdicts[drilled] = Verdict(**verdict)
+            print(f"\n{name}: {verdicts[name]}")  # noqa: T201  for `pytest -s`
             return verdicts[name]
 
         yield wait_for
@@ -51,7 +52,6 @@ def verdict_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[s
 
 
 def require_no_faults(verdict: Verdict) -> None:
-    print(f"\n{verdict}")  # noqa: T201  for `pytest -s`
     assert verdict.points
     assert [fault for faults in verdict.by_kind() for fault in faults] == []
 

@@ -1,0 +1,250 @@
+"""Searches in processes of their own, which are cut off; and what must be true of them after they were begun again."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from tests.faults.crash import Cut, Operation, Operations, cut_off, die
+from tests.faults.picture import ends, look, picture, read_marks, told_and_missing, wall
+from tests.faults.tiny import GAN_CHECKPOINT_STEPS, Marks, Tree
+
+Command: TypeAlias = Callable[[Tree, Marks], None]
+Before: TypeAlias = Callable[[int, Operation], None]
+_PATIENCE_SECONDS = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What a drill came to; each list has one line for each fault found.
+
+    Attributes:
+        points: Searches that were cut off.
+        lost: Had been written, and was not there.
+        twice: Ended twice, or trained again beyond what may be.
+        counted_twice: Time, values or rows that count twice.
+        by_hand: A search that did not go on by itself, or left what a person has to remove.
+        different: A study unlike that of an undisturbed search.
+    """
+
+    points: int = 0
+    lost: list[str] = field(default_factory=list)
+    twice: list[str] = field(default_factory=list)
+    counted_twice: list[str] = field(default_factory=list)
+    by_hand: list[str] = field(default_factory=list)
+    different: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.points} points, lost {len(self.lost)}, twice {len(self.twice)}, "
+            f"counted twice {len(self.counted_twice)}, by hand {len(self.by_hand)}, different {len(self.different)}"
+        )
+
+    def by_kind(self) -> list[list[str]]:
+        """The lists of faults."""
+        return [self.lost, self.twice, self.counted_twice, self.by_hand, self.different]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """Where a search is cut off, once or several times.
+
+    Attributes:
+        kills: Before which operation of each start, and how much of a flush had got to the file.
+    """
+
+    kills: tuple[tuple[int, Cut], ...]
+
+    def __str__(self) -> str:
+        return ", then ".join(f"at {number} ({cut})" for number, cut in self.kills)
+
+
+class Lab:
+    """A folder of searches that all begin alike.
+
+    Args:
+        base: Where they lie, beside `start/`.
+        name: Begins the names of their folders.
+        command: What runs.
+    """
+
+    def __init__(self, base: Path, name: str, command: Command) -> None:
+        self.base, self.name, self.command = base, name, command
+        self.unbroken: dict[str, Any] = {}
+        self.trained: Counter[tuple[Any, ...]] = Counter()
+
+    def undisturbed(self) -> list[Operation]:
+        """Run it once to its end; gives its operations."""
+        tree, marks = self.copy("unbroken")
+        log = marks.with_name("operations.jsonl")
+
+        def note(number: int, operation: Operation) -> None:
+            del number
+            with log.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(asdict(operation)) + "\n")
+
+        if problem := self.attempt(tree, marks, note):
+            raise RuntimeError(problem)
+        self.unbroken, self.trained = _plain(picture(tree)), read_marks(marks)
+        return [Operation(**json.loads(line)) for line in log.read_text(encoding="utf-8").splitlines()]
+
+    def copy(self, name: str) -> tuple[Tree, Path]:
+        """A new tree, and the file for its marks beside it."""
+        tree = Tree(self.base / f"{self.name}-{name}")
+        shutil.copytree(self.base / "start", tree.path)
+        marks = tree.path.with_suffix(".marks") / "marks.jsonl"
+        marks.parent.mkdir()
+        marks.touch()
+        return tree, marks
+
+    def attempt(self, tree: Tree, marks: Path, before: Before | None = None) -> str:
+        """One start of the command in a process of its own; gives "", or how it ended."""
+        process = os.fork()
+        if process == 0:
+            _attempt(self.command, tree, marks, before)
+        return _outcome(process, marks.with_name("error.txt"))
+
+    def check(self, point: Point) -> Verdict:
+        """Cut a search off at a point, and see whether it goes on."""
+        tree, marks = self.copy(f"{os.getpid()}")
+        verdict = Verdict(points=1)
+        with told_of(point, verdict):
+            for number, cut in point.kills:
+                before = _before(tree, marks)
+                outcome = self.attempt(tree, marks, partial(_kill, number, cut))
+                if outcome not in ("killed", ""):
+                    raise RuntimeError(outcome)
+                verdict.lost.extend(_lost(tree, marks, before))
+                look(tree)
+            self.go_on(tree, marks, verdict, losses=len(point.kills))
+        shutil.rmtree(tree.path)
+        shutil.rmtree(marks.parent)
+        return verdict
+
+    def go_on(self, tree: Tree, marks: Path, verdict: Verdict, *, losses: int) -> None:
+        """Start a search again after it was cut off, and once more after its end, and look at what it left."""
+        before = _before(tree, marks)
+        if outcome := self.attempt(tree, marks):
+            raise RuntimeError(outcome)
+        verdict.lost.extend(_lost(tree, marks, before))
+        found, trained = _plain(picture(tree)), read_marks(marks)
+        verdict.different.extend(_differences(self.unbroken, found))
+        verdict.twice.extend(_trained_again(self.trained, trained, losses))
+        verdict.counted_twice.extend(_counted_twice(found, tree))
+        outcome = self.attempt(tree, marks)
+        if outcome or _plain(picture(tree)) != found or read_marks(marks) != trained:
+            verdict.by_hand.append(f"started once more after its end, it did something {outcome}")
+
+
+@contextmanager
+def told_of(point: object, verdict: Verdict) -> Iterator[None]:
+    """Say with each fault where it was; a search that does not go on, or cannot be read, is one."""
+    try:
+        yield
+    except Exception:  # noqa: BLE001  whatever it is, a person would have to do something
+        verdict.by_hand.append(traceback.format_exc())
+    for faults in verdict.by_kind():
+        faults[:] = [f"{point}: {fault}" for fault in faults]
+
+
+@dataclass(frozen=True, slots=True)
+class _Before:
+    """What must not be lost by a start: ended trials, the time used, and what was trained and told."""
+
+    ends: dict[int, tuple[Any, ...]]
+    seconds: float
+    marks: Counter[tuple[Any, ...]]
+
+
+def _before(tree: Tree, marks: Path) -> _Before:
+    return _Before(ends(tree), wall(tree)["seconds"], read_marks(marks))
+
+
+def _lost(tree: Tree, marks: Path, before: _Before) -> Iterator[str]:
+    """What had been told, or was on the disk earlier, and is not there now."""
+    yield from told_and_missing(tree, marks)
+    now, trained = ends(tree), read_marks(marks)
+    for number, end in before.ends.items():
+        if now.get(number) != end:
+            yield f"trial {number} ended as {end}, and is now {now.get(number)}"
+    if wall(tree)["seconds"] < before.seconds:
+        yield "time that was used"
+    for what, *about in before.marks:
+        epoch = ("epoch", *about)
+        if what == "told" and trained[epoch] > before.marks[epoch]:
+            yield f"the checkpoint: {epoch} was told, and trained again"
+
+
+def _counted_twice(found: dict[str, Any], tree: Tree) -> Iterator[str]:
+    if counted := wall(tree)["trials"]:
+        yield f"the clock still counts trials that have ended: {counted}"
+    values = [(number, epoch) for number, epoch, _ in found.get("reports", [])]
+    rows = [row["number"] for row in (*found.get("rows", []), *found["runs"])]
+    for what in (values, rows):
+        if len(set(what)) < len(what):
+            yield f"{what}"
+
+
+def _attempt(command: Command, tree: Tree, marks: Path, before: Before | None) -> None:
+    """In the forked process; never returns."""
+    try:
+        notes = Marks(marks)
+        notes.count_training()
+        if before:
+            Operations(tree.path, before)
+        command(tree, notes)
+    except BaseException:  # noqa: BLE001  told to who forked
+        marks.with_name("error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        os._exit(1)
+    os._exit(0)
+
+
+def _outcome(process: int, error: Path) -> str:
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        ended, status = os.waitpid(process, os.WNOHANG)
+        if ended:
+            break
+        if time.monotonic() > deadline:
+            os.kill(process, 9)
+            os.waitpid(process, 0)
+            return f"hung for {_PATIENCE_SECONDS:.0f} s"
+        time.sleep(0.002)
+    code = os.waitstatus_to_exitcode(status)
+    if code == -9:
+        return "killed"
+    return "" if code == 0 else f"ended with {code}\n" + (error.read_text(encoding="utf-8") if error.exists() else "")
+
+
+def _kill(at: int, cut: Cut, number: int, operation: Operation) -> None:
+    if number == at:
+        cut_off(operation, cut)
+        die()
+
+
+def _trained_again(once: Counter[tuple[Any, ...]], found: Counter[tuple[Any, ...]], losses: int) -> Iterator[str]:
+    """What was trained again beyond what each loss may cost: an epoch, or a GAN's steps since its checkpoint."""
+    for what, allowed in (("epoch", losses), ("GAN step", losses * GAN_CHECKPOINT_STEPS)):
+        again = {mark: count - once[mark] for mark, count in found.items() if mark[0] == what and count > once[mark]}
+        if sum(again.values()) > allowed:
+            yield f"trained again, of which {allowed} may be: {again}"
+
+
+def _differences(expected: dict[str, Any], found: dict[str, Any]) -> Iterator[str]:
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            yield f"{name}\n    unbroken {expected.get(name)}\n    found    {found.get(name)}"
+
+
+def _plain(content: Any) -> Any:
+    return json.loads(json.dumps(content))
