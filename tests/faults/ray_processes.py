@@ -22,7 +22,7 @@ _WORDS: dict[Kind, str] = {
     "ray driver": "xraytune.search.ray.driver",
     "raylet": "raylet/raylet",
     "gcs": "gcs_server",
-    "worker": "ray::killed",
+    "worker": "ray::TrialActor",
 }
 _TRIALS = 6
 SPACE = """\
@@ -67,13 +67,21 @@ class Killable:
 
     @property
     def process(self) -> subprocess.Popen[bytes]:
-        """The search that runs."""
-        if self._process is None or self._process.poll() is not None:
-            budget = ("--set", f"budget.trials={self.trials}")
-            with (self.root / "log.txt").open("a", encoding="utf-8") as log:
-                command = [PROGRAM, "search", "--space", "space.yaml", *budget, *self.arguments]
-                self._process = subprocess.Popen(command, cwd=self.root, stdout=log, stderr=log)
+        """The search as it was last started."""
+        assert self._process is not None
         return self._process
+
+    def keep_running(self) -> None:
+        """Start it, if it does not run: again after a kill, with a larger budget after its end."""
+        if self._process is not None and self._process.poll() is None:
+            return
+        if self._process is not None:
+            assert self._process.returncode in {0, -signal.SIGKILL}, self.log()
+            self.trials += 0 if self._process.returncode else _TRIALS
+        budget = ("--set", f"budget.trials={self.trials}")
+        with (self.root / "log.txt").open("a", encoding="utf-8") as log:
+            command = [PROGRAM, "search", "--space", "space.yaml", *budget, *self.arguments]
+            self._process = subprocess.Popen(command, cwd=self.root, stdout=log, stderr=log)
 
     def log(self) -> str:
         return (self.root / "log.txt").read_text(encoding="utf-8")
@@ -94,14 +102,15 @@ class Killable:
     def wait_for(self, condition: Callable[[], bool], seconds: float = 300.0) -> None:
         """Wait for something to be true of the running search."""
         end = time.monotonic() + seconds
+        self.keep_running()
         while not condition():
-            if self.process.poll() is not None:
-                assert self.process.returncode == 0, self.log()
-                self.trials += _TRIALS
             assert time.monotonic() < end, f"no progress\n{self.log()}"
             time.sleep(0.1)
+            self.keep_running()
 
     def finish(self) -> None:
+        """Let it get to its end."""
+        self.keep_running()
         assert self.process.wait() == 0, self.log()
 
 

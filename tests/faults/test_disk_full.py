@@ -41,11 +41,11 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    before = torch.get_num_threads(), torch.get_deterministic_debug_mode()
     pin(CPU)
     yield
     torch.set_num_threads(before[0])
-    torch.use_deterministic_algorithms(before[1])
+    torch.set_deterministic_debug_mode(before[1])
 
 
 @pytest.fixture(scope="module")

@@ -46,8 +46,7 @@ def test_whatever_is_killed_the_same_command_goes_on(tmp_path: Path) -> None:
     for kind in kinds:
         search.train_on(more_epochs=1)
         time.sleep(dice.random())
-        while not kill(kind, search.process, dice):
-            time.sleep(0.1)
+        search.wait_for(lambda kind=kind: kill(kind, search.process, dice))  # type: ignore[misc]
     search.finish()
 
     require_whole(search)

@@ -47,13 +47,13 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 @contextmanager
 def one_thread() -> Iterator[None]:
     """As a trial's own process computes; for fixtures that outlive a test."""
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    before = torch.get_num_threads(), torch.get_deterministic_debug_mode()
     pin(CPU)
     try:
         yield
     finally:
         torch.set_num_threads(before[0])
-        torch.use_deterministic_algorithms(before[1])
+        torch.set_deterministic_debug_mode(before[1])
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,6 @@ of the experiment and its images.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +21,8 @@ from xraytune.config.load import load_space
 from xraytune.config.settings import Experiment, Settings
 from xraytune.errors import ArtifactError, Problem
 from xraytune.export.bundle import require_new, write_bundle
-from xraytune.files import explained_disk_errors, new_folder, require_writable, sha256_of
+from xraytune.files import explained_disk_errors, make_folder, new_folder, require_writable, sha256_of
+from xraytune.lease import HeldError, held
 from xraytune.pipeline.artifacts import artifact_path
 from xraytune.pipeline.compute import choose_compute, gpu_count, gpu_share, pin
 from xraytune.pipeline.material import Material, gather_material
@@ -246,11 +246,11 @@ def _equals_trial(result: TrialResult, settings: Settings, study: StudyFolder) -
 def _claimed(work: Path) -> Iterator[None]:
     """Hold a work folder: two processes in one would write each other's log."""
     with explained_disk_errors(work):
-        work.mkdir(parents=True, exist_ok=True)
-    with (work / ".lock").open("a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            fix = "wait for it, or end it (Ctrl-C there); the same command then goes on"
-            raise ArtifactError(Problem("this very training runs already, in another process", work, fix)) from None
-        yield
+        make_folder(work)
+    try:
+        with held(work / ".lock"):
+            yield
+    except HeldError as error:
+        fix = "wait for it, or end it (Ctrl-C there); the same command then goes on"
+        what = f"this very training runs already: {error.owner or 'another process'}"
+        raise ArtifactError(Problem(what, work, fix)) from None

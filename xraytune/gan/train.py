@@ -98,10 +98,11 @@ def train_gan(
             loss_sums += _train_step(training, data, compute)
         loss_g, loss_d = (loss_sums / (training.step - first)).tolist()
         _require_finite(loss_g, loss_d, training)
-        if _is_due(first, training, checkpoint_every_steps):
-            save_checkpoint(training, digest, checkpoint_dir)
+        # The picture first: a run killed in between repeats its steps and draws it again.
         if grid_dir is not None and _is_due(first, training, grid_every_steps):
             _draw_sample_grid(training, compute, grid_dir)
+        if _is_due(first, training, checkpoint_every_steps):
+            save_checkpoint(training, digest, checkpoint_dir)
         yield GanProgress(
             step=training.step,
             steps=settings.steps,

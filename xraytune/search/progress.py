@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from xraytune.files import read_json, write_text
-from xraytune.search.study import damage_explained
 
 _NAME = "progress.json"
 _EVERY_SECONDS = 1.0
@@ -30,10 +29,9 @@ class ProgressFile:
 
 
 def read_progress(trial_dir: Path) -> tuple[str, int, int] | None:
-    """What the trial said last: what, done, total; None where it said nothing."""
-    path = trial_dir / _NAME
-    if not path.exists():
-        return None
-    with damage_explained(path):
-        content = read_json(path)
+    """What the trial said last: what, done, total; None where it said nothing, or power loss tore it."""
+    try:
+        content = read_json(trial_dir / _NAME)
         return str(content["what"]), int(content["done"]), int(content["total"])
+    except (FileNotFoundError, ValueError, LookupError, TypeError, OverflowError):
+        return None

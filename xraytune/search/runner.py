@@ -127,8 +127,6 @@ class Runner:
         job = {
             "scratch": str(folder.path / ".tune"),
             "reuse_actors": reuse_actors,
-            "CPU": self._resources.cpus_per_trial,
-            "GPU": gpu_share(self._resources),
         }
         silent = 0
         with _signals() as caught:
@@ -175,7 +173,6 @@ class Runner:
             "gpu_share": gpu_share(self._resources),
             "lock": str(self._folder.lock_path),
             "token": self._token,
-            "share": asked.share,
         }
 
 
@@ -195,7 +192,7 @@ class _Served:
     def answer(self, question: Mapping[str, Any]) -> Any:
         match question:
             case {"next": found}:
-                return self._next(found["cpus"], found["gpus"])
+                return self._next(found)
             case {"hear": [number, message]}:
                 self.heard = True
                 return self._work.hear(number, message)
@@ -203,9 +200,9 @@ class _Served:
                 return self._work.lost(number, out_of_memory=out_of_memory)
         raise AssertionError(question)
 
-    def _next(self, cpus: float, gpus: float) -> Any:
+    def _next(self, found: Mapping[str, float]) -> Any:
         try:
-            is_full = self._work.running >= slots(self._resources, cpus, gpus)
+            is_full = self._work.running >= slots(self._resources, found["cpus"], found["gpus"])
         except MachineError:  # all nodes that could run a trial are gone for now; others may join
             is_full = True
         if is_full:
@@ -216,7 +213,13 @@ class _Served:
             case Answer.DONE:
                 return "done"
             case asked:
-                return self._config(asked)
+                return self._config(asked) | {"resources": _occupied(self._resources, asked.share, found)}
+
+
+def _occupied(resources: Resources, share: int, found: Mapping[str, float]) -> dict[str, float]:
+    """What a trial occupies in Ray's words: after it ran out of memory more, up to all of the largest node."""
+    usual = {"CPU": (float(resources.cpus_per_trial), "most_cpus"), "GPU": (gpu_share(resources), "most_gpus")}
+    return {name: max(one, min(one * share, found[most])) for name, (one, most) in usual.items() if one}
 
 
 class _Child:
@@ -248,7 +251,7 @@ class _Child:
         found = self._hear()
         if "unavailable" in found:
             raise MachineError(Problem(found["unavailable"], found["where"], found["fix"]))
-        return Cluster(dashboard=found["dashboard"], **found["resources"])
+        return Cluster(dashboard=found["dashboard"], cpus=found["cpus"], gpus=found["gpus"])
 
     def run(self, job: dict[str, Any], served: _Served, caught: list[int]) -> None:
         """Answer until the job has ended."""

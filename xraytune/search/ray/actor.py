@@ -15,16 +15,21 @@ if TYPE_CHECKING:
 
 
 class TrialActor(tune.Trainable):
-    """One trial. Its Tune config: the values of a `Job`, and `share`."""
+    """One trial. Its Tune config: the values of a `Job`, and `resources`, what it occupies in Ray's words."""
 
     _worker: TrialWorker | None = None
+
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        """What Ray has to have free for it."""
+        return tune.PlacementGroupFactory([config["resources"]])
 
     def setup(self, config: dict[str, Any]) -> None:
         """Read what the trial is from its folder; nothing is computed yet."""
         from xraytune.search.worker import Job, TrialWorker
 
         self._label = config["label"]
-        self._worker = TrialWorker(Job(**{name: value for name, value in config.items() if name != "share"}))
+        self._worker = TrialWorker(Job(**{name: value for name, value in config.items() if name != "resources"}))
 
     def __repr__(self) -> str:
         """What the dashboard calls this actor."""

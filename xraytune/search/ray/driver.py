@@ -69,30 +69,26 @@ def _start_ray(address: str | None, cpus: int) -> dict[str, Any]:
         fix = "run the same command again, when the machine is less busy; `xraytune doctor` looks for what is missing"
         return {"unavailable": f"Ray did not start: {first_line}", "where": "Ray", "fix": fix}
     url = context.dashboard_url
-    return {"dashboard": f"http://{url}" if url else "", "resources": _resources()}
+    return {"dashboard": f"http://{url}" if url else "", **_resources()}
 
 
 def _resources() -> dict[str, float]:
-    found = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return {"cpus": found.get("CPU", 0.0), "gpus": found.get("GPU", 0.0)}
+    """CPU cores and GPUs of all nodes, and the most that one of them has."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    each = {name: [node.get(word, 0.0) for node in nodes] or [0.0] for name, word in (("cpus", "CPU"), ("gpus", "GPU"))}
+    return {name: sum(found) for name, found in each.items()} | {
+        f"most_{name}": max(found) for name, found in each.items()
+    }
 
 
 def _run(connection: Connection, job: dict[str, Any]) -> None:
     """Run trials until there are no more, or SIGUSR1 says to stop: Tune's own word for it."""
     link = Link(connection, _resources)
-
-    def resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        """More of a machine, not more than there is, for a trial that ran out of memory."""
-        most = _largest_node()
-        usual = {name: job[name] for name in ("CPU", "GPU") if job[name]}
-        wanted = {name: max(each, min(each * config["share"], most[name])) for name, each in usual.items()}
-        return tune.PlacementGroupFactory([wanted])
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Tune's own, about features that are not used
         try:
             tune.run(
-                tune.with_resources(TrialActor, resources),
+                TrialActor,
                 name="tune",
                 storage_path=job["scratch"],
                 num_samples=-1,
@@ -107,11 +103,6 @@ def _run(connection: Connection, job: dict[str, Any]) -> None:
             )
         finally:
             shutil.rmtree(job["scratch"], ignore_errors=True)
-
-
-def _largest_node() -> dict[str, float]:
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    return {name: max((node.get(name, 0.0) for node in nodes), default=0.0) for name in ("CPU", "GPU")}
 
 
 def _end_with(parent: int) -> None:
