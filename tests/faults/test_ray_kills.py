@@ -54,3 +54,19 @@ def test_whatever_is_killed_the_same_command_goes_on(tmp_path: Path) -> None:
     assert used >= sum(row["seconds"] for row in read_jsonl(search.study / "trials.jsonl")) / 2
     told = ", ".join(f"{kinds.count(kind)} {kind}" for kind in ALL)
     print(f"\nkilled: {told}; {search.trials} trials, 0 lost, 0 twice, 0 counted twice, 0 by hand")  # noqa: T201
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.skipif(not IS_LONG, reason="two Rays side by side, in make faults")
+def test_two_studies_on_one_machine_do_not_disturb_each_other(tmp_path: Path) -> None:
+    searches = [killable(tmp_path / name) for name in ("one", "other")]
+    for search in searches:
+        search.keep_running()
+    searches[0].train_on(more_epochs=1)
+    kill("driver", searches[0].process, random.Random(1))
+    for search in searches:
+        search.finish()
+
+    for search in searches:
+        require_whole(search)

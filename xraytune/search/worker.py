@@ -211,7 +211,8 @@ def _hang_guard(trial_dir: Path, seconds: float) -> Iterator[Callable[[], None]]
 
     The timer is faulthandler's: it needs no turn of the interpreter, which a hanging library may hold.
     """
-    with (trial_dir / HANG_FILE).open("w", encoding="utf-8") as file:
+    path = trial_dir / HANG_FILE
+    with path.open("w", encoding="utf-8") as file:
         called = 0.0
 
         def alive() -> None:
@@ -225,3 +226,4 @@ def _hang_guard(trial_dir: Path, seconds: float) -> Iterator[Callable[[], None]]
             yield alive
         finally:
             faulthandler.cancel_dump_traceback_later()
+            path.unlink(missing_ok=True)
