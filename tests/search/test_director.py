@@ -58,9 +58,10 @@ def test_a_spent_budget_of_gpu_hours_lets_running_trials_finish(study: StudyFold
     running = start(director)
     director.hear(running.number, epoch(1, 0.6))
 
-    assert director.next() is Answer.DONE
+    assert director.next() is Answer.WAIT
     assert not director.is_done
     complete(director, running.number)
+    assert director.next() is Answer.DONE
     assert director.is_done
 
 
@@ -105,6 +106,15 @@ def test_a_lost_process_s_trial_is_tried_again_as_often_as_retries_says(study: S
 
     assert statuses(study) == {0: "failed"}
     assert "lost" in study.rows()[0]["reason"]
+
+
+def test_a_search_is_not_over_while_its_last_trial_may_be_lost(study: StudyFolder) -> None:
+    director = direct(study, "budget.trials=1")
+    last = start(director)
+    assert director.next() is Answer.WAIT
+    director.lost(last.number, out_of_memory=False)
+
+    assert start(director) == last
 
 
 def test_after_a_new_epoch_a_trial_may_be_lost_as_often_again(study: StudyFolder) -> None:

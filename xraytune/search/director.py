@@ -138,7 +138,8 @@ class Director:
             if not self._waits(asked):
                 return self._start(asked)
             self._queue.append(asked)
-        return Answer.WAIT if self._queue else Answer.DONE
+        # What runs now may be lost, and is then to be begun again.
+        return Answer.WAIT if self._queue or self._running else Answer.DONE
 
     def hear(self, number: int, message: Message) -> bool:
         """Take what a trial says and answer whether it goes on. Anything may be said again; nothing is recorded twice.

@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Any
 
 from xraytune.config.settings import Resources
-from xraytune.errors import MachineError, Problem, StudyError
+from xraytune.errors import MachineError, Problem
 from xraytune.pipeline.compute import cpu_count, gpu_share
 from xraytune.search.ray.link import receive, send
 from xraytune.search.study import StudyFolder
@@ -135,20 +135,17 @@ class Runner:
                 try:
                     self._serve(served, job, caught)
                 except _RayDiedError:
-                    work.interrupted()
                     self._end_child()
-                    silent = 0 if served.heard else silent + 1
-                    if silent == _STARTS_WITHOUT_A_WORD:
-                        what = f"Ray died {silent} times before a trial said anything"
-                        fix = "the same command goes on; `xraytune doctor` looks for what this machine lacks"
-                        raise MachineError(Problem(what, self._folder.path / ".ray.log", fix)) from None
                     if not caught:
                         self._note("Ray died; starting it again, and the trials go on")
                 if caught:
                     raise KeyboardInterrupt
-                if self._child is not None and not work.is_done:
-                    what = "Ray Tune stopped before all trials had ended"
-                    raise StudyError(Problem(what, folder.path, "the same command goes on"))
+                work.interrupted()  # nothing runs now, whatever Tune left undone
+                silent = 0 if served.heard else silent + 1
+                if silent == _STARTS_WITHOUT_A_WORD and not work.is_done:
+                    what = f"Ray ended {silent} times before a trial said anything"
+                    fix = "the same command goes on; `xraytune doctor` looks for what this machine lacks"
+                    raise MachineError(Problem(what, self._folder.path / ".ray.log", fix))
 
     def _serve(self, served: _Served, job: dict[str, Any], caught: list[int]) -> None:
         if self._child is None:
