@@ -19,8 +19,8 @@ from xraytune.search.rungs import Rungs
 from xraytune.search.study import StudyFolder
 from xraytune.search.view import status
 
-_LOOKED_AT_ONLY = ("progress.json", "step_*.png")
-"""What a trial does before its first epoch, and how its GAN draws: nothing follows from them."""
+_LOOKED_AT_ONLY = ("progress.json", "hang.txt", "step_*.png")
+"""What a trial does before its first epoch, where it hung, and how its GAN draws: nothing follows from them."""
 
 
 def read_marks(path: Path) -> Counter[tuple[Any, ...]]:
