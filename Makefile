@@ -10,7 +10,7 @@ UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 PYTEST := $(BIN)/python -m pytest
 ONLY ?=
 
-.PHONY: help install demo test quick check format faults bench lock clean
+.PHONY: help install demo test quick gpu check format faults bench lock clean
 
 help: ## List what this file can do
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,11 +29,14 @@ $(INSTALLED): requirements-dev.lock pyproject.toml
 demo: install ## The whole way on phantom X-rays: search, export, train, evaluate (minutes)
 	$(BIN)/xraytune demo
 
-test: install ## All tests
-	$(PYTEST)
+test: install ## All tests, on the CPU, which alone repeats to the bit
+	CUDA_VISIBLE_DEVICES= $(PYTEST)
 
 quick: install ## The tests of seconds, before a commit
-	$(PYTEST) -q -m "not slow and not ray"
+	CUDA_VISIBLE_DEVICES= $(PYTEST) -q -m "not slow and not ray"
+
+gpu: install ## The tests that need a GPU
+	$(PYTEST) tests/gpu
 
 check: install ## Format, lint, types, layers
 	$(BIN)/ruff format --check .

@@ -9,7 +9,17 @@ from types import ModuleType
 
 from benchmarks.figures import table, write
 
-NAMES = ("startup", "decode", "trial_start", "resume", "memorisation", "statistics", "known_answers", "search_cpu")
+NAMES = (
+    "startup",
+    "decode",
+    "training",
+    "trial_start",
+    "resume",
+    "memorisation",
+    "statistics",
+    "known_answers",
+    "search_cpu",
+)
 
 
 def main(chosen: list[str]) -> int:

@@ -20,6 +20,7 @@ from xraytune.config.settings import Experiment, Parameters, Settings
 from xraytune.confirm import training as confirm_training
 from xraytune.confirm.runs import Run, RunList
 from xraytune.data.phantom import draw_phantoms
+from xraytune.gan import step as gan_step
 from xraytune.gan import train as gan_train
 from xraytune.pipeline import synthesize
 from xraytune.pipeline.prepare import prepare, read_prepared, write_prepared
@@ -127,7 +128,7 @@ class Marks:
 
     def count_training(self) -> None:
         """From here on in this process, note each epoch and each step of a GAN when it begins; checkpoint GANs often."""
-        epoch, step = train._train_epoch, gan_train._train_step
+        epoch, step = train._train_epoch, gan_step.train_step
 
         def marked_epoch(*arguments: Any) -> float:
             steps: range = arguments[3]
@@ -141,7 +142,7 @@ class Marks:
         often = {"checkpoint_every_steps": GAN_CHECKPOINT_STEPS, "grid_every_steps": 3, "report_every_steps": 1}
         for module, name, function in (
             (train, "_train_epoch", marked_epoch),
-            (gan_train, "_train_step", marked_step),
+            (gan_train, "train_step", marked_step),
             (synthesize, "train_gan", partial(gan_train.train_gan, **often)),  # type: ignore[arg-type]
         ):
             setattr(module, name, function)

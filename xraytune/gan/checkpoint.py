@@ -13,6 +13,7 @@ import json
 import logging
 import pickle
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,15 +69,16 @@ def new_training(settings: GanSettings, class_count: int, compute: Compute) -> T
         generator, discriminator = Generator(settings, class_count), Discriminator(settings, class_count)
     for network in (generator, discriminator):
         network.to(device=compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    betas = (settings.beta1, 0.999)
+    # What a GPU is to replay (`gan/replay.py`) must keep its count of steps there.
+    adam = partial(Adam, betas=(settings.beta1, 0.999), fused=True, capturable=compute.device == "cuda")
     return Training(
         settings=settings,
         class_count=class_count,
         generator=generator,
         discriminator=discriminator,
         average=copy.deepcopy(generator).eval().requires_grad_(False),
-        optimizer_g=Adam(generator.parameters(), lr=settings.lr_g, betas=betas, fused=True),
-        optimizer_d=Adam(discriminator.parameters(), lr=settings.lr_d, betas=betas, fused=True),
+        optimizer_g=adam(generator.parameters(), lr=settings.lr_g),
+        optimizer_d=adam(discriminator.parameters(), lr=settings.lr_d),
         step=0,
     )
 

@@ -10,7 +10,7 @@ in Karras et al. 2020, "Training Generative Adversarial Networks with Limited Da
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 _WARM_UP_SHARE = 0.05
 
@@ -28,10 +28,17 @@ def ema_decay(half_life_images: int | None, images_seen: int, batch_size: int) -
 
 
 @torch.no_grad()
-def update_average(average: nn.Module, current: nn.Module, decay: float) -> None:
-    """Move every number of `average`, parameters and buffers, to decay * average + (1 - decay) * current."""
+def update_average(average: nn.Module, current: nn.Module, decay: Tensor) -> None:
+    """Move every number of `average`, parameters and buffers, to decay * average + (1 - decay) * current.
+
+    Args:
+        average: Is changed.
+        current: A network of the same kind.
+        decay: float64 [], on their device.
+    """
+    share = (1 - decay).float()
     for averaged, latest in zip(average.state_dict().values(), current.state_dict().values(), strict=True):
         if averaged.is_floating_point():
-            averaged.lerp_(latest, 1 - decay)
+            averaged.lerp_(latest, share)
         else:
             averaged.copy_(latest)

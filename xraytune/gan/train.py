@@ -12,25 +12,23 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils import get_total_norm
-from torch.optim import Optimizer
 
 from xraytune.config.settings import GanSettings
 from xraytune.errors import Problem, TrialError
 from xraytune.files import write_bytes
-from xraytune.gan.augment import diff_augment
 from xraytune.gan.checkpoint import Training, new_training, resume, save_checkpoint
-from xraytune.gan.ema import ema_decay, update_average
 from xraytune.gan.grid import draw_grid, png_bytes
-from xraytune.gan.losses import discriminator_loss, generator_loss
-from xraytune.gan.pool import autocast, draw_noise, generate
+from xraytune.gan.pool import draw_noise, generate
+from xraytune.gan.replay import Step, replayed
+from xraytune.gan.step import draw_step, real_images, train_step
 from xraytune.records import Compute
 from xraytune.seeding import derive_seed, numpy_generator
 
@@ -89,13 +87,17 @@ def train_gan(
     resume(training, digest, checkpoint_dir)
     if grid_dir is not None:
         _draw_real_grid(scaled, labels, class_count, settings.seed, grid_dir)
-    data = _on_device(scaled, labels, compute)
+    real = real_images(scaled, labels, compute)
+    step: Step = partial(train_step, training, real, compute)
+    if compute.device == "cuda":
+        step = replayed(step)
 
     while training.step < settings.steps:
         started, first = time.perf_counter(), training.step
         loss_sums = torch.zeros(2, device=compute.device)
         for _ in range(min(report_every_steps - first % report_every_steps, settings.steps - first)):
-            loss_sums += _train_step(training, data, compute)
+            loss_sums += step(draw_step(training, real, compute))
+            training.step += 1
         loss_g, loss_d = (loss_sums / (training.step - first)).tolist()
         _require_finite(loss_g, loss_d, training)
         # The picture first: a run killed in between repeats its steps and draws it again.
@@ -121,68 +123,6 @@ def scale_pixels(pixels: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:
         small = functional.interpolate(batch, size=(size_px, size_px), mode="bilinear", antialias=True)
         scaled[rows] = small[:, 0].round().clamp(0, 255).to(torch.uint8).numpy()
     return scaled
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _RealImages:
-    """On the device: uint8 [N, S, S], their labels int64 [N], and how often each is drawn, float32 [N]."""
-
-    images: Tensor
-    labels: Tensor
-    weights: Tensor
-
-
-def _on_device(scaled: NDArray[np.uint8], labels: NDArray[np.int64], compute: Compute) -> _RealImages:
-    """The classes are drawn equally often, so that a rare one is learned as well as a common one."""
-    weights = 1 / np.bincount(labels)[labels]
-    return _RealImages(
-        images=torch.from_numpy(scaled).to(compute.device),
-        labels=torch.tensor(labels, device=compute.device),
-        weights=torch.from_numpy(weights.astype(np.float32)).to(compute.device),
-    )
-
-
-def _train_step(training: Training, data: _RealImages, compute: Compute) -> Tensor:
-    """One update of each network. Gives both losses, generator first: float32 [2], still on the device."""
-    settings = training.settings
-    step = training.step
-
-    def stream(purpose: str) -> torch.Generator:
-        return torch.Generator(compute.device).manual_seed(derive_seed(settings.seed, "gan", purpose, step))
-
-    rows = torch.multinomial(data.weights, settings.batch_size, replacement=True, generator=stream("real images"))
-    real, labels = data.images[rows][:, None].float() / 127.5 - 1, data.labels[rows]
-    z = torch.randn(settings.batch_size, settings.z_dim, generator=stream("noise"), device=compute.device)
-    augmentation = stream("augmentation")
-
-    def judge(images: Tensor) -> Tensor:
-        seen = diff_augment(images, augmentation) if settings.diffaugment else images
-        with autocast(compute):
-            logits: Tensor = training.discriminator(seen, labels)
-        return logits.float()
-
-    with autocast(compute):
-        fake = training.generator(z, labels)
-    fake = fake.float()
-
-    loss_d = discriminator_loss(settings.loss, judge(real), judge(fake.detach()))
-    _update(training.optimizer_d, loss_d)
-
-    training.discriminator.requires_grad_(False)  # spares the backward pass the discriminator's own gradients
-    loss_g = generator_loss(settings.loss, judge(fake))
-    _update(training.optimizer_g, loss_g)
-    training.discriminator.requires_grad_(True)
-
-    training.step += 1
-    decay = ema_decay(settings.ema_half_life_images, training.step * settings.batch_size, settings.batch_size)
-    update_average(training.average, training.generator, decay)
-    return torch.stack([loss_g.detach(), loss_d.detach()])
-
-
-def _update(optimizer: Optimizer, loss: Tensor) -> None:
-    optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
 
 
 def _require_finite(loss_g: float, loss_d: float, training: Training) -> None:

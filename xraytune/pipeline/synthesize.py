@@ -168,7 +168,7 @@ def pool_block(
     inputs = {"gan": gan.name, "label": label, "block": block, "seed": settings.seed}
 
     def build(folder: Path) -> None:
-        generator = load_generator(gan / "generator.safetensors")
+        generator = load_generator(gan / "generator.safetensors").to(compute.device)
         asked = label if settings.conditional else 0
         images = sample_block(generator, asked, block, seed=settings.seed, compute=compute)
         content = io.BytesIO()

@@ -1,0 +1,77 @@
+"""How fast a GAN and a classifier train, on the first GPU or, without one, on all cores.
+
+On phantom X-rays: the speed does not depend on what the images show. The weights are random for the same reason.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from benchmarks.figures import Figure, figure
+from xraytune.config.settings import Experiment, GanSettings, Parameters, Settings
+from xraytune.data.phantom import draw_phantoms
+from xraytune.gan.checkpoint import new_training
+from xraytune.gan.replay import Step, replayed
+from xraytune.gan.step import draw_step, real_images, train_step
+from xraytune.gan.train import scale_pixels
+from xraytune.pipeline.compute import choose_compute, cpu_count, gpu_count, pin
+from xraytune.pipeline.prepare import prepare, training_pixels
+from xraytune.pipeline.trial import trial_epochs
+from xraytune.records import Compute
+
+_EPOCHS, _STEPS, _BATCH = 3, 20, 64
+_BACKBONES = ("mobilenet_v2", "resnet18", "resnet50")
+
+
+def measure() -> Iterator[Figure]:
+    """Images per second: a GAN's of 64 px, and those of classifiers on 128 px, val-A after each epoch included."""
+    compute = choose_compute(gpus=min(1, gpu_count()), threads=cpu_count())
+    pin(compute)
+    where = f"training on {'a GPU' if compute.device == 'cuda' else 'the CPU'}"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        draw_phantoms(folder / "xrays", patients=60, seed=3, image_size_px=128)
+        document = f"""{{"name": "speed", "data": {{"path": "{folder / "xrays"}", "image_size": 128}},
+            "budget": {{"max_epochs": {_EPOCHS}, "steps_per_epoch": {_STEPS}}}}}"""
+        settings = Settings.model_validate_json(document)
+        for how, speed in _gan_speeds(settings, folder, compute):
+            yield figure(f"{where}: GAN, 64 px{how}", speed, "images/s")
+        for backbone in _BACKBONES:
+            yield figure(
+                f"{where}: {backbone}, 128 px", _classifier_speed(settings, folder, compute, backbone), "images/s"
+            )
+
+
+def _gan_speeds(settings: Settings, folder: Path, compute: Compute) -> Iterator[tuple[str, float]]:
+    """As it trains; on a GPU also each kernel started from Python, on the same images, one after the other."""
+    prepared, _ = prepare(settings, folder / "cache")
+    part = prepared.part("train")
+    gan = GanSettings(image_size=64, steps=2 * _STEPS)
+    pixels = training_pixels(prepared, folder / "cache")[part.rows]
+    real = real_images(scale_pixels(pixels, gan.image_size), part.labels, compute)
+    training = new_training(gan, 2, compute)
+    step: Step = partial(train_step, training, real, compute)
+    runs = {"": replayed(step), ", not replayed": step} if compute.device == "cuda" else {"": step}
+    for how, run in runs.items():
+        for timed in (False, True):
+            started = time.perf_counter()
+            for _ in range(gan.steps):
+                losses = run(draw_step(training, real, compute))
+                training.step += 1
+            losses.tolist()  # waits for the device
+            if timed:
+                yield how, gan.steps * gan.batch_size / (time.perf_counter() - started)
+
+
+def _classifier_speed(settings: Settings, folder: Path, compute: Compute, backbone: str) -> float:
+    """Of the fastest epoch: the first one also chooses cuDNN's algorithms."""
+    prepared, _ = prepare(settings, folder / "cache")
+    values = {"backbone": backbone, "weights": "none", "classical": 2, "views": 0, "batch_size": _BATCH}
+    parameters = Parameters.model_validate(values)
+    experiment = Experiment(settings=settings, parameters=parameters)
+    trial = trial_epochs(experiment, prepared, trial_dir=folder / backbone, cache=folder / "cache", compute=compute)
+    return _STEPS * _BATCH / min(record.seconds for record in trial)

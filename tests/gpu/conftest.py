@@ -1,0 +1,32 @@
+"""The tests of `make gpu`: each needs a GPU that torch can use, and says so where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from tests.pipeline.conftest import bench
+from xraytune.pipeline.compute import choose_compute, gpu_count, pin
+from xraytune.records import Compute
+
+__all__ = ["bench"]
+
+
+@pytest.fixture(autouse=True)
+def _needs_a_gpu() -> None:
+    if not gpu_count():
+        pytest.skip("torch sees no GPU here")
+
+
+@pytest.fixture
+def gpu() -> Iterator[Compute]:
+    """This process pinned to the first GPU; its memory is free again afterwards."""
+    compute = choose_compute(gpus=1, threads=2)
+    before = torch.get_deterministic_debug_mode()
+    pin(compute)
+    yield compute
+    torch.set_deterministic_debug_mode(before)
+    torch.cuda.set_per_process_memory_fraction(1.0)
+    torch.cuda.empty_cache()

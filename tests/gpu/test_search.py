@@ -1,0 +1,59 @@
+"""The main job with several trials on one GPU, as processes: a killed search goes on, and its model serves a CPU too."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+from tests.end_to_end.test_main_job import PROGRAM, SPACE, said, xraytune
+
+
+def test_from_images_to_a_model(tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(SPACE, encoding="utf-8")
+    said(tmp_path, "data", "phantom", "xrays", "--patients", "40", "--seed", "1", "--size", "64")
+    said(tmp_path, "data", "phantom", "others", "--patients", "20", "--seed", "2", "--size", "64")
+    search = ("search", "--space", "small.yaml", "--set", "resources.gpus_per_trial=0.25", "--set", "budget.trials=8")
+    _kill_when_a_trial_has_ended(tmp_path, *search)
+
+    done = xraytune(tmp_path, *search)
+
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "studies/small/trials.jsonl").read_text("utf-8").splitlines()]
+    assert sorted(row["number"] for row in rows) == list(range(8)), "each trial exactly once"
+    assert {row["status"] for row in rows} <= {"complete", "pruned"}
+
+    exported = said(tmp_path, "export", "studies/small", "-o", "best.yaml")
+    trained = said(tmp_path, "train", "--config", "best.yaml", "-o", "model")
+    assert abs(trained["val_b_auroc"] - exported["val_b_auroc"]) < 0.1
+    replayed = said(tmp_path, "replay", "studies/small", str(exported["trial"]))
+    assert replayed["device"] == "cuda"
+
+    on_gpu = said(tmp_path, "evaluate", "model", "--data", "others/test")
+    command = [PROGRAM, "evaluate", "model", "--data", "others/test", "--json"]
+    without = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, check=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    )
+    assert abs(json.loads(without.stdout)["auroc"] - on_gpu["auroc"]) < 0.02
+
+
+def _kill_when_a_trial_has_ended(folder: Path, *arguments: str) -> None:
+    """SIGKILL, to the search alone: what it had started has to end by itself."""
+    process = subprocess.Popen(
+        [PROGRAM, *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "#0 complete" in line or "#0 pruned" in line:
+            os.kill(process.pid, signal.SIGKILL)
+            break
+    process.wait()
+    process.stdout.close()
+
+
+def test_doctor_names_the_gpu(tmp_path: Path) -> None:
+    checks = said(tmp_path, "doctor")["checks"]
+
+    assert any(check["name"] == "GPU 0" and "GiB" in check["found"] for check in checks)

@@ -1,0 +1,181 @@
+"""Trials on a GPU: every arm trains, what is interrupted goes on, and the numbers are the CPU's to rounding."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.pipeline.conftest import CPU, Bench
+from tests.pipeline.test_trial import ARMS
+from xraytune.classifier.network import build_classifier
+from xraytune.classifier.train import predict_logits
+from xraytune.config.settings import Experiment, GanSettings, Parameters
+from xraytune.gan.checkpoint import CHECKPOINT_NAME, checkpoint_generator, new_training
+from xraytune.gan.pool import draw_noise, generate
+from xraytune.gan.replay import replayed
+from xraytune.gan.step import draw_step, real_images, train_step
+from xraytune.gan.train import GanProgress, train_gan
+from xraytune.pipeline.compute import pin
+from xraytune.pipeline.trial import trial_epochs
+from xraytune.records import Compute, EpochRecord
+from xraytune.search.worker import next_message
+
+GAN = GanSettings.model_validate({"image_size": 32, "width": 8, "batch_size": 16, "z_dim": 16, "steps": 40})
+
+
+def epochs(
+    bench: Bench, experiment: Experiment, folder: Path, compute: Compute, count: int | None = None
+) -> list[EpochRecord]:
+    """The epochs of a trial, all or the first `count`."""
+    trial = trial_epochs(experiment, bench.prepared, trial_dir=folder, cache=bench.cache, compute=compute)
+    seen = []
+    for record in trial:
+        seen.append(record)
+        if len(seen) == count:
+            break
+    trial.close()
+    return seen
+
+
+def gan_steps(bench: Bench, compute: Compute, folder: Path, stop_after: int | None = None) -> list[GanProgress]:
+    part = bench.prepared.part("train")
+    pixels = np.random.default_rng(0).integers(0, 255, (len(part.labels), 32, 32), dtype=np.uint8)
+    training = train_gan(
+        GAN,
+        pixels,
+        part.labels,
+        2,
+        compute=compute,
+        checkpoint_dir=folder,
+        report_every_steps=5,
+        checkpoint_every_steps=10,
+    )
+    seen = []
+    for record in training:
+        seen.append(record)
+        if record.step == stop_after:
+            break
+    return seen
+
+
+@pytest.mark.parametrize("trainable", ["head", "last_stage", "all"])
+@pytest.mark.parametrize("arm", ARMS)
+def test_every_arm_trains_the_same_steps(bench: Bench, tmp_path: Path, gpu: Compute, arm: str, trainable: str) -> None:
+    random = build_classifier(bench.experiment().parameters, 2, weights=None, seed=9)
+    tensors = {name: tensor.contiguous() for name, tensor in random.backbone.state_dict().items()}
+    save_file(tensors, tmp_path / "backbone.safetensors")
+    weights = str(tmp_path / "backbone.safetensors")
+
+    records = epochs(bench, bench.experiment(**ARMS[arm], trainable=trainable, weights=weights), tmp_path, gpu)
+
+    assert [record.steps for record in records] == [4, 8, 12]
+    assert np.isfinite([[record.train_loss, record.val_loss, record.val_auroc] for record in records]).all()
+
+
+@pytest.mark.parametrize("arm", ["classical", "gan"])
+def test_a_trial_has_the_numbers_of_the_cpu_to_rounding(bench: Bench, tmp_path: Path, gpu: Compute, arm: str) -> None:
+    """The CPU's float32 against the GPU's bfloat16, from the same initial weights and the same images."""
+    experiment = bench.experiment(**ARMS[arm], trainable="all")
+    on_cpu = epochs(bench, experiment, tmp_path / "cpu", CPU, count=1)
+    pin(gpu)
+    on_gpu = epochs(bench, experiment, tmp_path / "gpu", gpu, count=1)
+
+    assert on_gpu[0].train_loss == pytest.approx(on_cpu[0].train_loss, abs=0.02)
+    assert on_gpu[0].val_loss == pytest.approx(on_cpu[0].val_loss, abs=0.05)
+
+
+def test_an_interrupted_trial_goes_on(bench: Bench, tmp_path: Path, gpu: Compute) -> None:
+    experiment = bench.experiment(source="none", classical=1, trainable="all")
+    straight = epochs(bench, experiment, tmp_path / "straight", gpu)
+
+    epochs(bench, experiment, tmp_path / "resumed", gpu, count=2)
+    resumed = epochs(bench, experiment, tmp_path / "resumed", gpu)
+
+    assert [record.epoch for record in resumed] == [1, 2, 3], "the finished epochs are told again, the third is trained"
+    losses = [[record.train_loss for record in records] for records in (straight, resumed)]
+    assert losses[1] == pytest.approx(losses[0], abs=0.05)
+
+
+def test_an_interrupted_gan_goes_on(bench: Bench, tmp_path: Path, gpu: Compute) -> None:
+    gan_steps(bench, gpu, tmp_path / "straight")
+
+    gan_steps(bench, gpu, tmp_path / "resumed", stop_after=20)
+    rest = gan_steps(bench, gpu, tmp_path / "resumed")
+
+    assert rest[0].step == 25, "it goes on from its checkpoint"
+    one, other = (
+        torch.cat(
+            [weights.flatten() for weights in checkpoint_generator(tmp_path / name / CHECKPOINT_NAME).parameters()]
+        )
+        for name in ("straight", "resumed")
+    )
+    assert float((one - other).norm() / one.norm()) < 0.05
+
+
+def test_a_recorded_step_does_what_the_step_does(gpu: Compute) -> None:
+    random = np.random.default_rng(0)
+    images = random.integers(0, 255, (40, 32, 32), dtype=np.uint8)
+    real = real_images(images, np.arange(40) % 2, gpu)
+    one_by_one, recorded = new_training(GAN, 2, gpu), new_training(GAN, 2, gpu)
+    replay = replayed(partial(train_step, recorded, real, gpu))
+
+    for _ in range(10):
+        expected = train_step(one_by_one, real, gpu, draw_step(one_by_one, real, gpu))
+        losses = replay(draw_step(recorded, real, gpu))
+        assert losses.tolist() == pytest.approx(expected.tolist(), abs=0.05)
+        one_by_one.step += 1
+        recorded.step += 1
+
+    for name in ("generator", "discriminator", "average"):
+        one, other = (
+            torch.cat([weights.detach().flatten() for weights in getattr(training, name).parameters()])
+            for training in (one_by_one, recorded)
+        )
+        assert float((one - other).norm() / one.norm()) < 0.02, name
+
+
+def test_a_pool_is_the_same_on_gpu_and_cpu_to_rounding(bench: Bench, tmp_path: Path, gpu: Compute) -> None:
+    """Noise is drawn on the CPU, so a generator gives the same images wherever it runs."""
+    gan_steps(bench, gpu, tmp_path)
+    generator = checkpoint_generator(tmp_path / CHECKPOINT_NAME)
+    labels = torch.arange(16) % 2
+    z = draw_noise(generator, len(labels), 5)
+
+    on_cpu = generate(generator, z, labels, CPU).astype(int)
+    on_gpu = generate(generator.to("cuda"), z, labels, gpu).astype(int)
+
+    assert np.abs(on_cpu - on_gpu).mean() < 2, "grey levels of 255"
+
+
+@pytest.mark.parametrize("backbone", ["small_cnn", "resnet18", "mobilenet_v2", "densenet121", "vgg16"])
+def test_a_network_says_the_same_on_gpu_and_cpu(gpu: Compute, backbone: str) -> None:
+    parameters = Parameters.model_validate({"backbone": backbone, "weights": "none"})
+    network = build_classifier(parameters, 2, weights=None, seed=1)
+    images = torch.rand(4, 3, 96, 96)
+    exact = Compute(device="cuda", threads=2, precision="float32")
+
+    on_cpu = predict_logits(network, [images], compute=CPU)
+    on_gpu = predict_logits(network.to("cuda"), [images.to("cuda")], compute=exact)
+    in_bfloat16 = predict_logits(network, [images.to("cuda")], compute=gpu)
+
+    scale = np.abs(on_cpu).max()
+    assert np.abs(on_gpu - on_cpu).max() < 0.01 * scale + 1e-3
+    assert np.abs(in_bfloat16 - on_cpu).max() < 0.1 * scale + 0.02
+
+
+def test_too_little_memory_is_told_as_such(bench: Bench, tmp_path: Path, gpu: Compute) -> None:
+    """Then the search tries the trial again, with twice the share."""
+    share = 24 * 2**20 / torch.cuda.get_device_properties(0).total_memory
+    pin(gpu, gpu_share=share)
+    experiment = bench.experiment(source="none", backbone="vgg16", trainable="all")
+    trial = trial_epochs(experiment, bench.prepared, trial_dir=tmp_path, cache=bench.cache, compute=gpu)
+
+    message = next_message(trial, tmp_path)
+
+    assert message["cause"] == "memory"
+    assert "out of memory" in message["failed"]

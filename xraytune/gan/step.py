@@ -1,0 +1,120 @@
+"""One training step of a GAN, as a function of its draws: whatever is random in it, or differs from step to step.
+
+The draws of step t are derived from the seed and t. The rest always does the same operations on tensors of the same
+shapes, which is what lets a GPU replay it (`gan/replay.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.optim import Optimizer
+
+from xraytune.gan.augment import Changes, diff_augment, draw_changes
+from xraytune.gan.checkpoint import Training
+from xraytune.gan.ema import ema_decay, update_average
+from xraytune.gan.losses import discriminator_loss, generator_loss
+from xraytune.gan.pool import autocast
+from xraytune.records import Compute
+from xraytune.seeding import derive_seed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RealImages:
+    """On the device: uint8 [N, S, S], their labels int64 [N], and how often each is drawn, float32 [N]."""
+
+    images: Tensor
+    labels: Tensor
+    weights: Tensor
+
+
+class StepDraws(NamedTuple):
+    """On the device.
+
+    Attributes:
+        rows: Of the real images, int64 [B].
+        z: Noise, float32 [B, z_dim].
+        tones: Of the changes of the real images, of the fakes that the discriminator learns from, and of the same fakes
+            that the generator learns from: [3, *Changes.tones].
+        shifts: Likewise.
+        holes: Likewise.
+        average_decay: Share of the average that survives the step, float64 [].
+    """
+
+    rows: Tensor
+    z: Tensor
+    tones: Tensor
+    shifts: Tensor
+    holes: Tensor
+    average_decay: Tensor
+
+
+def real_images(scaled: NDArray[np.uint8], labels: NDArray[np.int64], compute: Compute) -> RealImages:
+    """Images [N, S, S] on the device. The classes are drawn equally often, so that a rare one is learned as well."""
+    weights = 1 / np.bincount(labels)[labels]
+    return RealImages(
+        images=torch.from_numpy(scaled).to(compute.device),
+        labels=torch.tensor(labels, device=compute.device),
+        weights=torch.from_numpy(weights.astype(np.float32)).to(compute.device),
+    )
+
+
+def draw_step(training: Training, real: RealImages, compute: Compute) -> StepDraws:
+    """The draws of the training's next step."""
+    settings, step = training.settings, training.step
+    batch, device = settings.batch_size, compute.device
+
+    def stream(purpose: str) -> torch.Generator:
+        return torch.Generator(device).manual_seed(derive_seed(settings.seed, "gan", purpose, step))
+
+    augmentation = stream("augmentation")
+    changes = [draw_changes(batch, settings.image_size, augmentation) for _ in range(3)]
+    tones, shifts, holes = (torch.stack(each) for each in zip(*changes, strict=True))
+    decay = ema_decay(settings.ema_half_life_images, (step + 1) * batch, batch)
+    return StepDraws(
+        rows=torch.multinomial(real.weights, batch, replacement=True, generator=stream("real images")),
+        z=torch.randn(batch, settings.z_dim, generator=stream("noise"), device=device),
+        tones=tones,
+        shifts=shifts,
+        holes=holes,
+        average_decay=torch.tensor(decay, dtype=torch.float64, device=device),
+    )
+
+
+def train_step(training: Training, real: RealImages, compute: Compute, draws: StepDraws) -> Tensor:
+    """Update each network once, and the average. Gives both losses, generator first: float32 [2], on the device."""
+    settings = training.settings
+    images, labels = real.images[draws.rows][:, None].float() / 127.5 - 1, real.labels[draws.rows]
+    for_real, for_discriminator, for_generator = map(Changes, draws.tones, draws.shifts, draws.holes)
+
+    def judge(images: Tensor, changes: Changes) -> Tensor:
+        seen = diff_augment(images, changes) if settings.diffaugment else images
+        with autocast(compute):
+            logits: Tensor = training.discriminator(seen, labels)
+        return logits.float()
+
+    with autocast(compute):
+        fake = training.generator(draws.z, labels)
+    fake = fake.float()
+
+    loss_d = discriminator_loss(settings.loss, judge(images, for_real), judge(fake.detach(), for_discriminator))
+    _update(training.optimizer_d, loss_d)
+
+    training.discriminator.requires_grad_(False)  # spares the backward pass the discriminator's own gradients
+    loss_g = generator_loss(settings.loss, judge(fake, for_generator))
+    _update(training.optimizer_g, loss_g)
+    training.discriminator.requires_grad_(True)
+
+    update_average(training.average, training.generator, draws.average_decay)
+    return torch.stack([loss_g.detach(), loss_d.detach()])
+
+
+def _update(optimizer: Optimizer, loss: Tensor) -> None:
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
