@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -72,7 +73,7 @@ def cut_off(node: Any) -> Callable[[], None]:
 def test_trials_of_a_lost_node_go_on_elsewhere_and_a_node_that_joins_is_used(tmp_path: Path) -> None:
     dice = random.Random(3)
     faults = [kill_node] * 20 if IS_LONG else [kill_node, cut_off]
-    took = dict.fromkeys(faults, 0.0)
+    took: dict[Callable[[Any], Callable[[], None]], list[float]] = {fault: [] for fault in faults}
     with three_nodes() as cluster:
         search = killable(tmp_path, "--address", cluster.address)
         for fault in faults:
@@ -83,7 +84,7 @@ def test_trials_of_a_lost_node_go_on_elsewhere_and_a_node_that_joins_is_used(tmp
             cluster.add_node(num_cpus=2)
             struck = time.monotonic()
             search.wait_for(lambda lost=lost: bool(set(search.claims()) - lost))  # type: ignore[misc]
-            took[fault] = max(took[fault], time.monotonic() - struck)
+            took[fault].append(time.monotonic() - struck)
             back()
             cluster.remove_node(victim, allow_graceful=False)
             if IS_LONG:
@@ -91,6 +92,7 @@ def test_trials_of_a_lost_node_go_on_elsewhere_and_a_node_that_joins_is_used(tmp
         search.finish()
     require_whole(search)
     told = ", ".join(
-        f"{fault.__name__}: a trial goes on after {seconds:.1f} s at most" for fault, seconds in took.items()
+        f"{fault.__name__}: a trial goes on after {median(seconds):.1f} s, {max(seconds):.1f} s at most"
+        for fault, seconds in took.items()
     )
     print(f"\n{len(faults)} nodes; {told}; {search.trials} trials, 0 lost")  # noqa: T201  what a drill came to
