@@ -232,8 +232,8 @@ def new_folder(path: Path) -> Iterator[Path]:
             make_folder(path.parent)
             temporary.mkdir()
             yield temporary
-            with ThreadPoolExecutor(8) as pool:  # a disk takes many flushes at once
-                list(pool.map(_sync, temporary.rglob("*")))
+            with ThreadPoolExecutor(8) as threads:  # a disk takes many flushes at once
+                list(threads.map(_sync, temporary.rglob("*")))
             sync_folder(temporary)
             try:
                 temporary.rename(path)

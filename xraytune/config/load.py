@@ -92,8 +92,8 @@ def experiment_to_json(experiment: Experiment, relative_to: Path) -> dict[str, J
     """
     values = flat_values(experiment.parameters)
     parameters: dict[str, Json] = {name: relative_value(name, value, relative_to) for name, value in values.items()}
-    band = experiment.inherited_bandwidth_px
-    inherited: dict[str, Json] = {} if band is None else {"inherited_bandwidth_px": band}
+    bandwidth_px = experiment.inherited_bandwidth_px
+    inherited: dict[str, Json] = {} if bandwidth_px is None else {"inherited_bandwidth_px": bandwidth_px}
     return {"settings": settings_content(experiment.settings, relative_to), "parameters": parameters, **inherited}
 
 

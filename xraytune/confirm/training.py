@@ -181,16 +181,16 @@ class Training:
         trials += self._topped_up(trials, finalists, first=len(finished), notes=notes)
         arms: list[Arm] = []
         for place, finalist in enumerate(finalists):
-            band = Experiment(settings=self.settings, parameters=finalist.parameters).bandwidth_px
+            bandwidth_px = Experiment(settings=self.settings, parameters=finalist.parameters).bandwidth_px
             arms.append(finalist_arm(finalist))
             for source in self.settings.confirm.controls.matched:
-                control = matched_control(finalist, source, band)
+                control = matched_control(finalist, source, bandwidth_px)
                 if control is None:
                     notes.append(f"{finalist.name} has matching: total, so that {source} would be source: none")
                 else:
                     arms.append(control)
             if place == 0:
-                arms += ratio_arms(finalist, band)
+                arms += ratio_arms(finalist, bandwidth_px)
         tuned = [tuned_control(trials, name) for name in self.settings.confirm.controls.tuned]
         arms += [arm for arm in tuned if arm is not None]
         exploratory = (f"the test folder had been opened {earlier_openings} times before",) if earlier_openings else ()

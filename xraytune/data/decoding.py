@@ -57,7 +57,7 @@ def decode_file(path: str, image_size_px: int, resize: Resize) -> SquareImage:
         MachineError: It is DICOM, and pydicom is not installed.
     """
     grey = _read(path, image_size_px)
-    small = grey.image.resize((image_size_px, image_size_px), _FILTER, _part(grey, image_size_px, resize))
+    small = grey.image.resize((image_size_px, image_size_px), _FILTER, _box(grey, image_size_px, resize))
     return _square(grey, small)
 
 
@@ -73,14 +73,14 @@ def decode_block(root: str, files: Sequence[str], image_size_px: int, resize: Re
     found: dict[int, SquareImage | BrokenImage] = {}
     alike: dict[tuple[tuple[int, int], _Box], list[tuple[int, GreyImage]]] = defaultdict(list)
 
-    def resize_alike(size: tuple[int, int], part: _Box) -> None:
-        numbers, greys = zip(*alike.pop((size, part)), strict=True)
+    def resize_alike(size: tuple[int, int], box: _Box) -> None:
+        numbers, greys = zip(*alike.pop((size, box)), strict=True)
         images = [grey.image for grey in greys]
         together = Image.merge("CMYK", images) if len(images) == _CHANNELS else None
         channels = (
-            together.resize((image_size_px, image_size_px), _FILTER, part).split()
+            together.resize((image_size_px, image_size_px), _FILTER, box).split()
             if together
-            else [image.resize((image_size_px, image_size_px), _FILTER, part) for image in images]
+            else [image.resize((image_size_px, image_size_px), _FILTER, box) for image in images]
         )
         found.update(zip(numbers, map(_square, greys, channels), strict=True))
 
@@ -90,7 +90,7 @@ def decode_block(root: str, files: Sequence[str], image_size_px: int, resize: Re
         except DataError as error:
             found[number] = BrokenImage(file=file, reason=error.problems[0].what)
             continue
-        key = grey.image.size, _part(grey, image_size_px, resize)
+        key = grey.image.size, _box(grey, image_size_px, resize)
         alike[key].append((number, grey))
         if len(alike[key]) == _CHANNELS or max(grey.image.size) > _SMALL_PX:
             resize_alike(*key)
@@ -113,7 +113,7 @@ def _square(grey: GreyImage, small: Image.Image) -> SquareImage:
     return SquareImage(pixels=small.tobytes(), kind=kind, is_oddly_deep=grey.content_bits is not None)
 
 
-def _part(grey: GreyImage, image_size_px: int, resize: Resize) -> _Box:
+def _box(grey: GreyImage, image_size_px: int, resize: Resize) -> _Box:
     """What is resized: left, upper, right, lower; None is all."""
     return _centre_square(grey, image_size_px) if resize == "crop" else None
 

@@ -198,9 +198,9 @@ def _describe(
     files = sorted(paths)
     told_patients(files, table, group_regex)  # refuses before thousands of files are read
     contents: dict[str, _Content] = {}
-    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as threads:
         warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata
-        for file, content in zip(files, pool.map(_read_content, [paths[file] for file in files]), strict=True):
+        for file, content in zip(files, threads.map(_read_content, [paths[file] for file in files]), strict=True):
             contents[file] = content
             on_progress("hash images", len(contents), len(files))
     named = name_patients(root, files, group_regex, _by_header(contents))

@@ -121,7 +121,7 @@ def draw_phantoms(
     _check_arguments(out, patients, image_size_px, difficulty)
     canvas = canvas_for(image_size_px)
     normal = train = test = 0
-    with new_folder(out.resolve()) as folder, _workers() as pool:
+    with new_folder(out.resolve()) as folder, _workers() as threads:
         _make_folders(folder)
 
         def draw(patient: int) -> list[tuple[Part, Diagnosis]]:
@@ -130,7 +130,7 @@ def draw_phantoms(
                 _write_image(folder, image)
             return [(image.part, image.diagnosis) for image in images]
 
-        for done, drawn in enumerate(pool.map(draw, range(patients)), start=1):
+        for done, drawn in enumerate(threads.map(draw, range(patients)), start=1):
             train += sum(part == "train" for part, _ in drawn)
             test += sum(part == "test" for part, _ in drawn)
             normal += sum(diagnosis == "normal" for _, diagnosis in drawn)
@@ -210,11 +210,11 @@ def _write_image(folder: Path, image: PhantomImage) -> None:
 @contextmanager
 def _workers() -> Iterator[ThreadPoolExecutor]:
     """A thread for each core; an interruption does not wait for patients that nobody has begun."""
-    pool = ThreadPoolExecutor(os.cpu_count())
+    threads = ThreadPoolExecutor(os.cpu_count())
     try:
-        yield pool
+        yield threads
     finally:
-        pool.shutdown(cancel_futures=True)
+        threads.shutdown(cancel_futures=True)
 
 
 def _check_arguments(out: Path, patients: int, image_size_px: int, difficulty: float) -> None:

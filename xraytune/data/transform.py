@@ -117,7 +117,7 @@ def transform_folder(
     names = _names_without_number(index)
     broken: list[BrokenImage] = []
     made_copies: list[_Copy] = []
-    with new_folder(out) as folder, _workers() as pool:
+    with new_folder(out) as folder, _workers() as threads:
         for name in index.class_names:
             (folder / name).mkdir()
 
@@ -132,7 +132,7 @@ def transform_folder(
                 Image.fromarray(pixels).save(folder / each.file, compress_level=_PNG_LEVEL)
             return made
 
-        for done, made in enumerate(pool.map(copy, index.images), start=1):
+        for done, made in enumerate(threads.map(copy, index.images), start=1):
             if isinstance(made, BrokenImage):
                 broken.append(made)
             else:
@@ -211,13 +211,13 @@ def _workers() -> Iterator[ThreadPoolExecutor]:
     """A thread for each core; an interruption does not wait for images that nobody has begun."""
     import torchvision.transforms.v2  # noqa: F401  once, before the threads would do it all at the same time
 
-    pool = ThreadPoolExecutor(os.cpu_count())
+    threads = ThreadPoolExecutor(os.cpu_count())
     with warnings.catch_warnings():  # around all of it: warning filters are shared by all threads
         warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata
         try:
-            yield pool
+            yield threads
         finally:
-            pool.shutdown(cancel_futures=True)
+            threads.shutdown(cancel_futures=True)
 
 
 def _check_arguments(data: Path, out: Path, strengths: Strengths, copies: int) -> None:

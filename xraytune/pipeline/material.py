@@ -33,7 +33,7 @@ _VAL_BATCH = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StepDraw:
+class StepImages:
     """The images of one optimiser step, real ones first: album numbers and views, int64 [B] each."""
 
     step: int
@@ -45,7 +45,7 @@ class StepDraw:
 class Feed(Protocol):
     """From drawn images to the inputs of what is trained."""
 
-    def inputs(self, draw: StepDraw) -> Tensor:
+    def inputs(self, draw: StepImages) -> Tensor:
         """Inputs of one step, on the device."""
         ...
 
@@ -156,7 +156,7 @@ def _batches(album: Album, experiment: Experiment, feed: Feed, device: str) -> C
     def batch(step: int) -> tuple[Tensor, Tensor]:
         drawn, added = real(step), extra(step)
         numbers = np.concatenate([drawn.positions, album.extra[added.positions]])
-        draw = StepDraw(
+        draw = StepImages(
             step=step,
             numbers=numbers,
             views=np.concatenate([drawn.views, added.views]),
@@ -194,7 +194,7 @@ class FeatureFeed:
         """D, the features of an image."""
         return int(self._features[0].shape[2])
 
-    def inputs(self, draw: StepDraw) -> Tensor:
+    def inputs(self, draw: StepImages) -> Tensor:
         """Float32 [B, D]."""
         groups, places = self._album.locate(draw.numbers)
         out = np.empty((len(draw.numbers), self.feature_count), dtype=np.float32)
@@ -230,11 +230,11 @@ class PixelFeed:
             for group in album.groups
         ]
 
-    def inputs(self, draw: StepDraw) -> Tensor:
+    def inputs(self, draw: StepImages) -> Tensor:
         """Float32 [B, C, S, S], channels last."""
         groups, places = self._album.locate(draw.numbers)
-        side = self._form.image_size_px
-        images = torch.empty(len(draw.numbers), 1, side, side, device=self._device)
+        size_px = self._form.image_size_px
+        images = torch.empty(len(draw.numbers), 1, size_px, size_px, device=self._device)
         views = np.empty((len(draw.numbers), self._tables[0].shape[2]), dtype=np.float32)
         for group in np.unique(groups).tolist():
             chosen = groups == group
@@ -244,7 +244,7 @@ class PixelFeed:
             views = self._fresh(draw)
         return normalise(augment(images, torch.from_numpy(views).to(self._device)), self._form)
 
-    def _fresh(self, draw: StepDraw) -> NDArray[np.float32]:
+    def _fresh(self, draw: StepImages) -> NDArray[np.float32]:
         # Two streams, so that the real images' views are the same in every arm.
         counts = {"real": draw.real_count, "extra": len(draw.numbers) - draw.real_count}
         return np.concatenate(

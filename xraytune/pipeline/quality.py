@@ -1,7 +1,7 @@
 """The gate between a GAN's pool and a trial: a GAN that copies its training images is refused.
 
 The first block of every class's pool is compared with the training images of that class, and so are val-A's real images,
-which the GAN has not seen. The verdict is an artifact, made once for a GAN and shared by all trials that use it; beside it
+which the GAN has not seen. The outcome is an artifact, made once for a GAN and shared by all trials that use it; beside it
 lie pictures of the nearest pairs, for a person to look at.
 """
 
@@ -39,15 +39,15 @@ def refuse_memorised(settings: GanSettings, prepared: Prepared, *, compute: Comp
         settings: Of the GAN, which must have been trained; with `allow_memorised` nothing is looked at.
         prepared: Its training part and val-A are used.
         compute: What the GAN was trained with; the comparison itself runs on the CPU.
-        cache: Where the verdict lies.
+        cache: Where the outcome lies.
 
     Raises:
         TrialError: Too many images of a class are nearer to a training image than unseen X-rays are.
     """
     if settings.allow_memorised:
         return
-    verdicts, folder = measure_memorisation(settings, prepared, compute=compute, cache=cache)
-    refused = {name: one for name, one in verdicts.items() if one.chance <= FALSE_ALARMS / len(verdicts)}
+    found, folder = measure_memorisation(settings, prepared, compute=compute, cache=cache)
+    refused = {name: one for name, one in found.items() if one.chance <= FALSE_ALARMS / len(found)}
     if refused:
         raise TrialError(_problem(settings, refused, folder.relative_to(cache)))
 
@@ -55,7 +55,7 @@ def refuse_memorised(settings: GanSettings, prepared: Prepared, *, compute: Comp
 def measure_memorisation(
     settings: GanSettings, prepared: Prepared, *, compute: Compute, cache: Path
 ) -> tuple[dict[str, Memorisation], Path]:
-    """The verdict on each class, by name, and the artifact, in which `nearest_CLASS.png` shows the nearest pairs."""
+    """The outcome for each class, by name, and the artifact, in which `nearest_CLASS.png` shows the nearest pairs."""
     blocks = [
         pool_block(settings, label, 0, prepared, compute=compute, cache=cache)
         for label in range(len(prepared.class_names))

@@ -62,11 +62,11 @@ def slots(resources: Resources, cpus: float, gpus: float) -> int:
     Raises:
         MachineError: Not even one fits.
     """
-    share = gpu_share(resources)
+    needed_gpus = gpu_share(resources)
     by_cpu = int(cpus / resources.cpus_per_trial)
-    by_gpu = int(gpus / share + 1e-9) if share else by_cpu
+    by_gpu = int(gpus / needed_gpus + 1e-9) if needed_gpus else by_cpu
     if min(by_cpu, by_gpu) == 0:
-        needed = f"a trial needs {resources.cpus_per_trial} CPU cores and {share:g} GPUs"
+        needed = f"a trial needs {resources.cpus_per_trial} CPU cores and {needed_gpus:g} GPUs"
         what = f"{needed}; Ray has {cpus:g} and {gpus:g}"
         raise MachineError(Problem(what, "resources", "lower resources.cpus_per_trial or gpus_per_trial"))
     return min(by_cpu, by_gpu, resources.concurrent or by_cpu)
@@ -124,7 +124,7 @@ class Runner:
             MachineError: Ray does not start, or dies again and again.
             KeyboardInterrupt: Ctrl-C or SIGTERM; running trials stay unfinished and go on at the next start.
         """
-        job = {
+        options = {
             "scratch": str(folder.path / ".tune"),
             "reuse_actors": reuse_actors,
         }
@@ -133,7 +133,7 @@ class Runner:
             while not work.is_done:
                 served = _Served(work, lambda asked: self._config(folder, asked, label(asked)), self._resources)
                 try:
-                    self._serve(served, job, caught)
+                    self._serve(served, options, caught)
                 except _RayDiedError:
                     self._end_child()
                     if not caught:
@@ -147,14 +147,14 @@ class Runner:
                     fix = "the same command goes on; `xraytune doctor` looks for what this machine lacks"
                     raise MachineError(Problem(what, self._folder.path / ".ray.log", fix))
 
-    def _serve(self, served: _Served, job: dict[str, Any], caught: list[int]) -> None:
+    def _serve(self, served: _Served, options: dict[str, Any], caught: list[int]) -> None:
         if self._child is None:
             self._note("starting Ray ..." if self._address is None else f"connecting to Ray at {self._address} ...")
             self._child = _Child(self._address, self._folder.path / ".ray.log")
             cluster = self._child.cluster()
             slots(self._resources, cluster.cpus, cluster.gpus)
             self._opened(cluster.dashboard)
-        self._child.run(job, served, caught)
+        self._child.run(options, served, caught)
 
     def _end_child(self) -> None:
         if self._child is not None:
@@ -250,9 +250,9 @@ class _Child:
             raise MachineError(Problem(found["unavailable"], found["where"], found["fix"]))
         return Cluster(dashboard=found["dashboard"], cpus=found["cpus"], gpus=found["gpus"])
 
-    def run(self, job: dict[str, Any], served: _Served, caught: list[int]) -> None:
-        """Answer until the job has ended."""
-        self._tell(job)
+    def run(self, options: dict[str, Any], served: _Served, caught: list[int]) -> None:
+        """Answer until Tune has no more to run."""
+        self._tell(options)
         self._is_busy, told_to_stop = True, False
         while True:
             if caught and not told_to_stop:

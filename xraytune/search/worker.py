@@ -34,7 +34,7 @@ from xraytune.search.progress import ProgressFile
 from xraytune.search.study import StudyFolder
 from xraytune.search.work import HANG_FILE, Message
 from xraytune.tracking.samples import sample_grid
-from xraytune.tracking.wandb import Status, TrackedTrial, WandbRun
+from xraytune.tracking.wandb import RunStatus, TrackedTrial, WandbRun
 
 # Tune kills an actor that is still busy ten seconds after the end of a search.
 _FINISH_SECONDS = 8.0
@@ -82,7 +82,7 @@ class TrialWorker:
     def __init__(self, job: Job) -> None:
         self._job, self._study = job, StudyFolder(Path(job.study))
         self._folder = self._study.trial_path(job.number)
-        self._outcome: tuple[Status, dict[str, Json]] | None = None
+        self._outcome: tuple[RunStatus, dict[str, Json]] | None = None
         compute = self._study.compute()
         pin(compute, gpu_share=job.gpu_share)
         experiment, prepared, cache = self._study.experiment(job.number), self._study.prepared(), Path(job.cache)
@@ -137,9 +137,9 @@ class TrialWorker:
         if not self._is_wanted():
             raise HeldError(read_owner(Path(self._job.lock)))
 
-    def _recorded_status(self) -> Status:
+    def _recorded_status(self) -> RunStatus:
         """How the search ended a trial that could have gone on; "unfinished" where it did not, as after Ctrl-C."""
-        statuses: dict[int, Status] = {row["number"]: row["status"] for row in self._study.rows()}
+        statuses: dict[int, RunStatus] = {row["number"]: row["status"] for row in self._study.rows()}
         return statuses.get(self._job.number, "unfinished")
 
     def _tracked(self, experiment: Experiment, prepared: Prepared, compute: Compute, cache: Path) -> WandbRun | None:

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
-Status = Literal["complete", "pruned", "failed", "unfinished"]
-_FAILED: tuple[Status, ...] = ("failed", "unfinished")
+RunStatus = Literal["complete", "pruned", "failed", "unfinished"]
+_FAILED: tuple[RunStatus, ...] = ("failed", "unfinished")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +106,7 @@ class WandbRun:
             self._thread.post(lambda: self._send_samples(samples))
         self._thread.post(lambda: self._send(record))
 
-    def finish(self, status: Status, outcome: Mapping[str, Json] | None = None) -> None:
+    def finish(self, status: RunStatus, outcome: Mapping[str, Json] | None = None) -> None:
         """End the run with its status, its best value and what else came out; once, however often it is asked."""
         summary = {**self._best, **(outcome or {}), "status": status}
         self._thread.close(lambda: self._end(summary, exit_code=int(status in _FAILED)), self._finish_seconds)

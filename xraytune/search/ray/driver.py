@@ -81,7 +81,7 @@ def _resources() -> dict[str, float]:
     }
 
 
-def _run(connection: Connection, job: dict[str, Any]) -> None:
+def _run(connection: Connection, options: dict[str, Any]) -> None:
     """Run trials until there are no more, or SIGUSR1 says to stop: Tune's own word for it."""
     link = Link(connection, _resources)
     with warnings.catch_warnings():
@@ -90,19 +90,19 @@ def _run(connection: Connection, job: dict[str, Any]) -> None:
             tune.run(
                 TrialActor,
                 name="tune",
-                storage_path=job["scratch"],
+                storage_path=options["scratch"],
                 num_samples=-1,
                 search_alg=DirectedSearcher(link),
                 scheduler=DirectedScheduler(link),
                 max_failures=0,  # whoever has the work decides what is tried again
                 raise_on_failed_trial=False,
-                reuse_actors=job["reuse_actors"],
+                reuse_actors=options["reuse_actors"],
                 trial_name_creator=lambda trial: trial.config["label"],
                 trial_dirname_creator=lambda trial: f"{trial.config['number']:04d}-{trial.trial_id}",
                 verbose=0,
             )
         finally:
-            shutil.rmtree(job["scratch"], ignore_errors=True)
+            shutil.rmtree(options["scratch"], ignore_errors=True)
 
 
 def _end_with(parent: int) -> None:
