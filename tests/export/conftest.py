@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.in_process import CPU, director_of
 from xraytune.config.load import load_space
 from xraytune.data.phantom import draw_phantoms
 from xraytune.errors import XraytuneError
@@ -17,12 +18,8 @@ from xraytune.export.best import export
 from xraytune.export.train import train
 from xraytune.pipeline.compute import pin
 from xraytune.pipeline.prepare import prepare
-from xraytune.pipeline.synthesize import gan_need
 from xraytune.pipeline.trial import trial_epochs
-from xraytune.records import Compute
 from xraytune.search.director import Director
-from xraytune.search.journal import Journal
-from xraytune.search.run import Quiet
 from xraytune.search.study import StudyFolder, create_study, locked
 from xraytune.search.work import Asked
 
@@ -50,8 +47,6 @@ start_from:
   - {source: none, lr: 1e+30}
   - {source: none, lr: 1e-3}
 """
-CPU = Compute(device="cpu", threads=1, precision="float32")
-
 PRUNED, FAILED, WITHOUT_EPOCH = 2, 3, 4
 """Numbers of trials; trial 0 completes, for nobody was at a rung before it."""
 
@@ -118,14 +113,7 @@ def search_in_process(lab: Lab) -> None:
     create_study(folder, space, prepared, CPU)
     pin(CPU)
     with locked(folder):
-        director = Director(
-            folder,
-            space,
-            Journal(folder.journal_path, space, writable=True),
-            gan_need=lambda parameters: gan_need(parameters.gan, prepared, CPU, cache),
-            gpu_share=0.0,
-            observer=Quiet(),
-        )
+        director = director_of(folder, space, prepared, cache)
         while isinstance(asked := director.next(), Asked):
             if asked.number != WITHOUT_EPOCH:
                 run_to_its_end(director, asked.number, folder, cache)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.export.conftest import CPU, FAILED, PRUNED, WITHOUT_EPOCH, CopyLab, Lab
+from tests.export.conftest import FAILED, PRUNED, WITHOUT_EPOCH, CopyLab, Lab
+from tests.in_process import CPU
 from xraytune.config.load import load_space
 from xraytune.config.settings import ExportedFrom, Parameters
 from xraytune.confirm.arms import Arm

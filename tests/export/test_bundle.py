@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.export.conftest import CPU, CopyLab, Lab
+from tests.export.conftest import CopyLab, Lab
+from tests.in_process import CPU
 from xraytune.config.load import load_space
 from xraytune.errors import ArtifactError
 from xraytune.export.bundle import open_bundle

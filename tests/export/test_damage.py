@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.export.conftest import CPU, CopyLab
+from tests.export.conftest import CopyLab
+from tests.in_process import CPU
 from xraytune.errors import ArtifactError, StudyError
 from xraytune.export.best import export
 from xraytune.export.bundle import open_bundle

@@ -13,16 +13,15 @@ import pytest
 import torch
 
 from tests.faults.small_disk import SmallDisk, small_disk
-from tests.pipeline.conftest import Bench
+from tests.in_process import one_thread
+from tests.pipeline.conftest import Bench, make_bench
 from tests.pipeline.test_material import frozen
 from tests.search.studies import two_images, write_space
-from xraytune.config.settings import GanSettings, Settings
-from xraytune.data.phantom import draw_phantoms
+from xraytune.config.settings import GanSettings
 from xraytune.errors import MachineError
 from xraytune.files import append_jsonl, read_jsonl, write_bytes, write_text
 from xraytune.gan.train import train_gan
 from xraytune.pipeline.artifacts import build_once, is_whole
-from xraytune.pipeline.compute import pin
 from xraytune.pipeline.prepare import PIXELS_STAGE, prepare
 from xraytune.pipeline.trial import run_trial
 from xraytune.records import Compute, EpochRecord
@@ -40,25 +39,14 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads(), torch.get_deterministic_debug_mode()
-    pin(CPU)
-    yield
-    torch.set_num_threads(before[0])
-    torch.set_deterministic_debug_mode(before[1])
+def pinned() -> Iterator[None]:
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    folder = tmp_path_factory.mktemp("bench")
-    draw_phantoms(folder / "xrays", patients=30, seed=3, image_size_px=48)
-    settings = Settings.model_validate_json(
-        f"""{{"name": "small", "seed": 5,
-            "data": {{"path": "{folder / "xrays"}", "image_size": 32, "split": {{"val_a": 0.2, "val_b": 0.2}}}},
-            "budget": {{"max_epochs": 3, "steps_per_epoch": 4}}}}"""
-    )
-    prepared, _ = prepare(settings, folder / "cache")
-    return Bench(settings=settings, prepared=prepared, cache=folder / "cache")
+    return make_bench(tmp_path_factory.mktemp("bench"))
 
 
 @contextmanager

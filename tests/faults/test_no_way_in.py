@@ -8,7 +8,7 @@ import json
 import os
 import pickle
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from PIL import Image
 
 import xraytune
 from tests.data.test_formats import png
+from tests.in_process import CPU, one_thread
 from tests.search.studies import direct, two_images, write_space
 from xraytune.classifier.checkpoint import finished_epochs, load_best
 from xraytune.classifier.weights import read_weights
@@ -31,28 +32,23 @@ from xraytune.errors import ArtifactError, ConfigError, StudyError, XraytuneErro
 from xraytune.files import read_json, sha256_of, write_json
 from xraytune.gan.checkpoint import checkpoint_generator, load_generator
 from xraytune.gan.train import train_gan
-from xraytune.pipeline.compute import pin
 from xraytune.pipeline.gan_folder import gan_sample, gan_train
 from xraytune.pipeline.prepare import prepare
 from xraytune.pipeline.pretrained import pretrained_weights
 from xraytune.pipeline.trial import run_trial
-from xraytune.records import Compute, EpochRecord
+from xraytune.records import EpochRecord
 from xraytune.search.study import StudyFolder, create_study, locked
 from xraytune.search.view import status
 from xraytune.search.work import Asked
 
-CPU = Compute(device="cpu", threads=1, precision="float32")
 SOURCES = sorted(Path(xraytune.__file__).parent.rglob("*.py"))
 NAMES_THAT_LEAD_OUT = ("../outside", "/outside", "a/../../outside", "nul\0", "..", "")
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads(), torch.get_deterministic_debug_mode()
-    pin(CPU)
-    yield
-    torch.set_num_threads(before[0])
-    torch.set_deterministic_debug_mode(before[1])
+def pinned() -> Iterator[None]:
+    with one_thread():
+        yield
 
 
 UNPICKLERS = {"load", "loads", "Unpickler"}

@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.pipeline.conftest import CPU, Bench
+from tests.in_process import CPU
+from tests.pipeline.conftest import Bench
 from tests.pipeline.test_trial import ARMS
 from xraytune.classifier.network import build_classifier
 from xraytune.classifier.train import predict_logits

@@ -1,21 +1,16 @@
 """Small phantom X-rays, prepared once for all tests of the pipeline."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
+from tests.in_process import one_thread
 from xraytune.config.settings import Experiment, Parameters, Settings
 from xraytune.data.phantom import draw_phantoms
-from xraytune.pipeline.compute import pin
 from xraytune.pipeline.prepare import Prepared, prepare
-from xraytune.records import Compute
-
-CPU = Compute(device="cpu", threads=1, precision="float32")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,9 +26,8 @@ class Bench:
         return Experiment(settings=self.settings, parameters=Parameters.model_validate(small | parameters))
 
 
-@pytest.fixture(scope="session")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    folder = tmp_path_factory.mktemp("pipeline")
+def make_bench(folder: Path) -> Bench:
+    """Draw and prepare them in an empty folder."""
     draw_phantoms(folder / "xrays", patients=30, seed=3, image_size_px=48)
     settings = Settings.model_validate_json(
         f"""{{"name": "small", "seed": 5,
@@ -44,16 +38,9 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return Bench(settings=settings, prepared=prepared, cache=folder / "cache")
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """As a trial's own process computes; for fixtures that outlive a test."""
-    before = torch.get_num_threads(), torch.get_deterministic_debug_mode()
-    pin(CPU)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before[0])
-        torch.set_deterministic_debug_mode(before[1])
+@pytest.fixture(scope="session")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return make_bench(tmp_path_factory.mktemp("pipeline"))
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from tests.pipeline.conftest import CPU, Bench
+from tests.in_process import CPU
+from tests.pipeline.conftest import Bench
 from tests.pipeline.test_trial import run
 from xraytune.config.settings import FolderSettings
 from xraytune.data.pixels import stored_files

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save
 
-from tests.pipeline.conftest import CPU, Bench, one_thread
+from tests.in_process import CPU, one_thread
+from tests.pipeline.conftest import Bench
 from tests.pipeline.test_material import frozen
 from tests.pipeline.test_trial import gan
 from xraytune.config.settings import Experiment

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from tests.pipeline.conftest import CPU, Bench
+from tests.in_process import CPU
+from tests.pipeline.conftest import Bench
 from tests.pipeline.test_trial import gan
 from xraytune.classifier.network import build_classifier
 from xraytune.config.settings import FolderSettings

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file
 
-from tests.pipeline.conftest import CPU, Bench
+from tests.in_process import CPU
+from tests.pipeline.conftest import Bench
 from tests.pipeline.test_trial import gan
 from xraytune.config.settings import Experiment, GanSettings
 from xraytune.errors import TrialError

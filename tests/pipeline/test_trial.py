@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tests.pipeline.conftest import CPU, Bench
+from tests.in_process import CPU
+from tests.pipeline.conftest import Bench
 from xraytune.config.settings import Experiment, GanSettings
 from xraytune.files import read_jsonl
 from xraytune.pipeline.synthesize import GAN_STAGE, gan_need, network_labels, pool_block, trained_gan

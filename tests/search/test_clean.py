@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
+from tests.in_process import CPU, director_of, one_thread
 from xraytune.config.load import load_space
 from xraytune.confirm.runs import Run, RunList
 from xraytune.data.phantom import draw_phantoms
@@ -23,15 +23,10 @@ from xraytune.export.best import export
 from xraytune.export.replay import replay
 from xraytune.files import sha256_of, write_json
 from xraytune.pipeline.artifacts import artifact_path, build_once
-from xraytune.pipeline.compute import pin
 from xraytune.pipeline.prepare import prepare
-from xraytune.pipeline.synthesize import gan_inputs, gan_need, gan_work_path
+from xraytune.pipeline.synthesize import gan_inputs, gan_work_path
 from xraytune.pipeline.trial import trial_epochs
-from xraytune.records import Compute
 from xraytune.search.clean import clean
-from xraytune.search.director import Director
-from xraytune.search.journal import Journal
-from xraytune.search.run import Quiet
 from xraytune.search.study import StudyFolder, create_study, locked
 from xraytune.search.view import status
 from xraytune.search.work import Asked
@@ -57,24 +52,20 @@ start_from:
   - {source: none, lr: 3e-3}
   - {source: gan, gan.steps: 3, lr: 1e-3}
 """
-CPU = Compute(device="cpu", threads=1, precision="float32")
 INTERRUPTED = 2
 """The trial that was stopped after its first epoch."""
 
 
 @pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads(), torch.get_deterministic_debug_mode()
-    pin(CPU)
-    yield
-    torch.set_num_threads(before[0])
-    torch.set_deterministic_debug_mode(before[1])
+def pinned() -> Iterator[None]:
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="module")
-def searched(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def searched(pinned: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `studies/small`, of which two trials ended and one was interrupted, and its `cache`."""
-    del one_thread
+    del pinned
     root = tmp_path_factory.mktemp("searched")
     draw_phantoms(root / "xrays", patients=30, seed=3, image_size_px=48)
     begin_study(root, "small")
@@ -102,14 +93,7 @@ def search(root: Path, *overrides: str, stop_in_trial: int | None = None) -> Non
     space = load_space(root / "space.yaml", overrides)
     prepared, _ = prepare(space.settings, cache)
     with locked(folder):
-        director = Director(
-            folder,
-            space,
-            Journal(folder.journal_path, space, writable=True),
-            gan_need=lambda parameters: gan_need(parameters.gan, prepared, CPU, cache),
-            gpu_share=0.0,
-            observer=Quiet(),
-        )
+        director = director_of(folder, space, prepared, cache)
         while isinstance(asked := director.next(), Asked):
             epochs = trial_epochs(
                 folder.experiment(asked.number),

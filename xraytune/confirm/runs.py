@@ -8,23 +8,24 @@ from __future__ import annotations
 
 import math
 import time
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from xraytune.config.load import experiment_to_json
 from xraytune.config.settings import Experiment, Settings
 from xraytune.confirm.arms import Arm
-from xraytune.errors import MachineError, Problem, StudyError
+from xraytune.errors import Problem, StudyError
 from xraytune.files import append_jsonl, read_json, read_jsonl, write_json
-from xraytune.pipeline.synthesize import GanNeed
 from xraytune.pipeline.trial import TrialResult
 from xraytune.records import EpochRecord
-from xraytune.search.director import GanNeeds
+from xraytune.search.messages import read_message
 from xraytune.search.retries import Failure, FirstEnds, may_try_again, share, why_lost
 from xraytune.search.study import StudyFolder, damage_explained
+from xraytune.search.turns import GanNeeds, Turns
 from xraytune.search.work import Answer, Asked, Message
 from xraytune.seeding import derive_seed
 
@@ -79,13 +80,6 @@ def replicate(arm: Arm, settings: Settings, gan_seed: int, classifier_seed: int)
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Running:
-    run: Run
-    need: GanNeed | None
-    started: float
-
-
 class RunList:
     """The `Work` of a list of runs.
 
@@ -108,26 +102,26 @@ class RunList:
         retries: int,
         observer: RunObserver,
     ) -> None:
-        self._folder, self._gan_need, self._observer, self._what = folder, gan_need, observer, what
+        self._folder, self._observer, self._what = folder, observer, what
         self._retries, self._failures = retries, defaultdict[int, list[Failure]](list)
         self._first_ends = FirstEnds(folder.path)
         self._runs = {run.number: run for run in runs}
         done = set(completed_rows(folder.path))
         for number in done:  # a kill may have come between a run's end and this
             folder.drop_checkpoint(number)
-        self._queue = deque(run for run in runs if run.number not in done)
-        self._running: dict[int, _Running] = {}
+        self._turns = Turns(gan_need, (self._asked(run) for run in runs if run.number not in done))
+        self._started: dict[int, float] = {}
         self._tell()
 
     @property
     def running(self) -> int:
         """Runs that run now."""
-        return len(self._running)
+        return len(self._turns.running)
 
     @property
     def is_done(self) -> bool:
         """Whether all runs have ended, well or not."""
-        return not self._queue and not self._running
+        return not self._turns.waiting and not self._turns.running
 
     def note(self, text: str) -> None:
         """Something that a person should know."""
@@ -135,11 +129,9 @@ class RunList:
 
     def next(self) -> Asked | Answer:
         """The first run whose GAN nobody else is training."""
-        for run in self._queue:
-            if not self._waits(run):
-                self._queue.remove(run)
-                return self._start(run)
-        return Answer.WAIT if self._queue or self._running else Answer.DONE
+        if asked := self._turns.take():
+            return self._start(asked)
+        return Answer.WAIT if self._turns.waiting or self._turns.running else Answer.DONE
 
     def hear(self, number: int, message: Message) -> bool:
         """Take what a run says; only a value that is not finite ends it early.
@@ -148,54 +140,53 @@ class RunList:
             MachineError: The run could not go on, nor could any other.
             TrialError: The first runs all failed for one reason.
         """
-        if number not in self._running:
+        if number not in self._turns.running:
             return False
-        if "stopped" in message:
-            raise MachineError(message["stopped"])
-        if "failed" in message:
-            self._fail(number, message["failed"], message["cause"])
-            return False
-        if "ended" in message:
-            result = TrialResult(**message["ended"])
-            figures = {
-                "value": result.value,
-                "best_epoch": result.best_epoch,
-                "epochs": result.epochs,
-                "val_b_auroc": result.val_b_auroc,
-            }
-            self._end(number, {"status": "complete", **figures})
-            return False
-        record = EpochRecord(**message["epoch"])
-        if math.isfinite(record.best_val_auroc):
-            return True
-        self._fail(number, f"val_auroc is not finite after epoch {record.epoch}", "settings")
-        return False
+        return read_message(
+            message,
+            epoch=partial(self._hear_epoch, number),
+            ended=partial(self._complete, number),
+            failed=partial(self._fail, number),
+        )
 
     def lost(self, number: int, *, out_of_memory: bool) -> None:
         """The process of a run ended without a word."""
-        if number in self._running:
+        if number in self._turns.running:
             reason = why_lost(self._folder.trial_path(number), out_of_memory=out_of_memory)
             self._fail(number, reason, "memory" if out_of_memory else "fault")
 
     def interrupted(self) -> None:
         """What ran is to be started again."""
-        self._queue.extendleft(reversed([running.run for running in self._running.values()]))
-        self._running.clear()
+        self._turns.start_over()
 
     def beat(self) -> None:
         """Nothing: a confirm has no budget of time."""
 
-    def _start(self, run: Run) -> Asked:
-        trial = self._folder.trial_path(run.number)
-        config, content = trial / "config.json", experiment_to_json(run.experiment, trial)
+    def _hear_epoch(self, number: int, record: EpochRecord) -> bool:
+        if math.isfinite(record.best_val_auroc):
+            return True
+        self._fail(number, f"val_auroc is not finite after epoch {record.epoch}", "settings")
+        return False
+
+    def _complete(self, number: int, result: TrialResult) -> None:
+        names = ("value", "best_epoch", "epochs", "val_b_auroc")
+        self._end(number, {"status": "complete", **{name: getattr(result, name) for name in names}})
+
+    def _asked(self, run: Run) -> Asked:
+        failures = self._failures[run.number]
+        return Asked(number=run.number, parameters=run.experiment.parameters, share=share(failures))
+
+    def _start(self, asked: Asked) -> Asked:
+        trial = self._folder.trial_path(asked.number)
+        config, content = trial / "config.json", experiment_to_json(self._runs[asked.number].experiment, trial)
         if config.exists() and read_json(config) != content:
             what = "this run was begun with other settings: the study has changed since the confirm began"
             fix = f"move {self._folder.path.name}/ away to begin anew"
             raise StudyError(Problem(what, config, fix))
         write_json(config, content)
-        need = self._gan_need(run.experiment.parameters)
-        self._running[run.number] = _Running(run=run, need=need, started=time.monotonic())
-        return Asked(number=run.number, parameters=run.experiment.parameters, share=share(self._failures[run.number]))
+        self._turns.start(asked)
+        self._started[asked.number] = time.monotonic()
+        return asked
 
     def _fail(self, number: int, reason: str, cause: str) -> None:
         """Try a run again, or end it."""
@@ -203,33 +194,23 @@ class RunList:
         failures, now = self._failures[number], Failure(epochs=epochs, cause=cause)
         if may_try_again(failures, now, self._retries):
             failures.append(now)
-            self._queue.appendleft(self._running.pop(number).run)
+            self._turns.end(number)
+            self._turns.waiting.appendleft(self._asked(self._runs[number]))
         else:
             self._end(number, {"status": "failed", "reason": reason})
 
     def _end(self, number: int, outcome: dict[str, Any]) -> None:
-        running = self._running.pop(number)
-        seconds = round(time.monotonic() - running.started, 3)
-        row = {"version": 1, "number": number, "label": running.run.label, **outcome, "seconds": seconds}
+        self._turns.end(number)
+        seconds = round(time.monotonic() - self._started.pop(number), 3)
+        row = {"version": 1, "number": number, "label": self._runs[number].label, **outcome, "seconds": seconds}
         append_jsonl(self._folder.path / RUNS_FILE, row)
         self._folder.drop_checkpoint(number)
         self._tell()
         self._first_ends.add(outcome.get("reason", ""))
 
     def _tell(self) -> None:
-        left = len(self._queue) + len(self._running)
+        left = len(self._turns.waiting) + len(self._turns.running)
         self._observer.progressed(self._what, len(self._runs) - left, len(self._runs))
-
-    def _waits(self, run: Run) -> bool:
-        need = self._gan_need(run.experiment.parameters)
-        if need is None:
-            return False
-        return any(
-            other.need is not None
-            and other.need.lineage == need.lineage
-            and self._gan_need(other.run.experiment.parameters) is not None
-            for other in self._running.values()
-        )
 
 
 RUNS_FILE = "runs.jsonl"

@@ -1,39 +1,32 @@
 """Who runs next, and who goes on: the search itself, without Ray.
 
-The director asks the journal for trials, hears each epoch, answers whether the trial goes on, and writes every end. A trial
-whose GAN another trial is training is held back until that GAN is there; meanwhile those that do not need it run, so that
-no slot waits and nothing can deadlock.
+The director asks the journal for trials, hears each epoch, answers whether the trial goes on, and writes every end.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Protocol
 
 from xraytune.config.load import experiment_to_json
 from xraytune.config.settings import Experiment, Parameters
 from xraytune.config.space import Space
-from xraytune.errors import MachineError
 from xraytune.files import append_jsonl, write_json
-from xraytune.pipeline.synthesize import GanNeed
 from xraytune.pipeline.trial import TrialResult
 from xraytune.records import EpochRecord
 from xraytune.search.clock import StudyClock
 from xraytune.search.journal import Journal, Status
+from xraytune.search.messages import read_message
 from xraytune.search.retries import Failure, FirstEnds, may_try_again, why_lost
 from xraytune.search.rungs import Rungs
 from xraytune.search.study import StudyFolder, project_rows
+from xraytune.search.turns import GanNeeds, Turns
 from xraytune.search.work import Answer, Asked, Message
 
 # Trials that are asked for and held back, at most, so that the sampler is not asked far ahead of what is known.
 _HELD_BACK = 4
-
-
-GanNeeds: TypeAlias = Callable[[Parameters], GanNeed | None]
-"""From a trial's settings to the GAN that has yet to be trained for it; None where it needs none, or it is there."""
 
 
 class Observer(Protocol):
@@ -63,12 +56,6 @@ def mix_label(parameters: Parameters) -> str:
     return f"{mix} +classical {parameters.classical}" if parameters.classical else mix
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Running:
-    asked: Asked
-    need: GanNeed | None
-
-
 class Director:
     """Runs one search. All calls come from one thread, under the study's lock.
 
@@ -93,7 +80,7 @@ class Director:
     ) -> None:
         settings = space.settings
         self._folder, self._space, self._journal = folder, space, journal
-        self._gan_need, self._gpu_share, self._observer = gan_need, gpu_share, observer
+        self._gpu_share, self._observer = gpu_share, observer
         scheduler, last = settings.scheduler, settings.budget.max_epochs
         grace = scheduler.grace if scheduler.name == "asha" else last
         self._rungs = Rungs(grace=grace, reduction=scheduler.reduction, max_epochs=last)
@@ -102,8 +89,7 @@ class Director:
         grid = space.grid() if settings.sampler.name == "grid" else ()
         self._points = (*space.start_points(), *grid)
         self._trial_budget = min(settings.budget.trials, len(self._points)) if grid else settings.budget.trials
-        self._queue = deque(journal.again(number) for number in journal.unfinished())
-        self._running: dict[int, _Running] = {}
+        self._turns = Turns(gan_need, map(journal.again, journal.unfinished()))
         self._clock = StudyClock(folder.path / "wall.json", unfinished=journal.unfinished())
         self._first_ends = FirstEnds(folder.path)
         rows = journal.rows()
@@ -114,12 +100,12 @@ class Director:
     @property
     def running(self) -> int:
         """Trials that run now."""
-        return len(self._running)
+        return len(self._turns.running)
 
     @property
     def is_done(self) -> bool:
         """Whether nothing runs, waits or is still to be asked for."""
-        return not self._running and not self._queue and self._is_spent()
+        return not self._turns.running and not self._turns.waiting and self._is_spent()
 
     def note(self, text: str) -> None:
         """Something that a person should know."""
@@ -127,19 +113,17 @@ class Director:
 
     def next(self) -> Asked | Answer:
         """A trial for a free slot: an unfinished one first, then new ones until the budget is spent."""
-        for asked in self._queue:
-            if not self._waits(asked):
-                self._queue.remove(asked)
-                return self._start(asked)
+        if asked := self._turns.take():
+            return self._start(asked)
         while not self._is_spent():
-            if len(self._queue) >= _HELD_BACK:
+            if len(self._turns.waiting) >= _HELD_BACK:
                 return Answer.WAIT
             asked = self._journal.ask(self._points)
-            if not self._waits(asked):
+            if not self._turns.must_wait(asked):
                 return self._start(asked)
-            self._queue.append(asked)
+            self._turns.waiting.append(asked)
         # What runs now may be lost, and is then to be begun again.
-        return Answer.WAIT if self._queue or self._running else Answer.DONE
+        return Answer.WAIT if self._turns.waiting or self._turns.running else Answer.DONE
 
     def hear(self, number: int, message: Message) -> bool:
         """Take what a trial says and answer whether it goes on. Anything may be said again; nothing is recorded twice.
@@ -148,33 +132,26 @@ class Director:
             MachineError: The trial could not go on, nor could any other; it stays unfinished.
             TrialError: The first trials all failed for one reason.
         """
-        if number not in self._running:
+        if number not in self._turns.running:
             return False
-        if "stopped" in message:
-            raise MachineError(message["stopped"])
-        if "failed" in message:
-            self._fail(number, message["failed"], message["cause"])
-            return False
-        if "ended" in message:
-            result = TrialResult(**message["ended"])
-            outcome = {"val_b_auroc": result.val_b_auroc, "threshold": result.threshold}
-            self._end(number, "complete", result.value, outcome)
-            return False
-        record = EpochRecord(**message["epoch"])
-        return self._hear_epoch(number, record)
+        return read_message(
+            message,
+            epoch=partial(self._hear_epoch, number),
+            ended=partial(self._complete, number),
+            failed=partial(self._fail, number),
+        )
 
     def lost(self, number: int, *, out_of_memory: bool) -> None:
         """The process of a trial ended without a word."""
-        if number in self._running:
+        if number in self._turns.running:
             reason = why_lost(self._folder.trial_path(number), out_of_memory=out_of_memory)
             self._fail(number, reason, "memory" if out_of_memory else "fault")
 
     def interrupted(self) -> None:
         """What ran is to be started again, before anything new."""
-        self._queue.extendleft(reversed([run.asked for run in self._running.values()]))
-        for number in self._running:
+        for number in self._turns.running:
             self._clock.stop(number)
-        self._running.clear()
+        self._turns.start_over()
 
     def beat(self) -> None:
         """Write down the time used, now and then."""
@@ -197,13 +174,17 @@ class Director:
         self._end(number, "pruned", value, {"reason": f"stopped by ASHA after epoch {record.epoch}"})
         return False
 
+    def _complete(self, number: int, result: TrialResult) -> None:
+        outcome = {"val_b_auroc": result.val_b_auroc, "threshold": result.threshold}
+        self._end(number, "complete", result.value, outcome)
+
     def _start(self, asked: Asked) -> Asked:
         trial = self._folder.trial_path(asked.number)
         config = trial / "config.json"
         if not config.exists():
             experiment = Experiment(settings=self._space.settings, parameters=asked.parameters)
             write_json(config, experiment_to_json(experiment, trial))
-        self._running[asked.number] = _Running(asked=asked, need=self._gan_need(asked.parameters))
+        self._turns.start(asked)
         self._clock.start(asked.number)
         self._observer.began(asked)
         return asked
@@ -215,30 +196,20 @@ class Director:
             self._end(number, "failed", None, {"reason": reason})
             return
         self._journal.add_failure(number, now)
-        self._running.pop(number)
+        self._turns.end(number)
         self._clock.stop(number)
-        self._queue.appendleft(self._journal.again(number))
+        self._turns.waiting.appendleft(self._journal.again(number))
         self.note(f"#{number} is tried again: {reason.splitlines()[0]}")
 
     def _end(self, number: int, status: Status, value: float | None, outcome: dict[str, Any]) -> None:
         self._journal.tell(number, status, value, {**outcome, "seconds": self._clock.seconds_of(number)})
-        self._running.pop(number)
+        self._turns.end(number)
         self._clock.end(number)
         row = self._journal.row(number)
         append_jsonl(self._folder.rows_path, row)
         self._folder.drop_checkpoint(number)
         self._observer.ended(row)
         self._first_ends.add(row["reason"] if status == "failed" else "")
-
-    def _waits(self, asked: Asked) -> bool:
-        """Whether another trial is training the GAN that this one needs, or a longer or shorter run of it."""
-        need = self._gan_need(asked.parameters)
-        if need is None:
-            return False
-        lineages = {
-            run.need.lineage for run in self._running.values() if run.need and self._gan_need(run.asked.parameters)
-        }
-        return need.lineage in lineages
 
     def _is_spent(self) -> bool:
         budget = self._space.settings.budget
