@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats  # type: ignore[import-untyped]
 
-from xraytune.confirm.comparison import MOST_DEGREES, Comparison, compare, hillis_interval
+from xraytune.confirm.comparison import MOST_DEGREES, Comparison, compare, degrees_of_freedom, hillis_interval
 from xraytune.errors import ConfigError
 from xraytune.metrics.placements import patient_influences
 from xraytune.seeding import numpy_generator
@@ -88,6 +88,11 @@ def test_without_differences_among_seeds_students_t_is_normal() -> None:
 
     assert found.degrees_of_freedom == MOST_DEGREES
     assert found.high == pytest.approx(0.02 + stats.norm.ppf(0.975) * np.sqrt(2e-4), rel=1e-5)
+
+
+@pytest.mark.parametrize(("ratio", "degrees"), [(1, 4), (499, 4 * 499**2), (501, MOST_DEGREES), (3000, MOST_DEGREES)])
+def test_degrees_of_freedom_grow_with_the_patients_share_up_to_their_most(ratio: float, degrees: float) -> None:
+    assert degrees_of_freedom(1e-5, ratio * 1e-5, 5) == pytest.approx(degrees)
 
 
 @settings(max_examples=60, deadline=None)
@@ -208,6 +213,15 @@ def test_with_one_classifier_seed_its_variance_is_in_the_gan_seeds() -> None:
     assert (found.classifier_seed, found.patient_by_classifier_seed) == (0, 0)
 
 
+def test_two_classifier_seeds_are_enough_to_tell_them_from_gan_seeds() -> None:
+    aurocs = np.array([[[0.90, 0.92], [0.80, 0.84]], [[0.5, 0.5], [0.5, 0.5]]])
+
+    found = compare(aurocs, np.zeros((2, 2, 2, 3))).components
+
+    assert found.classifier_seed == pytest.approx((0.02**2 / 2 + 0.04**2 / 2) / 2)
+    assert found.gan_seed == pytest.approx(0.09**2 / 2 - found.classifier_seed / 2)
+
+
 def test_two_arms_without_a_single_error_say_nothing_about_other_patients() -> None:
     labels = np.arange(20) % 2
     scores = np.broadcast_to(labels * 1.0, (2, 2, 2, 20))
@@ -221,5 +235,5 @@ def test_two_arms_without_a_single_error_say_nothing_about_other_patients() -> N
 def test_a_single_gan_seed_is_refused() -> None:
     aurocs, influences = replicates((2, 2, 10, 1))
 
-    with pytest.raises(ConfigError, match=r"confirm\.gan_seeds: with one seed"):
+    with pytest.raises(ConfigError, match=r"confirm\.gan_seeds: with one seed(.|\n)*fix: take at least 2, better 5"):
         compare(aurocs[:, :1], influences[:, :1])

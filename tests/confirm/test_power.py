@@ -136,16 +136,32 @@ def test_a_design_without_any_variance_finds_everything() -> None:
     assert detection_probability(none, DESIGN, true_difference=1e-9) == 1
     assert probability_equivalent(none, DESIGN, rope=0.01) == 1
     assert probability_equivalent(none, DESIGN, rope=0.01, true_difference=0.02) == 0
+    assert detection_probability(none, DESIGN, true_difference=0) == 0, "it invents nothing"
+    assert probability_equivalent(none, DESIGN, rope=0.01, true_difference=0.01) == 0, "one rope away is not inside"
+    assert would_decide(none, DESIGN, rope=0.01, power=1)
 
 
 def test_the_patients_needed_decide_and_one_fewer_does_not() -> None:
     needed = patients_to_decide(STEADY, DESIGN, rope=0.01)
 
-    assert needed.count is not None
+    assert isinstance(needed.count, int)
     assert needed.count > DESIGN.patients
     assert f"{needed.count:,} patients instead of 428" in needed.why
     assert would_decide(STEADY, replace(DESIGN, patients=needed.count), rope=0.01)
     assert not would_decide(STEADY, replace(DESIGN, patients=needed.count - 1), rope=0.01)
+
+
+def test_where_more_patients_decide_less_often_the_few_that_decide_are_found() -> None:
+    """With two GAN seeds the degrees of freedom fall as patients are added: 1,077 decide, 1,806 do not."""
+    components = replace(USUAL, gan_seed=1.05e-5, classifier_seed=1.05e-5)
+    design = Design(patients=430, gan_seeds=2, classifier_seeds=2)
+    assert not would_decide(components, replace(design, patients=1806), rope=0.01, power=0.5)
+
+    needed = patients_to_decide(components, design, rope=0.01, power=0.5)
+
+    assert needed.count is not None
+    assert needed.count < 1100
+    assert would_decide(components, replace(design, patients=needed.count), rope=0.01, power=0.5)
 
 
 def test_the_gan_seeds_needed_decide_and_one_fewer_does_not() -> None:
@@ -175,6 +191,7 @@ def test_no_number_of_patients_shrinks_the_variance_of_the_seeds() -> None:
     needed = patients_to_decide(replace(USUAL, gan_seed=1e-3), DESIGN, rope=0.01)
 
     assert needed.count is None
+    assert "not even 1,000,000 patients would decide" in needed.why
     assert "the seeds' standard error of 0.0142; it takes more GAN seeds" in needed.why
 
 
@@ -182,6 +199,7 @@ def test_no_number_of_gan_seeds_shrinks_the_variance_of_the_patients() -> None:
     needed = gan_seeds_to_decide(replace(USUAL, patient=0.1), DESIGN, rope=0.01)
 
     assert needed.count is None
+    assert "not even 1,000 GAN seeds would decide" in needed.why
     assert "the patients' standard error of 0.0153; it takes more patients" in needed.why
 
 

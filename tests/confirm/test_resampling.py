@@ -32,6 +32,34 @@ def test_it_repeats_with_the_seed_and_has_the_replicates_that_were_asked() -> No
     assert bootstrap_interval(aurocs, influences, replicates=700, seed=2) != first
 
 
+def test_an_interval_that_was_told_is_told_again_by_the_next_version() -> None:
+    observed = replicates(5, 50, 0.01)
+
+    usual, few = bootstrap_interval(*observed, seed=1), bootstrap_interval(*observed, replicates=700, seed=1)
+
+    assert (usual.low, usual.high) == pytest.approx((-0.0751675816353703, 0.061806986429671626), rel=1e-9)
+    assert (few.low, few.high) == pytest.approx((-0.0749898588837036, 0.06556896094489213), rel=1e-9)
+
+
+def test_every_gan_seed_is_drawn() -> None:
+    """Without a patient who matters, the means of two seeds drawn from two lie between the seeds' own differences."""
+    aurocs = np.array([[[0.90], [0.80]], [[0.85], [0.85]]])
+
+    check = bootstrap_interval(aurocs, np.zeros((2, 2, 1, 9)), seed=1)
+
+    assert (check.low, check.high) == pytest.approx((-0.05, 0.05))
+
+
+def test_a_patient_who_speaks_for_an_arm_pulls_it_up_when_drawn_more_often() -> None:
+    """One patient of twenty carries the difference: drawn twice or three times it grows, and never falls as far."""
+    influences = np.zeros((2, 2, 1, 20))
+    influences[0] = np.where(np.arange(20) == 0, 0.019, -0.001)
+
+    check = bootstrap_interval(np.full((2, 2, 1), 0.9), influences, seed=1)
+
+    assert check.high > 1.5 * -check.low
+
+
 def test_swapped_arms_flip_the_sign_and_the_same_arm_twice_is_zero() -> None:
     aurocs, influences = replicates(5, 50, 0.01)
 

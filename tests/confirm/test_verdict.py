@@ -68,6 +68,15 @@ def test_equivalence_asks_the_90_percent_interval_and_the_rope_that_was_set() ->
     assert not judge(comparison(-0.0015, 0.012, width_90=0.009), rope=0.01).is_equivalent
 
 
+@pytest.mark.parametrize(("low_90", "high_90"), [(-0.01, 0.005), (-0.005, 0.01)])
+def test_an_interval_that_reaches_the_ropes_end_is_not_inside(low_90: float, high_90: float) -> None:
+    whole = comparison(0.0, 0.012)
+    found = replace(whole, interval=replace(whole.interval, low_90=low_90, high_90=high_90))
+
+    assert not judge(found, rope=0.01).is_equivalent
+    assert judge(found, rope=0.0101).is_equivalent
+
+
 def test_two_arms_without_a_single_error_are_undecided() -> None:
     assert judge(replace(comparison(0.0, 0.0), is_saturated=True), rope=0.01).words == ("undecided",)
 

@@ -92,6 +92,33 @@ def test_a_confidence_on_the_edge_of_two_bins_belongs_to_the_lower() -> None:
     assert figures.ece == pytest.approx((2 / 3 + 0.61 - 1) / 2)
 
 
+def test_among_many_classes_low_confidences_have_bins_of_their_own() -> None:
+    """19 images right with .06, in the first bin; one wrong with .1, in the second."""
+    probabilities = np.full((20, 20), 0.94 / 19)
+    probabilities[np.arange(20), [*range(19), 0]] = [0.06] * 19 + [0.1]
+
+    figures = classification_metrics(np.arange(20), probabilities, positive=1)
+
+    assert figures.ece == pytest.approx((19 * 0.94 + 0.1) / 20)
+
+
+def test_one_half_is_the_threshold_where_none_is_given() -> None:
+    labels, probabilities = images_with_ties(2)
+
+    plain = classification_metrics(labels, probabilities, positive=1)
+
+    assert plain == classification_metrics(labels, probabilities, positive=1, threshold=0.5)
+
+
+def test_images_that_no_resample_drew_do_not_count_even_at_the_highest_score() -> None:
+    labels, scores = np.array([0, 1, 0, 1]), np.array([0.2, 0.4, 0.6, 0.9])
+    probabilities = np.stack([1 - scores, scores], axis=1)
+
+    weighted = weighted_metrics(labels, probabilities, np.array([[1.0, 1, 1, 0]]), positive=1, threshold=0.5)
+
+    assert weighted["auprc"][0] == pytest.approx(reference.average_precision_score(labels[:3], scores[:3]))
+
+
 def test_weighted_figures_equal_those_of_the_repeated_images() -> None:
     labels, probabilities = images_with_ties(2)
     counts = numpy_generator(1, "counts").integers(0, 4, len(labels))
@@ -121,9 +148,24 @@ def test_auroc_of_the_other_class_is_one_minus_auroc(images: list[tuple[bool, in
     assert of_positive == pytest.approx(reference.roc_auc_score(labels, scores))
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), max_size=40))
+def test_average_precision_equals_scikit_learns_wherever_the_positive_images_stand(
+    images: list[tuple[bool, int]],
+) -> None:
+    labels = np.array([1, 0] + [int(is_positive) for is_positive, _ in images], dtype=np.int64)
+    scores = np.array([0, 2] + [score for _, score in images]) / 5
+
+    figures = classification_metrics(labels, np.stack([1 - scores, scores], axis=1), positive=1)
+
+    assert figures.auprc == pytest.approx(reference.average_precision_score(labels, scores))
+
+
 def test_one_class_only_is_refused_with_the_missing_class_named() -> None:
-    with pytest.raises(DataError, match="class number 0 has no image among 4"):
+    with pytest.raises(DataError, match=r"class number 0 has no image among 4(.|\n)*fix: evaluate on images of every"):
         classification_metrics(np.ones(4, dtype=np.int64), np.full((4, 2), 0.5), positive=1)
+    with pytest.raises(DataError, match="class number 0 has no image among 3"):
+        youden_threshold(np.ones(3, dtype=np.bool_), np.array([0.1, 0.2, 0.3]))
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -36,6 +36,24 @@ def test_intervals_contain_the_estimate_and_repeat_with_the_seed() -> None:
     assert intervals(2) != first
 
 
+@pytest.mark.parametrize(
+    ("replicates", "brier"),
+    [
+        ({}, (0.06559782368476161, 0.16762570435523821)),
+        ({"replicates": 250}, (0.06056031655429681, 0.15997915438278384)),
+        ({"replicates": 50}, (0.07357726701103162, 0.18796485989893794)),
+    ],
+)
+def test_an_interval_that_was_told_is_told_again_by_the_next_version(
+    replicates: dict[str, int], brier: tuple[float, float]
+) -> None:
+    labels, probabilities, patients = overlapping_classes(20)
+
+    again = patient_bootstrap(labels, probabilities, patients, positive=1, threshold=0.5, seed=1, **replicates)
+
+    assert again["brier"] == pytest.approx(brier, rel=1e-9)
+
+
 def test_copies_of_each_patients_image_do_not_shrink_the_interval() -> None:
     """The unit is the patient: the same image ten times over is no new evidence."""
     labels, probabilities, patients = overlapping_classes()

@@ -192,5 +192,15 @@ def test_a_class_without_images_is_refused() -> None:
 def test_a_class_of_a_single_patient_is_refused() -> None:
     labels, probabilities = np.array([0, 0, 1, 1]), np.full((1, 4, 2), 0.5)
 
-    with pytest.raises(DataError, match="are of one patient"):
+    with pytest.raises(DataError, match=r"are of one patient(.|\n)*fix: evaluate on at least two patients of every"):
         patient_influences(labels, probabilities, ["a", "b", "c", "c"], positive=1)
+
+
+def test_two_patients_of_each_class_are_enough() -> None:
+    """Three pairs of four are ranked right, one is a tie; on both sides the placements are .75 and 1."""
+    labels, scores = np.array([0, 0, 1, 1]), np.array([0.1, 0.5, 0.5, 0.9])
+
+    found = patient_influences(labels, np.stack([1 - scores, scores], axis=1)[None], ["a", "b", "c", "d"], positive=1)
+
+    assert found.aurocs == pytest.approx([0.875])
+    assert covariance(found) == pytest.approx(np.array([[2 * np.var([0.75, 1], ddof=1) / 2]]))

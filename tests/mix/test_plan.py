@@ -82,6 +82,10 @@ def test_a_case_by_hand() -> None:
     assert images(plan) == [(1, 0), (0, 0), (1, 1), (1, 2)]
 
 
+def test_a_single_extra_image_is_the_first_one_of_the_larger_class() -> None:
+    assert images(plan_mix([3, 7], mixed(0.1))) == [(1, 0)]
+
+
 @pytest.mark.parametrize(("ratio", "real_per_step", "extra_per_step"), [(1.0, 16, 16), (3.0, 8, 24), (0.25, 26, 6)])
 def test_matching_total_divides_the_batch(ratio: float, real_per_step: int, extra_per_step: int) -> None:
     plan = plan_mix([40, 60], mixed(ratio, matching="total", batch_size=32))

@@ -59,6 +59,14 @@ def test_passes_are_shuffled_and_show_other_views() -> None:
     assert set(stream(0).views.tolist()) == set(range(8))
 
 
+def test_a_study_that_was_begun_long_ago_goes_on_with_the_same_draws() -> None:
+    """A stream is not stored: the next version has to draw what this one does."""
+    stream = real_stream(count=6, per_step=4)
+
+    assert [stream(step).positions.tolist() for step in range(3)] == [[5, 2, 4, 0], [1, 3, 0, 2], [3, 5, 1, 4]]
+    assert [stream(step).views.tolist() for step in range(3)] == [[7, 5, 1, 4], [7, 2, 2, 4], [6, 6, 1, 5]]
+
+
 def test_a_batch_larger_than_the_images_goes_on_into_the_next_pass() -> None:
     drawn = real_stream(count=3, per_step=7)(0).positions
 

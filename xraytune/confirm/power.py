@@ -189,7 +189,7 @@ def _least(start: int, most: int, decides: Callable[[int], bool]) -> int | None:
 
     With few GAN seeds more patients can decide less often (Hillis' degrees of freedom fall to G - 1): all steps are tried.
     """
-    failed, count = start - 1, start
+    failed = count = start
     while not decides(count):
         if count == most:
             return None

@@ -48,11 +48,11 @@ def plan_mix(real_counts: Sequence[int], parameters: Parameters) -> MixPlan:
 
     Args:
         real_counts: Real training images of each class, each >= 1.
-        parameters: The trial's; `source`, `synthetic_ratio`, `balance`, `matching` and `batch_size` are read.
+        parameters: The trial's; `synthetic_ratio` (0 without a source), `balance`, `matching` and `batch_size` are read.
 
     Source: Balinski and Young 1982, "Fair Representation", on Webster's method and its monotony.
     """
-    extra_total = int(parameters.synthetic_ratio * sum(real_counts) + 0.5) if parameters.source != "none" else 0
+    extra_total = int(parameters.synthetic_ratio * sum(real_counts) + 0.5)
     ordinals = np.arange(extra_total)
     seats: list[NDArray[np.floating[Any]]]
     if parameters.balance == "natural":
