@@ -262,6 +262,10 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "cut_in_its_header": (GOOD[:400], "this DICOM file holds no pixels, or is cut off"),
     "cut_in_its_pixels": (GOOD[:-1000], "the DICOM pixels are cut off or damaged"),
     "cut_at_its_start": (GOOD[:141], "the DICOM header is cut off or damaged"),
+    "unknown_kind_of_value": (
+        GOOD.replace(b"\x28\x00\x04\x00CS", b"\x28\x00\x04\x00ES"),
+        "the DICOM pixels are cut off or damaged",
+    ),
     "flat_rescale": (
         dicom(ramp(0, 9), 12, RescaleSlope=0, RescaleIntercept=0),
         "its RescaleSlope is 0, which makes all pixels alike",

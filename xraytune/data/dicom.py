@@ -118,6 +118,13 @@ def dicom_grey(file: DicomFile) -> tuple[NDArray[np.uint8], int]:
     Raises:
         DataError: No pixels, a compression or colour model that is not read, damage.
     """
+    try:
+        return _grey(file)
+    except _damage() as error:  # pydicom reads a value only when it is asked for
+        raise DataError(Problem("the DICOM pixels are cut off or damaged", file.path, _REPAIR)) from error
+
+
+def _grey(file: DicomFile) -> tuple[NDArray[np.uint8], int]:
     dataset = file.dataset
     if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
         what = "this DICOM file holds floating-point numbers, which say neither what is black nor what is white"
@@ -134,14 +141,10 @@ def dicom_grey(file: DicomFile) -> tuple[NDArray[np.uint8], int]:
         raise DataError(
             Problem(f"its RescaleSlope is {float(slope):g}, which makes all pixels alike", file.path, _REPAIR)
         )
-    try:
-        stored, bits = dataset.pixel_array, int(dataset.BitsStored)
-        if colours in _COLOUR:
-            return _grey_of_colours(stored, bits), bits
-        shown = _shown(stored, dataset)
-    except _damage() as error:
-        raise DataError(Problem("the DICOM pixels are cut off or damaged", file.path, _REPAIR)) from error
-    grey = np.rint(shown * 255).astype(np.uint8)
+    stored, bits = dataset.pixel_array, int(dataset.BitsStored)
+    if colours in _COLOUR:
+        return _grey_of_colours(stored, bits), bits
+    grey = np.rint(_shown(stored, dataset) * 255).astype(np.uint8)
     return 255 - grey if colours == "MONOCHROME1" else grey, bits
 
 
