@@ -18,7 +18,7 @@ from xraytune.confirm.plan import Plan
 from xraytune.confirm.record import Confirmation, write_verdict
 from xraytune.confirm.scores import TEST, VAL_B, has_scores, score, scores, val_b_group
 from xraytune.confirm.test_images import SealedTest, find_test, open_test
-from xraytune.confirm.training import ConfirmObserver, Training
+from xraytune.confirm.training import ConfirmObserver, Quiet, Training
 from xraytune.files import require_writable
 from xraytune.metrics.classification import Floats
 from xraytune.pipeline.album import ImageGroup
@@ -29,19 +29,6 @@ from xraytune.search.journal import Journal
 from xraytune.search.openings import OPENINGS_FILE, openings, write_opening
 from xraytune.search.runner import Runner
 from xraytune.search.study import StudyFolder, locked
-
-
-class Quiet:
-    """A `ConfirmObserver` who does not look."""
-
-    def note(self, text: str) -> None:
-        """Nothing."""
-
-    def progressed(self, what: str, ended: int, total: int) -> None:
-        """Nothing."""
-
-    def opened(self, dashboard: str) -> None:
-        """Nothing."""
 
 
 def confirm(

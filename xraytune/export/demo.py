@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
-import xraytune
 from xraytune.data.phantom import PhantomSet, draw_phantoms
 from xraytune.errors import MachineError, Problem
 from xraytune.export.best import Exported, export
@@ -182,7 +181,7 @@ def _space_file() -> Path:
     Raises:
         MachineError: It is in neither place.
     """
-    package = Path(xraytune.__file__).parent
+    package = Path(__file__).parents[1]
     for folder in (package.parent, package):
         file = folder / "search_spaces" / "demo.yaml"
         if file.is_file():

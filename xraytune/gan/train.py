@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -45,7 +44,6 @@ class GanProgress:
     steps: int
     loss_g: float
     loss_d: float
-    images_per_second: float
 
 
 def train_gan(
@@ -93,7 +91,7 @@ def train_gan(
         step = replayed(step)
 
     while training.step < settings.steps:
-        started, first = time.perf_counter(), training.step
+        first = training.step
         loss_sums = torch.zeros(2, device=compute.device)
         for _ in range(min(report_every_steps - first % report_every_steps, settings.steps - first)):
             loss_sums += step(draw_step(training, real, compute))
@@ -110,7 +108,6 @@ def train_gan(
             steps=settings.steps,
             loss_g=loss_g,
             loss_d=loss_d,
-            images_per_second=(training.step - first) * settings.batch_size / (time.perf_counter() - started),
         )
 
 

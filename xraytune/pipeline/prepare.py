@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 
 from xraytune.config.settings import DataSettings, Settings
 from xraytune.data.index import ImageIndex, few_patients_problems, read_index
-from xraytune.data.pixels import BrokenImage, Resize, broken_images_error, open_pixels, store_pixels
+from xraytune.data.pixels import Resize, broken_images_error, open_pixels, store_pixels, stored_files
 from xraytune.data.split import split_by_patient
 from xraytune.errors import ArtifactError, DataError, Problem, StudyError
 from xraytune.files import read_json, write_json
@@ -122,12 +122,11 @@ def prepare(
         },
         lambda folder: _store(index, data, folder, on_progress),
     )
-    stored = read_json(pixels / "files.json")
-    broken = tuple(BrokenImage(**entry) for entry in stored["broken"])
-    if broken and not skip_broken:
-        raise broken_images_error(broken, index.root)
-    warnings = index.warnings + tuple(f"left out: {image.file}: {image.reason}" for image in broken)
-    row_of = {file: row for row, file in enumerate(stored["files"])}
+    stored = stored_files(pixels)
+    if stored.broken and not skip_broken:
+        raise broken_images_error(stored.broken, index.root)
+    warnings = index.warnings + tuple(f"left out: {image.file}: {image.reason}" for image in stored.broken)
+    row_of = {file: row for row, file in enumerate(stored.files)}
     return _split(index, data, row_of, str(pixels.relative_to(cache))), warnings
 
 

@@ -16,6 +16,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from xraytune.config.fields import flat_values
 from xraytune.config.settings import Parameters
 from xraytune.config.space import Space
 from xraytune.errors import Problem, StudyError
@@ -167,7 +168,7 @@ class Journal:
             "number": trial.number,
             "status": status,
             "arm": parameters.arm,
-            "params": flat(parameters),
+            "params": {name: value for name, value in flat_values(parameters).items() if value is not None},
             "value": None if status == "failed" else trial.value,
             "epochs": len(trial.intermediate_values),
             "seconds": outcome.get("seconds", 0.0),
@@ -204,14 +205,3 @@ def create_journal(path: Path) -> None:
     with quiet_optuna():
         storage = JournalStorage(_WholeLines(str(path)))
         optuna.create_study(storage=storage, study_name=_STUDY_NAME, direction="maximize")
-
-
-def flat(parameters: Parameters) -> dict[str, Any]:
-    """A trial's settings as one level of dotted names: `gan.steps`."""
-    rows: dict[str, Any] = {}
-    for name, value in parameters.model_dump(mode="json", exclude_none=True).items():
-        if isinstance(value, dict):
-            rows.update({f"{name}.{inner}": inner_value for inner, inner_value in value.items()})
-        else:
-            rows[name] = value
-    return rows
