@@ -32,7 +32,7 @@ from tests.faults.tiny import CPU, TRIALS, Tree, make_start, run_list, search
 from xraytune.pipeline.compute import pin
 
 Drill: TypeAlias = Callable[[], Verdict]
-_LANES = 2
+_LANES = len(os.sched_getaffinity(0))
 _TOLD_EVERY = 50
 
 
@@ -145,7 +145,7 @@ def drills(base: Path, *, is_all: bool) -> Iterator[tuple[str, Drill]]:
 
     flushes = [number for number, operation in enumerate(operations) if operation.kind == "flush"]
     at = flushes if is_all else draw.sample(flushes, 4)
-    size = 20 if is_all else 2
+    size = 6 if is_all else 2
     batches = [at[first : first + size] for first in range(0, len(at), size)]
     yield "power loss at each write", partial(all_at, partial(power_loss, lab), batches)
 
