@@ -1,5 +1,7 @@
 """The backbones: networks that turn an image into features, made from torchvision's classifiers by a few rules.
 
+Those of other packages are such networks as they come. For torchvision's:
+
 - The layer that gives torchvision's 1,000 classes is taken out, whatever it is called; all else stays as it is.
 - One input channel: the first convolution's filters are summed over their input channels, so that a grey image gives
   what the same image, repeated over three channels, gives the three-channel network.
@@ -11,10 +13,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from xraytune.classifier.weights import put_tensors, read_weights
-from xraytune.errors import MachineError, Problem
+from xraytune.config.backbone_names import BACKBONES, is_of_torchvision
+from xraytune.errors import ConfigError, MachineError, Problem
 
 _IMAGENET_CLASSES = 1000
 _SMALL_CNN_WIDTHS = (16, 32, 64, 96)
@@ -64,7 +68,8 @@ def build_backbone(name: str, *, weights: Path | None = None, input_channels: in
 
     Args:
         name: A name of `Parameters.backbone`.
-        weights: A file with torchvision's names and three input channels; None: random weights.
+        weights: A file with torchvision's names (another package's backbone: its own) and three input channels; None: random
+            weights.
         input_channels: C, 1 or 3.
 
     Raises:
@@ -72,6 +77,8 @@ def build_backbone(name: str, *, weights: Path | None = None, input_channels: in
     """
     if name == "small_cnn":
         network, replaced, feature_count = _small_cnn(), "", _SMALL_CNN_WIDTHS[-1]
+    elif BACKBONES.has(name):
+        (network, feature_count), replaced = _of_another_package(name), ""
     else:
         from torchvision.models import get_model  # takes seconds, so only where it is needed
 
@@ -87,10 +94,20 @@ def build_backbone(name: str, *, weights: Path | None = None, input_channels: in
 
 
 def last_stage_names(backbone: str, network: nn.Module) -> frozenset[str]:
-    """The names of the parameters that `trainable: last_stage` trains: all from the last stage's first one on."""
-    family = max((start for start in _LAST_STAGE_STARTS if backbone.startswith(start)), key=len)
+    """The names of the parameters that `trainable: last_stage` trains: all from the last stage's first one on.
+
+    Raises:
+        ConfigError: A backbone of another package does not say where that is.
+    """
+    if BACKBONES.has(backbone):
+        start = getattr(BACKBONES.load(backbone), "last_stage", "nowhere")
+    else:
+        start = _LAST_STAGE_STARTS[max((name for name in _LAST_STAGE_STARTS if backbone.startswith(name)), key=len)]
     names = [name for name, _ in network.named_parameters()]
-    first = next(index for index, name in enumerate(names) if name.startswith(_LAST_STAGE_STARTS[family]))
+    first = next((index for index, name in enumerate(names) if name.startswith(start)), None)
+    if first is None:
+        what = f"backbone {backbone} does not say where its last stage starts"
+        raise ConfigError(Problem(what, "trainable", "set its last_stage, or use trainable: all"))
     return frozenset(names[first:])
 
 
@@ -119,6 +136,16 @@ def _take_head_out(network: nn.Module) -> tuple[str, int]:
     name, feature_count = heads[-1]
     network.set_submodule(name, nn.Identity())
     return name, feature_count
+
+
+def _of_another_package(name: str) -> tuple[nn.Module, int]:
+    """The network, and the features that it gives, counted on one image."""
+    build = BACKBONES.load(name)
+    network, side_px = build(), getattr(build, "least_image_px", 64)
+    with torch.no_grad():
+        (features,) = network.eval()(torch.zeros(1, 3, side_px, side_px))
+    (feature_count,) = features.shape
+    return network.train(), feature_count
 
 
 def _small_cnn() -> nn.Module:
@@ -155,5 +182,6 @@ def _load_weights(network: nn.Module, name: str, path: Path, replaced: str) -> N
         what = (
             f"these weights are not of {name}: {len(missing)} of {len(needed)} tensors are missing or of another shape"
         )
-        fix = f"give the state dict of torchvision's {name} (first difference: {[*missing, *unknown][0]}), "
-        raise MachineError(Problem(what, path, f"{fix}or set weights: imagenet"))
+        whose, other = ("torchvision's ", "imagenet") if is_of_torchvision(name) else ("", "none")
+        fix = f"give the state dict of {whose}{name} (first difference: {[*missing, *unknown][0]}), "
+        raise MachineError(Problem(what, path, f"{fix}or set weights: {other}"))

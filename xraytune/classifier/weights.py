@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from xraytune.config.backbone_names import WEIGHT_SETS
+from xraytune.config.backbone_names import WEIGHT_SETS, is_of_torchvision
 from xraytune.errors import ConfigError, MachineError, Problem
 from xraytune.files import explained_disk_errors, sha256_of
 
@@ -73,8 +73,8 @@ def find_weights(backbone: str, weights: str, weights_dir: Path | None) -> Path 
 
 
 def official_urls(backbone: str) -> dict[str, str]:
-    """Name of each of torchvision's weight sets -> its address; none for a backbone of our own."""
-    if backbone == "small_cnn":
+    """Name of each of torchvision's weight sets -> its address; none for another's backbone."""
+    if not is_of_torchvision(backbone):
         return {}
     from torchvision.models import get_model_weights  # takes seconds, so only where it is needed
 

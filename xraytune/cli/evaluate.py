@@ -68,12 +68,12 @@ def _remarks(found: Evaluation) -> list[Cell]:
 
 
 def _figures(found: Evaluation) -> Table:
-    headline, at_half = asdict(found.metrics), found.at_half and asdict(found.at_half)
+    headline, at_half = found.further | asdict(found.metrics), found.at_half and found.further | asdict(found.at_half)
     name = "most probable class" if found.threshold is None else f"threshold {found.threshold:.3f}"
     columns = [Column(name=""), Column(name=name, align="right"), Column(name="95 % interval")]
     columns += [Column(name="threshold 0.5", align="right")] if at_half else []
     rows: list[tuple[Cell | str, ...]] = []
-    for key, label in _FIGURES.items():
+    for key, label in ({name: name.replace("_", " ") for name in found.further} | _FIGURES).items():
         low, high = found.intervals.get(key, (None, None))
         interval = "" if low is None else f"{low:.3f} to {high:.3f}"
         beside = (f"{at_half[key]:.3f}",) if at_half else ()

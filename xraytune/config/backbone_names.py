@@ -5,7 +5,9 @@ A list of names, and not a call to torchvision: its import takes seconds, and a 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
+
+from xraytune.config.extensions import Extensions
 
 # fmt: off
 BackboneName = Literal[
@@ -35,6 +37,9 @@ BackboneName = Literal[
 ]
 # fmt: on
 
+BACKBONES = Extensions("backbone", get_args(BackboneName))
+"""These, and what other packages bring."""
+
 WEIGHT_SETS = (
     *("IMAGENET1K_V1", "IMAGENET1K_V2"),
     *("IMAGENET1K_SWAG_E2E_V1", "IMAGENET1K_SWAG_LINEAR_V1", "IMAGENET1K_FEATURES"),
@@ -45,9 +50,16 @@ _ONLY_SIZE_PX = dict.fromkeys(("maxvit_t", "vit_b_16", "vit_b_32", "vit_l_16", "
 _SMALLEST_SIZE_PX = {"alexnet": 63, "inception_v3": 75}
 
 
+def is_of_torchvision(backbone: str) -> bool:
+    """Whether torchvision builds it, and has weights for it."""
+    return backbone != "small_cnn" and not BACKBONES.has(backbone)
+
+
 def size_refusal(backbone: str, image_size_px: int) -> tuple[str, str] | None:
     """Why a backbone cannot take images of this side, and the fix; None: it can."""
     only, smallest = _ONLY_SIZE_PX.get(backbone), _SMALLEST_SIZE_PX.get(backbone, 0)
+    if BACKBONES.has(backbone):
+        smallest = getattr(BACKBONES.load(backbone), "least_image_px", 0)
     if only is not None and image_size_px != only:
         return f"backbone: {backbone} takes images of {only} px alone, and data.image_size is {image_size_px}", (
             f"set data.image_size: {only}"

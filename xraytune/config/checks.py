@@ -51,7 +51,7 @@ def _used_by_its_sources(spec: ParameterSpec, source: ParameterSpec) -> Paramete
     using = USED_ONLY_BY.get(spec.name.partition(".")[0])
     if using is None or not isinstance(source.domain, Choices):
         return spec
-    accepted = tuple(value for value in source.domain.values if value in using)
+    accepted = tuple(value for value in source.domain.values if using(value))
     if accepted == source.domain.values and not source.when:
         return spec
     return replace(spec, when=join_conditions(*spec.when, Condition(parameter="source", one_of=accepted)))

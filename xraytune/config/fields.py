@@ -7,7 +7,7 @@ values to `Parameters`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,14 +24,12 @@ from xraytune.records import Json
 
 BLOCKS = ("gan", "folder")
 
-USED_ONLY_BY: Mapping[str, tuple[Value, ...]] = {
-    "synthetic_ratio": ("duplicate", "gan", "folder"),
-    "balance": ("duplicate", "gan", "folder"),
-    "matching": ("duplicate", "gan", "folder"),
-    "gan": ("gan",),
-    "folder": ("folder",),
+USED_ONLY_BY: Mapping[str, Callable[[Value], bool]] = {
+    **dict.fromkeys(("synthetic_ratio", "balance", "matching"), lambda source: source != "none"),
+    "gan": lambda source: source == "gan",
+    "folder": lambda source: source == "folder",
 }
-"""The sources that a parameter or block is about; `Parameters` drops it for the others."""
+"""Whether a source uses a parameter or block; `Parameters` drops it for the others."""
 
 RULES_READ = (
     ("source", "synthetic_ratio", "balance", "matching", "match_bandwidth", "folder.path", "batch_size"),
@@ -71,7 +69,8 @@ class ParameterField:
         try:
             read = self.adapter.validate_json(json.dumps(value))
         except ValidationError as error:
-            raise ValueError(*explain(self.name, error.errors()[0], self.choices)) from None
+            known = self.adapter.json_schema().get("enum", self.choices)  # what is installed here too
+            raise ValueError(*explain(self.name, error.errors()[0], known)) from None
         return str(read) if isinstance(read, Path) else read
 
 

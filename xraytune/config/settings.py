@@ -7,11 +7,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from xraytune.config.backbone_names import BackboneName
+from xraytune.config.backbone_names import BACKBONES, BackboneName, is_of_torchvision
+from xraytune.config.extensions import Extensions
 
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -19,6 +20,8 @@ Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 
 Source = Literal["none", "duplicate", "gan", "folder"]
+SOURCES = Extensions("source", get_args(Source))
+"""These, and what other packages bring."""
 HeadName = Literal["linear", "vgg16_two_class"]
 LossName = Literal["cross_entropy", "bce"]
 OBJECTIVE_METRIC = "val_auroc"
@@ -104,7 +107,7 @@ class FolderSettings(Model):
 class Parameters(Model):
     """The settings of one trial: everything that a space may search."""
 
-    source: Source = "none"
+    source: Annotated[Source, SOURCES] = "none"
     synthetic_ratio: Annotated[float, Field(ge=0, le=100)] = 1.0
     """Extra images per real image; without a source it is 0."""
     balance: Literal["natural", "equal"] = "natural"
@@ -115,7 +118,7 @@ class Parameters(Model):
     classical: Annotated[int, Field(ge=0, le=3)] = 0
     """Strength of classical augmentation: 1 flips alone, 2 and 3 also turn, shift, scale and change the contrast."""
     views: Annotated[int, Field(ge=0, le=64)] = 8
-    backbone: BackboneName = "resnet50"
+    backbone: Annotated[BackboneName, BACKBONES] = "resnet50"
     weights: str = "imagenet"
     """`imagenet`, one of its sets (`IMAGENET1K_V1`, `IMAGENET1K_V2`), `none`, or the path of a file."""
     input_channels: Literal[1, 3] = 3
@@ -161,8 +164,8 @@ class Parameters(Model):
                 "balance: equal with match_bandwidth: off lets an extra image's blur tell its class; "
                 "use match_bandwidth: auto"
             )
-        if self.backbone == "small_cnn" and self.weights == "imagenet":
-            raise ValueError("backbone: small_cnn has no ImageNet weights; set weights: none")
+        if self.weights == "imagenet" and not is_of_torchvision(self.backbone):
+            raise ValueError(f"backbone: {self.backbone} has no ImageNet weights; set weights: none")
         if self.weights == "none" and self.trainable != "all":
             raise ValueError(
                 f"trainable: {self.trainable} with weights: none leaves random layers untrained; use trainable: all"
@@ -188,11 +191,22 @@ class Parameters(Model):
         return self.batch_size if self.matching == "real" else self.batch_size - self.extra_per_step
 
     @property
+    def has_synthetic_images(self) -> bool:
+        """Whether its extra images are others than the real ones drawn again: what a `confirm` is about."""
+        return self.source not in ("none", "duplicate")
+
+    @property
     def arm(self) -> str:
         """The arm as protocol.md names it: `real_only`, `classical`, `gan`, `classical+gan`, `duplicate` ..."""
         if self.source == "none":
             return "classical" if self.classical else "real_only"
         return f"classical+{self.source}" if self.classical else self.source
+
+
+def extensions_of(backbone: str, source: str) -> dict[str, str]:
+    """`backbone tiny_net` -> which one, for what comes from other packages."""
+    chosen = ((BACKBONES, backbone), (SOURCES, source))
+    return {f"{kind.kind} {name}": kind.identity(name) for kind, name in chosen if kind.has(name)}
 
 
 class Budget(Model):

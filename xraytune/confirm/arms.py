@@ -24,7 +24,6 @@ from xraytune.search.draws import random_draws
 from xraytune.seeding import derive_seed
 
 Role = Literal["finalist", "matched", "tuned", "ratio"]
-SYNTHETIC = ("gan", "folder")
 RESPONSE_RATIOS = (0.25, 0.5, 1.0, 2.0, 4.0)
 _DRAWS = 5000
 
@@ -85,11 +84,11 @@ def to_be_finished(trials: Iterable[Candidate], stopped: Iterable[Stopped], coun
 
     The furthest ones, and of these the best on val-A, no two with the same settings; none where a finalist is there.
     """
-    if any(trial.parameters.source in SYNTHETIC for trial in trials):
+    if any(trial.parameters.has_synthetic_images for trial in trials):
         return ()
     different: list[Stopped] = []
     ranked = sorted(stopped, key=lambda trial: (-trial.epochs, -trial.val_auroc))
-    for trial in (trial for trial in ranked if trial.parameters.source in SYNTHETIC):
+    for trial in (trial for trial in ranked if trial.parameters.has_synthetic_images):
         if all(trial.parameters != other.parameters for other in different):
             different.append(trial)
     return tuple(different[:count])
@@ -105,7 +104,7 @@ def choose_finalists(trials: Iterable[Candidate], count: int, study: Path) -> tu
     if not ended:
         fix = "let the search go on until a trial has ended; `xraytune status` shows how far it is"
         raise StudyError(Problem("no trial ran to its end, so there is nothing to confirm", study, fix))
-    synthetic = [trial for trial in ended if trial.parameters.source in SYNTHETIC]
+    synthetic = [trial for trial in ended if trial.parameters.has_synthetic_images]
     if not synthetic:
         what = "no trial with GAN images (or a folder of them) ran to its end: there is no finalist to confirm"
         fix = "search on (--set budget.trials=N), or give the space a GAN source"

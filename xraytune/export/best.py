@@ -145,7 +145,7 @@ def _added_control(folder: StudyFolder, arm: str) -> Parameters | None:
 
 
 def _synthetic(parameters: Parameters, trial: int | None, verdicts: dict[int, str]) -> str:
-    if parameters.source not in ("gan", "folder"):
+    if not parameters.has_synthetic_images:
         return ""
     return _SAID[verdicts[trial]] if trial in verdicts else _UNTESTED
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import safetensors.torch
 from pydantic import TypeAdapter, ValidationError, model_validator
@@ -25,10 +25,10 @@ from pydantic import TypeAdapter, ValidationError, model_validator
 from xraytune.classifier.inputs import InputFormat
 from xraytune.classifier.network import Classifier, build_classifier
 from xraytune.classifier.weights import UNREADABLE, put_tensors
-from xraytune.config.backbone_names import BackboneName, size_refusal
+from xraytune.config.backbone_names import BACKBONES, BackboneName, size_refusal
 from xraytune.config.load import experiment_to_yaml
 from xraytune.config.resolved import absolute_path, relative_path
-from xraytune.config.settings import Experiment, HeadName, LossName, Model, Parameters
+from xraytune.config.settings import Experiment, HeadName, LossName, Model, Parameters, extensions_of
 from xraytune.errors import ArtifactError, ConfigError, Problem
 from xraytune.files import read_json, require_writable, sha256_of, write_bytes, write_json, write_text
 from xraytune.pipeline.prepare import Prepared, write_prepared
@@ -72,7 +72,7 @@ class BundleRecord(Model):
         trial: The trial of that study.
         overrides: What `--set` changed in the configuration that was trained.
         compute: What it was trained on.
-        packages: Versions.
+        packages: Versions; of what other packages bring too, such as `backbone tiny_net`.
     """
 
     version: Literal[1] = 1
@@ -80,7 +80,7 @@ class BundleRecord(Model):
     positive: str
     threshold: float
     input_format: InputFormat
-    backbone: BackboneName
+    backbone: Annotated[BackboneName, BACKBONES]
     input_channels: Literal[1, 3]
     head: HeadName = "linear"
     loss: LossName = "cross_entropy"
@@ -213,7 +213,7 @@ def write_bundle(
         trial=None if origin is None else origin.trial,
         overrides=tuple(overrides),
         compute=compute,
-        packages={name: version(name) for name in _PACKAGES},
+        packages={name: version(name) for name in _PACKAGES} | extensions_of(parameters.backbone, parameters.source),
     )
     write_text(folder / _RECORD, record.model_dump_json(indent=2) + "\n")
     header = f"The experiment of this model, arm {parameters.arm}. Paths are relative to this file."
@@ -256,6 +256,10 @@ def open_bundle(path: Path) -> Bundle:
     try:
         record = BundleRecord.model_validate_json((path / _RECORD).read_bytes())
     except ValidationError as error:
+        first = error.errors()[0]
+        if (first["loc"], first["type"]) == (("backbone",), "literal_error"):
+            what = f"its backbone {first['input']!r} does not come with xraytune, and no package here brings it"
+            raise ArtifactError(Problem(what, path / _RECORD, f"install that package, or {_TRAIN_AGAIN}")) from error
         raise ArtifactError(Problem(_OTHER_VERSION, path / _RECORD, _TRAIN_AGAIN)) from error
     return Bundle(path=path, record=record, model_sha256=expected[_MODEL])
 

@@ -20,8 +20,8 @@ from xraytune.errors import DataError, Problem
 from xraytune.export.bundle import Bundle, open_bundle
 from xraytune.export.openings import record_opening
 from xraytune.export.predictions import predict_images
-from xraytune.metrics.classification import ClassificationMetrics, classification_metrics
-from xraytune.metrics.intervals import patient_bootstrap
+from xraytune.metrics.classification import METRICS, ClassificationMetrics, classification_metrics
+from xraytune.metrics.intervals import further_figures, patient_bootstrap
 from xraytune.records import Json, Progress, ignore_progress
 
 _BOOTSTRAP_SEED = 0
@@ -39,6 +39,7 @@ class Evaluation:
         patient_count: Patients on them.
         threshold: At which `metrics` are; None with three classes or more, where the most probable one is called.
         metrics: The headline.
+        further: Of the metrics that other packages bring, by name.
         intervals: 95 % intervals of its figures, by name: low, high.
         at_half: The figures at the threshold .5; None with three classes or more.
         known_image_count: Images that are, to the byte, in the model's training or validation parts.
@@ -54,6 +55,7 @@ class Evaluation:
     patient_count: int
     threshold: float | None
     metrics: ClassificationMetrics
+    further: dict[str, float]
     intervals: dict[str, tuple[float, float]]
     at_half: ClassificationMetrics | None
     known_image_count: int
@@ -64,6 +66,7 @@ class Evaluation:
     def to_json(self) -> dict[str, Json]:
         """The record as JSON values, the headline's figures at the top."""
         return {
+            **self.further,
             **asdict(self.metrics),
             "intervals": {name: list(interval) for name, interval in self.intervals.items()},
             "threshold": self.threshold,
@@ -102,7 +105,7 @@ def evaluate(
     Raises:
         ArtifactError: The bundle is missing or damaged.
         DataError: The folder, its names or images; a class without images.
-        MachineError: The disk is full.
+        MachineError: The disk is full, or another package's metric cannot be loaded.
     """
     bundle = open_bundle(model)
     images = _read_folder(bundle, data, on_progress)
@@ -126,6 +129,10 @@ def evaluate(
         replicates=replicates,
         seed=_BOOTSTRAP_SEED,
     )
+    installed = {name: METRICS.load(name) for name in METRICS.names()}
+    further = further_figures(
+        installed, labels, probabilities, patients, positive=positive, replicates=replicates, seed=_BOOTSTRAP_SEED
+    )
     fingerprint = content_fingerprint(images)
     is_test = fingerprint == bundle.record.test_fingerprint
     # Before anyone has seen a figure, so that no look goes unrecorded.
@@ -138,7 +145,8 @@ def evaluate(
         patient_count=len(set(patients)),
         threshold=threshold if is_binary else None,
         metrics=metrics,
-        intervals=intervals,
+        further={name: value for name, (value, _, _) in further.items()},
+        intervals={name: (low, high) for name, (_, low, high) in further.items()} | intervals,
         at_half=classification_metrics(labels, probabilities, positive=positive) if is_binary else None,
         known_image_count=_known_image_count(bundle, kept),
         broken=predicted.broken,

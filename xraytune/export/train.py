@@ -18,7 +18,7 @@ from typing import Any
 from xraytune.classifier.checkpoint import load_best
 from xraytune.classifier.weights import find_weights
 from xraytune.config.load import load_space
-from xraytune.config.settings import Experiment, Settings
+from xraytune.config.settings import Experiment, Settings, extensions_of
 from xraytune.errors import ArtifactError, Problem
 from xraytune.export.bundle import require_new, write_bundle
 from xraytune.files import explained_disk_errors, make_folder, new_folder, require_writable, sha256_of
@@ -132,7 +132,8 @@ def train(
     )
     pin(training.compute)
     # The space leaves out where things lie, so that a training goes on after its folders moved.
-    work = training.work(space=space.identity(), weights=weights_sha256)
+    others = extensions_of(experiment.parameters.backbone, experiment.parameters.source)
+    work = training.work(space=space.identity(), weights=weights_sha256, **({"extensions": others} if others else {}))
     with _claimed(work):
         epochs, result = training.run(work, on_epoch, on_progress)
         material = training.best_material(work, on_progress)

@@ -16,6 +16,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from xraytune.config.extensions import Extensions
 from xraytune.errors import DataError, Problem
 
 Labels: TypeAlias = NDArray[np.int64]
@@ -24,6 +25,9 @@ Flags: TypeAlias = NDArray[np.bool_]
 _CALIBRATION_BINS = 15
 _Figure: TypeAlias = Callable[[Flags, Floats, Floats], Floats]
 """Of one class against the rest: (is positive [N], score [N], weights [R, N]) -> [R]."""
+Metric: TypeAlias = Callable[[Labels, Floats, int], float]
+"""Of another package: (labels [N], probabilities [N, C], positive) -> its value."""
+METRICS = Extensions("metric")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

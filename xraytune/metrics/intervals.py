@@ -6,12 +6,14 @@ drawn, not images; the interval is of this model on other patients, and says not
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xraytune.metrics.classification import Floats, Labels, refuse_missing_class, weighted_metrics
+from xraytune.errors import DataError, Problem
+from xraytune.metrics.classification import Floats, Labels, Metric, refuse_missing_class, weighted_metrics
 from xraytune.seeding import numpy_generator
 
 _REPLICATES_AT_ONCE = 100
@@ -50,16 +52,53 @@ def patient_bootstrap(
     the unit: Davison & Hinkley 1997, section 3.8.
     """
     refuse_missing_class(labels, probabilities.shape[1])
+    chunks = [
+        weighted_metrics(labels, probabilities, weights, positive=positive, threshold=threshold)
+        for weights in _resamples(labels, patients, replicates, seed)
+    ]
+    names_of_figures = [name for name in chunks[0] if name != "ece"]
+    return {name: _percentile_interval(np.concatenate([chunk[name] for chunk in chunks])) for name in names_of_figures}
+
+
+def further_figures(
+    metrics: Mapping[str, Metric],
+    labels: Labels,
+    probabilities: Floats,
+    patients: Sequence[str],
+    *,
+    positive: int,
+    replicates: int,
+    seed: int,
+) -> dict[str, tuple[float, float, float]]:
+    """Each metric's value, and the ends of its interval on the resamples of `patient_bootstrap`.
+
+    They know no weights, so images are repeated as often as they were drawn.
+
+    Raises:
+        DataError: One has no finite value.
+    """
+    figures = {}
+    for name, metric in metrics.items():
+        counts = (row for weights in _resamples(labels, patients, replicates, seed) for row in weights)
+        drawn = (
+            np.repeat(np.arange(len(labels)), row.astype(np.int64)) for row in chain([np.ones(len(labels))], counts)
+        )
+        values = np.array([metric(labels[rows], probabilities[rows], positive) for rows in drawn], dtype=np.float64)
+        if not np.isfinite(values).all():
+            what = f"metric {name} has no value on these {len(labels)} images, or on a resample of them"
+            raise DataError(Problem(what, fix="evaluate on more images, or remove its package"))
+        figures[name] = (float(values[0]), *_percentile_interval(values[1:]))
+    return figures
+
+
+def _resamples(labels: Labels, patients: Sequence[str], replicates: int, seed: int) -> Iterator[Floats]:
+    """How often each image counts in some replicates, [R, N], until there were as many as asked for."""
     generator = numpy_generator(seed, "patient-bootstrap")
     names, patient_of_image = np.unique(np.asarray(patients), return_inverse=True)
     strata = _patients_by_classes(labels, patient_of_image, len(names))
-    chunks: list[dict[str, Floats]] = []
     for start in range(0, replicates, _REPLICATES_AT_ONCE):
         draws = _draw_patients(generator, strata, len(names), min(_REPLICATES_AT_ONCE, replicates - start))
-        weights = draws[:, patient_of_image]
-        chunks.append(weighted_metrics(labels, probabilities, weights, positive=positive, threshold=threshold))
-    names_of_figures = [name for name in chunks[0] if name != "ece"]
-    return {name: _percentile_interval(np.concatenate([chunk[name] for chunk in chunks])) for name in names_of_figures}
+        yield draws[:, patient_of_image]
 
 
 def _patients_by_classes(

@@ -24,7 +24,7 @@ from xraytune.pipeline.artifacts import build_once
 from xraytune.pipeline.compute import cpu_count
 from xraytune.pipeline.prepare import PIXELS_STAGE, Part, Prepared, require_pixels, training_pixels
 from xraytune.pipeline.quality import refuse_memorised
-from xraytune.pipeline.synthesize import blocks_for, pool_block
+from xraytune.pipeline.synthesize import blocks_for, extension_block, pool_block
 from xraytune.records import Compute
 from xraytune.seeding import numpy_generator
 
@@ -102,13 +102,14 @@ def compose_album(experiment: Experiment, prepared: Prepared, *, compute: Comput
     real = part_group("real", train, prepared, cache)
     plan = plan_mix(np.bincount(train.labels, minlength=len(prepared.class_names)).tolist(), experiment.parameters)
     needed = plan.extra_counts(len(prepared.class_names))
+    groups: tuple[ImageGroup, ...]
     match experiment.parameters.source:
-        case "gan":
-            groups = _pool_groups(experiment, prepared, needed, compute=compute, cache=cache)
+        case "none" | "duplicate":
+            groups = ()
         case "folder":
             groups = (_folder_group(experiment, prepared, needed, cache=cache),)
         case _:
-            groups = ()
+            groups = _pool_groups(experiment, prepared, needed, compute=compute, cache=cache)
     labels = np.concatenate([group.labels for group in (real, *groups)])
     extra = np.empty(len(plan.extra_labels), dtype=np.int64)
     for label, count in enumerate(needed):
@@ -130,16 +131,20 @@ def _drawn_again(members: NDArray[np.int64], count: int, seed: int, label: int) 
 def _pool_groups(
     experiment: Experiment, prepared: Prepared, needed: tuple[int, ...], *, compute: Compute, cache: Path
 ) -> tuple[ImageGroup, ...]:
-    settings = experiment.parameters.gan
-    assert settings is not None, "source: gan has settings"
-    refuse_memorised(settings, prepared, compute=compute, cache=cache)
+    """Blocks of a GAN's images, or of those that another package makes from the training part."""
+    settings, source, seed = experiment.parameters.gan, experiment.parameters.source, experiment.settings.seed
+    if settings is not None:
+        refuse_memorised(settings, prepared, compute=compute, cache=cache)
     groups = []
     for label, count in enumerate(needed):
         for block in range(blocks_for(count)):
-            pixels, inputs = pool_block(settings, label, block, prepared, compute=compute, cache=cache)
+            if settings is not None:
+                pixels, inputs = pool_block(settings, label, block, prepared, compute=compute, cache=cache)
+            else:
+                pixels, inputs = extension_block(source, label, block, prepared, seed=seed, cache=cache)
             rows = np.arange(len(pixels))
             labels = np.full(len(pixels), label)
-            name = f"gan {label} {block}"
+            name = f"{source} {label} {block}"
             groups.append(ImageGroup(name=name, pixels=pixels, rows=rows, labels=labels, inputs=inputs))
     return tuple(groups)
 

@@ -46,11 +46,14 @@ class Claim:
         if stage == GAN_STAGE:
             return name in self.gans
         if stage == POOL_STAGE:
-            return inputs["gan"] in self.gans
+            return self._has_origin(inputs)
         if stage == QUALITY_STAGE:
             return all(pool["gan"] in self.gans for pool in inputs["pools"])
         _, made_from = inputs["group"]
-        return made_from.get("pixels") == self.pixels or made_from.get("gan") in self.gans
+        return self._has_origin(made_from)
+
+    def _has_origin(self, inputs: Mapping[str, Any]) -> bool:
+        return inputs.get("pixels") == self.pixels or inputs.get("gan") in self.gans
 
 
 def claim(prepared: Prepared, gan_inputs: Iterable[Mapping[str, Any]], cache: Path) -> Claim:

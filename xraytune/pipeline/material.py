@@ -21,6 +21,7 @@ from xraytune.classifier.augment import augment, fresh_views, view_table
 from xraytune.classifier.heads import build_head
 from xraytune.classifier.inputs import InputFormat, input_format, normalise, to_unit
 from xraytune.classifier.network import Classifier, build_classifier
+from xraytune.config.backbone_names import BACKBONES
 from xraytune.config.settings import Experiment
 from xraytune.mix.sampler import image_stream
 from xraytune.pipeline.album import Album, ImageGroup, compose_album, part_group
@@ -106,7 +107,7 @@ def gather_material(
             frozen_features,
             network=backbone_and_head,
             network_inputs={
-                "backbone": parameters.backbone,
+                "backbone": BACKBONES.identity(parameters.backbone),
                 "input_channels": parameters.input_channels,
                 "weights": weights.sha256 if weights else None,
             },

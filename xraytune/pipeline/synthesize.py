@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xraytune.config.settings import GanSettings
+from xraytune.config.settings import SOURCES, GanSettings
+from xraytune.errors import MachineError, Problem
 from xraytune.files import write_bytes
 from xraytune.gan.checkpoint import CHECKPOINT_NAME, checkpoint_generator, load_generator, save_generator
 from xraytune.gan.pool import BLOCK, sample_block
@@ -25,6 +26,7 @@ from xraytune.gan.train import GanProgress, train_gan
 from xraytune.pipeline.artifacts import artifact_path, artifacts_of, build_once, fingerprint, is_whole
 from xraytune.pipeline.prepare import Prepared, training_pixels
 from xraytune.records import Compute, Progress, ignore_progress
+from xraytune.seeding import derive_seed
 
 GAN_STAGE = "gan-1"
 POOL_STAGE = "pool-1"
@@ -167,12 +169,44 @@ def pool_block(
     gan = trained_gan(settings, network_label, prepared, compute=compute, cache=cache)
     inputs = {"gan": gan.name, "label": label, "block": block, "seed": settings.seed}
 
-    def build(folder: Path) -> None:
+    def draw() -> NDArray[np.uint8]:
         generator = load_generator(gan / "generator.safetensors").to(compute.device)
         asked = label if settings.conditional else 0
-        images = sample_block(generator, asked, block, seed=settings.seed, compute=compute)
+        return sample_block(generator, asked, block, seed=settings.seed, compute=compute)
+
+    return _stored_block(cache, inputs, draw)
+
+
+def extension_block(
+    source: str, label: int, block: int, prepared: Prepared, *, seed: int, cache: Path
+) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+    """The same of another package's source: uint8 [256, S, S] at the size of the class's training images, all that it sees.
+
+    Raises:
+        MachineError: The source gives something else.
+    """
+    train = prepared.part("train")
+    rows = train.rows[train.labels == label]
+    made_from = {"pixels": prepared.pixels, "rows": rows.tolist(), "label": label, "block": block, "seed": seed}
+
+    def draw() -> NDArray[np.uint8]:
+        seen = training_pixels(prepared, cache)[rows]
+        own_seed = derive_seed(seed, "source", source, label, block)
+        images = np.asarray(SOURCES.load(source)(seen, label=label, block=block, seed=own_seed))
+        if images.dtype != np.uint8 or images.shape != (BLOCK, *seen.shape[1:]):
+            what = f"source {source} gives {images.dtype} {list(images.shape)} of {list(seen.shape[1:])}"
+            raise MachineError(Problem(what, fix=f"mend its package: it gives {BLOCK} uint8 images of that size"))
+        return images
+
+    return _stored_block(cache, {"source": SOURCES.identity(source), **made_from}, draw)
+
+
+def _stored_block(
+    cache: Path, inputs: dict[str, Any], draw: Callable[[], NDArray[np.uint8]]
+) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+    def build(folder: Path) -> None:
         content = io.BytesIO()
-        np.save(content, images)  # straight to a file, NumPy's error on a full disk does not say so
+        np.save(content, draw())  # straight to a file, NumPy's error on a full disk does not say so
         write_bytes(folder / "pixels.npy", content.getvalue())
 
     path = build_once(cache, POOL_STAGE, inputs, build)

@@ -9,6 +9,7 @@ from typing import Any
 
 from xraytune.classifier.network import build_classifier
 from xraytune.classifier.weights import find_weights
+from xraytune.config.backbone_names import BACKBONES
 from xraytune.config.load import load_space
 from xraytune.config.settings import Parameters
 from xraytune.config.space import Space
@@ -198,14 +199,15 @@ def summarise(folder: StudyFolder) -> SearchSummary:
 
 
 def require_weights(space: Space) -> None:
-    """Find the weights of every backbone that the space can ask for.
+    """Find the weights of every backbone that the space can ask for; what is of another package is built once.
 
     Raises:
         MachineError: Some are missing or damaged, or are of another network.
     """
     for backbone, weights in space.combinations("backbone", "weights"):
         file = find_weights(str(backbone), str(weights), space.settings.weights_dir)
-        if file == Path(str(weights)):  # a file of one's own: no hash says that it fits
+        # A file of one's own, of which no hash says that it fits, or a network that nobody here has seen.
+        if file == Path(str(weights)) or BACKBONES.has(str(backbone)):
             parameters = Parameters.model_validate({"backbone": backbone, "weights": weights})
             build_classifier(parameters, 2, weights=file, seed=0)
 

@@ -26,7 +26,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from xraytune.config.load import experiment_from_json, load_space
-from xraytune.config.settings import Experiment
+from xraytune.config.settings import Experiment, extensions_of
 from xraytune.config.space import Space
 from xraytune.errors import ArtifactError, ConfigError, Problem, StudyError
 from xraytune.files import (
@@ -166,8 +166,13 @@ def create_study(folder: StudyFolder, space: Space, prepared: Prepared, compute:
     with new_folder(folder.path) as path:
         write_text(path / "study.yaml", space.to_yaml(folder.path))
         write_prepared(prepared, path / "split.json")
-        write_json(path / "environment.json", environment(compute))
+        write_json(path / "environment.json", environment(compute) | {"extensions": _extensions(space)})
         create_journal(path / "optuna.journal")
+
+
+def _extensions(space: Space) -> dict[str, str]:
+    pairs = space.combinations("backbone", "source")
+    return {name: which for pair in pairs for name, which in extensions_of(*map(str, pair)).items()}
 
 
 def environment(compute: Compute) -> dict[str, Any]:

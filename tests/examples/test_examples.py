@@ -1,0 +1,203 @@
+"""The examples as a person uses them: installed, named in a file, and run by other processes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from tests.examples.conftest import EXAMPLES, ROOT, Run
+from xraytune.cli.evaluate import show
+from xraytune.data.phantom import draw_phantoms
+from xraytune.errors import ArtifactError
+from xraytune.export.bundle import open_bundle
+from xraytune.export.evaluate import evaluate
+from xraytune.export.predict import predict
+from xraytune.files import read_json
+from xraytune.pipeline.features import FEATURES_STAGE
+from xraytune.pipeline.synthesize import POOL_STAGE
+
+SPACE = """\
+version: 1
+name: own
+data: {path: xrays, image_size: 32, split: {val_a: 0.25, val_b: 0.25}}
+parameters:
+  source: {value: mixup}
+  synthetic_ratio: {value: 0.5}
+  backbone: {value: tiny_net}
+  weights: {value: WEIGHTS}
+  trainable: {value: TRAINABLE}
+  classical: {value: 1}
+  lr: {value: 5e-3}
+  batch_size: {value: 8}
+budget: {trials: 2, max_epochs: 2, steps_per_epoch: 6}
+resources: {gpus_per_trial: 0, concurrent: 1}
+"""
+
+WORKER = """
+import json, sys, torch, tiny_net
+from dataclasses import asdict
+from pathlib import Path
+from xraytune.config.load import experiment_to_json, load_space
+from xraytune.files import write_json
+from xraytune.pipeline.prepare import prepare
+from xraytune.records import Compute
+from xraytune.search.run import require_weights
+from xraytune.search.study import StudyFolder, create_study
+from xraytune.search.worker import Job, TrialWorker
+
+root = Path({root!r})
+torch.save(tiny_net.TinyNet().state_dict(), root / "tiny_net.pth")
+space = load_space(root / "frozen.yaml")
+require_weights(space)
+prepared, _ = prepare(space.settings, root / "cache")
+folder = StudyFolder(root / "studies" / "own")
+create_study(folder, space, prepared, Compute(device="cpu", threads=1, precision="float32"))
+trial = folder.trial_path(0)
+write_json(trial / "config.json", experiment_to_json(space.experiment(), trial))
+worker = TrialWorker(
+    Job(study=str(folder.path), cache=str(root / "cache"), number=0, label="own #0", gpu_share=0.0,
+        lock=str(folder.lock_path), token="")
+)
+said = [worker.step() for _ in range(3)]
+worker.close()
+print(json.dumps(said))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Lab:
+    """A folder with X-rays, space files of the examples, and the model that `xraytune train` made of one."""
+
+    path: Path
+
+    @property
+    def test(self) -> Path:
+        """Class folders."""
+        return self.path / "xrays" / "test"
+
+    @property
+    def model(self) -> Path:
+        """The bundle."""
+        return self.path / "model"
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Lab:
+    lab = Lab(tmp_path_factory.mktemp("lab"))
+    draw_phantoms(lab.path / "xrays", patients=40, seed=3, image_size_px=48)
+    (lab.path / "own.yaml").write_text(SPACE.replace("WEIGHTS", "none").replace("TRAINABLE", "all"), encoding="utf-8")
+    frozen = SPACE.replace("WEIGHTS", "tiny_net.pth").replace("TRAINABLE", "head")
+    (lab.path / "frozen.yaml").write_text(frozen, encoding="utf-8")
+    done = run("train", "--config", lab.path / "own.yaml", "-o", lab.model, "--cache", lab.path / "cache")
+    assert done.returncode == 0, done.stderr
+    return lab
+
+
+def manifests(lab: Lab, stage: str) -> list[dict[str, Any]]:
+    return [read_json(path)["inputs"] for path in sorted((lab.path / "cache" / stage).glob("*/manifest.json"))]
+
+
+def test_a_model_of_the_backbone_and_the_source_says_which_versions_it_is_of(lab: Lab) -> None:
+    packages = read_json(lab.model / "bundle.json")["packages"]
+
+    assert packages["backbone tiny_net"].startswith("tiny_net of xraytune-examples 0.1.0 ")
+    assert packages["source mixup"].startswith("mixup of xraytune-examples 0.1.0 ")
+
+
+@pytest.mark.slow
+def test_evaluate_tells_the_metric_with_its_interval(lab: Lab, run: Run) -> None:
+    found = json.loads(run("evaluate", lab.model, "--data", lab.test, "--json").stdout)
+
+    low, high = found["intervals"]["partial_auroc"]
+    assert 0 <= low <= found["partial_auroc"] <= high <= 1
+
+
+@pytest.mark.usefixtures("installed")
+def test_evaluate_shows_the_metric_of_the_model_s_probabilities(
+    lab: Lab, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show(evaluate(lab.model, data=lab.test, replicates=20))
+    predict(lab.model, lab.test, out=tmp_path / "table.csv")
+
+    with (tmp_path / "table.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    is_ill = [row["file"].startswith("PNEUMONIA") for row in rows]
+    expected = roc_auc_score(is_ill, [float(row["probability_PNEUMONIA"]) for row in rows], max_fpr=0.1)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "partial auroc" in line]
+    assert [line.split()[2], line.split()[-1]] == [f"{expected:.3f}"] * 2
+
+
+def test_a_model_is_refused_by_name_where_its_backbone_is_not_installed(lab: Lab) -> None:
+    with pytest.raises(ArtifactError, match="backbone 'tiny_net' does not come with xraytune, and no package here"):
+        open_bundle(lab.model)
+
+
+@pytest.mark.slow
+def test_a_worker_trains_the_head_of_the_backbone_on_images_of_the_source(lab: Lab, run: Run) -> None:
+    done = run("-c", WORKER.format(root=str(lab.path)))
+
+    assert done.returncode == 0, done.stderr
+    assert [next(iter(message)) for message in json.loads(done.stdout)] == ["epoch", "epoch", "ended"]
+    backbones = {inputs["network"]["backbone"] for inputs in manifests(lab, FEATURES_STAGE)}
+    assert [one.rpartition(" ")[0] for one in backbones] == ["tiny_net of xraytune-examples 0.1.0"]
+    environment = read_json(lab.path / "studies" / "own" / "environment.json")
+    assert set(environment["extensions"]) == {"backbone tiny_net", "source mixup"}
+
+
+def test_the_source_sees_the_training_images_of_a_class_and_nothing_else(lab: Lab) -> None:
+    split = read_json(lab.model / "split.json")
+    pixels = np.load(lab.path / "cache" / split["pixels"] / "pixels.npy")
+    for inputs in manifests(lab, POOL_STAGE):
+        seen = [one["row"] for one in split["images"] if (one["part"], one["label"]) == ("train", inputs["label"])]
+        assert inputs["rows"] == seen
+    for block in (lab.path / "cache" / POOL_STAGE).glob("*/pixels.npy"):
+        label = read_json(block.with_name("manifest.json"))["inputs"]["label"]
+        seen = [one["row"] for one in split["images"] if (one["part"], one["label"]) == ("train", label)]
+        drawn = np.load(block)
+        assert drawn.shape == (256, 32, 32)
+        assert drawn.max() <= pixels[seen].max()
+
+
+def test_the_commands_of_the_readme_are_right(run: Run) -> None:
+    text = (EXAMPLES / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    (command,) = [line for line in text.splitlines() if "xraytune search" in line]
+    arguments = shlex.split(command)
+    options = arguments[arguments.index("--set") :]
+    done = run("space", "check", ROOT / arguments[arguments.index("--space") + 1], *options, "--json")
+
+    assert done.returncode == 0, done.stderr
+    assert "source" in json.loads(done.stdout)["searched"]
+
+
+def test_an_editor_is_offered_what_is_installed(run: Run) -> None:
+    values = json.loads(run("space", "check", "--schema").stdout)["$defs"]["values"]
+
+    assert values["backbone"]["enum"][-1] == "tiny_net"
+    assert values["source"]["enum"] == ["none", "duplicate", "gan", "folder", "mixup"]
+
+
+def test_an_unknown_name_is_told_with_the_nearest_installed_one(run: Run) -> None:
+    done = run("space", "check", ROOT / "search_spaces" / "demo.yaml", "--set", "backbone=tinynet")
+
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-2:] == [
+        "--set backbone=tinynet: backbone: unknown value 'tinynet'",
+        "  fix: did you mean 'tiny_net'?",
+    ]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_ray_s_workers_know_what_is_installed(lab: Lab, run: Run) -> None:
+    done = run("search", "--space", lab.path / "own.yaml", "--studies", lab.path / "with_ray", "--json")
+
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["counts"] == {"complete": 2, "pruned": 0, "failed": 0}

@@ -1,0 +1,168 @@
+"""What other packages bring: found by name, held to the same rules, and told apart by version."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.examples.conftest import EXAMPLES, OnPath, write_metadata
+from xraytune.classifier.backbones import build_backbone, last_stage_names
+from xraytune.config import extensions
+from xraytune.config.backbone_names import BACKBONES, size_refusal
+from xraytune.config.load import load_space
+from xraytune.config.settings import SOURCES, Parameters, Settings
+from xraytune.confirm.arms import Candidate, choose_finalists, finalist_arm, matched_control
+from xraytune.data.phantom import draw_phantoms
+from xraytune.errors import ConfigError, DataError, MachineError
+from xraytune.metrics.classification import classification_metrics
+from xraytune.metrics.intervals import further_figures, patient_bootstrap
+from xraytune.pipeline.claims import Claim
+from xraytune.pipeline.prepare import prepare
+from xraytune.pipeline.synthesize import POOL_STAGE, extension_block
+
+CODE = """\
+from torch import nn
+class Whole(nn.Flatten): pass
+def floats(pixels, **_): return pixels[[0] * 256] / 255
+def few(pixels, **_): return pixels[:1]
+"""
+
+
+@pytest.fixture
+def package(tmp_path: Path, on_path: OnPath) -> Path:
+    """A package of one's own, whose file this is."""
+    (tmp_path / "of_somebody.py").write_text(CODE, encoding="utf-8")
+    points = {
+        "whole": "of_somebody:Whole",
+        "gone": "nowhere:Net",
+        "resnet18": "of_somebody:Whole",
+    }
+    sources = {"floats": "of_somebody:floats", "few": "of_somebody:few"}
+    groups = {"xraytune.backbones": points, "xraytune.sources": sources}
+    project = {"name": "somebody", "version": "2.1", "entry-points": groups}
+    write_metadata(tmp_path, project)
+    on_path(tmp_path)
+    return tmp_path / "of_somebody.py"
+
+
+def parameters(**values: Any) -> Parameters:
+    return Parameters.model_validate({"backbone": "tiny_net", "weights": "none", "source": "mixup", **values})
+
+
+def test_names_that_come_with_xraytune_are_never_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(kind: str) -> None:
+        raise AssertionError(kind)
+
+    monkeypatch.setattr(extensions, "_installed", refuse)
+    for file in sorted((EXAMPLES.parent / "search_spaces").glob("*.yaml")):
+        load_space(file)
+
+
+@pytest.mark.usefixtures("package")
+def test_a_package_cannot_take_a_name_that_comes_with_xraytune() -> None:
+    assert BACKBONES.names() == ("gone", "whole")
+    assert BACKBONES.identity("resnet18") == "resnet18"
+
+
+def test_a_change_to_the_file_is_another_version(package: Path) -> None:
+    before = BACKBONES.identity("whole")
+    package.write_text(f"{CODE}# another\n", encoding="utf-8")
+
+    assert before.startswith("whole of somebody 2.1 ")
+    assert BACKBONES.identity("whole") != before
+
+
+@pytest.mark.usefixtures("package")
+def test_what_cannot_be_imported_is_told() -> None:
+    with pytest.raises(MachineError, match="backbone gone cannot be loaded: No module named 'nowhere'"):
+        BACKBONES.load("gone")
+
+
+@pytest.mark.usefixtures("package")
+def test_a_backbone_without_the_last_stage_that_it_speaks_of_is_told() -> None:
+    network, _ = build_backbone("whole")
+    with pytest.raises(ConfigError, match="backbone whole does not say where its last stage starts"):
+        last_stage_names("whole", network)
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_backbone_is_built_as_ours_are(tmp_path: Path) -> None:
+    network, feature_count = build_backbone("tiny_net")
+    torch.save(network.state_dict(), tmp_path / "tiny_net.pth")
+    grey, _ = build_backbone("tiny_net", weights=tmp_path / "tiny_net.pth", input_channels=1)
+    images = torch.rand(2, 1, 32, 32)
+
+    assert feature_count == 64
+    torch.testing.assert_close(grey(images), network(images.repeat(1, 3, 1, 1)))
+    assert network.training
+    assert last_stage_names("tiny_net", network) == {"layers.4.weight", "layers.4.bias"}
+    assert size_refusal("tiny_net", 32) is None
+    assert size_refusal("tiny_net", 31) is not None
+
+
+@pytest.mark.usefixtures("package")
+@pytest.mark.parametrize(("source", "given"), [("floats", r"float64 \[256, 32, 32\]"), ("few", r"uint8 \[1, 32, 32\]")])
+def test_a_source_that_gives_something_else_than_a_block_is_told(tmp_path: Path, source: str, given: str) -> None:
+    draw_phantoms(tmp_path / "xrays", patients=20, seed=1, image_size_px=32)
+    settings = Settings.model_validate({"name": "x", "data": {"path": tmp_path / "xrays", "image_size": 32}})
+    prepared, _ = prepare(settings, tmp_path / "cache")
+
+    with pytest.raises(MachineError, match=f"source {source} gives {given}"):
+        extension_block(source, 0, 0, prepared, seed=0, cache=tmp_path / "cache")
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_source_is_held_to_what_a_gan_is_held_to(tmp_path: Path) -> None:
+    """It can be a finalist, and then has matched controls."""
+    mixed = Candidate(name="#1", parameters=parameters(), val_b_auroc=0.9)
+    real = Candidate(name="#2", parameters=parameters(source="none"), val_b_auroc=0.95)
+    (finalist,) = choose_finalists([real, mixed], 3, tmp_path)
+    controls = [matched_control(finalist, source, None) for source in ("none", "duplicate")]
+
+    assert finalist_arm(finalist).name == "mixup #1"
+    assert [control.parameters.source for control in controls if control] == ["none", "duplicate"]
+
+
+def test_clean_knows_the_blocks_of_a_study_by_its_pixels() -> None:
+    claim = Claim(pixels="pixels-1/abc", gans=frozenset())
+
+    assert claim.has(POOL_STAGE, "x", {"source": "mixup a 1 5f", "pixels": "pixels-1/abc"})
+    assert not claim.has(POOL_STAGE, "x", {"source": "mixup a 1 5f", "pixels": "pixels-1/def"})
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_mix_has_the_same_bits_for_the_same_seed() -> None:
+    mixup, pixels = SOURCES.load("mixup"), np.arange(3 * 16, dtype=np.uint8).reshape(3, 4, 4)
+    blocks = [mixup(pixels, label=0, block=0, seed=seed) for seed in (1, 1, 2)]
+
+    assert (blocks[0] == blocks[1]).all()
+    assert (blocks[0] != blocks[2]).any()
+
+
+def test_a_metric_is_measured_on_the_draws_of_all_others() -> None:
+    """Accuracy at one half as another package would bring it has the interval of ours."""
+    random = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 20)
+    scores = random.uniform(size=40)
+    probabilities = np.stack([1 - scores, scores], axis=1)
+
+    def accuracy(labels: np.ndarray, probabilities: np.ndarray, positive: int) -> float:
+        return float(np.mean((probabilities[:, positive] >= 0.5) == (labels == positive)))
+
+    patients = [f"p{number // 2}" for number in range(40)]
+    drawn = labels, probabilities, patients
+    value, *interval = further_figures({"own": accuracy}, *drawn, positive=1, replicates=150, seed=1)["own"]
+    ours = patient_bootstrap(*drawn, positive=1, threshold=0.5, replicates=150, seed=1)
+
+    assert interval == pytest.approx(ours["accuracy"])
+    assert value == classification_metrics(labels, probabilities, positive=1).accuracy
+
+
+def test_a_metric_without_a_value_is_told() -> None:
+    metrics = {"own": lambda *_: float("nan")}
+    with pytest.raises(DataError, match="metric own has no value on these 2 images"):
+        further_figures(metrics, np.array([0, 1]), np.eye(2), ["a", "b"], positive=1, replicates=10, seed=1)
