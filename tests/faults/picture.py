@@ -83,7 +83,9 @@ def picture(tree: Tree) -> dict[str, Any]:
         "artifacts": {
             str(file.relative_to(tree.cache)): _content(file)
             for file in sorted(tree.cache.glob("*/[!.]*/*"))
-            if file.is_file() and file.name != "manifest.json"  # which lists the bytes of `checkpoint.pt`
+            if file.is_file()
+            and file.name != "manifest.json"  # which lists the bytes of `checkpoint.pt`
+            and not _is_in_training(file)
         },
         "whole": {
             str(manifest.relative_to(tree.cache)): is_whole(manifest.parent)
@@ -170,5 +172,12 @@ def _visible_files(path: Path) -> list[str]:
     return [
         str(name)
         for name in names
-        if not any(part.startswith(".") for part in name.parts) and not any(map(name.match, _LOOKED_AT_ONLY))
+        if not any(part.startswith(".") for part in name.parts)
+        and not any(map(name.match, _LOOKED_AT_ONLY))
+        and not _is_in_training(name)
     ]
+
+
+def _is_in_training(file: Path) -> bool:
+    """Of a GAN: removed when it is trained. A power loss in that moment brings it back, until the GAN is used again."""
+    return any(part.endswith(".work") for part in file.parts)

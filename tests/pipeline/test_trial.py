@@ -150,6 +150,7 @@ def test_a_longer_gan_continues_the_shorter_one_and_equals_one_trained_straight(
     steps = [done for _, done, _ in said]
     assert steps == [25, 30, 50, 60, 25, 50, 60], "the longer run starts from the shorter one"
     assert sorted(path.name for path in (tmp_path / "one").iterdir()) == [GAN_STAGE, f"{GAN_STAGE}.work", "pixels-2"]
+    assert not list((tmp_path / "one" / f"{GAN_STAGE}.work").iterdir()), "what a GAN trained in goes when it is trained"
 
 
 def test_a_pool_is_the_same_whoever_draws_it(bench: Bench) -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from xraytune.config.settings import SOURCES, GanSettings
 from xraytune.errors import MachineError, Problem
-from xraytune.files import write_bytes
+from xraytune.files import sync_folder, write_bytes
 from xraytune.gan.checkpoint import CHECKPOINT_NAME, checkpoint_generator, load_generator, save_generator
 from xraytune.gan.pool import BLOCK, sample_block
 from xraytune.gan.train import GanProgress, train_gan
@@ -103,7 +103,10 @@ def trained_gan(
         copy_grids(work / "grids", folder / "grids")
 
     path = build_once(cache, GAN_STAGE, inputs, build)
-    shutil.rmtree(gan_work_path(cache, inputs), ignore_errors=True)
+    work = gan_work_path(cache, inputs)
+    if work.exists():
+        shutil.rmtree(work, ignore_errors=True)
+        sync_folder(work.parent)  # otherwise it is back after a power loss
     return path
 
 
