@@ -63,6 +63,7 @@ def test_a_domain_knows_what_lies_in_it(domain: Domain, inside: list[Value], out
     [
         (Choices((3, 1)), [3, 1]),
         (IntRange(low=2, high=8, step=3), [2, 5, 8]),
+        (IntRange(low=1, high=3), [1, 2, 3]),
         (FloatRange(low=0.1, high=0.7, step=0.2), [0.1, 0.3, 0.5, 0.7]),
     ],
 )
@@ -100,5 +101,10 @@ def test_a_constant_is_no_dimension_and_a_choice_is() -> None:
     assert Choices((7,)).suggest(nothing_to_choose, "x") == 7
     assert Choices((7, 8)).is_open
     assert Choices((7, 8)).suggest(FixedTrial({"x": 8}), "x") == 8
-    assert IntRange(low=1, high=2).is_open
-    assert FloatRange(low=1, high=2).is_open
+
+
+def test_a_range_is_a_dimension_and_takes_the_trials_number() -> None:
+    assert IntRange(low=1, high=5).is_open
+    assert IntRange(low=1, high=5).suggest(FixedTrial({"x": 4}), "x") == 4
+    assert FloatRange(low=1, high=5).is_open
+    assert FloatRange(low=1, high=5).suggest(FixedTrial({"x": 2.5}), "x") == 2.5

@@ -99,6 +99,13 @@ def test_every_problem_is_told_at_once_in_file_order(write_space: WriteSpace, co
         ("lr: {value: 1, when: {steps: 500}}", "when: unknown parameter 'steps'", "did you mean 'gan.steps'?"),
         ("lr: {value: 1, when: {backbone: {gt: 1}}}", "when: backbone has no order", "list values"),
         ("lr: {value: 1, when: {views: {above: 1}}}", "when: unknown comparison 'above'", "use one of: gt, ge, lt, le"),
+        ("lr: {value: 1, when: gan}", "when: 'gan' is not a condition", "write when: {source: gan}"),
+        ("lr: {value: 1, when: {}}", "is not a condition", "write when: {source: gan}"),
+        ("lr: {value: 1, when: {source: []}}", "when: no value of source is listed", "list one or more"),
+        ("lr: {value: 1, when: {views: {}}}", "when: no comparison with views", "write {views: {gt: 1}}"),
+        ("lr: {value: 1, when: {views: {gt: many}}}", "when: 'many' is not a number", "write a number"),
+        ("lr: {value: 1, when: {views: {gt: .inf}}}", "when: inf is not a number", "write a number"),
+        ("lr: {value: 1, when: {views: {gt: true}}}", "when: true is not a number", "write a number"),
     ],
 )
 def test_a_wrong_parameter_is_refused_with_a_fix(
@@ -109,6 +116,24 @@ def test_a_wrong_parameter_is_refused_with_a_fix(
     assert message.startswith("space.yaml:4: ")
     assert what in message
     assert fix in message
+    assert message.count("fix:") == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("lr: {values: [1, 2], when: {sourc: gan, views: 3}}", "when: unknown parameter 'sourc'"),
+        ("lr: {values: [1, 2], when: {source: [duplicate, gann]}}", "when: source: unknown value 'gann'"),
+        ("lr: {values: [1, 2], when: {views: {gt: 9, above: 1}}}", "when: unknown comparison 'above'"),
+    ],
+)
+def test_what_is_left_of_a_wrong_condition_is_not_complained_of_as_well(
+    write_space: WriteSpace, complaints: Complaints, line: str, what: str
+) -> None:
+    """The rest of each would never hold in this space, which nobody meant."""
+    message = complaints(write_space(line))
+
+    assert what in message
     assert message.count("fix:") == 1
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from scipy.ndimage import gaussian_filter  # type: ignore[import-untyped]
 from scipy.stats import betabinom, binom  # type: ignore[import-untyped]
 
@@ -24,6 +25,7 @@ from xraytune.metrics.memorisation import (
 from xraytune.seeding import numpy_generator
 
 Images = NDArray[np.uint8]
+Floats = NDArray[np.float64]
 
 
 def chests(count: int, purpose: str, size_px: int = 32) -> Images:
@@ -69,6 +71,41 @@ def noisy(images: Images) -> Images:
     return as_pixels(images + numpy_generator(1, "noise").normal(0, 15, images.shape))
 
 
+def by_hand(image: Floats, training: Floats) -> float:
+    """Closeness to patients with one image each, one flip and shift after the other: square float64 images [S, S]."""
+    ratios = []
+    image, training = resized(image, 32), np.stack([resized(one, 32) for one in training])
+    for side_px, shift_px in ((32, 2), (16, 1)):
+        templates = [unit(resized(one, side_px)[shift_px:-shift_px, shift_px:-shift_px]) for one in training]
+        inner, shifts = side_px - 2 * shift_px, range(2 * shift_px + 1)
+        small = resized(image, side_px)
+        versions = [
+            unit(flipped[top : top + inner, left : left + inner])
+            for flipped in (small, small[:, ::-1])
+            for top in shifts
+            for left in shifts
+        ]
+        nearest = sorted(min(float(np.linalg.norm(one - version)) for version in versions) for one in templates)
+        ratios.append(nearest[0] / float(np.mean(nearest[1:51])))
+    return min(ratios)
+
+
+def resized(image: Floats, side_px: int) -> Floats:
+    whole = Image.fromarray(image.astype(np.float32)).resize((side_px, side_px), Image.Resampling.BILINEAR)
+    return np.asarray(whole, dtype=np.float64)
+
+
+def unit(image: Floats) -> Floats:
+    centred = image - image.mean()
+    return np.asarray(centred / np.linalg.norm(centred))
+
+
+def blurred(image: Floats, sigma_px: float) -> Floats:
+    """With weights that sum to 1 at the edges too."""
+    blur = [gaussian_filter(one, sigma_px, mode="constant", truncate=9) for one in (image, np.ones_like(image))]
+    return np.asarray(blur[0] / blur[1])
+
+
 DISGUISES: dict[str, Callable[[Images], Images]] = {
     "as they are": lambda images: images,
     "flipped": lambda images: images[:, :, ::-1],
@@ -95,6 +132,30 @@ def test_the_copied_image_is_named() -> None:
 
     assert found.nearest.tolist() == [7, 3, 5]
     assert found.ratio == pytest.approx([0, 0, 0], abs=0.01)
+
+
+def test_closeness_is_that_of_every_version_compared_one_by_one() -> None:
+    large = chests(72, "large", size_px=80).astype(np.float64)
+    images = [large[70], large[71], np.roll(large[5], 7, axis=1), np.roll(large[6, :, ::-1], 10, axis=0)]
+
+    found = closeness(as_pixels(np.stack(images)), as_pixels(large[:70]), patients(70)).ratio
+
+    assert found == pytest.approx([by_hand(one, large[:70]) for one in images], rel=1e-3)
+
+
+def test_an_unseen_image_is_as_close_as_at_the_closest_of_its_blurs() -> None:
+    training = TRAINING[:60].astype(np.float64)
+    strengths = (0, 10, 30, 60, 90, 120)
+    images = as_pixels(
+        training[:6] + numpy_generator(5, "strong").normal(0, 1, (6, 32, 32)) * np.reshape(strengths, (6, 1, 1))
+    )
+
+    found = unseen_closeness(images, patients(6), TRAINING[:60], patients(60))
+
+    versions = [[one, blurred(one, 1), blurred(one, 2)] for one in images.astype(np.float64)]
+    expected = [[by_hand(version, training) for version in of_image] for of_image in versions]
+    assert found == pytest.approx(np.min(expected, axis=1), rel=1e-3, abs=1e-3)
+    assert set(np.argmin(expected, axis=1)) == {0, 1, 2}
 
 
 @pytest.mark.parametrize("share", [0.05, 0.2])
@@ -187,6 +248,16 @@ def test_one_image_of_each_unseen_patient_counts_and_at_most_500() -> None:
     assert first == unseen_closeness(UNSEEN[:1], ["a"], TRAINING, patients(80))[0]
 
 
+def test_the_unseen_patients_that_count_reach_from_the_first_to_the_last() -> None:
+    names = [f"patient {number:03d}" for number in range(502)]
+    images = UNSEEN[np.arange(502) % 250]
+
+    some = unseen_closeness(images, names, TRAINING[:9], patients(9))
+
+    ends = unseen_closeness(images[[0, 501]], ["first", "last"], TRAINING[:9], patients(9))
+    assert some[[0, -1]] == pytest.approx(ends)
+
+
 def test_the_threshold_is_the_hundredth_part_of_many_and_the_least_of_few() -> None:
     def threshold(count: int) -> float:
         return compare_with_unseen(np.zeros(1), np.arange(1, count + 1) / 1000).threshold
@@ -194,8 +265,12 @@ def test_the_threshold_is_the_hundredth_part_of_many_and_the_least_of_few() -> N
     assert [threshold(count) for count in (20, 198, 199, 500)] == pytest.approx([0.001, 0.001, 0.002, 0.005])
 
 
+def test_as_close_as_the_threshold_is_not_near() -> None:
+    assert compare_with_unseen(np.array([0.2, 0.1, 0.3]), np.array([0.2, 0.4])).near == 1
+
+
 def test_a_side_without_images_is_refused() -> None:
     with pytest.raises(DataError, match="no training image"):
         closeness(UNSEEN, TRAINING[:0], [])
-    with pytest.raises(DataError, match="at least one synthetic and one unseen"):
+    with pytest.raises(DataError, match=r"there is no image to compare(.|\n)*at least one synthetic and one unseen"):
         compare_with_unseen(np.zeros(3), np.zeros(0))

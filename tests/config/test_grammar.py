@@ -1,0 +1,245 @@
+"""What `parameters:` may say: each refusal at its line with its fix, and each domain as it is declared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from xraytune.config.domains import Choices, Domain, FloatRange, IntRange
+from xraytune.config.load import load_space
+
+WriteSpace = Callable[..., Path]
+Complaints = Callable[..., str]
+
+ALL_DISTRIBUTIONS = "use one of: categorical, constant, uniform, q_uniform, int_uniform, log_uniform_values"
+NO_NORMAL = "normal distributions have no counterpart in Optuna; write min: and max:"
+TOO_MANY = "narrow the range, or widen the step"
+
+
+def domain_of(path: Path, name: str) -> Domain:
+    (domain,) = (spec.domain for spec in load_space(path).specs if spec.name == name)
+    return domain
+
+
+@pytest.mark.parametrize(
+    ("block", "line", "what", "fix"),
+    [
+        ("lr|value: 1|step: 0.1", 2, "lr: step goes with min and max", "remove step"),
+        ("lr|value: 1|q: 0.1", 2, "lr: q goes with min and max", "remove q"),
+        ("lr|values: 3", 1, "lr: values is not a list", "write values: [a, b]"),
+        ("folder.path|values: [a, b]", 1, "folder.path: is fixed: it cannot be searched", "write value: and one path"),
+        ("lr|values:|- 1|- 2|- 1.0", 4, "lr: 1.0 is listed twice", "keep one"),
+        (
+            "backbone|min: 1|max: 2",
+            1,
+            "backbone: has no order, so min and max mean nothing",
+            "write values: [small_cnn, alexnet, convnext_tiny, convnext_small, convnext_base, convnext_large, "
+            "densenet121, densenet161, ...]",
+        ),
+        (
+            "optimizer|min: 1|max: 2",
+            1,
+            "optimizer: has no order, so min and max mean nothing",
+            "write values: [adam, adamw, sgd]",
+        ),
+        (
+            "folder.path|min: 1|max: 2",
+            1,
+            "folder.path: has no order, so min and max mean nothing",
+            "write values: [...]",
+        ),
+        ("lr|max: 1", 0, "lr: has no min", "write min: too"),
+        ("lr|when: {source: gan}", 0, "lr: says no value", "give one of: value, values, min and max"),
+        ("lr|max: 1|min: 2", 2, "lr: min 2 is above max 1", "write min: 1, max: 2"),
+        (
+            "dropout|min: 0|max: .5|distribution: log_uniform_values",
+            1,
+            "dropout: min 0 has no logarithm",
+            "write a small number above 0, or distribution: uniform",
+        ),
+        (
+            "classical|min: 0|max: 3|distribution: uniform",
+            3,
+            "classical: uniform draws fractions, and it takes whole numbers",
+            "write int_uniform",
+        ),
+        ("gan.seed|min: 0|max: 1000000000000001", 2, "gan.seed: from 0 to 1e+15 there are too many values", TOO_MANY),
+        (
+            "gan.seed|min: 0|max: 99999999999999999999|step: 1",
+            3,
+            "gan.seed: from 0 to 1e+20 there are too many values",
+            TOO_MANY,
+        ),
+        ("dropout|min: 0|max: .5|distribution: q_uniform", 3, "dropout: q_uniform has no step", "write step: (or q:)"),
+        (
+            "dropout|min: 0|max: .5|step: .1|q: .1",
+            4,
+            "dropout: step and q are two names of one thing",
+            "keep one",
+        ),
+        (
+            "lr|min: 1|max: 2|distribution: log_uniform_values|step: .1",
+            4,
+            "lr: a logarithmic range has no steps",
+            "remove step",
+        ),
+        ("dropout|min: 0|max: .5|step: 0", 3, "dropout: step 0 is not a number above 0", "write a number above 0"),
+        ("dropout|min: 0|max: .5|q: many", 3, "dropout: q 'many' is not a number above 0", "write a number above 0"),
+        ("dropout|min: 0|max: .5|q: true", 3, "dropout: q true is not a number above 0", "write a number above 0"),
+        ("dropout|min: 0|max: .5|step: .inf", 3, "dropout: step inf is not a number above 0", "write a number above 0"),
+        (
+            "batch_size|min: 8|max: 32|step: 1.5",
+            3,
+            "batch_size: step 1.5 is not a whole number",
+            "write a whole number",
+        ),
+        (
+            "dropout|min: 0|max: .5|step: .2",
+            3,
+            "dropout: steps of 0.2 from 0 never reach max 0.5",
+            "write max: 0.4 or max: 0.6",
+        ),
+        ("gan|parameters: {}|wen: {source: gan}", 2, "gan: unknown key 'wen'", "did you mean 'when'?"),
+        ("gan|parameters: {}|parameter: {}", 2, "gan: unknown key 'parameter'", "did you mean 'parameters'?"),
+        (
+            "gan|parameters:|  backbon: {value: 1}",
+            2,
+            "gan: unknown parameter 'backbon'",
+            "use one of: image_size, steps, batch_size, z_dim, width, lr_g, lr_d, beta1, loss, spectral_norm, "
+            "diffaugment, ema_half_life_images, conditional, seed, allow_memorised",
+        ),
+        ("gan|parameters:|  steps: 5", 2, "gan.steps: 5 stands alone", "write steps: {value: 5}"),
+        ("lr|value: 1|distribution: uniform", 2, "lr: uniform does not go with value", "write constant"),
+        ("lr|values: [1, 2]|distribution: constant", 2, "lr: constant does not go with values", "write categorical"),
+        (
+            "lr|min: 1|max: 2|distribution: constant",
+            3,
+            "lr: constant does not go with min and max",
+            "write int_uniform or log_uniform_values or q_uniform or uniform",
+        ),
+        (
+            "lr|min: 1|max: 2|distribution: unifrm",
+            3,
+            "lr: unknown distribution 'unifrm'",
+            "did you mean 'uniform'?",
+        ),
+        (
+            "lr|min: 1|max: 2|distribution: log_uniform",
+            3,
+            "lr: log_uniform is not searched here",
+            "its bounds are exponents; write log_uniform_values with the bounds themselves",
+        ),
+        (
+            "lr|values: [1, 2]|distribution: categorical_w_probabilities",
+            2,
+            "lr: categorical_w_probabilities is not searched here",
+            "every value is equally likely; write values: alone",
+        ),
+        ("lr|min: 1|max: 2|distribution: normal", 3, "lr: normal has no counterpart in Optuna", ALL_DISTRIBUTIONS),
+        ("lr|min: 1|max: 2|distribution: beta", 3, "lr: beta has no counterpart in Optuna", ALL_DISTRIBUTIONS),
+        ("lr|min: 1|max: 2|distribution: q_log", 3, "lr: q_log has no counterpart in Optuna", ALL_DISTRIBUTIONS),
+        (
+            "lr|min: 1|max: 2|distribution: inv_log_uniform",
+            3,
+            "lr: inv_log_uniform has no counterpart in Optuna",
+            ALL_DISTRIBUTIONS,
+        ),
+        ("lr|min: 1|max: 2|mu: 1", 3, "lr: mu cannot be searched with", NO_NORMAL),
+        ("lr|min: 1|max: 2|sigma: 1", 3, "lr: sigma cannot be searched with", NO_NORMAL),
+        (
+            "lr|values: [1, 2]|probabilities: [.5, .5]",
+            2,
+            "lr: probabilities cannot be searched with",
+            "every value is equally likely; remove it",
+        ),
+    ],
+)
+def test_a_refusal_points_at_its_line_and_says_what_to_write(
+    write_space: WriteSpace, complaints: Complaints, block: str, line: int, what: str, fix: str
+) -> None:
+    """`block` is one parameter, its lines apart by |."""
+    name, *rest = block.split("|")
+    lines = [f"{name}:", *(f"  {one}" for one in rest)]
+
+    message = complaints(write_space(*lines))
+
+    assert message == f"space.yaml:{4 + line}: {what}\n  {4 + line} | {lines[line].strip()}\n  fix: {fix}"
+
+
+@pytest.mark.parametrize(
+    ("dropout", "what"),
+    [
+        ("{min: 0, max: .5, distribution: q_uniform}", "q_uniform has no step"),
+        ("{min: 0, max: .5, step: -1}", "step -1 is not a number above 0"),
+        ("{min: 0, max: .5, step: .2}", "never reach max 0.5"),
+        ("{min: 0, max: .5, step: 1.0e-300}", "there are too many values"),
+    ],
+)
+def test_a_wrong_range_is_the_only_thing_complained_of(
+    write_space: WriteSpace, complaints: Complaints, dropout: str, what: str
+) -> None:
+    """Not also the condition on it, which may be right once the range is."""
+    message = complaints(write_space(f"dropout: {dropout}", "lr: {values: [1, 2], when: {dropout: .3}}"))
+
+    assert what in message
+    assert message.count("fix:") == 1
+
+
+def test_a_parameter_in_its_block_and_by_its_dotted_name_is_declared_twice(
+    write_space: WriteSpace, complaints: Complaints
+) -> None:
+    path = write_space("gan.steps: {value: 1}", "gan: {parameters: {steps: {value: 2}}}", "lrr: {value: 1}")
+
+    assert complaints(path) == "\n".join(
+        [
+            "space.yaml:5: gan.steps: is declared twice, first at space.yaml:4",
+            "  5 | gan: {parameters: {steps: {value: 2}}}",
+            "  fix: keep one",
+            "space.yaml:6: unknown parameter 'lrr'",
+            "  6 | lrr: {value: 1}",
+            "  fix: did you mean 'lr'?",
+        ]
+    )
+
+
+def test_parameters_are_a_mapping_or_left_out(tmp_path: Path, complaints: Complaints) -> None:
+    path = tmp_path / "space.yaml"
+
+    path.write_text("name: small\ndata: {path: images}\nparameters: [lr]\n", encoding="utf-8")
+    assert complaints(path) == (
+        "space.yaml:3: parameters: a list is not a mapping\n"
+        "  3 | parameters: [lr]\n"
+        "  fix: write parameters: {lr: {value: 1e-4}}"
+    )
+
+    path.write_text("name: small\ndata: {path: images}\n", encoding="utf-8")
+    assert load_space(path).searched == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "declared", "domain"),
+    [
+        ("lr", "{value: 1e-3, distribution: constant}", Choices((1e-3,))),
+        ("lr", "{values: [1e-3, 1], distribution: categorical}", Choices((1e-3, 1.0))),
+        ("lr", "{min: 1e-3, max: 1}", FloatRange(low=1e-3, high=1.0)),
+        ("lr", "{min: 1e-3, max: 1, distribution: uniform}", FloatRange(low=1e-3, high=1.0)),
+        ("lr", "{min: 0.5, max: 2, distribution: log_uniform_values}", FloatRange(low=0.5, high=2.0, is_log=True)),
+        ("lr", "{min: 2, max: 4, distribution: int_uniform}", FloatRange(low=2.0, high=4.0, step=1.0)),
+        ("lr", "{min: 2, max: 2}", Choices((2.0,))),
+        ("dropout", "{min: 0, max: .6, step: .2}", FloatRange(low=0.0, high=0.6, step=0.2)),
+        ("dropout", "{min: 0, max: .6, q: .2, distribution: q_uniform}", FloatRange(low=0.0, high=0.6, step=0.2)),
+        ("batch_size", "{min: 8, max: 32}", IntRange(low=8, high=32)),
+        ("batch_size", "{min: 8, max: 32, distribution: int_uniform}", IntRange(low=8, high=32)),
+        ("batch_size", "{min: 8, max: 32, step: 1}", IntRange(low=8, high=32)),
+        ("batch_size", "{min: 8, max: 32, step: 8}", IntRange(low=8, high=32, step=8)),
+        ("batch_size", "{min: 8, max: 32, distribution: log_uniform_values}", IntRange(low=8, high=32, is_log=True)),
+        ("views", "{min: 1, max: 8, distribution: log_uniform_values}", IntRange(low=1, high=8, is_log=True)),
+        ("early_stop_epochs", "{min: 1, max: 1000000000000001}", IntRange(low=1, high=10**15 + 1)),
+    ],
+)
+def test_a_declaration_is_the_domain_that_it_says(
+    write_space: WriteSpace, name: str, declared: str, domain: Domain
+) -> None:
+    assert domain_of(write_space(f"{name}: {declared}"), name) == domain
