@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from xraytune.errors import DataError
 from xraytune.metrics.classification import classification_metrics
-from xraytune.metrics.intervals import patient_bootstrap
+from xraytune.metrics.intervals import further_figures, patient_bootstrap
 from xraytune.seeding import numpy_generator
 
 
@@ -52,6 +52,28 @@ def test_an_interval_that_was_told_is_told_again_by_the_next_version(
     again = patient_bootstrap(labels, probabilities, patients, positive=1, threshold=0.5, seed=1, **replicates)
 
     assert again["brier"] == pytest.approx(brier, rel=1e-9)
+
+
+def mean_squared_error(labels: NDArray[np.int64], probabilities: NDArray[np.float64], positive: int) -> float:
+    return float(((probabilities[:, positive] - (labels == positive)) ** 2).mean())
+
+
+def test_a_metric_of_ones_own_has_its_value_and_the_interval_that_it_would_have_here() -> None:
+    labels, probabilities, patients = overlapping_classes(20)
+    drawn = labels, probabilities, patients
+
+    found = further_figures({"own": mean_squared_error}, *drawn, positive=1, replicates=60, seed=1)
+
+    ours = patient_bootstrap(*drawn, positive=1, threshold=0.5, replicates=60, seed=1)["brier"]
+    value = classification_metrics(labels, probabilities, positive=1).brier
+    assert found == {"own": pytest.approx((value, *ours))}
+
+
+def test_a_metric_of_ones_own_that_has_no_value_on_a_resample_is_told() -> None:
+    with pytest.raises(
+        DataError, match=r"metric own has no value on these 20 images(.|\n)*fix: evaluate on more images"
+    ):
+        further_figures({"own": lambda *_: np.nan}, *overlapping_classes(20), positive=1, replicates=3, seed=1)
 
 
 def test_copies_of_each_patients_image_do_not_shrink_the_interval() -> None:
