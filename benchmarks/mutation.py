@@ -1,0 +1,176 @@
+"""`python -m benchmarks.mutation [FILE ...]`: put small mistakes into the pure files, and count those that no test finds.
+
+For each file its few tests are collected once; then every mutant has a forked process of its own, in which the tests that
+call the mutated function run, the fastest first, until one fails. Draws of Hypothesis are the same in each run. A test that
+takes far more CPU time than without a mistake has found it: the mutant never ends.
+
+`docs/mutation.md` lists the mutants that no test has to find, for they behave like the code itself. The exit code is 1 where
+fewer than 85 % are found.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeAlias
+
+from benchmarks.mutants import CONSTANTS, Mutant, mutants_of
+
+_Answer: TypeAlias = dict[str, Any]
+_TESTS: dict[str, tuple[str, ...]] = {
+    "xraytune/mix/plan.py": ("tests/mix/test_plan.py",),
+    "xraytune/mix/sampler.py": ("tests/mix/test_sampler.py",),
+    "xraytune/metrics/classification.py": ("tests/metrics/test_classification.py",),
+    "xraytune/metrics/intervals.py": ("tests/metrics/test_intervals.py",),
+    "xraytune/metrics/placements.py": ("tests/metrics/test_placements.py",),
+    "xraytune/metrics/memorisation.py": ("tests/metrics/test_memorisation.py",),
+    "xraytune/confirm/comparison.py": ("tests/confirm/test_comparison.py",),
+    "xraytune/confirm/verdict.py": ("tests/confirm/test_verdict.py",),
+    "xraytune/confirm/resampling.py": ("tests/confirm/test_resampling.py",),
+    "xraytune/confirm/power.py": ("tests/confirm/test_power.py",),
+    "xraytune/config/grammar.py": ("tests/config/test_grammar.py", "tests/config/test_load.py"),
+    "xraytune/config/conditions.py": ("tests/config/test_load.py",),
+    "xraytune/config/domains.py": ("tests/config/test_domains.py",),
+    "xraytune/search/rungs.py": ("tests/search/test_rungs.py",),
+}
+_LISTED = Path("docs/mutation.md")
+_LEAST_FOUND = 0.85
+_MOST_BYTES = 8 * 2**30
+
+
+def main(files: list[str]) -> int:
+    """Print a row for each file and the mutants that nothing found; 1 where too few were."""
+    if unknown := set(files) - set(_TESTS):
+        raise SystemExit(f"no tests are named here for {', '.join(sorted(unknown))}; there are: {', '.join(_TESTS)}")
+    listed = _LISTED.read_text(encoding="utf-8")
+    mutants, found, alike = 0, 0, 0
+    print(f"{'file':36} mutants found alike missed seconds")
+    for path in files or _TESTS:
+        started = time.monotonic()
+        trial: _Answer = _in_child(partial(_try_all, path, _TESTS[path])) or {"error": "its process died"}
+        if "error" in trial:
+            raise SystemExit(f"{path}: {trial['error']}")
+        section = listed.partition(f"## {path}\n")[2].partition("\n## ")[0]
+        missed = [place for place in trial["missed"] if f"- {place.partition(' ')[2]}" not in section]
+        of_file = trial["mutants"], trial["mutants"] - len(trial["missed"]), len(trial["missed"]) - len(missed)
+        mutants, found, alike = mutants + of_file[0], found + of_file[1], alike + of_file[2]
+        seconds = time.monotonic() - started
+        print(f"{path:36} {of_file[0]:7} {of_file[1]:5} {of_file[2]:5} {len(missed):6} {seconds:7.0f}", flush=True)
+        print("".join(f"  {path}:{place}\n" for place in missed), end="", flush=True)
+    print(
+        f"{found} of {mutants} mutants found: {found / mutants:.1%}; {found / (mutants - alike):.1%} but for those alike"
+    )
+    return int(found / mutants < _LEAST_FOUND)
+
+
+def _in_child(work: Callable[[], Any]) -> Any:
+    """What `work` gives in a forked process, as JSON; None where the process died."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.write(write, json.dumps(work()).encode())
+            status = 0
+        finally:
+            if status:
+                traceback.print_exc()
+            os._exit(status)
+    os.close(write)
+    with os.fdopen(read, "rb") as answer:
+        content = answer.read()
+    os.waitpid(child, 0)
+    return json.loads(content) if content else None
+
+
+def _try_all(path: str, tests: tuple[str, ...]) -> _Answer:
+    """All mutants of a file: how many there are, and those that no test found, or what kept them from being tried."""
+    import pytest
+
+    resource.setrlimit(resource.RLIMIT_DATA, (_MOST_BYTES, _MOST_BYTES))
+    silent = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silent, 1)
+    trial = _Trial(path=path)
+    pytest.main(["-q", "-p", "no:cacheprovider", *tests], plugins=[trial])
+    return trial.answer
+
+
+@dataclass
+class _Trial:
+    """A pytest plugin: in the place of one run, one for each mutant."""
+
+    path: str
+    answer: _Answer = field(default_factory=dict)
+    failed: bool = False
+    seconds: dict[str, float] = field(default_factory=dict)
+    called: dict[str, list[int]] = field(default_factory=dict)
+
+    def pytest_configure(self) -> None:
+        import hypothesis
+
+        hypothesis.settings.register_profile(
+            "mutation", derandomize=True, database=None, deadline=None, report_multiple_bugs=False,
+            phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
+        )  # fmt: skip
+        hypothesis.settings.load_profile("mutation")
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        self.failed |= report.failed
+
+    def pytest_runtestloop(self, session: Any) -> bool:
+        for item in session.items:
+            first = _in_child(partial(self._without_mistake, item))
+            if first is None:
+                self.answer = {"error": f"{item.nodeid} fails without a mistake"}
+                return True
+            self.seconds[item.nodeid], self.called[item.nodeid] = first["seconds"], first["called"]
+        mutants = mutants_of(Path(self.path).read_text(encoding="utf-8"), self.path)
+        items = sorted(session.items, key=lambda item: self.seconds[item.nodeid])
+        missed = [mutant for mutant in mutants if _in_child(partial(self._is_missed, mutant, items))]
+        told = [f"{mutant.line} `{mutant.function}`: `{mutant.text}`" for mutant in missed]
+        self.answer = {"mutants": len(mutants), "missed": told}
+        return True
+
+    def _without_mistake(self, item: Any) -> _Answer | None:
+        """How long a test takes, and the first lines of the functions that it calls."""
+        called: set[int] = set()
+        whole = str(Path(self.path).resolve())
+
+        def note(frame: FrameType, event: str, _: object) -> None:
+            if event == "call" and frame.f_code.co_filename == whole:
+                called.add(frame.f_code.co_firstlineno)
+
+        started = time.process_time()
+        sys.setprofile(note)
+        self._run(item)
+        sys.setprofile(None)
+        return None if self.failed else {"seconds": time.process_time() - started, "called": sorted(called)}
+
+    def _is_missed(self, mutant: Mutant, items: list[Any]) -> bool:
+        first, last = mutant.lines
+        mutant.put_into(sys.modules, self.path.removesuffix(".py").replace("/", "."))
+        for item in items:
+            if mutant.function == CONSTANTS or any(first <= line <= last for line in self.called[item.nodeid]):
+                signal.setitimer(signal.ITIMER_PROF, 3 + 8 * self.seconds[item.nodeid])
+                self._run(item)
+                if self.failed:
+                    return False
+        return True
+
+    def _run(self, item: Any) -> None:
+        item.ihook.pytest_runtest_protocol(item=item, nextitem=None)
+
+
+if __name__ == "__main__":
+    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    sys.exit(main(sys.argv[1:]))
