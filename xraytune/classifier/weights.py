@@ -69,7 +69,8 @@ def find_weights(backbone: str, weights: str, weights_dir: Path | None) -> Path 
             return _verified(file, f"get it again from {url}")
     names = " or ".join(map(_file_name, wanted))
     fix = f"put {names} there (from {wanted[0].rpartition('/')[0]}/), or set weights: none"
-    raise MachineError(Problem(f"no official weights of {backbone}", weights_dir, fix))
+    what = f"no official weights of {backbone}" if weights_dir.is_dir() else "there is no such folder of weights"
+    raise MachineError(Problem(what, weights_dir, fix))
 
 
 def official_urls(backbone: str) -> dict[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import threading
 import time
 import traceback
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 from rich import box
@@ -109,7 +111,16 @@ def show_json(content: Mapping[str, Json]) -> None:
 
 def tell(text: str, tone: Tone = "plain") -> None:
     """A line about what is going on."""
-    _ERR.print(Text(text, style=_STYLES[tone]), soft_wrap=not _ERR.is_terminal)
+    _ERR.print(Text(as_typed(text), style=_STYLES[tone]), soft_wrap=not _ERR.is_terminal)
+
+
+def as_typed(text: str) -> str:
+    """The text with paths below the current folder as a person would type them: `xrays`, not `/home/ann/demo/xrays`."""
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:  # somebody removed it
+        return text
+    return text if here == Path(here.anchor) else re.sub(rf"(?<![\w./~-]){re.escape(f'{here}/')}(?=\S)", "", text)
 
 
 def event(text: str) -> None:

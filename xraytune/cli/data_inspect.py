@@ -57,12 +57,13 @@ def _frame(folder: Path, found: Inspection) -> Frame:
     fewest, middle, most = found.images_per_patient
     total = sum(sum(counts.values()) for counts in found.images.values())
     duplicates = sum(len(files) - 1 for files in found.duplicates)
+    formats = ", ".join(f"{count} {kind}" for kind, count in found.formats.items())
     about = console.facts(
         ("classes", f"{', '.join(found.class_names)} (sensitivity is about {found.positive})"),
         ("images of a patient", f"{fewest} to {most}, median {middle:g}"),
         ("width", "{} to {} px".format(*found.width_px)),
         ("height", "{} to {} px".format(*found.height_px)),
-        ("formats", ", ".join(f"{count} {kind}" for kind, count in found.formats.items()) or "none that decodes"),
+        ("formats", f"{formats or 'none that decodes'}{'; test/ stays sealed' if 'test' in found.images else ''}"),
         ("duplicates", f"{duplicates} files repeat another" if duplicates else "none"),
         ("shortcut", found.shortcut),
     )

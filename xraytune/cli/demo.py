@@ -14,7 +14,11 @@ from xraytune.cli.search import SearchScreen
 if TYPE_CHECKING:
     from xraytune.export.demo import Demo, Outcome
 
-_SOURCES = {"none": "real images only", "duplicate": "real images drawn again", "gan": "GAN images"}
+_SOURCES = {
+    "none": "none: real images alone",
+    "duplicate": "duplicate: real images drawn again",
+    "gan": "gan: GAN images",
+}
 
 
 def demo(
@@ -28,6 +32,7 @@ def demo(
     done = demo(folder=folder, quick=quick, guide=_Guide())
     console.say("\nWhat the search found", "strong")
     console.show(_found(done))
+    console.say_command(f"xraytune status {done.study}", "all its trials: ")
     console.say("\nWith your own images", "strong")
     console.say("  a folder with train/NORMAL, train/PNEUMONIA and, to be kept for the end, test/ likewise; then:")
     console.say_command("xraytune data inspect YOUR_FOLDER", "  $ ")
@@ -73,7 +78,7 @@ class _Guide:
 
 def _found(done: Demo) -> Frame:
     columns = (
-        Column(name="mix"),
+        Column(name="source"),
         Column(name="trials", align="right"),
         Column(name="best val-A AUROC", align="right"),
         Column(name="after epochs", align="right"),
@@ -90,7 +95,7 @@ def _found(done: Demo) -> Frame:
     )
     where = console.facts(
         ("X-rays", f"{done.xrays}"),
-        ("study", f"{done.study} (trials.jsonl, split.json; `xraytune status {done.study}`)"),
+        ("study", f"{done.study}"),
         ("configuration", f"{done.config}"),
         ("model", f"{done.model}"),
     )

@@ -24,7 +24,10 @@ def export(
     ] = None,
     arm: Annotated[
         str | None,
-        typer.Option(metavar="ARM", help="The best of this arm, such as real_only; after a confirm, its control."),
+        typer.Option(
+            metavar="ARM",
+            help="The best of this arm: real_only, classical, duplicate, gan, classical+gan; after a confirm, its control.",
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -50,6 +53,6 @@ def show(exported: Exported, *, next_step: bool = True) -> None:
     if exported.synthetic:
         console.say(f"its synthetic images are {exported.synthetic}")
     if exported.advice:
-        console.say_command(exported.advice, "simpler, until they are: ")
+        console.say_command(exported.advice, "to do without them until they are: ")
     if next_step:
         console.say_command(exported.command, "next: ")

@@ -13,17 +13,27 @@ Data: TypeAlias = Annotated[
 ]
 WeightsDir: TypeAlias = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", help="A folder of official weight files, for a machine without a network."),
+    typer.Option(
+        metavar="DIR",
+        help="A folder of official weight files, for a machine without a network; `xraytune doctor` names them.",
+    ),
 ]
 Overrides: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Replace one line of the file; may be given again and again."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Replace one line of the file, as in budget.trials=6; may be given again and again.",
+    ),
 ]
 SpaceFile: TypeAlias = Annotated[Path, typer.Option("--space", metavar="FILE", help="The space file (YAML).")]
 Studies: TypeAlias = Annotated[Path, typer.Option(metavar="DIR", help="Where studies lie.")]
 Cache: TypeAlias = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", help="Where shared work lies: decoded images, GANs, features."),
+    typer.Option(
+        metavar="DIR",
+        help="Where shared work lies: decoded images, GANs, features; else in `cache`, beside the studies.",
+    ),
 ]
 SkipBroken: TypeAlias = Annotated[
     bool, typer.Option("--skip-broken", help="Leave broken images out, and list them, instead of refusing.")

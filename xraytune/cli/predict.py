@@ -29,4 +29,5 @@ def predict(
     for image in predicted.broken:
         console.tell(f"left out: {image.file}: {image.reason}", "bad")
     counts = ", ".join(f"{count} {name}" for name, count in predicted.counts.items())
-    console.say(f"{predicted.path}: {sum(predicted.counts.values())} images, called {counts}")
+    rule = f" ({predicted.positive} from a probability of {predicted.threshold:.3f} on)" if predicted.positive else ""
+    console.say(f"{predicted.path}: {sum(predicted.counts.values())} images, called {counts}{rule}")

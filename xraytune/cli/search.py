@@ -117,7 +117,7 @@ class SearchScreen:
         tell_dashboard(dashboard)
         self._drawing.enter_context(
             console.watching(
-                lambda: live_frame(watcher.look(), dashboard=dashboard),
+                lambda: live_frame(watcher.look(), dashboard=f"Ray dashboard: {dashboard}" if dashboard else ""),
                 lambda: summary_line(watcher.look()),
             )
         )

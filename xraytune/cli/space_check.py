@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 def check(
     file: Annotated[Path | None, typer.Argument(metavar="FILE", help="The space file (YAML).")] = None,
+    space: Annotated[Path | None, typer.Option(metavar="FILE", help="FILE, said as `search` says it.")] = None,
     data: Data = None,
     weights_dir: WeightsDir = None,
     overrides: Overrides = None,
@@ -36,20 +37,23 @@ def check(
     if schema:
         console.show_json(space_schema())
         return
+    if file and space:
+        raise typer.BadParameter("name the space file once, as FILE or with --space", param_hint="FILE")
+    file = file or space
     if file is None:
         raise typer.BadParameter("name the space file, or give --schema", param_hint="FILE")
     try:
-        space = load_space(file, overrides or (), data=data, weights_dir=weights_dir)
+        loaded = load_space(file, overrides or (), data=data, weights_dir=weights_dir)
     except ConfigError as error:
         if as_json:
             console.show_json({**_answer(file), "problems": [_problem(problem) for problem in error.problems]})
             raise typer.Exit(error.exit_code) from None
         raise
     if as_json:
-        content: Json = space.identity()
-        console.show_json({**_answer(file), "ok": True, "searched": list(space.searched), "space": content})
+        content: Json = loaded.identity()
+        console.show_json({**_answer(file), "ok": True, "searched": list(loaded.searched), "space": content})
     else:
-        console.show(_frame(file, space))
+        console.show(_frame(file, loaded))
 
 
 def _answer(file: Path) -> dict[str, Json]:
@@ -111,7 +115,10 @@ def _settings(settings: Settings) -> Table:
     patients = f"{data.train_patients} patients" if data.train_patients else "all patients"
     rows = console.facts(
         ("study", settings.name),
-        ("images", f"{data.path}, {data.image_size} px"),
+        (
+            "images",
+            f"{data.path}, {data.image_size} px" + ("" if data.path.exists() else "; not there: give --data DIR"),
+        ),
         ("training part", f"{patients}, beside val-A {data.split.val_a:g} and val-B {data.split.val_b:g}"),
         ("budget", ", ".join(limits)),
         ("scheduler", rungs),

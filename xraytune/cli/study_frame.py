@@ -37,16 +37,17 @@ def live_frame(view: StudyView, *, dashboard: str = "") -> Frame:
         for name, trials in groups.items()
         for place, trial in enumerate(trials)
     ]
-    table = Table(columns=(Column(name=""), *_COLUMNS), rows=tuple(rows))
-    lines = [*_heading(view), *([Cell(dashboard, "dim")] if dashboard else [])]
+    table = Table(columns=(Column(name=""), *_columns(view)), rows=tuple(rows))
+    lines = [*_heading(view), *([Cell(dashboard, "dim")] if dashboard and view.is_running else [])]
     if hidden := len(view.trials) - len(rows):
-        lines.append(Cell(f"{hidden} more trials have ended; `xraytune status` shows them all", "dim"))
+        have = "trial has" if hidden == 1 else "trials have"
+        lines.append(Cell(f"{hidden} more {have} ended; `xraytune status` shows them all", "dim"))
     return Frame(lines=tuple(lines), tables=(table,))
 
 
 def status_frame(view: StudyView) -> Frame:
     """A study with all its trials, and why some of them failed."""
-    table = Table(columns=_COLUMNS, rows=tuple(_row(trial, view) for trial in view.trials))
+    table = Table(columns=_columns(view), rows=tuple(_row(trial, view) for trial in view.trials))
     failed = [trial for trial in view.trials if trial.status == "failed"]
     reasons = [Cell(f"#{trial.number} failed: {trial.reason.splitlines()[0]}", "bad") for trial in failed]
     return Frame(lines=(*_heading(view), *reasons), tables=(table,) if view.trials else ())
@@ -77,19 +78,27 @@ def curve(values: Sequence[float], low: float, high: float, width: int = _CURVE_
     return "".join(_BARS[round((value - low) / span * (len(_BARS) - 1))] for value in values)
 
 
-_COLUMNS = (
-    Column(name="#", align="right"),
-    Column(name="mix", flexible=True),
-    Column(name="epoch", align="right"),
-    Column(name="val-A", align="right"),
-    Column(name="val-B", align="right"),
-    Column(name="curve"),
-    Column(name="state", flexible=True),
-)
+def _columns(view: StudyView) -> tuple[Column, ...]:
+    """The curve's column tells the AUROCs of its lowest and its highest bar, which are the study's so far."""
+    seen = _seen(view)
+    ends = f"\n{min(seen):.2f}-{max(seen):.2f}".replace("0.", ".") if seen else ""
+    return (
+        Column(name="#", align="right"),
+        Column(name="mix", flexible=True),
+        Column(name="epoch", align="right"),
+        Column(name="val-A", align="right"),
+        Column(name="val-B", align="right"),
+        Column(name=f"curve{ends}"),
+        Column(name="state", flexible=True),
+    )
+
+
+def _seen(view: StudyView) -> list[float]:
+    return [value for trial in view.trials for value in trial.values]
 
 
 def _row(trial: TrialView, view: StudyView) -> tuple[Cell | str, ...]:
-    seen = [value for other in view.trials for value in other.values]
+    seen = _seen(view)
     is_best = view.best is not None and trial.number == view.best.number
     tone = _TONES[trial.status]
     return (

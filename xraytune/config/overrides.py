@@ -13,11 +13,13 @@ from pathlib import Path
 from xraytune.config.document import Document, KeyPath, Place, Trap
 from xraytune.config.fields import BLOCKS, parameter_fields
 from xraytune.config.grammar import SPEC_KEYS, path_of
-from xraytune.config.read_settings import BESIDE_SETTINGS
+from xraytune.config.read_settings import BESIDE_SETTINGS, dotted_settings
 from xraytune.config.settings import Settings
 from xraytune.config.words import nearest
 from xraytune.config.yaml_lines import parse_yaml
 from xraytune.errors import ConfigError, Problem
+
+_TRUTHS = {"no": "false", "off": "false", "yes": "true", "on": "true"}
 
 
 def apply_overrides(document: Document, overrides: Sequence[str]) -> Document:
@@ -46,11 +48,27 @@ def _applied(document: Document, override: str, rank: int) -> Document:
     key, equals, text = override.partition("=")
     if not equals:
         raise ConfigError(Problem("not key=value", fix=f"write --set {key or 'lr'}=VALUE"))
-    value = parse_yaml(text, lambda _: _where(override), rank=rank)
-    path = _path(document, key.strip())
+    key = key.strip()
+    value = _fit_for_a_shell(parse_yaml(text, lambda _: _where(override), rank=rank), key, text.strip())
+    path = _path(document, key)
     if path[0] != "parameters":
         return document.grafted(path, value)
     return _with_parameter(document, path, value)
+
+
+def _fit_for_a_shell(value: Document, key: str, text: str) -> Document:
+    """The value, its traps with fixes that suit its key: a shell takes the quotes away that a file would keep."""
+    field = parameter_fields().get(key)
+    truth = _TRUTHS.get(text.lower())
+
+    def fix(trap: Trap) -> str:
+        if truth and field is not None and field.choices == (False, True):
+            return f"write {truth}"
+        if truth == "false" and field is not None and (key == "weights" or "none" in field.choices):
+            return "write none"
+        return trap.fix.replace(f"'{text}' in quotes", f"""--set "{key}='{text}'\"""")
+
+    return replace(value, traps=tuple(replace(trap, fix=fix(trap)) for trap in value.traps))
 
 
 def _where(override: str) -> str:
@@ -66,8 +84,11 @@ def _path(document: Document, key: str) -> KeyPath:
     names = [name for name in parameter_fields() if name.startswith(f"{key}.")]
     if key in BLOCKS:
         raise ConfigError(Problem(f"{key} is a block of parameters", fix=f"set one of: {', '.join(names)}"))
-    known = [*parameter_fields(), *Settings.model_fields]
-    raise ConfigError(Problem(f"unknown key '{key}'", fix=nearest(key, known, "give a parameter or a setting")))
+    bare = key.replace("parameters.", "").removesuffix(".value")  # as the file nests it
+    known = [*parameter_fields(), *dotted_settings()]
+    inner = [name for name in known if name.endswith(f".{bare}")]
+    fix = f"did you mean '{inner[0]}'?" if inner else nearest(bare, known, "give a parameter or a setting")
+    raise ConfigError(Problem(f"unknown key '{key}'", fix=fix))
 
 
 def _with_parameter(document: Document, path: KeyPath, value: Document) -> Document:

@@ -57,6 +57,14 @@ def read_settings(document: Document, problems: Problems) -> Settings | None:
         return None
 
 
+def dotted_settings(model: type[Model] = Settings, prefix: str = "") -> Iterator[str]:
+    """Every setting by its dotted name: `budget`, `budget.trials` ..., in the models' order."""
+    for name, info in model.model_fields.items():
+        yield f"{prefix}{name}"
+        if inner := _model_of(info.annotation):
+            yield from dotted_settings(inner, f"{prefix}{name}.")
+
+
 def _models(path: KeyPath) -> Iterator[type[Model] | None]:
     """The model that holds each key of a path; None below a plain value, where pydantic names members of a union."""
     model: type[Model] | None = Settings
@@ -109,5 +117,6 @@ def _unknown_key(path: KeyPath) -> tuple[str, str]:
         return f"{dotted(path[:-1])}: unknown key '{key}'", nearest(key, holder.model_fields)
     if key in parameter_fields() or key in ("gan", "folder"):
         return f"'{key}' is a parameter", "write it under parameters:"
-    known = [*Settings.model_fields, *BESIDE_SETTINGS]
-    return f"unknown key '{key}'", _SWEEP_KEYS.get(key) or nearest(key, known)
+    inner = [name.removesuffix(f".{key}") for name in dotted_settings() if name.endswith(f".{key}")]
+    fix = _SWEEP_KEYS.get(key) or (f"write it under {inner[0]}:" if inner else "")
+    return f"unknown key '{key}'", fix or nearest(key, [*Settings.model_fields, *BESIDE_SETTINGS])

@@ -33,11 +33,9 @@ _CLASSES_OF_SERIES = {
     "virus": ("PNEUMONIA", "viral"),
 }
 """The class of a Kermany file name, of two and of three."""
+_ABOUT_IMAGES = frozenset({PATIENTS_CSV, "provenance.json"})
+"""What xraytune itself writes beside images."""
 _NAMES_SHOWN = 10
-_ADD_IMAGES = (
-    "put JPEG, PNG, TIFF or DICOM files (.jpeg, .jpg, .png, .tif, .tiff, .dcm, .dicom) there; "
-    "links that lead out of the data folder are not followed"
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +76,7 @@ def list_images(folder: Path) -> tuple[Path, ...]:
     require_folder(folder)
     images = _walk(folder, folder).images
     if not images:
-        raise DataError(Problem("no images in it", folder, _ADD_IMAGES))
+        raise DataError(Problem("no images in it", folder, _add_images("there")))
     for image in images:
         if image.suffix.lower() not in NAMING_SUFFIXES and _starts_as_dicom(image):
             require_pydicom(image)
@@ -191,12 +189,20 @@ def empty_class_problems(folder: Path, class_names: Sequence[str], labels: Mappi
     if not present:
         found = listed([each.name for each in subfolders(folder)]) or "none"
         what = f"no images of the classes {', '.join(class_names)}; class folders found: {found}"
-        return [Problem(what, folder, f"{_ADD_IMAGES}; or set data.classes: auto for one class a folder")]
+        return [Problem(what, folder, f"{_add_images('there')}; or set data.classes: auto for one class a folder")]
+    above = "" if subfolders(folder) else "; or give the folder above, where it holds the class folders"
     return [
-        Problem(f"class {name} has no images", folder, _ADD_IMAGES)
+        Problem(f"class {name} has no images", folder, f"{_add_images(f'into {name}/ there')}{above}")
         for label, name in enumerate(class_names)
         if label not in present
     ]
+
+
+def _add_images(where: str) -> str:
+    return (
+        f"put JPEG, PNG, TIFF or DICOM files (.jpeg, .jpg, .png, .tif, .tiff, .dcm, .dicom) {where}; "
+        "links that lead out of the data folder are not followed"
+    )
 
 
 def require_folder(folder: Path) -> None:
@@ -238,7 +244,7 @@ def _walk(folder: Path, root: Path) -> _Walk:
                 others["pipe or device"] += 1
             elif _is_image_name(file):
                 images.append(file)
-            elif file.name != PATIENTS_CSV:
+            elif file.name not in _ABOUT_IMAGES:
                 others[file.suffix.lower() or "no suffix"] += 1
     _refuse_unwritable_names(folder, images)
     return _Walk(images=tuple(sorted(images)), other_suffixes=others, links=links)

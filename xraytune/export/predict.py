@@ -24,11 +24,15 @@ class Predicted:
     Attributes:
         path: The table.
         counts: Images called each class.
+        positive: Of two classes, the one that an image is called from the threshold on; else None.
+        threshold: Probability of that class; None with more classes, where the most probable one is called.
         broken: Images that were left out.
     """
 
     path: Path
     counts: dict[str, int]
+    positive: str | None
+    threshold: float | None
     broken: tuple[BrokenImage, ...]
 
     def to_json(self) -> dict[str, Json]:
@@ -37,6 +41,8 @@ class Predicted:
             "path": str(self.path),
             "n": sum(self.counts.values()),
             "counts": {**self.counts},
+            "positive": self.positive,
+            "threshold": self.threshold,
             "broken": [asdict(image) for image in self.broken],
         }
 
@@ -76,7 +82,14 @@ def predict(
     names = bundle.record.class_names
     write_text(out, _table(bundle, predictions, [names[label] for label in called]))
     counts = np.bincount(called, minlength=len(names)).tolist()
-    return Predicted(path=out, counts=dict(zip(names, counts, strict=True)), broken=predictions.broken)
+    is_binary = len(names) == 2
+    return Predicted(
+        path=out,
+        counts=dict(zip(names, counts, strict=True)),
+        positive=names[bundle.positive] if is_binary else None,
+        threshold=bundle.record.threshold if is_binary else None,
+        broken=predictions.broken,
+    )
 
 
 def _table(bundle: Bundle, predictions: Predictions, called: list[str]) -> str:

@@ -49,8 +49,10 @@ class Observer(Protocol):
 
 
 def mix_label(parameters: Parameters) -> str:
-    """A trial's mix in a few characters: `real only`, `gan r=0.5 (500 steps)`, `duplicate r=1 +classical 2`."""
-    mix = "real only" if parameters.source == "none" else f"{parameters.source} r={parameters.synthetic_ratio:g}"
+    """A trial's mix in the words of its arm: `real_only`, `classical 2`, `gan r=0.5 (500 steps) +classical 2`."""
+    if parameters.source == "none":
+        return f"classical {parameters.classical}" if parameters.classical else "real_only"
+    mix = f"{parameters.source} r={parameters.synthetic_ratio:g}"
     if parameters.gan:
         mix += f" ({parameters.gan.steps} steps)"
     return f"{mix} +classical {parameters.classical}" if parameters.classical else mix

@@ -209,7 +209,7 @@ def require_same_space(folder: StudyFolder, space: Space) -> None:
     if old == new:
         return
     changes = [line for line in difflib.unified_diff(old, new, "study", "file", lineterm="", n=0) if line[:1] in "+-"]
-    what = "the study exists with another space:\n    " + "\n    ".join(changes[2:])
+    what = "the study exists with another space (- as it is, + as asked):\n    " + "\n    ".join(changes[2:])
     fix = "run it as it was, or search it as a new study: --set name=..." + _from_best(folder, space)
     raise StudyError(Problem(what, folder.path, fix))
 

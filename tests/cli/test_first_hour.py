@@ -1,0 +1,166 @@
+"""Where a newcomer stumbles: the messages that say, at the first try, what to do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+import pytest
+from typer.testing import Result
+
+from xraytune.cli import console
+from xraytune.cli.study_frame import live_frame
+from xraytune.config.settings import Parameters
+from xraytune.data.phantom import draw_phantoms
+from xraytune.search.director import mix_label
+from xraytune.search.view import StudyView, TrialView
+
+Run: TypeAlias = Callable[..., Result]
+
+EXPERIMENT = """
+name: fixed
+data: {path: xrays, image_size: 32, split: {val_a: 0.2, val_b: 0.2}}
+parameters: {source: {value: none}, backbone: {value: small_cnn}, weights: {value: none}, lr: {value: 1e-3}}
+budget: {max_epochs: 1, steps_per_epoch: 1}
+resources: {gpus_per_trial: 0}
+"""
+
+
+def test_a_space_is_checked_with_the_words_of_a_search(run: Run, space: Path) -> None:
+    assert run("space", "check", "--space", space).stdout == run("space", "check", space).stdout
+    assert "once" in run("space", "check", space, "--space", space).stderr
+
+
+@pytest.mark.parametrize(
+    ("override", "fix"),
+    [
+        ("parameters.lr=1e-3", "did you mean 'lr'?"),
+        ("parameters.gan.parameters.steps.value=5", "did you mean 'gan.steps'?"),
+        ("trials=3", "did you mean 'budget.trials'?"),
+        ("bugdet.trials=3", "did you mean 'budget.trials'?"),
+        ("train_patients=100", "did you mean 'data.train_patients'?"),
+        ("weights=no", "write none"),
+        ("source=off", "write none"),
+        ("gan.conditional=no", "write false"),
+        ("gan.conditional=010", "write 10, or --set \"gan.conditional='010'\""),
+        ("name=no", "write --set \"name='no'\", or false"),
+    ],
+)
+def test_a_wrong_option_is_answered_with_what_can_be_typed(run: Run, space: Path, override: str, fix: str) -> None:
+    result = run("space", "check", space, "--set", override)
+
+    assert result.exit_code == 2
+    assert result.stderr.endswith(f"  fix: {fix}\n")
+
+
+def test_a_setting_on_the_wrong_level_of_a_file_is_sent_to_its_block(run: Run, space: Path) -> None:
+    space.write_text(space.read_text(encoding="utf-8") + "max_epochs: 3\n", encoding="utf-8")
+
+    assert "fix: write it under budget:" in run("space", "check", space).stderr
+
+
+def test_a_check_says_that_the_images_are_not_there(run: Run, space: Path) -> None:
+    assert "not there: give --data DIR" in " ".join(run("space", "check", space, "--data", "x").stdout.split())
+    (space.parent / "xrays").mkdir()
+    assert "not there" not in run("space", "check", space).stdout
+
+
+def test_a_missing_folder_of_weights_is_said_to_be_missing(run: Run, space: Path) -> None:
+    draw_phantoms(space.parent / "xrays", patients=20, seed=1, image_size_px=32)
+    net = ("--set", "backbone=mobilenet_v2", "--set", "weights=imagenet")
+
+    result = run("search", "--space", space, *net, "--weights-dir", space.parent / "nowhere")
+
+    assert result.exit_code == 4
+    assert f"{space.parent / 'nowhere'}: there is no such folder of weights" in result.stderr
+
+
+def test_the_folder_of_one_class_is_answered_with_the_way_up(run: Run, tmp_path: Path) -> None:
+    draw_phantoms(tmp_path / "xrays", patients=20, seed=1, image_size_px=32)
+
+    result = run("data", "inspect", tmp_path / "xrays" / "train" / "NORMAL")
+
+    assert result.exit_code == 3
+    assert "into PNEUMONIA/ there" in result.stderr
+    assert "give the folder above, where it holds the class folders" in result.stderr
+
+
+def test_a_mix_is_called_as_its_arm_is() -> None:
+    def label(**values: object) -> str:
+        return mix_label(Parameters.model_validate(values))
+
+    assert label() == Parameters().arm == "real_only"
+    assert label(classical=2) == "classical 2"
+    assert label(source="duplicate", synthetic_ratio=0.5, classical=1) == "duplicate r=0.5 +classical 1"
+
+
+def test_a_curve_s_column_tells_its_ends_and_one_trial_is_not_called_trials() -> None:
+    def trial(number: int, *values: float) -> TrialView:
+        return TrialView(
+            number=number,
+            mix="real_only",
+            status="pruned",
+            epochs=len(values),
+            values=values,
+            val_b_auroc=None,
+            busy_with="",
+            seconds=1.0,
+            reason="",
+        )
+
+    view = StudyView(
+        name="small",
+        trials=tuple(trial(number, 0.5 + number / 20, 0.8) for number in range(6)),
+        trial_budget=6,
+        max_epochs=2,
+        seconds=9.0,
+        seconds_left=None,
+        is_running=False,
+    )
+
+    frame = live_frame(view, dashboard="Ray dashboard: http://127.0.0.1:8265")
+
+    assert "curve\n.50-.80" in [column.name for column in frame.tables[0].columns]
+    assert "1 more trial has ended; `xraytune status` shows them all" in [
+        getattr(line, "text", "") for line in frame.lines
+    ]
+    assert not [line for line in frame.lines if "dashboard" in getattr(line, "text", "")]
+
+
+def test_what_xraytune_writes_beside_images_is_no_stray_file(run: Run, tmp_path: Path) -> None:
+    draw_phantoms(tmp_path / "xrays", patients=20, seed=1, image_size_px=32)
+    run("data", "transform", tmp_path / "xrays", tmp_path / "copies")
+    assert (tmp_path / "copies" / "provenance.json").is_file()
+
+    answer = json.loads(run("data", "inspect", tmp_path / "copies", "--json").stdout)
+
+    assert [warning for warning in answer["warnings"] if "ignored" in warning] == []
+
+
+def test_paths_below_the_current_folder_are_told_as_they_are_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+
+    console.tell(f"{here}/demo/xrays: a note ({here}/a, '{here}/b')")
+    console.tell(f"{here}: /elsewhere{here}/c")
+
+    assert capsys.readouterr().err == f"demo/xrays: a note (a, 'b')\n{here}: /elsewhere{here}/c\n"
+
+
+def test_a_prediction_says_from_which_probability_on_an_image_is_called_positive(run: Run, tmp_path: Path) -> None:
+    draw_phantoms(tmp_path / "xrays", patients=30, seed=3, image_size_px=48)
+    (tmp_path / "fixed.yaml").write_text(EXPERIMENT, encoding="utf-8")
+    model, images = tmp_path / "model", tmp_path / "xrays" / "test"
+    run("train", "--config", tmp_path / "fixed.yaml", "-o", model, "--cache", tmp_path / "cache")
+    threshold = json.loads((model / "bundle.json").read_text(encoding="utf-8"))["threshold"]
+
+    told = run("predict", model, images, "-o", tmp_path / "told.csv")
+    answer = json.loads(run("predict", model, images, "-o", tmp_path / "answer.csv", "--json").stdout)
+
+    assert f"(PNEUMONIA from a probability of {threshold:.3f} on)" in told.stdout
+    assert (answer["positive"], answer["threshold"]) == ("PNEUMONIA", threshold)
