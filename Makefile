@@ -8,9 +8,10 @@ INSTALLED := $(VENV)/.installed
 # uv is taken from the PATH; where it is missing, a virtual environment of its own gets it.
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 PYTEST := $(BIN)/python -m pytest
+SIDE_BY_SIDE := -n auto --dist loadfile
 ONLY ?=
 
-.PHONY: help install demo test quick gpu check format faults bench lock clean
+.PHONY: help install demo test quick gpu check format faults mutation bench lock clean
 
 help: ## List what this file can do
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,10 +31,11 @@ demo: install ## The whole way on phantom X-rays: search, export, train, evaluat
 	$(BIN)/xraytune demo
 
 test: install ## All tests, on the CPU, which alone repeats to the bit
-	CUDA_VISIBLE_DEVICES= $(PYTEST)
+	CUDA_VISIBLE_DEVICES= $(PYTEST) $(SIDE_BY_SIDE) -m "not ray and not gpu"
+	CUDA_VISIBLE_DEVICES= $(PYTEST) -m ray
 
 quick: install ## The tests of seconds, before a commit
-	CUDA_VISIBLE_DEVICES= $(PYTEST) -q -m "not slow and not ray"
+	CUDA_VISIBLE_DEVICES= $(PYTEST) -q $(SIDE_BY_SIDE) -m "not slow and not ray and not gpu"
 
 gpu: install ## The tests that need a GPU
 	$(PYTEST) tests/gpu
@@ -50,6 +52,9 @@ format: install ## Format the code and mend what can be mended
 
 faults: install ## The long drills: kills, power loss, lost nodes, damaged files (about two hours)
 	XRAYTUNE_FAULTS=all XRAYTUNE_FUZZ_EXAMPLES=20000 $(PYTEST) -s tests/faults
+
+mutation: install ## Small mistakes put into the pure files: how many do the tests find? (about ten minutes)
+	$(BIN)/python -m benchmarks.mutation $(ONLY)
 
 bench: install ## Measure: all of benchmarks/, or make bench ONLY=name
 	$(BIN)/python -m benchmarks $(ONLY)

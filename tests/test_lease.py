@@ -45,6 +45,7 @@ def owner_elsewhere(path: Path) -> None:
     path.write_text(json.dumps(owner), encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_second_owner_is_refused_and_told_the_first(tmp_path: Path) -> None:
     with held(tmp_path / "lock") as owner:
         assert is_held(tmp_path / "lock")
@@ -56,6 +57,7 @@ def test_a_second_owner_is_refused_and_told_the_first(tmp_path: Path) -> None:
     assert not is_held(tmp_path / "lock")
 
 
+@pytest.mark.slow
 def test_the_claim_of_a_killed_process_is_free_at_once(tmp_path: Path) -> None:
     process = another_process("held", tmp_path / "lock")
     with pytest.raises(HeldError), held(tmp_path / "lock"):
@@ -74,6 +76,7 @@ def test_a_claim_is_released_when_its_block_fails(tmp_path: Path) -> None:
     assert read_owner(tmp_path / "lock") is None
 
 
+@pytest.mark.slow
 def test_an_owner_on_another_machine_is_believed_while_its_heart_beats(tmp_path: Path) -> None:
     owner_elsewhere(tmp_path / "lock")
 
@@ -113,6 +116,7 @@ def test_half_a_claim_is_nobody_s(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_turns_are_taken_one_after_the_other(tmp_path: Path) -> None:
     process = another_process("turn", tmp_path / "lock")
     had_turn = threading.Event()
@@ -129,6 +133,7 @@ def test_turns_are_taken_one_after_the_other(tmp_path: Path) -> None:
     assert had_turn.is_set()
 
 
+@pytest.mark.slow
 def test_a_turn_is_not_waited_for_when_its_owner_sleeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "PATIENCE_SECONDS", 0.5)
     process = another_process("turn", tmp_path / "lock")

@@ -102,6 +102,7 @@ def test_torchvisions_weights_give_the_features_that_its_own_head_is_given(backb
         ("vit_b_32", r"mlp\.0\.", "mlp.linear_1."),
     ],
 )
+@pytest.mark.slow
 def test_official_files_from_before_a_layer_was_renamed_are_read(
     backbone: str, pattern: str, old_name: str, tmp_path: Path
 ) -> None:

@@ -76,6 +76,7 @@ def test_the_published_vgg16_has_its_published_layers_and_counts(monkeypatch: py
 
 
 @pytest.mark.parametrize("backbone", ["small_cnn", "convnext_tiny", "swin_t", "vit_b_32", "googlenet"])
+@pytest.mark.slow
 def test_every_number_to_learn_stands_in_one_row(backbone: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Attention, class tokens and layer scales hold numbers outside of plain layers."""
     for name in ("kaiming_normal_", "kaiming_uniform_", "trunc_normal_", "normal_", "xavier_uniform_", "uniform_"):

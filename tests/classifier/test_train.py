@@ -110,6 +110,7 @@ def assert_same_bits(first: dict[str, Tensor], second: dict[str, Tensor]) -> Non
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "plateau"])
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.slow
 def test_two_epochs_and_a_resumed_third_equal_three_to_the_bit(tmp_path: Path, schedule: str, optimizer: str) -> None:
     parameters = small(schedule=schedule, optimizer=optimizer, dropout=0.3, weight_decay=0.01)
     unbroken, first, resumed = (build_classifier(parameters, 2, weights=None, seed=seed) for seed in (1, 1, 2))
@@ -124,6 +125,7 @@ def test_two_epochs_and_a_resumed_third_equal_three_to_the_bit(tmp_path: Path, s
     assert_same_bits(*(load_file(tmp_path / run / "best.safetensors") for run in ("unbroken", "broken")))
 
 
+@pytest.mark.slow
 def test_plateau_lowers_the_rate_across_a_resume(tmp_path: Path) -> None:
     """With a rate this small val-A's loss stalls at once, so the rate falls after epoch 4."""
     parameters = small(schedule="plateau", lr=1e-9, trainable="head", weights="given")
@@ -148,6 +150,7 @@ def test_the_checkpoint_is_there_before_the_epoch_is_told(tmp_path: Path) -> Non
     assert_same_bits(checkpoint["network"], state_of(network))
 
 
+@pytest.mark.slow
 def test_a_finished_run_yields_nothing_more(tmp_path: Path) -> None:
     parameters = small()
     network = build_classifier(parameters, 2, weights=None, seed=1)
@@ -157,6 +160,7 @@ def test_a_finished_run_yields_nothing_more(tmp_path: Path) -> None:
     assert finished_epochs(tmp_path) == records
 
 
+@pytest.mark.slow
 def test_training_learns_and_the_best_network_gives_the_best_value_again(tmp_path: Path) -> None:
     parameters = small()
     task = tiny_task()
@@ -187,6 +191,7 @@ def test_of_equally_good_epochs_the_earliest_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("trainable", ["head", "last_stage"])
+@pytest.mark.slow
 def test_frozen_parts_keep_every_bit_batch_norm_statistics_included(tmp_path: Path, trainable: str) -> None:
     parameters = small(trainable=trainable, weights="given", weight_decay=0.1, optimizer="adamw")
     network = build_classifier(parameters, 2, weights=None, seed=1)
@@ -199,6 +204,7 @@ def test_frozen_parts_keep_every_bit_batch_norm_statistics_included(tmp_path: Pa
         assert torch.equal(tensor, before[name]) != name.startswith(trained), name
 
 
+@pytest.mark.slow
 def test_a_head_on_cached_features_trains_as_inside_the_frozen_network(tmp_path: Path) -> None:
     parameters = small(trainable="head", weights="given", dropout=0.3)
     whole, cached = (build_classifier(parameters, 2, weights=None, seed=1) for _ in range(2))
@@ -229,6 +235,7 @@ def test_early_stopping_ends_after_so_many_epochs_without_a_better_value(tmp_pat
     assert resumed == []
 
 
+@pytest.mark.slow
 def test_records_count_steps_and_report_the_last_rate(tmp_path: Path) -> None:
     parameters = small(schedule="cosine")
 
@@ -238,6 +245,7 @@ def test_records_count_steps_and_report_the_last_rate(tmp_path: Path) -> None:
     assert records[-1].lr == pytest.approx(1e-3 * 0.5 * (1 + np.cos(np.pi * 11 / 12)))
 
 
+@pytest.mark.slow
 def test_dropout_depends_on_the_seed_alone_and_leaves_torchs_generator_as_it_was(tmp_path: Path) -> None:
     parameters = small(dropout=0.5)
     runs = []
@@ -282,6 +290,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
         train(parameters, build_classifier(parameters, 3, weights=None, seed=1), tmp_path)
 
 
+@pytest.mark.slow
 def test_bfloat16_trains_images_and_resumes_to_the_bit(tmp_path: Path) -> None:
     bfloat16 = Compute(device="cpu", threads=1, precision="bfloat16")
     parameters = small()
@@ -322,6 +331,7 @@ def test_prediction_is_in_eval_mode_restores_the_mode_and_keeps_the_order() -> N
         ("optimizer", {"state": 1}),
     ],
 )
+@pytest.mark.slow
 def test_a_checkpoint_of_other_things_is_refused_with_the_way_out(tmp_path: Path, key: str, value: object) -> None:
     parameters = small()
     network = build_classifier(parameters, 2, weights=None, seed=1)

@@ -36,6 +36,7 @@ def test_imagenet_takes_the_newest_official_file_that_is_in_the_folder(official_
     assert found == find_weights("mobilenet_v2", "IMAGENET1K_V1", official_mobilenet)
 
 
+@pytest.mark.slow
 def test_official_weights_fill_every_tensor_of_the_backbone(official_mobilenet: Path) -> None:
     path = official_mobilenet / "mobilenet_v2-b0353104.pth"
     given = read_weights(path)

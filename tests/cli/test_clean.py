@@ -52,6 +52,7 @@ def test_a_script_gets_one_object(run: Run, study: StudyFolder) -> None:
     assert (answer["total_bytes"], answer["is_dry_run"], answer["notes"]) == (2**20, False, [])
 
 
+@pytest.mark.slow
 def test_a_running_study_is_refused_with_its_exit_code(run: Run, study: StudyFolder) -> None:
     with locked(study):
         refused = run("clean", study.path)

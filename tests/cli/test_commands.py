@@ -127,6 +127,7 @@ def test_what_cannot_be_done_ends_with_its_code_and_one_message(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_phantoms_are_drawn_and_inspected(run: Run, tmp_path: Path) -> None:
     drawn = run("data", "phantom", tmp_path / "xrays", "--patients", 20, "--seed", 1, "--size", 32, "--json")
     table = run("data", "inspect", tmp_path / "xrays")
@@ -137,6 +138,7 @@ def test_phantoms_are_drawn_and_inspected(run: Run, tmp_path: Path) -> None:
     assert json.loads(answer.stdout)["class_names"] == ["NORMAL", "PNEUMONIA"]
 
 
+@pytest.mark.slow
 def test_a_gan_is_trained_and_drawn_from(run: Run, space: Path, tmp_path: Path) -> None:
     run("data", "phantom", tmp_path / "xrays", "--patients", 20, "--size", 32)
     gan, images = tmp_path / "gan", tmp_path / "images"
@@ -203,6 +205,7 @@ def test_every_command_has_an_example_of_itself_in_its_help(run: Run) -> None:
         assert f"Example: xraytune {command}" in text
 
 
+@pytest.mark.slow
 def test_the_console_script_ends_with_the_code_of_the_refusal(tmp_path: Path) -> None:
     code = "from xraytune.cli.main import main; main()"
     arguments = ["data", "phantom", str(tmp_path / "xrays"), "--patients", "1"]

@@ -23,10 +23,12 @@ def loaded_by(*arguments: str) -> list[str]:
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["search", "--help"], ["train", "--help"], ["--version"]])
+@pytest.mark.slow
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     assert loaded_by(*arguments) == []
 
 
+@pytest.mark.slow
 def test_space_check_loads_nothing_heavy(tmp_path: Path) -> None:
     file = tmp_path / "space.yaml"
     file.write_text("name: small\ndata: {path: x}\nparameters:\n  lr: {min: 1e-5, max: 1e-3}\n", encoding="utf-8")
@@ -34,6 +36,7 @@ def test_space_check_loads_nothing_heavy(tmp_path: Path) -> None:
     assert loaded_by("space", "check", str(file)) == []
 
 
+@pytest.mark.slow
 def test_the_package_loads_nothing_heavy_and_its_names_are_all_there() -> None:
     code = (
         "import sys, xraytune\n"

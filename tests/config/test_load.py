@@ -439,6 +439,7 @@ def test_an_open_space_is_no_experiment(write_space: WriteSpace) -> None:
         space.experiment()
 
 
+@pytest.mark.slow
 def test_loading_a_space_needs_neither_torch_nor_optuna(write_space: WriteSpace) -> None:
     program = (
         "import sys; from pathlib import Path; from xraytune.config.load import load_space\n"

@@ -159,6 +159,7 @@ any_space = settings(
 
 @any_space
 @given(content=space_contents(), seed=st.integers(0, 10**6))
+@pytest.mark.slow
 def test_what_is_suggested_lies_in_the_declared_domain(tmp_path: Path, content: dict[str, Any], seed: int) -> None:
     """Constants are no dimension, conditions decide, and any point of a space that was let through can run."""
     space = load_if_right(tmp_path, content)
@@ -175,6 +176,7 @@ def test_what_is_suggested_lies_in_the_declared_domain(tmp_path: Path, content: 
 
 @any_space
 @given(content=space_contents())
+@pytest.mark.slow
 def test_the_resolved_file_is_the_same_space(tmp_path: Path, content: dict[str, Any]) -> None:
     space = load_if_right(tmp_path, content)
     elsewhere = tmp_path / "study"
@@ -189,6 +191,7 @@ def test_the_resolved_file_is_the_same_space(tmp_path: Path, content: dict[str, 
 
 @any_space
 @given(content=space_contents(), data=st.data())
+@pytest.mark.slow
 def test_the_order_of_keys_does_not_matter(tmp_path: Path, content: dict[str, Any], data: st.DataObject) -> None:
     space = load_if_right(tmp_path, content)
 
@@ -202,6 +205,7 @@ def test_the_order_of_keys_does_not_matter(tmp_path: Path, content: dict[str, An
 
 @any_space
 @given(content=space_contents(), seed=st.integers(0, 10**6))
+@pytest.mark.slow
 def test_an_experiment_survives_its_files(tmp_path: Path, content: dict[str, Any], seed: int) -> None:
     """`best.yaml` and a trial's `config.json` give the same experiment back, wherever they lie."""
     space = load_if_right(tmp_path, content)
@@ -221,6 +225,7 @@ def test_an_experiment_survives_its_files(tmp_path: Path, content: dict[str, Any
 
 @any_space
 @given(content=space_contents(), seed=st.integers(0, 10**6))
+@pytest.mark.slow
 def test_a_recorded_trial_replays_to_the_same_parameters(tmp_path: Path, content: dict[str, Any], seed: int) -> None:
     space = load_if_right(tmp_path, content)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))

@@ -126,6 +126,7 @@ _contents = st.recursive(
 
 
 @given(content=st.dictionaries(_texts, _contents, max_size=4))
+@pytest.mark.slow
 def test_what_is_written_is_read_back_the_same(content: dict[str, Json]) -> None:
     document = parse(write_yaml(content, "a comment"))
 

@@ -89,6 +89,7 @@ def confirmation(scores_of: Any, *exploratory: str) -> Confirmation:
         ({"gan": 2.5, "duplicate": 3.5}, "no_better", ["duplicate, matched to #1"]),
     ],
 )
+@pytest.mark.slow
 def test_the_verdict_follows_from_every_control(separation: dict[str, float], word: str, because_of: list[str]) -> None:
     found = confirmation(scores(**separation)).to_json()
 
@@ -111,6 +112,7 @@ def test_the_response_to_the_ratio_is_in_order_and_starts_at_the_control_without
     assert all(point.low < point.gain < point.high for point in points[1:])
 
 
+@pytest.mark.slow
 def test_the_words_name_the_controls_the_figures_and_the_limits() -> None:
     helped, refuted = confirmation(scores(gan=2.5)), confirmation(scores(gan=0.8), "the test folder had been opened")
     words = helped.to_json()["answer"]
@@ -123,6 +125,7 @@ def test_the_words_name_the_controls_the_figures_and_the_limits() -> None:
     assert "because the test folder had been opened" in refuted.to_json()["answer"]
 
 
+@pytest.mark.slow
 def test_an_undecided_answer_says_what_would_decide() -> None:
     found = confirmation(scores(own_noise=1.0, gan=1.6)).to_json()
 
@@ -133,6 +136,7 @@ def test_an_undecided_answer_says_what_would_decide() -> None:
     assert all(one["patients_that_would_decide"] and one["gan_seeds_that_would_decide"] for one in undecided)
 
 
+@pytest.mark.slow
 def test_the_record_is_plain_json_with_the_paragraphs_beside_it(tmp_path: Path) -> None:
     found = confirmation(scores(gan=2.5))
 

@@ -158,6 +158,7 @@ def test_top_up_trials_are_different_settings_of_the_arm_and_the_same_each_time(
     assert draw_control(space, control, 3, first[:1])[0] == first[1], "what the search had is not drawn again"
 
 
+@pytest.mark.slow
 def test_an_arm_that_has_no_more_settings_gives_those_it_has(tmp_path: Path) -> None:
     path = tmp_path / "small.yaml"
     path.write_text(SPACE.replace("{min: 1e-5, max: 1e-2, distribution: log_uniform_values}", "{values: [1, 2]}"))

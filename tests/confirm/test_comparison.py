@@ -180,6 +180,7 @@ def test_copies_of_the_images_do_not_narrow_the_interval_as_new_patients_do(seed
     assert strangers.interval.standard_error < 0.9 * once.interval.standard_error
 
 
+@pytest.mark.slow
 def test_variance_components_are_found_again_in_many_simulated_studies() -> None:
     """A linear model with known components: seeds' and patients' effects on the difference, and their interactions."""
     generator = numpy_generator(1, "components")

@@ -82,6 +82,7 @@ def test_where_patients_are_all_power_is_the_normal_distributions() -> None:
     )
 
 
+@pytest.mark.slow
 def test_both_chances_are_those_of_drawn_intervals() -> None:
     """Mean squares and differences drawn from their distributions, each put through `hillis_interval`."""
     generator = numpy_generator(1, "draws")
@@ -108,6 +109,7 @@ def test_both_chances_are_those_of_drawn_intervals() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.floats(0.2, 0.95), st.integers(2, 10), st.integers(50, 2000))
+@pytest.mark.slow
 def test_the_smallest_detectable_difference_is_detected_as_often_as_asked(
     power: float, gan_seeds: int, patients: int
 ) -> None:

@@ -72,6 +72,7 @@ def test_swapped_arms_flip_the_sign_and_the_same_arm_twice_is_zero() -> None:
 
 
 @pytest.mark.parametrize("seeds_sd", [0.0, 0.02])
+@pytest.mark.slow
 def test_with_many_seeds_and_patients_it_is_the_interval(seeds_sd: float) -> None:
     aurocs, influences = replicates(60, 400, seeds_sd)
 
@@ -84,6 +85,7 @@ def test_with_many_seeds_and_patients_it_is_the_interval(seeds_sd: float) -> Non
     )
 
 
+@pytest.mark.slow
 def test_drawn_influences_stand_for_ranking_the_drawn_patients_again() -> None:
     """Two models, each as if two seeds had made it to the bit, so that patients alone matter."""
     generator = numpy_generator(1, "scores")

@@ -69,6 +69,7 @@ def alone(images: Path) -> list[tuple[str, bytes]]:
     return flat(list(decode_blocks(images, names(), 96, "crop", workers=1)))
 
 
+@pytest.mark.slow
 def test_several_processes_give_the_same_as_one(images: Path, alone: list[tuple[str, bytes]]) -> None:
     before = children()
 
@@ -87,6 +88,7 @@ def test_images_that_are_resized_together_have_the_bits_of_one_that_is_alone(
     assert [(image.kind, image.pixels) for image in single] == alone[:5]
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_leaves_is_decoded_all_the_same(images: Path, alone: list[tuple[str, bytes]]) -> None:
     before = children()
     blocks = decode_blocks(images, names(), 96, "crop", workers=4)
@@ -101,6 +103,7 @@ def test_what_a_killed_process_leaves_is_decoded_all_the_same(images: Path, alon
     assert flat(found) == alone
 
 
+@pytest.mark.slow
 def test_processes_that_do_not_start_are_no_loss(
     images: Path, alone: list[tuple[str, bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -286,6 +286,7 @@ def test_a_broken_file_is_refused_for_a_plain_reason(name: str) -> None:
 
 
 @given(position=st.integers(132, 5000), value=st.integers(0, 255), keep=st.integers(140, 5000))
+@pytest.mark.slow
 def test_an_overwritten_or_shortened_file_gives_an_image_or_a_reason(position: int, value: int, keep: int) -> None:
     """Never another exception."""
     content = bytearray(GOOD[:keep])

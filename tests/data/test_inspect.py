@@ -50,6 +50,7 @@ def test_formats_are_counted_and_odd_depths_are_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("widths", "auroc"), [((40, 60), 1.0), ((50, 50), 0.5)])
+@pytest.mark.slow
 def test_the_shortcut_baseline_finds_a_class_by_its_image_size(
     tmp_path: Path, widths: tuple[int, int], auroc: float
 ) -> None:

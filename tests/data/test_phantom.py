@@ -59,6 +59,7 @@ def _contents(root: Path) -> dict[str, bytes]:
     return {str(file.relative_to(root)): file.read_bytes() for file in root.rglob("*") if file.is_file()}
 
 
+@pytest.mark.slow
 def test_the_same_arguments_give_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
         draw_phantoms(tmp_path / name, patients=10, seed=3, image_size_px=_SIDE)
@@ -66,6 +67,7 @@ def test_the_same_arguments_give_the_same_bytes(tmp_path: Path) -> None:
     assert _contents(tmp_path / "one") == _contents(tmp_path / "two")
 
 
+@pytest.mark.slow
 def test_another_seed_gives_other_patients(tmp_path: Path) -> None:
     for seed in (1, 2):
         draw_phantoms(tmp_path / str(seed), patients=10, seed=seed, image_size_px=_SIDE)
@@ -130,6 +132,7 @@ def test_lesions_lie_inside_the_lungs_and_normal_images_have_none(phantoms: Phan
         assert lesion.any() == (image.parts[-2] == "PNEUMONIA"), image.name
 
 
+@pytest.mark.slow
 def test_lesion_masks_show_where_the_disease_changes_the_image(tmp_path: Path) -> None:
     """The same patients with and without visible disease: what differs lies in the mask."""
     for name, difficulty in (("plain", 0.0), ("hidden", 1.0)):
@@ -158,6 +161,7 @@ def test_trivial_statistics_do_not_tell_the_classes_apart(many_patients: Phantom
     assert _patientwise_auroc(statistics, images) < 0.65
 
 
+@pytest.mark.slow
 def test_the_disease_can_be_learnt_from_the_pixels(many_patients: PhantomSet) -> None:
     images = _images(many_patients.path)
     pixels = np.array([_pixels(image)[::2, ::2].ravel() for image in images])

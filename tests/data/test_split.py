@@ -60,6 +60,7 @@ def test_every_image_stands_on_one_side_with_all_of_its_patient(sizes: GroupSize
 
 
 @given(sizes=group_sizes, settings=split_settings)
+@pytest.mark.slow
 def test_every_class_stands_on_every_side(sizes: GroupSizes, settings: SplitSettings) -> None:
     images = images_of(sizes)
 
@@ -101,6 +102,7 @@ def test_one_patient_more_is_taken_where_that_comes_nearer() -> None:
 
 
 @given(sizes=group_sizes, settings=split_settings, shuffling=st.randoms(use_true_random=False))
+@pytest.mark.slow
 def test_the_order_of_the_images_does_not_matter(
     sizes: GroupSizes, settings: SplitSettings, shuffling: random.Random
 ) -> None:

@@ -109,6 +109,7 @@ def test_building_on_a_full_disk(disk: SmallDisk, way: str) -> None:
     assert is_whole(build_once(disk.path / "cache", "pixels-1", {}, build))
 
 
+@pytest.mark.slow
 def test_a_gan_in_training_keeps_its_last_checkpoint(disk: SmallDisk) -> None:
     """And goes on to the bits that it would have had."""
     pixels = np.random.default_rng(0).integers(0, 255, (24, 32, 32), dtype=np.uint8)
@@ -148,6 +149,7 @@ def figures(records: list[EpochRecord]) -> list[tuple[float, ...]]:
 
 
 @pytest.mark.parametrize("pages_left", [0, 1, 2, 8, 40])
+@pytest.mark.slow
 def test_a_trial_goes_on_from_the_checkpoint_that_it_has(
     bench: Bench, disk: SmallDisk, tmp_path: Path, pages_left: int
 ) -> None:
@@ -173,6 +175,7 @@ def test_a_trial_goes_on_from_the_checkpoint_that_it_has(
     assert [row["epoch"] for row in read_jsonl(trial_dir / "epochs.jsonl")] == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_a_trial_on_a_disk_that_is_full_after_any_amount_of_its_work(
     bench: Bench, disk: SmallDisk, tmp_path: Path
 ) -> None:

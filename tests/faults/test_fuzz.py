@@ -149,6 +149,7 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> None:
 
 
 @pytest.mark.parametrize("space", SPACES, ids=lambda path: path.stem)
+@pytest.mark.slow
 def test_a_damaged_space_file_is_told(tmp_path: Path, space: Path) -> None:
     whole = space.read_text(encoding="utf-8")
     file = tmp_path / "space.yaml"
@@ -163,6 +164,7 @@ def test_a_damaged_space_file_is_told(tmp_path: Path, space: Path) -> None:
     load_it()
 
 
+@pytest.mark.slow
 def test_a_damaged_override_is_told(tmp_path: Path) -> None:
     file = tmp_path / "space.yaml"
     shutil.copy("search_spaces/gan_ratio.yaml", file)
@@ -227,6 +229,7 @@ def test_a_damaged_journal_is_told(study: StudyFolder, writable: bool) -> None:
 @pytest.mark.parametrize(
     "read", [status, lambda path: export(path, out=path.parent / "best.yaml")], ids=["status", "export"]
 )
+@pytest.mark.slow
 def test_a_study_with_a_damaged_journal_is_told(study: StudyFolder, read: Callable[[Path], object]) -> None:
     @fuzzed(kinds=4)
     @given(damaged_log(study.journal_path))
@@ -274,6 +277,7 @@ FILES_OF_A_STUDY: dict[str, Callable[[StudyFolder], object]] = {
 
 
 @pytest.mark.parametrize("name", FILES_OF_A_STUDY)
+@pytest.mark.slow
 def test_a_damaged_file_of_a_study_is_told(study: StudyFolder, name: str) -> None:
     file = study.path / name
 
@@ -287,6 +291,7 @@ def test_a_damaged_file_of_a_study_is_told(study: StudyFolder, name: str) -> Non
     read_it()
 
 
+@pytest.mark.slow
 def test_a_damaged_space_of_a_study_is_told(study: StudyFolder) -> None:
     whole = study.space_path.read_text(encoding="utf-8")
 
@@ -301,6 +306,7 @@ def test_a_damaged_space_of_a_study_is_told(study: StudyFolder) -> None:
 
 
 @pytest.mark.parametrize("name", ["trials.jsonl", "confirm/runs.jsonl"])
+@pytest.mark.slow
 def test_a_damaged_log_of_a_study_is_told(study: StudyFolder, name: str) -> None:
     file = study.path / name
     read: Callable[[], object] = study.rows if name == "trials.jsonl" else lambda: completed_rows(file.parent)
@@ -315,6 +321,7 @@ def test_a_damaged_log_of_a_study_is_told(study: StudyFolder, name: str) -> None
 
 
 @pytest.mark.parametrize("name", ["checkpoint.pt", "best.safetensors"])
+@pytest.mark.slow
 def test_a_damaged_checkpoint_of_a_classifier_is_told(tmp_path: Path, name: str) -> None:
     make_checkpoints(tmp_path)
     file = tmp_path / name
@@ -334,6 +341,7 @@ def test_a_damaged_checkpoint_of_a_classifier_is_told(tmp_path: Path, name: str)
     read_it()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_other_things_is_told(tmp_path: Path) -> None:
     """Tensors and plain values that load, and are not what a checkpoint holds."""
     make_checkpoints(tmp_path)
@@ -357,6 +365,7 @@ def test_a_checkpoint_of_other_things_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["checkpoint.pt", "generator.safetensors"])
+@pytest.mark.slow
 def test_a_damaged_checkpoint_of_a_gan_is_told(tmp_path: Path, name: str) -> None:
     make_gan(tmp_path)
     file = tmp_path / name
@@ -376,6 +385,7 @@ def test_a_damaged_checkpoint_of_a_gan_is_told(tmp_path: Path, name: str) -> Non
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.slow
 def test_a_damaged_file_of_weights_is_told(tmp_path: Path, suffix: str) -> None:
     make_checkpoints(tmp_path)
     whole = (tmp_path / ("checkpoint.pt" if suffix == ".pth" else "best.safetensors")).read_bytes()
@@ -395,6 +405,7 @@ IMAGES = make_images()
 
 
 @pytest.mark.parametrize("kind", IMAGES)
+@pytest.mark.slow
 def test_a_damaged_image_is_told(tmp_path: Path, kind: str) -> None:
     file = tmp_path / "image.jpeg"
 
@@ -487,6 +498,7 @@ FILES_OF_A_BUNDLE = ("manifest.json", "bundle.json", "split.json", "config.yaml"
 
 @pytest.mark.parametrize("name", FILES_OF_A_BUNDLE)
 @pytest.mark.parametrize("sealed", [False, True], ids=["as it lies", "with a manifest that agrees"])
+@pytest.mark.slow
 def test_a_damaged_bundle_is_told(bundle: Path, name: str, sealed: bool) -> None:
     file, manifest = bundle / name, bundle / "manifest.json"
     whole = file.read_bytes()
@@ -520,6 +532,7 @@ WORDS = st.one_of(
 
 
 @pytest.mark.parametrize("classes", ["binary", "auto"])
+@pytest.mark.slow
 def test_a_damaged_table_of_patients_is_told(tmp_path: Path, classes: Any) -> None:
     root = tmp_path / "xrays"
     files = [
@@ -544,6 +557,7 @@ def test_a_damaged_table_of_patients_is_told(tmp_path: Path, classes: Any) -> No
     read_it()
 
 
+@pytest.mark.slow
 def test_odd_names_of_folders_and_files_are_told(tmp_path: Path) -> None:
     pixels = IMAGES["PNG"]
     root, outside = tmp_path / "xrays", tmp_path / "outside"

@@ -100,6 +100,7 @@ def stated(keywords: list[ast.keyword], name: str) -> object:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(SOURCES[0].parents[1]).as_posix())
+@pytest.mark.slow
 def test_no_line_of_the_package_reads_a_file_that_could_run_something(path: Path) -> None:
     assert unsafe_reads(path.read_text(encoding="utf-8")) == []
 
@@ -297,6 +298,7 @@ def gan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", NAMES_THAT_LEAD_OUT)
 @pytest.mark.parametrize("key", ["class_counts", "generators"])
+@pytest.mark.slow
 def test_a_gans_record_names_nothing_outside_its_folder(gan: Path, tmp_path: Path, key: str, name: str) -> None:
     copy = tmp_path / "gan"
     copy.mkdir()
@@ -341,6 +343,7 @@ def build_weights(cache: Path, inputs: dict[str, Any], build: Callable[[Path], N
     build_once(cache, WEIGHTS_STAGE, inputs, build)
 
 
+@pytest.mark.slow
 def test_no_secret_of_the_environment_is_in_any_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not in the study, its lock, or the artifacts."""
     secrets = {

@@ -8,7 +8,11 @@ import signal
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.end_to_end.test_main_job import PROGRAM, SPACE, said, xraytune
+
+pytestmark = pytest.mark.gpu
 
 
 def test_from_images_to_a_model(tmp_path: Path) -> None:

@@ -26,6 +26,8 @@ from xraytune.pipeline.trial import trial_epochs
 from xraytune.records import Compute, EpochRecord
 from xraytune.search.worker import next_message
 
+pytestmark = pytest.mark.gpu
+
 GAN = GanSettings.model_validate({"image_size": 32, "width": 8, "batch_size": 16, "z_dim": 16, "steps": 40})
 
 

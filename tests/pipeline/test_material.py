@@ -32,6 +32,7 @@ def album_of(bench: Bench) -> Any:
     return compose
 
 
+@pytest.mark.slow
 def test_two_arms_see_the_same_real_images_in_the_same_order(bench: Bench, album_of: Any) -> None:
     """The first images of each step are the real ones, to the last pixel, augmentation included."""
     mixes: list[dict[str, Any]] = [

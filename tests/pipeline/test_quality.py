@@ -91,6 +91,7 @@ def test_allow_memorised_lets_it_pass_and_computes_nothing(studio: Studio) -> No
     assert verdicts_made(studio.bench) == before
 
 
+@pytest.mark.slow
 def test_gans_that_have_hardly_learned_pass(studio: Studio) -> None:
     """Also one network for each class, and a GAN whose images are smaller than the stored ones."""
     for settings in (gan(steps=1), gan(), gan(conditional=False)):
@@ -114,6 +115,7 @@ def test_trials_share_a_verdict_and_a_network_whatever_they_allow(studio: Studio
     assert blocks[0][1] == blocks[1][1]
 
 
+@pytest.mark.slow
 def test_a_longer_run_continues_a_shorter_one_that_allowed_something_else(studio: Studio, tmp_path: Path) -> None:
     """What may become of a GAN's images is no part of the GAN: its checkpoints and its weights' file do not hold it."""
     bench, apart = studio.bench, tmp_path / "cache"
@@ -156,6 +158,7 @@ def changed(prepared: Any, field: str, value: Any) -> Any:
     return replace(prepared, images=tuple(replace(image, **{field: value(image)}) for image in prepared.images))
 
 
+@pytest.mark.slow
 def test_a_damaged_verdict_is_made_again(studio: Studio) -> None:
     settings = studio.train(gan(seed=8))
     _, folder = measure_memorisation(settings, studio.bench.prepared, compute=CPU, cache=studio.bench.cache)

@@ -61,6 +61,7 @@ ARMS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.slow
 def test_every_arm_trains_the_same_steps(bench: Bench, tmp_path: Path, arm: str) -> None:
     records = run(bench, bench.experiment(**ARMS[arm]), tmp_path)
 
@@ -71,6 +72,7 @@ def test_every_arm_trains_the_same_steps(bench: Bench, tmp_path: Path, arm: str)
 
 
 @pytest.mark.parametrize("arm", ["classical", "gan"])
+@pytest.mark.slow
 def test_an_interrupted_trial_goes_on_with_the_numbers_it_would_have_had(
     bench: Bench, tmp_path: Path, arm: str
 ) -> None:
@@ -103,6 +105,7 @@ def test_the_result_is_of_the_best_epoch(bench: Bench, tmp_path: Path) -> None:
     assert 0 < result.threshold < 1
 
 
+@pytest.mark.slow
 def test_two_trials_that_need_one_gan_train_it_once(bench: Bench, tmp_path: Path) -> None:
     settings = gan(seed=11)
     assert gan_need(settings, bench.prepared, CPU, bench.cache) is not None
@@ -123,6 +126,7 @@ def test_two_trials_that_need_one_gan_train_it_once(bench: Bench, tmp_path: Path
     assert gan_need(settings, bench.prepared, CPU, bench.cache) is None
 
 
+@pytest.mark.slow
 def test_a_longer_gan_continues_the_shorter_one_and_equals_one_trained_straight(bench: Bench, tmp_path: Path) -> None:
     said: list[tuple[str, int, int]] = []
 
@@ -168,6 +172,7 @@ def test_a_pool_is_the_same_whoever_draws_it(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("damage", ["one bit", "cut", "empty"])
+@pytest.mark.slow
 def test_a_trial_whose_checkpoint_was_damaged_starts_afresh_and_makes_the_same_numbers(
     bench: Bench, tmp_path: Path, damage: str
 ) -> None:

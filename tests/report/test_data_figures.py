@@ -46,6 +46,7 @@ def patients_of(row: SampleRow) -> list[int]:
     return [int(np.median(image)) for image in row.images]
 
 
+@pytest.mark.slow
 def test_four_files_are_written(index: ImageIndex, tmp_path: Path) -> None:
     drawn = draw_data_figures(index, tmp_path / "new" / "figures")
 
@@ -69,6 +70,7 @@ def test_the_seed_chooses_the_samples(index: ImageIndex) -> None:
     assert set(first) != set(other)
 
 
+@pytest.mark.slow
 def test_the_same_folder_gives_the_same_bytes(index: ImageIndex, tmp_path: Path) -> None:
     hashes = []
     for name in ("a", "b"):
@@ -103,6 +105,7 @@ def test_figures_that_are_there_already_are_not_overwritten(index: ImageIndex, t
     assert not (tmp_path / "samples.png").exists()
 
 
+@pytest.mark.slow
 def test_a_folder_with_other_files_takes_figures(index: ImageIndex, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
 

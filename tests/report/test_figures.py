@@ -59,6 +59,7 @@ def test_a_grid_shows_the_very_greys(tmp_path: Path, count: int) -> None:
     assert (greys == 60).sum() > 0.05 * greys.size
 
 
+@pytest.mark.slow
 def test_nothing_of_the_day_or_the_machine_is_in_a_figure(tmp_path: Path) -> None:
     files = [*draw_sample_grid([row("NORMAL")], tmp_path), *draw_class_bars(["a", "b"], bars(), tmp_path)]
     again = tmp_path / "again"
@@ -82,6 +83,7 @@ def test_a_persons_own_matplotlib_settings_change_nothing_and_stay(tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", ["$x$", "a$b", "正常", "<&>", "x" * 200, "x_1^2", "\\frac"])
+@pytest.mark.slow
 def test_any_folder_name_is_a_class_name(tmp_path: Path, name: str) -> None:
     """No formula, no markup, and no names over the images; a script that the font lacks is no error."""
     _, svg = draw_sample_grid([row(name), row("NORMAL")], tmp_path)
@@ -92,6 +94,7 @@ def test_any_folder_name_is_a_class_name(tmp_path: Path, name: str) -> None:
     assert shown in texts(other)
 
 
+@pytest.mark.slow
 def test_a_hundred_classes_fit(tmp_path: Path) -> None:
     names = [f"class {number}" for number in range(100)]
     png, _ = draw_sample_grid([row(name, 1) for name in names], tmp_path)

@@ -180,6 +180,7 @@ def test_when_the_first_trials_all_fail_for_one_reason_the_search_stops(study: S
 
 
 @pytest.mark.parametrize("other", ["another reason", None])
+@pytest.mark.slow
 def test_a_search_whose_first_trials_fail_differently_goes_on(study: StudyFolder, other: str | None) -> None:
     director = direct(study)
     fail(director, "no such layer")

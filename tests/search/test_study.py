@@ -62,6 +62,7 @@ def test_images_that_changed_are_refused(study: StudyFolder) -> None:
         require_same_images(study, moved)
 
 
+@pytest.mark.slow
 def test_a_second_search_is_refused_and_told_who_holds_the_study(study: StudyFolder) -> None:
     with locked(study):
         assert is_locked(study)

@@ -140,6 +140,7 @@ def process_of(study: StudyFolder, number: int, *prefix: str) -> subprocess.Pope
     return process
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_ends_itself_and_leaves_where(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", GUARDED, str(tmp_path)], check=False)
 
