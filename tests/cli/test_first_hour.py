@@ -10,10 +10,11 @@ from typing import TypeAlias
 import pytest
 from typer.testing import Result
 
-from xraytune.cli import console
+from xraytune.cli import console, export
 from xraytune.cli.study_frame import live_frame
 from xraytune.config.settings import Parameters
 from xraytune.data.phantom import draw_phantoms
+from xraytune.export.best import Exported
 from xraytune.search.director import mix_label
 from xraytune.search.view import StudyView, TrialView
 
@@ -67,6 +68,7 @@ def test_a_check_says_that_the_images_are_not_there(run: Run, space: Path) -> No
     assert "not there" not in run("space", "check", space).stdout
 
 
+@pytest.mark.slow
 def test_a_missing_folder_of_weights_is_said_to_be_missing(run: Run, space: Path) -> None:
     draw_phantoms(space.parent / "xrays", patients=20, seed=1, image_size_px=32)
     net = ("--set", "backbone=mobilenet_v2", "--set", "weights=imagenet")
@@ -77,6 +79,7 @@ def test_a_missing_folder_of_weights_is_said_to_be_missing(run: Run, space: Path
     assert f"{space.parent / 'nowhere'}: there is no such folder of weights" in result.stderr
 
 
+@pytest.mark.slow
 def test_the_folder_of_one_class_is_answered_with_the_way_up(run: Run, tmp_path: Path) -> None:
     draw_phantoms(tmp_path / "xrays", patients=20, seed=1, image_size_px=32)
 
@@ -129,6 +132,7 @@ def test_a_curve_s_column_tells_its_ends_and_one_trial_is_not_called_trials() ->
     assert not [line for line in frame.lines if "dashboard" in getattr(line, "text", "")]
 
 
+@pytest.mark.slow
 def test_what_xraytune_writes_beside_images_is_no_stray_file(run: Run, tmp_path: Path) -> None:
     draw_phantoms(tmp_path / "xrays", patients=20, seed=1, image_size_px=32)
     run("data", "transform", tmp_path / "xrays", tmp_path / "copies")
@@ -152,6 +156,43 @@ def test_paths_below_the_current_folder_are_told_as_they_are_typed(
     assert capsys.readouterr().err == f"demo/xrays: a note (a, 'b')\n{here}: /elsewhere{here}/c\n"
 
 
+@pytest.mark.slow
+def test_an_inspection_says_why_it_counts_the_formats_of_the_training_images_alone(run: Run, tmp_path: Path) -> None:
+    draw_phantoms(tmp_path / "xrays", patients=20, seed=1, image_size_px=32)
+
+    assert "JPEG 8-bit; test/ stays sealed" in run("data", "inspect", tmp_path / "xrays").stdout
+    assert "sealed" not in run("data", "inspect", tmp_path / "xrays" / "train").stdout
+
+
+def test_an_export_says_what_the_simpler_arm_is_for(capsys: pytest.CaptureFixture[str]) -> None:
+    exported = Exported(
+        path=Path("best.yaml"),
+        study="small",
+        trial=1,
+        arm="gan",
+        val_auroc=0.9,
+        val_b_auroc=0.8,
+        synthetic="not confirmed",
+        advice="xraytune export studies/small --arm real_only -o real_only.yaml",
+        command="",
+    )
+
+    export.show(exported, next_step=False)
+
+    assert "to do without them until they are: xraytune export studies/small --arm real_only" in capsys.readouterr().out
+
+
+def test_the_options_say_their_defaults_and_the_names_that_they_take(run: Run) -> None:
+    def words(*command: str) -> str:
+        return " ".join(run(*command, "--help").stdout.replace("│", " ").split())
+
+    assert "else in `cache`, beside the studies" in words("search")
+    assert "as in budget.trials=6" in words("search")
+    assert "`xraytune doctor` names them" in words("search")
+    assert "real_only, classical, duplicate, gan, classical+gan" in words("export")
+
+
+@pytest.mark.slow
 def test_a_prediction_says_from_which_probability_on_an_image_is_called_positive(run: Run, tmp_path: Path) -> None:
     draw_phantoms(tmp_path / "xrays", patients=30, seed=3, image_size_px=48)
     (tmp_path / "fixed.yaml").write_text(EXPERIMENT, encoding="utf-8")
