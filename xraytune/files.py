@@ -85,6 +85,18 @@ def require_writable(folder: Path) -> None:
         return
 
 
+def require_new(out: Path) -> None:
+    """Refuse to write where something is, or where nothing can be written.
+
+    Raises:
+        ConfigError: `out` exists, or a file is where its folder should be.
+        MachineError: Its folder may not be written to.
+    """
+    require_writable(out.parent)
+    if out.exists():
+        raise ConfigError(Problem("there is something here already", out, "give a path that does not exist yet"))
+
+
 def temporary_name(path: Path) -> Path:
     """A hidden name beside `path` that no other writer uses."""
     return path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")

@@ -68,7 +68,7 @@ def confirm(
     observer = observer or Quiet()
     folder = StudyFolder(study.resolve())
     space = folder.space()
-    cache = (cache or folder.path.parent.parent / "cache").resolve()
+    cache = (cache or folder.default_cache).resolve()
     require_writable(cache)
     with locked(folder) as token:
         trials, stopped = _trials(folder, space)

@@ -29,8 +29,8 @@ from xraytune.config.backbone_names import BACKBONES, BackboneName, size_refusal
 from xraytune.config.load import experiment_to_yaml
 from xraytune.config.resolved import absolute_path, relative_path
 from xraytune.config.settings import Experiment, HeadName, LossName, Model, Parameters, extensions_of
-from xraytune.errors import ArtifactError, ConfigError, Problem
-from xraytune.files import read_json, require_writable, sha256_of, write_bytes, write_json, write_text
+from xraytune.errors import ArtifactError, Problem
+from xraytune.files import read_json, sha256_of, write_bytes, write_json, write_text
 from xraytune.pipeline.prepare import Prepared, write_prepared
 from xraytune.pipeline.trial import TrialResult
 from xraytune.records import Compute, EpochRecord
@@ -262,15 +262,3 @@ def open_bundle(path: Path) -> Bundle:
             raise ArtifactError(Problem(what, path / _RECORD, f"install that package, or {_TRAIN_AGAIN}")) from error
         raise ArtifactError(Problem(_OTHER_VERSION, path / _RECORD, _TRAIN_AGAIN)) from error
     return Bundle(path=path, record=record, model_sha256=expected[_MODEL])
-
-
-def require_new(out: Path) -> None:
-    """Refuse to write where something is, or where nothing can be written.
-
-    Raises:
-        ConfigError: `out` exists, or a file is where its folder should be.
-        MachineError: Its folder may not be written to.
-    """
-    require_writable(out.parent)
-    if out.exists():
-        raise ConfigError(Problem("there is something here already", out, "give a path that does not exist yet"))

@@ -11,9 +11,9 @@ import numpy as np
 
 from xraytune.data.index import list_images
 from xraytune.data.pixels import BrokenImage
-from xraytune.export.bundle import Bundle, open_bundle, require_new
+from xraytune.export.bundle import Bundle, open_bundle
 from xraytune.export.predictions import Predictions, decide, predict_images
-from xraytune.files import write_text
+from xraytune.files import require_new, write_text
 from xraytune.records import Json, Progress, ignore_progress
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,8 @@ from xraytune.classifier.train import predict_probabilities
 from xraytune.data.pixels import BrokenImage, broken_images_error, decode_images
 from xraytune.errors import DataError, Problem
 from xraytune.export.bundle import Bundle
-from xraytune.pipeline.compute import choose_compute, cpu_count, gpu_count, pin
-from xraytune.records import Compute, Progress, ignore_progress
+from xraytune.pipeline.compute import compute_like, cpu_count, pin
+from xraytune.records import Progress, ignore_progress
 
 _BATCH = 64
 
@@ -49,7 +49,7 @@ def predict_images(
     Raises:
         DataError: Broken images, unless `skip_broken` leaves them out and others remain.
     """
-    compute = _compute_here(bundle.record.compute)
+    compute = compute_like(bundle.record.compute, threads=cpu_count())
     pin(compute)
     network, form = bundle.classifier(compute), bundle.record.input_format
     known: list[str] = []
@@ -95,10 +95,3 @@ def decide(bundle: Bundle, probabilities: NDArray[np.float64]) -> NDArray[np.int
         return np.asarray(probabilities.argmax(axis=1))
     positive = bundle.positive
     return np.where(probabilities[:, positive] >= bundle.record.threshold, positive, 1 - positive)
-
-
-def _compute_here(trained_on: Compute) -> Compute:
-    """As in training, where this machine can, but on all of its cores."""
-    if trained_on.device == "cuda" and not gpu_count():
-        return choose_compute(gpus=0, threads=cpu_count())
-    return replace(trained_on, threads=cpu_count())

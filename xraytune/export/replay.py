@@ -107,7 +107,7 @@ def replay(
         MachineError: The study was searched on a GPU and there is none; weights are missing, or the disk is full.
     """
     folder = StudyFolder(study.resolve())
-    cache = (cache or folder.path.parent.parent / "cache").resolve()
+    cache = (cache or folder.default_cache).resolve()
     require_writable(cache)
     space = folder.space()
     journal = Journal(folder.journal_path, space, writable=False)

@@ -20,8 +20,8 @@ from xraytune.classifier.weights import find_weights
 from xraytune.config.load import load_space
 from xraytune.config.settings import Experiment, Settings, extensions_of
 from xraytune.errors import ArtifactError, Problem
-from xraytune.export.bundle import require_new, write_bundle
-from xraytune.files import explained_disk_errors, make_folder, new_folder, require_writable, sha256_of
+from xraytune.export.bundle import write_bundle
+from xraytune.files import explained_disk_errors, make_folder, new_folder, require_new, require_writable, sha256_of
 from xraytune.lease import HeldError, held
 from xraytune.pipeline.artifacts import artifact_path
 from xraytune.pipeline.compute import choose_compute, gpu_count, gpu_share, pin
@@ -111,7 +111,7 @@ def train(
         note(f"{config} is a space: this trains the first line of its start_from ({chosen})")
     study = _study(experiment.settings, note)
     if cache is None:
-        cache = Path("cache") if study is None else study.path.parent.parent / "cache"
+        cache = Path("cache") if study is None else study.default_cache
     cache = cache.resolve()
     require_writable(cache)
     require_two_classes(space)

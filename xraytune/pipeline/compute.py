@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import torch
 
@@ -46,6 +47,13 @@ def choose_compute(*, gpus: float, threads: int) -> Compute:
         raise MachineError(Problem(what, "resources.gpus_per_trial", fix))
     has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
     return Compute(device="cuda", threads=threads, precision="bfloat16" if has_bfloat16 else "float32")
+
+
+def compute_like(trained_on: Compute, *, threads: int) -> Compute:
+    """As something was trained, or on the CPU where this machine has no GPU; on so many threads."""
+    if trained_on.device == "cuda" and not gpu_count():
+        return choose_compute(gpus=0, threads=threads)
+    return replace(trained_on, threads=threads)
 
 
 def pin(compute: Compute, *, gpu_share: float = 1.0) -> None:

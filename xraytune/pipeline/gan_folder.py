@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import count as count_from
 from itertools import islice
@@ -28,10 +28,18 @@ from xraytune.config.settings import GanSettings
 from xraytune.config.space import Space
 from xraytune.config.words import nearest
 from xraytune.errors import ArtifactError, ConfigError, Problem
-from xraytune.files import explained_disk_errors, new_folder, read_json, require_writable, sha256_of, write_json
+from xraytune.files import (
+    explained_disk_errors,
+    new_folder,
+    read_json,
+    require_new,
+    require_writable,
+    sha256_of,
+    write_json,
+)
 from xraytune.gan.checkpoint import load_generator
 from xraytune.gan.pool import sample_block
-from xraytune.pipeline.compute import choose_compute, gpu_count, gpu_share, pin
+from xraytune.pipeline.compute import choose_compute, compute_like, gpu_share, pin
 from xraytune.pipeline.prepare import Prepared, is_plain_name, prepare
 from xraytune.pipeline.synthesize import (
     copy_file,
@@ -126,7 +134,7 @@ def gan_train(
         MachineError: A GPU is missing, or the disk is full.
         TrialError: The GAN's loss is not finite.
     """
-    _require_new(out)
+    require_new(out)
     loaded = load_space(space, (*overrides, "start_from=[]"), data=data)
     settings, gan = loaded.settings, fixed_gan(loaded)
     compute = choose_compute(gpus=gpu_share(settings.resources), threads=settings.resources.cpus_per_trial)
@@ -218,7 +226,7 @@ def gan_sample(
         ConfigError: No class of this name, a count below 1, or `out` exists.
         MachineError: The disk is full.
     """
-    _require_new(out)
+    require_new(out)
     if count < 1:
         raise ConfigError(Problem(f"cannot draw {count} images", fix="give 1 or more"))
     record = _read_record(gan)
@@ -230,7 +238,7 @@ def gan_sample(
                 f"no class {class_name!r} in this GAN", gan, nearest(class_name, names, f"it has {', '.join(names)}")
             )
         )
-    compute = _compute_here(record.compute)
+    compute = compute_like(record.compute, threads=record.compute.threads)
     pin(compute)
     weights = list(class_counts.values()) if class_name is None else [int(name == class_name) for name in names]
     images = {
@@ -305,16 +313,3 @@ def _read_record(gan: Path) -> _Record:
         if not (gan / name).is_file() or sha256_of(gan / name) != sha256:
             raise ArtifactError(Problem("the file is missing or damaged", gan / name, fix))
     return record
-
-
-def _compute_here(compute: Compute) -> Compute:
-    """What the GAN was trained on, or the CPU where there is no GPU."""
-    if compute.device == "cuda" and not gpu_count():
-        return replace(choose_compute(gpus=0, threads=1), threads=compute.threads)
-    return compute
-
-
-def _require_new(out: Path) -> None:
-    require_writable(out.parent)
-    if out.exists():
-        raise ConfigError(Problem("there is something here already", out, "give a path that does not exist yet"))

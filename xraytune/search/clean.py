@@ -90,7 +90,7 @@ def clean(
         MachineError: The system refuses access.
     """
     folder = StudyFolder(study.resolve())
-    cache = (cache or folder.path.parent.parent / "cache").resolve()
+    cache = (cache or folder.default_cache).resolve()
     space = folder.space()
     with locked(folder), explained_disk_errors(folder.path):
         journal = Journal(folder.journal_path, space, writable=False)

@@ -71,6 +71,11 @@ class StudyFolder:
         """Says who searches it."""
         return self.path / ".lock"
 
+    @property
+    def default_cache(self) -> Path:
+        """The artifact cache that lies beside the studies."""
+        return self.path.parent.parent / "cache"
+
     def trial_path(self, number: int) -> Path:
         """The folder of one trial."""
         return self.path / "trials" / f"{number:04d}"
