@@ -298,6 +298,16 @@ def test_an_option_stands_for_what_the_file_says_of_its_parameter_in_start_from(
     assert load_space(path, ["source=gan"]).start_points() == ({"synthetic_ratio": 2.0, "backbone": "resnet50"},)
 
 
+def test_start_lines_that_an_override_makes_equal_are_one_point(write_space: WriteSpace) -> None:
+    path = write_space(
+        "lr: {min: 1e-5, max: 1e-2}",
+        "classical: {values: [0, 1]}",
+        after="start_from: [{lr: 1e-3, classical: 0}, {lr: 1e-3, classical: 1}, {lr: 1e-4, classical: 0}]\n",
+    )
+
+    assert load_space(path, ["classical=1"]).start_points() == ({"lr": 1e-3}, {"lr": 1e-4})
+
+
 def test_the_first_start_of_a_space_is_an_experiment_if_it_leaves_nothing_open(
     write_space: WriteSpace,
 ) -> None:

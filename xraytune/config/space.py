@@ -146,8 +146,12 @@ class Space:
         return Experiment(settings=self.settings, parameters=parameters_from(point))
 
     def start_points(self) -> tuple[Point, ...]:
-        """`start_from` as Optuna's `enqueue_trial` takes it: flat names, open parameters alone."""
-        return tuple(dict(point) for point in self.start_from)
+        """`start_from` as Optuna's `enqueue_trial` takes it: flat names, open parameters alone, each point once.
+
+        Lines that differ in a parameter which an override has fixed are one point.
+        """
+        points = [dict(point) for point in self.start_from]
+        return tuple(point for place, point in enumerate(points) if point not in points[:place])
 
     def nearest_start(self, values: Point) -> Point:
         """What of a trial's settings, maybe of another space, this one can begin with: its open parameters."""
