@@ -337,8 +337,10 @@ class Gans:
 
 
 def gan_points(*widths_and_steps: tuple[int, int]) -> str:
+    """Points that differ, if in nothing else, in their `lr`."""
     rows = ", ".join(
-        f"{{source: gan, synthetic_ratio: 0.5, lr: 1e-3, gan.width: {w}, gan.steps: {s}}}" for w, s in widths_and_steps
+        f"{{source: gan, synthetic_ratio: 0.5, lr: {number}e-4, gan.width: {w}, gan.steps: {s}}}"
+        for number, (w, s) in enumerate(widths_and_steps, start=1)
     )
     return f"start_from=[{rows}, {{source: none, lr: 1e-3}}]"
 
