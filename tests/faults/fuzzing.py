@@ -221,7 +221,7 @@ def _with_values(
 ) -> Any:
     content = json.loads(json.dumps(whole))
     for kind, number, other, value in edits:
-        path = places[number]
+        path, value = places[number], json.loads(json.dumps(value))  # one of its own: further edits may change it
         if not path:
             content = value if kind == "replace" else content
             continue

@@ -89,10 +89,14 @@ def export(study: Path, *, out: Path, trial: int | None = None, arm: str | None 
     space = folder.space()
     journal = Journal(folder.journal_path, space, writable=False)
     rows = journal.rows()
+    for row in rows:
+        if row["status"] == "complete" and row["val_b_auroc"] is None:
+            what = f"the journal is damaged: it does not tell the val-B AUROC of trial {row['number']}"
+            raise StudyError(Problem(what, folder.journal_path, "put it back from a copy"))
     verdicts = _verdicts(folder, {row["number"] for row in rows})
     added = None if arm is None else _added_control(folder, arm)
     if added is not None:
-        row: dict[str, Any] = {"number": None, "arm": added.arm, "value": None, "val_b_auroc": None}
+        row = {"number": None, "arm": added.arm, "value": None, "val_b_auroc": None}
         parameters, origin = added, None
     else:
         row = _chosen(rows, trial, study) if trial is not None else _best(rows, arm, verdicts, folder, study)

@@ -105,8 +105,15 @@ class Journal:
 
         Raises:
             ValueError: It is being asked for at this moment.
+            StudyError: It has ended, and the journal does not say with which settings.
         """
-        return self._space.suggest(optuna.trial.FixedTrial(self._frozen(number).params))
+        trial = self._frozen(number)
+        try:
+            return self._space.suggest(optuna.trial.FixedTrial(trial.params))
+        except (ValueError, UserWarning) as error:
+            if trial.state.is_finished():
+                raise self._damaged(number, error) from error
+            raise ValueError(f"trial {number} has no settings yet") from error
 
     def status(self, number: int) -> Status | None:
         """How a trial ended; None where it has not."""
@@ -157,8 +164,10 @@ class Journal:
         try:
             return self._row(number)
         except (ValueError, AttributeError) as error:
-            what = f"the journal is damaged at trial {number}: {error}"
-            raise StudyError(Problem(what, self._path, _LOST)) from error
+            raise self._damaged(number, error) from error
+
+    def _damaged(self, number: int, error: Exception) -> StudyError:
+        return StudyError(Problem(f"the journal is damaged at trial {number}: {error}", self._path, _LOST))
 
     def _row(self, number: int) -> dict[str, Any]:
         trial, parameters, status = self._frozen(number), self.parameters(number), self.status(number)
