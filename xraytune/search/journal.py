@@ -129,10 +129,17 @@ class Journal:
         return dict(self._frozen(number).intermediate_values)
 
     def reports(self) -> Iterator[tuple[int, int, float]]:
-        """Every recorded value in its order of arrival: number, epoch, value."""
+        """Every recorded value in its order of arrival: number, epoch, value.
+
+        Raises:
+            StudyError: The journal is damaged there.
+        """
         for entry in self._backend.read_logs(0):
             if entry["op_code"] == _REPORT_OPERATION:
-                yield entry["trial_id"], entry["step"], entry["intermediate_value"]
+                number, epoch, value = (entry.get(name) for name in ("trial_id", "step", "intermediate_value"))
+                if not (isinstance(number, int) and isinstance(epoch, int) and isinstance(value, float | int)):
+                    raise StudyError(Problem("the journal is damaged: a report is incomplete", self._path, _LOST))
+                yield number, epoch, value
 
     def failures(self, number: int) -> list[Failure]:
         """How often a trial was tried in vain."""
@@ -163,7 +170,7 @@ class Journal:
         """
         try:
             return self._row(number)
-        except (ValueError, AttributeError) as error:
+        except (ValueError, AttributeError, LookupError, RuntimeError) as error:
             raise self._damaged(number, error) from error
 
     def _damaged(self, number: int, error: Exception) -> StudyError:
@@ -172,7 +179,7 @@ class Journal:
     def _row(self, number: int) -> dict[str, Any]:
         trial, parameters, status = self._frozen(number), self.parameters(number), self.status(number)
         outcome = trial.user_attrs.get(_OUTCOME, {})
-        return {
+        row = {
             "version": 1,
             "number": trial.number,
             "status": status,
@@ -184,6 +191,10 @@ class Journal:
             "reason": outcome.get("reason", ""),
             "val_b_auroc": outcome.get("val_b_auroc"),
         }
+        for name in ("value", "seconds", "val_b_auroc"):
+            if not isinstance(row[name], float | int | None):
+                raise ValueError(f"its {name} is {row[name]!r}")
+        return row
 
     def _trial(self, number: int) -> optuna.trial.Trial:
         # One study lies in a journal, so a trial's id is its number.
