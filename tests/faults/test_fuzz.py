@@ -265,7 +265,8 @@ def use(prepared: Prepared) -> None:
     """What every trial asks of the images."""
     for part in PARTS:
         prepared.part(part)
-    assert prepared.fingerprint != prepared.train_fingerprint
+    assert prepared.fingerprint
+    assert prepared.train_fingerprint
 
 
 FILES_OF_A_STUDY: dict[str, Callable[[StudyFolder], object]] = {

@@ -154,7 +154,15 @@ def damage_explained(file: Path) -> Iterator[Path]:
     """
     try:
         yield file
-    except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (
+        FileNotFoundError,
+        ValueError,
+        LookupError,
+        ArithmeticError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         what = "a file of the study is missing or damaged"
         raise StudyError(Problem(what, file, "put it back from a copy, or start a study of another name")) from error
 
