@@ -21,7 +21,8 @@ install: $(INSTALLED) ## Install xraytune and its tools into .venv, from the has
 $(INSTALLED): requirements-dev.lock pyproject.toml
 	@command -v $(UV) >/dev/null || { $(PYTHON) -m venv .uv && .uv/bin/pip install --quiet uv; }
 	@test -x $(BIN)/python || $(UV) venv --quiet --python ">=3.11" $(VENV)
-	$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements-dev.lock
+	@echo "installing into $(VENV): the first time about 3 GB to fetch"
+	$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements-dev.lock
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@$(BIN)/python -c "from torchvision.ops import nms" || \
 	    { echo "torch and torchvision do not belong together: remove $(VENV) and run make install again"; exit 1; }
@@ -34,7 +35,7 @@ test: install ## All tests, on the CPU, which alone repeats to the bit
 	CUDA_VISIBLE_DEVICES= $(PYTEST) $(SIDE_BY_SIDE) -m "not ray and not gpu"
 	CUDA_VISIBLE_DEVICES= $(PYTEST) -m ray
 
-quick: install ## The tests of seconds, before a commit
+quick: install ## The quick tests, before a commit (half a minute)
 	CUDA_VISIBLE_DEVICES= $(PYTEST) -q $(SIDE_BY_SIDE) -m "not slow and not ray and not gpu"
 
 gpu: install ## The tests that need a GPU

@@ -22,9 +22,9 @@ from pathlib import Path
 from PIL import Image
 
 from benchmarks.figures import Figure, figure
+from xraytune.compute import cpu_count
 from xraytune.data.layout import list_images
 from xraytune.data.pixels import store_pixels
-from xraytune.pipeline.compute import cpu_count
 
 NEEDS = ("DATA",)
 _IMAGE_SIZE_PX = 128

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.figures import Figure, figure
+from xraytune.compute import pin
 from xraytune.config.load import experiment_to_json
 from xraytune.config.settings import Parameters, Settings
 from xraytune.confirm.answer import ControlResult, FinalistResult, Judged, judge_finalists
@@ -38,7 +39,6 @@ from xraytune.data.phantom import PhantomImage, draw_patient
 from xraytune.data.phantom_shapes import canvas_for
 from xraytune.files import write_json
 from xraytune.metrics.classification import Floats
-from xraytune.pipeline.compute import pin
 from xraytune.pipeline.prepare import Prepared, prepare, write_prepared
 from xraytune.pipeline.trial import run_trial
 from xraytune.records import Compute, EpochRecord

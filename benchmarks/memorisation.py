@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter  # type: ignore[import-untyped]
 
 from benchmarks.figures import Figure, figure
+from xraytune.compute import choose_compute, pin
 from xraytune.config.load import load_space
 from xraytune.config.space import Space
 from xraytune.gan.train import scale_pixels
 from xraytune.metrics.memorisation import closeness, compare_with_unseen, unseen_closeness
-from xraytune.pipeline.compute import choose_compute, pin
 from xraytune.pipeline.gan_folder import fixed_gan
 from xraytune.pipeline.prepare import Prepared, prepare, training_pixels
 from xraytune.pipeline.quality import FALSE_ALARMS, measure_memorisation

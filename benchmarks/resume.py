@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.figures import Figure, figure
+from xraytune.compute import choose_compute
 from xraytune.config.load import load_space
 from xraytune.data.phantom import draw_phantoms
-from xraytune.pipeline.compute import choose_compute
 from xraytune.pipeline.prepare import prepare
 from xraytune.records import EpochRecord
 from xraytune.search.director import Director

@@ -29,10 +29,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from benchmarks.figures import Figure, figure
+from xraytune.compute import pin
 from xraytune.config.load import load_space
 from xraytune.config.settings import Experiment
 from xraytune.pipeline.album import part_group
-from xraytune.pipeline.compute import pin
 from xraytune.pipeline.material import gather_material
 from xraytune.search.study import StudyFolder
 

@@ -12,13 +12,13 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.figures import Figure, figure
+from xraytune.compute import choose_compute, cpu_count, gpu_count, pin
 from xraytune.config.settings import Experiment, GanSettings, Parameters, Settings
 from xraytune.data.phantom import draw_phantoms
 from xraytune.gan.checkpoint import new_training
 from xraytune.gan.replay import Step, replayed
 from xraytune.gan.step import draw_step, real_images, train_step
 from xraytune.gan.train import scale_pixels
-from xraytune.pipeline.compute import choose_compute, cpu_count, gpu_count, pin
 from xraytune.pipeline.prepare import prepare, training_pixels
 from xraytune.pipeline.trial import trial_epochs
 from xraytune.records import Compute

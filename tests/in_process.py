@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
+from xraytune.compute import pin
 from xraytune.config.space import Space
-from xraytune.pipeline.compute import pin
 from xraytune.pipeline.prepare import Prepared
 from xraytune.pipeline.synthesize import gan_need
 from xraytune.records import Compute

@@ -12,6 +12,7 @@ LAYERS = (
     ("records", "seeding", "files"),
     ("lease",),
     ("config",),
+    ("compute",),
     ("data", "metrics"),
     ("gan", "classifier"),
     ("mix",),

@@ -86,6 +86,7 @@ def test_an_owner_on_another_machine_is_believed_while_its_heart_beats(tmp_path:
     assert str(refusal.value.owner) == "process 4711 on node-7, since 2026-01-01T00:00:00+00:00"
 
 
+@pytest.mark.slow
 def test_a_lost_machine_s_claim_is_taken_over_when_its_heart_has_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

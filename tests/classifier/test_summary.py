@@ -57,6 +57,7 @@ VGG16_TWO_CLASS = """
 """
 
 
+@pytest.mark.slow
 def test_the_published_vgg16_has_its_published_layers_and_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("kaiming_normal_", "kaiming_uniform_", "normal_", "uniform_"):  # the weights do not matter here
         monkeypatch.setattr(nn.init, name, lambda tensor, *_, **__: tensor)

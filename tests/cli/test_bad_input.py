@@ -13,20 +13,13 @@ import pytest
 from PIL import Image
 from typer.testing import Result
 
+from tests.cli.spaces import EXPERIMENT
+from xraytune.compute import choose_compute
 from xraytune.data.phantom import draw_phantoms
-from xraytune.pipeline.compute import choose_compute
 from xraytune.pipeline.prepare import prepare
 from xraytune.search.study import StudyFolder, create_study
 
 Run: TypeAlias = Callable[..., Result]
-
-EXPERIMENT = """
-name: fixed
-data: {path: xrays, image_size: 32, split: {val_a: 0.2, val_b: 0.2}}
-parameters: {source: {value: none}, backbone: {value: small_cnn}, weights: {value: none}, lr: {value: 1e-3}}
-budget: {max_epochs: 1, steps_per_epoch: 1}
-resources: {gpus_per_trial: 0}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +104,7 @@ def put_a_file_for_train(here: Path) -> None:
         (put_a_file_for_train, "no train/"),
     ],
 )
+@pytest.mark.slow
 def test_a_wrong_folder_is_refused_and_leaves_nothing(
     run: Run, here: Path, spoil: Callable[[Path], None], message: str
 ) -> None:

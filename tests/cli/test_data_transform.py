@@ -14,6 +14,8 @@ from typer.testing import Result
 from xraytune.config.load import load_space
 from xraytune.data.phantom import draw_phantoms
 
+pytestmark = pytest.mark.slow
+
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "transform.md").read_text(encoding="utf-8")
 Run: TypeAlias = Callable[..., Result]
 
@@ -24,7 +26,6 @@ def xrays(tmp_path: Path) -> Path:
     return tmp_path / "xrays"
 
 
-@pytest.mark.slow
 def test_copies_are_written_and_inspected(run: Run, xrays: Path, tmp_path: Path) -> None:
     made = run("data", "transform", xrays, tmp_path / "copies", "--copies", 1)
     table = run("data", "inspect", tmp_path / "copies")
@@ -97,7 +98,6 @@ def test_broken_images_are_named_and_can_be_left_out(run: Run, xrays: Path, tmp_
     assert f"left out: train/NORMAL/{broken.name}" in " ".join(made.stderr.split())
 
 
-@pytest.mark.slow
 def test_the_commands_of_the_page_run(run: Run, xrays: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(xrays.parent)
     xrays.rename("chest_xray")

@@ -10,6 +10,7 @@ from typing import TypeAlias
 import pytest
 from typer.testing import Result
 
+from tests.cli.spaces import EXPERIMENT
 from xraytune.cli import console, export
 from xraytune.cli.study_frame import live_frame
 from xraytune.config.settings import Parameters
@@ -19,14 +20,6 @@ from xraytune.search.director import mix_label
 from xraytune.search.view import StudyView, TrialView
 
 Run: TypeAlias = Callable[..., Result]
-
-EXPERIMENT = """
-name: fixed
-data: {path: xrays, image_size: 32, split: {val_a: 0.2, val_b: 0.2}}
-parameters: {source: {value: none}, backbone: {value: small_cnn}, weights: {value: none}, lr: {value: 1e-3}}
-budget: {max_epochs: 1, steps_per_epoch: 1}
-resources: {gpus_per_trial: 0}
-"""
 
 
 def test_a_space_is_checked_with_the_words_of_a_search(run: Run, space: Path) -> None:
@@ -66,6 +59,16 @@ def test_a_check_says_that_the_images_are_not_there(run: Run, space: Path) -> No
     assert "not there: give --data DIR" in " ".join(run("space", "check", space, "--data", "x").stdout.split())
     (space.parent / "xrays").mkdir()
     assert "not there" not in run("space", "check", space).stdout
+
+
+@pytest.mark.slow
+def test_a_check_says_that_asha_has_no_epoch_to_stop_at(run: Run, space: Path) -> None:
+    assert "stops no trial" in run("space", "check", space, "--set", "budget.max_epochs=1").stdout
+    assert "stops no trial" not in run("space", "check", space, "--set", "budget.max_epochs=2").stdout
+    assert (
+        "stops no"
+        not in run("space", "check", space, "--set", "budget.max_epochs=1", "--set", "scheduler.name=none").stdout
+    )
 
 
 @pytest.mark.slow

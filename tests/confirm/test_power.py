@@ -189,6 +189,7 @@ def test_deciding_asks_for_both_answers() -> None:
     assert would_decide(SEEDS_ALONE, DESIGN, rope=0.01)
 
 
+@pytest.mark.slow
 def test_no_number_of_patients_shrinks_the_variance_of_the_seeds() -> None:
     needed = patients_to_decide(replace(USUAL, gan_seed=1e-3), DESIGN, rope=0.01)
 

@@ -13,6 +13,8 @@ from xraytune.data.phantom import draw_phantoms
 from xraytune.errors import DataError, StudyError, XraytuneError
 from xraytune.pipeline.prepare import Prepared, prepare
 
+pytestmark = pytest.mark.slow
+
 
 class Lab:
     """Phantoms with a test folder, prepared as a search does."""

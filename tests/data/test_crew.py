@@ -19,6 +19,8 @@ from xraytune.data.crew import decode_blocks
 from xraytune.data.decoding import Block, BrokenImage, SquareImage, decode_block, decode_file
 from xraytune.seeding import numpy_generator
 
+pytestmark = pytest.mark.slow
+
 FILES = 1200
 
 
@@ -69,7 +71,6 @@ def alone(images: Path) -> list[tuple[str, bytes]]:
     return flat(list(decode_blocks(images, names(), 96, "crop", workers=1)))
 
 
-@pytest.mark.slow
 def test_several_processes_give_the_same_as_one(images: Path, alone: list[tuple[str, bytes]]) -> None:
     before = children()
 
@@ -88,7 +89,6 @@ def test_images_that_are_resized_together_have_the_bits_of_one_that_is_alone(
     assert [(image.kind, image.pixels) for image in single] == alone[:5]
 
 
-@pytest.mark.slow
 def test_what_a_killed_process_leaves_is_decoded_all_the_same(images: Path, alone: list[tuple[str, bytes]]) -> None:
     before = children()
     blocks = decode_blocks(images, names(), 96, "crop", workers=4)
@@ -103,7 +103,6 @@ def test_what_a_killed_process_leaves_is_decoded_all_the_same(images: Path, alon
     assert flat(found) == alone
 
 
-@pytest.mark.slow
 def test_processes_that_do_not_start_are_no_loss(
     images: Path, alone: list[tuple[str, bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

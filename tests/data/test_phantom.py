@@ -154,6 +154,7 @@ def test_images_of_one_patient_are_more_alike_than_those_of_two(phantoms: Phanto
     assert alike[is_same & is_other_image].mean() > alike[~is_same].mean() + 0.02
 
 
+@pytest.mark.slow
 def test_trivial_statistics_do_not_tell_the_classes_apart(many_patients: PhantomSet) -> None:
     images = _images(many_patients.path)
     statistics = np.array([[_pixels(image).mean(), _pixels(image).std()] for image in images])

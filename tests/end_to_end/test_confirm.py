@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 import subprocess
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -27,17 +28,14 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 
 def interrupt_after_a_run(folder: Path, study: Path) -> int:
-    """Start a confirm, press Ctrl-C when a replicate has ended, and wait for its end; its exit code."""
-    process = subprocess.Popen(
-        [PROGRAM, "confirm", str(study)], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "replicates: " in line and not line.strip().startswith("replicates: 0"):
-            break
-    process.send_signal(signal.SIGINT)
-    process.communicate()
-    return process.returncode
+    """Start a confirm, press Ctrl-C when its first replicate has ended, and wait for its end; its exit code."""
+    ended = study / "confirm" / "runs.jsonl"
+    with (folder / "interrupted.log").open("w", encoding="utf-8") as log:
+        process = subprocess.Popen([PROGRAM, "confirm", str(study)], cwd=folder, stdout=log, stderr=log)
+        while process.poll() is None and not (ended.exists() and ended.stat().st_size):
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        return process.wait()
 
 
 @pytest.mark.ray

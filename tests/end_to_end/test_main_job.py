@@ -54,15 +54,15 @@ def said(folder: Path, *arguments: str) -> dict[str, Any]:
     return content
 
 
-def search_until_a_trial_ends_then_interrupt(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    """Start a search, press Ctrl-C when its first trial has ended, and wait for its end."""
+def search_until_a_trial_ends(folder: Path, *arguments: str, then: signal.Signals) -> subprocess.Popen[str]:
+    """Start a search, send it a signal when its first trial has ended, and wait for its end."""
     process = subprocess.Popen(
         [PROGRAM, *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     assert process.stdout is not None
     for line in process.stdout:
         if "#0 complete" in line or "#0 pruned" in line:
-            os.kill(process.pid, signal.SIGINT)
+            os.kill(process.pid, then)
             break
     process.communicate()
     return process
@@ -77,7 +77,7 @@ def test_from_images_to_a_model(tmp_path: Path) -> None:
     said(tmp_path, "data", "phantom", "others", "--patients", "20", "--seed", "2", "--size", "64")
     search = ("search", "--space", "small.yaml")
 
-    interrupted = search_until_a_trial_ends_then_interrupt(tmp_path, *search)
+    interrupted = search_until_a_trial_ends(tmp_path, *search, then=signal.SIGINT)
 
     assert interrupted.returncode == 130
     stopped = said(tmp_path, "status", "studies/small")

@@ -24,6 +24,8 @@ from xraytune.files import read_json
 from xraytune.pipeline.features import FEATURES_STAGE
 from xraytune.pipeline.synthesize import POOL_STAGE
 
+pytestmark = pytest.mark.slow
+
 SPACE = """\
 version: 1
 name: own
@@ -112,7 +114,6 @@ def test_a_model_of_the_backbone_and_the_source_says_which_versions_it_is_of(lab
     assert packages["source mixup"].startswith("mixup of xraytune-examples 0.1.0 ")
 
 
-@pytest.mark.slow
 def test_evaluate_tells_the_metric_with_its_interval(lab: Lab, run: Run) -> None:
     found = json.loads(run("evaluate", lab.model, "--data", lab.test, "--json").stdout)
 
@@ -140,7 +141,6 @@ def test_a_model_is_refused_by_name_where_its_backbone_is_not_installed(lab: Lab
         open_bundle(lab.model)
 
 
-@pytest.mark.slow
 def test_a_worker_trains_the_head_of_the_backbone_on_images_of_the_source(lab: Lab, run: Run) -> None:
     done = run("-c", WORKER.format(root=str(lab.path)))
 
@@ -195,7 +195,6 @@ def test_an_unknown_name_is_told_with_the_nearest_installed_one(run: Run) -> Non
 
 
 @pytest.mark.ray
-@pytest.mark.slow
 def test_ray_s_workers_know_what_is_installed(lab: Lab, run: Run) -> None:
     done = run("search", "--space", lab.path / "own.yaml", "--studies", lab.path / "with_ray", "--json")
 

@@ -106,6 +106,7 @@ def test_a_backbone_is_built_as_ours_are(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("package")
 @pytest.mark.parametrize(("source", "given"), [("floats", r"float64 \[256, 32, 32\]"), ("few", r"uint8 \[1, 32, 32\]")])
+@pytest.mark.slow
 def test_a_source_that_gives_something_else_than_a_block_is_told(tmp_path: Path, source: str, given: str) -> None:
     draw_phantoms(tmp_path / "xrays", patients=20, seed=1, image_size_px=32)
     settings = Settings.model_validate({"name": "x", "data": {"path": tmp_path / "xrays", "image_size": 32}})

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from tests.in_process import CPU, director_of
+from xraytune.compute import pin
 from xraytune.config.load import load_space
 from xraytune.data.phantom import draw_phantoms
 from xraytune.errors import XraytuneError
 from xraytune.export.best import export
 from xraytune.export.train import train
-from xraytune.pipeline.compute import pin
 from xraytune.pipeline.prepare import prepare
 from xraytune.pipeline.trial import trial_epochs
 from xraytune.search.director import Director

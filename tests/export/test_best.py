@@ -21,6 +21,8 @@ from xraytune.search.run import Quiet
 from xraytune.search.study import StudyFolder, create_study
 from xraytune.search.work import Asked
 
+pytestmark = pytest.mark.slow
+
 
 def study_of(folder: StudyFolder, lab: Lab, scores: list[tuple[float, float]]) -> None:
     """A study in which each trial says that it ended with these AUROC on val-A and val-B."""

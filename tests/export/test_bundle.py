@@ -12,6 +12,8 @@ from xraytune.config.load import load_space
 from xraytune.errors import ArtifactError
 from xraytune.export.bundle import open_bundle
 
+pytestmark = pytest.mark.slow
+
 FILES = ["bundle.json", "config.yaml", "split.json", "epochs.jsonl", "model.safetensors"]
 
 

@@ -15,6 +15,8 @@ from xraytune.export.train import train
 from xraytune.records import EpochRecord
 from xraytune.search.study import StudyFolder
 
+pytestmark = pytest.mark.slow
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -33,7 +35,6 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
 
 
-@pytest.mark.slow
 def test_trained_twice_every_file_is_the_same_and_the_numbers_are_the_trials(copy_lab: CopyLab) -> None:
     lab = copy_lab()
 
@@ -47,7 +48,6 @@ def test_trained_twice_every_file_is_the_same_and_the_numbers_are_the_trials(cop
     assert files_of(lab.path / "again") == files_of(lab.model)
 
 
-@pytest.mark.slow
 def test_an_interrupted_training_goes_on_to_the_same_files(copy_lab: CopyLab) -> None:
     lab = copy_lab()
     first: list[EpochRecord] = []
@@ -112,7 +112,6 @@ def test_an_existing_folder_is_refused_before_anything_starts(lab: Lab, tmp_path
     assert not (tmp_path / "cache").exists()
 
 
-@pytest.mark.slow
 def test_other_images_than_the_studys_are_told(copy_lab: CopyLab) -> None:
     lab = copy_lab()
     next(iter(sorted(lab.xrays.glob("train/NORMAL/*")))).unlink()
@@ -124,7 +123,6 @@ def test_other_images_than_the_studys_are_told(copy_lab: CopyLab) -> None:
     assert any("not those of the study mix" in note for note in notes)
 
 
-@pytest.mark.slow
 def test_without_its_study_a_configuration_still_trains(copy_lab: CopyLab) -> None:
     lab = copy_lab()
     lab.study.rename(lab.path / "away")
@@ -145,7 +143,6 @@ def test_overrides_are_kept_with_the_model(copy_lab: CopyLab) -> None:
     assert '"budget.max_epochs=1"' in (lab.path / "again" / "bundle.json").read_text(encoding="utf-8")
 
 
-@pytest.mark.slow
 def test_a_training_that_runs_already_is_not_started_again(copy_lab: CopyLab) -> None:
     lab = copy_lab()
 

@@ -106,20 +106,26 @@ Edit: TypeAlias = tuple[str, float, float, bytes]
 _SHARES = st.floats(0.0, 1.0, allow_nan=False)
 
 
-def damaged_bytes(whole: bytes, *, most_edits: int = 4) -> st.SearchStrategy[bytes]:
-    """A file with bits flipped, bytes overwritten, put in, cut out, doubled, or its end cut off."""
+def damaged_bytes(whole: bytes) -> st.SearchStrategy[bytes]:
+    """A small file with bits flipped, bytes overwritten, put in, cut out, doubled, or its end cut off."""
+    return edits().map(lambda drawn: edited(whole, drawn))
+
+
+def edits() -> st.SearchStrategy[list[Edit]]:
+    """What `edited` does to a large file: hypothesis keeps all that it has drawn, and that should not be the files."""
     edit = st.tuples(
         st.sampled_from(["flip", "flip near start", "write", "write near start", "insert", "cut", "double", "end"]),
         _SHARES,
         _SHARES,
         st.one_of(st.sampled_from(_BYTES), st.binary(min_size=1, max_size=8)),
     )
-    return st.lists(edit, min_size=1, max_size=most_edits).map(lambda edits: _edited(whole, edits))
+    return st.lists(edit, min_size=1, max_size=4)
 
 
-def _edited(whole: bytes, edits: Sequence[Edit]) -> bytes:
+def edited(whole: bytes, drawn: Sequence[Edit]) -> bytes:
+    """A file after a few edits."""
     content = bytearray(whole)
-    for kind, place, extent, new in edits:
+    for kind, place, extent, new in drawn:
         reach = min(len(content), 600) if kind.endswith("near start") else len(content)
         start = min(int(place * reach), max(reach - 1, 0))
         end = min(len(content), start + 1 + int(extent * extent * 200))

@@ -90,9 +90,9 @@ class Killable:
         """Epochs on the disk, of all trials."""
         return sum(len(read_jsonl(file)) for file in self.study.glob("trials/*/epochs.jsonl"))
 
-    def claims(self) -> list[str]:
-        """The processes that had a trial last."""
-        return [file.read_text() for file in self.study.glob("trials/*/.claim")]
+    def claims(self) -> dict[str, str]:
+        """The process that had each trial last."""
+        return {file.parent.name: file.read_text() for file in self.study.glob("trials/*/.claim")}
 
     def train_on(self, *, more_epochs: int, trials_at_once: int = 1) -> None:
         """Let it get somewhere: without it a kill would only meet a start."""

@@ -32,6 +32,7 @@ def study(disk: SmallDisk) -> StudyFolder:
     return folder
 
 
+@pytest.mark.slow
 def test_a_search_whose_disk_fills_up_is_readable_and_goes_on(study: StudyFolder, disk: SmallDisk) -> None:
     """Whatever it was about to write: an end is written once, an unfinished trial goes on."""
     told = 0

@@ -204,6 +204,7 @@ def test_the_trap_works(tmp_path: Path) -> None:
     assert (tmp_path / "it ran").is_dir()
 
 
+@pytest.mark.slow
 def test_a_space_file_makes_no_objects(tmp_path: Path) -> None:
     mark = tmp_path / "it ran"
     file = tmp_path / "space.yaml"
@@ -215,6 +216,7 @@ def test_a_space_file_makes_no_objects(tmp_path: Path) -> None:
     assert not mark.exists()
 
 
+@pytest.mark.slow
 def test_an_image_bomb_among_the_images_is_named_and_refused(tmp_path: Path) -> None:
     draw_phantoms(tmp_path / "xrays", patients=20, seed=1, image_size_px=32)
     (tmp_path / "xrays" / "train" / "NORMAL" / "bomb.png").write_bytes(png(60_000, 60_000, 8, 0, b"\0"))

@@ -49,6 +49,7 @@ def test_gradients_are_those_of_a_small_change() -> None:
     assert torch.autograd.gradcheck(lambda x: _augment(x, 3), (images,))
 
 
+@pytest.mark.slow
 def test_shifts_and_holes_have_the_papers_size() -> None:
     """At 64 px: shifts of up to 8 px, holes of up to 32 x 32 px, both met over many images."""
     ramp = torch.arange(1.0, 65.0).expand(64, 64) / 64  # each column tells where it came from

@@ -78,6 +78,7 @@ def test_a_stopped_run_goes_on_to_the_bits_of_an_unbroken_one(
     assert [(r.step, r.loss_g, r.loss_d) for r in first + rest] == [(r.step, r.loss_g, r.loss_d) for r in unbroken]
 
 
+@pytest.mark.slow
 def test_a_longer_run_continues_a_shorter_one(tiny: Tiny, blobs: Images, cpu: Compute, tmp_path: Path) -> None:
     _train(tiny(steps=6), blobs, cpu, tmp_path / "long")
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.pipeline.conftest import bench
-from xraytune.pipeline.compute import choose_compute, gpu_count, pin
+from xraytune.compute import choose_compute, gpu_count, pin
 from xraytune.records import Compute
 
 __all__ = ["bench"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.test_main_job import PROGRAM, SPACE, said, xraytune
+from tests.end_to_end.test_main_job import PROGRAM, SPACE, said, search_until_a_trial_ends, xraytune
 
 pytestmark = pytest.mark.gpu
 
@@ -20,7 +20,7 @@ def test_from_images_to_a_model(tmp_path: Path) -> None:
     said(tmp_path, "data", "phantom", "xrays", "--patients", "40", "--seed", "1", "--size", "64")
     said(tmp_path, "data", "phantom", "others", "--patients", "20", "--seed", "2", "--size", "64")
     search = ("search", "--space", "small.yaml", "--set", "resources.gpus_per_trial=0.25", "--set", "budget.trials=8")
-    _kill_when_a_trial_has_ended(tmp_path, *search)
+    search_until_a_trial_ends(tmp_path, *search, then=signal.SIGKILL)
 
     done = xraytune(tmp_path, *search)
 
@@ -41,20 +41,6 @@ def test_from_images_to_a_model(tmp_path: Path) -> None:
         command, cwd=tmp_path, capture_output=True, check=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}
     )
     assert abs(json.loads(without.stdout)["auroc"] - on_gpu["auroc"]) < 0.02
-
-
-def _kill_when_a_trial_has_ended(folder: Path, *arguments: str) -> None:
-    """SIGKILL, to the search alone: what it had started has to end by itself."""
-    process = subprocess.Popen(
-        [PROGRAM, *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "#0 complete" in line or "#0 pruned" in line:
-            os.kill(process.pid, signal.SIGKILL)
-            break
-    process.wait()
-    process.stdout.close()
 
 
 def test_doctor_names_the_gpu(tmp_path: Path) -> None:

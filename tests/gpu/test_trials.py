@@ -15,13 +15,13 @@ from tests.pipeline.conftest import Bench
 from tests.pipeline.test_trial import ARMS
 from xraytune.classifier.network import build_classifier
 from xraytune.classifier.train import predict_logits
+from xraytune.compute import pin
 from xraytune.config.settings import Experiment, GanSettings, Parameters
 from xraytune.gan.checkpoint import CHECKPOINT_NAME, checkpoint_generator, new_training
 from xraytune.gan.pool import draw_noise, generate
 from xraytune.gan.replay import replayed
 from xraytune.gan.step import draw_step, real_images, train_step
 from xraytune.gan.train import GanProgress, train_gan
-from xraytune.pipeline.compute import pin
 from xraytune.pipeline.trial import trial_epochs
 from xraytune.records import Compute, EpochRecord
 from xraytune.search.worker import next_message

@@ -143,6 +143,7 @@ def test_closeness_is_that_of_every_version_compared_one_by_one() -> None:
     assert found == pytest.approx([by_hand(one, large[:70]) for one in images], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_an_unseen_image_is_as_close_as_at_the_closest_of_its_blurs() -> None:
     training = TRAINING[:60].astype(np.float64)
     strengths = (0, 10, 30, 60, 90, 120)

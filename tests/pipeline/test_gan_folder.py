@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from xraytune.compute import choose_compute
 from xraytune.config.load import load_space
 from xraytune.data.index import read_labelled_folder
 from xraytune.data.phantom import draw_phantoms
 from xraytune.errors import ArtifactError, ConfigError
 from xraytune.files import read_json
-from xraytune.pipeline.compute import choose_compute
 from xraytune.pipeline.gan_folder import gan_sample, gan_train, shared_out
 from xraytune.pipeline.prepare import prepare
 from xraytune.pipeline.synthesize import gan_need, pool_block

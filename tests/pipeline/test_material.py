@@ -63,6 +63,7 @@ def test_duplicates_are_real_images_of_the_training_part(album_of: Any) -> None:
     assert sorted(album.extra.tolist()) == sorted([*range(album.real_count)] * 2)
 
 
+@pytest.mark.slow
 def test_a_smaller_ratio_uses_the_first_images_of_a_larger_one(album_of: Any) -> None:
     small, large = (album_of(source="gan", gan=gan(), synthetic_ratio=ratio) for ratio in (0.5, 1.0))
 

@@ -27,6 +27,8 @@ from xraytune.pipeline.prepare import training_pixels
 from xraytune.pipeline.quality import QUALITY_STAGE, measure_memorisation, refuse_memorised
 from xraytune.pipeline.synthesize import POOL_STAGE, gan_need, network_labels, pool_block, trained_gan
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Studio:
@@ -91,7 +93,6 @@ def test_allow_memorised_lets_it_pass_and_computes_nothing(studio: Studio) -> No
     assert verdicts_made(studio.bench) == before
 
 
-@pytest.mark.slow
 def test_gans_that_have_hardly_learned_pass(studio: Studio) -> None:
     """Also one network for each class, and a GAN whose images are smaller than the stored ones."""
     for settings in (gan(steps=1), gan(), gan(conditional=False)):
@@ -115,7 +116,6 @@ def test_trials_share_a_verdict_and_a_network_whatever_they_allow(studio: Studio
     assert blocks[0][1] == blocks[1][1]
 
 
-@pytest.mark.slow
 def test_a_longer_run_continues_a_shorter_one_that_allowed_something_else(studio: Studio, tmp_path: Path) -> None:
     """What may become of a GAN's images is no part of the GAN: its checkpoints and its weights' file do not hold it."""
     bench, apart = studio.bench, tmp_path / "cache"
@@ -158,7 +158,6 @@ def changed(prepared: Any, field: str, value: Any) -> Any:
     return replace(prepared, images=tuple(replace(image, **{field: value(image)}) for image in prepared.images))
 
 
-@pytest.mark.slow
 def test_a_damaged_verdict_is_made_again(studio: Studio) -> None:
     settings = studio.train(gan(seed=8))
     _, folder = measure_memorisation(settings, studio.bench.prepared, compute=CPU, cache=studio.bench.cache)

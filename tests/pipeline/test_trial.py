@@ -157,6 +157,7 @@ def test_a_longer_gan_continues_the_shorter_one_and_equals_one_trained_straight(
     assert not list((tmp_path / "one" / f"{GAN_STAGE}.work").iterdir()), "what a GAN trained in goes when it is trained"
 
 
+@pytest.mark.slow
 def test_a_pool_is_the_same_whoever_draws_it(bench: Bench) -> None:
     settings = gan(seed=13)
     for label in network_labels(settings, bench.prepared):

@@ -29,6 +29,7 @@ def texts(svg: Path) -> list[str]:
     return [element.text or "" for element in ElementTree.parse(svg).iter(f"{SVG}text")]
 
 
+@pytest.mark.slow
 def test_the_text_of_an_svg_is_text(tmp_path: Path) -> None:
     _, svg = draw_class_bars(["NORMAL", "PNEUMONIA"], bars(), tmp_path)
 

@@ -31,6 +31,8 @@ from xraytune.search.study import StudyFolder, create_study, locked
 from xraytune.search.view import status
 from xraytune.search.work import Asked
 
+pytestmark = pytest.mark.slow
+
 SPACE = """\
 version: 1
 name: small
@@ -140,7 +142,6 @@ def leave_checkpoints(root: Path) -> int:
     return 2000
 
 
-@pytest.mark.slow
 def test_a_cleaned_study_goes_on_with_the_numbers_that_it_would_have_had(root: Path, tmp_path: Path) -> None:
     """A larger budget, an interrupted trial, an export and replays, all on a cache that must be made again."""
     untouched = Path(shutil.copytree(root, tmp_path / "untouched"))
@@ -307,7 +308,6 @@ PLACES: tuple[Callable[[Path], Path], ...] = (
 
 
 @pytest.mark.parametrize("place", PLACES)
-@pytest.mark.slow
 def test_what_killed_processes_left_goes_once_it_is_old(root: Path, place: Callable[[Path], Path]) -> None:
     folder = place(root)
     folder.mkdir(parents=True, exist_ok=True)
@@ -349,7 +349,6 @@ def test_links_are_never_followed_out_of_the_folders(root: Path, tmp_path: Path)
     assert len(list(elsewhere.iterdir())) == 1
 
 
-@pytest.mark.slow
 def test_a_study_that_is_being_searched_is_refused(root: Path) -> None:
     leave_checkpoints(root)
     folder = StudyFolder(root / "studies" / "small")

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ray.tune.schedulers import AsyncHyperBandScheduler
@@ -34,6 +35,7 @@ def arrivals(draw: st.DrawFn) -> list[tuple[int, int, float]]:
 
 
 @given(arrivals(), st.integers(1, 3), st.integers(2, 4))
+@pytest.mark.slow
 def test_every_decision_is_ray_tunes(rows: list[tuple[int, int, float]], grace: int, reduction: int) -> None:
     ours = Rungs(grace=grace, reduction=reduction, max_epochs=10)
     theirs: Any = AsyncHyperBandScheduler(
@@ -54,6 +56,7 @@ def test_every_decision_is_ray_tunes(rows: list[tuple[int, int, float]], grace: 
 
 
 @given(arrivals())
+@pytest.mark.slow
 def test_hearing_the_values_again_rebuilds_the_rungs(rows: list[tuple[int, int, float]]) -> None:
     first, again = (Rungs(grace=1, reduction=3, max_epochs=10) for _ in range(2))
     decisions = [first.goes_on(*row) for row in rows]

@@ -8,6 +8,7 @@ import pytest
 
 from tests.search.studies import direct, ended, two_images, write_space
 from xraytune.errors import StudyError
+from xraytune.search.run import search
 from xraytune.search.study import StudyFolder, is_locked, locked, require_same_images, require_same_space
 from xraytune.search.view import StudyWatcher
 from xraytune.search.work import Asked
@@ -72,6 +73,12 @@ def test_a_second_search_is_refused_and_told_who_holds_the_study(study: StudyFol
     assert not is_locked(study)
     with locked(study):
         pass
+
+
+@pytest.mark.slow
+def test_a_second_search_is_refused_before_it_looks_at_the_images(study: StudyFolder, tmp_path: Path) -> None:
+    with locked(study), pytest.raises(StudyError, match=r"searched by process"):
+        search(tmp_path / "small.yaml", data=tmp_path / "nowhere", studies=study.path.parent)
 
 
 def test_a_folder_that_is_no_study_is_named(tmp_path: Path) -> None:

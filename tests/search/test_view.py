@@ -1,9 +1,14 @@
 """What `status` and the live table show, read from the folder alone."""
 
+from typing import Literal
+
+import pytest
+
 from tests.search.studies import direct, ended, epoch
+from xraytune.search.clock import Times
 from xraytune.search.progress import ProgressFile
 from xraytune.search.study import StudyFolder, locked
-from xraytune.search.view import StudyWatcher
+from xraytune.search.view import StudyWatcher, TrialView, seconds_left
 
 
 def test_a_look_shows_each_trial_as_it_stands(study: StudyFolder) -> None:
@@ -62,4 +67,39 @@ def test_the_time_left_goes_by_the_pace_so_far(study: StudyFolder) -> None:
         view = StudyWatcher(study).look()
 
     assert view.seconds >= 100
-    assert view.seconds_left == view.seconds / 2 * 4
+    assert view.seconds_left == pytest.approx(view.seconds / 2 * 4)
+
+
+def test_the_time_left_falls_while_trials_start() -> None:
+    """One at a time: the first took a minute, four more will, and of the one that runs so many seconds have passed."""
+    trials = (_trial(0, "complete", seconds=60.0), _trial(1, "running"))
+
+    left = [seconds_left(trials, 6, Times(seconds=60.0 + passed, trials={1: passed})) for passed in (0.0, 10.0, 50.0)]
+
+    assert left == [300.0, 290.0, 250.0]
+
+
+def test_trials_side_by_side_take_less_time() -> None:
+    """Two at once: each took a minute, both in the same one; two run since half a minute, and two are to come."""
+    ended = [_trial(number, "complete", seconds=60.0) for number in range(2)]
+    trials = (*ended, _trial(2, "running"), _trial(3, "running"))
+
+    assert seconds_left(trials, 6, Times(seconds=90.0, trials={2: 30.0, 3: 30.0})) == 90.0
+
+
+def test_before_the_first_end_nothing_is_guessed() -> None:
+    assert seconds_left((_trial(0, "running"),), 6, Times(seconds=60.0, trials={0: 60.0})) is None
+
+
+def _trial(number: int, status: Literal["complete", "running"], seconds: float | None = None) -> TrialView:
+    return TrialView(
+        number=number,
+        mix="real_only",
+        status=status,
+        epochs=0,
+        values=(),
+        val_b_auroc=None,
+        busy_with="",
+        seconds=seconds,
+        reason="",
+    )

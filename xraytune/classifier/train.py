@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from xraytune.classifier.checkpoint import resume, save_best, save_checkpoint
 from xraytune.classifier.schedules import learning_rate
+from xraytune.compute import autocast
 from xraytune.config.settings import Parameters
 from xraytune.errors import Problem, TrialError
 from xraytune.metrics.classification import auroc
@@ -194,8 +195,7 @@ def _train_epoch(
 
 def _autocast(inputs: Tensor, compute: Compute) -> AbstractContextManager[None]:
     """Matrix products on images in `compute.precision`; features [B, D] are already what they are, in float32."""
-    is_lower = inputs.ndim == 4 and compute.precision == "bfloat16"
-    return torch.autocast(compute.device, dtype=torch.bfloat16, enabled=is_lower)
+    return autocast(compute) if inputs.ndim == 4 else nullcontext()
 
 
 def _cross_entropy(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:

@@ -112,6 +112,7 @@ def _settings(settings: Settings) -> Table:
     limits += [f"{budget.gpu_hours:g} GPU hours"] if budget.gpu_hours else []
     is_asha = scheduler.name == "asha"
     rungs = f"ASHA, grace {scheduler.grace}, reduction {scheduler.reduction}" if is_asha else "none"
+    rungs += f"; it stops no trial: none has more than {budget.max_epochs} epochs" if settings.has_idle_asha else ""
     patients = f"{data.train_patients} patients" if data.train_patients else "all patients"
     rows = console.facts(
         ("study", settings.name),

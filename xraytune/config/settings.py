@@ -308,6 +308,11 @@ class Settings(Model):
     tracking: Tracking = Tracking()
     exported_from: ExportedFrom | None = None
 
+    @property
+    def has_idle_asha(self) -> bool:
+        """Whether ASHA is asked for and can stop no trial, since each has reached its last epoch at the first rung."""
+        return self.scheduler.name == "asha" and self.scheduler.grace >= self.budget.max_epochs
+
 
 class Experiment(Model):
     """One trial, or one final training: settings in which nothing is left to choose."""

@@ -25,6 +25,7 @@ _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9_]{0,30}|0x[0-9a-fA-F]{1,16}|0b[01]{1,6
 _FLOAT = re.compile(r"[-+]?(\d[\d_]*(\.\d*)?|\.\d+)([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _EXPONENT = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+")
 _LEADING_ZERO = re.compile(r"[-+]?0\d+")
+_LONGEST_OCTAL = 30
 _LINE_LENGTH = 110
 _LARGEST_BYTES = 256_000
 _DEEPEST = 20
@@ -221,7 +222,7 @@ class _TreeReader:
                 return int(text.replace("_", ""), 0)
             case "float" if _FLOAT.fullmatch(text):
                 return float(text.replace("_", "").replace(".inf", "inf").replace(".nan", "nan"))
-            case "int" if _LEADING_ZERO.fullmatch(text):
+            case "int" if _LEADING_ZERO.fullmatch(text) and len(text) <= _LONGEST_OCTAL:
                 plain = text.replace("0", "", 1).lstrip("0") or "0"
                 what = f"YAML reads {text} as {int(text, 8)}, an octal number"
                 self.value_trap(path, node, what, f"write {plain}, or '{text}' in quotes")

@@ -98,11 +98,10 @@ def judge_finalists(
             for control in _controls(plan, finalist)
         )
         found.append((finalist, results))
-    verdicts = [overall([_pair(result) for result in results]) for _, results in found]
-    told = fixed_sequence(verdicts, exploratory=plan.exploratory)
+    verdicts = fixed_sequence([overall([_pair(result) for result in results]) for _, results in found])
     return tuple(
         FinalistResult(arm=arm, auroc=float(measured[arm.name][0].mean()), results=results, verdict=verdict)
-        for (arm, results), verdict in zip(found, told.verdicts, strict=True)
+        for (arm, results), verdict in zip(found, verdicts, strict=True)
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from xraytune.compute import pin
 from xraytune.config.space import Space
 from xraytune.confirm.answer import ArmScores, Judged, judge_finalists, ratio_response
 from xraytune.confirm.arms import Candidate, Stopped, choose_finalists, to_be_finished
@@ -22,7 +23,6 @@ from xraytune.confirm.training import ConfirmObserver, Quiet, Training
 from xraytune.files import require_writable
 from xraytune.metrics.classification import Floats
 from xraytune.pipeline.album import ImageGroup
-from xraytune.pipeline.compute import pin
 from xraytune.pipeline.prepare import require_pixels
 from xraytune.records import Progress, ignore_progress
 from xraytune.search.journal import Journal

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
+from xraytune.compute import cpu_count
 from xraytune.config.settings import DataSettings
 from xraytune.data.index import ImageFile, content_fingerprint, read_index, read_labelled_folder
 from xraytune.data.pixels import broken_images_error, open_pixels, store_pixels
 from xraytune.errors import DataError, Problem, StudyError, listed
 from xraytune.pipeline.album import ImageGroup
 from xraytune.pipeline.artifacts import build_once
-from xraytune.pipeline.compute import cpu_count
 from xraytune.pipeline.prepare import PIXELS_STAGE, Prepared
 from xraytune.records import Progress, ignore_progress
 

@@ -74,20 +74,6 @@ class OverallVerdict:
     controls: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
-    """What is told of the finalists, in their order.
-
-    Attributes:
-        verdicts: One for each finalist; None: not tested, because one before it does not help.
-        exploratory: Why the verdicts are exploratory (seeds added after a look, a test folder opened before); empty where
-            they are confirmatory.
-    """
-
-    verdicts: tuple[OverallVerdict | None, ...]
-    exploratory: tuple[str, ...]
-
-
 def judge(comparison: Comparison, *, rope: float) -> PairVerdict:
     """Judge one comparison.
 
@@ -126,20 +112,21 @@ def overall(comparisons: Sequence[AgainstControl]) -> OverallVerdict:
     return OverallVerdict(word="undecided", controls=_names(one for one in comparisons if not one.verdict.is_better))
 
 
-def fixed_sequence(verdicts: Sequence[OverallVerdict], *, exploratory: Sequence[str] = ()) -> Told:
+def fixed_sequence(verdicts: Sequence[OverallVerdict]) -> tuple[OverallVerdict | None, ...]:
     """What may be told of finalists in an order that was fixed before: up to and with the first that does not help.
 
     Args:
         verdicts: In the order of the finalists' val-B.
-        exploratory: Reasons for which these verdicts do not confirm anything; they are kept beside the words.
+
+    Returns:
+        One for each finalist; None: not tested, because one before it does not help.
 
     Source: Maurer, Hothorn & Lehmacher 1995; Westfall & Krishen 2001, "Optimally weighted, fixed sequence and gatekeeper
     multiple testing procedures".
     """
     helped = [verdict.word == "helps" for verdict in verdicts]
     tested = helped.index(False) + 1 if False in helped else len(helped)
-    told = tuple(verdict if place < tested else None for place, verdict in enumerate(verdicts))
-    return Told(verdicts=told, exploratory=tuple(exploratory))
+    return tuple(verdict if place < tested else None for place, verdict in enumerate(verdicts))
 
 
 def _names(comparisons: Iterable[AgainstControl]) -> tuple[str, ...]:

@@ -13,10 +13,7 @@ contains the smaller one.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -30,6 +27,7 @@ from xraytune.data.phantom_chest import draw_chest
 from xraytune.data.phantom_detector import cut_out, radiograph, sample_exposure
 from xraytune.data.phantom_lesions import Diagnosis, draw_lesion
 from xraytune.data.phantom_shapes import Canvas, canvas_for
+from xraytune.data.threads import core_threads
 from xraytune.errors import ConfigError, Problem
 from xraytune.files import new_folder, require_writable, write_json
 from xraytune.records import Progress, ignore_progress
@@ -121,7 +119,7 @@ def draw_phantoms(
     _check_arguments(out, patients, image_size_px, difficulty)
     canvas = canvas_for(image_size_px)
     normal = train = test = 0
-    with new_folder(out.resolve()) as folder, _workers() as threads:
+    with new_folder(out.resolve()) as folder, core_threads() as threads:
         _make_folders(folder)
 
         def draw(patient: int) -> list[tuple[Part, Diagnosis]]:
@@ -205,16 +203,6 @@ def _write_image(folder: Path, image: PhantomImage) -> None:
     Image.fromarray(image.pixels).save(folder / image.part / class_name / f"{image.stem}.jpeg", quality=_JPEG_QUALITY)
     Image.fromarray(image.lungs).save(folder / "masks" / "lungs" / f"{image.stem}.png")
     Image.fromarray(image.lesion).save(folder / "masks" / "lesions" / f"{image.stem}.png")
-
-
-@contextmanager
-def _workers() -> Iterator[ThreadPoolExecutor]:
-    """A thread for each core; an interruption does not wait for patients that nobody has begun."""
-    threads = ThreadPoolExecutor(os.cpu_count())
-    try:
-        yield threads
-    finally:
-        threads.shutdown(cancel_futures=True)
 
 
 def _check_arguments(out: Path, patients: int, image_size_px: int, difficulty: float) -> None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import os
 import re
 import warnings
 from collections import Counter
@@ -35,6 +34,7 @@ from xraytune.data.formats import LARGEST_SIDE_PX, read_grey
 from xraytune.data.index import ImageFile, ImageIndex, read_index
 from xraytune.data.patients import PATIENTS_CSV
 from xraytune.data.pixels import BrokenImage, broken_images_error
+from xraytune.data.threads import core_threads
 from xraytune.data.transformation import Drawn, Strengths, draw_numbers, strength_problems, transform_image
 from xraytune.errors import ConfigError, DataError, Problem
 from xraytune.files import new_folder, require_writable, write_json, write_text
@@ -117,7 +117,7 @@ def transform_folder(
     names = _names_without_number(index)
     broken: list[BrokenImage] = []
     made_copies: list[_Copy] = []
-    with new_folder(out) as folder, _workers() as threads:
+    with new_folder(out) as folder, _quiet_threads() as threads:
         for name in index.class_names:
             (folder / name).mkdir()
 
@@ -207,17 +207,13 @@ def _write_records(folder: Path, copies_made: Sequence[_Copy], strengths: Streng
 
 
 @contextmanager
-def _workers() -> Iterator[ThreadPoolExecutor]:
-    """A thread for each core; an interruption does not wait for images that nobody has begun."""
+def _quiet_threads() -> Iterator[ThreadPoolExecutor]:
     import torchvision.transforms.v2  # noqa: F401  once, before the threads would do it all at the same time
 
-    threads = ThreadPoolExecutor(os.cpu_count())
     with warnings.catch_warnings():  # around all of it: warning filters are shared by all threads
         warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata
-        try:
+        with core_threads() as threads:
             yield threads
-        finally:
-            threads.shutdown(cancel_futures=True)
 
 
 def _check_arguments(data: Path, out: Path, strengths: Strengths, copies: int) -> None:

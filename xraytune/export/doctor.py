@@ -88,7 +88,7 @@ def probe(name: str, code: str, *, fix: str) -> Check:
 
 
 def _cpu() -> Check:
-    from xraytune.pipeline.compute import choose_compute, cpu_count
+    from xraytune.compute import choose_compute, cpu_count
 
     precision = choose_compute(gpus=0, threads=1).precision
     return Check(name="CPU", status="ok", found=f"{cpu_count()} cores, matrix products in {precision}")
@@ -97,7 +97,7 @@ def _cpu() -> Check:
 def _gpus() -> Iterator[Check]:
     import torch
 
-    from xraytune.pipeline.compute import gpu_count
+    from xraytune.compute import gpu_count
 
     for number in range(gpu_count()):
         device = torch.cuda.get_device_properties(number)

@@ -14,10 +14,10 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from xraytune.compute import gpu_count, pin
 from xraytune.config.settings import Experiment
 from xraytune.errors import MachineError, Problem, StudyError, XraytuneError
 from xraytune.files import make_folder, read_jsonl, require_writable
-from xraytune.pipeline.compute import gpu_count, pin
 from xraytune.pipeline.trial import TrialResult, run_trial
 from xraytune.records import Compute, EpochRecord, Json, Progress, ignore_progress
 from xraytune.search.journal import Journal

@@ -17,6 +17,7 @@ from typing import Any
 
 from xraytune.classifier.checkpoint import load_best
 from xraytune.classifier.weights import find_weights
+from xraytune.compute import choose_compute, gpu_count, gpu_share, pin
 from xraytune.config.load import load_space
 from xraytune.config.settings import Experiment, Settings, extensions_of
 from xraytune.errors import ArtifactError, Problem
@@ -24,8 +25,7 @@ from xraytune.export.bundle import write_bundle
 from xraytune.files import explained_disk_errors, make_folder, new_folder, require_new, require_writable, sha256_of
 from xraytune.lease import HeldError, held
 from xraytune.pipeline.artifacts import artifact_path
-from xraytune.pipeline.compute import choose_compute, gpu_count, gpu_share, pin
-from xraytune.pipeline.material import Material, gather_material
+from xraytune.pipeline.material import gather_material
 from xraytune.pipeline.model import require_two_classes
 from xraytune.pipeline.prepare import Prepared, prepare
 from xraytune.pipeline.trial import TrialResult, run_trial
@@ -110,46 +110,21 @@ def train(
         chosen = ", ".join(f"{name} {value}" for name, value in space.start_from[0].items())
         note(f"{config} is a space: this trains the first line of its start_from ({chosen})")
     study = _study(experiment.settings, note)
-    if cache is None:
-        cache = Path("cache") if study is None else study.default_cache
-    cache = cache.resolve()
+    cache = (cache or (Path("cache") if study is None else study.default_cache)).resolve()
     require_writable(cache)
     require_two_classes(space)
     weights_sha256 = _weights_sha256(experiment)
     prepared, warnings = prepare(experiment.settings, cache, skip_broken=skip_broken, on_progress=on_progress)
     for warning in warnings:
         note(warning)
-    if study is not None and study.prepared().fingerprint != prepared.fingerprint:
-        note(
-            f"the images or their split are not those of the study {study.path.name}: its numbers will not be repeated"
-        )
-        study = None
-    training = _Training(
-        experiment=experiment,
-        prepared=prepared,
-        compute=_compute(experiment.settings, study, note),
-        cache=cache,
-    )
-    pin(training.compute)
-    # The space leaves out where things lie, so that a training goes on after its folders moved.
-    others = extensions_of(experiment.parameters.backbone, experiment.parameters.source)
-    work = training.work(space=space.identity(), weights=weights_sha256, **({"extensions": others} if others else {}))
+    study = _of_these_images(study, prepared, note)
+    compute = _compute(experiment.settings, study, note)
+    pin(compute)
+    training = _Training(experiment=experiment, prepared=prepared, compute=compute, cache=cache)
+    work = training.work(space.identity(), weights_sha256)
     with _claimed(work):
         epochs, result = training.run(work, on_epoch, on_progress)
-        material = training.best_material(work, on_progress)
-        with new_folder(out) as folder:
-            write_bundle(
-                folder,
-                out,
-                experiment=experiment,
-                overrides=overrides,
-                prepared=prepared,
-                classifier=material.classifier(),
-                input_format=material.form,
-                epochs=epochs,
-                result=result,
-                compute=training.compute,
-            )
+        training.bundle(work, out, overrides, epochs, result, on_progress)
         shutil.rmtree(work)
     return Trained(
         path=out,
@@ -173,9 +148,15 @@ class _Training:
     compute: Compute
     cache: Path
 
-    def work(self, **inputs: Any) -> Path:
-        """The work folder: its name follows from all that the bits of this training depend on."""
+    def work(self, space: dict[str, Json], weights_sha256: str | None) -> Path:
+        """The work folder: its name follows from all that the bits of this training depend on.
+
+        `space` is its identity, which leaves out where things lie: a training goes on after its folders moved.
+        """
+        inputs: dict[str, Any] = {"space": space, "weights": weights_sha256}
         inputs |= {"images": self.prepared.fingerprint, "compute": asdict(self.compute)}
+        if others := extensions_of(self.experiment.parameters.backbone, self.experiment.parameters.source):
+            inputs["extensions"] = others
         return artifact_path(self.cache, TRAIN_STAGE, inputs)
 
     def run(
@@ -200,13 +181,33 @@ class _Training:
         assert result is not None, "nothing asks it to stop"
         return epochs, result
 
-    def best_material(self, work: Path, on_progress: Progress) -> Material:
-        """The whole network with the weights of the best epoch; the loop may have trained its head alone."""
+    def bundle(
+        self,
+        work: Path,
+        out: Path,
+        overrides: Sequence[str],
+        epochs: list[EpochRecord],
+        result: TrialResult,
+        on_progress: Progress,
+    ) -> None:
+        """Write the whole network with the weights of the best epoch; the loop may have trained its head alone."""
         material = gather_material(
             self.experiment, self.prepared, cache=self.cache, compute=self.compute, on_progress=on_progress
         )
         load_best(work / "checkpoint", material.trained)
-        return material
+        with new_folder(out) as folder:
+            write_bundle(
+                folder,
+                out,
+                experiment=self.experiment,
+                overrides=overrides,
+                prepared=self.prepared,
+                classifier=material.classifier(),
+                input_format=material.form,
+                epochs=epochs,
+                result=result,
+                compute=self.compute,
+            )
 
 
 def _study(settings: Settings, note: Callable[[str], None]) -> StudyFolder | None:
@@ -218,6 +219,14 @@ def _study(settings: Settings, note: Callable[[str], None]) -> StudyFolder | Non
         note(f"the study that this was exported from is not here: {folder.path}")
         return None
     return folder
+
+
+def _of_these_images(study: StudyFolder | None, prepared: Prepared, note: Callable[[str], None]) -> StudyFolder | None:
+    """The study, if its numbers can be repeated on these images."""
+    if study is None or study.prepared().fingerprint == prepared.fingerprint:
+        return study
+    note(f"the images or their split are not those of the study {study.path.name}: its numbers will not be repeated")
+    return None
 
 
 def _weights_sha256(experiment: Experiment) -> str | None:

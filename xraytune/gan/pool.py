@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from xraytune.compute import autocast
 from xraytune.gan.networks import Generator
 from xraytune.records import Compute
 from xraytune.seeding import derive_seed
@@ -44,9 +45,3 @@ def generate(generator: Generator, z: Tensor, labels: Tensor, compute: Compute) 
         images = generator(z.to(compute.device), labels.to(compute.device))
     grey = ((images[:, 0].float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return np.asarray(grey.cpu().numpy())
-
-
-def autocast(compute: Compute) -> torch.autocast:
-    """Matrix products in bfloat16 where `compute.precision` says so."""
-    device = torch.device(compute.device).type
-    return torch.autocast(device, dtype=torch.bfloat16, enabled=compute.precision == "bfloat16")

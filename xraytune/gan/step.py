@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim import Optimizer
 
+from xraytune.compute import autocast
 from xraytune.gan.augment import Changes, diff_augment, draw_changes
 from xraytune.gan.checkpoint import Training
 from xraytune.gan.ema import ema_decay, update_average
 from xraytune.gan.losses import discriminator_loss, generator_loss
-from xraytune.gan.pool import autocast
 from xraytune.records import Compute
 from xraytune.seeding import derive_seed
 

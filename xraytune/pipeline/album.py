@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xraytune.compute import cpu_count
 from xraytune.config.settings import Experiment
 from xraytune.data.index import ImageFile, read_labelled_folder
 from xraytune.data.patients import name_patients, patient_of
@@ -21,7 +22,6 @@ from xraytune.data.pixels import broken_images_error, open_pixels, store_pixels
 from xraytune.errors import DataError, Problem
 from xraytune.mix.plan import MixPlan, plan_mix
 from xraytune.pipeline.artifacts import build_once
-from xraytune.pipeline.compute import cpu_count
 from xraytune.pipeline.prepare import PIXELS_STAGE, Part, Prepared, require_pixels, training_pixels
 from xraytune.pipeline.quality import refuse_memorised
 from xraytune.pipeline.synthesize import blocks_for, extension_block, pool_block

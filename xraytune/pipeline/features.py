@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from xraytune.classifier.augment import augment, view_table
 from xraytune.classifier.inputs import InputFormat, normalise, to_unit
 from xraytune.classifier.network import Classifier
+from xraytune.compute import autocast
 from xraytune.pipeline.album import ImageGroup
 from xraytune.pipeline.artifacts import build_once
 from xraytune.records import Compute, Progress, ignore_progress
@@ -87,7 +88,7 @@ def frozen_features(
 @torch.inference_mode()
 def _forward(network: Classifier, images: torch.Tensor, form: InputFormat, compute: Compute) -> NDArray[np.float32]:
     network.eval()
-    with torch.autocast(compute.device, torch.bfloat16, enabled=compute.precision == "bfloat16"):
+    with autocast(compute):
         features = network.backbone(normalise(images, form))
     result: NDArray[np.float32] = features.float().cpu().numpy()
     return result

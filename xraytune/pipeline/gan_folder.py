@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from xraytune.compute import choose_compute, compute_like, gpu_share, pin
 from xraytune.config.load import load_space
 from xraytune.config.settings import GanSettings
 from xraytune.config.space import Space
@@ -39,7 +40,6 @@ from xraytune.files import (
 )
 from xraytune.gan.checkpoint import load_generator
 from xraytune.gan.pool import sample_block
-from xraytune.pipeline.compute import choose_compute, compute_like, gpu_share, pin
 from xraytune.pipeline.prepare import Prepared, is_plain_name, prepare
 from xraytune.pipeline.synthesize import (
     copy_file,

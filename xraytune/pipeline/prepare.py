@@ -12,12 +12,13 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
+from xraytune.compute import cpu_count
 from xraytune.config.settings import DataSettings, Settings
 from xraytune.data.index import ImageIndex, few_patients_problems, read_index
 from xraytune.data.pixels import Resize, broken_images_error, open_pixels, store_pixels, stored_files
@@ -25,12 +26,12 @@ from xraytune.data.split import split_by_patient
 from xraytune.errors import ArtifactError, DataError, Problem, StudyError
 from xraytune.files import read_json, write_json
 from xraytune.pipeline.artifacts import build_once, is_whole
-from xraytune.pipeline.compute import cpu_count
 from xraytune.records import Progress, ignore_progress
 
 PIXELS_STAGE = "pixels-2"
 _REPAIR = "repair some of them"
 PartName = Literal["train", "val_a", "val_b"]
+_Index = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,9 +40,9 @@ class PreparedImage:
 
     file: str
     patient: str
-    label: int
+    label: _Index
     part: PartName
-    row: int
+    row: _Index
     sha256: str
 
 
@@ -69,7 +70,7 @@ class Prepared:
     """
 
     class_names: tuple[str, ...]
-    positive: int
+    positive: _Index
     image_size_px: int
     resize: Resize = "squash"
     pixels: str
@@ -191,6 +192,10 @@ def read_prepared(path: Path) -> Prepared:
     stage, _, name = prepared.pixels.partition("/")
     if not all(map(is_plain_name, (stage, name, *prepared.class_names))):
         raise ValueError("a name that is a path")
+    if not all(
+        label < len(prepared.class_names) for label in (prepared.positive, *(image.label for image in prepared.images))
+    ):
+        raise ValueError("a label without a class")
     return prepared
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from xraytune.classifier.network import build_classifier
 from xraytune.classifier.weights import find_weights
+from xraytune.compute import choose_compute, cpu_count, gpu_count, gpu_share
 from xraytune.config.backbone_names import BACKBONES
 from xraytune.config.load import load_space
 from xraytune.config.settings import Parameters
@@ -17,7 +18,6 @@ from xraytune.data.layout import part_folders
 from xraytune.errors import Problem, TrialError
 from xraytune.files import require_writable
 from xraytune.pipeline.album import store_folder
-from xraytune.pipeline.compute import choose_compute, cpu_count, gpu_count, gpu_share
 from xraytune.pipeline.model import require_two_classes
 from xraytune.pipeline.prepare import Prepared, prepare
 from xraytune.pipeline.synthesize import gan_need
@@ -117,6 +117,8 @@ def search(
     is_resumed = folder.space_path.exists()
     if is_resumed:
         require_same_space(folder, loaded)
+        with locked(folder):  # a second search is refused before it reads the images
+            pass
     else:
         require_free(folder)
     share = gpu_share(settings.resources)
@@ -129,6 +131,9 @@ def search(
     prepared, warnings = prepare(settings, cache, skip_broken=skip_broken, on_progress=on_progress)
     for warning in warnings:
         observer.note(warning)
+    if settings.has_idle_asha:
+        grace, last = settings.scheduler.grace, settings.budget.max_epochs
+        observer.note(f"ASHA stops no trial: scheduler.grace is {grace}, and budget.max_epochs {last}")
     store_extra_folders(loaded, prepared, cache)
     if is_resumed:
         require_same_images(folder, prepared)

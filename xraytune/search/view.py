@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from xraytune.search.clock import read_times
+from xraytune.search.clock import Times, read_times
 from xraytune.search.director import mix_label
 from xraytune.search.journal import Journal
 from xraytune.search.progress import read_progress
@@ -106,24 +106,26 @@ class StudyWatcher:
             view for frozen in self._journal.trials if (view := self._trial(frozen.number, is_running)) is not None
         )
         budget = self._space.settings.budget
-        seconds = self._seconds(is_running)
+        times = self._times(is_running)
         return StudyView(
             name=self._folder.path.name,
             trials=trials,
             trial_budget=budget.trials,
             max_epochs=budget.max_epochs,
-            seconds=seconds,
-            seconds_left=_seconds_left(trials, budget.trials, seconds) if is_running else None,
+            seconds=times.seconds,
+            seconds_left=seconds_left(trials, budget.trials, times) if is_running else None,
             is_running=is_running,
         )
 
-    def _seconds(self, is_running: bool) -> float:
-        """Wall time used; while a search runs, what has passed since it last wrote it down too."""
+    def _times(self, is_running: bool) -> Times:
+        """Time used; while a search runs, what has passed since it last wrote it down too."""
         wall = self._folder.path / "wall.json"
-        if not wall.exists():
-            return 0.0
-        since = time.time() - wall.stat().st_mtime if is_running else 0.0
-        return read_times(wall).seconds + max(0.0, since)
+        times = read_times(wall)
+        if not is_running or not wall.exists():
+            return times
+        since = max(0.0, time.time() - wall.stat().st_mtime)
+        trials = {number: seconds + since for number, seconds in times.trials.items()}
+        return Times(seconds=times.seconds + since, trials=trials)
 
     def _trial(self, number: int, is_running: bool) -> TrialView | None:
         try:
@@ -149,7 +151,13 @@ class StudyWatcher:
         )
 
 
-def _seconds_left(trials: Sequence[TrialView], trial_budget: int, seconds: float) -> float | None:
-    """The trials that have not ended, at the pace so far, the training of GANs included."""
-    ended = sum(trial.seconds is not None for trial in trials)
-    return (trial_budget - ended) * seconds / ended if ended else None
+def seconds_left(trials: Sequence[TrialView], trial_budget: int, times: Times) -> float | None:
+    """If each trial takes as long as those that ended, the training of GANs included, and as many run at once as so far."""
+    ended = [trial.seconds for trial in trials if trial.seconds is not None]
+    if not sum(ended) or not times.seconds:
+        return None
+    usual = sum(ended) / len(ended)
+    begun = [times.trials.get(trial.number, 0.0) for trial in trials if trial.seconds is None]
+    to_come = (trial_budget - len(trials)) * usual + sum(max(usual - seconds, 0.0) for seconds in begun)
+    at_once = (sum(ended) + sum(begun)) / times.seconds
+    return to_come / at_once

@@ -21,12 +21,12 @@ from typing import Literal, TypeAlias
 import torch
 from PIL import Image
 
+from xraytune.compute import pin
 from xraytune.config.settings import Experiment
 from xraytune.errors import ConfigError, MachineError, TrialError, XraytuneError
 from xraytune.files import fenced, write_text
 from xraytune.lease import HeldError, has_claim, read_owner, write_claim
 from xraytune.pipeline.album import compose_album
-from xraytune.pipeline.compute import pin
 from xraytune.pipeline.prepare import Prepared
 from xraytune.pipeline.trial import TrialResult, trial_epochs
 from xraytune.records import Compute, EpochRecord, Json

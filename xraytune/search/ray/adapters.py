@@ -11,7 +11,8 @@ from ray.tune.search import Searcher
 
 from xraytune.search.ray.link import Link
 
-_RAY_DIES_SECONDS = 1.0
+_RAY_DIES_SECONDS = 0.5
+"""Longer than `driver.py` takes to see that a process of Ray's is gone."""
 
 
 class DirectedSearcher(Searcher):

@@ -70,3 +70,8 @@ def pin(compute: Compute, *, gpu_share: float = 1.0) -> None:
         torch.set_float32_matmul_precision("high")
         if gpu_share < 1:
             torch.cuda.set_per_process_memory_fraction(gpu_share)
+
+
+def autocast(compute: Compute) -> torch.autocast:
+    """Matrix products in `compute.precision`, while the block runs."""
+    return torch.autocast(compute.device, dtype=torch.bfloat16, enabled=compute.precision == "bfloat16")

@@ -1,0 +1,63 @@
+"""A study that an earlier version wrote is shown, exported and gone on with.
+
+`assets/version-1` was played through the director of 0.1.0 and never edited since; a format that changes adds a folder.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.search.studies import direct
+from xraytune.config.load import load_space
+from xraytune.export.best import export
+from xraytune.search.journal import Journal
+from xraytune.search.study import StudyFolder, require_same_space
+from xraytune.search.view import status
+from xraytune.search.work import Asked
+
+ASSETS = Path(__file__).parent / "assets"
+ENDED = ["complete", "pruned", "complete", "pruned", "pruned"]
+
+
+@pytest.fixture(params=sorted(folder.name for folder in ASSETS.iterdir()))
+def old(tmp_path: Path, request: pytest.FixtureRequest) -> StudyFolder:
+    """A copy of a study with five ended trials and an unfinished one, and of its space file, `small.yaml`."""
+    shutil.copytree(ASSETS / request.param, tmp_path, dirs_exist_ok=True)
+    return StudyFolder(tmp_path / "studies" / "small")
+
+
+def test_it_is_shown(old: StudyFolder) -> None:
+    view = status(old.path)
+
+    assert [trial.status for trial in view.trials] == [*ENDED, "unfinished"]
+    assert [trial.values[-1] for trial in view.trials] == [0.9, 0.8, 0.95, 0.7, 0.85, 0.97]
+    assert view.best is not None
+    assert view.best.number == 2
+
+
+def test_its_journal_says_what_its_table_said(old: StudyFolder) -> None:
+    journal = Journal(old.journal_path, old.space(), writable=False)
+
+    assert journal.rows() == old.rows()
+
+
+def test_its_best_trial_is_exported(old: StudyFolder, tmp_path: Path) -> None:
+    export(old.path, out=tmp_path / "best.yaml")
+
+    parameters = load_space(tmp_path / "best.yaml").experiment().parameters
+    row = old.rows()[2]
+    assert (parameters.source, parameters.lr) == (row["params"]["source"], row["params"]["lr"])
+
+
+def test_it_goes_on_where_it_stopped(old: StudyFolder, tmp_path: Path) -> None:
+    require_same_space(old, load_space(tmp_path / "small.yaml"))
+    before = old.rows()
+
+    director = direct(old, "budget.trials=7")
+    begun = [director.next(), director.next()]
+
+    assert [asked.number for asked in begun if isinstance(asked, Asked)] == [5, 6]
+    assert old.rows() == before
