@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, get_args
 
@@ -123,9 +122,7 @@ def test_normalised_images_have_the_formats_channels() -> None:
     torch.testing.assert_close(normalised[:, 2:], (images - 0.3) / 0.25)
 
 
-def test_a_format_survives_json() -> None:
+def test_a_format_has_the_size_the_way_and_the_band_of_its_experiment() -> None:
     form = format_for({"image_size": 128, "resize": "crop"}, source="gan")
 
     assert (form.image_size_px, form.resize, form.bandwidth_px) == (128, "crop", 64)
-
-    assert InputFormat.from_json(json.loads(json.dumps(form.to_json()))) == form

@@ -2,7 +2,7 @@
 
 import pytest
 
-from xraytune.cli.study_frame import curve, duration, live_frame, status_frame, summary_line
+from xraytune.cli.study_frame import curve, live_frame, status_frame, summary_line
 from xraytune.search.view import StudyView, TrialView
 
 
@@ -100,8 +100,3 @@ def test_a_curve_has_a_bar_for_each_stretch(values: tuple[float, ...], expected:
     low = 0.0 if len(values) > 3 else 0.5
 
     assert curve(values, low, 1.0) == expected
-
-
-@pytest.mark.parametrize(("seconds", "expected"), [(6.6, "0:07"), (750, "12:30"), (11100, "3:05:00")])
-def test_durations_are_written_as_on_a_clock(seconds: float, expected: str) -> None:
-    assert duration(seconds) == expected

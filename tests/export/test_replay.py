@@ -19,14 +19,18 @@ from xraytune.search.study import StudyFolder, locked
 def test_a_replayed_trial_is_the_recorded_one_to_the_bit(lab: Lab, trial: int) -> None:
     """The first trained a GAN, the last was stopped by ASHA; the study may be searched meanwhile."""
     recorded = read_jsonl(StudyFolder(lab.study).trial_path(trial) / "epochs.jsonl")
-    heard: list[float] = []
+    told: list[tuple[int, int]] = []
+
+    def on_progress(what: str, done: int, total: int) -> None:
+        if what == "epochs":
+            told.append((done, total))
 
     with locked(StudyFolder(lab.study)):
-        again = replay(lab.study, trial, on_epoch=lambda record: heard.append(record.val_auroc))
+        again = replay(lab.study, trial, on_progress=on_progress)
 
     assert again.is_identical
-    assert heard == [row["val_auroc"] for row in recorded]
-    assert [epoch.replayed_val_auroc for epoch in again.epochs] == heard
+    assert [epoch.replayed_val_auroc for epoch in again.epochs] == [row["val_auroc"] for row in recorded]
+    assert told == [(epoch, len(recorded)) for epoch in range(1, len(recorded) + 1)]
     assert (again.replayed_val_b_auroc is not None) == (again.status == "complete")
     assert not list(lab.path.glob("cache/.replay-*"))
 

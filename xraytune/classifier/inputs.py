@@ -7,9 +7,7 @@ stored with a trained model: whoever predicts with it repeats exactly this.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +15,6 @@ from torch import Tensor
 
 from xraytune.config.settings import Experiment
 from xraytune.data.pixels import Resize
-from xraytune.records import Json
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -43,21 +40,6 @@ class InputFormat:
     bandwidth_px: int | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
-
-    def to_json(self) -> dict[str, Json]:
-        """For a file; `from_json` reads it back."""
-        return asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """The format that `to_json` wrote."""
-        return cls(
-            image_size_px=values["image_size_px"],
-            resize=values.get("resize", "squash"),
-            bandwidth_px=values["bandwidth_px"],
-            mean=tuple(values["mean"]),
-            std=tuple(values["std"]),
-        )
 
 
 def input_format(experiment: Experiment, *, train_mean: float, train_std: float) -> InputFormat:

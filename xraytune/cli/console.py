@@ -114,6 +114,13 @@ def tell(text: str, tone: Tone = "plain") -> None:
     _ERR.print(Text(as_typed(text), style=_STYLES[tone]), soft_wrap=not _ERR.is_terminal)
 
 
+def duration(seconds: float) -> str:
+    """`0:07`, `12:30`, `3:05:00`."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
+
+
 def as_typed(text: str) -> str:
     """The text with paths below the current folder as a person would type them: `xrays`, not `/home/ann/demo/xrays`."""
     try:
@@ -185,16 +192,20 @@ def progress() -> Iterator[Progress]:
 
 
 class _LoggedProgress:
-    """A line every ten seconds for each kind of work, and at its end."""
+    """A line every ten seconds for each kind of work, with the time left at the pace since the line before, and its end."""
 
     def __init__(self) -> None:
-        self._told: dict[str, float] = {}
+        self._told: dict[str, tuple[float, int]] = {}
 
     def __call__(self, what: str, done: int, total: int) -> None:
         now = time.monotonic()
-        if done == total or now - self._told.setdefault(what, now) >= _LOG_EVERY_SECONDS:
-            self._told[what] = now
-            event(f"{what}: {done}/{total}")
+        last, done_then = self._told.setdefault(what, (now, done))
+        if done < total and now - last < _LOG_EVERY_SECONDS:
+            return
+        self._told[what] = (now, done)
+        seconds_each = (now - last) / max(1, done - done_then)
+        left = f", {duration(seconds_each * (total - done))} left" if done < total else ""
+        event(f"{what}: {done}/{total}{left}")
 
 
 @contextmanager

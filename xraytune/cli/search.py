@@ -12,7 +12,7 @@ import typer
 
 from xraytune.cli import console
 from xraytune.cli.options import AsJson, Cache, Data, Overrides, SkipBroken, SpaceFile, Studies, WeightsDir
-from xraytune.cli.study_frame import duration, live_frame, summary_line
+from xraytune.cli.study_frame import live_frame, summary_line
 from xraytune.records import EpochRecord
 
 if TYPE_CHECKING:
@@ -137,7 +137,6 @@ class SearchScreen:
         if row["status"] == "failed":
             console.event(f"#{row['number']} failed: {row['reason'].splitlines()[0]}")
         elif not console.is_live():
-            console.event(
-                f"#{row['number']} {row['status']} after {row['epochs']} epochs, {duration(row['seconds'])}: "
-                f"val-A AUROC {row['value']:.3f}"
-            )
+            epochs = f"{row['epochs']} epoch{'s' * (row['epochs'] != 1)}"
+            took = console.duration(row["seconds"])
+            console.event(f"#{row['number']} {row['status']} after {epochs}, {took}: val-A AUROC {row['value']:.3f}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from xraytune.cli.console import Cell, Column, Frame, Table, Tone
+from xraytune.cli.console import Cell, Column, Frame, Table, Tone, duration
 
 if TYPE_CHECKING:
     from xraytune.search.view import StudyView, TrialView
@@ -63,17 +63,10 @@ def summary_line(view: StudyView) -> str:
     return "; ".join(parts)
 
 
-def duration(seconds: float) -> str:
-    """`0:07`, `12:30`, `3:05:00`."""
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
-
-
-def curve(values: Sequence[float], low: float, high: float, width: int = _CURVE_WIDTH) -> str:
-    """Values as a row of little bars, the last `width` places of equal stretches; `low` and `high` are its ends."""
-    if len(values) > width:
-        values = [values[round((place + 1) * len(values) / width) - 1] for place in range(width)]
+def curve(values: Sequence[float], low: float, high: float) -> str:
+    """Values as a row of little bars, many as the last ones of equal stretches; `low` and `high` are its ends."""
+    if len(values) > _CURVE_WIDTH:
+        values = [values[round((place + 1) * len(values) / _CURVE_WIDTH) - 1] for place in range(_CURVE_WIDTH)]
     span = (high - low) or 1.0
     return "".join(_BARS[round((value - low) / span * (len(_BARS) - 1))] for value in values)
 

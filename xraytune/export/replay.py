@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -90,7 +89,6 @@ def replay(
     trial: int,
     *,
     cache: Path | None = None,
-    on_epoch: Callable[[EpochRecord], None] = lambda _: None,
     on_progress: Progress = ignore_progress,
 ) -> Replay:
     """Run a trial again, for as many epochs as the study has of it; a failed one until it fails.
@@ -99,8 +97,7 @@ def replay(
         study: The study's folder.
         trial: The number of the trial.
         cache: The artifact cache of the search; by default the one beside the studies.
-        on_epoch: Told each epoch.
-        on_progress: Told what is made again, because it is not in the cache.
+        on_progress: Told the epochs, and before them what is made again, because it is not in the cache.
 
     Raises:
         StudyError: There is no such study or trial, it has no epoch yet, or the images changed.
@@ -129,7 +126,7 @@ def replay(
 
     def hear(record: EpochRecord) -> None:
         replayed.append(record)
-        on_epoch(record)
+        on_progress("epochs", len(replayed), max(len(replayed), len(recorded)))
 
     result: TrialResult | None = None
     failure = ""

@@ -93,7 +93,7 @@ def train(
         cache: The artifact cache; by default the one beside the exported trial's studies, or `cache`.
         skip_broken: Leave broken images out, and say which.
         on_epoch: Told each epoch, those of an interrupted run again.
-        on_progress: Told how far the preparation and the GAN are.
+        on_progress: Told how far the preparation, the GAN and the epochs are.
         note: Told what a person should know.
 
     Raises:
@@ -168,6 +168,7 @@ class _Training:
         def hear(record: EpochRecord) -> None:
             epochs.append(record)
             on_epoch(record)
+            on_progress("epochs", record.epoch, self.experiment.settings.budget.max_epochs)
 
         result = run_trial(
             self.experiment,

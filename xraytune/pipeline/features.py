@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def frozen_features(
     inputs: dict[str, Any] = {
         "group": [group.name, group.inputs],
         "network": network_inputs,
-        "format": form.to_json(),
+        "format": asdict(form),
         "views": [seed, views, classical] if classical else None,
         "compute": [compute.device, compute.threads, compute.precision],
     }

@@ -23,6 +23,8 @@ from xraytune.seeding import numpy_generator
 
 _NAMES = ("samples", "class_frequency")
 _IMAGES_PER_ROW = 8
+_SEED = 0
+"""Chooses whose images are shown: the same folder always gives the same picture."""
 _SAMPLE_PX = 224
 """Squashed to a square, as a classifier sees them by default: cropping would cut off the lungs of a wide image."""
 
@@ -49,13 +51,12 @@ def require_no_figures(out: Path, data: Path) -> None:
         )
 
 
-def draw_data_figures(index: ImageIndex, out: Path, *, seed: int = 0) -> tuple[Path, ...]:
+def draw_data_figures(index: ImageIndex, out: Path) -> tuple[Path, ...]:
     """Write `samples` and `class_frequency`, each as PNG and SVG, into the folder `out`.
 
     Args:
         index: Of the data folder.
         out: The folder, there already or not.
-        seed: Chooses the samples: of each class the images of up to eight patients, one of each.
 
     Returns:
         The files.
@@ -65,7 +66,7 @@ def draw_data_figures(index: ImageIndex, out: Path, *, seed: int = 0) -> tuple[P
         MachineError: The disk is full.
     """
     require_no_figures(out, index.root)
-    samples = draw_sample_grid(sample_rows(index, seed), out, _NAMES[0])
+    samples = draw_sample_grid(sample_rows(index, _SEED), out, _NAMES[0])
     return (*samples, *draw_class_bars(index.class_names, count_panels(index), out, _NAMES[1]))
 
 

@@ -1,0 +1,29 @@
+"""How far long work is, as a log tells it, and how durations are written."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from xraytune.cli import console
+
+
+def test_a_log_tells_now_and_then_how_far_work_is_and_how_long_it_takes_yet(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The time left is that of the pace since the line before: what an earlier run had done took no time in this one."""
+    clock = {400: 0.0, 401: 4.0, 410: 20.0, 430: 25.0, 450: 40.0, 500: 70.0}
+
+    with console.progress() as on_progress:
+        for done, seconds in clock.items():
+            monkeypatch.setattr(time, "monotonic", lambda seconds=seconds: seconds)
+            on_progress("GAN", done, 500)
+
+    lines = [line.split("  ", 1)[1] for line in capsys.readouterr().err.splitlines()]
+    assert lines == ["GAN: 410/500, 3:00 left", "GAN: 450/500, 0:25 left", "GAN: 500/500"]
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(6.6, "0:07"), (750, "12:30"), (11100, "3:05:00")])
+def test_durations_are_written_as_on_a_clock(seconds: float, expected: str) -> None:
+    assert console.duration(seconds) == expected
