@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 IS_LONG = os.environ.get("XRAYTUNE_FAULTS") == "all"
 HEALTH = {
     "health_check_initial_delay_ms": 1000,
-    "health_check_period_ms": 500,
+    "health_check_period_ms": 250,
     "health_check_timeout_ms": 1000,
     "health_check_failure_threshold": 3,
     "grpc_client_keepalive_time_ms": 3000,

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from xraytune.classifier.checkpoint import resume, save_best, save_checkpoint
 from xraytune.classifier.schedules import learning_rate
-from xraytune.compute import autocast
+from xraytune.compute import autocast, uncompiled
 from xraytune.config.settings import Parameters
 from xraytune.errors import Problem, TrialError
 from xraytune.metrics.classification import auroc
@@ -151,10 +151,10 @@ def _build_optimizer(parameters: Parameters, network: nn.Module) -> torch.optim.
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     lr, weight_decay = parameters.lr, parameters.weight_decay
     if parameters.optimizer == "adam":
-        return torch.optim.Adam(trained, lr=lr, weight_decay=weight_decay)
+        return uncompiled(torch.optim.Adam)(trained, lr=lr, weight_decay=weight_decay)
     if parameters.optimizer == "adamw":
-        return torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay)
-    return torch.optim.SGD(trained, lr=lr, weight_decay=weight_decay, momentum=_SGD_MOMENTUM)
+        return uncompiled(torch.optim.AdamW)(trained, lr=lr, weight_decay=weight_decay)
+    return uncompiled(torch.optim.SGD)(trained, lr=lr, weight_decay=weight_decay, momentum=_SGD_MOMENTUM)
 
 
 def _is_stale(records: Sequence[EpochRecord], early_stop_epochs: int | None) -> bool:

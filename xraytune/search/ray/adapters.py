@@ -11,7 +11,7 @@ from ray.tune.search import Searcher
 
 from xraytune.search.ray.link import Link
 
-_RAY_DIES_SECONDS = 0.5
+_RAY_DIES_SECONDS = 0.2
 """Longer than `driver.py` takes to see that a process of Ray's is gone."""
 
 

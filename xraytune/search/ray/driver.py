@@ -26,7 +26,7 @@ from xraytune.search.ray.adapters import DirectedScheduler, DirectedSearcher
 from xraytune.search.ray.link import Link, receive, send
 
 _OBJECT_STORE_BYTES = 200 * 2**20  # trials exchange paths, not arrays
-_LOOK_SECONDS = 0.25
+_LOOK_SECONDS = 0.05
 _VITAL = ("raylet", "gcs_server")
 
 
