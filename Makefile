@@ -10,6 +10,8 @@ UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 PYTEST := $(BIN)/python -m pytest
 SIDE_BY_SIDE := -n auto --dist loadfile
 ONLY ?=
+# Where it is set, each of many short processes would compile all of the package and of its tests again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install demo test quick gpu check format faults mutation bench lock clean
 
@@ -32,8 +34,7 @@ demo: install ## The whole way on phantom X-rays: search, export, train, evaluat
 	$(BIN)/xraytune demo
 
 test: install ## All tests, on the CPU, which alone repeats to the bit
-	CUDA_VISIBLE_DEVICES= $(PYTEST) $(SIDE_BY_SIDE) -m "not ray and not gpu"
-	CUDA_VISIBLE_DEVICES= $(PYTEST) -m ray
+	CUDA_VISIBLE_DEVICES= $(PYTEST) $(SIDE_BY_SIDE) -m "not gpu"
 
 quick: install ## The quick tests, before a commit (half a minute)
 	CUDA_VISIBLE_DEVICES= $(PYTEST) -q $(SIDE_BY_SIDE) -m "not slow and not ray and not gpu"

@@ -48,6 +48,7 @@ files.write_text(Path(sys.argv[1]), "new")
 """
 
 
+@pytest.mark.slow
 def test_a_writer_that_is_killed_leaves_what_was_there(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     write_text(path, "old")

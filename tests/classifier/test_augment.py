@@ -53,6 +53,7 @@ def test_a_disc_moves_to_where_the_view_puts_it(changes: dict[str, float], where
     assert (row + 0.5) / 32 - 1 == pytest.approx(where[1], abs=0.04)
 
 
+@pytest.mark.slow
 def test_contrast_spreads_around_the_mean_and_brightness_adds() -> None:
     images = 0.4 + 0.2 * torch.rand(1, 1, 16, 16)
 

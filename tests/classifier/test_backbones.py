@@ -10,7 +10,6 @@ from typing import get_args
 import pytest
 import torch
 from torch import nn
-from torchvision import models
 
 from xraytune.classifier.backbones import build_backbone, last_stage_names, take_grey_images
 from xraytune.config.backbone_names import BackboneName, size_refusal
@@ -41,7 +40,10 @@ def side(backbone: str) -> int:
     return next(side for side in (64, 96, 224) if size_refusal(backbone, side) is None)
 
 
+@pytest.mark.slow
 def test_the_names_are_torchvisions_classifiers() -> None:
+    from torchvision import models  # seconds, which only this test should pay
+
     assert set(get_args(BackboneName)) - {"small_cnn"} == set(models.list_models(module=models))
 
 
@@ -75,6 +77,8 @@ def test_a_grey_image_gives_what_three_equal_channels_give(backbone: str) -> Non
     ],
 )
 def test_torchvisions_weights_give_the_features_that_its_own_head_is_given(backbone: str, tmp_path: Path) -> None:
+    from torchvision import models  # seconds, which only this test should pay
+
     options = {"init_weights": True} if backbone in {"googlenet", "inception_v3"} else {}
     torch.manual_seed(1)
     official = models.get_model(backbone, weights=None, **options).eval()

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torchvision import models
 
 from xraytune.classifier.inputs import InputFormat, input_format, normalise, to_unit
 from xraytune.config.backbone_names import BackboneName
@@ -58,6 +57,7 @@ def test_every_size_becomes_the_networks_size_within_0_and_1(size_px: int, bandw
     assert 0 <= float(images.min()) < float(images.max()) <= 1
 
 
+@pytest.mark.slow
 def test_real_and_synthetic_images_have_the_same_band() -> None:
     """What a 64-px GAN cannot draw, waves of more than 32 periods, is gone from the real images too."""
     real, synthetic = noise(8, 128, "real"), noise(8, 64, "synthetic")
@@ -95,11 +95,14 @@ def test_pretrained_backbones_use_imagenets_constants_and_others_the_training_pa
     assert (untrained.mean, untrained.std) == ((0.4, 0.4, 0.4), (0.2, 0.2, 0.2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", get_args(BackboneName))
 def test_pretrained_backbones_use_the_constants_of_their_own_weights(backbone: str) -> None:
     if backbone == "small_cnn":
         assert format_for(backbone=backbone, weights="mine.pth").mean == (0.485, 0.456, 0.406)
         return
+    from torchvision import models  # seconds, which only this test should pay
+
     official = models.get_model_weights(backbone).DEFAULT
     mean, std = official.transforms().mean, official.transforms().std
     if backbone in {"googlenet", "inception_v3"}:
@@ -111,6 +114,7 @@ def test_pretrained_backbones_use_the_constants_of_their_own_weights(backbone: s
     assert (list(form.mean), list(form.std)) == (mean, std)
 
 
+@pytest.mark.slow
 def test_normalised_images_have_the_formats_channels() -> None:
     images = torch.rand(2, 1, 8, 8)
     form = InputFormat(image_size_px=8, bandwidth_px=None, mean=(0.1, 0.2, 0.3), std=(1.0, 0.5, 0.25))

@@ -12,6 +12,8 @@ from xraytune.classifier.heads import build_head
 from xraytune.classifier.network import Classifier, build_classifier
 from xraytune.config.settings import Parameters
 
+pytestmark = pytest.mark.slow
+
 
 def new_classifier(backbone: str = "small_cnn", *, classes: int = 2, seed: int = 1, **changes: Any) -> Classifier:
     """A classifier with random weights; `weights` only lets the settings accept `trainable`."""
@@ -22,7 +24,6 @@ def new_classifier(backbone: str = "small_cnn", *, classes: int = 2, seed: int =
 
 @pytest.mark.parametrize("backbone", ["small_cnn", "resnet18", "mobilenet_v2", "squeezenet1_1"])
 @pytest.mark.parametrize("changes", [{}, {"loss": "bce"}, {"head": "vgg16_two_class"}, {"input_channels": 1}])
-@pytest.mark.slow
 def test_features_and_logits_have_the_promised_shapes(backbone: str, changes: dict[str, Any]) -> None:
     classifier = new_classifier(backbone, **changes).eval()
     images = torch.rand(2, changes.get("input_channels", 3), 32, 32)

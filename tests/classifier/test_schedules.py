@@ -20,6 +20,7 @@ def test_constant_is_constant() -> None:
     assert learning_rate(Parameters(lr=0.1), 50, total_steps=100, val_losses=LOSSES) == 0.1
 
 
+@pytest.mark.slow
 def test_cosine_equals_torchs() -> None:
     optimizer = optimizer_at(0.1)
     reference = CosineAnnealingLR(optimizer, T_max=20)
@@ -32,6 +33,7 @@ def test_cosine_equals_torchs() -> None:
         reference.step()
 
 
+@pytest.mark.slow
 def test_plateau_equals_torchs_on_losses_that_stall_twice() -> None:
     optimizer = optimizer_at(0.1)
     reference = ReduceLROnPlateau(optimizer, factor=PLATEAU_FACTOR, patience=PLATEAU_PATIENCE_EPOCHS)

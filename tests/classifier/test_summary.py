@@ -9,6 +9,8 @@ from xraytune.classifier.network import build_classifier
 from xraytune.classifier.summary import summarise
 from xraytune.config.settings import Parameters
 
+pytestmark = pytest.mark.slow
+
 # As published with the VGG-16 project (docs/origins/004.md).
 VGG16_TWO_CLASS = """
             Conv2d-1          [8, 64, 224, 224]           1,792
@@ -57,7 +59,6 @@ VGG16_TWO_CLASS = """
 """
 
 
-@pytest.mark.slow
 def test_the_published_vgg16_has_its_published_layers_and_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("kaiming_normal_", "kaiming_uniform_", "normal_", "uniform_"):  # the weights do not matter here
         monkeypatch.setattr(nn.init, name, lambda tensor, *_, **__: tensor)
@@ -77,7 +78,6 @@ def test_the_published_vgg16_has_its_published_layers_and_counts(monkeypatch: py
 
 
 @pytest.mark.parametrize("backbone", ["small_cnn", "convnext_tiny", "swin_t", "vit_b_32", "googlenet"])
-@pytest.mark.slow
 def test_every_number_to_learn_stands_in_one_row(backbone: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Attention, class tokens and layer scales hold numbers outside of plain layers."""
     for name in ("kaiming_normal_", "kaiming_uniform_", "trunc_normal_", "normal_", "xavier_uniform_", "uniform_"):

@@ -139,6 +139,7 @@ def test_plateau_lowers_the_rate_across_a_resume(tmp_path: Path) -> None:
     assert [record.lr for record in unbroken] == [1e-9] * 4 + [pytest.approx(0.3e-9)] * 2
 
 
+@pytest.mark.slow
 def test_the_checkpoint_is_there_before_the_epoch_is_told(tmp_path: Path) -> None:
     parameters = small()
     network = build_classifier(parameters, 2, weights=None, seed=1)
@@ -176,6 +177,7 @@ def test_training_learns_and_the_best_network_gives_the_best_value_again(tmp_pat
     assert auroc(task.val_labels, probabilities, positive=1) == max(values)
 
 
+@pytest.mark.slow
 def test_of_equally_good_epochs_the_earliest_is_kept(tmp_path: Path) -> None:
     """With a rate this small no epoch ranks val-A differently, so the first one's network stays the best."""
     parameters = small(lr=1e-6, optimizer="sgd", trainable="head", weights="given")
@@ -224,6 +226,7 @@ def test_a_head_on_cached_features_trains_as_inside_the_frozen_network(tmp_path:
     assert load_file(tmp_path / "head" / "best.safetensors").keys() == cached.head.state_dict().keys()
 
 
+@pytest.mark.slow
 def test_early_stopping_ends_after_so_many_epochs_without_a_better_value(tmp_path: Path) -> None:
     parameters = small(lr=1e-12, trainable="head", weights="given", early_stop_epochs=2)
     network = build_classifier(parameters, 2, weights=None, seed=1)
@@ -258,6 +261,7 @@ def test_dropout_depends_on_the_seed_alone_and_leaves_torchs_generator_as_it_was
     assert without_seconds(runs[0]) == without_seconds(runs[1])
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_the_trial_and_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
     parameters = small()
     network = build_classifier(parameters, 2, weights=None, seed=1)
@@ -271,6 +275,7 @@ def test_a_loss_that_is_not_finite_ends_the_trial_and_leaves_the_last_good_check
     assert [record.epoch for record in finished_epochs(tmp_path)] == [1]
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_refused_with_the_way_out(tmp_path: Path) -> None:
     parameters = small()
     network = build_classifier(parameters, 2, weights=None, seed=1)
@@ -282,6 +287,7 @@ def test_a_damaged_checkpoint_is_refused_with_the_way_out(tmp_path: Path) -> Non
         train(parameters, network, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     parameters = small()
     train(parameters, build_classifier(parameters, 2, weights=None, seed=1), tmp_path, stop_after=1)

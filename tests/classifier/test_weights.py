@@ -14,6 +14,8 @@ from xraytune.classifier.weights import find_weights, official_urls, read_weight
 from xraytune.config.settings import Parameters
 from xraytune.errors import ConfigError, MachineError
 
+pytestmark = pytest.mark.slow
+
 OFFICIAL_FILES = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "weights"
 
 
@@ -36,7 +38,6 @@ def test_imagenet_takes_the_newest_official_file_that_is_in_the_folder(official_
     assert found == find_weights("mobilenet_v2", "IMAGENET1K_V1", official_mobilenet)
 
 
-@pytest.mark.slow
 def test_official_weights_fill_every_tensor_of_the_backbone(official_mobilenet: Path) -> None:
     path = official_mobilenet / "mobilenet_v2-b0353104.pth"
     given = read_weights(path)

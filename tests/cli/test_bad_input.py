@@ -19,6 +19,8 @@ from xraytune.data.phantom import draw_phantoms
 from xraytune.pipeline.prepare import prepare
 from xraytune.search.study import StudyFolder, create_study
 
+pytestmark = pytest.mark.slow
+
 Run: TypeAlias = Callable[..., Result]
 
 
@@ -104,7 +106,6 @@ def put_a_file_for_train(here: Path) -> None:
         (put_a_file_for_train, "no train/"),
     ],
 )
-@pytest.mark.slow
 def test_a_wrong_folder_is_refused_and_leaves_nothing(
     run: Run, here: Path, spoil: Callable[[Path], None], message: str
 ) -> None:
@@ -133,7 +134,6 @@ def spoil_images(here: Path) -> None:
         ("predict", "model", "xrays/train", "-o", "out", "--json"),
     ],
 )
-@pytest.mark.slow
 def test_every_broken_image_is_named_with_its_reason(run: Run, here: Path, arguments: tuple[str, ...]) -> None:
     spoil_images(here)
 
@@ -169,7 +169,6 @@ def test_a_class_of_which_nothing_whole_is_left_is_refused(run: Run, here: Path)
     assert not (here / "studies").exists()
 
 
-@pytest.mark.slow
 def test_pipes_and_links_in_a_circle_are_passed_over(run: Run, here: Path) -> None:
     folder = images_of(here)[0].parent
     (folder / "IM-0001-0001.jpeg").symlink_to("IM-0001-0001.jpeg")
@@ -207,7 +206,6 @@ def test_pipes_and_links_in_a_circle_are_passed_over(run: Run, here: Path) -> No
         ("weights=notes.txt", 4, "this file of weights cannot be read"),
     ],
 )
-@pytest.mark.slow
 def test_a_setting_that_cannot_run_is_refused(
     run: Run, here: Path, override: str, exit_code: int, message: str
 ) -> None:
@@ -369,7 +367,6 @@ def test_another_space_of_the_same_name_is_told_setting_by_setting(run: Run, stu
 
 @pytest.mark.parametrize("name", ["split.json", "environment.json", "optuna.journal", "study.yaml"])
 @pytest.mark.parametrize("damage", ["removed", "cut off"])
-@pytest.mark.slow
 def test_a_damaged_study_is_refused(run: Run, study: StudyFolder, name: str, damage: str) -> None:
     file = study.path / name
     if damage == "removed":
@@ -399,7 +396,6 @@ def test_a_folder_that_is_no_study_is_left_alone(run: Run, here: Path) -> None:
     assert [file.name for file in (here / "studies" / "small").iterdir()] == ["thesis.txt"]
 
 
-@pytest.mark.slow
 def test_damaged_pixels_in_the_cache_are_made_again(run: Run, here: Path) -> None:
     train = ("train", "--config", "experiment.yaml", "--cache", "cache", "-o")
     assert run(*train, "first").exit_code == 0

@@ -27,6 +27,7 @@ def leave_scratch(study: StudyFolder) -> Path:
     return study.path / ".tune"
 
 
+@pytest.mark.slow
 def test_it_says_what_it_freed(run: Run, study: StudyFolder) -> None:
     scratch = leave_scratch(study)
 
@@ -43,6 +44,7 @@ def test_it_says_what_it_freed(run: Run, study: StudyFolder) -> None:
     assert not scratch.exists()
 
 
+@pytest.mark.slow
 def test_a_script_gets_one_object(run: Run, study: StudyFolder) -> None:
     leave_scratch(study)
 

@@ -17,6 +17,7 @@ from xraytune.errors import ConfigError, DataError, Problem, StudyError
 Run: TypeAlias = Callable[..., Result]
 
 
+@pytest.mark.slow
 def test_space_check_prints_what_is_searched_and_every_default(run: Run, space: Path) -> None:
     result = run("space", "check", space)
 
@@ -27,6 +28,7 @@ def test_space_check_prints_what_is_searched_and_every_default(run: Run, space: 
     assert max(map(len, result.stdout.splitlines())) <= 80
 
 
+@pytest.mark.slow
 def test_space_check_without_a_file_asks_for_one(run: Run) -> None:
     result = run("space", "check")
 
@@ -34,6 +36,7 @@ def test_space_check_without_a_file_asks_for_one(run: Run) -> None:
     assert "name the space file, or give --schema" in result.stderr
 
 
+@pytest.mark.slow
 def test_space_check_prints_the_schema_alone(run: Run) -> None:
     result = run("space", "check", "--schema")
 
@@ -41,6 +44,7 @@ def test_space_check_prints_the_schema_alone(run: Run) -> None:
     assert json.loads(result.stdout)["title"] == "A space file of xraytune"
 
 
+@pytest.mark.slow
 def test_model_summary_prints_the_layers_and_the_counts(run: Run, space: Path) -> None:
     fixed = [part for name in ("lr=1e-3", "source=none", "classical=0") for part in ("--set", name)]
 
@@ -198,6 +202,7 @@ def test_a_bug_keeps_its_traceback() -> None:
     assert "this is a bug in xraytune" in result.stderr
 
 
+@pytest.mark.slow
 def test_every_command_has_an_example_of_itself_in_its_help(run: Run) -> None:
     for command in ("demo", "doctor", "search", "status", "export", "replay", "train", "evaluate", "predict"):
         text = " ".join(run(command, "--help").stdout.split())

@@ -22,11 +22,13 @@ from xraytune.search.view import StudyView, TrialView
 Run: TypeAlias = Callable[..., Result]
 
 
+@pytest.mark.slow
 def test_a_space_is_checked_with_the_words_of_a_search(run: Run, space: Path) -> None:
     assert run("space", "check", "--space", space).stdout == run("space", "check", space).stdout
     assert "once" in run("space", "check", space, "--space", space).stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "fix"),
     [
@@ -55,6 +57,7 @@ def test_a_setting_on_the_wrong_level_of_a_file_is_sent_to_its_block(run: Run, s
     assert "fix: write it under budget:" in run("space", "check", space).stderr
 
 
+@pytest.mark.slow
 def test_a_check_says_that_the_images_are_not_there(run: Run, space: Path) -> None:
     assert "not there: give --data DIR" in " ".join(run("space", "check", space, "--data", "x").stdout.split())
     (space.parent / "xrays").mkdir()
@@ -185,6 +188,7 @@ def test_an_export_says_what_the_simpler_arm_is_for(capsys: pytest.CaptureFixtur
     assert "to do without them until they are: xraytune export studies/small --arm real_only" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_options_say_their_defaults_and_the_names_that_they_take(run: Run) -> None:
     def words(*command: str) -> str:
         return " ".join(run(*command, "--help").stdout.replace("│", " ").split())

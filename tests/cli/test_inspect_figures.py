@@ -12,6 +12,8 @@ from typer.testing import Result
 
 from xraytune.data.phantom import draw_phantoms
 
+pytestmark = pytest.mark.slow
+
 Run: TypeAlias = Callable[..., Result]
 
 
@@ -21,7 +23,6 @@ def xrays(tmp_path: Path) -> Path:
     return tmp_path / "xrays"
 
 
-@pytest.mark.slow
 def test_an_inspection_draws_figures_and_names_them(run: Run, xrays: Path, tmp_path: Path) -> None:
     told = run("data", "inspect", xrays, "--figures", tmp_path / "figures")
     answer = run("data", "inspect", xrays, "--figures", tmp_path / "more", "--json")

@@ -23,6 +23,7 @@ def complaints(text: str) -> list[str]:
     return [error.message for error in jsonschema.Draft202012Validator(SCHEMA).iter_errors(content)]
 
 
+@pytest.mark.slow
 def test_the_schema_is_one() -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
 
@@ -40,6 +41,7 @@ def test_every_shipped_space_fits_the_schema_and_points_an_editor_at_it(file: Pa
     assert complaints(text) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", sorted(SPACES.glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_resolved_space_fits_the_schema(file: Path) -> None:
     assert complaints(load_space(file).to_yaml(file.parent)) == []

@@ -91,6 +91,7 @@ def test_a_bracket_that_never_closes_is_told_with_the_line_where_it_opens() -> N
     assert "close the bracket that opens on line 1" in complaints("a: [1, 2\nb: 3\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["a: b: c", "a: 'x", "a: \x01", "a: 1\n---\nb: 2\n", "[" * 1500, "? {a: 1}\n: 2"])
 def test_what_is_not_yaml_ends_in_an_explanation(text: str) -> None:
     assert "fix: " in complaints(text)
@@ -134,6 +135,7 @@ def test_what_is_written_is_read_back_the_same(content: dict[str, Json]) -> None
     assert document.traps == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["[" * 3000, "{a: " * 500, "- " * 500, "a: 1\nb: " + "[" * 30 + "]" * 30])
 def test_what_is_nested_too_deeply_is_refused_at_once(text: str) -> None:
     """PyYAML takes quadratic time, or the interpreter's stack."""

@@ -95,6 +95,7 @@ def test_degrees_of_freedom_grow_with_the_patients_share_up_to_their_most(ratio:
     assert degrees_of_freedom(1e-5, ratio * 1e-5, 5) == pytest.approx(degrees)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(SHAPES)
 def test_comparison_is_obuchowski_rockettes_written_out(shape: tuple[int, int, int, int]) -> None:
@@ -122,6 +123,7 @@ def test_comparison_is_obuchowski_rockettes_written_out(shape: tuple[int, int, i
     assert (found.gan_seeds, found.classifier_seeds, found.patients) == shape[:3]
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(SHAPES)
 def test_swapped_arms_flip_the_sign_and_change_nothing_else(shape: tuple[int, int, int, int]) -> None:
@@ -136,6 +138,7 @@ def test_swapped_arms_flip_the_sign_and_change_nothing_else(shape: tuple[int, in
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(SHAPES)
 def test_the_same_arm_twice_differs_by_exactly_zero(shape: tuple[int, int, int, int]) -> None:
@@ -149,6 +152,7 @@ def test_the_same_arm_twice_differs_by_exactly_zero(shape: tuple[int, int, int, 
     assert not found.is_saturated
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(SHAPES)
 def test_the_order_of_patients_and_of_replicates_changes_only_rounding(shape: tuple[int, int, int, int]) -> None:
@@ -162,6 +166,7 @@ def test_the_order_of_patients_and_of_replicates_changes_only_rounding(shape: tu
     assert numbers(shuffled) == pytest.approx(numbers(found), rel=1e-6, abs=1e-13)
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10_000))
 def test_copies_of_the_images_do_not_narrow_the_interval_as_new_patients_do(seed: int) -> None:

@@ -153,6 +153,7 @@ def test_the_patients_needed_decide_and_one_fewer_does_not() -> None:
     assert not would_decide(STEADY, replace(DESIGN, patients=needed.count - 1), rope=0.01)
 
 
+@pytest.mark.slow
 def test_where_more_patients_decide_less_often_the_few_that_decide_are_found() -> None:
     """With two GAN seeds the degrees of freedom fall as patients are added: 1,077 decide, 1,806 do not."""
     components = replace(USUAL, gan_seed=1.05e-5, classifier_seed=1.05e-5)
@@ -198,6 +199,7 @@ def test_no_number_of_patients_shrinks_the_variance_of_the_seeds() -> None:
     assert "the seeds' standard error of 0.0142; it takes more GAN seeds" in needed.why
 
 
+@pytest.mark.slow
 def test_no_number_of_gan_seeds_shrinks_the_variance_of_the_patients() -> None:
     needed = gan_seeds_to_decide(replace(USUAL, patient=0.1), DESIGN, rope=0.01)
 

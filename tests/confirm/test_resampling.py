@@ -60,6 +60,7 @@ def test_a_patient_who_speaks_for_an_arm_pulls_it_up_when_drawn_more_often() -> 
     assert check.high > 1.5 * -check.low
 
 
+@pytest.mark.slow
 def test_swapped_arms_flip_the_sign_and_the_same_arm_twice_is_zero() -> None:
     aurocs, influences = replicates(5, 50, 0.01)
 

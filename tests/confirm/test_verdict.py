@@ -81,6 +81,7 @@ def test_two_arms_without_a_single_error_are_undecided() -> None:
     assert judge(replace(comparison(0.0, 0.0), is_saturated=True), rope=0.01).words == ("undecided",)
 
 
+@pytest.mark.slow
 @given(st.floats(-0.05, 0.05), st.floats(1e-6, 0.05))
 def test_swapping_the_arms_swaps_better_and_worse(difference: float, width: float) -> None:
     one, other = (judge(comparison(sign * difference, width), rope=0.01) for sign in (1, -1))
@@ -130,6 +131,7 @@ def test_finalists_are_told_up_to_and_with_the_first_that_does_not_help() -> Non
     assert fixed_sequence([]) == ()
 
 
+@pytest.mark.slow
 def test_a_sequence_of_many_looks_keeps_its_error_rate() -> None:
     """Three finalists that do not help, each called `helps` by chance in 2.5 %: some call in 2.5 %, not in 7.3 %."""
     by_chance = np.random.default_rng(1).random((20_000, 3)) < 0.025

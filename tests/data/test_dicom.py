@@ -324,6 +324,7 @@ def index_of(root: Path) -> ImageIndex:
     return read_index(DataSettings(path=root))
 
 
+@pytest.mark.slow
 def test_patients_come_from_the_headers_whatever_the_files_are_called(hospital: Path) -> None:
     index = index_of(hospital)
 
@@ -335,6 +336,7 @@ def test_patients_come_from_the_headers_whatever_the_files_are_called(hospital: 
     assert len(list_images(hospital)) == 20
 
 
+@pytest.mark.slow
 def test_a_file_called_dcm_may_be_a_png_after_all(hospital: Path) -> None:
     for file in hospital.rglob("c.dcm"):
         Image.fromarray(ramp(0, 200, np.uint8)).save(file, "PNG")

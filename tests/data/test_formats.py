@@ -147,6 +147,7 @@ def test_an_interlaced_png_is_read() -> None:
     np.testing.assert_array_equal(grey_of(png(13, 21, 8, 0, rows, interlaced=True)), levels)
 
 
+@pytest.mark.slow
 @given(level=st.integers(4096, 65535), kind=st.sampled_from(["PNG", "TIFF"]))
 def test_sixteen_bits_are_scaled_and_not_clipped(level: int, kind: str) -> None:
     content = encoded(Image.fromarray(np.full((8, 8), level, dtype=np.uint16)), kind)
@@ -325,6 +326,7 @@ def test_a_broken_image_is_refused_for_a_plain_reason(name: str) -> None:
     assert reason_of(content) == reason
 
 
+@pytest.mark.slow
 @given(
     position=st.integers(0, 10_000),
     value=st.integers(0, 255),

@@ -15,6 +15,7 @@ from xraytune.data.inspect import inspect_folder
 from xraytune.seeding import numpy_generator
 
 
+@pytest.mark.slow
 def test_an_inspection_counts_images_patients_duplicates_and_broken_files(official: Path) -> None:
     normal = official / "train" / "NORMAL"
     shutil.copy(normal / "IM-0001-0001.jpeg", normal / "IM-0001-0001-0002.jpeg")

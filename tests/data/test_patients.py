@@ -33,6 +33,7 @@ def test_another_name_tells_no_patient(file: str) -> None:
     assert patient_of(file) is None
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL_IMAGES.is_dir(), reason="the real X-rays are not here")
 def test_the_official_folders_share_no_patient() -> None:
     """Dropping the series would invent overlaps; counted by name, there are none."""

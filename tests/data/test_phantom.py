@@ -77,6 +77,7 @@ def test_another_seed_gives_other_patients(tmp_path: Path) -> None:
     assert np.abs(difference).mean() > 5
 
 
+@pytest.mark.slow
 def test_a_larger_set_contains_the_smaller(phantoms: PhantomSet, tmp_path: Path) -> None:
     draw_phantoms(tmp_path / "small", patients=10, seed=7, image_size_px=_SIDE)
 
@@ -85,6 +86,7 @@ def test_a_larger_set_contains_the_smaller(phantoms: PhantomSet, tmp_path: Path)
     assert small.items() <= large.items()
 
 
+@pytest.mark.slow
 def test_the_folder_tells_how_it_was_made(phantoms: PhantomSet) -> None:
     told = json.loads((phantoms.path / "phantom.json").read_text(encoding="utf-8"))
 
@@ -108,6 +110,7 @@ def test_no_patient_is_in_both_parts(phantoms: PhantomSet) -> None:
     assert len(parts["test"]) == 5
 
 
+@pytest.mark.slow
 def test_the_smallest_set_has_both_classes_in_both_parts(tmp_path: Path) -> None:
     draw_phantoms(tmp_path / "set", patients=10, seed=0, image_size_px=_SIDE)
 
@@ -180,6 +183,7 @@ def _patientwise_auroc(features: NDArray[np.float64], images: list[Path]) -> flo
     return float(roc_auc_score(labels, scores))
 
 
+@pytest.mark.slow
 def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
     drawn = draw_phantoms(tmp_path, patients=10, seed=0, image_size_px=_SIDE)
 
@@ -203,6 +207,7 @@ def test_every_wrong_argument_is_named_at_once(tmp_path: Path) -> None:
     assert not (tmp_path / "set").exists()
 
 
+@pytest.mark.slow
 def test_progress_counts_every_patient(tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from torchvision.transforms import functional
 
 from xraytune.data.pixels import (
     BrokenImage,
@@ -64,9 +63,12 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
         decode_image(tmp_path / "a.jpeg", 32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(300, 200), (200, 301), (97, 97), (40, 33), (64, 1000), (1031, 700)])
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 def test_a_crop_is_what_torchvision_makes_of_it(tmp_path: Path, size: tuple[int, int], kind: str) -> None:
+    from torchvision.transforms import functional  # seconds, which only this test should pay
+
     width, height = size
     noise = numpy_generator(1, "noise").integers(0, 90, (height, width))
     Image.fromarray((gradient(height, width) // 2 + noise).astype(np.uint8)).save(tmp_path / "a", kind, quality=100)

@@ -46,6 +46,7 @@ def patients_on(images: Sequence[ImageFile], side: Sequence[int]) -> set[str]:
     return {images[position].patient for position in side}
 
 
+@pytest.mark.slow
 @given(sizes=group_sizes, settings=split_settings)
 def test_every_image_stands_on_one_side_with_all_of_its_patient(sizes: GroupSizes, settings: SplitSettings) -> None:
     images = images_of(sizes)
@@ -70,6 +71,7 @@ def test_every_class_stands_on_every_side(sizes: GroupSizes, settings: SplitSett
         assert {images[position].label for position in side} == set(range(len(sizes)))
 
 
+@pytest.mark.slow
 @given(sizes=group_sizes, settings=split_settings)
 def test_the_fractions_are_met_to_within_a_patient(sizes: GroupSizes, settings: SplitSettings) -> None:
     images = images_of(sizes)
@@ -123,6 +125,7 @@ def test_another_seed_gives_another_split() -> None:
     assert split_by_patient(images, SplitSettings(seed=1)) != split_by_patient(images, SplitSettings(seed=2))
 
 
+@pytest.mark.slow
 @given(sizes=group_sizes, settings=split_settings)
 def test_fewer_train_patients_are_among_the_more_and_validation_stays(
     sizes: GroupSizes, settings: SplitSettings

@@ -20,6 +20,8 @@ from xraytune.data.transform import TransformSummary, transform_folder
 from xraytune.data.transformation import Drawn, Strengths, transform_image
 from xraytune.errors import ConfigError, DataError
 
+pytestmark = pytest.mark.slow
+
 Write = Callable[[Path, Iterable[str]], None]
 
 
@@ -174,7 +176,6 @@ def test_three_classes_are_three_folders(kermany: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a b,c.png", 'quo"te.png', "Größe.png", "x" * 240 + ".png", "new\nline.png"])
-@pytest.mark.slow
 def test_a_copys_name_suits_every_file_system_and_its_patient_is_found_again(
     tmp_path: Path, write: Write, name: str
 ) -> None:

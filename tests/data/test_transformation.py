@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from xraytune.data.transformation import Drawn, Strengths, draw_numbers, strength_problems, transform_image
 from xraytune.seeding import numpy_generator
 
+pytestmark = pytest.mark.slow
+
 IDENTITY = Drawn(
     flip=False,
     rotate_degrees=0.0,

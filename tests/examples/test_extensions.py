@@ -53,6 +53,7 @@ def parameters(**values: Any) -> Parameters:
     return Parameters.model_validate({"backbone": "tiny_net", "weights": "none", "source": "mixup", **values})
 
 
+@pytest.mark.slow
 def test_names_that_come_with_xraytune_are_never_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(kind: str) -> None:
         raise AssertionError(kind)
@@ -89,6 +90,7 @@ def test_a_backbone_without_the_last_stage_that_it_speaks_of_is_told() -> None:
         last_stage_names("whole", network)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("installed")
 def test_a_backbone_is_built_as_ours_are(tmp_path: Path) -> None:
     network, feature_count = build_backbone("tiny_net")

@@ -18,6 +18,8 @@ from xraytune.files import append_jsonl, write_json
 from xraytune.search.journal import Journal
 from xraytune.search.study import StudyFolder
 
+pytestmark = pytest.mark.slow
+
 
 def change(model: Path, **values: Any) -> None:
     """Write other values into `bundle.json`, and its right checksum into the manifest."""

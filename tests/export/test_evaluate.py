@@ -22,6 +22,8 @@ from xraytune.export.predict import predict
 from xraytune.export.train import train
 from xraytune.files import read_jsonl
 
+pytestmark = pytest.mark.slow
+
 
 def val_b_folder(model: Path, xrays: Path, out: Path) -> Path:
     """The images of a model's val-B, in class folders."""
@@ -33,7 +35,6 @@ def val_b_folder(model: Path, xrays: Path, out: Path) -> Path:
     return out
 
 
-@pytest.mark.slow
 def test_the_figures_are_scikit_learns_on_the_predicted_probabilities(lab: Lab, tmp_path: Path) -> None:
     folder = shutil.copytree(lab.xrays / "train", tmp_path / "images")
 
@@ -62,7 +63,6 @@ def test_the_figures_are_scikit_learns_on_the_predicted_probabilities(lab: Lab, 
 
 
 @pytest.mark.parametrize("overrides", [(), ("trainable=head", "input_channels=1", "weights={weights}")])
-@pytest.mark.slow
 def test_a_bundle_is_worth_on_val_b_what_its_training_said(
     copy_lab: CopyLab, tmp_path: Path, overrides: Sequence[str]
 ) -> None:
@@ -82,7 +82,6 @@ def test_a_bundle_is_worth_on_val_b_what_its_training_said(
     assert evaluation.known_image_count == evaluation.metrics.n
 
 
-@pytest.mark.slow
 def test_an_opened_test_folder_is_written_down_also_under_another_name(copy_lab: CopyLab, tmp_path: Path) -> None:
     lab = copy_lab()
     renamed = shutil.copytree(lab.xrays / "test", tmp_path / "harmless")
@@ -101,7 +100,6 @@ def test_an_opened_test_folder_is_written_down_also_under_another_name(copy_lab:
         assert rows[0]["time"].endswith("+00:00")
 
 
-@pytest.mark.slow
 def test_a_look_at_other_images_is_not_written_down(copy_lab: CopyLab, tmp_path: Path) -> None:
     lab = copy_lab()
 
@@ -144,7 +142,6 @@ def test_broken_images_are_listed_and_left_out_only_on_request(lab: Lab, tmp_pat
     assert evaluation.metrics.auroc == open_bundle(lab.model).record.val_b_auroc
 
 
-@pytest.mark.slow
 def test_three_classes_are_called_by_the_largest_probability(copy_lab: CopyLab, tmp_path: Path) -> None:
     lab = copy_lab()
     train(lab.best, out=lab.path / "three", overrides=["data.classes=three", "budget.max_epochs=1"])

@@ -13,6 +13,8 @@ from xraytune.errors import ConfigError, DataError
 from xraytune.export.bundle import open_bundle
 from xraytune.export.predict import predict
 
+pytestmark = pytest.mark.slow
+
 
 def read_table(path: Path) -> list[dict[str, str]]:
     with path.open(encoding="utf-8", newline="") as stream:
@@ -47,7 +49,6 @@ def test_an_image_is_called_positive_from_the_threshold_of_val_b_on(lab: Lab, tm
         assert float(row["probability_NORMAL"]) + float(row["probability_PNEUMONIA"]) == pytest.approx(1)
 
 
-@pytest.mark.slow
 def test_an_image_among_many_batches_is_predicted_as_it_is_alone(lab: Lab, tmp_path: Path) -> None:
     predict(lab.model, lab.path / "xrays", out=tmp_path / "many.csv")
     many = read_table(tmp_path / "many.csv")

@@ -13,9 +13,10 @@ from xraytune.export.replay import replay
 from xraytune.files import read_jsonl
 from xraytune.search.study import StudyFolder, locked
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("trial", [0, 1, PRUNED])
-@pytest.mark.slow
 def test_a_replayed_trial_is_the_recorded_one_to_the_bit(lab: Lab, trial: int) -> None:
     """The first trained a GAN, the last was stopped by ASHA; the study may be searched meanwhile."""
     recorded = read_jsonl(StudyFolder(lab.study).trial_path(trial) / "epochs.jsonl")
@@ -36,7 +37,6 @@ def test_a_replayed_trial_is_the_recorded_one_to_the_bit(lab: Lab, trial: int) -
 
 
 @pytest.mark.parametrize("figure", ["train_loss", "val_auroc"])
-@pytest.mark.slow
 def test_a_changed_number_is_noticed(copy_lab: CopyLab, figure: str) -> None:
     lab = copy_lab()
     log = StudyFolder(lab.study).trial_path(0) / "epochs.jsonl"
@@ -50,7 +50,6 @@ def test_a_changed_number_is_noticed(copy_lab: CopyLab, figure: str) -> None:
     assert [epoch.is_identical for epoch in again.epochs] == [index != 1 for index in range(len(rows))]
 
 
-@pytest.mark.slow
 def test_an_epoch_that_was_left_out_is_noticed(copy_lab: CopyLab) -> None:
     lab = copy_lab()
     log = StudyFolder(lab.study).trial_path(0) / "epochs.jsonl"
@@ -69,7 +68,6 @@ def test_a_failed_trial_fails_again_for_the_same_reason(lab: Lab) -> None:
     assert again.is_identical
 
 
-@pytest.mark.slow
 def test_pixels_that_the_cache_has_lost_are_decoded_again(copy_lab: CopyLab) -> None:
     lab = copy_lab()
     shutil.rmtree(lab.path / "cache")

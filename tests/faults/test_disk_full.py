@@ -28,6 +28,8 @@ from xraytune.records import Compute, EpochRecord
 from xraytune.search.study import StudyFolder, create_study
 from xraytune.search.view import status
 
+pytestmark = pytest.mark.slow
+
 CPU = Compute(device="cpu", threads=1, precision="float32")
 GAN = {"image_size": 32, "steps": 4, "width": 4, "z_dim": 8, "batch_size": 8}
 
@@ -109,7 +111,6 @@ def test_building_on_a_full_disk(disk: SmallDisk, way: str) -> None:
     assert is_whole(build_once(disk.path / "cache", "pixels-1", {}, build))
 
 
-@pytest.mark.slow
 def test_a_gan_in_training_keeps_its_last_checkpoint(disk: SmallDisk) -> None:
     """And goes on to the bits that it would have had."""
     pixels = np.random.default_rng(0).integers(0, 255, (24, 32, 32), dtype=np.uint8)
@@ -149,7 +150,6 @@ def figures(records: list[EpochRecord]) -> list[tuple[float, ...]]:
 
 
 @pytest.mark.parametrize("pages_left", [0, 1, 2, 8, 40])
-@pytest.mark.slow
 def test_a_trial_goes_on_from_the_checkpoint_that_it_has(
     bench: Bench, disk: SmallDisk, tmp_path: Path, pages_left: int
 ) -> None:
@@ -175,7 +175,6 @@ def test_a_trial_goes_on_from_the_checkpoint_that_it_has(
     assert [row["epoch"] for row in read_jsonl(trial_dir / "epochs.jsonl")] == [1, 2, 3]
 
 
-@pytest.mark.slow
 def test_a_trial_on_a_disk_that_is_full_after_any_amount_of_its_work(
     bench: Bench, disk: SmallDisk, tmp_path: Path
 ) -> None:

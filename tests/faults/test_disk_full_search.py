@@ -61,6 +61,7 @@ def test_a_search_whose_disk_fills_up_is_readable_and_goes_on(study: StudyFolder
     assert isinstance(director.next(), Asked)
 
 
+@pytest.mark.slow
 def test_a_journal_on_a_full_disk_keeps_whole_lines_alone(study: StudyFolder, disk: SmallDisk) -> None:
     """Optuna writes half a line; a further append to that would make the journal unreadable for good."""
     space = write_space(disk.path)
@@ -99,6 +100,7 @@ def test_a_lock_on_a_full_disk_says_so(study: StudyFolder, disk: SmallDisk) -> N
         pass
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_cleaned(study: StudyFolder) -> None:
     """The way out must itself need no room."""
     with locked(study):

@@ -219,6 +219,7 @@ def damaged_log(file: Path) -> st.SearchStrategy[bytes]:
     return damaged_rows([json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("writable", [False, True], ids=["to be read", "to be written"])
 def test_a_damaged_journal_is_told(study: StudyFolder, writable: bool) -> None:
     space = study.space()
@@ -247,6 +248,7 @@ def test_a_study_with_a_damaged_journal_is_told(study: StudyFolder, read: Callab
     read_it()
 
 
+@pytest.mark.slow
 def test_a_damaged_log_is_told_and_can_still_be_added_to(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     rows = [{"version": 1, "epoch": number, "val_auroc": 0.5} for number in range(3)]
@@ -463,6 +465,7 @@ def little_memory() -> Iterator[None]:
 BOMBS = ("JPEG", "PNG", "TIFF", "DICOM")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BOMBS)
 def test_an_image_bomb_is_refused_before_memory_is_taken(tmp_path: Path, kind: str) -> None:
     """A file of a kilobyte that would fill gigabytes."""
@@ -525,6 +528,7 @@ def test_a_damaged_bundle_is_told(bundle: Path, name: str, sealed: bool) -> None
     read_it()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in NAMES if name])
 def test_a_manifest_names_no_file_elsewhere(bundle: Path, name: str) -> None:
     """A bundle's files have fixed names: what its manifest lists beside them is not looked for."""

@@ -171,6 +171,7 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [pickled, saved_by_torch, saved_by_numpy], ids=lambda content: content.__name__)
 @pytest.mark.parametrize("reader", READERS)
 def test_a_file_with_a_trap_in_it_is_refused_and_runs_nothing(
@@ -271,6 +272,7 @@ def test_a_table_of_patients_brings_in_no_file_from_elsewhere(tmp_path: Path, wi
     assert sorted(image.file for image in index.images) == sorted(files)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES_THAT_LEAD_OUT)
 @pytest.mark.parametrize("key", ["pixels", "class_names"])
 def test_a_split_names_nothing_outside_its_folders(study: StudyFolder, key: str, name: str) -> None:

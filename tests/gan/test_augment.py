@@ -43,6 +43,7 @@ def test_every_image_has_its_own_tone_and_its_own_place() -> None:
     assert len(torch.unique((augmented != 0).flatten(1), dim=0)) == 6
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_a_small_change() -> None:
     images = torch.rand(2, 1, 8, 8, generator=_seeded(1), dtype=torch.float64, requires_grad=True)
 

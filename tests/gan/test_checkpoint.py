@@ -20,6 +20,7 @@ from xraytune.gan.train import train_gan
 from xraytune.records import Compute
 
 
+@pytest.mark.slow
 def test_the_safetensors_file_samples_like_the_checkpoint(
     tiny: Callable[..., GanSettings],
     blobs: tuple[NDArray[np.uint8], NDArray[np.int64]],
@@ -60,6 +61,7 @@ def test_a_torn_generator_is_named(tiny: Callable[..., GanSettings], tmp_path: P
         load_generator(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("key", "value"), [("settings", "{"), ("class_count", 10**9), ("average", 1)])
 def test_a_checkpoint_of_other_things_gives_no_generator(
     tiny: Callable[..., GanSettings], blobs: Images, cpu: Compute, tmp_path: Path, key: str, value: object
@@ -72,6 +74,7 @@ def test_a_checkpoint_of_other_things_gives_no_generator(
         checkpoint_generator(file)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_with_another_network_in_it_is_not_continued(
     tiny: Callable[..., GanSettings], blobs: Images, cpu: Compute, tmp_path: Path
 ) -> None:

@@ -16,6 +16,7 @@ def _parameter_count(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
+@pytest.mark.slow
 def test_tutorial_settings_give_the_tutorials_networks() -> None:
     """By hand from the tutorial's listing with nz=100, ngf=ndf=64, but nc=1; batch norm has 2 numbers a map.
 
@@ -32,6 +33,7 @@ def test_tutorial_settings_give_the_tutorials_networks() -> None:
     assert sum(isinstance(layer, nn.BatchNorm2d) for layer in discriminator.modules()) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [32, 64, 128, 256])
 @pytest.mark.parametrize("class_count", [1, 3])
 def test_every_image_size_is_drawn_and_judged(tiny: Callable[..., GanSettings], size: int, class_count: int) -> None:
@@ -68,6 +70,7 @@ def test_one_class_needs_no_label(tiny: Callable[..., GanSettings]) -> None:
     assert torch.equal(discriminator(images, torch.zeros(3).long()), discriminator(images, torch.ones(3).long()))
 
 
+@pytest.mark.slow
 def test_spectral_norm_holds_every_layers_largest_singular_value_at_one(tiny: Callable[..., GanSettings]) -> None:
     discriminator = Discriminator(tiny(width=8), class_count=3)
     with torch.no_grad():

@@ -26,6 +26,7 @@ def generator(tiny: Callable[..., GanSettings]) -> Generator:
     return network.eval()
 
 
+@pytest.mark.slow
 def test_a_block_is_256_uint8_images(generator: Generator, cpu: Compute) -> None:
     block = sample_block(generator, 0, 0, seed=1, compute=cpu)
 
@@ -33,6 +34,7 @@ def test_a_block_is_256_uint8_images(generator: Generator, cpu: Compute) -> None
     assert block.dtype == np.uint8
 
 
+@pytest.mark.slow
 def test_a_block_is_the_same_whatever_was_drawn_before(generator: Generator, cpu: Compute) -> None:
     third_alone = sample_block(generator, 1, 2, seed=1, compute=cpu)
 
@@ -41,6 +43,7 @@ def test_a_block_is_the_same_whatever_was_drawn_before(generator: Generator, cpu
     assert np.array_equal(in_order[2], third_alone)
 
 
+@pytest.mark.slow
 def test_seed_class_and_number_each_give_other_images(generator: Generator, cpu: Compute) -> None:
     blocks = [
         sample_block(generator, label, number, seed=seed, compute=cpu)
@@ -59,10 +62,12 @@ def test_an_image_does_not_depend_on_the_others_in_its_block(generator: Generato
     assert np.abs(alone.astype(int) - in_block.astype(int)).max() <= 1  # other sizes of batch may round otherwise
 
 
+@pytest.mark.slow
 def test_each_image_of_a_block_is_another(generator: Generator, cpu: Compute) -> None:
     assert len(np.unique(sample_block(generator, 0, 0, seed=1, compute=cpu), axis=0)) == BLOCK
 
 
+@pytest.mark.slow
 def test_generators_of_one_class_draw_other_noise_for_each_class(
     tiny: Callable[..., GanSettings], cpu: Compute
 ) -> None:

@@ -20,6 +20,8 @@ from xraytune.gan.pool import sample_block
 from xraytune.gan.train import GanProgress, scale_pixels, train_gan
 from xraytune.records import Compute
 
+pytestmark = pytest.mark.slow
+
 Images = tuple[NDArray[np.uint8], NDArray[np.int64]]
 Tiny = Callable[..., GanSettings]
 
@@ -64,7 +66,6 @@ def _assert_same_bits(one: Path, other: Path) -> None:
         ),
     ],
 )
-@pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_bits_of_an_unbroken_one(
     tiny: Tiny, blobs: Images, cpu: Compute, tmp_path: Path, changes: dict[str, object]
 ) -> None:
@@ -78,7 +79,6 @@ def test_a_stopped_run_goes_on_to_the_bits_of_an_unbroken_one(
     assert [(r.step, r.loss_g, r.loss_d) for r in first + rest] == [(r.step, r.loss_g, r.loss_d) for r in unbroken]
 
 
-@pytest.mark.slow
 def test_a_longer_run_continues_a_shorter_one(tiny: Tiny, blobs: Images, cpu: Compute, tmp_path: Path) -> None:
     _train(tiny(steps=6), blobs, cpu, tmp_path / "long")
 
@@ -111,7 +111,6 @@ def test_a_finished_run_has_nothing_left_to_do(tiny: Tiny, blobs: Images, cpu: C
 
 
 @pytest.mark.parametrize("loss", ["bce", "non_saturating", "hinge"])
-@pytest.mark.slow
 def test_every_loss_learns_the_grey_values_and_what_tells_the_classes_apart(
     tiny: Tiny, blobs: Images, cpu: Compute, tmp_path: Path, loss: str
 ) -> None:
@@ -130,7 +129,6 @@ def test_every_loss_learns_the_grey_values_and_what_tells_the_classes_apart(
     assert right[:, :, 16:].mean() > right[:, :, :16].mean() + 10
 
 
-@pytest.mark.slow
 def test_classes_are_drawn_equally_often_however_rare_one_is(tiny: Tiny, cpu: Compute, tmp_path: Path) -> None:
     """One dark image and 499 bright ones: drawn as they come, the dark class would hardly ever be seen."""
     labels = np.array([0] + [1] * 499, dtype=np.int64)
@@ -178,7 +176,6 @@ def test_the_global_random_state_is_left_alone(tiny: Tiny, blobs: Images, cpu: C
 
 
 @pytest.mark.parametrize("damage", ["empty", "torn", "text"])
-@pytest.mark.slow
 def test_a_damaged_checkpoint_is_told_of_and_training_starts_anew(
     tiny: Tiny, blobs: Images, cpu: Compute, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
 ) -> None:

@@ -131,6 +131,7 @@ def test_weighted_figures_equal_those_of_the_repeated_images() -> None:
         assert value[0] == pytest.approx(getattr(figures, name)), name
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=2, max_size=40))
 def test_auroc_of_the_other_class_is_one_minus_auroc(images: list[tuple[bool, int]]) -> None:
@@ -148,6 +149,7 @@ def test_auroc_of_the_other_class_is_one_minus_auroc(images: list[tuple[bool, in
     assert of_positive == pytest.approx(reference.roc_auc_score(labels, scores))
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), max_size=40))
 def test_average_precision_equals_scikit_learns_wherever_the_positive_images_stand(

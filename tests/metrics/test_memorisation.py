@@ -117,6 +117,7 @@ DISGUISES: dict[str, Callable[[Images], Images]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("disguise", DISGUISES)
 def test_a_pool_of_copies_is_found_in_every_disguise(disguise: str) -> None:
     copies = DISGUISES[disguise](np.tile(TRAINING, (2, 1, 1)))
@@ -134,6 +135,7 @@ def test_the_copied_image_is_named() -> None:
     assert found.ratio == pytest.approx([0, 0, 0], abs=0.01)
 
 
+@pytest.mark.slow
 def test_closeness_is_that_of_every_version_compared_one_by_one() -> None:
     large = chests(72, "large", size_px=80).astype(np.float64)
     images = [large[70], large[71], np.roll(large[5], 7, axis=1), np.roll(large[6, :, ::-1], 10, axis=0)]
@@ -159,6 +161,7 @@ def test_an_unseen_image_is_as_close_as_at_the_closest_of_its_blurs() -> None:
     assert set(np.argmin(expected, axis=1)) == {0, 1, 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.05, 0.2])
 def test_a_few_copies_among_new_images_are_enough(share: float) -> None:
     count = round(share * 200)
@@ -174,6 +177,7 @@ def test_new_images_pass_however_blurred(sigma_px: float) -> None:
     assert verdict(gaussian_filter(NEW, (0, sigma_px, sigma_px))).chance > 0.05
 
 
+@pytest.mark.slow
 def test_a_smooth_generator_that_copies_nothing_passes() -> None:
     """Random mixtures of the training images' first principal components: blurred, typical, and nobody's image."""
     flat = TRAINING.reshape(80, -1) - TRAINING.reshape(80, -1).mean(axis=0)
@@ -184,6 +188,7 @@ def test_a_smooth_generator_that_copies_nothing_passes() -> None:
     assert verdict(pool).chance > 0.05
 
 
+@pytest.mark.slow
 def test_further_images_of_a_patient_do_not_hide_a_copy() -> None:
     """Each patient has 60 images that are nearly the same: measured against those, a copy of one would be nothing odd."""
     series = np.repeat(TRAINING[:20], 60, axis=0)
@@ -195,6 +200,7 @@ def test_further_images_of_a_patient_do_not_hide_a_copy() -> None:
     assert ratios.max() < 0.05
 
 
+@pytest.mark.slow
 def test_any_number_of_images_is_compared_as_one_by_one() -> None:
     pool = UNSEEN.repeat(2, axis=0)[:300]
 
@@ -205,6 +211,7 @@ def test_any_number_of_images_is_compared_as_one_by_one() -> None:
     assert closeness(pool[:0], TRAINING, patients(80)).ratio.shape == (0,)
 
 
+@pytest.mark.slow
 def test_where_nothing_can_be_told_no_image_is_near() -> None:
     """One patient, training images that are all the same, or flat images, as a GAN draws before its first step."""
     flat = np.full((3, 32, 32), 128, dtype=np.uint8)
@@ -222,6 +229,7 @@ def test_the_chance_is_the_tail_of_a_beta_binomial(rank: int, observed: int) -> 
         assert exceedance_chance(count, 256, rank, observed) == pytest.approx(expected, rel=1e-6, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_with_many_unseen_images_the_chance_is_binomial() -> None:
     assert exceedance_chance(7, 256, 1000, 99_999) == pytest.approx(binom.sf(6, 256, 0.01), rel=0.05)
 
@@ -238,6 +246,7 @@ def test_pools_like_the_unseen_images_are_flagged_as_rarely_as_promised(unseen_c
     assert (chances <= 0.5).mean() <= 0.53
 
 
+@pytest.mark.slow
 def test_one_image_of_each_unseen_patient_counts_and_at_most_500() -> None:
     def count(people: list[str]) -> int:
         images = UNSEEN[np.arange(len(people)) % 250]
@@ -249,6 +258,7 @@ def test_one_image_of_each_unseen_patient_counts_and_at_most_500() -> None:
     assert first == unseen_closeness(UNSEEN[:1], ["a"], TRAINING, patients(80))[0]
 
 
+@pytest.mark.slow
 def test_the_unseen_patients_that_count_reach_from_the_first_to_the_last() -> None:
     names = [f"patient {number:03d}" for number in range(502)]
     images = UNSEEN[np.arange(502) % 250]

@@ -168,6 +168,7 @@ def test_columns_are_the_patients_in_sorted_order_wherever_their_images_stand() 
     assert all(type(name) is str for name in found.patients)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 1000))
 def test_one_more_copy_of_a_patients_image_tells_less_than_a_new_patient(seed: int) -> None:

@@ -25,6 +25,8 @@ from xraytune.files import read_json
 from xraytune.pipeline.album import compose_album, store_folder
 from xraytune.pipeline.prepare import PIXELS_STAGE, Prepared, PreparedImage
 
+pytestmark = pytest.mark.slow
+
 
 def held_back(prepared: Prepared) -> list[PreparedImage]:
     return [image for image in prepared.images if image.part != "train"]
@@ -154,7 +156,6 @@ def test_the_mix_counts_what_is_left(bench: Bench, tmp_path: Path) -> None:
         compose_album(bench.experiment(**extra, synthetic_ratio=1.2), bench.prepared, compute=CPU, cache=bench.cache)
 
 
-@pytest.mark.slow
 def test_a_trial_on_transformed_copies_of_the_training_folder_sees_no_validation_patient(
     bench: Bench, tmp_path: Path
 ) -> None:

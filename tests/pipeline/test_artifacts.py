@@ -100,6 +100,7 @@ def test_a_damaged_artifact_is_built_again(tmp_path: Path, damage: str) -> None:
     assert [entry.name for entry in path.parent.iterdir()] == [path.name], "nothing is left beside it"
 
 
+@pytest.mark.slow
 def test_damage_that_leaves_no_trace_is_noticed_by_the_next_process(tmp_path: Path) -> None:
     """A disk that gives other bytes changes neither size nor time; hashing each time would cost too much."""
     path = build_once(tmp_path, "pixels-1", INPUTS, Builder())
@@ -203,6 +204,7 @@ build_once(cache, "pixels-1", {"seed": 7}, build)
 """
 
 
+@pytest.mark.slow
 def test_of_several_processes_that_find_it_damaged_one_builds_it(tmp_path: Path) -> None:
     cache, counted = tmp_path / "cache", tmp_path / "builds"
     path = build_once(cache, "pixels-1", {"seed": 7}, lambda folder: (folder / "pixels.bin").touch())
@@ -227,6 +229,7 @@ def builder(*arguments: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_killed", [False, True])
 def test_a_second_process_waits_for_the_first_and_takes_over_when_it_dies(tmp_path: Path, is_killed: bool) -> None:
     counted = tmp_path / "builds"

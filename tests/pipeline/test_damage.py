@@ -23,6 +23,8 @@ from xraytune.pipeline.synthesize import GAN_STAGE, POOL_STAGE
 from xraytune.pipeline.trial import TrialResult, run_trial
 from xraytune.records import EpochRecord
 
+pytestmark = pytest.mark.slow
+
 STAGES = {
     PIXELS_STAGE: "pixels.npy",
     GAN_STAGE: "generator.safetensors",
@@ -129,7 +131,6 @@ DAMAGES = (truncate, flip_a_bit, half_write, delete, delete_the_folder, leave_an
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.slow
 def test_a_trial_on_damaged_work_has_the_value_that_it_would_have_had(
     done: Done,
     cache: Path,
@@ -155,7 +156,6 @@ def test_a_trial_on_damaged_work_has_the_value_that_it_would_have_had(
 
 
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.slow
 def test_work_that_is_deleted_while_a_process_uses_it_is_made_again_at_its_next_trial(
     done: Done, cache: Path, tmp_path: Path, stage: str
 ) -> None:
@@ -193,7 +193,6 @@ def test_lost_pixels_of_images_that_changed_are_refused(done: Done, cache: Path,
         require_pixels(moved, done.bench.prepared, cache)
 
 
-@pytest.mark.slow
 def test_a_damaged_gan_does_not_disturb_the_training_of_a_longer_one(done: Done, cache: Path, tmp_path: Path) -> None:
     """A longer run looks through all finished ones for a shorter one to start from."""
     (manifest,) = cache.glob(f"{GAN_STAGE}/*/manifest.json")

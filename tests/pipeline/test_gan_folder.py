@@ -21,6 +21,8 @@ from xraytune.pipeline.gan_folder import gan_sample, gan_train, shared_out
 from xraytune.pipeline.prepare import prepare
 from xraytune.pipeline.synthesize import gan_need, pool_block
 
+pytestmark = pytest.mark.slow
+
 SPACE = """
 name: small
 data: {path: xrays, image_size: 32, split: {val_a: 0.2, val_b: 0.2}}
@@ -112,7 +114,6 @@ def test_drawn_images_can_be_read_as_a_folder_of_extra_images(kept: Kept, tmp_pa
     assert read_json(tmp_path / "images" / "provenance.json")["counts"] == drawn.counts
 
 
-@pytest.mark.slow
 def test_one_network_for_each_class_is_kept_and_drawn_from_by_name(kept: Kept, tmp_path: Path) -> None:
     gan_train(kept.space, out=tmp_path / "gan", overrides=["gan.steps=2", "gan.conditional=false"], cache=kept.cache)
     gan_sample(tmp_path / "gan", count=4, out=tmp_path / "images")

@@ -19,6 +19,8 @@ from xraytune.pipeline.album import Album, compose_album
 from xraytune.pipeline.material import gather_material
 from xraytune.pipeline.synthesize import network_labels, trained_gan
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def album_of(bench: Bench) -> Any:
@@ -32,7 +34,6 @@ def album_of(bench: Bench) -> Any:
     return compose
 
 
-@pytest.mark.slow
 def test_two_arms_see_the_same_real_images_in_the_same_order(bench: Bench, album_of: Any) -> None:
     """The first images of each step are the real ones, to the last pixel, augmentation included."""
     mixes: list[dict[str, Any]] = [
@@ -63,7 +64,6 @@ def test_duplicates_are_real_images_of_the_training_part(album_of: Any) -> None:
     assert sorted(album.extra.tolist()) == sorted([*range(album.real_count)] * 2)
 
 
-@pytest.mark.slow
 def test_a_smaller_ratio_uses_the_first_images_of_a_larger_one(album_of: Any) -> None:
     small, large = (album_of(source="gan", gan=gan(), synthetic_ratio=ratio) for ratio in (0.5, 1.0))
 

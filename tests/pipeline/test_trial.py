@@ -87,6 +87,7 @@ def test_an_interrupted_trial_goes_on_with_the_numbers_it_would_have_had(
     assert len(read_jsonl(tmp_path / "resumed" / "epochs.jsonl")) == 3
 
 
+@pytest.mark.slow
 def test_the_result_is_of_the_best_epoch(bench: Bench, tmp_path: Path) -> None:
     seen: list[EpochRecord] = []
     result = run_trial(

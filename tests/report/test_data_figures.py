@@ -54,6 +54,7 @@ def test_four_files_are_written(index: ImageIndex, tmp_path: Path) -> None:
     assert sorted(file.name for file in (tmp_path / "new" / "figures").iterdir()) == sorted(FILES)
 
 
+@pytest.mark.slow
 def test_no_two_images_of_a_patient_stand_in_a_row_and_none_of_the_test_part(index: ImageIndex) -> None:
     normal, pneumonia = sample_rows(index, seed=0)
 
@@ -63,6 +64,7 @@ def test_no_two_images_of_a_patient_stand_in_a_row_and_none_of_the_test_part(ind
     assert (normal.note, pneumonia.note) == ("4 images", "60 images")
 
 
+@pytest.mark.slow
 def test_the_seed_chooses_the_samples(index: ImageIndex) -> None:
     first, same, other = (patients_of(sample_rows(index, seed)[1]) for seed in (0, 0, 1))
 
@@ -80,6 +82,7 @@ def test_the_same_folder_gives_the_same_bytes(index: ImageIndex, tmp_path: Path)
     assert hashes[0] == hashes[1]
 
 
+@pytest.mark.slow
 def test_a_broken_image_gives_its_place_to_the_next_patient(index: ImageIndex) -> None:
     for patient in range(1, 13):
         for file in (index.root / "train" / "PNEUMONIA").glob(f"person{patient}_*"):

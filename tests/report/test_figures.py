@@ -13,6 +13,8 @@ from PIL import Image
 from xraytune.report.figures import BarPanel, SampleRow, draw_class_bars, draw_sample_grid
 from xraytune.seeding import numpy_generator
 
+pytestmark = pytest.mark.slow
+
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -29,7 +31,6 @@ def texts(svg: Path) -> list[str]:
     return [element.text or "" for element in ElementTree.parse(svg).iter(f"{SVG}text")]
 
 
-@pytest.mark.slow
 def test_the_text_of_an_svg_is_text(tmp_path: Path) -> None:
     _, svg = draw_class_bars(["NORMAL", "PNEUMONIA"], bars(), tmp_path)
 
@@ -60,7 +61,6 @@ def test_a_grid_shows_the_very_greys(tmp_path: Path, count: int) -> None:
     assert (greys == 60).sum() > 0.05 * greys.size
 
 
-@pytest.mark.slow
 def test_nothing_of_the_day_or_the_machine_is_in_a_figure(tmp_path: Path) -> None:
     files = [*draw_sample_grid([row("NORMAL")], tmp_path), *draw_class_bars(["a", "b"], bars(), tmp_path)]
     again = tmp_path / "again"
@@ -84,7 +84,6 @@ def test_a_persons_own_matplotlib_settings_change_nothing_and_stay(tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", ["$x$", "a$b", "正常", "<&>", "x" * 200, "x_1^2", "\\frac"])
-@pytest.mark.slow
 def test_any_folder_name_is_a_class_name(tmp_path: Path, name: str) -> None:
     """No formula, no markup, and no names over the images; a script that the font lacks is no error."""
     _, svg = draw_sample_grid([row(name), row("NORMAL")], tmp_path)
@@ -95,7 +94,6 @@ def test_any_folder_name_is_a_class_name(tmp_path: Path, name: str) -> None:
     assert shown in texts(other)
 
 
-@pytest.mark.slow
 def test_a_hundred_classes_fit(tmp_path: Path) -> None:
     names = [f"class {number}" for number in range(100)]
     png, _ = draw_sample_grid([row(name, 1) for name in names], tmp_path)

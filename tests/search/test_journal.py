@@ -15,6 +15,7 @@ def open_journal(study: StudyFolder, *overrides: str) -> Journal:
     return Journal(study.journal_path, write_space(study.path.parent.parent, *overrides), writable=True)
 
 
+@pytest.mark.slow
 def test_values_come_back_in_their_order_of_arrival(study: StudyFolder) -> None:
     journal = open_journal(study)
     for _ in range(2):
@@ -27,6 +28,7 @@ def test_values_come_back_in_their_order_of_arrival(study: StudyFolder) -> None:
     assert list(open_journal(study).reports()) == [(1, 1, 0.7), (0, 1, 0.8), (1, 2, 0.75)]
 
 
+@pytest.mark.slow
 def test_a_restart_does_not_shift_the_draws(study: StudyFolder, tmp_path: Path) -> None:
     """The sampler is seeded by the trial's number, not by how often the search was started."""
     other = tmp_path / "optuna.journal"
@@ -41,6 +43,7 @@ def test_a_restart_does_not_shift_the_draws(study: StudyFolder, tmp_path: Path) 
             journal.tell(number, "complete", 0.5 + number / 20, {})
 
 
+@pytest.mark.slow
 def test_start_points_are_asked_first_also_after_a_restart(study: StudyFolder) -> None:
     points = ({"source": "none", "lr": 1e-4}, {"source": "duplicate", "synthetic_ratio": 1.0, "lr": 1e-3})
 
@@ -59,6 +62,7 @@ def test_an_unfinished_trial_keeps_its_settings(study: StudyFolder) -> None:
     assert journal.again(asked.number) == asked
 
 
+@pytest.mark.slow
 def test_each_end_is_told_as_it_was(study: StudyFolder) -> None:
     """A pruned trial keeps its value so far, a failed one has none: Optuna learns from both."""
     journal = open_journal(study)
@@ -88,6 +92,7 @@ def test_told_twice_nothing_changes(study: StudyFolder) -> None:
     assert [(row["status"], row["value"]) for row in journal.rows()] == [("complete", 0.9)]
 
 
+@pytest.mark.slow
 def test_a_line_torn_by_a_crash_is_cut_off(study: StudyFolder) -> None:
     """Optuna would append to it, and the journal would be unreadable for good."""
     open_journal(study).ask(())

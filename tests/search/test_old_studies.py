@@ -44,6 +44,7 @@ def test_its_journal_says_what_its_table_said(old: StudyFolder) -> None:
     assert journal.rows() == old.rows()
 
 
+@pytest.mark.slow
 def test_its_best_trial_is_exported(old: StudyFolder, tmp_path: Path) -> None:
     export(old.path, out=tmp_path / "best.yaml")
 
@@ -52,6 +53,7 @@ def test_its_best_trial_is_exported(old: StudyFolder, tmp_path: Path) -> None:
     assert (parameters.source, parameters.lr) == (row["params"]["source"], row["params"]["lr"])
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_stopped(old: StudyFolder, tmp_path: Path) -> None:
     require_same_space(old, load_space(tmp_path / "small.yaml"))
     before = old.rows()

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ray.tune.schedulers import AsyncHyperBandScheduler
 
 from xraytune.search.rungs import Rungs
 
@@ -37,6 +36,8 @@ def arrivals(draw: st.DrawFn) -> list[tuple[int, int, float]]:
 @given(arrivals(), st.integers(1, 3), st.integers(2, 4))
 @pytest.mark.slow
 def test_every_decision_is_ray_tunes(rows: list[tuple[int, int, float]], grace: int, reduction: int) -> None:
+    from ray.tune.schedulers import AsyncHyperBandScheduler  # seconds, which only this test should pay
+
     ours = Rungs(grace=grace, reduction=reduction, max_epochs=10)
     theirs: Any = AsyncHyperBandScheduler(
         time_attr="epoch", metric="value", mode="max", max_t=10, grace_period=grace, reduction_factor=reduction

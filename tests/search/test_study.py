@@ -14,6 +14,7 @@ from xraytune.search.view import StudyWatcher
 from xraytune.search.work import Asked
 
 
+@pytest.mark.slow
 def test_another_space_is_refused_with_what_differs(study: StudyFolder, tmp_path: Path) -> None:
     other = write_space(tmp_path, "lr={min: 1e-4, max: 1e-2, distribution: log_uniform_values}")
 
@@ -25,6 +26,7 @@ def test_another_space_is_refused_with_what_differs(study: StudyFolder, tmp_path
     assert "name" in str(refusal.value), "it says what to do"
 
 
+@pytest.mark.slow
 def test_the_refusal_says_how_to_begin_another_study_with_the_best_trials(study: StudyFolder, tmp_path: Path) -> None:
     director = direct(study)
     for value in (0.7, 0.9, 0.8, 0.6):
@@ -46,6 +48,7 @@ def test_the_refusal_says_how_to_begin_another_study_with_the_best_trials(study:
     assert points[0]["lr"] == best["lr"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "override",
     ["budget.trials=50", "budget.hours=2.0", "resources.concurrent=1", "tracking={wandb: {project: mine}}"],

@@ -11,6 +11,7 @@ from xraytune.search.study import StudyFolder, locked
 from xraytune.search.view import StudyWatcher, TrialView, seconds_left
 
 
+@pytest.mark.slow
 def test_a_look_shows_each_trial_as_it_stands(study: StudyFolder) -> None:
     director = direct(study)
     watcher = StudyWatcher(study)
@@ -34,6 +35,7 @@ def test_a_look_shows_each_trial_as_it_stands(study: StudyFolder) -> None:
     assert (view.best.number, view.count("pruned"), view.is_running) == (0, 1, True)
 
 
+@pytest.mark.slow
 def test_looking_writes_nothing(study: StudyFolder) -> None:
     """A reader beside a running search must not touch its journal."""
     director = direct(study)
@@ -55,6 +57,7 @@ def test_a_stopped_search_shows_its_unfinished_trials(study: StudyFolder) -> Non
     assert trial.status == "unfinished"
 
 
+@pytest.mark.slow
 def test_the_time_left_goes_by_the_pace_so_far(study: StudyFolder) -> None:
     """GANs that were trained on the way are part of the pace."""
     director = direct(study, "budget.trials=6")

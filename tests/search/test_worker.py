@@ -24,6 +24,8 @@ from xraytune.records import Compute, EpochRecord
 from xraytune.search.study import StudyFolder, create_study
 from xraytune.search.worker import Job, TrialWorker, next_message
 
+pytestmark = pytest.mark.slow
+
 SPACE = """\
 version: 1
 name: one
@@ -140,7 +142,6 @@ def process_of(study: StudyFolder, number: int, *prefix: str) -> subprocess.Pope
     return process
 
 
-@pytest.mark.slow
 def test_a_process_that_hangs_ends_itself_and_leaves_where(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", GUARDED, str(tmp_path)], check=False)
 
@@ -150,7 +151,6 @@ def test_a_process_that_hangs_ends_itself_and_leaves_where(tmp_path: Path) -> No
     assert 'File "<string>", line 7' in hang, "the line that it hung in"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("was_asleep", [False, True])
 def test_a_process_ends_itself_when_its_trial_runs_elsewhere(study: StudyFolder, was_asleep: bool) -> None:
     number = 3 if was_asleep else 2
@@ -165,7 +165,6 @@ def test_a_process_ends_itself_when_its_trial_runs_elsewhere(study: StudyFolder,
     assert epochs(study, number) == [1]
 
 
-@pytest.mark.slow
 def test_a_process_ends_itself_when_another_search_holds_the_study(study: StudyFolder) -> None:
     process = process_of(study, 4)
     with held(study.lock_path):
@@ -174,7 +173,6 @@ def test_a_process_ends_itself_when_another_search_holds_the_study(study: StudyF
     assert process.returncode == 1
 
 
-@pytest.mark.slow
 def test_a_process_ends_itself_when_who_started_it_is_gone(study: StudyFolder) -> None:
     shell = process_of(study, 5, "sh", "-c", '"$@"; true', "sh")
     shell.kill()

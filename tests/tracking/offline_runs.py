@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]  # made when it is imported
-
 _HEADER_BYTES, _BLOCK_BYTES = 7, 32768
 _WHOLE, _LAST = 1, 4
 
@@ -40,6 +38,8 @@ def read_run(file: Path) -> OfflineRun:
     content = file.read_bytes()
     if not content.startswith(b":W&B"):
         return OfflineRun(**json.loads(content))
+    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]  # seconds; made when it is imported
+
     run = OfflineRun(id="", group="", name="", config={}, rows=[], summary={}, exit_code=None)
     for data in _records(content):
         record = Record()
