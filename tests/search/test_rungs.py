@@ -33,13 +33,21 @@ def arrivals(draw: st.DrawFn) -> list[tuple[int, int, float]]:
     return rows
 
 
-@given(arrivals(), st.integers(1, 3), st.integers(2, 4))
-@pytest.mark.slow
-def test_every_decision_is_ray_tunes(rows: list[tuple[int, int, float]], grace: int, reduction: int) -> None:
-    from ray.tune.schedulers import AsyncHyperBandScheduler  # seconds, which only this test should pay
+@pytest.fixture(scope="module")
+def tunes_scheduler() -> Any:
+    """Ray Tune's ASHA; its import takes seconds, which only the test that asks for it pays, outside its cases."""
+    from ray.tune.schedulers import AsyncHyperBandScheduler
 
+    return AsyncHyperBandScheduler
+
+
+@pytest.mark.slow
+@given(rows=arrivals(), grace=st.integers(1, 3), reduction=st.integers(2, 4))
+def test_every_decision_is_ray_tunes(
+    tunes_scheduler: Any, rows: list[tuple[int, int, float]], grace: int, reduction: int
+) -> None:
     ours = Rungs(grace=grace, reduction=reduction, max_epochs=10)
-    theirs: Any = AsyncHyperBandScheduler(
+    theirs = tunes_scheduler(
         time_attr="epoch", metric="value", mode="max", max_t=10, grace_period=grace, reduction_factor=reduction
     )
     stopped: set[int] = set()
