@@ -40,6 +40,7 @@ def trained(optimizer: type[Any]) -> list[torch.Tensor]:
     return [weights.detach() for weights in network.parameters()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", [SGD, Adam, AdamW])
 def test_an_optimiser_without_the_compiler_steps_as_torchs_own(optimizer: type[Any]) -> None:
     pairs = zip(trained(uncompiled(optimizer)), trained(optimizer), strict=True)

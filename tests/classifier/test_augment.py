@@ -77,6 +77,7 @@ def test_augmented_images_stay_in_range_and_are_alike_but_not_equal(classical: i
     assert all(not torch.equal(a, b) for a, b in zip(changed, images, strict=True))
 
 
+@pytest.mark.slow
 def test_the_weakest_augmentation_mirrors_an_image_or_leaves_it() -> None:
     images = torch.rand(64, 1, 16, 16)
     views = torch.from_numpy(fresh_views(1, "step", 4, count=64, classical=1))

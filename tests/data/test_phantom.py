@@ -19,6 +19,8 @@ from sklearn.pipeline import make_pipeline
 from xraytune.data.phantom import PhantomSet, draw_phantoms
 from xraytune.errors import ConfigError
 
+pytestmark = pytest.mark.slow
+
 _SIDE = 64
 
 
@@ -59,7 +61,6 @@ def _contents(root: Path) -> dict[str, bytes]:
     return {str(file.relative_to(root)): file.read_bytes() for file in root.rglob("*") if file.is_file()}
 
 
-@pytest.mark.slow
 def test_the_same_arguments_give_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
         draw_phantoms(tmp_path / name, patients=10, seed=3, image_size_px=_SIDE)
@@ -67,7 +68,6 @@ def test_the_same_arguments_give_the_same_bytes(tmp_path: Path) -> None:
     assert _contents(tmp_path / "one") == _contents(tmp_path / "two")
 
 
-@pytest.mark.slow
 def test_another_seed_gives_other_patients(tmp_path: Path) -> None:
     for seed in (1, 2):
         draw_phantoms(tmp_path / str(seed), patients=10, seed=seed, image_size_px=_SIDE)
@@ -77,7 +77,6 @@ def test_another_seed_gives_other_patients(tmp_path: Path) -> None:
     assert np.abs(difference).mean() > 5
 
 
-@pytest.mark.slow
 def test_a_larger_set_contains_the_smaller(phantoms: PhantomSet, tmp_path: Path) -> None:
     draw_phantoms(tmp_path / "small", patients=10, seed=7, image_size_px=_SIDE)
 
@@ -86,7 +85,6 @@ def test_a_larger_set_contains_the_smaller(phantoms: PhantomSet, tmp_path: Path)
     assert small.items() <= large.items()
 
 
-@pytest.mark.slow
 def test_the_folder_tells_how_it_was_made(phantoms: PhantomSet) -> None:
     told = json.loads((phantoms.path / "phantom.json").read_text(encoding="utf-8"))
 
@@ -110,7 +108,6 @@ def test_no_patient_is_in_both_parts(phantoms: PhantomSet) -> None:
     assert len(parts["test"]) == 5
 
 
-@pytest.mark.slow
 def test_the_smallest_set_has_both_classes_in_both_parts(tmp_path: Path) -> None:
     draw_phantoms(tmp_path / "set", patients=10, seed=0, image_size_px=_SIDE)
 
@@ -135,7 +132,6 @@ def test_lesions_lie_inside_the_lungs_and_normal_images_have_none(phantoms: Phan
         assert lesion.any() == (image.parts[-2] == "PNEUMONIA"), image.name
 
 
-@pytest.mark.slow
 def test_lesion_masks_show_where_the_disease_changes_the_image(tmp_path: Path) -> None:
     """The same patients with and without visible disease: what differs lies in the mask."""
     for name, difficulty in (("plain", 0.0), ("hidden", 1.0)):
@@ -157,7 +153,6 @@ def test_images_of_one_patient_are_more_alike_than_those_of_two(phantoms: Phanto
     assert alike[is_same & is_other_image].mean() > alike[~is_same].mean() + 0.02
 
 
-@pytest.mark.slow
 def test_trivial_statistics_do_not_tell_the_classes_apart(many_patients: PhantomSet) -> None:
     images = _images(many_patients.path)
     statistics = np.array([[_pixels(image).mean(), _pixels(image).std()] for image in images])
@@ -165,7 +160,6 @@ def test_trivial_statistics_do_not_tell_the_classes_apart(many_patients: Phantom
     assert _patientwise_auroc(statistics, images) < 0.65
 
 
-@pytest.mark.slow
 def test_the_disease_can_be_learnt_from_the_pixels(many_patients: PhantomSet) -> None:
     images = _images(many_patients.path)
     pixels = np.array([_pixels(image)[::2, ::2].ravel() for image in images])
@@ -183,7 +177,6 @@ def _patientwise_auroc(features: NDArray[np.float64], images: list[Path]) -> flo
     return float(roc_auc_score(labels, scores))
 
 
-@pytest.mark.slow
 def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
     drawn = draw_phantoms(tmp_path, patients=10, seed=0, image_size_px=_SIDE)
 
@@ -207,7 +200,6 @@ def test_every_wrong_argument_is_named_at_once(tmp_path: Path) -> None:
     assert not (tmp_path / "set").exists()
 
 
-@pytest.mark.slow
 def test_progress_counts_every_patient(tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
 

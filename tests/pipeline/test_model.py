@@ -28,6 +28,7 @@ def write(tmp_path: Path) -> Callable[[str, int], Path]:
     return write_file
 
 
+@pytest.mark.slow
 def test_the_table_is_of_the_files_network_at_its_batch_and_image_size(write: Callable[[str, int], Path]) -> None:
     found = model_summary(write("batch_size: {value: 4}", 5), overrides=["input_channels=1"])
 

@@ -11,8 +11,9 @@ from xraytune.config.settings import Settings
 from xraytune.errors import DataError
 from xraytune.pipeline.prepare import prepare, read_prepared, training_pixels, write_prepared
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 def test_what_is_written_is_read_back(bench: Bench, tmp_path: Path) -> None:
     write_prepared(bench.prepared, tmp_path / "split.json")
 
@@ -47,14 +48,12 @@ def settings_of(bench: Bench, root: Path) -> Settings:
     return bench.settings.model_copy(update={"data": bench.settings.data.model_copy(update={"path": root})})
 
 
-@pytest.mark.slow
 def test_a_renamed_data_folder_is_the_same_study(bench: Bench, copied: Path) -> None:
     again, _ = prepare(settings_of(bench, copied), bench.cache)
 
     assert again == bench.prepared
 
 
-@pytest.mark.slow
 def test_a_broken_image_is_refused_unless_it_is_to_be_left_out(bench: Bench, copied: Path) -> None:
     victim = sorted((copied / "train").rglob("*.jpeg"))[0]
     victim.write_bytes(victim.read_bytes()[:200])
