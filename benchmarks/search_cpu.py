@@ -57,7 +57,8 @@ def measure() -> Iterator[Figure]:
         yield figure("search_cpu: failed trials", sum(row["status"] == "failed" for row in rows), "trials", "<= 0")
         yield figure("search_cpu: ratios", len(_values(rows, "synthetic_ratio") - {0.0}), "ratios", ">= 3")
         yield figure("search_cpu: sources", len(_values(rows, "source")), "sources", ">= 3")
-        gans = {json.dumps({k: v for k, v in row["params"].items() if k.startswith("gan.")}) for row in rows} - {"{}"}
+        chosen = [{k: v for k, v in row["parameters"].items() if k.startswith("gan.")} for row in rows]
+        gans = {json.dumps(gan) for gan in chosen if gan}
         yield figure("search_cpu: GAN settings", len(gans), "settings", ">= 2")
 
         best = folder / "best.yaml"
@@ -77,7 +78,7 @@ def _folder() -> Iterator[Path]:
 
 
 def _values(rows: list[dict[str, Any]], name: str) -> set[Any]:
-    return {row["params"].get(name) for row in rows}
+    return {row["parameters"].get(name) for row in rows}
 
 
 def _logistic_regression(study: StudyFolder, cache: Path, exported: Experiment) -> float:

@@ -58,7 +58,7 @@ def test_a_confirm_goes_on_after_an_interruption_and_opens_the_test_folder_once(
     assert numbers == Counter(range(len(plan["arms"]) * 2))
     assert [arm["role"] for arm in plan["arms"]] == ["finalist", "matched", "matched", *["ratio"] * 4, "tuned"]
     (opening,) = rows(study / "test_openings.jsonl")
-    assert (opening["command"], opening["n"]) == ("confirm", found["test"]["images"])
+    assert (opening["command"], opening["images"]) == ("confirm", found["test"]["images"])
     assert found == json.loads((study / "confirm" / "verdict.json").read_text(encoding="utf-8"))
     assert found["verdict"] in {"helps", "hurts", "no_better", "undecided"}
     assert found["exploratory"] == []

@@ -103,10 +103,10 @@ def test_from_images_to_a_model(tmp_path: Path) -> None:
     assert trained["val_b_auroc"] == exported["val_b_auroc"], "the model is what was searched, to the bit"
 
     evaluated = said(tmp_path, "evaluate", "model", "--data", "others/test")
-    assert {"auroc", "accuracy", "sensitivity", "specificity", "f1", "n", "intervals"} <= evaluated.keys()
+    assert {"auroc", "accuracy", "sensitivity", "specificity", "f1", "images", "intervals"} <= evaluated.keys()
     said(tmp_path, "predict", "model", "others/test", "-o", "predictions.csv")
     with (tmp_path / "predictions.csv").open(encoding="utf-8", newline="") as stream:
-        assert len(list(csv.DictReader(stream))) == evaluated["n"]
+        assert len(list(csv.DictReader(stream))) == evaluated["images"]
 
     assert said(tmp_path, "replay", "studies/small", "4")["is_identical"]
     with one_thread():

@@ -47,7 +47,7 @@ def test_the_figures_are_scikit_learns_on_the_predicted_probabilities(lab: Lab, 
     scores = np.array([float(row["probability_PNEUMONIA"]) for row in rows])
     called = np.array([row["predicted"] == "PNEUMONIA" for row in rows])
     figures = evaluation.to_json()
-    assert figures["n"] == len(rows)
+    assert figures["images"] == len(rows)
     assert figures["auroc"] == pytest.approx(sk.roc_auc_score(labels, scores))
     assert figures["auprc"] == pytest.approx(sk.average_precision_score(labels, scores))
     assert figures["brier"] == pytest.approx(sk.brier_score_loss(labels, scores))
@@ -79,7 +79,7 @@ def test_a_bundle_is_worth_on_val_b_what_its_training_said(
 
     assert evaluation.metrics.auroc == trained.val_b_auroc
     assert evaluation.threshold == trained.threshold
-    assert evaluation.known_image_count == evaluation.metrics.n
+    assert evaluation.known_image_count == evaluation.metrics.images
 
 
 def test_an_opened_test_folder_is_written_down_also_under_another_name(copy_lab: CopyLab, tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_an_opened_test_folder_is_written_down_also_under_another_name(copy_lab:
         rows = read_jsonl(log)
         assert [row["reason"] for row in rows] == ["final figures", ""]
         assert {row["fingerprint"] for row in rows} == {open_bundle(lab.model).record.test_fingerprint}
-        assert rows[0]["n"] == first.metrics.n
+        assert rows[0]["images"] == first.metrics.images
         assert (log.parent / rows[0]["model"]).resolve() == lab.model
         assert rows[0]["time"].endswith("+00:00")
 
@@ -138,7 +138,7 @@ def test_broken_images_are_listed_and_left_out_only_on_request(lab: Lab, tmp_pat
     evaluation = evaluate(lab.model, data=folder, skip_broken=True, replicates=10)
 
     assert len(evaluation.broken) == 2
-    assert evaluation.metrics.n == len(list(folder.glob("*/*"))) - 2
+    assert evaluation.metrics.images == len(list(folder.glob("*/*"))) - 2
     assert evaluation.metrics.auroc == open_bundle(lab.model).record.val_b_auroc
 
 

@@ -44,7 +44,7 @@ def test_two_class_figures_equal_scikit_learn(positive: int, threshold: float) -
 
     figures = classification_metrics(labels, probabilities, positive=positive, threshold=threshold)
 
-    assert figures.n == 120
+    assert figures.images == 120
     assert figures.auroc == pytest.approx(reference.roc_auc_score(truth, scores))
     assert figures.auprc == pytest.approx(reference.average_precision_score(truth, scores))
     assert figures.accuracy == pytest.approx(reference.accuracy_score(truth, called))

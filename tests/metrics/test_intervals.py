@@ -29,7 +29,7 @@ def test_intervals_contain_the_estimate_and_repeat_with_the_seed() -> None:
 
     first = intervals(1)
 
-    assert set(first) == set(figures.__slots__) - {"n", "ece"}
+    assert set(first) == set(figures.__slots__) - {"images", "ece"}
     for name, (low, high) in first.items():
         assert low < getattr(figures, name) < high, name
     assert intervals(1) == first

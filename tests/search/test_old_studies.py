@@ -1,6 +1,7 @@
 """A study that an earlier version wrote is shown, exported and gone on with.
 
-`assets/version-1` was played through the director of 0.1.0 and never edited since; a format that changes adds a folder.
+`assets/version-1` was played through the director of 0.1.0, `version-2` is its study with the table that was written next;
+neither was edited since. A format that changes adds a folder.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import pytest
 from tests.search.studies import direct
 from xraytune.config.load import load_space
 from xraytune.export.best import export
+from xraytune.files import read_jsonl
 from xraytune.search.journal import Journal
 from xraytune.search.study import StudyFolder, require_same_space
 from xraytune.search.view import status
@@ -50,7 +52,7 @@ def test_its_best_trial_is_exported(old: StudyFolder, tmp_path: Path) -> None:
 
     parameters = load_space(tmp_path / "best.yaml").experiment().parameters
     row = old.rows()[2]
-    assert (parameters.source, parameters.lr) == (row["params"]["source"], row["params"]["lr"])
+    assert (parameters.source, parameters.lr) == (row["parameters"]["source"], row["parameters"]["lr"])
 
 
 @pytest.mark.slow
@@ -62,4 +64,4 @@ def test_it_goes_on_where_it_stopped(old: StudyFolder, tmp_path: Path) -> None:
     begun = [director.next(), director.next()]
 
     assert [asked.number for asked in begun if isinstance(asked, Asked)] == [5, 6]
-    assert old.rows() == before
+    assert read_jsonl(old.rows_path) == before, "rows of an earlier version are written anew"

@@ -33,7 +33,7 @@ def test_the_refusal_says_how_to_begin_another_study_with_the_best_trials(study:
         asked = director.next()
         assert isinstance(asked, Asked)
         director.hear(asked.number, ended(value))
-    best = study.rows()[1]["params"]
+    best = study.rows()[1]["parameters"]
     override = "lr={min: 1e-5, max: 1e-1, distribution: log_uniform_values}"
 
     with pytest.raises(StudyError) as refusal:

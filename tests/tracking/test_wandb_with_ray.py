@@ -51,7 +51,7 @@ def test_a_search_leaves_one_offline_run_for_each_trial(tmp_path: Path) -> None:
         assert run.group == f"tracked {identity[:6]}"
         assert run.epochs == list(range(1, row["epochs"] + 1))
         assert "samples.path" in run.rows[0]
-        assert (run.config["arm"], run.config["lr"]) == (row["arm"], row["params"]["lr"])
+        assert (run.config["arm"], run.config["lr"]) == (row["arm"], row["parameters"]["lr"])
         assert (run.summary["status"], run.summary["value"]) == (row["status"], row["value"])
         assert run.summary.get("val_b_auroc") == row["val_b_auroc"]
         assert run.exit_code == 0

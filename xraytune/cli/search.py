@@ -72,7 +72,7 @@ def show(summary: SearchSummary, *, next_step: bool = True) -> None:
     study = shown_path(summary.study)
     console.say(f"{study}: {counts}")
     for what, row in (("best on val-A", summary.best), ("best on val-B, which export takes", summary.for_export)):
-        mix = mix_label(parameters_from(row["params"]))
+        mix = mix_label(parameters_from(row["parameters"]))
         figures = f"val-A AUROC {row['value']:.3f}, val-B AUROC {row['val_b_auroc']:.3f}"
         console.say(f"{what}: #{row['number']} {mix}, {figures}", "good")
     if next_step:

@@ -167,7 +167,7 @@ def _sources(study: Path) -> tuple[SourceBest, ...]:
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in StudyFolder(study).rows():
         if row["value"] is not None:
-            rows[row["params"]["source"]].append(row)
+            rows[row["parameters"]["source"]].append(row)
     best = {source: max(trials, key=lambda row: (row["value"], -row["number"])) for source, trials in rows.items()}
     return tuple(
         SourceBest(source=source, trial_count=len(rows[source]), val_auroc=row["value"], epochs=row["epochs"])

@@ -39,7 +39,7 @@ class Predicted:
         """The record as JSON values."""
         return {
             "path": str(self.path),
-            "n": sum(self.counts.values()),
+            "images": sum(self.counts.values()),
             "counts": {**self.counts},
             "positive": self.positive,
             "threshold": self.threshold,

@@ -35,7 +35,7 @@ class ClassificationMetrics:
     """The figures of one model on one set of images.
 
     Attributes:
-        n: Number of images.
+        images: Their number.
         auroc: Area under the ROC curve; ties count one half.
         auprc: Average precision, the step-wise area under the precision-recall curve.
         accuracy: Share of right decisions.
@@ -51,7 +51,7 @@ class ClassificationMetrics:
             Networks", equation 3).
     """
 
-    n: int
+    images: int
     auroc: float
     auprc: float
     accuracy: float
@@ -94,7 +94,7 @@ def classification_metrics(
     """
     refuse_missing_class(labels, probabilities.shape[1])
     values = weighted_metrics(labels, probabilities, _ones(labels), positive=positive, threshold=threshold)
-    return ClassificationMetrics(n=len(labels), **{name: float(value[0]) for name, value in values.items()})
+    return ClassificationMetrics(images=len(labels), **{name: float(value[0]) for name, value in values.items()})
 
 
 def youden_threshold(is_positive: Flags, scores: Floats) -> float:

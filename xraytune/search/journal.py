@@ -180,11 +180,11 @@ class Journal:
         trial, parameters, status = self._frozen(number), self.parameters(number), self.status(number)
         outcome = trial.user_attrs.get(_OUTCOME, {})
         row = {
-            "version": 1,
+            "version": 2,
             "number": trial.number,
             "status": status,
             "arm": parameters.arm,
-            "params": {name: value for name, value in flat_values(parameters).items() if value is not None},
+            "parameters": {name: value for name, value in flat_values(parameters).items() if value is not None},
             "value": None if status == "failed" else trial.value,
             "epochs": len(trial.intermediate_values),
             "seconds": outcome.get("seconds", 0.0),

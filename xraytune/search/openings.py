@@ -31,7 +31,7 @@ def write_opening(log: Path, *, command: str, fingerprint: str, reason: str, ima
     """
     time = datetime.now(UTC).isoformat(timespec="seconds")
     row = {"version": 1, "time": time, "command": command, "reason": reason, "fingerprint": fingerprint}
-    append_jsonl(log, {**row, **about, "n": image_count})
+    append_jsonl(log, {**row, **about, "images": image_count})
 
 
 def openings(log: Path, fingerprint: str) -> list[dict[str, Any]]:

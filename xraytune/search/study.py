@@ -128,8 +128,8 @@ class StudyFolder:
             return str(content.get("identity", content["started"]))  # a study of an earlier version has none
 
     def rows(self) -> list[dict[str, Any]]:
-        """The rows of the ended trials."""
-        return read_jsonl(self.rows_path)
+        """The rows of the ended trials, those of an earlier version in today's words."""
+        return [_in_todays_words(row) for row in read_jsonl(self.rows_path)]
 
     def experiment(self, number: int) -> Experiment:
         """The settings of one trial.
@@ -143,6 +143,13 @@ class StudyFolder:
             raise StudyError(Problem(f"no trial {number}; the study has {count}, from 0", self.path))
         with damage_explained(config):
             return experiment_from_json(read_json(config), config.parent)
+
+
+def _in_todays_words(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of `trials.jsonl`, whose `parameters` were `params` in version 1."""
+    if "params" not in row:
+        return row
+    return {"parameters" if name == "params" else name: value for name, value in row.items()} | {"version": 2}
 
 
 @contextmanager
@@ -231,7 +238,7 @@ def _from_best(folder: StudyFolder, space: Space) -> str:
     """The option that begins another study with this one's best trials, as far as they lie in its space."""
     complete = (row for row in folder.rows() if row["status"] == "complete")
     best = sorted(complete, key=lambda row: float(row["value"]), reverse=True)
-    points = [point for row in best if (point := space.nearest_start(row["params"]))]
+    points = [point for row in best if (point := space.nearest_start(row["parameters"]))]
     if not points:
         return ""
     distinct = ", ".join(list({json.dumps(point): None for point in points})[:_BEST])
@@ -287,7 +294,7 @@ def project_rows(folder: StudyFolder, rows: list[dict[str, Any]]) -> None:
     """Bring `trials.jsonl` up to the journal: missing rows are appended; a file that says otherwise is written anew."""
     expected = {row["number"]: row for row in rows}
     try:
-        there = folder.rows()
+        there = read_jsonl(folder.rows_path)
     except ArtifactError:  # damaged, and nothing is lost with it
         there = []
     numbers = [row.get("number") for row in there]
