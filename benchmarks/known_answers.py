@@ -205,7 +205,7 @@ def _ignore(record: EpochRecord) -> None:
 def _copy_training_images(root: Path, prepared: Prepared, out: Path) -> None:
     """Each a grey level darker, so that no hash tells the copy; its name still tells the patient."""
     for image in prepared.images:
-        if image.part == "train":
+        if image.side == "train":
             pixels = np.asarray(Image.open(root / image.file))
             _write(pixels - (pixels > 0), out / prepared.class_names[image.label] / Path(image.file).name)
 
@@ -214,7 +214,7 @@ def _draw_new_patients(question: Question, prepared: Prepared, out: Path, seed: 
     """As many images of each class as the mix takes, or a few more; with the classes swapped where labels are wrong."""
     missing = dict.fromkeys(_CLASSES, 0.0)
     for image in prepared.images:
-        if image.part == "train":
+        if image.side == "train":
             missing[prepared.class_names[image.label]] += question.ratio
     first = _PATIENTS + _TEST_PATIENTS
     for phantom in _phantoms(seed, range(first, first + _MOST_NEW_PATIENTS)):

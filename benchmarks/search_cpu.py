@@ -32,7 +32,7 @@ from benchmarks.figures import Figure, figure
 from xraytune.compute import pin
 from xraytune.config.load import load_space
 from xraytune.config.settings import Experiment
-from xraytune.pipeline.album import part_group
+from xraytune.pipeline.album import side_group
 from xraytune.pipeline.material import gather_material
 from xraytune.search.study import StudyFolder
 
@@ -92,9 +92,9 @@ def _logistic_regression(study: StudyFolder, cache: Path, exported: Experiment) 
     material = gather_material(experiment, prepared, cache=cache, compute=compute)
 
     def side(name: Any) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        part = prepared.part(name)
-        (features,) = material.feed.side(part_group(name, part, prepared, cache))
-        return features.numpy(), part.labels == prepared.positive
+        side = prepared.side(name)
+        (features,) = material.feed.side(side_group(name, side, prepared, cache))
+        return features.numpy(), side.labels == prepared.positive
 
     (train, train_labels), (val_a, labels_a), (val_b, labels_b) = side("train"), side("val_a"), side("val_b")
     fits = [

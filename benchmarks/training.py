@@ -49,10 +49,10 @@ def measure() -> Iterator[Figure]:
 def _gan_speeds(settings: Settings, folder: Path, compute: Compute) -> Iterator[tuple[str, float]]:
     """As it trains; on a GPU also each kernel started from Python, on the same images, one after the other."""
     prepared, _ = prepare(settings, folder / "cache")
-    part = prepared.part("train")
+    train = prepared.side("train")
     gan = GanSettings(image_size=64, steps=2 * _STEPS)
-    pixels = training_pixels(prepared, folder / "cache")[part.rows]
-    real = real_images(scale_pixels(pixels, gan.image_size), part.labels, compute)
+    pixels = training_pixels(prepared, folder / "cache")[train.rows]
+    real = real_images(scale_pixels(pixels, gan.image_size), train.labels, compute)
     training = new_training(gan, 2, compute)
     step: Step = partial(train_step, training, real, compute)
     runs = {"": replayed(step), ", not replayed": step} if compute.device == "cuda" else {"": step}

@@ -21,7 +21,7 @@ def format_of(image_size_px: int, bandwidth_px: int | None = None) -> InputForma
 
 
 def format_for(data: dict[str, Any] | None = None, **parameters: Any) -> InputFormat:
-    """The format of an experiment, its training part of mean 0.4 and standard deviation 0.2."""
+    """The format of an experiment, its train side of mean 0.4 and standard deviation 0.2."""
     settings = Settings.model_validate({"name": "any", "data": {"path": Path("images"), **(data or {})}})
     experiment = Experiment(settings=settings, parameters=Parameters.model_validate(parameters))
     return input_format(experiment, train_mean=0.4, train_std=0.2)

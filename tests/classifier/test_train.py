@@ -47,7 +47,7 @@ class TinyTask:
     features_of: Callable[[Tensor], Tensor] = field(default=lambda images: images)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Eight images of the training part, drawn by the step."""
+        """Eight images of the train side, drawn by the step."""
         drawn = torch.from_numpy(numpy_generator(1, "batch", step).integers(0, len(self.train_images), 8))
         return self.features_of(self.train_images[drawn]), self.train_labels[drawn]
 

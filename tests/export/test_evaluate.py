@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 def val_b_folder(model: Path, xrays: Path, out: Path) -> Path:
     """The images of a model's val-B, in class folders."""
     for image in open_bundle(model).prepared().images:
-        if image.part == "val_b":
+        if image.side == "val_b":
             target = out / Path(image.file).relative_to("train")
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(xrays / image.file, target)

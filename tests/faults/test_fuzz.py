@@ -64,7 +64,7 @@ from xraytune.export.bundle import open_bundle
 from xraytune.files import append_jsonl, read_jsonl
 from xraytune.gan.checkpoint import checkpoint_generator, load_generator, new_training
 from xraytune.gan.checkpoint import resume as resume_gan
-from xraytune.pipeline.prepare import PartName, Prepared
+from xraytune.pipeline.prepare import Prepared, SideName
 from xraytune.search.journal import Journal
 from xraytune.search.study import StudyFolder
 from xraytune.search.view import status
@@ -73,7 +73,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Generating overly large repr"),  # of a failing input
     pytest.mark.filterwarnings("ignore:Detected pickle protocol"),  # torch says so, and then what is wrong
 ]
-PARTS: tuple[PartName, ...] = ("train", "val_a", "val_b")
+SIDES: tuple[SideName, ...] = ("train", "val_a", "val_b")
 SPACES = sorted(Path("search_spaces").glob("*.yaml"))
 TRAPS = (
     "a: &a [x, x, x, x, x, x, x, x, x]",
@@ -268,8 +268,8 @@ def test_a_damaged_log_is_told_and_can_still_be_added_to(tmp_path: Path) -> None
 
 def use(prepared: Prepared) -> None:
     """What every trial asks of the images."""
-    for part in PARTS:
-        prepared.part(part)
+    for side in SIDES:
+        prepared.side(side)
     assert prepared.fingerprint
     assert prepared.train_fingerprint
 

@@ -46,12 +46,12 @@ def epochs(
 
 
 def gan_steps(bench: Bench, compute: Compute, folder: Path, stop_after: int | None = None) -> list[GanProgress]:
-    part = bench.prepared.part("train")
-    pixels = np.random.default_rng(0).integers(0, 255, (len(part.labels), 32, 32), dtype=np.uint8)
+    train = bench.prepared.side("train")
+    pixels = np.random.default_rng(0).integers(0, 255, (len(train.labels), 32, 32), dtype=np.uint8)
     training = train_gan(
         GAN,
         pixels,
-        part.labels,
+        train.labels,
         2,
         compute=compute,
         checkpoint_dir=folder,

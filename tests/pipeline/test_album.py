@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 
 
 def held_back(prepared: Prepared) -> list[PreparedImage]:
-    return [image for image in prepared.images if image.part != "train"]
+    return [image for image in prepared.images if image.side != "train"]
 
 
 def write_negatives(bench: Bench, root: Path, images: Iterable[PreparedImage]) -> Path:
@@ -61,7 +61,7 @@ def test_images_of_validation_patients_are_left_out_and_it_is_said_how_many(
         used, store = store_folder(root, bench.prepared, cache=tmp_path / "cache")
 
     in_validation = held_back(bench.prepared)
-    assert {image.patient for image in used} == set(bench.prepared.part("train").patients)
+    assert {image.patient for image in used} == set(bench.prepared.side("train").patients)
     assert len(used) == len(bench.prepared.images) - len(in_validation)
     assert len(np.load(store / "pixels.npy")) == len(used)
     (warning,) = [record.getMessage() for record in caplog.records if record.name == "xraytune.pipeline.album"]
@@ -79,13 +79,13 @@ def test_the_very_files_of_validation_are_left_out_by_whatever_name(
 
     assert f"({len(held_back(bench.prepared))} of them are the very files that stand there)" in caplog.text
 
-    contents = {image.sha256 for image in bench.prepared.images if image.part == "train"}
+    contents = {image.sha256 for image in bench.prepared.images if image.side == "train"}
     assert {image.sha256 for image in used} == contents
 
 
 def test_who_owns_a_validation_file_is_left_out_with_all_images(bench: Bench, tmp_path: Path) -> None:
     """A table of patients calls them by names of its own, but one of the files gives the person away."""
-    (seen, *_), (trained, *_) = held_back(bench.prepared), [i for i in bench.prepared.images if i.part == "train"]
+    (seen, *_), (trained, *_) = held_back(bench.prepared), [i for i in bench.prepared.images if i.side == "train"]
     root = copy_renamed(bench, tmp_path / "extra", [seen])
     write_negatives(bench, root, [seen, trained])
     names = {path.stem: path.relative_to(root).as_posix() for path in root.rglob("*.*")}
@@ -100,7 +100,7 @@ def test_who_owns_a_validation_file_is_left_out_with_all_images(bench: Bench, tm
 
 def test_two_names_of_one_validation_patient_are_both_left_out(bench: Bench, tmp_path: Path) -> None:
     """Patients who share an image go by one name in a study; the other name is still on their files."""
-    (seen, *_), (trained, *_) = held_back(bench.prepared), [i for i in bench.prepared.images if i.part == "train"]
+    (seen, *_), (trained, *_) = held_back(bench.prepared), [i for i in bench.prepared.images if i.side == "train"]
     joined = replace(seen, patient="another name")
     prepared = replace(bench.prepared, images=(joined, trained))
     root = write_negatives(bench, tmp_path / "extra", [seen, trained])
@@ -112,7 +112,7 @@ def test_two_names_of_one_validation_patient_are_both_left_out(bench: Bench, tmp
 
 def test_spaces_around_a_patients_name_hide_nobody(bench: Bench, tmp_path: Path) -> None:
     """A regular expression may keep them; a table of patients is read without."""
-    (seen, *_), (trained, *_) = held_back(bench.prepared), [i for i in bench.prepared.images if i.part == "train"]
+    (seen, *_), (trained, *_) = held_back(bench.prepared), [i for i in bench.prepared.images if i.side == "train"]
     prepared = replace(bench.prepared, images=(replace(seen, patient=" anna"), trained))
     root = copy_renamed(bench, tmp_path / "extra", [trained])
     write_negatives(bench, root, [trained])
@@ -136,7 +136,7 @@ def test_what_is_left_out_changes_nothing(bench: Bench, tmp_path: Path) -> None:
     """The artifact is named after the files that are used: with and without the others it is the same."""
     with_all = write_negatives(bench, tmp_path / "all", bench.prepared.images)
     used, store = store_folder(with_all, bench.prepared, cache=tmp_path / "cache")
-    kept = write_negatives(bench, tmp_path / "kept", [i for i in bench.prepared.images if i.part == "train"])
+    kept = write_negatives(bench, tmp_path / "kept", [i for i in bench.prepared.images if i.side == "train"])
 
     again, same = store_folder(kept, bench.prepared, cache=tmp_path / "cache")
 
@@ -172,8 +172,8 @@ def test_a_trial_on_transformed_copies_of_the_training_folder_sees_no_validation
     source_of = {
         image["file"]: image["source"] for image in read_json(tmp_path / "copies" / "provenance.json")["images"]
     }
-    part_of = {image.file: image.part for image in bench.prepared.images}
+    side_of = {image.file: image.side for image in bench.prepared.images}
     assert len(used) == 2 * album.real_count
-    assert len(source_of) == 2 * len(part_of)
-    assert {part_of[source_of[file]] for file in used} == {"train"}
+    assert len(source_of) == 2 * len(side_of)
+    assert {side_of[source_of[file]] for file in used} == {"train"}
     assert len(epochs) == 3

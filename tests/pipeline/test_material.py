@@ -74,7 +74,7 @@ def test_a_smaller_ratio_uses_the_first_images_of_a_larger_one(album_of: Any) ->
 def test_synthetic_images_of_a_class_are_that_class(bench: Bench, album_of: Any) -> None:
     album = album_of(source="gan", gan=gan(), synthetic_ratio=1.0, balance="equal")
 
-    counts = np.bincount(bench.prepared.part("train").labels)
+    counts = np.bincount(bench.prepared.side("train").labels)
     totals = counts + np.bincount(album.labels[album.extra])
     assert totals[0] - totals[1] in {-1, 0, 1}, "equal: both classes end level"
 

@@ -21,7 +21,7 @@ def test_what_is_written_is_read_back(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_no_patient_is_on_two_sides_and_the_test_folder_is_on_none(bench: Bench) -> None:
-    sides = [set(bench.prepared.part(name).patients) for name in ("train", "val_a", "val_b")]
+    sides = [set(bench.prepared.side(name).patients) for name in ("train", "val_a", "val_b")]
 
     assert sum(map(len, sides)) == len(set.union(*sides))
     assert not any(image.file.startswith("test/") for image in bench.prepared.images)

@@ -58,7 +58,7 @@ def studio(bench: Bench) -> Studio:
     """The pool of seed 77 holds real training images where the generator's would be."""
     honest = Studio(bench=bench, copier=gan(seed=77))
     network = trained_gan(honest.train(honest.copier), None, bench.prepared, compute=CPU, cache=bench.cache)
-    train = bench.prepared.part("train")
+    train = bench.prepared.side("train")
     for label in (0, 1):
         copied = np.resize(train.rows[train.labels == label], 256)
         pixels = scale_pixels(training_pixels(bench.prepared, bench.cache)[copied], 32)
@@ -146,7 +146,7 @@ def test_another_split_of_the_same_images_has_a_verdict_of_its_own(studio: Studi
     prepared = studio.bench.prepared
     _, folder = measure_memorisation(studio.copier, prepared, compute=CPU, cache=studio.bench.cache)
     renamed = changed(
-        prepared, "patient", lambda image: f"x{image.patient}" if image.part == "train" else image.patient
+        prepared, "patient", lambda image: f"x{image.patient}" if image.side == "train" else image.patient
     )
 
     _, other = measure_memorisation(studio.copier, renamed, compute=CPU, cache=studio.bench.cache)

@@ -8,7 +8,7 @@ from typing import Any
 from xraytune.config.load import load_space
 from xraytune.config.settings import Parameters
 from xraytune.config.space import Space
-from xraytune.pipeline.prepare import PartName, Prepared, PreparedImage
+from xraytune.pipeline.prepare import Prepared, PreparedImage, SideName
 from xraytune.pipeline.synthesize import GanNeed
 from xraytune.records import Compute, EpochRecord
 from xraytune.search.director import Director
@@ -58,10 +58,10 @@ def write_space(folder: Path, *overrides: str) -> Space:
 
 
 def two_images() -> Prepared:
-    parts: tuple[PartName, ...] = ("train", "val_a", "val_b")
+    sides: tuple[SideName, ...] = ("train", "val_a", "val_b")
     images = tuple(
-        PreparedImage(file=f"{part}.jpeg", patient=part, label=0, part=part, row=row, sha256=part)
-        for row, part in enumerate(parts)
+        PreparedImage(file=f"{side}.jpeg", patient=side, label=0, side=side, row=row, sha256=side)
+        for row, side in enumerate(sides)
     )
     return Prepared(
         class_names=("NORMAL", "PNEUMONIA"),

@@ -43,13 +43,13 @@ class InputFormat:
 
 
 def input_format(experiment: Experiment, *, train_mean: float, train_std: float) -> InputFormat:
-    """The constants of a pretrained backbone's weights, the training part's for one that starts from random weights.
+    """The constants of a pretrained backbone's weights, the train side's for one that starts from random weights.
 
     With one input channel they are averaged over three.
 
     Args:
         experiment: Its images' size and band, and its backbone.
-        train_mean: Mean of the training part's real pixels, in [0, 1].
+        train_mean: Mean of the train side's real pixels, in [0, 1].
         train_std: Their standard deviation.
     """
     parameters, data = experiment.parameters, experiment.settings.data

@@ -120,7 +120,7 @@ def _settings(settings: Settings) -> Table:
             "images",
             f"{data.path}, {data.image_size} px" + ("" if data.path.exists() else "; not there: give --data DIR"),
         ),
-        ("training part", f"{patients}, beside val-A {data.split.val_a:g} and val-B {data.split.val_b:g}"),
+        ("train side", f"{patients}, beside val-A {data.split.val_a:g} and val-B {data.split.val_b:g}"),
         ("budget", ", ".join(limits)),
         ("scheduler", rungs),
         ("sampler", f"{sampler.name}, {sampler.startup_trials} random trials first, seed {sampler.seed}"),

@@ -130,8 +130,8 @@ def _judge(training: Training, plan: Plan, sealed: SealedTest, reason: str, on_p
         patients=tuple(image.patient for image in sealed.images),
         positive=prepared.positive,
     )
-    part = prepared.part(VAL_B)
-    val_b = Judged(labels=part.labels, patients=part.patients, positive=prepared.positive)
+    side = prepared.side(VAL_B)
+    val_b = Judged(labels=side.labels, patients=side.patients, positive=prepared.positive)
     rope = settings.confirm.rope
     return Confirmation(
         study=training.folder.path,
@@ -144,7 +144,7 @@ def _judge(training: Training, plan: Plan, sealed: SealedTest, reason: str, on_p
         test_images=len(sealed.images),
         test_patients=len(set(test.patients)),
         test_fingerprint=sealed.fingerprint,
-        train_images=len(prepared.part("train").rows),
+        train_images=len(prepared.side("train").rows),
         rope=rope,
     )
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from xraytune.classifier.checkpoint import load_best
 from xraytune.classifier.train import predict_probabilities
 from xraytune.files import write_bytes
-from xraytune.pipeline.album import ImageGroup, part_group
+from xraytune.pipeline.album import ImageGroup, side_group
 from xraytune.pipeline.material import gather_material
 from xraytune.pipeline.prepare import Prepared
 from xraytune.records import Compute
@@ -59,7 +59,7 @@ def score(folder: StudyFolder, number: int, groups: dict[str, ImageGroup], *, co
 
 def val_b_group(prepared: Prepared, cache: Path) -> ImageGroup:
     """Val-B's images."""
-    return part_group(VAL_B, prepared.part(VAL_B), prepared, cache)
+    return side_group(VAL_B, prepared.side(VAL_B), prepared, cache)
 
 
 def _path(folder: StudyFolder, number: int, side: str) -> Path:

@@ -65,7 +65,7 @@ class BundleRecord(Model):
         val_auroc: On val-A, which chose the epoch.
         val_b_auroc: On val-B.
         best_epoch: Whose network this is.
-        train_fingerprint: Content of the training part.
+        train_fingerprint: Content of the train side.
         test_fingerprint: Content of the sealed test folder; None where there was none.
         group_regex: How patients were read from file names, if not by the rules for public data sets.
         study: The study that it was exported from, relative to the bundle.

@@ -1,6 +1,6 @@
 """The images that a trial trains on, real and extra, in one numbering: groups laid end to end.
 
-A group is a run of images that share an origin and a fingerprint: the training part, a block of the synthetic pool, a
+A group is a run of images that share an origin and a fingerprint: the train side, a block of the synthetic pool, a
 folder of extra images. Image i of the album belongs to one group, has a label, and shows any of its views.
 """
 
@@ -22,7 +22,7 @@ from xraytune.data.pixels import broken_images_error, open_pixels, store_pixels
 from xraytune.errors import DataError, Problem
 from xraytune.mix.plan import MixPlan, plan_mix
 from xraytune.pipeline.artifacts import build_once
-from xraytune.pipeline.prepare import PIXELS_STAGE, Part, Prepared, require_pixels, training_pixels
+from xraytune.pipeline.prepare import PIXELS_STAGE, Prepared, Side, require_pixels, training_pixels
 from xraytune.pipeline.quality import refuse_memorised
 from xraytune.pipeline.synthesize import blocks_for, extension_block, pool_block
 from xraytune.records import Compute
@@ -55,7 +55,7 @@ class Album:
     """The groups of a trial, and which of their images are the extra ones.
 
     Attributes:
-        groups: The first one is the real training part.
+        groups: The first one is the real train side.
         labels: int64 [total], over all groups.
         extra: int64 [E], the numbers of the extra images; with `duplicate` a number may come more than once.
         plan: How many of each kind a step draws.
@@ -68,7 +68,7 @@ class Album:
 
     @property
     def real_count(self) -> int:
-        """Images of the training part, which have the numbers 0 .. real_count - 1."""
+        """Images of the train side, which have the numbers 0 .. real_count - 1."""
         return len(self.groups[0].rows)
 
     def locate(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -78,14 +78,14 @@ class Album:
         return group, numbers - np.concatenate([[0], ends])[group]
 
 
-def part_group(name: str, part: Part, prepared: Prepared, cache: Path) -> ImageGroup:
+def side_group(name: str, side: Side, prepared: Prepared, cache: Path) -> ImageGroup:
     """One side of the split as a group."""
     return ImageGroup(
         name=name,
         pixels=training_pixels(prepared, cache),
-        rows=part.rows,
-        labels=part.labels,
-        inputs={"pixels": prepared.pixels, "rows": part.rows.tolist()},
+        rows=side.rows,
+        labels=side.labels,
+        inputs={"pixels": prepared.pixels, "rows": side.rows.tolist()},
     )
 
 
@@ -98,8 +98,8 @@ def compose_album(experiment: Experiment, prepared: Prepared, *, compute: Comput
         StudyError: The cache has lost the pixels, and the images changed since.
     """
     require_pixels(experiment.settings, prepared, cache)
-    train = prepared.part("train")
-    real = part_group("real", train, prepared, cache)
+    train = prepared.side("train")
+    real = side_group("real", train, prepared, cache)
     plan = plan_mix(np.bincount(train.labels, minlength=len(prepared.class_names)).tolist(), experiment.parameters)
     needed = plan.extra_counts(len(prepared.class_names))
     groups: tuple[ImageGroup, ...]
@@ -131,7 +131,7 @@ def _drawn_again(members: NDArray[np.int64], count: int, seed: int, label: int) 
 def _pool_groups(
     experiment: Experiment, prepared: Prepared, needed: tuple[int, ...], *, compute: Compute, cache: Path
 ) -> tuple[ImageGroup, ...]:
-    """Blocks of a GAN's images, or of those that another package makes from the training part."""
+    """Blocks of a GAN's images, or of those that another package makes from the train side."""
     settings, source, seed = experiment.parameters.gan, experiment.parameters.source, experiment.settings.seed
     if settings is not None:
         refuse_memorised(settings, prepared, compute=compute, cache=cache)
@@ -187,7 +187,7 @@ def store_folder(root: Path, prepared: Prepared, *, cache: Path) -> tuple[tuple[
 
 def _without_validation(found: tuple[ImageFile, ...], root: Path, prepared: Prepared) -> tuple[ImageFile, ...]:
     """What may be trained on: validation would measure memory if its patients were among the extra images."""
-    validation = [image for image in prepared.images if image.part != "train"]
+    validation = [image for image in prepared.images if image.side != "train"]
     contents = {image.sha256 for image in validation}
     # An image that several patients share joins them under one name; the file still tells the other. A table of
     # patients is read without the spaces around a name.
@@ -208,7 +208,7 @@ def _without_validation(found: tuple[ImageFile, ...], root: Path, prepared: Prep
             f"val-A or val-B{aside}, and training on them would flatter the scores"
         )
         if not kept:
-            raise DataError(Problem(what, root, "give images of other patients, such as those of the training part"))
+            raise DataError(Problem(what, root, "give images of other patients, such as those of the train side"))
         _logger.warning("%s: %s", root, what)
     return kept
 

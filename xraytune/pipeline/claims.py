@@ -1,6 +1,6 @@
 """Which artifacts of the cache a study stands on, told from their manifests: what may go with it, and what another needs.
 
-A study claims its pixels, every GAN that was trained on its training part, and whatever was made from these. What says less
+A study claims its pixels, every GAN that was trained on its train side, and whatever was made from these. What says less
 of its origin (the pixels of a folder of extra images, of a test folder, looked-up weights) nobody claims.
 """
 
@@ -62,7 +62,7 @@ def claim(prepared: Prepared, gan_inputs: Iterable[Mapping[str, Any]], cache: Pa
     Args:
         prepared: Its images.
         gan_inputs: Of the GANs that its trials ask for.
-        cache: Looked through for further GANs of its training part, such as those that `gan train` made.
+        cache: Looked through for further GANs of its train side, such as those that `gan train` made.
     """
     of_its_images = {
         "train": prepared.train_fingerprint,

@@ -1,6 +1,6 @@
 """One GAN as a folder that a person keeps, and any number of images from it.
 
-    GAN/gan.json                                 settings, class names, training part, versions
+    GAN/gan.json                                 settings, class names, train side, versions
     GAN/generator.safetensors                    or one for each class: generator_NORMAL.safetensors ...
     GAN/grids/                                   the samples drawn while it trained, beside real images
 
@@ -200,7 +200,7 @@ def _fill(
 
 
 def _class_counts(prepared: Prepared) -> dict[str, int]:
-    counts = np.bincount(prepared.part("train").labels, minlength=len(prepared.class_names)).tolist()
+    counts = np.bincount(prepared.side("train").labels, minlength=len(prepared.class_names)).tolist()
     return dict(zip(prepared.class_names, counts, strict=True))
 
 

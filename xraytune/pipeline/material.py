@@ -24,7 +24,7 @@ from xraytune.classifier.network import Classifier, build_classifier
 from xraytune.config.backbone_names import BACKBONES
 from xraytune.config.settings import Experiment
 from xraytune.mix.sampler import image_stream
-from xraytune.pipeline.album import Album, ImageGroup, compose_album, part_group
+from xraytune.pipeline.album import Album, ImageGroup, compose_album, side_group
 from xraytune.pipeline.features import frozen_features
 from xraytune.pipeline.prepare import Prepared
 from xraytune.pipeline.pretrained import pretrained_weights
@@ -138,8 +138,8 @@ def gather_material(
         form=form,
         feed=feed,
         batch=_batches(album, experiment, feed, compute.device),
-        val_a=partial(feed.side, part_group("val_a", prepared.part("val_a"), prepared, cache)),
-        val_b=partial(feed.side, part_group("val_b", prepared.part("val_b"), prepared, cache)),
+        val_a=partial(feed.side, side_group("val_a", prepared.side("val_a"), prepared, cache)),
+        val_b=partial(feed.side, side_group("val_b", prepared.side("val_b"), prepared, cache)),
     )
 
 

@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, TypeAdapter
+from pydantic import AliasChoices, Field, TypeAdapter
 
 from xraytune.compute import cpu_count
 from xraytune.config.settings import DataSettings, Settings
@@ -30,7 +30,7 @@ from xraytune.records import Progress, ignore_progress
 
 PIXELS_STAGE = "pixels-2"
 _REPAIR = "repair some of them"
-PartName = Literal["train", "val_a", "val_b"]
+SideName = Literal["train", "val_a", "val_b"]
 _Index = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -41,13 +41,13 @@ class PreparedImage:
     file: str
     patient: str
     label: _Index
-    part: PartName
+    side: Annotated[SideName, Field(validation_alias=AliasChoices("side", "part"))]  # earlier files say part
     row: _Index
     sha256: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class Side:
     """One side of the split: rows of the pixel store, int64 [n]; labels, int64 [n]; each image's patient."""
 
     rows: NDArray[np.int64]
@@ -77,10 +77,10 @@ class Prepared:
     test_fingerprint: str | None
     images: tuple[PreparedImage, ...]
 
-    def part(self, name: PartName) -> Part:
+    def side(self, name: SideName) -> Side:
         """One side of the split, in the order of the index."""
-        chosen = [image for image in self.images if image.part == name]
-        return Part(
+        chosen = [image for image in self.images if image.side == name]
+        return Side(
             rows=np.array([image.row for image in chosen], dtype=np.int64),
             labels=np.array([image.label for image in chosen], dtype=np.int64),
             patients=tuple(image.patient for image in chosen),
@@ -88,17 +88,17 @@ class Prepared:
 
     @property
     def train_fingerprint(self) -> str:
-        """Content of the training part, in its order: what a GAN and the frozen features of real images depend on."""
-        return _hash([self.resize, *((image.sha256, image.label) for image in self.images if image.part == "train")])
+        """Content of the train side, in its order: what a GAN and the frozen features of real images depend on."""
+        return _hash([self.resize, *((image.sha256, image.label) for image in self.images if image.side == "train")])
 
     @property
     def fingerprint(self) -> str:
-        """Content of all parts: a study whose images or split changed is another study."""
-        return _hash([self.resize, *((image.sha256, image.label, image.part) for image in self.images)])
+        """Content of all sides: a study whose images or split changed is another study."""
+        return _hash([self.resize, *((image.sha256, image.label, image.side) for image in self.images)])
 
     def steps_per_epoch(self, settings: Settings) -> int:
         """Optimiser steps of an epoch: one pass of 32 real images a step, at least 8, unless the settings say."""
-        count = sum(image.part == "train" for image in self.images)
+        count = sum(image.side == "train" for image in self.images)
         return settings.budget.steps_per_epoch or max(8, -(-count // 32))
 
 
@@ -150,7 +150,7 @@ def _split(index: ImageIndex, data: DataSettings, row_of: dict[str, int], pixels
         count = len(index.images) - len(usable)
         raise DataError(*problems, Problem(f"{count} broken images were left out", index.root, _REPAIR))
     split = split_by_patient(usable, data.split, data.train_patients)
-    part_of: dict[int, PartName] = {
+    side_of: dict[int, SideName] = {
         **dict.fromkeys(split.train, "train"),
         **dict.fromkeys(split.val_a, "val_a"),
         **dict.fromkeys(split.val_b, "val_b"),
@@ -167,12 +167,12 @@ def _split(index: ImageIndex, data: DataSettings, row_of: dict[str, int], pixels
                 file=image.file,
                 patient=image.patient,
                 label=image.label,
-                part=part_of[position],
+                side=side_of[position],
                 row=row_of[image.file],
                 sha256=image.sha256,
             )
             for position, image in enumerate(usable)
-            if position in part_of
+            if position in side_of
         ),
     )
 
@@ -224,7 +224,7 @@ def require_pixels(
 
 
 def training_pixels(prepared: Prepared, cache: Path) -> NDArray[np.uint8]:
-    """The pixel store, uint8 [N, S, S], memory-mapped read-only; `Part.rows` index it.
+    """The pixel store, uint8 [N, S, S], memory-mapped read-only; `Side.rows` index it.
 
     Raises:
         ArtifactError: It is missing or damaged; see `require_pixels`.

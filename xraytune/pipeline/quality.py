@@ -20,7 +20,7 @@ from xraytune.gan.grid import draw_grid, png_bytes
 from xraytune.gan.train import scale_pixels
 from xraytune.metrics.memorisation import Closeness, Memorisation, closeness, compare_with_unseen, unseen_closeness
 from xraytune.pipeline.artifacts import build_once, fingerprint
-from xraytune.pipeline.prepare import PartName, Prepared, training_pixels
+from xraytune.pipeline.prepare import Prepared, SideName, training_pixels
 from xraytune.pipeline.synthesize import pool_block
 from xraytune.records import Compute
 
@@ -37,7 +37,7 @@ def refuse_memorised(settings: GanSettings, prepared: Prepared, *, compute: Comp
 
     Args:
         settings: Of the GAN, which must have been trained; with `allow_memorised` nothing is looked at.
-        prepared: Its training part and val-A are used.
+        prepared: Its train side and val-A are used.
         compute: What the GAN was trained with; the comparison itself runs on the CPU.
         cache: Where the outcome lies.
 
@@ -60,7 +60,7 @@ def measure_memorisation(
         pool_block(settings, label, 0, prepared, compute=compute, cache=cache)
         for label in range(len(prepared.class_names))
     ]
-    compared = [[one.sha256, one.label, one.patient, one.part] for one in prepared.images if one.part != "val_b"]
+    compared = [[one.sha256, one.label, one.patient, one.side] for one in prepared.images if one.side != "val_b"]
     inputs = {
         "pools": [made for _, made in blocks],
         "images": fingerprint("images", {"compared": compared}),
@@ -91,13 +91,13 @@ class _Side:
     patients: tuple[str, ...]
 
 
-def _side(part_name: PartName, label: int, size_px: int, prepared: Prepared, cache: Path) -> _Side:
+def _side(side_name: SideName, label: int, size_px: int, prepared: Prepared, cache: Path) -> _Side:
     """Scaled as the GAN's training images are, so that the two differ in their content alone."""
-    part = prepared.part(part_name)
-    chosen = np.flatnonzero(part.labels == label)
+    side = prepared.side(side_name)
+    chosen = np.flatnonzero(side.labels == label)
     return _Side(
-        images=scale_pixels(training_pixels(prepared, cache)[part.rows[chosen]], size_px),
-        patients=tuple(part.patients[position] for position in chosen),
+        images=scale_pixels(training_pixels(prepared, cache)[side.rows[chosen]], size_px),
+        patients=tuple(side.patients[position] for position in chosen),
     )
 
 

@@ -113,7 +113,7 @@ def trained_gan(
 def _training(
     settings: GanSettings, label: int | None, prepared: Prepared, *, compute: Compute, cache: Path, work: Path
 ) -> Iterator[GanProgress]:
-    train = prepared.part("train")
+    train = prepared.side("train")
     chosen = np.full(len(train.labels), True) if label is None else train.labels == label
     labels = train.labels if label is None else np.zeros(int(chosen.sum()), dtype=np.int64)
     return train_gan(
@@ -188,7 +188,7 @@ def extension_block(
     Raises:
         MachineError: The source gives something else.
     """
-    train = prepared.part("train")
+    train = prepared.side("train")
     rows = train.rows[train.labels == label]
     made_from = {"pixels": prepared.pixels, "rows": rows.tolist(), "label": label, "block": block, "seed": seed}
 

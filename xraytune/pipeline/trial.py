@@ -100,7 +100,7 @@ def trial_epochs(
         for label in network_labels(parameters.gan, prepared):
             trained_gan(parameters.gan, label, prepared, compute=compute, cache=cache, on_progress=on_progress)
     material = gather_material(experiment, prepared, cache=cache, compute=compute, on_progress=on_progress)
-    val_a, val_b = prepared.part("val_a"), prepared.part("val_b")
+    val_a, val_b = prepared.side("val_a"), prepared.side("val_b")
     log = trial_dir / "epochs.jsonl"
     logged = len(read_jsonl(log))
     checkpoint_dir = trial_dir / "checkpoint"
