@@ -24,7 +24,8 @@ _WORDS: dict[Kind, str] = {
     "gcs": "gcs_server",
     "worker": "ray::TrialActor",
 }
-_TRIALS = 6
+IS_LONG = os.environ.get("XRAYTUNE_FAULTS") == "all"
+_TRIALS = 6 if IS_LONG else 4
 SPACE = """\
 version: 1
 name: killed

@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.faults.ray_processes import descendants, killable
+from tests.faults.ray_processes import IS_LONG, descendants, killable
 from tests.faults.test_ray_kills import require_whole
 
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
 
-IS_LONG = os.environ.get("XRAYTUNE_FAULTS") == "all"
 HEALTH = {
     "health_check_initial_delay_ms": 1000,
     "health_check_period_ms": 250,

@@ -5,20 +5,18 @@
 
 from __future__ import annotations
 
-import os
 import random
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.faults.ray_processes import Killable, Kind, kill, killable
+from tests.faults.ray_processes import IS_LONG, Killable, Kind, kill, killable
 from xraytune.files import read_json, read_jsonl
 from xraytune.search.journal import Journal
 from xraytune.search.study import StudyFolder
 
 ALL: tuple[Kind, ...] = ("worker", "raylet", "gcs", "ray driver", "driver", "all at once")
-IS_LONG = os.environ.get("XRAYTUNE_FAULTS") == "all"
 
 
 def require_whole(search: Killable) -> None:
