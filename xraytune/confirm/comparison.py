@@ -14,6 +14,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.stats import t as student_t  # type: ignore[import-untyped]
 
 from xraytune.errors import ConfigError, Problem
@@ -147,7 +148,7 @@ def hillis_interval(*, difference: float, mean_square: float, excess_covariance:
     """
     denominator = mean_square + max(readers * excess_covariance, 0.0)
     standard_error = math.sqrt(2 / readers * denominator)
-    degrees = degrees_of_freedom(mean_square, denominator, readers)
+    degrees = float(degrees_of_freedom(mean_square, denominator, readers))
     width, width_90 = (float(student_t.ppf(quantile, degrees)) * standard_error for quantile in (0.975, 0.95))
     if standard_error > 0:
         p_value = 2 * float(student_t.sf(abs(difference) / standard_error, degrees))
@@ -165,11 +166,11 @@ def hillis_interval(*, difference: float, mean_square: float, excess_covariance:
     )
 
 
-def degrees_of_freedom(mean_square: float, denominator: float, readers: int) -> float:
-    """Hillis' degrees of freedom: readers - 1 where the patients add nothing, without end where the readers add nothing."""
-    if denominator >= mean_square * math.sqrt(MOST_DEGREES / (readers - 1)):
-        return MOST_DEGREES
-    return (denominator / mean_square) ** 2 * (readers - 1)
+def degrees_of_freedom(mean_square: ArrayLike, denominator: ArrayLike, readers: int) -> Floats:
+    """Hillis' degrees of freedom, elementwise: readers - 1 where patients add nothing, most where readers add nothing."""
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        degrees = np.divide(denominator, mean_square) ** 2 * (readers - 1)
+    return np.asarray(np.fmin(degrees, MOST_DEGREES))  # of 0 / 0 the latter
 
 
 def _variance_components(gaps: Floats, gap_influences: Floats) -> VarianceComponents:

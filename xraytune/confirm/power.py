@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 from scipy.optimize import brentq  # type: ignore[import-untyped]
@@ -76,7 +77,7 @@ def expected_precision(components: VarianceComponents, design: Design) -> Precis
     seeds, patients = _variances(components, design)
     return Precision(
         standard_error=math.sqrt(seeds / design.gan_seeds + patients),
-        degrees_of_freedom=degrees_of_freedom(seeds, seeds + design.gan_seeds * patients, design.gan_seeds),
+        degrees_of_freedom=float(degrees_of_freedom(seeds, seeds + design.gan_seeds * patients, design.gan_seeds)),
     )
 
 
@@ -176,12 +177,17 @@ def _variances(components: VarianceComponents, design: Design) -> tuple[float, f
 def _widths(components: VarianceComponents, design: Design, *, quantile: float) -> Floats:
     """Half the interval's width at equally likely mean squares of the seeds, [nodes]."""
     seeds, patients = _variances(components, design)
-    degrees = design.gan_seeds - 1
-    nodes = (np.arange(_NODES) + 0.5) / _NODES
-    drawn = seeds * chi2.ppf(nodes, degrees) / degrees
+    drawn = seeds * _mean_squares(design.gan_seeds - 1)
     of_denominator = drawn + design.gan_seeds * patients
-    freedom = [degrees_of_freedom(*pair, design.gan_seeds) for pair in zip(drawn, of_denominator, strict=True)]
+    freedom = degrees_of_freedom(drawn, of_denominator, design.gan_seeds)
     return np.asarray(student_t.ppf(quantile, freedom) * np.sqrt(of_denominator / design.gan_seeds))
+
+
+@cache
+def _mean_squares(degrees: int) -> Floats:
+    """Equally likely ones of a variance of 1, [nodes]."""
+    nodes = (np.arange(_NODES) + 0.5) / _NODES
+    return np.asarray(chi2.ppf(nodes, degrees) / degrees)
 
 
 def _least(start: int, most: int, decides: Callable[[int], bool]) -> int | None:
