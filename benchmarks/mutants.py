@@ -12,6 +12,7 @@ import ast
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
+from inspect import unwrap
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
@@ -76,7 +77,9 @@ class Mutant:
             return
         *owner, function = self.function.split(".")
         found: Any = vars(vars(module)[owner[0]] if owner else module)[function]
-        old_function: FunctionType = getattr(found, "fget", None) or getattr(found, "__func__", found)
+        old_function: FunctionType = unwrap(getattr(found, "fget", None) or getattr(found, "__func__", found))
+        if hasattr(found, "cache_clear"):
+            found.cache_clear()
         new_function = namespace[function]
         old_function.__code__ = new_function.__code__
         old_function.__defaults__ = new_function.__defaults__
