@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.export.conftest import CopyLab, Lab
-from xraytune.errors import ArtifactError, ConfigError
+from xraytune.errors import ArtifactError, ConfigError, StudyError
 from xraytune.export.train import train
 from xraytune.records import EpochRecord
 from xraytune.search.study import StudyFolder
@@ -132,6 +132,17 @@ def test_without_its_study_a_configuration_still_trains(copy_lab: CopyLab) -> No
 
     assert trained.equals_trial is None
     assert any("not here" in note for note in notes)
+
+
+def test_a_damaged_table_of_the_study_is_told_before_anything_is_trained(copy_lab: CopyLab) -> None:
+    lab = copy_lab()
+    StudyFolder(lab.study).rows_path.write_text('{"version": 2}\n', encoding="utf-8")
+    heard: list[EpochRecord] = []
+
+    with pytest.raises(StudyError, match=r"trials\.jsonl"):
+        train(lab.best, out=lab.path / "again", on_epoch=heard.append)
+
+    assert not heard
 
 
 def test_overrides_are_kept_with_the_model(copy_lab: CopyLab) -> None:

@@ -30,7 +30,7 @@ from xraytune.pipeline.model import require_two_classes
 from xraytune.pipeline.prepare import Prepared, prepare
 from xraytune.pipeline.trial import TrialResult, run_trial
 from xraytune.records import Compute, EpochRecord, Json, Progress, ignore_progress
-from xraytune.search.study import StudyFolder
+from xraytune.search.study import StudyFolder, damage_explained
 
 TRAIN_STAGE = "train-1.work"
 _logger = logging.getLogger(__name__)
@@ -100,6 +100,7 @@ def train(
         ConfigError: The file, or `out` exists.
         DataError: The images.
         MachineError: Weights, GPUs or disk.
+        StudyError: The study that the file was exported from is damaged.
         TrialError: A loss that is not finite.
         ArtifactError: The same training runs already, or its checkpoint is damaged.
     """
@@ -118,6 +119,7 @@ def train(
     for warning in warnings:
         note(warning)
     study = _of_these_images(study, prepared, note)
+    recorded = None if overrides or study is None else _recorded(experiment.settings, study)
     compute = _compute(experiment.settings, study, note)
     pin(compute)
     training = _Training(experiment=experiment, prepared=prepared, compute=compute, cache=cache)
@@ -135,7 +137,7 @@ def train(
         best_epoch=result.best_epoch,
         epochs=result.epochs,
         seconds=result.seconds,
-        equals_trial=None if overrides or study is None else _equals_trial(result, experiment.settings, study),
+        equals_trial=None if recorded is None else recorded == (result.value, result.val_b_auroc),
     )
 
 
@@ -246,11 +248,12 @@ def _compute(settings: Settings, study: StudyFolder | None, note: Callable[[str]
     return choose_compute(gpus=gpu_share(settings.resources), threads=settings.resources.cpus_per_trial)
 
 
-def _equals_trial(result: TrialResult, settings: Settings, study: StudyFolder) -> bool | None:
+def _recorded(settings: Settings, study: StudyFolder) -> tuple[float, float] | None:
+    """The exported trial's AUROCs on val-A and val-B; None of a trial that `confirm` added."""
     assert settings.exported_from is not None, "there is a study"
     trial = settings.exported_from.trial
-    row: dict[str, Any] | None = next((row for row in study.rows() if row["number"] == trial), None)
-    return None if row is None else (row["value"], row["val_b_auroc"]) == (result.value, result.val_b_auroc)
+    with damage_explained(study.rows_path):
+        return next(((row["value"], row["val_b_auroc"]) for row in study.rows() if row["number"] == trial), None)
 
 
 @contextmanager

@@ -236,7 +236,10 @@ def require_same_space(folder: StudyFolder, space: Space) -> None:
 
 def _from_best(folder: StudyFolder, space: Space) -> str:
     """The option that begins another study with this one's best trials, as far as they lie in its space."""
-    complete = (row for row in folder.rows() if row["status"] == "complete")
+    from xraytune.search.journal import Journal  # as in `create_study`
+
+    journal = Journal(folder.journal_path, folder.space(), writable=False)
+    complete = (row for row in journal.rows() if row["status"] == "complete")
     best = sorted(complete, key=lambda row: float(row["value"]), reverse=True)
     points = [point for row in best if (point := space.nearest_start(row["parameters"]))]
     if not points:
