@@ -156,11 +156,11 @@ def test_the_source_sees_the_training_images_of_a_class_and_nothing_else(lab: La
     split = read_json(lab.model / "split.json")
     pixels = np.load(lab.path / "cache" / split["pixels"] / "pixels.npy")
     for inputs in manifests(lab, POOL_STAGE):
-        seen = [one["row"] for one in split["images"] if (one["part"], one["label"]) == ("train", inputs["label"])]
+        seen = [one["row"] for one in split["images"] if (one["side"], one["label"]) == ("train", inputs["label"])]
         assert inputs["rows"] == seen
     for block in (lab.path / "cache" / POOL_STAGE).glob("*/pixels.npy"):
         label = read_json(block.with_name("manifest.json"))["inputs"]["label"]
-        seen = [one["row"] for one in split["images"] if (one["part"], one["label"]) == ("train", label)]
+        seen = [one["row"] for one in split["images"] if (one["side"], one["label"]) == ("train", label)]
         drawn = np.load(block)
         assert drawn.shape == (256, 32, 32)
         assert drawn.max() <= pixels[seen].max()
