@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import t as student_t  # type: ignore[import-untyped]
+from scipy.special import stdtr, stdtrit  # type: ignore[import-untyped]  # Student's t: its cdf, and the inverse
 
 from xraytune.errors import ConfigError, Problem
 from xraytune.metrics.classification import Floats
@@ -149,9 +149,9 @@ def hillis_interval(*, difference: float, mean_square: float, excess_covariance:
     denominator = mean_square + max(readers * excess_covariance, 0.0)
     standard_error = math.sqrt(2 / readers * denominator)
     degrees = float(degrees_of_freedom(mean_square, denominator, readers))
-    width, width_90 = (float(student_t.ppf(quantile, degrees)) * standard_error for quantile in (0.975, 0.95))
+    width, width_90 = (float(stdtrit(degrees, quantile)) * standard_error for quantile in (0.975, 0.95))
     if standard_error > 0:
-        p_value = 2 * float(student_t.sf(abs(difference) / standard_error, degrees))
+        p_value = 2 * float(stdtr(degrees, -abs(difference) / standard_error))
     else:
         p_value = float(difference == 0)
     return HillisInterval(
