@@ -36,6 +36,7 @@ _ENVIRONMENT = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the child is told by SIGUSR1
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_prestart_worker_first_driver": "0",  # a process for each core, of which no trial takes one
     "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # processes start side by side; `slots` says how many
 }
 _STARTS_WITHOUT_A_WORD = 3
