@@ -148,6 +148,11 @@ def test_a_character_that_no_file_can_hold_is_a_trap() -> None:
     assert "holds a character" in complaints('"\\ud800": 1\n')
 
 
+@pytest.mark.parametrize("number", ["110000", "FFFFFFFF"])
+def test_an_escape_that_stands_for_no_character_is_refused(number: str) -> None:
+    assert "not valid YAML" in complaints(f'a: "\\U{number:0>8}"\n')
+
+
 def test_a_file_too_large_for_a_space_is_refused_unread(tmp_path: Path) -> None:
     path = tmp_path / "trials.jsonl"
     path.write_text("# a line\n" * 40_000, encoding="utf-8")

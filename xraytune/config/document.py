@@ -109,9 +109,6 @@ class Problems:
         if path not in self._trapped and found not in self._found:
             self._found.append(found)
 
-    def __bool__(self) -> bool:
-        return bool(self._found)
-
     def raise_all(self) -> None:
         """Raise what was found.
 

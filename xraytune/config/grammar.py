@@ -265,8 +265,10 @@ class _DomainReader:
         given = [key for key in ("step", "q") if key in content]
         name = content.get("distribution")
         if not given:
+            if name == "int_uniform" and self.field.kind == "number":
+                return self._step_of_one(low, high)
             if name != "q_uniform":
-                return 1.0 if name == "int_uniform" and self.field.kind == "number" else None
+                return None
             self._add("distribution", "q_uniform has no step", "write step: (or q:)")
             return 0
         key, step = given[0], content[given[0]]
@@ -281,6 +283,14 @@ class _DomainReader:
         else:
             return float(step) if self._ends_on_step(key, low, high, step) else 0
         return 0
+
+    def _step_of_one(self, low: float, high: float) -> float:
+        for key, bound in (("min", low), ("max", high)):
+            if bound % 1:
+                what = f"int_uniform draws whole numbers, and {key} is {bound:g}"
+                self._add(key, what, "write a whole number, or distribution: uniform")
+                return 0
+        return 1.0 if self._can_be_counted("max", low, high, 1) else 0
 
     def _can_be_counted(self, key: str, low: float, high: float, step: float) -> bool:
         is_countable = (high - low) / step <= _MOST_POINTS

@@ -113,6 +113,7 @@ class Parameters(Model):
     balance: Literal["natural", "equal"] = "natural"
     matching: Literal["real", "total"] = "real"
     match_bandwidth: Literal["auto", "on", "off"] = "auto"
+    """Whether all images are scaled through a smaller GAN's size; `on` is another word for `auto`."""
     gan: GanSettings | None = None
     folder: FolderSettings | None = None
     classical: Annotated[int, Field(ge=0, le=3)] = 0

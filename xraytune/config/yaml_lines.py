@@ -88,7 +88,7 @@ def parse_yaml(text: str, where: Callable[[int], SourceLine | str], *, rank: int
         node = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
         raise ConfigError(*_explain_syntax(error, text, where)) from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # the last two: an escape that no character has
         raise ConfigError(Problem(f"not valid YAML: {_first_line(error)}", where(1), "remove the character")) from None
     except _TooDeepError as error:
         raise ConfigError(Problem("nested too deeply", where(error.line), _FLATTER)) from None
@@ -221,7 +221,7 @@ class _TreeReader:
             case "int" if _INTEGER.fullmatch(text):
                 return int(text.replace("_", ""), 0)
             case "float" if _FLOAT.fullmatch(text):
-                return float(text.replace("_", "").replace(".inf", "inf").replace(".nan", "nan"))
+                return float(text.lower().replace("_", "").replace(".inf", "inf").replace(".nan", "nan"))
             case "int" if _LEADING_ZERO.fullmatch(text) and len(text) <= _LONGEST_OCTAL:
                 plain = text.replace("0", "", 1).lstrip("0") or "0"
                 what = f"YAML reads {text} as {int(text, 8)}, an octal number"

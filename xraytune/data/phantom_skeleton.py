@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from xraytune.data.phantom_anatomy import Anatomy, lateral_wall, spine_line
 from xraytune.data.phantom_shapes import Canvas, Field, Points, Tube, capsule, draw_tubes, soft_step, tube_along
 
-_RIB_PAIRS = 12
+_RIB_PAIRS = 11
 _CHEST_DEPTH = 0.42
 
 
@@ -24,12 +24,12 @@ def draw_skeleton(canvas: Canvas, anatomy: Anatomy) -> Field:
 
 def _ribs(anatomy: Anatomy) -> Iterator[Tube]:
     """All ribs as one tube per width: each goes round the chest in a plane that is tilted down in front."""
-    curves = [_rib(anatomy, number, side) for number in range(1, _RIB_PAIRS) for side in (-1, 1)]
+    curves = [_rib(anatomy, number, side) for number in range(1, _RIB_PAIRS + 1) for side in (-1, 1)]
     yield tube_along(curves, anatomy.rib_radius, density=3.6, hollow=1.4)
 
 
 def _rib(anatomy: Anatomy, number: int, side: int) -> Points:
-    start = anatomy.apex - 0.07 + anatomy.rib_pitch * (number - 0.35 * (number == 0))
+    start = anatomy.apex - 0.07 + anatomy.rib_pitch * number
     drop = anatomy.rib_drop * (0.40 + 0.09 * min(number, 8))
     reach = anatomy.rib_reach if number < 10 else 0.5 * anatomy.rib_reach
     angle = np.linspace(0.12, np.pi * reach, 160)

@@ -141,7 +141,7 @@ def refuse_missing_class(labels: Labels, class_count: int) -> None:
 def weighted_metrics(
     labels: Labels, probabilities: Floats, weights: Floats, *, positive: int, threshold: float
 ) -> dict[str, Floats]:
-    """All figures but `n`, for many weightings of the same images at once.
+    """All figures but `images`, for many weightings of the same images at once.
 
     Args:
         labels: Class numbers, int64 [N].

@@ -29,7 +29,7 @@ def patient_bootstrap(
     replicates: int = 2000,
     seed: int,
 ) -> dict[str, tuple[float, float]]:
-    """95 % percentile intervals of all figures of `ClassificationMetrics` but `n` and `ece`.
+    """95 % percentile intervals of all figures of `ClassificationMetrics` but `images` and `ece`.
 
     The calibration error is biased upwards, and a resample has that bias twice: for a calibrated model of 624 images the
     interval would begin above 0 always. So it has none.
