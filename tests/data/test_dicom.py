@@ -34,7 +34,8 @@ from pydicom.uid import (
 
 from xraytune.config.settings import DataSettings
 from xraytune.data.formats import read_grey, read_header
-from xraytune.data.index import ImageIndex, list_images, read_index
+from xraytune.data.index import ImageIndex, read_index
+from xraytune.data.layout import list_images
 from xraytune.data.pixels import decode_images
 from xraytune.errors import DataError, MachineError
 

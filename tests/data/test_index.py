@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from xraytune.config.settings import DataSettings, SplitSettings
-from xraytune.data.index import content_fingerprint, list_images, read_index, read_labelled_folder
+from xraytune.data.index import content_fingerprint, read_index, read_labelled_folder
+from xraytune.data.layout import list_images
 from xraytune.errors import ConfigError, DataError
 
 WriteImages = Callable[[Path, Iterable[str]], None]

@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from xraytune.data.decoding import BrokenImage
 from xraytune.data.pixels import (
-    BrokenImage,
     broken_images_error,
     decode_image,
     decode_images,

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from xraytune.config.settings import Experiment
-from xraytune.data.pixels import Resize
+from xraytune.data.decoding import Resize
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

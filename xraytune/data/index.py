@@ -19,14 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xraytune.config.settings import DataSettings
-from xraytune.data.formats import ImageHeader
+from xraytune.data.formats import ImageHeader, read_header
 from xraytune.data.layout import (
     NAMING_SUFFIXES,
     Part,
     class_names_of,
     differing_classes_problems,
     empty_class_problems,
-    list_images,
     part_folders,
     read_part,
     require_folder,
@@ -40,19 +39,8 @@ from xraytune.data.patients import (
     require_group,
     told_patients,
 )
-from xraytune.data.pixels import image_header
 from xraytune.errors import DataError, Problem, listed
 from xraytune.records import Progress, ignore_progress
-
-__all__ = [
-    "ImageFile",
-    "ImageIndex",
-    "content_fingerprint",
-    "few_patients_problems",
-    "list_images",
-    "read_index",
-    "read_labelled_folder",
-]
 
 _SIDES_OF_A_SPLIT = 3
 _logger = logging.getLogger(__name__)
@@ -234,7 +222,11 @@ def _read_content(path: Path) -> _Content:
         content = path.read_bytes()
     except OSError:  # decoding meets it again, and says why
         return _Content(sha256="", header=None)
-    return _Content(sha256=hashlib.sha256(content).hexdigest(), header=image_header(content, path))
+    try:
+        header = read_header(content, path)
+    except DataError:  # likewise
+        header = None
+    return _Content(sha256=hashlib.sha256(content).hexdigest(), header=header)
 
 
 def _by_header(contents: Mapping[str, _Content]) -> dict[str, str]:

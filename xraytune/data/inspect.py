@@ -21,8 +21,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from xraytune.config.settings import DataSettings
+from xraytune.data.decoding import BrokenImage
 from xraytune.data.index import ImageFile, ImageIndex, read_index
-from xraytune.data.pixels import BrokenImage, describe_images, odd_depth_warnings
+from xraytune.data.pixels import describe_images, odd_depth_warnings
 from xraytune.records import Json, Progress, ignore_progress
 
 _FOLDS = 5
@@ -87,7 +88,8 @@ def inspect_index(index: ImageIndex, *, workers: int = 1, on_progress: Progress 
         (image, shown) for image, shown in zip(index.images, decoded, strict=True) if not isinstance(shown, BrokenImage)
     ]
     oddly_deep = {image.file: shown.kind for image, shown in usable if shown.is_oddly_deep}
-    auroc = shortcut_auroc([image for image, _ in usable], [float(shown.pixels.mean()) for _, shown in usable])
+    mean_greys = [float(np.frombuffer(shown.pixels, dtype=np.uint8).mean()) for _, shown in usable]
+    auroc = shortcut_auroc([image for image, _ in usable], mean_greys)
     sized = [image for image in index.images if image.width_px] or list(index.images)
     per_patient = Counter(image.patient for image in index.images).values()
     return Inspection(

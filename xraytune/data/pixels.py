@@ -19,26 +19,9 @@ from numpy.typing import NDArray
 
 from xraytune.data.crew import decode_blocks
 from xraytune.data.decoding import BrokenImage, Resize, SquareImage, decode_file
-from xraytune.data.formats import ImageHeader, read_header
 from xraytune.errors import DataError, Problem, listed
 from xraytune.files import read_json, write_json
 from xraytune.records import Progress, ignore_progress
-
-__all__ = [
-    "BrokenImage",
-    "DecodedImage",
-    "Resize",
-    "StoredFiles",
-    "broken_images_error",
-    "decode_image",
-    "decode_images",
-    "describe_images",
-    "image_header",
-    "odd_depth_warnings",
-    "open_pixels",
-    "store_pixels",
-    "stored_files",
-]
 
 _logger = logging.getLogger(__name__)
 
@@ -54,33 +37,6 @@ class StoredFiles:
 
     files: tuple[str, ...]
     broken: tuple[BrokenImage, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DecodedImage:
-    """An image as it is stored.
-
-    Attributes:
-        pixels: [S, S] uint8.
-        kind: Format and depth of the file, such as `PNG 16-bit`, or `PNG 16-bit with 12-bit content`.
-        is_oddly_deep: Whether the file has more bits than what is in it.
-    """
-
-    pixels: NDArray[np.uint8]
-    kind: str
-    is_oddly_deep: bool
-
-
-def image_header(content: bytes, path: Path) -> ImageHeader | None:
-    """What an image file's header states; None when it does not say, and decoding will tell why.
-
-    Raises:
-        MachineError: It is DICOM, and pydicom is not installed.
-    """
-    try:
-        return read_header(content, path)
-    except DataError:
-        return None
 
 
 def decode_image(path: Path, image_size_px: int, *, resize: Resize = "squash") -> NDArray[np.uint8]:
@@ -117,7 +73,7 @@ def decode_images(
             continue
         if image.is_oddly_deep:
             oddly_deep[file] = image.kind
-        yield image.pixels
+        yield _as_array(image, image_size_px)
     for warning in odd_depth_warnings(oddly_deep):
         _logger.warning("%s", warning)
 
@@ -130,7 +86,7 @@ def describe_images(
     workers: int,
     resize: Resize = "squash",
     on_progress: Progress = ignore_progress,
-) -> Iterator[DecodedImage | BrokenImage]:
+) -> Iterator[SquareImage | BrokenImage]:
     """As `decode_images`, with each file's format and depth.
 
     Raises:
@@ -140,14 +96,7 @@ def describe_images(
     for block in decode_blocks(root, files, image_size_px, resize, workers=workers):
         count += len(block)
         on_progress("decode images", count, len(files))
-        for image in block:
-            yield (
-                image
-                if isinstance(image, BrokenImage)
-                else DecodedImage(
-                    pixels=_as_array(image, image_size_px), kind=image.kind, is_oddly_deep=image.is_oddly_deep
-                )
-            )
+        yield from block
 
 
 def odd_depth_warnings(kinds: Mapping[str, str]) -> tuple[str, ...]:

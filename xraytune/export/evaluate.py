@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from xraytune.data.decoding import BrokenImage
 from xraytune.data.index import ImageFile, content_fingerprint, read_labelled_folder
 from xraytune.data.patients import PATIENTS_CSV
-from xraytune.data.pixels import BrokenImage
 from xraytune.errors import DataError, Problem
 from xraytune.export.bundle import Bundle, open_bundle
 from xraytune.export.openings import record_opening

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from xraytune.data.index import list_images
-from xraytune.data.pixels import BrokenImage
+from xraytune.data.decoding import BrokenImage
+from xraytune.data.layout import list_images
 from xraytune.export.bundle import Bundle, open_bundle
 from xraytune.export.predictions import Predictions, decide, predict_images
 from xraytune.files import require_new, write_text

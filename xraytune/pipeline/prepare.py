@@ -20,8 +20,9 @@ from pydantic import AliasChoices, Field, TypeAdapter
 
 from xraytune.compute import cpu_count
 from xraytune.config.settings import DataSettings, Settings
+from xraytune.data.decoding import Resize
 from xraytune.data.index import ImageIndex, few_patients_problems, read_index
-from xraytune.data.pixels import Resize, broken_images_error, open_pixels, store_pixels, stored_files
+from xraytune.data.pixels import broken_images_error, open_pixels, store_pixels, stored_files
 from xraytune.data.split import split_by_patient
 from xraytune.errors import ArtifactError, DataError, Problem, StudyError
 from xraytune.files import read_json, write_json

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from xraytune.data.decoding import BrokenImage
 from xraytune.data.index import ImageFile, ImageIndex
-from xraytune.data.pixels import BrokenImage, decode_images
+from xraytune.data.pixels import decode_images
 from xraytune.errors import ConfigError, Problem, listed
 from xraytune.files import require_writable
 from xraytune.report.figures import BarPanel, SampleRow, draw_class_bars, draw_sample_grid, figure_files
