@@ -17,7 +17,7 @@ LAYERS = (
     ("records", "seeding", "files"),
     ("lease",),
     ("config",),
-    ("compute",),
+    ("compute", "tensors"),
     ("data", "metrics"),
     ("gan", "classifier"),
     ("mix",),

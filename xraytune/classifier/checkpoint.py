@@ -6,22 +6,20 @@ the epochs' records, so the records are the only state beside the network's and 
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from pydantic import TypeAdapter
 from safetensors.torch import load_file
 from torch import nn
 
-from xraytune.classifier.weights import UNREADABLE, put_tensors
+from xraytune.classifier.weights import put_tensors
 from xraytune.errors import ArtifactError, Problem
-from xraytune.files import is_whole_zip, write_bytes
 from xraytune.records import EpochRecord
+from xraytune.tensors import UNREADABLE, load_content, save_content, save_state
 
 _VERSION = 1
 _EPOCHS = TypeAdapter(list[EpochRecord])
@@ -42,9 +40,7 @@ def save_checkpoint(
         "optimizer": optimizer.state_dict(),
         "epochs": [asdict(record) for record in epochs],
     }
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    write_bytes(_checkpoint_file(folder), buffer.getvalue())
+    save_content(content, _checkpoint_file(folder))
 
 
 def save_best(folder: Path, network: nn.Module) -> None:
@@ -53,8 +49,7 @@ def save_best(folder: Path, network: nn.Module) -> None:
     Raises:
         MachineError: The disk is full.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    write_bytes(folder / "best.safetensors", safetensors.torch.save(tensors))
+    save_state(network, folder / "best.safetensors")
 
 
 def load_best(folder: Path, network: nn.Module) -> None:
@@ -103,9 +98,7 @@ def _read(folder: Path) -> dict[str, Any] | None:
     if not file.exists():
         return None
     try:
-        if not is_whole_zip(file):  # torch does not look
-            raise ValueError("a checksum is not that of its bytes")
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        content = load_content(file)
         if content["version"] == _VERSION:
             return {**content, "epochs": _EPOCHS.validate_python(content["epochs"])}
     except UNREADABLE as error:

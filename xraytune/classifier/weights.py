@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import http.client
 import logging
-import pickle
 import re
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -17,22 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from xraytune.config.backbone_names import WEIGHT_SETS, is_of_torchvision
 from xraytune.errors import ConfigError, MachineError, Problem
 from xraytune.files import explained_disk_errors, sha256_of
+from xraytune.tensors import UNREADABLE
 
 _logger = logging.getLogger(__name__)
 _IMAGENET = ("IMAGENET1K_V2", "IMAGENET1K_V1", "IMAGENET1K_SWAG_LINEAR_V1")
 """What `imagenet` may be, the best first; other sets are of larger images, or of a network without its last layers."""
-UNREADABLE = (
-    *(OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError),
-    *(pickle.UnpicklingError, SafetensorError, AssertionError),
-)
-"""What torch and safetensors raise on files of something else, depending on their first bytes."""
 
 
 def find_weights(backbone: str, weights: str, weights_dir: Path | None) -> Path | None:

@@ -24,16 +24,17 @@ from pydantic import TypeAdapter, ValidationError, model_validator
 
 from xraytune.classifier.inputs import InputFormat
 from xraytune.classifier.network import Classifier, build_classifier
-from xraytune.classifier.weights import UNREADABLE, put_tensors
+from xraytune.classifier.weights import put_tensors
 from xraytune.config.backbone_names import BACKBONES, BackboneName, size_refusal
 from xraytune.config.load import experiment_to_yaml
 from xraytune.config.resolved import absolute_path, relative_path
 from xraytune.config.settings import Experiment, HeadName, LossName, Model, Parameters, extensions_of
 from xraytune.errors import ArtifactError, Problem
-from xraytune.files import read_json, sha256_of, write_bytes, write_json, write_text
+from xraytune.files import read_json, sha256_of, write_json, write_text
 from xraytune.pipeline.prepare import Prepared, write_prepared
 from xraytune.pipeline.trial import TrialResult
 from xraytune.records import Compute, EpochRecord
+from xraytune.tensors import UNREADABLE, save_state
 
 _RECORD = "bundle.json"
 _MODEL = "model.safetensors"
@@ -220,9 +221,7 @@ def write_bundle(
     write_text(folder / "config.yaml", experiment_to_yaml(experiment, final_path, header))
     write_prepared(prepared, folder / _SPLIT)
     write_text(folder / "epochs.jsonl", "".join(f"{json.dumps(_row(epoch), allow_nan=False)}\n" for epoch in epochs))
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in classifier.state_dict().items()}
-    # Not save_file, which lets nobody but the owner read.
-    write_bytes(folder / _MODEL, safetensors.torch.save(tensors))
+    save_state(classifier, folder / _MODEL)
     write_json(folder / _MANIFEST, {"version": 1, "files": {name: sha256_of(folder / name) for name in _FILES}})
 
 

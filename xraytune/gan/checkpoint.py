@@ -8,36 +8,28 @@ randomness follows from its number.
 from __future__ import annotations
 
 import copy
-import io
 import json
 import logging
-import pickle
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import safe_open
 from torch import Tensor
 from torch.optim import Adam
 
 from xraytune.compute import uncompiled
 from xraytune.config.settings import GanSettings
 from xraytune.errors import ArtifactError, ConfigError, Problem
-from xraytune.files import is_whole_zip, write_bytes
 from xraytune.gan.networks import Discriminator, Generator
 from xraytune.records import Compute
 from xraytune.seeding import derive_seed
+from xraytune.tensors import UNREADABLE, load_content, save_content, save_state
 
 CHECKPOINT_NAME = "checkpoint.pt"
 _VERSION = 1
-_DAMAGED = (
-    *(OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError),
-    *(pickle.UnpicklingError, SafetensorError, AssertionError),
-)
-"""How torch, safetensors, and a look at what they give, tell of a damaged file."""
 _MOST_CLASSES = 1000
 """A damaged number would fill the memory."""
 _OF_ITS_USE = {"allow_memorised"}
@@ -90,19 +82,15 @@ def save_checkpoint(training: Training, images_digest: str, folder: Path) -> Non
     Raises:
         MachineError: The disk is full.
     """
-    stream = io.BytesIO()
-    torch.save(
-        {
-            "version": _VERSION,
-            "identity": _identity(training.settings, training.class_count, images_digest),
-            "settings": training.settings.model_dump_json(exclude=_OF_ITS_USE),
-            "class_count": training.class_count,
-            "step": training.step,
-            **{name: part.state_dict() for name, part in _parts(training).items()},
-        },
-        stream,
-    )
-    write_bytes(folder / CHECKPOINT_NAME, stream.getvalue())
+    content = {
+        "version": _VERSION,
+        "identity": _identity(training.settings, training.class_count, images_digest),
+        "settings": training.settings.model_dump_json(exclude=_OF_ITS_USE),
+        "class_count": training.class_count,
+        "step": training.step,
+        **{name: part.state_dict() for name, part in _parts(training).items()},
+    }
+    save_content(content, folder / CHECKPOINT_NAME)
 
 
 def resume(training: Training, images_digest: str, folder: Path) -> None:
@@ -128,7 +116,7 @@ def resume(training: Training, images_digest: str, folder: Path) -> None:
     try:
         for name, part in _parts(training).items():
             part.load_state_dict(content[name])
-    except _DAMAGED as error:
+    except UNREADABLE as error:
         raise ArtifactError(Problem("this checkpoint is of another network", path, fix)) from error
     training.step = content["step"]
 
@@ -142,7 +130,7 @@ def checkpoint_generator(path: Path) -> Generator:
     content = _read_checkpoint(path)
     try:
         return _sampler(content["settings"], content["class_count"], content["average"])
-    except _DAMAGED as error:
+    except UNREADABLE as error:
         raise ArtifactError(Problem("this checkpoint is of another network", path, "make it again")) from error
 
 
@@ -153,9 +141,7 @@ def save_generator(generator: Generator, path: Path) -> None:
         MachineError: The disk is full.
     """
     settings = generator.settings.model_dump_json(exclude=_OF_ITS_USE)
-    metadata = {"settings": settings, "class_count": str(generator.class_count)}
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in generator.state_dict().items()}
-    write_bytes(path, save(tensors, metadata))
+    save_state(generator, path, {"settings": settings, "class_count": str(generator.class_count)})
 
 
 def load_generator(path: Path) -> Generator:
@@ -169,7 +155,7 @@ def load_generator(path: Path) -> Generator:
             metadata = file.metadata()
             weights = {name: file.get_tensor(name) for name in file.keys()}
         return _sampler(metadata["settings"], int(metadata["class_count"]), weights)
-    except _DAMAGED as error:
+    except UNREADABLE as error:
         raise ArtifactError(Problem("this generator cannot be read", path, "make it again")) from error
 
 
@@ -184,12 +170,10 @@ def _sampler(settings: str, class_count: int, weights: dict[str, Tensor]) -> Gen
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:
     try:
-        if not is_whole_zip(path):  # torch does not look
-            raise ValueError("a checksum is not that of its bytes")
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_content(path)
         if content["version"] == _VERSION and isinstance(content["identity"], str) and isinstance(content["step"], int):
             return content
-    except _DAMAGED as error:
+    except UNREADABLE as error:
         raise ArtifactError(Problem("this checkpoint cannot be read", path)) from error
     raise ArtifactError(Problem(f"this checkpoint is of version {content['version']}", path))
 
