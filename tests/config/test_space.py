@@ -152,7 +152,6 @@ def as_written(value: Any) -> Any:
 
 any_space = settings(
     max_examples=40,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much, HealthCheck.too_slow],
 )
 

@@ -96,7 +96,7 @@ def test_degrees_of_freedom_grow_with_the_patients_share_up_to_their_most(ratio:
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SHAPES)
 def test_comparison_is_obuchowski_rockettes_written_out(shape: tuple[int, int, int, int]) -> None:
     """Mean squares over the treatment x reader table, covariances over all pairs of readers one by one."""
@@ -124,7 +124,7 @@ def test_comparison_is_obuchowski_rockettes_written_out(shape: tuple[int, int, i
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SHAPES)
 def test_swapped_arms_flip_the_sign_and_change_nothing_else(shape: tuple[int, int, int, int]) -> None:
     aurocs, influences = replicates(shape)
@@ -139,7 +139,7 @@ def test_swapped_arms_flip_the_sign_and_change_nothing_else(shape: tuple[int, in
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SHAPES)
 def test_the_same_arm_twice_differs_by_exactly_zero(shape: tuple[int, int, int, int]) -> None:
     aurocs, influences = (values[[0, 0]] for values in replicates(shape))
@@ -153,7 +153,7 @@ def test_the_same_arm_twice_differs_by_exactly_zero(shape: tuple[int, int, int, 
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SHAPES)
 def test_the_order_of_patients_and_of_replicates_changes_only_rounding(shape: tuple[int, int, int, int]) -> None:
     aurocs, influences = replicates(shape)
@@ -167,7 +167,7 @@ def test_the_order_of_patients_and_of_replicates_changes_only_rounding(shape: tu
 
 
 @pytest.mark.slow
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10_000))
 def test_copies_of_the_images_do_not_narrow_the_interval_as_new_patients_do(seed: int) -> None:
     generator = numpy_generator(seed, "scores")

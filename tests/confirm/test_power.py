@@ -107,7 +107,7 @@ def test_both_chances_are_those_of_drawn_intervals() -> None:
     )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.floats(0.2, 0.95), st.integers(2, 10), st.integers(50, 2000))
 @pytest.mark.slow
 def test_the_smallest_detectable_difference_is_detected_as_often_as_asked(

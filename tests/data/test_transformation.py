@@ -117,7 +117,7 @@ def test_the_seed_of_a_bend_is_its_shape() -> None:
     assert bends[0] == bends[1] != bends[2]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     rotate=st.floats(0, 180),
     shift=st.floats(0, 0.5),

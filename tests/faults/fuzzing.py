@@ -68,7 +68,6 @@ def fuzzed(kinds: int = 1) -> Callable[[_Test], _Test]:
     return settings(
         max_examples=max(_FEWEST, int(_ASKED_FOR or _USUAL) // kinds),
         derandomize=_ASKED_FOR is None,
-        deadline=None,
         database=None,
         print_blob=True,
         suppress_health_check=list(HealthCheck),

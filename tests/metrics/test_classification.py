@@ -132,7 +132,7 @@ def test_weighted_figures_equal_those_of_the_repeated_images() -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=2, max_size=40))
 def test_auroc_of_the_other_class_is_one_minus_auroc(images: list[tuple[bool, int]]) -> None:
     labels = np.array([int(is_positive) for is_positive, _ in images], dtype=np.int64)
@@ -150,7 +150,7 @@ def test_auroc_of_the_other_class_is_one_minus_auroc(images: list[tuple[bool, in
 
 
 @pytest.mark.slow
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), max_size=40))
 def test_average_precision_equals_scikit_learns_wherever_the_positive_images_stand(
     images: list[tuple[bool, int]],

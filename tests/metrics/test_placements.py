@@ -169,7 +169,7 @@ def test_columns_are_the_patients_in_sorted_order_wherever_their_images_stand() 
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 1000))
 def test_one_more_copy_of_a_patients_image_tells_less_than_a_new_patient(seed: int) -> None:
     """Copies of all images, as one patient's own or as new patients: only the latter shrink the standard error."""
