@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from xraytune.classifier.augment import augment, view_table
 from xraytune.classifier.inputs import InputFormat, normalise, to_unit
 from xraytune.classifier.network import Classifier
-from xraytune.compute import autocast
+from xraytune.classifier.train import predict_logits
 from xraytune.pipeline.album import ImageGroup
 from xraytune.pipeline.artifacts import build_once
 from xraytune.records import Compute, Progress, ignore_progress
@@ -77,19 +77,11 @@ def frozen_features(
             images = to_unit(pixels, form)
             for view in range(table.shape[1]):
                 parameters = torch.from_numpy(table[rows, view]).to(compute.device)
-                out[rows, view] = _forward(classifier, augment(images, parameters), form, compute)
+                batch = normalise(augment(images, parameters), form)
+                out[rows, view] = predict_logits(classifier.backbone, [batch], compute=compute)
             on_progress(f"features of {group.name} images", min(start + _BATCH, len(group.rows)), len(group.rows))
         out.flush()
 
     path = build_once(cache, FEATURES_STAGE, inputs, build)
     features: NDArray[np.float32] = np.load(path / "features.npy", mmap_mode="r")
     return features
-
-
-@torch.inference_mode()
-def _forward(network: Classifier, images: torch.Tensor, form: InputFormat, compute: Compute) -> NDArray[np.float32]:
-    network.eval()
-    with autocast(compute):
-        features = network.backbone(normalise(images, form))
-    result: NDArray[np.float32] = features.float().cpu().numpy()
-    return result
