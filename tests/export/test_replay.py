@@ -7,11 +7,13 @@ import shutil
 
 import pytest
 
-from tests.export.conftest import FAILED, PRUNED, WITHOUT_EPOCH, CopyLab, Lab
+from tests.export.conftest import FAILED, PRUNED, WITHOUT_EPOCH, CopyLab, Lab, run_to_its_end
+from tests.in_process import director_of
 from xraytune.errors import StudyError
 from xraytune.export.replay import replay
 from xraytune.files import read_jsonl
 from xraytune.search.study import StudyFolder, locked
+from xraytune.search.work import Asked
 
 pytestmark = pytest.mark.slow
 
@@ -65,6 +67,28 @@ def test_a_failed_trial_fails_again_for_the_same_reason(lab: Lab) -> None:
     again = replay(lab.study, FAILED)
 
     assert "not finite" in again.replayed_failure
+    assert again.is_identical
+
+
+def test_a_trial_that_any_other_exception_ended_fails_again_for_the_same_reason(
+    copy_lab: CopyLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = copy_lab()
+    folder, cache = StudyFolder(lab.study), lab.path / "cache"
+
+    def no_layer(*_: object, **__: object) -> None:
+        raise ValueError("no such layer")
+
+    monkeypatch.setattr("xraytune.pipeline.trial.gather_material", no_layer)
+    with locked(folder):
+        director = director_of(folder, folder.space(), folder.prepared(), cache)
+        while isinstance(asked := director.next(), Asked):
+            run_to_its_end(director, asked.number, folder, cache)
+        director.close()
+
+    again = replay(lab.study, WITHOUT_EPOCH)
+
+    assert again.replayed_failure == "ValueError: no such layer"
     assert again.is_identical
 
 

@@ -15,11 +15,12 @@ from typing import Any
 
 from xraytune.compute import gpu_count, pin
 from xraytune.config.settings import Experiment
-from xraytune.errors import MachineError, Problem, StudyError, XraytuneError
+from xraytune.errors import MachineError, Problem, StudyError
 from xraytune.files import make_folder, read_jsonl, require_writable
 from xraytune.pipeline.trial import TrialResult, run_trial
 from xraytune.records import Compute, EpochRecord, Json, Progress, ignore_progress
 from xraytune.search.journal import Journal
+from xraytune.search.messages import reason_of, traceback_note
 from xraytune.search.study import StudyFolder
 
 
@@ -143,11 +144,14 @@ def replay(
                 should_stop=lambda: len(replayed) >= last_epoch,
                 on_progress=on_progress,
             )
-        except XraytuneError as error:
+        except MachineError:  # no trial fails of this
+            raise
+        except Exception as error:
             if status != "failed":
                 raise
-            failure = str(error)
+            failure = reason_of(error)
     row = journal.row(trial) if status else {}
+    reason = row["reason"] if status == "failed" else ""
     return Replay(
         study=study,
         trial=trial,
@@ -155,7 +159,7 @@ def replay(
         epochs=_compared(recorded, replayed),
         recorded_val_b_auroc=row.get("val_b_auroc"),
         replayed_val_b_auroc=result.val_b_auroc if result and status == "complete" else None,
-        recorded_failure=row["reason"] if status == "failed" else "",
+        recorded_failure=reason.removesuffix(traceback_note(folder.trial_path(trial))),
         replayed_failure=failure,
         device=compute.device,
     )
