@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -259,6 +260,18 @@ def test_a_restart_takes_up_the_unfinished_trials_first(study: StudyFolder) -> N
     assert start(second) == asked[1]
     assert start(second).number == 2
     assert watching.began_numbers == [1, 2]
+
+
+def test_an_unfinished_trial_takes_the_settings_of_today_s_start(study: StudyFolder, tmp_path: Path) -> None:
+    """What may change between two starts, such as the folder of weights, which may have moved."""
+    asked = start(direct(study, f"weights_dir={tmp_path / 'old'}"))
+
+    start(direct(study, f"weights_dir={tmp_path / 'new'}", "resources.hang_minutes=90"))
+
+    experiment = study.experiment(asked.number)
+    assert experiment.settings.weights_dir == tmp_path / "new"
+    assert experiment.settings.resources.hang_minutes == 90
+    assert experiment.parameters == asked.parameters
 
 
 def test_a_restart_decides_as_if_nothing_had_happened(study: StudyFolder) -> None:

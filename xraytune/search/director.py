@@ -182,10 +182,9 @@ class Director:
 
     def _start(self, asked: Asked) -> Asked:
         trial = self._folder.trial_path(asked.number)
-        config = trial / "config.json"
-        if not config.exists():
-            experiment = Experiment(settings=self._space.settings, parameters=asked.parameters)
-            write_json(config, experiment_to_json(experiment, trial))
+        experiment = Experiment(settings=self._space.settings, parameters=asked.parameters)
+        # Each time: resources, tracking and where things lie may be others than at the start that asked for it.
+        write_json(trial / "config.json", experiment_to_json(experiment, trial))
         self._turns.start(asked)
         self._clock.start(asked.number)
         self._observer.began(asked)
