@@ -91,18 +91,21 @@ def trained_gan(
         MachineError: The disk is full.
     """
     inputs = gan_inputs(settings, label, prepared, compute)
+    what = "GAN" if label is None else f"GAN of {prepared.class_names[label]}"
 
     def build(folder: Path) -> None:
         work = gan_work_path(cache, inputs)
         _start_from_shorter_run(cache, inputs, work)
-        what = "GAN" if label is None else f"GAN of {prepared.class_names[label]}"
         for progress in _training(settings, label, prepared, compute=compute, cache=cache, work=work):
             on_progress(what, progress.step, progress.steps)
         save_generator(checkpoint_generator(work / CHECKPOINT_NAME), folder / "generator.safetensors")
         copy_file(work / CHECKPOINT_NAME, folder / CHECKPOINT_NAME)
         copy_grids(work / "grids", folder / "grids")
 
-    path = build_once(cache, GAN_STAGE, inputs, build)
+    def waiting() -> None:
+        on_progress(f"{what}, trained elsewhere", 0, settings.steps)
+
+    path = build_once(cache, GAN_STAGE, inputs, build, waiting=waiting)
     work = gan_work_path(cache, inputs)
     if work.exists():
         shutil.rmtree(work, ignore_errors=True)
