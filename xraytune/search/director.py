@@ -35,8 +35,8 @@ class Observer(Protocol):
     def note(self, text: str) -> None:
         """Something that a person should know."""
 
-    def opened(self, folder: StudyFolder, dashboard: str) -> None:
-        """The study is open and Ray runs; `dashboard` is its address, empty where there is none."""
+    def opened(self, folder: StudyFolder, dashboard: str, trial_budget: int) -> None:
+        """The study is open for so many trials and Ray runs; `dashboard` is its address, empty where there is none."""
 
     def began(self, asked: Asked) -> None:
         """A trial starts, or goes on after a restart."""
@@ -88,9 +88,7 @@ class Director:
         self._rungs = Rungs(grace=grace, reduction=scheduler.reduction, max_epochs=last)
         for number, epoch, value in journal.reports():
             self._rungs.goes_on(number, epoch, value)
-        grid = space.grid() if settings.sampler.name == "grid" else ()
-        self._points = (*space.start_points(), *grid)
-        self._trial_budget = min(settings.budget.trials, len(self._points)) if grid else settings.budget.trials
+        self._points, self._trial_budget = space.points(), space.trial_budget()
         self._turns = Turns(gan_need, map(journal.again, journal.unfinished()))
         self._clock = StudyClock(folder.path / "wall.json", unfinished=journal.unfinished())
         self._first_ends = FirstEnds(folder.path)

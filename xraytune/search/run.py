@@ -59,7 +59,7 @@ class Quiet:
     def note(self, text: str) -> None:
         """Nothing."""
 
-    def opened(self, folder: StudyFolder, dashboard: str) -> None:
+    def opened(self, folder: StudyFolder, dashboard: str, trial_budget: int) -> None:
         """Nothing."""
 
     def began(self, asked: Asked) -> None:
@@ -176,7 +176,7 @@ def _run(
         cache=cache,
         address=address,
         note=observer.note,
-        opened=lambda dashboard: observer.opened(folder, dashboard),
+        opened=lambda dashboard: observer.opened(folder, dashboard, space.trial_budget()),
     )
     try:
         with runner:
