@@ -7,7 +7,7 @@ import pytest
 
 from tests.search.studies import CPU, direct, ended, epoch, two_images, write_space
 from xraytune.search.clock import Times
-from xraytune.search.progress import ProgressFile
+from xraytune.search.progress import ProgressFile, read_progress
 from xraytune.search.study import StudyFolder, create_study, locked
 from xraytune.search.view import StudyWatcher, TrialView, seconds_left, status
 
@@ -34,6 +34,12 @@ def test_a_look_shows_each_trial_as_it_stands(study: StudyFolder) -> None:
     assert view.trials[3].busy_with == "GAN 100/200"
     assert view.best is not None
     assert (view.best.number, view.count("pruned"), view.is_running) == (0, 1, True)
+
+
+def test_what_a_trial_is_busy_with_may_have_any_name(tmp_path: Path) -> None:
+    ProgressFile(tmp_path)('GAN of a "shadow"', 100, 200)
+
+    assert read_progress(tmp_path) == ('GAN of a "shadow"', 100, 200)
 
 
 @pytest.mark.slow
