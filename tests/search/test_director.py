@@ -11,7 +11,6 @@ from tests.search.studies import Watching, direct, ended, epoch
 from xraytune.config.settings import Parameters
 from xraytune.errors import MachineError, TrialError
 from xraytune.files import read_jsonl, write_bytes
-from xraytune.pipeline.synthesize import GanNeed
 from xraytune.search.director import Director
 from xraytune.search.study import StudyFolder
 from xraytune.search.work import Answer, Asked
@@ -343,10 +342,10 @@ class Gans:
     def __init__(self) -> None:
         self.trained: set[tuple[int, int]] = set()
 
-    def need(self, parameters: Parameters) -> GanNeed | None:
+    def need(self, parameters: Parameters) -> str | None:
         if parameters.gan is None or (parameters.gan.width, parameters.gan.steps) in self.trained:
             return None
-        return GanNeed(f"width {parameters.gan.width}")
+        return f"width {parameters.gan.width}"
 
 
 def gan_points(*widths_and_steps: tuple[int, int]) -> str:
