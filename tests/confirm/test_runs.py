@@ -26,8 +26,6 @@ SETTINGS = Settings(name="small", seed=5, data=DataSettings(path=Path("xrays")))
 class Watching:
     progress: list[tuple[str, int, int]] = field(default_factory=list)
 
-    def note(self, text: str) -> None: ...
-
     def progressed(self, what: str, ended: int, total: int) -> None:
         self.progress.append((what, ended, total))
 

@@ -107,10 +107,6 @@ class Director:
         """Whether nothing runs, waits or is still to be asked for."""
         return not self._turns.running and not self._turns.waiting and self._is_spent()
 
-    def note(self, text: str) -> None:
-        """Something that a person should know."""
-        self._observer.note(text)
-
     def next(self) -> Asked | Answer:
         """A trial for a free slot: an unfinished one first, then new ones until the budget is spent."""
         if asked := self._turns.take():
@@ -198,7 +194,7 @@ class Director:
         self._turns.end(number)
         self._clock.stop(number)
         self._turns.waiting.appendleft(self._journal.again(number))
-        self.note(f"#{number} is tried again: {reason.splitlines()[0]}")
+        self._observer.note(f"#{number} is tried again: {reason.splitlines()[0]}")
 
     def _end(self, number: int, status: Status, value: float | None, outcome: dict[str, Any]) -> None:
         self._journal.tell(number, status, value, {**outcome, "seconds": self._clock.seconds_of(number)})
