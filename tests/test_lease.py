@@ -134,6 +134,19 @@ def test_turns_are_taken_one_after_the_other(tmp_path: Path) -> None:
     assert had_turn.is_set()
 
 
+def test_who_waits_for_a_turn_can_show_that_it_is_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "PATIENCE_SECONDS", 0.5)
+    calls: list[bool] = []
+
+    with turn(tmp_path / "lock"), turn(tmp_path / "lock", lambda: calls.append(True)):
+        pass
+    with turn(tmp_path / "lock", lambda: calls.append(False)):
+        pass
+
+    assert calls
+    assert all(calls), "only while the turn is another's"
+
+
 @pytest.mark.slow
 def test_a_turn_is_not_waited_for_when_its_owner_sleeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "PATIENCE_SECONDS", 0.5)

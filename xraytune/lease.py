@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -121,10 +121,14 @@ def read_owner(path: Path) -> Owner | None:
 
 
 @contextmanager
-def turn(path: Path) -> Iterator[None]:
+def turn(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Wait while another process does the same work: until it is done, dead, or has not touched `path` for long.
 
     It only spares work: two may do it at once, where locks do not reach or an owner sleeps.
+
+    Args:
+        path: A file that says whose turn it is.
+        waiting: Called several times a second while it is another's.
 
     Raises:
         MachineError: The disk is full, or the system refuses access.
@@ -138,6 +142,7 @@ def turn(path: Path) -> Iterator[None]:
             touched = os.fstat(stream.fileno()).st_mtime_ns
             if touched != last:
                 last, seen = touched, time.monotonic()
+            waiting()
             time.sleep(_LOOK_SECONDS)
         with beating(path):
             try:

@@ -24,6 +24,20 @@ def test_a_log_tells_now_and_then_how_far_work_is_and_how_long_it_takes_yet(
     assert lines == ["GAN: 410/500, 3:00 left", "GAN: 450/500, 0:25 left", "GAN: 500/500"]
 
 
+def test_a_log_guesses_no_time_while_nothing_is_done(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As where another process does the work."""
+    with console.progress() as on_progress:
+        for seconds in (0.0, 5.0, 11.0):
+            monkeypatch.setattr(time, "monotonic", lambda seconds=seconds: seconds)
+            on_progress("GAN, trained elsewhere", 0, 500)
+
+    assert [line.split("  ", 1)[1] for line in capsys.readouterr().err.splitlines()] == [
+        "GAN, trained elsewhere: 0/500"
+    ]
+
+
 @pytest.mark.parametrize(("seconds", "expected"), [(6.6, "0:07"), (750, "12:30"), (11100, "3:05:00")])
 def test_durations_are_written_as_on_a_clock(seconds: float, expected: str) -> None:
     assert console.duration(seconds) == expected

@@ -1,9 +1,13 @@
 """What a search says in a log."""
 
+from pathlib import Path
+
 import pytest
 
+from tests.search.studies import CPU, two_images, write_space
 from xraytune.cli.search import SearchScreen
 from xraytune.config.settings import Parameters
+from xraytune.search.study import StudyFolder, create_study
 from xraytune.search.work import Asked
 
 
@@ -30,3 +34,13 @@ def test_a_log_has_a_line_for_each_beginning_and_end(capsys: pytest.CaptureFixtu
         "#3 pruned after 2 epochs, 1:01: val-A AUROC 0.750",
         "#4 failed: the loss is not finite",
     ]
+
+
+def test_a_search_is_watched_with_the_budget_of_this_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = StudyFolder(tmp_path / "studies" / "small")
+    create_study(folder, write_space(tmp_path, "budget.trials=6"), two_images(), CPU)
+
+    with SearchScreen() as screen:
+        screen.opened(folder, "", 9)
+
+    assert "0 of 9 trials ended" in capsys.readouterr().err

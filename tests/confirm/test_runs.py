@@ -16,7 +16,6 @@ from xraytune.confirm.arms import Arm
 from xraytune.confirm.runs import Run, RunList, completed_rows, replicate
 from xraytune.errors import StudyError
 from xraytune.files import write_bytes
-from xraytune.pipeline.synthesize import GanNeed
 from xraytune.search.study import StudyFolder
 from xraytune.search.work import Answer, Asked
 
@@ -26,8 +25,6 @@ SETTINGS = Settings(name="small", seed=5, data=DataSettings(path=Path("xrays")))
 @dataclass(slots=True)
 class Watching:
     progress: list[tuple[str, int, int]] = field(default_factory=list)
-
-    def note(self, text: str) -> None: ...
 
     def progressed(self, what: str, ended: int, total: int) -> None:
         self.progress.append((what, ended, total))
@@ -48,7 +45,7 @@ def runs(*sources: str) -> list[Run]:
 def work(
     folder: StudyFolder,
     *sources: str,
-    gan_need: Callable[[Parameters], GanNeed | None] = no_gan,
+    gan_need: Callable[[Parameters], str | None] = no_gan,
     watching: Watching | None = None,
 ) -> RunList:
     return RunList(folder, runs(*sources), what="runs", gan_need=gan_need, retries=1, observer=watching or Watching())
@@ -129,8 +126,8 @@ def test_a_run_that_is_lost_too_often_has_failed(folder: StudyFolder) -> None:
 def test_a_run_waits_for_a_gan_that_another_trains(folder: StudyFolder) -> None:
     there: set[str] = set()
 
-    def need(parameters: Parameters) -> GanNeed | None:
-        return GanNeed("one") if parameters.source == "gan" and "one" not in there else None
+    def need(parameters: Parameters) -> str | None:
+        return "one" if parameters.source == "gan" and "one" not in there else None
 
     one = work(folder, "gan", "gan", "none", gan_need=need)
 

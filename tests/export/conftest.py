@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,7 +13,6 @@ from tests.in_process import CPU, director_of
 from xraytune.compute import pin
 from xraytune.config.load import load_space
 from xraytune.data.phantom import draw_phantoms
-from xraytune.errors import XraytuneError
 from xraytune.export.best import export
 from xraytune.export.train import train
 from xraytune.pipeline.prepare import prepare
@@ -22,6 +20,7 @@ from xraytune.pipeline.trial import trial_epochs
 from xraytune.search.director import Director
 from xraytune.search.study import StudyFolder, create_study, locked
 from xraytune.search.work import Asked
+from xraytune.search.worker import next_message
 
 SPACE = """\
 version: 1
@@ -124,13 +123,6 @@ def run_to_its_end(director: Director, number: int, folder: StudyFolder, cache: 
     """Run a trial until it ends, or the director ends it."""
     trial_dir = folder.trial_path(number)
     epochs = trial_epochs(folder.experiment(number), folder.prepared(), trial_dir=trial_dir, cache=cache, compute=CPU)
-    while True:
-        try:
-            message: dict[str, Any] = {"epoch": asdict(next(epochs))}
-        except StopIteration as end:
-            message = {"ended": asdict(end.value)}
-        except XraytuneError as error:
-            message = {"failed": str(error), "cause": "settings"}
-        if not director.hear(number, message):
-            epochs.close()
-            return
+    while director.hear(number, next_message(epochs, trial_dir)):
+        pass
+    epochs.close()

@@ -4,16 +4,34 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+import time
 
 import pytest
 
-from tests.export.conftest import FAILED, PRUNED, WITHOUT_EPOCH, CopyLab, Lab
+from tests.export.conftest import FAILED, PRUNED, WITHOUT_EPOCH, CopyLab, Lab, run_to_its_end
+from tests.in_process import director_of
 from xraytune.errors import StudyError
 from xraytune.export.replay import replay
 from xraytune.files import read_jsonl
+from xraytune.search.clean import clean
 from xraytune.search.study import StudyFolder, locked
+from xraytune.search.work import Asked
 
 pytestmark = pytest.mark.slow
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from xraytune.export.replay import replay
+
+def hear(what, done, total):
+    if what == "epochs":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+replay(Path(sys.argv[1]), int(sys.argv[2]), on_progress=hear)
+"""
 
 
 @pytest.mark.parametrize("trial", [0, 1, PRUNED])
@@ -33,7 +51,7 @@ def test_a_replayed_trial_is_the_recorded_one_to_the_bit(lab: Lab, trial: int) -
     assert [epoch.replayed_val_auroc for epoch in again.epochs] == [row["val_auroc"] for row in recorded]
     assert told == [(epoch, len(recorded)) for epoch in range(1, len(recorded) + 1)]
     assert (again.replayed_val_b_auroc is not None) == (again.status == "complete")
-    assert not list(lab.path.glob("cache/.replay-*"))
+    assert not list(lab.path.glob("cache/.replay*"))
 
 
 @pytest.mark.parametrize("figure", ["train_loss", "val_auroc"])
@@ -68,6 +86,28 @@ def test_a_failed_trial_fails_again_for_the_same_reason(lab: Lab) -> None:
     assert again.is_identical
 
 
+def test_a_trial_that_any_other_exception_ended_fails_again_for_the_same_reason(
+    copy_lab: CopyLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = copy_lab()
+    folder, cache = StudyFolder(lab.study), lab.path / "cache"
+
+    def no_layer(*_: object, **__: object) -> None:
+        raise ValueError("no such layer")
+
+    monkeypatch.setattr("xraytune.pipeline.trial.gather_material", no_layer)
+    with locked(folder):
+        director = director_of(folder, folder.space(), folder.prepared(), cache)
+        while isinstance(asked := director.next(), Asked):
+            run_to_its_end(director, asked.number, folder, cache)
+        director.close()
+
+    again = replay(lab.study, WITHOUT_EPOCH)
+
+    assert again.replayed_failure == "ValueError: no such layer"
+    assert again.is_identical
+
+
 def test_pixels_that_the_cache_has_lost_are_decoded_again(copy_lab: CopyLab) -> None:
     lab = copy_lab()
     shutil.rmtree(lab.path / "cache")
@@ -92,3 +132,15 @@ def test_a_trial_without_an_epoch_cannot_be_replayed(lab: Lab) -> None:
 def test_an_unknown_trial_is_refused(lab: Lab) -> None:
     with pytest.raises(StudyError, match="there is no trial 77"):
         replay(lab.study, 77)
+
+
+def test_what_a_killed_replay_leaves_is_cleaned_away(copy_lab: CopyLab) -> None:
+    lab = copy_lab()
+    done = subprocess.run([sys.executable, "-c", KILLED, str(lab.study), str(PRUNED)], check=False)
+    (left,) = lab.path.glob("cache/.replay*")
+
+    cleaned = clean(lab.study, clock=lambda: time.time() + 3700)
+
+    assert done.returncode == -9
+    assert cleaned.freed_bytes["leftovers of killed processes"] > 0
+    assert not left.exists()

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.export.conftest import CopyLab, Lab
+from tests.export.conftest import PRUNED, CopyLab, Lab
+from xraytune.config.load import experiment_to_yaml
+from xraytune.config.settings import Experiment, ExportedFrom
 from xraytune.errors import ArtifactError, ConfigError, StudyError
 from xraytune.export.train import train
 from xraytune.records import EpochRecord
@@ -143,6 +145,25 @@ def test_a_damaged_table_of_the_study_is_told_before_anything_is_trained(copy_la
         train(lab.best, out=lab.path / "again", on_epoch=heard.append)
 
     assert not heard
+
+
+def test_a_trial_that_asha_stopped_has_no_figures_to_compare_with(copy_lab: CopyLab) -> None:
+    """As one that a confirm trained to its end, and then found to help."""
+    lab = copy_lab()
+    folder = StudyFolder(lab.study)
+    experiment = Experiment(
+        settings=folder.space().settings.model_copy(
+            update={"exported_from": ExportedFrom(study=lab.study, trial=PRUNED)}
+        ),
+        parameters=folder.experiment(PRUNED).parameters,
+    )
+    config = lab.path / "stopped.yaml"
+    config.write_text(experiment_to_yaml(experiment, lab.path), encoding="utf-8")
+
+    trained = train(config, out=lab.path / "again")
+
+    assert trained.epochs == experiment.settings.budget.max_epochs
+    assert trained.equals_trial is None
 
 
 def test_overrides_are_kept_with_the_model(copy_lab: CopyLab) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tests.in_process import CPU, one_thread
 from tests.pipeline.conftest import Bench
 from tests.pipeline.test_material import frozen
 from tests.pipeline.test_trial import gan
+from xraytune import lease
 from xraytune.config.settings import Experiment
 from xraytune.errors import ArtifactError, StudyError
 from xraytune.files import read_json, sha256_of, write_json
@@ -168,6 +170,31 @@ def test_work_that_is_deleted_while_a_process_uses_it_is_made_again_at_its_next_
 
     assert again == done.figures
     assert hashes(cache) == done.hashes
+
+
+@pytest.mark.parametrize("stage", [PIXELS_STAGE, GAN_STAGE, FEATURES_STAGE])
+def test_a_trial_that_waits_for_another_process_s_work_says_so_and_does_not_hang(
+    done: Done, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    """Each word is a sign of life: without any for `resources.hang_minutes` its process ends itself."""
+    monkeypatch.setattr(lease, "PATIENCE_SECONDS", 0.5)
+    said: list[tuple[str, int]] = []
+
+    with ExitStack() as another_process:
+        for file in cache.glob(f"{stage}/*/manifest.json"):
+            shutil.rmtree(file.parent)
+            another_process.enter_context(lease.turn(file.parent.with_name(f".{file.parent.name}.lock")))
+        run_trial(
+            done.experiment,
+            done.bench.prepared,
+            trial_dir=tmp_path / "trial",
+            cache=cache,
+            compute=CPU,
+            on_epoch=list[EpochRecord]().append,
+            on_progress=lambda what, done, _: said.append((what, done)),
+        )
+
+    assert any(what.endswith("elsewhere") and count == 0 for what, count in said)
 
 
 def test_damaged_pixels_are_never_trained_on(done: Done, cache: Path) -> None:

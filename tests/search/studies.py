@@ -9,7 +9,6 @@ from xraytune.config.load import load_space
 from xraytune.config.settings import Parameters
 from xraytune.config.space import Space
 from xraytune.pipeline.prepare import Prepared, PreparedImage, SideName
-from xraytune.pipeline.synthesize import GanNeed
 from xraytune.records import Compute, EpochRecord
 from xraytune.search.director import Director
 from xraytune.search.journal import Journal
@@ -40,7 +39,7 @@ class Watching:
 
     def note(self, text: str) -> None: ...
 
-    def opened(self, folder: StudyFolder, dashboard: str) -> None: ...
+    def opened(self, folder: StudyFolder, dashboard: str, trial_budget: int) -> None: ...
 
     def began(self, asked: Asked) -> None:
         self.began_numbers.append(asked.number)
@@ -76,7 +75,7 @@ def two_images() -> Prepared:
 CPU = Compute(device="cpu", threads=1, precision="float32")
 
 
-def no_gan(parameters: Parameters) -> GanNeed | None:
+def no_gan(parameters: Parameters) -> str | None:
     """Every GAN is there."""
     del parameters
     return None
@@ -86,7 +85,7 @@ def direct(
     study: StudyFolder,
     *overrides: str,
     watching: Watching | None = None,
-    gan_need: Callable[[Parameters], GanNeed | None] = no_gan,
+    gan_need: Callable[[Parameters], str | None] = no_gan,
     gpu_share: float = 0.0,
 ) -> Director:
     """A director as each start of the search makes one."""

@@ -232,8 +232,6 @@ def test_the_gan_of_a_confirm_that_has_not_ended_stays(root: Path) -> None:
 class Watcher:
     """Does not look."""
 
-    def note(self, text: str) -> None: ...
-
     def progressed(self, what: str, ended: int, total: int) -> None: ...
 
 

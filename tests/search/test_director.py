@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,6 @@ from tests.search.studies import Watching, direct, ended, epoch
 from xraytune.config.settings import Parameters
 from xraytune.errors import MachineError, TrialError
 from xraytune.files import read_jsonl, write_bytes
-from xraytune.pipeline.synthesize import GanNeed
 from xraytune.search.director import Director
 from xraytune.search.study import StudyFolder
 from xraytune.search.work import Answer, Asked
@@ -261,6 +261,18 @@ def test_a_restart_takes_up_the_unfinished_trials_first(study: StudyFolder) -> N
     assert watching.began_numbers == [1, 2]
 
 
+def test_an_unfinished_trial_takes_the_settings_of_today_s_start(study: StudyFolder, tmp_path: Path) -> None:
+    """What may change between two starts, such as the folder of weights, which may have moved."""
+    asked = start(direct(study, f"weights_dir={tmp_path / 'old'}"))
+
+    start(direct(study, f"weights_dir={tmp_path / 'new'}", "resources.hang_minutes=90"))
+
+    experiment = study.experiment(asked.number)
+    assert experiment.settings.weights_dir == tmp_path / "new"
+    assert experiment.settings.resources.hang_minutes == 90
+    assert experiment.parameters == asked.parameters
+
+
 def test_a_restart_decides_as_if_nothing_had_happened(study: StudyFolder) -> None:
     first = direct(study)
     start(first), start(first)
@@ -330,10 +342,10 @@ class Gans:
     def __init__(self) -> None:
         self.trained: set[tuple[int, int]] = set()
 
-    def need(self, parameters: Parameters) -> GanNeed | None:
+    def need(self, parameters: Parameters) -> str | None:
         if parameters.gan is None or (parameters.gan.width, parameters.gan.steps) in self.trained:
             return None
-        return GanNeed(f"width {parameters.gan.width}")
+        return f"width {parameters.gan.width}"
 
 
 def gan_points(*widths_and_steps: tuple[int, int]) -> str:

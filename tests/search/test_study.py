@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.search.studies import direct, ended, two_images, write_space
-from xraytune.errors import StudyError
+from xraytune.data.phantom import draw_phantoms
+from xraytune.errors import StudyError, TrialError
 from xraytune.search.run import search
 from xraytune.search.study import StudyFolder, is_locked, locked, require_same_images, require_same_space
 from xraytune.search.view import StudyWatcher
@@ -83,6 +84,21 @@ def test_a_second_search_is_refused_and_told_who_holds_the_study(study: StudyFol
 def test_a_second_search_is_refused_before_it_looks_at_the_images(study: StudyFolder, tmp_path: Path) -> None:
     with locked(study), pytest.raises(StudyError, match=r"searched by process"):
         search(tmp_path / "small.yaml", data=tmp_path / "nowhere", studies=study.path.parent)
+
+
+@pytest.mark.slow
+def test_a_search_s_cache_is_the_one_in_which_all_others_look_where_studies_is_a_link(tmp_path: Path) -> None:
+    draw_phantoms(tmp_path / "xrays", patients=20, seed=1, image_size_px=64)
+    (tmp_path / "disk" / "studies").mkdir(parents=True)
+    (tmp_path / "studies").symlink_to(tmp_path / "disk" / "studies")
+    write_space(tmp_path)
+    begins_no_trial = ["backbone=small_cnn", "weights=none", "data.image_size=64", "budget.hours=1e-9"]
+
+    with pytest.raises(TrialError, match="no trial completed"):
+        search(tmp_path / "small.yaml", overrides=begins_no_trial, studies=tmp_path / "studies")
+
+    cache = StudyFolder((tmp_path / "studies" / "small").resolve()).default_cache
+    assert {path.parent for path in tmp_path.glob("**/pixels-*")} == {cache}
 
 
 def test_a_folder_that_is_no_study_is_named(tmp_path: Path) -> None:

@@ -1,14 +1,15 @@
 """What `status` and the live table show, read from the folder alone."""
 
+from pathlib import Path
 from typing import Literal
 
 import pytest
 
-from tests.search.studies import direct, ended, epoch
+from tests.search.studies import CPU, direct, ended, epoch, two_images, write_space
 from xraytune.search.clock import Times
-from xraytune.search.progress import ProgressFile
-from xraytune.search.study import StudyFolder, locked
-from xraytune.search.view import StudyWatcher, TrialView, seconds_left
+from xraytune.search.progress import ProgressFile, read_progress
+from xraytune.search.study import StudyFolder, create_study, locked
+from xraytune.search.view import StudyWatcher, TrialView, seconds_left, status
 
 
 @pytest.mark.slow
@@ -33,6 +34,12 @@ def test_a_look_shows_each_trial_as_it_stands(study: StudyFolder) -> None:
     assert view.trials[3].busy_with == "GAN 100/200"
     assert view.best is not None
     assert (view.best.number, view.count("pruned"), view.is_running) == (0, 1, True)
+
+
+def test_what_a_trial_is_busy_with_may_have_any_name(tmp_path: Path) -> None:
+    ProgressFile(tmp_path)('GAN of a "shadow"', 100, 200)
+
+    assert read_progress(tmp_path) == ('GAN of a "shadow"', 100, 200)
 
 
 @pytest.mark.slow
@@ -71,6 +78,40 @@ def test_the_time_left_goes_by_the_pace_so_far(study: StudyFolder) -> None:
 
     assert view.seconds >= 100
     assert view.seconds_left == pytest.approx(view.seconds / 2 * 4)
+
+
+@pytest.mark.slow
+def test_a_search_with_a_larger_budget_than_its_first_start_s_is_shown_with_it(study: StudyFolder) -> None:
+    """The study has 6; who does not know of the new budget at least sees what was begun."""
+    director = direct(study, "budget.trials=9")
+    for number in range(8):
+        director.next()
+        director.hear(number, ended(0.9))
+    (study.path / "wall.json").write_text('{"version": 1, "seconds": 100.0}', encoding="utf-8")
+
+    with locked(study):
+        live, looked = StudyWatcher(study, 9).look(), StudyWatcher(study).look()
+
+    assert (live.trial_budget, looked.trial_budget) == (9, 8)
+    assert live.seconds_left is not None
+    assert live.seconds_left > 0
+    assert looked.seconds_left == 0
+
+
+def test_a_grid_is_shown_with_as_many_trials_as_it_has_points(tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path / "studies" / "grid")
+    space = write_space(tmp_path, "sampler.name=grid", "lr=1e-3", "budget.trials=50")
+    create_study(folder, space, two_images(), CPU)
+
+    assert StudyWatcher(folder).look().trial_budget == len(space.points()) == 7
+
+
+def test_a_study_has_its_name_also_where_it_is_the_current_folder(
+    study: StudyFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(study.path)
+
+    assert status(Path()).name == "small"
 
 
 def test_the_time_left_falls_while_trials_start() -> None:

@@ -203,8 +203,8 @@ class _LoggedProgress:
         if done < total and now - last < _LOG_EVERY_SECONDS:
             return
         self._told[what] = (now, done)
-        seconds_each = (now - last) / max(1, done - done_then)
-        left = f", {duration(seconds_each * (total - done))} left" if done < total else ""
+        has_pace = done_then < done < total
+        left = f", {duration((now - last) / (done - done_then) * (total - done))} left" if has_pace else ""
         event(f"{what}: {done}/{total}{left}")
 
 

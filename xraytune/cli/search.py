@@ -107,12 +107,12 @@ class SearchScreen:
         """A line above what is drawn."""
         console.event(text)
 
-    def opened(self, folder: StudyFolder, dashboard: str) -> None:
+    def opened(self, folder: StudyFolder, dashboard: str, trial_budget: int) -> None:
         """From here on the study is watched."""
         from xraytune.search.view import StudyWatcher
 
         self._drawing.close()
-        watcher = StudyWatcher(folder)
+        watcher = StudyWatcher(folder, trial_budget)
         console.event(f"study {shown_path(folder.path)} (Ctrl-C ends it in order; the same command goes on)")
         tell_dashboard(dashboard)
         self._drawing.enter_context(

@@ -178,6 +178,19 @@ class Space:
         points = walk(self.specs, lambda spec: spec.domain.points() or ())
         return ({name: value for name, value in point.items() if name in searched} for point in points)
 
+    def points(self) -> tuple[Point, ...]:
+        """What the first trials are, by their numbers: `start_points`, then all points of a grid."""
+        return (*self.start_points(), *(self.grid() if self._is_grid else ()))
+
+    def trial_budget(self) -> int:
+        """How many trials a search of it asks for; of a grid no more than it has points."""
+        trials = self.settings.budget.trials
+        return min(trials, len(self.points())) if self._is_grid else trials
+
+    @property
+    def _is_grid(self) -> bool:
+        return self.settings.sampler.name == "grid"
+
     def combinations(self, *names: str) -> tuple[tuple[Value, ...], ...]:
         """The combinations of values of some parameters that trials may have; of a range, its bounds."""
         return tuple(

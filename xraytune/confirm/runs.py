@@ -48,9 +48,6 @@ class Run:
 class RunObserver(Protocol):
     """Who wants to see the runs."""
 
-    def note(self, text: str) -> None:
-        """Something that a person should know."""
-
     def progressed(self, what: str, ended: int, total: int) -> None:
         """How many runs have ended."""
 
@@ -122,10 +119,6 @@ class RunList:
     def is_done(self) -> bool:
         """Whether all runs have ended, well or not."""
         return not self._turns.waiting and not self._turns.running
-
-    def note(self, text: str) -> None:
-        """Something that a person should know."""
-        self._observer.note(text)
 
     def next(self) -> Asked | Answer:
         """The first run whose GAN nobody else is training."""

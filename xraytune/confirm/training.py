@@ -44,6 +44,9 @@ _TOP_UP_FOLDER = "top_up"
 class ConfirmObserver(RunObserver, Protocol):
     """Who wants to see a confirm."""
 
+    def note(self, text: str) -> None:
+        """Something that a person should know."""
+
     def opened(self, dashboard: str) -> None:
         """Ray runs; `dashboard` is its address, empty where there is none."""
 

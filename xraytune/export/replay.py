@@ -7,7 +7,9 @@ is only read, also while it is searched.
 from __future__ import annotations
 
 import math
-import tempfile
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -15,11 +17,12 @@ from typing import Any
 
 from xraytune.compute import gpu_count, pin
 from xraytune.config.settings import Experiment
-from xraytune.errors import MachineError, Problem, StudyError, XraytuneError
-from xraytune.files import make_folder, read_jsonl, require_writable
+from xraytune.errors import MachineError, Problem, StudyError
+from xraytune.files import explained_disk_errors, make_folder, read_jsonl, require_writable, temporary_name
 from xraytune.pipeline.trial import TrialResult, run_trial
 from xraytune.records import Compute, EpochRecord, Json, Progress, ignore_progress
 from xraytune.search.journal import Journal
+from xraytune.search.messages import reason_of, traceback_note
 from xraytune.search.study import StudyFolder
 
 
@@ -130,24 +133,26 @@ def replay(
 
     result: TrialResult | None = None
     failure = ""
-    make_folder(cache)
-    with tempfile.TemporaryDirectory(prefix=".replay-", dir=cache) as work:
+    with _passing_folder(cache) as work:
         try:
             result = run_trial(
                 experiment,
                 prepared,
-                trial_dir=Path(work),
+                trial_dir=work,
                 cache=cache,
                 compute=compute,
                 on_epoch=hear,
                 should_stop=lambda: len(replayed) >= last_epoch,
                 on_progress=on_progress,
             )
-        except XraytuneError as error:
+        except MachineError:  # no trial fails of this
+            raise
+        except Exception as error:
             if status != "failed":
                 raise
-            failure = str(error)
+            failure = reason_of(error)
     row = journal.row(trial) if status else {}
+    reason = row["reason"] if status == "failed" else ""
     return Replay(
         study=study,
         trial=trial,
@@ -155,10 +160,22 @@ def replay(
         epochs=_compared(recorded, replayed),
         recorded_val_b_auroc=row.get("val_b_auroc"),
         replayed_val_b_auroc=result.val_b_auroc if result and status == "complete" else None,
-        recorded_failure=row["reason"] if status == "failed" else "",
+        recorded_failure=reason.removesuffix(traceback_note(folder.trial_path(trial))),
         replayed_failure=failure,
         device=compute.device,
     )
+
+
+@contextmanager
+def _passing_folder(cache: Path) -> Iterator[Path]:
+    """A folder that vanishes with the block; what a killed replay leaves has a name that `clean` finds."""
+    folder = temporary_name(cache / "replay")
+    with explained_disk_errors(folder):
+        make_folder(folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _recorded_compute(folder: StudyFolder) -> Compute:

@@ -50,7 +50,7 @@ class Trained:
         epochs: Epochs trained.
         seconds: Wall time of this run of the training.
         equals_trial: Whether val-A and val-B AUROC are those of the exported trial, to the bit, as they are on the CPU that
-            it ran on; None where there is no study to compare with, or other images or settings were asked for.
+            it ran on; None where the study is not here or has no such figures, or other images or settings were asked for.
     """
 
     path: Path
@@ -249,11 +249,12 @@ def _compute(settings: Settings, study: StudyFolder | None, note: Callable[[str]
 
 
 def _recorded(settings: Settings, study: StudyFolder) -> tuple[float, float] | None:
-    """The exported trial's AUROCs on val-A and val-B; None of a trial that `confirm` added."""
+    """The exported trial's AUROCs on val-A and val-B; None of one that ASHA stopped and `confirm` trained to its end."""
     assert settings.exported_from is not None, "there is a study"
     trial = settings.exported_from.trial
     with damage_explained(study.rows_path):
-        return next(((row["value"], row["val_b_auroc"]) for row in study.rows() if row["number"] == trial), None)
+        rows = (row for row in study.rows() if row["number"] == trial and row["status"] == "complete")
+        return next(((row["value"], row["val_b_auroc"]) for row in rows), None)
 
 
 @contextmanager

@@ -51,8 +51,17 @@ def artifact_path(cache: Path, stage: str, inputs: Mapping[str, Any]) -> Path:
     return cache / stage / fingerprint(stage, inputs)
 
 
-def build_once(cache: Path, stage: str, inputs: Mapping[str, Any], build: Callable[[Path], None]) -> Path:
+def build_once(
+    cache: Path,
+    stage: str,
+    inputs: Mapping[str, Any],
+    build: Callable[[Path], None],
+    *,
+    waiting: Callable[[], None] = lambda: None,
+) -> Path:
     """The folder of an artifact that is whole, built by `build(folder)` when need be.
+
+    While another process builds it, `waiting` is called several times a second.
 
     Raises:
         MachineError: The disk is full.
@@ -60,7 +69,7 @@ def build_once(cache: Path, stage: str, inputs: Mapping[str, Any], build: Callab
     path = artifact_path(cache, stage, inputs)
     if is_whole(path):
         return path
-    with turn(path.with_name(f".{path.name}.lock")):
+    with turn(path.with_name(f".{path.name}.lock"), waiting):
         if is_whole(path):
             return path
         if os.path.lexists(path):

@@ -64,6 +64,8 @@ def frozen_features(
         "compute": [compute.device, compute.threads, compute.precision],
     }
 
+    what = f"features of {group.name} images"
+
     def build(folder: Path) -> None:
         classifier = network()
         shape = (len(group.rows), table.shape[1], classifier.feature_count)
@@ -79,9 +81,12 @@ def frozen_features(
                 parameters = torch.from_numpy(table[rows, view]).to(compute.device)
                 batch = normalise(augment(images, parameters), form)
                 out[rows, view] = predict_logits(classifier.backbone, [batch], compute=compute)
-            on_progress(f"features of {group.name} images", min(start + _BATCH, len(group.rows)), len(group.rows))
+            on_progress(what, min(start + _BATCH, len(group.rows)), len(group.rows))
         out.flush()
 
-    path = build_once(cache, FEATURES_STAGE, inputs, build)
+    def waiting() -> None:
+        on_progress(f"{what}, computed elsewhere", 0, len(group.rows))
+
+    path = build_once(cache, FEATURES_STAGE, inputs, build, waiting=waiting)
     features: NDArray[np.float32] = np.load(path / "features.npy", mmap_mode="r")
     return features

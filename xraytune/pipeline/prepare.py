@@ -123,6 +123,7 @@ def prepare(
             "resize": data.resize,
         },
         lambda folder: _store(index, data, folder, on_progress),
+        waiting=lambda: on_progress("images, decoded elsewhere", 0, len(index.images)),
     )
     stored = stored_files(pixels)
     if stored.broken and not skip_broken:

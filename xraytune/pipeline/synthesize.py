@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,21 +48,17 @@ def gan_inputs(settings: GanSettings, label: int | None, prepared: Prepared, com
     }
 
 
-@dataclass(frozen=True, slots=True)
-class GanNeed:
-    """A GAN that has yet to be trained. Runs of one lineage differ in nothing but their steps: one starts from another."""
+def gan_need(settings: GanSettings | None, prepared: Prepared, compute: Compute, cache: Path) -> str | None:
+    """The lineage of the GAN that a trial with these settings would have to train first; None where there is nothing.
 
-    lineage: str
-
-
-def gan_need(settings: GanSettings | None, prepared: Prepared, compute: Compute, cache: Path) -> GanNeed | None:
-    """What a trial with these settings would have to train first; None where there is nothing."""
+    Runs of one lineage differ in nothing but their steps: one starts from another.
+    """
     if settings is None:
         return None
     needed = [gan_inputs(settings, label, prepared, compute) for label in network_labels(settings, prepared)]
     if all(is_whole(artifact_path(cache, GAN_STAGE, inputs)) for inputs in needed):
         return None
-    return GanNeed(fingerprint(GAN_STAGE, _without_steps(needed[0])))
+    return fingerprint(GAN_STAGE, _without_steps(needed[0]))
 
 
 def _without_steps(inputs: dict[str, Any]) -> dict[str, Any]:
@@ -91,18 +86,21 @@ def trained_gan(
         MachineError: The disk is full.
     """
     inputs = gan_inputs(settings, label, prepared, compute)
+    what = "GAN" if label is None else f"GAN of {prepared.class_names[label]}"
 
     def build(folder: Path) -> None:
         work = gan_work_path(cache, inputs)
         _start_from_shorter_run(cache, inputs, work)
-        what = "GAN" if label is None else f"GAN of {prepared.class_names[label]}"
         for progress in _training(settings, label, prepared, compute=compute, cache=cache, work=work):
             on_progress(what, progress.step, progress.steps)
         save_generator(checkpoint_generator(work / CHECKPOINT_NAME), folder / "generator.safetensors")
         copy_file(work / CHECKPOINT_NAME, folder / CHECKPOINT_NAME)
         copy_grids(work / "grids", folder / "grids")
 
-    path = build_once(cache, GAN_STAGE, inputs, build)
+    def waiting() -> None:
+        on_progress(f"{what}, trained elsewhere", 0, settings.steps)
+
+    path = build_once(cache, GAN_STAGE, inputs, build, waiting=waiting)
     work = gan_work_path(cache, inputs)
     if work.exists():
         shutil.rmtree(work, ignore_errors=True)

@@ -35,8 +35,8 @@ class Observer(Protocol):
     def note(self, text: str) -> None:
         """Something that a person should know."""
 
-    def opened(self, folder: StudyFolder, dashboard: str) -> None:
-        """The study is open and Ray runs; `dashboard` is its address, empty where there is none."""
+    def opened(self, folder: StudyFolder, dashboard: str, trial_budget: int) -> None:
+        """The study is open for so many trials and Ray runs; `dashboard` is its address, empty where there is none."""
 
     def began(self, asked: Asked) -> None:
         """A trial starts, or goes on after a restart."""
@@ -88,9 +88,7 @@ class Director:
         self._rungs = Rungs(grace=grace, reduction=scheduler.reduction, max_epochs=last)
         for number, epoch, value in journal.reports():
             self._rungs.goes_on(number, epoch, value)
-        grid = space.grid() if settings.sampler.name == "grid" else ()
-        self._points = (*space.start_points(), *grid)
-        self._trial_budget = min(settings.budget.trials, len(self._points)) if grid else settings.budget.trials
+        self._points, self._trial_budget = space.points(), space.trial_budget()
         self._turns = Turns(gan_need, map(journal.again, journal.unfinished()))
         self._clock = StudyClock(folder.path / "wall.json", unfinished=journal.unfinished())
         self._first_ends = FirstEnds(folder.path)
@@ -108,10 +106,6 @@ class Director:
     def is_done(self) -> bool:
         """Whether nothing runs, waits or is still to be asked for."""
         return not self._turns.running and not self._turns.waiting and self._is_spent()
-
-    def note(self, text: str) -> None:
-        """Something that a person should know."""
-        self._observer.note(text)
 
     def next(self) -> Asked | Answer:
         """A trial for a free slot: an unfinished one first, then new ones until the budget is spent."""
@@ -182,10 +176,9 @@ class Director:
 
     def _start(self, asked: Asked) -> Asked:
         trial = self._folder.trial_path(asked.number)
-        config = trial / "config.json"
-        if not config.exists():
-            experiment = Experiment(settings=self._space.settings, parameters=asked.parameters)
-            write_json(config, experiment_to_json(experiment, trial))
+        experiment = Experiment(settings=self._space.settings, parameters=asked.parameters)
+        # Each time: resources, tracking and where things lie may be others than at the start that asked for it.
+        write_json(trial / "config.json", experiment_to_json(experiment, trial))
         self._turns.start(asked)
         self._clock.start(asked.number)
         self._observer.began(asked)
@@ -201,7 +194,7 @@ class Director:
         self._turns.end(number)
         self._clock.stop(number)
         self._turns.waiting.appendleft(self._journal.again(number))
-        self.note(f"#{number} is tried again: {reason.splitlines()[0]}")
+        self._observer.note(f"#{number} is tried again: {reason.splitlines()[0]}")
 
     def _end(self, number: int, status: Status, value: float | None, outcome: dict[str, Any]) -> None:
         self._journal.tell(number, status, value, {**outcome, "seconds": self._clock.seconds_of(number)})

@@ -80,10 +80,8 @@ class Journal:
     def ask(self, points: Sequence[Mapping[str, Any]]) -> Asked:
         """The next trial: the point of its number where there is one, else what the sampler says.
 
-        The sampler is seeded by the trial's number, so that a restart does not shift the draws.
-
-        Raises:
-            ConfigError: The settings drawn do not go together; the trial is told failed.
+        The sampler is seeded by the trial's number, so that a restart does not shift the draws. Whatever it draws can run:
+        `load_space` refuses a space with settings that do not go together.
         """
         number = len(self.trials)
         has_waiting = len(self._study.get_trials(deepcopy=False)) > number

@@ -1,10 +1,11 @@
-"""What a trial says, passed on to who decides; see `work.Message`."""
+"""What a trial says, passed on to who decides, and the words in which it says why it failed; see `work.Message`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
-from xraytune.errors import MachineError
+from xraytune.errors import MachineError, XraytuneError
 from xraytune.pipeline.trial import TrialResult
 from xraytune.records import EpochRecord
 from xraytune.search.work import Message
@@ -37,3 +38,13 @@ def read_message(
     else:
         failed(message["failed"], message["cause"])
     return False
+
+
+def reason_of(error: Exception) -> str:
+    """Why a trial failed: a refusal in its own words, all else with its class."""
+    return str(error) if isinstance(error, XraytuneError) else f"{type(error).__name__}: {error}"
+
+
+def traceback_note(trial_dir: Path) -> str:
+    """What stands behind a recorded reason: where the traceback lies."""
+    return f" (traceback: {trial_dir.name}/error.txt)"

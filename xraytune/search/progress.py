@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,8 +25,8 @@ class ProgressFile:
         now = time.monotonic()
         if now - self._written >= _EVERY_SECONDS or done == total:
             self._written = now
-            content = f'{{"what": "{what}", "done": {done}, "total": {total}}}\n'
-            write_text(self.trial_dir / _NAME, content, durable=False)
+            content = json.dumps({"what": what, "done": done, "total": total}, ensure_ascii=False)
+            write_text(self.trial_dir / _NAME, f"{content}\n", durable=False)
 
 
 def read_progress(trial_dir: Path) -> tuple[str, int, int] | None:

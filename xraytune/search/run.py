@@ -59,7 +59,7 @@ class Quiet:
     def note(self, text: str) -> None:
         """Nothing."""
 
-    def opened(self, folder: StudyFolder, dashboard: str) -> None:
+    def opened(self, folder: StudyFolder, dashboard: str, trial_budget: int) -> None:
         """Nothing."""
 
     def began(self, asked: Asked) -> None:
@@ -93,7 +93,7 @@ def search(
         weights_dir: A folder of official weight files, for machines without a network.
         overrides: `key=value` lines that replace the file's.
         studies: The folder of studies; this one's is `studies/NAME`.
-        cache: The artifact cache; by default `cache` beside `studies`.
+        cache: The artifact cache; by default the one beside the studies, where these really lie.
         address: A Ray cluster; by default Ray starts on this machine.
         skip_broken: Leave broken images out, and say which.
         observer: Told what happens.
@@ -111,7 +111,7 @@ def search(
     loaded = load_space(space, overrides, data=data, weights_dir=weights_dir)
     settings = loaded.settings
     folder = StudyFolder((studies / settings.name).resolve())
-    cache = (cache or studies.parent / "cache").resolve()
+    cache = (cache or folder.default_cache).resolve()
     require_writable(folder.path)
     require_writable(cache)
     is_resumed = folder.space_path.exists()
@@ -176,7 +176,7 @@ def _run(
         cache=cache,
         address=address,
         note=observer.note,
-        opened=lambda dashboard: observer.opened(folder, dashboard),
+        opened=lambda dashboard: observer.opened(folder, dashboard, space.trial_budget()),
     )
     try:
         with runner:

@@ -155,7 +155,7 @@ class Runner:
             cluster = self._child.cluster()
             slots(self._resources, cluster.cpus, cluster.gpus)
             self._opened(cluster.dashboard)
-        self._child.run(options, served, caught)
+        self._child.run(options, served, caught, self._note)
 
     def _end_child(self) -> None:
         if self._child is not None:
@@ -183,9 +183,6 @@ class _Served:
 
     def beat(self) -> None:
         self._work.beat()
-
-    def note(self, text: str) -> None:
-        self._work.note(text)
 
     def answer(self, question: Mapping[str, Any]) -> Any:
         match question:
@@ -251,14 +248,14 @@ class _Child:
             raise MachineError(Problem(found["unavailable"], found["where"], found["fix"]))
         return Cluster(dashboard=found["dashboard"], cpus=found["cpus"], gpus=found["gpus"])
 
-    def run(self, options: dict[str, Any], served: _Served, caught: list[int]) -> None:
+    def run(self, options: dict[str, Any], served: _Served, caught: list[int], note: Callable[[str], None]) -> None:
         """Answer until Tune has no more to run."""
         self._tell(options)
         self._is_busy, told_to_stop = True, False
         while True:
             if caught and not told_to_stop:
                 told_to_stop = True
-                served.note(f"{signal.Signals(caught[0]).name}: ending in order, which takes some seconds")
+                note(f"{signal.Signals(caught[0]).name}: ending in order, which takes some seconds")
                 with suppress(ProcessLookupError):
                     self._process.send_signal(signal.SIGUSR1)
             served.beat()

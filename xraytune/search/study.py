@@ -73,7 +73,7 @@ class StudyFolder:
 
     @property
     def default_cache(self) -> Path:
-        """The artifact cache that lies beside the studies."""
+        """The artifact cache that lies beside the studies; of a resolved path, so that all find the same one."""
         return self.path.parent.parent / "cache"
 
     def trial_path(self, number: int) -> Path:

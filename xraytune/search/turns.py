@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 from xraytune.config.settings import Parameters
-from xraytune.pipeline.synthesize import GanNeed
 from xraytune.search.work import Asked
 
-GanNeeds: TypeAlias = Callable[[Parameters], GanNeed | None]
-"""From a trial's settings to the GAN that has yet to be trained for it; None where it needs none, or it is there."""
+GanNeeds: TypeAlias = Callable[[Parameters], str | None]
+"""From a trial's settings to the lineage of the GAN that has yet to be trained for it; None where there is nothing."""
 
 
 class Turns:
@@ -45,19 +44,19 @@ class Turns:
 
     def must_wait(self, asked: Asked) -> bool:
         """Whether another trial is training the GAN that this one needs, or a longer or shorter run of it."""
-        need = self._gan_need(asked.parameters)
-        if need is None:
+        needed = self._gan_need(asked.parameters)
+        if needed is None:
             return False
         return any(
-            lineage == need.lineage and self._gan_need(self.running[number].parameters)
+            lineage == needed and self._gan_need(self.running[number].parameters)
             for number, lineage in self._lineages.items()
         )
 
     def start(self, asked: Asked) -> None:
         """It runs from now on."""
         self.running[asked.number] = asked
-        if need := self._gan_need(asked.parameters):
-            self._lineages[asked.number] = need.lineage
+        if lineage := self._gan_need(asked.parameters):
+            self._lineages[asked.number] = lineage
 
     def end(self, number: int) -> Asked:
         """It runs no more."""

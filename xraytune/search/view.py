@@ -49,7 +49,7 @@ class StudyView:
     Attributes:
         name: The study's.
         trials: Those that were asked for, by number.
-        trial_budget: How many will be.
+        trial_budget: How many will be, as far as it is known: the study tells the budget of its first start.
         max_epochs: Of a trial.
         seconds: Wall time used, over all starts.
         seconds_left: A guess from the trials so far; None before the first one ended or when nothing runs.
@@ -81,7 +81,7 @@ def status(study: Path) -> StudyView:
     Raises:
         StudyError: There is no study here.
     """
-    return StudyWatcher(StudyFolder(study)).look()
+    return StudyWatcher(StudyFolder(study.resolve())).look()
 
 
 class StudyWatcher:
@@ -89,14 +89,16 @@ class StudyWatcher:
 
     Args:
         folder: The study.
+        trial_budget: That of the start which runs, where it is known.
 
     Raises:
         StudyError: There is no study here.
     """
 
-    def __init__(self, folder: StudyFolder) -> None:
+    def __init__(self, folder: StudyFolder, trial_budget: int | None = None) -> None:
         self._folder = folder
         self._space = folder.space()
+        self._trial_budget = trial_budget or self._space.trial_budget()
         self._journal = Journal(folder.journal_path, self._space, writable=False)
 
     def look(self) -> StudyView:
@@ -105,15 +107,15 @@ class StudyWatcher:
         trials = tuple(
             view for frozen in self._journal.trials if (view := self._trial(frozen.number, is_running)) is not None
         )
-        budget = self._space.settings.budget
+        trial_budget = max(self._trial_budget, len(trials))
         times = self._times(is_running)
         return StudyView(
             name=self._folder.path.name,
             trials=trials,
-            trial_budget=budget.trials,
-            max_epochs=budget.max_epochs,
+            trial_budget=trial_budget,
+            max_epochs=self._space.settings.budget.max_epochs,
             seconds=times.seconds,
-            seconds_left=seconds_left(trials, budget.trials, times) if is_running else None,
+            seconds_left=seconds_left(trials, trial_budget, times) if is_running else None,
             is_running=is_running,
         )
 

@@ -58,9 +58,6 @@ class Work(Protocol):
     def is_done(self) -> bool:
         """Whether nothing runs, waits or is still to come."""
 
-    def note(self, text: str) -> None:
-        """Something that a person should know."""
-
     def next(self) -> Asked | Answer:
         """A trial for a free slot."""
 

@@ -23,13 +23,14 @@ from PIL import Image
 
 from xraytune.compute import pin
 from xraytune.config.settings import Experiment
-from xraytune.errors import ConfigError, MachineError, TrialError, XraytuneError
+from xraytune.errors import ConfigError, MachineError, TrialError
 from xraytune.files import fenced, write_text
 from xraytune.lease import HeldError, has_claim, read_owner, write_claim
 from xraytune.pipeline.album import compose_album
 from xraytune.pipeline.prepare import Prepared
 from xraytune.pipeline.trial import TrialResult, trial_epochs
 from xraytune.records import Compute, EpochRecord, Json
+from xraytune.search.messages import reason_of, traceback_note
 from xraytune.search.progress import ProgressFile
 from xraytune.search.study import StudyFolder
 from xraytune.search.work import HANG_FILE, Message
@@ -175,8 +176,7 @@ def next_message(epochs: Generator[EpochRecord, None, TrialResult], trial_dir: P
         return {"stopped": str(error)}
     except Exception as error:  # noqa: BLE001  the trial boundary: the search goes on
         write_text(trial_dir / "error.txt", traceback.format_exc())
-        reason = str(error) if isinstance(error, XraytuneError) else f"{type(error).__name__}: {error}"
-        return {"failed": f"{reason} (traceback: {trial_dir.name}/error.txt)", "cause": _cause(error)}
+        return {"failed": reason_of(error) + traceback_note(trial_dir), "cause": _cause(error)}
 
 
 def _cause(error: Exception) -> Cause:
