@@ -17,8 +17,8 @@ from xraytune.confirm.answer import ArmScores, Judged, judge_finalists, ratio_re
 from xraytune.confirm.arms import Candidate, Stopped, choose_finalists, to_be_finished
 from xraytune.confirm.plan import Plan
 from xraytune.confirm.record import Confirmation, write_verdict
-from xraytune.confirm.scores import TEST, VAL_B, has_scores, score, scores, val_b_group
-from xraytune.confirm.test_images import SealedTest, find_test, open_test
+from xraytune.confirm.scores import TEST, VAL_B, has_any_scores, has_scores, score, scores, val_b_group
+from xraytune.confirm.test_images import SealedTest, find_test, open_test, require_scored_test
 from xraytune.confirm.training import ConfirmObserver, Quiet, Training
 from xraytune.files import require_writable
 from xraytune.metrics.classification import Floats
@@ -59,7 +59,7 @@ def confirm(
         on_progress: Told how far the work beside the runs is.
 
     Raises:
-        StudyError: No study, no finalist, or its images changed.
+        StudyError: No study, no finalist, its images changed, or runs were scored on another test folder.
         DataError: No test folder, or one that cannot be used.
         TrialError: Runs failed; the same call tries them again.
         MachineError: Weights, GPUs, disk or the Ray cluster.
@@ -79,7 +79,6 @@ def confirm(
         settings = space.settings.data
         where = settings if data is None else settings.model_copy(update={"path": data})
         sealed = find_test(where, prepared, test, on_progress=on_progress)
-        known = len(openings(folder.path / OPENINGS_FILE, sealed.fingerprint))
         runner = Runner(
             folder,
             token=token,
@@ -98,6 +97,10 @@ def confirm(
             runner=runner,
             observer=observer,
         )
+        log = folder.path / OPENINGS_FILE
+        if has_any_scores(training.runs_folder, TEST):
+            require_scored_test(sealed, log)
+        known = len(openings(log, sealed.fingerprint))
         with runner:
             seeds = gan_seeds or space.settings.confirm.gan_seeds
             plan = training.train(trials, stopped, finalists=count, gan_seeds=seeds, earlier_openings=known)
@@ -121,6 +124,7 @@ def _judge(training: Training, plan: Plan, sealed: SealedTest, reason: str, on_p
             fingerprint=sealed.fingerprint,
             reason=reason,
             image_count=len(sealed.images),
+            order=sealed.order,
             runs=len(of_test),
         )
         group = open_test(sealed, prepared, training.cache, on_progress=on_progress)

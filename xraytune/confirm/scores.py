@@ -30,6 +30,11 @@ def has_scores(folder: StudyFolder, number: int, side: str) -> bool:
     return _path(folder, number, side).exists()
 
 
+def has_any_scores(folder: StudyFolder, side: str) -> bool:
+    """Whether a run's probabilities for one side are there, of whichever run."""
+    return any(folder.path.glob(f"trials/*/{side}.npy"))
+
+
 def scores(folder: StudyFolder, number: int, side: str) -> NDArray[np.float64]:
     """A run's probabilities for one side, [N, C].
 

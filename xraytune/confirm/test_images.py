@@ -6,6 +6,7 @@ and no file of it was trained on, and each class has enough patients for an inte
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from xraytune.pipeline.album import ImageGroup
 from xraytune.pipeline.artifacts import build_once
 from xraytune.pipeline.prepare import PIXELS_STAGE, Prepared
 from xraytune.records import Progress, ignore_progress
+from xraytune.search.openings import last_opening
 
 _FEWEST_PATIENTS = 5
 
@@ -38,6 +40,12 @@ class SealedTest:
     root: Path
     images: tuple[ImageFile, ...]
     fingerprint: str
+
+    @property
+    def order(self) -> str:
+        """32 hex digits over the content in the order of the files' names, which is that of a run's scores."""
+        content = "\n".join(f"{image.label} {image.sha256}" for image in self.images)
+        return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
 def find_test(
@@ -75,6 +83,28 @@ def find_test(
         _refuse_known(prepared, images, test)
     _refuse_few(prepared, found)
     return found
+
+
+def require_scored_test(sealed: SealedTest, log: Path) -> None:
+    """Refuse test images that earlier scores are not of: they would be held against the labels of others.
+
+    Args:
+        sealed: The test folder.
+        log: The study's openings; the last one of a confirm is of the images that were scored.
+
+    Raises:
+        StudyError: It is another folder, or its files go by other names that bring them into another order.
+    """
+    opening = last_opening(log, "confirm")
+    if opening is None:
+        return
+    if opening["fingerprint"] != sealed.fingerprint:
+        fix = "give that folder, or move confirm/ away to begin anew"
+        raise StudyError(Problem("this confirm was judged on another test folder", sealed.root, fix))
+    if opening.get("order", sealed.order) != sealed.order:  # an earlier version wrote none
+        what = "the test images were renamed since this confirm scored them, and stand in another order now"
+        fix = "give them back their names, or move confirm/ away to begin anew"
+        raise StudyError(Problem(what, sealed.root, fix))
 
 
 def open_test(
