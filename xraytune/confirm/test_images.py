@@ -7,7 +7,7 @@ and no file of it was trained on, and each class has enough patients for an inte
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +16,12 @@ import numpy as np
 from xraytune.compute import cpu_count
 from xraytune.config.settings import DataSettings
 from xraytune.data.index import ImageFile, content_fingerprint, read_index, read_labelled_folder
+from xraytune.data.patients import PATIENTS_CSV, name_patients
 from xraytune.data.pixels import broken_images_error, open_pixels, store_pixels
 from xraytune.errors import DataError, Problem, StudyError, listed
 from xraytune.pipeline.album import ImageGroup
 from xraytune.pipeline.artifacts import build_once
+from xraytune.pipeline.known_patients import known_patients
 from xraytune.pipeline.prepare import PIXELS_STAGE, Prepared
 from xraytune.records import Progress, ignore_progress
 from xraytune.search.openings import last_opening
@@ -78,9 +80,13 @@ def find_test(
             fix = "put the test images back as they were, or start a study of another name"
             raise StudyError(Problem("the test folder changed since the search", data.path, fix))
     else:
-        images = read_labelled_folder(test, prepared.class_names, group_regex=data.split.group_regex)
+        # A table of patients beside the images knows more about them than the training set's file names.
+        group_regex = None if (test / PATIENTS_CSV).is_file() else data.split.group_regex
+        images = read_labelled_folder(test, prepared.class_names, group_regex=group_regex)
         found = SealedTest(root=test, images=images, fingerprint=content_fingerprint(images))
-        _refuse_known(prepared, images, test)
+        before_joining = name_patients(data.path, [image.file for image in prepared.images], data.split.group_regex)
+        known_as = before_joining.by_file.values()
+        _refuse(known_patients(images, test, prepared.images, group_regex=group_regex, known_as=known_as), found)
     _refuse_few(prepared, found)
     return found
 
@@ -154,15 +160,13 @@ def _require_same_images(prepared: Prepared, images: Sequence[ImageFile], root: 
         raise StudyError(Problem(what, root, "put the images back as they were, or start a study of another name"))
 
 
-def _refuse_known(prepared: Prepared, images: Sequence[ImageFile], test: Path) -> None:
-    """Patients and files of a test folder from elsewhere that the study has too."""
-    patients = {image.patient for image in prepared.images}
-    contents = {image.sha256 for image in prepared.images}
-    known = [image.file for image in images if image.patient in patients or image.sha256 in contents]
+def _refuse(patients: Collection[str], found: SealedTest) -> None:
+    """Refuse a test folder with patients whom the study knows."""
+    known = [image.file for image in found.images if image.patient in patients]
     if known:
         what = f"{len(known)} images are of patients whom the study trained or validated on: {listed(known)}"
         fix = "remove them: a test on patients seen in training proves nothing"
-        raise DataError(Problem(what, test, fix))
+        raise DataError(Problem(what, found.root, fix))
 
 
 def _refuse_few(prepared: Prepared, found: SealedTest) -> None:

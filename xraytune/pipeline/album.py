@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from xraytune.compute import cpu_count
 from xraytune.config.settings import Experiment
 from xraytune.data.index import ImageFile, read_labelled_folder
-from xraytune.data.patients import name_patients, patient_of
 from xraytune.data.pixels import broken_images_error, open_pixels, store_pixels
 from xraytune.errors import DataError, Problem
 from xraytune.mix.plan import MixPlan, plan_mix
 from xraytune.pipeline.artifacts import build_once
+from xraytune.pipeline.known_patients import known_patients
 from xraytune.pipeline.prepare import PIXELS_STAGE, Prepared, Side, require_pixels, training_pixels
 from xraytune.pipeline.quality import refuse_memorised
 from xraytune.pipeline.synthesize import blocks_for, extension_block, pool_block
@@ -188,19 +188,10 @@ def store_folder(root: Path, prepared: Prepared, *, cache: Path) -> tuple[tuple[
 def _without_validation(found: tuple[ImageFile, ...], root: Path, prepared: Prepared) -> tuple[ImageFile, ...]:
     """What may be trained on: validation would measure memory if its patients were among the extra images."""
     validation = [image for image in prepared.images if image.side != "train"]
-    contents = {image.sha256 for image in validation}
-    # An image that several patients share joins them under one name; the file still tells the other. A table of
-    # patients is read without the spaces around a name.
-    patients = {image.patient.strip() for image in validation} | {patient_of(image.file) for image in validation}
-    named = name_patients(root, [image.file for image in found]).by_file
-    # All who go by one name in this folder are one person: if one of their images is held back, all are.
-    held_back = {
-        image.patient
-        for image in found
-        if image.sha256 in contents or not patients.isdisjoint({image.patient.strip(), named[image.file].strip()})
-    }
+    held_back = known_patients(found, root, validation)
     kept = tuple(image for image in found if image.patient not in held_back)
     if len(kept) < len(found):
+        contents = {image.sha256 for image in validation}
         identical = sum(image.sha256 in contents for image in found)
         aside = f" ({identical} of them are the very files that stand there)" if identical else ""
         what = (
