@@ -18,7 +18,7 @@ from xraytune.confirm.run import confirm
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.transform import transform_folder
 from xraytune.data.transformation import Strengths
-from xraytune.errors import StudyError
+from xraytune.errors import DataError, StudyError
 from xraytune.files import read_jsonl
 from xraytune.pipeline.prepare import prepare
 from xraytune.search.director import Director
@@ -151,6 +151,18 @@ def test_test_images_that_stand_in_another_order_than_their_scores_are_refused(l
     swap(first, last)
 
     lab.confirm()
+
+
+def test_test_images_that_the_finalists_extra_images_have_too_are_refused_before_anything_is_trained(lab: Lab) -> None:
+    leaked = next((lab.test / "NORMAL").iterdir())
+    shutil.copy(leaked, lab.path / "copies" / "NORMAL" / "synthetic.jpeg")
+    with (lab.path / "copies" / "patients.csv").open("a", encoding="utf-8") as table:
+        table.write("NORMAL/synthetic.jpeg,nobody\n")
+
+    with pytest.raises(DataError, match=f"trained or validated on: .*{leaked.name}"):
+        lab.confirm()
+
+    assert not (lab.study / "confirm").exists()
 
 
 def swap(one: Path, other: Path) -> None:

@@ -126,6 +126,24 @@ def test_a_name_that_only_the_studys_table_tells_is_known(lab: Lab, tmp_path: Pa
         find_test(lab.data, lab.prepared(), other)
 
 
+@pytest.mark.parametrize("is_own", [True, False])
+@pytest.mark.parametrize("by", ["patient", "file"])
+def test_patients_of_a_folder_of_extra_images_are_named(lab: Lab, tmp_path: Path, by: str, is_own: bool) -> None:
+    """Of the study's own test folder and of another one, by the patient's name and by the file's bytes."""
+    test, given = lab.xrays / "test", None
+    if not is_own:
+        test = given = Path(shutil.move(test, tmp_path / "other"))
+    prepared, known = lab.prepared(), pneumonia(test)[0]
+    stranger = next(path for path in pneumonia(lab.xrays / "train"))
+    extra = tmp_path / "extra"
+    (extra / "PNEUMONIA").mkdir(parents=True)
+    source, name = (stranger, known.name) if by == "patient" else (known, "synthetic1.jpeg")
+    shutil.copy(source, extra / "PNEUMONIA" / name)
+
+    with pytest.raises(DataError, match=f"trained or validated on: .*{known.name}"):
+        find_test(lab.data, prepared, given, extra=[extra])
+
+
 def test_a_table_of_patients_in_the_test_folder_stands_for_the_studys_regular_expression(
     lab: Lab, tmp_path: Path
 ) -> None:

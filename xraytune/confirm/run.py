@@ -7,19 +7,21 @@ The same call again goes on where the last one stopped: what was trained lies in
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from xraytune.compute import pin
+from xraytune.config.settings import Parameters
 from xraytune.config.space import Space
 from xraytune.confirm.answer import ArmScores, Judged, judge_finalists, ratio_response
 from xraytune.confirm.arms import Candidate, Stopped, choose_finalists, to_be_finished
-from xraytune.confirm.plan import Plan
+from xraytune.confirm.plan import Plan, read_plan
 from xraytune.confirm.record import Confirmation, write_verdict
 from xraytune.confirm.scores import TEST, VAL_B, has_any_scores, has_scores, score, scores, val_b_group
 from xraytune.confirm.test_images import SealedTest, find_test, open_test, require_scored_test
-from xraytune.confirm.training import ConfirmObserver, Quiet, Training
+from xraytune.confirm.training import CONFIRM_FOLDER, ConfirmObserver, Quiet, Training
 from xraytune.files import require_writable
 from xraytune.metrics.classification import Floats
 from xraytune.pipeline.album import ImageGroup
@@ -73,12 +75,12 @@ def confirm(
     with locked(folder) as token:
         trials, stopped = _trials(folder, space)
         count = finalists or space.settings.confirm.finalists
-        if not to_be_finished(trials, stopped, count):
-            choose_finalists(trials, count, folder.path)  # refused before anything is read or trained
+        compared = _finalists(folder, trials, stopped, count)  # refused before anything is read or trained
         prepared = folder.prepared()
         settings = space.settings.data
         where = settings if data is None else settings.model_copy(update={"path": data})
-        sealed = find_test(where, prepared, test, on_progress=on_progress)
+        extra = sorted({one.folder.path for one in compared if one.folder})
+        sealed = find_test(where, prepared, test, extra=extra, on_progress=on_progress)
         runner = Runner(
             folder,
             token=token,
@@ -174,6 +176,16 @@ def _arm_scores(folder: StudyFolder, plan: Plan, side: str) -> ArmScores:
         )
 
     return of_arm
+
+
+def _finalists(
+    folder: StudyFolder, trials: Sequence[Candidate], stopped: Sequence[Stopped], count: int
+) -> list[Parameters]:
+    """The settings of the finalists: those of the plan that was begun, else those that it will have."""
+    if plan := read_plan(folder.path / CONFIRM_FOLDER):
+        return [arm.parameters for arm in plan.arms if arm.role == "finalist"]
+    chosen = to_be_finished(trials, stopped, count) or choose_finalists(trials, count, folder.path)
+    return [one.parameters for one in chosen]
 
 
 def _trials(folder: StudyFolder, space: Space) -> tuple[list[Candidate], list[Stopped]]:

@@ -1,13 +1,13 @@
 """The sealed test folder: found and checked by names and hashes alone, opened once, at the end.
 
 Until `open_test` nothing of it is decoded. What is checked before: its content is the one that the study sealed, no patient
-and no file of it was trained on, and each class has enough patients for an interval.
+and no file of it was trained on, not in a folder of extra images either, and each class has enough patients for an interval.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from xraytune.errors import DataError, Problem, StudyError, listed
 from xraytune.pipeline.album import ImageGroup
 from xraytune.pipeline.artifacts import build_once
 from xraytune.pipeline.known_patients import known_patients
-from xraytune.pipeline.prepare import PIXELS_STAGE, Prepared
+from xraytune.pipeline.prepare import PIXELS_STAGE, Prepared, PreparedImage
 from xraytune.records import Progress, ignore_progress
 from xraytune.search.openings import last_opening
 
@@ -51,7 +51,12 @@ class SealedTest:
 
 
 def find_test(
-    data: DataSettings, prepared: Prepared, test: Path | None, *, on_progress: Progress = ignore_progress
+    data: DataSettings,
+    prepared: Prepared,
+    test: Path | None,
+    *,
+    extra: Collection[Path] = (),
+    on_progress: Progress = ignore_progress,
 ) -> SealedTest:
     """The study's test folder, or the one that is given where the study has none.
 
@@ -59,6 +64,7 @@ def find_test(
         data: The study's settings of its images.
         prepared: The study's images.
         test: A folder of class folders, for a study without a `test/`.
+        extra: Folders of extra images that finalists are trained on.
         on_progress: Told how many files were read.
 
     Raises:
@@ -74,19 +80,23 @@ def find_test(
         raise DataError(Problem("there is no test/ folder to confirm on", data.path, fix))
     index = read_index(data, on_progress=on_progress)
     _require_same_images(prepared, index.images, data.path)
+    group_regex = data.split.group_regex
     if test is None:
         found = SealedTest(root=index.root, images=index.test, fingerprint=index.test_fingerprint or "")
         if found.fingerprint != prepared.test_fingerprint:
             fix = "put the test images back as they were, or start a study of another name"
             raise StudyError(Problem("the test folder changed since the search", data.path, fix))
     else:
-        # A table of patients beside the images knows more about them than the training set's file names.
-        group_regex = None if (test / PATIENTS_CSV).is_file() else data.split.group_regex
+        known_as = _told_names(data.path, prepared.images, group_regex)
+        if (test / PATIENTS_CSV).is_file():  # it knows more about them than the training set's file names
+            group_regex = None
         images = read_labelled_folder(test, prepared.class_names, group_regex=group_regex)
         found = SealedTest(root=test, images=images, fingerprint=content_fingerprint(images))
-        before_joining = name_patients(data.path, [image.file for image in prepared.images], data.split.group_regex)
-        known_as = before_joining.by_file.values()
         _refuse(known_patients(images, test, prepared.images, group_regex=group_regex, known_as=known_as), found)
+    for folder in extra:
+        images = read_labelled_folder(folder, prepared.class_names)
+        known_as = _told_names(folder, images)
+        _refuse(known_patients(found.images, found.root, images, group_regex=group_regex, known_as=known_as), found)
     _refuse_few(prepared, found)
     return found
 
@@ -158,6 +168,13 @@ def _require_same_images(prepared: Prepared, images: Sequence[ImageFile], root: 
     if gone:
         what = f"{len(gone)} images changed or are gone since the search: {listed(gone)}"
         raise StudyError(Problem(what, root, "put the images back as they were, or start a study of another name"))
+
+
+def _told_names(
+    root: Path, images: Iterable[ImageFile | PreparedImage], group_regex: str | None = None
+) -> Collection[str]:
+    """The names of a folder's patients before those who share an image are joined under one."""
+    return name_patients(root, [image.file for image in images], group_regex).by_file.values()
 
 
 def _refuse(patients: Collection[str], found: SealedTest) -> None:
