@@ -13,7 +13,7 @@ from tests.search.studies import CPU, ended, two_images, write_space
 from xraytune.confirm.arms import Candidate, Stopped
 from xraytune.confirm.plan import Plan
 from xraytune.confirm.training import Quiet, Training
-from xraytune.errors import StudyError
+from xraytune.errors import StudyError, TrialError
 from xraytune.search.runner import Runner
 from xraytune.search.study import StudyFolder
 from xraytune.search.work import Asked, Message, Work
@@ -78,3 +78,14 @@ def test_trials_that_other_finalists_needed_lend_their_results_to_no_control(tmp
         train(training(tmp_path), stopped=STOPPED, finalists=1)
 
     assert [arm.trial for arm in train(training(tmp_path), stopped=STOPPED).arms if arm.role == "finalist"]
+
+
+def test_a_top_up_that_failed_is_tried_again_after_trials_that_were_finished(tmp_path: Path) -> None:
+    def one_top_up_fails(folder: StudyFolder, number: int) -> Message:
+        is_first_top_up = folder.path.name == "top_up" and number == len(STOPPED)
+        return {"failed": "a cable was pulled", "cause": "settings"} if is_first_top_up else well(folder, number)
+
+    with pytest.raises(TrialError, match="1 of 3 trials that tune the controls failed"):
+        train(training(tmp_path, says=one_top_up_fails), stopped=STOPPED)
+
+    assert train(training(tmp_path), stopped=STOPPED).runs

@@ -27,7 +27,7 @@ from xraytune.confirm.arms import (
     tuned_control,
 )
 from xraytune.confirm.plan import Plan, new_plan, read_plan, write_plan
-from xraytune.confirm.runs import Run, RunList, RunObserver, completed_rows, ended_rows, replicate, run_label
+from xraytune.confirm.runs import Run, RunList, RunObserver, ended_rows, replicate, run_label
 from xraytune.errors import Problem, TrialError
 from xraytune.files import write_json
 from xraytune.pipeline.prepare import Prepared, write_prepared
@@ -149,12 +149,14 @@ class Training:
         if not work.is_done:
             # Many short runs, whose names nobody looks for.
             self.runner.run(work, folder, label=run_label(runs, self.folder.path.name), reuse_actors=True)
-        failed = [row for row in ended_rows(folder.path).values() if row["status"] == "failed"]
+        own = {run.number for run in runs}  # further runs of another list may lie in the folder
+        rows = {number: row for number, row in ended_rows(folder.path).items() if number in own}
+        failed = [row for row in rows.values() if row["status"] == "failed"]
         if failed:
             reasons = "".join(f"\n    {reason}" for reason in sorted({row["reason"] for row in failed})[:5])
             fix = "the same command tries them again; see trials/*/error.txt there"
             raise TrialError(Problem(f"{len(failed)} of {len(runs)} {what} failed:{reasons}", folder.path, fix))
-        return completed_rows(folder.path)
+        return rows
 
     def _grown(self, plan: Plan, gan_seeds: int) -> Plan:
         """The plan with the seeds that are asked for; it is written down before they are trained."""
