@@ -89,3 +89,16 @@ def test_a_top_up_that_failed_is_tried_again_after_trials_that_were_finished(tmp
         train(training(tmp_path, says=one_top_up_fails), stopped=STOPPED)
 
     assert train(training(tmp_path), stopped=STOPPED).runs
+
+
+@pytest.mark.parametrize(
+    ("matched", "roles"),
+    [("[none]", ["finalist", "matched", *["ratio"] * 4, "tuned"]), ("[duplicate]", ["finalist", "matched", "tuned"])],
+)
+def test_other_ratios_are_trained_only_where_their_gain_over_no_images_is_told(
+    tmp_path: Path, matched: str, roles: list[str]
+) -> None:
+    plan = train(training(tmp_path, f"confirm.controls.matched={matched}"), REAL, GAN)
+
+    assert [arm.role for arm in plan.arms] == roles
+    assert len(plan.runs) == 2 * len(roles)

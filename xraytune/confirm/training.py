@@ -191,7 +191,7 @@ class Training:
                     notes.append(f"{finalist.name} has matching: total, so that {source} would be source: none")
                 else:
                     arms.append(control)
-            if place == 0:
+            if place == 0 and "none" in self.settings.confirm.controls.matched:  # the response is against it
                 arms += ratio_arms(finalist, bandwidth_px)
         tuned = [tuned_control(trials, name) for name in self.settings.confirm.controls.tuned]
         arms += [arm for arm in tuned if arm is not None]
