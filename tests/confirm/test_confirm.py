@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -106,7 +107,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     shutil.move(lab.path / "xrays" / "test", lab.test)
     (lab.path / "space.yaml").write_text(SPACE, encoding="utf-8")
     space, folder, cache = load_space(lab.path / "space.yaml"), StudyFolder(lab.study), lab.path / "cache"
-    transform_folder(space.settings.data, lab.path / "copies", Strengths(), copies=4, seed=0)
+    transform_folder(space.settings.data, lab.path / "copies", Strengths(), copies=2, seed=0)
     prepared, _ = prepare(space.settings, cache)
     create_study(folder, space, prepared, CPU)
     with one_thread(), locked(folder) as token:
@@ -123,6 +124,17 @@ def lab(ended: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     monkeypatch.setattr(confirm_run, "Runner", InProcess)
     with one_thread():
         yield Lab(tmp_path / "lab")
+
+
+def test_ratios_that_the_folder_of_extra_images_is_too_small_for_are_left_out_and_it_is_said_why(lab: Lab) -> None:
+    """Two copies of each image are what `data transform` makes."""
+    found = lab.confirm()
+
+    assert [point.ratio for point in found.ratios] == [0, 0.25, 0.5, 1, 2]
+    (note,) = found.notes
+    assert re.fullmatch(
+        r"the response to the ratio has no r=4: the folder has \d+ images of \w+, but the mix needs \d+", note
+    )
 
 
 def test_a_confirm_goes_on_with_the_test_folder_that_it_was_judged_on_and_refuses_another(lab: Lab) -> None:

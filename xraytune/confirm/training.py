@@ -28,8 +28,9 @@ from xraytune.confirm.arms import (
 )
 from xraytune.confirm.plan import Plan, new_plan, read_plan, write_plan
 from xraytune.confirm.runs import Run, RunList, RunObserver, ended_rows, replicate, run_label
-from xraytune.errors import Problem, TrialError
+from xraytune.errors import DataError, Problem, TrialError
 from xraytune.files import write_json
+from xraytune.pipeline.album import require_enough, store_folder
 from xraytune.pipeline.prepare import Prepared, write_prepared
 from xraytune.pipeline.synthesize import gan_need
 from xraytune.records import Compute
@@ -192,11 +193,28 @@ class Training:
                 else:
                     arms.append(control)
             if place == 0 and "none" in self.settings.confirm.controls.matched:  # the response is against it
-                arms += ratio_arms(finalist, bandwidth_px)
+                arms += self._possible(ratio_arms(finalist, bandwidth_px), notes)
         tuned = [tuned_control(trials, name) for name in self.settings.confirm.controls.tuned]
         arms += [arm for arm in tuned if arm is not None]
         exploratory = (f"the test folder had been opened {earlier_openings} times before",) if earlier_openings else ()
         return replace(new_plan(), notes=tuple(notes), exploratory=exploratory).grown(arms, 0, 0)
+
+    def _possible(self, ratios: Sequence[Arm], notes: list[str]) -> list[Arm]:
+        """Those ratios for which the finalist's folder of extra images has enough, or all where it has none."""
+        folder = next((arm.parameters.folder for arm in ratios), None)
+        if folder is None:
+            return list(ratios)
+        images, _ = store_folder(folder.path, self.prepared, cache=self.cache)
+        possible = []
+        for arm in ratios:
+            try:
+                require_enough(images, arm.parameters, self.prepared)
+            except DataError as error:
+                ratio, why = arm.parameters.synthetic_ratio, error.problems[0].what
+                notes.append(f"the response to the ratio has no r={ratio:g}: the folder has {why}")
+            else:
+                possible.append(arm)
+        return possible
 
     def _finished(self, stopped: Sequence[Stopped]) -> list[Candidate]:
         """Trials that ASHA had stopped, trained to their end."""
