@@ -177,6 +177,14 @@ def test_test_images_that_the_finalists_extra_images_have_too_are_refused_before
     assert not (lab.study / "confirm").exists()
 
 
+def test_images_that_moved_are_decoded_again_from_where_they_are_said_to_be(lab: Lab) -> None:
+    shutil.rmtree(lab.path / "cache")
+    moved = lab.path / "elsewhere"
+    (lab.path / "xrays").rename(moved)
+
+    assert lab.confirm(data=moved).finalists
+
+
 def swap(one: Path, other: Path) -> None:
     contents = one.read_bytes(), other.read_bytes()
     one.write_bytes(contents[1])

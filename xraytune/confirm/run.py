@@ -81,6 +81,8 @@ def confirm(
         where = settings if data is None else settings.model_copy(update={"path": data})
         extra = sorted({one.folder.path for one in compared if one.folder})
         sealed = find_test(where, prepared, test, extra=extra, on_progress=on_progress)
+        moved = space.settings.model_copy(update={"data": where})
+        require_pixels(moved, prepared, cache, on_progress=on_progress)  # workers know the former place alone
         runner = Runner(
             folder,
             token=token,
@@ -117,7 +119,6 @@ def _judge(training: Training, plan: Plan, sealed: SealedTest, reason: str, on_p
     pin(training.compute)
     every = list(range(len(plan.runs)))
     of_test = [number for number, run in enumerate(plan.runs) if plan.arm(run.arm).role != "ratio"]
-    require_pixels(settings, prepared, training.cache, on_progress=on_progress)
     _score(training, VAL_B, every, val_b_group(prepared, training.cache), on_progress)
     if not all(has_scores(folder, number, TEST) for number in of_test):
         write_opening(
