@@ -90,6 +90,19 @@ def test_a_checkpoint_that_a_kill_left_behind_goes_at_the_next_start(folder: Stu
     assert [checkpoint.exists() for checkpoint in checkpoints] == [False, True]
 
 
+def test_a_run_that_failed_keeps_its_checkpoint_for_the_next_start(folder: StudyFolder) -> None:
+    first = work(folder, "none", "none")
+    checkpoints = [folder.trial_path(started(first)) / "checkpoint" / "checkpoint.pt" for _ in range(2)]
+    for checkpoint in checkpoints:
+        write_bytes(checkpoint, b"x")
+
+    first.hear(0, {"failed": "a cable was pulled", "cause": "settings"})
+    first.hear(1, ended(0.9))
+    work(folder, "none", "none")
+
+    assert [checkpoint.exists() for checkpoint in checkpoints] == [True, False]
+
+
 def test_every_run_trains_all_of_its_epochs(folder: StudyFolder) -> None:
     one = work(folder, "none")
     number = started(one)

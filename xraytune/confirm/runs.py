@@ -216,7 +216,8 @@ class RunList:
         seconds = round(time.monotonic() - self._started.pop(number), 3)
         row = {"version": 1, "number": number, "label": self._runs[number].label, **outcome, "seconds": seconds}
         append_jsonl(self._folder.path / RUNS_FILE, row)
-        self._folder.drop_checkpoint(number)
+        if outcome["status"] == "complete":  # what failed goes on from it at the next start
+            self._folder.drop_checkpoint(number)
         self._tell()
         self._first_ends.add(outcome.get("reason", ""))
 
