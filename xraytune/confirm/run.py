@@ -19,12 +19,12 @@ from xraytune.confirm.answer import ArmScores, Judged, judge_finalists, ratio_re
 from xraytune.confirm.arms import Candidate, Stopped, choose_finalists, to_be_finished
 from xraytune.confirm.plan import Plan, read_plan
 from xraytune.confirm.record import Confirmation, write_verdict
-from xraytune.confirm.scores import TEST, VAL_B, has_any_scores, has_scores, score, scores, val_b_group
+from xraytune.confirm.scores import TEST, VAL_B, has_any_scores, has_scores, score, scores
 from xraytune.confirm.test_images import SealedTest, find_test, open_test, require_scored_test
 from xraytune.confirm.training import CONFIRM_FOLDER, ConfirmObserver, Quiet, Training
 from xraytune.files import require_writable
 from xraytune.metrics.classification import Floats
-from xraytune.pipeline.album import ImageGroup
+from xraytune.pipeline.album import ImageGroup, side_group
 from xraytune.pipeline.prepare import require_pixels
 from xraytune.records import Progress, ignore_progress
 from xraytune.search.journal import Journal
@@ -119,7 +119,8 @@ def _judge(training: Training, plan: Plan, sealed: SealedTest, reason: str, on_p
     pin(training.compute)
     every = list(range(len(plan.runs)))
     of_test = [number for number, run in enumerate(plan.runs) if plan.arm(run.arm).role != "ratio"]
-    _score(training, VAL_B, every, val_b_group(prepared, training.cache), on_progress)
+    side = prepared.side(VAL_B)
+    _score(training, VAL_B, every, side_group(VAL_B, side, prepared, training.cache), on_progress)
     if not all(has_scores(folder, number, TEST) for number in of_test):
         write_opening(
             training.folder.path / OPENINGS_FILE,
@@ -137,7 +138,6 @@ def _judge(training: Training, plan: Plan, sealed: SealedTest, reason: str, on_p
         patients=tuple(image.patient for image in sealed.images),
         positive=prepared.positive,
     )
-    side = prepared.side(VAL_B)
     val_b = Judged(labels=side.labels, patients=side.patients, positive=prepared.positive)
     rope = settings.confirm.rope
     return Confirmation(
@@ -160,7 +160,7 @@ def _score(training: Training, side: str, numbers: list[int], group: ImageGroup,
     folder = training.runs_folder
     for done, number in enumerate(numbers, 1):
         if not has_scores(folder, number, side):
-            score(folder, number, {side: group}, compute=training.compute, cache=training.cache)
+            score(folder, number, side, group, compute=training.compute, cache=training.cache)
         on_progress(f"score {side.replace('_', '-')}", done, len(numbers))
 
 
