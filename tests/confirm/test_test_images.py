@@ -140,7 +140,8 @@ def test_patients_of_a_folder_of_extra_images_are_named(lab: Lab, tmp_path: Path
     source, name = (stranger, known.name) if by == "patient" else (known, "synthetic1.jpeg")
     shutil.copy(source, extra / "PNEUMONIA" / name)
 
-    with pytest.raises(DataError, match=f"trained or validated on: .*{known.name}"):
+    fix = f"search anew without them in {extra}" if is_own else "remove them"
+    with pytest.raises(DataError, match=f"trained or validated on: .*{known.name}.*\n.*fix: {fix}: "):
         find_test(lab.data, prepared, given, extra=[extra])
 
 

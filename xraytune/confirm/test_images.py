@@ -92,11 +92,14 @@ def find_test(
             group_regex = None
         images = read_labelled_folder(test, prepared.class_names, group_regex=group_regex)
         found = SealedTest(root=test, images=images, fingerprint=content_fingerprint(images))
-        _refuse(known_patients(images, test, prepared.images, group_regex=group_regex, known_as=known_as), found)
+        known = known_patients(images, test, prepared.images, group_regex=group_regex, known_as=known_as)
+        _refuse(known, found, "remove them")
     for folder in extra:
         images = read_labelled_folder(folder, prepared.class_names)
         known_as = _told_names(folder, images)
-        _refuse(known_patients(found.images, found.root, images, group_regex=group_regex, known_as=known_as), found)
+        known = known_patients(found.images, found.root, images, group_regex=group_regex, known_as=known_as)
+        # The study's own test folder has to stay as it was.
+        _refuse(known, found, f"search anew without them in {folder}" if test is None else "remove them")
     _refuse_few(prepared, found)
     return found
 
@@ -177,13 +180,12 @@ def _told_names(
     return name_patients(root, [image.file for image in images], group_regex).by_file.values()
 
 
-def _refuse(patients: Collection[str], found: SealedTest) -> None:
+def _refuse(patients: Collection[str], found: SealedTest, fix: str) -> None:
     """Refuse a test folder with patients whom the study knows."""
     known = [image.file for image in found.images if image.patient in patients]
     if known:
         what = f"{len(known)} images are of patients whom the study trained or validated on: {listed(known)}"
-        fix = "remove them: a test on patients seen in training proves nothing"
-        raise DataError(Problem(what, found.root, fix))
+        raise DataError(Problem(what, found.root, f"{fix}: a test on patients seen in training proves nothing"))
 
 
 def _refuse_few(prepared: Prepared, found: SealedTest) -> None:
