@@ -153,7 +153,7 @@ def _confirmed(question: Question, folder: Path, settings: Settings) -> Finalist
     sealed = find_test(settings.data, prepared, None)
     group = open_test(sealed, prepared, cache)
     for number in range(len(plan.runs)):
-        score(runs, number, {TEST: group}, compute=_COMPUTE, cache=cache)
+        score(runs, number, TEST, group, compute=_COMPUTE, cache=cache)
 
     def scores_of(arm: str) -> Floats:
         numbers = plan.numbers(arm)

@@ -137,6 +137,18 @@ def test_an_undecided_answer_says_what_would_decide() -> None:
 
 
 @pytest.mark.slow
+def test_where_every_arm_ranks_every_image_right_nothing_is_said_of_what_would_decide() -> None:
+    found = confirmation(scores(gan=50, none=50, duplicate=50, tuned=50)).to_json()
+
+    assert found["verdict"] == "undecided"
+    assert "would decide" not in found["answer"]
+    assert "To decide" not in found["answer"]
+    for one in found["finalists"][0]["comparisons"]:
+        assert one["is_saturated"]
+        assert one["patients_that_would_decide"] is one["gan_seeds_that_would_decide"] is None
+
+
+@pytest.mark.slow
 def test_the_record_is_plain_json_with_the_paragraphs_beside_it(tmp_path: Path) -> None:
     found = confirmation(scores(gan=2.5))
 

@@ -15,7 +15,7 @@ from xraytune.config.settings import DataSettings, Experiment, Parameters, Setti
 from xraytune.confirm.arms import Arm
 from xraytune.confirm.runs import Run, RunList, completed_rows, replicate
 from xraytune.errors import StudyError
-from xraytune.files import write_bytes
+from xraytune.files import read_json, write_bytes, write_json
 from xraytune.search.study import StudyFolder
 from xraytune.search.work import Answer, Asked
 
@@ -87,6 +87,19 @@ def test_a_checkpoint_that_a_kill_left_behind_goes_at_the_next_start(folder: Stu
     assert [checkpoint.exists() for checkpoint in checkpoints] == [False, True]
 
 
+def test_a_run_that_failed_keeps_its_checkpoint_for_the_next_start(folder: StudyFolder) -> None:
+    first = work(folder, "none", "none")
+    checkpoints = [folder.trial_path(started(first)) / "checkpoint" / "checkpoint.pt" for _ in range(2)]
+    for checkpoint in checkpoints:
+        write_bytes(checkpoint, b"x")
+
+    first.hear(0, {"failed": "a cable was pulled", "cause": "settings"})
+    first.hear(1, ended(0.9))
+    work(folder, "none", "none")
+
+    assert [checkpoint.exists() for checkpoint in checkpoints] == [True, False]
+
+
 def test_every_run_trains_all_of_its_epochs(folder: StudyFolder) -> None:
     one = work(folder, "none")
     number = started(one)
@@ -110,8 +123,31 @@ def test_a_run_that_failed_is_tried_again_at_the_next_start(folder: StudyFolder,
 def test_a_run_that_was_begun_with_other_settings_is_not_gone_on_with(folder: StudyFolder) -> None:
     started(work(folder, "none"))
 
-    with pytest.raises(StudyError, match="the study has changed since the confirm began"):
+    with pytest.raises(StudyError, match="this run was begun with other settings"):
         work(folder, "duplicate").next()
+
+
+def test_a_run_that_ended_with_other_settings_lends_its_result_to_none(folder: StudyFolder) -> None:
+    first = work(folder, "none", "none")
+    first.hear(started(first), ended(0.9))
+
+    with pytest.raises(StudyError, match="this run was begun with other settings"):
+        work(folder, "duplicate", "none")
+    assert work(folder, "none", "duplicate").next() != Answer.DONE, "a run that was not begun may be any"
+
+
+def test_settings_that_an_earlier_version_wrote_in_other_words_are_the_same(folder: StudyFolder) -> None:
+    """It did not have what is a default now."""
+    first = work(folder, "none")
+    number = started(first)
+    first.hear(number, ended(0.9))
+    config = folder.trial_path(number) / "config.json"
+    content = read_json(config)
+    content["parameters"].pop("dropout")
+    content["settings"].pop("confirm")
+    write_json(config, content)
+
+    assert work(folder, "none").is_done
 
 
 def test_a_run_that_is_lost_too_often_has_failed(folder: StudyFolder) -> None:

@@ -90,6 +90,74 @@ def test_patients_who_were_trained_on_are_named(lab: Lab, tmp_path: Path) -> Non
         find_test(lab.data, prepared, tmp_path / "other")
 
 
+def pneumonia(root: Path) -> list[Path]:
+    return sorted((root / "PNEUMONIA").iterdir())
+
+
+def write_table(root: Path, **patients: str) -> None:
+    """`patients.csv` of a data folder: those of some files, by their stems; all others are their own."""
+    files = sorted(path for path in root.rglob("*.jpeg") if "masks" not in path.parts)
+    lines = [f"{file.relative_to(root).as_posix()},{patients.get(file.stem, file.stem)}\n" for file in files]
+    (root / "patients.csv").write_text("file,patient\n" + "".join(lines), encoding="utf-8")
+
+
+def test_every_name_of_patients_who_share_an_image_is_known(lab: Lab, tmp_path: Path) -> None:
+    """In the study they go by one name, and a test image by the other."""
+    other = Path(shutil.move(lab.xrays / "test", tmp_path / "other"))
+    train = lab.xrays / "train"
+    shutil.copy(pneumonia(train)[0], train / "PNEUMONIA" / "person7001_virus_1.jpeg")
+    shutil.copy(pneumonia(train)[0], train / "PNEUMONIA" / "person7000_virus_1.jpeg")
+    prepared = lab.prepared()
+    pneumonia(other)[0].rename(other / "PNEUMONIA" / "person7001_virus_2.jpeg")
+    pneumonia(other)[1].rename(other / "PNEUMONIA" / "person7000_virus_2.jpeg")
+
+    with pytest.raises(DataError, match=r"trained or validated on: .*person7000_virus_2.*person7001_virus_2"):
+        find_test(lab.data, prepared, other)
+
+
+def test_a_name_that_only_the_studys_table_tells_is_known(lab: Lab, tmp_path: Path) -> None:
+    other = Path(shutil.move(lab.xrays / "test", tmp_path / "other"))
+    first, second = pneumonia(lab.xrays / "train")[:2]
+    shutil.copy(first, second)
+    write_table(lab.xrays, **{first.stem: "anna", second.stem: "bert"})
+    write_table(other, **{pneumonia(other)[0].stem: "bert"})
+
+    with pytest.raises(DataError, match=f"trained or validated on: .*{pneumonia(other)[0].stem}"):
+        find_test(lab.data, lab.prepared(), other)
+
+
+@pytest.mark.parametrize("is_own", [True, False])
+@pytest.mark.parametrize("by", ["patient", "file"])
+def test_patients_of_a_folder_of_extra_images_are_named(lab: Lab, tmp_path: Path, by: str, is_own: bool) -> None:
+    """Of the study's own test folder and of another one, by the patient's name and by the file's bytes."""
+    test, given = lab.xrays / "test", None
+    if not is_own:
+        test = given = Path(shutil.move(test, tmp_path / "other"))
+    prepared, known = lab.prepared(), pneumonia(test)[0]
+    stranger = next(path for path in pneumonia(lab.xrays / "train"))
+    extra = tmp_path / "extra"
+    (extra / "PNEUMONIA").mkdir(parents=True)
+    source, name = (stranger, known.name) if by == "patient" else (known, "synthetic1.jpeg")
+    shutil.copy(source, extra / "PNEUMONIA" / name)
+
+    fix = f"search anew without them in {extra}" if is_own else "remove them"
+    with pytest.raises(DataError, match=f"trained or validated on: .*{known.name}.*\n.*fix: {fix}: "):
+        find_test(lab.data, prepared, given, extra=[extra])
+
+
+def test_a_table_of_patients_in_the_test_folder_stands_for_the_studys_regular_expression(
+    lab: Lab, tmp_path: Path
+) -> None:
+    other = Path(shutil.move(lab.xrays / "test", tmp_path / "other"))
+    split = lab.data.split.model_copy(update={"group_regex": r"/(person\d+|(?:NORMAL2-)?IM-\d+)"})
+    lab.data = lab.data.model_copy(update={"split": split})
+    write_table(other, **{pneumonia(other)[0].stem: "anna"})
+
+    sealed = find_test(lab.data, lab.prepared(), other)
+
+    assert "anna" in {image.patient for image in sealed.images}
+
+
 def test_too_few_patients_in_a_class_are_refused(lab: Lab) -> None:
     files = sorted((lab.xrays / "test" / "NORMAL").iterdir())
     for file in files[1:]:

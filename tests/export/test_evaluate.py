@@ -82,6 +82,23 @@ def test_a_bundle_is_worth_on_val_b_what_its_training_said(
     assert evaluation.known_image_count == evaluation.metrics.images
 
 
+def test_images_of_the_models_folder_of_extra_images_are_known(copy_lab: CopyLab) -> None:
+    lab = copy_lab()
+    copies, data = lab.path / "copies", lab.xrays / "test"
+    shutil.copytree(lab.xrays / "train", copies)
+    leaked = sorted((data / "NORMAL").iterdir())[:3]
+    for number, file in enumerate(leaked):
+        shutil.copy(file, copies / "NORMAL" / f"synthetic{number}.jpeg")
+    mix = ("source=folder", f"folder.path={copies}", "synthetic_ratio=0.5", "budget.max_epochs=1")
+    train(lab.best, out=lab.path / "mixed", overrides=mix)
+
+    known = evaluate(lab.path / "mixed", data=data, replicates=10).known_image_count
+    shutil.rmtree(copies)
+
+    assert known == len(leaked)
+    assert evaluate(lab.path / "mixed", data=data, replicates=10).known_image_count == 0
+
+
 def test_an_opened_test_folder_is_written_down_also_under_another_name(copy_lab: CopyLab, tmp_path: Path) -> None:
     lab = copy_lab()
     renamed = shutil.copytree(lab.xrays / "test", tmp_path / "harmless")

@@ -1,5 +1,7 @@
 """One trial: every arm runs, numbers repeat to the bit, and nothing is trained twice."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from torch import Tensor
 from tests.in_process import CPU
 from tests.pipeline.conftest import Bench
 from xraytune.config.settings import Experiment, GanSettings
-from xraytune.files import read_jsonl
+from xraytune.files import read_jsonl, write_text
 from xraytune.pipeline.synthesize import GAN_STAGE, gan_need, network_labels, pool_block, trained_gan
 from xraytune.pipeline.trial import TrialResult, run_trial
 from xraytune.records import EpochRecord
@@ -190,3 +192,24 @@ def test_a_trial_whose_checkpoint_was_damaged_starts_afresh_and_makes_the_same_n
 
     assert numbers(again) == numbers(unbroken)
     assert [row["epoch"] for row in read_jsonl(tmp_path / "broken" / "epochs.jsonl")] == [r.epoch for r in unbroken]
+
+
+@pytest.mark.slow
+def test_a_trial_that_lost_its_checkpoint_to_a_machine_of_other_numbers_ends_with_those_of_its_own(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """Another GPU rounds otherwise: the log tells what was trained last, and the best epoch is one of these."""
+    experiment, log = bench.experiment(source="none"), tmp_path / "epochs.jsonl"
+    run(bench, experiment, tmp_path, stop_after=2)
+    elsewhere = [row | {"val_auroc": 0.123, "best_val_auroc": 0.123} for row in read_jsonl(log)]
+    write_text(log, "".join(f"{json.dumps(row)}\n" for row in elsewhere))
+    shutil.rmtree(tmp_path / "checkpoint")
+
+    seen: list[EpochRecord] = []
+    result = run_trial(
+        experiment, bench.prepared, trial_dir=tmp_path, cache=bench.cache, compute=CPU, on_epoch=seen.append
+    )
+
+    assert result is not None
+    assert [(row["epoch"], row["val_auroc"]) for row in read_jsonl(log)] == [(r.epoch, r.val_auroc) for r in seen]
+    assert seen[result.best_epoch - 1].val_auroc == result.value == max(record.val_auroc for record in seen)

@@ -51,7 +51,8 @@ class ControlResult:
         bootstrap: The percentile interval, as a check.
         detectable: The smallest difference that this design finds with a chance of .8.
         chance_of_equivalent: Of being told `equivalent` if there were no difference.
-        more_patients: How many would decide, where it is undecided.
+        more_patients: How many would decide, where it is undecided; None also where both arms rank every image right, for
+            then nothing varies that would tell.
         more_gan_seeds: Likewise.
     """
 
@@ -165,7 +166,7 @@ def _against(
         gan_seeds=comparison.gan_seeds,
         classifier_seeds=comparison.classifier_seeds,
     )
-    is_open = verdict.words == ("undecided",)
+    is_open = verdict.words == ("undecided",) and not comparison.is_saturated
     return ControlResult(
         control=control,
         comparison=comparison,

@@ -24,12 +24,10 @@ class BootstrapInterval:
     Attributes:
         low: Its lower end.
         high: Its upper end.
-        replicates: Number of resamples.
     """
 
     low: float
     high: float
-    replicates: int
 
 
 def bootstrap_interval(aurocs: Floats, influences: Floats, *, replicates: int = 10_000, seed: int) -> BootstrapInterval:
@@ -56,7 +54,7 @@ def bootstrap_interval(aurocs: Floats, influences: Floats, *, replicates: int = 
         count = min(_REPLICATES_AT_ONCE, replicates - start)
         drawn.append(_differences(generator, gaps, gap_influences, count))
     low, high = np.quantile(np.concatenate(drawn), [0.025, 0.975])
-    return BootstrapInterval(low=float(low), high=float(high), replicates=replicates)
+    return BootstrapInterval(low=float(low), high=float(high))
 
 
 def _differences(generator: np.random.Generator, gaps: Floats, gap_influences: Floats, count: int) -> Floats:

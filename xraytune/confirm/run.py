@@ -7,22 +7,24 @@ The same call again goes on where the last one stopped: what was trained lies in
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from xraytune.compute import pin
+from xraytune.config.settings import Parameters
 from xraytune.config.space import Space
 from xraytune.confirm.answer import ArmScores, Judged, judge_finalists, ratio_response
 from xraytune.confirm.arms import Candidate, Stopped, choose_finalists, to_be_finished
-from xraytune.confirm.plan import Plan
+from xraytune.confirm.plan import Plan, read_plan
 from xraytune.confirm.record import Confirmation, write_verdict
-from xraytune.confirm.scores import TEST, VAL_B, has_scores, score, scores, val_b_group
-from xraytune.confirm.test_images import SealedTest, find_test, open_test
-from xraytune.confirm.training import ConfirmObserver, Quiet, Training
+from xraytune.confirm.scores import TEST, VAL_B, has_any_scores, has_scores, score, scores
+from xraytune.confirm.test_images import SealedTest, find_test, open_test, require_scored_test
+from xraytune.confirm.training import CONFIRM_FOLDER, ConfirmObserver, Quiet, Training
 from xraytune.files import require_writable
 from xraytune.metrics.classification import Floats
-from xraytune.pipeline.album import ImageGroup
+from xraytune.pipeline.album import ImageGroup, side_group
 from xraytune.pipeline.prepare import require_pixels
 from xraytune.records import Progress, ignore_progress
 from xraytune.search.journal import Journal
@@ -59,7 +61,7 @@ def confirm(
         on_progress: Told how far the work beside the runs is.
 
     Raises:
-        StudyError: No study, no finalist, or its images changed.
+        StudyError: No study, no finalist, its images changed, or runs were scored on another test folder.
         DataError: No test folder, or one that cannot be used.
         TrialError: Runs failed; the same call tries them again.
         MachineError: Weights, GPUs, disk or the Ray cluster.
@@ -73,13 +75,14 @@ def confirm(
     with locked(folder) as token:
         trials, stopped = _trials(folder, space)
         count = finalists or space.settings.confirm.finalists
-        if not to_be_finished(trials, stopped, count):
-            choose_finalists(trials, count, folder.path)  # refused before anything is read or trained
+        compared = _finalists(folder, trials, stopped, count)  # refused before anything is read or trained
         prepared = folder.prepared()
         settings = space.settings.data
         where = settings if data is None else settings.model_copy(update={"path": data})
-        sealed = find_test(where, prepared, test, on_progress=on_progress)
-        known = len(openings(folder.path / OPENINGS_FILE, sealed.fingerprint))
+        extra = sorted({one.folder.path for one in compared if one.folder})
+        sealed = find_test(where, prepared, test, extra=extra, on_progress=on_progress)
+        moved = space.settings.model_copy(update={"data": where})
+        require_pixels(moved, prepared, cache, on_progress=on_progress)  # workers know the former place alone
         runner = Runner(
             folder,
             token=token,
@@ -98,6 +101,10 @@ def confirm(
             runner=runner,
             observer=observer,
         )
+        log = folder.path / OPENINGS_FILE
+        if has_any_scores(training.runs_folder, TEST):
+            require_scored_test(sealed, log)
+        known = len(openings(log, sealed.fingerprint))
         with runner:
             seeds = gan_seeds or space.settings.confirm.gan_seeds
             plan = training.train(trials, stopped, finalists=count, gan_seeds=seeds, earlier_openings=known)
@@ -112,8 +119,8 @@ def _judge(training: Training, plan: Plan, sealed: SealedTest, reason: str, on_p
     pin(training.compute)
     every = list(range(len(plan.runs)))
     of_test = [number for number, run in enumerate(plan.runs) if plan.arm(run.arm).role != "ratio"]
-    require_pixels(settings, prepared, training.cache, on_progress=on_progress)
-    _score(training, VAL_B, every, val_b_group(prepared, training.cache), on_progress)
+    side = prepared.side(VAL_B)
+    _score(training, VAL_B, every, side_group(VAL_B, side, prepared, training.cache), on_progress)
     if not all(has_scores(folder, number, TEST) for number in of_test):
         write_opening(
             training.folder.path / OPENINGS_FILE,
@@ -121,6 +128,7 @@ def _judge(training: Training, plan: Plan, sealed: SealedTest, reason: str, on_p
             fingerprint=sealed.fingerprint,
             reason=reason,
             image_count=len(sealed.images),
+            order=sealed.order,
             runs=len(of_test),
         )
         group = open_test(sealed, prepared, training.cache, on_progress=on_progress)
@@ -130,7 +138,6 @@ def _judge(training: Training, plan: Plan, sealed: SealedTest, reason: str, on_p
         patients=tuple(image.patient for image in sealed.images),
         positive=prepared.positive,
     )
-    side = prepared.side(VAL_B)
     val_b = Judged(labels=side.labels, patients=side.patients, positive=prepared.positive)
     rope = settings.confirm.rope
     return Confirmation(
@@ -153,7 +160,7 @@ def _score(training: Training, side: str, numbers: list[int], group: ImageGroup,
     folder = training.runs_folder
     for done, number in enumerate(numbers, 1):
         if not has_scores(folder, number, side):
-            score(folder, number, {side: group}, compute=training.compute, cache=training.cache)
+            score(folder, number, side, group, compute=training.compute, cache=training.cache)
         on_progress(f"score {side.replace('_', '-')}", done, len(numbers))
 
 
@@ -170,6 +177,16 @@ def _arm_scores(folder: StudyFolder, plan: Plan, side: str) -> ArmScores:
         )
 
     return of_arm
+
+
+def _finalists(
+    folder: StudyFolder, trials: Sequence[Candidate], stopped: Sequence[Stopped], count: int
+) -> list[Parameters]:
+    """The settings of the finalists: those of the plan that was begun, else those that it will have."""
+    if plan := read_plan(folder.path / CONFIRM_FOLDER):
+        return [arm.parameters for arm in plan.arms if arm.role == "finalist"]
+    chosen = to_be_finished(trials, stopped, count) or choose_finalists(trials, count, folder.path)
+    return [one.parameters for one in chosen]
 
 
 def _trials(folder: StudyFolder, space: Space) -> tuple[list[Candidate], list[Stopped]]:

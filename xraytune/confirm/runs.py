@@ -15,13 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from xraytune.config.load import experiment_to_json
+from xraytune.config.load import experiment_from_json, experiment_to_json
 from xraytune.config.settings import Experiment, Settings
 from xraytune.confirm.arms import Arm
 from xraytune.errors import Problem, StudyError
 from xraytune.files import append_jsonl, read_json, read_jsonl, write_json
 from xraytune.pipeline.trial import TrialResult
-from xraytune.records import EpochRecord
+from xraytune.records import EpochRecord, Json
 from xraytune.search.messages import read_message
 from xraytune.search.retries import Failure, FirstEnds, may_try_again, share, why_lost
 from xraytune.search.study import StudyFolder, damage_explained
@@ -103,9 +103,10 @@ class RunList:
         self._retries, self._failures = retries, defaultdict[int, list[Failure]](list)
         self._first_ends = FirstEnds(folder.path)
         self._runs = {run.number: run for run in runs}
-        done = set(completed_rows(folder.path))
-        for number in done:  # a kill may have come between a run's end and this
-            folder.drop_checkpoint(number)
+        done = self._runs.keys() & completed_rows(folder.path)
+        for number in done:
+            self._own_content(number)  # refuses what another list of runs trained
+            folder.drop_checkpoint(number)  # a kill may have come between its end and this
         self._turns = Turns(gan_need, (self._asked(run) for run in runs if run.number not in done))
         self._started: dict[int, float] = {}
         self._tell()
@@ -170,16 +171,27 @@ class RunList:
         return Asked(number=run.number, parameters=run.experiment.parameters, share=share(failures))
 
     def _start(self, asked: Asked) -> Asked:
-        trial = self._folder.trial_path(asked.number)
-        config, content = trial / "config.json", experiment_to_json(self._runs[asked.number].experiment, trial)
-        if config.exists() and read_json(config) != content:
-            what = "this run was begun with other settings: the study has changed since the confirm began"
-            fix = f"move {self._folder.path.name}/ away to begin anew"
-            raise StudyError(Problem(what, config, fix))
-        write_json(config, content)
+        write_json(self._folder.trial_path(asked.number) / "config.json", self._own_content(asked.number))
         self._turns.start(asked)
         self._started[asked.number] = time.monotonic()
         return asked
+
+    def _own_content(self, number: int) -> dict[str, Json]:
+        """What `config.json` of a run is to hold; a run of that number that was begun earlier has to be the same.
+
+        Raises:
+            StudyError: It was begun with other settings.
+        """
+        trial = self._folder.trial_path(number)
+        config, content = trial / "config.json", experiment_to_json(self._runs[number].experiment, trial)
+        if config.exists():
+            with damage_explained(config):
+                begun = experiment_from_json(read_json(config), trial)
+            if begun != experiment_from_json(content, trial):
+                what = "this run was begun with other settings: the study, or what is asked for, has changed since"
+                fix = f"ask for the same, or move {self._folder.path.name}/ away to begin anew"
+                raise StudyError(Problem(what, config, fix))
+        return content
 
     def _fail(self, number: int, reason: str, cause: str) -> None:
         """Try a run again, or end it."""
@@ -197,7 +209,8 @@ class RunList:
         seconds = round(time.monotonic() - self._started.pop(number), 3)
         row = {"version": 1, "number": number, "label": self._runs[number].label, **outcome, "seconds": seconds}
         append_jsonl(self._folder.path / RUNS_FILE, row)
-        self._folder.drop_checkpoint(number)
+        if outcome["status"] == "complete":  # what failed goes on from it at the next start
+            self._folder.drop_checkpoint(number)
         self._tell()
         self._first_ends.add(outcome.get("reason", ""))
 

@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from xraytune.classifier.checkpoint import load_best
 from xraytune.classifier.train import predict_probabilities
 from xraytune.files import write_bytes
-from xraytune.pipeline.album import ImageGroup, side_group
+from xraytune.pipeline.album import ImageGroup
 from xraytune.pipeline.material import gather_material
-from xraytune.pipeline.prepare import Prepared
 from xraytune.records import Compute
 from xraytune.search.study import StudyFolder, damage_explained
 
@@ -28,6 +27,11 @@ TEST = "test"
 def has_scores(folder: StudyFolder, number: int, side: str) -> bool:
     """Whether a run's probabilities for one side are there."""
     return _path(folder, number, side).exists()
+
+
+def has_any_scores(folder: StudyFolder, side: str) -> bool:
+    """Whether a run's probabilities for one side are there, of whichever run."""
+    return any(folder.path.glob(f"trials/*/{side}.npy"))
 
 
 def scores(folder: StudyFolder, number: int, side: str) -> NDArray[np.float64]:
@@ -41,8 +45,8 @@ def scores(folder: StudyFolder, number: int, side: str) -> NDArray[np.float64]:
         return loaded
 
 
-def score(folder: StudyFolder, number: int, groups: dict[str, ImageGroup], *, compute: Compute, cache: Path) -> None:
-    """Predict some sides with the network of a run's best val-A epoch, and keep what it says.
+def score(folder: StudyFolder, number: int, side: str, group: ImageGroup, *, compute: Compute, cache: Path) -> None:
+    """Predict one side with the network of a run's best val-A epoch, and keep what it says.
 
     Raises:
         MachineError: The disk is full.
@@ -50,16 +54,10 @@ def score(folder: StudyFolder, number: int, groups: dict[str, ImageGroup], *, co
     experiment, prepared = folder.experiment(number), folder.prepared()
     material = gather_material(experiment, prepared, cache=cache, compute=compute)
     load_best(folder.trial_path(number) / "checkpoint", material.trained)
-    for side, group in groups.items():
-        probabilities = predict_probabilities(material.trained, material.feed.side(group), compute=compute)
-        content = io.BytesIO()
-        np.save(content, probabilities)
-        write_bytes(_path(folder, number, side), content.getvalue())
-
-
-def val_b_group(prepared: Prepared, cache: Path) -> ImageGroup:
-    """Val-B's images."""
-    return side_group(VAL_B, prepared.side(VAL_B), prepared, cache)
+    probabilities = predict_probabilities(material.trained, material.feed.side(group), compute=compute)
+    content = io.BytesIO()
+    np.save(content, probabilities)
+    write_bytes(_path(folder, number, side), content.getvalue())
 
 
 def _path(folder: StudyFolder, number: int, side: str) -> Path:

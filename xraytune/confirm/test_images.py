@@ -1,12 +1,13 @@
 """The sealed test folder: found and checked by names and hashes alone, opened once, at the end.
 
 Until `open_test` nothing of it is decoded. What is checked before: its content is the one that the study sealed, no patient
-and no file of it was trained on, and each class has enough patients for an interval.
+and no file of it was trained on, not in a folder of extra images either, and each class has enough patients for an interval.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +16,15 @@ import numpy as np
 from xraytune.compute import cpu_count
 from xraytune.config.settings import DataSettings
 from xraytune.data.index import ImageFile, content_fingerprint, read_index, read_labelled_folder
+from xraytune.data.patients import PATIENTS_CSV, name_patients
 from xraytune.data.pixels import broken_images_error, open_pixels, store_pixels
 from xraytune.errors import DataError, Problem, StudyError, listed
 from xraytune.pipeline.album import ImageGroup
 from xraytune.pipeline.artifacts import build_once
-from xraytune.pipeline.prepare import PIXELS_STAGE, Prepared
+from xraytune.pipeline.known_patients import known_patients
+from xraytune.pipeline.prepare import PIXELS_STAGE, Prepared, PreparedImage
 from xraytune.records import Progress, ignore_progress
+from xraytune.search.openings import last_opening
 
 _FEWEST_PATIENTS = 5
 
@@ -39,9 +43,20 @@ class SealedTest:
     images: tuple[ImageFile, ...]
     fingerprint: str
 
+    @property
+    def order(self) -> str:
+        """32 hex digits over the content in the order of the files' names, which is that of a run's scores."""
+        content = "\n".join(f"{image.label} {image.sha256}" for image in self.images)
+        return hashlib.sha256(content.encode()).hexdigest()[:32]
+
 
 def find_test(
-    data: DataSettings, prepared: Prepared, test: Path | None, *, on_progress: Progress = ignore_progress
+    data: DataSettings,
+    prepared: Prepared,
+    test: Path | None,
+    *,
+    extra: Collection[Path] = (),
+    on_progress: Progress = ignore_progress,
 ) -> SealedTest:
     """The study's test folder, or the one that is given where the study has none.
 
@@ -49,6 +64,7 @@ def find_test(
         data: The study's settings of its images.
         prepared: The study's images.
         test: A folder of class folders, for a study without a `test/`.
+        extra: Folders of extra images that finalists are trained on.
         on_progress: Told how many files were read.
 
     Raises:
@@ -64,17 +80,50 @@ def find_test(
         raise DataError(Problem("there is no test/ folder to confirm on", data.path, fix))
     index = read_index(data, on_progress=on_progress)
     _require_same_images(prepared, index.images, data.path)
+    group_regex = data.split.group_regex
     if test is None:
         found = SealedTest(root=index.root, images=index.test, fingerprint=index.test_fingerprint or "")
         if found.fingerprint != prepared.test_fingerprint:
             fix = "put the test images back as they were, or start a study of another name"
             raise StudyError(Problem("the test folder changed since the search", data.path, fix))
     else:
-        images = read_labelled_folder(test, prepared.class_names, group_regex=data.split.group_regex)
+        known_as = _told_names(data.path, prepared.images, group_regex)
+        if (test / PATIENTS_CSV).is_file():  # it knows more about them than the training set's file names
+            group_regex = None
+        images = read_labelled_folder(test, prepared.class_names, group_regex=group_regex)
         found = SealedTest(root=test, images=images, fingerprint=content_fingerprint(images))
-        _refuse_known(prepared, images, test)
+        known = known_patients(images, test, prepared.images, group_regex=group_regex, known_as=known_as)
+        _refuse(known, found, "remove them")
+    for folder in extra:
+        images = read_labelled_folder(folder, prepared.class_names)
+        known_as = _told_names(folder, images)
+        known = known_patients(found.images, found.root, images, group_regex=group_regex, known_as=known_as)
+        # The study's own test folder has to stay as it was.
+        _refuse(known, found, f"search anew without them in {folder}" if test is None else "remove them")
     _refuse_few(prepared, found)
     return found
+
+
+def require_scored_test(sealed: SealedTest, log: Path) -> None:
+    """Refuse test images that earlier scores are not of: they would be held against the labels of others.
+
+    Args:
+        sealed: The test folder.
+        log: The study's openings; the last one of a confirm is of the images that were scored.
+
+    Raises:
+        StudyError: It is another folder, or its files go by other names that bring them into another order.
+    """
+    opening = last_opening(log, "confirm")
+    if opening is None:
+        return
+    if opening["fingerprint"] != sealed.fingerprint:
+        fix = "give that folder, or move confirm/ away to begin anew"
+        raise StudyError(Problem("this confirm was judged on another test folder", sealed.root, fix))
+    if opening.get("order", sealed.order) != sealed.order:  # an earlier version wrote none
+        what = "the test images were renamed since this confirm scored them, and stand in another order now"
+        fix = "give them back their names, or move confirm/ away to begin anew"
+        raise StudyError(Problem(what, sealed.root, fix))
 
 
 def open_test(
@@ -124,15 +173,19 @@ def _require_same_images(prepared: Prepared, images: Sequence[ImageFile], root: 
         raise StudyError(Problem(what, root, "put the images back as they were, or start a study of another name"))
 
 
-def _refuse_known(prepared: Prepared, images: Sequence[ImageFile], test: Path) -> None:
-    """Patients and files of a test folder from elsewhere that the study has too."""
-    patients = {image.patient for image in prepared.images}
-    contents = {image.sha256 for image in prepared.images}
-    known = [image.file for image in images if image.patient in patients or image.sha256 in contents]
+def _told_names(
+    root: Path, images: Iterable[ImageFile | PreparedImage], group_regex: str | None = None
+) -> Collection[str]:
+    """The names of a folder's patients before those who share an image are joined under one."""
+    return name_patients(root, [image.file for image in images], group_regex).by_file.values()
+
+
+def _refuse(patients: Collection[str], found: SealedTest, fix: str) -> None:
+    """Refuse a test folder with patients whom the study knows."""
+    known = [image.file for image in found.images if image.patient in patients]
     if known:
         what = f"{len(known)} images are of patients whom the study trained or validated on: {listed(known)}"
-        fix = "remove them: a test on patients seen in training proves nothing"
-        raise DataError(Problem(what, test, fix))
+        raise DataError(Problem(what, found.root, f"{fix}: a test on patients seen in training proves nothing"))
 
 
 def _refuse_few(prepared: Prepared, found: SealedTest) -> None:

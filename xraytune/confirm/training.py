@@ -27,9 +27,10 @@ from xraytune.confirm.arms import (
     tuned_control,
 )
 from xraytune.confirm.plan import Plan, new_plan, read_plan, write_plan
-from xraytune.confirm.runs import Run, RunList, RunObserver, completed_rows, ended_rows, replicate, run_label
-from xraytune.errors import Problem, TrialError
+from xraytune.confirm.runs import Run, RunList, RunObserver, ended_rows, replicate, run_label
+from xraytune.errors import DataError, Problem, TrialError
 from xraytune.files import write_json
+from xraytune.pipeline.album import require_enough, store_folder
 from xraytune.pipeline.prepare import Prepared, write_prepared
 from xraytune.pipeline.synthesize import gan_need
 from xraytune.records import Compute
@@ -152,12 +153,14 @@ class Training:
         if not work.is_done:
             # Many short runs, whose names nobody looks for.
             self.runner.run(work, folder, label=run_label(runs, self.folder.path.name), reuse_actors=True)
-        failed = [row for row in ended_rows(folder.path).values() if row["status"] == "failed"]
+        own = {run.number for run in runs}  # further runs of another list may lie in the folder
+        rows = {number: row for number, row in ended_rows(folder.path).items() if number in own}
+        failed = [row for row in rows.values() if row["status"] == "failed"]
         if failed:
             reasons = "".join(f"\n    {reason}" for reason in sorted({row["reason"] for row in failed})[:5])
             fix = "the same command tries them again; see trials/*/error.txt there"
             raise TrialError(Problem(f"{len(failed)} of {len(runs)} {what} failed:{reasons}", folder.path, fix))
-        return completed_rows(folder.path)
+        return rows
 
     def _grown(self, plan: Plan, gan_seeds: int) -> Plan:
         """The plan with the seeds that are asked for; it is written down before they are trained."""
@@ -192,12 +195,29 @@ class Training:
                     notes.append(f"{finalist.name} has matching: total, so that {source} would be source: none")
                 else:
                     arms.append(control)
-            if place == 0:
-                arms += ratio_arms(finalist, bandwidth_px)
+            if place == 0 and "none" in self.settings.confirm.controls.matched:  # the response is against it
+                arms += self._possible(ratio_arms(finalist, bandwidth_px), notes)
         tuned = [tuned_control(trials, name) for name in self.settings.confirm.controls.tuned]
         arms += [arm for arm in tuned if arm is not None]
         exploratory = (f"the test folder had been opened {earlier_openings} times before",) if earlier_openings else ()
         return replace(new_plan(), notes=tuple(notes), exploratory=exploratory).grown(arms, 0, 0)
+
+    def _possible(self, ratios: Sequence[Arm], notes: list[str]) -> list[Arm]:
+        """Those ratios for which the finalist's folder of extra images has enough, or all where it has none."""
+        folder = next((arm.parameters.folder for arm in ratios), None)
+        if folder is None:
+            return list(ratios)
+        images, _ = store_folder(folder.path, self.prepared, cache=self.cache)
+        possible = []
+        for arm in ratios:
+            try:
+                require_enough(images, arm.parameters, self.prepared)
+            except DataError as error:
+                ratio, why = arm.parameters.synthetic_ratio, error.problems[0].what
+                notes.append(f"the response to the ratio has no r={ratio:g}: the folder has {why}")
+            else:
+                possible.append(arm)
+        return possible
 
     def _finished(self, stopped: Sequence[Stopped]) -> list[Candidate]:
         """Trials that ASHA had stopped, trained to their end."""

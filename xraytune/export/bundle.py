@@ -26,10 +26,10 @@ from xraytune.classifier.inputs import InputFormat
 from xraytune.classifier.network import Classifier, build_classifier
 from xraytune.classifier.weights import put_tensors
 from xraytune.config.backbone_names import BACKBONES, BackboneName, size_refusal
-from xraytune.config.load import experiment_to_yaml
+from xraytune.config.load import experiment_to_yaml, load_space
 from xraytune.config.resolved import absolute_path, relative_path
 from xraytune.config.settings import Experiment, HeadName, LossName, Model, Parameters, extensions_of
-from xraytune.errors import ArtifactError, Problem
+from xraytune.errors import ArtifactError, ConfigError, Problem
 from xraytune.files import read_json, sha256_of, write_json, write_text
 from xraytune.pipeline.prepare import Prepared, write_prepared
 from xraytune.pipeline.trial import TrialResult
@@ -37,10 +37,11 @@ from xraytune.records import Compute, EpochRecord
 from xraytune.tensors import UNREADABLE, save_state
 
 _RECORD = "bundle.json"
+_CONFIG = "config.yaml"
 _MODEL = "model.safetensors"
 _SPLIT = "split.json"
 _MANIFEST = "manifest.json"
-_FILES = (_RECORD, "config.yaml", _SPLIT, "epochs.jsonl", _MODEL)
+_FILES = (_RECORD, _CONFIG, _SPLIT, "epochs.jsonl", _MODEL)
 _PACKAGES = ("xraytune", "torch", "torchvision", "numpy", "pillow")
 _PREPARED = TypeAdapter(Prepared)
 _LARGEST_SIDE_PX = 1024
@@ -152,6 +153,18 @@ class Bundle:
         except ValidationError as error:
             raise ArtifactError(Problem(_OTHER_VERSION, file, _TRAIN_AGAIN)) from error
 
+    def experiment(self) -> Experiment:
+        """What was trained.
+
+        Raises:
+            ArtifactError: The file is of another version.
+        """
+        file = self.path / _CONFIG
+        try:
+            return load_space(file).experiment()
+        except ConfigError as error:
+            raise ArtifactError(Problem(_OTHER_VERSION, file, _TRAIN_AGAIN)) from error
+
     def classifier(self, compute: Compute) -> Classifier:
         """The trained network, on the device, in evaluation mode.
 
@@ -218,7 +231,7 @@ def write_bundle(
     )
     write_text(folder / _RECORD, record.model_dump_json(indent=2) + "\n")
     header = f"The experiment of this model, arm {parameters.arm}. Paths are relative to this file."
-    write_text(folder / "config.yaml", experiment_to_yaml(experiment, final_path, header))
+    write_text(folder / _CONFIG, experiment_to_yaml(experiment, final_path, header))
     write_prepared(prepared, folder / _SPLIT)
     write_text(folder / "epochs.jsonl", "".join(f"{json.dumps(_row(epoch), allow_nan=False)}\n" for epoch in epochs))
     save_state(classifier, folder / _MODEL)

@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 
 from xraytune.data.decoding import BrokenImage
 from xraytune.data.index import ImageFile, content_fingerprint, read_labelled_folder
+from xraytune.data.layout import list_images
 from xraytune.data.patients import PATIENTS_CSV
-from xraytune.errors import DataError, Problem
+from xraytune.errors import ArtifactError, DataError, Problem
 from xraytune.export.bundle import Bundle, open_bundle
 from xraytune.export.openings import record_opening
 from xraytune.export.predictions import predict_images
+from xraytune.files import sha256_of
 from xraytune.metrics.classification import METRICS, ClassificationMetrics, classification_metrics
 from xraytune.metrics.intervals import further_figures, patient_bootstrap
 from xraytune.records import Json, Progress, ignore_progress
@@ -42,7 +44,8 @@ class Evaluation:
         further: Of the metrics that other packages bring, by name.
         intervals: 95 % intervals of its figures, by name: low, high.
         at_half: The figures at the threshold .5; None with three classes or more.
-        known_image_count: Images that are, to the byte, in the model's training or validation parts.
+        known_image_count: Images that are, to the byte, in the model's training or validation parts, or in its folder of
+            extra images, if that lies where it did.
         broken: Images that were left out.
         opened_test: Whether this is the sealed test folder of the model's study.
         test_openings: How often it has been opened, this time included; 0 for another folder.
@@ -173,5 +176,14 @@ def _class_counts(bundle: Bundle, labels: NDArray[np.int64], data: Path) -> dict
 
 
 def _known_image_count(bundle: Bundle, images: Sequence[ImageFile]) -> int:
-    known = {image.sha256 for image in bundle.prepared().images}
+    known = {image.sha256 for image in bundle.prepared().images} | _extra_contents(bundle)
     return sum(image.sha256 in known for image in images)
+
+
+def _extra_contents(bundle: Bundle) -> set[str]:
+    """Hashes of the model's folder of extra images; none where it has none, or that cannot be found or read any more."""
+    try:
+        folder = bundle.experiment().parameters.folder
+        return set() if folder is None else {sha256_of(path) for path in list_images(folder.path)}
+    except (ArtifactError, DataError):
+        return set()

@@ -7,6 +7,7 @@ folder of extra images. Image i of the album belongs to one group, has a label, 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xraytune.compute import cpu_count
-from xraytune.config.settings import Experiment
+from xraytune.config.settings import Experiment, Parameters
 from xraytune.data.index import ImageFile, read_labelled_folder
-from xraytune.data.patients import name_patients, patient_of
 from xraytune.data.pixels import broken_images_error, open_pixels, store_pixels
 from xraytune.errors import DataError, Problem
 from xraytune.mix.plan import MixPlan, plan_mix
 from xraytune.pipeline.artifacts import build_once
+from xraytune.pipeline.known_patients import known_patients
 from xraytune.pipeline.prepare import PIXELS_STAGE, Prepared, Side, require_pixels, training_pixels
 from xraytune.pipeline.quality import refuse_memorised
 from xraytune.pipeline.synthesize import blocks_for, extension_block, pool_block
@@ -100,14 +101,14 @@ def compose_album(experiment: Experiment, prepared: Prepared, *, compute: Comput
     require_pixels(experiment.settings, prepared, cache)
     train = prepared.side("train")
     real = side_group("real", train, prepared, cache)
-    plan = plan_mix(np.bincount(train.labels, minlength=len(prepared.class_names)).tolist(), experiment.parameters)
+    plan = _plan(experiment.parameters, prepared)
     needed = plan.extra_counts(len(prepared.class_names))
     groups: tuple[ImageGroup, ...]
     match experiment.parameters.source:
         case "none" | "duplicate":
             groups = ()
         case "folder":
-            groups = (_folder_group(experiment, prepared, needed, cache=cache),)
+            groups = (_folder_group(experiment.parameters, prepared, cache=cache),)
         case _:
             groups = _pool_groups(experiment, prepared, needed, compute=compute, cache=cache)
     labels = np.concatenate([group.labels for group in (real, *groups)])
@@ -120,6 +121,11 @@ def compose_album(experiment: Experiment, prepared: Prepared, *, compute: Comput
         of_label = plan.extra_labels == label
         extra[of_label] = ranked[plan.extra_ordinals[of_label]]
     return Album(groups=(real, *groups), labels=labels, extra=extra, plan=plan)
+
+
+def _plan(parameters: Parameters, prepared: Prepared) -> MixPlan:
+    real_labels = prepared.side("train").labels
+    return plan_mix(np.bincount(real_labels, minlength=len(prepared.class_names)).tolist(), parameters)
 
 
 def _drawn_again(members: NDArray[np.int64], count: int, seed: int, label: int) -> NDArray[np.int64]:
@@ -149,15 +155,11 @@ def _pool_groups(
     return tuple(groups)
 
 
-def _folder_group(experiment: Experiment, prepared: Prepared, needed: tuple[int, ...], *, cache: Path) -> ImageGroup:
-    settings = experiment.parameters.folder
-    assert settings is not None, "source: folder has a path"
-    images, store = store_folder(settings.path, prepared, cache=cache)
+def _folder_group(parameters: Parameters, prepared: Prepared, *, cache: Path) -> ImageGroup:
+    assert parameters.folder is not None, "source: folder has a path"
+    images, store = store_folder(parameters.folder.path, prepared, cache=cache)
+    require_enough(images, parameters, prepared)
     labels = np.array([image.label for image in images], dtype=np.int64)
-    for label, count in enumerate(needed):
-        if (there := int((labels == label).sum())) < count:
-            what = f"{there} images of {prepared.class_names[label]}, but the mix needs {count}"
-            raise DataError(Problem(what, settings.path, "add images or lower synthetic_ratio"))
     rows = np.arange(len(images))
     return ImageGroup(name="folder", pixels=open_pixels(store), rows=rows, labels=labels, inputs={"pixels": store.name})
 
@@ -185,22 +187,32 @@ def store_folder(root: Path, prepared: Prepared, *, cache: Path) -> tuple[tuple[
     return images, store
 
 
+def require_enough(images: Sequence[ImageFile], parameters: Parameters, prepared: Prepared) -> None:
+    """Refuse a mix that takes more images of a class than its folder of extra images has.
+
+    Args:
+        images: What `store_folder` gave.
+        parameters: Of a trial with `source: folder`.
+        prepared: The study's images.
+
+    Raises:
+        DataError: Says which class, and how many it has and needs.
+    """
+    assert parameters.folder is not None, "source: folder has a path"
+    needed = _plan(parameters, prepared).extra_counts(len(prepared.class_names))
+    for label, count in enumerate(needed):
+        if (there := sum(image.label == label for image in images)) < count:
+            what = f"{there} images of {prepared.class_names[label]}, but the mix needs {count}"
+            raise DataError(Problem(what, parameters.folder.path, "add images or lower synthetic_ratio"))
+
+
 def _without_validation(found: tuple[ImageFile, ...], root: Path, prepared: Prepared) -> tuple[ImageFile, ...]:
     """What may be trained on: validation would measure memory if its patients were among the extra images."""
     validation = [image for image in prepared.images if image.side != "train"]
-    contents = {image.sha256 for image in validation}
-    # An image that several patients share joins them under one name; the file still tells the other. A table of
-    # patients is read without the spaces around a name.
-    patients = {image.patient.strip() for image in validation} | {patient_of(image.file) for image in validation}
-    named = name_patients(root, [image.file for image in found]).by_file
-    # All who go by one name in this folder are one person: if one of their images is held back, all are.
-    held_back = {
-        image.patient
-        for image in found
-        if image.sha256 in contents or not patients.isdisjoint({image.patient.strip(), named[image.file].strip()})
-    }
+    held_back = known_patients(found, root, validation)
     kept = tuple(image for image in found if image.patient not in held_back)
     if len(kept) < len(found):
+        contents = {image.sha256 for image in validation}
         identical = sum(image.sha256 in contents for image in found)
         aside = f" ({identical} of them are the very files that stand there)" if identical else ""
         what = (

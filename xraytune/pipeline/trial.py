@@ -20,7 +20,7 @@ from xraytune.classifier.checkpoint import finished_epochs, load_best
 from xraytune.classifier.train import predict_probabilities, train_classifier
 from xraytune.config.settings import Experiment
 from xraytune.errors import ArtifactError
-from xraytune.files import append_jsonl, read_jsonl
+from xraytune.files import append_jsonl, read_jsonl, write_text
 from xraytune.metrics.classification import auroc, youden_threshold
 from xraytune.pipeline.material import gather_material
 from xraytune.pipeline.prepare import Prepared, require_pixels
@@ -102,9 +102,12 @@ def trial_epochs(
     material = gather_material(experiment, prepared, cache=cache, compute=compute, on_progress=on_progress)
     val_a, val_b = prepared.side("val_a"), prepared.side("val_b")
     log = trial_dir / "epochs.jsonl"
-    logged = len(read_jsonl(log))
     checkpoint_dir = trial_dir / "checkpoint"
     finished = _finished(checkpoint_dir)
+    logged = len(read_jsonl(log))
+    if logged > len(finished):  # the checkpoint was lost: these epochs are trained again, elsewhere to other numbers
+        write_text(log, "")
+        logged = 0
     further = train_classifier(
         parameters,
         material.trained,
@@ -118,19 +121,20 @@ def trial_epochs(
         compute=compute,
         checkpoint_dir=checkpoint_dir,
     )
-    record = None
+    records = []
     for record in chain(finished, further):
         if record.epoch > logged:
             append_jsonl(log, {"version": 1, **asdict(record)})
+        records.append(record)
         yield record
-    assert record is not None, "a budget has at least one epoch"
+    assert records, "a budget has at least one epoch"
+    best = max(records, key=lambda record: record.val_auroc)  # of equals the first, whose network is kept
     load_best(checkpoint_dir, material.trained)
     probabilities = predict_probabilities(material.trained, material.val_b(), compute=compute)
-    history = read_jsonl(log)
     return TrialResult(
-        value=record.best_val_auroc,
-        best_epoch=next(row["epoch"] for row in history if row["val_auroc"] == record.best_val_auroc),
-        epochs=record.epoch,
+        value=best.val_auroc,
+        best_epoch=best.epoch,
+        epochs=len(records),
         val_b_auroc=auroc(val_b.labels, probabilities, positive=prepared.positive),
         threshold=youden_threshold(val_b.labels == prepared.positive, probabilities[:, prepared.positive]),
         seconds=time.monotonic() - started,

@@ -34,6 +34,11 @@ def write_opening(log: Path, *, command: str, fingerprint: str, reason: str, ima
     append_jsonl(log, {**row, **about, "images": image_count})
 
 
+def last_opening(log: Path, command: str) -> dict[str, Any] | None:
+    """The last opening that a command wrote down, of whichever folder; None where there is none."""
+    return next((row for row in reversed(read_jsonl(log)) if row["command"] == command), None)
+
+
 def openings(log: Path, fingerprint: str) -> list[dict[str, Any]]:
     """The openings of one test folder that a log knows."""
     return [row for row in read_jsonl(log) if row["fingerprint"] == fingerprint]

@@ -1,0 +1,191 @@
+"""A whole confirm, in this process and without Ray: what it is given, what it refuses, and what it goes on with."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.in_process import CPU, director_of, one_thread
+from xraytune.config.load import load_space
+from xraytune.confirm import run as confirm_run
+from xraytune.confirm.record import Confirmation
+from xraytune.confirm.run import confirm
+from xraytune.data.phantom import draw_phantoms
+from xraytune.data.transform import transform_folder
+from xraytune.data.transformation import Strengths
+from xraytune.errors import DataError, StudyError
+from xraytune.files import read_jsonl
+from xraytune.pipeline.prepare import prepare
+from xraytune.search.director import Director
+from xraytune.search.openings import OPENINGS_FILE
+from xraytune.search.study import StudyFolder, create_study, locked
+from xraytune.search.work import Asked, Work
+from xraytune.search.worker import Job, TrialWorker
+
+pytestmark = pytest.mark.slow
+
+SPACE = """\
+version: 1
+name: small
+data: {path: xrays, image_size: 32, split: {val_a: 0.25, val_b: 0.25}}
+parameters:
+  source: {values: [none, folder]}
+  folder: {when: {source: folder}, parameters: {path: {value: copies}}}
+  synthetic_ratio: {value: 0.5, when: {source: folder}}
+  backbone: {value: small_cnn}
+  weights: {value: none}
+  batch_size: {value: 8}
+budget: {trials: 2, max_epochs: 1, steps_per_epoch: 2}
+scheduler: {name: none}
+confirm: {finalists: 1, gan_seeds: 2, classifier_seeds: 1, controls: {matched: [none], tuned: []}}
+start_from:
+  - {source: folder}
+  - {source: none}
+"""
+
+
+class InProcess:
+    """A `Runner` whose trials run in this process, one after the other."""
+
+    def __init__(self, folder: StudyFolder, *, token: str, cache: Path, **_: Any) -> None:
+        self._lock, self._token, self._cache = folder.lock_path, token, cache
+
+    def __enter__(self) -> InProcess:
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def run(self, work: Work, folder: StudyFolder, **_: Any) -> None:
+        while isinstance(asked := work.next(), Asked):
+            self._run_to_its_end(work, folder, asked.number)
+
+    def _run_to_its_end(self, work: Work, folder: StudyFolder, number: int) -> None:
+        worker = TrialWorker(
+            Job(
+                study=str(folder.path),
+                cache=str(self._cache),
+                number=number,
+                label="",
+                gpu_share=0.0,
+                lock=str(self._lock),
+                token=self._token,
+            )
+        )
+        while work.hear(number, worker.step()):
+            pass
+        worker.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Lab:
+    """X-rays without `test/`, copies of them to train on, a study that has ended, and test images elsewhere."""
+
+    path: Path
+
+    @property
+    def study(self) -> Path:
+        return self.path / "studies" / "small"
+
+    @property
+    def test(self) -> Path:
+        return self.path / "test"
+
+    def confirm(self, **options: Any) -> Confirmation:
+        return confirm(self.study, test=self.test, **options)
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    lab = Lab(tmp_path_factory.mktemp("confirm"))
+    draw_phantoms(lab.path / "xrays", patients=60, seed=4, image_size_px=32)
+    shutil.move(lab.path / "xrays" / "test", lab.test)
+    (lab.path / "space.yaml").write_text(SPACE, encoding="utf-8")
+    space, folder, cache = load_space(lab.path / "space.yaml"), StudyFolder(lab.study), lab.path / "cache"
+    transform_folder(space.settings.data, lab.path / "copies", Strengths(), copies=2, seed=0)
+    prepared, _ = prepare(space.settings, cache)
+    create_study(folder, space, prepared, CPU)
+    with one_thread(), locked(folder) as token:
+        director: Director = director_of(folder, space, prepared, cache)
+        InProcess(folder, token=token, cache=cache).run(director, folder)
+        director.close()
+    return lab
+
+
+@pytest.fixture
+def lab(ended: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
+    """A lab of one's own."""
+    shutil.copytree(ended.path, tmp_path / "lab")
+    monkeypatch.setattr(confirm_run, "Runner", InProcess)
+    with one_thread():
+        yield Lab(tmp_path / "lab")
+
+
+def test_ratios_that_the_folder_of_extra_images_is_too_small_for_are_left_out_and_it_is_said_why(lab: Lab) -> None:
+    """Two copies of each image are what `data transform` makes."""
+    found = lab.confirm()
+
+    assert [point.ratio for point in found.ratios] == [0, 0.25, 0.5, 1, 2]
+    (note,) = found.notes
+    assert re.fullmatch(
+        r"the response to the ratio has no r=4: the folder has \d+ images of \w+, but the mix needs \d+", note
+    )
+
+
+def test_a_confirm_goes_on_with_the_test_folder_that_it_was_judged_on_and_refuses_another(lab: Lab) -> None:
+    first = lab.confirm()
+    log = lab.study / OPENINGS_FILE
+    other = shutil.copytree(lab.test, lab.path / "other")
+    next((other / "NORMAL").iterdir()).unlink()
+
+    with pytest.raises(StudyError, match=r"judged on another test folder\n.*give that folder, or move confirm/ away"):
+        confirm(lab.study, test=other)
+    copy = shutil.copytree(lab.test, lab.path / "harmless")
+
+    assert confirm(lab.study, test=copy).to_json() == first.to_json()
+    assert [row["fingerprint"] for row in read_jsonl(log)] == [first.test_fingerprint]
+
+
+def test_test_images_that_stand_in_another_order_than_their_scores_are_refused(lab: Lab) -> None:
+    lab.confirm()
+    first, *_, last = sorted((lab.test / "NORMAL").iterdir())
+    swap(first, last)
+
+    with pytest.raises(
+        StudyError, match=r"renamed since this confirm scored them(.|\n)*fix: give them back their names"
+    ):
+        lab.confirm()
+    swap(first, last)
+
+    lab.confirm()
+
+
+def test_test_images_that_the_finalists_extra_images_have_too_are_refused_before_anything_is_trained(lab: Lab) -> None:
+    leaked = next((lab.test / "NORMAL").iterdir())
+    shutil.copy(leaked, lab.path / "copies" / "NORMAL" / "synthetic.jpeg")
+    with (lab.path / "copies" / "patients.csv").open("a", encoding="utf-8") as table:
+        table.write("NORMAL/synthetic.jpeg,nobody\n")
+
+    with pytest.raises(DataError, match=f"trained or validated on: .*{leaked.name}"):
+        lab.confirm()
+
+    assert not (lab.study / "confirm").exists()
+
+
+def test_images_that_moved_are_decoded_again_from_where_they_are_said_to_be(lab: Lab) -> None:
+    shutil.rmtree(lab.path / "cache")
+    moved = lab.path / "elsewhere"
+    (lab.path / "xrays").rename(moved)
+
+    assert lab.confirm(data=moved).finalists
+
+
+def swap(one: Path, other: Path) -> None:
+    contents = one.read_bytes(), other.read_bytes()
+    one.write_bytes(contents[1])
+    other.write_bytes(contents[0])
