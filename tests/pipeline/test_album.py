@@ -125,6 +125,23 @@ def test_spaces_around_a_patients_name_hide_nobody(bench: Bench, tmp_path: Path)
     assert [image.patient for image in used] == ["bert"]
 
 
+def test_copies_that_the_studys_expression_tells_of_validation_patients_are_left_out(
+    bench: Bench, tmp_path: Path
+) -> None:
+    (seen, *_), (trained, *_) = held_back(bench.prepared), [i for i in bench.prepared.images if i.side == "train"]
+    prepared = replace(bench.prepared, images=(replace(seen, patient="p1"), replace(trained, patient="p2")))
+    root = copy_renamed(bench, tmp_path / "extra", [trained, trained, trained])
+    class_folder = root / bench.prepared.class_names[trained.label]
+    for number, name in enumerate(["p1_blurred", "p2_blurred", "somebody"]):
+        copy = class_folder / f"copy{number}.jpeg"
+        copy.write_bytes(copy.read_bytes() + bytes([number]))  # files of their own: what is alike is one patient's
+        copy.rename(class_folder / f"{name}.jpeg")
+
+    used, _ = store_folder(root, prepared, group_regex=r"(p\d+)_", cache=tmp_path / "cache")
+
+    assert sorted(Path(image.file).stem for image in used) == ["p2_blurred", "somebody"]
+
+
 def test_a_folder_of_validation_patients_alone_is_refused(bench: Bench, tmp_path: Path) -> None:
     root = write_negatives(bench, tmp_path / "extra", held_back(bench.prepared))
 

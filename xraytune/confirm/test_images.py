@@ -13,16 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from xraytune.compute import cpu_count
 from xraytune.config.settings import DataSettings
 from xraytune.data.index import ImageFile, content_fingerprint, read_index, read_labelled_folder
-from xraytune.data.patients import PATIENTS_CSV, name_patients
-from xraytune.data.pixels import broken_images_error, open_pixels, store_pixels
+from xraytune.data.patients import PATIENTS_CSV
+from xraytune.data.pixels import broken_images_error, open_pixels, stored_files
 from xraytune.errors import DataError, Problem, StudyError, listed
 from xraytune.pipeline.album import ImageGroup
-from xraytune.pipeline.artifacts import build_once
-from xraytune.pipeline.known_patients import known_patients
-from xraytune.pipeline.prepare import PIXELS_STAGE, Prepared, PreparedImage
+from xraytune.pipeline.known_patients import known_patients, told_names
+from xraytune.pipeline.prepare import Prepared, PreparedImage, store_images
 from xraytune.records import Progress, ignore_progress
 from xraytune.search.openings import last_opening
 
@@ -87,7 +85,7 @@ def find_test(
             fix = "put the test images back as they were, or start a study of another name"
             raise StudyError(Problem("the test folder changed since the search", data.path, fix))
     else:
-        known_as = _told_names(data.path, prepared.images, group_regex)
+        known_as = _names(data.path, prepared.images, group_regex)
         if (test / PATIENTS_CSV).is_file():  # it knows more about them than the training set's file names
             group_regex = None
         images = read_labelled_folder(test, prepared.class_names, group_regex=group_regex)
@@ -96,7 +94,7 @@ def find_test(
         _refuse(known, found, "remove them")
     for folder in extra:
         images = read_labelled_folder(folder, prepared.class_names)
-        known_as = _told_names(folder, images)
+        known_as = _names(folder, images, data.split.group_regex)
         known = known_patients(found.images, found.root, images, group_regex=group_regex, known_as=known_as)
         # The study's own test folder has to stay as it was.
         _refuse(known, found, f"search anew without them in {folder}" if test is None else "remove them")
@@ -135,31 +133,15 @@ def open_test(
         DataError: An image is broken.
         MachineError: The disk is full.
     """
-    files = [image.file for image in sealed.images]
-    inputs = {
-        "files": [[image.file, image.sha256] for image in sealed.images],
-        "image_size_px": prepared.image_size_px,
-        "resize": prepared.resize,
-    }
-
-    def build(out: Path) -> None:
-        broken = store_pixels(
-            sealed.root,
-            files,
-            prepared.image_size_px,
-            out,
-            workers=cpu_count(),
-            resize=prepared.resize,
-            on_progress=on_progress,
-        )
-        if broken:
-            raise broken_images_error(broken, sealed.root, "repair them: a test folder is used as a whole")
-
-    store = build_once(cache, PIXELS_STAGE, inputs, build)
+    store = store_images(
+        sealed.root, sealed.images, prepared.image_size_px, prepared.resize, cache=cache, on_progress=on_progress
+    )
+    if broken := stored_files(store).broken:
+        raise broken_images_error(broken, sealed.root, "repair them: a test folder is used as a whole")
     return ImageGroup(
         name="test",
         pixels=open_pixels(store),
-        rows=np.arange(len(files)),
+        rows=np.arange(len(sealed.images)),
         labels=np.array([image.label for image in sealed.images], dtype=np.int64),
         inputs={"pixels": store.name},
     )
@@ -173,11 +155,9 @@ def _require_same_images(prepared: Prepared, images: Sequence[ImageFile], root: 
         raise StudyError(Problem(what, root, "put the images back as they were, or start a study of another name"))
 
 
-def _told_names(
-    root: Path, images: Iterable[ImageFile | PreparedImage], group_regex: str | None = None
-) -> Collection[str]:
-    """The names of a folder's patients before those who share an image are joined under one."""
-    return name_patients(root, [image.file for image in images], group_regex).by_file.values()
+def _names(root: Path, images: Iterable[ImageFile | PreparedImage], group_regex: str | None) -> set[str]:
+    """All that a folder calls its patients."""
+    return set().union(*told_names([image.file for image in images], root, group_regex).values())
 
 
 def _refuse(patients: Collection[str], found: SealedTest, fix: str) -> None:

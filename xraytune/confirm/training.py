@@ -207,7 +207,8 @@ class Training:
         folder = next((arm.parameters.folder for arm in ratios), None)
         if folder is None:
             return list(ratios)
-        images, _ = store_folder(folder.path, self.prepared, cache=self.cache)
+        group_regex = self.settings.data.split.group_regex
+        images, _ = store_folder(folder.path, self.prepared, group_regex=group_regex, cache=self.cache)
         possible = []
         for arm in ratios:
             try:

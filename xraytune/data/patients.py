@@ -127,6 +127,17 @@ def told_patients(files: Sequence[str], table: PatientTable | None, group_regex:
     return None
 
 
+def found_by(group_regex: str, files: Iterable[str]) -> dict[str, str]:
+    """The patients that an expression finds in the paths of files; a file in which it finds none is left out.
+
+    Raises:
+        ConfigError: It is not a regular expression with a group.
+    """
+    expression = _compiled(group_regex)
+    matches = {file: expression.search(file) for file in files}
+    return {file: match[1] for file, match in matches.items() if match and match[1]}
+
+
 def read_patients_csv(path: Path) -> PatientTable:
     """The table `file,patient` or `file,patient,class`, one row for each image; other columns are ignored.
 
@@ -239,9 +250,7 @@ def _compiled(group_regex: str) -> re.Pattern[str]:
 
 
 def _from_expression(group_regex: str, files: Sequence[str]) -> dict[str, str]:
-    expression = _compiled(group_regex)
-    matches = {file: expression.search(file) for file in files}
-    patients = {file: match[1] for file, match in matches.items() if match and match[1]}
+    patients = found_by(group_regex, files)
     missing = [file for file in files if file not in patients]
     if missing:
         what = f"it finds no patient in {len(missing)} of {len(files)} paths: {listed(missing)}"

@@ -15,15 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xraytune.compute import cpu_count
 from xraytune.config.settings import Experiment, Parameters
 from xraytune.data.index import ImageFile, read_labelled_folder
-from xraytune.data.pixels import broken_images_error, open_pixels, store_pixels
+from xraytune.data.pixels import broken_images_error, open_pixels, stored_files
 from xraytune.errors import DataError, Problem
 from xraytune.mix.plan import MixPlan, plan_mix
-from xraytune.pipeline.artifacts import build_once
 from xraytune.pipeline.known_patients import known_patients
-from xraytune.pipeline.prepare import PIXELS_STAGE, Prepared, Side, require_pixels, training_pixels
+from xraytune.pipeline.prepare import Prepared, Side, require_pixels, store_images, training_pixels
 from xraytune.pipeline.quality import refuse_memorised
 from xraytune.pipeline.synthesize import blocks_for, extension_block, pool_block
 from xraytune.records import Compute
@@ -108,7 +106,7 @@ def compose_album(experiment: Experiment, prepared: Prepared, *, compute: Comput
         case "none" | "duplicate":
             groups = ()
         case "folder":
-            groups = (_folder_group(experiment.parameters, prepared, cache=cache),)
+            groups = (_folder_group(experiment, prepared, cache=cache),)
         case _:
             groups = _pool_groups(experiment, prepared, needed, compute=compute, cache=cache)
     labels = np.concatenate([group.labels for group in (real, *groups)])
@@ -155,20 +153,29 @@ def _pool_groups(
     return tuple(groups)
 
 
-def _folder_group(parameters: Parameters, prepared: Prepared, *, cache: Path) -> ImageGroup:
+def _folder_group(experiment: Experiment, prepared: Prepared, *, cache: Path) -> ImageGroup:
+    parameters, group_regex = experiment.parameters, experiment.settings.data.split.group_regex
     assert parameters.folder is not None, "source: folder has a path"
-    images, store = store_folder(parameters.folder.path, prepared, cache=cache)
+    images, store = store_folder(parameters.folder.path, prepared, group_regex=group_regex, cache=cache)
     require_enough(images, parameters, prepared)
     labels = np.array([image.label for image in images], dtype=np.int64)
     rows = np.arange(len(images))
     return ImageGroup(name="folder", pixels=open_pixels(store), rows=rows, labels=labels, inputs={"pixels": store.name})
 
 
-def store_folder(root: Path, prepared: Prepared, *, cache: Path) -> tuple[tuple[ImageFile, ...], Path]:
+def store_folder(
+    root: Path, prepared: Prepared, *, group_regex: str | None = None, cache: Path
+) -> tuple[tuple[ImageFile, ...], Path]:
     """The images of a folder of extra ones that a trial may train on, and the artifact of their pixels, in the same order.
 
     Images of a patient who stands in val-A or val-B, and images that stand there bit for bit, are left out, and a
     warning is logged.
+
+    Args:
+        root: The folder.
+        prepared: The study's images.
+        group_regex: The study's expression, by which images may be named after its patients.
+        cache: The artifact cache.
 
     Raises:
         DataError: The folder, a broken image in it, or none that may be used.
@@ -176,14 +183,10 @@ def store_folder(root: Path, prepared: Prepared, *, cache: Path) -> tuple[tuple[
     """
     found = read_labelled_folder(root, prepared.class_names)
     # By content, so that the first ones are a fair sample whatever the files are called.
-    images = tuple(sorted(_without_validation(found, root, prepared), key=lambda image: (image.sha256, image.file)))
-    files = [image.file for image in images]
-    inputs = {
-        "files": [[image.file, image.sha256] for image in images],
-        "image_size_px": prepared.image_size_px,
-        "resize": prepared.resize,
-    }
-    store = build_once(cache, PIXELS_STAGE, inputs, lambda out: _store_all(root, files, prepared, out))
+    images = tuple(sorted(_without_validation(found, root, prepared, group_regex), key=_by_content))
+    store = store_images(root, images, prepared.image_size_px, prepared.resize, cache=cache)
+    if broken := stored_files(store).broken:
+        raise broken_images_error(broken, root, "repair or remove them")
     return images, store
 
 
@@ -206,10 +209,16 @@ def require_enough(images: Sequence[ImageFile], parameters: Parameters, prepared
             raise DataError(Problem(what, parameters.folder.path, "add images or lower synthetic_ratio"))
 
 
-def _without_validation(found: tuple[ImageFile, ...], root: Path, prepared: Prepared) -> tuple[ImageFile, ...]:
+def _by_content(image: ImageFile) -> tuple[str, str]:
+    return image.sha256, image.file
+
+
+def _without_validation(
+    found: tuple[ImageFile, ...], root: Path, prepared: Prepared, group_regex: str | None
+) -> tuple[ImageFile, ...]:
     """What may be trained on: validation would measure memory if its patients were among the extra images."""
     validation = [image for image in prepared.images if image.side != "train"]
-    held_back = known_patients(found, root, validation)
+    held_back = known_patients(found, root, validation, group_regex=group_regex)
     kept = tuple(image for image in found if image.patient not in held_back)
     if len(kept) < len(found):
         contents = {image.sha256 for image in validation}
@@ -223,9 +232,3 @@ def _without_validation(found: tuple[ImageFile, ...], root: Path, prepared: Prep
             raise DataError(Problem(what, root, "give images of other patients, such as those of the train side"))
         _logger.warning("%s: %s", root, what)
     return kept
-
-
-def _store_all(root: Path, files: list[str], prepared: Prepared, out: Path) -> None:
-    broken = store_pixels(root, files, prepared.image_size_px, out, workers=cpu_count(), resize=prepared.resize)
-    if broken:
-        raise broken_images_error(broken, root, "repair or remove them")

@@ -7,11 +7,11 @@ bytes, whatever it is called.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from xraytune.data.index import ImageFile
-from xraytune.data.patients import name_patients, patient_of
+from xraytune.data.patients import PATIENTS_CSV, found_by, name_patients, patient_of
 from xraytune.pipeline.prepare import PreparedImage
 
 
@@ -31,16 +31,31 @@ def known_patients(
         found: The folder's images.
         root: The folder.
         known: The images to compare with.
-        group_regex: How the folder's patients were read from its files' names.
+        group_regex: The study's expression; see `told_names`.
         known_as: Further names of the known patients, such as those that they had before they were joined.
     """
     images = list(known)
     contents = {image.sha256 for image in images}
     names = {image.patient.strip() for image in images} | {patient_of(image.file) for image in images}
     names |= {name.strip() for name in known_as}
-    named = name_patients(root, [image.file for image in found], group_regex).by_file
+    told = told_names([image.file for image in found], root, group_regex)
     return {
         image.patient
         for image in found
-        if image.sha256 in contents or not names.isdisjoint({image.patient.strip(), named[image.file].strip()})
+        if image.sha256 in contents or not names.isdisjoint({image.patient.strip(), *told[image.file]})
     }
+
+
+def told_names(files: Collection[str], root: Path, group_regex: str | None) -> dict[str, set[str]]:
+    """What a folder calls the patient of each file, before those who share an image are joined under one name.
+
+    Its table says, or else the name of the file, and the study's expression where it finds something in the path: a copy of
+    a patient's image is often named after it.
+
+    Raises:
+        DataError: The table is malformed or lacks files.
+    """
+    named = name_patients(root, list(files)).by_file
+    has_table = (root / PATIENTS_CSV).is_file()
+    found = found_by(group_regex, files) if group_regex and not has_table else {}
+    return {file: {named[file].strip(), found.get(file, named[file]).strip()} for file in files}

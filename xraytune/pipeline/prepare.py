@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -21,7 +22,7 @@ from pydantic import AliasChoices, Field, TypeAdapter
 from xraytune.compute import cpu_count
 from xraytune.config.settings import DataSettings, Settings
 from xraytune.data.decoding import Resize
-from xraytune.data.index import ImageIndex, few_patients_problems, read_index
+from xraytune.data.index import ImageFile, ImageIndex, few_patients_problems, read_index
 from xraytune.data.pixels import broken_images_error, open_pixels, store_pixels, stored_files
 from xraytune.data.split import split_by_patient
 from xraytune.errors import ArtifactError, DataError, Problem, StudyError
@@ -114,17 +115,7 @@ def prepare(
     """
     data = settings.data
     index = read_index(data, on_progress=on_progress)
-    pixels = build_once(
-        cache,
-        PIXELS_STAGE,
-        {
-            "files": [[image.file, image.sha256] for image in index.images],
-            "image_size_px": data.image_size,
-            "resize": data.resize,
-        },
-        lambda folder: _store(index, data, folder, on_progress),
-        waiting=lambda: on_progress("images, decoded elsewhere", 0, len(index.images)),
-    )
+    pixels = store_images(index.root, index.images, data.image_size, data.resize, cache=cache, on_progress=on_progress)
     stored = stored_files(pixels)
     if stored.broken and not skip_broken:
         raise broken_images_error(stored.broken, index.root)
@@ -133,16 +124,35 @@ def prepare(
     return _split(index, data, row_of, str(pixels.relative_to(cache))), warnings
 
 
-def _store(index: ImageIndex, data: DataSettings, folder: Path, on_progress: Progress) -> None:
-    files = [image.file for image in index.images]
-    store_pixels(
-        index.root,
-        files,
-        data.image_size,
-        folder,
-        workers=cpu_count(),
-        resize=data.resize,
-        on_progress=on_progress,
+def store_images(
+    root: Path,
+    images: Sequence[ImageFile],
+    image_size_px: int,
+    resize: Resize,
+    *,
+    cache: Path,
+    on_progress: Progress = ignore_progress,
+) -> Path:
+    """The artifact of the images' pixels, decoded once: a row for each that is not broken, in order (`stored_files`).
+
+    Raises:
+        MachineError: The disk is full, or one is DICOM, and pydicom is not installed.
+    """
+    files = [image.file for image in images]
+
+    def build(out: Path) -> None:
+        store_pixels(root, files, image_size_px, out, workers=cpu_count(), resize=resize, on_progress=on_progress)
+
+    return build_once(
+        cache,
+        PIXELS_STAGE,
+        {
+            "files": [[image.file, image.sha256] for image in images],
+            "image_size_px": image_size_px,
+            "resize": resize,
+        },
+        build,
+        waiting=lambda: on_progress("images, decoded elsewhere", 0, len(files)),
     )
 
 

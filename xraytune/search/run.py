@@ -225,4 +225,5 @@ def store_extra_folders(space: Space, prepared: Prepared, cache: Path) -> None:
     """
     for source, folder in space.combinations("source", "folder.path"):
         if source == "folder":
-            store_folder(Path(str(folder)), prepared, cache=cache)
+            group_regex = space.settings.data.split.group_regex
+            store_folder(Path(str(folder)), prepared, group_regex=group_regex, cache=cache)
