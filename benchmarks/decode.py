@@ -22,7 +22,7 @@ from pathlib import Path
 from PIL import Image
 
 from benchmarks.figures import Figure, figure
-from xraytune.compute import cpu_count
+from xraytune.cores import cpu_count
 from xraytune.data.layout import list_images
 from xraytune.data.pixels import store_pixels
 

@@ -12,8 +12,9 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.figures import Figure, figure
-from xraytune.compute import choose_compute, cpu_count, gpu_count, pin
+from xraytune.compute import choose_compute, gpu_count, pin
 from xraytune.config.settings import Experiment, GanSettings, Parameters, Settings
+from xraytune.cores import cpu_count
 from xraytune.data.phantom import draw_phantoms
 from xraytune.gan.checkpoint import new_training
 from xraytune.gan.replay import Step, replayed

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 PACKAGE = Path(xraytune.__file__).parent
 LAYERS = (
     ("errors",),
-    ("records", "seeding", "files"),
+    ("records", "seeding", "files", "cores"),
     ("lease",),
     ("config",),
     ("compute", "tensors"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 from dataclasses import replace
 from typing import TypeVar
 
@@ -15,11 +14,6 @@ from xraytune.errors import MachineError, Problem
 from xraytune.records import Compute
 
 AnyOptimizer = TypeVar("AnyOptimizer", bound=Optimizer)
-
-
-def cpu_count() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
 def gpu_count() -> int:

@@ -10,15 +10,14 @@ from __future__ import annotations
 import difflib
 import hashlib
 import logging
-import os
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from xraytune.config.settings import DataSettings
+from xraytune.cores import core_threads
 from xraytune.data.formats import ImageHeader, read_header
 from xraytune.data.layout import (
     NAMING_SUFFIXES,
@@ -186,7 +185,7 @@ def _describe(
     files = sorted(paths)
     told_patients(files, table, group_regex)  # refuses before thousands of files are read
     contents: dict[str, _Content] = {}
-    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as threads:
+    with warnings.catch_warnings(), core_threads() as threads:
         warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata
         for file, content in zip(files, threads.map(_read_content, [paths[file] for file in files]), strict=True):
             contents[file] = content

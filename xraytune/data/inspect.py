@@ -21,6 +21,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from xraytune.config.settings import DataSettings
+from xraytune.cores import cpu_count
 from xraytune.data.decoding import BrokenImage
 from xraytune.data.index import ImageFile, ImageIndex, read_index
 from xraytune.data.pixels import describe_images, odd_depth_warnings
@@ -71,19 +72,19 @@ class Inspection:
         return asdict(self)
 
 
-def inspect_folder(settings: DataSettings, *, workers: int = 1, on_progress: Progress = ignore_progress) -> Inspection:
+def inspect_folder(settings: DataSettings, *, on_progress: Progress = ignore_progress) -> Inspection:
     """Look at the folder of `settings`; every training image is decoded once, small.
 
     Raises:
         DataError: What `read_index` refuses. Broken images are no reason: they are listed.
     """
-    return inspect_index(read_index(settings, on_progress=on_progress), workers=workers, on_progress=on_progress)
+    return inspect_index(read_index(settings, on_progress=on_progress), on_progress=on_progress)
 
 
-def inspect_index(index: ImageIndex, *, workers: int = 1, on_progress: Progress = ignore_progress) -> Inspection:
+def inspect_index(index: ImageIndex, *, on_progress: Progress = ignore_progress) -> Inspection:
     """`inspect_folder` for who has the folder's index already."""
     files = [image.file for image in index.images]
-    decoded = list(describe_images(index.root, files, _SMALL_PX, workers=workers, on_progress=on_progress))
+    decoded = list(describe_images(index.root, files, _SMALL_PX, workers=cpu_count(), on_progress=on_progress))
     usable = [
         (image, shown) for image, shown in zip(index.images, decoded, strict=True) if not isinstance(shown, BrokenImage)
     ]

@@ -22,12 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from xraytune.cores import core_threads
 from xraytune.data.phantom_anatomy import sample_anatomy
 from xraytune.data.phantom_chest import draw_chest
 from xraytune.data.phantom_detector import cut_out, radiograph, sample_exposure
 from xraytune.data.phantom_lesions import Diagnosis, draw_lesion
 from xraytune.data.phantom_shapes import Canvas, canvas_for
-from xraytune.data.threads import core_threads
 from xraytune.errors import ConfigError, Problem
 from xraytune.files import new_folder, require_writable, write_json
 from xraytune.records import Progress, ignore_progress

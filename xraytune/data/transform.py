@@ -30,12 +30,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from xraytune.config.settings import DataSettings
+from xraytune.cores import core_threads
 from xraytune.data.decoding import BrokenImage
 from xraytune.data.formats import LARGEST_SIDE_PX, read_grey
 from xraytune.data.index import ImageFile, ImageIndex, read_index
 from xraytune.data.patients import PATIENTS_CSV
 from xraytune.data.pixels import broken_images_error
-from xraytune.data.threads import core_threads
 from xraytune.data.transformation import Drawn, Strengths, draw_numbers, strength_problems, transform_image
 from xraytune.errors import ConfigError, DataError, Problem
 from xraytune.files import new_folder, require_writable, write_json, write_text

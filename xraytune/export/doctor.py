@@ -88,7 +88,8 @@ def probe(name: str, code: str, *, fix: str) -> Check:
 
 
 def _cpu() -> Check:
-    from xraytune.compute import choose_compute, cpu_count
+    from xraytune.compute import choose_compute
+    from xraytune.cores import cpu_count
 
     precision = choose_compute(gpus=0, threads=1).precision
     return Check(name="CPU", status="ok", found=f"{cpu_count()} cores, matrix products in {precision}")

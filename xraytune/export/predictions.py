@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from xraytune.classifier.inputs import normalise, to_unit
 from xraytune.classifier.train import predict_probabilities
-from xraytune.compute import compute_like, cpu_count, pin
+from xraytune.compute import compute_like, pin
+from xraytune.cores import cpu_count
 from xraytune.data.decoding import BrokenImage
 from xraytune.data.pixels import broken_images_error, decode_images
 from xraytune.errors import DataError, Problem

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AliasChoices, Field, TypeAdapter
 
-from xraytune.compute import cpu_count
 from xraytune.config.settings import DataSettings, Settings
+from xraytune.cores import cpu_count
 from xraytune.data.decoding import Resize
 from xraytune.data.index import ImageFile, ImageIndex, few_patients_problems, read_index
 from xraytune.data.pixels import broken_images_error, open_pixels, store_pixels, stored_files

@@ -6,7 +6,6 @@ test part nothing is shown but its counts.
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from xraytune.cores import cpu_count
 from xraytune.data.decoding import BrokenImage
 from xraytune.data.index import ImageFile, ImageIndex
 from xraytune.data.pixels import decode_images
@@ -81,7 +81,7 @@ def _sample_row(index: ImageIndex, label: int, seed: int) -> SampleRow:
     name = index.class_names[label]
     chosen = [image.file for image in _one_of_each_patient(of_class, seed, name)]
     pixels: list[NDArray[np.uint8]] = []
-    for image in decode_images(index.root, chosen, _SAMPLE_PX, workers=os.cpu_count() or 1):
+    for image in decode_images(index.root, chosen, _SAMPLE_PX, workers=cpu_count()):
         pixels += [] if isinstance(image, BrokenImage) else [image]
         if len(pixels) == _IMAGES_PER_ROW:
             break

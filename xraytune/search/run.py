@@ -9,11 +9,12 @@ from typing import Any
 
 from xraytune.classifier.network import build_classifier
 from xraytune.classifier.weights import find_weights
-from xraytune.compute import choose_compute, cpu_count, gpu_count, gpu_share
+from xraytune.compute import choose_compute, gpu_count, gpu_share
 from xraytune.config.backbone_names import BACKBONES
 from xraytune.config.load import load_space
 from xraytune.config.settings import Parameters
 from xraytune.config.space import Space
+from xraytune.cores import cpu_count
 from xraytune.data.layout import part_folders
 from xraytune.errors import Problem, TrialError
 from xraytune.files import require_writable

@@ -19,8 +19,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from xraytune.compute import cpu_count, gpu_share
+from xraytune.compute import gpu_share
 from xraytune.config.settings import Resources
+from xraytune.cores import cpu_count
 from xraytune.errors import MachineError, Problem
 from xraytune.search.ray.link import receive, send
 from xraytune.search.study import StudyFolder
