@@ -50,6 +50,22 @@ def test_a_plan_survives_its_file(tmp_path: Path) -> None:
     assert read_plan(tmp_path / "elsewhere") is None
 
 
+def test_a_plan_moves_with_its_study_and_what_lies_beside_it(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    (here / "confirm").mkdir(parents=True)
+    settings = {"source": "folder", "folder": {"path": here / "copies"}, "weights": str(here / "net.pth")}
+    arm = Arm(name="folder #1", role="finalist", trial="#1", parameters=Parameters.model_validate(settings))
+    write_plan(new_plan().grown([arm], 1, 1), here / "confirm")
+
+    here.rename(there)
+    plan = read_plan(there / "confirm")
+
+    assert plan is not None
+    moved = plan.arms[0].parameters
+    assert moved.folder is not None
+    assert (moved.folder.path, moved.weights) == (there / "copies", str(there / "net.pth"))
+
+
 @pytest.mark.parametrize(
     ("place", "value"),
     [

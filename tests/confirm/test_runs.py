@@ -150,6 +150,19 @@ def test_settings_that_an_earlier_version_wrote_in_other_words_are_the_same(fold
     assert work(folder, "none").is_done
 
 
+def test_what_changes_no_number_may_be_other_than_when_a_run_was_begun(folder: StudyFolder) -> None:
+    first = work(folder, "none")
+    number = started(first)
+    first.hear(number, ended(0.9))
+    config = folder.trial_path(number) / "config.json"
+    content = read_json(config)
+    content["settings"]["resources"] = {"concurrent": 7}
+    content["settings"]["data"]["path"] = "../elsewhere"
+    write_json(config, content)
+
+    assert work(folder, "none").is_done
+
+
 def test_a_run_that_is_lost_too_often_has_failed(folder: StudyFolder) -> None:
     one = work(folder, "none")
     for _ in range(2):

@@ -140,7 +140,11 @@ def test_patients_of_a_folder_of_extra_images_are_named(lab: Lab, tmp_path: Path
     source, name = (stranger, known.name) if by == "patient" else (known, "synthetic1.jpeg")
     shutil.copy(source, extra / "PNEUMONIA" / name)
 
-    fix = f"search anew without them in {extra}" if is_own else "remove them"
+    fix = (
+        f"search anew without them in {extra}"
+        if is_own
+        else "remove them, or say in patients.csv there that they are others"
+    )
     with pytest.raises(DataError, match=f"trained or validated on: .*{known.name}.*\n.*fix: {fix}: "):
         find_test(lab.data, prepared, given, extra=[extra])
 

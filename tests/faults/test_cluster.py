@@ -45,7 +45,17 @@ def three_nodes() -> Iterator[Cluster]:
             cluster.add_node(num_cpus=2)
         yield cluster
     finally:
-        cluster.shutdown()  # type: ignore[no-untyped-call]
+        with waited_for(*cluster.list_all_nodes()):  # type: ignore[no-untyped-call]
+            cluster.shutdown()  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def waited_for(*nodes: Any) -> Iterator[None]:
+    """The processes of nodes that the block ends are waited for, which Ray does not do."""
+    processes = [one.process for node in nodes for started in node.all_processes.values() for one in started]
+    yield
+    for process in processes:
+        process.wait()
 
 
 def raylet_of(node: Any) -> int:
@@ -96,7 +106,8 @@ def test_trials_of_a_lost_node_go_on_elsewhere_and_a_node_that_joins_is_used(tmp
             if any(search.claims()[trial] != process for trial, process in before.items()):
                 took[fault].append(time.monotonic() - struck)  # else it had just ended, and another one began
             back()
-            cluster.remove_node(victim, allow_graceful=False)
+            with waited_for(victim):
+                cluster.remove_node(victim, allow_graceful=False)
             cluster.add_node(num_cpus=2)
             if IS_LONG:
                 time.sleep(max(0.0, began + 30 - time.monotonic()))

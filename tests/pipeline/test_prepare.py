@@ -9,7 +9,7 @@ import pytest
 from tests.pipeline.conftest import Bench
 from xraytune.config.settings import Settings
 from xraytune.errors import DataError
-from xraytune.pipeline.prepare import prepare, read_prepared, training_pixels, write_prepared
+from xraytune.pipeline.prepare import PIXELS_STAGE, prepare, read_prepared, training_pixels, write_prepared
 
 pytestmark = pytest.mark.slow
 
@@ -59,8 +59,11 @@ def test_a_broken_image_is_refused_unless_it_is_to_be_left_out(bench: Bench, cop
     victim.write_bytes(victim.read_bytes()[:200])
     settings = settings_of(bench, copied)
 
+    stored = sorted((bench.cache / PIXELS_STAGE).iterdir())
+
     with pytest.raises(DataError, match=victim.name):
         prepare(settings, bench.cache)
+    assert sorted((bench.cache / PIXELS_STAGE).iterdir()) == stored, "what cannot be read today is read again tomorrow"
     prepared, warnings = prepare(settings, bench.cache, skip_broken=True)
 
     assert any(victim.name in warning for warning in warnings)

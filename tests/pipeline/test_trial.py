@@ -14,6 +14,7 @@ from torch import Tensor
 from tests.in_process import CPU
 from tests.pipeline.conftest import Bench
 from xraytune.config.settings import Experiment, GanSettings
+from xraytune.errors import ArtifactError
 from xraytune.files import read_jsonl, write_text
 from xraytune.pipeline.synthesize import GAN_STAGE, gan_need, network_labels, pool_block, trained_gan
 from xraytune.pipeline.trial import TrialResult, run_trial
@@ -192,6 +193,20 @@ def test_a_trial_whose_checkpoint_was_damaged_starts_afresh_and_makes_the_same_n
 
     assert numbers(again) == numbers(unbroken)
     assert [row["epoch"] for row in read_jsonl(tmp_path / "broken" / "epochs.jsonl")] == [r.epoch for r in unbroken]
+
+
+@pytest.mark.slow
+def test_a_trial_whose_best_network_was_damaged_makes_it_again_at_the_next_try(bench: Bench, tmp_path: Path) -> None:
+    experiment = bench.experiment(source="none")
+    first = run(bench, experiment, tmp_path)
+    (tmp_path / "checkpoint" / "best.safetensors").write_bytes(b"damaged")
+
+    with pytest.raises(ArtifactError, match="the best network is missing or damaged"):
+        run(bench, experiment, tmp_path)
+    again = run(bench, experiment, tmp_path)
+
+    assert numbers(again) == numbers(first)
+    assert (tmp_path / "checkpoint" / "best.safetensors").stat().st_size > 1000
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from xraytune.config.backbone_names import BACKBONES, BackboneName, is_of_torchvision
 from xraytune.config.extensions import Extensions
+from xraytune.records import Json
 
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -309,6 +310,22 @@ class Settings(Model):
     tracking: Tracking = Tracking()
     exported_from: ExportedFrom | None = None
 
+    def identity(self) -> dict[str, Json]:
+        """All of them that make a study the one that it is, as plain JSON.
+
+        Trials, hours, resources and tracking may change between two starts; where the images and the official weights
+        lie is a location, and so is the study that the file was exported from.
+        """
+        content: dict[str, Json] = self.model_dump(
+            mode="json",
+            exclude={
+                **dict.fromkeys(("resources", "tracking", "weights_dir", "exported_from"), True),
+                "budget": {"trials", "hours", "gpu_hours"},
+                "data": {"path"},
+            },
+        )
+        return content
+
     @property
     def has_idle_asha(self) -> bool:
         """Whether ASHA is asked for and can stop no trial, since each has reached its last epoch at the first rung."""
@@ -322,6 +339,11 @@ class Experiment(Model):
     parameters: Parameters
     inherited_bandwidth_px: Count | None = None
     """The band of the GAN trial that this one is the matched control of."""
+
+    def identity(self) -> dict[str, Json]:
+        """All that its numbers follow from, as plain JSON; see `Settings.identity`."""
+        content = self.model_dump(mode="json", exclude={"settings"})
+        return {"settings": self.settings.identity(), **content}
 
     @property
     def bandwidth_px(self) -> int | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from xraytune.config.domains import Choices, Domain, Suggester, Value
 from xraytune.config.fields import parameters_from
@@ -198,19 +198,13 @@ class Space:
         )
 
     def identity(self) -> dict[str, Json]:
-        """All that makes this the space it is, as plain JSON: equal identities may share a study.
-
-        Trials, hours, resources and tracking may change between two starts; where the images and the official weights
-        lie is a location, and so is the study that the file was exported from.
-        """
-        settings: dict[str, Any] = self.settings.model_dump(mode="json")
-        for name in ("resources", "tracking", "weights_dir", "exported_from"):
-            del settings[name]
-        for name in ("trials", "hours", "gpu_hours"):
-            del settings["budget"][name]
-        del settings["data"]["path"]
+        """All that makes this the space it is, as plain JSON: equal identities may share a study."""
         parameters: dict[str, Json] = {spec.name: spec.spec() for spec in self.specs}
-        return {**settings, "parameters": parameters, "start_from": [dict(point) for point in self.start_from]}
+        return {
+            **self.settings.identity(),
+            "parameters": parameters,
+            "start_from": [dict(point) for point in self.start_from],
+        }
 
     def to_yaml(self, relative_to: Path) -> str:
         """The resolved file, defaults included, which `load_space` reads back as an equal space.

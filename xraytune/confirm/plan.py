@@ -15,6 +15,7 @@ from pydantic import NonNegativeInt
 
 from xraytune.config.domains import Value
 from xraytune.config.fields import flat_values, parameters_from
+from xraytune.config.resolved import absolute_path, is_path, relative_value
 from xraytune.config.settings import Model
 from xraytune.confirm.arms import Arm, Role
 from xraytune.errors import Problem, StudyError
@@ -99,7 +100,9 @@ def write_plan(plan: Plan, folder: Path) -> None:
             "role": arm.role,
             "trial": arm.trial,
             "bandwidth_px": arm.bandwidth_px,
-            "parameters": flat_values(arm.parameters),
+            "parameters": {
+                name: relative_value(name, value, folder) for name, value in flat_values(arm.parameters).items()
+            },
         }
         for arm in plan.arms
     ]
@@ -124,11 +127,15 @@ class _StoredArm(Model):
     bandwidth_px: int | None
     parameters: dict[str, Value]
 
-    def arm(self) -> Arm:
+    def arm(self, folder: Path) -> Arm:
+        values = {
+            name: absolute_path(str(value), folder) if is_path(name, value) else value
+            for name, value in self.parameters.items()
+        }
         return Arm(
             name=self.name,
             role=self.role,
-            parameters=parameters_from(self.parameters),
+            parameters=parameters_from(values),
             trial=self.trial,
             bandwidth_px=self.bandwidth_px,
         )
@@ -158,7 +165,7 @@ def read_plan(folder: Path) -> Plan | None:
     try:
         stored = _StoredPlan.model_validate_json(file.read_bytes())
         plan = Plan(
-            arms=tuple(arm.arm() for arm in stored.arms),
+            arms=tuple(arm.arm(folder) for arm in stored.arms),
             gan_seeds=stored.gan_seeds,
             classifier_seeds=stored.classifier_seeds,
             runs=tuple(PlannedRun(arm=arm, gan_seed=g, classifier_seed=c) for arm, g, c in stored.runs),

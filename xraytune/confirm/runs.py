@@ -187,7 +187,7 @@ class RunList:
         if config.exists():
             with damage_explained(config):
                 begun = experiment_from_json(read_json(config), trial)
-            if begun != experiment_from_json(content, trial):
+            if begun.identity() != experiment_from_json(content, trial).identity():
                 what = "this run was begun with other settings: the study, or what is asked for, has changed since"
                 fix = f"ask for the same, or move {self._folder.path.name}/ away to begin anew"
                 raise StudyError(Problem(what, config, fix))

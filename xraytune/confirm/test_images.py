@@ -16,15 +16,16 @@ import numpy as np
 from xraytune.config.settings import DataSettings
 from xraytune.data.index import ImageFile, content_fingerprint, read_index, read_labelled_folder
 from xraytune.data.patients import PATIENTS_CSV
-from xraytune.data.pixels import broken_images_error, open_pixels, stored_files
+from xraytune.data.pixels import open_pixels
 from xraytune.errors import DataError, Problem, StudyError, listed
 from xraytune.pipeline.album import ImageGroup
 from xraytune.pipeline.known_patients import known_patients, told_names
-from xraytune.pipeline.prepare import Prepared, PreparedImage, store_images
+from xraytune.pipeline.prepare import Prepared, PreparedImage, require_unbroken, store_images
 from xraytune.records import Progress, ignore_progress
 from xraytune.search.openings import last_opening
 
 _FEWEST_PATIENTS = 5
+_REMOVE = f"remove them, or say in {PATIENTS_CSV} there that they are others"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,13 +92,13 @@ def find_test(
         images = read_labelled_folder(test, prepared.class_names, group_regex=group_regex)
         found = SealedTest(root=test, images=images, fingerprint=content_fingerprint(images))
         known = known_patients(images, test, prepared.images, group_regex=group_regex, known_as=known_as)
-        _refuse(known, found, "remove them")
+        _refuse(known, found, _REMOVE)
     for folder in extra:
         images = read_labelled_folder(folder, prepared.class_names)
         known_as = _names(folder, images, data.split.group_regex)
         known = known_patients(found.images, found.root, images, group_regex=group_regex, known_as=known_as)
         # The study's own test folder has to stay as it was.
-        _refuse(known, found, f"search anew without them in {folder}" if test is None else "remove them")
+        _refuse(known, found, f"search anew without them in {folder}" if test is None else _REMOVE)
     _refuse_few(prepared, found)
     return found
 
@@ -136,8 +137,7 @@ def open_test(
     store = store_images(
         sealed.root, sealed.images, prepared.image_size_px, prepared.resize, cache=cache, on_progress=on_progress
     )
-    if broken := stored_files(store).broken:
-        raise broken_images_error(broken, sealed.root, "repair them: a test folder is used as a whole")
+    require_unbroken(store, sealed.root, "repair them: a test folder is used as a whole")
     return ImageGroup(
         name="test",
         pixels=open_pixels(store),

@@ -17,7 +17,7 @@ from xraytune.data.decoding import BrokenImage
 from xraytune.data.index import ImageFile, content_fingerprint, read_labelled_folder
 from xraytune.data.layout import list_images
 from xraytune.data.patients import PATIENTS_CSV
-from xraytune.errors import ArtifactError, DataError, Problem
+from xraytune.errors import ArtifactError, DataError, MachineError, Problem
 from xraytune.export.bundle import Bundle, open_bundle
 from xraytune.export.openings import record_opening
 from xraytune.export.predictions import predict_images
@@ -185,5 +185,5 @@ def _extra_contents(bundle: Bundle) -> set[str]:
     try:
         folder = bundle.experiment().parameters.folder
         return set() if folder is None else {sha256_of(path) for path in list_images(folder.path)}
-    except (ArtifactError, DataError):
+    except (ArtifactError, DataError, MachineError, OSError):
         return set()

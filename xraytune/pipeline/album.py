@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from xraytune.config.settings import Experiment, Parameters
 from xraytune.data.index import ImageFile, read_labelled_folder
-from xraytune.data.pixels import broken_images_error, open_pixels, stored_files
+from xraytune.data.pixels import open_pixels
 from xraytune.errors import DataError, Problem
 from xraytune.mix.plan import MixPlan, plan_mix
 from xraytune.pipeline.known_patients import known_patients
-from xraytune.pipeline.prepare import Prepared, Side, require_pixels, store_images, training_pixels
+from xraytune.pipeline.prepare import Prepared, Side, require_pixels, require_unbroken, store_images, training_pixels
 from xraytune.pipeline.quality import refuse_memorised
 from xraytune.pipeline.synthesize import blocks_for, extension_block, pool_block
 from xraytune.records import Compute
@@ -185,8 +185,7 @@ def store_folder(
     # By content, so that the first ones are a fair sample whatever the files are called.
     images = tuple(sorted(_without_validation(found, root, prepared, group_regex), key=_by_content))
     store = store_images(root, images, prepared.image_size_px, prepared.resize, cache=cache)
-    if broken := stored_files(store).broken:
-        raise broken_images_error(broken, root, "repair or remove them")
+    require_unbroken(store, root, "repair or remove them")
     return images, store
 
 

@@ -50,7 +50,7 @@ def told_names(files: Collection[str], root: Path, group_regex: str | None) -> d
     """What a folder calls the patient of each file, before those who share an image are joined under one name.
 
     Its table says, or else the name of the file, and the study's expression where it finds something in the path: a copy of
-    a patient's image is often named after it.
+    a patient's image is often named after it. Where nothing says, there is no name.
 
     Raises:
         DataError: The table is malformed or lacks files.
@@ -58,4 +58,4 @@ def told_names(files: Collection[str], root: Path, group_regex: str | None) -> d
     named = name_patients(root, list(files)).by_file
     has_table = (root / PATIENTS_CSV).is_file()
     found = found_by(group_regex, files) if group_regex and not has_table else {}
-    return {file: {named[file].strip(), found.get(file, named[file]).strip()} for file in files}
+    return {file: {name.strip() for name in (named[file], found.get(file, file)) if name != file} for file in files}

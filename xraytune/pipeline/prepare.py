@@ -27,7 +27,7 @@ from xraytune.data.pixels import broken_images_error, open_pixels, store_pixels,
 from xraytune.data.split import split_by_patient
 from xraytune.errors import ArtifactError, DataError, Problem, StudyError
 from xraytune.files import read_json, write_json
-from xraytune.pipeline.artifacts import build_once, is_whole
+from xraytune.pipeline.artifacts import build_once, discard, is_whole
 from xraytune.records import Progress, ignore_progress
 
 PIXELS_STAGE = "pixels-2"
@@ -116,9 +116,9 @@ def prepare(
     data = settings.data
     index = read_index(data, on_progress=on_progress)
     pixels = store_images(index.root, index.images, data.image_size, data.resize, cache=cache, on_progress=on_progress)
+    if not skip_broken:
+        require_unbroken(pixels, index.root)
     stored = stored_files(pixels)
-    if stored.broken and not skip_broken:
-        raise broken_images_error(stored.broken, index.root)
     warnings = index.warnings + tuple(f"left out: {image.file}: {image.reason}" for image in stored.broken)
     row_of = {file: row for row, file in enumerate(stored.files)}
     return _split(index, data, row_of, str(pixels.relative_to(cache))), warnings
@@ -154,6 +154,19 @@ def store_images(
         build,
         waiting=lambda: on_progress("images, decoded elsewhere", 0, len(files)),
     )
+
+
+def require_unbroken(store: Path, root: Path, fix: str = "") -> None:
+    """Refuse broken images among those stored.
+
+    The artifact is given up, for the next try may read them: from a disk that answers, or with another decoder installed.
+
+    Raises:
+        DataError: The images with their reasons.
+    """
+    if broken := stored_files(store).broken:
+        discard(store)
+        raise broken_images_error(broken, root, *([fix] if fix else []))
 
 
 def _split(index: ImageIndex, data: DataSettings, row_of: dict[str, int], pixels: str) -> Prepared:

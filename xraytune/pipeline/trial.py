@@ -129,7 +129,11 @@ def trial_epochs(
         yield record
     assert records, "a budget has at least one epoch"
     best = max(records, key=lambda record: record.val_auroc)  # of equals the first, whose network is kept
-    load_best(checkpoint_dir, material.trained)
+    try:
+        load_best(checkpoint_dir, material.trained)
+    except ArtifactError:
+        shutil.rmtree(checkpoint_dir)  # the next try makes the same numbers again
+        raise
     probabilities = predict_probabilities(material.trained, material.val_b(), compute=compute)
     return TrialResult(
         value=best.val_auroc,
