@@ -8,8 +8,8 @@ INSTALLED := $(VENV)/.installed
 # uv is taken from the PATH; where it is missing, a virtual environment of its own gets it.
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 PYTEST := $(BIN)/python -m pytest
-# By their number of tests, the longest groups, of few tests each, would come last (tests/conftest.py).
-SIDE_BY_SIDE := -n auto --dist loadgroup --no-loadscope-reorder
+# In the order of tests/conftest.py: by their number of tests, the longest files, of one test each, would come last.
+SIDE_BY_SIDE := -n auto --dist loadfile --no-loadscope-reorder
 ONLY ?=
 # Where it is set, each of many short processes would compile all of the package and of its tests again.
 unexport PYTHONDONTWRITEBYTECODE

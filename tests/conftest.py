@@ -1,16 +1,32 @@
 """What all tests share: none fails because a machine is slow or busy, and Ray's run one after the other."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 settings.register_profile("any machine", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 
+_TESTS = Path(__file__).parent
+_RAY_FILES = {file for file in _TESTS.rglob("test_*.py") if "@pytest.mark.ray" in file.read_text(encoding="utf-8")}
 
-@pytest.hookimpl(tryfirst=True)
+
+class RayTogether(LoadFileScheduling):  # type: ignore[misc]
+    """Side by side, one process runs all tests of Ray, which would be in each other's way; the others run whole files."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return "ray" if _TESTS.parent / file in _RAY_FILES else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> RayTogether:
+    """Of `make test`."""
+    return RayTogether(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Side by side, a process runs all tests of Ray, which would be in each other's way, and the others run whole files."""
-    for item in items:
-        group = "ray" if item.get_closest_marker("ray") else f"{item.path.parent.name}/{item.path.stem}"
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: item.get_closest_marker("ray") is None)  # the longest first
+    """Ray's tests, the longest, come first."""
+    items.sort(key=lambda item: item.path not in _RAY_FILES)
