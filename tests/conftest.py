@@ -11,15 +11,11 @@ settings.register_profile("any machine", settings(), deadline=None, suppress_hea
 settings.load_profile("any machine")
 
 _TESTS = Path(__file__).parent
-_RAY_FILES = {
-    file
-    for file in _TESTS.rglob("test_*.py")
-    if 0 < (text := file.read_text(encoding="utf-8")).count("@pytest.mark.ray\n") == text.count("\ndef test_")
-}
+_RAY_FILES = {file for file in _TESTS.rglob("test_*.py") if "@pytest.mark.ray" in file.read_text(encoding="utf-8")}
 
 
 class RayTogether(LoadFileScheduling):  # type: ignore[misc]
-    """Side by side, one process runs the files of nothing but Ray, which would be in each other's way."""
+    """Side by side, one process runs all tests of Ray, which would be in each other's way; the others run whole files."""
 
     def _split_scope(self, nodeid: str) -> str:
         file: str = super()._split_scope(nodeid)
