@@ -61,3 +61,24 @@ class EpochRecord:
     best_val_auroc: float
     lr: float
     seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialResult:
+    """What a trial that ran to its end is worth.
+
+    Attributes:
+        value: Its best val-A AUROC.
+        best_epoch: The epoch of that value, whose network is kept.
+        epochs: Epochs trained.
+        val_b_auroc: The kept network on val-B.
+        threshold: The probability of the positive class with the largest Youden's J on val-B.
+        seconds: Wall time of this run of the trial, GAN included.
+    """
+
+    value: float
+    best_epoch: int
+    epochs: int
+    val_b_auroc: float
+    threshold: float
+    seconds: float

@@ -26,8 +26,7 @@ from xraytune.export.bundle import write_bundle
 from xraytune.files import append_jsonl, write_json
 from xraytune.gan.checkpoint import new_training, save_generator
 from xraytune.gan.checkpoint import save_checkpoint as save_gan
-from xraytune.pipeline.trial import TrialResult
-from xraytune.records import EpochRecord
+from xraytune.records import EpochRecord, TrialResult
 from xraytune.search.journal import Journal, Status
 from xraytune.search.study import StudyFolder, create_study, project_rows
 

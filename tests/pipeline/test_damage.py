@@ -22,8 +22,8 @@ from xraytune.pipeline.features import FEATURES_STAGE
 from xraytune.pipeline.prepare import PIXELS_STAGE, prepare, require_pixels, training_pixels
 from xraytune.pipeline.quality import QUALITY_STAGE
 from xraytune.pipeline.synthesize import GAN_STAGE, POOL_STAGE
-from xraytune.pipeline.trial import TrialResult, run_trial
-from xraytune.records import EpochRecord
+from xraytune.pipeline.trial import run_trial
+from xraytune.records import EpochRecord, TrialResult
 
 pytestmark = pytest.mark.slow
 

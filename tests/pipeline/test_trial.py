@@ -17,8 +17,8 @@ from xraytune.config.settings import Experiment, GanSettings
 from xraytune.errors import ArtifactError
 from xraytune.files import read_jsonl, write_text
 from xraytune.pipeline.synthesize import GAN_STAGE, gan_need, network_labels, pool_block, trained_gan
-from xraytune.pipeline.trial import TrialResult, run_trial
-from xraytune.records import EpochRecord
+from xraytune.pipeline.trial import run_trial
+from xraytune.records import EpochRecord, TrialResult
 
 SMALL_GAN = {"image_size": 32, "steps": 4, "width": 4, "z_dim": 8, "batch_size": 8}
 

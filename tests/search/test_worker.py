@@ -19,8 +19,7 @@ from xraytune.errors import DataError, MachineError, TrialError
 from xraytune.files import read_jsonl, write_json
 from xraytune.lease import HeldError, held, write_claim
 from xraytune.pipeline.prepare import prepare
-from xraytune.pipeline.trial import TrialResult
-from xraytune.records import Compute, EpochRecord
+from xraytune.records import Compute, EpochRecord, TrialResult
 from xraytune.search.study import StudyFolder, create_study
 from xraytune.search.worker import Job, TrialWorker, next_message
 

@@ -21,7 +21,10 @@ from xraytune.confirm.arms import Arm, Role
 from xraytune.errors import Problem, StudyError
 from xraytune.files import write_json
 
+CONFIRM_FOLDER = "confirm"
+TOP_UP_FOLDER = "top_up"
 PLAN_FILE = "plan.json"
+VERDICT_FILE = "verdict.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from xraytune.confirm.answer import ControlResult, FinalistResult, RatioPoint, finalist_json
-from xraytune.confirm.training import VERDICT_FILE
+from xraytune.confirm.plan import VERDICT_FILE
 from xraytune.files import write_json, write_text
 
 METHODS_FILE = "methods.md"

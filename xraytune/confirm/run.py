@@ -17,11 +17,11 @@ from xraytune.config.settings import Parameters
 from xraytune.config.space import Space
 from xraytune.confirm.answer import ArmScores, Judged, judge_finalists, ratio_response
 from xraytune.confirm.arms import Candidate, Stopped, choose_finalists, to_be_finished
-from xraytune.confirm.plan import Plan, read_plan
+from xraytune.confirm.plan import CONFIRM_FOLDER, Plan, read_plan
 from xraytune.confirm.record import Confirmation, write_verdict
 from xraytune.confirm.scores import TEST, VAL_B, has_any_scores, has_scores, score, scores
 from xraytune.confirm.test_images import SealedTest, find_test, open_test, require_scored_test
-from xraytune.confirm.training import CONFIRM_FOLDER, ConfirmObserver, Quiet, Training
+from xraytune.confirm.training import ConfirmObserver, Quiet, Training
 from xraytune.files import require_writable
 from xraytune.metrics.classification import Floats
 from xraytune.pipeline.album import ImageGroup, side_group

@@ -20,8 +20,7 @@ from xraytune.config.settings import Experiment, Settings
 from xraytune.confirm.arms import Arm
 from xraytune.errors import Problem, StudyError
 from xraytune.files import append_jsonl, read_json, read_jsonl, write_json
-from xraytune.pipeline.trial import TrialResult
-from xraytune.records import EpochRecord, Json
+from xraytune.records import EpochRecord, Json, TrialResult
 from xraytune.search.messages import read_message
 from xraytune.search.retries import Failure, FirstEnds, may_try_again, share, why_lost
 from xraytune.search.study import StudyFolder, damage_explained

@@ -26,7 +26,7 @@ from xraytune.confirm.arms import (
     to_be_finished,
     tuned_control,
 )
-from xraytune.confirm.plan import Plan, new_plan, read_plan, write_plan
+from xraytune.confirm.plan import CONFIRM_FOLDER, TOP_UP_FOLDER, VERDICT_FILE, Plan, new_plan, read_plan, write_plan
 from xraytune.confirm.runs import Run, RunList, RunObserver, ended_rows, replicate, run_label
 from xraytune.errors import DataError, Problem, TrialError
 from xraytune.files import write_json
@@ -36,10 +36,6 @@ from xraytune.pipeline.synthesize import gan_need
 from xraytune.records import Compute
 from xraytune.search.runner import Runner
 from xraytune.search.study import StudyFolder, environment
-
-CONFIRM_FOLDER = "confirm"
-VERDICT_FILE = "verdict.json"
-_TOP_UP_FOLDER = "top_up"
 
 
 class ConfirmObserver(RunObserver, Protocol):
@@ -100,7 +96,7 @@ class Training:
     @property
     def top_up_folder(self) -> StudyFolder:
         """Where the top-up trials lie."""
-        return StudyFolder(self.folder.path / CONFIRM_FOLDER / _TOP_UP_FOLDER)
+        return StudyFolder(self.folder.path / CONFIRM_FOLDER / TOP_UP_FOLDER)
 
     def train(
         self,

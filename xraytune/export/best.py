@@ -14,9 +14,8 @@ from typing import Any
 
 from xraytune.config.load import experiment_to_yaml
 from xraytune.config.settings import Experiment, ExportedFrom, Parameters
-from xraytune.confirm.plan import read_plan
+from xraytune.confirm.plan import CONFIRM_FOLDER, TOP_UP_FOLDER, VERDICT_FILE, read_plan
 from xraytune.confirm.runs import completed_rows
-from xraytune.confirm.training import CONFIRM_FOLDER, VERDICT_FILE
 from xraytune.errors import ConfigError, Problem, StudyError, TrialError, listed
 from xraytune.files import read_json, require_writable, write_text
 from xraytune.records import Json
@@ -183,7 +182,7 @@ def _at_its_end(row: dict[str, Any], folder: StudyFolder) -> dict[str, Any]:
     """
     if row["status"] == "complete":
         return row
-    top_up = folder.path / CONFIRM_FOLDER / "top_up"
+    top_up = folder.path / CONFIRM_FOLDER / TOP_UP_FOLDER
     label = f"#{row['number']} to its end"
     finished = next((run for run in completed_rows(top_up).values() if run["label"] == label), None)
     if finished is None:

@@ -32,8 +32,7 @@ from xraytune.config.settings import Experiment, HeadName, LossName, Model, Para
 from xraytune.errors import ArtifactError, ConfigError, Problem
 from xraytune.files import read_json, sha256_of, write_json, write_text
 from xraytune.pipeline.prepare import Prepared, write_prepared
-from xraytune.pipeline.trial import TrialResult
-from xraytune.records import Compute, EpochRecord
+from xraytune.records import Compute, EpochRecord, TrialResult
 from xraytune.tensors import UNREADABLE, save_state
 
 _RECORD = "bundle.json"

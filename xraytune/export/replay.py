@@ -19,8 +19,8 @@ from xraytune.compute import gpu_count, pin
 from xraytune.config.settings import Experiment
 from xraytune.errors import MachineError, Problem, StudyError
 from xraytune.files import explained_disk_errors, make_folder, read_jsonl, require_writable, temporary_name
-from xraytune.pipeline.trial import TrialResult, run_trial
-from xraytune.records import Compute, EpochRecord, Json, Progress, ignore_progress
+from xraytune.pipeline.trial import run_trial
+from xraytune.records import Compute, EpochRecord, Json, Progress, TrialResult, ignore_progress
 from xraytune.search.journal import Journal
 from xraytune.search.messages import reason_of, traceback_note
 from xraytune.search.study import StudyFolder

@@ -28,8 +28,8 @@ from xraytune.pipeline.artifacts import artifact_path
 from xraytune.pipeline.material import gather_material
 from xraytune.pipeline.model import require_two_classes
 from xraytune.pipeline.prepare import Prepared, prepare
-from xraytune.pipeline.trial import TrialResult, run_trial
-from xraytune.records import Compute, EpochRecord, Json, Progress, ignore_progress
+from xraytune.pipeline.trial import run_trial
+from xraytune.records import Compute, EpochRecord, Json, Progress, TrialResult, ignore_progress
 from xraytune.search.study import StudyFolder, damage_explained
 
 TRAIN_STAGE = "train-1.work"

@@ -12,7 +12,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Generator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 
@@ -25,30 +25,9 @@ from xraytune.metrics.classification import auroc, youden_threshold
 from xraytune.pipeline.material import gather_material
 from xraytune.pipeline.prepare import Prepared, require_pixels
 from xraytune.pipeline.synthesize import network_labels, trained_gan
-from xraytune.records import Compute, EpochRecord, Progress, ShouldStop, ignore_progress, never_stop
+from xraytune.records import Compute, EpochRecord, Progress, ShouldStop, TrialResult, ignore_progress, never_stop
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrialResult:
-    """What a trial that ran to its end is worth.
-
-    Attributes:
-        value: Its best val-A AUROC.
-        best_epoch: The epoch of that value, whose network is kept.
-        epochs: Epochs trained.
-        val_b_auroc: The kept network on val-B.
-        threshold: The probability of the positive class with the largest Youden's J on val-B.
-        seconds: Wall time of this run of the trial, GAN included.
-    """
-
-    value: float
-    best_epoch: int
-    epochs: int
-    val_b_auroc: float
-    threshold: float
-    seconds: float
 
 
 def run_trial(

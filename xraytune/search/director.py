@@ -14,8 +14,7 @@ from xraytune.config.load import experiment_to_json
 from xraytune.config.settings import Experiment, Parameters
 from xraytune.config.space import Space
 from xraytune.files import append_jsonl, write_json
-from xraytune.pipeline.trial import TrialResult
-from xraytune.records import EpochRecord
+from xraytune.records import EpochRecord, TrialResult
 from xraytune.search.clock import StudyClock
 from xraytune.search.journal import Journal, Status
 from xraytune.search.messages import read_message

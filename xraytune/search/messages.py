@@ -6,8 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from xraytune.errors import MachineError, XraytuneError
-from xraytune.pipeline.trial import TrialResult
-from xraytune.records import EpochRecord
+from xraytune.records import EpochRecord, TrialResult
 from xraytune.search.work import Message
 
 

@@ -28,8 +28,8 @@ from xraytune.files import fenced, write_text
 from xraytune.lease import HeldError, has_claim, read_owner, write_claim
 from xraytune.pipeline.album import compose_album
 from xraytune.pipeline.prepare import Prepared
-from xraytune.pipeline.trial import TrialResult, trial_epochs
-from xraytune.records import Compute, EpochRecord, Json
+from xraytune.pipeline.trial import trial_epochs
+from xraytune.records import Compute, EpochRecord, Json, TrialResult
 from xraytune.search.messages import reason_of, traceback_note
 from xraytune.search.progress import ProgressFile
 from xraytune.search.study import StudyFolder
