@@ -1,22 +1,28 @@
-"""Trials in this process: pinned as a trial's own process is, and directed as a search directs them."""
+"""Trials, searches and commands in this process, pinned as a trial's own process is: without Ray, and sooner."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
+from typer.testing import CliRunner, Result
 
+from xraytune.cli.main import build_app
 from xraytune.compute import pin
 from xraytune.config.space import Space
-from xraytune.pipeline.prepare import Prepared
+from xraytune.pipeline.prepare import Prepared, prepare
 from xraytune.pipeline.synthesize import gan_need
 from xraytune.records import Compute
 from xraytune.search.director import Director
 from xraytune.search.journal import Journal
 from xraytune.search.run import Quiet
-from xraytune.search.study import StudyFolder
+from xraytune.search.study import StudyFolder, create_study, locked
+from xraytune.search.work import Asked, Work
+from xraytune.search.worker import Job, TrialWorker
 
 CPU = Compute(device="cpu", threads=1, precision="float32")
 
@@ -43,3 +49,61 @@ def director_of(folder: StudyFolder, space: Space, prepared: Prepared, cache: Pa
         gpu_share=0.0,
         observer=Quiet(),
     )
+
+
+class InProcess:
+    """A `Runner` whose trials run in this process, one after the other."""
+
+    def __init__(self, folder: StudyFolder, *, token: str, cache: Path, **_: Any) -> None:
+        self._lock, self._token, self._cache = folder.lock_path, token, cache
+
+    def __enter__(self) -> InProcess:
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def run(self, work: Work, folder: StudyFolder, **_: Any) -> None:
+        while isinstance(asked := work.next(), Asked):
+            self._run_to_its_end(work, folder, asked.number)
+
+    def _run_to_its_end(self, work: Work, folder: StudyFolder, number: int) -> None:
+        worker = TrialWorker(
+            Job(
+                study=str(folder.path),
+                cache=str(self._cache),
+                number=number,
+                label="",
+                gpu_share=0.0,
+                lock=str(self._lock),
+                token=self._token,
+            )
+        )
+        while work.hear(number, worker.step()):
+            pass
+        worker.close()
+
+
+def search_in_process(space: Space, root: Path) -> StudyFolder:
+    """A whole search below `root/studies`, with `root/cache`; gives the study, which has ended."""
+    folder, cache = StudyFolder(root / "studies" / space.settings.name), root / "cache"
+    prepared, _ = prepare(space.settings, cache)
+    create_study(folder, space, prepared, CPU)
+    with one_thread(), locked(folder) as token:
+        director = director_of(folder, space, prepared, cache)
+        InProcess(folder, token=token, cache=cache).run(director, folder)
+        director.close()
+    return folder
+
+
+def command(*arguments: object) -> Result:
+    """What a command of `xraytune` says, and its exit code."""
+    with one_thread():
+        return CliRunner().invoke(build_app(), [*map(str, arguments)], env={"COLUMNS": "80"})
+
+
+def said(*arguments: object) -> dict[str, Any]:
+    """The JSON object that a command prints, which is all that it prints on stdout."""
+    done = command(*arguments, "--json")
+    assert done.exit_code == 0, done.stderr
+    content: dict[str, Any] = json.loads(done.stdout)
+    return content

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import TypeAlias
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from tests.cli.spaces import SPACE
-from xraytune.cli.main import build_app
+from tests.in_process import command
 
 Run: TypeAlias = Callable[..., Result]
 
@@ -16,12 +16,7 @@ Run: TypeAlias = Callable[..., Result]
 @pytest.fixture
 def run() -> Run:
     """`run("space", "check", file)`."""
-    runner = CliRunner()
-
-    def run_command(*arguments: object) -> Result:
-        return runner.invoke(build_app(), [str(argument) for argument in arguments], env={"COLUMNS": "80"})
-
-    return run_command
+    return command
 
 
 @pytest.fixture

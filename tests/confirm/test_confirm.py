@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.in_process import CPU, director_of, one_thread
+from tests.in_process import InProcess, one_thread, search_in_process
 from xraytune.config.load import load_space
 from xraytune.confirm import run as confirm_run
 from xraytune.confirm.record import Confirmation
@@ -21,12 +21,7 @@ from xraytune.data.transform import transform_folder
 from xraytune.data.transformation import Strengths
 from xraytune.errors import DataError, StudyError
 from xraytune.files import read_jsonl
-from xraytune.pipeline.prepare import prepare
-from xraytune.search.director import Director
 from xraytune.search.openings import OPENINGS_FILE
-from xraytune.search.study import StudyFolder, create_study, locked
-from xraytune.search.work import Asked, Work
-from xraytune.search.worker import Job, TrialWorker
 
 pytestmark = pytest.mark.slow
 
@@ -48,38 +43,6 @@ start_from:
   - {source: folder}
   - {source: none}
 """
-
-
-class InProcess:
-    """A `Runner` whose trials run in this process, one after the other."""
-
-    def __init__(self, folder: StudyFolder, *, token: str, cache: Path, **_: Any) -> None:
-        self._lock, self._token, self._cache = folder.lock_path, token, cache
-
-    def __enter__(self) -> InProcess:
-        return self
-
-    def __exit__(self, *error: object) -> None: ...
-
-    def run(self, work: Work, folder: StudyFolder, **_: Any) -> None:
-        while isinstance(asked := work.next(), Asked):
-            self._run_to_its_end(work, folder, asked.number)
-
-    def _run_to_its_end(self, work: Work, folder: StudyFolder, number: int) -> None:
-        worker = TrialWorker(
-            Job(
-                study=str(folder.path),
-                cache=str(self._cache),
-                number=number,
-                label="",
-                gpu_share=0.0,
-                lock=str(self._lock),
-                token=self._token,
-            )
-        )
-        while work.hear(number, worker.step()):
-            pass
-        worker.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +69,9 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     draw_phantoms(lab.path / "xrays", patients=60, seed=4, image_size_px=32)
     shutil.move(lab.path / "xrays" / "test", lab.test)
     (lab.path / "space.yaml").write_text(SPACE, encoding="utf-8")
-    space, folder, cache = load_space(lab.path / "space.yaml"), StudyFolder(lab.study), lab.path / "cache"
+    space = load_space(lab.path / "space.yaml")
     transform_folder(space.settings.data, lab.path / "copies", Strengths(), copies=2, seed=0)
-    prepared, _ = prepare(space.settings, cache)
-    create_study(folder, space, prepared, CPU)
-    with one_thread(), locked(folder) as token:
-        director: Director = director_of(folder, space, prepared, cache)
-        InProcess(folder, token=token, cache=cache).run(director, folder)
-        director.close()
+    search_in_process(space, lab.path)
     return lab
 
 

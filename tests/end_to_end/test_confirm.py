@@ -1,4 +1,4 @@
-"""From a search to a verdict, as processes, on phantom X-rays, with Ray: interrupted once, and gone on."""
+"""From a study to a verdict, as processes, on phantom X-rays, with Ray: interrupted once, and gone on."""
 
 import json
 import shutil
@@ -7,24 +7,23 @@ import subprocess
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.end_to_end.test_main_job import PROGRAM, SPACE, said, xraytune
+from tests.end_to_end.test_main_job import PROGRAM, SPACE, xraytune
+from tests.in_process import said, search_in_process
+from xraytune.config.load import load_space
+from xraytune.data.phantom import draw_phantoms
+from xraytune.files import read_jsonl
 
 CONFIRM = """\
 confirm: {finalists: 1, gan_seeds: 2, classifier_seeds: 1, controls: {matched: [none, duplicate], tuned: [real_only]}}
 """
 QUICK = (
-    *("--set", "budget.trials=2", "--set", "budget.max_epochs=1", "--set", "scheduler.name=none"),
-    *("--set", "gan.allow_memorised=true", "--set", "gan.steps={values: [5, 10]}"),
-    *("--set", "start_from=[{source: gan, gan.steps: 5}, {source: none, classical: 0}]"),
+    *("budget.trials=2", "budget.max_epochs=1", "scheduler.name=none"),
+    *("gan.allow_memorised=true", "gan.steps={values: [5, 10]}"),
+    "start_from=[{source: gan, gan.steps: 5}, {source: none, classical: 0}]",
 )
-
-
-def rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def interrupt_after_a_run(folder: Path, study: Path) -> int:
@@ -41,23 +40,24 @@ def interrupt_after_a_run(folder: Path, study: Path) -> int:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_confirm_goes_on_after_an_interruption_and_opens_the_test_folder_once(tmp_path: Path) -> None:
-    assert xraytune(tmp_path, "data", "phantom", "xrays", "--patients", "60", "--size", "32").returncode == 0
+    draw_phantoms(tmp_path / "xrays", patients=60, seed=0, image_size_px=32)
     (tmp_path / "small.yaml").write_text(SPACE + CONFIRM, encoding="utf-8")
-    assert xraytune(tmp_path, "search", "--space", "small.yaml", *QUICK).returncode == 0
-    study = tmp_path / "studies" / "small"
+    study = search_in_process(load_space(tmp_path / "small.yaml", QUICK), tmp_path).path
 
     assert interrupt_after_a_run(tmp_path, study) == 130
     assert not (study / "test_openings.jsonl").exists()
-    ended_before = len(rows(study / "confirm" / "runs.jsonl"))
-    found = said(tmp_path, "confirm", str(study))
+    ended_before = len(read_jsonl(study / "confirm" / "runs.jsonl"))
+    done = xraytune(tmp_path, "confirm", str(study), "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
 
     # The finalist, its two matched controls, the tuned one, and the other ratios; each with two seeds, each once.
-    numbers = Counter(row["number"] for row in rows(study / "confirm" / "runs.jsonl"))
+    numbers = Counter(row["number"] for row in read_jsonl(study / "confirm" / "runs.jsonl"))
     plan = json.loads((study / "confirm" / "plan.json").read_text(encoding="utf-8"))
     assert 0 < ended_before < len(numbers)
     assert numbers == Counter(range(len(plan["arms"]) * 2))
     assert [arm["role"] for arm in plan["arms"]] == ["finalist", "matched", "matched", *["ratio"] * 4, "tuned"]
-    (opening,) = rows(study / "test_openings.jsonl")
+    (opening,) = read_jsonl(study / "test_openings.jsonl")
     assert (opening["command"], opening["images"]) == ("confirm", found["test"]["images"])
     assert found == json.loads((study / "confirm" / "verdict.json").read_text(encoding="utf-8"))
     assert found["verdict"] in {"helps", "hurts", "no_better", "undecided"}
@@ -68,17 +68,17 @@ def test_a_confirm_goes_on_after_an_interruption_and_opens_the_test_folder_once(
         assert comparison["low"] <= comparison["difference"] <= comparison["high"]
         assert comparison["difference"] == pytest.approx(finalist["auroc"] - comparison["control_auroc"])
 
-    again = said(tmp_path, "confirm", str(study))
+    again = said("confirm", study)
 
     assert again == found, "nothing is trained or opened again"
-    assert len(rows(study / "test_openings.jsonl")) == 1
+    assert len(read_jsonl(study / "test_openings.jsonl")) == 1
 
     # A confirm that is begun anew where the test folder has been opened says so, whatever it finds.
     copy = study.with_name("copy")
     shutil.copytree(study, copy)
     (copy / "confirm" / "plan.json").unlink()
 
-    anew = said(tmp_path, "confirm", str(copy))
+    anew = said("confirm", copy)
 
     assert anew["exploratory"] == ["the test folder had been opened 1 times before"]
     assert anew["answer"].startswith("Exploratory, not a confirmation: ")

@@ -1,18 +1,17 @@
-"""The main job as a person does it: the commands, as processes, on phantom X-rays, with Ray."""
+"""The main job as a person does it, on phantom X-rays: searches as processes with Ray, all other commands in this one."""
 
 import csv
-import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.in_process import one_thread
+from tests.in_process import command, one_thread, said
 from xraytune.export.replay import replay
+from xraytune.files import read_jsonl
 
 PROGRAM = str(Path(sys.executable).with_name("xraytune"))
 SPACE = """\
@@ -36,7 +35,7 @@ parameters:
   weights: {value: none}
   batch_size: {value: 16}
   lr: {min: 1e-4, max: 1e-2, distribution: log_uniform_values}
-budget: {trials: 5, max_epochs: 4, steps_per_epoch: 8}
+budget: {trials: 4, max_epochs: 4, steps_per_epoch: 8}
 scheduler: {name: asha, grace: 1, reduction: 2}
 sampler: {startup_trials: 3, seed: 1}
 start_from:
@@ -47,14 +46,6 @@ start_from:
 
 def xraytune(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([PROGRAM, *arguments], cwd=folder, capture_output=True, text=True, check=False)
-
-
-def said(folder: Path, *arguments: str) -> dict[str, Any]:
-    """The JSON object that a command prints, which is all that it prints on stdout."""
-    done = xraytune(folder, *arguments, "--json")
-    assert done.returncode == 0, done.stderr
-    content: dict[str, Any] = json.loads(done.stdout)
-    return content
 
 
 def search_until_a_trial_ends(folder: Path, *arguments: str, then: signal.Signals) -> subprocess.Popen[str]:
@@ -73,49 +64,48 @@ def search_until_a_trial_ends(folder: Path, *arguments: str, then: signal.Signal
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_from_images_to_a_model(tmp_path: Path) -> None:
+def test_from_images_to_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Search, interrupt, go on, look, export, train, evaluate, predict, replay."""
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "small.yaml").write_text(SPACE, encoding="utf-8")
-    said(tmp_path, "data", "phantom", "xrays", "--patients", "40", "--seed", "1", "--size", "64")
-    said(tmp_path, "data", "phantom", "others", "--patients", "20", "--seed", "2", "--size", "64")
+    said("data", "phantom", "xrays", "--patients", 40, "--seed", 1, "--size", 64)
+    said("data", "phantom", "others", "--patients", 20, "--seed", 2, "--size", 64)
     search = ("search", "--space", "small.yaml")
 
     interrupted = search_until_a_trial_ends(tmp_path, *search, then=signal.SIGINT)
 
     assert interrupted.returncode == 130
-    stopped = said(tmp_path, "status", "studies/small")
-    assert "unfinished" in {trial["status"] for trial in stopped["trials"]}
+    assert "unfinished" in {trial["status"] for trial in said("status", "studies/small")["trials"]}
 
     done = xraytune(tmp_path, *search)
 
     assert done.returncode == 0, done.stderr
-    rows = [json.loads(line) for line in (tmp_path / "studies/small/trials.jsonl").read_text("utf-8").splitlines()]
-    assert sorted(row["number"] for row in rows) == list(range(5)), "each trial exactly once"
+    rows = sorted(read_jsonl(tmp_path / "studies/small/trials.jsonl"), key=lambda row: int(row["number"]))
+    assert [row["number"] for row in rows] == list(range(4)), "each trial exactly once"
     assert {row["status"] for row in rows} <= {"complete", "pruned"}
-    assert [row["arm"] for row in sorted(rows, key=lambda row: row["number"])][:2] == ["classical+gan", "gan"]
+    assert [row["arm"] for row in rows][:2] == ["classical+gan", "gan"]
 
-    status = said(tmp_path, "status", "studies/small")
-    assert len(status["trials"]) == 5
+    status = said("status", "studies/small")
+    assert len(status["trials"]) == 4
     assert not status["is_running"]
 
-    exported = said(tmp_path, "export", "studies/small", "-o", "best.yaml")
-    trained = said(tmp_path, "train", "--config", "best.yaml", "-o", "model")
+    exported = said("export", "studies/small", "-o", "best.yaml")
+    trained = said("train", "--config", "best.yaml", "-o", "model")
     assert trained["val_b_auroc"] == exported["val_b_auroc"], "the model is what was searched, to the bit"
 
-    evaluated = said(tmp_path, "evaluate", "model", "--data", "others/test")
+    evaluated = said("evaluate", "model", "--data", "others/test")
     assert {"auroc", "accuracy", "sensitivity", "specificity", "f1", "images", "intervals"} <= evaluated.keys()
-    said(tmp_path, "predict", "model", "others/test", "-o", "predictions.csv")
+    said("predict", "model", "others/test", "-o", "predictions.csv")
     with (tmp_path / "predictions.csv").open(encoding="utf-8", newline="") as stream:
         assert len(list(csv.DictReader(stream))) == evaluated["images"]
 
-    assert said(tmp_path, "replay", "studies/small", "4")["is_identical"]
+    assert said("replay", "studies/small", 3)["is_identical"]
     with one_thread():
-        for number in range(4):
+        for number in range(3):
             replayed = replay(tmp_path / "studies/small", number)
             assert replayed.is_identical, f"trial {number} has other numbers outside Ray"
 
-    again = xraytune(tmp_path, *search)
-    assert again.returncode == 0, "a finished search has nothing to do, and says so"
-    other = xraytune(tmp_path, *search, "--set", "seed=9")
-    assert other.returncode == 5
+    assert sum(said(*search)["counts"].values()) == 4, "a finished search has nothing to do"
+    other = command(*search, "--set", "seed=9")
+    assert other.exit_code == 5
     assert "another space" in other.stderr

@@ -114,18 +114,12 @@ def test_a_model_of_the_backbone_and_the_source_says_which_versions_it_is_of(lab
     assert packages["source mixup"].startswith("mixup of xraytune-examples 0.1.0 ")
 
 
-def test_evaluate_tells_the_metric_with_its_interval(lab: Lab, run: Run) -> None:
-    found = json.loads(run("evaluate", lab.model, "--data", lab.test, "--json").stdout)
-
-    low, high = found["intervals"]["partial_auroc"]
-    assert 0 <= low <= found["partial_auroc"] <= high <= 1
-
-
 @pytest.mark.usefixtures("installed")
-def test_evaluate_shows_the_metric_of_the_model_s_probabilities(
+def test_evaluate_tells_the_metric_of_the_model_s_probabilities_with_its_interval(
     lab: Lab, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    show(evaluate(lab.model, data=lab.test, replicates=20))
+    evaluated = evaluate(lab.model, data=lab.test, replicates=20)
+    show(evaluated)
     predict(lab.model, lab.test, out=tmp_path / "table.csv")
 
     with (tmp_path / "table.csv").open(encoding="utf-8", newline="") as stream:
@@ -134,6 +128,9 @@ def test_evaluate_shows_the_metric_of_the_model_s_probabilities(
     expected = roc_auc_score(is_ill, [float(row["probability_PNEUMONIA"]) for row in rows], max_fpr=0.1)
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "partial auroc" in line]
     assert [line.split()[2], line.split()[-1]] == [f"{expected:.3f}"] * 2
+    found: dict[str, Any] = evaluated.to_json()
+    low, high = found["intervals"]["partial_auroc"]
+    assert 0 <= low <= found["partial_auroc"] <= high <= 1
 
 
 def test_a_model_is_refused_by_name_where_its_backbone_is_not_installed(lab: Lab) -> None:
@@ -192,11 +189,3 @@ def test_an_unknown_name_is_told_with_the_nearest_installed_one(run: Run) -> Non
         "--set backbone=tinynet: backbone: unknown value 'tinynet'",
         "  fix: did you mean 'tiny_net'?",
     ]
-
-
-@pytest.mark.ray
-def test_ray_s_workers_know_what_is_installed(lab: Lab, run: Run) -> None:
-    done = run("search", "--space", lab.path / "own.yaml", "--studies", lab.path / "with_ray", "--json")
-
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["counts"] == {"complete": 2, "pruned": 0, "failed": 0}

@@ -25,7 +25,7 @@ _WORDS: dict[Kind, str] = {
     "worker": "ray::TrialActor",
 }
 IS_LONG = os.environ.get("XRAYTUNE_FAULTS") == "all"
-_TRIALS = 6 if IS_LONG else 4
+_TRIALS = 6 if IS_LONG else 2
 SPACE = """\
 version: 1
 name: killed

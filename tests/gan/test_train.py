@@ -27,7 +27,13 @@ Tiny = Callable[..., GanSettings]
 
 
 def _train(
-    settings: GanSettings, images: Images, compute: Compute, folder: Path, stop_after: int | None = None
+    settings: GanSettings,
+    images: Images,
+    compute: Compute,
+    folder: Path,
+    *,
+    every_steps: int = 2,
+    stop_after: int | None = None,
 ) -> list[GanProgress]:
     records = []
     training = train_gan(
@@ -36,8 +42,8 @@ def _train(
         class_count=2,
         compute=compute,
         checkpoint_dir=folder,
-        report_every_steps=2,
-        checkpoint_every_steps=2,
+        report_every_steps=every_steps,
+        checkpoint_every_steps=every_steps,
     )
     for record in training:
         records.append(record)
@@ -117,7 +123,8 @@ def test_every_loss_learns_the_grey_values_and_what_tells_the_classes_apart(
     """An untrained generator draws an even middle grey; the images are dark, with a disc on the left or the right."""
     pixels, _ = blobs
 
-    records = _train(tiny(loss=loss, steps=200, width=8, lr_g=2e-3, lr_d=2e-3), blobs, cpu, tmp_path)
+    settings = tiny(loss=loss, steps=200, width=8, lr_g=2e-3, lr_d=2e-3)
+    records = _train(settings, blobs, cpu, tmp_path, every_steps=50)
     generator = checkpoint_generator(tmp_path / CHECKPOINT_NAME)
     left, right = (sample_block(generator, label, 0, seed=0, compute=cpu) for label in (0, 1))
 
@@ -134,7 +141,8 @@ def test_classes_are_drawn_equally_often_however_rare_one_is(tiny: Tiny, cpu: Co
     labels = np.array([0] + [1] * 499, dtype=np.int64)
     pixels = np.where(labels == 0, 20, 230).astype(np.uint8)[:, None, None] * np.ones((1, 32, 32), dtype=np.uint8)
 
-    _train(tiny(steps=100, width=8, lr_g=2e-3, lr_d=2e-3), (pixels, labels), cpu, tmp_path)
+    settings = tiny(steps=100, width=8, lr_g=2e-3, lr_d=2e-3)
+    _train(settings, (pixels, labels), cpu, tmp_path, every_steps=50)
     generator = checkpoint_generator(tmp_path / CHECKPOINT_NAME)
     dark, bright = (sample_block(generator, label, 0, seed=0, compute=cpu) for label in (0, 1))
 

@@ -7,12 +7,21 @@ import os
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.end_to_end.test_main_job import PROGRAM, SPACE, said, search_until_a_trial_ends, xraytune
+from tests.end_to_end.test_main_job import PROGRAM, SPACE, search_until_a_trial_ends, xraytune
 
 pytestmark = pytest.mark.gpu
+
+
+def said(folder: Path, *arguments: str) -> dict[str, Any]:
+    """The JSON object that a command prints."""
+    done = xraytune(folder, *arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    content: dict[str, Any] = json.loads(done.stdout)
+    return content
 
 
 def test_from_images_to_a_model(tmp_path: Path) -> None:
