@@ -42,6 +42,56 @@ NAMES = (
     "x" * 300,
 )
 """Names that would leave a folder, or that no file system takes."""
+TRAPS = (
+    "a: &a [x, x, x, x, x, x, x, x, x]",
+    "b: &b [*a, *a, *a, *a, *a, *a, *a, *a, *a]",
+    "c: &c [*b, *b, *b, *b, *b, *b, *b, *b, *b]",
+    "&self self: *self",
+    "<<: *a",
+    "x: !!python/object/apply:os.system ['touch pwned']",
+    "x: !!binary aGVsbG8=",
+    "x: !!set {a, b}",
+    "\tname: tab",
+    "---",
+    "...",
+    "? [a, b] : c",
+    "? ",
+    "- ",
+    "%YAML 9.9",
+    "'",
+    '"',
+    "{",
+    "}",
+    "[" * 500,
+    "{a: " * 500,
+    "- " * 500,
+    'name: "\\0"',
+    'name: "\\ud800"',
+    "name: >-",
+    "\x00",
+    "\ufeff",
+    "x: " + "9" * 5000,
+    "start_from: [{lr: 1}]",
+    "start_from: [[]]",
+    "parameters: 1",
+    "parameters: []",
+    "  source: {values: [none, gan, duplicate, folder]}",
+    "  lr: {min: 1e-300, max: 1e+300, step: 1e-300}",
+    "  batch_size: {min: 1, max: 4096, when: {batch_size: 1}}",
+    "  gan: {parameters: {seed: {min: 0, max: 999999999999999999999999999999}}}",
+    "  classical: {values: [0, 1, 2, 3], when: {lr: {gt: 0}}}",
+    "  folder: {parameters: {path: {value: '~nobody-at-all/x'}}}",
+    '  folder: {parameters: {path: {value: "a\\0b"}}}',
+    '  weights: {value: "\\0"}',
+)
+"""Lines that a space file does without."""
+SCALARS = (
+    "~", "yes", "010", "12:30", "2024-01-01", "1e-5", ".inf", ".nan", "!!int x", "*a", "&a x", "|", "@", "`", "%",
+    "'~nobody-at-all/x'", '"a\\0b"', '"\\ud800"', "../../x", "[none, gan]", "{value: none}", "{values: []}",
+    "{min: 1, max: 2}", "{min: 0, max: 999999999999999999999}", "{min: 0.1, max: 1e300, step: 1e-9}",
+    "{values: [1, 1]}", "{when: {lr: 1}}", "{min: 1, max: 9, step: 1e30}", "0x7fffffffffffffff", "1e999",
+)  # fmt: skip
+"""Values that YAML reads in its own way, or that fit nowhere."""
 _NUMBERS = (0, -1, 2**31, 2**63, 10**30, 0.5, 1e308, 5e-324, float("nan"), float("inf"))
 _DEEP: Any = None
 for _ in range(300):
@@ -264,3 +314,14 @@ def with_good_crcs(png: bytes) -> bytes:
         struct.pack_into(">I", content, end, zlib.crc32(content[place + 4 : end]))
         place = end + 4
     return bytes(content)
+
+
+@contextmanager
+def instead(file: Path, content: bytes) -> Iterator[None]:
+    """A file with other content."""
+    whole = file.read_bytes()
+    file.write_bytes(content)
+    try:
+        yield
+    finally:
+        file.write_bytes(whole)

@@ -1,0 +1,175 @@
+"""Images, their names and who is on them, whatever is there: told in our words, and nothing else happens."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from tests.data.test_formats import png
+from tests.faults.fuzzing import (
+    NAMES,
+    damaged_bytes,
+    damaged_lines,
+    fuzzed,
+    only_our_errors,
+    with_good_crcs,
+)
+from tests.faults.specimens import (
+    make_images,
+)
+from xraytune.config.settings import DataSettings
+from xraytune.data.decoding import BrokenImage, decode_block
+from xraytune.data.formats import read_header
+from xraytune.data.index import read_index
+from xraytune.data.patients import PATIENTS_CSV
+
+pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")  # of a failing input
+
+
+IMAGES = make_images()
+
+
+@pytest.mark.parametrize("kind", IMAGES)
+@pytest.mark.slow
+def test_a_damaged_image_is_told(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "image.jpeg"
+
+    @fuzzed(kinds=len(IMAGES))
+    @given(damaged_bytes(IMAGES[kind]), st.sampled_from(["squash", "crop"]))
+    def decode(content: bytes, resize: Any) -> None:
+        file.write_bytes(with_good_crcs(content) if kind.startswith("PNG") else content)
+        with only_our_errors(tmp_path), warnings.catch_warnings():  # Pillow's remarks on odd metadata
+            warnings.simplefilter("ignore")
+            decode_block(str(tmp_path), [file.name], 32, resize)
+            read_header(file.read_bytes(), file)
+
+    decode()
+
+
+def with_size(kind: str, width_px: int, height_px: int) -> bytes:
+    """A small file whose header says that it is large."""
+    content = bytearray(IMAGES[kind])
+    if kind == "JPEG":
+        place = content.index(b"\xff\xc0")
+        struct.pack_into(">HH", content, place + 5, height_px % 65536, width_px % 65536)
+    elif kind == "PNG":
+        return png(width_px, height_px, 8, 0, b"\0" * 100)
+    elif kind == "TIFF":
+        (directory,) = struct.unpack_from("<I", content, 4)
+        for number, value in enumerate((width_px, height_px)):
+            struct.pack_into("<HII", content, directory + 2 + 12 * number + 2, 4, 1, value)
+    else:
+        for tag, value in ((b"\x28\0\x10\0US\2\0", height_px), (b"\x28\0\x11\0US\2\0", width_px)):
+            struct.pack_into("<H", content, content.index(tag) + 8, value % 65536)
+    return bytes(content)
+
+
+@contextmanager
+def little_memory() -> Iterator[None]:
+    """A block that may take 200 MB more than what is taken."""
+    taken = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (taken + 200_000_000, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+BOMBS = ("JPEG", "PNG", "TIFF", "DICOM")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", BOMBS)
+def test_an_image_bomb_is_refused_before_memory_is_taken(tmp_path: Path, kind: str) -> None:
+    """A file of a kilobyte that would fill gigabytes."""
+    sizes = st.integers(20_001, 65_535)
+
+    @fuzzed(kinds=len(BOMBS))
+    @given(sizes, sizes)
+    def decode(width_px: int, height_px: int) -> None:
+        (tmp_path / "bomb").write_bytes(with_size(kind, width_px, height_px))
+        with only_our_errors(tmp_path), little_memory():
+            (found,) = decode_block(str(tmp_path), ["bomb"], 32, "squash")
+        assert isinstance(found, BrokenImage)
+        assert "too many for an X-ray" in found.reason
+
+    decode()
+
+
+WORDS = st.one_of(
+    st.sampled_from(["NORMAL", "PNEUMONIA", "a.png", "IM-0001-0001.jpeg", "p1", *NAMES]), st.text(max_size=8)
+)
+
+
+@pytest.mark.parametrize("classes", ["binary", "auto"])
+@pytest.mark.slow
+def test_a_damaged_table_of_patients_is_told(tmp_path: Path, classes: Any) -> None:
+    root = tmp_path / "xrays"
+    files = [
+        f"{name}/{letter}{number}.png" for name, letter in (("NORMAL", "n"), ("PNEUMONIA", "p")) for number in range(4)
+    ]
+    for number, file in enumerate(files):
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8), number, dtype=np.uint8)).save(root / file)
+    table = root / PATIENTS_CSV
+    whole = "\n".join(["file,patient,class", *(f"{file},{file[-6:-4]},{file.partition('/')[0]}" for file in files)])
+    words = st.lists(st.lists(WORDS, max_size=4).map(",".join), max_size=4)
+    settings = DataSettings(path=root, classes=classes)
+
+    @fuzzed(kinds=2)
+    @given(st.one_of(damaged_lines(whole, ["file", ",", '"', "file,file"]), damaged_bytes(whole.encode()), words))
+    def read_it(content: bytes | list[str]) -> None:
+        lines = content if isinstance(content, bytes) else "\n".join(["file,patient,class", *content])
+        table.write_bytes(lines if isinstance(lines, bytes) else lines.encode(errors="surrogatepass"))
+        with only_our_errors(tmp_path):
+            read_index(settings)
+
+    read_it()
+
+
+@pytest.mark.slow
+def test_odd_names_of_folders_and_files_are_told(tmp_path: Path) -> None:
+    pixels = IMAGES["PNG"]
+    root, outside = tmp_path / "xrays", tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret.png").write_bytes(pixels)
+    name = WORDS.filter(lambda word: word not in ("", ".", "..") and not {"/", "\0"} & {*word})
+    entry = st.tuples(
+        name, name, st.sampled_from([".png", ".jpeg", ".dcm", "", ".csv"]), st.sampled_from(["file", "link", "folder"])
+    )
+
+    @fuzzed()
+    @given(st.lists(entry, max_size=8), st.sampled_from(["binary", "three", "auto"]))
+    def read_it(entries: list[tuple[str, str, str, str]], classes: Any) -> None:
+        shutil.rmtree(root, ignore_errors=True)
+        root.mkdir()
+        for number, (folder, file, suffix, kind) in enumerate(entries):
+            with suppress(OSError, ValueError):  # not every name can be one
+                path = root / folder / f"{file}{suffix}"
+                path.parent.mkdir(exist_ok=True)
+                if kind == "link":
+                    path.symlink_to(outside / "secret.png")
+                elif kind == "folder":
+                    path.mkdir()
+                else:
+                    path.write_bytes(pixels + bytes([number]))
+        with only_our_errors(tmp_path):
+            index = read_index(DataSettings(path=root, classes=classes))
+            assert not any((root / image.file).is_symlink() for image in index.images), "a link out of the folder"
+            json.dumps([index.class_names, [image.file for image in index.images]], ensure_ascii=False).encode()
+
+    read_it()
