@@ -1,5 +1,6 @@
 """What all tests share: none fails because a machine is slow or busy, and Ray's run one after the other."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from xdist.scheduler import LoadFileScheduling
 
 settings.register_profile("any machine", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 would have its tests wait for all others
 
 _TESTS = Path(__file__).parent
 _RAY_FILES = {file for file in _TESTS.rglob("test_*.py") if "@pytest.mark.ray" in file.read_text(encoding="utf-8")}
