@@ -118,6 +118,15 @@ def test_a_damaged_journal_is_an_error_that_names_it(study: StudyFolder) -> None
         open_journal(study)
 
 
+def test_a_reason_that_is_no_text_is_told_as_damage(study: StudyFolder) -> None:
+    """`export` sorts the reasons where no trial completed."""
+    journal = open_journal(study)
+    journal.tell(journal.ask(()).number, "failed", None, {"reason": {"a": 1}})
+
+    with pytest.raises(StudyError, match=r"damaged at trial 0: its reason is \{'a': 1\}"):
+        journal.rows()
+
+
 def test_optuna_itself_reads_the_journal(study: StudyFolder) -> None:
     """So does optuna-dashboard."""
     journal = open_journal(study)

@@ -192,6 +192,8 @@ class Journal:
         for name in ("value", "seconds", "val_b_auroc"):
             if not isinstance(row[name], float | int | None):
                 raise ValueError(f"its {name} is {row[name]!r}")
+        if not isinstance(row["reason"], str):
+            raise ValueError(f"its reason is {row['reason']!r}")
         return row
 
     def _trial(self, number: int) -> optuna.trial.Trial:
