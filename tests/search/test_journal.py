@@ -118,13 +118,26 @@ def test_a_damaged_journal_is_an_error_that_names_it(study: StudyFolder) -> None
         open_journal(study)
 
 
-def test_a_reason_that_is_no_text_is_told_as_damage(study: StudyFolder) -> None:
-    """`export` sorts the reasons where no trial completed."""
+@pytest.mark.parametrize("damage", [{"reason": {"a": 1}}, {"seconds": None}, {"val_b_auroc": "x"}])
+def test_an_outcome_of_other_kinds_is_told_as_damage(study: StudyFolder, damage: dict[str, object]) -> None:
+    """`export` sorts the reasons where no trial completed, and `status` adds up the seconds."""
     journal = open_journal(study)
-    journal.tell(journal.ask(()).number, "failed", None, {"reason": {"a": 1}})
+    journal.tell(journal.ask(()).number, "failed", None, damage)
 
-    with pytest.raises(StudyError, match=r"damaged at trial 0: its reason is \{'a': 1\}"):
+    with pytest.raises(StudyError, match=f"damaged at trial 0: its {next(iter(damage))} is"):
         journal.rows()
+
+
+def test_a_complete_trial_without_a_value_is_told_as_damage(study: StudyFolder) -> None:
+    """`export` writes the value into its file."""
+    journal = open_journal(study)
+    journal.tell(journal.ask(()).number, "complete", 0.9, {"val_b_auroc": 0.8})
+    whole = study.journal_path.read_bytes()
+    study.journal_path.write_bytes(whole.replace(b'"values":[0.9]', b'"values":null'))
+    assert study.journal_path.read_bytes() != whole
+
+    with pytest.raises(StudyError, match="damaged at trial 0: its value is None"):
+        open_journal(study).rows()
 
 
 def test_optuna_itself_reads_the_journal(study: StudyFolder) -> None:

@@ -189,11 +189,16 @@ class Journal:
             "reason": outcome.get("reason", ""),
             "val_b_auroc": outcome.get("val_b_auroc"),
         }
-        for name in ("value", "seconds", "val_b_auroc"):
-            if not isinstance(row[name], float | int | None):
+        number_or_none = float | int | None
+        kinds = {
+            "value": float | int if status == "complete" else number_or_none,
+            "val_b_auroc": number_or_none,
+            "seconds": float | int,
+            "reason": str,
+        }
+        for name, kind in kinds.items():
+            if not isinstance(row[name], kind):
                 raise ValueError(f"its {name} is {row[name]!r}")
-        if not isinstance(row["reason"], str):
-            raise ValueError(f"its reason is {row['reason']!r}")
         return row
 
     def _trial(self, number: int) -> optuna.trial.Trial:
