@@ -134,6 +134,7 @@ def test_turns_are_taken_one_after_the_other(tmp_path: Path) -> None:
     assert had_turn.is_set()
 
 
+@pytest.mark.slow
 def test_who_waits_for_a_turn_can_show_that_it_is_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "PATIENCE_SECONDS", 0.5)
     calls: list[bool] = []

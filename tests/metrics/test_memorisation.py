@@ -172,6 +172,7 @@ def test_a_few_copies_among_new_images_are_enough(share: float) -> None:
     assert found.chance < 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sigma_px", [0, 1, 2])
 def test_new_images_pass_however_blurred(sigma_px: float) -> None:
     assert verdict(gaussian_filter(NEW, (0, sigma_px, sigma_px))).chance > 0.05

@@ -32,6 +32,7 @@ def test_the_extra_images_are_ratio_times_the_real_ones(real: list[int], ratio: 
     assert len(images(plan)) == int(ratio * sum(real) + 0.5)
 
 
+@pytest.mark.slow
 @given(counts, ratios, balances)
 def test_each_class_gets_its_first_images_each_once(real: list[int], ratio: float, balance: str) -> None:
     plan = plan_mix(real, mixed(ratio, balance))
@@ -40,6 +41,7 @@ def test_each_class_gets_its_first_images_each_once(real: list[int], ratio: floa
         assert sorted(plan.extra_ordinals[plan.extra_labels == label]) == list(range(count))
 
 
+@pytest.mark.slow
 @given(counts, ratios, ratios, balances)
 def test_a_smaller_ratio_has_the_first_extra_images_of_a_larger_one(
     real: list[int], one: float, other: float, balance: str
@@ -50,6 +52,7 @@ def test_a_smaller_ratio_has_the_first_extra_images_of_a_larger_one(
     assert small == large[: len(small)]
 
 
+@pytest.mark.slow
 @given(counts, st.integers(1, 4))
 def test_natural_shares_are_exact_at_whole_ratios(real: list[int], ratio: int) -> None:
     plan = plan_mix(real, mixed(float(ratio)))
@@ -57,6 +60,7 @@ def test_natural_shares_are_exact_at_whole_ratios(real: list[int], ratio: int) -
     assert plan.extra_counts(len(real)) == tuple(ratio * count for count in real)
 
 
+@pytest.mark.slow
 @given(counts, ratios)
 def test_natural_shares_stay_within_one_image_of_the_real_shares_for_two_classes(real: list[int], ratio: float) -> None:
     plan = plan_mix(real[:2], mixed(ratio))
