@@ -1,5 +1,6 @@
 """What all tests share: none fails because a machine is slow or busy, and Ray's run one after the other."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -22,6 +23,12 @@ class RayTogether(LoadFileScheduling):  # type: ignore[misc]
     def _split_scope(self, nodeid: str) -> str:
         file: str = super()._split_scope(nodeid)
         return "ray" if _TESTS.parent / file in _RAY_FILES else file
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """`make quick` is over before garbage matters."""
+    if "not slow" in config.option.markexpr:
+        gc.disable()
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> RayTogether:
