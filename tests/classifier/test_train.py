@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from tests.in_process import CPU, one_thread
 from xraytune.classifier.checkpoint import finished_epochs, load_best
 from xraytune.classifier.network import build_classifier
 from xraytune.classifier.train import predict_logits, predict_probabilities, train_classifier
@@ -24,16 +25,13 @@ from xraytune.metrics.classification import auroc
 from xraytune.records import Compute, EpochRecord
 from xraytune.seeding import derive_seed, numpy_generator
 
-CPU = Compute(device="cpu", threads=1, precision="float32")
 STEPS_PER_EPOCH = 4
 
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with one_thread():
+        yield
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from tests.faults.specimens import (
     optimizer_of,
     seal,
 )
-from tests.search.studies import CPU
+from tests.in_process import CPU, one_thread
 from xraytune.classifier.checkpoint import finished_epochs, load_best, resume
 from xraytune.classifier.inputs import normalise, to_unit
 from xraytune.classifier.weights import read_weights
@@ -47,10 +47,8 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with one_thread():
+        yield
 
 
 @pytest.mark.parametrize("name", ["checkpoint.pt", "best.safetensors"])
