@@ -22,6 +22,7 @@ from xraytune.data.transformation import Strengths
 from xraytune.errors import DataError, StudyError
 from xraytune.files import read_jsonl
 from xraytune.search.openings import OPENINGS_FILE
+from xraytune.search.study import StudyFolder
 
 pytestmark = pytest.mark.slow
 
@@ -141,6 +142,16 @@ def test_images_that_moved_are_decoded_again_from_where_they_are_said_to_be(lab:
     (lab.path / "xrays").rename(moved)
 
     assert lab.confirm(data=moved).finalists
+
+
+def test_runs_are_told_where_images_and_weights_lie_today(lab: Lab) -> None:
+    moved, weights_dir = lab.path / "elsewhere", lab.path / "weights"
+    (lab.path / "xrays").rename(moved)
+
+    lab.confirm(data=moved, weights_dir=weights_dir)
+
+    settings = StudyFolder(lab.study / "confirm").experiment(0).settings
+    assert (settings.data.path, settings.weights_dir) == (moved, weights_dir)
 
 
 def swap(one: Path, other: Path) -> None:

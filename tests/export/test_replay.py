@@ -7,14 +7,18 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from tests.export.conftest import FAILED, PRUNED, WITHOUT_EPOCH, CopyLab, Lab, run_to_its_end
 from tests.in_process import director_of
+from xraytune.config.settings import Parameters
 from xraytune.errors import StudyError
 from xraytune.export.replay import replay
 from xraytune.files import read_jsonl
+from xraytune.pipeline import pretrained
+from xraytune.pipeline.pretrained import Pretrained
 from xraytune.search.clean import clean
 from xraytune.search.study import StudyFolder, locked
 from xraytune.search.work import Asked
@@ -113,6 +117,25 @@ def test_pixels_that_the_cache_has_lost_are_decoded_again(copy_lab: CopyLab) -> 
     shutil.rmtree(lab.path / "cache")
 
     assert replay(lab.study, PRUNED).is_identical
+
+
+def test_images_and_weights_that_moved_are_read_where_they_are_said_to_be(
+    copy_lab: CopyLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = copy_lab()
+    shutil.rmtree(lab.path / "cache")
+    moved, weights_dir = lab.path / "elsewhere", lab.path / "weights"
+    lab.xrays.rename(moved)
+    asked: list[Path | None] = []
+
+    def pretrained_weights(parameters: Parameters, folder: Path | None, cache: Path) -> Pretrained | None:
+        asked.append(folder)
+        return pretrained.pretrained_weights(parameters, folder, cache)
+
+    monkeypatch.setattr("xraytune.pipeline.material.pretrained_weights", pretrained_weights)
+
+    assert replay(lab.study, PRUNED, data=moved, weights_dir=weights_dir).is_identical
+    assert asked == [weights_dir]
 
 
 def test_lost_pixels_of_other_images_are_refused(copy_lab: CopyLab) -> None:

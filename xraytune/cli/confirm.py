@@ -10,7 +10,7 @@ import typer
 
 from xraytune.cli import console
 from xraytune.cli.console import Cell, Column, Frame, Table, Tone
-from xraytune.cli.options import AsJson, Cache, Data, StudyArgument
+from xraytune.cli.options import AsJson, Cache, Data, StudyArgument, WeightsDir
 from xraytune.cli.search import shown_path, tell_dashboard
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def confirm(
         typer.Option(metavar="DIR", help="Test images in class folders, where the study's images have no test/."),
     ] = None,
     data: Data = None,
+    weights_dir: WeightsDir = None,
     finalists: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="How many of the best mixes, instead of the study's number.")
     ] = None,
@@ -55,6 +56,7 @@ def confirm(
             study,
             test=test,
             data=data,
+            weights_dir=weights_dir,
             finalists=finalists,
             gan_seeds=gan_seeds,
             cache=cache,

@@ -9,7 +9,7 @@ import typer
 
 from xraytune.cli import console
 from xraytune.cli.console import Cell, Column, Frame, Table
-from xraytune.cli.options import AsJson, Cache, StudyArgument
+from xraytune.cli.options import AsJson, Cache, Data, StudyArgument, WeightsDir
 
 if TYPE_CHECKING:
     from xraytune.export.replay import Replay
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 def replay(
     study: StudyArgument,
     trial: Annotated[int, typer.Argument(metavar="TRIAL", help="The number of a trial.")],
+    data: Data = None,
+    weights_dir: WeightsDir = None,
     cache: Cache = None,
     as_json: AsJson = False,
 ) -> None:
@@ -25,7 +27,7 @@ def replay(
     from xraytune.export.replay import replay
 
     with console.progress() as on_progress:
-        replayed = replay(study, trial, cache=cache, on_progress=on_progress)
+        replayed = replay(study, trial, data=data, weights_dir=weights_dir, cache=cache, on_progress=on_progress)
     if as_json:
         console.show_json(replayed.to_json())
     else:

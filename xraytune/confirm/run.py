@@ -38,6 +38,7 @@ def confirm(
     *,
     test: Path | None = None,
     data: Path | None = None,
+    weights_dir: Path | None = None,
     finalists: int | None = None,
     gan_seeds: int | None = None,
     cache: Path | None = None,
@@ -52,6 +53,7 @@ def confirm(
         study: The study's folder; its search has ended.
         test: A folder of class folders, where the study's images have no `test/`.
         data: Where the study's images lie now, if they moved.
+        weights_dir: Where the official weight files lie now, if they moved.
         finalists: How many, instead of `confirm.finalists`; a plan that was begun keeps its own.
         gan_seeds: More GAN seeds than `confirm.gan_seeds`; after a verdict was seen, the next one is exploratory.
         cache: The artifact cache; by default the one beside the studies.
@@ -69,7 +71,7 @@ def confirm(
     """
     observer = observer or Quiet()
     folder = StudyFolder(study.resolve())
-    space = folder.space()
+    space = folder.space(data=data, weights_dir=weights_dir)
     cache = (cache or folder.default_cache).resolve()
     require_writable(cache)
     with locked(folder) as token:
@@ -77,12 +79,9 @@ def confirm(
         count = finalists or space.settings.confirm.finalists
         compared = _finalists(folder, trials, stopped, count)  # refused before anything is read or trained
         prepared = folder.prepared()
-        settings = space.settings.data
-        where = settings if data is None else settings.model_copy(update={"path": data})
         extra = sorted({one.folder.path for one in compared if one.folder})
-        sealed = find_test(where, prepared, test, extra=extra, on_progress=on_progress)
-        moved = space.settings.model_copy(update={"data": where})
-        require_pixels(moved, prepared, cache, on_progress=on_progress)  # workers know the former place alone
+        sealed = find_test(space.settings.data, prepared, test, extra=extra, on_progress=on_progress)
+        require_pixels(space.settings, prepared, cache, on_progress=on_progress)
         runner = Runner(
             folder,
             token=token,

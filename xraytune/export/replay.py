@@ -91,6 +91,8 @@ def replay(
     study: Path,
     trial: int,
     *,
+    data: Path | None = None,
+    weights_dir: Path | None = None,
     cache: Path | None = None,
     on_progress: Progress = ignore_progress,
 ) -> Replay:
@@ -99,6 +101,8 @@ def replay(
     Args:
         study: The study's folder.
         trial: The number of the trial.
+        data: Where the study's images lie now, if they moved.
+        weights_dir: Where the official weight files lie now, if they moved.
         cache: The artifact cache of the search; by default the one beside the studies.
         on_progress: Told the epochs, and before them what is made again, because it is not in the cache.
 
@@ -109,7 +113,7 @@ def replay(
     folder = StudyFolder(study.resolve())
     cache = (cache or folder.default_cache).resolve()
     require_writable(cache)
-    space = folder.space()
+    space = folder.space(data=data, weights_dir=weights_dir)
     journal = Journal(folder.journal_path, space, writable=False)
     if trial not in {known.number for known in journal.trials}:
         fix = f"it has {len(journal.trials)} trials, numbered from 0"

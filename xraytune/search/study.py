@@ -84,8 +84,12 @@ class StudyFolder:
         """Free what an ended trial would have gone on from; its best network stays."""
         (self.trial_path(number) / "checkpoint" / "checkpoint.pt").unlink(missing_ok=True)
 
-    def space(self) -> Space:
+    def space(self, *, data: Path | None = None, weights_dir: Path | None = None) -> Space:
         """The space as it was searched.
+
+        Args:
+            data: Where its images lie now, if they moved.
+            weights_dir: Where the official weight files lie now, if they moved.
 
         Raises:
             StudyError: There is no study here, or its file was changed.
@@ -94,7 +98,7 @@ class StudyFolder:
             fix = "give the folder that `xraytune search` printed, such as studies/NAME"
             raise StudyError(Problem("no study here: study.yaml is missing", self.path, fix))
         try:
-            return load_space(self.space_path)
+            return load_space(self.space_path, data=data, weights_dir=weights_dir)
         except ConfigError as error:
             what = "study.yaml was changed since the search began, or another version of xraytune wrote it"
             raise StudyError(Problem(what, self.path, "put it back as it was"), *error.problems) from error
