@@ -72,6 +72,12 @@ def domain_of(path: Path, name: str) -> Domain:
             "gan.seed: from 0 to 1e+20 there are too many values",
             TOO_MANY,
         ),
+        (
+            "weight_decay|min: 0|max: 1000000000000001|distribution: int_uniform",
+            2,
+            "weight_decay: from 0 to 1e+15 there are too many values",
+            TOO_MANY,
+        ),
         ("dropout|min: 0|max: .5|distribution: q_uniform", 3, "dropout: q_uniform has no step", "write step: (or q:)"),
         (
             "dropout|min: 0|max: .5|step: .1|q: .1",
@@ -174,6 +180,7 @@ def test_a_refusal_points_at_its_line_and_says_what_to_write(
         ("{min: 0, max: .5, distribution: q_uniform}", "q_uniform has no step"),
         ("{min: 0, max: .5, step: -1}", "step -1 is not a number above 0"),
         ("{min: 0, max: .5, step: .2}", "never reach max 0.5"),
+        ("{min: 0, max: .5, distribution: int_uniform}", "int_uniform draws whole numbers, and max is 0.5"),
         ("{min: 0, max: .5, step: 1.0e-300}", "there are too many values"),
     ],
 )
