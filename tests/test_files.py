@@ -6,11 +6,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from xraytune.errors import ArtifactError, MachineError
+from xraytune.errors import ArtifactError, ConfigError, MachineError
 from xraytune.files import append_jsonl, new_folder, read_json, read_jsonl, write_bytes, write_json, write_text
 
 
@@ -116,8 +117,11 @@ def test_a_folder_that_fails_does_not_appear(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_somebody_else_made_meanwhile_stays_theirs(tmp_path: Path) -> None:
-    with new_folder(tmp_path / "model") as folder:
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_a_folder_that_somebody_else_made_meanwhile_stays_theirs(tmp_path: Path, is_shared: bool) -> None:
+    """Who makes what nobody else makes is told that his own is not there."""
+    refusal = nullcontext() if is_shared else pytest.raises(ConfigError, match="there is something here already")
+    with refusal, new_folder(tmp_path / "model", is_shared=is_shared) as folder:
         (folder / "a.txt").write_text("ours", encoding="utf-8")
         write_text(tmp_path / "model" / "a.txt", "theirs")
 

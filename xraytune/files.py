@@ -228,12 +228,15 @@ def cut_torn_line(path: Path) -> None:
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def new_folder(path: Path, *, is_shared: bool = False) -> Iterator[Path]:
     """Fill a folder under a temporary name; it appears at `path` whole when the block ends, or not at all.
 
-    When somebody else made `path` meanwhile, theirs stays and ours is dropped: the first wins.
+    Args:
+        path: Where it appears.
+        is_shared: Whoever makes `path` makes the same: where somebody did meanwhile, theirs stays and ours is dropped.
 
     Raises:
+        ConfigError: Something is at `path` now, and it is not shared: it stays as it is.
         MachineError: The disk is full.
     """
     check_fences()
@@ -250,8 +253,10 @@ def new_folder(path: Path) -> Iterator[Path]:
             try:
                 temporary.rename(path)
             except OSError as error:
-                if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
                     raise
+                if not is_shared:
+                    require_new(path)
             sync_folder(path.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

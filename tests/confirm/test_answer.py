@@ -149,6 +149,17 @@ def test_where_every_arm_ranks_every_image_right_nothing_is_said_of_what_would_d
 
 
 @pytest.mark.slow
+def test_no_answer_is_on_the_disk_before_its_verdict(tmp_path: Path) -> None:
+    """GAN seeds that are added after a verdict make the next one exploratory, and its file is how one knows."""
+    (tmp_path / "methods.md").mkdir()
+
+    with pytest.raises(OSError, match=r"methods\.md"):
+        write_verdict(tmp_path, confirmation(scores(gan=2.5)))
+
+    assert (tmp_path / "verdict.json").exists()
+
+
+@pytest.mark.slow
 def test_the_record_is_plain_json_with_the_paragraphs_beside_it(tmp_path: Path) -> None:
     found = confirmation(scores(gan=2.5))
 

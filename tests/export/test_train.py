@@ -114,6 +114,27 @@ def test_an_existing_folder_is_refused_before_anything_starts(lab: Lab, tmp_path
     assert not (tmp_path / "cache").exists()
 
 
+def test_a_folder_that_appears_there_meanwhile_stays_and_the_training_is_kept(copy_lab: CopyLab) -> None:
+    lab = copy_lab()
+    out = lab.path / "taken"
+
+    first: list[EpochRecord] = []
+
+    def take(record: EpochRecord) -> None:
+        first.append(record)
+        out.mkdir(exist_ok=True)
+        (out / "mine.txt").touch()
+
+    with pytest.raises(ConfigError, match="there is something here already"):
+        train(lab.best, out=out, on_epoch=take)
+
+    heard: list[EpochRecord] = []
+    train(lab.best, out=lab.path / "free", on_epoch=heard.append)
+    assert heard == first, "to its seconds: no epoch was trained again"
+    assert [file.name for file in out.iterdir()] == ["mine.txt"]
+    assert files_of(lab.path / "free") == files_of(lab.model)
+
+
 def test_other_images_than_the_studys_are_told(copy_lab: CopyLab) -> None:
     lab = copy_lab()
     next(iter(sorted(lab.xrays.glob("train/NORMAL/*")))).unlink()

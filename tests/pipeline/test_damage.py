@@ -21,7 +21,7 @@ from xraytune.files import read_json, sha256_of, write_json
 from xraytune.pipeline.features import FEATURES_STAGE
 from xraytune.pipeline.prepare import PIXELS_STAGE, prepare, require_pixels, training_pixels
 from xraytune.pipeline.quality import QUALITY_STAGE
-from xraytune.pipeline.synthesize import GAN_STAGE, POOL_STAGE
+from xraytune.pipeline.synthesize import GAN_STAGE, POOL_STAGE, gan_inputs, gan_work_path, network_labels, trained_gan
 from xraytune.pipeline.trial import run_trial
 from xraytune.records import EpochRecord, TrialResult
 
@@ -218,6 +218,27 @@ def test_lost_pixels_of_images_that_changed_are_refused(done: Done, cache: Path,
 
     with pytest.raises(StudyError, match="the images changed since"):
         require_pixels(moved, done.bench.prepared, cache)
+
+
+def test_a_gan_whose_last_checkpoint_was_written_over_by_one_that_is_behind_is_trained_to_its_end(
+    done: Done, cache: Path, tmp_path: Path
+) -> None:
+    """By a process that slept while this one took its turn."""
+    settings, prepared = gan(seed=21, steps=6), done.bench.prepared
+    (label,) = network_labels(settings, prepared)
+    (earlier,) = cache.glob(f"{GAN_STAGE}/*/checkpoint.pt")
+    alone = trained_gan(settings, label, prepared, compute=CPU, cache=Path(shutil.copytree(cache, tmp_path / "alone")))
+    checkpoint = gan_work_path(cache, gan_inputs(settings, label, prepared, CPU)) / "checkpoint.pt"
+    written_over = [earlier.read_bytes()]
+
+    def write_over(_: str, step: int, steps: int) -> None:
+        if step == steps and written_over:
+            checkpoint.write_bytes(written_over.pop())
+
+    together = trained_gan(settings, label, prepared, compute=CPU, cache=cache, on_progress=write_over)
+
+    assert not written_over
+    assert said_by(together / "generator.safetensors") == said_by(alone / "generator.safetensors")
 
 
 def test_a_damaged_gan_does_not_disturb_the_training_of_a_longer_one(done: Done, cache: Path, tmp_path: Path) -> None:

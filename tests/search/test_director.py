@@ -310,7 +310,7 @@ def test_what_a_kill_left_undone_as_a_trial_ended_is_done_at_the_next_start(
     write_bytes(checkpoint, b"x")
     now += 60
     killed.beat()
-    killed._journal.tell(0, "complete", 0.8, {"seconds": 60.0})
+    killed._journal.tell(0, "complete", 0.8, {"seconds": 60.0, "val_b_auroc": 0.7})
 
     director = direct(study, "budget.gpu_hours=0.03", gpu_share=1.0)  # 108 s
 

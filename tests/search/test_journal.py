@@ -86,7 +86,7 @@ def test_each_end_is_told_as_it_was(study: StudyFolder) -> None:
 def test_told_twice_nothing_changes(study: StudyFolder) -> None:
     journal = open_journal(study)
     journal.ask(())
-    journal.tell(0, "complete", 0.9, {})
+    journal.tell(0, "complete", 0.9, {"val_b_auroc": 0.8})
     journal.tell(0, "failed", None, {"reason": "too late"})
 
     assert [(row["status"], row["value"]) for row in journal.rows()] == [("complete", 0.9)]
@@ -138,6 +138,15 @@ def test_a_complete_trial_without_a_value_is_told_as_damage(study: StudyFolder) 
 
     with pytest.raises(StudyError, match="damaged at trial 0: its value is None"):
         open_journal(study).rows()
+
+
+def test_a_complete_trial_without_an_outcome_is_told_as_damage(study: StudyFolder) -> None:
+    """`search` says its value on val-B, and `confirm` chooses by it."""
+    journal = open_journal(study)
+    journal.tell(journal.ask(()).number, "complete", 0.9, {})
+
+    with pytest.raises(StudyError, match="damaged at trial 0: its val_b_auroc is None"):
+        journal.rows()
 
 
 def test_optuna_itself_reads_the_journal(study: StudyFolder) -> None:

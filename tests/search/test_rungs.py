@@ -88,6 +88,15 @@ def test_a_case_by_hand() -> None:
     assert not rungs.goes_on(4, 1, 0.82), "the cutoff is 2/3 of the way up: .867"
 
 
+def test_a_trial_that_comes_to_a_rung_again_with_another_value_has_the_first_one() -> None:
+    """As after a lost checkpoint on a machine that rounds otherwise."""
+    rungs = Rungs(grace=1, reduction=3, max_epochs=9)
+    rungs.goes_on(0, 1, 0.80)
+
+    assert rungs.goes_on(1, 1, 0.90)
+    assert rungs.goes_on(1, 1, 0.70)
+
+
 def test_the_last_epoch_is_no_rung() -> None:
     """Who gets there has ended by itself."""
     rungs = Rungs(grace=3, reduction=3, max_epochs=27)

@@ -179,8 +179,13 @@ class Space:
         return ({name: value for name, value in point.items() if name in searched} for point in points)
 
     def points(self) -> tuple[Point, ...]:
-        """What the first trials are, by their numbers: `start_points`, then all points of a grid."""
-        return (*self.start_points(), *(self.grid() if self._is_grid else ()))
+        """What the first trials are, by their numbers: `start_points`; of a grid every point, those like them first."""
+        starts = self.start_points()
+        if not self._is_grid:
+            return starts
+        grid = list(self.grid())
+        first = [next((point for point in grid if start.items() <= point.items()), start) for start in starts]
+        return (*first, *(point for point in grid if point not in first))
 
     def trial_budget(self) -> int:
         """How many trials a search of it asks for; of a grid no more than it has points."""

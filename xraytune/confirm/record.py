@@ -77,14 +77,14 @@ class Confirmation:
 
 
 def write_verdict(folder: Path, confirmation: Confirmation) -> None:
-    """Write `verdict.json` and `methods.md` into the confirm's folder.
+    """Write `verdict.json` and `methods.md` into the confirm's folder; who reads an answer there has a verdict, too.
 
     Raises:
         MachineError: The disk is full.
     """
     paragraphs = [answer_paragraph(confirmation), methods_paragraph(confirmation)]
-    write_text(folder / METHODS_FILE, "\n\n".join(paragraphs) + "\n")
     write_json(folder / VERDICT_FILE, confirmation.to_json())
+    write_text(folder / METHODS_FILE, "\n\n".join(paragraphs) + "\n")
 
 
 def answer_paragraph(confirmation: Confirmation) -> str:

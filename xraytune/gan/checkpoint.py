@@ -134,6 +134,15 @@ def checkpoint_generator(path: Path) -> Generator:
         raise ArtifactError(Problem("this checkpoint is of another network", path, "make it again")) from error
 
 
+def checkpoint_step(path: Path) -> int:
+    """After how many steps a checkpoint was written.
+
+    Raises:
+        ArtifactError: The file is damaged.
+    """
+    return int(_read_checkpoint(path)["step"])
+
+
 def save_generator(generator: Generator, path: Path) -> None:
     """Write a generator as safetensors, with what is needed to build it again in the metadata.
 

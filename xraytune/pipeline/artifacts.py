@@ -75,7 +75,7 @@ def build_once(
         if os.path.lexists(path):
             _logger.warning("%s is damaged and will be built again", path)
             discard(path)
-        with new_folder(path) as folder:
+        with new_folder(path, is_shared=True) as folder:
             build(folder)
             files = {
                 str(file.relative_to(folder)): {"bytes": file.stat().st_size, "sha256": sha256_of(file)}

@@ -19,7 +19,13 @@ from numpy.typing import NDArray
 from xraytune.config.settings import SOURCES, GanSettings
 from xraytune.errors import MachineError, Problem
 from xraytune.files import sync_folder, write_bytes
-from xraytune.gan.checkpoint import CHECKPOINT_NAME, checkpoint_generator, load_generator, save_generator
+from xraytune.gan.checkpoint import (
+    CHECKPOINT_NAME,
+    checkpoint_generator,
+    checkpoint_step,
+    load_generator,
+    save_generator,
+)
 from xraytune.gan.pool import BLOCK, sample_block
 from xraytune.gan.train import GanProgress, train_gan
 from xraytune.pipeline.artifacts import artifact_path, artifacts_of, build_once, fingerprint, is_whole
@@ -91,10 +97,13 @@ def trained_gan(
     def build(folder: Path) -> None:
         work = gan_work_path(cache, inputs)
         _start_from_shorter_run(cache, inputs, work)
-        for progress in _training(settings, label, prepared, compute=compute, cache=cache, work=work):
-            on_progress(what, progress.step, progress.steps)
-        save_generator(checkpoint_generator(work / CHECKPOINT_NAME), folder / "generator.safetensors")
-        copy_file(work / CHECKPOINT_NAME, folder / CHECKPOINT_NAME)
+        checkpoint, step = folder / CHECKPOINT_NAME, 0
+        while step < settings.steps:  # one that slept and is behind may have written over the last checkpoint
+            for progress in _training(settings, label, prepared, compute=compute, cache=cache, work=work):
+                on_progress(what, progress.step, progress.steps)
+            copy_file(work / CHECKPOINT_NAME, checkpoint)
+            step = checkpoint_step(checkpoint)
+        save_generator(checkpoint_generator(checkpoint), folder / "generator.safetensors")
         copy_grids(work / "grids", folder / "grids")
 
     def waiting() -> None:

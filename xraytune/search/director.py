@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from xraytune.config.load import experiment_to_json
 from xraytune.config.settings import Experiment, Parameters
@@ -104,13 +104,25 @@ class Director:
     @property
     def is_done(self) -> bool:
         """Whether nothing runs, waits or is still to be asked for."""
-        return not self._turns.running and not self._turns.waiting and self._is_spent()
+        return not self._turns.running and not self._turns.waiting and bool(self.used_up)
+
+    @property
+    def used_up(self) -> Literal["", "trials", "hours", "gpu_hours"]:
+        """Of which part of the budget nothing is left, so that no new trial is begun; empty where all have some."""
+        budget = self._space.settings.budget
+        if len(self._journal.trials) >= self._trial_budget:
+            return "trials"
+        if budget.hours is not None and self._clock.seconds() >= budget.hours * 3600:
+            return "hours"
+        if budget.gpu_hours is not None and self._gpu_seconds() >= budget.gpu_hours * 3600:
+            return "gpu_hours"
+        return ""
 
     def next(self) -> Asked | Answer:
         """A trial for a free slot: an unfinished one first, then new ones until the budget is spent."""
         if asked := self._turns.take():
             return self._start(asked)
-        while not self._is_spent():
+        while not self.used_up:
             if len(self._turns.waiting) >= _HELD_BACK:
                 return Answer.WAIT
             asked = self._journal.ask(self._points)
@@ -205,13 +217,6 @@ class Director:
         self._observer.ended(row)
         self._first_ends.add(row["reason"] if status == "failed" else "")
 
-    def _is_spent(self) -> bool:
-        budget = self._space.settings.budget
-        if len(self._journal.trials) >= self._trial_budget:
-            return True
-        if budget.hours is not None and self._clock.seconds() >= budget.hours * 3600:
-            return True
-        if budget.gpu_hours is None:
-            return False
+    def _gpu_seconds(self) -> float:
         ended = sum(row["seconds"] for row in self._folder.rows())
-        return bool((ended + self._clock.unfinished_seconds()) * self._gpu_share >= budget.gpu_hours * 3600)
+        return float((ended + self._clock.unfinished_seconds()) * self._gpu_share)

@@ -189,10 +189,10 @@ class Journal:
             "reason": outcome.get("reason", ""),
             "val_b_auroc": outcome.get("val_b_auroc"),
         }
-        number_or_none = float | int | None
+        of_complete = float | int if status == "complete" else float | int | None
         kinds = {
-            "value": float | int if status == "complete" else number_or_none,
-            "val_b_auroc": number_or_none,
+            "value": of_complete,
+            "val_b_auroc": of_complete,
             "seconds": float | int,
             "reason": str,
         }

@@ -136,11 +136,11 @@ def search(
         grace, last = settings.scheduler.grace, settings.budget.max_epochs
         observer.note(f"ASHA stops no trial: scheduler.grace is {grace}, and budget.max_epochs {last}")
     store_extra_folders(loaded, prepared, cache)
-    if is_resumed:
-        require_same_images(folder, prepared)
-    else:
+    if not is_resumed:
         create_study(folder, loaded, prepared, compute)
     with locked(folder) as token:
+        require_same_space(folder, loaded)  # another search may have created it meanwhile
+        require_same_images(folder, prepared)
         _run(loaded, folder, prepared, token=token, cache=cache, share=share, address=address, observer=observer)
     return summarise(folder)
 
@@ -167,7 +167,9 @@ def _run(
         observer=observer,
     )
     if director.is_done:
-        observer.note(f"all {len(journal.trials)} trials have ended; --set budget.trials=N goes on to N")
+        used, count = director.used_up, len(journal.trials)
+        trials = f"{count} trial{'s' if count > 1 else ''}"
+        observer.note(f"budget.{used} is used up after {trials}; --set budget.{used}=N goes on to N")
         return
     name = folder.path.name
     runner = Runner(

@@ -31,7 +31,10 @@ class Rungs:
             epoch *= reduction
 
     def goes_on(self, trial: int, epoch: int, value: float) -> bool:
-        """Whether a trial that has `value` after `epoch` goes on. Asked again for the same epoch, it says the same.
+        """Whether a trial that has `value` after `epoch` goes on.
+
+        Asked again for the same epoch it says the same, also where the value has become another: after a lost checkpoint
+        on a machine that rounds otherwise.
 
         The cutoff is the (1 - 1/reduction) quantile of the values that reached the rung before.
         """
@@ -43,7 +46,7 @@ class Rungs:
             if other == trial:
                 break
             earlier.append(other_value)
-        recorded.setdefault(trial, value)
+        value = recorded.setdefault(trial, value)
         return not earlier or value >= float(np.quantile(earlier, 1 - 1 / self._reduction))
 
     def reached(self) -> dict[int, int]:

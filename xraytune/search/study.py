@@ -179,7 +179,7 @@ def damage_explained(file: Path) -> Iterator[Path]:
 
 
 def create_study(folder: StudyFolder, space: Space, prepared: Prepared, compute: Compute) -> None:
-    """Write what a study is, all at once.
+    """Write what a study is, all at once; one that another search has created meanwhile stays.
 
     Raises:
         MachineError: The disk is full.
@@ -187,7 +187,7 @@ def create_study(folder: StudyFolder, space: Space, prepared: Prepared, compute:
     # A final training reads a study without Optuna in its process; only a search creates one.
     from xraytune.search.journal import create_journal
 
-    with new_folder(folder.path) as path:
+    with new_folder(folder.path, is_shared=True) as path:
         write_text(path / "study.yaml", space.to_yaml(folder.path))
         write_prepared(prepared, path / "split.json")
         write_json(path / "environment.json", environment(compute) | {"extensions": _extensions(space)})

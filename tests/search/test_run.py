@@ -1,0 +1,86 @@
+"""What a search does before its first trial, and instead of one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.in_process import InProcess, one_thread, search_in_process
+from xraytune.config.load import load_space
+from xraytune.data.phantom import draw_phantoms
+from xraytune.errors import StudyError
+from xraytune.files import read_jsonl
+from xraytune.search import run as search_run
+from xraytune.search.run import Quiet, search
+
+pytestmark = pytest.mark.slow
+
+SPACE = """\
+version: 1
+name: small
+data: {path: xrays, image_size: 32, split: {val_a: 0.25, val_b: 0.25}}
+parameters:
+  source: {value: none}
+  backbone: {value: small_cnn}
+  weights: {value: none}
+  batch_size: {value: 8}
+  lr: {min: 1e-4, max: 1e-2, distribution: log_uniform_values}
+budget: {trials: 1, max_epochs: 1, steps_per_epoch: 2}
+scheduler: {name: none}
+"""
+
+
+class Notes(Quiet):
+    """Who keeps what a search notes."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.texts.append(text)
+
+
+@pytest.fixture
+def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A space file beside its X-rays, whose trials run in this process."""
+    draw_phantoms(tmp_path / "xrays", patients=24, seed=1, image_size_px=32)
+    path = tmp_path / "small.yaml"
+    path.write_text(SPACE, encoding="utf-8")
+    monkeypatch.setattr(search_run, "Runner", InProcess)
+    with one_thread():
+        yield path
+
+
+def test_a_study_that_another_search_of_the_name_creates_meanwhile_is_not_gone_on_with(space: Path) -> None:
+    root = space.parent
+
+    def search_another(*_: object) -> None:
+        if not (root / "studies").exists():
+            search_in_process(load_space(space, ["batch_size=4"]), root)
+
+    with pytest.raises(StudyError, match="another space"):
+        search(space, studies=root / "studies", overrides=["budget.trials=2"], on_progress=search_another)
+
+    (row,) = read_jsonl(root / "studies" / "small" / "trials.jsonl")
+    assert row["parameters"]["batch_size"] == 4
+
+
+@pytest.mark.parametrize(
+    ("overrides", "note"),
+    [
+        ([], "budget.trials is used up after 1 trial; --set budget.trials=N goes on to N"),
+        (
+            ["budget.trials=9", "budget.hours=1e-9"],
+            "budget.hours is used up after 1 trial; --set budget.hours=N goes on to N",
+        ),
+    ],
+)
+def test_a_search_with_nothing_left_to_do_says_what_is_used_up(space: Path, overrides: list[str], note: str) -> None:
+    studies, notes = space.parent / "studies", Notes()
+    search(space, studies=studies)
+
+    search(space, studies=studies, overrides=overrides, observer=notes)
+
+    assert notes.texts[-1] == note
