@@ -5,10 +5,11 @@ from pathlib import Path
 import optuna
 import pytest
 
-from tests.search.studies import SPACE, write_space
+from tests.search.studies import CPU, SPACE, two_images, write_space
+from xraytune.config.space import Point, Space
 from xraytune.errors import StudyError
 from xraytune.search.journal import Journal, create_journal
-from xraytune.search.study import StudyFolder
+from xraytune.search.study import StudyFolder, create_study
 
 
 def open_journal(study: StudyFolder, *overrides: str) -> Journal:
@@ -45,13 +46,46 @@ def test_a_restart_does_not_shift_the_draws(study: StudyFolder, tmp_path: Path) 
 
 @pytest.mark.slow
 def test_start_points_are_asked_first_also_after_a_restart(study: StudyFolder) -> None:
-    points = ({"source": "none", "lr": 1e-4}, {"source": "duplicate", "synthetic_ratio": 1.0, "lr": 1e-3})
+    points: tuple[Point, ...] = (
+        {"source": "none", "lr": 1e-4},
+        {"source": "duplicate", "synthetic_ratio": 1.0, "lr": 1e-3},
+    )
 
     first = open_journal(study).ask(points).parameters
     second = open_journal(study).ask(points).parameters
 
     assert (first.source, first.lr) == ("none", 1e-4)
     assert (second.source, second.synthetic_ratio, second.lr) == ("duplicate", 1.0, 1e-3)
+
+
+def space_of_weights(root: Path) -> Space:
+    files = ", ".join(str(root / name) for name in ("w1.safetensors", "w2.safetensors"))
+    return write_space(root, f"weights={{values: [none, {files}]}}", "name=moved")
+
+
+@pytest.mark.parametrize("version", ["today's", "an earlier one's"])
+def test_a_study_that_moves_with_its_files_goes_on(tmp_path: Path, version: str) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    space, study = space_of_weights(here), StudyFolder(here / "studies" / "moved")
+    create_study(study, space, two_images(), CPU)
+    journal = Journal(study.journal_path, space, writable=True)
+    for _ in range(2):
+        journal.ask([{"source": "none", "weights": str(here / "w2.safetensors")}] * 2)
+    journal.tell(0, "complete", 0.9, {"val_b_auroc": 0.8})
+    assert str(tmp_path) not in f"{study.journal_path.read_text('utf-8')}{journal.rows()}"
+    if version != "today's":
+        absolute = study.journal_path.read_text("utf-8").replace('"../../w', f'"{here}/w')
+        study.journal_path.write_text(absolute, encoding="utf-8")
+
+    here.rename(there)
+
+    moved = StudyFolder(there / "studies" / "moved")
+    journal = Journal(moved.journal_path, space_of_weights(there), writable=True)
+    asked = [journal.parameters(0), journal.again(1).parameters]
+    assert [parameters.weights for parameters in asked] == [str(there / "w2.safetensors")] * 2
+    assert journal.ask(()).parameters.weights in {"none", *(str(there / f"w{which}.safetensors") for which in (1, 2))}
+    assert journal.rows()[0]["parameters"]["weights"] == "../../w2.safetensors"
 
 
 def test_an_unfinished_trial_keeps_its_settings(study: StudyFolder) -> None:

@@ -12,15 +12,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import optuna
+from optuna.distributions import CategoricalDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from xraytune.config.domains import Choices, Suggester, Value
 from xraytune.config.fields import flat_values
+from xraytune.config.resolved import is_path, relative_path, relative_value
 from xraytune.config.settings import Parameters
-from xraytune.config.space import Space
+from xraytune.config.space import Point, Space
 from xraytune.errors import Problem, StudyError
 from xraytune.files import check_fences, cut_torn_line, explained_disk_errors
+from xraytune.search.portable import PortableTrial
 from xraytune.search.retries import Failure, share
 from xraytune.search.sampler import NumberedSampler, quiet_optuna
 from xraytune.search.work import Asked
@@ -77,7 +81,7 @@ class Journal:
         """Trials that were asked for and have not ended."""
         return [trial.number for trial in self.trials if trial.state is TrialState.RUNNING]
 
-    def ask(self, points: Sequence[Mapping[str, Any]]) -> Asked:
+    def ask(self, points: Sequence[Mapping[str, Value]]) -> Asked:
         """The next trial: the point of its number where there is one, else what the sampler says.
 
         The sampler is seeded by the trial's number, so that a restart does not shift the draws. Whatever it draws can run:
@@ -86,16 +90,16 @@ class Journal:
         number = len(self.trials)
         has_waiting = len(self._study.get_trials(deepcopy=False)) > number
         if number < len(points) and not has_waiting:
-            self._study.enqueue_trial(dict(points[number]))
+            self._study.enqueue_trial(self._as_stored(points[number]))
         self._study.sampler = NumberedSampler(self._space.settings.sampler, number)
         trial = self._study.ask()
         self._trials[trial.number] = trial
-        return Asked(number=trial.number, parameters=self._space.suggest(trial))
+        return Asked(number=trial.number, parameters=self._suggest(trial))
 
     def again(self, number: int) -> Asked:
         """A trial that was asked for earlier, with the settings that it got then; those it had not got yet are drawn now."""
         self._study.sampler = NumberedSampler(self._space.settings.sampler, number)
-        parameters = self._space.suggest(self._trial(number))
+        parameters = self._suggest(self._trial(number))
         return Asked(number=number, parameters=parameters, share=share(self.failures(number)))
 
     def parameters(self, number: int) -> Parameters:
@@ -107,8 +111,8 @@ class Journal:
         """
         trial = self._frozen(number)
         try:
-            return self._space.suggest(optuna.trial.FixedTrial(trial.params))
-        except (ValueError, UserWarning) as error:
+            return self._suggest(optuna.trial.FixedTrial(trial.params))
+        except (ValueError, LookupError, UserWarning) as error:
             if trial.state.is_finished():
                 raise self._damaged(number, error) from error
             raise ValueError(f"trial {number} has no settings yet") from error
@@ -182,7 +186,11 @@ class Journal:
             "number": trial.number,
             "status": status,
             "arm": parameters.arm,
-            "parameters": {name: value for name, value in flat_values(parameters).items() if value is not None},
+            "parameters": {
+                name: relative_value(name, value, self._path.parent)
+                for name, value in flat_values(parameters).items()
+                if value is not None
+            },
             "value": None if status == "failed" else trial.value,
             "epochs": len(trial.intermediate_values),
             "seconds": outcome.get("seconds", 0.0),
@@ -200,6 +208,29 @@ class Journal:
             if not isinstance(row[name], kind):
                 raise ValueError(f"its {name} is {row[name]!r}")
         return row
+
+    def _suggest(self, trial: Suggester) -> Parameters:
+        return self._space.suggest(PortableTrial(trial, self._stored))
+
+    def _stored(self, name: str, choices: Sequence[Value]) -> Sequence[Value]:
+        """How the journal has a parameter's choices: a new study's paths are relative to it.
+
+        An earlier version's are absolute; Optuna takes no others for a parameter than those that it has.
+        """
+        if not any(is_path(name, choice) for choice in choices):
+            return choices
+        for trial in self._study.get_trials(deepcopy=False):
+            if isinstance(known := trial.distributions.get(name), CategoricalDistribution):
+                return known.choices
+        folder = self._path.parent
+        return [relative_path(str(choice), folder) if is_path(name, choice) else choice for choice in choices]
+
+    def _as_stored(self, point: Mapping[str, Value]) -> Point:
+        choices = {spec.name: spec.domain.values for spec in self._space.specs if isinstance(spec.domain, Choices)}
+        return {
+            name: self._stored(name, choices[name])[choices[name].index(value)] if is_path(name, value) else value
+            for name, value in point.items()
+        }
 
     def _trial(self, number: int) -> optuna.trial.Trial:
         # One study lies in a journal, so a trial's id is its number.

@@ -25,6 +25,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from xraytune.config.fields import flat_values
 from xraytune.config.load import experiment_from_json, load_space
 from xraytune.config.settings import Experiment, extensions_of
 from xraytune.config.space import Space
@@ -245,7 +246,8 @@ def _from_best(folder: StudyFolder, space: Space) -> str:
     journal = Journal(folder.journal_path, folder.space(), writable=False)
     complete = (row for row in journal.rows() if row["status"] == "complete")
     best = sorted(complete, key=lambda row: float(row["value"]), reverse=True)
-    points = [point for row in best if (point := space.nearest_start(row["parameters"]))]
+    settings = (flat_values(journal.parameters(row["number"])) for row in best)
+    points = [point for values in settings if (point := space.nearest_start(values))]
     if not points:
         return ""
     distinct = ", ".join(list({json.dumps(point): None for point in points})[:_BEST])
