@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import replace
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -53,6 +54,17 @@ def compute_like(trained_on: Compute, *, threads: int) -> Compute:
     if trained_on.device == "cuda" and not gpu_count():
         return choose_compute(gpus=0, threads=threads)
     return replace(trained_on, threads=threads)
+
+
+def require_device(compute: Compute, study: Path) -> None:
+    """Refuse to go on without the GPU that a study computes on: the CPU would make other numbers.
+
+    Raises:
+        MachineError: The study was searched on a GPU, and this process has none.
+    """
+    if compute.device == "cuda" and not gpu_count():
+        fix = "run it on a machine like the one that searched it; `xraytune doctor` says what torch sees"
+        raise MachineError(Problem("the study was searched on a GPU, and torch sees none here", study, fix))
 
 
 def pin(compute: Compute, *, gpu_share: float = 1.0) -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.search.studies import direct, ended, two_images, write_space
+from tests.search.studies import CPU, direct, ended, two_images, write_space
 from xraytune.data.phantom import draw_phantoms
-from xraytune.errors import StudyError, TrialError
+from xraytune.errors import MachineError, StudyError, TrialError
 from xraytune.search.run import search
-from xraytune.search.study import StudyFolder, is_locked, locked, require_same_images, require_same_space
+from xraytune.search.study import StudyFolder, create_study, is_locked, locked, require_same_images, require_same_space
 from xraytune.search.view import StudyWatcher
 from xraytune.search.work import Asked
 
@@ -87,6 +87,16 @@ def test_a_second_search_is_refused_before_it_looks_at_the_images(study: StudyFo
 
 
 @pytest.mark.slow
+def test_a_study_of_a_gpu_goes_on_nowhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it reads the images; on the CPU its trials would have other numbers."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    study = StudyFolder(tmp_path / "studies" / "small")
+    create_study(study, write_space(tmp_path), two_images(), replace(CPU, device="cuda"))
+
+    with pytest.raises(MachineError, match="searched on a GPU, and torch sees none here"):
+        search(tmp_path / "small.yaml", data=tmp_path / "nowhere", studies=study.path.parent)
+
+
 def test_a_search_s_cache_is_the_one_in_which_all_others_look_where_studies_is_a_link(tmp_path: Path) -> None:
     draw_phantoms(tmp_path / "xrays", patients=20, seed=1, image_size_px=64)
     (tmp_path / "disk" / "studies").mkdir(parents=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -128,6 +129,37 @@ def test_torch_s_own_words_for_no_memory_are_known(tmp_path: Path) -> None:
 
 def test_what_the_machine_lacks_is_no_failure_of_the_trial(tmp_path: Path) -> None:
     assert next_message(failing(MachineError("the disk is full")), tmp_path) == {"stopped": "the disk is full"}
+
+
+def damaged(study: StudyFolder, copy: Path, file: str, content: object) -> StudyFolder:
+    """A copy of a study in which a file says something else."""
+    shutil.copytree(study.path, copy / "studies" / "one")
+    write_json(copy / "studies" / "one" / file, content)
+    return StudyFolder(copy / "studies" / "one")
+
+
+def test_a_gpu_that_is_gone_stops_the_search_and_fails_no_trial(
+    study: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    on_a_gpu = {"compute": {"device": "cuda", "threads": 1, "precision": "bfloat16"}}
+    worker = TrialWorker(job(damaged(study, tmp_path, "environment.json", on_a_gpu), 10))
+
+    message = worker.step()
+
+    worker.close()
+    assert "torch sees none here" in message["stopped"]
+
+
+def test_what_goes_wrong_before_the_first_epoch_is_told_like_all_else(study: StudyFolder, tmp_path: Path) -> None:
+    worker = TrialWorker(job(damaged(study, tmp_path, "split.json", {}), 11))
+
+    message = worker.step()
+
+    worker.close()
+    assert message["cause"] == "fault"
+    assert "split.json" in message["failed"]
+    assert "error.txt" in message["failed"]
 
 
 def process_of(study: StudyFolder, number: int, *prefix: str) -> subprocess.Popen[str]:

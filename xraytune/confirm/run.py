@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xraytune.compute import pin
+from xraytune.compute import pin, require_device
 from xraytune.config.settings import Parameters
 from xraytune.config.space import Space
 from xraytune.confirm.answer import ArmScores, Judged, judge_finalists, ratio_response
@@ -74,6 +74,7 @@ def confirm(
     space = folder.space(data=data, weights_dir=weights_dir)
     cache = (cache or folder.default_cache).resolve()
     require_writable(cache)
+    require_device(folder.compute(), folder.path)  # on a cluster, too: this process scores what was trained
     with locked(folder) as token:
         trials, stopped = _trials(folder, space)
         count = finalists or space.settings.confirm.finalists

@@ -15,12 +15,12 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from xraytune.compute import gpu_count, pin
+from xraytune.compute import pin, require_device
 from xraytune.config.settings import Experiment
 from xraytune.errors import MachineError, Problem, StudyError
 from xraytune.files import explained_disk_errors, make_folder, read_jsonl, require_writable, temporary_name
 from xraytune.pipeline.trial import run_trial
-from xraytune.records import Compute, EpochRecord, Json, Progress, TrialResult, ignore_progress
+from xraytune.records import EpochRecord, Json, Progress, TrialResult, ignore_progress
 from xraytune.search.journal import Journal
 from xraytune.search.messages import reason_of, traceback_note
 from xraytune.search.study import StudyFolder
@@ -124,7 +124,8 @@ def replay(
         fix = "wait until it has ended its first epoch; `xraytune status` shows how far it is"
         raise StudyError(Problem(f"trial {trial} has no epoch yet", study, fix))
     experiment = Experiment(settings=space.settings, parameters=journal.parameters(trial))
-    prepared, compute = folder.prepared(), _recorded_compute(folder)
+    prepared, compute = folder.prepared(), folder.compute()
+    require_device(compute, folder.path)
     pin(compute)
 
     replayed: list[EpochRecord] = []
@@ -180,14 +181,6 @@ def _passing_folder(cache: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _recorded_compute(folder: StudyFolder) -> Compute:
-    compute = folder.compute()
-    if compute.device == "cuda" and not gpu_count():
-        fix = "replay it on a machine like the one that searched it"
-        raise MachineError(Problem("the study was searched on a GPU, and torch sees none here", folder.path, fix))
-    return compute
 
 
 def _compared(recorded: list[dict[str, Any]], replayed: list[EpochRecord]) -> tuple[ReplayedEpoch, ...]:

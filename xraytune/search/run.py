@@ -9,7 +9,7 @@ from typing import Any
 
 from xraytune.classifier.network import build_classifier
 from xraytune.classifier.weights import find_weights
-from xraytune.compute import choose_compute, gpu_count, gpu_share
+from xraytune.compute import choose_compute, gpu_count, gpu_share, require_device
 from xraytune.config.backbone_names import BACKBONES
 from xraytune.config.load import load_space
 from xraytune.config.settings import Parameters
@@ -126,6 +126,8 @@ def search(
     compute = choose_compute(gpus=share, threads=settings.resources.cpus_per_trial)
     if address is None:
         slots(settings.resources, cpu_count(), gpu_count())
+        if is_resumed:
+            require_device(folder.compute(), folder.path)
     part_folders(settings.data.path)  # a wrong folder is told before weights are looked for
     require_two_classes(loaded)
     require_weights(loaded)

@@ -21,10 +21,10 @@ from typing import Literal, TypeAlias
 import torch
 from PIL import Image
 
-from xraytune.compute import pin
+from xraytune.compute import pin, require_device
 from xraytune.config.settings import Experiment
 from xraytune.errors import ConfigError, MachineError, TrialError
-from xraytune.files import fenced, write_text
+from xraytune.files import explained_disk_errors, fenced, write_text
 from xraytune.lease import HeldError, has_claim, read_owner, write_claim
 from xraytune.pipeline.album import compose_album
 from xraytune.pipeline.prepare import Prepared
@@ -75,34 +75,41 @@ class TrialWorker:
 
     Args:
         job: Which.
-
-    Raises:
-        StudyError: A file of the study is missing or damaged.
     """
 
     def __init__(self, job: Job) -> None:
         self._job, self._study = job, StudyFolder(Path(job.study))
         self._folder = self._study.trial_path(job.number)
         self._outcome: tuple[RunStatus, dict[str, Json]] | None = None
-        compute = self._study.compute()
-        pin(compute, gpu_share=job.gpu_share)
-        experiment, prepared, cache = self._study.experiment(job.number), self._study.prepared(), Path(job.cache)
-        self._open = ExitStack()
-        self._claim = write_claim(self._folder / _CLAIM_FILE)
         self._parent = os.getppid()
+        self._open = ExitStack()
+        self._tracker: WandbRun | None = None
+        self._alive: Callable[[], None] = lambda: None
+        self._epochs = self._trained()
+
+    def _trained(self) -> Generator[EpochRecord, None, TrialResult]:
+        """The trial's epochs. What its process needs is done with the first of them, so that a failure is told as theirs."""
+        compute = self._study.compute()
+        require_device(compute, self._study.path)
+        pin(compute, gpu_share=self._job.gpu_share)
+        experiment, prepared = self._study.experiment(self._job.number), self._study.prepared()
+        cache = Path(self._job.cache)
+        self._claim = write_claim(self._folder / _CLAIM_FILE)
         self._open.enter_context(_ended_unless(self._is_wanted))
         self._open.enter_context(fenced(self._require_wanted))
-        alive = self._open.enter_context(_hang_guard(self._folder, experiment.settings.resources.hang_minutes * 60))
-        self._alive = alive
+        guard = _hang_guard(self._folder, experiment.settings.resources.hang_minutes * 60)
+        self._alive = self._open.enter_context(guard)
         show = ProgressFile(self._folder)
 
         def on_progress(what: str, done: int, total: int) -> None:
-            alive()
+            self._alive()
             show(what, done, total)
 
         self._tracker = self._tracked(experiment, prepared, compute, cache)
-        self._epochs = trial_epochs(
-            experiment, prepared, trial_dir=self._folder, cache=cache, compute=compute, on_progress=on_progress
+        return (
+            yield from trial_epochs(
+                experiment, prepared, trial_dir=self._folder, cache=cache, compute=compute, on_progress=on_progress
+            )
         )
 
     def step(self) -> Message:
@@ -212,7 +219,9 @@ def _hang_guard(trial_dir: Path, seconds: float) -> Iterator[Callable[[], None]]
     The timer is faulthandler's: it needs no turn of the interpreter, which a hanging library may hold.
     """
     path = trial_dir / HANG_FILE
-    with path.open("w", encoding="utf-8") as file:
+    with explained_disk_errors(path):
+        file = path.open("w", encoding="utf-8")
+    with file:
         called = 0.0
 
         def alive() -> None:
