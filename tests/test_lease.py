@@ -135,6 +135,32 @@ def test_turns_are_taken_one_after_the_other(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_who_comes_while_a_waiter_has_its_turn_waits_too(tmp_path: Path) -> None:
+    """The file that the second waited for is gone with the first one's turn."""
+    second_waits, second_began, second_may_end = (threading.Event() for _ in range(3))
+    turns: list[str] = []
+
+    def second() -> None:
+        with turn(tmp_path / "lock", second_waits.set):
+            turns.append("second begins")
+            second_began.set()
+            second_may_end.wait()
+            turns.append("second ends")
+
+    with turn(tmp_path / "lock"):
+        waiter = threading.Thread(target=second)
+        waiter.start()
+        second_waits.wait()
+    second_began.wait()
+    with turn(tmp_path / "lock", second_may_end.set):
+        turns.append("third begins")
+        second_may_end.set()
+    waiter.join()
+
+    assert turns == ["second begins", "second ends", "third begins"]
+
+
+@pytest.mark.slow
 def test_who_waits_for_a_turn_can_show_that_it_is_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "PATIENCE_SECONDS", 0.5)
     calls: list[bool] = []

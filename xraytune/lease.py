@@ -135,20 +135,35 @@ def turn(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[Non
     """
     with explained_disk_errors(path):
         make_folder(path.parent)
-        stream = path.open("ab", buffering=0)
-    with stream:
-        last, seen = -1, time.monotonic()
-        while not _lock(stream) and time.monotonic() - seen < PATIENCE_SECONDS:
-            touched = os.fstat(stream.fileno()).st_mtime_ns
-            if touched != last:
-                last, seen = touched, time.monotonic()
-            waiting()
-            time.sleep(_LOOK_SECONDS)
-        with beating(path):
-            try:
-                yield
-            finally:
+    with _first_in_line(path, waiting) as stream, beating(path):
+        try:
+            yield
+        finally:
+            if _is_at(path, stream):
                 path.unlink(missing_ok=True)
+
+
+def _first_in_line(path: Path, waiting: Callable[[], None]) -> FileIO:
+    """Wait for the lock of the file that is at `path`: who had a turn removes its own, which others may still have open."""
+    last, seen = -1, time.monotonic()
+    while True:
+        with explained_disk_errors(path):
+            stream = path.open("ab", buffering=0)
+        touched = os.fstat(stream.fileno()).st_mtime_ns
+        if touched != last:
+            last, seen = touched, time.monotonic()
+        if (_lock(stream) and _is_at(path, stream)) or time.monotonic() - seen >= PATIENCE_SECONDS:
+            return stream
+        stream.close()
+        waiting()
+        time.sleep(_LOOK_SECONDS)
+
+
+def _is_at(path: Path, stream: FileIO) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(stream.fileno()))
+    except OSError:  # removed, here or, on shared storage, by another machine
+        return False
 
 
 @contextmanager
