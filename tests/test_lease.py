@@ -1,16 +1,19 @@
 """Claims: one owner at a time, on one machine and between machines, and none outlives its owner."""
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
 import threading
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from xraytune import lease
+from xraytune.errors import MachineError
 from xraytune.files import append_jsonl, write_text
 from xraytune.lease import HeldError, has_claim, held, is_held, read_owner, turn, write_claim
 
@@ -39,9 +42,9 @@ def end(process: subprocess.Popen[str], number: int = signal.SIGKILL) -> None:
     process.communicate()
 
 
-def owner_elsewhere(path: Path) -> None:
+def owner_elsewhere(path: Path, host: str = "node-7") -> None:
     """Let the file say that a process of another machine holds it."""
-    owner = {"token": "t", "host": "node-7", "pid": 4711, "kernel": "another", "since": "2026-01-01T00:00:00+00:00"}
+    owner = {"token": "t", "host": host, "pid": 4711, "kernel": "another", "since": "2026-01-01T00:00:00+00:00"}
     path.write_text(json.dumps(owner), encoding="utf-8")
 
 
@@ -108,6 +111,47 @@ def test_an_owner_that_lost_its_claim_writes_nothing_more(tmp_path: Path) -> Non
     taken = read_owner(tmp_path / "lock")
     assert taken is not None, "the new owner's claim stays"
     assert taken.host == "node-7"
+
+
+@pytest.mark.slow
+def test_without_locks_the_heart_decides_on_one_machine_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Lustre that is mounted without `-o flock`."""
+
+    def no_flock(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", no_flock)
+    with held(tmp_path / "lock") as owner:
+        assert is_held(tmp_path / "lock")
+        with pytest.raises(HeldError) as refusal, held(tmp_path / "lock"):
+            pass
+    assert refusal.value.owner == owner
+    assert not is_held(tmp_path / "lock")
+
+    (tmp_path / "lock").write_text(json.dumps(asdict(owner)), encoding="utf-8")  # as if it had been killed
+    monkeypatch.setattr(lease, "PATIENCE_SECONDS", 0.3)
+    with held(tmp_path / "lock") as second:
+        assert second != owner
+
+
+def test_who_waited_in_vain_is_told_who_holds_the_claim_by_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner_elsewhere(tmp_path / "lock", "lost-node")
+    monkeypatch.setattr("time.sleep", lambda _: owner_elsewhere(tmp_path / "lock", "node-8"))
+
+    with pytest.raises(HeldError) as refusal, held(tmp_path / "lock"):
+        pass
+
+    assert refusal.value.owner is not None
+    assert refusal.value.owner.host == "node-8"
+
+
+def test_nothing_is_written_while_nobody_can_say_whose_claim_it_is(tmp_path: Path) -> None:
+    with pytest.raises(MachineError, match="the storage does not answer"), held(tmp_path / "lock"):  # noqa: PT012
+        (tmp_path / "lock").unlink()
+        (tmp_path / "lock").mkdir()  # reading it is an OSError, as of a network file system that is away
+        write_text(tmp_path / "file", "x")
+
+    assert not (tmp_path / "file").exists()
 
 
 def test_half_a_claim_is_nobody_s(tmp_path: Path) -> None:

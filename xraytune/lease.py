@@ -1,9 +1,9 @@
 """Claims that end with their owner, however it ends, on one machine and on shared storage.
 
 Where owner and rival share a kernel, a file lock decides: the system frees it when the owner dies. Between machines such
-locks may be absent, or outlive a lost node, so there the owner's heartbeat decides: it touches the file each second, and
-who sees no touch for `PATIENCE_SECONDS` of its own clock takes over. An owner that had only slept then finds another's
-token in the file and writes nothing any more (`files.fenced`).
+locks may be absent, or outlive a lost node, so there, and on a file system without any locks, the owner's heartbeat
+decides: it touches the file each second, and who sees no touch for `PATIENCE_SECONDS` of its own clock takes over. An owner
+that had only slept then finds another's token in the file and writes nothing any more (`files.fenced`).
 """
 
 from __future__ import annotations
@@ -23,13 +23,16 @@ from datetime import UTC, datetime
 from functools import cache
 from io import FileIO
 from pathlib import Path
+from typing import Literal, TypeAlias
 
+from xraytune.errors import MachineError, Problem
 from xraytune.files import explained_disk_errors, fenced, make_folder, write_text
 
 PATIENCE_SECONDS = 10.0
 _BEAT_SECONDS = 1.0
 _BYTES = 512
 _LOOK_SECONDS = 0.1
+_Lock: TypeAlias = Literal["ours", "another's", "no locks"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +74,7 @@ def held(path: Path) -> Iterator[Owner]:
 
     Raises:
         HeldError: Another process holds it, or took it over while this one slept.
-        MachineError: The disk is full, or the system refuses access.
+        MachineError: The disk is full, the system refuses access, or a storage does not answer at a later write.
     """
     with explained_disk_errors(path):
         path.touch()
@@ -84,7 +87,11 @@ def held(path: Path) -> Iterator[Owner]:
             _write(stream, json.dumps(asdict(own)))
 
         def check() -> None:
-            owner = read_owner(path)
+            try:
+                owner = read_owner(path)
+            except OSError as error:
+                fix = "run the same command again when it does: nothing that was written is lost"
+                raise MachineError(Problem(f"the storage does not answer ({error.strerror})", path, fix)) from error
             if owner is None or owner.token != own.token:
                 raise HeldError(owner)
 
@@ -92,8 +99,9 @@ def held(path: Path) -> Iterator[Owner]:
             with beating(path), fenced(check):
                 yield own
         finally:
-            if read_owner(path) == own:
-                _write(stream, "")
+            with suppress(OSError):  # its storage is away: what the block raised says more
+                if read_owner(path) == own:
+                    _write(stream, "")
 
 
 def is_held(path: Path) -> bool:
@@ -106,8 +114,8 @@ def is_held(path: Path) -> bool:
         owner = _read(stream)
         if owner is None:
             return False
-        if owner.kernel == _kernel():
-            return _is_locked(stream)
+        if owner.kernel == _kernel() and (lock := _lock(stream, fcntl.LOCK_SH)) != "no locks":
+            return lock == "another's"
         return time.time() - os.fstat(stream.fileno()).st_mtime < PATIENCE_SECONDS
 
 
@@ -152,7 +160,8 @@ def _first_in_line(path: Path, waiting: Callable[[], None]) -> FileIO:
         touched = os.fstat(stream.fileno()).st_mtime_ns
         if touched != last:
             last, seen = touched, time.monotonic()
-        if (_lock(stream) and _is_at(path, stream)) or time.monotonic() - seen >= PATIENCE_SECONDS:
+        is_free = _lock(stream) != "another's" and _is_at(path, stream)
+        if is_free or time.monotonic() - seen >= PATIENCE_SECONDS:
             return stream
         stream.close()
         waiting()
@@ -206,18 +215,28 @@ def has_claim(path: Path, token: str) -> bool:
         return True
 
 
+def may_be_held(path: Path, token: str) -> bool:
+    """Whether nobody else holds a claim of `held`. A storage that does not answer is no reason to stop."""
+    try:
+        owner = read_owner(path)
+    except OSError:
+        return True
+    return owner is None or owner.token == token
+
+
 def _rival(stream: FileIO, path: Path) -> Owner | None:
     """Who holds the claim; None: this process has it now."""
     for _ in range(20):  # who just looks whether it is locked holds the lock for an instant
-        if is_ours := _lock(stream):
+        if (lock := _lock(stream)) != "another's":
             break
         time.sleep(0.05)
     owner = _read(stream)
     if owner is None:
-        return None if is_ours else Owner(token="", host="this machine", pid=0, kernel="", since="just now")
-    if owner.kernel == _kernel():
-        return None if is_ours else owner
-    return owner if _beats(path) else None
+        is_free = lock != "another's"
+        return None if is_free else Owner(token="", host="this machine", pid=0, kernel="", since="just now")
+    if owner.kernel == _kernel() and lock != "no locks":
+        return None if lock == "ours" else owner
+    return read_owner(path) if _beats(path) else None  # another one may have taken it over meanwhile, or released it
 
 
 def _beats(path: Path) -> bool:
@@ -231,21 +250,13 @@ def _beats(path: Path) -> bool:
     return False
 
 
-def _lock(stream: FileIO) -> bool:
-    """Take the file's lock, if it is free; a file system without locks gives it to everybody."""
+def _lock(stream: FileIO, kind: int = fcntl.LOCK_EX) -> _Lock:
+    """Take the file's lock, if it is free; some shared file systems have none to take."""
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(stream, kind | fcntl.LOCK_NB)
     except OSError as error:
-        return error.errno not in {errno.EWOULDBLOCK, errno.EACCES}
-    return True
-
-
-def _is_locked(stream: FileIO) -> bool:
-    try:
-        fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError as error:
-        return error.errno in {errno.EWOULDBLOCK, errno.EACCES}
-    return False
+        return "another's" if error.errno in {errno.EWOULDBLOCK, errno.EACCES} else "no locks"
+    return "ours"
 
 
 def _read(stream: FileIO) -> Owner | None:

@@ -25,7 +25,7 @@ from xraytune.compute import pin, require_device
 from xraytune.config.settings import Experiment
 from xraytune.errors import ConfigError, MachineError, TrialError
 from xraytune.files import explained_disk_errors, fenced, write_text
-from xraytune.lease import HeldError, has_claim, read_owner, write_claim
+from xraytune.lease import HeldError, has_claim, may_be_held, read_owner, write_claim
 from xraytune.pipeline.album import compose_album
 from xraytune.pipeline.prepare import Prepared
 from xraytune.pipeline.trial import trial_epochs
@@ -134,10 +134,9 @@ class TrialWorker:
             self._tracker.finish(status, outcome)
 
     def _is_wanted(self) -> bool:
-        owner = read_owner(Path(self._job.lock))
         return (
             os.getppid() == self._parent
-            and (owner is None or owner.token == self._job.token)
+            and may_be_held(Path(self._job.lock), self._job.token)
             and has_claim(self._folder / _CLAIM_FILE, self._claim)
         )
 
