@@ -17,7 +17,7 @@ import torch
 from xraytune.config.load import experiment_to_json, load_space
 from xraytune.data.phantom import draw_phantoms
 from xraytune.errors import DataError, MachineError, TrialError
-from xraytune.files import read_jsonl, write_json
+from xraytune.files import read_json, read_jsonl, write_json
 from xraytune.lease import HeldError, held, write_claim
 from xraytune.pipeline.prepare import prepare
 from xraytune.records import Compute, EpochRecord, TrialResult
@@ -39,6 +39,15 @@ from xraytune.search.worker import Job, TrialWorker
 worker = TrialWorker(Job(**json.loads(sys.argv[1])))
 print(worker.step(), flush=True)
 time.sleep(600)
+"""
+
+IS_NOT_ASKED = """
+import json, sys, time
+from xraytune.search.worker import Job, TrialWorker
+worker = TrialWorker(Job(**json.loads(sys.argv[1])))
+worker.step()
+time.sleep(float(sys.argv[2]) + 1)
+print(*worker.step())
 """
 
 GUARDED = """
@@ -162,6 +171,19 @@ def test_what_goes_wrong_before_the_first_epoch_is_told_like_all_else(study: Stu
     assert "error.txt" in message["failed"]
 
 
+def test_a_trial_goes_on_while_the_storage_does_not_say_who_holds_the_study(study: StudyFolder) -> None:
+    worker = TrialWorker(job(study, 12))
+    worker.step()
+    study.lock_path.unlink(missing_ok=True)
+    study.lock_path.mkdir()  # reading it is an OSError, as of a network file system that is away
+
+    message = worker.step()
+
+    study.lock_path.rmdir()
+    worker.close()
+    assert "epoch" in message
+
+
 def process_of(study: StudyFolder, number: int, *prefix: str) -> subprocess.Popen[str]:
     """A process that has ended the first epoch of a new trial when this returns, and then hangs."""
     text = json.dumps(asdict(job(study, number)))
@@ -180,6 +202,22 @@ def test_a_process_that_hangs_ends_itself_and_leaves_where(tmp_path: Path) -> No
     hang = (tmp_path / "hang.txt").read_text(encoding="utf-8")
     assert "Timeout" in hang
     assert 'File "<string>", line 7' in hang, "the line that it hung in"
+
+
+def test_a_process_that_nobody_asks_for_its_next_epoch_does_not_hang(study: StudyFolder) -> None:
+    """As while a search is stopped with Ctrl-Z."""
+    seconds = 6.0
+    one = job(study, 13)
+    config = study.trial_path(13) / "config.json"
+    content = read_json(config)
+    content["settings"]["resources"]["hang_minutes"] = seconds / 60
+    write_json(config, content)
+
+    done = subprocess.run(
+        [sys.executable, "-c", IS_NOT_ASKED, json.dumps(asdict(one)), str(seconds)], check=False, capture_output=True
+    )
+
+    assert done.stdout == b"epoch\n", done.stderr
 
 
 @pytest.mark.parametrize("was_asleep", [False, True])

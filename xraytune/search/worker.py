@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -97,8 +97,7 @@ class TrialWorker:
         self._claim = write_claim(self._folder / _CLAIM_FILE)
         self._open.enter_context(_ended_unless(self._is_wanted))
         self._open.enter_context(fenced(self._require_wanted))
-        guard = _hang_guard(self._folder, experiment.settings.resources.hang_minutes * 60)
-        self._alive = self._open.enter_context(guard)
+        hang_seconds = experiment.settings.resources.hang_minutes * 60
         show = ProgressFile(self._folder)
 
         def on_progress(what: str, done: int, total: int) -> None:
@@ -106,15 +105,21 @@ class TrialWorker:
             show(what, done, total)
 
         self._tracker = self._tracked(experiment, prepared, compute, cache)
-        return (
-            yield from trial_epochs(
-                experiment, prepared, trial_dir=self._folder, cache=cache, compute=compute, on_progress=on_progress
-            )
+        epochs = trial_epochs(
+            experiment, prepared, trial_dir=self._folder, cache=cache, compute=compute, on_progress=on_progress
         )
+        with closing(epochs):
+            while True:
+                with _hang_guard(self._folder, hang_seconds) as self._alive:  # between two epochs nothing hangs
+                    try:
+                        record = next(epochs)
+                    except StopIteration as end:
+                        result: TrialResult = end.value
+                        return result
+                yield record
 
     def step(self) -> Message:
         """Train one epoch, the first time whatever it stands on too, and say what came out."""
-        self._alive()
         message = next_message(self._epochs, self._folder)
         if self._tracker and "epoch" in message:
             self._tracker.log(EpochRecord(**message["epoch"]))
