@@ -78,7 +78,7 @@ class Runner:
     """Ray, started when the first trial needs it; a context that ends it.
 
     Args:
-        folder: The study; `.ray.log` in it has what Ray says while it runs.
+        folder: The study; `.ray.log` in it has what Ray says while it runs, and stays where an error names it.
         token: Of the hold on the study.
         resources: Of one trial.
         cache: The artifact cache.
@@ -101,13 +101,19 @@ class Runner:
         self._folder, self._token, self._resources, self._cache = folder, token, resources, cache
         self._address, self._note, self._opened = address, note, opened
         self._child: _Child | None = None
+        self._names_log = False
 
     def __enter__(self) -> Runner:
         return self
 
     def __exit__(self, *error: object) -> None:
         self._end_child()
-        (self._folder.path / ".ray.log").unlink(missing_ok=True)
+        if not self._names_log:
+            self._log.unlink(missing_ok=True)
+
+    @property
+    def _log(self) -> Path:
+        return self._folder.path / ".ray.log"
 
     def run(
         self, work: Work, folder: StudyFolder, *, label: Callable[[Asked], str], reuse_actors: bool = False
@@ -147,13 +153,14 @@ class Runner:
                 if silent == _STARTS_WITHOUT_A_WORD and not work.is_done:
                     what = f"Ray ended {silent} times before a trial said anything"
                     fix = "the same command goes on; `xraytune doctor` looks for what this machine lacks"
-                    raise MachineError(Problem(what, self._folder.path / ".ray.log", fix))
+                    self._names_log = True
+                    raise MachineError(Problem(what, self._log, fix))
 
     def _serve(self, served: _Served, options: dict[str, Any], caught: list[int]) -> None:
         if self._child is None:
             self._note("starting Ray ..." if self._address is None else f"connecting to Ray at {self._address} ...")
-            self._child = _Child(self._address, self._folder.path / ".ray.log")
-            cluster = self._child.cluster()
+            self._child = _Child(self._address, self._log)
+            cluster = self._child.start(caught, self._note)
             slots(self._resources, cluster.cpus, cluster.gpus)
             self._opened(cluster.dashboard)
         self._child.run(options, served, caught, self._note)
@@ -235,16 +242,23 @@ class _Child:
                 start_new_session=True,  # the terminal's Ctrl-C is for the search to hear
             )
         theirs.close()
-        self._is_busy = False
-        self._tell({"address": address, "cpus": cpu_count()})
+        self._address, self._is_busy = address, False
 
-    def cluster(self) -> Cluster:
-        """What Ray offers; waits until it has started.
+    def start(self, caught: list[int], note: Callable[[str], None]) -> Cluster:
+        """Start Ray; gives what it offers.
 
         Raises:
             MachineError: It did not.
+            KeyboardInterrupt: A signal was caught before it had.
         """
+        self._is_busy = True
+        self._tell({"address": self._address, "cpus": cpu_count()})
+        while not self._connection.poll(_BEAT_SECONDS):
+            if caught:
+                note(f"{signal.Signals(caught[0]).name}: ending, before Ray has started")
+                raise KeyboardInterrupt
         found = self._hear()
+        self._is_busy = False
         if "unavailable" in found:
             raise MachineError(Problem(found["unavailable"], found["where"], found["fix"]))
         return Cluster(dashboard=found["dashboard"], cpus=found["cpus"], gpus=found["gpus"])
@@ -275,7 +289,8 @@ class _Child:
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(_SHUTDOWN_SECONDS)
                 return
-        os.killpg(self._process.pid, signal.SIGKILL)  # a session of its own: Ray's processes are in it
+        with suppress(ProcessLookupError):  # all of them are gone
+            os.killpg(self._process.pid, signal.SIGKILL)  # a session of its own: Ray's processes are in it
         self._process.wait()
 
     def _tell(self, content: Any) -> None:

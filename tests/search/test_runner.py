@@ -1,0 +1,108 @@
+"""Ray's process, as the search starts, answers and ends it; where Ray is not needed, another program stands in for it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.search.studies import direct
+from xraytune.config.settings import Resources
+from xraytune.errors import MachineError
+from xraytune.search.runner import Runner
+from xraytune.search.study import StudyFolder
+
+STARTS = """
+import sys
+from multiprocessing.connection import Connection
+from xraytune.search.ray.link import receive, send
+connection = Connection(int(sys.argv[1]))
+receive(connection)
+send(connection, {"dashboard": "", "cpus": 2, "gpus": 0})
+receive(connection)
+"""
+
+
+@pytest.fixture
+def runs_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Gives what lets a shell line run instead of Ray's process; its last argument is the pipe."""
+    script = tmp_path / "python"
+    monkeypatch.setenv("PYTHON", sys.executable)
+
+    def instead(line: str) -> None:
+        script.write_text(f"#!/bin/sh\n{line}\n", encoding="utf-8")
+        script.chmod(0o755)
+        monkeypatch.setattr("sys.executable", str(script))
+
+    return instead
+
+
+def ignore(text: str) -> None:
+    del text
+
+
+def run(study: StudyFolder, *, note: Callable[[str], None] = ignore, opened: Callable[[str], None] = ignore) -> None:
+    """Run a study's trials, as far as they come."""
+    resources = Resources(cpus_per_trial=1, gpus_per_trial=0)
+    with Runner(
+        study, token="", resources=resources, cache=study.path, address=None, note=note, opened=opened
+    ) as runner:
+        runner.run(direct(study), study, label=str)
+
+
+def terminate(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.slow
+def test_what_ray_said_is_there_where_the_error_sends_you(
+    study: StudyFolder, runs_instead: Callable[[str], None]
+) -> None:
+    runs_instead("echo 'this is why' >&2; exit 1")
+
+    with pytest.raises(MachineError) as refusal:
+        run(study)
+
+    log = study.path / ".ray.log"
+    assert str(log) in str(refusal.value)
+    assert log.read_text(encoding="utf-8") == "this is why\n"
+
+
+@pytest.mark.slow
+def test_a_search_that_is_told_to_end_while_ray_starts_says_so_and_ends(
+    study: StudyFolder, runs_instead: Callable[[str], None]
+) -> None:
+    runs_instead(f"echo $$ > {study.path}/pid; exec sleep 60")
+    notes: list[str] = []
+
+    def note(text: str) -> None:
+        notes.append(text)
+        if text == "starting Ray ...":
+            terminate()
+
+    with pytest.raises(KeyboardInterrupt):
+        run(study, note=note)
+
+    assert notes == ["starting Ray ...", "SIGTERM: ending, before Ray has started"]
+    assert not (study.path / ".ray.log").exists()
+
+
+@pytest.mark.slow
+def test_a_search_that_is_told_to_end_as_ray_dies_ends(
+    study: StudyFolder, runs_instead: Callable[[str], None], tmp_path: Path
+) -> None:
+    """Its process is gone with its whole group before anybody tells it to end."""
+    (tmp_path / "program.py").write_text(STARTS, encoding="utf-8")
+    runs_instead(f'echo $$ > {tmp_path}/pid; exec "$PYTHON" {tmp_path}/program.py "$4"')
+
+    def note(text: str) -> None:
+        if text.startswith("SIGTERM"):
+            pid = int((tmp_path / "pid").read_text(encoding="utf-8"))
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(study, note=note, opened=terminate)
