@@ -13,7 +13,7 @@ import pytest
 from tests.search.studies import direct
 from xraytune.config.settings import Resources
 from xraytune.errors import MachineError
-from xraytune.search.runner import Runner
+from xraytune.search.runner import Node, Runner, slots
 from xraytune.search.study import StudyFolder
 
 STARTS = """
@@ -22,8 +22,13 @@ from multiprocessing.connection import Connection
 from xraytune.search.ray.link import receive, send
 connection = Connection(int(sys.argv[1]))
 receive(connection)
-send(connection, {"dashboard": "", "cpus": 2, "gpus": 0})
+send(connection, {"dashboard": "", "nodes": [{"cpus": 2, "gpus": 0}]})
 receive(connection)
+"""
+LOSES_ITS_NODES = """
+for _ in range(3):
+    send(connection, {"next": [{"cpus": 0, "gpus": 0}]})
+    assert receive(connection) is None
 """
 
 
@@ -56,6 +61,24 @@ def run(study: StudyFolder, *, note: Callable[[str], None] = ignore, opened: Cal
 
 def terminate(*_: object) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_trial_runs_on_one_machine() -> None:
+    """What two of them have together is of no use to it."""
+    two_cores = Resources(cpus_per_trial=2, gpus_per_trial=0)
+    one = Node(cpus=1.0, gpus=0.0)
+
+    assert slots(two_cores, [one, Node(cpus=5.0, gpus=0.0), Node(cpus=3.0, gpus=0.0)]) == 3
+    with pytest.raises(MachineError, match="needs 2 CPU cores and 0 GPUs; no machine has that; they have 1 and 0"):
+        slots(two_cores, [one, one])
+
+
+def test_a_gpu_and_the_cores_for_it_are_on_one_machine() -> None:
+    one_gpu = Resources(cpus_per_trial=2, gpus_per_trial=1)
+
+    assert slots(one_gpu, [Node(cpus=8.0, gpus=1.0), Node(cpus=8.0, gpus=0.0)]) == 1
+    with pytest.raises(MachineError):
+        slots(one_gpu, [Node(cpus=1.0, gpus=4.0), Node(cpus=8.0, gpus=0.0)])
 
 
 @pytest.mark.slow
@@ -106,3 +129,18 @@ def test_a_search_that_is_told_to_end_as_ray_dies_ends(
 
     with pytest.raises(KeyboardInterrupt):
         run(study, note=note, opened=terminate)
+
+
+@pytest.mark.slow
+def test_a_search_whose_cluster_has_no_machine_left_says_what_it_waits_for(
+    study: StudyFolder, runs_instead: Callable[[str], None], tmp_path: Path
+) -> None:
+    (tmp_path / "program.py").write_text(STARTS + LOSES_ITS_NODES, encoding="utf-8")
+    runs_instead(f'exec "$PYTHON" {tmp_path}/program.py "$4"')
+    notes: list[str] = []
+
+    with pytest.raises(MachineError, match="Ray ended 3 times"):
+        run(study, note=notes.append)
+
+    waits = "waiting for a machine to join: a trial needs 1 CPU cores and 0 GPUs; Ray has 0 and 0"
+    assert notes.count(waits) == 3, "once a start"

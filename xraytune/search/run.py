@@ -25,7 +25,7 @@ from xraytune.pipeline.synthesize import gan_need
 from xraytune.records import EpochRecord, Progress, ignore_progress
 from xraytune.search.director import Director, Observer, mix_label
 from xraytune.search.journal import Journal
-from xraytune.search.runner import Runner, slots
+from xraytune.search.runner import Node, Runner, slots
 from xraytune.search.study import (
     StudyFolder,
     create_study,
@@ -125,7 +125,7 @@ def search(
     share = gpu_share(settings.resources)
     compute = choose_compute(gpus=share, threads=settings.resources.cpus_per_trial)
     if address is None:
-        slots(settings.resources, cpu_count(), gpu_count())
+        slots(settings.resources, [Node(cpus=cpu_count(), gpus=gpu_count())])
         if is_resumed:
             require_device(folder.compute(), folder.path)
     part_folders(settings.data.path)  # a wrong folder is told before weights are looked for

@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
@@ -46,32 +46,48 @@ _SHUTDOWN_SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cluster:
-    """What Ray offers: its dashboard's address ("" where there is none), CPU cores and GPUs."""
+class Node:
+    """A machine of Ray's: its CPU cores and GPUs."""
 
-    dashboard: str
     cpus: float
     gpus: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """What Ray offers: its dashboard's address ("" where there is none), and its machines."""
+
+    dashboard: str
+    nodes: tuple[Node, ...]
 
 
 class _RayDiedError(Exception):
     """The child is gone, and with it Ray."""
 
 
-def slots(resources: Resources, cpus: float, gpus: float) -> int:
-    """Trials that run at once.
+def slots(resources: Resources, nodes: Sequence[Node]) -> int:
+    """Trials that run at once; each of them on one machine.
 
     Raises:
         MachineError: Not even one fits.
     """
+    count = sum(_fitting(resources, node) for node in nodes)
+    if count == 0:
+        needed = f"a trial needs {resources.cpus_per_trial} CPU cores and {gpu_share(resources):g} GPUs"
+        each = sorted({f"{node.cpus:g} and {node.gpus:g}" for node in nodes})
+        found = (
+            f"Ray has {each[0]}" if len(nodes) == 1 else f"no machine has that; they have {', '.join(each) or 'none'}"
+        )
+        fix = "lower resources.cpus_per_trial or gpus_per_trial"
+        raise MachineError(Problem(f"{needed}; {found}", "resources", fix))
+    return min(count, resources.concurrent or count)
+
+
+def _fitting(resources: Resources, node: Node) -> int:
+    """Trials that a machine has room for."""
     needed_gpus = gpu_share(resources)
-    by_cpu = int(cpus / resources.cpus_per_trial)
-    by_gpu = int(gpus / needed_gpus + 1e-9) if needed_gpus else by_cpu
-    if min(by_cpu, by_gpu) == 0:
-        needed = f"a trial needs {resources.cpus_per_trial} CPU cores and {needed_gpus:g} GPUs"
-        what = f"{needed}; Ray has {cpus:g} and {gpus:g}"
-        raise MachineError(Problem(what, "resources", "lower resources.cpus_per_trial or gpus_per_trial"))
-    return min(by_cpu, by_gpu, resources.concurrent or by_cpu)
+    by_cpu = int(node.cpus / resources.cpus_per_trial)
+    return min(by_cpu, int(node.gpus / needed_gpus + 1e-9)) if needed_gpus else by_cpu
 
 
 class Runner:
@@ -139,7 +155,9 @@ class Runner:
         silent = 0
         with _signals() as caught:
             while not work.is_done:
-                served = _Served(work, lambda asked: self._config(folder, asked, label(asked)), self._resources)
+                served = _Served(
+                    work, lambda asked: self._config(folder, asked, label(asked)), self._resources, self._note
+                )
                 try:
                     self._serve(served, options, caught)
                 except _RayDiedError:
@@ -161,7 +179,7 @@ class Runner:
             self._note("starting Ray ..." if self._address is None else f"connecting to Ray at {self._address} ...")
             self._child = _Child(self._address, self._log)
             cluster = self._child.start(caught, self._note)
-            slots(self._resources, cluster.cpus, cluster.gpus)
+            slots(self._resources, cluster.nodes)
             self._opened(cluster.dashboard)
         self._child.run(options, served, caught, self._note)
 
@@ -185,8 +203,15 @@ class Runner:
 class _Served:
     """Answers what the child asks."""
 
-    def __init__(self, work: Work, config: Callable[[Asked], dict[str, Any]], resources: Resources) -> None:
-        self._work, self._config, self._resources = work, config, resources
+    def __init__(
+        self,
+        work: Work,
+        config: Callable[[Asked], dict[str, Any]],
+        resources: Resources,
+        note: Callable[[str], None],
+    ) -> None:
+        self._work, self._config, self._resources, self._note = work, config, resources, note
+        self._waits = False
         self.heard = False
 
     def beat(self) -> None:
@@ -203,12 +228,17 @@ class _Served:
                 return self._work.lost(number, out_of_memory=out_of_memory)
         raise AssertionError(question)
 
-    def _next(self, found: Mapping[str, float]) -> Any:
+    def _next(self, found: Sequence[Mapping[str, float]]) -> Any:
+        nodes = _nodes(found)
         try:
-            is_full = self._work.running >= slots(self._resources, found["cpus"], found["gpus"])
-        except MachineError:  # all nodes that could run a trial are gone for now; others may join
-            is_full = True
-        if is_full:
+            count = slots(self._resources, nodes)
+        except MachineError as error:  # all nodes that could run a trial are gone for now; others may join
+            if not self._waits:
+                self._note(f"waiting for a machine to join: {error.problems[0].what}")
+            self._waits = True
+            return None
+        self._waits = False
+        if self._work.running >= count:
             return None
         match self._work.next():
             case Answer.WAIT:
@@ -216,13 +246,19 @@ class _Served:
             case Answer.DONE:
                 return "done"
             case asked:
-                return self._config(asked) | {"resources": _occupied(self._resources, asked.share, found)}
+                return self._config(asked) | {"resources": _occupied(self._resources, asked.share, nodes)}
 
 
-def _occupied(resources: Resources, share: int, found: Mapping[str, float]) -> dict[str, float]:
-    """What a trial occupies in Ray's words: after it ran out of memory more, up to all of the largest node."""
-    usual = {"CPU": (float(resources.cpus_per_trial), "most_cpus"), "GPU": (gpu_share(resources), "most_gpus")}
-    return {name: max(one, min(one * share, found[most])) for name, (one, most) in usual.items() if one}
+def _nodes(found: Sequence[Mapping[str, float]]) -> tuple[Node, ...]:
+    return tuple(Node(cpus=node["cpus"], gpus=node["gpus"]) for node in found)
+
+
+def _occupied(resources: Resources, share: int, nodes: Sequence[Node]) -> dict[str, float]:
+    """What a trial occupies in Ray's words: after it ran out of memory more, up to all of the node that has the most."""
+    cpus, gpus = float(resources.cpus_per_trial), gpu_share(resources)
+    fitting = (node for node in nodes if _fitting(resources, node))
+    most_gpus, most_cpus = max((min(gpus * share, node.gpus), min(cpus * share, node.cpus)) for node in fitting)
+    return {name: value for name, value in (("CPU", most_cpus), ("GPU", most_gpus)) if value}
 
 
 class _Child:
@@ -261,7 +297,7 @@ class _Child:
         self._is_busy = False
         if "unavailable" in found:
             raise MachineError(Problem(found["unavailable"], found["where"], found["fix"]))
-        return Cluster(dashboard=found["dashboard"], cpus=found["cpus"], gpus=found["gpus"])
+        return Cluster(dashboard=found["dashboard"], nodes=_nodes(found["nodes"]))
 
     def run(self, options: dict[str, Any], served: _Served, caught: list[int], note: Callable[[str], None]) -> None:
         """Answer until Tune has no more to run."""

@@ -48,7 +48,7 @@ def main(descriptor: int) -> None:
 
 
 def _start_ray(address: str | None, cpus: int) -> dict[str, Any]:
-    """A Ray of our own on this machine, or a connection to a cluster: its dashboard and resources, or why not."""
+    """A Ray of our own on this machine, or a connection to a cluster: its dashboard and nodes, or why not."""
     local = {
         "address": "local",  # a bare init() would wait for a dead cluster whose address an earlier run left behind
         "num_cpus": cpus,
@@ -69,21 +69,18 @@ def _start_ray(address: str | None, cpus: int) -> dict[str, Any]:
         fix = "run the same command again, when the machine is less busy; `xraytune doctor` looks for what is missing"
         return {"unavailable": f"Ray did not start: {first_line}", "where": "Ray", "fix": fix}
     url = context.dashboard_url
-    return {"dashboard": f"http://{url}" if url else "", **_resources()}
+    return {"dashboard": f"http://{url}" if url else "", "nodes": _nodes()}
 
 
-def _resources() -> dict[str, float]:
-    """CPU cores and GPUs of all nodes, and the most that one of them has."""
+def _nodes() -> list[dict[str, float]]:
+    """CPU cores and GPUs of each node."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    each = {name: [node.get(word, 0.0) for node in nodes] or [0.0] for name, word in (("cpus", "CPU"), ("gpus", "GPU"))}
-    return {name: sum(found) for name, found in each.items()} | {
-        f"most_{name}": max(found) for name, found in each.items()
-    }
+    return [{"cpus": node.get("CPU", 0.0), "gpus": node.get("GPU", 0.0)} for node in nodes]
 
 
 def _run(connection: Connection, options: dict[str, Any]) -> None:
     """Run trials until there are no more, or SIGUSR1 says to stop: Tune's own word for it."""
-    link = Link(connection, _resources)
+    link = Link(connection, _nodes)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Tune's own, about features that are not used
         try:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
-_RESOURCES_SECONDS = 2.0
+_LOOK_SECONDS = 2.0
 
 
 class Link:
@@ -16,18 +16,18 @@ class Link:
 
     Args:
         connection: To the search.
-        resources: Gives Ray's CPU cores and GPUs now; nodes may join and leave.
+        nodes: Gives the CPU cores and GPUs of Ray's nodes now; they may join and leave.
     """
 
-    def __init__(self, connection: Connection, resources: Callable[[], Mapping[str, float]]) -> None:
-        self._connection, self._resources = connection, resources
-        self._looked, self._found = -_RESOURCES_SECONDS, resources()
+    def __init__(self, connection: Connection, nodes: Callable[[], list[dict[str, float]]]) -> None:
+        self._connection, self._nodes = connection, nodes
+        self._looked, self._found = -_LOOK_SECONDS, nodes()
 
     def next(self) -> dict[str, Any] | str | None:
         """The config of a trial for a free slot; None: not now; "done": there are no more."""
-        if (now := time.monotonic()) - self._looked >= _RESOURCES_SECONDS:
-            self._looked, self._found = now, self._resources()
-        answer: dict[str, Any] | str | None = self._ask({"next": dict(self._found)})
+        if (now := time.monotonic()) - self._looked >= _LOOK_SECONDS:
+            self._looked, self._found = now, self._nodes()
+        answer: dict[str, Any] | str | None = self._ask({"next": self._found})
         return answer
 
     def hear(self, number: int, message: Mapping[str, Any]) -> bool:
