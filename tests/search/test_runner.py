@@ -16,19 +16,27 @@ from xraytune.errors import MachineError
 from xraytune.search.runner import Node, Runner, slots
 from xraytune.search.study import StudyFolder
 
+ONE_CORE = Resources(cpus_per_trial=1, gpus_per_trial=0)
 STARTS = """
 import sys
 from multiprocessing.connection import Connection
 from xraytune.search.ray.link import receive, send
 connection = Connection(int(sys.argv[1]))
 receive(connection)
-send(connection, {"dashboard": "", "nodes": [{"cpus": 2, "gpus": 0}]})
+send(connection, {"dashboard": "", "nodes": [{"cpus": 3, "gpus": 1}]})
 receive(connection)
 """
 LOSES_ITS_NODES = """
 for _ in range(3):
     send(connection, {"next": [{"cpus": 0, "gpus": 0}]})
     assert receive(connection) is None
+"""
+RUNS_OUT_OF_MEMORY = """
+nodes = [{"cpus": 8, "gpus": 0}, {"cpus": 3, "gpus": 1}]
+for question in ({"next": nodes}, {"lost": [0, True]}, {"next": nodes}):
+    send(connection, question)
+    answer = receive(connection)
+print(answer["resources"], file=open(sys.argv[2], "a"))
 """
 
 
@@ -50,9 +58,14 @@ def ignore(text: str) -> None:
     del text
 
 
-def run(study: StudyFolder, *, note: Callable[[str], None] = ignore, opened: Callable[[str], None] = ignore) -> None:
+def run(
+    study: StudyFolder,
+    *,
+    resources: Resources = ONE_CORE,
+    note: Callable[[str], None] = ignore,
+    opened: Callable[[str], None] = ignore,
+) -> None:
     """Run a study's trials, as far as they come."""
-    resources = Resources(cpus_per_trial=1, gpus_per_trial=0)
     with Runner(
         study, token="", resources=resources, cache=study.path, address=None, note=note, opened=opened
     ) as runner:
@@ -144,3 +157,18 @@ def test_a_search_whose_cluster_has_no_machine_left_says_what_it_waits_for(
 
     waits = "waiting for a machine to join: a trial needs 1 CPU cores and 0 GPUs; Ray has 0 and 0"
     assert notes.count(waits) == 3, "once a start"
+
+
+@pytest.mark.slow
+def test_what_a_trial_gets_after_it_ran_out_of_memory_is_on_one_machine(
+    study: StudyFolder, runs_instead: Callable[[str], None], tmp_path: Path
+) -> None:
+    """Not the cores of one and the GPU of another, for which it would wait for ever."""
+    (tmp_path / "program.py").write_text(STARTS + RUNS_OUT_OF_MEMORY, encoding="utf-8")
+    runs_instead(f'exec "$PYTHON" {tmp_path}/program.py "$4" {tmp_path}/taken')
+
+    with pytest.raises(MachineError, match="Ray ended 3 times"):
+        run(study, resources=Resources(cpus_per_trial=2, gpus_per_trial=1))
+
+    at_the_first_start = (tmp_path / "taken").read_text(encoding="utf-8").splitlines()[0]
+    assert at_the_first_start == "{'CPU': 3, 'GPU': 1}"
