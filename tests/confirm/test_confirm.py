@@ -19,8 +19,8 @@ from xraytune.confirm.run import confirm
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.transform import transform_folder
 from xraytune.data.transformation import Strengths
-from xraytune.errors import DataError, StudyError
-from xraytune.files import read_jsonl
+from xraytune.errors import DataError, MachineError, StudyError
+from xraytune.files import read_json, read_jsonl, write_json
 from xraytune.search.openings import OPENINGS_FILE
 from xraytune.search.study import StudyFolder
 
@@ -152,6 +152,18 @@ def test_runs_are_told_where_images_and_weights_lie_today(lab: Lab) -> None:
 
     settings = StudyFolder(lab.study / "confirm").experiment(0).settings
     assert (settings.data.path, settings.weights_dir) == (moved, weights_dir)
+
+
+def test_a_study_of_a_gpu_is_confirmed_nowhere_else(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    content = read_json(lab.study / "environment.json")
+    content["compute"]["device"] = "cuda"
+    write_json(lab.study / "environment.json", content)
+
+    with pytest.raises(MachineError, match="searched on a GPU, and torch sees none here"):
+        lab.confirm()
+
+    assert not (lab.study / "confirm").exists()
 
 
 def swap(one: Path, other: Path) -> None:
