@@ -7,7 +7,7 @@ and no file of it was trained on, not in a folder of extra images either, and ea
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +19,8 @@ from xraytune.data.patients import PATIENTS_CSV
 from xraytune.data.pixels import open_pixels
 from xraytune.errors import DataError, Problem, StudyError, listed
 from xraytune.pipeline.album import ImageGroup
-from xraytune.pipeline.known_patients import known_patients, told_names
-from xraytune.pipeline.prepare import Prepared, PreparedImage, require_unbroken, store_images
+from xraytune.pipeline.known_patients import all_names, known_patients
+from xraytune.pipeline.prepare import Prepared, require_unbroken, store_images
 from xraytune.records import Progress, ignore_progress
 from xraytune.search.openings import last_opening
 
@@ -86,7 +86,7 @@ def find_test(
             fix = "put the test images back as they were, or start a study of another name"
             raise StudyError(Problem("the test folder changed since the search", data.path, fix))
     else:
-        known_as = _names(data.path, prepared.images, group_regex)
+        known_as = all_names(prepared.images, data.path, group_regex)
         if (test / PATIENTS_CSV).is_file():  # it knows more about them than the training set's file names
             group_regex = None
         images = read_labelled_folder(test, prepared.class_names, group_regex=group_regex)
@@ -95,7 +95,7 @@ def find_test(
         _refuse(known, found, _REMOVE)
     for folder in extra:
         images = read_labelled_folder(folder, prepared.class_names)
-        known_as = _names(folder, images, data.split.group_regex)
+        known_as = all_names(images, folder, data.split.group_regex)
         known = known_patients(found.images, found.root, images, group_regex=group_regex, known_as=known_as)
         # The study's own test folder has to stay as it was.
         _refuse(known, found, f"search anew without them in {folder}" if test is None else _REMOVE)
@@ -153,11 +153,6 @@ def _require_same_images(prepared: Prepared, images: Sequence[ImageFile], root: 
     if gone:
         what = f"{len(gone)} images changed or are gone since the search: {listed(gone)}"
         raise StudyError(Problem(what, root, "put the images back as they were, or start a study of another name"))
-
-
-def _names(root: Path, images: Iterable[ImageFile | PreparedImage], group_regex: str | None) -> set[str]:
-    """All that a folder calls its patients."""
-    return set().union(*told_names([image.file for image in images], root, group_regex).values())
 
 
 def _refuse(patients: Collection[str], found: SealedTest, fix: str) -> None:

@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xraytune.config.settings import Experiment, Parameters
-from xraytune.data.index import ImageFile, read_labelled_folder
+from xraytune.data.index import ImageFile, ImageIndex, read_labelled_folder
 from xraytune.data.pixels import open_pixels
 from xraytune.errors import DataError, Problem
 from xraytune.mix.plan import MixPlan, plan_mix
-from xraytune.pipeline.known_patients import known_patients
+from xraytune.pipeline.known_patients import known_patients, require_no_test_patients
 from xraytune.pipeline.prepare import Prepared, Side, require_pixels, require_unbroken, store_images, training_pixels
 from xraytune.pipeline.quality import refuse_memorised
 from xraytune.pipeline.synthesize import blocks_for, extension_block, pool_block
@@ -164,7 +164,7 @@ def _folder_group(experiment: Experiment, prepared: Prepared, *, cache: Path) ->
 
 
 def store_folder(
-    root: Path, prepared: Prepared, *, group_regex: str | None = None, cache: Path
+    root: Path, prepared: Prepared, *, group_regex: str | None = None, index: ImageIndex | None = None, cache: Path
 ) -> tuple[tuple[ImageFile, ...], Path]:
     """The images of a folder of extra ones that a trial may train on, and the artifact of their pixels, in the same order.
 
@@ -175,13 +175,16 @@ def store_folder(
         root: The folder.
         prepared: The study's images.
         group_regex: The study's expression, by which images may be named after its patients.
+        index: The study's data folder, where patients of its sealed test folder are to be looked for.
         cache: The artifact cache.
 
     Raises:
-        DataError: The folder, a broken image in it, or none that may be used.
+        DataError: The folder, a broken image in it, none that may be used, or one of a patient of the sealed test folder.
         MachineError: The disk is full.
     """
     found = read_labelled_folder(root, prepared.class_names)
+    if index is not None:
+        require_no_test_patients(found, root, index, group_regex)
     # By content, so that the first ones are a fair sample whatever the files are called.
     images = tuple(sorted(_without_validation(found, root, prepared, group_regex), key=_by_content))
     store = store_images(root, images, prepared.image_size_px, prepared.resize, cache=cache)

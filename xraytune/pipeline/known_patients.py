@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
-from xraytune.data.index import ImageFile
+from xraytune.data.index import ImageFile, ImageIndex
 from xraytune.data.patients import PATIENTS_CSV, found_by, name_patients, patient_of
+from xraytune.errors import DataError, Problem, listed
 from xraytune.pipeline.prepare import PreparedImage
 
 
@@ -44,6 +45,35 @@ def known_patients(
         for image in found
         if image.sha256 in contents or not names.isdisjoint({image.patient.strip(), *told[image.file]})
     }
+
+
+def all_names(images: Iterable[ImageFile | PreparedImage], root: Path, group_regex: str | None) -> set[str]:
+    """All that a folder calls the patients of some of its images; see `told_names`."""
+    return set().union(*told_names([image.file for image in images], root, group_regex).values())
+
+
+def require_no_test_patients(
+    images: Sequence[ImageFile], root: Path, index: ImageIndex, group_regex: str | None
+) -> None:
+    """Refuse extra images of patients of the sealed test folder, before any of them is trained on.
+
+    Names and hashes tell, as for `confirm`, which would refuse them at the very end; the test folder stays closed.
+
+    Args:
+        images: The extra images.
+        root: Their folder.
+        index: The study's data folder.
+        group_regex: The study's expression.
+
+    Raises:
+        DataError: There are such images.
+    """
+    known_as = all_names(images, root, group_regex)
+    known = known_patients(index.test, index.root, images, group_regex=group_regex, known_as=known_as)
+    if of_both := [image.file for image in index.test if image.patient in known]:
+        what = f"patients of {len(of_both)} sealed test images are among these extra images: {listed(of_both)}"
+        fix = "remove their images, or rename those of others: a test on patients seen in training proves nothing"
+        raise DataError(Problem(what, root, fix))
 
 
 def told_names(files: Collection[str], root: Path, group_regex: str | None) -> dict[str, set[str]]:

@@ -113,8 +113,24 @@ def prepare(
         DataError: Anything wrong with the folder, its labels or an image; `skip_broken` leaves broken images out.
         MachineError: The disk is full.
     """
-    data = settings.data
-    index = read_index(data, on_progress=on_progress)
+    index = read_index(settings.data, on_progress=on_progress)
+    return prepare_index(index, settings.data, cache, skip_broken=skip_broken, on_progress=on_progress)
+
+
+def prepare_index(
+    index: ImageIndex,
+    data: DataSettings,
+    cache: Path,
+    *,
+    skip_broken: bool = False,
+    on_progress: Progress = ignore_progress,
+) -> tuple[Prepared, tuple[str, ...]]:
+    """Decode and split the images of an index, which also knows the sealed test folder; see `prepare`.
+
+    Raises:
+        DataError: A broken image; `skip_broken` leaves it out.
+        MachineError: The disk is full.
+    """
     pixels = store_images(index.root, index.images, data.image_size, data.resize, cache=cache, on_progress=on_progress)
     if not skip_broken:
         require_unbroken(pixels, index.root)

@@ -15,12 +15,13 @@ from xraytune.config.load import load_space
 from xraytune.config.settings import Parameters
 from xraytune.config.space import Space
 from xraytune.cores import cpu_count
+from xraytune.data.index import ImageIndex, read_index
 from xraytune.data.layout import part_folders
 from xraytune.errors import Problem, TrialError
 from xraytune.files import require_writable
 from xraytune.pipeline.album import store_folder
 from xraytune.pipeline.model import require_two_classes
-from xraytune.pipeline.prepare import Prepared, prepare
+from xraytune.pipeline.prepare import Prepared, prepare_index
 from xraytune.pipeline.synthesize import gan_need
 from xraytune.records import EpochRecord, Progress, ignore_progress
 from xraytune.search.director import Director, Observer, mix_label
@@ -131,13 +132,14 @@ def search(
     part_folders(settings.data.path)  # a wrong folder is told before weights are looked for
     require_two_classes(loaded)
     require_weights(loaded)
-    prepared, warnings = prepare(settings, cache, skip_broken=skip_broken, on_progress=on_progress)
+    index = read_index(settings.data, on_progress=on_progress)
+    prepared, warnings = prepare_index(index, settings.data, cache, skip_broken=skip_broken, on_progress=on_progress)
     for warning in warnings:
         observer.note(warning)
     if settings.has_idle_asha:
         grace, last = settings.scheduler.grace, settings.budget.max_epochs
         observer.note(f"ASHA stops no trial: scheduler.grace is {grace}, and budget.max_epochs {last}")
-    store_extra_folders(loaded, prepared, cache)
+    store_extra_folders(loaded, index, prepared, cache)
     if not is_resumed:
         create_study(folder, loaded, prepared, compute)
     with locked(folder) as token:
@@ -222,13 +224,13 @@ def require_weights(space: Space) -> None:
             build_classifier(parameters, 2, weights=file, seed=0)
 
 
-def store_extra_folders(space: Space, prepared: Prepared, cache: Path) -> None:
+def store_extra_folders(space: Space, index: ImageIndex, prepared: Prepared, cache: Path) -> None:
     """Decode every folder of extra images that a trial can ask for, so that a broken one ends no trial.
 
     Raises:
-        DataError: Such a folder, or a broken image in it.
+        DataError: Such a folder, a broken image in it, or one of a patient of the sealed test folder.
     """
     for source, folder in space.combinations("source", "folder.path"):
         if source == "folder":
             group_regex = space.settings.data.split.group_regex
-            store_folder(Path(str(folder)), prepared, group_regex=group_regex, cache=cache)
+            store_folder(Path(str(folder)), prepared, group_regex=group_regex, index=index, cache=cache)
