@@ -149,6 +149,18 @@ def test_patients_of_a_folder_of_extra_images_are_named(lab: Lab, tmp_path: Path
         find_test(lab.data, prepared, given, extra=[extra])
 
 
+def test_a_processed_copy_is_known_by_the_name_of_the_study_image_whose_patient_only_a_table_tells(
+    lab: Lab, tmp_path: Path
+) -> None:
+    other = Path(shutil.move(lab.xrays / "test", tmp_path / "other"))
+    ours = pneumonia(lab.xrays / "train")[0].rename(lab.xrays / "train" / "PNEUMONIA" / "img1.jpeg")
+    write_table(lab.xrays)
+    (other / "PNEUMONIA" / "img1.jpeg").write_bytes(ours.read_bytes() + b"processed")
+
+    with pytest.raises(DataError, match=r"1 images are of patients whom the study trained .*: PNEUMONIA/img1\.jpeg"):
+        find_test(lab.data, lab.prepared(), other)
+
+
 def test_a_table_of_patients_in_the_test_folder_stands_for_the_studys_regular_expression(
     lab: Lab, tmp_path: Path
 ) -> None:

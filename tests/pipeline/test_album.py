@@ -142,6 +142,20 @@ def test_copies_that_the_studys_expression_tells_of_validation_patients_are_left
     assert sorted(Path(image.file).stem for image in used) == ["p2_blurred", "somebody"]
 
 
+def test_copies_under_the_names_of_validation_images_are_left_out_where_only_a_table_tells_the_patients(
+    bench: Bench, tmp_path: Path
+) -> None:
+    renamed = [replace(image, file=f"img{n}.jpeg", patient=f"p{n}") for n, image in enumerate(bench.prepared.images)]
+    root = write_negatives(bench, tmp_path / "extra", bench.prepared.images)
+    for before, after in zip(bench.prepared.images, renamed, strict=True):
+        class_folder = root / bench.prepared.class_names[after.label]
+        (class_folder / f"{Path(before.file).stem}.png").rename(class_folder / f"{Path(after.file).stem}.png")
+
+    used, _ = store_folder(root, replace(bench.prepared, images=tuple(renamed)), cache=tmp_path / "cache")
+
+    assert {Path(i.file).stem for i in used} == {Path(i.file).stem for i in renamed if i.side == "train"}
+
+
 def test_a_folder_of_validation_patients_alone_is_refused(bench: Bench, tmp_path: Path) -> None:
     root = write_negatives(bench, tmp_path / "extra", held_back(bench.prepared))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from xraytune.data.index import ImageFile
-from xraytune.pipeline.known_patients import known_patients, told_names
+from xraytune.pipeline.known_patients import known_patients, owners_by_name, told_names
 
 
 def image(file: str, patient: str) -> ImageFile:
@@ -15,7 +15,7 @@ def image(file: str, patient: str) -> ImageFile:
 def test_two_patients_whose_files_have_one_name_are_two(tmp_path: Path) -> None:
     """A scanner calls every patient's first file the same; who they are stands in the files."""
     ours, theirs = image("NORMAL/IM000001", "dicom:1"), image("NORMAL/IM000001", "dicom:2")
-    names = told_names([ours.file], tmp_path / "ours", None)[ours.file]
+    names = told_names([ours], tmp_path / "ours", None)[ours.file]
 
     assert known_patients([theirs], tmp_path, [ours], known_as=names) == set()
     assert known_patients([image("NORMAL/IM000002", "dicom:1")], tmp_path, [ours], known_as=names) == {"dicom:1"}
@@ -30,3 +30,29 @@ def test_the_studys_expression_and_the_name_of_the_file_tell_whose_a_copy_is(tmp
 
     assert known_patients(copies, tmp_path, ours, group_regex=r"(p\d+)_") == {image.patient for image in copies}
     assert known_patients(copies, tmp_path, ours) == {"virus:7"}
+
+
+def test_a_copy_that_nothing_else_tells_is_of_the_patient_whose_image_has_its_name(tmp_path: Path) -> None:
+    ours = [image("train/NORMAL/img1.jpeg", "p1"), image("train/NORMAL/img2.jpeg", "p2")]
+    copies = [image("NORMAL/IMG1.png", "NORMAL/IMG1.png"), image("NORMAL/gan_000001.png", "NORMAL/gan_000001.png")]
+
+    assert known_patients(copies, tmp_path, ours, owners=owners_by_name(ours)) == {"NORMAL/IMG1.png"}
+    assert known_patients(copies, tmp_path, ours[1:], owners=owners_by_name(ours)) == set(), "of another side's patient"
+
+
+def test_a_name_that_images_of_several_patients_have_tells_nothing(tmp_path: Path) -> None:
+    """Training and test images may both be numbered from 1."""
+    ours, of_test = image("train/NORMAL/0001.jpeg", "p1"), image("test/NORMAL/0001.jpeg", "p2")
+    copy = image("NORMAL/0001.png", "NORMAL/0001.png")
+
+    assert known_patients([copy], tmp_path, [of_test], owners=owners_by_name([ours, of_test])) == set()
+
+
+def test_whom_a_table_or_a_header_tells_is_not_known_by_the_name_of_the_file(tmp_path: Path) -> None:
+    ours = image("train/NORMAL/img1.jpeg", "p1")
+    (tmp_path / "patients.csv").write_text("file,patient\nimg1.png,somebody else\n", encoding="utf-8")
+    theirs = image("NORMAL/img1.png", "somebody else")
+
+    assert known_patients([theirs], tmp_path, [ours], owners=owners_by_name([ours])) == set()
+    scanned = image("NORMAL/img1", "dicom:2")
+    assert known_patients([scanned], tmp_path / "none", [ours], owners=owners_by_name([ours])) == set()

@@ -19,7 +19,7 @@ from xraytune.data.patients import PATIENTS_CSV
 from xraytune.data.pixels import open_pixels
 from xraytune.errors import DataError, Problem, StudyError, listed
 from xraytune.pipeline.album import ImageGroup
-from xraytune.pipeline.known_patients import all_names, known_patients
+from xraytune.pipeline.known_patients import all_names, known_patients, owners_by_name
 from xraytune.pipeline.prepare import Prepared, require_unbroken, store_images
 from xraytune.records import Progress, ignore_progress
 from xraytune.search.openings import last_opening
@@ -91,11 +91,13 @@ def find_test(
             group_regex = None
         images = read_labelled_folder(test, prepared.class_names, group_regex=group_regex)
         found = SealedTest(root=test, images=images, fingerprint=content_fingerprint(images))
-        known = known_patients(images, test, prepared.images, group_regex=group_regex, known_as=known_as)
+        owners = owners_by_name(index.images)
+        known = known_patients(images, test, prepared.images, group_regex=group_regex, known_as=known_as, owners=owners)
         _refuse(known, found, _REMOVE)
+    owners = owners_by_name([*index.images, *found.images])
     for folder in extra:
         images = read_labelled_folder(folder, prepared.class_names)
-        known_as = all_names(images, folder, data.split.group_regex)
+        known_as = all_names(images, folder, data.split.group_regex, owners)
         known = known_patients(found.images, found.root, images, group_regex=group_regex, known_as=known_as)
         # The study's own test folder has to stay as it was.
         _refuse(known, found, f"search anew without them in {folder}" if test is None else _REMOVE)

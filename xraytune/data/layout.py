@@ -23,7 +23,7 @@ from xraytune.errors import DataError, Problem, listed
 BINARY_CLASSES = ("NORMAL", "PNEUMONIA")
 THREE_CLASSES = ("normal", "bacterial", "viral")
 NAMING_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".tif", ".tiff"})
-_DICOM_SUFFIXES = frozenset({".dcm", ".dicom"})
+DICOM_SUFFIXES = frozenset({".dcm", ".dicom"})
 _DICOM_DIRECTORY = "DICOMDIR"
 """The table of contents of a DICOM medium: DICOM by its first bytes, and no image."""
 _CLASSES_OF_SERIES = {
@@ -256,7 +256,7 @@ def _is_image_name(file: Path) -> bool:
     DICOM files are often called IM000001, or by a UID of numbers and dots.
     """
     suffix = file.suffix.lower()
-    if suffix in NAMING_SUFFIXES or suffix in _DICOM_SUFFIXES:
+    if suffix in NAMING_SUFFIXES or suffix in DICOM_SUFFIXES:
         return True
     is_telling = suffix and not suffix[1:].isdigit()
     return not is_telling and file.name.upper() != _DICOM_DIRECTORY and _starts_as_dicom(file)

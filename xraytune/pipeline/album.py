@@ -20,7 +20,7 @@ from xraytune.data.index import ImageFile, ImageIndex, read_labelled_folder
 from xraytune.data.pixels import open_pixels
 from xraytune.errors import DataError, Problem
 from xraytune.mix.plan import MixPlan, plan_mix
-from xraytune.pipeline.known_patients import known_patients, require_no_test_patients
+from xraytune.pipeline.known_patients import known_patients, owners_by_name, require_no_test_patients
 from xraytune.pipeline.prepare import Prepared, Side, require_pixels, require_unbroken, store_images, training_pixels
 from xraytune.pipeline.quality import refuse_memorised
 from xraytune.pipeline.synthesize import blocks_for, extension_block, pool_block
@@ -220,7 +220,8 @@ def _without_validation(
 ) -> tuple[ImageFile, ...]:
     """What may be trained on: validation would measure memory if its patients were among the extra images."""
     validation = [image for image in prepared.images if image.side != "train"]
-    held_back = known_patients(found, root, validation, group_regex=group_regex)
+    owners = owners_by_name(prepared.images)
+    held_back = known_patients(found, root, validation, group_regex=group_regex, owners=owners)
     kept = tuple(image for image in found if image.patient not in held_back)
     if len(kept) < len(found):
         contents = {image.sha256 for image in validation}
@@ -231,6 +232,7 @@ def _without_validation(
             f"val-A or val-B{aside}, and training on them would flatter the scores"
         )
         if not kept:
-            raise DataError(Problem(what, root, "give images of other patients, such as those of the train side"))
+            fix = "give images of other patients, such as those of the train side, by names of their own"
+            raise DataError(Problem(what, root, fix))
         _logger.warning("%s: %s", root, what)
     return kept

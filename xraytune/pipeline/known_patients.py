@@ -2,18 +2,24 @@
 
 A patient goes by several names. A table of patients is read without the spaces around a name; patients who share an image,
 bit for bit, were joined under one of their names, and the file still tells the other; and a file says who it is of by its
-bytes, whatever it is called.
+bytes, whatever it is called. Where nothing else tells who is on a file from elsewhere, it is of the patient whose image in
+the study has its name: a processed copy often keeps that name (`docs/decisions/0016-whose-extra-images.md`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from pathlib import Path
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 
 from xraytune.data.index import ImageFile, ImageIndex
+from xraytune.data.layout import DICOM_SUFFIXES, NAMING_SUFFIXES
 from xraytune.data.patients import PATIENTS_CSV, found_by, name_patients, patient_of
 from xraytune.errors import DataError, Problem, listed
 from xraytune.pipeline.prepare import PreparedImage
+
+_NOBODY: Mapping[str, str] = MappingProxyType({})
 
 
 def known_patients(
@@ -23,6 +29,7 @@ def known_patients(
     *,
     group_regex: str | None = None,
     known_as: Iterable[str] = (),
+    owners: Mapping[str, str] = _NOBODY,
 ) -> set[str]:
     """The patients of a folder, by the names that they have there, of whom there are images among the known ones.
 
@@ -34,12 +41,13 @@ def known_patients(
         known: The images to compare with.
         group_regex: The study's expression; see `told_names`.
         known_as: Further names of the known patients, such as those that they had before they were joined.
+        owners: Whose the study's images are, if the folder's may be copies of them; see `owners_by_name`.
     """
     images = list(known)
     contents = {image.sha256 for image in images}
     names = {image.patient.strip() for image in images} | {patient_of(image.file) for image in images}
     names |= {name.strip() for name in known_as}
-    told = told_names([image.file for image in found], root, group_regex)
+    told = told_names(found, root, group_regex, owners)
     return {
         image.patient
         for image in found
@@ -47,9 +55,14 @@ def known_patients(
     }
 
 
-def all_names(images: Iterable[ImageFile | PreparedImage], root: Path, group_regex: str | None) -> set[str]:
+def all_names(
+    images: Sequence[ImageFile | PreparedImage],
+    root: Path,
+    group_regex: str | None,
+    owners: Mapping[str, str] = _NOBODY,
+) -> set[str]:
     """All that a folder calls the patients of some of its images; see `told_names`."""
-    return set().union(*told_names([image.file for image in images], root, group_regex).values())
+    return set().union(*told_names(images, root, group_regex, owners).values())
 
 
 def require_no_test_patients(
@@ -68,7 +81,7 @@ def require_no_test_patients(
     Raises:
         DataError: There are such images.
     """
-    known_as = all_names(images, root, group_regex)
+    known_as = all_names(images, root, group_regex, owners_by_name([*index.images, *index.test]))
     known = known_patients(index.test, index.root, images, group_regex=group_regex, known_as=known_as)
     if of_both := [image.file for image in index.test if image.patient in known]:
         what = f"patients of {len(of_both)} sealed test images are among these extra images: {listed(of_both)}"
@@ -76,16 +89,46 @@ def require_no_test_patients(
         raise DataError(Problem(what, root, fix))
 
 
-def told_names(files: Collection[str], root: Path, group_regex: str | None) -> dict[str, set[str]]:
+def told_names(
+    images: Sequence[ImageFile | PreparedImage],
+    root: Path,
+    group_regex: str | None,
+    owners: Mapping[str, str] = _NOBODY,
+) -> dict[str, set[str]]:
     """What a folder calls the patient of each file, before those who share an image are joined under one name.
 
     Its table says, or else the name of the file, and the study's expression where it finds something in the path: a copy of
-    a patient's image is often named after it. Where nothing says, there is no name.
+    a patient's image is often named after it. What none of them explains, nor a DICOM header, is the owner's of the study's
+    image of that name. Where nothing says, there is no name.
 
     Raises:
         DataError: The table is malformed or lacks files.
     """
-    named = name_patients(root, list(files)).by_file
+    files = [image.file for image in images]
+    named = name_patients(root, files).by_file
     has_table = (root / PATIENTS_CSV).is_file()
     found = found_by(group_regex, files) if group_regex and not has_table else {}
-    return {file: {name.strip() for name in (named[file], found.get(file, file)) if name != file} for file in files}
+    told = {file: {name.strip() for name in (named[file], found.get(file, file)) if name != file} for file in files}
+    for image in images:
+        owner = owners.get(_bare_name(image.file))
+        if owner is not None and not told[image.file] and image.patient in told:  # it counts as a patient of its own
+            told[image.file] = {owner.strip()}
+    return told
+
+
+def owners_by_name(images: Iterable[ImageFile | PreparedImage]) -> dict[str, str]:
+    """Whose image it is that has a name, for all names that are of one patient's images alone.
+
+    Folders and suffixes are no part of the name. One that several patients' images have (a scanner's IM000001, a number that
+    training and test images both count to) says nothing about whose copy a file of that name is.
+    """
+    patients: dict[str, set[str]] = defaultdict(set)
+    for image in images:
+        patients[_bare_name(image.file)].add(image.patient)
+    return {name: owners.pop() for name, owners in patients.items() if len(owners) == 1}
+
+
+def _bare_name(file: str) -> str:
+    path = PurePosixPath(file)
+    is_image_suffix = path.suffix.lower() in NAMING_SUFFIXES | DICOM_SUFFIXES
+    return (path.stem if is_image_suffix else path.name).casefold()
