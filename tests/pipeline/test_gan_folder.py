@@ -15,8 +15,9 @@ from xraytune.compute import choose_compute
 from xraytune.config.load import load_space
 from xraytune.data.index import read_labelled_folder
 from xraytune.data.phantom import draw_phantoms
-from xraytune.errors import ArtifactError, ConfigError
+from xraytune.errors import ArtifactError, ConfigError, DataError
 from xraytune.files import read_json
+from xraytune.pipeline.album import store_folder
 from xraytune.pipeline.gan_folder import gan_sample, gan_train, shared_out
 from xraytune.pipeline.prepare import prepare
 from xraytune.pipeline.synthesize import gan_need, pool_block
@@ -112,6 +113,19 @@ def test_drawn_images_can_be_read_as_a_folder_of_extra_images(kept: Kept, tmp_pa
 
     assert Counter(("NORMAL", "PNEUMONIA")[image.label] for image in images) == drawn.counts
     assert read_json(tmp_path / "images" / "provenance.json")["counts"] == drawn.counts
+
+
+def test_drawn_images_are_extra_images_for_studies_of_the_gans_split_alone(kept: Kept, tmp_path: Path) -> None:
+    gan_sample(kept.gan, count=20, out=tmp_path / "images")
+    same, other = (
+        prepare(load_space(kept.space, [f"data.split.seed={seed}"]).settings, kept.cache)[0] for seed in (0, 1)
+    )
+
+    used, _ = store_folder(tmp_path / "images", same, cache=kept.cache)
+
+    assert len(used) == 20
+    with pytest.raises(DataError, match="the GAN of these images has learnt from"):
+        store_folder(tmp_path / "images", other, cache=kept.cache)
 
 
 def test_one_network_for_each_class_is_kept_and_drawn_from_by_name(kept: Kept, tmp_path: Path) -> None:

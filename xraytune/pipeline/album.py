@@ -22,6 +22,7 @@ from xraytune.errors import DataError, Problem
 from xraytune.mix.plan import MixPlan, plan_mix
 from xraytune.pipeline.known_patients import known_patients, owners_by_name, require_no_test_patients
 from xraytune.pipeline.prepare import Prepared, Side, require_pixels, require_unbroken, store_images, training_pixels
+from xraytune.pipeline.provenance import require_unseen
 from xraytune.pipeline.quality import refuse_memorised
 from xraytune.pipeline.synthesize import blocks_for, extension_block, pool_block
 from xraytune.records import Compute
@@ -179,9 +180,11 @@ def store_folder(
         cache: The artifact cache.
 
     Raises:
-        DataError: The folder, a broken image in it, none that may be used, or one of a patient of the sealed test folder.
+        DataError: The folder, a broken image in it, none that may be used, one of a patient of the sealed test folder,
+            or images of a GAN that has learnt from validation or test images.
         MachineError: The disk is full.
     """
+    require_unseen(root, prepared, () if index is None else index.test)
     found = read_labelled_folder(root, prepared.class_names)
     if index is not None:
         require_no_test_patients(found, root, index, group_regex)

@@ -1,6 +1,6 @@
 """One GAN as a folder that a person keeps, and any number of images from it.
 
-    GAN/gan.json                                 settings, class names, train side, versions
+    GAN/gan.json                                 settings, class names, hashes of the train side, versions
     GAN/generator.safetensors                    or one for each class: generator_NORMAL.safetensors ...
     GAN/grids/                                   the samples drawn while it trained, beside real images
 
@@ -41,6 +41,7 @@ from xraytune.files import (
 from xraytune.gan.checkpoint import load_generator
 from xraytune.gan.pool import sample_block
 from xraytune.pipeline.prepare import Prepared, is_plain_name, prepare
+from xraytune.pipeline.provenance import PROVENANCE_FILE, gan_origin
 from xraytune.pipeline.synthesize import (
     copy_file,
     copy_grids,
@@ -191,7 +192,7 @@ def _fill(
         "version": _VERSION,
         "settings": gan.model_dump(mode="json"),
         "class_counts": _class_counts(prepared),
-        "train_fingerprint": prepared.train_fingerprint,
+        **gan_origin(prepared),
         "generators": files,
         "compute": asdict(compute),
         "packages": {name: version(name) for name in _PACKAGES},
@@ -254,7 +255,7 @@ def gan_sample(
             drawn[name] += 1
             on_progress("drawing GAN images", number, count)
         write_json(
-            folder / "provenance.json", {**record.content, "compute": asdict(compute), "count": count, "counts": drawn}
+            folder / PROVENANCE_FILE, {**record.content, "compute": asdict(compute), "count": count, "counts": drawn}
         )
     return GanSample(path=out, counts=drawn, image_size_px=settings.image_size)
 

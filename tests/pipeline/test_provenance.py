@@ -1,0 +1,88 @@
+"""What a GAN has learnt from, and whether a study may train on its images."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.pipeline.conftest import Bench
+from xraytune.config.settings import Settings
+from xraytune.data.index import ImageFile
+from xraytune.errors import DataError
+from xraytune.files import write_json
+from xraytune.pipeline.prepare import Prepared, prepare
+from xraytune.pipeline.provenance import PROVENANCE_FILE, gan_origin, require_unseen
+
+pytestmark = pytest.mark.slow
+
+
+def resplit(bench: Bench, **changes: Any) -> Prepared:
+    """The same X-rays with another `data.split`."""
+    data = bench.settings.data
+    split = data.split.model_copy(update=changes)
+    settings = Settings(name="other", data=data.model_copy(update={"split": split}))
+    return prepare(settings, bench.cache)[0]
+
+
+def folder_of(gan: Prepared, root: Path, *without: str) -> Path:
+    """A folder such as `gan sample` writes, of a GAN that was trained on the train side of `gan`."""
+    root.mkdir()
+    write_json(root / PROVENANCE_FILE, {key: value for key, value in gan_origin(gan).items() if key not in without})
+    return root
+
+
+def test_images_of_a_gan_that_has_learnt_from_validation_images_are_refused(bench: Bench, tmp_path: Path) -> None:
+    root = folder_of(resplit(bench, seed=1), tmp_path / "drawn")
+
+    with pytest.raises(DataError, match=r"learnt from \d+ of the \d+ images that the study holds back\n.*data\.split"):
+        require_unseen(root, bench.prepared)
+
+
+def test_images_of_a_gan_that_has_learnt_from_test_images_are_refused(bench: Bench, tmp_path: Path) -> None:
+    other = resplit(bench, val_a=0.3)
+    root = folder_of(other, tmp_path / "drawn")
+    sha256 = next(image.sha256 for image in other.images if image.side == "train")
+    test = ImageFile(file="test/NORMAL/a.png", label=0, patient="a", sha256=sha256, width_px=1, height_px=1)
+    study = replace(bench.prepared, images=tuple(i for i in bench.prepared.images if i.side == "train")[1:])
+
+    require_unseen(root, study)
+    with pytest.raises(DataError, match="learnt from 1 of the 1 images that the study holds back"):
+        require_unseen(root, study, [test])
+
+
+def test_a_gan_of_the_train_side_or_of_some_of_it_or_of_other_x_rays_has_seen_nothing(
+    bench: Bench, tmp_path: Path
+) -> None:
+    train = tuple(image for image in bench.prepared.images if image.side == "train")
+    others = tuple(replace(image, sha256=f"other {image.sha256}") for image in train)
+
+    require_unseen(folder_of(bench.prepared, tmp_path / "same"), bench.prepared)
+    require_unseen(folder_of(replace(bench.prepared, images=train[:3]), tmp_path / "some"), bench.prepared)
+    require_unseen(folder_of(replace(bench.prepared, images=others), tmp_path / "others"), bench.prepared)
+
+
+def test_a_record_of_an_earlier_version_is_believed_where_the_train_sides_are_the_same(
+    bench: Bench, tmp_path: Path
+) -> None:
+    require_unseen(folder_of(bench.prepared, tmp_path / "same", "train_images"), bench.prepared)
+
+    with pytest.raises(DataError, match="another train side than this study's, and nothing tells which images"):
+        require_unseen(folder_of(resplit(bench, seed=1), tmp_path / "other", "train_images"), bench.prepared)
+
+
+@pytest.mark.parametrize("content", ["{", "[" * 100_000, "\xff"])
+def test_a_damaged_record_is_refused(bench: Bench, tmp_path: Path, content: str) -> None:
+    (tmp_path / PROVENANCE_FILE).write_bytes(content.encode("latin-1"))
+
+    with pytest.raises(DataError, match=r"provenance\.json: cannot be read"):
+        require_unseen(tmp_path, bench.prepared)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"version": 1}'])
+def test_a_record_of_something_else_is_passed_over(bench: Bench, tmp_path: Path, content: str) -> None:
+    (tmp_path / PROVENANCE_FILE).write_text(content, encoding="utf-8")
+
+    require_unseen(tmp_path, bench.prepared)
