@@ -27,6 +27,7 @@ from xraytune.metrics.classification import Floats
 from xraytune.pipeline.album import ImageGroup, side_group
 from xraytune.pipeline.prepare import require_pixels
 from xraytune.records import Progress, ignore_progress
+from xraytune.search.inputs import inputs_of_trials, read_inputs, require_same_inputs
 from xraytune.search.journal import Journal
 from xraytune.search.openings import OPENINGS_FILE, openings, write_opening
 from xraytune.search.runner import Runner
@@ -63,7 +64,7 @@ def confirm(
         on_progress: Told how far the work beside the runs is.
 
     Raises:
-        StudyError: No study, no finalist, its images changed, or runs were scored on another test folder.
+        StudyError: No study, no finalist, its images or weights changed, or runs were scored on another test folder.
         DataError: No test folder, or one that cannot be used.
         TrialError: Runs failed; the same call tries them again.
         MachineError: Weights, GPUs, disk or the Ray cluster.
@@ -83,6 +84,7 @@ def confirm(
         extra = sorted({one.folder.path for one in compared if one.folder})
         sealed = find_test(space.settings.data, prepared, test, extra=extra, on_progress=on_progress)
         require_pixels(space.settings, prepared, cache, on_progress=on_progress)
+        require_same_inputs(folder, read_inputs(inputs_of_trials(compared), space.settings, prepared, cache))
         runner = Runner(
             folder,
             token=token,

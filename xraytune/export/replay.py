@@ -21,6 +21,7 @@ from xraytune.errors import MachineError, Problem, StudyError
 from xraytune.files import explained_disk_errors, make_folder, read_jsonl, require_writable, temporary_name
 from xraytune.pipeline.trial import run_trial
 from xraytune.records import EpochRecord, Json, Progress, TrialResult, ignore_progress
+from xraytune.search.inputs import inputs_of_trials, read_inputs, require_same_inputs
 from xraytune.search.journal import Journal
 from xraytune.search.messages import reason_of, traceback_note
 from xraytune.search.study import StudyFolder
@@ -107,7 +108,8 @@ def replay(
         on_progress: Told the epochs, and before them what is made again, because it is not in the cache.
 
     Raises:
-        StudyError: There is no such study or trial, it has no epoch yet, or the images changed.
+        StudyError: There is no such study or trial, it has no epoch yet, or its images or weights changed.
+        DataError: A folder of extra images that cannot be used any more.
         MachineError: The study was searched on a GPU and there is none; weights are missing, or the disk is full.
     """
     folder = StudyFolder(study.resolve())
@@ -126,6 +128,8 @@ def replay(
     experiment = Experiment(settings=space.settings, parameters=journal.parameters(trial))
     prepared, compute = folder.prepared(), folder.compute()
     require_device(compute, folder.path)
+    inputs = inputs_of_trials([experiment.parameters])
+    require_same_inputs(folder, read_inputs(inputs, space.settings, prepared, cache))
     pin(compute)
 
     replayed: list[EpochRecord] = []

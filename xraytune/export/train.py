@@ -11,7 +11,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from xraytune.pipeline.model import require_two_classes
 from xraytune.pipeline.prepare import Prepared, prepare
 from xraytune.pipeline.trial import run_trial
 from xraytune.records import Compute, EpochRecord, Json, Progress, TrialResult, ignore_progress
+from xraytune.search.inputs import inputs_of_trials, read_inputs
 from xraytune.search.study import StudyFolder, damage_explained
 
 TRAIN_STAGE = "train-1.work"
@@ -107,23 +108,26 @@ def train(
     require_new(out)
     space = load_space(config, overrides, data=data, weights_dir=weights_dir)
     experiment = space.experiment()
+    settings = experiment.settings
     if space.searched:
         chosen = ", ".join(f"{name} {value}" for name, value in space.start_from[0].items())
         note(f"{config} is a space: this trains the first line of its start_from ({chosen})")
-    study = _study(experiment.settings, note)
+    study = _study(settings, note)
     cache = (cache or (Path("cache") if study is None else study.default_cache)).resolve()
     require_writable(cache)
     require_two_classes(space)
     weights_sha256 = _weights_sha256(experiment)
-    prepared, warnings = prepare(experiment.settings, cache, skip_broken=skip_broken, on_progress=on_progress)
+    prepared, warnings = prepare(settings, cache, skip_broken=skip_broken, on_progress=on_progress)
     for warning in warnings:
         note(warning)
+    folders = replace(inputs_of_trials([experiment.parameters]), weights=frozenset())
+    extra = [*read_inputs(folders, settings, prepared, cache).values()]
     study = _of_these_images(study, prepared, note)
-    recorded = None if overrides or study is None else _recorded(experiment.settings, study)
-    compute = _compute(experiment.settings, study, note)
+    recorded = None if overrides or study is None else _recorded(settings, study)
+    compute = _compute(settings, study, note)
     pin(compute)
     training = _Training(experiment=experiment, prepared=prepared, compute=compute, cache=cache)
-    work = training.work(space.identity(), weights_sha256)
+    work = training.work(space.identity(), weights_sha256, extra)
     with _claimed(work):
         epochs, result = training.run(work, on_epoch, on_progress)
         training.bundle(work, out, overrides, epochs, result, on_progress)
@@ -150,13 +154,15 @@ class _Training:
     compute: Compute
     cache: Path
 
-    def work(self, space: dict[str, Json], weights_sha256: str | None) -> Path:
+    def work(self, space: dict[str, Json], weights_sha256: str | None, extra: list[str]) -> Path:
         """The work folder: its name follows from all that the bits of this training depend on.
 
         `space` is its identity, which leaves out where things lie: a training goes on after its folders moved.
         """
         inputs: dict[str, Any] = {"space": space, "weights": weights_sha256}
         inputs |= {"images": self.prepared.fingerprint, "compute": asdict(self.compute)}
+        if extra:
+            inputs["extra"] = extra
         if others := extensions_of(self.experiment.parameters.backbone, self.experiment.parameters.source):
             inputs["extensions"] = others
         return artifact_path(self.cache, TRAIN_STAGE, inputs)

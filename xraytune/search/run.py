@@ -15,16 +15,16 @@ from xraytune.config.load import load_space
 from xraytune.config.settings import Parameters
 from xraytune.config.space import Space
 from xraytune.cores import cpu_count
-from xraytune.data.index import ImageIndex, read_index
+from xraytune.data.index import read_index
 from xraytune.data.layout import part_folders
 from xraytune.errors import Problem, TrialError
 from xraytune.files import require_writable
-from xraytune.pipeline.album import store_folder
 from xraytune.pipeline.model import require_two_classes
 from xraytune.pipeline.prepare import Prepared, prepare_index
 from xraytune.pipeline.synthesize import gan_need
 from xraytune.records import EpochRecord, Progress, ignore_progress
 from xraytune.search.director import Director, Observer, mix_label
+from xraytune.search.inputs import inputs_of_space, keep_inputs, read_inputs
 from xraytune.search.journal import Journal
 from xraytune.search.runner import Node, Runner, slots
 from xraytune.search.study import (
@@ -105,7 +105,7 @@ def search(
         ConfigError: The file.
         DataError: The images.
         MachineError: Weights, GPUs, disk or the Ray cluster.
-        StudyError: The study is in use, or of another space or other images.
+        StudyError: The study is in use, or of another space, other images or other weights.
         TrialError: No trial completed.
         KeyboardInterrupt: Ctrl-C, after everything was put in order.
     """
@@ -139,12 +139,13 @@ def search(
     if settings.has_idle_asha:
         grace, last = settings.scheduler.grace, settings.budget.max_epochs
         observer.note(f"ASHA stops no trial: scheduler.grace is {grace}, and budget.max_epochs {last}")
-    store_extra_folders(loaded, index, prepared, cache)
+    contents = read_inputs(inputs_of_space(loaded), settings, prepared, cache, index=index)
     if not is_resumed:
         create_study(folder, loaded, prepared, compute)
     with locked(folder) as token:
         require_same_space(folder, loaded)  # another search may have created it meanwhile
         require_same_images(folder, prepared)
+        keep_inputs(folder, contents)
         _run(loaded, folder, prepared, token=token, cache=cache, share=share, address=address, observer=observer)
     return summarise(folder)
 
@@ -222,15 +223,3 @@ def require_weights(space: Space) -> None:
         if file == Path(str(weights)) or BACKBONES.has(str(backbone)):
             parameters = Parameters.model_validate({"backbone": backbone, "weights": weights})
             build_classifier(parameters, 2, weights=file, seed=0)
-
-
-def store_extra_folders(space: Space, index: ImageIndex, prepared: Prepared, cache: Path) -> None:
-    """Decode every folder of extra images that a trial can ask for, so that a broken one ends no trial.
-
-    Raises:
-        DataError: Such a folder, a broken image in it, or one of a patient of the sealed test folder.
-    """
-    for source, folder in space.combinations("source", "folder.path"):
-        if source == "folder":
-            group_regex = space.settings.data.split.group_regex
-            store_folder(Path(str(folder)), prepared, group_regex=group_regex, index=index, cache=cache)

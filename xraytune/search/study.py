@@ -1,6 +1,7 @@
 """A study is a folder, and everything that explains one of its numbers lies in it.
 
     study.yaml  split.json  environment.json   what is searched, on which images, with which versions; written once
+    inputs.json                                what its extra images and own weights are, where it has such
     optuna.journal                             the truth
     trials.jsonl                               a projection of it: one row for every ended trial
     trials/0007/                               config.json epochs.jsonl checkpoint/ progress.json
