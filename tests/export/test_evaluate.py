@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from xraytune.export.bundle import open_bundle
 from xraytune.export.evaluate import evaluate
 from xraytune.export.predict import predict
 from xraytune.export.train import train
-from xraytune.files import read_jsonl
+from xraytune.files import read_json, read_jsonl, sha256_of, write_json
 
 pytestmark = pytest.mark.slow
 
@@ -115,6 +116,42 @@ def test_an_opened_test_folder_is_written_down_also_under_another_name(copy_lab:
         assert rows[0]["images"] == first.metrics.images
         assert (log.parent / rows[0]["model"]).resolve() == lab.model
         assert rows[0]["time"].endswith("+00:00")
+
+
+def test_patients_of_the_test_folder_are_told_by_the_data_folders_table(copy_lab: CopyLab) -> None:
+    lab = copy_lab()
+    files = sorted(path.relative_to(lab.xrays).as_posix() for path in (lab.xrays / "test").rglob("*.jpeg"))
+    lines = [f"{file},patient {number // 4}\n" for number, file in enumerate(files)]
+    (lab.xrays / "patients.csv").write_text("file,patient\n" + "".join(lines), encoding="utf-8")
+
+    found = evaluate(lab.model, data=lab.xrays / "test", replicates=50)
+
+    assert found.opened_test
+    assert found.patient_count == -(-len(files) // 4)
+    assert sum(found.class_counts.values()) == len(files)
+
+
+def test_a_table_above_that_lacks_images_of_the_folder_is_of_something_else(copy_lab: CopyLab) -> None:
+    lab = copy_lab()
+    before = evaluate(lab.model, data=lab.xrays / "test", replicates=50).patient_count
+    file = next(path for path in (lab.xrays / "test").rglob("*.jpeg"))
+    (lab.xrays / "patients.csv").write_text(f"file,patient\n{file.name},somebody\n", encoding="utf-8")
+
+    assert evaluate(lab.model, data=lab.xrays / "test", replicates=50).patient_count == before
+
+
+def test_an_expression_for_paths_below_the_data_folder_tells_the_patients_of_its_test_folder(copy_lab: CopyLab) -> None:
+    lab = copy_lab()
+    record, manifest = lab.model / "bundle.json", lab.model / "manifest.json"
+    group_regex = r"^(?:train|test)/[^/]+/(.+)[_-][0-9]+[.]jpeg$"
+    write_json(record, read_json(record) | {"group_regex": group_regex})
+    files = read_json(manifest)["files"] | {"bundle.json": sha256_of(record)}
+    write_json(manifest, {"version": 1, "files": files})
+
+    found = evaluate(lab.model, data=lab.xrays / "test", replicates=50)
+
+    names = {re.sub("[_-][0-9]+$", "", path.stem) for path in (lab.xrays / "test").rglob("*.jpeg")}
+    assert found.patient_count == len(names)
 
 
 def test_a_look_at_other_images_is_not_written_down(copy_lab: CopyLab, tmp_path: Path) -> None:

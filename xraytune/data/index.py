@@ -13,7 +13,7 @@ import logging
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from xraytune.config.settings import DataSettings
@@ -25,6 +25,7 @@ from xraytune.data.layout import (
     class_names_of,
     differing_classes_problems,
     empty_class_problems,
+    list_images,
     part_folders,
     read_part,
     require_folder,
@@ -33,6 +34,7 @@ from xraytune.data.layout import (
 from xraytune.data.patients import (
     PatientTable,
     find_table,
+    found_by,
     join_identical,
     name_patients,
     require_group,
@@ -139,9 +141,18 @@ def read_labelled_folder(
     class_names: Sequence[str],
     *,
     group_regex: str | None = None,
+    whole: Path | None = None,
     on_progress: Progress = ignore_progress,
 ) -> tuple[ImageFile, ...]:
     """The images of a folder of class folders, sorted by file; some of the classes may have none.
+
+    Args:
+        root: The folder; files are told below it.
+        class_names: In the order of the labels.
+        group_regex: Searched in each path; its first group is the patient.
+        whole: The data folder that it lies in, if that one's table, or paths below it, tell who the patients are; see
+            `data_folder_of`.
+        on_progress: Told how many files were read.
 
     Raises:
         ConfigError: `group_regex` is not a regular expression with a group.
@@ -154,17 +165,44 @@ def read_labelled_folder(
     if parts:
         what = f"it holds {' and '.join(f'{part.name}/' for part in parts)}; which of its images are meant?"
         raise DataError(Problem(what, root, f"name the folder whose subfolders are the classes, such as {parts[0]}"))
-    table = find_table(root)
-    part = read_part(root, root, class_names, table)
+    base, folder = (root, root) if whole is None else (whole, whole / root.resolve().name)
+    table = find_table(base)
+    part = read_part(folder, base, class_names, table)
     problems = list(part.problems)
     if not part.labels:
         problems += empty_class_problems(root, class_names, part.labels)
     if problems:
         raise DataError(*problems)
-    images, notes = _describe(root, part.labels, table, group_regex, on_progress)
+    images, notes = _describe(base, part.labels, table, group_regex, on_progress)
     for warning in (*part.warnings, *notes):
         _logger.warning("%s", warning)
+    if whole is not None:
+        images = tuple(replace(image, file=image.file.removeprefix(f"{folder.name}/")) for image in images)
     return images
+
+
+def data_folder_of(part: Path, group_regex: str | None) -> Path | None:
+    """The data folder that a folder such as its `test/` lies in, if it tells who the patients there are; else None.
+
+    It does by a table that has all images of the part, or by an expression that finds a patient in all their paths below
+    it. A table of the part's own stands for both.
+
+    Raises:
+        ConfigError: `group_regex` is not a regular expression with a group.
+        DataError: There is no such folder, or the table is malformed.
+    """
+    require_folder(part)
+    if find_table(part) is not None:
+        return None
+    part = part.resolve()
+    whole = part.parent
+    table = find_table(whole)
+    if table is None and (group_regex is None or part.name.casefold() not in {"train", "val", "test"}):
+        return None
+    files = [f"{part.name}/{image.relative_to(part).as_posix()}" for image in list_images(part)]
+    if table is None:
+        return whole if group_regex and len(found_by(group_regex, files)) == len(files) else None
+    return whole if all(table.names(file) for file in files) else None
 
 
 def content_fingerprint(images: Iterable[ImageFile]) -> str:

@@ -62,6 +62,10 @@ class PatientTable:
     patients: Mapping[str, str]
     classes: Mapping[str, str]
 
+    def names(self, file: str) -> bool:
+        """Whether it has a line of a file, by its path below the data folder or its name."""
+        return file in self.patients or PurePosixPath(file).name in self.patients
+
     def class_of(self, file: str) -> str | None:
         """The class of a file, by its path below the data folder; None where the table does not say."""
         return self.classes.get(file) or self.classes.get(PurePosixPath(file).name)

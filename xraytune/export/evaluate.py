@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xraytune.data.decoding import BrokenImage
-from xraytune.data.index import ImageFile, content_fingerprint, read_labelled_folder
+from xraytune.data.index import ImageFile, content_fingerprint, data_folder_of, read_labelled_folder
 from xraytune.data.layout import list_images
 from xraytune.data.patients import PATIENTS_CSV
 from xraytune.errors import ArtifactError, DataError, MachineError, Problem
@@ -99,7 +99,8 @@ def evaluate(
 
     Args:
         model: The bundle.
-        data: The folder whose subfolders are the classes; one with train/ or test/ in it is refused.
+        data: The folder whose subfolders are the classes; one with train/ or test/ in it is refused. Of a `test/` the data
+            folder's `patients.csv` tells the patients, where it has none of its own.
         skip_broken: Leave broken images out, and say which.
         reason: Why the test folder is opened, for the log of its openings.
         replicates: Resamples for the intervals.
@@ -159,9 +160,13 @@ def evaluate(
 
 
 def _read_folder(bundle: Bundle, data: Path, on_progress: Progress) -> tuple[ImageFile, ...]:
-    # A table of patients beside the images knows more about them than the training set's file names.
-    group_regex = None if (data / PATIENTS_CSV).is_file() else bundle.record.group_regex
-    return read_labelled_folder(data, bundle.record.class_names, group_regex=group_regex, on_progress=on_progress)
+    group_regex = bundle.record.group_regex
+    whole = data_folder_of(data, group_regex)
+    # A table of patients knows more about them than the training set's file names.
+    if ((whole or data) / PATIENTS_CSV).is_file():
+        group_regex = None
+    names = bundle.record.class_names
+    return read_labelled_folder(data, names, group_regex=group_regex, whole=whole, on_progress=on_progress)
 
 
 def _class_counts(bundle: Bundle, labels: NDArray[np.int64], data: Path) -> dict[str, int]:
