@@ -29,6 +29,7 @@ from xraytune.confirm.runs import completed_rows
 from xraytune.export.best import export
 from xraytune.files import append_jsonl, read_jsonl
 from xraytune.pipeline.prepare import Prepared, SideName
+from xraytune.search.inputs import require_same_inputs
 from xraytune.search.journal import Journal
 from xraytune.search.study import StudyFolder
 from xraytune.search.view import status
@@ -117,6 +118,7 @@ def use(prepared: Prepared) -> None:
 FILES_OF_A_STUDY: dict[str, Callable[[StudyFolder], object]] = {
     "split.json": lambda study: use(study.prepared()),
     "environment.json": lambda study: (study.compute(), study.identity()),
+    "inputs.json": lambda study: require_same_inputs(study, {study.path.parent.parent / "drawn": "0" * 32}),
     "wall.json": lambda study: status(study.path),
     "trials/0004/progress.json": lambda study: status(study.path),
     "trials/0000/config.json": lambda study: study.experiment(0),
