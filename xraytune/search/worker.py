@@ -85,10 +85,13 @@ class TrialWorker:
         self._open = ExitStack()
         self._tracker: WandbRun | None = None
         self._alive: Callable[[], None] = lambda: None
-        self._epochs = self._trained()
+        try:
+            self._epochs = self._begun()
+        except Exception as error:  # noqa: BLE001  Ray would take it for a lost process
+            self._epochs = _failing(error)
 
-    def _trained(self) -> Generator[EpochRecord, None, TrialResult]:
-        """The trial's epochs. What its process needs is done with the first of them, so that a failure is told as theirs."""
+    def _begun(self) -> Generator[EpochRecord, None, TrialResult]:
+        """Take the trial over from whoever had it; gives its epochs, none of which is computed yet."""
         compute = self._study.compute()
         require_device(compute, self._study.path)
         pin(compute, gpu_share=self._job.gpu_share)
@@ -108,6 +111,11 @@ class TrialWorker:
         epochs = trial_epochs(
             experiment, prepared, trial_dir=self._folder, cache=cache, compute=compute, on_progress=on_progress
         )
+        return self._watched(epochs, hang_seconds)
+
+    def _watched(
+        self, epochs: Generator[EpochRecord, None, TrialResult], hang_seconds: float
+    ) -> Generator[EpochRecord, None, TrialResult]:
         with closing(epochs):
             while True:
                 with _hang_guard(self._folder, hang_seconds) as self._alive:  # between two epochs nothing hangs
@@ -172,6 +180,12 @@ class TrialWorker:
             return sample_grid(album, len(prepared.class_names), prepared.image_size_px)
 
         return WandbRun(settings, trial, samples=samples, finish_seconds=_FINISH_SECONDS)
+
+
+def _failing(error: Exception) -> Generator[EpochRecord, None, TrialResult]:
+    """The epochs of a trial that cannot begin: it is told with the first one, as what it is."""
+    yield from ()
+    raise error
 
 
 def next_message(epochs: Generator[EpochRecord, None, TrialResult], trial_dir: Path) -> Message:
