@@ -15,7 +15,7 @@ import pytest
 from xraytune import lease
 from xraytune.errors import MachineError
 from xraytune.files import append_jsonl, write_text
-from xraytune.lease import HeldError, has_claim, held, is_held, read_owner, turn, write_claim
+from xraytune.lease import HeldError, has_claim, held, living_owner, read_owner, turn, write_claim
 
 HOLD = """
 import sys
@@ -51,13 +51,13 @@ def owner_elsewhere(path: Path, host: str = "node-7") -> None:
 @pytest.mark.slow
 def test_a_second_owner_is_refused_and_told_the_first(tmp_path: Path) -> None:
     with held(tmp_path / "lock") as owner:
-        assert is_held(tmp_path / "lock")
+        assert living_owner(tmp_path / "lock") == owner
         assert owner.pid == os.getpid()
         with pytest.raises(HeldError) as refusal, held(tmp_path / "lock"):
             pass
         assert refusal.value.owner == owner
 
-    assert not is_held(tmp_path / "lock")
+    assert not living_owner(tmp_path / "lock")
 
 
 @pytest.mark.slow
@@ -67,7 +67,7 @@ def test_the_claim_of_a_killed_process_is_free_at_once(tmp_path: Path) -> None:
         pass
     end(process)
 
-    assert not is_held(tmp_path / "lock")
+    assert not living_owner(tmp_path / "lock")
     with held(tmp_path / "lock") as owner:
         assert owner.pid == os.getpid()
 
@@ -122,11 +122,11 @@ def test_without_locks_the_heart_decides_on_one_machine_too(tmp_path: Path, monk
 
     monkeypatch.setattr("fcntl.flock", no_flock)
     with held(tmp_path / "lock") as owner:
-        assert is_held(tmp_path / "lock")
+        assert living_owner(tmp_path / "lock")
         with pytest.raises(HeldError) as refusal, held(tmp_path / "lock"):
             pass
     assert refusal.value.owner == owner
-    assert not is_held(tmp_path / "lock")
+    assert not living_owner(tmp_path / "lock")
 
     (tmp_path / "lock").write_text(json.dumps(asdict(owner)), encoding="utf-8")  # as if it had been killed
     monkeypatch.setattr(lease, "PATIENCE_SECONDS", 0.3)

@@ -45,6 +45,7 @@ class Owner:
         pid: The process.
         kernel: Tells one start of one machine from all others.
         since: ISO time, UTC.
+        work: What the process does with it.
     """
 
     token: str
@@ -52,6 +53,7 @@ class Owner:
     pid: int
     kernel: str
     since: str
+    work: str = ""
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}, since {self.since}"
@@ -66,11 +68,12 @@ class HeldError(Exception):
 
 
 @contextmanager
-def held(path: Path) -> Iterator[Owner]:
+def held(path: Path, work: str = "") -> Iterator[Owner]:
     """Hold a claim while the block runs; each durable write of the process then looks first whether it still does.
 
     Args:
         path: A file beside what is claimed; it stays, and is blank when nobody holds the claim.
+        work: What the process does with it, for those who look.
 
     Raises:
         HeldError: Another process holds it, or took it over while this one slept.
@@ -82,7 +85,7 @@ def held(path: Path) -> Iterator[Owner]:
         rival = _rival(stream, path)
         if rival is not None:
             raise HeldError(rival)
-        own = _new_owner()
+        own = _new_owner(work)
         with explained_disk_errors(path):
             _write(stream, json.dumps(asdict(own)))
 
@@ -104,19 +107,19 @@ def held(path: Path) -> Iterator[Owner]:
                     _write(stream, "")
 
 
-def is_held(path: Path) -> bool:
-    """Whether a living process holds a claim; for those who only look."""
+def living_owner(path: Path) -> Owner | None:
+    """The living process that holds a claim; for those who only look."""
     try:
         stream = path.open("rb", buffering=0)
     except FileNotFoundError:
-        return False
+        return None
     with stream:
         owner = _read(stream)
         if owner is None:
-            return False
+            return None
         if owner.kernel == _kernel() and (lock := _lock(stream, fcntl.LOCK_SH)) != "no locks":
-            return lock == "another's"
-        return time.time() - os.fstat(stream.fileno()).st_mtime < PATIENCE_SECONDS
+            return owner if lock == "another's" else None
+        return owner if time.time() - os.fstat(stream.fileno()).st_mtime < PATIENCE_SECONDS else None
 
 
 def read_owner(path: Path) -> Owner | None:
@@ -273,9 +276,15 @@ def _write(stream: FileIO, content: str) -> None:
     stream.write(content.encode().ljust(_BYTES))
 
 
-def _new_owner() -> Owner:
-    since = datetime.now(UTC).isoformat(timespec="seconds")
-    return Owner(token=uuid.uuid4().hex, host=socket.gethostname(), pid=os.getpid(), kernel=_kernel(), since=since)
+def _new_owner(work: str) -> Owner:
+    return Owner(
+        token=uuid.uuid4().hex,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        kernel=_kernel(),
+        since=datetime.now(UTC).isoformat(timespec="seconds"),
+        work=work,
+    )
 
 
 @cache

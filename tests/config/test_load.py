@@ -65,7 +65,7 @@ def test_every_problem_is_told_at_once_in_file_order(write_space: WriteSpace, co
         ("lr: 1e-3", "lr: 0.001 stands alone", "write lr: {value: 0.001}"),
         ("lr: [1e-3, 1e-4]", "lr: a list says no values", "write lr: {values: [...]}"),
         ("lr:", "lr: is empty", "write lr: {value: ...}"),
-        ("lr: {value: }", "lr: is empty", "write a value, or remove the line"),
+        ("lr: {value: }", "lr: is empty", "give it a value, or leave it out"),
         ("lr: {values: []}", "lr: values is empty", "write values: [a, b]"),
         ("lr: {value: 1e-4x}", "lr: '1e-4x' is not a number", "write a number"),
         ("lr: {value: .nan}", "lr: nan is not a finite number", "write a finite number"),

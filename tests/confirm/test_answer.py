@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from xraytune.config.settings import Parameters
 from xraytune.confirm.answer import Judged, judge_finalists, ratio_response
 from xraytune.confirm.arms import Arm
 from xraytune.confirm.plan import Plan, new_plan
-from xraytune.confirm.record import Confirmation, write_verdict
+from xraytune.confirm.record import Confirmation, methods_paragraph, write_verdict
 from xraytune.metrics.classification import Floats
 from xraytune.seeding import numpy_generator
 
@@ -123,6 +124,24 @@ def test_the_words_name_the_controls_the_figures_and_the_limits() -> None:
     assert "trained on these 40 images" in words
     assert refuted.to_json()["answer"].startswith("Exploratory, not a confirmation: The synthetic images hurt")
     assert "because the test folder had been opened" in refuted.to_json()["answer"]
+
+
+def test_the_methods_tell_of_the_controls_that_there_were_and_of_what_was_seen_before() -> None:
+    whole = methods_paragraph(confirmation(scores(gan=2.5)))
+    alone = replace(confirmation(scores(gan=2.5), "the test folder had been opened 3 times before"), notes=())
+    (finalist,) = alone.finalists
+    alone = replace(alone, finalists=(replace(finalist, results=finalist.results[1:2]),))
+    duplicate_alone = methods_paragraph(alone)
+
+    assert "no extra images or real images drawn again in place" in whole
+    assert "best configurations without synthetic images (classical)" in whole
+    assert "The test images were opened once" in whole
+    assert whole.endswith("Notes: a note.")
+    assert "controls that keep all of its settings and have real images drawn again" in duplicate_alone
+    assert "best configurations" not in duplicate_alone
+    assert "opened once" not in duplicate_alone
+    assert "exploratory: the test folder had been opened 3 times before." in duplicate_alone
+    assert "Notes" not in duplicate_alone
 
 
 @pytest.mark.slow

@@ -72,7 +72,7 @@ def test_each_run_ends_once_and_a_new_start_goes_on(folder: StudyFolder) -> None
     second.hear(2, ended(0.7))
     assert second.next() is Answer.DONE
     assert second.is_done
-    assert {number: row["value"] for number, row in completed_rows(folder.path).items()} == {1: 0.9, 0: 0.8, 2: 0.7}
+    assert {number: row["value"] for number, row in completed_rows(folder).items()} == {1: 0.9, 0: 0.8, 2: 0.7}
 
 
 def test_a_checkpoint_that_a_kill_left_behind_goes_at_the_next_start(folder: StudyFolder) -> None:
@@ -112,12 +112,12 @@ def test_a_run_that_failed_is_tried_again_at_the_next_start(folder: StudyFolder,
     first = work(folder, "none")
     assert not first.hear(started(first), message)
     assert first.is_done
-    assert completed_rows(folder.path) == {}
+    assert completed_rows(folder) == {}
 
     second = work(folder, "none")
     second.hear(started(second), ended(0.9))
 
-    assert completed_rows(folder.path)[0]["value"] == 0.9
+    assert completed_rows(folder)[0]["value"] == 0.9
 
 
 def test_a_run_that_was_begun_with_other_settings_is_not_gone_on_with(folder: StudyFolder) -> None:
@@ -169,7 +169,7 @@ def test_a_run_that_is_lost_too_often_has_failed(folder: StudyFolder) -> None:
         one.lost(started(one), out_of_memory=False)
 
     assert one.is_done
-    assert completed_rows(folder.path) == {}
+    assert completed_rows(folder) == {}
 
 
 def test_a_run_waits_for_a_gan_that_another_trains(folder: StudyFolder) -> None:

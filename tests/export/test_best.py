@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,7 +58,7 @@ def test_the_file_is_the_trial_and_says_where_it_comes_from(lab: Lab, tmp_path: 
     assert experiment.parameters == StudyFolder(lab.study).experiment(0).parameters
     assert experiment.settings.data.path == lab.xrays
     assert experiment.settings.exported_from == ExportedFrom(study=lab.study, trial=0)
-    assert "# Trial 0 of the study mix, arm classical+gan." in text
+    assert "# Trial 0 of the study mix, arm classical+gan: asked for by its number." in text
     assert f"{exported.val_b_auroc:.4f} on val-B" in text
     assert "xraytune train --config trial.yaml -o model" in text
     assert str(tmp_path) not in text
@@ -102,6 +103,28 @@ def test_a_mix_that_helps_is_exported_though_another_trial_scored_higher(lab: La
     exported = export(folder.path, out=tmp_path / "best.yaml")
 
     assert (exported.trial, exported.synthetic, exported.advice) == (0, "confirmed: it beats every control", "")
+
+
+def test_the_file_says_why_this_trial(lab: Lab, tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path / "studies" / "told")
+    study_of(folder, lab, [(0.9, 0.7), (0.8, 0.8)])
+
+    def head(**asked: Any) -> str:
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.yaml"
+        export(folder.path, out=path, **asked)
+        return path.read_text(encoding="utf-8").partition("\n")[0]
+
+    assert head().endswith("Trial 1 of the study told, arm classical+gan: the best by val-B.")
+    assert head(arm="classical+gan").endswith("the best of its arm by val-B.")
+    tell_verdict(folder.path, trial_0="helps")
+    assert head().endswith("Trial 0 of the study told, arm classical+gan: the mix that `confirm` found to help.")
+
+
+def test_where_no_trial_is_without_synthetic_images_none_is_advised(lab: Lab, tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path / "studies" / "told")
+    study_of(folder, lab, [(0.9, 0.7)])
+
+    assert export(folder.path, out=tmp_path / "best.yaml").advice == ""
 
 
 def test_the_best_of_an_arm_can_be_asked_for(lab: Lab, tmp_path: Path) -> None:

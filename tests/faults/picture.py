@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from tests.faults.tiny import Tree
-from xraytune.confirm.runs import RUNS_FILE
 from xraytune.files import read_json, read_jsonl, sha256_of
 from xraytune.pipeline.artifacts import is_whole
 from xraytune.search.journal import Journal
@@ -40,7 +39,7 @@ def told_and_missing(tree: Tree, marks: Path) -> list[str]:
         journal = Journal(folder.journal_path, folder.space(), writable=False)
         rows = {row["number"] for row in folder.rows()}
     else:
-        rows = {row["number"] for row in read_jsonl(folder.path / RUNS_FILE)}
+        rows = {row["number"] for row in read_jsonl(folder.runs_path)}
     for what, *about in told:
         if what == "told" and about[1]:
             number, epoch = about
@@ -100,7 +99,7 @@ def picture(tree: Tree) -> dict[str, Any]:
             found[f"{name} epochs"] = _untimed(read_jsonl(trial / "epochs.jsonl"))
             network = trial / "checkpoint" / "best.safetensors"
             found[f"{name} network"] = sha256_of(network) if network.exists() else None
-    found["runs"] = _untimed(read_jsonl(tree.runs.path / RUNS_FILE))
+    found["runs"] = _untimed(read_jsonl(tree.runs.runs_path))
     if tree.study.space_path.exists():
         found |= _study_picture(tree.study)
     return found

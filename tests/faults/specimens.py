@@ -21,7 +21,6 @@ from xraytune.classifier.network import Classifier, build_classifier
 from xraytune.config.load import experiment_to_json
 from xraytune.config.settings import DataSettings, Experiment, GanSettings, Parameters, Settings
 from xraytune.confirm.plan import new_plan, write_plan
-from xraytune.confirm.runs import RUNS_FILE
 from xraytune.export.bundle import write_bundle
 from xraytune.files import append_jsonl, write_json
 from xraytune.gan.checkpoint import new_training, save_generator
@@ -69,7 +68,7 @@ def make_study(root: Path) -> StudyFolder:
     write_plan(new_plan().grown([GAN, NONE], 2, 1), folder.path / "confirm")
     run = {"version": 1, "label": "gan #1", "status": "complete", "value": 0.9, "val_b_auroc": 0.8, "seconds": 1.0}
     for number in range(3):
-        append_jsonl(folder.path / "confirm" / RUNS_FILE, {**run, "number": number})
+        append_jsonl(StudyFolder(folder.path / "confirm").runs_path, {**run, "number": number})
     write_json(folder.path / "confirm" / "verdict.json", {"finalists": [{"trial": "#1", "verdict": "helps"}]})
     return folder
 

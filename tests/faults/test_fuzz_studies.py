@@ -160,7 +160,9 @@ def test_a_damaged_space_of_a_study_is_told(study: StudyFolder) -> None:
 @pytest.mark.slow
 def test_a_damaged_log_of_a_study_is_told(study: StudyFolder, name: str) -> None:
     file = study.path / name
-    read: Callable[[], object] = study.rows if name == "trials.jsonl" else lambda: completed_rows(file.parent)
+    read: Callable[[], object] = (
+        study.rows if name == "trials.jsonl" else lambda: completed_rows(StudyFolder(file.parent))
+    )
 
     @fuzzed(kinds=2)
     @given(damaged_log(file))

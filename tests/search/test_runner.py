@@ -109,6 +109,24 @@ def test_what_ray_said_is_there_where_the_error_sends_you(
 
 
 @pytest.mark.slow
+def test_why_ray_did_not_start_stays_where_the_error_sends_you(
+    study: StudyFolder, runs_instead: Callable[[str], None], tmp_path: Path
+) -> None:
+    program = tmp_path / "fails.py"
+    answer = '{"unavailable": "Ray did not start", "where": "", "fix": ""}'
+    told = f'send(connection, {answer})\nprint("the whole story", file=sys.stderr)\n'
+    program.write_text(STARTS[: STARTS.index("send(connection")] + told, encoding="utf-8")
+    runs_instead(f'exec "$PYTHON" {program} "$4"')
+
+    with pytest.raises(MachineError, match="Ray did not start") as refusal:
+        run(study)
+
+    log = study.path / ".ray.log"
+    assert str(log) in str(refusal.value)
+    assert log.read_text(encoding="utf-8") == "the whole story\n"
+
+
+@pytest.mark.slow
 def test_a_search_that_is_told_to_end_while_ray_starts_says_so_and_ends(
     study: StudyFolder, runs_instead: Callable[[str], None]
 ) -> None:
@@ -155,7 +173,7 @@ def test_a_search_whose_cluster_has_no_machine_left_says_what_it_waits_for(
     with pytest.raises(MachineError, match="Ray ended 3 times"):
         run(study, note=notes.append)
 
-    waits = "waiting for a machine to join: a trial needs 1 CPU cores and 0 GPUs; Ray has 0 and 0"
+    waits = "waiting for a machine to join: a trial needs 1 CPU cores and 0 GPUs; the machine has 0 and 0"
     assert notes.count(waits) == 3, "once a start"
 
 

@@ -10,7 +10,14 @@ from tests.search.studies import CPU, direct, ended, two_images, write_space
 from xraytune.data.phantom import draw_phantoms
 from xraytune.errors import MachineError, StudyError, TrialError
 from xraytune.search.run import search
-from xraytune.search.study import StudyFolder, create_study, is_locked, locked, require_same_images, require_same_space
+from xraytune.search.study import (
+    StudyFolder,
+    create_study,
+    is_searched,
+    locked,
+    require_same_images,
+    require_same_space,
+)
 from xraytune.search.view import StudyWatcher
 from xraytune.search.work import Asked
 
@@ -68,16 +75,34 @@ def test_images_that_changed_are_refused(study: StudyFolder) -> None:
         require_same_images(study, moved)
 
 
+def test_it_is_told_which_images_changed(study: StudyFolder) -> None:
+    prepared = study.prepared()
+    first, second, *others = prepared.images
+    changed, new = replace(first, sha256="0" * 64), replace(second, file="train/NORMAL/new.jpeg", sha256="1" * 64)
+
+    with pytest.raises(StudyError) as refusal:
+        require_same_images(study, replace(prepared, images=(changed, new, *others)))
+
+    assert f"2 are changed or gone: {first.file}, {second.file}; 1 are new: {new.file}" in str(refusal.value)
+
+
 @pytest.mark.slow
 def test_a_second_search_is_refused_and_told_who_holds_the_study(study: StudyFolder) -> None:
     with locked(study):
-        assert is_locked(study)
+        assert is_searched(study)
         with pytest.raises(StudyError, match=r"searched by process \d+ on .*, since"), locked(study):
             pass
 
-    assert not is_locked(study)
+    assert not is_searched(study)
     with locked(study):
         pass
+
+
+def test_what_holds_a_study_is_told_and_only_a_search_is_taken_for_one(study: StudyFolder) -> None:
+    with locked(study, "confirmed"):
+        assert not is_searched(study)
+        with pytest.raises(StudyError, match=r"the study is being confirmed by process \d+"), locked(study):
+            pass
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """What `status` and the live table show, read from the folder alone."""
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -62,6 +63,21 @@ def test_a_stopped_search_shows_its_unfinished_trials(study: StudyFolder) -> Non
     (trial,) = StudyWatcher(study).look().trials
 
     assert trial.status == "unfinished"
+
+
+def test_while_a_study_is_confirmed_no_time_is_counted_and_no_trial_runs(study: StudyFolder) -> None:
+    director = direct(study)
+    director.next()
+    director.close()
+    wall = study.path / "wall.json"
+    os.utime(wall, (0, 0))
+    before = StudyWatcher(study).look()
+
+    with locked(study, "confirmed"):
+        view = StudyWatcher(study).look()
+
+    assert view == before
+    assert (view.is_running, view.trials[0].status) == (False, "unfinished")
 
 
 @pytest.mark.slow

@@ -132,7 +132,8 @@ def _downloaded(url: str) -> Path:
             with explained_disk_errors(file):
                 torch.hub.download_url_to_file(url, str(file), _hash_prefix(file), progress=False)
         except (OSError, RuntimeError, http.client.HTTPException) as error:
-            fix = f"where there is a network, get {url}; put it into a folder and give it as --weights-dir"
+            get = f"where there is a network, get {url}; put it into a folder and give it as --weights-dir"
+            fix = f"{get}, or set weights: none"
             raise MachineError(Problem(f"the weights cannot be downloaded ({error})", url, fix)) from error
     return _verified(file, "remove the file: it is then downloaded again")
 

@@ -16,7 +16,14 @@ if TYPE_CHECKING:
 
 
 def train(
-    config: Annotated[Path, typer.Option("--config", metavar="FILE", help="A file in which nothing is left open.")],
+    config: Annotated[
+        Path,
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            help="A file in which nothing is left open, or a space and its first start_from line.",
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="MODEL", help="The folder to make.")],
     data: Data = None,
     weights_dir: WeightsDir = None,

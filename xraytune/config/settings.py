@@ -259,6 +259,12 @@ class Controls(Model):
     tuned: tuple[Literal["real_only", "classical", "duplicate"], ...] = ("real_only", "classical", "duplicate")
     """The best that the search found for these arms."""
 
+    @model_validator(mode="after")
+    def _something_to_beat(self) -> Self:
+        if not self.matched and not self.tuned:
+            raise ValueError("without a control there is nothing to compare with; leave one in matched or tuned")
+        return self
+
 
 class Confirm(Model):
     """How `confirm` compares the finalists with their controls."""

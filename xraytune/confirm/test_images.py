@@ -20,7 +20,7 @@ from xraytune.data.pixels import open_pixels
 from xraytune.errors import DataError, Problem, StudyError, listed
 from xraytune.pipeline.album import ImageGroup
 from xraytune.pipeline.known_patients import all_names, known_patients, owners_by_name
-from xraytune.pipeline.prepare import Prepared, require_unbroken, store_images
+from xraytune.pipeline.prepare import Prepared, missing_images, require_unbroken, store_images
 from xraytune.records import Progress, ignore_progress
 from xraytune.search.openings import last_opening
 
@@ -150,9 +150,7 @@ def open_test(
 
 
 def _require_same_images(prepared: Prepared, images: Sequence[ImageFile], root: Path) -> None:
-    there = {(image.file, image.sha256) for image in images}
-    gone = [image.file for image in prepared.images if (image.file, image.sha256) not in there]
-    if gone:
+    if gone := missing_images(prepared, images):
         what = f"{len(gone)} images changed or are gone since the search: {listed(gone)}"
         raise StudyError(Problem(what, root, "put the images back as they were, or start a study of another name"))
 

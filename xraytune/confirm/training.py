@@ -28,7 +28,7 @@ from xraytune.confirm.arms import (
 )
 from xraytune.confirm.plan import CONFIRM_FOLDER, TOP_UP_FOLDER, VERDICT_FILE, Plan, new_plan, read_plan, write_plan
 from xraytune.confirm.runs import Run, RunList, RunObserver, ended_rows, replicate, run_label
-from xraytune.errors import DataError, Problem, TrialError
+from xraytune.errors import DataError, Problem, StudyError, TrialError, listed
 from xraytune.files import write_json
 from xraytune.pipeline.album import require_enough, store_folder
 from xraytune.pipeline.prepare import Prepared, write_prepared
@@ -150,7 +150,7 @@ class Training:
             # Many short runs, whose names nobody looks for.
             self.runner.run(work, folder, label=run_label(runs, self.folder.path.name), reuse_actors=True)
         own = {run.number for run in runs}  # further runs of another list may lie in the folder
-        rows = {number: row for number, row in ended_rows(folder.path).items() if number in own}
+        rows = {number: row for number, row in ended_rows(folder).items() if number in own}
         failed = [row for row in rows.values() if row["status"] == "failed"]
         if failed:
             reasons = "".join(f"\n    {reason}" for reason in sorted({row["reason"] for row in failed})[:5])
@@ -195,6 +195,7 @@ class Training:
                 arms += self._possible(ratio_arms(finalist, bandwidth_px), notes)
         tuned = [tuned_control(trials, name) for name in self.settings.confirm.controls.tuned]
         arms += [arm for arm in tuned if arm is not None]
+        _require_controls(finalists, arms, self.folder.path)
         exploratory = (f"the test folder had been opened {earlier_openings} times before",) if earlier_openings else ()
         return replace(new_plan(), notes=tuple(notes), exploratory=exploratory).grown(arms, 0, 0)
 
@@ -251,6 +252,17 @@ class Training:
 
     def _trial_run(self, number: int, label: str, parameters: Parameters) -> Run:
         return Run(number=number, label=label, experiment=Experiment(settings=self.settings, parameters=parameters))
+
+
+def _require_controls(finalists: Sequence[Candidate], arms: Sequence[Arm], study: Path) -> None:
+    if any(arm.role == "tuned" for arm in arms):
+        return
+    compared = {arm.trial for arm in arms if arm.role == "matched"}
+    alone = [finalist.name for finalist in finalists if finalist.name not in compared]
+    if alone:
+        what = f"no control is left that {listed(alone)} could be compared with: the space has none of the tuned arms"
+        fix = "search a space that has one, or one whose confirm.controls.matched has none"
+        raise StudyError(Problem(what, study, fix))
 
 
 def _complete_folder(folder: StudyFolder, prepared: Prepared, compute: Compute) -> None:

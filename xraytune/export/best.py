@@ -30,7 +30,6 @@ _SAID = {
     "not_tested": "not confirmed: not tested, for a better mix does not help",
 }
 _UNTESTED = "not confirmed: `xraytune confirm` has not compared this mix with its controls"
-_SIMPLER = "real_only"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +83,7 @@ def export(study: Path, *, out: Path, trial: int | None = None, arm: str | None 
         raise ConfigError(
             Problem("a trial and an arm are asked for", f"--trial {trial} --arm {arm}", "give one of them")
         )
+    require_writable(out.parent)
     folder = StudyFolder(study.resolve())
     space = folder.space()
     journal = Journal(folder.journal_path, space, writable=False)
@@ -98,11 +98,21 @@ def export(study: Path, *, out: Path, trial: int | None = None, arm: str | None 
         row = {"number": None, "arm": added.arm, "value": None, "val_b_auroc": None}
         parameters, origin = added, None
     else:
-        row = _chosen(rows, trial, study) if trial is not None else _best(rows, arm, verdicts, folder, study)
+        row = (
+            _chosen(rows, trial, len(journal.trials), study)
+            if trial is not None
+            else _best(rows, arm, verdicts, folder, study)
+        )
         parameters = journal.parameters(row["number"])
         origin = ExportedFrom(study=folder.path, trial=row["number"])
     synthetic = _synthetic(parameters, row["number"], verdicts)
-    is_simple = not synthetic or synthetic == _SAID["helps"]
+    simpler = "" if synthetic in {"", _SAID["helps"]} else _simpler(rows, journal)
+    if trial is not None:
+        chosen = "asked for by its number"
+    elif arm is not None:
+        chosen = "the best of its arm by val-B"
+    else:
+        chosen = "the mix that `confirm` found to help" if synthetic == _SAID["helps"] else "the best by val-B"
     exported = Exported(
         path=out,
         study=folder.path.name,
@@ -111,12 +121,12 @@ def export(study: Path, *, out: Path, trial: int | None = None, arm: str | None 
         val_auroc=row["value"],
         val_b_auroc=row["val_b_auroc"],
         synthetic=synthetic,
-        advice="" if is_simple else f"xraytune export {study} --arm {_SIMPLER} -o {_SIMPLER}.yaml",
+        advice=f"xraytune export {study} --arm {simpler} -o {simpler}.yaml" if simpler else "",
         command=f"xraytune train --config {out} -o model",
     )
     settings = space.settings.model_copy(update={"exported_from": origin})
     experiment = Experiment(settings=settings, parameters=parameters)
-    _write(out, experiment_to_yaml(experiment, out.resolve().parent, _header(exported)))
+    _write(out, experiment_to_yaml(experiment, out.resolve().parent, _header(exported, chosen)))
     return exported
 
 
@@ -174,6 +184,14 @@ def _best(
     return max(among, key=lambda row: (row["val_b_auroc"], -row["number"]))
 
 
+def _simpler(rows: Sequence[dict[str, Any]], journal: Journal) -> str:
+    """An arm without synthetic images that has a complete trial: real images alone, else the best; empty: none has."""
+    complete = (row for row in rows if row["status"] == "complete")
+    simple = (row for row in complete if not journal.parameters(row["number"]).has_synthetic_images)
+    best = max(simple, key=lambda row: (row["arm"] == "real_only", row["val_b_auroc"]), default=None)
+    return "" if best is None else str(best["arm"])
+
+
 def _at_its_end(row: dict[str, Any], folder: StudyFolder) -> dict[str, Any]:
     """The row of a finalist; where ASHA let none get to its end, confirm trained those to theirs that had got furthest.
 
@@ -182,35 +200,40 @@ def _at_its_end(row: dict[str, Any], folder: StudyFolder) -> dict[str, Any]:
     """
     if row["status"] == "complete":
         return row
-    top_up = folder.path / CONFIRM_FOLDER / TOP_UP_FOLDER
+    top_up = StudyFolder(folder.path / CONFIRM_FOLDER / TOP_UP_FOLDER)
     label = f"#{row['number']} to its end"
     finished = next((run for run in completed_rows(top_up).values() if run["label"] == label), None)
     if finished is None:
         what = f"the verdict is about trial {row['number']}, which neither the search nor a confirm brought to its end"
-        raise StudyError(Problem(what, top_up, "run the same `xraytune confirm` again"))
+        raise StudyError(Problem(what, top_up.path, "run the same `xraytune confirm` again"))
     return {**row, "value": finished["value"], "val_b_auroc": finished["val_b_auroc"]}
 
 
-def _chosen(rows: Sequence[dict[str, Any]], trial: int, study: Path) -> dict[str, Any]:
+def _chosen(rows: Sequence[dict[str, Any]], trial: int, trial_count: int, study: Path) -> dict[str, Any]:
     row = next((row for row in rows if row["number"] == trial), None)
     if row is not None and row["status"] == "complete":
         return row
     complete = [str(row["number"]) for row in rows if row["status"] == "complete"]
-    ended = "has not ended, or there is none of this number" if row is None else f"{row['status']}: {row['reason']}"
+    if row is not None:
+        ended = f"{row['status']}: {row['reason']}"
+    elif trial < trial_count:
+        ended = "has not ended"
+    else:
+        ended = f"there is none of this number; the study has {trial_count}, from 0"
     fix = f"choose one that ran to its end: {listed(complete) or 'there is none yet'}"
     raise StudyError(Problem(f"trial {trial}: {ended}", study, fix))
 
 
-def _header(exported: Exported) -> str:
+def _header(exported: Exported, chosen: str) -> str:
     if exported.trial is None:
         origin = (
             f"A trial that `confirm` added to the study {exported.study} to tune its controls, arm {exported.arm}.\n"
         )
     else:
         origin = (
-            f"Trial {exported.trial} of the study {exported.study}, arm {exported.arm}.\n"
+            f"Trial {exported.trial} of the study {exported.study}, arm {exported.arm}: {chosen}.\n"
             f"AUROC {exported.val_auroc:.4f} on val-A, which steered the search, "
-            f"and {exported.val_b_auroc:.4f} on val-B, which chose the trial.\n"
+            f"and {exported.val_b_auroc:.4f} on val-B, which did not.\n"
         )
     synthetic = f"Its synthetic images are {exported.synthetic}.\n" if exported.synthetic else ""
     return (
@@ -220,7 +243,6 @@ def _header(exported: Exported) -> str:
 
 
 def _write(out: Path, text: str) -> None:
-    require_writable(out.parent)
     if out.exists():
         if out.is_file() and out.read_bytes() == text.encode():
             return

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -216,6 +216,12 @@ def _split(index: ImageIndex, data: DataSettings, row_of: dict[str, int], pixels
             if position in side_of
         ),
     )
+
+
+def missing_images(prepared: Prepared, there: Iterable[PreparedImage | ImageFile]) -> list[str]:
+    """The files of a study that are not there, or not with the content that they had."""
+    found = {(image.file, image.sha256) for image in there}
+    return [image.file for image in prepared.images if (image.file, image.sha256) not in found]
 
 
 def write_prepared(prepared: Prepared, path: Path) -> None:

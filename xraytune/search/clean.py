@@ -20,14 +20,14 @@ from xraytune.config.load import experiment_from_json
 from xraytune.errors import Problem, StudyError, XraytuneError
 from xraytune.files import check_fences, explained_disk_errors, read_json, read_jsonl
 from xraytune.pipeline.artifacts import artifact_path, artifacts_of, discard
-from xraytune.pipeline.claims import STAGES, Claim, claim
 from xraytune.pipeline.features import FEATURES_STAGE
+from xraytune.pipeline.holdings import STAGES, Holdings, holdings
 from xraytune.pipeline.prepare import PIXELS_STAGE
 from xraytune.pipeline.quality import QUALITY_STAGE
 from xraytune.pipeline.synthesize import GAN_STAGE, POOL_STAGE, gan_inputs, gan_work_path, network_labels
 from xraytune.records import Json
 from xraytune.search.journal import Journal
-from xraytune.search.study import StudyFolder, locked
+from xraytune.search.study import SCRATCH_NAME, StudyFolder, locked
 
 _KINDS = {
     FEATURES_STAGE: "features",
@@ -38,8 +38,6 @@ _KINDS = {
 }
 _LEFTOVER = re.compile(r"\..+\.(\d+)-[0-9a-f]{8}\.tmp")
 _LEFTOVER_SECONDS = 3600.0
-_SCRATCH = ".tune"
-_ENDED_RUNS = "runs.jsonl"  # of a `confirm`, a layer above
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,14 +90,14 @@ def clean(
     folder = StudyFolder(study.resolve())
     cache = (cache or folder.default_cache).resolve()
     space = folder.space()
-    with locked(folder), explained_disk_errors(folder.path):
+    with locked(folder, "cleaned"), explained_disk_errors(folder.path):
         journal = Journal(folder.journal_path, space, writable=False)
         unfinished = set(journal.unfinished())
-        ended = [folder.trial_path(trial.number) for trial in journal.trials if trial.number not in unfinished]
+        ended = [trial.number for trial in journal.trials if trial.number not in unfinished]
         shared, notes = _shared_work(folder, cache)
         freed: dict[str, int] = {}
         for kind, path in (
-            *(("checkpoints of ended trials", trial / "checkpoint" / "checkpoint.pt") for trial in ended),
+            *(("checkpoints of ended trials", folder.checkpoint_path(number)) for number in ended),
             *(("leftovers of killed processes", path) for path in _leftovers(folder, cache, clock())),
             *shared,
         ):
@@ -114,8 +112,8 @@ def clean(
 def _shared_work(folder: StudyFolder, cache: Path) -> tuple[list[tuple[str, Path]], tuple[str, ...]]:
     """The artifacts and the GAN work folders that may go, and notes on those that stay."""
     gans = _gans(folder)
-    own = claim(folder.prepared(), (inputs for one in gans for inputs in one.inputs), cache)
-    others: list[Claim] = []
+    own = holdings(folder.prepared(), (inputs for one in gans for inputs in one.inputs), cache)
+    others: list[Holdings] = []
     needed: set[Path] = set()
     for path in sorted(folder.path.parent.glob("[!.]*/study.yaml")):
         if path.parent == folder.path:
@@ -123,7 +121,7 @@ def _shared_work(folder: StudyFolder, cache: Path) -> tuple[list[tuple[str, Path
         other = StudyFolder(path.parent)
         try:
             asked = [inputs for one in _gans(other) for inputs in one.inputs]
-            others.append(claim(other.prepared(), asked, cache))
+            others.append(holdings(other.prepared(), asked, cache))
         except XraytuneError as error:
             return [], (f"all shared work stays, for it cannot be told what another study needs: {error.problems[0]}",)
         needed |= {gan_work_path(cache, inputs) for inputs in asked}
@@ -166,7 +164,7 @@ def _gans(folder: StudyFolder) -> list[_TrialGans]:
     for config in sorted(folder.path.glob("**/trials/*/config.json")):
         trials = config.parents[1]
         if trials not in ended:
-            ended[trials] = _ended(folder, trials.parent)
+            ended[trials] = _ended(folder, StudyFolder(trials.parent))
         try:
             settings = experiment_from_json(read_json(config), config.parent).parameters.gan
         except (ValueError, KeyError, TypeError) as error:
@@ -178,12 +176,12 @@ def _gans(folder: StudyFolder) -> list[_TrialGans]:
     return found
 
 
-def _ended(folder: StudyFolder, runs: Path) -> set[int]:
+def _ended(folder: StudyFolder, runs: StudyFolder) -> set[int]:
     """The trials of the study, or the runs of its confirm, that nobody will go on with."""
-    if runs == folder.path:
+    if runs == folder:
         trials = Journal(folder.journal_path, folder.space(), writable=False).trials
         return {trial.number for trial in trials if trial.state.is_finished()}
-    return {row["number"] for row in read_jsonl(runs / _ENDED_RUNS) if row["status"] == "complete"}
+    return {row["number"] for row in read_jsonl(runs.runs_path) if row["status"] == "complete"}
 
 
 def _leftovers(folder: StudyFolder, cache: Path, now: float) -> Iterator[Path]:
@@ -202,9 +200,9 @@ def _named(root: Path) -> Iterator[Path]:
     """What is called as a leftover is, below a folder, links not followed."""
     for where, folders, files in os.walk(root):
         for name in sorted((*folders, *files)):
-            if name == _SCRATCH or _LEFTOVER.fullmatch(name):
+            if name == SCRATCH_NAME or _LEFTOVER.fullmatch(name):
                 yield Path(where, name)
-        folders[:] = [name for name in folders if name != _SCRATCH and not _LEFTOVER.fullmatch(name)]
+        folders[:] = [name for name in folders if name != SCRATCH_NAME and not _LEFTOVER.fullmatch(name)]
 
 
 def _is_alive(process: int) -> bool:

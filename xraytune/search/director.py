@@ -5,7 +5,6 @@ The director asks the journal for trials, hears each epoch, answers whether the 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal, Protocol
@@ -22,7 +21,7 @@ from xraytune.search.retries import Failure, FirstEnds, may_try_again, why_lost
 from xraytune.search.rungs import Rungs
 from xraytune.search.study import StudyFolder, project_rows
 from xraytune.search.turns import GanNeeds, Turns
-from xraytune.search.work import Answer, Asked, Message
+from xraytune.search.work import Answer, Asked, Cause, Message
 
 # Trials that are asked for and held back, at most, so that the sampler is not asked far ahead of what is known.
 _HELD_BACK = 4
@@ -170,9 +169,6 @@ class Director:
 
     def _hear_epoch(self, number: int, record: EpochRecord) -> bool:
         value = record.best_val_auroc
-        if not math.isfinite(value):
-            self._fail(number, f"val_auroc is {value} after epoch {record.epoch}", "settings")
-            return False
         if record.epoch not in self._journal.reported(number):
             self._journal.report(number, record.epoch, value)
             self._observer.epoch(number, record)
@@ -195,7 +191,7 @@ class Director:
         self._observer.began(asked)
         return asked
 
-    def _fail(self, number: int, reason: str, cause: str) -> None:
+    def _fail(self, number: int, reason: str, cause: Cause) -> None:
         """Try a trial again, or end it."""
         failures, now = self._journal.failures(number), Failure(epochs=len(self._journal.reported(number)), cause=cause)
         if not may_try_again(failures, now, self._space.settings.resources.retries):

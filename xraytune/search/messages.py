@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 from xraytune.errors import MachineError, XraytuneError
 from xraytune.records import EpochRecord, TrialResult
-from xraytune.search.work import Message
+from xraytune.search.work import Cause, Message
 
 
 def read_message(
@@ -15,13 +16,13 @@ def read_message(
     *,
     epoch: Callable[[EpochRecord], bool],
     ended: Callable[[TrialResult], None],
-    failed: Callable[[str, str], None],
+    failed: Callable[[str, Cause], None],
 ) -> bool:
     """Pass on what a trial says, and answer whether it goes on.
 
     Args:
         message: Of the trial.
-        epoch: Told of an epoch; answers whether the trial goes on.
+        epoch: Told of an epoch with a finite value; answers whether the trial goes on.
         ended: Told of its end.
         failed: Told the reason and the cause.
 
@@ -31,7 +32,11 @@ def read_message(
     if "stopped" in message:
         raise MachineError(message["stopped"])
     if "epoch" in message:
-        return epoch(EpochRecord(**message["epoch"]))
+        record = EpochRecord(**message["epoch"])
+        if math.isfinite(record.best_val_auroc):
+            return epoch(record)
+        failed(f"val_auroc is {record.best_val_auroc} after epoch {record.epoch}", "settings")
+        return False
     if "ended" in message:
         ended(TrialResult(**message["ended"]))
     else:

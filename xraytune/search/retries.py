@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from xraytune.errors import Problem, TrialError
-from xraytune.search.work import HANG_FILE
+from xraytune.search.work import HANG_FILE, Cause
 
 _HOPELESS_AFTER = 3
 
@@ -19,11 +19,11 @@ class Failure:
 
     Attributes:
         epochs: Epochs that were recorded then.
-        cause: See `work.Message`.
+        cause: Why.
     """
 
     epochs: int
-    cause: str
+    cause: Cause
 
 
 def may_try_again(failures: Sequence[Failure], now: Failure, retries: int) -> bool:

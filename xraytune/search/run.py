@@ -16,7 +16,6 @@ from xraytune.config.settings import Parameters
 from xraytune.config.space import Space
 from xraytune.cores import cpu_count
 from xraytune.data.index import read_index
-from xraytune.data.layout import part_folders
 from xraytune.errors import Problem, TrialError
 from xraytune.files import require_writable
 from xraytune.pipeline.model import require_two_classes
@@ -129,10 +128,9 @@ def search(
         slots(settings.resources, [Node(cpus=cpu_count(), gpus=gpu_count())])
         if is_resumed:
             require_device(folder.compute(), folder.path)
-    part_folders(settings.data.path)  # a wrong folder is told before weights are looked for
     require_two_classes(loaded)
-    require_weights(loaded)
     index = read_index(settings.data, on_progress=on_progress)
+    require_weights(loaded)
     prepared, warnings = prepare_index(index, settings.data, cache, skip_broken=skip_broken, on_progress=on_progress)
     for warning in warnings:
         observer.note(warning)

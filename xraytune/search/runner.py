@@ -76,7 +76,9 @@ def slots(resources: Resources, nodes: Sequence[Node]) -> int:
         needed = f"a trial needs {resources.cpus_per_trial} CPU cores and {gpu_share(resources):g} GPUs"
         each = sorted({f"{node.cpus:g} and {node.gpus:g}" for node in nodes})
         found = (
-            f"Ray has {each[0]}" if len(nodes) == 1 else f"no machine has that; they have {', '.join(each) or 'none'}"
+            f"the machine has {each[0]}"
+            if len(nodes) == 1
+            else f"no machine has that; they have {', '.join(each) or 'none'}"
         )
         fix = "lower resources.cpus_per_trial or gpus_per_trial"
         raise MachineError(Problem(f"{needed}; {found}", "resources", fix))
@@ -117,14 +119,14 @@ class Runner:
         self._folder, self._token, self._resources, self._cache = folder, token, resources, cache
         self._address, self._note, self._opened = address, note, opened
         self._child: _Child | None = None
-        self._names_log = False
 
     def __enter__(self) -> Runner:
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._end_child()
-        if not self._names_log:
+        problems = error.problems if isinstance(error, MachineError) else ()
+        if all(problem.where != self._log for problem in problems):
             self._log.unlink(missing_ok=True)
 
     @property
@@ -149,7 +151,7 @@ class Runner:
             KeyboardInterrupt: Ctrl-C or SIGTERM; running trials stay unfinished and go on at the next start.
         """
         options = {
-            "scratch": str(folder.path / ".tune"),
+            "scratch": str(folder.scratch_path),
             "reuse_actors": reuse_actors,
         }
         silent = 0
@@ -171,14 +173,13 @@ class Runner:
                 if silent == _STARTS_WITHOUT_A_WORD and not work.is_done:
                     what = f"Ray ended {silent} times before a trial said anything"
                     fix = "the same command goes on; `xraytune doctor` looks for what this machine lacks"
-                    self._names_log = True
                     raise MachineError(Problem(what, self._log, fix))
 
     def _serve(self, served: _Served, options: dict[str, Any], caught: list[int]) -> None:
         if self._child is None:
             self._note("starting Ray ..." if self._address is None else f"connecting to Ray at {self._address} ...")
             self._child = _Child(self._address, self._log)
-            cluster = self._child.start(caught, self._note)
+            cluster = self._child.start(self._log, caught, self._note)
             slots(self._resources, cluster.nodes)
             self._opened(cluster.dashboard)
         self._child.run(options, served, caught, self._note)
@@ -280,7 +281,7 @@ class _Child:
         theirs.close()
         self._address, self._is_busy = address, False
 
-    def start(self, caught: list[int], note: Callable[[str], None]) -> Cluster:
+    def start(self, log: Path, caught: list[int], note: Callable[[str], None]) -> Cluster:
         """Start Ray; gives what it offers.
 
         Raises:
@@ -296,7 +297,7 @@ class _Child:
         found = self._hear()
         self._is_busy = False
         if "unavailable" in found:
-            raise MachineError(Problem(found["unavailable"], found["where"], found["fix"]))
+            raise MachineError(Problem(found["unavailable"], found["where"] or log, found["fix"]))
         return Cluster(dashboard=found["dashboard"], nodes=_nodes(found["nodes"]))
 
     def run(self, options: dict[str, Any], served: _Served, caught: list[int], note: Callable[[str], None]) -> None:

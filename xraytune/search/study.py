@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from pydantic import TypeAdapter
 
@@ -30,7 +30,7 @@ from xraytune.config.fields import flat_values
 from xraytune.config.load import experiment_from_json, load_space
 from xraytune.config.settings import Experiment, extensions_of
 from xraytune.config.space import Space
-from xraytune.errors import ArtifactError, ConfigError, Problem, StudyError
+from xraytune.errors import ArtifactError, ConfigError, Problem, StudyError, listed
 from xraytune.files import (
     append_jsonl,
     new_folder,
@@ -39,12 +39,16 @@ from xraytune.files import (
     write_json,
     write_text,
 )
-from xraytune.lease import HeldError, held, is_held
-from xraytune.pipeline.prepare import Prepared, read_prepared, write_prepared
+from xraytune.lease import HeldError, held, living_owner
+from xraytune.pipeline.prepare import Prepared, missing_images, read_prepared, write_prepared
 from xraytune.records import Compute, Json
 
 _PACKAGES = ("xraytune", "torch", "torchvision", "ray", "optuna", "numpy", "pillow", "scikit-learn")
+SCRATCH_NAME = ".tune"
 _BEST = 3
+
+StudyWork: TypeAlias = Literal["searched", "confirmed", "cleaned"]
+"""What a process does with a study while it holds it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +73,18 @@ class StudyFolder:
         return self.path / "trials.jsonl"
 
     @property
+    def runs_path(self) -> Path:
+        """Of a confirm, whose runs lie as a study's trials do: one row for every run that ended."""
+        return self.path / "runs.jsonl"
+
+    @property
+    def scratch_path(self) -> Path:
+        """Ray Tune's own files, which nobody needs."""
+        return self.path / SCRATCH_NAME
+
+    @property
     def lock_path(self) -> Path:
-        """Says who searches it."""
+        """Says who searches it, confirms or cleans it."""
         return self.path / ".lock"
 
     @property
@@ -82,9 +96,13 @@ class StudyFolder:
         """The folder of one trial."""
         return self.path / "trials" / f"{number:04d}"
 
+    def checkpoint_path(self, number: int) -> Path:
+        """What a trial goes on from."""
+        return self.trial_path(number) / "checkpoint" / "checkpoint.pt"
+
     def drop_checkpoint(self, number: int) -> None:
         """Free what an ended trial would have gone on from; its best network stays."""
-        (self.trial_path(number) / "checkpoint" / "checkpoint.pt").unlink(missing_ok=True)
+        self.checkpoint_path(number).unlink(missing_ok=True)
 
     def space(self, *, data: Path | None = None, weights_dir: Path | None = None) -> Space:
         """The space as it was searched.
@@ -261,9 +279,15 @@ def require_same_images(folder: StudyFolder, prepared: Prepared) -> None:
     Raises:
         StudyError: They differ.
     """
-    if folder.prepared().fingerprint != prepared.fingerprint:
-        fix = "put the images back as they were, or start a study of another name"
-        raise StudyError(Problem("the images changed since the study began", folder.path, fix))
+    began = folder.prepared()
+    if began.fingerprint != prepared.fingerprint:
+        gone = missing_images(began, prepared.images)
+        added = [file for file in missing_images(prepared, began.images) if file not in set(gone)]
+        changes = [(gone, "changed or gone"), (added, "new")]
+        said = "; ".join(f"{len(files)} are {how}: {listed(files)}" for files, how in changes if files)
+        said = said or "they are the same, but of other patients or classes, or made square in another way"
+        fix = "put them back as they were, or start a study of another name"
+        raise StudyError(Problem(f"the images changed since the study began: {said}", folder.path, fix))
 
 
 def _lines(space: Space) -> list[str]:
@@ -280,24 +304,30 @@ def _lines(space: Space) -> list[str]:
 
 
 @contextmanager
-def locked(folder: StudyFolder) -> Iterator[str]:
+def locked(folder: StudyFolder, work: StudyWork = "searched") -> Iterator[str]:
     """Hold the study while the block runs; gives the token of this hold, which workers compare.
+
+    Args:
+        folder: The study.
+        work: What is done with it.
 
     Raises:
         StudyError: Another process holds it, or took it over while this one slept; says which, and since when.
     """
     try:
-        with held(folder.lock_path) as owner:
+        with held(folder.lock_path, work) as owner:
             yield owner.token
     except HeldError as error:
         fix = "wait for it, or end it (Ctrl-C there); `xraytune status` reads a running study"
-        what = f"the study is being searched by {error.owner or 'another process'}"
+        others = error.owner.work if error.owner else ""  # an earlier version says nothing of it
+        what = f"the study is being {others or 'searched'} by {error.owner or 'another process'}"
         raise StudyError(Problem(what, folder.path, fix)) from error
 
 
-def is_locked(folder: StudyFolder) -> bool:
-    """Whether a search holds the study."""
-    return is_held(folder.lock_path)
+def is_searched(folder: StudyFolder) -> bool:
+    """Whether a search runs on the study now."""
+    owner = living_owner(folder.lock_path)
+    return owner is not None and owner.work in {"searched", ""}  # of an earlier version it is not known
 
 
 def project_rows(folder: StudyFolder, rows: list[dict[str, Any]]) -> None:

@@ -12,7 +12,7 @@ from xraytune.search.clock import Times, read_times
 from xraytune.search.director import mix_label
 from xraytune.search.journal import Journal
 from xraytune.search.progress import read_progress
-from xraytune.search.study import StudyFolder, is_locked
+from xraytune.search.study import StudyFolder, is_searched
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +21,7 @@ class TrialView:
 
     Attributes:
         number: From 0.
-        mix: Such as `gan r=0.5 +classical 1`.
+        mix: Such as `gan r=0.5 (500 steps) +classical 1`.
         status: `waiting` for a GAN that another trial trains; `unfinished` where the search stopped.
         epochs: Epochs that are recorded.
         values: Best val-A AUROC after each of them.
@@ -53,7 +53,7 @@ class StudyView:
         max_epochs: Of a trial.
         seconds: Wall time used, over all starts.
         seconds_left: A guess from the trials so far; None before the first one ended or when nothing runs.
-        is_running: Whether a search holds the study.
+        is_running: Whether a search runs on it.
     """
 
     name: str
@@ -103,7 +103,7 @@ class StudyWatcher:
 
     def look(self) -> StudyView:
         """The study now."""
-        is_running = is_locked(self._folder)
+        is_running = is_searched(self._folder)
         trials = tuple(
             view for frozen in self._journal.trials if (view := self._trial(frozen.number, is_running)) is not None
         )

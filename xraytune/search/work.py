@@ -8,19 +8,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 from xraytune.config.settings import Parameters
 
 HANG_FILE = "hang.txt"
 """Of a trial: where its last process hung, empty where it did not."""
 
+Cause: TypeAlias = Literal["settings", "memory", "fault"]
+"""Why a trial failed: its settings, and again it would; the memory that it had; all else."""
+
 Message: TypeAlias = Mapping[str, Any]
 """What a trial says, as plain values: one of
 
     {"epoch": EpochRecord}                    an epoch has ended and is on the disk
     {"ended": TrialResult}                    it ran to its end
-    {"failed": reason, "cause": cause}        "settings": they are why, and again it would fail; "memory"; "fault": all else
+    {"failed": reason, "cause": Cause}        it failed
     {"stopped": why}                          this machine lacks something, such as room on the disk
 """
 

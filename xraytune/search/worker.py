@@ -16,7 +16,6 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
 
 import torch
 from PIL import Image
@@ -33,7 +32,7 @@ from xraytune.records import Compute, EpochRecord, Json, TrialResult
 from xraytune.search.messages import reason_of, traceback_note
 from xraytune.search.progress import ProgressFile
 from xraytune.search.study import StudyFolder
-from xraytune.search.work import HANG_FILE, Message
+from xraytune.search.work import HANG_FILE, Cause, Message
 from xraytune.tracking.samples import sample_grid
 from xraytune.tracking.wandb import RunStatus, TrackedTrial, WandbRun
 
@@ -43,8 +42,6 @@ _LOOK_SECONDS = 0.25
 _CLAIM_FILE = ".claim"
 _NO_MEMORY = ("can't allocate memory", "not enough memory")
 """What torch says on the CPU, where it has no exception of its own."""
-
-Cause: TypeAlias = Literal["settings", "fault", "memory"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

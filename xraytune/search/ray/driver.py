@@ -13,6 +13,7 @@ import shutil
 import sys
 import threading
 import time
+import traceback
 import warnings
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -65,9 +66,10 @@ def _start_ray(address: str | None, cpus: int) -> dict[str, Any]:
         fix = "start it (`ray start --head`) or leave --address out to use this machine alone"
         return {"unavailable": f"no Ray cluster answers: {error}", "where": address or "local", "fix": fix}
     except Exception as error:  # noqa: BLE001  Ray raises bare ones where one of its processes does not start in time
+        traceback.print_exc()  # into the log of this process, which the search then names
         first_line = str(error).strip().partition("\n")[0]
         fix = "run the same command again, when the machine is less busy; `xraytune doctor` looks for what is missing"
-        return {"unavailable": f"Ray did not start: {first_line}", "where": "Ray", "fix": fix}
+        return {"unavailable": f"Ray did not start: {first_line}", "where": "", "fix": fix}
     url = context.dashboard_url
     return {"dashboard": f"http://{url}" if url else "", "nodes": _nodes()}
 

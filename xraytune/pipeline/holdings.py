@@ -1,7 +1,7 @@
 """Which artifacts of the cache a study stands on, told from their manifests: what may go with it, and what another needs.
 
-A study claims its pixels, every GAN that was trained on its train side, and whatever was made from these. What says less
-of its origin (the pixels of a folder of extra images, of a test folder, looked-up weights) nobody claims.
+A study holds its pixels, every GAN that was trained on its train side, and whatever was made from these. What says less
+of its origin (the pixels of a folder of extra images, of a test folder, looked-up weights) nobody holds.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ STAGES = (FEATURES_STAGE, QUALITY_STAGE, POOL_STAGE, GAN_STAGE, PIXELS_STAGE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
+class Holdings:
     """What one study stands on.
 
     Attributes:
@@ -56,8 +56,8 @@ class Claim:
         return inputs.get("pixels") == self.pixels or inputs.get("gan") in self.gans
 
 
-def claim(prepared: Prepared, gan_inputs: Iterable[Mapping[str, Any]], cache: Path) -> Claim:
-    """The claim of a study.
+def holdings(prepared: Prepared, gan_inputs: Iterable[Mapping[str, Any]], cache: Path) -> Holdings:
+    """What a study stands on.
 
     Args:
         prepared: Its images.
@@ -74,4 +74,6 @@ def claim(prepared: Prepared, gan_inputs: Iterable[Mapping[str, Any]], cache: Pa
         for path, inputs in artifacts_of(cache, GAN_STAGE)
         if all(inputs.get(name) == value for name, value in of_its_images.items())
     }
-    return Claim(pixels=prepared.pixels, gans=frozenset(trained | {fingerprint(GAN_STAGE, one) for one in gan_inputs}))
+    return Holdings(
+        pixels=prepared.pixels, gans=frozenset(trained | {fingerprint(GAN_STAGE, one) for one in gan_inputs})
+    )
