@@ -126,7 +126,7 @@ def ask(space: Space, seed: int, count: int) -> list[optuna.Trial]:
 
 
 def holds(point: Mapping[str, Value], when: Mapping[str, Any], specs: Specs) -> bool:
-    """`when:` as design.md says it, told a second time and by other means."""
+    """What `when:` means, told a second time and by other means."""
     compare: dict[str, Callable[[Any, Any], bool]] = {
         "gt": lambda a, b: a > b,
         "ge": lambda a, b: a >= b,
