@@ -195,7 +195,10 @@ def test_the_options_say_their_defaults_and_the_names_that_they_take(run: Run) -
 
     assert "else in `cache`, beside the studies" in words("search")
     assert "as in budget.trials=6" in words("search")
-    assert "`xraytune doctor` names them" in words("search")
+    assert "`xraytune doctor --space FILE` names them" in words("search")
+    assert "instead of the file's data.path" in words("search")
+    assert "Where the study's images lie now" in words("confirm")
+    assert "else in `cache`, in the current folder" in words("gan", "train")
     assert "real_only, classical, duplicate, gan, classical+gan" in words("export")
 
 

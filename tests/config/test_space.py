@@ -126,7 +126,7 @@ def ask(space: Space, seed: int, count: int) -> list[optuna.Trial]:
 
 
 def holds(point: Mapping[str, Value], when: Mapping[str, Any], specs: Specs) -> bool:
-    """`when:` as design.md says it, told a second time and by other means."""
+    """What `when:` means, told a second time and by other means."""
     compare: dict[str, Callable[[Any, Any], bool]] = {
         "gt": lambda a, b: a > b,
         "ge": lambda a, b: a >= b,
@@ -387,3 +387,14 @@ def test_every_parameter_left_out_has_its_default(write_space: WriteSpace, name:
     values = flat_values(space.experiment().parameters)
 
     assert values[name] == ("gan" if name == "source" else parameter_fields()[name].default)
+
+
+def test_weights_that_a_condition_leaves_to_their_default_are_the_default(tmp_path: Path) -> None:
+    parameters = {
+        "backbone": {"values": ["resnet18", "resnet34"]},
+        "weights": {"values": ["none", "IMAGENET1K_V1"], "when": {"backbone": "resnet18"}},
+    }
+
+    found = load(tmp_path, {"name": "small", "data": {"path": "xrays"}, "parameters": parameters}).networks()
+
+    assert found == (("resnet18", "none"), ("resnet18", "IMAGENET1K_V1"), ("resnet34", "imagenet"))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -144,9 +147,14 @@ def test_the_methods_tell_of_the_controls_that_there_were_and_of_what_was_seen_b
     assert "Notes" not in duplicate_alone
 
 
+@cache
+def undecided_record() -> dict[str, Any]:
+    return confirmation(scores(own_noise=1.0, gan=1.6)).to_json()
+
+
 @pytest.mark.slow
 def test_an_undecided_answer_says_what_would_decide() -> None:
-    found = confirmation(scores(own_noise=1.0, gan=1.6)).to_json()
+    found = undecided_record()
 
     assert found["verdict"] == "undecided"
     assert "To decide against" in found["answer"]
@@ -186,3 +194,22 @@ def test_the_record_is_plain_json_with_the_paragraphs_beside_it(tmp_path: Path) 
 
     assert json.loads((tmp_path / "verdict.json").read_text(encoding="utf-8")) == found.to_json()
     assert found.to_json()["methods"] in (tmp_path / "methods.md").read_text(encoding="utf-8")
+
+
+def keys(content: Any) -> Iterator[str]:
+    """Every key of a JSON value, at whatever depth."""
+    if isinstance(content, dict):
+        yield from content
+    for inner in content.values() if isinstance(content, dict) else content if isinstance(content, list) else ():
+        yield from keys(inner)
+
+
+@pytest.mark.slow
+def test_the_page_names_every_key_of_the_record() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "confirm.md").read_text(encoding="utf-8")
+    section = page.partition("## verdict.json")[2].partition("\n## ")[0]
+
+    found = {*keys(undecided_record())}  # with all that would decide
+
+    assert "count" in found
+    assert sorted(found - {*re.findall(r"`(\w+)(?:\[\])?`", section)}) == []

@@ -10,7 +10,7 @@ import typer
 
 from xraytune.cli import console
 from xraytune.cli.console import Cell, Column, Frame, Table, Tone
-from xraytune.cli.options import AsJson, Cache, Data, StudyArgument, WeightsDir
+from xraytune.cli.options import Address, AsJson, Cache, MovedData, Reason, StudyArgument, WeightsDir
 from xraytune.cli.search import shown_path, tell_dashboard
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def confirm(
         Path | None,
         typer.Option(metavar="DIR", help="Test images in class folders, where the study's images have no test/."),
     ] = None,
-    data: Data = None,
+    data: MovedData = None,
     weights_dir: WeightsDir = None,
     finalists: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="How many of the best mixes, instead of the study's number.")
@@ -42,10 +42,8 @@ def confirm(
         typer.Option(min=2, metavar="N", help="More GAN seeds than the study's; after a verdict, that is exploratory."),
     ] = None,
     cache: Cache = None,
-    address: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="A Ray cluster; else Ray starts on this machine.")
-    ] = None,
-    reason: Annotated[str, typer.Option(help="Why, for the log of the test folder's openings.")] = "",
+    address: Address = None,
+    reason: Reason = "",
     as_json: AsJson = False,
 ) -> None:
     """Answer the question: the best mixes against matched and tuned controls, on fresh seeds and the sealed test folder."""

@@ -19,6 +19,9 @@ _TONES: dict[str, Tone] = {"ok": "good", "warning": "busy", "missing": "bad"}
 
 
 def doctor(
+    space: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A space file, whose trials' weights are looked for.")
+    ] = None,
     weights_dir: WeightsDir = None,
     folder: Annotated[Path, typer.Option(metavar="DIR", help="Where studies and the cache will lie.")] = Path(),
     as_json: AsJson = False,
@@ -26,7 +29,7 @@ def doctor(
     """Look at this machine: versions, GPUs, disk, Ray, weights; what is missing, and how to get it."""
     from xraytune.export.doctor import doctor
 
-    checks = doctor(weights_dir=weights_dir, folder=folder)
+    checks = doctor(space=space, weights_dir=weights_dir, folder=folder)
     is_ready = all(check.status != "missing" for check in checks)
     if as_json:
         console.show_json({"ok": is_ready, "checks": [check.to_json() for check in checks]})

@@ -10,7 +10,7 @@ import typer
 
 from xraytune.cli import console
 from xraytune.cli.console import Cell, Column, Frame, Table
-from xraytune.cli.options import AsJson, ModelArgument, SkipBroken
+from xraytune.cli.options import AsJson, ModelArgument, Reason, SkipBroken
 
 if TYPE_CHECKING:
     from xraytune.export.evaluate import Evaluation
@@ -31,7 +31,7 @@ _FIGURES = {
 def evaluate(
     model: ModelArgument,
     data: Annotated[Path, typer.Option(metavar="DIR", help="A folder whose subfolders are the classes.")],
-    reason: Annotated[str, typer.Option(help="Why, for the log of the test folder's openings.")] = "",
+    reason: Reason = "",
     skip_broken: SkipBroken = False,
     as_json: AsJson = False,
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from xraytune.cli import console
-from xraytune.cli.options import AsJson, Cache, Data, Overrides, SkipBroken, SpaceFile
+from xraytune.cli.options import AsJson, Data, GanCache, Overrides, SkipBroken, SpaceFile
 
 
 def train(
@@ -16,7 +16,7 @@ def train(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="The folder to make.")],
     data: Data = None,
     overrides: Overrides = None,
-    cache: Cache = Path("cache"),
+    cache: GanCache = None,
     skip_broken: SkipBroken = False,
     as_json: AsJson = False,
 ) -> None:
@@ -29,7 +29,7 @@ def train(
             out=out,
             data=data,
             overrides=overrides or (),
-            cache=cache or Path("cache"),
+            cache=cache,
             skip_broken=skip_broken,
             note=console.tell,
             on_progress=on_progress,

@@ -11,11 +11,16 @@ Data: TypeAlias = Annotated[
     Path | None,
     typer.Option("--data", metavar="DIR", help="The image folder, instead of the file's data.path."),
 ]
+MovedData: TypeAlias = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="DIR", help="Where the study's images lie now, if they moved."),
+]
 WeightsDir: TypeAlias = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR",
-        help="A folder of official weight files, for a machine without a network; `xraytune doctor` names them.",
+        help="A folder of official weight files, for a machine without a network; `xraytune doctor --space FILE` names "
+        "them.",
     ),
 ]
 Overrides: TypeAlias = Annotated[
@@ -28,12 +33,17 @@ Overrides: TypeAlias = Annotated[
 ]
 SpaceFile: TypeAlias = Annotated[Path, typer.Option("--space", metavar="FILE", help="The space file (YAML).")]
 Studies: TypeAlias = Annotated[Path, typer.Option(metavar="DIR", help="Where studies lie.")]
-Cache: TypeAlias = Annotated[
+_SHARED_WORK = "Where shared work lies: decoded images, GANs, features; else in `cache`"
+Cache: TypeAlias = Annotated[Path | None, typer.Option(metavar="DIR", help=f"{_SHARED_WORK}, beside the studies.")]
+TrainCache: TypeAlias = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR",
-        help="Where shared work lies: decoded images, GANs, features; else in `cache`, beside the studies.",
+        help=f"{_SHARED_WORK}, beside the studies that the file was exported from, or in the current folder.",
     ),
+]
+GanCache: TypeAlias = Annotated[
+    Path | None, typer.Option(metavar="DIR", help=f"{_SHARED_WORK}, in the current folder.")
 ]
 SkipBroken: TypeAlias = Annotated[
     bool, typer.Option("--skip-broken", help="Leave broken images out, and list them, instead of refusing.")
@@ -41,5 +51,9 @@ SkipBroken: TypeAlias = Annotated[
 AsJson: TypeAlias = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")
 ]
+Address: TypeAlias = Annotated[
+    str | None, typer.Option(metavar="HOST:PORT", help="A Ray cluster; else Ray starts on this machine.")
+]
+Reason: TypeAlias = Annotated[str, typer.Option(help="Why, for the log of the test folder's openings.")]
 StudyArgument: TypeAlias = Annotated[Path, typer.Argument(metavar="STUDY", help="The folder of a study.")]
 ModelArgument: TypeAlias = Annotated[Path, typer.Argument(metavar="MODEL", help="The folder of a trained model.")]

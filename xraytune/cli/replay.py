@@ -9,7 +9,7 @@ import typer
 
 from xraytune.cli import console
 from xraytune.cli.console import Cell, Column, Frame, Table
-from xraytune.cli.options import AsJson, Cache, Data, StudyArgument, WeightsDir
+from xraytune.cli.options import AsJson, Cache, MovedData, StudyArgument, WeightsDir
 
 if TYPE_CHECKING:
     from xraytune.export.replay import Replay
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def replay(
     study: StudyArgument,
     trial: Annotated[int, typer.Argument(metavar="TRIAL", help="The number of a trial.")],
-    data: Data = None,
+    data: MovedData = None,
     weights_dir: WeightsDir = None,
     cache: Cache = None,
     as_json: AsJson = False,

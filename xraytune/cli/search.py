@@ -6,12 +6,10 @@ import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from xraytune.cli import console
-from xraytune.cli.options import AsJson, Cache, Data, Overrides, SkipBroken, SpaceFile, Studies, WeightsDir
+from xraytune.cli.options import Address, AsJson, Cache, Data, Overrides, SkipBroken, SpaceFile, Studies, WeightsDir
 from xraytune.cli.study_frame import live_frame, summary_line
 from xraytune.records import EpochRecord
 
@@ -28,9 +26,7 @@ def search(
     overrides: Overrides = None,
     studies: Studies = Path("studies"),
     cache: Cache = None,
-    address: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="A Ray cluster; else Ray starts on this machine.")
-    ] = None,
+    address: Address = None,
     skip_broken: SkipBroken = False,
     as_json: AsJson = False,
 ) -> None:

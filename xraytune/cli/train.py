@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xraytune.cli import console
-from xraytune.cli.options import AsJson, Cache, Data, Overrides, SkipBroken, WeightsDir
+from xraytune.cli.options import AsJson, Data, Overrides, SkipBroken, TrainCache, WeightsDir
 
 if TYPE_CHECKING:
     from xraytune.export.train import Trained
@@ -28,7 +28,7 @@ def train(
     data: Data = None,
     weights_dir: WeightsDir = None,
     overrides: Overrides = None,
-    cache: Cache = None,
+    cache: TrainCache = None,
     skip_broken: SkipBroken = False,
     as_json: AsJson = False,
 ) -> None:

@@ -120,6 +120,7 @@ class Parameters(Model):
     classical: Annotated[int, Field(ge=0, le=3)] = 0
     """Strength of classical augmentation: 1 flips alone, 2 and 3 also turn, shift, scale and change the contrast."""
     views: Annotated[int, Field(ge=0, le=64)] = 8
+    """With `classical`, looks of each image that are drawn beforehand; 0: a new one at each step, and no cached features."""
     backbone: Annotated[BackboneName, BACKBONES] = "resnet50"
     weights: str = "imagenet"
     """`imagenet`, one of its sets (`IMAGENET1K_V1`, `IMAGENET1K_V2`), `none`, or the path of a file."""
@@ -199,7 +200,7 @@ class Parameters(Model):
 
     @property
     def arm(self) -> str:
-        """The arm as protocol.md names it: `real_only`, `classical`, `gan`, `classical+gan`, `duplicate` ..."""
+        """The arm, as docs/glossary.md names it: `real_only`, `classical`, `gan`, `classical+gan`, `duplicate` ..."""
         if self.source == "none":
             return "classical" if self.classical else "real_only"
         return f"classical+{self.source}" if self.classical else self.source
@@ -257,7 +258,7 @@ class Controls(Model):
     matched: tuple[Literal["none", "duplicate"], ...] = ("none", "duplicate")
     """The finalist's own settings with another source."""
     tuned: tuple[Literal["real_only", "classical", "duplicate"], ...] = ("real_only", "classical", "duplicate")
-    """The best that the search found for these arms."""
+    """The best trials of these arms, of the search and of the top-ups."""
 
     @model_validator(mode="after")
     def _something_to_beat(self) -> Self:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from xraytune.config.domains import Choices, Domain, Suggester, Value
-from xraytune.config.fields import parameters_from
+from xraytune.config.fields import parameter_fields, parameters_from
 from xraytune.config.resolved import parameters_content, relative_value, settings_content
 from xraytune.config.settings import Experiment, Parameters, Settings
 from xraytune.config.yaml_lines import write_yaml
@@ -200,6 +200,17 @@ class Space:
         """The combinations of values of some parameters that trials may have; of a range, its bounds."""
         return tuple(
             dict.fromkeys(tuple(point.get(name) for name in names) for point in corner_points(self.specs, names))
+        )
+
+    def networks(self) -> tuple[tuple[str, str], ...]:
+        """Each backbone with the weights that trials may start it from; defaults, where a condition leaves one out."""
+        names = ("backbone", "weights")
+        defaults = [parameter_fields()[name].default for name in names]
+        return tuple(
+            dict.fromkeys(
+                (str(backbone or defaults[0]), str(weights or defaults[1]))
+                for backbone, weights in self.combinations(*names)
+            )
         )
 
     def identity(self) -> dict[str, Json]:

@@ -1,9 +1,9 @@
 """Who is compared with whom: finalists from the search, and the controls that each of them has to beat.
 
-A *finalist* is a trial with extra images that ran to its end, the best by val-B first. A *matched* control keeps all of a
-finalist's settings and takes its extra images away, or draws real ones again in their place. A *tuned* control is the best
-trial that the search found for an arm without GAN images; so that it was tuned as much as the finalist's arm, it is first
-given as many sampled trials. Pure decisions on trials that have ended; nothing is run here.
+A *finalist* is a trial with synthetic images that ran to its end, the best by val-B first. A *matched* control keeps all of
+a finalist's settings and takes its synthetic images away, or draws real ones again in their place. A *tuned* control is the
+best trial of an arm without synthetic images; so that it was tuned as much as the finalists, the arm is first given as many
+sampled trials as ended with a finalist's source. Pure decisions on trials that have ended; nothing is run here.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Arm:
 
 
 def to_be_finished(trials: Iterable[Candidate], stopped: Iterable[Stopped], count: int) -> tuple[Stopped, ...]:
-    """The trials to train to their end first, because ASHA let none with extra images that others made get there.
+    """The trials to train to their end first, because ASHA let none with synthetic images get there.
 
     The furthest ones, and of these the best on val-A, no two with the same settings; none where a finalist is there.
     """
@@ -95,7 +95,7 @@ def to_be_finished(trials: Iterable[Candidate], stopped: Iterable[Stopped], coun
 
 
 def choose_finalists(trials: Iterable[Candidate], count: int, study: Path) -> tuple[Candidate, ...]:
-    """The trials with extra images that others made, the best by val-B first, no two with the same settings.
+    """The trials with synthetic images, the best by val-B first, no two with the same settings.
 
     Raises:
         StudyError: There is none.
@@ -149,7 +149,10 @@ def is_of(parameters: Parameters, control: str) -> bool:
 
 
 def missing_trials(trials: Sequence[Candidate], finalists: Iterable[Candidate], control: str) -> int:
-    """How many more trials a control's arm needs to have as many that ran to their end as the finalists' arm has."""
+    """How many more trials a control's arm needs to have as many that ran to their end as have a finalist's source.
+
+    `gan` and `classical+gan` are one source; of several sources it is the one with the most trials.
+    """
     sources = {finalist.parameters.source for finalist in finalists}
     wanted = max(sum(trial.parameters.source == source for trial in trials) for source in sources)
     return max(0, wanted - sum(is_of(trial.parameters, control) for trial in trials))

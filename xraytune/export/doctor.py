@@ -11,18 +11,19 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from xraytune.errors import MachineError
+from xraytune.config.load import load_space
+from xraytune.errors import ConfigError, MachineError
 from xraytune.records import Json
 from xraytune.tracking.credentials import has_key
 
 _GIB = 2**30
 _LITTLE_DISK_GIB, _LITTLE_MEMORY_GIB, _LITTLE_SHARED_MEMORY_GIB = 10, 4, 0.5
-_PRETRAINED = ("mobilenet_v2", "resnet18", "resnet50")
+_USUAL_NETWORKS = tuple((backbone, "imagenet") for backbone in ("mobilenet_v2", "resnet18", "resnet50"))
 _REINSTALL = "install from requirements.lock again (`make install`): it names versions that belong together"
 _TORCH_PROBE = """
 import torch, torchvision
@@ -57,17 +58,25 @@ class Check:
         return asdict(self)
 
 
-def doctor(*, weights_dir: Path | None = None, folder: Path = Path()) -> tuple[Check, ...]:
+def doctor(*, space: Path | None = None, weights_dir: Path | None = None, folder: Path = Path()) -> tuple[Check, ...]:
     """Look at this machine.
 
     Args:
-        weights_dir: A folder of official weight files; by default torch's own cache, filled by downloads.
+        space: A space file, whose trials' weights are looked for; by default those of three usual backbones.
+        weights_dir: A folder of official weight files; by default the file's, else torch's own cache, filled by downloads.
         folder: Where studies and the cache will lie; the disk it is on is looked at.
+
+    Raises:
+        ConfigError: The space file.
     """
+    networks = _USUAL_NETWORKS
+    if space:
+        loaded = load_space(space, data=Path(), weights_dir=weights_dir)  # its images are not looked at
+        networks, weights_dir = loaded.networks(), loaded.settings.weights_dir
     torch = probe("torch", _TORCH_PROBE, fix=_REINSTALL)
     checks = [Check(name="Python", status="ok", found=platform.python_version()), torch]
     if torch.status == "ok":
-        checks += [_cpu(), *_gpus(), *_weights(weights_dir)]
+        checks += [_cpu(), *_gpus(), *_weights(networks, weights_dir)]
     checks += [
         probe("Ray", _RAY_PROBE, fix=_REINSTALL),
         _memory(),
@@ -114,22 +123,23 @@ def _gpus() -> Iterator[Check]:
         yield Check(name="GPU", status="warning", found="none", fix=fix)
 
 
-def _weights(weights_dir: Path | None) -> Iterator[Check]:
+def _weights(networks: Iterable[tuple[str, str]], weights_dir: Path | None) -> Iterator[Check]:
     import torch
 
     from xraytune.classifier.weights import find_weights
 
     downloads = Path(torch.hub.get_dir()) / "checkpoints"
-    for backbone in _PRETRAINED:
-        name = f"weights of {backbone}"
+    for backbone, weights in networks:
+        name = f"weights of {backbone}" + (f", {weights}" if weights != "imagenet" else "")
         try:
-            file = find_weights(backbone, "imagenet", weights_dir or downloads)
-        except MachineError as error:
+            file = find_weights(backbone, weights, weights_dir or downloads)
+        except (ConfigError, MachineError) as error:
             problem = error.problems[0]
-            fix = problem.fix if weights_dir else f"downloaded when first used; without a network, {problem.fix}"
+            is_downloaded = weights_dir is None and problem.where == downloads
+            fix = f"downloaded when first used; without a network, {problem.fix}" if is_downloaded else problem.fix
             yield Check(name=name, status="warning", found=f"{problem.what} in {problem.where}", fix=fix)
         else:
-            yield Check(name=name, status="ok", found=str(file))
+            yield Check(name=name, status="ok", found=str(file) if file else "none are needed")
 
 
 def _memory() -> Check:

@@ -112,7 +112,7 @@ def gan_train(
     out: Path,
     data: Path | None = None,
     overrides: Sequence[str] = (),
-    cache: Path = Path("cache"),
+    cache: Path | None = None,
     skip_broken: bool = False,
     note: Callable[[str], None] = _ignore_note,
     on_progress: Progress = ignore_progress,
@@ -124,7 +124,7 @@ def gan_train(
         out: Where the folder appears, whole.
         data: A data folder instead of the file's.
         overrides: `key=value` lines that replace the file's; `gan.steps=5000` fixes what the file leaves open.
-        cache: The artifact cache, shared with searches.
+        cache: The artifact cache, shared with searches; by default `cache`.
         skip_broken: Leave broken images out, and say which.
         note: Told what a person should know, such as where sample grids appear while the GAN trains.
         on_progress: Told how far the preparation and the training are.
@@ -140,7 +140,7 @@ def gan_train(
     settings, gan = loaded.settings, fixed_gan(loaded)
     compute = choose_compute(gpus=gpu_share(settings.resources), threads=settings.resources.cpus_per_trial)
     pin(compute)
-    cache = cache.resolve()
+    cache = (cache or Path("cache")).resolve()
     require_writable(cache)
     prepared, warnings = prepare(settings, cache, skip_broken=skip_broken, on_progress=on_progress)
     for warning in warnings:

@@ -215,9 +215,9 @@ def require_weights(space: Space) -> None:
     Raises:
         MachineError: Some are missing or damaged, or are of another network.
     """
-    for backbone, weights in space.combinations("backbone", "weights"):
-        file = find_weights(str(backbone), str(weights), space.settings.weights_dir)
+    for backbone, weights in space.networks():
+        file = find_weights(backbone, weights, space.settings.weights_dir)
         # A file of one's own, of which no hash says that it fits, or a network that nobody here has seen.
-        if file == Path(str(weights)) or BACKBONES.has(str(backbone)):
+        if file == Path(weights) or BACKBONES.has(backbone):
             parameters = Parameters.model_validate({"backbone": backbone, "weights": weights})
             build_classifier(parameters, 2, weights=file, seed=0)

@@ -27,8 +27,7 @@ from xraytune.search.ray.link import receive, send
 from xraytune.search.study import StudyFolder
 from xraytune.search.work import Answer, Asked, Work
 
-# Ray reads these when it is imported or started: no log files, tables or snapshots of Tune's own; a node that does not
-# answer for some seconds is lost.
+# Ray reads these when it is imported or started: no log files, tables or snapshots of Tune's own.
 _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",

@@ -25,7 +25,7 @@ class NumberedSampler(BaseSampler):
     """The sampler of one trial; `grid` is a list of points, so that nothing is left to sample.
 
     Args:
-        settings: Which, and the study's seed.
+        settings: Which, and `sampler.seed`.
         number: The trial's.
     """
 

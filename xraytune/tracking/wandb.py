@@ -41,7 +41,7 @@ class TrackedTrial:
         study: The study's name.
         study_identity: Tells studies of one name from each other.
         number: The trial's number in the study.
-        label: The run's name, such as `gan-ratio #7 gan r=0.5`.
+        label: The run's name, such as `gan-ratio #7 gan r=0.5 (10000 steps)`.
         folder: The trial's folder, in which `wandb/` is written.
     """
 
