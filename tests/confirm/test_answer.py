@@ -129,6 +129,7 @@ def test_the_words_name_the_controls_the_figures_and_the_limits() -> None:
     assert "because the test folder had been opened" in refuted.to_json()["answer"]
 
 
+@pytest.mark.slow
 def test_the_methods_tell_of_the_controls_that_there_were_and_of_what_was_seen_before() -> None:
     whole = methods_paragraph(confirmation(scores(gan=2.5)))
     alone = replace(confirmation(scores(gan=2.5), "the test folder had been opened 3 times before"), notes=())

@@ -13,6 +13,7 @@ FAKE = torch.tensor([-3.0, 0.25])
 
 
 @pytest.mark.parametrize("name", ["bce", "non_saturating"])
+@pytest.mark.slow
 def test_cross_entropy_labels_fakes_as_fake_for_one_network_and_as_real_for_the_other(name: LossName) -> None:
     ones, zeros = torch.ones(2), torch.zeros(2)
 

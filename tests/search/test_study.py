@@ -98,6 +98,7 @@ def test_a_second_search_is_refused_and_told_who_holds_the_study(study: StudyFol
         pass
 
 
+@pytest.mark.slow
 def test_what_holds_a_study_is_told_and_only_a_search_is_taken_for_one(study: StudyFolder) -> None:
     with locked(study, "confirmed"):
         assert not is_searched(study)
@@ -122,6 +123,7 @@ def test_a_study_of_a_gpu_goes_on_nowhere_else(tmp_path: Path, monkeypatch: pyte
         search(tmp_path / "small.yaml", data=tmp_path / "nowhere", studies=study.path.parent)
 
 
+@pytest.mark.slow
 def test_a_search_s_cache_is_the_one_in_which_all_others_look_where_studies_is_a_link(tmp_path: Path) -> None:
     draw_phantoms(tmp_path / "xrays", patients=20, seed=1, image_size_px=64)
     (tmp_path / "disk" / "studies").mkdir(parents=True)
