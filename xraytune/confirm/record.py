@@ -161,7 +161,7 @@ def _controls_in_words(confirmation: Confirmation) -> str:
             (f"controls that keep all of its settings and have {had}", matched),
             (
                 f"the best configurations without synthetic images ({', '.join(tuned)}), whose arms had been given as many "
-                "sampled, fully trained trials as the finalist's, as far as the space has them",
+                "sampled, fully trained trials as a finalist's source of images had, as far as the space has them",
                 tuned,
             ),
         )
