@@ -98,7 +98,6 @@ def trained_gan(
         work = gan_work_path(cache, inputs)
         _start_from_shorter_run(cache, inputs, work)
         checkpoint, step = folder / CHECKPOINT_NAME, 0
-        on_progress(what, 0, settings.steps)
         while step < settings.steps:  # one that slept and is behind may have written over the last checkpoint
             for progress in _training(settings, label, prepared, compute=compute, cache=cache, work=work):
                 on_progress(what, progress.step, progress.steps)
