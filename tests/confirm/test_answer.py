@@ -84,6 +84,11 @@ def confirmation(scores_of: Any, *exploratory: str) -> Confirmation:
     )
 
 
+@cache
+def helped() -> Confirmation:
+    return confirmation(scores(gan=2.5))
+
+
 @pytest.mark.parametrize(
     ("separation", "word", "because_of"),
     [
@@ -118,7 +123,7 @@ def test_the_response_to_the_ratio_is_in_order_and_starts_at_the_control_without
 
 @pytest.mark.slow
 def test_the_words_name_the_controls_the_figures_and_the_limits() -> None:
-    helped, refuted = confirmation(scores(gan=2.5)), confirmation(scores(gan=0.8), "the test folder had been opened")
+    helped, refuted = helped(), confirmation(scores(gan=0.8), "the test folder had been opened")
     words = helped.to_json()["answer"]
 
     assert words.startswith("The synthetic images helped: gan #1 beats every control")
@@ -131,11 +136,12 @@ def test_the_words_name_the_controls_the_figures_and_the_limits() -> None:
 
 @pytest.mark.slow
 def test_the_methods_tell_of_the_controls_that_there_were_and_of_what_was_seen_before() -> None:
-    whole = methods_paragraph(confirmation(scores(gan=2.5)))
-    alone = replace(confirmation(scores(gan=2.5), "the test folder had been opened 3 times before"), notes=())
-    (finalist,) = alone.finalists
-    alone = replace(alone, finalists=(replace(finalist, results=finalist.results[1:2]),))
-    duplicate_alone = methods_paragraph(alone)
+    found = helped()
+    (finalist,) = found.finalists
+    only_duplicate = (replace(finalist, results=finalist.results[1:2]),)
+    before = ("the test folder had been opened 3 times before",)
+    whole = methods_paragraph(found)
+    duplicate_alone = methods_paragraph(replace(found, finalists=only_duplicate, exploratory=before, notes=()))
 
     assert "no extra images or real images drawn again in place" in whole
     assert "best configurations without synthetic images (classical)" in whole
@@ -182,14 +188,14 @@ def test_no_answer_is_on_the_disk_before_its_verdict(tmp_path: Path) -> None:
     (tmp_path / "methods.md").mkdir()
 
     with pytest.raises(OSError, match=r"methods\.md"):
-        write_verdict(tmp_path, confirmation(scores(gan=2.5)))
+        write_verdict(tmp_path, helped())
 
     assert (tmp_path / "verdict.json").exists()
 
 
 @pytest.mark.slow
 def test_the_record_is_plain_json_with_the_paragraphs_beside_it(tmp_path: Path) -> None:
-    found = confirmation(scores(gan=2.5))
+    found = helped()
 
     write_verdict(tmp_path, found)
 

@@ -91,9 +91,8 @@ def test_a_top_up_that_failed_is_tried_again_after_trials_that_were_finished(tmp
     assert train(training(tmp_path), stopped=STOPPED).runs
 
 
-@pytest.mark.slow
 def test_a_finalist_without_any_control_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
-    controls = "confirm.controls={matched: [duplicate], tuned: [classical]}"
+    controls = "confirm.controls={matched: [duplicate], tuned: []}"
     total = Candidate(name="#2", parameters=parameters("gan", lr=1e-3, matching="total"), val_b_auroc=0.9)
     asked = training(tmp_path, controls, says=lambda folder, number: pytest.fail(f"run {number} in {folder.path}"))
 
