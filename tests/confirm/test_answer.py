@@ -123,8 +123,8 @@ def test_the_response_to_the_ratio_is_in_order_and_starts_at_the_control_without
 
 @pytest.mark.slow
 def test_the_words_name_the_controls_the_figures_and_the_limits() -> None:
-    helped, refuted = helped(), confirmation(scores(gan=0.8), "the test folder had been opened")
-    words = helped.to_json()["answer"]
+    refuted = confirmation(scores(gan=0.8), "the test folder had been opened")
+    words = helped().to_json()["answer"]
 
     assert words.startswith("The synthetic images helped: gan #1 beats every control")
     assert "Against duplicate, matched to #1" in words
