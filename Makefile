@@ -34,8 +34,8 @@ $(INSTALLED): requirements-dev.lock pyproject.toml
 demo: install ## The whole way on phantom X-rays: search, export, train, evaluate (minutes)
 	$(BIN)/xraytune demo
 
-# Two workers more than there are cores: a test that starts Ray, or a process, mostly waits for it.
-test: export PYTEST_XDIST_AUTO_NUM_WORKERS = $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
+# One worker more than there are cores: a test that starts Ray mostly waits for it.
+test: export PYTEST_XDIST_AUTO_NUM_WORKERS = $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 test: install ## All tests, on the CPU, which alone repeats to the bit
 	CUDA_VISIBLE_DEVICES= $(PYTEST) $(SIDE_BY_SIDE) -m "not gpu"
 

@@ -159,7 +159,8 @@ def test_top_up_trials_are_different_settings_of_the_arm_and_the_same_each_time(
 
 
 @pytest.mark.slow
-def test_an_arm_that_has_no_more_settings_gives_those_it_has(tmp_path: Path) -> None:
+def test_an_arm_that_has_no_more_settings_gives_those_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xraytune.confirm.arms._DRAWS", 500)
     path = tmp_path / "small.yaml"
     path.write_text(SPACE.replace("{min: 1e-5, max: 1e-2, distribution: log_uniform_values}", "{values: [1, 2]}"))
 
