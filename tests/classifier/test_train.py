@@ -310,6 +310,7 @@ def test_bfloat16_trains_images_and_resumes_to_the_bit(tmp_path: Path) -> None:
     assert unbroken[0].train_loss != in_float32[0].train_loss
 
 
+@pytest.mark.slow
 def test_prediction_is_in_eval_mode_restores_the_mode_and_keeps_the_order() -> None:
     task = tiny_task()
     network = build_classifier(small(dropout=0.5), 2, weights=None, seed=1)

@@ -61,6 +61,7 @@ def train(training: Training, *trials: Candidate, stopped: tuple[Stopped, ...] =
     return training.train(trials, stopped, finalists=finalists, gan_seeds=2, earlier_openings=0)
 
 
+@pytest.mark.slow
 def test_trials_that_other_finalists_needed_lend_their_results_to_no_control(tmp_path: Path) -> None:
     """Three trials were finished, then somebody asked for one finalist: run 1 is no control's."""
 
@@ -80,6 +81,7 @@ def test_trials_that_other_finalists_needed_lend_their_results_to_no_control(tmp
     assert [arm.trial for arm in train(training(tmp_path), stopped=STOPPED).arms if arm.role == "finalist"]
 
 
+@pytest.mark.slow
 def test_a_top_up_that_failed_is_tried_again_after_trials_that_were_finished(tmp_path: Path) -> None:
     def one_top_up_fails(folder: StudyFolder, number: int) -> Message:
         is_first_top_up = folder.path.name == "top_up" and number == len(STOPPED)

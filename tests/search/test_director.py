@@ -30,6 +30,7 @@ def statuses(study: StudyFolder) -> dict[int, str]:
     return {row["number"]: row["status"] for row in study.rows()}
 
 
+@pytest.mark.slow
 def test_a_search_asks_for_as_many_trials_as_the_budget_says(study: StudyFolder) -> None:
     director = direct(study, "budget.trials=3")
 
@@ -49,6 +50,7 @@ def test_a_larger_budget_goes_on_from_there(study: StudyFolder) -> None:
     assert start(direct(study, "budget.trials=2")).number == 1
 
 
+@pytest.mark.slow
 def test_a_spent_budget_of_hours_starts_nothing(study: StudyFolder) -> None:
     assert direct(study, "budget.hours=1e-9").next() is Answer.DONE
 

@@ -114,6 +114,7 @@ def test_a_search_with_a_larger_budget_than_its_first_start_s_is_shown_with_it(s
     assert looked.seconds_left == 0
 
 
+@pytest.mark.slow
 def test_a_grid_is_shown_with_as_many_trials_as_it_has_points(tmp_path: Path) -> None:
     folder = StudyFolder(tmp_path / "studies" / "grid")
     space = write_space(tmp_path, "sampler.name=grid", "lr=1e-3", "budget.trials=50")
