@@ -152,21 +152,18 @@ def methods_paragraph(confirmation: Confirmation) -> str:
 def _controls_in_words(confirmation: Confirmation) -> str:
     controls = [result.control for finalist in confirmation.finalists for result in finalist.results]
     matched = {arm.parameters.source for arm in controls if arm.role == "matched"}
-    instead = {"none": "no extra images", "duplicate": "real images drawn again in place of the synthetic ones"}
-    had = " or ".join(words for source, words in instead.items() if source in matched)
     tuned = sorted({arm.parameters.arm for arm in controls if arm.role == "tuned"})
-    return " and with ".join(
-        words
-        for words, is_there in (
-            (f"controls that keep all of its settings and have {had}", matched),
-            (
-                f"the best configurations without synthetic images ({', '.join(tuned)}), whose arms had been given as many "
-                "sampled, fully trained trials as a finalist's source of images had, as far as the space has them",
-                tuned,
-            ),
+    instead = {"none": "no extra images", "duplicate": "real images drawn again in place of the synthetic ones"}
+    said = []
+    if matched:
+        had = " or ".join(words for source, words in instead.items() if source in matched)
+        said.append(f"controls that keep all of its settings and have {had}")
+    if tuned:
+        said.append(
+            f"the best configurations without synthetic images ({', '.join(tuned)}), whose arms had been given as many "
+            "sampled, fully trained trials as a finalist's source of images had, as far as the space has them"
         )
-        if is_there
-    )
+    return " and with ".join(said)
 
 
 def _opening_in_words(confirmation: Confirmation) -> str:

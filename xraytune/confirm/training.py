@@ -260,8 +260,10 @@ def _require_controls(finalists: Sequence[Candidate], arms: Sequence[Arm], study
     compared = {arm.trial for arm in arms if arm.role == "matched"}
     alone = [finalist.name for finalist in finalists if finalist.name not in compared]
     if alone:
-        what = f"no control is left that {listed(alone)} could be compared with: the space has none of the tuned arms"
-        fix = "search a space that has one, or one whose confirm.controls.matched has none"
+        what = f"no control is left that {listed(alone)} could be compared with: none matched to it, and no tuned one"
+        fix = (
+            "search a space with `none` in confirm.controls.matched, or with trials of an arm in confirm.controls.tuned"
+        )
         raise StudyError(Problem(what, study, fix))
 
 

@@ -190,13 +190,10 @@ def empty_class_problems(folder: Path, class_names: Sequence[str], labels: Mappi
         found = listed([each.name for each in subfolders(folder)]) or "none"
         what = f"no images of the classes {', '.join(class_names)}; class folders found: {found}"
         return [Problem(what, folder, f"{_add_images('there')}; or set data.classes: auto for one class a folder")]
-    has_folders = bool(subfolders(folder))
-    why = (
-        ""
-        if has_folders
-        else f": there are no class folders, and its {len(labels)} images have one class by their names"
-    )
-    above = "" if has_folders else "; or give the folder above, where it holds the class folders"
+    why, above = "", ""
+    if not subfolders(folder):
+        why = ": there are no class folders, and no file name or table gives an image this class"
+        above = "; or give the folder above, where it holds the class folders"
     return [
         Problem(f"class {name} has no images{why}", folder, f"{_add_images(f'into {name}/ there')}{above}")
         for label, name in enumerate(class_names)

@@ -74,11 +74,8 @@ def slots(resources: Resources, nodes: Sequence[Node]) -> int:
     if count == 0:
         needed = f"a trial needs {resources.cpus_per_trial} CPU cores and {gpu_share(resources):g} GPUs"
         each = sorted({f"{node.cpus:g} and {node.gpus:g}" for node in nodes})
-        found = (
-            f"the machine has {each[0]}"
-            if len(nodes) == 1
-            else f"no machine has that; they have {', '.join(each) or 'none'}"
-        )
+        several = f"no machine has that; they have {', '.join(each) or 'none'}"
+        found = f"the machine has {each[0]}" if len(nodes) == 1 else several
         fix = "lower resources.cpus_per_trial or gpus_per_trial"
         raise MachineError(Problem(f"{needed}; {found}", "resources", fix))
     return min(count, resources.concurrent or count)
