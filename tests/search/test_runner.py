@@ -26,6 +26,7 @@ receive(connection)
 send(connection, {"dashboard": "", "nodes": [{"cpus": 3, "gpus": 1}]})
 receive(connection)
 """
+DOES_NOT_START = STARTS[: STARTS.index("send(connection")] + 'send(connection, {"failed": "Ray did not start: why"})'
 LOSES_ITS_NODES = """
 for _ in range(3):
     send(connection, {"next": [{"cpus": 0, "gpus": 0}]})
@@ -113,9 +114,7 @@ def test_why_ray_did_not_start_stays_where_the_error_sends_you(
     study: StudyFolder, runs_instead: Callable[[str], None], tmp_path: Path
 ) -> None:
     program = tmp_path / "fails.py"
-    answer = '{"unavailable": "Ray did not start", "where": "", "fix": ""}'
-    told = f'send(connection, {answer})\nprint("the whole story", file=sys.stderr)\n'
-    program.write_text(STARTS[: STARTS.index("send(connection")] + told, encoding="utf-8")
+    program.write_text(f'import sys\nprint("the whole story", file=sys.stderr)\n{DOES_NOT_START}', encoding="utf-8")
     runs_instead(f'exec "$PYTHON" {program} "$4"')
 
     with pytest.raises(MachineError, match="Ray did not start") as refusal:
@@ -124,6 +123,22 @@ def test_why_ray_did_not_start_stays_where_the_error_sends_you(
     log = study.path / ".ray.log"
     assert str(log) in str(refusal.value)
     assert log.read_text(encoding="utf-8") == "the whole story\n"
+
+
+@pytest.mark.slow
+def test_where_ray_does_not_start_it_is_started_again(
+    study: StudyFolder, runs_instead: Callable[[str], None], tmp_path: Path
+) -> None:
+    """As when other programs keep a machine busy for half a minute; nobody has to come by."""
+    (tmp_path / "fails.py").write_text(DOES_NOT_START, encoding="utf-8")
+    (tmp_path / "starts.py").write_text(STARTS, encoding="utf-8")
+    runs_instead(f'cd {tmp_path}; script=fails.py; [ -e once ] && script=starts.py; touch once; "$PYTHON" $script "$4"')
+    notes: list[str] = []
+
+    with pytest.raises(KeyboardInterrupt):  # once it has started
+        run(study, note=notes.append, opened=terminate)
+
+    assert notes[:2] == ["starting Ray ...", "Ray did not start: why; starting it again, and the trials go on"]
 
 
 @pytest.mark.slow

@@ -61,7 +61,7 @@ class Cluster:
 
 
 class _RayDiedError(Exception):
-    """The child is gone, and with it Ray."""
+    """The child is gone, and with it Ray; or Ray did not start."""
 
 
 def slots(resources: Resources, nodes: Sequence[Node]) -> int:
@@ -150,7 +150,7 @@ class Runner:
             "scratch": str(folder.scratch_path),
             "reuse_actors": reuse_actors,
         }
-        silent = 0
+        silent, why = 0, "Tune ended"
         with _signals() as caught:
             while not work.is_done:
                 served = _Served(
@@ -158,24 +158,27 @@ class Runner:
                 )
                 try:
                     self._serve(served, options, caught)
-                except _RayDiedError:
+                except _RayDiedError as error:
                     self._end_child()
-                    if not caught:
-                        self._note("Ray died; starting it again, and the trials go on")
+                    why = str(error)
                 if caught:
                     raise KeyboardInterrupt
                 work.interrupted()  # nothing runs now, whatever Tune left undone
                 silent = 0 if served.heard else silent + 1
-                if silent == _STARTS_WITHOUT_A_WORD and not work.is_done:
-                    what = f"Ray ended {silent} times before a trial said anything"
-                    fix = "the same command goes on; `xraytune doctor` looks for what this machine lacks"
+                if work.is_done:
+                    return
+                if silent == _STARTS_WITHOUT_A_WORD:
+                    what = f"Ray ended {silent} times before a trial said anything; the last time: {why}"
+                    fix = "the same command goes on, when the machine is less busy; or see `xraytune doctor`"
                     raise MachineError(Problem(what, self._log, fix))
+                if self._child is None:
+                    self._note(f"{why}; starting it again, and the trials go on")
 
     def _serve(self, served: _Served, options: dict[str, Any], caught: list[int]) -> None:
         if self._child is None:
             self._note("starting Ray ..." if self._address is None else f"connecting to Ray at {self._address} ...")
             self._child = _Child(self._address, self._log)
-            cluster = self._child.start(self._log, caught, self._note)
+            cluster = self._child.start(caught, self._note)
             slots(self._resources, cluster.nodes)
             self._opened(cluster.dashboard)
         self._child.run(options, served, caught, self._note)
@@ -277,11 +280,12 @@ class _Child:
         theirs.close()
         self._address, self._is_busy = address, False
 
-    def start(self, log: Path, caught: list[int], note: Callable[[str], None]) -> Cluster:
+    def start(self, caught: list[int], note: Callable[[str], None]) -> Cluster:
         """Start Ray; gives what it offers.
 
         Raises:
-            MachineError: It did not.
+            MachineError: No cluster answers.
+            _RayDiedError: It did not start.
             KeyboardInterrupt: A signal was caught before it had.
         """
         self._is_busy = True
@@ -291,9 +295,12 @@ class _Child:
                 note(f"{signal.Signals(caught[0]).name}: ending, before Ray has started")
                 raise KeyboardInterrupt
         found = self._hear()
+        if "failed" in found:
+            raise _RayDiedError(found["failed"])
         self._is_busy = False
         if "unavailable" in found:
-            raise MachineError(Problem(found["unavailable"], found["where"] or log, found["fix"]))
+            fix = "start it (`ray start --head`) or leave --address out to use this machine alone"
+            raise MachineError(Problem(found["unavailable"], str(self._address), fix))
         return Cluster(dashboard=found["dashboard"], nodes=_nodes(found["nodes"]))
 
     def run(self, options: dict[str, Any], served: _Served, caught: list[int], note: Callable[[str], None]) -> None:
@@ -330,13 +337,13 @@ class _Child:
         try:
             send(self._connection, content)
         except OSError:
-            raise _RayDiedError from None
+            raise _RayDiedError("Ray died") from None
 
     def _hear(self) -> Any:
         try:
             return receive(self._connection)
         except (EOFError, OSError):
-            raise _RayDiedError from None
+            raise _RayDiedError("Ray died") from None
 
 
 @contextmanager

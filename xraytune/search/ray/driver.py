@@ -40,7 +40,7 @@ def main(descriptor: int) -> None:
         start = receive(connection)
         found = _start_ray(start["address"], start["cpus"])
         send(connection, found)
-        if "unavailable" in found:
+        if "nodes" not in found:
             return
         while True:
             _run(connection, receive(connection))
@@ -62,14 +62,12 @@ def _start_ray(address: str | None, cpus: int) -> dict[str, Any]:
         context = ray.init(
             **({"address": address} if address else local), logging_level=logging.CRITICAL, log_to_driver=False
         )
-    except ConnectionError as error:
-        fix = "start it (`ray start --head`) or leave --address out to use this machine alone"
-        return {"unavailable": f"no Ray cluster answers: {error}", "where": address or "local", "fix": fix}
     except Exception as error:  # noqa: BLE001  Ray raises bare ones where one of its processes does not start in time
-        traceback.print_exc()  # into the log of this process, which the search then names
+        if address and isinstance(error, ConnectionError):
+            return {"unavailable": f"no Ray cluster answers: {error}"}
+        traceback.print_exc()  # into the log of this process, which the search names if it gives up
         first_line = str(error).strip().partition("\n")[0]
-        fix = "run the same command again, when the machine is less busy; `xraytune doctor` looks for what is missing"
-        return {"unavailable": f"Ray did not start: {first_line}", "where": "", "fix": fix}
+        return {"failed": f"Ray did not start: {first_line}"}
     url = context.dashboard_url
     return {"dashboard": f"http://{url}" if url else "", "nodes": _nodes()}
 
