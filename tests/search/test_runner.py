@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.ray_processes import killable
 from tests.search.studies import direct
 from xraytune.config.settings import Resources
 from xraytune.errors import MachineError
@@ -123,6 +124,20 @@ def test_why_ray_did_not_start_stays_where_the_error_sends_you(
     log = study.path / ".ray.log"
     assert str(log) in str(refusal.value)
     assert log.read_text(encoding="utf-8") == "the whole story\n"
+
+
+@pytest.mark.slow
+def test_an_address_where_no_cluster_answers_is_told(tmp_path: Path) -> None:
+    search = killable(tmp_path, "--address", "127.0.0.1:9")
+
+    search.keep_running()
+    try:
+        assert search.process.wait(timeout=300) == MachineError.exit_code
+    finally:
+        search.process.kill()
+
+    assert "127.0.0.1:9: no Ray cluster answers" in search.log()
+    assert not (search.study / ".ray.log").exists()
 
 
 @pytest.mark.slow

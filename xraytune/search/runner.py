@@ -39,6 +39,8 @@ _ENVIRONMENT = {
     "RAY_prestart_worker_first_driver": "0",  # a process for each core, of which no trial takes one
     "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # processes start side by side; `slots` says how many
 }
+_ONE_ATTEMPT = {"RAY_NUM_REDIS_GET_RETRIES": "1"}
+"""Of 40 seconds: else Ray tries for a quarter of an hour to reach a cluster that is not there."""
 _STARTS_WITHOUT_A_WORD = 3
 _BEAT_SECONDS = 1.0
 _SHUTDOWN_SECONDS = 20.0
@@ -274,7 +276,7 @@ class _Child:
                 stdin=subprocess.DEVNULL,
                 stdout=errors,
                 stderr=errors,
-                env={**os.environ, **_ENVIRONMENT},
+                env={**os.environ, **_ENVIRONMENT, **(_ONE_ATTEMPT if address else {})},
                 start_new_session=True,  # the terminal's Ctrl-C is for the search to hear
             )
         theirs.close()
