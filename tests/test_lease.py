@@ -154,6 +154,15 @@ def test_nothing_is_written_while_nobody_can_say_whose_claim_it_is(tmp_path: Pat
     assert not (tmp_path / "file").exists()
 
 
+def test_nothing_is_written_where_the_claim_was_before_its_folder_was_moved(tmp_path: Path) -> None:
+    (tmp_path / "study").mkdir()
+    with pytest.raises(MachineError, match="lock: this is gone"), held(tmp_path / "study" / "lock"):  # noqa: PT012
+        (tmp_path / "study").rename(tmp_path / "elsewhere")
+        write_text(tmp_path / "study" / "file", "x")
+
+    assert not (tmp_path / "study").exists()
+
+
 def test_half_a_claim_is_nobody_s(tmp_path: Path) -> None:
     (tmp_path / "lock").write_text('{"token": "t", "ho', encoding="utf-8")
 

@@ -25,6 +25,10 @@ from xraytune.errors import ArtifactError, ConfigError, MachineError, Problem, S
 
 _FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG}
+_AWAY = {
+    errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.EREMOTEIO, errno.ESHUTDOWN,
+    errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH,
+}  # fmt: skip
 _OTHER_PLACE = "give another path, or allow access to this one"
 _fences: list[Callable[[], None]] = []
 
@@ -47,10 +51,10 @@ def check_fences() -> None:
 
 @contextmanager
 def explained_disk_errors(path: Path) -> Iterator[None]:
-    """Turn "no space left" and "permission denied" into messages that say where and what to do; other errors pass.
+    """Turn "no space left", "permission denied" and the like into messages that say where and what to do; other errors pass.
 
     Raises:
-        MachineError: The disk or the quota of `path` is full, or the system refuses access.
+        MachineError: The disk or the quota of `path` is full, the system refuses access, or the storage does not answer.
     """
     try:
         yield
@@ -61,7 +65,15 @@ def explained_disk_errors(path: Path) -> Iterator[None]:
             raise MachineError(Problem("the disk is full", where, fix)) from error
         if error.errno in _REFUSED:
             raise MachineError(Problem(f"no access ({error.strerror})", where, _OTHER_PLACE)) from error
+        if error.errno in _AWAY:
+            raise storage_is_away(error, where) from error
         raise
+
+
+def storage_is_away(error: OSError, where: Path) -> MachineError:
+    """The refusal where a disk or a server does not answer."""
+    fix = "run the same command again when it does: nothing that was written is lost"
+    return MachineError(Problem(f"the storage does not answer ({error.strerror})", where, fix))
 
 
 def require_writable(folder: Path) -> None:

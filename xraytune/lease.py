@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from xraytune.errors import MachineError, Problem
-from xraytune.files import explained_disk_errors, fenced, make_folder, write_text
+from xraytune.files import explained_disk_errors, fenced, make_folder, storage_is_away, write_text
 
 PATIENCE_SECONDS = 10.0
 _BEAT_SECONDS = 1.0
@@ -93,8 +93,10 @@ def held(path: Path, work: str = "") -> Iterator[Owner]:
             try:
                 owner = read_owner(path)
             except OSError as error:
-                fix = "run the same command again when it does: nothing that was written is lost"
-                raise MachineError(Problem(f"the storage does not answer ({error.strerror})", path, fix)) from error
+                raise storage_is_away(error, path) from error
+            if owner is None and not path.exists():
+                what = "this is gone: its folder was renamed or removed, or its storage is not there"
+                raise MachineError(Problem(what, path, "put it back, and run the same command again"))
             if owner is None or owner.token != own.token:
                 raise HeldError(owner)
 
@@ -219,12 +221,12 @@ def has_claim(path: Path, token: str) -> bool:
 
 
 def may_be_held(path: Path, token: str) -> bool:
-    """Whether nobody else holds a claim of `held`. A storage that does not answer is no reason to stop."""
+    """Whether nobody else holds a claim of `held`. A storage that is away is no reason to stop; a folder that is gone is."""
     try:
         owner = read_owner(path)
+        return owner.token == token if owner else path.parent.is_dir()
     except OSError:
         return True
-    return owner is None or owner.token == token
 
 
 def _rival(stream: FileIO, path: Path) -> Owner | None:

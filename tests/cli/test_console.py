@@ -1,12 +1,15 @@
-"""How far long work is, as a log tells it, and how durations are written."""
+"""How far long work is, as a log tells it, how durations are written, and what happens where nobody can see it."""
 
 from __future__ import annotations
 
+import os
 import time
+from contextlib import suppress
 
 import pytest
 
 from xraytune.cli import console
+from xraytune.errors import StudyError
 
 
 def test_a_log_tells_now_and_then_how_far_work_is_and_how_long_it_takes_yet(
@@ -41,3 +44,29 @@ def test_a_log_guesses_no_time_while_nothing_is_done(
 @pytest.mark.parametrize(("seconds", "expected"), [(6.6, "0:07"), (750, "12:30"), (11100, "3:05:00")])
 def test_durations_are_written_as_on_a_clock(seconds: float, expected: str) -> None:
     assert console.duration(seconds) == expected
+
+
+@pytest.mark.parametrize("is_live", [True, False])
+def test_work_goes_on_when_its_terminal_is_closed(monkeypatch: pytest.MonkeyPatch, is_live: bool) -> None:
+    """As when a connection breaks, or a disk with the log is full."""
+    ours, theirs = os.openpty() if is_live else (os.open(os.devnull, os.O_RDONLY), os.open("/dev/full", os.O_WRONLY))
+    monkeypatch.setenv("TERM", "xterm")
+    went_on = False
+    with suppress(OSError), os.fdopen(theirs, "w") as screen:  # Python tells it once more as it closes the file
+        monkeypatch.setattr("sys.stderr", screen)
+        assert console.is_live() == is_live
+        with console.watching(lambda: console.Frame(lines=("drawn",)), lambda: "drawn"):
+            os.close(ours)
+            console.event("said")
+        console.event("said")
+        went_on = True
+        monkeypatch.undo()
+    assert went_on
+
+
+def test_what_cannot_be_drawn_hides_no_error_of_the_work() -> None:
+    def away() -> str:
+        raise StudyError("the study is gone")
+
+    with pytest.raises(ZeroDivisionError), console.watching(lambda: console.Frame(lines=()), away):
+        raise ZeroDivisionError

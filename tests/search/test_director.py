@@ -13,7 +13,7 @@ from xraytune.errors import MachineError, TrialError
 from xraytune.files import read_jsonl, write_bytes
 from xraytune.search.director import Director
 from xraytune.search.study import StudyFolder
-from xraytune.search.work import Answer, Asked
+from xraytune.search.work import Answer, Asked, Cause
 
 
 def start(director: Director) -> Asked:
@@ -167,8 +167,8 @@ def test_what_the_machine_lacks_ends_the_search_and_not_the_trial(study: StudyFo
     assert start(direct(study)).number == 0
 
 
-def fail(director: Director, reason: str) -> None:
-    director.hear(start(director).number, {"failed": reason, "cause": "settings"})
+def fail(director: Director, reason: str, cause: Cause = "settings") -> None:
+    director.hear(start(director).number, {"failed": reason, "cause": cause})
 
 
 def test_when_the_first_trials_all_fail_for_one_reason_the_search_stops(study: StudyFolder) -> None:
@@ -179,6 +179,18 @@ def test_when_the_first_trials_all_fail_for_one_reason_the_search_stops(study: S
         fail(director, "no such layer (traceback: 0002/error.txt)")
 
     assert start(direct(study)).number == 3, "once it is mended the same command goes on"
+
+
+def test_when_later_trials_all_fail_for_one_reason_that_is_not_their_own_the_search_stops(study: StudyFolder) -> None:
+    """As when a folder is taken away for an hour, which would else use up the budget."""
+    director = direct(study, "resources.retries=0")
+    complete(director, start(director).number)
+    fail(director, "FileNotFoundError: pixels-1.npy", "fault")
+    fail(director, "FileNotFoundError: pixels-2.npy", "fault")
+    with pytest.raises(TrialError, match=r"last 3 trials all failed for one reason.*pixels-3.npy"):
+        fail(director, "FileNotFoundError: pixels-3.npy", "fault")
+
+    assert start(direct(study)).number == 4
 
 
 @pytest.mark.parametrize("other", ["another reason", None])

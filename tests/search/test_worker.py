@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import signal
@@ -140,6 +141,14 @@ def test_what_the_machine_lacks_is_no_failure_of_the_trial(tmp_path: Path) -> No
     assert next_message(failing(MachineError("the disk is full")), tmp_path) == {"stopped": "the disk is full"}
 
 
+def test_a_storage_that_is_away_is_no_failure_of_the_trial(tmp_path: Path) -> None:
+    away = OSError(errno.ESTALE, "Stale file handle", str(tmp_path / "pixels.npy"))
+
+    message = next_message(failing(away), tmp_path)
+
+    assert message["stopped"].startswith(f"{tmp_path / 'pixels.npy'}: the storage does not answer (Stale file handle)")
+
+
 def damaged(study: StudyFolder, copy: Path, file: str, content: object) -> StudyFolder:
     """A copy of a study in which a file says something else."""
     shutil.copytree(study.path, copy / "studies" / "one")
@@ -240,6 +249,17 @@ def test_a_process_ends_itself_when_another_search_holds_the_study(study: StudyF
         process.communicate()
 
     assert process.returncode == 1
+
+
+def test_a_process_ends_itself_when_the_study_is_moved_away(study: StudyFolder) -> None:
+    moved = StudyFolder(study.path.with_name("moved"))
+    shutil.copytree(study.path, moved.path)
+    process = process_of(moved, 4)
+    moved.path.rename(study.path.with_name("elsewhere"))
+    process.communicate()
+
+    assert process.returncode == 1
+    assert not moved.path.exists(), "it makes no folder in the place of the old one"
 
 
 def test_a_process_ends_itself_when_who_started_it_is_gone(study: StudyFolder) -> None:

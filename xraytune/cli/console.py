@@ -9,15 +9,16 @@ from __future__ import annotations
 import json
 import logging
 import re
+import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TextIO, TypeAlias, cast
 
 from rich import box
 from rich import progress as bars
@@ -84,9 +85,35 @@ class Frame:
     tables: tuple[Table, ...] = ()
 
 
+class _Stderr:
+    """`sys.stderr` as it is now. What cannot be written is left out: a terminal that was closed ends no work of days."""
+
+    @property
+    def rich_proxied_file(self) -> _Stderr:
+        """This one, also while rich has put itself in the place of `sys.stderr`."""
+        return self
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            _stderr().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            _stderr().flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(_stderr(), name)
+
+
+def _stderr() -> TextIO:
+    file: TextIO = getattr(sys.stderr, "rich_proxied_file", sys.stderr)
+    return file
+
+
 # They look up sys.stdout and sys.stderr at each print; one for each, so that lines pass above what is drawn live.
 _OUT = Console(highlight=False)
-_ERR = Console(stderr=True, highlight=False)
+_ERR = Console(file=cast(TextIO, _Stderr()), highlight=False)
 
 
 def say(text: str = "", tone: Tone = "plain") -> None:
@@ -228,9 +255,13 @@ def watching(picture: Callable[[], Frame], line: Callable[[], str]) -> Iterator[
             def refresh() -> None:
                 event(line())
 
+        def try_to_refresh() -> None:
+            with suppress(OSError, XraytuneError):  # what is shown is away, or gone: the block says so if it matters
+                refresh()
+
         def repeat() -> None:
             while not ended.wait(_FRAME_EVERY_SECONDS if is_live() else _LINE_EVERY_SECONDS):
-                refresh()
+                try_to_refresh()
 
         thread = threading.Thread(target=repeat, daemon=True)
         thread.start()
@@ -239,7 +270,7 @@ def watching(picture: Callable[[], Frame], line: Callable[[], str]) -> Iterator[
         finally:
             ended.set()
             thread.join()
-            refresh()
+            try_to_refresh()
 
 
 def drawn(frame: Frame) -> RenderableType:

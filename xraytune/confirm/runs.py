@@ -20,7 +20,7 @@ from xraytune.errors import Problem, StudyError
 from xraytune.files import append_jsonl, read_json, read_jsonl, write_json
 from xraytune.records import Json, TrialResult
 from xraytune.search.messages import read_message
-from xraytune.search.retries import Failure, FirstEnds, may_try_again, share, why_lost
+from xraytune.search.retries import Ends, Failure, may_try_again, share, why_lost
 from xraytune.search.study import StudyFolder, damage_explained
 from xraytune.search.turns import GanNeeds, Turns
 from xraytune.search.work import Answer, Asked, Cause, Message
@@ -98,7 +98,7 @@ class RunList:
     ) -> None:
         self._folder, self._observer, self._what = folder, observer, what
         self._retries, self._failures = retries, defaultdict[int, list[Failure]](list)
-        self._first_ends = FirstEnds(folder.path)
+        self._ends = Ends(folder.path)
         self._runs = {run.number: run for run in runs}
         done = self._runs.keys() & completed_rows(folder)
         for number in done:
@@ -129,7 +129,7 @@ class RunList:
 
         Raises:
             MachineError: The run could not go on, nor could any other.
-            TrialError: The first runs all failed for one reason.
+            TrialError: Three runs in a row failed for one reason.
         """
         if number not in self._turns.running:
             return False
@@ -194,6 +194,7 @@ class RunList:
             self._turns.waiting.appendleft(self._asked(self._runs[number]))
         else:
             self._end(number, {"status": "failed", "reason": reason})
+            self._ends.add(reason, cause)
 
     def _end(self, number: int, outcome: dict[str, Any]) -> None:
         self._turns.end(number)
@@ -202,8 +203,8 @@ class RunList:
         append_jsonl(self._folder.runs_path, row)
         if outcome["status"] == "complete":  # what failed goes on from it at the next start
             self._folder.drop_checkpoint(number)
+            self._ends.add()
         self._tell()
-        self._first_ends.add(outcome.get("reason", ""))
 
     def _tell(self) -> None:
         left = len(self._turns.waiting) + len(self._turns.running)

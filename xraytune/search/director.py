@@ -17,7 +17,7 @@ from xraytune.records import EpochRecord, TrialResult
 from xraytune.search.clock import StudyClock
 from xraytune.search.journal import Journal, Status
 from xraytune.search.messages import read_message
-from xraytune.search.retries import Failure, FirstEnds, may_try_again, why_lost
+from xraytune.search.retries import Ends, Failure, may_try_again, why_lost
 from xraytune.search.rungs import Rungs
 from xraytune.search.study import StudyFolder, project_rows
 from xraytune.search.turns import GanNeeds, Turns
@@ -89,7 +89,7 @@ class Director:
         self._points, self._trial_budget = space.points(), space.trial_budget()
         self._turns = Turns(gan_need, map(journal.again, journal.unfinished()))
         self._clock = StudyClock(folder.path / "wall.json", unfinished=journal.unfinished())
-        self._first_ends = FirstEnds(folder.path)
+        self._ends = Ends(folder.path)
         rows = journal.rows()
         project_rows(folder, rows)
         for row in rows:  # a kill may have come between a trial's end and this
@@ -136,7 +136,7 @@ class Director:
 
         Raises:
             MachineError: The trial could not go on, nor could any other; it stays unfinished.
-            TrialError: The first trials all failed for one reason.
+            TrialError: Three trials in a row failed for one reason.
         """
         if number not in self._turns.running:
             return False
@@ -196,6 +196,7 @@ class Director:
         failures, now = self._journal.failures(number), Failure(epochs=len(self._journal.reported(number)), cause=cause)
         if not may_try_again(failures, now, self._space.settings.resources.retries):
             self._end(number, "failed", None, {"reason": reason})
+            self._ends.add(reason, cause)
             return
         self._journal.add_failure(number, now)
         self._turns.end(number)
@@ -211,7 +212,8 @@ class Director:
         append_jsonl(self._folder.rows_path, row)
         self._folder.drop_checkpoint(number)
         self._observer.ended(row)
-        self._first_ends.add(row["reason"] if status == "failed" else "")
+        if status != "failed":
+            self._ends.add()
 
     def _gpu_seconds(self) -> float:
         ended = sum(row["seconds"] for row in self._folder.rows())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,8 +47,10 @@ def why_lost(trial_dir: Path, *, out_of_memory: bool) -> str:
 
 
 @dataclass(slots=True)
-class FirstEnds:
-    """How the first trials of a start ended: when all fail for one reason, so would the others.
+class Ends:
+    """How the trials of a start ended, one after the other: where three in a row fail for one reason, so would the others.
+
+    What lies in a trial's own settings counts among the first three alone: later it may be a corner of the space.
 
     Attributes:
         where: Named in the error: the study.
@@ -55,16 +58,18 @@ class FirstEnds:
 
     where: Path
     _count: int = field(default=0, init=False)
-    _reasons: set[str] = field(default_factory=set, init=False)
+    _last: deque[str] = field(default_factory=lambda: deque(maxlen=_HOPELESS_AFTER), init=False)
 
-    def add(self, reason: str) -> None:
-        """Take the reason of a trial that failed, "" of one that did not.
+    def add(self, reason: str = "", cause: Cause = "settings") -> None:
+        """Take the reason and the cause of a trial that failed, nothing of one that did not.
 
         Raises:
-            TrialError: The first three failed for the same reason.
+            TrialError: Three in a row failed for the same reason.
         """
         self._count += 1
-        self._reasons.add(re.sub(r"\d+", "#", reason.partition("\n")[0]))
-        if self._count == _HOPELESS_AFTER and len(self._reasons) == 1 and reason:
-            what = f"the first {_HOPELESS_AFTER} trials all failed for one reason, so no other was begun: {reason}"
+        self._last.append(re.sub(r"\d+", "#", reason.partition("\n")[0]))
+        are_first = self._count == _HOPELESS_AFTER
+        if reason and self._last.count(self._last[-1]) == _HOPELESS_AFTER and (are_first or cause == "fault"):
+            which = f"the {'first' if are_first else 'last'} {_HOPELESS_AFTER} trials"
+            what = f"{which} all failed for one reason, so no other was begun: {reason}"
             raise TrialError(Problem(what, self.where, "mend that; the same command then goes on"))

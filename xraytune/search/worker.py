@@ -188,7 +188,8 @@ def _failing(error: Exception) -> Generator[EpochRecord, None, TrialResult]:
 def next_message(epochs: Generator[EpochRecord, None, TrialResult], trial_dir: Path) -> Message:
     """What a trial says next; see `work.Message`. Of what goes wrong, the traceback is kept in `error.txt`."""
     try:
-        return {"epoch": asdict(next(epochs))}
+        with explained_disk_errors(trial_dir):
+            return {"epoch": asdict(next(epochs))}
     except StopIteration as end:
         result: TrialResult = end.value
         return {"ended": asdict(result)}
