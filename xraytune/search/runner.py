@@ -66,6 +66,10 @@ class _RayDiedError(Exception):
     """The child is gone, and with it Ray; or Ray did not start."""
 
 
+class _RefusedError(Exception):
+    """The cluster asks for a token."""
+
+
 def slots(resources: Resources, nodes: Sequence[Node]) -> int:
     """Trials that run at once; each of them on one machine.
 
@@ -177,13 +181,28 @@ class Runner:
                     self._note(f"{why}; starting it again, and the trials go on")
 
     def _serve(self, served: _Served, options: dict[str, Any], caught: list[int]) -> None:
-        if self._child is None:
-            self._note("starting Ray ..." if self._address is None else f"connecting to Ray at {self._address} ...")
-            self._child = _Child(self._address, self._log)
-            cluster = self._child.start(caught, self._note)
-            slots(self._resources, cluster.nodes)
-            self._opened(cluster.dashboard)
-        self._child.run(options, served, caught, self._note)
+        child = self._child or self._start(caught)
+        child.run(options, served, caught, self._note)
+
+    def _start(self, caught: list[int]) -> _Child:
+        """Without a token first: Ray sends one to no address unasked, and a cluster that asks for none loses its trials."""
+        self._note("starting Ray ..." if self._address is None else f"connecting to Ray at {self._address} ...")
+        for auth in ("disabled", "token"):
+            child = self._child = _Child(self._address, self._log, auth)
+            try:
+                cluster = child.start(caught, self._note)
+            except _RefusedError as error:
+                self._end_child()
+                why = str(error)
+            else:
+                slots(self._resources, cluster.nodes)
+                self._opened(cluster.dashboard)
+                return child
+        fix = (
+            "put what `ray get-auth-token` prints on its first machine into ~/.ray/auth_token here; "
+            "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, where set, is read instead"
+        )
+        raise MachineError(Problem(why, str(self._address), fix))
 
     def _end_child(self) -> None:
         if self._child is not None:
@@ -266,7 +285,8 @@ def _occupied(resources: Resources, share: int, nodes: Sequence[Node]) -> dict[s
 class _Child:
     """The process that speaks to Ray."""
 
-    def __init__(self, address: str | None, log: Path) -> None:
+    def __init__(self, address: str | None, log: Path, auth: str) -> None:
+        joins = {**_ONE_ATTEMPT, "RAY_AUTH_MODE": auth} if address else {}
         self._connection, theirs = Pipe()
         descriptor = theirs.fileno()
         with log.open("w", encoding="utf-8") as errors:
@@ -276,7 +296,7 @@ class _Child:
                 stdin=subprocess.DEVNULL,
                 stdout=errors,
                 stderr=errors,
-                env={**os.environ, **_ENVIRONMENT, **(_ONE_ATTEMPT if address else {})},
+                env={**os.environ, **_ENVIRONMENT, **joins},
                 start_new_session=True,  # the terminal's Ctrl-C is for the search to hear
             )
         theirs.close()
@@ -287,6 +307,7 @@ class _Child:
 
         Raises:
             MachineError: No cluster answers.
+            _RefusedError: It asks for a token that it did not get.
             _RayDiedError: It did not start.
             KeyboardInterrupt: A signal was caught before it had.
         """
@@ -300,6 +321,8 @@ class _Child:
         if "failed" in found:
             raise _RayDiedError(found["failed"])
         self._is_busy = False
+        if "refused" in found:
+            raise _RefusedError(found["refused"])
         if "unavailable" in found:
             fix = "start it (`ray start --head`) or leave --address out to use this machine alone"
             raise MachineError(Problem(found["unavailable"], str(self._address), fix))

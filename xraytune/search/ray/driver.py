@@ -63,6 +63,9 @@ def _start_ray(address: str | None, cpus: int) -> dict[str, Any]:
             **({"address": address} if address else local), logging_level=logging.CRITICAL, log_to_driver=False
         )
     except Exception as error:  # noqa: BLE001  Ray raises bare ones where one of its processes does not start in time
+        if address and "AuthenticationError" in (told := traceback.format_exc()):  # often only in a cause's text
+            ours = "has another one" if "InvalidAuthToken" in told else "has none"
+            return {"refused": f"the Ray cluster asks for a token, and this machine {ours}"}
         if address and isinstance(error, ConnectionError):
             return {"unavailable": f"no Ray cluster answers: {error}"}
         traceback.print_exc()  # into the log of this process, which the search names if it gives up
