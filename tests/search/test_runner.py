@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,25 @@ for question in ({"next": nodes}, {"lost": [0, True]}, {"next": nodes}):
     answer = receive(connection)
 print(answer["resources"], file=open(sys.argv[2], "a"))
 """
+CLUSTER = """
+import sys
+from ray.cluster_utils import Cluster
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+print("\\n" + cluster.address, flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
+
+
+@contextmanager
+def cluster_with(token: str) -> Iterator[str]:
+    """A Ray cluster that asks for a token; gives its address."""
+    environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+    command = [sys.executable, "-c", CLUSTER]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdout
+        yield next(line.strip() for line in process.stdout if line.count(":") == 1)
 
 
 @pytest.fixture
@@ -64,12 +85,13 @@ def run(
     study: StudyFolder,
     *,
     resources: Resources = ONE_CORE,
+    address: str | None = None,
     note: Callable[[str], None] = ignore,
     opened: Callable[[str], None] = ignore,
 ) -> None:
     """Run a study's trials, as far as they come."""
     with Runner(
-        study, token="", resources=resources, cache=study.path, address=None, note=note, opened=opened
+        study, token="", resources=resources, cache=study.path, address=address, note=note, opened=opened
     ) as runner:
         runner.run(direct(study), study, label=str)
 
@@ -138,6 +160,52 @@ def test_an_address_where_no_cluster_answers_is_told(tmp_path: Path) -> None:
 
     assert "127.0.0.1:9: no Ray cluster answers" in search.log()
     assert not (search.study / ".ray.log").exists()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_cluster_that_asks_for_a_token_gets_this_machine_s_and_a_missing_or_wrong_one_is_told(
+    study: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    connected: list[str] = []
+
+    def end(dashboard: str) -> None:
+        connected.append(dashboard)
+        raise KeyboardInterrupt
+
+    with cluster_with("the cluster's") as address:
+        with pytest.raises(
+            MachineError, match=f"{address}: the Ray cluster asks for a token, and this machine has none"
+        ):
+            run(study, address=address)
+        monkeypatch.setenv("RAY_AUTH_TOKEN", "another")
+        with pytest.raises(MachineError, match="asks for a token, and this machine has another one"):
+            run(study, address=address)
+        (tmp_path / ".ray").mkdir()
+        (tmp_path / ".ray" / "auth_token").write_text("the cluster's", encoding="utf-8")
+        monkeypatch.delenv("RAY_AUTH_TOKEN")
+        with pytest.raises(KeyboardInterrupt):
+            run(study, address=address, opened=end)
+
+    assert connected
+
+
+@pytest.mark.slow
+def test_a_cluster_gets_no_token_unasked(
+    study: StudyFolder, runs_instead: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that asks for none would lose each trial."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    (tmp_path / "program.py").write_text(STARTS, encoding="utf-8")
+    runs_instead(f'echo "$RAY_AUTH_MODE" > {tmp_path}/mode; exec "$PYTHON" {tmp_path}/program.py "$4"')
+
+    with pytest.raises(KeyboardInterrupt):
+        run(study, address="head:6379", opened=terminate)
+
+    assert (tmp_path / "mode").read_text(encoding="utf-8") == "disabled\n"
 
 
 @pytest.mark.slow

@@ -185,7 +185,7 @@ class Runner:
         child.run(options, served, caught, self._note)
 
     def _start(self, caught: list[int]) -> _Child:
-        """Without a token first: Ray sends one to no address unasked, and a cluster that asks for none loses its trials."""
+        """Without a token, then with it: a cluster that asks for none would lose each trial of a search that gives one."""
         self._note("starting Ray ..." if self._address is None else f"connecting to Ray at {self._address} ...")
         for auth in ("disabled", "token"):
             child = self._child = _Child(self._address, self._log, auth)
@@ -199,7 +199,7 @@ class Runner:
                 self._opened(cluster.dashboard)
                 return child
         fix = (
-            "put what `ray get-auth-token` prints on its first machine into ~/.ray/auth_token here; "
+            "put what `ray get-auth-token` prints on the cluster's first machine into ~/.ray/auth_token here; "
             "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, where set, is read instead"
         )
         raise MachineError(Problem(why, str(self._address), fix))
