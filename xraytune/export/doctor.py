@@ -1,7 +1,8 @@
 """What this machine has of what xraytune needs, and how to get the rest.
 
-Nothing is started, downloaded or written. torch and Ray are imported in processes of their own, so that a broken install
-is a finding and not a crash. It stands this high because it looks at every layer below, down to the tracker's key.
+Nothing is started or downloaded, and nothing that is written stays. torch and Ray are imported in processes of their
+own, so that a broken install is a finding and not a crash. It stands this high because it looks at every layer below, down
+to the tracker's key.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Literal
 from xraytune.config.load import load_space
 from xraytune.errors import ConfigError, MachineError
 from xraytune.records import Json
+from xraytune.search.ray_needs import ray_folder, why_ray_cannot_start
 from xraytune.tracking.credentials import has_key
 
 _GIB = 2**30
@@ -79,6 +81,7 @@ def doctor(*, space: Path | None = None, weights_dir: Path | None = None, folder
         checks += [_cpu(), *_gpus(), *_weights(networks, weights_dir)]
     checks += [
         probe("Ray", _RAY_PROBE, fix=_REINSTALL),
+        _ray_start(),
         _memory(),
         _shared_memory(),
         _disk(folder),
@@ -140,6 +143,12 @@ def _weights(networks: Iterable[tuple[str, str]], weights_dir: Path | None) -> I
             yield Check(name=name, status="warning", found=f"{problem.what} in {problem.where}", fix=fix)
         else:
             yield Check(name=name, status="ok", found=str(file) if file else "none are needed")
+
+
+def _ray_start() -> Check:
+    if problem := why_ray_cannot_start():
+        return Check(name="Ray's start", status="missing", found=f"{problem.where}: {problem.what}", fix=problem.fix)
+    return Check(name="Ray's start", status="ok", found=f"in {ray_folder()}")
 
 
 def _memory() -> Check:

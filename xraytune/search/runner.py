@@ -24,6 +24,7 @@ from xraytune.config.settings import Resources
 from xraytune.cores import cpu_count
 from xraytune.errors import MachineError, Problem
 from xraytune.search.ray.link import receive, send
+from xraytune.search.ray_needs import why_ray_cannot_start
 from xraytune.search.study import StudyFolder
 from xraytune.search.work import Answer, Asked, Work
 
@@ -149,7 +150,7 @@ class Runner:
 
         Raises:
             XraytuneError: What `work` raised, such as a full disk.
-            MachineError: Ray does not start, or dies again and again.
+            MachineError: Ray cannot or does not start, or dies again and again.
             KeyboardInterrupt: Ctrl-C or SIGTERM; running trials stay unfinished and go on at the next start.
         """
         options = {
@@ -186,6 +187,8 @@ class Runner:
 
     def _start(self, caught: list[int]) -> _Child:
         """Without a token, then with it: a cluster that asks for none would lose each trial of a search that gives one."""
+        if self._address is None and (problem := why_ray_cannot_start()):
+            raise MachineError(problem)
         self._note("starting Ray ..." if self._address is None else f"connecting to Ray at {self._address} ...")
         for auth in ("disabled", "token"):
             child = self._child = _Child(self._address, self._log, auth)
