@@ -1,6 +1,7 @@
 """The commands: what they print, where, and how they end."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -218,3 +219,29 @@ def test_the_console_script_ends_with_the_code_of_the_refusal(tmp_path: Path) ->
 
     assert done.returncode == 2
     assert done.stderr.startswith("too few patients: 1")
+
+
+@pytest.mark.slow
+def test_what_an_encoding_does_not_hold_is_replaced(tmp_path: Path) -> None:
+    code = "from xraytune.cli.main import main; main()"
+    arguments = ["data", "phantom", f"r{chr(246)}ntgen", "--patients", "30", "--size", "32"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "1"},
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("r?ntgen: ")
+
+
+@pytest.mark.slow
+def test_json_is_whole_in_any_encoding() -> None:
+    code = "from xraytune.cli.console import *; configure_output(); show_json({'path': chr(246)})"
+    env = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
+
+    assert json.loads(done.stdout) == {"path": chr(246)}

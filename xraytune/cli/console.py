@@ -6,6 +6,7 @@ and a search a live table; in a log both are plain lines with the time.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import re
@@ -133,7 +134,8 @@ def show(frame: Frame) -> None:
 
 def show_json(content: Mapping[str, Json]) -> None:
     """The result as one JSON object, and nothing else on stdout."""
-    print(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
+    ensure_ascii = sys.stdout.encoding.lower() != "utf-8"
+    print(json.dumps(content, indent=2, ensure_ascii=ensure_ascii, allow_nan=False))
 
 
 def tell(text: str, tone: Tone = "plain") -> None:
@@ -180,6 +182,12 @@ def show_bug() -> None:
     """The whole traceback of the exception that is being handled."""
     traceback.print_exc()
     tell("this is a bug in xraytune, not in what you did: please report it with the lines above", "bad")
+
+
+def configure_output() -> None:
+    """What the encoding of stdout does not hold becomes `?`; Python's own stderr refuses nothing."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="replace")
 
 
 def configure_logging() -> None:

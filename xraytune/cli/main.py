@@ -77,6 +77,7 @@ def build_app() -> typer.Typer:
 
 def main() -> None:
     """The console script."""
+    console.configure_output()
     console.configure_logging()
     build_app()()
 
