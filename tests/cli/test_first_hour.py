@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import pytest
 from typer.testing import Result
 
 from tests.cli.spaces import EXPERIMENT
-from xraytune.cli import console, export
+from xraytune.cli import console, export, search, train
 from xraytune.cli.study_frame import live_frame
 from xraytune.config.settings import Parameters
 from xraytune.data.phantom import draw_phantoms
 from xraytune.export.best import Exported
+from xraytune.export.train import Trained
 from xraytune.search.director import mix_label
+from xraytune.search.run import SearchSummary
 from xraytune.search.view import StudyView, TrialView
 
 Run: TypeAlias = Callable[..., Result]
@@ -186,6 +188,27 @@ def test_an_export_says_what_the_simpler_arm_is_for(capsys: pytest.CaptureFixtur
     export.show(exported, next_step=False)
 
     assert "to do without them until they are: xraytune export studies/small --arm real_only" in capsys.readouterr().out
+
+
+def test_the_next_command_can_be_copied_whatever_the_folder_is_called(capsys: pytest.CaptureFixture[str]) -> None:
+    best: dict[str, Any] = {"number": 0, "value": 0.9, "val_b_auroc": 0.8, "parameters": {}}
+    search.show(SearchSummary(study=Path("studies/a #b"), counts={"complete": 1}, best=best, for_export=best))
+    trained = Trained(
+        path=Path("my model"),
+        arm="real_only",
+        val_auroc=0.9,
+        val_b_auroc=0.8,
+        threshold=0.5,
+        best_epoch=1,
+        epochs=1,
+        seconds=1.0,
+        equals_trial=None,
+    )
+    train.show(trained)
+
+    said = capsys.readouterr().out
+    assert "next: xraytune export 'studies/a #b' -o best.yaml" in said
+    assert "next: xraytune evaluate 'my model' --data FOLDER" in said
 
 
 @pytest.mark.slow

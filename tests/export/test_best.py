@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,17 @@ def test_the_file_is_the_trial_and_says_where_it_comes_from(lab: Lab, tmp_path: 
     assert f"{exported.val_b_auroc:.4f} on val-B" in text
     assert "xraytune train --config trial.yaml -o model" in text
     assert str(tmp_path) not in text
+
+
+def test_the_commands_can_be_copied_whatever_the_files_are_called(lab: Lab, tmp_path: Path) -> None:
+    study, out = tmp_path / "a #1", tmp_path / "my best.yaml"
+    study.symlink_to(lab.study)
+
+    exported = export(study, out=out, trial=0)
+
+    assert shlex.split(exported.command, comments=True)[2:] == ["--config", str(out), "-o", "model"]
+    assert shlex.split(exported.advice, comments=True)[2] == str(study)
+    assert "--config 'my best.yaml' -o model" in out.read_text(encoding="utf-8")
 
 
 def tell_verdict(study: Path, **words: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -32,7 +33,7 @@ def demo(
     done = demo(folder=folder, quick=quick, guide=_Guide())
     console.say("\nWhat the search found", "strong")
     console.show(_found(done))
-    console.say_command(f"xraytune status {done.study}", "all its trials: ")
+    console.say_command(f"xraytune status {quote(str(done.study))}", "all its trials: ")
     console.say("\nWith your own images", "strong")
     console.say("  a folder with train/NORMAL, train/PNEUMONIA and, to be kept for the end, test/ likewise; then:")
     console.say_command("xraytune data inspect YOUR_FOLDER", "  $ ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -41,4 +42,4 @@ def train(
     size, steps = trained.settings.image_size, trained.settings.steps
     console.say(f"{trained.path}: a {size}-px GAN after {steps:,} steps on {counts}")
     console.say(f"sample grids: {trained.grids}")
-    console.say_command(f"xraytune gan sample {trained.path} -n 500 OUT", "next: ")
+    console.say_command(f"xraytune gan sample {quote(str(trained.path))} -n 500 OUT", "next: ")

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from xraytune.cli import console
@@ -72,7 +73,7 @@ def show(summary: SearchSummary, *, next_step: bool = True) -> None:
         figures = f"val-A AUROC {row['value']:.3f}, val-B AUROC {row['val_b_auroc']:.3f}"
         console.say(f"{what}: #{row['number']} {mix}, {figures}", "good")
     if next_step:
-        console.say_command(f"xraytune export {study} -o best.yaml", "next: ")
+        console.say_command(f"xraytune export {quote(str(study))} -o best.yaml", "next: ")
 
 
 def shown_path(path: Path) -> Path:

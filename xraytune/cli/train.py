@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -73,4 +74,4 @@ def show(trained: Trained, *, next_step: bool = True) -> None:
     elif trained.equals_trial is False:
         console.say("its figures differ from those of the exported trial: another machine, or other versions", "busy")
     if next_step:
-        console.say_command(f"xraytune evaluate {trained.path} --data FOLDER", "next: ")
+        console.say_command(f"xraytune evaluate {quote(str(trained.path))} --data FOLDER", "next: ")

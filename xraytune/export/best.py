@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from xraytune.config.load import experiment_to_yaml
@@ -121,8 +122,8 @@ def export(study: Path, *, out: Path, trial: int | None = None, arm: str | None 
         val_auroc=row["value"],
         val_b_auroc=row["val_b_auroc"],
         synthetic=synthetic,
-        advice=f"xraytune export {study} --arm {simpler} -o {simpler}.yaml" if simpler else "",
-        command=f"xraytune train --config {out} -o model",
+        advice=f"xraytune export {quote(str(study))} --arm {simpler} -o {simpler}.yaml" if simpler else "",
+        command=f"xraytune train --config {quote(str(out))} -o model",
     )
     settings = space.settings.model_copy(update={"exported_from": origin})
     experiment = Experiment(settings=settings, parameters=parameters)
@@ -237,7 +238,7 @@ def _header(exported: Exported, chosen: str) -> str:
         )
     synthetic = f"Its synthetic images are {exported.synthetic}.\n" if exported.synthetic else ""
     return (
-        f"{origin}{synthetic}\n    xraytune train --config {exported.path.name} -o model\n\n"
+        f"{origin}{synthetic}\n    xraytune train --config {quote(exported.path.name)} -o model\n\n"
         "Paths are relative to this file."
     )
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import join
 from typing import Any, Protocol, TypeAlias
 
 from xraytune.data.phantom import PhantomSet, draw_phantoms
@@ -114,8 +115,8 @@ def _walk(size: Size, here: Path, guide: Guide) -> Demo:
     _draw(guide, others, size.other_patients, 2, "Draw X-rays of other patients, to see what the model is worth.")
 
     space, studies = _space_file(), here / "studies"
-    settings = "".join(f" --set {override}" for override in size.overrides)
-    command = f"search --space {space} --data {xrays} --studies {studies}{settings}"
+    settings = (word for override in size.overrides for word in ("--set", override))
+    command = _typed("search", "--space", space, "--data", xrays, "--studies", studies, *settings)
     with guide.step(
         "Search: is it better to add nothing, real images again, or GAN images? How many?", command
     ) as screen:
@@ -130,16 +131,16 @@ def _walk(size: Size, here: Path, guide: Guide) -> Demo:
     guide.outcome(summary)
 
     study = studies / summary.study.name
-    with guide.step("Export the configuration that is best on val-B.", f"export {study} -o {config}"):
+    with guide.step("Export the configuration that is best on val-B.", _typed("export", study, "-o", config)):
         exported = export(study, out=config)
     guide.outcome(exported)
 
-    with guide.step("Train the final model from it.", f"train --config {config} -o {model}") as screen:
+    with guide.step("Train the final model from it.", _typed("train", "--config", config, "-o", model)) as screen:
         trained = None if model.exists() else train(config, out=model, on_progress=screen.on_progress)
     guide.outcome(trained) if trained else guide.is_there(model)
 
     data = others / "test"
-    with guide.step("Evaluate the model on the other patients.", f"evaluate {model} --data {data}") as screen:
+    with guide.step("Evaluate the model on the other patients.", _typed("evaluate", model, "--data", data)) as screen:
         evaluation = evaluate(model, data=data, on_progress=screen.on_progress)
     guide.outcome(evaluation)
     return Demo(
@@ -153,7 +154,7 @@ def _walk(size: Size, here: Path, guide: Guide) -> Demo:
 
 
 def _draw(guide: Guide, out: Path, patients: int, seed: int, why: str) -> None:
-    command = f"data phantom {out} --patients {patients} --seed {seed} --size {_IMAGE_SIZE_PX}"
+    command = _typed("data", "phantom", out, "--patients", patients, "--seed", seed, "--size", _IMAGE_SIZE_PX)
     with guide.step(why, command) as screen:
         drawn = None
         if not out.exists():
@@ -161,6 +162,11 @@ def _draw(guide: Guide, out: Path, patients: int, seed: int, why: str) -> None:
                 out, patients=patients, seed=seed, image_size_px=_IMAGE_SIZE_PX, on_progress=screen.on_progress
             )
     guide.outcome(drawn) if drawn else guide.is_there(out)
+
+
+def _typed(*words: object) -> str:
+    """A command as a shell takes it."""
+    return join(map(str, words))
 
 
 def _sources(study: Path) -> tuple[SourceBest, ...]:
