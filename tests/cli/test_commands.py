@@ -23,7 +23,7 @@ def test_space_check_prints_what_is_searched_and_every_default(run: Run, space: 
     result = run("space", "check", space)
 
     assert result.exit_code == 0
-    assert "3 parameters are searched" in result.stdout
+    assert "3 parameters are searched" in " ".join(result.stdout.split()), "it is broken between words"
     assert "0.0001 to 0.01, logarithmic" in result.stdout
     assert "batch_size" in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 80
