@@ -16,7 +16,8 @@ from tests.faults.ray_processes import killable
 from tests.search.studies import direct
 from xraytune.config.settings import Resources
 from xraytune.errors import MachineError
-from xraytune.search.runner import Node, Runner, slots
+from xraytune.search.runner import Runner
+from xraytune.search.slots import Node, slots
 from xraytune.search.study import StudyFolder
 
 ONE_CORE = Resources(cpus_per_trial=1, gpus_per_trial=0)
@@ -34,6 +35,11 @@ LOSES_ITS_NODES = """
 for _ in range(3):
     send(connection, {"next": [{"cpus": 0, "gpus": 0}]})
     assert receive(connection) is None
+"""
+ASKS_TWICE = """
+for _ in range(2):
+    send(connection, {"next": [{"cpus": 1, "gpus": 0}]})
+    receive(connection)
 """
 RUNS_OUT_OF_MEMORY = """
 nodes = [{"cpus": 8, "gpus": 0}, {"cpus": 3, "gpus": 1}]
@@ -273,6 +279,22 @@ def test_a_search_whose_cluster_has_no_machine_left_says_what_it_waits_for(
 
     waits = "waiting for a machine to join: a trial needs 1 CPU cores and 0 GPUs; the machine has 0 and 0"
     assert notes.count(waits) == 3, "once a start"
+
+
+@pytest.mark.slow
+def test_a_trial_that_ray_has_no_room_for_is_told(
+    study: StudyFolder, runs_instead: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a cluster whose cores somebody else uses, though they are there."""
+    monkeypatch.setattr("xraytune.search.runner._LATE_SECONDS", 0.0)
+    (tmp_path / "program.py").write_text(STARTS + ASKS_TWICE, encoding="utf-8")
+    runs_instead(f'exec "$PYTHON" {tmp_path}/program.py "$4"')
+    notes: list[str] = []
+
+    with pytest.raises(MachineError):
+        run(study, note=notes.append)
+
+    assert [note for note in notes if note.startswith("#0 has not begun for a minute: Ray has no room for it")]
 
 
 @pytest.mark.slow

@@ -25,7 +25,8 @@ from xraytune.records import EpochRecord, Progress, ignore_progress
 from xraytune.search.director import Director, Observer, mix_label
 from xraytune.search.inputs import inputs_of_space, keep_inputs, read_inputs
 from xraytune.search.journal import Journal
-from xraytune.search.runner import Node, Runner, slots
+from xraytune.search.runner import Runner
+from xraytune.search.slots import Node, slots
 from xraytune.search.study import (
     StudyFolder,
     create_study,

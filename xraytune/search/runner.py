@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -25,8 +26,9 @@ from xraytune.cores import cpu_count
 from xraytune.errors import MachineError, Problem
 from xraytune.search.ray.link import receive, send
 from xraytune.search.ray_needs import why_ray_cannot_start
+from xraytune.search.slots import Node, occupied, slots
 from xraytune.search.study import StudyFolder
-from xraytune.search.work import Answer, Asked, Work
+from xraytune.search.work import CLAIM_FILE, Answer, Asked, Work
 
 # Ray reads these when it is imported or started: no log files, tables or snapshots of Tune's own.
 _ENVIRONMENT = {
@@ -43,16 +45,9 @@ _ENVIRONMENT = {
 _ONE_ATTEMPT = {"RAY_NUM_REDIS_GET_RETRIES": "1"}
 """Of 40 seconds: else Ray tries for a quarter of an hour to reach a cluster that is not there."""
 _STARTS_WITHOUT_A_WORD = 3
+_LATE_SECONDS = 60.0
 _BEAT_SECONDS = 1.0
 _SHUTDOWN_SECONDS = 20.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Node:
-    """A machine of Ray's: its CPU cores and GPUs."""
-
-    cpus: float
-    gpus: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,30 +64,6 @@ class _RayDiedError(Exception):
 
 class _RefusedError(Exception):
     """The cluster asks for a token."""
-
-
-def slots(resources: Resources, nodes: Sequence[Node]) -> int:
-    """Trials that run at once; each of them on one machine.
-
-    Raises:
-        MachineError: Not even one fits.
-    """
-    count = sum(_fitting(resources, node) for node in nodes)
-    if count == 0:
-        needed = f"a trial needs {resources.cpus_per_trial} CPU cores and {gpu_share(resources):g} GPUs"
-        each = sorted({f"{node.cpus:g} and {node.gpus:g}" for node in nodes})
-        several = f"no machine has that; they have {', '.join(each) or 'none'}"
-        found = f"the machine has {each[0]}" if len(nodes) == 1 else several
-        fix = "lower resources.cpus_per_trial or gpus_per_trial"
-        raise MachineError(Problem(f"{needed}; {found}", "resources", fix))
-    return min(count, resources.concurrent or count)
-
-
-def _fitting(resources: Resources, node: Node) -> int:
-    """Trials that a machine has room for."""
-    needed_gpus = gpu_share(resources)
-    by_cpu = int(node.cpus / resources.cpus_per_trial)
-    return min(by_cpu, int(node.gpus / needed_gpus + 1e-9)) if needed_gpus else by_cpu
 
 
 class Runner:
@@ -161,7 +132,7 @@ class Runner:
         with _signals() as caught:
             while not work.is_done:
                 served = _Served(
-                    work, lambda asked: self._config(folder, asked, label(asked)), self._resources, self._note
+                    work, folder, lambda asked: self._config(folder, asked, label(asked)), self._resources, self._note
                 )
                 try:
                     self._serve(served, options, caught)
@@ -230,16 +201,31 @@ class _Served:
     def __init__(
         self,
         work: Work,
+        folder: StudyFolder,
         config: Callable[[Asked], dict[str, Any]],
         resources: Resources,
         note: Callable[[str], None],
     ) -> None:
-        self._work, self._config, self._resources, self._note = work, config, resources, note
+        self._work, self._folder, self._config, self._resources, self._note = work, folder, config, resources, note
+        self._asked: dict[int, tuple[str, float]] = {}
         self._waits = False
         self.heard = False
 
     def beat(self) -> None:
         self._work.beat()
+        for number, (process, since) in list(self._asked.items()):
+            if time.monotonic() - since < _LATE_SECONDS:
+                continue
+            del self._asked[number]
+            if self._process(number) == process:
+                self._note(f"#{number} has not begun for a minute: Ray has no room for it, or its machine is slow")
+
+    def _process(self, number: int) -> str:
+        """Which process of a trial began it last; empty where none did."""
+        try:
+            return (self._folder.trial_path(number) / CLAIM_FILE).read_text(encoding="utf-8")
+        except OSError:
+            return ""
 
     def answer(self, question: Mapping[str, Any]) -> Any:
         match question:
@@ -270,19 +256,12 @@ class _Served:
             case Answer.DONE:
                 return "done"
             case asked:
-                return self._config(asked) | {"resources": _occupied(self._resources, asked.share, nodes)}
+                self._asked[asked.number] = self._process(asked.number), time.monotonic()
+                return self._config(asked) | {"resources": occupied(self._resources, asked.share, nodes)}
 
 
 def _nodes(found: Sequence[Mapping[str, float]]) -> tuple[Node, ...]:
     return tuple(Node(cpus=node["cpus"], gpus=node["gpus"]) for node in found)
-
-
-def _occupied(resources: Resources, share: int, nodes: Sequence[Node]) -> dict[str, float]:
-    """What a trial occupies in Ray's words: after it ran out of memory more, up to all of the node that has the most."""
-    cpus, gpus = float(resources.cpus_per_trial), gpu_share(resources)
-    fitting = (node for node in nodes if _fitting(resources, node))
-    most_gpus, most_cpus = max((min(gpus * share, node.gpus), min(cpus * share, node.cpus)) for node in fitting)
-    return {name: value for name, value in (("CPU", most_cpus), ("GPU", most_gpus)) if value}
 
 
 class _Child:

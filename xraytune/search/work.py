@@ -12,6 +12,9 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 from xraytune.config.settings import Parameters
 
+CLAIM_FILE = ".claim"
+"""Of a trial: which process runs it, or ran it last."""
+
 HANG_FILE = "hang.txt"
 """Of a trial: where its last process hung, empty where it did not."""
 

@@ -32,14 +32,13 @@ from xraytune.records import Compute, EpochRecord, Json, TrialResult
 from xraytune.search.messages import reason_of, traceback_note
 from xraytune.search.progress import ProgressFile
 from xraytune.search.study import StudyFolder
-from xraytune.search.work import HANG_FILE, Cause, Message
+from xraytune.search.work import CLAIM_FILE, HANG_FILE, Cause, Message
 from xraytune.tracking.samples import sample_grid
 from xraytune.tracking.wandb import RunStatus, TrackedTrial, WandbRun
 
 # Tune kills an actor that is still busy ten seconds after the end of a search.
 _FINISH_SECONDS = 8.0
 _LOOK_SECONDS = 0.25
-_CLAIM_FILE = ".claim"
 _NO_MEMORY = ("can't allocate memory", "not enough memory")
 """What torch says on the CPU, where it has no exception of its own."""
 
@@ -94,7 +93,7 @@ class TrialWorker:
         pin(compute, gpu_share=self._job.gpu_share)
         experiment, prepared = self._study.experiment(self._job.number), self._study.prepared()
         cache = Path(self._job.cache)
-        self._claim = write_claim(self._folder / _CLAIM_FILE)
+        self._claim = write_claim(self._folder / CLAIM_FILE)
         self._open.enter_context(_ended_unless(self._is_wanted))
         self._open.enter_context(fenced(self._require_wanted))
         hang_seconds = experiment.settings.resources.hang_minutes * 60
@@ -147,7 +146,7 @@ class TrialWorker:
         return (
             os.getppid() == self._parent
             and may_be_held(Path(self._job.lock), self._job.token)
-            and has_claim(self._folder / _CLAIM_FILE, self._claim)
+            and has_claim(self._folder / CLAIM_FILE, self._claim)
         )
 
     def _require_wanted(self) -> None:

@@ -1,0 +1,50 @@
+"""How many trials Ray's machines have room for, and what each of them occupies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from xraytune.compute import gpu_share
+from xraytune.config.settings import Resources
+from xraytune.errors import MachineError, Problem
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A machine of Ray's: its CPU cores and GPUs."""
+
+    cpus: float
+    gpus: float
+
+
+def slots(resources: Resources, nodes: Sequence[Node]) -> int:
+    """Trials that run at once; each of them on one machine.
+
+    Raises:
+        MachineError: Not even one fits.
+    """
+    count = sum(_fitting(resources, node) for node in nodes)
+    if count == 0:
+        needed = f"a trial needs {resources.cpus_per_trial} CPU cores and {gpu_share(resources):g} GPUs"
+        each = sorted({f"{node.cpus:g} and {node.gpus:g}" for node in nodes})
+        several = f"no machine has that; they have {', '.join(each) or 'none'}"
+        found = f"the machine has {each[0]}" if len(nodes) == 1 else several
+        fix = "lower resources.cpus_per_trial or gpus_per_trial"
+        raise MachineError(Problem(f"{needed}; {found}", "resources", fix))
+    return min(count, resources.concurrent or count)
+
+
+def _fitting(resources: Resources, node: Node) -> int:
+    """Trials that a machine has room for."""
+    needed_gpus = gpu_share(resources)
+    by_cpu = int(node.cpus / resources.cpus_per_trial)
+    return min(by_cpu, int(node.gpus / needed_gpus + 1e-9)) if needed_gpus else by_cpu
+
+
+def occupied(resources: Resources, share: int, nodes: Sequence[Node]) -> dict[str, float]:
+    """What a trial occupies in Ray's words: after it ran out of memory more, up to all of the node that has the most."""
+    cpus, gpus = float(resources.cpus_per_trial), gpu_share(resources)
+    fitting = (node for node in nodes if _fitting(resources, node))
+    most_gpus, most_cpus = max((min(gpus * share, node.gpus), min(cpus * share, node.cpus)) for node in fitting)
+    return {name: value for name, value in (("CPU", most_cpus), ("GPU", most_gpus)) if value}
