@@ -267,6 +267,22 @@ def test_a_search_that_is_told_to_end_as_ray_dies_ends(
 
 
 @pytest.mark.slow
+def test_a_search_that_is_told_to_end_does_not_wait_for_ever(
+    study: StudyFolder, runs_instead: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Tune would for a trial that it has no room for."""
+    monkeypatch.setattr("xraytune.search.runner._STOP_SECONDS", 0.5)
+    waits = f"import signal, time\nsignal.signal(signal.SIGUSR1, signal.SIG_IGN)\n{STARTS}time.sleep(20)\n"
+    (tmp_path / "program.py").write_text(f"{waits}open('{tmp_path}/waited', 'w')", encoding="utf-8")
+    runs_instead(f'exec "$PYTHON" {tmp_path}/program.py "$4"')
+
+    with pytest.raises(KeyboardInterrupt):
+        run(study, opened=terminate)
+
+    assert not (tmp_path / "waited").exists()
+
+
+@pytest.mark.slow
 def test_a_search_whose_cluster_has_no_machine_left_says_what_it_waits_for(
     study: StudyFolder, runs_instead: Callable[[str], None], tmp_path: Path
 ) -> None:

@@ -47,6 +47,7 @@ _ONE_ATTEMPT = {"RAY_NUM_REDIS_GET_RETRIES": "1"}
 _STARTS_WITHOUT_A_WORD = 3
 _LATE_SECONDS = 60.0
 _BEAT_SECONDS = 1.0
+_STOP_SECONDS = 30.0  # longer than Tune gives its trials; it waits for ever for one that it has no room for
 _SHUTDOWN_SECONDS = 20.0
 
 
@@ -313,10 +314,12 @@ class _Child:
     def run(self, options: dict[str, Any], served: _Served, caught: list[int], note: Callable[[str], None]) -> None:
         """Answer until Tune has no more to run."""
         self._tell(options)
-        self._is_busy, told_to_stop = True, False
+        self._is_busy, told_to_stop = True, 0.0
         while True:
+            if told_to_stop and time.monotonic() - told_to_stop >= _STOP_SECONDS:
+                raise _RayDiedError("Ray does not end its trials")
             if caught and not told_to_stop:
-                told_to_stop = True
+                told_to_stop = time.monotonic()
                 note(f"{signal.Signals(caught[0]).name}: ending in order, which takes some seconds")
                 with suppress(ProcessLookupError):
                     self._process.send_signal(signal.SIGUSR1)
