@@ -25,10 +25,7 @@ from xraytune.errors import ArtifactError, ConfigError, MachineError, Problem, S
 
 _FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG}
-_AWAY = {
-    errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.ESHUTDOWN,
-    errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH,
-}  # fmt: skip
+_AWAY = {errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.ESHUTDOWN, errno.EHOSTDOWN}
 _OTHER_PLACE = "give another path, or allow access to this one"
 _fences: list[Callable[[], None]] = []
 

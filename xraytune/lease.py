@@ -91,10 +91,10 @@ def held(path: Path, work: str = "") -> Iterator[Owner]:
 
         def check() -> None:
             try:
-                owner = read_owner(path)
+                owner, is_there = read_owner(path), path.exists()
             except OSError as error:
                 raise storage_is_away(error, path) from error
-            if owner is None and not path.exists():
+            if owner is None and not is_there:
                 what = "this is gone: its folder was renamed or removed, or its storage is not there"
                 raise MachineError(Problem(what, path, "put it back, and run the same command again"))
             if owner is None or owner.token != own.token:

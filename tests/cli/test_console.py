@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -62,6 +63,31 @@ def test_work_goes_on_when_its_terminal_is_closed(monkeypatch: pytest.MonkeyPatc
         went_on = True
         monkeypatch.undo()
     assert went_on
+
+
+def test_a_result_is_left_out_where_the_terminal_is_closed_and_an_error_where_a_file_is_full(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours, theirs = os.openpty()
+    os.close(ours)
+    with suppress(OSError), os.fdopen(theirs, "w") as screen:
+        monkeypatch.setattr("sys.stdout", screen)
+        console.say("done")
+        monkeypatch.undo()
+    with suppress(OSError), Path("/dev/full").open("w", encoding="utf-8") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        with pytest.raises(OSError, match="No space left"):
+            console.say("done")
+        monkeypatch.undo()
+
+
+def test_nothing_is_said_where_there_is_no_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after `2>&-`, or under some managers of services."""
+    monkeypatch.setattr("sys.stderr", None)
+    monkeypatch.setattr("sys.stdout", None)
+    console.event("said")
+    console.say("done")
+    console.show_json({"done": True})
 
 
 def test_what_cannot_be_drawn_hides_no_error_of_the_work() -> None:

@@ -193,6 +193,16 @@ def test_when_later_trials_all_fail_for_one_reason_that_is_not_their_own_the_sea
     assert start(direct(study)).number == 4
 
 
+def test_later_trials_whose_processes_are_lost_end_no_search(study: StudyFolder) -> None:
+    """They may be a corner of the space, where a library crashes."""
+    director = direct(study, "resources.retries=0")
+    complete(director, start(director).number)
+    for _ in range(3):
+        director.lost(start(director).number, out_of_memory=False)
+
+    assert start(director).number == 4
+
+
 @pytest.mark.parametrize("other", ["another reason", None])
 @pytest.mark.slow
 def test_a_search_whose_first_trials_fail_differently_goes_on(study: StudyFolder, other: str | None) -> None:

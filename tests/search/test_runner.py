@@ -36,10 +36,14 @@ for _ in range(3):
     send(connection, {"next": [{"cpus": 0, "gpus": 0}]})
     assert receive(connection) is None
 """
-ASKS_TWICE = """
-for _ in range(2):
+KEEPS_ASKING = """
+import os, time
+from pathlib import Path
+for _ in range(20):
+    time.sleep(0.05)
     send(connection, {"next": [{"cpus": 1, "gpus": 0}]})
-    receive(connection)
+    if (answer := receive(connection)) and sys.argv[2] == "begins":
+        Path(answer["study"], "trials", "0000", ".claim").write_text(str(os.getpid()))
 """
 RUNS_OUT_OF_MEMORY = """
 nodes = [{"cpus": 8, "gpus": 0}, {"cpus": 3, "gpus": 1}]
@@ -52,7 +56,7 @@ CLUSTER = """
 import sys
 from ray.cluster_utils import Cluster
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-print("\\n" + cluster.address, flush=True)
+print("\\naddress", cluster.address, flush=True)
 sys.stdin.read()
 cluster.shutdown()
 """
@@ -66,7 +70,7 @@ def cluster_with(token: str) -> Iterator[str]:
     pipe = subprocess.PIPE
     with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True) as process:
         assert process.stdout
-        yield next(line.strip() for line in process.stdout if line.count(":") == 1)
+        yield next(line.split()[1] for line in process.stdout if line.startswith("address "))
 
 
 @pytest.fixture
@@ -298,19 +302,25 @@ def test_a_search_whose_cluster_has_no_machine_left_says_what_it_waits_for(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("what", ["waits", "begins"])
 def test_a_trial_that_ray_has_no_room_for_is_told(
-    study: StudyFolder, runs_instead: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: StudyFolder,
+    runs_instead: Callable[[str], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
 ) -> None:
     """As on a cluster whose cores somebody else uses, though they are there."""
-    monkeypatch.setattr("xraytune.search.runner._LATE_SECONDS", 0.0)
-    (tmp_path / "program.py").write_text(STARTS + ASKS_TWICE, encoding="utf-8")
-    runs_instead(f'exec "$PYTHON" {tmp_path}/program.py "$4"')
+    monkeypatch.setattr("xraytune.search.runner._LATE_SECONDS", 0.3)
+    (tmp_path / "program.py").write_text(STARTS + KEEPS_ASKING, encoding="utf-8")
+    runs_instead(f'exec "$PYTHON" {tmp_path}/program.py "$4" {what}')
     notes: list[str] = []
 
     with pytest.raises(MachineError):
         run(study, note=notes.append)
 
-    assert [note for note in notes if note.startswith("#0 has not begun for a minute: Ray has no room for it")]
+    is_told = any(note.startswith("#0 has not begun for a minute: Ray has no room for it") for note in notes)
+    assert is_told == (what == "waits")
 
 
 @pytest.mark.slow

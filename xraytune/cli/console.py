@@ -15,7 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import Any, Literal, TextIO, TypeAlias, cast
 
 from rich import box
 from rich import progress as bars
+from rich._null_file import NULL_FILE
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Column as RichColumn
@@ -86,35 +87,41 @@ class Frame:
     tables: tuple[Table, ...] = ()
 
 
-class _Stderr:
-    """`sys.stderr` as it is now. What cannot be written is left out: a terminal that was closed ends no work of days."""
+class _Screen:
+    """`sys.stderr` or `sys.stdout` as it is now. A terminal that was closed, or a full disk with a log, ends no work."""
+
+    def __init__(self, name: Literal["stdout", "stderr"]) -> None:
+        self._name = name
 
     @property
-    def rich_proxied_file(self) -> _Stderr:
+    def rich_proxied_file(self) -> _Screen:
         """This one, also while rich has put itself in the place of `sys.stderr`."""
         return self
 
     def write(self, text: str) -> int:
-        with suppress(OSError):
-            _stderr().write(text)
+        with self._lenient():
+            self._file().write(text)
         return len(text)
 
     def flush(self) -> None:
-        with suppress(OSError):
-            _stderr().flush()
+        with self._lenient():
+            self._file().flush()
+
+    def _lenient(self) -> AbstractContextManager[None]:
+        """A result that a file or a pipe does not take is an error; what is only shown is left out."""
+        return suppress(OSError) if self._name == "stderr" or self._file().isatty() else nullcontext()
+
+    def _file(self) -> TextIO:
+        file: Any = getattr(sys, self._name) or NULL_FILE  # Python has none where it was started without
+        return cast(TextIO, getattr(file, "rich_proxied_file", file))
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(_stderr(), name)
+        return getattr(self._file(), name)
 
 
-def _stderr() -> TextIO:
-    file: TextIO = getattr(sys.stderr, "rich_proxied_file", sys.stderr)
-    return file
-
-
-# They look up sys.stdout and sys.stderr at each print; one for each, so that lines pass above what is drawn live.
-_OUT = Console(highlight=False)
-_ERR = Console(file=cast(TextIO, _Stderr()), highlight=False)
+# One for each, so that lines pass above what is drawn live.
+_OUT = Console(file=cast(TextIO, _Screen("stdout")), highlight=False)
+_ERR = Console(file=cast(TextIO, _Screen("stderr")), highlight=False)
 
 
 def say(text: str = "", tone: Tone = "plain") -> None:
@@ -134,7 +141,7 @@ def show(frame: Frame) -> None:
 
 def show_json(content: Mapping[str, Json]) -> None:
     """The result as one JSON object, and nothing else on stdout."""
-    ensure_ascii = sys.stdout.encoding.lower() != "utf-8"
+    ensure_ascii = (getattr(sys.stdout, "encoding", None) or "utf-8").lower() != "utf-8"
     print(json.dumps(content, indent=2, ensure_ascii=ensure_ascii, allow_nan=False))
 
 

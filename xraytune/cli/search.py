@@ -86,7 +86,9 @@ def tell_dashboard(address: str) -> None:
     """Say where Ray's dashboard is and how to get in; nothing where there is none."""
     if address:
         ray = shown_path(Path(sys.executable).with_name("ray"))
-        console.event(f"Ray dashboard: {address} (if it asks for a token: `{ray} get-auth-token` prints it)")
+        console.event(
+            f"Ray dashboard: {address} (if it asks for a token: `{quote(str(ray))} get-auth-token` prints it)"
+        )
 
 
 class SearchScreen:

@@ -144,7 +144,7 @@ class RunList:
         """The process of a run ended without a word."""
         if number in self._turns.running:
             reason = why_lost(self._folder.trial_path(number), out_of_memory=out_of_memory)
-            self._fail(number, reason, "memory" if out_of_memory else "fault")
+            self._fail(number, reason, "memory" if out_of_memory else "fault", was_told=False)
 
     def interrupted(self) -> None:
         """What ran is to be started again."""
@@ -184,7 +184,7 @@ class RunList:
                 raise StudyError(Problem(what, config, fix))
         return content
 
-    def _fail(self, number: int, reason: str, cause: Cause) -> None:
+    def _fail(self, number: int, reason: str, cause: Cause, *, was_told: bool = True) -> None:
         """Try a run again, or end it."""
         epochs = len(read_jsonl(self._folder.trial_path(number) / "epochs.jsonl"))
         failures, now = self._failures[number], Failure(epochs=epochs, cause=cause)
@@ -194,7 +194,7 @@ class RunList:
             self._turns.waiting.appendleft(self._asked(self._runs[number]))
         else:
             self._end(number, {"status": "failed", "reason": reason})
-            self._ends.add(reason, cause)
+            self._ends.add(reason, is_of_machine=was_told and cause == "fault")
 
     def _end(self, number: int, outcome: dict[str, Any]) -> None:
         self._turns.end(number)

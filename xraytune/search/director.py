@@ -151,7 +151,7 @@ class Director:
         """The process of a trial ended without a word."""
         if number in self._turns.running:
             reason = why_lost(self._folder.trial_path(number), out_of_memory=out_of_memory)
-            self._fail(number, reason, "memory" if out_of_memory else "fault")
+            self._fail(number, reason, "memory" if out_of_memory else "fault", was_told=False)
 
     def interrupted(self) -> None:
         """What ran is to be started again, before anything new."""
@@ -191,12 +191,12 @@ class Director:
         self._observer.began(asked)
         return asked
 
-    def _fail(self, number: int, reason: str, cause: Cause) -> None:
+    def _fail(self, number: int, reason: str, cause: Cause, *, was_told: bool = True) -> None:
         """Try a trial again, or end it."""
         failures, now = self._journal.failures(number), Failure(epochs=len(self._journal.reported(number)), cause=cause)
         if not may_try_again(failures, now, self._space.settings.resources.retries):
             self._end(number, "failed", None, {"reason": reason})
-            self._ends.add(reason, cause)
+            self._ends.add(reason, is_of_machine=was_told and cause == "fault")
             return
         self._journal.add_failure(number, now)
         self._turns.end(number)

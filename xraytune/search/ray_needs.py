@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -25,20 +26,22 @@ def why_ray_cannot_start() -> Problem | None:
         return Problem(f"the path of Ray's temporary folder is {excess} bytes too long", folder, other)
     if why := _unwritable(folder):
         return Problem(f"Ray cannot write its temporary folder ({why})", folder, other)
-    if (free_mib := shutil.disk_usage(_existing(folder)).free // _MIB) < _LITTLE_MIB:
-        what = f"Ray's temporary folder has {free_mib} MiB of room, and needs {_LITTLE_MIB}"
+    room = shutil.disk_usage(_existing(folder))
+    if room.total and room.free < _LITTLE_MIB * _MIB:  # some file systems do not tell
+        what = f"Ray's temporary folder has {room.free // _MIB} MiB of room, and needs {_LITTLE_MIB}"
         return Problem(what, folder, f"make room there, or {other}")
     return _why_no_token()
 
 
 def ray_folder() -> Path:
     """Where Ray puts its logs and sockets."""
-    return Path(os.environ.get("RAY_TMPDIR", os.environ.get("TMPDIR", "/tmp")), "ray")
+    usual = os.environ.get("TMPDIR", "/tmp") if sys.platform == "linux" else "/tmp"  # as Ray has it
+    return Path(os.environ.get("RAY_TMPDIR", usual), "ray")
 
 
 def _why_no_token() -> Problem | None:
     """Ray makes `~/.ray/auth_token`, unless it is there or the environment has another."""
-    has_other = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
+    has_other = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
     if has_other or os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
         return None
     fix = "export HOME=DIR, of a folder that you may write"

@@ -50,7 +50,7 @@ def why_lost(trial_dir: Path, *, out_of_memory: bool) -> str:
 class Ends:
     """How the trials of a start ended, one after the other: where three in a row fail for one reason, so would the others.
 
-    What lies in a trial's own settings counts among the first three alone: later it may be a corner of the space.
+    Later than the first three, what may lie in a trial's own settings does not count: it may be a corner of the space.
 
     Attributes:
         where: Named in the error: the study.
@@ -60,8 +60,12 @@ class Ends:
     _count: int = field(default=0, init=False)
     _last: deque[str] = field(default_factory=lambda: deque(maxlen=_HOPELESS_AFTER), init=False)
 
-    def add(self, reason: str = "", cause: Cause = "settings") -> None:
-        """Take the reason and the cause of a trial that failed, nothing of one that did not.
+    def add(self, reason: str = "", *, is_of_machine: bool = False) -> None:
+        """Take the reason of a trial that failed, nothing of one that did not.
+
+        Args:
+            reason: Why it failed.
+            is_of_machine: Whether it has nothing to do with the trial's settings, as far as anybody knows.
 
         Raises:
             TrialError: Three in a row failed for the same reason.
@@ -69,7 +73,7 @@ class Ends:
         self._count += 1
         self._last.append(re.sub(r"\d+", "#", reason.partition("\n")[0]))
         are_first = self._count == _HOPELESS_AFTER
-        if reason and self._last.count(self._last[-1]) == _HOPELESS_AFTER and (are_first or cause == "fault"):
+        if reason and self._last.count(self._last[-1]) == _HOPELESS_AFTER and (are_first or is_of_machine):
             which = f"the {'first' if are_first else 'last'} {_HOPELESS_AFTER} trials"
             what = f"{which} all failed for one reason, so no other was begun: {reason}"
             raise TrialError(Problem(what, self.where, "mend that; the same command then goes on"))

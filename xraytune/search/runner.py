@@ -47,7 +47,7 @@ _ONE_ATTEMPT = {"RAY_NUM_REDIS_GET_RETRIES": "1"}
 _STARTS_WITHOUT_A_WORD = 3
 _LATE_SECONDS = 60.0
 _BEAT_SECONDS = 1.0
-_STOP_SECONDS = 30.0  # longer than Tune gives its trials; it waits for ever for one that it has no room for
+_STOP_SECONDS = 20.0  # longer than Tune gives its trials; it waits for ever for one that it has no room for
 _SHUTDOWN_SECONDS = 20.0
 
 
@@ -94,6 +94,7 @@ class Runner:
         self._folder, self._token, self._resources, self._cache = folder, token, resources, cache
         self._address, self._note, self._opened = address, note, opened
         self._child: _Child | None = None
+        self._has_run = False
 
     def __enter__(self) -> Runner:
         return self
@@ -148,7 +149,7 @@ class Runner:
                     return
                 if silent == _STARTS_WITHOUT_A_WORD:
                     what = f"Ray ended {silent} times before a trial said anything; the last time: {why}"
-                    fix = "the same command goes on, when the machine is less busy; or see `xraytune doctor`"
+                    fix = "the same command goes on, as after a time of much load; or `xraytune doctor` says what is missing"
                     raise MachineError(Problem(what, self._log, fix))
                 if self._child is None:
                     self._note(f"{why}; starting it again, and the trials go on")
@@ -169,7 +170,12 @@ class Runner:
             except _RefusedError as error:
                 self._end_child()
                 why = str(error)
+            except MachineError as error:
+                if self._has_run:  # a head that is started again takes a while
+                    raise _RayDiedError(error.problems[0].what) from error
+                raise
             else:
+                self._has_run = True
                 slots(self._resources, cluster.nodes)
                 self._opened(cluster.dashboard)
                 return child
