@@ -23,7 +23,6 @@ from typing import Any, Literal, TextIO, TypeAlias, cast
 
 from rich import box
 from rich import progress as bars
-from rich._null_file import NULL_FILE
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Column as RichColumn
@@ -87,6 +86,16 @@ class Frame:
     tables: tuple[Table, ...] = ()
 
 
+class _Nowhere(io.TextIOBase):
+    """Where Python was started without a stdout or stderr."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+
+_NOWHERE = _Nowhere()
+
+
 class _Screen:
     """`sys.stderr` or `sys.stdout` as it is now. A terminal that was closed, or a full disk with a log, ends no work."""
 
@@ -112,7 +121,7 @@ class _Screen:
         return suppress(OSError) if self._name == "stderr" or self._file().isatty() else nullcontext()
 
     def _file(self) -> TextIO:
-        file: Any = getattr(sys, self._name) or NULL_FILE  # Python has none where it was started without
+        file: Any = getattr(sys, self._name) or _NOWHERE
         return cast(TextIO, getattr(file, "rich_proxied_file", file))
 
     def __getattr__(self, name: str) -> Any:
