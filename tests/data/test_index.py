@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from xraytune.config.settings import DataSettings, SplitSettings
-from xraytune.data.index import content_fingerprint, read_index, read_labelled_folder
+from xraytune.data.index import content_fingerprint, data_folder_of, read_index, read_labelled_folder
 from xraytune.data.layout import list_images
 from xraytune.errors import ConfigError, DataError
 
 WriteImages = Callable[[Path, Iterable[str]], None]
+CLASSES = ("NORMAL", "PNEUMONIA")
 
 
 def refusal_of(path: Path, **settings: Any) -> str:
@@ -375,10 +376,89 @@ def test_pneumonia_whose_germ_is_not_told_is_refused_for_three_classes(kermany: 
     assert "file names that do not tell bacterial from viral: 1 (odd.png)" in refusal_of(kermany, classes="three")
 
 
-def test_two_files_of_one_name_are_refused(kermany: Path, write: WriteImages) -> None:
+def test_two_files_whose_one_name_tells_the_patient_are_refused(kermany: Path, write: WriteImages) -> None:
     write(kermany, ["PNEUMONIA/im-0001-0001.png"])
 
     assert "two files have one name: NORMAL/IM-0001-0001.jpeg and PNEUMONIA/im-0001-0001.png" in refusal_of(kermany)
+
+
+def test_class_folders_may_both_number_their_images_from_one(tmp_path: Path, write: WriteImages) -> None:
+    """The usual layout of a set that was collected class by class."""
+    write(tmp_path, (f"{part}/{name}/{i}.png" for part in ("train", "test") for name in CLASSES for i in range(1, 4)))
+
+    index = read_index(DataSettings(path=tmp_path))
+
+    assert len(index.test) == 6
+    assert {image.file: image.patient for image in index.images} == {
+        f"train/{name}/{i}.png": f"train/{name}/{i}.png" for name in CLASSES for i in range(1, 4)
+    }
+
+
+def test_identical_images_of_one_number_share_a_patient(tmp_path: Path, write: WriteImages) -> None:
+    write(tmp_path, (f"{name}/{i}.png" for name in CLASSES for i in range(1, 5)))
+    shutil.copy(tmp_path / "NORMAL/1.png", tmp_path / "PNEUMONIA/1.png")
+
+    patients = {image.file: image.patient for image in read_index(DataSettings(path=tmp_path)).images}
+
+    assert patients["PNEUMONIA/1.png"] == patients["NORMAL/1.png"]
+    assert len(set(patients.values())) == 7
+
+
+def test_one_image_in_two_formats_is_refused(tmp_path: Path, write: WriteImages) -> None:
+    """The same folder and name: two patients of one image would leak it into validation."""
+    write(tmp_path, [*(f"{name}/{i}.png" for name in CLASSES for i in range(1, 4)), "NORMAL/1.jpeg"])
+
+    assert "NORMAL/1.jpeg and NORMAL/1.png" in refusal_of(tmp_path)
+
+
+def test_an_expression_that_takes_one_patient_from_the_numbers_of_two_folders_is_refused(
+    tmp_path: Path, write: WriteImages
+) -> None:
+    write(tmp_path, (f"{name}/{i}.png" for name in CLASSES for i in range(1, 4)))
+
+    message = refusal_of(tmp_path, split=SplitSettings(group_regex=r"(\d+)\.png"))
+
+    assert "1 (NORMAL/1.png, PNEUMONIA/1.png)" in message
+    assert "include the folders in its group, such as (.+/[0-9]+)" in message
+    by_folder = read_index(DataSettings(path=tmp_path, split=SplitSettings(group_regex=r"(.+/\d+)\.png")))
+    assert {image.patient for image in by_folder.images} == {f"{name}/{i}" for name in CLASSES for i in range(1, 4)}
+
+
+def test_an_expression_may_take_a_patient_from_the_folders_of_images_of_one_name(
+    tmp_path: Path, write: WriteImages
+) -> None:
+    write(tmp_path, (f"{name}/p{p}/{i}.png" for name in CLASSES for p in range(1, 5) for i in range(1, 3)))
+
+    index = read_index(DataSettings(path=tmp_path, split=SplitSettings(group_regex=r"/(p\d+)/")))
+
+    assert {image.patient for image in index.images} == {"p1", "p2", "p3", "p4"}
+
+
+@pytest.mark.parametrize("last", ["", ",NORMAL"])
+def test_a_table_has_to_name_images_of_one_name_by_their_paths(tmp_path: Path, write: WriteImages, last: str) -> None:
+    files = [f"{name}/{i}.png" for name in CLASSES for i in range(1, 4)]
+    write(tmp_path, files)
+    table = tmp_path / "patients.csv"
+    table.write_text("file,patient,class\n" + "".join(f"{i}.png,p{i}{last}\n" for i in range(1, 4)), encoding="utf-8")
+
+    message = refusal_of(tmp_path)
+    table.write_text("file,patient\n" + "".join(f"{file},p{i}\n" for i, file in enumerate(files)), encoding="utf-8")
+
+    assert "1.png (NORMAL/1.png, PNEUMONIA/1.png)" in message
+    assert "write their paths below the data folder into the table" in message
+    assert "correct the one that is wrong" not in message
+    assert [image.patient for image in read_index(DataSettings(path=tmp_path)).images] == [f"p{i}" for i in range(6)]
+
+
+def test_the_test_folder_is_refused_by_a_table_whose_names_also_stand_for_training_images(
+    tmp_path: Path, write: WriteImages
+) -> None:
+    write(tmp_path, [f"{part}/{name}/{name}{i}.png" for part in ("train", "test") for name in CLASSES for i in (1, 2)])
+    rows = "".join(f"{name}{i}.png,p{i}\n" for name in CLASSES for i in (1, 2))
+    (tmp_path / "patients.csv").write_text(f"file,patient\n{rows}", encoding="utf-8")
+
+    with pytest.raises(DataError, match=r"NORMAL1\.png \(test/NORMAL/NORMAL1\.png, train/NORMAL/NORMAL1\.png\)"):
+        data_folder_of(tmp_path / "test", None)
 
 
 def test_the_same_name_may_stand_in_training_and_in_test(tmp_path: Path, write: WriteImages) -> None:

@@ -108,6 +108,16 @@ def test_a_name_in_the_table_that_stands_for_several_files_is_refused(tmp_path: 
         name_patients(tmp_path, ["A/1.png", "B/1.png"])
 
 
+def test_a_line_that_is_the_path_of_a_file_names_that_file_alone(tmp_path: Path) -> None:
+    (tmp_path / "patients.csv").write_text("file,patient\n1.png,a\n", encoding="utf-8")
+
+    with pytest.raises(DataError, match=r"1 of 2 images have no line: A/1\.png"):
+        name_patients(tmp_path, ["1.png", "A/1.png"])
+
+    (tmp_path / "patients.csv").write_text("file,patient\n1.png,a\nA/1.png,b\n", encoding="utf-8")
+    assert name_patients(tmp_path, ["1.png", "A/1.png"]).by_file == {"1.png": "a", "A/1.png": "b"}
+
+
 def test_the_table_comes_before_the_headers_and_the_headers_before_the_file_names(tmp_path: Path) -> None:
     files = ["IM-0001-0001.jpeg", "IM-0002-0001.jpeg"]
     headers = {"IM-0001-0001.jpeg": "dicom:1"}

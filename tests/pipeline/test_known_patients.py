@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from xraytune.data.index import ImageFile
-from xraytune.pipeline.known_patients import known_patients, owners_by_name, told_names
+from xraytune.pipeline.known_patients import all_names, known_patients, owners_by_name, told_names
 
 
 def image(file: str, patient: str) -> ImageFile:
@@ -46,6 +46,43 @@ def test_a_name_that_images_of_several_patients_have_tells_nothing(tmp_path: Pat
     copy = image("NORMAL/0001.png", "NORMAL/0001.png")
 
     assert known_patients([copy], tmp_path, [of_test], owners=owners_by_name([ours, of_test])) == set()
+
+
+def test_numbers_that_each_folder_counts_anew_tell_nothing_not_even_those_that_come_once() -> None:
+    """PNEUMONIA has more images than NORMAL, so that its last numbers are nobody else's."""
+    ours = [image(f"NORMAL/scan{i}.png", f"NORMAL/scan{i}.png") for i in range(1, 3)]
+    ours += [image(f"PNEUMONIA/scan{i}.png", f"PNEUMONIA/scan{i}.png") for i in range(1, 6)]
+    ours += [image("PNEUMONIA/left12.png", "p12")]
+
+    assert owners_by_name(ours) == {"left12": "p12"}
+
+
+def test_an_extra_image_is_not_of_the_patient_whose_image_has_its_path_by_chance(tmp_path: Path) -> None:
+    """`synthetic/NORMAL/1.png` beside a study whose images are numbered in each class folder."""
+    ours = [image(f"{name}/{i}.png", f"{name}/{i}.png") for name in ("NORMAL", "PNEUMONIA") for i in (1, 2)]
+    extra = ImageFile(
+        file="NORMAL/1.png", label=0, patient="NORMAL/1.png", sha256="another", width_px=1, height_px=1
+    )
+
+    assert known_patients([extra], tmp_path, ours, owners=owners_by_name(ours)) == set()
+    known_as = all_names([extra], tmp_path, None, owners_by_name(ours))
+    assert known_patients(ours, tmp_path / "ours", [extra], known_as=known_as) == set()
+
+
+def test_a_table_may_name_the_patients_of_a_study_by_the_paths_of_their_images(tmp_path: Path) -> None:
+    """As `data transform` writes it, where nothing else tells who the patients are."""
+    ours = [image(f"{name}/{i}.png", f"{name}/{i}.png") for name in ("NORMAL", "PNEUMONIA") for i in (1, 2)]
+    (tmp_path / "patients.csv").write_text(
+        "file,patient\nNORMAL/1.png,NORMAL/1.png\nNORMAL/2__t1.png,NORMAL/2.png\n", encoding="utf-8"
+    )
+    extra = [
+        ImageFile(file=file, label=0, patient=patient, sha256="x" + file, width_px=1, height_px=1)
+        for file, patient in (("NORMAL/1.png", "NORMAL/1.png"), ("NORMAL/2__t1.png", "NORMAL/2.png"))
+    ]
+
+    assert known_patients(extra, tmp_path, ours, owners=owners_by_name(ours)) == {"NORMAL/1.png", "NORMAL/2.png"}
+    known_as = all_names(extra, tmp_path, None, owners_by_name(ours))
+    assert known_patients(ours, tmp_path / "ours", extra, known_as=known_as) == {"NORMAL/1.png", "NORMAL/2.png"}
 
 
 def test_whom_a_table_or_a_header_tells_is_not_known_by_the_name_of_the_file(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from xraytune.data.layout import (
     class_names_of,
     differing_classes_problems,
     empty_class_problems,
+    image_files,
     list_images,
     part_folders,
     read_part,
@@ -32,11 +33,14 @@ from xraytune.data.layout import (
     subfolders,
 )
 from xraytune.data.patients import (
+    PATIENTS_CSV,
     PatientTable,
+    ambiguity_problems,
     find_table,
     found_by,
     join_identical,
     name_patients,
+    patient_of,
     require_group,
     told_patients,
 )
@@ -108,7 +112,8 @@ def read_index(settings: DataSettings, *, on_progress: Progress = ignore_progres
     test = parts["test"].labels if "test" in parts else {}
     training = {image: label for name in parts if name != "test" for image, label in parts[name].labels.items()}
     problems = _class_problems(root, parts, class_names, training, has_table=table is not None)
-    problems += _same_name_problems(root, training) + _same_name_problems(root, test)
+    if table is None and settings.split.group_regex is None:
+        problems += _same_name_problems(root, training) + _same_name_problems(root, test)
     problems += _positive_problems(settings.positive, class_names)
     if problems:
         raise DataError(*problems)
@@ -189,7 +194,7 @@ def data_folder_of(part: Path, group_regex: str | None) -> Path | None:
 
     Raises:
         ConfigError: `group_regex` is not a regular expression with a group.
-        DataError: There is no such folder, or the table is malformed.
+        DataError: There is no such folder, or the table is malformed or ambiguous.
     """
     require_folder(part)
     if find_table(part) is not None:
@@ -202,7 +207,14 @@ def data_folder_of(part: Path, group_regex: str | None) -> Path | None:
     files = [f"{part.name}/{image.relative_to(part).as_posix()}" for image in list_images(part)]
     if table is None:
         return whole if group_regex and len(found_by(group_regex, files)) == len(files) else None
-    return whole if all(table.names(file) for file in files) else None
+    if not all(table.names(file) for file in files):
+        return None
+    if not table.patients.keys() >= set(files):  # a bare name has to be that of one file, in training and test together
+        parts = {part, *(folder for folder in subfolders(whole) if folder.name.casefold() in {"train", "val", "test"})}
+        images = sorted(image for folder in parts for image in image_files(folder, whole))
+        if problems := ambiguity_problems(table, [image.relative_to(whole).as_posix() for image in images]):
+            raise DataError(*problems)
+    return whole
 
 
 def content_fingerprint(images: Iterable[ImageFile]) -> str:
@@ -287,19 +299,26 @@ def _class_problems(
 
 
 def _same_name_problems(root: Path, images: Iterable[Path]) -> list[Problem]:
-    by_stem: dict[str, list[Path]] = defaultdict(list)
+    """Files whose one name stands for one patient: a Kermany name in several folders, or an image in several formats.
+
+    Any other image is known by its path: folders may each number their own.
+    """
+    images = [image for image in images if image.suffix.lower() in NAMING_SUFFIXES]  # scanners repeat DICOM's names
+    telling = {image.stem.casefold() for image in images if patient_of(image.name)}
+    by_name: dict[str, list[Path]] = defaultdict(list)
     for image in images:
-        if image.suffix.lower() in NAMING_SUFFIXES:  # a scanner calls every patient's first DICOM file the same
-            by_stem[image.stem.casefold()].append(image)
+        stem = image.stem.casefold()
+        by_name[stem if stem in telling else str(image.with_suffix("")).casefold()].append(image)
     same = [
         " and ".join(sorted(image.relative_to(root).as_posix() for image in images))
-        for _, images in sorted(by_stem.items())
+        for _, images in sorted(by_name.items())
         if len(images) > 1
     ]
     if not same:
         return []
     count = "two files have one name" if len(same) == 1 else f"{len(same)} names stand for several files"
-    return [Problem(f"{count}: {listed(same)}", root, "remove one of them, or give each image a name of its own")]
+    fix = f"remove or rename one of them, or list the patients in {PATIENTS_CSV}"
+    return [Problem(f"{count}: {listed(same)}", root, fix)]
 
 
 def _positive_problems(positive: str | None, class_names: Sequence[str]) -> list[Problem]:

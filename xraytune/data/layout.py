@@ -17,7 +17,7 @@ from typing import Literal
 
 from xraytune.data.dicom import require_pydicom
 from xraytune.data.formats import is_dicom
-from xraytune.data.patients import PATIENTS_CSV, PatientTable, patient_of
+from xraytune.data.patients import PATIENTS_CSV, PatientTable, ambiguity_problems, patient_of
 from xraytune.errors import DataError, Problem, listed
 
 BINARY_CLASSES = ("NORMAL", "PNEUMONIA")
@@ -74,7 +74,7 @@ def list_images(folder: Path) -> tuple[Path, ...]:
         MachineError: There are DICOM files, and pydicom is not installed.
     """
     require_folder(folder)
-    images = _walk(folder, folder).images
+    images = image_files(folder, folder)
     if not images:
         raise DataError(Problem("no images in it", folder, _add_images("there")))
     for image in images:
@@ -82,6 +82,11 @@ def list_images(folder: Path) -> tuple[Path, ...]:
             require_pydicom(image)
             break
     return images
+
+
+def image_files(folder: Path, root: Path) -> tuple[Path, ...]:
+    """The image files below `folder`, which is the data folder `root` or lies in it, sorted; maybe none."""
+    return _walk(folder, root).images
 
 
 def part_folders(root: Path) -> dict[str, Path]:
@@ -158,6 +163,9 @@ def read_part(folder: Path, root: Path, class_names: Sequence[str], table: Patie
             loose.append(image)
     if (more := len(problems) - _NAMES_SHOWN) > 0:
         problems = [*problems[:_NAMES_SHOWN], Problem(f"... and {more} more")]
+    if table is not None:  # a class by a name that several images have would contradict the folders of some
+        files = [image.relative_to(root).as_posix() for image in walk.images]
+        problems = ambiguity_problems(table, files) or problems
     problems = [_unknown_class(folder / name, files, class_names, table) for name, files in unknown.items()] + problems
     return Part(
         folder=folder,

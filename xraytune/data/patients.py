@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
@@ -67,7 +67,7 @@ class PatientTable:
         return file in self.patients or PurePosixPath(file).name in self.patients
 
     def class_of(self, file: str) -> str | None:
-        """The class of a file, by its path below the data folder; None where the table does not say."""
+        """The class of a file, by its path below the data folder or its name; None where the table does not say."""
         return self.classes.get(file) or self.classes.get(PurePosixPath(file).name)
 
 
@@ -118,7 +118,8 @@ def told_patients(files: Sequence[str], table: PatientTable | None, group_regex:
 
     Raises:
         ConfigError: `group_regex` is not a regular expression with a group, or there is a table as well.
-        DataError: Some files have no patient in the table or by the expression.
+        DataError: Some files have no patient in the table or by the expression, or a name that several files share
+            would give one.
     """
     if table is not None and group_regex is not None:
         fix = f"remove one of them; without data.split.group_regex, {PATIENTS_CSV} is used"
@@ -129,6 +130,29 @@ def told_patients(files: Sequence[str], table: PatientTable | None, group_regex:
     if group_regex is not None:
         return _from_expression(group_regex, files)
     return None
+
+
+def ambiguity_problems(table: PatientTable, files: Collection[str]) -> list[Problem]:
+    """Lines of a table that give a bare name which several files have, or a file that has a line by its path too.
+
+    Args:
+        table: The data folder's table.
+        files: Paths below the data folder. A line that is one of them is about that file alone.
+    """
+    by_name: dict[str, list[str]] = defaultdict(list)
+    paths = set(files)
+    for file in files:
+        if (name := PurePosixPath(file).name) in table.patients and name not in paths:
+            by_name[name].append(file)
+    twice = [f"{file} (also as {name})" for name, own in by_name.items() for file in own if file in table.patients]
+    if twice:
+        what = f"{len(twice)} images have two lines, one by their path and one by their name: {listed(twice)}"
+        return [Problem(what, table.path, "keep one of the two lines")]
+    several = [f"{name} ({listed(own, 3)})" for name, own in by_name.items() if len(own) > 1]
+    if several:
+        fix = "write their paths below the data folder into the table"
+        return [Problem(f"names that stand for several files: {listed(several)}", table.path, fix)]
+    return []
 
 
 def found_by(group_regex: str, files: Iterable[str]) -> dict[str, str]:
@@ -220,25 +244,13 @@ def join_identical(patients: Mapping[str, str], contents: Iterable[tuple[str, st
 
 
 def _from_table(table: PatientTable, files: Sequence[str]) -> dict[str, str]:
-    patients: dict[str, str] = {}
-    by_name: dict[str, list[str]] = defaultdict(list)
-    both: list[str] = []
-    for file in files:
-        name = PurePosixPath(file).name
-        if file != name and {file, name} <= table.patients.keys():
-            both.append(f"{file} (also as {name})")
-        if file in table.patients:
-            patients[file] = table.patients[file]
-        elif name in table.patients:
-            patients[file] = table.patients[name]
-            by_name[name].append(file)
-    if both:
-        what = f"{len(both)} images have two lines, one by their path and one by their name: {listed(both)}"
-        raise DataError(Problem(what, table.path, "keep one of the two lines"))
-    several = [f"{name} ({listed(own, 3)})" for name, own in by_name.items() if len(own) > 1]
-    if several:
-        fix = "write their paths below the data folder into the table"
-        raise DataError(Problem(f"names that stand for several files: {listed(several)}", table.path, fix))
+    if problems := ambiguity_problems(table, files):
+        raise DataError(*problems)
+    bare = {file: PurePosixPath(file).name for file in files}
+    paths = bare.keys()
+    patients = {file: table.patients[file] for file in files if file in table.patients} | {
+        file: table.patients[name] for file, name in bare.items() if name in table.patients.keys() - paths
+    }
     missing = [file for file in files if file not in patients]
     if missing:
         what = f"{len(missing)} of {len(files)} images have no line: {listed(missing)}"
@@ -260,7 +272,29 @@ def _from_expression(group_regex: str, files: Sequence[str]) -> dict[str, str]:
         what = f"it finds no patient in {len(missing)} of {len(files)} paths: {listed(missing)}"
         fix = "mend the expression, or list the patients in patients.csv"
         raise DataError(Problem(what, "data.split.group_regex", fix))
+    if ambiguous := _ambiguous_groups(group_regex, files):
+        what = f"it takes one patient from files of one name in several folders: {listed(ambiguous)}"
+        fix = (
+            "if these are different patients, include the folders in its group, such as (.+/[0-9]+); "
+            f"if not, list the patients in {PATIENTS_CSV} instead"
+        )
+        raise DataError(Problem(what, "data.split.group_regex", fix))
     return patients
+
+
+def _ambiguous_groups(group_regex: str, files: Sequence[str]) -> list[str]:
+    """Groups found in the bare names of files that have one name in several folders, each with these files."""
+    expression = _compiled(group_regex)
+    same: dict[tuple[str, str], list[PurePosixPath]] = defaultdict(list)
+    for file in files:
+        match, path = expression.search(file), PurePosixPath(file)
+        if match and match.start(1) >= len(file) - len(path.name):
+            same[match[1], path.stem.casefold()].append(path)
+    return [
+        f"{patient} ({listed([str(path) for path in paths], 3)})"
+        for (patient, _), paths in same.items()
+        if len({path.parent for path in paths}) > 1
+    ]
 
 
 def _from_files(files: Sequence[str], headers: Mapping[str, str]) -> PatientNames:

@@ -17,10 +17,16 @@ from numpy.typing import NDArray
 
 from xraytune.config.settings import Experiment, Parameters
 from xraytune.data.index import ImageFile, ImageIndex, read_labelled_folder
+from xraytune.data.patients import PATIENTS_CSV
 from xraytune.data.pixels import open_pixels
 from xraytune.errors import DataError, Problem
 from xraytune.mix.plan import MixPlan, plan_mix
-from xraytune.pipeline.known_patients import known_patients, owners_by_name, require_no_test_patients
+from xraytune.pipeline.known_patients import (
+    ambiguous_files,
+    known_patients,
+    owners_by_name,
+    require_no_test_patients,
+)
 from xraytune.pipeline.prepare import Prepared, Side, require_pixels, require_unbroken, store_images, training_pixels
 from xraytune.pipeline.provenance import require_unseen
 from xraytune.pipeline.quality import refuse_memorised
@@ -224,6 +230,15 @@ def _without_validation(
     """What may be trained on: validation would measure memory if its patients were among the extra images."""
     validation = [image for image in prepared.images if image.side != "train"]
     owners = owners_by_name(prepared.images)
+    if ambiguous := ambiguous_files(found, root, prepared.images, group_regex, owners):
+        _logger.warning(
+            "%s: %d extra images, such as %s, have the name of images of the study that several patients share: they count "
+            "as other patients'. If they are copies of the study's images, name the patients in %s there",
+            root,
+            len(ambiguous),
+            ambiguous[0],
+            PATIENTS_CSV,
+        )
     held_back = known_patients(found, root, validation, group_regex=group_regex, owners=owners)
     kept = tuple(image for image in found if image.patient not in held_back)
     if len(kept) < len(found):

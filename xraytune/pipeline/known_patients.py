@@ -4,10 +4,12 @@ A patient goes by several names. A table of patients is read without the spaces 
 bit for bit, were joined under one of their names, and the file still tells the other; and a file says who it is of by its
 bytes, whatever it is called. Where nothing else tells who is on a file from elsewhere, it is of the patient whose image in
 the study has its name: a processed copy often keeps that name (`docs/decisions/0016-whose-extra-images.md`).
+The path of an image that nothing explains stands for its patient in the study alone; elsewhere another image may have it.
 """
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -29,7 +31,7 @@ def known_patients(
     *,
     group_regex: str | None = None,
     known_as: Iterable[str] = (),
-    owners: Mapping[str, str] = _NOBODY,
+    owners: Mapping[str, str] | None = None,
 ) -> set[str]:
     """The patients of a folder, by the names that they have there, of whom there are images among the known ones.
 
@@ -41,18 +43,22 @@ def known_patients(
         known: The images to compare with.
         group_regex: The study's expression; see `told_names`.
         known_as: Further names of the known patients, such as those that they had before they were joined.
-        owners: Whose the study's images are, if the folder's may be copies of them; see `owners_by_name`.
+        owners: Whose the study's images are, where `found` come from elsewhere and may be copies of them; see
+            `owners_by_name`. None where it is the known images that come from elsewhere.
     """
     images = list(known)
     contents = {image.sha256 for image in images}
+    told = told_names(found, root, group_regex, owners or _NOBODY)
+    is_elsewhere = owners is not None
+    own_paths = {image.file for image in (found if is_elsewhere else images)}
     names = {image.patient.strip() for image in images} | {patient_of(image.file) for image in images}
-    names |= {name.strip() for name in known_as}
-    told = told_names(found, root, group_regex, owners)
-    return {
-        image.patient
-        for image in found
-        if image.sha256 in contents or not names.isdisjoint({image.patient.strip(), *told[image.file]})
-    }
+    names = (names if is_elsewhere else names - own_paths) | {name.strip() for name in known_as}
+
+    def goes_by(image: ImageFile) -> set[str]:
+        patient = {image.patient.strip()}
+        return told[image.file] | (patient - own_paths if is_elsewhere else patient)
+
+    return {image.patient for image in found if image.sha256 in contents or not names.isdisjoint(goes_by(image))}
 
 
 def all_names(
@@ -106,8 +112,9 @@ def told_names(
     """
     files = [image.file for image in images]
     named = name_patients(root, files).by_file
-    has_table = (root / PATIENTS_CSV).is_file()
-    found = found_by(group_regex, files) if group_regex and not has_table else {}
+    if (root / PATIENTS_CSV).is_file():
+        return {file: {named[file].strip()} for file in files}
+    found = found_by(group_regex, files) if group_regex else {}
     told = {file: {name.strip() for name in (named[file], found.get(file, file)) if name != file} for file in files}
     for image in images:
         owner = owners.get(_bare_name(image.file))
@@ -117,15 +124,43 @@ def told_names(
 
 
 def owners_by_name(images: Iterable[ImageFile | PreparedImage]) -> dict[str, str]:
-    """Whose image it is that has a name, for all names that are of one patient's images alone.
+    """Whose image it is that has a name, for all names that say so.
 
-    Folders and suffixes are no part of the name. One that several patients' images have (a scanner's IM000001, a number that
-    training and test images both count to) says nothing about whose copy a file of that name is.
+    Folders and suffixes are no part of the name. One that several patients' images have (a scanner's IM000001, a number to
+    which each class folder counts) does not say whose copy a file of that name is, nor does any name that differs from it
+    in its numbers alone: where NORMAL has 1.png to 90.png and PNEUMONIA 1.png to 200.png, no number tells a patient.
     """
     patients: dict[str, set[str]] = defaultdict(set)
     for image in images:
         patients[_bare_name(image.file)].add(image.patient)
-    return {name: owners.pop() for name, owners in patients.items() if len(owners) == 1}
+    numbered_anew = {_series(name) for name, owners in patients.items() if len(owners) > 1}
+    return {
+        name: owners.pop()
+        for name, owners in patients.items()
+        if len(owners) == 1 and _series(name) not in numbered_anew
+    }
+
+
+def ambiguous_files(
+    found: Sequence[ImageFile],
+    root: Path,
+    images: Iterable[ImageFile | PreparedImage],
+    group_regex: str | None,
+    owners: Mapping[str, str],
+) -> list[str]:
+    """Files of a folder that have the name of images of the study, though neither it nor anything else tells the patient."""
+    names = {_bare_name(image.file) for image in images}
+    told = told_names(found, root, group_regex, owners)
+    return [
+        image.file
+        for image in found
+        if not told[image.file] and image.patient in told and _bare_name(image.file) in names
+    ]
+
+
+def _series(name: str) -> str:
+    """What the names of numbered images have in common."""
+    return re.sub(r"\d+", "#", name)
 
 
 def _bare_name(file: str) -> str:
