@@ -16,6 +16,7 @@ NAMES = (
     "trial_start",
     "resume",
     "memorisation",
+    "near_duplicates",
     "statistics",
     "known_answers",
     "search_cpu",

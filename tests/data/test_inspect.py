@@ -12,6 +12,7 @@ from PIL import Image
 
 from xraytune.config.settings import DataSettings
 from xraytune.data.inspect import inspect_folder
+from xraytune.data.phantom import draw_phantoms
 from xraytune.seeding import numpy_generator
 
 
@@ -35,6 +36,38 @@ def test_an_inspection_counts_images_patients_duplicates_and_broken_files(offici
     assert found.duplicates == (("train/NORMAL/IM-0001-0001-0002.jpeg", "train/NORMAL/IM-0001-0001.jpeg"),)
     assert [image.file for image in found.broken] == ["train/NORMAL/IM-0002-0001.jpeg"]
     assert json.loads(json.dumps(found.to_json()))["images"]["val"] == {"NORMAL": 1, "PNEUMONIA": 1}
+
+
+@pytest.mark.slow
+def test_copies_of_an_image_under_other_patients_are_found_in_training_and_test(tmp_path: Path) -> None:
+    draw_phantoms(tmp_path / "xrays", patients=20, seed=1, image_size_px=128)
+    train, test = tmp_path / "xrays/train", tmp_path / "xrays/test"
+    half, saved_again, brighter = (sorted((train / "NORMAL").iterdir())[number] for number in range(3))
+    with Image.open(half) as image:
+        image.resize((64, 64)).save(train / "NORMAL/IM-9001-0001.png")
+    with Image.open(saved_again) as image:
+        image.save(test / "NORMAL/IM-9002-0001.jpeg", quality=50)
+    with Image.open(brighter) as image:
+        image.point([min(255, round(1.1 * level)) for level in range(256)]).save(
+            train / "PNEUMONIA/person9003_virus_1.jpeg"
+        )
+
+    found = inspect_folder(DataSettings(path=tmp_path / "xrays")).near_duplicates
+
+    assert (found.pairs, found.in_training_and_test, found.in_two_classes) == (3, 1, 1)
+    assert [(set(pair.files), pair.in_training_and_test, pair.in_two_classes) for pair in found.examples] == [
+        ({f"train/NORMAL/{saved_again.name}", "test/NORMAL/IM-9002-0001.jpeg"}, True, False),
+        ({f"train/NORMAL/{brighter.name}", "train/PNEUMONIA/person9003_virus_1.jpeg"}, False, True),
+        ({f"train/NORMAL/{half.name}", "train/NORMAL/IM-9001-0001.png"}, False, False),
+    ]
+
+
+def test_copies_under_one_patient_are_no_leak(kermany: Path) -> None:
+    first = kermany / "NORMAL/IM-0001-0001.jpeg"
+    with Image.open(first) as image:
+        image.save(first.with_name("IM-0001-0002.png"))
+
+    assert inspect_folder(DataSettings(path=kermany)).near_duplicates.pairs == 0
 
 
 def test_formats_are_counted_and_odd_depths_are_told(tmp_path: Path) -> None:

@@ -191,6 +191,15 @@ def test_a_copys_name_suits_every_file_system_and_its_patient_is_found_again(
     assert not set(odd.file) & set(' ,"\n')
 
 
+def test_images_of_one_number_in_two_classes_keep_it(tmp_path: Path, write: Write) -> None:
+    write(tmp_path / "xrays", [f"{name}/{i}.png" for name in ("NORMAL", "PNEUMONIA") for i in (1, 2, 3)])
+
+    transform(tmp_path / "xrays", tmp_path / "out", copies=1)
+
+    rows = (tmp_path / "out" / "patients.csv").read_text(encoding="utf-8").splitlines()[1:]
+    assert rows[::3] == ["NORMAL/1__t1.png,NORMAL/1.png", "PNEUMONIA/1__t1.png,PNEUMONIA/1.png"]
+
+
 def test_names_that_differ_in_what_is_replaced_stay_apart(tmp_path: Path, write: Write) -> None:
     write(tmp_path / "xrays", [*KERMANY, "NORMAL/a b.png", "NORMAL/a,b.png"])
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from xraytune.data.index import ImageFile
-from xraytune.pipeline.known_patients import all_names, known_patients, owners_by_name, told_names
+from xraytune.data.patients import patient_of
+from xraytune.pipeline.known_patients import all_names, ambiguous_files, known_patients, owners_by_name, told_names
 
 
 def image(file: str, patient: str) -> ImageFile:
@@ -60,13 +61,21 @@ def test_numbers_that_each_folder_counts_anew_tell_nothing_not_even_those_that_c
 def test_an_extra_image_is_not_of_the_patient_whose_image_has_its_path_by_chance(tmp_path: Path) -> None:
     """`synthetic/NORMAL/1.png` beside a study whose images are numbered in each class folder."""
     ours = [image(f"{name}/{i}.png", f"{name}/{i}.png") for name in ("NORMAL", "PNEUMONIA") for i in (1, 2)]
-    extra = ImageFile(
-        file="NORMAL/1.png", label=0, patient="NORMAL/1.png", sha256="another", width_px=1, height_px=1
-    )
+    extra = ImageFile(file="NORMAL/1.png", label=0, patient="NORMAL/1.png", sha256="another", width_px=1, height_px=1)
 
     assert known_patients([extra], tmp_path, ours, owners=owners_by_name(ours)) == set()
     known_as = all_names([extra], tmp_path, None, owners_by_name(ours))
     assert known_patients(ours, tmp_path / "ours", [extra], known_as=known_as) == set()
+
+
+def test_extra_images_whose_numbers_the_study_repeats_are_listed(tmp_path: Path) -> None:
+    """They are used, and the person hears of it: they might be processed copies."""
+    ours = [image(f"{name}/{i}.png", f"{name}/{i}.png") for name in ("NORMAL", "PNEUMONIA") for i in (1, 2)]
+    ours += [image("PNEUMONIA/left7.png", "p7"), image("PNEUMONIA/person1_virus_1.jpeg", "virus:1")]
+    files = ("NORMAL/1.png", "NORMAL/3.png", "NORMAL/left7.png", "PNEUMONIA/person1_virus_1.png")
+    extra = [image(file, patient_of(file) or file) for file in files]
+
+    assert ambiguous_files(extra, tmp_path, ours, None, owners_by_name(ours)) == ["NORMAL/1.png"]
 
 
 def test_a_table_may_name_the_patients_of_a_study_by_the_paths_of_their_images(tmp_path: Path) -> None:

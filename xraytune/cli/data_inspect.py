@@ -13,6 +13,9 @@ from xraytune.cli.options import AsJson
 
 if TYPE_CHECKING:
     from xraytune.data.inspect import Inspection
+    from xraytune.data.near_duplicates import NearDuplicates
+
+_EXAMPLES = 3
 
 
 def inspect(
@@ -32,7 +35,7 @@ def inspect(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what is in a folder of X-rays: classes, patients, duplicates, broken files, shortcuts."""
+    """Say what is in a folder of X-rays: classes, patients, copies, broken files, shortcuts."""
     from xraytune.config.settings import DataSettings, SplitSettings
     from xraytune.data.index import read_index
     from xraytune.data.inspect import inspect_index
@@ -65,12 +68,38 @@ def _frame(folder: Path, found: Inspection) -> Frame:
         ("height", "{} to {} px".format(*found.height_px)),
         ("formats", f"{formats or 'none that decodes'}{'; test/ stays sealed' if 'test' in found.images else ''}"),
         ("duplicates", f"{duplicates} files repeat another" if duplicates else "none"),
+        ("near duplicates", _near_duplicates(found.near_duplicates)),
         ("shortcut", found.shortcut),
     )
     remarks = [Cell(f"note: {warning}", "busy") for warning in found.warnings]
     broken = [Cell(f"broken: {image.file}: {image.reason}", "bad") for image in found.broken]
+    if found.near_duplicates.pairs:
+        remarks.append(Cell(f"note: {_examples(found.near_duplicates)}", "busy"))
     heading = Cell(f"{folder}: {total} images", "strong")
     return Frame(lines=(heading, *broken, *remarks), tables=(_counts(found), about))
+
+
+def _near_duplicates(found: NearDuplicates) -> str:
+    if not found.pairs:
+        return "none among images of different patients"
+    pairs = f"{found.pairs} pairs" if found.pairs > 1 else "one pair"
+    return (
+        f"{pairs} of images of different patients; across training and test: {found.in_training_and_test}, "
+        f"across classes: {found.in_two_classes}"
+    )
+
+
+def _examples(found: NearDuplicates) -> str:
+    shown = []
+    for pair in found.examples[:_EXAMPLES]:
+        what = ["training and test"] * pair.in_training_and_test + ["two classes"] * pair.in_two_classes
+        shown.append(" = ".join(pair.files) + (f" ({', '.join(what)})" if what else ""))
+    more = f" and {found.pairs - len(shown)} more" if found.pairs > len(shown) else ""
+    return (
+        f"images that look like copies of each other, under different patients: {'; '.join(shown)}{more}. A copy in "
+        "validation or test makes its scores too high: look at them, then remove one of each pair, or give both the same "
+        "patient in patients.csv"
+    )
 
 
 def _counts(found: Inspection) -> Table:

@@ -1,4 +1,4 @@
-"""What is in a data folder, before anything is trained: counts, patients, duplicates, broken files, and shortcuts.
+"""What is in a data folder, before anything is trained: counts, patients, copies, broken files, and shortcuts.
 
 The shortcut baseline says how far a classifier gets without looking at a lung: a logistic regression on width, height,
 aspect ratio and mean grey. Scores of a real classifier have to be read against it.
@@ -7,7 +7,7 @@ aspect ratio and mean grey. Scores of a real classifier have to be read against 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from statistics import median
@@ -24,17 +24,16 @@ from xraytune.config.settings import DataSettings
 from xraytune.cores import cpu_count
 from xraytune.data.decoding import BrokenImage
 from xraytune.data.index import ImageFile, ImageIndex, read_index
+from xraytune.data.near_duplicates import HASH_SIZE_PX, NearDuplicates, find_near_duplicates, perceptual_hash
 from xraytune.data.pixels import describe_images, odd_depth_warnings
 from xraytune.records import Json, Progress, ignore_progress
 
 _FOLDS = 5
-_SMALL_PX = 32
-"""Side at which images are decoded for their mean grey."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
-    """What `inspect_folder` found. The test part is counted and compared by hash, never decoded.
+    """What `inspect_folder` found. The test part is counted, and compared with the training part for duplicates alone.
 
     Attributes:
         class_names: In the order of the labels.
@@ -45,6 +44,7 @@ class Inspection:
         width_px: Narrowest and widest training image, by the files' headers.
         height_px: Lowest and highest.
         duplicates: Groups of training files with the same bytes, sorted.
+        near_duplicates: Images of different patients, in training or test, that look like copies of each other.
         formats: Training images of each format and depth, such as `PNG 16-bit`; those that decode.
         broken: Training files that do not decode.
         shortcut_auroc: Cross-validated by patient, of a logistic regression on size and mean grey; three or more
@@ -61,6 +61,7 @@ class Inspection:
     width_px: tuple[int, int]
     height_px: tuple[int, int]
     duplicates: tuple[tuple[str, ...], ...]
+    near_duplicates: NearDuplicates
     formats: dict[str, int]
     broken: tuple[BrokenImage, ...]
     shortcut_auroc: float | None
@@ -73,7 +74,7 @@ class Inspection:
 
 
 def inspect_folder(settings: DataSettings, *, on_progress: Progress = ignore_progress) -> Inspection:
-    """Look at the folder of `settings`; every training image is decoded once, small.
+    """Look at the folder of `settings`; every image is decoded once, small.
 
     Raises:
         DataError: What `read_index` refuses. Broken images are no reason: they are listed.
@@ -83,14 +84,11 @@ def inspect_folder(settings: DataSettings, *, on_progress: Progress = ignore_pro
 
 def inspect_index(index: ImageIndex, *, on_progress: Progress = ignore_progress) -> Inspection:
     """`inspect_folder` for who has the folder's index already."""
-    files = [image.file for image in index.images]
-    decoded = list(describe_images(index.root, files, _SMALL_PX, workers=cpu_count(), on_progress=on_progress))
-    usable = [
-        (image, shown) for image, shown in zip(index.images, decoded, strict=True) if not isinstance(shown, BrokenImage)
-    ]
-    oddly_deep = {image.file: shown.kind for image, shown in usable if shown.is_oddly_deep}
-    mean_greys = [float(np.frombuffer(shown.pixels, dtype=np.uint8).mean()) for _, shown in usable]
-    auroc = shortcut_auroc([image for image, _ in usable], mean_greys)
+    looks = list(_looks(index, on_progress))
+    usable = [look for look in looks[: len(index.images)] if isinstance(look, _Look)]
+    compared = [look for look in looks if isinstance(look, _Look)]
+    oddly_deep = {look.image.file: look.kind for look in usable if look.is_oddly_deep}
+    auroc = shortcut_auroc([look.image for look in usable], [look.mean_grey for look in usable])
     sized = [image for image in index.images if image.width_px] or list(index.images)
     per_patient = Counter(image.patient for image in index.images).values()
     return Inspection(
@@ -105,12 +103,48 @@ def inspect_index(index: ImageIndex, *, on_progress: Progress = ignore_progress)
         width_px=(min(image.width_px for image in sized), max(image.width_px for image in sized)),
         height_px=(min(image.height_px for image in sized), max(image.height_px for image in sized)),
         duplicates=_duplicates(index.images),
-        formats=dict(sorted(Counter(shown.kind for _, shown in usable).items())),
-        broken=tuple(image for image in decoded if isinstance(image, BrokenImage)),
+        near_duplicates=find_near_duplicates(
+            [look.image for look in compared],
+            [look.hash for look in compared],
+            index.test,
+            on_progress=on_progress,
+        ),
+        formats=dict(sorted(Counter(look.kind for look in usable).items())),
+        broken=tuple(look for look in looks[: len(index.images)] if isinstance(look, BrokenImage)),
         shortcut_auroc=auroc,
         shortcut=_shortcut_in_words(auroc),
         warnings=(*index.warnings, *odd_depth_warnings(oddly_deep)),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Look:
+    """What is kept of an image's pixels."""
+
+    image: ImageFile
+    kind: str
+    is_oddly_deep: bool
+    mean_grey: float
+    hash: NDArray[np.uint64]
+
+
+def _looks(index: ImageIndex, on_progress: Progress) -> Iterator[_Look | BrokenImage]:
+    """One for each training image, then one for each test image."""
+    images = [*index.images, *index.test]
+    files = [image.file for image in images]
+    shown = describe_images(index.root, files, HASH_SIZE_PX, workers=cpu_count(), on_progress=on_progress)
+    for image, square in zip(images, shown, strict=True):
+        if isinstance(square, BrokenImage):
+            yield square
+            continue
+        pixels = np.frombuffer(square.pixels, dtype=np.uint8).reshape(HASH_SIZE_PX, HASH_SIZE_PX)
+        yield _Look(
+            image=image,
+            kind=square.kind,
+            is_oddly_deep=square.is_oddly_deep,
+            mean_grey=float(pixels.mean()),
+            hash=perceptual_hash(pixels),
+        )
 
 
 def shortcut_auroc(images: Sequence[ImageFile], mean_greys: Sequence[float]) -> float | None:

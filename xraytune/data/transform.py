@@ -168,11 +168,11 @@ def _read_original(index: ImageIndex, image: ImageFile) -> NDArray[np.uint8] | B
 def _names_without_number(index: ImageIndex) -> dict[str, str]:
     """`CLASS/STEM` for each file of the index; no two are alike, and every file system takes them."""
     stems = {image.file: PurePosixPath(image.file).stem for image in index.images}
-    times = Counter(stem.casefold() for stem in stems.values())
+    times = Counter((image.label, stems[image.file].casefold()) for image in index.images)
     names = {}
     for image in index.images:
         stem = stems[image.file]
-        if times[stem.casefold()] > 1 or not _PLAIN_NAME.fullmatch(stem):
+        if times[image.label, stem.casefold()] > 1 or not _PLAIN_NAME.fullmatch(stem):
             plain = re.sub(r"[^A-Za-z0-9_.-]+", "_", stem)[:80]
             stem = f"{plain}__{hashlib.sha256(image.file.encode()).hexdigest()[:12]}"
         names[image.file] = f"{index.class_names[image.label]}/{stem}"
