@@ -140,6 +140,8 @@ def test_phantoms_are_drawn_and_inspected(run: Run, tmp_path: Path) -> None:
 
     assert json.loads(drawn.stdout)["patient_count"] == 20
     assert "PNEUMONIA" in table.stdout
+    assert "none among images of different patients" in table.stdout
+    assert json.loads(answer.stdout)["near_duplicates"]["pairs"] == 0
     assert json.loads(answer.stdout)["class_names"] == ["NORMAL", "PNEUMONIA"]
 
 
