@@ -247,10 +247,8 @@ def _from_table(table: PatientTable, files: Sequence[str]) -> dict[str, str]:
     if problems := ambiguity_problems(table, files):
         raise DataError(*problems)
     bare = {file: PurePosixPath(file).name for file in files}
-    paths = bare.keys()
-    patients = {file: table.patients[file] for file in files if file in table.patients} | {
-        file: table.patients[name] for file, name in bare.items() if name in table.patients.keys() - paths
-    }
+    keys = {file: name if name not in bare and file not in table.patients else file for file, name in bare.items()}
+    patients = {file: table.patients[key] for file, key in keys.items() if key in table.patients}
     missing = [file for file in files if file not in patients]
     if missing:
         what = f"{len(missing)} of {len(files)} images have no line: {listed(missing)}"
