@@ -16,7 +16,7 @@ import pytest
 from xraytune.config.settings import Parameters
 from xraytune.confirm.answer import Judged, judge_finalists, ratio_response
 from xraytune.confirm.arms import Arm
-from xraytune.confirm.plan import Plan, new_plan
+from xraytune.confirm.plan import EARLIER_TOP_UP, Plan, new_plan
 from xraytune.confirm.record import Confirmation, methods_paragraph, write_verdict
 from xraytune.metrics.classification import Floats
 from xraytune.seeding import numpy_generator
@@ -36,6 +36,7 @@ ARMS = (
     arm("duplicate, matched to #1", "matched", source="duplicate"),
     arm("r=4, as #1", "ratio", source="gan", synthetic_ratio=4.0),
     arm("r=0.25, as #1", "ratio", source="gan", synthetic_ratio=0.25),
+    arm("duplicate r=0.25, as #1", "ratio", source="duplicate", synthetic_ratio=0.25),
     arm("tuned classical #9", "tuned", classical=2),
 )
 
@@ -121,6 +122,22 @@ def test_the_response_to_the_ratio_is_in_order_and_starts_at_the_control_without
     assert all(point.low < point.gain < point.high for point in points[1:])
 
 
+def test_the_response_to_the_ratio_has_the_duplicates_beside_it_as_far_as_they_were_trained() -> None:
+    """At the finalist's own ratio, 1, they are its matched control; at 4 there are none, as with `matching: total`."""
+    points = ratio_response(plan(), JUDGED, scores(gan=2.5, duplicate=2.0, **{"r=0.25": 1.0, "r=4": 1.0}))
+
+    assert [point.ratio for point in points if point.duplicate and point.over_duplicate] == [0.25, 1]
+    assert [point.ratio for point in points if not point.duplicate and not point.over_duplicate] == [0, 4]
+    for point in (point for point in points if point.duplicate):
+        assert point.duplicate is not None
+        assert point.over_duplicate is not None
+        assert point.duplicate.low < point.duplicate.gain < point.duplicate.high
+        assert point.over_duplicate.low < point.over_duplicate.gain < point.over_duplicate.high
+        assert point.duplicate.auroc == pytest.approx(points[0].auroc + point.duplicate.gain)
+        assert point.over_duplicate.gain == pytest.approx(point.auroc - point.duplicate.auroc)
+        assert (point.over_duplicate.gain > 0) == (point.ratio == 1)
+
+
 @pytest.mark.slow
 def test_the_words_name_the_controls_the_figures_and_the_limits() -> None:
     refuted = confirmation(scores(gan=0.8), "the test folder had been opened")
@@ -144,7 +161,14 @@ def test_the_methods_tell_of_the_controls_that_there_were_and_of_what_was_seen_b
     duplicate_alone = methods_paragraph(replace(found, finalists=only_duplicate, exploratory=before, notes=()))
 
     assert "no extra images or real images drawn again in place" in whole
-    assert "best configurations without synthetic images (classical)" in whole
+    assert (
+        "best configurations without synthetic images (classical), whose arms were given as many sampled trials"
+        in whole
+    )
+    assert "pruned by the same ASHA" in whole
+    of_earlier_version = methods_paragraph(replace(found, notes=(EARLIER_TOP_UP,)))
+    assert "as many sampled trials as a finalist" not in of_earlier_version
+    assert "many fully trained trials as a finalist" in of_earlier_version
     assert "The test images were opened once" in whole
     assert whole.endswith("Notes: a note.")
     assert "controls that keep all of its settings and have real images drawn again" in duplicate_alone
@@ -200,6 +224,7 @@ def test_the_record_is_plain_json_with_the_paragraphs_beside_it(tmp_path: Path) 
     write_verdict(tmp_path, found)
 
     assert json.loads((tmp_path / "verdict.json").read_text(encoding="utf-8")) == found.to_json()
+    assert found.to_json()["ratio_caveat"].startswith("val-B selected this finalist, so its AUROC there is optimistic")
     assert found.to_json()["methods"] in (tmp_path / "methods.md").read_text(encoding="utf-8")
 
 

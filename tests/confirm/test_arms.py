@@ -13,6 +13,7 @@ from xraytune.config.space import Space
 from xraytune.confirm.arms import (
     Candidate,
     Stopped,
+    Trials,
     choose_finalists,
     draw_control,
     finalist_arm,
@@ -75,10 +76,26 @@ def test_where_asha_stopped_every_gan_trial_the_furthest_are_to_be_finished() ->
         Stopped(name="#11", parameters=parameters("gan", lr=3e-3), epochs=9, val_auroc=0.97),
         Stopped(name="#12", parameters=parameters("duplicate"), epochs=9, val_auroc=1.0),
     ]
-    without_gan = [trial for trial in TRIALS if trial.parameters.source != "gan"]
+    without_gan = tuple(trial for trial in TRIALS if trial.parameters.source != "gan")
 
-    assert [one.name for one in to_be_finished(without_gan, stopped, 2)] == ["#10", "#9"]
-    assert to_be_finished(TRIALS, stopped, 2) == ()
+    def unfinished(complete: tuple[Candidate, ...], count: int) -> list[str]:
+        trials = Trials(complete=complete, pruned=tuple(stopped))
+        return [one.name for one in to_be_finished(trials, lambda found: found.has_synthetic_images, count)]
+
+    assert unfinished(without_gan, 2) == ["#10", "#9"]
+    assert unfinished(TRIALS, 2) == []
+
+
+def test_where_asha_stopped_every_trial_of_a_controls_arm_the_furthest_is_to_be_finished() -> None:
+    pruned = (
+        Stopped(name="#7", parameters=parameters("gan"), epochs=9, val_auroc=0.99),
+        Stopped(name="#8", parameters=parameters("none", lr=1e-3), epochs=3, val_auroc=0.9),
+        Stopped(name="top-up 0", parameters=parameters("none", lr=2e-3), epochs=9, val_auroc=0.8),
+    )
+    trials = Trials(complete=TRIALS[1:], pruned=pruned)
+
+    assert [one.name for one in to_be_finished(trials, lambda found: is_of(found, "real_only"), 1)] == ["top-up 0"]
+    assert to_be_finished(trials, lambda found: is_of(found, "classical"), 1) == ()
 
 
 @pytest.mark.parametrize(
@@ -115,13 +132,33 @@ def test_settings_that_are_off_stay_off_in_controls_and_at_other_ratios() -> Non
     """None has a meaning of its own: the last weights of the generator are used, not their moving average."""
     finalist = trial(7, 0.9, "gan", gan={"ema_half_life_images": None}, synthetic_ratio=1.0)
 
-    for arm in ratio_arms(finalist, 64):
+    at_ratios = [arm for arm in ratio_arms(finalist, 64) if arm.parameters.source == "gan"]
+    for arm in at_ratios:
         assert arm.parameters.gan is not None
         assert arm.parameters.gan.ema_half_life_images is None
         assert arm.parameters == finalist.parameters.model_copy(
             update={"synthetic_ratio": arm.parameters.synthetic_ratio}
         )
-    assert [arm.parameters.synthetic_ratio for arm in ratio_arms(finalist, 64)] == [0.25, 0.5, 2.0, 4.0]
+    assert [arm.parameters.synthetic_ratio for arm in at_ratios] == [0.25, 0.5, 2.0, 4.0]
+
+
+def test_at_each_ratio_duplicates_stand_beside_the_finalist_with_its_settings_and_band() -> None:
+    finalist = trial(7, 0.9, "gan", lr=2e-3, classical=1, synthetic_ratio=0.75, batch_size=16)
+
+    duplicates = [arm for arm in ratio_arms(finalist, 64) if arm.parameters.source == "duplicate"]
+
+    assert [arm.parameters.synthetic_ratio for arm in duplicates] == [0.25, 0.5, 0.75, 1.0, 2.0, 4.0]
+    assert {(arm.role, arm.trial, arm.bandwidth_px) for arm in duplicates} == {("ratio", "#7", 64)}
+    for arm in duplicates:
+        changes = {"source": "duplicate", "gan": None, "synthetic_ratio": arm.parameters.synthetic_ratio}
+        assert arm.parameters == finalist.parameters.model_copy(update=changes)
+    assert len({arm.name for arm in ratio_arms(finalist, 64)}) == 5 + 6
+
+
+def test_with_total_matching_the_response_to_the_ratio_has_no_duplicates() -> None:
+    finalist = trial(7, 0.9, "gan", matching="total")
+
+    assert {arm.parameters.source for arm in ratio_arms(finalist, 64)} == {"gan"}
 
 
 def test_a_tuned_control_is_the_best_of_its_arm_by_val_b() -> None:
@@ -135,16 +172,22 @@ def test_a_tuned_control_is_the_best_of_its_arm_by_val_b() -> None:
     assert tuned_control(TRIALS[1:3], "real_only") is None
 
 
-def test_each_controls_arm_is_topped_up_to_as_many_trials_as_the_finalists_arm_had() -> None:
-    """Four GAN trials ran to their end, and one of each control's arm."""
+def test_each_controls_arm_is_topped_up_to_as_many_sampled_trials_as_the_finalists_source_had() -> None:
+    """Four GAN trials ran to their end, ASHA stopped two, one failed; of each control's arm one ran to its end."""
+    pruned = tuple(
+        Stopped(name=f"#{number}", parameters=parameters(source), epochs=1, val_auroc=0.5)
+        for number, source in enumerate(("gan", "gan", "none"), start=7)
+    )
+    searched = Trials(complete=TRIALS, pruned=pruned, failed=(parameters("gan"), parameters("duplicate")))
     finalists = choose_finalists(TRIALS, 1, Path("s"))
 
-    assert [missing_trials(TRIALS, finalists, control) for control in ("real_only", "classical", "duplicate")] == [
-        3,
-        3,
-        3,
-    ]
-    assert missing_trials((*TRIALS, *TRIALS[:1] * 5), finalists, "real_only") == 0
+    missing = {
+        control: missing_trials(searched.sampled, finalists, control)
+        for control in ("real_only", "classical", "duplicate")
+    }
+
+    assert missing == {"real_only": 7 - 2, "classical": 7 - 1, "duplicate": 7 - 2}
+    assert missing_trials((*searched.sampled, *[parameters("none")] * 5), finalists, "real_only") == 0
 
 
 @pytest.mark.parametrize("control", ["real_only", "classical", "duplicate"])

@@ -10,7 +10,7 @@ import pytest
 
 from xraytune.config.settings import Parameters
 from xraytune.confirm.arms import Arm
-from xraytune.confirm.plan import new_plan, read_plan, write_plan
+from xraytune.confirm.plan import EARLIER_TOP_UP, new_plan, read_plan, write_plan
 from xraytune.errors import StudyError
 
 GAN = Arm(
@@ -66,6 +66,20 @@ def test_a_plan_moves_with_its_study_and_what_lies_beside_it(tmp_path: Path) -> 
     assert (moved.folder.path, moved.weights) == (there / "copies", str(there / "net.pth"))
 
 
+def test_a_plan_of_an_earlier_version_says_by_which_rule_its_tuned_controls_were_chosen(tmp_path: Path) -> None:
+    tuned = Arm(name="tuned real_only #0", role="tuned", trial="#0", parameters=Parameters())
+    for arms, notes in (([GAN, NONE, tuned], [EARLIER_TOP_UP]), ([GAN, NONE], [])):
+        write_plan(new_plan().grown(arms, 1, 1), tmp_path)
+        file = tmp_path / "plan.json"
+        file.write_text(json.dumps({**json.loads(file.read_bytes()), "version": 1}), encoding="utf-8")
+
+        plan = read_plan(tmp_path)
+        assert plan is not None
+        assert list(plan.notes) == notes
+        write_plan(plan, tmp_path)
+        assert read_plan(tmp_path) == plan, "it is said once"
+
+
 @pytest.mark.parametrize(
     ("place", "value"),
     [
@@ -73,7 +87,7 @@ def test_a_plan_moves_with_its_study_and_what_lies_beside_it(tmp_path: Path) -> 
         ("runs", [["gan #1", "0", 0]]),
         ("gan_seeds", None),
         ("arms", [{"name": "gan #1"}]),
-        ("version", 2),
+        ("version", 3),
     ],
 )
 def test_a_damaged_plan_is_told_with_its_file(tmp_path: Path, place: str, value: Any) -> None:

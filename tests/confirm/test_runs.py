@@ -13,9 +13,10 @@ import pytest
 from tests.search.studies import ended, epoch, no_gan
 from xraytune.config.settings import DataSettings, Experiment, Parameters, Settings
 from xraytune.confirm.arms import Arm
-from xraytune.confirm.runs import Run, RunList, completed_rows, replicate
+from xraytune.confirm.runs import Run, RunList, TopUpRungs, completed_rows, replicate, settled_rows
 from xraytune.errors import StudyError
 from xraytune.files import read_json, write_bytes, write_json
+from xraytune.search.rungs import Rungs
 from xraytune.search.study import StudyFolder
 from xraytune.search.work import Answer, Asked
 
@@ -47,8 +48,18 @@ def work(
     *sources: str,
     gan_need: Callable[[Parameters], str | None] = no_gan,
     watching: Watching | None = None,
+    **options: Any,
 ) -> RunList:
-    return RunList(folder, runs(*sources), what="runs", gan_need=gan_need, retries=1, observer=watching or Watching())
+    watching = watching or Watching()
+    return RunList(folder, runs(*sources), what="runs", gan_need=gan_need, retries=1, observer=watching, **options)
+
+
+def top_ups(folder: StudyFolder, *searched: tuple[int, int, float]) -> RunList:
+    """Two runs that ASHA prunes, after trials of a search that reported these values, as each start makes them."""
+    rungs = Rungs(grace=1, reduction=3, max_epochs=9)
+    for report in searched:
+        rungs.goes_on(*report)
+    return work(folder, "none", "none", goes_on=TopUpRungs(folder, rungs).goes_on)
 
 
 def started(work: RunList) -> int:
@@ -105,6 +116,48 @@ def test_every_run_trains_all_of_its_epochs(folder: StudyFolder) -> None:
     number = started(one)
 
     assert all(one.hear(number, epoch(place, 0.5)) for place in range(1, 30))
+
+
+def test_a_top_up_is_pruned_by_what_the_trials_of_the_search_had_and_stays_ended(folder: StudyFolder) -> None:
+    one = top_ups(folder, (0, 1, 0.8), (1, 1, 0.9))
+    weak, strong = started(one), started(one)
+
+    assert one.hear(strong, epoch(1, 0.95))
+    assert not one.hear(weak, epoch(1, 0.7))
+    one.hear(strong, ended(0.95))
+
+    assert one.is_done
+    row = settled_rows(folder)[weak]
+    assert (row["status"], row["value"], row["epochs"]) == ("pruned", 0.7, 1)
+    assert row["reason"] == "stopped by ASHA after epoch 1"
+    assert completed_rows(folder).keys() == {strong}
+    assert top_ups(folder).is_done, "what ended is not begun again, whatever the rungs hold now"
+
+
+def test_a_resumed_top_up_is_decided_as_it_was_in_the_order_in_which_values_arrived(folder: StudyFolder) -> None:
+    """Run 1 was the first at the rung; behind run 0 it would have been pruned. A resumed run says its epochs again."""
+    first = top_ups(folder)
+    for _ in range(2):
+        started(first)
+    assert first.hear(1, epoch(1, 0.5))
+    assert first.hear(0, epoch(1, 0.9))
+
+    second = top_ups(folder)
+    for _ in range(2):
+        started(second)
+
+    assert second.hear(0, epoch(1, 0.9))
+    assert second.hear(1, epoch(1, 0.5))
+
+
+def test_a_top_up_that_was_killed_before_its_end_was_recorded_is_pruned_when_it_is_resumed(folder: StudyFolder) -> None:
+    first = top_ups(folder, (0, 1, 0.8), (1, 1, 0.9))
+    assert not first.hear(started(first), epoch(1, 0.7))
+    folder.runs_path.unlink()
+
+    second = top_ups(folder, (0, 1, 0.8), (1, 1, 0.9))
+
+    assert not second.hear(started(second), epoch(1, 0.99)), "its first value at the rung counts"
 
 
 @pytest.mark.parametrize("message", [{"failed": "weights are missing", "cause": "settings"}, epoch(1, math.nan)])

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from tests.confirm.test_arms import parameters
-from tests.search.studies import CPU, ended, two_images, write_space
-from xraytune.confirm.arms import Candidate, Stopped
+from tests.search.studies import CPU, ended, epoch, two_images, write_space
+from xraytune.confirm.arms import Candidate, Stopped, Trials
 from xraytune.confirm.plan import Plan
 from xraytune.confirm.training import Quiet, Training
 from xraytune.errors import StudyError, TrialError
+from xraytune.files import read_jsonl
+from xraytune.search.rungs import rungs_of
 from xraytune.search.runner import Runner
 from xraytune.search.study import StudyFolder
 from xraytune.search.work import Asked, Message, Work
@@ -26,7 +28,8 @@ STOPPED = tuple(
 )
 SMALL = "confirm={gan_seeds: 2, classifier_seeds: 1, controls: {matched: [none], tuned: [real_only]}}"
 
-Says = Callable[[StudyFolder, int], Message]
+Says = Callable[[StudyFolder, int], Iterable[Message]]
+Report = tuple[int, int, float]
 
 
 class Told:
@@ -37,12 +40,25 @@ class Told:
 
     def run(self, work: Work, folder: StudyFolder, **_: Any) -> None:
         while isinstance(asked := work.next(), Asked):
-            work.hear(asked.number, self._says(folder, asked.number))
+            for message in self._says(folder, asked.number):
+                if not work.hear(asked.number, message):
+                    break
 
 
-def well(folder: StudyFolder, number: int) -> Message:
+def well(folder: StudyFolder, number: int) -> list[Message]:
     del folder, number
-    return ended(0.9)
+    return [epoch(1, 0.9), ended(0.9)]
+
+
+def each(*values: float) -> Says:
+    """Top-up trials with these AUROCs, by their numbers; replicates run well."""
+
+    def says(folder: StudyFolder, number: int) -> list[Message]:
+        if folder.path.name != "top_up":
+            return well(folder, number)
+        return [*(epoch(place, values[number]) for place in range(1, 10)), ended(values[number])]
+
+    return says
 
 
 def training(root: Path, *overrides: str, says: Says = well) -> Training:
@@ -57,15 +73,31 @@ def training(root: Path, *overrides: str, says: Says = well) -> Training:
     )
 
 
-def train(training: Training, *trials: Candidate, stopped: tuple[Stopped, ...] = (), finalists: int = 3) -> Plan:
-    return training.train(trials, stopped, finalists=finalists, gan_seeds=2, earlier_openings=0)
+def train(
+    training: Training,
+    *complete: Candidate,
+    stopped: tuple[Stopped, ...] = (),
+    finalists: int = 3,
+    reports: Iterable[Report] = (),
+) -> Plan:
+    searched, rungs = Trials(complete=complete, pruned=stopped), rungs_of(training.settings, reports)
+    return training.train(searched, rungs, finalists=finalists, gan_seeds=2, earlier_openings=0)
+
+
+def tuned(plan: Plan) -> list[str]:
+    return [arm.trial for arm in plan.arms if arm.role == "tuned"]
+
+
+def ends(training: Training) -> list[tuple[int, str, str]]:
+    rows = read_jsonl(training.top_up_folder.runs_path)
+    return [(row["number"], row["label"], row["status"]) for row in rows]
 
 
 @pytest.mark.slow
 def test_trials_that_other_finalists_needed_lend_their_results_to_no_control(tmp_path: Path) -> None:
     """Three trials were finished, then somebody asked for one finalist: run 1 is no control's."""
 
-    def interrupted(folder: StudyFolder, number: int) -> Message:
+    def interrupted(folder: StudyFolder, number: int) -> list[Message]:
         if number == len(STOPPED):
             raise KeyboardInterrupt
         return well(folder, number)
@@ -83,9 +115,9 @@ def test_trials_that_other_finalists_needed_lend_their_results_to_no_control(tmp
 
 @pytest.mark.slow
 def test_a_top_up_that_failed_is_tried_again_after_trials_that_were_finished(tmp_path: Path) -> None:
-    def one_top_up_fails(folder: StudyFolder, number: int) -> Message:
+    def one_top_up_fails(folder: StudyFolder, number: int) -> list[Message]:
         is_first_top_up = folder.path.name == "top_up" and number == len(STOPPED)
-        return {"failed": "a cable was pulled", "cause": "settings"} if is_first_top_up else well(folder, number)
+        return [{"failed": "a cable was pulled", "cause": "settings"}] if is_first_top_up else well(folder, number)
 
     with pytest.raises(TrialError, match="1 of 3 trials that tune the controls failed"):
         train(training(tmp_path, says=one_top_up_fails), stopped=STOPPED)
@@ -93,18 +125,114 @@ def test_a_top_up_that_failed_is_tried_again_after_trials_that_were_finished(tmp
     assert train(training(tmp_path), stopped=STOPPED).runs
 
 
+def no_run(folder: StudyFolder, number: int) -> list[Message]:
+    pytest.fail(f"run {number} in {folder.path}")
+
+
+@pytest.mark.slow
+def test_a_controls_arm_gets_as_many_sampled_trials_as_the_gan_under_the_same_asha(tmp_path: Path) -> None:
+    """Of the search, one GAN trial ran to its end and three were pruned, so three trials join the one of `real_only`."""
+    asked = training(tmp_path, says=each(0.85, 0.4, 0.95))
+
+    plan = train(asked, REAL, GAN, stopped=STOPPED, reports=[(0, 1, 0.8), (1, 1, 0.9), (2, 1, 0.1)])
+
+    assert ends(asked) == [
+        (0, "top-up 0 real_only", "complete"),
+        (1, "top-up 1 real_only", "pruned"),
+        (2, "top-up 2 real_only", "complete"),
+    ]
+    assert tuned(plan) == ["top-up 2"]
+
+
+@pytest.mark.slow
+def test_a_pruned_top_up_is_no_tuned_control(tmp_path: Path) -> None:
+    asked = training(tmp_path, says=each(0.85, 0.4, 0.3))
+
+    assert tuned(train(asked, REAL, GAN, stopped=STOPPED, reports=[(0, 1, 0.9)])) == ["#0"]
+
+
+@pytest.mark.slow
+def test_where_asha_prunes_a_whole_arm_its_furthest_trial_is_trained_to_its_end(tmp_path: Path) -> None:
+    """As it is done for finalists; top-up 1 is pruned at the second rung, the others at the first."""
+    asked = training(tmp_path, says=each(0.4, 0.8, 0.3, 0.2, 0.7))
+
+    plan = train(asked, GAN, stopped=STOPPED, reports=[(0, 1, 0.5), (0, 3, 0.9)])
+
+    assert ends(asked)[-1] == (4, "top-up 1 to its end", "complete")
+    assert [status for _, _, status in ends(asked)[:-1]] == ["pruned"] * 4
+    assert tuned(plan) == ["top-up 1"]
+    (note,) = plan.notes
+    assert note == (
+        "ASHA let no trial of the arm real_only get to its end; top-up 1, which got furthest, was trained to its end"
+    )
+
+
+@pytest.mark.slow
+def test_a_confirm_that_is_killed_among_its_top_ups_decides_as_an_unbroken_one(tmp_path: Path) -> None:
+    values = (0.85, 0.4, 0.95)
+
+    def killed(folder: StudyFolder, number: int) -> Iterable[Message]:
+        yield epoch(1, values[number])
+        if number == 2:
+            raise KeyboardInterrupt
+        yield from each(*values)(folder, number)
+
+    folders = [tmp_path / name for name in ("straight", "broken")]
+    for folder in folders:
+        folder.mkdir()
+    straight, broken = (training(folder, says=each(*values)) for folder in folders)
+    reports = [(0, 1, 0.8), (1, 1, 0.9), (2, 1, 0.1)]
+    with pytest.raises(KeyboardInterrupt):
+        train(training(folders[1], says=killed), REAL, GAN, stopped=STOPPED, reports=reports)
+
+    plans = [train(one, REAL, GAN, stopped=STOPPED, reports=reports) for one in (straight, broken)]
+
+    assert ends(broken) == ends(straight)
+    assert plans[0] == plans[1]
+    assert train(training(folders[1], says=no_run), REAL, GAN, stopped=STOPPED, reports=reports) == plans[0]
+
+
+@pytest.mark.slow
+def test_top_ups_that_an_earlier_version_trained_without_pruning_are_refused(tmp_path: Path) -> None:
+    asked = training(tmp_path, says=each(0.85, 0.4, 0.95))
+    train(asked, REAL, GAN, stopped=STOPPED, reports=[(0, 1, 0.8)])
+    (asked.runs_folder.path / "plan.json").unlink()
+    (asked.top_up_folder.path / "reports.jsonl").unlink()
+
+    with pytest.raises(StudyError, match=r"2 of these top-up trials without pruning(.|\n)*move top_up/ away"):
+        train(training(tmp_path, says=no_run), REAL, GAN, stopped=STOPPED, reports=[(0, 1, 0.8)])
+
+
+@pytest.mark.slow
+def test_settings_that_the_search_pruned_or_failed_with_are_not_drawn_again(tmp_path: Path) -> None:
+    """The space has two settings of `real_only`, of which one was pruned."""
+    pruned = Stopped(name="#0", parameters=parameters("none", lr=1.0), epochs=1, val_auroc=0.5)
+    asked = training(tmp_path)
+    asked.space = write_space(tmp_path, SMALL, "lr={values: [1.0, 2.0]}")
+
+    plan = train(asked, GAN, stopped=(pruned, *STOPPED))
+
+    assert ends(asked) == [(0, "top-up 0 real_only", "complete")]
+    assert plan.notes == ("the space has only 1 of 3 further settings of the arm real_only",)
+
+
 def test_a_finalist_without_any_control_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
     controls = "confirm.controls={matched: [duplicate], tuned: []}"
     total = Candidate(name="#2", parameters=parameters("gan", lr=1e-3, matching="total"), val_b_auroc=0.9)
-    asked = training(tmp_path, controls, says=lambda folder, number: pytest.fail(f"run {number} in {folder.path}"))
+    asked = training(tmp_path, controls, says=no_run)
 
     with pytest.raises(StudyError, match="no control is left that #2 could be compared with"):
         train(asked, REAL, total)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("matched", "roles"),
-    [("[none]", ["finalist", "matched", *["ratio"] * 4, "tuned"]), ("[duplicate]", ["finalist", "matched", "tuned"])],
+    [
+        ("[none]", ["finalist", "matched", *["ratio"] * 9, "tuned"]),
+        ("[none, duplicate]", ["finalist", "matched", "matched", *["ratio"] * 8, "tuned"]),
+        ("[duplicate]", ["finalist", "matched", "tuned"]),
+    ],
 )
 def test_other_ratios_are_trained_only_where_their_gain_over_no_images_is_told(
     tmp_path: Path, matched: str, roles: list[str]

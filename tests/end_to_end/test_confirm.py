@@ -56,13 +56,14 @@ def test_a_confirm_goes_on_after_an_interruption_and_opens_the_test_folder_once(
     plan = json.loads((study / "confirm" / "plan.json").read_text(encoding="utf-8"))
     assert 0 < ended_before < len(numbers)
     assert numbers == Counter(range(len(plan["arms"]) * 2))
-    assert [arm["role"] for arm in plan["arms"]] == ["finalist", "matched", "matched", *["ratio"] * 4, "tuned"]
+    assert [arm["role"] for arm in plan["arms"]] == ["finalist", "matched", "matched", *["ratio"] * 8, "tuned"]
     (opening,) = read_jsonl(study / "test_openings.jsonl")
     assert (opening["command"], opening["images"]) == ("confirm", found["test"]["images"])
     assert found == json.loads((study / "confirm" / "verdict.json").read_text(encoding="utf-8"))
     assert found["verdict"] in {"helps", "hurts", "no_better", "undecided"}
     assert found["exploratory"] == []
     assert [point["ratio"] for point in found["ratio_response"]] == [0, 0.25, 0.5, 1, 2, 4]
+    assert all(point["duplicate"] and point["over_duplicate"] for point in found["ratio_response"][1:])
     (finalist,) = found["finalists"]
     for comparison in finalist["comparisons"]:
         assert comparison["low"] <= comparison["difference"] <= comparison["high"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +15,7 @@ from xraytune.cli.options import Address, AsJson, Cache, MovedData, Reason, Stud
 from xraytune.cli.search import shown_path, tell_dashboard
 
 if TYPE_CHECKING:
-    from xraytune.confirm.answer import ControlResult, FinalistResult
+    from xraytune.confirm.answer import ControlResult, DuplicatePoint, FinalistResult, Gain, RatioPoint
     from xraytune.confirm.record import Confirmation
 
 _TONES: dict[str, Tone] = {"helps": "good", "better": "good", "hurts": "bad", "worse": "bad"}
@@ -96,6 +97,8 @@ class ConfirmScreen:
 
 def show(found: Confirmation) -> None:
     """Say the verdict, what it rests on, and where it is written."""
+    from xraytune.confirm.answer import RATIO_CAVEAT
+
     first = found.finalists[0]
     head = "exploratory: " if found.exploratory else ""
     console.show(
@@ -107,6 +110,8 @@ def show(found: Confirmation) -> None:
             tables=(*(_comparisons(finalist) for finalist in found.finalists), *_ratios(found)),
         )
     )
+    if found.ratios:
+        console.say(f"{RATIO_CAVEAT[0].upper()}{RATIO_CAVEAT[1:]}.", "dim")
     folder = shown_path(found.study) / "confirm"
     console.say(f"{folder}/verdict.json has every figure, {folder}/methods.md the paragraphs for a paper")
 
@@ -140,17 +145,28 @@ def _ratios(found: Confirmation) -> tuple[Table, ...]:
         return ()
     columns = (
         Column(name="ratio", align="right"),
+        Column(name="images", flexible=True),
         Column(name="val-B AUROC", align="right"),
-        Column(name="gain over 0", align="right"),
+        Column(name="gain", align="right"),
         Column(name="95 % interval"),
     )
-    rows = tuple(
-        (
-            f"{point.ratio:g}",
-            f"{point.auroc:.3f}",
-            f"{point.gain:+.4f}" if point.ratio else "",
-            f"{point.low:+.4f} to {point.high:+.4f}" if point.ratio else "",
-        )
-        for point in found.ratios
-    )
-    return (Table(title=f"{found.finalists[0].arm.name} at other ratios", columns=columns, rows=rows),)
+    first = found.finalists[0].arm
+    rows = tuple(row for point in found.ratios for row in _ratio_rows(point, first.parameters.source))
+    return (Table(title=f"{first.name} at other ratios", columns=columns, rows=rows),)
+
+
+def _ratio_rows(point: RatioPoint, source: str) -> Iterator[tuple[Cell | str, ...]]:
+    """A ratio: the finalist's source over no extra images, real images drawn again over none, the first over the second."""
+    ratio, auroc = f"{point.ratio:g}", f"{point.auroc:.3f}"
+    if not point.ratio:
+        yield ratio, "no extra images", auroc, "", ""
+        return
+    yield ratio, f"{source} over 0", auroc, *_gain(point)
+    if point.duplicate:
+        yield "", "duplicate over 0", f"{point.duplicate.auroc:.3f}", *_gain(point.duplicate)
+    if point.over_duplicate:
+        yield "", f"{source} over duplicate", "", *_gain(point.over_duplicate)
+
+
+def _gain(of: RatioPoint | DuplicatePoint | Gain) -> tuple[str, str]:
+    return f"{of.gain:+.4f}", f"{of.low:+.4f} to {of.high:+.4f}"

@@ -6,7 +6,7 @@ Pure arithmetic on AUROCs and patients' influences; what is asked of it here was
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -76,15 +76,52 @@ class FinalistResult:
     verdict: OverallVerdict | None
 
 
+RATIO_CAVEAT = (
+    "val-B selected this finalist, so its AUROC there is optimistic; "
+    "read the ratio response as a description, not a test"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gain:
+    """How much higher one arm's AUROC is than another's on val-B, with a 95 % interval."""
+
+    gain: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DuplicatePoint:
+    """The first finalist with `source: duplicate` at one ratio, on val-B; `gain` is over the ratio 0."""
+
+    auroc: float
+    gain: float
+    low: float
+    high: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RatioPoint:
-    """The first finalist at one ratio, on val-B: its AUROC, and its gain over the ratio 0 with a 95 % interval."""
+    """The first finalist at one ratio, on val-B.
+
+    Attributes:
+        ratio: Extra images per real one.
+        auroc: The finalist's.
+        gain: Over the ratio 0.
+        low: Lower end of the 95 % interval of the gain.
+        high: Upper end of it.
+        duplicate: The same with as many real images drawn again; None at 0 and with `matching: total`.
+        over_duplicate: Gain of the finalist over these duplicates; None where there are none.
+    """
 
     ratio: float
     auroc: float
     gain: float
     low: float
     high: float
+    duplicate: DuplicatePoint | None = None
+    over_duplicate: Gain | None = None
 
 
 def judge_finalists(
@@ -107,26 +144,29 @@ def judge_finalists(
 
 
 def ratio_response(plan: Plan, judged: Judged, scores: ArmScores) -> tuple[RatioPoint, ...]:
-    """The first finalist at every ratio, in order, against its matched control without extra images."""
+    """The first finalist at every ratio, in order, and duplicates beside it, against the control without extra images."""
     first = next(arm for arm in plan.arms if arm.role == "finalist")
     zero = next((arm for arm in plan.arms if _is_matched_none(arm) and arm.trial == first.trial), None)
     if zero is None:
         return ()
     base = _measure(judged, scores(zero.name))
+    at_ratios = [arm for arm in plan.arms if arm.role in ("matched", "ratio") and arm.trial == first.trial]
+    duplicates = {arm.parameters.synthetic_ratio: arm for arm in at_ratios if arm.parameters.source == "duplicate"}
     points = [RatioPoint(ratio=0.0, auroc=float(base[0].mean()), gain=0.0, low=0.0, high=0.0)]
-    for arm in (first, *(arm for arm in plan.arms if arm.role == "ratio")):
-        aurocs, influences = _measure(judged, scores(arm.name))
-        interval = compare(np.stack([aurocs, base[0]]), np.stack([influences, base[1]])).interval
-        points.append(
-            RatioPoint(
-                ratio=arm.parameters.synthetic_ratio,
-                auroc=float(aurocs.mean()),
-                gain=interval.difference,
-                low=interval.low,
-                high=interval.high,
-            )
-        )
+    for arm in (first, *(arm for arm in at_ratios if arm.parameters.source == first.parameters.source)):
+        ratio, finalist = arm.parameters.synthetic_ratio, _measure(judged, scores(arm.name))
+        point = RatioPoint(ratio=ratio, auroc=float(finalist[0].mean()), **asdict(_gain(finalist, base)))
+        if ratio in duplicates:
+            again = _measure(judged, scores(duplicates[ratio].name))
+            duplicate = DuplicatePoint(auroc=float(again[0].mean()), **asdict(_gain(again, base)))
+            point = replace(point, duplicate=duplicate, over_duplicate=_gain(finalist, again))
+        points.append(point)
     return tuple(sorted(points, key=lambda point: point.ratio))
+
+
+def _gain(one: tuple[Floats, Floats], other: tuple[Floats, Floats]) -> Gain:
+    interval = compare(np.stack([one[0], other[0]]), np.stack([one[1], other[1]])).interval
+    return Gain(gain=interval.difference, low=interval.low, high=interval.high)
 
 
 def _controls(plan: Plan, finalist: Arm) -> Sequence[Arm]:

@@ -2,14 +2,16 @@
 
 A *finalist* is a trial with synthetic images that ran to its end, the best by val-B first. A *matched* control keeps all of
 a finalist's settings and takes its synthetic images away, or draws real ones again in their place. A *tuned* control is the
-best trial of an arm without synthetic images; so that it was tuned as much as the finalists, the arm is first given as many
-sampled trials as ended with a finalist's source. Pure decisions on trials that have ended; nothing is run here.
+best trial of an arm without synthetic images. So that it is tuned as much as the finalists, the arm first gets as many
+sampled trials as the search sampled with a finalist's source, however these ended: counting only trials that ran to their
+end would compare the survivors of pruning with trials that nobody selected. Pure decisions on trials that have ended;
+nothing is run here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -48,7 +50,7 @@ class Stopped:
     """A trial that ASHA stopped.
 
     Attributes:
-        name: `#12` of the search.
+        name: `#12` of the search, or `top-up 3`.
         parameters: Its settings.
         epochs: That it had.
         val_auroc: Its best on val-A in them.
@@ -58,6 +60,34 @@ class Stopped:
     parameters: Parameters
     epochs: int
     val_auroc: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trials:
+    """Trials that have ended, of a search or among the top-ups.
+
+    Attributes:
+        complete: Those that ran to their end.
+        pruned: Those that ASHA stopped.
+        failed: The settings of those that failed.
+    """
+
+    complete: tuple[Candidate, ...] = ()
+    pruned: tuple[Stopped, ...] = ()
+    failed: tuple[Parameters, ...] = ()
+
+    @property
+    def sampled(self) -> tuple[Parameters, ...]:
+        """The settings of all of them."""
+        ended: Sequence[Candidate | Stopped] = (*self.complete, *self.pruned)
+        return (*(trial.parameters for trial in ended), *self.failed)
+
+    def __add__(self, other: Trials) -> Trials:
+        return Trials(
+            complete=self.complete + other.complete,
+            pruned=self.pruned + other.pruned,
+            failed=self.failed + other.failed,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,16 +109,21 @@ class Arm:
     bandwidth_px: int | None = None
 
 
-def to_be_finished(trials: Iterable[Candidate], stopped: Iterable[Stopped], count: int) -> tuple[Stopped, ...]:
-    """The trials to train to their end first, because ASHA let none with synthetic images get there.
+def to_be_finished(trials: Trials, is_wanted: Callable[[Parameters], bool], count: int) -> tuple[Stopped, ...]:
+    """Choose pruned trials to train to their end, because ASHA let none of the wanted ones get there.
 
-    The furthest ones, and of these the best on val-A, no two with the same settings; none where a finalist is there.
+    The furthest ones, and of these the best on val-A, no two with the same settings; none where a wanted one is complete.
+
+    Args:
+        trials: All that ended.
+        is_wanted: Whether settings are of the arm that lacks a complete trial.
+        count: How many at most.
     """
-    if any(trial.parameters.has_synthetic_images for trial in trials):
+    if any(is_wanted(trial.parameters) for trial in trials.complete):
         return ()
     different: list[Stopped] = []
-    ranked = sorted(stopped, key=lambda trial: (-trial.epochs, -trial.val_auroc))
-    for trial in (trial for trial in ranked if trial.parameters.has_synthetic_images):
+    ranked = sorted(trials.pruned, key=lambda trial: (-trial.epochs, -trial.val_auroc))
+    for trial in (trial for trial in ranked if is_wanted(trial.parameters)):
         if all(trial.parameters != other.parameters for other in different):
             different.append(trial)
     return tuple(different[:count])
@@ -148,14 +183,19 @@ def is_of(parameters: Parameters, control: str) -> bool:
     return parameters.source == "none" and (parameters.classical > 0) == (control == "classical")
 
 
-def missing_trials(trials: Sequence[Candidate], finalists: Iterable[Candidate], control: str) -> int:
-    """How many more trials a control's arm needs to have as many that ran to their end as have a finalist's source.
+def missing_trials(sampled: Sequence[Parameters], finalists: Iterable[Candidate], control: str) -> int:
+    """How many more trials a control's arm needs to have as many sampled ones as a finalist's source.
 
     `gan` and `classical+gan` are one source; of several sources it is the one with the most trials.
+
+    Args:
+        sampled: The settings of every trial of the search, complete, pruned or failed.
+        finalists: Whose sources count.
+        control: A tuned control's arm.
     """
     sources = {finalist.parameters.source for finalist in finalists}
-    wanted = max(sum(trial.parameters.source == source for trial in trials) for source in sources)
-    return max(0, wanted - sum(is_of(trial.parameters, control) for trial in trials))
+    wanted = max(sum(parameters.source == source for parameters in sampled) for source in sources)
+    return max(0, wanted - sum(is_of(parameters, control) for parameters in sampled))
 
 
 def draw_control(space: Space, control: str, count: int, known: Iterable[Parameters]) -> tuple[Parameters, ...]:
@@ -188,15 +228,21 @@ def tuned_control(trials: Iterable[Candidate], control: str) -> Arm | None:
 
 
 def ratio_arms(finalist: Candidate, bandwidth_px: int | None) -> tuple[Arm, ...]:
-    """A finalist at other ratios; its matched control without extra images is the ratio 0."""
-    arms = []
-    for ratio in RESPONSE_RATIOS:
-        if ratio == finalist.parameters.synthetic_ratio:
-            continue
+    """The finalist at other ratios, and beside it at each ratio, its own too, the same with `source: duplicate`.
+
+    Its matched control without extra images is the ratio 0. With `matching: total` there are no duplicates.
+    """
+    own, arms = finalist.parameters.synthetic_ratio, []
+    for ratio in sorted({own, *RESPONSE_RATIOS}):
         try:
             parameters = parameters_from({**flat_values(finalist.parameters), "synthetic_ratio": ratio})
         except ValidationError:  # rounds to no extra image, or leaves no real one
             continue
-        name = f"r={ratio:g}, as {finalist.name}"
-        arms.append(Arm(name=name, role="ratio", parameters=parameters, trial=finalist.name, bandwidth_px=bandwidth_px))
-    return tuple(arms)
+        at_ratio = replace(finalist, parameters=parameters)
+        if ratio != own:
+            arms.append(
+                replace(finalist_arm(at_ratio), name=f"r={ratio:g}, as {finalist.name}", bandwidth_px=bandwidth_px)
+            )
+        if duplicate := matched_control(at_ratio, "duplicate", bandwidth_px):
+            arms.append(replace(duplicate, name=f"duplicate r={ratio:g}, as {finalist.name}"))
+    return tuple(replace(arm, role="ratio") for arm in arms)

@@ -25,6 +25,10 @@ CONFIRM_FOLDER = "confirm"
 TOP_UP_FOLDER = "top_up"
 PLAN_FILE = "plan.json"
 VERDICT_FILE = "verdict.json"
+EARLIER_TOP_UP = (
+    "the tuned controls of this confirm were chosen by the rule of an earlier version: their arms were given as many fully "
+    "trained trials as a finalist's source had, not as many sampled ones, which favours a source that was pruned more"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +114,7 @@ def write_plan(plan: Plan, folder: Path) -> None:
         for arm in plan.arms
     ]
     content: dict[str, Any] = {
-        "version": 1,
+        "version": 2,
         "gan_seeds": plan.gan_seeds,
         "classifier_seeds": plan.classifier_seeds,
         "notes": list(plan.notes),
@@ -147,7 +151,7 @@ class _StoredArm(Model):
 class _StoredPlan(Model):
     """What the file holds."""
 
-    version: Literal[1]
+    version: Literal[1, 2]
     gan_seeds: NonNegativeInt
     classifier_seeds: NonNegativeInt
     notes: tuple[str, ...]
@@ -157,7 +161,7 @@ class _StoredPlan(Model):
 
 
 def read_plan(folder: Path) -> Plan | None:
-    """The plan of an earlier start; None where there is none.
+    """The plan of an earlier start; None where there is none. One of an earlier version says so in its notes.
 
     Raises:
         StudyError: The file is damaged.
@@ -177,6 +181,8 @@ def read_plan(folder: Path) -> Plan | None:
         )
         if {run.arm for run in plan.runs} - {arm.name for arm in plan.arms}:
             raise ValueError("a run of no arm")
+        if stored.version == 1 and any(arm.role == "tuned" for arm in plan.arms):
+            plan = replace(plan, notes=(*plan.notes, EARLIER_TOP_UP))
     except ValueError as error:
         fix = f"put it back from a copy, or move {folder.name}/ away to begin the confirm anew"
         raise StudyError(Problem("the plan of this confirm is damaged", file, fix)) from error

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from xraytune.confirm.answer import ControlResult, FinalistResult, RatioPoint, finalist_json
-from xraytune.confirm.plan import VERDICT_FILE
+from xraytune.confirm.answer import RATIO_CAVEAT, ControlResult, FinalistResult, RatioPoint, finalist_json
+from xraytune.confirm.plan import EARLIER_TOP_UP, VERDICT_FILE
 from xraytune.files import write_json, write_text
 
 METHODS_FILE = "methods.md"
@@ -72,6 +72,7 @@ class Confirmation:
             },
             "finalists": [finalist_json(finalist) for finalist in self.finalists],
             "ratio_response": [asdict(point) for point in self.ratios],
+            "ratio_caveat": RATIO_CAVEAT if self.ratios else "",
             "notes": list(self.notes),
         }
 
@@ -159,10 +160,12 @@ def _controls_in_words(confirmation: Confirmation) -> str:
         had = " or ".join(words for source, words in instead.items() if source in matched)
         said.append(f"controls that keep all of its settings and have {had}")
     if tuned:
-        said.append(
-            f"the best configurations without synthetic images ({', '.join(tuned)}), whose arms had been given as many "
-            "sampled, fully trained trials as a finalist's source of images had, as far as the space has them"
+        best = f"the best configurations without synthetic images ({', '.join(tuned)})"
+        equal = (
+            ", whose arms were given as many sampled trials as a finalist's source of images had (as far as the space has "
+            "them), pruned by the same ASHA where the search used it"
         )
+        said.append(best if EARLIER_TOP_UP in confirmation.notes else best + equal)
     return " and with ".join(said)
 
 

@@ -7,16 +7,14 @@ The same call again goes on where the last one stopped: what was trained lies in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from xraytune.compute import pin, require_device
 from xraytune.config.settings import Parameters
-from xraytune.config.space import Space
 from xraytune.confirm.answer import ArmScores, Judged, judge_finalists, ratio_response
-from xraytune.confirm.arms import Candidate, Stopped, choose_finalists, to_be_finished
+from xraytune.confirm.arms import Candidate, Stopped, Trials, choose_finalists, to_be_finished
 from xraytune.confirm.plan import CONFIRM_FOLDER, Plan, read_plan
 from xraytune.confirm.record import Confirmation, write_verdict
 from xraytune.confirm.scores import TEST, VAL_B, has_any_scores, has_scores, score, scores
@@ -30,6 +28,7 @@ from xraytune.records import Progress, ignore_progress
 from xraytune.search.inputs import inputs_of_trials, read_inputs, require_same_inputs
 from xraytune.search.journal import Journal
 from xraytune.search.openings import OPENINGS_FILE, openings, write_opening
+from xraytune.search.rungs import rungs_of
 from xraytune.search.runner import Runner
 from xraytune.search.study import StudyFolder, locked
 
@@ -77,9 +76,10 @@ def confirm(
     require_writable(cache)
     require_device(folder.compute(), folder.path)  # on a cluster, too: this process scores what was trained
     with locked(folder, "confirmed") as token:
-        trials, stopped = _trials(folder, space)
+        journal = Journal(folder.journal_path, space, writable=False)
+        searched = _trials(journal)
         count = finalists or space.settings.confirm.finalists
-        compared = _finalists(folder, trials, stopped, count)  # refused before anything is read or trained
+        compared = _finalists(folder, searched, count)  # refused before anything is read or trained
         prepared = folder.prepared()
         extra = sorted({one.folder.path for one in compared if one.folder})
         sealed = find_test(space.settings.data, prepared, test, extra=extra, on_progress=on_progress)
@@ -109,7 +109,8 @@ def confirm(
         known = len(openings(log, sealed.fingerprint))
         with runner:
             seeds = gan_seeds or space.settings.confirm.gan_seeds
-            plan = training.train(trials, stopped, finalists=count, gan_seeds=seeds, earlier_openings=known)
+            rungs = rungs_of(space.settings, journal.reports())
+            plan = training.train(searched, rungs, finalists=count, gan_seeds=seeds, earlier_openings=known)
         confirmation = _judge(training, plan, sealed, reason, on_progress)
         write_verdict(training.runs_folder.path, confirmation)
         return confirmation
@@ -181,24 +182,24 @@ def _arm_scores(folder: StudyFolder, plan: Plan, side: str) -> ArmScores:
     return of_arm
 
 
-def _finalists(
-    folder: StudyFolder, trials: Sequence[Candidate], stopped: Sequence[Stopped], count: int
-) -> list[Parameters]:
+def _finalists(folder: StudyFolder, searched: Trials, count: int) -> list[Parameters]:
     """The settings of the finalists: those of the plan that was begun, else those that it will have."""
     if plan := read_plan(folder.path / CONFIRM_FOLDER):
         return [arm.parameters for arm in plan.arms if arm.role == "finalist"]
-    chosen = to_be_finished(trials, stopped, count) or choose_finalists(trials, count, folder.path)
+    unfinished = to_be_finished(searched, lambda found: found.has_synthetic_images, count)
+    chosen = unfinished or choose_finalists(searched.complete, count, folder.path)
     return [one.parameters for one in chosen]
 
 
-def _trials(folder: StudyFolder, space: Space) -> tuple[list[Candidate], list[Stopped]]:
-    """The trials of the search that ran to their end, and those that ASHA stopped."""
-    journal = Journal(folder.journal_path, space, writable=False)
-    complete, stopped = [], []
+def _trials(journal: Journal) -> Trials:
+    """The trials of the search that have ended."""
+    complete, pruned, failed = [], [], []
     for row in journal.rows():
         name, parameters = f"#{row['number']}", journal.parameters(row["number"])
         if row["status"] == "complete":
             complete.append(Candidate(name=name, parameters=parameters, val_b_auroc=row["val_b_auroc"]))
         elif row["status"] == "pruned":
-            stopped.append(Stopped(name=name, parameters=parameters, epochs=row["epochs"], val_auroc=row["value"]))
-    return complete, stopped
+            pruned.append(Stopped(name=name, parameters=parameters, epochs=row["epochs"], val_auroc=row["value"]))
+        else:
+            failed.append(parameters)
+    return Trials(complete=tuple(complete), pruned=tuple(pruned), failed=tuple(failed))

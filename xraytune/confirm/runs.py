@@ -1,14 +1,15 @@
-"""Trainings that are decided beforehand, run in any order, each to its last step, and none twice.
+"""Trainings that are decided beforehand, run in any order, and none twice.
 
 A folder of runs looks like a study: `trials/0007/config.json` says what a run is. `runs.jsonl` has a row for each run that
 ended and is the only truth: a start takes up the runs that have none. Runs that need a GAN which another trains wait.
+Replicates run to their last step; top-up trials are pruned by the ASHA of the search.
 """
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -18,9 +19,10 @@ from xraytune.config.settings import Experiment, Settings
 from xraytune.confirm.arms import Arm
 from xraytune.errors import Problem, StudyError
 from xraytune.files import append_jsonl, read_json, read_jsonl, write_json
-from xraytune.records import Json, TrialResult
+from xraytune.records import EpochRecord, Json, TrialResult
 from xraytune.search.messages import read_message
 from xraytune.search.retries import Ends, Failure, may_try_again, share, why_lost
+from xraytune.search.rungs import Rungs
 from xraytune.search.study import StudyFolder, damage_explained
 from xraytune.search.turns import GanNeeds, Turns
 from xraytune.search.work import Answer, Asked, Cause, Message
@@ -74,6 +76,58 @@ def replicate(arm: Arm, settings: Settings, gan_seed: int, classifier_seed: int)
     )
 
 
+class TopUpRungs:
+    """Decide which top-up trials ASHA prunes, on the rungs that the search's trials have already reached.
+
+    `reports.jsonl` records each epoch of a top-up in its order of arrival, before the decision on it. After a restart these
+    values are replayed in that order, after those of the search, so a resumed confirm decides as an unbroken one.
+
+    Args:
+        folder: Where the top-ups lie.
+        rungs: Those of the search; top-ups are added to them.
+
+    Raises:
+        StudyError: `reports.jsonl` is damaged.
+    """
+
+    def __init__(self, folder: StudyFolder, rungs: Rungs) -> None:
+        self._folder, self._rungs = folder, rungs
+        self._path = folder.path / "reports.jsonl"
+        self._reported: set[tuple[int, int]] = set()
+        with damage_explained(self._path) as file:
+            for row in read_jsonl(file):
+                self._hear(int(row["number"]), int(row["epoch"]), float(row["value"]))
+
+    def goes_on(self, number: int, record: EpochRecord) -> bool:
+        """Whether a top-up goes on after an epoch; asked again, the answer is the same."""
+        value = record.best_val_auroc
+        if (number, record.epoch) not in self._reported:
+            append_jsonl(self._path, {"version": 1, "number": number, "epoch": record.epoch, "value": value})
+        return self._hear(number, record.epoch, value)
+
+    def require_own(self, numbers: Iterable[int]) -> None:
+        """Refuse top-ups that ran to their end without these rungs.
+
+        Raises:
+            StudyError: Earlier versions trained top-ups without pruning; they would compete with pruned ones.
+        """
+        unpruned = completed_rows(self._folder).keys() & set(numbers) - {number for number, _ in self._reported}
+        if self._rungs.reached() and unpruned:
+            what = f"an earlier version trained {len(unpruned)} of these top-up trials without pruning them by ASHA"
+            fix = f"move {self._folder.path.name}/ away; the same command then trains the top-up trials anew"
+            raise StudyError(Problem(what, self._folder.path, fix))
+
+    def _hear(self, number: int, epoch: int, value: float) -> bool:
+        self._reported.add((number, epoch))
+        return self._rungs.goes_on(-1 - number, epoch, value)  # the trials of the search count from 0 up
+
+
+def to_its_last_step(number: int, record: EpochRecord) -> bool:
+    """Prune no run."""
+    del number, record
+    return True
+
+
 class RunList:
     """The `Work` of a list of runs.
 
@@ -84,6 +138,7 @@ class RunList:
         gan_need: Tells the GANs that are not there yet.
         retries: How often a run is tried again after a fault that is not of its settings.
         observer: Told how far it is.
+        goes_on: Whether a run goes on after an epoch; by default each does, to its last step.
     """
 
     def __init__(
@@ -95,12 +150,14 @@ class RunList:
         gan_need: GanNeeds,
         retries: int,
         observer: RunObserver,
+        goes_on: Callable[[int, EpochRecord], bool] = to_its_last_step,
     ) -> None:
         self._folder, self._observer, self._what = folder, observer, what
+        self._goes_on = goes_on
         self._retries, self._failures = retries, defaultdict[int, list[Failure]](list)
         self._ends = Ends(folder.path)
         self._runs = {run.number: run for run in runs}
-        done = self._runs.keys() & completed_rows(folder)
+        done = self._runs.keys() & settled_rows(folder)
         for number in done:
             self._own_content(number)  # refuses what another list of runs trained
             folder.drop_checkpoint(number)  # a kill may have come between its end and this
@@ -125,7 +182,7 @@ class RunList:
         return Answer.WAIT if self._turns.waiting or self._turns.running else Answer.DONE
 
     def hear(self, number: int, message: Message) -> bool:
-        """Take what a run says; only a value that is not finite ends it early.
+        """Take what a run says and answer whether it goes on.
 
         Raises:
             MachineError: The run could not go on, nor could any other.
@@ -135,7 +192,7 @@ class RunList:
             return False
         return read_message(
             message,
-            epoch=lambda _: True,
+            epoch=partial(self._hear_epoch, number),
             ended=partial(self._complete, number),
             failed=partial(self._fail, number),
         )
@@ -152,6 +209,16 @@ class RunList:
 
     def beat(self) -> None:
         """Nothing: a confirm has no budget of time."""
+
+    def _hear_epoch(self, number: int, record: EpochRecord) -> bool:
+        if self._goes_on(number, record):
+            return True
+        reason = f"stopped by ASHA after epoch {record.epoch}"
+        self._end(
+            number,
+            {"status": "pruned", "value": record.best_val_auroc, "epochs": record.epoch, "reason": reason},
+        )
+        return False
 
     def _complete(self, number: int, result: TrialResult) -> None:
         names = ("value", "best_epoch", "epochs", "val_b_auroc")
@@ -201,7 +268,7 @@ class RunList:
         seconds = round(time.monotonic() - self._started.pop(number), 3)
         row = {"version": 1, "number": number, "label": self._runs[number].label, **outcome, "seconds": seconds}
         append_jsonl(self._folder.runs_path, row)
-        if outcome["status"] == "complete":  # what failed goes on from it at the next start
+        if outcome["status"] != "failed":  # what failed goes on from its checkpoint at the next start
             self._folder.drop_checkpoint(number)
             self._ends.add()
         self._tell()
@@ -215,13 +282,18 @@ def ended_rows(folder: StudyFolder) -> dict[int, dict[str, Any]]:
     """The last row of each run that ended, by number."""
     with damage_explained(folder.runs_path) as file:
         rows = {int(row["number"]): row for row in read_jsonl(file)}
-        if all(row["status"] in {"complete", "failed"} for row in rows.values()):
+        if all(row["status"] in {"complete", "pruned", "failed"} for row in rows.values()):
             return rows
         raise ValueError("a status that no run has")
 
 
+def settled_rows(folder: StudyFolder) -> dict[int, dict[str, Any]]:
+    """The rows of the runs that no start takes up again; a run that failed is tried again at the next one."""
+    return {number: row for number, row in ended_rows(folder).items() if row["status"] != "failed"}
+
+
 def completed_rows(folder: StudyFolder) -> dict[int, dict[str, Any]]:
-    """The rows of the runs that ended well; a run that failed is tried again at the next start."""
+    """The rows of the runs that ran to their end."""
     return {number: row for number, row in ended_rows(folder).items() if row["status"] == "complete"}
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +17,7 @@ from xraytune.confirm.arms import (
     Arm,
     Candidate,
     Stopped,
+    Trials,
     choose_finalists,
     draw_control,
     finalist_arm,
@@ -27,13 +29,23 @@ from xraytune.confirm.arms import (
     tuned_control,
 )
 from xraytune.confirm.plan import CONFIRM_FOLDER, TOP_UP_FOLDER, VERDICT_FILE, Plan, new_plan, read_plan, write_plan
-from xraytune.confirm.runs import Run, RunList, RunObserver, ended_rows, replicate, run_label
+from xraytune.confirm.runs import (
+    Run,
+    RunList,
+    RunObserver,
+    TopUpRungs,
+    ended_rows,
+    replicate,
+    run_label,
+    to_its_last_step,
+)
 from xraytune.errors import DataError, Problem, StudyError, TrialError, listed
 from xraytune.files import write_json
 from xraytune.pipeline.album import require_enough, store_folder
 from xraytune.pipeline.prepare import Prepared, write_prepared
 from xraytune.pipeline.synthesize import gan_need
 from xraytune.records import Compute
+from xraytune.search.rungs import Rungs
 from xraytune.search.runner import Runner
 from xraytune.search.study import StudyFolder, environment
 
@@ -100,8 +112,8 @@ class Training:
 
     def train(
         self,
-        trials: Sequence[Candidate],
-        stopped: Sequence[Stopped],
+        searched: Trials,
+        rungs: Rungs,
         *,
         finalists: int,
         gan_seeds: int,
@@ -110,8 +122,8 @@ class Training:
         """Train what is missing; gives the plan, all of whose runs have ended.
 
         Args:
-            trials: Of the search, those that ran to their end.
-            stopped: Those that ASHA stopped.
+            searched: The trials of the search.
+            rungs: Of the search; they decide which top-up trials are pruned.
             finalists: How many there are to be at most.
             gan_seeds: How many there are to be at least.
             earlier_openings: How often the test folder was opened before the first plan.
@@ -120,7 +132,7 @@ class Training:
             StudyError: There is no trial with synthetic images.
             TrialError: Runs failed.
         """
-        plan = read_plan(self.runs_folder.path) or self._new_plan(trials, stopped, finalists, earlier_openings)
+        plan = read_plan(self.runs_folder.path) or self._new_plan(searched, rungs, finalists, earlier_openings)
         plan = self._grown(plan, gan_seeds)
         runs = [
             Run(
@@ -133,8 +145,10 @@ class Training:
         self._run(self.runs_folder, runs, "replicates")
         return plan
 
-    def _run(self, folder: StudyFolder, runs: Sequence[Run], what: str) -> dict[int, dict[str, Any]]:
-        """Run what has not ended well yet; gives the rows of all."""
+    def _run(
+        self, folder: StudyFolder, runs: Sequence[Run], what: str, asha: TopUpRungs | None = None
+    ) -> dict[int, dict[str, Any]]:
+        """Run what has not ended yet; gives the rows of all. Without `asha` each runs to its last step."""
         if not runs:
             return {}
         _complete_folder(folder, self.prepared, self.compute)
@@ -145,7 +159,10 @@ class Training:
             gan_need=lambda parameters: gan_need(parameters.gan, self.prepared, self.compute, self.cache),
             retries=self.settings.resources.retries,
             observer=self.observer,
+            goes_on=asha.goes_on if asha else to_its_last_step,
         )
+        if asha:
+            asha.require_own(run.number for run in runs)
         if not work.is_done:
             # Many short runs, whose names nobody looks for.
             self.runner.run(work, folder, label=run_label(runs, self.folder.path.name), reuse_actors=True)
@@ -167,20 +184,18 @@ class Training:
         write_plan(grown, self.runs_folder.path)
         return grown
 
-    def _new_plan(
-        self, searched: Sequence[Candidate], stopped: Sequence[Stopped], count: int, earlier_openings: int
-    ) -> Plan:
+    def _new_plan(self, searched: Trials, rungs: Rungs, count: int, earlier_openings: int) -> Plan:
         """Everything that is decided before the first replicate; the trials that it takes are trained."""
         notes: list[str] = []
-        finished = self._finished(to_be_finished(searched, stopped, count))
+        finished = self._finished(to_be_finished(searched, lambda found: found.has_synthetic_images, count), first=0)
         if finished:
             notes.append(
                 f"ASHA let no trial with synthetic images get to its end; the {len(finished)} that got furthest were "
                 "trained to theirs"
             )
-        trials = [*searched, *finished]
-        finalists = choose_finalists(trials, count, self.folder.path)
-        trials += self._topped_up(trials, finalists, first=len(finished), notes=notes)
+        finalists = choose_finalists((*searched.complete, *finished), count, self.folder.path)
+        topped_up = self._topped_up(searched.sampled, finalists, rungs, first=len(finished), notes=notes)
+        tuned = self._tuned(searched + topped_up, first=len(finished) + len(topped_up.sampled), notes=notes)
         arms: list[Arm] = []
         for place, finalist in enumerate(finalists):
             bandwidth_px = Experiment(settings=self.settings, parameters=finalist.parameters).bandwidth_px
@@ -192,63 +207,97 @@ class Training:
                 else:
                     arms.append(control)
             if place == 0 and "none" in self.settings.confirm.controls.matched:  # the response is against it
-                arms += self._possible(ratio_arms(finalist, bandwidth_px), notes)
-        tuned = [tuned_control(trials, name) for name in self.settings.confirm.controls.tuned]
-        arms += [arm for arm in tuned if arm is not None]
+                at_ratios = self._possible(ratio_arms(finalist, bandwidth_px), notes)
+                planned = [arm.parameters for arm in arms]  # the matched duplicate, at the finalist's own ratio
+                arms += [arm for arm in at_ratios if arm.parameters not in planned]
+        arms += tuned
         _require_controls(finalists, arms, self.folder.path)
         exploratory = (f"the test folder had been opened {earlier_openings} times before",) if earlier_openings else ()
         return replace(new_plan(), notes=tuple(notes), exploratory=exploratory).grown(arms, 0, 0)
 
     def _possible(self, ratios: Sequence[Arm], notes: list[str]) -> list[Arm]:
         """Those ratios for which the finalist's folder of extra images has enough, or all where it has none."""
-        folder = next((arm.parameters.folder for arm in ratios), None)
+        of_folder = [arm.parameters for arm in ratios if arm.parameters.folder]
+        folder = next((parameters.folder for parameters in of_folder), None)
         if folder is None:
             return list(ratios)
         group_regex = self.settings.data.split.group_regex
         images, _ = store_folder(folder.path, self.prepared, group_regex=group_regex, cache=self.cache)
-        possible = []
-        for arm in ratios:
+        impossible = set()
+        for parameters in of_folder:
             try:
-                require_enough(images, arm.parameters, self.prepared)
+                require_enough(images, parameters, self.prepared)
             except DataError as error:
-                ratio, why = arm.parameters.synthetic_ratio, error.problems[0].what
+                ratio, why = parameters.synthetic_ratio, error.problems[0].what
                 notes.append(f"the response to the ratio has no r={ratio:g}: the folder has {why}")
-            else:
-                possible.append(arm)
-        return possible
+                impossible.add(ratio)
+        return [arm for arm in ratios if arm.parameters.synthetic_ratio not in impossible]
 
-    def _finished(self, stopped: Sequence[Stopped]) -> list[Candidate]:
-        """Trials that ASHA had stopped, trained to their end."""
-        runs = [self._trial_run(number, f"{one.name} to its end", one.parameters) for number, one in enumerate(stopped)]
+    def _finished(self, pruned: Sequence[Stopped], *, first: int) -> list[Candidate]:
+        """Trials that ASHA had pruned, trained to their end as runs numbered from `first` on."""
+        runs = [
+            self._trial_run(number, f"{one.name} to its end", one.parameters)
+            for number, one in enumerate(pruned, first)
+        ]
         rows = self._run(self.top_up_folder, runs, "trials to be finished")
         return [
             Candidate(name=one.name, parameters=one.parameters, val_b_auroc=rows[number]["val_b_auroc"])
-            for number, one in enumerate(stopped)
+            for number, one in enumerate(pruned, first)
         ]
 
     def _topped_up(
-        self, trials: Sequence[Candidate], finalists: Sequence[Candidate], *, first: int, notes: list[str]
-    ) -> list[Candidate]:
-        """Further trials of the controls' arms, numbered from `first` on."""
-        drawn: list[Parameters] = []
-        known = [trial.parameters for trial in trials]
+        self,
+        sampled: Sequence[Parameters],
+        finalists: Sequence[Candidate],
+        rungs: Rungs,
+        *,
+        first: int,
+        notes: list[str],
+    ) -> Trials:
+        """Further trials of the controls' arms under the search's ASHA, as runs numbered from `first` on."""
+        drawn: dict[int, Parameters] = {}
         for control in self.settings.confirm.controls.tuned:
-            missing = missing_trials(trials, finalists, control)
-            further = draw_control(self.space, control, missing, known)
-            if not further and not any(is_of(parameters, control) for parameters in known):
-                notes.append(f"the space has no {control} arm, so there is no tuned control of it")
-            elif len(further) < missing:
+            missing = missing_trials(sampled, finalists, control)
+            further = draw_control(self.space, control, missing, sampled)
+            if len(further) < missing and (further or any(is_of(parameters, control) for parameters in sampled)):
                 notes.append(f"the space has only {len(further)} of {missing} further settings of the arm {control}")
-            drawn += further
+            drawn |= enumerate(further, first + len(drawn))
         runs = [
             self._trial_run(number, f"top-up {number} {parameters.arm}", parameters)
-            for number, parameters in enumerate(drawn, first)
+            for number, parameters in drawn.items()
         ]
-        rows = self._run(self.top_up_folder, runs, "trials that tune the controls")
-        return [
-            Candidate(name=f"top-up {number}", parameters=parameters, val_b_auroc=rows[number]["val_b_auroc"])
-            for number, parameters in enumerate(drawn, first)
-        ]
+        asha = TopUpRungs(self.top_up_folder, rungs)
+        rows = self._run(self.top_up_folder, runs, "trials that tune the controls", asha)
+        complete, pruned = [], []
+        for number, parameters in drawn.items():
+            name, row = f"top-up {number}", rows[number]
+            if row["status"] == "complete":
+                complete.append(Candidate(name=name, parameters=parameters, val_b_auroc=row["val_b_auroc"]))
+            else:
+                pruned.append(Stopped(name=name, parameters=parameters, epochs=row["epochs"], val_auroc=row["value"]))
+        return Trials(complete=tuple(complete), pruned=tuple(pruned))
+
+    def _tuned(self, trials: Trials, *, first: int, notes: list[str]) -> list[Arm]:
+        """The tuned controls; of an arm that ASHA pruned completely, its furthest trial is trained to its end first."""
+        controls = self.settings.confirm.controls.tuned
+        unfinished: list[Stopped] = []
+        for control in controls:
+            for trial in to_be_finished(trials, partial(is_of, control=control), 1):
+                notes.append(
+                    f"ASHA let no trial of the arm {control} get to its end; {trial.name}, which got furthest, was trained "
+                    "to its end"
+                )
+                unfinished.append(trial)
+        complete = (*trials.complete, *self._finished(unfinished, first=first))
+        tuned = []
+        for control in controls:
+            if arm := tuned_control(complete, control):
+                tuned.append(arm)
+            else:
+                had_one = any(is_of(parameters, control) for parameters in trials.sampled)
+                why = f"every trial of the arm {control} failed" if had_one else f"the space has no {control} arm"
+                notes.append(f"{why}, so there is no tuned control of it")
+        return tuned
 
     def _trial_run(self, number: int, label: str, parameters: Parameters) -> Run:
         return Run(number=number, label=label, experiment=Experiment(settings=self.settings, parameters=parameters))

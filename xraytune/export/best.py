@@ -15,6 +15,7 @@ from typing import Any
 
 from xraytune.config.load import experiment_to_yaml
 from xraytune.config.settings import Experiment, ExportedFrom, Parameters
+from xraytune.confirm.arms import Arm
 from xraytune.confirm.plan import CONFIRM_FOLDER, TOP_UP_FOLDER, VERDICT_FILE, read_plan
 from xraytune.confirm.runs import completed_rows
 from xraytune.errors import ConfigError, Problem, StudyError, TrialError, listed
@@ -94,15 +95,15 @@ def export(study: Path, *, out: Path, trial: int | None = None, arm: str | None 
             what = f"the journal is damaged: it does not tell the val-B AUROC of trial {row['number']}"
             raise StudyError(Problem(what, folder.journal_path, "put it back from a copy"))
     verdicts = _verdicts(folder, {row["number"] for row in rows})
-    added = None if arm is None else _added_control(folder, arm)
-    if added is not None:
-        row = {"number": None, "arm": added.arm, "value": None, "val_b_auroc": None}
-        parameters, origin = added, None
+    tuned = None if arm is None else _tuned_control(folder, arm)
+    if tuned is not None and not tuned.trial.startswith("#"):
+        row = {"number": None, "arm": arm, "value": None, "val_b_auroc": None}
+        parameters, origin = tuned.parameters, None
     else:
         row = (
             _chosen(rows, trial, len(journal.trials), study)
             if trial is not None
-            else _best(rows, arm, verdicts, folder, study)
+            else _best(rows, arm, tuned, verdicts, folder, study)
         )
         parameters = journal.parameters(row["number"])
         origin = ExportedFrom(study=folder.path, trial=row["number"])
@@ -150,12 +151,11 @@ def _verdicts(folder: StudyFolder, trials: set[int]) -> dict[int, str]:
     return verdicts
 
 
-def _added_control(folder: StudyFolder, arm: str) -> Parameters | None:
-    """A tuned control of this arm that is no trial of the search, but one that a confirm added; None: there is none."""
+def _tuned_control(folder: StudyFolder, arm: str) -> Arm | None:
+    """The tuned control of this arm that a confirm chose: a trial of the search, or one that it added."""
     plan = read_plan(folder.path / CONFIRM_FOLDER)
-    tuned = [one for one in plan.arms if one.role == "tuned" and one.parameters.arm == arm] if plan else []
-    added = [one.parameters for one in tuned if not one.trial.startswith("#")]
-    return added[0] if added else None
+    arms = plan.arms if plan else ()
+    return next((one for one in arms if one.role == "tuned" and one.parameters.arm == arm), None)
 
 
 def _synthetic(parameters: Parameters, trial: int | None, verdicts: dict[int, str]) -> str:
@@ -165,7 +165,12 @@ def _synthetic(parameters: Parameters, trial: int | None, verdicts: dict[int, st
 
 
 def _best(
-    rows: Sequence[dict[str, Any]], arm: str | None, verdicts: dict[int, str], folder: StudyFolder, study: Path
+    rows: Sequence[dict[str, Any]],
+    arm: str | None,
+    tuned: Arm | None,
+    verdicts: dict[int, str],
+    folder: StudyFolder,
+    study: Path,
 ) -> dict[str, Any]:
     complete = [row for row in rows if row["status"] == "complete"]
     if not complete:
@@ -178,7 +183,10 @@ def _best(
         helping = [trial for trial, word in verdicts.items() if word == "helps"]
         among = [_at_its_end(row, folder) for row in rows if row["number"] == helping[0]] if helping else complete
     else:
-        among = [row for row in complete if row["arm"] == arm]
+        of_arm = [row for row in rows if row["arm"] == arm]
+        among = [row for row in of_arm if row["status"] == "complete"]
+        if tuned is not None and not among:  # ASHA let none of the arm get to its end
+            among = [_at_its_end(row, folder) for row in of_arm if tuned.trial == f"#{row['number']}"]
         if not among:
             fix = f"choose one of: {', '.join(sorted({row['arm'] for row in complete}))}"
             raise StudyError(Problem(f"no trial of the arm {arm} ran to its end", folder.path, fix))
@@ -194,7 +202,7 @@ def _simpler(rows: Sequence[dict[str, Any]], journal: Journal) -> str:
 
 
 def _at_its_end(row: dict[str, Any], folder: StudyFolder) -> dict[str, Any]:
-    """The row of a finalist; where ASHA let none get to its end, confirm trained those to theirs that had got furthest.
+    """The row of a finalist or control; where ASHA let none get to its end, confirm trained the furthest ones to theirs.
 
     Raises:
         StudyError: There is nothing of that training.

@@ -181,7 +181,7 @@ def _ended(folder: StudyFolder, runs: StudyFolder) -> set[int]:
     if runs == folder:
         trials = Journal(folder.journal_path, folder.space(), writable=False).trials
         return {trial.number for trial in trials if trial.state.is_finished()}
-    return {row["number"] for row in read_jsonl(runs.runs_path) if row["status"] == "complete"}
+    return {row["number"] for row in read_jsonl(runs.runs_path) if row["status"] != "failed"}
 
 
 def _leftovers(folder: StudyFolder, cache: Path, now: float) -> Iterator[Path]:

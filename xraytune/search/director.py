@@ -18,7 +18,7 @@ from xraytune.search.clock import StudyClock
 from xraytune.search.journal import Journal, Status
 from xraytune.search.messages import read_message
 from xraytune.search.retries import Ends, Failure, may_try_again, why_lost
-from xraytune.search.rungs import Rungs
+from xraytune.search.rungs import rungs_of
 from xraytune.search.study import StudyFolder, project_rows
 from xraytune.search.turns import GanNeeds, Turns
 from xraytune.search.work import Answer, Asked, Cause, Message
@@ -78,14 +78,9 @@ class Director:
         gpu_share: float,
         observer: Observer,
     ) -> None:
-        settings = space.settings
         self._folder, self._space, self._journal = folder, space, journal
         self._gpu_share, self._observer = gpu_share, observer
-        scheduler, last = settings.scheduler, settings.budget.max_epochs
-        grace = scheduler.grace if scheduler.name == "asha" else last
-        self._rungs = Rungs(grace=grace, reduction=scheduler.reduction, max_epochs=last)
-        for number, epoch, value in journal.reports():
-            self._rungs.goes_on(number, epoch, value)
+        self._rungs = rungs_of(space.settings, journal.reports())
         self._points, self._trial_budget = space.points(), space.trial_budget()
         self._turns = Turns(gan_need, map(journal.again, journal.unfinished()))
         self._clock = StudyClock(folder.path / "wall.json", unfinished=journal.unfinished())

@@ -10,7 +10,11 @@ Source: Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning",
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
+
+from xraytune.config.settings import Settings
 
 
 class Rungs:
@@ -52,3 +56,18 @@ class Rungs:
     def reached(self) -> dict[int, int]:
         """How many trials reached each rung."""
         return {epoch: len(values) for epoch, values in self._values.items()}
+
+
+def rungs_of(settings: Settings, reports: Iterable[tuple[int, int, float]]) -> Rungs:
+    """Rebuild the rungs of a study; without ASHA it has none.
+
+    Args:
+        settings: The study's.
+        reports: Trial, epoch and value in their order of arrival, as `Journal.reports` gives them.
+    """
+    scheduler, last = settings.scheduler, settings.budget.max_epochs
+    grace = scheduler.grace if scheduler.name == "asha" else last
+    rungs = Rungs(grace=grace, reduction=scheduler.reduction, max_epochs=last)
+    for trial, epoch, value in reports:
+        rungs.goes_on(trial, epoch, value)
+    return rungs

@@ -23,7 +23,7 @@ from PIL import Image
 from xraytune.compute import pin, require_device
 from xraytune.config.settings import Experiment
 from xraytune.errors import ConfigError, MachineError, TrialError
-from xraytune.files import explained_disk_errors, fenced, write_text
+from xraytune.files import explained_disk_errors, fenced, read_jsonl, write_text
 from xraytune.lease import HeldError, has_claim, may_be_held, read_owner, write_claim
 from xraytune.pipeline.album import compose_album
 from xraytune.pipeline.prepare import Prepared
@@ -155,7 +155,8 @@ class TrialWorker:
 
     def _recorded_status(self) -> RunStatus:
         """How the search ended a trial that could have gone on; "unfinished" where it did not, as after Ctrl-C."""
-        statuses: dict[int, RunStatus] = {row["number"]: row["status"] for row in self._study.rows()}
+        rows = (*self._study.rows(), *read_jsonl(self._study.runs_path))  # of a search, or of a confirm
+        statuses: dict[int, RunStatus] = {row["number"]: row["status"] for row in rows}
         return statuses.get(self._job.number, "unfinished")
 
     def _tracked(self, experiment: Experiment, prepared: Prepared, compute: Compute, cache: Path) -> WandbRun | None:
