@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.in_process import InProcess, one_thread, search_in_process
+from xraytune.cli.confirm import show
 from xraytune.config.load import load_space
 from xraytune.confirm import run as confirm_run
 from xraytune.confirm.record import Confirmation
@@ -85,15 +86,23 @@ def lab(ended: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
         yield Lab(tmp_path / "lab")
 
 
-def test_ratios_that_the_folder_of_extra_images_is_too_small_for_are_left_out_and_it_is_said_why(lab: Lab) -> None:
+def test_ratios_that_the_folder_of_extra_images_is_too_small_for_are_left_out_and_it_is_said_why(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Two copies of each image are what `data transform` makes."""
     found = lab.confirm()
+    show(found)
+    shown = capsys.readouterr().out
 
     assert [point.ratio for point in found.ratios] == [0, 0.25, 0.5, 1, 2]
     (note,) = found.notes
     assert re.fullmatch(
         r"the response to the ratio has no r=4: the folder has \d+ images of \w+, but the mix needs \d+", note
     )
+    assert all(point.duplicate for point in found.ratios[1:]), "also at the finalist's own ratio"
+    for gain in ("folder over ratio 0", "duplicate over ratio 0", "folder over duplicate"):
+        assert shown.count(gain) == 4
+    assert "val-B selected this finalist, so its AUROC there is optimistic" in " ".join(shown.split())
 
 
 def test_a_confirm_goes_on_with_the_test_folder_that_it_was_judged_on_and_refuses_another(lab: Lab) -> None:

@@ -16,7 +16,7 @@ from xraytune.confirm.arms import Arm
 from xraytune.confirm.plan import new_plan, write_plan
 from xraytune.errors import ConfigError, StudyError, TrialError
 from xraytune.export.best import export
-from xraytune.files import write_json
+from xraytune.files import append_jsonl, write_json
 from xraytune.search.director import Director
 from xraytune.search.journal import Journal
 from xraytune.search.run import Quiet
@@ -162,6 +162,25 @@ def test_after_a_confirm_an_arm_is_its_tuned_control(copy_lab: CopyLab, tmp_path
 
     assert (exported.trial, exported.synthetic) == (None, "")
     assert load_space(tmp_path / "best.yaml").experiment().parameters == parameters
+
+
+def test_after_a_confirm_that_finished_a_pruned_control_its_arm_is_that_trial(lab: Lab, tmp_path: Path) -> None:
+    """Where ASHA pruned the whole arm, a confirm trains its furthest trial to its end."""
+    folder = StudyFolder(tmp_path / "studies" / "told")
+    study_of(folder, lab, [(0.9, 0.7)])
+    journal = Journal(folder.journal_path, folder.space(), writable=True)
+    asked = journal.ask(folder.space().points())
+    journal.report(asked.number, 1, 0.5)
+    journal.tell(asked.number, "pruned", 0.5, {})
+    name, arm = f"#{asked.number}", asked.parameters.arm
+    control = Arm(name=f"tuned {arm} {name}", role="tuned", trial=name, parameters=asked.parameters)
+    write_plan(new_plan().grown([control], 1, 1), folder.path / "confirm")
+    run = {"number": 0, "label": f"{name} to its end", "status": "complete", "value": 0.75, "val_b_auroc": 0.625}
+    append_jsonl(folder.path / "confirm" / "top_up" / "runs.jsonl", {"version": 1, **run})
+
+    exported = export(folder.path, out=tmp_path / "best.yaml", arm=arm)
+
+    assert (exported.trial, exported.val_auroc, exported.val_b_auroc) == (asked.number, 0.75, 0.625)
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def show(found: Confirmation) -> None:
         )
     )
     if found.ratios:
-        console.say(f"{RATIO_CAVEAT[0].upper()}{RATIO_CAVEAT[1:]}.", "dim")
+        console.show(Frame(lines=(Cell(f"note: {RATIO_CAVEAT}", "dim"),)))
     folder = shown_path(found.study) / "confirm"
     console.say(f"{folder}/verdict.json has every figure, {folder}/methods.md the paragraphs for a paper")
 
@@ -145,7 +145,7 @@ def _ratios(found: Confirmation) -> tuple[Table, ...]:
         return ()
     columns = (
         Column(name="ratio", align="right"),
-        Column(name="images", flexible=True),
+        Column(name="arm", flexible=True),
         Column(name="val-B AUROC", align="right"),
         Column(name="gain", align="right"),
         Column(name="95 % interval"),
@@ -161,9 +161,9 @@ def _ratio_rows(point: RatioPoint, source: str) -> Iterator[tuple[Cell | str, ..
     if not point.ratio:
         yield ratio, "no extra images", auroc, "", ""
         return
-    yield ratio, f"{source} over 0", auroc, *_gain(point)
+    yield ratio, f"{source} over ratio 0", auroc, *_gain(point)
     if point.duplicate:
-        yield "", "duplicate over 0", f"{point.duplicate.auroc:.3f}", *_gain(point.duplicate)
+        yield "", "duplicate over ratio 0", f"{point.duplicate.auroc:.3f}", *_gain(point.duplicate)
     if point.over_duplicate:
         yield "", f"{source} over duplicate", "", *_gain(point.over_duplicate)
 
