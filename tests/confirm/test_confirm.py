@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -117,6 +118,58 @@ def test_a_confirm_goes_on_with_the_test_folder_that_it_was_judged_on_and_refuse
 
     assert confirm(lab.study, test=copy).to_json() == first.to_json()
     assert [row["fingerprint"] for row in read_jsonl(log)] == [first.test_fingerprint]
+
+
+def another_study(lab: Lab) -> Path:
+    """A second study, of the same images."""
+    return shutil.copytree(lab.study, lab.study.with_name("other"))
+
+
+def test_another_study_on_a_test_folder_that_was_opened_is_exploratory_and_names_who_opened_it(lab: Lab) -> None:
+    other, copy = another_study(lab), shutil.copytree(lab.test, lab.path / "harmless")
+    first = lab.confirm()
+
+    second = confirm(other, test=copy)
+    resumed = lab.confirm()
+    shutil.rmtree(other)
+    shutil.rmtree(lab.study / "confirm")
+    third = lab.confirm()
+
+    assert first.exploratory == ()
+    assert resumed.to_json() == first.to_json()
+    assert second.exploratory == ("the test folder had been opened once before, by `confirm` of study small",)
+    assert second.to_json()["answer"].startswith("Exploratory, not a confirmation: ")
+    assert third.exploratory == (
+        "the test folder had been opened 2 times before, by `confirm` of study small and `confirm` of study other",
+    )
+
+
+def test_another_study_that_opens_the_test_folder_while_one_trains_makes_the_later_one_exploratory(lab: Lab) -> None:
+    other = another_study(lab)
+    lab.confirm()
+    shutil.copytree(lab.study / "confirm", other / "confirm")  # as if it had been planned and trained before
+    (other / "confirm" / "verdict.json").unlink()
+    for scores in other.glob("confirm/trials/*/test.npy"):
+        scores.unlink()
+
+    for _ in range(2):
+        assert confirm(other, test=lab.test).exploratory == (
+            "the test folder had been opened once before, by `confirm` of study small",
+        )
+
+
+def test_an_opening_in_the_log_of_a_study_of_an_earlier_version_counts_for_the_others_too(lab: Lab) -> None:
+    other = another_study(lab)
+    lab.confirm()
+    (lab.study.parent / OPENINGS_FILE).unlink()
+    (row,) = read_jsonl(lab.study / OPENINGS_FILE)
+    line = json.dumps({name: value for name, value in row.items() if name not in {"id", "study"}})
+    (lab.study / OPENINGS_FILE).write_text(f"{line}\n", encoding="utf-8")
+
+    assert lab.confirm().exploratory == ()
+    assert confirm(other, test=lab.test).exploratory == (
+        "the test folder had been opened once before, by `confirm` of study small",
+    )
 
 
 def test_test_images_that_stand_in_another_order_than_their_scores_are_refused(lab: Lab) -> None:

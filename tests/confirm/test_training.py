@@ -81,7 +81,7 @@ def train(
     reports: Iterable[Report] = (),
 ) -> Plan:
     searched, rungs = Trials(complete=complete, pruned=stopped), rungs_of(training.settings, reports)
-    return training.train(searched, rungs, finalists=finalists, gan_seeds=2, earlier_openings=0)
+    return training.train(searched, rungs, finalists=finalists, gan_seeds=2, earlier_openings=())
 
 
 def tuned(plan: Plan) -> list[str]:

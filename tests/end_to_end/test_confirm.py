@@ -81,6 +81,6 @@ def test_a_confirm_goes_on_after_an_interruption_and_opens_the_test_folder_once(
 
     anew = said("confirm", copy)
 
-    assert anew["exploratory"] == ["the test folder had been opened 1 times before"]
+    assert anew["exploratory"] == ["the test folder had been opened once before, by `confirm` of study small"]
     assert anew["answer"].startswith("Exploratory, not a confirmation: ")
     assert anew["finalists"] == found["finalists"]

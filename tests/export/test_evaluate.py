@@ -109,7 +109,8 @@ def test_an_opened_test_folder_is_written_down_also_under_another_name(copy_lab:
 
     assert (first.opened_test, first.test_openings, first.known_image_count) == (True, 1, 0)
     assert (second.opened_test, second.test_openings) == (True, 2)
-    for log in (lab.model / "test_openings.jsonl", lab.study / "test_openings.jsonl"):
+    for folder in (lab.model, lab.study, lab.study.parent):
+        log = folder / "test_openings.jsonl"
         rows = read_jsonl(log)
         assert [row["reason"] for row in rows] == ["final figures", ""]
         assert {row["fingerprint"] for row in rows} == {open_bundle(lab.model).record.test_fingerprint}

@@ -27,7 +27,7 @@ from xraytune.pipeline.prepare import require_pixels
 from xraytune.records import Progress, ignore_progress
 from xraytune.search.inputs import inputs_of_trials, read_inputs, require_same_inputs
 from xraytune.search.journal import Journal
-from xraytune.search.openings import OPENINGS_FILE, openings, write_opening
+from xraytune.search.openings import OPENINGS_FILE, openings, openings_before, study_logs, write_opening
 from xraytune.search.rungs import rungs_of
 from xraytune.search.runner import Runner
 from xraytune.search.study import StudyFolder, locked
@@ -74,6 +74,7 @@ def confirm(
     space = folder.space(data=data, weights_dir=weights_dir)
     cache = (cache or folder.default_cache).resolve()
     require_writable(cache)
+    require_writable(folder.path.parent)  # the openings of all studies are logged there
     require_device(folder.compute(), folder.path)  # on a cluster, too: this process scores what was trained
     with locked(folder, "confirmed") as token:
         journal = Journal(folder.journal_path, space, writable=False)
@@ -106,7 +107,7 @@ def confirm(
         log = folder.path / OPENINGS_FILE
         if has_any_scores(training.runs_folder, TEST):
             require_scored_test(sealed, log)
-        known = len(openings(log, sealed.fingerprint))
+        known = openings(folder.path, sealed.fingerprint)
         with runner:
             seeds = gan_seeds or space.settings.confirm.gan_seeds
             rungs = rungs_of(space.settings, journal.reports())
@@ -126,14 +127,16 @@ def _judge(training: Training, plan: Plan, sealed: SealedTest, reason: str, on_p
     _score(training, VAL_B, every, side_group(VAL_B, side, prepared, training.cache), on_progress)
     if not all(has_scores(folder, number, TEST) for number in of_test):
         write_opening(
-            training.folder.path / OPENINGS_FILE,
+            *study_logs(training.folder.path),
             command="confirm",
+            study=training.folder.path.name,
             fingerprint=sealed.fingerprint,
             reason=reason,
             image_count=len(sealed.images),
             order=sealed.order,
             runs=len(of_test),
         )
+        plan = training.opened_after(plan, openings_before(training.folder.path, sealed.fingerprint))
         group = open_test(sealed, prepared, training.cache, on_progress=on_progress)
         _score(training, TEST, of_test, group, on_progress)
     test = Judged(

@@ -45,6 +45,7 @@ from xraytune.pipeline.album import require_enough, store_folder
 from xraytune.pipeline.prepare import Prepared, write_prepared
 from xraytune.pipeline.synthesize import gan_need
 from xraytune.records import Compute
+from xraytune.search.openings import Opening, in_words
 from xraytune.search.rungs import Rungs
 from xraytune.search.runner import Runner
 from xraytune.search.study import StudyFolder, environment
@@ -117,7 +118,7 @@ class Training:
         *,
         finalists: int,
         gan_seeds: int,
-        earlier_openings: int,
+        earlier_openings: Sequence[Opening],
     ) -> Plan:
         """Train what is missing; gives the plan, all of whose runs have ended.
 
@@ -126,7 +127,7 @@ class Training:
             rungs: Of the search; they decide which top-up trials are pruned.
             finalists: How many there are to be at most.
             gan_seeds: How many there are to be at least.
-            earlier_openings: How often the test folder was opened before the first plan.
+            earlier_openings: Of the test folder, before the first plan.
 
         Raises:
             StudyError: There is no trial with synthetic images.
@@ -144,6 +145,14 @@ class Training:
         ]
         self._run(self.runs_folder, runs, "replicates")
         return plan
+
+    def opened_after(self, plan: Plan, earlier: Sequence[Opening]) -> Plan:
+        """The plan whose test folder is opened now; exploratory if another study opened it since the plan was made."""
+        if not earlier or plan.exploratory:
+            return plan
+        late = replace(plan, exploratory=(in_words(earlier),))
+        write_plan(late, self.runs_folder.path)
+        return late
 
     def _run(
         self, folder: StudyFolder, runs: Sequence[Run], what: str, asha: TopUpRungs | None = None
@@ -184,7 +193,7 @@ class Training:
         write_plan(grown, self.runs_folder.path)
         return grown
 
-    def _new_plan(self, searched: Trials, rungs: Rungs, count: int, earlier_openings: int) -> Plan:
+    def _new_plan(self, searched: Trials, rungs: Rungs, count: int, earlier_openings: Sequence[Opening]) -> Plan:
         """Everything that is decided before the first replicate; the trials that it takes are trained."""
         notes: list[str] = []
         finished = self._finished(to_be_finished(searched, lambda found: found.has_synthetic_images, count), first=0)
@@ -212,7 +221,7 @@ class Training:
                 arms += [arm for arm in at_ratios if arm.parameters not in planned]
         arms += tuned
         _require_controls(finalists, arms, self.folder.path)
-        exploratory = (f"the test folder had been opened {earlier_openings} times before",) if earlier_openings else ()
+        exploratory = (in_words(earlier_openings),) if earlier_openings else ()
         return replace(new_plan(), notes=tuple(notes), exploratory=exploratory).grown(arms, 0, 0)
 
     def _possible(self, ratios: Sequence[Arm], notes: list[str]) -> list[Arm]:

@@ -1,42 +1,42 @@
-"""Where `evaluate` writes down that a sealed test folder was opened: in the model's log, and in its study's."""
+"""Where `evaluate` logs that a sealed test folder was opened: with the model, with its study and beside the studies."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from xraytune.config.resolved import relative_path
 from xraytune.export.bundle import Bundle
-from xraytune.search.openings import OPENINGS_FILE, openings, write_opening
+from xraytune.files import read_jsonl
+from xraytune.search.openings import OPENINGS_FILE, openings, study_logs, write_opening
 from xraytune.search.study import StudyFolder
 
 
 def record_opening(bundle: Bundle, fingerprint: str, *, reason: str, image_count: int) -> int:
-    """Add a line to the bundle's and, where it is found, to the study's log; gives how many openings are known.
+    """Log an opening; gives how many are known, this one included.
 
     Raises:
-        MachineError: The disk is full.
+        ArtifactError: A log is damaged.
+        MachineError: The disk is full, or the system refuses access.
     """
-    logs = [bundle.path / OPENINGS_FILE]
-    study = _study_with_test(bundle, fingerprint)
-    if study is not None:
-        logs.append(study / OPENINGS_FILE)
-    for log in logs:
-        write_opening(
-            log,
-            command="evaluate",
-            fingerprint=fingerprint,
-            reason=reason,
-            image_count=image_count,
-            model=relative_path(bundle.path.resolve(), log.parent),
-            model_sha256=bundle.model_sha256,
-        )
-    return max(len(openings(log, fingerprint)) for log in logs)
+    model, study = bundle.path.resolve(), _study_with_test(bundle, fingerprint)
+    write_opening(
+        model,
+        *(() if study is None else study_logs(study)),
+        command="evaluate",
+        fingerprint=fingerprint,
+        reason=reason,
+        image_count=image_count,
+        model=model,
+        model_sha256=bundle.model_sha256,
+        **({} if study is None else {"study": study.name}),
+    )
+    with_model = sum(row["fingerprint"] == fingerprint for row in read_jsonl(model / OPENINGS_FILE))
+    return max(with_model, 0 if study is None else len(openings(study, fingerprint)))
 
 
 def _study_with_test(bundle: Bundle, fingerprint: str) -> Path | None:
     """The bundle's study, if it lies where it did and has this very test folder."""
     if bundle.study is None:
         return None
-    folder = StudyFolder(bundle.study)
+    folder = StudyFolder(bundle.study.resolve())
     is_found = folder.space_path.is_file() and folder.prepared().test_fingerprint == fingerprint
     return folder.path if is_found else None

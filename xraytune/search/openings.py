@@ -1,44 +1,112 @@
-"""Every look at a sealed test folder is written down: a figure on it means less, the more often it was looked at.
+"""The log of openings: every time a sealed test folder was looked at, since each further look makes a figure on it mean less.
 
-The test folder is known by its content, so a copy of it under another name is the same folder.
+A test folder is identified by its content, so a copy of it under another name is the same folder. An opening is written to
+the study's own `test_openings.jsonl` and to the one beside the studies, which outlives them: a second study on the same test
+images is not a confirmation, whoever opened them first.
 """
 
 from __future__ import annotations
 
+import json
+import uuid
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from xraytune.files import append_jsonl, read_jsonl
+from xraytune.config.resolved import relative_path
+from xraytune.files import append_jsonl, explained_disk_errors, read_jsonl
+from xraytune.lease import turn
 from xraytune.records import Json
 
 OPENINGS_FILE = "test_openings.jsonl"
 
+Opening: TypeAlias = dict[str, Any]
+"""A row of a log of openings."""
 
-def write_opening(log: Path, *, command: str, fingerprint: str, reason: str, image_count: int, **about: Json) -> None:
-    """Add a line to a log of openings.
+
+def write_opening(
+    *folders: Path,
+    command: str,
+    fingerprint: str,
+    reason: str,
+    image_count: int,
+    model: Path | None = None,
+    **about: Json,
+) -> None:
+    """Add one opening to the log of each folder.
 
     Args:
-        log: `test_openings.jsonl` of a study or of a model.
+        *folders: Of a study, of the studies beside it (`study_logs`), or of a model.
         command: `evaluate` or `confirm`.
         fingerprint: The test folder's content.
         reason: Why, in the person's words.
         image_count: Images that were looked at.
-        **about: What was measured on them.
+        model: The model that was evaluated; its path is written relative to each log.
+        **about: Further fields.
 
     Raises:
-        MachineError: The disk is full.
+        MachineError: The disk is full, or the system refuses access.
     """
-    time = datetime.now(UTC).isoformat(timespec="seconds")
-    row = {"version": 1, "time": time, "command": command, "reason": reason, "fingerprint": fingerprint}
-    append_jsonl(log, {**row, **about, "images": image_count})
+    row = {
+        "version": 1,
+        "id": uuid.uuid4().hex,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command,
+        "reason": reason,
+        "fingerprint": fingerprint,
+        **about,
+        "images": image_count,
+    }
+    for folder in folders:
+        with turn(folder / f".{OPENINGS_FILE}.turn"):  # several processes may append to it
+            append_jsonl(folder / OPENINGS_FILE, row | ({"model": relative_path(model, folder)} if model else {}))
 
 
-def last_opening(log: Path, command: str) -> dict[str, Any] | None:
-    """The last opening that a command wrote down, of whichever folder; None where there is none."""
+def study_logs(study: Path) -> tuple[Path, Path]:
+    """The folders whose logs hold a study's openings: its own first, so that it recognises its own rows in the other."""
+    return study, study.parent
+
+
+def last_opening(log: Path, command: str) -> Opening | None:
+    """The last opening that a command wrote to a log, of whichever test folder; None if there is none."""
     return next((row for row in reversed(read_jsonl(log)) if row["command"] == command), None)
 
 
-def openings(log: Path, fingerprint: str) -> list[dict[str, Any]]:
-    """The openings of one test folder that a log knows."""
-    return [row for row in read_jsonl(log) if row["fingerprint"] == fingerprint]
+def openings(study: Path, fingerprint: str) -> list[Opening]:
+    """All known openings of one test folder, by a study and those beside it, each once and in order.
+
+    The log beside the studies has them all, except those that an earlier version wrote and those of a study that was
+    moved here: these stand in that study's own log, and come first.
+
+    Raises:
+        ArtifactError: A log is damaged.
+        MachineError: The system refuses access.
+    """
+    with explained_disk_errors(study.parent):
+        shared = read_jsonl(study.parent / OPENINGS_FILE)
+        studies = {study, *(path.parent for path in study.parent.glob("[!.]*/study.yaml"))}
+        own = [{"study": one.name, **row} for one in sorted(studies) for row in read_jsonl(one / OPENINGS_FILE)]
+    known = {_key(row) for row in shared}
+    elsewhere = sorted((row for row in own if _key(row) not in known), key=lambda row: str(row.get("time")))
+    each = {_key(row): row for row in (*elsewhere, *shared)}
+    return [row for row in each.values() if row.get("fingerprint") == fingerprint]
+
+
+def openings_before(study: Path, fingerprint: str) -> list[Opening]:
+    """The openings of a test folder before the first one by this study's `confirm`."""
+    own = {_key(row) for row in read_jsonl(study / OPENINGS_FILE) if row["command"] == "confirm"}
+    return list(takewhile(lambda row: _key(row) not in own, openings(study, fingerprint)))
+
+
+def in_words(earlier: Sequence[Opening]) -> str:
+    """Why a verdict on a test folder that was opened earlier is exploratory."""
+    times = "once" if len(earlier) == 1 else f"{len(earlier)} times"
+    by = dict.fromkeys(f"`{row['command']}` of study {row['study']}" for row in earlier)
+    return f"the test folder had been opened {times} before, by {' and '.join(by)}"
+
+
+def _key(row: Opening) -> str:
+    """The same for the rows of one opening in several logs; an earlier version wrote no `id`."""
+    return str(row.get("id") or json.dumps({**row, "study": None}, sort_keys=True))
