@@ -67,6 +67,46 @@ def test_a_spent_budget_of_gpu_hours_lets_running_trials_finish(study: StudyFold
     assert director.is_done
 
 
+def test_gpu_hours_count_the_gpus_that_each_try_of_a_trial_held(
+    study: StudyFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quarter of a GPU for 80 s, half of one for 80 s, and another start for 80 s more: 100 GPU seconds."""
+    now = 1000.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    budget = "budget.gpu_hours=0.027"  # 97.2 s
+    director = direct(study, budget, gpu_share=0.25)
+    director.occupies(start(director).number, 0.25)
+    now += 80
+    director.lost(0, out_of_memory=True)
+    director.occupies(start(director).number, 0.5)
+    now += 80
+    director.close()
+
+    again = direct(study, budget, gpu_share=0.25)
+    again.occupies(start(again).number, 0.5)
+    assert again.used_up == ""
+    now += 80
+    assert again.used_up == "gpu_hours"
+    complete(again, 0)
+
+    assert direct(study, budget, gpu_share=0.25).used_up == "gpu_hours"
+    assert direct(study, "budget.gpu_hours=0.0279", gpu_share=0.25).used_up == ""  # 100.4 s
+
+
+def test_a_retry_that_gets_no_more_of_a_gpu_counts_no_more(study: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On machines with one GPU, twice one GPU is one GPU."""
+    now = 1000.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    director = direct(study, "budget.gpu_hours=0.03", gpu_share=1.0)  # 108 s
+    director.lost(start(director).number, out_of_memory=True)
+    director.occupies(start(director).number, 1.0)
+
+    now += 100
+    assert director.used_up == ""
+    now += 10
+    assert director.used_up == "gpu_hours"
+
+
 def test_asha_stops_a_weak_trial_and_says_so(study: StudyFolder) -> None:
     watching = Watching()
     director = direct(study, watching=watching)

@@ -19,7 +19,8 @@ from pathlib import Path
 from xraytune.search.openings import study_logs, write_opening
 study = Path(sys.argv[1])
 for number in range(15):
-    write_opening(*study_logs(study), command="confirm", fingerprint="a", reason=str(number), image_count=1, study=study.name)
+    about = {"fingerprint": "a", "reason": str(number), "study": study.name}
+    write_opening(*study_logs(study), command="confirm", image_count=1, **about)
 """
 
 

@@ -16,6 +16,7 @@ from tests.faults.ray_processes import killable
 from tests.search.studies import direct
 from xraytune.config.settings import Resources
 from xraytune.errors import MachineError
+from xraytune.search.journal import Journal
 from xraytune.search.runner import Runner
 from xraytune.search.slots import Node, slots
 from xraytune.search.study import StudyFolder
@@ -103,7 +104,11 @@ def run(
     with Runner(
         study, token="", resources=resources, cache=study.path, address=address, note=note, opened=opened
     ) as runner:
-        runner.run(direct(study), study, label=str)
+        director = direct(study)
+        try:
+            runner.run(director, study, label=str)
+        finally:
+            director.close()
 
 
 def terminate(*_: object) -> None:
@@ -336,3 +341,6 @@ def test_what_a_trial_gets_after_it_ran_out_of_memory_is_on_one_machine(
 
     at_the_first_start = (tmp_path / "taken").read_text(encoding="utf-8").splitlines()[0]
     assert at_the_first_start == "{'CPU': 3, 'GPU': 1}"
+    (row,) = study.rows()
+    journal = Journal(study.journal_path, study.space(), writable=False)
+    assert journal.gpu_seconds(usual_gpus=0.0) == pytest.approx(row["seconds"], rel=0.5), "one GPU each time"

@@ -181,6 +181,9 @@ class RunList:
             return self._start(asked)
         return Answer.WAIT if self._turns.waiting or self._turns.running else Answer.DONE
 
+    def occupies(self, number: int, gpus: float) -> None:
+        """Nothing: a confirm has no budget of GPU time."""
+
     def hear(self, number: int, message: Message) -> bool:
         """Take what a run says and answer whether it goes on.
 

@@ -1,4 +1,4 @@
-"""The time that a study has used, over all its starts: the wall's, and that of each trial that has not ended."""
+"""The time that a study has used over all its starts: wall time, and wall and GPU time of trials that have not ended."""
 
 from __future__ import annotations
 
@@ -15,10 +15,17 @@ _EVERY_SECONDS = 5.0
 
 
 class Times(BaseModel):
-    """What `wall.json` holds, in seconds; `trials` has those that have not ended."""
+    """What `wall.json` holds, in seconds.
+
+    Attributes:
+        seconds: Wall time.
+        trials: Wall time of those that have not ended.
+        gpu_seconds: Their wall time times the GPUs that they held; an earlier version wrote none.
+    """
 
     seconds: float = 0.0
     trials: dict[int, float] = {}
+    gpu_seconds: dict[int, float] = {}
 
 
 def read_times(path: Path) -> Times:
@@ -37,14 +44,19 @@ class StudyClock:
     Args:
         path: `wall.json`.
         unfinished: The trials whose time it counts; that of the others stands with their results.
+        gpus: What a trial usually holds.
     """
 
-    def __init__(self, path: Path, *, unfinished: Collection[int]) -> None:
+    def __init__(self, path: Path, *, unfinished: Collection[int], gpus: float) -> None:
         self._path, self._started = path, time.monotonic()
         before = read_times(path)
         self._before = before.seconds
         self._trials = {number: seconds for number, seconds in before.trials.items() if number in unfinished}
+        self._gpu_seconds = {
+            number: before.gpu_seconds.get(number, seconds * gpus) for number, seconds in self._trials.items()
+        }
         self._since: dict[int, float] = {}
+        self._gpus: dict[int, float] = {}
         self.save()
 
     def seconds(self) -> float:
@@ -53,26 +65,33 @@ class StudyClock:
 
     def seconds_of(self, number: int) -> float:
         """Time of a trial that has not ended, over all its processes."""
-        since = self._since.get(number)
-        return self._trials.get(number, 0.0) + (0.0 if since is None else time.monotonic() - since)
+        return self._trials.get(number, 0.0) + self._running_seconds(number)
 
-    def unfinished_seconds(self) -> float:
-        """Time of all trials that have not ended."""
-        return sum(self.seconds_of(number) for number in self._trials.keys() | self._since.keys())
+    def gpu_seconds_of(self, number: int) -> float:
+        """The same, times the GPUs that each process held."""
+        return self._gpu_seconds.get(number, 0.0) + self._running_seconds(number) * self._gpus.get(number, 0.0)
 
-    def start(self, number: int) -> None:
-        """A process runs the trial."""
-        self._since[number] = time.monotonic()
+    def unfinished_gpu_seconds(self) -> float:
+        """GPU time of all trials that have not ended."""
+        return sum(map(self.gpu_seconds_of, self._unfinished()))
+
+    def start(self, number: int, *, gpus: float) -> None:
+        """A process runs the trial and holds so many GPUs."""
+        self._since[number], self._gpus[number] = time.monotonic(), gpus
+
+    def hold(self, number: int, gpus: float) -> None:
+        """The process that runs the trial holds so many GPUs, and has since it started."""
+        self._gpus[number] = gpus
 
     def stop(self, number: int) -> None:
         """No process runs it now."""
-        self._trials[number] = self.seconds_of(number)
+        self._trials[number], self._gpu_seconds[number] = self.seconds_of(number), self.gpu_seconds_of(number)
         del self._since[number]
 
     def end(self, number: int) -> None:
         """The trial has ended; its time stands with its result."""
-        self._since.pop(number, None)
-        self._trials.pop(number, None)
+        for times in (self._since, self._gpus, self._trials, self._gpu_seconds):
+            times.pop(number, None)
         self.save()
 
     def beat(self) -> None:
@@ -83,5 +102,15 @@ class StudyClock:
     def save(self) -> None:
         """Write the time down."""
         self._saved = time.monotonic()
-        trials = {str(number): self.seconds_of(number) for number in sorted(self._trials.keys() | self._since.keys())}
-        write_json(self._path, {"version": 1, "seconds": round(self.seconds(), 1), "trials": trials})
+        used = {
+            "trials": {str(number): self.seconds_of(number) for number in self._unfinished()},
+            "gpu_seconds": {str(number): self.gpu_seconds_of(number) for number in self._unfinished()},
+        }
+        write_json(self._path, {"version": 1, "seconds": round(self.seconds(), 1), **used})
+
+    def _unfinished(self) -> list[int]:
+        return sorted(self._trials.keys() | self._since.keys())
+
+    def _running_seconds(self, number: int) -> float:
+        since = self._since.get(number)
+        return 0.0 if since is None else time.monotonic() - since

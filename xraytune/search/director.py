@@ -64,7 +64,7 @@ class Director:
         space: Its space, with the budget of this start.
         journal: Its journal, writable.
         gan_need: Tells the GANs that are not there yet.
-        gpu_share: GPUs that a trial occupies.
+        gpu_share: GPUs that a trial usually occupies.
         observer: Told what happens.
     """
 
@@ -83,7 +83,7 @@ class Director:
         self._rungs = rungs_of(space.settings, journal.reports())
         self._points, self._trial_budget = space.points(), space.trial_budget()
         self._turns = Turns(gan_need, map(journal.again, journal.unfinished()))
-        self._clock = StudyClock(folder.path / "wall.json", unfinished=journal.unfinished())
+        self._clock = StudyClock(folder.path / "wall.json", unfinished=journal.unfinished(), gpus=gpu_share)
         self._ends = Ends(folder.path)
         rows = journal.rows()
         project_rows(folder, rows)
@@ -125,6 +125,10 @@ class Director:
             self._turns.waiting.append(asked)
         # What runs now may be lost, and is then to be begun again.
         return Answer.WAIT if self._turns.waiting or self._turns.running else Answer.DONE
+
+    def occupies(self, number: int, gpus: float) -> None:
+        """Count so many GPUs for the trial that was started last under this number."""
+        self._clock.hold(number, gpus)
 
     def hear(self, number: int, message: Message) -> bool:
         """Take what a trial says and answer whether it goes on. Anything may be said again; nothing is recorded twice.
@@ -182,7 +186,7 @@ class Director:
         # Each time: resources, tracking and where things lie may be others than at the start that asked for it.
         write_json(trial / "config.json", experiment_to_json(experiment, trial))
         self._turns.start(asked)
-        self._clock.start(asked.number)
+        self._clock.start(asked.number, gpus=self._gpu_share)
         self._observer.began(asked)
         return asked
 
@@ -200,7 +204,8 @@ class Director:
         self._observer.note(f"#{number} is tried again: {reason.splitlines()[0]}")
 
     def _end(self, number: int, status: Status, value: float | None, outcome: dict[str, Any]) -> None:
-        self._journal.tell(number, status, value, {**outcome, "seconds": self._clock.seconds_of(number)})
+        used = {"seconds": self._clock.seconds_of(number), "gpu_seconds": self._clock.gpu_seconds_of(number)}
+        self._journal.tell(number, status, value, {**outcome, **used})
         self._turns.end(number)
         self._clock.end(number)
         row = self._journal.row(number)
@@ -211,5 +216,4 @@ class Director:
             self._ends.add()
 
     def _gpu_seconds(self) -> float:
-        ended = sum(row["seconds"] for row in self._folder.rows())
-        return float((ended + self._clock.unfinished_seconds()) * self._gpu_share)
+        return self._journal.gpu_seconds(self._gpu_share) + self._clock.unfinished_gpu_seconds()

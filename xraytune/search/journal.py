@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -160,6 +161,14 @@ class Journal:
         trial.set_user_attr(_OUTCOME, dict(outcome))
         self._study.tell(number, value if status == "complete" else None, state=_STATES[status])
 
+    def gpu_seconds(self, usual_gpus: float) -> float:
+        """GPU time of all ended trials; those of an earlier version, which did not record it, held the usual GPUs.
+
+        Raises:
+            StudyError: The journal is damaged there.
+        """
+        return sum(map(partial(self._gpu_seconds, usual_gpus), self.trials))
+
     def rows(self) -> list[dict[str, Any]]:
         """One row for each ended trial, in the order of their numbers: what `trials.jsonl` holds."""
         return [self.row(trial.number) for trial in self.trials if trial.state.is_finished()]
@@ -177,6 +186,13 @@ class Journal:
 
     def _damaged(self, number: int, error: Exception) -> StudyError:
         return StudyError(Problem(f"the journal is damaged at trial {number}: {error}", self._path, _LOST))
+
+    def _gpu_seconds(self, usual_gpus: float, trial: FrozenTrial) -> float:
+        outcome = trial.user_attrs.get(_OUTCOME, {})
+        try:
+            return float(outcome.get("gpu_seconds", outcome.get("seconds", 0.0) * usual_gpus))
+        except (TypeError, ValueError, AttributeError) as error:
+            raise self._damaged(trial.number, error) from error
 
     def _row(self, number: int) -> dict[str, Any]:
         trial, parameters, status = self._frozen(number), self.parameters(number), self.status(number)

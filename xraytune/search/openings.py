@@ -1,4 +1,4 @@
-"""The log of openings: every time a sealed test folder was looked at, since each further look makes a figure on it mean less.
+"""The log of openings: each look at a sealed test folder, because every further look makes a figure on it mean less.
 
 A test folder is identified by its content, so a copy of it under another name is the same folder. An opening is written to
 the study's own `test_openings.jsonl` and to the one beside the studies, which outlives them: a second study on the same test

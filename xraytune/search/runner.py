@@ -264,7 +264,9 @@ class _Served:
                 return "done"
             case asked:
                 self._asked[asked.number] = self._process(asked.number), time.monotonic()
-                return self._config(asked) | {"resources": occupied(self._resources, asked.share, nodes)}
+                resources = occupied(self._resources, asked.share, nodes)
+                self._work.occupies(asked.number, resources.get("GPU", 0.0))
+                return self._config(asked) | {"resources": resources}
 
 
 def _nodes(found: Sequence[Mapping[str, float]]) -> tuple[Node, ...]:

@@ -67,6 +67,9 @@ class Work(Protocol):
     def next(self) -> Asked | Answer:
         """A trial for a free slot."""
 
+    def occupies(self, number: int, gpus: float) -> None:
+        """A trial that `next` gave holds so many GPUs: more, where it is tried again after it ran out of memory."""
+
     def hear(self, number: int, message: Message) -> bool:
         """Take what a trial says and answer whether it goes on; anything may be said again."""
 
