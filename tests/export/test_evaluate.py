@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn import metrics as sk
 
 from tests.export.conftest import CopyLab, Lab
+from tests.in_process import command
 from xraytune.classifier.network import build_classifier
 from xraytune.config.settings import Parameters
 from xraytune.errors import DataError
@@ -80,7 +82,44 @@ def test_a_bundle_is_worth_on_val_b_what_its_training_said(
 
     assert evaluation.metrics.auroc == trained.val_b_auroc
     assert evaluation.threshold == trained.threshold
-    assert evaluation.known_image_count == evaluation.metrics.images
+    assert evaluation.known_image_count == evaluation.known_patient_image_count == evaluation.metrics.images
+    assert evaluation.known_patient_count == evaluation.patient_count
+
+
+def other_bytes(image: Path) -> None:
+    """Save an image anew, as preprocessing would."""
+    with Image.open(image) as opened:
+        opened.save(image.with_suffix(".png"))
+    image.unlink()
+
+
+def test_patients_of_the_model_are_found_on_images_with_other_bytes(copy_lab: CopyLab, tmp_path: Path) -> None:
+    lab = copy_lab()
+    folder = shutil.copytree(lab.xrays / "test", tmp_path / "images")
+    trained = next(image for image in open_bundle(lab.model).prepared().images if image.side == "train")
+    copy = folder / Path(trained.file).relative_to("train")
+    shutil.copy(lab.xrays / trained.file, copy)
+    other_bytes(copy)
+    shutil.rmtree(lab.xrays)  # the bundle alone knows them
+
+    found = evaluate(lab.model, data=folder, replicates=10)
+
+    assert (found.known_image_count, found.known_patient_count, found.known_patient_image_count) == (0, 1, 1)
+    assert found.to_json()["known_patients"] == 1
+    said = command("evaluate", lab.model, "--data", folder).stdout
+    assert "1 of these images are of 1 patient in the model's own training or validation" in " ".join(said.split())
+
+
+def test_a_table_tells_evaluate_that_equal_file_names_are_other_patients(copy_lab: CopyLab, tmp_path: Path) -> None:
+    lab = copy_lab()
+    folder = val_b_folder(lab.model, lab.xrays, tmp_path / "images")
+    for image in sorted(folder.rglob("*.jpeg")):
+        other_bytes(image)
+    assert evaluate(lab.model, data=folder, replicates=10).known_patient_count
+    lines = [f"{path.name},somebody {number}\n" for number, path in enumerate(sorted(folder.rglob("*.png")))]
+    (folder / "patients.csv").write_text("file,patient\n" + "".join(lines), encoding="utf-8")
+
+    assert evaluate(lab.model, data=folder, replicates=10).known_patient_count == 0
 
 
 def test_images_of_the_models_folder_of_extra_images_are_known(copy_lab: CopyLab) -> None:
@@ -93,11 +132,12 @@ def test_images_of_the_models_folder_of_extra_images_are_known(copy_lab: CopyLab
     mix = ("source=folder", f"folder.path={copies}", "synthetic_ratio=0.5", "budget.max_epochs=1")
     train(lab.best, out=lab.path / "mixed", overrides=mix)
 
-    known = evaluate(lab.path / "mixed", data=data, replicates=10).known_image_count
+    found = evaluate(lab.path / "mixed", data=data, replicates=10)
     shutil.rmtree(copies)
 
-    assert known == len(leaked)
-    assert evaluate(lab.path / "mixed", data=data, replicates=10).known_image_count == 0
+    assert found.known_image_count == len(leaked)
+    assert 1 <= found.known_patient_count <= len(leaked) <= found.known_patient_image_count
+    assert evaluate(lab.path / "mixed", data=data, replicates=10).known_patient_count == 0
 
 
 def test_an_opened_test_folder_is_written_down_also_under_another_name(copy_lab: CopyLab, tmp_path: Path) -> None:

@@ -61,9 +61,11 @@ def _remarks(found: Evaluation) -> list[Cell]:
     if found.opened_test:
         times = "the first time" if found.test_openings == 1 else f"{found.test_openings} times by now"
         remarks.append(Cell(f"the study's sealed test folder was opened, {times}; this is written down", "busy"))
-    if found.known_image_count:
-        known = f"{found.known_image_count} of these images were in the model's own training or validation"
-        remarks.append(Cell(f"{known}: the figures flatter it", "bad"))
+    if found.known_patient_count:
+        images, patients = found.known_patient_image_count, found.known_patient_count
+        of_patients = f"{images} of these images are of {patients} patient{'s' * (patients > 1)}"
+        known = f"{of_patients} in the model's own training or validation"
+        remarks.append(Cell(f"{known} ({found.known_image_count} are the same files): the figures flatter it", "bad"))
     return remarks
 
 

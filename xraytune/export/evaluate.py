@@ -1,13 +1,15 @@
 """What a model is worth on a folder of class folders, with intervals over patients.
 
 The headline is at the threshold that val-B gave, for a threshold that is chosen on the images it is judged by flatters;
-the figures at .5 stand beside it. If the folder is the study's sealed test folder, the look at it is written down.
+the figures at .5 stand beside it. If the folder is the study's sealed test folder, the look at it is written down. Images
+and patients that the model was trained or validated on flatter the figures, so they are counted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +17,14 @@ from numpy.typing import NDArray
 
 from xraytune.data.decoding import BrokenImage
 from xraytune.data.index import ImageFile, content_fingerprint, data_folder_of, read_labelled_folder
-from xraytune.data.layout import list_images
 from xraytune.data.patients import PATIENTS_CSV
 from xraytune.errors import ArtifactError, DataError, MachineError, Problem
 from xraytune.export.bundle import Bundle, open_bundle
 from xraytune.export.openings import record_opening
 from xraytune.export.predictions import predict_images
-from xraytune.files import sha256_of
 from xraytune.metrics.classification import METRICS, ClassificationMetrics, classification_metrics
 from xraytune.metrics.intervals import further_figures, patient_bootstrap
+from xraytune.pipeline.known_patients import all_names, known_patients, owners_by_name
 from xraytune.records import Json, Progress, ignore_progress
 
 _BOOTSTRAP_SEED = 0
@@ -46,6 +47,8 @@ class Evaluation:
         at_half: The figures at the threshold .5; None with three classes or more.
         known_image_count: Images that are, to the byte, in the model's training or validation parts, or in its folder of
             extra images, if that lies where it did.
+        known_patient_count: Patients who are in these parts or that folder, by the rules of `known_patients`.
+        known_patient_image_count: Their images, those of `known_image_count` included.
         broken: Images that were left out.
         opened_test: Whether this is the sealed test folder of the model's study.
         test_openings: How often it has been opened, this time included; 0 for another folder.
@@ -62,6 +65,8 @@ class Evaluation:
     intervals: dict[str, tuple[float, float]]
     at_half: ClassificationMetrics | None
     known_image_count: int
+    known_patient_count: int
+    known_patient_image_count: int
     broken: tuple[BrokenImage, ...]
     opened_test: bool
     test_openings: int
@@ -78,6 +83,8 @@ class Evaluation:
             "class_counts": {**self.class_counts},
             "patients": self.patient_count,
             "known_images": self.known_image_count,
+            "known_patients": self.known_patient_count,
+            "images_of_known_patients": self.known_patient_image_count,
             "broken": [asdict(image) for image in self.broken],
             "opened_test": self.opened_test,
             "test_openings": self.test_openings,
@@ -141,6 +148,7 @@ def evaluate(
     is_test = fingerprint == bundle.record.test_fingerprint
     # Before anyone has seen a figure, so that no look goes unrecorded.
     openings = record_opening(bundle, fingerprint, reason=reason, image_count=len(kept)) if is_test else 0
+    known_contents, known = _known(bundle, data, kept, is_test=is_test)
     return Evaluation(
         model=model,
         data=data,
@@ -152,7 +160,9 @@ def evaluate(
         further={name: value for name, (value, _, _) in further.items()},
         intervals={name: (low, high) for name, (_, low, high) in further.items()} | intervals,
         at_half=classification_metrics(labels, probabilities, positive=positive) if is_binary else None,
-        known_image_count=_known_image_count(bundle, kept),
+        known_image_count=sum(image.sha256 in known_contents for image in kept),
+        known_patient_count=len(known),
+        known_patient_image_count=sum(patient in known for patient in patients),
         broken=predicted.broken,
         opened_test=is_test,
         test_openings=openings,
@@ -180,15 +190,35 @@ def _class_counts(bundle: Bundle, labels: NDArray[np.int64], data: Path) -> dict
     return counts
 
 
-def _known_image_count(bundle: Bundle, images: Sequence[ImageFile]) -> int:
-    known = {image.sha256 for image in bundle.prepared().images} | _extra_contents(bundle)
-    return sum(image.sha256 in known for image in images)
+def _known(bundle: Bundle, data: Path, images: Sequence[ImageFile], *, is_test: bool) -> tuple[set[str], set[str]]:
+    """Hashes of all images that the model was trained or validated on, and the patients of `images` who are on them."""
+    own, group_regex = bundle.prepared().images, bundle.record.group_regex
+    whole = data_folder_of(data, group_regex)
+    found = images if whole is None else [replace(one, file=f"{data.resolve().name}/{one.file}") for one in images]
+    known_in = partial(known_patients, found, whole or data, group_regex=group_regex)
+    extra, names = _extra_images(bundle, owners_by_name([*own, *found]))
+    patients = known_in(extra, known_as=names)
+    if not is_test:  # the index has checked that no patient of the sealed test folder is in training
+        patients |= known_in(own, known_as=_further_names(bundle), owners=owners_by_name(own))
+    return {image.sha256 for image in (*own, *extra)}, patients
 
 
-def _extra_contents(bundle: Bundle) -> set[str]:
-    """Hashes of the model's folder of extra images; none where it has none, or that cannot be found or read any more."""
+def _further_names(bundle: Bundle) -> set[str]:
+    """Names of the model's patients that only its data folder tells; none if that cannot be read any more."""
+    try:
+        root = bundle.experiment().settings.data.path
+        return all_names(bundle.prepared().images, root, bundle.record.group_regex)
+    except (ArtifactError, DataError, OSError):
+        return set()
+
+
+def _extra_images(bundle: Bundle, owners: Mapping[str, str]) -> tuple[tuple[ImageFile, ...], set[str]]:
+    """The model's extra images from a folder and the names of their patients; none if that cannot be read any more."""
     try:
         folder = bundle.experiment().parameters.folder
-        return set() if folder is None else {sha256_of(path) for path in list_images(folder.path)}
+        if folder is None:
+            return (), set()
+        images = read_labelled_folder(folder.path, bundle.record.class_names)
+        return images, all_names(images, folder.path, bundle.record.group_regex, owners)
     except (ArtifactError, DataError, MachineError, OSError):
-        return set()
+        return (), set()
