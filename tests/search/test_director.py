@@ -67,6 +67,10 @@ def test_a_spent_budget_of_gpu_hours_lets_running_trials_finish(study: StudyFold
     assert director.is_done
 
 
+def is_spent(director: Director) -> bool:
+    return director.used_up == "gpu_hours"
+
+
 def test_gpu_hours_count_the_gpus_that_each_try_of_a_trial_held(
     study: StudyFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,13 +88,13 @@ def test_gpu_hours_count_the_gpus_that_each_try_of_a_trial_held(
 
     again = direct(study, budget, gpu_share=0.25)
     again.occupies(start(again).number, 0.5)
-    assert again.used_up == ""
+    assert not is_spent(again)
     now += 80
-    assert again.used_up == "gpu_hours"
+    assert is_spent(again)
     complete(again, 0)
 
-    assert direct(study, budget, gpu_share=0.25).used_up == "gpu_hours"
-    assert direct(study, "budget.gpu_hours=0.0279", gpu_share=0.25).used_up == ""  # 100.4 s
+    assert is_spent(direct(study, budget, gpu_share=0.25))
+    assert not is_spent(direct(study, "budget.gpu_hours=0.0279", gpu_share=0.25))  # 100.4 s
 
 
 def test_a_retry_that_gets_no_more_of_a_gpu_counts_no_more(study: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,9 +106,9 @@ def test_a_retry_that_gets_no_more_of_a_gpu_counts_no_more(study: StudyFolder, m
     director.occupies(start(director).number, 1.0)
 
     now += 100
-    assert director.used_up == ""
+    assert not is_spent(director)
     now += 10
-    assert director.used_up == "gpu_hours"
+    assert is_spent(director)
 
 
 def test_asha_stops_a_weak_trial_and_says_so(study: StudyFolder) -> None:

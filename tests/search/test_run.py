@@ -10,7 +10,8 @@ import pytest
 from tests.in_process import InProcess, one_thread, search_in_process
 from xraytune.config.load import load_space
 from xraytune.data.phantom import draw_phantoms
-from xraytune.errors import StudyError
+from xraytune.errors import ConfigError, StudyError
+from xraytune.export.train import train
 from xraytune.files import read_jsonl
 from xraytune.search import run as search_run
 from xraytune.search.run import Quiet, search
@@ -84,3 +85,18 @@ def test_a_search_with_nothing_left_to_do_says_what_is_used_up(space: Path, over
     search(space, studies=studies, overrides=overrides, observer=notes)
 
     assert notes.texts[-1] == note
+
+
+def test_a_ratio_that_rounds_to_no_extra_image_is_refused_before_a_study_or_a_model_is_made(space: Path) -> None:
+    root = space.parent
+    overrides = ["batch_size=512", "source={values: [none, duplicate]}", "synthetic_ratio={min: 0.002, max: 1.0}"]
+    refused = r"synthetic_ratio: 0.002 of \d+ training images rounds to no extra image\n +fix: give 0\.\d+ or more"
+
+    with pytest.raises(ConfigError, match=refused):
+        search(space, studies=root / "studies", overrides=overrides)
+    fixed = ["batch_size=512", "lr=1e-3", "source=duplicate", "synthetic_ratio=0.002"]
+    with pytest.raises(ConfigError, match=refused):
+        train(space, out=root / "model", overrides=fixed, cache=root / "cache")
+
+    assert not (root / "studies").exists()
+    assert not (root / "model").exists()

@@ -200,7 +200,7 @@ def _known(bundle: Bundle, data: Path, images: Sequence[ImageFile], *, is_test: 
     patients = known_in(extra, known_as=names)
     if not is_test:  # the index has checked that no patient of the sealed test folder is in training
         patients |= known_in(own, known_as=_further_names(bundle), owners=owners_by_name(own))
-    return {image.sha256 for image in (*own, *extra)}, patients
+    return {image.sha256 for image in own} | {image.sha256 for image in extra}, patients
 
 
 def _further_names(bundle: Bundle) -> set[str]:

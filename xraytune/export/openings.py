@@ -29,8 +29,8 @@ def record_opening(bundle: Bundle, fingerprint: str, *, reason: str, image_count
         model_sha256=bundle.model_sha256,
         **({} if study is None else {"study": study.name}),
     )
-    with_model = sum(row["fingerprint"] == fingerprint for row in read_jsonl(model / OPENINGS_FILE))
-    return max(with_model, 0 if study is None else len(openings(study, fingerprint)))
+    with_model = [row for row in read_jsonl(model / OPENINGS_FILE) if row["fingerprint"] == fingerprint]
+    return max(len(with_model), 0 if study is None else len(openings(study, fingerprint)))
 
 
 def _study_with_test(bundle: Bundle, fingerprint: str) -> Path | None:

@@ -24,6 +24,7 @@ from xraytune.errors import ArtifactError, Problem
 from xraytune.export.bundle import write_bundle
 from xraytune.files import explained_disk_errors, make_folder, new_folder, require_new, require_writable, sha256_of
 from xraytune.lease import HeldError, held
+from xraytune.mix.plan import require_extra_images
 from xraytune.pipeline.artifacts import artifact_path
 from xraytune.pipeline.material import gather_material
 from xraytune.pipeline.model import require_two_classes
@@ -120,7 +121,9 @@ def train(
     prepared, warnings = prepare(settings, cache, skip_broken=skip_broken, on_progress=on_progress)
     for warning in warnings:
         note(warning)
-    folders = replace(inputs_of_trials([experiment.parameters]), weights=frozenset())
+    parameters = experiment.parameters
+    require_extra_images([parameters.synthetic_ratio] * (parameters.source != "none"), prepared.side("train").rows.size)
+    folders = replace(inputs_of_trials([parameters]), weights=frozenset())
     extra = [*read_inputs(folders, settings, prepared, cache).values()]
     study = _of_these_images(study, prepared, note)
     recorded = None if overrides or study is None else _recorded(settings, study)

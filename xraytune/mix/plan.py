@@ -7,7 +7,7 @@ different images.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xraytune.config.settings import Parameters
+from xraytune.errors import ConfigError, Problem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +53,7 @@ def plan_mix(real_counts: Sequence[int], parameters: Parameters) -> MixPlan:
 
     Source: Balinski and Young 1982, "Fair Representation", on Webster's method and its monotony.
     """
-    extra_total = int(parameters.synthetic_ratio * sum(real_counts) + 0.5)
+    extra_total = _extra_total(parameters.synthetic_ratio, sum(real_counts))
     ordinals = np.arange(extra_total)
     seats: list[NDArray[np.floating[Any]]]
     if parameters.balance == "natural":
@@ -66,3 +67,23 @@ def plan_mix(real_counts: Sequence[int], parameters: Parameters) -> MixPlan:
         extra_labels=order // max(extra_total, 1),
         extra_ordinals=order % max(extra_total, 1),
     )
+
+
+def require_extra_images(ratios: Iterable[float], real_count: int) -> None:
+    """Refuse a ratio that rounds to no extra image: its trials would count as an arm that they are not.
+
+    Args:
+        ratios: The `synthetic_ratio` of trials with a source.
+        real_count: Real training images.
+
+    Raises:
+        ConfigError: Names the smallest ratio.
+    """
+    smallest = min(ratios, default=None)
+    if smallest is not None and _extra_total(smallest, real_count) == 0:
+        what = f"synthetic_ratio: {smallest:g} of {real_count} training images rounds to no extra image"
+        raise ConfigError(Problem(what, "synthetic_ratio", f"give {1 / real_count:.2g} or more"))
+
+
+def _extra_total(synthetic_ratio: float, real_count: int) -> int:
+    return int(synthetic_ratio * real_count + 0.5)

@@ -18,6 +18,7 @@ from xraytune.cores import cpu_count
 from xraytune.data.index import read_index
 from xraytune.errors import Problem, TrialError
 from xraytune.files import require_writable
+from xraytune.mix.plan import require_extra_images
 from xraytune.pipeline.model import require_two_classes
 from xraytune.pipeline.prepare import Prepared, prepare_index
 from xraytune.pipeline.synthesize import gan_need
@@ -138,6 +139,10 @@ def search(
     if settings.has_idle_asha:
         grace, last = settings.scheduler.grace, settings.budget.max_epochs
         observer.note(f"ASHA stops no trial: scheduler.grace is {grace}, and budget.max_epochs {last}")
+    if not is_resumed:
+        mixes = loaded.combinations("source", "synthetic_ratio")
+        ratios = [ratio for source, ratio in mixes if source != "none" and isinstance(ratio, int | float)]
+        require_extra_images(ratios, prepared.side("train").rows.size)
     contents = read_inputs(inputs_of_space(loaded), settings, prepared, cache, index=index)
     if not is_resumed:
         create_study(folder, loaded, prepared, compute)
