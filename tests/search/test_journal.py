@@ -183,6 +183,18 @@ def test_a_complete_trial_without_an_outcome_is_told_as_damage(study: StudyFolde
         journal.rows()
 
 
+@pytest.mark.filterwarnings("default")  # as outside of tests: Optuna only warns
+def test_a_value_outside_of_the_space_is_told_as_damage(study: StudyFolder) -> None:
+    journal = open_journal(study)
+    journal.tell(journal.ask([{"source": "none", "lr": 1e-3}]).number, "failed", None, {})
+    whole = study.journal_path.read_bytes()
+    study.journal_path.write_bytes(whole.replace(b"0.001", b"0.1"))
+    assert study.journal_path.read_bytes() != whole
+
+    with pytest.raises(StudyError, match=r"damaged at trial 0: lr is 0\.1, and not 1e-05 to 0\.01"):
+        open_journal(study).parameters(0)
+
+
 def test_optuna_itself_reads_the_journal(study: StudyFolder) -> None:
     """So does optuna-dashboard."""
     journal = open_journal(study)

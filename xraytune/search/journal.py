@@ -25,7 +25,7 @@ from xraytune.config.settings import Parameters
 from xraytune.config.space import Point, Space
 from xraytune.errors import Problem, StudyError
 from xraytune.files import check_fences, cut_torn_line, explained_disk_errors
-from xraytune.search.portable import PortableTrial
+from xraytune.search.portable import PortableTrial, RecordedTrial
 from xraytune.search.retries import Failure, share
 from xraytune.search.sampler import NumberedSampler, quiet_optuna
 from xraytune.search.work import Asked
@@ -112,8 +112,8 @@ class Journal:
         """
         trial = self._frozen(number)
         try:
-            return self._suggest(optuna.trial.FixedTrial(trial.params))
-        except (ValueError, LookupError, UserWarning) as error:
+            return self._suggest(RecordedTrial(trial.params))
+        except (ValueError, LookupError) as error:
             if trial.state.is_finished():
                 raise self._damaged(number, error) from error
             raise ValueError(f"trial {number} has no settings yet") from error
