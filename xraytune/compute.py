@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 import torch
-from torch.optim import Optimizer
 
 from xraytune.config.settings import Resources
 from xraytune.errors import MachineError, Problem
 from xraytune.records import Compute
-
-AnyOptimizer = TypeVar("AnyOptimizer", bound=Optimizer)
 
 
 def gpu_count() -> int:
@@ -86,13 +81,3 @@ def pin(compute: Compute, *, gpu_share: float = 1.0) -> None:
 def autocast(compute: Compute) -> torch.autocast:
     """Matrix products in `compute.precision`, while the block runs."""
     return torch.autocast(compute.device, dtype=torch.bfloat16, enabled=compute.precision == "bfloat16")
-
-
-def uncompiled(optimizer: type[AnyOptimizer]) -> type[AnyOptimizer]:
-    """An optimiser without its care for torch.compile, whose import at the first step takes seconds of each trial's start.
-
-    The methods that torch wraps for it are taken as they were written; the wrapper of `step` also turned gradients off.
-    """
-    methods = inspect.getmembers(optimizer, inspect.isfunction)
-    plain = {name: inspect.unwrap(method) for name, method in methods if hasattr(method, "__wrapped__")}
-    return type(optimizer.__name__, (optimizer,), plain | {"step": torch.no_grad()(plain["step"])})

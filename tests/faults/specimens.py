@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from tests.confirm.test_plan import GAN, NONE
@@ -18,6 +17,7 @@ from tests.search.studies import CPU, two_images, write_space
 from xraytune.classifier.checkpoint import save_best, save_checkpoint
 from xraytune.classifier.inputs import InputFormat
 from xraytune.classifier.network import Classifier, build_classifier
+from xraytune.classifier.optimizer import Optimizer
 from xraytune.config.load import experiment_to_json
 from xraytune.config.settings import DataSettings, Experiment, GanSettings, Parameters, Settings
 from xraytune.confirm.plan import new_plan, write_plan
@@ -78,9 +78,9 @@ def network() -> Classifier:
     return build_classifier(SMALL, 2, weights=None, seed=0)
 
 
-def optimizer_of(classifier: Classifier) -> torch.optim.Optimizer:
+def optimizer_of(classifier: Classifier) -> Optimizer:
     """With state, as after a step."""
-    optimizer = torch.optim.Adam(classifier.parameters())
+    optimizer = Optimizer(SMALL, classifier)
     sum(parameter.sum() for parameter in classifier.parameters()).backward()  # type: ignore[union-attr]
     optimizer.step()
     return optimizer

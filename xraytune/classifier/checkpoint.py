@@ -11,11 +11,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import TypeAdapter
 from safetensors.torch import load_file
 from torch import nn
 
+from xraytune.classifier.optimizer import Optimizer
 from xraytune.classifier.weights import put_tensors
 from xraytune.errors import ArtifactError, Problem
 from xraytune.records import EpochRecord
@@ -26,9 +26,7 @@ _EPOCHS = TypeAdapter(list[EpochRecord])
 _FIX = "remove this folder: the trial then starts afresh"
 
 
-def save_checkpoint(
-    folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, epochs: Sequence[EpochRecord]
-) -> None:
+def save_checkpoint(folder: Path, network: nn.Module, optimizer: Optimizer, epochs: Sequence[EpochRecord]) -> None:
     """Write all that `resume` needs.
 
     Raises:
@@ -65,7 +63,7 @@ def load_best(folder: Path, network: nn.Module) -> None:
         raise ArtifactError(Problem("the best network is missing or damaged", file, _FIX)) from error
 
 
-def resume(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> list[EpochRecord]:
+def resume(folder: Path, network: nn.Module, optimizer: Optimizer) -> list[EpochRecord]:
     """Bring network and optimiser to where the checkpoint is; gives its epochs, none without a checkpoint.
 
     Raises:

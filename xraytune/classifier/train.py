@@ -21,15 +21,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from xraytune.classifier.checkpoint import resume, save_best, save_checkpoint
+from xraytune.classifier.optimizer import Optimizer
 from xraytune.classifier.schedules import learning_rate
-from xraytune.compute import autocast, uncompiled
+from xraytune.compute import autocast
 from xraytune.config.settings import Parameters
 from xraytune.errors import Problem, TrialError
 from xraytune.metrics.classification import auroc
 from xraytune.records import Compute, EpochRecord
 from xraytune.seeding import derive_seed
-
-_SGD_MOMENTUM = 0.9
 
 
 def train_classifier(
@@ -73,7 +72,7 @@ def train_classifier(
         DataError: Val-A lacks a class.
         MachineError: The disk is full.
     """
-    optimizer = _build_optimizer(parameters, network)
+    optimizer = Optimizer(parameters, network)
     records = resume(checkpoint_dir, network, optimizer)
     while len(records) < max_epochs and not _is_stale(records, parameters.early_stop_epochs):
         started = time.perf_counter()
@@ -147,16 +146,6 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     return probabilities
 
 
-def _build_optimizer(parameters: Parameters, network: nn.Module) -> torch.optim.Optimizer:
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    lr, weight_decay = parameters.lr, parameters.weight_decay
-    if parameters.optimizer == "adam":
-        return uncompiled(torch.optim.Adam)(trained, lr=lr, weight_decay=weight_decay)
-    if parameters.optimizer == "adamw":
-        return uncompiled(torch.optim.AdamW)(trained, lr=lr, weight_decay=weight_decay)
-    return uncompiled(torch.optim.SGD)(trained, lr=lr, weight_decay=weight_decay, momentum=_SGD_MOMENTUM)
-
-
 def _is_stale(records: Sequence[EpochRecord], early_stop_epochs: int | None) -> bool:
     """Whether the last `early_stop_epochs` epochs brought no better val-A AUROC than the ones before."""
     if early_stop_epochs is None or len(records) <= early_stop_epochs:
@@ -166,7 +155,7 @@ def _is_stale(records: Sequence[EpochRecord], early_stop_epochs: int | None) -> 
 
 def _train_epoch(
     network: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     batch: Callable[[int], tuple[Tensor, Tensor]],
     steps: range,
     lr_at: Callable[[int], float],
@@ -181,9 +170,8 @@ def _train_epoch(
         torch.manual_seed(seed)
         for step in steps:
             inputs, labels = batch(step)
-            for group in optimizer.param_groups:
-                group["lr"] = lr_at(step)
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.lr = lr_at(step)
+            optimizer.zero_grad()
             with _autocast(inputs, compute):
                 logits = network(inputs)
             loss = F.cross_entropy(logits.float(), labels)

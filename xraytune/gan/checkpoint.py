@@ -20,7 +20,6 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.optim import Adam
 
-from xraytune.compute import uncompiled
 from xraytune.config.settings import GanSettings
 from xraytune.errors import ArtifactError, ConfigError, Problem
 from xraytune.gan.networks import Discriminator, Generator
@@ -63,7 +62,7 @@ def new_training(settings: GanSettings, class_count: int, compute: Compute) -> T
     for network in (generator, discriminator):
         network.to(device=compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     # What a GPU is to replay (`gan/replay.py`) must keep its count of steps there.
-    adam = partial(uncompiled(Adam), betas=(settings.beta1, 0.999), fused=True, capturable=compute.device == "cuda")
+    adam = partial(Adam, betas=(settings.beta1, 0.999), fused=True, capturable=compute.device == "cuda")
     return Training(
         settings=settings,
         class_count=class_count,

@@ -49,17 +49,20 @@ class RecordedTrial:
 
     def suggest_categorical(self, name: str, choices: Sequence[Value]) -> Value:
         """The recorded choice."""
-        return self._checked(name, Choices(tuple(choices)))
+        choice: Value = self._checked(name, Choices(tuple(choices)))
+        return choice
 
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
     ) -> float:
         """The recorded number."""
-        return self._checked(name, FloatRange(low=low, high=high, step=step, is_log=log))
+        number: float = self._checked(name, FloatRange(low=low, high=high, step=step, is_log=log))
+        return number
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
         """The recorded whole number."""
-        return self._checked(name, IntRange(low=low, high=high, step=step, is_log=log))
+        number: int = self._checked(name, IntRange(low=low, high=high, step=step, is_log=log))
+        return number
 
     def _checked(self, name: str, domain: Domain) -> Any:
         if name not in self.values:

@@ -1,0 +1,101 @@
+"""The classifier's optimizers: the same bits as torch's own, without torch's compiler."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any, Literal
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD, Adam, AdamW
+
+from xraytune.classifier.optimizer import Optimizer
+from xraytune.config.settings import Parameters
+
+Name = Literal["adam", "adamw", "sgd"]
+NAMES: tuple[Name, ...] = ("adam", "adamw", "sgd")
+STEP_WITH_EACH = """
+import sys, torch
+from xraytune.classifier.optimizer import Optimizer
+from xraytune.config.settings import Parameters
+for name in ("adam", "adamw", "sgd"):
+    network = torch.nn.Linear(2, 1)
+    optimizer = Optimizer(Parameters(optimizer=name), network)
+    network(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    optimizer.load_state_dict(optimizer.state_dict())
+print("torch._dynamo" in sys.modules)
+"""
+
+
+def small_network() -> nn.Module:
+    """Its first layer is not trained, and its last one gets no gradient."""
+    torch.manual_seed(0)
+    network = nn.ModuleList([nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 1), nn.Linear(1, 1)])
+    network[0].requires_grad_(False)
+    return network
+
+
+def ours(name: Name, network: nn.Module) -> Optimizer:
+    return Optimizer(Parameters(optimizer=name, lr=0.05, weight_decay=0.01), network)
+
+
+def torchs(name: Name, network: nn.Module) -> Any:
+    weights = [one for one in network.parameters() if one.requires_grad]
+    if name == "sgd":
+        return SGD(weights, lr=0.05, weight_decay=0.01, momentum=0.9)
+    return (Adam if name == "adam" else AdamW)(weights, lr=0.05, weight_decay=0.01)
+
+
+def train(network: Any, optimizer: Any, steps: range) -> list[torch.Tensor]:
+    """The network's weights after some steps."""
+    for step in steps:
+        images = torch.randn(16, 4, generator=torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        network[2](torch.relu(network[1](network[0](images)))).square().mean().backward()
+        optimizer.step()
+    return [weights.detach().clone() for weights in network.parameters()]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_move_as_torchs_own_optimizers_move_them(name: Name) -> None:
+    one, other = small_network(), small_network()
+
+    pairs = zip(train(one, ours(name, one), range(5)), train(other, torchs(name, other), range(5)), strict=True)
+
+    assert all(torch.equal(here, there) for here, there in pairs)
+
+
+@pytest.mark.parametrize("before", [ours, torchs], ids=["today's", "an earlier version's"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_checkpoint_goes_on_to_the_bits_of_an_unbroken_run(name: Name, before: Any) -> None:
+    network, unbroken = small_network(), small_network()
+    optimizer = before(name, network)
+    train(network, optimizer, range(3))
+    resumed = ours(name, network)
+    resumed.load_state_dict(optimizer.state_dict())
+
+    pairs = zip(train(network, resumed, range(3, 6)), train(unbroken, ours(name, unbroken), range(6)), strict=True)
+
+    assert all(torch.equal(here, there) for here, there in pairs)
+
+
+def test_a_checkpoint_of_another_optimizer_or_network_is_refused() -> None:
+    network = small_network()
+    momentum = ours("sgd", network)
+    train(network, momentum, range(1))
+
+    with pytest.raises(ValueError, match="another optimizer or network"):
+        ours("adam", network).load_state_dict(momentum.state_dict())
+    with pytest.raises(ValueError, match="another optimizer or network"):
+        ours("sgd", nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 8))).load_state_dict(momentum.state_dict())
+
+
+@pytest.mark.slow
+def test_no_step_loads_torchs_compiler() -> None:
+    done = subprocess.run([sys.executable, "-c", STEP_WITH_EACH], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "False\n"
