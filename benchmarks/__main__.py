@@ -19,6 +19,7 @@ NAMES = (
     "near_duplicates",
     "statistics",
     "known_answers",
+    "threshold",
     "search_cpu",
 )
 

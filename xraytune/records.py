@@ -72,7 +72,8 @@ class TrialResult:
         best_epoch: The epoch of that value, whose network is kept.
         epochs: Epochs trained.
         val_b_auroc: The kept network on val-B.
-        threshold: The probability of the positive class with the largest Youden's J on val-B.
+        threshold: Two classes: called positive from this probability on, for balanced accuracy; set on val-A and val-B
+            together (`metrics/threshold.py`).
         seconds: Wall time of this run of the trial, GAN included.
     """
 

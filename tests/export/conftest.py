@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from xraytune.config.load import load_space
 from xraytune.data.phantom import draw_phantoms
 from xraytune.export.best import export
 from xraytune.export.train import train
+from xraytune.files import read_json, sha256_of, write_json
 from xraytune.pipeline.prepare import prepare
 from xraytune.pipeline.trial import trial_epochs
 from xraytune.search.director import Director
@@ -75,6 +76,14 @@ class Lab:
     def model(self) -> Path:
         """What `train` made of it."""
         return self.path / "model"
+
+
+def change_record(model: Path, *, without: Sequence[str] = (), **changes: object) -> None:
+    """Change and remove fields of a `bundle.json`, as if it had been written so."""
+    record, manifest = model / "bundle.json", model / "manifest.json"
+    write_json(record, {name: value for name, value in (read_json(record) | changes).items() if name not in without})
+    files = read_json(manifest)["files"] | {"bundle.json": sha256_of(record)}
+    write_json(manifest, {"version": 1, "files": files})
 
 
 CopyLab = Callable[[], Lab]

@@ -53,6 +53,20 @@ def test_a_bundle_tells_what_it_was_made_from(lab: Lab) -> None:
     assert str(lab.path) not in "".join((lab.model / name).read_text("utf-8") for name in FILES[:-1])
 
 
+def test_a_bundle_records_the_rule_and_the_scores_that_set_its_threshold(lab: Lab) -> None:
+    bundle = open_bundle(lab.model)
+    used = [image for image in bundle.prepared().images if image.side != "train"]
+
+    validation = bundle.record.validation
+
+    assert bundle.record.threshold_rule == "calibrated_val_a_val_b"
+    assert validation is not None
+    assert [*validation] == ["NORMAL", "PNEUMONIA"]
+    assert sum(one.images for one in validation.values()) == len(used)
+    assert sum(one.patients for one in validation.values()) == len({image.patient for image in used})
+    assert all([*one.scores] == sorted(one.scores) for one in validation.values())
+
+
 def test_who_can_read_one_file_of_a_bundle_can_read_all(lab: Lab) -> None:
     assert len({(lab.model / name).stat().st_mode for name in FILES}) == 1
 

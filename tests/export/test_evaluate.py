@@ -14,24 +14,29 @@ import torch
 from PIL import Image
 from sklearn import metrics as sk
 
-from tests.export.conftest import CopyLab, Lab
+from tests.export.conftest import CopyLab, Lab, change_record
 from tests.in_process import command
 from xraytune.classifier.network import build_classifier
 from xraytune.config.settings import Parameters
-from xraytune.errors import DataError
+from xraytune.errors import ConfigError, DataError
 from xraytune.export.bundle import open_bundle
 from xraytune.export.evaluate import evaluate
 from xraytune.export.predict import predict
 from xraytune.export.train import train
-from xraytune.files import read_json, read_jsonl, sha256_of, write_json
+from xraytune.files import read_jsonl
 
 pytestmark = pytest.mark.slow
 
 
 def val_b_folder(model: Path, xrays: Path, out: Path) -> Path:
     """The images of a model's val-B, in class folders."""
+    return side_folder(model, xrays, out, "val_b")
+
+
+def side_folder(model: Path, xrays: Path, out: Path, side: str) -> Path:
+    """The images of one side of a model's split, in class folders."""
     for image in open_bundle(model).prepared().images:
-        if image.side == "val_b":
+        if image.side == side:
             target = out / Path(image.file).relative_to("train")
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(xrays / image.file, target)
@@ -122,6 +127,74 @@ def test_a_table_tells_evaluate_that_equal_file_names_are_other_patients(copy_la
     assert evaluate(lab.model, data=folder, replicates=10).known_patient_count == 0
 
 
+def validation_folder(model: Path, xrays: Path, out: Path) -> Path:
+    """The images of a model's val-A and val-B, in class folders."""
+    for side in ("val_a", "val_b"):
+        side_folder(model, xrays, out, side)
+    return out
+
+
+def test_the_validation_images_themselves_are_not_shifted(lab: Lab, tmp_path: Path) -> None:
+    folder = validation_folder(lab.model, lab.xrays, tmp_path / "both")
+
+    shift = evaluate(lab.model, data=folder, replicates=10).shift
+
+    assert shift is not None
+    assert [one.higher for one in shift.classes] == pytest.approx([0.5, 0.5], abs=1e-4)
+    assert [one.recall for one in shift.classes] == [one.recall_in_validation for one in shift.classes]
+    assert shift.prevalence == shift.prevalence_in_validation
+    assert shift.warnings == ()
+
+
+def test_a_folder_in_which_a_class_scores_differently_is_warned_of(lab: Lab, tmp_path: Path) -> None:
+    """Here the class folders were swapped."""
+    folder = tmp_path / "images"
+    shutil.copytree(lab.xrays / "train" / "PNEUMONIA", folder / "NORMAL")
+    shutil.copytree(lab.xrays / "train" / "NORMAL", folder / "PNEUMONIA")
+
+    evaluation = evaluate(lab.model, data=folder, replicates=10)
+
+    assert evaluation.shift is not None
+    assert evaluation.shift.warnings[0].startswith("scores of NORMAL images are higher here than in validation")
+    assert "specificity" in evaluation.shift.warnings[0]
+    assert evaluation.to_json()["shift"]["warnings"] == [*evaluation.shift.warnings]  # type: ignore[index, call-overload]
+
+
+def test_a_bundle_of_an_earlier_version_is_evaluated_at_its_threshold(copy_lab: CopyLab) -> None:
+    lab = copy_lab()
+    change_record(lab.model, without=("threshold_rule", "validation"), threshold=0.25)
+
+    evaluation = evaluate(lab.model, data=lab.xrays / "train", replicates=10)
+
+    assert open_bundle(lab.model).record.threshold_rule == "youden_val_b"
+    assert (evaluation.threshold, evaluation.shift) == (0.25, None)
+    with pytest.raises(ConfigError, match="no validation scores: it was trained by an earlier version"):
+        evaluate(lab.model, data=lab.xrays / "train", sensitivity=0.9)
+
+
+def test_a_sensitivity_gives_another_threshold(lab: Lab) -> None:
+    validation = open_bundle(lab.model).record.validation
+    assert validation is not None
+    scores = np.array(validation["PNEUMONIA"].scores)
+
+    low, high = (evaluate(lab.model, data=lab.xrays / "train", sensitivity=s, replicates=10) for s in (0.5, 0.8))
+
+    assert low.threshold is not None
+    assert high.threshold is not None
+    assert high.threshold < low.threshold
+    assert np.mean(scores >= high.threshold) >= 0.8
+    assert high.metrics.sensitivity > low.metrics.sensitivity
+
+
+@pytest.mark.parametrize(
+    ("sensitivity", "what"),
+    [(0.9999, "it takes 9999 validation images, and the model has [0-9]+ images of PNEUMONIA"), (1.0, "below 1")],
+)
+def test_a_sensitivity_that_validation_cannot_tell_is_refused(lab: Lab, sensitivity: float, what: str) -> None:
+    with pytest.raises(ConfigError, match=what):
+        evaluate(lab.model, data=lab.xrays / "train", sensitivity=sensitivity)
+
+
 def test_images_of_the_models_folder_of_extra_images_are_known(copy_lab: CopyLab) -> None:
     lab = copy_lab()
     copies, data = lab.path / "copies", lab.xrays / "test"
@@ -183,11 +256,7 @@ def test_a_table_above_that_lacks_images_of_the_folder_is_of_something_else(copy
 
 def test_an_expression_for_paths_below_the_data_folder_tells_the_patients_of_its_test_folder(copy_lab: CopyLab) -> None:
     lab = copy_lab()
-    record, manifest = lab.model / "bundle.json", lab.model / "manifest.json"
-    group_regex = r"^(?:train|test)/[^/]+/(.+)[_-][0-9]+[.]jpeg$"
-    write_json(record, read_json(record) | {"group_regex": group_regex})
-    files = read_json(manifest)["files"] | {"bundle.json": sha256_of(record)}
-    write_json(manifest, {"version": 1, "files": files})
+    change_record(lab.model, group_regex=r"^(?:train|test)/[^/]+/(.+)[_-][0-9]+[.]jpeg$")
 
     found = evaluate(lab.model, data=lab.xrays / "test", replicates=50)
 
@@ -245,7 +314,7 @@ def test_three_classes_are_called_by_the_largest_probability(copy_lab: CopyLab, 
     predict(lab.path / "three", lab.xrays / "train", out=tmp_path / "table.csv")
 
     assert list(evaluation.class_counts) == ["normal", "bacterial", "viral"]
-    assert (evaluation.threshold, evaluation.at_half) == (None, None)
+    assert (evaluation.threshold, evaluation.at_half, evaluation.shift) == (None, None, None)
     with (tmp_path / "table.csv").open(encoding="utf-8", newline="") as stream:
         for row in csv.DictReader(stream):
             shares = {name: float(row[f"probability_{name}"]) for name in evaluation.class_counts}

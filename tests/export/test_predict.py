@@ -37,7 +37,7 @@ def test_every_image_at_any_depth_has_a_row_in_sorted_order(lab: Lab, tmp_path: 
     assert by_file["a, b.jpeg"]["predicted"] == by_file[f"ward/NORMAL/{loose.name}"]["predicted"]
 
 
-def test_an_image_is_called_positive_from_the_threshold_of_val_b_on(lab: Lab, tmp_path: Path) -> None:
+def test_an_image_is_called_positive_from_the_threshold_on(lab: Lab, tmp_path: Path) -> None:
     threshold = open_bundle(lab.model).record.threshold
 
     predict(lab.model, lab.xrays / "train", out=tmp_path / "table.csv")
@@ -47,6 +47,18 @@ def test_an_image_is_called_positive_from_the_threshold_of_val_b_on(lab: Lab, tm
     for row in rows:
         assert (row["predicted"] == "PNEUMONIA") == (float(row["probability_PNEUMONIA"]) >= threshold)
         assert float(row["probability_NORMAL"]) + float(row["probability_PNEUMONIA"]) == pytest.approx(1)
+
+
+def test_at_a_higher_sensitivity_more_images_are_called_positive(lab: Lab, tmp_path: Path) -> None:
+    few, many = (
+        predict(lab.model, lab.xrays / "train", out=tmp_path / f"{share}.csv", sensitivity=share)
+        for share in (0.3, 0.8)
+    )
+
+    assert few.threshold is not None
+    assert many.threshold is not None
+    assert many.threshold < few.threshold
+    assert many.counts["PNEUMONIA"] > few.counts["PNEUMONIA"]
 
 
 def test_an_image_among_many_batches_is_predicted_as_it_is_alone(lab: Lab, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from xraytune.export.bundle import write_bundle
 from xraytune.files import append_jsonl, write_json
 from xraytune.gan.checkpoint import new_training, save_generator
 from xraytune.gan.checkpoint import save_checkpoint as save_gan
+from xraytune.pipeline.trial import Validated
 from xraytune.records import EpochRecord, TrialResult
 from xraytune.search.inputs import keep_inputs
 from xraytune.search.journal import Journal, Status
@@ -114,6 +115,9 @@ def make_bundle(folder: Path) -> None:
         input_format=InputFormat(image_size_px=32, bandwidth_px=None, mean=(0.5,), std=(0.2,)),
         epochs=[EPOCH],
         result=TrialResult(value=0.9, best_epoch=1, epochs=1, val_b_auroc=0.8, threshold=0.5, seconds=1.0),
+        validated=Validated(
+            labels=np.array([0, 1]), probabilities=np.array([[0.9, 0.1], [0.2, 0.8]]), patients=("a", "b")
+        ),
         compute=CPU,
     )
 

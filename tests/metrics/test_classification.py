@@ -11,7 +11,7 @@ from sklearn import metrics as reference
 from sklearn.calibration import calibration_curve
 
 from xraytune.errors import DataError
-from xraytune.metrics.classification import auroc, classification_metrics, weighted_metrics, youden_threshold
+from xraytune.metrics.classification import auroc, classification_metrics, weighted_metrics
 from xraytune.seeding import numpy_generator
 
 Floats = NDArray[np.float64]
@@ -166,34 +166,3 @@ def test_average_precision_equals_scikit_learns_wherever_the_positive_images_sta
 def test_one_class_only_is_refused_with_the_missing_class_named() -> None:
     with pytest.raises(DataError, match=r"class number 0 has no image among 4(.|\n)*fix: evaluate on images of every"):
         classification_metrics(np.ones(4, dtype=np.int64), np.full((4, 2), 0.5), positive=1)
-    with pytest.raises(DataError, match="class number 0 has no image among 3"):
-        youden_threshold(np.ones(3, dtype=np.bool_), np.array([0.1, 0.2, 0.3]))
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_youden_threshold_reaches_the_largest_j_of_the_roc_curve(seed: int) -> None:
-    labels, probabilities = images_with_ties(2, seed=seed)
-    scores = probabilities[:, 1]
-
-    threshold = youden_threshold(labels == 1, scores)
-
-    false_positive_rate, true_positive_rate, _ = reference.roc_curve(labels, scores)
-    figures = classification_metrics(labels, probabilities, positive=1, threshold=threshold)
-    assert figures.sensitivity + figures.specificity - 1 == pytest.approx(
-        (true_positive_rate - false_positive_rate).max()
-    )
-    assert threshold not in scores
-
-
-def test_youden_threshold_takes_the_lowest_of_equally_good_ones() -> None:
-    labels = np.array([0, 1, 0, 1])
-    scores = np.array([0.1, 0.2, 0.3, 0.4])
-
-    assert youden_threshold(labels == 1, scores) == pytest.approx(0.15)
-
-
-def test_youden_threshold_of_equal_or_neighbouring_scores_still_separates() -> None:
-    one, next_float = 0.5, float(np.nextafter(0.5, 1))
-
-    assert youden_threshold(np.array([False, True]), np.array([one, one])) == one
-    assert youden_threshold(np.array([False, True]), np.array([one, next_float])) == next_float

@@ -10,7 +10,7 @@ import typer
 
 from xraytune.cli import console
 from xraytune.cli.console import Cell, Column, Frame, Table
-from xraytune.cli.options import AsJson, ModelArgument, Reason, SkipBroken
+from xraytune.cli.options import AsJson, AtSensitivity, ModelArgument, Reason, SkipBroken
 
 if TYPE_CHECKING:
     from xraytune.export.evaluate import Evaluation
@@ -33,13 +33,21 @@ def evaluate(
     data: Annotated[Path, typer.Option(metavar="DIR", help="A folder whose subfolders are the classes.")],
     reason: Reason = "",
     skip_broken: SkipBroken = False,
+    at_sensitivity: AtSensitivity = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure a model on a folder of class folders, with 95 % intervals over patients."""
     from xraytune.export.evaluate import evaluate
 
     with console.progress() as on_progress:
-        found = evaluate(model, data=data, skip_broken=skip_broken, reason=reason, on_progress=on_progress)
+        found = evaluate(
+            model,
+            data=data,
+            skip_broken=skip_broken,
+            reason=reason,
+            sensitivity=at_sensitivity,
+            on_progress=on_progress,
+        )
     if as_json:
         console.show_json(found.to_json())
     else:
@@ -66,6 +74,7 @@ def _remarks(found: Evaluation) -> list[Cell]:
         of_patients = f"{images} of these images are of {patients} patient{'s' * (patients > 1)}"
         known = f"{of_patients} in the model's own training or validation"
         remarks.append(Cell(f"{known} ({found.known_image_count} are the same files): the figures flatter it", "bad"))
+    remarks += [Cell(warning, "busy") for warning in (found.shift.warnings if found.shift else ())]
     return remarks
 
 

@@ -48,6 +48,15 @@ GanCache: TypeAlias = Annotated[
 SkipBroken: TypeAlias = Annotated[
     bool, typer.Option("--skip-broken", help="Leave broken images out, and list them, instead of refusing.")
 ]
+AtSensitivity: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        "--at-sensitivity",
+        metavar="SHARE",
+        help="Call images positive at the threshold that finds this share of positive images, as in 0.95, by the model's "
+        "validation images; else at the threshold for balanced accuracy.",
+    ),
+]
 AsJson: TypeAlias = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")
 ]

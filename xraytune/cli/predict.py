@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from xraytune.cli import console
-from xraytune.cli.options import AsJson, ModelArgument, SkipBroken
+from xraytune.cli.options import AsJson, AtSensitivity, ModelArgument, SkipBroken
 
 
 def predict(
@@ -16,13 +16,16 @@ def predict(
     images: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of images, or one image.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The CSV file to write.")],
     skip_broken: SkipBroken = False,
+    at_sensitivity: AtSensitivity = None,
     as_json: AsJson = False,
 ) -> None:
     """Write a model's probabilities for each image of a folder as CSV."""
     from xraytune.export.predict import predict
 
     with console.progress() as on_progress:
-        predicted = predict(model, images, out=out, skip_broken=skip_broken, on_progress=on_progress)
+        predicted = predict(
+            model, images, out=out, skip_broken=skip_broken, sensitivity=at_sensitivity, on_progress=on_progress
+        )
     if as_json:
         console.show_json(predicted.to_json())
         return

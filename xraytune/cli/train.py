@@ -69,6 +69,11 @@ def show(trained: Trained, *, next_step: bool = True) -> None:
         f"{trained.path}: arm {trained.arm}, epoch {trained.best_epoch} of {trained.epochs}, "
         f"val-A AUROC {trained.val_auroc:.3f}, val-B AUROC {trained.val_b_auroc:.3f}"
     )
+    if trained.positive:
+        console.say(
+            f"an image is called {trained.positive} from a probability of {trained.threshold:.3f} on, for balanced "
+            f"accuracy ({trained.validation_images} images of {trained.validation_patients} patients in val-A and val-B)"
+        )
     if trained.equals_trial:
         console.say("its figures are those of the exported trial, to the bit", "good")
     elif trained.equals_trial is False:

@@ -19,8 +19,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
+import numpy as np
 import safetensors.torch
-from pydantic import TypeAdapter, ValidationError, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from xraytune.classifier.inputs import InputFormat
 from xraytune.classifier.network import Classifier, build_classifier
@@ -31,7 +32,10 @@ from xraytune.config.resolved import absolute_path, relative_path
 from xraytune.config.settings import Experiment, HeadName, LossName, Model, Parameters, extensions_of
 from xraytune.errors import ArtifactError, ConfigError, Problem
 from xraytune.files import read_json, sha256_of, write_json, write_text
+from xraytune.metrics.shift import ClassSample, class_samples, summarise
+from xraytune.metrics.threshold import THRESHOLD_RULE, ThresholdRule
 from xraytune.pipeline.prepare import Prepared, write_prepared
+from xraytune.pipeline.trial import Validated
 from xraytune.records import Compute, EpochRecord, TrialResult
 from xraytune.tensors import UNREADABLE, save_state
 
@@ -44,9 +48,28 @@ _FILES = (_RECORD, _CONFIG, _SPLIT, "epochs.jsonl", _MODEL)
 _PACKAGES = ("xraytune", "torch", "torchvision", "numpy", "pillow")
 _PREPARED = TypeAdapter(Prepared)
 _LARGEST_SIDE_PX = 1024
+_MOST_SCORES = 200
 _OTHER_VERSION = "this bundle is of another version of xraytune"
 _TRAIN_AGAIN = "train it again with this version"
 _FIX = "train it again, or copy the whole folder again"
+
+
+class ValidationScores(Model):
+    """How the images of one class scored in validation, on val-A and val-B together.
+
+    Attributes:
+        images: Their number.
+        patients: On them.
+        scores: Probabilities of the positive class, ascending: all, or of more than 200 so many at even distances in rank.
+    """
+
+    images: Annotated[int, Field(ge=1)]
+    patients: Annotated[int, Field(ge=1)]
+    scores: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=1)]
+
+    def sample(self) -> ClassSample:
+        """For comparisons with the same class elsewhere."""
+        return ClassSample(scores=np.array(self.scores), images=self.images, patients=self.patients)
 
 
 class BundleRecord(Model):
@@ -56,7 +79,9 @@ class BundleRecord(Model):
         version: Of this format.
         class_names: In the order of the network's outputs.
         positive: The class that sensitivity is about.
-        threshold: Two classes: called positive from this probability on; the largest Youden's J on val-B.
+        threshold: Two classes: called positive from this probability on.
+        threshold_rule: Which rule set it; bundles without this field have the earlier one.
+        validation: Of two classes, by name, the scores that set it; None in bundles of earlier versions.
         input_format: From decoded pixels to the network's input.
         backbone: With the next three what it takes to build the network.
         input_channels: Of its first layer.
@@ -80,6 +105,8 @@ class BundleRecord(Model):
     class_names: tuple[str, ...]
     positive: str
     threshold: float
+    threshold_rule: ThresholdRule = "youden_val_b"
+    validation: dict[str, ValidationScores] | None = None
     input_format: InputFormat
     backbone: Annotated[BackboneName, BACKBONES]
     input_channels: Literal[1, 3]
@@ -103,6 +130,8 @@ class BundleRecord(Model):
         names, form = self.class_names, self.input_format
         if len(names) < 2 or len({*names}) < len(names) or self.positive not in names:
             raise ValueError("class_names are two or more, and positive is one of them")
+        if self.validation is not None and {*self.validation} != {*names}:
+            raise ValueError("validation: scores of each class")
         if form.image_size_px > _LARGEST_SIDE_PX or size_refusal(self.backbone, form.image_size_px):
             raise ValueError("input_format: a size that the network does not take")
         if form.bandwidth_px is not None and form.bandwidth_px < 1:
@@ -197,6 +226,7 @@ def write_bundle(
     input_format: InputFormat,
     epochs: Sequence[EpochRecord],
     result: TrialResult,
+    validated: Validated,
     compute: Compute,
 ) -> None:
     """Fill a folder that will lie at `final_path`, to which the paths in it are relative.
@@ -210,6 +240,8 @@ def write_bundle(
         class_names=prepared.class_names,
         positive=prepared.class_names[prepared.positive],
         threshold=result.threshold,
+        threshold_rule=THRESHOLD_RULE,
+        validation=_validation(prepared, validated),
         input_format=input_format,
         backbone=parameters.backbone,
         input_channels=parameters.input_channels,
@@ -235,6 +267,19 @@ def write_bundle(
     write_text(folder / "epochs.jsonl", "".join(f"{json.dumps(_row(epoch), allow_nan=False)}\n" for epoch in epochs))
     save_state(classifier, folder / _MODEL)
     write_json(folder / _MANIFEST, {"version": 1, "files": {name: sha256_of(folder / name) for name in _FILES}})
+
+
+def _validation(prepared: Prepared, validated: Validated) -> dict[str, ValidationScores] | None:
+    if len(prepared.class_names) > 2:
+        return None
+    scores = validated.probabilities[:, prepared.positive]
+    samples = class_samples(prepared.class_names, validated.labels, scores, validated.patients)
+    return {
+        name: ValidationScores(
+            images=one.images, patients=one.patients, scores=tuple(summarise(one.scores, _MOST_SCORES).tolist())
+        )
+        for name, one in samples.items()
+    }
 
 
 def _row(epoch: EpochRecord) -> dict[str, object]:

@@ -1,6 +1,6 @@
 """What a model is worth on a folder of class folders, with intervals over patients.
 
-The headline is at the threshold that val-B gave, for a threshold that is chosen on the images it is judged by flatters;
+The headline is at the threshold that validation gave, for a threshold that is chosen on the images it is judged by flatters;
 the figures at .5 stand beside it. If the folder is the study's sealed test folder, the look at it is written down. Images
 and patients that the model was trained or validated on flatter the figures, so they are counted.
 """
@@ -21,9 +21,10 @@ from xraytune.data.patients import PATIENTS_CSV
 from xraytune.errors import ArtifactError, DataError, MachineError, Problem
 from xraytune.export.bundle import Bundle, open_bundle
 from xraytune.export.openings import record_opening
-from xraytune.export.predictions import predict_images
-from xraytune.metrics.classification import METRICS, ClassificationMetrics, classification_metrics
+from xraytune.export.predictions import predict_images, threshold_of
+from xraytune.metrics.classification import METRICS, ClassificationMetrics, Floats, classification_metrics
 from xraytune.metrics.intervals import further_figures, patient_bootstrap
+from xraytune.metrics.shift import Shift, class_samples, shift_from_validation
 from xraytune.pipeline.known_patients import all_names, known_patients, owners_by_name
 from xraytune.records import Json, Progress, ignore_progress
 
@@ -49,6 +50,8 @@ class Evaluation:
             extra images, if that lies where it did.
         known_patient_count: Patients who are in these parts or that folder, by the rules of `known_patients`.
         known_patient_image_count: Their images, those of `known_image_count` included.
+        shift: How its scores differ from the validation images'; None with three classes or more, and for bundles of
+            earlier versions.
         broken: Images that were left out.
         opened_test: Whether this is the sealed test folder of the model's study.
         test_openings: How often it has been opened, this time included; 0 for another folder.
@@ -67,6 +70,7 @@ class Evaluation:
     known_image_count: int
     known_patient_count: int
     known_patient_image_count: int
+    shift: Shift | None
     broken: tuple[BrokenImage, ...]
     opened_test: bool
     test_openings: int
@@ -85,6 +89,7 @@ class Evaluation:
             "known_images": self.known_image_count,
             "known_patients": self.known_patient_count,
             "images_of_known_patients": self.known_patient_image_count,
+            "shift": self.shift and {**asdict(self.shift), "warnings": [*self.shift.warnings]},
             "broken": [asdict(image) for image in self.broken],
             "opened_test": self.opened_test,
             "test_openings": self.test_openings,
@@ -99,6 +104,7 @@ def evaluate(
     data: Path,
     skip_broken: bool = False,
     reason: str = "",
+    sensitivity: float | None = None,
     replicates: int = 2000,
     on_progress: Progress = ignore_progress,
 ) -> Evaluation:
@@ -110,15 +116,18 @@ def evaluate(
             folder's `patients.csv` tells the patients, where it has none of its own.
         skip_broken: Leave broken images out, and say which.
         reason: Why the test folder is opened, for the log of its openings.
+        sensitivity: Evaluate at the threshold for this sensitivity instead of the model's own.
         replicates: Resamples for the intervals.
         on_progress: Told how far it is.
 
     Raises:
+        ConfigError: The validation images cannot tell the threshold for `sensitivity`.
         ArtifactError: The bundle is missing or damaged.
         DataError: The folder, its names or images; a class without images.
         MachineError: The disk is full, or another package's metric cannot be loaded.
     """
     bundle = open_bundle(model)
+    threshold = threshold_of(bundle, sensitivity)
     images = _read_folder(bundle, data, on_progress)
     predicted = predict_images(
         bundle, data, [image.file for image in images], skip_broken=skip_broken, on_progress=on_progress
@@ -128,7 +137,7 @@ def evaluate(
     labels = np.array([image.label for image in kept], dtype=np.int64)
     counts = _class_counts(bundle, labels, data)
     patients = [image.patient for image in kept]
-    probabilities, positive, threshold = predicted.probabilities, bundle.positive, bundle.record.threshold
+    probabilities, positive = predicted.probabilities, bundle.positive
     is_binary = len(counts) == 2
     metrics = classification_metrics(labels, probabilities, positive=positive, threshold=threshold)
     intervals = patient_bootstrap(
@@ -163,6 +172,7 @@ def evaluate(
         known_image_count=sum(image.sha256 in known_contents for image in kept),
         known_patient_count=len(known),
         known_patient_image_count=sum(patient in known for patient in patients),
+        shift=_shift(bundle, labels, probabilities, patients, threshold),
         broken=predicted.broken,
         opened_test=is_test,
         test_openings=openings,
@@ -188,6 +198,16 @@ def _class_counts(bundle: Bundle, labels: NDArray[np.int64], data: Path) -> dict
         fix = f"put images of each class into folders called {', '.join(names)}; `xraytune predict` needs no classes"
         raise DataError(Problem(what, data, fix))
     return counts
+
+
+def _shift(
+    bundle: Bundle, labels: NDArray[np.int64], probabilities: Floats, patients: Sequence[str], threshold: float
+) -> Shift | None:
+    if bundle.record.validation is None:
+        return None
+    folder = class_samples(bundle.record.class_names, labels, probabilities[:, bundle.positive], patients)
+    validation = {name: one.sample() for name, one in bundle.record.validation.items()}
+    return shift_from_validation(validation, folder, positive=bundle.record.positive, threshold=threshold)
 
 
 def _known(bundle: Bundle, data: Path, images: Sequence[ImageFile], *, is_test: bool) -> tuple[set[str], set[str]]:

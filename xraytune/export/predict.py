@@ -12,7 +12,7 @@ import numpy as np
 from xraytune.data.decoding import BrokenImage
 from xraytune.data.layout import list_images
 from xraytune.export.bundle import Bundle, open_bundle
-from xraytune.export.predictions import Predictions, decide, predict_images
+from xraytune.export.predictions import Predictions, decide, predict_images, threshold_of
 from xraytune.files import require_new, write_text
 from xraytune.records import Json, Progress, ignore_progress
 
@@ -53,6 +53,7 @@ def predict(
     *,
     out: Path,
     skip_broken: bool = False,
+    sensitivity: float | None = None,
     on_progress: Progress = ignore_progress,
 ) -> Predicted:
     """Write a CSV with the columns `file`, `probability_CLASS` for each class, and `predicted`.
@@ -62,23 +63,25 @@ def predict(
         images: One image, or a folder of images at any depth, which are taken sorted; `file` is relative to it.
         out: The table.
         skip_broken: Leave broken images out, and say which.
+        sensitivity: Call images positive at the threshold for this sensitivity instead of the model's own.
         on_progress: Told how far it is.
 
     Raises:
-        ConfigError: `out` exists.
+        ConfigError: `out` exists, or the validation images cannot tell the threshold for `sensitivity`.
         ArtifactError: The bundle is missing or damaged.
         DataError: No images, or broken ones.
         MachineError: The disk is full.
     """
     require_new(out)
     bundle = open_bundle(model)
+    threshold = threshold_of(bundle, sensitivity)
     root, files = (
         (images.parent, [images.name])
         if images.is_file()
         else (images, [file.relative_to(images).as_posix() for file in list_images(images)])
     )
     predictions = predict_images(bundle, root, files, skip_broken=skip_broken, on_progress=on_progress)
-    called = decide(bundle, predictions.probabilities).tolist()
+    called = decide(bundle, predictions.probabilities, threshold).tolist()
     names = bundle.record.class_names
     write_text(out, _table(bundle, predictions, [names[label] for label in called]))
     counts = np.bincount(called, minlength=len(names)).tolist()
@@ -87,7 +90,7 @@ def predict(
         path=out,
         counts=dict(zip(names, counts, strict=True)),
         positive=names[bundle.positive] if is_binary else None,
-        threshold=bundle.record.threshold if is_binary else None,
+        threshold=threshold if is_binary else None,
         broken=predictions.broken,
     )
 

@@ -16,8 +16,9 @@ from xraytune.compute import compute_like, pin
 from xraytune.cores import cpu_count
 from xraytune.data.decoding import BrokenImage
 from xraytune.data.pixels import broken_images_error, decode_images
-from xraytune.errors import DataError, Problem
+from xraytune.errors import ConfigError, DataError, Problem
 from xraytune.export.bundle import Bundle
+from xraytune.metrics.threshold import fewest_positives, sensitivity_threshold
 from xraytune.records import Progress, ignore_progress
 
 _BATCH = 64
@@ -91,9 +92,35 @@ def predict_images(
     return Predictions(files=tuple(known), probabilities=np.concatenate(rows), broken=tuple(broken))
 
 
-def decide(bundle: Bundle, probabilities: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The class of each image, int64 [n]: two classes by the bundle's threshold, more by the largest probability."""
+def threshold_of(bundle: Bundle, sensitivity: float | None) -> float:
+    """The bundle's threshold, or the one for a sensitivity, from the scores of its validation images.
+
+    Raises:
+        ConfigError: No such sensitivity, or the model's validation images cannot tell its threshold.
+    """
+    record = bundle.record
+    if sensitivity is None:
+        return record.threshold
+    where, fix = f"--at-sensitivity {sensitivity:g}", "leave it out, for the model's own threshold"
+    if not 0 < sensitivity < 1:
+        raise ConfigError(Problem("a sensitivity lies above 0 and below 1", where, "give one such as 0.95"))
+    if len(record.class_names) > 2:
+        raise ConfigError(Problem("a model of more than two classes has no threshold", where, "leave it out"))
+    if record.validation is None:
+        what = f"{bundle.path} holds no validation scores: it was trained by an earlier version"
+        raise ConfigError(Problem(what, where, f"train it again with this version, or {fix}"))
+    positives = record.validation[record.positive]
+    threshold = sensitivity_threshold(np.array(positives.scores), sensitivity)
+    if threshold is None:
+        few = f"{positives.images} images of {record.positive}"
+        what = f"it takes {fewest_positives(sensitivity)} validation images, and the model has {few}"
+        raise ConfigError(Problem(what, where, f"give a lower sensitivity, or {fix}"))
+    return threshold
+
+
+def decide(bundle: Bundle, probabilities: NDArray[np.float64], threshold: float) -> NDArray[np.int64]:
+    """The class of each image, int64 [n]: two classes by the threshold, more by the largest probability."""
     if probabilities.shape[1] > 2:
         return np.asarray(probabilities.argmax(axis=1))
     positive = bundle.positive
-    return np.where(probabilities[:, positive] >= bundle.record.threshold, positive, 1 - positive)
+    return np.where(probabilities[:, positive] >= threshold, positive, 1 - positive)

@@ -24,12 +24,13 @@ from xraytune.errors import ArtifactError, Problem
 from xraytune.export.bundle import write_bundle
 from xraytune.files import explained_disk_errors, make_folder, new_folder, require_new, require_writable, sha256_of
 from xraytune.lease import HeldError, held
+from xraytune.metrics.threshold import THRESHOLD_RULE, ThresholdRule
 from xraytune.mix.plan import require_extra_images
 from xraytune.pipeline.artifacts import artifact_path
 from xraytune.pipeline.material import gather_material
 from xraytune.pipeline.model import require_two_classes
 from xraytune.pipeline.prepare import Prepared, prepare
-from xraytune.pipeline.trial import run_trial
+from xraytune.pipeline.trial import run_trial, validate
 from xraytune.records import Compute, EpochRecord, Json, Progress, TrialResult, ignore_progress
 from xraytune.search.inputs import inputs_of_trials, read_inputs
 from xraytune.search.study import StudyFolder, damage_explained
@@ -47,7 +48,11 @@ class Trained:
         arm: Of the training mix.
         val_auroc: On val-A.
         val_b_auroc: On val-B.
-        threshold: With the largest Youden's J on val-B.
+        positive: Of two classes, the one that an image is called from the threshold on; else None.
+        threshold: Its probability there.
+        threshold_rule: The rule that set it, as in `bundle.json`.
+        validation_images: Images of val-A and val-B, which it was set on.
+        validation_patients: Patients on them.
         best_epoch: Whose network was kept.
         epochs: Epochs trained.
         seconds: Wall time of this run of the training.
@@ -59,7 +64,11 @@ class Trained:
     arm: str
     val_auroc: float
     val_b_auroc: float
+    positive: str | None
     threshold: float
+    threshold_rule: ThresholdRule
+    validation_images: int
+    validation_patients: int
     best_epoch: int
     epochs: int
     seconds: float
@@ -135,12 +144,17 @@ def train(
         epochs, result = training.run(work, on_epoch, on_progress)
         training.bundle(work, out, overrides, epochs, result, on_progress)
         shutil.rmtree(work)
+    validation = [image.patient for image in prepared.images if image.side != "train"]
     return Trained(
         path=out,
         arm=experiment.parameters.arm,
         val_auroc=result.value,
         val_b_auroc=result.val_b_auroc,
+        positive=prepared.class_names[prepared.positive] if len(prepared.class_names) == 2 else None,
         threshold=result.threshold,
+        threshold_rule=THRESHOLD_RULE,
+        validation_images=len(validation),
+        validation_patients=len({*validation}),
         best_epoch=result.best_epoch,
         epochs=result.epochs,
         seconds=result.seconds,
@@ -218,6 +232,7 @@ class _Training:
                 input_format=material.form,
                 epochs=epochs,
                 result=result,
+                validated=validate(material, self.prepared, self.compute),
                 compute=self.compute,
             )
 

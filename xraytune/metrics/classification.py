@@ -97,35 +97,6 @@ def classification_metrics(
     return ClassificationMetrics(images=len(labels), **{name: float(value[0]) for name, value in values.items()})
 
 
-def youden_threshold(is_positive: Flags, scores: Floats) -> float:
-    """The threshold with the largest J = sensitivity + specificity - 1, for "called positive when score >= threshold".
-
-    It lies midway between two neighbouring observed scores; of equally good ones the lowest is taken, which finds more
-    of the positive. If all scores are equal, that score.
-
-    Args:
-        is_positive: Whether an image is of the positive class, bool [N].
-        scores: Its probability of that class, float64 [N].
-
-    Raises:
-        DataError: There are only positive images, or none.
-
-    Source: Youden 1950, "Index for rating diagnostic tests".
-    """
-    refuse_missing_class(is_positive.astype(np.int64), 2)
-    observed, group = np.unique(scores, return_inverse=True)
-    if len(observed) == 1:
-        return float(observed[0])
-    positives_below = np.cumsum(np.bincount(group[is_positive], minlength=len(observed)))[:-1]
-    others_below = np.cumsum(np.bincount(group[~is_positive], minlength=len(observed)))[:-1]
-    # J + 1 over the common denominator: integers, so that equal values are exactly equal.
-    other_count, positive_count = int((~is_positive).sum()), int(is_positive.sum())
-    best = int(np.argmax(others_below * positive_count - positives_below * other_count))
-    low, high = float(observed[best]), float(observed[best + 1])
-    middle = low + (high - low) / 2
-    return middle if middle > low else high
-
-
 def refuse_missing_class(labels: Labels, class_count: int) -> None:
     """Check that each class has an image.
 

@@ -12,22 +12,40 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Generator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
+
+import numpy as np
 
 from xraytune.classifier.checkpoint import finished_epochs, load_best
 from xraytune.classifier.train import predict_probabilities, train_classifier
 from xraytune.config.settings import Experiment
 from xraytune.errors import ArtifactError
 from xraytune.files import append_jsonl, read_jsonl, write_text
-from xraytune.metrics.classification import auroc, youden_threshold
-from xraytune.pipeline.material import gather_material
+from xraytune.metrics.classification import Floats, Labels, auroc
+from xraytune.metrics.threshold import balanced_threshold
+from xraytune.pipeline.material import Material, gather_material
 from xraytune.pipeline.prepare import Prepared, require_pixels
 from xraytune.pipeline.synthesize import network_labels, trained_gan
 from xraytune.records import Compute, EpochRecord, Progress, ShouldStop, TrialResult, ignore_progress, never_stop
 
 _logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validated:
+    """The images of val-A and val-B together, as the kept network scores them.
+
+    Attributes:
+        labels: int64 [N].
+        probabilities: float64 [N, C].
+        patients: The patient of each image.
+    """
+
+    labels: Labels
+    probabilities: Floats
+    patients: tuple[str, ...]
 
 
 def run_trial(
@@ -113,14 +131,27 @@ def trial_epochs(
     except ArtifactError:
         shutil.rmtree(checkpoint_dir)  # the next try makes the same numbers again
         raise
-    probabilities = predict_probabilities(material.trained, material.val_b(), compute=compute)
+    both = validate(material, prepared, compute)
     return TrialResult(
         value=best.val_auroc,
         best_epoch=best.epoch,
         epochs=len(records),
-        val_b_auroc=auroc(val_b.labels, probabilities, positive=prepared.positive),
-        threshold=youden_threshold(val_b.labels == prepared.positive, probabilities[:, prepared.positive]),
+        val_b_auroc=auroc(val_b.labels, both.probabilities[len(val_a.labels) :], positive=prepared.positive),
+        threshold=balanced_threshold(both.labels == prepared.positive, both.probabilities[:, prepared.positive]),
         seconds=time.monotonic() - started,
+    )
+
+
+def validate(material: Material, prepared: Prepared, compute: Compute) -> Validated:
+    """Score val-A and then val-B with the network that `material` holds now."""
+    sides = prepared.side("val_a"), prepared.side("val_b")
+    batches = material.val_a(), material.val_b()
+    return Validated(
+        labels=np.concatenate([side.labels for side in sides]),
+        probabilities=np.concatenate(
+            [predict_probabilities(material.trained, one, compute=compute) for one in batches]
+        ),
+        patients=sum((side.patients for side in sides), ()),
     )
 
 

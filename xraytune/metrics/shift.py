@@ -1,0 +1,176 @@
+"""Compare a folder's scores with those of the validation images, class by class.
+
+A threshold carries over to another folder only while images of a class score there as they did in validation. The
+comparison is within a class, since other shares of the classes harm neither sensitivity nor specificity.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from xraytune.metrics.classification import Floats, Labels, auroc
+
+_SHIFT = 0.1
+"""The smallest difference worth a warning: of a chance from one half, or between two shares."""
+_P_VALUE = 0.01
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassSample:
+    """Images of one class: their scores, float64 [n], which may be a summary of `images` many, and their patients."""
+
+    scores: Floats
+    images: int
+    patients: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreShift:
+    """How one class's scores in a folder compare with those in validation.
+
+    Attributes:
+        class_name: The class.
+        higher: The chance that an image of the folder scores above one of validation; ties count one half.
+        p_value: Two-sided, of that chance being one half.
+        recall_in_validation: Share of the class's validation images that the threshold classifies correctly.
+        recall: The same in the folder.
+    """
+
+    class_name: str
+    higher: float
+    p_value: float
+    recall_in_validation: float
+    recall: float
+
+    @property
+    def is_notable(self) -> bool:
+        """Whether the difference is both large and significant."""
+        return abs(self.higher - 0.5) >= _SHIFT and self.p_value < _P_VALUE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shift:
+    """How a folder differs from validation.
+
+    Attributes:
+        positive: The positive class.
+        threshold: At which recalls are.
+        classes: The scores of each class.
+        prevalence_in_validation: The positive class's share of the images.
+        prevalence: The same in the folder.
+        prevalence_p_value: Two-sided, of both being equal.
+    """
+
+    positive: str
+    threshold: float
+    classes: tuple[ScoreShift, ...]
+    prevalence_in_validation: float
+    prevalence: float
+    prevalence_p_value: float
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """A sentence for each difference that is both large and significant, and what it means for the threshold."""
+        found = [self._warning(one) for one in self.classes if one.is_notable]
+        is_large = abs(self.prevalence - self.prevalence_in_validation) >= _SHIFT
+        if is_large and self.prevalence_p_value < _P_VALUE:
+            found.append(
+                f"{self.positive} is {self.prevalence:.0%} of the images here, {self.prevalence_in_validation:.0%} in "
+                "validation: this leaves sensitivity and specificity as they are, but moves accuracy, F1, AUPRC, Brier "
+                "score and calibration error"
+            )
+        return tuple(found)
+
+    def _warning(self, one: ScoreShift) -> str:
+        direction = "higher" if one.higher > 0.5 else "lower"
+        recall = "sensitivity" if one.class_name == self.positive else "specificity"
+        return (
+            f"scores of {one.class_name} images are {direction} here than in validation (an image from here scores "
+            f"higher with probability {one.higher:.2f}): at the threshold {self.threshold:.3f} {recall} is "
+            f"{one.recall:.3f} here, {one.recall_in_validation:.3f} in validation"
+        )
+
+
+def class_samples(
+    class_names: Sequence[str], labels: Labels, scores: Floats, patients: Sequence[str]
+) -> dict[str, ClassSample]:
+    """The images of each class, by its name.
+
+    Args:
+        class_names: In the order of the labels; each has an image.
+        labels: int64 [N].
+        scores: Probability of the positive class, float64 [N].
+        patients: The patient of each image, [N].
+    """
+    people = np.array(patients)
+    chosen = {name: labels == label for label, name in enumerate(class_names)}
+    return {
+        name: ClassSample(scores=scores[of_class], images=int(of_class.sum()), patients=len({*people[of_class]}))
+        for name, of_class in chosen.items()
+    }
+
+
+def summarise(scores: Floats, at_most: int) -> Floats:
+    """The sorted scores; of more than `at_most`, so many of them, evenly spaced by rank."""
+    ordered = np.sort(scores)
+    if len(ordered) <= at_most:
+        return ordered
+    return np.asarray(ordered[((np.arange(at_most) + 0.5) * len(ordered) / at_most).astype(np.int64)])
+
+
+def shift_from_validation(
+    validation: Mapping[str, ClassSample], folder: Mapping[str, ClassSample], *, positive: str, threshold: float
+) -> Shift:
+    """Compare two samples of each of two classes.
+
+    Patients, not images, are the sample sizes of the tests, for images of one patient resemble each other. That is
+    exact if they score alike; otherwise the tests are conservative.
+
+    Source: Mann & Whitney 1947, normal approximation; two proportions with pooled variance.
+    """
+
+    def prevalence(samples: Mapping[str, ClassSample]) -> float:
+        return samples[positive].images / sum(sample.images for sample in samples.values())
+
+    before, now = prevalence(validation), prevalence(folder)
+    n, m = (sum(sample.patients for sample in samples.values()) for samples in (validation, folder))
+    pooled = (before * n + now * m) / (n + m)
+    return Shift(
+        positive=positive,
+        threshold=threshold,
+        classes=tuple(
+            _score_shift(name, validation[name], folder[name], is_positive=name == positive, threshold=threshold)
+            for name in folder
+        ),
+        prevalence_in_validation=before,
+        prevalence=now,
+        prevalence_p_value=_two_sided((now - before) / math.sqrt(pooled * (1 - pooled) * (1 / n + 1 / m))),
+    )
+
+
+def _score_shift(
+    class_name: str, validation: ClassSample, folder: ClassSample, *, is_positive: bool, threshold: float
+) -> ScoreShift:
+    both = np.concatenate([validation.scores, folder.scores])
+    is_here = np.repeat([0, 1], [len(validation.scores), len(folder.scores)])
+    higher = auroc(is_here, np.stack([-both, both], axis=1), positive=1)
+    n, m = validation.patients, folder.patients
+
+    def recall(scores: Floats) -> float:
+        return float(np.mean((scores >= threshold) == is_positive))
+
+    return ScoreShift(
+        class_name=class_name,
+        higher=higher,
+        p_value=_two_sided((higher - 0.5) / math.sqrt((n + m + 1) / (12 * n * m))),
+        recall_in_validation=recall(validation.scores),
+        recall=recall(folder.scores),
+    )
+
+
+def _two_sided(z: float) -> float:
+    return math.erfc(abs(z) / math.sqrt(2))
