@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.in_process import InProcess, one_thread, search_in_process
@@ -226,6 +227,70 @@ def test_a_study_of_a_gpu_is_confirmed_nowhere_else(lab: Lab, monkeypatch: pytes
         lab.confirm()
 
     assert not (lab.study / "confirm").exists()
+
+
+def edit(file: Path, where: str, **values: str) -> None:
+    """Let a record say something else, as one from another machine would."""
+    content = read_json(file)
+    content[where] |= values
+    write_json(file, content)
+
+
+def on_gpus(lab: Lab) -> None:
+    """Let the study, and what its confirm has trained, have run on the GPUs of a cluster."""
+    for folder in (lab.study, lab.study / "confirm"):
+        edit(folder / "environment.json", "compute", device="cuda")
+
+
+def remove_scores(lab: Lab) -> None:
+    """As if the confirm had been killed before it scored anything."""
+    for file in (lab.study / "confirm").rglob("*.npy"):
+        file.unlink()
+    (lab.study / "confirm" / "scoring.json").unlink()
+
+
+def test_a_head_node_without_a_gpu_confirms_what_a_cluster_has_trained(lab: Lab) -> None:
+    lab.confirm()
+    remove_scores(lab)
+    on_gpus(lab)
+
+    found = lab.confirm(address="head:6379")
+
+    assert "the replicates were trained on GPUs, and all of them were scored on a CPU" in found.notes
+    assert read_json(lab.study / "confirm" / "scoring.json")["compute"]["device"] == "cpu"
+
+
+def test_scores_of_a_gpu_and_of_a_cpu_are_never_compared(lab: Lab) -> None:
+    """Where some are missing and there is no GPU any more, all are computed again."""
+    lab.confirm()
+    on_gpus(lab)
+    edit(lab.study / "confirm" / "scoring.json", "compute", device="cuda")
+    scored = sorted((lab.study / "confirm").rglob("*.npy"))
+    for file in scored[1:]:
+        file.write_bytes(b"of a GPU")
+    scored[0].unlink()
+
+    lab.confirm(address="head:6379")
+
+    assert sorted((lab.study / "confirm").rglob("*.npy")) == scored
+    assert all(np.load(file).dtype == np.float64 for file in scored)
+
+
+def test_replicates_of_two_versions_of_torch_are_never_compared(lab: Lab) -> None:
+    first = lab.confirm()
+    edit(lab.study / "confirm" / "environment.json", "packages", torch="2.0.1")
+
+    assert lab.confirm().word == first.word, "nothing is left to train"
+    with pytest.raises(StudyError, match=r"trained with torch 2\.0\.1 .* is installed(.|\n)*move confirm/ away"):
+        lab.confirm(gan_seeds=3)
+
+
+def test_a_confirm_says_that_the_search_had_another_version(lab: Lab) -> None:
+    edit(lab.study / "environment.json", "packages", torch="2.0.1")
+
+    found = lab.confirm()
+
+    assert any(note.startswith("trials of the search were trained with torch 2.0.1") for note in found.notes)
 
 
 def swap(one: Path, other: Path) -> None:

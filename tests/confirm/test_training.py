@@ -17,7 +17,7 @@ from xraytune.errors import StudyError, TrialError
 from xraytune.files import read_jsonl
 from xraytune.search.rungs import rungs_of
 from xraytune.search.runner import Runner
-from xraytune.search.study import StudyFolder
+from xraytune.search.study import StudyFolder, environment
 from xraytune.search.work import Asked, Message, Work
 
 REAL = Candidate(name="#0", parameters=parameters("none", lr=1e-3), val_b_auroc=0.8)
@@ -67,6 +67,7 @@ def training(root: Path, *overrides: str, says: Says = well) -> Training:
         space=write_space(root, SMALL, *overrides),
         prepared=two_images(),
         compute=CPU,
+        machine=lambda: environment(CPU),
         cache=root / "cache",
         runner=cast(Runner, Told(says)),
         observer=Quiet(),

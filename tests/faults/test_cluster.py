@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import random
 import signal
 import time
@@ -17,8 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.faults.ray_processes import IS_LONG, descendants, killable
+from tests.faults.ray_processes import IS_LONG, SPACE, descendants, killable
 from tests.faults.test_ray_kills import require_whole
+from xraytune.compute import gpu_count
+from xraytune.data.phantom import draw_phantoms
+from xraytune.errors import MachineError
+from xraytune.search.run import search
+from xraytune.search.study import StudyFolder
 
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
@@ -85,6 +91,65 @@ def cut_off(node: Any) -> Callable[[], None]:
                 os.kill(pid, signal.SIGCONT)
 
     return back
+
+
+@pytest.fixture
+def space(tmp_path: Path) -> Path:
+    """A space of one short trial, `gpus_per_trial: auto`."""
+    draw_phantoms(tmp_path / "xrays", patients=20, seed=1, image_size_px=32)
+    file = tmp_path / "space.yaml"
+    file.write_text(SPACE.replace("max_epochs: 12, steps_per_epoch: 40", "max_epochs: 1"), encoding="utf-8")
+    return file
+
+
+@contextmanager
+def one_node(**resources: int) -> Iterator[str]:
+    """A cluster of one node, with the resources that it says it has; gives its address."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, **resources})
+    try:
+        yield cluster.address
+    finally:
+        with waited_for(*cluster.list_all_nodes()):  # type: ignore[no-untyped-call]
+            cluster.shutdown()  # type: ignore[no-untyped-call]
+
+
+ONE_TRIAL = ["source=none", "scheduler={name: none}"]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_machine_with_a_gpu_searches_on_the_cores_of_a_cluster_without(
+    space: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the study is one of a CPU."""
+    for name, here in (("is_available", True), ("device_count", 1), ("is_bf16_supported", True)):
+        monkeypatch.setattr(f"torch.cuda.{name}", lambda here=here, **_: here)
+    studies = space.parent / "studies"
+
+    with one_node() as address:
+        summary = search(space, studies=studies, overrides=ONE_TRIAL, address=address)
+
+    assert summary.counts["complete"] == 1
+    assert StudyFolder(summary.study).compute().device == "cpu"
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.skipif(gpu_count() > 0, reason="the node of this test has the machine's torch, which must see no GPU")
+def test_a_gpu_node_whose_torch_sees_no_gpu_is_named_before_anything_is_written(
+    space: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`auto` means the GPUs of the cluster, whatever the machine has that gives the command."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # Ray believes that there is one
+    studies = space.parent / "studies"
+
+    with one_node(num_gpus=1) as address, pytest.raises(MachineError) as refusal:
+        search(space, studies=studies, overrides=ONE_TRIAL, address=address)
+
+    assert f"1 GPUs asked for, but torch sees none on {platform.node()}" in str(refusal.value)
+    assert not studies.exists()
 
 
 @pytest.mark.ray

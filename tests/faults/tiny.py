@@ -32,6 +32,7 @@ from xraytune.search.run import Quiet
 from xraytune.search.study import (
     StudyFolder,
     create_study,
+    environment,
     locked,
     require_free,
     require_same_images,
@@ -187,7 +188,7 @@ def run_list(tree: Tree, marks: Marks) -> None:
     runs = [Run(number=number, label=f"run {number}", experiment=each) for number, each in enumerate(_runs(settings))]
     tree.runs.path.mkdir(exist_ok=True)
     with locked(tree.runs) as token:
-        confirm_training._complete_folder(tree.runs, prepared, CPU)
+        confirm_training._complete_folder(tree.runs, prepared, lambda: environment(CPU))
         work = RunList(
             tree.runs,
             runs,

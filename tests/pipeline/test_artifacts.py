@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from xraytune.files import sha256_of, temporary_name
-from xraytune.pipeline.artifacts import artifact_path, artifacts_of, build_once, fingerprint, is_whole
+from xraytune.pipeline.artifacts import artifact_path, artifacts_of, build_once, fingerprint, is_whole, releases
 
 INPUTS = {"seed": 7, "data": ["a", "b"]}
 
@@ -250,3 +250,12 @@ def test_a_second_process_waits_for_the_first_and_takes_over_when_it_dies(tmp_pa
     assert second.returncode == 0
     assert counted.read_text(encoding="utf-8") == ("xx" if is_killed else "x")
     assert is_whole(artifact_path(tmp_path / "cache", "pixels-1", {"seed": 7}))
+
+
+def test_a_release_is_what_is_installed_without_its_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = tmp_path / "torch-9.9.1+cu999.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 9.9.1+cu999\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    assert releases("torch") == {"torch": "9.9.1"}

@@ -4,7 +4,7 @@ import hashlib
 import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -250,3 +250,46 @@ def test_a_damaged_gan_does_not_disturb_the_training_of_a_longer_one(done: Done,
     assert run(done.bench, longer, cache, tmp_path / "damaged") == run(
         done.bench, longer, Path(shutil.copytree(done.cache, tmp_path / "whole")), tmp_path / "undamaged"
     )
+
+
+def install(package: str, release: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Say that another release of a package is installed, as its metadata would."""
+    metadata = folder / f"{package}-{release}.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {release}\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(folder)
+
+
+@pytest.mark.parametrize(
+    ("package", "stages"),
+    [("torch", {GAN_STAGE, POOL_STAGE, QUALITY_STAGE, FEATURES_STAGE}), ("torchvision", {FEATURES_STAGE})],
+)
+def test_after_an_upgrade_what_depends_on_the_package_is_made_anew_beside_the_old(
+    done: Done, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, stages: set[str]
+) -> None:
+    before = {stage: {path.name for path in (cache / stage).glob("[!.]*")} for stage in STAGES}
+    install(package, "99.0.1", tmp_path, monkeypatch)
+
+    run(done.bench, done.experiment, cache, tmp_path / "trial")
+
+    after = {stage: {path.name for path in (cache / stage).glob("[!.]*")} for stage in STAGES}
+    assert {stage for stage in STAGES if after[stage] != before[stage]} == stages
+    assert all(after[stage] >= before[stage] for stage in STAGES)
+
+
+def test_pixels_that_another_decoder_made_are_not_taken_for_the_study_s(done: Done, cache: Path) -> None:
+    """As after the cache was lost and Pillow upgraded: the place is the same, the pixels are others."""
+    prepared, _ = prepare(done.bench.settings, cache)
+    began = replace(prepared, pixels_sha256="0" * 64)
+
+    with pytest.raises(StudyError, match=r"Pillow .* decodes the images to other pixels than the study's"):
+        require_pixels(done.bench.settings, began, cache)
+    assert gan_inputs(gan(), None, began, CPU) != gan_inputs(gan(), None, prepared, CPU)
+
+
+def test_a_study_that_recorded_no_content_of_its_pixels_takes_those_that_are_there(done: Done, cache: Path) -> None:
+    prepared, _ = prepare(done.bench.settings, cache)
+
+    require_pixels(done.bench.settings, replace(prepared, pixels_sha256=None), cache)
+    shutil.rmtree(cache / PIXELS_STAGE)
+    require_pixels(done.bench.settings, replace(prepared, pixels_sha256=None), cache)

@@ -15,9 +15,10 @@ from tests.pipeline.test_trial import gan
 from xraytune.classifier.network import build_classifier
 from xraytune.config.settings import FolderSettings
 from xraytune.errors import DataError
-from xraytune.pipeline.album import Album, compose_album
-from xraytune.pipeline.material import gather_material
-from xraytune.pipeline.synthesize import network_labels, trained_gan
+from xraytune.pipeline.album import Album, compose_album, side_group
+from xraytune.pipeline.material import gather_material, untrained
+from xraytune.pipeline.prepare import prepare
+from xraytune.pipeline.synthesize import GAN_STAGE, network_labels, trained_gan
 
 pytestmark = pytest.mark.slow
 
@@ -141,3 +142,21 @@ def test_all_images_of_a_gan_trial_have_the_gans_bandwidth(bench: Bench) -> None
     assert experiment.bandwidth_px == 32
     assert bench.experiment(source="none").bandwidth_px is None
     assert bench.experiment(source="gan", gan=gan(), match_bandwidth="off").bandwidth_px is None
+
+
+@pytest.mark.parametrize("is_frozen", [False, True])
+def test_a_network_is_scored_without_the_gan_that_it_was_trained_with(
+    bench: Bench, tmp_path: Path, is_frozen: bool
+) -> None:
+    """To the numbers of the training's own validation."""
+    mix = {"source": "gan", "gan": gan()}
+    experiment = frozen(bench, tmp_path, **mix) if is_frozen else bench.experiment(**mix)
+    material = gather_material(experiment, bench.prepared, cache=bench.cache, compute=CPU)
+    prepared, _ = prepare(bench.settings, tmp_path / "cache")
+    group = side_group("val_a", prepared.side("val_a"), prepared, tmp_path / "cache")
+
+    network, batches = untrained(experiment, prepared, group, cache=tmp_path / "cache", compute=CPU)
+
+    assert [*network.state_dict()] == [*material.trained.state_dict()]
+    assert all(torch.equal(*pair) for pair in zip(batches, material.val_a(), strict=True))
+    assert not (tmp_path / "cache" / GAN_STAGE).exists()

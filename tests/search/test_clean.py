@@ -21,7 +21,7 @@ from xraytune.data.phantom import draw_phantoms
 from xraytune.errors import StudyError
 from xraytune.export.best import export
 from xraytune.export.replay import replay
-from xraytune.files import sha256_of, write_json
+from xraytune.files import read_json, sha256_of, write_json
 from xraytune.pipeline.artifacts import artifact_path, build_once
 from xraytune.pipeline.prepare import prepare
 from xraytune.pipeline.synthesize import gan_inputs, gan_work_path
@@ -207,6 +207,26 @@ def test_what_an_interrupted_trial_goes_on_from_stays(root: Path) -> None:
     for stage, path in (("gan-1", artifact_path), ("gan-1.work", lambda *about: gan_work_path(about[0], about[2]))):
         assert path(cache, stage, gan_inputs(interrupted, None, prepared, CPU)).is_dir()
         assert not path(cache, stage, gan_inputs(ended, None, prepared, CPU)).exists()
+
+
+def test_gans_in_training_under_an_earlier_torch_are_known_by_the_version_that_the_study_recorded(root: Path) -> None:
+    folder, cache = StudyFolder(root / "studies" / "small"), root / "cache"
+    content = read_json(folder.path / "environment.json")
+    content["packages"]["torch"] = "2.0.1"
+    write_json(folder.path / "environment.json", content)
+    ended, interrupted = (folder.experiment(number).parameters.gan for number in (0, INTERRUPTED))
+    assert ended is not None
+    assert interrupted is not None
+    left, needed = (
+        gan_work_path(cache, gan_inputs(gan, None, folder.prepared(), CPU, torch="2.0.1"))
+        for gan in (ended, interrupted)
+    )
+    for work in (left, needed):
+        work.mkdir(parents=True)
+
+    clean(folder.path)
+
+    assert (left.exists(), needed.exists()) == (False, True)
 
 
 def test_the_gan_of_a_confirm_that_has_not_ended_stays(root: Path) -> None:

@@ -12,7 +12,7 @@ from xraytune.config.load import load_space
 from xraytune.data.phantom import draw_phantoms
 from xraytune.errors import ConfigError, StudyError
 from xraytune.export.train import train
-from xraytune.files import read_jsonl
+from xraytune.files import read_json, read_jsonl, write_json
 from xraytune.search import run as search_run
 from xraytune.search.run import Quiet, search
 
@@ -100,3 +100,18 @@ def test_a_ratio_that_rounds_to_no_extra_image_is_refused_before_a_study_or_a_mo
 
     assert not (root / "studies").exists()
     assert not (root / "model").exists()
+
+
+def test_a_search_goes_on_after_an_upgrade_and_says_so_at_its_start(space: Path) -> None:
+    studies, notes = space.parent / "studies", Notes()
+    search(space, studies=studies)
+    file = studies / "small" / "environment.json"
+    content = read_json(file)
+    content["packages"]["torch"] = "2.0.1"
+    write_json(file, content)
+
+    summary = search(space, studies=studies, overrides=["budget.trials=2"], observer=notes)
+
+    assert any(text.startswith("this study was begun with torch 2.0.1 and torchvision ") for text in notes.texts)
+    assert summary.counts["complete"] == 2
+    assert read_json(file)["continued"][0]["ended_trials"] == 1

@@ -13,10 +13,14 @@ from pathlib import Path
 import pytest
 
 from tests.faults.ray_processes import killable
-from tests.search.studies import direct
+from tests.search.studies import direct, write_space
 from xraytune.config.settings import Resources
+from xraytune.data.phantom import draw_phantoms
 from xraytune.errors import MachineError
+from xraytune.files import read_json
+from xraytune.records import Compute
 from xraytune.search.journal import Journal
+from xraytune.search.run import search
 from xraytune.search.runner import Runner
 from xraytune.search.slots import Node, slots
 from xraytune.search.study import StudyFolder
@@ -45,6 +49,15 @@ for _ in range(20):
     send(connection, {"next": [{"cpus": 1, "gpus": 0}]})
     if (answer := receive(connection)) and sys.argv[2] == "begins":
         Path(answer["study"], "trials", "0000", ".claim").write_text(str(os.getpid()))
+"""
+OF_GPUS = """
+if sys.argv[2] == "first":  # a new study asks a node what trials there compute on
+    send(connection, {"environment": {
+        "compute": {"device": "cuda", "threads": 2, "precision": "bfloat16"}, "system": "of the node", "identity": "one",
+        "packages": {name: version(name) for name in ("torch", "torchvision")}, "started": "now"}})
+    sys.exit()
+send(connection, {"next": [{"cpus": 3, "gpus": 1}]})
+print(receive(connection)["resources"], file=open(sys.argv[3], "a"))
 """
 RUNS_OUT_OF_MEMORY = """
 nodes = [{"cpus": 8, "gpus": 0}, {"cpus": 3, "gpus": 1}]
@@ -326,6 +339,28 @@ def test_a_trial_that_ray_has_no_room_for_is_told(
 
     is_told = any(note.startswith("#0 has not begun for a minute: Ray has no room for it") for note in notes)
     assert is_told == (what == "waits")
+
+
+@pytest.mark.slow
+def test_a_search_from_a_machine_without_a_gpu_uses_those_of_the_cluster(
+    runs_instead: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its trials ask Ray for a GPU, and the study records the node; the second start asks no node again."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    (tmp_path / "program.py").write_text(f"from importlib.metadata import version\n{STARTS}{OF_GPUS}", encoding="utf-8")
+    which = "which=first; [ -e once ] && which=later; touch once"
+    runs_instead(f'cd {tmp_path}; {which}; exec "$PYTHON" program.py "$4" $which {tmp_path}/taken')
+    draw_phantoms(tmp_path / "xrays", patients=20, seed=1, image_size_px=32)
+    write_space(tmp_path)
+    small = ["source=none", "backbone=small_cnn", "weights=none", "data.image_size=32", "resources.cpus_per_trial=2"]
+
+    with pytest.raises(MachineError, match="Ray ended 3 times"):
+        search(tmp_path / "small.yaml", overrides=small, studies=tmp_path / "studies", address="head:6379")
+
+    study = StudyFolder(tmp_path / "studies" / "small")
+    assert (tmp_path / "taken").read_text(encoding="utf-8").splitlines()[0] == "{'CPU': 2.0, 'GPU': 1.0}"
+    assert study.compute() == Compute(device="cuda", threads=2, precision="bfloat16")
+    assert read_json(study.path / "environment.json")["system"] == "of the node"
 
 
 @pytest.mark.slow

@@ -9,9 +9,11 @@ import pytest
 from tests.search.studies import CPU, direct, ended, two_images, write_space
 from xraytune.data.phantom import draw_phantoms
 from xraytune.errors import MachineError, StudyError, TrialError
+from xraytune.files import read_json, write_json
 from xraytune.search.run import search
 from xraytune.search.study import (
     StudyFolder,
+    continue_under_releases,
     create_study,
     is_searched,
     locked,
@@ -146,3 +148,50 @@ def test_a_folder_that_is_no_study_is_named(tmp_path: Path) -> None:
 def test_an_unknown_trial_is_named(study: StudyFolder) -> None:
     with pytest.raises(StudyError, match="no trial 7"):
         study.experiment(7)
+
+
+def begun_with(study: StudyFolder, **packages: str) -> None:
+    """Let the study have been begun with other versions."""
+    content = read_json(study.path / "environment.json")
+    content["packages"] |= packages
+    write_json(study.path / "environment.json", content)
+
+
+def test_a_study_that_continues_under_another_torch_says_so_once_and_records_it(study: StudyFolder) -> None:
+    installed = study.releases()[0]
+    begun_with(study, torch="2.0.1")
+
+    told = continue_under_releases(study)
+
+    assert f"begun with torch 2.0.1 and torchvision {installed['torchvision']}, and continues with torch" in told
+    assert study.releases() == (installed | {"torch": "2.0.1"}, installed)
+    assert continue_under_releases(study) == ""
+
+
+def test_no_trial_is_trained_with_two_versions(study: StudyFolder) -> None:
+    """One that has not ended starts again."""
+    checkpoint = study.checkpoint_path(0)
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_bytes(b"of torch 2.0.1")
+    assert continue_under_releases(study) == ""
+    assert checkpoint.exists()
+    begun_with(study, torch="2.0.1")
+
+    continue_under_releases(study)
+
+    assert not checkpoint.exists()
+
+
+def test_another_build_of_the_same_release_is_the_same_version(study: StudyFolder) -> None:
+    """As a head node without a GPU has it, beside GPU nodes."""
+    begun_with(study, torch=study.releases()[0]["torch"] + "+cpu")
+
+    assert continue_under_releases(study) == ""
+
+
+def test_a_study_that_recorded_no_versions_continues_with_a_note(study: StudyFolder) -> None:
+    content = read_json(study.path / "environment.json")
+    write_json(study.path / "environment.json", {name: content[name] for name in ("compute", "started")})
+
+    assert "begun with an unrecorded version of torch, and continues with torch" in continue_under_releases(study)
+    assert continue_under_releases(study) == ""

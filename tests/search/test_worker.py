@@ -285,3 +285,16 @@ def test_each_write_of_a_worker_looks_first_whether_the_trial_is_still_its_own(
     worker.close()
     assert epochs(study, 6) == [1]
     assert (study.trial_path(6) / "checkpoint" / "checkpoint.pt").read_bytes() == checkpoint
+
+
+def test_a_machine_with_another_torch_trains_no_trial_of_the_study(study: StudyFolder, tmp_path: Path) -> None:
+    """As a node of a cluster that was not upgraded: the search stops, and the trial has not failed."""
+    own = StudyFolder(Path(shutil.copytree(study.path, tmp_path / "studies" / "one")))
+    content = read_json(own.path / "environment.json")
+    content["packages"]["torch"] = "2.0.1+cu117"
+    write_json(own.path / "environment.json", content)
+
+    message = TrialWorker(job(own, 7)).step()
+
+    assert "trained with torch 2.0.1 and torchvision" in message["stopped"]
+    assert not own.checkpoint_path(7).exists()

@@ -7,6 +7,9 @@ The same call again goes on where the last one stopped: what was trained lies in
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -17,20 +20,21 @@ from xraytune.confirm.answer import ArmScores, Judged, judge_finalists, ratio_re
 from xraytune.confirm.arms import Candidate, Stopped, Trials, choose_finalists, to_be_finished
 from xraytune.confirm.plan import CONFIRM_FOLDER, Plan, read_plan
 from xraytune.confirm.record import Confirmation, write_verdict
-from xraytune.confirm.scores import TEST, VAL_B, has_any_scores, has_scores, score, scores
+from xraytune.confirm.scores import TEST, VAL_B, has_any_scores, has_scores, score, scores, scoring_compute
 from xraytune.confirm.test_images import SealedTest, find_test, open_test, require_scored_test
 from xraytune.confirm.training import ConfirmObserver, Quiet, Training
 from xraytune.files import require_writable
 from xraytune.metrics.classification import Floats
 from xraytune.pipeline.album import ImageGroup, side_group
 from xraytune.pipeline.prepare import require_pixels
-from xraytune.records import Progress, ignore_progress
+from xraytune.records import Compute, Json, Progress, ignore_progress
 from xraytune.search.inputs import inputs_of_trials, read_inputs, require_same_inputs
 from xraytune.search.journal import Journal
 from xraytune.search.openings import OPENINGS_FILE, openings, openings_before, study_logs, write_opening
 from xraytune.search.rungs import rungs_of
-from xraytune.search.runner import Runner
-from xraytune.search.study import StudyFolder, locked
+from xraytune.search.runner import Runner, survey
+from xraytune.search.slots import resolved
+from xraytune.search.study import StudyFolder, environment, locked, named
 
 
 def confirm(
@@ -75,7 +79,16 @@ def confirm(
     cache = (cache or folder.default_cache).resolve()
     require_writable(cache)
     require_writable(folder.path.parent)  # the openings of all studies are logged there
-    require_device(folder.compute(), folder.path)  # on a cluster, too: this process scores what was trained
+    compute = folder.compute()
+    resources = resolved(space.settings.resources, has_gpu=compute.device == "cuda")
+    if address is None:
+        require_device(compute, folder.path)
+
+    @lru_cache
+    def machine() -> Mapping[str, Json]:
+        where = environment(compute) if address is None else survey(address, resources, note=observer.note)[1]
+        return {**where, "compute": {**asdict(compute)}}
+
     with locked(folder, "confirmed") as token:
         journal = Journal(folder.journal_path, space, writable=False)
         searched = _trials(journal)
@@ -89,7 +102,7 @@ def confirm(
         runner = Runner(
             folder,
             token=token,
-            resources=space.settings.resources,
+            resources=resources,
             cache=cache,
             address=address,
             note=observer.note,
@@ -99,7 +112,8 @@ def confirm(
             folder=folder,
             space=space,
             prepared=prepared,
-            compute=folder.compute(),
+            compute=compute,
+            machine=machine,
             cache=cache,
             runner=runner,
             observer=observer,
@@ -120,11 +134,15 @@ def confirm(
 def _judge(training: Training, plan: Plan, sealed: SealedTest, reason: str, on_progress: Progress) -> Confirmation:
     """Score every run on val-B, then open the test folder and score those that are compared."""
     folder, prepared, settings = training.runs_folder, training.prepared, training.settings
-    pin(training.compute)
     every = list(range(len(plan.runs)))
     of_test = [number for number, run in enumerate(plan.runs) if plan.arm(run.arm).role != "ratio"]
     side = prepared.side(VAL_B)
-    _score(training, VAL_B, every, side_group(VAL_B, side, prepared, training.cache), on_progress)
+    is_complete = all(
+        has_scores(folder, number, which) for which, runs in ((VAL_B, every), (TEST, of_test)) for number in runs
+    )
+    compute = scoring_compute(folder, training.compute, is_complete=is_complete)
+    pin(compute)
+    _score(training, compute, VAL_B, every, side_group(VAL_B, side, prepared, training.cache), on_progress)
     if not all(has_scores(folder, number, TEST) for number in of_test):
         write_opening(
             *study_logs(training.folder.path),
@@ -138,7 +156,7 @@ def _judge(training: Training, plan: Plan, sealed: SealedTest, reason: str, on_p
         )
         plan = training.opened_after(plan, openings_before(training.folder.path, sealed.fingerprint))
         group = open_test(sealed, prepared, training.cache, on_progress=on_progress)
-        _score(training, TEST, of_test, group, on_progress)
+        _score(training, compute, TEST, of_test, group, on_progress)
     test = Judged(
         labels=np.array([image.label for image in sealed.images], dtype=np.int64),
         patients=tuple(image.patient for image in sealed.images),
@@ -151,7 +169,7 @@ def _judge(training: Training, plan: Plan, sealed: SealedTest, reason: str, on_p
         finalists=judge_finalists(plan, test, _arm_scores(folder, plan, TEST), rope=rope, seed=settings.seed),
         ratios=ratio_response(plan, val_b, _arm_scores(folder, plan, VAL_B)),
         exploratory=plan.exploratory,
-        notes=plan.notes,
+        notes=(*plan.notes, *_notes_on_machines(training, compute)),
         gan_seeds=plan.gan_seeds,
         classifier_seeds=plan.classifier_seeds,
         test_images=len(sealed.images),
@@ -162,11 +180,25 @@ def _judge(training: Training, plan: Plan, sealed: SealedTest, reason: str, on_p
     )
 
 
-def _score(training: Training, side: str, numbers: list[int], group: ImageGroup, on_progress: Progress) -> None:
+def _notes_on_machines(training: Training, scored_on: Compute) -> Iterator[str]:
+    """What differs between the machines that searched, trained and scored."""
+    trained = training.runs_folder.releases()[-1]
+    if searched := [each for each in training.folder.releases() if each != trained]:
+        yield (
+            f"trials of the search were trained with {', '.join(map(named, searched))}, and all replicates with "
+            f"{named(trained)}"
+        )
+    if scored_on.device != training.compute.device:
+        yield "the replicates were trained on GPUs, and all of them were scored on a CPU"
+
+
+def _score(
+    training: Training, compute: Compute, side: str, numbers: list[int], group: ImageGroup, on_progress: Progress
+) -> None:
     folder = training.runs_folder
     for done, number in enumerate(numbers, 1):
         if not has_scores(folder, number, side):
-            score(folder, number, side, group, compute=training.compute, cache=training.cache)
+            score(folder, number, side, group, compute=compute, cache=training.cache)
         on_progress(f"score {side.replace('_', '-')}", done, len(numbers))
 
 

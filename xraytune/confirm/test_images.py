@@ -20,7 +20,7 @@ from xraytune.data.pixels import open_pixels
 from xraytune.errors import DataError, Problem, StudyError, listed
 from xraytune.pipeline.album import ImageGroup
 from xraytune.pipeline.known_patients import all_names, known_patients, owners_by_name
-from xraytune.pipeline.prepare import Prepared, missing_images, require_unbroken, store_images
+from xraytune.pipeline.prepare import Prepared, missing_images, pixels_inputs, require_unbroken, store_images
 from xraytune.records import Progress, ignore_progress
 from xraytune.search.openings import last_opening
 
@@ -145,7 +145,7 @@ def open_test(
         pixels=open_pixels(store),
         rows=np.arange(len(sealed.images)),
         labels=np.array([image.label for image in sealed.images], dtype=np.int64),
-        inputs={"pixels": store.name},
+        inputs={**pixels_inputs(store)},
     )
 
 

@@ -5,7 +5,7 @@ Ray is started when the first run needs it; a start that finds all runs ended tr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -44,11 +44,11 @@ from xraytune.files import write_json
 from xraytune.pipeline.album import require_enough, store_folder
 from xraytune.pipeline.prepare import Prepared, write_prepared
 from xraytune.pipeline.synthesize import gan_need
-from xraytune.records import Compute
+from xraytune.records import Compute, Json
 from xraytune.search.openings import Opening, in_words
 from xraytune.search.rungs import Rungs
 from xraytune.search.runner import Runner
-from xraytune.search.study import StudyFolder, environment
+from xraytune.search.study import StudyFolder, other_releases
 
 
 class ConfirmObserver(RunObserver, Protocol):
@@ -83,6 +83,7 @@ class Training:
         space: Its space.
         prepared: Its images.
         compute: What its trials compute on.
+        machine: Gives the `environment` of a machine that trains.
         cache: The artifact cache.
         runner: Runs what is trained.
         observer: Told what happens.
@@ -92,6 +93,7 @@ class Training:
     space: Space
     prepared: Prepared
     compute: Compute
+    machine: Callable[[], Mapping[str, Json]]
     cache: Path
     runner: Runner
     observer: ConfirmObserver
@@ -160,7 +162,7 @@ class Training:
         """Run what has not ended yet; gives the rows of all. Without `asha` each runs to its last step."""
         if not runs:
             return {}
-        _complete_folder(folder, self.prepared, self.compute)
+        _complete_folder(folder, self.prepared, self.machine)
         work = RunList(
             folder,
             runs,
@@ -173,6 +175,7 @@ class Training:
         if asha:
             asha.require_own(run.number for run in runs)
         if not work.is_done:
+            require_one_release(folder)
             # Many short runs, whose names nobody looks for.
             self.runner.run(work, folder, label=run_label(runs, self.folder.path.name), reuse_actors=True)
         own = {run.number for run in runs}  # further runs of another list may lie in the folder
@@ -325,8 +328,22 @@ def _require_controls(finalists: Sequence[Candidate], arms: Sequence[Arm], study
         raise StudyError(Problem(what, study, fix))
 
 
-def _complete_folder(folder: StudyFolder, prepared: Prepared, compute: Compute) -> None:
+def require_one_release(folder: StudyFolder) -> None:
+    """Refuse to train or score runs with another torch than those that they are compared with.
+
+    Raises:
+        StudyError: Other versions of torch or torchvision are installed than when the folder was begun.
+    """
+    if other := other_releases(folder):
+        name = CONFIRM_FOLDER
+        fix = f"install the versions that trained them, or move {name}/ away to train all of them with those installed"
+        raise StudyError(
+            Problem(f"the runs of this confirm are {other}: their AUROCs do not compare", folder.path, fix)
+        )
+
+
+def _complete_folder(folder: StudyFolder, prepared: Prepared, machine: Callable[[], Mapping[str, Json]]) -> None:
     """Give a folder of runs what a worker reads of a study: the images and the machine."""
     if not (folder.path / "environment.json").exists():
         write_prepared(prepared, folder.path / "split.json")
-        write_json(folder.path / "environment.json", environment(compute))
+        write_json(folder.path / "environment.json", {**machine()})

@@ -26,7 +26,7 @@ from xraytune.files import explained_disk_errors, make_folder, new_folder, requi
 from xraytune.lease import HeldError, held
 from xraytune.metrics.threshold import THRESHOLD_RULE, ThresholdRule
 from xraytune.mix.plan import require_extra_images
-from xraytune.pipeline.artifacts import artifact_path
+from xraytune.pipeline.artifacts import artifact_path, releases
 from xraytune.pipeline.material import gather_material
 from xraytune.pipeline.model import require_two_classes
 from xraytune.pipeline.prepare import Prepared, prepare
@@ -178,6 +178,7 @@ class _Training:
         """
         inputs: dict[str, Any] = {"space": space, "weights": weights_sha256}
         inputs |= {"images": self.prepared.fingerprint, "compute": asdict(self.compute)}
+        inputs["releases"] = releases("torch", "torchvision")
         if extra:
             inputs["extra"] = extra
         if others := extensions_of(self.experiment.parameters.backbone, self.experiment.parameters.source):

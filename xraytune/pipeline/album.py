@@ -27,7 +27,15 @@ from xraytune.pipeline.known_patients import (
     owners_by_name,
     require_no_test_patients,
 )
-from xraytune.pipeline.prepare import Prepared, Side, require_pixels, require_unbroken, store_images, training_pixels
+from xraytune.pipeline.prepare import (
+    Prepared,
+    Side,
+    pixels_inputs,
+    require_pixels,
+    require_unbroken,
+    store_images,
+    training_pixels,
+)
 from xraytune.pipeline.provenance import require_unseen
 from xraytune.pipeline.quality import refuse_memorised
 from xraytune.pipeline.synthesize import blocks_for, extension_block, pool_block
@@ -91,7 +99,7 @@ def side_group(name: str, side: Side, prepared: Prepared, cache: Path) -> ImageG
         pixels=training_pixels(prepared, cache),
         rows=side.rows,
         labels=side.labels,
-        inputs={"pixels": prepared.pixels, "rows": side.rows.tolist()},
+        inputs={"pixels": prepared.pixels, "content": prepared.pixels_sha256, "rows": side.rows.tolist()},
     )
 
 
@@ -167,7 +175,9 @@ def _folder_group(experiment: Experiment, prepared: Prepared, *, cache: Path) ->
     require_enough(images, parameters, prepared)
     labels = np.array([image.label for image in images], dtype=np.int64)
     rows = np.arange(len(images))
-    return ImageGroup(name="folder", pixels=open_pixels(store), rows=rows, labels=labels, inputs={"pixels": store.name})
+    return ImageGroup(
+        name="folder", pixels=open_pixels(store), rows=rows, labels=labels, inputs={**pixels_inputs(store)}
+    )
 
 
 def store_folder(

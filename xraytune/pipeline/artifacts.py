@@ -17,6 +17,7 @@ import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -38,6 +39,14 @@ class _Seal:
 _verified: dict[Path, _Seal] = {}
 # What a look at a file says where the file is damaged, or was removed by somebody else; a refusal of access is neither.
 _DAMAGE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO, errno.ESTALE, errno.ELOOP, errno.ENAMETOOLONG}
+
+
+def releases(*packages: str) -> dict[str, str]:
+    """The installed release of each package, for a fingerprint of what it computes.
+
+    The build behind a plus sign is left out (2.15.0 of 2.15.0+cu132): see docs/decisions/0019-versions-in-fingerprints.md.
+    """
+    return {name: version(name).partition("+")[0] for name in packages}
 
 
 def fingerprint(stage: str, inputs: Mapping[str, Any]) -> str:
@@ -129,6 +138,11 @@ def artifacts_of(cache: Path, stage: str) -> Iterator[tuple[Path, dict[str, Any]
                 yield path, content["inputs"]
         except (OSError, ValueError, KeyError, TypeError):
             continue
+
+
+def content_sha256(path: Path, file: str) -> str:
+    """The SHA-256 of a file of an artifact that is whole, as its manifest has it."""
+    return str(read_json(path / _MANIFEST)["files"][file]["sha256"])
 
 
 def _expected_files(path: Path, manifest: bytes) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Features of a frozen backbone: computed once for every view of an image, then every head trains on the same numbers.
 
 With V views an image has V feature vectors, so a head trained on them sees exactly what it would see behind the backbone.
-The artifact's fingerprint names the images, the views, the input format, the backbone and the file of its weights.
+The artifact's fingerprint names the images, the views, the input format, the backbone, the file of its weights, and the
+releases of torch and torchvision.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from xraytune.classifier.inputs import InputFormat, normalise, to_unit
 from xraytune.classifier.network import Classifier
 from xraytune.classifier.train import predict_logits
 from xraytune.pipeline.album import ImageGroup
-from xraytune.pipeline.artifacts import build_once
+from xraytune.pipeline.artifacts import build_once, releases
 from xraytune.records import Compute, Progress, ignore_progress
 
 FEATURES_STAGE = "features-2"
@@ -62,6 +63,7 @@ def frozen_features(
         "format": asdict(form),
         "views": [seed, views, classical] if classical else None,
         "compute": [compute.device, compute.threads, compute.precision],
+        "releases": releases("torch", "torchvision"),
     }
 
     what = f"features of {group.name} images"

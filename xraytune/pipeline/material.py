@@ -87,25 +87,95 @@ def gather_material(
     on_progress: Progress = ignore_progress,
 ) -> Material:
     """Build the network and all that feeds it; pool blocks and features that are not there yet are made."""
-    settings, parameters = experiment.settings, experiment.parameters
     album = compose_album(experiment, prepared, compute=compute, cache=cache)
+    parts = _parts(experiment, prepared, cache=cache, compute=compute, on_progress=on_progress)
+    feed: Feed
+    trained: nn.Module
+    if parts.features is not None:
+        classical = experiment.parameters.classical
+        feed = FeatureFeed(
+            album, partial(parts.features, classical=classical), partial(parts.features, classical=0), compute.device
+        )
+        trained = parts.head(feed.feature_count)
+    else:
+        feed = PixelFeed(album, experiment, parts.form, compute.device)
+        trained = parts.network()
+
+    def classifier() -> Classifier:
+        whole = parts.network()
+        if trained is not whole:
+            whole.head = trained
+        return whole
+
+    return Material(
+        classifier=classifier,
+        trained=trained,
+        form=parts.form,
+        feed=feed,
+        batch=_batches(album, experiment, feed, compute.device),
+        val_a=partial(feed.side, side_group("val_a", prepared.side("val_a"), prepared, cache)),
+        val_b=partial(feed.side, side_group("val_b", prepared.side("val_b"), prepared, cache)),
+    )
+
+
+def untrained(
+    experiment: Experiment, prepared: Prepared, group: ImageGroup, *, cache: Path, compute: Compute
+) -> tuple[nn.Module, Iterator[Tensor]]:
+    """What a trial trains, before its training, and the batches of one group of images for it to predict.
+
+    No GAN is needed, nor the features of any other image.
+    """
+    parts = _parts(experiment, prepared, cache=cache, compute=compute)
+    if parts.features is None:
+        return parts.network(), pixel_batches(group, parts.form, compute.device)
+    features = parts.features(group, classical=0)
+    return parts.head(features.shape[2]), feature_batches(features, compute.device)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Parts:
+    """The network of an experiment, and how images become its inputs.
+
+    Attributes:
+        form: From stored pixels to the network's input.
+        network: Gives the whole network, untrained.
+        head: Gives the head that is trained on so many features.
+        features: From a group of images and `classical` to float32 [n, V, D]; None where the backbone is trained.
+    """
+
+    form: InputFormat
+    network: Callable[[], Classifier]
+    head: Callable[[int], nn.Module]
+    features: Callable[..., NDArray[np.float32]] | None
+
+
+def _parts(
+    experiment: Experiment,
+    prepared: Prepared,
+    *,
+    cache: Path,
+    compute: Compute,
+    on_progress: Progress = ignore_progress,
+) -> _Parts:
+    settings, parameters = experiment.settings, experiment.parameters
     weights = pretrained_weights(parameters, settings.weights_dir, cache)
     class_count = len(prepared.class_names)
-    mean, std = _grey_statistics(album.groups[0])
+    mean, std = _grey_statistics(side_group("real", prepared.side("train"), prepared, cache))
     form = input_format(experiment, train_mean=mean, train_std=std)
 
     @lru_cache
-    def backbone_and_head() -> Classifier:
+    def network() -> Classifier:
         path = weights.path if weights else None
-        network = build_classifier(parameters, class_count, weights=path, seed=settings.seed)
-        return network.to(compute.device)
+        return build_classifier(parameters, class_count, weights=path, seed=settings.seed).to(compute.device)
 
-    feed: Feed
-    trained: nn.Module
+    def head(feature_count: int) -> nn.Module:
+        return build_head(parameters, feature_count, class_count, seed=settings.seed).to(compute.device)
+
+    features = None
     if parameters.trainable == "head" and view_count(experiment) > 0:
         features = partial(
             frozen_features,
-            network=backbone_and_head,
+            network=network,
             network_inputs={
                 "backbone": BACKBONES.identity(parameters.backbone),
                 "input_channels": parameters.input_channels,
@@ -118,29 +188,7 @@ def gather_material(
             cache=cache,
             on_progress=on_progress,
         )
-        feed = FeatureFeed(
-            album, partial(features, classical=parameters.classical), partial(features, classical=0), compute.device
-        )
-        trained = build_head(parameters, feed.feature_count, class_count, seed=settings.seed).to(compute.device)
-    else:
-        feed = PixelFeed(album, experiment, form, compute.device)
-        trained = backbone_and_head()
-
-    def classifier() -> Classifier:
-        whole = backbone_and_head()
-        if trained is not whole:
-            whole.head = trained
-        return whole
-
-    return Material(
-        classifier=classifier,
-        trained=trained,
-        form=form,
-        feed=feed,
-        batch=_batches(album, experiment, feed, compute.device),
-        val_a=partial(feed.side, side_group("val_a", prepared.side("val_a"), prepared, cache)),
-        val_b=partial(feed.side, side_group("val_b", prepared.side("val_b"), prepared, cache)),
-    )
+    return _Parts(form=form, network=network, head=head, features=features)
 
 
 def view_count(experiment: Experiment) -> int:
@@ -206,7 +254,7 @@ class FeatureFeed:
 
     def side(self, group: ImageGroup) -> Iterator[Tensor]:
         """One batch, float32 [n, D]."""
-        yield torch.from_numpy(np.array(self._plain_features(group)[:, 0])).to(self._device)
+        return feature_batches(self._plain_features(group), self._device)
 
 
 class PixelFeed:
@@ -239,7 +287,9 @@ class PixelFeed:
         views = np.empty((len(draw.numbers), self._tables[0].shape[2]), dtype=np.float32)
         for group in np.unique(groups).tolist():
             chosen = groups == group
-            images[torch.from_numpy(chosen)] = self._unit(self._album.groups[group], places[chosen])
+            images[torch.from_numpy(chosen)] = _unit(
+                self._album.groups[group], places[chosen], self._form, self._device
+            )
             views[chosen] = self._tables[group][places[chosen], draw.views[chosen]]
         if self._views == 0:
             views = self._fresh(draw)
@@ -255,14 +305,25 @@ class PixelFeed:
             ]
         )
 
-    def _unit(self, group: ImageGroup, places: NDArray[np.int64]) -> Tensor:
-        return to_unit(torch.from_numpy(group.pixels[group.rows[places]]).to(self._device), self._form)
-
     def side(self, group: ImageGroup) -> Iterator[Tensor]:
         """Batches of [n, C, S, S]."""
-        for start in range(0, len(group.rows), _VAL_BATCH):
-            places = np.arange(start, min(start + _VAL_BATCH, len(group.rows)))
-            yield normalise(self._unit(group, places), self._form)
+        return pixel_batches(group, self._form, self._device)
+
+
+def feature_batches(features: NDArray[np.float32], device: str) -> Iterator[Tensor]:
+    """The unaugmented view of all images, float32 [n, D], as one batch; `features` is [n, V, D]."""
+    yield torch.from_numpy(np.array(features[:, 0])).to(device)
+
+
+def pixel_batches(group: ImageGroup, form: InputFormat, device: str) -> Iterator[Tensor]:
+    """The images of a group, in batches of [n, C, S, S]."""
+    for start in range(0, len(group.rows), _VAL_BATCH):
+        places = np.arange(start, min(start + _VAL_BATCH, len(group.rows)))
+        yield normalise(_unit(group, places, form, device), form)
+
+
+def _unit(group: ImageGroup, places: NDArray[np.int64], form: InputFormat, device: str) -> Tensor:
+    return to_unit(torch.from_numpy(group.pixels[group.rows[places]]).to(device), form)
 
 
 def _grey_statistics(group: ImageGroup) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -27,10 +27,11 @@ from xraytune.data.pixels import broken_images_error, open_pixels, store_pixels,
 from xraytune.data.split import split_by_patient
 from xraytune.errors import ArtifactError, DataError, Problem, StudyError
 from xraytune.files import read_json, write_json
-from xraytune.pipeline.artifacts import build_once, discard, is_whole
+from xraytune.pipeline.artifacts import build_once, content_sha256, discard, is_whole, releases
 from xraytune.records import Progress, ignore_progress
 
 PIXELS_STAGE = "pixels-2"
+_PIXELS_FILE = "pixels.npy"
 _REPAIR = "repair some of them"
 SideName = Literal["train", "val_a", "val_b"]
 _Index = Annotated[int, Field(ge=0, lt=2**31)]
@@ -67,6 +68,7 @@ class Prepared:
         image_size_px: Side of the stored pixels.
         resize: How the images were made square.
         pixels: The pixel artifact, relative to the cache.
+        pixels_sha256: Its content, which a decoder of another version may not make again; an earlier version has none.
         test_fingerprint: Content of the sealed test folder; None where there is none.
         images: All images but the test folder's, in the order of the index.
     """
@@ -76,6 +78,7 @@ class Prepared:
     image_size_px: int
     resize: Resize = "squash"
     pixels: str
+    pixels_sha256: str | None = None
     test_fingerprint: str | None
     images: tuple[PreparedImage, ...]
 
@@ -137,7 +140,8 @@ def prepare_index(
     stored = stored_files(pixels)
     warnings = index.warnings + tuple(f"left out: {image.file}: {image.reason}" for image in stored.broken)
     row_of = {file: row for row, file in enumerate(stored.files)}
-    return _split(index, data, row_of, str(pixels.relative_to(cache))), warnings
+    prepared = _split(index, data, row_of, str(pixels.relative_to(cache)))
+    return replace(prepared, pixels_sha256=content_sha256(pixels, _PIXELS_FILE)), warnings
 
 
 def store_images(
@@ -257,17 +261,27 @@ def require_pixels(
     """Make sure of a study's pixels: where the cache has lost or damaged them, they are decoded from the same images.
 
     Raises:
-        StudyError: The images changed since.
+        StudyError: The images changed since, or another Pillow is installed, which decodes them to other pixels.
         DataError: They cannot be read any more.
         MachineError: The disk is full.
     """
-    if is_whole(cache / prepared.pixels):
+    store, content = cache / prepared.pixels, prepared.pixels_sha256
+    if is_whole(store) and content in {None, content_sha256(store, _PIXELS_FILE)}:
         return
     again, _ = prepare(settings, cache, skip_broken=True, on_progress=on_progress)
-    if again != prepared:
+    if replace(again, pixels_sha256=content) != prepared:
         what = "the cache has lost the study's pixels, and the images changed since"
         fix = "put the images back as they were, or give the search's cache (--cache)"
         raise StudyError(Problem(what, settings.data.path, fix))
+    if content not in {None, again.pixels_sha256}:
+        what = f"Pillow {releases('pillow')['pillow']} decodes the images to other pixels than the study's"
+        fix = "install the Pillow of its environment.json and remove this folder, or give the search's cache (--cache)"
+        raise StudyError(Problem(what, store, fix))
+
+
+def pixels_inputs(store: Path) -> dict[str, str]:
+    """What is made from the images of a pixel artifact depends on: its name, and what the decoder made of the files."""
+    return {"pixels": store.name, "content": content_sha256(store, _PIXELS_FILE)}
 
 
 def training_pixels(prepared: Prepared, cache: Path) -> NDArray[np.uint8]:

@@ -28,7 +28,7 @@ from xraytune.gan.checkpoint import (
 )
 from xraytune.gan.pool import BLOCK, sample_block
 from xraytune.gan.train import GanProgress, train_gan
-from xraytune.pipeline.artifacts import artifact_path, artifacts_of, build_once, fingerprint, is_whole
+from xraytune.pipeline.artifacts import artifact_path, artifacts_of, build_once, fingerprint, is_whole, releases
 from xraytune.pipeline.prepare import Prepared, training_pixels
 from xraytune.records import Compute, Progress, ignore_progress
 from xraytune.seeding import derive_seed
@@ -42,15 +42,19 @@ def network_labels(settings: GanSettings, prepared: Prepared) -> tuple[int | Non
     return (None,) if settings.conditional else tuple(range(len(prepared.class_names)))
 
 
-def gan_inputs(settings: GanSettings, label: int | None, prepared: Prepared, compute: Compute) -> dict[str, Any]:
-    """Everything that the bits of a trained GAN depend on."""
+def gan_inputs(
+    settings: GanSettings, label: int | None, prepared: Prepared, compute: Compute, *, torch: str | None = None
+) -> dict[str, Any]:
+    """Everything that the bits of a trained GAN depend on; `torch` is a release, by default the installed one."""
     return {
         "settings": settings.model_dump(exclude={"allow_memorised"}),
         "label": label,
         "train": prepared.train_fingerprint,
+        "pixels_sha256": prepared.pixels_sha256,
         "image_size_px": prepared.image_size_px,
         "class_names": list(prepared.class_names),
         "compute": [compute.device, compute.threads, compute.precision],
+        "releases": releases("torch") if torch is None else {"torch": torch},
     }
 
 
@@ -197,7 +201,14 @@ def extension_block(
     """
     train = prepared.side("train")
     rows = train.rows[train.labels == label]
-    made_from = {"pixels": prepared.pixels, "rows": rows.tolist(), "label": label, "block": block, "seed": seed}
+    made_from = {
+        "pixels": prepared.pixels,
+        "content": prepared.pixels_sha256,
+        "rows": rows.tolist(),
+        "label": label,
+        "block": block,
+        "seed": seed,
+    }
 
     def draw() -> NDArray[np.uint8]:
         seen = training_pixels(prepared, cache)[rows]

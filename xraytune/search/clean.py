@@ -171,7 +171,14 @@ def _gans(folder: StudyFolder) -> list[_TrialGans]:
             raise StudyError(Problem("this file is damaged", config, "put it back from a copy")) from error
         if settings is not None:
             labels = network_labels(settings, prepared)
-            inputs = tuple(gan_inputs(settings, label, prepared, compute) for label in labels)
+            runs = StudyFolder(trials.parent)
+            trained = runs if (runs.path / "environment.json").exists() else folder
+            torches = {one.get("torch", "") for one in trained.releases()}
+            inputs = tuple(
+                gan_inputs(settings, label, prepared, compute, torch=torch)
+                for torch in sorted(torches)
+                for label in labels
+            )
             found.append(_TrialGans(inputs, int(config.parent.name) in ended[trials]))
     return found
 

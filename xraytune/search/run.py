@@ -9,10 +9,10 @@ from typing import Any
 
 from xraytune.classifier.network import build_classifier
 from xraytune.classifier.weights import find_weights
-from xraytune.compute import choose_compute, gpu_count, gpu_share, require_device
+from xraytune.compute import choose_compute, gpu_count, require_device
 from xraytune.config.backbone_names import BACKBONES
 from xraytune.config.load import load_space
-from xraytune.config.settings import Parameters
+from xraytune.config.settings import Parameters, Resources
 from xraytune.config.space import Space
 from xraytune.cores import cpu_count
 from xraytune.data.index import read_index
@@ -20,17 +20,19 @@ from xraytune.errors import Problem, TrialError
 from xraytune.files import require_writable
 from xraytune.mix.plan import require_extra_images
 from xraytune.pipeline.model import require_two_classes
-from xraytune.pipeline.prepare import Prepared, prepare_index
+from xraytune.pipeline.prepare import Prepared, prepare_index, require_pixels
 from xraytune.pipeline.synthesize import gan_need
 from xraytune.records import EpochRecord, Progress, ignore_progress
 from xraytune.search.director import Director, Observer, mix_label
 from xraytune.search.inputs import inputs_of_space, keep_inputs, read_inputs
 from xraytune.search.journal import Journal
-from xraytune.search.runner import Runner
-from xraytune.search.slots import Node, slots
+from xraytune.search.runner import Runner, survey
+from xraytune.search.slots import Node, gpus_of_trial, resolved, slots
 from xraytune.search.study import (
     StudyFolder,
+    continue_under_releases,
     create_study,
+    environment,
     locked,
     require_free,
     require_same_images,
@@ -124,12 +126,7 @@ def search(
             pass
     else:
         require_free(folder)
-    share = gpu_share(settings.resources)
-    compute = choose_compute(gpus=share, threads=settings.resources.cpus_per_trial)
-    if address is None:
-        slots(settings.resources, [Node(cpus=cpu_count(), gpus=gpu_count())])
-        if is_resumed:
-            require_device(folder.compute(), folder.path)
+    resources, machine = _where_trials_run(settings.resources, folder if is_resumed else None, address, observer)
     require_two_classes(loaded)
     index = read_index(settings.data, on_progress=on_progress)
     require_weights(loaded)
@@ -145,23 +142,46 @@ def search(
         require_extra_images(ratios, prepared.side("train").rows.size)
     contents = read_inputs(inputs_of_space(loaded), settings, prepared, cache, index=index)
     if not is_resumed:
-        create_study(folder, loaded, prepared, compute)
+        create_study(folder, loaded, prepared, machine)
     with locked(folder) as token:
         require_same_space(folder, loaded)  # another search may have created it meanwhile
         require_same_images(folder, prepared)
+        prepared = folder.prepared()  # an earlier version recorded less
+        require_pixels(settings, prepared, cache, on_progress=on_progress)
         keep_inputs(folder, contents)
-        _run(loaded, folder, prepared, token=token, cache=cache, share=share, address=address, observer=observer)
+        _run(loaded, folder, prepared, resources, token=token, cache=cache, address=address, observer=observer)
     return summarise(folder)
+
+
+def _where_trials_run(
+    resources: Resources, resumed: StudyFolder | None, address: str | None, observer: Observer
+) -> tuple[Resources, Mapping[str, Any]]:
+    """What a trial is given, and the `environment` of the machine, here or in the cluster, that it is given it on.
+
+    A study that is resumed keeps its device, whatever there is now.
+    """
+    if resumed:
+        compute = resumed.compute()
+        resources = resolved(resources, has_gpu=compute.device == "cuda")
+        if address:  # the cluster is looked at when it is connected to
+            return resources, environment(compute)
+        require_device(compute, resumed.path)
+    elif address:
+        return survey(address, resources, note=observer.note)
+    resources = resolved(resources, has_gpu=gpu_count() > 0)
+    compute = choose_compute(gpus=gpus_of_trial(resources), threads=resources.cpus_per_trial)
+    slots(resources, [Node(cpus=cpu_count(), gpus=gpu_count())])
+    return resources, environment(compute)
 
 
 def _run(
     space: Space,
     folder: StudyFolder,
     prepared: Prepared,
+    resources: Resources,
     *,
     token: str,
     cache: Path,
-    share: float,
     address: str | None,
     observer: Observer,
 ) -> None:
@@ -172,7 +192,7 @@ def _run(
         space,
         journal,
         gan_need=lambda parameters: gan_need(parameters.gan, prepared, compute, cache),
-        gpu_share=share,
+        gpu_share=gpus_of_trial(resources),
         observer=observer,
     )
     if director.is_done:
@@ -180,11 +200,13 @@ def _run(
         trials = f"{count} trial{'s' if count > 1 else ''}"
         observer.note(f"budget.{used} is used up after {trials}; --set budget.{used}=N goes on to N")
         return
+    if change := continue_under_releases(folder):
+        observer.note(change)
     name = folder.path.name
     runner = Runner(
         folder,
         token=token,
-        resources=space.settings.resources,
+        resources=resources,
         cache=cache,
         address=address,
         note=observer.note,

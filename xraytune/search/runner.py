@@ -13,21 +13,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any
 
-from xraytune.compute import gpu_share
 from xraytune.config.settings import Resources
 from xraytune.cores import cpu_count
 from xraytune.errors import MachineError, Problem
 from xraytune.search.ray.link import receive, send
 from xraytune.search.ray_needs import why_ray_cannot_start
-from xraytune.search.slots import Node, occupied, slots
-from xraytune.search.study import StudyFolder
+from xraytune.search.slots import Node, gpus_of_trial, occupied, resolved, slots
+from xraytune.search.study import StudyFolder, named, numeric_releases
 from xraytune.search.work import CLAIM_FILE, Answer, Asked, Work
 
 # Ray reads these when it is imported or started: no log files, tables or snapshots of Tune's own.
@@ -67,13 +67,17 @@ class _RefusedError(Exception):
     """The cluster asks for a token."""
 
 
+class _TokenError(MachineError):
+    """The cluster asks for a token that this machine does not have."""
+
+
 class Runner:
     """Ray, started when the first trial needs it; a context that ends it.
 
     Args:
         folder: The study; `.ray.log` in it has what Ray says while it runs, and stays where an error names it.
         token: Of the hold on the study.
-        resources: Of one trial.
+        resources: Of one trial, resolved (`slots.resolved`).
         cache: The artifact cache.
         address: A Ray cluster; None: Ray starts on this machine.
         note: Told what a person should know.
@@ -159,35 +163,23 @@ class Runner:
         child.run(options, served, caught, self._note)
 
     def _start(self, caught: list[int]) -> _Child:
-        """Without a token, then with it: a cluster that asks for none would lose each trial of a search that gives one."""
         if self._address is None and (problem := why_ray_cannot_start()):
             raise MachineError(problem)
         self._note("starting Ray ..." if self._address is None else f"connecting to Ray at {self._address} ...")
-        for auth in ("disabled", "token"):
-            child = self._child = _Child(self._address, self._log, auth)
-            try:
-                cluster = child.start(caught, self._note)
-            except _RefusedError as error:
-                self._end_child()
-                why = str(error)
-            except MachineError as error:
-                if self._has_run:  # a head that is started again takes a while
-                    raise _RayDiedError(error.problems[0].what) from error
-                raise
-            else:
-                self._has_run = True
-                slots(self._resources, cluster.nodes)
-                self._opened(cluster.dashboard)
-                return child
-        fix = (
-            "put what `ray get-auth-token` prints on the cluster's first machine into ~/.ray/auth_token here; "
-            "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, where set, is read instead"
-        )
-        raise MachineError(Problem(why, str(self._address), fix))
+        try:
+            self._child, cluster = _started(self._address, self._log, caught, self._note)
+        except MachineError as error:
+            if self._has_run and not isinstance(error, _TokenError):  # a head that is started again takes a while
+                raise _RayDiedError(error.problems[0].what) from error
+            raise
+        self._has_run = True
+        slots(self._resources, cluster.nodes)
+        self._opened(cluster.dashboard)
+        return self._child
 
     def _end_child(self) -> None:
         if self._child is not None:
-            self._child.end()
+            self._child.close()
             self._child = None
 
     def _config(self, folder: StudyFolder, asked: Asked, label: str) -> dict[str, Any]:
@@ -196,10 +188,63 @@ class Runner:
             "cache": str(self._cache),
             "number": asked.number,
             "label": label,
-            "gpu_share": gpu_share(self._resources),
+            "gpu_share": gpus_of_trial(self._resources),
             "lock": str(self._folder.lock_path),
             "token": self._token,
         }
+
+
+def survey(address: str, resources: Resources, *, note: Callable[[str], None]) -> tuple[Resources, dict[str, Any]]:
+    """What a trial is given on a cluster, and the `environment` of a machine there on which it would run.
+
+    Args:
+        address: The cluster.
+        resources: Of one trial; `auto` is resolved by the cluster's GPUs, whatever this machine has.
+        note: Told what a person should know.
+
+    Raises:
+        MachineError: No cluster answers, it has no room for a trial, or its torch is another release or sees no GPU.
+    """
+    with TemporaryDirectory() as folder:
+        log = Path(folder, "ray.log")
+        note(f"connecting to Ray at {address} ...")
+        try:
+            child, cluster = _started(address, log, [], note)
+            with closing(child):
+                resources = resolved(resources, has_gpu=any(node.gpus >= 1 for node in cluster.nodes))
+                slots(resources, cluster.nodes)
+                found = child.look(occupied(resources, 1, cluster.nodes), note)
+        except _RayDiedError as error:
+            last_line = log.read_text(encoding="utf-8").strip().rpartition("\n")[2]
+            what = f"{error} while a machine was looked at: {last_line or 'it left no message'}"
+            raise MachineError(Problem(what, address, "the same command tries again")) from error
+    if "problem" in found:
+        what, where, fix = found["problem"]
+        raise MachineError(Problem(what, where, fix))
+    environment: dict[str, Any] = found["environment"]
+    if (theirs := numeric_releases(environment["packages"])) != (ours := numeric_releases()):
+        what = f"the cluster has {named(theirs)}, and this machine {named(ours)}"
+        raise MachineError(Problem(what, address, "install the same versions on all machines"))
+    return resources, environment
+
+
+def _started(address: str | None, log: Path, caught: list[int], note: Callable[[str], None]) -> tuple[_Child, Cluster]:
+    """Without a token, then with it: a cluster that asks for none would lose each trial of a search that gives one."""
+    for auth in ("disabled", "token"):
+        child = _Child(address, log, auth)
+        try:
+            return child, child.start(caught, note)
+        except _RefusedError as error:
+            child.close()
+            why = str(error)
+        except BaseException:
+            child.close()
+            raise
+    fix = (
+        "put what `ray get-auth-token` prints on the cluster's first machine into ~/.ray/auth_token here; "
+        "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, where set, is read instead"
+    )
+    raise _TokenError(Problem(why, str(address), fix))
 
 
 class _Served:
@@ -340,7 +385,17 @@ class _Child:
                 return
             self._tell(served.answer(question))
 
-    def end(self) -> None:
+    def look(self, resources: Mapping[str, float], note: Callable[[str], None]) -> dict[str, Any]:
+        """What a machine says of itself that gives a trial these resources; see `actor.look`."""
+        self._is_busy = True
+        self._tell({"look": resources})
+        while not self._connection.poll(_LATE_SECONDS):
+            note("still waiting for a machine with room for a trial: others use it, or it is slow")
+        found: dict[str, Any] = self._hear()
+        self._is_busy = False
+        return found
+
+    def close(self) -> None:
         """End the process, and with it Ray: in order when it has nothing to do, else at once."""
         self._connection.close()
         if not self._is_busy:

@@ -1,6 +1,7 @@
 """A study is a folder, and everything that explains one of its numbers lies in it.
 
-    study.yaml  split.json  environment.json   what is searched, on which images, with which versions; written once
+    study.yaml  split.json                     what is searched, on which images; written once
+    environment.json                           where its trials run and with which versions; grows when these change
     inputs.json                                what its extra images and own weights are, where it has such
     optuna.journal                             the truth
     trials.jsonl                               a projection of it: one row for every ended trial
@@ -16,7 +17,7 @@ import json
 import platform
 import shlex
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -33,6 +34,7 @@ from xraytune.config.space import Space
 from xraytune.errors import ArtifactError, ConfigError, Problem, StudyError, listed
 from xraytune.files import (
     append_jsonl,
+    explained_disk_errors,
     new_folder,
     read_json,
     read_jsonl,
@@ -40,10 +42,13 @@ from xraytune.files import (
     write_text,
 )
 from xraytune.lease import HeldError, held, living_owner
+from xraytune.pipeline.artifacts import releases
 from xraytune.pipeline.prepare import Prepared, missing_images, read_prepared, write_prepared
 from xraytune.records import Compute, Json
 
 _PACKAGES = ("xraytune", "torch", "torchvision", "ray", "optuna", "numpy", "pillow", "scikit-learn")
+_NUMERIC = ("torch", "torchvision")
+"""The packages whose release changes a trial's numbers."""
 SCRATCH_NAME = ".tune"
 _BEST = 3
 
@@ -141,6 +146,16 @@ class StudyFolder:
         with damage_explained(self.path / "environment.json") as file:
             return TypeAdapter(Compute).validate_python(read_json(file)["compute"])
 
+    def releases(self) -> tuple[dict[str, str], ...]:
+        """The releases of torch and torchvision that trained it, in order; an empty one was not recorded.
+
+        Raises:
+            StudyError: The file is missing or damaged.
+        """
+        with damage_explained(self.path / "environment.json") as file:
+            content = read_json(file)
+            return tuple(numeric_releases(one.get("packages", {})) for one in (content, *content.get("continued", ())))
+
     def identity(self) -> str:
         """Tells the study from others of its name, wherever its folder is moved to.
 
@@ -198,8 +213,14 @@ def damage_explained(file: Path) -> Iterator[Path]:
         raise StudyError(Problem(what, file, "put it back from a copy, or start a study of another name")) from error
 
 
-def create_study(folder: StudyFolder, space: Space, prepared: Prepared, compute: Compute) -> None:
+def create_study(folder: StudyFolder, space: Space, prepared: Prepared, where: Compute | Mapping[str, Json]) -> None:
     """Write what a study is, all at once; one that another search has created meanwhile stays.
+
+    Args:
+        folder: The study.
+        space: Its space.
+        prepared: Its images.
+        where: What its trials compute on here, or the `environment` of the machine that runs them.
 
     Raises:
         MachineError: The disk is full.
@@ -210,7 +231,8 @@ def create_study(folder: StudyFolder, space: Space, prepared: Prepared, compute:
     with new_folder(folder.path, is_shared=True) as path:
         write_text(path / "study.yaml", space.to_yaml(folder.path))
         write_prepared(prepared, path / "split.json")
-        write_json(path / "environment.json", environment(compute) | {"extensions": _extensions(space)})
+        machine = environment(where) if isinstance(where, Compute) else where
+        write_json(path / "environment.json", {**machine, "extensions": {**_extensions(space)}})
         create_journal(path / "optuna.journal")
 
 
@@ -224,12 +246,67 @@ def environment(compute: Compute) -> dict[str, Any]:
     return {
         "identity": uuid.uuid4().hex,
         "compute": asdict(compute),
-        "packages": {name: version(name) for name in _PACKAGES},
+        "packages": _packages(),
         "python": platform.python_version(),
         "system": platform.platform(),
         "machine": platform.machine(),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "started": _now(),
     }
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _packages() -> dict[str, Json]:
+    return {name: version(name) for name in _PACKAGES}
+
+
+def continue_under_releases(folder: StudyFolder) -> str:
+    """Record that trials are trained with other releases from now on, and return what to say; empty if nothing changed.
+
+    Trials that have not ended lose their checkpoints, so that none is trained with two releases.
+
+    Raises:
+        StudyError: A file of the study is missing or damaged.
+        MachineError: The disk is full.
+    """
+    earlier, now = folder.releases(), numeric_releases()
+    if earlier[-1] == now:
+        return ""
+    with explained_disk_errors(folder.path):
+        for checkpoint in folder.path.glob("trials/*/checkpoint/checkpoint.pt"):
+            checkpoint.unlink()
+    file = folder.path / "environment.json"
+    content = read_json(file)
+    entry = {"packages": _packages(), "started": _now(), "ended_trials": len(folder.rows())}
+    write_json(file, content | {"continued": [*content.get("continued", ()), entry]})
+    return (
+        f"this study was begun with {', then '.join(map(named, earlier))}, and continues with {named(now)}: trials that "
+        "have ended keep their values, unfinished ones start again, and `confirm` trains all replicates with one version"
+    )
+
+
+def numeric_releases(packages: Mapping[str, Json] | None = None) -> dict[str, str]:
+    """The releases, among recorded versions or those installed here, on which a trial's numbers depend."""
+    if packages is None:
+        return releases(*_NUMERIC)
+    return {name: str(packages[name]).partition("+")[0] for name in _NUMERIC if name in packages}
+
+
+def named(packages: Mapping[str, str]) -> str:
+    """Releases in words, such as `torch 2.15.0 and torchvision 0.29.2`."""
+    return " and ".join(f"{name} {release}" for name, release in packages.items()) or "an unrecorded version of torch"
+
+
+def other_releases(folder: StudyFolder) -> str:
+    """How the installed releases differ from those that train the study now; empty if they are the same or unrecorded.
+
+    Raises:
+        StudyError: A file of the study is missing or damaged.
+    """
+    recorded, now = folder.releases()[-1], numeric_releases()
+    return f"trained with {named(recorded)}, but {named(now)} is installed" if recorded and recorded != now else ""
 
 
 def require_free(folder: StudyFolder) -> None:

@@ -22,7 +22,7 @@ from PIL import Image
 
 from xraytune.compute import pin, require_device
 from xraytune.config.settings import Experiment
-from xraytune.errors import ConfigError, MachineError, TrialError
+from xraytune.errors import ConfigError, MachineError, Problem, TrialError
 from xraytune.files import explained_disk_errors, fenced, read_jsonl, write_text
 from xraytune.lease import HeldError, has_claim, may_be_held, read_owner, write_claim
 from xraytune.pipeline.album import compose_album
@@ -31,7 +31,7 @@ from xraytune.pipeline.trial import trial_epochs
 from xraytune.records import Compute, EpochRecord, Json, TrialResult
 from xraytune.search.messages import reason_of, traceback_note
 from xraytune.search.progress import ProgressFile
-from xraytune.search.study import StudyFolder
+from xraytune.search.study import StudyFolder, other_releases
 from xraytune.search.work import CLAIM_FILE, HANG_FILE, Cause, Message
 from xraytune.tracking.samples import sample_grid
 from xraytune.tracking.wandb import RunStatus, TrackedTrial, WandbRun
@@ -90,6 +90,9 @@ class TrialWorker:
         """Take the trial over from whoever had it; gives its epochs, none of which is computed yet."""
         compute = self._study.compute()
         require_device(compute, self._study.path)
+        if other := other_releases(self._study):
+            fix = "install the same versions on every machine that runs trials, then run the same command again"
+            raise MachineError(Problem(f"the trials of this study are {other} here", self._study.path, fix))
         pin(compute, gpu_share=self._job.gpu_share)
         experiment, prepared = self._study.experiment(self._job.number), self._study.prepared()
         cache = Path(self._job.cache)

@@ -6,8 +6,10 @@ The driver process needs this class, and not what a trial is made of, so that is
 from __future__ import annotations
 
 import json
+import platform
 from typing import TYPE_CHECKING, Any
 
+import ray
 from ray import tune
 
 if TYPE_CHECKING:
@@ -51,3 +53,18 @@ class TrialActor(tune.Trainable):
         if self._worker is not None:
             self._worker.close()
             self._worker = None
+
+
+@ray.remote
+def look(cpus: int, gpus: float) -> dict[str, Any]:
+    """The `environment` of the machine that runs this, or the problem with it: what, where and what to do."""
+    from xraytune.compute import choose_compute
+    from xraytune.errors import MachineError
+    from xraytune.search.study import environment
+
+    try:
+        return {"environment": environment(choose_compute(gpus=gpus, threads=cpus))}
+    except MachineError as error:
+        problem = error.problems[0]
+        fix = "set resources.gpus_per_trial=0, or install a driver that fits this torch on that machine"
+        return {"problem": [f"{problem.what} on {platform.node()}", str(problem.where), fix]}

@@ -15,6 +15,7 @@ import threading
 import time
 import traceback
 import warnings
+from collections.abc import Mapping
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
@@ -22,7 +23,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from xraytune.search.ray.actor import TrialActor
+from xraytune.search.ray.actor import TrialActor, look
 from xraytune.search.ray.adapters import DirectedScheduler, DirectedSearcher
 from xraytune.search.ray.link import Link, receive, send
 
@@ -43,8 +44,12 @@ def main(descriptor: int) -> None:
         if "nodes" not in found:
             return
         while True:
-            _run(connection, receive(connection))
-            send(connection, "ended")
+            match receive(connection):
+                case {"look": resources}:
+                    send(connection, _look(resources))
+                case options:
+                    _run(connection, options)
+                    send(connection, "ended")
     ray.shutdown()
 
 
@@ -79,6 +84,13 @@ def _nodes() -> list[dict[str, float]]:
     """CPU cores and GPUs of each node."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     return [{"cpus": node.get("CPU", 0.0), "gpus": node.get("GPU", 0.0)} for node in nodes]
+
+
+def _look(resources: Mapping[str, float]) -> dict[str, Any]:
+    """What a machine says of itself that has room for a trial of these resources."""
+    cpus, gpus = int(resources.get("CPU", 0)), resources.get("GPU", 0.0)
+    found: dict[str, Any] = ray.get(look.options(num_cpus=cpus, num_gpus=gpus).remote(cpus, gpus))
+    return found
 
 
 def _run(connection: Connection, options: dict[str, Any]) -> None:
