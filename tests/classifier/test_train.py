@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tests.in_process import CPU, one_thread
+from xraytune.classifier.batch_norm import estimate_batch_norms
 from xraytune.classifier.checkpoint import finished_epochs, load_best
 from xraytune.classifier.network import build_classifier
 from xraytune.classifier.train import predict_logits, predict_probabilities, train_classifier
@@ -43,11 +44,17 @@ class TinyTask:
     val_images: Tensor
     val_labels: NDArray[np.int64]
     features_of: Callable[[Tensor], Tensor] = field(default=lambda images: images)
+    real_images: Tensor | None = None
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Eight images of the train side, drawn by the step."""
         drawn = torch.from_numpy(numpy_generator(1, "batch", step).integers(0, len(self.train_images), 8))
         return self.features_of(self.train_images[drawn]), self.train_labels[drawn]
+
+    def real_batches(self) -> Iterable[Tensor]:
+        """The images of the train side, or other ones, half of them at a time."""
+        images = self.train_images if self.real_images is None else self.real_images
+        return map(self.features_of, torch.split(images, 28))
 
     def val_batches(self) -> Iterable[Tensor]:
         """The validation images, 16 at a time."""
@@ -81,6 +88,7 @@ def train(
         parameters,
         network,
         batch=task.batch,
+        real_batches=task.real_batches,
         val_batches=task.val_batches,
         val_labels=task.val_labels,
         positive=1,
@@ -188,6 +196,52 @@ def test_of_equally_good_epochs_the_earliest_is_kept(tmp_path: Path) -> None:
     assert len({record.best_val_auroc for record in records}) == 1
     assert_same_bits(load_file(tmp_path / "best.safetensors"), best_of_first)
     assert not torch.equal(network.state_dict()["head.1.bias"], best_of_first["head.1.bias"])
+
+
+@pytest.mark.slow
+def test_what_is_validated_and_kept_has_the_running_statistics_of_real_images(tmp_path: Path) -> None:
+    """Whatever else the steps show: here every batch is far brighter than the real images."""
+    task = tiny_task()
+    brighter = replace(task, train_images=task.train_images + 3)
+    network = build_classifier(small(), 2, weights=None, seed=1)
+
+    (record,) = train(small(), network, tmp_path, task=replace(brighter, real_images=task.train_images), stop_after=1)
+
+    with torch.no_grad():
+        seen = network.get_submodule("backbone.0.0")(task.train_images)
+    kept = network.state_dict()
+    torch.testing.assert_close(kept["backbone.0.1.running_mean"], seen.mean(dim=(0, 2, 3)))
+    torch.testing.assert_close(kept["backbone.0.1.running_var"], seen.var(dim=(0, 2, 3)), rtol=0.05, atol=0)
+    probabilities = predict_probabilities(network, task.val_batches(), compute=CPU)
+    assert auroc(task.val_labels, probabilities, positive=1) == record.val_auroc
+    assert_same_bits(load_file(tmp_path / "best.safetensors"), state_of(network))
+
+
+@pytest.mark.slow
+def test_estimating_batch_norms_leaves_the_training_as_it_was(tmp_path: Path) -> None:
+    """Weights and losses are the same to the bit, dropout included; val-A's values are of other running statistics."""
+    real, mixed = (small(batch_norm=which, dropout=0.3, optimizer="adamw") for which in ("real", "mixed"))
+    networks = [build_classifier(real, 2, weights=None, seed=1) for _ in range(2)]
+
+    on = train(real, networks[0], tmp_path / "real")
+    off = train(mixed, networks[1], tmp_path / "mixed")
+
+    assert [record.train_loss for record in on] == [record.train_loss for record in off]
+    assert [record.val_loss for record in on] != [record.val_loss for record in off]
+    for one, other in zip(*(network.parameters() for network in networks), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_without_a_trained_batch_norm_no_real_image_is_looked_at() -> None:
+    network = build_classifier(small(trainable="head", weights="given"), 2, weights=None, seed=1)
+    before = state_of(network)
+
+    def nothing() -> Iterable[Tensor]:
+        raise AssertionError
+
+    estimate_batch_norms(network, nothing, compute=CPU)
+
+    assert_same_bits(state_of(network), before)
 
 
 @pytest.mark.parametrize("trainable", ["head", "last_stage"])

@@ -1,5 +1,6 @@
 """What a step is made of: the same real images in every arm, nested extra ones, frozen features that are the network's."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from tests.in_process import CPU
 from tests.pipeline.conftest import Bench
 from tests.pipeline.test_trial import gan
 from xraytune.classifier.network import build_classifier
-from xraytune.config.settings import FolderSettings
+from xraytune.config.settings import FolderSettings, Parameters
 from xraytune.errors import DataError
-from xraytune.pipeline.album import Album, compose_album, side_group
-from xraytune.pipeline.material import gather_material, untrained
+from xraytune.mix.plan import plan_mix
+from xraytune.pipeline.album import Album, ImageGroup, compose_album, side_group
+from xraytune.pipeline.material import StepImages, gather_material, real_batches, untrained
 from xraytune.pipeline.prepare import prepare
 from xraytune.pipeline.synthesize import GAN_STAGE, network_labels, trained_gan
 
@@ -56,6 +58,54 @@ def test_two_arms_see_the_same_real_images_in_the_same_order(bench: Bench, album
                 assert torch.equal(other[step][0][: len(real)], real)
                 assert torch.equal(other[step][1][: len(real)], labels)
             assert len(duplicated[step][0]) == 2 * len(real)
+
+
+def test_running_statistics_are_estimated_on_the_same_real_images_in_every_arm(bench: Bench, album_of: Any) -> None:
+    """Each image once, in batches of several: neither the arm nor the step tells which."""
+    mixes: list[dict[str, Any]] = [
+        {"source": "none"},
+        {"source": "duplicate", "synthetic_ratio": 1.0},
+        {"source": "gan", "gan": gan(), "synthetic_ratio": 0.5},
+    ]
+    for views in (3, 0):
+        arms = []
+        for mix in mixes:
+            album_of(**mix)
+            experiment = bench.experiment(classical=2, views=views, **mix)
+            material = gather_material(experiment, bench.prepared, cache=bench.cache, compute=CPU)
+            arms.append(list(material.real()))
+            assert all(torch.equal(*batches) for batches in zip(arms[-1], material.real(), strict=True))
+        assert all(torch.equal(*batches) for arm in arms for batches in zip(arm, arms[0], strict=True))
+
+
+class Recording:
+    """A feed that gives the images' numbers."""
+
+    def inputs(self, draw: StepImages) -> torch.Tensor:
+        return torch.from_numpy(draw.numbers)
+
+    def side(self, group: ImageGroup) -> Iterator[torch.Tensor]:
+        yield torch.from_numpy(group.rows)
+
+
+@pytest.mark.parametrize(("count", "shown"), [(2, 2), (128, 128), (129, 129), (257, 257), (5000, 1024)])
+def test_batches_for_running_statistics_show_each_image_once_and_none_alone(
+    bench: Bench, count: int, shown: int
+) -> None:
+    labels = (np.arange(count) >= count // 2).astype(np.int64)  # by class, as in an index
+    pixels = np.zeros((count, 1, 1), dtype=np.uint8)
+    group = ImageGroup(name="real", pixels=pixels, rows=np.arange(count), labels=labels, inputs={})
+    plan = plan_mix([count // 2, count - count // 2], Parameters())
+    album = Album(groups=(group,), labels=labels, extra=np.empty(0, dtype=np.int64), plan=plan)
+
+    batches = [batch.numpy() for batch in real_batches(album, bench.experiment(), Recording())]
+
+    numbers = np.concatenate(batches)
+    assert len(numbers) == len(np.unique(numbers)) == shown
+    assert min(map(len, batches)) > 1
+    assert max(map(len, batches)) <= 128
+    assert max(map(len, batches)) - min(map(len, batches)) <= 1
+    assert all(0.3 < labels[batch].mean() < 0.7 for batch in batches), "a batch is a sample of all classes"
 
 
 def test_duplicates_are_real_images_of_the_training_part(album_of: Any) -> None:
@@ -135,7 +185,7 @@ def test_cached_features_are_what_the_frozen_network_computes(bench: Bench, tmp_
 
 
 def test_all_images_of_a_gan_trial_have_the_gans_bandwidth(bench: Bench) -> None:
-    """Otherwise a synthetic image could be told by its blur; validation images included."""
+    """Otherwise a synthetic image lacks detail that real ones have; validation images included."""
     settings = bench.settings.model_copy(update={"data": bench.settings.data.model_copy(update={"image_size": 64})})
     experiment = bench.experiment(source="gan", gan=gan()).model_copy(update={"settings": settings})
 

@@ -1,10 +1,11 @@
 """A study on the disk whose trials nobody trains: the tests say what its trials would report."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from xraytune.config.domains import Value
 from xraytune.config.load import load_space
 from xraytune.config.settings import Parameters
 from xraytune.config.space import Space
@@ -50,10 +51,10 @@ class Watching:
         self.ended_rows.append(dict(row))
 
 
-def write_space(folder: Path, *overrides: str) -> Space:
+def write_space(folder: Path, *overrides: str, unsaid: Mapping[str, Value] | None = None) -> Space:
     file = folder / "small.yaml"
     file.write_text(SPACE, encoding="utf-8")
-    return load_space(file, overrides)
+    return load_space(file, overrides, unsaid=unsaid)
 
 
 def two_images() -> Prepared:
@@ -89,7 +90,7 @@ def direct(
     gpu_share: float = 0.0,
 ) -> Director:
     """A director as each start of the search makes one."""
-    space = write_space(study.path.parent.parent, *overrides)
+    space = write_space(study.path.parent.parent, *overrides, unsaid=study.unsaid())
     journal = Journal(study.journal_path, space, writable=True)
     return Director(study, space, journal, gan_need=gan_need, gpu_share=gpu_share, observer=watching or Watching())
 

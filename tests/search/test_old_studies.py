@@ -13,15 +13,27 @@ import pytest
 
 from tests.search.studies import direct
 from xraytune.config.load import load_space
+from xraytune.errors import DataError, StudyError
 from xraytune.export.best import export
 from xraytune.files import read_jsonl
 from xraytune.search.journal import Journal
+from xraytune.search.run import Quiet, search
 from xraytune.search.study import StudyFolder, require_same_space
 from xraytune.search.view import status
 from xraytune.search.work import Asked
 
 ASSETS = Path(__file__).parent / "assets"
 ENDED = ["complete", "pruned", "complete", "pruned", "pruned"]
+
+
+class Notes(Quiet):
+    """An observer that keeps the notes."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.texts.append(text)
 
 
 @pytest.fixture(params=sorted(folder.name for folder in ASSETS.iterdir()))
@@ -57,7 +69,7 @@ def test_its_best_trial_is_exported(old: StudyFolder, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_it_goes_on_where_it_stopped(old: StudyFolder, tmp_path: Path) -> None:
-    require_same_space(old, load_space(tmp_path / "small.yaml"))
+    require_same_space(old, load_space(tmp_path / "small.yaml", unsaid=old.unsaid()))
     before = old.rows()
 
     director = direct(old, "budget.trials=7")
@@ -65,3 +77,36 @@ def test_it_goes_on_where_it_stopped(old: StudyFolder, tmp_path: Path) -> None:
 
     assert [asked.number for asked in begun if isinstance(asked, Asked)] == [5, 6]
     assert read_jsonl(old.rows_path) == before, "rows of an earlier version are written anew"
+
+
+def test_its_trials_keep_the_running_statistics_that_they_were_trained_with(old: StudyFolder, tmp_path: Path) -> None:
+    """They were of mixed batches: what a search adds, replays or confirms must not differ in that."""
+    journal = Journal(old.journal_path, old.space(), writable=False)
+    exported = export(old.path, out=tmp_path / "best.yaml").path
+    said = "".join(line for line in exported.read_text().splitlines(keepends=True) if "batch_norm" not in line)
+    exported.write_text(said)  # as the earlier version wrote it
+
+    asked = direct(old, "budget.trials=7").next()
+
+    assert isinstance(asked, Asked)
+    trained = [journal.parameters(0), old.experiment(0).parameters, asked.parameters]
+    assert [parameters.batch_norm for parameters in trained] == ["mixed"] * 3
+    assert load_space(exported).experiment().parameters.batch_norm == "mixed"
+
+
+def test_it_is_not_gone_on_with_otherwise(old: StudyFolder, tmp_path: Path) -> None:
+    asked_for = load_space(tmp_path / "small.yaml", ["batch_norm=real"], unsaid=old.unsaid())
+
+    with pytest.raises(StudyError, match=r"(?s)-batch_norm: .*mixed.*\+batch_norm: .*real"):
+        require_same_space(old, asked_for)
+
+
+@pytest.mark.slow
+def test_its_own_file_searches_it_as_it_was(old: StudyFolder, tmp_path: Path) -> None:
+    """The same command gets as far as the images, which are not here, and says what held before."""
+    notes = Notes()
+
+    with pytest.raises(DataError):
+        search(tmp_path / "small.yaml", studies=old.path.parent, observer=notes)
+
+    assert notes.texts == ["the study began before batch_norm existed: its trials keep batch_norm: mixed"]

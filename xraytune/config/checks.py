@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from xraytune.config.backbone_names import WEIGHT_SETS, size_refusal
 from xraytune.config.conditions import join_conditions
 from xraytune.config.document import Document, Problems
-from xraytune.config.domains import Choices
+from xraytune.config.domains import Choices, Value
 from xraytune.config.fields import RULES_READ, USED_ONLY_BY, parameter_fields, parameters_from
 from xraytune.config.grammar import ROOT, Declaration
 from xraytune.config.settings import Settings
@@ -28,12 +28,19 @@ _EXPLAINED_COMBINATIONS = 20
 
 
 def complete_specs(
-    declared: Mapping[str, Declaration], document: Document, problems: Problems
+    declared: Mapping[str, Declaration], unsaid: Mapping[str, Value], document: Document, problems: Problems
 ) -> tuple[ParameterSpec, ...]:
-    """All specs of the space, parents first; none when conditions go round in a circle."""
+    """All specs of the space, parents first; none when conditions go round in a circle.
+
+    Args:
+        declared: What the document declares.
+        unsaid: Values of parameters that it does not declare, instead of their defaults.
+        document: For the places of problems.
+        problems: Collects them.
+    """
     written = {name: declaration.spec for name, declaration in declared.items() if declaration.spec}
     specs = {
-        name: written.get(name) or ParameterSpec(name=name, domain=Choices((field.default,)))
+        name: written.get(name) or ParameterSpec(name=name, domain=Choices((unsaid.get(name, field.default),)))
         for name, field in parameter_fields().items()
         if name in written or not field.is_required
     }

@@ -37,6 +37,10 @@ RULES_READ = (
 )
 """The parameters that `Parameters` checks against each other, in groups that no rule joins."""
 
+EARLIER_VALUES: Mapping[str, Value] = {"batch_norm": "mixed"}
+"""How trials ran before these parameters existed. Files that xraytune wrote give every parameter that their version had,
+so where one is missing, this value held."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParameterField:
@@ -136,6 +140,15 @@ def parameters_from(values: Mapping[str, Value]) -> Parameters:
         block, _, key = name.rpartition(".")
         (nested.setdefault(block, {}) if block else nested)[key] = value
     return Parameters.model_validate_json(json.dumps(nested))
+
+
+def stored_parameters(values: Mapping[str, Value]) -> Parameters:
+    """`Parameters` of flat values that this or an earlier version stored.
+
+    Raises:
+        pydantic.ValidationError: The values do not go together.
+    """
+    return parameters_from({**EARLIER_VALUES, **values})
 
 
 def flat_values(parameters: Parameters) -> dict[str, Value]:

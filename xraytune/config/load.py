@@ -7,7 +7,7 @@ anything starts. What it returns can run.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ from xraytune.config.checks import (
     refuse_equality_on_ranges,
 )
 from xraytune.config.document import Problems
-from xraytune.config.domains import Choices
-from xraytune.config.fields import flat_values, parameters_from
+from xraytune.config.domains import Choices, Value
+from xraytune.config.fields import EARLIER_VALUES, flat_values, stored_parameters
 from xraytune.config.grammar import read_parameters
 from xraytune.config.overrides import apply_overrides, apply_paths
 from xraytune.config.read_settings import read_settings
@@ -33,7 +33,12 @@ from xraytune.records import Json
 
 
 def load_space(
-    path: Path, overrides: Sequence[str] = (), *, data: Path | None = None, weights_dir: Path | None = None
+    path: Path,
+    overrides: Sequence[str] = (),
+    *,
+    data: Path | None = None,
+    weights_dir: Path | None = None,
+    unsaid: Mapping[str, Value] | None = None,
 ) -> Space:
     """Read and check a space file.
 
@@ -42,6 +47,8 @@ def load_space(
         overrides: `key=value` of each `--set`: a parameter or a setting by its dotted name; the value is YAML.
         data: The image folder, instead of `data.path`; relative to the current folder, as paths in `overrides` are.
         weights_dir: The folder of official weights, instead of `weights_dir`.
+        unsaid: Values of parameters that the file does not give; by default their defaults, or in a file that `export`
+            wrote, `EARLIER_VALUES`.
 
     Raises:
         ConfigError: With every problem, in file order, then those of the command line.
@@ -53,7 +60,9 @@ def load_space(
     problems = Problems(document)
     settings = read_settings(document, problems)
     declared = read_parameters(document, problems)
-    specs = complete_specs(declared, document, problems)
+    if unsaid is None:
+        unsaid = EARLIER_VALUES if ("exported_from",) in document.places else {}
+    specs = complete_specs(declared, unsaid, document, problems)
     rows = read_start_rows(document, problems)
     start_from: tuple[Point, ...] = ()
     if specs and all(declaration.spec for declaration in declared.values()):
@@ -123,6 +132,6 @@ def _experiment(content: dict[str, Any], relative_to: Path) -> Experiment:
     }
     return Experiment(
         settings=Settings.model_validate_json(json.dumps(settings)),
-        parameters=parameters_from(point),
+        parameters=stored_parameters(point),
         inherited_bandwidth_px=content.get("inherited_bandwidth_px"),
     )

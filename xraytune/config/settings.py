@@ -126,6 +126,8 @@ class Parameters(Model):
     """`imagenet`, one of its sets (`IMAGENET1K_V1`, `IMAGENET1K_V2`), `none`, or the path of a file."""
     input_channels: Literal[1, 3] = 3
     trainable: Literal["head", "last_stage", "all"] = "all"
+    batch_norm: Literal["real", "mixed"] = "real"
+    """Images that the trained batch norms' running statistics describe: real training images, or the mix of each step."""
     head: HeadName = "linear"
     """`vgg16_two_class`: 256 hidden neurons, ReLU, dropout and log-softmax, as published with a VGG-16."""
     loss: LossName = "cross_entropy"
@@ -164,7 +166,7 @@ class Parameters(Model):
             raise ValueError("source: duplicate with matching: total is source: none; use matching: real")
         if self.balance == "equal" and self.match_bandwidth == "off":
             raise ValueError(
-                "balance: equal with match_bandwidth: off lets an extra image's blur tell its class; "
+                "balance: equal with match_bandwidth: off lets an extra image's missing detail hint at its class; "
                 "use match_bandwidth: auto"
             )
         if self.weights == "imagenet" and not is_of_torchvision(self.backbone):
@@ -354,7 +356,7 @@ class Experiment(Model):
 
     @property
     def bandwidth_px(self) -> int | None:
-        """The side that all images are scaled through, so that a GAN's blur tells nothing; None: as they are."""
+        """The side that all images are scaled through, so that all have a GAN's sampling grid; None: as they are."""
         gan = self.parameters.gan
         if self.inherited_bandwidth_px is not None:
             return self.inherited_bandwidth_px

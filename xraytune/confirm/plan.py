@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import NonNegativeInt
 
 from xraytune.config.domains import Value
-from xraytune.config.fields import flat_values, parameters_from
+from xraytune.config.fields import flat_values, stored_parameters
 from xraytune.config.resolved import absolute_path, is_path, relative_value
 from xraytune.config.settings import Model
 from xraytune.confirm.arms import Arm, Role
@@ -142,7 +142,7 @@ class _StoredArm(Model):
         return Arm(
             name=self.name,
             role=self.role,
-            parameters=parameters_from(values),
+            parameters=stored_parameters(values),
             trial=self.trial,
             bandwidth_px=self.bandwidth_px,
         )

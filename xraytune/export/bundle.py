@@ -27,6 +27,7 @@ from xraytune.classifier.inputs import InputFormat
 from xraytune.classifier.network import Classifier, build_classifier
 from xraytune.classifier.weights import put_tensors
 from xraytune.config.backbone_names import BACKBONES, BackboneName, size_refusal
+from xraytune.config.fields import EARLIER_VALUES
 from xraytune.config.load import experiment_to_yaml, load_space
 from xraytune.config.resolved import absolute_path, relative_path
 from xraytune.config.settings import Experiment, HeadName, LossName, Model, Parameters, extensions_of
@@ -189,7 +190,7 @@ class Bundle:
         """
         file = self.path / _CONFIG
         try:
-            return load_space(file).experiment()
+            return load_space(file, unsaid=EARLIER_VALUES).experiment()
         except ConfigError as error:
             raise ArtifactError(Problem(_OTHER_VERSION, file, _TRAIN_AGAIN)) from error
 

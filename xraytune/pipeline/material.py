@@ -31,6 +31,7 @@ from xraytune.pipeline.pretrained import pretrained_weights
 from xraytune.records import Compute, Progress, ignore_progress
 
 _VAL_BATCH = 128
+_MOST_REAL_IMAGES = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +66,7 @@ class Material:
         form: From stored pixels to the network's input.
         feed: From images to the inputs of what is trained.
         batch: From a step to its inputs and labels, on the device.
+        real: Inputs of real training images, the same in every arm: what running statistics are estimated on.
         val_a: val-A in order, in batches.
         val_b: val-B likewise.
     """
@@ -74,6 +76,7 @@ class Material:
     form: InputFormat
     feed: Feed
     batch: Callable[[int], tuple[Tensor, Tensor]]
+    real: Callable[[], Iterator[Tensor]]
     val_a: Callable[[], Iterator[Tensor]]
     val_b: Callable[[], Iterator[Tensor]]
 
@@ -113,6 +116,7 @@ def gather_material(
         form=parts.form,
         feed=feed,
         batch=_batches(album, experiment, feed, compute.device),
+        real=partial(real_batches, album, experiment, feed),
         val_a=partial(feed.side, side_group("val_a", prepared.side("val_a"), prepared, cache)),
         val_b=partial(feed.side, side_group("val_b", prepared.side("val_b"), prepared, cache)),
     )
@@ -214,6 +218,25 @@ def _batches(album: Album, experiment: Experiment, feed: Feed, device: str) -> C
         return feed.inputs(draw), torch.from_numpy(album.labels[numbers]).to(device)
 
     return batch
+
+
+def real_batches(album: Album, experiment: Experiment, feed: Feed) -> Iterator[Tensor]:
+    """Up to 1,024 real images in a seeded order, the same at each call: each once, in one of its training views.
+
+    They come in batches of about equal size, with images of all classes, and as large as those of validation.
+    """
+    seed, count, views = experiment.settings.seed, album.real_count, max(view_count(experiment), 1)
+    drawn = image_stream(seed, "batch norm", image_count=count, per_step=count, view_count=views)(0)
+    chosen = np.arange(min(count, _MOST_REAL_IMAGES))
+    for part, places in enumerate(np.array_split(chosen, -(-len(chosen) // _VAL_BATCH))):
+        yield feed.inputs(
+            StepImages(
+                step=-1 - part,  # with `views: 0`, views that no step of the training draws
+                numbers=drawn.positions[places],
+                views=drawn.views[places],
+                real_count=len(places),
+            )
+        )
 
 
 class FeatureFeed:

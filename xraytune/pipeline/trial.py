@@ -109,6 +109,7 @@ def trial_epochs(
         parameters,
         material.trained,
         batch=material.batch,
+        real_batches=material.real,
         val_batches=material.val_a,
         val_labels=val_a.labels,
         positive=prepared.positive,

@@ -121,6 +121,10 @@ def search(
     require_writable(cache)
     is_resumed = folder.space_path.exists()
     if is_resumed:
+        unsaid = folder.unsaid()
+        loaded = load_space(space, overrides, data=data, weights_dir=weights_dir, unsaid=unsaid)
+        for name, value in unsaid.items():
+            observer.note(f"the study began before {name} existed: its trials keep {name}: {value}")
         require_same_space(folder, loaded)
         with locked(folder):  # a second search is refused before it reads the images
             pass

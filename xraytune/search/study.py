@@ -27,10 +27,12 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic import TypeAdapter
 
-from xraytune.config.fields import flat_values
+from xraytune.config.domains import Value
+from xraytune.config.fields import EARLIER_VALUES, flat_values
 from xraytune.config.load import experiment_from_json, load_space
 from xraytune.config.settings import Experiment, extensions_of
 from xraytune.config.space import Space
+from xraytune.config.yaml_lines import read_document
 from xraytune.errors import ArtifactError, ConfigError, Problem, StudyError, listed
 from xraytune.files import (
     append_jsonl,
@@ -123,10 +125,20 @@ class StudyFolder:
             fix = "give the folder that `xraytune search` printed, such as studies/NAME"
             raise StudyError(Problem("no study here: study.yaml is missing", self.path, fix))
         try:
-            return load_space(self.space_path, data=data, weights_dir=weights_dir)
+            return load_space(self.space_path, data=data, weights_dir=weights_dir, unsaid=EARLIER_VALUES)
         except ConfigError as error:
             what = "study.yaml was changed since the search began, or another version of xraytune wrote it"
             raise StudyError(Problem(what, self.path, "put it back as it was"), *error.problems) from error
+
+    def unsaid(self) -> dict[str, Value]:
+        """Values of the parameters that did not exist when the study began: what its space file means by leaving them out.
+
+        Raises:
+            StudyError: There is no study here, or its file was changed.
+        """
+        self.space()
+        said = read_document(self.space_path)
+        return {name: value for name, value in EARLIER_VALUES.items() if said.get(("parameters", name)) is None}
 
     def prepared(self) -> Prepared:
         """The images and their split.
@@ -185,10 +197,11 @@ class StudyFolder:
 
 
 def _in_todays_words(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of `trials.jsonl`, whose `parameters` were `params` in version 1."""
-    if "params" not in row:
-        return row
-    return {"parameters" if name == "params" else name: value for name, value in row.items()} | {"version": 2}
+    """A row of `trials.jsonl`, whose `parameters` were `params` in version 1, and fewer before `EARLIER_VALUES`."""
+    if "params" in row:
+        row = {"parameters" if name == "params" else name: value for name, value in row.items()} | {"version": 2}
+    parameters = row.get("parameters")
+    return row | {"parameters": {**EARLIER_VALUES, **parameters}} if isinstance(parameters, dict) else row
 
 
 @contextmanager
