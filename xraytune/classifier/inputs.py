@@ -1,8 +1,9 @@
 """From stored pixels to what a network sees: one size, one band, one normalisation.
 
 Takes uint8 images of any size on the device, gives float32 images of the size and the channels that the backbone
-expects. Real and synthetic images go the same way, so that their sharpness does not tell them apart. `InputFormat` is
-stored with a trained model: whoever predicts with it repeats exactly this.
+expects. Real and synthetic images go the same way, so that no image has detail beyond a GAN's sampling grid. Within it, a
+GAN's images may still be blurrier than real ones. `InputFormat` is stored with a trained model: whoever predicts with it
+repeats exactly this.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class InputFormat:
     Attributes:
         image_size_px: Side S of the network's images.
         resize: How an image file becomes square.
-        bandwidth_px: Side that every image is scaled through first, so that all have its band; None: none.
+        bandwidth_px: Side that every image is scaled through first, so that none has detail beyond it; None: none.
         mean: Of each input channel, for pixels in [0, 1].
         std: Of each input channel, for pixels in [0, 1].
     """
@@ -69,7 +70,7 @@ def to_unit(pixels: Tensor, input_format: InputFormat) -> Tensor:
 
     An image larger than the band (or the size) is scaled down to it with an antialiasing filter; what is smaller than
     the size is scaled up. With a band, real images are also rounded to 8 bits there, as synthetic ones have been: at
-    that point the two differ in their content alone.
+    that point both have one sampling grid and one set of grey levels, though not one spectrum.
 
     Args:
         pixels: uint8 [B, h, w].
