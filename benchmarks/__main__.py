@@ -20,6 +20,7 @@ NAMES = (
     "statistics",
     "known_answers",
     "threshold",
+    "batch_norm",
     "search_cpu",
 )
 

@@ -1,0 +1,167 @@
+"""What the running statistics of batch norms are worth: of real images (`batch_norm: real`) or of the mix (`mixed`).
+
+Needs a folder of X-rays in Kaggle's layout and MobileNetV2's official weights:
+
+    make bench ONLY=batch_norm DATA=chest_xray WEIGHTS=weights
+
+Extra images of two kinds: training images blurred, dimmed and made noisy, which hold nothing new about the disease and have
+other grey levels; and those of a GAN that was trained far too briefly. The setting changes no weight, so each network is
+trained once, and judged with three sets of running statistics: those that training left (`mixed`), those of real images
+(`real`), and, which is no setting, those of the mix estimated anew. The last set tells what is due to the images from what
+is due to the moving average, which trails behind the weights.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.ndimage import gaussian_filter  # type: ignore[import-untyped]
+
+from benchmarks.figures import Figure, figure
+from xraytune.classifier.batch_norm import estimate_batch_norms
+from xraytune.classifier.train import predict_probabilities, train_classifier
+from xraytune.compute import choose_compute, pin
+from xraytune.config.settings import Experiment, Parameters, Settings
+from xraytune.metrics.classification import auroc
+from xraytune.pipeline.material import gather_material
+from xraytune.pipeline.prepare import Prepared, prepare
+from xraytune.records import Compute
+from xraytune.seeding import numpy_generator
+
+NEEDS = ("DATA", "WEIGHTS")
+_STEPS, _STEPS_OF_MIX, _RATIOS = 16, 4, (1.0, 4.0)
+_SEEDS = {"last_stage": 5, "all": 3}
+_GAN = {"steps": 300, "width": 16, "batch_size": 32, "allow_memorised": True}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """One network: its val-B AUROC by running statistics, and the CPU seconds of its training and of the estimate."""
+
+    mixed: float
+    real: float
+    mixed_anew: float
+    training_seconds: float
+    estimate_seconds: float
+
+
+def measure() -> Iterator[Figure]:
+    """Val-B AUROC of each arm under both settings, their difference network by network, and the CPU time of the estimate."""
+    compute = choose_compute(gpus=0, threads=1)
+    pin(compute)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        settings = Settings.model_validate(
+            {
+                "name": "batch-norm",
+                "weights_dir": Path(os.environ["WEIGHTS"]).resolve(),
+                "data": {"path": Path(os.environ["DATA"]).resolve(), "image_size": 64, "train_patients": 100},
+                "budget": {"max_epochs": 1, "steps_per_epoch": _STEPS},
+            }
+        )
+        prepared, _ = prepare(settings, folder / "cache")
+        _write_poor_copies(prepared, settings.data.path, folder / "extra")
+        for trainable, seeds in _SEEDS.items():
+            for arm, mix in _arms(folder / "extra").items():
+                values = {**mix, "backbone": "mobilenet_v2", "trainable": trainable, "lr": 3e-4, "batch_norm": "mixed"}
+                parameters = Parameters.model_validate(values)
+                networks = [
+                    _judged(settings.model_copy(update={"seed": seed}), parameters, prepared, folder, compute)
+                    for seed in range(seeds)
+                ]
+                yield from _figures(f"batch_norm: {trainable}, {arm}", networks)
+
+
+def _arms(extra: Path) -> dict[str, dict[str, Any]]:
+    copies = {"source": "folder", "folder": {"path": extra}, "synthetic_ratio": max(_RATIOS)}
+    gans = {f"gan r={ratio:g}": {"source": "gan", "gan": _GAN, "synthetic_ratio": ratio} for ratio in _RATIOS}
+    return {"none": {"source": "none"}, **gans, f"copies r={max(_RATIOS):g}": copies}
+
+
+def _judged(settings: Settings, parameters: Parameters, prepared: Prepared, folder: Path, compute: Compute) -> Judged:
+    experiment = Experiment(settings=settings, parameters=parameters)
+    material = gather_material(experiment, prepared, cache=folder / "cache", compute=compute)
+    val_b = prepared.side("val_b").labels
+
+    def val_b_auroc() -> float:
+        return auroc(
+            val_b,
+            predict_probabilities(material.trained, material.val_b(), compute=compute),
+            positive=prepared.positive,
+        )
+
+    with tempfile.TemporaryDirectory(dir=folder) as checkpoint:
+        started = time.process_time()
+        for _ in train_classifier(
+            parameters,
+            material.trained,
+            batch=material.batch,
+            real_batches=material.real,
+            val_batches=material.val_a,
+            val_labels=prepared.side("val_a").labels,
+            positive=prepared.positive,
+            max_epochs=settings.budget.max_epochs,
+            steps_per_epoch=_STEPS,
+            seed=settings.seed,
+            compute=compute,
+            checkpoint_dir=Path(checkpoint),
+        ):
+            trained = time.process_time()
+    mixed = val_b_auroc()
+    begun = time.process_time()
+    estimate_batch_norms(material.trained, material.real, compute=compute)
+    estimated = time.process_time()
+    real = val_b_auroc()
+    mix = (material.batch(step)[0] for step in range(_STEPS_OF_MIX))
+    estimate_batch_norms(material.trained, lambda: mix, compute=compute)
+    return Judged(
+        mixed=mixed,
+        real=real,
+        mixed_anew=val_b_auroc(),
+        training_seconds=trained - started,
+        estimate_seconds=estimated - begun,
+    )
+
+
+def _figures(what: str, networks: list[Judged]) -> Iterator[Figure]:
+    columns = {
+        "mixed": [one.mixed for one in networks],
+        "real": [one.real for one in networks],
+        "mixed anew": [one.mixed_anew for one in networks],
+        "real - mixed": [one.real - one.mixed for one in networks],
+        "real - mixed anew": [one.real - one.mixed_anew for one in networks],
+    }
+    for name, values in columns.items():
+        yield figure(f"{what}: val-B AUROC, {name}", mean(values), "AUROC")
+        yield figure(f"{what}: val-B AUROC, {name}, standard deviation of {len(values)} seeds", stdev(values), "AUROC")
+    training, estimate = (
+        sum(seconds) for seconds in zip(*((n.training_seconds, n.estimate_seconds) for n in networks), strict=True)
+    )
+    yield figure(f"{what}: CPU time of the estimate, share of an epoch's", estimate / training, "")
+
+
+def _write_poor_copies(prepared: Prepared, root: Path, out: Path) -> None:
+    """Each training image several times, as `NORMAL/IM-0001-0001_1.png`: more than the largest ratio takes."""
+    for image in (image for image in prepared.images if image.side == "train"):
+        with Image.open(root / image.file) as opened:
+            pixels = np.asarray(opened.convert("L").resize((64, 64), Image.Resampling.BILINEAR), dtype=np.float32)
+        folder = out / prepared.class_names[image.label]
+        folder.mkdir(parents=True, exist_ok=True)
+        for copy in range(int(max(_RATIOS)) + 1):
+            name = f"{Path(image.file).stem}_{copy}.png"
+            Image.fromarray(_poor(pixels, numpy_generator(copy, image.sha256))).save(folder / name)
+
+
+def _poor(pixels: NDArray[np.float32], random: np.random.Generator) -> NDArray[np.uint8]:
+    dimmed = 0.6 * gaussian_filter(pixels, 1.0) + 64 + random.normal(0, 4, pixels.shape)
+    return np.asarray(dimmed.clip(0, 255), dtype=np.uint8)
