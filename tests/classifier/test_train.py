@@ -44,16 +44,16 @@ class TinyTask:
     val_images: Tensor
     val_labels: NDArray[np.int64]
     features_of: Callable[[Tensor], Tensor] = field(default=lambda images: images)
-    real_images: Tensor | None = None
+    norm_images: Tensor | None = None
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Eight images of the train side, drawn by the step."""
         drawn = torch.from_numpy(numpy_generator(1, "batch", step).integers(0, len(self.train_images), 8))
         return self.features_of(self.train_images[drawn]), self.train_labels[drawn]
 
-    def real_batches(self) -> Iterable[Tensor]:
+    def norm_batches(self) -> Iterable[Tensor]:
         """The images of the train side, or other ones, half of them at a time."""
-        images = self.train_images if self.real_images is None else self.real_images
+        images = self.train_images if self.norm_images is None else self.norm_images
         return map(self.features_of, torch.split(images, 28))
 
     def val_batches(self) -> Iterable[Tensor]:
@@ -88,7 +88,7 @@ def train(
         parameters,
         network,
         batch=task.batch,
-        real_batches=task.real_batches,
+        norm_batches=task.norm_batches,
         val_batches=task.val_batches,
         val_labels=task.val_labels,
         positive=1,
@@ -199,13 +199,13 @@ def test_of_equally_good_epochs_the_earliest_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_is_validated_and_kept_has_the_running_statistics_of_real_images(tmp_path: Path) -> None:
-    """Whatever else the steps show: here every batch is far brighter than the real images."""
+def test_what_is_validated_and_kept_has_the_estimated_running_statistics(tmp_path: Path) -> None:
+    """Whatever the steps showed: here they are far brighter than the images for the estimate."""
     task = tiny_task()
     brighter = replace(task, train_images=task.train_images + 3)
     network = build_classifier(small(), 2, weights=None, seed=1)
 
-    (record,) = train(small(), network, tmp_path, task=replace(brighter, real_images=task.train_images), stop_after=1)
+    (record,) = train(small(), network, tmp_path, task=replace(brighter, norm_images=task.train_images), stop_after=1)
 
     with torch.no_grad():
         seen = network.get_submodule("backbone.0.0")(task.train_images)
@@ -220,11 +220,11 @@ def test_what_is_validated_and_kept_has_the_running_statistics_of_real_images(tm
 @pytest.mark.slow
 def test_estimating_batch_norms_leaves_the_training_as_it_was(tmp_path: Path) -> None:
     """Weights and losses are the same to the bit, dropout included; val-A's values are of other running statistics."""
-    real, mixed = (small(batch_norm=which, dropout=0.3, optimizer="adamw") for which in ("real", "mixed"))
-    networks = [build_classifier(real, 2, weights=None, seed=1) for _ in range(2)]
+    estimated, moving = (small(batch_norm=which, dropout=0.3, optimizer="adamw") for which in ("mix", "moving"))
+    networks = [build_classifier(estimated, 2, weights=None, seed=1) for _ in range(2)]
 
-    on = train(real, networks[0], tmp_path / "real")
-    off = train(mixed, networks[1], tmp_path / "mixed")
+    on = train(estimated, networks[0], tmp_path / "mix")
+    off = train(moving, networks[1], tmp_path / "moving")
 
     assert [record.train_loss for record in on] == [record.train_loss for record in off]
     assert [record.val_loss for record in on] != [record.val_loss for record in off]
@@ -232,7 +232,7 @@ def test_estimating_batch_norms_leaves_the_training_as_it_was(tmp_path: Path) ->
         assert torch.equal(one, other)
 
 
-def test_without_a_trained_batch_norm_no_real_image_is_looked_at() -> None:
+def test_without_a_trained_batch_norm_no_image_is_looked_at() -> None:
     network = build_classifier(small(trainable="head", weights="given"), 2, weights=None, seed=1)
     before = state_of(network)
 

@@ -316,7 +316,7 @@ def test_what_may_change_between_two_starts_is_not_identity(write_space: WriteSp
 def test_a_file_keeps_where_it_was_exported_from_but_is_no_other_space_for_it(
     tmp_path: Path, write_space: WriteSpace
 ) -> None:
-    written = "batch_norm: {value: real}"  # as `export` writes every parameter
+    written = "batch_norm: {value: mix}"  # as `export` writes every parameter
     plain = load_space(write_space(written))
     exported = load_space(write_space(written, after="exported_from: {study: studies/mix, trial: 7}\n"))
     elsewhere = tmp_path / "out"

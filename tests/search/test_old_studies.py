@@ -80,7 +80,7 @@ def test_it_goes_on_where_it_stopped(old: StudyFolder, tmp_path: Path) -> None:
 
 
 def test_its_trials_keep_the_running_statistics_that_they_were_trained_with(old: StudyFolder, tmp_path: Path) -> None:
-    """They were of mixed batches: what a search adds, replays or confirms must not differ in that."""
+    """They were moving averages: what a search adds, replays or confirms must not differ in that."""
     journal = Journal(old.journal_path, old.space(), writable=False)
     exported = export(old.path, out=tmp_path / "best.yaml").path
     said = "".join(line for line in exported.read_text().splitlines(keepends=True) if "batch_norm" not in line)
@@ -90,14 +90,14 @@ def test_its_trials_keep_the_running_statistics_that_they_were_trained_with(old:
 
     assert isinstance(asked, Asked)
     trained = [journal.parameters(0), old.experiment(0).parameters, asked.parameters]
-    assert [parameters.batch_norm for parameters in trained] == ["mixed"] * 3
-    assert load_space(exported).experiment().parameters.batch_norm == "mixed"
+    assert [parameters.batch_norm for parameters in trained] == ["moving"] * 3
+    assert load_space(exported).experiment().parameters.batch_norm == "moving"
 
 
 def test_it_is_not_gone_on_with_otherwise(old: StudyFolder, tmp_path: Path) -> None:
-    asked_for = load_space(tmp_path / "small.yaml", ["batch_norm=real"], unsaid=old.unsaid())
+    asked_for = load_space(tmp_path / "small.yaml", ["batch_norm=mix"], unsaid=old.unsaid())
 
-    with pytest.raises(StudyError, match=r"(?s)-batch_norm: .*mixed.*\+batch_norm: .*real"):
+    with pytest.raises(StudyError, match=r"(?s)-batch_norm: .*moving.*\+batch_norm: .*mix"):
         require_same_space(old, asked_for)
 
 
@@ -109,4 +109,4 @@ def test_its_own_file_searches_it_as_it_was(old: StudyFolder, tmp_path: Path) ->
     with pytest.raises(DataError):
         search(tmp_path / "small.yaml", studies=old.path.parent, observer=notes)
 
-    assert notes.texts == ["the study began before batch_norm existed: its trials keep batch_norm: mixed"]
+    assert notes.texts == ["the study began before batch_norm existed: its trials keep batch_norm: moving"]

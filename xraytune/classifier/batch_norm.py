@@ -1,7 +1,7 @@
-"""Estimate the running statistics of batch norms on chosen images, whatever images the network was trained on.
+"""Estimate the running statistics of batch norms for the weights as they are.
 
-Training with extra images leaves running statistics of the mix: of a share r / (1 + r) of extra images, which validation
-and use do not have. Estimated on real images alone, they mean the same in every arm.
+Training leaves a moving average that trails behind the weights. In a short training it trails far, and by how much depends
+on the arm: what arms are compared by would be the lag.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def train_classifier(
     network: nn.Module,
     *,
     batch: Callable[[int], tuple[Tensor, Tensor]],
-    real_batches: Callable[[], Iterable[Tensor]],
+    norm_batches: Callable[[], Iterable[Tensor]],
     val_batches: Callable[[], Iterable[Tensor]],
     val_labels: NDArray[np.int64],
     positive: int,
@@ -49,7 +49,7 @@ def train_classifier(
 ) -> Iterator[EpochRecord]:
     """Train with cross entropy; after each epoch score val-A, write the checkpoint, and only then yield.
 
-    With `batch_norm: real` batch norms get the running statistics of real images first, so what is scored is what is kept.
+    Running statistics of batch norms are estimated before val-A is scored, so what is scored is what is kept.
 
     A checkpoint in `checkpoint_dir` is continued: only the epochs after it are yielded, and on the CPU the result is
     the unbroken run's to the bit, given the same network, settings and seed. `best.safetensors` beside it holds the
@@ -61,7 +61,7 @@ def train_classifier(
             trained, in place.
         batch: Step, from 0 on -> inputs on the device (normalised images [B, C, S, S] or features [B, D]) and labels
             int64 [B]. The same step gives the same batch.
-        real_batches: Real training images as the network sees them in training, for `batch_norm: real`; see
+        norm_batches: What running statistics are estimated on, unless `batch_norm` is `moving`; see
             `estimate_batch_norms`.
         val_batches: Val-A's inputs on the device, in the order of `val_labels`.
         val_labels: int64 [N].
@@ -91,8 +91,8 @@ def train_classifier(
             val_losses=[record.val_loss for record in records],
         )
         train_loss = _train_epoch(network, optimizer, batch, steps, lr_at, derive_seed(seed, "epoch", epoch), compute)
-        if parameters.batch_norm == "real":
-            estimate_batch_norms(network, real_batches, compute=compute)
+        if parameters.batch_norm != "moving":
+            estimate_batch_norms(network, norm_batches, compute=compute)
         logits = predict_logits(network, val_batches(), compute=compute)
         val_loss = _cross_entropy(logits, val_labels)
         _refuse_infinite(train_loss + val_loss, epoch, lr_at(steps[-1]))

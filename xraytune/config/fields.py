@@ -37,7 +37,7 @@ RULES_READ = (
 )
 """The parameters that `Parameters` checks against each other, in groups that no rule joins."""
 
-EARLIER_VALUES: Mapping[str, Value] = {"batch_norm": "mixed"}
+EARLIER_VALUES: Mapping[str, Value] = {"batch_norm": "moving"}
 """How trials ran before these parameters existed. Files that xraytune wrote give every parameter that their version had,
 so where one is missing, this value held."""
 

@@ -126,8 +126,9 @@ class Parameters(Model):
     """`imagenet`, one of its sets (`IMAGENET1K_V1`, `IMAGENET1K_V2`), `none`, or the path of a file."""
     input_channels: Literal[1, 3] = 3
     trainable: Literal["head", "last_stage", "all"] = "all"
-    batch_norm: Literal["real", "mixed"] = "real"
-    """Images that the trained batch norms' running statistics describe: real training images, or the mix of each step."""
+    batch_norm: Literal["mix", "real", "moving"] = "mix"
+    """Running statistics of trained batch norms: estimated after each epoch on the training mix, or on its real images
+    alone; `moving`: the moving average that training leaves."""
     head: HeadName = "linear"
     """`vgg16_two_class`: 256 hidden neurons, ReLU, dropout and log-softmax, as published with a VGG-16."""
     loss: LossName = "cross_entropy"

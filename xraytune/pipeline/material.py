@@ -31,7 +31,8 @@ from xraytune.pipeline.pretrained import pretrained_weights
 from xraytune.records import Compute, Progress, ignore_progress
 
 _VAL_BATCH = 128
-_MOST_REAL_IMAGES = 1024
+_MOST_REAL_IMAGES = 256
+"""Running statistics are estimated on so many real images, or on all where there are fewer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +67,7 @@ class Material:
         form: From stored pixels to the network's input.
         feed: From images to the inputs of what is trained.
         batch: From a step to its inputs and labels, on the device.
-        real: Inputs of real training images, the same in every arm: what running statistics are estimated on.
+        norm_batches: Inputs that the running statistics of batch norms are estimated on.
         val_a: val-A in order, in batches.
         val_b: val-B likewise.
     """
@@ -76,7 +77,7 @@ class Material:
     form: InputFormat
     feed: Feed
     batch: Callable[[int], tuple[Tensor, Tensor]]
-    real: Callable[[], Iterator[Tensor]]
+    norm_batches: Callable[[], Iterator[Tensor]]
     val_a: Callable[[], Iterator[Tensor]]
     val_b: Callable[[], Iterator[Tensor]]
 
@@ -110,13 +111,21 @@ def gather_material(
             whole.head = trained
         return whole
 
+    batch = _batches(album, experiment, feed, compute.device)
+    real_batches = partial(batches_of_real_images, album, experiment, feed)
+    # Those of the first steps, which show real images once each.
+    steps = -(-min(album.real_count, _MOST_REAL_IMAGES) // album.plan.real_per_step)
+
+    def mixed_batches() -> Iterator[Tensor]:
+        return (batch(step)[0] for step in range(steps))
+
     return Material(
         classifier=classifier,
         trained=trained,
         form=parts.form,
         feed=feed,
-        batch=_batches(album, experiment, feed, compute.device),
-        real=partial(real_batches, album, experiment, feed),
+        batch=batch,
+        norm_batches=real_batches if experiment.parameters.batch_norm == "real" else mixed_batches,
         val_a=partial(feed.side, side_group("val_a", prepared.side("val_a"), prepared, cache)),
         val_b=partial(feed.side, side_group("val_b", prepared.side("val_b"), prepared, cache)),
     )
@@ -220,8 +229,8 @@ def _batches(album: Album, experiment: Experiment, feed: Feed, device: str) -> C
     return batch
 
 
-def real_batches(album: Album, experiment: Experiment, feed: Feed) -> Iterator[Tensor]:
-    """Up to 1,024 real images in a seeded order, the same at each call: each once, in one of its training views.
+def batches_of_real_images(album: Album, experiment: Experiment, feed: Feed) -> Iterator[Tensor]:
+    """Up to 256 real images in a seeded order, the same at each call: each once, in one of its training views.
 
     They come in batches of about equal size, with images of all classes, and as large as those of validation.
     """

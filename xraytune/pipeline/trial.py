@@ -109,7 +109,7 @@ def trial_epochs(
         parameters,
         material.trained,
         batch=material.batch,
-        real_batches=material.real,
+        norm_batches=material.norm_batches,
         val_batches=material.val_a,
         val_labels=val_a.labels,
         positive=prepared.positive,
