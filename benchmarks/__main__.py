@@ -18,6 +18,8 @@ NAMES = (
     "memorisation",
     "near_duplicates",
     "statistics",
+    "edges",
+    "designs",
     "known_answers",
     "threshold",
     "batch_norm",

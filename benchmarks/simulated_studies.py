@@ -9,12 +9,14 @@ and with the classifier seed. So the true AUROC of an arm over patients and seed
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm  # type: ignore[import-untyped]
 
+from xraytune.confirm.comparison import Evidence, gather
+from xraytune.confirm.forecast import Spread
 from xraytune.metrics.classification import Floats
 from xraytune.metrics.placements import patient_influences
 from xraytune.seeding import numpy_generator
@@ -26,7 +28,8 @@ IMAGES_OF_PNEUMONIA_PATIENTS = {
 """Images of a patient -> patients: counted over the file names in the train folder of Kermany et al. 2018."""
 
 _NORMAL_SHARE = 0.45
-_COMMON, _OF_ARM, _OF_GAN_SEED, _OWN = 0.8, 0.05, 0.05, 0.1
+USUAL_ERRORS = 0.8, 0.05, 0.05, 0.1
+"""Of a score's error variance 1: common to all, of the arm, of the GAN seed, the replicate's own."""
 _PATIENTS_SHARE = 0.6
 _AT_ONCE = 20
 
@@ -55,10 +58,12 @@ class Study:
     Attributes:
         aurocs: [arms, G, K].
         influences: [arms, G, K, P].
+        effective_patients: As `patient_influences` has it.
     """
 
     aurocs: Floats
     influences: Floats
+    effective_patients: float
 
     def pair(self, first: int, second: int) -> tuple[Floats, Floats]:
         """The AUROCs and influences of two arms."""
@@ -66,7 +71,14 @@ class Study:
 
 
 def simulate(
-    arms: Sequence[Arm], *, patients: int, gan_seeds: int, classifier_seeds: int, studies: int, seed: int
+    arms: Sequence[Arm],
+    *,
+    patients: int,
+    gan_seeds: int,
+    classifier_seeds: int,
+    studies: int,
+    seed: int,
+    errors: tuple[float, float, float, float] = USUAL_ERRORS,
 ) -> Iterator[Study]:
     """Draw studies, each with new seeds and new patients; twenty share the numbers of images of their patients."""
     for start in range(0, studies, _AT_ONCE):
@@ -74,12 +86,41 @@ def simulate(
         count = min(_AT_ONCE, studies - start)
         labels, patient_of_image = _test_folder(generator, patients)
         shape = (count, len(arms), gan_seeds, classifier_seeds)
-        scores = _scores(generator, arms, shape, labels, patient_of_image).reshape(-1, len(labels))
+        scores = _scores(generator, arms, shape, labels, patient_of_image, errors).reshape(-1, len(labels))
         names = [f"{number:06d}" for number in patient_of_image]
         found = patient_influences(labels, np.stack([-scores, scores], axis=2), names, positive=1)
         aurocs, influences = found.aurocs.reshape(shape), found.influences.reshape(*shape, patients)
         for number in range(count):
-            yield Study(aurocs=aurocs[number], influences=influences[number])
+            yield Study(
+                aurocs=aurocs[number], influences=influences[number], effective_patients=found.effective_patients
+            )
+
+
+def against_controls(studies: Sequence[Study]) -> Evidence:
+    """Arm 0 against every other arm; each figure is [studies, arms - 1]."""
+    controls = range(1, len(studies[0].aurocs))
+    found = [
+        [gather(*study.pair(0, control), effective_patients=study.effective_patients) for control in controls]
+        for study in studies
+    ]
+
+    def figures(name: str) -> Floats:
+        return np.array([[getattr(one, name) for one in row] for row in found])
+
+    return replace(
+        found[0][0],
+        difference=figures("difference"),
+        mean_auroc=figures("mean_auroc"),
+        seed_variance=figures("seed_variance"),
+        patient_variance=figures("patient_variance"),
+    )
+
+
+def pooled(spreads: Sequence[Spread]) -> Spread:
+    """The mean of spreads, each figure by itself."""
+    return Spread(
+        **{one.name: np.mean([getattr(spread, one.name) for spread in spreads], axis=0) for one in fields(Spread)}
+    )
 
 
 def _test_folder(generator: np.random.Generator, patients: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -99,6 +140,7 @@ def _scores(
     shape: tuple[int, int, int, int],
     labels: NDArray[np.int64],
     patient_of_image: NDArray[np.int64],
+    errors: tuple[float, float, float, float],
 ) -> Floats:
     """[studies, arms, G, K, N]."""
     studies, arm_count, gan_seeds, _ = shape
@@ -111,10 +153,11 @@ def _scores(
         of_image += of_patient[..., patient_of_image]
         return of_image
 
-    scores = error(_OWN, *shape)
-    scores += error(_OF_GAN_SEED, studies, arm_count, gan_seeds, 1)
-    scores += error(_OF_ARM, studies, arm_count, 1, 1)
-    scores += error(_COMMON, studies, 1, 1, 1)
+    common, of_arm, of_gan_seed, own = errors
+    scores = error(own, *shape)
+    scores += error(of_gan_seed, studies, arm_count, gan_seeds, 1)
+    scores += error(of_arm, studies, arm_count, 1, 1)
+    scores += error(common, studies, 1, 1, 1)
     scores += (_separations(generator, arms, shape)[..., None] * labels).astype(np.float32)
     return scores.astype(np.float64)
 

@@ -5,18 +5,24 @@ Fixed seeds; the error of a share of 2,000 studies is .005 at .95 and .0035 at .
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from sklearn import metrics as reference
 from sklearn.calibration import calibration_curve
 
 from benchmarks.figures import Figure, figure
-from benchmarks.simulated_studies import Arm, Study, simulate
-from xraytune.confirm.comparison import Comparison, VarianceComponents, compare, hillis_interval
-from xraytune.confirm.power import Design, probability_equivalent, smallest_detectable_difference
+from benchmarks.simulated_studies import Arm, Study, against_controls, pooled, simulate
+from xraytune.confirm.comparison import hillis_interval, p_value_above, p_value_below
+from xraytune.confirm.forecast import (
+    Design,
+    Spread,
+    measure_spread,
+    probability_equivalent,
+    smallest_detectable_difference,
+)
 from xraytune.confirm.resampling import bootstrap_interval
-from xraytune.confirm.verdict import AgainstControl, judge, overall
+from xraytune.confirm.verdict import pair_tests
 from xraytune.metrics.classification import Floats, classification_metrics
 from xraytune.metrics.placements import patient_influences
 from xraytune.seeding import numpy_generator
@@ -48,21 +54,10 @@ def _wrongly_told_helps() -> Iterator[Figure]:
             [finalist, equal, *[worse] * 4],
             patients=_PATIENTS, gan_seeds=5, classifier_seeds=2, studies=_STUDIES, seed=1,
         )  # fmt: skip
-        told = float(np.mean([_is_told_helps(study) for study in studies]))
+        tests = pair_tests(against_controls(list(studies)), rope=_ROPE)
+        told = float(tests.is_better.all(axis=1).mean())  # an intersection-union test
         name = f"statistics: told helps though a control equals it, GAN seeds {gan_share:.0%} of the seeds' variance"
         yield figure(name, told, "share", "0.015 to 0.05")
-
-
-def _is_told_helps(study: Study) -> bool:
-    against = [
-        AgainstControl(
-            control=str(control),
-            is_matched_without_synthetic=control == 1,
-            verdict=judge(compare(*study.pair(0, control)), rope=_ROPE),
-        )
-        for control in range(1, len(study.aurocs))
-    ]
-    return overall(against).word == "helps"
 
 
 def _coverage() -> Iterator[Figure]:
@@ -74,71 +69,82 @@ def _coverage() -> Iterator[Figure]:
                     Arm(auroc=_AUROC, seeds_sd=seeds_sd, gan_share=0.3),
                     Arm(auroc=_AUROC - 0.01, seeds_sd=seeds_sd),
                 ]
-                pairs = [
-                    study.pair(0, 1)
-                    for study in simulate(
-                        arms, patients=patients, gan_seeds=gan_seeds, classifier_seeds=2, studies=_STUDIES, seed=2
-                    )
-                ]
-                found = [compare(*pair) for pair in pairs]
-                covered = np.mean([one.interval.low <= 0.01 <= one.interval.high for one in found])
+                studies = list(
+                    simulate(arms, patients=patients, gan_seeds=gan_seeds, classifier_seeds=2, studies=_STUDIES, seed=2)
+                )
+                found = against_controls(studies)
+                covered = (p_value_above(found, 0.01) >= 0.025) & (p_value_below(found, 0.01) >= 0.025)
                 case = f"{patients} patients, {gan_seeds} x 2 seeds, a seed's AUROC +-{seeds_sd}"
-                yield figure(f"statistics: coverage of the 95 % interval, {case}", float(covered), "share", bar)
+                name = f"statistics: coverage of the 95 % interval, {case}"
+                yield figure(name, float(covered.mean()), "share", bar)
                 if gan_seeds == 5:
-                    resampled = [bootstrap_interval(*pair, replicates=400, seed=1) for pair in pairs[:400]]
-                    covered = np.mean([one.low <= 0.01 <= one.high for one in resampled])
-                    yield figure(f"statistics: coverage of the bootstrap beside it, {case}", float(covered), "share")
+                    resampled = [
+                        bootstrap_interval(*study.pair(0, 1), replicates=400, seed=1) for study in studies[:400]
+                    ]
+                    share = np.mean([one.low <= 0.01 <= one.high for one in resampled])
+                    yield figure(f"statistics: coverage of the bootstrap beside it, {case}", float(share), "share")
 
 
 def _power() -> Iterator[Figure]:
-    """Components from 400 studies on 200 patients with 5 x 2 seeds; the difference is stated for other designs too."""
-    components = _pooled(_compared(0.0, Design(patients=200, gan_seeds=5, classifier_seeds=2), studies=400, seed=3))
-    for design in (
-        Design(patients=200, gan_seeds=5, classifier_seeds=2),
-        Design(patients=_PATIENTS, gan_seeds=5, classifier_seeds=2),
-        Design(patients=624, gan_seeds=10, classifier_seeds=1),
-    ):
-        stated = smallest_detectable_difference(components, design)
-        found = np.mean([judge(one, rope=_ROPE).is_better for one in _compared(stated, design, _STUDIES, seed=4)])
-        case = f"{design.patients} patients, {design.gan_seeds} x {design.classifier_seeds} seeds"
+    """The spread of 400 studies on 200 patients; the difference is stated for other designs too."""
+    for patients, gan_seeds, classifier_seeds in ((200, 5, 2), (_PATIENTS, 5, 2), (624, 10, 1)):
+        spread = _spread(_compared(0.0, 200, gan_seeds, classifier_seeds, studies=400, seed=3))
+        stated = smallest_detectable_difference(spread, _design(patients, gan_seeds))
+        studies = _compared(stated, patients, gan_seeds, classifier_seeds, studies=_STUDIES, seed=4)
+        found = pair_tests(against_controls(studies), rope=_ROPE).is_better.mean()
+        case = f"{patients} patients, {gan_seeds} x {classifier_seeds} seeds"
         yield figure(f"statistics: smallest detectable difference, {case}", stated, "AUROC")
         yield figure(f"statistics: power at it, {case}", float(found), "share", "0.75 to 0.85")
 
 
 def _equivalence() -> Iterator[Figure]:
     """Many patients and steady seeds, so that the word is not simply out of reach."""
-    design = Design(patients=1500, gan_seeds=5, classifier_seeds=2)
+    patients = 1500
     by_effect = {
-        effect: _compared(effect, design, _STUDIES, seed=5, seeds_sd=0.003) for effect in (0.0, _ROPE, 1.5 * _ROPE)
+        effect: _compared(effect, patients, 5, 2, studies=_STUDIES, seed=5, seeds_sd=0.003)
+        for effect in (0.0, _ROPE, 1.5 * _ROPE)
     }
     bars = {1.5 * _ROPE: "<= 0.05"}
-    for effect, found in by_effect.items():
-        told = np.mean([judge(one, rope=_ROPE).is_equivalent for one in found])
+    for effect, studies in by_effect.items():
+        told = pair_tests(against_controls(studies), rope=_ROPE).is_equivalent.mean()
         case = f"a true difference of {effect / _ROPE:g} x ROPE"
         yield figure(f"statistics: told equivalent at {case}", float(told), "share", bars.get(effect, ""))
-        forecast = probability_equivalent(_pooled(by_effect[0.0]), design, rope=_ROPE, true_difference=effect)
+        forecast = probability_equivalent(
+            _spread(by_effect[0.0]), _design(patients, 5), rope=_ROPE, true_difference=effect
+        )
         yield figure(f"statistics: its forecast at {case}", forecast, "share")
 
 
 def _compared(
-    difference: float, design: Design, studies: int, seed: int, seeds_sd: float = _SEEDS_SD
-) -> list[Comparison]:
+    difference: float,
+    patients: int,
+    gan_seeds: int,
+    classifier_seeds: int,
+    *,
+    studies: int,
+    seed: int,
+    seeds_sd: float = _SEEDS_SD,
+) -> list[Study]:
     """Studies of an arm that is better by `difference` than another; half of it above, half below the usual AUROC."""
     arms = [
         Arm(auroc=_AUROC + difference / 2, seeds_sd=seeds_sd, gan_share=0.3),
         Arm(auroc=_AUROC - difference / 2, seeds_sd=seeds_sd),
     ]
-    drawn = simulate(
-        arms, patients=design.patients, gan_seeds=design.gan_seeds, classifier_seeds=design.classifier_seeds,
-        studies=studies, seed=seed,
-    )  # fmt: skip
-    return [compare(*study.pair(0, 1)) for study in drawn]
+    return list(
+        simulate(
+            arms, patients=patients, gan_seeds=gan_seeds, classifier_seeds=classifier_seeds, studies=studies, seed=seed
+        )
+    )
 
 
-def _pooled(found: list[Comparison]) -> VarianceComponents:
-    names = VarianceComponents.__slots__
-    return VarianceComponents(
-        **{name: float(np.mean([getattr(one.components, name) for one in found])) for name in names}
+def _design(patients: int, gan_seeds: int) -> Design:
+    normal = round(0.45 * patients)
+    return Design(effective_patients=4 / (1 / normal + 1 / (patients - normal)), gan_seeds=gan_seeds, auroc=_AUROC)
+
+
+def _spread(studies: Sequence[Study]) -> Spread:
+    return pooled(
+        [measure_spread(one.aurocs, one.influences, effective_patients=one.effective_patients) for one in studies]
     )
 
 

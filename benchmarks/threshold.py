@@ -131,6 +131,7 @@ class Bench:
                 parameters,
                 head,
                 batch=batch,
+                norm_batches=list,  # a head has no batch norm
                 val_batches=lambda: [torch.from_numpy(self.features[val_a])],
                 val_labels=labels[val_a],
                 positive=1,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple
+from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
@@ -11,14 +11,55 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats  # type: ignore[import-untyped]
 
-from xraytune.confirm.comparison import MOST_DEGREES, Comparison, compare, degrees_of_freedom, hillis_interval
+from benchmarks.simulated_studies import Arm, simulate
+from xraytune.confirm.comparison import (
+    MOST_DEGREES,
+    PRIOR_PATIENTS,
+    Comparison,
+    Evidence,
+    HillisInterval,
+    compare,
+    degrees_of_freedom,
+    gather,
+    hillis_interval,
+    p_value_above,
+    p_value_below,
+    patient_variance_at,
+    score_interval,
+)
+from xraytune.confirm.verdict import judge
 from xraytune.errors import ConfigError
+from xraytune.metrics.binormal import around, placement_variance
 from xraytune.metrics.placements import patient_influences
 from xraytune.seeding import numpy_generator
 
 Floats = NDArray[np.float64]
 SHAPES = st.tuples(st.integers(2, 6), st.integers(1, 3), st.integers(4, 30), st.integers(0, 10_000))
 """GAN seeds, classifier seeds, patients, and the seed of the numbers."""
+MANY_PATIENTS = Evidence(
+    difference=0.004,
+    mean_auroc=0.9,
+    seed_variance=4e-6,
+    patient_variance=3e-6,
+    gan_seeds=5,
+    effective_patients=1e6,
+)
+
+
+@st.composite
+def evidence(draw: st.DrawFn) -> Evidence:
+    """Anything that two arms could show, with a patients' variance of the size that the binormal model gives or none."""
+    mean, patients = draw(st.floats(0.55, 1)), draw(st.floats(8, 2000))
+    difference = draw(st.floats(-1, 1)) * 2 * min(1 - mean, 0.1)
+    usual = 4 / patients * float(placement_variance(*around(mean, difference)))
+    return Evidence(
+        difference=difference,
+        mean_auroc=mean,
+        seed_variance=draw(st.floats(1e-8, 1e-3)),
+        patient_variance=usual * draw(st.floats(-0.5, 3)),
+        gan_seeds=draw(st.integers(2, 20)),
+        effective_patients=patients,
+    )
 
 
 def replicates(shape: tuple[int, int, int, int]) -> tuple[Floats, Floats]:
@@ -37,11 +78,23 @@ def of_scores(scores: Floats, labels: NDArray[np.int64], patients: list[str]) ->
     """A comparison from scores [2, G, K, N]."""
     flat = scores.reshape(-1, scores.shape[-1])
     found = patient_influences(labels, np.stack([-flat, flat], axis=2), patients, positive=1)
-    return compare(found.aurocs.reshape(scores.shape[:3]), found.influences.reshape(*scores.shape[:3], -1))
+    return compare(
+        found.aurocs.reshape(scores.shape[:3]),
+        found.influences.reshape(*scores.shape[:3], -1),
+        effective_patients=found.effective_patients,
+    )
+
+
+def at_the_estimate(found: Evidence) -> HillisInterval:
+    """The published interval, which takes the patients' variance at the estimate."""
+    figures = [float(np.asarray(value)) for value in (found.difference, found.seed_variance, found.patient_variance)]
+    return hillis_interval(
+        difference=figures[0], mean_square=figures[1] / 2, excess_covariance=figures[2] / 2, readers=found.gan_seeds
+    )
 
 
 def numbers(comparison: Comparison) -> Floats:
-    """All figures of a comparison but the counts and the flag."""
+    """All figures of a comparison but the counts."""
     return np.array([*astuple(comparison.interval), *comparison.aurocs, *astuple(comparison.components)])
 
 
@@ -98,7 +151,7 @@ def test_degrees_of_freedom_grow_with_the_patients_share_up_to_their_most(ratio:
 @pytest.mark.slow
 @settings(max_examples=60)
 @given(SHAPES)
-def test_comparison_is_obuchowski_rockettes_written_out(shape: tuple[int, int, int, int]) -> None:
+def test_the_evidence_is_obuchowski_rockettes_written_out(shape: tuple[int, int, int, int]) -> None:
     """Mean squares over the treatment x reader table, covariances over all pairs of readers one by one."""
     aurocs, influences = replicates(shape)
     readers = shape[0]
@@ -109,18 +162,16 @@ def test_comparison_is_obuchowski_rockettes_written_out(shape: tuple[int, int, i
         return float(np.mean([by_reader[first, g] @ by_reader[second, h] for g, h in pairs]))
 
     residual = figures - figures.mean(axis=0) - figures.mean(axis=1, keepdims=True) + figures.mean()
-    expected = hillis_interval(
-        difference=float(figures[0].mean() - figures[1].mean()),
-        mean_square=float((residual**2).sum()) / (readers - 1),
-        excess_covariance=(covariance(0, 0) + covariance(1, 1)) / 2 - (covariance(0, 1) + covariance(1, 0)) / 2,
-        readers=readers,
-    )
+    excess_covariance = (covariance(0, 0) + covariance(1, 1)) / 2 - (covariance(0, 1) + covariance(1, 0)) / 2
 
-    found = compare(aurocs, influences)
+    found = compare(aurocs, influences, effective_patients=shape[2])
 
-    assert astuple(found.interval) == pytest.approx(astuple(expected), rel=1e-6, abs=1e-12)
+    assert found.evidence.seed_variance == pytest.approx(2 * (residual**2).sum() / (readers - 1))
+    assert found.evidence.patient_variance == pytest.approx(2 * excess_covariance, rel=1e-6, abs=1e-12)
+    assert found.interval.difference == pytest.approx(figures[0].mean() - figures[1].mean())
     assert found.aurocs == pytest.approx(tuple(aurocs.mean(axis=(1, 2))))
-    assert (found.gan_seeds, found.classifier_seeds, found.patients) == shape[:3]
+    assert found.evidence.mean_auroc == pytest.approx(np.mean(found.aurocs))
+    assert (found.evidence.gan_seeds, found.classifier_seeds, found.patients) == shape[:3]
 
 
 @pytest.mark.slow
@@ -129,27 +180,137 @@ def test_comparison_is_obuchowski_rockettes_written_out(shape: tuple[int, int, i
 def test_swapped_arms_flip_the_sign_and_change_nothing_else(shape: tuple[int, int, int, int]) -> None:
     aurocs, influences = replicates(shape)
 
-    one, other = compare(aurocs, influences).interval, compare(aurocs[::-1], influences[::-1]).interval
+    one = compare(aurocs, influences, effective_patients=shape[2]).interval
+    other = compare(aurocs[::-1], influences[::-1], effective_patients=shape[2]).interval
 
     assert other.difference == -one.difference
-    assert (other.low, other.high, other.low_90, other.high_90) == (-one.high, -one.low, -one.high_90, -one.low_90)
-    assert (other.standard_error, other.degrees_of_freedom, other.p_value) == (
-        one.standard_error, one.degrees_of_freedom, one.p_value,
-    )  # fmt: skip
+    assert (other.low, other.high, other.low_90, other.high_90) == pytest.approx(
+        (-one.high, -one.low, -one.high_90, -one.low_90), abs=1e-9
+    )
+    assert (other.standard_error, other.degrees_of_freedom, other.p_value) == pytest.approx(
+        (one.standard_error, one.degrees_of_freedom, one.p_value), rel=1e-9
+    )
 
 
 @pytest.mark.slow
 @settings(max_examples=60)
 @given(SHAPES)
-def test_the_same_arm_twice_differs_by_exactly_zero(shape: tuple[int, int, int, int]) -> None:
+def test_the_same_arm_twice_differs_by_zero_give_or_take_what_few_patients_cannot_show(
+    shape: tuple[int, int, int, int],
+) -> None:
     aurocs, influences = (values[[0, 0]] for values in replicates(shape))
 
-    found = compare(aurocs, influences)
+    few, many = (compare(aurocs, influences, effective_patients=count).interval for count in (shape[2], 1e6))
 
-    interval = found.interval
-    assert (interval.difference, interval.standard_error, interval.p_value) == (0, 0, 1)
-    assert (interval.low, interval.high, interval.low_90, interval.high_90) == (0, 0, 0, 0)
-    assert not found.is_saturated
+    assert (few.difference, few.p_value) == (0, 1)
+    assert few.low == pytest.approx(-few.high, abs=1e-9)
+    assert few.high > 0.01, "equal rankings of a few patients do not show that others would be ranked equally"
+    assert 0 < many.high < 1e-4
+
+
+@pytest.mark.slow
+@settings(max_examples=200)
+@given(evidence())
+def test_the_ends_of_the_interval_are_the_differences_that_a_one_sided_test_only_just_rejects(found: Evidence) -> None:
+    interval = score_interval(found)
+
+    for p_value, end, level in (
+        (p_value_above, interval.low, 0.025),
+        (p_value_below, interval.high, 0.025),
+        (p_value_above, interval.low_90, 0.05),
+        (p_value_below, interval.high_90, 0.05),
+    ):
+        assert float(p_value(found, end)) == pytest.approx(level, abs=1e-5) or abs(end) == pytest.approx(1)
+    assert -1 <= interval.low <= interval.low_90 <= interval.difference <= interval.high_90 <= interval.high <= 1
+    assert interval.p_value == pytest.approx(
+        min(1, 2 * min(float(p_value_above(found, 0)), float(p_value_below(found, 0))))
+    )
+
+
+@given(evidence(), st.floats(-0.2, 0.2))
+def test_the_two_one_sided_p_values_add_up_to_one(found: Evidence, difference: float) -> None:
+    estimate = float(np.asarray(found.difference))
+
+    both = p_value_above(found, difference) + p_value_below(found, difference)
+
+    assert float(both) == pytest.approx(1)
+    assert float(p_value_above(found, estimate)) == pytest.approx(0.5)
+    assert float(p_value_above(found, estimate - 0.05)) < 0.5 < float(p_value_above(found, estimate + 0.05))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [1e-7, 4e-6, 3e-5])
+@pytest.mark.parametrize("gan_seeds", [4, 5, 20])
+def test_with_very_many_patients_it_is_the_published_interval(seeds: float, gan_seeds: int) -> None:
+    found = replace(MANY_PATIENTS, seed_variance=seeds, gan_seeds=gan_seeds)
+
+    score, published = score_interval(found), at_the_estimate(found)
+
+    assert score.standard_error == pytest.approx(published.standard_error, rel=0.01)
+    assert (score.low, score.high) == pytest.approx(
+        (published.low, published.high), abs=0.01 * (score.high - score.low)
+    )
+    assert score.high - score.low == pytest.approx(published.high - published.low, rel=0.02)
+
+
+def test_degrees_of_freedom_are_satterthwaites_with_an_eighth_of_the_patients() -> None:
+    found = replace(MANY_PATIENTS, effective_patients=800)
+    patients, seeds = float(patient_variance_at(found, 0.004)), 4e-6 / 5
+
+    interval = score_interval(found)
+
+    assert interval.standard_error == pytest.approx(np.sqrt(patients + seeds))
+    assert interval.degrees_of_freedom == pytest.approx((patients + seeds) ** 2 / (seeds**2 / 4 + patients**2 / 100))
+
+
+def test_the_patients_variance_at_the_estimate_is_the_estimated_one_with_a_prior_worth_twenty_patients() -> None:
+    found = replace(MANY_PATIENTS, patient_variance=1e-3, effective_patients=60)
+    binormal = 4 / 60 * float(placement_variance(0.902, 0.898))
+
+    variance = float(patient_variance_at(found, 0.004))
+
+    assert PRIOR_PATIENTS == 20
+    assert variance == pytest.approx(0.75 * 1e-3 + 0.25 * binormal)
+
+
+@pytest.mark.slow
+@given(evidence(), st.floats(-0.1, 0.1))
+def test_no_hypothesis_lowers_the_estimated_variance_of_the_patients(found: Evidence, difference: float) -> None:
+    estimated = max(float(np.asarray(found.patient_variance)), 0.0)
+    weight = found.effective_patients / (found.effective_patients + PRIOR_PATIENTS)
+
+    assert float(patient_variance_at(found, difference)) >= weight * estimated * (1 - 1e-9)
+
+
+def test_evidence_of_many_studies_is_tested_as_each_alone() -> None:
+    differences, seeds = np.array([[0.01, -0.02], [0.0, 0.03]]), np.array([1e-5, 2e-5])
+    both = replace(MANY_PATIENTS, difference=differences, seed_variance=seeds, effective_patients=300)
+
+    found = p_value_below(both, 0.01)
+
+    one = replace(MANY_PATIENTS, difference=0.03, seed_variance=2e-5, effective_patients=300)
+    assert found.shape == (2, 2)
+    assert found[1, 1] == pytest.approx(float(p_value_below(one, 0.01)))
+
+
+@pytest.mark.slow
+def test_near_the_ceiling_it_covers_the_truth_and_does_not_call_different_arms_equivalent() -> None:
+    """Differing by 1.5 ROPE on sixty patients: with the variance at the estimate both promises would be broken."""
+    arms = [Arm(auroc=0.99, seeds_sd=0.006, gan_share=0.3), Arm(auroc=0.975, seeds_sd=0.006)]
+    studies = simulate(arms, patients=60, gan_seeds=5, classifier_seeds=2, studies=300, seed=1)
+
+    found = [compare(*study.pair(0, 1), effective_patients=study.effective_patients) for study in studies]
+
+    published = [at_the_estimate(one.evidence) for one in found]
+    verdicts = [judge(one.evidence, rope=0.01) for one in found]
+    assert np.mean([one.interval.low <= 0.015 <= one.interval.high for one in found]) >= 0.92
+    assert np.mean([verdict.is_equivalent for verdict in verdicts]) <= 0.05
+    assert np.mean([one.low <= 0.015 <= one.high for one in published]) < 0.9
+    assert np.mean([-0.01 < one.low_90 and one.high_90 < 0.01 for one in published]) > 0.05
+    for one, verdict in zip(found, verdicts, strict=True):  # whoever reads the interval comes to the same words
+        interval = one.interval
+        assert (verdict.is_better, verdict.is_worse) == (interval.low > 0, interval.high < 0)
+        assert verdict.is_equivalent == (interval.low_90 > -0.01 and interval.high_90 < 0.01)
 
 
 @pytest.mark.slow
@@ -160,8 +321,12 @@ def test_the_order_of_patients_and_of_replicates_changes_only_rounding(shape: tu
     generator = numpy_generator(shape[3], "order")
     gans, classifiers, patients = (generator.permutation(count) for count in shape[:3])
 
-    found = compare(aurocs, influences)
-    shuffled = compare(aurocs[:, gans][:, :, classifiers], influences[:, gans][:, :, classifiers][..., patients])
+    found = compare(aurocs, influences, effective_patients=shape[2])
+    shuffled = compare(
+        aurocs[:, gans][:, :, classifiers],
+        influences[:, gans][:, :, classifiers][..., patients],
+        effective_patients=shape[2],
+    )
 
     assert numbers(shuffled) == pytest.approx(numbers(found), rel=1e-6, abs=1e-13)
 
@@ -206,7 +371,11 @@ def test_variance_components_are_found_again_in_many_simulated_studies() -> None
     zero = np.zeros_like(gaps[0]), np.zeros_like(influences[0])
 
     found = [
-        astuple(compare(np.stack([gaps[s], zero[0]]), np.stack([influences[s], zero[1]])).components)
+        astuple(
+            compare(
+                np.stack([gaps[s], zero[0]]), np.stack([influences[s], zero[1]]), effective_patients=patients
+            ).components
+        )
         for s in range(studies)
     ]
 
@@ -214,7 +383,7 @@ def test_variance_components_are_found_again_in_many_simulated_studies() -> None
 
 
 def test_with_one_classifier_seed_its_variance_is_in_the_gan_seeds() -> None:
-    found = compare(*replicates((5, 1, 20, 3))).components
+    found = compare(*replicates((5, 1, 20, 3)), effective_patients=20).components
 
     assert (found.classifier_seed, found.patient_by_classifier_seed) == (0, 0)
 
@@ -222,24 +391,42 @@ def test_with_one_classifier_seed_its_variance_is_in_the_gan_seeds() -> None:
 def test_two_classifier_seeds_are_enough_to_tell_them_from_gan_seeds() -> None:
     aurocs = np.array([[[0.90, 0.92], [0.80, 0.84]], [[0.5, 0.5], [0.5, 0.5]]])
 
-    found = compare(aurocs, np.zeros((2, 2, 2, 3))).components
+    found = compare(aurocs, np.zeros((2, 2, 2, 3)), effective_patients=3).components
 
     assert found.classifier_seed == pytest.approx((0.02**2 / 2 + 0.04**2 / 2) / 2)
     assert found.gan_seed == pytest.approx(0.09**2 / 2 - found.classifier_seed / 2)
 
 
-def test_two_arms_without_a_single_error_say_nothing_about_other_patients() -> None:
-    labels = np.arange(20) % 2
-    scores = np.broadcast_to(labels * 1.0, (2, 2, 2, 20))
+@pytest.mark.slow
+def test_two_arms_without_a_single_error_say_the_less_of_other_patients_the_fewer_there_are() -> None:
+    def interval(count: int) -> HillisInterval:
+        labels = np.arange(count) % 2
+        scores = np.broadcast_to(labels * 1.0, (2, 2, 2, count))
+        found = of_scores(scores, labels, [f"p{number}" for number in range(count)])
+        assert found.aurocs == (1, 1)
+        return found.interval
 
-    found = of_scores(scores, labels, [f"p{number}" for number in range(20)])
+    twenty, two_hundred, two_thousand = (interval(count) for count in (20, 200, 2000))
 
-    assert found.aurocs == (1, 1)
-    assert found.is_saturated
+    assert twenty.low == pytest.approx(-twenty.high)
+    assert twenty.high > 0.01, "twenty patients cannot rule out a difference of one ROPE"
+    assert twenty.high > 2 * two_hundred.high > 4 * two_thousand.high > 0
+
+
+def test_two_imperfect_arms_that_rank_alike_are_not_sure_to_be_equal() -> None:
+    generator = numpy_generator(1, "ranks")
+    labels = np.arange(40) % 2
+    scores = np.broadcast_to(labels + generator.normal(0, 0.7, 40), (2, 3, 2, 40))
+
+    found = of_scores(scores, labels, [f"p{number}" for number in range(40)])
+
+    assert 0.5 < found.aurocs[0] < 1
+    assert found.interval.low < -0.01 < 0 < 0.01 < found.interval.high
+    assert judge(found.evidence, rope=0.01).words == ("undecided",)
 
 
 def test_a_single_gan_seed_is_refused() -> None:
     aurocs, influences = replicates((2, 2, 10, 1))
 
-    with pytest.raises(ConfigError, match=r"confirm\.gan_seeds: with one seed(.|\n)*fix: take at least 2, better 5"):
-        compare(aurocs[:, :1], influences[:, :1])
+    with pytest.raises(ConfigError, match=r"confirm\.gan_seeds: one seed(.|\n)*fix: use at least 4, better 5"):
+        gather(aurocs[:, :1], influences[:, :1], effective_patients=10)

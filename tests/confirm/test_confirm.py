@@ -17,8 +17,10 @@ from tests.in_process import InProcess, one_thread, search_in_process
 from xraytune.cli.confirm import show
 from xraytune.config.load import load_space
 from xraytune.confirm import run as confirm_run
+from xraytune.confirm.forecast import Forecast
 from xraytune.confirm.record import Confirmation
 from xraytune.confirm.run import confirm
+from xraytune.confirm.training import Quiet
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.transform import transform_folder
 from xraytune.data.transformation import Strengths
@@ -42,7 +44,7 @@ parameters:
   batch_size: {value: 8}
 budget: {trials: 2, max_epochs: 1, steps_per_epoch: 2}
 scheduler: {name: none}
-confirm: {finalists: 1, gan_seeds: 2, classifier_seeds: 1, controls: {matched: [none], tuned: []}}
+confirm: {finalists: 1, gan_seeds: 4, classifier_seeds: 1, controls: {matched: [none], tuned: []}}
 start_from:
   - {source: folder}
   - {source: none}
@@ -119,6 +121,44 @@ def test_a_confirm_goes_on_with_the_test_folder_that_it_was_judged_on_and_refuse
 
     assert confirm(lab.study, test=copy).to_json() == first.to_json()
     assert [row["fingerprint"] for row in read_jsonl(log)] == [first.test_fingerprint]
+
+
+class Stopped(Exception):
+    """What an observer raises who leaves the test folder sealed."""
+
+
+class LeavesSealed(Quiet):
+    """An observer who looks at the forecast and stops."""
+
+    def __init__(self) -> None:
+        self.seen: list[Forecast] = []
+
+    def forecast(self, forecast: Forecast) -> None:
+        self.seen.append(forecast)
+        raise Stopped
+
+
+def test_after_the_forecast_the_test_folder_may_stay_sealed_and_seeds_added_then_confirm(lab: Lab) -> None:
+    observer = LeavesSealed()
+
+    for seeds in (None, 5):
+        with pytest.raises(Stopped):
+            lab.confirm(observer=observer, gan_seeds=seeds)
+
+    assert not (lab.study / OPENINGS_FILE).exists()
+    assert not list(lab.study.rglob("test.npy"))
+    assert [forecast.gan_seeds for forecast in observer.seen] == [4, 5]
+    assert read_json(lab.study / "confirm" / "forecast.json") == observer.seen[-1].to_json()
+    found = lab.confirm()
+    assert (found.gan_seeds, found.exploratory) == (5, ())
+    assert found.to_json()["forecast"] == observer.seen[-1].to_json()
+
+
+def test_fewer_than_four_gan_seeds_are_exploratory(lab: Lab) -> None:
+    space = lab.study / "study.yaml"
+    space.write_text(space.read_text(encoding="utf-8").replace("gan_seeds: 4", "gan_seeds: 3"), encoding="utf-8")
+
+    assert lab.confirm().exploratory == ("it rests on 3 GAN seeds, and intervals need at least 4",)
 
 
 def another_study(lab: Lab) -> Path:

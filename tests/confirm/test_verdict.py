@@ -2,44 +2,61 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from xraytune.confirm.comparison import Comparison, HillisInterval, VarianceComponents
+from xraytune.confirm.comparison import Evidence
 from xraytune.confirm.verdict import (
     AgainstControl,
+    Likeness,
     OverallVerdict,
     PairVerdict,
     PairWord,
     fixed_sequence,
     judge,
     overall,
+    pair_tests,
+    shows_harm,
+    verdicts_of,
 )
 
-
-def comparison(difference: float, width: float, width_90: float | None = None) -> Comparison:
-    """One with the 95 % interval difference +- width."""
-    narrower = 0.8 * width if width_90 is None else width_90
-    return Comparison(
-        interval=HillisInterval(
-            difference=difference, standard_error=width / 2, degrees_of_freedom=10, p_value=0.5,
-            low=difference - width, high=difference + width,
-            low_90=difference - narrower, high_90=difference + narrower,
-        ),
-        aurocs=(0.9 + difference, 0.9), patients=100, gan_seeds=5, classifier_seeds=2, is_saturated=False,
-        components=VarianceComponents(
-            gan_seed=0, classifier_seed=0, patient=0, patient_by_gan_seed=0, patient_by_classifier_seed=0
-        ),
-    )  # fmt: skip
+NONE: frozenset[Likeness] = frozenset({"no synthetic images"})
+DUPLICATE: frozenset[Likeness] = frozenset({"as many images a step"})
+NONE_WITH_MATCHING_TOTAL = NONE | DUPLICATE
+TUNED: frozenset[Likeness] = frozenset()
+Floats = NDArray[np.float64]
 
 
-def against(control: str, *words: PairWord, matched_without: bool = False) -> AgainstControl:
-    verdict = PairVerdict(is_better="better" in words, is_worse="worse" in words, is_equivalent="equivalent" in words)
-    return AgainstControl(control=control, is_matched_without_synthetic=matched_without, verdict=verdict)
+def evidence(difference: float | Floats, width: float) -> Evidence:
+    """One with the 95 % interval difference +- width, and the 90 % interval difference +- .84 width."""
+    return Evidence(
+        difference=difference,
+        mean_auroc=0.8,
+        seed_variance=1e-12,
+        patient_variance=(width / 1.959964) ** 2,
+        gan_seeds=5,
+        effective_patients=1e9,
+    )
+
+
+def against(
+    control: str, *words: PairWord, likeness: frozenset[Likeness] = TUNED, p_better_by_rope: float = 0.5
+) -> AgainstControl:
+    verdict = PairVerdict(
+        is_better="better" in words,
+        is_worse="worse" in words,
+        is_equivalent="equivalent" in words,
+        p_better_by_rope=p_better_by_rope,
+    )
+    return AgainstControl(control=control, likeness=likeness, verdict=verdict)
+
+
+def of_p_values(*p_values: float) -> OverallVerdict:
+    """The verdict on a finalist with these p-values at the ROPE against controls a, b, c and so on."""
+    return overall([against(name, p_better_by_rope=p) for name, p in zip("abcdef", p_values, strict=False)])
 
 
 @pytest.mark.parametrize(
@@ -51,71 +68,158 @@ def against(control: str, *words: PairWord, matched_without: bool = False) -> Ag
         (0.005, 0.004, ("better", "equivalent")),
         (-0.005, 0.004, ("worse", "equivalent")),
         (0.005, 0.02, ("undecided",)),
-        (0.02, 0.02, ("undecided",)),
-        (0.0, 0.0, ("equivalent",)),
+        (0.02, 0.0201, ("undecided",)),
+        (0.0, 1e-5, ("equivalent",)),
     ],
 )
 def test_a_pair_is_told_all_that_holds(difference: float, width: float, words: tuple[str, ...]) -> None:
-    assert judge(comparison(difference, width), rope=0.01).words == words
+    assert judge(evidence(difference, width), rope=0.01).words == words
 
 
 def test_equivalence_asks_the_90_percent_interval_and_the_rope_that_was_set() -> None:
-    found = comparison(0.0, 0.012, width_90=0.009)
+    found = evidence(0.0, 0.0115)  # its 90 % interval is +- .00965
 
     assert judge(found, rope=0.01).is_equivalent
-    assert not judge(found, rope=0.009).is_equivalent
-    assert not judge(comparison(0.0015, 0.012, width_90=0.009), rope=0.01).is_equivalent
-    assert not judge(comparison(-0.0015, 0.012, width_90=0.009), rope=0.01).is_equivalent
+    assert not judge(found, rope=0.0096).is_equivalent
+    assert not judge(evidence(0.0015, 0.0115), rope=0.01).is_equivalent
+    assert not judge(evidence(-0.0015, 0.0115), rope=0.01).is_equivalent
 
 
-@pytest.mark.parametrize(("low_90", "high_90"), [(-0.01, 0.005), (-0.005, 0.01)])
-def test_an_interval_that_reaches_the_ropes_end_is_not_inside(low_90: float, high_90: float) -> None:
-    whole = comparison(0.0, 0.012)
-    found = replace(whole, interval=replace(whole.interval, low_90=low_90, high_90=high_90))
-
-    assert not judge(found, rope=0.01).is_equivalent
-    assert judge(found, rope=0.0101).is_equivalent
-
-
-def test_two_arms_without_a_single_error_are_undecided() -> None:
-    assert judge(replace(comparison(0.0, 0.0), is_saturated=True), rope=0.01).words == ("undecided",)
+def test_an_improvement_is_as_improbable_as_its_one_sided_p_value_at_the_rope() -> None:
+    assert judge(evidence(0.01, 0.01), rope=0.01).p_better_by_rope == pytest.approx(0.5)
+    assert judge(evidence(0.0, 0.01), rope=0.01).p_better_by_rope == pytest.approx(0.025, abs=1e-3)
+    assert judge(evidence(-0.03, 0.01), rope=0.01).p_better_by_rope < 1e-6
 
 
 @pytest.mark.slow
-@given(st.floats(-0.05, 0.05), st.floats(1e-6, 0.05))
+@given(st.floats(-0.05, 0.05), st.floats(1e-4, 0.05))
 def test_swapping_the_arms_swaps_better_and_worse(difference: float, width: float) -> None:
-    one, other = (judge(comparison(sign * difference, width), rope=0.01) for sign in (1, -1))
+    one, other = (judge(evidence(sign * difference, width), rope=0.01) for sign in (1, -1))
 
     assert (one.is_better, one.is_worse, one.is_equivalent) == (other.is_worse, other.is_better, other.is_equivalent)
 
 
-def test_worse_than_its_matched_control_without_synthetic_images_hurts_whatever_else_holds() -> None:
-    found = overall([against("none", "worse", "equivalent", matched_without=True), against("tuned", "better")])
+def test_many_studies_are_judged_as_each_alone() -> None:
+    differences = np.array([[0.03, -0.03], [0.001, 0.02]])
+    tests = pair_tests(evidence(differences, 0.015), rope=0.02)
+
+    found = verdicts_of(tests, 1, [NONE, TUNED])
+
+    assert [one.verdict for one in found] == [judge(evidence(gap, 0.015), rope=0.02) for gap in (0.001, 0.02)]
+    assert [one.likeness for one in found] == [NONE, TUNED]
+
+
+def test_worse_than_every_matched_control_hurts_whatever_else_holds() -> None:
+    found = overall([
+        against("none", "worse", "equivalent", likeness=NONE, p_better_by_rope=1e-9),
+        against("duplicate", "worse", likeness=DUPLICATE, p_better_by_rope=1e-9),
+        against("tuned", "better"),
+    ])  # fmt: skip
+
+    assert found == OverallVerdict(word="hurts", controls=("none", "duplicate"))
+
+
+@pytest.mark.parametrize("duplicate", ["undecided", "equivalent", "better"])
+def test_worse_than_none_alone_does_not_show_that_the_images_hurt(duplicate: PairWord) -> None:
+    """More images a step may have: the duplicates bring them, too."""
+    found = overall([
+        against("none", "worse", likeness=NONE), against("duplicate", duplicate, likeness=DUPLICATE),
+    ])  # fmt: skip
+
+    assert found.word == "undecided"
+
+
+@pytest.mark.parametrize("likeness", [NONE, DUPLICATE, TUNED])
+def test_without_both_matched_controls_nothing_hurts(likeness: frozenset[Likeness]) -> None:
+    controls = [against("one", "worse", likeness=likeness), against("tuned", "worse")]
+
+    assert not shows_harm(controls)
+    assert overall(controls).word == "undecided"
+
+
+def test_with_matching_total_none_is_enough_to_hurt() -> None:
+    """It draws as many images a step as the finalist."""
+    found = overall([against("none", "worse", likeness=NONE_WITH_MATCHING_TOTAL), against("tuned", "undecided")])
 
     assert found == OverallVerdict(word="hurts", controls=("none",))
 
 
 def test_better_than_every_control_helps_even_if_by_too_little_to_matter() -> None:
-    found = overall([against("none", "better", "equivalent", matched_without=True), against("tuned", "better")])
+    found = overall([
+        against("none", "better", "equivalent", likeness=NONE, p_better_by_rope=1e-9), against("tuned", "better"),
+    ])  # fmt: skip
 
     assert found == OverallVerdict(word="helps", controls=("none", "tuned"))
 
 
 def test_one_control_that_it_does_not_beat_is_enough_not_to_help() -> None:
     found = overall([
-        against("none", "better", matched_without=True), against("duplicate", "undecided"), against("tuned", "better"),
+        against("none", "better", likeness=NONE), against("duplicate", "undecided"), against("tuned", "better"),
     ])  # fmt: skip
 
     assert found == OverallVerdict(word="undecided", controls=("duplicate",))
 
 
-@pytest.mark.parametrize("word", ["worse", "equivalent"])
-def test_equal_to_or_worse_than_any_control_is_no_better_and_names_it(word: PairWord) -> None:
+@pytest.mark.parametrize("word", ["worse", "equivalent", "undecided"])
+def test_no_better_than_a_control_is_where_an_improvement_is_ruled_out_whatever_its_word(word: PairWord) -> None:
     found = overall([
-        against("none", "better", matched_without=True), against("duplicate", "undecided"), against("tuned", word),
+        against("none", "better", likeness=NONE), against("tuned", word, p_better_by_rope=0.01),
     ])  # fmt: skip
 
     assert found == OverallVerdict(word="no_better", controls=("tuned",))
+
+
+@pytest.mark.parametrize("word", ["worse", "equivalent"])
+def test_no_word_of_one_pair_alone_is_no_better(word: PairWord) -> None:
+    assert overall([against("none", "better", likeness=NONE), against("tuned", word)]).word == "undecided"
+
+
+def test_of_five_controls_one_must_stand_out_at_a_fifth_of_the_level() -> None:
+    assert of_p_values(0.04, 0.5, 0.5, 0.5, 0.5).word == "undecided"
+    assert of_p_values(0.0101, 0.5, 0.5, 0.5, 0.5).word == "undecided"
+    assert of_p_values(0.5, 0.5, 0.5, 0.009, 0.5) == OverallVerdict(word="no_better", controls=("d",))
+    assert of_p_values(0.049) == OverallVerdict(word="no_better", controls=("a",))
+
+
+def test_after_a_rejection_the_next_control_is_compared_with_a_quarter_of_the_level() -> None:
+    assert of_p_values(0.5, 0.012, 0.5, 0.009, 0.5).controls == ("b", "d")
+    assert of_p_values(0.5, 0.013, 0.5, 0.009, 0.5).controls == ("d",)
+    assert of_p_values(0.049, 0.024, 0.016, 0.012, 0.009).controls == ("a", "b", "c", "d", "e")
+
+
+def test_holm_stops_at_the_first_that_is_not_rejected() -> None:
+    """The third would pass .05 / 3 if the second had passed .05 / 4."""
+    assert of_p_values(0.016, 0.0135, 0.009, 0.5, 0.5).controls == ("c",)
+
+
+@pytest.mark.slow
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
+def test_no_better_names_the_same_controls_in_whatever_order_they_stand(p_values: list[float]) -> None:
+    names = list("abcdef")[: len(p_values)]
+    given_order = [against(name, p_better_by_rope=p) for name, p in zip(names, p_values, strict=True)]
+    backwards = given_order[::-1]
+
+    one, other = overall(given_order), overall(backwards)
+
+    assert one.word == other.word
+    assert one.controls == other.controls[::-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("correlation", [0.0, 0.8])
+def test_an_improvement_over_every_control_is_denied_in_a_twentieth_at_most(correlation: float) -> None:
+    """A finalist that is better than five controls by exactly one ROPE: `no_better` is wrong, and Holm keeps it at 5 %."""
+    generator = np.random.default_rng(1)
+    errors = np.sqrt(correlation) * generator.normal(size=(4000, 1))
+    errors = errors + np.sqrt(1 - correlation) * generator.normal(size=(4000, 5))
+    tests = pair_tests(evidence(0.01 + 0.005 * errors, 0.0098), rope=0.01)
+
+    words = [overall(verdicts_of(tests, study, [TUNED] * 5)).word for study in range(4000)]
+
+    assert words.count("no_better") / 4000 <= 0.058
+    assert (tests.p_better_by_rope < 0.05).any(axis=1).mean() > 0.08, (
+        "without a correction it would be denied more often"
+    )
 
 
 def test_without_controls_nothing_is_decided() -> None:

@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 from xraytune.errors import DataError
 from xraytune.metrics.classification import auroc
-from xraytune.metrics.placements import PatientInfluences, patient_influences
+from xraytune.metrics.placements import PatientInfluences, effective_patients, patient_influences
 from xraytune.seeding import numpy_generator
 
 Floats = NDArray[np.float64]
@@ -205,3 +205,38 @@ def test_two_patients_of_each_class_are_enough() -> None:
 
     assert found.aurocs == pytest.approx([0.875])
     assert covariance(found) == pytest.approx(np.array([[2 * np.var([0.75, 1], ddof=1) / 2]]))
+
+
+def test_effective_patients_are_the_patients_where_each_class_has_half_of_them() -> None:
+    labels = np.arange(40) % 2
+
+    assert effective_patients(labels, one_patient_each(labels), positive=1) == pytest.approx(40)
+    assert effective_patients(labels, [f"p{number // 4}" for number in range(40)], positive=1) == pytest.approx(20)
+
+
+def test_effective_patients_are_at_most_four_of_each_patient_of_the_rarer_class() -> None:
+    labels = np.repeat([0, 1], [10_000, 5])
+
+    few = effective_patients(labels, one_patient_each(labels), positive=1)
+
+    assert few == pytest.approx(4 / (1 / 10_000 + 1 / 5))
+    assert 19.9 < few < 20
+    assert effective_patients(1 - labels, one_patient_each(labels), positive=1) == pytest.approx(few)
+
+
+def test_effective_patients_of_three_classes_are_the_mean_of_each_against_the_rest() -> None:
+    labels = np.repeat([0, 1, 2], [10, 20, 30])
+
+    found = effective_patients(labels, one_patient_each(labels), positive=1)
+
+    assert found == pytest.approx(np.mean([4 / (1 / one + 1 / (60 - one)) for one in (10, 20, 30)]))
+
+
+def test_influences_come_with_the_effective_patients_whose_copies_do_not_count() -> None:
+    labels, probabilities = two_models(60)
+    doubled = np.tile(labels, 2), np.tile(probabilities, (1, 2, 1))
+
+    found = patient_influences(*doubled, one_patient_each(labels) * 2, positive=1)
+
+    assert found.effective_patients == effective_patients(labels, one_patient_each(labels), positive=1)
+    assert found.effective_patients == pytest.approx(4 / (1 / 20 + 1 / 40))

@@ -16,14 +16,15 @@ from xraytune.cli.search import shown_path, tell_dashboard
 
 if TYPE_CHECKING:
     from xraytune.confirm.answer import ControlResult, DuplicatePoint, FinalistResult, Gain, RatioPoint
+    from xraytune.confirm.forecast import Forecast, VerdictChances
     from xraytune.confirm.record import Confirmation
 
 _TONES: dict[str, Tone] = {"helps": "good", "better": "good", "hurts": "bad", "worse": "bad"}
 _WORDS = {
-    "helps": "the synthetic images help",
-    "hurts": "the synthetic images hurt",
-    "no_better": "the synthetic images bring nothing",
-    "undecided": "undecided",
+    "helps": "synthetic images help",
+    "hurts": "synthetic images hurt",
+    "no_better": "synthetic images do not improve AUROC",
+    "undecided": "inconclusive: neither an improvement nor its absence was shown",
 }
 
 
@@ -40,8 +41,17 @@ def confirm(
     ] = None,
     gan_seeds: Annotated[
         int | None,
-        typer.Option(min=2, metavar="N", help="More GAN seeds than the study's; after a verdict, that is exploratory."),
+        typer.Option(
+            min=2,
+            metavar="N",
+            help="Use more GAN seeds than the study sets; adding them after a verdict makes the next one exploratory.",
+        ),
     ] = None,
+    forecast: Annotated[
+        bool,
+        typer.Option("--forecast", help="Train, forecast the verdict, and stop before the test folder is opened."),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Open the test folder without asking.")] = False,
     cache: Cache = None,
     address: Address = None,
     reason: Reason = "",
@@ -50,7 +60,7 @@ def confirm(
     """Answer the question: the best mixes against matched and tuned controls, on fresh seeds and the sealed test folder."""
     from xraytune.confirm.run import confirm
 
-    with ConfirmScreen() as screen:
+    with ConfirmScreen(only_forecast=forecast, ask=not yes, as_json=as_json) as screen:
         found = confirm(
             study,
             test=test,
@@ -71,15 +81,41 @@ def confirm(
 
 
 class ConfirmScreen:
-    """A `ConfirmObserver` that shows how far a confirm is."""
+    """A `ConfirmObserver` that shows how far a confirm is.
+
+    Args:
+        only_forecast: Whether to stop after the forecast.
+        ask: Whether to ask before the test folder is opened; without a terminal nobody is asked.
+        as_json: Whether stdout is for JSON.
+    """
+
+    def __init__(self, *, only_forecast: bool, ask: bool, as_json: bool) -> None:
+        self._only_forecast, self._ask, self._as_json = only_forecast, ask, as_json
 
     def __enter__(self) -> ConfirmScreen:
         self._drawing = ExitStack()
-        self.on_progress = self._drawing.enter_context(console.progress())
+        self._bars = self._drawing.enter_context(console.progress())
         return self
 
     def __exit__(self, *error: object) -> None:
         self._drawing.close()
+
+    def on_progress(self, what: str, done: int, total: int) -> None:
+        """A bar for each kind of work."""
+        self._bars(what, done, total)
+
+    def forecast(self, forecast: Forecast) -> None:
+        """Show it; stop where the folder is to stay sealed."""
+        self._drawing.close()
+        if self._as_json and self._only_forecast:
+            console.show_json(forecast.to_json())
+            raise typer.Exit
+        if not self._as_json:
+            show_forecast(forecast)
+        if self._only_forecast or (self._ask and not console.agreed("Open the test folder now?")):
+            console.say("the test folder stays sealed; --gan-seeds N adds seeds, the same command opens it")
+            raise typer.Exit
+        self._bars = self._drawing.enter_context(console.progress())
 
     def note(self, text: str) -> None:
         """A line above what is drawn."""
@@ -93,6 +129,33 @@ class ConfirmScreen:
         """A bar for each kind of run."""
         if total:
             self.on_progress(what, ended, total)
+
+
+def show_forecast(forecast: Forecast) -> None:
+    """The likeliest verdict of each design, by what is true."""
+    effects = sorted({one.true_difference for one in forecast.chances})
+    columns = (
+        Column(name="test AUROC", align="right"),
+        Column(name="GAN seeds", align="right"),
+        *(Column(name=f"if they add {effect:g}" if effect else "if they do nothing") for effect in effects),
+    )
+    designs = list(dict.fromkeys((one.design.auroc, one.design.gan_seeds) for one in forecast.chances))
+    rows: tuple[tuple[Cell | str, ...], ...] = tuple(
+        (
+            f"{auroc:.3f}",
+            str(gan_seeds),
+            *(_likeliest(one) for one in forecast.of_design(auroc=auroc, gan_seeds=gan_seeds)),
+        )
+        for auroc, gan_seeds in designs
+    )
+    title = "forecast: the likeliest verdict on the test folder, from the scores on val-B"
+    console.show(Frame(lines=(), tables=(Table(title=title, columns=columns, rows=rows),)))
+    console.say(forecast.in_words)
+
+
+def _likeliest(chances: VerdictChances) -> Cell:
+    word, chance = chances.likeliest
+    return Cell(f"{word.replace('_', ' ')} {chance:.0%}", _TONES.get(word, "plain"))
 
 
 def show(found: Confirmation) -> None:

@@ -21,6 +21,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, TextIO, TypeAlias, cast
 
+import typer
 from rich import box
 from rich import progress as bars
 from rich.console import Console, Group, RenderableType
@@ -183,6 +184,11 @@ def event(text: str) -> None:
 def is_live() -> bool:
     """Whether a person looks at a terminal that can be redrawn."""
     return _ERR.is_terminal and not _ERR.is_dumb_terminal
+
+
+def agreed(question: str) -> bool:
+    """Whether the person at the terminal says yes; where nobody can be asked, yes."""
+    return not (is_live() and sys.stdin is not None and sys.stdin.isatty()) or typer.confirm(question, err=True)
 
 
 def show_refusal(error: XraytuneError) -> None:

@@ -5,30 +5,46 @@ Pure arithmetic on AUROCs and patients' influences; what is asked of it here was
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+from scipy.stats import shapiro  # type: ignore[import-untyped]
 
 from xraytune.confirm.arms import Arm
 from xraytune.confirm.comparison import Comparison, compare
-from xraytune.confirm.plan import Plan
-from xraytune.confirm.power import (
+from xraytune.confirm.forecast import (
     Design,
-    Needed,
-    gan_seeds_to_decide,
-    patients_to_decide,
+    Forecast,
+    Spread,
+    VerdictChances,
+    measure_spread,
     probability_equivalent,
     smallest_detectable_difference,
+    verdict_chances,
 )
+from xraytune.confirm.plan import Plan
 from xraytune.confirm.resampling import BootstrapInterval, bootstrap_interval
-from xraytune.confirm.verdict import AgainstControl, OverallVerdict, PairVerdict, fixed_sequence, judge, overall
+from xraytune.confirm.verdict import (
+    AgainstControl,
+    Likeness,
+    OverallVerdict,
+    PairVerdict,
+    fixed_sequence,
+    judge,
+    overall,
+)
 from xraytune.metrics.classification import Floats, Labels
-from xraytune.metrics.placements import patient_influences
+from xraytune.metrics.placements import PatientInfluences, effective_patients, patient_influences
 
 ArmScores = Callable[[str], Floats]
 """From an arm's name to its probabilities, float64 [G, K, N, C]."""
+
+
+MORE_GAN_SEEDS = (10, 20)
+"""Numbers of GAN seeds that a forecast covers besides the design's own."""
+_LOWER_ON_TEST = 0.03
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,10 +66,7 @@ class ControlResult:
         verdict: In words.
         bootstrap: The percentile interval, as a check.
         detectable: The smallest difference that this design finds with a chance of .8.
-        chance_of_equivalent: Of being told `equivalent` if there were no difference.
-        more_patients: How many would decide, where it is undecided; None also where both arms rank every image right, for
-            then nothing varies that would tell.
-        more_gan_seeds: Likewise.
+        chance_of_equivalent: Of `equivalent` if there were no difference.
     """
 
     control: Arm
@@ -62,18 +75,37 @@ class ControlResult:
     bootstrap: BootstrapInterval
     detectable: float
     chance_of_equivalent: float
-    more_patients: Needed | None
-    more_gan_seeds: Needed | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinalistResult:
-    """A finalist and all that it was compared with; `verdict` is None where it was not tested."""
+    """A finalist and all that it was compared with.
+
+    Attributes:
+        arm: The finalist.
+        auroc: Mean over its replicates, on the test images.
+        gan_aurocs: The AUROC of each GAN seed, mean over its classifier seeds, [G].
+        results: Against each control.
+        verdict: None where it was not tested.
+        larger_designs: Where it is undecided: what studies with more patients or GAN seeds would end with, if the finalist
+            equals all controls, and if it is better by two ROPE.
+    """
 
     arm: Arm
     auroc: float
+    gan_aurocs: tuple[float, ...]
     results: tuple[ControlResult, ...]
     verdict: OverallVerdict | None
+    larger_designs: tuple[VerdictChances, ...] = ()
+
+    @property
+    def has_outlying_gan(self) -> bool:
+        """Whether the GAN seeds' AUROCs are plainly not normal, as where a GAN collapses now and then.
+
+        Source: Shapiro & Wilk 1965, "An analysis of variance test for normality", at 1 %.
+        """
+        few_or_equal = len(self.gan_aurocs) < 3 or len(set(self.gan_aurocs)) < 2
+        return not few_or_equal and float(shapiro(self.gan_aurocs).pvalue) < 0.01
 
 
 RATIO_CAVEAT = (
@@ -133,14 +165,55 @@ def judge_finalists(
     for finalist in (arm for arm in plan.arms if arm.role == "finalist"):
         results = tuple(
             _against(measured[finalist.name], measured[control.name], control, rope=rope, seed=seed)
-            for control in _controls(plan, finalist)
+            for control in controls_of(plan, finalist)
         )
         found.append((finalist, results))
-    verdicts = fixed_sequence([overall([_pair(result) for result in results]) for _, results in found])
+    verdicts = fixed_sequence([overall(as_verdicts(results)) for _, results in found])
     return tuple(
-        FinalistResult(arm=arm, auroc=float(measured[arm.name][0].mean()), results=results, verdict=verdict)
+        FinalistResult(
+            arm=arm,
+            auroc=float(measured[arm.name].aurocs.mean()),
+            gan_aurocs=tuple(float(auroc) for auroc in measured[arm.name].aurocs.mean(axis=1)),
+            results=results,
+            verdict=verdict,
+            larger_designs=_larger_designs(arm, results, measured, rope)
+            if verdict is not None and verdict.word == "undecided"
+            else (),
+        )
         for (arm, results), verdict in zip(found, verdicts, strict=True)
     )
+
+
+def forecast_verdict(plan: Plan, val_b: Judged, test: Judged, scores: ArmScores, *, rope: float) -> Forecast:
+    """The chance of each verdict on the first finalist, from all replicates' scores on val-B and the test folder's size.
+
+    True differences are 0, one and two ROPE; GAN seeds those of the plan, 10 and 20; AUROCs on the test folder the mean on
+    val-B and .03 lower, because val-B chose the arms and often lies nearer to the ceiling.
+
+    Args:
+        plan: All of whose runs are scored on val-B.
+        val_b: Its images.
+        test: The test folder's, whose scores nobody knows.
+        scores: On val-B.
+        rope: Half the width of the region of practical equivalence, in AUROC.
+    """
+    first = next(arm for arm in plan.arms if arm.role == "finalist")
+    controls = controls_of(plan, first)
+    spread = _spread([_measure(val_b, scores(arm.name)) for arm in (first, *controls)])
+    patients = effective_patients(test.labels, test.patients, positive=test.positive)
+    chances = tuple(
+        verdict_chances(
+            spread,
+            Design(effective_patients=patients, gan_seeds=gan_seeds, auroc=spread.auroc - lower),
+            [likeness(control) for control in controls],
+            rope=rope,
+            true_difference=ropes * rope,
+        )
+        for lower in (0.0, _LOWER_ON_TEST)
+        for gan_seeds in (plan.gan_seeds, *(more for more in MORE_GAN_SEEDS if more > plan.gan_seeds))
+        for ropes in (0, 1, 2)
+    )
+    return Forecast(gan_seeds=plan.gan_seeds, val_b_auroc=spread.auroc, rope=rope, chances=chances)
 
 
 def ratio_response(plan: Plan, judged: Judged, scores: ArmScores) -> tuple[RatioPoint, ...]:
@@ -152,70 +225,103 @@ def ratio_response(plan: Plan, judged: Judged, scores: ArmScores) -> tuple[Ratio
     base = _measure(judged, scores(zero.name))
     at_ratios = [arm for arm in plan.arms if arm.role in ("matched", "ratio") and arm.trial == first.trial]
     duplicates = {arm.parameters.synthetic_ratio: arm for arm in at_ratios if arm.parameters.source == "duplicate"}
-    points = [RatioPoint(ratio=0.0, auroc=float(base[0].mean()), gain=0.0, low=0.0, high=0.0)]
+    points = [RatioPoint(ratio=0.0, auroc=float(base.aurocs.mean()), gain=0.0, low=0.0, high=0.0)]
     for arm in (first, *(arm for arm in at_ratios if arm.parameters.source == first.parameters.source)):
         ratio, finalist = arm.parameters.synthetic_ratio, _measure(judged, scores(arm.name))
-        point = RatioPoint(ratio=ratio, auroc=float(finalist[0].mean()), **asdict(_gain(finalist, base)))
+        point = RatioPoint(ratio=ratio, auroc=float(finalist.aurocs.mean()), **asdict(_gain(finalist, base)))
         if ratio in duplicates:
             again = _measure(judged, scores(duplicates[ratio].name))
-            duplicate = DuplicatePoint(auroc=float(again[0].mean()), **asdict(_gain(again, base)))
+            duplicate = DuplicatePoint(auroc=float(again.aurocs.mean()), **asdict(_gain(again, base)))
             point = replace(point, duplicate=duplicate, over_duplicate=_gain(finalist, again))
         points.append(point)
     return tuple(sorted(points, key=lambda point: point.ratio))
 
 
-def _gain(one: tuple[Floats, Floats], other: tuple[Floats, Floats]) -> Gain:
-    interval = compare(np.stack([one[0], other[0]]), np.stack([one[1], other[1]])).interval
+def _gain(one: PatientInfluences, other: PatientInfluences) -> Gain:
+    interval = _compared(one, other).interval
     return Gain(gain=interval.difference, low=interval.low, high=interval.high)
 
 
-def _controls(plan: Plan, finalist: Arm) -> Sequence[Arm]:
+def controls_of(plan: Plan, finalist: Arm) -> Sequence[Arm]:
+    """What a finalist is compared with."""
     return [arm for arm in plan.arms if arm.role == "tuned" or (arm.role == "matched" and arm.trial == finalist.trial)]
+
+
+def likeness(control: Arm) -> frozenset[Likeness]:
+    """What a control can show of a finalist; with `matching: total`, `none` has as many images a step as well."""
+    if control.role != "matched":
+        return frozenset()
+    if control.parameters.source == "duplicate":
+        return frozenset({"as many images a step"})
+    if control.parameters.matching == "total":
+        return frozenset({"no synthetic images", "as many images a step"})
+    return frozenset({"no synthetic images"})
+
+
+def as_verdicts(results: Sequence[ControlResult]) -> list[AgainstControl]:
+    """What `overall` judges."""
+    return [
+        AgainstControl(control=one.control.name, likeness=likeness(one.control), verdict=one.verdict) for one in results
+    ]
 
 
 def _is_matched_none(arm: Arm) -> bool:
     return arm.role == "matched" and arm.parameters.source == "none"
 
 
-def _pair(result: ControlResult) -> AgainstControl:
-    return AgainstControl(
-        control=result.control.name,
-        is_matched_without_synthetic=_is_matched_none(result.control),
-        verdict=result.verdict,
-    )
-
-
-def _measure(judged: Judged, probabilities: Floats) -> tuple[Floats, Floats]:
+def _measure(judged: Judged, probabilities: Floats) -> PatientInfluences:
     """AUROCs [G, K] and influences [G, K, P] of an arm's probabilities [G, K, N, C]."""
     gan_seeds, classifier_seeds, images, classes = probabilities.shape
     flat = probabilities.reshape(gan_seeds * classifier_seeds, images, classes)
     found = patient_influences(judged.labels, flat, judged.patients, positive=judged.positive)
     shape = (gan_seeds, classifier_seeds)
-    return found.aurocs.reshape(shape), found.influences.reshape(*shape, -1)
+    return replace(found, aurocs=found.aurocs.reshape(shape), influences=found.influences.reshape(*shape, -1))
+
+
+def _stacked(arms: Sequence[PatientInfluences]) -> tuple[Floats, Floats]:
+    return np.stack([arm.aurocs for arm in arms]), np.stack([arm.influences for arm in arms])
+
+
+def _compared(one: PatientInfluences, other: PatientInfluences) -> Comparison:
+    return compare(*_stacked([one, other]), effective_patients=one.effective_patients)
+
+
+def _spread(arms: Sequence[PatientInfluences]) -> Spread:
+    return measure_spread(*_stacked(arms), effective_patients=arms[0].effective_patients)
 
 
 def _against(
-    finalist: tuple[Floats, Floats], other: tuple[Floats, Floats], control: Arm, *, rope: float, seed: int
+    finalist: PatientInfluences, other: PatientInfluences, control: Arm, *, rope: float, seed: int
 ) -> ControlResult:
-    aurocs, influences = np.stack([finalist[0], other[0]]), np.stack([finalist[1], other[1]])
-    comparison = compare(aurocs, influences)
-    verdict = judge(comparison, rope=rope)
-    components = comparison.components
-    design = Design(
-        patients=comparison.patients,
-        gan_seeds=comparison.gan_seeds,
-        classifier_seeds=comparison.classifier_seeds,
-    )
-    is_open = verdict.words == ("undecided",) and not comparison.is_saturated
+    comparison, spread = _compared(finalist, other), _spread([finalist, other])
+    design = Design(effective_patients=finalist.effective_patients, gan_seeds=len(finalist.aurocs), auroc=spread.auroc)
     return ControlResult(
         control=control,
         comparison=comparison,
-        verdict=verdict,
-        bootstrap=bootstrap_interval(aurocs, influences, seed=seed),
-        detectable=smallest_detectable_difference(components, design),
-        chance_of_equivalent=probability_equivalent(components, design, rope=rope),
-        more_patients=patients_to_decide(components, design, rope=rope) if is_open else None,
-        more_gan_seeds=gan_seeds_to_decide(components, design, rope=rope) if is_open else None,
+        verdict=judge(comparison.evidence, rope=rope),
+        bootstrap=bootstrap_interval(*_stacked([finalist, other]), seed=seed),
+        detectable=smallest_detectable_difference(spread, design),
+        chance_of_equivalent=probability_equivalent(spread, design, rope=rope),
+    )
+
+
+def _larger_designs(
+    finalist: Arm, results: Sequence[ControlResult], measured: Mapping[str, PatientInfluences], rope: float
+) -> tuple[VerdictChances, ...]:
+    own = measured[finalist.name]
+    spread = _spread([own, *(measured[result.control.name] for result in results)])
+    gan_seeds = len(own.aurocs)
+    return tuple(
+        verdict_chances(
+            spread,
+            Design(effective_patients=times * own.effective_patients, gan_seeds=seeds, auroc=spread.auroc),
+            [likeness(result.control) for result in results],
+            rope=rope,
+            true_difference=ropes * rope,
+        )
+        for times in (1, 2, 4, 8)
+        for seeds in (gan_seeds, *(more for more in MORE_GAN_SEEDS if more > gan_seeds))
+        for ropes in (0, 2)
     )
 
 
@@ -226,9 +332,12 @@ def finalist_json(finalist: FinalistResult) -> dict[str, Any]:
         "arm": finalist.arm.name,
         "trial": finalist.arm.trial,
         "auroc": finalist.auroc,
+        "gan_aurocs": list(finalist.gan_aurocs),
+        "worst_gan_auroc": min(finalist.gan_aurocs),
         "verdict": "not_tested" if verdict is None else verdict.word,
         "because_of": [] if verdict is None else list(verdict.controls),
         "comparisons": [_result_json(result) for result in finalist.results],
+        "larger_designs": [chances.to_json() for chances in finalist.larger_designs],
     }
 
 
@@ -242,13 +351,7 @@ def _result_json(result: ControlResult) -> dict[str, Any]:
         "verdict": list(result.verdict.words),
         "bootstrap": {"low": result.bootstrap.low, "high": result.bootstrap.high},
         "variance_components": asdict(comparison.components),
-        "is_saturated": comparison.is_saturated,
+        "p_better_by_rope": result.verdict.p_better_by_rope,
         "smallest_detectable_difference": result.detectable,
         "chance_of_equivalent": result.chance_of_equivalent,
-        "patients_that_would_decide": _needed_json(result.more_patients),
-        "gan_seeds_that_would_decide": _needed_json(result.more_gan_seeds),
     }
-
-
-def _needed_json(needed: Needed | None) -> dict[str, Any] | None:
-    return None if needed is None else asdict(needed)

@@ -6,6 +6,9 @@ few, and the two errors are of the same size here; an interval over one of them 
 
 The GAN seeds are the readers of a multi-reader multi-case study: drawn at random, each scoring the same patients in both
 arms. An arm without a GAN has replicates too; there the pair of seeds only names them.
+
+The interval is a score interval: it holds the differences that a test does not reject, and the test of a difference uses the
+variance that the patients would have if it were true. docs/decisions/0010 says why, with the simulations.
 """
 
 from __future__ import annotations
@@ -15,13 +18,41 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.optimize import brentq  # type: ignore[import-untyped]
 from scipy.special import stdtr, stdtrit  # type: ignore[import-untyped]  # Student's t: its cdf, and the inverse
 
 from xraytune.errors import ConfigError, Problem
+from xraytune.metrics.binormal import around, placement_variance
 from xraytune.metrics.classification import Floats
 
 MOST_DEGREES = 1e6
 """Where Student's t is the normal distribution to six digits. Infinity would be no JSON number."""
+PRIOR_PATIENTS = 20
+"""What the binormal variance counts for, beside the one estimated from the patients of the test folder."""
+
+PATIENTS_PER_DEGREE = 8
+"""Effective patients for each degree of freedom of their variance: only those that the arms rank differently count."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What a test of a difference is computed from; each figure is a number or an array, and all broadcast.
+
+    Attributes:
+        difference: Estimated, the first arm's AUROC less the second's.
+        mean_auroc: Mean of the two arms' AUROCs.
+        seed_variance: Sample variance of the GAN seeds' differences.
+        patient_variance: Of the difference over other patients, with these seeds; a negative estimate counts as 0.
+        gan_seeds: GAN seeds, at least 2.
+        effective_patients: 4 / (1/n + 1/m) for n patients of one class and m of the other.
+    """
+
+    difference: ArrayLike
+    mean_auroc: ArrayLike
+    seed_variance: ArrayLike
+    patient_variance: ArrayLike
+    gan_seeds: int
+    effective_patients: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,63 +108,138 @@ class Comparison:
 
     Attributes:
         interval: Of the difference of their AUROCs, first less second.
+        evidence: What the interval and every other test of the difference are computed from.
         aurocs: The means of the two arms.
         patients: Patients in the test folder.
-        gan_seeds: GAN seeds.
-        classifier_seeds: Classifier seeds of each.
+        classifier_seeds: Classifier seeds of each GAN seed.
         components: Where the uncertainty comes from.
-        is_saturated: Whether both arms rank every image right (or every one wrong) with every seed. Then no influence
-            differs from 0 and the interval is a point, which is no knowledge about other patients.
     """
 
     interval: HillisInterval
+    evidence: Evidence
     aurocs: tuple[float, float]
     patients: int
-    gan_seeds: int
     classifier_seeds: int
     components: VarianceComponents
-    is_saturated: bool
 
 
-def compare(aurocs: Floats, influences: Floats) -> Comparison:
+def compare(aurocs: Floats, influences: Floats, *, effective_patients: float) -> Comparison:
     """Compare arm 0 with arm 1.
 
-    Classifier seeds are averaged within their GAN seed. Swapping the arms changes the signs and nothing else; the same arm
-    twice gives the difference 0 and the interval from 0 to 0.
+    Classifier seeds are averaged within their GAN seed. Swapping the arms changes the signs and nothing else.
 
     Args:
         aurocs: float64 [2, G, K]: arm, GAN seed, classifier seed; G >= 2.
         influences: float64 [2, G, K, P], as `patient_influences` has them, on the same P patients throughout.
+        effective_patients: As `patient_influences` has it.
 
     Raises:
         ConfigError: A single GAN seed.
     """
-    _, gan_seeds, classifier_seeds, patients = influences.shape
-    if gan_seeds < 2:
-        what = "confirm.gan_seeds: with one seed, chance cannot be told from an effect"
-        raise ConfigError(Problem(what, fix="take at least 2, better 5"))
-    # Differences first: they are exactly 0 for equal arms, and exactly opposite for swapped ones.
-    gaps, gap_influences = aurocs[0] - aurocs[1], influences[0] - influences[1]
-    of_gan, influences_of_gan = gaps.mean(axis=1), gap_influences.mean(axis=1)
+    evidence = gather(aurocs, influences, effective_patients=effective_patients)
     means = aurocs.mean(axis=(1, 2))
     return Comparison(
-        interval=hillis_interval(
-            difference=float(of_gan.mean()),
-            mean_square=float(of_gan.var(ddof=1)) / 2,
-            excess_covariance=_mean_off_diagonal(influences_of_gan @ influences_of_gan.T) / 2,
-            readers=gan_seeds,
-        ),
+        interval=score_interval(evidence),
+        evidence=evidence,
         aurocs=(float(means[0]), float(means[1])),
-        patients=patients,
-        gan_seeds=gan_seeds,
-        classifier_seeds=classifier_seeds,
-        components=_variance_components(gaps, gap_influences),
-        is_saturated=not influences.any(),
+        patients=influences.shape[3],
+        classifier_seeds=influences.shape[2],
+        components=_variance_components(aurocs[0] - aurocs[1], influences[0] - influences[1]),
     )
+
+
+def gather(aurocs: Floats, influences: Floats, *, effective_patients: float) -> Evidence:
+    """What `compare` tests with; it takes the same and raises the same."""
+    gan_seeds = aurocs.shape[1]
+    if gan_seeds < 2:
+        what = "confirm.gan_seeds: one seed cannot separate chance from an effect"
+        raise ConfigError(Problem(what, fix="use at least 4, better 5"))
+    # Differences first: they are exactly opposite for swapped arms.
+    of_gan, influences_of_gan = (aurocs[0] - aurocs[1]).mean(axis=1), (influences[0] - influences[1]).mean(axis=1)
+    return Evidence(
+        difference=float(of_gan.mean()),
+        mean_auroc=float(aurocs.mean()),
+        seed_variance=float(of_gan.var(ddof=1)),
+        patient_variance=_mean_off_diagonal(influences_of_gan @ influences_of_gan.T),
+        gan_seeds=gan_seeds,
+        effective_patients=effective_patients,
+    )
+
+
+def p_value_above(evidence: Evidence, difference: ArrayLike) -> Floats:
+    """One-sided p-value of "the true difference is at most this one": small where the estimate lies above it."""
+    error, degrees = _error_at(evidence, difference)
+    return np.asarray(stdtr(degrees, (np.asarray(difference) - evidence.difference) / error))
+
+
+def p_value_below(evidence: Evidence, difference: ArrayLike) -> Floats:
+    """One-sided p-value of "the true difference is at least this one": small where the estimate lies below it."""
+    error, degrees = _error_at(evidence, difference)
+    return np.asarray(stdtr(degrees, (np.asarray(evidence.difference) - difference) / error))
+
+
+def score_interval(evidence: Evidence) -> HillisInterval:
+    """The differences that neither one-sided test rejects, of numbers."""
+    centre = float(np.asarray(evidence.difference))
+    error, degrees = (float(figure) for figure in _error_at(evidence, centre))
+
+    def end(quantile: float, sign: int) -> float:
+        def excess(distance: float) -> float:
+            error, degrees = _error_at(evidence, centre + sign * distance)
+            return float(distance - stdtrit(degrees, quantile) * error)
+
+        furthest = 1 - sign * centre
+        return centre + sign * (float(brentq(excess, 0.0, furthest, xtol=1e-12)) if excess(furthest) > 0 else furthest)
+
+    below, above = (float(test(evidence, 0.0)) for test in (p_value_below, p_value_above))
+    return HillisInterval(
+        difference=centre,
+        standard_error=error,
+        degrees_of_freedom=degrees,
+        low=end(0.975, -1),
+        high=end(0.975, 1),
+        low_90=end(0.95, -1),
+        high_90=end(0.95, 1),
+        p_value=min(2 * min(below, above), 1.0),
+    )
+
+
+def _error_at(evidence: Evidence, difference: ArrayLike) -> tuple[Floats, Floats]:
+    """Standard error and degrees of freedom that the estimate has if this is the true difference.
+
+    Source: Satterthwaite 1946, "An approximate distribution of estimates of variance components"; with infinitely many
+    patients it is Hillis' formula.
+    """
+    patients = patient_variance_at(evidence, difference)
+    seeds = np.asarray(evidence.seed_variance) / evidence.gan_seeds
+    with np.errstate(divide="ignore", invalid="ignore"):
+        parts = seeds**2 / (evidence.gan_seeds - 1) + patients**2 / (evidence.effective_patients / PATIENTS_PER_DEGREE)
+        degrees = (seeds + patients) ** 2 / parts
+    return np.sqrt(seeds + patients), np.asarray(np.fmin(degrees, MOST_DEGREES))
+
+
+def patient_variance_at(evidence: Evidence, difference: ArrayLike) -> Floats:
+    """The patients' variance of an estimated difference, if this is the true one.
+
+    The estimated variance belongs to the estimated difference; it grows as it does in the binormal model and is never
+    lowered. With few patients hardly any is ranked otherwise by one arm than by the other, and the estimate is mostly noise:
+    the binormal variance itself counts for `PRIOR_PATIENTS` beside it.
+
+    Source: after the score interval of paired proportions, Tango 1998, "Equivalence test and confidence interval for the
+    difference in proportions for the paired-sample design".
+    """
+    here = placement_variance(*around(evidence.mean_auroc, evidence.difference))
+    there = placement_variance(*around(evidence.mean_auroc, difference))
+    estimated = np.maximum(evidence.patient_variance, 0) * np.maximum(there / here, 1)
+    prior = 4 / evidence.effective_patients * there
+    weight = PRIOR_PATIENTS / (evidence.effective_patients + PRIOR_PATIENTS)
+    return np.asarray((1 - weight) * estimated + weight * prior)
 
 
 def hillis_interval(*, difference: float, mean_square: float, excess_covariance: float, readers: int) -> HillisInterval:
     """The interval of Obuchowski & Rockette for two treatments, random readers and random cases.
+
+    It takes the variance at the estimate; `score_interval` is the same where the patients are many.
 
     Args:
         difference: Mean over readers.

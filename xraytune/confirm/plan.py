@@ -24,6 +24,7 @@ from xraytune.files import write_json
 CONFIRM_FOLDER = "confirm"
 TOP_UP_FOLDER = "top_up"
 PLAN_FILE = "plan.json"
+FORECAST_FILE = "forecast.json"
 VERDICT_FILE = "verdict.json"
 EARLIER_TOP_UP = (
     "the tuned controls of this confirm were chosen by the rule of an earlier version: their arms were given as many fully "

@@ -6,11 +6,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from xraytune.confirm.answer import RATIO_CAVEAT, ControlResult, FinalistResult, RatioPoint, finalist_json
+from xraytune.confirm.answer import (
+    RATIO_CAVEAT,
+    ControlResult,
+    FinalistResult,
+    RatioPoint,
+    as_verdicts,
+    finalist_json,
+)
+from xraytune.confirm.forecast import Forecast, VerdictChances
 from xraytune.confirm.plan import EARLIER_TOP_UP, VERDICT_FILE
+from xraytune.confirm.verdict import shows_harm
 from xraytune.files import write_json, write_text
 
 METHODS_FILE = "methods.md"
+_DECIDES = 0.8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +31,7 @@ class Confirmation:
         study: The study's folder.
         finalists: In the order of val-B, each with its comparisons and its verdict.
         ratios: The first finalist at every ratio, on val-B.
+        forecast: What was to be expected before the test folder was opened.
         exploratory: Why the verdict confirms nothing; empty where it does.
         notes: What a person should know.
         gan_seeds: GAN seeds of each arm.
@@ -35,6 +46,7 @@ class Confirmation:
     study: Path
     finalists: tuple[FinalistResult, ...]
     ratios: tuple[RatioPoint, ...]
+    forecast: Forecast
     exploratory: tuple[str, ...]
     notes: tuple[str, ...]
     gan_seeds: int
@@ -55,7 +67,7 @@ class Confirmation:
     def to_json(self) -> dict[str, Any]:
         """As `verdict.json` has it."""
         return {
-            "version": 1,
+            "version": 2,
             "study": self.study.name,
             "verdict": self.word,
             "exploratory": list(self.exploratory),
@@ -71,6 +83,7 @@ class Confirmation:
                 "fingerprint": self.test_fingerprint,
             },
             "finalists": [finalist_json(finalist) for finalist in self.finalists],
+            "forecast": self.forecast.to_json(),
             "ratio_response": [asdict(point) for point in self.ratios],
             "ratio_caveat": RATIO_CAVEAT if self.ratios else "",
             "notes": list(self.notes),
@@ -94,23 +107,22 @@ def answer_paragraph(confirmation: Confirmation) -> str:
     assert first.verdict is not None, "the first finalist is always tested"
     name, controls, rope = first.arm.name, " and ".join(first.verdict.controls), confirmation.rope
     said = {
-        "helps": f"The synthetic images helped: {name} beats every control ({controls}).",
-        "hurts": f"The synthetic images hurt: {name} is worse than {controls}, which has all of its settings and no "
-        "synthetic image.",
-        "no_better": f"The synthetic images brought nothing: {name} is no better than {controls} (equal within {rope:g} "
-        "AUROC, or worse).",
-        "undecided": f"Undecided: with these seeds and test patients {name} can be told neither better than nor equal to "
-        f"{controls}.",
+        "helps": f"Synthetic images helped: {name} is better than every control ({controls}).",
+        "hurts": f"Synthetic images hurt: {name} is worse than {controls}, which keep all of its settings.",
+        "no_better": f"Synthetic images did not improve AUROC: an improvement of {rope:g} or more over {controls} is ruled "
+        "out.",
+        "undecided": f"Inconclusive: with these seeds and test patients, {name} is not better than every control, and an "
+        f"improvement of {rope:g} or more is not ruled out ({controls}).",
     }[first.verdict.word]
     hedge = "Exploratory, not a confirmation: " if confirmation.exploratory else ""
     why = f" It is exploratory because {' and '.join(confirmation.exploratory)}." if confirmation.exploratory else ""
     figures = " ".join(_figures(result) for result in first.results)
-    decide = _what_would_decide(first) if first.verdict.word == "undecided" else ""
     return (
         f"{hedge}{said} On {confirmation.test_images} test images of {confirmation.test_patients} patients its AUROC is "
         f"{first.auroc:.3f}, the mean over {confirmation.gan_seeds} GAN seeds and {confirmation.classifier_seeds} "
-        f"classifier seeds each. {figures}{decide}{why} All of this is about classifiers trained on these "
-        f"{confirmation.train_images} images, in this split, and about patients like those of the test folder."
+        f"classifier seeds each{_of_gans(first)}. {figures}{_more_draws(first)}{_what_would_decide(first)}{why} All of this "
+        f"is about classifiers trained on these {confirmation.train_images} images, in this split, and about patients like "
+        "those of the test folder."
     )
 
 
@@ -122,13 +134,63 @@ def _figures(result: ControlResult) -> str:
     )
 
 
-def _what_would_decide(finalist: FinalistResult) -> str:
-    open_ones = [result for result in finalist.results if result.more_patients or result.more_gan_seeds]
-    if not open_ones:
+def _of_gans(finalist: FinalistResult) -> str:
+    """What the mean is a mean of."""
+    if finalist.arm.parameters.gan is None:
         return ""
-    widest = max(open_ones, key=lambda result: result.comparison.interval.standard_error)
-    said = [needed.why for needed in (widest.more_patients, widest.more_gan_seeds) if needed]
-    return f" To decide against {widest.control.name}: {'; '.join(said)}."
+    aurocs = ", ".join(f"{auroc:.3f}" for auroc in finalist.gan_aurocs)
+    outlying = (
+        "; they are plainly not normal, so the intervals may be too narrow and a GAN that collapses now and then would be "
+        "missed"
+        if finalist.has_outlying_gan
+        else ""
+    )
+    worst = min(finalist.gan_aurocs)
+    return f" (it estimates the mean over GANs trained this way; here {aurocs}, worst {worst:.3f}{outlying})"
+
+
+def _more_draws(finalist: FinalistResult) -> str:
+    """Where the finalist is worse than the control without images, but not than the one with as many images a step."""
+    against = as_verdicts(finalist.results)
+    worse = [one for one in against if "no synthetic images" in one.likeness and one.verdict.is_worse]
+    others = [one for one in against if one.likeness and not one.verdict.is_worse]
+    if not worse or (shows_harm(against) and not others):
+        return ""
+    if others:
+        return (
+            f" It is worse than {worse[0].control} but not than {others[0].control}: drawing more images a step hurt, not "
+            "shown to be the synthetic ones."
+        )
+    return (
+        f" It is worse than {worse[0].control}; without a matched `duplicate` nobody can tell whether the synthetic images "
+        "did it or the larger number of images a step."
+    )
+
+
+def _what_would_decide(finalist: FinalistResult) -> str:
+    """The smallest larger design that answers in four of five studies, if the images do nothing or add two ROPE."""
+    chances = finalist.larger_designs
+    if not chances:
+        return ""
+    own = chances[0].design
+    for none, gain in zip(chances[::2], chances[1::2], strict=True):
+        if none.no_better >= _DECIDES and gain.helps >= _DECIDES:
+            return (
+                f" A study with {none.design.effective_patients / own.effective_patients:g} times the test patients and "
+                f"{none.design.gan_seeds} GAN seeds would answer: {_in_words(none, gain)}."
+            )
+    return (
+        " Even the largest design that was looked at would often not answer "
+        f"({chances[-1].design.effective_patients / own.effective_patients:g} times the test patients, "
+        f"{chances[-1].design.gan_seeds} GAN seeds: {_in_words(*chances[-2:])})."
+    )
+
+
+def _in_words(none: VerdictChances, gain: VerdictChances) -> str:
+    return (
+        f"no_better with a chance of {none.no_better:.0%} if the images make no difference, helps with {gain.helps:.0%} if "
+        f"they add {gain.true_difference:g}"
+    )
 
 
 def methods_paragraph(confirmation: Confirmation) -> str:
@@ -142,11 +204,12 @@ def methods_paragraph(confirmation: Confirmation) -> str:
         f"{confirmation.classifier_seeds} classifier seeds nested in them, none of which the search had used, for the same "
         "number of optimiser steps, on the same stream of real images in each replicate; the epoch with the best val-A "
         f"AUROC was kept. {_opening_in_words(confirmation)} Differences in AUROC have 95 % intervals for "
-        "random seeds and random patients (Obuchowski-Rockette model, Hillis' degrees of freedom, GAN seeds as readers; "
-        "DeLong covariances clustered by patient). A finalist helps if it is better than every control "
-        "(intersection-union test); a difference counts as none if its 90 % interval lies within "
-        f"{confirmation.rope:g} AUROC; finalists were tested in the order of val-B until the first that did not help."
-        f"{notes}"
+        "random seeds and random patients (Obuchowski-Rockette model, GAN seeds as readers; DeLong covariances clustered "
+        "by patient; score intervals with the patients' variance at the difference tested, Satterthwaite's degrees of "
+        "freedom). A finalist helps if it is better than every control, and hurts if it is worse than its matched controls "
+        "(intersection-union tests); it is no better if a one-sided test rules out an improvement of "
+        f"{confirmation.rope:g} AUROC over a control (5 % in all, Holm's correction); finalists were tested in the "
+        f"order of val-B until the first that did not help.{notes}"
     )
 
 

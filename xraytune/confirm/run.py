@@ -1,6 +1,6 @@
 """From a finished search to a verdict: finalists against their controls, on fresh seeds and the sealed test folder.
 
-    finalists -> top-up -> plan -> replicates, all of their steps -> val-B -> the test folder, once -> verdict
+    finalists -> top-up -> plan -> replicates, all of their steps -> val-B -> forecast -> the test folder, once -> verdict
 
 The same call again goes on where the last one stopped: what was trained lies in the study's `confirm/`, nothing runs twice.
 """
@@ -16,14 +16,14 @@ import numpy as np
 
 from xraytune.compute import pin, require_device
 from xraytune.config.settings import Parameters
-from xraytune.confirm.answer import ArmScores, Judged, judge_finalists, ratio_response
+from xraytune.confirm.answer import ArmScores, Judged, forecast_verdict, judge_finalists, ratio_response
 from xraytune.confirm.arms import Candidate, Stopped, Trials, choose_finalists, to_be_finished
-from xraytune.confirm.plan import CONFIRM_FOLDER, Plan, read_plan
+from xraytune.confirm.plan import CONFIRM_FOLDER, FORECAST_FILE, Plan, read_plan
 from xraytune.confirm.record import Confirmation, write_verdict
 from xraytune.confirm.scores import TEST, VAL_B, has_any_scores, has_scores, score, scores, scoring_compute
 from xraytune.confirm.test_images import SealedTest, find_test, open_test, require_scored_test
 from xraytune.confirm.training import ConfirmObserver, Quiet, Training
-from xraytune.files import require_writable
+from xraytune.files import require_writable, write_json
 from xraytune.metrics.classification import Floats
 from xraytune.pipeline.album import ImageGroup, side_group
 from xraytune.pipeline.prepare import require_pixels
@@ -35,6 +35,9 @@ from xraytune.search.rungs import rungs_of
 from xraytune.search.runner import Runner, survey
 from xraytune.search.slots import resolved
 from xraytune.search.study import StudyFolder, environment, locked, named
+
+FEWEST_GAN_SEEDS = 4
+"""With fewer the 95 % interval covers 89 to 94 %."""
 
 
 def confirm(
@@ -63,7 +66,8 @@ def confirm(
         cache: The artifact cache; by default the one beside the studies.
         address: A Ray cluster; by default Ray starts on this machine.
         reason: Why the test folder is opened, for the log of its openings.
-        observer: Told what happens.
+        observer: Notified of what happens. Its `forecast` is called before the test folder is opened; an exception there
+            leaves the folder sealed.
         on_progress: Told how far the work beside the runs is.
 
     Raises:
@@ -143,7 +147,17 @@ def _judge(training: Training, plan: Plan, sealed: SealedTest, reason: str, on_p
     compute = scoring_compute(folder, training.compute, is_complete=is_complete)
     pin(compute)
     _score(training, compute, VAL_B, every, side_group(VAL_B, side, prepared, training.cache), on_progress)
+    test = Judged(
+        labels=np.array([image.label for image in sealed.images], dtype=np.int64),
+        patients=tuple(image.patient for image in sealed.images),
+        positive=prepared.positive,
+    )
+    val_b = Judged(labels=side.labels, patients=side.patients, positive=prepared.positive)
+    rope = settings.confirm.rope
+    forecast = forecast_verdict(plan, val_b, test, _arm_scores(folder, plan, VAL_B), rope=rope)
     if not all(has_scores(folder, number, TEST) for number in of_test):
+        write_json(folder.path / FORECAST_FILE, forecast.to_json())
+        training.observer.forecast(forecast)
         write_opening(
             *study_logs(training.folder.path),
             command="confirm",
@@ -157,18 +171,12 @@ def _judge(training: Training, plan: Plan, sealed: SealedTest, reason: str, on_p
         plan = training.opened_after(plan, openings_before(training.folder.path, sealed.fingerprint))
         group = open_test(sealed, prepared, training.cache, on_progress=on_progress)
         _score(training, compute, TEST, of_test, group, on_progress)
-    test = Judged(
-        labels=np.array([image.label for image in sealed.images], dtype=np.int64),
-        patients=tuple(image.patient for image in sealed.images),
-        positive=prepared.positive,
-    )
-    val_b = Judged(labels=side.labels, patients=side.patients, positive=prepared.positive)
-    rope = settings.confirm.rope
     return Confirmation(
         study=training.folder.path,
         finalists=judge_finalists(plan, test, _arm_scores(folder, plan, TEST), rope=rope, seed=settings.seed),
         ratios=ratio_response(plan, val_b, _arm_scores(folder, plan, VAL_B)),
-        exploratory=plan.exploratory,
+        forecast=forecast,
+        exploratory=(*plan.exploratory, *_few_seeds(plan)),
         notes=(*plan.notes, *_notes_on_machines(training, compute)),
         gan_seeds=plan.gan_seeds,
         classifier_seeds=plan.classifier_seeds,
@@ -178,6 +186,12 @@ def _judge(training: Training, plan: Plan, sealed: SealedTest, reason: str, on_p
         train_images=len(prepared.side("train").rows),
         rope=rope,
     )
+
+
+def _few_seeds(plan: Plan) -> Iterator[str]:
+    """Two or three seeds say too little about their variance: the intervals cover less than 95 %."""
+    if plan.gan_seeds < FEWEST_GAN_SEEDS:
+        yield f"it rests on {plan.gan_seeds} GAN seeds, and intervals need at least {FEWEST_GAN_SEEDS}"
 
 
 def _notes_on_machines(training: Training, scored_on: Compute) -> Iterator[str]:

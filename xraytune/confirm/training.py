@@ -28,6 +28,7 @@ from xraytune.confirm.arms import (
     to_be_finished,
     tuned_control,
 )
+from xraytune.confirm.forecast import Forecast
 from xraytune.confirm.plan import CONFIRM_FOLDER, TOP_UP_FOLDER, VERDICT_FILE, Plan, new_plan, read_plan, write_plan
 from xraytune.confirm.runs import (
     Run,
@@ -60,6 +61,9 @@ class ConfirmObserver(RunObserver, Protocol):
     def opened(self, dashboard: str) -> None:
         """Ray runs; `dashboard` is its address, empty where there is none."""
 
+    def forecast(self, forecast: Forecast) -> None:
+        """All is trained and scored on val-B, and the test folder would be opened next; an exception leaves it sealed."""
+
 
 class Quiet:
     """A `ConfirmObserver` who does not look."""
@@ -71,6 +75,9 @@ class Quiet:
         """Nothing."""
 
     def opened(self, dashboard: str) -> None:
+        """Nothing."""
+
+    def forecast(self, forecast: Forecast) -> None:
         """Nothing."""
 
 

@@ -1,8 +1,9 @@
 """What the comparisons amount to: four words for a pair of arms, four for a finalist, and when to stop looking.
 
-Takes comparisons, gives words and the controls that they rest on. Pure rules, each of which keeps its error rate without
-correcting for several tests: a finalist has to beat every control (an intersection-union test), and a further finalist is
-looked at only after the one before it has.
+Takes comparisons, gives words and the controls that they rest on. Pure rules, each of which keeps its error rate: a
+finalist helps if it beats every control and hurts if it is worse than every matched one (intersection-union tests); it is no
+better if an improvement over some control is ruled out (Holm's correction over the controls); a further finalist is looked
+at only after the one before it has helped.
 """
 
 from __future__ import annotations
@@ -11,25 +12,46 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from xraytune.confirm.comparison import Comparison
+import numpy as np
+from numpy.typing import NDArray
+
+from xraytune.confirm.comparison import Evidence, p_value_above, p_value_below
+from xraytune.metrics.classification import Floats
 
 Overall: TypeAlias = Literal["hurts", "helps", "no_better", "undecided"]
 PairWord: TypeAlias = Literal["better", "worse", "equivalent", "undecided"]
+Likeness: TypeAlias = Literal["no synthetic images", "as many images a step"]
+
+LEVEL = 0.05
+"""Of each claim: two-sided for `better` and `worse`, of each of two one-sided tests for `equivalent`, one-sided for
+`no_better`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PairVerdict:
-    """One arm against another.
+class PairTests:
+    """What holds of one arm against another, elementwise over all that `evidence` has.
 
     Attributes:
         is_better: The 95 % interval lies above 0.
         is_worse: The 95 % interval lies below 0.
         is_equivalent: The 90 % interval lies inside the region of practical equivalence.
+        p_better_by_rope: One-sided p-value of "the true difference is one ROPE or more".
     """
+
+    is_better: NDArray[np.bool_]
+    is_worse: NDArray[np.bool_]
+    is_equivalent: NDArray[np.bool_]
+    p_better_by_rope: Floats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairVerdict:
+    """One arm against another; the attributes are those of `PairTests`."""
 
     is_better: bool
     is_worse: bool
     is_equivalent: bool
+    p_better_by_rope: float
 
     @property
     def words(self) -> tuple[PairWord, ...]:
@@ -49,71 +71,110 @@ class AgainstControl:
     """A finalist against one of its controls.
 
     Attributes:
-        control: The control's name, as it is told.
-        is_matched_without_synthetic: Whether it keeps all of the finalist's settings and has no synthetic image: the one
-            that tells whether the images hurt.
+        control: The control's name.
+        likeness: What a matched control shares with the finalist or lacks; empty for a tuned one. A finalist that is worse
+            than a control with as many images a step owes that to the images, not to their number.
         verdict: Finalist less control.
     """
 
     control: str
-    is_matched_without_synthetic: bool
+    likeness: frozenset[Likeness]
     verdict: PairVerdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OverallVerdict:
-    """What is said of a finalist.
+    """The verdict on a finalist.
 
     Attributes:
         word: The first that holds of `hurts`, `helps`, `no_better`, `undecided`.
-        controls: The controls that it rests on: those that beat it (`hurts`), all (`helps`), those that it equals or that
-            beat it (`no_better`), those that it neither beats nor equals (`undecided`).
+        controls: The controls that it rests on: the matched ones (`hurts`), all (`helps`), those over which an improvement
+            is ruled out (`no_better`), those over which nothing was shown (`undecided`).
     """
 
     word: Overall
     controls: tuple[str, ...]
 
 
-def judge(comparison: Comparison, *, rope: float) -> PairVerdict:
-    """Judge one comparison.
-
-    Two arms that both rank every image right are neither different nor equivalent: on more patients they may differ.
+def pair_tests(evidence: Evidence, *, rope: float) -> PairTests:
+    """Test a difference for all four words.
 
     Args:
-        comparison: Of the arm that is judged with another.
+        evidence: Of the arm that is judged with another.
         rope: Half the width of the region of practical equivalence, in AUROC, > 0.
 
     Source: equivalence as two one-sided tests of 5 %: Schuirmann 1987, "A comparison of the two one-sided tests procedure
     and the power approach".
     """
-    interval = comparison.interval
-    if comparison.is_saturated:
-        return PairVerdict(is_better=False, is_worse=False, is_equivalent=False)
-    return PairVerdict(
-        is_better=interval.low > 0,
-        is_worse=interval.high < 0,
-        is_equivalent=-rope < interval.low_90 and interval.high_90 < rope,
+    by_rope = p_value_below(evidence, rope)
+    return PairTests(
+        is_better=p_value_above(evidence, 0.0) < LEVEL / 2,
+        is_worse=p_value_below(evidence, 0.0) < LEVEL / 2,
+        is_equivalent=(by_rope < LEVEL) & (p_value_above(evidence, -rope) < LEVEL),
+        p_better_by_rope=by_rope,
     )
+
+
+def judge(evidence: Evidence, *, rope: float) -> PairVerdict:
+    """Judge one comparison; see `pair_tests`."""
+    tests = pair_tests(evidence, rope=rope)
+    return PairVerdict(
+        is_better=bool(tests.is_better),
+        is_worse=bool(tests.is_worse),
+        is_equivalent=bool(tests.is_equivalent),
+        p_better_by_rope=float(tests.p_better_by_rope),
+    )
+
+
+def verdicts_of(tests: PairTests, study: int, likenesses: Sequence[frozenset[Likeness]]) -> list[AgainstControl]:
+    """One study of tests [studies, controls], with a likeness for each control."""
+    return [
+        AgainstControl(
+            control=str(place),
+            likeness=likeness,
+            verdict=PairVerdict(
+                is_better=bool(tests.is_better[study, place]),
+                is_worse=bool(tests.is_worse[study, place]),
+                is_equivalent=bool(tests.is_equivalent[study, place]),
+                p_better_by_rope=float(tests.p_better_by_rope[study, place]),
+            ),
+        )
+        for place, likeness in enumerate(likenesses)
+    ]
 
 
 def overall(comparisons: Sequence[AgainstControl]) -> OverallVerdict:
     """Judge a finalist by all of its controls; at least one.
 
-    Source: intersection-union test: Berger 1982, "Multiparameter hypothesis testing and acceptance sampling".
+    Source: intersection-union test: Berger 1982, "Multiparameter hypothesis testing and acceptance sampling"; Holm 1979, "A
+    simple sequentially rejective multiple test procedure".
     """
-    beaten_by = _names(one for one in comparisons if one.is_matched_without_synthetic and one.verdict.is_worse)
-    if beaten_by:
-        return OverallVerdict(word="hurts", controls=beaten_by)
+    matched = [one for one in comparisons if one.likeness]
+    if shows_harm(comparisons) and all(one.verdict.is_worse for one in matched):
+        return OverallVerdict(word="hurts", controls=_names(matched))
     if comparisons and all(one.verdict.is_better for one in comparisons):
         return OverallVerdict(word="helps", controls=_names(comparisons))
-    as_good = _names(one for one in comparisons if one.verdict.is_equivalent or one.verdict.is_worse)
-    if as_good:
-        return OverallVerdict(word="no_better", controls=as_good)
+    if no_better := _improvement_ruled_out(comparisons):
+        return OverallVerdict(word="no_better", controls=_names(no_better))
     return OverallVerdict(word="undecided", controls=_names(one for one in comparisons if not one.verdict.is_better))
 
 
+def shows_harm(comparisons: Iterable[AgainstControl]) -> bool:
+    """Whether the matched controls can show that the images hurt: one has none, and one has as many images a step."""
+    likenesses = {likeness for one in comparisons for likeness in one.likeness}
+    return likenesses == {"no synthetic images", "as many images a step"}
+
+
+def _improvement_ruled_out(comparisons: Sequence[AgainstControl]) -> list[AgainstControl]:
+    """The controls over which an improvement of one ROPE is ruled out, in the order given."""
+    ranked = sorted(comparisons, key=lambda one: one.verdict.p_better_by_rope)
+    passed = [one.verdict.p_better_by_rope < LEVEL / (len(ranked) - place) for place, one in enumerate(ranked)]
+    ruled_out = ranked[: passed.index(False) if False in passed else len(ranked)]
+    return [one for one in comparisons if one in ruled_out]
+
+
 def fixed_sequence(verdicts: Sequence[OverallVerdict]) -> tuple[OverallVerdict | None, ...]:
-    """What may be told of finalists in an order that was fixed before: up to and with the first that does not help.
+    """What may be said of finalists in an order that was fixed before: up to and including the first that does not help.
 
     Args:
         verdicts: In the order of the finalists' val-B.

@@ -27,9 +27,9 @@ from xraytune.search.study import StudyFolder
 _SAID = {
     "helps": "confirmed: it beats every control",
     "hurts": "refuted: they make it worse",
-    "no_better": "not confirmed: it is no better than a control without them",
-    "undecided": "not confirmed: undecided",
-    "not_tested": "not confirmed: not tested, for a better mix does not help",
+    "no_better": "not confirmed: they do not improve AUROC over a control without them",
+    "undecided": "not confirmed: inconclusive",
+    "not_tested": "not confirmed: not tested, because a better mix does not help",
 }
 _UNTESTED = "not confirmed: `xraytune confirm` has not compared this mix with its controls"
 

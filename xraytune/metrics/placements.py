@@ -27,11 +27,14 @@ class PatientInfluences:
         influences: float64 [R, P], in units of AUROC; `influences @ influences.T` is the covariance of the AUROCs over
             other patients.
         patients: Who the columns are, sorted, [P].
+        effective_patients: 4 / (1/n + 1/m) for n patients of a class and m of the others; the mean over the classes where
+            there are more than two. As many patients, half of them of each class, say as much.
     """
 
     aurocs: Floats
     influences: Floats
     patients: tuple[str, ...]
+    effective_patients: float
 
 
 def patient_influences(
@@ -71,7 +74,28 @@ def patient_influences(
         aurocs=np.mean([aurocs for aurocs, _ in parts], axis=0),
         influences=np.mean([influences for _, influences in parts], axis=0),
         patients=tuple(str(name) for name in names),
+        effective_patients=effective_patients(labels, patients, positive=positive, class_count=class_count),
     )
+
+
+def effective_patients(
+    labels: Labels, patients: Sequence[str], *, positive: int, class_count: int | None = None
+) -> float:
+    """4 / (1/n + 1/m) for n patients of a class and m of the others; with three classes or more, the mean over them.
+
+    Args:
+        labels: Class numbers, int64 [N].
+        patients: The patient of each image, [N].
+        positive: The class that counts where there are two.
+        class_count: Number of classes; by default as many as the labels have.
+    """
+    count = class_count or int(labels.max()) + 1
+    names = np.asarray(patients)
+
+    def sides(number: int) -> float:
+        return 4 / sum(1 / len(np.unique(names[side])) for side in (labels == number, labels != number))
+
+    return float(np.mean([sides(number) for number in ([positive] if count == 2 else range(count))]))
 
 
 def _one_against_rest(is_positive: Flags, scores: Floats, patient_of_image: NDArray[np.intp]) -> tuple[Floats, Floats]:

@@ -1,0 +1,271 @@
+"""Which verdict a design ends with: in its limits, against studies drawn by hand, and blind to the observed differences."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import astuple, replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from xraytune.confirm.comparison import gather
+from xraytune.confirm.forecast import (
+    Design,
+    Forecast,
+    Spread,
+    VerdictChances,
+    detection_probability,
+    measure_spread,
+    probability_equivalent,
+    smallest_detectable_difference,
+    verdict_chances,
+)
+from xraytune.confirm.verdict import Likeness, judge
+from xraytune.seeding import numpy_generator
+
+Floats = NDArray[np.float64]
+ROPE = 0.01
+ALL_FIVE: tuple[frozenset[Likeness], ...] = (
+    frozenset({"no synthetic images"}),
+    frozenset({"as many images a step"}),
+    frozenset(),
+    frozenset(),
+    frozenset(),
+)
+DESIGN = Design(effective_patients=400, gan_seeds=5, auroc=0.95)
+
+
+def spread(controls: int, *, seeds: tuple[float, float] = (1e-5, 1e-5)) -> Spread:
+    """The usual one, of `controls` controls: patients' variances .008, half of it common to all differences."""
+    return Spread(
+        auroc=0.95,
+        patients=np.full((controls, controls), 0.004) + 0.004 * np.eye(controls),
+        seeds=seeds,
+        seeds_by_patients=(0.002, 0.002),
+        level=0.02,
+        roughness=3.0,
+    )
+
+
+FIVE, ONE = spread(5), spread(1)
+
+
+def chances(
+    design: Design = DESIGN,
+    *,
+    ropes: float = 0,
+    of: Spread = FIVE,
+    likenesses: tuple[frozenset[Likeness], ...] = ALL_FIVE,
+) -> VerdictChances:
+    return verdict_chances(of, design, likenesses, rope=ROPE, true_difference=ropes * ROPE)
+
+
+def replicates(seed: int, difference: float, controls: int = 1) -> tuple[Floats, Floats]:
+    """AUROCs [1 + M, 6, 2] and influences [1 + M, 6, 2, 50] of a finalist and its controls."""
+    generator = numpy_generator(seed, "replicates")
+    shape = (1 + controls, 6, 2)
+    aurocs = 0.9 + generator.normal(0, 0.01, (*shape[:2], 1)) + generator.normal(0, 0.01, shape)
+    aurocs[0] += difference
+    aurocs[1:] -= difference / controls
+    influences = generator.normal(0, 1, (1 + controls, 1, 1, 50)) + generator.normal(0, 0.5, (*shape, 50))
+    return aurocs, influences * 0.02 / 50**0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ropes", [-3, 0, 1, 2])
+def test_one_of_the_four_verdicts_always_comes_out_and_the_same_each_time(ropes: float) -> None:
+    found = chances(ropes=ropes)
+
+    assert found.helps + found.hurts + found.no_better + found.undecided == pytest.approx(1)
+    assert min(found.helps, found.hurts, found.no_better, found.undecided) >= 0
+    assert chances(ropes=ropes) == found
+    assert found.likeliest[1] == max(found.helps, found.hurts, found.no_better, found.undecided)
+
+
+@pytest.mark.slow
+def test_with_all_patients_and_many_seeds_the_truth_comes_out() -> None:
+    largest = replace(DESIGN, effective_patients=1e6, gan_seeds=60)
+
+    assert chances(largest, ropes=0).no_better > 0.99
+    assert chances(largest, ropes=2).helps > 0.99
+    assert chances(largest, ropes=-2).hurts > 0.99
+    assert chances(largest, ropes=-2, likenesses=ALL_FIVE[:1] * 5).no_better > 0.99, "without duplicates nothing hurts"
+
+
+@pytest.mark.slow
+def test_true_differences_are_missed_and_invented_no_more_often_than_promised() -> None:
+    assert chances(ropes=1).no_better < 0.06, "an improvement of one ROPE is denied in 5 %"
+    assert chances(ropes=0).helps < 0.03
+    assert chances(ropes=0).hurts < 0.03
+
+
+@pytest.mark.slow
+def test_where_seeds_matter_more_of_them_show_more_often_that_nothing_was_gained() -> None:
+    by_seeds = replace(FIVE, seeds=(1e-4, 1e-4))
+    design = replace(DESIGN, effective_patients=5000)
+
+    few, more, most = (chances(replace(design, gan_seeds=count), of=by_seeds).no_better for count in (5, 10, 20))
+
+    assert few + 0.05 < more < most - 0.05
+
+
+@pytest.mark.slow
+def test_where_patients_matter_more_of_them_show_more_often_that_nothing_was_gained() -> None:
+    few, more, most = (
+        chances(replace(DESIGN, gan_seeds=20, effective_patients=count)).no_better for count in (100, 300, 900)
+    )
+
+    assert few + 0.05 < more < most - 0.05
+
+
+@pytest.mark.slow
+def test_to_help_against_five_controls_is_harder_than_against_one() -> None:
+    pairwise = detection_probability(ONE, DESIGN, true_difference=2 * ROPE)
+
+    assert chances(ropes=2).helps < chances(ropes=2, of=ONE, likenesses=ALL_FIVE[:1]).helps - 0.05
+    assert chances(ropes=2).helps < pairwise - 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("gan_seeds", "difference"), [(5, 0.0), (4, 0.02), (10, 0.01)])
+def test_both_chances_of_a_pair_are_those_of_studies_drawn_by_hand(gan_seeds: int, difference: float) -> None:
+    """Every patient has an effect on the difference, common to all seeds, and one with each seed; so has every seed."""
+    studies, patients = 2500, 400
+    truth = replace(ONE, patients=np.array([[0.008]]), seeds=(2e-5, 0.0), seeds_by_patients=(0.004, 0.0), level=0.0)
+    truth = replace(truth, auroc=0.8, roughness=2.0)  # as normal effects are, where the difference does not change them
+    generator = numpy_generator(1, "by hand", gan_seeds)
+    verdicts = []
+    for _ in range(studies):
+        effects = generator.normal(0, 0.008**0.5, (1, patients)) + generator.normal(
+            0, 0.004**0.5, (gan_seeds, patients)
+        )
+        gaps = difference + generator.normal(0, 2e-5**0.5, gan_seeds) + effects.mean(axis=1)
+        influences = (effects - effects.mean(axis=1, keepdims=True)) / (patients * (patients - 1)) ** 0.5
+        aurocs = np.stack([0.8 + gaps / 2, 0.8 - gaps / 2])[:, :, None]
+        found = gather(aurocs, np.stack([influences, 0 * influences])[:, :, None], effective_patients=patients)
+        verdicts.append(judge(found, rope=ROPE))
+
+    design = Design(effective_patients=patients, gan_seeds=gan_seeds, auroc=0.8)
+    detected = detection_probability(truth, design, true_difference=difference)
+    equivalent = probability_equivalent(truth, design, rope=ROPE, true_difference=difference)
+
+    assert detected == pytest.approx(np.mean([one.is_better or one.is_worse for one in verdicts]), abs=0.03)
+    assert equivalent == pytest.approx(np.mean([one.is_equivalent for one in verdicts]), abs=0.03)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("power", [0.5, 0.8, 0.9])
+def test_the_smallest_detectable_difference_is_detected_as_often_as_asked(power: float) -> None:
+    difference = smallest_detectable_difference(ONE, DESIGN, power=power)
+
+    assert 0 < difference < 0.1
+    assert detection_probability(ONE, DESIGN, true_difference=difference) == pytest.approx(power, abs=0.02)
+
+
+@pytest.mark.slow
+def test_more_patients_detect_smaller_differences() -> None:
+    few, many = (
+        smallest_detectable_difference(ONE, replace(DESIGN, effective_patients=count)) for count in (100, 1600)
+    )
+
+    assert many < 0.6 * few
+
+
+@pytest.mark.slow
+def test_what_no_room_is_left_for_is_not_detected() -> None:
+    """At an AUROC of .99 the finalist can be .02 better at most; ten patients do not show that."""
+    tiny = Design(effective_patients=10, gan_seeds=2, auroc=0.99)
+
+    assert smallest_detectable_difference(ONE, tiny) == pytest.approx(0.02)
+
+
+def test_the_spread_does_not_hold_the_observed_differences() -> None:
+    """They would make a forecast repeat the p-value."""
+    one, other = (measure_spread(*replicates(1, gap, controls=2), effective_patients=50) for gap in (0.0, 0.03))
+
+    for before, after in zip(astuple(one), astuple(other), strict=True):
+        assert after == pytest.approx(before)
+
+
+@pytest.mark.slow
+def test_the_forecast_is_the_same_whatever_differences_were_observed() -> None:
+    likenesses = ALL_FIVE[:2]
+    one, other = (
+        chances(of=measure_spread(*replicates(1, gap, controls=2), effective_patients=50), likenesses=likenesses)
+        for gap in (0.0, 0.03)
+    )
+
+    assert (one.helps, one.no_better, one.undecided) == pytest.approx(
+        (other.helps, other.no_better, other.undecided), abs=0.002
+    )
+
+
+def test_the_spread_of_one_pair_is_what_it_is_compared_with() -> None:
+    aurocs, influences = replicates(3, 0.0)
+
+    found = measure_spread(aurocs, influences, effective_patients=50)
+
+    evidence = gather(aurocs, influences, effective_patients=50)
+    assert found.patients[0, 0] / 50 == pytest.approx(float(np.asarray(evidence.patient_variance)))
+    of_one_seed = sum(found.seeds) + sum(found.seeds_by_patients) / 50
+    assert of_one_seed == pytest.approx(float(np.asarray(evidence.seed_variance)))
+
+
+@pytest.mark.slow
+def test_the_spread_is_found_again_in_many_linear_studies() -> None:
+    """The finalist's effects are common to all of its differences, each control's own; variances are of one patient."""
+    generator = numpy_generator(1, "spread")
+    studies, controls, seeds, patients = 1200, 3, 4, 40
+
+    def effect(finalist: float, control: float, *shape: int) -> Floats:
+        sd = np.sqrt([finalist, *[control] * controls])
+        return sd.reshape(-1, *[1] * len(shape)) * generator.normal(0, 1, (1 + controls, *shape))
+
+    found = []
+    for _ in range(studies):
+        effects = effect(50.0, 90.0, 1, patients) + effect(60.0, 30.0, seeds, patients)
+        aurocs = effect(4.0, 2.0, seeds) + effects.mean(axis=2)
+        influences = (effects - effects.mean(axis=2, keepdims=True)) / np.sqrt(patients * (patients - 1))
+        one = measure_spread(aurocs[..., None], influences[:, :, None], effective_patients=patients)
+        found.append([*one.patients.mean(axis=0), *np.diag(one.patients), *one.seeds, *one.seeds_by_patients])
+
+    mean_of_row = (50 * 3 + 90) / 3
+    expected = [mean_of_row] * 3 + [140] * 3 + [4, 2, 60, 30]
+    assert np.mean(found, axis=0) == pytest.approx(expected, rel=0.1)
+
+
+def chances_of(auroc: float, gan_seeds: int, ropes: float, *, no_better: float) -> VerdictChances:
+    design = Design(effective_patients=100, gan_seeds=gan_seeds, auroc=auroc)
+    rest = {"helps": 0.0, "hurts": 0.0, "undecided": 1 - no_better}
+    return VerdictChances(design=design, true_difference=ropes * ROPE, no_better=no_better, **rest)
+
+
+def forecast(no_better: float) -> Forecast:
+    every = [
+        chances_of(auroc, gan_seeds, ropes, no_better=no_better + gan_seeds / 100 if ropes == 0 else 0.0)
+        for auroc in (0.95, 0.92)
+        for gan_seeds in (5, 10, 20)
+        for ropes in (0, 1, 2)
+    ]
+    return Forecast(gan_seeds=5, val_b_auroc=0.95, rope=ROPE, chances=tuple(every))
+
+
+def test_an_inconclusive_forecast_says_what_more_gan_seeds_would_do() -> None:
+    assert forecast(0.2).in_words == (
+        "If the synthetic images make no difference, this design most likely ends undecided (75%); "
+        "no_better 30% with 10 GAN seeds, no_better 40% with 20 GAN seeds"
+    )
+    assert forecast(0.7).in_words.endswith("most likely ends no_better (75%)")
+
+
+def test_a_forecast_is_read_by_design_and_kept_as_json() -> None:
+    found = forecast(0.2)
+
+    assert [one.true_difference for one in found.of_design(auroc=0.92, gan_seeds=10)] == [0, 0.01, 0.02]
+    record = json.loads(json.dumps(found.to_json()))
+    assert (record["gan_seeds"], record["val_b_auroc"], record["rope"], len(record["chances"])) == (5, 0.95, ROPE, 18)
+    assert record["chances"][0] == {
+        "effective_patients": 100, "gan_seeds": 5, "auroc": 0.95, "true_difference": 0,
+        "helps": 0, "hurts": 0, "no_better": 0.25, "undecided": 0.75,
+    }  # fmt: skip
