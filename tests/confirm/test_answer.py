@@ -309,7 +309,7 @@ def test_gan_seeds_are_outlying_where_they_are_plainly_not_normal(
 
 
 def test_a_matched_control_can_show_what_it_lacks_or_what_it_shares() -> None:
-    shown = {one.name: set(likeness(one)) for one in ARMS if one.role in ("matched", "tuned")}
+    shown = {one.name: set(likeness(one, ARMS[0])) for one in ARMS if one.role in ("matched", "tuned")}
 
     assert shown == {
         "none, matched to #1": {"no synthetic images"},

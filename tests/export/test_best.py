@@ -95,7 +95,11 @@ def test_synthetic_images_are_said_to_be_unconfirmed_and_a_simpler_arm_is_named(
 
 @pytest.mark.parametrize(
     ("word", "said"),
-    [("hurts", "refuted"), ("no_better", "not confirmed: they do not improve AUROC"), ("undecided", "not confirmed: inconclusive")],
+    [
+        ("hurts", "refuted"),
+        ("no_better", "not confirmed: they do not improve AUROC"),
+        ("undecided", "not confirmed: inconclusive"),
+    ],
 )
 def test_what_a_confirm_said_stands_in_the_file(copy_lab: CopyLab, tmp_path: Path, word: str, said: str) -> None:
     lab = copy_lab()

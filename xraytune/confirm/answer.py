@@ -168,7 +168,7 @@ def judge_finalists(
             for control in controls_of(plan, finalist)
         )
         found.append((finalist, results))
-    verdicts = fixed_sequence([overall(as_verdicts(results)) for _, results in found])
+    verdicts = fixed_sequence([overall(as_verdicts(arm, results)) for arm, results in found])
     return tuple(
         FinalistResult(
             arm=arm,
@@ -205,7 +205,7 @@ def forecast_verdict(plan: Plan, val_b: Judged, test: Judged, scores: ArmScores,
         verdict_chances(
             spread,
             Design(effective_patients=patients, gan_seeds=gan_seeds, auroc=spread.auroc - lower),
-            [likeness(control) for control in controls],
+            [likeness(control, first) for control in controls],
             rope=rope,
             true_difference=ropes * rope,
         )
@@ -247,21 +247,22 @@ def controls_of(plan: Plan, finalist: Arm) -> Sequence[Arm]:
     return [arm for arm in plan.arms if arm.role == "tuned" or (arm.role == "matched" and arm.trial == finalist.trial)]
 
 
-def likeness(control: Arm) -> frozenset[Likeness]:
+def likeness(control: Arm, finalist: Arm) -> frozenset[Likeness]:
     """What a control can show of a finalist; with `matching: total`, `none` has as many images a step as well."""
     if control.role != "matched":
         return frozenset()
     if control.parameters.source == "duplicate":
         return frozenset({"as many images a step"})
-    if control.parameters.matching == "total":
+    if finalist.parameters.matching == "total":
         return frozenset({"no synthetic images", "as many images a step"})
     return frozenset({"no synthetic images"})
 
 
-def as_verdicts(results: Sequence[ControlResult]) -> list[AgainstControl]:
+def as_verdicts(finalist: Arm, results: Sequence[ControlResult]) -> list[AgainstControl]:
     """What `overall` judges."""
     return [
-        AgainstControl(control=one.control.name, likeness=likeness(one.control), verdict=one.verdict) for one in results
+        AgainstControl(control=one.control.name, likeness=likeness(one.control, finalist), verdict=one.verdict)
+        for one in results
     ]
 
 
@@ -315,7 +316,7 @@ def _larger_designs(
         verdict_chances(
             spread,
             Design(effective_patients=times * own.effective_patients, gan_seeds=seeds, auroc=spread.auroc),
-            [likeness(result.control) for result in results],
+            [likeness(result.control, finalist) for result in results],
             rope=rope,
             true_difference=ropes * rope,
         )

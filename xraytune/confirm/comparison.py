@@ -32,6 +32,7 @@ PRIOR_PATIENTS = 20
 
 PATIENTS_PER_DEGREE = 8
 """Effective patients for each degree of freedom of their variance: only those that the arms rank differently count."""
+_STEPS = 400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +127,7 @@ class Comparison:
 def compare(aurocs: Floats, influences: Floats, *, effective_patients: float) -> Comparison:
     """Compare arm 0 with arm 1.
 
-    Classifier seeds are averaged within their GAN seed. Swapping the arms changes the signs and nothing else.
+    Classifier seeds are averaged within their GAN seed. Swapping the arms changes the signs and, but for rounding, nothing else.
 
     Args:
         aurocs: float64 [2, G, K]: arm, GAN seed, classifier seed; G >= 2.
@@ -179,7 +180,7 @@ def p_value_below(evidence: Evidence, difference: ArrayLike) -> Floats:
 
 
 def score_interval(evidence: Evidence) -> HillisInterval:
-    """The differences that neither one-sided test rejects, of numbers."""
+    """The range of the differences that neither one-sided test rejects, of numbers."""
     centre = float(np.asarray(evidence.difference))
     error, degrees = (float(figure) for figure in _error_at(evidence, centre))
 
@@ -188,8 +189,13 @@ def score_interval(evidence: Evidence) -> HillisInterval:
             error, degrees = _error_at(evidence, centre + sign * distance)
             return float(distance - stdtrit(degrees, quantile) * error)
 
-        furthest = 1 - sign * centre
-        return centre + sign * (float(brentq(excess, 0.0, furthest, xtol=1e-12)) if excess(furthest) > 0 else furthest)
+        # With few patients near the ceiling differences beyond a rejected one may be accepted again: the last end counts.
+        distances = np.linspace(0.0, 1 - sign * centre, _STEPS)
+        errors, degrees = _error_at(evidence, centre + sign * distances)
+        last = int(np.flatnonzero(distances <= stdtrit(degrees, quantile) * errors)[-1])
+        if last == len(distances) - 1:
+            return centre + sign * float(distances[last])
+        return centre + sign * float(brentq(excess, distances[last], distances[last + 1], xtol=1e-12))
 
     below, above = (float(test(evidence, 0.0)) for test in (p_value_below, p_value_above))
     return HillisInterval(

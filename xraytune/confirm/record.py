@@ -151,7 +151,7 @@ def _of_gans(finalist: FinalistResult) -> str:
 
 def _more_draws(finalist: FinalistResult) -> str:
     """Where the finalist is worse than the control without images, but not than the one with as many images a step."""
-    against = as_verdicts(finalist.results)
+    against = as_verdicts(finalist.arm, finalist.results)
     worse = [one for one in against if "no synthetic images" in one.likeness and one.verdict.is_worse]
     others = [one for one in against if one.likeness and not one.verdict.is_worse]
     if not worse or (shows_harm(against) and not others):
