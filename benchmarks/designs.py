@@ -1,7 +1,8 @@
-"""The chance of each verdict by the test folder's patients and the GAN seeds: the table in docs/confirm.md.
+"""Probability of each verdict by number of test patients and GAN seeds: the table in docs/confirm.md.
 
-Studies like those of `edges`: five controls, AUROC .955, a replicate's AUROC varies by .006 (three tenths of the finalist's
-variance are its GAN's), patients with as many images as in Kermany et al. The forecast of a study uses its own variances.
+Studies like those of `edges`: five controls, AUROC .955, a standard deviation of .006 between replicates (for the finalist
+30 % of that variance comes from its GAN), as many images per patient as in Kermany et al. The forecast of a real study uses
+its own variances.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _GAN_SEEDS = (5, 10, 20)
 
 
 def measure() -> Iterator[Figure]:
-    """Each design at true differences of 0, one and two ROPE; and the table, printed."""
+    """Yield the figures of each design at true differences of 0, one and two ROPE; print the table."""
     pilots = simulate(
         finalist_and_controls(_AUROC, 0.0), patients=428, gan_seeds=5, classifier_seeds=2, studies=200, seed=17
     )

@@ -1,8 +1,8 @@
-"""Whether confirm's verdict holds where it is hardest: near the ceiling, at the ROPE's edge, after a selection by ASHA.
+"""Test confirm's verdict in the hardest cases: near the ceiling, at the edge of the ROPE, after selection by ASHA.
 
-Simulated studies of known truth, fixed seeds; the standard error of a share of 2,000 studies is .005 at .95 and at .05.
-"Before" marks the rules that the present ones replaced: the interval with the variance at the estimate, `no_better` where
-any control is equivalent or better, `hurts` by the matched control without images alone.
+Simulated studies with known truth, fixed seeds; the standard error of a share of 2,000 studies is .005 at .95 and at .05.
+"Before" marks the rules that the current ones replaced: the interval with the variance at the estimate, `no_better` if
+any control is equivalent or better, `hurts` based only on the matched control without images.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ CONTROLS: tuple[frozenset[Likeness], ...] = (
     frozenset(),
     frozenset(),
 )
-"""None and duplicate, both matched, and three tuned ones."""
+"""Matched `none`, matched `duplicate`, and three tuned controls."""
 WORDS: tuple[Overall, ...] = ("helps", "hurts", "no_better", "undecided")
 
 
 def measure() -> Iterator[Figure]:
-    """The bars one after the other."""
+    """Yield the figures of all cases."""
     yield from _near_the_ceiling()
     yield from _other_errors()
     yield from _few_seeds()
@@ -73,7 +73,7 @@ def _near_the_ceiling() -> Iterator[Figure]:
 
 
 def _other_errors() -> Iterator[Figure]:
-    """The interval assumes how strongly arms err alike; here they err much more, or less, alike than it assumes."""
+    """Arms whose errors are much more, or less, correlated than the interval assumes."""
     for common, errors in ((0.93, (0.93, 0.02, 0.02, 0.03)), (0.4, (0.4, 0.15, 0.15, 0.3))):
         for better in (0.99, _AUROC):
             for patients in (20, 40, 60, 144):
@@ -115,7 +115,7 @@ def _power_of_equivalence() -> Iterator[Figure]:
 
 
 def _no_better() -> Iterator[Figure]:
-    """Five equal controls, and a finalist that is better than all of them by one ROPE or by nothing."""
+    """Five equal controls, and a finalist that is better than all of them by one ROPE or not at all."""
     for difference, bar in ((ROPE, "<= 0.06"), (0.0, "")):
         for patients in (144, _PATIENTS):
             found = against_controls(_studies(finalist_and_controls(_AUROC, difference), patients, seed=13))
@@ -127,7 +127,7 @@ def _no_better() -> Iterator[Figure]:
 
 
 def _hurts() -> Iterator[Figure]:
-    """None is better than the finalist; duplicate equals the finalist (more images a step hurt) or none (the images do)."""
+    """`none` beats the finalist; `duplicate` equals the finalist (more images per step hurt) or `none` (the images do)."""
     for none, duplicate, bar in ((0.01, 0.0, "<= 0.06"), (0.03, 0.03, "")):
         for patients in (144, _PATIENTS):
             above = [0.0, none, duplicate]
@@ -146,9 +146,10 @@ def _hurts() -> Iterator[Figure]:
 def _helps_after_asha() -> Iterator[Figure]:
     """A search over GAN trials and three arms without GAN images, all equally good; then confirm with the winners.
 
-    Every arm has 15 sampled trials; those in the upper part at a noisy rung finish, the best of these by a noisy val-B is
-    taken. The matched controls lose .03, because the settings were chosen for the GAN. Counted only where a tuned control is
-    truly as good as the finalist. With unmatched tuning each control has as many *complete* trials as the GAN arm, unpruned.
+    Every arm has 15 sampled trials; the top ones at a noisy rung finish, and the best of these by a noisy val-B is
+    selected. The matched controls lose .03, because the settings were chosen for the GAN. Only studies in which a tuned
+    control is truly as good as the finalist are counted. With unmatched tuning each control has as many *complete* trials as
+    the GAN arm, unpruned.
     """
     for quality_sd in (0.015, 0.005):
         for name, trials in (("", 15), (" with unmatched tuning", 4)):
@@ -174,7 +175,7 @@ def _helps_after_asha() -> Iterator[Figure]:
 
 
 def _winner(generator: np.random.Generator, quality_sd: float, trials: int) -> float:
-    """The true AUROC of the trial that a search of one arm ends with: 15 are pruned to 4, 4 are not pruned."""
+    """Return the true AUROC of the trial that a search of one arm selects: 15 are pruned to 4, 4 are not pruned."""
     quality = _AUROC - 0.015 + generator.normal(0, quality_sd, trials)
     at_rung, at_end = (quality + generator.normal(0, 0.009, trials) for _ in range(2))
     finishing = np.argsort(-at_rung)[:4]
@@ -182,14 +183,14 @@ def _winner(generator: np.random.Generator, quality_sd: float, trials: int) -> f
 
 
 def _forecasts() -> Iterator[Figure]:
-    """Variances of 100 studies on val-B against 1,000 studies on the test folder, five equal controls."""
+    """Forecasts from the variances of 100 studies on val-B against 1,000 simulated test studies, five equal controls."""
     bar = "<= 0.05"
     for val_b, test, patients, gan_seeds, asked in (
         (_AUROC, _AUROC, 428, 5, bar),
         (0.97, 0.97, 200, 10, bar),
         (0.985, _AUROC, 428, 5, bar),
         (0.985, _AUROC, 1000, 10, bar),
-        (0.985, 0.985, 144, 5, ""),  # near the ceiling it is rougher
+        (0.985, 0.985, 144, 5, ""),  # near the ceiling the forecast is rougher
     ):
         pilots = [
             measure_spread(one.aurocs, one.influences, effective_patients=one.effective_patients)
@@ -227,7 +228,7 @@ def _forecasts() -> Iterator[Figure]:
 
 
 def finalist_and_controls(auroc: float, difference: float) -> list[Arm]:
-    """A finalist that is better by `difference` than five equal controls of this AUROC."""
+    """Return a finalist that is better by `difference` than five equal controls of this AUROC."""
     finalist = Arm(auroc=auroc + difference, seeds_sd=_SEEDS_SD, gan_share=0.3)
     return [finalist, *[Arm(auroc=auroc, seeds_sd=_SEEDS_SD)] * len(CONTROLS)]
 
@@ -239,7 +240,7 @@ def _studies(
 
 
 def _words(tests: PairTests) -> dict[Overall, float]:
-    """Shares of the verdicts on studies whose tests are [studies, controls]."""
+    """Return the share of each verdict over studies whose tests are [studies, controls]."""
     studies, controls = tests.is_better.shape
     told = count_words(tests, CONTROLS[:controls])
     return {word: told[word] / studies for word in WORDS}
@@ -258,7 +259,7 @@ def _covers(found: Evidence, truth: float) -> NDArray[np.bool_]:
 
 
 def _before(found: Evidence, truth: float) -> NDArray[np.bool_]:
-    """Whether the former 95 % interval covers the truth."""
+    """Whether the earlier 95 % interval covers the truth."""
     error, degrees = _wald(found)
     return np.asarray(np.abs(np.asarray(found.difference) - truth) <= stdtrit(degrees, 1 - LEVEL / 2) * error)
 

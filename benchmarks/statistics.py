@@ -90,6 +90,7 @@ def _power() -> Iterator[Figure]:
     for patients, gan_seeds, classifier_seeds in ((200, 5, 2), (_PATIENTS, 5, 2), (624, 10, 1)):
         spread = _spread(_compared(0.0, 200, gan_seeds, classifier_seeds, studies=400, seed=3))
         stated = smallest_detectable_difference(spread, _design(patients, gan_seeds))
+        assert stated is not None, "many patients detect something"
         studies = _compared(stated, patients, gan_seeds, classifier_seeds, studies=_STUDIES, seed=4)
         found = pair_tests(against_controls(studies), rope=_ROPE).is_better.mean()
         case = f"{patients} patients, {gan_seeds} x {classifier_seeds} seeds"

@@ -133,7 +133,8 @@ class LeavesSealed(Quiet):
     def __init__(self) -> None:
         self.seen: list[Forecast] = []
 
-    def forecast(self, forecast: Forecast) -> None:
+    def forecast(self, forecast: Forecast, *, is_open: bool) -> None:
+        assert not is_open
         self.seen.append(forecast)
         raise Stopped
 
@@ -154,7 +155,15 @@ def test_after_the_forecast_the_test_folder_may_stay_sealed_and_seeds_added_then
     assert found.to_json()["forecast"] == observer.seen[-1].to_json()
 
 
-FEW_SEEDS = "it rests on 2 GAN seeds, and intervals need at least 4"
+FEW_SEEDS = "it has only 2 GAN seeds, and the 95 % intervals need at least 4"
+
+
+def test_a_confirm_that_was_cut_off_while_it_scored_the_test_images_logs_one_opening(lab: Lab) -> None:
+    first = lab.confirm()
+    next((lab.study / "confirm").rglob("test.npy")).unlink()
+
+    assert lab.confirm().to_json() == first.to_json()
+    assert len(read_jsonl(lab.study / OPENINGS_FILE)) == 1
 
 
 def another_study(lab: Lab) -> Path:

@@ -61,7 +61,7 @@ def test_a_confirm_goes_on_after_an_interruption_and_opens_the_test_folder_once(
     assert (opening["command"], opening["images"]) == ("confirm", found["test"]["images"])
     assert found == json.loads((study / "confirm" / "verdict.json").read_text(encoding="utf-8"))
     assert found["verdict"] in {"helps", "hurts", "no_better", "undecided"}
-    few = "it rests on 2 GAN seeds, and intervals need at least 4"
+    few = "it has only 2 GAN seeds, and the 95 % intervals need at least 4"
     assert found["exploratory"] == [few]
     assert [point["ratio"] for point in found["ratio_response"]] == [0, 0.25, 0.5, 1, 2, 4]
     assert all(point["duplicate"] and point["over_duplicate"] for point in found["ratio_response"][1:])

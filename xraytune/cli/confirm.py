@@ -60,7 +60,7 @@ def confirm(
     """Answer the question: the best mixes against matched and tuned controls, on fresh seeds and the sealed test folder."""
     from xraytune.confirm.run import confirm
 
-    with ConfirmScreen(only_forecast=forecast, ask=not yes, as_json=as_json) as screen:
+    with ConfirmScreen(only_forecast=forecast, ask=not (yes or as_json), as_json=as_json) as screen:
         found = confirm(
             study,
             test=test,
@@ -81,12 +81,12 @@ def confirm(
 
 
 class ConfirmScreen:
-    """A `ConfirmObserver` that shows how far a confirm is.
+    """A `ConfirmObserver` that shows the progress of a confirm.
 
     Args:
         only_forecast: Whether to stop after the forecast.
-        ask: Whether to ask before the test folder is opened; without a terminal nobody is asked.
-        as_json: Whether stdout is for JSON.
+        ask: Whether to ask before the test folder is opened; without a terminal it is opened without asking.
+        as_json: Whether stdout is reserved for JSON.
     """
 
     def __init__(self, *, only_forecast: bool, ask: bool, as_json: bool) -> None:
@@ -104,16 +104,23 @@ class ConfirmScreen:
         """A bar for each kind of work."""
         self._bars(what, done, total)
 
-    def forecast(self, forecast: Forecast) -> None:
-        """Show it; stop where the folder is to stay sealed."""
+    def forecast(self, forecast: Forecast, *, is_open: bool) -> None:
+        """Show the forecast; exit if it is all that was asked for, or if the test folder is to stay sealed."""
+        if is_open and not self._only_forecast:
+            return
         self._drawing.close()
         if self._as_json and self._only_forecast:
             console.show_json(forecast.to_json())
             raise typer.Exit
         if not self._as_json:
             show_forecast(forecast)
+        if is_open:
+            console.say("the test folder was opened before; seeds added now make the verdict exploratory")
+            raise typer.Exit
         if self._only_forecast or (self._ask and not console.agreed("Open the test folder now?")):
-            console.say("the test folder stays sealed; --gan-seeds N adds seeds, the same command opens it")
+            console.say(
+                "the test folder stays sealed; run confirm with --gan-seeds N to add seeds, without --forecast to open it"
+            )
             raise typer.Exit
         self._bars = self._drawing.enter_context(console.progress())
 
@@ -132,7 +139,7 @@ class ConfirmScreen:
 
 
 def show_forecast(forecast: Forecast) -> None:
-    """The likeliest verdict of each design, by what is true."""
+    """Show the most likely verdict of each design, by the true effect."""
     effects = sorted({one.true_difference for one in forecast.chances})
     columns = (
         Column(name="test AUROC", align="right"),
@@ -148,7 +155,7 @@ def show_forecast(forecast: Forecast) -> None:
         )
         for auroc, gan_seeds in designs
     )
-    title = "forecast: the likeliest verdict on the test folder, from the scores on val-B"
+    title = "forecast: the most likely verdict on the test folder, from the scores on val-B"
     console.show(Frame(lines=(), tables=(Table(title=title, columns=columns, rows=rows),)))
     console.say(forecast.in_words)
 
@@ -219,7 +226,7 @@ def _ratios(found: Confirmation) -> tuple[Table, ...]:
 
 
 def _ratio_rows(point: RatioPoint, source: str) -> Iterator[tuple[Cell | str, ...]]:
-    """A ratio: the finalist's source over no extra images, real images drawn again over none, the first over the second."""
+    """Yield the rows of a ratio: the finalist's source over ratio 0, duplicates over ratio 0, the source over duplicates."""
     ratio, auroc = f"{point.ratio:g}", f"{point.auroc:.3f}"
     if not point.ratio:
         yield ratio, "no extra images", auroc, "", ""

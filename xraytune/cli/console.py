@@ -188,7 +188,12 @@ def is_live() -> bool:
 
 def agreed(question: str) -> bool:
     """Whether the person at the terminal says yes; where nobody can be asked, yes."""
-    return not (is_live() and sys.stdin is not None and sys.stdin.isatty()) or typer.confirm(question, err=True)
+    if not (is_live() and sys.stdin is not None and sys.stdin.isatty()):
+        return True
+    try:
+        return typer.confirm(question, err=True)
+    except typer.Abort as abort:  # Ctrl-C or Ctrl-D
+        raise KeyboardInterrupt from abort
 
 
 def show_refusal(error: XraytuneError) -> None:

@@ -65,29 +65,29 @@ class ControlResult:
         comparison: Finalist less control, on the test images.
         verdict: In words.
         bootstrap: The percentile interval, as a check.
-        detectable: The smallest difference that this design finds with a chance of .8.
-        chance_of_equivalent: Of `equivalent` if there were no difference.
+        detectable: The smallest difference that this design detects with a power of .8; None if it detects none.
+        chance_of_equivalent: Probability of `equivalent` if there is no difference.
     """
 
     control: Arm
     comparison: Comparison
     verdict: PairVerdict
     bootstrap: BootstrapInterval
-    detectable: float
+    detectable: float | None
     chance_of_equivalent: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinalistResult:
-    """A finalist and all that it was compared with.
+    """A finalist and all of its comparisons.
 
     Attributes:
         arm: The finalist.
         auroc: Mean over its replicates, on the test images.
         gan_aurocs: The AUROC of each GAN seed, mean over its classifier seeds, [G].
         results: Against each control.
-        verdict: None where it was not tested.
-        larger_designs: Where it is undecided: what studies with more patients or GAN seeds would end with, if the finalist
+        verdict: None if it was not tested.
+        larger_designs: If it is undecided: the probable verdicts of studies with more patients or GAN seeds, if the finalist
             equals all controls, and if it is better by two ROPE.
     """
 
@@ -100,7 +100,7 @@ class FinalistResult:
 
     @property
     def has_outlying_gan(self) -> bool:
-        """Whether the GAN seeds' AUROCs are plainly not normal, as where a GAN collapses now and then.
+        """Whether the GAN seeds' AUROCs are clearly not normal, as when a GAN collapses occasionally.
 
         Source: Shapiro & Wilk 1965, "An analysis of variance test for normality", at 1 %.
         """
@@ -116,7 +116,7 @@ RATIO_CAVEAT = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gain:
-    """How much higher one arm's AUROC is than another's on val-B, with a 95 % interval."""
+    """The gain in AUROC of one arm over another on val-B, with a 95 % interval."""
 
     gain: float
     low: float
@@ -143,8 +143,8 @@ class RatioPoint:
         gain: Over the ratio 0.
         low: Lower end of the 95 % interval of the gain.
         high: Upper end of it.
-        duplicate: The same with as many real images drawn again; None at 0 and with `matching: total`.
-        over_duplicate: Gain of the finalist over these duplicates; None where there are none.
+        duplicate: The same with as many repeated real images; None at 0 and with `matching: total`.
+        over_duplicate: Gain of the finalist over these duplicates; None if there are none.
     """
 
     ratio: float
@@ -185,16 +185,17 @@ def judge_finalists(
 
 
 def forecast_verdict(plan: Plan, val_b: Judged, test: Judged, scores: ArmScores, *, rope: float) -> Forecast:
-    """The chance of each verdict on the first finalist, from all replicates' scores on val-B and the test folder's size.
+    """Forecast the verdict on the first finalist, from all replicates' scores on val-B and the size of the test folder.
 
-    True differences are 0, one and two ROPE; GAN seeds those of the plan, 10 and 20; AUROCs on the test folder the mean on
-    val-B and .03 lower, because val-B chose the arms and often lies nearer to the ceiling.
+    It covers true differences of 0, one and two ROPE; the plan's number of GAN seeds, 10 and 20; and two AUROCs on the test
+    folder: the mean on val-B, and .03 lower, because the arms were selected on val-B, whose AUROC is often closer to the
+    ceiling.
 
     Args:
-        plan: All of whose runs are scored on val-B.
-        val_b: Its images.
-        test: The test folder's, whose scores nobody knows.
-        scores: On val-B.
+        plan: All of its runs must be scored on val-B.
+        val_b: The images of val-B.
+        test: The images of the test folder, not scored yet.
+        scores: Scores on val-B.
         rope: Half the width of the region of practical equivalence, in AUROC.
     """
     first = next(arm for arm in plan.arms if arm.role == "finalist")
@@ -212,12 +213,13 @@ def forecast_verdict(plan: Plan, val_b: Judged, test: Judged, scores: ArmScores,
         for lower in (0.0, _LOWER_ON_TEST)
         for gan_seeds in (plan.gan_seeds, *(more for more in MORE_GAN_SEEDS if more > plan.gan_seeds))
         for ropes in (0, 1, 2)
+        if ropes * rope <= 2 * (1 - spread.auroc)  # above it the finalist would exceed 1
     )
     return Forecast(gan_seeds=plan.gan_seeds, val_b_auroc=spread.auroc, rope=rope, chances=chances)
 
 
 def ratio_response(plan: Plan, judged: Judged, scores: ArmScores) -> tuple[RatioPoint, ...]:
-    """The first finalist at every ratio, in order, and duplicates beside it, against the control without extra images."""
+    """Compare the first finalist and its duplicates with the control without extra images, at every ratio, in order."""
     first = next(arm for arm in plan.arms if arm.role == "finalist")
     zero = next((arm for arm in plan.arms if _is_matched_none(arm) and arm.trial == first.trial), None)
     if zero is None:
@@ -243,12 +245,12 @@ def _gain(one: PatientInfluences, other: PatientInfluences) -> Gain:
 
 
 def controls_of(plan: Plan, finalist: Arm) -> Sequence[Arm]:
-    """What a finalist is compared with."""
+    """Return the controls that a finalist is compared with."""
     return [arm for arm in plan.arms if arm.role == "tuned" or (arm.role == "matched" and arm.trial == finalist.trial)]
 
 
 def likeness(control: Arm, finalist: Arm) -> frozenset[Likeness]:
-    """What a control can show of a finalist; with `matching: total`, `none` has as many images a step as well."""
+    """Return how a control compares with a finalist; with `matching: total`, `none` also has as many images per step."""
     if control.role != "matched":
         return frozenset()
     if control.parameters.source == "duplicate":
@@ -259,7 +261,7 @@ def likeness(control: Arm, finalist: Arm) -> frozenset[Likeness]:
 
 
 def as_verdicts(finalist: Arm, results: Sequence[ControlResult]) -> list[AgainstControl]:
-    """What `overall` judges."""
+    """Return the input of `overall`."""
     return [
         AgainstControl(control=one.control.name, likeness=likeness(one.control, finalist), verdict=one.verdict)
         for one in results

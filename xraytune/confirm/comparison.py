@@ -7,8 +7,8 @@ few, and the two errors are of the same size here; an interval over one of them 
 The GAN seeds are the readers of a multi-reader multi-case study: drawn at random, each scoring the same patients in both
 arms. An arm without a GAN has replicates too; there the pair of seeds only names them.
 
-The interval is a score interval: it holds the differences that a test does not reject, and the test of a difference uses the
-variance that the patients would have if it were true. docs/decisions/0010 says why, with the simulations.
+The interval is a score interval: it contains the differences that a test does not reject, and the test of a difference uses
+the patient variance that this difference implies. docs/decisions/0010 gives the reasons and the simulations.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from xraytune.metrics.classification import Floats
 MOST_DEGREES = 1e6
 """Where Student's t is the normal distribution to six digits. Infinity would be no JSON number."""
 PRIOR_PATIENTS = 20
-"""What the binormal variance counts for, beside the one estimated from the patients of the test folder."""
+"""Weight, in patients, of the binormal variance against the one estimated from the patients of the test folder."""
 
 PATIENTS_PER_DEGREE = 8
-"""Effective patients for each degree of freedom of their variance: only those that the arms rank differently count."""
+"""Effective patients per degree of freedom of their variance: only those that the arms rank differently contribute."""
 _STEPS = 400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What a test of a difference is computed from; each figure is a number or an array, and all broadcast.
+    """The inputs of a test of a difference; each is a number or an array, and all broadcast.
 
     Attributes:
         difference: Estimated, the first arm's AUROC less the second's.
         mean_auroc: Mean of the two arms' AUROCs.
         seed_variance: Sample variance of the GAN seeds' differences.
-        patient_variance: Of the difference over other patients, with these seeds; a negative estimate counts as 0.
+        patient_variance: Variance of the difference over patients, with these seeds; a negative estimate counts as 0.
         gan_seeds: GAN seeds, at least 2.
         effective_patients: 4 / (1/n + 1/m) for n patients of one class and m of the other.
     """
@@ -127,7 +127,7 @@ class Comparison:
 def compare(aurocs: Floats, influences: Floats, *, effective_patients: float) -> Comparison:
     """Compare arm 0 with arm 1.
 
-    Classifier seeds are averaged within their GAN seed. Swapping the arms changes the signs and, but for rounding, nothing else.
+    Classifier seeds are averaged within their GAN seed. Swapping the arms only changes the signs, up to rounding.
 
     Args:
         aurocs: float64 [2, G, K]: arm, GAN seed, classifier seed; G >= 2.
@@ -150,7 +150,7 @@ def compare(aurocs: Floats, influences: Floats, *, effective_patients: float) ->
 
 
 def gather(aurocs: Floats, influences: Floats, *, effective_patients: float) -> Evidence:
-    """What `compare` tests with; it takes the same and raises the same."""
+    """Compute the evidence that `compare` tests; same arguments and exceptions."""
     gan_seeds = aurocs.shape[1]
     if gan_seeds < 2:
         what = "confirm.gan_seeds: one seed cannot separate chance from an effect"
@@ -180,7 +180,7 @@ def p_value_below(evidence: Evidence, difference: ArrayLike) -> Floats:
 
 
 def score_interval(evidence: Evidence) -> HillisInterval:
-    """The range of the differences that neither one-sided test rejects, of numbers."""
+    """Return the range of differences that neither one-sided test rejects; `evidence` holds scalars."""
     centre = float(np.asarray(evidence.difference))
     error, degrees = (float(figure) for figure in _error_at(evidence, centre))
 
@@ -189,7 +189,7 @@ def score_interval(evidence: Evidence) -> HillisInterval:
             error, degrees = _error_at(evidence, centre + sign * distance)
             return float(distance - stdtrit(degrees, quantile) * error)
 
-        # With few patients near the ceiling differences beyond a rejected one may be accepted again: the last end counts.
+        # With few patients near the ceiling, differences beyond a rejected one may be accepted again: take the last.
         distances = np.linspace(0.0, 1 - sign * centre, _STEPS)
         errors, degrees = _error_at(evidence, centre + sign * distances)
         last = int(np.flatnonzero(distances <= stdtrit(degrees, quantile) * errors)[-1])
@@ -211,7 +211,7 @@ def score_interval(evidence: Evidence) -> HillisInterval:
 
 
 def _error_at(evidence: Evidence, difference: ArrayLike) -> tuple[Floats, Floats]:
-    """Standard error and degrees of freedom that the estimate has if this is the true difference.
+    """Return the standard error and degrees of freedom of the estimate if this is the true difference.
 
     Source: Satterthwaite 1946, "An approximate distribution of estimates of variance components"; with infinitely many
     patients it is Hillis' formula.
@@ -225,11 +225,11 @@ def _error_at(evidence: Evidence, difference: ArrayLike) -> tuple[Floats, Floats
 
 
 def patient_variance_at(evidence: Evidence, difference: ArrayLike) -> Floats:
-    """The patients' variance of an estimated difference, if this is the true one.
+    """Return the patient variance of an estimated difference, if `difference` is the true one.
 
-    The estimated variance belongs to the estimated difference; it grows as it does in the binormal model and is never
-    lowered. With few patients hardly any is ranked otherwise by one arm than by the other, and the estimate is mostly noise:
-    the binormal variance itself counts for `PRIOR_PATIENTS` beside it.
+    The estimated variance belongs to the estimated difference; it is increased as the binormal model predicts and never
+    decreased. With few patients the two arms rank hardly any of them differently, and the estimate is mostly noise, so it is
+    averaged with the binormal variance, which has the weight of `PRIOR_PATIENTS`.
 
     Source: after the score interval of paired proportions, Tango 1998, "Equivalence test and confidence interval for the
     difference in proportions for the paired-sample design".
@@ -245,7 +245,7 @@ def patient_variance_at(evidence: Evidence, difference: ArrayLike) -> Floats:
 def hillis_interval(*, difference: float, mean_square: float, excess_covariance: float, readers: int) -> HillisInterval:
     """The interval of Obuchowski & Rockette for two treatments, random readers and random cases.
 
-    It takes the variance at the estimate; `score_interval` is the same where the patients are many.
+    It uses the variance at the estimate; `score_interval` gives the same interval if there are many patients.
 
     Args:
         difference: Mean over readers.

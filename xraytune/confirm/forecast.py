@@ -1,9 +1,9 @@
-"""Which verdict a design most likely ends with, before the test folder is opened.
+"""Forecast the verdict of a design before the test folder is opened.
 
-Takes how much the differences between a finalist and its controls vary on images that are scored already (val-B), gives
-the chance of each verdict on a test folder of another size, with more GAN seeds, at another AUROC. The observed differences
-are not used: "power at what was seen" repeats the p-value (Hoenig & Heisey 2001, "The abuse of power"). Studies are drawn,
-and each goes through the tests of `verdict.py`, against all controls at once.
+Takes how much the differences between a finalist and its controls vary on images that are already scored (val-B), gives
+the probability of each verdict on a test folder of another size, with more GAN seeds, at another AUROC. The observed
+differences are not used: observed power only restates the p-value (Hoenig & Heisey 2001, "The abuse of power"). Studies are
+simulated, and each goes through the tests of `verdict.py`, against all controls at once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 from scipy.optimize import brentq  # type: ignore[import-untyped]
 from scipy.stats import norm  # type: ignore[import-untyped]
 
-from xraytune.confirm.comparison import Evidence
+from xraytune.confirm.comparison import PRIOR_PATIENTS, Evidence
 from xraytune.confirm.verdict import LEVEL, Likeness, Overall, PairTests, overall, pair_tests, verdicts_of
 from xraytune.metrics.binormal import around, placement_variance
 from xraytune.metrics.classification import Floats
@@ -33,19 +33,21 @@ _LEAST_VARIANCE = 1e-12
 class Spread:
     """How a finalist's differences from its M controls vary, in squares of AUROC.
 
-    Seeds have two variances: one of the finalist, common to all of its differences, and one of each control, averaged over
+    Seeds have two variances: the finalist's, common to all of its differences, and the controls' own, averaged over
     them; five seeds are too few to estimate more.
 
     Attributes:
-        auroc: Mean of all arms, on the images where this was measured.
-        patients: Covariances [M, M] over patients, common to all seeds, of one effective patient.
-        seeds: Variances of one GAN seed (its classifier seeds averaged), with patients without number: common, own.
-        seeds_by_patients: What patients add to each seed alone, of one effective patient: common, own.
-        level: Variance of the mean AUROC of all arms, of one effective patient.
-        roughness: Squared coefficient of variation of an estimated patients' variance, of one effective patient.
+        auroc: Mean of all arms, on the images that the spread was measured on.
+        effective_patients: On these images.
+        patients: Covariances [M, M] over patients, common to all seeds, per effective patient.
+        seeds: Variances of one GAN seed (its classifier seeds averaged), with infinitely many patients: common, own.
+        seeds_by_patients: Variances of the seed-by-patient interaction, per effective patient: common, own.
+        level: Variance of the mean AUROC of all arms, per effective patient.
+        roughness: Squared coefficient of variation of an estimated patient variance, per effective patient.
     """
 
     auroc: float
+    effective_patients: float
     patients: Floats
     seeds: tuple[float, float]
     seeds_by_patients: tuple[float, float]
@@ -55,7 +57,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Design:
-    """A test that could be made.
+    """The size of a possible test.
 
     Attributes:
         effective_patients: In the test folder, as `patient_influences` counts them.
@@ -70,7 +72,7 @@ class Design:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerdictChances:
-    """How often each verdict comes out.
+    """The probability of each verdict.
 
     Attributes:
         design: The design.
@@ -90,7 +92,7 @@ class VerdictChances:
 
     @property
     def likeliest(self) -> tuple[Overall, float]:
-        """The verdict that comes out most often, and how often."""
+        """The most probable verdict and its probability."""
         chances: dict[Overall, float] = {
             "helps": self.helps,
             "hurts": self.hurts,
@@ -110,7 +112,7 @@ class Forecast:
     """The verdicts to expect on the first finalist, before the test folder is opened.
 
     Attributes:
-        gan_seeds: Of the plan.
+        gan_seeds: Number of GAN seeds of the plan.
         val_b_auroc: Mean of the finalist and its controls on val-B.
         rope: Half the width of the region of practical equivalence, in AUROC.
         chances: By AUROC on the test folder (that of val-B first), GAN seeds (the plan's first), and true difference (0, one
@@ -128,7 +130,7 @@ class Forecast:
 
     @property
     def in_words(self) -> str:
-        """What this design most likely ends with where the images make no difference, and what more GAN seeds would do."""
+        """The most probable verdict if the images make no difference, and the effect of more GAN seeds on it."""
         none, *more = (one for one in self.chances if one.design.auroc == self.val_b_auroc and not one.true_difference)
         word, chance = none.likeliest
         said = f"If the synthetic images make no difference, this design most likely ends {word} ({chance:.0%})"
@@ -136,7 +138,7 @@ class Forecast:
         return said + (f"; {', '.join(better)}" if word == "undecided" and better else "")
 
     def to_json(self) -> dict[str, Any]:
-        """As `forecast.json` has it."""
+        """The content of `forecast.json`."""
         return {
             "version": 1,
             "gan_seeds": self.gan_seeds,
@@ -167,6 +169,7 @@ def measure_spread(aurocs: Floats, influences: Floats, *, effective_patients: fl
     )
     return Spread(
         auroc=float(aurocs.mean()),
+        effective_patients=effective_patients,
         patients=across * effective_patients,
         seeds=_common_and_own(np.atleast_2d(np.cov(gaps)) - by_patients),
         seeds_by_patients=_common_and_own(by_patients * effective_patients),
@@ -178,7 +181,7 @@ def measure_spread(aurocs: Floats, influences: Floats, *, effective_patients: fl
 def verdict_chances(
     spread: Spread, design: Design, likenesses: Sequence[frozenset[Likeness]], *, rope: float, true_difference: float
 ) -> VerdictChances:
-    """The chance of each verdict if the finalist differs from every control by `true_difference`.
+    """Estimate the probability of each verdict if the finalist differs from every control by `true_difference`.
 
     Args:
         spread: With M controls.
@@ -200,7 +203,7 @@ def verdict_chances(
 
 
 def count_words(tests: PairTests, likenesses: Sequence[frozenset[Likeness]]) -> Counter[Overall]:
-    """How many of the studies end with each verdict; those whose tests have the same outcomes are judged once.
+    """Count the studies by verdict; those with the same test outcomes are judged once.
 
     Args:
         tests: Each attribute [studies, M].
@@ -208,7 +211,7 @@ def count_words(tests: PairTests, likenesses: Sequence[frozenset[Likeness]]) -> 
     """
     lowest = tests.p_better_by_rope.min(axis=1, keepdims=True) < LEVEL / len(
         likenesses
-    )  # what Holm's method begins with
+    )  # the first step of Holm's method
     outcomes = np.concatenate([tests.is_better, tests.is_worse, lowest], axis=1)
     _, first, counts = np.unique(outcomes, axis=0, return_index=True, return_counts=True)
     words: Counter[Overall] = Counter()
@@ -218,31 +221,46 @@ def count_words(tests: PairTests, likenesses: Sequence[frozenset[Likeness]]) -> 
 
 
 def detection_probability(spread: Spread, design: Design, *, true_difference: float) -> float:
-    """Chance that the 95 % interval of the first comparison excludes 0, given the true difference."""
+    """Probability that the 95 % interval of the first comparison excludes 0, given the true difference."""
     tests = _drawn(spread, design, rope=1.0, true_difference=true_difference)
     return float((tests.is_better[:, 0] | tests.is_worse[:, 0]).mean())
 
 
 def probability_equivalent(spread: Spread, design: Design, *, rope: float, true_difference: float = 0.0) -> float:
-    """Chance that the 90 % interval of the first comparison lies inside +-rope, given the true difference."""
+    """Probability that the 90 % interval of the first comparison lies inside +-rope, given the true difference."""
     return float(_drawn(spread, design, rope=rope, true_difference=true_difference).is_equivalent[:, 0].mean())
 
 
-def smallest_detectable_difference(spread: Spread, design: Design, *, power: float = 0.8) -> float:
-    """The true difference that the first comparison's 95 % interval separates from 0 with the probability `power`."""
+def smallest_detectable_difference(spread: Spread, design: Design, *, power: float = 0.8) -> float | None:
+    """The true difference that the first comparison's 95 % interval separates from 0 with the probability `power`.
+
+    None if not even the largest difference possible at this AUROC is detected so often.
+    """
 
     def shortfall(difference: float) -> float:
         return detection_probability(spread, design, true_difference=difference) - power
 
     most = 2 * (1 - design.auroc)
-    return float(brentq(shortfall, 0.0, most, xtol=1e-5)) if shortfall(most) > 0 else most
+    return float(brentq(shortfall, 0.0, most, xtol=1e-5)) if shortfall(most) > 0 else None
+
+
+def _with_prior(spread: Spread) -> Floats:
+    """Covariances over one effective patient, with the binormal model's weight as the tests have it.
+
+    With few patients near the ceiling hardly any is misranked, and estimates alone would promise certainty. In the model,
+    half of a difference's variance is the finalist's, common to all of its differences.
+    """
+    count = len(spread.patients)
+    prior = 2 * float(placement_variance(spread.auroc, spread.auroc)) * (np.eye(count) + np.ones((count, count)))
+    weight = PRIOR_PATIENTS / (spread.effective_patients + PRIOR_PATIENTS)
+    return np.asarray((1 - weight) * spread.patients + weight * prior)
 
 
 def _drawn(spread: Spread, design: Design, *, rope: float, true_difference: float) -> PairTests:
-    """The tests of drawn studies, each attribute [draws, M]; every call draws the same numbers."""
+    """Test simulated studies, each attribute [draws, M]; every call draws the same random numbers."""
     generator = numpy_generator(0, "forecast")
     controls, patients = len(spread.patients), design.effective_patients
-    # A folder is easier or harder than the next one, for all arms alike; on easy ones all differences are smaller.
+    # Test folders vary in difficulty, for all arms alike; on easy ones all differences are smaller.
     of_separation = np.sqrt(spread.level / _steepness(spread.auroc) / patients)
     level = norm.cdf(norm.ppf(design.auroc) + of_separation * generator.standard_normal((_DRAWS, 1)))
     of_level = _mean_of(_steepness(level), 1.0)
@@ -261,11 +279,11 @@ def _drawn(spread: Spread, design: Design, *, rope: float, true_difference: floa
     )
     by_seed = common[..., None] * generator.standard_normal((_DRAWS, 1, design.gan_seeds))
     by_seed = by_seed + own[..., None] * generator.standard_normal((_DRAWS, controls, design.gan_seeds))
-    values, vectors = np.linalg.eigh(spread.patients / patients)
+    values, vectors = np.linalg.eigh(_with_prior(spread) / patients)
     root = vectors * np.sqrt(np.maximum(values, 0))
     by_patients = np.sqrt(harder) * (generator.standard_normal((_DRAWS, controls)) @ root.T)
     differences = _mean_of(np.sqrt(of_level), true_difference) + by_patients + by_seed.mean(axis=2)
-    # Patients show the variance of the difference that they show, and show it roughly, partly for all controls alike.
+    # The estimated patient variance belongs to the observed difference; its error is partly common to all controls.
     seen = _mean_of(placement_variance(*around(level, differences)), truth)
     roughness = np.maximum(spread.roughness / patients / truth, _NEAREST)
     common_part, own_part = (
@@ -284,17 +302,17 @@ def _drawn(spread: Spread, design: Design, *, rope: float, true_difference: floa
 
 
 def _steepness(auroc: ArrayLike) -> Floats:
-    """How fast an AUROC changes with the separation of the two classes, squared, but for a factor; binormal."""
+    """Squared slope of the AUROC in the separation of the two classes, up to a factor; binormal model."""
     return np.asarray(norm.pdf(norm.ppf(np.clip(auroc, _NEAREST, 1 - _NEAREST))) ** 2)
 
 
 def _mean_of(values: Floats, mean: ArrayLike) -> Floats:
-    """Values times what gives them this mean."""
+    """Rescale the values to this mean."""
     return np.asarray(values * (mean / values.mean()))
 
 
 def _common_and_own(covariance: Floats) -> tuple[float, float]:
-    """Mean covariance of two differences, and what the mean variance has above it; of a single one all is common."""
+    """Return the mean covariance of two differences, and the rest of the mean variance; a single one is all common."""
     count, diagonal = len(covariance), float(np.trace(covariance)) / len(covariance)
     common = (float(covariance.sum()) - count * diagonal) / (count * (count - 1)) if count > 1 else diagonal
     return common, diagonal - common

@@ -31,7 +31,7 @@ class Confirmation:
         study: The study's folder.
         finalists: In the order of val-B, each with its comparisons and its verdict.
         ratios: The first finalist at every ratio, on val-B.
-        forecast: What was to be expected before the test folder was opened.
+        forecast: The forecast from before the test folder was opened.
         exploratory: Why the verdict confirms nothing; empty where it does.
         notes: What a person should know.
         gan_seeds: GAN seeds of each arm.
@@ -135,12 +135,12 @@ def _figures(result: ControlResult) -> str:
 
 
 def _of_gans(finalist: FinalistResult) -> str:
-    """What the mean is a mean of."""
+    """Each GAN's AUROC, and a warning if they are clearly not normal."""
     if finalist.arm.parameters.gan is None:
         return ""
     aurocs = ", ".join(f"{auroc:.3f}" for auroc in finalist.gan_aurocs)
     outlying = (
-        "; they are plainly not normal, so the intervals may be too narrow and a GAN that collapses now and then would be "
+        "; they are clearly not normal, so the intervals may be too narrow, and a GAN that collapses occasionally may be "
         "missed"
         if finalist.has_outlying_gan
         else ""
@@ -150,7 +150,7 @@ def _of_gans(finalist: FinalistResult) -> str:
 
 
 def _more_draws(finalist: FinalistResult) -> str:
-    """Where the finalist is worse than the control without images, but not than the one with as many images a step."""
+    """The finalist is worse than the control without images, but not than the one with as many images per step."""
     against = as_verdicts(finalist.arm, finalist.results)
     worse = [one for one in against if "no synthetic images" in one.likeness and one.verdict.is_worse]
     others = [one for one in against if one.likeness and not one.verdict.is_worse]
@@ -158,17 +158,17 @@ def _more_draws(finalist: FinalistResult) -> str:
         return ""
     if others:
         return (
-            f" It is worse than {worse[0].control} but not than {others[0].control}: drawing more images a step hurt, not "
-            "shown to be the synthetic ones."
+            f" It is worse than {worse[0].control} but not than {others[0].control}: drawing more images per step hurt; "
+            "that the synthetic ones did is not shown."
         )
     return (
-        f" It is worse than {worse[0].control}; without a matched `duplicate` nobody can tell whether the synthetic images "
-        "did it or the larger number of images a step."
+        f" It is worse than {worse[0].control}; without a matched `duplicate`, the cause may be the synthetic images "
+        "or the larger number of images per step."
     )
 
 
 def _what_would_decide(finalist: FinalistResult) -> str:
-    """The smallest larger design that answers in four of five studies, if the images do nothing or add two ROPE."""
+    """The smallest design that answers in four of five studies, both if the images do nothing and if they add two ROPE."""
     chances = finalist.larger_designs
     if not chances:
         return ""
@@ -177,10 +177,10 @@ def _what_would_decide(finalist: FinalistResult) -> str:
         if none.no_better >= _DECIDES and gain.helps >= _DECIDES:
             return (
                 f" A study with {none.design.effective_patients / own.effective_patients:g} times the test patients and "
-                f"{none.design.gan_seeds} GAN seeds would answer: {_in_words(none, gain)}."
+                f"{none.design.gan_seeds} GAN seeds would be conclusive: {_in_words(none, gain)}."
             )
     return (
-        " Even the largest design that was looked at would often not answer "
+        " Even the largest design considered would often be inconclusive "
         f"({chances[-1].design.effective_patients / own.effective_patients:g} times the test patients, "
         f"{chances[-1].design.gan_seeds} GAN seeds: {_in_words(*chances[-2:])})."
     )
@@ -188,8 +188,8 @@ def _what_would_decide(finalist: FinalistResult) -> str:
 
 def _in_words(none: VerdictChances, gain: VerdictChances) -> str:
     return (
-        f"no_better with a chance of {none.no_better:.0%} if the images make no difference, helps with {gain.helps:.0%} if "
-        f"they add {gain.true_difference:g}"
+        f"no_better with a probability of {none.no_better:.0%} if the images make no difference, helps "
+        f"with {gain.helps:.0%} if they add {gain.true_difference:g}"
     )
 
 
@@ -205,7 +205,7 @@ def methods_paragraph(confirmation: Confirmation) -> str:
         "number of optimiser steps, on the same stream of real images in each replicate; the epoch with the best val-A "
         f"AUROC was kept. {_opening_in_words(confirmation)} Differences in AUROC have 95 % intervals for "
         "random seeds and random patients (Obuchowski-Rockette model, GAN seeds as readers; DeLong covariances clustered "
-        "by patient; score intervals with the patients' variance at the difference tested, Satterthwaite's degrees of "
+        "by patient; score intervals with the patient variance at the difference tested, Satterthwaite's degrees of "
         "freedom). A finalist helps if it is better than every control, and hurts if it is worse than its matched controls "
         "(intersection-union tests); it is no better if a one-sided test rules out an improvement of "
         f"{confirmation.rope:g} AUROC over a control (5 % in all, Holm's correction); finalists were tested in the "

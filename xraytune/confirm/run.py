@@ -30,14 +30,14 @@ from xraytune.pipeline.prepare import require_pixels
 from xraytune.records import Compute, Json, Progress, ignore_progress
 from xraytune.search.inputs import inputs_of_trials, read_inputs, require_same_inputs
 from xraytune.search.journal import Journal
-from xraytune.search.openings import OPENINGS_FILE, openings, openings_before, study_logs, write_opening
+from xraytune.search.openings import OPENINGS_FILE, last_opening, openings, openings_before, study_logs, write_opening
 from xraytune.search.rungs import rungs_of
 from xraytune.search.runner import Runner, survey
 from xraytune.search.slots import resolved
 from xraytune.search.study import StudyFolder, environment, locked, named
 
 FEWEST_GAN_SEEDS = 4
-"""With fewer the 95 % interval covers 89 to 94 %."""
+"""With fewer seeds the 95 % interval covers only 89 to 94 %."""
 
 
 def confirm(
@@ -66,7 +66,7 @@ def confirm(
         cache: The artifact cache; by default the one beside the studies.
         address: A Ray cluster; by default Ray starts on this machine.
         reason: Why the test folder is opened, for the log of its openings.
-        observer: Notified of what happens. Its `forecast` is called before the test folder is opened; an exception there
+        observer: Receives progress events. Its `forecast` is called before the test folder is opened; an exception there
             leaves the folder sealed.
         on_progress: Told how far the work beside the runs is.
 
@@ -155,19 +155,23 @@ def _judge(training: Training, plan: Plan, sealed: SealedTest, reason: str, on_p
     val_b = Judged(labels=side.labels, patients=side.patients, positive=prepared.positive)
     rope = settings.confirm.rope
     forecast = forecast_verdict(plan, val_b, test, _arm_scores(folder, plan, VAL_B), rope=rope)
+    write_json(folder.path / FORECAST_FILE, forecast.to_json())
+    training.observer.forecast(forecast, is_open=has_any_scores(folder, TEST))
     if not all(has_scores(folder, number, TEST) for number in of_test):
-        write_json(folder.path / FORECAST_FILE, forecast.to_json())
-        training.observer.forecast(forecast)
-        write_opening(
-            *study_logs(training.folder.path),
-            command="confirm",
-            study=training.folder.path.name,
-            fingerprint=sealed.fingerprint,
-            reason=reason,
-            image_count=len(sealed.images),
-            order=sealed.order,
-            runs=len(of_test),
-        )
+        look = {"fingerprint": sealed.fingerprint, "order": sealed.order, "runs": len(of_test)}
+        last = last_opening(training.folder.path / OPENINGS_FILE, "confirm") or {}
+        # A kill in the middle of the scoring leaves one look, not two.
+        if not (has_any_scores(folder, TEST) and look == {name: last.get(name) for name in look}):
+            write_opening(
+                *study_logs(training.folder.path),
+                command="confirm",
+                study=training.folder.path.name,
+                fingerprint=sealed.fingerprint,
+                reason=reason,
+                image_count=len(sealed.images),
+                order=sealed.order,
+                runs=len(of_test),
+            )
         plan = training.opened_after(plan, openings_before(training.folder.path, sealed.fingerprint))
         group = open_test(sealed, prepared, training.cache, on_progress=on_progress)
         _score(training, compute, TEST, of_test, group, on_progress)
@@ -191,11 +195,11 @@ def _judge(training: Training, plan: Plan, sealed: SealedTest, reason: str, on_p
 def _few_seeds(plan: Plan) -> Iterator[str]:
     """Two or three seeds say too little about their variance: the intervals cover less than 95 %."""
     if plan.gan_seeds < FEWEST_GAN_SEEDS:
-        yield f"it rests on {plan.gan_seeds} GAN seeds, and intervals need at least {FEWEST_GAN_SEEDS}"
+        yield f"it has only {plan.gan_seeds} GAN seeds, and the 95 % intervals need at least {FEWEST_GAN_SEEDS}"
 
 
 def _notes_on_machines(training: Training, scored_on: Compute) -> Iterator[str]:
-    """What differs between the machines that searched, trained and scored."""
+    """Report differences between the machines that searched, trained and scored."""
     trained = training.runs_folder.releases()[-1]
     if searched := [each for each in training.folder.releases() if each != trained]:
         yield (
@@ -241,7 +245,7 @@ def _finalists(folder: StudyFolder, searched: Trials, count: int) -> list[Parame
 
 
 def _trials(journal: Journal) -> Trials:
-    """The trials of the search that have ended."""
+    """Return the trials of the search that have ended."""
     complete, pruned, failed = [], [], []
     for row in journal.rows():
         name, parameters = f"#{row['number']}", journal.parameters(row["number"])

@@ -41,7 +41,7 @@ from xraytune.confirm.runs import (
     to_its_last_step,
 )
 from xraytune.errors import DataError, Problem, StudyError, TrialError, listed
-from xraytune.files import write_json
+from xraytune.files import read_json, write_json
 from xraytune.pipeline.album import require_enough, store_folder
 from xraytune.pipeline.prepare import Prepared, write_prepared
 from xraytune.pipeline.synthesize import gan_need
@@ -61,8 +61,11 @@ class ConfirmObserver(RunObserver, Protocol):
     def opened(self, dashboard: str) -> None:
         """Ray runs; `dashboard` is its address, empty where there is none."""
 
-    def forecast(self, forecast: Forecast) -> None:
-        """All is trained and scored on val-B, and the test folder would be opened next; an exception leaves it sealed."""
+    def forecast(self, forecast: Forecast, *, is_open: bool) -> None:
+        """All replicates are trained and scored on val-B.
+
+        Unless `is_open`, the test folder is opened next; an exception leaves it sealed.
+        """
 
 
 class Quiet:
@@ -77,7 +80,7 @@ class Quiet:
     def opened(self, dashboard: str) -> None:
         """Nothing."""
 
-    def forecast(self, forecast: Forecast) -> None:
+    def forecast(self, forecast: Forecast, *, is_open: bool) -> None:
         """Nothing."""
 
 
@@ -198,8 +201,9 @@ class Training:
         """The plan with the seeds that are asked for; it is written down before they are trained."""
         grown = plan.grown((), gan_seeds, self.settings.confirm.classifier_seeds)
         if plan.runs and len(grown.runs) > len(plan.runs) and (self.runs_folder.path / VERDICT_FILE).exists():
-            why = f"GAN seeds were added after a verdict on {plan.gan_seeds} had been seen"
-            grown = replace(grown, exploratory=(*grown.exploratory, why))
+            seen = read_json(self.runs_folder.path / VERDICT_FILE)["gan_seeds"]
+            why = f"GAN seeds were added after a verdict on {seen} had been seen"
+            grown = replace(grown, exploratory=tuple(dict.fromkeys((*grown.exploratory, why))))
         write_plan(grown, self.runs_folder.path)
         return grown
 

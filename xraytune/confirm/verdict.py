@@ -1,9 +1,9 @@
 """What the comparisons amount to: four words for a pair of arms, four for a finalist, and when to stop looking.
 
-Takes comparisons, gives words and the controls that they rest on. Pure rules, each of which keeps its error rate: a
+Takes comparisons, gives words and the controls that they rest on. Pure rules, each of which controls its error rate: a
 finalist helps if it beats every control and hurts if it is worse than every matched one (intersection-union tests); it is no
-better if an improvement over some control is ruled out (Holm's correction over the controls); a further finalist is looked
-at only after the one before it has helped.
+better if an improvement over some control is ruled out (Holm's correction over the controls); the next finalist is tested
+only if the one before it helps.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ PairWord: TypeAlias = Literal["better", "worse", "equivalent", "undecided"]
 Likeness: TypeAlias = Literal["no synthetic images", "as many images a step"]
 
 LEVEL = 0.05
-"""Of each claim: two-sided for `better` and `worse`, of each of two one-sided tests for `equivalent`, one-sided for
-`no_better`."""
+"""Significance level of each claim: two-sided for `better` and `worse`, of each of two one-sided tests for `equivalent`,
+one-sided for `no_better`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairTests:
-    """What holds of one arm against another, elementwise over all that `evidence` has.
+    """The tests of one arm against another, elementwise over the arrays of the evidence.
 
     Attributes:
         is_better: The 95 % interval lies above 0.
@@ -72,8 +72,8 @@ class AgainstControl:
 
     Attributes:
         control: The control's name.
-        likeness: What a matched control shares with the finalist or lacks; empty for a tuned one. A finalist that is worse
-            than a control with as many images a step owes that to the images, not to their number.
+        likeness: How a matched control compares with the finalist; empty for a tuned one. If a finalist is worse than a
+            control with as many images per step, the cause is the images, not their number.
         verdict: Finalist less control.
     """
 
@@ -89,7 +89,7 @@ class OverallVerdict:
     Attributes:
         word: The first that holds of `hurts`, `helps`, `no_better`, `undecided`.
         controls: The controls that it rests on: the matched ones (`hurts`), all (`helps`), those over which an improvement
-            is ruled out (`no_better`), those over which nothing was shown (`undecided`).
+            is ruled out (`no_better`), those that it is not shown to beat (`undecided`).
     """
 
     word: Overall
@@ -100,7 +100,7 @@ def pair_tests(evidence: Evidence, *, rope: float) -> PairTests:
     """Test a difference for all four words.
 
     Args:
-        evidence: Of the arm that is judged with another.
+        evidence: Of the difference between the judged arm and the other.
         rope: Half the width of the region of practical equivalence, in AUROC, > 0.
 
     Source: equivalence as two one-sided tests of 5 %: Schuirmann 1987, "A comparison of the two one-sided tests procedure
@@ -127,7 +127,7 @@ def judge(evidence: Evidence, *, rope: float) -> PairVerdict:
 
 
 def verdicts_of(tests: PairTests, study: int, likenesses: Sequence[frozenset[Likeness]]) -> list[AgainstControl]:
-    """One study of tests [studies, controls], with a likeness for each control."""
+    """Extract one study from tests [studies, controls], with a likeness for each control."""
     return [
         AgainstControl(
             control=str(place),
@@ -160,13 +160,13 @@ def overall(comparisons: Sequence[AgainstControl]) -> OverallVerdict:
 
 
 def shows_harm(comparisons: Iterable[AgainstControl]) -> bool:
-    """Whether the matched controls can show that the images hurt: one has none, and one has as many images a step."""
+    """Whether the matched controls can show that the images hurt: one has none, and one has as many images per step."""
     likenesses = {likeness for one in comparisons for likeness in one.likeness}
     return likenesses == {"no synthetic images", "as many images a step"}
 
 
 def _improvement_ruled_out(comparisons: Sequence[AgainstControl]) -> list[AgainstControl]:
-    """The controls over which an improvement of one ROPE is ruled out, in the order given."""
+    """Return the controls over which an improvement of one ROPE is ruled out, in the given order."""
     ranked = sorted(comparisons, key=lambda one: one.verdict.p_better_by_rope)
     passed = [one.verdict.p_better_by_rope < LEVEL / (len(ranked) - place) for place, one in enumerate(ranked)]
     ruled_out = ranked[: passed.index(False) if False in passed else len(ranked)]
@@ -174,7 +174,7 @@ def _improvement_ruled_out(comparisons: Sequence[AgainstControl]) -> list[Agains
 
 
 def fixed_sequence(verdicts: Sequence[OverallVerdict]) -> tuple[OverallVerdict | None, ...]:
-    """What may be said of finalists in an order that was fixed before: up to and including the first that does not help.
+    """Return the verdicts of finalists tested in a fixed order: up to and including the first that does not help.
 
     Args:
         verdicts: In the order of the finalists' val-B.

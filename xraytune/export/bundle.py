@@ -49,7 +49,7 @@ _FILES = (_RECORD, _CONFIG, _SPLIT, "epochs.jsonl", _MODEL)
 _PACKAGES = ("xraytune", "torch", "torchvision", "numpy", "pillow")
 _PREPARED = TypeAdapter(Prepared)
 _LARGEST_SIDE_PX = 1024
-_MOST_SCORES = 200
+_MOST_SCORES = 1000
 _OTHER_VERSION = "this bundle is of another version of xraytune"
 _TRAIN_AGAIN = "train it again with this version"
 _FIX = "train it again, or copy the whole folder again"
@@ -61,7 +61,7 @@ class ValidationScores(Model):
     Attributes:
         images: Their number.
         patients: On them.
-        scores: Probabilities of the positive class, ascending: all, or of more than 200 so many at even distances in rank.
+        scores: Probabilities of the positive class, ascending: all, or of more than 1,000 so many at even distances in rank.
     """
 
     images: Annotated[int, Field(ge=1)]

@@ -112,8 +112,8 @@ def threshold_of(bundle: Bundle, sensitivity: float | None) -> float:
     positives = record.validation[record.positive]
     threshold = sensitivity_threshold(np.array(positives.scores), sensitivity)
     if threshold is None:
-        few = f"{positives.images} images of {record.positive}"
-        what = f"it takes {fewest_positives(sensitivity)} validation images, and the model has {few}"
+        few = f"{len(positives.scores)} of {record.positive}"
+        what = f"it takes {fewest_positives(sensitivity)} positive validation scores, and the model holds {few}"
         raise ConfigError(Problem(what, where, f"give a lower sensitivity, or {fix}"))
     return threshold
 

@@ -1,4 +1,4 @@
-"""How much patients make the AUROCs of two models differ, in the binormal model: the shape of a variance, not its size.
+"""Patient variance of the AUROC difference of two models in the binormal model: the shape of a variance, not its size.
 
 Near an AUROC of 1 an estimated variance is small exactly when the estimated AUROC is high, so an interval that uses it is
 too narrow on the side of the lower AUROC. The binormal model gives the variance as a function of the AUROCs instead.
@@ -13,9 +13,9 @@ from scipy.special import ndtr, ndtri, owens_t  # type: ignore[import-untyped]
 from xraytune.metrics.classification import Floats
 
 WITHIN_ARM, ACROSS_ARMS = 0.85, 0.8
-"""Assumed correlations of two replicates' errors on the same image: of one arm, and of two arms."""
+"""Assumed correlations of two replicates' errors on the same image: within an arm, and between arms."""
 _NEAREST = 1e-6
-"""To an AUROC of 0 or 1."""
+"""Smallest distance to an AUROC of 0 or 1."""
 
 
 def placement_variance(first: ArrayLike, second: ArrayLike) -> Floats:
@@ -36,7 +36,7 @@ def placement_variance(first: ArrayLike, second: ArrayLike) -> Floats:
 
 
 def around(mean: ArrayLike, difference: ArrayLike) -> tuple[Floats, Floats]:
-    """Two AUROCs with a given mean and difference, moved as little as keeps both within [0, 1]."""
+    """Return two AUROCs with a given mean and difference; the mean is shifted only as needed to keep both within [0, 1]."""
     half = np.abs(np.asarray(difference)) / 2
     centre = np.clip(mean, half, np.maximum(1 - half, half))
     return np.asarray(centre + np.asarray(difference) / 2), np.asarray(centre - np.asarray(difference) / 2)

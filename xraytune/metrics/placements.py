@@ -27,8 +27,8 @@ class PatientInfluences:
         influences: float64 [R, P], in units of AUROC; `influences @ influences.T` is the covariance of the AUROCs over
             other patients.
         patients: Who the columns are, sorted, [P].
-        effective_patients: 4 / (1/n + 1/m) for n patients of a class and m of the others; the mean over the classes where
-            there are more than two. As many patients, half of them of each class, say as much.
+        effective_patients: 4 / (1/n + 1/m) for n patients of a class and m of the others; the mean over the classes if
+            there are more than two. As many patients, split evenly between the classes, are as informative.
     """
 
     aurocs: Floats
@@ -81,7 +81,7 @@ def patient_influences(
 def effective_patients(
     labels: Labels, patients: Sequence[str], *, positive: int, class_count: int | None = None
 ) -> float:
-    """4 / (1/n + 1/m) for n patients of a class and m of the others; with three classes or more, the mean over them.
+    """Return 4 / (1/n + 1/m) for n patients of a class and m of the others; with three classes or more, the mean over them.
 
     Args:
         labels: Class numbers, int64 [N].

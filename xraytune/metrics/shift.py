@@ -1,7 +1,7 @@
 """Compare a folder's scores with those of the validation images, class by class.
 
 A threshold carries over to another folder only while images of a class score there as they did in validation. The
-comparison is within a class, since other shares of the classes harm neither sensitivity nor specificity.
+comparison is within a class, since a different prevalence affects neither sensitivity nor specificity.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import numpy as np
 from xraytune.metrics.classification import Floats, Labels, auroc
 
 _SHIFT = 0.1
-"""The smallest difference worth a warning: of a chance from one half, or between two shares."""
+"""The smallest difference worth a warning: of a probability from one half, or between two prevalences."""
 _P_VALUE = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassSample:
-    """Images of one class: their scores, float64 [n], which may be a summary of `images` many, and their patients."""
+    """Images of one class: their scores, float64 [n], possibly a summary, and the numbers of images and patients."""
 
     scores: Floats
     images: int
@@ -34,8 +34,8 @@ class ScoreShift:
 
     Attributes:
         class_name: The class.
-        higher: The chance that an image of the folder scores above one of validation; ties count one half.
-        p_value: Two-sided, of that chance being one half.
+        higher: The probability that an image of the folder scores above one of validation; ties count one half.
+        p_value: Two-sided, of that probability being one half.
         recall_in_validation: Share of the class's validation images that the threshold classifies correctly.
         recall: The same in the folder.
     """
@@ -58,11 +58,11 @@ class Shift:
 
     Attributes:
         positive: The positive class.
-        threshold: At which recalls are.
-        classes: The scores of each class.
+        threshold: The threshold of the recalls.
+        classes: The comparison for each class.
         prevalence_in_validation: The positive class's share of the images.
         prevalence: The same in the folder.
-        prevalence_p_value: Two-sided, of both being equal.
+        prevalence_p_value: Two-sided, of equal prevalences.
     """
 
     positive: str
@@ -74,13 +74,13 @@ class Shift:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """A sentence for each difference that is both large and significant, and what it means for the threshold."""
+        """A sentence for each difference that is both large and significant, with its effect on the metrics."""
         found = [self._warning(one) for one in self.classes if one.is_notable]
         is_large = abs(self.prevalence - self.prevalence_in_validation) >= _SHIFT
         if is_large and self.prevalence_p_value < _P_VALUE:
             found.append(
                 f"{self.positive} is {self.prevalence:.0%} of the images here, {self.prevalence_in_validation:.0%} in "
-                "validation: this leaves sensitivity and specificity as they are, but moves accuracy, F1, AUPRC, Brier "
+                "validation: this does not affect sensitivity and specificity, but changes accuracy, F1, AUPRC, Brier "
                 "score and calibration error"
             )
         return tuple(found)
@@ -98,10 +98,10 @@ class Shift:
 def class_samples(
     class_names: Sequence[str], labels: Labels, scores: Floats, patients: Sequence[str]
 ) -> dict[str, ClassSample]:
-    """The images of each class, by its name.
+    """Return the images of each class by its name.
 
     Args:
-        class_names: In the order of the labels; each has an image.
+        class_names: In the order of the labels; each has at least one image.
         labels: int64 [N].
         scores: Probability of the positive class, float64 [N].
         patients: The patient of each image, [N].
@@ -115,7 +115,7 @@ def class_samples(
 
 
 def summarise(scores: Floats, at_most: int) -> Floats:
-    """The sorted scores; of more than `at_most`, so many of them, evenly spaced by rank."""
+    """Return the sorted scores; if there are more than `at_most`, a subset of that size, evenly spaced by rank."""
     ordered = np.sort(scores)
     if len(ordered) <= at_most:
         return ordered
@@ -127,8 +127,8 @@ def shift_from_validation(
 ) -> Shift:
     """Compare two samples of each of two classes.
 
-    Patients, not images, are the sample sizes of the tests, for images of one patient resemble each other. That is
-    exact if they score alike; otherwise the tests are conservative.
+    The sample sizes of the tests are numbers of patients, not images, because images of one patient are similar. This is
+    exact if they have the same score; otherwise the tests are conservative.
 
     Source: Mann & Whitney 1947, normal approximation; two proportions with pooled variance.
     """

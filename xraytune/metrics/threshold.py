@@ -1,7 +1,7 @@
-"""Choose the threshold from which an image is called positive, given scores of validation images.
+"""Choose the threshold at which an image is classified as positive, given scores of validation images.
 
-Takes the two classes' scores, gives a probability. Every score enters a smooth fit or a rank, so that a few other
-validation patients move the threshold little; the maximum of a curve such as Youden's J follows single images.
+Takes the two classes' scores, gives a probability. Every score enters a smooth fit or a rank, so replacing a few
+validation patients changes the threshold little; the maximum of a curve such as Youden's J depends on single images.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ from scipy.special import expit, logit  # type: ignore[import-untyped]
 from xraytune.metrics.classification import Flags, Floats, refuse_missing_class
 
 ThresholdRule: TypeAlias = Literal["youden_val_b", "calibrated_val_a_val_b"]
-"""`youden_val_b`: the largest Youden's J on val-B, in bundles of earlier versions; else see `balanced_threshold`."""
+"""`youden_val_b`: the largest Youden's J on val-B, in bundles of earlier versions. `calibrated_val_a_val_b`: see
+`balanced_threshold`."""
 _ABOVE_ROUNDING = 1 + 1e-9
 THRESHOLD_RULE: ThresholdRule = "calibrated_val_a_val_b"
 
 
 def balanced_threshold(is_positive: Flags, scores: Floats) -> float:
-    """The threshold for balanced accuracy: where the calibrated probability equals the prevalence.
+    """Return the threshold for balanced accuracy, where the calibrated probability equals the prevalence.
 
     Platt scaling fits P(positive) = sigmoid(a logit(score) + b). At the score where this equals the prevalence both
     classes are equally likely up to their shares, so sensitivity plus specificity is largest if the fit is right. The
-    threshold lies between the lowest and the highest score; it is 0.5 where the scores do not rise with the class.
+    threshold lies between the lowest and the highest score; it is 0.5 if the scores do not increase with the class.
 
     Args:
         is_positive: Whether an image is of the positive class, bool [N].
@@ -54,30 +55,30 @@ def balanced_threshold(is_positive: Flags, scores: Floats) -> float:
     slope, offset = minimize(loss, np.array([1.0, 0.0]), jac=True, method="BFGS").x
     if slope <= 0:
         return 0.5
-    # The targets' mean instead of the classes' share: the fit's mean is the same, so that it is met within the scores.
+    # The targets' mean instead of the prevalence: it equals the fit's mean, so the crossing lies within the scores.
     crossing = (logit(targets.mean()) - offset) / slope
     return float(expit(centre + spread * np.clip(crossing, standardised.min(), standardised.max())))
 
 
 def sensitivity_threshold(positive_scores: Floats, sensitivity: float) -> float | None:
-    """The highest threshold at which a further positive image is called positive with the asked probability or more.
+    """Return the highest threshold that classifies a new positive image as positive with at least this probability.
 
     Args:
         positive_scores: Scores of positive validation images, float64 [N].
         sensitivity: Above 0 and below 1.
 
     Returns:
-        An observed score; None where N is too small: `fewest_positives` are needed.
+        An observed score; None if N is below `fewest_positives`.
 
     Source: the rank of split conformal prediction, Vovk, Gammerman & Shafer 2005, "Algorithmic Learning in a Random
     World".
     """
     rank = math.floor((1 - sensitivity) * (len(positive_scores) + 1) * _ABOVE_ROUNDING)
-    return float(np.sort(positive_scores)[rank - 1]) if rank else None
+    return float(np.sort(positive_scores)[min(rank, len(positive_scores)) - 1]) if rank else None
 
 
 def fewest_positives(sensitivity: float) -> int:
-    """Positive validation images that `sensitivity_threshold` needs at least."""
+    """Return the smallest number of positive validation images that `sensitivity_threshold` needs."""
     return math.ceil(1 / (1 - sensitivity) / _ABOVE_ROUNDING) - 1
 
 
