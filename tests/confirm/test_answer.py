@@ -171,14 +171,14 @@ def test_the_words_name_the_controls_the_figures_and_the_limits() -> None:
     refuted = confirmation(scores(gan=0.8), "the test folder had been opened")
     words = helped().to_json()["answer"]
 
-    assert words.startswith("Synthetic images helped: gan #1 is better than every control (none, matched to #1 and")
+    assert words.startswith("Synthetic images helped: gan #1 is better than every control (none, matched to #1; ")
     assert "Against duplicate, matched to #1" in words
     assert "more images a step" not in words
     assert "A study with" not in words
     assert "300 test images of 300 patients" in words
     assert "trained on these 40 images" in words
     assert refuted.to_json()["answer"].startswith(
-        "Exploratory, not a confirmation: Synthetic images hurt: gan #1 is worse than none, matched to #1 and duplicate"
+        "Exploratory, not a confirmation: Synthetic images hurt: gan #1 is worse than its matched controls (none, matched to #1; "
     )
     assert "because the test folder had been opened" in refuted.to_json()["answer"]
 
@@ -270,7 +270,9 @@ def test_worse_than_none_but_not_than_duplicates_is_said_of_the_images_a_step() 
 
     words = both_worse.to_json()["answer"]
 
-    assert words.startswith("Synthetic images did not improve AUROC: an improvement of 0.01 or more over none, matched")
+    assert words.startswith(
+        "Synthetic images did not improve AUROC: an improvement of 0.01 or more is ruled out over none"
+    )
     assert (
         "It is worse than none, matched to #1 but not than duplicate, matched to #1: drawing more images per step hurt"
         in words

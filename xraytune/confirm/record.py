@@ -105,12 +105,12 @@ def answer_paragraph(confirmation: Confirmation) -> str:
     """The answer in plain words, with its limits."""
     first = confirmation.finalists[0]
     assert first.verdict is not None, "the first finalist is always tested"
-    name, controls, rope = first.arm.name, " and ".join(first.verdict.controls), confirmation.rope
+    name, controls, rope = first.arm.name, "; ".join(first.verdict.controls), confirmation.rope
     said = {
         "helps": f"Synthetic images helped: {name} is better than every control ({controls}).",
-        "hurts": f"Synthetic images hurt: {name} is worse than {controls}, which keep all of its settings.",
-        "no_better": f"Synthetic images did not improve AUROC: an improvement of {rope:g} or more over {controls} is ruled "
-        "out.",
+        "hurts": f"Synthetic images hurt: {name} is worse than its matched controls ({controls}).",
+        "no_better": f"Synthetic images did not improve AUROC: an improvement of {rope:g} or more is ruled out over "
+        f"{controls}.",
         "undecided": f"Inconclusive: with these seeds and test patients, {name} is not better than every control, and an "
         f"improvement of {rope:g} or more is not ruled out ({controls}).",
     }[first.verdict.word]

@@ -37,7 +37,7 @@ from xraytune.search.slots import resolved
 from xraytune.search.study import StudyFolder, environment, locked, named
 
 FEWEST_GAN_SEEDS = 4
-"""With fewer seeds the 95 % interval covers only 89 to 94 %."""
+"""With fewer seeds the 95 % interval covers only 90 to 96 %."""
 
 
 def confirm(
