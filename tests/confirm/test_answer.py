@@ -178,7 +178,7 @@ def test_the_words_name_the_controls_the_figures_and_the_limits() -> None:
     assert "300 test images of 300 patients" in words
     assert "trained on these 40 images" in words
     assert refuted.to_json()["answer"].startswith(
-        "Exploratory, not a confirmation: Synthetic images hurt: gan #1 is worse than its matched controls (none, matched to #1; "
+        "Exploratory, not a confirmation: Synthetic images hurt: gan #1 is worse than its matched controls (none, matched"
     )
     assert "because the test folder had been opened" in refuted.to_json()["answer"]
 
