@@ -57,7 +57,7 @@ _TRAIN_PATIENTS = 30
 """Few, so that there is room to improve: they give an AUROC of about .75."""
 _MOST_NEW_PATIENTS = 1000
 _CLASSIFIER_SEEDS = 2
-"""Of each of the five GAN seeds."""
+"""Of each GAN seed."""
 _CLASSES = ("NORMAL", "PNEUMONIA")
 _ROPE = 0.05
 """Five times the default: with so few training images the seeds differ by more than that."""
@@ -135,7 +135,8 @@ def _settings(question: Question, folder: Path, seed: int) -> Settings:
             "data": {{"path": "{folder / "xrays"}", "image_size": {_IMAGE_SIZE_PX}, "train_patients": {_TRAIN_PATIENTS},
                       "split": {{"val_a": 0.3, "val_b": 0.1}}}},
             "budget": {{"max_epochs": 3, "steps_per_epoch": 15}},
-            "confirm": {{"controls": {{"tuned": []}}, "gan_seeds": {question.gan_seeds}, "classifier_seeds": {_CLASSIFIER_SEEDS},
+            "confirm": {{"controls": {{"tuned": []}}, "gan_seeds": {question.gan_seeds},
+                         "classifier_seeds": {_CLASSIFIER_SEEDS},
                          "rope": {_ROPE}}}}}"""
     )
 
