@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.in_process import InProcess, one_thread, search_in_process
+from tests.in_process import InProcess, command, one_thread, said, search_in_process
 from xraytune.cli.confirm import show
 from xraytune.config.load import load_space
 from xraytune.confirm import run as confirm_run
@@ -156,6 +156,21 @@ def test_after_the_forecast_the_test_folder_may_stay_sealed_and_seeds_added_then
 
 
 FEW_SEEDS = "it has only 2 GAN seeds, and the 95 % intervals need at least 4"
+
+
+def test_the_command_forecasts_without_opening_the_test_folder_and_says_so_after_it_was_opened(lab: Lab) -> None:
+    arguments = ("confirm", lab.study, "--test", lab.test)
+
+    shown = command(*arguments, "--forecast")
+    content = said(*arguments, "--forecast")
+
+    assert shown.exit_code == 0, shown.stderr
+    assert "if they do nothing" in shown.stdout
+    assert "the test folder stays sealed" in " ".join(shown.stdout.split())
+    assert content == read_json(lab.study / "confirm" / "forecast.json")
+    assert not (lab.study / OPENINGS_FILE).exists()
+    assert said(*arguments)["forecast"] == content
+    assert "the test folder was opened before" in " ".join(command(*arguments, "--forecast").stdout.split())
 
 
 def test_a_confirm_that_was_cut_off_while_it_scored_the_test_images_logs_one_opening(lab: Lab) -> None:
