@@ -213,7 +213,7 @@ def forecast_verdict(plan: Plan, val_b: Judged, test: Judged, scores: ArmScores,
         for lower in (0.0, _LOWER_ON_TEST)
         for gan_seeds in (plan.gan_seeds, *(more for more in MORE_GAN_SEEDS if more > plan.gan_seeds))
         for ropes in (0, 1, 2)
-        if ropes * rope <= 2 * (1 - spread.auroc)  # above it the finalist would exceed 1
+        if ropes * rope <= 2 * (1 - spread.auroc)  # a larger one would put the finalist above 1
     )
     return Forecast(gan_seeds=plan.gan_seeds, val_b_auroc=spread.auroc, rope=rope, chances=chances)
 

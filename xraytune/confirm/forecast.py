@@ -209,10 +209,8 @@ def count_words(tests: PairTests, likenesses: Sequence[frozenset[Likeness]]) -> 
         tests: Each attribute [studies, M].
         likenesses: Of each control, [M].
     """
-    lowest = tests.p_better_by_rope.min(axis=1, keepdims=True) < LEVEL / len(
-        likenesses
-    )  # the first step of Holm's method
-    outcomes = np.concatenate([tests.is_better, tests.is_worse, lowest], axis=1)
+    first_of_holm = tests.p_better_by_rope.min(axis=1, keepdims=True) < LEVEL / len(likenesses)
+    outcomes = np.concatenate([tests.is_better, tests.is_worse, first_of_holm], axis=1)
     _, first, counts = np.unique(outcomes, axis=0, return_index=True, return_counts=True)
     words: Counter[Overall] = Counter()
     for study, count in zip(first.tolist(), counts.tolist(), strict=True):

@@ -99,7 +99,7 @@ class TopUpRungs:
                 self._hear(int(row["number"]), int(row["epoch"]), float(row["value"]))
 
     def goes_on(self, number: int, record: EpochRecord) -> bool:
-        """Whether a top-up goes on after an epoch; asked again, the answer is the same."""
+        """Return whether a top-up continues after an epoch; repeated calls return the same answer."""
         value = record.best_val_auroc
         if (number, record.epoch) not in self._reported:
             append_jsonl(self._path, {"version": 1, "number": number, "epoch": record.epoch, "value": value})
@@ -138,7 +138,7 @@ class RunList:
         gan_need: Tells the GANs that are not there yet.
         retries: How often a run is tried again after a fault that is not of its settings.
         observer: Told how far it is.
-        goes_on: Whether a run goes on after an epoch; by default each does, to its last step.
+        goes_on: Returns whether a run continues after an epoch; by default every run trains to its last step.
     """
 
     def __init__(
@@ -185,7 +185,7 @@ class RunList:
         """Nothing: a confirm has no budget of GPU time."""
 
     def hear(self, number: int, message: Message) -> bool:
-        """Take what a run says and answer whether it goes on.
+        """Handle a message of a run and return whether the run continues.
 
         Raises:
             MachineError: The run could not go on, nor could any other.
@@ -271,7 +271,7 @@ class RunList:
         seconds = round(time.monotonic() - self._started.pop(number), 3)
         row = {"version": 1, "number": number, "label": self._runs[number].label, **outcome, "seconds": seconds}
         append_jsonl(self._folder.runs_path, row)
-        if outcome["status"] != "failed":  # what failed goes on from its checkpoint at the next start
+        if outcome["status"] != "failed":  # a failed run resumes from its checkpoint at the next start
             self._folder.drop_checkpoint(number)
             self._ends.add()
         self._tell()
