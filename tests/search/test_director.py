@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from xraytune.config.settings import Parameters
 from xraytune.errors import MachineError, TrialError
 from xraytune.files import read_jsonl, write_bytes
 from xraytune.search.director import Director
+from xraytune.search.rungs import rungs_of
 from xraytune.search.study import StudyFolder
 from xraytune.search.work import Answer, Asked, Cause
 
@@ -351,6 +353,33 @@ def test_a_restart_decides_as_if_nothing_had_happened(study: StudyFolder) -> Non
 
     assert second.hear(0, epoch(1, 0.9))
     assert not second.hear(1, epoch(1, 0.6)), "the rung remembers trial 0"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [7, 8, 11])
+def test_with_several_trials_at_once_every_decision_follows_from_the_order_in_the_journal(
+    study: StudyFolder, seed: int
+) -> None:
+    """Timing and kills may change which trial reaches a rung first, but never a decision that the journal implies."""
+    draw = random.Random(seed)
+    values = [draw.random() for _ in range(6)]
+    director, running = direct(study), dict[int, int]()
+    while not director.is_done:
+        if draw.random() < 0.3:  # killed
+            director, running = direct(study), {}
+        elif len(running) < 3 and isinstance(asked := director.next(), Asked):
+            running[asked.number] = max(0, len(director._journal.reported(asked.number)) - 1)  # said again
+        elif running:
+            number = draw.choice(list(running))
+            running[number] += 1
+            message = epoch(running[number], values[number]) if running[number] <= 9 else ended(values[number])
+            if not director.hear(number, message):
+                del running[number]
+
+    rungs = rungs_of(study.space().settings, ())
+    replayed = {report[0]: rungs.goes_on(*report) for report in director._journal.reports()}
+    assert statuses(study) == {number: "complete" if goes_on else "pruned" for number, goes_on in replayed.items()}
+    assert "pruned" in statuses(study).values()
 
 
 def test_a_decision_that_a_crash_cut_short_is_taken_again(study: StudyFolder) -> None:
