@@ -1,9 +1,11 @@
-"""What keeps Ray from starting on a machine, told before it is tried."""
+"""What keeps Ray from starting on a machine, told before it is tried; and what keeps other users out of it."""
 
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -11,7 +13,7 @@ from tests.faults.small_disk import small_disk
 from tests.search.test_runner import run
 from xraytune.errors import MachineError
 from xraytune.export.doctor import doctor
-from xraytune.search.ray_needs import ray_folder, why_ray_cannot_start
+from xraytune.search.ray_needs import open_doors, private_folder, protect_token, ray_parent, why_ray_cannot_start
 from xraytune.search.study import StudyFolder
 
 
@@ -33,30 +35,42 @@ def test_the_folder_and_the_longest_path_are_those_of_ray(monkeypatch: pytest.Mo
     from ray.dashboard.subprocesses.utils import get_socket_path
 
     session = f"session_2026-01-31_23-59-59_123456_{os.getpid()}"
-    for name in ("TMPDIR", "RAY_TMPDIR"):  # the second wins
-        for length in range(20, 60):
-            monkeypatch.setenv(name, "/tmp/" + name[0] * (length - 5))
-            folder = get_default_ray_temp_dir()  # type: ignore[no-untyped-call]
-            assert ray_folder() == Path(folder)
-            try:
-                get_socket_path(f"{folder}/{session}/sockets", "MetricsHead")
-                is_short = True
-            except OSError:
-                is_short = False
-            assert (told() == "") == is_short, length
+    for length in range(10, 40):
+        parent = Path("/tmp/" + "p" * (length - 5))
+        monkeypatch.setenv("RAY_TMPDIR", str(parent))
+        is_told = told() != ""
+        with private_folder() as folder:
+            monkeypatch.setenv("RAY_TMPDIR", folder)  # as its process has it
+            ray_folder = get_default_ray_temp_dir()  # type: ignore[no-untyped-call]
+        parent.rmdir()
+        assert Path(ray_folder).is_relative_to(folder)
+        try:
+            get_socket_path(f"{ray_folder}/{session}/sockets", "MetricsHead")
+            is_short = True
+        except OSError:
+            is_short = False
+        assert is_told != is_short, length
 
 
 def test_a_long_path_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TMPDIR", f"/tmp/{'s' * 80}")
+    monkeypatch.setenv("RAY_TMPDIR", f"/tmp/{'s' * 80}")
 
     assert "bytes too long\n  fix: export RAY_TMPDIR=/tmp" in told()
+
+
+def test_the_private_folder_is_in_tmpdir_or_in_tmp_if_that_path_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", "/tmp/short")
+    assert ray_parent() == Path("/tmp/short")
+
+    monkeypatch.setenv("TMPDIR", f"/tmp/{'s' * 80}")
+    assert (ray_parent(), told()) == (Path("/tmp"), "")
 
 
 def test_a_folder_where_nothing_can_be_made_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also to root, who is allowed everything but cannot."""
     monkeypatch.setenv("RAY_TMPDIR", "/proc/none")
 
-    assert told().startswith("/proc/none/ray: Ray cannot write its temporary folder")
+    assert told().startswith("/proc/none: Ray cannot write its temporary folder")
 
 
 @pytest.mark.slow
@@ -92,6 +106,85 @@ def test_a_token_that_is_there_is_enough(tmp_path: Path, monkeypatch: pytest.Mon
     assert told() == ""
 
 
+def mode(path: Path) -> str:
+    return oct(path.stat().st_mode & 0o777)
+
+
+def test_searches_that_start_together_use_one_token_that_only_this_user_can_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    token, barrier = tmp_path / ".ray" / "auth_token", Barrier(8)
+
+    def start(_: int) -> str:
+        barrier.wait()
+        protect_token()
+        return token.read_text(encoding="utf-8")
+
+    with ThreadPoolExecutor(8) as pool:
+        seen = {*pool.map(start, range(8))}
+
+    assert seen == {token.read_text(encoding="utf-8")}
+    assert len(bytes.fromhex(seen.pop())) == 32
+    assert (mode(token), mode(token.parent)) == ("0o600", "0o700")
+    assert [*token.parent.iterdir()] == [token]
+
+
+def test_a_token_that_others_can_read_is_reported_and_closed_to_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray writes it so."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    token = tmp_path / ".ray" / "auth_token"
+    token.parent.mkdir()
+    token.write_text("token", encoding="utf-8")
+    token.chmod(0o644)
+    (door,) = open_doors()
+    assert door.where == token
+
+    protect_token()
+
+    assert token.read_text(encoding="utf-8") == "token"
+    assert (mode(token), mode(token.parent)) == ("0o600", "0o700")
+    assert [*open_doors()] == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
+def test_a_token_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    protect_token()
+    token = tmp_path / ".ray" / "auth_token"
+    os.chown(token, 12345, 12345)
+
+    assert f"{token}: Ray cannot write its token (it belongs to another user)" in told()
+
+
+def test_a_given_token_that_others_can_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = tmp_path / "token"
+    given.write_text("token", encoding="utf-8")
+    given.chmod(0o640)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(given))
+    assert told().startswith(f"{given}: other users can read Ray's token\n  fix: chmod 600 {given}")
+
+    given.chmod(0o600)
+
+    protect_token()
+    assert (told(), [*tmp_path.iterdir()]) == ("", [given])
+
+
+@pytest.mark.parametrize(("name", "value"), [("RAY_AUTH_TOKEN", "token"), ("RAY_AUTH_MODE", "disabled")])
+def test_no_token_is_written_where_ray_writes_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv(name, value)
+
+    protect_token()
+
+    assert [*tmp_path.iterdir()] == []
+
+
 @pytest.mark.slow
 def test_a_search_is_refused_before_anything_is_started(study: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/proc/nohome")
@@ -112,5 +205,28 @@ def test_doctor_tells_what_keeps_ray_from_starting(monkeypatch: pytest.MonkeyPat
 
     assert start() == ("ok", "")
 
-    monkeypatch.setenv("TMPDIR", f"/tmp/{'s' * 80}")
+    monkeypatch.setenv("RAY_TMPDIR", f"/tmp/{'s' * 80}")
     assert start() == ("missing", "export RAY_TMPDIR=/tmp")
+
+
+@pytest.mark.slow
+def test_doctor_reports_how_other_users_can_get_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    cluster = tmp_path / "ray"
+    cluster.mkdir()
+    (cluster / "ray_current_cluster").touch()
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+
+    def found() -> list[str]:
+        return [check.found for check in doctor() if check.name == "Ray's privacy"]
+
+    cluster.chmod(0o777)
+    no_token = "RAY_AUTH_MODE: Ray asks for no token: every user can run code in it"
+    assert found() == [
+        no_token,
+        f"{cluster}: other users can write to the folder of the Ray cluster that was started here",
+    ]
+
+    cluster.chmod(0o755)
+    assert found() == [no_token]

@@ -20,7 +20,7 @@ from typing import Literal
 from xraytune.config.load import load_space
 from xraytune.errors import ConfigError, MachineError
 from xraytune.records import Json
-from xraytune.search.ray_needs import ray_folder, why_ray_cannot_start
+from xraytune.search.ray_needs import open_doors, ray_parent, why_ray_cannot_start
 from xraytune.tracking.credentials import has_key
 
 _GIB = 2**30
@@ -82,6 +82,7 @@ def doctor(*, space: Path | None = None, weights_dir: Path | None = None, folder
     checks += [
         probe("Ray", _RAY_PROBE, fix=_REINSTALL),
         _ray_start(),
+        *_ray_doors(),
         _memory(),
         _shared_memory(),
         _disk(folder),
@@ -148,7 +149,12 @@ def _weights(networks: Iterable[tuple[str, str]], weights_dir: Path | None) -> I
 def _ray_start() -> Check:
     if problem := why_ray_cannot_start():
         return Check(name="Ray's start", status="missing", found=f"{problem.where}: {problem.what}", fix=problem.fix)
-    return Check(name="Ray's start", status="ok", found=f"in {ray_folder()}")
+    return Check(name="Ray's start", status="ok", found=f"in {ray_parent()}")
+
+
+def _ray_doors() -> Iterator[Check]:
+    for door in open_doors():
+        yield Check(name="Ray's privacy", status="warning", found=f"{door.where}: {door.what}", fix=door.fix)
 
 
 def _memory() -> Check:

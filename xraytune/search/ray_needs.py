@@ -1,57 +1,142 @@
-"""What Ray needs of a machine before it can start there: looked at without Ray, which fails late and in other words."""
+"""What Ray needs of a machine before it can start there: looked at without Ray, which fails late and in other words.
+
+It also keeps other users of the machine out. Ray writes its token so that everyone can read it, and opens its folders to
+everyone; who has the token, or can write to those folders, can run code as the user who started Ray.
+"""
 
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
-import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
-from xraytune.errors import Problem
+from xraytune.errors import MachineError, Problem
 
 _MIB = 2**20
 _LITTLE_MIB = 16  # with 4 it starts, with 1 it does not
 _LONGEST_SOCKET_BYTES = 107
-_SOCKET = "session_2026-01-31_23-59-59_123456_{pid}/sockets/dash_MetricsHead"
+_PREFIX = "xray-"
+_SOCKET = _PREFIX + "12345678/ray/session_2026-01-31_23-59-59_123456_{pid}/sockets/dash_MetricsHead"
 """The longest of those that Ray opens."""
 
 
 def why_ray_cannot_start() -> Problem | None:
     """What keeps Ray from starting on this machine, if anything does; nothing that is written for it stays."""
-    folder = ray_folder()
-    other = "export RAY_TMPDIR=/tmp" if folder != Path("/tmp/ray") else "export RAY_TMPDIR=DIR, of a short path"
-    socket = folder / _SOCKET.format(pid=os.getpid())
-    if (excess := len(os.fsencode(socket)) - _LONGEST_SOCKET_BYTES) > 0:
-        return Problem(f"the path of Ray's temporary folder is {excess} bytes too long", folder, other)
-    if why := _unwritable(folder):
-        return Problem(f"Ray cannot write its temporary folder ({why})", folder, other)
-    room = shutil.disk_usage(_existing(folder))
+    parent = ray_parent()
+    other = "export RAY_TMPDIR=/tmp" if parent != Path("/tmp") else "export RAY_TMPDIR=DIR, of a short path"
+    if (excess := _excess_bytes(parent)) > 0:
+        return Problem(f"the path of Ray's temporary folder is {excess} bytes too long", parent, other)
+    if why := _unwritable(parent):
+        return Problem(f"Ray cannot write its temporary folder ({why})", parent, other)
+    room = shutil.disk_usage(_existing(parent))
     if room.total and room.free < _LITTLE_MIB * _MIB:  # some file systems do not tell
         what = f"Ray's temporary folder has {room.free // _MIB} MiB of room, and needs {_LITTLE_MIB}"
-        return Problem(what, folder, f"make room there, or {other}")
+        return Problem(what, parent, f"make room there, or {other}")
     return _why_no_token()
 
 
-def ray_folder() -> Path:
-    """Where Ray puts its logs and sockets."""
-    usual = os.environ.get("TMPDIR", "/tmp") if sys.platform == "linux" else "/tmp"  # as Ray has it
-    return Path(os.environ.get("RAY_TMPDIR", usual), "ray")
+def ray_parent() -> Path:
+    """Where a search creates its private folder: RAY_TMPDIR, else TMPDIR if its path is short enough, else /tmp."""
+    if given := os.environ.get("RAY_TMPDIR"):
+        return Path(given).absolute()
+    usual = Path(os.environ.get("TMPDIR", "/tmp")).absolute()
+    return usual if _excess_bytes(usual) <= 0 else Path("/tmp")
+
+
+def private_folder() -> tempfile.TemporaryDirectory[str]:
+    """Create a folder that only this user can open, for the temporary files of Ray and of trials."""
+    parent = ray_parent()
+    parent.mkdir(parents=True, exist_ok=True)
+    return tempfile.TemporaryDirectory(prefix=_PREFIX, dir=parent, ignore_cleanup_errors=True)
+
+
+def protect_token() -> None:
+    """Create `~/.ray/auth_token`, unless Ray needs no token or has one, and make it readable by this user alone.
+
+    Raises:
+        MachineError: The file system refuses.
+    """
+    if not _needs_token() or _given_token():
+        return
+    token = _default_token()
+    try:
+        token.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if _is_open(token.parent):
+            token.parent.chmod(0o700)
+        if not token.exists():
+            with tempfile.NamedTemporaryFile(dir=token.parent) as file:
+                file.write(secrets.token_hex(32).encode())  # as `ray get-auth-token --generate`
+                file.flush()
+                with suppress(FileExistsError):  # another search was faster: both use its token
+                    os.link(file.name, token)
+        if _is_open(token):
+            token.chmod(0o600)
+    except OSError as error:
+        raise MachineError(_no_token(token, error.strerror or str(error))) from error
+
+
+def open_doors() -> Iterator[Problem]:
+    """Ways for other users of this machine into a Ray of this user's, or into the cluster that `--address auto` finds."""
+    with suppress(RuntimeError):  # there is no home folder
+        if _is_open(token := _default_token()):
+            yield Problem("other users can read Ray's token", token, f"chmod 600 {token} (a local search does it)")
+    if os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled":
+        yield Problem("Ray asks for no token: every user can run code in it", "RAY_AUTH_MODE", "unset RAY_AUTH_MODE")
+    cluster = ray_parent() / "ray" / "ray_current_cluster"  # written by `ray start`
+    if os.access(cluster, os.F_OK) and _is_open(cluster.parent, 0o022):
+        what = "other users can write to the folder of the Ray cluster that was started here"
+        yield Problem(what, cluster.parent, "start it with --temp-dir=$(mktemp -d)/ray (docs/cluster.md)")
+
+
+def _excess_bytes(parent: Path) -> int:
+    return len(os.fsencode(parent / _SOCKET.format(pid=os.getpid()))) - _LONGEST_SOCKET_BYTES
 
 
 def _why_no_token() -> Problem | None:
-    """Ray makes `~/.ray/auth_token`, unless it is there or the environment has another."""
-    has_other = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
-    if has_other or os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
+    if not _needs_token():
         return None
-    fix = "export HOME=DIR, of a folder that you may write"
+    if given := _given_token():
+        fix = f"chmod 600 {given}, or let RAY_AUTH_TOKEN_PATH name a copy that only you can read"
+        return Problem("other users can read Ray's token", given, fix) if _is_open(given) else None
     try:
-        token = Path.home() / ".ray" / "auth_token"
+        token = _default_token()
     except RuntimeError:  # neither HOME nor a user of this machine
-        return Problem("Ray cannot write its token: there is no home folder", "HOME", fix)
-    if os.access(token, os.R_OK) or not (why := _unwritable(token.parent)):
-        return None
-    return Problem(f"Ray cannot write its token ({why})", token, fix)
+        return _no_token("HOME", "there is no home folder")
+    if _is_open(token, 0):
+        return _no_token(token, "it belongs to another user")
+    why = _unwritable(token.parent)
+    return None if os.access(token, os.R_OK) or not why else _no_token(token, why)
+
+
+def _no_token(where: Path | str, why: str) -> Problem:
+    return Problem(f"Ray cannot write its token ({why})", where, "export HOME=DIR, of a folder that you may write")
+
+
+def _needs_token() -> bool:
+    """Whether Ray asks for one that it reads from a file."""
+    return not os.environ.get("RAY_AUTH_TOKEN") and os.environ.get("RAY_AUTH_MODE", "token").lower() == "token"
+
+
+def _given_token() -> Path | None:
+    given = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return Path(given) if given else None
+
+
+def _default_token() -> Path:
+    return Path.home() / ".ray" / "auth_token"
+
+
+def _is_open(path: Path, permissions: int = 0o077) -> bool:
+    """Whether users other than this one and root have one of these permissions, or own it. False where nothing is."""
+    try:
+        found = path.stat()
+    except OSError:
+        return False
+    return bool(found.st_mode & permissions) or found.st_uid not in {0, os.geteuid()}
 
 
 def _unwritable(folder: Path) -> str:

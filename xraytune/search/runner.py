@@ -25,7 +25,7 @@ from xraytune.config.settings import Resources
 from xraytune.cores import cpu_count
 from xraytune.errors import MachineError, Problem
 from xraytune.search.ray.link import receive, send
-from xraytune.search.ray_needs import why_ray_cannot_start
+from xraytune.search.ray_needs import private_folder, protect_token, why_ray_cannot_start
 from xraytune.search.slots import Node, gpus_of_trial, occupied, resolved, slots
 from xraytune.search.study import StudyFolder, named, numeric_releases
 from xraytune.search.work import CLAIM_FILE, Answer, Asked, Work
@@ -42,6 +42,8 @@ _ENVIRONMENT = {
     "RAY_prestart_worker_first_driver": "0",  # a process for each core, of which no trial takes one
     "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # processes start side by side; `slots` says how many
 }
+_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Ray then listens on 127.0.0.1 only, on Linux too; `ray.init(_node_ip_address="127.0.0.1")` would not achieve that."""
 _ONE_ATTEMPT = {"RAY_NUM_REDIS_GET_RETRIES": "1"}
 """Of 40 seconds: else Ray tries for a quarter of an hour to reach a cluster that is not there."""
 _STARTS_WITHOUT_A_WORD = 3
@@ -163,8 +165,10 @@ class Runner:
         child.run(options, served, caught, self._note)
 
     def _start(self, caught: list[int]) -> _Child:
-        if self._address is None and (problem := why_ray_cannot_start()):
-            raise MachineError(problem)
+        if self._address is None:
+            if problem := why_ray_cannot_start():
+                raise MachineError(problem)
+            protect_token()
         self._note("starting Ray ..." if self._address is None else f"connecting to Ray at {self._address} ...")
         try:
             self._child, cluster = _started(self._address, self._log, caught, self._note)
@@ -322,17 +326,21 @@ class _Child:
     """The process that speaks to Ray."""
 
     def __init__(self, address: str | None, log: Path, auth: str) -> None:
-        joins = {**_ONE_ATTEMPT, "RAY_AUTH_MODE": auth} if address else {}
+        self._temporary = None if address else private_folder()
+        folder = self._temporary.name if self._temporary else ""
+        where = {**_LOOPBACK, "RAY_TMPDIR": folder, "TMPDIR": folder}
+        if address:
+            where = {**_ONE_ATTEMPT, "RAY_AUTH_MODE": auth}
         self._connection, theirs = Pipe()
         descriptor = theirs.fileno()
         with log.open("w", encoding="utf-8") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "xraytune.search.ray.driver", str(descriptor)],
+                [sys.executable, "-P", "-m", "xraytune.search.ray.driver", str(descriptor), folder],
                 pass_fds=(descriptor,),
                 stdin=subprocess.DEVNULL,
                 stdout=errors,
                 stderr=errors,
-                env={**os.environ, **_ENVIRONMENT, **joins},
+                env={**os.environ, **_ENVIRONMENT, **where},
                 start_new_session=True,  # the terminal's Ctrl-C is for the search to hear
             )
         theirs.close()
@@ -396,15 +404,16 @@ class _Child:
         return found
 
     def close(self) -> None:
-        """End the process, and with it Ray: in order when it has nothing to do, else at once."""
+        """End the process, and with it Ray: in order when it has nothing to do, else at once. Delete the temporary files."""
         self._connection.close()
         if not self._is_busy:
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(_SHUTDOWN_SECONDS)
-                return
         with suppress(ProcessLookupError):  # all of them are gone
             os.killpg(self._process.pid, signal.SIGKILL)  # a session of its own: Ray's processes are in it
         self._process.wait()
+        if self._temporary:
+            self._temporary.cleanup()
 
     def _tell(self, content: Any) -> None:
         try:

@@ -1,4 +1,4 @@
-"""The process that speaks to Ray: `python -m xraytune.search.ray.driver DESCRIPTOR` starts Ray and runs trials with Tune.
+"""The process that speaks to Ray: `python -m xraytune.search.ray.driver PIPE FOLDER` starts Ray and runs trials with Tune.
 
 It decides nothing and keeps nothing: the search, which started it, is asked over a pipe. So it may be lost at any moment,
 with all of Ray, and the search starts another one. It ends itself when the search or a process of Ray's is gone: Tune would
@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -32,11 +33,11 @@ _LOOK_SECONDS = 0.05
 _VITAL = ("raylet", "gcs_server")
 
 
-def main(descriptor: int) -> None:
-    """Serve the search until it closes the pipe."""
+def main(descriptor: int, folder: str) -> None:
+    """Serve the search until it closes the pipe; if the search is killed, delete its folder of temporary files."""
     os.set_inheritable(descriptor, False)
     connection = Connection(descriptor)
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_end_with, args=(os.getppid(), folder), daemon=True).start()
     with suppress(EOFError):
         start = receive(connection)
         found = _start_ray(start["address"], start["cpus"])
@@ -117,7 +118,7 @@ def _run(connection: Connection, options: dict[str, Any]) -> None:
             shutil.rmtree(options["scratch"], ignore_errors=True)
 
 
-def _end_with(parent: int) -> None:
+def _end_with(parent: int, folder: str) -> None:
     """End this process, and with it Ray, when the search or a process of Ray's that it cannot do without is gone."""
     while os.getppid() == parent:
         node: Any = ray._private.worker._global_node  # Ray has no public way to ask
@@ -126,8 +127,9 @@ def _end_with(parent: int) -> None:
                 if info.process.poll() is not None:
                     os._exit(1)
         time.sleep(_LOOK_SECONDS)
-    os._exit(1)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.killpg(0, signal.SIGKILL)  # Ray's agents would live on for a minute, and write
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), sys.argv[2])
