@@ -1,14 +1,16 @@
-"""Other users and other machines stay out of the Ray that a search starts, and nothing of it is left in temporary folders."""
+"""Other users and machines stay out of the Ray that a search starts, and it leaves nothing in temporary folders."""
 
 from __future__ import annotations
 
 import http.client
 import json
-import os
+import random
 import re
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -43,7 +45,7 @@ def listeners(pid: int) -> dict[int, tuple[str, str]]:
     for one, line in descendants(pid):
         for descriptor in Path(f"/proc/{one}/fd").glob("*"):
             try:
-                owners[os.readlink(descriptor)] = line.strip()
+                owners[str(descriptor.readlink())] = line.strip()
             except FileNotFoundError:
                 continue
     found = {}
@@ -61,10 +63,10 @@ def listeners(pid: int) -> dict[int, tuple[str, str]]:
 
 def asked(port: int, path: str, token: str = "") -> tuple[int, str]:
     """The status and the text with which an HTTP server of this machine answers."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    connection.request("GET", path, headers={"Authorization": f"Bearer {token}"} if token else {})
-    answer = connection.getresponse()
-    return answer.status, answer.read().decode()
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+        connection.request("GET", path, headers={"Authorization": f"Bearer {token}"} if token else {})
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
 
 
 def running(root: Path) -> Killable:
@@ -114,9 +116,7 @@ def killed(search: Killable) -> None:
 
 def bereft(search: Killable) -> None:
     """Ray dies, is started again, and the search ends."""
-    for (raylet, line) in descendants(search.process.pid):
-        if "raylet/raylet" in line:
-            os.kill(raylet, signal.SIGKILL)
+    assert kill("raylet", search.process, random.Random(1))
     search.finish()
 
 
@@ -132,8 +132,7 @@ def test_no_temporary_file_is_left_however_a_search_ends(
 
     end(search)
 
-    deadline = 60
-    while [*temporary.iterdir()] and deadline:
-        deadline -= 1
-        signal.sigtimedwait([], 1)
+    until = time.monotonic() + 60
+    while [*temporary.iterdir()] and time.monotonic() < until:  # a killed search's Ray ends after it
+        time.sleep(0.1)
     assert [*temporary.iterdir()] == []
