@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from tests.in_process import InProcess, command, one_thread, said, search_in_process
 from xraytune.cli.confirm import show
@@ -179,6 +180,25 @@ def test_a_confirm_that_was_cut_off_while_it_scored_the_test_images_logs_one_ope
 
     assert lab.confirm().to_json() == first.to_json()
     assert len(read_jsonl(lab.study / OPENINGS_FILE)) == 1
+
+
+def test_scores_that_are_not_finite_are_never_compared(lab: Lab) -> None:
+    """Neither those that an earlier version stored nor those of a network with NaN weights."""
+    lab.confirm()
+    scores = next((lab.study / "confirm").rglob("test.npy"))
+    np.save(scores, np.load(scores) * np.nan)
+
+    with pytest.raises(StudyError, match=r"test\.npy: .*damaged"):
+        lab.confirm()
+
+    scores.unlink()
+    best = scores.parent / "checkpoint" / "best.safetensors"
+    save_file(
+        {name: one * float("nan") if one.is_floating_point() else one for name, one in load_file(best).items()}, best
+    )
+    with pytest.raises(StudyError, match="output is NaN or infinite for"):
+        lab.confirm()
+    assert not scores.exists()
 
 
 def another_study(lab: Lab) -> Path:

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 
 from tests.export.conftest import CopyLab
-from tests.in_process import CPU
+from tests.in_process import CPU, command
 from xraytune.errors import ArtifactError, StudyError
 from xraytune.export.best import export
 from xraytune.export.bundle import open_bundle
-from xraytune.files import append_jsonl, write_json
+from xraytune.files import append_jsonl, read_json, write_json
 from xraytune.search.journal import Journal
 from xraytune.search.study import StudyFolder
 
@@ -98,3 +99,31 @@ def test_a_stopped_trial_that_a_confirm_finished_and_found_to_help_is_exported(
     exported = export(lab.study, out=tmp_path / "best.yaml")
 
     assert (exported.trial, exported.val_auroc, exported.val_b_auroc) == (stopped["number"], 0.75, 0.625)
+
+
+@pytest.mark.parametrize("damage", ["nan", "inf", "std 0"])
+def test_a_network_whose_output_is_not_finite_is_refused_instead_of_scored(copy_lab: CopyLab, damage: str) -> None:
+    """NaN sorts last, so its AUROC could be 1."""
+    lab = copy_lab()
+    if damage == "std 0":
+        change(lab.model, input_format=read_json(lab.model / "bundle.json")["input_format"] | {"std": [0.0] * 3})
+    else:
+        weights = safetensors.torch.load_file(lab.model / "model.safetensors")
+        weights = {name: one * float(damage) if one.is_floating_point() else one for name, one in weights.items()}
+        safetensors.torch.save_file(weights, lab.model / "model.safetensors")
+        seal(lab.model, lab.model / "model.safetensors", lab.model / "manifest.json")
+    test = lab.xrays / "test"
+
+    for arguments in (
+        ("evaluate", lab.model, "--data", test),
+        ("evaluate", lab.model, "--data", test, "--json"),
+        ("predict", lab.model, test, "-o", lab.path / "table.csv"),
+    ):
+        result = command(*arguments)
+
+        assert result.exit_code == 5, result.output
+        assert "output is NaN or infinite for" in result.stderr
+        assert "Traceback" not in result.stderr
+        assert result.stdout == ""
+    assert not (lab.path / "table.csv").exists()
+    assert not (lab.study / "test_openings.jsonl").exists()

@@ -12,6 +12,9 @@ from sklearn.calibration import calibration_curve
 
 from xraytune.errors import DataError
 from xraytune.metrics.classification import auroc, classification_metrics, weighted_metrics
+from xraytune.metrics.intervals import patient_bootstrap
+from xraytune.metrics.placements import patient_influences
+from xraytune.metrics.threshold import balanced_threshold, sensitivity_threshold
 from xraytune.seeding import numpy_generator
 
 Floats = NDArray[np.float64]
@@ -166,3 +169,21 @@ def test_average_precision_equals_scikit_learns_wherever_the_positive_images_sta
 def test_one_class_only_is_refused_with_the_missing_class_named() -> None:
     with pytest.raises(DataError, match=r"class number 0 has no image among 4(.|\n)*fix: evaluate on images of every"):
         classification_metrics(np.ones(4, dtype=np.int64), np.full((4, 2), 0.5), positive=1)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_scores_that_are_not_finite_are_refused_by_every_metric(value: float) -> None:
+    labels, patients = np.array([0, 0, 1, 1]), list("abcd")
+    scores = np.array([0.1, 0.2, 0.3, value])
+    both = np.stack([1 - scores, scores], axis=1)
+
+    for metric in (
+        lambda: auroc(labels, both, positive=1),
+        lambda: classification_metrics(labels, both, positive=1),
+        lambda: patient_bootstrap(labels, both, patients, positive=1, threshold=0.5, seed=1),
+        lambda: patient_influences(labels, both[None], patients, positive=1),
+        lambda: balanced_threshold(labels == 1, scores),
+        lambda: sensitivity_threshold(scores, 0.5),
+    ):
+        with pytest.raises(ValueError, match="must be finite"):
+            metric()

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.in_process import CPU
 from tests.pipeline.conftest import Bench
 from xraytune.config.settings import Experiment, GanSettings
-from xraytune.errors import ArtifactError
+from xraytune.errors import ArtifactError, TrialError
 from xraytune.files import read_jsonl, write_text
 from xraytune.pipeline.synthesize import GAN_STAGE, gan_need, network_labels, pool_block, trained_gan
 from xraytune.pipeline.trial import run_trial
@@ -207,6 +207,19 @@ def test_a_trial_whose_best_network_was_damaged_makes_it_again_at_the_next_try(b
 
     assert numbers(again) == numbers(first)
     assert (tmp_path / "checkpoint" / "best.safetensors").stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_a_trial_whose_network_outputs_nan_in_validation_fails(bench: Bench, tmp_path: Path) -> None:
+    experiment = bench.experiment(source="none")
+    run(bench, experiment, tmp_path)
+    best = tmp_path / "checkpoint" / "best.safetensors"
+    save_file(
+        {name: one * float("nan") if one.is_floating_point() else one for name, one in load_file(best).items()}, best
+    )
+
+    with pytest.raises(TrialError, match="output is NaN or infinite for"):
+        run(bench, experiment, tmp_path)
 
 
 @pytest.mark.slow

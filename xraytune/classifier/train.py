@@ -26,7 +26,7 @@ from xraytune.classifier.optimizer import Optimizer
 from xraytune.classifier.schedules import learning_rate
 from xraytune.compute import autocast
 from xraytune.config.settings import Parameters
-from xraytune.errors import Problem, TrialError
+from xraytune.errors import Problem, TrialError, XraytuneError
 from xraytune.metrics.classification import auroc
 from xraytune.records import Compute, EpochRecord
 from xraytune.seeding import derive_seed
@@ -143,9 +143,31 @@ def predict_logits(network: nn.Module, batches: Iterable[Tensor], *, compute: Co
     return logits
 
 
-def predict_probabilities(network: nn.Module, batches: Iterable[Tensor], *, compute: Compute) -> NDArray[np.float64]:
-    """The classes' probabilities for all batches, float64 [N, C]; see `predict_logits`."""
-    return softmax(predict_logits(network, batches, compute=compute))
+def predict_probabilities(
+    network: nn.Module,
+    batches: Iterable[Tensor],
+    *,
+    compute: Compute,
+    error: type[XraytuneError] = TrialError,
+    where: Path | str = "",
+) -> NDArray[np.float64]:
+    """Return the classes' probabilities for all batches, float64 [N, C]; see `predict_logits`.
+
+    Args:
+        network: On the device.
+        batches: At least one batch of inputs on the device.
+        compute: Images in `compute.precision`, features in float32.
+        error: Raised where an output is not finite: a comparison with NaN is false, so metrics would rank such images.
+        where: Names the network in that error.
+
+    Raises:
+        XraytuneError: An output is NaN or infinite; of the class `error`.
+    """
+    logits = predict_logits(network, batches, compute=compute)
+    if bad := int((~np.isfinite(logits)).any(axis=1).sum()):
+        what = f"the network's output is NaN or infinite for {bad} of {len(logits)} images"
+        raise error(Problem(what, where, "train the network again; if it recurs, with a smaller lr"))
+    return softmax(logits)
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:

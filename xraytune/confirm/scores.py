@@ -17,7 +17,9 @@ from pydantic import TypeAdapter
 from xraytune.classifier.checkpoint import load_best
 from xraytune.classifier.train import predict_probabilities
 from xraytune.compute import compute_like
+from xraytune.errors import StudyError
 from xraytune.files import read_json, write_bytes, write_json
+from xraytune.metrics.classification import require_finite
 from xraytune.pipeline.album import ImageGroup
 from xraytune.pipeline.artifacts import discard
 from xraytune.pipeline.material import untrained
@@ -76,10 +78,11 @@ def scores(folder: StudyFolder, number: int, side: str) -> NDArray[np.float64]:
     """A run's probabilities for one side, [N, C].
 
     Raises:
-        StudyError: The file is missing or damaged.
+        StudyError: The file is missing or damaged, or holds NaN, as earlier versions could write.
     """
     with damage_explained(_path(folder, number, side)) as file:
         loaded: NDArray[np.float64] = np.load(file, allow_pickle=False)
+        require_finite(loaded)
         return loaded
 
 
@@ -87,12 +90,14 @@ def score(folder: StudyFolder, number: int, side: str, group: ImageGroup, *, com
     """Predict one side with the network of a run's best val-A epoch, and keep what it says.
 
     Raises:
+        StudyError: The network's output is not finite.
         MachineError: The disk is full.
     """
     experiment, prepared = folder.experiment(number), folder.prepared()
     network, batches = untrained(experiment, prepared, group, cache=cache, compute=compute)
     load_best(folder.trial_path(number) / "checkpoint", network)
-    probabilities = predict_probabilities(network, batches, compute=compute)
+    where = folder.trial_path(number)
+    probabilities = predict_probabilities(network, batches, compute=compute, error=StudyError, where=where)
     content = io.BytesIO()
     np.save(content, probabilities)
     write_bytes(_path(folder, number, side), content.getvalue())

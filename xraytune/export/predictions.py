@@ -16,7 +16,7 @@ from xraytune.compute import compute_like, pin
 from xraytune.cores import cpu_count
 from xraytune.data.decoding import BrokenImage
 from xraytune.data.pixels import broken_images_error, decode_images
-from xraytune.errors import ConfigError, DataError, Problem
+from xraytune.errors import ArtifactError, ConfigError, DataError, Problem
 from xraytune.export.bundle import Bundle
 from xraytune.metrics.threshold import fewest_positives, sensitivity_threshold
 from xraytune.records import Progress, ignore_progress
@@ -51,6 +51,7 @@ def predict_images(
 
     Raises:
         DataError: Broken images, unless `skip_broken` leaves them out and others remain.
+        ArtifactError: The network's output is not finite.
     """
     compute = compute_like(bundle.record.compute, threads=cpu_count())
     pin(compute)
@@ -62,7 +63,8 @@ def predict_images(
 
     def predict_waiting() -> None:
         pixels = torch.from_numpy(np.stack(waiting)).to(compute.device)
-        rows.append(predict_probabilities(network, [normalise(to_unit(pixels, form), form)], compute=compute))
+        batch = normalise(to_unit(pixels, form), form)
+        rows.append(predict_probabilities(network, [batch], compute=compute, error=ArtifactError, where=bundle.path))
         waiting.clear()
 
     decoded = decode_images(

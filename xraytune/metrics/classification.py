@@ -73,8 +73,9 @@ def auroc(labels: Labels, probabilities: Floats, *, positive: int) -> float:
 
     Raises:
         DataError: A class has no image.
+        ValueError: A probability is not finite.
     """
-    refuse_missing_class(labels, probabilities.shape[1])
+    require_scorable(labels, probabilities, probabilities.shape[1])
     return float(_mean_over_classes(_auroc, labels, probabilities, _ones(labels), positive)[0])
 
 
@@ -91,18 +92,31 @@ def classification_metrics(
 
     Raises:
         DataError: A class has no image.
+        ValueError: A probability is not finite.
     """
-    refuse_missing_class(labels, probabilities.shape[1])
+    require_scorable(labels, probabilities, probabilities.shape[1])
     values = weighted_metrics(labels, probabilities, _ones(labels), positive=positive, threshold=threshold)
     return ClassificationMetrics(images=len(labels), **{name: float(value[0]) for name, value in values.items()})
 
 
-def refuse_missing_class(labels: Labels, class_count: int) -> None:
-    """Check that each class has an image.
+def require_finite(scores: Floats) -> None:
+    """Check that scores can be ranked: NaN sorts last, so an AUROC with it may be 1.
 
     Raises:
-        DataError: A class has none.
+        ValueError: A score is not finite.
     """
+    if not np.isfinite(scores).all():
+        raise ValueError("scores must be finite")
+
+
+def require_scorable(labels: Labels, scores: Floats, class_count: int) -> None:
+    """Check that each class has an image, and `require_finite`.
+
+    Raises:
+        DataError: A class has no image.
+        ValueError: A score is not finite.
+    """
+    require_finite(scores)
     counts = np.bincount(labels, minlength=class_count)
     if not counts.all():
         what = f"class number {int(np.argmin(counts))} has no image among {len(labels)}, so AUROC has no value"

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xraytune.errors import DataError, Problem
-from xraytune.metrics.classification import Floats, Labels, Metric, refuse_missing_class, weighted_metrics
+from xraytune.metrics.classification import Floats, Labels, Metric, require_scorable, weighted_metrics
 from xraytune.seeding import numpy_generator
 
 _REPLICATES_AT_ONCE = 100
@@ -47,11 +47,12 @@ def patient_bootstrap(
 
     Raises:
         DataError: A class has no image.
+        ValueError: A probability is not finite.
 
     Source: Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13 (percentile interval); clusters as
     the unit: Davison & Hinkley 1997, section 3.8.
     """
-    refuse_missing_class(labels, probabilities.shape[1])
+    require_scorable(labels, probabilities, probabilities.shape[1])
     chunks = [
         weighted_metrics(labels, probabilities, weights, positive=positive, threshold=threshold)
         for weights in _resamples(labels, patients, replicates, seed)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata  # type: ignore[import-untyped]
 
 from xraytune.errors import DataError, Problem
-from xraytune.metrics.classification import Flags, Floats, Labels, refuse_missing_class
+from xraytune.metrics.classification import Flags, Floats, Labels, require_scorable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,13 +60,14 @@ def patient_influences(
 
     Raises:
         DataError: A class has no image, or all images of a side are of one patient.
+        ValueError: A probability is not finite.
 
     Source: DeLong, DeLong & Clarke-Pearson 1988, "Comparing the areas under two or more correlated ROC curves", equations
     4 to 7; Obuchowski 1997, "Nonparametric analysis of clustered ROC curve data", section 2. Placements by ranks: Sun & Xu
     2014, "Fast implementation of DeLong's algorithm".
     """
     class_count = probabilities.shape[2]
-    refuse_missing_class(labels, class_count)
+    require_scorable(labels, probabilities, class_count)
     names, patient_of_image = np.unique(np.asarray(patients), return_inverse=True)
     classes = [positive] if class_count == 2 else range(class_count)
     parts = [_one_against_rest(labels == number, probabilities[:, :, number], patient_of_image) for number in classes]

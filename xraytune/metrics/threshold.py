@@ -13,7 +13,7 @@ import numpy as np
 from scipy.optimize import minimize  # type: ignore[import-untyped]
 from scipy.special import expit, logit  # type: ignore[import-untyped]
 
-from xraytune.metrics.classification import Flags, Floats, refuse_missing_class
+from xraytune.metrics.classification import Flags, Floats, require_finite, require_scorable
 
 ThresholdRule: TypeAlias = Literal["youden_val_b", "calibrated_val_a_val_b"]
 """`youden_val_b`: the largest Youden's J on val-B, in bundles of earlier versions. `calibrated_val_a_val_b`: see
@@ -35,10 +35,11 @@ def balanced_threshold(is_positive: Flags, scores: Floats) -> float:
 
     Raises:
         DataError: There are only positive images, or none.
+        ValueError: A score is not finite.
 
     Source: Platt 1999, "Probabilistic Outputs for Support Vector Machines", with its regularised targets.
     """
-    refuse_missing_class(is_positive.astype(np.int64), 2)
+    require_scorable(is_positive.astype(np.int64), scores, 2)
     logits = _logits(scores)
     centre, spread = float(logits.mean()), float(logits.std())
     if spread == 0:
@@ -70,9 +71,13 @@ def sensitivity_threshold(positive_scores: Floats, sensitivity: float) -> float 
     Returns:
         An observed score; None if N is below `fewest_positives`.
 
+    Raises:
+        ValueError: A score is not finite.
+
     Source: the rank of split conformal prediction, Vovk, Gammerman & Shafer 2005, "Algorithmic Learning in a Random
     World".
     """
+    require_finite(positive_scores)
     rank = math.floor((1 - sensitivity) * (len(positive_scores) + 1) * _ABOVE_ROUNDING)
     return float(np.sort(positive_scores)[min(rank, len(positive_scores)) - 1]) if rank else None
 
