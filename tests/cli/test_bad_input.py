@@ -15,6 +15,7 @@ from PIL import Image
 from typer.testing import Result
 
 from tests.cli.spaces import EXPERIMENT
+from tests.export.conftest import change_record
 from tests.faults.ray_processes import PROGRAM
 from xraytune.compute import choose_compute
 from xraytune.data.phantom import draw_phantoms
@@ -24,6 +25,9 @@ from xraytune.search.study import StudyFolder, create_study
 pytestmark = pytest.mark.slow
 
 Run: TypeAlias = Callable[..., Result]
+
+ENDLESS = "(([^#]|.|..)+)[^.g]$"
+"""Tries exponentially many ways to divide a path that ends in g."""
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +195,17 @@ def test_pipes_and_links_in_a_circle_are_passed_over(run: Run, here: Path) -> No
         ("lr=abc", 2, "'abc' is not a number"),
         ("weights=IMAGENET1K_V9", 2, "torchvision has no set 'IMAGENET1K_V9'"),
         ("data.split.group_regex=abc", 2, "there is no group in it"),
-        ("data.split.group_regex=(abc", 2, "not a regular expression"),
+        (
+            "data.split.group_regex=(abc",
+            2,
+            "not a regular expression: missing ), unterminated subpattern at position 0",
+        ),
+        (f"data.split.group_regex={'(' * 2000}a{')' * 2000}", 2, "not a regular expression: maximum recursion depth"),
+        (
+            "data.split.group_regex=(a{99999999999999999999})",
+            2,
+            "not a regular expression: the repetition number is too",
+        ),
         ("start_from=[{source: gan, gan: 3}]", 2, "gan is a block"),
         ("lr={min: 1, max: 0.1}", 2, "min 1 is above max 0.1"),
         ("synthetic_ratio=-1", 2, "write 0 or more"),
@@ -215,6 +229,26 @@ def test_a_setting_that_cannot_run_is_refused(
 
     assert not (here / "studies").exists()
     assert not (here / "cache").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("search", "--space", "space.yaml", "--set", f"data.split.group_regex={ENDLESS}"),
+        ("data", "inspect", "xrays", "--group-regex", ENDLESS),
+        ("evaluate", "model", "--data", "xrays/test"),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_an_expression_that_never_ends_is_refused(run: Run, here: Path, arguments: tuple[str, ...]) -> None:
+    change_record(here / "model", group_regex=ENDLESS)
+
+    refused(
+        run(*arguments), 2, f"the expression {ENDLESS} takes too long", ".jpeg", "or list the patients in patients.csv"
+    )
+
+    assert not (here / "studies").exists()
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+import regex
+
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
@@ -77,7 +79,8 @@ def group_regex_refusal(group_regex: str) -> tuple[str, str] | None:
     """Why an expression tells no patients, and the fix; None: it may."""
     try:
         expression = re.compile(group_regex)
-    except re.error as error:
+        regex.compile(group_regex)  # which searches, since re has no timeout
+    except (re.error, regex.error, OverflowError, RecursionError) as error:
         return f"not a regular expression: {error}", "write a regular expression as Python's re understands it"
     if expression.groups == 0:
         return "there is no group in it", "put the patient's part in brackets: (p[0-9]+)_"

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import csv
 import re
+import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
+
+import regex
 
 from xraytune.config.words import group_regex_refusal
 from xraytune.errors import ConfigError, DataError, Problem, SourceLine, listed
@@ -87,8 +90,9 @@ def require_group(group_regex: str | None) -> None:
     Raises:
         ConfigError: It is no regular expression, or has no group.
     """
-    if group_regex is not None:
-        _compiled(group_regex)
+    if group_regex is not None and (refusal := group_regex_refusal(group_regex)):
+        what, fix = refusal
+        raise ConfigError(Problem(what, "data.split.group_regex", fix))
 
 
 def name_patients(
@@ -155,15 +159,13 @@ def ambiguity_problems(table: PatientTable, files: Collection[str]) -> list[Prob
     return []
 
 
-def found_by(group_regex: str, files: Iterable[str]) -> dict[str, str]:
+def found_by(group_regex: str, files: Collection[str]) -> dict[str, str]:
     """The patients that an expression finds in the paths of files; a file in which it finds none is left out.
 
     Raises:
-        ConfigError: It is not a regular expression with a group.
+        ConfigError: It is not a regular expression with a group, or takes too long.
     """
-    expression = _compiled(group_regex)
-    matches = {file: expression.search(file) for file in files}
-    return {file: match[1] for file, match in matches.items() if match and match[1]}
+    return {file: match[1] for file, match in _matches(group_regex, files).items() if match[1]}
 
 
 def read_patients_csv(path: Path) -> PatientTable:
@@ -256,11 +258,28 @@ def _from_table(table: PatientTable, files: Sequence[str]) -> dict[str, str]:
     return patients
 
 
-def _compiled(group_regex: str) -> re.Pattern[str]:
-    if refusal := group_regex_refusal(group_regex):
-        what, fix = refusal
-        raise ConfigError(Problem(what, "data.split.group_regex", fix))
-    return re.compile(group_regex)
+def _matches(group_regex: str, files: Collection[str]) -> dict[str, regex.Match[str]]:
+    """Search an expression in the paths of files; leave out files without a match.
+
+    Backtracking can take exponential time, so the search of all files has a limit of CPU time, hundreds of times what an
+    ordinary expression needs.
+
+    Raises:
+        ConfigError: It is not a regular expression with a group, or reached the limit.
+    """
+    require_group(group_regex)
+    expression, matches = regex.compile(group_regex), {}
+    end = time.process_time() + 1 + len(files) / 1000
+    for file in files:
+        try:
+            match = expression.search(file, timeout=max(0.0, end - time.process_time()))
+        except TimeoutError:
+            what = f"the expression {group_regex} takes too long, on the path {file} for example"
+            fix = f"write one without nested repetition such as (a+)+, or list the patients in {PATIENTS_CSV}"
+            raise ConfigError(Problem(what, "data.split.group_regex", fix)) from None
+        if match:
+            matches[file] = match
+    return matches
 
 
 def _from_expression(group_regex: str, files: Sequence[str]) -> dict[str, str]:
@@ -282,11 +301,10 @@ def _from_expression(group_regex: str, files: Sequence[str]) -> dict[str, str]:
 
 def _ambiguous_groups(group_regex: str, files: Sequence[str]) -> list[str]:
     """Groups found in the bare names of files that have one name in several folders, each with these files."""
-    expression = _compiled(group_regex)
     same: dict[tuple[str, str], list[PurePosixPath]] = defaultdict(list)
-    for file in files:
-        match, path = expression.search(file), PurePosixPath(file)
-        if match and match.start(1) >= len(file) - len(path.name):
+    for file, match in _matches(group_regex, files).items():
+        path = PurePosixPath(file)
+        if match.start(1) >= len(file) - len(path.name):
             same[match[1], path.stem.casefold()].append(path)
     return [
         f"{patient} ({listed([str(path) for path in paths], 3)})"
