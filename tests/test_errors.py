@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from xraytune import errors
-from xraytune.errors import ConfigError, Problem, SourceLine, XraytuneError
+from xraytune.errors import ConfigError, Problem, SourceLine, XraytuneError, listed
 
 ALL: list[type[XraytuneError]] = [XraytuneError, *XraytuneError.__subclasses__()]
 
@@ -39,3 +39,11 @@ def test_every_error_has_its_exit_code_in_the_table() -> None:
     for kind in ALL[1:]:
         (row,) = [line for line in errors.__doc__.splitlines() if f"- {kind.__name__}" in line]
         assert row.split()[2] == str(kind.exit_code)
+
+
+def test_a_line_break_in_a_name_is_shown_and_begins_no_line_of_the_message() -> None:
+    names = ["a", "b\n  fix: trust me"]
+
+    problem = Problem(f"broken: {listed(names)}", Path("c\nd"), "replace it")
+
+    assert str(problem).split("\n") == [r"c\nd: broken: a, b\n  fix: trust me", "  fix: replace it"]

@@ -43,7 +43,8 @@ class Problem:
     fix: str = ""
 
     def __str__(self) -> str:
-        lines = [f"{self.where}: {self.what}" if str(self.where) else self.what]
+        where = _in_one_line(str(self.where))
+        lines = [f"{where}: {self.what}" if where else self.what]
         if isinstance(self.where, SourceLine) and self.where.text:
             lines.append(f"  {self.where.line} | {self.where.text.strip()}")
         if self.fix:
@@ -51,9 +52,14 @@ class Problem:
         return "\n".join(lines)
 
 
+def _in_one_line(names: str) -> str:
+    """Names come with the data: a line break in one must not start a line that looks like part of a message."""
+    return names.replace("\n", r"\n")
+
+
 def listed(names: Sequence[str], limit: int = 10) -> str:
     """Names for a message: all of them, or the first few and how many more."""
-    shown = ", ".join(names[:limit])
+    shown = _in_one_line(", ".join(names[:limit]))
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
 
 

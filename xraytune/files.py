@@ -6,19 +6,22 @@ line torn by a crash is skipped by readers and cut off before the next append.
 
 from __future__ import annotations
 
+import csv
 import errno
 import hashlib
+import io
 import json
 import os
+import re
 import shutil
 import stat
 import uuid
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from xraytune.errors import ArtifactError, ConfigError, MachineError, Problem, SourceLine
@@ -26,6 +29,8 @@ from xraytune.errors import ArtifactError, ConfigError, MachineError, Problem, S
 _FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG}
 _AWAY = {errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.ESHUTDOWN, errno.EHOSTDOWN}
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+"""How a cell begins that a spreadsheet runs. Source: OWASP, "CSV Injection"."""
 _OTHER_PLACE = "give another path, or allow access to this one"
 _fences: list[Callable[[], None]] = []
 
@@ -177,6 +182,34 @@ def _parsed(text: bytes) -> Any:
         return json.loads(text.decode())
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+
+
+def csv_table(header: Sequence[str], rows: Iterable[Sequence[PurePath | str | float]]) -> str:
+    """Return a table as CSV in which no cell is a formula for a spreadsheet.
+
+    A relative path that would be one begins with `./`, so that it still leads to its file; other text begins with an
+    apostrophe, as spreadsheets mark text. `cell_path` and `cell_text` give what was written.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([[_cell(cell) for cell in row] for row in (header, *rows)])
+    return text.getvalue()
+
+
+def _cell(value: PurePath | str | float) -> str | float:
+    if isinstance(value, float) or not _FORMULA.match(str(value)):
+        return value if isinstance(value, float) else str(value)
+    return f"./{value}" if isinstance(value, PurePath) else f"'{value}"
+
+
+def cell_path(cell: str) -> str:
+    """Return the path in a cell of `csv_table`."""
+    return cell.removeprefix("./")
+
+
+def cell_text(cell: str) -> str:
+    """Return the text in a cell of `csv_table`."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import json
+import logging
 import os
+import re
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from xraytune.cli import console
-from xraytune.errors import StudyError
+from xraytune.errors import Problem, StudyError
 
 
 def test_a_log_tells_now_and_then_how_far_work_is_and_how_long_it_takes_yet(
@@ -96,3 +101,78 @@ def test_what_cannot_be_drawn_hides_no_error_of_the_work() -> None:
 
     with pytest.raises(ZeroDivisionError), console.watching(lambda: console.Frame(lines=()), away):
         raise ZeroDivisionError
+
+
+HOSTILE = "\x1b[2J\x1b]0;owned\x07\r\x9b31m\u202egnp.exe\u2066"
+"""Clears the screen, renames the window, overwrites a line, reverses what follows."""
+SHOWN = r"\x1b[2J\x1b]0;owned\x07\r\x9b31m\u202egnp.exe\u2066"
+
+
+def in_a_table(text: str) -> None:
+    column = console.Column(name=text, flexible=True)
+    console.show(console.Frame(lines=(text,), tables=(console.Table(columns=(column,), rows=((text,),), title=text),)))
+
+
+def in_a_bug(text: str) -> None:
+    try:
+        raise KeyError(f"{text}") from ValueError(text)
+    except KeyError:
+        console.show_bug()
+
+
+def in_progress(text: str) -> None:
+    with console.progress() as on_progress:
+        on_progress(text, 1, 1)
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+@pytest.mark.parametrize(
+    "output",
+    [
+        console.say,
+        console.say_command,
+        console.tell,
+        console.event,
+        in_a_table,
+        in_a_bug,
+        in_progress,
+        lambda text: console.show_refusal(StudyError(Problem(f"no {text}\n    second line", Path(text), text))),
+        lambda text: logging.getLogger("xraytune").warning("%s is broken", text),
+    ],
+)
+def test_no_control_character_of_a_name_reaches_the_terminal(
+    output: Callable[[str], None], is_terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """File and class names come with the data, and a terminal obeys what they contain."""
+    screen = io.StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: is_terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setattr("sys.stdout", screen)
+    monkeypatch.setattr("sys.stderr", screen)
+    console.configure_logging()
+
+    output(HOSTILE)
+
+    written = screen.getvalue()
+    own = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r(?=\n|\x1b|$)", "", written) if is_terminal else written
+    assert SHOWN in own
+    assert not [character for character in own if character != "\n" and not character.isprintable()]
+    assert "\x1b[2J" not in written
+
+
+def test_lines_of_a_message_stay_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    console.show_refusal(StudyError(Problem("a\n    b\x85c", "d", "e")))
+
+    assert capsys.readouterr().err == "d: a\n    b\\x85c\n  fix: e\n"
+
+
+def test_json_escapes_what_a_terminal_would_obey_and_holds_the_name_as_it_is(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    console.show_json({HOSTILE: "Müller"})
+
+    written = capsys.readouterr().out
+    assert json.loads(written) == {HOSTILE: "Müller"}
+    assert "Müller" in written
+    assert all(character.isprintable() or character == "\n" for character in written)

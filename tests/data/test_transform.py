@@ -167,6 +167,21 @@ def test_patients_are_those_of_the_expression_and_of_shared_images(tmp_path: Pat
     assert patients["PNEUMONIA/q2_a__t1.png"] == "q2"
 
 
+def test_no_cell_of_the_table_is_a_formula_and_it_reads_back_as_it_was(tmp_path: Path, write: Write) -> None:
+    root, classes = tmp_path / "xrays", ("=NORMAL", "@PNEUMONIA")
+    patients = (("-1", "'=a", "b", "+c"), ("-2", "@d", "''+e", "f"))
+    write(
+        root, [f"{name}/{who}_{k}.png" for name, of in zip(classes, patients, strict=True) for who in of for k in "xy"]
+    )
+
+    transform(root, tmp_path / "copies", classes="auto", group_regex="/([^/]+)_[xy]")
+
+    rows = (tmp_path / "copies" / "patients.csv").read_text(encoding="utf-8").splitlines()
+    assert not [cell for row in rows for cell in row.split(",") if cell[0] in "=+-@"]
+    copies = read_index(DataSettings(path=tmp_path / "copies", classes="auto"))
+    assert {image.patient for image in copies.images} == {*patients[0], *patients[1]}
+
+
 def test_three_classes_are_three_folders(kermany: Path, tmp_path: Path) -> None:
     made = transform(kermany, tmp_path / "copies", classes="three")
 

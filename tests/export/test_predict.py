@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.export.conftest import Lab
+from tests.export.conftest import CopyLab, Lab, change_record
 from xraytune.errors import ConfigError, DataError
 from xraytune.export.bundle import open_bundle
 from xraytune.export.predict import predict
@@ -101,3 +101,25 @@ def test_nothing_is_written_when_images_are_broken(lab: Lab, tmp_path: Path) -> 
 def test_a_missing_folder_is_refused(lab: Lab, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is no such folder"):
         predict(lab.model, tmp_path / "nowhere", out=tmp_path / "table.csv")
+
+
+FORMULA = "=cmd|' /C calc'!A1"
+
+
+def test_no_cell_of_a_table_is_a_formula_and_its_files_are_found(copy_lab: CopyLab, tmp_path: Path) -> None:
+    """Spreadsheets run what begins with one of = + - @; files and classes come with the data."""
+    lab = copy_lab()
+    change_record(lab.model, class_names=[FORMULA, "@risk"], positive="@risk", validation=None)
+    images = tmp_path / "images"
+    some = sorted((lab.xrays / "test").rglob("*.jpeg"))[:4]
+    for name, image in zip(("=1+1.jpeg", "@eaDir/-1.jpeg", "+a.jpeg", "plain.jpeg"), some, strict=True):
+        (images / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(image, images / name)
+
+    predict(lab.model, images, out=tmp_path / "table.csv")
+
+    rows = read_table(tmp_path / "table.csv")
+    assert [row["file"] for row in rows] == ["./+a.jpeg", "./=1+1.jpeg", "./@eaDir/-1.jpeg", "plain.jpeg"]
+    assert all((images / row["file"]).is_file() for row in rows)
+    assert {row["predicted"] for row in rows} <= {f"'{FORMULA}", "'@risk"}
+    assert f"probability_{FORMULA}" in rows[0]

@@ -42,6 +42,8 @@ _STYLES: dict[Tone, str] = {
     "busy": "cyan",
     "bad": "red",
 }
+_OBEYED_BY_TERMINALS = re.compile("[\0-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""Control characters but the line feed, and those that change the direction of writing."""
 _LOG_EVERY_SECONDS = 10.0
 _FRAME_EVERY_SECONDS = 1.0
 _LINE_EVERY_SECONDS = 30.0
@@ -136,12 +138,12 @@ _ERR = Console(file=cast(TextIO, _Screen("stderr")), highlight=False)
 
 def say(text: str = "", tone: Tone = "plain") -> None:
     """A line of the result; broken between words on a terminal, never in a file."""
-    _OUT.print(Text(text, style=_STYLES[tone]), soft_wrap=not _OUT.is_terminal)
+    _OUT.print(_text(Cell(text, tone)), soft_wrap=not _OUT.is_terminal)
 
 
 def say_command(command: str, before: str = "$ ") -> None:
     """A command to copy: never broken."""
-    _OUT.print(Text(before).append(command, style=_STYLES["busy"]), soft_wrap=True)
+    _OUT.print(_text(before).append(_text(Cell(command, "busy"))), soft_wrap=True)
 
 
 def show(frame: Frame) -> None:
@@ -152,12 +154,13 @@ def show(frame: Frame) -> None:
 def show_json(content: Mapping[str, Json]) -> None:
     """The result as one JSON object, and nothing else on stdout."""
     ensure_ascii = (getattr(sys.stdout, "encoding", None) or "utf-8").lower() != "utf-8"
-    print(json.dumps(content, indent=2, ensure_ascii=ensure_ascii, allow_nan=False))
+    text = json.dumps(content, indent=2, ensure_ascii=ensure_ascii, allow_nan=False)
+    print(_OBEYED_BY_TERMINALS.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def tell(text: str, tone: Tone = "plain") -> None:
     """A line about what is going on."""
-    _ERR.print(Text(as_typed(text), style=_STYLES[tone]), soft_wrap=not _ERR.is_terminal)
+    _ERR.print(_text(Cell(as_typed(text), tone)), soft_wrap=not _ERR.is_terminal)
 
 
 def duration(seconds: float) -> str:
@@ -191,7 +194,7 @@ def agreed(question: str) -> bool:
     if not (is_live() and sys.stdin is not None and sys.stdin.isatty()):
         return True
     try:
-        return typer.confirm(question, err=True)
+        return typer.confirm(printable(question), err=True)
     except typer.Abort as abort:  # Ctrl-C or Ctrl-D
         raise KeyboardInterrupt from abort
 
@@ -199,7 +202,7 @@ def agreed(question: str) -> bool:
 def show_refusal(error: XraytuneError) -> None:
     """What is wrong, where, and what to do."""
     for problem in error.problems:
-        what, *rest = str(problem).splitlines()
+        what, *rest = str(problem).split("\n")
         tell(what, "bad")
         for line in rest:
             tell(line, "strong" if line.strip().startswith("fix:") else "plain")
@@ -207,7 +210,7 @@ def show_refusal(error: XraytuneError) -> None:
 
 def show_bug() -> None:
     """The whole traceback of the exception that is being handled."""
-    traceback.print_exc()
+    _ERR.print(_text(traceback.format_exc()), soft_wrap=True, end="")
     tell("this is a bug in xraytune, not in what you did: please report it with the lines above", "bad")
 
 
@@ -236,7 +239,7 @@ def progress() -> Iterator[Progress]:
         yield _LoggedProgress()
         return
     columns = (
-        bars.TextColumn("{task.description}"),
+        bars.TextColumn("{task.description}", markup=False),
         bars.BarColumn(bar_width=30),
         bars.MofNCompleteColumn(),
         bars.TextColumn("[dim]left"),
@@ -247,7 +250,7 @@ def progress() -> Iterator[Progress]:
 
         def on_progress(what: str, done: int, total: int) -> None:
             if what not in tasks:
-                tasks[what] = screen.add_task(what, total=total)
+                tasks[what] = screen.add_task(printable(what), total=total)
             screen.update(tasks[what], completed=done, total=total)
 
         yield on_progress
@@ -314,7 +317,7 @@ def drawn(frame: Frame) -> RenderableType:
     for table in frame.tables:
         parts.append(Text())
         if table.title:
-            parts.append(Text(table.title, style="bold"))
+            parts.append(_text(Cell(table.title, "strong")))
         parts.append(_drawn_table(table))
     return Group(*parts)
 
@@ -322,7 +325,7 @@ def drawn(frame: Frame) -> RenderableType:
 def _drawn_table(table: Table) -> RichTable:
     columns = [
         RichColumn(
-            column.name,
+            _text(column.name),
             justify=column.align,
             overflow="fold",
             no_wrap=not column.flexible,
@@ -340,4 +343,11 @@ def _drawn_table(table: Table) -> RichTable:
 
 
 def _text(cell: Cell | str) -> Text:
-    return Text(cell) if isinstance(cell, str) else Text(cell.text, style=_STYLES[cell.tone])
+    """All text that rich draws is made here."""
+    cell = Cell(cell) if isinstance(cell, str) else cell
+    return Text(printable(cell.text), style=_STYLES[cell.tone])
+
+
+def printable(text: str) -> str:
+    r"""Text for a terminal: names come with the data, and an ESC in one is shown as `\x1b` instead of being obeyed."""
+    return _OBEYED_BY_TERMINALS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

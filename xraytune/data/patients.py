@@ -20,6 +20,7 @@ import regex
 
 from xraytune.config.words import group_regex_refusal
 from xraytune.errors import ConfigError, DataError, Problem, SourceLine, listed
+from xraytune.files import cell_path, cell_text
 
 PATIENTS_CSV = "patients.csv"
 _FOLDER_NAME = re.compile(r"(?!\.)[^/\\\x00-\x1f\x7f]{1,64}")
@@ -196,7 +197,8 @@ def _read_rows(reader: csv.DictReader[str], path: Path) -> PatientTable:
     first_line: dict[str, int] = {}
     for row in reader:
         line = SourceLine(path, reader.line_num)
-        file, patient, class_name = ((row.get(column) or "").strip() for column in ("file", "patient", "class"))
+        file, patient, class_name = (cell_text((row.get(name) or "").strip()) for name in ("file", "patient", "class"))
+        file = cell_path(file)
         if not file or not patient:
             problems.append(Problem("a cell is empty", line, "give both the file and the patient"))
         elif file in patients:

@@ -12,9 +12,7 @@ path and its own number alone: adding images to the folder changes none of the o
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import re
 import warnings
 from collections import Counter
@@ -38,7 +36,7 @@ from xraytune.data.patients import PATIENTS_CSV
 from xraytune.data.pixels import broken_images_error
 from xraytune.data.transformation import Drawn, Strengths, draw_numbers, strength_problems, transform_image
 from xraytune.errors import ConfigError, DataError, Problem
-from xraytune.files import new_folder, require_writable, write_json, write_text
+from xraytune.files import csv_table, new_folder, require_writable, write_json, write_text
 from xraytune.records import Json, Progress, ignore_progress
 
 TRANSFORM_VERSION = 1
@@ -181,11 +179,8 @@ def _names_without_number(index: ImageIndex) -> dict[str, str]:
 
 def _write_records(folder: Path, copies_made: Sequence[_Copy], strengths: Strengths, *, copies: int, seed: int) -> None:
     """`patients.csv` and `provenance.json`; paths in them are below this folder and below the data folder."""
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(("file", "patient"))
-    writer.writerows((each.file, each.original.patient) for each in copies_made)
-    write_text(folder / PATIENTS_CSV, table.getvalue())
+    rows = ((PurePosixPath(each.file), each.original.patient) for each in copies_made)
+    write_text(folder / PATIENTS_CSV, csv_table(("file", "patient"), rows))
     images = [
         {
             "file": each.file,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -13,7 +11,7 @@ from xraytune.data.decoding import BrokenImage
 from xraytune.data.layout import list_images
 from xraytune.export.bundle import Bundle, open_bundle
 from xraytune.export.predictions import Predictions, decide, predict_images, threshold_of
-from xraytune.files import require_new, write_text
+from xraytune.files import csv_table, require_new, write_text
 from xraytune.records import Json, Progress, ignore_progress
 
 
@@ -96,9 +94,6 @@ def predict(
 
 
 def _table(bundle: Bundle, predictions: Predictions, called: list[str]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["file", *(f"probability_{name}" for name in bundle.record.class_names), "predicted"])
+    header = ["file", *(f"probability_{name}" for name in bundle.record.class_names), "predicted"]
     rows = zip(predictions.files, predictions.probabilities.tolist(), called, strict=True)
-    writer.writerows([file, *probabilities, name] for file, probabilities, name in rows)
-    return text.getvalue()
+    return csv_table(header, ([PurePosixPath(file), *probabilities, name] for file, probabilities, name in rows))

@@ -7,6 +7,7 @@ size whatever is drawn. Text stays text in the SVG. The colours are Okabe and It
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -218,6 +219,7 @@ def _text_width(text: str, points: float, *, bold: bool = False) -> float:
 
 
 def _shortened(name: str) -> str:
+    name = re.sub(r"[\0-\x1f\x7f-\x9f]", "\ufffd", name)  # which no SVG may hold
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
 
 
