@@ -25,13 +25,24 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from xraytune.errors import ArtifactError, ConfigError, MachineError, Problem, SourceLine
+from xraytune.limits import FILE_SIZE, OPEN_FILES
 
-_FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
-_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG}
-_AWAY = {errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.ESHUTDOWN, errno.EHOSTDOWN}
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG)
+_AWAY = (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.ESHUTDOWN, errno.EHOSTDOWN)
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 """How a cell begins that a spreadsheet runs. Source: OWASP, "CSV Injection"."""
 _OTHER_PLACE = "give another path, or allow access to this one"
+_RERUN = "then run the same command again: nothing that was written is lost"
+_NO_INODES = ("the disk has room, but no inodes left for new files", f"remove files (`df -i` counts them), {_RERUN}")
+_CAUSES = {
+    errno.ENOSPC: ("the disk is full", f"free some space, {_RERUN}"),
+    errno.EDQUOT: ("the disk quota is used up", f"free some space, {_RERUN}"),
+    errno.EFBIG: ("the file is too large: {file_size}", f"{FILE_SIZE.raised}; or use another disk; {_RERUN}"),
+    errno.EMFILE: ("too many open files: {open_files}", f"{OPEN_FILES.raised}; {_RERUN}"),
+    errno.ENFILE: ("too many files are open on this machine", f"end other programs, {_RERUN}"),
+    **dict.fromkeys(_REFUSED, ("no access ({reason})", _OTHER_PLACE)),
+}
+"""What an error of the system means, and what to do."""
 _fences: list[Callable[[], None]] = []
 
 
@@ -56,20 +67,31 @@ def explained_disk_errors(path: Path) -> Iterator[None]:
     """Turn "no space left", "permission denied" and the like into messages that say where and what to do; other errors pass.
 
     Raises:
-        MachineError: The disk or the quota of `path` is full, the system refuses access, or the storage does not answer.
+        MachineError: The disk or the quota of `path` is full, a limit of the system is reached, the system refuses
+            access, or the storage does not answer.
     """
     try:
         yield
     except OSError as error:
         where = Path(error.filename) if isinstance(error.filename, str) else path
-        if error.errno in _FULL_DISK:
-            fix = "free some space, then run the same command again: nothing that was written is lost"
-            raise MachineError(Problem("the disk is full", where, fix)) from error
-        if error.errno in _REFUSED:
-            raise MachineError(Problem(f"no access ({error.strerror})", where, _OTHER_PLACE)) from error
         if error.errno in _AWAY:
             raise storage_is_away(error, where) from error
-        raise
+        if error.errno not in _CAUSES:
+            raise
+        what, fix = _NO_INODES if error.errno == errno.ENOSPC and free_inodes(where) == 0 else _CAUSES[error.errno]
+        what = what.format(reason=error.strerror, file_size=FILE_SIZE, open_files=OPEN_FILES)
+        raise MachineError(Problem(what, where, fix)) from error
+
+
+def nearest_folder(path: Path) -> Path:
+    """The path, or the nearest folder above it that exists."""
+    return next(place for place in (path.absolute(), *path.absolute().parents) if os.access(place, os.F_OK))
+
+
+def free_inodes(path: Path) -> int | None:
+    """How many files can still be made on the disk of a path, which may not exist yet; None: no limit."""
+    found = os.statvfs(nearest_folder(path))
+    return found.f_favail if found.f_files else None
 
 
 def storage_is_away(error: OSError, where: Path) -> MachineError:

@@ -45,6 +45,8 @@ parameters:
     checks = {check.name: check for check in doctor(space=space, folder=tmp_path / "not" / "yet")}
 
     assert checks["torch"].status == checks["Ray"].status == checks["W&B"].status == "ok"
+    assert "open files" in checks["limits"].found
+    assert any(name.startswith("free inodes at") for name in checks)
     assert all(bool(check.fix) == (check.status != "ok") for check in checks.values())
     assert "not-to-be-shown" not in str(checks)
     weights = {name.removeprefix("weights of "): check for name, check in checks.items() if name.startswith("weights")}

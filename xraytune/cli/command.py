@@ -12,8 +12,9 @@ import typer
 from typer.core import TyperCommand
 
 from xraytune.cli import console
-from xraytune.errors import INTERRUPTED_EXIT_CODE, XraytuneError
+from xraytune.errors import INTERRUPTED_EXIT_CODE, MachineError, XraytuneError
 from xraytune.files import explained_disk_errors
+from xraytune.limits import likely_shortage, shortage
 
 
 class Command(TyperCommand):
@@ -38,6 +39,11 @@ class Command(TyperCommand):
             raise typer.Exit(INTERRUPTED_EXIT_CODE) from None
         except BrokenPipeError:  # the reader of a pipe has seen enough; typer ends quietly
             raise
-        except Exception:  # noqa: BLE001  the other boundary: the traceback is shown
-            console.show_bug()
-            raise typer.Exit(1) from None
+        except Exception as error:  # noqa: BLE001  the other boundary: the traceback of a bug is shown
+            if problem := shortage(error):
+                console.show_refusal(MachineError(problem))
+            elif problem := likely_shortage():
+                console.show_bug(str(problem))
+            else:
+                console.show_bug()
+            raise typer.Exit(MachineError.exit_code if problem else 1) from None

@@ -208,10 +208,13 @@ def show_refusal(error: XraytuneError) -> None:
             tell(line, "strong" if line.strip().startswith("fix:") else "plain")
 
 
-def show_bug() -> None:
-    """The whole traceback of the exception that is being handled."""
+_BUG = "this is a bug in xraytune, not in what you did: please report it with the lines above"
+
+
+def show_bug(conclusion: str = _BUG) -> None:
+    """The whole traceback of the exception that is being handled, and what it means."""
     _ERR.print(_text(traceback.format_exc()), soft_wrap=True, end="")
-    tell("this is a bug in xraytune, not in what you did: please report it with the lines above", "bad")
+    tell(conclusion, "bad")
 
 
 def configure_output() -> None:

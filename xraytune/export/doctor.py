@@ -19,12 +19,16 @@ from typing import Literal
 
 from xraytune.config.load import load_space
 from xraytune.errors import ConfigError, MachineError
+from xraytune.files import free_inodes, nearest_folder
+from xraytune.limits import LIMITS, likely_shortage
 from xraytune.records import Json
 from xraytune.search.ray_needs import open_doors, ray_parent, why_ray_cannot_start
 from xraytune.tracking.credentials import has_key
 
 _GIB = 2**30
 _LITTLE_DISK_GIB, _LITTLE_MEMORY_GIB, _LITTLE_SHARED_MEMORY_GIB = 10, 4, 0.5
+_FEW_INODES = 10_000
+_OTHER_DISK = "free some space, or put studies and cache on another disk (--studies, --cache)"
 _USUAL_NETWORKS = tuple((backbone, "imagenet") for backbone in ("mobilenet_v2", "resnet18", "resnet50"))
 _REINSTALL = "install from requirements.lock again (`make install`): it names versions that belong together"
 _TORCH_PROBE = """
@@ -86,6 +90,8 @@ def doctor(*, space: Path | None = None, weights_dir: Path | None = None, folder
         _memory(),
         _shared_memory(),
         _disk(folder),
+        _inodes(folder),
+        _limits(),
         _wandb(),
     ]
     return tuple(checks)
@@ -148,7 +154,8 @@ def _weights(networks: Iterable[tuple[str, str]], weights_dir: Path | None) -> I
 
 def _ray_start() -> Check:
     if problem := why_ray_cannot_start():
-        return Check(name="Ray's start", status="missing", found=f"{problem.where}: {problem.what}", fix=problem.fix)
+        found = f"{problem.where}: {problem.what}" if str(problem.where) else problem.what
+        return Check(name="Ray's start", status="missing", found=found, fix=problem.fix)
     return Check(name="Ray's start", status="ok", found=f"in {ray_parent()}")
 
 
@@ -174,9 +181,25 @@ def _shared_memory() -> Check:
 
 
 def _disk(folder: Path) -> Check:
-    existing = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
-    fix = "free some space, or put studies and cache on another disk (--studies, --cache)"
-    return _enough(f"free disk at {folder}", shutil.disk_usage(existing).free, _LITTLE_DISK_GIB, fix)
+    return _enough(
+        f"free disk at {folder}", shutil.disk_usage(nearest_folder(folder)).free, _LITTLE_DISK_GIB, _OTHER_DISK
+    )
+
+
+def _inodes(folder: Path) -> Check:
+    inodes = free_inodes(folder)
+    name, found = f"free inodes at {folder}", "no limit" if inodes is None else f"for {inodes} more files"
+    if inodes is not None and inodes < _FEW_INODES:
+        return Check(name=name, status="warning", found=found, fix=_OTHER_DISK)
+    return Check(name=name, status="ok", found=found)
+
+
+def _limits() -> Check:
+    """What is too low for Ray is told with its start."""
+    found = ", ".join(f"{limit.name} {limit.shown(limit.value)}" for limit in LIMITS)
+    if problem := likely_shortage():
+        return Check(name="limits", status="warning", found=found, fix=problem.fix)
+    return Check(name="limits", status="ok", found=found)
 
 
 def _enough(name: str, there_bytes: int, little_gib: float, fix: str) -> Check:

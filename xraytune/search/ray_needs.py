@@ -7,6 +7,7 @@ everyone; who has the token, or can write to those folders, can run code as the 
 from __future__ import annotations
 
 import os
+import resource
 import secrets
 import shutil
 import tempfile
@@ -14,10 +15,18 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from xraytune.cores import cpu_count
 from xraytune.errors import MachineError, Problem
+from xraytune.files import free_inodes
+from xraytune.limits import ADDRESS_SPACE, FILE_SIZE, OPEN_FILES
 
 _MIB = 2**20
 _LITTLE_MIB = 16  # with 4 it starts, with 1 it does not
+_FEW_INODES = 1000  # a session of two trials makes 500
+_FILES, _FILES_PER_CORE = 80, 6  # of gcs_server and raylet: 70 and 60 with two trials, 82 and 86 with eight
+_OBJECT_STORE_BYTES = 256 * _MIB  # one file of 200 MiB
+_MAPPED_BESIDES_BYTES = 2304 * _MIB  # by the process of a trial, beyond what this one has mapped with torch
+_HAS_PROC = Path("/proc/self/statm").exists()
 _LONGEST_SOCKET_BYTES = 107
 _PREFIX = "xray-"
 _SOCKET = _PREFIX + "12345678/ray/session_2026-01-31_23-59-59_123456_{pid}/sockets/dash_MetricsHead"
@@ -26,6 +35,8 @@ _SOCKET = _PREFIX + "12345678/ray/session_2026-01-31_23-59-59_123456_{pid}/socke
 
 def why_ray_cannot_start() -> Problem | None:
     """What keeps Ray from starting on this machine, if anything does; nothing that is written for it stays."""
+    if problem := _too_low_limit():
+        return problem
     parent = ray_parent()
     other = "export RAY_TMPDIR=/tmp" if parent != Path("/tmp") else "export RAY_TMPDIR=DIR, of a short path"
     if (excess := _excess_bytes(parent)) > 0:
@@ -36,6 +47,10 @@ def why_ray_cannot_start() -> Problem | None:
     if room.total and room.free < _LITTLE_MIB * _MIB:  # some file systems do not tell
         what = f"Ray's temporary folder has {room.free // _MIB} MiB of room, and needs {_LITTLE_MIB}"
         return Problem(what, parent, f"make room there, or {other}")
+    inodes = free_inodes(parent)
+    if inodes is not None and inodes < _FEW_INODES:
+        what = f"the disk of Ray's temporary folder has inodes for {inodes} more files, and Ray needs {_FEW_INODES}"
+        return Problem(what, parent, f"remove files there (`df -i` counts them), or {other}")
     return _why_no_token()
 
 
@@ -94,6 +109,20 @@ def open_doors() -> Iterator[Problem]:
 
 def _excess_bytes(parent: Path) -> int:
     return len(os.fsencode(parent / _SOCKET.format(pid=os.getpid()))) - _LONGEST_SOCKET_BYTES
+
+
+def _too_low_limit() -> Problem | None:
+    """A limit of this process under which Ray or the trials that it starts would end without saying why."""
+    mapped_bytes = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() if _HAS_PROC else 0
+    for limit, there, needed in (
+        (OPEN_FILES, OPEN_FILES.highest, _FILES + _FILES_PER_CORE * cpu_count()),  # Ray itself raises it to the highest
+        (FILE_SIZE, FILE_SIZE.value, _OBJECT_STORE_BYTES),
+        (ADDRESS_SPACE, ADDRESS_SPACE.value, mapped_bytes + _MAPPED_BESIDES_BYTES),
+    ):
+        if there is not None and there < needed:
+            what = f"Ray needs {limit.shown(needed)}, and {limit}"
+            return Problem(what, fix=limit.raised)
+    return None
 
 
 def _why_no_token() -> Problem | None:

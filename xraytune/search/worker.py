@@ -17,7 +17,6 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
 from PIL import Image
 
 from xraytune.compute import pin, require_device
@@ -25,6 +24,7 @@ from xraytune.config.settings import Experiment
 from xraytune.errors import ConfigError, MachineError, Problem, TrialError
 from xraytune.files import explained_disk_errors, fenced, read_jsonl, write_text
 from xraytune.lease import HeldError, has_claim, may_be_held, read_owner, write_claim
+from xraytune.limits import is_out_of_memory
 from xraytune.pipeline.album import compose_album
 from xraytune.pipeline.prepare import Prepared
 from xraytune.pipeline.trial import trial_epochs
@@ -39,8 +39,6 @@ from xraytune.tracking.wandb import RunStatus, TrackedTrial, WandbRun
 # Tune kills an actor that is still busy ten seconds after the end of a search.
 _FINISH_SECONDS = 8.0
 _LOOK_SECONDS = 0.25
-_NO_MEMORY = ("can't allocate memory", "not enough memory")
-"""What torch says on the CPU, where it has no exception of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,8 +206,7 @@ def next_message(epochs: Generator[EpochRecord, None, TrialResult], trial_dir: P
 def _cause(error: Exception) -> Cause:
     if isinstance(error, ConfigError | TrialError):
         return "settings"
-    is_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return "memory" if is_memory or any(words in str(error) for words in _NO_MEMORY) else "fault"
+    return "memory" if is_out_of_memory(error) else "fault"
 
 
 @contextmanager

@@ -1,0 +1,103 @@
+"""The limits that the system sets on a process (`ulimit`), and the errors that come of them.
+
+Nothing here imports a library that needs memory: it still works where torch cannot be loaded.
+"""
+
+from __future__ import annotations
+
+import errno
+import resource
+from dataclasses import dataclass
+
+from xraytune.errors import Problem
+
+_KIB, _GIB = 2**10, 2**30
+_TIGHT_GIB = 8  # torch with CUDA maps 3.5 GiB, a trial under Ray 5.8
+_NO_MEMORY = (
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "out of memory",
+    "failed to map segment",
+)
+_NO_THREAD = ("can't start new thread", "Resource temporarily unavailable")
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One limit of this process, as `ulimit` sets it.
+
+    Attributes:
+        name: What it limits.
+        option: Of `ulimit`.
+        number: Of `resource.getrlimit`.
+        is_bytes: Whether it counts bytes.
+    """
+
+    name: str
+    option: str
+    number: int
+    is_bytes: bool = False
+
+    @property
+    def value(self) -> int | None:
+        """The limit in force; None: unlimited."""
+        soft, _ = resource.getrlimit(self.number)
+        return None if soft == resource.RLIM_INFINITY else soft
+
+    @property
+    def highest(self) -> int | None:
+        """What a process may raise it to; None: unlimited."""
+        _, hard = resource.getrlimit(self.number)
+        return None if hard == resource.RLIM_INFINITY else hard
+
+    @property
+    def raised(self) -> str:
+        """The fix where it is too small."""
+        enough = "unlimited" if self.is_bytes else "65536"
+        return f"raise it: ulimit {self.option} {enough}"
+
+    def shown(self, value: int | None) -> str:
+        """A value of it, for a message."""
+        if value is None:
+            return "unlimited"
+        if not self.is_bytes:
+            return str(value)
+        return f"{value / _GIB:.1f} GiB" if value >= _GIB else f"{value // _KIB} KiB"
+
+    def __str__(self) -> str:
+        return f"the limit on {self.name} is {self.shown(self.value)} (ulimit {self.option})"
+
+
+OPEN_FILES = Limit("open files", "-n", resource.RLIMIT_NOFILE)
+ADDRESS_SPACE = Limit("address space", "-v", resource.RLIMIT_AS, is_bytes=True)
+FILE_SIZE = Limit("file size", "-f", resource.RLIMIT_FSIZE, is_bytes=True)
+PROCESSES = Limit("processes and threads", "-u", resource.RLIMIT_NPROC)
+LIMITS = (OPEN_FILES, ADDRESS_SPACE, FILE_SIZE, PROCESSES)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says so; torch on the CPU has no exception of its own for it, a library that is loaded neither."""
+    is_plain = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+    return is_plain or any(words in str(error) for words in _NO_MEMORY)
+
+
+def shortage(error: Exception) -> Problem | None:
+    """What this process ran out of, if an error says so."""
+    is_limited = ADDRESS_SPACE.value is not None
+    if is_out_of_memory(error):
+        what = f"out of memory: {ADDRESS_SPACE}" if is_limited else "out of memory"
+        other = "run less at once on this machine, or set a smaller batch_size or image_size"
+        return Problem(what, fix=ADDRESS_SPACE.raised if is_limited else other)
+    if any(words in str(error) for words in _NO_THREAD):
+        what = f"the system starts no further process or thread: {PROCESSES}"
+        return Problem(f"{what}, {ADDRESS_SPACE}" if is_limited else what, fix=PROCESSES.raised)
+    return None
+
+
+def likely_shortage() -> Problem | None:
+    """What an error without a word of memory probably comes of: libraries have many words for it."""
+    value = ADDRESS_SPACE.value
+    if value is None or value >= _TIGHT_GIB * _GIB:
+        return None
+    return Problem(f"probably out of memory: {ADDRESS_SPACE}", fix=ADDRESS_SPACE.raised)
