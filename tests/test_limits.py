@@ -86,7 +86,7 @@ def test_an_address_space_too_small_for_torch_is_no_bug(tmp_path: Path) -> None:
     done = xraytune(tmp_path, resource.RLIMIT_AS, GIB, "train", "--config", "space.yaml", "-o", str(out))
 
     assert done.returncode == 4, done.stderr
-    assert "out of memory: the limit on address space is 1.0 GiB (ulimit -v)" in done.stderr
+    assert "out of memory: the limit on address space is 1 GiB (ulimit -v)" in done.stderr
     assert "fix: raise it: ulimit -v unlimited" in done.stderr
     assert "bug" not in done.stderr
     assert not out.exists()

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from xraytune.errors import Problem
 
-_KIB, _GIB = 2**10, 2**30
+_GIB = 2**30
+_UNITS = ((_GIB, "GiB"), (2**20, "MiB"), (2**10, "KiB"), (1, "bytes"))
 _TIGHT_GIB = 8  # torch with CUDA maps 3.5 GiB, a trial under Ray 5.8
 _NO_MEMORY = (
     "can't allocate memory",
@@ -63,7 +64,8 @@ class Limit:
             return "unlimited"
         if not self.is_bytes:
             return str(value)
-        return f"{value / _GIB:.1f} GiB" if value >= _GIB else f"{value // _KIB} KiB"
+        unit, name = next((unit, name) for unit, name in _UNITS if value >= unit or unit == 1)
+        return f"{value / unit:.4g} {name}"
 
     def __str__(self) -> str:
         return f"the limit on {self.name} is {self.shown(self.value)} (ulimit {self.option})"

@@ -114,6 +114,32 @@ def assert_same_bits(first: dict[str, Tensor], second: dict[str, Tensor]) -> Non
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow
+def test_progress_is_shown_from_before_the_first_step_on_also_where_an_epoch_is_one_step(tmp_path: Path) -> None:
+    task, parameters = tiny_task(), small()
+    seen: list[tuple[str, int, int]] = []
+    epochs = train_classifier(
+        parameters,
+        build_classifier(parameters, 2, weights=None, seed=1),
+        batch=task.batch,
+        norm_batches=task.norm_batches,
+        val_batches=task.val_batches,
+        val_labels=task.val_labels,
+        positive=1,
+        max_epochs=3,
+        steps_per_epoch=1,
+        seed=5,
+        compute=CPU,
+        checkpoint_dir=tmp_path,
+        on_progress=lambda *told: seen.append(told),
+    )
+    next(epochs)
+    assert seen == [("training steps", 0, 3), ("training steps", 1, 3)]
+
+    next(epochs)
+    assert seen[2:] == [("training steps", 1, 3), ("training steps", 2, 3)]
+
+
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "plateau"])
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 @pytest.mark.slow

@@ -31,7 +31,7 @@ from pathlib import Path
 from xraytune.export.replay import replay
 
 def hear(what, done, total):
-    if what == "epochs":
+    if what == "training steps" and done == total:
         os.kill(os.getpid(), signal.SIGKILL)
 
 replay(Path(sys.argv[1]), int(sys.argv[2]), on_progress=hear)
@@ -45,7 +45,7 @@ def test_a_replayed_trial_is_the_recorded_one_to_the_bit(lab: Lab, trial: int) -
     told: list[tuple[int, int]] = []
 
     def on_progress(what: str, done: int, total: int) -> None:
-        if what == "epochs":
+        if what == "training steps":
             told.append((done, total))
 
     with locked(StudyFolder(lab.study)):
@@ -53,7 +53,8 @@ def test_a_replayed_trial_is_the_recorded_one_to_the_bit(lab: Lab, trial: int) -
 
     assert again.is_identical
     assert [epoch.replayed_val_auroc for epoch in again.epochs] == [row["val_auroc"] for row in recorded]
-    assert told == [(epoch, len(recorded)) for epoch in range(1, len(recorded) + 1)]
+    last_step = recorded[-1]["steps"]
+    assert sorted({*told}) == [(step, last_step) for step in range(last_step + 1)]
     assert (again.replayed_val_b_auroc is not None) == (again.status == "complete")
     assert not list(lab.path.glob("cache/.replay*"))
 
@@ -159,7 +160,7 @@ def test_an_unknown_trial_is_refused(lab: Lab) -> None:
 
 def test_what_a_killed_replay_leaves_is_cleaned_away(copy_lab: CopyLab) -> None:
     lab = copy_lab()
-    done = subprocess.run([sys.executable, "-c", KILLED, str(lab.study), str(PRUNED)], check=False)
+    done = subprocess.run([sys.executable, "-c", KILLED, str(lab.study), "1"], check=False)
     (left,) = lab.path.glob("cache/.replay*")
 
     cleaned = clean(lab.study, clock=lambda: time.time() + 3700)

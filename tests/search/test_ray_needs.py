@@ -205,8 +205,8 @@ def test_a_search_is_refused_before_anything_is_started(study: StudyFolder, monk
     ("limit", "value", "named"),
     [
         (resource.RLIMIT_NOFILE, 64, "the limit on open files is 64 (ulimit -n)"),
-        (resource.RLIMIT_FSIZE, 100 * 2**20, "the limit on file size is 102400 KiB (ulimit -f)"),
-        (resource.RLIMIT_AS, 4 * 2**30, "the limit on address space is 4.0 GiB (ulimit -v)"),
+        (resource.RLIMIT_FSIZE, 100 * 2**20, "the limit on file size is 100 MiB (ulimit -f)"),
+        (resource.RLIMIT_AS, 4 * 2**30, "the limit on address space is 4 GiB (ulimit -v)"),
     ],
 )
 def test_a_limit_under_which_ray_or_a_trial_would_end_is_told(limit: int, value: int, named: str) -> None:

@@ -28,8 +28,11 @@ from xraytune.compute import autocast
 from xraytune.config.settings import Parameters
 from xraytune.errors import Problem, TrialError, XraytuneError
 from xraytune.metrics.classification import auroc
-from xraytune.records import Compute, EpochRecord
+from xraytune.records import Compute, EpochRecord, Progress, ignore_progress
 from xraytune.seeding import derive_seed
+
+TRAINING_STEPS = "training steps"
+"""What `on_progress` of a training counts."""
 
 
 def train_classifier(
@@ -46,6 +49,7 @@ def train_classifier(
     seed: int,
     compute: Compute,
     checkpoint_dir: Path,
+    on_progress: Progress = ignore_progress,
 ) -> Iterator[EpochRecord]:
     """Train with cross entropy; after each epoch score val-A, write the checkpoint, and only then yield.
 
@@ -71,6 +75,7 @@ def train_classifier(
         seed: Of the dropout.
         compute: Where; images in `compute.precision`, features in float32.
         checkpoint_dir: Made when missing.
+        on_progress: Called before the first step of an epoch and after each step; the total is the steps of a whole run.
 
     Raises:
         TrialError: The loss is not finite.
@@ -79,6 +84,11 @@ def train_classifier(
         MachineError: The disk is full.
     """
     optimizer = Optimizer(parameters, network)
+    total_steps = max_epochs * steps_per_epoch
+
+    def on_step(done: int) -> None:
+        on_progress(TRAINING_STEPS, done, total_steps)
+
     records = resume(checkpoint_dir, network, optimizer)
     while len(records) < max_epochs and not _is_stale(records, parameters.early_stop_epochs):
         started = time.perf_counter()
@@ -87,10 +97,11 @@ def train_classifier(
         lr_at = partial(
             learning_rate,
             parameters,
-            total_steps=max_epochs * steps_per_epoch,
+            total_steps=total_steps,
             val_losses=[record.val_loss for record in records],
         )
-        train_loss = _train_epoch(network, optimizer, batch, steps, lr_at, derive_seed(seed, "epoch", epoch), compute)
+        epoch_seed = derive_seed(seed, "epoch", epoch)
+        train_loss = _train_epoch(network, optimizer, batch, steps, lr_at, epoch_seed, compute, on_step)
         if parameters.batch_norm != "moving":
             estimate_batch_norms(network, norm_batches, compute=compute)
         logits = predict_logits(network, val_batches(), compute=compute)
@@ -191,6 +202,7 @@ def _train_epoch(
     lr_at: Callable[[int], float],
     seed: int,
     compute: Compute,
+    on_step: Callable[[int], None],
 ) -> float:
     """One epoch of optimiser steps; gives their mean loss, read from the device once."""
     total = torch.zeros((), dtype=torch.float64, device=compute.device)
@@ -198,6 +210,7 @@ def _train_epoch(
     # Dropout draws from torch's global generator. Seeded anew for each epoch, it needs no place in the checkpoint.
     with torch.random.fork_rng(devices=[] if compute.device == "cpu" else [torch.cuda.current_device()]):
         torch.manual_seed(seed)
+        on_step(steps.start)
         for step in steps:
             inputs, labels = batch(step)
             optimizer.lr = lr_at(step)
@@ -208,6 +221,7 @@ def _train_epoch(
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             total += loss.detach()
+            on_step(step + 1)
     return float(total) / len(steps)
 
 

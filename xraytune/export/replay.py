@@ -15,6 +15,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from xraytune.classifier.train import TRAINING_STEPS
 from xraytune.compute import pin, require_device
 from xraytune.config.settings import Experiment
 from xraytune.errors import MachineError, Problem, StudyError
@@ -105,7 +106,7 @@ def replay(
         data: Where the study's images lie now, if they moved.
         weights_dir: Where the official weight files lie now, if they moved.
         cache: The artifact cache of the search; by default the one beside the studies.
-        on_progress: Told the epochs, and before them what is made again, because it is not in the cache.
+        on_progress: Told the training steps, and before them what is made again, because it is not in the cache.
 
     Raises:
         StudyError: There is no such study or trial, it has no epoch yet, or its images or weights changed.
@@ -138,7 +139,10 @@ def replay(
 
     def hear(record: EpochRecord) -> None:
         replayed.append(record)
-        on_progress("epochs", len(replayed), max(len(replayed), len(recorded)))
+
+    def show(what: str, done: int, total: int) -> None:
+        recorded_steps = recorded[-1]["steps"] if recorded and what == TRAINING_STEPS else total
+        on_progress(what, done, max(done, recorded_steps))
 
     result: TrialResult | None = None
     failure = ""
@@ -152,7 +156,7 @@ def replay(
                 compute=compute,
                 on_epoch=hear,
                 should_stop=lambda: len(replayed) >= last_epoch,
-                on_progress=on_progress,
+                on_progress=show,
             )
         except MachineError:  # no trial fails of this
             raise

@@ -104,7 +104,7 @@ def train(
         cache: The artifact cache; by default the one beside the exported trial's studies, or `cache`.
         skip_broken: Leave broken images out, and say which.
         on_epoch: Told each epoch, those of an interrupted run again.
-        on_progress: Told how far the preparation, the GAN and the epochs are.
+        on_progress: Told how far the preparation, the GAN and the training steps are.
         note: Told what a person should know.
 
     Raises:
@@ -140,6 +140,7 @@ def train(
     pin(compute)
     training = _Training(experiment=experiment, prepared=prepared, compute=compute, cache=cache)
     work = training.work(space.identity(), weights_sha256, extra)
+    note(f"training: {settings.budget.max_epochs} epochs of {prepared.steps_per_epoch(settings)} steps")
     with _claimed(work):
         epochs, result = training.run(work, on_epoch, on_progress)
         training.bundle(work, out, overrides, epochs, result, on_progress)
@@ -194,7 +195,6 @@ class _Training:
         def hear(record: EpochRecord) -> None:
             epochs.append(record)
             on_epoch(record)
-            on_progress("epochs", record.epoch, self.experiment.settings.budget.max_epochs)
 
         result = run_trial(
             self.experiment,

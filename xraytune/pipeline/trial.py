@@ -118,6 +118,7 @@ def trial_epochs(
         seed=settings.seed,
         compute=compute,
         checkpoint_dir=checkpoint_dir,
+        on_progress=on_progress,
     )
     records = []
     for record in chain(finished, further):

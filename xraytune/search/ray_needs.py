@@ -120,7 +120,7 @@ def _too_low_limit() -> Problem | None:
         (ADDRESS_SPACE, ADDRESS_SPACE.value, mapped_bytes + _MAPPED_BESIDES_BYTES),
     ):
         if there is not None and there < needed:
-            what = f"Ray needs {limit.shown(needed)}, and {limit}"
+            what = f"Ray and its trials need {limit.shown(needed)}, but {limit}"
             return Problem(what, fix=limit.raised)
     return None
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from xraytune.errors import Problem, TrialError
+from xraytune.limits import likely_shortage
 from xraytune.search.work import HANG_FILE, Cause
 
 _HOPELESS_AFTER = 3
@@ -43,7 +44,10 @@ def why_lost(trial_dir: Path, *, out_of_memory: bool) -> str:
     hang = trial_dir / HANG_FILE
     if hang.exists() and hang.stat().st_size:
         return f"it hung (traceback: {trial_dir.name}/{HANG_FILE})"
-    return "its process was killed: out of memory" if out_of_memory else "its process was lost (killed, or its node)"
+    if out_of_memory:
+        return "its process was killed: out of memory"
+    limited = f"; {problem.what}" if (problem := likely_shortage()) else ""
+    return f"its process was lost (killed, or its node{limited})"
 
 
 @dataclass(slots=True)
