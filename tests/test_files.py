@@ -1,7 +1,6 @@
 """Files that are whole or not there: killed at any moment, on a full disk, after a torn line."""
 
 import errno
-import json
 import os
 import subprocess
 import sys
@@ -12,7 +11,16 @@ from pathlib import Path
 import pytest
 
 from xraytune.errors import ArtifactError, ConfigError, MachineError
-from xraytune.files import append_jsonl, new_folder, read_json, read_jsonl, write_bytes, write_json, write_text
+from xraytune.files import (
+    append_jsonl,
+    explained_disk_errors,
+    new_folder,
+    read_json,
+    read_jsonl,
+    write_bytes,
+    write_json,
+    write_text,
+)
 
 
 def test_a_torn_last_line_is_skipped_and_cut_before_the_next_row(tmp_path: Path) -> None:
@@ -139,12 +147,10 @@ def test_a_folder_may_be_named_from_within(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_a_full_disk_is_explained(tmp_path: Path) -> None:
+def test_a_full_disk_is_explained() -> None:
     """Writing to /dev/full fails as on a full disk."""
-    (tmp_path / "log.jsonl").symlink_to("/dev/full")
-
-    with pytest.raises(MachineError, match="the disk is full") as refusal:
-        append_jsonl(tmp_path / "log.jsonl", json.loads('{"epoch": 1}'))
+    with pytest.raises(MachineError, match="the disk is full") as refusal, explained_disk_errors(Path("/dev/full")):
+        Path("/dev/full").write_bytes(b"x")
 
     assert refusal.value.exit_code == 4
     assert isinstance(refusal.value.__cause__, OSError)

@@ -2,6 +2,9 @@
 
 A file is written beside its final place, flushed to the disk and renamed. JSONL logs grow by one `write` a row; a last
 line torn by a crash is skipped by readers and cut off before the next append.
+
+Files may come from anyone. `require_file` refuses to read pipes, devices and files of absurd size; `require_own` refuses to
+write through symbolic links.
 """
 
 from __future__ import annotations
@@ -22,10 +25,29 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
-from xraytune.errors import ArtifactError, ConfigError, MachineError, Problem, SourceLine
+from xraytune.errors import ArtifactError, ConfigError, MachineError, Problem, SourceLine, XraytuneError
 from xraytune.limits import FILE_SIZE, OPEN_FILES
+
+Kind: TypeAlias = Literal["space file", "JSON file", "log", "table", "image", "file of tensors"]
+_LARGEST_BYTES: dict[Kind, int] = {
+    "space file": 2**18,
+    "JSON file": 2**29,  # split.json: two million images
+    "log": 2**31,  # optuna.journal: 400,000 trials of 30 epochs
+    "table": 2**28,
+    "image": 2**30,  # the largest image that is read has 100 million pixels, of at most 8 bytes
+    "file of tensors": 2**34,
+}
+_NO_FILE = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+_OTHER_FILE = "give the right file, or put it back from a copy"
 
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG)
 _AWAY = (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.ESHUTDOWN, errno.EHOSTDOWN)
@@ -133,6 +155,43 @@ def require_new(out: Path) -> None:
         raise ConfigError(Problem("there is something here already", out, "give a path that does not exist yet"))
 
 
+def require_file(path: Path | str, kind: Kind, refusal: type[XraytuneError] = ArtifactError) -> None:
+    """Refuse to read anything but a file of plausible size, before it is opened: opening a pipe blocks, a device may act.
+
+    Raises:
+        refusal: This is not a regular file, or it is too large for its kind.
+        OSError: There is nothing here, or the system refuses access.
+    """
+    status = os.stat(path)  # noqa: PTH116  decoding reads many files, and a Path takes longer
+    if entry := _NO_FILE.get(stat.S_IFMT(status.st_mode)):
+        raise refusal(Problem(f"this is {entry}, not a file", Path(path), _OTHER_FILE))
+    if status.st_size > (largest := _LARGEST_BYTES[kind]):
+        size = f"{status.st_size / 2**20:,.2f} MiB; at most {largest / 2**20:,.2f} MiB are read"
+        raise refusal(Problem(f"too large for a {kind}: {size}", Path(path), _OTHER_FILE))
+
+
+def require_own(path: Path | str, refusal: type[XraytuneError] = ArtifactError) -> None:
+    """Refuse to write where a symbolic link, a pipe, a socket or a device is; a missing file or a folder is fine.
+
+    Raises:
+        refusal: The next write would go elsewhere, or block.
+    """
+    try:
+        kind = stat.S_IFMT(os.lstat(path).st_mode)
+    except FileNotFoundError:
+        return
+    if kind not in {stat.S_IFREG, stat.S_IFDIR}:
+        fix = "replace it by the file or folder itself, or remove it"
+        raise refusal(Problem(f"this is {_NO_FILE.get(kind, 'something else')}, not a file or folder", Path(path), fix))
+
+
+def read_bytes(path: Path | str, kind: Kind, refusal: type[XraytuneError] = ArtifactError) -> bytes:
+    """Read a whole file, if `require_file` lets it pass."""
+    require_file(path, kind, refusal)
+    with open(path, "rb", buffering=0) as stream:  # noqa: PTH123  as above
+        return stream.read()
+
+
 def temporary_name(path: Path) -> Path:
     """A hidden name beside `path` that no other writer uses."""
     return path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
@@ -195,8 +254,9 @@ def read_json(path: Path) -> Any:
 
     Raises:
         ValueError: It is no JSON in UTF-8.
+        ArtifactError: It is no file, or too large.
     """
-    return _parsed(path.read_bytes())
+    return _parsed(read_bytes(path, "JSON file"))
 
 
 def _parsed(text: bytes) -> Any:
@@ -239,8 +299,10 @@ def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
 
     Raises:
         MachineError: The disk is full; the file then ends with its last whole row at the next append.
+        ArtifactError: A symbolic link or a pipe is in its place.
     """
     check_fences()
+    require_own(path)
     line = json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
     with explained_disk_errors(path):
         make_folder(path.parent)
@@ -256,11 +318,11 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """All whole rows, in order; none when the file is missing. A torn last line is skipped.
 
     Raises:
-        ArtifactError: A line before it is damaged, which no crash does, or is no row.
+        ArtifactError: A line before it is damaged, which no crash does, or is no row; or the file is too large.
     """
     if not path.exists():
         return []
-    whole, _, _ = path.read_bytes().rpartition(b"\n")
+    whole, _, _ = read_bytes(path, "log").rpartition(b"\n")
     rows = []
     for number, line in enumerate(whole.split(b"\n"), start=1):
         if not line:
@@ -280,6 +342,7 @@ def cut_torn_line(path: Path) -> None:
     """Remove what follows the last newline of a log: half a row, left by a crash."""
     if not path.exists():
         return
+    require_file(path, "log")
     with path.open("rb+") as stream:
         if stream.seek(0, os.SEEK_END) == 0:
             return
@@ -335,15 +398,19 @@ def _sync(entry: Path) -> None:
 
 
 def is_whole_zip(path: Path) -> bool:
-    """Whether each member of a zip archive, such as a file of torch's, has the bytes that its checksum tells."""
+    """Whether each member of a zip archive of torch's, which compresses nothing, has the bytes that its checksum tells."""
     try:
         with zipfile.ZipFile(path) as archive:
+            if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
+                return False  # compressed: a small file could fill the memory
             return archive.testzip() is None
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, ValueError):
         return False
 
 
-def sha256_of(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
+def sha256_of(path: Path, kind: Kind | None = None) -> str:
+    """Hex SHA-256 of a file's bytes; with `kind`, of a file that `require_file` lets pass."""
+    if kind:
+        require_file(path, kind)
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

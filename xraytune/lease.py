@@ -26,11 +26,12 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from xraytune.errors import MachineError, Problem
-from xraytune.files import explained_disk_errors, fenced, make_folder, storage_is_away, write_text
+from xraytune.files import explained_disk_errors, fenced, make_folder, require_own, storage_is_away, write_text
 
 PATIENCE_SECONDS = 10.0
 _BEAT_SECONDS = 1.0
 _BYTES = 512
+_MOST_BYTES = 2**16
 _LOOK_SECONDS = 0.1
 _Lock: TypeAlias = Literal["ours", "another's", "no locks"]
 
@@ -78,7 +79,9 @@ def held(path: Path, work: str = "") -> Iterator[Owner]:
     Raises:
         HeldError: Another process holds it, or took it over while this one slept.
         MachineError: The disk is full, the system refuses access, or a storage does not answer at a later write.
+        ArtifactError: `path` is a symbolic link or a pipe.
     """
+    require_own(path)
     with explained_disk_errors(path):
         path.touch()
     with path.open("rb+", buffering=0) as stream:
@@ -145,7 +148,9 @@ def turn(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[Non
 
     Raises:
         MachineError: The disk is full, or the system refuses access.
+        ArtifactError: `path` is a symbolic link or a pipe.
     """
+    require_own(path)
     with explained_disk_errors(path):
         make_folder(path.parent)
     with _first_in_line(path, waiting) as stream, beating(path):
@@ -267,7 +272,7 @@ def _lock(stream: FileIO, kind: int = fcntl.LOCK_EX) -> _Lock:
 def _read(stream: FileIO) -> Owner | None:
     stream.seek(0)
     try:
-        return Owner(**json.loads(stream.read()))
+        return Owner(**json.loads(stream.read(_MOST_BYTES)))
     except (ValueError, TypeError):  # released, or cut off in the middle of a write
         return None
 

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from xraytune.files import is_whole_zip, write_bytes
+from xraytune.files import is_whole_zip, require_file, write_bytes
 
 UNREADABLE = (
     *(OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError),
@@ -38,9 +38,11 @@ def load_content(path: Path) -> dict[str, Any]:
 
     Raises:
         One of UNREADABLE: The file is damaged.
+        ArtifactError: It is no file, or too large.
     """
+    require_file(path, "file of tensors")
     if not is_whole_zip(path):  # torch does not look
-        raise ValueError("a checksum is not that of its bytes")
+        raise ValueError("a checksum is not that of its bytes, or they are compressed")
     content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return content
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import struct
 import zlib
@@ -142,6 +143,18 @@ def only_our_errors(*unchanged: Path) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         signal.signal(signal.SIGALRM, was)
     assert [_listing(folder) for folder in unchanged] == before, "something was written"
+
+
+@contextmanager
+def little_memory() -> Iterator[None]:
+    """A block that may take 200 MB more than what is taken."""
+    taken = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (taken + 200_000_000, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def _listing(folder: Path) -> list[tuple[str, int, int]]:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import resource
 import shutil
 import struct
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from tests.faults.fuzzing import (
     damaged_bytes,
     damaged_lines,
     fuzzed,
+    little_memory,
     only_our_errors,
     with_good_crcs,
 )
@@ -75,18 +74,6 @@ def with_size(kind: str, width_px: int, height_px: int) -> bytes:
         for tag, value in ((b"\x28\0\x10\0US\2\0", height_px), (b"\x28\0\x11\0US\2\0", width_px)):
             struct.pack_into("<H", content, content.index(tag) + 8, value % 65536)
     return bytes(content)
-
-
-@contextmanager
-def little_memory() -> Iterator[None]:
-    """A block that may take 200 MB more than what is taken."""
-    taken = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (taken + 200_000_000, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 BOMBS = ("JPEG", "PNG", "TIFF", "DICOM")

@@ -7,7 +7,9 @@ import io
 import json
 import os
 import pickle
+import socket
 import uuid
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,16 +21,24 @@ from PIL import Image
 
 import xraytune
 from tests.data.test_formats import png
+from tests.faults.fuzzing import little_memory, only_our_errors
+from tests.faults.specimens import make_bundle, make_study
 from tests.in_process import CPU, one_thread
 from tests.search.studies import direct, two_images, write_space
 from xraytune.classifier.checkpoint import finished_epochs, load_best
 from xraytune.classifier.weights import read_weights
 from xraytune.config.load import load_space
 from xraytune.config.settings import DataSettings, GanSettings, Parameters
+from xraytune.confirm.plan import read_plan
+from xraytune.confirm.run import confirm
 from xraytune.confirm.scores import scores
+from xraytune.data.decoding import decode_file
 from xraytune.data.index import read_index
+from xraytune.data.patients import find_table
 from xraytune.data.phantom import draw_phantoms
 from xraytune.errors import ArtifactError, ConfigError, StudyError, XraytuneError
+from xraytune.export.best import export
+from xraytune.export.bundle import open_bundle
 from xraytune.files import read_json, sha256_of, write_json
 from xraytune.gan.checkpoint import checkpoint_generator, load_generator
 from xraytune.gan.train import train_gan
@@ -37,9 +47,14 @@ from xraytune.pipeline.prepare import prepare
 from xraytune.pipeline.pretrained import pretrained_weights
 from xraytune.pipeline.trial import run_trial
 from xraytune.records import EpochRecord
+from xraytune.search.clean import clean
+from xraytune.search.journal import Journal
+from xraytune.search.openings import write_opening
+from xraytune.search.run import search
 from xraytune.search.study import StudyFolder, create_study, locked
 from xraytune.search.view import status
 from xraytune.search.work import Asked
+from xraytune.tensors import load_content
 
 SOURCES = sorted(Path(xraytune.__file__).parent.rglob("*.py"))
 NAMES_THAT_LEAD_OUT = ("../outside", "/outside", "a/../../outside", "nul\0", "..", "")
@@ -338,6 +353,215 @@ def test_a_cache_that_names_other_weights_is_refused(tmp_path: Path) -> None:
         pretrained_weights(
             Parameters.model_validate({"backbone": "mobilenet_v2", "weights": "imagenet"}), weights_dir, cache
         )
+
+
+COMMANDS: dict[str, Callable[[Path], object]] = {
+    "search": lambda study: search(study.parent.parent / "small.yaml", studies=study.parent),
+    "confirm": confirm,
+    "clean": clean,
+    "status": status,
+    "export": lambda study: export(study, out=study.parent / "best.yaml"),
+}
+FILES_OF_A_STUDY = (
+    *("study.yaml", "optuna.journal", "trials.jsonl", "wall.json", ".lock", ".ray.log", "trials/0000/config.json"),
+    *("confirm/runs.jsonl", "trials/0000/checkpoint/checkpoint.pt"),
+)
+FOLDERS_OF_A_STUDY = (".tune", "trials", "trials/0006", "confirm", "trials/0000/wandb")
+
+
+@pytest.fixture(scope="module")
+def whole_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Each test puts something into it, and takes it out again."""
+    root = tmp_path_factory.mktemp("root")
+    (root / "xrays").mkdir()
+    return make_study(root).path
+
+
+@pytest.fixture
+def replaced(whole_study: Path) -> Iterator[Callable[[str], Path]]:
+    """Moves a file or folder of the study out of it, makes one where there is none, and gives the place that is free now."""
+    moved: list[tuple[Path, Path]] = []
+    elsewhere = whole_study.parent.parent / "elsewhere"
+    elsewhere.mkdir()
+
+    def free(name: str) -> Path:
+        path = whole_study / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            if name in FOLDERS_OF_A_STUDY:
+                path.mkdir()
+                (path / "kept").write_bytes(b"x")
+            else:
+                path.write_bytes(b"kept")
+        path.rename(elsewhere / path.name)
+        moved.append((path, elsewhere / path.name))
+        return path
+
+    yield free
+    for path, kept in moved:
+        path.unlink()
+        kept.rename(path)
+    elsewhere.rmdir()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("name", [*FILES_OF_A_STUDY, *FOLDERS_OF_A_STUDY])
+def test_a_link_in_a_study_is_refused_and_never_written_through(
+    whole_study: Path, replaced: Callable[[str], Path], command: str, name: str
+) -> None:
+    link = replaced(name)
+    kept = whole_study.parent.parent / "elsewhere" / link.name
+    link.symlink_to(kept)
+
+    with only_our_errors(whole_study.parent.parent), pytest.raises(StudyError, match="symbolic link") as refusal:
+        COMMANDS[command](whole_study)
+
+    assert str(link) in str(refusal.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("name", FILES_OF_A_STUDY)
+def test_a_pipe_in_a_study_is_refused_at_once(
+    whole_study: Path, replaced: Callable[[str], Path], command: str, name: str
+) -> None:
+    pipe = replaced(name)
+    os.mkfifo(pipe)
+
+    with only_our_errors(whole_study), pytest.raises(StudyError, match="named pipe") as refusal:
+        COMMANDS[command](whole_study)
+
+    assert str(pipe) in str(refusal.value)
+
+
+def test_the_links_of_wandb_and_optuna_are_no_reason_to_refuse_a_study(tmp_path: Path) -> None:
+    folder = make_study(tmp_path)
+    logs = folder.trial_path(0) / "wandb" / "offline-run-1" / "logs"
+    logs.mkdir(parents=True)
+    (logs / "debug-core.log").symlink_to(tmp_path / "cache" / "wandb" / "core-debug.log")
+    (logs.parents[1] / "latest-run").symlink_to("offline-run-1")
+    (folder.path / "optuna.journal.lock").symlink_to(tmp_path / "where it was copied from" / "optuna.journal")
+
+    assert status(folder.path).trials
+    assert clean(folder.path).study == folder.path
+
+
+@pytest.mark.parametrize("name", ["test_openings.jsonl", ".test_openings.jsonl.turn"])
+@pytest.mark.parametrize("kind", ["link", "dangling link", "pipe"])
+def test_an_opening_is_logged_in_the_folder_of_the_model_alone(tmp_path: Path, name: str, kind: str) -> None:
+    model, elsewhere = tmp_path / "model", tmp_path / "elsewhere"
+    model.mkdir()
+    elsewhere.mkdir()
+    (elsewhere / "link").write_bytes(b"kept")
+    if kind == "pipe":
+        os.mkfifo(model / name)
+    else:
+        (model / name).symlink_to(elsewhere / kind)
+
+    with only_our_errors(elsewhere), pytest.raises(ArtifactError, match=r"test_openings\.jsonl.*: this is a "):
+        write_opening(model, command="evaluate", fingerprint="0", reason="", image_count=1)
+
+
+def read_bundle(manifest: Path) -> None:
+    write_json(manifest.with_name("bundle.json"), {})
+    open_bundle(manifest.parent)
+
+
+def read_bundle_with(file: Path) -> None:
+    """Its other files are whole."""
+    make_bundle(file.parent / "whole")
+    for other in (file.parent / "whole").iterdir():
+        if not os.path.lexists(file.parent / other.name):
+            other.rename(file.parent / other.name)
+    open_bundle(file.parent)
+
+
+FILES_FROM_ELSEWHERE: dict[str, Callable[[Path], object]] = {
+    "space.yaml": load_space,
+    "patients.csv": lambda file: find_table(file.parent),
+    "image.png": lambda file: decode_file(str(file), 32, "squash"),
+    "image.dcm": lambda file: decode_file(str(file), 32, "squash"),
+    "own.pth": read_weights,
+    "own.safetensors": read_weights,
+    "manifest.json": read_bundle,
+    "model.safetensors": read_bundle_with,
+    "config.yaml": read_bundle_with,
+    "generator.safetensors": load_generator,
+    "best.safetensors": lambda file: load_best(file.parent, torch.nn.Linear(2, 2)),
+    "checkpoint.pt": lambda file: finished_epochs(file.parent),
+    "plan.json": lambda file: read_plan(file.parent),
+    "val_b.npy": lambda file: scores(StudyFolder(file.parents[2]), 0, "val_b"),
+    "optuna.journal": lambda file: Journal(file, write_space(file.parent), writable=True),
+    "trials.jsonl": lambda file: StudyFolder(file.parent).rows(),
+    "split.json": lambda file: StudyFolder(file.parent).prepared(),
+}
+
+
+def place_of(name: str, folder: Path) -> Path:
+    file = folder / "trials" / "0000" / name if name.endswith(".npy") else folder / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["a named pipe", "a socket", "a device"])
+@pytest.mark.parametrize("name", [name for name in FILES_FROM_ELSEWHERE if name != "optuna.journal"])
+def test_what_is_no_file_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: str
+) -> None:
+    file = place_of(name, tmp_path)
+    listener = socket.socket(socket.AF_UNIX)
+    if kind == "a named pipe":
+        os.mkfifo(file)
+    elif kind == "a device":
+        file.symlink_to("/dev/zero")
+    else:
+        monkeypatch.chdir(file.parent)  # its whole path would be too long for a socket
+        listener.bind(file.name)
+
+    with listener, only_our_errors(), pytest.raises(XraytuneError, match=f"this is {kind}") as refusal:
+        FILES_FROM_ELSEWHERE[name](file)
+
+    assert str(file) in str(refusal.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FILES_FROM_ELSEWHERE)
+def test_a_file_of_absurd_size_is_refused_before_memory_is_taken(tmp_path: Path, name: str) -> None:
+    file = place_of(name, tmp_path)
+    file.touch()
+    os.truncate(file, 40 * 2**30)
+
+    with only_our_errors(), pytest.raises(XraytuneError, match="too large") as refusal, little_memory():
+        FILES_FROM_ELSEWHERE[name](file)
+
+    assert str(file) in str(refusal.value)
+    assert "40,960.00 MiB" in str(refusal.value)
+
+
+def test_tensors_that_are_compressed_are_refused(tmp_path: Path) -> None:
+    """torch.save compresses nothing; torch.load would fill gigabytes from a file of megabytes."""
+    stream = io.BytesIO()
+    torch.save({"weight": torch.zeros(1_000_000, dtype=torch.uint8)}, stream)
+    bomb = tmp_path / "checkpoint.pt"
+    with zipfile.ZipFile(stream) as whole, zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as packed:
+        for member in whole.infolist():
+            packed.writestr(member.filename, whole.read(member))
+
+    with pytest.raises(XraytuneError, match="this file of weights cannot be read"):
+        read_weights(bomb)
+    with pytest.raises(ValueError, match="compressed"):
+        load_content(bomb)
+
+
+def test_scores_take_no_memory_that_their_file_does_not_have(tmp_path: Path) -> None:
+    file = place_of("val_b.npy", tmp_path)
+    with file.open("wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, {"shape": (10**13, 2), "fortran_order": False, "descr": "<f8"})
+
+    with pytest.raises(StudyError, match=r"val_b\.npy"):
+        scores(StudyFolder(tmp_path), 0, "val_b")
 
 
 def build_weights(cache: Path, inputs: dict[str, Any], build: Callable[[Path], None]) -> None:

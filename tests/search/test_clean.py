@@ -360,7 +360,9 @@ def test_links_are_never_followed_out_of_the_folders(root: Path, tmp_path: Path)
     elsewhere.mkdir()
     (elsewhere / f".kept.{dead_process()}-0123abcd.tmp").write_bytes(b"x")
     (root / "cache" / "linked").symlink_to(elsewhere)
-    (root / "studies" / "small" / ".tune").symlink_to(elsewhere)
+    wandb = root / "studies" / "small" / "trials" / "0000" / "wandb"
+    wandb.mkdir()
+    (wandb / "linked").symlink_to(elsewhere)
 
     clean(root / "studies" / "small", clock=in_an_hour)
 

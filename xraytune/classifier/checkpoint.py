@@ -18,6 +18,7 @@ from torch import nn
 from xraytune.classifier.optimizer import Optimizer
 from xraytune.classifier.weights import put_tensors
 from xraytune.errors import ArtifactError, Problem
+from xraytune.files import require_file
 from xraytune.records import EpochRecord
 from xraytune.tensors import UNREADABLE, load_content, save_content, save_state
 
@@ -58,6 +59,7 @@ def load_best(folder: Path, network: nn.Module) -> None:
     """
     file = folder / "best.safetensors"
     try:
+        require_file(file, "file of tensors")
         put_tensors(network, load_file(file))
     except UNREADABLE as error:
         raise ArtifactError(Problem("the best network is missing or damaged", file, _FIX)) from error

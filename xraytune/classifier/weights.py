@@ -10,6 +10,7 @@ from __future__ import annotations
 import http.client
 import logging
 import re
+import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from xraytune.config.backbone_names import WEIGHT_SETS, is_of_torchvision
 from xraytune.errors import ConfigError, MachineError, Problem
-from xraytune.files import explained_disk_errors, sha256_of
+from xraytune.files import explained_disk_errors, is_whole_zip, require_file, sha256_of
 from xraytune.tensors import UNREADABLE
 
 _logger = logging.getLogger(__name__)
@@ -102,8 +103,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     content: Any
     try:
+        require_file(path, "file of tensors", MachineError)
         if path.suffix == ".safetensors":
             content = load_file(path)
+        elif zipfile.is_zipfile(path) and not is_whole_zip(path):
+            raise ValueError("damaged, or compressed")
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
@@ -140,7 +144,7 @@ def _downloaded(url: str) -> Path:
 
 def _verified(file: Path, fix: str) -> Path:
     """The file itself, if its SHA-256 begins as its official name says."""
-    if not sha256_of(file).startswith(_hash_prefix(file)):
+    if not sha256_of(file, "file of tensors").startswith(_hash_prefix(file)):
         what = "the hash of these weights is not the one in the name: the file is damaged or something else"
         raise MachineError(Problem(what, file, fix))
     return file

@@ -17,6 +17,7 @@ import yaml
 
 from xraytune.config.document import Document, KeyPath, Place, Trap, dotted
 from xraytune.errors import ConfigError, Problem, SourceLine
+from xraytune.files import read_bytes
 from xraytune.records import Json
 
 _TAG = "tag:yaml.org,2002:"
@@ -27,7 +28,6 @@ _EXPONENT = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+")
 _LEADING_ZERO = re.compile(r"[-+]?0\d+")
 _LONGEST_OCTAL = 30
 _LINE_LENGTH = 110
-_LARGEST_BYTES = 256_000
 _DEEPEST = 20
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 """Characters that a quoted text can name, and no path or JSON file can hold."""
@@ -59,13 +59,9 @@ def read_document(path: Path) -> Document:
 
 def _read_text(path: Path) -> str:
     try:
-        if path.is_file() and path.stat().st_size > _LARGEST_BYTES:
-            raise ConfigError(Problem("this file is too large for a space", path, "name the YAML file"))
-        return path.read_bytes().decode("utf-8-sig")
+        return read_bytes(path, "space file", ConfigError).decode("utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(Problem("there is no such file", path, "check the path")) from None
-    except IsADirectoryError:
-        raise ConfigError(Problem("this is a folder", path, "name the YAML file in it")) from None
     except UnicodeDecodeError:
         raise ConfigError(Problem("this is not UTF-8 text", path, "save it as UTF-8, or name a YAML file")) from None
     except OSError as error:

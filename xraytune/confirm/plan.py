@@ -19,7 +19,7 @@ from xraytune.config.resolved import absolute_path, is_path, relative_value
 from xraytune.config.settings import Model
 from xraytune.confirm.arms import Arm, Role
 from xraytune.errors import Problem, StudyError
-from xraytune.files import write_json
+from xraytune.files import read_bytes, write_json
 
 CONFIRM_FOLDER = "confirm"
 TOP_UP_FOLDER = "top_up"
@@ -171,7 +171,7 @@ def read_plan(folder: Path) -> Plan | None:
     if not file.exists():
         return None
     try:
-        stored = _StoredPlan.model_validate_json(file.read_bytes())
+        stored = _StoredPlan.model_validate_json(read_bytes(file, "JSON file"))
         plan = Plan(
             arms=tuple(arm.arm(folder) for arm in stored.arms),
             gan_seeds=stored.gan_seeds,

@@ -18,7 +18,7 @@ from xraytune.classifier.checkpoint import load_best
 from xraytune.classifier.train import predict_probabilities
 from xraytune.compute import compute_like
 from xraytune.errors import StudyError
-from xraytune.files import read_json, write_bytes, write_json
+from xraytune.files import read_json, require_file, write_bytes, write_json
 from xraytune.metrics.classification import require_finite
 from xraytune.pipeline.album import ImageGroup
 from xraytune.pipeline.artifacts import discard
@@ -81,7 +81,9 @@ def scores(folder: StudyFolder, number: int, side: str) -> NDArray[np.float64]:
         StudyError: The file is missing or damaged, or holds NaN, as earlier versions could write.
     """
     with damage_explained(_path(folder, number, side)) as file:
-        loaded: NDArray[np.float64] = np.load(file, allow_pickle=False)
+        require_file(file, "table")
+        # Mapped, because an array that is read takes the memory that its header asks for.
+        loaded: NDArray[np.float64] = np.load(file, allow_pickle=False, mmap_mode="r")
         require_finite(loaded)
         return loaded
 

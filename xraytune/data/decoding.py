@@ -12,6 +12,7 @@ from PIL import Image
 
 from xraytune.data.formats import REPAIR, GreyImage, read_grey
 from xraytune.errors import DataError, Problem
+from xraytune.files import read_bytes
 
 Resize: TypeAlias = Literal["squash", "crop"]
 """How an image becomes square: squashed, or its shorter side scaled to S and its centre cut out."""
@@ -101,8 +102,7 @@ def decode_block(root: str, files: Sequence[str], image_size_px: int, resize: Re
 
 def _read(path: str, image_size_px: int) -> GreyImage:
     try:
-        with open(path, "rb", buffering=0) as stream:  # noqa: PTH123 likewise
-            content = stream.read()
+        content = read_bytes(path, "image", DataError)
     except OSError as error:
         raise DataError(Problem(f"cannot be read ({error.strerror})", path, REPAIR)) from error
     return read_grey(content, path, needed_px=image_size_px)

@@ -45,6 +45,7 @@ from xraytune.data.patients import (
     told_patients,
 )
 from xraytune.errors import DataError, Problem, listed
+from xraytune.files import read_bytes
 from xraytune.records import Progress, ignore_progress
 
 _SIDES_OF_A_SPLIT = 3
@@ -268,8 +269,8 @@ class _Content:
 
 def _read_content(path: Path) -> _Content:
     try:
-        content = path.read_bytes()
-    except OSError:  # decoding meets it again, and says why
+        content = read_bytes(path, "image", DataError)
+    except (OSError, DataError):  # decoding meets it again, and says why
         return _Content(sha256="", header=None)
     try:
         header = read_header(content, path)

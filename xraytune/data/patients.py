@@ -8,6 +8,7 @@ same bytes join their patients into one.
 from __future__ import annotations
 
 import csv
+import os
 import re
 import time
 from collections import defaultdict
@@ -20,7 +21,7 @@ import regex
 
 from xraytune.config.words import group_regex_refusal
 from xraytune.errors import ConfigError, DataError, Problem, SourceLine, listed
-from xraytune.files import cell_path, cell_text
+from xraytune.files import cell_path, cell_text, require_file
 
 PATIENTS_CSV = "patients.csv"
 _FOLDER_NAME = re.compile(r"(?!\.)[^/\\\x00-\x1f\x7f]{1,64}")
@@ -82,7 +83,7 @@ def find_table(root: Path) -> PatientTable | None:
         DataError: It is malformed.
     """
     table = root / PATIENTS_CSV
-    return read_patients_csv(table) if table.is_file() else None
+    return read_patients_csv(table) if os.path.lexists(table) else None
 
 
 def require_group(group_regex: str | None) -> None:
@@ -177,6 +178,7 @@ def read_patients_csv(path: Path) -> PatientTable:
             such line is told.
     """
     try:
+        require_file(path, "table", DataError)
         with path.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream)
             if not {"file", "patient"} <= set(reader.fieldnames or ()):

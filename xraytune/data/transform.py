@@ -36,7 +36,7 @@ from xraytune.data.patients import PATIENTS_CSV
 from xraytune.data.pixels import broken_images_error
 from xraytune.data.transformation import Drawn, Strengths, draw_numbers, strength_problems, transform_image
 from xraytune.errors import ConfigError, DataError, Problem
-from xraytune.files import csv_table, new_folder, require_writable, write_json, write_text
+from xraytune.files import csv_table, new_folder, read_bytes, require_writable, write_json, write_text
 from xraytune.records import Json, Progress, ignore_progress
 
 TRANSFORM_VERSION = 1
@@ -155,7 +155,7 @@ def transform_folder(
 def _read_original(index: ImageIndex, image: ImageFile) -> NDArray[np.uint8] | BrokenImage:
     """The image at its own size, uint8 [H, W], upright."""
     try:
-        content = (index.root / image.file).read_bytes()
+        content = read_bytes(index.root / image.file, "image", DataError)
         return np.asarray(read_grey(content, Path(image.file), needed_px=LARGEST_SIDE_PX).image)
     except OSError as error:
         return BrokenImage(file=image.file, reason=f"cannot be read ({error.strerror})")

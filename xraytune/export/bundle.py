@@ -32,7 +32,7 @@ from xraytune.config.load import experiment_to_yaml, load_space
 from xraytune.config.resolved import absolute_path, relative_path
 from xraytune.config.settings import Experiment, HeadName, LossName, Model, Parameters, extensions_of
 from xraytune.errors import ArtifactError, ConfigError, Problem
-from xraytune.files import read_json, sha256_of, write_json, write_text
+from xraytune.files import read_bytes, read_json, sha256_of, write_json, write_text
 from xraytune.metrics.shift import ClassSample, class_samples, summarise
 from xraytune.metrics.threshold import THRESHOLD_RULE, ThresholdRule
 from xraytune.pipeline.prepare import Prepared, write_prepared
@@ -178,7 +178,7 @@ class Bundle:
         """
         file = self.path / _SPLIT
         try:
-            return _PREPARED.validate_json(file.read_bytes())
+            return _PREPARED.validate_json(read_bytes(file, "JSON file"))
         except ValidationError as error:
             raise ArtifactError(Problem(_OTHER_VERSION, file, _TRAIN_AGAIN)) from error
 
@@ -295,7 +295,7 @@ def open_bundle(path: Path) -> Bundle:
     Raises:
         ArtifactError: It is no bundle, or files of it are missing or damaged: names each.
     """
-    if not (path / _MANIFEST).is_file():
+    if not (path / _MANIFEST).exists():
         fix = "give a folder that `xraytune train` made"
         raise ArtifactError(Problem(f"no model bundle here: {_MANIFEST} is missing", path, fix))
     try:
@@ -304,14 +304,14 @@ def open_bundle(path: Path) -> Bundle:
         raise ArtifactError(Problem("the file is damaged", path / _MANIFEST, _FIX)) from error
     problems = []
     for file in (path / name for name in _FILES):
-        if not file.is_file():
+        if not file.exists():
             problems.append(Problem("the file is missing", file, _FIX))
-        elif sha256_of(file) != expected.get(file.name):
+        elif sha256_of(file, "file of tensors") != expected.get(file.name):
             problems.append(Problem("the file is damaged: its SHA-256 is not the manifest's", file, _FIX))
     if problems:
         raise ArtifactError(*problems)
     try:
-        record = BundleRecord.model_validate_json((path / _RECORD).read_bytes())
+        record = BundleRecord.model_validate_json(read_bytes(path / _RECORD, "JSON file"))
     except ValidationError as error:
         first = error.errors()[0]
         if (first["loc"], first["type"]) == (("backbone",), "literal_error"):

@@ -260,7 +260,7 @@ def _of_these_images(study: StudyFolder | None, prepared: Prepared, note: Callab
 def _weights_sha256(experiment: Experiment) -> str | None:
     parameters = experiment.parameters
     weights = find_weights(parameters.backbone, parameters.weights, experiment.settings.weights_dir)
-    return None if weights is None else sha256_of(weights)
+    return None if weights is None else sha256_of(weights, "file of tensors")
 
 
 def _compute(settings: Settings, study: StudyFolder | None, note: Callable[[str], None]) -> Compute:

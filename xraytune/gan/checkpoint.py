@@ -22,6 +22,7 @@ from torch.optim import Adam
 
 from xraytune.config.settings import GanSettings
 from xraytune.errors import ArtifactError, ConfigError, Problem
+from xraytune.files import require_file
 from xraytune.gan.networks import Discriminator, Generator
 from xraytune.records import Compute
 from xraytune.seeding import derive_seed
@@ -159,6 +160,7 @@ def load_generator(path: Path) -> Generator:
         ArtifactError: The file is damaged.
     """
     try:
+        require_file(path, "file of tensors")
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()
             weights = {name: file.get_tensor(name) for name in file.keys()}

@@ -311,6 +311,6 @@ def _read_record(gan: Path) -> _Record:
     except (ValueError, KeyError, TypeError) as error:
         raise ArtifactError(Problem(f"{_RECORD} is damaged, or of another version", gan, fix)) from error
     for name, sha256 in files.items():
-        if not (gan / name).is_file() or sha256_of(gan / name) != sha256:
+        if not (gan / name).is_file() or sha256_of(gan / name, "file of tensors") != sha256:
             raise ArtifactError(Problem("the file is missing or damaged", gan / name, fix))
     return record

@@ -59,4 +59,4 @@ def pretrained_weights(parameters: Parameters, weights_dir: Path | None, cache: 
 def _look_up(parameters: Parameters, weights_dir: Path | None) -> Pretrained:
     file = find_weights(parameters.backbone, parameters.weights, weights_dir)
     assert file is not None, "only `none` has no file"
-    return Pretrained(path=file, sha256=sha256_of(file))
+    return Pretrained(path=file, sha256=sha256_of(file, "file of tensors"))

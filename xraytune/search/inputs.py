@@ -78,7 +78,7 @@ def read_inputs(
     for file in sorted(inputs.weights):
         if not file.is_file():
             raise MachineError(Problem("no such file of weights", file, "put it back where it was"))
-        contents[file] = sha256_of(file)
+        contents[file] = sha256_of(file, "file of tensors")
     return contents
 
 

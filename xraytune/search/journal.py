@@ -24,7 +24,7 @@ from xraytune.config.resolved import is_path, relative_path, relative_value
 from xraytune.config.settings import Parameters
 from xraytune.config.space import Point, Space
 from xraytune.errors import Problem, StudyError
-from xraytune.files import check_fences, cut_torn_line, explained_disk_errors
+from xraytune.files import check_fences, cut_torn_line, explained_disk_errors, require_file
 from xraytune.search.portable import PortableTrial, RecordedTrial
 from xraytune.search.retries import Failure, share
 from xraytune.search.sampler import NumberedSampler, quiet_optuna
@@ -53,13 +53,14 @@ class Journal:
         writable: Cut off what a crash left half-written; only under the study's lock.
 
     Raises:
-        StudyError: The journal cannot be read.
+        StudyError: The journal cannot be read, or is too large.
     """
 
     def __init__(self, path: Path, space: Space, *, writable: bool) -> None:
         self._space = space
         if not path.is_file():  # Optuna would make an empty one
             raise StudyError(Problem("the journal is missing", path, _LOST))
+        require_file(path, "log", StudyError)  # Optuna reads it whole
         if writable:
             for stale in path.parent.glob(f"{path.name}.lock*"):
                 stale.unlink()

@@ -24,6 +24,7 @@ from typing import Any
 from xraytune.config.settings import Resources
 from xraytune.cores import cpu_count
 from xraytune.errors import MachineError, Problem
+from xraytune.files import read_bytes
 from xraytune.search.ray.link import receive, send
 from xraytune.search.ray_needs import private_folder, protect_token, why_ray_cannot_start
 from xraytune.search.slots import Node, gpus_of_trial, occupied, resolved, slots
@@ -279,7 +280,7 @@ class _Served:
     def _process(self, number: int) -> str:
         """Which process of a trial began it last; empty where none did."""
         try:
-            return (self._folder.trial_path(number) / CLAIM_FILE).read_text(encoding="utf-8")
+            return read_bytes(self._folder.trial_path(number) / CLAIM_FILE, "JSON file").decode(errors="replace")
         except OSError:
             return ""
 

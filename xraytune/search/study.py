@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import platform
 import shlex
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -40,6 +41,7 @@ from xraytune.files import (
     new_folder,
     read_json,
     read_jsonl,
+    require_own,
     write_json,
     write_text,
 )
@@ -52,6 +54,7 @@ _PACKAGES = ("xraytune", "torch", "torchvision", "ray", "optuna", "numpy", "pill
 _NUMERIC = ("torch", "torchvision")
 """The packages whose release changes a trial's numbers."""
 SCRATCH_NAME = ".tune"
+_JOURNAL_NAME = "optuna.journal"
 _BEST = 3
 
 StudyWork: TypeAlias = Literal["searched", "confirmed", "cleaned"]
@@ -72,7 +75,7 @@ class StudyFolder:
     @property
     def journal_path(self) -> Path:
         """Optuna's journal."""
-        return self.path / "optuna.journal"
+        return self.path / _JOURNAL_NAME
 
     @property
     def rows_path(self) -> Path:
@@ -119,11 +122,12 @@ class StudyFolder:
             weights_dir: Where the official weight files lie now, if they moved.
 
         Raises:
-            StudyError: There is no study here, or its file was changed.
+            StudyError: There is no study here, its file was changed, or a symbolic link or a pipe is in it.
         """
-        if not self.space_path.is_file():
+        if not os.path.lexists(self.space_path):
             fix = "give the folder that `xraytune search` printed, such as studies/NAME"
             raise StudyError(Problem("no study here: study.yaml is missing", self.path, fix))
+        _require_own_files(self.path)
         try:
             return load_space(self.space_path, data=data, weights_dir=weights_dir, unsaid=EARLIER_VALUES)
         except ConfigError as error:
@@ -196,6 +200,21 @@ class StudyFolder:
             return experiment_from_json(read_json(config), config.parent)
 
 
+def _require_own_files(folder: Path) -> None:
+    """Refuse links and pipes in a study, which may come from someone else: a write to them would reach another file.
+
+    Exceptions are Optuna's lock, a link that nothing is written through, and the `wandb` folders, in which only W&B writes.
+    """
+    folders: list[Path | str] = [folder]
+    while folders:
+        with suppress(FileNotFoundError), os.scandir(folders.pop()) as entries:  # a running search removes folders
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders += [entry.path] if entry.name != "wandb" else []
+                elif not entry.is_file(follow_symlinks=False) and not entry.name.startswith(f"{_JOURNAL_NAME}.lock"):
+                    require_own(entry.path, StudyError)
+
+
 def _in_todays_words(row: dict[str, Any]) -> dict[str, Any]:
     """A row of `trials.jsonl`, whose `parameters` were `params` in version 1, and fewer before `EARLIER_VALUES`."""
     if "params" in row:
@@ -246,7 +265,7 @@ def create_study(folder: StudyFolder, space: Space, prepared: Prepared, where: C
         write_prepared(prepared, path / "split.json")
         machine = environment(where) if isinstance(where, Compute) else where
         write_json(path / "environment.json", {**machine, "extensions": {**_extensions(space)}})
-        create_journal(path / "optuna.journal")
+        create_journal(path / _JOURNAL_NAME)
 
 
 def _extensions(space: Space) -> dict[str, str]:
