@@ -1,4 +1,4 @@
-"""A source, `source: mixup`: extra images of a class, each a mix of two of its training images."""
+"""A source (`source: mixup`): each extra image is a weighted mean of two training images of its class."""
 
 from typing import Any
 
@@ -7,12 +7,12 @@ from numpy.typing import NDArray
 
 
 def mixup(pixels: NDArray[np.uint8], *, seed: int, **_: Any) -> NDArray[np.uint8]:
-    """A block of 256 images.
+    """Return a block of 256 images.
 
     Args:
-        pixels: The training images of one class, uint8 [n, S, S]; nothing else is ever shown to a source.
-        seed: Of this class and this block; the same seed has to give the same images.
-        **_: `label` and `block`, the numbers of the class and of the block, which a mix does not need.
+        pixels: The training images of one class, uint8 [n, S, S]. A source sees no other images.
+        seed: Seed of this class and block. The same seed must return the same images.
+        **_: `label` and `block`, the indices of the class and the block, unused here.
 
     Source: Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization", within one class.
     """

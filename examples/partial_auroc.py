@@ -1,4 +1,4 @@
-"""A metric: `xraytune evaluate` shows it, with its interval, wherever this package is installed."""
+"""A metric: `xraytune evaluate` reports it with an interval wherever this package is installed."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,12 +6,12 @@ from sklearn.metrics import roc_auc_score
 
 
 def partial_auroc(labels: NDArray[np.int64], probabilities: NDArray[np.float64], positive: int) -> float:
-    """AUROC where at most a tenth of the healthy are called ill; by chance 0.5, at best 1.
+    """Return the standardised partial AUROC for false positive rates up to 0.1: 0.5 by chance, 1 at best.
 
     Args:
-        labels: Class numbers, int64 [N].
+        labels: Class indices, int64 [N].
         probabilities: float64 [N, C].
-        positive: The number of the positive class.
+        positive: Index of the positive class.
 
     Source: McClish 1989, "Analyzing a Portion of the ROC Curve".
     """

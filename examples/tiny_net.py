@@ -1,15 +1,15 @@
-"""A backbone, `backbone: tiny_net`: a network from images to features; its head and its training are xraytune's."""
+"""A backbone (`backbone: tiny_net`): a network from images to features. xraytune adds the head and trains it."""
 
 from torch import Tensor, nn
 
 
 class TinyNet(nn.Module):
-    """Three convolutions, each half the side: float32 [B, 3, S, S] to features [B, 64]."""
+    """Three stride-2 convolutions: float32 [B, 3, S, S] to features [B, 64]."""
 
     last_stage = "layers.4."
-    """How the parameters begin that `trainable: last_stage` trains, with all after them; optional."""
+    """Optional: `trainable: last_stage` trains the parameters from the first one with this prefix on."""
     least_image_px = 32
-    """The side of the smallest images that it takes; optional."""
+    """Optional: the smallest supported image size."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,6 +25,6 @@ class TinyNet(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """The features."""
+        """Return the features."""
         features: Tensor = self.layers(images)
         return features
