@@ -1,19 +1,21 @@
-"""docs/faults.md names a test for each fault, and each test is there."""
+"""docs/faults.md and docs/security.md name a test for each fault, and each test is there."""
 
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
-FAULTS = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8").partition("## What the drills printed")[0]
 
 
-def test_each_fault_names_the_test_that_causes_it() -> None:
-    rows = [line for line in FAULTS.splitlines() if line.startswith("| ") and "| what" not in line]
-    rows = [row for row in rows if not row.startswith("| what happens")]
+@pytest.mark.parametrize(("page", "fewest"), [("faults.md", 60), ("security.md", 15)])
+def test_each_fault_names_the_test_that_causes_it(page: str, fewest: int) -> None:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8").partition("## What the drills printed")[0]
+    rows = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| what happens")]
     named = [re.search(r"`([\w/]+\.py)(?:::(\w+))?` \|$", row) for row in rows]
 
-    assert len(rows) >= 30
+    assert len(rows) >= fewest
     for row, name in zip(rows, named, strict=True):
         assert name, row
-        text = (ROOT / "tests" / name[1]).read_text(encoding="utf-8")
-        assert name[2] is None or f"def {name[2]}(" in text, row
+        test = (ROOT / "tests" / name[1]).read_text(encoding="utf-8")
+        assert name[2] is None or f"def {name[2]}(" in test, row
