@@ -31,7 +31,7 @@ from xraytune.classifier.train import predict_probabilities, train_classifier
 from xraytune.compute import choose_compute, pin
 from xraytune.config.settings import Experiment, Parameters, Settings
 from xraytune.metrics.classification import auroc
-from xraytune.pipeline.material import gather_material
+from xraytune.pipeline.inputs import build_inputs
 from xraytune.pipeline.prepare import Prepared, prepare
 from xraytune.records import Compute
 from xraytune.seeding import numpy_generator
@@ -87,8 +87,8 @@ def _arms(extra: Path) -> dict[str, dict[str, Any]]:
 
 
 def _judged(settings: Settings, parameters: Parameters, prepared: Prepared, folder: Path, compute: Compute) -> Judged:
-    material, of_real_images = (
-        gather_material(
+    trial_inputs, of_real_images = (
+        build_inputs(
             Experiment(settings=settings, parameters=parameters.model_copy(update={"batch_norm": batch_norm})),
             prepared,
             cache=folder / "cache",
@@ -101,7 +101,7 @@ def _judged(settings: Settings, parameters: Parameters, prepared: Prepared, fold
     def val_b_auroc() -> float:
         return auroc(
             val_b,
-            predict_probabilities(material.trained, material.val_b(), compute=compute),
+            predict_probabilities(trial_inputs.trained, trial_inputs.val_b(), compute=compute),
             positive=prepared.positive,
         )
 
@@ -109,10 +109,10 @@ def _judged(settings: Settings, parameters: Parameters, prepared: Prepared, fold
         started = time.process_time()
         for _ in train_classifier(
             parameters,  # with the moving average
-            material.trained,
-            batch=material.batch,
-            norm_batches=material.norm_batches,
-            val_batches=material.val_a,
+            trial_inputs.trained,
+            batch=trial_inputs.batch,
+            norm_batches=trial_inputs.norm_batches,
+            val_batches=trial_inputs.val_a,
             val_labels=prepared.side("val_a").labels,
             positive=prepared.positive,
             max_epochs=settings.budget.max_epochs,
@@ -124,10 +124,10 @@ def _judged(settings: Settings, parameters: Parameters, prepared: Prepared, fold
             trained = time.process_time()
     moving = val_b_auroc()
     begun = time.process_time()
-    estimate_batch_norms(material.trained, material.norm_batches, compute=compute)
+    estimate_batch_norms(trial_inputs.trained, trial_inputs.norm_batches, compute=compute)
     estimated = time.process_time()
     mix = val_b_auroc()
-    estimate_batch_norms(material.trained, of_real_images.norm_batches, compute=compute)
+    estimate_batch_norms(trial_inputs.trained, of_real_images.norm_batches, compute=compute)
     return Judged(
         moving=moving,
         mix=mix,

@@ -25,7 +25,7 @@ def measure() -> Iterator[Figure]:
         finalist_and_controls(_AUROC, 0.0), patients=428, gan_seeds=5, classifier_seeds=2, studies=200, seed=17
     )
     spread = pooled(
-        [measure_spread(one.aurocs, one.influences, effective_patients=one.effective_patients) for one in pilots]
+        [measure_spread(one.aurocs, one.components, effective_patients=one.effective_patients) for one in pilots]
     )
     print("| patients | GAN seeds | no difference | better by one ROPE | better by two ROPE |\n|---|---|---|---|---|")
     for patients in _PATIENTS:

@@ -17,7 +17,7 @@ from scipy.special import stdtr, stdtrit  # type: ignore[import-untyped]
 from benchmarks.figures import Figure, figure
 from benchmarks.simulated_studies import Arm, Study, against_controls, pooled, simulate
 from xraytune.confirm.comparison import Evidence, degrees_of_freedom, p_value_above, p_value_below
-from xraytune.confirm.forecast import Design, Spread, count_words, measure_spread, verdict_chances
+from xraytune.confirm.forecast import Design, Spread, count_verdicts, measure_spread, verdict_chances
 from xraytune.confirm.verdict import LEVEL, Likeness, Overall, PairTests, pair_tests
 from xraytune.metrics.classification import Floats
 from xraytune.seeding import numpy_generator
@@ -193,7 +193,7 @@ def _forecasts() -> Iterator[Figure]:
         (0.985, 0.985, 144, 5, ""),  # near the ceiling the forecast is rougher
     ):
         pilots = [
-            measure_spread(one.aurocs, one.influences, effective_patients=one.effective_patients)
+            measure_spread(one.aurocs, one.components, effective_patients=one.effective_patients)
             for one in simulate(
                 finalist_and_controls(val_b, 0.0), patients=360, gan_seeds=gan_seeds, classifier_seeds=2,
                 studies=100, seed=15,
@@ -242,7 +242,7 @@ def _studies(
 def _words(tests: PairTests) -> dict[Overall, float]:
     """Return the share of each verdict over studies whose tests are [studies, controls]."""
     studies, controls = tests.is_better.shape
-    told = count_words(tests, CONTROLS[:controls])
+    told = count_verdicts(tests, CONTROLS[:controls])
     return {word: told[word] / studies for word in WORDS}
 
 

@@ -75,7 +75,7 @@ def _folder() -> Iterator[Path]:
 
 
 def _space(*changes: str) -> Space:
-    return load_space(_SPACE, ("source=gan", "start_from=[]", *changes), data=Path(os.environ["DATA"]))
+    return load_space(_SPACE, ("source=gan", "points_to_evaluate=[]", *changes), data=Path(os.environ["DATA"]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,11 +16,11 @@ from xraytune.config.load import load_space
 from xraytune.data.phantom import draw_phantoms
 from xraytune.pipeline.prepare import prepare
 from xraytune.records import EpochRecord
-from xraytune.search.director import Director
+from xraytune.search.controller import SearchController
 from xraytune.search.journal import Journal
 from xraytune.search.run import Quiet, search
 from xraytune.search.study import StudyFolder, create_study, locked
-from xraytune.search.work import Asked
+from xraytune.search.work import TrialSuggestion
 
 _TRIALS, _EPOCHS, _ROUNDS = 1000, 5, 3
 _SPACE = """\
@@ -73,16 +73,16 @@ def _fill(root: Path) -> None:
     create_study(folder, space, prepared, choose_compute(gpus=0, threads=1))
     with locked(folder):
         journal = Journal(folder.journal_path, space, writable=True)
-        director = Director(folder, space, journal, gan_need=lambda _: None, gpu_share=0.0, observer=Quiet())
-        while isinstance(asked := director.next(), Asked):
+        controller = SearchController(folder, space, journal, gan_need=lambda _: None, gpu_share=0.0, observer=Quiet())
+        while isinstance(suggestion := controller.next(), TrialSuggestion):
             value = dice.random()
             for epoch in range(1, _EPOCHS + 1):
                 losses = {"train_loss": 0.5, "val_loss": 0.5, "val_auroc": value, "best_val_auroc": value}
-                director.hear(
-                    asked.number, {"epoch": {"epoch": epoch, "steps": epoch, "lr": 1e-3, "seconds": 1.0} | losses}
+                controller.on_result(
+                    suggestion.number, {"epoch": {"epoch": epoch, "steps": epoch, "lr": 1e-3, "seconds": 1.0} | losses}
                 )
             ended = {"value": value, "best_epoch": 1, "epochs": _EPOCHS, "val_b_auroc": value}
-            director.hear(asked.number, {"ended": ended | {"threshold": 0.5, "seconds": 5.0}})
+            controller.on_result(suggestion.number, {"ended": ended | {"threshold": 0.5, "seconds": 5.0}})
 
 
 def _seconds(root: Path, studies: Path, trials: int) -> float:

@@ -32,8 +32,8 @@ from benchmarks.figures import Figure, figure
 from xraytune.compute import pin
 from xraytune.config.load import load_space
 from xraytune.config.settings import Experiment
-from xraytune.pipeline.album import side_group
-from xraytune.pipeline.material import gather_material
+from xraytune.pipeline.inputs import build_inputs
+from xraytune.pipeline.training_set import side_images
 from xraytune.search.study import StudyFolder
 
 _PROGRAM = str(Path(sys.executable).with_name("xraytune"))
@@ -89,11 +89,11 @@ def _logistic_regression(study: StudyFolder, cache: Path, exported: Experiment) 
     experiment = exported.model_copy(update={"parameters": parameters})
     prepared, compute = study.prepared(), study.compute()
     pin(compute)
-    material = gather_material(experiment, prepared, cache=cache, compute=compute)
+    trial_inputs = build_inputs(experiment, prepared, cache=cache, compute=compute)
 
     def side(name: Any) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         side = prepared.side(name)
-        (features,) = material.feed.side(side_group(name, side, prepared, cache))
+        (features,) = trial_inputs.loader.side(side_images(name, side, prepared, cache))
         return features.numpy(), side.labels == prepared.positive
 
     (train, train_labels), (val_a, labels_a), (val_b, labels_b) = side("train"), side("val_a"), side("val_b")

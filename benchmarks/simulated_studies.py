@@ -18,7 +18,7 @@ from scipy.stats import norm  # type: ignore[import-untyped]
 from xraytune.confirm.comparison import Evidence, gather
 from xraytune.confirm.forecast import Spread
 from xraytune.metrics.classification import Floats
-from xraytune.metrics.placements import patient_influences
+from xraytune.metrics.placements import structural_components
 from xraytune.seeding import numpy_generator
 
 IMAGES_OF_NORMAL_PATIENTS = {1: 1141, 2: 13, 3: 54, 4: 3}
@@ -57,17 +57,17 @@ class Study:
 
     Attributes:
         aurocs: [arms, G, K].
-        influences: [arms, G, K, P].
-        effective_patients: As `patient_influences` has it.
+        components: [arms, G, K, P].
+        effective_patients: As `structural_components` has it.
     """
 
     aurocs: Floats
-    influences: Floats
+    components: Floats
     effective_patients: float
 
     def pair(self, first: int, second: int) -> tuple[Floats, Floats]:
-        """The AUROCs and influences of two arms."""
-        return self.aurocs[[first, second]], self.influences[[first, second]]
+        """The AUROCs and components of two arms."""
+        return self.aurocs[[first, second]], self.components[[first, second]]
 
 
 def simulate(
@@ -88,11 +88,11 @@ def simulate(
         shape = (count, len(arms), gan_seeds, classifier_seeds)
         scores = _scores(generator, arms, shape, labels, patient_of_image, errors).reshape(-1, len(labels))
         names = [f"{number:06d}" for number in patient_of_image]
-        found = patient_influences(labels, np.stack([-scores, scores], axis=2), names, positive=1)
-        aurocs, influences = found.aurocs.reshape(shape), found.influences.reshape(*shape, patients)
+        found = structural_components(labels, np.stack([-scores, scores], axis=2), names, positive=1)
+        aurocs, components = found.aurocs.reshape(shape), found.components.reshape(*shape, patients)
         for number in range(count):
             yield Study(
-                aurocs=aurocs[number], influences=influences[number], effective_patients=found.effective_patients
+                aurocs=aurocs[number], components=components[number], effective_patients=found.effective_patients
             )
 
 

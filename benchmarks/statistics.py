@@ -24,7 +24,7 @@ from xraytune.confirm.forecast import (
 from xraytune.confirm.resampling import bootstrap_interval
 from xraytune.confirm.verdict import pair_tests
 from xraytune.metrics.classification import Floats, classification_metrics
-from xraytune.metrics.placements import patient_influences
+from xraytune.metrics.placements import structural_components
 from xraytune.seeding import numpy_generator
 
 _STUDIES = 2000
@@ -145,7 +145,7 @@ def _design(patients: int, gan_seeds: int) -> Design:
 
 def _spread(studies: Sequence[Study]) -> Spread:
     return pooled(
-        [measure_spread(one.aurocs, one.influences, effective_patients=one.effective_patients) for one in studies]
+        [measure_spread(one.aurocs, one.components, effective_patients=one.effective_patients) for one in studies]
     )
 
 
@@ -169,8 +169,8 @@ def _references() -> Iterator[Figure]:
     for name, error in errors.items():
         yield figure(f"statistics: {name} less scikit-learn's", abs(float(error)), "", bar)
 
-    found = patient_influences(labels, probabilities, [str(number) for number in range(624)], positive=1)
-    error = np.abs(found.influences @ found.influences.T / _delong(scores[:, labels == 1], scores[:, labels == 0]) - 1)
+    found = structural_components(labels, probabilities, [str(number) for number in range(624)], positive=1)
+    error = np.abs(found.components @ found.components.T / _delong(scores[:, labels == 1], scores[:, labels == 0]) - 1)
     yield figure("statistics: covariance of AUROCs relative to DeLong's definition", float(error.max()), "", bar)
 
     published = -0.04380032, 0.02074862, 15.25967, -0.0879594986, 0.0003588544, 0.05166569

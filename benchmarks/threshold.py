@@ -41,10 +41,10 @@ from xraytune.data.split import split_by_patient
 from xraytune.metrics.classification import Flags, Floats
 from xraytune.metrics.threshold import balanced_threshold
 from xraytune.mix.sampler import image_stream
-from xraytune.pipeline.album import ImageGroup
 from xraytune.pipeline.features import frozen_features
 from xraytune.pipeline.prepare import require_unbroken, store_images
 from xraytune.pipeline.pretrained import pretrained_weights
+from xraytune.pipeline.training_set import ImageSource
 from xraytune.records import Compute
 from xraytune.seeding import numpy_generator
 
@@ -271,7 +271,7 @@ def _bench(cache: Path) -> Bench:
     def features(root: Path, images: tuple[ImageFile, ...]) -> NDArray[np.float32]:
         store = store_images(root, images, form.image_size_px, form.resize, cache=cache)
         require_unbroken(store, root)
-        group = ImageGroup(
+        group = ImageSource(
             name="real",
             pixels=open_pixels(store),
             rows=np.arange(len(images)),

@@ -12,7 +12,7 @@ from benchmarks.figures import Figure, figure
 from xraytune.data.phantom import draw_phantoms
 from xraytune.records import EpochRecord
 from xraytune.search.run import Quiet, search
-from xraytune.search.work import Asked
+from xraytune.search.work import TrialSuggestion
 
 _TRIALS = 8
 _SPACE = """\
@@ -34,8 +34,8 @@ class _Times(Quiet):
         self.began_at: dict[int, float] = {}
         self.first_epoch_at: dict[int, float] = {}
 
-    def began(self, asked: Asked) -> None:
-        self.began_at[asked.number] = time.perf_counter()
+    def began(self, suggestion: TrialSuggestion) -> None:
+        self.began_at[suggestion.number] = time.perf_counter()
 
     def epoch(self, number: int, record: EpochRecord) -> None:
         del record

@@ -17,11 +17,11 @@ from xraytune.config.space import Space
 from xraytune.pipeline.prepare import Prepared, prepare
 from xraytune.pipeline.synthesize import gan_need
 from xraytune.records import Compute
-from xraytune.search.director import Director
+from xraytune.search.controller import SearchController
 from xraytune.search.journal import Journal
 from xraytune.search.run import Quiet
 from xraytune.search.study import StudyFolder, create_study, locked
-from xraytune.search.work import Asked, Work
+from xraytune.search.work import TrialSuggestion, Work
 from xraytune.search.worker import Job, TrialWorker
 
 CPU = Compute(device="cpu", threads=1, precision="float32")
@@ -39,9 +39,9 @@ def one_thread() -> Iterator[None]:
         torch.set_deterministic_debug_mode(before[1])
 
 
-def director_of(folder: StudyFolder, space: Space, prepared: Prepared, cache: Path) -> Director:
+def director_of(folder: StudyFolder, space: Space, prepared: Prepared, cache: Path) -> SearchController:
     """The director of a study whose trials are trained on `CPU`."""
-    return Director(
+    return SearchController(
         folder,
         space,
         Journal(folder.journal_path, space, writable=True),
@@ -63,8 +63,8 @@ class InProcess:
     def __exit__(self, *error: object) -> None: ...
 
     def run(self, work: Work, folder: StudyFolder, **_: Any) -> None:
-        while isinstance(asked := work.next(), Asked):
-            self._run_to_its_end(work, folder, asked.number)
+        while isinstance(suggestion := work.next(), TrialSuggestion):
+            self._run_to_its_end(work, folder, suggestion.number)
 
     def _run_to_its_end(self, work: Work, folder: StudyFolder, number: int) -> None:
         worker = TrialWorker(
@@ -78,7 +78,7 @@ class InProcess:
                 token=self._token,
             )
         )
-        while work.hear(number, worker.step()):
+        while work.on_result(number, worker.step()):
             pass
         worker.close()
 
@@ -89,9 +89,9 @@ def search_in_process(space: Space, root: Path) -> StudyFolder:
     prepared, _ = prepare(space.settings, cache)
     create_study(folder, space, prepared, CPU)
     with one_thread(), locked(folder) as token:
-        director = director_of(folder, space, prepared, cache)
-        InProcess(folder, token=token, cache=cache).run(director, folder)
-        director.close()
+        controller = director_of(folder, space, prepared, cache)
+        InProcess(folder, token=token, cache=cache).run(controller, folder)
+        controller.close()
     return folder
 
 

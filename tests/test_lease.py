@@ -191,14 +191,14 @@ def test_turns_are_taken_one_after_the_other(tmp_path: Path) -> None:
 def test_who_comes_while_a_waiter_has_its_turn_waits_too(tmp_path: Path) -> None:
     """The file that the second waited for is gone with the first one's turn."""
     second_waits, second_began, second_may_end = (threading.Event() for _ in range(3))
-    turns: list[str] = []
+    queue_: list[str] = []
 
     def second() -> None:
         with turn(tmp_path / "lock", second_waits.set):
-            turns.append("second begins")
+            queue_.append("second begins")
             second_began.set()
             second_may_end.wait()
-            turns.append("second ends")
+            queue_.append("second ends")
 
     with turn(tmp_path / "lock"):
         waiter = threading.Thread(target=second)
@@ -206,11 +206,11 @@ def test_who_comes_while_a_waiter_has_its_turn_waits_too(tmp_path: Path) -> None
         second_waits.wait()
     second_began.wait()
     with turn(tmp_path / "lock", second_may_end.set):
-        turns.append("third begins")
+        queue_.append("third begins")
         second_may_end.set()
     waiter.join()
 
-    assert turns == ["second begins", "second ends", "third begins"]
+    assert queue_ == ["second begins", "second ends", "third begins"]
 
 
 @pytest.mark.slow

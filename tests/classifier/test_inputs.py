@@ -16,8 +16,8 @@ from xraytune.config.settings import Experiment, Parameters, Settings
 from xraytune.seeding import derive_seed
 
 
-def format_of(image_size_px: int, bandwidth_px: int | None = None) -> InputFormat:
-    return InputFormat(image_size_px=image_size_px, bandwidth_px=bandwidth_px, mean=(0.5,), std=(0.25,))
+def format_of(image_size_px: int, resolution_px: int | None = None) -> InputFormat:
+    return InputFormat(image_size_px=image_size_px, resolution_px=resolution_px, mean=(0.5,), std=(0.25,))
 
 
 def format_for(data: dict[str, Any] | None = None, **parameters: Any) -> InputFormat:
@@ -48,9 +48,9 @@ def test_an_image_of_the_right_size_is_only_divided_by_255() -> None:
 
 
 @pytest.mark.parametrize("size_px", [16, 32, 50, 128])
-@pytest.mark.parametrize("bandwidth_px", [None, 16])
-def test_every_size_becomes_the_networks_size_within_0_and_1(size_px: int, bandwidth_px: int | None) -> None:
-    images = to_unit(noise(2, size_px), format_of(32, bandwidth_px))
+@pytest.mark.parametrize("resolution_px", [None, 16])
+def test_every_size_becomes_the_networks_size_within_0_and_1(size_px: int, resolution_px: int | None) -> None:
+    images = to_unit(noise(2, size_px), format_of(32, resolution_px))
 
     assert images.shape == (2, 1, 32, 32)
     assert images.dtype == torch.float32
@@ -117,7 +117,7 @@ def test_pretrained_backbones_use_the_constants_of_their_own_weights(backbone: s
 @pytest.mark.slow
 def test_normalised_images_have_the_formats_channels() -> None:
     images = torch.rand(2, 1, 8, 8)
-    form = InputFormat(image_size_px=8, bandwidth_px=None, mean=(0.1, 0.2, 0.3), std=(1.0, 0.5, 0.25))
+    form = InputFormat(image_size_px=8, resolution_px=None, mean=(0.1, 0.2, 0.3), std=(1.0, 0.5, 0.25))
 
     normalised = normalise(images, form)
 
@@ -129,4 +129,4 @@ def test_normalised_images_have_the_formats_channels() -> None:
 def test_a_format_has_the_size_the_way_and_the_band_of_its_experiment() -> None:
     form = format_for({"image_size": 128, "resize": "crop"}, source="gan")
 
-    assert (form.image_size_px, form.resize, form.bandwidth_px) == (128, "crop", 64)
+    assert (form.image_size_px, form.resize, form.resolution_px) == (128, "crop", 64)

@@ -206,7 +206,7 @@ def test_pipes_and_links_in_a_circle_are_passed_over(run: Run, here: Path) -> No
             2,
             "not a regular expression: the repetition number is too",
         ),
-        ("start_from=[{source: gan, gan: 3}]", 2, "gan is a block"),
+        ("points_to_evaluate=[{source: gan, gan: 3}]", 2, "gan is a block"),
         ("lr={min: 1, max: 0.1}", 2, "min 1 is above max 0.1"),
         ("synthetic_ratio=-1", 2, "write 0 or more"),
         ("synthetic_ratio=1e9", 2, "write 100 or less"),

@@ -17,7 +17,7 @@ from xraytune.config.settings import Parameters
 from xraytune.data.phantom import draw_phantoms
 from xraytune.export.best import Exported
 from xraytune.export.train import Trained
-from xraytune.search.director import mix_label
+from xraytune.search.controller import mix_label
 from xraytune.search.run import SearchSummary
 from xraytune.search.view import StudyView, TrialView
 

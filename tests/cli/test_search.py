@@ -8,7 +8,7 @@ from tests.search.studies import CPU, two_images, write_space
 from xraytune.cli.search import SearchScreen
 from xraytune.config.settings import Parameters
 from xraytune.search.study import StudyFolder, create_study
-from xraytune.search.work import Asked
+from xraytune.search.work import TrialSuggestion
 
 
 def lines_of(error_output: str) -> list[str]:
@@ -22,7 +22,7 @@ def test_a_log_has_a_line_for_each_beginning_and_end(capsys: pytest.CaptureFixtu
     with SearchScreen() as screen:
         screen.on_progress("hash images", 1, 2)
         screen.on_progress("hash images", 2, 2)
-        screen.began(Asked(number=3, parameters=parameters))
+        screen.began(TrialSuggestion(number=3, parameters=parameters))
         screen.ended({"number": 3, "status": "pruned", "epochs": 2, "seconds": 61.2, "value": 0.75, "reason": ""})
         screen.ended({"number": 4, "status": "failed", "reason": "the loss is not finite\nat step 3"})
 

@@ -44,9 +44,9 @@ def test_where_a_gan_is_searched_so_are_both_of_its_controls(file: Path) -> None
 
 
 def first_trials(space: Space) -> list[Experiment]:
-    """Each line of `start_from` and one drawn trial, as a search asks for them."""
+    """Each line of `points_to_evaluate` and one drawn trial, as a search asks for them."""
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
-    points = space.start_points()
+    points = space.initial_points()
     for point in points:
         study.enqueue_trial(point)
     return [

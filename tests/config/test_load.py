@@ -106,7 +106,7 @@ def test_every_problem_is_told_at_once_in_file_order(write_space: WriteSpace, co
         ("lr: {distribution: beta, min: 0, max: 1}", "lr: beta has no counterpart in Optuna", "use one of:"),
         ("lr: {min: -9, max: -2, distribution: log_uniform}", "lr: log_uniform is not", "bounds are exponents"),
         ("lr: {values: [1, 2], probabilities: [.5, .5]}", "lr: probabilities", "every value is equally likely"),
-        ("match_bandwidth: {value: on}", "YAML reads on as true", "write 'on' in quotes, or true"),
+        ("match_resolution: {value: on}", "YAML reads on as true", "write 'on' in quotes, or true"),
         ("lr: {value: 1, when: {source: [gann]}}", "when: source: unknown value 'gann'", "did you mean 'gan'?"),
         ("lr: {value: 1, when: {steps: 500}}", "when: unknown parameter 'steps'", "did you mean 'gan.steps'?"),
         ("lr: {value: 1, when: {backbone: {gt: 1}}}", "when: backbone has no order", "list values"),
@@ -163,7 +163,11 @@ def test_what_is_left_of_a_wrong_condition_is_not_complained_of_as_well(
         ("sampler: {name: tp}\n", "sampler.name: unknown value 'tp'", "did you mean 'tpe'?"),
         ("version: 2\n", "version: unknown value 2", "write 1"),
         ("seed: true\n", "seed: true is not a whole number", "write a whole number"),
-        ("start_from: {source: none}\n", "start_from: a mapping is not a list", "write start_from: [{"),
+        (
+            "points_to_evaluate: {source: none}\n",
+            "points_to_evaluate: a mapping is not a list",
+            "write points_to_evaluate: [{",
+        ),
     ],
 )
 def test_a_wrong_setting_is_refused_with_a_fix(
@@ -250,8 +254,8 @@ def test_a_condition_that_never_holds_is_refused(
             "5: synthetic_ratio: 0.01 of batch_size: 8 rounds to no extra image where source is gan\n",
         ),
         (
-            ["source: {values: [duplicate, gan]}", "matching: {values: [real, total]}"],
-            "4: source: duplicate with matching: total is source: none\n",
+            ["source: {values: [duplicate, gan]}", "mixing: {values: [real, total]}"],
+            "4: source: duplicate with mixing: replace is source: none\n",
         ),
     ],
 )
@@ -288,12 +292,12 @@ def test_a_start_outside_of_the_space_is_refused(
     write_space: WriteSpace, complaints: Complaints, row: str, what: str
 ) -> None:
     path = write_space(
-        "source: {values: [none, gan]}", "synthetic_ratio: {values: [1, 2]}", after=f"start_from:\n- {row}\n"
+        "source: {values: [none, gan]}", "synthetic_ratio: {values: [1, 2]}", after=f"points_to_evaluate:\n- {row}\n"
     )
 
     message = complaints(path)
 
-    assert message.startswith(f"space.yaml:7: start_from: {what}")
+    assert message.startswith(f"space.yaml:7: points_to_evaluate: {what}")
     assert message.count("fix:") == 1
 
 
@@ -302,22 +306,22 @@ def test_an_option_stands_for_what_the_file_says_of_its_parameter_in_start_from(
         "source: {values: [none, gan]}",
         "synthetic_ratio: {values: [1, 2], when: {source: gan}}",
         "backbone: {values: [resnet18, resnet50]}",
-        after="start_from:\n- {source: gan, synthetic_ratio: 2, backbone: resnet50}\n",
+        after="points_to_evaluate:\n- {source: gan, synthetic_ratio: 2, backbone: resnet50}\n",
     )
 
-    assert load_space(path, ["backbone=mobilenet_v2"]).start_points() == ({"source": "gan", "synthetic_ratio": 2.0},)
-    assert load_space(path, ["source=none"]).start_points() == ({"backbone": "resnet50"},)
-    assert load_space(path, ["source=gan"]).start_points() == ({"synthetic_ratio": 2.0, "backbone": "resnet50"},)
+    assert load_space(path, ["backbone=mobilenet_v2"]).initial_points() == ({"source": "gan", "synthetic_ratio": 2.0},)
+    assert load_space(path, ["source=none"]).initial_points() == ({"backbone": "resnet50"},)
+    assert load_space(path, ["source=gan"]).initial_points() == ({"synthetic_ratio": 2.0, "backbone": "resnet50"},)
 
 
 def test_start_lines_that_an_override_makes_equal_are_one_point(write_space: WriteSpace) -> None:
     path = write_space(
         "lr: {min: 1e-5, max: 1e-2}",
         "classical: {values: [0, 1]}",
-        after="start_from: [{lr: 1e-3, classical: 0}, {lr: 1e-3, classical: 1}, {lr: 1e-4, classical: 0}]\n",
+        after="points_to_evaluate: [{lr: 1e-3, classical: 0}, {lr: 1e-3, classical: 1}, {lr: 1e-4, classical: 0}]\n",
     )
 
-    assert load_space(path, ["classical=1"]).start_points() == ({"lr": 1e-3}, {"lr": 1e-4})
+    assert load_space(path, ["classical=1"]).initial_points() == ({"lr": 1e-3}, {"lr": 1e-4})
 
 
 def test_the_first_start_of_a_space_is_an_experiment_if_it_leaves_nothing_open(
@@ -325,8 +329,8 @@ def test_the_first_start_of_a_space_is_an_experiment_if_it_leaves_nothing_open(
 ) -> None:
     lines = ("source: {values: [none, gan]}", "lr: {min: 1e-5, max: 1e-3}", "synthetic_ratio: {values: [1, 2]}")
 
-    whole = load_space(write_space(*lines, after="start_from: [{source: none, lr: 1e-4}, {source: gan}]\n"))
-    partial = load_space(write_space(*lines, after="start_from: [{source: gan, lr: 1e-4}]\n"))
+    whole = load_space(write_space(*lines, after="points_to_evaluate: [{source: none, lr: 1e-4}, {source: gan}]\n"))
+    partial = load_space(write_space(*lines, after="points_to_evaluate: [{source: gan, lr: 1e-4}]\n"))
     none = load_space(write_space(*lines))
 
     assert (whole.experiment().parameters.source, whole.experiment().parameters.lr) == ("none", 1e-4)

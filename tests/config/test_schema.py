@@ -64,8 +64,8 @@ def test_every_resolved_space_fits_the_schema(file: Path) -> None:
         "parameters: {lr: {value: 1, distribution: normal}}",
         "budget: {trials: 0}",
         "sead: 3",
-        "start_from: [{sorce: none}]",
-        "start_from: [{gan: {stepz: 1}}]",
+        "points_to_evaluate: [{sorce: none}]",
+        "points_to_evaluate: [{gan: {stepz: 1}}]",
     ],
 )
 def test_what_is_refused_when_it_is_loaded_is_underlined_in_the_editor(line: str, tmp_path: Path) -> None:

@@ -34,8 +34,8 @@ _CHOICES: dict[str, list[Json]] = {
     "source": ["none", "duplicate", "gan", "folder"],
     "synthetic_ratio": [0.25, 0.5, 1.0, 2.0],
     "balance": ["natural", "equal"],
-    "matching": ["real", "total"],
-    "match_bandwidth": ["auto", "on", "off"],
+    "mixing": ["real", "total"],
+    "match_resolution": ["auto", "on", "off"],
     "classical": [0, 1, 2, 3],
     "backbone": ["small_cnn", "resnet18", "resnet50"],
     "weights": ["imagenet", "none", "own/net.pth"],
@@ -243,7 +243,7 @@ def test_optuna_tries_the_start_points_first_and_learns_from_conditional_trials(
         "synthetic_ratio: {values: [0.5, 1], when: {source: gan}}",
         "gan: {when: {source: gan}, parameters: {steps: {values: [100, 200]}}}",
         "lr: {min: 1e-5, max: 1e-2, distribution: log_uniform_values}",
-        after="start_from:\n- {source: none, lr: 1e-4}\n- {source: gan, synthetic_ratio: 1, gan: {steps: 200}}\n",
+        after="points_to_evaluate:\n- {source: none, lr: 1e-4}\n- {source: gan, synthetic_ratio: 1, gan: {steps: 200}}\n",
     )
     space = load_space(path)
     with warnings.catch_warnings():
@@ -252,7 +252,7 @@ def test_optuna_tries_the_start_points_first_and_learns_from_conditional_trials(
             multivariate=True, group=True, constant_liar=True, n_startup_trials=3, seed=1
         )
     study = optuna.create_study(sampler=sampler, direction="maximize")
-    for point in space.start_points():
+    for point in space.initial_points():
         study.enqueue_trial(point)
 
     for number in range(12):
@@ -375,7 +375,7 @@ def test_bounds_are_inclusive(write_space: WriteSpace) -> None:
 def test_a_source_without_a_condition_in_the_file_still_collapses(write_space: WriteSpace) -> None:
     """Otherwise the sampler would learn from differences between trials that are one and the same."""
     space = load_space(
-        write_space("source: {value: duplicate}", "gan.steps: {values: [1, 2]}", "matching: {value: real}")
+        write_space("source: {value: duplicate}", "gan.steps: {values: [1, 2]}", "mixing: {value: real}")
     )
 
     assert space.searched == ()

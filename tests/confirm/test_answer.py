@@ -151,7 +151,7 @@ def test_the_response_to_the_ratio_is_in_order_and_starts_at_the_control_without
 
 
 def test_the_response_to_the_ratio_has_the_duplicates_beside_it_as_far_as_they_were_trained() -> None:
-    """At the finalist's own ratio, 1, they are its matched control; at 4 there are none, as with `matching: total`."""
+    """At the finalist's own ratio, 1, they are its matched control; at 4 there are none, as with `mixing: replace`."""
     points = ratio_response(plan(), JUDGED, scores(gan=2.5, duplicate=2.0, **{"r=0.25": 1.0, "r=4": 1.0}))
 
     assert [point.ratio for point in points if point.duplicate and point.over_duplicate] == [0.25, 1]
@@ -324,14 +324,14 @@ def test_with_matching_total_none_alone_shows_that_the_images_hurt() -> None:
     matched = matched_control(
         Candidate(
             name="#1",
-            parameters=Parameters.model_validate({"source": "gan", "synthetic_ratio": 1.0, "matching": "total"}),
+            parameters=Parameters.model_validate({"source": "gan", "synthetic_ratio": 1.0, "mixing": "replace"}),
             val_b_auroc=0.9,
         ),
         "none",
         None,
     )
     assert matched is not None
-    arms = (arm("gan #1", "finalist", source="gan", synthetic_ratio=1.0, matching="total"), matched)
+    arms = (arm("gan #1", "finalist", source="gan", synthetic_ratio=1.0, mixing="replace"), matched)
 
     found = confirmation(scores(gan=0.8), arms=arms).to_json()
 
@@ -360,7 +360,7 @@ def test_the_forecast_is_of_the_test_folders_patients_and_never_asks_its_scores(
     aurocs = {one.design.auroc for one in found.chances}
     assert aurocs == {found.val_b_auroc, found.val_b_auroc - 0.03}
     assert found.of_design(auroc=found.val_b_auroc, gan_seeds=5) == found.chances[:3]
-    assert "If the synthetic images make no difference" in found.in_words
+    assert "If the synthetic images make no difference" in found.as_text
 
 
 @pytest.mark.slow

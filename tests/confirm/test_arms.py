@@ -117,12 +117,12 @@ def test_a_matched_control_keeps_every_setting_but_the_source_and_inherits_the_b
     for control, source, ratio in ((none, "none", 0.0), (duplicate, "duplicate", 0.5)):
         expected = finalist.parameters.model_copy(update={"source": source, "gan": None, "synthetic_ratio": ratio})
         assert control.parameters == expected
-        assert control.bandwidth_px == 64
+        assert control.resolution_px == 64
         assert control.trial == "#7"
 
 
 def test_with_total_matching_duplicates_are_no_control_of_their_own() -> None:
-    finalist = trial(7, 0.9, "gan", matching="total")
+    finalist = trial(7, 0.9, "gan", mixing="replace")
 
     assert matched_control(finalist, "duplicate", 64) is None
     assert matched_control(finalist, "none", 64) is not None
@@ -148,7 +148,7 @@ def test_at_each_ratio_duplicates_stand_beside_the_finalist_with_its_settings_an
     duplicates = [arm for arm in ratio_arms(finalist, 64) if arm.parameters.source == "duplicate"]
 
     assert [arm.parameters.synthetic_ratio for arm in duplicates] == [0.25, 0.5, 0.75, 1.0, 2.0, 4.0]
-    assert {(arm.role, arm.trial, arm.bandwidth_px) for arm in duplicates} == {("ratio", "#7", 64)}
+    assert {(arm.role, arm.trial, arm.resolution_px) for arm in duplicates} == {("ratio", "#7", 64)}
     for arm in duplicates:
         changes = {"source": "duplicate", "gan": None, "synthetic_ratio": arm.parameters.synthetic_ratio}
         assert arm.parameters == finalist.parameters.model_copy(update=changes)
@@ -156,7 +156,7 @@ def test_at_each_ratio_duplicates_stand_beside_the_finalist_with_its_settings_an
 
 
 def test_with_total_matching_the_response_to_the_ratio_has_no_duplicates() -> None:
-    finalist = trial(7, 0.9, "gan", matching="total")
+    finalist = trial(7, 0.9, "gan", mixing="replace")
 
     assert {arm.parameters.source for arm in ratio_arms(finalist, 64)} == {"gan"}
 

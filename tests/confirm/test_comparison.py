@@ -30,7 +30,7 @@ from xraytune.confirm.comparison import (
 from xraytune.confirm.verdict import judge
 from xraytune.errors import ConfigError
 from xraytune.metrics.binormal import around, placement_variance
-from xraytune.metrics.placements import patient_influences
+from xraytune.metrics.placements import structural_components
 from xraytune.seeding import numpy_generator
 
 Floats = NDArray[np.float64]
@@ -63,7 +63,7 @@ def evidence(draw: st.DrawFn) -> Evidence:
 
 
 def replicates(shape: tuple[int, int, int, int]) -> tuple[Floats, Floats]:
-    """AUROCs [2, G, K] and influences [2, G, K, P] of seeds and patients who matter about equally."""
+    """AUROCs [2, G, K] and components [2, G, K, P] of seeds and patients who matter about equally."""
     gan_seeds, classifier_seeds, patients, seed = shape
     generator = numpy_generator(seed, "replicates")
     aurocs = (
@@ -77,10 +77,10 @@ def replicates(shape: tuple[int, int, int, int]) -> tuple[Floats, Floats]:
 def of_scores(scores: Floats, labels: NDArray[np.int64], patients: list[str]) -> Comparison:
     """A comparison from scores [2, G, K, N]."""
     flat = scores.reshape(-1, scores.shape[-1])
-    found = patient_influences(labels, np.stack([-flat, flat], axis=2), patients, positive=1)
+    found = structural_components(labels, np.stack([-flat, flat], axis=2), patients, positive=1)
     return compare(
         found.aurocs.reshape(scores.shape[:3]),
-        found.influences.reshape(*scores.shape[:3], -1),
+        found.components.reshape(*scores.shape[:3], -1),
         effective_patients=found.effective_patients,
     )
 
@@ -153,9 +153,9 @@ def test_degrees_of_freedom_grow_with_the_patients_share_up_to_their_most(ratio:
 @given(SHAPES)
 def test_the_evidence_is_obuchowski_rockettes_written_out(shape: tuple[int, int, int, int]) -> None:
     """Mean squares over the treatment x reader table, covariances over all pairs of readers one by one."""
-    aurocs, influences = replicates(shape)
+    aurocs, components = replicates(shape)
     readers = shape[0]
-    figures, by_reader = aurocs.mean(axis=2), influences.mean(axis=2)
+    figures, by_reader = aurocs.mean(axis=2), components.mean(axis=2)
     pairs = [(g, h) for g in range(readers) for h in range(readers) if g != h]
 
     def covariance(first: int, second: int) -> float:
@@ -164,7 +164,7 @@ def test_the_evidence_is_obuchowski_rockettes_written_out(shape: tuple[int, int,
     residual = figures - figures.mean(axis=0) - figures.mean(axis=1, keepdims=True) + figures.mean()
     excess_covariance = (covariance(0, 0) + covariance(1, 1)) / 2 - (covariance(0, 1) + covariance(1, 0)) / 2
 
-    found = compare(aurocs, influences, effective_patients=shape[2])
+    found = compare(aurocs, components, effective_patients=shape[2])
 
     assert found.evidence.seed_variance == pytest.approx(2 * (residual**2).sum() / (readers - 1))
     assert found.evidence.patient_variance == pytest.approx(2 * excess_covariance, rel=1e-6, abs=1e-12)
@@ -178,10 +178,10 @@ def test_the_evidence_is_obuchowski_rockettes_written_out(shape: tuple[int, int,
 @settings(max_examples=60)
 @given(SHAPES)
 def test_swapped_arms_flip_the_sign_and_change_nothing_else(shape: tuple[int, int, int, int]) -> None:
-    aurocs, influences = replicates(shape)
+    aurocs, components = replicates(shape)
 
-    one = compare(aurocs, influences, effective_patients=shape[2]).interval
-    other = compare(aurocs[::-1], influences[::-1], effective_patients=shape[2]).interval
+    one = compare(aurocs, components, effective_patients=shape[2]).interval
+    other = compare(aurocs[::-1], components[::-1], effective_patients=shape[2]).interval
 
     assert other.difference == -one.difference
     assert (other.low, other.high, other.low_90, other.high_90) == pytest.approx(
@@ -198,9 +198,9 @@ def test_swapped_arms_flip_the_sign_and_change_nothing_else(shape: tuple[int, in
 def test_the_same_arm_twice_differs_by_zero_give_or_take_what_few_patients_cannot_show(
     shape: tuple[int, int, int, int],
 ) -> None:
-    aurocs, influences = (values[[0, 0]] for values in replicates(shape))
+    aurocs, components = (values[[0, 0]] for values in replicates(shape))
 
-    few, many = (compare(aurocs, influences, effective_patients=count).interval for count in (shape[2], 1e6))
+    few, many = (compare(aurocs, components, effective_patients=count).interval for count in (shape[2], 1e6))
 
     assert (few.difference, few.p_value) == (0, 1)
     assert few.low == pytest.approx(-few.high, abs=1e-9)
@@ -317,14 +317,14 @@ def test_near_the_ceiling_it_covers_the_truth_and_does_not_call_different_arms_e
 @settings(max_examples=60)
 @given(SHAPES)
 def test_the_order_of_patients_and_of_replicates_changes_only_rounding(shape: tuple[int, int, int, int]) -> None:
-    aurocs, influences = replicates(shape)
+    aurocs, components = replicates(shape)
     generator = numpy_generator(shape[3], "order")
     gans, classifiers, patients = (generator.permutation(count) for count in shape[:3])
 
-    found = compare(aurocs, influences, effective_patients=shape[2])
+    found = compare(aurocs, components, effective_patients=shape[2])
     shuffled = compare(
         aurocs[:, gans][:, :, classifiers],
-        influences[:, gans][:, :, classifiers][..., patients],
+        components[:, gans][:, :, classifiers][..., patients],
         effective_patients=shape[2],
     )
 
@@ -367,13 +367,13 @@ def test_variance_components_are_found_again_in_many_simulated_studies() -> None
     )  # fmt: skip
     gaps = seeds + of_patients.mean(axis=3)
     centred = of_patients - of_patients.mean(axis=3, keepdims=True)
-    influences = centred / np.sqrt(patients * (patients - 1))
-    zero = np.zeros_like(gaps[0]), np.zeros_like(influences[0])
+    components = centred / np.sqrt(patients * (patients - 1))
+    zero = np.zeros_like(gaps[0]), np.zeros_like(components[0])
 
     found = [
         astuple(
             compare(
-                np.stack([gaps[s], zero[0]]), np.stack([influences[s], zero[1]]), effective_patients=patients
+                np.stack([gaps[s], zero[0]]), np.stack([components[s], zero[1]]), effective_patients=patients
             ).components
         )
         for s in range(studies)
@@ -426,7 +426,7 @@ def test_two_imperfect_arms_that_rank_alike_are_not_sure_to_be_equal() -> None:
 
 
 def test_a_single_gan_seed_is_refused() -> None:
-    aurocs, influences = replicates((2, 2, 10, 1))
+    aurocs, components = replicates((2, 2, 10, 1))
 
     with pytest.raises(ConfigError, match=r"confirm\.gan_seeds: one seed(.|\n)*fix: use at least 4, better 5"):
-        gather(aurocs[:, :1], influences[:, :1], effective_patients=10)
+        gather(aurocs[:, :1], components[:, :1], effective_patients=10)

@@ -27,8 +27,8 @@ from xraytune.data.transform import transform_folder
 from xraytune.data.transformation import Strengths
 from xraytune.errors import DataError, MachineError, StudyError
 from xraytune.files import read_json, read_jsonl, write_json
-from xraytune.search.openings import OPENINGS_FILE
 from xraytune.search.study import StudyFolder
+from xraytune.search.test_access import TEST_ACCESS_FILE
 
 pytestmark = pytest.mark.slow
 
@@ -46,7 +46,7 @@ parameters:
 budget: {trials: 2, max_epochs: 1, steps_per_epoch: 2}
 scheduler: {name: none}
 confirm: {finalists: 1, gan_seeds: 2, classifier_seeds: 1, controls: {matched: [none], tuned: []}}
-start_from:
+points_to_evaluate:
   - {source: folder}
   - {source: none}
 """
@@ -112,7 +112,7 @@ def test_ratios_that_the_folder_of_extra_images_is_too_small_for_are_left_out_an
 
 def test_a_confirm_goes_on_with_the_test_folder_that_it_was_judged_on_and_refuses_another(lab: Lab) -> None:
     first = lab.confirm()
-    log = lab.study / OPENINGS_FILE
+    log = lab.study / TEST_ACCESS_FILE
     other = shutil.copytree(lab.test, lab.path / "other")
     next((other / "NORMAL").iterdir()).unlink()
 
@@ -147,7 +147,7 @@ def test_after_the_forecast_the_test_folder_may_stay_sealed_and_seeds_added_then
         with pytest.raises(Stopped):
             lab.confirm(observer=observer, gan_seeds=seeds)
 
-    assert not (lab.study / OPENINGS_FILE).exists()
+    assert not (lab.study / TEST_ACCESS_FILE).exists()
     assert not list(lab.study.rglob("test.npy"))
     assert [forecast.gan_seeds for forecast in observer.seen] == [2, 4]
     assert read_json(lab.study / "confirm" / "forecast.json") == observer.seen[-1].to_json()
@@ -169,7 +169,7 @@ def test_the_command_forecasts_without_opening_the_test_folder_and_says_so_after
     assert "if they do nothing" in shown.stdout
     assert "the test folder stays sealed" in " ".join(shown.stdout.split())
     assert content == read_json(lab.study / "confirm" / "forecast.json")
-    assert not (lab.study / OPENINGS_FILE).exists()
+    assert not (lab.study / TEST_ACCESS_FILE).exists()
     assert said(*arguments)["forecast"] == content
     assert "the test folder was opened before" in " ".join(command(*arguments, "--forecast").stdout.split())
 
@@ -179,7 +179,7 @@ def test_a_confirm_that_was_cut_off_while_it_scored_the_test_images_logs_one_ope
     next((lab.study / "confirm").rglob("test.npy")).unlink()
 
     assert lab.confirm().to_json() == first.to_json()
-    assert len(read_jsonl(lab.study / OPENINGS_FILE)) == 1
+    assert len(read_jsonl(lab.study / TEST_ACCESS_FILE)) == 1
 
 
 def test_scores_that_are_not_finite_are_never_compared(lab: Lab) -> None:
@@ -247,10 +247,10 @@ def test_another_study_that_opens_the_test_folder_while_one_trains_makes_the_lat
 def test_an_opening_in_the_log_of_a_study_of_an_earlier_version_counts_for_the_others_too(lab: Lab) -> None:
     other = another_study(lab)
     lab.confirm()
-    (lab.study.parent / OPENINGS_FILE).unlink()
-    (row,) = read_jsonl(lab.study / OPENINGS_FILE)
+    (lab.study.parent / TEST_ACCESS_FILE).unlink()
+    (row,) = read_jsonl(lab.study / TEST_ACCESS_FILE)
     line = json.dumps({name: value for name, value in row.items() if name not in {"id", "study"}})
-    (lab.study / OPENINGS_FILE).write_text(f"{line}\n", encoding="utf-8")
+    (lab.study / TEST_ACCESS_FILE).write_text(f"{line}\n", encoding="utf-8")
 
     assert lab.confirm().exploratory == (FEW_SEEDS,)
     assert confirm(other, test=lab.test).exploratory == (

@@ -63,14 +63,14 @@ def chances(
 
 
 def replicates(seed: int, difference: float, controls: int = 1) -> tuple[Floats, Floats]:
-    """AUROCs [1 + M, 6, 2] and influences [1 + M, 6, 2, 50] of a finalist and its controls."""
+    """AUROCs [1 + M, 6, 2] and components [1 + M, 6, 2, 50] of a finalist and its controls."""
     generator = numpy_generator(seed, "replicates")
     shape = (1 + controls, 6, 2)
     aurocs = 0.9 + generator.normal(0, 0.01, (*shape[:2], 1)) + generator.normal(0, 0.01, shape)
     aurocs[0] += difference
     aurocs[1:] -= difference / controls
-    influences = generator.normal(0, 1, (1 + controls, 1, 1, 50)) + generator.normal(0, 0.5, (*shape, 50))
-    return aurocs, influences * 0.02 / 50**0.5
+    components = generator.normal(0, 1, (1 + controls, 1, 1, 50)) + generator.normal(0, 0.5, (*shape, 50))
+    return aurocs, components * 0.02 / 50**0.5
 
 
 @pytest.mark.slow
@@ -142,9 +142,9 @@ def test_both_chances_of_a_pair_are_those_of_studies_drawn_by_hand(gan_seeds: in
             0, 0.004**0.5, (gan_seeds, patients)
         )
         gaps = difference + generator.normal(0, 2e-5**0.5, gan_seeds) + effects.mean(axis=1)
-        influences = (effects - effects.mean(axis=1, keepdims=True)) / (patients * (patients - 1)) ** 0.5
+        components = (effects - effects.mean(axis=1, keepdims=True)) / (patients * (patients - 1)) ** 0.5
         aurocs = np.stack([0.8 + gaps / 2, 0.8 - gaps / 2])[:, :, None]
-        found = gather(aurocs, np.stack([influences, 0 * influences])[:, :, None], effective_patients=patients)
+        found = gather(aurocs, np.stack([components, 0 * components])[:, :, None], effective_patients=patients)
         verdicts.append(judge(found, rope=ROPE))
 
     design = Design(effective_patients=patients, gan_seeds=gan_seeds, auroc=0.8)
@@ -186,9 +186,9 @@ def test_what_no_room_is_left_for_is_not_detected() -> None:
 
 def test_perfect_rankings_of_a_few_patients_promise_no_certainty() -> None:
     """Nothing varies on such a val-B; on a test folder of 144 patients something will."""
-    aurocs, influences = np.ones((6, 5, 2)), np.zeros((6, 5, 2, 20))
+    aurocs, components = np.ones((6, 5, 2)), np.zeros((6, 5, 2, 20))
 
-    found = measure_spread(aurocs, influences, effective_patients=20)
+    found = measure_spread(aurocs, components, effective_patients=20)
 
     assert chances(Design(effective_patients=144, gan_seeds=5, auroc=0.965), of=found).no_better < 0.9
 
@@ -215,11 +215,11 @@ def test_the_forecast_is_the_same_whatever_differences_were_observed() -> None:
 
 
 def test_the_spread_of_one_pair_is_what_it_is_compared_with() -> None:
-    aurocs, influences = replicates(3, 0.0)
+    aurocs, components = replicates(3, 0.0)
 
-    found = measure_spread(aurocs, influences, effective_patients=50)
+    found = measure_spread(aurocs, components, effective_patients=50)
 
-    evidence = gather(aurocs, influences, effective_patients=50)
+    evidence = gather(aurocs, components, effective_patients=50)
     assert found.patients[0, 0] / 50 == pytest.approx(float(np.asarray(evidence.patient_variance)))
     of_one_seed = sum(found.seeds) + sum(found.seeds_by_patients) / 50
     assert of_one_seed == pytest.approx(float(np.asarray(evidence.seed_variance)))
@@ -239,8 +239,8 @@ def test_the_spread_is_found_again_in_many_linear_studies() -> None:
     for _ in range(studies):
         effects = effect(50.0, 90.0, 1, patients) + effect(60.0, 30.0, seeds, patients)
         aurocs = effect(4.0, 2.0, seeds) + effects.mean(axis=2)
-        influences = (effects - effects.mean(axis=2, keepdims=True)) / np.sqrt(patients * (patients - 1))
-        one = measure_spread(aurocs[..., None], influences[:, :, None], effective_patients=patients)
+        components = (effects - effects.mean(axis=2, keepdims=True)) / np.sqrt(patients * (patients - 1))
+        one = measure_spread(aurocs[..., None], components[:, :, None], effective_patients=patients)
         found.append([*one.patients.mean(axis=0), *np.diag(one.patients), *one.seeds, *one.seeds_by_patients])
 
     mean_of_row = (50 * 3 + 90) / 3
@@ -265,11 +265,11 @@ def forecast(no_better: float) -> Forecast:
 
 
 def test_an_inconclusive_forecast_says_what_more_gan_seeds_would_do() -> None:
-    assert forecast(0.2).in_words == (
+    assert forecast(0.2).as_text == (
         "If the synthetic images make no difference, this design most likely ends undecided (75%); "
         "no_better 30% with 10 GAN seeds, no_better 40% with 20 GAN seeds"
     )
-    assert forecast(0.7).in_words.endswith("most likely ends no_better (75%)")
+    assert forecast(0.7).as_text.endswith("most likely ends no_better (75%)")
 
 
 def test_a_forecast_is_read_by_design_and_kept_as_json() -> None:

@@ -19,7 +19,7 @@ GAN = Arm(
     trial="#1",
     parameters=Parameters.model_validate({"source": "gan", "gan": {"ema_half_life_images": None, "steps": 7}}),
 )
-NONE = Arm(name="none, matched to #1", role="matched", trial="#1", parameters=Parameters(), bandwidth_px=64)
+NONE = Arm(name="none, matched to #1", role="matched", trial="#1", parameters=Parameters(), resolution_px=64)
 
 
 def test_every_arm_has_a_run_for_each_pair_of_seeds() -> None:

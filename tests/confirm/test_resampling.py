@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from xraytune.confirm.comparison import gather, hillis_interval
 from xraytune.confirm.resampling import bootstrap_interval
-from xraytune.metrics.placements import PatientInfluences, patient_influences
+from xraytune.metrics.placements import StructuralComponents, structural_components
 from xraytune.seeding import numpy_generator
 
 Floats = NDArray[np.float64]
@@ -17,18 +17,18 @@ Floats = NDArray[np.float64]
 def replicates(gan_seeds: int, patients: int, seeds_sd: float) -> tuple[Floats, Floats]:
     generator = numpy_generator(1, "replicates")
     aurocs = 0.9 + generator.normal(0, seeds_sd, (2, gan_seeds, 2))
-    influences = generator.normal(0, 0.02 / np.sqrt(patients), (2, 1, 1, patients))
-    influences -= influences.mean(axis=-1, keepdims=True)
-    return aurocs, np.broadcast_to(influences, (2, gan_seeds, 2, patients))
+    components = generator.normal(0, 0.02 / np.sqrt(patients), (2, 1, 1, patients))
+    components -= components.mean(axis=-1, keepdims=True)
+    return aurocs, np.broadcast_to(components, (2, gan_seeds, 2, patients))
 
 
 def test_it_repeats_with_the_seed() -> None:
-    aurocs, influences = replicates(5, 50, 0.01)
+    aurocs, components = replicates(5, 50, 0.01)
 
-    first = bootstrap_interval(aurocs, influences, replicates=700, seed=1)
+    first = bootstrap_interval(aurocs, components, replicates=700, seed=1)
 
-    assert bootstrap_interval(aurocs, influences, replicates=700, seed=1) == first
-    assert bootstrap_interval(aurocs, influences, replicates=700, seed=2) != first
+    assert bootstrap_interval(aurocs, components, replicates=700, seed=1) == first
+    assert bootstrap_interval(aurocs, components, replicates=700, seed=2) != first
 
 
 def test_an_interval_that_was_told_is_told_again_by_the_next_version() -> None:
@@ -51,21 +51,21 @@ def test_every_gan_seed_is_drawn() -> None:
 
 def test_a_patient_who_speaks_for_an_arm_pulls_it_up_when_drawn_more_often() -> None:
     """One patient of twenty carries the difference: drawn twice or three times it grows, and never falls as far."""
-    influences = np.zeros((2, 2, 1, 20))
-    influences[0] = np.where(np.arange(20) == 0, 0.019, -0.001)
+    components = np.zeros((2, 2, 1, 20))
+    components[0] = np.where(np.arange(20) == 0, 0.019, -0.001)
 
-    check = bootstrap_interval(np.full((2, 2, 1), 0.9), influences, seed=1)
+    check = bootstrap_interval(np.full((2, 2, 1), 0.9), components, seed=1)
 
     assert check.high > 1.5 * -check.low
 
 
 @pytest.mark.slow
 def test_swapped_arms_flip_the_sign_and_the_same_arm_twice_is_zero() -> None:
-    aurocs, influences = replicates(5, 50, 0.01)
+    aurocs, components = replicates(5, 50, 0.01)
 
-    one = bootstrap_interval(aurocs, influences, seed=1)
-    other = bootstrap_interval(aurocs[::-1], influences[::-1], seed=1)
-    same = bootstrap_interval(aurocs[[0, 0]], influences[[0, 0]], seed=1)
+    one = bootstrap_interval(aurocs, components, seed=1)
+    other = bootstrap_interval(aurocs[::-1], components[::-1], seed=1)
+    same = bootstrap_interval(aurocs[[0, 0]], components[[0, 0]], seed=1)
 
     assert (other.low, other.high) == pytest.approx((-one.high, -one.low))
     assert (same.low, same.high) == (0, 0)
@@ -74,11 +74,11 @@ def test_swapped_arms_flip_the_sign_and_the_same_arm_twice_is_zero() -> None:
 @pytest.mark.parametrize("seeds_sd", [0.0, 0.02])
 @pytest.mark.slow
 def test_with_many_seeds_and_patients_it_is_the_interval_at_the_estimate(seeds_sd: float) -> None:
-    aurocs, influences = replicates(60, 400, seeds_sd)
+    aurocs, components = replicates(60, 400, seeds_sd)
 
-    check = bootstrap_interval(aurocs, influences, seed=1)
+    check = bootstrap_interval(aurocs, components, seed=1)
 
-    found = gather(aurocs, influences, effective_patients=400)
+    found = gather(aurocs, components, effective_patients=400)
     interval = hillis_interval(
         difference=float(np.asarray(found.difference)),
         mean_square=float(np.asarray(found.seed_variance)) / 2,
@@ -99,16 +99,16 @@ def test_drawn_influences_stand_for_ranking_the_drawn_patients_again() -> None:
     scores = generator.normal(0, 1, 300) + generator.normal(0, 0.5, (2, 300)) + 1.5 * labels
     patients = [f"p{number:03d}" for number in range(300)]
 
-    def measured(kept: NDArray[np.int64]) -> PatientInfluences:
+    def measured(kept: NDArray[np.int64]) -> StructuralComponents:
         chosen = scores[:, kept]
-        return patient_influences(labels[kept], np.stack([-chosen, chosen], axis=2), patients, positive=1)
+        return structural_components(labels[kept], np.stack([-chosen, chosen], axis=2), patients, positive=1)
 
     whole = measured(np.arange(300))
     again = [measured(generator.integers(0, 300, 300)).aurocs @ [1, -1] for _ in range(1000)]
 
     check = bootstrap_interval(
         np.repeat(whole.aurocs, 2).reshape(2, 2, 1),
-        np.repeat(whole.influences, 2, axis=0).reshape(2, 2, 1, 300),
+        np.repeat(whole.components, 2, axis=0).reshape(2, 2, 1, 300),
         seed=1,
     )
 

@@ -18,7 +18,7 @@ from xraytune.errors import StudyError
 from xraytune.files import read_json, write_bytes, write_json
 from xraytune.search.rungs import Rungs
 from xraytune.search.study import StudyFolder
-from xraytune.search.work import Answer, Asked
+from xraytune.search.work import Answer, TrialSuggestion
 
 SETTINGS = Settings(name="small", seed=5, data=DataSettings(path=Path("xrays")))
 
@@ -63,24 +63,24 @@ def top_ups(folder: StudyFolder, *searched: tuple[int, int, float]) -> RunList:
 
 
 def started(work: RunList) -> int:
-    asked = work.next()
-    assert isinstance(asked, Asked)
-    return asked.number
+    suggestion = work.next()
+    assert isinstance(suggestion, TrialSuggestion)
+    return suggestion.number
 
 
 def test_each_run_ends_once_and_a_new_start_goes_on(folder: StudyFolder) -> None:
     watching = Watching()
     first = work(folder, "none", "none", "none", watching=watching)
     assert [started(first), started(first)] == [0, 1]
-    first.hear(1, ended(0.9))
+    first.on_result(1, ended(0.9))
 
     second = work(folder, "none", "none", "none")
 
     assert watching.progress == [("runs", 0, 3), ("runs", 1, 3)]
     assert [started(second), started(second)] == [0, 2]
-    second.hear(0, ended(0.8))
+    second.on_result(0, ended(0.8))
     assert second.next() is Answer.WAIT or not second.is_done
-    second.hear(2, ended(0.7))
+    second.on_result(2, ended(0.7))
     assert second.next() is Answer.DONE
     assert second.is_done
     assert {number: row["value"] for number, row in completed_rows(folder).items()} == {1: 0.9, 0: 0.8, 2: 0.7}
@@ -89,7 +89,7 @@ def test_each_run_ends_once_and_a_new_start_goes_on(folder: StudyFolder) -> None
 def test_a_checkpoint_that_a_kill_left_behind_goes_at_the_next_start(folder: StudyFolder) -> None:
     first = work(folder, "none", "none")
     checkpoints = [folder.trial_path(started(first)) / "checkpoint" / "checkpoint.pt" for _ in range(2)]
-    first.hear(0, ended(0.9))
+    first.on_result(0, ended(0.9))
     for checkpoint in checkpoints:
         write_bytes(checkpoint, b"x")
 
@@ -104,8 +104,8 @@ def test_a_run_that_failed_keeps_its_checkpoint_for_the_next_start(folder: Study
     for checkpoint in checkpoints:
         write_bytes(checkpoint, b"x")
 
-    first.hear(0, {"failed": "a cable was pulled", "cause": "settings"})
-    first.hear(1, ended(0.9))
+    first.on_result(0, {"failed": "a cable was pulled", "cause": "settings"})
+    first.on_result(1, ended(0.9))
     work(folder, "none", "none")
 
     assert [checkpoint.exists() for checkpoint in checkpoints] == [True, False]
@@ -115,16 +115,16 @@ def test_every_run_trains_all_of_its_epochs(folder: StudyFolder) -> None:
     one = work(folder, "none")
     number = started(one)
 
-    assert all(one.hear(number, epoch(place, 0.5)) for place in range(1, 30))
+    assert all(one.on_result(number, epoch(place, 0.5)) for place in range(1, 30))
 
 
 def test_a_top_up_is_pruned_by_what_the_trials_of_the_search_had_and_stays_ended(folder: StudyFolder) -> None:
     one = top_ups(folder, (0, 1, 0.8), (1, 1, 0.9))
     weak, strong = started(one), started(one)
 
-    assert one.hear(strong, epoch(1, 0.95))
-    assert not one.hear(weak, epoch(1, 0.7))
-    one.hear(strong, ended(0.95))
+    assert one.on_result(strong, epoch(1, 0.95))
+    assert not one.on_result(weak, epoch(1, 0.7))
+    one.on_result(strong, ended(0.95))
 
     assert one.is_done
     row = settled_rows(folder)[weak]
@@ -139,36 +139,36 @@ def test_a_resumed_top_up_is_decided_as_it_was_in_the_order_in_which_values_arri
     first = top_ups(folder)
     for _ in range(2):
         started(first)
-    assert first.hear(1, epoch(1, 0.5))
-    assert first.hear(0, epoch(1, 0.9))
+    assert first.on_result(1, epoch(1, 0.5))
+    assert first.on_result(0, epoch(1, 0.9))
 
     second = top_ups(folder)
     for _ in range(2):
         started(second)
 
-    assert second.hear(0, epoch(1, 0.9))
-    assert second.hear(1, epoch(1, 0.5))
+    assert second.on_result(0, epoch(1, 0.9))
+    assert second.on_result(1, epoch(1, 0.5))
 
 
 def test_a_top_up_that_was_killed_before_its_end_was_recorded_is_pruned_when_it_is_resumed(folder: StudyFolder) -> None:
     first = top_ups(folder, (0, 1, 0.8), (1, 1, 0.9))
-    assert not first.hear(started(first), epoch(1, 0.7))
+    assert not first.on_result(started(first), epoch(1, 0.7))
     folder.runs_path.unlink()
 
     second = top_ups(folder, (0, 1, 0.8), (1, 1, 0.9))
 
-    assert not second.hear(started(second), epoch(1, 0.99)), "its first value at the rung counts"
+    assert not second.on_result(started(second), epoch(1, 0.99)), "its first value at the rung counts"
 
 
 @pytest.mark.parametrize("message", [{"failed": "weights are missing", "cause": "settings"}, epoch(1, math.nan)])
 def test_a_run_that_failed_is_tried_again_at_the_next_start(folder: StudyFolder, message: dict[str, Any]) -> None:
     first = work(folder, "none")
-    assert not first.hear(started(first), message)
+    assert not first.on_result(started(first), message)
     assert first.is_done
     assert completed_rows(folder) == {}
 
     second = work(folder, "none")
-    second.hear(started(second), ended(0.9))
+    second.on_result(started(second), ended(0.9))
 
     assert completed_rows(folder)[0]["value"] == 0.9
 
@@ -182,7 +182,7 @@ def test_a_run_that_was_begun_with_other_settings_is_not_gone_on_with(folder: St
 
 def test_a_run_that_ended_with_other_settings_lends_its_result_to_none(folder: StudyFolder) -> None:
     first = work(folder, "none", "none")
-    first.hear(started(first), ended(0.9))
+    first.on_result(started(first), ended(0.9))
 
     with pytest.raises(StudyError, match="this run was begun with other settings"):
         work(folder, "duplicate", "none")
@@ -193,7 +193,7 @@ def test_settings_that_an_earlier_version_wrote_in_other_words_are_the_same(fold
     """It did not have what is a default now."""
     first = work(folder, "none")
     number = started(first)
-    first.hear(number, ended(0.9))
+    first.on_result(number, ended(0.9))
     config = folder.trial_path(number) / "config.json"
     content = read_json(config)
     content["parameters"].pop("dropout")
@@ -206,7 +206,7 @@ def test_settings_that_an_earlier_version_wrote_in_other_words_are_the_same(fold
 def test_what_changes_no_number_may_be_other_than_when_a_run_was_begun(folder: StudyFolder) -> None:
     first = work(folder, "none")
     number = started(first)
-    first.hear(number, ended(0.9))
+    first.on_result(number, ended(0.9))
     config = folder.trial_path(number) / "config.json"
     content = read_json(config)
     content["settings"]["resources"] = {"concurrent": 7}
@@ -240,7 +240,7 @@ def test_a_run_waits_for_a_gan_that_another_trains(folder: StudyFolder) -> None:
 
 
 def arm(**changes: Any) -> Arm:
-    return Arm(name="any", role="finalist", trial="#1", parameters=Parameters.model_validate(changes), bandwidth_px=64)
+    return Arm(name="any", role="finalist", trial="#1", parameters=Parameters.model_validate(changes), resolution_px=64)
 
 
 def test_a_replicate_has_seeds_that_the_search_had_not_and_all_steps() -> None:
@@ -259,4 +259,4 @@ def test_all_arms_of_a_replicate_see_the_same_stream_of_real_images_in_the_same_
     gan, none = (replicate(arm(source=source), SETTINGS, 1, 0) for source in ("gan", "none"))
 
     assert gan.settings.seed == none.settings.seed
-    assert gan.bandwidth_px == none.bandwidth_px == 64
+    assert gan.resolution_px == none.resolution_px == 64

@@ -18,7 +18,7 @@ from xraytune.files import read_jsonl
 from xraytune.search.rungs import rungs_of
 from xraytune.search.runner import Runner
 from xraytune.search.study import StudyFolder, environment
-from xraytune.search.work import Asked, Message, Work
+from xraytune.search.work import Message, TrialSuggestion, Work
 
 REAL = Candidate(name="#0", parameters=parameters("none", lr=1e-3), val_b_auroc=0.8)
 GAN = Candidate(name="#1", parameters=parameters("gan", lr=1e-3), val_b_auroc=0.9)
@@ -39,9 +39,9 @@ class Told:
         self._says = says
 
     def run(self, work: Work, folder: StudyFolder, **_: Any) -> None:
-        while isinstance(asked := work.next(), Asked):
+        while isinstance(asked := work.next(), TrialSuggestion):
             for message in self._says(folder, asked.number):
-                if not work.hear(asked.number, message):
+                if not work.on_result(asked.number, message):
                     break
 
 
@@ -82,7 +82,7 @@ def train(
     reports: Iterable[Report] = (),
 ) -> Plan:
     searched, rungs = Trials(complete=complete, pruned=stopped), rungs_of(training.settings, reports)
-    return training.train(searched, rungs, finalists=finalists, gan_seeds=2, earlier_openings=())
+    return training.train(searched, rungs, finalists=finalists, gan_seeds=2, earlier_accesses=())
 
 
 def tuned(plan: Plan) -> list[str]:
@@ -219,7 +219,7 @@ def test_settings_that_the_search_pruned_or_failed_with_are_not_drawn_again(tmp_
 
 def test_a_finalist_without_any_control_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
     controls = "confirm.controls={matched: [duplicate], tuned: []}"
-    total = Candidate(name="#2", parameters=parameters("gan", lr=1e-3, matching="total"), val_b_auroc=0.9)
+    total = Candidate(name="#2", parameters=parameters("gan", lr=1e-3, mixing="replace"), val_b_auroc=0.9)
     asked = training(tmp_path, controls, says=no_run)
 
     with pytest.raises(StudyError, match="no control is left that #2 could be compared with"):

@@ -22,7 +22,7 @@ confirm: {finalists: 1, gan_seeds: 2, classifier_seeds: 1, controls: {matched: [
 QUICK = (
     *("budget.trials=2", "budget.max_epochs=1", "scheduler.name=none"),
     *("gan.allow_memorised=true", "gan.steps={values: [5, 10]}"),
-    "start_from=[{source: gan, gan.steps: 5}, {source: none, classical: 0}]",
+    "points_to_evaluate=[{source: gan, gan.steps: 5}, {source: none, classical: 0}]",
 )
 
 
@@ -45,7 +45,7 @@ def test_a_confirm_goes_on_after_an_interruption_and_opens_the_test_folder_once(
     study = search_in_process(load_space(tmp_path / "small.yaml", QUICK), tmp_path).path
 
     assert interrupt_after_a_run(tmp_path, study) == 130
-    assert not (study / "test_openings.jsonl").exists()
+    assert not (study / "test_access.jsonl").exists()
     ended_before = len(read_jsonl(study / "confirm" / "runs.jsonl"))
     done = xraytune(tmp_path, "confirm", str(study), "--json")
     assert done.returncode == 0, done.stderr
@@ -57,8 +57,8 @@ def test_a_confirm_goes_on_after_an_interruption_and_opens_the_test_folder_once(
     assert 0 < ended_before < len(numbers)
     assert numbers == Counter(range(len(plan["arms"]) * 2))
     assert [arm["role"] for arm in plan["arms"]] == ["finalist", "matched", "matched", *["ratio"] * 8, "tuned"]
-    (opening,) = read_jsonl(study / "test_openings.jsonl")
-    assert (opening["command"], opening["images"]) == ("confirm", found["test"]["images"])
+    (access,) = read_jsonl(study / "test_access.jsonl")
+    assert (access["command"], access["images"]) == ("confirm", found["test"]["images"])
     assert found == json.loads((study / "confirm" / "verdict.json").read_text(encoding="utf-8"))
     assert found["verdict"] in {"helps", "hurts", "no_better", "undecided"}
     few = "it has only 2 GAN seeds, and the 95 % intervals need at least 4"
@@ -73,7 +73,7 @@ def test_a_confirm_goes_on_after_an_interruption_and_opens_the_test_folder_once(
     again = said("confirm", study)
 
     assert again == found, "nothing is trained or opened again"
-    assert len(read_jsonl(study / "test_openings.jsonl")) == 1
+    assert len(read_jsonl(study / "test_access.jsonl")) == 1
 
     # A confirm that is begun anew where the test folder has been opened says so, whatever it finds.
     copy = study.with_name("copy")

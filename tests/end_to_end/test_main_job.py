@@ -38,7 +38,7 @@ parameters:
 budget: {trials: 4, max_epochs: 4, steps_per_epoch: 8}
 scheduler: {name: asha, grace: 1, reduction: 2}
 sampler: {startup_trials: 3, seed: 1}
-start_from:
+points_to_evaluate:
   - {source: gan, synthetic_ratio: 0.5, gan.steps: 20, classical: 1, lr: 3e-3}
   - {source: gan, synthetic_ratio: 1.0, gan.steps: 40, classical: 0, lr: 3e-3}
 """

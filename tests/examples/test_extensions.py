@@ -20,7 +20,7 @@ from xraytune.data.phantom import draw_phantoms
 from xraytune.errors import ConfigError, DataError, MachineError
 from xraytune.metrics.classification import classification_metrics
 from xraytune.metrics.intervals import further_figures, patient_bootstrap
-from xraytune.pipeline.holdings import Holdings
+from xraytune.pipeline.artifact_references import ArtifactReferences
 from xraytune.pipeline.prepare import prepare
 from xraytune.pipeline.synthesize import POOL_STAGE, extension_block
 
@@ -131,7 +131,7 @@ def test_a_source_is_held_to_what_a_gan_is_held_to(tmp_path: Path) -> None:
 
 
 def test_clean_knows_the_blocks_of_a_study_by_its_pixels() -> None:
-    held = Holdings(pixels="pixels-1/abc", gans=frozenset())
+    held = ArtifactReferences(pixels="pixels-1/abc", gans=frozenset())
 
     assert held.has(POOL_STAGE, "x", {"source": "mixup a 1 5f", "pixels": "pixels-1/abc"})
     assert not held.has(POOL_STAGE, "x", {"source": "mixup a 1 5f", "pixels": "pixels-1/def"})

@@ -18,9 +18,9 @@ from xraytune.export.train import train
 from xraytune.files import read_json, sha256_of, write_json
 from xraytune.pipeline.prepare import prepare
 from xraytune.pipeline.trial import trial_epochs
-from xraytune.search.director import Director
+from xraytune.search.controller import SearchController
 from xraytune.search.study import StudyFolder, create_study, locked
-from xraytune.search.work import Asked
+from xraytune.search.work import TrialSuggestion
 from xraytune.search.worker import next_message
 
 SPACE = """\
@@ -40,7 +40,7 @@ parameters:
   batch_size: {value: 16}
 budget: {trials: 5, max_epochs: 3, steps_per_epoch: 6}
 scheduler: {name: asha, grace: 1, reduction: 2}
-start_from:
+points_to_evaluate:
   - {source: gan, lr: 5e-3}
   - {source: none, lr: 3e-3}
   - {source: none, lr: 1e-9}
@@ -121,17 +121,17 @@ def search_in_process(lab: Lab) -> None:
     create_study(folder, space, prepared, CPU)
     pin(CPU)
     with locked(folder):
-        director = director_of(folder, space, prepared, cache)
-        while isinstance(asked := director.next(), Asked):
-            if asked.number != WITHOUT_EPOCH:
-                run_to_its_end(director, asked.number, folder, cache)
-        director.close()
+        controller = director_of(folder, space, prepared, cache)
+        while isinstance(suggestion := controller.next(), TrialSuggestion):
+            if suggestion.number != WITHOUT_EPOCH:
+                run_to_its_end(controller, suggestion.number, folder, cache)
+        controller.close()
 
 
-def run_to_its_end(director: Director, number: int, folder: StudyFolder, cache: Path) -> None:
+def run_to_its_end(controller: SearchController, number: int, folder: StudyFolder, cache: Path) -> None:
     """Run a trial until it ends, or the director ends it."""
     trial_dir = folder.trial_path(number)
     epochs = trial_epochs(folder.experiment(number), folder.prepared(), trial_dir=trial_dir, cache=cache, compute=CPU)
-    while director.hear(number, next_message(epochs, trial_dir)):
+    while controller.on_result(number, next_message(epochs, trial_dir)):
         pass
     epochs.close()

@@ -17,11 +17,11 @@ from xraytune.confirm.plan import new_plan, write_plan
 from xraytune.errors import ConfigError, StudyError, TrialError
 from xraytune.export.best import export
 from xraytune.files import append_jsonl, write_json
-from xraytune.search.director import Director
+from xraytune.search.controller import SearchController
 from xraytune.search.journal import Journal
 from xraytune.search.run import Quiet
 from xraytune.search.study import StudyFolder, create_study
-from xraytune.search.work import Asked
+from xraytune.search.work import TrialSuggestion
 
 pytestmark = pytest.mark.slow
 
@@ -31,12 +31,12 @@ def study_of(folder: StudyFolder, lab: Lab, scores: list[tuple[float, float]]) -
     space = load_space(lab.path / "space.yaml", [f"budget.trials={len(scores) + 1}"])
     create_study(folder, space, StudyFolder(lab.study).prepared(), CPU)
     journal = Journal(folder.journal_path, space, writable=True)
-    director = Director(folder, space, journal, gan_need=lambda _: None, gpu_share=0.0, observer=Quiet())
+    controller = SearchController(folder, space, journal, gan_need=lambda _: None, gpu_share=0.0, observer=Quiet())
     for value, val_b_auroc in scores:
-        asked = director.next()
-        assert isinstance(asked, Asked)
+        suggestion = controller.next()
+        assert isinstance(suggestion, TrialSuggestion)
         result = {"value": value, "val_b_auroc": val_b_auroc, "best_epoch": 1, "epochs": 1}
-        director.hear(asked.number, {"ended": {**result, "threshold": 0.5, "seconds": 1.0}})
+        controller.on_result(suggestion.number, {"ended": {**result, "threshold": 0.5, "seconds": 1.0}})
 
 
 def test_the_best_on_val_b_is_exported_and_of_equals_the_earliest(lab: Lab, tmp_path: Path) -> None:
@@ -125,9 +125,9 @@ def test_the_file_says_why_this_trial(lab: Lab, tmp_path: Path) -> None:
     folder = StudyFolder(tmp_path / "studies" / "told")
     study_of(folder, lab, [(0.9, 0.7), (0.8, 0.8)])
 
-    def head(**asked: Any) -> str:
+    def head(**suggestion: Any) -> str:
         path = tmp_path / f"{len(list(tmp_path.iterdir()))}.yaml"
-        export(folder.path, out=path, **asked)
+        export(folder.path, out=path, **suggestion)
         return path.read_text(encoding="utf-8").partition("\n")[0]
 
     assert head().endswith("Trial 1 of the study told, arm classical: the best by val-B.")
@@ -173,18 +173,18 @@ def test_after_a_confirm_that_finished_a_pruned_control_its_arm_is_that_trial(la
     folder = StudyFolder(tmp_path / "studies" / "told")
     study_of(folder, lab, [(0.9, 0.7)])
     journal = Journal(folder.journal_path, folder.space(), writable=True)
-    asked = journal.ask(folder.space().points())
-    journal.report(asked.number, 1, 0.5)
-    journal.tell(asked.number, "pruned", 0.5, {})
-    name, arm = f"#{asked.number}", asked.parameters.arm
-    control = Arm(name=f"tuned {arm} {name}", role="tuned", trial=name, parameters=asked.parameters)
+    suggestion = journal.ask(folder.space().points())
+    journal.report(suggestion.number, 1, 0.5)
+    journal.tell(suggestion.number, "pruned", 0.5, {})
+    name, arm = f"#{suggestion.number}", suggestion.parameters.arm
+    control = Arm(name=f"tuned {arm} {name}", role="tuned", trial=name, parameters=suggestion.parameters)
     write_plan(new_plan().grown([control], 1, 1), folder.path / "confirm")
     run = {"number": 0, "label": f"{name} to its end", "status": "complete", "value": 0.75, "val_b_auroc": 0.625}
     append_jsonl(folder.path / "confirm" / "top_up" / "runs.jsonl", {"version": 1, **run})
 
     exported = export(folder.path, out=tmp_path / "best.yaml", arm=arm)
 
-    assert (exported.trial, exported.val_auroc, exported.val_b_auroc) == (asked.number, 0.75, 0.625)
+    assert (exported.trial, exported.val_auroc, exported.val_b_auroc) == (suggestion.number, 0.75, 0.625)
 
 
 @pytest.mark.parametrize(

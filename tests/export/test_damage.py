@@ -43,7 +43,7 @@ def seal(model: Path, file: Path, manifest: Path) -> None:
         {"input_channels": 1},
         {"compute": {"device": "tape", "threads": 1, "precision": "float32"}},
         {"study": "a\0b"},
-        {"input_format": {"image_size_px": 10**6, "bandwidth_px": None, "mean": [0.5] * 3, "std": [0.2] * 3}},
+        {"input_format": {"image_size_px": 10**6, "resolution_px": None, "mean": [0.5] * 3, "std": [0.2] * 3}},
     ],
     ids=str,
 )
@@ -126,4 +126,4 @@ def test_a_network_whose_output_is_not_finite_is_refused_instead_of_scored(copy_
         assert "Traceback" not in result.stderr
         assert result.stdout == ""
     assert not (lab.path / "table.csv").exists()
-    assert not (lab.study / "test_openings.jsonl").exists()
+    assert not (lab.study / "test_access.jsonl").exists()

@@ -220,10 +220,10 @@ def test_an_opened_test_folder_is_written_down_also_under_another_name(copy_lab:
     first = evaluate(lab.model, data=lab.xrays / "test", reason="final figures", replicates=10)
     second = evaluate(lab.model, data=renamed, replicates=10)
 
-    assert (first.opened_test, first.test_openings, first.known_image_count) == (True, 1, 0)
-    assert (second.opened_test, second.test_openings) == (True, 2)
+    assert (first.opened_test, first.test_access, first.known_image_count) == (True, 1, 0)
+    assert (second.opened_test, second.test_access) == (True, 2)
     for folder in (lab.model, lab.study, lab.study.parent):
-        log = folder / "test_openings.jsonl"
+        log = folder / "test_access.jsonl"
         rows = read_jsonl(log)
         assert [row["reason"] for row in rows] == ["final figures", ""]
         assert {row["fingerprint"] for row in rows} == {open_bundle(lab.model).record.test_fingerprint}
@@ -269,15 +269,15 @@ def test_a_look_at_other_images_is_not_written_down(copy_lab: CopyLab, tmp_path:
 
     evaluation = evaluate(lab.model, data=val_b_folder(lab.model, lab.xrays, tmp_path / "val_b"), replicates=10)
 
-    assert (evaluation.opened_test, evaluation.test_openings) == (False, 0)
-    assert not (lab.model / "test_openings.jsonl").exists()
+    assert (evaluation.opened_test, evaluation.test_access) == (False, 0)
+    assert not (lab.model / "test_access.jsonl").exists()
 
 
 def test_an_opening_counts_without_the_study(copy_lab: CopyLab) -> None:
     lab = copy_lab()
     lab.study.rename(lab.path / "away")
 
-    assert evaluate(lab.model, data=lab.xrays / "test", replicates=10).test_openings == 1
+    assert evaluate(lab.model, data=lab.xrays / "test", replicates=10).test_access == 1
 
 
 def test_a_folder_of_parts_is_refused(lab: Lab) -> None:

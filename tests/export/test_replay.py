@@ -21,7 +21,7 @@ from xraytune.pipeline import pretrained
 from xraytune.pipeline.pretrained import Pretrained
 from xraytune.search.clean import clean
 from xraytune.search.study import StudyFolder, locked
-from xraytune.search.work import Asked
+from xraytune.search.work import TrialSuggestion
 
 pytestmark = pytest.mark.slow
 
@@ -100,12 +100,12 @@ def test_a_trial_that_any_other_exception_ended_fails_again_for_the_same_reason(
     def no_layer(*_: object, **__: object) -> None:
         raise ValueError("no such layer")
 
-    monkeypatch.setattr("xraytune.pipeline.trial.gather_material", no_layer)
+    monkeypatch.setattr("xraytune.pipeline.trial.build_inputs", no_layer)
     with locked(folder):
-        director = director_of(folder, folder.space(), folder.prepared(), cache)
-        while isinstance(asked := director.next(), Asked):
-            run_to_its_end(director, asked.number, folder, cache)
-        director.close()
+        controller = director_of(folder, folder.space(), folder.prepared(), cache)
+        while isinstance(suggestion := controller.next(), TrialSuggestion):
+            run_to_its_end(controller, suggestion.number, folder, cache)
+        controller.close()
 
     again = replay(lab.study, WITHOUT_EPOCH)
 
@@ -127,16 +127,16 @@ def test_images_and_weights_that_moved_are_read_where_they_are_said_to_be(
     shutil.rmtree(lab.path / "cache")
     moved, weights_dir = lab.path / "elsewhere", lab.path / "weights"
     lab.xrays.rename(moved)
-    asked: list[Path | None] = []
+    suggestion: list[Path | None] = []
 
     def pretrained_weights(parameters: Parameters, folder: Path | None, cache: Path) -> Pretrained | None:
-        asked.append(folder)
+        suggestion.append(folder)
         return pretrained.pretrained_weights(parameters, folder, cache)
 
-    monkeypatch.setattr("xraytune.pipeline.material.pretrained_weights", pretrained_weights)
+    monkeypatch.setattr("xraytune.pipeline.inputs.pretrained_weights", pretrained_weights)
 
     assert replay(lab.study, PRUNED, data=moved, weights_dir=weights_dir).is_identical
-    assert asked == [weights_dir]
+    assert suggestion == [weights_dir]
 
 
 def test_lost_pixels_of_other_images_are_refused(copy_lab: CopyLab) -> None:

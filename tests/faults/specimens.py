@@ -112,7 +112,7 @@ def make_bundle(folder: Path) -> None:
         overrides=(),
         prepared=two_images(),
         classifier=network(),
-        input_format=InputFormat(image_size_px=32, bandwidth_px=None, mean=(0.5,), std=(0.2,)),
+        input_format=InputFormat(image_size_px=32, resolution_px=None, mean=(0.5,), std=(0.2,)),
         epochs=[EPOCH],
         result=TrialResult(value=0.9, best_epoch=1, epochs=1, val_b_auroc=0.8, threshold=0.5, seconds=1.0),
         validated=Validated(

@@ -15,7 +15,7 @@ import torch
 from tests.faults.small_disk import SmallDisk, small_disk
 from tests.in_process import one_thread
 from tests.pipeline.conftest import Bench, make_bench
-from tests.pipeline.test_material import frozen
+from tests.pipeline.test_inputs import frozen
 from tests.search.studies import two_images, write_space
 from xraytune.config.settings import GanSettings
 from xraytune.errors import MachineError

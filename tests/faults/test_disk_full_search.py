@@ -16,7 +16,7 @@ from xraytune.search.clean import clean
 from xraytune.search.journal import Journal
 from xraytune.search.study import StudyFolder, create_study, locked
 from xraytune.search.view import status
-from xraytune.search.work import Asked
+from xraytune.search.work import TrialSuggestion
 
 
 @pytest.fixture
@@ -37,15 +37,15 @@ def test_a_search_whose_disk_fills_up_is_readable_and_goes_on(study: StudyFolder
     """Whatever it was about to write: an end is written once, an unfinished trial goes on."""
     told = 0
     for pages_left in (0, 0, 1, 2, 3, 0, 1, 0):
-        director = direct(study, "budget.trials=60")
+        controller = direct(study, "budget.trials=60")
         disk.fill(pages_left=pages_left)
         try:
-            while isinstance(asked := director.next(), Asked):
+            while isinstance(suggestion := controller.next(), TrialSuggestion):
                 for number in range(1, 3):
-                    if not director.hear(asked.number, epoch(number, 0.5 + asked.number / 100)):
+                    if not controller.on_result(suggestion.number, epoch(number, 0.5 + suggestion.number / 100)):
                         break
                 else:
-                    director.hear(asked.number, ended(0.5 + asked.number / 100, epochs=2))
+                    controller.on_result(suggestion.number, ended(0.5 + suggestion.number / 100, epochs=2))
         except MachineError as error:
             told += "the disk is full" in str(error)
         seen = status(study.path).trials
@@ -53,12 +53,12 @@ def test_a_search_whose_disk_fills_up_is_readable_and_goes_on(study: StudyFolder
 
         assert [trial.number for trial in seen] == list(range(len(seen)))
         assert all(json_row["number"] == number for number, json_row in enumerate(study.rows()[: len(seen) - 1]))
-    director = direct(study, "budget.trials=60")
+    controller = direct(study, "budget.trials=60")
     rows = study.rows()
 
     assert told == 8
     assert [row["number"] for row in rows] == sorted({row["number"] for row in rows})
-    assert isinstance(director.next(), Asked)
+    assert isinstance(controller.next(), TrialSuggestion)
 
 
 @pytest.mark.slow
@@ -88,7 +88,7 @@ def test_a_journal_on_a_full_disk_keeps_whole_lines_alone(study: StudyFolder, di
     assert content.endswith(b"\n")
     assert len(seen) == reported > 0
     assert len(again.reported(0)) == reported + 1
-    assert isinstance(direct(study).next(), Asked)
+    assert isinstance(direct(study).next(), TrialSuggestion)
 
 
 def test_a_lock_on_a_full_disk_says_so(study: StudyFolder, disk: SmallDisk) -> None:

@@ -25,7 +25,7 @@ KEYS = (
     *("lr", "gan", "gan.steps", "gan.seed", "batch_size", "folder.path", "source", "data", "data.path", "parameters"),
     *(
         "parameters.lr",
-        "start_from",
+        "points_to_evaluate",
         "name",
         "budget.trials",
         "data.split.seed.x",

@@ -49,11 +49,11 @@ from xraytune.pipeline.trial import run_trial
 from xraytune.records import EpochRecord
 from xraytune.search.clean import clean
 from xraytune.search.journal import Journal
-from xraytune.search.openings import write_opening
 from xraytune.search.run import search
 from xraytune.search.study import StudyFolder, create_study, locked
+from xraytune.search.test_access import log_test_access
 from xraytune.search.view import status
-from xraytune.search.work import Asked
+from xraytune.search.work import TrialSuggestion
 from xraytune.tensors import load_content
 
 SOURCES = sorted(Path(xraytune.__file__).parent.rglob("*.py"))
@@ -447,7 +447,7 @@ def test_the_links_of_wandb_and_optuna_are_no_reason_to_refuse_a_study(tmp_path:
     assert clean(folder.path).study == folder.path
 
 
-@pytest.mark.parametrize("name", ["test_openings.jsonl", ".test_openings.jsonl.turn"])
+@pytest.mark.parametrize("name", ["test_access.jsonl", ".test_access.jsonl.turn"])
 @pytest.mark.parametrize("kind", ["link", "dangling link", "pipe"])
 def test_an_opening_is_logged_in_the_folder_of_the_model_alone(tmp_path: Path, name: str, kind: str) -> None:
     model, elsewhere = tmp_path / "model", tmp_path / "elsewhere"
@@ -459,8 +459,8 @@ def test_an_opening_is_logged_in_the_folder_of_the_model_alone(tmp_path: Path, n
     else:
         (model / name).symlink_to(elsewhere / kind)
 
-    with only_our_errors(elsewhere), pytest.raises(ArtifactError, match=r"test_openings\.jsonl.*: this is a "):
-        write_opening(model, command="evaluate", fingerprint="0", reason="", image_count=1)
+    with only_our_errors(elsewhere), pytest.raises(ArtifactError, match=r"test_access\.jsonl.*: this is a "):
+        log_test_access(model, command="evaluate", fingerprint="0", reason="", image_count=1)
 
 
 def read_bundle(manifest: Path) -> None:
@@ -594,7 +594,7 @@ def test_no_secret_of_the_environment_is_in_any_file(tmp_path: Path, monkeypatch
         "weights=none",
         "budget.max_epochs=1",
         "budget.steps_per_epoch=1",
-        "start_from=[{source: none, lr: 1e-3}]",
+        "points_to_evaluate=[{source: none, lr: 1e-3}]",
     )
     space = write_space(tmp_path, *fixed)
     folder, cache = StudyFolder(tmp_path / "studies" / "small"), tmp_path / "cache"
@@ -602,13 +602,13 @@ def test_no_secret_of_the_environment_is_in_any_file(tmp_path: Path, monkeypatch
     create_study(folder, space, prepared, CPU)
 
     with locked(folder):
-        director = direct(folder, *fixed)
-        asked = director.next()
-        assert isinstance(asked, Asked)
+        controller = direct(folder, *fixed)
+        suggestion = controller.next()
+        assert isinstance(suggestion, TrialSuggestion)
         run_trial(
-            folder.experiment(asked.number),
+            folder.experiment(suggestion.number),
             prepared,
-            trial_dir=folder.trial_path(asked.number),
+            trial_dir=folder.trial_path(suggestion.number),
             cache=cache,
             compute=CPU,
             on_epoch=list[EpochRecord]().append,

@@ -26,7 +26,7 @@ from xraytune.pipeline import synthesize
 from xraytune.pipeline.prepare import prepare, read_prepared, write_prepared
 from xraytune.pipeline.synthesize import gan_need
 from xraytune.records import Compute
-from xraytune.search.director import Director
+from xraytune.search.controller import SearchController
 from xraytune.search.journal import Journal
 from xraytune.search.run import Quiet
 from xraytune.search.study import (
@@ -38,7 +38,7 @@ from xraytune.search.study import (
     require_same_images,
     require_same_space,
 )
-from xraytune.search.work import Asked, Work
+from xraytune.search.work import TrialSuggestion, Work
 from xraytune.search.worker import Job, TrialWorker
 
 SPACE = """\
@@ -59,7 +59,7 @@ budget: {trials: 5, max_epochs: 2, steps_per_epoch: 2}
 scheduler: {name: asha, grace: 1, reduction: 2}
 sampler: {startup_trials: 2, seed: 3}
 resources: {retries: 1}
-start_from:
+points_to_evaluate:
   - {source: gan, lr: 5e-3}
 """
 CPU = Compute(device="cpu", threads=1, precision="float32")
@@ -163,7 +163,7 @@ def search(tree: Tree, marks: Marks, trials: int = TRIALS) -> None:
         marks.add("created")
     with locked(folder) as token:
         journal = Journal(folder.journal_path, space, writable=True)
-        director = Director(
+        controller = SearchController(
             folder,
             space,
             journal,
@@ -177,8 +177,8 @@ def search(tree: Tree, marks: Marks, trials: int = TRIALS) -> None:
                 return True
             return number == _LOST_ONCE and epoch == 1 and not journal.failures(number)
 
-        _run(director, folder, folder, token, tree.cache, marks, is_lost)
-        director.close()
+        _run(controller, folder, folder, token, tree.cache, marks, is_lost)
+        controller.close()
 
 
 def run_list(tree: Tree, marks: Marks) -> None:
@@ -218,31 +218,31 @@ def _run(
     marks: Marks,
     is_lost: Callable[[int, int], bool],
 ) -> None:
-    while isinstance(asked := work.next(), Asked):
+    while isinstance(suggestion := work.next(), TrialSuggestion):
         job = Job(
             study=str(folder.path),
             cache=str(cache),
-            number=asked.number,
+            number=suggestion.number,
             label="",
             gpu_share=0.0,
             lock=str(lock.lock_path),
             token=token,
         )
-        if is_lost(asked.number, 0):
-            work.lost(asked.number, out_of_memory=False)
+        if is_lost(suggestion.number, 0):
+            work.lost(suggestion.number, out_of_memory=False)
             continue
-        marks.current = asked.number
+        marks.current = suggestion.number
         worker, goes_on = TrialWorker(job), True
         while goes_on:
             message = worker.step()
-            goes_on = work.hear(asked.number, message)
+            goes_on = work.on_result(suggestion.number, message)
             epoch = message["epoch"]["epoch"] if "epoch" in message else 0
-            marks.add("told", asked.number, epoch)
+            marks.add("told", suggestion.number, epoch)
             if not goes_on:
-                marks.add("ended", asked.number)
+                marks.add("ended", suggestion.number)
             work.beat()
-            if epoch and goes_on and is_lost(asked.number, epoch):
+            if epoch and goes_on and is_lost(suggestion.number, epoch):
                 break
         worker.close()
         if goes_on:
-            work.lost(asked.number, out_of_memory=False)
+            work.lost(suggestion.number, out_of_memory=False)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from xraytune.gan.ema import ema_decay, update_average
+from xraytune.gan.ema import ema_decay, update_ema
 
 
 def test_after_one_half_life_of_images_half_of_the_average_is_left() -> None:
@@ -24,7 +24,7 @@ def test_early_on_the_half_life_is_a_twentieth_of_the_images_seen() -> None:
 def test_without_a_half_life_the_average_is_the_last_weights() -> None:
     average, current = nn.Linear(3, 2), nn.Linear(3, 2)
 
-    update_average(average, current, torch.tensor(ema_decay(None, images_seen=64, batch_size=64)))
+    update_ema(average, current, torch.tensor(ema_decay(None, images_seen=64, batch_size=64)))
 
     assert torch.equal(average.weight, current.weight)
 
@@ -38,7 +38,7 @@ def test_parameters_and_running_statistics_move_together() -> None:
         current.get_buffer("running_mean").fill_(3.0)
         current.get_buffer("num_batches_tracked").fill_(9)
 
-    update_average(average, current, decay=torch.tensor(0.75))
+    update_ema(average, current, decay=torch.tensor(0.75))
 
     assert average.weight.item() == 5.0  # 0.75 * 4 + 0.25 * 8
     assert average.get_buffer("running_mean").item() == 1.5  # 0.75 * 1 + 0.25 * 3

@@ -13,7 +13,7 @@ from sklearn.calibration import calibration_curve
 from xraytune.errors import DataError
 from xraytune.metrics.classification import auroc, classification_metrics, weighted_metrics
 from xraytune.metrics.intervals import patient_bootstrap
-from xraytune.metrics.placements import patient_influences
+from xraytune.metrics.placements import structural_components
 from xraytune.metrics.threshold import balanced_threshold, sensitivity_threshold
 from xraytune.seeding import numpy_generator
 
@@ -181,7 +181,7 @@ def test_scores_that_are_not_finite_are_refused_by_every_metric(value: float) ->
         lambda: auroc(labels, both, positive=1),
         lambda: classification_metrics(labels, both, positive=1),
         lambda: patient_bootstrap(labels, both, patients, positive=1, threshold=0.5, seed=1),
-        lambda: patient_influences(labels, both[None], patients, positive=1),
+        lambda: structural_components(labels, both[None], patients, positive=1),
         lambda: balanced_threshold(labels == 1, scores),
         lambda: sensitivity_threshold(scores, 0.5),
     ):

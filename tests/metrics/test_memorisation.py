@@ -19,7 +19,7 @@ from xraytune.metrics.memorisation import (
     Memorisation,
     closeness,
     compare_with_unseen,
-    exceedance_chance,
+    exceedance_p_value,
     unseen_closeness,
 )
 from xraytune.seeding import numpy_generator
@@ -230,12 +230,12 @@ def test_where_nothing_can_be_told_no_image_is_near() -> None:
 def test_the_chance_is_the_tail_of_a_beta_binomial(rank: int, observed: int) -> None:
     for count in (0, 1, 7, 40, 256):
         expected = betabinom.sf(count - 1, 256, rank, observed + 1 - rank)
-        assert exceedance_chance(count, 256, rank, observed) == pytest.approx(expected, rel=1e-6, abs=1e-12)
+        assert exceedance_p_value(count, 256, rank, observed) == pytest.approx(expected, rel=1e-6, abs=1e-12)
 
 
 @pytest.mark.slow
 def test_with_many_unseen_images_the_chance_is_binomial() -> None:
-    assert exceedance_chance(7, 256, 1000, 99_999) == pytest.approx(binom.sf(6, 256, 0.01), rel=0.05)
+    assert exceedance_p_value(7, 256, 1000, 99_999) == pytest.approx(binom.sf(6, 256, 0.01), rel=0.05)
 
 
 @pytest.mark.parametrize("unseen_count", [3, 20, 250])

@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 from xraytune.errors import DataError
 from xraytune.metrics.classification import auroc
-from xraytune.metrics.placements import PatientInfluences, effective_patients, patient_influences
+from xraytune.metrics.placements import StructuralComponents, effective_patients, structural_components
 from xraytune.seeding import numpy_generator
 
 Floats = NDArray[np.float64]
@@ -38,15 +38,15 @@ def one_patient_each(labels: Labels) -> list[str]:
     return [f"patient{number:04d}" for number in range(len(labels))]
 
 
-def covariance(found: PatientInfluences) -> Floats:
-    return found.influences @ found.influences.T
+def covariance(found: StructuralComponents) -> Floats:
+    return found.components @ found.components.T
 
 
 @pytest.mark.parametrize("positive", [0, 1])
 def test_two_class_aurocs_equal_scikit_learn_and_the_metric_of_one_model(positive: int) -> None:
     labels, probabilities = two_models()
 
-    found = patient_influences(labels, probabilities, one_patient_each(labels), positive=positive)
+    found = structural_components(labels, probabilities, one_patient_each(labels), positive=positive)
 
     for model in range(2):
         expected = roc_auc_score(labels == positive, probabilities[model, :, positive])
@@ -60,7 +60,7 @@ def test_three_class_aurocs_equal_scikit_learn_macro_one_versus_rest() -> None:
     raw = generator.integers(1, 6, (4, 60, 3)) + 2.0 * np.eye(3)[labels]
     probabilities = raw / raw.sum(axis=2, keepdims=True)
 
-    found = patient_influences(labels, probabilities, one_patient_each(labels), positive=2)
+    found = structural_components(labels, probabilities, one_patient_each(labels), positive=2)
 
     assert found.aurocs == pytest.approx([roc_auc_score(labels, one, multi_class="ovr") for one in probabilities])
 
@@ -68,7 +68,7 @@ def test_three_class_aurocs_equal_scikit_learn_macro_one_versus_rest() -> None:
 def test_with_one_image_each_the_covariance_is_de_longs() -> None:
     labels, probabilities = two_models()
 
-    found = patient_influences(labels, probabilities, one_patient_each(labels), positive=1)
+    found = structural_components(labels, probabilities, one_patient_each(labels), positive=1)
 
     of_positive, of_other = zip(*(placements(labels, one[:, 1]) for one in probabilities), strict=True)
     expected = np.cov(of_positive) / np.sum(labels == 1) + np.cov(of_other) / np.sum(labels == 0)
@@ -81,7 +81,7 @@ def test_standard_error_of_the_published_rating_example() -> None:
     ratings = np.repeat([1.0, 2.0, 3.0, 4.0, 5.0] * 2, normal + abnormal)
     labels = np.repeat([0, 1], [sum(normal), sum(abnormal)])
 
-    found = patient_influences(
+    found = structural_components(
         labels, np.stack([-ratings, ratings], axis=1)[None], one_patient_each(labels), positive=1
     )
 
@@ -95,7 +95,7 @@ def test_with_patients_of_one_class_each_the_covariance_is_obuchowskis() -> None
     labels, probabilities = labels[order], probabilities[:, order]
     clusters = np.repeat(np.arange(36), [1, 4] * 18)
 
-    found = patient_influences(labels, probabilities, [f"p{number}" for number in clusters], positive=1)
+    found = structural_components(labels, probabilities, [f"p{number}" for number in clusters], positive=1)
 
     expected = np.zeros((2, 2))
     for side in range(2):
@@ -119,7 +119,7 @@ def test_patients_on_both_sides_differ_from_obuchowski_in_the_factor_of_the_cros
     own = sum(factor * (one**2).sum() for factor, one in zip(factors, sums, strict=True))
     cross = 2 * (sums[0] * sums[1]).sum()
 
-    found = patient_influences(labels, probabilities, [f"p{number:02d}" for number in clusters], positive=1)
+    found = structural_components(labels, probabilities, [f"p{number:02d}" for number in clusters], positive=1)
 
     variance = covariance(found)[0, 0]
     assert len(set(on_side)) == 2
@@ -133,7 +133,7 @@ def test_the_variance_is_near_that_of_leaving_one_patient_out() -> None:
     labels, probabilities = two_models(300)
     patients = np.array([f"p{number}" for number in np.arange(300) // 2])
 
-    found = patient_influences(labels, probabilities, [*patients], positive=1)
+    found = structural_components(labels, probabilities, [*patients], positive=1)
 
     without = [
         [auroc(labels[kept], one[kept], positive=1) for one in probabilities]
@@ -149,10 +149,10 @@ def test_influences_tell_how_auroc_moves_when_a_patient_is_there_twice() -> None
     labels, probabilities = two_models(600)
     twice = np.concatenate([np.arange(600), [2]])
 
-    found = patient_influences(labels, probabilities, one_patient_each(labels), positive=1)
+    found = structural_components(labels, probabilities, one_patient_each(labels), positive=1)
 
     moved = auroc(labels[twice], probabilities[0, twice], positive=1) - found.aurocs[0]
-    assert moved == pytest.approx(found.influences[0, 2], rel=0.02)
+    assert moved == pytest.approx(found.components[0, 2], rel=0.02)
 
 
 def test_columns_are_the_patients_in_sorted_order_wherever_their_images_stand() -> None:
@@ -160,11 +160,11 @@ def test_columns_are_the_patients_in_sorted_order_wherever_their_images_stand() 
     patients = np.array([f"p{number % 40:02d}" for number in range(90)])
     order = numpy_generator(1, "order").permutation(90)
 
-    found = patient_influences(labels, probabilities, [*patients], positive=1)
-    shuffled = patient_influences(labels[order], probabilities[:, order], [*patients[order]], positive=1)
+    found = structural_components(labels, probabilities, [*patients], positive=1)
+    shuffled = structural_components(labels[order], probabilities[:, order], [*patients[order]], positive=1)
 
     assert found.patients == shuffled.patients == tuple(sorted(set(patients)))
-    assert found.influences == pytest.approx(shuffled.influences, abs=1e-14)
+    assert found.components == pytest.approx(shuffled.components, abs=1e-14)
     assert all(type(name) is str for name in found.patients)
 
 
@@ -177,9 +177,9 @@ def test_one_more_copy_of_a_patients_image_tells_less_than_a_new_patient(seed: i
     patients = one_patient_each(labels)
     doubled = np.tile(labels, 2), np.tile(probabilities, (1, 2, 1))
 
-    once = covariance(patient_influences(labels, probabilities, patients, positive=1))
-    copies = covariance(patient_influences(*doubled, patients * 2, positive=1))
-    strangers = covariance(patient_influences(*doubled, one_patient_each(doubled[0]), positive=1))
+    once = covariance(structural_components(labels, probabilities, patients, positive=1))
+    copies = covariance(structural_components(*doubled, patients * 2, positive=1))
+    strangers = covariance(structural_components(*doubled, one_patient_each(doubled[0]), positive=1))
 
     assert copies == pytest.approx(once, rel=1e-9)
     assert (np.diag(strangers) < 0.51 * np.diag(once)).all()
@@ -187,21 +187,23 @@ def test_one_more_copy_of_a_patients_image_tells_less_than_a_new_patient(seed: i
 
 def test_a_class_without_images_is_refused() -> None:
     with pytest.raises(DataError, match="class number 1 has no image"):
-        patient_influences(np.zeros(4, dtype=np.int64), np.full((1, 4, 2), 0.5), ["a", "b", "c", "d"], positive=1)
+        structural_components(np.zeros(4, dtype=np.int64), np.full((1, 4, 2), 0.5), ["a", "b", "c", "d"], positive=1)
 
 
 def test_a_class_of_a_single_patient_is_refused() -> None:
     labels, probabilities = np.array([0, 0, 1, 1]), np.full((1, 4, 2), 0.5)
 
     with pytest.raises(DataError, match=r"are of one patient(.|\n)*fix: evaluate on at least two patients of every"):
-        patient_influences(labels, probabilities, ["a", "b", "c", "c"], positive=1)
+        structural_components(labels, probabilities, ["a", "b", "c", "c"], positive=1)
 
 
 def test_two_patients_of_each_class_are_enough() -> None:
     """Three pairs of four are ranked right, one is a tie; on both sides the placements are .75 and 1."""
     labels, scores = np.array([0, 0, 1, 1]), np.array([0.1, 0.5, 0.5, 0.9])
 
-    found = patient_influences(labels, np.stack([1 - scores, scores], axis=1)[None], ["a", "b", "c", "d"], positive=1)
+    found = structural_components(
+        labels, np.stack([1 - scores, scores], axis=1)[None], ["a", "b", "c", "d"], positive=1
+    )
 
     assert found.aurocs == pytest.approx([0.875])
     assert covariance(found) == pytest.approx(np.array([[2 * np.var([0.75, 1], ddof=1) / 2]]))
@@ -236,7 +238,7 @@ def test_influences_come_with_the_effective_patients_whose_copies_do_not_count()
     labels, probabilities = two_models(60)
     doubled = np.tile(labels, 2), np.tile(probabilities, (1, 2, 1))
 
-    found = patient_influences(*doubled, one_patient_each(labels) * 2, positive=1)
+    found = structural_components(*doubled, one_patient_each(labels) * 2, positive=1)
 
     assert found.effective_patients == effective_patients(labels, one_patient_each(labels), positive=1)
     assert found.effective_patients == pytest.approx(4 / (1 / 20 + 1 / 40))

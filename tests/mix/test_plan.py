@@ -92,7 +92,7 @@ def test_a_single_extra_image_is_the_first_one_of_the_larger_class() -> None:
 
 @pytest.mark.parametrize(("ratio", "real_per_step", "extra_per_step"), [(1.0, 16, 16), (3.0, 8, 24), (0.25, 26, 6)])
 def test_matching_total_divides_the_batch(ratio: float, real_per_step: int, extra_per_step: int) -> None:
-    plan = plan_mix([40, 60], mixed(ratio, matching="total", batch_size=32))
+    plan = plan_mix([40, 60], mixed(ratio, mixing="replace", batch_size=32))
 
     assert (plan.real_per_step, plan.extra_per_step) == (real_per_step, extra_per_step)
 
@@ -107,11 +107,11 @@ def test_no_source_has_no_extra_images() -> None:
     ("values", "words"),
     [
         ({"source": "gan", "synthetic_ratio": 0.0}, "give a ratio above 0"),
-        ({"source": "duplicate", "matching": "total"}, "use matching: real"),
+        ({"source": "duplicate", "mixing": "replace"}, "use mixing: additive"),
         ({"source": "gan", "synthetic_ratio": 0.01, "batch_size": 8}, "rounds to no extra image"),
-        ({"source": "gan", "synthetic_ratio": 40.0, "batch_size": 8, "matching": "total"}, "no real image"),
+        ({"source": "gan", "synthetic_ratio": 40.0, "batch_size": 8, "mixing": "replace"}, "no real image"),
         ({"source": "folder"}, "folder.path"),
-        ({"source": "gan", "balance": "equal", "match_bandwidth": "off"}, "match_bandwidth"),
+        ({"source": "gan", "balance": "equal", "match_resolution": "off"}, "match_resolution"),
     ],
 )
 def test_a_mix_that_is_not_what_it_says_is_refused(values: dict[str, object], words: str) -> None:

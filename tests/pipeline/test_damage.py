@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save
 
 from tests.in_process import CPU, one_thread
 from tests.pipeline.conftest import Bench
-from tests.pipeline.test_material import frozen
+from tests.pipeline.test_inputs import frozen
 from tests.pipeline.test_trial import gan
 from xraytune import lease
 from xraytune.config.settings import Experiment

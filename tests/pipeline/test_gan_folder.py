@@ -17,10 +17,10 @@ from xraytune.data.index import read_labelled_folder
 from xraytune.data.phantom import draw_phantoms
 from xraytune.errors import ArtifactError, ConfigError, DataError
 from xraytune.files import read_json
-from xraytune.pipeline.album import store_folder
 from xraytune.pipeline.gan_folder import gan_sample, gan_train, shared_out
 from xraytune.pipeline.prepare import prepare
 from xraytune.pipeline.synthesize import gan_need, pool_block
+from xraytune.pipeline.training_set import store_folder
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +35,7 @@ parameters:
   backbone: {value: small_cnn}
   weights: {value: none}
 resources: {gpus_per_trial: 0}
-start_from: [{source: gan, gan.steps: 3}]  # points of a search are nothing to a GAN of its own
+points_to_evaluate: [{source: gan, gan.steps: 3}]  # points of a search are nothing to a GAN of its own
 """
 
 
@@ -76,7 +76,7 @@ def test_a_kept_gan_has_its_record_its_generator_and_its_grids(kept: Kept) -> No
 
 
 def test_a_search_finds_the_gan_that_was_trained_by_hand(kept: Kept) -> None:
-    space = load_space(kept.space, ["gan.steps=2", "source=gan", "start_from=[]"])
+    space = load_space(kept.space, ["gan.steps=2", "source=gan", "points_to_evaluate=[]"])
     prepared, _ = prepare(space.settings, kept.cache)
     gan = space.experiment().parameters.gan
 
@@ -84,7 +84,7 @@ def test_a_search_finds_the_gan_that_was_trained_by_hand(kept: Kept) -> None:
 
 
 def test_drawn_images_are_those_that_a_search_trains_on(kept: Kept, tmp_path: Path) -> None:
-    space = load_space(kept.space, ["gan.steps=2", "source=gan", "start_from=[]"])
+    space = load_space(kept.space, ["gan.steps=2", "source=gan", "points_to_evaluate=[]"])
     prepared, _ = prepare(space.settings, kept.cache)
     gan = space.experiment().parameters.gan
     assert gan is not None

@@ -21,11 +21,11 @@ from xraytune.config.settings import Experiment, GanSettings
 from xraytune.errors import TrialError
 from xraytune.files import read_json
 from xraytune.gan.train import scale_pixels
-from xraytune.pipeline.album import Album, compose_album
 from xraytune.pipeline.artifacts import build_once
 from xraytune.pipeline.prepare import training_pixels
 from xraytune.pipeline.quality import QUALITY_STAGE, measure_memorisation, refuse_memorised
 from xraytune.pipeline.synthesize import POOL_STAGE, gan_need, network_labels, pool_block, trained_gan
+from xraytune.pipeline.training_set import TrainingSet, build_training_set
 
 pytestmark = pytest.mark.slow
 
@@ -37,8 +37,8 @@ class Studio:
     bench: Bench
     copier: GanSettings
 
-    def album(self, settings: GanSettings) -> Album:
-        return compose_album(self.experiment(settings), self.bench.prepared, compute=CPU, cache=self.bench.cache)
+    def training_set(self, settings: GanSettings) -> TrainingSet:
+        return build_training_set(self.experiment(settings), self.bench.prepared, compute=CPU, cache=self.bench.cache)
 
     def experiment(self, settings: GanSettings) -> Experiment:
         return self.bench.experiment(source="gan", gan=settings, synthetic_ratio=0.5)
@@ -73,7 +73,7 @@ def verdicts_made(bench: Bench) -> set[str]:
 
 def test_a_gan_that_copies_ends_the_trial_with_what_where_and_what_to_do(studio: Studio) -> None:
     with pytest.raises(TrialError) as refusal:
-        studio.album(studio.copier)
+        studio.training_set(studio.copier)
 
     (problem,) = refusal.value.problems
     assert "256 of 256 images of NORMAL (chance of that" in problem.what
@@ -87,24 +87,24 @@ def test_allow_memorised_lets_it_pass_and_computes_nothing(studio: Studio) -> No
     before = verdicts_made(studio.bench)
     allowed = studio.copier.model_copy(update={"allow_memorised": True})
 
-    album = studio.album(allowed)
+    training_set = studio.training_set(allowed)
 
-    assert len(album.extra) > 0
+    assert len(training_set.extra) > 0
     assert verdicts_made(studio.bench) == before
 
 
 def test_gans_that_have_hardly_learned_pass(studio: Studio) -> None:
     """Also one network for each class, and a GAN whose images are smaller than the stored ones."""
     for settings in (gan(steps=1), gan(), gan(conditional=False)):
-        assert len(studio.album(studio.train(settings)).extra) > 0
+        assert len(studio.training_set(studio.train(settings)).extra) > 0
 
 
 def test_trials_share_a_verdict_and_a_network_whatever_they_allow(studio: Studio) -> None:
     settings = studio.train(gan(seed=5))
-    studio.album(settings)
+    studio.training_set(settings)
     made = verdicts_made(studio.bench)
 
-    studio.album(settings)
+    studio.training_set(settings)
     allowed = settings.model_copy(update={"allow_memorised": True})
 
     assert verdicts_made(studio.bench) == made

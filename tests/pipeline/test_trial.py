@@ -57,7 +57,7 @@ ARMS: dict[str, dict[str, Any]] = {
         "source": "gan",
         "gan": gan(),
         "classical": 1,
-        "matching": "total",
+        "mixing": "replace",
         "synthetic_ratio": 2.0,
     },
 }

@@ -11,10 +11,10 @@ from xraytune.config.settings import Parameters
 from xraytune.config.space import Space
 from xraytune.pipeline.prepare import Prepared, PreparedImage, SideName
 from xraytune.records import Compute, EpochRecord
-from xraytune.search.director import Director
+from xraytune.search.controller import SearchController
 from xraytune.search.journal import Journal
 from xraytune.search.study import StudyFolder
-from xraytune.search.work import Asked
+from xraytune.search.work import TrialSuggestion
 
 SPACE = """\
 version: 1
@@ -42,8 +42,8 @@ class Watching:
 
     def opened(self, folder: StudyFolder, dashboard: str, trial_budget: int) -> None: ...
 
-    def began(self, asked: Asked) -> None:
-        self.began_numbers.append(asked.number)
+    def began(self, suggestion: TrialSuggestion) -> None:
+        self.began_numbers.append(suggestion.number)
 
     def epoch(self, number: int, record: EpochRecord) -> None: ...
 
@@ -88,11 +88,13 @@ def direct(
     watching: Watching | None = None,
     gan_need: Callable[[Parameters], str | None] = no_gan,
     gpu_share: float = 0.0,
-) -> Director:
+) -> SearchController:
     """A director as each start of the search makes one."""
     space = write_space(study.path.parent.parent, *overrides, unsaid=study.unsaid())
     journal = Journal(study.journal_path, space, writable=True)
-    return Director(study, space, journal, gan_need=gan_need, gpu_share=gpu_share, observer=watching or Watching())
+    return SearchController(
+        study, space, journal, gan_need=gan_need, gpu_share=gpu_share, observer=watching or Watching()
+    )
 
 
 def epoch(number: int, value: float) -> dict[str, Any]:

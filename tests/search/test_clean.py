@@ -29,7 +29,7 @@ from xraytune.pipeline.trial import trial_epochs
 from xraytune.search.clean import clean
 from xraytune.search.study import StudyFolder, create_study, locked
 from xraytune.search.view import status
-from xraytune.search.work import Asked
+from xraytune.search.work import TrialSuggestion
 
 pytestmark = pytest.mark.slow
 
@@ -49,7 +49,7 @@ parameters:
   batch_size: {value: 16}
 budget: {trials: 3, max_epochs: 2, steps_per_epoch: 4}
 scheduler: {name: none}
-start_from:
+points_to_evaluate:
   - {source: gan, gan.steps: 2, lr: 5e-3}
   - {source: none, lr: 3e-3}
   - {source: gan, gan.steps: 3, lr: 1e-3}
@@ -95,26 +95,26 @@ def search(root: Path, *overrides: str, stop_in_trial: int | None = None) -> Non
     space = load_space(root / "space.yaml", overrides)
     prepared, _ = prepare(space.settings, cache)
     with locked(folder):
-        director = director_of(folder, space, prepared, cache)
-        while isinstance(asked := director.next(), Asked):
+        controller = director_of(folder, space, prepared, cache)
+        while isinstance(suggestion := controller.next(), TrialSuggestion):
             epochs = trial_epochs(
-                folder.experiment(asked.number),
+                folder.experiment(suggestion.number),
                 prepared,
-                trial_dir=folder.trial_path(asked.number),
+                trial_dir=folder.trial_path(suggestion.number),
                 cache=cache,
                 compute=CPU,
             )
             goes_on = True
             while goes_on:
                 try:
-                    goes_on = director.hear(asked.number, {"epoch": asdict(next(epochs))})
+                    goes_on = controller.on_result(suggestion.number, {"epoch": asdict(next(epochs))})
                 except StopIteration as end:
-                    goes_on = director.hear(asked.number, {"ended": asdict(end.value)})
-                if asked.number == stop_in_trial:
+                    goes_on = controller.on_result(suggestion.number, {"ended": asdict(end.value)})
+                if suggestion.number == stop_in_trial:
                     epochs.close()
-                    director.close()
+                    controller.close()
                     return
-        director.close()
+        controller.close()
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -242,7 +242,7 @@ def test_the_gan_of_a_confirm_that_has_not_ended_stays(root: Path) -> None:
     clean(folder.path)
     stayed = gan.is_dir()
     figures = {"value": 0.9, "best_epoch": 1, "epochs": 2, "val_b_auroc": 0.9, "threshold": 0.5, "seconds": 1.0}
-    work.hear(0, {"ended": figures})
+    work.on_result(0, {"ended": figures})
     clean(folder.path)
 
     assert stayed

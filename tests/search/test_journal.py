@@ -82,18 +82,18 @@ def test_a_study_that_moves_with_its_files_goes_on(tmp_path: Path, version: str)
 
     moved = StudyFolder(there / "studies" / "moved")
     journal = Journal(moved.journal_path, space_of_weights(there), writable=True)
-    asked = [journal.parameters(0), journal.again(1).parameters]
-    assert [parameters.weights for parameters in asked] == [str(there / "w2.safetensors")] * 2
+    suggestion = [journal.parameters(0), journal.again(1).parameters]
+    assert [parameters.weights for parameters in suggestion] == [str(there / "w2.safetensors")] * 2
     assert journal.ask(()).parameters.weights in {"none", *(str(there / f"w{which}.safetensors") for which in (1, 2))}
     assert journal.rows()[0]["parameters"]["weights"] == "../../w2.safetensors"
 
 
 def test_an_unfinished_trial_keeps_its_settings(study: StudyFolder) -> None:
-    asked = open_journal(study).ask(())
+    suggestion = open_journal(study).ask(())
     journal = open_journal(study)
 
-    assert journal.unfinished() == [asked.number]
-    assert journal.again(asked.number) == asked
+    assert journal.unfinished() == [suggestion.number]
+    assert journal.again(suggestion.number) == suggestion
 
 
 @pytest.mark.slow

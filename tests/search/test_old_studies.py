@@ -20,7 +20,7 @@ from xraytune.search.journal import Journal
 from xraytune.search.run import Quiet, search
 from xraytune.search.study import StudyFolder, require_same_space
 from xraytune.search.view import status
-from xraytune.search.work import Asked
+from xraytune.search.work import TrialSuggestion
 
 ASSETS = Path(__file__).parent / "assets"
 ENDED = ["complete", "pruned", "complete", "pruned", "pruned"]
@@ -72,10 +72,10 @@ def test_it_goes_on_where_it_stopped(old: StudyFolder, tmp_path: Path) -> None:
     require_same_space(old, load_space(tmp_path / "small.yaml", unsaid=old.unsaid()))
     before = old.rows()
 
-    director = direct(old, "budget.trials=7")
-    begun = [director.next(), director.next()]
+    controller = direct(old, "budget.trials=7")
+    begun = [controller.next(), controller.next()]
 
-    assert [asked.number for asked in begun if isinstance(asked, Asked)] == [5, 6]
+    assert [suggestion.number for suggestion in begun if isinstance(suggestion, TrialSuggestion)] == [5, 6]
     assert read_jsonl(old.rows_path) == before, "rows of an earlier version are written anew"
 
 
@@ -86,10 +86,10 @@ def test_its_trials_keep_the_running_statistics_that_they_were_trained_with(old:
     said = "".join(line for line in exported.read_text().splitlines(keepends=True) if "batch_norm" not in line)
     exported.write_text(said)  # as the earlier version wrote it
 
-    asked = direct(old, "budget.trials=7").next()
+    suggestion = direct(old, "budget.trials=7").next()
 
-    assert isinstance(asked, Asked)
-    trained = [journal.parameters(0), old.experiment(0).parameters, asked.parameters]
+    assert isinstance(suggestion, TrialSuggestion)
+    trained = [journal.parameters(0), old.experiment(0).parameters, suggestion.parameters]
     assert [parameters.batch_norm for parameters in trained] == ["moving"] * 3
     assert load_space(exported).experiment().parameters.batch_norm == "moving"
 

@@ -117,11 +117,11 @@ def run(
     with Runner(
         study, token="", resources=resources, cache=study.path, address=address, note=note, opened=opened
     ) as runner:
-        director = direct(study)
+        controller = direct(study)
         try:
-            runner.run(director, study, label=str)
+            runner.run(controller, study, label=str)
         finally:
-            director.close()
+            controller.close()
 
 
 def terminate(*_: object) -> None:

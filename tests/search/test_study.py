@@ -21,7 +21,7 @@ from xraytune.search.study import (
     require_same_space,
 )
 from xraytune.search.view import StudyWatcher
-from xraytune.search.work import Asked
+from xraytune.search.work import TrialSuggestion
 
 
 @pytest.mark.slow
@@ -38,11 +38,11 @@ def test_another_space_is_refused_with_what_differs(study: StudyFolder, tmp_path
 
 @pytest.mark.slow
 def test_the_refusal_says_how_to_begin_another_study_with_the_best_trials(study: StudyFolder, tmp_path: Path) -> None:
-    director = direct(study)
+    controller = direct(study)
     for value in (0.7, 0.9, 0.8, 0.6):
-        asked = director.next()
-        assert isinstance(asked, Asked)
-        director.hear(asked.number, ended(value))
+        suggestion = controller.next()
+        assert isinstance(suggestion, TrialSuggestion)
+        controller.on_result(suggestion.number, ended(value))
     best = study.rows()[1]["parameters"]
     study.rows_path.write_text("{}\n", encoding="utf-8")  # the journal says which they are, not its table
     override = "lr={min: 1e-5, max: 1e-1, distribution: log_uniform_values}"
@@ -50,10 +50,10 @@ def test_the_refusal_says_how_to_begin_another_study_with_the_best_trials(study:
     with pytest.raises(StudyError) as refusal:
         require_same_space(study, write_space(tmp_path, override))
 
-    (line,) = (line for line in str(refusal.value).splitlines() if "start_from" in line)
+    (line,) = (line for line in str(refusal.value).splitlines() if "points_to_evaluate" in line)
     options = shlex.split(line.partition("best trials: ")[2])
     assert options[0] == "--set"
-    points = write_space(tmp_path, override, "name=wider", options[1]).start_points()
+    points = write_space(tmp_path, override, "name=wider", options[1]).initial_points()
     assert len(points) == 3
     assert points[0] == {name: value for name, value in best.items() if name in points[0]}
     assert points[0]["lr"] == best["lr"]

@@ -15,14 +15,14 @@ from xraytune.search.view import StudyWatcher, TrialView, seconds_left, status
 
 @pytest.mark.slow
 def test_a_look_shows_each_trial_as_it_stands(study: StudyFolder) -> None:
-    director = direct(study)
+    controller = direct(study)
     watcher = StudyWatcher(study)
     for _ in range(4):
-        director.next()
-    director.hear(0, epoch(1, 0.9))
-    director.hear(0, ended(0.9, epochs=1))
-    director.hear(1, epoch(1, 0.5))
-    director.hear(2, {"failed": "weights are missing", "cause": "settings"})
+        controller.next()
+    controller.on_result(0, epoch(1, 0.9))
+    controller.on_result(0, ended(0.9, epochs=1))
+    controller.on_result(1, epoch(1, 0.5))
+    controller.on_result(2, {"failed": "weights are missing", "cause": "settings"})
     ProgressFile(study.trial_path(3))("GAN", 100, 200)
 
     with locked(study):
@@ -46,8 +46,8 @@ def test_what_a_trial_is_busy_with_may_have_any_name(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_looking_writes_nothing(study: StudyFolder) -> None:
     """A reader beside a running search must not touch its journal."""
-    director = direct(study)
-    director.next()
+    controller = direct(study)
+    controller.next()
     before = {path: path.read_bytes() for path in study.path.rglob("*") if path.is_file()}
 
     StudyWatcher(study).look()
@@ -57,8 +57,8 @@ def test_looking_writes_nothing(study: StudyFolder) -> None:
 
 
 def test_a_stopped_search_shows_its_unfinished_trials(study: StudyFolder) -> None:
-    director = direct(study)
-    director.next()
+    controller = direct(study)
+    controller.next()
 
     (trial,) = StudyWatcher(study).look().trials
 
@@ -66,9 +66,9 @@ def test_a_stopped_search_shows_its_unfinished_trials(study: StudyFolder) -> Non
 
 
 def test_while_a_study_is_confirmed_no_time_is_counted_and_no_trial_runs(study: StudyFolder) -> None:
-    director = direct(study)
-    director.next()
-    director.close()
+    controller = direct(study)
+    controller.next()
+    controller.close()
     wall = study.path / "wall.json"
     os.utime(wall, (0, 0))
     before = StudyWatcher(study).look()
@@ -83,10 +83,10 @@ def test_while_a_study_is_confirmed_no_time_is_counted_and_no_trial_runs(study: 
 @pytest.mark.slow
 def test_the_time_left_goes_by_the_pace_so_far(study: StudyFolder) -> None:
     """GANs that were trained on the way are part of the pace."""
-    director = direct(study, "budget.trials=6")
+    controller = direct(study, "budget.trials=6")
     for number in range(2):
-        director.next()
-        director.hear(number, ended(0.9))
+        controller.next()
+        controller.on_result(number, ended(0.9))
     (study.path / "wall.json").write_text('{"version": 1, "seconds": 100.0}', encoding="utf-8")
 
     with locked(study):
@@ -99,10 +99,10 @@ def test_the_time_left_goes_by_the_pace_so_far(study: StudyFolder) -> None:
 @pytest.mark.slow
 def test_a_search_with_a_larger_budget_than_its_first_start_s_is_shown_with_it(study: StudyFolder) -> None:
     """The study has 6; who does not know of the new budget at least sees what was begun."""
-    director = direct(study, "budget.trials=9")
+    controller = direct(study, "budget.trials=9")
     for number in range(8):
-        director.next()
-        director.hear(number, ended(0.9))
+        controller.next()
+        controller.on_result(number, ended(0.9))
     (study.path / "wall.json").write_text('{"version": 1, "seconds": 100.0}', encoding="utf-8")
 
     with locked(study):

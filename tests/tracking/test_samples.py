@@ -5,7 +5,7 @@ import pytest
 
 from xraytune.config.settings import Parameters
 from xraytune.mix.plan import plan_mix
-from xraytune.pipeline.album import Album, ImageGroup
+from xraytune.pipeline.training_set import ImageSource, TrainingSet
 from xraytune.tracking.samples import sample_grid
 
 SIDE = 8
@@ -13,24 +13,24 @@ PITCH = SIDE + 2
 WHITE = 255
 
 
-def group(name: str, greys: list[int], labels: list[int], side: int = SIDE) -> ImageGroup:
+def group(name: str, greys: list[int], labels: list[int], side: int = SIDE) -> ImageSource:
     """Images of one grey each, stored in reverse, so that rows and places differ."""
     pixels = np.stack([np.full((side, side), grey, dtype=np.uint8) for grey in reversed(greys)])
     rows = np.arange(len(greys))[::-1]
-    return ImageGroup(name=name, pixels=pixels, rows=rows, labels=np.array(labels), inputs={})
+    return ImageSource(name=name, pixels=pixels, rows=rows, labels=np.array(labels), inputs={})
 
 
-def album(extra_groups: tuple[ImageGroup, ...], extra: list[int], ratio: float) -> Album:
+def training_set(extra_groups: tuple[ImageSource, ...], extra: list[int], ratio: float) -> TrainingSet:
     real = group("real", [10, 20, 11, 21, 12], [0, 1, 0, 1, 0])
     parameters = Parameters.model_validate(
         {"source": "duplicate" if ratio else "none", "synthetic_ratio": ratio, "backbone": "resnet18"}
     )
     labels = np.concatenate([part.labels for part in (real, *extra_groups)])
     plan = plan_mix([3, 2], parameters)
-    return Album(groups=(real, *extra_groups), labels=labels, extra=np.array(extra, dtype=np.int64), plan=plan)
+    return TrainingSet(groups=(real, *extra_groups), labels=labels, extra=np.array(extra, dtype=np.int64), plan=plan)
 
 
-def greys(shown: Album, class_count: int = 2) -> list[list[int]]:
+def greys(shown: TrainingSet, class_count: int = 2) -> list[list[int]]:
     """The grey in the middle of each place of the grid of three and three."""
     sheet = np.asarray(sample_grid(shown, class_count, SIDE, each=3))
     assert sheet.shape == (class_count * PITCH + 2, 6 * PITCH + 2)
@@ -40,25 +40,25 @@ def greys(shown: Album, class_count: int = 2) -> list[list[int]]:
 def test_real_images_stand_left_and_extra_ones_right_in_a_row_for_each_class() -> None:
     made = group("gan", [110, 120, 111, 121], [0, 1, 0, 1])
 
-    shown = greys(album((made,), [7, 5, 6, 8], ratio=1.0))
+    shown = greys(training_set((made,), [7, 5, 6, 8], ratio=1.0))
 
     assert shown == [[10, 11, 12, 111, 110, WHITE], [20, 21, WHITE, 120, 121, WHITE]]
 
 
 def test_without_extra_images_their_side_is_white() -> None:
-    assert greys(album((), [], ratio=0.0)) == [[10, 11, 12] + [WHITE] * 3, [20, 21] + [WHITE] * 4]
+    assert greys(training_set((), [], ratio=0.0)) == [[10, 11, 12] + [WHITE] * 3, [20, 21] + [WHITE] * 4]
 
 
 def test_images_drawn_again_are_the_real_ones() -> None:
-    assert [row[3:] for row in greys(album((), [4, 4, 1], ratio=1.0))] == [[12, 12, WHITE], [20, WHITE, WHITE]]
+    assert [row[3:] for row in greys(training_set((), [4, 4, 1], ratio=1.0))] == [[12, 12, WHITE], [20, WHITE, WHITE]]
 
 
 @pytest.mark.parametrize("side", [4, 16])
 def test_images_of_another_size_are_brought_to_the_size_of_the_real_ones(side: int) -> None:
     made = group("gan", [110, 120], [0, 1], side=side)
 
-    assert [row[3] for row in greys(album((made,), [5, 6], ratio=1.0))] == [110, 120]
+    assert [row[3] for row in greys(training_set((made,), [5, 6], ratio=1.0))] == [110, 120]
 
 
 def test_a_class_without_images_has_a_white_row() -> None:
-    assert greys(album((), [], ratio=0.0), class_count=3)[2] == [WHITE] * 6
+    assert greys(training_set((), [], ratio=0.0), class_count=3)[2] == [WHITE] * 6

@@ -31,14 +31,14 @@ class InputFormat:
     Attributes:
         image_size_px: Side S of the network's images.
         resize: How an image file becomes square.
-        bandwidth_px: Side that every image is scaled through first, so that none has detail beyond it; None: none.
+        resolution_px: Side that every image is scaled through first, so that none has detail beyond it; None: none.
         mean: Of each input channel, for pixels in [0, 1].
         std: Of each input channel, for pixels in [0, 1].
     """
 
     image_size_px: int
     resize: Resize = "squash"
-    bandwidth_px: int | None
+    resolution_px: int | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
@@ -61,7 +61,7 @@ def input_format(experiment: Experiment, *, train_mean: float, train_std: float)
         if parameters.input_channels == 1:
             mean, std = (sum(mean) / 3,), (sum(std) / 3,)
     return InputFormat(
-        image_size_px=data.image_size, resize=data.resize, bandwidth_px=experiment.bandwidth_px, mean=mean, std=std
+        image_size_px=data.image_size, resize=data.resize, resolution_px=experiment.resolution_px, mean=mean, std=std
     )
 
 
@@ -80,7 +80,7 @@ def to_unit(pixels: Tensor, input_format: InputFormat) -> Tensor:
         float32 [B, 1, S, S], on the device of `pixels`.
     """
     size_px = input_format.image_size_px
-    band_px = min(size_px, input_format.bandwidth_px or size_px)
+    band_px = min(size_px, input_format.resolution_px or size_px)
     images = pixels[:, None].to(torch.float32)
     if max(images.shape[2:]) > band_px:
         images = F.interpolate(images, size=(band_px, band_px), mode="bilinear", antialias=True)

@@ -157,7 +157,7 @@ def show_forecast(forecast: Forecast) -> None:
     )
     title = "forecast: the most likely verdict on the test folder, from the scores on val-B"
     console.show(Frame(lines=(), tables=(Table(title=title, columns=columns, rows=rows),)))
-    console.say(forecast.in_words)
+    console.say(forecast.as_text)
 
 
 def _likeliest(chances: VerdictChances) -> Cell:

@@ -67,7 +67,7 @@ def show(found: Evaluation) -> None:
 def _remarks(found: Evaluation) -> list[Cell]:
     remarks = [Cell(f"left out: {image.file}: {image.reason}", "bad") for image in found.broken]
     if found.opened_test:
-        times = "the first time" if found.test_openings == 1 else f"{found.test_openings} times by now"
+        times = "the first time" if found.test_access == 1 else f"{found.test_access} times by now"
         remarks.append(Cell(f"the study's sealed test folder was opened, {times}; this is written down", "busy"))
     if found.known_patient_count:
         images, patients = found.known_patient_image_count, found.known_patient_count

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 def summary(
     config: Annotated[
-        Path, typer.Option("--config", metavar="FILE", help="The experiment, or a space and its first start_from line.")
+        Path,
+        typer.Option(
+            "--config", metavar="FILE", help="The experiment, or a space and its first points_to_evaluate line."
+        ),
     ],
     data: Data = None,
     overrides: Overrides = None,

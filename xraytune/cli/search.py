@@ -17,7 +17,7 @@ from xraytune.records import EpochRecord
 if TYPE_CHECKING:
     from xraytune.search.run import SearchSummary
     from xraytune.search.study import StudyFolder
-    from xraytune.search.work import Asked
+    from xraytune.search.work import TrialSuggestion
 
 
 def search(
@@ -63,7 +63,7 @@ def search(
 def show(summary: SearchSummary, *, next_step: bool = True) -> None:
     """Say what a search ended with, and how to go on."""
     from xraytune.config.fields import parameters_from
-    from xraytune.search.director import mix_label
+    from xraytune.search.controller import mix_label
 
     counts = ", ".join(f"{count} {status}" for status, count in summary.counts.items() if count)
     study = shown_path(summary.study)
@@ -121,12 +121,12 @@ class SearchScreen:
             )
         )
 
-    def began(self, asked: Asked) -> None:
+    def began(self, suggestion: TrialSuggestion) -> None:
         """A line in a log; a terminal shows it in the table."""
-        from xraytune.search.director import mix_label
+        from xraytune.search.controller import mix_label
 
         if not console.is_live():
-            console.event(f"#{asked.number} begins: {mix_label(asked.parameters)}")
+            console.event(f"#{suggestion.number} begins: {mix_label(suggestion.parameters)}")
 
     def epoch(self, number: int, record: EpochRecord) -> None:
         """Nothing: the table and the log's summary say it."""

@@ -22,7 +22,7 @@ def train(
         typer.Option(
             "--config",
             metavar="FILE",
-            help="A file in which nothing is left open, or a space and its first start_from line.",
+            help="A file in which nothing is left open, or a space and its first points_to_evaluate line.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="MODEL", help="The folder to make.")],

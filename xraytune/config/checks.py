@@ -20,9 +20,9 @@ from xraytune.config.document import Document, Problems
 from xraytune.config.domains import Choices, Value
 from xraytune.config.fields import RULES_READ, USED_ONLY_BY, parameter_fields, parameters_from
 from xraytune.config.grammar import ROOT, Declaration
+from xraytune.config.messages import explain, group_regex_refusal, nearest
 from xraytune.config.settings import Settings
 from xraytune.config.space import Condition, ParameterSpec, Point, corner_points, family_of
-from xraytune.config.words import explain, group_regex_refusal, nearest
 
 _EXPLAINED_COMBINATIONS = 20
 

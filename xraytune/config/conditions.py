@@ -10,9 +10,9 @@ from math import isfinite
 from xraytune.config.document import Document, KeyPath, Problems
 from xraytune.config.domains import Value
 from xraytune.config.fields import ParameterField, parameter_fields
+from xraytune.config.messages import nearest, shown
 from xraytune.config.resolved import absolute_path, is_path
 from xraytune.config.space import COMPARISONS, Condition
-from xraytune.config.words import nearest, shown
 from xraytune.records import Json
 
 

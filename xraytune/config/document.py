@@ -11,7 +11,7 @@ from xraytune.errors import ConfigError, Problem, SourceLine
 from xraytune.records import Json
 
 KeyPath: TypeAlias = tuple[str | int, ...]
-"""`("data", "split", "seed")`, `("start_from", 2, "lr")`."""
+"""`("data", "split", "seed")`, `("points_to_evaluate", 2, "lr")`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,5 +120,5 @@ class Problems:
 
 
 def dotted(path: KeyPath) -> str:
-    """`data.split.seed`, `start_from[2].lr`: a key path as people write it."""
+    """`data.split.seed`, `points_to_evaluate[2].lr`: a key path as people write it."""
     return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path).removeprefix(".")

@@ -18,21 +18,21 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from xraytune.config.domains import Value
+from xraytune.config.messages import explain
 from xraytune.config.settings import Model, Parameters
-from xraytune.config.words import explain
 from xraytune.records import Json
 
 BLOCKS = ("gan", "folder")
 
 USED_ONLY_BY: Mapping[str, Callable[[Value], bool]] = {
-    **dict.fromkeys(("synthetic_ratio", "balance", "matching"), lambda source: source != "none"),
+    **dict.fromkeys(("synthetic_ratio", "balance", "mixing"), lambda source: source != "none"),
     "gan": lambda source: source == "gan",
     "folder": lambda source: source == "folder",
 }
 """Whether a source uses a parameter or block; `Parameters` drops it for the others."""
 
 RULES_READ = (
-    ("source", "synthetic_ratio", "balance", "matching", "match_bandwidth", "folder.path", "batch_size"),
+    ("source", "synthetic_ratio", "balance", "mixing", "match_resolution", "folder.path", "batch_size"),
     ("backbone", "weights", "trainable"),
 )
 """The parameters that `Parameters` checks against each other, in groups that no rule joins."""

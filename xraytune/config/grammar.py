@@ -14,8 +14,8 @@ from xraytune.config.conditions import join_conditions, read_value, read_when
 from xraytune.config.document import Document, KeyPath, Problems
 from xraytune.config.domains import Choices, Domain, FloatRange, IntRange, Value
 from xraytune.config.fields import BLOCKS, ParameterField, parameter_fields
+from xraytune.config.messages import nearest, shown
 from xraytune.config.space import ParameterSpec
-from xraytune.config.words import nearest, shown
 from xraytune.records import Json
 
 ROOT: KeyPath = ("parameters",)

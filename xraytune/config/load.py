@@ -22,12 +22,12 @@ from xraytune.config.document import Problems
 from xraytune.config.domains import Choices, Value
 from xraytune.config.fields import EARLIER_VALUES, flat_values, stored_parameters
 from xraytune.config.grammar import read_parameters
+from xraytune.config.initial_points import initial_point, read_initial_points
 from xraytune.config.overrides import apply_overrides, apply_paths
 from xraytune.config.read_settings import read_settings
 from xraytune.config.resolved import absolute_path, is_path, parameters_content, relative_value, settings_content
 from xraytune.config.settings import Experiment, Settings
 from xraytune.config.space import Point, Space
-from xraytune.config.start import read_start_rows, start_point
 from xraytune.config.yaml_lines import read_document, write_yaml
 from xraytune.records import Json
 
@@ -63,10 +63,10 @@ def load_space(
     if unsaid is None:
         unsaid = EARLIER_VALUES if ("exported_from",) in document.places else {}
     specs = complete_specs(declared, unsaid, document, problems)
-    rows = read_start_rows(document, problems)
-    start_from: tuple[Point, ...] = ()
+    rows = read_initial_points(document, problems)
+    points_to_evaluate: tuple[Point, ...] = ()
     if specs and all(declaration.spec for declaration in declared.values()):
-        start_from = tuple(start_point(row, specs, document, problems) for row in rows)
+        points_to_evaluate = tuple(initial_point(row, specs, document, problems) for row in rows)
         refuse_equality_on_ranges(specs, declared, problems)
         if document.get(("sampler", "name")) == "grid":
             check_grid(specs, declared, problems)
@@ -75,7 +75,7 @@ def load_space(
             check_against_settings(specs, settings, declared, problems)
     problems.raise_all()
     assert settings is not None
-    return Space(settings=settings, specs=specs, start_from=start_from)
+    return Space(settings=settings, specs=specs, points_to_evaluate=points_to_evaluate)
 
 
 def experiment_to_yaml(experiment: Experiment, relative_to: Path, header: str = "") -> str:
@@ -101,8 +101,8 @@ def experiment_to_json(experiment: Experiment, relative_to: Path) -> dict[str, J
     """
     values = flat_values(experiment.parameters)
     parameters: dict[str, Json] = {name: relative_value(name, value, relative_to) for name, value in values.items()}
-    bandwidth_px = experiment.inherited_bandwidth_px
-    inherited: dict[str, Json] = {} if bandwidth_px is None else {"inherited_bandwidth_px": bandwidth_px}
+    resolution_px = experiment.inherited_resolution_px
+    inherited: dict[str, Json] = {} if resolution_px is None else {"inherited_resolution_px": resolution_px}
     return {"settings": settings_content(experiment.settings, relative_to), "parameters": parameters, **inherited}
 
 
@@ -133,5 +133,5 @@ def _experiment(content: dict[str, Any], relative_to: Path) -> Experiment:
     return Experiment(
         settings=Settings.model_validate_json(json.dumps(settings)),
         parameters=stored_parameters(point),
-        inherited_bandwidth_px=content.get("inherited_bandwidth_px"),
+        inherited_resolution_px=content.get("inherited_resolution_px"),
     )

@@ -13,9 +13,9 @@ from pathlib import Path
 from xraytune.config.document import Document, KeyPath, Place, Trap
 from xraytune.config.fields import BLOCKS, parameter_fields
 from xraytune.config.grammar import SPEC_KEYS, path_of
+from xraytune.config.messages import nearest
 from xraytune.config.read_settings import BESIDE_SETTINGS, dotted_settings
 from xraytune.config.settings import Settings
-from xraytune.config.words import nearest
 from xraytune.config.yaml_lines import parse_yaml
 from xraytune.errors import ConfigError, Problem
 

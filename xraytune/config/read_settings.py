@@ -13,11 +13,11 @@ from pydantic_core import ErrorDetails
 
 from xraytune.config.document import Document, KeyPath, Problems, dotted
 from xraytune.config.fields import parameter_fields
+from xraytune.config.messages import explain, nearest, shown
 from xraytune.config.resolved import absolute_path
 from xraytune.config.settings import OBJECTIVE_METRIC, Model, Settings
-from xraytune.config.words import explain, nearest, shown
 
-BESIDE_SETTINGS = ("parameters", "start_from")
+BESIDE_SETTINGS = ("parameters", "points_to_evaluate")
 PATHS: tuple[tuple[str, ...], ...] = (("data", "path"), ("weights_dir",), ("exported_from", "study"))
 
 _SWEEP_KEYS = {

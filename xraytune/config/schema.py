@@ -41,7 +41,7 @@ def space_schema() -> dict[str, Json]:
         **_object({**_outside_of_blocks(specs), **{block: _block(block, specs) for block in BLOCKS}, **specs}),
     }
     row = _object({**values, **{block: _object(_inside(block, values)) for block in BLOCKS}})
-    schema["properties"]["start_from"] = {
+    schema["properties"]["points_to_evaluate"] = {
         "description": "Trials to try first.",
         "type": "array",
         "items": row,

@@ -112,8 +112,8 @@ class Parameters(Model):
     synthetic_ratio: Annotated[float, Field(ge=0, le=100)] = 1.0
     """Extra images per real image; without a source it is 0."""
     balance: Literal["natural", "equal"] = "natural"
-    matching: Literal["real", "total"] = "real"
-    match_bandwidth: Literal["auto", "on", "off"] = "auto"
+    mixing: Literal["additive", "replace"] = "additive"
+    match_resolution: Literal["auto", "on", "off"] = "auto"
     """Whether all images are scaled through a smaller GAN's size; `on` is another word for `auto`."""
     gan: GanSettings | None = None
     folder: FolderSettings | None = None
@@ -148,7 +148,7 @@ class Parameters(Model):
         source = values.get("source", "none")
         kept = dict(values)
         if source == "none":
-            kept.update(synthetic_ratio=0.0, balance="natural", matching="real")
+            kept.update(synthetic_ratio=0.0, balance="natural", mixing="additive")
         if source == "gan":
             kept.setdefault("gan", {})
         else:
@@ -163,12 +163,12 @@ class Parameters(Model):
             raise ValueError("source: folder needs the folder of extra images; give folder.path")
         if self.source != "none" and self.synthetic_ratio == 0:
             raise ValueError("synthetic_ratio: 0 is source: none; give a ratio above 0")
-        if self.source == "duplicate" and self.matching == "total":
-            raise ValueError("source: duplicate with matching: total is source: none; use matching: real")
-        if self.balance == "equal" and self.match_bandwidth == "off":
+        if self.source == "duplicate" and self.mixing == "replace":
+            raise ValueError("source: duplicate with mixing: replace is source: none; use mixing: additive")
+        if self.balance == "equal" and self.match_resolution == "off":
             raise ValueError(
-                "balance: equal with match_bandwidth: off lets an extra image's missing detail hint at its class; "
-                "use match_bandwidth: auto"
+                "balance: equal with match_resolution: off lets an extra image's missing detail hint at its class; "
+                "use match_resolution: auto"
             )
         if self.weights == "imagenet" and not is_of_torchvision(self.backbone):
             raise ValueError(f"backbone: {self.backbone} has no ImageNet weights; set weights: none")
@@ -187,14 +187,14 @@ class Parameters(Model):
 
     @property
     def extra_per_step(self) -> int:
-        """Extra images in each optimiser step, half up: r·B, or with `matching: total` the share r/(1+r) of B."""
-        share = self.synthetic_ratio if self.matching == "real" else self.synthetic_ratio / (1 + self.synthetic_ratio)
+        """Extra images in each optimiser step, half up: r·B, or with `mixing: replace` the share r/(1+r) of B."""
+        share = self.synthetic_ratio if self.mixing == "additive" else self.synthetic_ratio / (1 + self.synthetic_ratio)
         return int(share * self.batch_size + 0.5)
 
     @property
     def real_per_step(self) -> int:
-        """Real images in each optimiser step: B, or with `matching: total` what the extra ones leave."""
-        return self.batch_size if self.matching == "real" else self.batch_size - self.extra_per_step
+        """Real images in each optimiser step: B, or with `mixing: replace` what the extra ones leave."""
+        return self.batch_size if self.mixing == "additive" else self.batch_size - self.extra_per_step
 
     @property
     def has_synthetic_images(self) -> bool:
@@ -347,7 +347,7 @@ class Experiment(Model):
 
     settings: Settings
     parameters: Parameters
-    inherited_bandwidth_px: Count | None = None
+    inherited_resolution_px: Count | None = None
     """The band of the GAN trial that this one is the matched control of."""
 
     def identity(self) -> dict[str, Json]:
@@ -356,11 +356,11 @@ class Experiment(Model):
         return {"settings": self.settings.identity(), **content}
 
     @property
-    def bandwidth_px(self) -> int | None:
+    def resolution_px(self) -> int | None:
         """The side that all images are scaled through, so that all have a GAN's sampling grid; None: as they are."""
         gan = self.parameters.gan
-        if self.inherited_bandwidth_px is not None:
-            return self.inherited_bandwidth_px
-        if gan is None or self.parameters.match_bandwidth == "off" or gan.image_size >= self.settings.data.image_size:
+        if self.inherited_resolution_px is not None:
+            return self.inherited_resolution_px
+        if gan is None or self.parameters.match_resolution == "off" or gan.image_size >= self.settings.data.image_size:
             return None
         return gan.image_size

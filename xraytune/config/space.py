@@ -103,12 +103,12 @@ class Space:
     Attributes:
         settings: Everything but the parameters; paths are absolute.
         specs: All parameters that can count, those that the file leaves to their defaults included, parents first.
-        start_from: Points to try first; the values of open parameters alone.
+        points_to_evaluate: Points to try first; the values of open parameters alone.
     """
 
     settings: Settings
     specs: tuple[ParameterSpec, ...]
-    start_from: tuple[Point, ...] = ()
+    points_to_evaluate: tuple[Point, ...] = ()
 
     @property
     def searched(self) -> tuple[str, ...]:
@@ -124,12 +124,12 @@ class Space:
         return parameters_from(point)
 
     def experiment(self) -> Experiment:
-        """The experiment of a space in which nothing is open, or that of the first line of its `start_from`.
+        """The experiment of a space in which nothing is open, or that of the first line of its `points_to_evaluate`.
 
         Raises:
             ConfigError: Something is open, and that line does not say what.
         """
-        start = self.start_from[0] if self.start_from else {}
+        start = self.points_to_evaluate[0] if self.points_to_evaluate else {}
         point: Point = {}
         still_open = []
         for spec in self.specs:
@@ -141,19 +141,19 @@ class Space:
                 still_open.append(spec.name)
         if still_open:
             what = f"still open: {', '.join(still_open)}"
-            fix = "choose first: xraytune export STUDY -o best.yaml, or say it in the first line of start_from"
+            fix = "choose first: xraytune export STUDY -o best.yaml, or say it in the first line of points_to_evaluate"
             raise ConfigError(Problem(what, self.settings.name, fix))
         return Experiment(settings=self.settings, parameters=parameters_from(point))
 
-    def start_points(self) -> tuple[Point, ...]:
-        """`start_from` as Optuna's `enqueue_trial` takes it: flat names, open parameters alone, each point once.
+    def initial_points(self) -> tuple[Point, ...]:
+        """`points_to_evaluate` as Optuna's `enqueue_trial` takes it: flat names, open parameters alone, each point once.
 
         Lines that differ in a parameter which an override has fixed are one point.
         """
-        points = [dict(point) for point in self.start_from]
+        points = [dict(point) for point in self.points_to_evaluate]
         return tuple(point for place, point in enumerate(points) if point not in points[:place])
 
-    def nearest_start(self, values: Point) -> Point:
+    def nearest_initial_point(self, values: Point) -> Point:
         """What of a trial's settings, maybe of another space, this one can begin with: its open parameters."""
         known: Point = {}
         for spec in self.specs:
@@ -179,8 +179,8 @@ class Space:
         return ({name: value for name, value in point.items() if name in searched} for point in points)
 
     def points(self) -> tuple[Point, ...]:
-        """What the first trials are, by their numbers: `start_points`; of a grid every point, those like them first."""
-        starts = self.start_points()
+        """What the first trials are, by their numbers: `initial_points`; of a grid every point, those like them first."""
+        starts = self.initial_points()
         if not self._is_grid:
             return starts
         grid = list(self.grid())
@@ -219,7 +219,7 @@ class Space:
         return {
             **self.settings.identity(),
             "parameters": parameters,
-            "start_from": [dict(point) for point in self.start_from],
+            "points_to_evaluate": [dict(point) for point in self.points_to_evaluate],
         }
 
     def to_yaml(self, relative_to: Path) -> str:
@@ -230,10 +230,10 @@ class Space:
         """
         content = settings_content(self.settings, relative_to)
         content["parameters"] = parameters_content({spec.name: spec.spec() for spec in self.specs}, relative_to)
-        if self.start_from:
-            content["start_from"] = [
+        if self.points_to_evaluate:
+            content["points_to_evaluate"] = [
                 {name: relative_value(name, value, relative_to) for name, value in point.items()}
-                for point in self.start_from
+                for point in self.points_to_evaluate
             ]
         return write_yaml(content)
 

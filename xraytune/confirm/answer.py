@@ -1,6 +1,6 @@
 """From the scores of all runs to the answer: every comparison with its interval, the verdicts, the response to the ratio.
 
-Pure arithmetic on AUROCs and patients' influences; what is asked of it here was decided in the plan.
+Pure arithmetic on AUROCs and patients' components; what is asked of it here was decided in the plan.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from xraytune.confirm.verdict import (
     overall,
 )
 from xraytune.metrics.classification import Floats, Labels
-from xraytune.metrics.placements import PatientInfluences, effective_patients, patient_influences
+from xraytune.metrics.placements import StructuralComponents, effective_patients, structural_components
 
 ArmScores = Callable[[str], Floats]
 """From an arm's name to its probabilities, float64 [G, K, N, C]."""
@@ -143,7 +143,7 @@ class RatioPoint:
         gain: Over the ratio 0.
         low: Lower end of the 95 % interval of the gain.
         high: Upper end of it.
-        duplicate: The same with as many repeated real images; None at 0 and with `matching: total`.
+        duplicate: The same with as many repeated real images; None at 0 and with `mixing: replace`.
         over_duplicate: Gain of the finalist over these duplicates; None if there are none.
     """
 
@@ -239,7 +239,7 @@ def ratio_response(plan: Plan, judged: Judged, scores: ArmScores) -> tuple[Ratio
     return tuple(sorted(points, key=lambda point: point.ratio))
 
 
-def _gain(one: PatientInfluences, other: PatientInfluences) -> Gain:
+def _gain(one: StructuralComponents, other: StructuralComponents) -> Gain:
     interval = _compared(one, other).interval
     return Gain(gain=interval.difference, low=interval.low, high=interval.high)
 
@@ -250,12 +250,12 @@ def controls_of(plan: Plan, finalist: Arm) -> Sequence[Arm]:
 
 
 def likeness(control: Arm, finalist: Arm) -> frozenset[Likeness]:
-    """Return how a control compares with a finalist; with `matching: total`, `none` also has as many images per step."""
+    """Return how a control compares with a finalist; with `mixing: replace`, `none` also has as many images per step."""
     if control.role != "matched":
         return frozenset()
     if control.parameters.source == "duplicate":
         return frozenset({"as many images a step"})
-    if finalist.parameters.matching == "total":
+    if finalist.parameters.mixing == "replace":
         return frozenset({"no synthetic images", "as many images a step"})
     return frozenset({"no synthetic images"})
 
@@ -272,29 +272,29 @@ def _is_matched_none(arm: Arm) -> bool:
     return arm.role == "matched" and arm.parameters.source == "none"
 
 
-def _measure(judged: Judged, probabilities: Floats) -> PatientInfluences:
-    """AUROCs [G, K] and influences [G, K, P] of an arm's probabilities [G, K, N, C]."""
+def _measure(judged: Judged, probabilities: Floats) -> StructuralComponents:
+    """AUROCs [G, K] and components [G, K, P] of an arm's probabilities [G, K, N, C]."""
     gan_seeds, classifier_seeds, images, classes = probabilities.shape
     flat = probabilities.reshape(gan_seeds * classifier_seeds, images, classes)
-    found = patient_influences(judged.labels, flat, judged.patients, positive=judged.positive)
+    found = structural_components(judged.labels, flat, judged.patients, positive=judged.positive)
     shape = (gan_seeds, classifier_seeds)
-    return replace(found, aurocs=found.aurocs.reshape(shape), influences=found.influences.reshape(*shape, -1))
+    return replace(found, aurocs=found.aurocs.reshape(shape), components=found.components.reshape(*shape, -1))
 
 
-def _stacked(arms: Sequence[PatientInfluences]) -> tuple[Floats, Floats]:
-    return np.stack([arm.aurocs for arm in arms]), np.stack([arm.influences for arm in arms])
+def _stacked(arms: Sequence[StructuralComponents]) -> tuple[Floats, Floats]:
+    return np.stack([arm.aurocs for arm in arms]), np.stack([arm.components for arm in arms])
 
 
-def _compared(one: PatientInfluences, other: PatientInfluences) -> Comparison:
+def _compared(one: StructuralComponents, other: StructuralComponents) -> Comparison:
     return compare(*_stacked([one, other]), effective_patients=one.effective_patients)
 
 
-def _spread(arms: Sequence[PatientInfluences]) -> Spread:
+def _spread(arms: Sequence[StructuralComponents]) -> Spread:
     return measure_spread(*_stacked(arms), effective_patients=arms[0].effective_patients)
 
 
 def _against(
-    finalist: PatientInfluences, other: PatientInfluences, control: Arm, *, rope: float, seed: int
+    finalist: StructuralComponents, other: StructuralComponents, control: Arm, *, rope: float, seed: int
 ) -> ControlResult:
     comparison, spread = _compared(finalist, other), _spread([finalist, other])
     design = Design(effective_patients=finalist.effective_patients, gan_seeds=len(finalist.aurocs), auroc=spread.auroc)
@@ -309,7 +309,7 @@ def _against(
 
 
 def _larger_designs(
-    finalist: Arm, results: Sequence[ControlResult], measured: Mapping[str, PatientInfluences], rope: float
+    finalist: Arm, results: Sequence[ControlResult], measured: Mapping[str, StructuralComponents], rope: float
 ) -> tuple[VerdictChances, ...]:
     own = measured[finalist.name]
     spread = _spread([own, *(measured[result.control.name] for result in results)])

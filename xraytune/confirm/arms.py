@@ -22,7 +22,7 @@ from xraytune.config.fields import flat_values, parameters_from
 from xraytune.config.settings import Parameters
 from xraytune.config.space import Space
 from xraytune.errors import Problem, StudyError
-from xraytune.search.draws import random_draws
+from xraytune.search.draws import random_parameters
 from xraytune.seeding import derive_seed
 
 Role = Literal["finalist", "matched", "tuned", "ratio"]
@@ -98,7 +98,7 @@ class Arm:
         name: Such as `gan #12`, `none, matched to #12`, `tuned classical #3`.
         role: What it is for.
         parameters: What is trained.
-        bandwidth_px: Inherited from the finalist by its matched controls; None: its own.
+        resolution_px: Inherited from the finalist by its matched controls; None: its own.
         trial: The trial whose settings these are, or, of a matched control, its finalist's.
     """
 
@@ -106,7 +106,7 @@ class Arm:
     role: Role
     parameters: Parameters
     trial: str
-    bandwidth_px: int | None = None
+    resolution_px: int | None = None
 
 
 def to_be_finished(trials: Trials, is_wanted: Callable[[Parameters], bool], count: int) -> tuple[Stopped, ...]:
@@ -157,15 +157,15 @@ def finalist_arm(finalist: Candidate) -> Arm:
     return Arm(name=f"{parameters.arm} {finalist.name}", role="finalist", parameters=parameters, trial=finalist.name)
 
 
-def matched_control(finalist: Candidate, source: str, bandwidth_px: int | None) -> Arm | None:
+def matched_control(finalist: Candidate, source: str, resolution_px: int | None) -> Arm | None:
     """The finalist with another source of extra images; None where the two do not go together.
 
-    `duplicate` with `matching: total` would be `none`, which is compared anyway.
+    `duplicate` with `mixing: replace` would be `none`, which is compared anyway.
 
     Args:
         finalist: The finalist.
         source: `none` or `duplicate`.
-        bandwidth_px: The finalist's band, which its controls inherit.
+        resolution_px: The finalist's band, which its controls inherit.
     """
     values = {name: value for name, value in flat_values(finalist.parameters).items() if "." not in name}
     try:
@@ -173,7 +173,7 @@ def matched_control(finalist: Candidate, source: str, bandwidth_px: int | None) 
     except ValidationError:
         return None
     name = f"{source}, matched to {finalist.name}"
-    return Arm(name=name, role="matched", parameters=parameters, trial=finalist.name, bandwidth_px=bandwidth_px)
+    return Arm(name=name, role="matched", parameters=parameters, trial=finalist.name, resolution_px=resolution_px)
 
 
 def is_of(parameters: Parameters, control: str) -> bool:
@@ -209,7 +209,7 @@ def draw_control(space: Space, control: str, count: int, known: Iterable[Paramet
     seen = list(known)
     drawn: list[Parameters] = []
     seed = derive_seed(space.settings.seed, "confirm", "top up", control) % 2**32
-    for parameters in islice(random_draws(space, seed), _DRAWS):
+    for parameters in islice(random_parameters(space, seed), _DRAWS):
         if is_of(parameters, control) and parameters not in seen:
             seen.append(parameters)
             drawn.append(parameters)
@@ -227,10 +227,10 @@ def tuned_control(trials: Iterable[Candidate], control: str) -> Arm | None:
     return Arm(name=name, role="tuned", parameters=best.parameters, trial=best.name)
 
 
-def ratio_arms(finalist: Candidate, bandwidth_px: int | None) -> tuple[Arm, ...]:
+def ratio_arms(finalist: Candidate, resolution_px: int | None) -> tuple[Arm, ...]:
     """The finalist at other ratios, and beside it at each ratio, its own too, the same with `source: duplicate`.
 
-    Its matched control without extra images is the ratio 0. With `matching: total` there are no duplicates.
+    Its matched control without extra images is the ratio 0. With `mixing: replace` there are no duplicates.
     """
     own, arms = finalist.parameters.synthetic_ratio, []
     for ratio in sorted({own, *RESPONSE_RATIOS}):
@@ -241,8 +241,8 @@ def ratio_arms(finalist: Candidate, bandwidth_px: int | None) -> tuple[Arm, ...]
         at_ratio = replace(finalist, parameters=parameters)
         if ratio != own:
             arms.append(
-                replace(finalist_arm(at_ratio), name=f"r={ratio:g}, as {finalist.name}", bandwidth_px=bandwidth_px)
+                replace(finalist_arm(at_ratio), name=f"r={ratio:g}, as {finalist.name}", resolution_px=resolution_px)
             )
-        if duplicate := matched_control(at_ratio, "duplicate", bandwidth_px):
+        if duplicate := matched_control(at_ratio, "duplicate", resolution_px):
             arms.append(replace(duplicate, name=f"duplicate r={ratio:g}, as {finalist.name}"))
     return tuple(replace(arm, role="ratio") for arm in arms)

@@ -1,6 +1,6 @@
 """The AUROC difference of two arms, with an interval over other patients and other seeds at once.
 
-Takes the AUROCs of two arms' replicates (GAN seeds, classifier seeds nested in them) and the patients' influences on them,
+Takes the AUROCs of two arms' replicates (GAN seeds, classifier seeds nested in them) and the patients' components on them,
 gives the difference with its intervals and what its variance is made of. Five seeds are few and a thousand images are
 few, and the two errors are of the same size here; an interval over one of them alone would be too narrow.
 
@@ -124,39 +124,39 @@ class Comparison:
     components: VarianceComponents
 
 
-def compare(aurocs: Floats, influences: Floats, *, effective_patients: float) -> Comparison:
+def compare(aurocs: Floats, components: Floats, *, effective_patients: float) -> Comparison:
     """Compare arm 0 with arm 1.
 
     Classifier seeds are averaged within their GAN seed. Swapping the arms only changes the signs, up to rounding.
 
     Args:
         aurocs: float64 [2, G, K]: arm, GAN seed, classifier seed; G >= 2.
-        influences: float64 [2, G, K, P], as `patient_influences` has them, on the same P patients throughout.
-        effective_patients: As `patient_influences` has it.
+        components: float64 [2, G, K, P], as `structural_components` has them, on the same P patients throughout.
+        effective_patients: As `structural_components` has it.
 
     Raises:
         ConfigError: A single GAN seed.
     """
-    evidence = gather(aurocs, influences, effective_patients=effective_patients)
+    evidence = gather(aurocs, components, effective_patients=effective_patients)
     means = aurocs.mean(axis=(1, 2))
     return Comparison(
         interval=score_interval(evidence),
         evidence=evidence,
         aurocs=(float(means[0]), float(means[1])),
-        patients=influences.shape[3],
-        classifier_seeds=influences.shape[2],
-        components=_variance_components(aurocs[0] - aurocs[1], influences[0] - influences[1]),
+        patients=components.shape[3],
+        classifier_seeds=components.shape[2],
+        components=_variance_components(aurocs[0] - aurocs[1], components[0] - components[1]),
     )
 
 
-def gather(aurocs: Floats, influences: Floats, *, effective_patients: float) -> Evidence:
+def gather(aurocs: Floats, components: Floats, *, effective_patients: float) -> Evidence:
     """Compute the evidence that `compare` tests; same arguments and exceptions."""
     gan_seeds = aurocs.shape[1]
     if gan_seeds < 2:
         what = "confirm.gan_seeds: one seed cannot separate chance from an effect"
         raise ConfigError(Problem(what, fix="use at least 4, better 5"))
     # Differences first: they are exactly opposite for swapped arms.
-    of_gan, influences_of_gan = (aurocs[0] - aurocs[1]).mean(axis=1), (influences[0] - influences[1]).mean(axis=1)
+    of_gan, influences_of_gan = (aurocs[0] - aurocs[1]).mean(axis=1), (components[0] - components[1]).mean(axis=1)
     return Evidence(
         difference=float(of_gan.mean()),
         mean_auroc=float(aurocs.mean()),
@@ -286,7 +286,7 @@ def degrees_of_freedom(mean_square: ArrayLike, denominator: ArrayLike, readers: 
 
 
 def _variance_components(gaps: Floats, gap_influences: Floats) -> VarianceComponents:
-    """Of differences [G, K] and their influences [G, K, P], by the method of moments.
+    """Of differences [G, K] and their components [G, K, P], by the method of moments.
 
     With K = 1 classifier seeds cannot be told from GAN seeds; the GAN seeds' components hold both.
     """

@@ -60,7 +60,7 @@ class Design:
     """The size of a possible test.
 
     Attributes:
-        effective_patients: In the test folder, as `patient_influences` counts them.
+        effective_patients: In the test folder, as `structural_components` counts them.
         gan_seeds: At least 2.
         auroc: Of all arms, on the test folder.
     """
@@ -129,7 +129,7 @@ class Forecast:
         return tuple(one for one in self.chances if one.design.auroc == auroc and one.design.gan_seeds == gan_seeds)
 
     @property
-    def in_words(self) -> str:
+    def as_text(self) -> str:
         """The most probable verdict if the images make no difference, and the effect of more GAN seeds on it."""
         none, *more = (one for one in self.chances if one.design.auroc == self.val_b_auroc and not one.true_difference)
         word, chance = none.likeliest
@@ -148,16 +148,16 @@ class Forecast:
         }
 
 
-def measure_spread(aurocs: Floats, influences: Floats, *, effective_patients: float) -> Spread:
+def measure_spread(aurocs: Floats, components: Floats, *, effective_patients: float) -> Spread:
     """Estimate the spread from the scores of one set of images.
 
     Args:
         aurocs: float64 [1 + M, G, K]: the finalist first, then its controls; G >= 2.
-        influences: float64 [1 + M, G, K, P], as `patient_influences` has them.
-        effective_patients: As `patient_influences` has it.
+        components: float64 [1 + M, G, K, P], as `structural_components` has them.
+        effective_patients: As `structural_components` has it.
     """
     gaps = (aurocs[:1] - aurocs[1:]).mean(axis=2)
-    of_patients = (influences[:1] - influences[1:]).mean(axis=2)
+    of_patients = (components[:1] - components[1:]).mean(axis=2)
     seeds = gaps.shape[1]
     total = of_patients.sum(axis=1)
     within = np.einsum("agp,bgp->ab", of_patients, of_patients)
@@ -173,7 +173,7 @@ def measure_spread(aurocs: Floats, influences: Floats, *, effective_patients: fl
         patients=across * effective_patients,
         seeds=_common_and_own(np.atleast_2d(np.cov(gaps)) - by_patients),
         seeds_by_patients=_common_and_own(by_patients * effective_patients),
-        level=float((influences.mean(axis=(0, 1, 2)) ** 2).sum()) * effective_patients,
+        level=float((components.mean(axis=(0, 1, 2)) ** 2).sum()) * effective_patients,
         roughness=roughness * effective_patients,
     )
 
@@ -191,7 +191,7 @@ def verdict_chances(
         true_difference: In AUROC.
     """
     tests = _drawn(spread, design, rope=rope, true_difference=true_difference)
-    words = count_words(tests, likenesses)
+    words = count_verdicts(tests, likenesses)
     return VerdictChances(
         design=design,
         true_difference=true_difference,
@@ -202,7 +202,7 @@ def verdict_chances(
     )
 
 
-def count_words(tests: PairTests, likenesses: Sequence[frozenset[Likeness]]) -> Counter[Overall]:
+def count_verdicts(tests: PairTests, likenesses: Sequence[frozenset[Likeness]]) -> Counter[Overall]:
     """Count the studies by verdict; those with the same test outcomes are judged once.
 
     Args:

@@ -107,7 +107,7 @@ def write_plan(plan: Plan, folder: Path) -> None:
             "name": arm.name,
             "role": arm.role,
             "trial": arm.trial,
-            "bandwidth_px": arm.bandwidth_px,
+            "resolution_px": arm.resolution_px,
             "parameters": {
                 name: relative_value(name, value, folder) for name, value in flat_values(arm.parameters).items()
             },
@@ -132,7 +132,7 @@ class _StoredArm(Model):
     name: str
     role: Role
     trial: str
-    bandwidth_px: int | None
+    resolution_px: int | None
     parameters: dict[str, Value]
 
     def arm(self, folder: Path) -> Arm:
@@ -145,7 +145,7 @@ class _StoredArm(Model):
             role=self.role,
             parameters=stored_parameters(values),
             trial=self.trial,
-            bandwidth_px=self.bandwidth_px,
+            resolution_px=self.resolution_px,
         )
 
 

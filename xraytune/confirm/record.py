@@ -177,16 +177,16 @@ def _what_would_decide(finalist: FinalistResult) -> str:
         if none.no_better >= _DECIDES and gain.helps >= _DECIDES:
             return (
                 f" A study with {none.design.effective_patients / own.effective_patients:g} times the test patients and "
-                f"{none.design.gan_seeds} GAN seeds would be conclusive: {_in_words(none, gain)}."
+                f"{none.design.gan_seeds} GAN seeds would be conclusive: {_as_text(none, gain)}."
             )
     return (
         " Even the largest design considered would often be inconclusive "
         f"({chances[-1].design.effective_patients / own.effective_patients:g} times the test patients, "
-        f"{chances[-1].design.gan_seeds} GAN seeds: {_in_words(*chances[-2:])})."
+        f"{chances[-1].design.gan_seeds} GAN seeds: {_as_text(*chances[-2:])})."
     )
 
 
-def _in_words(none: VerdictChances, gain: VerdictChances) -> str:
+def _as_text(none: VerdictChances, gain: VerdictChances) -> str:
     return (
         f"no_better with a probability of {none.no_better:.0%} if the images make no difference, helps "
         f"with {gain.helps:.0%} if they add {gain.true_difference:g}"
@@ -199,11 +199,11 @@ def methods_paragraph(confirmation: Confirmation) -> str:
     notes = f" Notes: {'; '.join(confirmation.notes)}." if confirmation.notes else ""
     return (
         "Methods. Configurations were searched on one validation part (val-A) and finalists chosen on another (val-B), both "
-        f"split from the training images by patient. Each finalist was compared with {_controls_in_words(confirmation)}. "
+        f"split from the training images by patient. Each finalist was compared with {_controls_as_text(confirmation)}. "
         f"Every arm was trained {replicates} times, with {confirmation.gan_seeds} GAN seeds and "
         f"{confirmation.classifier_seeds} classifier seeds nested in them, none of which the search had used, for the same "
         "number of optimiser steps, on the same stream of real images in each replicate; the epoch with the best val-A "
-        f"AUROC was kept. {_opening_in_words(confirmation)} Differences in AUROC have 95 % intervals for "
+        f"AUROC was kept. {_access_as_text(confirmation)} Differences in AUROC have 95 % intervals for "
         "random seeds and random patients (Obuchowski-Rockette model, GAN seeds as readers; DeLong covariances clustered "
         "by patient; score intervals with the patient variance at the difference tested, Satterthwaite's degrees of "
         "freedom). A finalist helps if it is better than every control, and hurts if it is worse than its matched controls "
@@ -213,7 +213,7 @@ def methods_paragraph(confirmation: Confirmation) -> str:
     )
 
 
-def _controls_in_words(confirmation: Confirmation) -> str:
+def _controls_as_text(confirmation: Confirmation) -> str:
     controls = [result.control for finalist in confirmation.finalists for result in finalist.results]
     matched = {arm.parameters.source for arm in controls if arm.role == "matched"}
     tuned = sorted({arm.parameters.arm for arm in controls if arm.role == "tuned"})
@@ -232,7 +232,7 @@ def _controls_in_words(confirmation: Confirmation) -> str:
     return " and with ".join(said)
 
 
-def _opening_in_words(confirmation: Confirmation) -> str:
+def _access_as_text(confirmation: Confirmation) -> str:
     if confirmation.exploratory:
         return f"The analysis is exploratory: {' and '.join(confirmation.exploratory)}."
     return "The test images were opened once, after all training."

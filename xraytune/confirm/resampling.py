@@ -30,17 +30,17 @@ class BootstrapInterval:
     high: float
 
 
-def bootstrap_interval(aurocs: Floats, influences: Floats, *, replicates: int = 10_000, seed: int) -> BootstrapInterval:
+def bootstrap_interval(aurocs: Floats, components: Floats, *, replicates: int = 10_000, seed: int) -> BootstrapInterval:
     """Draw patients, and GAN seeds with all of their classifier seeds; both arms have the same draw.
 
     Drawing classifier seeds once more within a drawn GAN seed would count their variance twice.
 
-    An AUROC on drawn patients is taken as the AUROC plus the drawn patients' influences, which is its first-order term; so
+    An AUROC on drawn patients is taken as the AUROC plus the drawn patients' components, which is its first-order term; so
     nothing is ranked again.
 
     Args:
         aurocs: float64 [2, G, K].
-        influences: float64 [2, G, K, P].
+        components: float64 [2, G, K, P].
         replicates: Number of resamples.
         seed: Same seed, same interval.
 
@@ -48,7 +48,7 @@ def bootstrap_interval(aurocs: Floats, influences: Floats, *, replicates: int = 
     seeds: Owen 2007, "The pigeonhole bootstrap".
     """
     generator = numpy_generator(seed, "confirm-bootstrap")
-    gaps, gap_influences = (aurocs[0] - aurocs[1]).mean(axis=1), (influences[0] - influences[1]).mean(axis=1)
+    gaps, gap_influences = (aurocs[0] - aurocs[1]).mean(axis=1), (components[0] - components[1]).mean(axis=1)
     drawn: list[Floats] = []
     for start in range(0, replicates, _REPLICATES_AT_ONCE):
         count = min(_REPLICATES_AT_ONCE, replicates - start)
@@ -58,7 +58,7 @@ def bootstrap_interval(aurocs: Floats, influences: Floats, *, replicates: int = 
 
 
 def _differences(generator: np.random.Generator, gaps: Floats, gap_influences: Floats, count: int) -> Floats:
-    """Resampled means of GAN seeds' differences [G] with influences [G, P]: [count]."""
+    """Resampled means of GAN seeds' differences [G] with components [G, P]: [count]."""
     gan_seeds, patients = gap_influences.shape
     extra_copies = generator.multinomial(patients, np.full(patients, 1 / patients), size=count) - 1.0
     resampled = gaps + extra_copies @ gap_influences.T

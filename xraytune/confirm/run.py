@@ -25,16 +25,23 @@ from xraytune.confirm.test_images import SealedTest, find_test, open_test, requi
 from xraytune.confirm.training import ConfirmObserver, Quiet, Training
 from xraytune.files import require_writable, write_json
 from xraytune.metrics.classification import Floats
-from xraytune.pipeline.album import ImageGroup, side_group
 from xraytune.pipeline.prepare import require_pixels
+from xraytune.pipeline.training_set import ImageSource, side_images
 from xraytune.records import Compute, Json, Progress, ignore_progress
 from xraytune.search.inputs import inputs_of_trials, read_inputs, require_same_inputs
 from xraytune.search.journal import Journal
-from xraytune.search.openings import OPENINGS_FILE, last_opening, openings, openings_before, study_logs, write_opening
 from xraytune.search.rungs import rungs_of
 from xraytune.search.runner import Runner, survey
 from xraytune.search.slots import resolved
 from xraytune.search.study import StudyFolder, environment, locked, named
+from xraytune.search.test_access import (
+    TEST_ACCESS_FILE,
+    accesses,
+    accesses_before,
+    last_access,
+    log_test_access,
+    study_logs,
+)
 
 FEWEST_GAN_SEEDS = 4
 """With fewer seeds the 95 % interval covers only 90 to 96 %."""
@@ -122,14 +129,14 @@ def confirm(
             runner=runner,
             observer=observer,
         )
-        log = folder.path / OPENINGS_FILE
+        log = folder.path / TEST_ACCESS_FILE
         if has_any_scores(training.runs_folder, TEST):
             require_scored_test(sealed, log)
-        known = openings(folder.path, sealed.fingerprint)
+        known = accesses(folder.path, sealed.fingerprint)
         with runner:
             seeds = gan_seeds or space.settings.confirm.gan_seeds
             rungs = rungs_of(space.settings, journal.reports())
-            plan = training.train(searched, rungs, finalists=count, gan_seeds=seeds, earlier_openings=known)
+            plan = training.train(searched, rungs, finalists=count, gan_seeds=seeds, earlier_accesses=known)
         confirmation = _judge(training, plan, sealed, reason, on_progress)
         write_verdict(training.runs_folder.path, confirmation)
         return confirmation
@@ -146,7 +153,7 @@ def _judge(training: Training, plan: Plan, sealed: SealedTest, reason: str, on_p
     )
     compute = scoring_compute(folder, training.compute, is_complete=is_complete)
     pin(compute)
-    _score(training, compute, VAL_B, every, side_group(VAL_B, side, prepared, training.cache), on_progress)
+    _score(training, compute, VAL_B, every, side_images(VAL_B, side, prepared, training.cache), on_progress)
     test = Judged(
         labels=np.array([image.label for image in sealed.images], dtype=np.int64),
         patients=tuple(image.patient for image in sealed.images),
@@ -159,10 +166,10 @@ def _judge(training: Training, plan: Plan, sealed: SealedTest, reason: str, on_p
     training.observer.forecast(forecast, is_open=has_any_scores(folder, TEST))
     if not all(has_scores(folder, number, TEST) for number in of_test):
         look = {"fingerprint": sealed.fingerprint, "order": sealed.order, "runs": len(of_test)}
-        last = last_opening(training.folder.path / OPENINGS_FILE, "confirm") or {}
+        last = last_access(training.folder.path / TEST_ACCESS_FILE, "confirm") or {}
         # A kill in the middle of the scoring leaves one look, not two.
         if not (has_any_scores(folder, TEST) and look == {name: last.get(name) for name in look}):
-            write_opening(
+            log_test_access(
                 *study_logs(training.folder.path),
                 command="confirm",
                 study=training.folder.path.name,
@@ -172,7 +179,7 @@ def _judge(training: Training, plan: Plan, sealed: SealedTest, reason: str, on_p
                 order=sealed.order,
                 runs=len(of_test),
             )
-        plan = training.opened_after(plan, openings_before(training.folder.path, sealed.fingerprint))
+        plan = training.opened_after(plan, accesses_before(training.folder.path, sealed.fingerprint))
         group = open_test(sealed, prepared, training.cache, on_progress=on_progress)
         _score(training, compute, TEST, of_test, group, on_progress)
     return Confirmation(
@@ -211,7 +218,7 @@ def _notes_on_machines(training: Training, scored_on: Compute) -> Iterator[str]:
 
 
 def _score(
-    training: Training, compute: Compute, side: str, numbers: list[int], group: ImageGroup, on_progress: Progress
+    training: Training, compute: Compute, side: str, numbers: list[int], group: ImageSource, on_progress: Progress
 ) -> None:
     folder = training.runs_folder
     for done, number in enumerate(numbers, 1):

@@ -24,8 +24,8 @@ from xraytune.search.messages import read_message
 from xraytune.search.retries import Ends, Failure, may_try_again, share, why_lost
 from xraytune.search.rungs import Rungs
 from xraytune.search.study import StudyFolder, damage_explained
-from xraytune.search.turns import GanNeeds, Turns
-from xraytune.search.work import Answer, Asked, Cause, Message
+from xraytune.search.trial_queue import GanNeeds, TrialQueue
+from xraytune.search.work import Answer, Cause, Message, TrialSuggestion
 from xraytune.seeding import derive_seed
 
 
@@ -72,7 +72,7 @@ def replicate(arm: Arm, settings: Settings, gan_seed: int, classifier_seed: int)
     return Experiment(
         settings=settings.model_copy(update={"seed": seed}),
         parameters=parameters,
-        inherited_bandwidth_px=arm.bandwidth_px,
+        inherited_resolution_px=arm.resolution_px,
     )
 
 
@@ -96,14 +96,14 @@ class TopUpRungs:
         self._reported: set[tuple[int, int]] = set()
         with damage_explained(self._path) as file:
             for row in read_jsonl(file):
-                self._hear(int(row["number"]), int(row["epoch"]), float(row["value"]))
+                self._on_result(int(row["number"]), int(row["epoch"]), float(row["value"]))
 
     def goes_on(self, number: int, record: EpochRecord) -> bool:
         """Return whether a top-up continues after an epoch; repeated calls return the same answer."""
         value = record.best_val_auroc
         if (number, record.epoch) not in self._reported:
             append_jsonl(self._path, {"version": 1, "number": number, "epoch": record.epoch, "value": value})
-        return self._hear(number, record.epoch, value)
+        return self._on_result(number, record.epoch, value)
 
     def require_own(self, numbers: Iterable[int]) -> None:
         """Refuse top-ups that ran to their end without these rungs.
@@ -117,7 +117,7 @@ class TopUpRungs:
             fix = f"move {self._folder.path.name}/ away; the same command then trains the top-up trials anew"
             raise StudyError(Problem(what, self._folder.path, fix))
 
-    def _hear(self, number: int, epoch: int, value: float) -> bool:
+    def _on_result(self, number: int, epoch: int, value: float) -> bool:
         self._reported.add((number, epoch))
         return self._rungs.goes_on(-1 - number, epoch, value)  # the trials of the search count from 0 up
 
@@ -161,59 +161,59 @@ class RunList:
         for number in done:
             self._own_content(number)  # refuses what another list of runs trained
             folder.drop_checkpoint(number)  # a kill may have come between its end and this
-        self._turns = Turns(gan_need, (self._asked(run) for run in runs if run.number not in done))
+        self._queue = TrialQueue(gan_need, (self._suggestion(run) for run in runs if run.number not in done))
         self._started: dict[int, float] = {}
         self._tell()
 
     @property
     def running(self) -> int:
         """Runs that run now."""
-        return len(self._turns.running)
+        return len(self._queue.running)
 
     @property
     def is_done(self) -> bool:
         """Whether all runs have ended, well or not."""
-        return not self._turns.waiting and not self._turns.running
+        return not self._queue.waiting and not self._queue.running
 
-    def next(self) -> Asked | Answer:
+    def next(self) -> TrialSuggestion | Answer:
         """The first run whose GAN nobody else is training."""
-        if asked := self._turns.take():
-            return self._start(asked)
-        return Answer.WAIT if self._turns.waiting or self._turns.running else Answer.DONE
+        if suggestion := self._queue.take():
+            return self._start(suggestion)
+        return Answer.WAIT if self._queue.waiting or self._queue.running else Answer.DONE
 
-    def occupies(self, number: int, gpus: float) -> None:
+    def on_placed(self, number: int, gpus: float) -> None:
         """Nothing: a confirm has no budget of GPU time."""
 
-    def hear(self, number: int, message: Message) -> bool:
+    def on_result(self, number: int, message: Message) -> bool:
         """Handle a message of a run and return whether the run continues.
 
         Raises:
             MachineError: The run could not go on, nor could any other.
             TrialError: Three runs in a row failed for one reason.
         """
-        if number not in self._turns.running:
+        if number not in self._queue.running:
             return False
         return read_message(
             message,
-            epoch=partial(self._hear_epoch, number),
+            epoch=partial(self._on_epoch, number),
             ended=partial(self._complete, number),
             failed=partial(self._fail, number),
         )
 
     def lost(self, number: int, *, out_of_memory: bool) -> None:
         """The process of a run ended without a word."""
-        if number in self._turns.running:
+        if number in self._queue.running:
             reason = why_lost(self._folder.trial_path(number), out_of_memory=out_of_memory)
             self._fail(number, reason, "memory" if out_of_memory else "fault", was_told=False)
 
     def interrupted(self) -> None:
         """What ran is to be started again."""
-        self._turns.start_over()
+        self._queue.start_over()
 
     def beat(self) -> None:
         """Nothing: a confirm has no budget of time."""
 
-    def _hear_epoch(self, number: int, record: EpochRecord) -> bool:
+    def _on_epoch(self, number: int, record: EpochRecord) -> bool:
         if self._goes_on(number, record):
             return True
         reason = f"stopped by ASHA after epoch {record.epoch}"
@@ -227,15 +227,15 @@ class RunList:
         names = ("value", "best_epoch", "epochs", "val_b_auroc")
         self._end(number, {"status": "complete", **{name: getattr(result, name) for name in names}})
 
-    def _asked(self, run: Run) -> Asked:
+    def _suggestion(self, run: Run) -> TrialSuggestion:
         failures = self._failures[run.number]
-        return Asked(number=run.number, parameters=run.experiment.parameters, share=share(failures))
+        return TrialSuggestion(number=run.number, parameters=run.experiment.parameters, share=share(failures))
 
-    def _start(self, asked: Asked) -> Asked:
-        write_json(self._folder.trial_path(asked.number) / "config.json", self._own_content(asked.number))
-        self._turns.start(asked)
-        self._started[asked.number] = time.monotonic()
-        return asked
+    def _start(self, suggestion: TrialSuggestion) -> TrialSuggestion:
+        write_json(self._folder.trial_path(suggestion.number) / "config.json", self._own_content(suggestion.number))
+        self._queue.start(suggestion)
+        self._started[suggestion.number] = time.monotonic()
+        return suggestion
 
     def _own_content(self, number: int) -> dict[str, Json]:
         """What `config.json` of a run is to hold; a run of that number that was begun earlier has to be the same.
@@ -260,14 +260,14 @@ class RunList:
         failures, now = self._failures[number], Failure(epochs=epochs, cause=cause)
         if may_try_again(failures, now, self._retries):
             failures.append(now)
-            self._turns.end(number)
-            self._turns.waiting.appendleft(self._asked(self._runs[number]))
+            self._queue.end(number)
+            self._queue.waiting.appendleft(self._suggestion(self._runs[number]))
         else:
             self._end(number, {"status": "failed", "reason": reason})
             self._ends.add(reason, is_of_machine=was_told and cause == "fault")
 
     def _end(self, number: int, outcome: dict[str, Any]) -> None:
-        self._turns.end(number)
+        self._queue.end(number)
         seconds = round(time.monotonic() - self._started.pop(number), 3)
         row = {"version": 1, "number": number, "label": self._runs[number].label, **outcome, "seconds": seconds}
         append_jsonl(self._folder.runs_path, row)
@@ -277,7 +277,7 @@ class RunList:
         self._tell()
 
     def _tell(self) -> None:
-        left = len(self._turns.waiting) + len(self._turns.running)
+        left = len(self._queue.waiting) + len(self._queue.running)
         self._observer.progressed(self._what, len(self._runs) - left, len(self._runs))
 
 
@@ -300,7 +300,7 @@ def completed_rows(folder: StudyFolder) -> dict[int, dict[str, Any]]:
     return {number: row for number, row in ended_rows(folder).items() if row["status"] == "complete"}
 
 
-def run_label(runs: Sequence[Run], prefix: str) -> Callable[[Asked], str]:
+def run_label(runs: Sequence[Run], prefix: str) -> Callable[[TrialSuggestion], str]:
     """What the dashboard calls a run."""
     names = {run.number: run.label for run in runs}
-    return lambda asked: f"{prefix} {names[asked.number]}"
+    return lambda suggestion: f"{prefix} {names[suggestion.number]}"

@@ -20,9 +20,9 @@ from xraytune.compute import compute_like
 from xraytune.errors import StudyError
 from xraytune.files import read_json, require_file, write_bytes, write_json
 from xraytune.metrics.classification import require_finite
-from xraytune.pipeline.album import ImageGroup
 from xraytune.pipeline.artifacts import discard
-from xraytune.pipeline.material import untrained
+from xraytune.pipeline.inputs import untrained
+from xraytune.pipeline.training_set import ImageSource
 from xraytune.records import Compute
 from xraytune.search.study import StudyFolder, damage_explained, numeric_releases
 
@@ -88,7 +88,7 @@ def scores(folder: StudyFolder, number: int, side: str) -> NDArray[np.float64]:
         return loaded
 
 
-def score(folder: StudyFolder, number: int, side: str, group: ImageGroup, *, compute: Compute, cache: Path) -> None:
+def score(folder: StudyFolder, number: int, side: str, group: ImageSource, *, compute: Compute, cache: Path) -> None:
     """Predict one side with the network of a run's best val-A epoch, and keep what it says.
 
     Raises:

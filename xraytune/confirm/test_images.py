@@ -18,11 +18,11 @@ from xraytune.data.index import ImageFile, content_fingerprint, read_index, read
 from xraytune.data.patients import PATIENTS_CSV
 from xraytune.data.pixels import open_pixels
 from xraytune.errors import DataError, Problem, StudyError, listed
-from xraytune.pipeline.album import ImageGroup
 from xraytune.pipeline.known_patients import all_names, known_patients, owners_by_name
 from xraytune.pipeline.prepare import Prepared, missing_images, pixels_inputs, require_unbroken, store_images
+from xraytune.pipeline.training_set import ImageSource
 from xraytune.records import Progress, ignore_progress
-from xraytune.search.openings import last_opening
+from xraytune.search.test_access import last_access
 
 _FEWEST_PATIENTS = 5
 _REMOVE = f"remove them, or say in {PATIENTS_CSV} there that they are others"
@@ -115,13 +115,13 @@ def require_scored_test(sealed: SealedTest, log: Path) -> None:
     Raises:
         StudyError: It is another folder, or its files go by other names that bring them into another order.
     """
-    opening = last_opening(log, "confirm")
-    if opening is None:
+    access = last_access(log, "confirm")
+    if access is None:
         return
-    if opening["fingerprint"] != sealed.fingerprint:
+    if access["fingerprint"] != sealed.fingerprint:
         fix = "give that folder, or move confirm/ away to begin anew"
         raise StudyError(Problem("this confirm was judged on another test folder", sealed.root, fix))
-    if opening.get("order", sealed.order) != sealed.order:  # an earlier version wrote none
+    if access.get("order", sealed.order) != sealed.order:  # an earlier version wrote none
         what = "the test images were renamed since this confirm scored them, and stand in another order now"
         fix = "give them back their names, or move confirm/ away to begin anew"
         raise StudyError(Problem(what, sealed.root, fix))
@@ -129,7 +129,7 @@ def require_scored_test(sealed: SealedTest, log: Path) -> None:
 
 def open_test(
     sealed: SealedTest, prepared: Prepared, cache: Path, *, on_progress: Progress = ignore_progress
-) -> ImageGroup:
+) -> ImageSource:
     """Decode the test images. Write the opening down before.
 
     Raises:
@@ -140,7 +140,7 @@ def open_test(
         sealed.root, sealed.images, prepared.image_size_px, prepared.resize, cache=cache, on_progress=on_progress
     )
     require_unbroken(store, sealed.root, "repair them: a test folder is used as a whole")
-    return ImageGroup(
+    return ImageSource(
         name="test",
         pixels=open_pixels(store),
         rows=np.arange(len(sealed.images)),

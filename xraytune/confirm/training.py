@@ -42,14 +42,14 @@ from xraytune.confirm.runs import (
 )
 from xraytune.errors import DataError, Problem, StudyError, TrialError, listed
 from xraytune.files import read_json, write_json
-from xraytune.pipeline.album import require_enough, store_folder
 from xraytune.pipeline.prepare import Prepared, write_prepared
 from xraytune.pipeline.synthesize import gan_need
+from xraytune.pipeline.training_set import require_enough, store_folder
 from xraytune.records import Compute, Json
-from xraytune.search.openings import Opening, in_words
 from xraytune.search.rungs import Rungs
 from xraytune.search.runner import Runner
 from xraytune.search.study import StudyFolder, other_releases
+from xraytune.search.test_access import TestAccess, as_text
 
 
 class ConfirmObserver(RunObserver, Protocol):
@@ -130,7 +130,7 @@ class Training:
         *,
         finalists: int,
         gan_seeds: int,
-        earlier_openings: Sequence[Opening],
+        earlier_accesses: Sequence[TestAccess],
     ) -> Plan:
         """Train what is missing; gives the plan, all of whose runs have ended.
 
@@ -139,13 +139,13 @@ class Training:
             rungs: Of the search; they decide which top-up trials are pruned.
             finalists: How many there are to be at most.
             gan_seeds: How many there are to be at least.
-            earlier_openings: Of the test folder, before the first plan.
+            earlier_accesses: Of the test folder, before the first plan.
 
         Raises:
             StudyError: There is no trial with synthetic images.
             TrialError: Runs failed.
         """
-        plan = read_plan(self.runs_folder.path) or self._new_plan(searched, rungs, finalists, earlier_openings)
+        plan = read_plan(self.runs_folder.path) or self._new_plan(searched, rungs, finalists, earlier_accesses)
         plan = self._grown(plan, gan_seeds)
         runs = [
             Run(
@@ -158,11 +158,11 @@ class Training:
         self._run(self.runs_folder, runs, "replicates")
         return plan
 
-    def opened_after(self, plan: Plan, earlier: Sequence[Opening]) -> Plan:
+    def opened_after(self, plan: Plan, earlier: Sequence[TestAccess]) -> Plan:
         """The plan whose test folder is opened now; exploratory if another study opened it since the plan was made."""
         if not earlier or plan.exploratory:
             return plan
-        late = replace(plan, exploratory=(in_words(earlier),))
+        late = replace(plan, exploratory=(as_text(earlier),))
         write_plan(late, self.runs_folder.path)
         return late
 
@@ -207,7 +207,7 @@ class Training:
         write_plan(grown, self.runs_folder.path)
         return grown
 
-    def _new_plan(self, searched: Trials, rungs: Rungs, count: int, earlier_openings: Sequence[Opening]) -> Plan:
+    def _new_plan(self, searched: Trials, rungs: Rungs, count: int, earlier_accesses: Sequence[TestAccess]) -> Plan:
         """Everything that is decided before the first replicate; the trials that it takes are trained."""
         notes: list[str] = []
         finished = self._finished(to_be_finished(searched, lambda found: found.has_synthetic_images, count), first=0)
@@ -221,21 +221,21 @@ class Training:
         tuned = self._tuned(searched + topped_up, first=len(finished) + len(topped_up.sampled), notes=notes)
         arms: list[Arm] = []
         for place, finalist in enumerate(finalists):
-            bandwidth_px = Experiment(settings=self.settings, parameters=finalist.parameters).bandwidth_px
+            resolution_px = Experiment(settings=self.settings, parameters=finalist.parameters).resolution_px
             arms.append(finalist_arm(finalist))
             for source in self.settings.confirm.controls.matched:
-                control = matched_control(finalist, source, bandwidth_px)
+                control = matched_control(finalist, source, resolution_px)
                 if control is None:
-                    notes.append(f"{finalist.name} has matching: total, so that {source} would be source: none")
+                    notes.append(f"{finalist.name} has mixing: replace, so that {source} would be source: none")
                 else:
                     arms.append(control)
             if place == 0 and "none" in self.settings.confirm.controls.matched:  # the response is against it
-                at_ratios = self._possible(ratio_arms(finalist, bandwidth_px), notes)
+                at_ratios = self._possible(ratio_arms(finalist, resolution_px), notes)
                 planned = [arm.parameters for arm in arms]  # the matched duplicate, at the finalist's own ratio
                 arms += [arm for arm in at_ratios if arm.parameters not in planned]
         arms += tuned
         _require_controls(finalists, arms, self.folder.path)
-        exploratory = (in_words(earlier_openings),) if earlier_openings else ()
+        exploratory = (as_text(earlier_accesses),) if earlier_accesses else ()
         return replace(new_plan(), notes=tuple(notes), exploratory=exploratory).grown(arms, 0, 0)
 
     def _possible(self, ratios: Sequence[Arm], notes: list[str]) -> list[Arm]:

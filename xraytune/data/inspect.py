@@ -112,7 +112,7 @@ def inspect_index(index: ImageIndex, *, on_progress: Progress = ignore_progress)
         formats=dict(sorted(Counter(look.kind for look in usable).items())),
         broken=tuple(look for look in looks[: len(index.images)] if isinstance(look, BrokenImage)),
         shortcut_auroc=auroc,
-        shortcut=_shortcut_in_words(auroc),
+        shortcut=_shortcut_as_text(auroc),
         warnings=(*index.warnings, *odd_depth_warnings(oddly_deep)),
     )
 
@@ -187,7 +187,7 @@ def _fold_auroc(
     return float(roc_auc_score(labels[held_out], shares, multi_class="ovr", average="macro"))
 
 
-def _shortcut_in_words(auroc: float | None) -> str:
+def _shortcut_as_text(auroc: float | None) -> str:
     if auroc is None:
         return "Too few patients to say how far image size and mean grey alone would get."
     start = f"Image size and mean grey alone tell the classes apart with an AUROC of {auroc:.2f}"

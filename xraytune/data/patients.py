@@ -19,7 +19,7 @@ from types import MappingProxyType
 
 import regex
 
-from xraytune.config.words import group_regex_refusal
+from xraytune.config.messages import group_regex_refusal
 from xraytune.errors import ConfigError, DataError, Problem, SourceLine, listed
 from xraytune.files import cell_path, cell_text, require_file
 

@@ -17,7 +17,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from xraytune.data.crew import decode_blocks
+from xraytune.data.decode_workers import decode_blocks
 from xraytune.data.decoding import BrokenImage, Resize, SquareImage, decode_file
 from xraytune.errors import DataError, Problem, listed
 from xraytune.files import read_json, write_json

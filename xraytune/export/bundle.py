@@ -135,7 +135,7 @@ class BundleRecord(Model):
             raise ValueError("validation: scores of each class")
         if form.image_size_px > _LARGEST_SIDE_PX or size_refusal(self.backbone, form.image_size_px):
             raise ValueError("input_format: a size that the network does not take")
-        if form.bandwidth_px is not None and form.bandwidth_px < 1:
+        if form.resolution_px is not None and form.resolution_px < 1:
             raise ValueError("input_format: no band")
         if {len(form.mean), len(form.std)} != {self.input_channels}:
             raise ValueError("input_format: one mean and one std for each channel")

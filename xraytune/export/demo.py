@@ -21,7 +21,7 @@ from xraytune.export.best import Exported, export
 from xraytune.export.evaluate import Evaluation, evaluate
 from xraytune.export.train import Trained, train
 from xraytune.records import Progress, ignore_progress
-from xraytune.search.director import Observer
+from xraytune.search.controller import Observer
 from xraytune.search.run import Quiet, SearchSummary, search
 from xraytune.search.study import StudyFolder
 

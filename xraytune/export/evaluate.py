@@ -20,8 +20,8 @@ from xraytune.data.index import ImageFile, content_fingerprint, data_folder_of, 
 from xraytune.data.patients import PATIENTS_CSV
 from xraytune.errors import ArtifactError, DataError, MachineError, Problem
 from xraytune.export.bundle import Bundle, open_bundle
-from xraytune.export.openings import record_opening
 from xraytune.export.predictions import predict_images, threshold_of
+from xraytune.export.test_access import record_test_access
 from xraytune.metrics.classification import METRICS, ClassificationMetrics, Floats, classification_metrics
 from xraytune.metrics.intervals import further_figures, patient_bootstrap
 from xraytune.metrics.shift import Shift, class_samples, shift_from_validation
@@ -54,7 +54,7 @@ class Evaluation:
             earlier versions.
         broken: Images that were left out.
         opened_test: Whether this is the sealed test folder of the model's study.
-        test_openings: How often it has been opened, this time included; 0 for another folder.
+        test_access: How often it has been opened, this time included; 0 for another folder.
     """
 
     model: Path
@@ -73,7 +73,7 @@ class Evaluation:
     shift: Shift | None
     broken: tuple[BrokenImage, ...]
     opened_test: bool
-    test_openings: int
+    test_access: int
 
     def to_json(self) -> dict[str, Json]:
         """The record as JSON values, the headline's figures at the top."""
@@ -92,7 +92,7 @@ class Evaluation:
             "shift": self.shift and {**asdict(self.shift), "warnings": [*self.shift.warnings]},
             "broken": [asdict(image) for image in self.broken],
             "opened_test": self.opened_test,
-            "test_openings": self.test_openings,
+            "test_access": self.test_access,
             "model": str(self.model),
             "data": str(self.data),
         }
@@ -156,7 +156,7 @@ def evaluate(
     fingerprint = content_fingerprint(images)
     is_test = fingerprint == bundle.record.test_fingerprint
     # Before anyone has seen a figure, so that no look goes unrecorded.
-    openings = record_opening(bundle, fingerprint, reason=reason, image_count=len(kept)) if is_test else 0
+    accesses = record_test_access(bundle, fingerprint, reason=reason, image_count=len(kept)) if is_test else 0
     known_contents, known = _known(bundle, data, kept, is_test=is_test)
     return Evaluation(
         model=model,
@@ -175,7 +175,7 @@ def evaluate(
         shift=_shift(bundle, labels, probabilities, patients, threshold),
         broken=predicted.broken,
         opened_test=is_test,
-        test_openings=openings,
+        test_access=accesses,
     )
 
 

@@ -137,7 +137,7 @@ def replay(
     # A complete trial must end by itself; one epoch more is enough to see that it does not.
     last_epoch = math.inf if status == "failed" else len(recorded) + (status == "complete")
 
-    def hear(record: EpochRecord) -> None:
+    def on_result(record: EpochRecord) -> None:
         replayed.append(record)
 
     def show(what: str, done: int, total: int) -> None:
@@ -154,7 +154,7 @@ def replay(
                 trial_dir=work,
                 cache=cache,
                 compute=compute,
-                on_epoch=hear,
+                on_epoch=on_result,
                 should_stop=lambda: len(replayed) >= last_epoch,
                 on_progress=show,
             )

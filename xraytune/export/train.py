@@ -27,7 +27,7 @@ from xraytune.lease import HeldError, held
 from xraytune.metrics.threshold import THRESHOLD_RULE, ThresholdRule
 from xraytune.mix.plan import require_extra_images
 from xraytune.pipeline.artifacts import artifact_path, releases
-from xraytune.pipeline.material import gather_material
+from xraytune.pipeline.inputs import build_inputs
 from xraytune.pipeline.model import require_two_classes
 from xraytune.pipeline.prepare import Prepared, prepare
 from xraytune.pipeline.trial import run_trial, validate
@@ -96,7 +96,7 @@ def train(
 
     Args:
         config: A YAML file in which nothing is left to choose, such as `export` writes; of a space, the first line of its
-            `start_from`.
+            `points_to_evaluate`.
         out: Where the bundle appears, whole.
         data: A data folder instead of the file's.
         weights_dir: A folder of official weight files, for machines without a network.
@@ -120,8 +120,8 @@ def train(
     experiment = space.experiment()
     settings = experiment.settings
     if space.searched:
-        chosen = ", ".join(f"{name} {value}" for name, value in space.start_from[0].items())
-        note(f"{config} is a space: this trains the first line of its start_from ({chosen})")
+        chosen = ", ".join(f"{name} {value}" for name, value in space.points_to_evaluate[0].items())
+        note(f"{config} is a space: this trains the first line of its points_to_evaluate ({chosen})")
     study = _study(settings, note)
     cache = (cache or (Path("cache") if study is None else study.default_cache)).resolve()
     require_writable(cache)
@@ -192,7 +192,7 @@ class _Training:
         """All epochs, those of an interrupted run included, and what they came to."""
         epochs: list[EpochRecord] = []
 
-        def hear(record: EpochRecord) -> None:
+        def on_result(record: EpochRecord) -> None:
             epochs.append(record)
             on_epoch(record)
 
@@ -202,7 +202,7 @@ class _Training:
             trial_dir=work,
             cache=self.cache,
             compute=self.compute,
-            on_epoch=hear,
+            on_epoch=on_result,
             on_progress=on_progress,
         )
         assert result is not None, "nothing asks it to stop"
@@ -218,10 +218,10 @@ class _Training:
         on_progress: Progress,
     ) -> None:
         """Write the whole network with the weights of the best epoch; the loop may have trained its head alone."""
-        material = gather_material(
+        trial_inputs = build_inputs(
             self.experiment, self.prepared, cache=self.cache, compute=self.compute, on_progress=on_progress
         )
-        load_best(work / "checkpoint", material.trained)
+        load_best(work / "checkpoint", trial_inputs.trained)
         with new_folder(out) as folder:
             write_bundle(
                 folder,
@@ -229,11 +229,11 @@ class _Training:
                 experiment=self.experiment,
                 overrides=overrides,
                 prepared=self.prepared,
-                classifier=material.classifier(),
-                input_format=material.form,
+                classifier=trial_inputs.classifier(),
+                input_format=trial_inputs.form,
                 epochs=epochs,
                 result=result,
-                validated=validate(material, self.prepared, self.compute),
+                validated=validate(trial_inputs, self.prepared, self.compute),
                 compute=self.compute,
             )
 

@@ -28,7 +28,7 @@ def ema_decay(half_life_images: int | None, images_seen: int, batch_size: int) -
 
 
 @torch.no_grad()
-def update_average(average: nn.Module, current: nn.Module, decay: Tensor) -> None:
+def update_ema(average: nn.Module, current: nn.Module, decay: Tensor) -> None:
     """Move every number of `average`, parameters and buffers, to decay * average + (1 - decay) * current.
 
     Args:

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from xraytune.compute import autocast
 from xraytune.gan.augment import Changes, diff_augment, draw_changes
 from xraytune.gan.checkpoint import Training
-from xraytune.gan.ema import ema_decay, update_average
+from xraytune.gan.ema import ema_decay, update_ema
 from xraytune.gan.losses import discriminator_loss, generator_loss
 from xraytune.records import Compute
 from xraytune.seeding import derive_seed
@@ -43,7 +43,7 @@ class StepDraws(NamedTuple):
             that the generator learns from: [3, *Changes.tones].
         shifts: Likewise.
         holes: Likewise.
-        average_decay: Share of the average that survives the step, float64 [].
+        ema_decay_per_step: Share of the average that survives the step, float64 [].
     """
 
     rows: Tensor
@@ -51,7 +51,7 @@ class StepDraws(NamedTuple):
     tones: Tensor
     shifts: Tensor
     holes: Tensor
-    average_decay: Tensor
+    ema_decay_per_step: Tensor
 
 
 def real_images(scaled: NDArray[np.uint8], labels: NDArray[np.int64], compute: Compute) -> RealImages:
@@ -82,7 +82,7 @@ def draw_step(training: Training, real: RealImages, compute: Compute) -> StepDra
         tones=tones,
         shifts=shifts,
         holes=holes,
-        average_decay=torch.tensor(decay, dtype=torch.float64, device=device),
+        ema_decay_per_step=torch.tensor(decay, dtype=torch.float64, device=device),
     )
 
 
@@ -110,7 +110,7 @@ def train_step(training: Training, real: RealImages, compute: Compute, draws: St
     _update(training.optimizer_g, loss_g)
     training.discriminator.requires_grad_(True)
 
-    update_average(training.average, training.generator, draws.average_decay)
+    update_ema(training.average, training.generator, draws.ema_decay_per_step)
     return torch.stack([loss_g.detach(), loss_d.detach()])
 
 

@@ -141,11 +141,11 @@ def compare_with_unseen(synthetic: NDArray[np.float64], unseen: NDArray[np.float
         unseen=len(unseen),
         threshold=threshold,
         near=near,
-        chance=exceedance_chance(near, len(synthetic), rank, len(unseen)),
+        chance=exceedance_p_value(near, len(synthetic), rank, len(unseen)),
     )
 
 
-def exceedance_chance(count: int, drawn: int, rank: int, observed: int) -> float:
+def exceedance_p_value(count: int, drawn: int, rank: int, observed: int) -> float:
     """P(at least `count` of `drawn` new values lie below the `rank`-th smallest of `observed` values of the same kind).
 
     The threshold is itself an observation, so the count is not binomial. It is `count` or more exactly where the smallest

@@ -19,12 +19,12 @@ from xraytune.metrics.classification import Flags, Floats, Labels, require_scora
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PatientInfluences:
+class StructuralComponents:
     """AUROCs of R models on the same images, and what each patient contributes to their deviation from the truth.
 
     Attributes:
         aurocs: float64 [R], in [0, 1].
-        influences: float64 [R, P], in units of AUROC; `influences @ influences.T` is the covariance of the AUROCs over
+        components: float64 [R, P], in units of AUROC; `components @ components.T` is the covariance of the AUROCs over
             other patients.
         patients: Who the columns are, sorted, [P].
         effective_patients: 4 / (1/n + 1/m) for n patients of a class and m of the others; the mean over the classes if
@@ -32,22 +32,22 @@ class PatientInfluences:
     """
 
     aurocs: Floats
-    influences: Floats
+    components: Floats
     patients: tuple[str, ...]
     effective_patients: float
 
 
-def patient_influences(
+def structural_components(
     labels: Labels, probabilities: Floats, patients: Sequence[str], *, positive: int
-) -> PatientInfluences:
+) -> StructuralComponents:
     """AUROCs as `metrics.classification.auroc` has them, and every patient's influence on each.
 
     The placement of a positive image is the share of the other images that score below it, of another image the share of
     the positive ones that score above it; ties count one half. A patient's influence is the sum over their images of
     (placement - AUROC) / images of that side, each side times sqrt(n / (n - 1)) for the n patients who have images there.
-    With more than two classes it is the mean of the influences on each class against the rest.
+    With more than two classes it is the mean of the components on each class against the rest.
 
-    Where each patient has one image, `influences @ influences.T` is the covariance matrix of DeLong et al. 1988. Where
+    Where each patient has one image, `components @ components.T` is the covariance matrix of DeLong et al. 1988. Where
     patients have several, it is that of Obuchowski 1997, but for the term of patients who have images on both sides: hers
     is multiplied by n / (n - 1) of all patients, here by the geometric mean of the two sides' factors, so that the matrix
     is a product and never has a negative variance. Where nobody is on both sides, the term is 0 in both.
@@ -71,9 +71,9 @@ def patient_influences(
     names, patient_of_image = np.unique(np.asarray(patients), return_inverse=True)
     classes = [positive] if class_count == 2 else range(class_count)
     parts = [_one_against_rest(labels == number, probabilities[:, :, number], patient_of_image) for number in classes]
-    return PatientInfluences(
+    return StructuralComponents(
         aurocs=np.mean([aurocs for aurocs, _ in parts], axis=0),
-        influences=np.mean([influences for _, influences in parts], axis=0),
+        components=np.mean([components for _, components in parts], axis=0),
         patients=tuple(str(name) for name in names),
         effective_patients=effective_patients(labels, patients, positive=positive, class_count=class_count),
     )
@@ -100,7 +100,7 @@ def effective_patients(
 
 
 def _one_against_rest(is_positive: Flags, scores: Floats, patient_of_image: NDArray[np.intp]) -> tuple[Floats, Floats]:
-    """AUROCs [R] and influences [R, P] of scores [R, N]."""
+    """AUROCs [R] and components [R, P] of scores [R, N]."""
     rank_among_all = rankdata(scores, axis=1)
     deviations = np.empty_like(scores)
     aurocs = np.empty(len(scores))

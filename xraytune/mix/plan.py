@@ -42,25 +42,25 @@ class MixPlan:
 def plan_mix(real_counts: Sequence[int], parameters: Parameters) -> MixPlan:
     """The plan of one trial: round(r·N) extra images (half up), each given to a class in an order that never changes.
 
-    Each class has seats, one for each extra image it may get, and the first round(r·N) seats are taken. `natural` orders
+    Each class has quotas, one for each extra image it may get, and the first round(r·N) quotas are taken. `natural` orders
     seat k of a class of n real images by (k + 1/2) / n, which is Webster's method of apportionment: the shares are the
-    real ones, exact at whole ratios, and a larger ratio only adds seats. `equal` orders by n + k: the smallest class
+    real ones, exact at whole ratios, and a larger ratio only adds quotas. `equal` orders by n + k: the smallest class
     first, until it is level with the next.
 
     Args:
         real_counts: Real training images of each class, each >= 1.
-        parameters: The trial's; `synthetic_ratio` (0 without a source), `balance`, `matching` and `batch_size` are read.
+        parameters: The trial's; `synthetic_ratio` (0 without a source), `balance`, `mixing` and `batch_size` are read.
 
     Source: Balinski and Young 1982, "Fair Representation", on Webster's method and its monotony.
     """
     extra_total = _extra_total(parameters.synthetic_ratio, sum(real_counts))
     ordinals = np.arange(extra_total)
-    seats: list[NDArray[np.floating[Any]]]
+    quotas: list[NDArray[np.floating[Any]]]
     if parameters.balance == "natural":
-        seats = [(ordinals + 0.5) / count for count in real_counts]
+        quotas = [(ordinals + 0.5) / count for count in real_counts]
     else:
-        seats = [ordinals + float(count) for count in real_counts]
-    order = np.argsort(np.concatenate(seats), kind="stable")[:extra_total]
+        quotas = [ordinals + float(count) for count in real_counts]
+    order = np.argsort(np.concatenate(quotas), kind="stable")[:extra_total]
     return MixPlan(
         real_per_step=parameters.real_per_step,
         extra_per_step=parameters.extra_per_step if extra_total else 0,

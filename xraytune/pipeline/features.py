@@ -21,8 +21,8 @@ from xraytune.classifier.augment import augment, view_table
 from xraytune.classifier.inputs import InputFormat, normalise, to_unit
 from xraytune.classifier.network import Classifier
 from xraytune.classifier.train import predict_logits
-from xraytune.pipeline.album import ImageGroup
 from xraytune.pipeline.artifacts import build_once, releases
+from xraytune.pipeline.training_set import ImageSource
 from xraytune.records import Compute, Progress, ignore_progress
 
 FEATURES_STAGE = "features-2"
@@ -30,7 +30,7 @@ _BATCH = 64
 
 
 def frozen_features(
-    group: ImageGroup,
+    group: ImageSource,
     network: Callable[[], Classifier],
     network_inputs: dict[str, Any],
     form: InputFormat,

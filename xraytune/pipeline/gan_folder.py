@@ -25,9 +25,9 @@ from PIL import Image
 
 from xraytune.compute import choose_compute, compute_like, gpu_share, pin
 from xraytune.config.load import load_space
+from xraytune.config.messages import nearest
 from xraytune.config.settings import GanSettings
 from xraytune.config.space import Space
-from xraytune.config.words import nearest
 from xraytune.errors import ArtifactError, ConfigError, Problem
 from xraytune.files import (
     explained_disk_errors,
@@ -136,7 +136,7 @@ def gan_train(
         TrialError: The GAN's loss is not finite.
     """
     require_new(out)
-    loaded = load_space(space, (*overrides, "start_from=[]"), data=data)
+    loaded = load_space(space, (*overrides, "points_to_evaluate=[]"), data=data)
     settings, gan = loaded.settings, fixed_gan(loaded)
     compute = choose_compute(gpus=gpu_share(settings.resources), threads=settings.resources.cpus_per_trial)
     pin(compute)

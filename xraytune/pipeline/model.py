@@ -19,7 +19,7 @@ def model_summary(config: Path, *, data: Path | None = None, overrides: Sequence
     """The layers of the network that the experiment of a file trains, at its batch size.
 
     Args:
-        config: A YAML file; of a space, the first line of its `start_from`.
+        config: A YAML file; of a space, the first line of its `points_to_evaluate`.
         data: A data folder instead of the file's; read only where `data.classes: auto` counts its class folders.
         overrides: `key=value` lines that replace the file's.
 

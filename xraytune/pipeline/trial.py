@@ -25,7 +25,7 @@ from xraytune.errors import ArtifactError
 from xraytune.files import append_jsonl, read_jsonl, write_text
 from xraytune.metrics.classification import Floats, Labels, auroc
 from xraytune.metrics.threshold import balanced_threshold
-from xraytune.pipeline.material import Material, gather_material
+from xraytune.pipeline.inputs import TrialInputs, build_inputs
 from xraytune.pipeline.prepare import Prepared, require_pixels
 from xraytune.pipeline.synthesize import network_labels, trained_gan
 from xraytune.records import Compute, EpochRecord, Progress, ShouldStop, TrialResult, ignore_progress, never_stop
@@ -96,7 +96,7 @@ def trial_epochs(
     if parameters.gan is not None:
         for label in network_labels(parameters.gan, prepared):
             trained_gan(parameters.gan, label, prepared, compute=compute, cache=cache, on_progress=on_progress)
-    material = gather_material(experiment, prepared, cache=cache, compute=compute, on_progress=on_progress)
+    trial_inputs = build_inputs(experiment, prepared, cache=cache, compute=compute, on_progress=on_progress)
     val_a, val_b = prepared.side("val_a"), prepared.side("val_b")
     log = trial_dir / "epochs.jsonl"
     checkpoint_dir = trial_dir / "checkpoint"
@@ -107,10 +107,10 @@ def trial_epochs(
         logged = 0
     further = train_classifier(
         parameters,
-        material.trained,
-        batch=material.batch,
-        norm_batches=material.norm_batches,
-        val_batches=material.val_a,
+        trial_inputs.trained,
+        batch=trial_inputs.batch,
+        norm_batches=trial_inputs.norm_batches,
+        val_batches=trial_inputs.val_a,
         val_labels=val_a.labels,
         positive=prepared.positive,
         max_epochs=settings.budget.max_epochs,
@@ -129,11 +129,11 @@ def trial_epochs(
     assert records, "a budget has at least one epoch"
     best = max(records, key=lambda record: record.val_auroc)  # of equals the first, whose network is kept
     try:
-        load_best(checkpoint_dir, material.trained)
+        load_best(checkpoint_dir, trial_inputs.trained)
     except ArtifactError:
         shutil.rmtree(checkpoint_dir)  # the next try makes the same numbers again
         raise
-    both = validate(material, prepared, compute)
+    both = validate(trial_inputs, prepared, compute)
     return TrialResult(
         value=best.val_auroc,
         best_epoch=best.epoch,
@@ -144,14 +144,14 @@ def trial_epochs(
     )
 
 
-def validate(material: Material, prepared: Prepared, compute: Compute) -> Validated:
-    """Score val-A and then val-B with the network that `material` holds now."""
+def validate(trial_inputs: TrialInputs, prepared: Prepared, compute: Compute) -> Validated:
+    """Score val-A and then val-B with the network that `trial_inputs` holds now."""
     sides = prepared.side("val_a"), prepared.side("val_b")
-    batches = material.val_a(), material.val_b()
+    batches = trial_inputs.val_a(), trial_inputs.val_b()
     return Validated(
         labels=np.concatenate([side.labels for side in sides]),
         probabilities=np.concatenate(
-            [predict_probabilities(material.trained, one, compute=compute) for one in batches]
+            [predict_probabilities(trial_inputs.trained, one, compute=compute) for one in batches]
         ),
         patients=sum((side.patients for side in sides), ()),
     )

@@ -19,9 +19,9 @@ from typing import Any
 from xraytune.config.load import experiment_from_json
 from xraytune.errors import Problem, StudyError, XraytuneError
 from xraytune.files import check_fences, explained_disk_errors, read_json, read_jsonl
+from xraytune.pipeline.artifact_references import STAGES, ArtifactReferences, artifact_references
 from xraytune.pipeline.artifacts import artifact_path, artifacts_of, discard
 from xraytune.pipeline.features import FEATURES_STAGE
-from xraytune.pipeline.holdings import STAGES, Holdings, holdings
 from xraytune.pipeline.prepare import PIXELS_STAGE
 from xraytune.pipeline.quality import QUALITY_STAGE
 from xraytune.pipeline.synthesize import GAN_STAGE, POOL_STAGE, gan_inputs, gan_work_path, network_labels
@@ -112,19 +112,19 @@ def clean(
 def _shared_work(folder: StudyFolder, cache: Path) -> tuple[list[tuple[str, Path]], tuple[str, ...]]:
     """The artifacts and the GAN work folders that may go, and notes on those that stay."""
     gans = _gans(folder)
-    own = holdings(folder.prepared(), (inputs for one in gans for inputs in one.inputs), cache)
-    others: list[Holdings] = []
+    own = artifact_references(folder.prepared(), (inputs for one in gans for inputs in one.inputs), cache)
+    others: list[ArtifactReferences] = []
     needed: set[Path] = set()
     for path in sorted(folder.path.parent.glob("[!.]*/study.yaml")):
         if path.parent == folder.path:
             continue
         other = StudyFolder(path.parent)
         try:
-            asked = [inputs for one in _gans(other) for inputs in one.inputs]
-            others.append(holdings(other.prepared(), asked, cache))
+            suggestion = [inputs for one in _gans(other) for inputs in one.inputs]
+            others.append(artifact_references(other.prepared(), suggestion, cache))
         except XraytuneError as error:
             return [], (f"all shared work stays, for it cannot be told what another study needs: {error.problems[0]}",)
-        needed |= {gan_work_path(cache, inputs) for inputs in asked}
+        needed |= {gan_work_path(cache, inputs) for inputs in suggestion}
     for inputs in (inputs for one in gans if not one.is_ended for inputs in one.inputs):
         needed |= {gan_work_path(cache, inputs), artifact_path(cache, GAN_STAGE, inputs)}
 

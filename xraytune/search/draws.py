@@ -11,7 +11,7 @@ from xraytune.config.space import Space
 from xraytune.search.sampler import quiet_optuna
 
 
-def random_draws(space: Space, seed: int) -> Iterator[Parameters]:
+def random_parameters(space: Space, seed: int) -> Iterator[Parameters]:
     """Independent draws without end, as Optuna's random sampler gives them; the same seed gives the same ones."""
     with quiet_optuna():
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))

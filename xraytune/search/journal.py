@@ -28,7 +28,7 @@ from xraytune.files import check_fences, cut_torn_line, explained_disk_errors, r
 from xraytune.search.portable import PortableTrial, RecordedTrial
 from xraytune.search.retries import Failure, share
 from xraytune.search.sampler import NumberedSampler, quiet_optuna
-from xraytune.search.work import Asked
+from xraytune.search.work import TrialSuggestion
 
 Status = Literal["complete", "pruned", "failed"]
 _STATES: dict[Status, TrialState] = {
@@ -83,7 +83,7 @@ class Journal:
         """Trials that were asked for and have not ended."""
         return [trial.number for trial in self.trials if trial.state is TrialState.RUNNING]
 
-    def ask(self, points: Sequence[Mapping[str, Value]]) -> Asked:
+    def ask(self, points: Sequence[Mapping[str, Value]]) -> TrialSuggestion:
         """The next trial: the point of its number where there is one, else what the sampler says.
 
         The sampler is seeded by the trial's number, so that a restart does not shift the draws. Whatever it draws can run:
@@ -96,13 +96,13 @@ class Journal:
         self._study.sampler = NumberedSampler(self._space.settings.sampler, number)
         trial = self._study.ask()
         self._trials[trial.number] = trial
-        return Asked(number=trial.number, parameters=self._suggest(trial))
+        return TrialSuggestion(number=trial.number, parameters=self._suggest(trial))
 
-    def again(self, number: int) -> Asked:
+    def again(self, number: int) -> TrialSuggestion:
         """A trial that was asked for earlier, with the settings that it got then; those it had not got yet are drawn now."""
         self._study.sampler = NumberedSampler(self._space.settings.sampler, number)
         parameters = self._suggest(self._trial(number))
-        return Asked(number=number, parameters=parameters, share=share(self.failures(number)))
+        return TrialSuggestion(number=number, parameters=parameters, share=share(self.failures(number)))
 
     def parameters(self, number: int) -> Parameters:
         """The settings of a trial; nothing is written.

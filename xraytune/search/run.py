@@ -23,7 +23,7 @@ from xraytune.pipeline.model import require_two_classes
 from xraytune.pipeline.prepare import Prepared, prepare_index, require_pixels
 from xraytune.pipeline.synthesize import gan_need
 from xraytune.records import EpochRecord, Progress, ignore_progress
-from xraytune.search.director import Director, Observer, mix_label
+from xraytune.search.controller import Observer, SearchController, mix_label
 from xraytune.search.inputs import inputs_of_space, keep_inputs, read_inputs
 from xraytune.search.journal import Journal
 from xraytune.search.runner import Runner, survey
@@ -38,7 +38,7 @@ from xraytune.search.study import (
     require_same_images,
     require_same_space,
 )
-from xraytune.search.work import Asked
+from xraytune.search.work import TrialSuggestion
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +67,7 @@ class Quiet:
     def opened(self, folder: StudyFolder, dashboard: str, trial_budget: int) -> None:
         """Nothing."""
 
-    def began(self, asked: Asked) -> None:
+    def began(self, suggestion: TrialSuggestion) -> None:
         """Nothing."""
 
     def epoch(self, number: int, record: EpochRecord) -> None:
@@ -191,7 +191,7 @@ def _run(
 ) -> None:
     compute = folder.compute()
     journal = Journal(folder.journal_path, space, writable=True)
-    director = Director(
+    controller = SearchController(
         folder,
         space,
         journal,
@@ -199,8 +199,8 @@ def _run(
         gpu_share=gpus_of_trial(resources),
         observer=observer,
     )
-    if director.is_done:
-        used, count = director.used_up, len(journal.trials)
+    if controller.is_done:
+        used, count = controller.used_up, len(journal.trials)
         trials = f"{count} trial{'s' if count > 1 else ''}"
         observer.note(f"budget.{used} is used up after {trials}; --set budget.{used}=N goes on to N")
         return
@@ -218,9 +218,13 @@ def _run(
     )
     try:
         with runner:
-            runner.run(director, folder, label=lambda asked: f"{name} #{asked.number} {mix_label(asked.parameters)}")
+            runner.run(
+                controller,
+                folder,
+                label=lambda suggestion: f"{name} #{suggestion.number} {mix_label(suggestion.parameters)}",
+            )
     finally:
-        director.close()
+        controller.close()
 
 
 def summarise(folder: StudyFolder) -> SearchSummary:

@@ -29,7 +29,7 @@ from xraytune.search.ray.link import receive, send
 from xraytune.search.ray_needs import private_folder, protect_token, why_ray_cannot_start
 from xraytune.search.slots import Node, gpus_of_trial, occupied, resolved, slots
 from xraytune.search.study import StudyFolder, named, numeric_releases
-from xraytune.search.work import CLAIM_FILE, Answer, Asked, Work
+from xraytune.search.work import CLAIM_FILE, Answer, TrialSuggestion, Work
 
 # Ray reads these when it is imported or started: no log files, tables or snapshots of Tune's own.
 _ENVIRONMENT = {
@@ -117,7 +117,7 @@ class Runner:
         return self._folder.path / ".ray.log"
 
     def run(
-        self, work: Work, folder: StudyFolder, *, label: Callable[[Asked], str], reuse_actors: bool = False
+        self, work: Work, folder: StudyFolder, *, label: Callable[[TrialSuggestion], str], reuse_actors: bool = False
     ) -> None:
         """Run trials until there are no more.
 
@@ -141,7 +141,11 @@ class Runner:
         with _signals() as caught:
             while not work.is_done:
                 served = _Served(
-                    work, folder, lambda asked: self._config(folder, asked, label(asked)), self._resources, self._note
+                    work,
+                    folder,
+                    lambda suggestion: self._config(folder, suggestion, label(suggestion)),
+                    self._resources,
+                    self._note,
                 )
                 try:
                     self._serve(served, options, caught)
@@ -187,11 +191,11 @@ class Runner:
             self._child.close()
             self._child = None
 
-    def _config(self, folder: StudyFolder, asked: Asked, label: str) -> dict[str, Any]:
+    def _config(self, folder: StudyFolder, suggestion: TrialSuggestion, label: str) -> dict[str, Any]:
         return {
             "study": str(folder.path),
             "cache": str(self._cache),
-            "number": asked.number,
+            "number": suggestion.number,
             "label": label,
             "gpu_share": gpus_of_trial(self._resources),
             "lock": str(self._folder.lock_path),
@@ -259,21 +263,21 @@ class _Served:
         self,
         work: Work,
         folder: StudyFolder,
-        config: Callable[[Asked], dict[str, Any]],
+        config: Callable[[TrialSuggestion], dict[str, Any]],
         resources: Resources,
         note: Callable[[str], None],
     ) -> None:
         self._work, self._folder, self._config, self._resources, self._note = work, folder, config, resources, note
-        self._asked: dict[int, tuple[str, float]] = {}
+        self._suggestion: dict[int, tuple[str, float]] = {}
         self._waits = False
         self.heard = False
 
     def beat(self) -> None:
         self._work.beat()
-        for number, (process, since) in list(self._asked.items()):
+        for number, (process, since) in list(self._suggestion.items()):
             if time.monotonic() - since < _LATE_SECONDS:
                 continue
-            del self._asked[number]
+            del self._suggestion[number]
             if self._process(number) == process:
                 self._note(f"#{number} has not begun for a minute: Ray has no room for it, or its machine is slow")
 
@@ -288,9 +292,9 @@ class _Served:
         match question:
             case {"next": found}:
                 return self._next(found)
-            case {"hear": [number, message]}:
+            case {"on_result": [number, message]}:
                 self.heard = True
-                return self._work.hear(number, message)
+                return self._work.on_result(number, message)
             case {"lost": [number, out_of_memory]}:
                 return self._work.lost(number, out_of_memory=out_of_memory)
         raise AssertionError(question)
@@ -312,11 +316,11 @@ class _Served:
                 return None
             case Answer.DONE:
                 return "done"
-            case asked:
-                self._asked[asked.number] = self._process(asked.number), time.monotonic()
-                resources = occupied(self._resources, asked.share, nodes)
-                self._work.occupies(asked.number, resources.get("GPU", 0.0))
-                return self._config(asked) | {"resources": resources}
+            case suggestion:
+                self._suggestion[suggestion.number] = self._process(suggestion.number), time.monotonic()
+                resources = occupied(self._resources, suggestion.share, nodes)
+                self._work.on_placed(suggestion.number, resources.get("GPU", 0.0))
+                return self._config(suggestion) | {"resources": resources}
 
 
 def _nodes(found: Sequence[Mapping[str, float]]) -> tuple[Node, ...]:
@@ -362,7 +366,7 @@ class _Child:
             if caught:
                 note(f"{signal.Signals(caught[0]).name}: ending, before Ray has started")
                 raise KeyboardInterrupt
-        found = self._hear()
+        found = self._on_result()
         if "failed" in found:
             raise _RayDiedError(found["failed"])
         self._is_busy = False
@@ -388,7 +392,7 @@ class _Child:
             served.beat()
             if not self._connection.poll(_BEAT_SECONDS):
                 continue
-            question = self._hear()
+            question = self._on_result()
             if question == "ended":
                 self._is_busy = False
                 return
@@ -400,7 +404,7 @@ class _Child:
         self._tell({"look": resources})
         while not self._connection.poll(_LATE_SECONDS):
             note("still waiting for a machine with room for a trial: others use it, or it is slow")
-        found: dict[str, Any] = self._hear()
+        found: dict[str, Any] = self._on_result()
         self._is_busy = False
         return found
 
@@ -422,7 +426,7 @@ class _Child:
         except OSError:
             raise _RayDiedError("Ray died") from None
 
-    def _hear(self) -> Any:
+    def _on_result(self) -> Any:
         try:
             return receive(self._connection)
         except (EOFError, OSError):

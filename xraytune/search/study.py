@@ -375,11 +375,11 @@ def _from_best(folder: StudyFolder, space: Space) -> str:
     complete = (row for row in journal.rows() if row["status"] == "complete")
     best = sorted(complete, key=lambda row: float(row["value"]), reverse=True)
     settings = (flat_values(journal.parameters(row["number"])) for row in best)
-    points = [point for values in settings if (point := space.nearest_start(values))]
+    points = [point for values in settings if (point := space.nearest_initial_point(values))]
     if not points:
         return ""
     distinct = ", ".join(list({json.dumps(point): None for point in points})[:_BEST])
-    return f"\n       from this one's best trials: --set {shlex.quote(f'start_from=[{distinct}]')}"
+    return f"\n       from this one's best trials: --set {shlex.quote(f'points_to_evaluate=[{distinct}]')}"
 
 
 def require_same_images(folder: StudyFolder, prepared: Prepared) -> None:

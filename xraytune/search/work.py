@@ -32,7 +32,7 @@ Message: TypeAlias = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class TrialSuggestion:
     """A trial to be run.
 
     Attributes:
@@ -64,13 +64,13 @@ class Work(Protocol):
     def is_done(self) -> bool:
         """Whether nothing runs, waits or is still to come."""
 
-    def next(self) -> Asked | Answer:
+    def next(self) -> TrialSuggestion | Answer:
         """A trial for a free slot."""
 
-    def occupies(self, number: int, gpus: float) -> None:
+    def on_placed(self, number: int, gpus: float) -> None:
         """A trial that `next` gave holds so many GPUs: more, where it is tried again after it ran out of memory."""
 
-    def hear(self, number: int, message: Message) -> bool:
+    def on_result(self, number: int, message: Message) -> bool:
         """Take what a trial says and answer whether it goes on; anything may be said again."""
 
     def lost(self, number: int, *, out_of_memory: bool) -> None:

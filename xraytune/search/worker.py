@@ -25,8 +25,8 @@ from xraytune.errors import ConfigError, MachineError, Problem, TrialError
 from xraytune.files import explained_disk_errors, fenced, read_jsonl, write_text
 from xraytune.lease import HeldError, has_claim, may_be_held, read_owner, write_claim
 from xraytune.limits import is_out_of_memory
-from xraytune.pipeline.album import compose_album
 from xraytune.pipeline.prepare import Prepared
+from xraytune.pipeline.training_set import build_training_set
 from xraytune.pipeline.trial import trial_epochs
 from xraytune.records import Compute, EpochRecord, Json, TrialResult
 from xraytune.search.messages import reason_of, traceback_note
@@ -174,8 +174,8 @@ class TrialWorker:
         )
 
         def samples() -> Image.Image:
-            album = compose_album(experiment, prepared, compute=compute, cache=cache)
-            return sample_grid(album, len(prepared.class_names), prepared.image_size_px)
+            training_set = build_training_set(experiment, prepared, compute=compute, cache=cache)
+            return sample_grid(training_set, len(prepared.class_names), prepared.image_size_px)
 
         return WandbRun(settings, trial, samples=samples, finish_seconds=_FINISH_SECONDS)
 

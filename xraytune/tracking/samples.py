@@ -7,30 +7,30 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from xraytune.gan.grid import draw_grid
-from xraytune.pipeline.album import Album
+from xraytune.pipeline.training_set import TrainingSet
 
 _PAPER = 255
 
 
-def sample_grid(album: Album, class_count: int, image_size_px: int, *, each: int = 4) -> Image.Image:
+def sample_grid(training_set: TrainingSet, class_count: int, image_size_px: int, *, each: int = 4) -> Image.Image:
     """The first images of each class: `each` real ones on the left and as many extra ones on the right.
 
     Smaller images, as a GAN makes them, are enlarged to `image_size_px`; where there are fewer, the paper stays white.
     """
     rows = []
     for label in range(class_count):
-        real = np.flatnonzero(album.labels[: album.real_count] == label)
-        extra = album.extra[album.labels[album.extra] == label]
+        real = np.flatnonzero(training_set.labels[: training_set.real_count] == label)
+        extra = training_set.extra[training_set.labels[training_set.extra] == label]
         for numbers in (real, extra):
-            shown = [_shown(album, int(number), image_size_px) for number in numbers[:each]]
+            shown = [_shown(training_set, int(number), image_size_px) for number in numbers[:each]]
             blank = np.full((image_size_px, image_size_px), _PAPER, dtype=np.uint8)
             rows += shown + [blank] * (each - len(shown))
     return draw_grid(np.stack(rows), columns=2 * each)
 
 
-def _shown(album: Album, number: int, image_size_px: int) -> NDArray[np.uint8]:
-    (group,), (place,) = album.locate(np.array([number]))
-    image = album.groups[group]
+def _shown(training_set: TrainingSet, number: int, image_size_px: int) -> NDArray[np.uint8]:
+    (group,), (place,) = training_set.locate(np.array([number]))
+    image = training_set.groups[group]
     pixels = np.array(image.pixels[image.rows[place]])
     if pixels.shape == (image_size_px, image_size_px):
         return pixels

@@ -15,7 +15,7 @@ _RAY_DIES_SECONDS = 0.2
 """Longer than `driver.py` takes to see that a process of Ray's is gone."""
 
 
-class DirectedSearcher(Searcher):
+class ControllerSearcher(Searcher):
     """Hands Tune the trials that it is given."""
 
     def __init__(self, link: Link) -> None:
@@ -44,7 +44,7 @@ class DirectedSearcher(Searcher):
         """Nothing: the study folder is the truth."""
 
 
-class DirectedScheduler(FIFOScheduler):
+class ControllerScheduler(FIFOScheduler):
     """Asks about every message of a trial, whatever Tune thinks of it."""
 
     def __init__(self, link: Link) -> None:
@@ -54,7 +54,7 @@ class DirectedScheduler(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Continue or stop, as it was answered."""
         del tune_controller
-        goes_on = self._link.hear(trial.config["number"], json.loads(result["message"]))
+        goes_on = self._link.on_result(trial.config["number"], json.loads(result["message"]))
         return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:

@@ -25,7 +25,7 @@ import ray
 from ray import tune
 
 from xraytune.search.ray.actor import TrialActor, look
-from xraytune.search.ray.adapters import DirectedScheduler, DirectedSearcher
+from xraytune.search.ray.adapters import ControllerScheduler, ControllerSearcher
 from xraytune.search.ray.link import Link, receive, send
 
 _OBJECT_STORE_BYTES = 200 * 2**20  # trials exchange paths, not arrays
@@ -105,8 +105,8 @@ def _run(connection: Connection, options: dict[str, Any]) -> None:
                 name="tune",
                 storage_path=options["scratch"],
                 num_samples=-1,
-                search_alg=DirectedSearcher(link),
-                scheduler=DirectedScheduler(link),
+                search_alg=ControllerSearcher(link),
+                scheduler=ControllerScheduler(link),
                 max_failures=0,  # whoever has the work decides what is tried again
                 raise_on_failed_trial=False,
                 reuse_actors=options["reuse_actors"],

@@ -30,9 +30,9 @@ class Link:
         answer: dict[str, Any] | str | None = self._ask({"next": self._found})
         return answer
 
-    def hear(self, number: int, message: Mapping[str, Any]) -> bool:
+    def on_result(self, number: int, message: Mapping[str, Any]) -> bool:
         """Whether a trial that said this goes on."""
-        return bool(self._ask({"hear": [number, message]}))
+        return bool(self._ask({"on_result": [number, message]}))
 
     def lost(self, number: int, *, out_of_memory: bool) -> None:
         """The process of a trial is gone."""

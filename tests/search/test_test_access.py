@@ -10,22 +10,22 @@ import pytest
 
 from xraytune.files import read_jsonl
 from xraytune.search.clean import clean
-from xraytune.search.openings import OPENINGS_FILE, openings, study_logs, write_opening
 from xraytune.search.study import StudyFolder
+from xraytune.search.test_access import TEST_ACCESS_FILE, accesses, log_test_access, study_logs
 
 WRITE = """
 import sys
 from pathlib import Path
-from xraytune.search.openings import study_logs, write_opening
+from xraytune.search.test_access import study_logs, log_test_access
 study = Path(sys.argv[1])
 for number in range(15):
     about = {"fingerprint": "a", "reason": str(number), "study": study.name}
-    write_opening(*study_logs(study), command="confirm", image_count=1, **about)
+    log_test_access(*study_logs(study), command="confirm", image_count=1, **about)
 """
 
 
 def opened(study: Path, fingerprint: str) -> None:
-    write_opening(
+    log_test_access(
         *study_logs(study), command="confirm", fingerprint=fingerprint, reason="", image_count=9, study=study.name
     )
 
@@ -36,7 +36,7 @@ def test_an_opening_counts_once_for_every_study_beside_and_another_folders_does_
     opened(study.path, "another")
 
     for one in (study.path, study.path.with_name("new")):
-        assert [row["study"] for row in openings(one, "same")] == ["small", "removed since"]
+        assert [row["study"] for row in accesses(one, "same")] == ["small", "removed since"]
 
 
 def test_a_study_that_was_moved_here_brings_its_openings(study: StudyFolder, tmp_path: Path) -> None:
@@ -44,20 +44,20 @@ def test_a_study_that_was_moved_here_brings_its_openings(study: StudyFolder, tmp
     (tmp_path / "elsewhere").mkdir()
     moved = study.path.rename(tmp_path / "elsewhere" / "small")
 
-    assert [row["study"] for row in openings(moved.with_name("new"), "same")] == ["small"]
+    assert [row["study"] for row in accesses(moved.with_name("new"), "same")] == ["small"]
 
 
 @pytest.mark.slow
 def test_processes_that_write_at_once_lose_no_opening_although_one_was_killed_in_a_line(study: StudyFolder) -> None:
     studies = [study.path.with_name(f"study{number}") for number in range(3)]
-    log = study.path.parent / OPENINGS_FILE
+    log = study.path.parent / TEST_ACCESS_FILE
     log.write_text('{"version": 1, "ti', encoding="utf-8")
 
     processes = [subprocess.Popen([sys.executable, "-c", WRITE, str(one)]) for one in studies]
 
     assert [process.wait() for process in processes] == [0] * 3
     assert len(read_jsonl(log)) == 3 * 15
-    assert len(openings(study.path, "a")) == 3 * 15
+    assert len(accesses(study.path, "a")) == 3 * 15
 
 
 def test_a_clean_leaves_the_openings(study: StudyFolder) -> None:
@@ -65,5 +65,5 @@ def test_a_clean_leaves_the_openings(study: StudyFolder) -> None:
 
     clean(study.path)
 
-    assert len(openings(study.path, "same")) == 1
-    assert all((folder / OPENINGS_FILE).exists() for folder in study_logs(study.path))
+    assert len(accesses(study.path, "same")) == 1
+    assert all((folder / TEST_ACCESS_FILE).exists() for folder in study_logs(study.path))

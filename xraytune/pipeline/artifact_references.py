@@ -22,7 +22,7 @@ STAGES = (FEATURES_STAGE, QUALITY_STAGE, POOL_STAGE, GAN_STAGE, PIXELS_STAGE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Holdings:
+class ArtifactReferences:
     """What one study stands on.
 
     Attributes:
@@ -56,7 +56,7 @@ class Holdings:
         return inputs.get("pixels") == self.pixels or inputs.get("gan") in self.gans
 
 
-def holdings(prepared: Prepared, gan_inputs: Iterable[Mapping[str, Any]], cache: Path) -> Holdings:
+def artifact_references(prepared: Prepared, gan_inputs: Iterable[Mapping[str, Any]], cache: Path) -> ArtifactReferences:
     """What a study stands on.
 
     Args:
@@ -74,6 +74,6 @@ def holdings(prepared: Prepared, gan_inputs: Iterable[Mapping[str, Any]], cache:
         for path, inputs in artifacts_of(cache, GAN_STAGE)
         if all(inputs.get(name) == value for name, value in of_its_images.items())
     }
-    return Holdings(
+    return ArtifactReferences(
         pixels=prepared.pixels, gans=frozenset(trained | {fingerprint(GAN_STAGE, one) for one in gan_inputs})
     )

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from xraytune.export.bundle import Bundle
 from xraytune.files import read_jsonl
-from xraytune.search.openings import OPENINGS_FILE, openings, study_logs, write_opening
 from xraytune.search.study import StudyFolder
+from xraytune.search.test_access import TEST_ACCESS_FILE, accesses, log_test_access, study_logs
 
 
-def record_opening(bundle: Bundle, fingerprint: str, *, reason: str, image_count: int) -> int:
+def record_test_access(bundle: Bundle, fingerprint: str, *, reason: str, image_count: int) -> int:
     """Log an opening; gives how many are known, this one included.
 
     Raises:
@@ -18,7 +18,7 @@ def record_opening(bundle: Bundle, fingerprint: str, *, reason: str, image_count
         MachineError: The disk is full, or the system refuses access.
     """
     model, study = bundle.path.resolve(), _study_with_test(bundle, fingerprint)
-    write_opening(
+    log_test_access(
         model,
         *(() if study is None else study_logs(study)),
         command="evaluate",
@@ -29,8 +29,8 @@ def record_opening(bundle: Bundle, fingerprint: str, *, reason: str, image_count
         model_sha256=bundle.model_sha256,
         **({} if study is None else {"study": study.name}),
     )
-    with_model = [row for row in read_jsonl(model / OPENINGS_FILE) if row["fingerprint"] == fingerprint]
-    return max(len(with_model), 0 if study is None else len(openings(study, fingerprint)))
+    with_model = [row for row in read_jsonl(model / TEST_ACCESS_FILE) if row["fingerprint"] == fingerprint]
+    return max(len(with_model), 0 if study is None else len(accesses(study, fingerprint)))
 
 
 def _study_with_test(bundle: Bundle, fingerprint: str) -> Path | None:

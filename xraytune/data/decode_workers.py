@@ -220,7 +220,7 @@ class _Helper:
 def _start(pixels: int) -> subprocess.Popen[bytes]:
     """In a session of its own, so that Ctrl-C reaches us alone; it ends when its input does, however we end."""
     return subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-m", "xraytune.data.crew", str(pixels)],
+        [sys.executable, "-W", "ignore", "-m", "xraytune.data.decode_workers", str(pixels)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -24,10 +24,10 @@ from xraytune.classifier.network import Classifier, build_classifier
 from xraytune.config.backbone_names import BACKBONES
 from xraytune.config.settings import Experiment
 from xraytune.mix.sampler import image_stream
-from xraytune.pipeline.album import Album, ImageGroup, compose_album, side_group
 from xraytune.pipeline.features import frozen_features
 from xraytune.pipeline.prepare import Prepared
 from xraytune.pipeline.pretrained import pretrained_weights
+from xraytune.pipeline.training_set import ImageSource, TrainingSet, build_training_set, side_images
 from xraytune.records import Compute, Progress, ignore_progress
 
 _VAL_BATCH = 128
@@ -45,27 +45,27 @@ class StepImages:
     real_count: int
 
 
-class Feed(Protocol):
+class Loader(Protocol):
     """From drawn images to the inputs of what is trained."""
 
     def inputs(self, draw: StepImages) -> Tensor:
         """Inputs of one step, on the device."""
         ...
 
-    def side(self, group: ImageGroup) -> Iterator[Tensor]:
+    def side(self, group: ImageSource) -> Iterator[Tensor]:
         """Inputs of one side of the split, in order, unaugmented, in batches."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Material:
+class TrialInputs:
     """What the loop trains, and on what.
 
     Attributes:
         classifier: Gives the whole network, what was trained so far in it.
         trained: What the loop trains: the whole network, or a head on features that were computed once.
         form: From stored pixels to the network's input.
-        feed: From images to the inputs of what is trained.
+        loader: From images to the inputs of what is trained.
         batch: From a step to its inputs and labels, on the device.
         norm_batches: Inputs that the running statistics of batch norms are estimated on.
         val_a: val-A in order, in batches.
@@ -75,34 +75,37 @@ class Material:
     classifier: Callable[[], Classifier]
     trained: nn.Module
     form: InputFormat
-    feed: Feed
+    loader: Loader
     batch: Callable[[int], tuple[Tensor, Tensor]]
     norm_batches: Callable[[], Iterator[Tensor]]
     val_a: Callable[[], Iterator[Tensor]]
     val_b: Callable[[], Iterator[Tensor]]
 
 
-def gather_material(
+def build_inputs(
     experiment: Experiment,
     prepared: Prepared,
     *,
     cache: Path,
     compute: Compute,
     on_progress: Progress = ignore_progress,
-) -> Material:
+) -> TrialInputs:
     """Build the network and all that feeds it; pool blocks and features that are not there yet are made."""
-    album = compose_album(experiment, prepared, compute=compute, cache=cache)
+    training_set = build_training_set(experiment, prepared, compute=compute, cache=cache)
     parts = _parts(experiment, prepared, cache=cache, compute=compute, on_progress=on_progress)
-    feed: Feed
+    loader: Loader
     trained: nn.Module
     if parts.features is not None:
         classical = experiment.parameters.classical
-        feed = FeatureFeed(
-            album, partial(parts.features, classical=classical), partial(parts.features, classical=0), compute.device
+        loader = FeatureLoader(
+            training_set,
+            partial(parts.features, classical=classical),
+            partial(parts.features, classical=0),
+            compute.device,
         )
-        trained = parts.head(feed.feature_count)
+        trained = parts.head(loader.feature_count)
     else:
-        feed = PixelFeed(album, experiment, parts.form, compute.device)
+        loader = PixelLoader(training_set, experiment, parts.form, compute.device)
         trained = parts.network()
 
     def classifier() -> Classifier:
@@ -111,28 +114,28 @@ def gather_material(
             whole.head = trained
         return whole
 
-    batch = _batches(album, experiment, feed, compute.device)
-    real_batches = partial(batches_of_real_images, album, experiment, feed)
+    batch = _batches(training_set, experiment, loader, compute.device)
+    real_batches = partial(batches_of_real_images, training_set, experiment, loader)
     # Those of the first steps, which show real images once each.
-    steps = -(-min(album.real_count, _MOST_REAL_IMAGES) // album.plan.real_per_step)
+    steps = -(-min(training_set.real_count, _MOST_REAL_IMAGES) // training_set.plan.real_per_step)
 
     def mixed_batches() -> Iterator[Tensor]:
         return (batch(step)[0] for step in range(steps))
 
-    return Material(
+    return TrialInputs(
         classifier=classifier,
         trained=trained,
         form=parts.form,
-        feed=feed,
+        loader=loader,
         batch=batch,
         norm_batches=real_batches if experiment.parameters.batch_norm == "real" else mixed_batches,
-        val_a=partial(feed.side, side_group("val_a", prepared.side("val_a"), prepared, cache)),
-        val_b=partial(feed.side, side_group("val_b", prepared.side("val_b"), prepared, cache)),
+        val_a=partial(loader.side, side_images("val_a", prepared.side("val_a"), prepared, cache)),
+        val_b=partial(loader.side, side_images("val_b", prepared.side("val_b"), prepared, cache)),
     )
 
 
 def untrained(
-    experiment: Experiment, prepared: Prepared, group: ImageGroup, *, cache: Path, compute: Compute
+    experiment: Experiment, prepared: Prepared, group: ImageSource, *, cache: Path, compute: Compute
 ) -> tuple[nn.Module, Iterator[Tensor]]:
     """What a trial trains, before its training, and the batches of one group of images for it to predict.
 
@@ -173,7 +176,7 @@ def _parts(
     settings, parameters = experiment.settings, experiment.parameters
     weights = pretrained_weights(parameters, settings.weights_dir, cache)
     class_count = len(prepared.class_names)
-    mean, std = _grey_statistics(side_group("real", prepared.side("train"), prepared, cache))
+    mean, std = _grey_statistics(side_images("real", prepared.side("train"), prepared, cache))
     form = input_format(experiment, train_mean=mean, train_std=std)
 
     @lru_cache
@@ -209,36 +212,42 @@ def view_count(experiment: Experiment) -> int:
     return experiment.parameters.views if experiment.parameters.classical else 1
 
 
-def _batches(album: Album, experiment: Experiment, feed: Feed, device: str) -> Callable[[int], tuple[Tensor, Tensor]]:
+def _batches(
+    training_set: TrainingSet, experiment: Experiment, loader: Loader, device: str
+) -> Callable[[int], tuple[Tensor, Tensor]]:
     seed, views = experiment.settings.seed, max(view_count(experiment), 1)
-    plan = album.plan
-    real = image_stream(seed, "real", image_count=album.real_count, per_step=plan.real_per_step, view_count=views)
-    extra = image_stream(seed, "extra", image_count=len(album.extra), per_step=plan.extra_per_step, view_count=views)
+    plan = training_set.plan
+    real = image_stream(
+        seed, "real", image_count=training_set.real_count, per_step=plan.real_per_step, view_count=views
+    )
+    extra = image_stream(
+        seed, "extra", image_count=len(training_set.extra), per_step=plan.extra_per_step, view_count=views
+    )
 
     def batch(step: int) -> tuple[Tensor, Tensor]:
         drawn, added = real(step), extra(step)
-        numbers = np.concatenate([drawn.positions, album.extra[added.positions]])
+        numbers = np.concatenate([drawn.positions, training_set.extra[added.positions]])
         draw = StepImages(
             step=step,
             numbers=numbers,
             views=np.concatenate([drawn.views, added.views]),
             real_count=len(drawn.positions),
         )
-        return feed.inputs(draw), torch.from_numpy(album.labels[numbers]).to(device)
+        return loader.inputs(draw), torch.from_numpy(training_set.labels[numbers]).to(device)
 
     return batch
 
 
-def batches_of_real_images(album: Album, experiment: Experiment, feed: Feed) -> Iterator[Tensor]:
+def batches_of_real_images(training_set: TrainingSet, experiment: Experiment, loader: Loader) -> Iterator[Tensor]:
     """Up to 256 real images in a seeded order, the same at each call: each once, in one of its training views.
 
     They come in batches of about equal size, with images of all classes, and as large as those of validation.
     """
-    seed, count, views = experiment.settings.seed, album.real_count, max(view_count(experiment), 1)
+    seed, count, views = experiment.settings.seed, training_set.real_count, max(view_count(experiment), 1)
     drawn = image_stream(seed, "batch norm", image_count=count, per_step=count, view_count=views)(0)
     chosen = np.arange(min(count, _MOST_REAL_IMAGES))
     for part, places in enumerate(np.array_split(chosen, -(-len(chosen) // _VAL_BATCH))):
-        yield feed.inputs(
+        yield loader.inputs(
             StepImages(
                 step=-1 - part,  # with `views: 0`, views that no step of the training draws
                 numbers=drawn.positions[places],
@@ -248,11 +257,11 @@ def batches_of_real_images(album: Album, experiment: Experiment, feed: Feed) -> 
         )
 
 
-class FeatureFeed:
+class FeatureLoader:
     """Inputs are the features of a frozen backbone.
 
     Args:
-        album: The trial's images.
+        training_set: The trial's images.
         features: From a group to the features of its augmented views, float32 [n, V, D].
         plain_features: The same without augmentation, for validation.
         device: Where the head is.
@@ -260,14 +269,14 @@ class FeatureFeed:
 
     def __init__(
         self,
-        album: Album,
-        features: Callable[[ImageGroup], NDArray[np.float32]],
-        plain_features: Callable[[ImageGroup], NDArray[np.float32]],
+        training_set: TrainingSet,
+        features: Callable[[ImageSource], NDArray[np.float32]],
+        plain_features: Callable[[ImageSource], NDArray[np.float32]],
         device: str,
     ) -> None:
-        self._album = album
+        self._training_set = training_set
         self._device = device
-        self._features = [features(group) for group in album.groups]
+        self._features = [features(group) for group in training_set.groups]
         self._plain_features = plain_features
 
     @property
@@ -277,23 +286,23 @@ class FeatureFeed:
 
     def inputs(self, draw: StepImages) -> Tensor:
         """Float32 [B, D]."""
-        groups, places = self._album.locate(draw.numbers)
+        groups, places = self._training_set.locate(draw.numbers)
         out = np.empty((len(draw.numbers), self.feature_count), dtype=np.float32)
         for group in np.unique(groups).tolist():
             chosen = groups == group
             out[chosen] = self._features[group][places[chosen], draw.views[chosen]]
         return torch.from_numpy(out).to(self._device)
 
-    def side(self, group: ImageGroup) -> Iterator[Tensor]:
+    def side(self, group: ImageSource) -> Iterator[Tensor]:
         """One batch, float32 [n, D]."""
         return feature_batches(self._plain_features(group), self._device)
 
 
-class PixelFeed:
+class PixelLoader:
     """Inputs are images, [B, C, S, S]: scaled, augmented and normalised on the device."""
 
-    def __init__(self, album: Album, experiment: Experiment, form: InputFormat, device: str) -> None:
-        self._album = album
+    def __init__(self, training_set: TrainingSet, experiment: Experiment, form: InputFormat, device: str) -> None:
+        self._training_set = training_set
         self._form = form
         self._device = device
         self._seed = experiment.settings.seed
@@ -308,19 +317,19 @@ class PixelFeed:
                 views=max(self._views, 1),
                 classical=self._classical,
             )
-            for group in album.groups
+            for group in training_set.groups
         ]
 
     def inputs(self, draw: StepImages) -> Tensor:
         """Float32 [B, C, S, S], channels last."""
-        groups, places = self._album.locate(draw.numbers)
+        groups, places = self._training_set.locate(draw.numbers)
         size_px = self._form.image_size_px
         images = torch.empty(len(draw.numbers), 1, size_px, size_px, device=self._device)
         views = np.empty((len(draw.numbers), self._tables[0].shape[2]), dtype=np.float32)
         for group in np.unique(groups).tolist():
             chosen = groups == group
             images[torch.from_numpy(chosen)] = _unit(
-                self._album.groups[group], places[chosen], self._form, self._device
+                self._training_set.groups[group], places[chosen], self._form, self._device
             )
             views[chosen] = self._tables[group][places[chosen], draw.views[chosen]]
         if self._views == 0:
@@ -337,7 +346,7 @@ class PixelFeed:
             ]
         )
 
-    def side(self, group: ImageGroup) -> Iterator[Tensor]:
+    def side(self, group: ImageSource) -> Iterator[Tensor]:
         """Batches of [n, C, S, S]."""
         return pixel_batches(group, self._form, self._device)
 
@@ -347,18 +356,18 @@ def feature_batches(features: NDArray[np.float32], device: str) -> Iterator[Tens
     yield torch.from_numpy(np.array(features[:, 0])).to(device)
 
 
-def pixel_batches(group: ImageGroup, form: InputFormat, device: str) -> Iterator[Tensor]:
+def pixel_batches(group: ImageSource, form: InputFormat, device: str) -> Iterator[Tensor]:
     """The images of a group, in batches of [n, C, S, S]."""
     for start in range(0, len(group.rows), _VAL_BATCH):
         places = np.arange(start, min(start + _VAL_BATCH, len(group.rows)))
         yield normalise(_unit(group, places, form, device), form)
 
 
-def _unit(group: ImageGroup, places: NDArray[np.int64], form: InputFormat, device: str) -> Tensor:
+def _unit(group: ImageSource, places: NDArray[np.int64], form: InputFormat, device: str) -> Tensor:
     return to_unit(torch.from_numpy(group.pixels[group.rows[places]]).to(device), form)
 
 
-def _grey_statistics(group: ImageGroup) -> tuple[float, float]:
+def _grey_statistics(group: ImageSource) -> tuple[float, float]:
     """Mean and standard deviation of a group's pixels, in [0, 1]; from the histogram of their 256 values."""
     histogram = np.zeros(256, dtype=np.int64)
     for start in range(0, len(group.rows), 512):

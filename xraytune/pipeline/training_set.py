@@ -46,7 +46,7 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ImageGroup:
+class ImageSource:
     """Images of one origin.
 
     Attributes:
@@ -65,7 +65,7 @@ class ImageGroup:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Album:
+class TrainingSet:
     """The groups of a trial, and which of their images are the extra ones.
 
     Attributes:
@@ -75,7 +75,7 @@ class Album:
         plan: How many of each kind a step draws.
     """
 
-    groups: tuple[ImageGroup, ...]
+    groups: tuple[ImageSource, ...]
     labels: NDArray[np.int64]
     extra: NDArray[np.int64]
     plan: MixPlan
@@ -92,9 +92,9 @@ class Album:
         return group, numbers - np.concatenate([[0], ends])[group]
 
 
-def side_group(name: str, side: Side, prepared: Prepared, cache: Path) -> ImageGroup:
+def side_images(name: str, side: Side, prepared: Prepared, cache: Path) -> ImageSource:
     """One side of the split as a group."""
-    return ImageGroup(
+    return ImageSource(
         name=name,
         pixels=training_pixels(prepared, cache),
         rows=side.rows,
@@ -103,7 +103,7 @@ def side_group(name: str, side: Side, prepared: Prepared, cache: Path) -> ImageG
     )
 
 
-def compose_album(experiment: Experiment, prepared: Prepared, *, compute: Compute, cache: Path) -> Album:
+def build_training_set(experiment: Experiment, prepared: Prepared, *, compute: Compute, cache: Path) -> TrainingSet:
     """The images of a trial; what its GAN has yet to make is made.
 
     Raises:
@@ -113,17 +113,17 @@ def compose_album(experiment: Experiment, prepared: Prepared, *, compute: Comput
     """
     require_pixels(experiment.settings, prepared, cache)
     train = prepared.side("train")
-    real = side_group("real", train, prepared, cache)
+    real = side_images("real", train, prepared, cache)
     plan = _plan(experiment.parameters, prepared)
     needed = plan.extra_counts(len(prepared.class_names))
-    groups: tuple[ImageGroup, ...]
+    groups: tuple[ImageSource, ...]
     match experiment.parameters.source:
         case "none" | "duplicate":
             groups = ()
         case "folder":
-            groups = (_folder_group(experiment, prepared, cache=cache),)
+            groups = (_folder_source(experiment, prepared, cache=cache),)
         case _:
-            groups = _pool_groups(experiment, prepared, needed, compute=compute, cache=cache)
+            groups = _pool_sources(experiment, prepared, needed, compute=compute, cache=cache)
     labels = np.concatenate([group.labels for group in (real, *groups)])
     extra = np.empty(len(plan.extra_labels), dtype=np.int64)
     for label, count in enumerate(needed):
@@ -133,7 +133,7 @@ def compose_album(experiment: Experiment, prepared: Prepared, *, compute: Comput
             ranked = _drawn_again(np.flatnonzero(train.labels == label), count, experiment.settings.seed, label)
         of_label = plan.extra_labels == label
         extra[of_label] = ranked[plan.extra_ordinals[of_label]]
-    return Album(groups=(real, *groups), labels=labels, extra=extra, plan=plan)
+    return TrainingSet(groups=(real, *groups), labels=labels, extra=extra, plan=plan)
 
 
 def _plan(parameters: Parameters, prepared: Prepared) -> MixPlan:
@@ -147,9 +147,9 @@ def _drawn_again(members: NDArray[np.int64], count: int, seed: int, label: int) 
     return np.resize(order, count)
 
 
-def _pool_groups(
+def _pool_sources(
     experiment: Experiment, prepared: Prepared, needed: tuple[int, ...], *, compute: Compute, cache: Path
-) -> tuple[ImageGroup, ...]:
+) -> tuple[ImageSource, ...]:
     """Blocks of a GAN's images, or of those that another package makes from the train side."""
     settings, source, seed = experiment.parameters.gan, experiment.parameters.source, experiment.settings.seed
     if settings is not None:
@@ -164,18 +164,18 @@ def _pool_groups(
             rows = np.arange(len(pixels))
             labels = np.full(len(pixels), label)
             name = f"{source} {label} {block}"
-            groups.append(ImageGroup(name=name, pixels=pixels, rows=rows, labels=labels, inputs=inputs))
+            groups.append(ImageSource(name=name, pixels=pixels, rows=rows, labels=labels, inputs=inputs))
     return tuple(groups)
 
 
-def _folder_group(experiment: Experiment, prepared: Prepared, *, cache: Path) -> ImageGroup:
+def _folder_source(experiment: Experiment, prepared: Prepared, *, cache: Path) -> ImageSource:
     parameters, group_regex = experiment.parameters, experiment.settings.data.split.group_regex
     assert parameters.folder is not None, "source: folder has a path"
     images, store = store_folder(parameters.folder.path, prepared, group_regex=group_regex, cache=cache)
     require_enough(images, parameters, prepared)
     labels = np.array([image.label for image in images], dtype=np.int64)
     rows = np.arange(len(images))
-    return ImageGroup(
+    return ImageSource(
         name="folder", pixels=open_pixels(store), rows=rows, labels=labels, inputs={**pixels_inputs(store)}
     )
 

@@ -17,22 +17,22 @@ from xraytune.classifier.network import build_classifier
 from xraytune.config.settings import FolderSettings, Parameters
 from xraytune.errors import DataError
 from xraytune.mix.plan import plan_mix
-from xraytune.pipeline.album import Album, ImageGroup, compose_album, side_group
-from xraytune.pipeline.material import StepImages, batches_of_real_images, gather_material, untrained
+from xraytune.pipeline.inputs import StepImages, batches_of_real_images, build_inputs, untrained
 from xraytune.pipeline.prepare import prepare
 from xraytune.pipeline.synthesize import GAN_STAGE, network_labels, trained_gan
+from xraytune.pipeline.training_set import ImageSource, TrainingSet, build_training_set, side_images
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
 def album_of(bench: Bench) -> Any:
-    def compose(**parameters: Any) -> Album:
+    def compose(**parameters: Any) -> TrainingSet:
         experiment = bench.experiment(**parameters)
         if experiment.parameters.gan:
             for label in network_labels(experiment.parameters.gan, bench.prepared):
                 trained_gan(experiment.parameters.gan, label, bench.prepared, compute=CPU, cache=bench.cache)
-        return compose_album(experiment, bench.prepared, compute=CPU, cache=bench.cache)
+        return build_training_set(experiment, bench.prepared, compute=CPU, cache=bench.cache)
 
     return compose
 
@@ -49,8 +49,8 @@ def test_two_arms_see_the_same_real_images_in_the_same_order(bench: Bench, album
         for mix in mixes:
             album_of(**mix)
             experiment = bench.experiment(classical=2, views=views, **mix)
-            material = gather_material(experiment, bench.prepared, cache=bench.cache, compute=CPU)
-            batches.append([material.batch(step) for step in range(12)])
+            trial_inputs = build_inputs(experiment, bench.prepared, cache=bench.cache, compute=CPU)
+            batches.append([trial_inputs.batch(step) for step in range(12)])
         alone, duplicated, synthetic = batches
         for step in range(12):
             real, labels = alone[step]
@@ -62,15 +62,15 @@ def test_two_arms_see_the_same_real_images_in_the_same_order(bench: Bench, album
 
 def test_running_statistics_of_the_mix_are_estimated_on_one_pass_over_the_real_images(bench: Bench) -> None:
     """In the batches of the first steps, extra images included; at each call the same."""
-    material = gather_material(
+    trial_inputs = build_inputs(
         bench.experiment(source="duplicate", synthetic_ratio=0.5), bench.prepared, cache=bench.cache, compute=CPU
     )
     steps = -(-len(bench.prepared.side("train").rows) // 8)
 
     for _ in range(2):
-        batches = list(material.norm_batches())
+        batches = list(trial_inputs.norm_batches())
         assert len(batches) == steps
-        assert all(torch.equal(inputs, material.batch(step)[0]) for step, inputs in enumerate(batches))
+        assert all(torch.equal(inputs, trial_inputs.batch(step)[0]) for step, inputs in enumerate(batches))
 
 
 def test_running_statistics_of_real_images_are_estimated_on_the_same_ones_in_every_arm(
@@ -87,9 +87,9 @@ def test_running_statistics_of_real_images_are_estimated_on_the_same_ones_in_eve
         for mix in mixes:
             album_of(**mix)
             experiment = bench.experiment(classical=2, views=views, batch_norm="real", **mix)
-            material = gather_material(experiment, bench.prepared, cache=bench.cache, compute=CPU)
-            arms.append(list(material.norm_batches()))
-            assert all(torch.equal(*batches) for batches in zip(arms[-1], material.norm_batches(), strict=True))
+            trial_inputs = build_inputs(experiment, bench.prepared, cache=bench.cache, compute=CPU)
+            arms.append(list(trial_inputs.norm_batches()))
+            assert all(torch.equal(*batches) for batches in zip(arms[-1], trial_inputs.norm_batches(), strict=True))
         assert all(torch.equal(*batches) for arm in arms for batches in zip(arm, arms[0], strict=True))
 
 
@@ -99,7 +99,7 @@ class Recording:
     def inputs(self, draw: StepImages) -> torch.Tensor:
         return torch.from_numpy(draw.numbers)
 
-    def side(self, group: ImageGroup) -> Iterator[torch.Tensor]:
+    def side(self, group: ImageSource) -> Iterator[torch.Tensor]:
         yield torch.from_numpy(group.rows)
 
 
@@ -109,11 +109,11 @@ def test_batches_for_running_statistics_show_each_image_once_and_none_alone(
 ) -> None:
     labels = (np.arange(count) >= count // 2).astype(np.int64)  # by class, as in an index
     pixels = np.zeros((count, 1, 1), dtype=np.uint8)
-    group = ImageGroup(name="real", pixels=pixels, rows=np.arange(count), labels=labels, inputs={})
+    group = ImageSource(name="real", pixels=pixels, rows=np.arange(count), labels=labels, inputs={})
     plan = plan_mix([count // 2, count - count // 2], Parameters())
-    album = Album(groups=(group,), labels=labels, extra=np.empty(0, dtype=np.int64), plan=plan)
+    training_set = TrainingSet(groups=(group,), labels=labels, extra=np.empty(0, dtype=np.int64), plan=plan)
 
-    batches = [batch.numpy() for batch in batches_of_real_images(album, bench.experiment(), Recording())]
+    batches = [batch.numpy() for batch in batches_of_real_images(training_set, bench.experiment(), Recording())]
 
     numbers = np.concatenate(batches)
     assert len(numbers) == len(np.unique(numbers)) == shown
@@ -124,10 +124,10 @@ def test_batches_for_running_statistics_show_each_image_once_and_none_alone(
 
 
 def test_duplicates_are_real_images_of_the_training_part(album_of: Any) -> None:
-    album = album_of(source="duplicate", synthetic_ratio=2.0)
+    training_set = album_of(source="duplicate", synthetic_ratio=2.0)
 
-    assert len(album.groups) == 1
-    assert sorted(album.extra.tolist()) == sorted([*range(album.real_count)] * 2)
+    assert len(training_set.groups) == 1
+    assert sorted(training_set.extra.tolist()) == sorted([*range(training_set.real_count)] * 2)
 
 
 def test_a_smaller_ratio_uses_the_first_images_of_a_larger_one(album_of: Any) -> None:
@@ -138,10 +138,10 @@ def test_a_smaller_ratio_uses_the_first_images_of_a_larger_one(album_of: Any) ->
 
 
 def test_synthetic_images_of_a_class_are_that_class(bench: Bench, album_of: Any) -> None:
-    album = album_of(source="gan", gan=gan(), synthetic_ratio=1.0, balance="equal")
+    training_set = album_of(source="gan", gan=gan(), synthetic_ratio=1.0, balance="equal")
 
     counts = np.bincount(bench.prepared.side("train").labels)
-    totals = counts + np.bincount(album.labels[album.extra])
+    totals = counts + np.bincount(training_set.labels[training_set.extra])
     assert totals[0] - totals[1] in {-1, 0, 1}, "equal: both classes end level"
 
 
@@ -156,11 +156,11 @@ def folder_of_images(root: Path, count: int) -> Path:
 
 def test_a_folder_of_extra_images_joins_the_mix(album_of: Any, tmp_path: Path) -> None:
     folder = FolderSettings(path=folder_of_images(tmp_path / "extra", 40))
-    album = album_of(source="folder", folder=folder, synthetic_ratio=1.0)
+    training_set = album_of(source="folder", folder=folder, synthetic_ratio=1.0)
 
-    assert len(album.extra) == album.real_count
-    assert len(set(album.extra.tolist())) == len(album.extra), "each of them once"
-    assert album.extra.min() >= album.real_count
+    assert len(training_set.extra) == training_set.real_count
+    assert len(set(training_set.extra.tolist())) == len(training_set.extra), "each of them once"
+    assert training_set.extra.min() >= training_set.real_count
 
 
 def test_a_folder_that_is_too_small_for_the_ratio_is_refused(album_of: Any, tmp_path: Path) -> None:
@@ -179,12 +179,12 @@ def frozen(bench: Bench, tmp_path: Path, **parameters: Any) -> Any:
 
 def test_cached_features_are_what_the_frozen_network_computes(bench: Bench, tmp_path: Path) -> None:
     experiment = frozen(bench, tmp_path, classical=2, views=3, source="duplicate", synthetic_ratio=0.5)
-    cached = gather_material(experiment, bench.prepared, cache=bench.cache, compute=CPU)
+    cached = build_inputs(experiment, bench.prepared, cache=bench.cache, compute=CPU)
     # The same views, but the whole network in the loop: what `trainable: head` means.
     whole = experiment.model_copy(
         update={"parameters": experiment.parameters.model_copy(update={"trainable": "last_stage"})}
     )
-    straight = gather_material(whole, bench.prepared, cache=bench.cache, compute=CPU)
+    straight = build_inputs(whole, bench.prepared, cache=bench.cache, compute=CPU)
     straight.classifier().eval()
 
     for step in range(6):
@@ -204,9 +204,9 @@ def test_all_images_of_a_gan_trial_have_the_gans_bandwidth(bench: Bench) -> None
     settings = bench.settings.model_copy(update={"data": bench.settings.data.model_copy(update={"image_size": 64})})
     experiment = bench.experiment(source="gan", gan=gan()).model_copy(update={"settings": settings})
 
-    assert experiment.bandwidth_px == 32
-    assert bench.experiment(source="none").bandwidth_px is None
-    assert bench.experiment(source="gan", gan=gan(), match_bandwidth="off").bandwidth_px is None
+    assert experiment.resolution_px == 32
+    assert bench.experiment(source="none").resolution_px is None
+    assert bench.experiment(source="gan", gan=gan(), match_resolution="off").resolution_px is None
 
 
 @pytest.mark.parametrize("is_frozen", [False, True])
@@ -216,12 +216,12 @@ def test_a_network_is_scored_without_the_gan_that_it_was_trained_with(
     """To the numbers of the training's own validation."""
     mix = {"source": "gan", "gan": gan()}
     experiment = frozen(bench, tmp_path, **mix) if is_frozen else bench.experiment(**mix)
-    material = gather_material(experiment, bench.prepared, cache=bench.cache, compute=CPU)
+    trial_inputs = build_inputs(experiment, bench.prepared, cache=bench.cache, compute=CPU)
     prepared, _ = prepare(bench.settings, tmp_path / "cache")
-    group = side_group("val_a", prepared.side("val_a"), prepared, tmp_path / "cache")
+    group = side_images("val_a", prepared.side("val_a"), prepared, tmp_path / "cache")
 
     network, batches = untrained(experiment, prepared, group, cache=tmp_path / "cache", compute=CPU)
 
-    assert [*network.state_dict()] == [*material.trained.state_dict()]
-    assert all(torch.equal(*pair) for pair in zip(batches, material.val_a(), strict=True))
+    assert [*network.state_dict()] == [*trial_inputs.trained.state_dict()]
+    assert all(torch.equal(*pair) for pair in zip(batches, trial_inputs.val_a(), strict=True))
     assert not (tmp_path / "cache" / GAN_STAGE).exists()

@@ -1,4 +1,4 @@
-"""Reads `start_from:`, the points that a search tries first, and checks that each lies in the space."""
+"""Reads `points_to_evaluate:`, the points that a search tries first, and checks that each lies in the space."""
 
 from __future__ import annotations
 
@@ -10,57 +10,63 @@ from xraytune.config.document import Document, KeyPath, Problems
 from xraytune.config.domains import Value
 from xraytune.config.fields import BLOCKS, parameter_fields
 from xraytune.config.grammar import path_of
+from xraytune.config.messages import nearest, shown
 from xraytune.config.space import ParameterSpec, Point, family_of
-from xraytune.config.words import nearest, shown
 from xraytune.records import Json
 
-ROOT: KeyPath = ("start_from",)
+ROOT: KeyPath = ("points_to_evaluate",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StartRow:
+class InitialPoint:
     """One row as it is written: values in their parameters' types, and where each stands."""
 
     point: Point
     paths: Mapping[str, KeyPath]
 
 
-def read_start_rows(document: Document, problems: Problems) -> tuple[StartRow, ...]:
-    """The rows of `start_from:` in which each name and each value is right by itself."""
+def read_initial_points(document: Document, problems: Problems) -> tuple[InitialPoint, ...]:
+    """The rows of `points_to_evaluate:` in which each name and each value is right by itself."""
     rows = document.get(ROOT)
     if ROOT not in document.places:
         return ()
     if not isinstance(rows, list):
-        problems.add(ROOT, f"start_from: {shown(rows)} is not a list", "write start_from: [{source: none, lr: 1e-4}]")
+        problems.add(
+            ROOT,
+            f"points_to_evaluate: {shown(rows)} is not a list",
+            "write points_to_evaluate: [{source: none, lr: 1e-4}]",
+        )
         return ()
     read = (_read_row(document, problems, (*ROOT, index), row) for index, row in enumerate(rows))
     return tuple(row for row in read if row)
 
 
-def _read_row(document: Document, problems: Problems, path: KeyPath, row: Json) -> StartRow | None:
+def _read_row(document: Document, problems: Problems, path: KeyPath, row: Json) -> InitialPoint | None:
     point: Point = {}
     paths: dict[str, KeyPath] = {}
     if not isinstance(row, dict):
-        problems.add(path, f"start_from: {shown(row)} is not a mapping", "write {source: none, lr: 1e-4}")
+        problems.add(path, f"points_to_evaluate: {shown(row)} is not a mapping", "write {source: none, lr: 1e-4}")
         return None
     entries = list(_flat(row, path, ""))
     for name, here, value in entries:
         field = parameter_fields().get(name)
         if name in BLOCKS:
             problems.add(
-                here, f"start_from: {name} is a block", f"write {name}: {{...}} with its parameters, or {name}.KEY"
+                here,
+                f"points_to_evaluate: {name} is a block",
+                f"write {name}: {{...}} with its parameters, or {name}.KEY",
             )
             continue
         if field is None:
-            problems.add(here, f"start_from: unknown parameter '{name}'", nearest(name, parameter_fields()))
+            problems.add(here, f"points_to_evaluate: unknown parameter '{name}'", nearest(name, parameter_fields()))
             continue
         try:
             point[name] = read_value(document, field, here, value)
             paths[name] = here
         except ValueError as error:
             what, fix = error.args
-            problems.add(here, f"start_from: {what}", fix)
-    return StartRow(point=point, paths=paths) if len(point) == len(entries) else None
+            problems.add(here, f"points_to_evaluate: {what}", fix)
+    return InitialPoint(point=point, paths=paths) if len(point) == len(entries) else None
 
 
 def _flat(row: dict[str, Json], path: KeyPath, prefix: str) -> Iterator[tuple[str, KeyPath, Json]]:
@@ -71,7 +77,7 @@ def _flat(row: dict[str, Json], path: KeyPath, prefix: str) -> Iterator[tuple[st
             yield prefix + key, (*path, key), value
 
 
-def start_point(row: StartRow, specs: Sequence[ParameterSpec], document: Document, problems: Problems) -> Point:
+def initial_point(row: InitialPoint, specs: Sequence[ParameterSpec], document: Document, problems: Problems) -> Point:
     """A row as a point of the space: the values of open parameters alone; what it leaves open, the sampler chooses.
 
     An option of the command line stands for what the row says of its parameter, and of those that depend on it.
@@ -87,7 +93,7 @@ def start_point(row: StartRow, specs: Sequence[ParameterSpec], document: Documen
         refusal = _refusal(spec, row.point[spec.name], known, waits_for) if spec.name in row.point else None
         if refusal is not None and not _is_overridden(spec, specs, document):
             what, fix = refusal
-            problems.add(row.paths[spec.name], f"start_from: {what}", fix)
+            problems.add(row.paths[spec.name], f"points_to_evaluate: {what}", fix)
             refused.add(spec.name)
         elif refusal is None and spec.name in row.point:
             known[spec.name] = row.point[spec.name]
@@ -97,7 +103,7 @@ def start_point(row: StartRow, specs: Sequence[ParameterSpec], document: Documen
             (known[spec.name],) = spec.domain.corners(())
     if not any(path[:1] == ("parameters",) and place.is_on_command_line for path, place in document.places.items()):
         for name in row.point.keys() - {spec.name for spec in specs}:
-            problems.add(row.paths[name], f"start_from: {name} never counts in this space", f"remove {name}")
+            problems.add(row.paths[name], f"points_to_evaluate: {name} never counts in this space", f"remove {name}")
     return {spec.name: known[spec.name] for spec in specs if spec.name in known and spec.domain.is_open}
 
 

@@ -20,8 +20,8 @@ from xraytune.search.messages import read_message
 from xraytune.search.retries import Ends, Failure, may_try_again, why_lost
 from xraytune.search.rungs import rungs_of
 from xraytune.search.study import StudyFolder, project_rows
-from xraytune.search.turns import GanNeeds, Turns
-from xraytune.search.work import Answer, Asked, Cause, Message
+from xraytune.search.trial_queue import GanNeeds, TrialQueue
+from xraytune.search.work import Answer, Cause, Message, TrialSuggestion
 
 # Trials that are asked for and held back, at most, so that the sampler is not asked far ahead of what is known.
 _HELD_BACK = 4
@@ -36,7 +36,7 @@ class Observer(Protocol):
     def opened(self, folder: StudyFolder, dashboard: str, trial_budget: int) -> None:
         """The study is open for so many trials and Ray runs; `dashboard` is its address, empty where there is none."""
 
-    def began(self, asked: Asked) -> None:
+    def began(self, suggestion: TrialSuggestion) -> None:
         """A trial starts, or goes on after a restart."""
 
     def epoch(self, number: int, record: EpochRecord) -> None:
@@ -56,7 +56,7 @@ def mix_label(parameters: Parameters) -> str:
     return f"{mix} +classical {parameters.classical}" if parameters.classical else mix
 
 
-class Director:
+class SearchController:
     """Runs one search. All calls come from one thread, under the study's lock.
 
     Args:
@@ -82,7 +82,7 @@ class Director:
         self._gpu_share, self._observer = gpu_share, observer
         self._rungs = rungs_of(space.settings, journal.reports())
         self._points, self._trial_budget = space.points(), space.trial_budget()
-        self._turns = Turns(gan_need, map(journal.again, journal.unfinished()))
+        self._queue = TrialQueue(gan_need, map(journal.again, journal.unfinished()))
         self._clock = StudyClock(folder.path / "wall.json", unfinished=journal.unfinished(), gpus=gpu_share)
         self._ends = Ends(folder.path)
         rows = journal.rows()
@@ -93,12 +93,12 @@ class Director:
     @property
     def running(self) -> int:
         """Trials that run now."""
-        return len(self._turns.running)
+        return len(self._queue.running)
 
     @property
     def is_done(self) -> bool:
         """Whether nothing runs, waits or is still to be asked for."""
-        return not self._turns.running and not self._turns.waiting and bool(self.used_up)
+        return not self._queue.running and not self._queue.waiting and bool(self.used_up)
 
     @property
     def used_up(self) -> Literal["", "trials", "hours", "gpu_hours"]:
@@ -112,51 +112,51 @@ class Director:
             return "gpu_hours"
         return ""
 
-    def next(self) -> Asked | Answer:
+    def next(self) -> TrialSuggestion | Answer:
         """A trial for a free slot: an unfinished one first, then new ones until the budget is spent."""
-        if asked := self._turns.take():
-            return self._start(asked)
+        if suggestion := self._queue.take():
+            return self._start(suggestion)
         while not self.used_up:
-            if len(self._turns.waiting) >= _HELD_BACK:
+            if len(self._queue.waiting) >= _HELD_BACK:
                 return Answer.WAIT
-            asked = self._journal.ask(self._points)
-            if not self._turns.must_wait(asked):
-                return self._start(asked)
-            self._turns.waiting.append(asked)
+            suggestion = self._journal.ask(self._points)
+            if not self._queue.must_wait(suggestion):
+                return self._start(suggestion)
+            self._queue.waiting.append(suggestion)
         # What runs now may be lost, and is then to be begun again.
-        return Answer.WAIT if self._turns.waiting or self._turns.running else Answer.DONE
+        return Answer.WAIT if self._queue.waiting or self._queue.running else Answer.DONE
 
-    def occupies(self, number: int, gpus: float) -> None:
+    def on_placed(self, number: int, gpus: float) -> None:
         """Count so many GPUs for the trial that was started last under this number."""
         self._clock.hold(number, gpus)
 
-    def hear(self, number: int, message: Message) -> bool:
+    def on_result(self, number: int, message: Message) -> bool:
         """Take what a trial says and answer whether it goes on. Anything may be said again; nothing is recorded twice.
 
         Raises:
             MachineError: The trial could not go on, nor could any other; it stays unfinished.
             TrialError: Three trials in a row failed for one reason.
         """
-        if number not in self._turns.running:
+        if number not in self._queue.running:
             return False
         return read_message(
             message,
-            epoch=partial(self._hear_epoch, number),
+            epoch=partial(self._on_epoch, number),
             ended=partial(self._complete, number),
             failed=partial(self._fail, number),
         )
 
     def lost(self, number: int, *, out_of_memory: bool) -> None:
         """The process of a trial ended without a word."""
-        if number in self._turns.running:
+        if number in self._queue.running:
             reason = why_lost(self._folder.trial_path(number), out_of_memory=out_of_memory)
             self._fail(number, reason, "memory" if out_of_memory else "fault", was_told=False)
 
     def interrupted(self) -> None:
         """What ran is to be started again, before anything new."""
-        for number in self._turns.running:
+        for number in self._queue.running:
             self._clock.stop(number)
-        self._turns.start_over()
+        self._queue.start_over()
 
     def beat(self) -> None:
         """Write down the time used, now and then."""
@@ -166,7 +166,7 @@ class Director:
         """Write down the time used; the same command goes on from here."""
         self._clock.save()
 
-    def _hear_epoch(self, number: int, record: EpochRecord) -> bool:
+    def _on_epoch(self, number: int, record: EpochRecord) -> bool:
         value = record.best_val_auroc
         if record.epoch not in self._journal.reported(number):
             self._journal.report(number, record.epoch, value)
@@ -180,15 +180,15 @@ class Director:
         outcome = {"val_b_auroc": result.val_b_auroc, "threshold": result.threshold}
         self._end(number, "complete", result.value, outcome)
 
-    def _start(self, asked: Asked) -> Asked:
-        trial = self._folder.trial_path(asked.number)
-        experiment = Experiment(settings=self._space.settings, parameters=asked.parameters)
+    def _start(self, suggestion: TrialSuggestion) -> TrialSuggestion:
+        trial = self._folder.trial_path(suggestion.number)
+        experiment = Experiment(settings=self._space.settings, parameters=suggestion.parameters)
         # Each time: resources, tracking and where things lie may be others than at the start that asked for it.
         write_json(trial / "config.json", experiment_to_json(experiment, trial))
-        self._turns.start(asked)
-        self._clock.start(asked.number, gpus=self._gpu_share)
-        self._observer.began(asked)
-        return asked
+        self._queue.start(suggestion)
+        self._clock.start(suggestion.number, gpus=self._gpu_share)
+        self._observer.began(suggestion)
+        return suggestion
 
     def _fail(self, number: int, reason: str, cause: Cause, *, was_told: bool = True) -> None:
         """Try a trial again, or end it."""
@@ -198,15 +198,15 @@ class Director:
             self._ends.add(reason, is_of_machine=was_told and cause == "fault")
             return
         self._journal.add_failure(number, now)
-        self._turns.end(number)
+        self._queue.end(number)
         self._clock.stop(number)
-        self._turns.waiting.appendleft(self._journal.again(number))
+        self._queue.waiting.appendleft(self._journal.again(number))
         self._observer.note(f"#{number} is tried again: {reason.splitlines()[0]}")
 
     def _end(self, number: int, status: Status, value: float | None, outcome: dict[str, Any]) -> None:
         used = {"seconds": self._clock.seconds_of(number), "gpu_seconds": self._clock.gpu_seconds_of(number)}
         self._journal.tell(number, status, value, {**outcome, **used})
-        self._turns.end(number)
+        self._queue.end(number)
         self._clock.end(number)
         row = self._journal.row(number)
         append_jsonl(self._folder.rows_path, row)

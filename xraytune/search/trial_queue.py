@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 from xraytune.config.settings import Parameters
-from xraytune.search.work import Asked
+from xraytune.search.work import TrialSuggestion
 
 GanNeeds: TypeAlias = Callable[[Parameters], str | None]
 """From a trial's settings to the lineage of the GAN that has yet to be trained for it; None where there is nothing."""
 
 
-class Turns:
+class TrialQueue:
     """Trials in order.
 
     Args:
@@ -29,22 +29,22 @@ class Turns:
         running: By number.
     """
 
-    def __init__(self, gan_need: GanNeeds, waiting: Iterable[Asked]) -> None:
+    def __init__(self, gan_need: GanNeeds, waiting: Iterable[TrialSuggestion]) -> None:
         self.waiting = deque(waiting)
-        self.running: dict[int, Asked] = {}
+        self.running: dict[int, TrialSuggestion] = {}
         self._gan_need = gan_need
         self._lineages: dict[int, str] = {}  # of the GANs that running trials began with training
 
-    def take(self) -> Asked | None:
+    def take(self) -> TrialSuggestion | None:
         """The first that need not wait any longer, out of the queue; None: there is none."""
-        free = next((asked for asked in self.waiting if not self.must_wait(asked)), None)
+        free = next((suggestion for suggestion in self.waiting if not self.must_wait(suggestion)), None)
         if free is not None:
             self.waiting.remove(free)
         return free
 
-    def must_wait(self, asked: Asked) -> bool:
+    def must_wait(self, suggestion: TrialSuggestion) -> bool:
         """Whether another trial is training the GAN that this one needs, or a longer or shorter run of it."""
-        needed = self._gan_need(asked.parameters)
+        needed = self._gan_need(suggestion.parameters)
         if needed is None:
             return False
         return any(
@@ -52,13 +52,13 @@ class Turns:
             for number, lineage in self._lineages.items()
         )
 
-    def start(self, asked: Asked) -> None:
+    def start(self, suggestion: TrialSuggestion) -> None:
         """It runs from now on."""
-        self.running[asked.number] = asked
-        if lineage := self._gan_need(asked.parameters):
-            self._lineages[asked.number] = lineage
+        self.running[suggestion.number] = suggestion
+        if lineage := self._gan_need(suggestion.parameters):
+            self._lineages[suggestion.number] = lineage
 
-    def end(self, number: int) -> Asked:
+    def end(self, number: int) -> TrialSuggestion:
         """It runs no more."""
         self._lineages.pop(number, None)
         return self.running.pop(number)

@@ -12,20 +12,20 @@ from tests.search.studies import Watching, direct, ended, epoch
 from xraytune.config.settings import Parameters
 from xraytune.errors import MachineError, TrialError
 from xraytune.files import read_jsonl, write_bytes
-from xraytune.search.director import Director
+from xraytune.search.controller import SearchController
 from xraytune.search.rungs import rungs_of
 from xraytune.search.study import StudyFolder
-from xraytune.search.work import Answer, Asked, Cause
+from xraytune.search.work import Answer, Cause, TrialSuggestion
 
 
-def start(director: Director) -> Asked:
-    asked = director.next()
-    assert isinstance(asked, Asked)
-    return asked
+def start(controller: SearchController) -> TrialSuggestion:
+    suggestion = controller.next()
+    assert isinstance(suggestion, TrialSuggestion)
+    return suggestion
 
 
-def complete(director: Director, number: int, value: float = 0.8) -> None:
-    assert not director.hear(number, ended(value))
+def complete(controller: SearchController, number: int, value: float = 0.8) -> None:
+    assert not controller.on_result(number, ended(value))
 
 
 def statuses(study: StudyFolder) -> dict[int, str]:
@@ -34,20 +34,20 @@ def statuses(study: StudyFolder) -> dict[int, str]:
 
 @pytest.mark.slow
 def test_a_search_asks_for_as_many_trials_as_the_budget_says(study: StudyFolder) -> None:
-    director = direct(study, "budget.trials=3")
+    controller = direct(study, "budget.trials=3")
 
     for number in range(3):
-        assert start(director).number == number
-        complete(director, number)
+        assert start(controller).number == number
+        complete(controller, number)
 
-    assert director.next() is Answer.DONE
-    assert director.is_done
+    assert controller.next() is Answer.DONE
+    assert controller.is_done
     assert statuses(study) == {0: "complete", 1: "complete", 2: "complete"}
 
 
 def test_a_larger_budget_goes_on_from_there(study: StudyFolder) -> None:
-    director = direct(study, "budget.trials=1")
-    complete(director, start(director).number)
+    controller = direct(study, "budget.trials=1")
+    complete(controller, start(controller).number)
 
     assert start(direct(study, "budget.trials=2")).number == 1
 
@@ -58,19 +58,19 @@ def test_a_spent_budget_of_hours_starts_nothing(study: StudyFolder) -> None:
 
 
 def test_a_spent_budget_of_gpu_hours_lets_running_trials_finish(study: StudyFolder) -> None:
-    director = direct(study, "budget.gpu_hours=1e-9", gpu_share=1.0)
-    running = start(director)
-    director.hear(running.number, epoch(1, 0.6))
+    controller = direct(study, "budget.gpu_hours=1e-9", gpu_share=1.0)
+    running = start(controller)
+    controller.on_result(running.number, epoch(1, 0.6))
 
-    assert director.next() is Answer.WAIT
-    assert not director.is_done
-    complete(director, running.number)
-    assert director.next() is Answer.DONE
-    assert director.is_done
+    assert controller.next() is Answer.WAIT
+    assert not controller.is_done
+    complete(controller, running.number)
+    assert controller.next() is Answer.DONE
+    assert controller.is_done
 
 
-def is_spent(director: Director) -> bool:
-    return director.used_up == "gpu_hours"
+def is_spent(controller: SearchController) -> bool:
+    return controller.used_up == "gpu_hours"
 
 
 def test_gpu_hours_count_the_gpus_that_each_try_of_a_trial_held(
@@ -80,16 +80,16 @@ def test_gpu_hours_count_the_gpus_that_each_try_of_a_trial_held(
     now = 1000.0
     monkeypatch.setattr("time.monotonic", lambda: now)
     budget = "budget.gpu_hours=0.027"  # 97.2 s
-    director = direct(study, budget, gpu_share=0.25)
-    director.occupies(start(director).number, 0.25)
+    controller = direct(study, budget, gpu_share=0.25)
+    controller.on_placed(start(controller).number, 0.25)
     now += 80
-    director.lost(0, out_of_memory=True)
-    director.occupies(start(director).number, 0.5)
+    controller.lost(0, out_of_memory=True)
+    controller.on_placed(start(controller).number, 0.5)
     now += 80
-    director.close()
+    controller.close()
 
     again = direct(study, budget, gpu_share=0.25)
-    again.occupies(start(again).number, 0.5)
+    again.on_placed(start(again).number, 0.5)
     assert not is_spent(again)
     now += 80
     assert is_spent(again)
@@ -103,176 +103,176 @@ def test_a_retry_that_gets_no_more_of_a_gpu_counts_no_more(study: StudyFolder, m
     """On machines with one GPU, twice one GPU is one GPU."""
     now = 1000.0
     monkeypatch.setattr("time.monotonic", lambda: now)
-    director = direct(study, "budget.gpu_hours=0.03", gpu_share=1.0)  # 108 s
-    director.lost(start(director).number, out_of_memory=True)
-    director.occupies(start(director).number, 1.0)
+    controller = direct(study, "budget.gpu_hours=0.03", gpu_share=1.0)  # 108 s
+    controller.lost(start(controller).number, out_of_memory=True)
+    controller.on_placed(start(controller).number, 1.0)
 
     now += 100
-    assert not is_spent(director)
+    assert not is_spent(controller)
     now += 10
-    assert is_spent(director)
+    assert is_spent(controller)
 
 
 def test_asha_stops_a_weak_trial_and_says_so(study: StudyFolder) -> None:
     watching = Watching()
-    director = direct(study, watching=watching)
-    strong, weak = start(director), start(director)
+    controller = direct(study, watching=watching)
+    strong, weak = start(controller), start(controller)
 
-    assert director.hear(strong.number, epoch(1, 0.9))
-    assert not director.hear(weak.number, epoch(1, 0.6))
+    assert controller.on_result(strong.number, epoch(1, 0.9))
+    assert not controller.on_result(weak.number, epoch(1, 0.6))
 
     assert [(row["number"], row["status"], row["value"]) for row in watching.ended_rows] == [(1, "pruned", 0.6)]
     assert "ASHA after epoch 1" in watching.ended_rows[0]["reason"]
-    assert director.hear(strong.number, epoch(2, 0.9))
+    assert controller.on_result(strong.number, epoch(2, 0.9))
 
 
 def test_without_a_scheduler_nothing_is_stopped(study: StudyFolder) -> None:
-    director = direct(study, "scheduler.name=none")
-    strong, weak = start(director), start(director)
-    director.hear(strong.number, epoch(1, 0.9))
+    controller = direct(study, "scheduler.name=none")
+    strong, weak = start(controller), start(controller)
+    controller.on_result(strong.number, epoch(1, 0.9))
 
-    assert all(director.hear(weak.number, epoch(number, 0.6)) for number in range(1, 10))
+    assert all(controller.on_result(weak.number, epoch(number, 0.6)) for number in range(1, 10))
 
 
 @pytest.mark.parametrize("message", [{"failed": "the loss is nan", "cause": "settings"}, epoch(1, math.nan)])
 def test_a_trial_that_goes_wrong_has_failed_with_its_reason(study: StudyFolder, message: dict[str, Any]) -> None:
-    director = direct(study)
-    number = start(director).number
+    controller = direct(study)
+    number = start(controller).number
 
-    assert not director.hear(number, message)
+    assert not controller.on_result(number, message)
 
     (row,) = study.rows()
     assert (row["status"], row["value"]) == ("failed", None)
     assert row["reason"] in {"the loss is nan", "val_auroc is nan after epoch 1"}
-    assert start(director).number == 1, "the search goes on"
+    assert start(controller).number == 1, "the search goes on"
 
 
 def test_a_lost_process_s_trial_is_tried_again_as_often_as_retries_says(study: StudyFolder) -> None:
-    director = direct(study, "resources.retries=2")
+    controller = direct(study, "resources.retries=2")
     for _ in range(3):
-        director.lost(start(director).number, out_of_memory=False)
+        controller.lost(start(controller).number, out_of_memory=False)
 
     assert statuses(study) == {0: "failed"}
     assert "lost" in study.rows()[0]["reason"]
 
 
 def test_a_search_is_not_over_while_its_last_trial_may_be_lost(study: StudyFolder) -> None:
-    director = direct(study, "budget.trials=1")
-    last = start(director)
-    assert director.next() is Answer.WAIT
-    director.lost(last.number, out_of_memory=False)
+    controller = direct(study, "budget.trials=1")
+    last = start(controller)
+    assert controller.next() is Answer.WAIT
+    controller.lost(last.number, out_of_memory=False)
 
-    assert start(director) == last
+    assert start(controller) == last
 
 
 def test_after_a_new_epoch_a_trial_may_be_lost_as_often_again(study: StudyFolder) -> None:
-    director = direct(study, "resources.retries=1")
+    controller = direct(study, "resources.retries=1")
     for number in range(1, 4):
-        assert start(director).number == 0
-        director.hear(0, epoch(number, 0.9))
-        director.lost(0, out_of_memory=False)
+        assert start(controller).number == 0
+        controller.on_result(0, epoch(number, 0.9))
+        controller.lost(0, out_of_memory=False)
 
-    assert start(director).number == 0
+    assert start(controller).number == 0
     assert statuses(study) == {}
 
 
 def test_tries_are_counted_over_restarts(study: StudyFolder) -> None:
     for _ in range(3):
-        director = direct(study, "resources.retries=2")
-        director.lost(start(director).number, out_of_memory=False)
+        controller = direct(study, "resources.retries=2")
+        controller.lost(start(controller).number, out_of_memory=False)
 
     assert statuses(study) == {0: "failed"}
 
 
 def test_out_of_memory_a_trial_gets_twice_the_share_and_keeps_its_settings(study: StudyFolder) -> None:
-    director = direct(study)
-    first = start(director)
-    director.hear(0, {"failed": "OutOfMemoryError: CUDA", "cause": "memory"})
-    second = start(director)
-    director.lost(0, out_of_memory=True)
+    controller = direct(study)
+    first = start(controller)
+    controller.on_result(0, {"failed": "OutOfMemoryError: CUDA", "cause": "memory"})
+    second = start(controller)
+    controller.lost(0, out_of_memory=True)
 
-    assert [first.share, second.share, start(director).share] == [1, 2, 4]
+    assert [first.share, second.share, start(controller).share] == [1, 2, 4]
     assert second.parameters == first.parameters
 
 
 def test_a_hang_is_told_with_where_it_hung(study: StudyFolder) -> None:
-    director = direct(study, "resources.retries=0")
-    number = start(director).number
+    controller = direct(study, "resources.retries=0")
+    number = start(controller).number
     (study.trial_path(number) / "hang.txt").write_text("Timeout (0:30:00)!\n", encoding="utf-8")
-    director.lost(number, out_of_memory=False)
+    controller.lost(number, out_of_memory=False)
 
     assert study.rows()[0]["reason"] == "it hung (traceback: 0000/hang.txt)"
 
 
 def test_what_the_machine_lacks_ends_the_search_and_not_the_trial(study: StudyFolder) -> None:
-    director = direct(study)
+    controller = direct(study)
     with pytest.raises(MachineError, match="the disk is full"):
-        director.hear(start(director).number, {"stopped": "the disk is full"})
+        controller.on_result(start(controller).number, {"stopped": "the disk is full"})
 
     assert statuses(study) == {}
     assert start(direct(study)).number == 0
 
 
-def fail(director: Director, reason: str, cause: Cause = "settings") -> None:
-    director.hear(start(director).number, {"failed": reason, "cause": cause})
+def fail(controller: SearchController, reason: str, cause: Cause = "settings") -> None:
+    controller.on_result(start(controller).number, {"failed": reason, "cause": cause})
 
 
 def test_when_the_first_trials_all_fail_for_one_reason_the_search_stops(study: StudyFolder) -> None:
-    director = direct(study)
-    fail(director, "no such layer (traceback: 0000/error.txt)")
-    fail(director, "no such layer (traceback: 0001/error.txt)")
+    controller = direct(study)
+    fail(controller, "no such layer (traceback: 0000/error.txt)")
+    fail(controller, "no such layer (traceback: 0001/error.txt)")
     with pytest.raises(TrialError, match=r"first 3 trials all failed for one reason.*no such layer"):
-        fail(director, "no such layer (traceback: 0002/error.txt)")
+        fail(controller, "no such layer (traceback: 0002/error.txt)")
 
     assert start(direct(study)).number == 3, "once it is mended the same command goes on"
 
 
 def test_when_later_trials_all_fail_for_one_reason_that_is_not_their_own_the_search_stops(study: StudyFolder) -> None:
     """As when a folder is taken away for an hour, which would else use up the budget."""
-    director = direct(study, "resources.retries=0")
-    complete(director, start(director).number)
-    fail(director, "FileNotFoundError: pixels-1.npy", "fault")
-    fail(director, "FileNotFoundError: pixels-2.npy", "fault")
+    controller = direct(study, "resources.retries=0")
+    complete(controller, start(controller).number)
+    fail(controller, "FileNotFoundError: pixels-1.npy", "fault")
+    fail(controller, "FileNotFoundError: pixels-2.npy", "fault")
     with pytest.raises(TrialError, match=r"last 3 trials all failed for one reason.*pixels-3.npy"):
-        fail(director, "FileNotFoundError: pixels-3.npy", "fault")
+        fail(controller, "FileNotFoundError: pixels-3.npy", "fault")
 
     assert start(direct(study)).number == 4
 
 
 def test_later_trials_whose_processes_are_lost_end_no_search(study: StudyFolder) -> None:
     """They may be a corner of the space, where a library crashes."""
-    director = direct(study, "resources.retries=0")
-    complete(director, start(director).number)
+    controller = direct(study, "resources.retries=0")
+    complete(controller, start(controller).number)
     for _ in range(3):
-        director.lost(start(director).number, out_of_memory=False)
+        controller.lost(start(controller).number, out_of_memory=False)
 
-    assert start(director).number == 4
+    assert start(controller).number == 4
 
 
 @pytest.mark.parametrize("other", ["another reason", None])
 @pytest.mark.slow
 def test_a_search_whose_first_trials_fail_differently_goes_on(study: StudyFolder, other: str | None) -> None:
-    director = direct(study)
-    fail(director, "no such layer")
+    controller = direct(study)
+    fail(controller, "no such layer")
     if other is None:
-        complete(director, start(director).number)
+        complete(controller, start(controller).number)
     else:
-        fail(director, other)
+        fail(controller, other)
     for _ in range(3):
-        fail(director, "no such layer")
+        fail(controller, "no such layer")
 
-    assert start(director).number == 5
+    assert start(controller).number == 5
 
 
 def test_when_ray_is_gone_what_ran_is_begun_again_first_and_not_counted_as_tried(study: StudyFolder) -> None:
-    director = direct(study, "resources.retries=0")
-    asked = [start(director), start(director)]
-    director.interrupted()
+    controller = direct(study, "resources.retries=0")
+    suggestion = [start(controller), start(controller)]
+    controller.interrupted()
 
-    assert director.running == 0
-    assert [start(director), start(director)] == asked
-    complete(director, 0)
-    complete(director, 1)
+    assert controller.running == 0
+    assert [start(controller), start(controller)] == suggestion
+    complete(controller, 0)
+    complete(controller, 1)
     assert statuses(study) == {0: "complete", 1: "complete"}
 
 
@@ -285,74 +285,74 @@ def test_time_used_by_a_killed_search_is_counted(study: StudyFolder, monkeypatch
     killed.beat()
     now += 3600  # nobody runs
 
-    director = direct(study)
-    start(director)
+    controller = direct(study)
+    start(controller)
     now += 5
-    complete(director, 0)
+    complete(controller, 0)
 
     assert study.rows()[0]["seconds"] == 65.0
     assert json.loads((study.path / "wall.json").read_text(encoding="utf-8"))["seconds"] == 65.0
 
 
 def test_the_checkpoint_of_an_ended_trial_goes_and_its_best_network_stays(study: StudyFolder) -> None:
-    director = direct(study)
-    checkpoint = study.trial_path(start(director).number) / "checkpoint"
+    controller = direct(study)
+    checkpoint = study.trial_path(start(controller).number) / "checkpoint"
     checkpoint.mkdir()
     for name in ("checkpoint.pt", "best.safetensors"):
         (checkpoint / name).write_bytes(b"x")
-    complete(director, 0)
+    complete(controller, 0)
 
     assert [file.name for file in checkpoint.iterdir()] == ["best.safetensors"]
 
 
 def test_what_is_said_again_is_recorded_once(study: StudyFolder) -> None:
     """A trial that runs again from its checkpoint says its epochs again."""
-    director = direct(study)
-    number = start(director).number
+    controller = direct(study)
+    number = start(controller).number
     for value in (0.7, 0.7):
-        assert director.hear(number, epoch(1, value))
+        assert controller.on_result(number, epoch(1, value))
 
-    complete(director, number)
+    complete(controller, number)
     assert [row["epochs"] for row in study.rows()] == [1]
 
 
 def test_a_restart_takes_up_the_unfinished_trials_first(study: StudyFolder) -> None:
     first = direct(study)
-    asked = [start(first), start(first)]
-    first.hear(0, epoch(1, 0.9))
+    suggestion = [start(first), start(first)]
+    first.on_result(0, epoch(1, 0.9))
     complete(first, 0)
     first.close()
 
     watching = Watching()
     second = direct(study, watching=watching)
 
-    assert start(second) == asked[1]
+    assert start(second) == suggestion[1]
     assert start(second).number == 2
     assert watching.began_numbers == [1, 2]
 
 
 def test_an_unfinished_trial_takes_the_settings_of_today_s_start(study: StudyFolder, tmp_path: Path) -> None:
     """What may change between two starts, such as the folder of weights, which may have moved."""
-    asked = start(direct(study, f"weights_dir={tmp_path / 'old'}"))
+    suggestion = start(direct(study, f"weights_dir={tmp_path / 'old'}"))
 
     start(direct(study, f"weights_dir={tmp_path / 'new'}", "resources.hang_minutes=90"))
 
-    experiment = study.experiment(asked.number)
+    experiment = study.experiment(suggestion.number)
     assert experiment.settings.weights_dir == tmp_path / "new"
     assert experiment.settings.resources.hang_minutes == 90
-    assert experiment.parameters == asked.parameters
+    assert experiment.parameters == suggestion.parameters
 
 
 def test_a_restart_decides_as_if_nothing_had_happened(study: StudyFolder) -> None:
     first = direct(study)
     start(first), start(first)
-    first.hear(0, epoch(1, 0.9))
+    first.on_result(0, epoch(1, 0.9))
 
     second = direct(study)
     start(second), start(second)
 
-    assert second.hear(0, epoch(1, 0.9))
-    assert not second.hear(1, epoch(1, 0.6)), "the rung remembers trial 0"
+    assert second.on_result(0, epoch(1, 0.9))
+    assert not second.on_result(1, epoch(1, 0.6)), "the rung remembers trial 0"
 
 
 @pytest.mark.slow
@@ -363,21 +363,21 @@ def test_with_several_trials_at_once_every_decision_follows_from_the_order_in_th
     """Timing and kills may change which trial reaches a rung first, but never a decision that the journal implies."""
     draw = random.Random(seed)
     values = [draw.random() for _ in range(6)]
-    director, running = direct(study), dict[int, int]()
-    while not director.is_done:
+    controller, running = direct(study), dict[int, int]()
+    while not controller.is_done:
         if draw.random() < 0.3:  # killed
-            director, running = direct(study), {}
-        elif len(running) < 3 and isinstance(asked := director.next(), Asked):
-            running[asked.number] = max(0, len(director._journal.reported(asked.number)) - 1)  # said again
+            controller, running = direct(study), {}
+        elif len(running) < 3 and isinstance(suggestion := controller.next(), TrialSuggestion):
+            running[suggestion.number] = max(0, len(controller._journal.reported(suggestion.number)) - 1)  # said again
         elif running:
             number = draw.choice(list(running))
             running[number] += 1
             message = epoch(running[number], values[number]) if running[number] <= 9 else ended(values[number])
-            if not director.hear(number, message):
+            if not controller.on_result(number, message):
                 del running[number]
 
     rungs = rungs_of(study.space().settings, ())
-    replayed = {report[0]: rungs.goes_on(*report) for report in director._journal.reports()}
+    replayed = {report[0]: rungs.goes_on(*report) for report in controller._journal.reports()}
     assert statuses(study) == {number: "complete" if goes_on else "pruned" for number, goes_on in replayed.items()}
     assert "pruned" in statuses(study).values()
 
@@ -386,13 +386,13 @@ def test_a_decision_that_a_crash_cut_short_is_taken_again(study: StudyFolder) ->
     """The value was recorded, the end was not: hearing it again prunes the trial."""
     first = direct(study)
     start(first), start(first)
-    first.hear(0, epoch(1, 0.9))
+    first.on_result(0, epoch(1, 0.9))
     first._journal.report(1, 1, 0.6)
 
     second = direct(study)
     start(second), start(second)
 
-    assert not second.hear(1, epoch(1, 0.6))
+    assert not second.on_result(1, epoch(1, 0.6))
     assert statuses(study) == {1: "pruned"}
 
 
@@ -409,18 +409,18 @@ def test_what_a_kill_left_undone_as_a_trial_ended_is_done_at_the_next_start(
     killed.beat()
     killed._journal.tell(0, "complete", 0.8, {"seconds": 60.0, "val_b_auroc": 0.7})
 
-    director = direct(study, "budget.gpu_hours=0.03", gpu_share=1.0)  # 108 s
+    controller = direct(study, "budget.gpu_hours=0.03", gpu_share=1.0)  # 108 s
 
     assert statuses(study) == {0: "complete"}
     assert not checkpoint.exists()
-    assert start(director).number == 1
+    assert start(controller).number == 1
 
 
 def test_trials_jsonl_is_mended_from_the_journal(study: StudyFolder) -> None:
-    director = direct(study)
+    controller = direct(study)
     for number in range(2):
-        start(director)
-        complete(director, number)
+        start(controller)
+        complete(controller, number)
     rows = study.rows()
     lines = [json.dumps(rows[1] | {"value": 0.99}), "torn"]
     study.rows_path.write_text("\n".join(lines), encoding="utf-8")
@@ -451,7 +451,7 @@ def gan_points(*widths_and_steps: tuple[int, int]) -> str:
         f"{{source: gan, synthetic_ratio: 0.5, lr: {number}e-4, gan.width: {w}, gan.steps: {s}}}"
         for number, (w, s) in enumerate(widths_and_steps, start=1)
     )
-    return f"start_from=[{rows}, {{source: none, lr: 1e-3}}]"
+    return f"points_to_evaluate=[{rows}, {{source: none, lr: 1e-3}}]"
 
 
 WIDTHS = "gan.width={values: [8, 16]}"
@@ -459,46 +459,46 @@ WIDTHS = "gan.width={values: [8, 16]}"
 
 def test_a_trial_waits_for_a_gan_that_another_one_trains_and_others_go_first(study: StudyFolder) -> None:
     gans = Gans()
-    director = direct(study, WIDTHS, gan_points((8, 100), (8, 100), (16, 100)), gan_need=gans.need)
+    controller = direct(study, WIDTHS, gan_points((8, 100), (8, 100), (16, 100)), gan_need=gans.need)
 
-    assert start(director).number == 0, "trains the GAN of width 8"
-    assert start(director).number == 2, "trial 1 needs that GAN and waits; trial 2 needs another"
-    assert start(director).number == 3, "needs none"
+    assert start(controller).number == 0, "trains the GAN of width 8"
+    assert start(controller).number == 2, "trial 1 needs that GAN and waits; trial 2 needs another"
+    assert start(controller).number == 3, "needs none"
 
     gans.trained.add((8, 100))
-    assert start(director).number == 1, "the GAN is there"
+    assert start(controller).number == 1, "the GAN is there"
 
 
 def test_a_longer_run_of_a_gan_waits_for_the_shorter_one_that_it_continues(study: StudyFolder) -> None:
     gans = Gans()
-    director = direct(study, WIDTHS, gan_points((8, 100), (8, 200)), gan_need=gans.need)
+    controller = direct(study, WIDTHS, gan_points((8, 100), (8, 200)), gan_need=gans.need)
 
-    assert start(director).number == 0
-    assert start(director).number == 2
+    assert start(controller).number == 0
+    assert start(controller).number == 2
     gans.trained.add((8, 100))
-    assert start(director).number == 1
+    assert start(controller).number == 1
 
 
 def test_when_the_training_trial_fails_the_next_one_trains_the_gan(study: StudyFolder) -> None:
     gans = Gans()
-    director = direct(study, WIDTHS, gan_points((8, 100), (8, 100)), gan_need=gans.need)
-    assert start(director).number == 0
-    assert start(director).number == 2
+    controller = direct(study, WIDTHS, gan_points((8, 100), (8, 100)), gan_need=gans.need)
+    assert start(controller).number == 0
+    assert start(controller).number == 2
 
-    director.hear(0, {"failed": "the GAN's loss is not finite", "cause": "settings"})
+    controller.on_result(0, {"failed": "the GAN's loss is not finite", "cause": "settings"})
 
-    assert start(director).number == 1
+    assert start(controller).number == 1
 
 
 def test_a_free_slot_waits_when_all_that_is_asked_for_needs_one_gan(study: StudyFolder) -> None:
     """It is not asked far ahead: what the sampler knows then would be little."""
     gans = Gans()
-    director = direct(study, "source=gan", "gan.steps=100", "budget.trials=20", gan_need=gans.need)
-    start(director)
+    controller = direct(study, "source=gan", "gan.steps=100", "budget.trials=20", gan_need=gans.need)
+    start(controller)
 
-    assert director.next() is Answer.WAIT
-    assert director.next() is Answer.WAIT
-    assert director.running == 1
+    assert controller.next() is Answer.WAIT
+    assert controller.next() is Answer.WAIT
+    assert controller.running == 1
 
     gans.trained.add((64, 100))
-    assert start(director).number == 1
+    assert start(controller).number == 1

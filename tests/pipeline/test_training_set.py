@@ -22,8 +22,8 @@ from xraytune.data.transform import transform_folder
 from xraytune.data.transformation import Strengths
 from xraytune.errors import DataError
 from xraytune.files import read_json
-from xraytune.pipeline.album import compose_album, store_folder
 from xraytune.pipeline.prepare import PIXELS_STAGE, Prepared, PreparedImage
+from xraytune.pipeline.training_set import build_training_set, store_folder
 
 pytestmark = pytest.mark.slow
 
@@ -57,14 +57,14 @@ def test_images_of_validation_patients_are_left_out_and_it_is_said_how_many(
 ) -> None:
     root = write_negatives(bench, tmp_path / "extra", bench.prepared.images)
 
-    with caplog.at_level(logging.WARNING, logger="xraytune.pipeline.album"):
+    with caplog.at_level(logging.WARNING, logger="xraytune.pipeline.training_set"):
         used, store = store_folder(root, bench.prepared, cache=tmp_path / "cache")
 
     in_validation = held_back(bench.prepared)
     assert {image.patient for image in used} == set(bench.prepared.side("train").patients)
     assert len(used) == len(bench.prepared.images) - len(in_validation)
     assert len(np.load(store / "pixels.npy")) == len(used)
-    (warning,) = [record.getMessage() for record in caplog.records if record.name == "xraytune.pipeline.album"]
+    (warning,) = [record.getMessage() for record in caplog.records if record.name == "xraytune.pipeline.training_set"]
     assert f"{len(in_validation)} of {len(bench.prepared.images)} extra images are left out" in warning
     assert "val-A or val-B" in warning
 
@@ -74,7 +74,7 @@ def test_the_very_files_of_validation_are_left_out_by_whatever_name(
 ) -> None:
     root = copy_renamed(bench, tmp_path / "extra", bench.prepared.images)
 
-    with caplog.at_level(logging.WARNING, logger="xraytune.pipeline.album"):
+    with caplog.at_level(logging.WARNING, logger="xraytune.pipeline.training_set"):
         used, _ = store_folder(root, bench.prepared, cache=tmp_path / "cache")
 
     assert f"({len(held_back(bench.prepared))} of them are the very files that stand there)" in caplog.text
@@ -178,13 +178,15 @@ def test_the_mix_counts_what_is_left(bench: Bench, tmp_path: Path) -> None:
     """There are enough images at first sight; without those of validation patients there are not."""
     root = write_negatives(bench, tmp_path / "extra", bench.prepared.images)
     extra: dict[str, Any] = {"source": "folder", "folder": FolderSettings(path=root)}
-    whole = compose_album(
+    whole = build_training_set(
         bench.experiment(**extra, synthetic_ratio=1.0), bench.prepared, compute=CPU, cache=bench.cache
     )
     assert len(whole.extra) == whole.real_count
 
     with pytest.raises(DataError, match=r"images of NORMAL, but the mix needs"):
-        compose_album(bench.experiment(**extra, synthetic_ratio=1.2), bench.prepared, compute=CPU, cache=bench.cache)
+        build_training_set(
+            bench.experiment(**extra, synthetic_ratio=1.2), bench.prepared, compute=CPU, cache=bench.cache
+        )
 
 
 def test_a_trial_on_transformed_copies_of_the_training_folder_sees_no_validation_patient(
@@ -195,16 +197,16 @@ def test_a_trial_on_transformed_copies_of_the_training_folder_sees_no_validation
     transform_folder(data, tmp_path / "copies", Strengths(), copies=2, seed=0)
     extra = bench.experiment(source="folder", folder=FolderSettings(path=tmp_path / "copies"), synthetic_ratio=2.0)
 
-    album = compose_album(extra, bench.prepared, compute=CPU, cache=bench.cache)
+    training_set = build_training_set(extra, bench.prepared, compute=CPU, cache=bench.cache)
     epochs = run(bench, extra, tmp_path / "trial")
 
-    files = stored_files(bench.cache / PIXELS_STAGE / album.groups[1].inputs["pixels"]).files
-    used = {files[number - album.real_count] for number in album.extra}
+    files = stored_files(bench.cache / PIXELS_STAGE / training_set.groups[1].inputs["pixels"]).files
+    used = {files[number - training_set.real_count] for number in training_set.extra}
     source_of = {
         image["file"]: image["source"] for image in read_json(tmp_path / "copies" / "provenance.json")["images"]
     }
     side_of = {image.file: image.side for image in bench.prepared.images}
-    assert len(used) == 2 * album.real_count
+    assert len(used) == 2 * training_set.real_count
     assert len(source_of) == 2 * len(side_of)
     assert {side_of[source_of[file]] for file in used} == {"train"}
     assert len(epochs) == 3

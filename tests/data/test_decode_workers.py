@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xraytune.data import crew
-from xraytune.data.crew import decode_blocks
+from xraytune.data import decode_workers
+from xraytune.data.decode_workers import decode_blocks
 from xraytune.data.decoding import Block, BrokenImage, SquareImage, decode_block, decode_file
 from xraytune.seeding import numpy_generator
 
@@ -130,7 +130,7 @@ def test_a_process_answers_orders_and_puts_pixels_at_their_place(images: Path) -
     order = {"number": 7, "offset": 2048, "root": str(images), "files": files, "image_size_px": 8, "resize": "squash"}
     with tempfile.TemporaryFile() as pixels:
         answer = subprocess.run(
-            [sys.executable, "-m", crew.__name__, str(pixels.fileno())],
+            [sys.executable, "-m", decode_workers.__name__, str(pixels.fileno())],
             input=json.dumps(order).encode() + b"\n",
             stdout=subprocess.PIPE,
             pass_fds=[pixels.fileno()],
