@@ -30,11 +30,9 @@ from xraytune.compute import pin
 from xraytune.config.load import experiment_to_json
 from xraytune.config.settings import Parameters, Settings
 from xraytune.confirm.answer import ControlResult, FinalistResult, Judged, judge_finalists
-from xraytune.confirm.arms import Candidate, finalist_arm, matched_control
-from xraytune.confirm.plan import Plan, new_plan
+from xraytune.confirm.plan import Candidate, Plan, finalist_arm, matched_control, new_plan
 from xraytune.confirm.runs import replicate
-from xraytune.confirm.scores import TEST, score, scores
-from xraytune.confirm.test_images import find_test, open_test
+from xraytune.confirm.scoring import TEST, find_test, open_test, score, scores
 from xraytune.data.phantom import PhantomImage, draw_patient
 from xraytune.data.phantom_shapes import canvas_for
 from xraytune.files import write_json

@@ -11,8 +11,8 @@ from rich.terminal_theme import MONOKAI
 
 from xraytune.cli.console import drawn
 from xraytune.cli.study_frame import live_frame
+from xraytune.search.status import StudyWatcher
 from xraytune.search.study import StudyFolder
-from xraytune.search.view import StudyWatcher
 
 
 def draw(study: Path, out: Path) -> None:

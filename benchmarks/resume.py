@@ -18,9 +18,9 @@ from xraytune.pipeline.prepare import prepare
 from xraytune.records import EpochRecord
 from xraytune.search.controller import SearchController
 from xraytune.search.journal import Journal
+from xraytune.search.messages import TrialSuggestion
 from xraytune.search.run import Quiet, search
 from xraytune.search.study import StudyFolder, create_study, locked
-from xraytune.search.work import TrialSuggestion
 
 _TRIALS, _EPOCHS, _ROUNDS = 1000, 5, 3
 _SPACE = """\

@@ -28,9 +28,8 @@ from sklearn.metrics import roc_curve
 
 from benchmarks.figures import Figure, figure
 from xraytune.classifier.checkpoint import load_best
-from xraytune.classifier.heads import build_head
 from xraytune.classifier.inputs import input_format
-from xraytune.classifier.network import build_classifier
+from xraytune.classifier.network import build_classifier, build_head
 from xraytune.classifier.train import predict_probabilities, train_classifier
 from xraytune.compute import choose_compute, pin
 from xraytune.config.load import load_space
@@ -42,8 +41,8 @@ from xraytune.metrics.classification import Flags, Floats
 from xraytune.metrics.threshold import balanced_threshold
 from xraytune.mix.sampler import image_stream
 from xraytune.pipeline.features import frozen_features
+from xraytune.pipeline.model import pretrained_weights
 from xraytune.pipeline.prepare import require_unbroken, store_images
-from xraytune.pipeline.pretrained import pretrained_weights
 from xraytune.pipeline.training_set import ImageSource
 from xraytune.records import Compute
 from xraytune.seeding import numpy_generator

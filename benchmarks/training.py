@@ -17,8 +17,7 @@ from xraytune.config.settings import Experiment, GanSettings, Parameters, Settin
 from xraytune.cores import cpu_count
 from xraytune.data.phantom import draw_phantoms
 from xraytune.gan.checkpoint import new_training
-from xraytune.gan.replay import Step, replayed
-from xraytune.gan.step import draw_step, real_images, train_step
+from xraytune.gan.step import Step, draw_step, real_images, replayed, train_step
 from xraytune.gan.train import scale_pixels
 from xraytune.pipeline.prepare import prepare, training_pixels
 from xraytune.pipeline.trial import trial_epochs

@@ -11,8 +11,8 @@ from pathlib import Path
 from benchmarks.figures import Figure, figure
 from xraytune.data.phantom import draw_phantoms
 from xraytune.records import EpochRecord
+from xraytune.search.messages import TrialSuggestion
 from xraytune.search.run import Quiet, search
-from xraytune.search.work import TrialSuggestion
 
 _TRIALS = 8
 _SPACE = """\

@@ -19,9 +19,9 @@ from xraytune.pipeline.synthesize import gan_need
 from xraytune.records import Compute
 from xraytune.search.controller import SearchController
 from xraytune.search.journal import Journal
+from xraytune.search.messages import TrialSuggestion, Work
 from xraytune.search.run import Quiet
 from xraytune.search.study import StudyFolder, create_study, locked
-from xraytune.search.work import TrialSuggestion, Work
 from xraytune.search.worker import Job, TrialWorker
 
 CPU = Compute(device="cpu", threads=1, precision="float32")

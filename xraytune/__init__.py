@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from xraytune.pipeline.gan_folder import gan_sample, gan_train
     from xraytune.pipeline.model import model_summary
     from xraytune.search.run import search as run_search
-    from xraytune.search.view import status
+    from xraytune.search.status import status
 
 __all__ = [
     "XraytuneError",

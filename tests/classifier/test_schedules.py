@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau
 
-from xraytune.classifier.schedules import PLATEAU_FACTOR, PLATEAU_PATIENCE_EPOCHS, learning_rate
+from xraytune.classifier.optimizer import PLATEAU_FACTOR, PLATEAU_PATIENCE_EPOCHS, learning_rate
 from xraytune.config.settings import Parameters
 
 LOSSES = [1.0, 0.9, 0.95, 0.9, 0.92, 0.89999, 0.93, 0.9, 0.8, 0.8, 0.8, 0.8, 0.7999, 0.7, 0.9, 0.9, 0.9, 0.9, 0.9]

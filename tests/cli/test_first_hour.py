@@ -19,7 +19,7 @@ from xraytune.export.best import Exported
 from xraytune.export.train import Trained
 from xraytune.search.controller import mix_label
 from xraytune.search.run import SearchSummary
-from xraytune.search.view import StudyView, TrialView
+from xraytune.search.status import StudyView, TrialView
 
 Run: TypeAlias = Callable[..., Result]
 

@@ -38,7 +38,7 @@ def test_space_check_loads_nothing_heavy(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_looking_at_a_study_and_exporting_from_it_load_no_torch() -> None:
-    code = "import sys, xraytune.search.view, xraytune.export.best; print(*{'torch', 'ray'} & set(sys.modules))"
+    code = "import sys, xraytune.search.status, xraytune.export.best; print(*{'torch', 'ray'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout == "\n"

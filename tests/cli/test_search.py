@@ -7,8 +7,8 @@ import pytest
 from tests.search.studies import CPU, two_images, write_space
 from xraytune.cli.search import SearchScreen
 from xraytune.config.settings import Parameters
+from xraytune.search.messages import TrialSuggestion
 from xraytune.search.study import StudyFolder, create_study
-from xraytune.search.work import TrialSuggestion
 
 
 def lines_of(error_output: str) -> list[str]:

@@ -3,7 +3,7 @@
 import pytest
 
 from xraytune.cli.study_frame import curve, live_frame, status_frame, summary_line
-from xraytune.search.view import StudyView, TrialView
+from xraytune.search.status import StudyView, TrialView
 
 
 def trial(number: int, status: str, *values: float, **more: object) -> TrialView:

@@ -9,9 +9,9 @@ from typing import Any
 import jsonschema
 import pytest
 
+from xraytune.config.document import parse_yaml
 from xraytune.config.load import load_space
 from xraytune.config.schema import space_schema
-from xraytune.config.yaml_lines import parse_yaml
 from xraytune.errors import ConfigError
 
 SPACES = Path(__file__).resolve().parents[2] / "search_spaces"

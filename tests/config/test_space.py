@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import FixedTrial
 
+from xraytune.config.document import write_yaml
 from xraytune.config.domains import Value
 from xraytune.config.fields import flat_values, parameter_fields
 from xraytune.config.load import experiment_from_json, experiment_to_json, experiment_to_yaml, load_space
 from xraytune.config.settings import Experiment, ExportedFrom
 from xraytune.config.space import Space
-from xraytune.config.yaml_lines import write_yaml
 from xraytune.errors import ConfigError
 from xraytune.files import read_json, write_json
 from xraytune.records import Json

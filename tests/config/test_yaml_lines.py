@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xraytune.config.document import Document, Problems
-from xraytune.config.yaml_lines import parse_yaml, read_document, write_yaml
+from xraytune.config.document import Document, Problems, parse_yaml, read_document, write_yaml
 from xraytune.errors import ConfigError
 from xraytune.records import Json
 

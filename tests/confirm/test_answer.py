@@ -22,9 +22,8 @@ from xraytune.confirm.answer import (
     likeness,
     ratio_response,
 )
-from xraytune.confirm.arms import Arm, Candidate, matched_control
 from xraytune.confirm.forecast import Design, Forecast, VerdictChances
-from xraytune.confirm.plan import EARLIER_TOP_UP, Plan, new_plan
+from xraytune.confirm.plan import EARLIER_TOP_UP, Arm, Candidate, Plan, matched_control, new_plan
 from xraytune.confirm.record import Confirmation, methods_paragraph, write_verdict
 from xraytune.metrics.classification import Floats
 from xraytune.seeding import numpy_generator

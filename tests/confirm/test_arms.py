@@ -10,7 +10,7 @@ import pytest
 from xraytune.config.load import load_space
 from xraytune.config.settings import Parameters
 from xraytune.config.space import Space
-from xraytune.confirm.arms import (
+from xraytune.confirm.plan import (
     Candidate,
     Stopped,
     Trials,
@@ -203,7 +203,7 @@ def test_top_up_trials_are_different_settings_of_the_arm_and_the_same_each_time(
 
 @pytest.mark.slow
 def test_an_arm_that_has_no_more_settings_gives_those_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xraytune.confirm.arms._DRAWS", 500)
+    monkeypatch.setattr("xraytune.confirm.plan._DRAWS", 500)
     path = tmp_path / "small.yaml"
     path.write_text(SPACE.replace("{min: 1e-5, max: 1e-2, distribution: log_uniform_values}", "{values: [1, 2]}"))
 

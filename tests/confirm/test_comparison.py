@@ -29,8 +29,7 @@ from xraytune.confirm.comparison import (
 )
 from xraytune.confirm.verdict import judge
 from xraytune.errors import ConfigError
-from xraytune.metrics.binormal import around, placement_variance
-from xraytune.metrics.placements import structural_components
+from xraytune.metrics.placements import around, placement_variance, structural_components
 from xraytune.seeding import numpy_generator
 
 Floats = NDArray[np.float64]

@@ -23,8 +23,7 @@ from xraytune.confirm.record import Confirmation
 from xraytune.confirm.run import confirm
 from xraytune.confirm.training import Quiet
 from xraytune.data.phantom import draw_phantoms
-from xraytune.data.transform import transform_folder
-from xraytune.data.transformation import Strengths
+from xraytune.data.transform import Strengths, transform_folder
 from xraytune.errors import DataError, MachineError, StudyError
 from xraytune.files import read_json, read_jsonl, write_json
 from xraytune.search.study import StudyFolder

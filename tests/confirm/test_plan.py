@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from xraytune.config.settings import Parameters
-from xraytune.confirm.arms import Arm
-from xraytune.confirm.plan import EARLIER_TOP_UP, new_plan, read_plan, write_plan
+from xraytune.confirm.plan import EARLIER_TOP_UP, Arm, new_plan, read_plan, write_plan
 from xraytune.errors import StudyError
 
 GAN = Arm(

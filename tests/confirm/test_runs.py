@@ -12,13 +12,13 @@ import pytest
 
 from tests.search.studies import ended, epoch, no_gan
 from xraytune.config.settings import DataSettings, Experiment, Parameters, Settings
-from xraytune.confirm.arms import Arm
+from xraytune.confirm.plan import Arm
 from xraytune.confirm.runs import Run, RunList, TopUpRungs, completed_rows, replicate, settled_rows
 from xraytune.errors import StudyError
 from xraytune.files import read_json, write_bytes, write_json
-from xraytune.search.rungs import Rungs
+from xraytune.search.asha import Rungs
+from xraytune.search.messages import Answer, TrialSuggestion
 from xraytune.search.study import StudyFolder
-from xraytune.search.work import Answer, TrialSuggestion
 
 SETTINGS = Settings(name="small", seed=5, data=DataSettings(path=Path("xrays")))
 

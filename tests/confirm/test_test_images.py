@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from xraytune.config.settings import DataSettings, Settings, SplitSettings
-from xraytune.confirm.test_images import find_test, open_test
+from xraytune.confirm.scoring import find_test, open_test
 from xraytune.data.phantom import draw_phantoms
 from xraytune.errors import DataError, StudyError, XraytuneError
 from xraytune.pipeline.prepare import Prepared, prepare

@@ -10,15 +10,14 @@ import pytest
 
 from tests.confirm.test_arms import parameters
 from tests.search.studies import CPU, ended, epoch, two_images, write_space
-from xraytune.confirm.arms import Candidate, Stopped, Trials
-from xraytune.confirm.plan import Plan
+from xraytune.confirm.plan import Candidate, Plan, Stopped, Trials
 from xraytune.confirm.training import Quiet, Training
 from xraytune.errors import StudyError, TrialError
 from xraytune.files import read_jsonl
-from xraytune.search.rungs import rungs_of
+from xraytune.search.asha import rungs_of
+from xraytune.search.messages import Message, TrialSuggestion, Work
 from xraytune.search.runner import Runner
 from xraytune.search.study import StudyFolder, environment
-from xraytune.search.work import Message, TrialSuggestion, Work
 
 REAL = Candidate(name="#0", parameters=parameters("none", lr=1e-3), val_b_auroc=0.8)
 GAN = Candidate(name="#1", parameters=parameters("gan", lr=1e-3), val_b_auroc=0.9)

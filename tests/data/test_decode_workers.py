@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xraytune.data import decode_workers
-from xraytune.data.decode_workers import decode_blocks
-from xraytune.data.decoding import Block, BrokenImage, SquareImage, decode_block, decode_file
+from xraytune.data import decoding as decode_workers
+from xraytune.data.decoding import Block, BrokenImage, SquareImage, decode_block, decode_blocks, decode_file
 from xraytune.seeding import numpy_generator
 
 pytestmark = pytest.mark.slow

@@ -16,8 +16,7 @@ from PIL import Image
 from tests.data.conftest import KERMANY
 from xraytune.config.settings import DataSettings, SplitSettings
 from xraytune.data.index import read_index, read_labelled_folder
-from xraytune.data.transform import TransformSummary, transform_folder
-from xraytune.data.transformation import Drawn, Strengths, transform_image
+from xraytune.data.transform import Drawn, Strengths, TransformSummary, transform_folder, transform_image
 from xraytune.errors import ConfigError, DataError
 
 pytestmark = pytest.mark.slow

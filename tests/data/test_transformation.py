@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from xraytune.data.transformation import Drawn, Strengths, draw_numbers, strength_problems, transform_image
+from xraytune.data.transform import Drawn, Strengths, draw_numbers, strength_problems, transform_image
 from xraytune.seeding import numpy_generator
 
 pytestmark = pytest.mark.slow

@@ -15,7 +15,7 @@ from xraytune.config import extensions
 from xraytune.config.backbone_names import BACKBONES, size_refusal
 from xraytune.config.load import load_space
 from xraytune.config.settings import SOURCES, Parameters, Settings
-from xraytune.confirm.arms import Candidate, choose_finalists, finalist_arm, matched_control
+from xraytune.confirm.plan import Candidate, choose_finalists, finalist_arm, matched_control
 from xraytune.data.phantom import draw_phantoms
 from xraytune.errors import ConfigError, DataError, MachineError
 from xraytune.metrics.classification import classification_metrics

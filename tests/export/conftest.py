@@ -19,8 +19,8 @@ from xraytune.files import read_json, sha256_of, write_json
 from xraytune.pipeline.prepare import prepare
 from xraytune.pipeline.trial import trial_epochs
 from xraytune.search.controller import SearchController
+from xraytune.search.messages import TrialSuggestion
 from xraytune.search.study import StudyFolder, create_study, locked
-from xraytune.search.work import TrialSuggestion
 from xraytune.search.worker import next_message
 
 SPACE = """\

@@ -12,16 +12,15 @@ from tests.export.conftest import FAILED, PRUNED, WITHOUT_EPOCH, CopyLab, Lab
 from tests.in_process import CPU
 from xraytune.config.load import load_space
 from xraytune.config.settings import ExportedFrom, Parameters
-from xraytune.confirm.arms import Arm
-from xraytune.confirm.plan import new_plan, write_plan
+from xraytune.confirm.plan import Arm, new_plan, write_plan
 from xraytune.errors import ConfigError, StudyError, TrialError
 from xraytune.export.best import export
 from xraytune.files import append_jsonl, write_json
 from xraytune.search.controller import SearchController
 from xraytune.search.journal import Journal
+from xraytune.search.messages import TrialSuggestion
 from xraytune.search.run import Quiet
 from xraytune.search.study import StudyFolder, create_study
-from xraytune.search.work import TrialSuggestion
 
 pytestmark = pytest.mark.slow
 

@@ -17,11 +17,11 @@ from xraytune.config.settings import Parameters
 from xraytune.errors import StudyError
 from xraytune.export.replay import replay
 from xraytune.files import read_jsonl
-from xraytune.pipeline import pretrained
-from xraytune.pipeline.pretrained import Pretrained
+from xraytune.pipeline import model as pretrained
+from xraytune.pipeline.model import Pretrained
 from xraytune.search.clean import clean
+from xraytune.search.messages import TrialSuggestion
 from xraytune.search.study import StudyFolder, locked
-from xraytune.search.work import TrialSuggestion
 
 pytestmark = pytest.mark.slow
 

@@ -13,10 +13,10 @@ import torch
 from tests.faults.tiny import Tree
 from xraytune.files import read_json, read_jsonl, sha256_of
 from xraytune.pipeline.artifacts import is_whole
+from xraytune.search.asha import Rungs
 from xraytune.search.journal import Journal
-from xraytune.search.rungs import Rungs
+from xraytune.search.status import status
 from xraytune.search.study import StudyFolder
-from xraytune.search.view import status
 
 _LOOKED_AT_ONLY = ("progress.json", "hang.txt", "step_*.png")
 """What a trial does before its first epoch, where it hung, and how its GAN draws: nothing follows from them."""

@@ -25,8 +25,8 @@ from xraytune.pipeline.artifacts import build_once, is_whole
 from xraytune.pipeline.prepare import PIXELS_STAGE, prepare
 from xraytune.pipeline.trial import run_trial
 from xraytune.records import Compute, EpochRecord
+from xraytune.search.status import status
 from xraytune.search.study import StudyFolder, create_study
-from xraytune.search.view import status
 
 pytestmark = pytest.mark.slow
 

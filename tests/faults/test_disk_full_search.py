@@ -14,9 +14,9 @@ from tests.search.studies import CPU, direct, ended, epoch, two_images, write_sp
 from xraytune.errors import MachineError
 from xraytune.search.clean import clean
 from xraytune.search.journal import Journal
+from xraytune.search.messages import TrialSuggestion
+from xraytune.search.status import status
 from xraytune.search.study import StudyFolder, create_study, locked
-from xraytune.search.view import status
-from xraytune.search.work import TrialSuggestion
 
 
 @pytest.fixture

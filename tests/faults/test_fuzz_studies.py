@@ -31,8 +31,8 @@ from xraytune.files import append_jsonl, read_jsonl
 from xraytune.pipeline.prepare import Prepared, SideName
 from xraytune.search.inputs import require_same_inputs
 from xraytune.search.journal import Journal
+from xraytune.search.status import status
 from xraytune.search.study import StudyFolder
-from xraytune.search.view import status
 
 pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")  # of a failing input
 SIDES: tuple[SideName, ...] = ("train", "val_a", "val_b")

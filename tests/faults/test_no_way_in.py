@@ -31,7 +31,7 @@ from xraytune.config.load import load_space
 from xraytune.config.settings import DataSettings, GanSettings, Parameters
 from xraytune.confirm.plan import read_plan
 from xraytune.confirm.run import confirm
-from xraytune.confirm.scores import scores
+from xraytune.confirm.scoring import scores
 from xraytune.data.decoding import decode_file
 from xraytune.data.index import read_index
 from xraytune.data.patients import find_table
@@ -43,17 +43,17 @@ from xraytune.files import read_json, sha256_of, write_json
 from xraytune.gan.checkpoint import checkpoint_generator, load_generator
 from xraytune.gan.train import train_gan
 from xraytune.pipeline.gan_folder import gan_sample, gan_train
+from xraytune.pipeline.model import pretrained_weights
 from xraytune.pipeline.prepare import prepare
-from xraytune.pipeline.pretrained import pretrained_weights
 from xraytune.pipeline.trial import run_trial
 from xraytune.records import EpochRecord
 from xraytune.search.clean import clean
 from xraytune.search.journal import Journal
+from xraytune.search.messages import TrialSuggestion
 from xraytune.search.run import search
+from xraytune.search.status import status
 from xraytune.search.study import StudyFolder, create_study, locked
 from xraytune.search.test_access import log_test_access
-from xraytune.search.view import status
-from xraytune.search.work import TrialSuggestion
 from xraytune.tensors import load_content
 
 SOURCES = sorted(Path(xraytune.__file__).parent.rglob("*.py"))
@@ -566,7 +566,7 @@ def test_scores_take_no_memory_that_their_file_does_not_have(tmp_path: Path) -> 
 
 def build_weights(cache: Path, inputs: dict[str, Any], build: Callable[[Path], None]) -> None:
     from xraytune.pipeline.artifacts import build_once
-    from xraytune.pipeline.pretrained import WEIGHTS_STAGE
+    from xraytune.pipeline.model import WEIGHTS_STAGE
 
     build_once(cache, WEIGHTS_STAGE, inputs, build)
 

@@ -28,6 +28,7 @@ from xraytune.pipeline.synthesize import gan_need
 from xraytune.records import Compute
 from xraytune.search.controller import SearchController
 from xraytune.search.journal import Journal
+from xraytune.search.messages import TrialSuggestion, Work
 from xraytune.search.run import Quiet
 from xraytune.search.study import (
     StudyFolder,
@@ -38,7 +39,6 @@ from xraytune.search.study import (
     require_same_images,
     require_same_space,
 )
-from xraytune.search.work import TrialSuggestion, Work
 from xraytune.search.worker import Job, TrialWorker
 
 SPACE = """\

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from xraytune.gan.ema import ema_decay, update_ema
+from xraytune.gan.networks import ema_decay, update_ema
 
 
 def test_after_one_half_life_of_images_half_of_the_average_is_left() -> None:

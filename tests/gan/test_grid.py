@@ -7,7 +7,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-from xraytune.gan.grid import draw_grid, png_bytes
+from xraytune.gan.pool import draw_grid, png_bytes
 
 
 def test_images_stand_in_reading_order_with_white_between() -> None:

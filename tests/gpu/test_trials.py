@@ -19,8 +19,7 @@ from xraytune.compute import pin
 from xraytune.config.settings import Experiment, GanSettings, Parameters
 from xraytune.gan.checkpoint import CHECKPOINT_NAME, checkpoint_generator, new_training
 from xraytune.gan.pool import draw_noise, generate
-from xraytune.gan.replay import replayed
-from xraytune.gan.step import draw_step, real_images, train_step
+from xraytune.gan.step import draw_step, real_images, replayed, train_step
 from xraytune.gan.train import GanProgress, train_gan
 from xraytune.pipeline.trial import trial_epochs
 from xraytune.records import Compute, EpochRecord

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import multivariate_normal, norm  # type: ignore[import-untyped]
 
-from xraytune.metrics.binormal import ACROSS_ARMS, WITHIN_ARM, around, placement_variance
+from xraytune.metrics.placements import ACROSS_ARMS, WITHIN_ARM, around, placement_variance
 from xraytune.seeding import numpy_generator
 
 AUROCS = st.floats(0, 1)

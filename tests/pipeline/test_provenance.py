@@ -13,8 +13,8 @@ from xraytune.config.settings import Settings
 from xraytune.data.index import ImageFile
 from xraytune.errors import DataError
 from xraytune.files import write_json
+from xraytune.pipeline.gan_folder import PROVENANCE_FILE, gan_origin, require_unseen
 from xraytune.pipeline.prepare import Prepared, prepare
-from xraytune.pipeline.provenance import PROVENANCE_FILE, gan_origin, require_unseen
 
 pytestmark = pytest.mark.slow
 

@@ -18,8 +18,7 @@ from tests.pipeline.conftest import Bench
 from tests.pipeline.test_trial import run
 from xraytune.config.settings import FolderSettings
 from xraytune.data.pixels import stored_files
-from xraytune.data.transform import transform_folder
-from xraytune.data.transformation import Strengths
+from xraytune.data.transform import Strengths, transform_folder
 from xraytune.errors import DataError
 from xraytune.files import read_json
 from xraytune.pipeline.prepare import PIXELS_STAGE, Prepared, PreparedImage

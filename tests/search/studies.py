@@ -13,8 +13,8 @@ from xraytune.pipeline.prepare import Prepared, PreparedImage, SideName
 from xraytune.records import Compute, EpochRecord
 from xraytune.search.controller import SearchController
 from xraytune.search.journal import Journal
+from xraytune.search.messages import TrialSuggestion
 from xraytune.search.study import StudyFolder
-from xraytune.search.work import TrialSuggestion
 
 SPACE = """\
 version: 1

@@ -27,9 +27,9 @@ from xraytune.pipeline.prepare import prepare
 from xraytune.pipeline.synthesize import gan_inputs, gan_work_path
 from xraytune.pipeline.trial import trial_epochs
 from xraytune.search.clean import clean
+from xraytune.search.messages import TrialSuggestion
+from xraytune.search.status import status
 from xraytune.search.study import StudyFolder, create_study, locked
-from xraytune.search.view import status
-from xraytune.search.work import TrialSuggestion
 
 pytestmark = pytest.mark.slow
 

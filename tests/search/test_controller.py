@@ -12,10 +12,10 @@ from tests.search.studies import Watching, direct, ended, epoch
 from xraytune.config.settings import Parameters
 from xraytune.errors import MachineError, TrialError
 from xraytune.files import read_jsonl, write_bytes
+from xraytune.search.asha import rungs_of
 from xraytune.search.controller import SearchController
-from xraytune.search.rungs import rungs_of
+from xraytune.search.messages import Answer, Cause, TrialSuggestion
 from xraytune.search.study import StudyFolder
-from xraytune.search.work import Answer, Cause, TrialSuggestion
 
 
 def start(controller: SearchController) -> TrialSuggestion:

@@ -17,10 +17,10 @@ from xraytune.errors import DataError, StudyError
 from xraytune.export.best import export
 from xraytune.files import read_jsonl
 from xraytune.search.journal import Journal
+from xraytune.search.messages import TrialSuggestion
 from xraytune.search.run import Quiet, search
+from xraytune.search.status import status
 from xraytune.search.study import StudyFolder, require_same_space
-from xraytune.search.view import status
-from xraytune.search.work import TrialSuggestion
 
 ASSETS = Path(__file__).parent / "assets"
 ENDED = ["complete", "pruned", "complete", "pruned", "pruned"]

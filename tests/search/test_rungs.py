@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xraytune.search.rungs import Rungs
+from xraytune.search.asha import Rungs
 
 values = st.floats(0.3, 1.0)
 

@@ -20,16 +20,16 @@ from xraytune.errors import MachineError
 from xraytune.files import read_json
 from xraytune.records import Compute
 from xraytune.search.journal import Journal
+from xraytune.search.resources import Node, slots
 from xraytune.search.run import search
 from xraytune.search.runner import Runner
-from xraytune.search.slots import Node, slots
 from xraytune.search.study import StudyFolder
 
 ONE_CORE = Resources(cpus_per_trial=1, gpus_per_trial=0)
 STARTS = """
 import sys
 from multiprocessing.connection import Connection
-from xraytune.search.ray.link import receive, send
+from xraytune.search.ray.driver import receive, send
 connection = Connection(int(sys.argv[1]))
 receive(connection)
 send(connection, {"dashboard": "", "nodes": [{"cpus": 3, "gpus": 1}]})

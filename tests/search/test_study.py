@@ -10,7 +10,9 @@ from tests.search.studies import CPU, direct, ended, two_images, write_space
 from xraytune.data.phantom import draw_phantoms
 from xraytune.errors import MachineError, StudyError, TrialError
 from xraytune.files import read_json, write_json
+from xraytune.search.messages import TrialSuggestion
 from xraytune.search.run import search
+from xraytune.search.status import StudyWatcher
 from xraytune.search.study import (
     StudyFolder,
     continue_under_releases,
@@ -20,8 +22,6 @@ from xraytune.search.study import (
     require_same_images,
     require_same_space,
 )
-from xraytune.search.view import StudyWatcher
-from xraytune.search.work import TrialSuggestion
 
 
 @pytest.mark.slow

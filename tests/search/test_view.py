@@ -8,9 +8,9 @@ import pytest
 
 from tests.search.studies import CPU, direct, ended, epoch, two_images, write_space
 from xraytune.search.clock import Times
-from xraytune.search.progress import ProgressFile, read_progress
+from xraytune.search.messages import ProgressFile, read_progress
+from xraytune.search.status import StudyWatcher, TrialView, seconds_left, status
 from xraytune.search.study import StudyFolder, create_study, locked
-from xraytune.search.view import StudyWatcher, TrialView, seconds_left, status
 
 
 @pytest.mark.slow

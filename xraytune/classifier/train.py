@@ -22,8 +22,7 @@ from torch import Tensor, nn
 
 from xraytune.classifier.batch_norm import estimate_batch_norms
 from xraytune.classifier.checkpoint import resume, save_best, save_checkpoint
-from xraytune.classifier.optimizer import Optimizer
-from xraytune.classifier.schedules import learning_rate
+from xraytune.classifier.optimizer import Optimizer, learning_rate
 from xraytune.compute import autocast
 from xraytune.config.settings import Parameters
 from xraytune.errors import Problem, TrialError, XraytuneError

@@ -14,15 +14,12 @@ from xraytune.cli import (
     clean,
     confirm,
     console,
-    data_inspect,
-    data_phantom,
-    data_transform,
+    data,
     demo,
     doctor,
     evaluate,
     export,
-    gan_sample,
-    gan_train,
+    gan,
     model_summary,
     predict,
     replay,
@@ -44,16 +41,16 @@ def build_app() -> typer.Typer:
     _add(app, demo.demo, "xraytune demo", _START)
     _add(app, doctor.doctor, "xraytune doctor", _START)
 
-    data = _group("Look at a folder of X-rays, transform it, or draw phantom ones.")
-    _add(data, data_inspect.inspect, "xraytune data inspect chest_xray")
-    _add(data, data_phantom.phantom, "xraytune data phantom xrays --patients 200 --seed 1")
-    _add(data, data_transform.transform, "xraytune data transform chest_xray copies --rotate 15 --elastic 0")
-    app.add_typer(data, name="data", rich_help_panel=_SEARCH)
+    data_app = _group("Look at a folder of X-rays, transform it, or draw phantom ones.")
+    _add(data_app, data.inspect, "xraytune data inspect chest_xray")
+    _add(data_app, data.phantom, "xraytune data phantom xrays --patients 200 --seed 1")
+    _add(data_app, data.transform, "xraytune data transform chest_xray copies --rotate 15 --elastic 0")
+    app.add_typer(data_app, name="data", rich_help_panel=_SEARCH)
 
-    gan = _group("Train one GAN, or draw images from it.")
-    _add(gan, gan_train.train, "xraytune gan train --space search_spaces/gan_ratio.yaml --set gan.steps=5000 -o gan")
-    _add(gan, gan_sample.sample, "xraytune gan sample gan -n 5000 gan_images")
-    app.add_typer(gan, name="gan", rich_help_panel=_SEARCH)
+    gan_app = _group("Train one GAN, or draw images from it.")
+    _add(gan_app, gan.train, "xraytune gan train --space search_spaces/gan_ratio.yaml --set gan.steps=5000 -o gan")
+    _add(gan_app, gan.sample, "xraytune gan sample gan -n 5000 gan_images")
+    app.add_typer(gan_app, name="gan", rich_help_panel=_SEARCH)
 
     model = _group("Look at networks.")
     _add(model, model_summary.summary, "xraytune model summary --config search_spaces/vgg16_two_class.yaml")

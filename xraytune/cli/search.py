@@ -15,9 +15,9 @@ from xraytune.cli.study_frame import live_frame, summary_line
 from xraytune.records import EpochRecord
 
 if TYPE_CHECKING:
+    from xraytune.search.messages import TrialSuggestion
     from xraytune.search.run import SearchSummary
     from xraytune.search.study import StudyFolder
-    from xraytune.search.work import TrialSuggestion
 
 
 def search(
@@ -108,7 +108,7 @@ class SearchScreen:
 
     def opened(self, folder: StudyFolder, dashboard: str, trial_budget: int) -> None:
         """From here on the study is watched."""
-        from xraytune.search.view import StudyWatcher
+        from xraytune.search.status import StudyWatcher
 
         self._drawing.close()
         watcher = StudyWatcher(folder, trial_budget)

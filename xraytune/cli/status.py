@@ -11,12 +11,12 @@ from xraytune.cli.study_frame import status_frame
 from xraytune.records import Json
 
 if TYPE_CHECKING:
-    from xraytune.search.view import StudyView
+    from xraytune.search.status import StudyView
 
 
 def status(study: StudyArgument, as_json: AsJson = False) -> None:
     """Say how a study stands, also while it is searched: all trials, the best so far, the time left."""
-    from xraytune.search.view import status
+    from xraytune.search.status import status
 
     view = status(study)
     if as_json:

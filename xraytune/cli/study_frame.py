@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from xraytune.cli.console import Cell, Column, Frame, Table, Tone, duration
 
 if TYPE_CHECKING:
-    from xraytune.search.view import StudyView, TrialView
+    from xraytune.search.status import StudyView, TrialView
 
 _BARS = "▁▂▃▄▅▆▇█"
 _CURVE_WIDTH = 8

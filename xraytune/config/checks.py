@@ -15,11 +15,10 @@ from graphlib import CycleError, TopologicalSorter
 from pydantic import ValidationError
 
 from xraytune.config.backbone_names import WEIGHT_SETS, size_refusal
-from xraytune.config.conditions import join_conditions
 from xraytune.config.document import Document, Problems
 from xraytune.config.domains import Choices, Value
 from xraytune.config.fields import RULES_READ, USED_ONLY_BY, parameter_fields, parameters_from
-from xraytune.config.grammar import ROOT, Declaration
+from xraytune.config.grammar import ROOT, Declaration, join_conditions
 from xraytune.config.messages import explain, group_regex_refusal, nearest
 from xraytune.config.settings import Settings
 from xraytune.config.space import Condition, ParameterSpec, Point, corner_points, family_of

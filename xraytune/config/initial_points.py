@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from xraytune.config.conditions import read_value
 from xraytune.config.document import Document, KeyPath, Problems
 from xraytune.config.domains import Value
 from xraytune.config.fields import BLOCKS, parameter_fields
-from xraytune.config.grammar import path_of
+from xraytune.config.grammar import path_of, read_value
 from xraytune.config.messages import nearest, shown
 from xraytune.config.space import ParameterSpec, Point, family_of
 from xraytune.records import Json

@@ -18,7 +18,7 @@ from xraytune.config.checks import (
     complete_specs,
     refuse_equality_on_ranges,
 )
-from xraytune.config.document import Problems
+from xraytune.config.document import Problems, read_document, write_yaml
 from xraytune.config.domains import Choices, Value
 from xraytune.config.fields import EARLIER_VALUES, flat_values, stored_parameters
 from xraytune.config.grammar import read_parameters
@@ -28,7 +28,6 @@ from xraytune.config.read_settings import read_settings
 from xraytune.config.resolved import absolute_path, is_path, parameters_content, relative_value, settings_content
 from xraytune.config.settings import Experiment, Settings
 from xraytune.config.space import Point, Space
-from xraytune.config.yaml_lines import read_document, write_yaml
 from xraytune.records import Json
 
 

@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from xraytune.config.document import Document, KeyPath, Place, Trap
+from xraytune.config.document import Document, KeyPath, Place, Trap, parse_yaml
 from xraytune.config.fields import BLOCKS, parameter_fields
 from xraytune.config.grammar import SPEC_KEYS, path_of
 from xraytune.config.messages import nearest
 from xraytune.config.read_settings import BESIDE_SETTINGS, dotted_settings
 from xraytune.config.settings import Settings
-from xraytune.config.yaml_lines import parse_yaml
 from xraytune.errors import ConfigError, Problem
 
 _TRUTHS = {"no": "false", "off": "false", "yes": "true", "on": "true"}

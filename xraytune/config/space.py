@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from xraytune.config.document import write_yaml
 from xraytune.config.domains import Choices, Domain, Suggester, Value
 from xraytune.config.fields import parameter_fields, parameters_from
 from xraytune.config.resolved import parameters_content, relative_value, settings_content
 from xraytune.config.settings import Experiment, Parameters, Settings
-from xraytune.config.yaml_lines import write_yaml
 from xraytune.errors import ConfigError, Problem
 from xraytune.records import Json
 

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from scipy.stats import shapiro  # type: ignore[import-untyped]
 
-from xraytune.confirm.arms import Arm
 from xraytune.confirm.comparison import Comparison, compare
 from xraytune.confirm.forecast import (
     Design,
@@ -24,7 +23,7 @@ from xraytune.confirm.forecast import (
     smallest_detectable_difference,
     verdict_chances,
 )
-from xraytune.confirm.plan import Plan
+from xraytune.confirm.plan import Arm, Plan
 from xraytune.confirm.resampling import BootstrapInterval, bootstrap_interval
 from xraytune.confirm.verdict import (
     AgainstControl,

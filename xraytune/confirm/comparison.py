@@ -22,8 +22,8 @@ from scipy.optimize import brentq  # type: ignore[import-untyped]
 from scipy.special import stdtr, stdtrit  # type: ignore[import-untyped]  # Student's t: its cdf, and the inverse
 
 from xraytune.errors import ConfigError, Problem
-from xraytune.metrics.binormal import around, placement_variance
 from xraytune.metrics.classification import Floats
+from xraytune.metrics.placements import around, placement_variance
 
 MOST_DEGREES = 1e6
 """Where Student's t is the normal distribution to six digits. Infinity would be no JSON number."""

@@ -20,8 +20,8 @@ from scipy.stats import norm  # type: ignore[import-untyped]
 
 from xraytune.confirm.comparison import PRIOR_PATIENTS, Evidence
 from xraytune.confirm.verdict import LEVEL, Likeness, Overall, PairTests, overall, pair_tests, verdicts_of
-from xraytune.metrics.binormal import around, placement_variance
 from xraytune.metrics.classification import Floats
+from xraytune.metrics.placements import around, placement_variance
 from xraytune.seeding import numpy_generator
 
 _DRAWS = 2000

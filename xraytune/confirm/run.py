@@ -17,22 +17,42 @@ import numpy as np
 from xraytune.compute import pin, require_device
 from xraytune.config.settings import Parameters
 from xraytune.confirm.answer import ArmScores, Judged, forecast_verdict, judge_finalists, ratio_response
-from xraytune.confirm.arms import Candidate, Stopped, Trials, choose_finalists, to_be_finished
-from xraytune.confirm.plan import CONFIRM_FOLDER, FORECAST_FILE, Plan, read_plan
+from xraytune.confirm.plan import (
+    CONFIRM_FOLDER,
+    FORECAST_FILE,
+    Candidate,
+    Plan,
+    Stopped,
+    Trials,
+    choose_finalists,
+    read_plan,
+    to_be_finished,
+)
 from xraytune.confirm.record import Confirmation, write_verdict
-from xraytune.confirm.scores import TEST, VAL_B, has_any_scores, has_scores, score, scores, scoring_compute
-from xraytune.confirm.test_images import SealedTest, find_test, open_test, require_scored_test
+from xraytune.confirm.scoring import (
+    TEST,
+    VAL_B,
+    SealedTest,
+    find_test,
+    has_any_scores,
+    has_scores,
+    open_test,
+    require_scored_test,
+    score,
+    scores,
+    scoring_compute,
+)
 from xraytune.confirm.training import ConfirmObserver, Quiet, Training
 from xraytune.files import require_writable, write_json
 from xraytune.metrics.classification import Floats
 from xraytune.pipeline.prepare import require_pixels
 from xraytune.pipeline.training_set import ImageSource, side_images
 from xraytune.records import Compute, Json, Progress, ignore_progress
+from xraytune.search.asha import rungs_of
 from xraytune.search.inputs import inputs_of_trials, read_inputs, require_same_inputs
 from xraytune.search.journal import Journal
-from xraytune.search.rungs import rungs_of
+from xraytune.search.resources import resolved
 from xraytune.search.runner import Runner, survey
-from xraytune.search.slots import resolved
 from xraytune.search.study import StudyFolder, environment, locked, named
 from xraytune.search.test_access import (
     TEST_ACCESS_FILE,

@@ -16,16 +16,14 @@ from typing import Any, Protocol
 
 from xraytune.config.load import experiment_from_json, experiment_to_json
 from xraytune.config.settings import Experiment, Settings
-from xraytune.confirm.arms import Arm
+from xraytune.confirm.plan import Arm
 from xraytune.errors import Problem, StudyError
 from xraytune.files import append_jsonl, read_json, read_jsonl, write_json
 from xraytune.records import EpochRecord, Json, TrialResult
-from xraytune.search.messages import read_message
-from xraytune.search.retries import Ends, Failure, may_try_again, share, why_lost
-from xraytune.search.rungs import Rungs
+from xraytune.search.asha import Rungs
+from xraytune.search.messages import Answer, Cause, Message, TrialSuggestion, read_message
 from xraytune.search.study import StudyFolder, damage_explained
-from xraytune.search.trial_queue import GanNeeds, TrialQueue
-from xraytune.search.work import Answer, Cause, Message, TrialSuggestion
+from xraytune.search.trial_queue import Ends, Failure, GanNeeds, TrialQueue, may_try_again, share, why_lost
 from xraytune.seeding import derive_seed
 
 

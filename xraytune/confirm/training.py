@@ -13,9 +13,14 @@ from typing import Any, Protocol
 
 from xraytune.config.settings import Experiment, Parameters, Settings
 from xraytune.config.space import Space
-from xraytune.confirm.arms import (
+from xraytune.confirm.forecast import Forecast
+from xraytune.confirm.plan import (
+    CONFIRM_FOLDER,
+    TOP_UP_FOLDER,
+    VERDICT_FILE,
     Arm,
     Candidate,
+    Plan,
     Stopped,
     Trials,
     choose_finalists,
@@ -24,12 +29,13 @@ from xraytune.confirm.arms import (
     is_of,
     matched_control,
     missing_trials,
+    new_plan,
     ratio_arms,
+    read_plan,
     to_be_finished,
     tuned_control,
+    write_plan,
 )
-from xraytune.confirm.forecast import Forecast
-from xraytune.confirm.plan import CONFIRM_FOLDER, TOP_UP_FOLDER, VERDICT_FILE, Plan, new_plan, read_plan, write_plan
 from xraytune.confirm.runs import (
     Run,
     RunList,
@@ -46,7 +52,7 @@ from xraytune.pipeline.prepare import Prepared, write_prepared
 from xraytune.pipeline.synthesize import gan_need
 from xraytune.pipeline.training_set import require_enough, store_folder
 from xraytune.records import Compute, Json
-from xraytune.search.rungs import Rungs
+from xraytune.search.asha import Rungs
 from xraytune.search.runner import Runner
 from xraytune.search.study import StudyFolder, other_releases
 from xraytune.search.test_access import TestAccess, as_text

@@ -14,12 +14,41 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageChops, ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from xraytune.errors import DataError, Problem
+
+
+def range_of_levels(image: Image.Image) -> tuple[int, int]:
+    """The lowest and the highest level of an image in one of Pillow's integer modes."""
+    levels = np.asarray(image)
+    return int(levels.min()), int(levels.max())
+
+
+def grey_of_levels(
+    image: Image.Image, *, stated_bits: int = 16, inverted: bool = False, transparent: int | None = None
+) -> tuple[Image.Image, int | None]:
+    """8-bit grey, and the depth of the content where that is not the file's.
+
+    Args:
+        image: In one of Pillow's integer modes, levels 0 to 65535.
+        stated_bits: The file's depth, below 16 only where it is certain.
+        inverted: Whether level 0 is white.
+        transparent: A level that stands for nothing, and becomes black.
+    """
+    levels = np.asarray(image)
+    if transparent is not None:
+        levels = np.where(levels == transparent, 0, levels)
+    highest = int(levels.max())
+    bits = stated_bits if stated_bits < 16 else 8 if highest < 256 else 12 if highest < 4096 else 16
+    largest = 2**bits - 1
+    grey = ((levels.astype(np.uint32) * 255 + largest // 2) // largest).astype(np.uint8)
+    return Image.fromarray(255 - grey if inverted else grey), bits if bits < min(stated_bits, 16) else None
+
 
 LARGEST_SIDE_PX = 20_000
 LARGEST_AREA_PX = 100_000_000
@@ -223,7 +252,7 @@ def _png_grey(image: PngImageFile, bits: int, path: Path | str) -> GreyImage:
     kind = f"PNG {bits}-bit"
     image.load()
     if image.mode.startswith("I"):
-        from xraytune.data.levels import grey_of_levels
+        from xraytune.data.formats import grey_of_levels
 
         grey, content_bits = grey_of_levels(image, transparent=image.info.get("transparency"))
         return _whole(_turned(grey, _orientation(image)), kind, content_bits)
@@ -247,7 +276,7 @@ def _tiff_grey(image: TiffImageFile, path: Path | str) -> GreyImage:
         what = "this TIFF holds floating-point numbers, which say neither what is black nor what is white"
         raise DataError(Problem(what, path, _SAVE_AGAIN))
     if image.mode.startswith("I"):
-        from xraytune.data.levels import grey_of_levels, range_of_levels
+        from xraytune.data.formats import grey_of_levels, range_of_levels
 
         lowest, highest = range_of_levels(image)
         if lowest < 0 or highest > 65535:

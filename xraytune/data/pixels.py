@@ -17,8 +17,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from xraytune.data.decode_workers import decode_blocks
-from xraytune.data.decoding import BrokenImage, Resize, SquareImage, decode_file
+from xraytune.data.decoding import BrokenImage, Resize, SquareImage, decode_blocks, decode_file
 from xraytune.errors import DataError, Problem, listed
 from xraytune.files import read_json, write_json
 from xraytune.records import Progress, ignore_progress

@@ -15,8 +15,7 @@ from typing import Any
 
 from xraytune.config.load import experiment_to_yaml
 from xraytune.config.settings import Experiment, ExportedFrom, Parameters
-from xraytune.confirm.arms import Arm
-from xraytune.confirm.plan import CONFIRM_FOLDER, TOP_UP_FOLDER, VERDICT_FILE, read_plan
+from xraytune.confirm.plan import CONFIRM_FOLDER, TOP_UP_FOLDER, VERDICT_FILE, Arm, read_plan
 from xraytune.confirm.runs import completed_rows
 from xraytune.errors import ConfigError, Problem, StudyError, TrialError, listed
 from xraytune.files import read_json, require_writable, write_text

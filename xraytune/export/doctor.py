@@ -23,7 +23,7 @@ from xraytune.files import free_inodes, nearest_folder
 from xraytune.limits import LIMITS, likely_shortage
 from xraytune.records import Json
 from xraytune.search.ray_needs import open_doors, ray_parent, why_ray_cannot_start
-from xraytune.tracking.credentials import has_key
+from xraytune.tracking.wandb import has_key
 
 _GIB = 2**30
 _LITTLE_DISK_GIB, _LITTLE_MEMORY_GIB, _LITTLE_SHARED_MEMORY_GIB = 10, 4, 0.5

@@ -20,7 +20,7 @@ from xraytune.data.index import ImageFile, content_fingerprint, data_folder_of, 
 from xraytune.data.patients import PATIENTS_CSV
 from xraytune.errors import ArtifactError, DataError, MachineError, Problem
 from xraytune.export.bundle import Bundle, open_bundle
-from xraytune.export.predictions import predict_images, threshold_of
+from xraytune.export.predict import predict_images, threshold_of
 from xraytune.export.test_access import record_test_access
 from xraytune.metrics.classification import METRICS, ClassificationMetrics, Floats, classification_metrics
 from xraytune.metrics.intervals import further_figures, patient_bootstrap

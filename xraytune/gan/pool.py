@@ -6,15 +6,42 @@ one, and half the ratio is the first half of the images.
 
 from __future__ import annotations
 
+from io import BytesIO
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from xraytune.compute import autocast
 from xraytune.gan.networks import Generator
 from xraytune.records import Compute
 from xraytune.seeding import derive_seed
+
+_GAP_PX = 2
+_PAPER = 255
+
+
+def draw_grid(images: NDArray[np.uint8], columns: int) -> Image.Image:
+    """Images [n, S, S] in rows of `columns`, on white paper; a last row may be short."""
+    count, size, _ = images.shape
+    rows = -(-count // columns)
+    pitch = size + _GAP_PX
+    sheet = np.full((rows * pitch + _GAP_PX, columns * pitch + _GAP_PX), _PAPER, dtype=np.uint8)
+    for position, image in enumerate(images):
+        row, column = divmod(position, columns)
+        top, left = row * pitch + _GAP_PX, column * pitch + _GAP_PX
+        sheet[top : top + size, left : left + size] = image
+    return Image.fromarray(sheet)
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    """The image as a PNG file's content."""
+    stream = BytesIO()
+    image.save(stream, format="PNG")
+    return stream.getvalue()
+
 
 BLOCK = 256
 

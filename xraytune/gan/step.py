@@ -6,22 +6,46 @@ shapes, which is what lets a GPU replay it (`gan/replay.py`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 from torch.optim import Optimizer
 
 from xraytune.compute import autocast
 from xraytune.gan.augment import Changes, diff_augment, draw_changes
 from xraytune.gan.checkpoint import Training
-from xraytune.gan.ema import ema_decay, update_ema
-from xraytune.gan.losses import discriminator_loss, generator_loss
+from xraytune.gan.networks import ema_decay, update_ema
 from xraytune.records import Compute
 from xraytune.seeding import derive_seed
+
+LossName: TypeAlias = Literal["bce", "non_saturating", "hinge"]
+
+
+def discriminator_loss(name: LossName, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """The discriminator's loss, a scalar; logits are float32 [B].
+
+    Sources: Goodfellow et al. 2014, equation 1, with log sigmoid written as softplus; hinge: Lim & Ye 2017, and
+    Miyato et al. 2018, equation 16.
+    """
+    if name == "hinge":
+        return functional.relu(1 - real_logits).mean() + functional.relu(1 + fake_logits).mean()
+    return functional.softplus(-real_logits).mean() + functional.softplus(fake_logits).mean()
+
+
+def generator_loss(name: LossName, fake_logits: Tensor) -> Tensor:
+    """The generator's loss, a scalar; logits are float32 [B].
+
+    Sources: Goodfellow et al. 2014, section 3 (non-saturating); hinge: Miyato et al. 2018, equation 17.
+    """
+    if name == "hinge":
+        return -fake_logits.mean()
+    return functional.softplus(-fake_logits).mean()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,3 +142,43 @@ def _update(optimizer: Optimizer, loss: Tensor) -> None:
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
+
+
+Step = Callable[[StepDraws], Tensor]
+_EAGER_STEPS = 3
+"""Run one by one first: cuDNN chooses its algorithms then, and what a first step sets up is no part of the recording."""
+
+
+def replayed(step: Step) -> Step:
+    """`step`, recorded at its fourth call; a result lasts until the next call.
+
+    Args:
+        step: Does the same operations on tensors of the same shapes each time, whatever the draws.
+    """
+    graph = torch.cuda.CUDAGraph()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    calls = 0
+    recorded: tuple[StepDraws, Tensor]
+
+    def run(draws: StepDraws) -> Tensor:
+        nonlocal calls, recorded
+        calls += 1
+        if calls <= _EAGER_STEPS:
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                result = step(draws)
+            torch.cuda.current_stream().wait_stream(stream)
+            return result
+        if calls == _EAGER_STEPS + 1:
+            kept = StepDraws(*(draw.clone() for draw in draws))
+            # Other threads may use the GPU meanwhile: a tracker's, a progress display's.
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                result = step(kept)
+            recorded = kept, result
+        kept, result = recorded
+        for place, draw in zip(kept, draws, strict=True):
+            place.copy_(draw)
+        graph.replay()
+        return result
+
+    return run

@@ -24,10 +24,8 @@ from xraytune.config.settings import GanSettings
 from xraytune.errors import Problem, TrialError
 from xraytune.files import write_bytes
 from xraytune.gan.checkpoint import Training, new_training, resume, save_checkpoint
-from xraytune.gan.grid import draw_grid, png_bytes
-from xraytune.gan.pool import draw_noise, generate
-from xraytune.gan.replay import Step, replayed
-from xraytune.gan.step import draw_step, real_images, train_step
+from xraytune.gan.pool import draw_grid, draw_noise, generate, png_bytes
+from xraytune.gan.step import Step, draw_step, real_images, replayed, train_step
 from xraytune.records import Compute
 from xraytune.seeding import derive_seed, numpy_generator
 

@@ -11,7 +11,7 @@ sample is the same however many are asked for, and the images are those that a s
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import count as count_from
@@ -28,7 +28,8 @@ from xraytune.config.load import load_space
 from xraytune.config.messages import nearest
 from xraytune.config.settings import GanSettings
 from xraytune.config.space import Space
-from xraytune.errors import ArtifactError, ConfigError, Problem
+from xraytune.data.index import ImageFile
+from xraytune.errors import ArtifactError, ConfigError, DataError, Problem
 from xraytune.files import (
     explained_disk_errors,
     new_folder,
@@ -41,7 +42,6 @@ from xraytune.files import (
 from xraytune.gan.checkpoint import load_generator
 from xraytune.gan.pool import sample_block
 from xraytune.pipeline.prepare import Prepared, is_plain_name, prepare
-from xraytune.pipeline.provenance import PROVENANCE_FILE, gan_origin
 from xraytune.pipeline.synthesize import (
     copy_file,
     copy_grids,
@@ -51,6 +51,59 @@ from xraytune.pipeline.synthesize import (
     trained_gan,
 )
 from xraytune.records import Compute, Json, Progress, ignore_progress
+
+PROVENANCE_FILE = "provenance.json"
+_IMAGES = "train_images"
+_FINGERPRINT = "train_fingerprint"
+
+
+def gan_origin(prepared: Prepared) -> dict[str, Json]:
+    """What a GAN's record says of the images that it was trained on: hashes alone, no names and no patients."""
+    hashes = sorted({image.sha256 for image in prepared.images if image.side == "train"})
+    return {_FINGERPRINT: prepared.train_fingerprint, _IMAGES: [*hashes]}
+
+
+def require_unseen(root: Path, prepared: Prepared, test: Iterable[ImageFile] = ()) -> None:
+    """Refuse images of a GAN that has learnt from images of val-A, val-B or the sealed test folder.
+
+    A GAN of other X-rays, or of some of the train side, is none. Folders that `gan sample` did not write are let through.
+
+    Args:
+        root: The folder of extra images.
+        prepared: The study's images.
+        test: Those of its test folder.
+
+    Raises:
+        DataError: It has, or it cannot be told.
+    """
+    content = _provenance(root)
+    if _FINGERPRINT not in content or content[_FINGERPRINT] == prepared.train_fingerprint:
+        return
+    fix = "train the GAN with this study's data and data.split (`xraytune gan train`), and draw the images anew"
+    learnt_from = content.get(_IMAGES)
+    if not isinstance(learnt_from, list):
+        what = "the GAN of these images was trained on another train side than this study's, and nothing tells which images"
+        raise DataError(Problem(what, root / PROVENANCE_FILE, fix))
+    learnt = {str(sha256) for sha256 in learnt_from}
+    held_back = [image.sha256 for image in prepared.images if image.side != "train"] + [image.sha256 for image in test]
+    if seen := sum(sha256 in learnt for sha256 in held_back):
+        what = (
+            f"the GAN of these images has learnt from {seen} of the {len(held_back)} images that the study holds back"
+        )
+        raise DataError(Problem(what, root / PROVENANCE_FILE, fix))
+
+
+def _provenance(root: Path) -> dict[str, Json]:
+    path = root / PROVENANCE_FILE
+    if not path.is_file():
+        return {}
+    fix = "draw the images anew; or remove the file, if `xraytune gan sample` did not write it"
+    try:
+        content = read_json(path)
+    except (ValueError, OSError) as error:
+        raise DataError(Problem("cannot be read, and so not whose images these are", path, fix)) from error
+    return content if isinstance(content, dict) else {}
+
 
 _RECORD = "gan.json"
 _VERSION = 1

@@ -18,15 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from xraytune.classifier.augment import augment, fresh_views, view_table
-from xraytune.classifier.heads import build_head
 from xraytune.classifier.inputs import InputFormat, input_format, normalise, to_unit
-from xraytune.classifier.network import Classifier, build_classifier
+from xraytune.classifier.network import Classifier, build_classifier, build_head
 from xraytune.config.backbone_names import BACKBONES
 from xraytune.config.settings import Experiment
 from xraytune.mix.sampler import image_stream
 from xraytune.pipeline.features import frozen_features
+from xraytune.pipeline.model import pretrained_weights
 from xraytune.pipeline.prepare import Prepared
-from xraytune.pipeline.pretrained import pretrained_weights
 from xraytune.pipeline.training_set import ImageSource, TrainingSet, build_training_set, side_images
 from xraytune.records import Compute, Progress, ignore_progress
 

@@ -3,16 +3,66 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from xraytune.classifier.network import build_classifier
 from xraytune.classifier.summary import ModelSummary, summarise
+from xraytune.classifier.weights import find_weights
 from xraytune.config.load import load_space
-from xraytune.config.settings import DataSettings
+from xraytune.config.settings import DataSettings, Parameters
 from xraytune.config.space import Space
 from xraytune.data.layout import class_names_of, part_folders
 from xraytune.data.patients import find_table
-from xraytune.errors import ConfigError, Problem
+from xraytune.errors import ArtifactError, ConfigError, Problem
+from xraytune.files import read_json, sha256_of, write_json
+from xraytune.pipeline.artifacts import build_once
+
+WEIGHTS_STAGE = "weights-1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pretrained:
+    """A file of weights and its SHA-256."""
+
+    path: Path
+    sha256: str
+
+
+def pretrained_weights(parameters: Parameters, weights_dir: Path | None, cache: Path) -> Pretrained | None:
+    """The weights of a trial's backbone; None where it starts from random ones.
+
+    Raises:
+        MachineError: They are missing or damaged.
+        ArtifactError: The cache names another file.
+    """
+    if parameters.weights == "none":
+        return None
+    if weights_dir is None or Path(parameters.weights).is_file():
+        return _look_up(parameters, weights_dir)
+    # An official name carries the file's hash, so the names in the folder tell what is there.
+    inputs = {
+        "backbone": parameters.backbone,
+        "weights": parameters.weights,
+        "files": sorted(file.name for file in weights_dir.glob("*")),
+    }
+
+    def build(folder: Path) -> None:
+        found = _look_up(parameters, weights_dir)
+        write_json(folder / "weights.json", {"file": found.path.name, "sha256": found.sha256})
+
+    artifact = build_once(cache, WEIGHTS_STAGE, inputs, build)
+    found = read_json(artifact / "weights.json")
+    if found["file"] not in inputs["files"]:
+        fix = "remove this folder: it is made again"
+        raise ArtifactError(Problem("it names a file that was not among the weights", artifact, fix))
+    return Pretrained(path=weights_dir / found["file"], sha256=found["sha256"])
+
+
+def _look_up(parameters: Parameters, weights_dir: Path | None) -> Pretrained:
+    file = find_weights(parameters.backbone, parameters.weights, weights_dir)
+    assert file is not None, "only `none` has no file"
+    return Pretrained(path=file, sha256=sha256_of(file, "file of tensors"))
 
 
 def model_summary(config: Path, *, data: Path | None = None, overrides: Sequence[str] = ()) -> ModelSummary:

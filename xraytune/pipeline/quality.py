@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from xraytune.config.settings import GanSettings
 from xraytune.errors import Problem, TrialError
 from xraytune.files import read_json, write_bytes, write_json
-from xraytune.gan.grid import draw_grid, png_bytes
+from xraytune.gan.pool import draw_grid, png_bytes
 from xraytune.gan.train import scale_pixels
 from xraytune.metrics.memorisation import Closeness, Memorisation, closeness, compare_with_unseen, unseen_closeness
 from xraytune.pipeline.artifacts import build_once, fingerprint

@@ -21,6 +21,7 @@ from xraytune.data.patients import PATIENTS_CSV
 from xraytune.data.pixels import open_pixels
 from xraytune.errors import DataError, Problem
 from xraytune.mix.plan import MixPlan, plan_mix
+from xraytune.pipeline.gan_folder import require_unseen
 from xraytune.pipeline.known_patients import (
     ambiguous_files,
     known_patients,
@@ -36,7 +37,6 @@ from xraytune.pipeline.prepare import (
     store_images,
     training_pixels,
 )
-from xraytune.pipeline.provenance import require_unseen
 from xraytune.pipeline.quality import refuse_memorised
 from xraytune.pipeline.synthesize import blocks_for, extension_block, pool_block
 from xraytune.records import Compute

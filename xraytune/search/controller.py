@@ -14,14 +14,12 @@ from xraytune.config.settings import Experiment, Parameters
 from xraytune.config.space import Space
 from xraytune.files import append_jsonl, write_json
 from xraytune.records import EpochRecord, TrialResult
+from xraytune.search.asha import rungs_of
 from xraytune.search.clock import StudyClock
 from xraytune.search.journal import Journal, Status
-from xraytune.search.messages import read_message
-from xraytune.search.retries import Ends, Failure, may_try_again, why_lost
-from xraytune.search.rungs import rungs_of
+from xraytune.search.messages import Answer, Cause, Message, TrialSuggestion, read_message
 from xraytune.search.study import StudyFolder, project_rows
-from xraytune.search.trial_queue import GanNeeds, TrialQueue
-from xraytune.search.work import Answer, Cause, Message, TrialSuggestion
+from xraytune.search.trial_queue import Ends, Failure, GanNeeds, TrialQueue, may_try_again, why_lost
 
 # Trials that are asked for and held back, at most, so that the sampler is not asked far ahead of what is known.
 _HELD_BACK = 4

@@ -26,8 +26,9 @@ from xraytune.records import EpochRecord, Progress, ignore_progress
 from xraytune.search.controller import Observer, SearchController, mix_label
 from xraytune.search.inputs import inputs_of_space, keep_inputs, read_inputs
 from xraytune.search.journal import Journal
+from xraytune.search.messages import TrialSuggestion
+from xraytune.search.resources import Node, gpus_of_trial, resolved, slots
 from xraytune.search.runner import Runner, survey
-from xraytune.search.slots import Node, gpus_of_trial, resolved, slots
 from xraytune.search.study import (
     StudyFolder,
     continue_under_releases,
@@ -38,7 +39,6 @@ from xraytune.search.study import (
     require_same_images,
     require_same_space,
 )
-from xraytune.search.work import TrialSuggestion
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

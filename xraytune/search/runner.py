@@ -25,11 +25,11 @@ from xraytune.config.settings import Resources
 from xraytune.cores import cpu_count
 from xraytune.errors import MachineError, Problem
 from xraytune.files import read_bytes
-from xraytune.search.ray.link import receive, send
+from xraytune.search.messages import CLAIM_FILE, Answer, TrialSuggestion, Work
+from xraytune.search.ray.driver import receive, send
 from xraytune.search.ray_needs import private_folder, protect_token, why_ray_cannot_start
-from xraytune.search.slots import Node, gpus_of_trial, occupied, resolved, slots
+from xraytune.search.resources import Node, gpus_of_trial, occupied, resolved, slots
 from xraytune.search.study import StudyFolder, named, numeric_releases
-from xraytune.search.work import CLAIM_FILE, Answer, TrialSuggestion, Work
 
 # Ray reads these when it is imported or started: no log files, tables or snapshots of Tune's own.
 _ENVIRONMENT = {

@@ -17,7 +17,8 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from xraytune.config.settings import SamplerSettings
+from xraytune.config.settings import Parameters, SamplerSettings
+from xraytune.config.space import Space
 from xraytune.seeding import derive_seed
 
 
@@ -68,3 +69,11 @@ def quiet_optuna() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         yield
+
+
+def random_parameters(space: Space, seed: int) -> Iterator[Parameters]:
+    """Independent draws without end, as Optuna's random sampler gives them; the same seed gives the same ones."""
+    with quiet_optuna():
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+        while True:
+            yield space.suggest(study.ask())

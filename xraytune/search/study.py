@@ -28,12 +28,12 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic import TypeAdapter
 
+from xraytune.config.document import read_document
 from xraytune.config.domains import Value
 from xraytune.config.fields import EARLIER_VALUES, flat_values
 from xraytune.config.load import experiment_from_json, load_space
 from xraytune.config.settings import Experiment, extensions_of
 from xraytune.config.space import Space
-from xraytune.config.yaml_lines import read_document
 from xraytune.errors import ArtifactError, ConfigError, Problem, StudyError, listed
 from xraytune.files import (
     append_jsonl,

@@ -29,10 +29,8 @@ from xraytune.pipeline.prepare import Prepared
 from xraytune.pipeline.training_set import build_training_set
 from xraytune.pipeline.trial import trial_epochs
 from xraytune.records import Compute, EpochRecord, Json, TrialResult
-from xraytune.search.messages import reason_of, traceback_note
-from xraytune.search.progress import ProgressFile
+from xraytune.search.messages import CLAIM_FILE, HANG_FILE, Cause, Message, ProgressFile, reason_of, traceback_note
 from xraytune.search.study import StudyFolder, other_releases
-from xraytune.search.work import CLAIM_FILE, HANG_FILE, Cause, Message
 from xraytune.tracking.samples import sample_grid
 from xraytune.tracking.wandb import RunStatus, TrackedTrial, WandbRun
 

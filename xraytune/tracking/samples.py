@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from xraytune.gan.grid import draw_grid
+from xraytune.gan.pool import draw_grid
 from xraytune.pipeline.training_set import TrainingSet
 
 _PAPER = 255

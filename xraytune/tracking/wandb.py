@@ -9,19 +9,113 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import netrc
 import os
+import queue
+import re
+import threading
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
 
 from PIL import Image
 
 from xraytune.config.load import experiment_to_json
 from xraytune.config.settings import Experiment, WandbSettings
 from xraytune.records import EpochRecord, Json
-from xraytune.tracking.background import Background
-from xraytune.tracking.credentials import is_online, without_secrets
+
+_HOSTS = ("https://api.wandb.ai", "https://api.forge.coreweave.com")
+_SECRET_NAMES = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
+_SECRET_CHARACTERS = 6  # shorter values are no secrets, and stand in many a word
+_CREDENTIALS_IN_URL = re.compile(r"//[^/\s]+@")
+
+
+def is_online(settings: WandbSettings) -> bool:
+    """Whether runs go to the server: as the settings say, or with `auto` where there is a key and nobody said offline."""
+    if settings.mode == "auto":
+        return has_key() and os.environ.get("WANDB_MODE", "online") == "online"
+    return settings.mode == "online"
+
+
+def has_key() -> bool:
+    """Whether W&B would find a key: in the environment, or in the netrc file that `wandb login` writes."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    file = Path(os.environ.get("NETRC") or Path.home() / ".netrc").expanduser()
+    hosts = [os.environ.get("WANDB_BASE_URL", ""), *_HOSTS]
+    with suppress(OSError, ValueError, netrc.NetrcParseError):
+        logins = netrc.netrc(file).hosts
+        return any(logins.get(urlsplit(url).netloc, ("", "", ""))[2] for url in hosts)
+    return False
+
+
+def without_secrets(text: str) -> str:
+    """The text without the values of secret environment variables, and without passwords in addresses."""
+    for name, value in os.environ.items():
+        if len(value) >= _SECRET_CHARACTERS and _SECRET_NAMES.search(name):
+            text = text.replace(value, "***")
+    return _CREDENTIALS_IN_URL.sub("//***@", text)
+
+
+class Background:
+    """Makes calls in a thread of its own.
+
+    Args:
+        name: Of the thread.
+        say: Told what went wrong, once.
+        most_waiting: Calls that may wait; more are dropped.
+    """
+
+    def __init__(self, name: str, *, say: Callable[[str], None], most_waiting: int = 1000) -> None:
+        self._say = say
+        self._has_said = threading.Lock()  # taken once, and kept
+        self._calls: queue.Queue[Callable[[], object] | None] = queue.Queue(most_waiting)
+        self._let_go = threading.Event()
+        self._ended = threading.Event()
+        # A daemon: a process that ends does not wait for a call that never returns.
+        threading.Thread(target=self._work, name=name, daemon=True).start()
+
+    def post(self, call: Callable[[], object]) -> None:
+        """Have the call made after those before it; returns at once."""
+        if self._ended.is_set():
+            return
+        try:
+            self._calls.put_nowait(call)
+        except queue.Full:
+            self._say_once(
+                f"it does not keep up, and what does not fit among {self._calls.maxsize} messages is dropped"
+            )
+
+    def close(self, last: Callable[[], object], seconds: float) -> None:
+        """Wait for the calls that were posted, and a last one, but no longer than so many seconds; then let go of them."""
+        deadline = time.monotonic() + seconds
+        with suppress(queue.Full):
+            for call in (last, None):
+                if not self._ended.is_set():
+                    self._calls.put(call, timeout=max(0.0, deadline - time.monotonic()))
+            self._ended.wait(max(0.0, deadline - time.monotonic()))
+        self._let_go.set()
+        if not self._ended.is_set():
+            self._say_once(f"it did not answer within {seconds:g} s, and is waited for no longer")
+
+    def _work(self) -> None:
+        try:
+            while (call := self._calls.get()) is not None and not self._let_go.is_set():
+                call()
+        # Whatever a tracker raises, sys.exit included, is its own affair and never the trial's.
+        except (Exception, SystemExit) as error:  # noqa: BLE001
+            self._say_once(f"{type(error).__name__}: {error}")
+        finally:
+            self._ended.set()
+
+    def _say_once(self, text: str) -> None:
+        if self._has_said.acquire(blocking=False):
+            self._say(text)
+
 
 if TYPE_CHECKING:
     import wandb

@@ -7,6 +7,7 @@ wait for ever. Tune is started afresh each time; no state of its own is ever res
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -16,17 +17,119 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
 import ray
 from ray import tune
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
 
 from xraytune.search.ray.actor import TrialActor, look
-from xraytune.search.ray.adapters import ControllerScheduler, ControllerSearcher
-from xraytune.search.ray.link import Link, receive, send
+
+_POLL_SECONDS = 2.0
+
+
+class Link:
+    """The Ray process's end.
+
+    Args:
+        connection: To the search.
+        nodes: Gives the CPU cores and GPUs of Ray's nodes now; they may join and leave.
+    """
+
+    def __init__(self, connection: Connection, nodes: Callable[[], list[dict[str, float]]]) -> None:
+        self._connection, self._nodes = connection, nodes
+        self._looked, self._found = -_POLL_SECONDS, nodes()
+
+    def next(self) -> dict[str, Any] | str | None:
+        """The config of a trial for a free slot; None: not now; "done": there are no more."""
+        if (now := time.monotonic()) - self._looked >= _POLL_SECONDS:
+            self._looked, self._found = now, self._nodes()
+        answer: dict[str, Any] | str | None = self._ask({"next": self._found})
+        return answer
+
+    def on_result(self, number: int, message: Mapping[str, Any]) -> bool:
+        """Whether a trial that said this goes on."""
+        return bool(self._ask({"on_result": [number, message]}))
+
+    def lost(self, number: int, *, out_of_memory: bool) -> None:
+        """The process of a trial is gone."""
+        self._ask({"lost": [number, out_of_memory]})
+
+    def _ask(self, question: Any) -> Any:
+        send(self._connection, question)
+        return receive(self._connection)
+
+
+def send(connection: Connection, content: Any) -> None:
+    """Write one message."""
+    connection.send_bytes(json.dumps(content).encode())
+
+
+def receive(connection: Connection) -> Any:
+    """Read one message.
+
+    Raises:
+        EOFError: The other process is gone.
+    """
+    return json.loads(connection.recv_bytes())
+
+
+_RAY_DIES_SECONDS = 0.2
+"""Longer than `driver.py` takes to see that a process of Ray's is gone."""
+
+
+class ControllerSearcher(Searcher):
+    """Hands Tune the trials that it is given."""
+
+    def __init__(self, link: Link) -> None:
+        super().__init__()
+        self._link = link
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a str
+        """The config of the next trial; None: not now; FINISHED: there are no more."""
+        del trial_id
+        answer = self._link.next()
+        return str(Searcher.FINISHED) if answer == "done" else answer
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """The scheduler said it."""
+        del trial_id, result, error
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+        """Nothing in Tune's own space is searched."""
+        del metric, mode, config, spec
+        return True
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the study folder is the truth."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: the study folder is the truth."""
+
+
+class ControllerScheduler(FIFOScheduler):
+    """Asks about every message of a trial, whatever Tune thinks of it."""
+
+    def __init__(self, link: Link) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._link = link
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Continue or stop, as it was answered."""
+        del tune_controller
+        goes_on = self._link.on_result(trial.config["number"], json.loads(result["message"]))
+        return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """The process of a trial is gone; if Ray itself died, this process has ended before it tells so."""
+        del tune_controller
+        time.sleep(_RAY_DIES_SECONDS)
+        self._link.lost(trial.config["number"], out_of_memory="OutOfMemory" in str(trial.get_error() or ""))
+
 
 _OBJECT_STORE_BYTES = 200 * 2**20  # trials exchange paths, not arrays
 _LOOK_SECONDS = 0.05

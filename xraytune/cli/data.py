@@ -1,7 +1,8 @@
-"""`xraytune data inspect DIR`."""
+"""`xraytune data transform DIR OUT`."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -9,7 +10,7 @@ import typer
 
 from xraytune.cli import console
 from xraytune.cli.console import Cell, Column, Frame, Table
-from xraytune.cli.options import AsJson
+from xraytune.cli.options import AsJson, SkipBroken
 
 if TYPE_CHECKING:
     from xraytune.data.inspect import Inspection
@@ -107,3 +108,94 @@ def _counts(found: Inspection) -> Table:
     rows = [(part, *(f"{counts[name]}" for name in found.class_names)) for part, counts in found.images.items()]
     patients = ("patients in train and val", *(f"{found.patients[name]}" for name in found.class_names))
     return Table(columns=columns, rows=(*rows, patients))
+
+
+if TYPE_CHECKING:
+    from xraytune.data.phantom import PhantomSet
+
+
+def phantom(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to make.")],
+    patients: Annotated[int, typer.Option(help="How many to draw; each has one to four images.")] = 200,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
+    size: Annotated[int, typer.Option(metavar="PX", help="Side of the images.")] = 256,
+    as_json: AsJson = False,
+) -> None:
+    """Draw phantom chest X-rays, with masks of lungs and lesions."""
+    from xraytune.data.phantom import draw_phantoms
+
+    with console.progress() as on_progress:
+        drawn = draw_phantoms(out, patients=patients, seed=seed, image_size_px=size, on_progress=on_progress)
+    if as_json:
+        console.show_json({**asdict(drawn), "path": str(drawn.path)})
+    else:
+        show(drawn)
+
+
+def show(drawn: PhantomSet) -> None:
+    """Say what was drawn."""
+    console.say(
+        f"{drawn.path}: {drawn.image_count} phantom X-rays of {drawn.patient_count} patients "
+        f"({drawn.train_image_count} in train/, {drawn.test_image_count} in test/; "
+        f"{drawn.normal_image_count} normal), masks beside them"
+    )
+
+
+if TYPE_CHECKING:
+    from xraytune.data.transform import TransformSummary
+
+
+def transform(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The image folder; its test/ is not touched.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to make.")],
+    copies: Annotated[int, typer.Option("--copies", metavar="N", help="Of each image.")] = 2,
+    flip: Annotated[bool, typer.Option("--flip/--no-flip", help="Mirror half of the copies, left for right.")] = True,
+    rotate: Annotated[float, typer.Option(metavar="DEGREES", help="Largest turn, either way.")] = 10.0,
+    shift: Annotated[float, typer.Option(metavar="SHARE", help="Largest shift, of width and of height.")] = 0.05,
+    zoom: Annotated[float, typer.Option(metavar="SHARE", help="Largest change of scale: 0.1 is 0.9 to 1.1.")] = 0.1,
+    shear: Annotated[float, typer.Option(metavar="DEGREES", help="Largest shear, along both axes.")] = 5.0,
+    contrast: Annotated[float, typer.Option(metavar="SHARE", help="Largest change: 0.2 is 0.8 to 1.2.")] = 0.2,
+    elastic: Annotated[
+        float, typer.Option(metavar="PERCENT", help="Largest bend: mean displacement, of the shorter side.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
+    classes: Annotated[
+        Literal["binary", "three", "auto"],
+        typer.Option(help="NORMAL and PNEUMONIA; normal, bacterial, viral; or one class for each folder."),
+    ] = "binary",
+    group_regex: Annotated[
+        str | None, typer.Option(metavar="REGEX", help="Over the file's path; its first group is the patient.")
+    ] = None,
+    skip_broken: SkipBroken = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write transformed copies of X-rays, usable as `source: folder`, with their patients and their provenance."""
+    from xraytune.config.settings import DataSettings, SplitSettings
+    from xraytune.data.transform import Strengths, transform_folder
+
+    settings = DataSettings(path=folder, classes=classes, split=SplitSettings(group_regex=group_regex))
+    strengths = Strengths(
+        flip=flip, rotate=rotate, shift=shift, zoom=zoom, shear=shear, contrast=contrast, elastic=elastic
+    )
+    with console.progress() as on_progress:
+        made = transform_folder(
+            settings, out, strengths, copies=copies, seed=seed, skip_broken=skip_broken, on_progress=on_progress
+        )
+    for warning in made.warnings:
+        console.tell(f"note: {warning}", "dim")
+    for image in made.broken:
+        console.tell(f"left out: {image.file}: {image.reason}", "dim")
+    if made.sealed_count:
+        console.tell(f"test/ stays sealed: its {made.sealed_count} images were not transformed", "dim")
+    if as_json:
+        console.show_json(made.to_json())
+    else:
+        _show(made)
+
+
+def _show(made: TransformSummary) -> None:
+    counts = ", ".join(f"{count} {name}" for name, count in made.counts.items())
+    console.say(
+        f"{made.path}: {counts}, copies of {made.source_count} images of {made.patient_count} patients, "
+        "with patients.csv and provenance.json"
+    )

@@ -11,7 +11,7 @@ from typing import Literal
 from xraytune.search.clock import Times, read_times
 from xraytune.search.controller import mix_label
 from xraytune.search.journal import Journal
-from xraytune.search.progress import read_progress
+from xraytune.search.messages import read_progress
 from xraytune.search.study import StudyFolder, is_searched
 
 
