@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xraytune.cli import console, data_phantom, evaluate, export, search, train
+from xraytune.cli import console, data, evaluate, export, search, train
 from xraytune.cli.console import Column, Frame, Table
 from xraytune.cli.search import SearchScreen
 
@@ -62,7 +62,7 @@ class _Guide:
 
         match record:
             case PhantomSet():
-                data_phantom.show(record)
+                data.show(record)
             case SearchSummary():
                 search.show(record, next_step=False)
             case Exported():
