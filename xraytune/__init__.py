@@ -66,7 +66,7 @@ _HOMES = {
     "predict": "export.predict:predict",
     "replay": "export.replay:replay",
     "run_search": "search.run:search",
-    "status": "search.view:status",
+    "status": "search.status:status",
     "train": "export.train:train",
     "transform_folder": "data.transform:transform_folder",
 }

@@ -254,7 +254,7 @@ def test_a_condition_that_never_holds_is_refused(
             "5: synthetic_ratio: 0.01 of batch_size: 8 rounds to no extra image where source is gan\n",
         ),
         (
-            ["source: {values: [duplicate, gan]}", "mixing: {values: [real, total]}"],
+            ["source: {values: [duplicate, gan]}", "mixing: {values: [additive, replace]}"],
             "4: source: duplicate with mixing: replace is source: none\n",
         ),
     ],

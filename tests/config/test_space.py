@@ -34,7 +34,7 @@ _CHOICES: dict[str, list[Json]] = {
     "source": ["none", "duplicate", "gan", "folder"],
     "synthetic_ratio": [0.25, 0.5, 1.0, 2.0],
     "balance": ["natural", "equal"],
-    "mixing": ["real", "total"],
+    "mixing": ["additive", "replace"],
     "match_resolution": ["auto", "on", "off"],
     "classical": [0, 1, 2, 3],
     "backbone": ["small_cnn", "resnet18", "resnet50"],
@@ -288,11 +288,11 @@ def test_a_grid_lists_each_distinct_trial_once(write_space: WriteSpace) -> None:
     assert points[0] == {"source": "none", "dropout": 0.0}
 
 
-def test_a_grid_begins_with_what_start_from_says_and_has_no_point_twice(write_space: WriteSpace) -> None:
+def test_a_grid_begins_with_points_to_evaluate_and_has_no_point_twice(write_space: WriteSpace) -> None:
     path = write_space(
         "dropout: {values: [0, 0.1]}",
         "classical: {values: [0, 1]}",
-        after="sampler: {name: grid}\nstart_from: [{dropout: 0.1}, {classical: 1}]\n",
+        after="sampler: {name: grid}\npoints_to_evaluate: [{dropout: 0.1}, {classical: 1}]\n",
     )
 
     points = load_space(path).points()
@@ -375,7 +375,7 @@ def test_bounds_are_inclusive(write_space: WriteSpace) -> None:
 def test_a_source_without_a_condition_in_the_file_still_collapses(write_space: WriteSpace) -> None:
     """Otherwise the sampler would learn from differences between trials that are one and the same."""
     space = load_space(
-        write_space("source: {value: duplicate}", "gan.steps: {values: [1, 2]}", "mixing: {value: real}")
+        write_space("source: {value: duplicate}", "gan.steps: {values: [1, 2]}", "mixing: {value: additive}")
     )
 
     assert space.searched == ()
