@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
+
+from pydantic_core import to_jsonable_python
 
 Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
 
@@ -21,6 +23,15 @@ def ignore_progress(what: str, done: int, total: int) -> None:
 def never_stop() -> bool:
     """The `ShouldStop` of a caller who wants the whole run."""
     return False
+
+
+def to_json(record: object) -> dict[str, Any]:
+    """Return a dataclass as a JSON object: nested records as objects, tuples as lists, paths and enums as text.
+
+    Properties are left out; add them with `to_json(record) | {"name": record.name}`.
+    """
+    content: dict[str, Any] = to_jsonable_python(record)
+    return content
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
