@@ -156,7 +156,7 @@ def test_nothing_is_written_while_nobody_can_say_whose_claim_it_is(tmp_path: Pat
 
 def test_nothing_is_written_where_the_claim_was_before_its_folder_was_moved(tmp_path: Path) -> None:
     (tmp_path / "study").mkdir()
-    with pytest.raises(MachineError, match="lock: this is gone"), held(tmp_path / "study" / "lock"):  # noqa: PT012
+    with pytest.raises(MachineError, match="lock: the lock file is gone"), held(tmp_path / "study" / "lock"):  # noqa: PT012
         (tmp_path / "study").rename(tmp_path / "elsewhere")
         write_text(tmp_path / "study" / "file", "x")
 

@@ -1,9 +1,9 @@
-"""Claims that end with their owner, however it ends, on one machine and on shared storage.
+"""Leases: locks that end with their owner, on one machine and on shared storage.
 
-Where owner and rival share a kernel, a file lock decides: the system frees it when the owner dies. Between machines such
-locks may be absent, or outlive a lost node, so there, and on a file system without any locks, the owner's heartbeat
-decides: it touches the file each second, and who sees no touch for `PATIENCE_SECONDS` of its own clock takes over. An owner
-that had only slept then finds another's token in the file and writes nothing any more (`files.fenced`).
+Between processes of one kernel `flock` decides: the kernel releases it when the owner dies. Between machines, and on file
+systems without locks, the heartbeat decides: the owner touches the file every second, and a contender takes over after
+seeing no touch for `PATIENCE_SECONDS` of its own clock. An owner that was only suspended then finds another token in the
+file and writes nothing more (`files.fenced`).
 """
 
 from __future__ import annotations
@@ -30,23 +30,22 @@ from xraytune.files import explained_disk_errors, fenced, make_folder, require_o
 
 PATIENCE_SECONDS = 10.0
 _BEAT_SECONDS = 1.0
-_BYTES = 512
-_MOST_BYTES = 2**16
-_LOOK_SECONDS = 0.1
-_Lock: TypeAlias = Literal["ours", "another's", "no locks"]
+_POLL_SECONDS = 0.1
+_RECORD_BYTES = 512
+_LockState: TypeAlias = Literal["acquired", "taken", "unsupported"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Owner:
-    """Who holds a claim.
+    """The process that holds a lease.
 
     Attributes:
-        token: Of this one claim.
+        token: Identifies this acquisition.
         host: The machine's name.
         pid: The process.
-        kernel: Tells one start of one machine from all others.
+        kernel: Identifies one boot of one machine.
         since: ISO time, UTC.
-        work: What the process does with it.
+        work: What the process does.
     """
 
     token: str
@@ -61,7 +60,7 @@ class Owner:
 
 
 class HeldError(Exception):
-    """Another process holds the claim."""
+    """Another process holds the lease."""
 
     def __init__(self, owner: Owner | None) -> None:
         super().__init__(owner)
@@ -70,67 +69,81 @@ class HeldError(Exception):
 
 @contextmanager
 def held(path: Path, work: str = "") -> Iterator[Owner]:
-    """Hold a claim while the block runs; each durable write of the process then looks first whether it still does.
+    """Hold a lease while the block runs; every durable write of the process first checks that it still does.
 
     Args:
-        path: A file beside what is claimed; it stays, and is blank when nobody holds the claim.
-        work: What the process does with it, for those who look.
+        path: The lock file. It stays, and is blank while nobody holds the lease.
+        work: What the process does, for `living_owner`.
 
     Raises:
-        HeldError: Another process holds it, or took it over while this one slept.
-        MachineError: The disk is full, the system refuses access, or a storage does not answer at a later write.
+        HeldError: Another process holds the lease, or took it over while this one was suspended.
+        MachineError: At a later write: the storage does not answer, or the lock file is gone.
         ArtifactError: `path` is a symbolic link or a pipe.
     """
     require_own(path)
     with explained_disk_errors(path):
-        path.touch()
+        path.open("ab").close()  # unlike touch(), this is no heartbeat
     with path.open("rb+", buffering=0) as stream:
-        rival = _rival(stream, path)
-        if rival is not None:
-            raise HeldError(rival)
-        own = _new_owner(work)
+        _acquire(path, stream)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        token, host = uuid.uuid4().hex, socket.gethostname()
+        own = Owner(token=token, host=host, pid=os.getpid(), kernel=_kernel(), since=now, work=work)
         with explained_disk_errors(path):
-            _write(stream, json.dumps(asdict(own)))
+            _overwrite(stream, json.dumps(asdict(own)))
 
         def check() -> None:
             try:
-                owner, is_there = read_owner(path), path.exists()
+                owner, exists = read_owner(path), path.exists()
             except OSError as error:
                 raise storage_is_away(error, path) from error
-            if owner is None and not is_there:
-                what = "this is gone: its folder was renamed or removed, or its storage is not there"
-                raise MachineError(Problem(what, path, "put it back, and run the same command again"))
-            if owner is None or owner.token != own.token:
+            if not exists:
+                what = "the lock file is gone: its folder was renamed or removed, or its storage is unmounted"
+                raise MachineError(Problem(what, path, "restore it, and run the same command again"))
+            if owner is None or owner.token != token:
                 raise HeldError(owner)
 
         try:
             with beating(path), fenced(check):
                 yield own
         finally:
-            with suppress(OSError):  # its storage is away: what the block raised says more
+            with suppress(OSError):  # if the storage is away, the block's own error says more
                 if read_owner(path) == own:
-                    _write(stream, "")
+                    _overwrite(stream, "")
+
+
+def _acquire(path: Path, stream: FileIO) -> None:
+    """Return when no other process holds the lease, else raise HeldError."""
+    first_mtime, deadline = path.stat().st_mtime_ns, time.monotonic() + PATIENCE_SECONDS
+    while True:
+        lock, owner = _try_lock(stream), read_owner(path)
+        lock_decides = lock != "unsupported" and (owner is None or owner.kernel == _kernel())
+        is_free = lock == "acquired" if lock_decides else owner is None
+        is_over = time.monotonic() >= deadline
+        if is_free or (is_over and not lock_decides):
+            return
+        if is_over or (owner and path.stat().st_mtime_ns != first_mtime):
+            raise HeldError(owner)
+        time.sleep(_POLL_SECONDS)  # `living_owner` of another process has the lock for an instant
 
 
 def living_owner(path: Path) -> Owner | None:
-    """The living process that holds a claim; for those who only look."""
+    """Return the live process that holds a lease, without acquiring it."""
     try:
         stream = path.open("rb", buffering=0)
     except FileNotFoundError:
         return None
     with stream:
         owner = _read(stream)
-        if owner is None:
-            return None
-        if owner.kernel == _kernel() and (lock := _lock(stream, fcntl.LOCK_SH)) != "no locks":
-            return owner if lock == "another's" else None
-        return owner if time.time() - os.fstat(stream.fileno()).st_mtime < PATIENCE_SECONDS else None
+        is_local = owner is not None and owner.kernel == _kernel()
+        lock = _try_lock(stream, fcntl.LOCK_SH) if is_local else "unsupported"
+        was_touched = time.time() - os.fstat(stream.fileno()).st_mtime < PATIENCE_SECONDS
+    return owner if lock == "taken" or (lock == "unsupported" and was_touched) else None
 
 
 def read_owner(path: Path) -> Owner | None:
-    """Who holds a claim, or held it when it was killed."""
+    """Return the process that holds a lease, or held it when it was killed."""
     try:
-        with path.open("rb", buffering=0) as stream:
+        with path.open("rb", buffering=0) as stream:  # opening makes a network file system ask its server
             return _read(stream)
     except FileNotFoundError:
         return None
@@ -138,22 +151,17 @@ def read_owner(path: Path) -> Owner | None:
 
 @contextmanager
 def turn(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Wait while another process does the same work: until it is done, dead, or has not touched `path` for long.
+    """Wait until no other process does the same work: until it is done, dead, or has not touched `path` for long.
 
-    It only spares work: two may do it at once, where locks do not reach or an owner sleeps.
+    This only saves work: two processes may run at once where locks do not reach, or while an owner is suspended.
 
     Args:
-        path: A file that says whose turn it is.
-        waiting: Called several times a second while it is another's.
-
-    Raises:
-        MachineError: The disk is full, or the system refuses access.
-        ArtifactError: `path` is a symbolic link or a pipe.
+        path: The lock file; it is removed afterwards.
+        waiting: Called several times a second while another process holds the lock.
     """
-    require_own(path)
     with explained_disk_errors(path):
         make_folder(path.parent)
-    with _first_in_line(path, waiting) as stream, beating(path):
+    with _wait_for_lock(path, waiting) as stream, beating(path):
         try:
             yield
         finally:
@@ -161,38 +169,38 @@ def turn(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[Non
                 path.unlink(missing_ok=True)
 
 
-def _first_in_line(path: Path, waiting: Callable[[], None]) -> FileIO:
-    """Wait for the lock of the file that is at `path`: who had a turn removes its own, which others may still have open."""
-    last, seen = -1, time.monotonic()
+def _wait_for_lock(path: Path, waiting: Callable[[], None]) -> FileIO:
+    """Lock the file that is now at `path`: a previous owner may have removed the one that was waited for."""
+    last_mtime, seen = -1, time.monotonic()
     while True:
         with explained_disk_errors(path):
             stream = path.open("ab", buffering=0)
-        touched = os.fstat(stream.fileno()).st_mtime_ns
-        if touched != last:
-            last, seen = touched, time.monotonic()
-        is_free = _lock(stream) != "another's" and _is_at(path, stream)
+        mtime = os.fstat(stream.fileno()).st_mtime_ns
+        if mtime != last_mtime:
+            last_mtime, seen = mtime, time.monotonic()
+        is_free = _try_lock(stream) != "taken" and _is_at(path, stream)
         if is_free or time.monotonic() - seen >= PATIENCE_SECONDS:
             return stream
         stream.close()
         waiting()
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_POLL_SECONDS)
 
 
 def _is_at(path: Path, stream: FileIO) -> bool:
     try:
         return os.path.samestat(path.stat(), os.fstat(stream.fileno()))
-    except OSError:  # removed, here or, on shared storage, by another machine
+    except OSError:  # removed, here or by another machine
         return False
 
 
 @contextmanager
 def beating(path: Path) -> Iterator[None]:
-    """Touch a file each second while the block runs."""
+    """Touch a file every second while the block runs."""
     ended = threading.Event()
 
     def beat() -> None:
         while True:
-            with suppress(OSError):  # gone, or its storage is away for a while
+            with suppress(OSError):  # the file is gone, or its storage is away for a while
                 os.utime(path)
             if ended.wait(_BEAT_SECONDS):
                 return
@@ -207,18 +215,14 @@ def beating(path: Path) -> Iterator[None]:
 
 
 def write_claim(path: Path) -> str:
-    """Claim a folder of files for this process, from whoever had it; gives the token that now stands in `path`.
-
-    Raises:
-        MachineError: The disk is full, or the system refuses access.
-    """
+    """Take over a folder from its previous owner, and return the token that `path` now holds."""
     token = uuid.uuid4().hex
     write_text(path, token, durable=False)
     return token
 
 
 def has_claim(path: Path, token: str) -> bool:
-    """Whether nobody else claimed it since. A storage that does not answer is no reason to stop."""
+    """Whether nobody has taken over since `write_claim`. Storage that does not answer counts as yes."""
     try:
         return path.read_text(encoding="utf-8") == token
     except OSError:
@@ -226,7 +230,7 @@ def has_claim(path: Path, token: str) -> bool:
 
 
 def may_be_held(path: Path, token: str) -> bool:
-    """Whether nobody else holds a claim of `held`. A storage that is away is no reason to stop; a folder that is gone is."""
+    """Whether nobody else holds the lease of this token. Storage that does not answer counts as yes, a lost folder as no."""
     try:
         owner = read_owner(path)
         return owner.token == token if owner else path.parent.is_dir()
@@ -234,69 +238,29 @@ def may_be_held(path: Path, token: str) -> bool:
         return True
 
 
-def _rival(stream: FileIO, path: Path) -> Owner | None:
-    """Who holds the claim; None: this process has it now."""
-    for _ in range(20):  # who just looks whether it is locked holds the lock for an instant
-        if (lock := _lock(stream)) != "another's":
-            break
-        time.sleep(0.05)
-    owner = _read(stream)
-    if owner is None:
-        is_free = lock != "another's"
-        return None if is_free else Owner(token="", host="this machine", pid=0, kernel="", since="just now")
-    if owner.kernel == _kernel() and lock != "no locks":
-        return None if lock == "ours" else owner
-    return read_owner(path) if _beats(path) else None  # another one may have taken it over meanwhile, or released it
-
-
-def _beats(path: Path) -> bool:
-    """Watch for a touch, for as long as patience lasts."""
-    began, before = time.monotonic(), path.stat().st_mtime_ns
-    while time.monotonic() - began < PATIENCE_SECONDS:
-        time.sleep(_LOOK_SECONDS)
-        with path.open("rb", buffering=0) as stream:  # opened anew: a network file system then asks its server
-            if os.fstat(stream.fileno()).st_mtime_ns != before:
-                return True
-    return False
-
-
-def _lock(stream: FileIO, kind: int = fcntl.LOCK_EX) -> _Lock:
-    """Take the file's lock, if it is free; some shared file systems have none to take."""
+def _try_lock(stream: FileIO, kind: int = fcntl.LOCK_EX) -> _LockState:
     try:
         fcntl.flock(stream, kind | fcntl.LOCK_NB)
     except OSError as error:
-        return "another's" if error.errno in {errno.EWOULDBLOCK, errno.EACCES} else "no locks"
-    return "ours"
+        return "taken" if error.errno in {errno.EWOULDBLOCK, errno.EACCES} else "unsupported"
+    return "acquired"
 
 
 def _read(stream: FileIO) -> Owner | None:
-    stream.seek(0)
     try:
-        return Owner(**json.loads(stream.read(_MOST_BYTES)))
+        return Owner(**json.loads(stream.read(2**16)))
     except (ValueError, TypeError):  # released, or cut off in the middle of a write
         return None
 
 
-def _write(stream: FileIO, content: str) -> None:
-    """Over what stands there: on a full disk, too, a claim that was there before can be taken and released."""
+def _overwrite(stream: FileIO, content: str) -> None:
+    """Write in place, so that a lease can be taken and released on a full disk too."""
     stream.seek(0)
-    stream.write(content.encode().ljust(_BYTES))
-
-
-def _new_owner(work: str) -> Owner:
-    return Owner(
-        token=uuid.uuid4().hex,
-        host=socket.gethostname(),
-        pid=os.getpid(),
-        kernel=_kernel(),
-        since=datetime.now(UTC).isoformat(timespec="seconds"),
-        work=work,
-    )
+    stream.write(content.encode().ljust(_RECORD_BYTES))
 
 
 @cache
 def _kernel() -> str:
-    """The same for all processes that a file lock holds apart on every file system."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
