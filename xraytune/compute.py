@@ -1,4 +1,4 @@
-"""What this process computes on, chosen once and pinned, so that the same settings give the same bits anywhere like it."""
+"""Device, threads and precision: chosen once and pinned, so that the same settings give the same bits on similar machines."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from xraytune.records import Compute
 
 
 def gpu_count() -> int:
-    """GPUs that torch can use on this machine."""
+    """Return the number of GPUs that torch can use."""
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def gpu_share(resources: Resources) -> float:
-    """GPUs of one trial; `auto` is one where there is one, else none."""
+    """Return the GPUs of one trial; `auto` is one if the machine has any, else none."""
     if resources.gpus_per_trial == "auto":
         return 1.0 if gpu_count() else 0.0
     return float(resources.gpus_per_trial)
 
 
 def choose_compute(*, gpus: float, threads: int) -> Compute:
-    """The device, thread count and precision of a process that was given a share of GPUs and some threads.
+    """Choose the device and precision of a process with this many GPUs and threads.
 
-    Matrix products run in bfloat16 where the hardware does (AVX512-BF16 or AMX, Ampere and later), else in float32.
+    Matrix products use bfloat16 where the hardware supports it (AVX512-BF16 or AMX, Ampere and later), else float32.
 
     Raises:
-        MachineError: More GPUs were asked for than torch sees.
+        MachineError: torch sees fewer GPUs.
     """
     if gpus == 0:
         capabilities = torch.cpu.get_capabilities()
@@ -38,38 +38,33 @@ def choose_compute(*, gpus: float, threads: int) -> Compute:
         return Compute(device="cpu", threads=threads, precision="bfloat16" if has_bfloat16 else "float32")
     if gpus > gpu_count():
         what = f"{gpus:g} GPUs asked for, but torch sees {gpu_count() or 'none'}"
-        fix = "set resources.gpus_per_trial: auto (or 0), or install a driver that fits this torch"
+        fix = "set resources.gpus_per_trial: auto (or 0), or install a driver that supports this torch"
         raise MachineError(Problem(what, "resources.gpus_per_trial", fix))
     has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
     return Compute(device="cuda", threads=threads, precision="bfloat16" if has_bfloat16 else "float32")
 
 
 def compute_like(trained_on: Compute, *, threads: int) -> Compute:
-    """As something was trained, or on the CPU where this machine has no GPU; on so many threads."""
+    """Return `trained_on` with another thread count, or the CPU if this machine has no GPU."""
     if trained_on.device == "cuda" and not gpu_count():
         return choose_compute(gpus=0, threads=threads)
     return replace(trained_on, threads=threads)
 
 
 def require_device(compute: Compute, study: Path) -> None:
-    """Refuse to go on without the GPU that a study computes on: the CPU would make other numbers.
-
-    Raises:
-        MachineError: The study was searched on a GPU, and this process has none.
-    """
+    """Raise MachineError if a study was searched on a GPU and torch sees none: the CPU gives other numbers."""
     if compute.device == "cuda" and not gpu_count():
-        fix = "run it on a machine like the one that searched it; `xraytune doctor` says what torch sees"
+        fix = "run it on a machine with a GPU; `xraytune doctor` shows what torch sees"
         raise MachineError(Problem("the study was searched on a GPU, and torch sees none here", study, fix))
 
 
 def pin(compute: Compute, *, gpu_share: float = 1.0) -> None:
-    """Make this process compute as `compute` says: thread count, determinism, its share of a GPU's memory.
+    """Set this process's thread count, determinism and share of GPU memory.
 
-    On the CPU every operation is deterministic. On a GPU cuDNN may choose its algorithms (fast mode): numbers agree to
-    rounding, not to the bit.
+    CPU operations are deterministic. On a GPU cuDNN benchmarks its algorithms, so numbers agree to rounding only.
     """
     torch.set_num_threads(compute.threads)
-    # What use_deterministic_algorithms() sets, without the compiler that it imports: four seconds of each process.
+    # As use_deterministic_algorithms(), but without importing the compiler, which takes four seconds.
     torch.set_deterministic_debug_mode("error" if compute.device == "cpu" else "default")
     if compute.device == "cuda":
         torch.backends.cudnn.benchmark = True
@@ -79,5 +74,5 @@ def pin(compute: Compute, *, gpu_share: float = 1.0) -> None:
 
 
 def autocast(compute: Compute) -> torch.autocast:
-    """Matrix products in `compute.precision`, while the block runs."""
+    """Return a context for matrix products in `compute.precision`."""
     return torch.autocast(compute.device, dtype=torch.bfloat16, enabled=compute.precision == "bfloat16")

@@ -1,4 +1,4 @@
-"""The CPU cores that this process may use, and a thread for each."""
+"""The CPU cores that this process may use, and a thread pool of that size."""
 
 from __future__ import annotations
 
@@ -9,16 +9,13 @@ from contextlib import contextmanager
 
 
 def cpu_count() -> int:
-    """CPU cores that this process may use: a scheduler may have given it two of a hundred."""
+    """Return the number of CPU cores that this process may use: a scheduler may allow only some of them."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
 @contextmanager
 def core_threads() -> Iterator[ThreadPoolExecutor]:
-    """A thread for each core, for work that gives Python's lock back.
-
-    An interruption does not wait for what nobody has begun.
-    """
+    """Open a pool with a thread for each core; leaving the block cancels calls that have not started."""
     threads = ThreadPoolExecutor(cpu_count())
     try:
         yield threads

@@ -1,15 +1,15 @@
-"""Every way in which xraytune can refuse or fail, and the exit code of each.
+"""The errors of xraytune, with their exit codes.
 
-    XraytuneError            1   (never raised itself)
+    XraytuneError            1   (abstract)
     |- ConfigError           2   fix the file or the arguments
     |- DataError             3   fix the images
     |- MachineError          4   get what this machine lacks: weights, GPU, disk
-    |- StudyError            5   the study is locked, changed or of another space
-    |- ArtifactError         5   a shared file is damaged: it is rebuilt, or must be removed
-    |- TrialError            6   this trial ended, the search goes on; 6 when no trial completed
+    |- StudyError            5   the study is locked, changed, damaged or of another space
+    |- ArtifactError         5   a shared artifact or a model bundle is damaged
+    |- TrialError            6   a trial failed (the search continues), or no trial of a study completed
 
-0 is done, 130 is interrupted, and any other exception is a bug: exit code 1 with its traceback. A message says what
-is wrong, where, and what to do. Exceptions take positional arguments only, so that they survive pickling.
+Exit code 0 is success and 130 an interrupt; any other exception is a bug: exit code 1 with a traceback. A message says
+what is wrong, where, and what to do. Errors take positional arguments only, so that they survive pickling.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ INTERRUPTED_EXIT_CODE = 130
 
 @dataclass(frozen=True, slots=True)
 class SourceLine:
-    """One line of a person's file, 1-based, with its text when it is at hand."""
+    """A line of a user's file, 1-based, with its text if known."""
 
     path: Path
     line: int
@@ -36,7 +36,7 @@ class SourceLine:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong: what, where, and how to mend it."""
+    """What is wrong, where, and how to fix it."""
 
     what: str
     where: SourceLine | Path | str = ""
@@ -53,22 +53,18 @@ class Problem:
 
 
 def _in_one_line(names: str) -> str:
-    """Names come with the data: a line break in one must not start a line that looks like part of a message."""
+    """Escape line breaks: names come from the data, and must not start a line that looks like part of the message."""
     return names.replace("\n", r"\n")
 
 
 def listed(names: Sequence[str], limit: int = 10) -> str:
-    """Names for a message: all of them, or the first few and how many more."""
+    """Join names for a message: all of them, or the first few and how many more."""
     shown = _in_one_line(", ".join(names[:limit]))
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
 
 
 class XraytuneError(Exception):
-    """An outcome that is explained to the person; see the tree above.
-
-    Args:
-        *problems: One or more `Problem`s, shown in order; text stands for a `Problem` of that text alone.
-    """
+    """Base class; takes one or more `Problem`s, or texts, shown in this order."""
 
     exit_code: ClassVar[int] = 1
 
@@ -81,36 +77,36 @@ class XraytuneError(Exception):
 
 
 class ConfigError(XraytuneError):
-    """A file or an argument that cannot be run as it stands."""
+    """Fix the file or the arguments."""
 
     exit_code = 2
 
 
 class DataError(XraytuneError):
-    """Images, folders or labels that cannot be used."""
+    """Fix the images, folders or labels."""
 
     exit_code = 3
 
 
 class MachineError(XraytuneError):
-    """Something that this machine lacks: weights, a GPU, disk space, memory."""
+    """The machine lacks weights, a GPU, disk space or memory."""
 
     exit_code = 4
 
 
 class StudyError(XraytuneError):
-    """A study that is in use, of another space, changed or damaged."""
+    """The study is locked, changed, damaged or of another space."""
 
     exit_code = 5
 
 
 class ArtifactError(XraytuneError):
-    """A shared artifact or model bundle that is damaged or incomplete."""
+    """A shared artifact or a model bundle is damaged or incomplete."""
 
     exit_code = 5
 
 
 class TrialError(XraytuneError):
-    """A trial that ended without a value (a loss that is not finite ...), or a study in which none completed."""
+    """A trial ended without a value, for example with a loss that is not finite, or no trial of a study completed."""
 
     exit_code = 6

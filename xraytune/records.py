@@ -1,4 +1,4 @@
-"""The small records that cross layers. Each is frozen; arrays never travel in them, paths do."""
+"""Small frozen records that cross layers; they hold paths instead of arrays. `to_json` encodes any record."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pydantic_core import to_jsonable_python
 Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
 
 Progress: TypeAlias = Callable[[str, int, int], None]
-"""`on_progress(what, done, total)`: called from long work, as often as it likes; the screen decides what to draw."""
+"""`on_progress(what, done, total)`, called by long-running work."""
 
 ShouldStop: TypeAlias = Callable[[], bool]
 
 
 def ignore_progress(what: str, done: int, total: int) -> None:
-    """The `Progress` of a caller who does not want to know."""
+    """A no-op `Progress`."""
 
 
 def never_stop() -> bool:
-    """The `ShouldStop` of a caller who wants the whole run."""
+    """A `ShouldStop` that never stops."""
     return False
 
 
@@ -36,12 +36,12 @@ def to_json(record: object) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compute:
-    """Where numbers are made. Bits depend on all three, so artifacts made by a network carry it in their fingerprint.
+    """Device, threads and precision; part of the fingerprint of artifacts, since results depend on them bit by bit.
 
     Attributes:
-        device: A torch device, "cpu" or "cuda" ("cuda" is the first visible one).
-        threads: CPU threads of a process, pinned.
-        precision: Type of matrix products under autocast; losses, metrics and averages are float32 at least.
+        device: "cpu" or "cuda" (the first visible GPU).
+        threads: CPU threads of the process.
+        precision: Of matrix products under autocast; losses, metrics and averages are at least float32.
     """
 
     device: str
@@ -51,17 +51,17 @@ class Compute:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochRecord:
-    """What a trial reports after each epoch (`budget.steps_per_epoch` optimiser steps).
+    """One epoch (`budget.steps_per_epoch` optimizer steps) of a trial.
 
     Attributes:
         epoch: 1-based.
-        steps: Optimiser steps so far.
+        steps: Optimizer steps so far.
         train_loss: Mean over the epoch's steps.
         val_loss: Mean cross entropy on val-A, in nats.
-        val_auroc: On val-A; more than two classes: macro one-vs-rest.
-        best_val_auroc: The best `val_auroc` so far: the value of the trial.
+        val_auroc: On val-A; macro one-vs-rest with more than two classes.
+        best_val_auroc: The best `val_auroc` so far, which is the value of the trial.
         lr: Learning rate of the epoch's last step.
-        seconds: Wall time of the epoch, validation included.
+        seconds: Wall time, including validation.
     """
 
     epoch: int
@@ -76,16 +76,16 @@ class EpochRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialResult:
-    """What a trial that ran to its end is worth.
+    """The result of a complete trial.
 
     Attributes:
-        value: Its best val-A AUROC.
+        value: Best val-A AUROC.
         best_epoch: The epoch of that value, whose network is kept.
         epochs: Epochs trained.
-        val_b_auroc: The kept network on val-B.
-        threshold: Two classes: called positive from this probability on, for balanced accuracy; set on val-A and val-B
-            together (`metrics/threshold.py`).
-        seconds: Wall time of this run of the trial, GAN included.
+        val_b_auroc: Of the kept network.
+        threshold: Images with at least this probability are classified as positive, with two classes; set on val-A and
+            val-B together (`metrics/threshold.py`).
+        seconds: Wall time of this run of the trial, including the GAN.
     """
 
     value: float

@@ -1,8 +1,8 @@
-"""Randomness is derived, never drawn from a global state.
+"""Derived randomness: a seed for each purpose instead of global state.
 
 `derive_seed(7, "views", 3)` is the same number in every process and on every machine, and two purposes never share a
-stream. Loops derive a new seed for each step, so a step's randomness depends on its number alone: a resumed run needs
-no generator state, and a longer run repeats the shorter one.
+stream. Loops derive a seed for each step, so its randomness depends on the step number alone: a resumed run needs no
+generator state, and a longer run repeats the shorter one.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import numpy as np
 
 
 def derive_seed(seed: int, *purpose: str | int) -> int:
-    """A 63-bit seed for one purpose: the first bytes of SHA-256 over the seed and the purpose."""
+    """Return a 63-bit seed for one purpose: the first bytes of SHA-256 over the seed and the purpose."""
     text = "\x1f".join([str(seed), *map(str, purpose)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def numpy_generator(seed: int, *purpose: str | int) -> np.random.Generator:
-    """A NumPy generator (PCG64) for one purpose."""
+    """Return a NumPy generator (PCG64) for one purpose."""
     return np.random.default_rng(derive_seed(seed, *purpose))

@@ -1,4 +1,4 @@
-"""Tensors on the disk: written whole or not at all, and read without running what a file may bring along."""
+"""Tensor files: written atomically, and read without running code that a file may contain."""
 
 from __future__ import annotations
 
@@ -19,40 +19,32 @@ UNREADABLE = (
     *(OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError),
     *(pickle.UnpicklingError, SafetensorError, AssertionError),
 )
-"""What torch, safetensors, and a look at what they give, raise on a file that is damaged or of something else."""
+"""Raised by torch, safetensors and the use of what they return, if a file is damaged or holds something else."""
 
 
 def save_content(content: Mapping[str, object], path: Path) -> None:
-    """Write tensors and plain Python values durably, over the file before.
-
-    Raises:
-        MachineError: The disk is full.
-    """
+    """Write tensors and plain Python values, replacing the previous file."""
     stream = io.BytesIO()
     torch.save(dict(content), stream)
     write_bytes(path, stream.getvalue())
 
 
 def load_content(path: Path) -> dict[str, Any]:
-    """What `save_content` wrote, its tensors on the CPU.
+    """Read what `save_content` wrote, with its tensors on the CPU.
 
     Raises:
         One of UNREADABLE: The file is damaged.
-        ArtifactError: It is no file, or too large.
+        ArtifactError: It is not a regular file, or too large.
     """
     require_file(path, "file of tensors")
-    if not is_whole_zip(path):  # torch does not look
-        raise ValueError("a checksum is not that of its bytes, or they are compressed")
+    if not is_whole_zip(path):  # torch verifies no checksums
+        raise ValueError("a checksum does not match, or the content is compressed")
     content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return content
 
 
 def save_state(network: nn.Module, path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write a network's tensors as safetensors, under their names in its state dict.
-
-    Raises:
-        MachineError: The disk is full.
-    """
+    """Write a network's state dict as safetensors."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    # Not save_file, which lets nobody but the owner read.
+    # Not save_file, whose files only their owner may read.
     write_bytes(path, safetensors.torch.save(state, metadata))
