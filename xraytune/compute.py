@@ -1,4 +1,4 @@
-"""Device, threads and precision: chosen once and pinned, so that the same settings give the same bits on similar machines."""
+"""Device, threads and precision: chosen once and pinned, so that equal settings give equal bits on similar machines."""
 
 from __future__ import annotations
 

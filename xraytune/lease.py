@@ -158,7 +158,11 @@ def turn(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[Non
     Args:
         path: The lock file; it is removed afterwards.
         waiting: Called several times a second while another process holds the lock.
+
+    Raises:
+        ArtifactError: `path` is a symbolic link or a pipe.
     """
+    require_own(path)
     with explained_disk_errors(path):
         make_folder(path.parent)
     with _wait_for_lock(path, waiting) as stream, beating(path):
