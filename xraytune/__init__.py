@@ -1,7 +1,7 @@
-"""Do GAN-made chest X-rays help a pneumonia classifier, and in which mix with real ones?
+"""Do synthetic chest X-rays help a pneumonia classifier, and in which mix with real ones?
 
-Every command has a function here, with the same arguments. Each is imported when it is first used, so that
-`import xraytune` is quick and loads neither torch nor Ray.
+Every command has a function of the same arguments here. It is imported on first use, so `import xraytune` is fast and
+loads neither torch nor Ray.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ __all__ = [
 ]
 
 # `search`, `confirm` and `export` are packages, so their functions have longer names here.
-_HOMES = {
+_LOCATIONS = {
     "XraytuneError": "errors:XraytuneError",
     "confirm_study": "confirm.run:confirm",
     "demo": "export.demo:demo",
@@ -73,9 +73,9 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _LOCATIONS:
         raise AttributeError(f"module 'xraytune' has no attribute {name!r}")
-    module, _, attribute = _HOMES[name].partition(":")
+    module, _, attribute = _LOCATIONS[name].partition(":")
     return getattr(import_module(f"xraytune.{module}"), attribute)
 
 

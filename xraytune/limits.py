@@ -1,6 +1,6 @@
-"""The limits that the system sets on a process (`ulimit`), and the errors that come of them.
+"""The limits that the system sets on a process (`ulimit`), and the errors that they cause.
 
-Nothing here imports a library that needs memory: it still works where torch cannot be loaded.
+This module imports no large library, so it works where torch cannot be loaded.
 """
 
 from __future__ import annotations
@@ -15,25 +15,15 @@ _GIB = 2**30
 _UNITS = ((_GIB, "GiB"), (2**20, "MiB"), (2**10, "KiB"), (1, "bytes"))
 _TIGHT_GIB = 8  # torch with CUDA maps 3.5 GiB, a trial under Ray 5.8
 _NO_MEMORY = (
-    "can't allocate memory",
-    "cannot allocate memory",
-    "not enough memory",
-    "out of memory",
-    "failed to map segment",
+    *("can't allocate memory", "cannot allocate memory", "not enough memory"),
+    *("out of memory", "failed to map segment"),
 )
 _NO_THREAD = ("can't start new thread", "Resource temporarily unavailable")
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """One limit of this process, as `ulimit` sets it.
-
-    Attributes:
-        name: What it limits.
-        option: Of `ulimit`.
-        number: Of `resource.getrlimit`.
-        is_bytes: Whether it counts bytes.
-    """
+    """One limit of this process: its option of `ulimit`, and its number for `resource.getrlimit`."""
 
     name: str
     option: str
@@ -48,18 +38,17 @@ class Limit:
 
     @property
     def highest(self) -> int | None:
-        """What a process may raise it to; None: unlimited."""
+        """The hard limit; None: unlimited."""
         _, hard = resource.getrlimit(self.number)
         return None if hard == resource.RLIM_INFINITY else hard
 
     @property
     def raised(self) -> str:
-        """The fix where it is too small."""
-        enough = "unlimited" if self.is_bytes else "65536"
-        return f"raise it: ulimit {self.option} {enough}"
+        """The fix if it is too low."""
+        return f"raise it: ulimit {self.option} {'unlimited' if self.is_bytes else 65536}"
 
     def shown(self, value: int | None) -> str:
-        """A value of it, for a message."""
+        """Format a value for a message."""
         if value is None:
             return "unlimited"
         if not self.is_bytes:
@@ -79,13 +68,13 @@ LIMITS = (OPEN_FILES, ADDRESS_SPACE, FILE_SIZE, PROCESSES)
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says so; torch on the CPU has no exception of its own for it, a library that is loaded neither."""
+    """Whether an error means this, by its text too: torch on the CPU and the dynamic loader raise generic errors."""
     is_plain = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
     return is_plain or any(words in str(error) for words in _NO_MEMORY)
 
 
 def shortage(error: Exception) -> Problem | None:
-    """What this process ran out of, if an error says so."""
+    """Return what this process ran out of if an error says so."""
     is_limited = ADDRESS_SPACE.value is not None
     if is_out_of_memory(error):
         what = f"out of memory: {ADDRESS_SPACE}" if is_limited else "out of memory"
@@ -98,7 +87,7 @@ def shortage(error: Exception) -> Problem | None:
 
 
 def likely_shortage() -> Problem | None:
-    """What an error without a word of memory probably comes of: libraries have many words for it."""
+    """Return the likely cause of an error whose text does not mention memory, if the address space is small."""
     value = ADDRESS_SPACE.value
     if value is None or value >= _TIGHT_GIB * _GIB:
         return None
