@@ -1,1 +1,1 @@
-"""What a classifier's probabilities are worth, with intervals over patients."""
+"""Metrics of a classifier's probabilities, with intervals over patients."""

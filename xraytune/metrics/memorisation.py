@@ -1,10 +1,8 @@
-"""Whether a generator copies its training images: its images against unseen X-rays, both by how near one patient is.
+"""Test whether a generator memorised training images, by comparing its images with unseen X-rays.
 
-Takes uint8 images, gives a count of suspiciously near images and its chance. Needs no weights and no random numbers.
-
-An image's *closeness* is its distance to the nearest training patient, divided by the mean distance to the next 50: near
-1 for an image that is as near to one patient as to others, near 0 for a copy. The plain distance would not do: a blurred
-image is nearer to everything than a sharp one, and a GAN's images are blurred.
+An image's *closeness* is its distance to the nearest training patient divided by the mean distance to the next 50: near 1
+for an image that is no closer to one patient than to others, near 0 for a copy. The plain distance does not work, since
+GAN images are blurred and a blurred image is closer to everything. Neither weights nor random numbers are needed.
 """
 
 from __future__ import annotations
@@ -22,10 +20,10 @@ from torch.nn import functional
 from xraytune.errors import DataError, Problem
 
 _SCALES = ((32, 2), (16, 1))
-"""Side of the compared images, and the largest shift there, both in pixels."""
+"""Side of the compared images and the largest shift, in pixels."""
 _SIDE_PX = _SCALES[0][0]
 _BLURS_PX = (1.0, 2.0)
-"""Standard deviations, at 32 px, of the blurs that an unseen image may have."""
+"""Standard deviations of the blurs applied to unseen images, at 32 px."""
 _REFERENCE_PATIENTS = 50
 _MOST_UNSEEN = 500
 _QUANTILE = 0.01
@@ -35,11 +33,11 @@ _PAIRS_AT_ONCE = 2**23
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Closeness:
-    """How near images are to the training images.
+    """How close images are to the training images.
 
     Attributes:
         ratio: Distance to the nearest patient over the mean distance to the next ones, float64 [Q] in [0, 1].
-        nearest: Position of the nearest training image, int64 [Q].
+        nearest: Index of the nearest training image, int64 [Q].
     """
 
     ratio: NDArray[np.float64]
@@ -48,14 +46,14 @@ class Closeness:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memorisation:
-    """A generator's images against unseen real ones.
+    """Synthetic images compared with unseen real ones.
 
     Attributes:
-        images: Synthetic images.
-        unseen: Unseen patients.
-        threshold: The closeness below which a hundredth of the unseen patients lie; the smallest of fewer than 199.
-        near: Synthetic images below it.
-        chance: Probability of so many or more, were the synthetic images real ones of further patients.
+        images: Number of synthetic images.
+        unseen: Number of unseen patients.
+        threshold: The unseen patients' 1 % quantile of closeness; the minimum if there are fewer than 199.
+        near: Number of synthetic images below it.
+        chance: P-value: the probability of at least this many if the synthetic images were real ones of other patients.
     """
 
     images: int
@@ -66,26 +64,25 @@ class Memorisation:
 
 
 def closeness(images: NDArray[np.uint8], training: NDArray[np.uint8], training_patients: Sequence[str]) -> Closeness:
-    """How much nearer each image is to one training patient than to the next 50.
+    """Return how much closer each image is to one training patient than to the next 50.
 
-    Images have their mean removed and length 1, so brightness and contrast do not matter; the distance is the smallest over
-    a flip and shifts of up to a sixteenth of the side. That is done at 32 px and at 16 px, where noise does not hide a
-    copy; the smaller ratio counts.
+    Images are centred and scaled to length 1, which removes brightness and contrast. The distance is the smallest over a
+    flip and shifts of up to a sixteenth of the side. The ratio is the smaller one of two scales, 32 px and 16 px; at the
+    latter noise does not hide a copy.
 
-    A patient is as near as the nearest of their images. So a patient's other images, which are near to a copy as well, are
-    not among those that it is measured against; otherwise two images of one patient would hide a copy of either. With a
-    single patient nothing can be told, and the ratio is 1.
+    A patient's distance is that of their nearest image, so that two images of one patient do not hide a copy of either.
+    With a single patient the ratio is 1.
 
     Args:
         images: uint8 [Q, h, w].
-        training: uint8 [N, h, w], N >= 1; at the size and sharpness that the generator was trained on.
-        training_patients: Who is on each of them, [N].
+        training: uint8 [N, h, w], N >= 1, at the size and sharpness that the generator was trained on.
+        training_patients: The patient of each training image, [N].
 
     Raises:
         DataError: No training image.
 
-    Source: Carlini et al. 2023, "Extracting Training Data from Diffusion Models": the distance that their experiments on
-    CIFAR-10 use, relative to the mean over the 50 nearest images; here over patients, the nearest itself left out.
+    Source: Carlini et al. 2023, "Extracting Training Data from Diffusion Models": their distance for CIFAR-10, relative to
+    the mean over the 50 nearest images; here over patients, without the nearest.
     """
     return _closeness(_small(images), training, training_patients)
 
@@ -96,20 +93,17 @@ def unseen_closeness(
     training: NDArray[np.uint8],
     training_patients: Sequence[str],
 ) -> NDArray[np.float64]:
-    """The closeness of real images that the generator was not trained on, one for each patient: float64 [n].
+    """Return the closeness of one real image of each patient that the generator was not trained on: float64 [n].
 
-    An unseen image counts at its closest of three: as it is, and blurred by 1 or 2 px at 32 px. So blur alone never makes a
-    synthetic image closer than unseen ones. A patient's first image is taken, for further ones are no independent
-    observations; and at most 500 patients, evenly spaced.
+    It is the smallest of three: of the image itself, and blurred by 1 and 2 px at 32 px, so blur alone never makes a
+    synthetic image closer than unseen ones. Only the first image of a patient is used, since further ones are not
+    independent, and at most 500 patients, evenly spaced.
 
     Args:
         images: uint8 [N, h, w], at the size and sharpness of the training images.
-        patients: Who is on each of them, [N].
+        patients: The patient of each image, [N].
         training: As in `closeness`.
         training_patients: As in `closeness`.
-
-    Raises:
-        DataError: No training image.
     """
     _, firsts = np.unique(np.asarray(patients), return_index=True)
     if len(firsts) > _MOST_UNSEEN:
@@ -117,19 +111,18 @@ def unseen_closeness(
     sharp = _small(images[firsts])
     versions = [sharp, *(_blurred(sharp, sigma_px) for sigma_px in _BLURS_PX)]
     ratios = [_closeness(version, training, training_patients).ratio for version in versions]
-    closest: NDArray[np.float64] = np.stack(ratios).min(axis=0)
-    return closest
+    return np.asarray(np.stack(ratios).min(axis=0))
 
 
 def compare_with_unseen(synthetic: NDArray[np.float64], unseen: NDArray[np.float64]) -> Memorisation:
-    """Count the synthetic images that are closer than the unseen patients' 1 % quantile, and the chance of that count.
+    """Count the synthetic images below the unseen patients' 1 % quantile, with the p-value of that count.
 
     Args:
         synthetic: `Closeness.ratio` of the generator's images, [m].
         unseen: `unseen_closeness`, [n].
 
     Raises:
-        DataError: A side without images.
+        DataError: There are no synthetic or no unseen images.
     """
     if not len(synthetic) or not len(unseen):
         raise DataError(Problem("there is no image to compare", fix="give at least one synthetic and one unseen image"))
@@ -146,11 +139,11 @@ def compare_with_unseen(synthetic: NDArray[np.float64], unseen: NDArray[np.float
 
 
 def exceedance_p_value(count: int, drawn: int, rank: int, observed: int) -> float:
-    """P(at least `count` of `drawn` new values lie below the `rank`-th smallest of `observed` values of the same kind).
+    """P(at least `count` of `drawn` new values lie below the `rank`-th smallest of `observed` values of one distribution).
 
-    The threshold is itself an observation, so the count is not binomial. It is `count` or more exactly where the smallest
-    `count + rank - 1` of all values hold fewer than `rank` observed ones, and any subset of the values is as likely to be
-    the smallest: a hypergeometric tail, exact for any number observed, however few. For many it is the binomial's.
+    The threshold is itself an observation, so the count is not binomial. It is at least `count` exactly if fewer than
+    `rank` of the smallest `count + rank - 1` of all values are observed ones. Any subset is equally likely to be the
+    smallest, so this is a hypergeometric tail, exact for any `observed` and binomial in the limit.
 
     Source: Epstein 1954, "Tables for the Distribution of the Number of Exceedances", for samples of equal size.
     """
@@ -173,14 +166,14 @@ def _scaled(images: Tensor, side_px: int) -> Tensor:
 
 
 def _blurred(images: Tensor, sigma_px: float) -> Tensor:
-    """A Gaussian blur of square images [n, S, S], whose weights sum to 1 at the edges too."""
-    places = torch.arange(images.shape[1], dtype=images.dtype)
-    weights = torch.softmax(-((places[:, None] - places[None, :]) ** 2) / (2 * sigma_px**2), dim=1)
+    """Gaussian blur of images [n, S, S], with weights that sum to 1 at the edges too."""
+    pixels = torch.arange(images.shape[1], dtype=images.dtype)
+    weights = torch.softmax(-((pixels[:, None] - pixels[None, :]) ** 2) / (2 * sigma_px**2), dim=1)
     return weights @ images @ weights.T
 
 
 def _closeness(images: Tensor, training: NDArray[np.uint8], training_patients: Sequence[str]) -> Closeness:
-    """As `closeness`, of images [Q, 32, 32]."""
+    """`closeness` of images [Q, 32, 32]."""
     if not len(training):
         raise DataError(Problem("there is no training image to compare with"))
     _, patient_of_image = np.unique(np.asarray(training_patients), return_inverse=True)
@@ -201,19 +194,19 @@ def _closeness(images: Tensor, training: NDArray[np.uint8], training_patients: S
 
 
 def _unit_vectors(images: Tensor) -> Tensor:
-    """Images [n, h, w] as rows of mean 0 and length 1; a flat one is 0, as far from every image as from the next."""
+    """Images [n, h, w] as rows of mean 0 and length 1; a constant image gives 0, equally far from all others."""
     rows = images.flatten(1)
     return functional.normalize(rows - rows.mean(dim=1, keepdim=True), eps=1e-3)
 
 
 def _templates(images: Tensor, shift_px: int) -> Tensor:
-    """The inner part of training images [N, S, S], against which others are shifted: [(S - 2 shift)^2, N]."""
+    """The centre crops of training images [N, S, S]: [(S - 2 shift)^2, N]."""
     inner = slice(shift_px, images.shape[1] - shift_px)
     return _unit_vectors(images[:, inner, inner]).T.contiguous()
 
 
 def _versions(images: Tensor, shift_px: int) -> Iterator[Tensor]:
-    """Each flip and shift of images [n, S, S], cut out so that nothing has to be filled in: [n, (S - 2 shift)^2]."""
+    """Crops at each flip and shift of images [n, S, S]: [n, (S - 2 shift)^2]."""
     side = images.shape[1] - 2 * shift_px
     for flipped in (images, images.flip(2)):
         for top in range(2 * shift_px + 1):
@@ -222,7 +215,7 @@ def _versions(images: Tensor, shift_px: int) -> Iterator[Tensor]:
 
 
 def _distances(images: Tensor, templates: Tensor, shift_px: int) -> Tensor:
-    """Smallest distance over all versions of an image: [n, S, S] to [n, N], in [0, 2]."""
+    """Smallest distance over all flips and shifts: [n, S, S] to [n, N], in [0, 2]."""
     highest = torch.full((len(images), templates.shape[1]), -1.0)
     product = torch.empty_like(highest)
     for rows in _versions(images, shift_px):
@@ -231,11 +224,11 @@ def _distances(images: Tensor, templates: Tensor, shift_px: int) -> Tensor:
 
 
 def _ratio(distances: Tensor, patient_of_column: Tensor) -> Tensor:
-    """Nearest patient over the mean of the next 50: [n, N] to [n]; 1 where there is none, or all are at distance 0."""
+    """Nearest patient over the mean of the next 50: [n, N] to [n]; 1 if there is no other, or all distances are 0."""
     shape = len(distances), int(patient_of_column.max()) + 1
     patients = torch.full(shape, torch.inf)
     patients.scatter_reduce_(1, patient_of_column.expand(len(distances), -1), distances, "amin")
     count = min(_REFERENCE_PATIENTS + 1, shape[1])
     lowest = patients.topk(count, dim=1, largest=False).values
-    reference = lowest[:, 1:].mean(dim=1)  # of no further patient it is NaN, which is not above 0 either
+    reference = lowest[:, 1:].mean(dim=1)  # NaN without another patient
     return torch.where(reference > 0, lowest[:, 0] / reference, 1.0)

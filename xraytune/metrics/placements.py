@@ -1,8 +1,7 @@
-"""How much each patient moves the AUROC of each of many models: what the AUROCs' variances and covariances are made of.
+"""Variances and covariances of AUROCs over patients: structural components (DeLong) and a binormal model.
 
-Takes the probabilities of R models on the same images, gives R AUROCs and one number for each model and patient. The sum
-of squares of a model's numbers is the variance of its AUROC over other patients, the product of two models' numbers is
-their covariance; nothing larger than models x patients has to be kept, whatever is compared later.
+A model's structural components are one number for each patient: their sum of squares is the variance of the AUROC, and
+the dot product of two models' components is their covariance.
 """
 
 from __future__ import annotations
@@ -21,15 +20,14 @@ from xraytune.metrics.classification import Flags, Floats, Labels, require_scora
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StructuralComponents:
-    """AUROCs of R models on the same images, and what each patient contributes to their deviation from the truth.
+    """AUROCs of R models on the same images, with the contribution of each patient to their variance.
 
     Attributes:
         aurocs: float64 [R], in [0, 1].
-        components: float64 [R, P], in units of AUROC; `components @ components.T` is the covariance of the AUROCs over
-            other patients.
-        patients: Who the columns are, sorted, [P].
-        effective_patients: 4 / (1/n + 1/m) for n patients of a class and m of the others; the mean over the classes if
-            there are more than two. As many patients, split evenly between the classes, are as informative.
+        components: float64 [R, P], in units of AUROC; `components @ components.T` is the covariance of the AUROCs.
+        patients: The patients of the columns, sorted, [P].
+        effective_patients: 4 / (1/n + 1/m) for n patients of a class and m of the others, averaged over the classes if
+            there are more than two; this many patients, split evenly between the classes, are equally informative.
     """
 
     aurocs: Floats
@@ -41,23 +39,22 @@ class StructuralComponents:
 def structural_components(
     labels: Labels, probabilities: Floats, patients: Sequence[str], *, positive: int
 ) -> StructuralComponents:
-    """AUROCs as `metrics.classification.auroc` has them, and every patient's influence on each.
+    """Return AUROCs as in `metrics.classification.auroc`, and every patient's structural component of each.
 
-    The placement of a positive image is the share of the other images that score below it, of another image the share of
-    the positive ones that score above it; ties count one half. A patient's influence is the sum over their images of
-    (placement - AUROC) / images of that side, each side times sqrt(n / (n - 1)) for the n patients who have images there.
-    With more than two classes it is the mean of the components on each class against the rest.
+    The placement of a positive image is the share of negative images that score below it, that of a negative image the
+    share of positive ones above it; ties count one half. A patient's component is the sum over their images of
+    (placement - AUROC) / images of that side, times sqrt(n / (n - 1)) for the n patients with images on that side. With
+    more than two classes it is the mean over the classes, one-vs-rest.
 
-    Where each patient has one image, `components @ components.T` is the covariance matrix of DeLong et al. 1988. Where
-    patients have several, it is that of Obuchowski 1997, but for the term of patients who have images on both sides: hers
-    is multiplied by n / (n - 1) of all patients, here by the geometric mean of the two sides' factors, so that the matrix
-    is a product and never has a negative variance. Where nobody is on both sides, the term is 0 in both.
+    With one image per patient, `components @ components.T` is the covariance matrix of DeLong et al. 1988; with several,
+    that of Obuchowski 1997 except for patients with images on both sides: she multiplies their term by n / (n - 1) of all
+    patients, here it is the geometric mean of the two sides' factors, so that no variance is negative.
 
     Args:
         labels: Class numbers, int64 [N].
         probabilities: float64 [R, N, C].
         patients: The patient of each image, [N].
-        positive: The class whose probability is the score when C = 2.
+        positive: The class whose probability is the score if C = 2.
 
     Raises:
         DataError: A class has no image, or all images of a side are of one patient.
@@ -76,23 +73,13 @@ def structural_components(
         aurocs=np.mean([aurocs for aurocs, _ in parts], axis=0),
         components=np.mean([components for _, components in parts], axis=0),
         patients=tuple(str(name) for name in names),
-        effective_patients=effective_patients(labels, patients, positive=positive, class_count=class_count),
+        effective_patients=effective_patients(labels, patients, positive=positive),
     )
 
 
-def effective_patients(
-    labels: Labels, patients: Sequence[str], *, positive: int, class_count: int | None = None
-) -> float:
-    """Return 4 / (1/n + 1/m) for n patients of a class and m of the others; with three classes or more, the mean over them.
-
-    Args:
-        labels: Class numbers, int64 [N].
-        patients: The patient of each image, [N].
-        positive: The class that counts where there are two.
-        class_count: Number of classes; by default as many as the labels have.
-    """
-    count = class_count or int(labels.max()) + 1
-    names = np.asarray(patients)
+def effective_patients(labels: Labels, patients: Sequence[str], *, positive: int) -> float:
+    """Return `StructuralComponents.effective_patients`; every class has an image."""
+    count, names = int(labels.max()) + 1, np.asarray(patients)
 
     def sides(number: int) -> float:
         return 4 / sum(1 / len(np.unique(names[side])) for side in (labels == number, labels != number))
@@ -110,25 +97,15 @@ def _one_against_rest(is_positive: Flags, scores: Floats, patient_of_image: NDAr
         share_below = below / np.count_nonzero(~side)
         placements = share_below if side is is_positive else 1 - share_below
         aurocs = placements.mean(axis=1)
-        weight = _small_sample_factor(patient_of_image[side]) / np.count_nonzero(side)
+        patient_count = len(np.unique(patient_of_image[side]))
+        if patient_count < 2:
+            what = "all images of a class, or all others, are of one patient, so the AUROC has no interval"
+            raise DataError(Problem(what, fix="evaluate on at least two patients of every class"))
+        weight = float(np.sqrt(patient_count / (patient_count - 1))) / np.count_nonzero(side)
         deviations[:, side] = weight * (placements - aurocs[:, None])
-    return aurocs, _sums_by_patient(deviations, patient_of_image)
-
-
-def _small_sample_factor(patient_of_image: NDArray[np.intp]) -> float:
-    """sqrt(n / (n - 1)) for the n patients of a side."""
-    count = len(np.unique(patient_of_image))
-    if count < 2:
-        what = "all images of a class, or all others, are of one patient: nothing can be said about other patients"
-        raise DataError(Problem(what, fix="evaluate on at least two patients of every class"))
-    return float(np.sqrt(count / (count - 1)))
-
-
-def _sums_by_patient(values: Floats, patient_of_image: NDArray[np.intp]) -> Floats:
-    """[R, N] to [R, P]."""
     order = np.argsort(patient_of_image, kind="stable")
     starts = np.flatnonzero(np.diff(patient_of_image[order], prepend=-1))
-    return np.asarray(np.add.reduceat(values[:, order], starts, axis=1))
+    return aurocs, np.asarray(np.add.reduceat(deviations[:, order], starts, axis=1))
 
 
 WITHIN_ARM, ACROSS_ARMS = 0.85, 0.8
@@ -138,15 +115,10 @@ _NEAREST = 1e-6
 
 
 def placement_variance(first: ArrayLike, second: ArrayLike) -> Floats:
-    """Variance of one patient's contribution to the difference of two arms' AUROCs, elementwise.
+    """Return the variance of one patient's contribution to the difference of two AUROCs in [0, 1], elementwise.
 
-    Scores are normal with equal variances in both classes. A patient's placement is the chance that a random patient of the
-    other class is ranked correctly against this one. Over n patients of one class and m of the other, the difference has
-    this variance times 1/n + 1/m.
-
-    Args:
-        first: AUROC of the first arm, in [0, 1].
-        second: AUROC of the second arm.
+    Scores are normal with equal variances in both classes (binormal model). With n patients of one class and m of the
+    other, the variance of the difference is this one times 1/n + 1/m.
     """
     above, below = (ndtri(np.clip(auroc, _NEAREST, 1 - _NEAREST)) for auroc in (first, second))
     same = _bivariate(above, above, WITHIN_ARM / 2) + _bivariate(below, below, WITHIN_ARM / 2)
@@ -155,7 +127,7 @@ def placement_variance(first: ArrayLike, second: ArrayLike) -> Floats:
 
 
 def around(mean: ArrayLike, difference: ArrayLike) -> tuple[Floats, Floats]:
-    """Return two AUROCs with a given mean and difference; the mean is shifted only as needed to keep both within [0, 1]."""
+    """Return two AUROCs with a given mean and difference; the mean is shifted if needed to keep both within [0, 1]."""
     half = np.abs(np.asarray(difference)) / 2
     centre = np.clip(mean, half, np.maximum(1 - half, half))
     return np.asarray(centre + np.asarray(difference) / 2), np.asarray(centre - np.asarray(difference) / 2)
@@ -168,7 +140,6 @@ def _bivariate(first: Floats, second: Floats, correlation: float) -> Floats:
     """
     first, second = (np.where(np.abs(value) < _NEAREST, _NEAREST, value) for value in (first, second))
     root = np.sqrt(1 - correlation**2)
-    inner = owens_t(first, (second / first - correlation) / root) + owens_t(
-        second, (first / second - correlation) / root
-    )
-    return np.asarray((ndtr(first) + ndtr(second)) / 2 - inner - (first * second < 0) / 2)
+    one = owens_t(first, (second / first - correlation) / root)
+    other = owens_t(second, (first / second - correlation) / root)
+    return np.asarray((ndtr(first) + ndtr(second)) / 2 - (one + other) - (first * second < 0) / 2)

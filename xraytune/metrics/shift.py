@@ -1,7 +1,7 @@
 """Compare a folder's scores with those of the validation images, class by class.
 
-A threshold carries over to another folder only while images of a class score there as they did in validation. The
-comparison is within a class, since a different prevalence affects neither sensitivity nor specificity.
+A threshold is valid for another folder only if images of a class score there as in validation. The comparison is within
+classes, since prevalence affects neither sensitivity nor specificity.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _P_VALUE = 0.01
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassSample:
-    """Images of one class: their scores, float64 [n], possibly a summary, and the numbers of images and patients."""
+    """Scores of one class, float64 [n], possibly summarised, with the numbers of images and patients."""
 
     scores: Floats
     images: int
@@ -34,9 +34,9 @@ class ScoreShift:
 
     Attributes:
         class_name: The class.
-        higher: The probability that an image of the folder scores above one of validation; ties count one half.
-        p_value: Two-sided, of that probability being one half.
-        recall_in_validation: Share of the class's validation images that the threshold classifies correctly.
+        higher: Probability that an image of the folder scores above one of validation; ties count one half.
+        p_value: Two-sided, for `higher` = 0.5.
+        recall_in_validation: Of the class, at the threshold.
         recall: The same in the folder.
     """
 
@@ -58,11 +58,11 @@ class Shift:
 
     Attributes:
         positive: The positive class.
-        threshold: The threshold of the recalls.
+        threshold: Of the recalls.
         classes: The comparison for each class.
         prevalence_in_validation: The positive class's share of the images.
         prevalence: The same in the folder.
-        prevalence_p_value: Two-sided, of equal prevalences.
+        prevalence_p_value: Two-sided, for equal prevalences.
     """
 
     positive: str
@@ -74,7 +74,7 @@ class Shift:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """A sentence for each difference that is both large and significant, with its effect on the metrics."""
+        """Return a sentence for each difference that is both large and significant."""
         found = [self._warning(one) for one in self.classes if one.is_notable]
         is_large = abs(self.prevalence - self.prevalence_in_validation) >= _SHIFT
         if is_large and self.prevalence_p_value < _P_VALUE:
@@ -98,7 +98,7 @@ class Shift:
 def class_samples(
     class_names: Sequence[str], labels: Labels, scores: Floats, patients: Sequence[str]
 ) -> dict[str, ClassSample]:
-    """Return the images of each class by its name.
+    """Return the sample of each class by its name.
 
     Args:
         class_names: In the order of the labels; each has at least one image.
@@ -106,12 +106,12 @@ def class_samples(
         scores: Probability of the positive class, float64 [N].
         patients: The patient of each image, [N].
     """
-    people = np.array(patients)
-    chosen = {name: labels == label for label, name in enumerate(class_names)}
-    return {
-        name: ClassSample(scores=scores[of_class], images=int(of_class.sum()), patients=len({*people[of_class]}))
-        for name, of_class in chosen.items()
-    }
+    samples = {}
+    for label, name in enumerate(class_names):
+        chosen = labels == label
+        patient_count = len(np.unique(np.array(patients)[chosen]))
+        samples[name] = ClassSample(scores=scores[chosen], images=int(chosen.sum()), patients=patient_count)
+    return samples
 
 
 def summarise(scores: Floats, at_most: int) -> Floats:
@@ -127,8 +127,8 @@ def shift_from_validation(
 ) -> Shift:
     """Compare two samples of each of two classes.
 
-    The sample sizes of the tests are numbers of patients, not images, because images of one patient are similar. This is
-    exact if they have the same score; otherwise the tests are conservative.
+    Sample sizes are numbers of patients, since images of one patient are similar; the tests are exact if these have the
+    same score, else conservative.
 
     Source: Mann & Whitney 1947, normal approximation; two proportions with pooled variance.
     """
@@ -139,36 +139,30 @@ def shift_from_validation(
     before, now = prevalence(validation), prevalence(folder)
     n, m = (sum(sample.patients for sample in samples.values()) for samples in (validation, folder))
     pooled = (before * n + now * m) / (n + m)
+    classes = []
+    for name, here in folder.items():
+        there = validation[name]
+        both = np.concatenate([there.scores, here.scores])
+        is_here = np.repeat([0, 1], [len(there.scores), len(here.scores)])
+        higher = auroc(is_here, np.stack([-both, both], axis=1), positive=1)
+        spread = math.sqrt((there.patients + here.patients + 1) / (12 * there.patients * here.patients))
+        recalls = [float(np.mean((one.scores >= threshold) == (name == positive))) for one in (there, here)]
+        classes.append(
+            ScoreShift(
+                class_name=name,
+                higher=higher,
+                p_value=_two_sided((higher - 0.5) / spread),
+                recall_in_validation=recalls[0],
+                recall=recalls[1],
+            )
+        )
     return Shift(
         positive=positive,
         threshold=threshold,
-        classes=tuple(
-            _score_shift(name, validation[name], folder[name], is_positive=name == positive, threshold=threshold)
-            for name in folder
-        ),
+        classes=tuple(classes),
         prevalence_in_validation=before,
         prevalence=now,
         prevalence_p_value=_two_sided((now - before) / math.sqrt(pooled * (1 - pooled) * (1 / n + 1 / m))),
-    )
-
-
-def _score_shift(
-    class_name: str, validation: ClassSample, folder: ClassSample, *, is_positive: bool, threshold: float
-) -> ScoreShift:
-    both = np.concatenate([validation.scores, folder.scores])
-    is_here = np.repeat([0, 1], [len(validation.scores), len(folder.scores)])
-    higher = auroc(is_here, np.stack([-both, both], axis=1), positive=1)
-    n, m = validation.patients, folder.patients
-
-    def recall(scores: Floats) -> float:
-        return float(np.mean((scores >= threshold) == is_positive))
-
-    return ScoreShift(
-        class_name=class_name,
-        higher=higher,
-        p_value=_two_sided((higher - 0.5) / math.sqrt((n + m + 1) / (12 * n * m))),
-        recall_in_validation=recall(validation.scores),
-        recall=recall(folder.scores),
     )
 
 

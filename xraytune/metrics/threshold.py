@@ -1,7 +1,7 @@
-"""Choose the threshold at which an image is classified as positive, given scores of validation images.
+"""Choose the threshold at which an image is classified as positive, from scores of validation images.
 
-Takes the two classes' scores, gives a probability. Every score enters a smooth fit or a rank, so replacing a few
-validation patients changes the threshold little; the maximum of a curve such as Youden's J depends on single images.
+Every score enters a smooth fit or a rank, so replacing a few validation patients changes the threshold little, unlike the
+maximum of a curve such as Youden's J, which depends on single images.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ THRESHOLD_RULE: ThresholdRule = "calibrated_val_a_val_b"
 def balanced_threshold(is_positive: Flags, scores: Floats) -> float:
     """Return the threshold for balanced accuracy, where the calibrated probability equals the prevalence.
 
-    Platt scaling fits P(positive) = sigmoid(a logit(score) + b). At the score where this equals the prevalence both
-    classes are equally likely up to their shares, so sensitivity plus specificity is largest if the fit is right. The
-    threshold lies between the lowest and the highest score; it is 0.5 if the scores do not increase with the class.
+    Platt scaling fits P(positive) = sigmoid(a logit(score) + b). Where this equals the prevalence, both classes have the
+    same density, so sensitivity plus specificity is largest if the fit is right. The threshold lies between the lowest and
+    the highest score; it is 0.5 if the scores do not increase with the class.
 
     Args:
-        is_positive: Whether an image is of the positive class, bool [N].
-        scores: Its probability of that class, float64 [N].
+        is_positive: bool [N].
+        scores: Probability of the positive class, float64 [N].
 
     Raises:
-        DataError: There are only positive images, or none.
+        DataError: All images are positive, or none is.
         ValueError: A score is not finite.
 
     Source: Platt 1999, "Probabilistic Outputs for Support Vector Machines", with its regularised targets.
@@ -56,7 +56,7 @@ def balanced_threshold(is_positive: Flags, scores: Floats) -> float:
     slope, offset = minimize(loss, np.array([1.0, 0.0]), jac=True, method="BFGS").x
     if slope <= 0:
         return 0.5
-    # The targets' mean instead of the prevalence: it equals the fit's mean, so the crossing lies within the scores.
+    # Not the prevalence but the targets' mean, which equals the fit's mean, so the crossing lies within the scores.
     crossing = (logit(targets.mean()) - offset) / slope
     return float(expit(centre + spread * np.clip(crossing, standardised.min(), standardised.max())))
 
