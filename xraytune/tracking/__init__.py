@@ -1,1 +1,1 @@
-"""What a trial tells others while it runs."""
+"""Trackers of running trials."""

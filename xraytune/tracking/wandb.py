@@ -1,8 +1,8 @@
-"""Weights & Biases on request: one run for each trial, grouped by study; the only file that imports wandb.
+"""Optional tracking with Weights & Biases: one run per trial, grouped by study. Only this file imports wandb.
 
-A run has the same id each time, so that a resumed trial goes on in it. Without a key it is written to the trial's folder
-(`wandb sync` uploads it). Everything that touches wandb, its import included, happens in one daemon thread: a W&B that
-fails, hangs or is logged out is said once in the log and harms nothing, since the numbers are in `epochs.jsonl`.
+A resumed trial continues its run, whose id depends on the study and the trial number alone. Without a key the run is
+written to the trial's folder, for `wandb sync`. All calls, even the import, happen in one daemon thread, so a W&B that
+fails or hangs costs one warning: the metrics are in `epochs.jsonl` anyway.
 """
 
 from __future__ import annotations
@@ -28,21 +28,27 @@ from xraytune.config.load import experiment_to_json
 from xraytune.config.settings import Experiment, WandbSettings
 from xraytune.records import EpochRecord, Json
 
+if TYPE_CHECKING:
+    import wandb
+
+_logger = logging.getLogger(__name__)
 _HOSTS = ("https://api.wandb.ai", "https://api.forge.coreweave.com")
 _SECRET_NAMES = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
-_SECRET_CHARACTERS = 6  # shorter values are no secrets, and stand in many a word
+_SECRET_CHARACTERS = 6  # a shorter value is no secret, and is part of many words
 _CREDENTIALS_IN_URL = re.compile(r"//[^/\s]+@")
+
+RunStatus = Literal["complete", "pruned", "failed", "unfinished"]
 
 
 def is_online(settings: WandbSettings) -> bool:
-    """Whether runs go to the server: as the settings say, or with `auto` where there is a key and nobody said offline."""
+    """Whether runs are uploaded; `auto` does so if there is a key and WANDB_MODE does not say otherwise."""
     if settings.mode == "auto":
         return has_key() and os.environ.get("WANDB_MODE", "online") == "online"
     return settings.mode == "online"
 
 
 def has_key() -> bool:
-    """Whether W&B would find a key: in the environment, or in the netrc file that `wandb login` writes."""
+    """Whether W&B would find a key in the environment or in the netrc file that `wandb login` writes."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     file = Path(os.environ.get("NETRC") or Path.home() / ".netrc").expanduser()
@@ -54,86 +60,21 @@ def has_key() -> bool:
 
 
 def without_secrets(text: str) -> str:
-    """The text without the values of secret environment variables, and without passwords in addresses."""
+    """Mask the values of secret environment variables, and passwords in URLs."""
     for name, value in os.environ.items():
         if len(value) >= _SECRET_CHARACTERS and _SECRET_NAMES.search(name):
             text = text.replace(value, "***")
     return _CREDENTIALS_IN_URL.sub("//***@", text)
 
 
-class Background:
-    """Makes calls in a thread of its own.
-
-    Args:
-        name: Of the thread.
-        say: Told what went wrong, once.
-        most_waiting: Calls that may wait; more are dropped.
-    """
-
-    def __init__(self, name: str, *, say: Callable[[str], None], most_waiting: int = 1000) -> None:
-        self._say = say
-        self._has_said = threading.Lock()  # taken once, and kept
-        self._calls: queue.Queue[Callable[[], object] | None] = queue.Queue(most_waiting)
-        self._let_go = threading.Event()
-        self._ended = threading.Event()
-        # A daemon: a process that ends does not wait for a call that never returns.
-        threading.Thread(target=self._work, name=name, daemon=True).start()
-
-    def post(self, call: Callable[[], object]) -> None:
-        """Have the call made after those before it; returns at once."""
-        if self._ended.is_set():
-            return
-        try:
-            self._calls.put_nowait(call)
-        except queue.Full:
-            self._say_once(
-                f"it does not keep up, and what does not fit among {self._calls.maxsize} messages is dropped"
-            )
-
-    def close(self, last: Callable[[], object], seconds: float) -> None:
-        """Wait for the calls that were posted, and a last one, but no longer than so many seconds; then let go of them."""
-        deadline = time.monotonic() + seconds
-        with suppress(queue.Full):
-            for call in (last, None):
-                if not self._ended.is_set():
-                    self._calls.put(call, timeout=max(0.0, deadline - time.monotonic()))
-            self._ended.wait(max(0.0, deadline - time.monotonic()))
-        self._let_go.set()
-        if not self._ended.is_set():
-            self._say_once(f"it did not answer within {seconds:g} s, and is waited for no longer")
-
-    def _work(self) -> None:
-        try:
-            while (call := self._calls.get()) is not None and not self._let_go.is_set():
-                call()
-        # Whatever a tracker raises, sys.exit included, is its own affair and never the trial's.
-        except (Exception, SystemExit) as error:  # noqa: BLE001
-            self._say_once(f"{type(error).__name__}: {error}")
-        finally:
-            self._ended.set()
-
-    def _say_once(self, text: str) -> None:
-        if self._has_said.acquire(blocking=False):
-            self._say(text)
-
-
-if TYPE_CHECKING:
-    import wandb
-
-_logger = logging.getLogger(__name__)
-
-RunStatus = Literal["complete", "pruned", "failed", "unfinished"]
-_FAILED: tuple[RunStatus, ...] = ("failed", "unfinished")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrackedTrial:
-    """What a run is about.
+    """The trial of a run.
 
     Attributes:
         experiment: Its parameters are the run's configuration.
         study: The study's name.
-        study_identity: Tells studies of one name from each other.
+        study_identity: Distinguishes studies of the same name.
         number: The trial's number in the study.
         label: The run's name, such as `gan-ratio #7 gan r=0.5 (10000 steps)`.
         folder: The trial's folder, in which `wandb/` is written.
@@ -148,31 +89,31 @@ class TrackedTrial:
 
     @property
     def run_id(self) -> str:
-        """The run's id, the same at each start."""
+        """The run's id, the same after a restart."""
         return hashlib.sha256(f"{self.study}\n{self.study_identity}\n{self.number}".encode()).hexdigest()[:16]
 
     @property
     def group(self) -> str:
-        """What the runs of the study share: its name, and enough of its identity."""
+        """The group of the study's runs."""
         return f"{self.study} {self.study_identity[:6]}"
 
     @property
     def config(self) -> dict[str, Json]:
-        """Parameters by dotted name, paths relative to the trial's folder; the arm and the study."""
+        """Parameters by dotted name, with paths relative to the trial's folder; the arm and the study."""
         parameters = experiment_to_json(self.experiment, self.folder)["parameters"]
         assert isinstance(parameters, dict), "parameters have names"
         return {**parameters, "arm": self.experiment.parameters.arm, "study": self.study, "trial": self.number}
 
 
 class WandbRun:
-    """The W&B run of one trial. No call waits but `finish`.
+    """The W&B run of one trial. Only `finish` waits.
 
     Args:
         settings: Project and mode.
-        trial: What the run is about.
-        samples: Draws the sample grid, in W&B's thread, once the trial has ended an epoch.
+        trial: The trial.
+        samples: Draws the sample grid, in W&B's thread, after the first epoch.
         finish_seconds: How long `finish` waits for W&B.
-        most_waiting: Messages that may wait for W&B; more are dropped.
+        most_waiting: Queue size; further messages are dropped.
     """
 
     def __init__(
@@ -187,32 +128,66 @@ class WandbRun:
         self._settings, self._trial, self._samples = settings, trial, samples
         self._finish_seconds = finish_seconds
         self._best: dict[str, Json] = {}
-        self._run: wandb.Run | None = None  # of the thread
-        self._thread = Background("wandb", say=_say, most_waiting=most_waiting)
-        self._thread.post(self._start)
+        self._run: wandb.Run | None = None  # used in the thread only
+        self._calls: queue.Queue[Callable[[], object] | None] = queue.Queue(most_waiting)
+        self._warned = threading.Lock()  # acquired once, never released
+        self._abandoned, self._ended = threading.Event(), threading.Event()
+        self._post(self._start)
+        # A daemon: the process need not wait for a call that never returns.
+        threading.Thread(target=self._work, name="wandb", daemon=True).start()
 
     def log(self, record: EpochRecord) -> None:
-        """Send one epoch; one that is in the run already, from before a restart, is passed over."""
+        """Send an epoch, unless the run has it from before a restart."""
         if record.val_auroc == record.best_val_auroc != self._best.get("value"):
             self._best = {"value": record.best_val_auroc, "best_epoch": record.epoch}
         if samples := self._samples:
             self._samples = None
-            self._thread.post(lambda: self._send_samples(samples))
-        self._thread.post(lambda: self._send(record))
+            self._post(lambda: self._send_samples(samples))
+        self._post(lambda: self._send(record))
 
     def finish(self, status: RunStatus, outcome: Mapping[str, Json] | None = None) -> None:
-        """End the run with its status, its best value and what else came out; once, however often it is asked."""
+        """End the run with its status, best value and other results; further calls do nothing."""
         summary = {**self._best, **(outcome or {}), "status": status}
-        self._thread.close(lambda: self._end(summary, exit_code=int(status in _FAILED)), self._finish_seconds)
+        deadline = time.monotonic() + self._finish_seconds
+        with suppress(queue.Full):
+            for call in (lambda: self._end(summary, is_failed=status in {"failed", "unfinished"}), None):
+                if not self._ended.is_set():
+                    self._calls.put(call, timeout=max(0.0, deadline - time.monotonic()))
+            self._ended.wait(max(0.0, deadline - time.monotonic()))
+        self._abandoned.set()
+        if not self._ended.is_set():
+            self._warn(f"it did not answer within {self._finish_seconds:g} s")
+
+    def _post(self, call: Callable[[], object]) -> None:
+        """Queue a call for the thread."""
+        try:
+            if not self._ended.is_set():
+                self._calls.put_nowait(call)
+        except queue.Full:
+            self._warn(f"it does not keep up: messages beyond {self._calls.maxsize} are dropped")
+
+    def _work(self) -> None:
+        try:
+            while (call := self._calls.get()) is not None and not self._abandoned.is_set():
+                call()
+        except (Exception, SystemExit) as error:  # noqa: BLE001  whatever W&B raises must not affect the trial
+            self._warn(f"{type(error).__name__}: {error}")
+        finally:
+            self._ended.set()
+
+    def _warn(self, text: str) -> None:
+        if self._warned.acquire(blocking=False):
+            reason = without_secrets("; ".join(text.splitlines()))
+            fix = "without a network or a key set `tracking: {wandb: {mode: offline}}`, and run `wandb sync` later"
+            _logger.warning("W&B failed, the trial goes on: %s (metrics are in epochs.jsonl; %s)", reason, fix)
 
     def _start(self) -> None:
-        # No reports about W&B's own failures: they need a network, and at exit they wait for it.
+        # No reports about W&B's own failures: they need a network, and delay the exit.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-        os.environ.pop("WANDB_SERVICE", None)  # of another process, which would take its runs along when it ends
+        os.environ.pop("WANDB_SERVICE", None)  # of another process, whose end would end this run
         import wandb
 
-        quiet = wandb.Settings(silent=True, console="off")
-        _leave_at_exit(wandb.setup(settings=quiet))
+        _skip_exit_hook(wandb.setup(settings=wandb.Settings(silent=True, console="off")))
         self._run = wandb.init(
             project=self._settings.project,
             group=self._trial.group,
@@ -225,7 +200,7 @@ class WandbRun:
             settings=wandb.Settings(
                 silent=True,
                 console="off",
-                stop_fn=_go_on,
+                stop_fn=lambda: None,  # by default "stop run" on the page is Ctrl-C in the middle of a step
                 disable_git=True,
                 disable_code=True,
                 x_disable_stats=True,
@@ -239,7 +214,7 @@ class WandbRun:
     def _send(self, record: EpochRecord) -> None:
         assert self._run is not None, "started before"
         if record.epoch >= self._run.starting_step:
-            # Committed at once: W&B else holds an epoch back until the next one comes.
+            # Without `commit` W&B holds an epoch back until the next one.
             self._run.log(asdict(record), step=record.epoch, commit=True)
 
     def _send_samples(self, samples: Callable[[], Image.Image]) -> None:
@@ -247,35 +222,23 @@ class WandbRun:
 
         assert self._run is not None, "started before"
         if self._run.starting_step == 0:
-            caption = "one row for each class: real images on the left, extra ones on the right"
-            image = wandb.Image(samples(), caption=caption)
-            self._run.log({"epoch": 0, "samples": image}, step=0, commit=True)
+            caption = "one row per class: real images on the left, extra ones on the right"
+            self._run.log({"epoch": 0, "samples": wandb.Image(samples(), caption=caption)}, step=0, commit=True)
 
-    def _end(self, summary: Mapping[str, Json], *, exit_code: int) -> None:
+    def _end(self, summary: Mapping[str, Json], *, is_failed: bool) -> None:
         import wandb
 
         assert self._run is not None, "started before"
         self._run.summary.update(dict(summary))
-        self._run.finish(exit_code=exit_code)
+        self._run.finish(exit_code=int(is_failed))
         wandb.teardown()
 
 
-def _leave_at_exit(library: object) -> None:
-    """Take back the hook that lets a process end only after W&B's service has uploaded everything, however long.
+def _skip_exit_hook(library: object) -> None:
+    """Remove the exit hook that waits for W&B's service to upload everything; `finish` has waited already.
 
-    `finish` has waited for it as long as it may. The service ends by itself when its process is gone. The hook is private
-    to wandb (0.31: `sdk/lib/service/service_connection.py`); a test sees whether a process still ends without it.
+    The hook is private (wandb 0.31: `sdk/lib/service/service_connection.py`); a test checks that a process still ends.
     """
-    take_back = getattr(getattr(library, "_connection", None), "_cleanup", None)
-    if take_back is not None:
-        take_back()
-
-
-def _go_on() -> None:
-    """What a click on "stop run" does: nothing; W&B's own answer is Ctrl-C in the middle of a step."""
-
-
-def _say(text: str) -> None:
-    said = without_secrets("; ".join(text.splitlines()))
-    fix = "without a network or a key: `tracking: {wandb: {mode: offline}}`, and `wandb sync` later"
-    _logger.warning("W&B failed, the trial goes on: %s (its numbers are in epochs.jsonl; %s)", said, fix)
+    unregister = getattr(getattr(library, "_connection", None), "_cleanup", None)
+    if unregister is not None:
+        unregister()
