@@ -1,4 +1,4 @@
-"""What a person reads when something is wrong, and that it survives the way between processes."""
+"""Error messages, and that they survive pickling."""
 
 import pickle
 from pathlib import Path
@@ -13,7 +13,7 @@ ALL: list[type[XraytuneError]] = [XraytuneError, *XraytuneError.__subclasses__()
 
 @pytest.mark.parametrize("kind", ALL)
 def test_every_error_survives_pickling(kind: type[XraytuneError]) -> None:
-    """Ray sends them from process to process."""
+    """Ray sends them between processes."""
     error = kind(Problem("unknown value", SourceLine(Path("a.yaml"), 3, "x: y"), "write z"), "and this")
 
     again = pickle.loads(pickle.dumps(error))  # noqa: S301 (made here)

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: killed at any moment, on a full disk, after a torn line."""
+"""Files are complete or absent: after a kill, on a full disk, after a torn line."""
 
 import errno
 import os
@@ -84,7 +84,7 @@ def _new_folder(path: Path) -> None:
 def test_the_names_of_what_was_written_and_of_all_new_folders_above_it_are_flushed(
     write: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Power loss takes a name that its folder was not flushed with, and all that lies below it."""
+    """After a power loss a name is missing, with everything below it, unless its folder was flushed."""
     flushed: set[Path] = set()
     monkeypatch.setattr("os.fsync", lambda number: flushed.add(Path(f"/proc/self/fd/{number}").readlink()))
 
@@ -126,8 +126,8 @@ def test_a_folder_that_fails_does_not_appear(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("is_shared", [True, False])
-def test_a_folder_that_somebody_else_made_meanwhile_stays_theirs(tmp_path: Path, is_shared: bool) -> None:
-    """Who makes what nobody else makes is told that his own is not there."""
+def test_a_folder_that_another_process_created_first_stays(tmp_path: Path, is_shared: bool) -> None:
+    """If it is not shared, an error says that the new one was not created."""
     refusal = nullcontext() if is_shared else pytest.raises(ConfigError, match="there is something here already")
     with refusal, new_folder(tmp_path / "model", is_shared=is_shared) as folder:
         (folder / "a.txt").write_text("ours", encoding="utf-8")
@@ -165,7 +165,7 @@ def test_nothing_is_left_beside_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", [b"{]", b"1", b"null", b"[]", b"\xff", b"[" * 100_000, b"1" * 5000])
-def test_a_line_that_is_no_row_is_told_with_its_number(tmp_path: Path, line: bytes) -> None:
+def test_a_damaged_line_is_reported_with_its_number(tmp_path: Path, line: bytes) -> None:
     log = tmp_path / "epochs.jsonl"
     log.write_bytes(b'{"epoch": 1}\n' + line + b"\n")
 
@@ -174,7 +174,7 @@ def test_a_line_that_is_no_row_is_told_with_its_number(tmp_path: Path, line: byt
 
 
 def test_json_that_is_nested_too_deeply_is_a_value_error(tmp_path: Path) -> None:
-    """As all that is no JSON: whoever reads a file catches that alone."""
+    """Like any other invalid JSON, so that callers need to catch only that."""
     (tmp_path / "deep.json").write_bytes(b"[" * 100_000)
 
     with pytest.raises(ValueError, match="nested too deeply"):

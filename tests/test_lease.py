@@ -1,4 +1,4 @@
-"""Claims: one owner at a time, on one machine and between machines, and none outlives its owner."""
+"""Leases have one owner at a time, on one machine and between machines, and end with it."""
 
 import errno
 import json
@@ -28,7 +28,7 @@ with (held if sys.argv[1] == "held" else turn)(Path(sys.argv[2])):
 
 
 def another_process(kind: str, path: Path) -> subprocess.Popen[str]:
-    """A process that has the claim when this returns, until its stdin is closed."""
+    """Start a process that holds the lock when this returns, until its stdin is closed."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, kind, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -43,13 +43,13 @@ def end(process: subprocess.Popen[str], number: int = signal.SIGKILL) -> None:
 
 
 def owner_elsewhere(path: Path, host: str = "node-7") -> None:
-    """Let the file say that a process of another machine holds it."""
+    """Write the record of an owner on another machine."""
     owner = {"token": "t", "host": host, "pid": 4711, "kernel": "another", "since": "2026-01-01T00:00:00+00:00"}
     path.write_text(json.dumps(owner), encoding="utf-8")
 
 
 @pytest.mark.slow
-def test_a_second_owner_is_refused_and_told_the_first(tmp_path: Path) -> None:
+def test_a_second_owner_is_refused_and_sees_the_first(tmp_path: Path) -> None:
     with held(tmp_path / "lock") as owner:
         assert living_owner(tmp_path / "lock") == owner
         assert owner.pid == os.getpid()
@@ -61,7 +61,7 @@ def test_a_second_owner_is_refused_and_told_the_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_claim_of_a_killed_process_is_free_at_once(tmp_path: Path) -> None:
+def test_the_lease_of_a_killed_process_is_free_at_once(tmp_path: Path) -> None:
     process = another_process("held", tmp_path / "lock")
     with pytest.raises(HeldError), held(tmp_path / "lock"):
         pass
@@ -72,7 +72,7 @@ def test_the_claim_of_a_killed_process_is_free_at_once(tmp_path: Path) -> None:
         assert owner.pid == os.getpid()
 
 
-def test_a_claim_is_released_when_its_block_fails(tmp_path: Path) -> None:
+def test_a_lease_is_released_when_its_block_fails(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), held(tmp_path / "lock"):
         1 / 0  # noqa: B018
 
@@ -80,7 +80,7 @@ def test_a_claim_is_released_when_its_block_fails(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_owner_on_another_machine_is_believed_while_its_heart_beats(tmp_path: Path) -> None:
+def test_an_owner_on_another_machine_counts_while_its_heartbeat_lasts(tmp_path: Path) -> None:
     owner_elsewhere(tmp_path / "lock")
 
     with lease.beating(tmp_path / "lock"), pytest.raises(HeldError) as refusal, held(tmp_path / "lock"):
@@ -90,7 +90,7 @@ def test_an_owner_on_another_machine_is_believed_while_its_heart_beats(tmp_path:
 
 
 @pytest.mark.slow
-def test_a_lost_machine_s_claim_is_taken_over_when_its_heart_has_stopped(
+def test_the_lease_of_a_failed_node_is_taken_over_when_its_heartbeat_stops(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     owner_elsewhere(tmp_path / "lock")
@@ -100,7 +100,7 @@ def test_a_lost_machine_s_claim_is_taken_over_when_its_heart_has_stopped(
         assert owner.host != "node-7"
 
 
-def test_an_owner_that_lost_its_claim_writes_nothing_more(tmp_path: Path) -> None:
+def test_an_owner_that_lost_its_lease_writes_nothing_more(tmp_path: Path) -> None:
     with held(tmp_path / "lock"):
         write_text(tmp_path / "before", "x")
         owner_elsewhere(tmp_path / "lock")
@@ -109,13 +109,15 @@ def test_an_owner_that_lost_its_claim_writes_nothing_more(tmp_path: Path) -> Non
 
     assert {path.name for path in tmp_path.iterdir()} == {"lock", "before"}
     taken = read_owner(tmp_path / "lock")
-    assert taken is not None, "the new owner's claim stays"
+    assert taken is not None, "the new owner's lease stays"
     assert taken.host == "node-7"
 
 
 @pytest.mark.slow
-def test_without_locks_the_heart_decides_on_one_machine_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on Lustre that is mounted without `-o flock`."""
+def test_without_file_locks_the_heartbeat_decides_on_one_machine_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Lustre mounted without `-o flock`."""
 
     def no_flock(*_: object) -> None:
         raise OSError(errno.ENOSYS, "Function not implemented")
@@ -134,7 +136,9 @@ def test_without_locks_the_heart_decides_on_one_machine_too(tmp_path: Path, monk
         assert second != owner
 
 
-def test_who_waited_in_vain_is_told_who_holds_the_claim_by_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_contender_that_waited_in_vain_sees_the_current_owner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     owner_elsewhere(tmp_path / "lock", "lost-node")
     monkeypatch.setattr("time.sleep", lambda _: owner_elsewhere(tmp_path / "lock", "node-8"))
 
@@ -145,16 +149,16 @@ def test_who_waited_in_vain_is_told_who_holds_the_claim_by_now(tmp_path: Path, m
     assert refusal.value.owner.host == "node-8"
 
 
-def test_nothing_is_written_while_nobody_can_say_whose_claim_it_is(tmp_path: Path) -> None:
+def test_nothing_is_written_while_the_owner_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(MachineError, match="the storage does not answer"), held(tmp_path / "lock"):  # noqa: PT012
         (tmp_path / "lock").unlink()
-        (tmp_path / "lock").mkdir()  # reading it is an OSError, as of a network file system that is away
+        (tmp_path / "lock").mkdir()  # reading it is an OSError, as with a network file system that is away
         write_text(tmp_path / "file", "x")
 
     assert not (tmp_path / "file").exists()
 
 
-def test_nothing_is_written_where_the_claim_was_before_its_folder_was_moved(tmp_path: Path) -> None:
+def test_nothing_is_written_to_a_folder_that_was_moved_away(tmp_path: Path) -> None:
     (tmp_path / "study").mkdir()
     with pytest.raises(MachineError, match="lock: the lock file is gone"), held(tmp_path / "study" / "lock"):  # noqa: PT012
         (tmp_path / "study").rename(tmp_path / "elsewhere")
@@ -163,7 +167,7 @@ def test_nothing_is_written_where_the_claim_was_before_its_folder_was_moved(tmp_
     assert not (tmp_path / "study").exists()
 
 
-def test_half_a_claim_is_nobody_s(tmp_path: Path) -> None:
+def test_a_truncated_lock_file_has_no_owner(tmp_path: Path) -> None:
     (tmp_path / "lock").write_text('{"token": "t", "ho', encoding="utf-8")
 
     with held(tmp_path / "lock"):
@@ -171,7 +175,7 @@ def test_half_a_claim_is_nobody_s(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_turns_are_taken_one_after_the_other(tmp_path: Path) -> None:
+def test_the_same_work_is_done_by_one_process_at_a_time(tmp_path: Path) -> None:
     process = another_process("turn", tmp_path / "lock")
     had_turn = threading.Event()
 
@@ -188,8 +192,8 @@ def test_turns_are_taken_one_after_the_other(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_who_comes_while_a_waiter_has_its_turn_waits_too(tmp_path: Path) -> None:
-    """The file that the second waited for is gone with the first one's turn."""
+def test_a_third_process_waits_while_the_second_works(tmp_path: Path) -> None:
+    """The first one has removed the lock file that the second waited for."""
     second_waits, second_began, second_may_end = (threading.Event() for _ in range(3))
     queue_: list[str] = []
 
@@ -214,7 +218,7 @@ def test_who_comes_while_a_waiter_has_its_turn_waits_too(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_who_waits_for_a_turn_can_show_that_it_is_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_waiting_process_can_show_that_it_is_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "PATIENCE_SECONDS", 0.5)
     calls: list[bool] = []
 
@@ -224,11 +228,11 @@ def test_who_waits_for_a_turn_can_show_that_it_is_alive(tmp_path: Path, monkeypa
         pass
 
     assert calls
-    assert all(calls), "only while the turn is another's"
+    assert all(calls), "only while another process holds the lock"
 
 
 @pytest.mark.slow
-def test_a_turn_is_not_waited_for_when_its_owner_sleeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_suspended_process_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "PATIENCE_SECONDS", 0.5)
     process = another_process("turn", tmp_path / "lock")
     process.send_signal(signal.SIGSTOP)
@@ -239,11 +243,11 @@ def test_a_turn_is_not_waited_for_when_its_owner_sleeps(tmp_path: Path, monkeypa
         end(process)
 
 
-def test_the_newest_claim_wins(tmp_path: Path) -> None:
-    first = write_claim(tmp_path / "claim")
-    assert has_claim(tmp_path / "claim", first)
+def test_the_newest_owner_of_a_folder_wins(tmp_path: Path) -> None:
+    first = write_claim(tmp_path / ".claim")
+    assert has_claim(tmp_path / ".claim", first)
 
-    second = write_claim(tmp_path / "claim")
+    second = write_claim(tmp_path / ".claim")
 
-    assert not has_claim(tmp_path / "claim", first)
-    assert has_claim(tmp_path / "claim", second)
+    assert not has_claim(tmp_path / ".claim", first)
+    assert has_claim(tmp_path / ".claim", second)

@@ -1,4 +1,4 @@
-"""Commands and errors under low limits of the system: the message names the limit, and nothing is called a bug."""
+"""Under low system limits, messages name the limit instead of reporting a bug."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GIB = 2**30
 
 
 def under(limit: int, value: int) -> Callable[[], None]:
-    """Set a limit, soft and hard, in a process that is about to start."""
+    """Return a `preexec_fn` that sets a limit, soft and hard."""
     return lambda: resource.setrlimit(limit, (value, value))
 
 
@@ -39,10 +39,10 @@ def xraytune(folder: Path, limit: int, value: int, *arguments: str) -> subproces
 
 def test_a_file_larger_than_the_limit_is_explained(tmp_path: Path) -> None:
     code = f"from xraytune.files import *; write_text(Path({str(tmp_path / 'a.txt')!r}), 'x' * 5000)"
-    told = python(code, resource.RLIMIT_FSIZE, 2048).stderr
+    output = python(code, resource.RLIMIT_FSIZE, 2048).stderr
 
-    assert "MachineError" in told
-    assert "a.txt: the file is too large: the limit on file size is 2 KiB (ulimit -f)\n  fix: raise it" in told
+    assert "MachineError" in output
+    assert "a.txt: the file is too large: the limit on file size is 2 KiB (ulimit -f)\n  fix: raise it" in output
     assert not any(tmp_path.iterdir())
 
 
@@ -52,9 +52,9 @@ from xraytune.files import *
 several = [open('/dev/null') for _ in range(8)]
 append_jsonl(Path({str(tmp_path / "log.jsonl")!r}), {{}})
 """
-    told = python(code, resource.RLIMIT_NOFILE, 11).stderr
+    output = python(code, resource.RLIMIT_NOFILE, 11).stderr
 
-    assert "too many open files: the limit on open files is 11 (ulimit -n)\n  fix: raise it: ulimit -n 65536" in told
+    assert "too many open files: the limit on open files is 11 (ulimit -n)\n  fix: raise it: ulimit -n 65536" in output
 
 
 def test_a_disk_without_inodes_is_not_called_full(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_a_disk_without_inodes_is_not_called_full(tmp_path: Path) -> None:
             write_text(disk.path / "one more", "text")
 
 
-def test_what_libraries_say_where_memory_or_threads_are_missing_is_told_as_that() -> None:
+def test_library_errors_about_missing_memory_or_threads_are_explained() -> None:
     for error in (
         MemoryError(),
         RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory"),

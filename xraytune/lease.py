@@ -37,16 +37,7 @@ _LockState: TypeAlias = Literal["acquired", "taken", "unsupported"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Owner:
-    """The process that holds a lease.
-
-    Attributes:
-        token: Identifies this acquisition.
-        host: The machine's name.
-        pid: The process.
-        kernel: Identifies one boot of one machine.
-        since: ISO time, UTC.
-        work: What the process does.
-    """
+    """The process that holds a lease: `token` identifies the acquisition, `kernel` one boot of one machine."""
 
     token: str
     host: str
@@ -151,7 +142,7 @@ def read_owner(path: Path) -> Owner | None:
 
 @contextmanager
 def turn(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Wait until no other process does the same work: until it is done, dead, or has not touched `path` for long.
+    """Wait until no other process does the same work: it is done or dead, or has not touched `path` for `PATIENCE_SECONDS`.
 
     This only saves work: two processes may run at once where locks do not reach, or while an owner is suspended.
 

@@ -83,11 +83,7 @@ def classification_metrics(
 ) -> ClassificationMetrics:
     """Return all metrics; arguments and errors as for `auroc`.
 
-    Args:
-        labels: int64 [N].
-        probabilities: float64 [N, C].
-        positive: The class of the sensitivity.
-        threshold: The lowest probability that is classified as positive; not used with more than two classes.
+    `threshold` is the lowest probability that is classified as positive; it is not used with more than two classes.
     """
     require_scorable(labels, probabilities, probabilities.shape[1])
     values = weighted_metrics(labels, probabilities, _ones(labels), positive=positive, threshold=threshold)
@@ -101,12 +97,7 @@ def require_finite(scores: Floats) -> None:
 
 
 def require_scorable(labels: Labels, scores: Floats, class_count: int) -> None:
-    """Check that each class has an image, and `require_finite`.
-
-    Raises:
-        DataError: A class has no image.
-        ValueError: A score is not finite.
-    """
+    """Raise DataError if a class has no image, and ValueError unless all scores are finite."""
     require_finite(scores)
     counts = np.bincount(labels, minlength=class_count)
     if not counts.all():
@@ -119,12 +110,7 @@ def weighted_metrics(
 ) -> dict[str, Floats]:
     """Return all metrics except `images` for many weightings of the same images: name -> float64 [R].
 
-    Args:
-        labels: int64 [N].
-        probabilities: float64 [N, C].
-        weights: How often each image counts, float64 [R, N]; in every row each class has some weight.
-        positive: As in `classification_metrics`.
-        threshold: As in `classification_metrics`.
+    `weights` is how often each image counts, float64 [R, N]; in every row each class has some weight.
     """
     class_count = probabilities.shape[1]
     if class_count == 2:

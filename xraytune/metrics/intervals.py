@@ -33,20 +33,8 @@ def patient_bootstrap(
     The calibration error is biased upwards, and twice so in a resample: with 624 images even the interval of a calibrated
     model would never contain 0.
 
-    Patients are drawn with replacement among those with images of the same classes, so no class is ever empty.
-
-    Args:
-        labels: int64 [N].
-        probabilities: float64 [N, C].
-        patients: The patient of each image, [N].
-        positive: As in `classification_metrics`.
-        threshold: As in `classification_metrics`.
-        replicates: Number of resamples.
-        seed: Determines the resamples.
-
-    Raises:
-        DataError: A class has no image.
-        ValueError: A probability is not finite.
+    Patients (the patient of each image, [N]) are drawn with replacement among those with images of the same classes, so no
+    class is ever empty. Other arguments and errors are those of `classification_metrics`.
 
     Source: Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13 (percentile interval); resampling
     clusters: Davison & Hinkley 1997, section 3.8.

@@ -7,7 +7,8 @@ GAN images are blurred and a blurred image is closer to everything. Neither weig
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import comb
 
@@ -21,7 +22,6 @@ from xraytune.errors import DataError, Problem
 
 _SCALES = ((32, 2), (16, 1))
 """Side of the compared images and the largest shift, in pixels."""
-_SIDE_PX = _SCALES[0][0]
 _BLURS_PX = (1.0, 2.0)
 """Standard deviations of the blurs applied to unseen images, at 32 px."""
 _REFERENCE_PATIENTS = 50
@@ -99,11 +99,8 @@ def unseen_closeness(
     synthetic image closer than unseen ones. Only the first image of a patient is used, since further ones are not
     independent, and at most 500 patients, evenly spaced.
 
-    Args:
-        images: uint8 [N, h, w], at the size and sharpness of the training images.
-        patients: The patient of each image, [N].
-        training: As in `closeness`.
-        training_patients: As in `closeness`.
+    `images` are uint8 [N, h, w], at the size and sharpness of the training images; the other arguments and errors are those
+    of `closeness`.
     """
     _, firsts = np.unique(np.asarray(patients), return_index=True)
     if len(firsts) > _MOST_UNSEEN:
@@ -155,8 +152,7 @@ def exceedance_p_value(count: int, drawn: int, rank: int, observed: int) -> floa
 
 
 def _small(images: NDArray[np.uint8]) -> Tensor:
-    """Images as float32 [n, 32, 32]."""
-    return _scaled(torch.from_numpy(np.array(images)).float(), _SIDE_PX)
+    return _scaled(torch.from_numpy(np.array(images)).float(), _SCALES[0][0])
 
 
 def _scaled(images: Tensor, side_px: int) -> Tensor:
@@ -183,7 +179,8 @@ def _closeness(images: Tensor, training: NDArray[np.uint8], training_patients: S
     nearest = torch.zeros(len(images), dtype=torch.int64)
     at_once = max(1, min(_IMAGES_AT_ONCE, _PAIRS_AT_ONCE // len(training)))
     for side_px, shift_px in _SCALES:
-        templates = _templates(_scaled(small_training, side_px), shift_px)
+        inner = slice(shift_px, side_px - shift_px)
+        templates = _unit_vectors(_scaled(small_training, side_px)[:, inner, inner]).T.contiguous()
         for start in range(0, len(images), at_once):
             block = slice(start, start + at_once)
             distances = _distances(_scaled(images[block], side_px), templates, shift_px)
@@ -199,26 +196,13 @@ def _unit_vectors(images: Tensor) -> Tensor:
     return functional.normalize(rows - rows.mean(dim=1, keepdim=True), eps=1e-3)
 
 
-def _templates(images: Tensor, shift_px: int) -> Tensor:
-    """The centre crops of training images [N, S, S]: [(S - 2 shift)^2, N]."""
-    inner = slice(shift_px, images.shape[1] - shift_px)
-    return _unit_vectors(images[:, inner, inner]).T.contiguous()
-
-
-def _versions(images: Tensor, shift_px: int) -> Iterator[Tensor]:
-    """Crops at each flip and shift of images [n, S, S]: [n, (S - 2 shift)^2]."""
-    side = images.shape[1] - 2 * shift_px
-    for flipped in (images, images.flip(2)):
-        for top in range(2 * shift_px + 1):
-            for left in range(2 * shift_px + 1):
-                yield _unit_vectors(flipped[:, top : top + side, left : left + side])
-
-
 def _distances(images: Tensor, templates: Tensor, shift_px: int) -> Tensor:
-    """Smallest distance over all flips and shifts: [n, S, S] to [n, N], in [0, 2]."""
+    """Smallest distance over flips and shifts: images [n, S, S], templates [(S - 2 shift)^2, N] -> [n, N] in [0, 2]."""
+    side, shifts = images.shape[1] - 2 * shift_px, range(2 * shift_px + 1)
     highest = torch.full((len(images), templates.shape[1]), -1.0)
     product = torch.empty_like(highest)
-    for rows in _versions(images, shift_px):
+    for flipped, top, left in itertools.product((images, images.flip(2)), shifts, shifts):
+        rows = _unit_vectors(flipped[:, top : top + side, left : left + side])
         torch.maximum(highest, torch.matmul(rows, templates, out=product), out=highest)
     return (2 - 2 * highest).clamp_(min=0).sqrt_()
 

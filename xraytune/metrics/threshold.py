@@ -40,7 +40,8 @@ def balanced_threshold(is_positive: Flags, scores: Floats) -> float:
     Source: Platt 1999, "Probabilistic Outputs for Support Vector Machines", with its regularised targets.
     """
     require_scorable(is_positive.astype(np.int64), scores, 2)
-    logits = _logits(scores)
+    smallest = np.finfo(np.float64).eps
+    logits = np.asarray(logit(np.clip(scores, smallest, 1 - smallest)))
     centre, spread = float(logits.mean()), float(logits.std())
     if spread == 0:
         return 0.5
@@ -71,9 +72,6 @@ def sensitivity_threshold(positive_scores: Floats, sensitivity: float) -> float 
     Returns:
         An observed score; None if N is below `fewest_positives`.
 
-    Raises:
-        ValueError: A score is not finite.
-
     Source: the rank of split conformal prediction, Vovk, Gammerman & Shafer 2005, "Algorithmic Learning in a Random
     World".
     """
@@ -85,8 +83,3 @@ def sensitivity_threshold(positive_scores: Floats, sensitivity: float) -> float 
 def fewest_positives(sensitivity: float) -> int:
     """Return the smallest number of positive validation images that `sensitivity_threshold` needs."""
     return math.ceil(1 / (1 - sensitivity) / _ABOVE_ROUNDING) - 1
-
-
-def _logits(scores: Floats) -> Floats:
-    smallest = np.finfo(np.float64).eps
-    return np.asarray(logit(np.clip(scores, smallest, 1 - smallest)))

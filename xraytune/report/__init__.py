@@ -1,1 +1,1 @@
-"""Figures: what a person would rather look at than read."""
+"""Figures as PNG and SVG files."""

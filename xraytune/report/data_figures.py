@@ -1,7 +1,6 @@
-"""The figures of a data folder: what its images look like, and how many there are of each class.
+"""The figures of a data folder: sample images of each class, and the class frequencies.
 
-Takes the index of the folder, decodes a few training images, and hands rows and counts to `figures.py`. Of the sealed
-test part nothing is shown but its counts.
+Samples are training images; of the held-out test images only the counts are shown.
 """
 
 from __future__ import annotations
@@ -25,46 +24,32 @@ from xraytune.seeding import numpy_generator
 _NAMES = ("samples", "class_frequency")
 _IMAGES_PER_ROW = 8
 _SEED = 0
-"""Chooses whose images are shown: the same folder always gives the same picture."""
 _SAMPLE_PX = 224
-"""Squashed to a square, as a classifier sees them by default: cropping would cut off the lungs of a wide image."""
+"""Squeezed to a square, the default of the classifiers: cropping would cut off the lungs in a wide image."""
 
 
 def require_no_figures(out: Path, data: Path) -> None:
-    """Refuse a folder in which such figures lie already or must not lie, before any work.
-
-    Args:
-        out: Where they are to be drawn.
-        data: The folder of the images.
+    """Check, before any work, that the figures of the folder `data` can be written to the folder `out`.
 
     Raises:
-        ConfigError: It holds one of them, it lies among the images, or it is a file.
-        MachineError: Nothing can be written there.
+        ConfigError: `out` contains one of them already, is inside `data`, or is a file.
+        MachineError: No write access.
     """
     require_writable(out)
     if out.resolve().is_relative_to(data.resolve()):
         what = "figures in the image folder would be taken for X-rays"
-        raise ConfigError(Problem(what, out, "name a folder outside of it"))
+        raise ConfigError(Problem(what, out, "give a folder outside of it"))
     there = [file.name for name in _NAMES for file in figure_files(out, name) if file.exists()]
     if there:
-        raise ConfigError(
-            Problem(f"figures are here already: {listed(there)}", out, "remove them, or name another folder")
-        )
+        what = f"figures are here already: {listed(there)}"
+        raise ConfigError(Problem(what, out, "remove them, or give another folder"))
 
 
 def draw_data_figures(index: ImageIndex, out: Path) -> tuple[Path, ...]:
-    """Write `samples` and `class_frequency`, each as PNG and SVG, into the folder `out`.
-
-    Args:
-        index: Of the data folder.
-        out: The folder, there already or not.
-
-    Returns:
-        The files.
+    """Write `samples` and `class_frequency`, each as PNG and SVG, to the folder `out`, and return the files.
 
     Raises:
-        ConfigError: Such figures lie there already, or it is in the image folder.
-        MachineError: The disk is full.
+        ConfigError: As for `require_no_figures`.
     """
     require_no_figures(out, index.root)
     samples = draw_sample_grid(sample_rows(index, _SEED), out, _NAMES[0])
@@ -72,7 +57,7 @@ def draw_data_figures(index: ImageIndex, out: Path) -> tuple[Path, ...]:
 
 
 def sample_rows(index: ImageIndex, seed: int) -> tuple[SampleRow, ...]:
-    """For each class, training images of up to eight patients, one of each; broken images are passed over."""
+    """Choose, for each class, one training image of each of up to eight patients; broken images are skipped."""
     return tuple(_sample_row(index, label, seed) for label in range(len(index.class_names)))
 
 
@@ -86,11 +71,11 @@ def _sample_row(index: ImageIndex, label: int, seed: int) -> SampleRow:
         if len(pixels) == _IMAGES_PER_ROW:
             break
     images = np.stack(pixels) if pixels else np.empty((0, _SAMPLE_PX, _SAMPLE_PX), dtype=np.uint8)
-    return SampleRow(name=name, note=_counted(len(of_class), "image"), images=images)
+    return SampleRow(name=name, note=f"{len(of_class):,} image{'s' * (len(of_class) != 1)}", images=images)
 
 
 def _one_of_each_patient(images: Sequence[ImageFile], seed: int, class_name: str) -> Iterator[ImageFile]:
-    """Patients in a seeded order, each with one of their images."""
+    """Yield one image of each patient, in a seeded order."""
     by_patient: dict[str, list[ImageFile]] = defaultdict(list)
     for image in images:
         by_patient[image.patient].append(image)
@@ -101,26 +86,11 @@ def _one_of_each_patient(images: Sequence[ImageFile], seed: int, class_name: str
 
 
 def count_panels(index: ImageIndex) -> tuple[BarPanel, BarPanel]:
-    """Images and patients of each class, in training and, where there is one, in the test part."""
+    """Count the images and the patients of each class, in the training and the test part."""
     parts = {"training": index.images} | ({"test": index.test} if index.test else {})
-    labels = range(len(index.class_names))
-    return (
-        BarPanel(
-            title="images",
-            counts={
-                name: tuple(sum(image.label == label for image in images) for label in labels)
-                for name, images in parts.items()
-            },
-        ),
-        BarPanel(
-            title="patients",
-            counts={
-                name: tuple(len({image.patient for image in images if image.label == label}) for label in labels)
-                for name, images in parts.items()
-            },
-        ),
-    )
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'s' * (count != 1)}"
+    images, patients = {}, {}
+    for name, part in parts.items():
+        by_class = [[image.patient for image in part if image.label == n] for n in range(len(index.class_names))]
+        images[name] = tuple(len(one) for one in by_class)
+        patients[name] = tuple(len(set(one)) for one in by_class)
+    return BarPanel(title="images", counts=images), BarPanel(title="patients", counts=patients)

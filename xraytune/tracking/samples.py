@@ -1,4 +1,4 @@
-"""A look at what a trial trains on: real images beside the extra ones of its mix, one row for each class."""
+"""A grid of the images that a trial trains on: real ones and the extra ones of its mix."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from PIL import Image
 from xraytune.gan.pool import draw_grid
 from xraytune.pipeline.training_set import TrainingSet
 
-_PAPER = 255
-
 
 def sample_grid(training_set: TrainingSet, class_count: int, image_size_px: int, *, each: int = 4) -> Image.Image:
-    """The first images of each class: `each` real ones on the left and as many extra ones on the right.
+    """Draw a row for each class: its first `each` real images on the left, as many extra ones on the right.
 
-    Smaller images, as a GAN makes them, are enlarged to `image_size_px`; where there are fewer, the paper stays white.
+    Images of another size are resized to `image_size_px`; missing ones are white.
     """
     rows = []
     for label in range(class_count):
@@ -23,7 +21,7 @@ def sample_grid(training_set: TrainingSet, class_count: int, image_size_px: int,
         extra = training_set.extra[training_set.labels[training_set.extra] == label]
         for numbers in (real, extra):
             shown = [_shown(training_set, int(number), image_size_px) for number in numbers[:each]]
-            blank = np.full((image_size_px, image_size_px), _PAPER, dtype=np.uint8)
+            blank = np.full((image_size_px, image_size_px), 255, dtype=np.uint8)
             rows += shown + [blank] * (each - len(shown))
     return draw_grid(np.stack(rows), columns=2 * each)
 

@@ -89,7 +89,7 @@ class TrackedTrial:
 
     @property
     def run_id(self) -> str:
-        """The run's id, the same after a restart."""
+        """The same after a restart."""
         return hashlib.sha256(f"{self.study}\n{self.study_identity}\n{self.number}".encode()).hexdigest()[:16]
 
     @property
