@@ -1,4 +1,4 @@
-"""The shape of the patients' variance: against drawn scores and SciPy's bivariate normal, and in its symmetries."""
+"""The binormal variance agrees with simulated scores and SciPy's bivariate normal, and has the right symmetries."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def test_it_is_the_covariance_of_placements_by_scipys_bivariate_normal(first: fl
 @pytest.mark.slow
 @pytest.mark.parametrize(("first", "second"), [(0.9, 0.9), (0.97, 0.93), (0.6, 0.75)])
 def test_it_is_the_covariance_of_drawn_placements_of_two_replicates_of_each_arm(first: float, second: float) -> None:
-    """Of one patient's scores by two replicates of each arm: what two replicates' differences have in common."""
+    """The covariance of two replicates' differences, simulated for the scores of one patient."""
     separations = np.repeat(norm.ppf([first, second]) * np.sqrt(2), 2)
     correlations = np.full((4, 4), ACROSS_ARMS)
     correlations[:2, :2] = correlations[2:, 2:] = WITHIN_ARM
     np.fill_diagonal(correlations, 1)
     generator = numpy_generator(1, "placements")
     scores = generator.multivariate_normal(separations, correlations, 400_000)
-    placements = norm.cdf(scores)  # the chance that a patient of the other class scores lower
+    placements = norm.cdf(scores)  # the probability that a patient of the other class scores lower
 
     differences = placements[:, :2] - placements[:, 2:]
 

@@ -1,4 +1,4 @@
-"""Figures agree with scikit-learn, ties and weights included."""
+"""Metrics agree with scikit-learn, including ties and weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Labels = NDArray[np.int64]
 
 
 def expected_calibration_error(labels: Labels, probabilities: Floats) -> float:
-    """By scikit-learn's reliability curve, whose bins of equal width are closed above too."""
+    """Compute it from scikit-learn's reliability curve, whose equal-width bins are also closed above."""
     is_right, confidence = probabilities.argmax(axis=1) == labels, probabilities.max(axis=1)
     accuracy, mean_confidence = calibration_curve(is_right, confidence, n_bins=15)
     counts = np.bincount(np.searchsorted(np.linspace(0, 1, 16)[1:-1], confidence))
@@ -30,7 +30,7 @@ def expected_calibration_error(labels: Labels, probabilities: Floats) -> float:
 
 
 def images_with_ties(class_count: int, image_count: int = 120, seed: int = 3) -> tuple[Labels, Floats]:
-    """Labels of all classes and probabilities on a coarse grid, so that many scores are equal."""
+    """Draw labels of all classes, and probabilities on a coarse grid, so that many scores are equal."""
     generator = numpy_generator(seed, "images")
     labels = np.concatenate([np.arange(class_count), generator.integers(0, class_count, image_count - class_count)])
     raw = generator.integers(1, 6, (image_count, class_count)).astype(np.float64)

@@ -44,9 +44,7 @@ def test_intervals_contain_the_estimate_and_repeat_with_the_seed() -> None:
         ({"replicates": 50}, (0.07357726701103162, 0.18796485989893794)),
     ],
 )
-def test_an_interval_that_was_told_is_told_again_by_the_next_version(
-    replicates: dict[str, int], brier: tuple[float, float]
-) -> None:
+def test_intervals_do_not_change_between_versions(replicates: dict[str, int], brier: tuple[float, float]) -> None:
     labels, probabilities, patients = overlapping_classes(20)
 
     again = patient_bootstrap(labels, probabilities, patients, positive=1, threshold=0.5, seed=1, **replicates)
@@ -58,7 +56,7 @@ def mean_squared_error(labels: NDArray[np.int64], probabilities: NDArray[np.floa
     return float(((probabilities[:, positive] - (labels == positive)) ** 2).mean())
 
 
-def test_a_metric_of_ones_own_has_its_value_and_the_interval_that_it_would_have_here() -> None:
+def test_an_extension_metric_has_the_value_and_interval_of_the_same_built_in_metric() -> None:
     labels, probabilities, patients = overlapping_classes(20)
     drawn = labels, probabilities, patients
 
@@ -69,7 +67,7 @@ def test_a_metric_of_ones_own_has_its_value_and_the_interval_that_it_would_have_
     assert found == {"own": pytest.approx((value, *ours))}
 
 
-def test_a_metric_of_ones_own_that_has_no_value_on_a_resample_is_told() -> None:
+def test_an_extension_metric_without_a_value_on_a_resample_is_refused() -> None:
     with pytest.raises(
         DataError, match=r"metric own has no value on these 20 images(.|\n)*fix: evaluate on more images"
     ):
@@ -77,7 +75,7 @@ def test_a_metric_of_ones_own_that_has_no_value_on_a_resample_is_told() -> None:
 
 
 def test_copies_of_each_patients_image_do_not_shrink_the_interval() -> None:
-    """The unit is the patient: the same image ten times over is no new evidence."""
+    """Patients are resampled: ten copies of an image are no new evidence."""
     labels, probabilities, patients = overlapping_classes()
 
     once = patient_bootstrap(labels, probabilities, patients, positive=1, threshold=0.5, replicates=300, seed=1)

@@ -1,4 +1,4 @@
-"""Copies are found however they are dressed up; smooth new images, and real ones of new patients, are not copies."""
+"""Copies are found in every disguise; smooth new images and real ones of new patients are not copies."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Floats = NDArray[np.float64]
 
 
 def chests(count: int, purpose: str, size_px: int = 32) -> Images:
-    """Images that share a shape, as chests do, and differ in a smooth field and in fine detail: uint8 [n, S, S]."""
+    """Draw images with a common shape, a smooth field of their own and fine detail: uint8 [n, S, S]."""
     random = numpy_generator(0, purpose)
     rows, columns = np.mgrid[-1 : 1 : size_px * 1j, -1 : 1 : size_px * 1j]
     shared = 60 * np.exp(-4 * (np.abs(columns) - 0.45) ** 2 - rows**2)
@@ -72,7 +72,7 @@ def noisy(images: Images) -> Images:
 
 
 def by_hand(image: Floats, training: Floats) -> tuple[float, int]:
-    """Closeness to patients with one image each, and whose is nearest, by one flip and shift after the other; [S, S]."""
+    """Compute closeness and nearest patient one flip and shift at a time, with one image per patient; [S, S]."""
     ratios = []
     image, training = resized(image, 32), np.stack([resized(one, 32) for one in training])
     for side_px, shift_px in ((32, 2), (16, 1)):
@@ -194,7 +194,7 @@ def test_a_smooth_generator_that_copies_nothing_passes() -> None:
 
 @pytest.mark.slow
 def test_further_images_of_a_patient_do_not_hide_a_copy() -> None:
-    """Each patient has 60 images that are nearly the same: measured against those, a copy of one would be nothing odd."""
+    """Each patient has 60 nearly equal images: compared with those, a copy of one would not stand out."""
     series = np.repeat(TRAINING[:20], 60, axis=0)
     series = as_pixels(series + numpy_generator(3, "series").normal(0, 3, series.shape))
     who = np.repeat(np.arange(20), 60).astype(str).tolist()
@@ -216,8 +216,8 @@ def test_any_number_of_images_is_compared_as_one_by_one() -> None:
 
 
 @pytest.mark.slow
-def test_where_nothing_can_be_told_no_image_is_near() -> None:
-    """One patient, training images that are all the same, or flat images, as a GAN draws before its first step."""
+def test_without_a_reference_no_image_is_near() -> None:
+    """One patient, equal training images, or constant images, as a GAN makes them before its first step."""
     flat = np.full((3, 32, 32), 128, dtype=np.uint8)
 
     assert closeness(TRAINING[:3], TRAINING[:4], ["a"] * 4).ratio.tolist() == [1, 1, 1]

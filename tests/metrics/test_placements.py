@@ -1,4 +1,4 @@
-"""AUROCs and their covariance agree with the definitions, written out pair by pair, and with leaving patients out."""
+"""AUROCs and their covariance agree with the definitions, computed pair by pair, and with the jackknife."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_patients_on_both_sides_differ_from_obuchowski_in_the_factor_of_the_cros
 
 
 def test_the_variance_is_near_that_of_leaving_one_patient_out() -> None:
-    """The jackknife shares no line with it: it ranks the remaining images again."""
+    """The jackknife is independent of it: it ranks the remaining images again."""
     labels, probabilities = two_models(300)
     patients = np.array([f"p{number}" for number in np.arange(300) // 2])
 
@@ -145,7 +145,7 @@ def test_the_variance_is_near_that_of_leaving_one_patient_out() -> None:
     assert covariance(found) == pytest.approx(jackknife, rel=0.03)
 
 
-def test_influences_tell_how_auroc_moves_when_a_patient_is_there_twice() -> None:
+def test_a_component_predicts_how_the_auroc_changes_if_a_patient_is_duplicated() -> None:
     labels, probabilities = two_models(600)
     twice = np.concatenate([np.arange(600), [2]])
 
@@ -155,7 +155,7 @@ def test_influences_tell_how_auroc_moves_when_a_patient_is_there_twice() -> None
     assert moved == pytest.approx(found.components[0, 2], rel=0.02)
 
 
-def test_columns_are_the_patients_in_sorted_order_wherever_their_images_stand() -> None:
+def test_columns_are_the_patients_in_sorted_order() -> None:
     labels, probabilities = two_models()
     patients = np.array([f"p{number % 40:02d}" for number in range(90)])
     order = numpy_generator(1, "order").permutation(90)
@@ -171,7 +171,7 @@ def test_columns_are_the_patients_in_sorted_order_wherever_their_images_stand() 
 @pytest.mark.slow
 @settings(max_examples=40)
 @given(st.integers(0, 1000))
-def test_one_more_copy_of_a_patients_image_tells_less_than_a_new_patient(seed: int) -> None:
+def test_a_copy_of_a_patients_image_is_less_informative_than_a_new_patient(seed: int) -> None:
     """Copies of all images, as one patient's own or as new patients: only the latter shrink the standard error."""
     labels, probabilities = two_models(60, seed)
     patients = one_patient_each(labels)
@@ -234,7 +234,7 @@ def test_effective_patients_of_three_classes_are_the_mean_of_each_against_the_re
     assert found == pytest.approx(np.mean([4 / (1 / one + 1 / (60 - one)) for one in (10, 20, 30)]))
 
 
-def test_influences_come_with_the_effective_patients_whose_copies_do_not_count() -> None:
+def test_components_come_with_effective_patients_in_which_copies_do_not_count() -> None:
     labels, probabilities = two_models(60)
     doubled = np.tile(labels, 2), np.tile(probabilities, (1, 2, 1))
 

@@ -1,4 +1,4 @@
-"""A folder whose images score differently within a class is noticed; one with other shares of the classes is not that."""
+"""A shift of the scores within a class causes a warning; another prevalence alone is reported differently."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_class_that_scores_higher_is_named_with_its_specificity() -> None:
     assert f"specificity is {normal.recall:.3f} here, {normal.recall_in_validation:.3f} in validation" in warning
 
 
-def test_of_the_positive_class_it_is_the_sensitivity() -> None:
+def test_a_shift_of_the_positive_class_is_about_sensitivity() -> None:
     validation, folder = samples(1), samples(2)
     low = folder["PNEUMONIA"]
     lower = ClassSample(scores=low.scores / 4, images=low.images, patients=low.patients)
@@ -49,7 +49,7 @@ def test_of_the_positive_class_it_is_the_sensitivity() -> None:
     assert "sensitivity is" in warning
 
 
-def test_equal_folders_are_rarely_warned_of() -> None:
+def test_equal_folders_rarely_cause_a_warning() -> None:
     folders = [samples(1000 + seed, normal=25, ill=75) for seed in range(100)]
 
     warned = [bool(shift(samples(seed), folder).warnings) for seed, folder in enumerate(folders)]
@@ -58,7 +58,7 @@ def test_equal_folders_are_rarely_warned_of() -> None:
     assert not shift(samples(1), samples(1)).warnings
 
 
-def test_a_large_difference_of_few_patients_is_no_warning() -> None:
+def test_a_large_difference_of_few_patients_causes_no_warning() -> None:
     assert not shift(samples(1), samples(2, normal=3, ill=9, normal_mean=-1)).warnings
 
 
@@ -70,7 +70,7 @@ def test_many_images_of_few_patients_count_as_few() -> None:
     assert not shift(samples(1), of_three).warnings
 
 
-def test_other_shares_of_the_classes_leave_the_threshold_alone() -> None:
+def test_another_prevalence_alone_leaves_the_threshold_valid() -> None:
     found = shift(samples(1), samples(2, normal=300, ill=100))
 
     (warning,) = found.warnings
@@ -91,7 +91,7 @@ def test_the_p_value_is_mann_whitneys() -> None:
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=50), st.integers(1, 60))
-def test_a_summary_is_sorted_scores_no_more_than_asked(scores: list[float], at_most: int) -> None:
+def test_a_summary_is_sorted_and_has_at_most_the_given_number_of_scores(scores: list[float], at_most: int) -> None:
     summary = summarise(np.array(scores), at_most).tolist()
 
     assert summary == sorted(summary)

@@ -1,4 +1,4 @@
-"""The threshold barely depends on which validation images there are, and does not harm where they are few."""
+"""The threshold barely depends on the choice of validation images, and does no harm with few of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from xraytune.metrics.threshold import balanced_threshold, fewest_positives, sen
 from xraytune.seeding import numpy_generator
 
 MIDDLE = 2.0
-"""Logit at which the two classes are equally dense, so the best threshold for balanced accuracy."""
+"""Logit at which the classes have equal density: the best threshold for balanced accuracy."""
 
 
 def overconfident_scores(count: int, seed: int, positive_share: float = 0.75) -> tuple[Flags, Floats]:
@@ -96,7 +96,7 @@ def test_one_class_alone_has_no_threshold() -> None:
         balanced_threshold(np.ones(3, dtype=np.bool_), np.array([0.1, 0.2, 0.3]))
 
 
-def test_further_positive_images_are_found_as_often_as_asked() -> None:
+def test_new_positive_images_are_found_with_the_requested_sensitivity() -> None:
     generator = numpy_generator(5, "positives")
     found = []
     for _ in range(2000):
@@ -109,7 +109,7 @@ def test_further_positive_images_are_found_as_often_as_asked() -> None:
 
 
 @pytest.mark.parametrize(("sensitivity", "count"), [(0.5, 1), (0.9, 9), (0.95, 19), (0.99, 99)])
-def test_too_few_positive_images_tell_no_threshold(sensitivity: float, count: int) -> None:
+def test_too_few_positive_images_give_no_threshold(sensitivity: float, count: int) -> None:
     scores = np.arange(count) / 100
 
     assert fewest_positives(sensitivity) == count

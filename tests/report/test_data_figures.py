@@ -1,4 +1,4 @@
-"""The figures of a data folder: who is on them, and what they count."""
+"""The figures of a data folder: the chosen patients and the counts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FILES = ("samples.png", "samples.svg", "class_frequency.png", "class_frequency.s
 
 
 def write(root: Path, files: Iterable[str]) -> None:
-    """An image of its own for each path below `root`, in one grey that is the patient's number."""
+    """Write a distinct image for each path below `root`; its grey is the patient's number."""
     for file in files:
         path = root / file
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ def test_four_files_are_written(index: ImageIndex, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_no_two_images_of_a_patient_stand_in_a_row_and_none_of_the_test_part(index: ImageIndex) -> None:
+def test_a_row_shows_each_patient_once_and_no_test_image(index: ImageIndex) -> None:
     normal, pneumonia = sample_rows(index, seed=0)
 
     assert sorted(patients_of(normal)) == [101, 102, 103, 104]
@@ -109,7 +109,7 @@ def test_figures_that_are_there_already_are_not_overwritten(index: ImageIndex, t
 
 
 @pytest.mark.slow
-def test_a_folder_with_other_files_takes_figures(index: ImageIndex, tmp_path: Path) -> None:
+def test_figures_may_go_into_a_folder_with_other_files(index: ImageIndex, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
 
     draw_data_figures(index, tmp_path)
@@ -118,6 +118,6 @@ def test_a_folder_with_other_files_takes_figures(index: ImageIndex, tmp_path: Pa
 
 
 def test_figures_among_the_images_are_refused(index: ImageIndex) -> None:
-    """They would be X-rays of their own at the next look."""
+    """The next inspection would take them for X-rays."""
     with pytest.raises(ConfigError, match="would be taken for X-rays"):
         draw_data_figures(index, index.root / "train" / "NORMAL")

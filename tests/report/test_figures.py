@@ -1,4 +1,4 @@
-"""Figures as files: what a reader and a program find in them."""
+"""The content of figure files."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def test_every_image_of_a_grid_is_in_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 8])
-def test_a_grid_shows_the_very_greys(tmp_path: Path, count: int) -> None:
-    """Black stays black and white white, whatever is in the image: no stretching of the contrast."""
+def test_a_grid_keeps_the_greys(tmp_path: Path, count: int) -> None:
+    """The contrast is not stretched."""
     images = np.full((count, 32, 32), 60, dtype=np.uint8)
     png, _ = draw_sample_grid([SampleRow(name="NORMAL", note="", images=images)], tmp_path)
 
@@ -60,7 +60,7 @@ def test_a_grid_shows_the_very_greys(tmp_path: Path, count: int) -> None:
     assert (greys == 60).sum() > 0.05 * greys.size
 
 
-def test_nothing_of_the_day_or_the_machine_is_in_a_figure(tmp_path: Path) -> None:
+def test_figures_are_reproducible_to_the_byte(tmp_path: Path) -> None:
     files = [*draw_sample_grid([row("NORMAL")], tmp_path), *draw_class_bars(["a", "b"], bars(), tmp_path)]
     again = tmp_path / "again"
     draw_sample_grid([row("NORMAL")], again)
@@ -71,7 +71,7 @@ def test_nothing_of_the_day_or_the_machine_is_in_a_figure(tmp_path: Path) -> Non
         assert b"<dc:date>" not in file.read_bytes()
 
 
-def test_a_persons_own_matplotlib_settings_change_nothing_and_stay(tmp_path: Path) -> None:
+def test_the_users_matplotlib_settings_change_nothing_and_stay(tmp_path: Path) -> None:
     plain = draw_class_bars(["a", "b"], bars(), tmp_path / "plain")
     with matplotlib.rc_context(
         {"font.size": 30, "svg.fonttype": "path", "savefig.bbox": "tight", "text.antialiased": False}
@@ -84,7 +84,7 @@ def test_a_persons_own_matplotlib_settings_change_nothing_and_stay(tmp_path: Pat
 
 @pytest.mark.parametrize("name", ["$x$", "a$b", "正常", "<&>", "x" * 200, "x_1^2", "\\frac", "$\\bad{$", "a\x1b[2J\n"])
 def test_any_folder_name_is_a_class_name(tmp_path: Path, name: str) -> None:
-    """No formula, no markup, and no names over the images; a script that the font lacks is no error."""
+    """Neither formulas nor markup; a script that the font lacks is no error."""
     _, svg = draw_sample_grid([row(name), row("NORMAL")], tmp_path)
     _, other = draw_class_bars([name, "NORMAL"], bars(), tmp_path)
 

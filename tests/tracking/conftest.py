@@ -1,4 +1,4 @@
-"""A home without a login, and one trial to track."""
+"""A home without a W&B login, and a trial to track."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -39,7 +39,7 @@ def trial(tmp_path: Path) -> TrackedTrial:
 
 @pytest.fixture
 def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[FakeWandb], FakeWandb]]:
-    """Put a fake in wandb's place; calls that hang are let go when the test is over."""
+    """Replace wandb with a fake; calls that hang return when the test ends."""
     installed: list[FakeWandb] = []
 
     def install(fake: FakeWandb) -> FakeWandb:

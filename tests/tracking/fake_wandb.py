@@ -1,4 +1,4 @@
-"""A stand-in for wandb at its contract: what xraytune calls, and no more. It can fail or hang at any of those calls."""
+"""A fake of the part of wandb that xraytune calls. Any of these calls can fail or hang."""
 
 import json
 import threading
@@ -10,7 +10,7 @@ from tests.tracking.offline_runs import OfflineRun
 
 
 class FakeRun:
-    """A run that keeps what it is told, and writes it when it ends."""
+    """A run that records calls, and writes them to a file when it ends."""
 
     def __init__(self, library: "FakeWandb", arguments: dict[str, Any]) -> None:
         self._library, self._arguments = library, arguments
@@ -21,7 +21,7 @@ class FakeRun:
     def define_metric(self, name: str, step_metric: str | None = None) -> None: ...
 
     def log(self, values: dict[str, Any], *, step: int, commit: bool) -> None:
-        assert commit, "an epoch is to be seen when it has ended"
+        assert commit, "an epoch is visible when it has ended"
         self._library.at("log")
         self.rows.append(values | {"_step": step})
 
@@ -57,9 +57,9 @@ class FakeWandb(ModuleType):
     """The module.
 
     Args:
-        at: The call that goes wrong: `setup`, `init`, `log`, `finish` or `teardown`.
-        error: What it raises; None: it never returns, until the test `release`s it.
-        starting_step: Where the server says that the run goes on.
+        at: The call that fails: `setup`, `init`, `log`, `finish` or `teardown`.
+        error: Raised by it; None: it hangs until the test sets `release`.
+        starting_step: The step at which the server resumes the run.
     """
 
     def __init__(self, at: str = "", error: BaseException | None = None, *, starting_step: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""Read what a W&B run left on the disk, as `wandb sync` does: the file's own format, and what is in it."""
+"""Read the file of an offline W&B run, as `wandb sync` does."""
 
 import json
 import struct
@@ -13,7 +13,7 @@ _WHOLE, _LAST = 1, 4
 
 @dataclass
 class OfflineRun:
-    """What is in an offline run. `rows` are the curves, one for each step, with `_step` in it."""
+    """The content of an offline run. `rows` are the curves: one for each step, including `_step`."""
 
     id: str
     group: str
@@ -25,12 +25,12 @@ class OfflineRun:
 
     @property
     def epochs(self) -> list[int]:
-        """Epochs in the curves, the sample grid's 0 left out."""
+        """Epochs in the curves, without the 0 of the sample grid."""
         return [row["epoch"] for row in self.rows if row["epoch"]]
 
 
 def run_files(trial: Path) -> list[Path]:
-    """The runs below a trial's folder, in the order in which they began."""
+    """Return the run files below a trial's folder, in the order in which they started."""
     return sorted(trial.glob("wandb/*run-*/*.wandb"))
 
 
@@ -38,7 +38,7 @@ def read_run(file: Path) -> OfflineRun:
     content = file.read_bytes()
     if not content.startswith(b":W&B"):
         return OfflineRun(**json.loads(content))
-    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]  # seconds; made when it is imported
+    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]  # slow to import
 
     run = OfflineRun(id="", group="", name="", config={}, rows=[], summary={}, exit_code=None)
     for data in _records(content):
@@ -62,7 +62,7 @@ def _values(items: Any) -> dict[str, Any]:
 
 
 def _records(content: bytes) -> Iterator[bytes]:
-    """LevelDB's log format, behind a header: blocks in which records lie whole or in parts."""
+    """Parse LevelDB's log format after a header: blocks of records, complete or in parts."""
     place, parts = _HEADER_BYTES, b""
     while place + _HEADER_BYTES <= len(content):
         left_in_block = _BLOCK_BYTES - place % _BLOCK_BYTES

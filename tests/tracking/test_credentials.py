@@ -1,4 +1,4 @@
-"""Where W&B's key is looked for, and what is cut out of messages."""
+"""Where W&B finds its key, and which secrets are masked in messages."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def test_a_key_is_found_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> N
     assert has_key()
 
 
-def test_a_key_for_a_server_of_ones_own_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_for_a_custom_server_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "logins").write_text("machine wandb.hospital.org login user password x\n", encoding="utf-8")
     monkeypatch.setenv("NETRC", str(tmp_path / "logins"))
     assert not has_key()
@@ -36,7 +36,7 @@ def test_a_netrc_that_cannot_be_read_holds_no_key(tmp_path: Path, content: bytes
     assert not has_key()
 
 
-def test_auto_is_online_with_a_key_unless_somebody_said_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_is_online_with_a_key_unless_wandb_mode_is_offline(monkeypatch: pytest.MonkeyPatch) -> None:
     auto, online, offline = (WandbSettings(mode=mode) for mode in ("auto", "online", "offline"))
     assert [is_online(settings) for settings in (auto, online, offline)] == [False, True, False]
     monkeypatch.setenv("WANDB_API_KEY", "x")
@@ -45,10 +45,10 @@ def test_auto_is_online_with_a_key_unless_somebody_said_offline(monkeypatch: pyt
     assert [is_online(settings) for settings in (auto, online, offline)] == [False, True, False]
 
 
-def test_secrets_are_cut_out_of_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_are_masked_in_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOSPITAL_TOKEN", "hidden1")
     monkeypatch.setenv("A_SHORT_KEY", "no")
 
-    said = without_secrets("hidden1: no way to https://me:pass@proxy.org:3128/x or https://wandb.org/me@home")
+    masked = without_secrets("hidden1: no way to https://me:pass@proxy.org:3128/x or https://wandb.org/me@home")
 
-    assert said == "***: no way to https://***@proxy.org:3128/x or https://wandb.org/me@home"
+    assert masked == "***: no way to https://***@proxy.org:3128/x or https://wandb.org/me@home"

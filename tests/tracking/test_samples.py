@@ -1,4 +1,4 @@
-"""The sample grid: real images beside extra ones, by class."""
+"""The sample grid: real and extra images of each class."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ WHITE = 255
 
 
 def group(name: str, greys: list[int], labels: list[int], side: int = SIDE) -> ImageSource:
-    """Images of one grey each, stored in reverse, so that rows and places differ."""
+    """Make images of one grey each, stored in reverse order, so that rows and positions differ."""
     pixels = np.stack([np.full((side, side), grey, dtype=np.uint8) for grey in reversed(greys)])
     rows = np.arange(len(greys))[::-1]
     return ImageSource(name=name, pixels=pixels, rows=rows, labels=np.array(labels), inputs={})
@@ -31,13 +31,13 @@ def training_set(extra_groups: tuple[ImageSource, ...], extra: list[int], ratio:
 
 
 def greys(shown: TrainingSet, class_count: int = 2) -> list[list[int]]:
-    """The grey in the middle of each place of the grid of three and three."""
+    """Return the grey in the middle of each cell of a grid with three images on each side."""
     sheet = np.asarray(sample_grid(shown, class_count, SIDE, each=3))
     assert sheet.shape == (class_count * PITCH + 2, 6 * PITCH + 2)
     return [[int(sheet[PITCH * row + 6, PITCH * column + 6]) for column in range(6)] for row in range(class_count)]
 
 
-def test_real_images_stand_left_and_extra_ones_right_in_a_row_for_each_class() -> None:
+def test_each_class_has_a_row_with_real_images_left_and_extra_ones_right() -> None:
     made = group("gan", [110, 120, 111, 121], [0, 1, 0, 1])
 
     shown = greys(training_set((made,), [7, 5, 6, 8], ratio=1.0))
@@ -54,7 +54,7 @@ def test_images_drawn_again_are_the_real_ones() -> None:
 
 
 @pytest.mark.parametrize("side", [4, 16])
-def test_images_of_another_size_are_brought_to_the_size_of_the_real_ones(side: int) -> None:
+def test_images_of_another_size_are_resized_to_that_of_the_real_ones(side: int) -> None:
     made = group("gan", [110, 120], [0, 1], side=side)
 
     assert [row[3] for row in greys(training_set((made,), [5, 6], ratio=1.0))] == [110, 120]

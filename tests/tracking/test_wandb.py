@@ -1,4 +1,4 @@
-"""What a W&B run of a trial holds: the same class of tests for the real wandb, offline, and for its stand-in."""
+"""The W&B run of a trial: the same tests for the real wandb, offline, and for its fake."""
 
 import json
 from collections.abc import Callable
@@ -104,7 +104,7 @@ class TestRun:
             assert shown.size == (12, 8)
 
     def test_a_resumed_trial_goes_on_in_its_run(self, trial: TrackedTrial) -> None:
-        """Each start writes a file of its own; both have the one id, so that they are one run."""
+        """Each start writes a separate file; both have the same id, so they are one run."""
         before = WandbRun(WandbSettings(mode="offline"), trial)
         before.log(EPOCHS[0])
         before.finish("unfinished")
@@ -140,10 +140,10 @@ class TestRun:
         assert not [file for file in files if key.encode() in file.read_bytes()]
 
 
-def test_what_the_server_has_of_a_resumed_run_is_not_sent_again(
+def test_epochs_that_the_server_has_are_not_sent_again(
     trial: TrackedTrial, install: Callable[[FakeWandb], FakeWandb]
 ) -> None:
-    """The server says at which step the run goes on: after two epochs at the third."""
+    """The server reports the step at which the run resumes: the third, after two epochs."""
     install(FakeWandb(starting_step=3))
     run = WandbRun(WandbSettings(), trial, samples=a_grid)
     for record in EPOCHS:
@@ -156,7 +156,7 @@ def test_what_the_server_has_of_a_resumed_run_is_not_sent_again(
 
 
 def test_a_run_belongs_to_one_study_and_one_trial(trial: TrackedTrial) -> None:
-    """Two studies of one name, in two folders, do not write into each other's runs."""
+    """Two studies of the same name in different folders do not share runs."""
     same = replace(trial, folder=trial.folder.parent / "moved", label="another")
     others = (replace(trial, study_identity="b2"), replace(trial, number=8), replace(trial, study="other"))
 

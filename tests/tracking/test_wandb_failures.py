@@ -1,6 +1,6 @@
-"""A W&B that fails, hangs or is logged out is said once and harms nothing.
+"""A W&B that fails, hangs or is logged out costs one warning.
 
-That a call does not wait is seen without a clock: it has returned while W&B still hangs, which the test alone can end.
+No clock is needed to see that a call does not wait: it returns while W&B still hangs, which only the test can end.
 """
 
 import os
@@ -26,7 +26,7 @@ SOON = 30.0
 
 
 def track(trial: TrackedTrial, *, finish_seconds: float = SOON, **options: int) -> WandbRun:
-    """A whole trial, told to W&B."""
+    """Track a complete trial."""
     run = WandbRun(WandbSettings(mode="offline"), trial, samples=a_grid, finish_seconds=finish_seconds, **options)
     for record in EPOCHS:
         run.log(record)
@@ -34,27 +34,27 @@ def track(trial: TrackedTrial, *, finish_seconds: float = SOON, **options: int) 
     return run
 
 
-def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.name.startswith("xraytune")]
 
 
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("error", [OSError("no network"), SystemExit(1)])
-def test_a_wandb_that_raises_is_said_once(
+def test_a_wandb_that_raises_costs_one_warning(
     call: str, error: BaseException, trial: TrackedTrial, install: Install, caplog: pytest.LogCaptureFixture
 ) -> None:
     fake = install(FakeWandb(call, error))
 
     track(trial)
 
-    assert fake.calls.count(call) == 1, "what failed is not asked again"
-    (message,) = said(caplog)
+    assert fake.calls.count(call) == 1, "a failed call is not repeated"
+    (message,) = warnings_of(caplog)
     assert message.startswith("W&B failed, the trial goes on")
     assert "epochs.jsonl" in message
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a_wandb_that_never_answers_is_let_go_of(
+def test_a_wandb_that_never_answers_is_abandoned(
     call: str, trial: TrackedTrial, install: Install, caplog: pytest.LogCaptureFixture
 ) -> None:
     fake = install(FakeWandb(call))
@@ -67,12 +67,12 @@ def test_a_wandb_that_never_answers_is_let_go_of(
         run.log(EPOCHS[-1])
     run.finish("complete")
 
-    assert not fake.release.is_set(), "it hangs still, and every call has returned"
-    (message,) = said(caplog)
+    assert not fake.release.is_set(), "it still hangs, and every call has returned"
+    (message,) = warnings_of(caplog)
     assert f"did not answer within {AT_ONCE} s" in message
 
 
-def test_a_wandb_that_answers_after_it_was_let_go_of_is_asked_no_more(trial: TrackedTrial, install: Install) -> None:
+def test_an_abandoned_wandb_gets_no_further_calls(trial: TrackedTrial, install: Install) -> None:
     fake = install(FakeWandb("init"))
     track(trial, finish_seconds=AT_ONCE)
     assert fake.reached.wait(SOON)
@@ -96,13 +96,13 @@ def test_what_does_not_fit_in_the_queue_is_dropped_with_one_warning(
         run.log(record)
     run.finish("complete")
 
-    (message,) = said(caplog)
+    (message,) = warnings_of(caplog)
     assert "does not keep up" in message
     assert not fake.release.is_set()
 
 
 def test_a_queue_that_was_full_still_ends_the_run(trial: TrackedTrial, install: Install) -> None:
-    """W&B was slow, not dead: what fitted is there, and the run has its end."""
+    """W&B was only slow: the queued epochs arrive, and the run ends."""
     fake = install(FakeWandb("init"))
     run = WandbRun(WandbSettings(mode="offline"), trial, finish_seconds=SOON, most_waiting=2)
     assert fake.reached.wait(SOON)
@@ -115,7 +115,7 @@ def test_a_queue_that_was_full_still_ends_the_run(trial: TrackedTrial, install: 
     assert fake.calls == ["setup", "init", "log", "log", "finish", "teardown"]
 
 
-def test_a_grid_that_cannot_be_drawn_is_no_matter_of_the_trial(
+def test_a_grid_that_cannot_be_drawn_does_not_affect_the_trial(
     trial: TrackedTrial, install: Install, caplog: pytest.LogCaptureFixture
 ) -> None:
     install(FakeWandb())
@@ -127,18 +127,18 @@ def test_a_grid_that_cannot_be_drawn_is_no_matter_of_the_trial(
     run.log(EPOCHS[0])
     run.finish("complete")
 
-    (message,) = said(caplog)
+    (message,) = warnings_of(caplog)
     assert "ValueError: no pixels" in message
 
 
-def test_a_wandb_that_is_not_installed_is_said(
+def test_a_missing_wandb_is_reported(
     trial: TrackedTrial, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
 
     track(trial)
 
-    (message,) = said(caplog)
+    (message,) = warnings_of(caplog)
     assert "import of wandb halted" in message
 
 
@@ -150,7 +150,7 @@ def test_a_message_holds_no_secret(
 
     track(trial)
 
-    (message,) = said(caplog)
+    (message,) = warnings_of(caplog)
     assert "key *** refused; by http://***@proxy.org:3128/" in message
 
 
@@ -177,9 +177,9 @@ print("the trial has ended", [thread.name for thread in threading.enumerate()])
 
 
 def a_trial_online(folder: Path, finish_seconds: float, **environment: str) -> str:
-    """The trial as a process, with the real wandb; gives what it printed.
+    """Run the trial as a process with the real wandb, and return its output.
 
-    `run` returns when nobody holds the process's output any more: W&B's own service is gone too.
+    `run` returns when no process has the output open any more, so W&B's service has ended too.
     """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
     done = subprocess.run(
@@ -223,7 +223,7 @@ def test_with_a_server_that_never_answers_the_process_of_a_trial_still_ends(tmp_
 
 @pytest.mark.slow
 @pytest.mark.parametrize("key", ["", "too-short"])
-def test_logged_out_is_said_with_what_to_do(tmp_path: Path, key: str, silent_server: str) -> None:
+def test_a_missing_login_is_reported_with_what_to_do(tmp_path: Path, key: str, silent_server: str) -> None:
     output = a_trial_online(tmp_path, SOON, WANDB_API_KEY=key, WANDB_BASE_URL=silent_server)
 
     assert output.count("W&B failed, the trial goes on") == 1
