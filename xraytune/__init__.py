@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from xraytune.cli.getting_started import demo
     from xraytune.config.load import load_space
     from xraytune.confirm.run import confirm as confirm_study
     from xraytune.data.inspect import inspect_folder
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from xraytune.data.transform import transform_folder
     from xraytune.errors import XraytuneError
     from xraytune.export.best import export as export_best
-    from xraytune.export.demo import demo
     from xraytune.export.doctor import doctor
     from xraytune.export.evaluate import evaluate
     from xraytune.export.predict import predict
@@ -53,7 +53,7 @@ __all__ = [
 _LOCATIONS = {
     "XraytuneError": "errors:XraytuneError",
     "confirm_study": "confirm.run:confirm",
-    "demo": "export.demo:demo",
+    "demo": "cli.getting_started:demo",
     "doctor": "export.doctor:doctor",
     "draw_phantoms": "data.phantom:draw_phantoms",
     "evaluate": "export.evaluate:evaluate",

@@ -1,4 +1,4 @@
-"""`xraytune confirm STUDY`."""
+"""`xraytune confirm`: run the confirmation of a study and print its verdict."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xraytune.cli import console
-from xraytune.cli.console import Cell, Column, Frame, Table, Tone
+from xraytune.cli.console import Cell, Column, Table, Tone
 from xraytune.cli.options import Address, AsJson, Cache, MovedData, Reason, StudyArgument, WeightsDir
-from xraytune.cli.search import shown_path, tell_dashboard
+from xraytune.cli.search import log_dashboard, shown_path
 
 if TYPE_CHECKING:
     from xraytune.confirm.answer import ControlResult, DuplicatePoint, FinalistResult, Gain, RatioPoint
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from xraytune.confirm.record import Confirmation
 
 _TONES: dict[str, Tone] = {"helps": "good", "better": "good", "hurts": "bad", "worse": "bad"}
-_WORDS = {
+_VERDICTS = {
     "helps": "synthetic images help",
     "hurts": "synthetic images hurt",
     "no_better": "synthetic images do not improve AUROC",
@@ -32,32 +32,33 @@ def confirm(
     study: StudyArgument,
     test: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Test images in class folders, where the study's images have no test/."),
+        typer.Option(metavar="DIR", help="Test images in class folders, if the study's image folder has no test/."),
     ] = None,
     data: MovedData = None,
     weights_dir: WeightsDir = None,
     finalists: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="How many of the best mixes, instead of the study's number.")
+        int | None,
+        typer.Option(min=1, metavar="N", help="Number of best mixes to test; overrides the study's setting."),
     ] = None,
     gan_seeds: Annotated[
         int | None,
         typer.Option(
             min=2,
             metavar="N",
-            help="Use more GAN seeds than the study sets; adding them after a verdict makes the next one exploratory.",
+            help="Use more GAN seeds than the study sets; adding seeds after a verdict makes the next one exploratory.",
         ),
     ] = None,
     forecast: Annotated[
         bool,
-        typer.Option("--forecast", help="Train, forecast the verdict, and stop before the test folder is opened."),
+        typer.Option("--forecast", help="Train, forecast the verdict, and stop before accessing the test folder."),
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Open the test folder without asking.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Access the test folder without asking.")] = False,
     cache: Cache = None,
     address: Address = None,
     reason: Reason = "",
     as_json: AsJson = False,
 ) -> None:
-    """Answer the question: the best mixes against matched and tuned controls, on fresh seeds and the sealed test folder."""
+    """Test the best mixes against matched and tuned controls, with new seeds, on the sealed test folder."""
     from xraytune.confirm.run import confirm
 
     with ConfirmScreen(only_forecast=forecast, ask=not (yes or as_json), as_json=as_json) as screen:
@@ -77,16 +78,16 @@ def confirm(
     if as_json:
         console.show_json(found.to_json())
     else:
-        show(found)
+        show_verdict(found)
 
 
 class ConfirmScreen:
-    """A `ConfirmObserver` that shows the progress of a confirm.
+    """Show the progress of a confirm.
 
     Args:
-        only_forecast: Whether to stop after the forecast.
-        ask: Whether to ask before the test folder is opened; without a terminal it is opened without asking.
-        as_json: Whether stdout is reserved for JSON.
+        only_forecast: Stop after the forecast.
+        ask: Ask before accessing the test folder; without a terminal, never.
+        as_json: Print nothing but JSON to stdout.
     """
 
     def __init__(self, *, only_forecast: bool, ask: bool, as_json: bool) -> None:
@@ -101,11 +102,11 @@ class ConfirmScreen:
         self._drawing.close()
 
     def on_progress(self, what: str, done: int, total: int) -> None:
-        """A bar for each kind of work."""
+        """Show progress as a bar for each kind of work."""
         self._bars(what, done, total)
 
     def forecast(self, forecast: Forecast, *, is_open: bool) -> None:
-        """Show the forecast; exit if it is all that was asked for, or if the test folder is to stay sealed."""
+        """Show the forecast. Exits if nothing else was requested, or if the test folder is to stay sealed."""
         if is_open and not self._only_forecast:
             return
         self._drawing.close()
@@ -115,49 +116,52 @@ class ConfirmScreen:
         if not self._as_json:
             show_forecast(forecast)
         if is_open:
-            console.say("the test folder was opened before; seeds added now make the verdict exploratory")
+            console.write("the test folder was accessed before: adding seeds now makes the verdict exploratory")
             raise typer.Exit
-        if self._only_forecast or (self._ask and not console.agreed("Open the test folder now?")):
-            console.say(
-                "the test folder stays sealed; run confirm with --gan-seeds N to add seeds, without --forecast to open it"
+        if self._only_forecast or (self._ask and not console.agreed("Access the test folder now?")):
+            console.write(
+                "the test folder stays sealed; use --gan-seeds N to add seeds; leave out --forecast to access it"
             )
             raise typer.Exit
         self._bars = self._drawing.enter_context(console.progress())
 
     def note(self, text: str) -> None:
-        """A line above what is drawn."""
+        """Log a line."""
         console.event(text)
 
     def opened(self, dashboard: str) -> None:
-        """Where to look at the runs."""
-        tell_dashboard(dashboard)
+        """Log where to watch the runs."""
+        log_dashboard(dashboard)
 
     def progressed(self, what: str, ended: int, total: int) -> None:
-        """A bar for each kind of run."""
+        """Show progress as a bar for each kind of run."""
         if total:
             self.on_progress(what, ended, total)
 
 
 def show_forecast(forecast: Forecast) -> None:
-    """Show the most likely verdict of each design, by the true effect."""
+    """Print the most likely verdict for each design and true effect."""
     effects = sorted({one.true_difference for one in forecast.chances})
-    columns = (
-        Column(name="test AUROC", align="right"),
-        Column(name="GAN seeds", align="right"),
-        *(Column(name=f"if they add {effect:g}" if effect else "if they do nothing") for effect in effects),
-    )
-    designs = list(dict.fromkeys((one.design.auroc, one.design.gan_seeds) for one in forecast.chances))
-    rows: tuple[tuple[Cell | str, ...], ...] = tuple(
-        (
-            f"{auroc:.3f}",
-            str(gan_seeds),
-            *(_likeliest(one) for one in forecast.of_design(auroc=auroc, gan_seeds=gan_seeds)),
+    designs = dict.fromkeys((one.design.auroc, one.design.gan_seeds) for one in forecast.chances)
+    console.show(
+        Table(
+            (
+                Column("test AUROC", "right"),
+                Column("GAN seeds", "right"),
+                *(f"true effect {effect:+g}" if effect else "no effect" for effect in effects),
+            ),
+            [
+                (
+                    f"{auroc:.3f}",
+                    f"{gan_seeds}",
+                    *(_likeliest(one) for one in forecast.of_design(auroc=auroc, gan_seeds=gan_seeds)),
+                )
+                for auroc, gan_seeds in designs
+            ],
+            "forecast: the most likely verdict on the test folder, based on scores on val-B",
         )
-        for auroc, gan_seeds in designs
     )
-    title = "forecast: the most likely verdict on the test folder, from the scores on val-B"
-    console.show(Frame(lines=(), tables=(Table(title=title, columns=columns, rows=rows),)))
-    console.say(forecast.as_text)
+    console.write(forecast.as_text)
 
 
 def _likeliest(chances: VerdictChances) -> Cell:
@@ -165,41 +169,38 @@ def _likeliest(chances: VerdictChances) -> Cell:
     return Cell(f"{word.replace('_', ' ')} {chance:.0%}", _TONES.get(word, "plain"))
 
 
-def show(found: Confirmation) -> None:
-    """Say the verdict, what it rests on, and where it is written."""
+def show_verdict(found: Confirmation) -> None:
+    """Print the verdict, the comparisons behind it, and where it is written."""
     from xraytune.confirm.answer import RATIO_CAVEAT
 
     first = found.finalists[0]
     head = "exploratory: " if found.exploratory else ""
     console.show(
-        Frame(
-            lines=(
-                Cell(f"{first.arm.name}: {head}{_WORDS[found.word]}", _TONES.get(found.word, "strong")),
-                *(Cell(f"note: {text}", "dim") for text in (*found.exploratory, *found.notes)),
-            ),
-            tables=(*(_comparisons(finalist) for finalist in found.finalists), *_ratios(found)),
-        )
+        Cell(f"{first.arm.name}: {head}{_VERDICTS[found.word]}", _TONES.get(found.word, "strong")),
+        *(Cell(f"note: {text}", "dim") for text in (*found.exploratory, *found.notes)),
+        *(_comparisons(finalist) for finalist in found.finalists),
+        *((_ratios(found), Cell(f"note: {RATIO_CAVEAT}", "dim")) if found.ratios else ()),
     )
-    if found.ratios:
-        console.show(Frame(lines=(Cell(f"note: {RATIO_CAVEAT}", "dim"),)))
     folder = shown_path(found.study) / "confirm"
-    console.say(f"{folder}/verdict.json has every figure, {folder}/methods.md the paragraphs for a paper")
+    console.write(f"all results: {folder}/verdict.json; text for a paper: {folder}/methods.md")
 
 
 def _comparisons(finalist: FinalistResult) -> Table:
-    columns = (
-        Column(name="against", flexible=True),
-        Column(name="AUROC", align="right"),
-        Column(name="difference", align="right"),
-        Column(name="95 % interval"),
-        Column(name="it is"),
-    )
     word = "not tested" if finalist.verdict is None else finalist.verdict.word.replace("_", " ")
-    title = f"{finalist.arm.name}, AUROC {finalist.auroc:.3f}: {word}"
-    return Table(title=title, columns=columns, rows=tuple(_row(result) for result in finalist.results))
+    return Table(
+        (
+            Column("control", flexible=True),
+            Column("AUROC", "right"),
+            Column("difference", "right"),
+            "95 % interval",
+            "result",
+        ),
+        [_comparison(result) for result in finalist.results],
+        f"{finalist.arm.name}, AUROC {finalist.auroc:.3f}: {word}",
+    )
 
 
-def _row(result: ControlResult) -> tuple[Cell | str, ...]:
+def _comparison(result: ControlResult) -> tuple[Cell | str, ...]:
     interval, words = result.comparison.interval, result.verdict.words
     return (
         result.control.name,
@@ -210,22 +211,22 @@ def _row(result: ControlResult) -> tuple[Cell | str, ...]:
     )
 
 
-def _ratios(found: Confirmation) -> tuple[Table, ...]:
-    if not found.ratios:
-        return ()
-    columns = (
-        Column(name="ratio", align="right"),
-        Column(name="arm", flexible=True),
-        Column(name="val-B AUROC", align="right"),
-        Column(name="gain", align="right"),
-        Column(name="95 % interval"),
-    )
+def _ratios(found: Confirmation) -> Table:
     first = found.finalists[0].arm
-    rows = tuple(row for point in found.ratios for row in _ratio_rows(point, first.parameters.source))
-    return (Table(title=f"{first.name} at other ratios", columns=columns, rows=rows),)
+    return Table(
+        (
+            Column("ratio", "right"),
+            Column("arm", flexible=True),
+            Column("val-B AUROC", "right"),
+            Column("gain", "right"),
+            "95 % interval",
+        ),
+        [row for point in found.ratios for row in _ratio_rows(point, first.parameters.source)],
+        f"{first.name} at other ratios",
+    )
 
 
-def _ratio_rows(point: RatioPoint, source: str) -> Iterator[tuple[Cell | str, ...]]:
+def _ratio_rows(point: RatioPoint, source: str) -> Iterator[tuple[str, ...]]:
     """Yield the rows of a ratio: the finalist's source over ratio 0, duplicates over ratio 0, the source over duplicates."""
     ratio, auroc = f"{point.ratio:g}", f"{point.auroc:.3f}"
     if not point.ratio:

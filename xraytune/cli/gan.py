@@ -1,4 +1,4 @@
-"""`xraytune gan sample GAN -n N OUT`."""
+"""`xraytune gan`: train a GAN, or generate images with it."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Annotated
 import typer
 
 from xraytune.cli import console
-from xraytune.cli.options import AsJson, Data, GanCache, Overrides, SkipBroken, SpaceFile
+from xraytune.cli.options import AsJson, Data, GanCache, NewFolder, Overrides, SkipBroken, SpaceFile
 
 
 def train(
     space: SpaceFile,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="The folder to make.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="Folder to create.")],
     data: Data = None,
     overrides: Overrides = None,
     cache: GanCache = None,
     skip_broken: SkipBroken = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train the GAN of a space file, and keep it as a folder; interrupted, the same command goes on."""
+    """Train the GAN of a search space file and save it to a folder. Run again to resume."""
     from xraytune.pipeline.gan_folder import gan_train
 
     with console.progress() as on_progress:
@@ -32,36 +32,36 @@ def train(
             overrides=overrides or (),
             cache=cache,
             skip_broken=skip_broken,
-            note=console.tell,
+            note=console.log,
             on_progress=on_progress,
         )
     if as_json:
-        console.show_json(trained.to_json())
+        console.show_json(trained)
         return
     counts = ", ".join(f"{count} {name}" for name, count in trained.class_counts.items())
     size, steps = trained.settings.image_size, trained.settings.steps
-    console.say(f"{trained.path}: a {size}-px GAN after {steps:,} steps on {counts}")
-    console.say(f"sample grids: {trained.grids}")
-    console.say_command(f"xraytune gan sample {quote(str(trained.path))} -n 500 OUT", "next: ")
+    console.write(f"{trained.path}: {size} px GAN, trained for {steps:,} steps on {counts}")
+    console.write(f"sample grids: {trained.grids}")
+    console.write_command(f"xraytune gan sample {quote(str(trained.path))} -n 500 OUT", "next: ")
 
 
 def sample(
-    gan: Annotated[Path, typer.Argument(metavar="GAN", help="The folder that `gan train` made.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to make.")],
-    count: Annotated[int, typer.Option("--count", "-n", metavar="N", help="How many images.")],
+    gan: Annotated[Path, typer.Argument(metavar="GAN", help="Folder of a GAN, from `gan train`.")],
+    out: NewFolder,
+    count: Annotated[int, typer.Option("--count", "-n", metavar="N", help="Number of images.")],
     class_name: Annotated[
         str | None,
-        typer.Option("--class", metavar="NAME", help="This class alone; else the classes' shares in training."),
+        typer.Option("--class", metavar="NAME", help="Class to generate; default: all, in the training proportions."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Draw any number of images from a GAN, as PNG in class folders; 100 are the first 100 of 500."""
+    """Generate images with a GAN, as PNG files in class folders. Of 500 images, the first 100 are those of -n 100."""
     from xraytune.pipeline.gan_folder import gan_sample
 
     with console.progress() as on_progress:
         drawn = gan_sample(gan, count=count, out=out, class_name=class_name, on_progress=on_progress)
     if as_json:
-        console.show_json(drawn.to_json())
+        console.show_json(drawn)
         return
     counts = ", ".join(f"{count} {name}" for name, count in drawn.counts.items())
-    console.say(f"{drawn.path}: {counts} ({drawn.image_size_px} px), with provenance.json")
+    console.write(f"{drawn.path}: {counts} ({drawn.image_size_px} px), with provenance.json")

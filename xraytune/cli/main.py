@@ -1,86 +1,119 @@
-"""The command line: which commands there are. Each parses, calls the Python function of its name, and prints its record.
+"""The command line. Each command parses its options, calls the Python function of its name, and prints the result.
 
-A command imports what it runs in its own body, so that `--help` loads neither torch nor Ray.
+Exit codes: 0 success, 1 a bug, 2 wrong usage, 130 interrupted; the others are those of the classes in `errors.py`.
+Commands import what they run in their body, so that `--help` loads neither torch nor Ray.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
-from xraytune.cli import (
-    clean,
-    confirm,
-    console,
-    data,
-    demo,
-    doctor,
-    evaluate,
-    export,
-    gan,
-    model_summary,
-    predict,
-    replay,
-    search,
-    space_check,
-    status,
-    train,
-)
-from xraytune.cli.command import Command
+from xraytune.cli import confirm, console, data, gan, getting_started, model, search, space, study
+from xraytune.errors import INTERRUPTED_EXIT_CODE, MachineError, XraytuneError
+from xraytune.files import explained_disk_errors
+from xraytune.limits import likely_shortage, shortage
 
-_START, _SEARCH, _MODEL = "Start here", "From images to an answer", "The final model"
+_START, _SEARCH, _MODEL = "Getting started", "Search", "Final model"
+_BUG = "this is a bug in xraytune: please report it with the lines above"
+
+
+def _without_flag_types(params: list[Any]) -> list[Any]:
+    for param in params:
+        if getattr(param, "is_flag", False):
+            param.metavar = ""  # typer shows <bool>
+    return params
+
+
+class _Group(TyperGroup):
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_flag_types(super().get_params(ctx))
+
+
+class Command(TyperCommand):
+    """A command that turns exceptions into exit codes. Only an unexpected error prints its traceback."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters; flags without a type in the help."""
+        return _without_flag_types(super().get_params(ctx))
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]  # typer's own context
+        """Run the command.
+
+        Raises:
+            typer.Exit: With the exit code of the error.
+        """
+        try:
+            with explained_disk_errors(Path()):
+                return super().invoke(ctx)
+        except (typer.Exit, typer.BadParameter, BrokenPipeError):  # handled by typer
+            raise
+        except XraytuneError as error:
+            console.show_error(error)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            console.log("interrupted: run the same command again to resume", "strong")
+            raise typer.Exit(INTERRUPTED_EXIT_CODE) from None
+        except Exception as error:  # noqa: BLE001  the outermost boundary; the traceback is shown
+            if problem := shortage(error):
+                console.show_error(MachineError(problem))
+            else:
+                problem = likely_shortage()
+                console.show_traceback(str(problem or _BUG))
+            raise typer.Exit(MachineError.exit_code if problem else 1) from None
 
 
 def build_app() -> typer.Typer:
-    """All commands, in the order of a newcomer's way."""
-    app = _group("Do GAN-made chest X-rays help a pneumonia classifier, and in which mix?")
+    """Return all commands, in the order in which a new user needs them."""
+    app = _group("Find out whether GAN-generated chest X-rays improve a pneumonia classifier, and in which mix.")
     app.callback()(_options)
+    _add(app, getting_started.demo, "xraytune demo", _START)
+    _add(app, getting_started.doctor, "xraytune doctor", _START)
 
-    _add(app, demo.demo, "xraytune demo", _START)
-    _add(app, doctor.doctor, "xraytune doctor", _START)
-
-    data_app = _group("Look at a folder of X-rays, transform it, or draw phantom ones.")
+    data_app = _group("Inspect or transform a folder of X-rays, or draw phantom ones.")
     _add(data_app, data.inspect, "xraytune data inspect chest_xray")
     _add(data_app, data.phantom, "xraytune data phantom xrays --patients 200 --seed 1")
     _add(data_app, data.transform, "xraytune data transform chest_xray copies --rotate 15 --elastic 0")
     app.add_typer(data_app, name="data", rich_help_panel=_SEARCH)
 
-    gan_app = _group("Train one GAN, or draw images from it.")
+    gan_app = _group("Train a GAN, or generate images with it.")
     _add(gan_app, gan.train, "xraytune gan train --space search_spaces/gan_ratio.yaml --set gan.steps=5000 -o gan")
     _add(gan_app, gan.sample, "xraytune gan sample gan -n 5000 gan_images")
     app.add_typer(gan_app, name="gan", rich_help_panel=_SEARCH)
 
-    model = _group("Look at networks.")
-    _add(model, model_summary.summary, "xraytune model summary --config search_spaces/vgg16_two_class.yaml")
-    app.add_typer(model, name="model", rich_help_panel=_MODEL)
-
-    space = _group("Check space files.")
-    _add(space, space_check.check, "xraytune space check search_spaces/gan_ratio.yaml")
-    app.add_typer(space, name="space", rich_help_panel=_SEARCH)
+    space_app = _group("Validate search space files.")
+    _add(space_app, space.check, "xraytune space check search_spaces/gan_ratio.yaml")
+    app.add_typer(space_app, name="space", rich_help_panel=_SEARCH)
 
     _add(app, search.search, "xraytune search --space search_spaces/gan_ratio.yaml --data chest_xray", _SEARCH)
-    _add(app, status.status, "xraytune status studies/gan-ratio", _SEARCH)
+    _add(app, study.status, "xraytune status studies/gan-ratio", _SEARCH)
     _add(app, confirm.confirm, "xraytune confirm studies/gan-ratio", _SEARCH)
-    _add(app, export.export, "xraytune export studies/gan-ratio -o best.yaml", _SEARCH)
-    _add(app, replay.replay, "xraytune replay studies/gan-ratio 7", _SEARCH)
-    _add(app, clean.clean, "xraytune clean studies/gan-ratio --dry-run", _SEARCH)
-    _add(app, train.train, "xraytune train --config best.yaml -o model", _MODEL)
-    _add(app, evaluate.evaluate, "xraytune evaluate model --data new_xrays", _MODEL)
-    _add(app, predict.predict, "xraytune predict model new_xrays -o predictions.csv", _MODEL)
+    _add(app, study.export, "xraytune export studies/gan-ratio -o best.yaml", _SEARCH)
+    _add(app, study.replay, "xraytune replay studies/gan-ratio 7", _SEARCH)
+    _add(app, study.clean, "xraytune clean studies/gan-ratio --dry-run", _SEARCH)
+    _add(app, model.train, "xraytune train --config best.yaml -o model", _MODEL)
+    _add(app, model.evaluate, "xraytune evaluate model --data new_xrays", _MODEL)
+    _add(app, model.predict, "xraytune predict model new_xrays -o predictions.csv", _MODEL)
+
+    model_app = _group("Inspect network architectures.")
+    _add(model_app, model.summary, "xraytune model summary --config search_spaces/vgg16_two_class.yaml")
+    app.add_typer(model_app, name="model", rich_help_panel=_MODEL)
     return app
 
 
 def main() -> None:
-    """The console script."""
-    console.configure_output()
-    console.configure_logging()
+    """Entry point of the console script."""
+    console.configure()
     build_app()()
 
 
 def _group(about: str) -> typer.Typer:
     return typer.Typer(
+        cls=_Group,
         help=about,
         no_args_is_help=True,
         add_completion=False,
@@ -93,20 +126,17 @@ def _add(app: typer.Typer, function: Callable[..., None], example: str, panel: s
     app.command(cls=Command, epilog=f"Example: {example}", rich_help_panel=panel)(function)
 
 
-def _options(
-    show_version: Annotated[
-        bool,
-        typer.Option(
-            "--version", help="Print the version.", callback=lambda asked: _print_version(asked), is_eager=True
-        ),
-    ] = False,
-) -> None:
-    """Do GAN-made chest X-rays help a pneumonia classifier, and in which mix?"""
-
-
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
         from importlib.metadata import version
 
-        console.say(f"xraytune {version('xraytune')}")
+        console.write(f"xraytune {version('xraytune')}")
         raise typer.Exit
+
+
+def _options(
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Find out whether GAN-generated chest X-rays improve a pneumonia classifier, and in which mix."""

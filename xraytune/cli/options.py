@@ -1,68 +1,79 @@
-"""The options that several commands share, so that a name means one thing everywhere."""
+"""Options that several commands share, so that each means the same everywhere."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import typer
 
 Data: TypeAlias = Annotated[
     Path | None,
-    typer.Option("--data", metavar="DIR", help="The image folder, instead of the file's data.path."),
+    typer.Option("--data", metavar="DIR", help="Image folder; overrides data.path of the file."),
 ]
 MovedData: TypeAlias = Annotated[
     Path | None,
-    typer.Option("--data", metavar="DIR", help="Where the study's images lie now, if they moved."),
+    typer.Option("--data", metavar="DIR", help="New location of the study's images, if they were moved."),
 ]
 WeightsDir: TypeAlias = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR",
-        help="A folder of official weight files, for a machine without a network; `xraytune doctor --space FILE` names "
-        "them.",
+        help="Folder of official weight files, for machines without network access; `xraytune doctor --space FILE` lists "
+        "the files needed.",
     ),
 ]
 Overrides: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Replace one line of the file, as in budget.trials=6; may be given again and again.",
+        "--set", metavar="KEY=VALUE", help="Override a setting of the file, e.g. budget.trials=6; repeatable."
     ),
 ]
-SpaceFile: TypeAlias = Annotated[Path, typer.Option("--space", metavar="FILE", help="The space file (YAML).")]
-Studies: TypeAlias = Annotated[Path, typer.Option(metavar="DIR", help="Where studies lie.")]
-_SHARED_WORK = "Where shared work lies: decoded images, GANs, features; else in `cache`"
-Cache: TypeAlias = Annotated[Path | None, typer.Option(metavar="DIR", help=f"{_SHARED_WORK}, beside the studies.")]
+SpaceFile: TypeAlias = Annotated[Path, typer.Option("--space", metavar="FILE", help="Search space file (YAML).")]
+ConfigFile: TypeAlias = Annotated[
+    Path,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="Experiment file, e.g. from `xraytune export`; of a search space, the first entry of points_to_evaluate.",
+    ),
+]
+Studies: TypeAlias = Annotated[Path, typer.Option(metavar="DIR", help="Folder of all studies.")]
+_CACHE = "Folder for decoded images, GANs and features; default: `cache`"
+Cache: TypeAlias = Annotated[Path | None, typer.Option(metavar="DIR", help=f"{_CACHE}, next to the studies folder.")]
 TrainCache: TypeAlias = Annotated[
     Path | None,
     typer.Option(
-        metavar="DIR",
-        help=f"{_SHARED_WORK}, beside the studies that the file was exported from, or in the current folder.",
+        metavar="DIR", help=f"{_CACHE}, next to the studies folder of an exported file, else the current folder."
     ),
 ]
-GanCache: TypeAlias = Annotated[
-    Path | None, typer.Option(metavar="DIR", help=f"{_SHARED_WORK}, in the current folder.")
+GanCache: TypeAlias = Annotated[Path | None, typer.Option(metavar="DIR", help=f"{_CACHE}, in the current folder.")]
+Classes: TypeAlias = Annotated[
+    Literal["binary", "three", "auto"],
+    typer.Option(help="NORMAL and PNEUMONIA; normal, bacterial and viral; or one class per subfolder."),
 ]
+GroupRegex: TypeAlias = Annotated[
+    str | None,
+    typer.Option(metavar="REGEX", help="Regular expression for file paths; its first group is the patient."),
+]
+Seed: TypeAlias = Annotated[int, typer.Option(help="Random seed; the same seed writes the same bytes.")]
 SkipBroken: TypeAlias = Annotated[
-    bool, typer.Option("--skip-broken", help="Leave broken images out, and list them, instead of refusing.")
+    bool, typer.Option("--skip-broken", help="Leave out broken images and list them, instead of stopping.")
 ]
 AtSensitivity: TypeAlias = Annotated[
     float | None,
     typer.Option(
         "--at-sensitivity",
         metavar="SHARE",
-        help="Call images positive at the threshold that finds this share of positive images, as in 0.95, by the model's "
-        "validation images; else at the threshold for balanced accuracy.",
+        help="Use the threshold that reaches this sensitivity on the model's validation images, e.g. 0.95; default: the "
+        "threshold for balanced accuracy.",
     ),
 ]
-AsJson: TypeAlias = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")
-]
+AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout, and nothing else.")]
 Address: TypeAlias = Annotated[
-    str | None, typer.Option(metavar="HOST:PORT", help="A Ray cluster; else Ray starts on this machine.")
+    str | None, typer.Option(metavar="HOST:PORT", help="Ray cluster to use; default: start Ray on this machine.")
 ]
-Reason: TypeAlias = Annotated[str, typer.Option(help="Why, for the log of the test folder's openings.")]
-StudyArgument: TypeAlias = Annotated[Path, typer.Argument(metavar="STUDY", help="The folder of a study.")]
-ModelArgument: TypeAlias = Annotated[Path, typer.Argument(metavar="MODEL", help="The folder of a trained model.")]
+Reason: TypeAlias = Annotated[str, typer.Option(help="Reason to record in the test-set access log.")]
+NewFolder: TypeAlias = Annotated[Path, typer.Argument(metavar="OUT", help="Folder to create.")]
+StudyArgument: TypeAlias = Annotated[Path, typer.Argument(metavar="STUDY", help="Folder of a study.")]
+ModelArgument: TypeAlias = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a trained model.")]

@@ -1,4 +1,4 @@
-"""`xraytune search --space FILE`."""
+"""`xraytune search`: run a search and show its progress."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def search(
     skip_broken: SkipBroken = False,
     as_json: AsJson = False,
 ) -> None:
-    """Search a space of augmentation mixes; the same command again goes on where the last one stopped."""
+    """Search a space of augmentation mixes. Run the same command again to resume."""
     from xraytune.search.run import search
 
     with SearchScreen() as screen:
@@ -48,42 +48,35 @@ def search(
             on_progress=screen.on_progress,
         )
     if as_json:
-        console.show_json(
-            {
-                "study": str(summary.study),
-                "counts": {**summary.counts},
-                "best": summary.best,
-                "for_export": summary.for_export,
-            }
-        )
+        console.show_json(summary)
     else:
-        show(summary)
+        show_search(summary)
 
 
-def show(summary: SearchSummary, *, next_step: bool = True) -> None:
-    """Say what a search ended with, and how to go on."""
+def show_search(summary: SearchSummary, *, next_step: bool = True) -> None:
+    """Print the best trials and the next command."""
     from xraytune.config.fields import parameters_from
     from xraytune.search.controller import mix_label
 
     counts = ", ".join(f"{count} {status}" for status, count in summary.counts.items() if count)
     study = shown_path(summary.study)
-    console.say(f"{study}: {counts}")
-    for what, row in (("best on val-A", summary.best), ("best on val-B, which export takes", summary.for_export)):
+    console.write(f"{study}: {counts}")
+    for what, row in (("best on val-A", summary.best), ("best on val-B, to be exported", summary.for_export)):
         mix = mix_label(parameters_from(row["parameters"]))
-        figures = f"val-A AUROC {row['value']:.3f}, val-B AUROC {row['val_b_auroc']:.3f}"
-        console.say(f"{what}: #{row['number']} {mix}, {figures}", "good")
+        scores = f"val-A AUROC {row['value']:.3f}, val-B AUROC {row['val_b_auroc']:.3f}"
+        console.write(f"{what}: #{row['number']} {mix}, {scores}", "good")
     if next_step:
-        console.say_command(f"xraytune export {quote(str(study))} -o best.yaml", "next: ")
+        console.write_command(f"xraytune export {quote(str(study))} -o best.yaml", "next: ")
 
 
 def shown_path(path: Path) -> Path:
-    """A path as a person would type it: from the current folder, where it lies in it."""
+    """The path relative to the current folder, if it is inside."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 
-def tell_dashboard(address: str) -> None:
-    """Say where Ray's dashboard is and how to get in; nothing where there is none."""
+def log_dashboard(address: str) -> None:
+    """Log the address of Ray's dashboard, if there is one, and how to log in."""
     if address:
         ray = shown_path(Path(sys.executable).with_name("ray"))
         console.event(
@@ -92,7 +85,7 @@ def tell_dashboard(address: str) -> None:
 
 
 class SearchScreen:
-    """An `Observer` that shows a search: bars while it prepares, then a live table, or lines in a log."""
+    """Show a search: bars while it prepares, then a live table; off a terminal, log lines."""
 
     def __enter__(self) -> SearchScreen:
         self._drawing = ExitStack()
@@ -103,17 +96,17 @@ class SearchScreen:
         self._drawing.close()
 
     def note(self, text: str) -> None:
-        """A line above what is drawn."""
+        """Log a line."""
         console.event(text)
 
     def opened(self, folder: StudyFolder, dashboard: str, trial_budget: int) -> None:
-        """From here on the study is watched."""
+        """Start to show the study."""
         from xraytune.search.status import StudyWatcher
 
         self._drawing.close()
         watcher = StudyWatcher(folder, trial_budget)
-        console.event(f"study {shown_path(folder.path)} (Ctrl-C ends it in order; the same command goes on)")
-        tell_dashboard(dashboard)
+        console.event(f"study {shown_path(folder.path)} (Ctrl-C stops it; run the same command again to resume)")
+        log_dashboard(dashboard)
         self._drawing.enter_context(
             console.watching(
                 lambda: live_frame(watcher.look(), dashboard=f"Ray dashboard: {dashboard}" if dashboard else ""),
@@ -122,17 +115,17 @@ class SearchScreen:
         )
 
     def began(self, suggestion: TrialSuggestion) -> None:
-        """A line in a log; a terminal shows it in the table."""
+        """Log the start of a trial; on a terminal it is in the table."""
         from xraytune.search.controller import mix_label
 
         if not console.is_live():
-            console.event(f"#{suggestion.number} begins: {mix_label(suggestion.parameters)}")
+            console.event(f"#{suggestion.number} started: {mix_label(suggestion.parameters)}")
 
     def epoch(self, number: int, record: EpochRecord) -> None:
-        """Nothing: the table and the log's summary say it."""
+        """Do nothing: the table and the summary lines show it."""
 
     def ended(self, row: Mapping[str, Any]) -> None:
-        """A line in a log; on a terminal, of a failed trial alone."""
+        """Log the end of a trial; on a terminal, only a failure."""
         if row["status"] == "failed":
             console.event(f"#{row['number']} failed: {row['reason'].splitlines()[0]}")
         elif not console.is_live():

@@ -1,4 +1,4 @@
-"""What a study looks like on a screen: a `StudyView` as lines and a table. Nothing is read or printed here."""
+"""Lay out a `StudyView` as lines and a table, for `search` and `status`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _TONES: dict[str, Tone] = {
 
 
 def live_frame(view: StudyView, *, dashboard: str = "") -> Frame:
-    """A search that runs: what runs now, the best trials, and those that ended last."""
+    """A running search: its running trials, the best ones and the last ones."""
     now = [trial for trial in view.trials if trial.status in {"running", "waiting", "unfinished"}]
     ended = [trial for trial in view.trials if trial.seconds is not None]
     complete = [trial for trial in ended if trial.status == "complete"]
@@ -37,24 +37,23 @@ def live_frame(view: StudyView, *, dashboard: str = "") -> Frame:
         for name, trials in groups.items()
         for place, trial in enumerate(trials)
     ]
-    table = Table(columns=(Column(name=""), *_columns(view)), rows=tuple(rows))
     lines = [*_heading(view), *([Cell(dashboard, "dim")] if dashboard and view.is_running else [])]
     if hidden := len(view.trials) - len(rows):
         have = "trial has" if hidden == 1 else "trials have"
         lines.append(Cell(f"{hidden} more {have} ended; `xraytune status` shows them all", "dim"))
-    return Frame(lines=tuple(lines), tables=(table,))
+    return *lines, Table(("", *_columns(view)), rows)
 
 
 def status_frame(view: StudyView) -> Frame:
-    """A study with all its trials, and why some of them failed."""
-    table = Table(columns=_columns(view), rows=tuple(_row(trial, view) for trial in view.trials))
+    """A study with all its trials and the reasons of failed ones."""
+    table = Table(_columns(view), [_row(trial, view) for trial in view.trials])
     failed = [trial for trial in view.trials if trial.status == "failed"]
     reasons = [Cell(f"#{trial.number} failed: {trial.reason.splitlines()[0]}", "bad") for trial in failed]
-    return Frame(lines=(*_heading(view), *reasons), tables=(table,) if view.trials else ())
+    return *_heading(view), *reasons, *([table] if view.trials else [])
 
 
 def summary_line(view: StudyView) -> str:
-    """A search that runs, as one line of a log."""
+    """A running search as one log line."""
     busy = [f"#{trial.number} {_state(trial, view)}" for trial in view.trials if trial.status == "running"]
     parts = [f"{_ended(view)} of {view.trial_budget} trials ended", *_best(view), *busy]
     parts.append(f"{duration(view.seconds)} used")
@@ -64,7 +63,7 @@ def summary_line(view: StudyView) -> str:
 
 
 def curve(values: Sequence[float], low: float, high: float) -> str:
-    """Values as a row of little bars, many as the last ones of equal stretches; `low` and `high` are its ends."""
+    """Draw values as up to eight bars, scaled from `low` to `high`; each shows the last value of its stretch."""
     if len(values) > _CURVE_WIDTH:
         values = [values[round((place + 1) * len(values) / _CURVE_WIDTH) - 1] for place in range(_CURVE_WIDTH)]
     span = (high - low) or 1.0
@@ -72,17 +71,17 @@ def curve(values: Sequence[float], low: float, high: float) -> str:
 
 
 def _columns(view: StudyView) -> tuple[Column, ...]:
-    """The curve's column tells the AUROCs of its lowest and its highest bar, which are the study's so far."""
+    """The header of the curve names the AUROCs of its lowest and highest bar: the study's range so far."""
     seen = _seen(view)
     ends = f"\n{min(seen):.2f}-{max(seen):.2f}".replace("0.", ".") if seen else ""
     return (
-        Column(name="#", align="right"),
-        Column(name="mix", flexible=True),
-        Column(name="epoch", align="right"),
-        Column(name="val-A", align="right"),
-        Column(name="val-B", align="right"),
-        Column(name=f"curve{ends}"),
-        Column(name="state", flexible=True),
+        Column("#", "right"),
+        Column("mix", flexible=True),
+        Column("epoch", "right"),
+        Column("val-A", "right"),
+        Column("val-B", "right"),
+        Column(f"curve{ends}"),
+        Column("state", flexible=True),
     )
 
 
@@ -109,9 +108,9 @@ def _state(trial: TrialView, view: StudyView) -> str:
     if trial.status == "running":
         if trial.busy_with:
             return trial.busy_with
-        return f"epoch {min(trial.epochs + 1, view.max_epochs)}/{view.max_epochs}" if trial.epochs else "starts"
+        return f"epoch {min(trial.epochs + 1, view.max_epochs)}/{view.max_epochs}" if trial.epochs else "starting"
     if trial.status == "waiting":
-        return "waits for a GAN"
+        return "waiting for a GAN"
     took = f" {duration(trial.seconds)}" if trial.seconds is not None else ""
     return f"{trial.status}{took}"
 

@@ -1,0 +1,173 @@
+"""The commands to begin with: `demo` runs the whole pipeline on phantom X-rays, `doctor` checks this machine."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections import defaultdict
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from xraytune.cli import console
+from xraytune.cli.console import Cell, Column, Table, Tone
+from xraytune.cli.data import show_phantoms
+from xraytune.cli.model import show_evaluation, show_training
+from xraytune.cli.options import AsJson, WeightsDir
+from xraytune.cli.search import SearchScreen, show_search
+from xraytune.cli.study import show_export
+from xraytune.errors import MachineError, Problem
+
+if TYPE_CHECKING:
+    from xraytune.export.evaluate import Evaluation
+
+QUICK_OVERRIDES = ("budget.trials=4", "budget.max_epochs=4", "scheduler.grace=1", "gan.steps=60")
+_SIZE_PX = 128
+_SOURCES = {"none": "none: real images only", "duplicate": "duplicate: repeated real images", "gan": "gan: GAN images"}
+_TONES: dict[str, Tone] = {"ok": "good", "warning": "busy", "missing": "bad"}
+
+
+def demo(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder for all files.")] = Path("demo"),
+    quick: Annotated[bool, typer.Option("--quick", help="Run a smaller demo in FOLDER/quick: about a minute.")] = False,
+) -> None:
+    """Run the whole pipeline on phantom X-rays in minutes: search, export, train, evaluate. Run again to resume."""
+    from xraytune.data.phantom import draw_phantoms
+    from xraytune.export.best import export
+    from xraytune.export.evaluate import evaluate
+    from xraytune.export.train import train
+    from xraytune.search.run import search
+
+    here = folder / "quick" if quick else folder
+    xrays, others, studies, config, model = (
+        here / name for name in ("xrays", "other_xrays", "studies", "best.yaml", "model")
+    )
+    space, overrides, test = _space_file(), QUICK_OVERRIDES if quick else (), others / "test"
+    numbers = count(1)
+
+    def announce(why: str, *command: object) -> None:
+        console.write(f"\n{next(numbers)}. {why}", "strong")
+        console.write_command(shlex.join(map(str, ("xraytune", *command))))
+
+    console.write("From X-rays to an answer, on phantom images. You can run each of these commands yourself.", "strong")
+    for out, patients, seed, why in (
+        (xrays, 60 if quick else 120, 1, "Draw chest X-rays for the search. Its test/ folder stays sealed."),
+        (others, 100 if quick else 300, 2, "Draw X-rays of other patients, to evaluate the final model."),
+    ):
+        announce(why, "data", "phantom", out, "--patients", patients, "--seed", seed, "--size", _SIZE_PX)
+        if out.exists():
+            console.write(f"{out} already exists and is kept")
+            continue
+        with console.progress() as on_progress:
+            drawn = draw_phantoms(out, patients=patients, seed=seed, image_size_px=_SIZE_PX, on_progress=on_progress)
+        show_phantoms(drawn)
+
+    settings = (word for override in overrides for word in ("--set", override))
+    why = "Search: is it better to add nothing, repeated real images or GAN images? How many?"
+    announce(why, "search", "--space", space, "--data", xrays, "--studies", studies, *settings)
+    with SearchScreen() as screen:
+        summary = search(
+            space,
+            data=xrays,
+            overrides=overrides,
+            studies=studies,
+            observer=screen,
+            on_progress=screen.on_progress,
+        )
+    show_search(summary, next_step=False)
+
+    study = studies / summary.study.name
+    announce("Export the configuration that is best on val-B.", "export", study, "-o", config)
+    show_export(export(study, out=config), next_step=False)
+
+    announce("Train the final model.", "train", "--config", config, "-o", model)
+    if model.exists():
+        console.write(f"{model} already exists and is kept")
+    else:
+        with console.progress() as on_progress:
+            trained = train(config, out=model, on_progress=on_progress)
+        show_training(trained, next_step=False)
+
+    announce("Evaluate the model on the other patients.", "evaluate", model, "--data", test)
+    with console.progress() as on_progress:
+        evaluation = evaluate(model, data=test, on_progress=on_progress)
+    show_evaluation(evaluation)
+
+    _show_demo(xrays, study, config, model, evaluation)
+
+
+def _show_demo(xrays: Path, study: Path, config: Path, model: Path, evaluation: Evaluation) -> None:
+    from xraytune.search.study import StudyFolder
+
+    trials: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in StudyFolder(study).rows():
+        if row["value"] is not None:
+            trials[row["parameters"]["source"]].append(row)
+    best = {source: max(rows, key=lambda row: (row["value"], -row["number"])) for source, rows in trials.items()}
+    auroc, (low, high) = evaluation.metrics.auroc, evaluation.intervals["auroc"]
+    console.write("\nResult of the search", "strong")
+    console.show(
+        "This is a demo, not evidence: the images are drawn, the GAN has hardly begun to learn, and with so few patients "
+        f"such differences are chance. On new patients, the model reached an AUROC of {auroc:.3f} "
+        f"(95 % interval {low:.3f} to {high:.3f}).",
+        Table(
+            ("source", Column("trials", "right"), Column("best val-A AUROC", "right"), Column("after epochs", "right")),
+            [
+                (name, f"{len(trials[source])}", f"{best[source]['value']:.3f}", f"{best[source]['epochs']}")
+                for source, name in _SOURCES.items()
+                if source in best
+            ],
+        ),
+        console.facts(
+            ("X-rays", f"{xrays}"), ("study", f"{study}"), ("configuration", f"{config}"), ("model", f"{model}")
+        ),
+    )
+    console.write_command(f"xraytune status {shlex.quote(str(study))}", "all trials: ")
+    console.write("\nWith your own images", "strong")
+    console.write(
+        "  Use a folder with train/NORMAL and train/PNEUMONIA, and a held-out test/ with the same subfolders:"
+    )
+    console.write_command("xraytune data inspect YOUR_FOLDER", "  $ ")
+    console.write_command("xraytune search --space search_spaces/gan_ratio_cpu.yaml --data YOUR_FOLDER", "  $ ")
+
+
+def _space_file() -> Path:
+    """Find `search_spaces/demo.yaml`: next to the package in a clone, inside it in an installation."""
+    package = Path(__file__).parents[1]
+    for folder in (package.parent, package):
+        file = folder / "search_spaces" / "demo.yaml"
+        if file.is_file():
+            return Path(os.path.relpath(file)) if file.is_relative_to(Path.cwd()) else file
+    raise MachineError(Problem("search_spaces/demo.yaml is missing", package, "reinstall xraytune"))
+
+
+def doctor(
+    space: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Search space file; checks the weights that its trials need.")
+    ] = None,
+    weights_dir: WeightsDir = None,
+    folder: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder for studies and cache; checks its disk.")
+    ] = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Check this machine: versions, GPUs, disk, Ray and weights. Says how to get what is missing."""
+    from xraytune.export.doctor import doctor
+
+    checks = doctor(space=space, weights_dir=weights_dir, folder=folder)
+    is_ready = all(check.status != "missing" for check in checks)
+    if as_json:
+        console.show_json({"ok": is_ready, "checks": checks})
+    else:
+        rows = [
+            (check.name, Cell(check.status, _TONES[check.status]), "\n".join(filter(None, (check.found, check.fix))))
+            for check in checks
+        ]
+        console.show(
+            Cell("ready; try: xraytune demo", "good") if is_ready else Cell("something is missing", "bad"),
+            Table(("check", "status", Column("found, and fix", flexible=True)), rows),
+        )
+    if not is_ready:
+        raise typer.Exit(MachineError.exit_code)

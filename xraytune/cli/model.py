@@ -1,0 +1,253 @@
+"""Commands on single models: `train`, `evaluate`, `predict` and `model summary`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from xraytune.cli import console
+from xraytune.cli.console import Cell, Column, Table
+from xraytune.cli.options import (
+    AsJson,
+    AtSensitivity,
+    ConfigFile,
+    Data,
+    ModelArgument,
+    Overrides,
+    Reason,
+    SkipBroken,
+    TrainCache,
+    WeightsDir,
+)
+from xraytune.records import Json
+
+if TYPE_CHECKING:
+    from xraytune.classifier.summary import LayerSummary, ModelSummary
+    from xraytune.export.evaluate import Evaluation
+    from xraytune.export.train import Trained
+    from xraytune.records import EpochRecord
+
+_METRICS = {
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "f1": "F1",
+    "brier": "Brier score",
+    "ece": "calibration error",
+}
+
+
+def train(
+    config: ConfigFile,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="MODEL", help="Folder to create.")],
+    data: Data = None,
+    weights_dir: WeightsDir = None,
+    overrides: Overrides = None,
+    cache: TrainCache = None,
+    skip_broken: SkipBroken = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train the final model, without Ray. Run the same command again to resume."""
+    from xraytune.export.train import train
+
+    with console.progress() as on_progress:
+        trained = train(
+            config,
+            out=out,
+            data=data,
+            weights_dir=weights_dir,
+            overrides=overrides or (),
+            cache=cache,
+            skip_broken=skip_broken,
+            on_epoch=_log_epoch,
+            on_progress=on_progress,
+            note=console.event,
+        )
+    if as_json:
+        console.show_json(trained)
+    else:
+        show_training(trained)
+
+
+def _log_epoch(record: EpochRecord) -> None:
+    console.event(
+        f"epoch {record.epoch:3d}  train loss {record.train_loss:.4f}  val-A loss {record.val_loss:.4f}  "
+        f"val-A AUROC {record.val_auroc:.4f}"
+    )
+
+
+def show_training(trained: Trained, *, next_step: bool = True) -> None:
+    """Print the metrics of a trained model and the next command."""
+    console.write(
+        f"{trained.path}: arm {trained.arm}, epoch {trained.best_epoch} of {trained.epochs}, "
+        f"val-A AUROC {trained.val_auroc:.3f}, val-B AUROC {trained.val_b_auroc:.3f}"
+    )
+    if trained.positive:
+        console.write(
+            f"threshold for {trained.positive}: {trained.threshold:.3f}, for balanced accuracy on val-A and val-B "
+            f"({trained.validation_images} images of {trained.validation_patients} patients)"
+        )
+    if trained.equals_trial:
+        console.write("metrics are bit-identical to those of the exported trial", "good")
+    elif trained.equals_trial is False:
+        console.write("metrics differ from those of the exported trial: other hardware or package versions", "busy")
+    if next_step:
+        console.write_command(f"xraytune evaluate {quote(str(trained.path))} --data FOLDER", "next: ")
+
+
+def evaluate(
+    model: ModelArgument,
+    data: Annotated[Path, typer.Option(metavar="DIR", help="Folder with one subfolder per class.")],
+    reason: Reason = "",
+    skip_broken: SkipBroken = False,
+    at_sensitivity: AtSensitivity = None,
+    as_json: AsJson = False,
+) -> None:
+    """Evaluate a model on a folder of labelled images, with 95 % confidence intervals over patients."""
+    from xraytune.export.evaluate import evaluate
+
+    with console.progress() as on_progress:
+        found = evaluate(
+            model,
+            data=data,
+            skip_broken=skip_broken,
+            reason=reason,
+            sensitivity=at_sensitivity,
+            on_progress=on_progress,
+        )
+    if as_json:
+        console.show_json(found.to_json())
+    else:
+        show_evaluation(found)
+
+
+def show_evaluation(found: Evaluation) -> None:
+    """Print the metrics, with warnings that matter for their interpretation."""
+    counts = ", ".join(f"{count} {name}" for name, count in found.class_counts.items())
+    images = sum(found.class_counts.values())
+    console.show(
+        Cell(f"{found.model} on {found.data}: {images} images ({counts}) of {found.patient_count} patients", "strong"),
+        *_warnings(found),
+        _metrics(found),
+    )
+
+
+def _warnings(found: Evaluation) -> list[Cell]:
+    warnings = [Cell(f"left out: {image.file}: {image.reason}", "bad") for image in found.broken]
+    if found.opened_test:
+        times = "the first access" if found.test_access == 1 else f"access number {found.test_access}"
+        warnings.append(Cell(f"this is the study's sealed test folder: {times} has been logged", "busy"))
+    if found.known_patient_count:
+        images, patients = found.known_patient_image_count, found.known_patient_count
+        of_patients = f"{images} of these images are of {patients} patient{'s' * (patients > 1)}"
+        known = f"{of_patients} in the model's own training or validation set"
+        same = f"{found.known_image_count} are the same files"
+        warnings.append(Cell(f"{known} ({same}): the metrics are optimistically biased", "bad"))
+    return warnings + [Cell(warning, "busy") for warning in (found.shift.warnings if found.shift else ())]
+
+
+def _metrics(found: Evaluation) -> Table:
+    headline = found.further | asdict(found.metrics)
+    at_half = found.further | asdict(found.at_half) if found.at_half else None
+    name = "most probable class" if found.threshold is None else f"threshold {found.threshold:.3f}"
+    columns: list[Column | str] = ["", Column(name, "right"), "95 % interval"]
+    columns += [Column("threshold 0.5", "right")] if at_half else []
+    rows: list[tuple[Cell | str, ...]] = []
+    for key, label in ({name: name.replace("_", " ") for name in found.further} | _METRICS).items():
+        low, high = found.intervals.get(key, (None, None))
+        interval = "" if low is None else f"{low:.3f} to {high:.3f}"
+        more = (f"{at_half[key]:.3f}",) if at_half else ()
+        rows.append((Cell(label, "strong" if key == "auroc" else "plain"), f"{headline[key]:.3f}", interval, *more))
+    return Table(columns, rows)
+
+
+def predict(
+    model: ModelArgument,
+    images: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of images, or one image.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="CSV file to write.")],
+    skip_broken: SkipBroken = False,
+    at_sensitivity: AtSensitivity = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the class probabilities of each image to a CSV file."""
+    from xraytune.export.predict import predict
+
+    with console.progress() as on_progress:
+        predicted = predict(
+            model, images, out=out, skip_broken=skip_broken, sensitivity=at_sensitivity, on_progress=on_progress
+        )
+    if as_json:
+        console.show_json(predicted)
+        return
+    for image in predicted.broken:
+        console.log(f"left out: {image.file}: {image.reason}", "bad")
+    counts = ", ".join(f"{count} {name}" for name, count in predicted.counts.items())
+    rule = f" (threshold for {predicted.positive}: {predicted.threshold:.3f})" if predicted.positive else ""
+    console.write(f"{predicted.path}: {predicted.images} images, predicted {counts}{rule}")
+
+
+def summary(config: ConfigFile, data: Data = None, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Print the layers of an experiment's network, with output shapes, parameter counts and memory."""
+    from xraytune.pipeline.model import model_summary
+
+    found = model_summary(config, data=data, overrides=overrides or ())
+    if as_json:
+        console.show_json(_summary_json(found))
+    else:
+        _show_summary(config, found)
+
+
+def _show_summary(config: Path, found: ModelSummary) -> None:
+    total, trained = found.total_params, found.trainable_params
+    console.show(
+        Cell(f"{config}: {len(found.layers)} layers", "strong"),
+        Cell(f"input batch: {list(found.input_shape)} float32", "dim"),
+        Table(
+            ("layer", "output shape", Column("parameters", "right"), "trained"),
+            [_layer_row(number, layer) for number, layer in enumerate(found.layers, 1)],
+        ),
+        console.facts(
+            ("parameters", f"{total:,}"),
+            ("trainable", f"{trained:,}"),
+            ("frozen", f"{total - trained:,}"),
+            ("memory: input batch", f"{found.input_mebibytes:,.2f} MiB"),
+            ("memory: outputs, gradients", f"{found.activations_mebibytes:,.2f} MiB, if none were freed"),
+            ("memory: parameters", f"{found.params_mebibytes:,.2f} MiB"),
+        ),
+    )
+
+
+def _layer_row(number: int, layer: LayerSummary) -> tuple[Cell | str, ...]:
+    trained = Cell("yes" if layer.is_trained else "no", "good" if layer.is_trained else "dim") if layer.params else ""
+    return f"{layer.kind}-{number}", str(list(layer.output_shape)), f"{layer.params:,}", trained
+
+
+def _summary_json(found: ModelSummary) -> dict[str, Json]:
+    return {
+        "input_shape": list(found.input_shape),
+        "total_params": found.total_params,
+        "trainable_params": found.trainable_params,
+        "non_trainable_params": found.total_params - found.trainable_params,
+        "memory_mib": {
+            "input": round(found.input_mebibytes, 2),
+            "outputs_and_gradients": round(found.activations_mebibytes, 2),
+            "parameters": round(found.params_mebibytes, 2),
+        },
+        "layers": [
+            {
+                "layer": f"{layer.kind}-{number}",
+                "output_shape": list(layer.output_shape),
+                "params": layer.params,
+                "trained": layer.is_trained,
+                "module": layer.name,
+            }
+            for number, layer in enumerate(found.layers, 1)
+        ],
+    }

@@ -1,0 +1,116 @@
+"""`xraytune space check`: validate a search space file and print it with all defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from xraytune.cli import console
+from xraytune.cli.console import Cell, Column, Table
+from xraytune.cli.options import AsJson, Data, Overrides, WeightsDir
+from xraytune.errors import ConfigError, Problem, SourceLine
+from xraytune.records import Json
+
+if TYPE_CHECKING:
+    from xraytune.config.domains import Domain, Value
+    from xraytune.config.settings import Settings
+    from xraytune.config.space import ParameterSpec, Space
+
+
+def check(
+    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="Search space file (YAML).")] = None,
+    space: Annotated[Path | None, typer.Option(metavar="FILE", help="The same as FILE, as in `search`.")] = None,
+    data: Data = None,
+    weights_dir: WeightsDir = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of search space files.")] = False,
+) -> None:
+    """Validate a search space file and print it with all defaults. Reports all problems at once."""
+    from xraytune.config.load import load_space
+    from xraytune.config.schema import space_schema
+
+    if schema:
+        console.show_json(space_schema())
+        return
+    if file and space:
+        raise typer.BadParameter("give the space file only once: as FILE or with --space", param_hint="FILE")
+    file = file or space
+    if file is None:
+        raise typer.BadParameter("give a space file, or --schema", param_hint="FILE")
+    answer: dict[str, Json] = {"file": str(file), "ok": False, "searched": [], "space": None, "problems": []}
+    try:
+        loaded = load_space(file, overrides or (), data=data, weights_dir=weights_dir)
+    except ConfigError as error:
+        if not as_json:
+            raise
+        console.show_json(answer | {"problems": [_problem(problem) for problem in error.problems]})
+        raise typer.Exit(error.exit_code) from None
+    if as_json:
+        console.show_json(answer | {"ok": True, "searched": list(loaded.searched), "space": loaded.identity()})
+    else:
+        _show(file, loaded)
+
+
+def _problem(problem: Problem) -> dict[str, Json]:
+    line = problem.where.line if isinstance(problem.where, SourceLine) else None
+    return {"what": problem.what, "where": str(problem.where), "line": line, "fix": problem.fix}
+
+
+def _show(file: Path, space: Space) -> None:
+    searched = [spec for spec in space.specs if spec.domain.is_open]
+    fixed = [spec for spec in space.specs if not spec.domain.is_open]
+    what = f"{len(searched)} parameters are searched, {len(fixed)} are fixed"
+    console.show(
+        Cell(f"{file}: valid. {what if searched else 'It is a single experiment, for `xraytune train`'}.", "strong"),
+        *([_parameters("searched", searched)] if searched else []),
+        _parameters("fixed", fixed),
+        _settings(space.settings),
+    )
+
+
+def _parameters(title: str, specs: Sequence[ParameterSpec]) -> Table:
+    return Table(
+        ("parameter", Column("values", flexible=True), Column("condition", flexible=True)),
+        [(spec.name, _domain(spec.domain), Cell(" and ".join(map(str, spec.when)), "dim")) for spec in specs],
+        f"{title} ({len(specs)})",
+    )
+
+
+def _domain(domain: Domain) -> str:
+    from xraytune.config.domains import Choices
+
+    if isinstance(domain, Choices):
+        return " or ".join(_value(value) for value in domain.values)
+    return f"{domain}, logarithmic" if domain.is_log else f"{domain}"
+
+
+def _value(value: Value) -> str:
+    if value is None:
+        return "not set"
+    return f"{value}".lower() if isinstance(value, bool) else f"{value}"
+
+
+def _settings(settings: Settings) -> Table:
+    budget, scheduler, sampler, data = settings.budget, settings.scheduler, settings.sampler, settings.data
+    limits = [f"{budget.trials} trials of up to {budget.max_epochs} epochs"]
+    limits += [f"{budget.hours:g} hours"] if budget.hours else []
+    limits += [f"{budget.gpu_hours:g} GPU hours"] if budget.gpu_hours else []
+    is_asha = scheduler.name == "asha"
+    rungs = f"ASHA, grace {scheduler.grace}, reduction {scheduler.reduction}" if is_asha else "none"
+    if settings.has_idle_asha:
+        rungs += f"; stops no trial, because of only {budget.max_epochs} epochs"
+    patients = f"{data.train_patients} patients" if data.train_patients else "all patients"
+    missing = "" if data.path.exists() else "; does not exist: give --data DIR"
+    return console.facts(
+        ("study", settings.name),
+        ("images", f"{data.path}, {data.image_size} px{missing}"),
+        ("training set", f"{patients} except those of val-A ({data.split.val_a:g}) and val-B ({data.split.val_b:g})"),
+        ("budget", ", ".join(limits)),
+        ("scheduler", rungs),
+        ("sampler", f"{sampler.name}, {sampler.startup_trials} random trials first, seed {sampler.seed}"),
+        title="settings",
+    )

@@ -1,0 +1,151 @@
+"""Commands on a study: `status`, `export`, `replay` and `clean`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from xraytune.cli import console
+from xraytune.cli.console import Cell, Column, Table
+from xraytune.cli.options import AsJson, Cache, MovedData, StudyArgument, WeightsDir
+from xraytune.cli.study_frame import status_frame
+from xraytune.records import to_json
+
+if TYPE_CHECKING:
+    from xraytune.export.best import Exported
+    from xraytune.export.replay import Replay
+    from xraytune.search.clean import Cleaned
+
+
+def status(study: StudyArgument, as_json: AsJson = False) -> None:
+    """Show all trials of a study, the best one so far and the time left. Also works while the study is being searched."""
+    from xraytune.search.status import status
+
+    view = status(study)
+    if as_json:
+        console.show_json(to_json(view) | {"best": view.best.number if view.best is not None else None})
+    else:
+        console.show(*status_frame(view))
+
+
+def export(
+    study: StudyArgument,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="YAML file to write.")] = Path("best.yaml"),
+    trial: Annotated[int | None, typer.Option(metavar="NUMBER", help="Trial to export; default: the best.")] = None,
+    arm: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ARM",
+            help="Export the best of this arm: real_only, classical, duplicate, gan or classical+gan; after a confirm, its "
+            "tuned control.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the best configuration of a study to a file for `train`: a confirmed mix, else the best on val-B."""
+    from xraytune.export.best import export
+
+    exported = export(study, out=out, trial=trial, arm=arm)
+    if as_json:
+        console.show_json(exported)
+    else:
+        show_export(exported)
+
+
+def show_export(exported: Exported, *, next_step: bool = True) -> None:
+    """Print the exported trial and the next command."""
+    if exported.trial is None:
+        console.write(f"{exported.path}: a control that confirm added to {exported.study}, arm {exported.arm}")
+    else:
+        console.write(
+            f"{exported.path}: trial {exported.trial} of {exported.study}, arm {exported.arm}, "
+            f"val-A AUROC {exported.val_auroc:.3f}, val-B AUROC {exported.val_b_auroc:.3f}"
+        )
+    if exported.synthetic:
+        console.write(f"its synthetic images are {exported.synthetic}")
+    if exported.advice:
+        console.write_command(exported.advice, "for a configuration without them: ")
+    if next_step:
+        console.write_command(exported.command, "next: ")
+
+
+def replay(
+    study: StudyArgument,
+    trial: Annotated[int, typer.Argument(metavar="TRIAL", help="Number of a trial.")],
+    data: MovedData = None,
+    weights_dir: WeightsDir = None,
+    cache: Cache = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a trial again, without Ray, and compare all its metrics with the recorded ones."""
+    from xraytune.export.replay import replay
+
+    with console.progress() as on_progress:
+        replayed = replay(study, trial, data=data, weights_dir=weights_dir, cache=cache, on_progress=on_progress)
+    if as_json:
+        console.show_json(to_json(replayed) | {"is_identical": replayed.is_identical})
+    else:
+        _show_replay(study, replayed)
+
+
+def _show_replay(study: Path, replayed: Replay) -> None:
+    rows = [
+        _comparison(f"{epoch.epoch}", epoch.recorded_val_auroc, epoch.replayed_val_auroc, epoch.is_identical)
+        for epoch in replayed.epochs
+    ]
+    if replayed.recorded_val_b_auroc is not None:
+        recorded, again = replayed.recorded_val_b_auroc, replayed.replayed_val_b_auroc
+        rows.append(_comparison("val-B", recorded, again, recorded == again))
+    heading = f"trial {replayed.trial} of {study}: {'identical' if replayed.is_identical else 'different'} metrics"
+    failures = {"recorded failure": replayed.recorded_failure, "replayed failure": replayed.replayed_failure}
+    columns = (Column("epoch", "right"), Column("recorded", "right"), Column("replayed", "right"), "bit-identical")
+    console.show(
+        Cell(heading, "good" if replayed.is_identical else "bad"),
+        *(Cell(f"{when}: {reason}", "bad") for when, reason in failures.items() if reason),
+        Table(columns, rows, "AUROC on val-A"),
+    )
+
+
+def _comparison(
+    name: str, recorded: float | None, replayed: float | None, is_identical: bool
+) -> tuple[Cell | str, ...]:
+    figures = ("" if value is None else f"{value:.6f}" for value in (recorded, replayed))
+    return name, *figures, Cell("yes", "good") if is_identical else Cell("no", "bad")
+
+
+def clean(
+    study: StudyArgument,
+    cache: Cache = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be removed.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove files that can be recreated: checkpoints of ended trials, leftovers, cached artifacts. Results are kept."""
+    from xraytune.search.clean import clean
+
+    cleaned = clean(study, cache=cache, dry_run=dry_run)
+    if as_json:
+        console.show_json(to_json(cleaned) | {"total_bytes": cleaned.total_bytes})
+    else:
+        _show_cleaned(cleaned)
+
+
+def _show_cleaned(cleaned: Cleaned) -> None:
+    notes = [Cell(f"note: {note}", "dim") for note in cleaned.notes]
+    if not cleaned.freed_bytes:
+        console.show("nothing to remove", *notes)
+        return
+    verb = "would free" if cleaned.is_dry_run else "freed"
+    console.show(
+        Cell(f"{verb} {_mebibytes(cleaned.total_bytes)} MiB; files are recreated when needed", "good"),
+        *notes,
+        Table(
+            (verb, Column("MiB", "right")),
+            [(kind, _mebibytes(size)) for kind, size in cleaned.freed_bytes.items()],
+        ),
+    )
+
+
+def _mebibytes(size: int) -> str:
+    return f"{size / 2**20:,.1f}"
