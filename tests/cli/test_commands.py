@@ -11,8 +11,8 @@ from typing import TypeAlias
 import pytest
 import typer
 from typer.testing import CliRunner, Result
-
 from xraytune.cli.command import Command
+
 from xraytune.errors import ConfigError, DataError, Problem, StudyError
 
 Run: TypeAlias = Callable[..., Result]

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import optuna
 import pytest
+from xraytune.export.demo import QUICK
 
 from xraytune.config.load import load_space
 from xraytune.config.settings import Experiment
 from xraytune.config.space import Space
 from xraytune.data.phantom import draw_phantoms
-from xraytune.export.demo import QUICK
 from xraytune.pipeline.prepare import prepare
 from xraytune.pipeline.trial import run_trial
 from xraytune.records import Compute, EpochRecord

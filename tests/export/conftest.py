@@ -1,9 +1,9 @@
-"""A small study on phantom X-rays, searched in this process: the director and real trials, without Ray."""
+"""A small study on phantom X-rays, searched in this process, without Ray."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,7 +48,7 @@ points_to_evaluate:
   - {source: none, lr: 1e-3}
 """
 PRUNED, FAILED, WITHOUT_EPOCH = 2, 3, 4
-"""Numbers of trials; trial 0 completes, for nobody was at a rung before it."""
+"""Numbers of trials; trial 0 completes, because it is the first at every rung."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,19 +69,19 @@ class Lab:
 
     @property
     def best(self) -> Path:
-        """What `export` wrote."""
+        """The file of `export`."""
         return self.path / "best.yaml"
 
     @property
     def model(self) -> Path:
-        """What `train` made of it."""
+        """The bundle of `train`."""
         return self.path / "model"
 
 
-def change_record(model: Path, *, without: Sequence[str] = (), **changes: object) -> None:
-    """Change and remove fields of a `bundle.json`, as if it had been written so."""
+def change_record(model: Path, **changes: object) -> None:
+    """Change fields of a `bundle.json`, and its checksum."""
     record, manifest = model / "bundle.json", model / "manifest.json"
-    write_json(record, {name: value for name, value in (read_json(record) | changes).items() if name not in without})
+    write_json(record, read_json(record) | changes)
     files = read_json(manifest)["files"] | {"bundle.json": sha256_of(record)}
     write_json(manifest, {"version": 1, "files": files})
 
@@ -91,7 +91,7 @@ CopyLab = Callable[[], Lab]
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    """One lab for all tests, in which nothing may be changed."""
+    """A lab shared by all tests; do not change it."""
     lab = Lab(tmp_path_factory.mktemp("lab"))
     draw_phantoms(lab.xrays, patients=40, seed=3, image_size_px=64, difficulty=0.0)
     (lab.path / "space.yaml").write_text(SPACE, encoding="utf-8")
@@ -103,7 +103,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 
 @pytest.fixture
 def copy_lab(lab: Lab, tmp_path: Path) -> CopyLab:
-    """A lab of one's own: `copy_lab()`."""
+    """`copy_lab()` returns a private copy of the lab."""
 
     def copy() -> Lab:
         shutil.copytree(lab.path, tmp_path / "copy")
@@ -113,7 +113,7 @@ def copy_lab(lab: Lab, tmp_path: Path) -> CopyLab:
 
 
 def search_in_process(lab: Lab) -> None:
-    """Run the search's trials one after the other; the last one is started and never gets to an epoch."""
+    """Run the trials of the search one by one; the last one starts, but has no epoch."""
     space = load_space(lab.path / "space.yaml")
     cache = lab.path / "cache"
     prepared, _ = prepare(space.settings, cache)
@@ -129,7 +129,7 @@ def search_in_process(lab: Lab) -> None:
 
 
 def run_to_its_end(controller: SearchController, number: int, folder: StudyFolder, cache: Path) -> None:
-    """Run a trial until it ends, or the director ends it."""
+    """Run a trial until it ends or is stopped."""
     trial_dir = folder.trial_path(number)
     epochs = trial_epochs(folder.experiment(number), folder.prepared(), trial_dir=trial_dir, cache=cache, compute=CPU)
     while controller.on_result(number, next_message(epochs, trial_dir)):

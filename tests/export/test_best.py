@@ -1,4 +1,4 @@
-"""What `export` chooses, writes and refuses."""
+"""`export`: its choice, its file and its errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 
 def study_of(folder: StudyFolder, lab: Lab, scores: list[tuple[float, float]]) -> None:
-    """A study in which each trial says that it ended with these AUROC on val-A and val-B."""
+    """A study whose trials ended with these AUROCs on val-A and val-B."""
     space = load_space(lab.path / "space.yaml", [f"budget.trials={len(scores) + 1}"])
     create_study(folder, space, StudyFolder(lab.study).prepared(), CPU)
     journal = Journal(folder.journal_path, space, writable=True)
@@ -39,8 +39,8 @@ def study_of(folder: StudyFolder, lab: Lab, scores: list[tuple[float, float]]) -
 
 
 def test_the_best_on_val_b_is_exported_and_of_equals_the_earliest(lab: Lab, tmp_path: Path) -> None:
-    """Val-A steered the search, so its winner may have won by luck."""
-    folder = StudyFolder(tmp_path / "studies" / "told")
+    """Val-A guided the search, so its best trial may be best by chance."""
+    folder = StudyFolder(tmp_path / "studies" / "made")
     study_of(folder, lab, [(0.9, 0.7), (0.8, 0.8), (0.99, 0.6), (0.85, 0.8)])
 
     exported = export(folder.path, out=tmp_path / "best.yaml")
@@ -58,7 +58,7 @@ def test_the_file_is_the_trial_and_says_where_it_comes_from(lab: Lab, tmp_path: 
     assert experiment.parameters == StudyFolder(lab.study).experiment(0).parameters
     assert experiment.settings.data.path == lab.xrays
     assert experiment.settings.exported_from == ExportedFrom(study=lab.study, trial=0)
-    assert "# Trial 0 of the study mix, arm classical+gan: asked for by its number." in text
+    assert "# Trial 0 of study mix, arm classical+gan: selected by its number." in text
     assert f"{exported.val_b_auroc:.4f} on val-B" in text
     assert "xraytune train --config trial.yaml -o model" in text
     assert str(tmp_path) not in text
@@ -75,8 +75,8 @@ def test_the_commands_can_be_copied_whatever_the_files_are_called(lab: Lab, tmp_
     assert "--config 'my best.yaml' -o model" in out.read_text(encoding="utf-8")
 
 
-def tell_verdict(study: Path, **words: str) -> None:
-    """What a confirm said of some trials."""
+def write_verdict(study: Path, **words: str) -> None:
+    """Write the verdicts of a confirm on some trials."""
     finalists = [{"trial": f"#{trial.removeprefix('trial_')}", "verdict": word} for trial, word in words.items()]
     write_json(study / "confirm" / "verdict.json", {"finalists": finalists})
 
@@ -88,21 +88,21 @@ def test_synthetic_images_are_said_to_be_unconfirmed_and_a_simpler_arm_is_named(
 
     assert exported.arm == "classical+gan"
     assert exported.synthetic.startswith("not confirmed: `xraytune confirm` has not compared")
-    assert exported.advice.endswith("--arm classical -o classical.yaml"), "the one that ran to its end"
-    assert f"# Its synthetic images are {exported.synthetic}." in out.read_text(encoding="utf-8")
+    assert exported.advice.endswith("--arm classical -o classical.yaml"), "the one that completed"
+    assert f"# The benefit of its synthetic images is {exported.synthetic}." in out.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
     ("word", "said"),
     [
         ("hurts", "refuted"),
-        ("no_better", "not confirmed: they do not improve AUROC"),
-        ("undecided", "not confirmed: inconclusive"),
+        ("no_better", "not confirmed: the mix does not improve AUROC"),
+        ("undecided", "not confirmed: the result is inconclusive"),
     ],
 )
 def test_what_a_confirm_said_stands_in_the_file(copy_lab: CopyLab, tmp_path: Path, word: str, said: str) -> None:
     lab = copy_lab()
-    tell_verdict(lab.study, trial_0=word)
+    write_verdict(lab.study, trial_0=word)
 
     exported = export(lab.study, out=tmp_path / "best.yaml", trial=0)
 
@@ -111,17 +111,17 @@ def test_what_a_confirm_said_stands_in_the_file(copy_lab: CopyLab, tmp_path: Pat
 
 
 def test_a_mix_that_helps_is_exported_though_another_trial_scored_higher(lab: Lab, tmp_path: Path) -> None:
-    folder = StudyFolder(tmp_path / "studies" / "told")
+    folder = StudyFolder(tmp_path / "studies" / "made")
     study_of(folder, lab, [(0.9, 0.7), (0.8, 0.8)])
-    tell_verdict(folder.path, trial_0="helps")
+    write_verdict(folder.path, trial_0="helps")
 
     exported = export(folder.path, out=tmp_path / "best.yaml")
 
-    assert (exported.trial, exported.synthetic, exported.advice) == (0, "confirmed: it beats every control", "")
+    assert (exported.trial, exported.synthetic, exported.advice) == (0, "confirmed: the mix beats all controls", "")
 
 
 def test_the_file_says_why_this_trial(lab: Lab, tmp_path: Path) -> None:
-    folder = StudyFolder(tmp_path / "studies" / "told")
+    folder = StudyFolder(tmp_path / "studies" / "made")
     study_of(folder, lab, [(0.9, 0.7), (0.8, 0.8)])
 
     def head(**suggestion: Any) -> str:
@@ -129,14 +129,14 @@ def test_the_file_says_why_this_trial(lab: Lab, tmp_path: Path) -> None:
         export(folder.path, out=path, **suggestion)
         return path.read_text(encoding="utf-8").partition("\n")[0]
 
-    assert head().endswith("Trial 1 of the study told, arm classical: the best by val-B.")
-    assert head(arm="classical").endswith("the best of its arm by val-B.")
-    tell_verdict(folder.path, trial_0="helps")
-    assert head().endswith("Trial 0 of the study told, arm classical+gan: the mix that `confirm` found to help.")
+    assert head().endswith("Trial 1 of study made, arm classical: the best on val-B.")
+    assert head(arm="classical").endswith("the best of its arm on val-B.")
+    write_verdict(folder.path, trial_0="helps")
+    assert head().endswith("Trial 0 of study made, arm classical+gan: the mix that `confirm` found to help.")
 
 
 def test_where_no_trial_is_without_synthetic_images_none_is_advised(lab: Lab, tmp_path: Path) -> None:
-    folder = StudyFolder(tmp_path / "studies" / "told")
+    folder = StudyFolder(tmp_path / "studies" / "made")
     study_of(folder, lab, [(0.9, 0.7)])
 
     assert export(folder.path, out=tmp_path / "best.yaml").advice == ""
@@ -147,15 +147,15 @@ def test_the_best_of_an_arm_can_be_asked_for(lab: Lab, tmp_path: Path) -> None:
 
     assert exported.trial == 0
     with pytest.raises(
-        StudyError, match=r"no trial of the arm real_only ran to its end\n.*choose one of: classical, classical\+gan"
+        StudyError, match=r"no trial of arm real_only has completed\n.*choose one of: classical, classical\+gan"
     ):
         export(lab.study, out=tmp_path / "other.yaml", arm="real_only")
-    with pytest.raises(ConfigError, match="a trial and an arm"):
+    with pytest.raises(ConfigError, match="both a trial and an arm"):
         export(lab.study, out=tmp_path / "other.yaml", arm="real_only", trial=0)
 
 
 def test_after_a_confirm_an_arm_is_its_tuned_control(copy_lab: CopyLab, tmp_path: Path) -> None:
-    """Also one that is no trial of the search."""
+    """Also one that is not a trial of the search."""
     lab = copy_lab()
     parameters = Parameters(backbone="small_cnn", weights="none", lr=0.004)
     control = Arm(name="tuned real_only top-up 2", role="tuned", trial="top-up 2", parameters=parameters)
@@ -168,8 +168,8 @@ def test_after_a_confirm_an_arm_is_its_tuned_control(copy_lab: CopyLab, tmp_path
 
 
 def test_after_a_confirm_that_finished_a_pruned_control_its_arm_is_that_trial(lab: Lab, tmp_path: Path) -> None:
-    """Where ASHA pruned the whole arm, a confirm trains its furthest trial to its end."""
-    folder = StudyFolder(tmp_path / "studies" / "told")
+    """If ASHA pruned a whole arm, a confirm completes its longest trial."""
+    folder = StudyFolder(tmp_path / "studies" / "made")
     study_of(folder, lab, [(0.9, 0.7)])
     journal = Journal(folder.journal_path, folder.space(), writable=True)
     suggestion = journal.ask(folder.space().points())
@@ -188,10 +188,10 @@ def test_after_a_confirm_that_finished_a_pruned_control_its_arm_is_that_trial(la
 
 @pytest.mark.parametrize(
     ("trial", "reason"),
-    [(PRUNED, "stopped by ASHA"), (FAILED, "not finite"), (WITHOUT_EPOCH, "has not ended"), (77, "there is none")],
+    [(PRUNED, "stopped by ASHA"), (FAILED, "not finite"), (WITHOUT_EPOCH, "has not ended"), (77, "does not exist")],
 )
 def test_only_a_complete_trial_can_be_chosen(lab: Lab, tmp_path: Path, trial: int, reason: str) -> None:
-    with pytest.raises(StudyError, match=f"(?s)trial {trial}: .*{reason}.*choose one that ran to its end: 0"):
+    with pytest.raises(StudyError, match=f"(?s)trial {trial}: .*{reason}.*choose a completed one: 0"):
         export(lab.study, out=tmp_path / "best.yaml", trial=trial)
 
     assert not (tmp_path / "best.yaml").exists()
@@ -203,17 +203,17 @@ def test_nothing_is_overwritten_but_the_same_may_be_written_again(lab: Lab, tmp_
 
     assert export(lab.study, out=out) == first
     out.write_text("mine\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match="something else here already"):
+    with pytest.raises(ConfigError, match="the file exists with other content"):
         export(lab.study, out=out)
 
     assert out.read_text(encoding="utf-8") == "mine\n"
 
 
 def test_a_study_without_a_complete_trial_has_no_best(lab: Lab, tmp_path: Path) -> None:
-    folder = StudyFolder(tmp_path / "studies" / "told")
+    folder = StudyFolder(tmp_path / "studies" / "made")
     study_of(folder, lab, [])
 
-    with pytest.raises(TrialError, match="no trial completed"):
+    with pytest.raises(TrialError, match="no trial has completed"):
         export(folder.path, out=tmp_path / "best.yaml")
 
 

@@ -1,4 +1,4 @@
-"""A bundle is opened whole or not at all."""
+"""Opening a bundle verifies all its files."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def test_every_missing_file_is_named(copy_lab: CopyLab) -> None:
         open_bundle(model)
 
 
-def test_a_folder_that_is_no_bundle_is_told_so(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="no model bundle here"):
+def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="not a model bundle"):
         open_bundle(tmp_path)
 
 
-def test_a_bundle_tells_what_it_was_made_from(lab: Lab) -> None:
+def test_a_bundle_records_what_it_was_made_from(lab: Lab) -> None:
     bundle = open_bundle(lab.model)
 
     experiment = load_space(lab.model / "config.yaml").experiment()

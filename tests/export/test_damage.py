@@ -1,4 +1,4 @@
-"""What `export` and the readers of a bundle say of files that somebody changed."""
+"""`export` and bundles with files that were damaged or changed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 
 def change(model: Path, **values: Any) -> None:
-    """Write other values into `bundle.json`, and its right checksum into the manifest."""
+    """Change values of `bundle.json`, and its checksum in the manifest."""
     record, manifest = model / "bundle.json", model / "manifest.json"
     write_json(record, {**json.loads(record.read_bytes()), **values})
     seal(model, record, manifest)
@@ -51,7 +51,7 @@ def test_a_bundle_that_cannot_be_used_is_refused_when_it_is_opened(copy_lab: Cop
     model = copy_lab().model
     change(model, **values)
 
-    with pytest.raises(ArtifactError, match=r"bundle\.json: this bundle is of another version"):
+    with pytest.raises(ArtifactError, match=r"bundle\.json: this file is not valid in this version"):
         open_bundle(model)
 
 
@@ -62,9 +62,9 @@ def test_a_bundle_with_another_network_or_split_says_which_file_it_is(copy_lab: 
         seal(model, model / name, model / "manifest.json")
     bundle = open_bundle(model)
 
-    with pytest.raises(ArtifactError, match=r"model\.safetensors: the file holds another network"):
+    with pytest.raises(ArtifactError, match=r"model\.safetensors: the file does not match the network"):
         bundle.classifier(CPU)
-    with pytest.raises(ArtifactError, match=r"split\.json: this bundle is of another version"):
+    with pytest.raises(ArtifactError, match=r"split\.json: this file is not valid in this version"):
         bundle.prepared()
 
 
@@ -73,7 +73,7 @@ def test_a_bundle_with_another_network_or_split_says_which_file_it_is(copy_lab: 
     [b"\xff", b"[]", b'{"finalists": [{"trial": 1}]}', b'{"finalists": [{"trial": "#99", "verdict": "helps"}]}'],
     ids=["bytes", "a list", "no verdict", "no such trial"],
 )
-def test_a_damaged_verdict_is_told_with_the_way_to_a_new_one(copy_lab: CopyLab, tmp_path: Path, verdict: bytes) -> None:
+def test_a_damaged_verdict_is_an_error_with_a_fix(copy_lab: CopyLab, tmp_path: Path, verdict: bytes) -> None:
     lab = copy_lab()
     (lab.study / "confirm").mkdir()
     (lab.study / "confirm" / "verdict.json").write_bytes(verdict)
@@ -85,7 +85,7 @@ def test_a_damaged_verdict_is_told_with_the_way_to_a_new_one(copy_lab: CopyLab, 
 def test_a_stopped_trial_that_a_confirm_finished_and_found_to_help_is_exported(
     copy_lab: CopyLab, tmp_path: Path
 ) -> None:
-    """Where ASHA lets no trial with synthetic images get to its end, the finalists are among those it stopped."""
+    """If ASHA stops all trials with synthetic images, finalists are among the stopped ones."""
     lab = copy_lab()
     folder = StudyFolder(lab.study)
     stopped = next(

@@ -1,4 +1,4 @@
-"""What `doctor` finds on a machine."""
+"""The checks of `doctor`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from xraytune.export.doctor import doctor, probe
 
 
-def test_an_import_that_fails_is_told_with_its_reason() -> None:
+def test_a_failing_import_is_reported_with_its_reason() -> None:
     check = probe("gone", "import no_such_module_anywhere", fix="install it")
 
     assert (check.status, check.fix) == ("missing", "install it")
@@ -26,7 +26,7 @@ def test_an_import_that_works_says_what_is_there() -> None:
 def test_a_machine_is_looked_at_for_a_space_without_showing_secrets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Weights too that a condition leaves to their default; without the images that the file speaks of."""
+    """Also for weights that a condition leaves at their default; the images of the file are not needed."""
     monkeypatch.setenv("WANDB_API_KEY", "not-to-be-shown")
     space = tmp_path / "space.yaml"
     space.write_text(

@@ -1,4 +1,4 @@
-"""What `evaluate` measures, what it refuses, and that no look at the test folder goes unrecorded."""
+"""`evaluate`: its metrics, its errors, and the log of access to the test folder."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_the_figures_are_scikit_learns_on_the_predicted_probabilities(lab: Lab, 
 def test_a_bundle_is_worth_on_val_b_what_its_training_said(
     copy_lab: CopyLab, tmp_path: Path, overrides: Sequence[str]
 ) -> None:
-    """Also where the head alone was trained, on features that were computed once."""
+    """Also if only the head was trained, on cached features."""
     lab = copy_lab()
     weights = tmp_path / "weights.pth"
     backbone = build_classifier(Parameters(backbone="small_cnn", weights="none"), 2, weights=None, seed=5).backbone
@@ -92,7 +92,7 @@ def test_a_bundle_is_worth_on_val_b_what_its_training_said(
 
 
 def other_bytes(image: Path) -> None:
-    """Save an image anew, as preprocessing would."""
+    """Save an image again, as preprocessing would."""
     with Image.open(image) as opened:
         opened.save(image.with_suffix(".png"))
     image.unlink()
@@ -111,11 +111,13 @@ def test_patients_of_the_model_are_found_on_images_with_other_bytes(copy_lab: Co
 
     assert (found.known_image_count, found.known_patient_count, found.known_patient_image_count) == (0, 1, 1)
     assert found.to_json()["known_patients"] == 1
-    said = command("evaluate", lab.model, "--data", folder).stdout
-    assert "1 of these images are of 1 patient in the model's own training or validation" in " ".join(said.split())
+    output = command("evaluate", lab.model, "--data", folder).stdout
+    assert "1 of these images are of 1 patient in the model's own training or validation set" in " ".join(
+        output.split()
+    )
 
 
-def test_a_table_tells_evaluate_that_equal_file_names_are_other_patients(copy_lab: CopyLab, tmp_path: Path) -> None:
+def test_with_a_patient_table_equal_file_names_are_other_patients(copy_lab: CopyLab, tmp_path: Path) -> None:
     lab = copy_lab()
     folder = val_b_folder(lab.model, lab.xrays, tmp_path / "images")
     for image in sorted(folder.rglob("*.jpeg")):
@@ -160,18 +162,6 @@ def test_a_folder_in_which_a_class_scores_differently_is_warned_of(lab: Lab, tmp
     assert evaluation.to_json()["shift"]["warnings"] == [*evaluation.shift.warnings]  # type: ignore[index, call-overload]
 
 
-def test_a_bundle_of_an_earlier_version_is_evaluated_at_its_threshold(copy_lab: CopyLab) -> None:
-    lab = copy_lab()
-    change_record(lab.model, without=("threshold_rule", "validation"), threshold=0.25)
-
-    evaluation = evaluate(lab.model, data=lab.xrays / "train", replicates=10)
-
-    assert open_bundle(lab.model).record.threshold_rule == "youden_val_b"
-    assert (evaluation.threshold, evaluation.shift) == (0.25, None)
-    with pytest.raises(ConfigError, match="no validation scores: it was trained by an earlier version"):
-        evaluate(lab.model, data=lab.xrays / "train", sensitivity=0.9)
-
-
 def test_a_sensitivity_gives_another_threshold(lab: Lab) -> None:
     validation = open_bundle(lab.model).record.validation
     assert validation is not None
@@ -188,9 +178,9 @@ def test_a_sensitivity_gives_another_threshold(lab: Lab) -> None:
 
 @pytest.mark.parametrize(
     ("sensitivity", "what"),
-    [(0.9999, "it takes 9999 positive validation scores, and the model holds [0-9]+ of PNEUMONIA"), (1.0, "below 1")],
+    [(0.9999, "needs 9999 validation scores of PNEUMONIA, but the model has [0-9]+"), (1.0, "below 1")],
 )
-def test_a_sensitivity_that_validation_cannot_tell_is_refused(lab: Lab, sensitivity: float, what: str) -> None:
+def test_a_sensitivity_that_needs_more_validation_images_is_refused(lab: Lab, sensitivity: float, what: str) -> None:
     with pytest.raises(ConfigError, match=what):
         evaluate(lab.model, data=lab.xrays / "train", sensitivity=sensitivity)
 
@@ -213,7 +203,7 @@ def test_images_of_the_models_folder_of_extra_images_are_known(copy_lab: CopyLab
     assert evaluate(lab.path / "mixed", data=data, replicates=10).known_patient_count == 0
 
 
-def test_an_opened_test_folder_is_written_down_also_under_another_name(copy_lab: CopyLab, tmp_path: Path) -> None:
+def test_test_set_access_is_logged_also_for_a_renamed_folder(copy_lab: CopyLab, tmp_path: Path) -> None:
     lab = copy_lab()
     renamed = shutil.copytree(lab.xrays / "test", tmp_path / "harmless")
 
@@ -232,7 +222,7 @@ def test_an_opened_test_folder_is_written_down_also_under_another_name(copy_lab:
         assert rows[0]["time"].endswith("+00:00")
 
 
-def test_patients_of_the_test_folder_are_told_by_the_data_folders_table(copy_lab: CopyLab) -> None:
+def test_patients_of_the_test_folder_are_read_from_the_data_folders_table(copy_lab: CopyLab) -> None:
     lab = copy_lab()
     files = sorted(path.relative_to(lab.xrays).as_posix() for path in (lab.xrays / "test").rglob("*.jpeg"))
     lines = [f"{file},patient {number // 4}\n" for number, file in enumerate(files)]
@@ -254,7 +244,7 @@ def test_a_table_above_that_lacks_images_of_the_folder_is_of_something_else(copy
     assert evaluate(lab.model, data=lab.xrays / "test", replicates=50).patient_count == before
 
 
-def test_an_expression_for_paths_below_the_data_folder_tells_the_patients_of_its_test_folder(copy_lab: CopyLab) -> None:
+def test_a_regex_for_paths_below_the_data_folder_finds_the_patients_of_its_test_folder(copy_lab: CopyLab) -> None:
     lab = copy_lab()
     change_record(lab.model, group_regex=r"^(?:train|test)/[^/]+/(.+)[_-][0-9]+[.]jpeg$")
 
@@ -264,7 +254,7 @@ def test_an_expression_for_paths_below_the_data_folder_tells_the_patients_of_its
     assert found.patient_count == len(names)
 
 
-def test_a_look_at_other_images_is_not_written_down(copy_lab: CopyLab, tmp_path: Path) -> None:
+def test_access_to_other_images_is_not_logged(copy_lab: CopyLab, tmp_path: Path) -> None:
     lab = copy_lab()
 
     evaluation = evaluate(lab.model, data=val_b_folder(lab.model, lab.xrays, tmp_path / "val_b"), replicates=10)
@@ -273,7 +263,7 @@ def test_a_look_at_other_images_is_not_written_down(copy_lab: CopyLab, tmp_path:
     assert not (lab.model / "test_access.jsonl").exists()
 
 
-def test_an_opening_counts_without_the_study(copy_lab: CopyLab) -> None:
+def test_test_set_access_is_counted_without_the_study(copy_lab: CopyLab) -> None:
     lab = copy_lab()
     lab.study.rename(lab.path / "away")
 
@@ -288,7 +278,7 @@ def test_a_folder_of_parts_is_refused(lab: Lab) -> None:
 def test_a_class_without_images_is_named(lab: Lab, tmp_path: Path) -> None:
     shutil.copytree(lab.xrays / "train" / "NORMAL", tmp_path / "images" / "NORMAL")
 
-    with pytest.raises(DataError, match="no images of PNEUMONIA, so AUROC has no value"):
+    with pytest.raises(DataError, match="no images of PNEUMONIA, so AUROC is undefined"):
         evaluate(lab.model, data=tmp_path / "images")
 
 

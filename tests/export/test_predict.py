@@ -1,4 +1,4 @@
-"""The table that `predict` writes."""
+"""The CSV file of `predict`."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_an_existing_table_is_not_overwritten(lab: Lab, tmp_path: Path) -> None:
     out = tmp_path / "table.csv"
     out.write_text("mine\n", encoding="utf-8")
 
-    with pytest.raises(ConfigError, match="something here already"):
+    with pytest.raises(ConfigError, match="already"):
         predict(lab.model, lab.xrays / "test", out=out)
 
     assert out.read_text(encoding="utf-8") == "mine\n"

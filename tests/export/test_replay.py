@@ -1,4 +1,4 @@
-"""A trial that is run again gives the study's numbers, and a number that does not fit is seen."""
+"""`replay` reproduces a trial, and notices metrics that differ."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ import os, signal, sys
 from pathlib import Path
 from xraytune.export.replay import replay
 
-def hear(what, done, total):
+def kill(what, done, total):
     if what == "training steps" and done == total:
         os.kill(os.getpid(), signal.SIGKILL)
 
-replay(Path(sys.argv[1]), int(sys.argv[2]), on_progress=hear)
+replay(Path(sys.argv[1]), int(sys.argv[2]), on_progress=kill)
 """
 
 
@@ -42,11 +42,11 @@ replay(Path(sys.argv[1]), int(sys.argv[2]), on_progress=hear)
 def test_a_replayed_trial_is_the_recorded_one_to_the_bit(lab: Lab, trial: int) -> None:
     """The first trained a GAN, the last was stopped by ASHA; the study may be searched meanwhile."""
     recorded = read_jsonl(StudyFolder(lab.study).trial_path(trial) / "epochs.jsonl")
-    told: list[tuple[int, int]] = []
+    seen: list[tuple[int, int]] = []
 
     def on_progress(what: str, done: int, total: int) -> None:
         if what == "training steps":
-            told.append((done, total))
+            seen.append((done, total))
 
     with locked(StudyFolder(lab.study)):
         again = replay(lab.study, trial, on_progress=on_progress)
@@ -54,7 +54,7 @@ def test_a_replayed_trial_is_the_recorded_one_to_the_bit(lab: Lab, trial: int) -
     assert again.is_identical
     assert [epoch.replayed_val_auroc for epoch in again.epochs] == [row["val_auroc"] for row in recorded]
     last_step = recorded[-1]["steps"]
-    assert sorted({*told}) == [(step, last_step) for step in range(last_step + 1)]
+    assert sorted({*seen}) == [(step, last_step) for step in range(last_step + 1)]
     assert (again.replayed_val_b_auroc is not None) == (again.status == "complete")
     assert not list(lab.path.glob("cache/.replay*"))
 
@@ -120,23 +120,23 @@ def test_pixels_that_the_cache_has_lost_are_decoded_again(copy_lab: CopyLab) -> 
     assert replay(lab.study, PRUNED).is_identical
 
 
-def test_images_and_weights_that_moved_are_read_where_they_are_said_to_be(
+def test_moved_images_and_weights_are_read_from_their_new_location(
     copy_lab: CopyLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lab = copy_lab()
     shutil.rmtree(lab.path / "cache")
     moved, weights_dir = lab.path / "elsewhere", lab.path / "weights"
     lab.xrays.rename(moved)
-    suggestion: list[Path | None] = []
+    folders: list[Path | None] = []
 
     def pretrained_weights(parameters: Parameters, folder: Path | None, cache: Path) -> Pretrained | None:
-        suggestion.append(folder)
+        folders.append(folder)
         return pretrained.pretrained_weights(parameters, folder, cache)
 
     monkeypatch.setattr("xraytune.pipeline.inputs.pretrained_weights", pretrained_weights)
 
     assert replay(lab.study, PRUNED, data=moved, weights_dir=weights_dir).is_identical
-    assert suggestion == [weights_dir]
+    assert folders == [weights_dir]
 
 
 def test_lost_pixels_of_other_images_are_refused(copy_lab: CopyLab) -> None:

@@ -1,4 +1,4 @@
-"""The final training: the trial's numbers, equal files, and going on after an interruption."""
+"""The final training: the trial's metrics, equal files, and resuming after an interruption."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ import os, signal, sys
 from pathlib import Path
 from xraytune.export.train import train
 
-def hear(record):
+def kill(record):
     if record.epoch == 2:
         print(*sorted({"ray", "wandb", "optuna"} & set(sys.modules)), sep=",", flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
 
-train(Path(sys.argv[1]), out=Path(sys.argv[2]), on_epoch=hear)
+train(Path(sys.argv[1]), out=Path(sys.argv[2]), on_epoch=kill)
 """
 
 
@@ -50,7 +50,7 @@ def test_trained_twice_every_file_is_the_same_and_the_numbers_are_the_trials(cop
     assert files_of(lab.path / "again") == files_of(lab.model)
 
 
-def test_an_interrupted_training_goes_on_to_the_same_files(copy_lab: CopyLab) -> None:
+def test_an_interrupted_training_resumes_to_the_same_files(copy_lab: CopyLab) -> None:
     lab = copy_lab()
     first: list[EpochRecord] = []
 
@@ -62,11 +62,11 @@ def test_an_interrupted_training_goes_on_to_the_same_files(copy_lab: CopyLab) ->
         train(lab.best, out=lab.path / "again", on_epoch=interrupt)
     assert not (lab.path / "again").exists()
     assert len(list(lab.path.glob("cache/train-1.work/*/checkpoint/checkpoint.pt"))) == 1
-    heard: list[EpochRecord] = []
-    train(lab.best, out=lab.path / "again", on_epoch=heard.append)
+    epochs: list[EpochRecord] = []
+    train(lab.best, out=lab.path / "again", on_epoch=epochs.append)
 
-    assert [record.epoch for record in heard] == [1, 2, 3]
-    assert heard[0] == first[0], "the first epoch is told again, to its seconds: it was not trained again"
+    assert [record.epoch for record in epochs] == [1, 2, 3]
+    assert epochs[0] == first[0], "with the same seconds: it was not trained again"
     assert files_of(lab.path / "again") == files_of(lab.model)
     assert not list(lab.path.glob("cache/train-1.work/*"))
 
@@ -94,7 +94,7 @@ def killed(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Killed:
     return Killed(lab, done.stdout.strip())
 
 
-def test_a_killed_training_goes_on_to_the_same_files(killed: Killed) -> None:
+def test_a_killed_training_resumes_to_the_same_files(killed: Killed) -> None:
     lab = killed.lab
     assert not (lab.path / "killed").exists()
 
@@ -108,7 +108,7 @@ def test_a_final_training_needs_neither_ray_nor_optuna_nor_wandb(killed: Killed)
 
 
 def test_an_existing_folder_is_refused_before_anything_starts(lab: Lab, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="something here already"):
+    with pytest.raises(ConfigError, match="already"):
         train(lab.best, out=lab.model, cache=tmp_path / "cache")
 
     assert not (tmp_path / "cache").exists()
@@ -125,17 +125,17 @@ def test_a_folder_that_appears_there_meanwhile_stays_and_the_training_is_kept(co
         out.mkdir(exist_ok=True)
         (out / "mine.txt").touch()
 
-    with pytest.raises(ConfigError, match="there is something here already"):
+    with pytest.raises(ConfigError, match="already"):
         train(lab.best, out=out, on_epoch=take)
 
-    heard: list[EpochRecord] = []
-    train(lab.best, out=lab.path / "free", on_epoch=heard.append)
-    assert heard == first, "to its seconds: no epoch was trained again"
+    epochs: list[EpochRecord] = []
+    train(lab.best, out=lab.path / "free", on_epoch=epochs.append)
+    assert epochs == first, "with the same seconds: no epoch was trained again"
     assert [file.name for file in out.iterdir()] == ["mine.txt"]
     assert files_of(lab.path / "free") == files_of(lab.model)
 
 
-def test_other_images_than_the_studys_are_told(copy_lab: CopyLab) -> None:
+def test_images_that_differ_from_the_studys_are_noted(copy_lab: CopyLab) -> None:
     lab = copy_lab()
     next(iter(sorted(lab.xrays.glob("train/NORMAL/*")))).unlink()
     notes: list[str] = []
@@ -143,7 +143,7 @@ def test_other_images_than_the_studys_are_told(copy_lab: CopyLab) -> None:
     trained = train(lab.best, out=lab.path / "again", note=notes.append)
 
     assert trained.equals_trial is None
-    assert any("not those of the study mix" in note for note in notes)
+    assert any("differ from those of study mix" in note for note in notes)
 
 
 def test_without_its_study_a_configuration_still_trains(copy_lab: CopyLab) -> None:
@@ -154,22 +154,22 @@ def test_without_its_study_a_configuration_still_trains(copy_lab: CopyLab) -> No
     trained = train(lab.best, out=lab.path / "again", cache=lab.path / "cache", note=notes.append)
 
     assert trained.equals_trial is None
-    assert any("not here" in note for note in notes)
+    assert any("does not exist here" in note for note in notes)
 
 
-def test_a_damaged_table_of_the_study_is_told_before_anything_is_trained(copy_lab: CopyLab) -> None:
+def test_a_damaged_table_of_the_study_is_an_error_before_the_training(copy_lab: CopyLab) -> None:
     lab = copy_lab()
     StudyFolder(lab.study).rows_path.write_text('{"version": 2}\n', encoding="utf-8")
-    heard: list[EpochRecord] = []
+    epochs: list[EpochRecord] = []
 
     with pytest.raises(StudyError, match=r"trials\.jsonl"):
-        train(lab.best, out=lab.path / "again", on_epoch=heard.append)
+        train(lab.best, out=lab.path / "again", on_epoch=epochs.append)
 
-    assert not heard
+    assert not epochs
 
 
 def test_a_trial_that_asha_stopped_has_no_figures_to_compare_with(copy_lab: CopyLab) -> None:
-    """As one that a confirm trained to its end, and then found to help."""
+    """For example one that a confirm completed, and found to help."""
     lab = copy_lab()
     folder = StudyFolder(lab.study)
     experiment = Experiment(
@@ -201,7 +201,7 @@ def test_a_training_that_runs_already_is_not_started_again(copy_lab: CopyLab) ->
 
     def train_too(record: EpochRecord) -> None:
         if record.epoch == 1:
-            with pytest.raises(ArtifactError, match="runs already"):
+            with pytest.raises(ArtifactError, match="already running"):
                 train(lab.best, out=lab.path / "other")
 
     train(lab.best, out=lab.path / "again", on_epoch=train_too)

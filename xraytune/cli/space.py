@@ -103,12 +103,12 @@ def _settings(settings: Settings) -> Table:
     rungs = f"ASHA, grace {scheduler.grace}, reduction {scheduler.reduction}" if is_asha else "none"
     if settings.has_idle_asha:
         rungs += f"; stops no trial, because of only {budget.max_epochs} epochs"
-    patients = f"{data.train_patients} patients" if data.train_patients else "all patients"
+    patients = f"{data.train_patients} patients" if data.train_patients else "all other patients"
     missing = "" if data.path.exists() else "; does not exist: give --data DIR"
     return console.facts(
         ("study", settings.name),
         ("images", f"{data.path}, {data.image_size} px{missing}"),
-        ("training set", f"{patients} except those of val-A ({data.split.val_a:g}) and val-B ({data.split.val_b:g})"),
+        ("split", f"val-A {data.split.val_a:g}, val-B {data.split.val_b:g}, training set: {patients}"),
         ("budget", ", ".join(limits)),
         ("scheduler", rungs),
         ("sampler", f"{sampler.name}, {sampler.startup_trials} random trials first, seed {sampler.seed}"),

@@ -64,7 +64,7 @@ def show_export(exported: Exported, *, next_step: bool = True) -> None:
             f"val-A AUROC {exported.val_auroc:.3f}, val-B AUROC {exported.val_b_auroc:.3f}"
         )
     if exported.synthetic:
-        console.write(f"its synthetic images are {exported.synthetic}")
+        console.write(f"the benefit of its synthetic images is {exported.synthetic}")
     if exported.advice:
         console.write_command(exported.advice, "for a configuration without them: ")
     if next_step:

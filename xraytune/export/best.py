@@ -1,52 +1,53 @@
-"""The best configuration of a study, as a file that `train` runs.
+"""Write the best configuration of a study to a YAML file for `train`.
 
-Takes a study, gives a YAML file in which nothing is left to choose. Trials were steered by val-A, so the one to take is
-chosen by val-B, which no trial has seen; once a `confirm` has found a mix that helps, that one is. The file says which trial
-it is, so that a final training finds the study, and what is known of its synthetic images.
+The search optimizes val-A, so the best trial is chosen on val-B, which no trial has seen. Once `confirm` has found a mix
+that helps, that mix is exported. The file names its trial, so that `train` can compare its metrics.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import Any, TypeAlias
 
 from xraytune.config.load import experiment_to_yaml
-from xraytune.config.settings import Experiment, ExportedFrom, Parameters
+from xraytune.config.settings import Experiment, ExportedFrom
 from xraytune.confirm.plan import CONFIRM_FOLDER, TOP_UP_FOLDER, VERDICT_FILE, Arm, read_plan
 from xraytune.confirm.runs import completed_rows
 from xraytune.errors import ConfigError, Problem, StudyError, TrialError, listed
 from xraytune.files import read_json, require_writable, write_text
-from xraytune.records import Json
 from xraytune.search.journal import Journal
 from xraytune.search.study import StudyFolder
 
-_SAID = {
-    "helps": "confirmed: it beats every control",
-    "hurts": "refuted: they make it worse",
-    "no_better": "not confirmed: they do not improve AUROC over a control without them",
-    "undecided": "not confirmed: inconclusive",
-    "not_tested": "not confirmed: not tested, because a better mix does not help",
+_CONFIRMED = "confirmed: the mix beats all controls"
+_VERDICTS = {
+    "helps": _CONFIRMED,
+    "hurts": "refuted: the mix lowers AUROC",
+    "no_better": "not confirmed: the mix does not improve AUROC over a control without them",
+    "undecided": "not confirmed: the result is inconclusive",
+    "not_tested": "not confirmed: the mix was not tested, because a better one does not help",
 }
-_UNTESTED = "not confirmed: `xraytune confirm` has not compared this mix with its controls"
+_UNTESTED = "not confirmed: `xraytune confirm` has not compared the mix with its controls"
+
+Row: TypeAlias = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
-    """What was written.
+    """An exported trial.
 
     Attributes:
-        path: The file.
-        study: The study's name.
-        trial: The number of the trial; None: a trial that a `confirm` added to tune a control.
-        arm: Its arm, such as `classical+gan`.
-        val_auroc: Its value, on val-A; None of an added trial.
-        val_b_auroc: On val-B; None of an added trial.
-        synthetic: What a `confirm` said of its synthetic images; empty where it has none.
-        advice: A simpler arm to take instead, as a command; empty where there is no reason to.
-        command: What goes on from here.
+        path: The YAML file.
+        study: Name of the study.
+        trial: Number of the trial; None for a trial that `confirm` added to tune a control, as are its AUROCs.
+        arm: Its arm, e.g. `classical+gan`.
+        val_auroc: On val-A.
+        val_b_auroc: On val-B.
+        synthetic: Whether the benefit of its synthetic images is confirmed; empty if it has none.
+        advice: Command that exports a simpler arm; empty if there is no reason to.
+        command: Command that trains the final model.
     """
 
     path: Path
@@ -59,201 +60,152 @@ class Exported:
     advice: str
     command: str
 
-    def to_json(self) -> dict[str, Json]:
-        """The record as JSON values."""
-        return asdict(self) | {"path": str(self.path)}
-
 
 def export(study: Path, *, out: Path, trial: int | None = None, arm: str | None = None) -> Exported:
-    """Write the confirmed mix, else the complete trial with the best val-B AUROC (of equals the earliest).
+    """Write the confirmed mix or else the completed trial with the best val-B AUROC (the earliest of equals).
 
     Args:
-        study: The study's folder; it may be searched meanwhile.
-        out: The file; one with the same content may be there already.
-        trial: The number of a complete trial, instead.
-        arm: The best of this arm instead, such as `real_only`; after a `confirm`, its tuned control.
+        study: Folder of the study; it may be searched meanwhile.
+        out: File to write; it may exist with the same content.
+        trial: Number of a completed trial to export instead.
+        arm: Export the best of this arm instead, e.g. `real_only`; after a `confirm`, its tuned control.
 
     Raises:
-        ConfigError: `out` is there with other content, a file is where its folder should be, or both a trial and an arm
-            are asked for.
-        StudyError: There is no study, no complete trial `trial`, or none of this arm.
-        TrialError: No trial completed.
-        MachineError: The disk is full.
+        ConfigError: `out` has other content, its folder is a file, or both a trial and an arm are given.
+        StudyError: There is no study, no completed trial `trial`, or none of this arm.
+        TrialError: No trial has completed.
     """
     if trial is not None and arm is not None:
-        raise ConfigError(
-            Problem("a trial and an arm are asked for", f"--trial {trial} --arm {arm}", "give one of them")
-        )
+        raise ConfigError(Problem("both a trial and an arm are given", f"--trial {trial} --arm {arm}", "leave one out"))
     require_writable(out.parent)
     folder = StudyFolder(study.resolve())
     space = folder.space()
     journal = Journal(folder.journal_path, space, writable=False)
-    rows = journal.rows()
-    for row in rows:
-        if row["status"] == "complete" and row["val_b_auroc"] is None:
-            what = f"the journal is damaged: it does not tell the val-B AUROC of trial {row['number']}"
-            raise StudyError(Problem(what, folder.journal_path, "put it back from a copy"))
-    verdicts = _verdicts(folder, {row["number"] for row in rows})
-    tuned = None if arm is None else _tuned_control(folder, arm)
-    if tuned is not None and not tuned.trial.startswith("#"):
+    rows = {row["number"]: row for row in journal.rows()}
+    complete = [row for row in rows.values() if row["status"] == "complete"]
+    for row in complete:
+        if row["val_b_auroc"] is None:
+            what = f"the journal is damaged: trial {row['number']} has no val-B AUROC"
+            raise StudyError(Problem(what, folder.journal_path, "restore it from a backup"))
+    verdicts = _verdicts(folder, rows)
+    helping = next((number for number, word in verdicts.items() if word == "helps"), None)
+    tuned = _tuned_control(folder, arm) if arm else None
+    if tuned and not tuned.trial.startswith("#"):
         row = {"number": None, "arm": arm, "value": None, "val_b_auroc": None}
-        parameters, origin = tuned.parameters, None
-    else:
-        row = (
-            _chosen(rows, trial, len(journal.trials), study)
-            if trial is not None
-            else _best(rows, arm, tuned, verdicts, folder, study)
-        )
-        parameters = journal.parameters(row["number"])
-        origin = ExportedFrom(study=folder.path, trial=row["number"])
-    synthetic = _synthetic(parameters, row["number"], verdicts)
-    simpler = "" if synthetic in {"", _SAID["helps"]} else _simpler(rows, journal)
-    if trial is not None:
-        chosen = "asked for by its number"
+        reason = ""
+    elif trial is not None:
+        row, reason = _completed(rows, trial, len(journal.trials), study), "selected by its number"
+    elif not complete:
+        reasons = sorted({row["reason"] for row in rows.values() if row["status"] == "failed"})
+        what = "no trial has completed yet" + "".join(f"\n    {reason}" for reason in reasons[:5])
+        raise TrialError(Problem(what, study, "continue the search; `xraytune status` shows its progress"))
     elif arm is not None:
-        chosen = "the best of its arm by val-B"
+        row, reason = _best_of_arm(rows, arm, tuned, folder), "the best of its arm on val-B"
+    elif helping is not None:
+        row, reason = _finished(rows[helping], folder), "the mix that `confirm` found to help"
     else:
-        chosen = "the mix that `confirm` found to help" if synthetic == _SAID["helps"] else "the best by val-B"
+        row, reason = _best(complete), "the best on val-B"
+    number = row["number"]
+    parameters = tuned.parameters if tuned and number is None else journal.parameters(number)
+    synthetic = (_VERDICTS.get(verdicts.get(number, "")) or _UNTESTED) if parameters.has_synthetic_images else ""
+    simpler = None
+    if synthetic not in {"", _CONFIRMED}:
+        without = [row for row in complete if not journal.parameters(row["number"]).has_synthetic_images]
+        simpler = max(without, key=lambda row: (row["arm"] == "real_only", row["val_b_auroc"]), default=None)
     exported = Exported(
         path=out,
         study=folder.path.name,
-        trial=row["number"],
+        trial=number,
         arm=row["arm"],
         val_auroc=row["value"],
         val_b_auroc=row["val_b_auroc"],
         synthetic=synthetic,
-        advice=f"xraytune export {quote(str(study))} --arm {simpler} -o {simpler}.yaml" if simpler else "",
+        advice=f"xraytune export {quote(str(study))} --arm {simpler['arm']} -o {simpler['arm']}.yaml"
+        if simpler
+        else "",
         command=f"xraytune train --config {quote(str(out))} -o model",
     )
-    settings = space.settings.model_copy(update={"exported_from": origin})
-    experiment = Experiment(settings=settings, parameters=parameters)
-    _write(out, experiment_to_yaml(experiment, out.resolve().parent, _header(exported, chosen)))
+    origin = None if number is None else ExportedFrom(study=folder.path, trial=number)
+    experiment = Experiment(settings=space.settings.model_copy(update={"exported_from": origin}), parameters=parameters)
+    text = experiment_to_yaml(experiment, out.resolve().parent, _header(exported, reason))
+    if out.is_file() and out.read_bytes() == text.encode():
+        return exported
+    if out.exists():
+        raise ConfigError(Problem("the file exists with other content", out, "give another path, or remove it"))
+    write_text(out, text)
     return exported
 
 
-def _verdicts(folder: StudyFolder, trials: set[int]) -> dict[int, str]:
-    """What a confirm said of each finalist, by its trial; nothing where there was none.
-
-    Raises:
-        StudyError: The file is damaged.
-    """
+def _verdicts(folder: StudyFolder, trials: dict[int, Row]) -> dict[int, str]:
+    """The verdict of `confirm` for each finalist, by trial number; empty before a confirm."""
     path = folder.path / CONFIRM_FOLDER / VERDICT_FILE
     if not path.exists():
         return {}
     try:
         verdicts = {int(one["trial"].removeprefix("#")): str(one["verdict"]) for one in read_json(path)["finalists"]}
-        if not verdicts.keys() <= trials or not set(verdicts.values()) <= _SAID.keys():
-            raise ValueError("of another study, or another version")
+        if not verdicts.keys() <= trials.keys() or not set(verdicts.values()) <= _VERDICTS.keys():
+            raise ValueError("of another study")
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        fix = "run the same `xraytune confirm` again: it trains nothing twice, and writes the file anew"
+        fix = "run the same `xraytune confirm` again: it rewrites the file without training"
         raise StudyError(Problem("the verdict is damaged", path, fix)) from error
     return verdicts
 
 
 def _tuned_control(folder: StudyFolder, arm: str) -> Arm | None:
-    """The tuned control of this arm that a confirm chose: a trial of the search, or one that it added."""
     plan = read_plan(folder.path / CONFIRM_FOLDER)
     arms = plan.arms if plan else ()
     return next((one for one in arms if one.role == "tuned" and one.parameters.arm == arm), None)
 
 
-def _synthetic(parameters: Parameters, trial: int | None, verdicts: dict[int, str]) -> str:
-    if not parameters.has_synthetic_images:
-        return ""
-    return _SAID[verdicts[trial]] if trial in verdicts else _UNTESTED
+def _best(rows: Sequence[Row]) -> Row:
+    return max(rows, key=lambda row: (row["val_b_auroc"], -row["number"]))
 
 
-def _best(
-    rows: Sequence[dict[str, Any]],
-    arm: str | None,
-    tuned: Arm | None,
-    verdicts: dict[int, str],
-    folder: StudyFolder,
-    study: Path,
-) -> dict[str, Any]:
-    complete = [row for row in rows if row["status"] == "complete"]
-    if not complete:
-        reasons = sorted({row["reason"] for row in rows if row["status"] == "failed"})
-        what = "no trial completed yet" + "".join(f"\n    {reason}" for reason in reasons[:5])
-        raise TrialError(
-            Problem(what, study, "let the search go on until one has; `xraytune status` shows how far it is")
-        )
-    if arm is None:
-        helping = [trial for trial, word in verdicts.items() if word == "helps"]
-        among = [_at_its_end(row, folder) for row in rows if row["number"] == helping[0]] if helping else complete
-    else:
-        of_arm = [row for row in rows if row["arm"] == arm]
-        among = [row for row in of_arm if row["status"] == "complete"]
-        if tuned is not None and not among:  # ASHA let none of the arm get to its end
-            among = [_at_its_end(row, folder) for row in of_arm if tuned.trial == f"#{row['number']}"]
-        if not among:
-            fix = f"choose one of: {', '.join(sorted({row['arm'] for row in complete}))}"
-            raise StudyError(Problem(f"no trial of the arm {arm} ran to its end", folder.path, fix))
-    return max(among, key=lambda row: (row["val_b_auroc"], -row["number"]))
+def _best_of_arm(rows: dict[int, Row], arm: str, tuned: Arm | None, folder: StudyFolder) -> Row:
+    of_arm = [row for row in rows.values() if row["arm"] == arm]
+    if complete := [row for row in of_arm if row["status"] == "complete"]:
+        return _best(complete)
+    for row in of_arm:
+        if tuned and tuned.trial == f"#{row['number']}":  # ASHA stopped all trials of the arm
+            return _finished(row, folder)
+    arms = sorted({row["arm"] for row in rows.values() if row["status"] == "complete"})
+    raise StudyError(Problem(f"no trial of arm {arm} has completed", folder.path, f"choose one of: {', '.join(arms)}"))
 
 
-def _simpler(rows: Sequence[dict[str, Any]], journal: Journal) -> str:
-    """An arm without synthetic images that has a complete trial: real images alone, else the best; empty: none has."""
-    complete = (row for row in rows if row["status"] == "complete")
-    simple = (row for row in complete if not journal.parameters(row["number"]).has_synthetic_images)
-    best = max(simple, key=lambda row: (row["arm"] == "real_only", row["val_b_auroc"]), default=None)
-    return "" if best is None else str(best["arm"])
-
-
-def _at_its_end(row: dict[str, Any], folder: StudyFolder) -> dict[str, Any]:
-    """The row of a finalist or control; where ASHA let none get to its end, confirm trained the furthest ones to theirs.
-
-    Raises:
-        StudyError: There is nothing of that training.
-    """
+def _finished(row: Row, folder: StudyFolder) -> Row:
+    """The row of a finalist or control. If ASHA stopped it, `confirm` trained it to the end."""
     if row["status"] == "complete":
         return row
     top_up = StudyFolder(folder.path / CONFIRM_FOLDER / TOP_UP_FOLDER)
     label = f"#{row['number']} to its end"
-    finished = next((run for run in completed_rows(top_up).values() if run["label"] == label), None)
-    if finished is None:
-        what = f"the verdict is about trial {row['number']}, which neither the search nor a confirm brought to its end"
-        raise StudyError(Problem(what, top_up.path, "run the same `xraytune confirm` again"))
-    return {**row, "value": finished["value"], "val_b_auroc": finished["val_b_auroc"]}
+    for run in completed_rows(top_up).values():
+        if run["label"] == label:
+            return row | {"value": run["value"], "val_b_auroc": run["val_b_auroc"]}
+    what = f"trial {row['number']} has a verdict, but neither the search nor a confirm completed it"
+    raise StudyError(Problem(what, top_up.path, "run the same `xraytune confirm` again"))
 
 
-def _chosen(rows: Sequence[dict[str, Any]], trial: int, trial_count: int, study: Path) -> dict[str, Any]:
-    row = next((row for row in rows if row["number"] == trial), None)
-    if row is not None and row["status"] == "complete":
+def _completed(rows: dict[int, Row], trial: int, trial_count: int, study: Path) -> Row:
+    row = rows.get(trial)
+    if row and row["status"] == "complete":
         return row
-    complete = [str(row["number"]) for row in rows if row["status"] == "complete"]
-    if row is not None:
-        ended = f"{row['status']}: {row['reason']}"
-    elif trial < trial_count:
-        ended = "has not ended"
+    if row:
+        what = f"{row['status']}: {row['reason']}"
     else:
-        ended = f"there is none of this number; the study has {trial_count}, from 0"
-    fix = f"choose one that ran to its end: {listed(complete) or 'there is none yet'}"
-    raise StudyError(Problem(f"trial {trial}: {ended}", study, fix))
+        what = "has not ended" if trial < trial_count else f"does not exist; the study has {trial_count}, from 0"
+    complete = [str(row["number"]) for row in rows.values() if row["status"] == "complete"]
+    fix = f"choose a completed one: {listed(complete) or 'there is none yet'}"
+    raise StudyError(Problem(f"trial {trial}: {what}", study, fix))
 
 
-def _header(exported: Exported, chosen: str) -> str:
+def _header(exported: Exported, reason: str) -> str:
     if exported.trial is None:
-        origin = (
-            f"A trial that `confirm` added to the study {exported.study} to tune its controls, arm {exported.arm}.\n"
-        )
+        origin = f"A control that `confirm` added to study {exported.study}, arm {exported.arm}.\n"
     else:
         origin = (
-            f"Trial {exported.trial} of the study {exported.study}, arm {exported.arm}: {chosen}.\n"
-            f"AUROC {exported.val_auroc:.4f} on val-A, which steered the search, "
-            f"and {exported.val_b_auroc:.4f} on val-B, which did not.\n"
+            f"Trial {exported.trial} of study {exported.study}, arm {exported.arm}: {reason}.\n"
+            f"AUROC {exported.val_auroc:.4f} on val-A, which guided the search, {exported.val_b_auroc:.4f} on val-B.\n"
         )
-    synthetic = f"Its synthetic images are {exported.synthetic}.\n" if exported.synthetic else ""
-    return (
-        f"{origin}{synthetic}\n    xraytune train --config {quote(exported.path.name)} -o model\n\n"
-        "Paths are relative to this file."
-    )
-
-
-def _write(out: Path, text: str) -> None:
-    if out.exists():
-        if out.is_file() and out.read_bytes() == text.encode():
-            return
-        fix = "give another path, or remove what is there"
-        raise ConfigError(Problem("there is something else here already", out, fix))
-    write_text(out, text)
+    synthetic = f"The benefit of its synthetic images is {exported.synthetic}.\n" if exported.synthetic else ""
+    command = f"xraytune train --config {quote(exported.path.name)} -o model"
+    return f"{origin}{synthetic}\n    {command}\n\nPaths are relative to this file."

@@ -1,13 +1,13 @@
-"""A model bundle: a folder with all that it takes to use a trained classifier, to understand it and to make it again.
+"""A model bundle: a folder with everything needed to use a trained classifier, and to reproduce it.
 
-    bundle.json         classes, input format, threshold, validation figures, where it comes from, versions
-    config.yaml         the experiment, which `xraytune train` runs again
+    bundle.json         classes, input format, threshold, validation metrics, origin, package versions
+    config.yaml         the experiment, for `xraytune train`
     split.json          which image was on which side of the split
-    epochs.jsonl        the figures of every epoch
-    model.safetensors   the whole network: pretrained weights are not needed again
-    manifest.json       SHA-256 of each of these
+    epochs.jsonl        metrics of each epoch
+    model.safetensors   the whole network, including pretrained layers
+    manifest.json       SHA-256 of these files
 
-No file holds a time or a duration, so two trainings of one experiment can be compared byte by byte.
+No file contains a time or duration, so two trainings of one experiment write the same bytes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from xraytune.classifier.inputs import InputFormat
 from xraytune.classifier.network import Classifier, build_classifier
 from xraytune.classifier.weights import put_tensors
 from xraytune.config.backbone_names import BACKBONES, BackboneName, size_refusal
-from xraytune.config.fields import EARLIER_VALUES
 from xraytune.config.load import experiment_to_yaml, load_space
 from xraytune.config.resolved import absolute_path, relative_path
 from xraytune.config.settings import Experiment, HeadName, LossName, Model, Parameters, extensions_of
@@ -50,18 +49,18 @@ _PACKAGES = ("xraytune", "torch", "torchvision", "numpy", "pillow")
 _PREPARED = TypeAdapter(Prepared)
 _LARGEST_SIDE_PX = 1024
 _MOST_SCORES = 1000
-_OTHER_VERSION = "this bundle is of another version of xraytune"
-_TRAIN_AGAIN = "train it again with this version"
-_FIX = "train it again, or copy the whole folder again"
+_INVALID = "this file is not valid in this version of xraytune"
+_TRAIN_AGAIN = "train the model again with this version"
+_FIX = "train the model again, or copy the whole folder again"
 
 
 class ValidationScores(Model):
-    """How the images of one class scored in validation, on val-A and val-B together.
+    """Scores of the images of one class on val-A and val-B together.
 
     Attributes:
-        images: Their number.
-        patients: On them.
-        scores: Probabilities of the positive class, ascending: all, or of more than 1,000 so many at even distances in rank.
+        images: Number of images.
+        patients: Number of patients.
+        scores: Probabilities of the positive class, ascending; more than 1,000 are summarized by 1,000 quantiles.
     """
 
     images: Annotated[int, Field(ge=1)]
@@ -69,50 +68,50 @@ class ValidationScores(Model):
     scores: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=1)]
 
     def sample(self) -> ClassSample:
-        """For comparisons with the same class elsewhere."""
+        """For comparison with the same class in another folder."""
         return ClassSample(scores=np.array(self.scores), images=self.images, patients=self.patients)
 
 
 class BundleRecord(Model):
-    """What `bundle.json` holds.
+    """The content of `bundle.json`.
 
     Attributes:
-        version: Of this format.
+        version: Version of the format.
         class_names: In the order of the network's outputs.
-        positive: The class that sensitivity is about.
-        threshold: Two classes: called positive from this probability on.
-        threshold_rule: Which rule set it; bundles without this field have the earlier one.
-        validation: Of two classes, by name, the scores that set it; None in bundles of earlier versions.
-        input_format: From decoded pixels to the network's input.
-        backbone: With the next three what it takes to build the network.
-        input_channels: Of its first layer.
-        head: Its last layers.
-        loss: What they were trained with; `bce` has one output neuron.
-        arm: Of the training mix.
-        val_auroc: On val-A, which chose the epoch.
-        val_b_auroc: On val-B.
-        best_epoch: Whose network this is.
-        train_fingerprint: Content of the train side.
-        test_fingerprint: Content of the sealed test folder; None where there was none.
-        group_regex: How patients were read from file names, if not by the rules for public data sets.
-        study: The study that it was exported from, relative to the bundle.
+        positive: The positive class.
+        threshold: With two classes, the probability from which an image is classified as positive.
+        threshold_rule: The rule that set it.
+        validation: With two classes, the scores that set it, by class; else None.
+        input_format: How decoded pixels become the network's input.
+        backbone: Name of the backbone.
+        input_channels: Channels of its first layer.
+        head: Type of the classification head.
+        loss: Training loss; `bce` has one output neuron.
+        arm: Arm of the training mix.
+        val_auroc: AUROC on val-A, which selected the epoch.
+        val_b_auroc: AUROC on val-B.
+        best_epoch: The epoch of this network.
+        train_fingerprint: Fingerprint of the training images.
+        test_fingerprint: Fingerprint of the sealed test folder; None if there was none.
+        group_regex: Regular expression that reads patients from file names; None: the rules for public data sets.
+        study: The study that the configuration was exported from, relative to the bundle.
         trial: The trial of that study.
-        overrides: What `--set` changed in the configuration that was trained.
-        compute: What it was trained on.
-        packages: Versions; of what other packages bring too, such as `backbone tiny_net`.
+        overrides: `--set` options of the training.
+        compute: Device, threads and precision of the training.
+        packages: Package versions, and those of extensions such as `backbone tiny_net`.
     """
 
     version: Literal[1] = 1
     class_names: tuple[str, ...]
     positive: str
     threshold: float
-    threshold_rule: ThresholdRule = "youden_val_b"
-    validation: dict[str, ValidationScores] | None = None
+    threshold_rule: ThresholdRule
+    validation: dict[str, ValidationScores] | None
     input_format: InputFormat
     backbone: Annotated[BackboneName, BACKBONES]
     input_channels: Literal[1, 3]
-    head: HeadName = "linear"
-    loss: LossName = "cross_entropy"
+    head: HeadName
+    loss: LossName
     arm: str
     val_auroc: float
     val_b_auroc: float
@@ -130,30 +129,30 @@ class BundleRecord(Model):
     def _can_be_used(self) -> Self:
         names, form = self.class_names, self.input_format
         if len(names) < 2 or len({*names}) < len(names) or self.positive not in names:
-            raise ValueError("class_names are two or more, and positive is one of them")
+            raise ValueError("class_names: needs two or more, one of them positive")
         if self.validation is not None and {*self.validation} != {*names}:
-            raise ValueError("validation: scores of each class")
+            raise ValueError("validation: needs scores of each class")
         if form.image_size_px > _LARGEST_SIDE_PX or size_refusal(self.backbone, form.image_size_px):
-            raise ValueError("input_format: a size that the network does not take")
+            raise ValueError("input_format: unsupported image size")
         if form.resolution_px is not None and form.resolution_px < 1:
-            raise ValueError("input_format: no band")
+            raise ValueError("input_format: invalid resolution")
         if {len(form.mean), len(form.std)} != {self.input_channels}:
-            raise ValueError("input_format: one mean and one std for each channel")
+            raise ValueError("input_format: needs one mean and std per channel")
         if self.compute.device not in ("cpu", "cuda"):
-            raise ValueError("compute: an unknown device")
+            raise ValueError("compute: unknown device")
         if self.study is not None and "\0" in self.study:
-            raise ValueError("study: no path")
+            raise ValueError("study: not a path")
         return self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
-    """A bundle whose files are whole.
+    """A bundle whose checksums match.
 
     Attributes:
         path: The folder.
-        record: What `bundle.json` holds.
-        model_sha256: Of the network's file: which model this is, wherever the folder lies.
+        record: The content of `bundle.json`.
+        model_sha256: SHA-256 of `model.safetensors`, which identifies the model.
     """
 
     path: Path
@@ -167,39 +166,27 @@ class Bundle:
 
     @property
     def study(self) -> Path | None:
-        """Where the study lies, if nothing was moved; None where the model is of no study."""
+        """Path of the study, unless it was moved; None if the configuration was not exported from one."""
         return None if self.record.study is None else Path(absolute_path(self.record.study, self.path))
 
     def prepared(self) -> Prepared:
-        """The images of its training, and their split.
-
-        Raises:
-            ArtifactError: The file is of another version.
-        """
+        """The training and validation images."""
         file = self.path / _SPLIT
         try:
             return _PREPARED.validate_json(read_bytes(file, "JSON file"))
         except ValidationError as error:
-            raise ArtifactError(Problem(_OTHER_VERSION, file, _TRAIN_AGAIN)) from error
+            raise ArtifactError(Problem(_INVALID, file, _TRAIN_AGAIN)) from error
 
     def experiment(self) -> Experiment:
-        """What was trained.
-
-        Raises:
-            ArtifactError: The file is of another version.
-        """
+        """The experiment that was trained."""
         file = self.path / _CONFIG
         try:
-            return load_space(file, unsaid=EARLIER_VALUES).experiment()
+            return load_space(file).experiment()
         except ConfigError as error:
-            raise ArtifactError(Problem(_OTHER_VERSION, file, _TRAIN_AGAIN)) from error
+            raise ArtifactError(Problem(_INVALID, file, _TRAIN_AGAIN)) from error
 
     def classifier(self, compute: Compute) -> Classifier:
-        """The trained network, on the device, in evaluation mode.
-
-        Raises:
-            ArtifactError: The file holds another network.
-        """
+        """The trained network on the device, in evaluation mode."""
         record, file = self.record, self.path / _MODEL
         parameters = Parameters(
             backbone=record.backbone,
@@ -212,7 +199,7 @@ class Bundle:
         try:
             put_tensors(network, safetensors.torch.load_file(file))
         except UNREADABLE as error:
-            raise ArtifactError(Problem("the file holds another network than bundle.json says", file, _FIX)) from error
+            raise ArtifactError(Problem("the file does not match the network in bundle.json", file, _FIX)) from error
         return network.to(compute.device).eval()
 
 
@@ -230,11 +217,7 @@ def write_bundle(
     validated: Validated,
     compute: Compute,
 ) -> None:
-    """Fill a folder that will lie at `final_path`, to which the paths in it are relative.
-
-    Raises:
-        MachineError: The disk is full.
-    """
+    """Write a bundle to `folder`, which will be moved to `final_path`; paths inside are relative to that."""
     settings, parameters = experiment.settings, experiment.parameters
     origin = settings.exported_from
     record = BundleRecord(
@@ -290,14 +273,14 @@ def _row(epoch: EpochRecord) -> dict[str, object]:
 
 
 def open_bundle(path: Path) -> Bundle:
-    """Open a bundle after checking every byte of it.
+    """Open a bundle and verify its checksums.
 
     Raises:
-        ArtifactError: It is no bundle, or files of it are missing or damaged: names each.
+        ArtifactError: This is not a bundle, or some of its files are missing or damaged.
     """
     if not (path / _MANIFEST).exists():
-        fix = "give a folder that `xraytune train` made"
-        raise ArtifactError(Problem(f"no model bundle here: {_MANIFEST} is missing", path, fix))
+        fix = "give a folder created by `xraytune train`"
+        raise ArtifactError(Problem(f"not a model bundle: {_MANIFEST} is missing", path, fix))
     try:
         expected = dict(read_json(path / _MANIFEST)["files"])
     except (ValueError, KeyError, TypeError) as error:
@@ -307,7 +290,7 @@ def open_bundle(path: Path) -> Bundle:
         if not file.exists():
             problems.append(Problem("the file is missing", file, _FIX))
         elif sha256_of(file, "file of tensors") != expected.get(file.name):
-            problems.append(Problem("the file is damaged: its SHA-256 is not the manifest's", file, _FIX))
+            problems.append(Problem("the file is damaged: its SHA-256 differs from the manifest", file, _FIX))
     if problems:
         raise ArtifactError(*problems)
     try:
@@ -315,7 +298,7 @@ def open_bundle(path: Path) -> Bundle:
     except ValidationError as error:
         first = error.errors()[0]
         if (first["loc"], first["type"]) == (("backbone",), "literal_error"):
-            what = f"its backbone {first['input']!r} does not come with xraytune, and no package here brings it"
-            raise ArtifactError(Problem(what, path / _RECORD, f"install that package, or {_TRAIN_AGAIN}")) from error
-        raise ArtifactError(Problem(_OTHER_VERSION, path / _RECORD, _TRAIN_AGAIN)) from error
+            what = f"the backbone {first['input']!r} is not part of xraytune, and no installed package provides it"
+            raise ArtifactError(Problem(what, path / _RECORD, f"install its package, or {_TRAIN_AGAIN}")) from error
+        raise ArtifactError(Problem(_INVALID, path / _RECORD, _TRAIN_AGAIN)) from error
     return Bundle(path=path, record=record, model_sha256=expected[_MODEL])

@@ -1,8 +1,7 @@
-"""What this machine has of what xraytune needs, and how to get the rest.
+"""Check what this machine has of what xraytune needs, and how to get the rest.
 
-Nothing is started or downloaded, and nothing that is written stays. torch and Ray are imported in processes of their
-own, so that a broken install is a finding and not a crash. It stands this high because it looks at every layer below, down
-to the tracker's key.
+Nothing is started, downloaded or left behind. torch and Ray are imported in separate processes, so that a broken
+installation is reported and does not crash.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -21,16 +20,15 @@ from xraytune.config.load import load_space
 from xraytune.errors import ConfigError, MachineError
 from xraytune.files import free_inodes, nearest_folder
 from xraytune.limits import LIMITS, likely_shortage
-from xraytune.records import Json
 from xraytune.search.ray_needs import open_doors, ray_parent, why_ray_cannot_start
 from xraytune.tracking.wandb import has_key
 
 _GIB = 2**30
-_LITTLE_DISK_GIB, _LITTLE_MEMORY_GIB, _LITTLE_SHARED_MEMORY_GIB = 10, 4, 0.5
-_FEW_INODES = 10_000
-_OTHER_DISK = "free some space, or put studies and cache on another disk (--studies, --cache)"
-_USUAL_NETWORKS = tuple((backbone, "imagenet") for backbone in ("mobilenet_v2", "resnet18", "resnet50"))
-_REINSTALL = "install from requirements.lock again (`make install`): it names versions that belong together"
+_MIN_DISK_GIB, _MIN_MEMORY_GIB, _MIN_SHARED_MEMORY_GIB = 10, 4, 0.5
+_MIN_INODES = 10_000
+_OTHER_DISK = "free some space, or use another disk for studies and cache (--studies, --cache)"
+_DEFAULT_NETWORKS = tuple((backbone, "imagenet") for backbone in ("mobilenet_v2", "resnet18", "resnet50"))
+_REINSTALL = "reinstall the matching versions of requirements.lock (`make install`)"
 _TORCH_PROBE = """
 import torch, torchvision
 boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
@@ -43,15 +41,15 @@ print("Ray", ray.__version__, "with Tune and the dashboard")
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        name: What.
-        status: `missing` keeps xraytune from running, `warning` keeps it from something.
-        found: What is there.
-        fix: How to get what is not; empty where all is well.
+        name: What was checked.
+        status: `missing` prevents xraytune from running, `warning` limits it.
+        found: What was found.
+        fix: What to do; empty if all is well.
     """
 
     name: str
@@ -59,51 +57,44 @@ class Check:
     found: str
     fix: str = ""
 
-    def to_json(self) -> dict[str, Json]:
-        """The record as JSON values."""
-        return asdict(self)
-
 
 def doctor(*, space: Path | None = None, weights_dir: Path | None = None, folder: Path = Path()) -> tuple[Check, ...]:
-    """Look at this machine.
+    """Check this machine.
 
     Args:
-        space: A space file, whose trials' weights are looked for; by default those of three usual backbones.
-        weights_dir: A folder of official weight files; by default the file's, else torch's own cache, filled by downloads.
-        folder: Where studies and the cache will lie; the disk it is on is looked at.
+        space: Search space file; checks the weights of its trials instead of those of three common backbones.
+        weights_dir: Folder of official weight files; default: that of the file, else torch's download cache.
+        folder: Folder for studies and cache; its disk is checked.
 
     Raises:
-        ConfigError: The space file.
+        ConfigError: The search space file is invalid.
     """
-    networks = _USUAL_NETWORKS
+    networks = _DEFAULT_NETWORKS
     if space:
-        loaded = load_space(space, data=Path(), weights_dir=weights_dir)  # its images are not looked at
+        loaded = load_space(space, data=Path(), weights_dir=weights_dir)  # its images are not needed
         networks, weights_dir = loaded.networks(), loaded.settings.weights_dir
     torch = probe("torch", _TORCH_PROBE, fix=_REINSTALL)
-    checks = [Check(name="Python", status="ok", found=platform.python_version()), torch]
+    checks = [Check("Python", "ok", platform.python_version()), torch]
     if torch.status == "ok":
         checks += [_cpu(), *_gpus(), *_weights(networks, weights_dir)]
-    checks += [
+    return (
+        *checks,
         probe("Ray", _RAY_PROBE, fix=_REINSTALL),
-        _ray_start(),
-        *_ray_doors(),
+        *_ray(),
         _memory(),
         _shared_memory(),
-        _disk(folder),
+        _size(f"free disk at {folder}", shutil.disk_usage(nearest_folder(folder)).free, _MIN_DISK_GIB, _OTHER_DISK),
         _inodes(folder),
         _limits(),
         _wandb(),
-    ]
-    return tuple(checks)
+    )
 
 
 def probe(name: str, code: str, *, fix: str) -> Check:
-    """Run a few lines of Python in a process of their own; what they print last is what was found."""
+    """Run Python code in a separate process; its last line of output is the finding."""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     lines = (done.stderr if done.returncode else done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
-    if done.returncode:
-        return Check(name=name, status="missing", found=lines[-1], fix=fix)
-    return Check(name=name, status="ok", found=lines[-1])
+    return Check(name, "missing", lines[-1], fix) if done.returncode else Check(name, "ok", lines[-1])
 
 
 def _cpu() -> Check:
@@ -111,7 +102,7 @@ def _cpu() -> Check:
     from xraytune.cores import cpu_count
 
     precision = choose_compute(gpus=0, threads=1).precision
-    return Check(name="CPU", status="ok", found=f"{cpu_count()} cores, matrix products in {precision}")
+    return Check("CPU", "ok", f"{cpu_count()} cores, matrix products in {precision}")
 
 
 def _gpus() -> Iterator[Check]:
@@ -121,16 +112,15 @@ def _gpus() -> Iterator[Check]:
 
     for number in range(gpu_count()):
         device = torch.cuda.get_device_properties(number)
-        found = f"{device.name}, {device.total_memory / _GIB:.0f} GiB"
-        yield Check(name=f"GPU {number}", status="ok", found=found)
+        yield Check(f"GPU {number}", "ok", f"{device.name}, {device.total_memory / _GIB:.0f} GiB")
     if gpu_count():
         return
     if Path("/proc/driver/nvidia").exists():
-        fix = "install a torch for CUDA that the driver is new enough for (`nvidia-smi` tells)"
-        yield Check(name="GPU", status="missing", found="there is an NVIDIA driver, but torch sees no GPU", fix=fix)
+        fix = "install a CUDA build of torch that the driver supports (see `nvidia-smi`)"
+        yield Check("GPU", "missing", "there is an NVIDIA driver, but torch finds no GPU", fix)
     else:
-        fix = "nothing to do for small searches (search_spaces/gan_ratio_cpu.yaml); large ones need a GPU"
-        yield Check(name="GPU", status="warning", found="none", fix=fix)
+        fix = "not needed for small searches (search_spaces/gan_ratio_cpu.yaml), but for large ones"
+        yield Check("GPU", "warning", "none", fix)
 
 
 def _weights(networks: Iterable[tuple[str, str]], weights_dir: Path | None) -> Iterator[Check]:
@@ -143,25 +133,22 @@ def _weights(networks: Iterable[tuple[str, str]], weights_dir: Path | None) -> I
         name = f"weights of {backbone}" + (f", {weights}" if weights != "imagenet" else "")
         try:
             file = find_weights(backbone, weights, weights_dir or downloads)
+            yield Check(name, "ok", str(file) if file else "not needed")
         except (ConfigError, MachineError) as error:
             problem = error.problems[0]
             is_downloaded = weights_dir is None and problem.where == downloads
-            fix = f"downloaded when first used; without a network, {problem.fix}" if is_downloaded else problem.fix
-            yield Check(name=name, status="warning", found=f"{problem.what} in {problem.where}", fix=fix)
-        else:
-            yield Check(name=name, status="ok", found=str(file) if file else "none are needed")
+            fix = f"downloaded on first use; without network access: {problem.fix}" if is_downloaded else problem.fix
+            yield Check(name, "warning", f"{problem.what} in {problem.where}", fix)
 
 
-def _ray_start() -> Check:
+def _ray() -> Iterator[Check]:
     if problem := why_ray_cannot_start():
         found = f"{problem.where}: {problem.what}" if str(problem.where) else problem.what
-        return Check(name="Ray's start", status="missing", found=found, fix=problem.fix)
-    return Check(name="Ray's start", status="ok", found=f"in {ray_parent()}")
-
-
-def _ray_doors() -> Iterator[Check]:
+        yield Check("Ray's start", "missing", found, problem.fix)
+    else:
+        yield Check("Ray's start", "ok", f"in {ray_parent()}")
     for door in open_doors():
-        yield Check(name="Ray's privacy", status="warning", found=f"{door.where}: {door.what}", fix=door.fix)
+        yield Check("Ray's privacy", "warning", f"{door.where}: {door.what}", door.fix)
 
 
 def _memory() -> Check:
@@ -169,48 +156,40 @@ def _memory() -> Check:
     limit = Path("/sys/fs/cgroup/memory.max")
     if limit.is_file() and (text := limit.read_text(encoding="utf-8").strip()).isdigit():
         total_bytes = min(total_bytes, int(text))
-    return _enough("memory", total_bytes, _LITTLE_MEMORY_GIB, "run fewer trials at once: --set resources.concurrent=1")
+    return _size("memory", total_bytes, _MIN_MEMORY_GIB, "run fewer trials at once: --set resources.concurrent=1")
 
 
 def _shared_memory() -> Check:
     shared = Path("/dev/shm")
     if not shared.is_dir():
-        return Check(name="shared memory", status="ok", found="not used on this system")
-    fix = "in a container, start it with --shm-size=2g; else Ray falls back to the disk"
-    return _enough("shared memory", shutil.disk_usage(shared).total, _LITTLE_SHARED_MEMORY_GIB, fix)
+        return Check("shared memory", "ok", "not used on this system")
+    fix = "start a container with --shm-size=2g; otherwise Ray uses the disk"
+    return _size("shared memory", shutil.disk_usage(shared).total, _MIN_SHARED_MEMORY_GIB, fix)
 
 
-def _disk(folder: Path) -> Check:
-    return _enough(
-        f"free disk at {folder}", shutil.disk_usage(nearest_folder(folder)).free, _LITTLE_DISK_GIB, _OTHER_DISK
-    )
+def _size(name: str, size_bytes: int, minimum_gib: float, fix: str) -> Check:
+    found = f"{size_bytes / _GIB:.1f} GiB"
+    if size_bytes < minimum_gib * _GIB:
+        return Check(name, "warning", f"{found}, less than {minimum_gib:g}", fix)
+    return Check(name, "ok", found)
 
 
 def _inodes(folder: Path) -> Check:
     inodes = free_inodes(folder)
     name, found = f"free inodes at {folder}", "no limit" if inodes is None else f"for {inodes} more files"
-    if inodes is not None and inodes < _FEW_INODES:
-        return Check(name=name, status="warning", found=found, fix=_OTHER_DISK)
-    return Check(name=name, status="ok", found=found)
+    if inodes is not None and inodes < _MIN_INODES:
+        return Check(name, "warning", found, _OTHER_DISK)
+    return Check(name, "ok", found)
 
 
 def _limits() -> Check:
-    """What is too low for Ray is told with its start."""
     found = ", ".join(f"{limit.name} {limit.shown(limit.value)}" for limit in LIMITS)
     if problem := likely_shortage():
-        return Check(name="limits", status="warning", found=found, fix=problem.fix)
-    return Check(name="limits", status="ok", found=found)
-
-
-def _enough(name: str, there_bytes: int, little_gib: float, fix: str) -> Check:
-    found = f"{there_bytes / _GIB:.1f} GiB"
-    if there_bytes < little_gib * _GIB:
-        return Check(name=name, status="warning", found=f"{found}, less than {little_gib:g}", fix=fix)
-    return Check(name=name, status="ok", found=found)
+        return Check("limits", "warning", found, problem.fix)
+    return Check("limits", "ok", found)
 
 
 def _wandb() -> Check:
     if has_key():
-        return Check(name="W&B", status="ok", found="a key is there")
-    fix = "nothing to do: runs are written offline; `wandb login` puts them online"
-    return Check(name="W&B", status="warning", found="no key", fix=fix)
+        return Check("W&B", "ok", "an API key is set")
+    return Check("W&B", "warning", "no API key", "none needed: runs are logged offline; `wandb login` puts them online")

@@ -1,14 +1,14 @@
-"""What a model is worth on a folder of class folders, with intervals over patients.
+"""Evaluate a model on labelled images, with confidence intervals over patients.
 
-The headline is at the threshold that validation gave, for a threshold that is chosen on the images it is judged by flatters;
-the figures at .5 stand beside it. If the folder is the study's sealed test folder, the look at it is written down. Images
-and patients that the model was trained or validated on flatter the figures, so they are counted.
+The main metrics use the threshold from validation, because one chosen on the evaluated images is optimistically biased;
+those at the threshold 0.5 are reported next to them. Access to the study's sealed test folder is logged. Images and patients
+of the model's training or validation set are counted, because they bias the metrics.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -21,40 +21,41 @@ from xraytune.data.patients import PATIENTS_CSV
 from xraytune.errors import ArtifactError, DataError, MachineError, Problem
 from xraytune.export.bundle import Bundle, open_bundle
 from xraytune.export.predict import predict_images, threshold_of
-from xraytune.export.test_access import record_test_access
+from xraytune.files import read_jsonl
 from xraytune.metrics.classification import METRICS, ClassificationMetrics, Floats, classification_metrics
 from xraytune.metrics.intervals import further_figures, patient_bootstrap
 from xraytune.metrics.shift import Shift, class_samples, shift_from_validation
 from xraytune.pipeline.known_patients import all_names, known_patients, owners_by_name
-from xraytune.records import Json, Progress, ignore_progress
+from xraytune.records import Json, Progress, ignore_progress, to_json
+from xraytune.search.study import StudyFolder
+from xraytune.search.test_access import TEST_ACCESS_FILE, accesses, log_test_access, study_logs
 
 _BOOTSTRAP_SEED = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """The figures of one model on one folder.
+    """The metrics of one model on one folder.
 
     Attributes:
-        model: The bundle.
-        data: The folder.
-        positive: The class that sensitivity is about.
+        model: The model bundle.
+        data: The image folder.
+        positive: The positive class.
         class_counts: Images of each class.
-        patient_count: Patients on them.
-        threshold: At which `metrics` are; None with three classes or more, where the most probable one is called.
-        metrics: The headline.
-        further: Of the metrics that other packages bring, by name.
-        intervals: 95 % intervals of its figures, by name: low, high.
-        at_half: The figures at the threshold .5; None with three classes or more.
-        known_image_count: Images that are, to the byte, in the model's training or validation parts, or in its folder of
-            extra images, if that lies where it did.
-        known_patient_count: Patients who are in these parts or that folder, by the rules of `known_patients`.
-        known_patient_image_count: Their images, those of `known_image_count` included.
-        shift: How its scores differ from the validation images'; None with three classes or more, and for bundles of
-            earlier versions.
+        patient_count: Number of patients.
+        threshold: Threshold of `metrics`; None with three or more classes, where the most probable class is predicted.
+        metrics: The main metrics.
+        further: Metrics of other packages, by name.
+        intervals: 95 % confidence intervals (low, high) of all metrics, by name.
+        at_half: Metrics at the threshold 0.5; None with three or more classes.
+        known_image_count: Images that are copies of the model's training or validation images, or of its folder of extra
+            images if that still exists.
+        known_patient_count: Patients of these sets, by the rules of `known_patients`.
+        known_patient_image_count: Their images, including those of `known_image_count`.
+        shift: Differences between these scores and those of the validation images; None with three or more classes.
         broken: Images that were left out.
         opened_test: Whether this is the sealed test folder of the model's study.
-        test_access: How often it has been opened, this time included; 0 for another folder.
+        test_access: How often that folder has been accessed, including now; 0 for other folders.
     """
 
     model: Path
@@ -76,25 +77,17 @@ class Evaluation:
     test_access: int
 
     def to_json(self) -> dict[str, Json]:
-        """The record as JSON values, the headline's figures at the top."""
+        """The evaluation as a JSON object, with the main metrics at the top level."""
+        content = to_json(self)
         return {
-            **self.further,
-            **asdict(self.metrics),
-            "intervals": {name: list(interval) for name, interval in self.intervals.items()},
-            "threshold": self.threshold,
-            "at_half": None if self.at_half is None else asdict(self.at_half),
-            "positive": self.positive,
-            "class_counts": {**self.class_counts},
-            "patients": self.patient_count,
-            "known_images": self.known_image_count,
-            "known_patients": self.known_patient_count,
-            "images_of_known_patients": self.known_patient_image_count,
-            "shift": self.shift and {**asdict(self.shift), "warnings": [*self.shift.warnings]},
-            "broken": [asdict(image) for image in self.broken],
-            "opened_test": self.opened_test,
-            "test_access": self.test_access,
-            "model": str(self.model),
-            "data": str(self.data),
+            **content.pop("further"),
+            **content.pop("metrics"),
+            "patients": content.pop("patient_count"),
+            "known_images": content.pop("known_image_count"),
+            "known_patients": content.pop("known_patient_count"),
+            "images_of_known_patients": content.pop("known_patient_image_count"),
+            **content,
+            "shift": self.shift and {**to_json(self.shift), "warnings": [*self.shift.warnings]},
         }
 
 
@@ -108,23 +101,23 @@ def evaluate(
     replicates: int = 2000,
     on_progress: Progress = ignore_progress,
 ) -> Evaluation:
-    """Predict a folder of class folders and compare with its classes.
+    """Predict the images of class folders and compare with their classes.
 
     Args:
-        model: The bundle.
-        data: The folder whose subfolders are the classes; one with train/ or test/ in it is refused. Of a `test/` the data
-            folder's `patients.csv` tells the patients, where it has none of its own.
-        skip_broken: Leave broken images out, and say which.
-        reason: Why the test folder is opened, for the log of its openings.
-        sensitivity: Evaluate at the threshold for this sensitivity instead of the model's own.
-        replicates: Resamples for the intervals.
-        on_progress: Told how far it is.
+        model: Model bundle.
+        data: Folder with one subfolder per class, not a data folder with train/ or test/. For a `test/` without its own
+            `patients.csv`, that of the data folder is used.
+        skip_broken: Leave out broken images.
+        reason: Reason to record in the test-set access log.
+        sensitivity: Use the threshold that reaches this sensitivity on the model's validation images.
+        replicates: Number of bootstrap samples.
+        on_progress: Called with progress.
 
     Raises:
-        ConfigError: The validation images cannot tell the threshold for `sensitivity`.
+        ConfigError: There are too few validation images to set the threshold for `sensitivity`.
         ArtifactError: The bundle is missing or damaged.
-        DataError: The folder, its names or images; a class without images.
-        MachineError: The disk is full, or another package's metric cannot be loaded.
+        DataError: The folder or its images are invalid, or a class has no images.
+        MachineError: A metric of another package cannot be loaded.
     """
     bundle = open_bundle(model)
     threshold = threshold_of(bundle, sensitivity)
@@ -139,24 +132,14 @@ def evaluate(
     patients = [image.patient for image in kept]
     probabilities, positive = predicted.probabilities, bundle.positive
     is_binary = len(counts) == 2
-    metrics = classification_metrics(labels, probabilities, positive=positive, threshold=threshold)
-    intervals = patient_bootstrap(
-        labels,
-        probabilities,
-        patients,
-        positive=positive,
-        threshold=threshold,
-        replicates=replicates,
-        seed=_BOOTSTRAP_SEED,
-    )
+    sampling = {"positive": positive, "replicates": replicates, "seed": _BOOTSTRAP_SEED}
+    intervals = patient_bootstrap(labels, probabilities, patients, threshold=threshold, **sampling)
     installed = {name: METRICS.load(name) for name in METRICS.names()}
-    further = further_figures(
-        installed, labels, probabilities, patients, positive=positive, replicates=replicates, seed=_BOOTSTRAP_SEED
-    )
+    further = further_figures(installed, labels, probabilities, patients, **sampling)
     fingerprint = content_fingerprint(images)
     is_test = fingerprint == bundle.record.test_fingerprint
-    # Before anyone has seen a figure, so that no look goes unrecorded.
-    accesses = record_test_access(bundle, fingerprint, reason=reason, image_count=len(kept)) if is_test else 0
+    # Logged before any metric can be seen.
+    access_count = _log_access(bundle, fingerprint, reason=reason, image_count=len(kept)) if is_test else 0
     known_contents, known = _known(bundle, data, kept, is_test=is_test)
     return Evaluation(
         model=model,
@@ -165,7 +148,7 @@ def evaluate(
         class_counts=counts,
         patient_count=len(set(patients)),
         threshold=threshold if is_binary else None,
-        metrics=metrics,
+        metrics=classification_metrics(labels, probabilities, positive=positive, threshold=threshold),
         further={name: value for name, (value, _, _) in further.items()},
         intervals={name: (low, high) for name, (_, low, high) in further.items()} | intervals,
         at_half=classification_metrics(labels, probabilities, positive=positive) if is_binary else None,
@@ -175,15 +158,14 @@ def evaluate(
         shift=_shift(bundle, labels, probabilities, patients, threshold),
         broken=predicted.broken,
         opened_test=is_test,
-        test_access=accesses,
+        test_access=access_count,
     )
 
 
 def _read_folder(bundle: Bundle, data: Path, on_progress: Progress) -> tuple[ImageFile, ...]:
     group_regex = bundle.record.group_regex
     whole = data_folder_of(data, group_regex)
-    # A table of patients knows more about them than the training set's file names.
-    if ((whole or data) / PATIENTS_CSV).is_file():
+    if ((whole or data) / PATIENTS_CSV).is_file():  # overrides the rule for the training set's file names
         group_regex = None
     names = bundle.record.class_names
     return read_labelled_folder(data, names, group_regex=group_regex, whole=whole, on_progress=on_progress)
@@ -192,10 +174,9 @@ def _read_folder(bundle: Bundle, data: Path, on_progress: Progress) -> tuple[Ima
 def _class_counts(bundle: Bundle, labels: NDArray[np.int64], data: Path) -> dict[str, int]:
     names = bundle.record.class_names
     counts = dict(zip(names, np.bincount(labels, minlength=len(names)).tolist(), strict=True))
-    empty = [name for name, count in counts.items() if count == 0]
-    if empty:
-        what = f"no images of {' and '.join(empty)}, so AUROC has no value"
-        fix = f"put images of each class into folders called {', '.join(names)}; `xraytune predict` needs no classes"
+    if empty := [name for name, count in counts.items() if count == 0]:
+        what = f"there are no images of {' and '.join(empty)}, so AUROC is undefined"
+        fix = f"put images of each class into folders named {', '.join(names)}; `xraytune predict` needs no classes"
         raise DataError(Problem(what, data, fix))
     return counts
 
@@ -210,21 +191,48 @@ def _shift(
     return shift_from_validation(validation, folder, positive=bundle.record.positive, threshold=threshold)
 
 
+def _log_access(bundle: Bundle, fingerprint: str, *, reason: str, image_count: int) -> int:
+    """Log access to the test folder, with the model and with its study; return the number of known accesses."""
+    model, study = bundle.path.resolve(), _study_with_test(bundle, fingerprint)
+    log_test_access(
+        model,
+        *(study_logs(study) if study else ()),
+        command="evaluate",
+        fingerprint=fingerprint,
+        reason=reason,
+        image_count=image_count,
+        model=model,
+        model_sha256=bundle.model_sha256,
+        **({"study": study.name} if study else {}),
+    )
+    with_model = [row for row in read_jsonl(model / TEST_ACCESS_FILE) if row["fingerprint"] == fingerprint]
+    return max(len(with_model), len(accesses(study, fingerprint)) if study else 0)
+
+
+def _study_with_test(bundle: Bundle, fingerprint: str) -> Path | None:
+    """The bundle's study, if it was not moved and has this test folder."""
+    if bundle.study is None:
+        return None
+    folder = StudyFolder(bundle.study.resolve())
+    is_found = folder.space_path.is_file() and folder.prepared().test_fingerprint == fingerprint
+    return folder.path if is_found else None
+
+
 def _known(bundle: Bundle, data: Path, images: Sequence[ImageFile], *, is_test: bool) -> tuple[set[str], set[str]]:
-    """Hashes of all images that the model was trained or validated on, and the patients of `images` who are on them."""
+    """Return the hashes of the model's training and validation images, and the patients of `images` on them."""
     own, group_regex = bundle.prepared().images, bundle.record.group_regex
     whole = data_folder_of(data, group_regex)
     found = images if whole is None else [replace(one, file=f"{data.resolve().name}/{one.file}") for one in images]
     known_in = partial(known_patients, found, whole or data, group_regex=group_regex)
     extra, names = _extra_images(bundle, owners_by_name([*own, *found]))
     patients = known_in(extra, known_as=names)
-    if not is_test:  # the index has checked that no patient of the sealed test folder is in training
+    if not is_test:  # the search has checked that the sealed test folder shares no patient with training
         patients |= known_in(own, known_as=_further_names(bundle), owners=owners_by_name(own))
     return {image.sha256 for image in own} | {image.sha256 for image in extra}, patients
 
 
 def _further_names(bundle: Bundle) -> set[str]:
-    """Names of the model's patients that only its data folder tells; none if that cannot be read any more."""
+    """Names of the model's patients that only its data folder gives; empty if it can no longer be read."""
     try:
         root = bundle.experiment().settings.data.path
         return all_names(bundle.prepared().images, root, bundle.record.group_regex)
@@ -233,7 +241,7 @@ def _further_names(bundle: Bundle) -> set[str]:
 
 
 def _extra_images(bundle: Bundle, owners: Mapping[str, str]) -> tuple[tuple[ImageFile, ...], set[str]]:
-    """The model's extra images from a folder and the names of their patients; none if that cannot be read any more."""
+    """The model's folder of extra images and the names of their patients; empty if it can no longer be read."""
     try:
         folder = bundle.experiment().parameters.folder
         if folder is None:
