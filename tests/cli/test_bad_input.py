@@ -1,4 +1,4 @@
-"""What a hostile or unlucky person gives the commands: one clear message, its exit code, and nothing left behind.
+"""Invalid and hostile input: one clear message, its exit code, and no files left behind.
 
 Each case ends before anything is trained and before Ray starts.
 """
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 Run: TypeAlias = Callable[..., Result]
 
 ENDLESS = "(([^#]|.|..)+)[^.g]$"
-"""Tries exponentially many ways to divide a path that ends in g."""
+"""Backtracks exponentially on a path that ends in g."""
 
 
 @pytest.fixture(scope="module")
@@ -384,7 +384,7 @@ def test_a_bundle_with_one_byte_changed_is_refused(run: Run, here: Path) -> None
     content[-1] ^= 1
     (here / "model" / "model.safetensors").write_bytes(content)
 
-    refused(run("predict", "model", "xrays/test", "-o", "table.csv"), 5, "its SHA-256 is not the manifest's")
+    refused(run("predict", "model", "xrays/test", "-o", "table.csv"), 5, "its SHA-256 differs from the manifest")
 
     assert not (here / "table.csv").exists()
 

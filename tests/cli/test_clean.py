@@ -1,4 +1,4 @@
-"""`xraytune clean` as a person runs it."""
+"""The `clean` command."""
 
 import json
 from collections.abc import Callable
@@ -40,7 +40,7 @@ def test_it_says_what_it_freed(run: Run, study: StudyFolder) -> None:
     assert would.stdout.startswith("would free 1.0 MiB")
     assert freed.stdout.startswith("freed 1.0 MiB")
     assert "leftovers of killed processes" in freed.stdout
-    assert nothing.stdout == "there is nothing to free\n"
+    assert nothing.stdout == "nothing to remove\n"
     assert not scratch.exists()
 
 

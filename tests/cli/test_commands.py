@@ -1,4 +1,4 @@
-"""The commands: what they print, where, and how they end."""
+"""The commands: their output, its streams, and their exit codes."""
 
 import json
 import os
@@ -11,8 +11,8 @@ from typing import TypeAlias
 import pytest
 import typer
 from typer.testing import CliRunner, Result
-from xraytune.cli.command import Command
 
+from xraytune.cli.main import Command
 from xraytune.errors import ConfigError, DataError, Problem, StudyError
 
 Run: TypeAlias = Callable[..., Result]
@@ -34,7 +34,7 @@ def test_space_check_without_a_file_asks_for_one(run: Run) -> None:
     result = run("space", "check")
 
     assert result.exit_code == 2
-    assert "name the space file, or give --schema" in result.stderr
+    assert "give a space file, or --schema" in result.stderr
 
 
 @pytest.mark.slow
@@ -59,7 +59,7 @@ def test_model_summary_prints_the_layers_and_the_counts(run: Run, space: Path) -
     assert max(map(len, table.splitlines())) <= 80
 
 
-def test_space_check_tells_every_problem_on_stderr(run: Run, space: Path) -> None:
+def test_space_check_prints_every_problem_to_stderr(run: Run, space: Path) -> None:
     space.write_text(
         space.read_text(encoding="utf-8").replace("backbone", "bakbone").replace("1e-4", "1"), encoding="utf-8"
     )
@@ -103,8 +103,8 @@ def test_a_wrong_option_is_a_usage_error(run: Run, space: Path) -> None:
         (("status", "nowhere"), 5, "no study here"),
         (("export", "nowhere"), 5, "no study here"),
         (("replay", "nowhere", "1"), 5, "no study here"),
-        (("evaluate", "nowhere", "--data", "x"), 5, "no model bundle here"),
-        (("predict", "nowhere", "x", "-o", "y.csv"), 5, "no model bundle here"),
+        (("evaluate", "nowhere", "--data", "x"), 5, "not a model bundle"),
+        (("predict", "nowhere", "x", "-o", "y.csv"), 5, "not a model bundle"),
         (("data", "inspect", "nowhere"), 3, "nowhere"),
         (("data", "phantom", "out", "--patients", "1"), 2, "too few patients"),
         (("gan", "sample", "nowhere", "out", "-n", "3"), 5, "no GAN here"),
@@ -112,7 +112,7 @@ def test_a_wrong_option_is_a_usage_error(run: Run, space: Path) -> None:
         (("search", "--space", "nowhere.yaml"), 2, "there is no such file"),
     ],
 )
-def test_what_cannot_be_done_ends_with_its_code_and_one_message(
+def test_an_error_has_its_exit_code_and_one_message(
     run: Run,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -177,23 +177,23 @@ def failing_app(error: BaseException) -> typer.Typer:
 @pytest.mark.parametrize(
     ("error", "exit_code"),
     [
-        (ConfigError(Problem("wrong", "here", "mend it")), 2),
-        (DataError(Problem("wrong", "here", "mend it")), 3),
-        (StudyError(Problem("wrong", "here", "mend it")), 5),
+        (ConfigError(Problem("wrong", "here", "fix it")), 2),
+        (DataError(Problem("wrong", "here", "fix it")), 3),
+        (StudyError(Problem("wrong", "here", "fix it")), 5),
     ],
 )
-def test_a_refusal_is_told_without_a_traceback(error: Exception, exit_code: int) -> None:
+def test_an_error_is_printed_without_a_traceback(error: Exception, exit_code: int) -> None:
     result = CliRunner().invoke(failing_app(error))
 
     assert result.exit_code == exit_code
-    assert result.stderr == "here: wrong\n  fix: mend it\n"
+    assert result.stderr == "here: wrong\n  fix: fix it\n"
 
 
-def test_an_interruption_says_how_to_go_on() -> None:
+def test_an_interruption_says_how_to_resume() -> None:
     result = CliRunner().invoke(failing_app(KeyboardInterrupt()))
 
     assert result.exit_code == 130
-    assert result.stderr == "interrupted: the same command goes on\n"
+    assert result.stderr == "interrupted: run the same command again to resume\n"
 
 
 def test_a_bug_keeps_its_traceback() -> None:
@@ -214,7 +214,7 @@ def test_every_command_has_an_example_of_itself_in_its_help(run: Run) -> None:
 
 
 @pytest.mark.slow
-def test_the_console_script_ends_with_the_code_of_the_refusal(tmp_path: Path) -> None:
+def test_the_console_script_returns_the_exit_code_of_the_error(tmp_path: Path) -> None:
     code = "from xraytune.cli.main import main; main()"
     arguments = ["data", "phantom", str(tmp_path / "xrays"), "--patients", "1"]
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
@@ -242,7 +242,7 @@ def test_what_an_encoding_does_not_hold_is_replaced(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_json_is_whole_in_any_encoding() -> None:
-    code = "from xraytune.cli.console import *; configure_output(); show_json({'path': chr(246)})"
+    code = "from xraytune.cli.console import *; configure(); show_json({'path': chr(246)})"
     env = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
 

@@ -1,4 +1,4 @@
-"""How far long work is, as a log tells it, how durations are written, and what happens where nobody can see it."""
+"""Progress in a log, durations, closed terminals, and control characters."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from xraytune.cli import console
 from xraytune.errors import Problem, StudyError
 
 
-def test_a_log_tells_now_and_then_how_far_work_is_and_how_long_it_takes_yet(
+def test_a_log_shows_progress_and_the_time_left(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The time left is that of the pace since the line before: what an earlier run had done took no time in this one."""
+    """The time left follows from the pace since the previous line; a resumed run starts with work already done."""
     clock = {400: 0.0, 401: 4.0, 410: 20.0, 430: 25.0, 450: 40.0, 500: 70.0}
 
     with console.progress() as on_progress:
@@ -33,10 +33,10 @@ def test_a_log_tells_now_and_then_how_far_work_is_and_how_long_it_takes_yet(
     assert lines == ["GAN: 410/500, 3:00 left", "GAN: 450/500, 0:25 left", "GAN: 500/500"]
 
 
-def test_a_log_guesses_no_time_while_nothing_is_done(
+def test_a_log_estimates_no_time_while_nothing_is_done(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As where another process does the work."""
+    """For example while another process does the work."""
     with console.progress() as on_progress:
         for seconds in (0.0, 5.0, 11.0):
             monkeypatch.setattr(time, "monotonic", lambda seconds=seconds: seconds)
@@ -54,17 +54,17 @@ def test_durations_are_written_as_on_a_clock(seconds: float, expected: str) -> N
 
 @pytest.mark.parametrize("is_live", [True, False])
 def test_work_goes_on_when_its_terminal_is_closed(monkeypatch: pytest.MonkeyPatch, is_live: bool) -> None:
-    """As when a connection breaks, or a disk with the log is full."""
+    """For example when a connection breaks, or the disk of a log is full."""
     ours, theirs = os.openpty() if is_live else (os.open(os.devnull, os.O_RDONLY), os.open("/dev/full", os.O_WRONLY))
     monkeypatch.setenv("TERM", "xterm")
     went_on = False
-    with suppress(OSError), os.fdopen(theirs, "w") as screen:  # Python tells it once more as it closes the file
+    with suppress(OSError), os.fdopen(theirs, "w") as screen:  # raised again when the file is closed
         monkeypatch.setattr("sys.stderr", screen)
         assert console.is_live() == is_live
-        with console.watching(lambda: console.Frame(lines=("drawn",)), lambda: "drawn"):
+        with console.watching(lambda: ("drawn",), lambda: "drawn"):
             os.close(ours)
-            console.event("said")
-        console.event("said")
+            console.event("line")
+        console.event("line")
         went_on = True
         monkeypatch.undo()
     assert went_on
@@ -77,21 +77,21 @@ def test_a_result_is_left_out_where_the_terminal_is_closed_and_an_error_where_a_
     os.close(ours)
     with suppress(OSError), os.fdopen(theirs, "w") as screen:
         monkeypatch.setattr("sys.stdout", screen)
-        console.say("done")
+        console.write("done")
         monkeypatch.undo()
     with suppress(OSError), Path("/dev/full").open("w", encoding="utf-8") as full:
         monkeypatch.setattr("sys.stdout", full)
         with pytest.raises(OSError, match="No space left"):
-            console.say("done")
+            console.write("done")
         monkeypatch.undo()
 
 
-def test_nothing_is_said_where_there_is_no_screen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As after `2>&-`, or under some managers of services."""
+def test_nothing_is_printed_without_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For example after `2>&-`, or under some service managers."""
     monkeypatch.setattr("sys.stderr", None)
     monkeypatch.setattr("sys.stdout", None)
-    console.event("said")
-    console.say("done")
+    console.event("line")
+    console.write("done")
     console.show_json({"done": True})
 
 
@@ -99,7 +99,7 @@ def test_what_cannot_be_drawn_hides_no_error_of_the_work() -> None:
     def away() -> str:
         raise StudyError("the study is gone")
 
-    with pytest.raises(ZeroDivisionError), console.watching(lambda: console.Frame(lines=()), away):
+    with pytest.raises(ZeroDivisionError), console.watching(lambda: (), away):
         raise ZeroDivisionError
 
 
@@ -109,15 +109,14 @@ SHOWN = r"\x1b[2J\x1b]0;owned\x07\r\x9b31m\u202egnp.exe\u2066"
 
 
 def in_a_table(text: str) -> None:
-    column = console.Column(name=text, flexible=True)
-    console.show(console.Frame(lines=(text,), tables=(console.Table(columns=(column,), rows=((text,),), title=text),)))
+    console.show(text, console.Table((console.Column(text, flexible=True),), [(text,)], text))
 
 
 def in_a_bug(text: str) -> None:
     try:
         raise KeyError(f"{text}") from ValueError(text)
     except KeyError:
-        console.show_bug()
+        console.show_traceback("a bug")
 
 
 def in_progress(text: str) -> None:
@@ -129,14 +128,14 @@ def in_progress(text: str) -> None:
 @pytest.mark.parametrize(
     "output",
     [
-        console.say,
-        console.say_command,
-        console.tell,
+        console.write,
+        console.write_command,
+        console.log,
         console.event,
         in_a_table,
         in_a_bug,
         in_progress,
-        lambda text: console.show_refusal(StudyError(Problem(f"no {text}\n    second line", Path(text), text))),
+        lambda text: console.show_error(StudyError(Problem(f"no {text}\n    second line", Path(text), text))),
         lambda text: logging.getLogger("xraytune").warning("%s is broken", text),
     ],
 )
@@ -150,7 +149,7 @@ def test_no_control_character_of_a_name_reaches_the_terminal(
     monkeypatch.setenv("COLUMNS", "400")
     monkeypatch.setattr("sys.stdout", screen)
     monkeypatch.setattr("sys.stderr", screen)
-    console.configure_logging()
+    console.configure()
 
     output(HOSTILE)
 
@@ -162,7 +161,7 @@ def test_no_control_character_of_a_name_reaches_the_terminal(
 
 
 def test_lines_of_a_message_stay_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    console.show_refusal(StudyError(Problem("a\n    b\x85c", "d", "e")))
+    console.show_error(StudyError(Problem("a\n    b\x85c", "d", "e")))
 
     assert capsys.readouterr().err == "d: a\n    b\\x85c\n  fix: e\n"
 

@@ -1,4 +1,4 @@
-"""Where a newcomer stumbles: the messages that say, at the first try, what to do."""
+"""Common mistakes of new users, and the messages that say what to do."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ import pytest
 from typer.testing import Result
 
 from tests.cli.spaces import EXPERIMENT
-from xraytune.cli import console, export, search, train
+from xraytune.cli import console
+from xraytune.cli.model import show_training
+from xraytune.cli.search import show_search
+from xraytune.cli.study import show_export
 from xraytune.cli.study_frame import live_frame
 from xraytune.config.settings import Parameters
 from xraytune.data.phantom import draw_phantoms
@@ -25,9 +28,9 @@ Run: TypeAlias = Callable[..., Result]
 
 
 @pytest.mark.slow
-def test_a_space_is_checked_with_the_words_of_a_search(run: Run, space: Path) -> None:
+def test_a_space_is_checked_with_the_options_of_a_search(run: Run, space: Path) -> None:
     assert run("space", "check", "--space", space).stdout == run("space", "check", space).stdout
-    assert "once" in run("space", "check", space, "--space", space).stderr
+    assert "only once" in run("space", "check", space, "--space", space).stderr
 
 
 @pytest.mark.slow
@@ -61,9 +64,9 @@ def test_a_setting_on_the_wrong_level_of_a_file_is_sent_to_its_block(run: Run, s
 
 @pytest.mark.slow
 def test_a_check_says_that_the_images_are_not_there(run: Run, space: Path) -> None:
-    assert "not there: give --data DIR" in " ".join(run("space", "check", space, "--data", "x").stdout.split())
+    assert "does not exist: give --data DIR" in " ".join(run("space", "check", space, "--data", "x").stdout.split())
     (space.parent / "xrays").mkdir()
-    assert "not there" not in run("space", "check", space).stdout
+    assert "does not exist" not in run("space", "check", space).stdout
 
 
 @pytest.mark.slow
@@ -71,7 +74,7 @@ def test_a_check_says_that_asha_has_no_epoch_to_stop_at(run: Run, space: Path) -
     assert "stops no trial" in run("space", "check", space, "--set", "budget.max_epochs=1").stdout
     assert "stops no trial" not in run("space", "check", space, "--set", "budget.max_epochs=2").stdout
     assert (
-        "stops no"
+        "stops no trial"
         not in run("space", "check", space, "--set", "budget.max_epochs=1", "--set", "scheduler.name=none").stdout
     )
 
@@ -107,7 +110,7 @@ def test_a_mix_is_called_as_its_arm_is() -> None:
     assert label(source="duplicate", synthetic_ratio=0.5, classical=1) == "duplicate r=0.5 +classical 1"
 
 
-def test_a_curve_s_column_tells_its_ends_and_one_trial_is_not_called_trials() -> None:
+def test_the_curve_column_names_its_range_and_one_trial_is_not_called_trials() -> None:
     def trial(number: int, *values: float) -> TrialView:
         return TrialView(
             number=number,
@@ -133,11 +136,11 @@ def test_a_curve_s_column_tells_its_ends_and_one_trial_is_not_called_trials() ->
 
     frame = live_frame(view, dashboard="Ray dashboard: http://127.0.0.1:8265")
 
-    assert "curve\n.50-.80" in [column.name for column in frame.tables[0].columns]
-    assert "1 more trial has ended; `xraytune status` shows them all" in [
-        getattr(line, "text", "") for line in frame.lines
-    ]
-    assert not [line for line in frame.lines if "dashboard" in getattr(line, "text", "")]
+    (table,) = [part for part in frame if isinstance(part, console.Table)]
+    lines = [getattr(part, "text", part) for part in frame if not isinstance(part, console.Table)]
+    assert console.Column("curve\n.50-.80") in table.columns
+    assert "1 more trial has ended; `xraytune status` shows them all" in lines
+    assert "dashboard" not in str(lines)
 
 
 @pytest.mark.slow
@@ -151,15 +154,15 @@ def test_what_xraytune_writes_beside_images_is_no_stray_file(run: Run, tmp_path:
     assert [warning for warning in answer["warnings"] if "ignored" in warning] == []
 
 
-def test_paths_below_the_current_folder_are_told_as_they_are_typed(
+def test_paths_below_the_current_folder_are_shown_relative(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     here = tmp_path / "here"
     here.mkdir()
     monkeypatch.chdir(here)
 
-    console.tell(f"{here}/demo/xrays: a note ({here}/a, '{here}/b')")
-    console.tell(f"{here}: /elsewhere{here}/c")
+    console.log(f"{here}/demo/xrays: a note ({here}/a, '{here}/b')")
+    console.log(f"{here}: /elsewhere{here}/c")
 
     assert capsys.readouterr().err == f"demo/xrays: a note (a, 'b')\n{here}: /elsewhere{here}/c\n"
 
@@ -185,14 +188,14 @@ def test_an_export_says_what_the_simpler_arm_is_for(capsys: pytest.CaptureFixtur
         command="",
     )
 
-    export.show(exported, next_step=False)
+    show_export(exported, next_step=False)
 
-    assert "to do without them until they are: xraytune export studies/small --arm real_only" in capsys.readouterr().out
+    assert "for a configuration without them: xraytune export studies/small --arm real_only" in capsys.readouterr().out
 
 
 def test_the_next_command_can_be_copied_whatever_the_folder_is_called(capsys: pytest.CaptureFixture[str]) -> None:
     best: dict[str, Any] = {"number": 0, "value": 0.9, "val_b_auroc": 0.8, "parameters": {}}
-    search.show(SearchSummary(study=Path("studies/a #b"), counts={"complete": 1}, best=best, for_export=best))
+    show_search(SearchSummary(study=Path("studies/a #b"), counts={"complete": 1}, best=best, for_export=best))
     trained = Trained(
         path=Path("my model"),
         arm="real_only",
@@ -208,7 +211,7 @@ def test_the_next_command_can_be_copied_whatever_the_folder_is_called(capsys: py
         seconds=1.0,
         equals_trial=None,
     )
-    train.show(trained)
+    show_training(trained)
 
     said = capsys.readouterr().out
     assert "next: xraytune export 'studies/a #b' -o best.yaml" in said
@@ -216,29 +219,29 @@ def test_the_next_command_can_be_copied_whatever_the_folder_is_called(capsys: py
 
 
 @pytest.mark.slow
-def test_the_options_say_their_defaults_and_the_names_that_they_take(run: Run) -> None:
+def test_the_help_names_defaults_and_choices(run: Run) -> None:
     def words(*command: str) -> str:
         return " ".join(run(*command, "--help").stdout.replace("│", " ").split())
 
-    assert "else in `cache`, beside the studies" in words("search")
-    assert "as in budget.trials=6" in words("search")
-    assert "`xraytune doctor --space FILE` names them" in words("search")
-    assert "instead of the file's data.path" in words("search")
-    assert "Where the study's images lie now" in words("confirm")
-    assert "else in `cache`, in the current folder" in words("gan", "train")
-    assert "real_only, classical, duplicate, gan, classical+gan" in words("export")
+    assert "default: `cache`, next to the studies folder" in words("search")
+    assert "e.g. budget.trials=6" in words("search")
+    assert "`xraytune doctor --space FILE` lists the files needed" in words("search")
+    assert "overrides data.path of the file" in words("search")
+    assert "New location of the study's images" in words("confirm")
+    assert "default: `cache`, in the current folder" in words("gan", "train")
+    assert "real_only, classical, duplicate, gan or classical+gan" in words("export")
 
 
 @pytest.mark.slow
-def test_a_prediction_says_from_which_probability_on_an_image_is_called_positive(run: Run, tmp_path: Path) -> None:
+def test_a_prediction_prints_its_threshold(run: Run, tmp_path: Path) -> None:
     draw_phantoms(tmp_path / "xrays", patients=30, seed=3, image_size_px=48)
     (tmp_path / "fixed.yaml").write_text(EXPERIMENT, encoding="utf-8")
     model, images = tmp_path / "model", tmp_path / "xrays" / "test"
     run("train", "--config", tmp_path / "fixed.yaml", "-o", model, "--cache", tmp_path / "cache")
     threshold = json.loads((model / "bundle.json").read_text(encoding="utf-8"))["threshold"]
 
-    told = run("predict", model, images, "-o", tmp_path / "told.csv")
+    shown = run("predict", model, images, "-o", tmp_path / "shown.csv")
     answer = json.loads(run("predict", model, images, "-o", tmp_path / "answer.csv", "--json").stdout)
 
-    assert f"(PNEUMONIA from a probability of {threshold:.3f} on)" in told.stdout
+    assert f"(threshold for PNEUMONIA: {threshold:.3f})" in shown.stdout
     assert (answer["positive"], answer["threshold"]) == ("PNEUMONIA", threshold)

@@ -1,4 +1,4 @@
-"""What a search says in a log."""
+"""The log of a search."""
 
 from pathlib import Path
 
@@ -12,11 +12,11 @@ from xraytune.search.study import StudyFolder, create_study
 
 
 def lines_of(error_output: str) -> list[str]:
-    """Without the time at the start of each."""
+    """The lines without their times."""
     return [line.split("  ", 1)[1] for line in error_output.splitlines()]
 
 
-def test_a_log_has_a_line_for_each_beginning_and_end(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_log_has_a_line_for_each_start_and_end(capsys: pytest.CaptureFixture[str]) -> None:
     parameters = Parameters.model_validate({"source": "duplicate", "synthetic_ratio": 0.5})
 
     with SearchScreen() as screen:
@@ -30,7 +30,7 @@ def test_a_log_has_a_line_for_each_beginning_and_end(capsys: pytest.CaptureFixtu
     assert captured.out == ""
     assert lines_of(captured.err) == [
         "hash images: 2/2",
-        "#3 begins: duplicate r=0.5",
+        "#3 started: duplicate r=0.5",
         "#3 pruned after 2 epochs, 1:01: val-A AUROC 0.750",
         "#4 failed: the loss is not finite",
     ]

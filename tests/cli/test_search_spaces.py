@@ -1,11 +1,11 @@
-"""The space files that come with the project: each is right, and each of its first trials runs."""
+"""The search space files of the project: each is valid, and its first trials run."""
 
 from pathlib import Path
 
 import optuna
 import pytest
-from xraytune.export.demo import QUICK
 
+from xraytune.cli.getting_started import QUICK_OVERRIDES
 from xraytune.config.load import load_space
 from xraytune.config.settings import Experiment
 from xraytune.config.space import Space
@@ -110,7 +110,7 @@ def test_the_small_search_asks_for_enough_mixes_to_answer_the_question() -> None
 
 
 def test_the_quick_demo_is_a_smaller_search_of_the_same_space() -> None:
-    whole, quick = load_space(SPACES / "demo.yaml"), load_space(SPACES / "demo.yaml", QUICK.overrides)
+    whole, quick = load_space(SPACES / "demo.yaml"), load_space(SPACES / "demo.yaml", QUICK_OVERRIDES)
 
     assert quick.searched == whole.searched
     assert quick.settings.budget.trials < whole.settings.budget.trials

@@ -1,7 +1,10 @@
-"""What a study looks like on a screen."""
+"""The live view of a search, and that of `status`."""
+
+from collections.abc import Iterable
 
 import pytest
 
+from xraytune.cli.console import Cell, Frame, Table
 from xraytune.cli.study_frame import curve, live_frame, status_frame, summary_line
 from xraytune.search.status import StudyView, TrialView
 
@@ -33,8 +36,12 @@ def study(*trials: TrialView, seconds: float = 31.0, seconds_left: float | None 
     )
 
 
-def texts(row: tuple[object, ...]) -> list[str]:
-    return [cell if isinstance(cell, str) else cell.text for cell in row]  # type: ignore[attr-defined]
+def texts(parts: Iterable[Cell | str | Table]) -> list[str]:
+    return [part if isinstance(part, str) else part.text for part in parts if not isinstance(part, Table)]
+
+
+def tables(frame: Frame) -> list[Table]:
+    return [part for part in frame if isinstance(part, Table)]
 
 
 def test_a_running_search_shows_what_runs_then_the_best_then_what_ended() -> None:
@@ -45,7 +52,7 @@ def test_a_running_search_shows_what_runs_then_the_best_then_what_ended() -> Non
         trial(3, "running", busy_with="GAN 300/600"),
     )
 
-    (table,) = live_frame(view).tables
+    (table,) = tables(live_frame(view))
 
     assert [texts(row)[:2] for row in table.rows] == [["now", "3"], ["best", "1"], ["", "0"], ["ended", "2"]]
     assert texts(table.rows[0])[-1] == "GAN 300/600"
@@ -57,14 +64,14 @@ def test_what_does_not_fit_is_said_to_be_there() -> None:
 
     frame = live_frame(view)
 
-    assert len(frame.tables[0].rows) == 5
-    assert "3 more trials have ended; `xraytune status` shows them all" in texts(frame.lines)
+    assert len(tables(frame)[0].rows) == 5
+    assert "3 more trials have ended; `xraytune status` shows them all" in texts(frame)
 
 
 def test_the_heading_says_how_far_the_search_is() -> None:
     view = study(trial(0, "complete", 0.8, val_b_auroc=0.7), trial(1, "running", 0.6))
 
-    lines = texts(live_frame(view, dashboard="http://127.0.0.1:8265").lines)
+    lines = texts(live_frame(view, dashboard="http://127.0.0.1:8265"))
 
     assert lines == [
         "small: 1 of 10 trials ended (1 running, 1 complete)",
@@ -83,13 +90,13 @@ def test_a_log_line_says_the_same_in_one_line() -> None:
 
 
 def test_a_failed_trial_is_shown_with_its_reason() -> None:
-    lines = texts(status_frame(study(trial(4, "failed", reason="the loss is not finite\nmore"))).lines)
+    lines = texts(status_frame(study(trial(4, "failed", reason="the loss is not finite\nmore"))))
 
     assert "#4 failed: the loss is not finite" in lines
 
 
 def test_a_study_without_trials_has_no_table() -> None:
-    assert status_frame(study()).tables == ()
+    assert tables(status_frame(study())) == []
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from tests.in_process import InProcess, command, one_thread, said, search_in_process
-from xraytune.cli.confirm import show
+from xraytune.cli.confirm import show_verdict
 from xraytune.config.load import load_space
 from xraytune.confirm import run as confirm_run
 from xraytune.confirm.forecast import Forecast
@@ -95,7 +95,7 @@ def test_ratios_that_the_folder_of_extra_images_is_too_small_for_are_left_out_an
 ) -> None:
     """Two copies of each image are what `data transform` makes."""
     found = lab.confirm()
-    show(found)
+    show_verdict(found)
     shown = capsys.readouterr().out
 
     assert [point.ratio for point in found.ratios] == [0, 0.25, 0.5, 1, 2]

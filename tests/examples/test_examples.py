@@ -14,7 +14,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from tests.examples.conftest import EXAMPLES, ROOT, Run
-from xraytune.cli.evaluate import show
+from xraytune.cli.model import show_evaluation
 from xraytune.data.phantom import draw_phantoms
 from xraytune.errors import ArtifactError
 from xraytune.export.bundle import open_bundle
@@ -119,7 +119,7 @@ def test_evaluate_tells_the_metric_of_the_model_s_probabilities_with_its_interva
     lab: Lab, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     evaluated = evaluate(lab.model, data=lab.test, replicates=20)
-    show(evaluated)
+    show_evaluation(evaluated)
     predict(lab.model, lab.test, out=tmp_path / "table.csv")
 
     with (tmp_path / "table.csv").open(encoding="utf-8", newline="") as stream:
@@ -134,7 +134,7 @@ def test_evaluate_tells_the_metric_of_the_model_s_probabilities_with_its_interva
 
 
 def test_a_model_is_refused_by_name_where_its_backbone_is_not_installed(lab: Lab) -> None:
-    with pytest.raises(ArtifactError, match="backbone 'tiny_net' does not come with xraytune, and no package here"):
+    with pytest.raises(ArtifactError, match="backbone 'tiny_net' is not part of xraytune, and no installed package"):
         open_bundle(lab.model)
 
 

@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, TextIO, TypeAlias, cast
+from typing import Any, Literal, TextIO, TypeAlias, TypeVar, cast
 
 import typer
 from rich import box
@@ -33,6 +33,7 @@ from rich.text import Text
 from xraytune.errors import XraytuneError
 from xraytune.records import Progress, to_json
 
+R = TypeVar("R")
 Tone: TypeAlias = Literal["plain", "strong", "dim", "good", "busy", "bad"]
 _STYLES: dict[Tone, str] = {
     "plain": "",
@@ -134,6 +135,11 @@ def write_command(command: str, before: str = "$ ") -> None:
 def show(*frame: Cell | str | Table) -> None:
     """Print lines and tables of the result."""
     _OUT.print(drawn(frame))
+
+
+def show_result(result: R, show_text: Callable[[R], None], *, as_json: bool) -> None:
+    """Print a record as JSON, or as text with `show_text`."""
+    show_json(result) if as_json else show_text(result)
 
 
 def show_json(content: object) -> None:

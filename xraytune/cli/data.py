@@ -117,10 +117,7 @@ def phantom(
 
     with console.progress() as on_progress:
         drawn = draw_phantoms(out, patients=patients, seed=seed, image_size_px=size, on_progress=on_progress)
-    if as_json:
-        console.show_json(drawn)
-    else:
-        show_phantoms(drawn)
+    console.show_result(drawn, show_phantoms, as_json=as_json)
 
 
 def show_phantoms(drawn: PhantomSet) -> None:

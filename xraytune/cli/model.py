@@ -70,10 +70,7 @@ def train(
             on_progress=on_progress,
             note=console.event,
         )
-    if as_json:
-        console.show_json(trained)
-    else:
-        show_training(trained)
+    console.show_result(trained, show_training, as_json=as_json)
 
 
 def _log_epoch(record: EpochRecord) -> None:

@@ -47,10 +47,7 @@ def search(
             observer=screen,
             on_progress=screen.on_progress,
         )
-    if as_json:
-        console.show_json(summary)
-    else:
-        show_search(summary)
+    console.show_result(summary, show_search, as_json=as_json)
 
 
 def show_search(summary: SearchSummary, *, next_step: bool = True) -> None:

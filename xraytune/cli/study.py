@@ -48,10 +48,7 @@ def export(
     from xraytune.export.best import export
 
     exported = export(study, out=out, trial=trial, arm=arm)
-    if as_json:
-        console.show_json(exported)
-    else:
-        show_export(exported)
+    console.show_result(exported, show_export, as_json=as_json)
 
 
 def show_export(exported: Exported, *, next_step: bool = True) -> None:
