@@ -401,7 +401,7 @@ def study(here: Path) -> StudyFolder:
     return folder
 
 
-def test_another_space_of_the_same_name_is_told_setting_by_setting(run: Run, study: StudyFolder) -> None:
+def test_another_space_of_the_same_name_is_refused_with_each_difference(run: Run, study: StudyFolder) -> None:
     before = {file: file.read_bytes() for file in study.path.rglob("*")}
 
     result = search(run, "--set", "gan.width=8", "--set", "budget.max_epochs=3")

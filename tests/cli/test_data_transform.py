@@ -1,4 +1,4 @@
-"""`data transform`: what it prints, and how it refuses."""
+"""`data transform`: its output and its errors."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_script_gets_one_object(run: Run, xrays: Path, tmp_path: Path) -> None
         (["--classes", "auto"], 0, ""),
     ],
 )
-def test_what_cannot_be_done_is_told_and_leaves_nothing(
+def test_an_invalid_option_is_an_error_and_leaves_nothing(
     run: Run, xrays: Path, tmp_path: Path, options: list[str], exit_code: int, message: str
 ) -> None:
     result = run("data", "transform", xrays, tmp_path / "copies", *options)

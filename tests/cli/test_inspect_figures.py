@@ -24,11 +24,11 @@ def xrays(tmp_path: Path) -> Path:
 
 
 def test_an_inspection_draws_figures_and_names_them(run: Run, xrays: Path, tmp_path: Path) -> None:
-    told = run("data", "inspect", xrays, "--figures", tmp_path / "figures")
+    shown = run("data", "inspect", xrays, "--figures", tmp_path / "figures")
     answer = run("data", "inspect", xrays, "--figures", tmp_path / "more", "--json")
 
     names = ["samples.png", "samples.svg", "class_frequency.png", "class_frequency.svg"]
-    assert [Path(line).name for line in told.stdout.splitlines()[-4:]] == names
+    assert [Path(line).name for line in shown.stdout.splitlines()[-4:]] == names
     assert json.loads(answer.stdout)["figures"] == [str(tmp_path / "more" / name) for name in names]
     assert sorted(names) == sorted(file.name for file in (tmp_path / "figures").iterdir())
 

@@ -1,4 +1,4 @@
-"""From a study to a verdict, as processes, on phantom X-rays, with Ray: interrupted once, and gone on."""
+"""From a study to a verdict on phantom X-rays, with Ray, in separate processes; interrupted once and resumed."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ QUICK = (
 
 
 def interrupt_after_a_run(folder: Path, study: Path) -> int:
-    """Start a confirm, press Ctrl-C when its first replicate has ended, and wait for its end; its exit code."""
+    """Start a confirm, interrupt it after its first replicate, and return its exit code."""
     ended = study / "confirm" / "runs.jsonl"
     with (folder / "interrupted.log").open("w", encoding="utf-8") as log:
         process = subprocess.Popen([PROGRAM, "confirm", str(study)], cwd=folder, stdout=log, stderr=log)
@@ -39,7 +39,7 @@ def interrupt_after_a_run(folder: Path, study: Path) -> int:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_confirm_goes_on_after_an_interruption_and_opens_the_test_folder_once(tmp_path: Path) -> None:
+def test_a_confirm_resumes_after_an_interruption_and_accesses_the_test_folder_once(tmp_path: Path) -> None:
     draw_phantoms(tmp_path / "xrays", patients=60, seed=0, image_size_px=32)
     (tmp_path / "small.yaml").write_text(SPACE + CONFIRM, encoding="utf-8")
     study = search_in_process(load_space(tmp_path / "small.yaml", QUICK), tmp_path).path
@@ -72,10 +72,10 @@ def test_a_confirm_goes_on_after_an_interruption_and_opens_the_test_folder_once(
 
     again = said("confirm", study)
 
-    assert again == found, "nothing is trained or opened again"
+    assert again == found, "nothing is trained or accessed again"
     assert len(read_jsonl(study / "test_access.jsonl")) == 1
 
-    # A confirm that is begun anew where the test folder has been opened says so, whatever it finds.
+    # A new confirm after access to the test folder is exploratory, whatever its result.
     copy = study.with_name("copy")
     shutil.copytree(study, copy)
     (copy / "confirm" / "plan.json").unlink()

@@ -1,4 +1,4 @@
-"""The main job as a person does it, on phantom X-rays: searches as processes with Ray, all other commands in this one."""
+"""The whole workflow on phantom X-rays: searches with Ray in separate processes, the other commands in this one."""
 
 import csv
 import os
@@ -49,7 +49,7 @@ def xraytune(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def search_until_a_trial_ends(folder: Path, *arguments: str, then: signal.Signals) -> subprocess.Popen[str]:
-    """Start a search, send it a signal when its first trial has ended, and wait for its end."""
+    """Start a search, send it a signal after its first trial, and wait for it to end."""
     process = subprocess.Popen(
         [PROGRAM, *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -65,7 +65,7 @@ def search_until_a_trial_ends(folder: Path, *arguments: str, then: signal.Signal
 @pytest.mark.ray
 @pytest.mark.slow
 def test_from_images_to_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Search, interrupt, go on, look, export, train, evaluate, predict, replay."""
+    """Search, interrupt, resume, status, export, train, evaluate, predict, replay."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "small.yaml").write_text(SPACE, encoding="utf-8")
     said("data", "phantom", "xrays", "--patients", 40, "--seed", 1, "--size", 64)
@@ -91,7 +91,7 @@ def test_from_images_to_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     exported = said("export", "studies/small", "-o", "best.yaml")
     trained = said("train", "--config", "best.yaml", "-o", "model")
-    assert trained["val_b_auroc"] == exported["val_b_auroc"], "the model is what was searched, to the bit"
+    assert trained["val_b_auroc"] == exported["val_b_auroc"], "the model equals the trial, to the bit"
 
     evaluated = said("evaluate", "model", "--data", "others/test")
     assert {"auroc", "accuracy", "sensitivity", "specificity", "f1", "images", "intervals"} <= evaluated.keys()
@@ -103,9 +103,9 @@ def test_from_images_to_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with one_thread():
         for number in range(3):
             replayed = replay(tmp_path / "studies/small", number)
-            assert replayed.is_identical, f"trial {number} has other numbers outside Ray"
+            assert replayed.is_identical, f"trial {number} differs without Ray"
 
-    assert sum(said(*search)["counts"].values()) == 4, "a finished search has nothing to do"
+    assert sum(said(*search)["counts"].values()) == 4, "a finished search runs no more trials"
     other = command(*search, "--set", "seed=9")
     assert other.exit_code == 5
     assert "another space" in other.stderr

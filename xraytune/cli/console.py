@@ -15,7 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -35,14 +35,7 @@ from xraytune.records import Progress, to_json
 
 R = TypeVar("R")
 Tone: TypeAlias = Literal["plain", "strong", "dim", "good", "busy", "bad"]
-_STYLES: dict[Tone, str] = {
-    "plain": "",
-    "strong": "bold",
-    "dim": "dim",
-    "good": "green",
-    "busy": "cyan",
-    "bad": "red",
-}
+_STYLES: dict[Tone, str] = {"plain": "", "strong": "bold", "dim": "dim", "good": "green", "busy": "cyan", "bad": "red"}
 _CONTROL_CHARACTERS = re.compile("[\0-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 """Terminal control characters except the line feed, and those that change the direction of text."""
 _LOG_EVERY_SECONDS = 10.0
@@ -97,17 +90,16 @@ class _Stream:
         return self
 
     def write(self, text: str) -> int:
-        with self._lenient():
-            self._file().write(text)
+        self._try(self._file().write, text)
         return len(text)
 
     def flush(self) -> None:
-        with self._lenient():
-            self._file().flush()
+        self._try(self._file().flush)
 
-    def _lenient(self) -> AbstractContextManager[None]:
+    def _try(self, write: Callable[..., object], *text: str) -> None:
         """Ignore errors, except where the result goes to a file or a pipe."""
-        return suppress(OSError) if self._name == "stderr" or self._file().isatty() else nullcontext()
+        with suppress(OSError) if self._name == "stderr" or self._file().isatty() else nullcontext():
+            write(*text)
 
     def _file(self) -> TextIO:
         file: Any = getattr(sys, self._name) or io.StringIO()  # None where Python has no such stream

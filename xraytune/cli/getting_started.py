@@ -69,12 +69,7 @@ def demo(
     announce(why, "search", "--space", space, "--data", xrays, "--studies", studies, *settings)
     with SearchScreen() as screen:
         summary = search(
-            space,
-            data=xrays,
-            overrides=overrides,
-            studies=studies,
-            observer=screen,
-            on_progress=screen.on_progress,
+            space, data=xrays, overrides=overrides, studies=studies, observer=screen, on_progress=screen.on_progress
         )
     show_search(summary, next_step=False)
 

@@ -8,12 +8,10 @@ from typing import Annotated, Literal, TypeAlias
 import typer
 
 Data: TypeAlias = Annotated[
-    Path | None,
-    typer.Option("--data", metavar="DIR", help="Image folder; overrides data.path of the file."),
+    Path | None, typer.Option("--data", metavar="DIR", help="Image folder; overrides data.path of the file.")
 ]
 MovedData: TypeAlias = Annotated[
-    Path | None,
-    typer.Option("--data", metavar="DIR", help="New location of the study's images, if they were moved."),
+    Path | None, typer.Option("--data", metavar="DIR", help="New location of the study's images, if they were moved.")
 ]
 WeightsDir: TypeAlias = Annotated[
     Path | None,
@@ -53,8 +51,7 @@ Classes: TypeAlias = Annotated[
     typer.Option(help="NORMAL and PNEUMONIA; normal, bacterial and viral; or one class per subfolder."),
 ]
 GroupRegex: TypeAlias = Annotated[
-    str | None,
-    typer.Option(metavar="REGEX", help="Regular expression for file paths; its first group is the patient."),
+    str | None, typer.Option(metavar="REGEX", help="Regular expression for file paths; its first group is the patient.")
 ]
 Seed: TypeAlias = Annotated[int, typer.Option(help="Random seed; the same seed writes the same bytes.")]
 SkipBroken: TypeAlias = Annotated[

@@ -137,10 +137,7 @@ def _show_cleaned(cleaned: Cleaned) -> None:
     console.show(
         Cell(f"{verb} {_mebibytes(cleaned.total_bytes)} MiB; files are recreated when needed", "good"),
         *notes,
-        Table(
-            (verb, Column("MiB", "right")),
-            [(kind, _mebibytes(size)) for kind, size in cleaned.freed_bytes.items()],
-        ),
+        Table((verb, Column("MiB", "right")), [(kind, _mebibytes(size)) for kind, size in cleaned.freed_bytes.items()]),
     )
 
 

@@ -39,12 +39,8 @@ class Exported:
     """An exported trial.
 
     Attributes:
-        path: The YAML file.
-        study: Name of the study.
         trial: Number of the trial; None for a trial that `confirm` added to tune a control, as are its AUROCs.
         arm: Its arm, e.g. `classical+gan`.
-        val_auroc: On val-A.
-        val_b_auroc: On val-B.
         synthetic: Whether the benefit of its synthetic images is confirmed; empty if it has none.
         advice: Command that exports a simpler arm; empty if there is no reason to.
         command: Command that trains the final model.

@@ -55,12 +55,9 @@ _FIX = "train the model again, or copy the whole folder again"
 
 
 class ValidationScores(Model):
-    """Scores of the images of one class on val-A and val-B together.
+    """Images of one class on val-A and val-B together.
 
-    Attributes:
-        images: Number of images.
-        patients: Number of patients.
-        scores: Probabilities of the positive class, ascending; more than 1,000 are summarized by 1,000 quantiles.
+    `scores` are probabilities of the positive class, ascending; more than 1,000 are summarized by 1,000 quantiles.
     """
 
     images: Annotated[int, Field(ge=1)]
@@ -76,28 +73,17 @@ class BundleRecord(Model):
     """The content of `bundle.json`.
 
     Attributes:
-        version: Version of the format.
         class_names: In the order of the network's outputs.
-        positive: The positive class.
         threshold: With two classes, the probability from which an image is classified as positive.
         threshold_rule: The rule that set it.
         validation: With two classes, the scores that set it, by class; else None.
         input_format: How decoded pixels become the network's input.
-        backbone: Name of the backbone.
-        input_channels: Channels of its first layer.
-        head: Type of the classification head.
         loss: Training loss; `bce` has one output neuron.
-        arm: Arm of the training mix.
-        val_auroc: AUROC on val-A, which selected the epoch.
-        val_b_auroc: AUROC on val-B.
-        best_epoch: The epoch of this network.
         train_fingerprint: Fingerprint of the training images.
         test_fingerprint: Fingerprint of the sealed test folder; None if there was none.
         group_regex: Regular expression that reads patients from file names; None: the rules for public data sets.
         study: The study that the configuration was exported from, relative to the bundle.
-        trial: The trial of that study.
         overrides: `--set` options of the training.
-        compute: Device, threads and precision of the training.
         packages: Package versions, and those of extensions such as `backbone tiny_net`.
     """
 
@@ -147,13 +133,7 @@ class BundleRecord(Model):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
-    """A bundle whose checksums match.
-
-    Attributes:
-        path: The folder.
-        record: The content of `bundle.json`.
-        model_sha256: SHA-256 of `model.safetensors`, which identifies the model.
-    """
+    """A bundle whose checksums match; `model_sha256` is that of `model.safetensors`, which identifies the model."""
 
     path: Path
     record: BundleRecord
@@ -248,7 +228,10 @@ def write_bundle(
     header = f"The experiment of this model, arm {parameters.arm}. Paths are relative to this file."
     write_text(folder / _CONFIG, experiment_to_yaml(experiment, final_path, header))
     write_prepared(prepared, folder / _SPLIT)
-    write_text(folder / "epochs.jsonl", "".join(f"{json.dumps(_row(epoch), allow_nan=False)}\n" for epoch in epochs))
+    rows = [{"version": 1, **asdict(epoch)} for epoch in epochs]
+    for row in rows:
+        del row["seconds"]
+    write_text(folder / "epochs.jsonl", "".join(f"{json.dumps(row, allow_nan=False)}\n" for row in rows))
     save_state(classifier, folder / _MODEL)
     write_json(folder / _MANIFEST, {"version": 1, "files": {name: sha256_of(folder / name) for name in _FILES}})
 
@@ -264,12 +247,6 @@ def _validation(prepared: Prepared, validated: Validated) -> dict[str, Validatio
         )
         for name, one in samples.items()
     }
-
-
-def _row(epoch: EpochRecord) -> dict[str, object]:
-    row = {"version": 1, **asdict(epoch)}
-    del row["seconds"]
-    return row
 
 
 def open_bundle(path: Path) -> Bundle:

@@ -43,14 +43,7 @@ print("Ray", ray.__version__, "with Tune and the dashboard")
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """The result of one check.
-
-    Attributes:
-        name: What was checked.
-        status: `missing` prevents xraytune from running, `warning` limits it.
-        found: What was found.
-        fix: What to do; empty if all is well.
-    """
+    """The result of one check: `missing` prevents xraytune from running, `warning` limits it. `fix` is empty if ok."""
 
     name: str
     status: Literal["ok", "warning", "missing"]

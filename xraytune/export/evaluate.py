@@ -38,13 +38,7 @@ class Evaluation:
     """The metrics of one model on one folder.
 
     Attributes:
-        model: The model bundle.
-        data: The image folder.
-        positive: The positive class.
-        class_counts: Images of each class.
-        patient_count: Number of patients.
         threshold: Threshold of `metrics`; None with three or more classes, where the most probable class is predicted.
-        metrics: The main metrics.
         further: Metrics of other packages, by name.
         intervals: 95 % confidence intervals (low, high) of all metrics, by name.
         at_half: Metrics at the threshold 0.5; None with three or more classes.
@@ -53,7 +47,6 @@ class Evaluation:
         known_patient_count: Patients of these sets, by the rules of `known_patients`.
         known_patient_image_count: Their images, including those of `known_image_count`.
         shift: Differences between these scores and those of the validation images; None with three or more classes.
-        broken: Images that were left out.
         opened_test: Whether this is the sealed test folder of the model's study.
         test_access: How often that folder has been accessed, including now; 0 for other folders.
     """

@@ -28,13 +28,7 @@ _BATCH_SIZE = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Predictions:
-    """Probabilities of the images that could be decoded.
-
-    Attributes:
-        files: Their files, in the given order.
-        probabilities: float64 [n, C].
-        broken: Images that were left out.
-    """
+    """Probabilities, float64 [n, C], of the files that could be decoded, in the given order."""
 
     files: tuple[str, ...]
     probabilities: NDArray[np.float64]
@@ -122,8 +116,6 @@ class Predicted:
     """Summary of a prediction.
 
     Attributes:
-        path: The CSV file.
-        images: Number of images.
         counts: Images predicted as each class.
         positive: The positive class of two; None with more classes.
         threshold: Its probability from which an image is positive; None with more classes.

@@ -30,14 +30,7 @@ from xraytune.search.study import StudyFolder
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayedEpoch:
-    """One epoch; a value is None where there was no such epoch.
-
-    Attributes:
-        epoch: 1-based.
-        recorded_val_auroc: AUROC on val-A in the study.
-        replayed_val_auroc: AUROC on val-A now.
-        is_identical: Whether all values of the epoch except its seconds are equal to the bit.
-    """
+    """One epoch, 1-based. AUROCs are None if there was no such epoch; `is_identical` compares all values but seconds."""
 
     epoch: int
     recorded_val_auroc: float | None
@@ -50,15 +43,11 @@ class Replay:
     """A recorded trial compared with its replay.
 
     Attributes:
-        study: Folder of the study.
-        trial: Number of the trial.
         status: How the trial ended; None if it is running or was interrupted.
         epochs: All recorded or replayed epochs.
         recorded_val_b_auroc: AUROC on val-B of a completed trial.
-        replayed_val_b_auroc: The same now.
         recorded_failure: Reason of a failed trial.
         replayed_failure: Reason of the failure now; empty if it did not fail.
-        device: The torch device.
     """
 
     study: Path

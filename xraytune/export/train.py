@@ -44,17 +44,10 @@ class Trained:
     """Summary of a final training.
 
     Attributes:
-        path: The model bundle.
-        arm: Arm of the training mix.
-        val_auroc: AUROC on val-A.
-        val_b_auroc: AUROC on val-B.
         positive: The positive class of two; None with more classes.
         threshold: Its probability from which an image is positive.
-        threshold_rule: The rule that set the threshold.
         validation_images: Number of images of val-A and val-B, which set the threshold.
-        validation_patients: Number of their patients.
         best_epoch: The epoch whose network was kept.
-        epochs: Number of epochs.
         seconds: Wall time of this run.
         equals_trial: Whether both AUROCs are those of the exported trial, to the bit; None if its study is missing or has no
             such AUROCs, or if images or settings differ.
