@@ -1,4 +1,4 @@
-"""Commands, run as a person would run them but in this process."""
+"""Commands, run in this process."""
 
 from collections.abc import Callable
 from pathlib import Path

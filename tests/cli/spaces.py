@@ -1,4 +1,4 @@
-"""A small space, and a small experiment, as files have them."""
+"""A small search space and a small experiment (YAML)."""
 
 SPACE = """
 name: small

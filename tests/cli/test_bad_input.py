@@ -362,7 +362,7 @@ def test_a_file_that_must_not_be_read_is_no_bug(here: Path) -> None:
 
 
 def test_a_gan_is_not_trained_where_the_space_has_none(run: Run, here: Path) -> None:
-    """`--set gan.steps=2` would be passed over, and the default's ten thousand steps be trained."""
+    """Else `--set gan.steps=2` would be ignored, and the default of 10,000 steps trained."""
     result = run("gan", "train", "--space", "experiment.yaml", "--set", "gan.steps=2", "-o", "gan")
 
     refused(result, 2, "no GAN in this space", "--set source=gan")
@@ -391,7 +391,7 @@ def test_a_bundle_with_one_byte_changed_is_refused(run: Run, here: Path) -> None
 
 @pytest.fixture
 def study(here: Path) -> StudyFolder:
-    """A study that has just begun: `studies/small`."""
+    """A new study, `studies/small`."""
     from xraytune.config.load import load_space
 
     space = load_space(here / "space.yaml")
@@ -424,7 +424,7 @@ def test_a_damaged_study_is_refused(run: Run, study: StudyFolder, name: str, dam
     assert file.exists() == (damage != "removed")
 
 
-def test_looking_at_a_study_without_a_journal_makes_none(run: Run, study: StudyFolder) -> None:
+def test_status_of_a_study_without_a_journal_creates_none(run: Run, study: StudyFolder) -> None:
     study.journal_path.unlink()
 
     refused(run("status", "studies/small"), 5, "the journal is missing")

@@ -28,7 +28,7 @@ def leave_scratch(study: StudyFolder) -> Path:
 
 
 @pytest.mark.slow
-def test_it_says_what_it_freed(run: Run, study: StudyFolder) -> None:
+def test_it_prints_what_it_freed(run: Run, study: StudyFolder) -> None:
     scratch = leave_scratch(study)
 
     would = run("clean", study.path, "--dry-run")

@@ -30,7 +30,7 @@ def test_space_check_prints_what_is_searched_and_every_default(run: Run, space: 
 
 
 @pytest.mark.slow
-def test_space_check_without_a_file_asks_for_one(run: Run) -> None:
+def test_space_check_without_a_file_is_a_usage_error(run: Run) -> None:
     result = run("space", "check")
 
     assert result.exit_code == 2
@@ -189,7 +189,7 @@ def test_an_error_is_printed_without_a_traceback(error: Exception, exit_code: in
     assert result.stderr == "here: wrong\n  fix: fix it\n"
 
 
-def test_an_interruption_says_how_to_resume() -> None:
+def test_an_interruption_prints_how_to_resume() -> None:
     result = CliRunner().invoke(failing_app(KeyboardInterrupt()))
 
     assert result.exit_code == 130

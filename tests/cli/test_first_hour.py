@@ -63,14 +63,14 @@ def test_a_setting_on_the_wrong_level_of_a_file_is_sent_to_its_block(run: Run, s
 
 
 @pytest.mark.slow
-def test_a_check_says_that_the_images_are_not_there(run: Run, space: Path) -> None:
+def test_a_check_reports_missing_images(run: Run, space: Path) -> None:
     assert "does not exist: give --data DIR" in " ".join(run("space", "check", space, "--data", "x").stdout.split())
     (space.parent / "xrays").mkdir()
     assert "does not exist" not in run("space", "check", space).stdout
 
 
 @pytest.mark.slow
-def test_a_check_says_that_asha_has_no_epoch_to_stop_at(run: Run, space: Path) -> None:
+def test_a_check_reports_an_asha_without_a_rung(run: Run, space: Path) -> None:
     assert "stops no trial" in run("space", "check", space, "--set", "budget.max_epochs=1").stdout
     assert "stops no trial" not in run("space", "check", space, "--set", "budget.max_epochs=2").stdout
     assert (
@@ -80,7 +80,7 @@ def test_a_check_says_that_asha_has_no_epoch_to_stop_at(run: Run, space: Path) -
 
 
 @pytest.mark.slow
-def test_a_missing_folder_of_weights_is_said_to_be_missing(run: Run, space: Path) -> None:
+def test_a_missing_folder_of_weights_is_an_error(run: Run, space: Path) -> None:
     draw_phantoms(space.parent / "xrays", patients=20, seed=1, image_size_px=32)
     net = ("--set", "backbone=mobilenet_v2", "--set", "weights=imagenet")
 
@@ -144,7 +144,7 @@ def test_the_curve_column_names_its_range_and_one_trial_is_not_called_trials() -
 
 
 @pytest.mark.slow
-def test_what_xraytune_writes_beside_images_is_no_stray_file(run: Run, tmp_path: Path) -> None:
+def test_files_written_next_to_images_are_not_reported_as_stray(run: Run, tmp_path: Path) -> None:
     draw_phantoms(tmp_path / "xrays", patients=20, seed=1, image_size_px=32)
     run("data", "transform", tmp_path / "xrays", tmp_path / "copies")
     assert (tmp_path / "copies" / "provenance.json").is_file()
@@ -168,14 +168,14 @@ def test_paths_below_the_current_folder_are_shown_relative(
 
 
 @pytest.mark.slow
-def test_an_inspection_says_why_it_counts_the_formats_of_the_training_images_alone(run: Run, tmp_path: Path) -> None:
+def test_an_inspection_says_that_the_test_folder_stays_sealed(run: Run, tmp_path: Path) -> None:
     draw_phantoms(tmp_path / "xrays", patients=20, seed=1, image_size_px=32)
 
     assert "JPEG 8-bit; test/ stays sealed" in run("data", "inspect", tmp_path / "xrays").stdout
     assert "sealed" not in run("data", "inspect", tmp_path / "xrays" / "train").stdout
 
 
-def test_an_export_says_what_the_simpler_arm_is_for(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_export_prints_the_command_for_a_simpler_arm(capsys: pytest.CaptureFixture[str]) -> None:
     exported = Exported(
         path=Path("best.yaml"),
         study="small",

@@ -1,4 +1,4 @@
-"""What a quick command loads."""
+"""Modules that quick commands import."""
 
 import subprocess
 import sys
@@ -37,7 +37,7 @@ def test_space_check_loads_nothing_heavy(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_looking_at_a_study_and_exporting_from_it_load_no_torch() -> None:
+def test_status_and_export_load_no_torch() -> None:
     code = "import sys, xraytune.search.status, xraytune.export.best; print(*{'torch', 'ray'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 

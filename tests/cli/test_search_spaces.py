@@ -44,7 +44,7 @@ def test_where_a_gan_is_searched_so_are_both_of_its_controls(file: Path) -> None
 
 
 def first_trials(space: Space) -> list[Experiment]:
-    """Each line of `points_to_evaluate` and one drawn trial, as a search asks for them."""
+    """The entries of `points_to_evaluate`, and one sampled trial."""
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
     points = space.initial_points()
     for point in points:
@@ -100,7 +100,7 @@ def test_a_file_of_an_origin_project_trains_the_published_setting(file: str, bac
     assert (parameters.backbone, parameters.trainable, parameters.source) == (backbone, trainable, "none")
 
 
-def test_the_small_search_asks_for_enough_mixes_to_answer_the_question() -> None:
+def test_the_small_search_has_enough_mixes() -> None:
     space = load_space(SPACES / "gan_ratio_cpu.yaml")
 
     ratios = {ratio for source, ratio in space.combinations("source", "synthetic_ratio") if source == "gan"}

@@ -59,7 +59,7 @@ def test_a_running_search_shows_what_runs_then_the_best_then_what_ended() -> Non
     assert texts(table.rows[1]) == ["best", "1", "gan r=1", "2/4", "0.900", "0.850", "▄█", "complete 0:07"]
 
 
-def test_what_does_not_fit_is_said_to_be_there() -> None:
+def test_hidden_trials_are_counted() -> None:
     view = study(*(trial(number, "pruned", 0.5) for number in range(8)))
 
     frame = live_frame(view)
@@ -68,7 +68,7 @@ def test_what_does_not_fit_is_said_to_be_there() -> None:
     assert "3 more trials have ended; `xraytune status` shows them all" in texts(frame)
 
 
-def test_the_heading_says_how_far_the_search_is() -> None:
+def test_the_heading_shows_the_progress_of_the_search() -> None:
     view = study(trial(0, "complete", 0.8, val_b_auroc=0.7), trial(1, "running", 0.6))
 
     lines = texts(live_frame(view, dashboard="http://127.0.0.1:8265"))
@@ -81,7 +81,7 @@ def test_the_heading_says_how_far_the_search_is() -> None:
     ]
 
 
-def test_a_log_line_says_the_same_in_one_line() -> None:
+def test_a_log_line_shows_the_same() -> None:
     view = study(trial(0, "complete", 0.8), trial(1, "running", busy_with="GAN 1/2"), seconds=3700.0, seconds_left=None)
 
     line = summary_line(view)

@@ -38,7 +38,7 @@ def study_of(folder: StudyFolder, lab: Lab, scores: list[tuple[float, float]]) -
         controller.on_result(suggestion.number, {"ended": {**result, "threshold": 0.5, "seconds": 1.0}})
 
 
-def test_the_best_on_val_b_is_exported_and_of_equals_the_earliest(lab: Lab, tmp_path: Path) -> None:
+def test_the_best_on_val_b_is_exported_the_earliest_of_equals(lab: Lab, tmp_path: Path) -> None:
     """Val-A guided the search, so its best trial may be best by chance."""
     folder = StudyFolder(tmp_path / "studies" / "made")
     study_of(folder, lab, [(0.9, 0.7), (0.8, 0.8), (0.99, 0.6), (0.85, 0.8)])
@@ -48,7 +48,7 @@ def test_the_best_on_val_b_is_exported_and_of_equals_the_earliest(lab: Lab, tmp_
     assert (exported.trial, exported.val_auroc, exported.val_b_auroc) == (1, 0.8, 0.8)
 
 
-def test_the_file_is_the_trial_and_says_where_it_comes_from(lab: Lab, tmp_path: Path) -> None:
+def test_the_file_has_the_trial_and_its_origin(lab: Lab, tmp_path: Path) -> None:
     out = tmp_path / "elsewhere" / "trial.yaml"
 
     exported = export(lab.study, out=out, trial=0)
@@ -81,7 +81,7 @@ def write_verdict(study: Path, **words: str) -> None:
     write_json(study / "confirm" / "verdict.json", {"finalists": finalists})
 
 
-def test_synthetic_images_are_said_to_be_unconfirmed_and_a_simpler_arm_is_named(lab: Lab, tmp_path: Path) -> None:
+def test_unconfirmed_synthetic_images_are_reported_with_a_simpler_arm(lab: Lab, tmp_path: Path) -> None:
     out = tmp_path / "best.yaml"
 
     exported = export(lab.study, out=out, trial=0)
@@ -100,7 +100,7 @@ def test_synthetic_images_are_said_to_be_unconfirmed_and_a_simpler_arm_is_named(
         ("undecided", "not confirmed: the result is inconclusive"),
     ],
 )
-def test_what_a_confirm_said_stands_in_the_file(copy_lab: CopyLab, tmp_path: Path, word: str, said: str) -> None:
+def test_the_verdict_of_a_confirm_is_exported(copy_lab: CopyLab, tmp_path: Path, word: str, said: str) -> None:
     lab = copy_lab()
     write_verdict(lab.study, trial_0=word)
 
@@ -120,7 +120,7 @@ def test_a_mix_that_helps_is_exported_though_another_trial_scored_higher(lab: La
     assert (exported.trial, exported.synthetic, exported.advice) == (0, "confirmed: the mix beats all controls", "")
 
 
-def test_the_file_says_why_this_trial(lab: Lab, tmp_path: Path) -> None:
+def test_the_file_gives_the_reason_for_its_trial(lab: Lab, tmp_path: Path) -> None:
     folder = StudyFolder(tmp_path / "studies" / "made")
     study_of(folder, lab, [(0.9, 0.7), (0.8, 0.8)])
 
@@ -142,7 +142,7 @@ def test_where_no_trial_is_without_synthetic_images_none_is_advised(lab: Lab, tm
     assert export(folder.path, out=tmp_path / "best.yaml").advice == ""
 
 
-def test_the_best_of_an_arm_can_be_asked_for(lab: Lab, tmp_path: Path) -> None:
+def test_the_best_of_an_arm_can_be_exported(lab: Lab, tmp_path: Path) -> None:
     exported = export(lab.study, out=tmp_path / "best.yaml", arm="classical+gan")
 
     assert exported.trial == 0
@@ -217,7 +217,7 @@ def test_a_study_without_a_complete_trial_has_no_best(lab: Lab, tmp_path: Path) 
         export(folder.path, out=tmp_path / "best.yaml")
 
 
-def test_what_is_no_study_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_study_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="no study here"):
         export(tmp_path, out=tmp_path / "best.yaml")
 

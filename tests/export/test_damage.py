@@ -47,7 +47,7 @@ def seal(model: Path, file: Path, manifest: Path) -> None:
     ],
     ids=str,
 )
-def test_a_bundle_that_cannot_be_used_is_refused_when_it_is_opened(copy_lab: CopyLab, values: dict[str, Any]) -> None:
+def test_an_invalid_bundle_is_refused(copy_lab: CopyLab, values: dict[str, Any]) -> None:
     model = copy_lab().model
     change(model, **values)
 
@@ -55,7 +55,7 @@ def test_a_bundle_that_cannot_be_used_is_refused_when_it_is_opened(copy_lab: Cop
         open_bundle(model)
 
 
-def test_a_bundle_with_another_network_or_split_says_which_file_it_is(copy_lab: CopyLab) -> None:
+def test_an_error_names_the_file_with_another_network_or_split(copy_lab: CopyLab) -> None:
     model = copy_lab().model
     for name in ("model.safetensors", "split.json"):
         (model / name).write_bytes(b"[]")

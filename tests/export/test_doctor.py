@@ -16,7 +16,7 @@ def test_a_failing_import_is_reported_with_its_reason() -> None:
     assert check.found == "ModuleNotFoundError: No module named 'no_such_module_anywhere'"
 
 
-def test_an_import_that_works_says_what_is_there() -> None:
+def test_a_working_import_reports_its_version() -> None:
     check = probe("here", "print('noise')\nprint('version 3')", fix="install it")
 
     assert (check.status, check.found, check.fix) == ("ok", "version 3", "")

@@ -28,15 +28,10 @@ from xraytune.files import read_jsonl
 pytestmark = pytest.mark.slow
 
 
-def val_b_folder(model: Path, xrays: Path, out: Path) -> Path:
-    """The images of a model's val-B, in class folders."""
-    return side_folder(model, xrays, out, "val_b")
-
-
-def side_folder(model: Path, xrays: Path, out: Path, side: str) -> Path:
-    """The images of one side of a model's split, in class folders."""
+def side_folder(model: Path, xrays: Path, out: Path, *sides: str) -> Path:
+    """The images of some sides of a model's split, in class folders."""
     for image in open_bundle(model).prepared().images:
-        if image.side == side:
+        if image.side in sides:
             target = out / Path(image.file).relative_to("train")
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(xrays / image.file, target)
@@ -71,7 +66,7 @@ def test_the_figures_are_scikit_learns_on_the_predicted_probabilities(lab: Lab, 
 
 
 @pytest.mark.parametrize("overrides", [(), ("trainable=head", "input_channels=1", "weights={weights}")])
-def test_a_bundle_is_worth_on_val_b_what_its_training_said(
+def test_a_bundle_has_the_val_b_auroc_of_its_training(
     copy_lab: CopyLab, tmp_path: Path, overrides: Sequence[str]
 ) -> None:
     """Also if only the head was trained, on cached features."""
@@ -81,7 +76,7 @@ def test_a_bundle_is_worth_on_val_b_what_its_training_said(
     torch.save(backbone.state_dict(), weights)
     trained = train(lab.best, out=lab.path / "other", overrides=[line.format(weights=weights) for line in overrides])
 
-    folder = val_b_folder(lab.path / "other", lab.xrays, tmp_path / "val_b")
+    folder = side_folder(lab.path / "other", lab.xrays, tmp_path / "val_b", "val_b")
     weights.unlink()
     evaluation = evaluate(lab.path / "other", data=folder, replicates=10)
 
@@ -119,7 +114,7 @@ def test_patients_of_the_model_are_found_on_images_with_other_bytes(copy_lab: Co
 
 def test_with_a_patient_table_equal_file_names_are_other_patients(copy_lab: CopyLab, tmp_path: Path) -> None:
     lab = copy_lab()
-    folder = val_b_folder(lab.model, lab.xrays, tmp_path / "images")
+    folder = side_folder(lab.model, lab.xrays, tmp_path / "images", "val_b")
     for image in sorted(folder.rglob("*.jpeg")):
         other_bytes(image)
     assert evaluate(lab.model, data=folder, replicates=10).known_patient_count
@@ -129,15 +124,8 @@ def test_with_a_patient_table_equal_file_names_are_other_patients(copy_lab: Copy
     assert evaluate(lab.model, data=folder, replicates=10).known_patient_count == 0
 
 
-def validation_folder(model: Path, xrays: Path, out: Path) -> Path:
-    """The images of a model's val-A and val-B, in class folders."""
-    for side in ("val_a", "val_b"):
-        side_folder(model, xrays, out, side)
-    return out
-
-
 def test_the_validation_images_themselves_are_not_shifted(lab: Lab, tmp_path: Path) -> None:
-    folder = validation_folder(lab.model, lab.xrays, tmp_path / "both")
+    folder = side_folder(lab.model, lab.xrays, tmp_path / "both", "val_a", "val_b")
 
     shift = evaluate(lab.model, data=folder, replicates=10).shift
 
@@ -257,7 +245,7 @@ def test_a_regex_for_paths_below_the_data_folder_finds_the_patients_of_its_test_
 def test_access_to_other_images_is_not_logged(copy_lab: CopyLab, tmp_path: Path) -> None:
     lab = copy_lab()
 
-    evaluation = evaluate(lab.model, data=val_b_folder(lab.model, lab.xrays, tmp_path / "val_b"), replicates=10)
+    evaluation = evaluate(lab.model, data=side_folder(lab.model, lab.xrays, tmp_path / "val_b", "val_b"), replicates=10)
 
     assert (evaluation.opened_test, evaluation.test_access) == (False, 0)
     assert not (lab.model / "test_access.jsonl").exists()
@@ -283,7 +271,7 @@ def test_a_class_without_images_is_named(lab: Lab, tmp_path: Path) -> None:
 
 
 def test_broken_images_are_listed_and_left_out_only_on_request(lab: Lab, tmp_path: Path) -> None:
-    folder = val_b_folder(lab.model, lab.xrays, tmp_path / "val_b")
+    folder = side_folder(lab.model, lab.xrays, tmp_path / "val_b", "val_b")
     for number in (1, 2):
         (folder / "NORMAL" / f"IM-900{number}-0001.jpeg").write_bytes(b"no image")
 

@@ -138,5 +138,4 @@ def _options(
     show_version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
-) -> None:
-    """Find out whether GAN-generated chest X-rays improve a pneumonia classifier, and in which mix."""
+) -> None: ...
