@@ -31,7 +31,7 @@ def live_frame(view: StudyView, *, dashboard: str = "") -> Frame:
     complete = [trial for trial in ended if trial.status == "complete"]
     best = sorted(complete, key=lambda trial: (-trial.values[-1], trial.number))[:_BEST_SHOWN]
     last = [trial for trial in reversed(ended) if trial not in best][:_ENDED_SHOWN]
-    groups = {"now" if view.is_running else "left": now, "best": best, "ended": last}
+    groups = {"now" if view.is_running else "unfinished": now, "best": best, "ended": last}
     rows = [
         (Cell(name if place == 0 else "", "strong"), *_row(trial, view))
         for name, trials in groups.items()

@@ -104,10 +104,7 @@ def export(study: Path, *, out: Path, trial: int | None = None, arm: str | None 
     number = row["number"]
     parameters = tuned.parameters if tuned and number is None else journal.parameters(number)
     synthetic = (_VERDICTS.get(verdicts.get(number, "")) or _UNTESTED) if parameters.has_synthetic_images else ""
-    simpler = None
-    if synthetic not in {"", _CONFIRMED}:
-        without = [row for row in complete if not journal.parameters(row["number"]).has_synthetic_images]
-        simpler = max(without, key=lambda row: (row["arm"] == "real_only", row["val_b_auroc"]), default=None)
+    simpler = "" if synthetic in {"", _CONFIRMED} else _simpler_arm(complete, journal)
     exported = Exported(
         path=out,
         study=folder.path.name,
@@ -116,9 +113,7 @@ def export(study: Path, *, out: Path, trial: int | None = None, arm: str | None 
         val_auroc=row["value"],
         val_b_auroc=row["val_b_auroc"],
         synthetic=synthetic,
-        advice=f"xraytune export {quote(str(study))} --arm {simpler['arm']} -o {simpler['arm']}.yaml"
-        if simpler
-        else "",
+        advice=f"xraytune export {quote(str(study))} --arm {simpler} -o {simpler}.yaml" if simpler else "",
         command=f"xraytune train --config {quote(str(out))} -o model",
     )
     origin = None if number is None else ExportedFrom(study=folder.path, trial=number)
@@ -192,6 +187,13 @@ def _completed(rows: dict[int, Row], trial: int, trial_count: int, study: Path) 
     complete = [str(row["number"]) for row in rows.values() if row["status"] == "complete"]
     fix = f"choose a completed one: {listed(complete) or 'there is none yet'}"
     raise StudyError(Problem(f"trial {trial}: {what}", study, fix))
+
+
+def _simpler_arm(complete: Sequence[Row], journal: Journal) -> str:
+    """`real_only` or else the best arm without synthetic images; empty if none has a completed trial."""
+    simple = [row for row in complete if not journal.parameters(row["number"]).has_synthetic_images]
+    best = max(simple, key=lambda row: (row["arm"] == "real_only", row["val_b_auroc"]), default=None)
+    return str(best["arm"]) if best else ""
 
 
 def _header(exported: Exported, reason: str) -> str:
