@@ -114,7 +114,7 @@ def test_a_source_that_gives_something_else_than_a_block_is_told(tmp_path: Path,
     settings = Settings.model_validate({"name": "x", "data": {"path": tmp_path / "xrays", "image_size": 32}})
     prepared, _ = prepare(settings, tmp_path / "cache")
 
-    with pytest.raises(MachineError, match=f"source {source} gives {given}"):
+    with pytest.raises(MachineError, match=f"source {source} returned {given}"):
         extension_block(source, 0, 0, prepared, seed=0, cache=tmp_path / "cache")
 
 

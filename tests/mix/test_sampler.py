@@ -74,6 +74,7 @@ def test_a_batch_larger_than_the_images_goes_on_into_the_next_pass() -> None:
 
 
 def test_an_empty_stream_draws_nothing() -> None:
-    drawn = image_stream(7, "extra", image_count=0, per_step=0, view_count=8)(5)
+    for per_step in (0, 4):
+        drawn = image_stream(7, "extra", image_count=0, per_step=per_step, view_count=8)(5)
 
-    assert len(drawn.positions) == len(drawn.views) == 0
+        assert len(drawn.positions) == len(drawn.views) == 0

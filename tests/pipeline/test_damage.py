@@ -54,6 +54,8 @@ def figures(result: TrialResult | None) -> tuple[float, ...]:
 
 
 def run(bench: Bench, experiment: Experiment, cache: Path, trial_dir: Path) -> tuple[float, ...]:
+    """As a worker does."""
+    require_pixels(bench.settings, bench.prepared, cache)
     result = run_trial(
         experiment,
         bench.prepared,
@@ -180,10 +182,14 @@ def test_a_trial_that_waits_for_another_process_s_work_says_so_and_does_not_hang
     monkeypatch.setattr(lease, "PATIENCE_SECONDS", 0.5)
     said: list[tuple[str, int]] = []
 
+    def on_progress(what: str, done: int, _: int) -> None:
+        said.append((what, done))
+
     with ExitStack() as another_process:
         for file in cache.glob(f"{stage}/*/manifest.json"):
             shutil.rmtree(file.parent)
             another_process.enter_context(lease.turn(file.parent.with_name(f".{file.parent.name}.lock")))
+        require_pixels(done.bench.settings, done.bench.prepared, cache, on_progress=on_progress)
         run_trial(
             done.experiment,
             done.bench.prepared,
@@ -191,7 +197,7 @@ def test_a_trial_that_waits_for_another_process_s_work_says_so_and_does_not_hang
             cache=cache,
             compute=CPU,
             on_epoch=list[EpochRecord]().append,
-            on_progress=lambda what, done, _: said.append((what, done)),
+            on_progress=on_progress,
         )
 
     assert any(what.endswith("elsewhere") and count == 0 for what, count in said)
@@ -216,7 +222,7 @@ def test_lost_pixels_of_images_that_changed_are_refused(done: Done, cache: Path,
     sorted((root / "train").rglob("*.jpeg"))[0].unlink()
     moved = settings.model_copy(update={"data": settings.data.model_copy(update={"path": root})})
 
-    with pytest.raises(StudyError, match="the images changed since"):
+    with pytest.raises(StudyError, match="the images have changed since"):
         require_pixels(moved, done.bench.prepared, cache)
 
 
@@ -285,11 +291,3 @@ def test_pixels_that_another_decoder_made_are_not_taken_for_the_study_s(done: Do
     with pytest.raises(StudyError, match=r"Pillow .* decodes the images to other pixels than the study's"):
         require_pixels(done.bench.settings, began, cache)
     assert gan_inputs(gan(), None, began, CPU) != gan_inputs(gan(), None, prepared, CPU)
-
-
-def test_a_study_that_recorded_no_content_of_its_pixels_takes_those_that_are_there(done: Done, cache: Path) -> None:
-    prepared, _ = prepare(done.bench.settings, cache)
-
-    require_pixels(done.bench.settings, replace(prepared, pixels_sha256=None), cache)
-    shutil.rmtree(cache / PIXELS_STAGE)
-    require_pixels(done.bench.settings, replace(prepared, pixels_sha256=None), cache)

@@ -2,13 +2,10 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from xraytune.compute import choose_compute
@@ -17,10 +14,10 @@ from xraytune.data.index import read_labelled_folder
 from xraytune.data.phantom import draw_phantoms
 from xraytune.errors import ArtifactError, ConfigError, DataError
 from xraytune.files import read_json
-from xraytune.pipeline.gan_folder import gan_sample, gan_train, shared_out
+from xraytune.pipeline.extra_folder import store_folder
+from xraytune.pipeline.gan_folder import gan_sample, gan_train
 from xraytune.pipeline.prepare import prepare
 from xraytune.pipeline.synthesize import gan_need, pool_block
-from xraytune.pipeline.training_set import store_folder
 
 pytestmark = pytest.mark.slow
 
@@ -159,13 +156,3 @@ def test_a_damaged_generator_is_named(kept: Kept, tmp_path: Path) -> None:
 def test_an_unknown_class_is_answered_with_the_nearest(kept: Kept, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean 'NORMAL'"):
         gan_sample(kept.gan, count=1, out=tmp_path / "images", class_name="normal")
-
-
-@given(st.lists(st.integers(0, 50), min_size=1, max_size=4).filter(any), st.integers(1, 300))
-def test_every_beginning_of_a_sharing_out_is_within_one_of_the_shares(weights: list[int], count: int) -> None:
-    given_out = Counter(islice(shared_out(weights), count))
-
-    for position, weight in enumerate(weights):
-        share = count * weight / sum(weights)
-        assert abs(given_out[position] - share) < len(weights)
-        assert weight > 0 or given_out[position] == 0

@@ -1,6 +1,5 @@
 """What a step is made of: the same real images in every arm, nested extra ones, frozen features that are the network's."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +13,29 @@ from tests.in_process import CPU
 from tests.pipeline.conftest import Bench
 from tests.pipeline.test_trial import gan
 from xraytune.classifier.network import build_classifier
-from xraytune.config.settings import FolderSettings, Parameters
+from xraytune.config.settings import FolderSettings
 from xraytune.errors import DataError
-from xraytune.mix.plan import plan_mix
-from xraytune.pipeline.inputs import StepImages, batches_of_real_images, build_inputs, untrained
+from xraytune.pipeline.inputs import build_inputs, draws_of_real_images, untrained
 from xraytune.pipeline.prepare import prepare
 from xraytune.pipeline.synthesize import GAN_STAGE, network_labels, trained_gan
-from xraytune.pipeline.training_set import ImageSource, TrainingSet, build_training_set, side_images
+from xraytune.pipeline.training_set import TrainingSet, build_training_set, side_images
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def album_of(bench: Bench) -> Any:
-    def compose(**parameters: Any) -> TrainingSet:
+def training_set_of(bench: Bench) -> Any:
+    def build(**parameters: Any) -> TrainingSet:
         experiment = bench.experiment(**parameters)
         if experiment.parameters.gan:
             for label in network_labels(experiment.parameters.gan, bench.prepared):
                 trained_gan(experiment.parameters.gan, label, bench.prepared, compute=CPU, cache=bench.cache)
         return build_training_set(experiment, bench.prepared, compute=CPU, cache=bench.cache)
 
-    return compose
+    return build
 
 
-def test_two_arms_see_the_same_real_images_in_the_same_order(bench: Bench, album_of: Any) -> None:
+def test_two_arms_see_the_same_real_images_in_the_same_order(bench: Bench, training_set_of: Any) -> None:
     """The first images of each step are the real ones, to the last pixel, augmentation included."""
     mixes: list[dict[str, Any]] = [
         {"source": "none"},
@@ -47,7 +45,7 @@ def test_two_arms_see_the_same_real_images_in_the_same_order(bench: Bench, album
     for views in (3, 0):
         batches = []
         for mix in mixes:
-            album_of(**mix)
+            training_set_of(**mix)
             experiment = bench.experiment(classical=2, views=views, **mix)
             trial_inputs = build_inputs(experiment, bench.prepared, cache=bench.cache, compute=CPU)
             batches.append([trial_inputs.batch(step) for step in range(12)])
@@ -74,7 +72,7 @@ def test_running_statistics_of_the_mix_are_estimated_on_one_pass_over_the_real_i
 
 
 def test_running_statistics_of_real_images_are_estimated_on_the_same_ones_in_every_arm(
-    bench: Bench, album_of: Any
+    bench: Bench, training_set_of: Any
 ) -> None:
     """Each image once, in batches of several: neither the arm nor the step tells which."""
     mixes: list[dict[str, Any]] = [
@@ -85,7 +83,7 @@ def test_running_statistics_of_real_images_are_estimated_on_the_same_ones_in_eve
     for views in (3, 0):
         arms = []
         for mix in mixes:
-            album_of(**mix)
+            training_set_of(**mix)
             experiment = bench.experiment(classical=2, views=views, batch_norm="real", **mix)
             trial_inputs = build_inputs(experiment, bench.prepared, cache=bench.cache, compute=CPU)
             arms.append(list(trial_inputs.norm_batches()))
@@ -93,27 +91,13 @@ def test_running_statistics_of_real_images_are_estimated_on_the_same_ones_in_eve
         assert all(torch.equal(*batches) for arm in arms for batches in zip(arm, arms[0], strict=True))
 
 
-class Recording:
-    """A feed that gives the images' numbers."""
-
-    def inputs(self, draw: StepImages) -> torch.Tensor:
-        return torch.from_numpy(draw.numbers)
-
-    def side(self, group: ImageSource) -> Iterator[torch.Tensor]:
-        yield torch.from_numpy(group.rows)
-
-
 @pytest.mark.parametrize(("count", "shown"), [(2, 2), (128, 128), (129, 129), (200, 200), (5000, 256)])
 def test_batches_for_running_statistics_show_each_image_once_and_none_alone(
     bench: Bench, count: int, shown: int
 ) -> None:
-    labels = (np.arange(count) >= count // 2).astype(np.int64)  # by class, as in an index
-    pixels = np.zeros((count, 1, 1), dtype=np.uint8)
-    group = ImageSource(name="real", pixels=pixels, rows=np.arange(count), labels=labels, inputs={})
-    plan = plan_mix([count // 2, count - count // 2], Parameters())
-    training_set = TrainingSet(groups=(group,), labels=labels, extra=np.empty(0, dtype=np.int64), plan=plan)
+    labels = np.arange(count) >= count // 2  # sorted by class, as in an index
 
-    batches = [batch.numpy() for batch in batches_of_real_images(training_set, bench.experiment(), Recording())]
+    batches = [draw.numbers for draw in draws_of_real_images(bench.experiment(), count)]
 
     numbers = np.concatenate(batches)
     assert len(numbers) == len(np.unique(numbers)) == shown
@@ -123,22 +107,22 @@ def test_batches_for_running_statistics_show_each_image_once_and_none_alone(
     assert all(0.3 < labels[batch].mean() < 0.7 for batch in batches), "a batch is a sample of all classes"
 
 
-def test_duplicates_are_real_images_of_the_training_part(album_of: Any) -> None:
-    training_set = album_of(source="duplicate", synthetic_ratio=2.0)
+def test_duplicates_are_real_images_of_the_train_side(training_set_of: Any) -> None:
+    training_set = training_set_of(source="duplicate", synthetic_ratio=2.0)
 
-    assert len(training_set.groups) == 1
+    assert len(training_set.sources) == 1
     assert sorted(training_set.extra.tolist()) == sorted([*range(training_set.real_count)] * 2)
 
 
-def test_a_smaller_ratio_uses_the_first_images_of_a_larger_one(album_of: Any) -> None:
-    small, large = (album_of(source="gan", gan=gan(), synthetic_ratio=ratio) for ratio in (0.5, 1.0))
+def test_a_smaller_ratio_uses_the_first_images_of_a_larger_one(training_set_of: Any) -> None:
+    small, large = (training_set_of(source="gan", gan=gan(), synthetic_ratio=ratio) for ratio in (0.5, 1.0))
 
     assert small.extra.tolist() == large.extra[: len(small.extra)].tolist()
     assert (small.labels[small.extra] == large.labels[large.extra][: len(small.extra)]).all()
 
 
-def test_synthetic_images_of_a_class_are_that_class(bench: Bench, album_of: Any) -> None:
-    training_set = album_of(source="gan", gan=gan(), synthetic_ratio=1.0, balance="equal")
+def test_synthetic_images_of_a_class_are_that_class(bench: Bench, training_set_of: Any) -> None:
+    training_set = training_set_of(source="gan", gan=gan(), synthetic_ratio=1.0, balance="equal")
 
     counts = np.bincount(bench.prepared.side("train").labels)
     totals = counts + np.bincount(training_set.labels[training_set.extra])
@@ -154,19 +138,19 @@ def folder_of_images(root: Path, count: int) -> Path:
     return root
 
 
-def test_a_folder_of_extra_images_joins_the_mix(album_of: Any, tmp_path: Path) -> None:
+def test_a_folder_of_extra_images_joins_the_mix(training_set_of: Any, tmp_path: Path) -> None:
     folder = FolderSettings(path=folder_of_images(tmp_path / "extra", 40))
-    training_set = album_of(source="folder", folder=folder, synthetic_ratio=1.0)
+    training_set = training_set_of(source="folder", folder=folder, synthetic_ratio=1.0)
 
     assert len(training_set.extra) == training_set.real_count
     assert len(set(training_set.extra.tolist())) == len(training_set.extra), "each of them once"
     assert training_set.extra.min() >= training_set.real_count
 
 
-def test_a_folder_that_is_too_small_for_the_ratio_is_refused(album_of: Any, tmp_path: Path) -> None:
+def test_a_folder_that_is_too_small_for_the_ratio_is_refused(training_set_of: Any, tmp_path: Path) -> None:
     folder = FolderSettings(path=folder_of_images(tmp_path / "extra", 3))
     with pytest.raises(DataError, match=r"3 images of .*, but the mix needs"):
-        album_of(source="folder", folder=folder, synthetic_ratio=1.0)
+        training_set_of(source="folder", folder=folder, synthetic_ratio=1.0)
 
 
 def frozen(bench: Bench, tmp_path: Path, **parameters: Any) -> Any:
@@ -199,7 +183,7 @@ def test_cached_features_are_what_the_frozen_network_computes(bench: Bench, tmp_
         assert torch.allclose(val, straight.classifier().backbone(images), atol=1e-5)
 
 
-def test_all_images_of_a_gan_trial_have_the_gans_bandwidth(bench: Bench) -> None:
+def test_all_images_of_a_gan_trial_have_the_gans_resolution(bench: Bench) -> None:
     """Otherwise a synthetic image lacks detail that real ones have; validation images included."""
     settings = bench.settings.model_copy(update={"data": bench.settings.data.model_copy(update={"image_size": 64})})
     experiment = bench.experiment(source="gan", gan=gan()).model_copy(update={"settings": settings})
@@ -218,9 +202,9 @@ def test_a_network_is_scored_without_the_gan_that_it_was_trained_with(
     experiment = frozen(bench, tmp_path, **mix) if is_frozen else bench.experiment(**mix)
     trial_inputs = build_inputs(experiment, bench.prepared, cache=bench.cache, compute=CPU)
     prepared, _ = prepare(bench.settings, tmp_path / "cache")
-    group = side_images("val_a", prepared.side("val_a"), prepared, tmp_path / "cache")
+    source = side_images("val_a", prepared.side("val_a"), prepared, tmp_path / "cache")
 
-    network, batches = untrained(experiment, prepared, group, cache=tmp_path / "cache", compute=CPU)
+    network, batches = untrained(experiment, prepared, source, cache=tmp_path / "cache", compute=CPU)
 
     assert [*network.state_dict()] == [*trial_inputs.trained.state_dict()]
     assert all(torch.equal(*pair) for pair in zip(batches, trial_inputs.val_a(), strict=True))

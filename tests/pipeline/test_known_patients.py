@@ -6,7 +6,7 @@ from pathlib import Path
 
 from xraytune.data.index import ImageFile
 from xraytune.data.patients import patient_of
-from xraytune.pipeline.known_patients import all_names, ambiguous_files, known_patients, owners_by_name, told_names
+from xraytune.pipeline.known_patients import all_names, ambiguous_files, known_patients, names_by_file, owners_by_name
 
 
 def image(file: str, patient: str) -> ImageFile:
@@ -16,7 +16,7 @@ def image(file: str, patient: str) -> ImageFile:
 def test_two_patients_whose_files_have_one_name_are_two(tmp_path: Path) -> None:
     """A scanner calls every patient's first file the same; who they are stands in the files."""
     ours, theirs = image("NORMAL/IM000001", "dicom:1"), image("NORMAL/IM000001", "dicom:2")
-    names = told_names([ours], tmp_path / "ours", None)[ours.file]
+    names = names_by_file([ours], tmp_path / "ours", None)[ours.file]
 
     assert known_patients([theirs], tmp_path, [ours], known_as=names) == set()
     assert known_patients([image("NORMAL/IM000002", "dicom:1")], tmp_path, [ours], known_as=names) == {"dicom:1"}

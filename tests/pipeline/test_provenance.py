@@ -13,7 +13,7 @@ from xraytune.config.settings import Settings
 from xraytune.data.index import ImageFile
 from xraytune.errors import DataError
 from xraytune.files import write_json
-from xraytune.pipeline.gan_folder import PROVENANCE_FILE, gan_origin, require_unseen
+from xraytune.pipeline.extra_folder import PROVENANCE_FILE, require_unseen
 from xraytune.pipeline.prepare import Prepared, prepare
 
 pytestmark = pytest.mark.slow
@@ -27,10 +27,11 @@ def resplit(bench: Bench, **changes: Any) -> Prepared:
     return prepare(settings, bench.cache)[0]
 
 
-def folder_of(gan: Prepared, root: Path, *without: str) -> Path:
-    """A folder such as `gan sample` writes, of a GAN that was trained on the train side of `gan`."""
+def folder_of(gan: Prepared, root: Path) -> Path:
+    """A folder like those of `gan sample`, from a GAN that was trained on the train side of `gan`."""
     root.mkdir()
-    write_json(root / PROVENANCE_FILE, {key: value for key, value in gan_origin(gan).items() if key not in without})
+    learnt = [image.sha256 for image in gan.images if image.side == "train"]
+    write_json(root / PROVENANCE_FILE, {"train_images": learnt})
     return root
 
 
@@ -64,20 +65,11 @@ def test_a_gan_of_the_train_side_or_of_some_of_it_or_of_other_x_rays_has_seen_no
     require_unseen(folder_of(replace(bench.prepared, images=others), tmp_path / "others"), bench.prepared)
 
 
-def test_a_record_of_an_earlier_version_is_believed_where_the_train_sides_are_the_same(
-    bench: Bench, tmp_path: Path
-) -> None:
-    require_unseen(folder_of(bench.prepared, tmp_path / "same", "train_images"), bench.prepared)
-
-    with pytest.raises(DataError, match="another train side than this study's, and nothing tells which images"):
-        require_unseen(folder_of(resplit(bench, seed=1), tmp_path / "other", "train_images"), bench.prepared)
-
-
 @pytest.mark.parametrize("content", ["{", "[" * 100_000, "\xff"])
 def test_a_damaged_record_is_refused(bench: Bench, tmp_path: Path, content: str) -> None:
     (tmp_path / PROVENANCE_FILE).write_bytes(content.encode("latin-1"))
 
-    with pytest.raises(DataError, match=r"provenance\.json: cannot be read"):
+    with pytest.raises(DataError, match=r"provenance\.json: .* cannot be read"):
         require_unseen(tmp_path, bench.prepared)
 
 

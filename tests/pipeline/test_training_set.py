@@ -21,8 +21,9 @@ from xraytune.data.pixels import stored_files
 from xraytune.data.transform import Strengths, transform_folder
 from xraytune.errors import DataError
 from xraytune.files import read_json
+from xraytune.pipeline.extra_folder import store_folder
 from xraytune.pipeline.prepare import PIXELS_STAGE, Prepared, PreparedImage
-from xraytune.pipeline.training_set import build_training_set, store_folder
+from xraytune.pipeline.training_set import build_training_set
 
 pytestmark = pytest.mark.slow
 
@@ -56,14 +57,14 @@ def test_images_of_validation_patients_are_left_out_and_it_is_said_how_many(
 ) -> None:
     root = write_negatives(bench, tmp_path / "extra", bench.prepared.images)
 
-    with caplog.at_level(logging.WARNING, logger="xraytune.pipeline.training_set"):
+    with caplog.at_level(logging.WARNING, logger="xraytune.pipeline.extra_folder"):
         used, store = store_folder(root, bench.prepared, cache=tmp_path / "cache")
 
     in_validation = held_back(bench.prepared)
     assert {image.patient for image in used} == set(bench.prepared.side("train").patients)
     assert len(used) == len(bench.prepared.images) - len(in_validation)
     assert len(np.load(store / "pixels.npy")) == len(used)
-    (warning,) = [record.getMessage() for record in caplog.records if record.name == "xraytune.pipeline.training_set"]
+    (warning,) = [record.getMessage() for record in caplog.records if record.name == "xraytune.pipeline.extra_folder"]
     assert f"{len(in_validation)} of {len(bench.prepared.images)} extra images are left out" in warning
     assert "val-A or val-B" in warning
 
@@ -73,10 +74,10 @@ def test_the_very_files_of_validation_are_left_out_by_whatever_name(
 ) -> None:
     root = copy_renamed(bench, tmp_path / "extra", bench.prepared.images)
 
-    with caplog.at_level(logging.WARNING, logger="xraytune.pipeline.training_set"):
+    with caplog.at_level(logging.WARNING, logger="xraytune.pipeline.extra_folder"):
         used, _ = store_folder(root, bench.prepared, cache=tmp_path / "cache")
 
-    assert f"({len(held_back(bench.prepared))} of them are the very files that stand there)" in caplog.text
+    assert f"({len(held_back(bench.prepared))} are identical to images there)" in caplog.text
 
     contents = {image.sha256 for image in bench.prepared.images if image.side == "train"}
     assert {image.sha256 for image in used} == contents
@@ -199,7 +200,7 @@ def test_a_trial_on_transformed_copies_of_the_training_folder_sees_no_validation
     training_set = build_training_set(extra, bench.prepared, compute=CPU, cache=bench.cache)
     epochs = run(bench, extra, tmp_path / "trial")
 
-    files = stored_files(bench.cache / PIXELS_STAGE / training_set.groups[1].inputs["pixels"]).files
+    files = stored_files(bench.cache / PIXELS_STAGE / training_set.sources[1].inputs["pixels"]).files
     used = {files[number - training_set.real_count] for number in training_set.extra}
     source_of = {
         image["file"]: image["source"] for image in read_json(tmp_path / "copies" / "provenance.json")["images"]

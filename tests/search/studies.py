@@ -64,6 +64,8 @@ def two_images() -> Prepared:
         for row, side in enumerate(sides)
     )
     return Prepared(
+        resize="squash",
+        pixels_sha256="0" * 64,
         class_names=("NORMAL", "PNEUMONIA"),
         positive=1,
         image_size_px=64,

@@ -80,7 +80,7 @@ def search_lab(lab: Path, trials: int = 1) -> StudyFolder:
 
 def test_the_sealed_test_folder_as_extra_images_is_refused_unopened_and_nothing_is_begun(lab: Path) -> None:
     with pytest.raises(
-        DataError, match=r"patients of \d+ sealed test images are among these extra images: test/NORMAL"
+        DataError, match=r"patients of \d+ held-out test images are among these extra images: test/NORMAL"
     ):
         search(lab / "small.yaml", studies=lab / "studies", overrides=[f"folder.path={lab}/xrays/test"])
 

@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 
-from xraytune.config.settings import Parameters
-from xraytune.mix.plan import plan_mix
 from xraytune.pipeline.training_set import ImageSource, TrainingSet
 from xraytune.tracking.samples import sample_grid
 
@@ -20,14 +18,10 @@ def group(name: str, greys: list[int], labels: list[int], side: int = SIDE) -> I
     return ImageSource(name=name, pixels=pixels, rows=rows, labels=np.array(labels), inputs={})
 
 
-def training_set(extra_groups: tuple[ImageSource, ...], extra: list[int], ratio: float) -> TrainingSet:
+def training_set(extra_groups: tuple[ImageSource, ...], extra: list[int]) -> TrainingSet:
     real = group("real", [10, 20, 11, 21, 12], [0, 1, 0, 1, 0])
-    parameters = Parameters.model_validate(
-        {"source": "duplicate" if ratio else "none", "synthetic_ratio": ratio, "backbone": "resnet18"}
-    )
     labels = np.concatenate([part.labels for part in (real, *extra_groups)])
-    plan = plan_mix([3, 2], parameters)
-    return TrainingSet(groups=(real, *extra_groups), labels=labels, extra=np.array(extra, dtype=np.int64), plan=plan)
+    return TrainingSet(sources=(real, *extra_groups), labels=labels, extra=np.array(extra, dtype=np.int64))
 
 
 def greys(shown: TrainingSet, class_count: int = 2) -> list[list[int]]:
@@ -40,25 +34,25 @@ def greys(shown: TrainingSet, class_count: int = 2) -> list[list[int]]:
 def test_each_class_has_a_row_with_real_images_left_and_extra_ones_right() -> None:
     made = group("gan", [110, 120, 111, 121], [0, 1, 0, 1])
 
-    shown = greys(training_set((made,), [7, 5, 6, 8], ratio=1.0))
+    shown = greys(training_set((made,), [7, 5, 6, 8]))
 
     assert shown == [[10, 11, 12, 111, 110, WHITE], [20, 21, WHITE, 120, 121, WHITE]]
 
 
 def test_without_extra_images_their_side_is_white() -> None:
-    assert greys(training_set((), [], ratio=0.0)) == [[10, 11, 12] + [WHITE] * 3, [20, 21] + [WHITE] * 4]
+    assert greys(training_set((), [])) == [[10, 11, 12] + [WHITE] * 3, [20, 21] + [WHITE] * 4]
 
 
 def test_images_drawn_again_are_the_real_ones() -> None:
-    assert [row[3:] for row in greys(training_set((), [4, 4, 1], ratio=1.0))] == [[12, 12, WHITE], [20, WHITE, WHITE]]
+    assert [row[3:] for row in greys(training_set((), [4, 4, 1]))] == [[12, 12, WHITE], [20, WHITE, WHITE]]
 
 
 @pytest.mark.parametrize("side", [4, 16])
 def test_images_of_another_size_are_resized_to_that_of_the_real_ones(side: int) -> None:
     made = group("gan", [110, 120], [0, 1], side=side)
 
-    assert [row[3] for row in greys(training_set((made,), [5, 6], ratio=1.0))] == [110, 120]
+    assert [row[3] for row in greys(training_set((made,), [5, 6]))] == [110, 120]
 
 
 def test_a_class_without_images_has_a_white_row() -> None:
-    assert greys(training_set((), [], ratio=0.0), class_count=3)[2] == [WHITE] * 6
+    assert greys(training_set((), []), class_count=3)[2] == [WHITE] * 6

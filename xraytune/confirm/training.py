@@ -48,9 +48,9 @@ from xraytune.confirm.runs import (
 )
 from xraytune.errors import DataError, Problem, StudyError, TrialError, listed
 from xraytune.files import read_json, write_json
+from xraytune.pipeline.extra_folder import require_enough, store_folder
 from xraytune.pipeline.prepare import Prepared, write_prepared
 from xraytune.pipeline.synthesize import gan_need
-from xraytune.pipeline.training_set import require_enough, store_folder
 from xraytune.records import Compute, Json
 from xraytune.search.asha import Rungs
 from xraytune.search.runner import Runner

@@ -159,7 +159,7 @@ def train(
                 overrides=overrides,
                 prepared=prepared,
                 classifier=trial_inputs.classifier(),  # the whole network, even if only its head was trained
-                input_format=trial_inputs.form,
+                input_format=trial_inputs.network.form,
                 epochs=epochs,
                 result=result,
                 validated=validate(trial_inputs, prepared, compute),

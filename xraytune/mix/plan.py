@@ -1,14 +1,12 @@
-"""Decide which extra images join the real ones, and how many of each in a step: exact counts, no randomness.
+"""Decide how many extra images a trial adds to the real ones, and of which classes. Exact counts, no randomness.
 
-Takes the real images of each class and a trial's mix, gives a `MixPlan`. Two trials with the same mix train on the same
-extra images; a smaller ratio's are the first ones of a larger ratio's, so a search over ratios compares amounts, not
-different images.
+Two trials with the same mix train on the same extra images, and a smaller ratio uses the first ones of a larger ratio:
+a search over ratios compares amounts, not different images.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,59 +16,37 @@ from xraytune.config.settings import Parameters
 from xraytune.errors import ConfigError, Problem
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MixPlan:
-    """The extra images of a training mix.
+def plan_mix(real_counts: Sequence[int], parameters: Parameters) -> NDArray[np.int64]:
+    """Return the class of each extra image, int64 [E] with E = round(r·N), half up.
 
-    Attributes:
-        real_per_step: Real images in each optimiser step.
-        extra_per_step: Extra images in each optimiser step.
-        extra_labels: int64 [E], the class of each extra image.
-        extra_ordinals: int64 [E], which one of its class's extra images it is: 0, 1, 2 ...
-    """
-
-    real_per_step: int
-    extra_per_step: int
-    extra_labels: NDArray[np.int64]
-    extra_ordinals: NDArray[np.int64]
-
-    def extra_counts(self, class_count: int) -> tuple[int, ...]:
-        """Extra images of each class."""
-        return tuple(np.bincount(self.extra_labels, minlength=class_count).tolist())
-
-
-def plan_mix(real_counts: Sequence[int], parameters: Parameters) -> MixPlan:
-    """The plan of one trial: round(r·N) extra images (half up), each given to a class in an order that never changes.
-
-    Each class has quotas, one for each extra image it may get, and the first round(r·N) quotas are taken. `natural` orders
-    seat k of a class of n real images by (k + 1/2) / n, which is Webster's method of apportionment: the shares are the
-    real ones, exact at whole ratios, and a larger ratio only adds quotas. `equal` orders by n + k: the smallest class
-    first, until it is level with the next.
+    `balance: natural` keeps the real class shares, exactly so at whole ratios. `balance: equal` adds to the smallest class
+    until it is level with the next.
 
     Args:
         real_counts: Real training images of each class, each >= 1.
-        parameters: The trial's; `synthetic_ratio` (0 without a source), `balance`, `mixing` and `batch_size` are read.
-
-    Source: Balinski and Young 1982, "Fair Representation", on Webster's method and its monotony.
+        parameters: `synthetic_ratio` r (0 without a source) and `balance` are read.
     """
-    extra_total = _extra_total(parameters.synthetic_ratio, sum(real_counts))
-    ordinals = np.arange(extra_total)
-    quotas: list[NDArray[np.floating[Any]]]
+    total = _extra_count(parameters.synthetic_ratio, sum(real_counts))
     if parameters.balance == "natural":
-        quotas = [(ordinals + 0.5) / count for count in real_counts]
-    else:
-        quotas = [ordinals + float(count) for count in real_counts]
-    order = np.argsort(np.concatenate(quotas), kind="stable")[:extra_total]
-    return MixPlan(
-        real_per_step=parameters.real_per_step,
-        extra_per_step=parameters.extra_per_step if extra_total else 0,
-        extra_labels=order // max(extra_total, 1),
-        extra_ordinals=order % max(extra_total, 1),
+        return apportion(real_counts, total)
+    return _in_order([np.arange(total) + float(count) for count in real_counts], total)
+
+
+def apportion(weights: Sequence[int], total: int) -> NDArray[np.int64]:
+    """Divide `total` images among classes in proportion to their weights; int64 [total], the class of each image.
+
+    The first images of a larger total are those of a smaller one. This is Webster's method: image k of a class of
+    weight w ranks at (k + 1/2) / w.
+
+    Source: Balinski and Young 1982, "Fair Representation".
+    """
+    return _in_order(
+        [(np.arange(total) + 0.5) / weight if weight else np.full(total, np.inf) for weight in weights], total
     )
 
 
 def require_extra_images(ratios: Iterable[float], real_count: int) -> None:
-    """Refuse a ratio that rounds to no extra image: its trials would count as an arm that they are not.
+    """Refuse a ratio that rounds to no extra image: such trials would be real-only under another name.
 
     Args:
         ratios: The `synthetic_ratio` of trials with a source.
@@ -80,10 +56,15 @@ def require_extra_images(ratios: Iterable[float], real_count: int) -> None:
         ConfigError: Names the smallest ratio.
     """
     smallest = min(ratios, default=None)
-    if smallest is not None and _extra_total(smallest, real_count) == 0:
+    if smallest is not None and _extra_count(smallest, real_count) == 0:
         what = f"synthetic_ratio: {smallest:g} of {real_count} training images rounds to no extra image"
-        raise ConfigError(Problem(what, "synthetic_ratio", f"give {1 / real_count:.2g} or more"))
+        raise ConfigError(Problem(what, "synthetic_ratio", f"use {1 / real_count:.2g} or more"))
 
 
-def _extra_total(synthetic_ratio: float, real_count: int) -> int:
+def _extra_count(synthetic_ratio: float, real_count: int) -> int:
     return int(synthetic_ratio * real_count + 0.5)
+
+
+def _in_order(ranks: Sequence[NDArray[np.floating[Any]]], total: int) -> NDArray[np.int64]:
+    """The classes of the `total` lowest ranks; `ranks` holds, for each class, the rank of its 1st, 2nd, ... extra image."""
+    return np.argsort(np.concatenate(ranks), kind="stable")[:total] // max(total, 1)

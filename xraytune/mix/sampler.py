@@ -1,8 +1,8 @@
-"""Draw the images of each optimiser step from two seeded streams: the real ones, and the extra ones.
+"""Draw the images of each training step from two seeded streams, one of real and one of extra images.
 
-A stream is an endless line of shuffled passes over its images; step t takes the next stretch of it. A batch is a function
-of the seed and the step alone, so a resumed trial needs no state. The real stream knows nothing of the extra images: two
-arms of one seed see the same real images, in the same views, in the same order.
+A stream is an endless sequence of shuffled passes over its images, and step t takes the next stretch of it. A batch
+depends on the seed and the step alone, so a resumed trial needs no sampler state. The real stream does not depend on the
+extra images: two arms with one seed see the same real images, in the same views and the same order.
 """
 
 from __future__ import annotations
@@ -19,25 +19,27 @@ from xraytune.seeding import numpy_generator
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawn:
-    """Images of one step: int64 [n] positions, and int64 [n] which of its views each one shows."""
+    """The images of one step: their positions in the stream and the view that each one shows, int64 [n] both."""
 
     positions: NDArray[np.int64]
     views: NDArray[np.int64]
 
 
 Stream = Callable[[int], Drawn]
-"""From a step, 0-based, to the images it draws."""
+"""From a step, counted from 0, to the images that it draws."""
 
 
 def image_stream(seed: int, purpose: str, *, image_count: int, per_step: int, view_count: int) -> Stream:
-    """A stream over `image_count` images that gives `per_step` of them each step; every pass shows each image once.
+    """Return a stream that draws `per_step` of `image_count` images in each step; every pass shows each image once.
+
+    A stream without images draws nothing.
 
     Args:
         seed: The study's seed.
-        purpose: Tells one stream from another: "real" or "extra".
-        image_count: Images in the stream; 0 only with `per_step` 0.
-        per_step: Images drawn in a step.
-        view_count: Views of each image; a pass draws one of them for each.
+        purpose: Separates streams of one seed: "real" or "extra".
+        image_count: Images in the stream.
+        per_step: Images drawn in each step.
+        view_count: Views of each image; a pass draws one of them for each image.
     """
 
     @lru_cache(maxsize=2)
@@ -46,7 +48,7 @@ def image_stream(seed: int, purpose: str, *, image_count: int, per_step: int, vi
         return generator.permutation(image_count), generator.integers(view_count, size=image_count)
 
     def draw(step: int) -> Drawn:
-        if per_step == 0:
+        if image_count == 0 or per_step == 0:
             nothing = np.empty(0, dtype=np.int64)
             return Drawn(positions=nothing, views=nothing)
         places = np.arange(step * per_step, (step + 1) * per_step)

@@ -1,9 +1,9 @@
-"""Work that trials share is done once: an artifact lies at the fingerprint of everything it depends on.
+"""Compute work that trials share once, and cache it at the fingerprint of everything it depends on.
 
-`build_once(cache, stage, inputs, build)` gives the folder of an artifact, building it when it is missing or damaged.
-Its manifest lists the inputs and every file's size and SHA-256. Correctness rests on no lock: two builders may race,
-each fills a folder of its own, and the first to rename wins. A builder that dies leaves a hidden folder that nobody
-reads and `clean` removes. A lock that ends with its owner spares a second builder the work; where there is none, both do it.
+`build_once(cache, stage, inputs, build)` returns the folder of an artifact and builds it if it is missing or damaged. A
+manifest lists its inputs and the size and SHA-256 of every file. A lock saves a second process from repeating the work,
+but correctness does not depend on it: each builder fills a folder of its own, and the first to rename it wins. A killed
+builder leaves a hidden folder, which nothing reads and `clean` removes.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import logging
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -25,26 +25,15 @@ from xraytune.files import explained_disk_errors, new_folder, read_json, sha256_
 from xraytune.lease import turn
 
 _MANIFEST = "manifest.json"
+# Errors that mean a damaged or removed file. Others, such as refused access or too many open files, do not.
+_DAMAGE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO, errno.ESTALE, errno.ELOOP, errno.ENAMETOOLONG}
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _Seal:
-    """How an artifact looked when its bytes were hashed: its manifest, and each file's size and time of change."""
-
-    manifest: bytes
-    files: tuple[tuple[str, int, int], ...]
-
-
-_verified: dict[Path, _Seal] = {}
-# What a look at a file says where the file is damaged, or was removed by somebody else; a refusal of access is neither.
-_DAMAGE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO, errno.ESTALE, errno.ELOOP, errno.ENAMETOOLONG}
-
-
 def releases(*packages: str) -> dict[str, str]:
-    """The installed release of each package, for a fingerprint of what it computes.
+    """The installed release of each package, for fingerprints.
 
-    The build behind a plus sign is left out (2.15.0 of 2.15.0+cu132): see docs/decisions/0019-versions-in-fingerprints.md.
+    The local build is left out (2.15.0 of 2.15.0+cu132): see docs/decisions/0019-versions-in-fingerprints.md.
     """
     return {name: version(name).partition("+")[0] for name in packages}
 
@@ -56,7 +45,7 @@ def fingerprint(stage: str, inputs: Mapping[str, Any]) -> str:
 
 
 def artifact_path(cache: Path, stage: str, inputs: Mapping[str, Any]) -> Path:
-    """Where the artifact lies, or would."""
+    """The folder of the artifact, whether it exists or not."""
     return cache / stage / fingerprint(stage, inputs)
 
 
@@ -68,12 +57,9 @@ def build_once(
     *,
     waiting: Callable[[], None] = lambda: None,
 ) -> Path:
-    """The folder of an artifact that is whole, built by `build(folder)` when need be.
+    """Return the folder of an intact artifact; if there is none, `build(folder)` fills it.
 
     While another process builds it, `waiting` is called several times a second.
-
-    Raises:
-        MachineError: The disk is full.
     """
     path = artifact_path(cache, stage, inputs)
     if is_whole(path):
@@ -96,41 +82,48 @@ def build_once(
 
 
 def is_whole(path: Path) -> bool:
-    """Whether the artifact of this very place is there with every byte that its manifest lists.
-
-    Each call looks at the size and the time of change of every file; the bytes are hashed once in a process, and again
-    where a file has another time.
+    """Whether an artifact is intact: its manifest belongs to this folder, and every file is as listed there.
 
     Raises:
-        PermissionError: It may not be read.
+        PermissionError: It is not readable.
     """
     try:
-        manifest = (path / _MANIFEST).read_bytes()
-        known = _verified.get(path)
-        if known and known.manifest == manifest and known.files == _looks(path, [name for name, _, _ in known.files]):
-            return True
-        expected = _expected_files(path, manifest)
-        looks = _looks(path, expected)
-        is_right = all(
-            size == expected[name]["bytes"] and sha256_of(path / name) == expected[name]["sha256"]
-            for name, size, _ in looks
-        )
+        files = _listed_files(path, (path / _MANIFEST).read_bytes())
+        return all(_is_intact(path / name, listed) for name, listed in files.items())
     except (ValueError, KeyError, TypeError, AttributeError):
         return False
     except OSError as error:
         if error.errno in _DAMAGE:
             return False
         raise
-    if is_right:
-        _verified[path] = _Seal(manifest, looks)
-    return is_right
+
+
+@lru_cache(maxsize=256)
+def _listed_files(path: Path, manifest: bytes) -> dict[str, Any]:
+    """The files of a manifest: name -> `bytes` and `sha256`. Raises ValueError if it is not the manifest of this folder."""
+    content = json.loads(manifest)
+    stage, files = content["stage"], dict(content["files"])
+    if (stage, fingerprint(stage, content["inputs"])) != (path.parent.name, path.name):
+        raise ValueError("another artifact's manifest")
+    if any(name.is_absolute() or ".." in name.parts for name in map(PurePosixPath, files)):
+        raise ValueError("a file outside the folder")
+    return files
+
+
+def _is_intact(file: Path, listed: Mapping[str, Any]) -> bool:
+    status = file.lstat()
+    if not stat.S_ISREG(status.st_mode) or status.st_size != listed["bytes"]:
+        return False
+    return bool(_sha256(file, status.st_size, status.st_mtime_ns) == listed["sha256"])
+
+
+@lru_cache(maxsize=4096)
+def _sha256(file: Path, size: int, mtime_ns: int) -> str:  # noqa: ARG001  a changed file is hashed again
+    return sha256_of(file)
 
 
 def artifacts_of(cache: Path, stage: str) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Every artifact of a stage with its inputs, in the order of their names; whether each is whole was not looked at.
-
-    What cannot be read, and what killed builders left, is passed over.
-    """
+    """Yield every artifact of a stage with its inputs, sorted by name; unreadable ones are skipped, none is verified."""
     for path in sorted((cache / stage).glob("[!.]*")):
         try:
             content = read_json(path / _MANIFEST)
@@ -141,42 +134,12 @@ def artifacts_of(cache: Path, stage: str) -> Iterator[tuple[Path, dict[str, Any]
 
 
 def content_sha256(path: Path, file: str) -> str:
-    """The SHA-256 of a file of an artifact that is whole, as its manifest has it."""
+    """The SHA-256 of a file of an intact artifact, as listed in its manifest."""
     return str(read_json(path / _MANIFEST)["files"][file]["sha256"])
 
 
-def _expected_files(path: Path, manifest: bytes) -> dict[str, Any]:
-    """What a manifest lists: a file's `bytes` and `sha256` by its name.
-
-    Raises:
-        ValueError: It is no manifest of this place, but of another stage version or other inputs; or it names a file
-            outside the folder.
-    """
-    content = json.loads(manifest)
-    stage, files = content["stage"], dict(content["files"])
-    if (stage, fingerprint(stage, content["inputs"])) != (path.parent.name, path.name):
-        raise ValueError("another artifact's manifest")
-    for name in map(PurePosixPath, files):
-        if name.is_absolute() or ".." in name.parts:
-            raise ValueError("a name that leaves the folder")
-    return files
-
-
-def _looks(path: Path, names: Iterable[str]) -> tuple[tuple[str, int, int], ...]:
-    """Each file's name, size and time of change.
-
-    Raises:
-        ValueError: One is a link or a folder, or its name holds a NUL.
-        OSError: One is not there.
-    """
-    seen = [(name, (path / name).lstat()) for name in names]
-    if not all(stat.S_ISREG(status.st_mode) for _, status in seen):
-        raise ValueError("something else than a file")
-    return tuple((name, status.st_size, status.st_mtime_ns) for name, status in seen)
-
-
 def discard(path: Path) -> None:
-    """Take a file or a folder out of the way at once; who has it open may read on, and who does the same may be first.
+    """Remove a file or a folder at once; processes that have it open keep reading, and it may be gone already.
 
     Raises:
         MachineError: The system refuses access.

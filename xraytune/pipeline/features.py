@@ -1,8 +1,8 @@
-"""Features of a frozen backbone: computed once for every view of an image, then every head trains on the same numbers.
+"""Features of a frozen backbone, computed once for every view of an image and shared by all heads trained on them.
 
-With V views an image has V feature vectors, so a head trained on them sees exactly what it would see behind the backbone.
-The artifact's fingerprint names the images, the views, the input format, the backbone, the file of its weights, and the
-releases of torch and torchvision.
+With V views an image has V feature vectors, so a head trains on exactly what it would see behind the backbone. The
+fingerprint covers the images, the views, the input format, the backbone and its weights, and the releases of torch and
+torchvision.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _BATCH = 64
 
 
 def frozen_features(
-    group: ImageSource,
+    source: ImageSource,
     network: Callable[[], Classifier],
     network_inputs: dict[str, Any],
     form: InputFormat,
@@ -42,53 +42,51 @@ def frozen_features(
     cache: Path,
     on_progress: Progress = ignore_progress,
 ) -> NDArray[np.float32]:
-    """Features of all views of a group, float32 [n, V, D], memory-mapped read-only.
+    """Return the features of all views of a data source, float32 [n, V, D], memory-mapped read-only.
 
     Args:
-        group: The images.
-        network: Gives the network, on the device, if its backbone has to compute anything.
-        network_inputs: What the backbone's numbers depend on: its name, its weights' hash, its channels.
+        source: The images.
+        network: Returns the network, on the device; called only if the features are not cached.
+        network_inputs: What the backbone's output depends on: its name, the hash of its weights, its channels.
         form: From stored pixels to the backbone's input.
         seed: The study's seed, for the views.
         views: Views of each image; with `classical` 0 there is one.
         classical: Strength of the views, 0-3.
-        compute: Where and how exactly; part of the fingerprint.
+        compute: Device, threads and precision; part of the fingerprint.
         cache: The artifact cache.
-        on_progress: Told the images done.
+        on_progress: Called with the images done.
     """
-    table = view_table(seed, "views", group.name, image_count=len(group.rows), views=views, classical=classical)
+    count = len(source.rows)
+    table = view_table(seed, "views", source.name, image_count=count, views=views, classical=classical)
     inputs: dict[str, Any] = {
-        "group": [group.name, group.inputs],
+        "group": [source.name, source.inputs],
         "network": network_inputs,
         "format": asdict(form),
         "views": [seed, views, classical] if classical else None,
         "compute": [compute.device, compute.threads, compute.precision],
         "releases": releases("torch", "torchvision"),
     }
-
-    what = f"features of {group.name} images"
+    what = f"features of {source.name} images"
 
     def build(folder: Path) -> None:
         classifier = network()
-        shape = (len(group.rows), table.shape[1], classifier.feature_count)
+        shape = (count, table.shape[1], classifier.feature_count)
         out = np.lib.format.open_memmap(folder / "features.npy", mode="w+", dtype=np.float32, shape=shape)
         if hasattr(os, "posix_fallocate"):  # a full disk is an error here; later, in the map, it would kill the process
             with (folder / "features.npy").open("rb+") as stream:
                 os.posix_fallocate(stream.fileno(), 0, out.offset + out.nbytes)
-        for start in range(0, len(group.rows), _BATCH):
-            rows = slice(start, start + _BATCH)
-            pixels = torch.from_numpy(group.pixels[group.rows[rows]]).to(compute.device)
-            images = to_unit(pixels, form)
+        for start in range(0, count, _BATCH):
+            batch = slice(start, start + _BATCH)
+            images = to_unit(torch.from_numpy(source.read(batch)).to(compute.device), form)
             for view in range(table.shape[1]):
-                parameters = torch.from_numpy(table[rows, view]).to(compute.device)
-                batch = normalise(augment(images, parameters), form)
-                out[rows, view] = predict_logits(classifier.backbone, [batch], compute=compute)
-            on_progress(what, min(start + _BATCH, len(group.rows)), len(group.rows))
+                views_shown = torch.from_numpy(table[batch, view]).to(compute.device)
+                shown = normalise(augment(images, views_shown), form)
+                out[batch, view] = predict_logits(classifier.backbone, [shown], compute=compute)
+            on_progress(what, min(start + _BATCH, count), count)
         out.flush()
 
-    def waiting() -> None:
-        on_progress(f"{what}, computed elsewhere", 0, len(group.rows))
-
-    path = build_once(cache, FEATURES_STAGE, inputs, build, waiting=waiting)
+    path = build_once(
+        cache, FEATURES_STAGE, inputs, build, waiting=lambda: on_progress(f"{what}, computed elsewhere", 0, count)
+    )
     features: NDArray[np.float32] = np.load(path / "features.npy", mmap_mode="r")
     return features

@@ -1,16 +1,17 @@
-"""What a trial's training loop is given: the network, the batch of each step, and the two validation sides.
+"""The inputs of a trial's training loop: its network, the batch of each step, and the two validation sides.
 
-Two feeds say the same thing in two ways. On pixels, a step's images are scaled, augmented and normalised on the device. On
-features, a frozen backbone has seen every view of every image once, and the loop trains the head alone.
+One image on its way into a step: a stream draws its number in the training set and one of its views (`Draw`). A loader
+turns the draw into inputs: either it reads the image's pixels, then scales, augments and normalises them on the device, or,
+if the backbone is frozen, it looks up the features that were computed once for that view, and the loop trains the head
+alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache, partial
 from pathlib import Path
-from typing import Protocol
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -18,25 +19,22 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from xraytune.classifier.augment import augment, fresh_views, view_table
-from xraytune.classifier.inputs import InputFormat, input_format, normalise, to_unit
-from xraytune.classifier.network import Classifier, build_classifier, build_head
-from xraytune.config.backbone_names import BACKBONES
+from xraytune.classifier.inputs import normalise
+from xraytune.classifier.network import Classifier
 from xraytune.config.settings import Experiment
-from xraytune.mix.sampler import image_stream
-from xraytune.pipeline.features import frozen_features
-from xraytune.pipeline.model import pretrained_weights
+from xraytune.mix.sampler import Stream, image_stream
+from xraytune.pipeline.model import VAL_BATCH, Network, view_count
 from xraytune.pipeline.prepare import Prepared
 from xraytune.pipeline.training_set import ImageSource, TrainingSet, build_training_set, side_images
 from xraytune.records import Compute, Progress, ignore_progress
 
-_VAL_BATCH = 128
-_MOST_REAL_IMAGES = 256
-"""Running statistics are estimated on so many real images, or on all where there are fewer."""
+_MAX_NORM_IMAGES = 256
+"""Running statistics of batch norms are estimated on at most this many real images."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StepImages:
-    """The images of one optimiser step, real ones first: album numbers and views, int64 [B] each."""
+class Draw:
+    """The images of one step: numbers in the training set and views, int64 [B] both; the first `real_count` are real."""
 
     step: int
     numbers: NDArray[np.int64]
@@ -44,41 +42,59 @@ class StepImages:
     real_count: int
 
 
-class Loader(Protocol):
-    """From drawn images to the inputs of what is trained."""
-
-    def inputs(self, draw: StepImages) -> Tensor:
-        """Inputs of one step, on the device."""
-        ...
-
-    def side(self, group: ImageSource) -> Iterator[Tensor]:
-        """Inputs of one side of the split, in order, unaugmented, in batches."""
-        ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialInputs:
-    """What the loop trains, and on what.
+    """The network of a trial, and the batches that it trains and validates on.
 
     Attributes:
-        classifier: Gives the whole network, what was trained so far in it.
-        trained: What the loop trains: the whole network, or a head on features that were computed once.
-        form: From stored pixels to the network's input.
-        loader: From images to the inputs of what is trained.
-        batch: From a step to its inputs and labels, on the device.
-        norm_batches: Inputs that the running statistics of batch norms are estimated on.
-        val_a: val-A in order, in batches.
-        val_b: val-B likewise.
+        trained: The module that the loop trains: the whole network, or a head on cached features.
+        training_set: The trial's images.
+        real: Draws the real images of each step.
+        extra: Draws the extra images of each step.
+        loader: Turns a draw into inputs.
+        network: Builds the whole network.
+        sides: val-A and val-B.
     """
 
-    classifier: Callable[[], Classifier]
     trained: nn.Module
-    form: InputFormat
+    training_set: TrainingSet
+    real: Stream
+    extra: Stream
     loader: Loader
-    batch: Callable[[int], tuple[Tensor, Tensor]]
-    norm_batches: Callable[[], Iterator[Tensor]]
-    val_a: Callable[[], Iterator[Tensor]]
-    val_b: Callable[[], Iterator[Tensor]]
+    network: Network
+    sides: tuple[ImageSource, ImageSource]
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Inputs and labels (int64 [B]) of a training step, on the device; real images come first."""
+        real, extra = self.real(step), self.extra(step)
+        numbers = np.concatenate([real.positions, self.training_set.extra[extra.positions]])
+        views = np.concatenate([real.views, extra.views])
+        draw = Draw(step=step, numbers=numbers, views=views, real_count=len(real.positions))
+        labels = torch.from_numpy(self.training_set.labels[numbers])
+        return self.loader.load(draw), labels.to(self.network.compute.device)
+
+    def norm_batches(self) -> Iterator[Tensor]:
+        """Inputs to estimate the running statistics of batch norms on: real images alone, or the mix of the first steps."""
+        parameters, real_count = self.network.experiment.parameters, self.training_set.real_count
+        if parameters.batch_norm == "real":
+            return map(self.loader.load, draws_of_real_images(self.network.experiment, real_count))
+        steps = -(-min(real_count, _MAX_NORM_IMAGES) // parameters.real_per_step)  # they show each real image once
+        return (self.batch(step)[0] for step in range(steps))
+
+    def val_a(self) -> Iterator[Tensor]:
+        """Inputs of val-A in order, in batches."""
+        return self.network.batches(self.sides[0])
+
+    def val_b(self) -> Iterator[Tensor]:
+        """Inputs of val-B in order, in batches."""
+        return self.network.batches(self.sides[1])
+
+    def classifier(self) -> Classifier:
+        """The whole network, with the trained part in it."""
+        whole = self.network.whole
+        if self.trained is not whole:
+            whole.head = self.trained
+        return whole
 
 
 def build_inputs(
@@ -89,289 +105,118 @@ def build_inputs(
     compute: Compute,
     on_progress: Progress = ignore_progress,
 ) -> TrialInputs:
-    """Build the network and all that feeds it; pool blocks and features that are not there yet are made."""
+    """Build a trial's network and batches; images and features that the cache lacks are computed."""
     training_set = build_training_set(experiment, prepared, compute=compute, cache=cache)
-    parts = _parts(experiment, prepared, cache=cache, compute=compute, on_progress=on_progress)
+    network = Network(experiment, prepared, cache=cache, compute=compute, on_progress=on_progress)
     loader: Loader
     trained: nn.Module
-    if parts.features is not None:
-        classical = experiment.parameters.classical
-        loader = FeatureLoader(
-            training_set,
-            partial(parts.features, classical=classical),
-            partial(parts.features, classical=0),
-            compute.device,
-        )
-        trained = parts.head(loader.feature_count)
+    if network.has_cached_features:
+        loader = FeatureLoader(training_set, network)
+        trained = network.head(loader.feature_count)
     else:
-        loader = PixelLoader(training_set, experiment, parts.form, compute.device)
-        trained = parts.network()
-
-    def classifier() -> Classifier:
-        whole = parts.network()
-        if trained is not whole:
-            whole.head = trained
-        return whole
-
-    batch = _batches(training_set, experiment, loader, compute.device)
-    real_batches = partial(batches_of_real_images, training_set, experiment, loader)
-    # Those of the first steps, which show real images once each.
-    steps = -(-min(training_set.real_count, _MOST_REAL_IMAGES) // training_set.plan.real_per_step)
-
-    def mixed_batches() -> Iterator[Tensor]:
-        return (batch(step)[0] for step in range(steps))
-
+        loader, trained = PixelLoader(training_set, network), network.whole
+    parameters, seed, views = experiment.parameters, experiment.settings.seed, max(view_count(experiment), 1)
+    real_count, extra_count = training_set.real_count, len(training_set.extra)
     return TrialInputs(
-        classifier=classifier,
         trained=trained,
-        form=parts.form,
+        training_set=training_set,
+        real=image_stream(seed, "real", image_count=real_count, per_step=parameters.real_per_step, view_count=views),
+        extra=image_stream(
+            seed, "extra", image_count=extra_count, per_step=parameters.extra_per_step, view_count=views
+        ),
         loader=loader,
-        batch=batch,
-        norm_batches=real_batches if experiment.parameters.batch_norm == "real" else mixed_batches,
-        val_a=partial(loader.side, side_images("val_a", prepared.side("val_a"), prepared, cache)),
-        val_b=partial(loader.side, side_images("val_b", prepared.side("val_b"), prepared, cache)),
+        network=network,
+        sides=(
+            side_images("val_a", prepared.side("val_a"), prepared, cache),
+            side_images("val_b", prepared.side("val_b"), prepared, cache),
+        ),
     )
 
 
 def untrained(
-    experiment: Experiment, prepared: Prepared, group: ImageSource, *, cache: Path, compute: Compute
+    experiment: Experiment, prepared: Prepared, source: ImageSource, *, cache: Path, compute: Compute
 ) -> tuple[nn.Module, Iterator[Tensor]]:
-    """What a trial trains, before its training, and the batches of one group of images for it to predict.
+    """Return the module that a trial trains, before training, and the inputs of one data source for it to predict.
 
-    No GAN is needed, nor the features of any other image.
+    Needs neither the trial's GAN nor the features of other images.
     """
-    parts = _parts(experiment, prepared, cache=cache, compute=compute)
-    if parts.features is None:
-        return parts.network(), pixel_batches(group, parts.form, compute.device)
-    features = parts.features(group, classical=0)
-    return parts.head(features.shape[2]), feature_batches(features, compute.device)
+    network = Network(experiment, prepared, cache=cache, compute=compute)
+    if network.has_cached_features:
+        return network.head(network.features(source, classical=0).shape[2]), network.batches(source)
+    return network.whole, network.batches(source)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Parts:
-    """The network of an experiment, and how images become its inputs.
+def draws_of_real_images(experiment: Experiment, real_count: int) -> Iterator[Draw]:
+    """Draw up to 256 real images in a seeded order, the same in each call: each once, in one of its training views.
 
-    Attributes:
-        form: From stored pixels to the network's input.
-        network: Gives the whole network, untrained.
-        head: Gives the head that is trained on so many features.
-        features: From a group of images and `classical` to float32 [n, V, D]; None where the backbone is trained.
+    They come in batches of nearly equal size, at most 128, with images of all classes.
     """
-
-    form: InputFormat
-    network: Callable[[], Classifier]
-    head: Callable[[int], nn.Module]
-    features: Callable[..., NDArray[np.float32]] | None
-
-
-def _parts(
-    experiment: Experiment,
-    prepared: Prepared,
-    *,
-    cache: Path,
-    compute: Compute,
-    on_progress: Progress = ignore_progress,
-) -> _Parts:
-    settings, parameters = experiment.settings, experiment.parameters
-    weights = pretrained_weights(parameters, settings.weights_dir, cache)
-    class_count = len(prepared.class_names)
-    mean, std = _grey_statistics(side_images("real", prepared.side("train"), prepared, cache))
-    form = input_format(experiment, train_mean=mean, train_std=std)
-
-    @lru_cache
-    def network() -> Classifier:
-        path = weights.path if weights else None
-        return build_classifier(parameters, class_count, weights=path, seed=settings.seed).to(compute.device)
-
-    def head(feature_count: int) -> nn.Module:
-        return build_head(parameters, feature_count, class_count, seed=settings.seed).to(compute.device)
-
-    features = None
-    if parameters.trainable == "head" and view_count(experiment) > 0:
-        features = partial(
-            frozen_features,
-            network=network,
-            network_inputs={
-                "backbone": BACKBONES.identity(parameters.backbone),
-                "input_channels": parameters.input_channels,
-                "weights": weights.sha256 if weights else None,
-            },
-            form=form,
-            seed=settings.seed,
-            views=parameters.views,
-            compute=compute,
-            cache=cache,
-            on_progress=on_progress,
-        )
-    return _Parts(form=form, network=network, head=head, features=features)
-
-
-def view_count(experiment: Experiment) -> int:
-    """Views of each image: one without augmentation, 0 where they are drawn afresh every time."""
-    return experiment.parameters.views if experiment.parameters.classical else 1
-
-
-def _batches(
-    training_set: TrainingSet, experiment: Experiment, loader: Loader, device: str
-) -> Callable[[int], tuple[Tensor, Tensor]]:
     seed, views = experiment.settings.seed, max(view_count(experiment), 1)
-    plan = training_set.plan
-    real = image_stream(
-        seed, "real", image_count=training_set.real_count, per_step=plan.real_per_step, view_count=views
-    )
-    extra = image_stream(
-        seed, "extra", image_count=len(training_set.extra), per_step=plan.extra_per_step, view_count=views
-    )
-
-    def batch(step: int) -> tuple[Tensor, Tensor]:
-        drawn, added = real(step), extra(step)
-        numbers = np.concatenate([drawn.positions, training_set.extra[added.positions]])
-        draw = StepImages(
-            step=step,
-            numbers=numbers,
-            views=np.concatenate([drawn.views, added.views]),
-            real_count=len(drawn.positions),
-        )
-        return loader.inputs(draw), torch.from_numpy(training_set.labels[numbers]).to(device)
-
-    return batch
-
-
-def batches_of_real_images(training_set: TrainingSet, experiment: Experiment, loader: Loader) -> Iterator[Tensor]:
-    """Up to 256 real images in a seeded order, the same at each call: each once, in one of its training views.
-
-    They come in batches of about equal size, with images of all classes, and as large as those of validation.
-    """
-    seed, count, views = experiment.settings.seed, training_set.real_count, max(view_count(experiment), 1)
-    drawn = image_stream(seed, "batch norm", image_count=count, per_step=count, view_count=views)(0)
-    chosen = np.arange(min(count, _MOST_REAL_IMAGES))
-    for part, places in enumerate(np.array_split(chosen, -(-len(chosen) // _VAL_BATCH))):
-        yield loader.inputs(
-            StepImages(
-                step=-1 - part,  # with `views: 0`, views that no step of the training draws
-                numbers=drawn.positions[places],
-                views=drawn.views[places],
-                real_count=len(places),
-            )
+    drawn = image_stream(seed, "batch norm", image_count=real_count, per_step=real_count, view_count=views)(0)
+    chosen = np.arange(min(real_count, _MAX_NORM_IMAGES))
+    for part, places in enumerate(np.array_split(chosen, -(-len(chosen) // VAL_BATCH))):
+        yield Draw(
+            step=-1 - part,  # with `views: 0`, views that no training step draws
+            numbers=drawn.positions[places],
+            views=drawn.views[places],
+            real_count=len(places),
         )
 
 
 class FeatureLoader:
-    """Inputs are the features of a frozen backbone.
+    """Looks up cached features, float32 [B, D]."""
 
-    Args:
-        training_set: The trial's images.
-        features: From a group to the features of its augmented views, float32 [n, V, D].
-        plain_features: The same without augmentation, for validation.
-        device: Where the head is.
-    """
+    def __init__(self, training_set: TrainingSet, network: Network) -> None:
+        self._training_set, self._device = training_set, network.compute.device
+        classical = network.experiment.parameters.classical
+        self._features = [network.features(source, classical=classical) for source in training_set.sources]
+        self.feature_count = int(self._features[0].shape[2])
 
-    def __init__(
-        self,
-        training_set: TrainingSet,
-        features: Callable[[ImageSource], NDArray[np.float32]],
-        plain_features: Callable[[ImageSource], NDArray[np.float32]],
-        device: str,
-    ) -> None:
-        self._training_set = training_set
-        self._device = device
-        self._features = [features(group) for group in training_set.groups]
-        self._plain_features = plain_features
-
-    @property
-    def feature_count(self) -> int:
-        """D, the features of an image."""
-        return int(self._features[0].shape[2])
-
-    def inputs(self, draw: StepImages) -> Tensor:
-        """Float32 [B, D]."""
-        groups, places = self._training_set.locate(draw.numbers)
-        out = np.empty((len(draw.numbers), self.feature_count), dtype=np.float32)
-        for group in np.unique(groups).tolist():
-            chosen = groups == group
-            out[chosen] = self._features[group][places[chosen], draw.views[chosen]]
-        return torch.from_numpy(out).to(self._device)
-
-    def side(self, group: ImageSource) -> Iterator[Tensor]:
-        """One batch, float32 [n, D]."""
-        return feature_batches(self._plain_features(group), self._device)
+    def load(self, draw: Draw) -> Tensor:
+        """The features of each image in its view."""
+        features = np.empty((len(draw.numbers), self.feature_count), dtype=np.float32)
+        for source, mask, places in self._training_set.by_source(draw.numbers):
+            features[mask] = self._features[source][places, draw.views[mask]]
+        return torch.from_numpy(features).to(self._device)
 
 
 class PixelLoader:
-    """Inputs are images, [B, C, S, S]: scaled, augmented and normalised on the device."""
+    """Scales, augments and normalises images on the device: float32 [B, C, S, S], channels last."""
 
-    def __init__(self, training_set: TrainingSet, experiment: Experiment, form: InputFormat, device: str) -> None:
-        self._training_set = training_set
-        self._form = form
-        self._device = device
-        self._seed = experiment.settings.seed
-        self._classical = experiment.parameters.classical
-        self._views = view_count(experiment)
-        self._tables = [
+    def __init__(self, training_set: TrainingSet, network: Network) -> None:
+        self._training_set, self._network = training_set, network
+        self._seed, self._classical = network.experiment.settings.seed, network.experiment.parameters.classical
+        views = view_count(network.experiment)
+        tables = [
             view_table(
                 self._seed,
                 "views",
-                group.name,
-                image_count=len(group.rows),
-                views=max(self._views, 1),
+                source.name,
+                image_count=len(source.rows),
+                views=views,
                 classical=self._classical,
             )
-            for group in training_set.groups
+            for source in training_set.sources
         ]
+        self._table = np.concatenate(tables) if views else None
 
-    def inputs(self, draw: StepImages) -> Tensor:
-        """Float32 [B, C, S, S], channels last."""
-        groups, places = self._training_set.locate(draw.numbers)
-        size_px = self._form.image_size_px
-        images = torch.empty(len(draw.numbers), 1, size_px, size_px, device=self._device)
-        views = np.empty((len(draw.numbers), self._tables[0].shape[2]), dtype=np.float32)
-        for group in np.unique(groups).tolist():
-            chosen = groups == group
-            images[torch.from_numpy(chosen)] = _unit(
-                self._training_set.groups[group], places[chosen], self._form, self._device
-            )
-            views[chosen] = self._tables[group][places[chosen], draw.views[chosen]]
-        if self._views == 0:
-            views = self._fresh(draw)
-        return normalise(augment(images, torch.from_numpy(views).to(self._device)), self._form)
+    def load(self, draw: Draw) -> Tensor:
+        """Each image in its view."""
+        size_px, device = self._network.form.image_size_px, self._network.compute.device
+        images = torch.empty(len(draw.numbers), 1, size_px, size_px, device=device)
+        for source, mask, places in self._training_set.by_source(draw.numbers):
+            images[torch.from_numpy(mask)] = self._network.scaled(self._training_set.sources[source], places)
+        views = self._fresh_views(draw) if self._table is None else self._table[draw.numbers, draw.views]
+        return normalise(augment(images, torch.from_numpy(views).to(device)), self._network.form)
 
-    def _fresh(self, draw: StepImages) -> NDArray[np.float32]:
-        # Two streams, so that the real images' views are the same in every arm.
+    def _fresh_views(self, draw: Draw) -> NDArray[np.float32]:
+        # Two streams, so that the views of real images are the same in every arm.
         counts = {"real": draw.real_count, "extra": len(draw.numbers) - draw.real_count}
-        return np.concatenate(
-            [
-                fresh_views(self._seed, purpose, draw.step, count=count, classical=self._classical)
-                for purpose, count in counts.items()
-            ]
-        )
-
-    def side(self, group: ImageSource) -> Iterator[Tensor]:
-        """Batches of [n, C, S, S]."""
-        return pixel_batches(group, self._form, self._device)
+        views = [
+            fresh_views(self._seed, purpose, draw.step, count=count, classical=self._classical)
+            for purpose, count in counts.items()
+        ]
+        return np.concatenate(views)
 
 
-def feature_batches(features: NDArray[np.float32], device: str) -> Iterator[Tensor]:
-    """The unaugmented view of all images, float32 [n, D], as one batch; `features` is [n, V, D]."""
-    yield torch.from_numpy(np.array(features[:, 0])).to(device)
-
-
-def pixel_batches(group: ImageSource, form: InputFormat, device: str) -> Iterator[Tensor]:
-    """The images of a group, in batches of [n, C, S, S]."""
-    for start in range(0, len(group.rows), _VAL_BATCH):
-        places = np.arange(start, min(start + _VAL_BATCH, len(group.rows)))
-        yield normalise(_unit(group, places, form, device), form)
-
-
-def _unit(group: ImageSource, places: NDArray[np.int64], form: InputFormat, device: str) -> Tensor:
-    return to_unit(torch.from_numpy(group.pixels[group.rows[places]]).to(device), form)
-
-
-def _grey_statistics(group: ImageSource) -> tuple[float, float]:
-    """Mean and standard deviation of a group's pixels, in [0, 1]; from the histogram of their 256 values."""
-    histogram = np.zeros(256, dtype=np.int64)
-    for start in range(0, len(group.rows), 512):
-        histogram += np.bincount(group.pixels[group.rows[start : start + 512]].ravel(), minlength=256)
-    values = np.arange(256) / 255
-    mean = float((histogram * values).sum() / histogram.sum())
-    std = float(np.sqrt((histogram * (values - mean) ** 2).sum() / histogram.sum()))
-    return mean, std
+Loader: TypeAlias = FeatureLoader | PixelLoader

@@ -1,10 +1,10 @@
-"""Whom of a folder a study knows: images of its patients there would make a figure on them memory.
+"""Record linkage between two folders: find the patients who have images in both.
 
-A patient goes by several names. A table of patients is read without the spaces around a name; patients who share an image,
-bit for bit, were joined under one of their names, and the file still tells the other; and a file says who it is of by its
-bytes, whatever it is called. Where nothing else tells who is on a file from elsewhere, it is of the patient whose image in
-the study has its name: a processed copy often keeps that name (`docs/decisions/0016-whose-extra-images.md`).
-The path of an image that nothing explains stands for its patient in the study alone; elsewhere another image may have it.
+One person may have several names. Patients who share an identical image were merged under one name, but each file may
+still carry its own; a name in a table may have spaces around it; and identical bytes mean the same patient whatever the
+file is called. If nothing else identifies the patient of an external image, it belongs to the patient of the study whose
+image has the same file name, since processed copies often keep it (`docs/decisions/0016-whose-extra-images.md`). The path
+of an image without any patient name identifies a patient within its own folder only.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
-from xraytune.data.index import ImageFile, ImageIndex
+from xraytune.data.index import ImageFile
 from xraytune.data.layout import DICOM_SUFFIXES, NAMING_SUFFIXES
 from xraytune.data.patients import PATIENTS_CSV, found_by, name_patients, patient_of
-from xraytune.errors import DataError, Problem, listed
 from xraytune.pipeline.prepare import PreparedImage
 
-_NOBODY: Mapping[str, str] = MappingProxyType({})
+_NO_OWNERS: Mapping[str, str] = MappingProxyType({})
 
 
 def known_patients(
@@ -33,112 +32,87 @@ def known_patients(
     known_as: Iterable[str] = (),
     owners: Mapping[str, str] | None = None,
 ) -> set[str]:
-    """The patients of a folder, by the names that they have there, of whom there are images among the known ones.
+    """Return the patients of a folder, by their names there, who also have images among the known ones.
 
-    All who go by one name in the folder are one person: if one of their images is known, all are of a known patient.
+    Images with one patient name in the folder are of one person: if one of them is known, so are all.
 
     Args:
         found: The folder's images.
         root: The folder.
         known: The images to compare with.
-        group_regex: The study's expression; see `told_names`.
-        known_as: Further names of the known patients, such as those that they had before they were joined.
-        owners: Whose the study's images are, where `found` come from elsewhere and may be copies of them; see
-            `owners_by_name`. None where it is the known images that come from elsewhere.
+        group_regex: The study's expression; see `names_by_file`.
+        known_as: Further names of the known patients, such as those from before they were merged.
+        owners: `owners_by_name` of the study if the folder is external; None if the known images are the external ones.
     """
-    images = list(known)
-    contents = {image.sha256 for image in images}
-    told = told_names(found, root, group_regex, owners or _NOBODY)
-    is_elsewhere = owners is not None
-    own_paths = {image.file for image in (found if is_elsewhere else images)}
-    names = {image.patient.strip() for image in images} | {patient_of(image.file) for image in images}
-    names = (names if is_elsewhere else names - own_paths) | {name.strip() for name in known_as}
+    known = list(known)
+    contents = {image.sha256 for image in known}
+    names_of = names_by_file(found, root, group_regex, owners or _NO_OWNERS)
+    found_is_external = owners is not None
+    external_paths = {image.file for image in (found if found_is_external else known)}
+    known_names = {image.patient.strip() for image in known} | {patient_of(image.file) for image in known}
+    if not found_is_external:
+        known_names -= external_paths
+    known_names |= {name.strip() for name in known_as}
 
-    def goes_by(image: ImageFile) -> set[str]:
-        patient = {image.patient.strip()}
-        return told[image.file] | (patient - own_paths if is_elsewhere else patient)
+    def is_known(image: ImageFile) -> bool:
+        patient = {image.patient.strip()} - (external_paths if found_is_external else set())
+        return image.sha256 in contents or not known_names.isdisjoint(names_of[image.file] | patient)
 
-    return {image.patient for image in found if image.sha256 in contents or not names.isdisjoint(goes_by(image))}
+    return {image.patient for image in found if is_known(image)}
 
 
 def all_names(
     images: Sequence[ImageFile | PreparedImage],
     root: Path,
     group_regex: str | None,
-    owners: Mapping[str, str] = _NOBODY,
+    owners: Mapping[str, str] = _NO_OWNERS,
 ) -> set[str]:
-    """All that a folder calls the patients of some of its images; see `told_names`."""
-    return set().union(*told_names(images, root, group_regex, owners).values())
+    """All names that a folder gives to the patients of some of its images; see `names_by_file`."""
+    return set().union(*names_by_file(images, root, group_regex, owners).values())
 
 
-def require_no_test_patients(
-    images: Sequence[ImageFile], root: Path, index: ImageIndex, group_regex: str | None
-) -> None:
-    """Refuse extra images of patients of the sealed test folder, before any of them is trained on.
-
-    Names and hashes tell, as for `confirm`, which would refuse them at the very end; the test folder stays closed.
-
-    Args:
-        images: The extra images.
-        root: Their folder.
-        index: The study's data folder.
-        group_regex: The study's expression.
-
-    Raises:
-        DataError: There are such images.
-    """
-    known_as = all_names(images, root, group_regex, owners_by_name([*index.images, *index.test]))
-    known = known_patients(index.test, index.root, images, group_regex=group_regex, known_as=known_as)
-    if of_both := [image.file for image in index.test if image.patient in known]:
-        what = f"patients of {len(of_both)} sealed test images are among these extra images: {listed(of_both)}"
-        fix = "remove their images, or rename those of others: a test on patients seen in training proves nothing"
-        raise DataError(Problem(what, root, fix))
-
-
-def told_names(
+def names_by_file(
     images: Sequence[ImageFile | PreparedImage],
     root: Path,
     group_regex: str | None,
-    owners: Mapping[str, str] = _NOBODY,
+    owners: Mapping[str, str] = _NO_OWNERS,
 ) -> dict[str, set[str]]:
-    """What a folder calls the patient of each file, before those who share an image are joined under one name.
+    """The names that a folder gives to the patient of each file, before patients who share an image are merged.
 
-    Its table says, or else the name of the file, and the study's expression where it finds something in the path: a copy of
-    a patient's image is often named after it. What none of them explains, nor a DICOM header, is the owner's of the study's
-    image of that name. Where nothing says, there is no name.
+    They come from the folder's table; without one, from the file name and from the study's expression where it matches the
+    path. An image without such a name and without a DICOM header belongs to the owner of its file name. A file whose
+    patient nothing identifies has no name.
 
     Raises:
         DataError: The table is malformed or lacks files.
     """
     files = [image.file for image in images]
-    named = name_patients(root, files).by_file
+    by_file = name_patients(root, files).by_file
     if (root / PATIENTS_CSV).is_file():
-        return {file: {named[file].strip()} for file in files}
-    found = found_by(group_regex, files) if group_regex else {}
-    told = {file: {name.strip() for name in (named[file], found.get(file, file)) if name != file} for file in files}
+        return {file: {by_file[file].strip()} for file in files}
+    matched = found_by(group_regex, files) if group_regex else {}
+    names = {
+        file: {name.strip() for name in (by_file[file], matched.get(file, file)) if name != file} for file in files
+    }
     for image in images:
         owner = owners.get(_bare_name(image.file))
-        if owner is not None and not told[image.file] and image.patient in told:  # it counts as a patient of its own
-            told[image.file] = {owner.strip()}
-    return told
+        if owner is not None and _is_anonymous(image, names):
+            names[image.file] = {owner.strip()}
+    return names
 
 
 def owners_by_name(images: Iterable[ImageFile | PreparedImage]) -> dict[str, str]:
-    """Whose image it is that has a name, for all names that say so.
+    """The patient of each file name, without folder and suffix, where the name identifies one.
 
-    Folders and suffixes are no part of the name. One that several patients' images have (a scanner's IM000001, a number to
-    which each class folder counts) does not say whose copy a file of that name is, nor does any name that differs from it
-    in its numbers alone: where NORMAL has 1.png to 90.png and PNEUMONIA 1.png to 200.png, no number tells a patient.
+    A name that images of several patients share (a scanner's IM000001, numbers that restart in each class folder) identifies
+    nobody. Neither does any name that differs from it only in its numbers: if NORMAL has 1.png to 90.png and PNEUMONIA
+    1.png to 200.png, no number identifies a patient.
     """
     patients: dict[str, set[str]] = defaultdict(set)
     for image in images:
         patients[_bare_name(image.file)].add(image.patient)
-    numbered_anew = {_series(name) for name, owners in patients.items() if len(owners) > 1}
-    return {
-        name: owners.pop()
-        for name, owners in patients.items()
-        if len(owners) == 1 and _series(name) not in numbered_anew
-    }
+    restarted = {_series(name) for name, owners in patients.items() if len(owners) > 1}
+    return {name: owners.pop() for name, owners in patients.items() if _series(name) not in restarted}
 
 
 def ambiguous_files(
@@ -148,14 +122,15 @@ def ambiguous_files(
     group_regex: str | None,
     owners: Mapping[str, str],
 ) -> list[str]:
-    """Files of a folder that have the name of images of the study, though neither it nor anything else tells the patient."""
-    names = {_bare_name(image.file) for image in images}
-    told = told_names(found, root, group_regex, owners)
-    return [
-        image.file
-        for image in found
-        if not told[image.file] and image.patient in told and _bare_name(image.file) in names
-    ]
+    """Files of a folder that share their name with images of the study, but whose patient nothing identifies."""
+    study_names = {_bare_name(image.file) for image in images}
+    names = names_by_file(found, root, group_regex, owners)
+    return [image.file for image in found if _is_anonymous(image, names) and _bare_name(image.file) in study_names]
+
+
+def _is_anonymous(image: ImageFile | PreparedImage, names: Mapping[str, set[str]]) -> bool:
+    """Whether no name was found, nor one in a DICOM header: such an image counts as a patient of its own."""
+    return not names[image.file] and image.patient in names
 
 
 def _series(name: str) -> str:

@@ -1,13 +1,12 @@
-"""The gate between a GAN's pool and a trial: a GAN that copies its training images is refused.
+"""Memorisation gate: a trial is refused if its GAN copies training images.
 
-The first block of every class's pool is compared with the training images of that class, and so are val-A's real images,
-which the GAN has not seen. The outcome is an artifact, made once for a GAN and shared by all trials that use it; beside it
-lie pictures of the nearest pairs, for a person to look at.
+For each class, the first block of the GAN's images and the real images of val-A, which the GAN has not seen, are compared
+with the training images. The result is an artifact, computed once for each GAN; beside it are pictures of the closest pairs.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -31,92 +30,78 @@ _PAIRS_SHOWN = 12
 
 
 def refuse_memorised(settings: GanSettings, prepared: Prepared, *, compute: Compute, cache: Path) -> None:
-    """Let a GAN pass whose images are no nearer to its training images than unseen X-rays are, or that may copy.
+    """Refuse a GAN whose images are closer to its training images than unseen X-rays are.
 
-    New X-rays in place of the pool would be refused in at most 5 % of cases: each of C classes is tested at 0.05 / C.
+    New X-rays in place of the GAN's images would be refused in at most 5 % of cases: each of C classes is tested at
+    0.05 / C.
 
     Args:
-        settings: Of the GAN, which must have been trained; with `allow_memorised` nothing is looked at.
+        settings: Of the GAN; `allow_memorised` skips the test.
         prepared: Its train side and val-A are used.
         compute: What the GAN was trained with; the comparison itself runs on the CPU.
-        cache: Where the outcome lies.
+        cache: The artifact cache.
 
     Raises:
-        TrialError: Too many images of a class are nearer to a training image than unseen X-rays are.
+        TrialError: Too many images of a class are closer to a training image than unseen X-rays are.
     """
     if settings.allow_memorised:
         return
     found, folder = measure_memorisation(settings, prepared, compute=compute, cache=cache)
-    refused = {name: one for name, one in found.items() if one.chance <= FALSE_ALARMS / len(found)}
-    if refused:
-        raise TrialError(_problem(settings, refused, folder.relative_to(cache)))
+    counts = ", ".join(
+        f"{one.near} of {one.images} images of {name} (chance of that {one.chance:.1g})"
+        for name, one in found.items()
+        if one.chance <= FALSE_ALARMS / len(found)
+    )
+    if counts:
+        what = (
+            f"the GAN copies what it was trained on: {counts} are nearer to a training image than 99 % of unseen X-rays; "
+            f"the nearest pairs are shown in {folder.relative_to(cache).as_posix()} of the cache"
+        )
+        where = f"gan of {settings.steps} steps, {settings.image_size} px, width {settings.width}, seed {settings.seed}"
+        fix = "train fewer steps (gan.steps), add real images, or set gan.allow_memorised: true"
+        raise TrialError(Problem(what, where, fix))
 
 
 def measure_memorisation(
     settings: GanSettings, prepared: Prepared, *, compute: Compute, cache: Path
 ) -> tuple[dict[str, Memorisation], Path]:
-    """The outcome for each class, by name, and the artifact, in which `nearest_CLASS.png` shows the nearest pairs."""
+    """Return the result for each class name, and the artifact, in which `nearest_CLASS.png` shows the closest pairs."""
     blocks = [
         pool_block(settings, label, 0, prepared, compute=compute, cache=cache)
         for label in range(len(prepared.class_names))
     ]
     compared = [[one.sha256, one.label, one.patient, one.side] for one in prepared.images if one.side != "val_b"]
     inputs = {
-        "pools": [made for _, made in blocks],
+        "pools": [pool_inputs for _, pool_inputs in blocks],
         "images": fingerprint("images", {"compared": compared}),
         "pixels": [prepared.image_size_px, settings.image_size],
     }
 
+    def class_images(side_name: SideName, label: int) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+        """Images, scaled as the GAN's training images are, and their patients."""
+        side = prepared.side(side_name)
+        chosen = np.flatnonzero(side.labels == label)
+        pixels = scale_pixels(training_pixels(prepared, cache)[side.rows[chosen]], settings.image_size)
+        return pixels, tuple(side.patients[position] for position in chosen)
+
     def build(folder: Path) -> None:
         record = {}
-        for label, (pool, _) in enumerate(blocks):
-            name = prepared.class_names[label]
-            train = _side("train", label, settings.image_size, prepared, cache)
-            val_a = _side("val_a", label, settings.image_size, prepared, cache)
-            drawn = closeness(pool, train.images, train.patients)
-            unseen = unseen_closeness(val_a.images, val_a.patients, train.images, train.patients)
-            record[name] = asdict(compare_with_unseen(drawn.ratio, unseen))
-            write_bytes(folder / f"nearest_{name}.png", _nearest_pairs(pool, train.images, drawn))
+        for label, name in enumerate(prepared.class_names):
+            synthetic, _ = blocks[label]
+            train = class_images("train", label)
+            of_gan = closeness(synthetic, *train)
+            record[name] = asdict(
+                compare_with_unseen(of_gan.ratio, unseen_closeness(*class_images("val_a", label), *train))
+            )
+            write_bytes(folder / f"nearest_{name}.png", _nearest_pairs(synthetic, train[0], of_gan))
         write_json(folder / _RECORD, record)
 
     path = build_once(cache, QUALITY_STAGE, inputs, build)
     return {name: Memorisation(**values) for name, values in read_json(path / _RECORD).items()}, path
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Side:
-    """The images of a class on one side of the split, uint8 [n, S, S] at the GAN's size, and who is on them."""
-
-    images: NDArray[np.uint8]
-    patients: tuple[str, ...]
-
-
-def _side(side_name: SideName, label: int, size_px: int, prepared: Prepared, cache: Path) -> _Side:
-    """Scaled as the GAN's training images are, so that the two differ in their content alone."""
-    side = prepared.side(side_name)
-    chosen = np.flatnonzero(side.labels == label)
-    return _Side(
-        images=scale_pixels(training_pixels(prepared, cache)[side.rows[chosen]], size_px),
-        patients=tuple(side.patients[position] for position in chosen),
-    )
-
-
-def _nearest_pairs(pool: NDArray[np.uint8], training: NDArray[np.uint8], drawn: Closeness) -> bytes:
-    """A PNG of the closest images, each with the training image that it is nearest to on its right; closest first."""
-    closest = np.argsort(drawn.ratio, kind="stable")[:_PAIRS_SHOWN]
-    pairs = np.stack([pool[closest], training[drawn.nearest[closest]]], axis=1)
-    return png_bytes(draw_grid(pairs.reshape(-1, *pool.shape[1:]), columns=6))
-
-
-def _problem(settings: GanSettings, refused: dict[str, Memorisation], artifact: Path) -> Problem:
-    counts = ", ".join(
-        f"{one.near} of {one.images} images of {name} (chance of that {one.chance:.1g})"
-        for name, one in refused.items()
-    )
-    kind = f"gan of {settings.steps} steps, {settings.image_size} px, width {settings.width}, seed {settings.seed}"
-    return Problem(
-        f"the GAN copies what it was trained on: {counts} are nearer to a training image than 99 % of unseen X-rays; "
-        f"the nearest pairs are drawn in {artifact.as_posix()} of the cache",
-        kind,
-        "train fewer steps (gan.steps), add real images, or set gan.allow_memorised: true",
-    )
+def _nearest_pairs(synthetic: NDArray[np.uint8], training: NDArray[np.uint8], found: Closeness) -> bytes:
+    """A PNG of the closest synthetic images, each with its nearest training image on the right; closest first."""
+    closest = np.argsort(found.ratio, kind="stable")[:_PAIRS_SHOWN]
+    pairs = np.stack([synthetic[closest], training[found.nearest[closest]]], axis=1)
+    return png_bytes(draw_grid(pairs.reshape(-1, *synthetic.shape[1:]), columns=6))

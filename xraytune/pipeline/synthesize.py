@@ -1,15 +1,15 @@
-"""The GAN that a trial needs and the synthetic images that it makes, both shared by every trial that asks for the same.
+"""Train GANs and draw synthetic images, each once for all trials that need the same.
 
-A GAN is an artifact; while it trains, its checkpoint lies in a work folder at the same fingerprint, so that whoever comes
-next continues it. A longer run starts from the longest finished shorter one. The synthetic pool is cut into blocks of 256
-images of a class, each an artifact: a larger ratio only adds blocks.
+A trained GAN is an artifact. While it trains, its checkpoint is in a work folder at the same fingerprint, from which any
+process can resume; a longer run starts from the longest finished shorter one. Synthetic images come in blocks of 256 of a
+class, each an artifact: a larger ratio only adds blocks.
 """
 
 from __future__ import annotations
 
 import io
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from xraytune.gan.checkpoint import (
     save_generator,
 )
 from xraytune.gan.pool import BLOCK, sample_block
-from xraytune.gan.train import GanProgress, train_gan
+from xraytune.gan.train import train_gan
 from xraytune.pipeline.artifacts import artifact_path, artifacts_of, build_once, fingerprint, is_whole, releases
 from xraytune.pipeline.prepare import Prepared, training_pixels
 from xraytune.records import Compute, Progress, ignore_progress
@@ -38,14 +38,14 @@ POOL_STAGE = "pool-1"
 
 
 def network_labels(settings: GanSettings, prepared: Prepared) -> tuple[int | None, ...]:
-    """What is trained: one network for all classes (None), or one for each label."""
+    """The networks to train: one for all classes (None), or one for each label."""
     return (None,) if settings.conditional else tuple(range(len(prepared.class_names)))
 
 
 def gan_inputs(
     settings: GanSettings, label: int | None, prepared: Prepared, compute: Compute, *, torch: str | None = None
 ) -> dict[str, Any]:
-    """Everything that the bits of a trained GAN depend on; `torch` is a release, by default the installed one."""
+    """Everything that a trained GAN depends on; `torch` is a release, by default the installed one."""
     return {
         "settings": settings.model_dump(exclude={"allow_memorised"}),
         "label": label,
@@ -59,9 +59,9 @@ def gan_inputs(
 
 
 def gan_need(settings: GanSettings | None, prepared: Prepared, compute: Compute, cache: Path) -> str | None:
-    """The lineage of the GAN that a trial with these settings would have to train first; None where there is nothing.
+    """The lineage of the GAN that a trial with these settings has to train first; None if the cache has it.
 
-    Runs of one lineage differ in nothing but their steps: one starts from another.
+    Runs of one lineage differ only in their number of steps, so that one can start from another.
     """
     if settings is None:
         return None
@@ -76,7 +76,7 @@ def _without_steps(inputs: dict[str, Any]) -> dict[str, Any]:
 
 
 def gan_work_path(cache: Path, inputs: dict[str, Any]) -> Path:
-    """Where the checkpoint and the `grids/` of a GAN of these inputs lie while it trains."""
+    """The folder of a GAN's checkpoint and `grids/` while it trains."""
     return artifact_path(cache, f"{GAN_STAGE}.work", inputs)
 
 
@@ -89,57 +89,44 @@ def trained_gan(
     cache: Path,
     on_progress: Progress = ignore_progress,
 ) -> Path:
-    """The artifact of one trained network: `generator.safetensors`, `checkpoint.pt` and `grids/`.
+    """Return the artifact of one network, trained if need be: `generator.safetensors`, `checkpoint.pt` and `grids/`.
 
     Raises:
         TrialError: The loss is not finite.
-        MachineError: The disk is full.
     """
     inputs = gan_inputs(settings, label, prepared, compute)
+    work = gan_work_path(cache, inputs)
     what = "GAN" if label is None else f"GAN of {prepared.class_names[label]}"
 
     def build(folder: Path) -> None:
-        work = gan_work_path(cache, inputs)
+        train = prepared.side("train")
+        chosen = np.full(len(train.labels), True) if label is None else train.labels == label
+        labels = train.labels if label is None else np.zeros(int(chosen.sum()), dtype=np.int64)
+        pixels = training_pixels(prepared, cache)[train.rows[chosen]]
+        class_count = len(prepared.class_names) if label is None else 1
         _start_from_shorter_run(cache, inputs, work)
         checkpoint, step = folder / CHECKPOINT_NAME, 0
-        while step < settings.steps:  # one that slept and is behind may have written over the last checkpoint
-            for progress in _training(settings, label, prepared, compute=compute, cache=cache, work=work):
+        while step < settings.steps:  # a process that slept may have replaced the last checkpoint by an earlier one
+            for progress in train_gan(
+                settings, pixels, labels, class_count, compute=compute, checkpoint_dir=work, grid_dir=work / "grids"
+            ):
                 on_progress(what, progress.step, progress.steps)
             copy_file(work / CHECKPOINT_NAME, checkpoint)
             step = checkpoint_step(checkpoint)
         save_generator(checkpoint_generator(checkpoint), folder / "generator.safetensors")
         copy_grids(work / "grids", folder / "grids")
 
-    def waiting() -> None:
-        on_progress(f"{what}, trained elsewhere", 0, settings.steps)
-
-    path = build_once(cache, GAN_STAGE, inputs, build, waiting=waiting)
-    work = gan_work_path(cache, inputs)
+    path = build_once(
+        cache, GAN_STAGE, inputs, build, waiting=lambda: on_progress(f"{what}, trained elsewhere", 0, settings.steps)
+    )
     if work.exists():
         shutil.rmtree(work, ignore_errors=True)
         sync_folder(work.parent)  # otherwise it is back after a power loss
     return path
 
 
-def _training(
-    settings: GanSettings, label: int | None, prepared: Prepared, *, compute: Compute, cache: Path, work: Path
-) -> Iterator[GanProgress]:
-    train = prepared.side("train")
-    chosen = np.full(len(train.labels), True) if label is None else train.labels == label
-    labels = train.labels if label is None else np.zeros(int(chosen.sum()), dtype=np.int64)
-    return train_gan(
-        settings,
-        training_pixels(prepared, cache)[train.rows[chosen]],
-        labels,
-        len(prepared.class_names) if label is None else 1,
-        compute=compute,
-        checkpoint_dir=work,
-        grid_dir=work / "grids",
-    )
-
-
 def _start_from_shorter_run(cache: Path, inputs: dict[str, Any], work: Path) -> None:
-    """Put the checkpoint of the longest finished run that differs in nothing but fewer steps into the work folder."""
+    """Copy the checkpoint of the longest finished run that differs only in having fewer steps into the work folder."""
     if (work / CHECKPOINT_NAME).exists():
         return
     shorter = [
@@ -154,39 +141,28 @@ def _start_from_shorter_run(cache: Path, inputs: dict[str, Any], work: Path) -> 
 
 
 def copy_grids(grids: Path, to: Path) -> None:
-    """Copy the pictures of a folder; what a killed writer left half-written is passed over.
-
-    Raises:
-        MachineError: The disk is full.
-    """
+    """Copy the pictures of a folder, but no temporary files of a killed writer."""
     for grid in sorted(grids.glob("[!.]*.png")):
         copy_file(grid, to / grid.name)
 
 
 def copy_file(file: Path, to: Path) -> None:
-    """Copy a file. `shutil` says of a full disk neither which one it is, nor always that it is full.
-
-    Raises:
-        MachineError: The disk is full.
-    """
+    """Copy a file. Errors of `shutil` neither name a full disk nor always say that it is full."""
     write_bytes(to, file.read_bytes())
 
 
 def pool_block(
     settings: GanSettings, label: int, block: int, prepared: Prepared, *, compute: Compute, cache: Path
 ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
-    """Block `block` of a class's synthetic images, uint8 [256, S, S] at the GAN's size, with its fingerprint's inputs.
-
-    The GAN must have been trained; it is looked up.
-    """
+    """A block of a class's synthetic images, uint8 [256, S, S] at the GAN's size, and the inputs of its fingerprint."""
     network_label = None if settings.conditional else label
     gan = trained_gan(settings, network_label, prepared, compute=compute, cache=cache)
     inputs = {"gan": gan.name, "label": label, "block": block, "seed": settings.seed}
 
     def draw() -> NDArray[np.uint8]:
         generator = load_generator(gan / "generator.safetensors").to(compute.device)
-        asked = label if settings.conditional else 0
-        return sample_block(generator, asked, block, seed=settings.seed, compute=compute)
+        class_input = label if settings.conditional else 0
+        return sample_block(generator, class_input, block, seed=settings.seed, compute=compute)
 
     return _stored_block(cache, inputs, draw)
 
@@ -194,14 +170,15 @@ def pool_block(
 def extension_block(
     source: str, label: int, block: int, prepared: Prepared, *, seed: int, cache: Path
 ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
-    """The same of another package's source: uint8 [256, S, S] at the size of the class's training images, all that it sees.
+    """`pool_block` for another package's source, which sees the training images of the class and returns images like them.
 
     Raises:
-        MachineError: The source gives something else.
+        MachineError: The source returns something else.
     """
     train = prepared.side("train")
     rows = train.rows[train.labels == label]
-    made_from = {
+    inputs = {
+        "source": SOURCES.identity(source),
         "pixels": prepared.pixels,
         "content": prepared.pixels_sha256,
         "rows": rows.tolist(),
@@ -215,11 +192,11 @@ def extension_block(
         own_seed = derive_seed(seed, "source", source, label, block)
         images = np.asarray(SOURCES.load(source)(seen, label=label, block=block, seed=own_seed))
         if images.dtype != np.uint8 or images.shape != (BLOCK, *seen.shape[1:]):
-            what = f"source {source} gives {images.dtype} {list(images.shape)} of {list(seen.shape[1:])}"
-            raise MachineError(Problem(what, fix=f"mend its package: it gives {BLOCK} uint8 images of that size"))
+            what = f"source {source} returned {images.dtype} {list(images.shape)} for images of {list(seen.shape[1:])}"
+            raise MachineError(Problem(what, fix=f"fix its package: it must return {BLOCK} uint8 images of that size"))
         return images
 
-    return _stored_block(cache, {"source": SOURCES.identity(source), **made_from}, draw)
+    return _stored_block(cache, inputs, draw)
 
 
 def _stored_block(
@@ -227,7 +204,7 @@ def _stored_block(
 ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
     def build(folder: Path) -> None:
         content = io.BytesIO()
-        np.save(content, draw())  # straight to a file, NumPy's error on a full disk does not say so
+        np.save(content, draw())  # when NumPy writes the file itself, its error does not say that the disk is full
         write_bytes(folder / "pixels.npy", content.getvalue())
 
     path = build_once(cache, POOL_STAGE, inputs, build)

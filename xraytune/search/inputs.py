@@ -19,8 +19,8 @@ from xraytune.config.space import Space
 from xraytune.data.index import ImageIndex, content_fingerprint
 from xraytune.errors import MachineError, Problem, StudyError
 from xraytune.files import read_json, sha256_of, write_json
+from xraytune.pipeline.extra_folder import store_folder
 from xraytune.pipeline.prepare import Prepared
-from xraytune.pipeline.training_set import store_folder
 from xraytune.search.study import StudyFolder, damage_explained
 
 INPUTS_FILE = "inputs.json"

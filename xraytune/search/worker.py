@@ -25,7 +25,7 @@ from xraytune.errors import ConfigError, MachineError, Problem, TrialError
 from xraytune.files import explained_disk_errors, fenced, read_jsonl, write_text
 from xraytune.lease import HeldError, has_claim, may_be_held, read_owner, write_claim
 from xraytune.limits import is_out_of_memory
-from xraytune.pipeline.prepare import Prepared
+from xraytune.pipeline.prepare import Prepared, require_pixels
 from xraytune.pipeline.training_set import build_training_set
 from xraytune.pipeline.trial import trial_epochs
 from xraytune.records import Compute, EpochRecord, Json, TrialResult
@@ -102,6 +102,7 @@ class TrialWorker:
             self._alive()
             show(what, done, total)
 
+        require_pixels(experiment.settings, prepared, cache, on_progress=on_progress)
         self._tracker = self._tracked(experiment, prepared, compute, cache)
         epochs = trial_epochs(
             experiment, prepared, trial_dir=self._folder, cache=cache, compute=compute, on_progress=on_progress

@@ -27,9 +27,8 @@ def sample_grid(training_set: TrainingSet, class_count: int, image_size_px: int,
 
 
 def _shown(training_set: TrainingSet, number: int, image_size_px: int) -> NDArray[np.uint8]:
-    (group,), (place,) = training_set.locate(np.array([number]))
-    image = training_set.groups[group]
-    pixels = np.array(image.pixels[image.rows[place]])
+    (source,), places = training_set.locate(np.array([number]))
+    pixels: NDArray[np.uint8] = training_set.sources[source].read(places)[0]
     if pixels.shape == (image_size_px, image_size_px):
         return pixels
     return np.asarray(Image.fromarray(pixels).resize((image_size_px, image_size_px), Image.Resampling.BILINEAR))

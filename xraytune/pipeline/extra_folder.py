@@ -1,0 +1,148 @@
+"""Choose the images of `source: folder` that a trial may train on, and decode them.
+
+Validation and test measure generalisation only if no patient of theirs is among the extra images, and if no GAN behind
+these images has learnt from theirs. A folder that `xraytune gan sample` wrote lists what its GAN was trained on in
+`provenance.json`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from xraytune.config.settings import Parameters
+from xraytune.data.index import ImageFile, ImageIndex, read_labelled_folder
+from xraytune.data.patients import PATIENTS_CSV
+from xraytune.errors import DataError, Problem, listed
+from xraytune.files import read_json
+from xraytune.mix.plan import plan_mix
+from xraytune.pipeline.known_patients import all_names, ambiguous_files, known_patients, owners_by_name
+from xraytune.pipeline.prepare import Prepared, require_unbroken, store_images
+
+PROVENANCE_FILE = "provenance.json"
+_logger = logging.getLogger(__name__)
+
+
+def store_folder(
+    root: Path, prepared: Prepared, *, group_regex: str | None = None, index: ImageIndex | None = None, cache: Path
+) -> tuple[tuple[ImageFile, ...], Path]:
+    """Return the usable images of a folder of extra images, and the artifact of their pixels in the same order.
+
+    Images of patients in val-A or val-B, and identical copies of images there, are left out with a warning.
+
+    Args:
+        root: The folder.
+        prepared: The study's images.
+        group_regex: The study's expression, which may also match the names of extra images.
+        index: The study's data folder, to refuse patients of its held-out test folder; None: they are not checked.
+        cache: The artifact cache.
+
+    Raises:
+        DataError: The folder is malformed, has a broken image, no usable image, an image of a test patient, or images of
+            a GAN that has learnt from validation or test images.
+    """
+    require_unseen(root, prepared, () if index is None else index.test)
+    found = read_labelled_folder(root, prepared.class_names)
+    if index is not None:
+        _require_no_test_patients(found, root, index, group_regex)
+    # Sorted by content, so that the first images are a fair sample whatever the files are called.
+    usable = _without_validation(found, root, prepared, group_regex)
+    images = tuple(sorted(usable, key=lambda image: (image.sha256, image.file)))
+    store = store_images(root, images, prepared.image_size_px, prepared.resize, cache=cache)
+    require_unbroken(store, root, "repair or remove them")
+    return images, store
+
+
+def require_enough(images: Sequence[ImageFile], parameters: Parameters, prepared: Prepared) -> None:
+    """Refuse a mix that takes more images of a class than its folder of extra images has.
+
+    Args:
+        images: The usable images, from `store_folder`.
+        parameters: Of a trial with `source: folder`.
+        prepared: The study's images.
+
+    Raises:
+        DataError: Names the class, and the images it has and needs.
+    """
+    assert parameters.folder is not None, "source: folder has a path"
+    labels = plan_mix(prepared.train_counts, parameters).tolist()
+    for label, name in enumerate(prepared.class_names):
+        there, needed = sum(image.label == label for image in images), labels.count(label)
+        if there < needed:
+            what = f"{there} images of {name}, but the mix needs {needed}"
+            raise DataError(Problem(what, parameters.folder.path, "add images or lower synthetic_ratio"))
+
+
+def require_unseen(root: Path, prepared: Prepared, test: Sequence[ImageFile] = ()) -> None:
+    """Refuse images of a GAN that has learnt from images of val-A, val-B or the held-out test folder.
+
+    Folders without the provenance file of `xraytune gan sample` pass.
+
+    Args:
+        root: The folder of extra images.
+        prepared: The study's images.
+        test: Those of its test folder.
+
+    Raises:
+        DataError: It has, or the provenance file cannot be read.
+    """
+    path = root / PROVENANCE_FILE
+    if not path.is_file():
+        return
+    try:
+        content = read_json(path)
+    except (ValueError, OSError) as error:
+        fix = "draw the images again; or remove the file, if `xraytune gan sample` did not write it"
+        raise DataError(Problem("the record of the GAN's training images cannot be read", path, fix)) from error
+    train_images = content.get("train_images") if isinstance(content, dict) else None
+    if not isinstance(train_images, list):
+        return
+    learnt = set(map(str, train_images))
+    held_out = [image.sha256 for image in prepared.images if image.side != "train"] + [image.sha256 for image in test]
+    if seen := sum(sha256 in learnt for sha256 in held_out):
+        what = f"the GAN of these images has learnt from {seen} of the {len(held_out)} images that the study holds back"
+        fix = "train the GAN with this study's data and data.split (`xraytune gan train`), and draw the images again"
+        raise DataError(Problem(what, path, fix))
+
+
+def _require_no_test_patients(
+    images: Sequence[ImageFile], root: Path, index: ImageIndex, group_regex: str | None
+) -> None:
+    """Refuse what `confirm` would refuse at the very end; only names and hashes of the test folder are read."""
+    known_as = all_names(images, root, group_regex, owners_by_name([*index.images, *index.test]))
+    known = known_patients(index.test, index.root, images, group_regex=group_regex, known_as=known_as)
+    if shared := [image.file for image in index.test if image.patient in known]:
+        what = f"patients of {len(shared)} held-out test images are among these extra images: {listed(shared)}"
+        fix = "remove their images, or rename files of other patients: testing on training patients proves nothing"
+        raise DataError(Problem(what, root, fix))
+
+
+def _without_validation(
+    found: tuple[ImageFile, ...], root: Path, prepared: Prepared, group_regex: str | None
+) -> tuple[ImageFile, ...]:
+    validation = [image for image in prepared.images if image.side != "train"]
+    owners = owners_by_name(prepared.images)
+    if ambiguous := ambiguous_files(found, root, prepared.images, group_regex, owners):
+        _logger.warning(
+            "%s: %d extra images, such as %s, have a file name that several patients of the study share. They count as "
+            "other patients; if they are copies of the study's images, name their patients in %s there",
+            root,
+            len(ambiguous),
+            ambiguous[0],
+            PATIENTS_CSV,
+        )
+    held_out = known_patients(found, root, validation, group_regex=group_regex, owners=owners)
+    usable = tuple(image for image in found if image.patient not in held_out)
+    if len(usable) == len(found):
+        return usable
+    contents = {image.sha256 for image in validation}
+    identical = sum(image.sha256 in contents for image in found)
+    what = f"{len(found) - len(usable)} of {len(found)} extra images are left out: their patients are in val-A or val-B"
+    if identical:
+        what += f" ({identical} are identical to images there)"
+    if not usable:
+        fix = "give images of other patients, such as those of the train side, with distinct names"
+        raise DataError(Problem(what, root, fix))
+    _logger.warning("%s: %s", root, what)
+    return usable
