@@ -93,7 +93,7 @@ def _logistic_regression(study: StudyFolder, cache: Path, exported: Experiment) 
 
     def side(name: Any) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         side = prepared.side(name)
-        (features,) = trial_inputs.network.batches(side_images(name, side, prepared, cache))
+        (features,) = trial_inputs.network.batches(side_images(name, prepared, cache))
         return features.numpy(), side.labels == prepared.positive
 
     (train, train_labels), (val_a, labels_a), (val_b, labels_b) = side("train"), side("val_a"), side("val_b")

@@ -17,8 +17,7 @@ from xraytune.config.settings import Parameters
 from xraytune.errors import StudyError
 from xraytune.export.replay import replay
 from xraytune.files import read_jsonl
-from xraytune.pipeline import model as pretrained
-from xraytune.pipeline.model import Pretrained
+from xraytune.pipeline.model import Pretrained, pretrained_weights
 from xraytune.search.clean import clean
 from xraytune.search.messages import TrialSuggestion
 from xraytune.search.study import StudyFolder, locked
@@ -129,11 +128,11 @@ def test_moved_images_and_weights_are_read_from_their_new_location(
     lab.xrays.rename(moved)
     folders: list[Path | None] = []
 
-    def pretrained_weights(parameters: Parameters, folder: Path | None, cache: Path) -> Pretrained | None:
+    def recorded(parameters: Parameters, folder: Path | None, cache: Path) -> Pretrained | None:
         folders.append(folder)
-        return pretrained.pretrained_weights(parameters, folder, cache)
+        return pretrained_weights(parameters, folder, cache)
 
-    monkeypatch.setattr("xraytune.pipeline.inputs.pretrained_weights", pretrained_weights)
+    monkeypatch.setattr("xraytune.pipeline.model.pretrained_weights", recorded)
 
     assert replay(lab.study, PRUNED, data=moved, weights_dir=weights_dir).is_identical
     assert folders == [weights_dir]

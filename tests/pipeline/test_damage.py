@@ -222,7 +222,7 @@ def test_lost_pixels_of_images_that_changed_are_refused(done: Done, cache: Path,
     sorted((root / "train").rglob("*.jpeg"))[0].unlink()
     moved = settings.model_copy(update={"data": settings.data.model_copy(update={"path": root})})
 
-    with pytest.raises(StudyError, match="the images have changed since"):
+    with pytest.raises(StudyError, match="the images changed since"):
         require_pixels(moved, done.bench.prepared, cache)
 
 

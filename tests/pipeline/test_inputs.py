@@ -15,7 +15,7 @@ from tests.pipeline.test_trial import gan
 from xraytune.classifier.network import build_classifier
 from xraytune.config.settings import FolderSettings
 from xraytune.errors import DataError
-from xraytune.pipeline.inputs import build_inputs, draws_of_real_images, untrained
+from xraytune.pipeline.inputs import build_inputs, real_images_for_norms, untrained
 from xraytune.pipeline.prepare import prepare
 from xraytune.pipeline.synthesize import GAN_STAGE, network_labels, trained_gan
 from xraytune.pipeline.training_set import TrainingSet, build_training_set, side_images
@@ -97,7 +97,7 @@ def test_batches_for_running_statistics_show_each_image_once_and_none_alone(
 ) -> None:
     labels = np.arange(count) >= count // 2  # sorted by class, as in an index
 
-    batches = [draw.numbers for draw in draws_of_real_images(bench.experiment(), count)]
+    batches = [drawn.numbers for drawn in real_images_for_norms(bench.experiment(), count)]
 
     numbers = np.concatenate(batches)
     assert len(numbers) == len(np.unique(numbers)) == shown
@@ -202,7 +202,7 @@ def test_a_network_is_scored_without_the_gan_that_it_was_trained_with(
     experiment = frozen(bench, tmp_path, **mix) if is_frozen else bench.experiment(**mix)
     trial_inputs = build_inputs(experiment, bench.prepared, cache=bench.cache, compute=CPU)
     prepared, _ = prepare(bench.settings, tmp_path / "cache")
-    source = side_images("val_a", prepared.side("val_a"), prepared, tmp_path / "cache")
+    source = side_images("val_a", prepared, tmp_path / "cache")
 
     network, batches = untrained(experiment, prepared, source, cache=tmp_path / "cache", compute=CPU)
 

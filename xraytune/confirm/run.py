@@ -173,7 +173,7 @@ def _judge(training: Training, plan: Plan, sealed: SealedTest, reason: str, on_p
     )
     compute = scoring_compute(folder, training.compute, is_complete=is_complete)
     pin(compute)
-    _score(training, compute, VAL_B, every, side_images(VAL_B, side, prepared, training.cache), on_progress)
+    _score(training, compute, VAL_B, every, side_images(VAL_B, prepared, training.cache), on_progress)
     test = Judged(
         labels=np.array([image.label for image in sealed.images], dtype=np.int64),
         patients=tuple(image.patient for image in sealed.images),

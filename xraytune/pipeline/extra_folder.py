@@ -55,16 +55,7 @@ def store_folder(
 
 
 def require_enough(images: Sequence[ImageFile], parameters: Parameters, prepared: Prepared) -> None:
-    """Refuse a mix that takes more images of a class than its folder of extra images has.
-
-    Args:
-        images: The usable images, from `store_folder`.
-        parameters: Of a trial with `source: folder`.
-        prepared: The study's images.
-
-    Raises:
-        DataError: Names the class, and the images it has and needs.
-    """
+    """Refuse a `source: folder` mix (DataError) that takes more images of a class than `store_folder` found."""
     assert parameters.folder is not None, "source: folder has a path"
     labels = plan_mix(prepared.train_counts, parameters).tolist()
     for label, name in enumerate(prepared.class_names):
@@ -78,11 +69,6 @@ def require_unseen(root: Path, prepared: Prepared, test: Sequence[ImageFile] = (
     """Refuse images of a GAN that has learnt from images of val-A, val-B or the held-out test folder.
 
     Folders without the provenance file of `xraytune gan sample` pass.
-
-    Args:
-        root: The folder of extra images.
-        prepared: The study's images.
-        test: Those of its test folder.
 
     Raises:
         DataError: It has, or the provenance file cannot be read.

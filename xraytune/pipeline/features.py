@@ -50,9 +50,9 @@ def frozen_features(
         network_inputs: What the backbone's output depends on: its name, the hash of its weights, its channels.
         form: From stored pixels to the backbone's input.
         seed: The study's seed, for the views.
-        views: Views of each image; with `classical` 0 there is one.
+        views: Views V of each image; one if `classical` is 0.
         classical: Strength of the views, 0-3.
-        compute: Device, threads and precision; part of the fingerprint.
+        compute: Part of the fingerprint.
         cache: The artifact cache.
         on_progress: Called with the images done.
     """

@@ -54,14 +54,7 @@ def _ignore_note(text: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedGan:
-    """The outcome of `gan_train`.
-
-    Attributes:
-        path: The folder.
-        settings: Of the GAN.
-        class_counts: Training images of each class.
-        grids: The folder of the sample grids.
-    """
+    """The folder that `gan_train` wrote, with the training images of each class and the folder of the sample grids."""
 
     path: Path
     settings: GanSettings
@@ -75,13 +68,7 @@ class TrainedGan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GanSample:
-    """The outcome of `gan_sample`.
-
-    Attributes:
-        path: The folder, whose subfolders are the classes.
-        counts: Images of each class.
-        image_size_px: Their side.
-    """
+    """The folder that `gan_sample` wrote, with the images of each class."""
 
     path: Path
     counts: dict[str, int]
@@ -166,15 +153,11 @@ def fixed_gan(space: Space) -> GanSettings:
         what = "this space has no GAN: its source is never gan"
         raise ConfigError(Problem(what, space.settings.name, "add --set source=gan"))
     values = {name: spec.domain.corners(())[0] for name, spec in specs.items()}
-    problems = [
-        Problem(
-            f"{spec.name} is {spec.domain}, but training one GAN needs a fixed value",
-            space.settings.name,
-            f"add --set {spec.name}={values[name]}",
-        )
-        for name, spec in specs.items()
-        if spec.domain.is_open
-    ]
+    problems = []
+    for name, spec in specs.items():
+        if spec.domain.is_open:
+            what = f"{spec.name} is {spec.domain}, but training one GAN needs a fixed value"
+            problems.append(Problem(what, space.settings.name, f"add --set {spec.name}={values[name]}"))
     if problems:
         raise ConfigError(*problems)
     return GanSettings.model_validate(values)

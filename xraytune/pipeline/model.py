@@ -97,7 +97,7 @@ class Network:
         self._cache, self._on_progress = cache, on_progress
         self._class_count = len(prepared.class_names)
         self._weights = pretrained_weights(experiment.parameters, experiment.settings.weights_dir, cache)
-        mean, std = _grey_statistics(side_images("real", prepared.side("train"), prepared, cache))
+        mean, std = _grey_statistics(side_images("train", prepared, cache))
         self.form: InputFormat = input_format(experiment, train_mean=mean, train_std=std)
 
     @cached_property

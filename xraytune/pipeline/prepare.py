@@ -230,7 +230,7 @@ def require_pixels(
         return
     again, _ = prepare(settings, cache, skip_broken=True, on_progress=on_progress)
     if replace(again, pixels_sha256=prepared.pixels_sha256) != prepared:
-        what = "the cache has lost the study's pixels, and the images have changed since"
+        what = "the cache has lost the study's pixels, and the images changed since"
         fix = "restore the images, or give the cache of the search (--cache)"
         raise StudyError(Problem(what, settings.data.path, fix))
     if again != prepared:

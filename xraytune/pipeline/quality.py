@@ -30,16 +30,10 @@ _PAIRS_SHOWN = 12
 
 
 def refuse_memorised(settings: GanSettings, prepared: Prepared, *, compute: Compute, cache: Path) -> None:
-    """Refuse a GAN whose images are closer to its training images than unseen X-rays are.
+    """Refuse a GAN whose images are closer to its training images than unseen X-rays are; `allow_memorised` skips the test.
 
     New X-rays in place of the GAN's images would be refused in at most 5 % of cases: each of C classes is tested at
     0.05 / C.
-
-    Args:
-        settings: Of the GAN; `allow_memorised` skips the test.
-        prepared: Its train side and val-A are used.
-        compute: What the GAN was trained with; the comparison itself runs on the CPU.
-        cache: The artifact cache.
 
     Raises:
         TrialError: Too many images of a class are closer to a training image than unseen X-rays are.

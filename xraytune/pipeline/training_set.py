@@ -18,7 +18,7 @@ from xraytune.config.settings import Experiment
 from xraytune.data.pixels import open_pixels
 from xraytune.mix.plan import plan_mix
 from xraytune.pipeline.extra_folder import require_enough, store_folder
-from xraytune.pipeline.prepare import Prepared, Side, pixels_inputs, training_pixels
+from xraytune.pipeline.prepare import Prepared, SideName, pixels_inputs, training_pixels
 from xraytune.pipeline.quality import refuse_memorised
 from xraytune.pipeline.synthesize import blocks_for, extension_block, pool_block
 from xraytune.records import Compute
@@ -90,7 +90,7 @@ def build_training_set(experiment: Experiment, prepared: Prepared, *, compute: C
         TrialError: The GAN's loss is not finite, or it copies its training images.
         ArtifactError: The pixels of `prepared` are not in the cache.
     """
-    real = side_images("real", prepared.side("train"), prepared, cache)
+    real = side_images("train", prepared, cache)
     extra_labels = plan_mix(prepared.train_counts, experiment.parameters)
     sources: tuple[ImageSource, ...] = (real,)
     if experiment.parameters.source == "folder":
@@ -110,10 +110,11 @@ def build_training_set(experiment: Experiment, prepared: Prepared, *, compute: C
     return TrainingSet(sources=sources, labels=labels, extra=extra)
 
 
-def side_images(name: str, side: Side, prepared: Prepared, cache: Path) -> ImageSource:
+def side_images(side_name: SideName, prepared: Prepared, cache: Path) -> ImageSource:
     """One side of the split as a data source."""
+    side = prepared.side(side_name)
     return ImageSource(
-        name=name,
+        name="real" if side_name == "train" else side_name,
         pixels=training_pixels(prepared, cache),
         rows=side.rows,
         labels=side.labels,
