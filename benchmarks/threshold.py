@@ -28,9 +28,9 @@ from sklearn.metrics import roc_curve
 
 from benchmarks.figures import Figure, figure
 from xraytune.classifier.checkpoint import load_best
-from xraytune.classifier.inputs import input_format
+from xraytune.classifier.inputs import input_format, normalise, to_unit
 from xraytune.classifier.network import build_classifier, build_head
-from xraytune.classifier.train import predict_probabilities, train_classifier
+from xraytune.classifier.train import predict_logits, predict_probabilities, train_classifier
 from xraytune.compute import choose_compute, pin
 from xraytune.config.load import load_space
 from xraytune.config.settings import Experiment, SplitSettings
@@ -40,10 +40,8 @@ from xraytune.data.split import split_by_patient
 from xraytune.metrics.classification import Flags, Floats
 from xraytune.metrics.threshold import balanced_threshold
 from xraytune.mix.sampler import image_stream
-from xraytune.pipeline.features import frozen_features
 from xraytune.pipeline.model import pretrained_weights
 from xraytune.pipeline.prepare import require_unbroken, store_images
-from xraytune.pipeline.training_set import ImageSource
 from xraytune.records import Compute
 from xraytune.seeding import numpy_generator
 
@@ -270,19 +268,12 @@ def _bench(cache: Path) -> Bench:
     def features(root: Path, images: tuple[ImageFile, ...]) -> NDArray[np.float32]:
         store = store_images(root, images, form.image_size_px, form.resize, cache=cache)
         require_unbroken(store, root)
-        group = ImageSource(
-            name="real",
-            pixels=open_pixels(store),
-            rows=np.arange(len(images)),
-            labels=np.array([image.label for image in images]),
-            inputs={"pixels": store.name},
+        pixels = open_pixels(store)
+        batches = (
+            normalise(to_unit(torch.from_numpy(pixels[np.arange(start, min(start + 64, len(pixels)))]), form), form)
+            for start in range(0, len(pixels), 64)
         )
-        return np.array(
-            frozen_features(
-                group, lambda: network, {"weights": weights.sha256}, form,
-                seed=0, views=1, classical=0, compute=compute, cache=cache,
-            )[:, 0]
-        )  # fmt: skip
+        return predict_logits(network.backbone, batches, compute=compute)
 
     both = (*index.images, *test)
     extracted = np.concatenate([features(index.root, index.images), features(data / "test", test)])

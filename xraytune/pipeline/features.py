@@ -1,92 +1,153 @@
-"""Features of a frozen backbone, computed once for every view of an image and shared by all heads trained on them.
+"""The network of an experiment, and the features of its backbone if that is frozen.
 
-With V views an image has V feature vectors, so a head trains on exactly what it would see behind the backbone. The
-fingerprint covers the images, the views, the input format, the backbone and its weights, and the releases of torch and
-torchvision.
+Features are computed once for every view of an image and shared by all heads trained on them. With V views an image has V
+feature vectors, so a head trains on exactly what it would see behind the backbone. The fingerprint covers the images, the
+views, the input format, the backbone and its weights, and the releases of torch and torchvision.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from xraytune.classifier.augment import augment, view_table
-from xraytune.classifier.inputs import InputFormat, normalise, to_unit
-from xraytune.classifier.network import Classifier
+from xraytune.classifier.inputs import InputFormat, input_format, normalise, to_unit
+from xraytune.classifier.network import Classifier, build_classifier, build_head
 from xraytune.classifier.train import predict_logits
+from xraytune.config.backbone_names import BACKBONES
+from xraytune.config.settings import Experiment
 from xraytune.pipeline.artifacts import build_once, releases
-from xraytune.pipeline.training_set import ImageSource
+from xraytune.pipeline.model import pretrained_weights
+from xraytune.pipeline.prepare import Prepared
+from xraytune.pipeline.training_set import ImageSource, side_images
 from xraytune.records import Compute, Progress, ignore_progress
 
 FEATURES_STAGE = "features-2"
-_BATCH = 64
+VAL_BATCH = 128
+_FEATURE_BATCH = 64
 
 
-def frozen_features(
-    source: ImageSource,
-    network: Callable[[], Classifier],
-    network_inputs: dict[str, Any],
-    form: InputFormat,
-    *,
-    seed: int,
-    views: int,
-    classical: int,
-    compute: Compute,
-    cache: Path,
-    on_progress: Progress = ignore_progress,
-) -> NDArray[np.float32]:
-    """Return the features of all views of a data source, float32 [n, V, D], memory-mapped read-only.
+class Network:
+    """The network of an experiment, built on first use (cached features avoid it), and how images become its inputs.
 
-    Args:
-        source: The images.
-        network: Returns the network, on the device; called only if the features are not cached.
-        network_inputs: What the backbone's output depends on: its name, the hash of its weights, its channels.
-        form: From stored pixels to the backbone's input.
-        seed: The study's seed, for the views.
-        views: Views V of each image; one if `classical` is 0.
-        classical: Strength of the views, 0-3.
-        compute: Part of the fingerprint.
-        cache: The artifact cache.
-        on_progress: Called with the images done.
+    Attributes:
+        form: From stored pixels to the network's input.
     """
-    count = len(source.rows)
-    table = view_table(seed, "views", source.name, image_count=count, views=views, classical=classical)
-    inputs: dict[str, Any] = {
-        "group": [source.name, source.inputs],
-        "network": network_inputs,
-        "format": asdict(form),
-        "views": [seed, views, classical] if classical else None,
-        "compute": [compute.device, compute.threads, compute.precision],
-        "releases": releases("torch", "torchvision"),
-    }
-    what = f"features of {source.name} images"
 
-    def build(folder: Path) -> None:
-        classifier = network()
-        shape = (count, table.shape[1], classifier.feature_count)
-        out = np.lib.format.open_memmap(folder / "features.npy", mode="w+", dtype=np.float32, shape=shape)
-        if hasattr(os, "posix_fallocate"):  # a full disk is an error here; later, in the map, it would kill the process
-            with (folder / "features.npy").open("rb+") as stream:
-                os.posix_fallocate(stream.fileno(), 0, out.offset + out.nbytes)
-        for start in range(0, count, _BATCH):
-            batch = slice(start, start + _BATCH)
-            images = to_unit(torch.from_numpy(source.read(batch)).to(compute.device), form)
-            for view in range(table.shape[1]):
-                views_shown = torch.from_numpy(table[batch, view]).to(compute.device)
-                shown = normalise(augment(images, views_shown), form)
-                out[batch, view] = predict_logits(classifier.backbone, [shown], compute=compute)
-            on_progress(what, min(start + _BATCH, count), count)
-        out.flush()
+    def __init__(
+        self,
+        experiment: Experiment,
+        prepared: Prepared,
+        *,
+        cache: Path,
+        compute: Compute,
+        on_progress: Progress = ignore_progress,
+    ) -> None:
+        self.experiment, self.compute = experiment, compute
+        self._cache, self._on_progress = cache, on_progress
+        self._class_count = len(prepared.class_names)
+        self._weights = pretrained_weights(experiment.parameters, experiment.settings.weights_dir, cache)
+        mean, std = _grey_statistics(side_images("train", prepared, cache))
+        self.form: InputFormat = input_format(experiment, train_mean=mean, train_std=std)
 
-    path = build_once(
-        cache, FEATURES_STAGE, inputs, build, waiting=lambda: on_progress(f"{what}, computed elsewhere", 0, count)
-    )
-    features: NDArray[np.float32] = np.load(path / "features.npy", mmap_mode="r")
-    return features
+    @cached_property
+    def whole(self) -> Classifier:
+        """Backbone and head, on the device."""
+        path, seed = self._weights.path if self._weights else None, self.experiment.settings.seed
+        network = build_classifier(self.experiment.parameters, self._class_count, weights=path, seed=seed)
+        return network.to(self.compute.device)
+
+    def head(self, feature_count: int) -> nn.Module:
+        """A new head, on the device."""
+        seed = self.experiment.settings.seed
+        head = build_head(self.experiment.parameters, feature_count, self._class_count, seed=seed)
+        return head.to(self.compute.device)
+
+    @property
+    def has_cached_features(self) -> bool:
+        """Whether the backbone is frozen and sees the same views in every epoch, so that its features are computed once."""
+        return self.experiment.parameters.trainable == "head" and view_count(self.experiment) > 0
+
+    def features(self, source: ImageSource, *, classical: int) -> NDArray[np.float32]:
+        """The backbone's features of all views of a source, float32 [n, V, D], memory-mapped; with `classical` 0, V is 1."""
+        parameters, seed, compute = self.experiment.parameters, self.experiment.settings.seed, self.compute
+        count, views = len(source.rows), parameters.views
+        table = view_table(seed, "views", source.name, image_count=count, views=views, classical=classical)
+        what = f"features of {source.name} images"
+        inputs = {
+            "group": [source.name, source.inputs],
+            "network": {
+                "backbone": BACKBONES.identity(parameters.backbone),
+                "input_channels": parameters.input_channels,
+                "weights": self._weights.sha256 if self._weights else None,
+            },
+            "format": asdict(self.form),
+            "views": [seed, views, classical] if classical else None,
+            "compute": [compute.device, compute.threads, compute.precision],
+            "releases": releases("torch", "torchvision"),
+        }
+
+        def build(folder: Path) -> None:
+            shape = (count, table.shape[1], self.whole.feature_count)
+            out = np.lib.format.open_memmap(folder / "features.npy", mode="w+", dtype=np.float32, shape=shape)
+            if hasattr(
+                os, "posix_fallocate"
+            ):  # a full disk is an error here; later, in the map, it would kill the process
+                with (folder / "features.npy").open("rb+") as stream:
+                    os.posix_fallocate(stream.fileno(), 0, out.offset + out.nbytes)
+            for start in range(0, count, _FEATURE_BATCH):
+                batch = slice(start, start + _FEATURE_BATCH)
+                images = self.scaled(source, batch)
+                for view in range(table.shape[1]):
+                    view_rows = torch.from_numpy(table[batch, view]).to(compute.device)
+                    shown = normalise(augment(images, view_rows), self.form)
+                    out[batch, view] = predict_logits(self.whole.backbone, [shown], compute=compute)
+                self._on_progress(what, min(start + _FEATURE_BATCH, count), count)
+            out.flush()
+
+        path = build_once(
+            self._cache,
+            FEATURES_STAGE,
+            inputs,
+            build,
+            waiting=lambda: self._on_progress(f"{what}, computed elsewhere", 0, count),
+        )
+        features: NDArray[np.float32] = np.load(path / "features.npy", mmap_mode="r")
+        return features
+
+    def scaled(self, source: ImageSource, places: NDArray[np.int64] | slice) -> Tensor:
+        """Images of a source on the device, float32 [n, 1, S, S] in [0, 1]."""
+        return to_unit(torch.from_numpy(source.read(places)).to(self.compute.device), self.form)
+
+    def batches(self, source: ImageSource) -> Iterator[Tensor]:
+        """Inputs of all images of a source in order, unaugmented: batches of [n, C, S, S], or one of features [n, D]."""
+        if self.has_cached_features:
+            features = self.features(source, classical=0)
+            yield torch.from_numpy(np.array(features[:, 0])).to(self.compute.device)
+            return
+        for start in range(0, len(source.rows), VAL_BATCH):
+            yield normalise(self.scaled(source, slice(start, start + VAL_BATCH)), self.form)
+
+
+def view_count(experiment: Experiment) -> int:
+    """Views of each image: one without augmentation, 0 if they are drawn afresh in every step."""
+    return experiment.parameters.views if experiment.parameters.classical else 1
+
+
+def _grey_statistics(source: ImageSource) -> tuple[float, float]:
+    """Mean and standard deviation of the pixels, in [0, 1]; from the histogram of their 256 values."""
+    histogram = np.zeros(256, dtype=np.int64)
+    for start in range(0, len(source.rows), 512):
+        histogram += np.bincount(source.read(slice(start, start + 512)).ravel(), minlength=256)
+    values = np.arange(256) / 255
+    mean = float((histogram * values).sum() / histogram.sum())
+    std = float(np.sqrt((histogram * (values - mean) ** 2).sum() / histogram.sum()))
+    return mean, std

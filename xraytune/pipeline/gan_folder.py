@@ -48,10 +48,6 @@ from xraytune.records import Compute, Json, Progress, ignore_progress
 _RECORD = "gan.json"
 
 
-def _ignore_note(text: str) -> None:
-    """No-op callback."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedGan:
     """The folder that `gan_train` wrote, with the training images of each class and the folder of the sample grids."""
@@ -101,7 +97,7 @@ def gan_train(
     overrides: Sequence[str] = (),
     cache: Path | None = None,
     skip_broken: bool = False,
-    note: Callable[[str], None] = _ignore_note,
+    note: Callable[[str], None] = lambda _: None,
     on_progress: Progress = ignore_progress,
 ) -> TrainedGan:
     """Train the GAN of a space file, whose `gan` settings must be fixed. After an interruption, the same call resumes.

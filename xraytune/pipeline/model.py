@@ -1,37 +1,24 @@
-"""The network of an experiment: its pretrained weights, how images become its inputs, and its table of layers."""
+"""The pretrained weights of an experiment's backbone, its number of classes, and the table of its network's layers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
-
-from xraytune.classifier.inputs import InputFormat, input_format, normalise, to_unit
-from xraytune.classifier.network import Classifier, build_classifier, build_head
+from xraytune.classifier.network import build_classifier
 from xraytune.classifier.summary import ModelSummary, summarise
 from xraytune.classifier.weights import find_weights
-from xraytune.config.backbone_names import BACKBONES
 from xraytune.config.load import load_space
-from xraytune.config.settings import DataSettings, Experiment, Parameters
+from xraytune.config.settings import DataSettings, Parameters
 from xraytune.config.space import Space
 from xraytune.data.layout import class_names_of, part_folders
 from xraytune.data.patients import find_table
 from xraytune.errors import ArtifactError, ConfigError, Problem
 from xraytune.files import read_json, sha256_of, write_json
 from xraytune.pipeline.artifacts import build_once
-from xraytune.pipeline.features import frozen_features
-from xraytune.pipeline.prepare import Prepared
-from xraytune.pipeline.training_set import ImageSource, side_images
-from xraytune.records import Compute, Progress, ignore_progress
 
 WEIGHTS_STAGE = "weights-1"
-VAL_BATCH = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,98 +62,6 @@ def _look_up(parameters: Parameters, weights_dir: Path | None) -> Pretrained:
     file = find_weights(parameters.backbone, parameters.weights, weights_dir)
     assert file is not None, "only `none` has no file"
     return Pretrained(path=file, sha256=sha256_of(file, "file of tensors"))
-
-
-class Network:
-    """The network of an experiment, and how images become its inputs. It is built on first use: cached features avoid it.
-
-    Attributes:
-        form: From stored pixels to the network's input.
-    """
-
-    def __init__(
-        self,
-        experiment: Experiment,
-        prepared: Prepared,
-        *,
-        cache: Path,
-        compute: Compute,
-        on_progress: Progress = ignore_progress,
-    ) -> None:
-        self.experiment, self.compute = experiment, compute
-        self._cache, self._on_progress = cache, on_progress
-        self._class_count = len(prepared.class_names)
-        self._weights = pretrained_weights(experiment.parameters, experiment.settings.weights_dir, cache)
-        mean, std = _grey_statistics(side_images("train", prepared, cache))
-        self.form: InputFormat = input_format(experiment, train_mean=mean, train_std=std)
-
-    @cached_property
-    def whole(self) -> Classifier:
-        """Backbone and head, on the device."""
-        path, seed = self._weights.path if self._weights else None, self.experiment.settings.seed
-        network = build_classifier(self.experiment.parameters, self._class_count, weights=path, seed=seed)
-        return network.to(self.compute.device)
-
-    def head(self, feature_count: int) -> nn.Module:
-        """A new head, on the device."""
-        seed = self.experiment.settings.seed
-        head = build_head(self.experiment.parameters, feature_count, self._class_count, seed=seed)
-        return head.to(self.compute.device)
-
-    @property
-    def has_cached_features(self) -> bool:
-        """Whether the backbone is frozen and sees the same views in every epoch, so that its features are computed once."""
-        return self.experiment.parameters.trainable == "head" and view_count(self.experiment) > 0
-
-    def features(self, source: ImageSource, *, classical: int) -> NDArray[np.float32]:
-        """The backbone's features of all views of a source, float32 [n, V, D]."""
-        parameters = self.experiment.parameters
-        return frozen_features(
-            source,
-            lambda: self.whole,
-            {
-                "backbone": BACKBONES.identity(parameters.backbone),
-                "input_channels": parameters.input_channels,
-                "weights": self._weights.sha256 if self._weights else None,
-            },
-            self.form,
-            seed=self.experiment.settings.seed,
-            views=parameters.views,
-            classical=classical,
-            compute=self.compute,
-            cache=self._cache,
-            on_progress=self._on_progress,
-        )
-
-    def scaled(self, source: ImageSource, places: NDArray[np.int64]) -> Tensor:
-        """Images of a source on the device, float32 [n, 1, S, S] in [0, 1]."""
-        return to_unit(torch.from_numpy(source.read(places)).to(self.compute.device), self.form)
-
-    def batches(self, source: ImageSource) -> Iterator[Tensor]:
-        """Inputs of all images of a source in order, unaugmented: batches of [n, C, S, S], or one of features [n, D]."""
-        if self.has_cached_features:
-            features = self.features(source, classical=0)
-            yield torch.from_numpy(np.array(features[:, 0])).to(self.compute.device)
-            return
-        for start in range(0, len(source.rows), VAL_BATCH):
-            places = np.arange(start, min(start + VAL_BATCH, len(source.rows)))
-            yield normalise(self.scaled(source, places), self.form)
-
-
-def view_count(experiment: Experiment) -> int:
-    """Views of each image: one without augmentation, 0 if they are drawn afresh in every step."""
-    return experiment.parameters.views if experiment.parameters.classical else 1
-
-
-def _grey_statistics(source: ImageSource) -> tuple[float, float]:
-    """Mean and standard deviation of the pixels, in [0, 1]; from the histogram of their 256 values."""
-    histogram = np.zeros(256, dtype=np.int64)
-    for start in range(0, len(source.rows), 512):
-        histogram += np.bincount(source.read(slice(start, start + 512)).ravel(), minlength=256)
-    values = np.arange(256) / 255
-    mean = float((histogram * values).sum() / histogram.sum())
-    std = float(np.sqrt((histogram * (values - mean) ** 2).sum() / histogram.sum()))
-    return mean, std
 
 
 def model_summary(config: Path, *, data: Path | None = None, overrides: Sequence[str] = ()) -> ModelSummary:
