@@ -22,7 +22,7 @@ def test_every_pass_shows_each_image_once(count: int, per_step: int, passes: int
 
 
 def test_a_step_is_the_same_whatever_was_drawn_before() -> None:
-    """A resumed trial sees what an unbroken one would."""
+    """A resumed trial draws what an uninterrupted one does."""
     straight, resumed = real_stream(), real_stream()
     for step in range(40):
         straight(step)
@@ -33,7 +33,7 @@ def test_a_step_is_the_same_whatever_was_drawn_before() -> None:
 
 
 def test_two_arms_of_one_seed_see_the_same_real_batches_in_the_same_views() -> None:
-    """Another arm has an extra stream beside it; the real one does not know."""
+    """The real stream does not depend on the extra stream of another arm."""
     alone, beside_an_extra_stream = real_stream(), real_stream()
     extra = image_stream(7, "extra", image_count=20, per_step=4, view_count=8)
 
@@ -60,7 +60,7 @@ def test_passes_are_shuffled_and_show_other_views() -> None:
 
 
 def test_a_study_that_was_begun_long_ago_goes_on_with_the_same_draws() -> None:
-    """A stream is not stored: the next version has to draw what this one does."""
+    """Streams are not stored: later versions must draw the same images."""
     stream = real_stream(count=6, per_step=4)
 
     assert [stream(step).positions.tolist() for step in range(3)] == [[5, 2, 4, 0], [1, 3, 0, 2], [3, 5, 1, 4]]

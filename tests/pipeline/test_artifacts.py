@@ -1,4 +1,4 @@
-"""Shared work: done once, verified, rebuilt when damaged, never half there."""
+"""Artifacts: built once, verified, rebuilt when damaged, never half written."""
 
 import json
 import os
@@ -19,7 +19,7 @@ INPUTS = {"seed": 7, "data": ["a", "b"]}
 
 
 class Builder:
-    """Writes two files, and counts."""
+    """Writes two files and counts its calls."""
 
     def __init__(self) -> None:
         self.builds = 0
@@ -97,12 +97,12 @@ def test_a_damaged_artifact_is_built_again(tmp_path: Path, damage: str) -> None:
     assert build.builds == 2
     assert is_whole(path)
     assert (path / "pixels.bin").read_bytes() == b"x" * 1000
-    assert [entry.name for entry in path.parent.iterdir()] == [path.name], "nothing is left beside it"
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name], "no leftovers"
 
 
 @pytest.mark.slow
 def test_damage_that_leaves_no_trace_is_noticed_by_the_next_process(tmp_path: Path) -> None:
-    """A disk that gives other bytes changes neither size nor time; hashing each time would cost too much."""
+    """Bit rot changes neither size nor mtime, and hashing at every look would cost too much."""
     path = build_once(tmp_path, "pixels-1", INPUTS, Builder())
     assert is_whole(path)
     file = path / "pixels.bin"
@@ -114,7 +114,7 @@ def test_damage_that_leaves_no_trace_is_noticed_by_the_next_process(tmp_path: Pa
     code += "sys.exit(is_whole(Path(sys.argv[1])))"
     next_process = subprocess.run([sys.executable, "-c", code, str(path)], check=False)
 
-    assert next_process.returncode == 0, "it is not whole"
+    assert next_process.returncode == 0, "it is damaged"
 
 
 @pytest.mark.parametrize("name", ["../secret", "/secret", "grids/../../secret", "nul\0"])
@@ -174,7 +174,7 @@ def test_a_builder_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_of_two_builders_the_first_wins(tmp_path: Path) -> None:
-    """The second, on a machine that does not see the first one's lock, finds the place taken and drops its own."""
+    """The second, which does not see the lock of the first, finds the folder there and drops its own."""
 
     def slow(folder: Path) -> None:
         (folder / "pixels.bin").write_bytes(b"the second")

@@ -1,4 +1,4 @@
-"""Shared work that is damaged, lost or of another version: noticed, made once more to the same bits, never used."""
+"""Artifacts that are damaged, lost or of another version are never used, but rebuilt once, bit for bit."""
 
 import hashlib
 import shutil
@@ -34,12 +34,12 @@ STAGES = {
     QUALITY_STAGE: "memorisation.json",
     FEATURES_STAGE: "features.npy",
 }
-"""Every stage that the trial stands on, and a file in its artifacts."""
+"""Every stage that the trial depends on, and a file of its artifacts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
-    """A trial that stands on every stage: where its shared work lies, each file's hash, and what it came to."""
+    """A finished trial that depends on every stage, with its cache, the hash of each file there, and its results."""
 
     bench: Bench
     experiment: Experiment
@@ -54,7 +54,7 @@ def figures(result: TrialResult | None) -> tuple[float, ...]:
 
 
 def run(bench: Bench, experiment: Experiment, cache: Path, trial_dir: Path) -> tuple[float, ...]:
-    """As a worker does."""
+    """As a worker runs a trial."""
     require_pixels(bench.settings, bench.prepared, cache)
     result = run_trial(
         experiment,
@@ -68,7 +68,7 @@ def run(bench: Bench, experiment: Experiment, cache: Path, trial_dir: Path) -> t
 
 
 def hashes(cache: Path) -> dict[str, str]:
-    """Of what every file says: safetensors writes its metadata, which a manifest then hashes, in any order."""
+    """Hashes of the content: safetensors writes its metadata, and with it the manifest's hash, in any order."""
     return {str(file.relative_to(cache)): said_by(file) for file in sorted(cache.rglob("*")) if file.is_file()}
 
 
@@ -93,7 +93,7 @@ def done(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Done:
 
 @pytest.fixture
 def cache(done: Done, tmp_path: Path) -> Path:
-    """A copy that this process has not looked at yet."""
+    """A copy that this process has not verified yet."""
     return Path(shutil.copytree(done.cache, tmp_path / "cache"))
 
 
@@ -108,7 +108,7 @@ def flip_a_bit(file: Path) -> None:
 
 
 def half_write(file: Path) -> None:
-    """As a writer without a temporary name would have left it."""
+    """As a killed writer would leave it if it did not use a temporary name."""
     (file.parent / "manifest.json").unlink()
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
@@ -122,7 +122,7 @@ def delete_the_folder(file: Path) -> None:
 
 
 def leave_another_version(file: Path) -> None:
-    """Whole by its own manifest, but of a stage version that made something else."""
+    """Intact by its own manifest, but of another stage version."""
     flip_a_bit(file)
     manifest = read_json(file.parent / "manifest.json")
     manifest["stage"] = manifest["stage"][:-1] + "0"
@@ -143,7 +143,7 @@ def test_a_trial_on_damaged_work_has_the_value_that_it_would_have_had(
     stage: str,
     damage: Callable[[Path], None],
 ) -> None:
-    """All artifacts of a stage are damaged; each is made once more, and what stands on it is not."""
+    """All artifacts of a stage are damaged; each is rebuilt once, and those that depend on it are not."""
     damaged = sorted(cache.glob(f"{stage}/*/{STAGES[stage]}"))
     for file in damaged:
         damage(file)
@@ -153,7 +153,7 @@ def test_a_trial_on_damaged_work_has_the_value_that_it_would_have_had(
 
     assert damaged
     assert again == done.figures
-    assert hashes(cache) == done.hashes, "each is there as it was, and nothing lies beside it"
+    assert hashes(cache) == done.hashes, "all rebuilt, no leftovers"
     assert {file: file.stat().st_mtime_ns for file in untouched} == untouched
     told = [record.message for record in caplog.records if "is damaged and will be built again" in record.message]
     assert len(told) == (0 if damage is delete_the_folder else len(damaged))
@@ -163,7 +163,7 @@ def test_a_trial_on_damaged_work_has_the_value_that_it_would_have_had(
 def test_work_that_is_deleted_while_a_process_uses_it_is_made_again_at_its_next_trial(
     done: Done, cache: Path, tmp_path: Path, stage: str
 ) -> None:
-    """This process has verified all of it in its first trial."""
+    """This process verified all artifacts in its first trial."""
     run(done.bench, done.experiment, cache, tmp_path / "first")
     for file in cache.glob(f"{stage}/*/{STAGES[stage]}"):
         file.unlink()
@@ -178,7 +178,7 @@ def test_work_that_is_deleted_while_a_process_uses_it_is_made_again_at_its_next_
 def test_a_trial_that_waits_for_another_process_s_work_says_so_and_does_not_hang(
     done: Done, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
-    """Each word is a sign of life: without any for `resources.hang_minutes` its process ends itself."""
+    """Each progress event is a sign of life: without one for `resources.hang_minutes`, the process ends itself."""
     monkeypatch.setattr(lease, "PATIENCE_SECONDS", 0.5)
     said: list[tuple[str, int]] = []
 
@@ -204,7 +204,7 @@ def test_a_trial_that_waits_for_another_process_s_work_says_so_and_does_not_hang
 
 
 def test_damaged_pixels_are_never_trained_on(done: Done, cache: Path) -> None:
-    """Whoever maps them without having the images at hand is told what makes them again."""
+    """The error says how to restore them."""
     flip_a_bit(cache / done.bench.prepared.pixels / "pixels.npy")
 
     with pytest.raises(ArtifactError, match=r"decoded images are missing or damaged\n.*xraytune search"):
@@ -229,7 +229,7 @@ def test_lost_pixels_of_images_that_changed_are_refused(done: Done, cache: Path,
 def test_a_gan_whose_last_checkpoint_was_written_over_by_one_that_is_behind_is_trained_to_its_end(
     done: Done, cache: Path, tmp_path: Path
 ) -> None:
-    """By a process that slept while this one took its turn."""
+    """The other process slept while this one took over."""
     settings, prepared = gan(seed=21, steps=6), done.bench.prepared
     (label,) = network_labels(settings, prepared)
     (earlier,) = cache.glob(f"{GAN_STAGE}/*/checkpoint.pt")
@@ -248,7 +248,7 @@ def test_a_gan_whose_last_checkpoint_was_written_over_by_one_that_is_behind_is_t
 
 
 def test_a_damaged_gan_does_not_disturb_the_training_of_a_longer_one(done: Done, cache: Path, tmp_path: Path) -> None:
-    """A longer run looks through all finished ones for a shorter one to start from."""
+    """A longer run looks for a shorter finished one to start from."""
     (manifest,) = cache.glob(f"{GAN_STAGE}/*/manifest.json")
     manifest.write_text("{", encoding="utf-8")
     longer = frozen(done.bench, tmp_path, source="gan", gan=gan(seed=21, steps=6), classical=1)
@@ -259,7 +259,7 @@ def test_a_damaged_gan_does_not_disturb_the_training_of_a_longer_one(done: Done,
 
 
 def install(package: str, release: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Say that another release of a package is installed, as its metadata would."""
+    """Install the metadata of another release of a package."""
     metadata = folder / f"{package}-{release}.dist-info" / "METADATA"
     metadata.parent.mkdir()
     metadata.write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {release}\n", encoding="utf-8")
@@ -284,7 +284,7 @@ def test_after_an_upgrade_what_depends_on_the_package_is_made_anew_beside_the_ol
 
 
 def test_pixels_that_another_decoder_made_are_not_taken_for_the_study_s(done: Done, cache: Path) -> None:
-    """As after the cache was lost and Pillow upgraded: the place is the same, the pixels are others."""
+    """As after losing the cache and upgrading Pillow: same fingerprint, other pixels."""
     prepared, _ = prepare(done.bench.settings, cache)
     began = replace(prepared, pixels_sha256="0" * 64)
 

@@ -1,4 +1,4 @@
-"""A GAN as a folder, and images from it."""
+"""A GAN kept as a folder, and the images drawn from it."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -32,13 +32,13 @@ parameters:
   backbone: {value: small_cnn}
   weights: {value: none}
 resources: {gpus_per_trial: 0}
-points_to_evaluate: [{source: gan, gan.steps: 3}]  # points of a search are nothing to a GAN of its own
+points_to_evaluate: [{source: gan, gan.steps: 3}]  # `gan train` ignores them
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """A trained GAN, with what it was trained from."""
+    """A trained GAN, with its space and cache."""
 
     space: Path
     cache: Path

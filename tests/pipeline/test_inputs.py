@@ -1,4 +1,4 @@
-"""What a step is made of: the same real images in every arm, nested extra ones, frozen features that are the network's."""
+"""The batches of a step: the same real images in every arm, nested extra ones, and the frozen network's features."""
 
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ def test_two_arms_see_the_same_real_images_in_the_same_order(bench: Bench, train
 
 
 def test_running_statistics_of_the_mix_are_estimated_on_one_pass_over_the_real_images(bench: Bench) -> None:
-    """In the batches of the first steps, extra images included; at each call the same."""
+    """The batches of the first steps, with extra images, the same in each call."""
     trial_inputs = build_inputs(
         bench.experiment(source="duplicate", synthetic_ratio=0.5), bench.prepared, cache=bench.cache, compute=CPU
     )
@@ -74,7 +74,7 @@ def test_running_statistics_of_the_mix_are_estimated_on_one_pass_over_the_real_i
 def test_running_statistics_of_real_images_are_estimated_on_the_same_ones_in_every_arm(
     bench: Bench, training_set_of: Any
 ) -> None:
-    """Each image once, in batches of several: neither the arm nor the step tells which."""
+    """Each image once; the batches depend neither on the arm nor on the step."""
     mixes: list[dict[str, Any]] = [
         {"source": "none"},
         {"source": "duplicate", "synthetic_ratio": 1.0},
@@ -184,7 +184,7 @@ def test_cached_features_are_what_the_frozen_network_computes(bench: Bench, tmp_
 
 
 def test_all_images_of_a_gan_trial_have_the_gans_resolution(bench: Bench) -> None:
-    """Otherwise a synthetic image lacks detail that real ones have; validation images included."""
+    """Otherwise synthetic images lack detail that real ones, validation images included, have."""
     settings = bench.settings.model_copy(update={"data": bench.settings.data.model_copy(update={"image_size": 64})})
     experiment = bench.experiment(source="gan", gan=gan()).model_copy(update={"settings": settings})
 
@@ -197,7 +197,7 @@ def test_all_images_of_a_gan_trial_have_the_gans_resolution(bench: Bench) -> Non
 def test_a_network_is_scored_without_the_gan_that_it_was_trained_with(
     bench: Bench, tmp_path: Path, is_frozen: bool
 ) -> None:
-    """To the numbers of the training's own validation."""
+    """With the inputs of the training's own validation, to the bit."""
     mix = {"source": "gan", "gan": gan()}
     experiment = frozen(bench, tmp_path, **mix) if is_frozen else bench.experiment(**mix)
     trial_inputs = build_inputs(experiment, bench.prepared, cache=bench.cache, compute=CPU)

@@ -1,4 +1,4 @@
-"""By which names a patient is known, and by which not."""
+"""Which names identify a patient, and which do not."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def image(file: str, patient: str) -> ImageFile:
 
 
 def test_two_patients_whose_files_have_one_name_are_two(tmp_path: Path) -> None:
-    """A scanner calls every patient's first file the same; who they are stands in the files."""
+    """A scanner gives every patient's first file the same name; the header names the patient."""
     ours, theirs = image("NORMAL/IM000001", "dicom:1"), image("NORMAL/IM000001", "dicom:2")
     names = names_by_file([ours], tmp_path / "ours", None)[ours.file]
 
@@ -38,7 +38,9 @@ def test_a_copy_that_nothing_else_tells_is_of_the_patient_whose_image_has_its_na
     copies = [image("NORMAL/IMG1.png", "NORMAL/IMG1.png"), image("NORMAL/gan_000001.png", "NORMAL/gan_000001.png")]
 
     assert known_patients(copies, tmp_path, ours, owners=owners_by_name(ours)) == {"NORMAL/IMG1.png"}
-    assert known_patients(copies, tmp_path, ours[1:], owners=owners_by_name(ours)) == set(), "of another side's patient"
+    assert known_patients(copies, tmp_path, ours[1:], owners=owners_by_name(ours)) == set(), (
+        "that patient is not among the known ones"
+    )
 
 
 def test_a_name_that_images_of_several_patients_have_tells_nothing(tmp_path: Path) -> None:
@@ -50,7 +52,7 @@ def test_a_name_that_images_of_several_patients_have_tells_nothing(tmp_path: Pat
 
 
 def test_numbers_that_each_folder_counts_anew_tell_nothing_not_even_those_that_come_once() -> None:
-    """PNEUMONIA has more images than NORMAL, so that its last numbers are nobody else's."""
+    """PNEUMONIA has more images than NORMAL, so its last numbers occur once."""
     ours = [image(f"NORMAL/scan{i}.png", f"NORMAL/scan{i}.png") for i in range(1, 3)]
     ours += [image(f"PNEUMONIA/scan{i}.png", f"PNEUMONIA/scan{i}.png") for i in range(1, 6)]
     ours += [image("PNEUMONIA/left12.png", "p12")]
@@ -69,7 +71,7 @@ def test_an_extra_image_is_not_of_the_patient_whose_image_has_its_path_by_chance
 
 
 def test_extra_images_whose_numbers_the_study_repeats_are_listed(tmp_path: Path) -> None:
-    """They are used, and the person hears of it: they might be processed copies."""
+    """They are used, with a warning: they might be processed copies."""
     ours = [image(f"{name}/{i}.png", f"{name}/{i}.png") for name in ("NORMAL", "PNEUMONIA") for i in (1, 2)]
     ours += [image("PNEUMONIA/left7.png", "p7"), image("PNEUMONIA/person1_virus_1.jpeg", "virus:1")]
     files = ("NORMAL/1.png", "NORMAL/3.png", "NORMAL/left7.png", "PNEUMONIA/person1_virus_1.png")
@@ -79,7 +81,7 @@ def test_extra_images_whose_numbers_the_study_repeats_are_listed(tmp_path: Path)
 
 
 def test_a_table_may_name_the_patients_of_a_study_by_the_paths_of_their_images(tmp_path: Path) -> None:
-    """As `data transform` writes it, where nothing else tells who the patients are."""
+    """As `data transform` writes it if nothing else identifies the patients."""
     ours = [image(f"{name}/{i}.png", f"{name}/{i}.png") for name in ("NORMAL", "PNEUMONIA") for i in (1, 2)]
     (tmp_path / "patients.csv").write_text(
         "file,patient\nNORMAL/1.png,NORMAL/1.png\nNORMAL/2__t1.png,NORMAL/2.png\n", encoding="utf-8"

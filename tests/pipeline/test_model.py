@@ -1,4 +1,4 @@
-"""The layer table of a configuration, and what a network's output needs of the classes."""
+"""The layer table of a configuration, and the number of classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Preparation: decoded once, split by patient, and readable by a person."""
+"""Preparation: images are decoded once and split by patient, and the record is readable."""
 
 import json
 import shutil
@@ -63,7 +63,7 @@ def test_a_broken_image_is_refused_unless_it_is_to_be_left_out(bench: Bench, cop
 
     with pytest.raises(DataError, match=victim.name):
         prepare(settings, bench.cache)
-    assert sorted((bench.cache / PIXELS_STAGE).iterdir()) == stored, "what cannot be read today is read again tomorrow"
+    assert sorted((bench.cache / PIXELS_STAGE).iterdir()) == stored, "a store with broken images is not kept"
     prepared, warnings = prepare(settings, bench.cache, skip_broken=True)
 
     assert any(victim.name in warning for warning in warnings)

@@ -1,4 +1,4 @@
-"""What a GAN has learnt from, and whether a study may train on its images."""
+"""Whether a study may train on a GAN's images, given the GAN's training images."""
 
 from __future__ import annotations
 

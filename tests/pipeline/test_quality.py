@@ -1,4 +1,4 @@
-"""The gate before a GAN's images: one that copies is refused with its reason, whoever asks; one that does not passes."""
+"""The memorisation gate: a GAN that copies training images is refused with the reason, others pass."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.slow
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Studio:
-    """A bench with GANs that are trained, and one whose pool was drawn by somebody who copies."""
+    """A bench with trained GANs, and one whose images are copies of training images."""
 
     bench: Bench
     copier: GanSettings
@@ -55,7 +55,7 @@ def save_pool(pixels: NDArray[np.uint8], folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def studio(bench: Bench) -> Studio:
-    """The pool of seed 77 holds real training images where the generator's would be."""
+    """The images of seed 77 are replaced by real training images."""
     honest = Studio(bench=bench, copier=gan(seed=77))
     network = trained_gan(honest.train(honest.copier), None, bench.prepared, compute=CPU, cache=bench.cache)
     train = bench.prepared.side("train")
@@ -117,7 +117,7 @@ def test_trials_share_a_verdict_and_a_network_whatever_they_allow(studio: Studio
 
 
 def test_a_longer_run_continues_a_shorter_one_that_allowed_something_else(studio: Studio, tmp_path: Path) -> None:
-    """What may become of a GAN's images is no part of the GAN: its checkpoints and its weights' file do not hold it."""
+    """`allow_memorised` is no part of the GAN: neither its checkpoints nor its weights record it."""
     bench, apart = studio.bench, tmp_path / "cache"
     (apart / bench.prepared.pixels).parent.mkdir(parents=True)
     (apart / bench.prepared.pixels).symlink_to(bench.cache / bench.prepared.pixels)
@@ -142,7 +142,7 @@ def test_the_verdict_lies_beside_pictures_of_the_nearest_pairs(studio: Studio) -
 
 
 def test_another_split_of_the_same_images_has_a_verdict_of_its_own(studio: Studio) -> None:
-    """It compares with other unseen patients: who is on which side, and who is on an image, are part of the question."""
+    """The comparison depends on the patient and the side of each image."""
     prepared = studio.bench.prepared
     _, folder = measure_memorisation(studio.copier, prepared, compute=CPU, cache=studio.bench.cache)
     renamed = changed(

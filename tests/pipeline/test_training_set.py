@@ -1,4 +1,4 @@
-"""Extra images from a folder: none of them may know a validation patient."""
+"""Extra images from a folder: none of them may be of a validation patient."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def held_back(prepared: Prepared) -> list[PreparedImage]:
 
 
 def write_negatives(bench: Bench, root: Path, images: Iterable[PreparedImage]) -> Path:
-    """New pictures of known patients: the negative of each image, below `root` in its class folder, by its own name."""
+    """Write the negative of each image below `root`, in its class folder and under its own name."""
     for image in images:
         source = bench.settings.data.path / image.file
         out = root / bench.prepared.class_names[image.label] / f"{source.stem}.png"
@@ -44,7 +44,7 @@ def write_negatives(bench: Bench, root: Path, images: Iterable[PreparedImage]) -
 
 
 def copy_renamed(bench: Bench, root: Path, images: Iterable[PreparedImage]) -> Path:
-    """The very files, by names that tell no patient."""
+    """Copy the files under names that identify no patient."""
     for number, image in enumerate(images):
         out = root / bench.prepared.class_names[image.label] / f"copy{number}.jpeg"
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,7 @@ def test_the_very_files_of_validation_are_left_out_by_whatever_name(
 
 
 def test_who_owns_a_validation_file_is_left_out_with_all_images(bench: Bench, tmp_path: Path) -> None:
-    """A table of patients calls them by names of its own, but one of the files gives the person away."""
+    """A table of patients uses other names, but an identical file links one of them to validation."""
     (seen, *_), (trained, *_) = held_back(bench.prepared), [i for i in bench.prepared.images if i.side == "train"]
     root = copy_renamed(bench, tmp_path / "extra", [seen])
     write_negatives(bench, root, [seen, trained])
@@ -99,7 +99,7 @@ def test_who_owns_a_validation_file_is_left_out_with_all_images(bench: Bench, tm
 
 
 def test_two_names_of_one_validation_patient_are_both_left_out(bench: Bench, tmp_path: Path) -> None:
-    """Patients who share an image go by one name in a study; the other name is still on their files."""
+    """Patients who share an image are merged under one name; their files still carry the other."""
     (seen, *_), (trained, *_) = held_back(bench.prepared), [i for i in bench.prepared.images if i.side == "train"]
     joined = replace(seen, patient="another name")
     prepared = replace(bench.prepared, images=(joined, trained))
@@ -111,7 +111,7 @@ def test_two_names_of_one_validation_patient_are_both_left_out(bench: Bench, tmp
 
 
 def test_spaces_around_a_patients_name_hide_nobody(bench: Bench, tmp_path: Path) -> None:
-    """A regular expression may keep them; a table of patients is read without."""
+    """A regular expression may keep them; a table of patients is read without them."""
     (seen, *_), (trained, *_) = held_back(bench.prepared), [i for i in bench.prepared.images if i.side == "train"]
     prepared = replace(bench.prepared, images=(replace(seen, patient=" anna"), trained))
     root = copy_renamed(bench, tmp_path / "extra", [trained])
@@ -134,7 +134,7 @@ def test_copies_that_the_studys_expression_tells_of_validation_patients_are_left
     class_folder = root / bench.prepared.class_names[trained.label]
     for number, name in enumerate(["p1_blurred", "p2_blurred", "somebody"]):
         copy = class_folder / f"copy{number}.jpeg"
-        copy.write_bytes(copy.read_bytes() + bytes([number]))  # files of their own: what is alike is one patient's
+        copy.write_bytes(copy.read_bytes() + bytes([number]))  # different content: identical files are of one patient
         copy.rename(class_folder / f"{name}.jpeg")
 
     used, _ = store_folder(root, prepared, group_regex=r"(p\d+)_", cache=tmp_path / "cache")
@@ -164,7 +164,7 @@ def test_a_folder_of_validation_patients_alone_is_refused(bench: Bench, tmp_path
 
 
 def test_what_is_left_out_changes_nothing(bench: Bench, tmp_path: Path) -> None:
-    """The artifact is named after the files that are used: with and without the others it is the same."""
+    """The fingerprint covers the usable files only."""
     with_all = write_negatives(bench, tmp_path / "all", bench.prepared.images)
     used, store = store_folder(with_all, bench.prepared, cache=tmp_path / "cache")
     kept = write_negatives(bench, tmp_path / "kept", [i for i in bench.prepared.images if i.side == "train"])
@@ -175,7 +175,7 @@ def test_what_is_left_out_changes_nothing(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_the_mix_counts_what_is_left(bench: Bench, tmp_path: Path) -> None:
-    """There are enough images at first sight; without those of validation patients there are not."""
+    """Without the images of validation patients there are too few."""
     root = write_negatives(bench, tmp_path / "extra", bench.prepared.images)
     extra: dict[str, Any] = {"source": "folder", "folder": FolderSettings(path=root)}
     whole = build_training_set(
@@ -192,7 +192,7 @@ def test_the_mix_counts_what_is_left(bench: Bench, tmp_path: Path) -> None:
 def test_a_trial_on_transformed_copies_of_the_training_folder_sees_no_validation_patient(
     bench: Bench, tmp_path: Path
 ) -> None:
-    """Copies are made before anybody knows the split: of val-A and val-B too, by names that only the table explains."""
+    """Copies are made before the split, of val-A and val-B too; only the table links their names to patients."""
     data = bench.settings.data
     transform_folder(data, tmp_path / "copies", Strengths(), copies=2, seed=0)
     extra = bench.experiment(source="folder", folder=FolderSettings(path=tmp_path / "copies"), synthetic_ratio=2.0)

@@ -86,7 +86,7 @@ def test_an_interrupted_trial_goes_on_with_the_numbers_it_would_have_had(
     both = run(bench, experiment, tmp_path / "resumed")
 
     assert len(first) == 2
-    assert numbers(both) == numbers(straight), "it says its epochs again, and goes on"
+    assert numbers(both) == numbers(straight), "finished epochs are reported again"
     assert len(read_jsonl(tmp_path / "resumed" / "epochs.jsonl")) == 3
 
 
@@ -158,7 +158,7 @@ def test_a_longer_gan_continues_the_shorter_one_and_equals_one_trained_straight(
     steps = [done for _, done, _ in said]
     assert steps == [25, 30, 50, 60, 25, 50, 60], "the longer run starts from the shorter one"
     assert sorted(path.name for path in (tmp_path / "one").iterdir()) == [GAN_STAGE, f"{GAN_STAGE}.work", "pixels-2"]
-    assert not list((tmp_path / "one" / f"{GAN_STAGE}.work").iterdir()), "what a GAN trained in goes when it is trained"
+    assert not list((tmp_path / "one" / f"{GAN_STAGE}.work").iterdir()), "the work folder of a finished GAN is removed"
 
 
 @pytest.mark.slow
@@ -226,7 +226,7 @@ def test_a_trial_whose_network_outputs_nan_in_validation_fails(bench: Bench, tmp
 def test_a_trial_that_lost_its_checkpoint_to_a_machine_of_other_numbers_ends_with_those_of_its_own(
     bench: Bench, tmp_path: Path
 ) -> None:
-    """Another GPU rounds otherwise: the log tells what was trained last, and the best epoch is one of these."""
+    """Another GPU rounds differently: the log and the best epoch are of the last training."""
     experiment, log = bench.experiment(source="none"), tmp_path / "epochs.jsonl"
     run(bench, experiment, tmp_path, stop_after=2)
     elsewhere = [row | {"val_auroc": 0.123, "best_val_auroc": 0.123} for row in read_jsonl(log)]

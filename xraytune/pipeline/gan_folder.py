@@ -187,12 +187,7 @@ def _generator_file(class_name: str | None) -> str:
 
 
 def gan_sample(
-    gan: Path,
-    *,
-    count: int,
-    out: Path,
-    class_name: str | None = None,
-    on_progress: Progress = ignore_progress,
+    gan: Path, *, count: int, out: Path, class_name: str | None = None, on_progress: Progress = ignore_progress
 ) -> GanSample:
     """Draw images from a GAN as grey PNG files in class folders, with their origin in `provenance.json`.
 

@@ -68,18 +68,13 @@ class TrainingSet:
         """Images of the train side."""
         return len(self.sources[0].rows)
 
-    def locate(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The source of each image, and its place there; both int64 [n]."""
-        ends = np.cumsum([len(source.rows) for source in self.sources])
-        source = np.searchsorted(ends, numbers, side="right")
-        return source, numbers - np.concatenate([[0], ends])[source]
-
     def by_source(self, numbers: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.bool_], NDArray[np.int64]]]:
         """For each source that has some of the images: its position, a mask of these images, and their places in it."""
-        sources, places = self.locate(numbers)
+        ends = np.cumsum([len(source.rows) for source in self.sources])
+        sources = np.searchsorted(ends, numbers, side="right")
         for source in np.unique(sources).tolist():
             mask = sources == source
-            yield source, mask, places[mask]
+            yield source, mask, numbers[mask] - (ends[source] - len(self.sources[source].rows))
 
 
 def build_training_set(experiment: Experiment, prepared: Prepared, *, compute: Compute, cache: Path) -> TrainingSet:

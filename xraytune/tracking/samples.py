@@ -27,7 +27,7 @@ def sample_grid(training_set: TrainingSet, class_count: int, image_size_px: int,
 
 
 def _shown(training_set: TrainingSet, number: int, image_size_px: int) -> NDArray[np.uint8]:
-    (source,), places = training_set.locate(np.array([number]))
+    ((source, _, places),) = training_set.by_source(np.array([number]))
     pixels: NDArray[np.uint8] = training_set.sources[source].read(places)[0]
     if pixels.shape == (image_size_px, image_size_px):
         return pixels
