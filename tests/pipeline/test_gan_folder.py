@@ -1,5 +1,6 @@
 """A GAN kept as a folder, and the images drawn from it."""
 
+import shutil
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from xraytune.config.load import load_space
 from xraytune.data.index import read_labelled_folder
 from xraytune.data.phantom import draw_phantoms
 from xraytune.errors import ArtifactError, ConfigError, DataError
-from xraytune.files import read_json
+from xraytune.files import read_json, write_json
 from xraytune.pipeline.extra_folder import store_folder
 from xraytune.pipeline.gan_folder import gan_sample, gan_train
 from xraytune.pipeline.prepare import prepare
@@ -150,6 +151,17 @@ def test_a_damaged_generator_is_named(kept: Kept, tmp_path: Path) -> None:
     (gan / "generator.safetensors").write_bytes((kept.gan / "generator.safetensors").read_bytes()[:-1])
 
     with pytest.raises(ArtifactError, match=r"generator\.safetensors: the file is missing or damaged"):
+        gan_sample(gan, count=1, out=tmp_path / "images")
+
+
+@pytest.mark.parametrize("change", [{"version": 2}, {"class_counts": {"../outside": 3}}, {"settings": None}])
+def test_a_record_that_gan_train_did_not_write_is_refused(
+    kept: Kept, tmp_path: Path, change: dict[str, object]
+) -> None:
+    gan = Path(shutil.copytree(kept.gan, tmp_path / "gan"))
+    write_json(gan / "gan.json", read_json(gan / "gan.json") | change)
+
+    with pytest.raises(ArtifactError, match=r"gan\.json is damaged, or of another version"):
         gan_sample(gan, count=1, out=tmp_path / "images")
 
 

@@ -98,9 +98,8 @@ class Network:
         def build(folder: Path) -> None:
             shape = (count, table.shape[1], self.whole.feature_count)
             out = np.lib.format.open_memmap(folder / "features.npy", mode="w+", dtype=np.float32, shape=shape)
-            if hasattr(
-                os, "posix_fallocate"
-            ):  # a full disk is an error here; later, in the map, it would kill the process
+            # A full disk is an error here; later, in the map, it would kill the process.
+            if hasattr(os, "posix_fallocate"):
                 with (folder / "features.npy").open("rb+") as stream:
                     os.posix_fallocate(stream.fileno(), 0, out.offset + out.nbytes)
             for start in range(0, count, _FEATURE_BATCH):

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import count as count_from
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,7 +79,7 @@ class GanSample:
 class _GanRecord:
     """`gan.json`. Of the training images it holds hashes alone, no names and no patients."""
 
-    version: int = 1
+    version: Literal[1] = 1
     settings: GanSettings
     class_counts: dict[str, int]
     train_fingerprint: str
@@ -146,7 +146,7 @@ def fixed_gan(space: Space) -> GanSettings:
     """
     specs = {spec.name.removeprefix("gan."): spec for spec in space.specs if spec.name.startswith("gan.")}
     if not specs:
-        what = "this space has no GAN: its source is never gan"
+        what = "no GAN in this space: its source is never gan"
         raise ConfigError(Problem(what, space.settings.name, "add --set source=gan"))
     values = {name: spec.domain.corners(())[0] for name, spec in specs.items()}
     problems = []
