@@ -106,6 +106,17 @@ def test_a_worker_says_its_epochs_and_its_end(study: StudyFolder) -> None:
     assert said[-1]["ended"]["value"] == said[-2]["epoch"]["best_val_auroc"]
 
 
+def test_a_worker_decodes_the_images_again_if_the_cache_has_lost_their_pixels(study: StudyFolder) -> None:
+    task = job(study, 20)
+    shutil.rmtree(Path(task.cache))
+
+    worker = TrialWorker(task)
+    message = worker.step()
+    worker.close()
+
+    assert "epoch" in message
+
+
 @pytest.mark.parametrize(
     ("error", "cause"),
     [
