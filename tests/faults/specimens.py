@@ -98,7 +98,7 @@ def make_gan(folder: Path) -> None:
     """`checkpoint.pt` and `generator.safetensors` of a GAN."""
     training = new_training(TINY_GAN, 2, CPU)
     save_gan(training, "images", folder)
-    save_generator(training.average, folder / "generator.safetensors")
+    save_generator(training.ema_generator, folder / "generator.safetensors")
 
 
 def make_bundle(folder: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from xraytune.gan.augment import diff_augment, draw_changes
+from xraytune.gan.augment import diff_augment, draw_augmentation
 
 
 def _seeded(seed: int) -> torch.Generator:
@@ -14,7 +14,7 @@ def _seeded(seed: int) -> torch.Generator:
 
 
 def _augment(images: Tensor, seed: int) -> Tensor:
-    return diff_augment(images, draw_changes(len(images), images.shape[-1], _seeded(seed)))
+    return diff_augment(images, draw_augmentation(len(images), images.shape[-1], _seeded(seed)))
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ def generator(tiny: Callable[..., GanSettings]) -> Generator:
     """A generator that uses the whole range of grey, and whose batch norm has seen a batch, as after training."""
     network = Generator(tiny(), class_count=2)
     with torch.no_grad():
-        for parameter in network.doublings.parameters():
+        for parameter in network.upsamples.parameters():
             parameter.mul_(20)
         network(torch.randn(32, 8), torch.arange(32) % 2)
     return network.eval()

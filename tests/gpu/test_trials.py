@@ -133,7 +133,7 @@ def test_a_recorded_step_does_what_the_step_does(gpu: Compute) -> None:
         one_by_one.step += 1
         recorded.step += 1
 
-    for name in ("generator", "discriminator", "average"):
+    for name in ("generator", "discriminator", "ema_generator"):
         one, other = (
             torch.cat([weights.detach().flatten() for weights in getattr(training, name).parameters()])
             for training in (one_by_one, recorded)

@@ -1,1 +1,1 @@
-"""DCGANs: trained, checkpointed, sampled into pools of synthetic images."""
+"""DCGANs: training, checkpoints, and sampling of synthetic images."""

@@ -1,9 +1,9 @@
-"""DiffAugment: the discriminator sees images shifted, cut and toned, and cannot learn a few hundred of them by heart.
+"""DiffAugment: random changes of real and fake images alike, so that the discriminator cannot memorise a few hundred images.
 
-Real and fake images are treated alike, and gradients flow through to the generator.
+The changes are differentiable: gradients reach the generator through them.
 
-Source: Zhao et al. 2020, "Differentiable Augmentation for Data-Efficient GAN Training", policy color, translation,
-cutout; without saturation, which grey images do not have.
+Source: Zhao et al. 2020, "Differentiable Augmentation for Data-Efficient GAN Training" (arXiv:2006.10738), policy
+"color,translation,cutout" without saturation, which grey images do not have.
 """
 
 from __future__ import annotations
@@ -13,76 +13,70 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_SHIFT_SHARE = 0.125
-_CUTOUT_SHARE = 0.5
+_MAX_SHIFT = 0.125
+_CUTOUT_SIDE = 0.5
 
 
-class Changes(NamedTuple):
-    """How B images are changed.
+class Augmentation(NamedTuple):
+    """The random numbers for B images.
 
     Attributes:
-        tones: Brightness and contrast, float32 [2, B, 1, 1, 1] in [0, 1).
-        shifts: Down and right in pixels, int64 [2, B, 1, 1].
-        holes: Row and column of the hole's centre, int64 [2, B, 1].
+        color: Brightness and contrast, float32 [2, B, 1, 1, 1] in [0, 1).
+        translation: Down and right in pixels, int64 [2, B, 1, 1].
+        cutout: Row and column of the square's centre, int64 [2, B, 1].
     """
 
-    tones: Tensor
-    shifts: Tensor
-    holes: Tensor
+    color: Tensor
+    translation: Tensor
+    cutout: Tensor
 
 
-def draw_changes(count: int, size_px: int, generator: torch.Generator) -> Changes:
-    """Changes of `count` images of side `size_px`, on the generator's device."""
+def draw_augmentation(count: int, size_px: int, generator: torch.Generator) -> Augmentation:
+    """Draw for `count` images of side `size_px`, on the generator's device."""
     device = generator.device
-    most = int(size_px * _SHIFT_SHARE + 0.5)
-    side = int(size_px * _CUTOUT_SHARE + 0.5)
-    return Changes(
-        tones=torch.rand(2, count, 1, 1, 1, generator=generator, device=device),
-        shifts=torch.randint(-most, most + 1, (2, count, 1, 1), generator=generator, device=device),
-        holes=torch.randint(0, size_px + (1 - side % 2), (2, count, 1), generator=generator, device=device),
+    shift = int(size_px * _MAX_SHIFT + 0.5)
+    side = int(size_px * _CUTOUT_SIDE + 0.5)
+    return Augmentation(
+        color=torch.rand(2, count, 1, 1, 1, generator=generator, device=device),
+        translation=torch.randint(-shift, shift + 1, (2, count, 1, 1), generator=generator, device=device),
+        cutout=torch.randint(0, size_px + (1 - side % 2), (2, count, 1), generator=generator, device=device),
     )
 
 
-def diff_augment(images: Tensor, changes: Changes) -> Tensor:
-    """Each image with its own tone, shift and hole.
+def diff_augment(images: Tensor, augmentation: Augmentation) -> Tensor:
+    """Change each image on its own.
 
     Args:
-        images: float32 [B, 1, S, S] in [-1, 1]; what is shifted in and cut out is 0, the middle grey.
-        changes: Of images of this size.
+        images: float32 [B, 1, S, S] in [-1, 1]. Pixels that are shifted in or cut out become 0, middle grey.
+        augmentation: Drawn for B images of side S.
 
     Returns:
-        float32 [B, 1, S, S]; differentiable in `images`; tones may leave [-1, 1].
+        float32 [B, 1, S, S], not clipped to [-1, 1].
     """
-    return _cut_out(_translate(_change_tones(images, changes.tones), changes.shifts), changes.holes)
+    images = _change_color(images, *augmentation.color)
+    return _cut_out(_translate(images, augmentation.translation), augmentation.cutout)
 
 
-def _change_tones(images: Tensor, tones: Tensor) -> Tensor:
-    """Brightness moved by up to a quarter of the range, then contrast about the image's mean times 0.5 to 1.5."""
-    brightness, contrast = tones
+def _change_color(images: Tensor, brightness: Tensor, contrast: Tensor) -> Tensor:
+    """Add -0.5 to 0.5, then scale by 0.5 to 1.5 around each image's mean."""
     images = images + (brightness - 0.5)
     means = images.mean(dim=(1, 2, 3), keepdim=True)
-    toned: Tensor = (images - means) * (contrast + 0.5) + means
-    return toned
+    return (images - means) * (contrast + 0.5) + means
 
 
 def _translate(images: Tensor, shifts: Tensor) -> Tensor:
-    """Shift by whole pixels, up to an eighth of the side each way.
-
-    A shift is a product with a matrix of ones beside the diagonal: exact, and its backward pass is a product again,
-    where gathering pixels would have to scatter gradients, slowly and, on a GPU, in no fixed order.
-    """
+    """Shift by products with 0-1 matrices: exact, and deterministic in the backward pass, where a gather would scatter."""
     index = torch.arange(images.shape[-1], device=images.device)
     down, right = (index[:, None] - index[None, :] == shifts).to(images.dtype)
     shifted: Tensor = down @ images[:, 0] @ right.transpose(1, 2)
     return shifted[:, None]
 
 
-def _cut_out(images: Tensor, holes: Tensor) -> Tensor:
-    """Blank a square of half the side; its centre may lie anywhere, so part of it may fall off the image."""
-    size = images.shape[-1]
-    side = int(size * _CUTOUT_SHARE + 0.5)
-    offsets = torch.arange(size, device=images.device) - (holes - side // 2)
+def _cut_out(images: Tensor, centres: Tensor) -> Tensor:
+    """Blank a square of half the side, which may reach beyond the image."""
+    size_px = images.shape[-1]
+    side = int(size_px * _CUTOUT_SIDE + 0.5)
+    offsets = torch.arange(size_px, device=images.device) - (centres - side // 2)
     rows, columns = (offsets >= 0) & (offsets < side)
-    hole = rows[:, None, :, None] & columns[:, None, None, :]
-    cut: Tensor = images * ~hole
+    cut: Tensor = images * ~(rows[:, None, :, None] & columns[:, None, None, :])
     return cut

@@ -1,7 +1,7 @@
-"""Synthetic images in numbered blocks of 256.
+"""Sampling from a generator, in numbered blocks of 256 images, and image grids.
 
-A block depends on the pool's seed, its class and its number alone. So a pool of any size starts with every smaller
-one, and half the ratio is the first half of the images.
+A block depends on the pool's seed, its class and its number only. So a larger pool starts with the images of a smaller
+one, and half the synthetic ratio is the first half of the images.
 """
 
 from __future__ import annotations
@@ -19,56 +19,49 @@ from xraytune.gan.networks import Generator
 from xraytune.records import Compute
 from xraytune.seeding import derive_seed
 
-_GAP_PX = 2
-_PAPER = 255
-
-
-def draw_grid(images: NDArray[np.uint8], columns: int) -> Image.Image:
-    """Images [n, S, S] in rows of `columns`, on white paper; a last row may be short."""
-    count, size, _ = images.shape
-    rows = -(-count // columns)
-    pitch = size + _GAP_PX
-    sheet = np.full((rows * pitch + _GAP_PX, columns * pitch + _GAP_PX), _PAPER, dtype=np.uint8)
-    for position, image in enumerate(images):
-        row, column = divmod(position, columns)
-        top, left = row * pitch + _GAP_PX, column * pitch + _GAP_PX
-        sheet[top : top + size, left : left + size] = image
-    return Image.fromarray(sheet)
-
-
-def png_bytes(image: Image.Image) -> bytes:
-    """The image as a PNG file's content."""
-    stream = BytesIO()
-    image.save(stream, format="PNG")
-    return stream.getvalue()
-
-
 BLOCK = 256
+_GAP_PX = 2
 
 
 def sample_block(generator: Generator, label: int, block: int, *, seed: int, compute: Compute) -> NDArray[np.uint8]:
-    """Block number `block` of class `label`: uint8 [256, S, S].
+    """Sample block number `block` (from 0) of class `label`: uint8 [256, S, S].
 
     Args:
-        generator: In evaluation mode, on `compute.device`; so an image does not depend on the others in its block.
-        label: The class; also where the generator is of one class, so that two such classes differ in their noise.
+        generator: In evaluation mode, so that images do not depend on each other; on `compute.device`.
+        label: Also seeds the noise, so two generators of one class each give different images.
         block: From 0.
         seed: Of the pool.
-        compute: Whose precision is used.
+        compute: Device and precision.
     """
     labels = torch.full((BLOCK,), label, device=compute.device)
     return generate(generator, draw_noise(generator, BLOCK, derive_seed(seed, "pool", label, block)), labels, compute)
 
 
 def draw_noise(generator: Generator, count: int, seed: int) -> Tensor:
-    """Noise [count, z_dim] from N(0, 1), drawn on the CPU, so that it is the same on every device."""
+    """Draw z [count, z_dim] from N(0, 1) on the CPU, so that it is the same for every device."""
     return torch.randn(count, generator.settings.z_dim, generator=torch.Generator().manual_seed(seed))
 
 
 @torch.inference_mode()
 def generate(generator: Generator, z: Tensor, labels: Tensor, compute: Compute) -> NDArray[np.uint8]:
-    """Images for noise [n, z_dim] and labels [n], as uint8 [n, S, S]."""
+    """Generate images from z [n, z_dim] and labels [n], as uint8 [n, S, S]."""
     with autocast(compute):
         images = generator(z.to(compute.device), labels.to(compute.device))
-    grey = ((images[:, 0].float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    return np.asarray(grey.cpu().numpy())
+    pixels = ((images[:, 0].float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return np.asarray(pixels.cpu().numpy())
+
+
+def draw_grid(images: NDArray[np.uint8], columns: int) -> Image.Image:
+    """Arrange images [n, S, S] in rows of `columns` on white; the last row may be short."""
+    gap = (_GAP_PX, 0)
+    cells = np.pad(images, ((0, -len(images) % columns), gap, gap), constant_values=255)
+    _, height, width = cells.shape
+    sheet = cells.reshape(-1, columns, height, width).swapaxes(1, 2).reshape(-1, columns * width)
+    return Image.fromarray(np.pad(sheet, (0, _GAP_PX), constant_values=255))
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    """Encode an image as PNG."""
+    stream = BytesIO()
+    image.save(stream, format="PNG")
+    return stream.getvalue()

@@ -1,7 +1,7 @@
-"""One training step of a GAN, as a function of its draws: whatever is random in it, or differs from step to step.
+"""One training step of the GAN: losses, random draws, updates, and its replay as a CUDA graph.
 
-The draws of step t are derived from the seed and t. The rest always does the same operations on tensors of the same
-shapes, which is what lets a GPU replay it (`gan/replay.py`).
+Everything random in step t is drawn beforehand, from the seed and t. What remains runs the same operations on tensors of
+the same shapes in each step, as a CUDA graph requires.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
+from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from xraytune.compute import autocast
-from xraytune.gan.augment import Changes, diff_augment, draw_changes
+from xraytune.gan.augment import Augmentation, diff_augment, draw_augmentation
 from xraytune.gan.checkpoint import Training
 from xraytune.gan.networks import ema_decay, update_ema
 from xraytune.records import Compute
@@ -27,30 +27,9 @@ from xraytune.seeding import derive_seed
 LossName: TypeAlias = Literal["bce", "non_saturating", "hinge"]
 
 
-def discriminator_loss(name: LossName, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """The discriminator's loss, a scalar; logits are float32 [B].
-
-    Sources: Goodfellow et al. 2014, equation 1, with log sigmoid written as softplus; hinge: Lim & Ye 2017, and
-    Miyato et al. 2018, equation 16.
-    """
-    if name == "hinge":
-        return functional.relu(1 - real_logits).mean() + functional.relu(1 + fake_logits).mean()
-    return functional.softplus(-real_logits).mean() + functional.softplus(fake_logits).mean()
-
-
-def generator_loss(name: LossName, fake_logits: Tensor) -> Tensor:
-    """The generator's loss, a scalar; logits are float32 [B].
-
-    Sources: Goodfellow et al. 2014, section 3 (non-saturating); hinge: Miyato et al. 2018, equation 17.
-    """
-    if name == "hinge":
-        return -fake_logits.mean()
-    return functional.softplus(-fake_logits).mean()
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RealImages:
-    """On the device: uint8 [N, S, S], their labels int64 [N], and how often each is drawn, float32 [N]."""
+    """Training images on the device: uint8 [N, S, S], labels int64 [N], and sampling weights float32 [N]."""
 
     images: Tensor
     labels: Tensor
@@ -58,84 +37,107 @@ class RealImages:
 
 
 class StepDraws(NamedTuple):
-    """On the device.
+    """What differs between steps, on the device.
 
     Attributes:
-        rows: Of the real images, int64 [B].
-        z: Noise, float32 [B, z_dim].
-        tones: Of the changes of the real images, of the fakes that the discriminator learns from, and of the same fakes
-            that the generator learns from: [3, *Changes.tones].
-        shifts: Likewise.
-        holes: Likewise.
-        ema_decay_per_step: Share of the average that survives the step, float64 [].
+        rows: Indices of the real images, int64 [B].
+        z: float32 [B, z_dim].
+        color: Of three `Augmentation`s, each [3, ...]: of the real images, of the fakes in the discriminator's update,
+            and of the same fakes in the generator's.
+        translation: Likewise.
+        cutout: Likewise.
+        ema_decay: float64 [].
     """
 
     rows: Tensor
     z: Tensor
-    tones: Tensor
-    shifts: Tensor
-    holes: Tensor
-    ema_decay_per_step: Tensor
+    color: Tensor
+    translation: Tensor
+    cutout: Tensor
+    ema_decay: Tensor
 
 
-def real_images(scaled: NDArray[np.uint8], labels: NDArray[np.int64], compute: Compute) -> RealImages:
-    """Images [N, S, S] on the device. The classes are drawn equally often, so that a rare one is learned as well."""
+Step: TypeAlias = Callable[[StepDraws], Tensor]
+
+
+def discriminator_loss(name: LossName, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Return the discriminator's loss for float32 logits [B].
+
+    Sources: Goodfellow et al. 2014 (arXiv:1406.2661), equation 1; hinge: Miyato et al. 2018 (arXiv:1802.05957), equation 16.
+    """
+    if name == "hinge":
+        return F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean()
+    return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
+
+
+def generator_loss(name: LossName, fake_logits: Tensor) -> Tensor:
+    """Return the generator's loss for float32 logits [B]; `bce` is the non-saturating loss, too.
+
+    Sources: Goodfellow et al. 2014, section 3; hinge: Miyato et al. 2018, equation 17.
+    """
+    return -fake_logits.mean() if name == "hinge" else F.softplus(-fake_logits).mean()
+
+
+def real_images(pixels: NDArray[np.uint8], labels: NDArray[np.int64], compute: Compute) -> RealImages:
+    """Copy images [N, S, S] to the device; weights make all classes equally frequent, so that rare ones are learned too."""
     weights = 1 / np.bincount(labels)[labels]
     return RealImages(
-        images=torch.from_numpy(scaled).to(compute.device),
+        images=torch.from_numpy(pixels).to(compute.device),
         labels=torch.tensor(labels, device=compute.device),
         weights=torch.from_numpy(weights.astype(np.float32)).to(compute.device),
     )
 
 
 def draw_step(training: Training, real: RealImages, compute: Compute) -> StepDraws:
-    """The draws of the training's next step."""
+    """Draw for the next step of a training."""
     settings, step = training.settings, training.step
     batch, device = settings.batch_size, compute.device
 
     def stream(purpose: str) -> torch.Generator:
         return torch.Generator(device).manual_seed(derive_seed(settings.seed, "gan", purpose, step))
 
-    augmentation = stream("augmentation")
-    changes = [draw_changes(batch, settings.image_size, augmentation) for _ in range(3)]
-    tones, shifts, holes = (torch.stack(each) for each in zip(*changes, strict=True))
+    generator = stream("augmentation")
+    augmentations = [draw_augmentation(batch, settings.image_size, generator) for _ in range(3)]
     decay = ema_decay(settings.ema_half_life_images, (step + 1) * batch, batch)
+    color, translation, cutout = map(torch.stack, zip(*augmentations, strict=True))
     return StepDraws(
         rows=torch.multinomial(real.weights, batch, replacement=True, generator=stream("real images")),
         z=torch.randn(batch, settings.z_dim, generator=stream("noise"), device=device),
-        tones=tones,
-        shifts=shifts,
-        holes=holes,
-        ema_decay_per_step=torch.tensor(decay, dtype=torch.float64, device=device),
+        color=color,
+        translation=translation,
+        cutout=cutout,
+        ema_decay=torch.tensor(decay, dtype=torch.float64, device=device),
     )
 
 
 def train_step(training: Training, real: RealImages, compute: Compute, draws: StepDraws) -> Tensor:
-    """Update each network once, and the average. Gives both losses, generator first: float32 [2], on the device."""
+    """Update discriminator, generator and EMA generator once; return [g_loss, d_loss], float32 [2] on the device."""
     settings = training.settings
     images, labels = real.images[draws.rows][:, None].float() / 127.5 - 1, real.labels[draws.rows]
-    for_real, for_discriminator, for_generator = map(Changes, draws.tones, draws.shifts, draws.holes)
+    for_real, for_fake_d, for_fake_g = map(Augmentation, draws.color, draws.translation, draws.cutout)
 
-    def judge(images: Tensor, changes: Changes) -> Tensor:
-        seen = diff_augment(images, changes) if settings.diffaugment else images
+    def discriminate(images: Tensor, augmentation: Augmentation) -> Tensor:
+        if settings.diffaugment:
+            images = diff_augment(images, augmentation)
         with autocast(compute):
-            logits: Tensor = training.discriminator(seen, labels)
+            logits: Tensor = training.discriminator(images, labels)
         return logits.float()
 
     with autocast(compute):
         fake = training.generator(draws.z, labels)
     fake = fake.float()
 
-    loss_d = discriminator_loss(settings.loss, judge(images, for_real), judge(fake.detach(), for_discriminator))
-    _update(training.optimizer_d, loss_d)
+    real_logits, fake_logits = discriminate(images, for_real), discriminate(fake.detach(), for_fake_d)
+    d_loss = discriminator_loss(settings.loss, real_logits, fake_logits)
+    _update(training.optimizer_d, d_loss)
 
-    training.discriminator.requires_grad_(False)  # spares the backward pass the discriminator's own gradients
-    loss_g = generator_loss(settings.loss, judge(fake, for_generator))
-    _update(training.optimizer_g, loss_g)
+    training.discriminator.requires_grad_(False)  # its own gradients are not needed here
+    g_loss = generator_loss(settings.loss, discriminate(fake, for_fake_g))
+    _update(training.optimizer_g, g_loss)
     training.discriminator.requires_grad_(True)
 
-    update_ema(training.average, training.generator, draws.ema_decay_per_step)
-    return torch.stack([loss_g.detach(), loss_d.detach()])
+    update_ema(training.ema_generator, training.generator, draws.ema_decay)
+    return torch.stack([g_loss.detach(), d_loss.detach()])
 
 
 def _update(optimizer: Optimizer, loss: Tensor) -> None:
@@ -144,41 +146,39 @@ def _update(optimizer: Optimizer, loss: Tensor) -> None:
     optimizer.step()
 
 
-Step = Callable[[StepDraws], Tensor]
-_EAGER_STEPS = 3
-"""Run one by one first: cuDNN chooses its algorithms then, and what a first step sets up is no part of the recording."""
+_WARM_UP_STEPS = 3
+"""cuDNN chooses its algorithms, and Adam allocates its state, before a step is captured."""
 
 
 def replayed(step: Step) -> Step:
-    """`step`, recorded at its fourth call; a result lasts until the next call.
+    """Capture `step` as a CUDA graph at its fourth call and replay it from then on. A result lasts until the next call.
 
     Args:
-        step: Does the same operations on tensors of the same shapes each time, whatever the draws.
+        step: Runs the same operations on tensors of the same shapes, whatever the draws.
     """
     graph = torch.cuda.CUDAGraph()
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     calls = 0
-    recorded: tuple[StepDraws, Tensor]
+    static_draws: StepDraws
+    static_losses: Tensor
 
     def run(draws: StepDraws) -> Tensor:
-        nonlocal calls, recorded
+        nonlocal calls, static_draws, static_losses
         calls += 1
-        if calls <= _EAGER_STEPS:
+        if calls <= _WARM_UP_STEPS:
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
-                result = step(draws)
+                losses = step(draws)
             torch.cuda.current_stream().wait_stream(stream)
-            return result
-        if calls == _EAGER_STEPS + 1:
-            kept = StepDraws(*(draw.clone() for draw in draws))
-            # Other threads may use the GPU meanwhile: a tracker's, a progress display's.
+            return losses
+        if calls == _WARM_UP_STEPS + 1:
+            static_draws = StepDraws(*(draw.clone() for draw in draws))
+            # Other threads, such as a progress display's, may use the GPU meanwhile.
             with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-                result = step(kept)
-            recorded = kept, result
-        kept, result = recorded
-        for place, draw in zip(kept, draws, strict=True):
-            place.copy_(draw)
+                static_losses = step(static_draws)
+        for static, draw in zip(static_draws, draws, strict=True):
+            static.copy_(draw)
         graph.replay()
-        return result
+        return static_losses
 
     return run
