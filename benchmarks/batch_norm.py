@@ -26,8 +26,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter  # type: ignore[import-untyped]
 
 from benchmarks.figures import Figure, figure
-from xraytune.classifier.batch_norm import estimate_batch_norms
-from xraytune.classifier.train import predict_probabilities, train_classifier
+from xraytune.classifier.train import estimate_batch_norms, predict_probabilities, train_classifier
 from xraytune.compute import choose_compute, pin
 from xraytune.config.settings import Experiment, Parameters, Settings
 from xraytune.metrics.classification import auroc

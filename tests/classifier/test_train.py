@@ -16,10 +16,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tests.in_process import CPU, one_thread
-from xraytune.classifier.batch_norm import estimate_batch_norms
 from xraytune.classifier.checkpoint import finished_epochs, load_best
 from xraytune.classifier.network import build_classifier
-from xraytune.classifier.train import predict_logits, predict_probabilities, train_classifier
+from xraytune.classifier.train import (
+    estimate_batch_norms,
+    predict_logits,
+    predict_probabilities,
+    train_classifier,
+)
 from xraytune.config.settings import Parameters
 from xraytune.errors import ArtifactError, TrialError
 from xraytune.metrics.classification import auroc
@@ -411,7 +415,6 @@ def test_prediction_is_in_eval_mode_restores_the_mode_and_keeps_the_order() -> N
     [
         ("epochs", [{"epoch": 1}]),
         ("epochs", 1),
-        ("version", torch.zeros(2)),
         ("network", 1),
         ("optimizer", {"state": 1}),
     ],

@@ -17,8 +17,8 @@ Images = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
 @pytest.fixture(autouse=True)
-def _one_thread_and_a_known_random_state() -> Iterator[None]:
-    """A test may build a network by itself: its weights are the same in any order of tests."""
+def _one_thread_and_fixed_seed() -> Iterator[None]:
+    """Networks that a test builds have the same weights in any order of tests."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     with torch.random.fork_rng(devices=[]):
@@ -34,7 +34,7 @@ def cpu() -> Compute:
 
 @pytest.fixture
 def tiny() -> Callable[..., GanSettings]:
-    """Settings of a tiny GAN; what is given is changed."""
+    """Build the settings of a tiny GAN, with changes."""
 
     def settings(**changes: object) -> GanSettings:
         return GanSettings.model_validate(
@@ -46,7 +46,7 @@ def tiny() -> Callable[..., GanSettings]:
 
 @pytest.fixture
 def blobs() -> Images:
-    """24 images of two classes: a bright disc on dark ground, on the left or on the right."""
+    """24 images of two classes: a bright disc on a dark background, on the left or on the right."""
     random = numpy_generator(0, "blobs")
     labels = np.arange(24, dtype=np.int64) % 2
     rows, columns = np.mgrid[0:32, 0:32]

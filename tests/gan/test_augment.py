@@ -1,4 +1,4 @@
-"""DiffAugment: differentiable, seeded, of the same shape, one draw for each image."""
+"""DiffAugment is differentiable and seeded, keeps shapes, and draws for each image."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_the_same_seed_gives_the_same_images_and_another_one_others(images: Tens
 
 
 def test_every_image_has_its_own_tone_and_its_own_place() -> None:
-    white = torch.ones(6, 1, 32, 32)  # even images keep their mean at any contrast, and nothing of them is 0
+    white = torch.ones(6, 1, 32, 32)  # uniform images keep their mean at any contrast, and no pixel is 0
 
     augmented = _augment(white, 0)
 
@@ -52,19 +52,19 @@ def test_gradients_are_those_of_a_small_change() -> None:
 
 @pytest.mark.slow
 def test_shifts_and_holes_have_the_papers_size() -> None:
-    """At 64 px: shifts of up to 8 px, holes of up to 32 x 32 px, both met over many images."""
-    ramp = torch.arange(1.0, 65.0).expand(64, 64) / 64  # each column tells where it came from
+    """At 64 px: shifts of up to 8 px and squares of up to 32 x 32 px, both reached over many images."""
+    ramp = torch.arange(1.0, 65.0).expand(64, 64) / 64  # each column has its own value
     images = ramp.expand(2000, 1, 64, 64)
 
     seen = _augment(images, 0)[:, 0] != 0
 
     assert _longest_side(~seen, dim=2) in range(32, 32 + 8 + 1)
-    # A hole's centre is anywhere, so on each axis 28 of its 32 px lie on the image on average; a shift empties 72 / 17.
+    # On each axis, 28 of a square's 32 px are on the image on average, and a shift empties 72 / 17 px.
     empty_share = 1 - (1 - (28 / 64) ** 2) * (1 - 72 / 17 / 64) ** 2
     assert (~seen).float().mean().item() == pytest.approx(empty_share, abs=0.015)
 
 
 def _longest_side(empty: Tensor, dim: int) -> int:
-    """The most empty pixels in a row of any image that is not empty all along."""
+    """The most empty pixels along `dim`, without rows that are empty throughout."""
     counts = empty.sum(dim=dim)
     return int(counts[counts < empty.shape[dim]].max())

@@ -1,4 +1,4 @@
-"""The generator that leaves a training: the same samples from every file it is kept in."""
+"""Checkpoints and generators: the same samples from either file, and clear errors for damaged ones."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_loading_leaves_the_global_random_state_alone(tiny: Callable[..., GanSet
 
 
 @pytest.mark.parametrize("kept_share", [0.0, 0.01, 0.5])
-def test_a_torn_generator_is_named(tiny: Callable[..., GanSettings], tmp_path: Path, kept_share: float) -> None:
+def test_a_truncated_generator_is_refused(tiny: Callable[..., GanSettings], tmp_path: Path, kept_share: float) -> None:
     path = tmp_path / "generator.safetensors"
     save_generator(Generator(tiny(), 1), path)
     content = path.read_bytes()
@@ -63,7 +63,7 @@ def test_a_torn_generator_is_named(tiny: Callable[..., GanSettings], tmp_path: P
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("key", "value"), [("settings", "{"), ("class_count", 10**9), ("ema_generator", 1)])
-def test_a_checkpoint_of_other_things_gives_no_generator(
+def test_a_checkpoint_with_invalid_content_gives_no_generator(
     tiny: Callable[..., GanSettings], blobs: Images, cpu: Compute, tmp_path: Path, key: str, value: object
 ) -> None:
     list(train_gan(tiny(), *blobs, class_count=2, compute=cpu, checkpoint_dir=tmp_path))
@@ -75,7 +75,7 @@ def test_a_checkpoint_of_other_things_gives_no_generator(
 
 
 @pytest.mark.slow
-def test_a_checkpoint_with_another_network_in_it_is_not_continued(
+def test_a_checkpoint_with_another_network_is_not_resumed(
     tiny: Callable[..., GanSettings], blobs: Images, cpu: Compute, tmp_path: Path
 ) -> None:
     list(train_gan(tiny(), *blobs, class_count=2, compute=cpu, checkpoint_dir=tmp_path))

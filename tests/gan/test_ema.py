@@ -1,4 +1,4 @@
-"""The moving average against sums worked by hand."""
+"""The moving average against values computed by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sample grid: every image whole, in its place."""
+"""Image grids: every image complete and in its place."""
 
 from __future__ import annotations
 

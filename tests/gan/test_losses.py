@@ -1,4 +1,4 @@
-"""The losses against values worked by hand and PyTorch's own cross entropy."""
+"""Losses against values computed by hand and PyTorch's cross entropy."""
 
 from __future__ import annotations
 

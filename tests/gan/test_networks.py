@@ -1,4 +1,4 @@
-"""The networks: the tutorial's sizes, every image size, the class, and the bound of spectral norm."""
+"""Networks: parameter counts of the tutorial, image sizes, class conditioning, spectral norm."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def _parameter_count(network: nn.Module) -> int:
 
 @pytest.mark.slow
 def test_tutorial_settings_give_the_tutorials_networks() -> None:
-    """By hand from the tutorial's listing with nz=100, ngf=ndf=64, but nc=1; batch norm has 2 numbers a map.
+    """Counted by hand from the tutorial's listing with nz=100, ngf=ndf=64, but nc=1; batch norm has 2 per feature map.
 
     Generator:      16 * (100*512 + 512*256 + 256*128 + 128*64 + 64*1) + 2 * (512 + 256 + 128 + 64) = 3,574,656
     Discriminator:  16 * (1*64 + 64*128 + 128*256 + 256*512 + 512*1) + 2 * (128 + 256 + 512)        = 2,763,520
-    With nc=3 the same sums are the figures that are known of the tutorial: 3,576,704 and 2,765,568.
+    With nc=3, the same sums give the tutorial's known counts: 3,576,704 and 2,765,568.
     """
     tutorial = GanSettings(image_size=64, z_dim=100, width=64, loss="bce", spectral_norm=False, diffaugment=False)
 
@@ -75,9 +75,9 @@ def test_spectral_norm_holds_every_layers_largest_singular_value_at_one(tiny: Ca
     discriminator = Discriminator(tiny(width=8), class_count=3)
     with torch.no_grad():
         for parameter in discriminator.parameters():
-            parameter.mul_(7)  # far from one before the division
+            parameter.mul_(7)  # far from a norm of 1
 
-    for _ in range(50):  # power iterations converge over the forward passes
+    for _ in range(50):  # each forward pass is one power iteration
         discriminator(torch.randn(2, 1, 32, 32), torch.zeros(2).long())
 
     layers = [layer for layer in discriminator.modules() if isinstance(layer, nn.Conv2d | nn.Embedding)]

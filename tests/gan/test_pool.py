@@ -1,4 +1,4 @@
-"""Pool blocks: each depends on the seed, its class and its number, and on nothing else."""
+"""Blocks of a pool depend on the seed, the class and the block number only."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from xraytune.seeding import derive_seed
 
 @pytest.fixture
 def generator(tiny: Callable[..., GanSettings]) -> Generator:
-    """A generator that uses the whole range of grey, and whose batch norm has seen a batch, as after training."""
+    """A generator with the full range of grey values and batch norm statistics, as after training."""
     network = Generator(tiny(), class_count=2)
     with torch.no_grad():
         for parameter in network.upsamples.parameters():
@@ -59,7 +59,7 @@ def test_an_image_does_not_depend_on_the_others_in_its_block(generator: Generato
     alone = generate(generator, z[:3], torch.zeros(3).long(), cpu)
 
     in_block = sample_block(generator, 0, 0, seed=1, compute=cpu)[:3]
-    assert np.abs(alone.astype(int) - in_block.astype(int)).max() <= 1  # other sizes of batch may round otherwise
+    assert np.abs(alone.astype(int) - in_block.astype(int)).max() <= 1  # rounding depends on the batch size
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Training: it learns, stops and goes on to the same bits, keeps what it wrote, and says when it fails."""
+"""GAN training: it learns, resumes bit-identically, protects checkpoints, and reports divergence."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _assert_same_bits(one: Path, other: Path) -> None:
         ),
     ],
 )
-def test_a_stopped_run_goes_on_to_the_bits_of_an_unbroken_one(
+def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(
     tiny: Tiny, blobs: Images, cpu: Compute, tmp_path: Path, changes: dict[str, object]
 ) -> None:
     settings = tiny(**changes)
@@ -98,7 +98,7 @@ def test_a_longer_run_continues_a_shorter_one(tiny: Tiny, blobs: Images, cpu: Co
 def test_the_generator_to_sample_from_is_the_moving_average(
     tiny: Tiny, blobs: Images, cpu: Compute, tmp_path: Path
 ) -> None:
-    """After step 6 of batches of 8: a twentieth of 48 images is a half-life of 2.4."""
+    """After 6 steps with batches of 8: a twentieth of 48 images is a half-life of 2.4."""
     _train(tiny(steps=5), blobs, cpu, tmp_path)
     average_before = checkpoint_generator(tmp_path / CHECKPOINT_NAME).state_dict()
     _train(tiny(steps=6), blobs, cpu, tmp_path)
@@ -120,7 +120,7 @@ def test_a_finished_run_has_nothing_left_to_do(tiny: Tiny, blobs: Images, cpu: C
 def test_every_loss_learns_the_grey_values_and_what_tells_the_classes_apart(
     tiny: Tiny, blobs: Images, cpu: Compute, tmp_path: Path, loss: str
 ) -> None:
-    """An untrained generator draws an even middle grey; the images are dark, with a disc on the left or the right."""
+    """An untrained generator draws uniform middle grey; the images are dark, with a disc on the left or right."""
     pixels, _ = blobs
 
     settings = tiny(loss=loss, steps=200, width=8, lr_g=2e-3, lr_d=2e-3)
@@ -137,7 +137,7 @@ def test_every_loss_learns_the_grey_values_and_what_tells_the_classes_apart(
 
 
 def test_classes_are_drawn_equally_often_however_rare_one_is(tiny: Tiny, cpu: Compute, tmp_path: Path) -> None:
-    """One dark image and 499 bright ones: drawn as they come, the dark class would hardly ever be seen."""
+    """One dark image and 499 bright ones: drawn uniformly, the dark class would hardly ever be seen."""
     labels = np.array([0] + [1] * 499, dtype=np.int64)
     pixels = np.where(labels == 0, 20, 230).astype(np.uint8)[:, None, None] * np.ones((1, 32, 32), dtype=np.uint8)
 
@@ -184,7 +184,7 @@ def test_the_global_random_state_is_left_alone(tiny: Tiny, blobs: Images, cpu: C
 
 
 @pytest.mark.parametrize("damage", ["empty", "torn", "text"])
-def test_a_damaged_checkpoint_is_told_of_and_training_starts_anew(
+def test_a_damaged_checkpoint_is_logged_and_training_starts_from_scratch(
     tiny: Tiny, blobs: Images, cpu: Compute, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
 ) -> None:
     _train(tiny(), blobs, cpu, tmp_path / "whole")
@@ -222,7 +222,7 @@ def test_a_checkpoint_of_something_else_is_refused_and_kept(
 def test_a_training_that_diverges_ends_the_trial_and_is_not_kept(
     tiny: Tiny, blobs: Images, cpu: Compute, tmp_path: Path, steps: int
 ) -> None:
-    """After a single step the losses, taken before the update, still look well."""
+    """After a single step, the losses are finite, since they are from before the update."""
     settings = tiny(lr_g=1e38, lr_d=1e38, spectral_norm=False, steps=steps)
 
     with pytest.raises(TrialError, match=r"diverged by step \d"):
@@ -256,7 +256,7 @@ def test_grids_show_real_images_and_the_same_noise_at_each_snapshot(
 
 
 def test_pixels_of_another_size_are_scaled_from_a_memory_map(tmp_path: Path) -> None:
-    """Every fourth row is bright. At a quarter of the size their mean is left; picking rows would miss them all."""
+    """Every fourth row is bright. Antialiasing to a quarter of the size gives their mean; subsampling would miss them."""
     stripes = np.zeros((300, 128, 128), dtype=np.uint8)
     stripes[:, ::4] = 200
     np.save(tmp_path / "pixels.npy", stripes)

@@ -1,4 +1,4 @@
-"""The tests of `make gpu`: each needs a GPU that torch can use, and says so where there is none."""
+"""The tests of `make gpu`: skipped where torch finds no GPU."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["bench"]
 @pytest.fixture(autouse=True)
 def _needs_a_gpu() -> None:
     if not gpu_count():
-        pytest.skip("torch sees no GPU here")
+        pytest.skip("torch finds no GPU")
 
 
 @pytest.fixture
 def gpu() -> Iterator[Compute]:
-    """This process pinned to the first GPU; its memory is free again afterwards."""
+    """The first GPU, configured for this process; its memory is freed afterwards."""
     compute = choose_compute(gpus=1, threads=2)
     before = torch.get_deterministic_debug_mode()
     pin(compute)

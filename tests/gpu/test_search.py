@@ -1,4 +1,4 @@
-"""The main job with several trials on one GPU, as processes: a killed search goes on, and its model serves a CPU too."""
+"""The main job with several trials on one GPU: a killed search resumes, and its model also runs on a CPU."""
 
 from __future__ import annotations
 

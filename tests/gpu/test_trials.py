@@ -1,4 +1,4 @@
-"""Trials on a GPU: every arm trains, what is interrupted goes on, and the numbers are the CPU's to rounding."""
+"""Trials on a GPU: every arm trains, interrupted ones resume, and results match the CPU's up to rounding."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_every_arm_trains_the_same_steps(bench: Bench, tmp_path: Path, gpu: Comp
 
 
 @pytest.mark.parametrize("arm", ["classical", "gan"])
-def test_a_trial_has_the_numbers_of_the_cpu_to_rounding(bench: Bench, tmp_path: Path, gpu: Compute, arm: str) -> None:
+def test_a_trial_matches_the_cpu_up_to_rounding(bench: Bench, tmp_path: Path, gpu: Compute, arm: str) -> None:
     """The CPU's float32 against the GPU's bfloat16, from the same initial weights and the same images."""
     experiment = bench.experiment(**ARMS[arm], trainable="all")
     on_cpu = epochs(bench, experiment, tmp_path / "cpu", CPU, count=1)
@@ -91,25 +91,27 @@ def test_a_trial_has_the_numbers_of_the_cpu_to_rounding(bench: Bench, tmp_path: 
     assert on_gpu[0].val_loss == pytest.approx(on_cpu[0].val_loss, abs=0.05)
 
 
-def test_an_interrupted_trial_goes_on(bench: Bench, tmp_path: Path, gpu: Compute) -> None:
+def test_an_interrupted_trial_resumes(bench: Bench, tmp_path: Path, gpu: Compute) -> None:
     experiment = bench.experiment(source="none", classical=1, trainable="all")
     straight = epochs(bench, experiment, tmp_path / "straight", gpu)
 
     epochs(bench, experiment, tmp_path / "resumed", gpu, count=2)
     resumed = epochs(bench, experiment, tmp_path / "resumed", gpu)
 
-    assert [record.epoch for record in resumed] == [1, 2, 3], "the finished epochs are told again, the third is trained"
+    assert [record.epoch for record in resumed] == [1, 2, 3], (
+        "the finished epochs are reported again, the third is trained"
+    )
     losses = [[record.train_loss for record in records] for records in (straight, resumed)]
     assert losses[1] == pytest.approx(losses[0], abs=0.05)
 
 
-def test_an_interrupted_gan_goes_on(bench: Bench, tmp_path: Path, gpu: Compute) -> None:
+def test_an_interrupted_gan_resumes(bench: Bench, tmp_path: Path, gpu: Compute) -> None:
     gan_steps(bench, gpu, tmp_path / "straight")
 
     gan_steps(bench, gpu, tmp_path / "resumed", stop_after=20)
     rest = gan_steps(bench, gpu, tmp_path / "resumed")
 
-    assert rest[0].step == 25, "it goes on from its checkpoint"
+    assert rest[0].step == 25, "it resumes from its checkpoint"
     one, other = (
         torch.cat(
             [weights.flatten() for weights in checkpoint_generator(tmp_path / name / CHECKPOINT_NAME).parameters()]
@@ -119,7 +121,7 @@ def test_an_interrupted_gan_goes_on(bench: Bench, tmp_path: Path, gpu: Compute) 
     assert float((one - other).norm() / one.norm()) < 0.05
 
 
-def test_a_recorded_step_does_what_the_step_does(gpu: Compute) -> None:
+def test_a_cuda_graph_of_a_step_does_what_the_step_does(gpu: Compute) -> None:
     random = np.random.default_rng(0)
     images = random.integers(0, 255, (40, 32, 32), dtype=np.uint8)
     real = real_images(images, np.arange(40) % 2, gpu)
@@ -141,8 +143,8 @@ def test_a_recorded_step_does_what_the_step_does(gpu: Compute) -> None:
         assert float((one - other).norm() / one.norm()) < 0.02, name
 
 
-def test_a_pool_is_the_same_on_gpu_and_cpu_to_rounding(bench: Bench, tmp_path: Path, gpu: Compute) -> None:
-    """Noise is drawn on the CPU, so a generator gives the same images wherever it runs."""
+def test_a_pool_is_the_same_on_gpu_and_cpu_up_to_rounding(bench: Bench, tmp_path: Path, gpu: Compute) -> None:
+    """Noise is drawn on the CPU, so a generator gives the same images on any device."""
     gan_steps(bench, gpu, tmp_path)
     generator = checkpoint_generator(tmp_path / CHECKPOINT_NAME)
     labels = torch.arange(16) % 2
@@ -155,7 +157,7 @@ def test_a_pool_is_the_same_on_gpu_and_cpu_to_rounding(bench: Bench, tmp_path: P
 
 
 @pytest.mark.parametrize("backbone", ["small_cnn", "resnet18", "mobilenet_v2", "densenet121", "vgg16"])
-def test_a_network_says_the_same_on_gpu_and_cpu(gpu: Compute, backbone: str) -> None:
+def test_a_network_gives_the_same_on_gpu_and_cpu(gpu: Compute, backbone: str) -> None:
     parameters = Parameters.model_validate({"backbone": backbone, "weights": "none"})
     network = build_classifier(parameters, 2, weights=None, seed=1)
     images = torch.rand(4, 3, 96, 96)
@@ -170,8 +172,8 @@ def test_a_network_says_the_same_on_gpu_and_cpu(gpu: Compute, backbone: str) -> 
     assert np.abs(in_bfloat16 - on_cpu).max() < 0.1 * scale + 0.02
 
 
-def test_too_little_memory_is_told_as_such(bench: Bench, tmp_path: Path, gpu: Compute) -> None:
-    """Then the search tries the trial again, with twice the share."""
+def test_out_of_memory_is_reported_as_such(bench: Bench, tmp_path: Path, gpu: Compute) -> None:
+    """The search then retries the trial with twice the share."""
     share = 24 * 2**20 / torch.cuda.get_device_properties(0).total_memory
     pin(gpu, gpu_share=share)
     experiment = bench.experiment(source="none", backbone="vgg16", trainable="all")

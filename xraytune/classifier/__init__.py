@@ -1,1 +1,1 @@
-"""Backbones, seeded views, and the loop that trains them."""
+"""Classifiers: backbones, heads, augmentation, and the training loop."""

@@ -1,7 +1,7 @@
-"""What a training run keeps on the disk: `checkpoint.pt`, all that it needs to go on, and `best.safetensors`.
+"""Files of a classifier's training: `checkpoint.pt` to resume from, and `best.safetensors`, the best network so far.
 
-Both are written whole or not at all. The learning rate's schedule, early stopping and the best value so far follow from
-the epochs' records, so the records are the only state beside the network's and the optimiser's.
+A checkpoint holds the state of network and optimizer and the epochs' records, from which schedule, early stopping and the
+best value follow. Readers raise `ArtifactError` for a file that is damaged or of another network.
 """
 
 from __future__ import annotations
@@ -22,89 +22,61 @@ from xraytune.files import require_file
 from xraytune.records import EpochRecord
 from xraytune.tensors import UNREADABLE, load_content, save_content, save_state
 
-_VERSION = 1
+_CHECKPOINT_NAME = "checkpoint.pt"
+_BEST_NAME = "best.safetensors"
 _EPOCHS = TypeAdapter(list[EpochRecord])
-_FIX = "remove this folder: the trial then starts afresh"
+_FIX = "remove this folder: the trial then starts from scratch"
 
 
 def save_checkpoint(folder: Path, network: nn.Module, optimizer: Optimizer, epochs: Sequence[EpochRecord]) -> None:
-    """Write all that `resume` needs.
-
-    Raises:
-        MachineError: The disk is full.
-    """
+    """Write all that `resume` needs."""
     content = {
-        "version": _VERSION,
         "network": network.state_dict(),
         "optimizer": optimizer.state_dict(),
         "epochs": [asdict(record) for record in epochs],
     }
-    save_content(content, _checkpoint_file(folder))
+    save_content(content, folder / _CHECKPOINT_NAME)
+
+
+def resume(folder: Path, network: nn.Module, optimizer: Optimizer) -> list[EpochRecord]:
+    """Load network and optimizer from the checkpoint; return its epochs, none without a checkpoint."""
+    content = _read(folder)
+    if content["epochs"]:
+        try:
+            put_tensors(network, content["network"])
+            optimizer.load_state_dict(content["optimizer"])
+        except UNREADABLE as error:
+            what = "this checkpoint is of another network"
+            raise ArtifactError(Problem(what, folder / _CHECKPOINT_NAME, _FIX)) from error
+    return list(content["epochs"])
+
+
+def finished_epochs(folder: Path) -> list[EpochRecord]:
+    """Return the checkpoint's epochs; a killed trial may not have reported the last one."""
+    return list(_read(folder)["epochs"])
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    file = folder / _CHECKPOINT_NAME
+    if not file.exists():
+        return {"epochs": []}
+    try:
+        content = load_content(file)
+        return {**content, "epochs": _EPOCHS.validate_python(content["epochs"])}
+    except UNREADABLE as error:
+        raise ArtifactError(Problem("this checkpoint is damaged", file, _FIX)) from error
 
 
 def save_best(folder: Path, network: nn.Module) -> None:
-    """Write the network's tensors, under their names in its state dict.
-
-    Raises:
-        MachineError: The disk is full.
-    """
-    save_state(network, folder / "best.safetensors")
+    """Write the network's state dict."""
+    save_state(network, folder / _BEST_NAME)
 
 
 def load_best(folder: Path, network: nn.Module) -> None:
-    """Bring the network to where `save_best` found it.
-
-    Raises:
-        ArtifactError: The file is missing, damaged or of another network.
-    """
-    file = folder / "best.safetensors"
+    """Load what `save_best` wrote into the network."""
+    file = folder / _BEST_NAME
     try:
         require_file(file, "file of tensors")
         put_tensors(network, load_file(file))
     except UNREADABLE as error:
         raise ArtifactError(Problem("the best network is missing or damaged", file, _FIX)) from error
-
-
-def resume(folder: Path, network: nn.Module, optimizer: Optimizer) -> list[EpochRecord]:
-    """Bring network and optimiser to where the checkpoint is; gives its epochs, none without a checkpoint.
-
-    Raises:
-        ArtifactError: The checkpoint is damaged or of another network.
-    """
-    content = _read(folder)
-    if content is None:
-        return []
-    try:
-        put_tensors(network, content["network"])
-        optimizer.load_state_dict(content["optimizer"])
-    except UNREADABLE as error:
-        raise ArtifactError(Problem("this checkpoint is of another network", _checkpoint_file(folder), _FIX)) from error
-    return list(content["epochs"])
-
-
-def finished_epochs(folder: Path) -> list[EpochRecord]:
-    """The epochs that the checkpoint holds, for a caller who was killed before it had noted the last one.
-
-    Raises:
-        ArtifactError: The checkpoint is damaged.
-    """
-    content = _read(folder)
-    return [] if content is None else list(content["epochs"])
-
-
-def _read(folder: Path) -> dict[str, Any] | None:
-    """What the checkpoint holds, its epochs as records; None where there is none."""
-    file = _checkpoint_file(folder)
-    if not file.exists():
-        return None
-    try:
-        content = load_content(file)
-        if content["version"] == _VERSION:
-            return {**content, "epochs": _EPOCHS.validate_python(content["epochs"])}
-    except UNREADABLE as error:
-        raise ArtifactError(Problem("this checkpoint is damaged", file, _FIX)) from error
-    raise ArtifactError(Problem("this checkpoint is of another version of xraytune", file, _FIX))
-
-
-def _checkpoint_file(folder: Path) -> Path:
-    return folder / "checkpoint.pt"

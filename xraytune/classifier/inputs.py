@@ -1,9 +1,7 @@
-"""From stored pixels to what a network sees: one size, one band, one normalisation.
+"""From stored pixels to a network's input: resize, match the resolution, normalise.
 
-Takes uint8 images of any size on the device, gives float32 images of the size and the channels that the backbone
-expects. Real and synthetic images go the same way, so that no image has detail beyond a GAN's sampling grid. Within it, a
-GAN's images may still be blurrier than real ones. `InputFormat` is stored with a trained model: whoever predicts with it
-repeats exactly this.
+Real and synthetic images take the same path, so that no image has detail beyond the GAN's resolution; a GAN's images may
+still be blurrier within it. The `InputFormat` is stored with a trained model and repeated for predictions.
 """
 
 from __future__ import annotations
@@ -20,8 +18,7 @@ from xraytune.data.decoding import Resize
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _HALF_RANGE = ("efficientnet_v2_l", "googlenet", "inception_v3")
-"""Backbones whose weights were trained on pixels in [-1, 1]; torchvision hides it for two of them in a first layer that
-undoes ImageNet's constants."""
+"""Backbones whose weights were trained on pixels in [-1, 1]; two of torchvision's have a `transform_input` layer for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +28,7 @@ class InputFormat:
     Attributes:
         image_size_px: Side S of the network's images.
         resize: How an image file becomes square.
-        resolution_px: Side that every image is scaled through first, so that none has detail beyond it; None: none.
+        resolution_px: Side to which all images are downsampled first (resolution matching), or None.
         mean: Of each input channel, for pixels in [0, 1].
         std: Of each input channel, for pixels in [0, 1].
     """
@@ -44,47 +41,36 @@ class InputFormat:
 
 
 def input_format(experiment: Experiment, *, train_mean: float, train_std: float) -> InputFormat:
-    """The constants of a pretrained backbone's weights, the train side's for one that starts from random weights.
+    """Return the format of an experiment; networks without pretrained weights are normalised by the training images.
 
-    With one input channel they are averaged over three.
-
-    Args:
-        experiment: Its images' size and band, and its backbone.
-        train_mean: Mean of the train side's real pixels, in [0, 1].
-        train_std: Their standard deviation.
+    `train_mean` and `train_std` are those of the real training pixels, in [0, 1].
     """
     parameters, data = experiment.parameters, experiment.settings.data
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    if parameters.backbone in _HALF_RANGE:
+        mean, std = (0.5,) * 3, (0.5,) * 3
+    if parameters.input_channels == 1:
+        mean, std = (sum(mean) / 3,), (sum(std) / 3,)
     if parameters.weights == "none":
-        mean, std = (train_mean,) * parameters.input_channels, (train_std,) * parameters.input_channels
-    else:
-        mean, std = ((0.5,) * 3, (0.5,) * 3) if parameters.backbone in _HALF_RANGE else (IMAGENET_MEAN, IMAGENET_STD)
-        if parameters.input_channels == 1:
-            mean, std = (sum(mean) / 3,), (sum(std) / 3,)
+        mean, std = (train_mean,) * len(mean), (train_std,) * len(std)
     return InputFormat(
         image_size_px=data.image_size, resize=data.resize, resolution_px=experiment.resolution_px, mean=mean, std=std
     )
 
 
 def to_unit(pixels: Tensor, input_format: InputFormat) -> Tensor:
-    """Scale images to the network's size, in [0, 1].
+    """Resize images, uint8 [B, h, w], to the network's size, float32 [B, 1, S, S] in [0, 1].
 
-    An image larger than the band (or the size) is scaled down to it with an antialiasing filter; what is smaller than
-    the size is scaled up. With a band, real images are also rounded to 8 bits there, as synthetic ones have been: at
-    that point both have one sampling grid and one set of grey levels, though not one spectrum.
-
-    Args:
-        pixels: uint8 [B, h, w].
-        input_format: Its sizes are used.
-
-    Returns:
-        float32 [B, 1, S, S], on the device of `pixels`.
+    Images larger than the resolution (or the size) are downsampled with antialiasing; smaller ones are upsampled to the
+    size. At the resolution, real images are rounded to 8 bits, as synthetic images have been.
     """
     size_px = input_format.image_size_px
-    band_px = min(size_px, input_format.resolution_px or size_px)
+    resolution_px = min(size_px, input_format.resolution_px or size_px)
     images = pixels[:, None].to(torch.float32)
-    if max(images.shape[2:]) > band_px:
-        images = F.interpolate(images, size=(band_px, band_px), mode="bilinear", antialias=True)
-        if band_px < size_px:
+    if max(images.shape[2:]) > resolution_px:
+        images = F.interpolate(images, size=(resolution_px, resolution_px), mode="bilinear", antialias=True)
+        if resolution_px < size_px:
             images = images.round()
     if images.shape[2:] != (size_px, size_px):
         images = F.interpolate(images, size=(size_px, size_px), mode="bilinear")
@@ -92,15 +78,7 @@ def to_unit(pixels: Tensor, input_format: InputFormat) -> Tensor:
 
 
 def normalise(images: Tensor, input_format: InputFormat) -> Tensor:
-    """Subtract the mean and divide by the standard deviation of each channel.
-
-    Args:
-        images: float32 [B, 1, S, S] in [0, 1].
-        input_format: Its constants are used.
-
-    Returns:
-        float32 [B, C, S, S] in channels_last.
-    """
+    """Standardise images, float32 [B, 1, S, S] in [0, 1], to each channel: [B, C, S, S] in channels_last."""
     mean = torch.tensor(input_format.mean, dtype=images.dtype, device=images.device)[:, None, None]
     std = torch.tensor(input_format.std, dtype=images.dtype, device=images.device)[:, None, None]
     return ((images - mean) / std).contiguous(memory_format=torch.channels_last)

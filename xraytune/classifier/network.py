@@ -1,7 +1,6 @@
-"""The network of a trial: a backbone that turns images into features, and a head that turns features into classes.
+"""The network of a trial: a backbone that maps images to features, and a head that maps features to classes.
 
-Takes one trial's parameters, gives a `Classifier` in which only what is to be trained requires gradients. What is
-frozen stays exactly as it was: its BatchNorm statistics do not move, and it drops nothing out.
+Only what is trained requires gradients. Frozen modules stay in eval mode: no BatchNorm updates, no dropout.
 """
 
 from __future__ import annotations
@@ -20,44 +19,6 @@ from xraytune.seeding import derive_seed
 _VGG16_HIDDEN = 256
 
 
-class PairWithZero(nn.Module):
-    """The logits (0, z) of two classes, [B, 2], from a single neuron's z, [B, 1]."""
-
-    def forward(self, neuron: Tensor) -> Tensor:
-        """Put a zero before each z."""
-        return pad(neuron, (1, 0))
-
-
-def build_head(parameters: Parameters, feature_count: int, class_count: int, *, seed: int) -> nn.Sequential:
-    """The head of one trial, float32 [B, feature_count] -> logits [B, class_count]; its weights depend on `seed` alone.
-
-    Args:
-        parameters: `head`, `loss` and `dropout` are used.
-        feature_count: Features of an image.
-        class_count: Number of classes; two with `loss: bce`.
-        seed: Of the random weights.
-    """
-    outputs = 1 if parameters.loss == "bce" else class_count
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(derive_seed(seed, "classifier", "head"))
-        layers: list[nn.Module]
-        if parameters.head == "linear":
-            layers = [nn.Dropout(parameters.dropout), nn.Linear(feature_count, outputs)]
-        else:
-            layers = [
-                nn.Linear(feature_count, _VGG16_HIDDEN),
-                nn.ReLU(),
-                nn.Dropout(parameters.dropout),
-                nn.Linear(_VGG16_HIDDEN, outputs),
-            ]
-        if parameters.loss == "bce":
-            layers.append(PairWithZero())
-        elif parameters.head == "vgg16_two_class":
-            # Cross entropy takes the logarithm of the softmax again, which changes nothing: it is the published NLL.
-            layers.append(nn.LogSoftmax(dim=1))
-        return nn.Sequential(*layers)
-
-
 class Classifier(nn.Module):
     """A backbone and a head.
 
@@ -74,17 +35,14 @@ class Classifier(nn.Module):
         self.feature_count = feature_count
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits, float32 [B, class_count]; the head works in float32 also under autocast.
-
-        In bfloat16 logits would have 8 bits, and equal scores by the dozen would blur the AUROC.
-        """
+        """Compute logits, float32 [B, class_count], the head in float32 also under autocast: bfloat16 would tie scores."""
         features = self.backbone(images).float()
         with torch.autocast(features.device.type, enabled=False):
             logits: Tensor = self.head(features)
         return logits
 
     def train(self, mode: bool = True) -> Self:
-        """As in every module, but of the backbone only what is trained as a whole leaves eval mode."""
+        """Set the mode, except for modules of the backbone with a frozen parameter, which stay in eval mode."""
         super().train(mode)
         self.backbone.eval()
         for module in self.backbone.modules():
@@ -94,14 +52,35 @@ class Classifier(nn.Module):
         return self
 
 
-def build_classifier(parameters: Parameters, class_count: int, *, weights: Path | None, seed: int) -> Classifier:
-    """The network of one trial, on the CPU, in train mode, its images expected in channels_last.
+class PairWithZero(nn.Module):
+    """Turn the logit of a single output, [B, 1], into those of two classes, (0, z) [B, 2]."""
 
-    Args:
-        parameters: `backbone`, `input_channels`, `trainable`, `head`, `loss` and `dropout` are used.
-        class_count: Number of classes.
-        weights: A file for the backbone with torchvision's names and three input channels; None: random weights.
-        seed: Of the random weights. The head's do not depend on the backbone.
+    def forward(self, z: Tensor) -> Tensor:
+        """Prepend a zero."""
+        return pad(z, (1, 0))
+
+
+def build_head(parameters: Parameters, feature_count: int, class_count: int, *, seed: int) -> nn.Sequential:
+    """Build the head, float32 [B, feature_count] -> logits [B, class_count]; the initial weights depend on `seed` only."""
+    outputs = 1 if parameters.loss == "bce" else class_count
+    layers: list[nn.Module]
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive_seed(seed, "classifier", "head"))
+        if parameters.head == "linear":
+            layers = [nn.Dropout(parameters.dropout), nn.Linear(feature_count, outputs)]
+        else:
+            hidden, dropout = nn.Linear(feature_count, _VGG16_HIDDEN), nn.Dropout(parameters.dropout)
+            layers = [hidden, nn.ReLU(), dropout, nn.Linear(_VGG16_HIDDEN, outputs)]
+    if parameters.loss == "bce":
+        layers.append(PairWithZero())
+    elif parameters.head == "vgg16_two_class":
+        # As published, with NLL loss. Cross entropy applies log-softmax once more, which changes nothing.
+        layers.append(nn.LogSoftmax(dim=1))
+    return nn.Sequential(*layers)
+
+
+def build_classifier(parameters: Parameters, class_count: int, *, weights: Path | None, seed: int) -> Classifier:
+    """Build the network of a trial, on the CPU, in train mode and channels_last; for `weights` see `build_backbone`.
 
     Raises:
         MachineError: The weights cannot be read or are of another network.

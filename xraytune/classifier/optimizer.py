@@ -1,13 +1,15 @@
-"""Adam, AdamW and SGD for the classifier, on torch's functional optimizers; the state and its checkpoint are kept here.
+"""Adam, AdamW and SGD on torch's functional optimizers, and learning rate schedules as functions of the step.
 
-The classes of `torch.optim` import torch's compiler when they are made, which nearly doubles what a trial's process takes to
-start where nothing else needs it (`docs/decisions/0002-one-process-for-each-trial.md`).
+The classes of `torch.optim` import torch's compiler, which nearly doubles the start-up time of a trial's process
+(`docs/decisions/0002-one-process-for-each-trial.md`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import compress
 from typing import Any
 
 import torch
@@ -20,134 +22,95 @@ from xraytune.config.settings import Parameters
 
 PLATEAU_PATIENCE_EPOCHS = 2
 PLATEAU_FACTOR = 0.3
-_RELATIVE_IMPROVEMENT = 1e-4
-
-
-def learning_rate(parameters: Parameters, step: int, *, total_steps: int, val_losses: Sequence[float]) -> float:
-    """The learning rate of one step.
-
-    - `constant`: `lr` throughout.
-    - `cosine`: from `lr` at step 0 along half a cosine to 0 at `total_steps` (Loshchilov & Hutter 2017, one period).
-    - `plateau`: as torch's `ReduceLROnPlateau`: after more than 2 epochs in a row in which val-A's loss was not below
-      its best by 0.01 %, the rate falls to 0.3 of itself, and the count begins again.
-
-    Args:
-        parameters: `lr` and `schedule` are used.
-        step: From 0 on.
-        total_steps: Steps of the whole run.
-        val_losses: Of the epochs before this one.
-    """
-    if parameters.schedule == "cosine":
-        return parameters.lr * 0.5 * (1 + math.cos(math.pi * step / total_steps))
-    if parameters.schedule == "plateau":
-        return parameters.lr * PLATEAU_FACTOR ** _plateau_count(val_losses)
-    return parameters.lr
-
-
-def _plateau_count(val_losses: Sequence[float]) -> int:
-    best, epochs_without_gain, count = math.inf, 0, 0
-    for loss in val_losses:
-        if loss < best * (1 - _RELATIVE_IMPROVEMENT):
-            best, epochs_without_gain = loss, 0
-        else:
-            epochs_without_gain += 1
-        if epochs_without_gain > PLATEAU_PATIENCE_EPOCHS:
-            epochs_without_gain = 0
-            count += 1
-    return count
-
-
-_BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
-_SGD_MOMENTUM = 0.9
+_PLATEAU_THRESHOLD = 1e-4
+_ADAM: dict[str, Any] = {
+    "beta1": 0.9,
+    "beta2": 0.999,
+    "eps": 1e-8,
+    "amsgrad": False,
+    "maximize": False,
+    "max_exp_avg_sqs": [],
+}
+_ALGORITHMS: dict[str, Callable[..., None]] = {
+    "adam": partial(adam, **_ADAM),
+    "adamw": partial(adamw, **_ADAM),
+    "sgd": partial(sgd, momentum=0.9, dampening=0.0, nesterov=False, maximize=False),
+}
 
 
 class Optimizer:
-    """Updates what requires a gradient in a network, to the bit as `torch.optim` does with its defaults.
+    """Updates the trainable parameters of a network, bit-identical to `torch.optim` with its defaults.
 
-    Args:
-        parameters: `optimizer`, `lr` and `weight_decay` are used.
-        network: On the device.
-
-    Attributes:
-        lr: The learning rate of the next step.
+    Set `lr` to the learning rate of the next step.
     """
 
     def __init__(self, parameters: Parameters, network: nn.Module) -> None:
         self.lr = parameters.lr
         self._name, self._weight_decay = parameters.optimizer, parameters.weight_decay
-        self._weights = [weights for weights in network.parameters() if weights.requires_grad]
-        self._state: dict[int, dict[str, Tensor]] = {}
+        self._params = [param for param in network.parameters() if param.requires_grad]
+        names = ("momentum_buffer_list",) if self._name == "sgd" else ("exp_avgs", "exp_avg_sqs")
+        self._state = {name: [torch.zeros_like(param) for param in self._params] for name in names}
+        if self._name != "sgd":
+            self._state["state_steps"] = [torch.tensor(0.0) for _ in self._params]
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
-        for weights in self._weights:
-            weights.grad = None
+        """Drop all gradients."""
+        for param in self._params:
+            param.grad = None
 
     @torch.no_grad()
     def step(self) -> None:
-        """Update the weights that have a gradient."""
-        moved = [(number, weights) for number, weights in enumerate(self._weights) if weights.grad is not None]
-        weights: list[Tensor] = [one for _, one in moved]
-        gradients = [one.grad for one in weights if one.grad is not None]
-        if self._name == "sgd":
-            buffers = [self._state.get(number, {}).get("momentum_buffer") for number, _ in moved]
-            sgd(
-                weights,
-                gradients,
-                buffers,
-                weight_decay=self._weight_decay,
-                momentum=_SGD_MOMENTUM,
-                lr=self.lr,
-                dampening=0.0,
-                nesterov=False,
-                maximize=False,
-            )
-            self._state |= {
-                number: {"momentum_buffer": buffer}
-                for (number, _), buffer in zip(moved, buffers, strict=True)
-                if buffer is not None
-            }
-            return
-        states = [self._state.setdefault(number, _first_moments(one)) for number, one in moved]
-        algorithm = adam if self._name == "adam" else adamw
-        algorithm(
-            weights,
-            gradients,
-            [state["exp_avg"] for state in states],
-            [state["exp_avg_sq"] for state in states],
-            [],
-            [state["step"] for state in states],
-            amsgrad=False,
-            beta1=_BETA1,
-            beta2=_BETA2,
-            lr=self.lr,
-            weight_decay=self._weight_decay,
-            eps=_EPSILON,
-            maximize=False,
-        )
+        """Update the parameters that have a gradient."""
+        has_grad = [param.grad is not None for param in self._params]
+        params = list(compress(self._params, has_grad))
+        state = {name: list(compress(tensors, has_grad)) for name, tensors in self._state.items()}
+        grads = [param.grad for param in params]
+        _ALGORITHMS[self._name](params, grads, **state, lr=self.lr, weight_decay=self._weight_decay)
 
-    def state_dict(self) -> dict[str, Any]:
-        """The state of each weight tensor by its number, as `torch.optim` writes it."""
-        return {"state": self._state}
+    def state_dict(self) -> dict[str, list[Tensor]]:
+        """Return the state under the argument names of torch's function, one tensor for each trainable parameter."""
+        return self._state
 
-    def load_state_dict(self, content: dict[str, Any]) -> None:
-        """Take over what `state_dict` gave; one of `torch.optim`, as an earlier version wrote it, does too.
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Sequence[Tensor]]) -> None:
+        """Load what `state_dict` returned.
 
         Raises:
             ValueError: It is of another network or another optimizer.
         """
-        state: dict[int, dict[str, Tensor]] = {}
-        for number, tensors in content["state"].items():
-            weights = self._weights[number]
-            expected = {"momentum_buffer": weights} if self._name == "sgd" else _first_moments(weights)
-            if {name: one.shape for name, one in tensors.items()} != {
-                name: one.shape for name, one in expected.items()
-            }:
-                raise ValueError("the state of another optimizer or network")
-            state[number] = {name: one.to(expected[name]) for name, one in tensors.items()}
-        self._state = state
+        if _shapes(state) != _shapes(self._state):
+            raise ValueError("the state of another optimizer or network")
+        for name, tensors in self._state.items():
+            for tensor, stored in zip(tensors, state[name], strict=True):
+                tensor.copy_(stored)
 
 
-def _first_moments(weights: Tensor) -> dict[str, Tensor]:
-    """Adam's state before its first step."""
-    return {"step": torch.tensor(0.0), "exp_avg": torch.zeros_like(weights), "exp_avg_sq": torch.zeros_like(weights)}
+def _shapes(state: Mapping[str, Sequence[Tensor]]) -> dict[str, list[torch.Size]]:
+    return {name: [tensor.shape for tensor in tensors] for name, tensors in state.items()}
+
+
+def learning_rate(parameters: Parameters, step: int, *, total_steps: int, val_losses: Sequence[float]) -> float:
+    """Return the learning rate of a step, counted from 0, in a run of `total_steps`.
+
+    - `constant`: `lr`.
+    - `cosine`: from `lr` at step 0 to 0 at `total_steps`, without restarts (Loshchilov & Hutter 2017, arXiv:1608.03983).
+    - `plateau`: as torch's `ReduceLROnPlateau`: times 0.3 after more than 2 epochs in a row whose loss on val-A did not
+      improve by 0.01 %. `val_losses` has the loss of each epoch so far.
+    """
+    if parameters.schedule == "cosine":
+        return parameters.lr * 0.5 * (1 + math.cos(math.pi * step / total_steps))
+    if parameters.schedule == "plateau":
+        return parameters.lr * PLATEAU_FACTOR ** _count_plateaus(val_losses)
+    return parameters.lr
+
+
+def _count_plateaus(val_losses: Sequence[float]) -> int:
+    best, bad_epochs, plateaus = math.inf, 0, 0
+    for loss in val_losses:
+        if loss < best * (1 - _PLATEAU_THRESHOLD):
+            best, bad_epochs = loss, 0
+        else:
+            bad_epochs += 1
+        if bad_epochs > PLATEAU_PATIENCE_EPOCHS:
+            bad_epochs, plateaus = 0, plateaus + 1
+    return plateaus

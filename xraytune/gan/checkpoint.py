@@ -1,7 +1,7 @@
 """The state of a GAN's training, its checkpoint, and the trained generator as a safetensors file.
 
 A checkpoint belongs to its settings and images: no other training resumes from it. It stores no random state, since all
-randomness of a step follows from the seed and the step's number.
+randomness of a step follows from the seed and the step's number. Readers raise `ArtifactError` for a damaged file.
 """
 
 from __future__ import annotations
@@ -119,11 +119,7 @@ def resume(training: Training, images_digest: str, folder: Path) -> None:
 
 
 def checkpoint_generator(path: Path) -> Generator:
-    """Load the EMA generator of a checkpoint, in evaluation mode, on the CPU.
-
-    Raises:
-        ArtifactError: The file is damaged.
-    """
+    """Load the EMA generator of a checkpoint, in evaluation mode, on the CPU."""
     content = _read_checkpoint(path)
     try:
         return _load(content["settings"], content["class_count"], content["ema_generator"])
@@ -132,11 +128,7 @@ def checkpoint_generator(path: Path) -> Generator:
 
 
 def checkpoint_step(path: Path) -> int:
-    """Return the number of steps trained.
-
-    Raises:
-        ArtifactError: The file is damaged.
-    """
+    """Return the number of steps trained."""
     return int(_read_checkpoint(path)["step"])
 
 
@@ -147,11 +139,7 @@ def save_generator(generator: Generator, path: Path) -> None:
 
 
 def load_generator(path: Path) -> Generator:
-    """Load a generator from its safetensors file, in evaluation mode, on the CPU.
-
-    Raises:
-        ArtifactError: The file is missing or damaged.
-    """
+    """Load a generator from its safetensors file, in evaluation mode, on the CPU."""
     try:
         require_file(path, "file of tensors")
         with safe_open(path, framework="pt") as file:

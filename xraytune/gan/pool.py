@@ -24,14 +24,10 @@ _GAP_PX = 2
 
 
 def sample_block(generator: Generator, label: int, block: int, *, seed: int, compute: Compute) -> NDArray[np.uint8]:
-    """Sample block number `block` (from 0) of class `label`: uint8 [256, S, S].
+    """Sample block number `block` (from 0) of class `label`, uint8 [256, S, S].
 
-    Args:
-        generator: In evaluation mode, so that images do not depend on each other; on `compute.device`.
-        label: Also seeds the noise, so two generators of one class each give different images.
-        block: From 0.
-        seed: Of the pool.
-        compute: Device and precision.
+    The generator is on `compute.device` and in evaluation mode, so that images do not depend on each other. The label also
+    seeds the noise, so two unconditional generators give different images.
     """
     labels = torch.full((BLOCK,), label, device=compute.device)
     return generate(generator, draw_noise(generator, BLOCK, derive_seed(seed, "pool", label, block)), labels, compute)

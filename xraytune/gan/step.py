@@ -42,10 +42,8 @@ class StepDraws(NamedTuple):
     Attributes:
         rows: Indices of the real images, int64 [B].
         z: float32 [B, z_dim].
-        color: Of three `Augmentation`s, each [3, ...]: of the real images, of the fakes in the discriminator's update,
-            and of the same fakes in the generator's.
-        translation: Likewise.
-        cutout: Likewise.
+        color: Of three `Augmentation`s, [3, ...]: of the real images, and of the fakes in the update of the discriminator
+            and in that of the generator; so are `translation` and `cutout`.
         ema_decay: float64 [].
     """
 
@@ -147,7 +145,7 @@ def _update(optimizer: Optimizer, loss: Tensor) -> None:
 
 
 _WARM_UP_STEPS = 3
-"""cuDNN chooses its algorithms, and Adam allocates its state, before a step is captured."""
+"""Before the capture, cuDNN chooses its algorithms and Adam allocates its state."""
 
 
 def replayed(step: Step) -> Step:
