@@ -1,4 +1,4 @@
-"""Views are seeded, nested, and do to an image what they say."""
+"""Views are seeded and nested, and change images as documented."""
 
 from __future__ import annotations
 

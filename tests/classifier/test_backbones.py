@@ -1,4 +1,4 @@
-"""Every classifier of torchvision becomes a backbone by the same rules."""
+"""Backbones from torchvision's classifiers."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ OTHER_SHAPES = (
 
 @pytest.fixture
 def unset_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave weights as they lie in memory: drawing them takes seconds, and some tests ask for shapes alone."""
+    """Skip the initialisation of weights, which takes seconds, where only shapes matter."""
     for name in ("kaiming_normal_", "kaiming_uniform_", "trunc_normal_", "normal_", "xavier_uniform_", "uniform_"):
         monkeypatch.setattr(nn.init, name, lambda tensor, *_, **__: tensor)
 
 
 def side(backbone: str) -> int:
-    """A small image that this backbone takes."""
+    """The side of a small image that this backbone accepts."""
     return next(side for side in (64, 96, 224) if size_refusal(backbone, side) is None)
 
 
@@ -76,7 +76,7 @@ def test_a_grey_image_gives_what_three_equal_channels_give(backbone: str) -> Non
         *("resnet18", "squeezenet1_1", "swin_t", "vit_b_32"),
     ],
 )
-def test_torchvisions_weights_give_the_features_that_its_own_head_is_given(backbone: str, tmp_path: Path) -> None:
+def test_torchvisions_weights_give_the_features_that_its_own_head_receives(backbone: str, tmp_path: Path) -> None:
     from torchvision import models  # seconds, which only this test should pay
 
     options = {"init_weights": True} if backbone in {"googlenet", "inception_v3"} else {}
@@ -144,7 +144,7 @@ def test_the_last_stage_is_the_coarsest_resolution_and_all_after_it(backbone: st
         network(torch.empty(1, 3, 224, 224, device="meta"))
 
     assert trained == set(names[len(names) - len(trained) :])
-    # Squeeze-and-excitation and what comes after the pooling have a single position.
+    # Squeeze-and-excitation layers and those after the pooling have a single position.
     several = {layer: count for layer, count in positions.items() if count > 1}
     coarsest = min(several.values())
     frozen = {count for layer, count in several.items() if f"{layer}.weight" not in trained}

@@ -1,4 +1,4 @@
-"""Real and synthetic images reach the network at one size and in one band."""
+"""Real and synthetic images reach the network at the same size and resolution."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ def format_of(image_size_px: int, resolution_px: int | None = None) -> InputForm
 
 
 def format_for(data: dict[str, Any] | None = None, **parameters: Any) -> InputFormat:
-    """The format of an experiment, its train side of mean 0.4 and standard deviation 0.2."""
+    """The format of an experiment whose training images have mean 0.4 and standard deviation 0.2."""
     settings = Settings.model_validate({"name": "any", "data": {"path": Path("images"), **(data or {})}})
     experiment = Experiment(settings=settings, parameters=Parameters.model_validate(parameters))
     return input_format(experiment, train_mean=0.4, train_std=0.2)
 
 
 def noise(image_count: int, size_px: int, purpose: str = "noise") -> Tensor:
-    """White noise: energy in every band."""
+    """White noise: energy at all frequencies."""
     generator = torch.Generator().manual_seed(derive_seed(1, purpose))
     return torch.randint(0, 256, (image_count, size_px, size_px), generator=generator, dtype=torch.uint8)
 
 
 def energy_above(images: Tensor, cycles: int) -> float:
-    """Share of the energy (mean grey left out) in waves of more than `cycles` periods a side."""
+    """Share of the energy, without the mean, at more than `cycles` periods per side."""
     spectrum = torch.fft.fft2(images.double() - images.double().mean(dim=(2, 3), keepdim=True)).abs() ** 2
     frequency = torch.from_numpy(np.abs(np.fft.fftfreq(images.shape[3], 1 / images.shape[3])))
     is_above = torch.maximum(frequency[:, None], frequency[None, :]) > cycles
@@ -58,8 +58,8 @@ def test_every_size_becomes_the_networks_size_within_0_and_1(size_px: int, resol
 
 
 @pytest.mark.slow
-def test_real_and_synthetic_images_have_the_same_band() -> None:
-    """What a 64-px GAN cannot draw, waves of more than 32 periods, is gone from the real images too."""
+def test_real_and_synthetic_images_have_the_same_resolution() -> None:
+    """Frequencies that a 64-px GAN cannot draw, above 32 periods, are removed from real images, too."""
     real, synthetic = noise(8, 128, "real"), noise(8, 64, "synthetic")
     matched = format_of(128, 64)
 
@@ -73,7 +73,7 @@ def test_real_and_synthetic_images_have_the_same_band() -> None:
 
 
 def test_a_real_image_stored_at_the_gans_size_is_the_same_image_after_matching() -> None:
-    """The band is matched by one operation: scaling the stored small image gives exactly the matched one."""
+    """Matching is one operation: upscaling the stored small image gives exactly the matched one."""
     real = noise(4, 128)
     small = torch.nn.functional.interpolate(
         real[:, None].float(), size=(64, 64), mode="bilinear", antialias=True
@@ -126,7 +126,7 @@ def test_normalised_images_have_the_formats_channels() -> None:
     torch.testing.assert_close(normalised[:, 2:], (images - 0.3) / 0.25)
 
 
-def test_a_format_has_the_size_the_way_and_the_band_of_its_experiment() -> None:
+def test_a_format_has_the_size_resize_and_resolution_of_its_experiment() -> None:
     form = format_for({"image_size": 128, "resize": "crop"}, source="gan")
 
     assert (form.image_size_px, form.resize, form.resolution_px) == (128, "crop", 64)

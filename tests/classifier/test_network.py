@@ -1,4 +1,4 @@
-"""What a classifier computes, and which of its parts may change."""
+"""What a classifier computes, and which parts are trained."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 
 def new_classifier(backbone: str = "small_cnn", *, classes: int = 2, seed: int = 1, **changes: Any) -> Classifier:
-    """A classifier with random weights; `weights` only lets the settings accept `trainable`."""
+    """A classifier with random weights; the settings accept `trainable` only with `weights`."""
     weights = "none" if changes.get("trainable", "all") == "all" else "given"
     parameters = Parameters.model_validate({"backbone": backbone, "weights": weights, **changes})
     return build_classifier(parameters, classes, weights=None, seed=seed)

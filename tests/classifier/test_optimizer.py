@@ -1,4 +1,4 @@
-"""The classifier's optimizers: the same bits as torch's own, without torch's compiler."""
+"""The optimizers are bit-identical to torch's, without importing its compiler."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ print("torch._dynamo" in sys.modules)
 
 
 def small_network() -> nn.Module:
-    """Its first layer is not trained, and its last one gets no gradient."""
+    """Its first layer is frozen, and its last gets no gradient."""
     torch.manual_seed(0)
     network = nn.ModuleList([nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 1), nn.Linear(1, 1)])
     network[0].requires_grad_(False)
@@ -51,7 +51,7 @@ def torchs(name: Name, network: nn.Module) -> Any:
 
 
 def train(network: Any, optimizer: Any, steps: range) -> list[torch.Tensor]:
-    """The network's weights after some steps."""
+    """Train for some steps; return the weights."""
     for step in steps:
         images = torch.randn(16, 4, generator=torch.Generator().manual_seed(step))
         optimizer.zero_grad()
@@ -61,7 +61,7 @@ def train(network: Any, optimizer: Any, steps: range) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_weights_move_as_torchs_own_optimizers_move_them(name: Name) -> None:
+def test_updates_are_bit_identical_to_torchs_optimizers(name: Name) -> None:
     one, other = small_network(), small_network()
 
     pairs = zip(train(one, ours(name, one), range(5)), train(other, torchs(name, other), range(5)), strict=True)
@@ -70,7 +70,7 @@ def test_weights_move_as_torchs_own_optimizers_move_them(name: Name) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_checkpoint_goes_on_to_the_bits_of_an_unbroken_run(name: Name) -> None:
+def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(name: Name) -> None:
     network, unbroken = small_network(), small_network()
     optimizer = ours(name, network)
     train(network, optimizer, range(3))

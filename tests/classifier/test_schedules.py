@@ -1,4 +1,4 @@
-"""Learning rates as functions of the step agree with torch's schedulers."""
+"""Learning rate schedules agree with torch's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The layer table: every number to learn once, layers in the order in which they run."""
+"""The layer table: every parameter once, layers in the order of their calls."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from xraytune.config.settings import Parameters
 
 pytestmark = pytest.mark.slow
 
-# As published with the VGG-16 project (docs/origins/004.md).
+# From the VGG-16 project (docs/origins/004.md).
 VGG16_TWO_CLASS = """
             Conv2d-1          [8, 64, 224, 224]           1,792
               ReLU-2          [8, 64, 224, 224]               0
@@ -60,7 +60,7 @@ VGG16_TWO_CLASS = """
 
 
 def test_the_published_vgg16_has_its_published_layers_and_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("kaiming_normal_", "kaiming_uniform_", "normal_", "uniform_"):  # the weights do not matter here
+    for name in ("kaiming_normal_", "kaiming_uniform_", "normal_", "uniform_"):  # skip slow initialisation
         monkeypatch.setattr(nn.init, name, lambda tensor, *_, **__: tensor)
     parameters = Parameters(backbone="vgg16", trainable="head", head="vgg16_two_class", batch_size=8)
 
@@ -78,8 +78,8 @@ def test_the_published_vgg16_has_its_published_layers_and_counts(monkeypatch: py
 
 
 @pytest.mark.parametrize("backbone", ["small_cnn", "convnext_tiny", "swin_t", "vit_b_32", "googlenet"])
-def test_every_number_to_learn_stands_in_one_row(backbone: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Attention, class tokens and layer scales hold numbers outside of plain layers."""
+def test_every_parameter_is_counted_once(backbone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention, class tokens and layer scales have parameters outside of leaf modules."""
     for name in ("kaiming_normal_", "kaiming_uniform_", "trunc_normal_", "normal_", "xavier_uniform_", "uniform_"):
         monkeypatch.setattr(nn.init, name, lambda tensor, *_, **__: tensor)
     parameters = Parameters(backbone=backbone, weights="none")  # type: ignore[arg-type]  # one of its names

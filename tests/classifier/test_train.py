@@ -1,4 +1,4 @@
-"""The loop: it resumes to the bit, trains what it may, keeps the best, and ends when told."""
+"""The training loop: it resumes bit-identically, trains only unfrozen parts, keeps the best network, and stops early."""
 
 from __future__ import annotations
 
@@ -51,17 +51,17 @@ class TinyTask:
     norm_images: Tensor | None = None
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Eight images of the train side, drawn by the step."""
+        """Eight training images, drawn from the step."""
         drawn = torch.from_numpy(numpy_generator(1, "batch", step).integers(0, len(self.train_images), 8))
         return self.features_of(self.train_images[drawn]), self.train_labels[drawn]
 
     def norm_batches(self) -> Iterable[Tensor]:
-        """The images of the train side, or other ones, half of them at a time."""
+        """The training images or `norm_images`, in two batches."""
         images = self.train_images if self.norm_images is None else self.norm_images
         return map(self.features_of, torch.split(images, 28))
 
     def val_batches(self) -> Iterable[Tensor]:
-        """The validation images, 16 at a time."""
+        """The validation images, in batches of 16."""
         return map(self.features_of, torch.split(self.val_images, 16))
 
 
@@ -135,7 +135,7 @@ def test_progress_is_shown_from_before_the_first_step_on_also_where_an_epoch_is_
         seed=5,
         compute=CPU,
         checkpoint_dir=tmp_path,
-        on_progress=lambda *told: seen.append(told),
+        on_progress=lambda *event: seen.append(event),
     )
     next(epochs)
     assert seen == [("training steps", 0, 3), ("training steps", 1, 3)]
@@ -163,7 +163,7 @@ def test_two_epochs_and_a_resumed_third_equal_three_to_the_bit(tmp_path: Path, s
 
 @pytest.mark.slow
 def test_plateau_lowers_the_rate_across_a_resume(tmp_path: Path) -> None:
-    """With a rate this small val-A's loss stalls at once, so the rate falls after epoch 4."""
+    """With such a small rate, val-A's loss stalls at once, so the rate falls after epoch 4."""
     parameters = small(schedule="plateau", lr=1e-9, trainable="head", weights="given")
     network, resumed = (build_classifier(parameters, 2, weights=None, seed=1) for _ in range(2))
 
@@ -176,7 +176,7 @@ def test_plateau_lowers_the_rate_across_a_resume(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_checkpoint_is_there_before_the_epoch_is_told(tmp_path: Path) -> None:
+def test_the_checkpoint_is_written_before_the_epoch_is_reported(tmp_path: Path) -> None:
     parameters = small()
     network = build_classifier(parameters, 2, weights=None, seed=1)
 
@@ -215,7 +215,7 @@ def test_training_learns_and_the_best_network_gives_the_best_value_again(tmp_pat
 
 @pytest.mark.slow
 def test_of_equally_good_epochs_the_earliest_is_kept(tmp_path: Path) -> None:
-    """With a rate this small no epoch ranks val-A differently, so the first one's network stays the best."""
+    """With such a small rate, the ranking of val-A never changes, so the first epoch stays the best."""
     parameters = small(lr=1e-6, optimizer="sgd", trainable="head", weights="given")
     network = build_classifier(parameters, 2, weights=None, seed=1)
 
@@ -230,7 +230,7 @@ def test_of_equally_good_epochs_the_earliest_is_kept(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_what_is_validated_and_kept_has_the_estimated_running_statistics(tmp_path: Path) -> None:
-    """Whatever the steps showed: here they are far brighter than the images for the estimate."""
+    """Here, the training images are far brighter than those of the estimate."""
     task = tiny_task()
     brighter = replace(task, train_images=task.train_images + 3)
     network = build_classifier(small(), 2, weights=None, seed=1)
@@ -249,7 +249,7 @@ def test_what_is_validated_and_kept_has_the_estimated_running_statistics(tmp_pat
 
 @pytest.mark.slow
 def test_estimating_batch_norms_leaves_the_training_as_it_was(tmp_path: Path) -> None:
-    """Weights and losses are the same to the bit, dropout included; val-A's values are of other running statistics."""
+    """Weights and losses are bit-identical, with dropout; val-A's values depend on the running statistics."""
     estimated, moving = (small(batch_norm=which, dropout=0.3, optimizer="adamw") for which in ("mix", "moving"))
     networks = [build_classifier(estimated, 2, weights=None, seed=1) for _ in range(2)]
 
@@ -358,7 +358,7 @@ def test_a_loss_that_is_not_finite_ends_the_trial_and_leaves_the_last_good_check
 
 
 @pytest.mark.slow
-def test_a_damaged_checkpoint_is_refused_with_the_way_out(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_refused_with_a_fix(tmp_path: Path) -> None:
     parameters = small()
     network = build_classifier(parameters, 2, weights=None, seed=1)
     train(parameters, network, tmp_path, stop_after=1)
@@ -420,7 +420,7 @@ def test_prediction_is_in_eval_mode_restores_the_mode_and_keeps_the_order() -> N
     ],
 )
 @pytest.mark.slow
-def test_a_checkpoint_of_other_things_is_refused_with_the_way_out(tmp_path: Path, key: str, value: object) -> None:
+def test_a_checkpoint_with_invalid_content_is_refused_with_a_fix(tmp_path: Path, key: str, value: object) -> None:
     parameters = small()
     network = build_classifier(parameters, 2, weights=None, seed=1)
     train(parameters, network, tmp_path, stop_after=1)
@@ -432,7 +432,7 @@ def test_a_checkpoint_of_other_things_is_refused_with_the_way_out(tmp_path: Path
 
 
 @pytest.mark.parametrize("content", [None, b"", b"[]" * 100])
-def test_a_missing_or_damaged_best_network_is_told(tmp_path: Path, content: bytes | None) -> None:
+def test_a_missing_or_damaged_best_network_is_an_error(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / "best.safetensors").write_bytes(content)
 

@@ -1,4 +1,4 @@
-"""Official weights are found by their names, checked by their hashes, and every refusal says what to do."""
+"""Official weights are found by name and verified by hash, and every error has a fix."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_no_weights_are_no_file() -> None:
 
 
 def test_imagenet_takes_the_newest_official_file_that_is_in_the_folder(official_mobilenet: Path) -> None:
-    """The folder has IMAGENET1K_V1 only, which is the older of the two."""
+    """The folder has IMAGENET1K_V1 only, the older of two."""
     found = find_weights("mobilenet_v2", "imagenet", official_mobilenet)
 
     assert found == official_mobilenet / "mobilenet_v2-b0353104.pth"
@@ -53,12 +53,12 @@ def test_one_set_of_weights_is_not_replaced_by_another(official_mobilenet: Path)
         find_weights("mobilenet_v2", "IMAGENET1K_V2", official_mobilenet)
 
 
-def test_a_set_that_the_backbone_has_not_is_a_wrong_word_in_the_configuration(tmp_path: Path) -> None:
+def test_a_weight_set_that_the_backbone_lacks_is_a_config_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"resnet18 has no set of weights IMAGENET1K_V2\n.*imagenet, IMAGENET1K_V1"):
         find_weights("resnet18", "IMAGENET1K_V2", tmp_path)
 
 
-def test_a_folder_without_the_file_is_answered_with_all_names_that_would_do(tmp_path: Path) -> None:
+def test_a_folder_without_the_file_is_refused_with_all_acceptable_names(tmp_path: Path) -> None:
     with pytest.raises(MachineError) as caught:
         find_weights("resnet50", "imagenet", tmp_path)
 
@@ -76,7 +76,7 @@ def test_a_file_of_the_right_name_and_the_wrong_hash_is_refused(tmp_path: Path) 
 def test_without_a_folder_and_a_network_the_file_to_get_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A proxy that refuses every connection stands for the missing network."""
+    """Offline: a proxy refuses every connection."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
 
@@ -99,7 +99,7 @@ def test_a_file_in_torchs_cache_is_taken_without_a_network(
     assert find_weights("mobilenet_v2", "IMAGENET1K_V1", None) == cached
 
 
-def test_a_missing_file_of_ones_own_is_answered_with_the_choices(tmp_path: Path) -> None:
+def test_a_missing_custom_file_is_refused_with_the_choices(tmp_path: Path) -> None:
     with pytest.raises(MachineError, match="imagenet, IMAGENET1K_V1, IMAGENET1K_V2, none"):
         find_weights("resnet50", str(tmp_path / "mine.pth"), None)
 
@@ -113,7 +113,7 @@ def test_official_names_carry_the_beginning_of_their_hash(backbone: str) -> None
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_a_file_of_ones_own_fills_the_backbone(tmp_path: Path, suffix: str) -> None:
+def test_a_custom_file_fills_the_backbone(tmp_path: Path, suffix: str) -> None:
     parameters = Parameters(backbone="small_cnn", weights="none")
     trained = build_classifier(parameters, 2, weights=None, seed=1).backbone
     path = tmp_path / f"mine{suffix}"
@@ -157,8 +157,8 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, name: str) -> Non
         read_weights(path)
 
 
-def test_a_file_of_torch_that_names_its_tensors_wrongly_is_refused(tmp_path: Path) -> None:
-    """A flipped bit in the list of tensors; torch says so by an assertion."""
+def test_a_torch_file_with_a_damaged_index_is_refused(tmp_path: Path) -> None:
+    """A flipped bit in the index of tensors, for which torch raises an AssertionError."""
     with zipfile.ZipFile(tmp_path / "flipped.pth", "w") as archive:
         archive.writestr("flipped/data.pkl", b"\x80\x02K\x01Q.")
         archive.writestr("flipped/version", b"3\n")
