@@ -15,11 +15,10 @@ from xraytune.compute import choose_compute
 from xraytune.config.load import load_space
 from xraytune.data.phantom import draw_phantoms
 from xraytune.pipeline.prepare import prepare
-from xraytune.records import EpochRecord
 from xraytune.search.controller import SearchController
 from xraytune.search.journal import Journal
-from xraytune.search.messages import TrialSuggestion
-from xraytune.search.run import Quiet, search
+from xraytune.search.messages import NO_CALLBACKS, Callbacks, TrialSuggestion
+from xraytune.search.run import search
 from xraytune.search.study import StudyFolder, create_study, locked
 
 _TRIALS, _EPOCHS, _ROUNDS = 1000, 5, 3
@@ -37,15 +36,6 @@ parameters:
 budget: {trials: 1, max_epochs: 5, steps_per_epoch: 1}
 scheduler: {name: none}
 """
-
-
-class _FirstEpoch(Quiet):
-    def __init__(self) -> None:
-        self.at = math.inf
-
-    def epoch(self, number: int, record: EpochRecord) -> None:
-        del number, record
-        self.at = min(self.at, time.perf_counter())
 
 
 def measure() -> Iterator[Figure]:
@@ -73,7 +63,9 @@ def _fill(root: Path) -> None:
     create_study(folder, space, prepared, choose_compute(gpus=0, threads=1))
     with locked(folder):
         journal = Journal(folder.journal_path, space, writable=True)
-        controller = SearchController(folder, space, journal, gan_need=lambda _: None, gpu_share=0.0, observer=Quiet())
+        controller = SearchController(
+            folder, space, journal, gan_need=lambda _: None, gpu_share=0.0, callbacks=NO_CALLBACKS
+        )
         while isinstance(suggestion := controller.next(), TrialSuggestion):
             value = dice.random()
             for epoch in range(1, _EPOCHS + 1):
@@ -86,12 +78,12 @@ def _fill(root: Path) -> None:
 
 
 def _seconds(root: Path, studies: Path, trials: int) -> float:
-    first, started = _FirstEpoch(), time.perf_counter()
+    epochs_at, started = list[float](), time.perf_counter()
     search(
         root / "space.yaml",
         overrides=[f"budget.trials={trials}"],
         studies=studies,
         cache=root / "cache",
-        observer=first,
+        callbacks=Callbacks(on_epoch=lambda *_: epochs_at.append(time.perf_counter())),
     )
-    return first.at - started
+    return epochs_at[0] - started

@@ -10,9 +10,8 @@ from pathlib import Path
 
 from benchmarks.figures import Figure, figure
 from xraytune.data.phantom import draw_phantoms
-from xraytune.records import EpochRecord
-from xraytune.search.messages import TrialSuggestion
-from xraytune.search.run import Quiet, search
+from xraytune.search.messages import Callbacks
+from xraytune.search.run import search
 
 _TRIALS = 8
 _SPACE = """\
@@ -27,31 +26,20 @@ budget: {trials: 8, max_epochs: 1, steps_per_epoch: 1}
 """
 
 
-class _Times(Quiet):
-    """Notes when trials begin and when they end their first epoch."""
-
-    def __init__(self) -> None:
-        self.began_at: dict[int, float] = {}
-        self.first_epoch_at: dict[int, float] = {}
-
-    def began(self, suggestion: TrialSuggestion) -> None:
-        self.began_at[suggestion.number] = time.perf_counter()
-
-    def epoch(self, number: int, record: EpochRecord) -> None:
-        del record
-        self.first_epoch_at.setdefault(number, time.perf_counter())
-
-
 def measure() -> Iterator[Figure]:
     """The median over eight trials, as many at once as there are cores; and the whole search, Ray's start included."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         draw_phantoms(root / "xrays", patients=20, seed=1, image_size_px=32)
         (root / "space.yaml").write_text(_SPACE, encoding="utf-8")
-        times = _Times()
+        began_at, first_epoch_at = dict[int, float](), dict[int, float]()
+        callbacks = Callbacks(
+            on_trial_start=lambda suggestion: began_at.update({suggestion.number: time.perf_counter()}),
+            on_epoch=lambda number, _: first_epoch_at.update({number: time.perf_counter()}),  # a trial has one epoch
+        )
         started = time.perf_counter()
-        search(root / "space.yaml", studies=root / "studies", observer=times)
+        search(root / "space.yaml", studies=root / "studies", callbacks=callbacks)
         whole = time.perf_counter() - started
-    waits = [times.first_epoch_at[number] - times.began_at[number] for number in range(_TRIALS)]
+    waits = [first_epoch_at[number] - began_at[number] for number in range(_TRIALS)]
     yield figure("trial_start: from start to first epoch, median", statistics.median(waits), "s")
     yield figure(f"trial_start: a search of {_TRIALS} such trials", whole, "s")

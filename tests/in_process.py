@@ -19,8 +19,7 @@ from xraytune.pipeline.synthesize import gan_need
 from xraytune.records import Compute
 from xraytune.search.controller import SearchController
 from xraytune.search.journal import Journal
-from xraytune.search.messages import TrialSuggestion, Work
-from xraytune.search.run import Quiet
+from xraytune.search.messages import NO_CALLBACKS, TrialSuggestion, Work
 from xraytune.search.study import StudyFolder, create_study, locked
 from xraytune.search.worker import Job, TrialWorker
 
@@ -47,7 +46,7 @@ def director_of(folder: StudyFolder, space: Space, prepared: Prepared, cache: Pa
         Journal(folder.journal_path, space, writable=True),
         gan_need=lambda parameters: gan_need(parameters.gan, prepared, CPU, cache),
         gpu_share=0.0,
-        observer=Quiet(),
+        callbacks=NO_CALLBACKS,
     )
 
 

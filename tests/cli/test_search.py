@@ -19,12 +19,14 @@ def lines_of(error_output: str) -> list[str]:
 def test_a_log_has_a_line_for_each_start_and_end(capsys: pytest.CaptureFixture[str]) -> None:
     parameters = Parameters.model_validate({"source": "duplicate", "synthetic_ratio": 0.5})
 
-    with SearchScreen() as screen:
-        screen.on_progress("hash images", 1, 2)
-        screen.on_progress("hash images", 2, 2)
-        screen.began(TrialSuggestion(number=3, parameters=parameters))
-        screen.ended({"number": 3, "status": "pruned", "epochs": 2, "seconds": 61.2, "value": 0.75, "reason": ""})
-        screen.ended({"number": 4, "status": "failed", "reason": "the loss is not finite\nat step 3"})
+    with SearchScreen() as callbacks:
+        callbacks.on_progress("hash images", 1, 2)
+        callbacks.on_progress("hash images", 2, 2)
+        callbacks.on_trial_start(TrialSuggestion(number=3, parameters=parameters))
+        callbacks.on_trial_end(
+            {"number": 3, "status": "pruned", "epochs": 2, "seconds": 61.2, "value": 0.75, "reason": ""}
+        )
+        callbacks.on_trial_end({"number": 4, "status": "failed", "reason": "the loss is not finite\nat step 3"})
 
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -40,7 +42,7 @@ def test_a_search_is_watched_with_the_budget_of_this_start(tmp_path: Path, capsy
     folder = StudyFolder(tmp_path / "studies" / "small")
     create_study(folder, write_space(tmp_path, "budget.trials=6"), two_images(), CPU)
 
-    with SearchScreen() as screen:
-        screen.opened(folder, "", 9)
+    with SearchScreen() as callbacks:
+        callbacks.on_start(folder.path, "", 9)
 
     assert "0 of 9 trials ended" in capsys.readouterr().err

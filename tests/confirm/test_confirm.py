@@ -21,7 +21,6 @@ from xraytune.confirm import run as confirm_run
 from xraytune.confirm.forecast import Forecast
 from xraytune.confirm.record import Confirmation
 from xraytune.confirm.run import confirm
-from xraytune.confirm.training import Quiet
 from xraytune.data.phantom import draw_phantoms
 from xraytune.data.transform import Strengths, transform_folder
 from xraytune.errors import DataError, MachineError, StudyError
@@ -124,35 +123,28 @@ def test_a_confirm_goes_on_with_the_test_folder_that_it_was_judged_on_and_refuse
 
 
 class Stopped(Exception):
-    """What an observer raises who leaves the test folder sealed."""
-
-
-class LeavesSealed(Quiet):
-    """An observer who looks at the forecast and stops."""
-
-    def __init__(self) -> None:
-        self.seen: list[Forecast] = []
-
-    def forecast(self, forecast: Forecast, *, is_open: bool) -> None:
-        assert not is_open
-        self.seen.append(forecast)
-        raise Stopped
+    """Raised after the forecast to leave the test folder sealed."""
 
 
 def test_after_the_forecast_the_test_folder_may_stay_sealed_and_seeds_added_then_confirm(lab: Lab) -> None:
-    observer = LeavesSealed()
+    seen: list[Forecast] = []
+
+    def leave_sealed(forecast: Forecast, is_open: bool) -> None:
+        assert not is_open
+        seen.append(forecast)
+        raise Stopped
 
     for seeds in (None, 4):
         with pytest.raises(Stopped):
-            lab.confirm(observer=observer, gan_seeds=seeds)
+            lab.confirm(on_forecast=leave_sealed, gan_seeds=seeds)
 
     assert not (lab.study / TEST_ACCESS_FILE).exists()
     assert not list(lab.study.rglob("test.npy"))
-    assert [forecast.gan_seeds for forecast in observer.seen] == [2, 4]
-    assert read_json(lab.study / "confirm" / "forecast.json") == observer.seen[-1].to_json()
+    assert [forecast.gan_seeds for forecast in seen] == [2, 4]
+    assert read_json(lab.study / "confirm" / "forecast.json") == seen[-1].to_json()
     found = lab.confirm()
     assert (found.gan_seeds, found.exploratory) == (4, ())
-    assert found.to_json()["forecast"] == observer.seen[-1].to_json()
+    assert found.to_json()["forecast"] == seen[-1].to_json()
 
 
 FEW_SEEDS = "it has only 2 GAN seeds, and the 95 % intervals need at least 4"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +22,6 @@ from xraytune.search.study import StudyFolder
 SETTINGS = Settings(name="small", seed=5, data=DataSettings(path=Path("xrays")))
 
 
-@dataclass(slots=True)
-class Watching:
-    progress: list[tuple[str, int, int]] = field(default_factory=list)
-
-    def progressed(self, what: str, ended: int, total: int) -> None:
-        self.progress.append((what, ended, total))
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> StudyFolder:
     return StudyFolder(tmp_path / "confirm")
@@ -47,11 +38,9 @@ def work(
     folder: StudyFolder,
     *sources: str,
     gan_need: Callable[[Parameters], str | None] = no_gan,
-    watching: Watching | None = None,
     **options: Any,
 ) -> RunList:
-    watching = watching or Watching()
-    return RunList(folder, runs(*sources), what="runs", gan_need=gan_need, retries=1, observer=watching, **options)
+    return RunList(folder, runs(*sources), what="runs", gan_need=gan_need, retries=1, **options)
 
 
 def top_ups(folder: StudyFolder, *searched: tuple[int, int, float]) -> RunList:
@@ -69,14 +58,14 @@ def started(work: RunList) -> int:
 
 
 def test_each_run_ends_once_and_a_new_start_goes_on(folder: StudyFolder) -> None:
-    watching = Watching()
-    first = work(folder, "none", "none", "none", watching=watching)
+    progress: list[tuple[str, int, int]] = []
+    first = work(folder, "none", "none", "none", on_progress=lambda *said: progress.append(said))
     assert [started(first), started(first)] == [0, 1]
     first.on_result(1, ended(0.9))
 
     second = work(folder, "none", "none", "none")
 
-    assert watching.progress == [("runs", 0, 3), ("runs", 1, 3)]
+    assert progress == [("runs", 0, 3), ("runs", 1, 3)]
     assert [started(second), started(second)] == [0, 2]
     second.on_result(0, ended(0.8))
     assert second.next() is Answer.WAIT or not second.is_done

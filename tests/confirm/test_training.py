@@ -11,11 +11,11 @@ import pytest
 from tests.confirm.test_arms import parameters
 from tests.search.studies import CPU, ended, epoch, two_images, write_space
 from xraytune.confirm.plan import Candidate, Plan, Stopped, Trials
-from xraytune.confirm.training import Quiet, Training
+from xraytune.confirm.training import Training
 from xraytune.errors import StudyError, TrialError
 from xraytune.files import read_jsonl
 from xraytune.search.asha import rungs_of
-from xraytune.search.messages import Message, TrialSuggestion, Work
+from xraytune.search.messages import NO_CALLBACKS, Message, TrialSuggestion, Work
 from xraytune.search.runner import Runner
 from xraytune.search.study import StudyFolder, environment
 
@@ -69,7 +69,7 @@ def training(root: Path, *overrides: str, says: Says = well) -> Training:
         machine=lambda: environment(CPU),
         cache=root / "cache",
         runner=cast(Runner, Told(says)),
-        observer=Quiet(),
+        callbacks=NO_CALLBACKS,
     )
 
 

@@ -28,8 +28,7 @@ from xraytune.pipeline.synthesize import gan_need
 from xraytune.records import Compute
 from xraytune.search.controller import SearchController
 from xraytune.search.journal import Journal
-from xraytune.search.messages import TrialSuggestion, Work
-from xraytune.search.run import Quiet
+from xraytune.search.messages import NO_CALLBACKS, TrialSuggestion, Work
 from xraytune.search.study import (
     StudyFolder,
     create_study,
@@ -169,7 +168,7 @@ def search(tree: Tree, marks: Marks, trials: int = TRIALS) -> None:
             journal,
             gan_need=lambda parameters: gan_need(parameters.gan, prepared, CPU, tree.cache),
             gpu_share=0.0,
-            observer=Quiet(),
+            callbacks=NO_CALLBACKS,
         )
 
         def is_lost(number: int, epoch: int) -> bool:
@@ -195,7 +194,6 @@ def run_list(tree: Tree, marks: Marks) -> None:
             what="runs",
             gan_need=lambda parameters: gan_need(parameters.gan, prepared, CPU, tree.cache),
             retries=1,
-            observer=confirm_training.Quiet(),
         )
         _run(work, tree.runs, tree.runs, token, tree.cache, marks, _never)
 

@@ -10,10 +10,10 @@ from xraytune.config.load import load_space
 from xraytune.config.settings import Parameters
 from xraytune.config.space import Space
 from xraytune.pipeline.prepare import Prepared, PreparedImage, SideName
-from xraytune.records import Compute, EpochRecord
+from xraytune.records import Compute
 from xraytune.search.controller import SearchController
 from xraytune.search.journal import Journal
-from xraytune.search.messages import TrialSuggestion
+from xraytune.search.messages import Callbacks
 from xraytune.search.study import StudyFolder
 
 SPACE = """\
@@ -33,22 +33,17 @@ sampler: {startup_trials: 2, seed: 3}
 
 @dataclass(slots=True)
 class Watching:
-    """An observer that remembers."""
+    """Callbacks that remember which trials started and ended."""
 
     began_numbers: list[int] = field(default_factory=list)
     ended_rows: list[dict[str, Any]] = field(default_factory=list)
 
-    def note(self, text: str) -> None: ...
-
-    def opened(self, folder: StudyFolder, dashboard: str, trial_budget: int) -> None: ...
-
-    def began(self, suggestion: TrialSuggestion) -> None:
-        self.began_numbers.append(suggestion.number)
-
-    def epoch(self, number: int, record: EpochRecord) -> None: ...
-
-    def ended(self, row: Any) -> None:
-        self.ended_rows.append(dict(row))
+    @property
+    def callbacks(self) -> Callbacks:
+        return Callbacks(
+            on_trial_start=lambda suggestion: self.began_numbers.append(suggestion.number),
+            on_trial_end=lambda row: self.ended_rows.append(dict(row)),
+        )
 
 
 def write_space(folder: Path, *overrides: str, unsaid: Mapping[str, Value] | None = None) -> Space:
@@ -95,7 +90,7 @@ def direct(
     space = write_space(study.path.parent.parent, *overrides, unsaid=study.unsaid())
     journal = Journal(study.journal_path, space, writable=True)
     return SearchController(
-        study, space, journal, gan_need=gan_need, gpu_share=gpu_share, observer=watching or Watching()
+        study, space, journal, gan_need=gan_need, gpu_share=gpu_share, callbacks=(watching or Watching()).callbacks
     )
 
 

@@ -236,7 +236,7 @@ def test_the_gan_of_a_confirm_that_has_not_ended_stays(root: Path) -> None:
     assert experiment.parameters.gan is not None
     gan = artifact_path(cache, "gan-1", gan_inputs(experiment.parameters.gan, None, folder.prepared(), CPU))
     run = Run(number=0, label="gan", experiment=experiment)
-    work = RunList(runs, [run], what="runs", gan_need=lambda _: None, retries=0, observer=Watcher())
+    work = RunList(runs, [run], what="runs", gan_need=lambda _: None, retries=0)
     work.next()
 
     clean(folder.path)
@@ -247,12 +247,6 @@ def test_the_gan_of_a_confirm_that_has_not_ended_stays(root: Path) -> None:
 
     assert stayed
     assert not gan.exists()
-
-
-class Watcher:
-    """Does not look."""
-
-    def progressed(self, what: str, ended: int, total: int) -> None: ...
 
 
 def test_what_another_study_stands_on_too_stays(root: Path) -> None:

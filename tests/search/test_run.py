@@ -14,7 +14,8 @@ from xraytune.errors import ConfigError, StudyError
 from xraytune.export.train import train
 from xraytune.files import read_json, read_jsonl, write_json
 from xraytune.search import run as search_run
-from xraytune.search.run import Quiet, search
+from xraytune.search.messages import Callbacks
+from xraytune.search.run import search
 
 pytestmark = pytest.mark.slow
 
@@ -31,16 +32,6 @@ parameters:
 budget: {trials: 1, max_epochs: 1, steps_per_epoch: 2}
 scheduler: {name: none}
 """
-
-
-class Notes(Quiet):
-    """Who keeps what a search notes."""
-
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.texts.append(text)
 
 
 @pytest.fixture
@@ -62,7 +53,12 @@ def test_a_study_that_another_search_of_the_name_creates_meanwhile_is_not_gone_o
             search_in_process(load_space(space, ["batch_size=4"]), root)
 
     with pytest.raises(StudyError, match="another space"):
-        search(space, studies=root / "studies", overrides=["budget.trials=2"], on_progress=search_another)
+        search(
+            space,
+            studies=root / "studies",
+            overrides=["budget.trials=2"],
+            callbacks=Callbacks(on_progress=search_another),
+        )
 
     (row,) = read_jsonl(root / "studies" / "small" / "trials.jsonl")
     assert row["parameters"]["batch_size"] == 4
@@ -79,12 +75,12 @@ def test_a_study_that_another_search_of_the_name_creates_meanwhile_is_not_gone_o
     ],
 )
 def test_a_search_with_nothing_left_to_do_says_what_is_used_up(space: Path, overrides: list[str], note: str) -> None:
-    studies, notes = space.parent / "studies", Notes()
+    studies, notes = space.parent / "studies", list[str]()
     search(space, studies=studies)
 
-    search(space, studies=studies, overrides=overrides, observer=notes)
+    search(space, studies=studies, overrides=overrides, callbacks=Callbacks(note=notes.append))
 
-    assert notes.texts[-1] == note
+    assert notes[-1] == note
 
 
 def test_a_ratio_that_rounds_to_no_extra_image_is_refused_before_a_study_or_a_model_is_made(space: Path) -> None:
@@ -103,15 +99,15 @@ def test_a_ratio_that_rounds_to_no_extra_image_is_refused_before_a_study_or_a_mo
 
 
 def test_a_search_goes_on_after_an_upgrade_and_says_so_at_its_start(space: Path) -> None:
-    studies, notes = space.parent / "studies", Notes()
+    studies, notes = space.parent / "studies", list[str]()
     search(space, studies=studies)
     file = studies / "small" / "environment.json"
     content = read_json(file)
     content["packages"]["torch"] = "2.0.1"
     write_json(file, content)
 
-    summary = search(space, studies=studies, overrides=["budget.trials=2"], observer=notes)
+    summary = search(space, studies=studies, overrides=["budget.trials=2"], callbacks=Callbacks(note=notes.append))
 
-    assert any(text.startswith("this study was begun with torch 2.0.1 and torchvision ") for text in notes.texts)
+    assert any(text.startswith("this study was begun with torch 2.0.1 and torchvision ") for text in notes)
     assert summary.counts["complete"] == 2
     assert read_json(file)["continued"][0]["ended_trials"] == 1

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from xraytune.confirm.answer import ControlResult, DuplicatePoint, FinalistResult, Gain, RatioPoint
     from xraytune.confirm.forecast import Forecast, VerdictChances
     from xraytune.confirm.record import Confirmation
+    from xraytune.search.messages import Callbacks
 
 _TONES: dict[str, Tone] = {"helps": "good", "better": "good", "hurts": "bad", "worse": "bad"}
 _VERDICTS = {
@@ -72,8 +73,8 @@ def confirm(
             cache=cache,
             address=address,
             reason=reason,
-            observer=screen,
-            on_progress=screen.on_progress,
+            callbacks=screen.callbacks,
+            on_forecast=screen.on_forecast,
         )
     if as_json:
         console.show_json(found.to_json())
@@ -93,6 +94,17 @@ class ConfirmScreen:
     def __init__(self, *, only_forecast: bool, ask: bool, as_json: bool) -> None:
         self._only_forecast, self._ask, self._as_json = only_forecast, ask, as_json
 
+    @property
+    def callbacks(self) -> Callbacks:
+        """The screen as the callbacks of `confirm`."""
+        from xraytune.search.messages import Callbacks
+
+        return Callbacks(
+            note=console.event,
+            on_start=lambda _, dashboard, __: log_dashboard(dashboard),
+            on_progress=lambda what, done, total: self._bars(what, done, total),
+        )
+
     def __enter__(self) -> ConfirmScreen:
         self._drawing = ExitStack()
         self._bars = self._drawing.enter_context(console.progress())
@@ -101,11 +113,7 @@ class ConfirmScreen:
     def __exit__(self, *error: object) -> None:
         self._drawing.close()
 
-    def on_progress(self, what: str, done: int, total: int) -> None:
-        """Show progress as a bar for each kind of work."""
-        self._bars(what, done, total)
-
-    def forecast(self, forecast: Forecast, *, is_open: bool) -> None:
+    def on_forecast(self, forecast: Forecast, is_open: bool) -> None:
         """Show the forecast. Exits if nothing else was requested, or if the test folder is to stay sealed."""
         if is_open and not self._only_forecast:
             return
@@ -124,19 +132,6 @@ class ConfirmScreen:
             )
             raise typer.Exit
         self._bars = self._drawing.enter_context(console.progress())
-
-    def note(self, text: str) -> None:
-        """Log a line."""
-        console.event(text)
-
-    def opened(self, dashboard: str) -> None:
-        """Log where to watch the runs."""
-        log_dashboard(dashboard)
-
-    def progressed(self, what: str, ended: int, total: int) -> None:
-        """Show progress as a bar for each kind of run."""
-        if total:
-            self.on_progress(what, ended, total)
 
 
 def show_forecast(forecast: Forecast) -> None:

@@ -67,10 +67,8 @@ def demo(
     settings = (word for override in overrides for word in ("--set", override))
     why = "Search: is it better to add nothing, repeated real images or GAN images? How many?"
     announce(why, "search", "--space", space, "--data", xrays, "--studies", studies, *settings)
-    with SearchScreen() as screen:
-        summary = search(
-            space, data=xrays, overrides=overrides, studies=studies, observer=screen, on_progress=screen.on_progress
-        )
+    with SearchScreen() as callbacks:
+        summary = search(space, data=xrays, overrides=overrides, studies=studies, callbacks=callbacks)
     show_search(summary, next_step=False)
 
     study = studies / summary.study.name

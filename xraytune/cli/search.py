@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING, Any
 from xraytune.cli import console
 from xraytune.cli.options import Address, AsJson, Cache, Data, Overrides, SkipBroken, SpaceFile, Studies, WeightsDir
 from xraytune.cli.study_frame import live_frame, summary_line
-from xraytune.records import EpochRecord
 
 if TYPE_CHECKING:
-    from xraytune.search.messages import TrialSuggestion
+    from xraytune.search.messages import Callbacks, TrialSuggestion
     from xraytune.search.run import SearchSummary
-    from xraytune.search.study import StudyFolder
 
 
 def search(
@@ -34,7 +32,7 @@ def search(
     """Search a space of augmentation mixes. Run the same command again to resume."""
     from xraytune.search.run import search
 
-    with SearchScreen() as screen:
+    with SearchScreen() as callbacks:
         summary = search(
             space,
             data=data,
@@ -44,8 +42,7 @@ def search(
             cache=cache,
             address=address,
             skip_broken=skip_broken,
-            observer=screen,
-            on_progress=screen.on_progress,
+            callbacks=callbacks,
         )
     console.show_result(summary, show_search, as_json=as_json)
 
@@ -84,25 +81,28 @@ def log_dashboard(address: str) -> None:
 class SearchScreen:
     """Show a search: bars while it prepares, then a live table; off a terminal, log lines."""
 
-    def __enter__(self) -> SearchScreen:
+    def __enter__(self) -> Callbacks:
+        from xraytune.search.messages import Callbacks
+
         self._drawing = ExitStack()
-        self.on_progress = self._drawing.enter_context(console.progress())
-        return self
+        return Callbacks(
+            note=console.event,
+            on_start=self._on_start,
+            on_trial_start=self._on_trial_start,
+            on_trial_end=self._on_trial_end,
+            on_progress=self._drawing.enter_context(console.progress()),
+        )
 
     def __exit__(self, *error: object) -> None:
         self._drawing.close()
 
-    def note(self, text: str) -> None:
-        """Log a line."""
-        console.event(text)
-
-    def opened(self, folder: StudyFolder, dashboard: str, trial_budget: int) -> None:
-        """Start to show the study."""
+    def _on_start(self, study: Path, dashboard: str, trial_budget: int) -> None:
         from xraytune.search.status import StudyWatcher
+        from xraytune.search.study import StudyFolder
 
         self._drawing.close()
-        watcher = StudyWatcher(folder, trial_budget)
-        console.event(f"study {shown_path(folder.path)} (Ctrl-C stops it; run the same command again to resume)")
+        watcher = StudyWatcher(StudyFolder(study), trial_budget)
+        console.event(f"study {shown_path(study)} (Ctrl-C stops it; run the same command again to resume)")
         log_dashboard(dashboard)
         self._drawing.enter_context(
             console.watching(
@@ -111,18 +111,13 @@ class SearchScreen:
             )
         )
 
-    def began(self, suggestion: TrialSuggestion) -> None:
-        """Log the start of a trial; on a terminal it is in the table."""
+    def _on_trial_start(self, suggestion: TrialSuggestion) -> None:
         from xraytune.search.controller import mix_label
 
         if not console.is_live():
             console.event(f"#{suggestion.number} started: {mix_label(suggestion.parameters)}")
 
-    def epoch(self, number: int, record: EpochRecord) -> None:
-        """Do nothing: the table and the summary lines show it."""
-
-    def ended(self, row: Mapping[str, Any]) -> None:
-        """Log the end of a trial; on a terminal, only a failure."""
+    def _on_trial_end(self, row: Mapping[str, Any]) -> None:
         if row["status"] == "failed":
             console.event(f"#{row['number']} failed: {row['reason'].splitlines()[0]}")
         elif not console.is_live():

@@ -7,16 +7,18 @@ The same call again goes on where the last one stopped: what was trained lies in
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
 from xraytune.compute import pin, require_device
 from xraytune.config.settings import Parameters
 from xraytune.confirm.answer import ArmScores, Judged, forecast_verdict, judge_finalists, ratio_response
+from xraytune.confirm.forecast import Forecast
 from xraytune.confirm.plan import (
     CONFIRM_FOLDER,
     FORECAST_FILE,
@@ -42,15 +44,16 @@ from xraytune.confirm.scoring import (
     scores,
     scoring_compute,
 )
-from xraytune.confirm.training import ConfirmObserver, Quiet, Training
+from xraytune.confirm.training import Training
 from xraytune.files import require_writable, write_json
 from xraytune.metrics.classification import Floats
 from xraytune.pipeline.prepare import require_pixels
 from xraytune.pipeline.training_set import ImageSource, side_images
-from xraytune.records import Compute, Json, Progress, ignore_progress
+from xraytune.records import Compute, Json
 from xraytune.search.asha import rungs_of
 from xraytune.search.inputs import inputs_of_trials, read_inputs, require_same_inputs
 from xraytune.search.journal import Journal
+from xraytune.search.messages import NO_CALLBACKS, Callbacks
 from xraytune.search.resources import resolved
 from xraytune.search.runner import Runner, survey
 from xraytune.search.study import StudyFolder, environment, locked, named
@@ -63,8 +66,14 @@ from xraytune.search.test_access import (
     study_logs,
 )
 
+OnForecast: TypeAlias = Callable[[Forecast, bool], None]
+
 FEWEST_GAN_SEEDS = 4
 """With fewer seeds the 95 % interval covers only 90 to 96 %."""
+
+
+def ignore_forecast(forecast: Forecast, is_open: bool) -> None:
+    """Do nothing."""
 
 
 def confirm(
@@ -78,8 +87,8 @@ def confirm(
     cache: Path | None = None,
     address: str | None = None,
     reason: str = "",
-    observer: ConfirmObserver | None = None,
-    on_progress: Progress = ignore_progress,
+    callbacks: Callbacks = NO_CALLBACKS,
+    on_forecast: OnForecast = ignore_forecast,
 ) -> Confirmation:
     """Compare the finalists of a study with their controls; everything is checked before anything is trained.
 
@@ -93,9 +102,9 @@ def confirm(
         cache: The artifact cache; by default the one beside the studies.
         address: A Ray cluster; by default Ray starts on this machine.
         reason: Why the test folder is opened, for the log of its openings.
-        observer: Receives progress events. Its `forecast` is called before the test folder is opened; an exception there
-            leaves the folder sealed.
-        on_progress: Told how far the work beside the runs is.
+        callbacks: Called as the confirm proceeds.
+        on_forecast: Called once all replicates are scored on val-B, with the forecast and whether the test folder was
+            opened before. If it was not, it is opened next, unless this raises an exception.
 
     Raises:
         StudyError: No study, no finalist, its images or weights changed, or runs were scored on another test folder.
@@ -104,7 +113,6 @@ def confirm(
         MachineError: Weights, GPUs, disk or the Ray cluster.
         KeyboardInterrupt: Ctrl-C; the same call goes on.
     """
-    observer = observer or Quiet()
     folder = StudyFolder(study.resolve())
     space = folder.space(data=data, weights_dir=weights_dir)
     cache = (cache or folder.default_cache).resolve()
@@ -117,7 +125,7 @@ def confirm(
 
     @lru_cache
     def machine() -> Mapping[str, Json]:
-        where = environment(compute) if address is None else survey(address, resources, note=observer.note)[1]
+        where = environment(compute) if address is None else survey(address, resources, note=callbacks.note)[1]
         return {**where, "compute": {**asdict(compute)}}
 
     with locked(folder, "confirmed") as token:
@@ -127,8 +135,8 @@ def confirm(
         compared = _finalists(folder, searched, count)  # refused before anything is read or trained
         prepared = folder.prepared()
         extra = sorted({one.folder.path for one in compared if one.folder})
-        sealed = find_test(space.settings.data, prepared, test, extra=extra, on_progress=on_progress)
-        require_pixels(space.settings, prepared, cache, on_progress=on_progress)
+        sealed = find_test(space.settings.data, prepared, test, extra=extra, on_progress=callbacks.on_progress)
+        require_pixels(space.settings, prepared, cache, on_progress=callbacks.on_progress)
         require_same_inputs(folder, read_inputs(inputs_of_trials(compared), space.settings, prepared, cache))
         runner = Runner(
             folder,
@@ -136,8 +144,8 @@ def confirm(
             resources=resources,
             cache=cache,
             address=address,
-            note=observer.note,
-            opened=observer.opened,
+            note=callbacks.note,
+            opened=lambda dashboard: callbacks.on_start(folder.path, dashboard, 0),
         )
         training = Training(
             folder=folder,
@@ -147,7 +155,7 @@ def confirm(
             machine=machine,
             cache=cache,
             runner=runner,
-            observer=observer,
+            callbacks=callbacks,
         )
         log = folder.path / TEST_ACCESS_FILE
         if has_any_scores(training.runs_folder, TEST):
@@ -157,12 +165,12 @@ def confirm(
             seeds = gan_seeds or space.settings.confirm.gan_seeds
             rungs = rungs_of(space.settings, journal.reports())
             plan = training.train(searched, rungs, finalists=count, gan_seeds=seeds, earlier_accesses=known)
-        confirmation = _judge(training, plan, sealed, reason, on_progress)
+        confirmation = _judge(training, plan, sealed, reason, on_forecast)
         write_verdict(training.runs_folder.path, confirmation)
         return confirmation
 
 
-def _judge(training: Training, plan: Plan, sealed: SealedTest, reason: str, on_progress: Progress) -> Confirmation:
+def _judge(training: Training, plan: Plan, sealed: SealedTest, reason: str, on_forecast: OnForecast) -> Confirmation:
     """Score every run on val-B, then open the test folder and score those that are compared."""
     folder, prepared, settings = training.runs_folder, training.prepared, training.settings
     every = list(range(len(plan.runs)))
@@ -173,7 +181,7 @@ def _judge(training: Training, plan: Plan, sealed: SealedTest, reason: str, on_p
     )
     compute = scoring_compute(folder, training.compute, is_complete=is_complete)
     pin(compute)
-    _score(training, compute, VAL_B, every, side_images(VAL_B, prepared, training.cache), on_progress)
+    _score(training, compute, VAL_B, every, side_images(VAL_B, prepared, training.cache))
     test = Judged(
         labels=np.array([image.label for image in sealed.images], dtype=np.int64),
         patients=tuple(image.patient for image in sealed.images),
@@ -183,7 +191,7 @@ def _judge(training: Training, plan: Plan, sealed: SealedTest, reason: str, on_p
     rope = settings.confirm.rope
     forecast = forecast_verdict(plan, val_b, test, _arm_scores(folder, plan, VAL_B), rope=rope)
     write_json(folder.path / FORECAST_FILE, forecast.to_json())
-    training.observer.forecast(forecast, is_open=has_any_scores(folder, TEST))
+    on_forecast(forecast, has_any_scores(folder, TEST))
     if not all(has_scores(folder, number, TEST) for number in of_test):
         look = {"fingerprint": sealed.fingerprint, "order": sealed.order, "runs": len(of_test)}
         last = last_access(training.folder.path / TEST_ACCESS_FILE, "confirm") or {}
@@ -200,8 +208,8 @@ def _judge(training: Training, plan: Plan, sealed: SealedTest, reason: str, on_p
                 runs=len(of_test),
             )
         plan = training.opened_after(plan, accesses_before(training.folder.path, sealed.fingerprint))
-        group = open_test(sealed, prepared, training.cache, on_progress=on_progress)
-        _score(training, compute, TEST, of_test, group, on_progress)
+        group = open_test(sealed, prepared, training.cache, on_progress=training.callbacks.on_progress)
+        _score(training, compute, TEST, of_test, group)
     return Confirmation(
         study=training.folder.path,
         finalists=judge_finalists(plan, test, _arm_scores(folder, plan, TEST), rope=rope, seed=settings.seed),
@@ -237,14 +245,12 @@ def _notes_on_machines(training: Training, scored_on: Compute) -> Iterator[str]:
         yield "the replicates were trained on GPUs, and all of them were scored on a CPU"
 
 
-def _score(
-    training: Training, compute: Compute, side: str, numbers: list[int], group: ImageSource, on_progress: Progress
-) -> None:
+def _score(training: Training, compute: Compute, side: str, numbers: list[int], group: ImageSource) -> None:
     folder = training.runs_folder
     for done, number in enumerate(numbers, 1):
         if not has_scores(folder, number, side):
             score(folder, number, side, group, compute=compute, cache=training.cache)
-        on_progress(f"score {side.replace('_', '-')}", done, len(numbers))
+        training.callbacks.on_progress(f"score {side.replace('_', '-')}", done, len(numbers))
 
 
 def _arm_scores(folder: StudyFolder, plan: Plan, side: str) -> ArmScores:

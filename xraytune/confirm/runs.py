@@ -12,14 +12,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from xraytune.config.load import experiment_from_json, experiment_to_json
 from xraytune.config.settings import Experiment, Settings
 from xraytune.confirm.plan import Arm
 from xraytune.errors import Problem, StudyError
 from xraytune.files import append_jsonl, read_json, read_jsonl, write_json
-from xraytune.records import EpochRecord, Json, TrialResult
+from xraytune.records import EpochRecord, Json, Progress, TrialResult, ignore_progress
 from xraytune.search.asha import Rungs
 from xraytune.search.messages import Answer, Cause, Message, TrialSuggestion, read_message
 from xraytune.search.study import StudyFolder, damage_explained
@@ -40,13 +40,6 @@ class Run:
     number: int
     label: str
     experiment: Experiment
-
-
-class RunObserver(Protocol):
-    """Who wants to see the runs."""
-
-    def progressed(self, what: str, ended: int, total: int) -> None:
-        """How many runs have ended."""
 
 
 def replicate(arm: Arm, settings: Settings, gan_seed: int, classifier_seed: int) -> Experiment:
@@ -135,7 +128,7 @@ class RunList:
         what: What a person calls them, for the progress.
         gan_need: Tells the GANs that are not there yet.
         retries: How often a run is tried again after a fault that is not of its settings.
-        observer: Told how far it is.
+        on_progress: Called with `what` and how many runs have ended.
         goes_on: Returns whether a run continues after an epoch; by default every run trains to its last step.
     """
 
@@ -147,10 +140,10 @@ class RunList:
         what: str,
         gan_need: GanNeeds,
         retries: int,
-        observer: RunObserver,
+        on_progress: Progress = ignore_progress,
         goes_on: Callable[[int, EpochRecord], bool] = to_its_last_step,
     ) -> None:
-        self._folder, self._observer, self._what = folder, observer, what
+        self._folder, self._on_progress, self._what = folder, on_progress, what
         self._goes_on = goes_on
         self._retries, self._failures = retries, defaultdict[int, list[Failure]](list)
         self._ends = Ends(folder.path)
@@ -276,7 +269,7 @@ class RunList:
 
     def _tell(self) -> None:
         left = len(self._queue.waiting) + len(self._queue.running)
-        self._observer.progressed(self._what, len(self._runs) - left, len(self._runs))
+        self._on_progress(self._what, len(self._runs) - left, len(self._runs))
 
 
 def ended_rows(folder: StudyFolder) -> dict[int, dict[str, Any]]:

@@ -9,11 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from xraytune.config.settings import Experiment, Parameters, Settings
 from xraytune.config.space import Space
-from xraytune.confirm.forecast import Forecast
 from xraytune.confirm.plan import (
     CONFIRM_FOLDER,
     TOP_UP_FOLDER,
@@ -39,7 +38,6 @@ from xraytune.confirm.plan import (
 from xraytune.confirm.runs import (
     Run,
     RunList,
-    RunObserver,
     TopUpRungs,
     ended_rows,
     replicate,
@@ -53,41 +51,10 @@ from xraytune.pipeline.prepare import Prepared, write_prepared
 from xraytune.pipeline.synthesize import gan_need
 from xraytune.records import Compute, Json
 from xraytune.search.asha import Rungs
+from xraytune.search.messages import Callbacks
 from xraytune.search.runner import Runner
 from xraytune.search.study import StudyFolder, other_releases
 from xraytune.search.test_access import TestAccess, as_text
-
-
-class ConfirmObserver(RunObserver, Protocol):
-    """Who wants to see a confirm."""
-
-    def note(self, text: str) -> None:
-        """Something that a person should know."""
-
-    def opened(self, dashboard: str) -> None:
-        """Ray runs; `dashboard` is its address, empty where there is none."""
-
-    def forecast(self, forecast: Forecast, *, is_open: bool) -> None:
-        """All replicates are trained and scored on val-B.
-
-        Unless `is_open`, the test folder is opened next; an exception leaves it sealed.
-        """
-
-
-class Quiet:
-    """A `ConfirmObserver` who does not look."""
-
-    def note(self, text: str) -> None:
-        """Nothing."""
-
-    def progressed(self, what: str, ended: int, total: int) -> None:
-        """Nothing."""
-
-    def opened(self, dashboard: str) -> None:
-        """Nothing."""
-
-    def forecast(self, forecast: Forecast, *, is_open: bool) -> None:
-        """Nothing."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -102,7 +69,7 @@ class Training:
         machine: Gives the `environment` of a machine that trains.
         cache: The artifact cache.
         runner: Runs what is trained.
-        observer: Told what happens.
+        callbacks: Called as runs end.
     """
 
     folder: StudyFolder
@@ -112,7 +79,7 @@ class Training:
     machine: Callable[[], Mapping[str, Json]]
     cache: Path
     runner: Runner
-    observer: ConfirmObserver
+    callbacks: Callbacks
 
     @property
     def settings(self) -> Settings:
@@ -185,7 +152,7 @@ class Training:
             what=what,
             gan_need=lambda parameters: gan_need(parameters.gan, self.prepared, self.compute, self.cache),
             retries=self.settings.resources.retries,
-            observer=self.observer,
+            on_progress=self.callbacks.on_progress,
             goes_on=asha.goes_on if asha else to_its_last_step,
         )
         if asha:

@@ -5,9 +5,8 @@ The director asks the journal for trials, hears each epoch, answers whether the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from xraytune.config.load import experiment_to_json
 from xraytune.config.settings import Experiment, Parameters
@@ -17,31 +16,12 @@ from xraytune.records import EpochRecord, TrialResult
 from xraytune.search.asha import rungs_of
 from xraytune.search.clock import StudyClock
 from xraytune.search.journal import Journal, Status
-from xraytune.search.messages import Answer, Cause, Message, TrialSuggestion, read_message
+from xraytune.search.messages import Answer, Callbacks, Cause, Message, TrialSuggestion, read_message
 from xraytune.search.study import StudyFolder, project_rows
 from xraytune.search.trial_queue import Ends, Failure, GanNeeds, TrialQueue, may_try_again, why_lost
 
 # Trials that are asked for and held back, at most, so that the sampler is not asked far ahead of what is known.
 _HELD_BACK = 4
-
-
-class Observer(Protocol):
-    """Who wants to see the search happen."""
-
-    def note(self, text: str) -> None:
-        """Something that a person should know."""
-
-    def opened(self, folder: StudyFolder, dashboard: str, trial_budget: int) -> None:
-        """The study is open for so many trials and Ray runs; `dashboard` is its address, empty where there is none."""
-
-    def began(self, suggestion: TrialSuggestion) -> None:
-        """A trial starts, or goes on after a restart."""
-
-    def epoch(self, number: int, record: EpochRecord) -> None:
-        """A trial ended an epoch."""
-
-    def ended(self, row: Mapping[str, Any]) -> None:
-        """A trial ended; the row of `trials.jsonl`."""
 
 
 def mix_label(parameters: Parameters) -> str:
@@ -63,7 +43,7 @@ class SearchController:
         journal: Its journal, writable.
         gan_need: Tells the GANs that are not there yet.
         gpu_share: GPUs that a trial usually occupies.
-        observer: Told what happens.
+        callbacks: Called as trials start and end.
     """
 
     def __init__(
@@ -74,10 +54,10 @@ class SearchController:
         *,
         gan_need: GanNeeds,
         gpu_share: float,
-        observer: Observer,
+        callbacks: Callbacks,
     ) -> None:
         self._folder, self._space, self._journal = folder, space, journal
-        self._gpu_share, self._observer = gpu_share, observer
+        self._gpu_share, self._callbacks = gpu_share, callbacks
         self._rungs = rungs_of(space.settings, journal.reports())
         self._points, self._trial_budget = space.points(), space.trial_budget()
         self._queue = TrialQueue(gan_need, map(journal.again, journal.unfinished()))
@@ -168,7 +148,7 @@ class SearchController:
         value = record.best_val_auroc
         if record.epoch not in self._journal.reported(number):
             self._journal.report(number, record.epoch, value)
-            self._observer.epoch(number, record)
+            self._callbacks.on_epoch(number, record)
         if self._rungs.goes_on(number, record.epoch, value):
             return True
         self._end(number, "pruned", value, {"reason": f"stopped by ASHA after epoch {record.epoch}"})
@@ -185,7 +165,7 @@ class SearchController:
         write_json(trial / "config.json", experiment_to_json(experiment, trial))
         self._queue.start(suggestion)
         self._clock.start(suggestion.number, gpus=self._gpu_share)
-        self._observer.began(suggestion)
+        self._callbacks.on_trial_start(suggestion)
         return suggestion
 
     def _fail(self, number: int, reason: str, cause: Cause, *, was_told: bool = True) -> None:
@@ -199,7 +179,7 @@ class SearchController:
         self._queue.end(number)
         self._clock.stop(number)
         self._queue.waiting.appendleft(self._journal.again(number))
-        self._observer.note(f"#{number} is tried again: {reason.splitlines()[0]}")
+        self._callbacks.note(f"#{number} is tried again: {reason.splitlines()[0]}")
 
     def _end(self, number: int, status: Status, value: float | None, outcome: dict[str, Any]) -> None:
         used = {"seconds": self._clock.seconds_of(number), "gpu_seconds": self._clock.gpu_seconds_of(number)}
@@ -209,7 +189,7 @@ class SearchController:
         row = self._journal.row(number)
         append_jsonl(self._folder.rows_path, row)
         self._folder.drop_checkpoint(number)
-        self._observer.ended(row)
+        self._callbacks.on_trial_end(row)
         if status != "failed":
             self._ends.add()
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 from xraytune.config.settings import Parameters
 from xraytune.errors import MachineError, XraytuneError
 from xraytune.files import read_json, write_text
-from xraytune.records import EpochRecord, TrialResult
+from xraytune.records import EpochRecord, Progress, TrialResult, ignore_progress
 
 CLAIM_FILE = ".claim"
 """Of a trial: which process runs it, or ran it last."""
@@ -48,6 +48,35 @@ class TrialSuggestion:
     number: int
     parameters: Parameters
     share: int = 1
+
+
+def _ignore(*_: Any) -> None:
+    """Do nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Callbacks:
+    """Functions that a search or a confirm calls as it proceeds; each does nothing by default.
+
+    Attributes:
+        note: Called with a line that the user should see.
+        on_start: Called when Ray runs, with the study's folder, the address of Ray's dashboard ("" if there is none) and
+            the study's trial budget (0 in a confirm).
+        on_trial_start: Called when a trial starts or resumes.
+        on_epoch: Called with a trial's number and its record after each new epoch.
+        on_trial_end: Called with the row that `trials.jsonl` gets.
+        on_progress: Called with the progress of everything else, such as decoding, and of a confirm's runs.
+    """
+
+    note: Callable[[str], None] = _ignore
+    on_start: Callable[[Path, str, int], None] = _ignore
+    on_trial_start: Callable[[TrialSuggestion], None] = _ignore
+    on_epoch: Callable[[int, EpochRecord], None] = _ignore
+    on_trial_end: Callable[[Mapping[str, Any]], None] = _ignore
+    on_progress: Progress = ignore_progress
+
+
+NO_CALLBACKS = Callbacks()
 
 
 class Answer(Enum):

@@ -22,11 +22,10 @@ from xraytune.mix.plan import require_extra_images
 from xraytune.pipeline.model import require_two_classes
 from xraytune.pipeline.prepare import Prepared, prepare_index, require_pixels
 from xraytune.pipeline.synthesize import gan_need
-from xraytune.records import EpochRecord, Progress, ignore_progress
-from xraytune.search.controller import Observer, SearchController, mix_label
+from xraytune.search.controller import SearchController, mix_label
 from xraytune.search.inputs import inputs_of_space, keep_inputs, read_inputs
 from xraytune.search.journal import Journal
-from xraytune.search.messages import TrialSuggestion
+from xraytune.search.messages import NO_CALLBACKS, Callbacks
 from xraytune.search.resources import Node, gpus_of_trial, resolved, slots
 from xraytune.search.runner import Runner, survey
 from xraytune.search.study import (
@@ -58,25 +57,6 @@ class SearchSummary:
     for_export: dict[str, Any]
 
 
-class Quiet:
-    """An `Observer` who does not look."""
-
-    def note(self, text: str) -> None:
-        """Nothing."""
-
-    def opened(self, folder: StudyFolder, dashboard: str, trial_budget: int) -> None:
-        """Nothing."""
-
-    def began(self, suggestion: TrialSuggestion) -> None:
-        """Nothing."""
-
-    def epoch(self, number: int, record: EpochRecord) -> None:
-        """Nothing."""
-
-    def ended(self, row: Mapping[str, Any]) -> None:
-        """Nothing."""
-
-
 def search(
     space: Path,
     *,
@@ -87,8 +67,7 @@ def search(
     cache: Path | None = None,
     address: str | None = None,
     skip_broken: bool = False,
-    observer: Observer | None = None,
-    on_progress: Progress = ignore_progress,
+    callbacks: Callbacks = NO_CALLBACKS,
 ) -> SearchSummary:
     """Search the space of a file; everything is checked before anything is started or written.
 
@@ -101,8 +80,7 @@ def search(
         cache: The artifact cache; by default the one beside the studies, where these really lie.
         address: A Ray cluster; by default Ray starts on this machine.
         skip_broken: Leave broken images out, and say which.
-        observer: Told what happens.
-        on_progress: Told how far the preparation is.
+        callbacks: Called as the search proceeds.
 
     Raises:
         ConfigError: The file.
@@ -112,7 +90,6 @@ def search(
         TrialError: No trial completed.
         KeyboardInterrupt: Ctrl-C, after everything was put in order.
     """
-    observer = observer or Quiet()
     loaded = load_space(space, overrides, data=data, weights_dir=weights_dir)
     settings = loaded.settings
     folder = StudyFolder((studies / settings.name).resolve())
@@ -124,22 +101,24 @@ def search(
         unsaid = folder.unsaid()
         loaded = load_space(space, overrides, data=data, weights_dir=weights_dir, unsaid=unsaid)
         for name, value in unsaid.items():
-            observer.note(f"the study began before {name} existed: its trials keep {name}: {value}")
+            callbacks.note(f"the study began before {name} existed: its trials keep {name}: {value}")
         require_same_space(folder, loaded)
         with locked(folder):  # a second search is refused before it reads the images
             pass
     else:
         require_free(folder)
-    resources, machine = _where_trials_run(settings.resources, folder if is_resumed else None, address, observer)
+    resources, machine = _where_trials_run(settings.resources, folder if is_resumed else None, address, callbacks)
     require_two_classes(loaded)
-    index = read_index(settings.data, on_progress=on_progress)
+    index = read_index(settings.data, on_progress=callbacks.on_progress)
     require_weights(loaded)
-    prepared, warnings = prepare_index(index, settings.data, cache, skip_broken=skip_broken, on_progress=on_progress)
+    prepared, warnings = prepare_index(
+        index, settings.data, cache, skip_broken=skip_broken, on_progress=callbacks.on_progress
+    )
     for warning in warnings:
-        observer.note(warning)
+        callbacks.note(warning)
     if settings.has_idle_asha:
         grace, last = settings.scheduler.grace, settings.budget.max_epochs
-        observer.note(f"ASHA stops no trial: scheduler.grace is {grace}, and budget.max_epochs {last}")
+        callbacks.note(f"ASHA stops no trial: scheduler.grace is {grace}, and budget.max_epochs {last}")
     if not is_resumed:
         mixes = loaded.combinations("source", "synthetic_ratio")
         ratios = [ratio for source, ratio in mixes if source != "none" and isinstance(ratio, int | float)]
@@ -151,14 +130,14 @@ def search(
         require_same_space(folder, loaded)  # another search may have created it meanwhile
         require_same_images(folder, prepared)
         prepared = folder.prepared()  # an earlier version recorded less
-        require_pixels(settings, prepared, cache, on_progress=on_progress)
+        require_pixels(settings, prepared, cache, on_progress=callbacks.on_progress)
         keep_inputs(folder, contents)
-        _run(loaded, folder, prepared, resources, token=token, cache=cache, address=address, observer=observer)
+        _run(loaded, folder, prepared, resources, token=token, cache=cache, address=address, callbacks=callbacks)
     return summarise(folder)
 
 
 def _where_trials_run(
-    resources: Resources, resumed: StudyFolder | None, address: str | None, observer: Observer
+    resources: Resources, resumed: StudyFolder | None, address: str | None, callbacks: Callbacks
 ) -> tuple[Resources, Mapping[str, Any]]:
     """What a trial is given, and the `environment` of the machine, here or in the cluster, that it is given it on.
 
@@ -171,7 +150,7 @@ def _where_trials_run(
             return resources, environment(compute)
         require_device(compute, resumed.path)
     elif address:
-        return survey(address, resources, note=observer.note)
+        return survey(address, resources, note=callbacks.note)
     resources = resolved(resources, has_gpu=gpu_count() > 0)
     compute = choose_compute(gpus=gpus_of_trial(resources), threads=resources.cpus_per_trial)
     slots(resources, [Node(cpus=cpu_count(), gpus=gpu_count())])
@@ -187,7 +166,7 @@ def _run(
     token: str,
     cache: Path,
     address: str | None,
-    observer: Observer,
+    callbacks: Callbacks,
 ) -> None:
     compute = folder.compute()
     journal = Journal(folder.journal_path, space, writable=True)
@@ -197,15 +176,15 @@ def _run(
         journal,
         gan_need=lambda parameters: gan_need(parameters.gan, prepared, compute, cache),
         gpu_share=gpus_of_trial(resources),
-        observer=observer,
+        callbacks=callbacks,
     )
     if controller.is_done:
         used, count = controller.used_up, len(journal.trials)
         trials = f"{count} trial{'s' if count > 1 else ''}"
-        observer.note(f"budget.{used} is used up after {trials}; --set budget.{used}=N goes on to N")
+        callbacks.note(f"budget.{used} is used up after {trials}; --set budget.{used}=N goes on to N")
         return
     if change := continue_under_releases(folder):
-        observer.note(change)
+        callbacks.note(change)
     name = folder.path.name
     runner = Runner(
         folder,
@@ -213,8 +192,8 @@ def _run(
         resources=resources,
         cache=cache,
         address=address,
-        note=observer.note,
-        opened=lambda dashboard: observer.opened(folder, dashboard, space.trial_budget()),
+        note=callbacks.note,
+        opened=lambda dashboard: callbacks.on_start(folder.path, dashboard, space.trial_budget()),
     )
     try:
         with runner:
