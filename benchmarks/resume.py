@@ -17,7 +17,7 @@ from xraytune.data.phantom import draw_phantoms
 from xraytune.pipeline.prepare import prepare
 from xraytune.search.controller import SearchController
 from xraytune.search.journal import Journal
-from xraytune.search.messages import NO_CALLBACKS, Callbacks, TrialSuggestion
+from xraytune.search.messages import Callbacks, TrialSuggestion
 from xraytune.search.run import search
 from xraytune.search.study import StudyFolder, create_study, locked
 
@@ -63,10 +63,8 @@ def _fill(root: Path) -> None:
     create_study(folder, space, prepared, choose_compute(gpus=0, threads=1))
     with locked(folder):
         journal = Journal(folder.journal_path, space, writable=True)
-        controller = SearchController(
-            folder, space, journal, gan_need=lambda _: None, gpu_share=0.0, callbacks=NO_CALLBACKS
-        )
-        while isinstance(suggestion := controller.next(), TrialSuggestion):
+        controller = SearchController(folder, space, journal, gan_need=lambda _: None, gpu_share=0.0)
+        while isinstance(suggestion := controller.next_trial(), TrialSuggestion):
             value = dice.random()
             for epoch in range(1, _EPOCHS + 1):
                 losses = {"train_loss": 0.5, "val_loss": 0.5, "val_auroc": value, "best_val_auroc": value}

@@ -19,8 +19,9 @@ from xraytune.pipeline.synthesize import gan_need
 from xraytune.records import Compute
 from xraytune.search.controller import SearchController
 from xraytune.search.journal import Journal
-from xraytune.search.messages import NO_CALLBACKS, TrialSuggestion, Work
+from xraytune.search.messages import TrialSuggestion
 from xraytune.search.study import StudyFolder, create_study, locked
+from xraytune.search.trial_queue import TrialQueue
 from xraytune.search.worker import Job, TrialWorker
 
 CPU = Compute(device="cpu", threads=1, precision="float32")
@@ -46,7 +47,6 @@ def director_of(folder: StudyFolder, space: Space, prepared: Prepared, cache: Pa
         Journal(folder.journal_path, space, writable=True),
         gan_need=lambda parameters: gan_need(parameters.gan, prepared, CPU, cache),
         gpu_share=0.0,
-        callbacks=NO_CALLBACKS,
     )
 
 
@@ -61,11 +61,11 @@ class InProcess:
 
     def __exit__(self, *error: object) -> None: ...
 
-    def run(self, work: Work, folder: StudyFolder, **_: Any) -> None:
-        while isinstance(suggestion := work.next(), TrialSuggestion):
+    def run(self, work: TrialQueue, folder: StudyFolder, **_: Any) -> None:
+        while isinstance(suggestion := work.next_trial(), TrialSuggestion):
             self._run_to_its_end(work, folder, suggestion.number)
 
-    def _run_to_its_end(self, work: Work, folder: StudyFolder, number: int) -> None:
+    def _run_to_its_end(self, work: TrialQueue, folder: StudyFolder, number: int) -> None:
         worker = TrialWorker(
             Job(
                 study=str(folder.path),

@@ -16,7 +16,7 @@ from xraytune.confirm.runs import Run, RunList, TopUpRungs, completed_rows, repl
 from xraytune.errors import StudyError
 from xraytune.files import read_json, write_bytes, write_json
 from xraytune.search.asha import Rungs
-from xraytune.search.messages import Answer, TrialSuggestion
+from xraytune.search.messages import NoTrial, TrialSuggestion
 from xraytune.search.study import StudyFolder
 
 SETTINGS = Settings(name="small", seed=5, data=DataSettings(path=Path("xrays")))
@@ -52,7 +52,7 @@ def top_ups(folder: StudyFolder, *searched: tuple[int, int, float]) -> RunList:
 
 
 def started(work: RunList) -> int:
-    suggestion = work.next()
+    suggestion = work.next_trial()
     assert isinstance(suggestion, TrialSuggestion)
     return suggestion.number
 
@@ -68,9 +68,9 @@ def test_each_run_ends_once_and_a_new_start_goes_on(folder: StudyFolder) -> None
     assert progress == [("runs", 0, 3), ("runs", 1, 3)]
     assert [started(second), started(second)] == [0, 2]
     second.on_result(0, ended(0.8))
-    assert second.next() is Answer.WAIT or not second.is_done
+    assert second.next_trial() is NoTrial.WAIT or not second.is_done
     second.on_result(2, ended(0.7))
-    assert second.next() is Answer.DONE
+    assert second.next_trial() is NoTrial.DONE
     assert second.is_done
     assert {number: row["value"] for number, row in completed_rows(folder).items()} == {1: 0.9, 0: 0.8, 2: 0.7}
 
@@ -166,7 +166,7 @@ def test_a_run_that_was_begun_with_other_settings_is_not_gone_on_with(folder: St
     started(work(folder, "none"))
 
     with pytest.raises(StudyError, match="this run was begun with other settings"):
-        work(folder, "duplicate").next()
+        work(folder, "duplicate").next_trial()
 
 
 def test_a_run_that_ended_with_other_settings_lends_its_result_to_none(folder: StudyFolder) -> None:
@@ -175,21 +175,7 @@ def test_a_run_that_ended_with_other_settings_lends_its_result_to_none(folder: S
 
     with pytest.raises(StudyError, match="this run was begun with other settings"):
         work(folder, "duplicate", "none")
-    assert work(folder, "none", "duplicate").next() != Answer.DONE, "a run that was not begun may be any"
-
-
-def test_settings_that_an_earlier_version_wrote_in_other_words_are_the_same(folder: StudyFolder) -> None:
-    """It did not have what is a default now."""
-    first = work(folder, "none")
-    number = started(first)
-    first.on_result(number, ended(0.9))
-    config = folder.trial_path(number) / "config.json"
-    content = read_json(config)
-    content["parameters"].pop("dropout")
-    content["settings"].pop("confirm")
-    write_json(config, content)
-
-    assert work(folder, "none").is_done
+    assert work(folder, "none", "duplicate").next_trial() != NoTrial.DONE, "a run that was not begun may be any"
 
 
 def test_what_changes_no_number_may_be_other_than_when_a_run_was_begun(folder: StudyFolder) -> None:
@@ -208,7 +194,7 @@ def test_what_changes_no_number_may_be_other_than_when_a_run_was_begun(folder: S
 def test_a_run_that_is_lost_too_often_has_failed(folder: StudyFolder) -> None:
     one = work(folder, "none")
     for _ in range(2):
-        one.lost(started(one), out_of_memory=False)
+        one.on_trial_lost(started(one), out_of_memory=False)
 
     assert one.is_done
     assert completed_rows(folder) == {}
@@ -223,7 +209,7 @@ def test_a_run_waits_for_a_gan_that_another_trains(folder: StudyFolder) -> None:
     one = work(folder, "gan", "gan", "none", gan_need=need)
 
     assert [started(one), started(one)] == [0, 2]
-    assert one.next() is Answer.WAIT
+    assert one.next_trial() is NoTrial.WAIT
     there.add("one")
     assert started(one) == 1
 

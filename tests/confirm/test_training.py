@@ -15,9 +15,10 @@ from xraytune.confirm.training import Training
 from xraytune.errors import StudyError, TrialError
 from xraytune.files import read_jsonl
 from xraytune.search.asha import rungs_of
-from xraytune.search.messages import NO_CALLBACKS, Message, TrialSuggestion, Work
+from xraytune.search.messages import NO_CALLBACKS, Message, TrialSuggestion
 from xraytune.search.runner import Runner
 from xraytune.search.study import StudyFolder, environment
+from xraytune.search.trial_queue import TrialQueue
 
 REAL = Candidate(name="#0", parameters=parameters("none", lr=1e-3), val_b_auroc=0.8)
 GAN = Candidate(name="#1", parameters=parameters("gan", lr=1e-3), val_b_auroc=0.9)
@@ -37,8 +38,8 @@ class Told:
     def __init__(self, says: Says) -> None:
         self._says = says
 
-    def run(self, work: Work, folder: StudyFolder, **_: Any) -> None:
-        while isinstance(asked := work.next(), TrialSuggestion):
+    def run(self, work: TrialQueue, folder: StudyFolder, **_: Any) -> None:
+        while isinstance(asked := work.next_trial(), TrialSuggestion):
             for message in self._says(folder, asked.number):
                 if not work.on_result(asked.number, message):
                     break

@@ -20,9 +20,9 @@ from xraytune.data.phantom import draw_phantoms
 from xraytune.errors import ConfigError, DataError, MachineError
 from xraytune.metrics.classification import classification_metrics
 from xraytune.metrics.intervals import further_figures, patient_bootstrap
-from xraytune.pipeline.artifact_references import ArtifactReferences
 from xraytune.pipeline.prepare import prepare
 from xraytune.pipeline.synthesize import POOL_STAGE, extension_block
+from xraytune.search.clean import ArtifactReferences
 
 CODE = """\
 from torch import nn

@@ -122,7 +122,7 @@ def search_in_process(lab: Lab) -> None:
     pin(CPU)
     with locked(folder):
         controller = director_of(folder, space, prepared, cache)
-        while isinstance(suggestion := controller.next(), TrialSuggestion):
+        while isinstance(suggestion := controller.next_trial(), TrialSuggestion):
             if suggestion.number != WITHOUT_EPOCH:
                 run_to_its_end(controller, suggestion.number, folder, cache)
         controller.close()

@@ -18,7 +18,7 @@ from xraytune.export.best import export
 from xraytune.files import append_jsonl, write_json
 from xraytune.search.controller import SearchController
 from xraytune.search.journal import Journal
-from xraytune.search.messages import NO_CALLBACKS, TrialSuggestion
+from xraytune.search.messages import TrialSuggestion
 from xraytune.search.study import StudyFolder, create_study
 
 pytestmark = pytest.mark.slow
@@ -29,11 +29,9 @@ def study_of(folder: StudyFolder, lab: Lab, scores: list[tuple[float, float]]) -
     space = load_space(lab.path / "space.yaml", [f"budget.trials={len(scores) + 1}"])
     create_study(folder, space, StudyFolder(lab.study).prepared(), CPU)
     journal = Journal(folder.journal_path, space, writable=True)
-    controller = SearchController(
-        folder, space, journal, gan_need=lambda _: None, gpu_share=0.0, callbacks=NO_CALLBACKS
-    )
+    controller = SearchController(folder, space, journal, gan_need=lambda _: None, gpu_share=0.0)
     for value, val_b_auroc in scores:
-        suggestion = controller.next()
+        suggestion = controller.next_trial()
         assert isinstance(suggestion, TrialSuggestion)
         result = {"value": value, "val_b_auroc": val_b_auroc, "best_epoch": 1, "epochs": 1}
         controller.on_result(suggestion.number, {"ended": {**result, "threshold": 0.5, "seconds": 1.0}})

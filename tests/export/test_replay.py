@@ -102,7 +102,7 @@ def test_a_trial_that_any_other_exception_ended_fails_again_for_the_same_reason(
     monkeypatch.setattr("xraytune.pipeline.trial.build_inputs", no_layer)
     with locked(folder):
         controller = director_of(folder, folder.space(), folder.prepared(), cache)
-        while isinstance(suggestion := controller.next(), TrialSuggestion):
+        while isinstance(suggestion := controller.next_trial(), TrialSuggestion):
             run_to_its_end(controller, suggestion.number, folder, cache)
         controller.close()
 

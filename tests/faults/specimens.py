@@ -27,8 +27,9 @@ from xraytune.gan.checkpoint import new_training, save_generator
 from xraytune.gan.checkpoint import save_checkpoint as save_gan
 from xraytune.pipeline.trial import Validated
 from xraytune.records import EpochRecord, TrialResult
-from xraytune.search.inputs import keep_inputs
-from xraytune.search.journal import Journal, Status
+from xraytune.search.inputs import record_inputs
+from xraytune.search.journal import Journal
+from xraytune.search.messages import Status
 from xraytune.search.study import StudyFolder, create_study, project_rows
 
 EPOCH = EpochRecord(
@@ -63,7 +64,7 @@ def make_study(root: Path) -> StudyFolder:
         outcome = {"seconds": 1.0, "reason": reason, "val_b_auroc": 0.8 if end == "complete" else None}
         journal.tell(number, end, 0.9 - number / 10 if end == "complete" else None, outcome)
     project_rows(folder, journal.rows())
-    keep_inputs(folder, {root / "drawn": "0" * 32, root / "own.safetensors": "1" * 64})
+    record_inputs(folder, {root / "drawn": "0" * 32, root / "own.safetensors": "1" * 64})
     write_json(folder.path / "wall.json", {"version": 1, "seconds": 60.0})
     write_json(folder.trial_path(STILL_RUNNING) / "progress.json", {"what": "GAN", "done": 1, "total": 2})
     write_plan(new_plan().grown([GAN, NONE], 2, 1), folder.path / "confirm")

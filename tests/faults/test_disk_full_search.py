@@ -40,7 +40,7 @@ def test_a_search_whose_disk_fills_up_is_readable_and_goes_on(study: StudyFolder
         controller = direct(study, "budget.trials=60")
         disk.fill(pages_left=pages_left)
         try:
-            while isinstance(suggestion := controller.next(), TrialSuggestion):
+            while isinstance(suggestion := controller.next_trial(), TrialSuggestion):
                 for number in range(1, 3):
                     if not controller.on_result(suggestion.number, epoch(number, 0.5 + suggestion.number / 100)):
                         break
@@ -58,7 +58,7 @@ def test_a_search_whose_disk_fills_up_is_readable_and_goes_on(study: StudyFolder
 
     assert told == 8
     assert [row["number"] for row in rows] == sorted({row["number"] for row in rows})
-    assert isinstance(controller.next(), TrialSuggestion)
+    assert isinstance(controller.next_trial(), TrialSuggestion)
 
 
 @pytest.mark.slow
@@ -88,7 +88,7 @@ def test_a_journal_on_a_full_disk_keeps_whole_lines_alone(study: StudyFolder, di
     assert content.endswith(b"\n")
     assert len(seen) == reported > 0
     assert len(again.reported(0)) == reported + 1
-    assert isinstance(direct(study).next(), TrialSuggestion)
+    assert isinstance(direct(study).next_trial(), TrialSuggestion)
 
 
 def test_a_lock_on_a_full_disk_says_so(study: StudyFolder, disk: SmallDisk) -> None:

@@ -603,7 +603,7 @@ def test_no_secret_of_the_environment_is_in_any_file(tmp_path: Path, monkeypatch
 
     with locked(folder):
         controller = direct(folder, *fixed)
-        suggestion = controller.next()
+        suggestion = controller.next_trial()
         assert isinstance(suggestion, TrialSuggestion)
         run_trial(
             folder.experiment(suggestion.number),

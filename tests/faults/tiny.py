@@ -28,7 +28,7 @@ from xraytune.pipeline.synthesize import gan_need
 from xraytune.records import Compute
 from xraytune.search.controller import SearchController
 from xraytune.search.journal import Journal
-from xraytune.search.messages import NO_CALLBACKS, TrialSuggestion, Work
+from xraytune.search.messages import TrialSuggestion
 from xraytune.search.study import (
     StudyFolder,
     create_study,
@@ -38,6 +38,7 @@ from xraytune.search.study import (
     require_same_images,
     require_same_space,
 )
+from xraytune.search.trial_queue import TrialQueue
 from xraytune.search.worker import Job, TrialWorker
 
 SPACE = """\
@@ -168,7 +169,6 @@ def search(tree: Tree, marks: Marks, trials: int = TRIALS) -> None:
             journal,
             gan_need=lambda parameters: gan_need(parameters.gan, prepared, CPU, tree.cache),
             gpu_share=0.0,
-            callbacks=NO_CALLBACKS,
         )
 
         def is_lost(number: int, epoch: int) -> bool:
@@ -208,7 +208,7 @@ def _runs(settings: Settings) -> list[Experiment]:
 
 
 def _run(
-    work: Work,
+    work: TrialQueue,
     folder: StudyFolder,
     lock: StudyFolder,
     token: str,
@@ -216,7 +216,7 @@ def _run(
     marks: Marks,
     is_lost: Callable[[int, int], bool],
 ) -> None:
-    while isinstance(suggestion := work.next(), TrialSuggestion):
+    while isinstance(suggestion := work.next_trial(), TrialSuggestion):
         job = Job(
             study=str(folder.path),
             cache=str(cache),
@@ -227,7 +227,7 @@ def _run(
             token=token,
         )
         if is_lost(suggestion.number, 0):
-            work.lost(suggestion.number, out_of_memory=False)
+            work.on_trial_lost(suggestion.number, out_of_memory=False)
             continue
         marks.current = suggestion.number
         worker, goes_on = TrialWorker(job), True
@@ -238,9 +238,9 @@ def _run(
             marks.add("told", suggestion.number, epoch)
             if not goes_on:
                 marks.add("ended", suggestion.number)
-            work.beat()
+            work.heartbeat()
             if epoch and goes_on and is_lost(suggestion.number, epoch):
                 break
         worker.close()
         if goes_on:
-            work.lost(suggestion.number, out_of_memory=False)
+            work.on_trial_lost(suggestion.number, out_of_memory=False)

@@ -1,11 +1,10 @@
 """A study on the disk whose trials nobody trains: the tests say what its trials would report."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xraytune.config.domains import Value
 from xraytune.config.load import load_space
 from xraytune.config.settings import Parameters
 from xraytune.config.space import Space
@@ -46,10 +45,10 @@ class Watching:
         )
 
 
-def write_space(folder: Path, *overrides: str, unsaid: Mapping[str, Value] | None = None) -> Space:
+def write_space(folder: Path, *overrides: str) -> Space:
     file = folder / "small.yaml"
     file.write_text(SPACE, encoding="utf-8")
-    return load_space(file, overrides, unsaid=unsaid)
+    return load_space(file, overrides)
 
 
 def two_images() -> Prepared:
@@ -87,7 +86,7 @@ def direct(
     gpu_share: float = 0.0,
 ) -> SearchController:
     """A director as each start of the search makes one."""
-    space = write_space(study.path.parent.parent, *overrides, unsaid=study.unsaid())
+    space = write_space(study.path.parent.parent, *overrides)
     journal = Journal(study.journal_path, space, writable=True)
     return SearchController(
         study, space, journal, gan_need=gan_need, gpu_share=gpu_share, callbacks=(watching or Watching()).callbacks

@@ -96,7 +96,7 @@ def search(root: Path, *overrides: str, stop_in_trial: int | None = None) -> Non
     prepared, _ = prepare(space.settings, cache)
     with locked(folder):
         controller = director_of(folder, space, prepared, cache)
-        while isinstance(suggestion := controller.next(), TrialSuggestion):
+        while isinstance(suggestion := controller.next_trial(), TrialSuggestion):
             epochs = trial_epochs(
                 folder.experiment(suggestion.number),
                 prepared,
@@ -136,7 +136,7 @@ def in_an_hour() -> float:
 
 
 def leave_checkpoints(root: Path) -> int:
-    """As searches of earlier versions did; gives their bytes."""
+    """As after a kill; returns their bytes."""
     for number in (0, 1):
         (root / f"studies/small/trials/{number:04d}/checkpoint/checkpoint.pt").write_bytes(b"x" * 1000)
     return 2000
@@ -237,7 +237,7 @@ def test_the_gan_of_a_confirm_that_has_not_ended_stays(root: Path) -> None:
     gan = artifact_path(cache, "gan-1", gan_inputs(experiment.parameters.gan, None, folder.prepared(), CPU))
     run = Run(number=0, label="gan", experiment=experiment)
     work = RunList(runs, [run], what="runs", gan_need=lambda _: None, retries=0)
-    work.next()
+    work.next_trial()
 
     clean(folder.path)
     stayed = gan.is_dir()
@@ -258,7 +258,7 @@ def test_what_another_study_stands_on_too_stays(root: Path) -> None:
 
     assert contents(root / "cache") == before
     assert cleaned.freed_bytes == {}
-    assert "another study stands on them too" in " ".join(cleaned.notes)
+    assert "another study uses too" in " ".join(cleaned.notes)
 
 
 def test_a_study_of_another_split_keeps_the_decoded_images_alone(root: Path) -> None:

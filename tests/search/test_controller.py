@@ -14,12 +14,12 @@ from xraytune.errors import MachineError, TrialError
 from xraytune.files import read_jsonl, write_bytes
 from xraytune.search.asha import rungs_of
 from xraytune.search.controller import SearchController
-from xraytune.search.messages import Answer, Cause, TrialSuggestion
+from xraytune.search.messages import Cause, NoTrial, TrialSuggestion
 from xraytune.search.study import StudyFolder
 
 
 def start(controller: SearchController) -> TrialSuggestion:
-    suggestion = controller.next()
+    suggestion = controller.next_trial()
     assert isinstance(suggestion, TrialSuggestion)
     return suggestion
 
@@ -40,7 +40,7 @@ def test_a_search_asks_for_as_many_trials_as_the_budget_says(study: StudyFolder)
         assert start(controller).number == number
         complete(controller, number)
 
-    assert controller.next() is Answer.DONE
+    assert controller.next_trial() is NoTrial.DONE
     assert controller.is_done
     assert statuses(study) == {0: "complete", 1: "complete", 2: "complete"}
 
@@ -54,7 +54,7 @@ def test_a_larger_budget_goes_on_from_there(study: StudyFolder) -> None:
 
 @pytest.mark.slow
 def test_a_spent_budget_of_hours_starts_nothing(study: StudyFolder) -> None:
-    assert direct(study, "budget.hours=1e-9").next() is Answer.DONE
+    assert direct(study, "budget.hours=1e-9").next_trial() is NoTrial.DONE
 
 
 def test_a_spent_budget_of_gpu_hours_lets_running_trials_finish(study: StudyFolder) -> None:
@@ -62,10 +62,10 @@ def test_a_spent_budget_of_gpu_hours_lets_running_trials_finish(study: StudyFold
     running = start(controller)
     controller.on_result(running.number, epoch(1, 0.6))
 
-    assert controller.next() is Answer.WAIT
+    assert controller.next_trial() is NoTrial.WAIT
     assert not controller.is_done
     complete(controller, running.number)
-    assert controller.next() is Answer.DONE
+    assert controller.next_trial() is NoTrial.DONE
     assert controller.is_done
 
 
@@ -83,7 +83,7 @@ def test_gpu_hours_count_the_gpus_that_each_try_of_a_trial_held(
     controller = direct(study, budget, gpu_share=0.25)
     controller.on_placed(start(controller).number, 0.25)
     now += 80
-    controller.lost(0, out_of_memory=True)
+    controller.on_trial_lost(0, out_of_memory=True)
     controller.on_placed(start(controller).number, 0.5)
     now += 80
     controller.close()
@@ -104,7 +104,7 @@ def test_a_retry_that_gets_no_more_of_a_gpu_counts_no_more(study: StudyFolder, m
     now = 1000.0
     monkeypatch.setattr("time.monotonic", lambda: now)
     controller = direct(study, "budget.gpu_hours=0.03", gpu_share=1.0)  # 108 s
-    controller.lost(start(controller).number, out_of_memory=True)
+    controller.on_trial_lost(start(controller).number, out_of_memory=True)
     controller.on_placed(start(controller).number, 1.0)
 
     now += 100
@@ -150,7 +150,7 @@ def test_a_trial_that_goes_wrong_has_failed_with_its_reason(study: StudyFolder, 
 def test_a_lost_process_s_trial_is_tried_again_as_often_as_retries_says(study: StudyFolder) -> None:
     controller = direct(study, "resources.retries=2")
     for _ in range(3):
-        controller.lost(start(controller).number, out_of_memory=False)
+        controller.on_trial_lost(start(controller).number, out_of_memory=False)
 
     assert statuses(study) == {0: "failed"}
     assert "lost" in study.rows()[0]["reason"]
@@ -159,8 +159,8 @@ def test_a_lost_process_s_trial_is_tried_again_as_often_as_retries_says(study: S
 def test_a_search_is_not_over_while_its_last_trial_may_be_lost(study: StudyFolder) -> None:
     controller = direct(study, "budget.trials=1")
     last = start(controller)
-    assert controller.next() is Answer.WAIT
-    controller.lost(last.number, out_of_memory=False)
+    assert controller.next_trial() is NoTrial.WAIT
+    controller.on_trial_lost(last.number, out_of_memory=False)
 
     assert start(controller) == last
 
@@ -170,7 +170,7 @@ def test_after_a_new_epoch_a_trial_may_be_lost_as_often_again(study: StudyFolder
     for number in range(1, 4):
         assert start(controller).number == 0
         controller.on_result(0, epoch(number, 0.9))
-        controller.lost(0, out_of_memory=False)
+        controller.on_trial_lost(0, out_of_memory=False)
 
     assert start(controller).number == 0
     assert statuses(study) == {}
@@ -179,7 +179,7 @@ def test_after_a_new_epoch_a_trial_may_be_lost_as_often_again(study: StudyFolder
 def test_tries_are_counted_over_restarts(study: StudyFolder) -> None:
     for _ in range(3):
         controller = direct(study, "resources.retries=2")
-        controller.lost(start(controller).number, out_of_memory=False)
+        controller.on_trial_lost(start(controller).number, out_of_memory=False)
 
     assert statuses(study) == {0: "failed"}
 
@@ -189,7 +189,7 @@ def test_out_of_memory_a_trial_gets_twice_the_share_and_keeps_its_settings(study
     first = start(controller)
     controller.on_result(0, {"failed": "OutOfMemoryError: CUDA", "cause": "memory"})
     second = start(controller)
-    controller.lost(0, out_of_memory=True)
+    controller.on_trial_lost(0, out_of_memory=True)
 
     assert [first.share, second.share, start(controller).share] == [1, 2, 4]
     assert second.parameters == first.parameters
@@ -199,7 +199,7 @@ def test_a_hang_is_told_with_where_it_hung(study: StudyFolder) -> None:
     controller = direct(study, "resources.retries=0")
     number = start(controller).number
     (study.trial_path(number) / "hang.txt").write_text("Timeout (0:30:00)!\n", encoding="utf-8")
-    controller.lost(number, out_of_memory=False)
+    controller.on_trial_lost(number, out_of_memory=False)
 
     assert study.rows()[0]["reason"] == "it hung (traceback: 0000/hang.txt)"
 
@@ -244,7 +244,7 @@ def test_later_trials_whose_processes_are_lost_end_no_search(study: StudyFolder)
     controller = direct(study, "resources.retries=0")
     complete(controller, start(controller).number)
     for _ in range(3):
-        controller.lost(start(controller).number, out_of_memory=False)
+        controller.on_trial_lost(start(controller).number, out_of_memory=False)
 
     assert start(controller).number == 4
 
@@ -267,7 +267,7 @@ def test_a_search_whose_first_trials_fail_differently_goes_on(study: StudyFolder
 def test_when_ray_is_gone_what_ran_is_begun_again_first_and_not_counted_as_tried(study: StudyFolder) -> None:
     controller = direct(study, "resources.retries=0")
     suggestion = [start(controller), start(controller)]
-    controller.interrupted()
+    controller.on_ray_lost()
 
     assert controller.running == 0
     assert [start(controller), start(controller)] == suggestion
@@ -282,7 +282,7 @@ def test_time_used_by_a_killed_search_is_counted(study: StudyFolder, monkeypatch
     killed = direct(study)
     start(killed)
     now += 60
-    killed.beat()
+    killed.heartbeat()
     now += 3600  # nobody runs
 
     controller = direct(study)
@@ -367,7 +367,7 @@ def test_with_several_trials_at_once_every_decision_follows_from_the_order_in_th
     while not controller.is_done:
         if draw.random() < 0.3:  # killed
             controller, running = direct(study), {}
-        elif len(running) < 3 and isinstance(suggestion := controller.next(), TrialSuggestion):
+        elif len(running) < 3 and isinstance(suggestion := controller.next_trial(), TrialSuggestion):
             running[suggestion.number] = max(0, len(controller._journal.reported(suggestion.number)) - 1)  # said again
         elif running:
             number = draw.choice(list(running))
@@ -406,8 +406,8 @@ def test_what_a_kill_left_undone_as_a_trial_ended_is_done_at_the_next_start(
     checkpoint = study.trial_path(start(killed).number) / "checkpoint" / "checkpoint.pt"
     write_bytes(checkpoint, b"x")
     now += 60
-    killed.beat()
-    killed._journal.tell(0, "complete", 0.8, {"seconds": 60.0, "val_b_auroc": 0.7})
+    killed.heartbeat()
+    killed._journal.tell(0, "complete", 0.8, {"seconds": 60.0, "gpu_seconds": 60.0, "val_b_auroc": 0.7})
 
     controller = direct(study, "budget.gpu_hours=0.03", gpu_share=1.0)  # 108 s
 
@@ -496,8 +496,8 @@ def test_a_free_slot_waits_when_all_that_is_asked_for_needs_one_gan(study: Study
     controller = direct(study, "source=gan", "gan.steps=100", "budget.trials=20", gan_need=gans.need)
     start(controller)
 
-    assert controller.next() is Answer.WAIT
-    assert controller.next() is Answer.WAIT
+    assert controller.next_trial() is NoTrial.WAIT
+    assert controller.next_trial() is NoTrial.WAIT
     assert controller.running == 1
 
     gans.trained.add((64, 100))

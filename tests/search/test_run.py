@@ -67,10 +67,10 @@ def test_a_study_that_another_search_of_the_name_creates_meanwhile_is_not_gone_o
 @pytest.mark.parametrize(
     ("overrides", "note"),
     [
-        ([], "budget.trials is used up after 1 trial; --set budget.trials=N goes on to N"),
+        ([], "budget.trials is used up after 1 trial; --set budget.trials=N continues to N"),
         (
             ["budget.trials=9", "budget.hours=1e-9"],
-            "budget.hours is used up after 1 trial; --set budget.hours=N goes on to N",
+            "budget.hours is used up after 1 trial; --set budget.hours=N continues to N",
         ),
     ],
 )

@@ -249,7 +249,7 @@ def test_where_ray_does_not_start_it_is_started_again(
     with pytest.raises(KeyboardInterrupt):  # once it has started
         run(study, note=notes.append, opened=terminate)
 
-    assert notes[:2] == ["starting Ray ...", "Ray did not start: why; starting it again, and the trials go on"]
+    assert notes[:2] == ["starting Ray ...", "Ray did not start: why; restarting Ray and resuming the trials"]
 
 
 @pytest.mark.slow
@@ -267,7 +267,7 @@ def test_a_search_that_is_told_to_end_while_ray_starts_says_so_and_ends(
     with pytest.raises(KeyboardInterrupt):
         run(study, note=note)
 
-    assert notes == ["starting Ray ...", "SIGTERM: ending, before Ray has started"]
+    assert notes == ["starting Ray ...", "SIGTERM: stopping before Ray has started"]
     assert not (study.path / ".ray.log").exists()
 
 
@@ -337,7 +337,7 @@ def test_a_trial_that_ray_has_no_room_for_is_told(
     with pytest.raises(MachineError):
         run(study, note=notes.append)
 
-    is_told = any(note.startswith("#0 has not begun for a minute: Ray has no room for it") for note in notes)
+    is_told = any(note.startswith("#0 has not started for a minute: Ray has no room for it") for note in notes)
     assert is_told == (what == "waits")
 
 
@@ -378,4 +378,4 @@ def test_what_a_trial_gets_after_it_ran_out_of_memory_is_on_one_machine(
     assert at_the_first_start == "{'CPU': 3, 'GPU': 1}"
     (row,) = study.rows()
     journal = Journal(study.journal_path, study.space(), writable=False)
-    assert journal.gpu_seconds(usual_gpus=0.0) == pytest.approx(row["seconds"], rel=0.5), "one GPU each time"
+    assert journal.gpu_seconds() == pytest.approx(row["seconds"], rel=0.5), "one GPU each time"

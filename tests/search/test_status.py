@@ -18,7 +18,7 @@ def test_a_look_shows_each_trial_as_it_stands(study: StudyFolder) -> None:
     controller = direct(study)
     watcher = StudyWatcher(study)
     for _ in range(4):
-        controller.next()
+        controller.next_trial()
     controller.on_result(0, epoch(1, 0.9))
     controller.on_result(0, ended(0.9, epochs=1))
     controller.on_result(1, epoch(1, 0.5))
@@ -47,7 +47,7 @@ def test_what_a_trial_is_busy_with_may_have_any_name(tmp_path: Path) -> None:
 def test_looking_writes_nothing(study: StudyFolder) -> None:
     """A reader beside a running search must not touch its journal."""
     controller = direct(study)
-    controller.next()
+    controller.next_trial()
     before = {path: path.read_bytes() for path in study.path.rglob("*") if path.is_file()}
 
     StudyWatcher(study).look()
@@ -58,7 +58,7 @@ def test_looking_writes_nothing(study: StudyFolder) -> None:
 
 def test_a_stopped_search_shows_its_unfinished_trials(study: StudyFolder) -> None:
     controller = direct(study)
-    controller.next()
+    controller.next_trial()
 
     (trial,) = StudyWatcher(study).look().trials
 
@@ -67,7 +67,7 @@ def test_a_stopped_search_shows_its_unfinished_trials(study: StudyFolder) -> Non
 
 def test_while_a_study_is_confirmed_no_time_is_counted_and_no_trial_runs(study: StudyFolder) -> None:
     controller = direct(study)
-    controller.next()
+    controller.next_trial()
     controller.close()
     wall = study.path / "wall.json"
     os.utime(wall, (0, 0))
@@ -85,7 +85,7 @@ def test_the_time_left_goes_by_the_pace_so_far(study: StudyFolder) -> None:
     """GANs that were trained on the way are part of the pace."""
     controller = direct(study, "budget.trials=6")
     for number in range(2):
-        controller.next()
+        controller.next_trial()
         controller.on_result(number, ended(0.9))
     (study.path / "wall.json").write_text('{"version": 1, "seconds": 100.0}', encoding="utf-8")
 
@@ -101,7 +101,7 @@ def test_a_search_with_a_larger_budget_than_its_first_start_s_is_shown_with_it(s
     """The study has 6; who does not know of the new budget at least sees what was begun."""
     controller = direct(study, "budget.trials=9")
     for number in range(8):
-        controller.next()
+        controller.next_trial()
         controller.on_result(number, ended(0.9))
     (study.path / "wall.json").write_text('{"version": 1, "seconds": 100.0}', encoding="utf-8")
 

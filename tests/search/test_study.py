@@ -40,7 +40,7 @@ def test_another_space_is_refused_with_what_differs(study: StudyFolder, tmp_path
 def test_the_refusal_says_how_to_begin_another_study_with_the_best_trials(study: StudyFolder, tmp_path: Path) -> None:
     controller = direct(study)
     for value in (0.7, 0.9, 0.8, 0.6):
-        suggestion = controller.next()
+        suggestion = controller.next_trial()
         assert isinstance(suggestion, TrialSuggestion)
         controller.on_result(suggestion.number, ended(value))
     best = study.rows()[1]["parameters"]
@@ -186,12 +186,4 @@ def test_another_build_of_the_same_release_is_the_same_version(study: StudyFolde
     """As a head node without a GPU has it, beside GPU nodes."""
     begun_with(study, torch=study.releases()[0]["torch"] + "+cpu")
 
-    assert continue_under_releases(study) == ""
-
-
-def test_a_study_that_recorded_no_versions_continues_with_a_note(study: StudyFolder) -> None:
-    content = read_json(study.path / "environment.json")
-    write_json(study.path / "environment.json", {name: content[name] for name in ("compute", "started")})
-
-    assert "begun with an unrecorded version of torch, and continues with torch" in continue_under_releases(study)
     assert continue_under_releases(study) == ""

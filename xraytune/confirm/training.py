@@ -155,8 +155,6 @@ class Training:
             on_progress=self.callbacks.on_progress,
             goes_on=asha.goes_on if asha else to_its_last_step,
         )
-        if asha:
-            asha.require_own(run.number for run in runs)
         if not work.is_done:
             require_one_release(folder)
             # Many short runs, whose names nobody looks for.

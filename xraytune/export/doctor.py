@@ -20,7 +20,7 @@ from xraytune.config.load import load_space
 from xraytune.errors import ConfigError, MachineError
 from xraytune.files import free_inodes, nearest_folder
 from xraytune.limits import LIMITS, likely_shortage
-from xraytune.search.ray_needs import open_doors, ray_parent, why_ray_cannot_start
+from xraytune.search.ray_setup import open_doors, ray_parent, why_ray_cannot_start
 from xraytune.tracking.wandb import has_key
 
 _GIB = 2**30

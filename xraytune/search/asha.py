@@ -1,11 +1,11 @@
-"""ASHA as arithmetic: which trials go on past a rung.
+"""ASHA as arithmetic: which trials continue past a rung.
 
-A rung is an epoch at which a trial's value so far is compared with those of the trials that were there before it; it goes
-on when it is in the best 1/reduction of them. The state follows from the values in their order of arrival alone, so after
-a restart the rungs are rebuilt by hearing them again.
+A rung is an epoch at which a trial's value so far is compared with those of the trials that reached it before; the trial
+continues if it is among the best 1/reduction of them. The state follows from the values in their order of arrival alone,
+so after a restart the rungs are rebuilt by replaying them.
 
-Source: Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning", in the stopping form that Ray Tune's
-`AsyncHyperBandScheduler` has, to which it is equal (tested).
+Source: Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning", in the stopping form of Ray Tune's
+`AsyncHyperBandScheduler`, which makes the same decisions (tested).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class Rungs:
 
     Args:
         grace: Epochs that every trial gets; the first rung.
-        reduction: Each rung lies `reduction` times further, and lets the best 1/reduction pass.
-        max_epochs: The last epoch; a trial that gets there has ended, not been stopped.
+        reduction: Each rung is `reduction` times further than the last, and lets the best 1/reduction pass.
+        max_epochs: The last epoch; a trial that reaches it is complete, not pruned.
     """
 
     def __init__(self, *, grace: int, reduction: int, max_epochs: int) -> None:
@@ -35,26 +35,21 @@ class Rungs:
             epoch *= reduction
 
     def goes_on(self, trial: int, epoch: int, value: float) -> bool:
-        """Whether a trial that has `value` after `epoch` goes on.
+        """Return whether a trial that has `value` after `epoch` continues.
 
-        Asked again for the same epoch it says the same, also where the value has become another: after a lost checkpoint
-        on a machine that rounds otherwise.
-
-        The cutoff is the (1 - 1/reduction) quantile of the values that reached the rung before.
+        The cutoff is the (1 - 1/reduction) quantile of the values that reached the rung before. The first value counts:
+        a repeated call gives the same answer, even with another value, as after a restart on a machine that rounds
+        differently.
         """
         recorded = self._values.get(epoch)
         if recorded is None:
             return True
-        earlier = []
-        for other, other_value in recorded.items():
-            if other == trial:
-                break
-            earlier.append(other_value)
         value = recorded.setdefault(trial, value)
+        earlier = list(recorded.values())[: list(recorded).index(trial)]
         return not earlier or value >= float(np.quantile(earlier, 1 - 1 / self._reduction))
 
     def reached(self) -> dict[int, int]:
-        """How many trials reached each rung."""
+        """Return how many trials reached each rung."""
         return {epoch: len(values) for epoch, values in self._values.items()}
 
 
@@ -63,11 +58,11 @@ def rungs_of(settings: Settings, reports: Iterable[tuple[int, int, float]]) -> R
 
     Args:
         settings: The study's.
-        reports: Trial, epoch and value in their order of arrival, as `Journal.reports` gives them.
+        reports: Trial, epoch and value in their order of arrival, as `Journal.reports` yields them.
     """
     scheduler, last = settings.scheduler, settings.budget.max_epochs
     grace = scheduler.grace if scheduler.name == "asha" else last
     rungs = Rungs(grace=grace, reduction=scheduler.reduction, max_epochs=last)
-    for trial, epoch, value in reports:
-        rungs.goes_on(trial, epoch, value)
+    for report in reports:
+        rungs.goes_on(*report)
     return rungs

@@ -1,8 +1,8 @@
-"""Free what a study can do without: everything that its next search, confirm, export or replay makes again.
+"""Free the space of files that the next search, confirm, export or replay can compute again. Results are never removed.
 
-Takes a study and the cache, gives how many bytes went, by kind. Results are never touched. Shared work goes where it can
-be told that it is this study's and that no other study beside it stands on it; what cannot be told stays, and so does what
-trials that have not ended would go on from.
+An artifact of the cache is removed if its manifest shows that it belongs to this study and to no other study next to it:
+the study's decoded images, the GANs trained on its training images, and everything computed from these. Artifacts whose
+origin is unknown stay, and so does everything that unfinished trials resume from.
 """
 
 from __future__ import annotations
@@ -11,16 +11,14 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xraytune.config.load import experiment_from_json
-from xraytune.errors import Problem, StudyError, XraytuneError
-from xraytune.files import check_fences, explained_disk_errors, read_json, read_jsonl
-from xraytune.pipeline.artifact_references import STAGES, ArtifactReferences, artifact_references
-from xraytune.pipeline.artifacts import artifact_path, artifacts_of, discard
+from xraytune.errors import XraytuneError
+from xraytune.files import check_fences, explained_disk_errors, read_jsonl
+from xraytune.pipeline.artifacts import artifact_path, artifacts_of, discard, fingerprint
 from xraytune.pipeline.features import FEATURES_STAGE
 from xraytune.pipeline.prepare import PIXELS_STAGE
 from xraytune.pipeline.quality import QUALITY_STAGE
@@ -29,9 +27,11 @@ from xraytune.records import Json
 from xraytune.search.journal import Journal
 from xraytune.search.study import SCRATCH_NAME, StudyFolder, locked
 
+# Removed in this order: what is computed from another artifact comes before it, so an interrupted clean leaves none whose
+# origin is gone.
 _KINDS = {
     FEATURES_STAGE: "features",
-    QUALITY_STAGE: "looks at GANs",
+    QUALITY_STAGE: "GAN quality reports",
     POOL_STAGE: "synthetic images",
     GAN_STAGE: "GANs",
     PIXELS_STAGE: "decoded images",
@@ -46,9 +46,9 @@ class Cleaned:
 
     Attributes:
         study: The study's folder.
-        freed_bytes: By kind, in words.
-        is_dry_run: Nothing was removed.
-        notes: What stays that one might have expected to go, and why.
+        freed_bytes: By kind.
+        is_dry_run: Whether nothing was removed.
+        notes: What stays although one might expect it to go, and why.
     """
 
     study: Path
@@ -58,11 +58,11 @@ class Cleaned:
 
     @property
     def total_bytes(self) -> int:
-        """Of all kinds."""
+        """The sum over all kinds."""
         return sum(self.freed_bytes.values())
 
     def to_json(self) -> dict[str, Json]:
-        """The record as JSON values."""
+        """Return the record as JSON values."""
         return {
             "study": str(self.study),
             "freed_bytes": {**self.freed_bytes},
@@ -72,19 +72,43 @@ class Cleaned:
         }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArtifactReferences:
+    """The artifacts that belong to a study.
+
+    Attributes:
+        pixels: Its decoded images, relative to the cache.
+        gans: The fingerprints of its GANs.
+    """
+
+    pixels: str
+    gans: frozenset[str]
+
+    def has(self, stage: str, name: str, inputs: Mapping[str, Any]) -> bool:
+        """Whether an artifact, by its stage, fingerprint and the inputs in its manifest, belongs to the study."""
+        if stage == PIXELS_STAGE:
+            return f"{stage}/{name}" == self.pixels
+        if stage == GAN_STAGE:
+            return name in self.gans
+        if stage == QUALITY_STAGE:
+            return all(pool["gan"] in self.gans for pool in inputs["pools"])
+        origin = inputs if stage == POOL_STAGE else inputs["group"][1]
+        return origin.get("pixels") == self.pixels or origin.get("gan") in self.gans
+
+
 def clean(
     study: Path, *, cache: Path | None = None, dry_run: bool = False, clock: Callable[[], float] = time.time
 ) -> Cleaned:
-    """Remove checkpoints of ended trials, what killed processes left, and the shared work that this study alone stands on.
+    """Remove checkpoints of ended trials, leftovers of killed processes, and artifacts of this study alone.
 
     Args:
         study: The study's folder.
-        cache: The artifact cache; by default the one beside the studies.
-        dry_run: Look only.
+        cache: The artifact cache; by default the one next to the studies.
+        dry_run: Remove nothing.
         clock: Seconds since 1970.
 
     Raises:
-        StudyError: There is no study, it is being searched, or a file of it is damaged.
+        StudyError: There is no study, it is in use, or a file of it is damaged.
         MachineError: The system refuses access.
     """
     folder = StudyFolder(study.resolve())
@@ -92,12 +116,11 @@ def clean(
     space = folder.space()
     with locked(folder, "cleaned"), explained_disk_errors(folder.path):
         journal = Journal(folder.journal_path, space, writable=False)
-        unfinished = set(journal.unfinished())
-        ended = [trial.number for trial in journal.trials if trial.number not in unfinished]
-        shared, notes = _shared_work(folder, cache)
+        ended = {trial.number for trial in journal.trials} - set(journal.unfinished())
+        shared, notes = _shared_work(folder, ended, cache)
         freed: dict[str, int] = {}
         for kind, path in (
-            *(("checkpoints of ended trials", folder.checkpoint_path(number)) for number in ended),
+            *(("checkpoints of ended trials", folder.checkpoint_path(number)) for number in sorted(ended)),
             *(("leftovers of killed processes", path) for path in _leftovers(folder, cache, clock())),
             *shared,
         ):
@@ -109,102 +132,97 @@ def clean(
     return Cleaned(study=folder.path, freed_bytes=freed, is_dry_run=dry_run, notes=notes)
 
 
-def _shared_work(folder: StudyFolder, cache: Path) -> tuple[list[tuple[str, Path]], tuple[str, ...]]:
-    """The artifacts and the GAN work folders that may go, and notes on those that stay."""
-    gans = _gans(folder)
-    own = artifact_references(folder.prepared(), (inputs for one in gans for inputs in one.inputs), cache)
+def _shared_work(folder: StudyFolder, ended: set[int], cache: Path) -> tuple[list[tuple[str, Path]], tuple[str, ...]]:
+    """Return the artifacts and GAN work folders to remove by kind, and notes on those that stay."""
+    own = _gan_inputs(folder)
+    references = _references(folder, own, cache)
+    unfinished = {trial: inputs for trial, inputs in own.items() if not _is_ended(trial, folder, ended)}
+    needed = {artifact_path(cache, GAN_STAGE, one) for inputs in unfinished.values() for one in inputs}
+    needed |= _work_paths(unfinished, cache)
     others: list[ArtifactReferences] = []
-    needed: set[Path] = set()
-    for path in sorted(folder.path.parent.glob("[!.]*/study.yaml")):
-        if path.parent == folder.path:
-            continue
+    for path in sorted({*folder.path.parent.glob("[!.]*/study.yaml")} - {folder.space_path}):
         other = StudyFolder(path.parent)
         try:
-            suggestion = [inputs for one in _gans(other) for inputs in one.inputs]
-            others.append(artifact_references(other.prepared(), suggestion, cache))
+            theirs = _gan_inputs(other)
+            others.append(_references(other, theirs, cache))
         except XraytuneError as error:
-            return [], (f"all shared work stays, for it cannot be told what another study needs: {error.problems[0]}",)
-        needed |= {gan_work_path(cache, inputs) for inputs in suggestion}
-    for inputs in (inputs for one in gans if not one.is_ended for inputs in one.inputs):
-        needed |= {gan_work_path(cache, inputs), artifact_path(cache, GAN_STAGE, inputs)}
+            return [], (f"keeping the cache: cannot read study {path.parent.name}: {error.problems[0]}",)
+        needed |= _work_paths(theirs, cache)
 
     found: list[tuple[str, Path]] = []
     kept_bytes = 0
-    for stage in STAGES:
+    for stage, kind in _KINDS.items():
         for path, inputs in artifacts_of(cache, stage):
-            if not own.has(stage, path.name, inputs) or path in needed:
+            if not references.has(stage, path.name, inputs) or path in needed:
                 continue
             if any(other.has(stage, path.name, inputs) for other in others):
                 kept_bytes += _size_bytes(path)
             else:
-                found.append((_KINDS[stage], path))
-    work = {gan_work_path(cache, inputs) for one in gans for inputs in one.inputs}
-    found += [("GANs in training", path) for path in sorted(work - needed)]
-    notes = (f"{kept_bytes / 2**20:,.1f} MiB of shared work stay: another study stands on them too",)
+                found.append((kind, path))
+    found += [("GANs in training", path) for path in sorted(_work_paths(own, cache) - needed)]
+    notes = (f"keeping {kept_bytes / 2**20:,.1f} MiB of artifacts that another study uses too",)
     return found, notes if kept_bytes else ()
 
 
-@dataclass(frozen=True, slots=True)
-class _TrialGans:
-    """What the networks of one trial's GAN depend on, and whether the trial has ended."""
-
-    inputs: tuple[dict[str, Any], ...]
-    is_ended: bool
-
-
-def _gans(folder: StudyFolder) -> list[_TrialGans]:
-    """Of every trial of a study and every run of its confirm that was begun.
+def _gan_inputs(folder: StudyFolder) -> dict[Path, list[dict[str, Any]]]:
+    """Return the inputs of the GANs of each trial of a study, and of each run of its confirm, by the trial's folder.
 
     Raises:
         StudyError: A file of the study is missing or damaged.
     """
     prepared, compute = folder.prepared(), folder.compute()
-    ended: dict[Path, set[int]] = {}
-    found = []
+    found = {}
     for config in sorted(folder.path.glob("**/trials/*/config.json")):
-        trials = config.parents[1]
-        if trials not in ended:
-            ended[trials] = _ended(folder, StudyFolder(trials.parent))
-        try:
-            settings = experiment_from_json(read_json(config), config.parent).parameters.gan
-        except (ValueError, KeyError, TypeError) as error:
-            raise StudyError(Problem("this file is damaged", config, "put it back from a copy")) from error
-        if settings is not None:
-            labels = network_labels(settings, prepared)
-            runs = StudyFolder(trials.parent)
+        runs = StudyFolder(config.parents[2])
+        if settings := runs.experiment(int(config.parent.name)).parameters.gan:
             trained = runs if (runs.path / "environment.json").exists() else folder
-            torches = {one.get("torch", "") for one in trained.releases()}
-            inputs = tuple(
+            found[config.parent] = [
                 gan_inputs(settings, label, prepared, compute, torch=torch)
-                for torch in sorted(torches)
-                for label in labels
-            )
-            found.append(_TrialGans(inputs, int(config.parent.name) in ended[trials]))
+                for torch in sorted({versions["torch"] for versions in trained.releases()})
+                for label in network_labels(settings, prepared)
+            ]
     return found
 
 
-def _ended(folder: StudyFolder, runs: StudyFolder) -> set[int]:
-    """The trials of the study, or the runs of its confirm, that nobody will go on with."""
+def _references(folder: StudyFolder, gans: Mapping[Path, list[dict[str, Any]]], cache: Path) -> ArtifactReferences:
+    """Return a study's artifacts: with the GANs of its trials, all others of its training images, as of `gan train`."""
+    prepared = folder.prepared()
+    of_its_images = {
+        "train": prepared.train_fingerprint,
+        "image_size_px": prepared.image_size_px,
+        "class_names": list(prepared.class_names),
+    }
+    in_cache = {path.name for path, inputs in artifacts_of(cache, GAN_STAGE) if of_its_images.items() <= inputs.items()}
+    of_trials = {fingerprint(GAN_STAGE, one) for inputs in gans.values() for one in inputs}
+    return ArtifactReferences(pixels=prepared.pixels, gans=frozenset(in_cache | of_trials))
+
+
+def _is_ended(trial: Path, folder: StudyFolder, ended: set[int]) -> bool:
+    """Whether no start continues a trial of the study, or a run of its confirm."""
+    runs, number = StudyFolder(trial.parents[1]), int(trial.name)
     if runs == folder:
-        trials = Journal(folder.journal_path, folder.space(), writable=False).trials
-        return {trial.number for trial in trials if trial.state.is_finished()}
-    return {row["number"] for row in read_jsonl(runs.runs_path) if row["status"] != "failed"}
+        return number in ended
+    return any(row["number"] == number and row["status"] != "failed" for row in read_jsonl(runs.runs_path))
+
+
+def _work_paths(gans: Mapping[Path, list[dict[str, Any]]], cache: Path) -> set[Path]:
+    return {gan_work_path(cache, one) for inputs in gans.values() for one in inputs}
 
 
 def _leftovers(folder: StudyFolder, cache: Path, now: float) -> Iterator[Path]:
-    """What killed processes left: Tune's scratch, and what they were writing under a temporary name.
+    """Yield the leftovers of killed processes: Tune's scratch folder, and old temporary files.
 
-    A writer on another machine has a process number that means nothing here, so what is young stays too.
+    The writer's process number means nothing if it ran on another machine, so recent files stay.
     """
     beside = folder.path.parent.glob(f".{folder.path.name}.*.tmp")
-    for path in (*sorted(beside), *_named(folder.path), *_named(cache)):
+    for path in (*sorted(beside), *_temporary_paths(folder.path), *_temporary_paths(cache)):
         match = _LEFTOVER.fullmatch(path.name)
         if match is None or (not _is_alive(int(match[1])) and now - _changed(path) > _LEFTOVER_SECONDS):
             yield path
 
 
-def _named(root: Path) -> Iterator[Path]:
-    """What is called as a leftover is, below a folder, links not followed."""
+def _temporary_paths(root: Path) -> Iterator[Path]:
+    """Yield the paths below a folder that have the name of a leftover; links are not followed."""
     for where, folders, files in os.walk(root):
         for name in sorted((*folders, *files)):
             if name == SCRATCH_NAME or _LEFTOVER.fullmatch(name):
@@ -222,8 +240,8 @@ def _is_alive(process: int) -> bool:
     return True
 
 
-def _seen(path: Path) -> Iterator[os.stat_result]:
-    """A file or a folder, and all below."""
+def _stats(path: Path) -> Iterator[os.stat_result]:
+    """Yield the status of a path and of everything below it."""
     for entry in (path, *path.rglob("*")):
         try:
             yield entry.lstat()
@@ -232,8 +250,8 @@ def _seen(path: Path) -> Iterator[os.stat_result]:
 
 
 def _changed(path: Path) -> float:
-    return max((status.st_mtime for status in _seen(path)), default=0.0)
+    return max((status.st_mtime for status in _stats(path)), default=0.0)
 
 
 def _size_bytes(path: Path) -> int:
-    return sum(status.st_size for status in _seen(path) if stat.S_ISREG(status.st_mode))
+    return sum(status.st_size for status in _stats(path) if stat.S_ISREG(status.st_mode))

@@ -1,8 +1,6 @@
-"""What a study is given beside its data folder: extra images, and weights of one's own. Its numbers are of these contents.
+"""The inputs of a study besides its data folder, extra images and custom weights, whose contents must not change.
 
-    inputs.json   the content of each, by its path from the study's folder
-
-A study of an earlier version has no such file; its next start writes it.
+inputs.json   the content of each, by its path from the study's folder
 """
 
 from __future__ import annotations
@@ -28,14 +26,14 @@ INPUTS_FILE = "inputs.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """Folders of extra images, and files of weights that are no official ones."""
+    """Folders of extra images, and custom weights files."""
 
     folders: frozenset[Path]
     weights: frozenset[Path]
 
 
 def inputs_of_space(space: Space) -> Inputs:
-    """What trials of a space can ask for."""
+    """Return the inputs that trials of a space can use."""
     folders = [path for source, path in space.combinations("source", "folder.path") if source == "folder"]
     weights = [value for (value,) in space.combinations("weights") if value is not None and is_path("weights", value)]
     return Inputs(
@@ -44,7 +42,7 @@ def inputs_of_space(space: Space) -> Inputs:
 
 
 def inputs_of_trials(trials: Iterable[Parameters]) -> Inputs:
-    """What some trials are trained on."""
+    """Return the inputs of some trials."""
     every = list(trials)
     return Inputs(
         folders=frozenset(one.folder.path for one in every if one.folder),
@@ -55,20 +53,20 @@ def inputs_of_trials(trials: Iterable[Parameters]) -> Inputs:
 def read_inputs(
     inputs: Inputs, settings: Settings, prepared: Prepared, cache: Path, *, index: ImageIndex | None = None
 ) -> dict[Path, str]:
-    """The content of each: of a file its SHA-256; of a folder a fingerprint of the images that may be trained on.
+    """Return the content of each input: the SHA-256 of a file, a fingerprint of the usable images of a folder.
 
-    These images are decoded here, so that a broken one ends no trial.
+    The images are decoded, so that a broken one is found before any trial.
 
     Args:
         inputs: The folders and files.
         settings: The study's.
         prepared: The study's images.
         cache: The artifact cache.
-        index: The study's data folder, where patients of its sealed test folder are to be looked for.
+        index: The study's data folder; patients of its sealed test folder are then refused among the extra images.
 
     Raises:
-        DataError: What `store_folder` refuses.
-        MachineError: A file of weights is missing, or the disk is full.
+        DataError: See `store_folder`.
+        MachineError: A weights file is missing.
     """
     contents = {}
     for folder in sorted(inputs.folders):
@@ -77,21 +75,21 @@ def read_inputs(
         contents[folder] = content_fingerprint(images)
     for file in sorted(inputs.weights):
         if not file.is_file():
-            raise MachineError(Problem("no such file of weights", file, "put it back where it was"))
+            raise MachineError(Problem("no such weights file", file, "restore it"))
         contents[file] = sha256_of(file, "file of tensors")
     return contents
 
 
 def require_same_inputs(folder: StudyFolder, contents: Mapping[Path, str]) -> None:
-    """Refuse to go on with a study whose extra images or weights changed.
+    """Refuse inputs that changed since the study began.
 
     Raises:
-        StudyError: They differ, or the study's record of them is damaged.
+        StudyError: They changed, or the study's record of them is damaged.
     """
     recorded = _recorded(folder)
     names = {path: relative_path(path, folder.path) for path in contents}
     problems = [
-        Problem("this changed since the study began", path, "put it back as it was, or start a study of another name")
+        Problem("this changed since the study began", path, "restore it, or start a study with another name")
         for path, content in contents.items()
         if recorded.get(names[path], content) != content
     ]
@@ -99,12 +97,11 @@ def require_same_inputs(folder: StudyFolder, contents: Mapping[Path, str]) -> No
         raise StudyError(*problems)
 
 
-def keep_inputs(folder: StudyFolder, contents: Mapping[Path, str]) -> None:
-    """Write down what a study is given, where its record does not say yet.
+def record_inputs(folder: StudyFolder, contents: Mapping[Path, str]) -> None:
+    """Record a study's inputs.
 
     Raises:
-        StudyError: It was given something else before, or the record is damaged.
-        MachineError: The disk is full.
+        StudyError: See `require_same_inputs`.
     """
     require_same_inputs(folder, contents)
     recorded = _recorded(folder)

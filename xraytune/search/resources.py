@@ -1,4 +1,4 @@
-"""How many trials Ray's machines have room for, and what each of them occupies."""
+"""How many trials fit on Ray's nodes at once, and the resources that each of them gets."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from xraytune.errors import MachineError, Problem
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """A machine of Ray's: its CPU cores and GPUs."""
+    """The CPU cores and GPUs of one node."""
 
     cpus: float
     gpus: float
 
 
 def resolved(resources: Resources, *, has_gpu: bool) -> Resources:
-    """The same with `gpus_per_trial: auto` as a number: one GPU where trials run on machines that have them, else none.
+    """Replace `gpus_per_trial: auto` by 1 if the machines that run trials have GPUs, else by 0.
 
-    Everything that plans or starts trials takes resources that are resolved, for where they run is not where this runs.
+    All functions that plan or start trials take resolved resources, since trials may run on other machines than this one.
     """
     if resources.gpus_per_trial != "auto":
         return resources
@@ -28,18 +28,18 @@ def resolved(resources: Resources, *, has_gpu: bool) -> Resources:
 
 
 def gpus_of_trial(resources: Resources) -> float:
-    """GPUs that a trial occupies; the resources are resolved."""
+    """Return the GPUs of a trial; the resources are resolved."""
     assert resources.gpus_per_trial != "auto", "resolved"
     return float(resources.gpus_per_trial)
 
 
 def slots(resources: Resources, nodes: Sequence[Node]) -> int:
-    """Trials that run at once; each of them on one machine.
+    """Return how many trials run at once, each on one node.
 
     Raises:
-        MachineError: Not even one fits.
+        MachineError: No node has room for a trial.
     """
-    count = sum(_fitting(resources, node) for node in nodes)
+    count = sum(_slots_on(resources, node) for node in nodes)
     if count == 0:
         needed = f"a trial needs {resources.cpus_per_trial} CPU cores and {gpus_of_trial(resources):g} GPUs"
         each = sorted({f"{node.cpus:g} and {node.gpus:g}" for node in nodes})
@@ -50,16 +50,14 @@ def slots(resources: Resources, nodes: Sequence[Node]) -> int:
     return min(count, resources.concurrent or count)
 
 
-def _fitting(resources: Resources, node: Node) -> int:
-    """Trials that a machine has room for."""
-    needed_gpus = gpus_of_trial(resources)
-    by_cpu = int(node.cpus / resources.cpus_per_trial)
-    return min(by_cpu, int(node.gpus / needed_gpus + 1e-9)) if needed_gpus else by_cpu
-
-
 def occupied(resources: Resources, share: int, nodes: Sequence[Node]) -> dict[str, float]:
-    """What a trial occupies in Ray's words: after it ran out of memory more, up to all of the node that has the most."""
+    """Return the resources of a trial as Ray takes them: `share` times the usual ones, at most all of the largest node."""
     cpus, gpus = float(resources.cpus_per_trial), gpus_of_trial(resources)
-    fitting = (node for node in nodes if _fitting(resources, node))
+    fitting = (node for node in nodes if _slots_on(resources, node))
     most_gpus, most_cpus = max((min(gpus * share, node.gpus), min(cpus * share, node.cpus)) for node in fitting)
     return {name: value for name, value in (("CPU", most_cpus), ("GPU", most_gpus)) if value}
+
+
+def _slots_on(resources: Resources, node: Node) -> int:
+    gpus, by_cpu = gpus_of_trial(resources), int(node.cpus / resources.cpus_per_trial)
+    return min(by_cpu, int(node.gpus / gpus + 1e-9)) if gpus else by_cpu

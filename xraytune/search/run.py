@@ -1,4 +1,4 @@
-"""The main job: search a space over a folder of X-rays. The same call again goes on where the last one stopped."""
+"""The main job: search a space over a folder of X-rays. The same call again resumes the search."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from xraytune.pipeline.model import require_two_classes
 from xraytune.pipeline.prepare import Prepared, prepare_index, require_pixels
 from xraytune.pipeline.synthesize import gan_need
 from xraytune.search.controller import SearchController, mix_label
-from xraytune.search.inputs import inputs_of_space, keep_inputs, read_inputs
+from xraytune.search.inputs import inputs_of_space, read_inputs, record_inputs
 from xraytune.search.journal import Journal
 from xraytune.search.messages import NO_CALLBACKS, Callbacks
 from xraytune.search.resources import Node, gpus_of_trial, resolved, slots
@@ -42,13 +42,13 @@ from xraytune.search.study import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchSummary:
-    """What a search ended with.
+    """The result of a search.
 
     Attributes:
         study: The study's folder.
-        counts: Ended trials by status.
-        best: The row of the best complete trial, by val-A, which the search climbed.
-        for_export: The row of the best one by val-B, which `export` takes: no trial was steered by it.
+        counts: Number of ended trials by status.
+        best: Row of the best complete trial on val-A, which the search maximised.
+        for_export: Row of the best one on val-B, which no decision of the search used; `export` takes it.
     """
 
     study: Path
@@ -69,26 +69,26 @@ def search(
     skip_broken: bool = False,
     callbacks: Callbacks = NO_CALLBACKS,
 ) -> SearchSummary:
-    """Search the space of a file; everything is checked before anything is started or written.
+    """Search the space of a file. Everything is checked before anything is started or written.
 
     Args:
         space: The YAML file.
         data: A data folder instead of the file's.
         weights_dir: A folder of official weight files, for machines without a network.
         overrides: `key=value` lines that replace the file's.
-        studies: The folder of studies; this one's is `studies/NAME`.
-        cache: The artifact cache; by default the one beside the studies, where these really lie.
+        studies: The folder of studies; this one is `studies/NAME`.
+        cache: The artifact cache; by default next to the resolved path of `studies`.
         address: A Ray cluster; by default Ray starts on this machine.
-        skip_broken: Leave broken images out, and say which.
+        skip_broken: Skip broken images, with a note.
         callbacks: Called as the search proceeds.
 
     Raises:
         ConfigError: The file.
         DataError: The images.
         MachineError: Weights, GPUs, disk or the Ray cluster.
-        StudyError: The study is in use, or of another space, other images or other weights.
+        StudyError: The study is in use, or has another space, other images or other weights.
         TrialError: No trial completed.
-        KeyboardInterrupt: Ctrl-C, after everything was put in order.
+        KeyboardInterrupt: Ctrl-C, after a clean shutdown.
     """
     loaded = load_space(space, overrides, data=data, weights_dir=weights_dir)
     settings = loaded.settings
@@ -98,12 +98,8 @@ def search(
     require_writable(cache)
     is_resumed = folder.space_path.exists()
     if is_resumed:
-        unsaid = folder.unsaid()
-        loaded = load_space(space, overrides, data=data, weights_dir=weights_dir, unsaid=unsaid)
-        for name, value in unsaid.items():
-            callbacks.note(f"the study began before {name} existed: its trials keep {name}: {value}")
         require_same_space(folder, loaded)
-        with locked(folder):  # a second search is refused before it reads the images
+        with locked(folder):  # refuse a second search before reading the images
             pass
     else:
         require_free(folder)
@@ -118,7 +114,7 @@ def search(
         callbacks.note(warning)
     if settings.has_idle_asha:
         grace, last = settings.scheduler.grace, settings.budget.max_epochs
-        callbacks.note(f"ASHA stops no trial: scheduler.grace is {grace}, and budget.max_epochs {last}")
+        callbacks.note(f"ASHA prunes no trial: scheduler.grace is {grace}, and budget.max_epochs {last}")
     if not is_resumed:
         mixes = loaded.combinations("source", "synthetic_ratio")
         ratios = [ratio for source, ratio in mixes if source != "none" and isinstance(ratio, int | float)]
@@ -127,11 +123,11 @@ def search(
     if not is_resumed:
         create_study(folder, loaded, prepared, machine)
     with locked(folder) as token:
-        require_same_space(folder, loaded)  # another search may have created it meanwhile
-        require_same_images(folder, prepared)
-        prepared = folder.prepared()  # an earlier version recorded less
+        if not is_resumed:  # another search may have created the study in the meantime
+            require_same_space(folder, loaded)
+        prepared = require_same_images(folder, prepared)
         require_pixels(settings, prepared, cache, on_progress=callbacks.on_progress)
-        keep_inputs(folder, contents)
+        record_inputs(folder, contents)
         _run(loaded, folder, prepared, resources, token=token, cache=cache, address=address, callbacks=callbacks)
     return summarise(folder)
 
@@ -139,14 +135,14 @@ def search(
 def _where_trials_run(
     resources: Resources, resumed: StudyFolder | None, address: str | None, callbacks: Callbacks
 ) -> tuple[Resources, Mapping[str, Any]]:
-    """What a trial is given, and the `environment` of the machine, here or in the cluster, that it is given it on.
+    """Return the resources of a trial, and the `environment` of the machine, here or in the cluster, that runs it.
 
-    A study that is resumed keeps its device, whatever there is now.
+    A resumed study keeps its device.
     """
     if resumed:
         compute = resumed.compute()
         resources = resolved(resources, has_gpu=compute.device == "cuda")
-        if address:  # the cluster is looked at when it is connected to
+        if address:  # the cluster is checked when Ray connects to it
             return resources, environment(compute)
         require_device(compute, resumed.path)
     elif address:
@@ -181,7 +177,7 @@ def _run(
     if controller.is_done:
         used, count = controller.used_up, len(journal.trials)
         trials = f"{count} trial{'s' if count > 1 else ''}"
-        callbacks.note(f"budget.{used} is used up after {trials}; --set budget.{used}=N goes on to N")
+        callbacks.note(f"budget.{used} is used up after {trials}; --set budget.{used}=N continues to N")
         return
     if change := continue_under_releases(folder):
         callbacks.note(change)
@@ -207,10 +203,10 @@ def _run(
 
 
 def summarise(folder: StudyFolder) -> SearchSummary:
-    """The summary of a study's ended trials.
+    """Return the summary of a study's ended trials.
 
     Raises:
-        TrialError: None completed; names the reasons.
+        TrialError: None completed; the message has the reasons.
     """
     rows = folder.rows()
     complete = [row for row in rows if row["status"] == "complete"]
@@ -225,14 +221,14 @@ def summarise(folder: StudyFolder) -> SearchSummary:
 
 
 def require_weights(space: Space) -> None:
-    """Find the weights of every backbone that the space can ask for; what is of another package is built once.
+    """Find the weights of every backbone in the space; build each extension's backbone once.
 
     Raises:
-        MachineError: Some are missing or damaged, or are of another network.
+        MachineError: Weights are missing, damaged or of another network.
     """
     for backbone, weights in space.networks():
         file = find_weights(backbone, weights, space.settings.weights_dir)
-        # A file of one's own, of which no hash says that it fits, or a network that nobody here has seen.
+        # A custom weights file, whose hash is unknown, or a network of an extension: check that they fit.
         if file == Path(weights) or BACKBONES.has(backbone):
             parameters = Parameters.model_validate({"backbone": backbone, "weights": weights})
             build_classifier(parameters, 2, weights=file, seed=0)

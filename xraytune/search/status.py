@@ -1,4 +1,4 @@
-"""What a study looks like now: read from its folder, also while another process searches it."""
+"""The state of a study now, read from its folder, also while another process searches it."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class TrialView:
     Attributes:
         number: From 0.
         mix: Such as `gan r=0.5 (500 steps) +classical 1`.
-        status: `waiting` for a GAN that another trial trains; `unfinished` where the search stopped.
-        epochs: Epochs that are recorded.
+        status: `waiting` for a GAN that another trial trains; `unfinished` if the search has stopped.
+        epochs: Number of recorded epochs.
         values: Best val-A AUROC after each of them.
         val_b_auroc: Of a complete trial.
         busy_with: What a running trial does before its first epoch, such as `GAN 300/600`.
         seconds: Wall time of an ended trial.
-        reason: Why it ended, where it did not complete.
+        reason: Why it ended, unless it is complete.
     """
 
     number: int
@@ -48,11 +48,11 @@ class StudyView:
 
     Attributes:
         name: The study's.
-        trials: Those that were asked for, by number.
-        trial_budget: How many will be, as far as it is known: the study tells the budget of its first start.
+        trials: By number.
+        trial_budget: That of the running start if known, else of the first one, and at least the number of trials.
         max_epochs: Of a trial.
         seconds: Wall time used, over all starts.
-        seconds_left: A guess from the trials so far; None before the first one ended or when nothing runs.
+        seconds_left: An estimate from the trials so far; None before the first one has ended or if no search runs.
         is_running: Whether a search runs on it.
     """
 
@@ -65,7 +65,7 @@ class StudyView:
     is_running: bool
 
     def count(self, status: str) -> int:
-        """Trials of one status."""
+        """Return the number of trials with a status."""
         return sum(trial.status == status for trial in self.trials)
 
     @property
@@ -76,7 +76,7 @@ class StudyView:
 
 
 def status(study: Path) -> StudyView:
-    """How a study stands.
+    """Return the state of a study.
 
     Raises:
         StudyError: There is no study here.
@@ -85,11 +85,11 @@ def status(study: Path) -> StudyView:
 
 
 class StudyWatcher:
-    """Looks at a study again and again; each look reads what was added to the journal since the last.
+    """Looks at a study repeatedly; each look reads what was added to the journal since the last one.
 
     Args:
         folder: The study.
-        trial_budget: That of the start which runs, where it is known.
+        trial_budget: That of the running start, if known.
 
     Raises:
         StudyError: There is no study here.
@@ -102,11 +102,10 @@ class StudyWatcher:
         self._journal = Journal(folder.journal_path, self._space, writable=False)
 
     def look(self) -> StudyView:
-        """The study now."""
+        """Return the study now."""
         is_running = is_searched(self._folder)
-        trials = tuple(
-            view for frozen in self._journal.trials if (view := self._trial(frozen.number, is_running)) is not None
-        )
+        views = (self._trial(frozen.number, is_running) for frozen in self._journal.trials)
+        trials = tuple(view for view in views if view is not None)
         trial_budget = max(self._trial_budget, len(trials))
         times = self._times(is_running)
         return StudyView(
@@ -120,7 +119,7 @@ class StudyWatcher:
         )
 
     def _times(self, is_running: bool) -> Times:
-        """Time used; while a search runs, what has passed since it last wrote it down too."""
+        """Return the time used, in a running search also that since it was last saved."""
         wall = self._folder.path / "wall.json"
         times = read_times(wall)
         if not is_running or not wall.exists():
@@ -132,18 +131,18 @@ class StudyWatcher:
     def _trial(self, number: int, is_running: bool) -> TrialView | None:
         try:
             parameters = self._journal.parameters(number)
-        except ValueError:  # it is being asked for at this moment
+        except ValueError:  # they are being drawn at this moment
             return None
         status = self._journal.status(number)
         values = tuple(value for _, value in sorted(self._journal.reported(number).items()))
         ended = None if status is None else self._journal.row(number)
         trial_path = self._folder.trial_path(number)
-        began = (trial_path / "config.json").exists()
-        progress = None if status or values or not began else read_progress(trial_path)
+        has_started = (trial_path / "config.json").exists()
+        progress = None if status or values or not has_started else read_progress(trial_path)
         return TrialView(
             number=number,
             mix=mix_label(parameters),
-            status=status or ("unfinished" if not is_running else "running" if began else "waiting"),
+            status=status or ("unfinished" if not is_running else "running" if has_started else "waiting"),
             epochs=len(values),
             values=values,
             val_b_auroc=ended["val_b_auroc"] if ended else None,
@@ -154,12 +153,12 @@ class StudyWatcher:
 
 
 def seconds_left(trials: Sequence[TrialView], trial_budget: int, times: Times) -> float | None:
-    """If each trial takes as long as those that ended, the training of GANs included, and as many run at once as so far."""
+    """Estimate the time left from the mean time of ended trials and how many ran at once; None before the first has ended."""
     ended = [trial.seconds for trial in trials if trial.seconds is not None]
     if not sum(ended) or not times.seconds:
         return None
-    usual = sum(ended) / len(ended)
+    mean = sum(ended) / len(ended)
     begun = [times.trials.get(trial.number, 0.0) for trial in trials if trial.seconds is None]
-    to_come = (trial_budget - len(trials)) * usual + sum(max(usual - seconds, 0.0) for seconds in begun)
+    to_come = (trial_budget - len(trials)) * mean + sum(max(mean - seconds, 0.0) for seconds in begun)
     at_once = (sum(ended) + sum(begun)) / times.seconds
     return to_come / at_once

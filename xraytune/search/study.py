@@ -1,10 +1,10 @@
-"""A study is a folder, and everything that explains one of its numbers lies in it.
+"""A study is a folder with everything that explains its numbers.
 
-    study.yaml  split.json                     what is searched, on which images; written once
-    environment.json                           where its trials run and with which versions; grows when these change
-    inputs.json                                what its extra images and own weights are, where it has such
-    optuna.journal                             the truth
-    trials.jsonl                               a projection of it: one row for every ended trial
+    study.yaml  split.json                     the space and the images; written once
+    environment.json                           device and versions of its trials; grows when versions change
+    inputs.json                                content of extra images and custom weights, if there are any
+    optuna.journal                             the source of truth
+    trials.jsonl                               derived from it: one row for every ended trial
     trials/0007/                               config.json epochs.jsonl checkpoint/ progress.json
 
 One process at a time writes to it, under a lock that ends with its owner.
@@ -28,9 +28,7 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic import TypeAdapter
 
-from xraytune.config.document import read_document
-from xraytune.config.domains import Value
-from xraytune.config.fields import EARLIER_VALUES, flat_values
+from xraytune.config.fields import flat_values
 from xraytune.config.load import experiment_from_json, load_space
 from xraytune.config.settings import Experiment, extensions_of
 from xraytune.config.space import Space
@@ -52,18 +50,18 @@ from xraytune.records import Compute, Json
 
 _PACKAGES = ("xraytune", "torch", "torchvision", "ray", "optuna", "numpy", "pillow", "scikit-learn")
 _NUMERIC = ("torch", "torchvision")
-"""The packages whose release changes a trial's numbers."""
+"""The packages whose version changes a trial's numbers."""
 SCRATCH_NAME = ".tune"
 _JOURNAL_NAME = "optuna.journal"
 _BEST = 3
 
 StudyWork: TypeAlias = Literal["searched", "confirmed", "cleaned"]
-"""What a process does with a study while it holds it."""
+"""What a process does with a study whose lock it holds."""
 
 
 @dataclass(frozen=True, slots=True)
 class StudyFolder:
-    """The paths of a study, and what is written once."""
+    """The paths of a study, and the files that are written once."""
 
     path: Path
 
@@ -84,22 +82,22 @@ class StudyFolder:
 
     @property
     def runs_path(self) -> Path:
-        """Of a confirm, whose runs lie as a study's trials do: one row for every run that ended."""
+        """In the folder of a confirm's runs: one row for every ended run."""
         return self.path / "runs.jsonl"
 
     @property
     def scratch_path(self) -> Path:
-        """Ray Tune's own files, which nobody needs."""
+        """Temporary files of Ray Tune."""
         return self.path / SCRATCH_NAME
 
     @property
     def lock_path(self) -> Path:
-        """Says who searches it, confirms or cleans it."""
+        """The lock, with its owner."""
         return self.path / ".lock"
 
     @property
     def default_cache(self) -> Path:
-        """The artifact cache that lies beside the studies; of a resolved path, so that all find the same one."""
+        """The artifact cache next to the studies; `path` is resolved, so that all commands find the same one."""
         return self.path.parent.parent / "cache"
 
     def trial_path(self, number: int) -> Path:
@@ -107,45 +105,35 @@ class StudyFolder:
         return self.path / "trials" / f"{number:04d}"
 
     def checkpoint_path(self, number: int) -> Path:
-        """What a trial goes on from."""
+        """The checkpoint that a trial resumes from."""
         return self.trial_path(number) / "checkpoint" / "checkpoint.pt"
 
     def drop_checkpoint(self, number: int) -> None:
-        """Free what an ended trial would have gone on from; its best network stays."""
+        """Remove the checkpoint of an ended trial; its best network stays."""
         self.checkpoint_path(number).unlink(missing_ok=True)
 
     def space(self, *, data: Path | None = None, weights_dir: Path | None = None) -> Space:
-        """The space as it was searched.
+        """Return the study's space.
 
         Args:
-            data: Where its images lie now, if they moved.
-            weights_dir: Where the official weight files lie now, if they moved.
+            data: The folder of its images, if they moved.
+            weights_dir: The folder of the official weight files, if they moved.
 
         Raises:
-            StudyError: There is no study here, its file was changed, or a symbolic link or a pipe is in it.
+            StudyError: There is no study here, its file was changed, or the folder contains a symbolic link or a pipe.
         """
         if not os.path.lexists(self.space_path):
             fix = "give the folder that `xraytune search` printed, such as studies/NAME"
             raise StudyError(Problem("no study here: study.yaml is missing", self.path, fix))
         _require_own_files(self.path)
         try:
-            return load_space(self.space_path, data=data, weights_dir=weights_dir, unsaid=EARLIER_VALUES)
+            return load_space(self.space_path, data=data, weights_dir=weights_dir)
         except ConfigError as error:
-            what = "study.yaml was changed since the search began, or another version of xraytune wrote it"
-            raise StudyError(Problem(what, self.path, "put it back as it was"), *error.problems) from error
-
-    def unsaid(self) -> dict[str, Value]:
-        """Values of the parameters that did not exist when the study began: what its space file means by leaving them out.
-
-        Raises:
-            StudyError: There is no study here, or its file was changed.
-        """
-        self.space()
-        said = read_document(self.space_path)
-        return {name: value for name, value in EARLIER_VALUES.items() if said.get(("parameters", name)) is None}
+            what = "study.yaml was changed since the search began, or written by another version of xraytune"
+            raise StudyError(Problem(what, self.path, "restore it"), *error.problems) from error
 
     def prepared(self) -> Prepared:
-        """The images and their split.
+        """Return the images and their split.
 
         Raises:
             StudyError: The file is missing or damaged.
@@ -154,7 +142,7 @@ class StudyFolder:
             return read_prepared(file)
 
     def compute(self) -> Compute:
-        """What its trials compute on.
+        """Return the device, threads and precision of its trials.
 
         Raises:
             StudyError: The file is missing or damaged.
@@ -163,31 +151,30 @@ class StudyFolder:
             return TypeAdapter(Compute).validate_python(read_json(file)["compute"])
 
     def releases(self) -> tuple[dict[str, str], ...]:
-        """The releases of torch and torchvision that trained it, in order; an empty one was not recorded.
+        """Return the versions of torch and torchvision that trained it, in order.
 
         Raises:
             StudyError: The file is missing or damaged.
         """
         with damage_explained(self.path / "environment.json") as file:
             content = read_json(file)
-            return tuple(numeric_releases(one.get("packages", {})) for one in (content, *content.get("continued", ())))
+            return tuple(numeric_releases(one["packages"]) for one in (content, *content.get("continued", ())))
 
     def identity(self) -> str:
-        """Tells the study from others of its name, wherever its folder is moved to.
+        """Return an id that the study keeps when its folder moves.
 
         Raises:
             StudyError: The file is missing or damaged.
         """
         with damage_explained(self.path / "environment.json") as file:
-            content = read_json(file)
-            return str(content.get("identity", content["started"]))  # a study of an earlier version has none
+            return str(read_json(file)["identity"])
 
     def rows(self) -> list[dict[str, Any]]:
-        """The rows of the ended trials, those of an earlier version in today's words."""
-        return [_in_todays_words(row) for row in read_jsonl(self.rows_path)]
+        """Return the rows of the ended trials."""
+        return read_jsonl(self.rows_path)
 
     def experiment(self, number: int) -> Experiment:
-        """The settings of one trial.
+        """Return the settings of one trial.
 
         Raises:
             StudyError: There is no such trial, or its file is damaged.
@@ -201,7 +188,7 @@ class StudyFolder:
 
 
 def _require_own_files(folder: Path) -> None:
-    """Refuse links and pipes in a study, which may come from someone else: a write to them would reach another file.
+    """Refuse links and pipes in a study from someone else: a write to them would reach another file.
 
     Exceptions are Optuna's lock, a link that nothing is written through, and the `wandb` folders, in which only W&B writes.
     """
@@ -215,66 +202,57 @@ def _require_own_files(folder: Path) -> None:
                     require_own(entry.path, StudyError)
 
 
-def _in_todays_words(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of `trials.jsonl`, whose `parameters` were `params` in version 1, and fewer before `EARLIER_VALUES`."""
-    if "params" in row:
-        row = {"parameters" if name == "params" else name: value for name, value in row.items()} | {"version": 2}
-    parameters = row.get("parameters")
-    return row | {"parameters": {**EARLIER_VALUES, **parameters}} if isinstance(parameters, dict) else row
+_DAMAGE = (
+    FileNotFoundError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+)
+"""What readers raise for missing and damaged files."""
 
 
 @contextmanager
 def damage_explained(file: Path) -> Iterator[Path]:
-    """Say which file of a study is damaged, whatever its reader stumbled over.
+    """Turn what a reader of this file raises into an error that names the file.
 
     Raises:
-        StudyError: The block raised what readers of missing or damaged files raise.
+        StudyError: The file is missing or damaged.
     """
     try:
         yield file
-    except (
-        FileNotFoundError,
-        ValueError,
-        LookupError,
-        ArithmeticError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-    ) as error:
+    except _DAMAGE as error:
         what = "a file of the study is missing or damaged"
-        raise StudyError(Problem(what, file, "put it back from a copy, or start a study of another name")) from error
+        fix = "restore it from a backup, or start a study with another name"
+        raise StudyError(Problem(what, file, fix)) from error
 
 
 def create_study(folder: StudyFolder, space: Space, prepared: Prepared, where: Compute | Mapping[str, Json]) -> None:
-    """Write what a study is, all at once; one that another search has created meanwhile stays.
+    """Create a study at once; if another search has created it in the meantime, that one stays.
 
     Args:
         folder: The study.
         space: Its space.
         prepared: Its images.
         where: What its trials compute on here, or the `environment` of the machine that runs them.
-
-    Raises:
-        MachineError: The disk is full.
     """
     # A final training reads a study without Optuna in its process; only a search creates one.
     from xraytune.search.journal import create_journal
 
+    pairs = space.combinations("backbone", "source")
+    extensions = {name: which for pair in pairs for name, which in extensions_of(*map(str, pair)).items()}
     with new_folder(folder.path, is_shared=True) as path:
         write_text(path / "study.yaml", space.to_yaml(folder.path))
         write_prepared(prepared, path / "split.json")
         machine = environment(where) if isinstance(where, Compute) else where
-        write_json(path / "environment.json", {**machine, "extensions": {**_extensions(space)}})
+        write_json(path / "environment.json", {**machine, "extensions": {**extensions}})
         create_journal(path / _JOURNAL_NAME)
 
 
-def _extensions(space: Space) -> dict[str, str]:
-    pairs = space.combinations("backbone", "source")
-    return {name: which for pair in pairs for name, which in extensions_of(*map(str, pair)).items()}
-
-
 def environment(compute: Compute) -> dict[str, Any]:
-    """Versions and machine, without anything secret."""
+    """Return the versions and the machine, without secrets."""
     return {
         "identity": uuid.uuid4().hex,
         "compute": asdict(compute),
@@ -295,13 +273,12 @@ def _packages() -> dict[str, Json]:
 
 
 def continue_under_releases(folder: StudyFolder) -> str:
-    """Record that trials are trained with other releases from now on, and return what to say; empty if nothing changed.
+    """Record that other versions train the trials from now on; return a note, "" if the versions are the same.
 
-    Trials that have not ended lose their checkpoints, so that none is trained with two releases.
+    Unfinished trials lose their checkpoints, so that none is trained with two versions.
 
     Raises:
         StudyError: A file of the study is missing or damaged.
-        MachineError: The disk is full.
     """
     earlier, now = folder.releases(), numeric_releases()
     if earlier[-1] == now:
@@ -314,64 +291,65 @@ def continue_under_releases(folder: StudyFolder) -> str:
     entry = {"packages": _packages(), "started": _now(), "ended_trials": len(folder.rows())}
     write_json(file, content | {"continued": [*content.get("continued", ()), entry]})
     return (
-        f"this study was begun with {', then '.join(map(named, earlier))}, and continues with {named(now)}: trials that "
-        "have ended keep their values, unfinished ones start again, and `confirm` trains all replicates with one version"
+        f"this study was begun with {', then '.join(map(named, earlier))}, and continues with {named(now)}: ended trials "
+        "keep their values, unfinished ones start again, and `confirm` trains all replicates with one version"
     )
 
 
 def numeric_releases(packages: Mapping[str, Json] | None = None) -> dict[str, str]:
-    """The releases, among recorded versions or those installed here, on which a trial's numbers depend."""
+    """Return those of the recorded versions, or of the installed ones, that a trial's numbers depend on."""
     if packages is None:
         return releases(*_NUMERIC)
-    return {name: str(packages[name]).partition("+")[0] for name in _NUMERIC if name in packages}
+    return {name: str(packages[name]).partition("+")[0] for name in _NUMERIC}
 
 
 def named(packages: Mapping[str, str]) -> str:
-    """Releases in words, such as `torch 2.15.0 and torchvision 0.29.2`."""
-    return " and ".join(f"{name} {release}" for name, release in packages.items()) or "an unrecorded version of torch"
+    """Return versions as text: `torch 2.15.0 and torchvision 0.29.2`."""
+    return " and ".join(f"{name} {release}" for name, release in packages.items())
 
 
 def other_releases(folder: StudyFolder) -> str:
-    """How the installed releases differ from those that train the study now; empty if they are the same or unrecorded.
+    """Return how the installed versions differ from those that train the study now; "" if they are the same.
 
     Raises:
         StudyError: A file of the study is missing or damaged.
     """
     recorded, now = folder.releases()[-1], numeric_releases()
-    return f"trained with {named(recorded)}, but {named(now)} is installed" if recorded and recorded != now else ""
+    return f"trained with {named(recorded)}, but {named(now)} is installed" if recorded != now else ""
 
 
 def require_free(folder: StudyFolder) -> None:
-    """Refuse to begin a study where something else lies.
+    """Refuse to create a study in a folder with other files.
 
     Raises:
-        StudyError: The folder is there, and is no study.
+        StudyError: The folder is not empty.
     """
     if folder.path.exists() and any(folder.path.iterdir()):
         fix = "give the study another name (--set name=...), or move the folder away"
-        raise StudyError(Problem("this folder is no study (study.yaml is missing), and not empty", folder.path, fix))
+        raise StudyError(Problem("this folder is not empty and no study (study.yaml is missing)", folder.path, fix))
 
 
 def require_same_space(folder: StudyFolder, space: Space) -> None:
-    """Refuse to go on with a study of the same name whose space differs.
+    """Refuse to resume a study whose space differs.
 
     Raises:
         StudyError: With the lines that differ.
     """
-    old, new = (_lines(which) for which in (folder.space(), space))
+    recorded = folder.space()
+    old, new = _lines(recorded), _lines(space)
     if old == new:
         return
     changes = [line for line in difflib.unified_diff(old, new, "study", "file", lineterm="", n=0) if line[:1] in "+-"]
-    what = "the study exists with another space (- as it is, + as asked):\n    " + "\n    ".join(changes[2:])
-    fix = "run it as it was, or search it as a new study: --set name=..." + _from_best(folder, space)
+    what = "the study exists with another space (- study, + requested):\n    " + "\n    ".join(changes[2:])
+    fix = "use the study's space, or start a new study: --set name=..." + _from_best(folder, recorded, space)
     raise StudyError(Problem(what, folder.path, fix))
 
 
-def _from_best(folder: StudyFolder, space: Space) -> str:
-    """The option that begins another study with this one's best trials, as far as they lie in its space."""
+def _from_best(folder: StudyFolder, recorded: Space, space: Space) -> str:
+    """Return the option that starts another study with this one's best trials, if they are in its space."""
     from xraytune.search.journal import Journal  # as in `create_study`
 
-    journal = Journal(folder.journal_path, folder.space(), writable=False)
+    journal = Journal(folder.journal_path, recorded, writable=False)
     complete = (row for row in journal.rows() if row["status"] == "complete")
     best = sorted(complete, key=lambda row: float(row["value"]), reverse=True)
     settings = (flat_values(journal.parameters(row["number"])) for row in best)
@@ -382,25 +360,8 @@ def _from_best(folder: StudyFolder, space: Space) -> str:
     return f"\n       from this one's best trials: --set {shlex.quote(f'points_to_evaluate=[{distinct}]')}"
 
 
-def require_same_images(folder: StudyFolder, prepared: Prepared) -> None:
-    """Refuse to go on with a study whose images or split changed.
-
-    Raises:
-        StudyError: They differ.
-    """
-    began = folder.prepared()
-    if began.fingerprint != prepared.fingerprint:
-        gone = missing_images(began, prepared.images)
-        added = [file for file in missing_images(prepared, began.images) if file not in set(gone)]
-        changes = [(gone, "changed or gone"), (added, "new")]
-        said = "; ".join(f"{len(files)} are {how}: {listed(files)}" for files, how in changes if files)
-        said = said or "they are the same, but of other patients or classes, or made square in another way"
-        fix = "put them back as they were, or start a study of another name"
-        raise StudyError(Problem(f"the images changed since the study began: {said}", folder.path, fix))
-
-
 def _lines(space: Space) -> list[str]:
-    """One line for each setting and each parameter, by its name."""
+    """Return one line for each setting and parameter, sorted by name."""
 
     def lines(name: str, content: Json) -> Iterator[str]:
         if not isinstance(content, dict) or name.startswith("parameters."):
@@ -412,42 +373,60 @@ def _lines(space: Space) -> list[str]:
     return sorted(lines("", space.identity()))
 
 
+def require_same_images(folder: StudyFolder, prepared: Prepared) -> Prepared:
+    """Refuse to resume a study whose images or split changed; return its own record of them.
+
+    Raises:
+        StudyError: They differ.
+    """
+    recorded = folder.prepared()
+    if recorded.fingerprint == prepared.fingerprint:
+        return recorded
+    gone = missing_images(recorded, prepared.images)
+    added = [file for file in missing_images(prepared, recorded.images) if file not in set(gone)]
+    changes = [(gone, "changed or gone"), (added, "new")]
+    found = "; ".join(f"{len(files)} are {how}: {listed(files)}" for files, how in changes if files)
+    found = found or "same files, but other patients or classes, or made square in another way"
+    fix = "restore them, or start a study with another name"
+    raise StudyError(Problem(f"the images changed since the study began: {found}", folder.path, fix))
+
+
 @contextmanager
 def locked(folder: StudyFolder, work: StudyWork = "searched") -> Iterator[str]:
-    """Hold the study while the block runs; gives the token of this hold, which workers compare.
+    """Hold the study's lock; yields the lock's token, which workers compare.
 
     Args:
         folder: The study.
-        work: What is done with it.
+        work: What the process does with it.
 
     Raises:
-        StudyError: Another process holds it, or took it over while this one slept; says which, and since when.
+        StudyError: Another process holds the lock, or took it while this one was suspended.
     """
     try:
         with held(folder.lock_path, work) as owner:
             yield owner.token
     except HeldError as error:
-        fix = "wait for it, or end it (Ctrl-C there); `xraytune status` reads a running study"
-        others = error.owner.work if error.owner else ""  # an earlier version says nothing of it
-        what = f"the study is being {others or 'searched'} by {error.owner or 'another process'}"
+        fix = "wait for it, or stop it (Ctrl-C there); `xraytune status` shows a running study"
+        other = error.owner.work if error.owner else "searched"
+        what = f"the study is being {other} by {error.owner or 'another process'}"
         raise StudyError(Problem(what, folder.path, fix)) from error
 
 
 def is_searched(folder: StudyFolder) -> bool:
-    """Whether a search runs on the study now."""
+    """Return whether a search runs on the study now."""
     owner = living_owner(folder.lock_path)
-    return owner is not None and owner.work in {"searched", ""}  # of an earlier version it is not known
+    return owner is not None and owner.work == "searched"
 
 
 def project_rows(folder: StudyFolder, rows: list[dict[str, Any]]) -> None:
-    """Bring `trials.jsonl` up to the journal: missing rows are appended; a file that says otherwise is written anew."""
+    """Bring `trials.jsonl` up to date with the journal: append missing rows; rewrite a file with wrong ones."""
     expected = {row["number"]: row for row in rows}
     try:
-        there = read_jsonl(folder.rows_path)
-    except ArtifactError:  # damaged, and nothing is lost with it
-        there = []
-    numbers = [row.get("number") for row in there]
-    if len(set(numbers)) == len(numbers) and [expected.get(number) for number in numbers] == there:
+        found = read_jsonl(folder.rows_path)
+    except ArtifactError:  # damaged, but derived from the journal
+        found = []
+    numbers = [row.get("number") for row in found]
+    if len(set(numbers)) == len(numbers) and [expected.get(number) for number in numbers] == found:
         for number in sorted(expected.keys() - set(numbers)):
             append_jsonl(folder.rows_path, expected[number])
     else:

@@ -1,13 +1,12 @@
-"""The log of openings: each look at a sealed test folder, because every further look makes a figure on it mean less.
+"""The test-set access log: each further evaluation on a sealed test folder makes its scores mean less.
 
-A test folder is identified by its content, so a copy of it under another name is the same folder. An opening is written to
-the study's own `test_access.jsonl` and to the one beside the studies, which outlives them: a second study on the same test
-images is not a confirmation, whoever opened them first.
+A test folder is identified by its content, so a copy under another name is the same folder. Each access is logged in the
+study's own `test_access.jsonl` and in the one next to the studies, which survives them: a second study on the same test
+images is no independent confirmation.
 """
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -23,7 +22,7 @@ from xraytune.records import Json
 TEST_ACCESS_FILE = "test_access.jsonl"
 
 TestAccess: TypeAlias = dict[str, Any]
-"""A row of a log of openings."""
+"""A row of a test-set access log."""
 
 
 def log_test_access(
@@ -33,21 +32,18 @@ def log_test_access(
     reason: str,
     image_count: int,
     model: Path | None = None,
-    **about: Json,
+    **fields: Json,
 ) -> None:
-    """Add one opening to the log of each folder.
+    """Add one access to the log of each folder.
 
     Args:
-        *folders: Of a study, of the studies beside it (`study_logs`), or of a model.
+        *folders: A study, the folder of studies (`study_logs`), or a model.
         command: `evaluate` or `confirm`.
         fingerprint: The test folder's content.
-        reason: Why, in the person's words.
-        image_count: Images that were looked at.
-        model: The model that was evaluated; its path is written relative to each log.
-        **about: Further fields.
-
-    Raises:
-        MachineError: The disk is full, or the system refuses access.
+        reason: Why, in the user's words.
+        image_count: Number of test images.
+        model: The evaluated model; its path is written relative to each log.
+        **fields: Further fields.
     """
     row = {
         "version": 1,
@@ -56,7 +52,7 @@ def log_test_access(
         "command": command,
         "reason": reason,
         "fingerprint": fingerprint,
-        **about,
+        **fields,
         "images": image_count,
     }
     for folder in folders:
@@ -65,20 +61,19 @@ def log_test_access(
 
 
 def study_logs(study: Path) -> tuple[Path, Path]:
-    """The folders whose logs hold a study's openings: its own first, so that it recognises its own rows in the other."""
+    """Return the folders whose logs record a study's accesses: its own first, so that it knows its rows in the other."""
     return study, study.parent
 
 
 def last_access(log: Path, command: str) -> TestAccess | None:
-    """The last opening that a command wrote to a log, of whichever test folder; None if there is none."""
+    """Return the last access by a command in a log, of any test folder; None if there is none."""
     return next((row for row in reversed(read_jsonl(log)) if row["command"] == command), None)
 
 
 def accesses(study: Path, fingerprint: str) -> list[TestAccess]:
-    """All known openings of one test folder, by a study and those beside it, each once and in order.
+    """Return the accesses to one test folder by a study and those next to it, each once and in order.
 
-    The log beside the studies has them all, except those that an earlier version wrote and those of a study that was
-    moved here: these stand in that study's own log, and come first.
+    The log next to the studies has all of them, except those of a study that was moved here, which come first.
 
     Raises:
         ArtifactError: A log is damaged.
@@ -88,25 +83,20 @@ def accesses(study: Path, fingerprint: str) -> list[TestAccess]:
         shared = read_jsonl(study.parent / TEST_ACCESS_FILE)
         studies = {study, *(path.parent for path in study.parent.glob("[!.]*/study.yaml"))}
         own = [{"study": one.name, **row} for one in sorted(studies) for row in read_jsonl(one / TEST_ACCESS_FILE)]
-    known = {_key(row) for row in shared}
-    elsewhere = sorted((row for row in own if _key(row) not in known), key=lambda row: str(row.get("time")))
-    each = {_key(row): row for row in (*elsewhere, *shared)}
+    known = {row.get("id") for row in shared}
+    moved_here = sorted((row for row in own if row.get("id") not in known), key=lambda row: str(row.get("time")))
+    each = {str(row.get("id")): row for row in (*moved_here, *shared)}
     return [row for row in each.values() if row.get("fingerprint") == fingerprint]
 
 
 def accesses_before(study: Path, fingerprint: str) -> list[TestAccess]:
-    """The openings of a test folder before the first one by this study's `confirm`."""
-    own = {_key(row) for row in read_jsonl(study / TEST_ACCESS_FILE) if row["command"] == "confirm"}
-    return list(takewhile(lambda row: _key(row) not in own, accesses(study, fingerprint)))
+    """Return the accesses to a test folder before the first one by this study's `confirm`."""
+    own = {row.get("id") for row in read_jsonl(study / TEST_ACCESS_FILE) if row["command"] == "confirm"}
+    return list(takewhile(lambda row: row.get("id") not in own, accesses(study, fingerprint)))
 
 
 def as_text(earlier: Sequence[TestAccess]) -> str:
-    """Why a verdict on a test folder that was opened earlier is exploratory."""
+    """Return why a verdict after earlier accesses is exploratory."""
     times = "once" if len(earlier) == 1 else f"{len(earlier)} times"
     by = dict.fromkeys(f"`{row['command']}` of study {row['study']}" for row in earlier)
     return f"the test folder had been opened {times} before, by {' and '.join(by)}"
-
-
-def _key(row: TestAccess) -> str:
-    """The same for the rows of one opening in several logs; an earlier version wrote no `id`."""
-    return str(row.get("id") or json.dumps({**row, "study": None}, sort_keys=True))

@@ -1,144 +1,231 @@
-"""Who waits for a free slot and who runs, so that each GAN is trained once.
+"""The queue that a search and a confirm share: which trial runs next, which continues, and which is retried.
 
-A trial whose GAN another one is training waits until that GAN is there; meanwhile those that do not need it run, so nothing
-can deadlock.
+A trial whose GAN another trial is training waits for it while others run, so each GAN is trained once and nothing can
+deadlock. `SearchController` draws its trials and records them in the journal; `RunList` of a confirm has a fixed list.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
-from xraytune.config.settings import Parameters
-from xraytune.errors import Problem, TrialError
+from xraytune.config.load import experiment_to_json
+from xraytune.config.settings import Experiment, Parameters
+from xraytune.errors import MachineError, Problem, TrialError
+from xraytune.files import write_json
 from xraytune.limits import likely_shortage
-from xraytune.search.messages import HANG_FILE, Cause, TrialSuggestion
+from xraytune.records import EpochRecord, TrialResult
+from xraytune.search.messages import HANG_FILE, Cause, Message, NoTrial, Status, TrialSuggestion
+from xraytune.search.study import StudyFolder
 
-_HOPELESS_AFTER = 3
+_SAME_FAILURES = 3
+# Trials drawn ahead while their GANs are being trained: the further ahead, the less the sampler knows.
+_DRAWN_AHEAD = 4
+
+GanNeeds: TypeAlias = Callable[[Parameters], str | None]
+"""From a trial's settings to the lineage of the GAN that must be trained for it first; None if there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """A process of a trial that ended before its trial did.
-
-    Attributes:
-        epochs: Epochs that were recorded then.
-        cause: Why.
-    """
+    """A failed attempt at a trial: the last epoch that it had reported, and the cause."""
 
     epochs: int
     cause: Cause
 
 
-def may_try_again(failures: Sequence[Failure], now: Failure, retries: int) -> bool:
-    """Whether a trial that failed is tried again: a fault may pass, and after a new epoch the count begins anew."""
-    since = sum(failure.epochs == now.epochs for failure in failures)
-    return now.cause != "settings" and since < retries
-
-
-def share(failures: Sequence[Failure]) -> int:
-    """How many times the usual share of a machine a trial gets: twice as much each time it ran out of memory."""
+def resource_share(failures: Sequence[Failure]) -> int:
+    """Return the multiple of the usual resources that a trial gets: doubled each time it ran out of memory."""
     return int(2 ** sum(failure.cause == "memory" for failure in failures))
 
 
-def why_lost(trial_dir: Path, *, out_of_memory: bool) -> str:
-    """Why the process of a trial ended without a word, as far as it left a trace."""
-    hang = trial_dir / HANG_FILE
-    if hang.exists() and hang.stat().st_size:
-        return f"it hung (traceback: {trial_dir.name}/{HANG_FILE})"
-    if out_of_memory:
-        return "its process was killed: out of memory"
-    limited = f"; {problem.what}" if (problem := likely_shortage()) else ""
-    return f"its process was lost (killed, or its node{limited})"
-
-
-@dataclass(slots=True)
-class Ends:
-    """How the trials of a start ended, one after the other: where three in a row fail for one reason, so would the others.
-
-    Later than the first three, what may lie in a trial's own settings does not count: it may be a corner of the space.
-
-    Attributes:
-        where: Named in the error: the study.
-    """
-
-    where: Path
-    _count: int = field(default=0, init=False)
-    _last: deque[str] = field(default_factory=lambda: deque(maxlen=_HOPELESS_AFTER), init=False)
-
-    def add(self, reason: str = "", *, is_of_machine: bool = False) -> None:
-        """Take the reason of a trial that failed, nothing of one that did not.
-
-        Args:
-            reason: Why it failed.
-            is_of_machine: Whether it has nothing to do with the trial's settings, as far as anybody knows.
-
-        Raises:
-            TrialError: Three in a row failed for the same reason.
-        """
-        self._count += 1
-        self._last.append(re.sub(r"\d+", "#", reason.partition("\n")[0]))
-        are_first = self._count == _HOPELESS_AFTER
-        if reason and self._last.count(self._last[-1]) == _HOPELESS_AFTER and (are_first or is_of_machine):
-            which = f"the {'first' if are_first else 'last'} {_HOPELESS_AFTER} trials"
-            what = f"{which} all failed for one reason, so no other was begun: {reason}"
-            raise TrialError(Problem(what, self.where, "mend that; the same command then goes on"))
-
-
-GanNeeds: TypeAlias = Callable[[Parameters], str | None]
-"""From a trial's settings to the lineage of the GAN that has yet to be trained for it; None where there is nothing."""
-
-
 class TrialQueue:
-    """Trials in order.
+    """Trials to run. All calls come from one thread.
+
+    A subclass overrides the hooks at the end: where trials come from and where results are recorded.
 
     Args:
-        gan_need: Looks it up, each time anew: a GAN may have been finished since.
-        waiting: To be run, the first first.
-
-    Attributes:
-        waiting: Likewise.
-        running: By number.
+        folder: Contains the trials.
+        waiting: The trials to run first, in order.
+        gan_need: Called each time anew, since a GAN may have been trained in the meantime.
+        retries: How often a trial is retried without a new epoch in between.
     """
 
-    def __init__(self, gan_need: GanNeeds, waiting: Iterable[TrialSuggestion]) -> None:
-        self.waiting = deque(waiting)
-        self.running: dict[int, TrialSuggestion] = {}
-        self._gan_need = gan_need
-        self._lineages: dict[int, str] = {}  # of the GANs that running trials began with training
+    def __init__(
+        self, folder: StudyFolder, waiting: Iterable[TrialSuggestion], *, gan_need: GanNeeds, retries: int
+    ) -> None:
+        self._folder, self._gan_need, self._retries = folder, gan_need, retries
+        self._waiting = deque(waiting)
+        self._running: dict[int, TrialSuggestion] = {}
+        self._lineages: dict[int, str] = {}  # of the GANs that running trials started to train
+        self._epochs = defaultdict[int, int](int)
+        self._failures = defaultdict[int, list[Failure]](list)
+        self._reasons: list[str] = []  # why each ended trial failed, "" if it did not
 
-    def take(self) -> TrialSuggestion | None:
-        """The first that need not wait any longer, out of the queue; None: there is none."""
-        free = next((suggestion for suggestion in self.waiting if not self.must_wait(suggestion)), None)
-        if free is not None:
-            self.waiting.remove(free)
-        return free
+    @property
+    def running(self) -> int:
+        """Number of running trials."""
+        return len(self._running)
 
-    def must_wait(self, suggestion: TrialSuggestion) -> bool:
-        """Whether another trial is training the GAN that this one needs, or a longer or shorter run of it."""
+    @property
+    def is_done(self) -> bool:
+        """Whether no trial is running, waiting or still to be drawn."""
+        return not self._running and not self._waiting and not self._has_more
+
+    def next_trial(self) -> TrialSuggestion | NoTrial:
+        """Return a trial for a free slot: a waiting one, else a new one."""
+        runnable = next((suggestion for suggestion in self._waiting if not self._must_wait(suggestion)), None)
+        if runnable is not None:
+            self._waiting.remove(runnable)
+            return self._start(runnable)
+        while self._has_more and len(self._waiting) < _DRAWN_AHEAD:
+            suggestion = self._new_trial()
+            if not self._must_wait(suggestion):
+                return self._start(suggestion)
+            self._waiting.append(suggestion)
+        return NoTrial.DONE if self.is_done else NoTrial.WAIT
+
+    def on_placed(self, number: int, gpus: float) -> None:
+        """Handle that the trial just started holds so many GPUs."""
+
+    def on_result(self, number: int, message: Message) -> bool:
+        """Handle a message of a trial and return whether the trial continues. Repeated messages change nothing.
+
+        Raises:
+            MachineError: No trial can run on this machine; this one stays unfinished.
+            TrialError: Three trials in a row failed for the same reason.
+        """
+        if number not in self._running:
+            return False
+        match message:
+            case {"stopped": why}:
+                raise MachineError(why)
+            case {"failed": reason, "cause": cause}:
+                self._fail(number, reason, cause)
+                return False
+            case {"ended": content}:
+                result = TrialResult(**content)
+                names = ("value", "best_epoch", "epochs", "val_b_auroc", "threshold")
+                self._end(number, "complete", {name: getattr(result, name) for name in names})
+                return False
+        record = EpochRecord(**message["epoch"])
+        value = record.best_val_auroc
+        if not math.isfinite(value):
+            self._fail(number, f"val_auroc is {value} after epoch {record.epoch}", "settings")
+            return False
+        self._epochs[number] = max(self._epochs[number], record.epoch)
+        if self._goes_on(number, record):
+            return True
+        reason = f"stopped by ASHA after epoch {record.epoch}"
+        self._end(number, "pruned", {"value": value, "epochs": record.epoch, "reason": reason})
+        return False
+
+    def on_trial_lost(self, number: int, *, out_of_memory: bool) -> None:
+        """Handle that the process of a trial ended without a message."""
+        if number not in self._running:
+            return
+        hang = self._folder.trial_path(number) / HANG_FILE
+        if hang.exists() and hang.stat().st_size:
+            reason = f"it hung (traceback: {hang.parent.name}/{HANG_FILE})"
+        elif out_of_memory:
+            reason = "its process was killed: out of memory"
+        else:
+            shortage = f"; {problem.what}" if (problem := likely_shortage()) else ""
+            reason = f"its process was lost (killed, or its node{shortage})"
+        self._fail(number, reason, "memory" if out_of_memory else "fault", is_lost=True)
+
+    def on_ray_lost(self) -> None:
+        """Handle that all processes are gone: running trials start again first, and this counts as no failure."""
+        for number in reversed(tuple(self._running)):
+            self._waiting.appendleft(self._remove(number))
+            self._on_stop(number)
+
+    def heartbeat(self) -> None:
+        """Called about once a second."""
+
+    def _must_wait(self, suggestion: TrialSuggestion) -> bool:
+        """Whether a running trial is training this trial's GAN, or a longer or shorter run of it."""
         needed = self._gan_need(suggestion.parameters)
         if needed is None:
             return False
         return any(
-            lineage == needed and self._gan_need(self.running[number].parameters)
+            lineage == needed and self._gan_need(self._running[number].parameters)
             for number, lineage in self._lineages.items()
         )
 
-    def start(self, suggestion: TrialSuggestion) -> None:
-        """It runs from now on."""
-        self.running[suggestion.number] = suggestion
+    def _start(self, suggestion: TrialSuggestion) -> TrialSuggestion:
+        trial = self._folder.trial_path(suggestion.number)
+        # At each start: resources, tracking and the locations of files may have changed since the last one.
+        write_json(trial / "config.json", experiment_to_json(self._experiment(suggestion), trial))
+        self._running[suggestion.number] = suggestion
         if lineage := self._gan_need(suggestion.parameters):
             self._lineages[suggestion.number] = lineage
+        self._on_start(suggestion)
+        return suggestion
 
-    def end(self, number: int) -> TrialSuggestion:
-        """It runs no more."""
+    def _remove(self, number: int) -> TrialSuggestion:
         self._lineages.pop(number, None)
-        return self.running.pop(number)
+        return self._running.pop(number)
 
-    def start_over(self) -> None:
-        """All that ran waits again, before all others."""
-        self.waiting.extendleft([self.end(number) for number in reversed(tuple(self.running))])
+    def _fail(self, number: int, reason: str, cause: Cause, *, is_lost: bool = False) -> None:
+        """Retry a trial, or end it; a new epoch resets the count of retries."""
+        failures, failure = self._failures[number], Failure(epochs=self._epochs[number], cause=cause)
+        if cause == "settings" or sum(earlier.epochs == failure.epochs for earlier in failures) >= self._retries:
+            self._end(number, "failed", {"reason": reason}, is_of_machine=cause == "fault" and not is_lost)
+            return
+        failures.append(failure)
+        self._on_retry(number, failure, reason)
+        self._waiting.appendleft(replace(self._remove(number), share=resource_share(failures)))
+        self._on_stop(number)
+
+    def _end(self, number: int, status: Status, outcome: dict[str, Any], *, is_of_machine: bool = False) -> None:
+        """End a trial. If the last three failed for the same reason, the next ones would too: stop.
+
+        After the first three, only failures of the machine count: settings may fail in one corner of the space.
+        """
+        self._remove(number)
+        self._record(number, status, outcome)
+        reason = outcome["reason"] if status == "failed" else ""
+        self._reasons.append(re.sub(r"\d+", "#", reason.partition("\n")[0]))
+        are_first = len(self._reasons) == _SAME_FAILURES
+        if (
+            reason
+            and self._reasons[-_SAME_FAILURES:] == [self._reasons[-1]] * _SAME_FAILURES
+            and (are_first or is_of_machine)
+        ):
+            which = f"the {'first' if are_first else 'last'} {_SAME_FAILURES} trials"
+            what = f"{which} all failed for one reason, so no other was started: {reason}"
+            raise TrialError(Problem(what, self._folder.path, "fix the cause, then run the same command again"))
+
+    @property
+    def _has_more(self) -> bool:
+        """Whether `_new_trial` has a further trial."""
+        return False
+
+    def _new_trial(self) -> TrialSuggestion:
+        raise NotImplementedError
+
+    def _experiment(self, suggestion: TrialSuggestion) -> Experiment:
+        """Return the settings to write to the trial's `config.json`."""
+        raise NotImplementedError
+
+    def _goes_on(self, number: int, record: EpochRecord) -> bool:
+        """Record an epoch, which may be a repeated one, and return whether the trial continues."""
+        raise NotImplementedError
+
+    def _record(self, number: int, status: Status, outcome: dict[str, Any]) -> None:
+        """Record the end of a trial."""
+        raise NotImplementedError
+
+    def _on_start(self, suggestion: TrialSuggestion) -> None:
+        """Called when a trial starts or resumes."""
+
+    def _on_stop(self, number: int) -> None:
+        """Called when a trial waits again after it had started."""
+
+    def _on_retry(self, number: int, failure: Failure, reason: str) -> None:
+        """Called when a failed trial is to be retried."""

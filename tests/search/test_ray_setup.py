@@ -16,7 +16,7 @@ from tests.faults.small_disk import small_disk
 from tests.search.test_runner import run
 from xraytune.errors import MachineError
 from xraytune.export.doctor import doctor
-from xraytune.search.ray_needs import open_doors, private_folder, protect_token, ray_parent, why_ray_cannot_start
+from xraytune.search.ray_setup import open_doors, private_folder, protect_token, ray_parent, why_ray_cannot_start
 from xraytune.search.study import StudyFolder
 
 
@@ -90,7 +90,7 @@ def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             link.unlink()
 
 
-def test_a_home_where_no_token_can_be_made_is_told_where_ray_needs_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_home_where_no_token_can_be_made_is_told_where_ray_setup_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/proc/nohome")
 
     assert told().startswith("/proc/nohome/.ray/auth_token: Ray cannot write its token (No such file or directory)")
@@ -210,7 +210,7 @@ def test_a_search_is_refused_before_anything_is_started(study: StudyFolder, monk
     ],
 )
 def test_a_limit_under_which_ray_or_a_trial_would_end_is_told(limit: int, value: int, named: str) -> None:
-    code = "import torch; from xraytune.search.ray_needs import *; print(why_ray_cannot_start())"
+    code = "import torch; from xraytune.search.ray_setup import *; print(why_ray_cannot_start())"
     command = [sys.executable, "-c", code]
     done = subprocess.run(
         command,
