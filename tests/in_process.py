@@ -39,8 +39,8 @@ def one_thread() -> Iterator[None]:
         torch.set_deterministic_debug_mode(before[1])
 
 
-def director_of(folder: StudyFolder, space: Space, prepared: Prepared, cache: Path) -> SearchController:
-    """The director of a study whose trials are trained on `CPU`."""
+def controller_of(folder: StudyFolder, space: Space, prepared: Prepared, cache: Path) -> SearchController:
+    """The controller of a study whose trials are trained on `CPU`."""
     return SearchController(
         folder,
         space,
@@ -88,7 +88,7 @@ def search_in_process(space: Space, root: Path) -> StudyFolder:
     prepared, _ = prepare(space.settings, cache)
     create_study(folder, space, prepared, CPU)
     with one_thread(), locked(folder) as token:
-        controller = director_of(folder, space, prepared, cache)
+        controller = controller_of(folder, space, prepared, cache)
         InProcess(folder, token=token, cache=cache).run(controller, folder)
         controller.close()
     return folder

@@ -1,4 +1,4 @@
-"""Runs that are decided beforehand: each ends once, those that failed are tried again, GANs are trained once."""
+"""A fixed list of runs: each ends once, failed ones are retried, GANs are trained once."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def work(
 
 
 def top_ups(folder: StudyFolder, *searched: tuple[int, int, float]) -> RunList:
-    """Two runs that ASHA prunes, after trials of a search that reported these values, as each start makes them."""
+    """Two runs that ASHA prunes, after trials of a search that reported these values, as each start creates them."""
     rungs = Rungs(grace=1, reduction=3, max_epochs=9)
     for report in searched:
         rungs.goes_on(*report)
@@ -124,7 +124,7 @@ def test_a_top_up_is_pruned_by_what_the_trials_of_the_search_had_and_stays_ended
 
 
 def test_a_resumed_top_up_is_decided_as_it_was_in_the_order_in_which_values_arrived(folder: StudyFolder) -> None:
-    """Run 1 was the first at the rung; behind run 0 it would have been pruned. A resumed run says its epochs again."""
+    """Run 1 was the first at the rung; after run 0 it would have been pruned. A resumed run reports its epochs again."""
     first = top_ups(folder)
     for _ in range(2):
         started(first)

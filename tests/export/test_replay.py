@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.export.conftest import FAILED, PRUNED, WITHOUT_EPOCH, CopyLab, Lab, run_to_its_end
-from tests.in_process import director_of
+from tests.in_process import controller_of
 from xraytune.config.settings import Parameters
 from xraytune.errors import StudyError
 from xraytune.export.replay import replay
@@ -101,7 +101,7 @@ def test_a_trial_that_any_other_exception_ended_fails_again_for_the_same_reason(
 
     monkeypatch.setattr("xraytune.pipeline.trial.build_inputs", no_layer)
     with locked(folder):
-        controller = director_of(folder, folder.space(), folder.prepared(), cache)
+        controller = controller_of(folder, folder.space(), folder.prepared(), cache)
         while isinstance(suggestion := controller.next_trial(), TrialSuggestion):
             run_to_its_end(controller, suggestion.number, folder, cache)
         controller.close()

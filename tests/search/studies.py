@@ -1,4 +1,4 @@
-"""A study on the disk whose trials nobody trains: the tests say what its trials would report."""
+"""A study on disk whose trials are not trained: tests send the messages that trials would."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -73,7 +73,7 @@ CPU = Compute(device="cpu", threads=1, precision="float32")
 
 
 def no_gan(parameters: Parameters) -> str | None:
-    """Every GAN is there."""
+    """Return None: every GAN exists."""
     del parameters
     return None
 
@@ -85,7 +85,7 @@ def direct(
     gan_need: Callable[[Parameters], str | None] = no_gan,
     gpu_share: float = 0.0,
 ) -> SearchController:
-    """A director as each start of the search makes one."""
+    """A controller, as each start of the search creates it."""
     space = write_space(study.path.parent.parent, *overrides)
     journal = Journal(study.journal_path, space, writable=True)
     return SearchController(
@@ -94,12 +94,12 @@ def direct(
 
 
 def epoch(number: int, value: float) -> dict[str, Any]:
-    """What a trial says after an epoch."""
+    """A trial's message after an epoch."""
     losses = {"train_loss": 0.5, "val_loss": 0.5, "val_auroc": value, "best_val_auroc": value}
     return {"epoch": {"epoch": number, "steps": 8 * number, "lr": 1e-3, "seconds": 1.0} | losses}
 
 
 def ended(value: float, epochs: int = 9) -> dict[str, Any]:
-    """What a trial says at its end."""
+    """A trial's message at its end."""
     result = {"value": value, "best_epoch": 1, "epochs": epochs, "val_b_auroc": value - 0.01}
     return {"ended": {**result, "threshold": 0.5, "seconds": 9.0}}

@@ -14,7 +14,7 @@ values = st.floats(0.3, 1.0)
 
 @dataclass(frozen=True)
 class TuneTrial:
-    """All that Tune's scheduler looks at."""
+    """The attributes that Tune's scheduler reads."""
 
     trial_id: str
     stub: bool = False
@@ -35,7 +35,7 @@ def arrivals(draw: st.DrawFn) -> list[tuple[int, int, float]]:
 
 @pytest.fixture(scope="module")
 def tunes_scheduler() -> Any:
-    """Ray Tune's ASHA; its import takes seconds, which only the test that asks for it pays, outside its cases."""
+    """Ray Tune's ASHA; importing it takes seconds, so only the test that needs it does."""
     from ray.tune.schedulers import AsyncHyperBandScheduler
 
     return AsyncHyperBandScheduler
@@ -89,7 +89,7 @@ def test_a_case_by_hand() -> None:
 
 
 def test_a_trial_that_comes_to_a_rung_again_with_another_value_has_the_first_one() -> None:
-    """As after a lost checkpoint on a machine that rounds otherwise."""
+    """As after a lost checkpoint, on a machine that rounds differently."""
     rungs = Rungs(grace=1, reduction=3, max_epochs=9)
     rungs.goes_on(0, 1, 0.80)
 
@@ -98,7 +98,7 @@ def test_a_trial_that_comes_to_a_rung_again_with_another_value_has_the_first_one
 
 
 def test_the_last_epoch_is_no_rung() -> None:
-    """Who gets there has ended by itself."""
+    """A trial that gets there is complete."""
     rungs = Rungs(grace=3, reduction=3, max_epochs=27)
 
     assert set(rungs.reached()) == {3, 9}

@@ -1,4 +1,4 @@
-"""Cleaning frees what can be made again and nothing else: the study goes on with the numbers that it would have had."""
+"""`clean` frees only what can be computed again: the study continues with the same numbers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.in_process import CPU, director_of, one_thread
+from tests.in_process import CPU, controller_of, one_thread
 from xraytune.config.load import load_space
 from xraytune.confirm.runs import Run, RunList
 from xraytune.data.phantom import draw_phantoms
@@ -66,7 +66,7 @@ def pinned() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def searched(pinned: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `studies/small`, of which two trials ended and one was interrupted, and its `cache`."""
+    """A folder with `cache` and `studies/small`, in which two trials have ended and one was interrupted."""
     del pinned
     root = tmp_path_factory.mktemp("searched")
     draw_phantoms(root / "xrays", patients=30, seed=3, image_size_px=48)
@@ -90,12 +90,12 @@ def begin_study(root: Path, name: str, *overrides: str) -> StudyFolder:
 
 
 def search(root: Path, *overrides: str, stop_in_trial: int | None = None) -> None:
-    """Run the trials one after the other, as a search does; it may be stopped after the first epoch of one."""
+    """Run the trials in turn, as a search does; optionally stop after the first epoch of one."""
     folder, cache = StudyFolder(root / "studies" / "small"), root / "cache"
     space = load_space(root / "space.yaml", overrides)
     prepared, _ = prepare(space.settings, cache)
     with locked(folder):
-        controller = director_of(folder, space, prepared, cache)
+        controller = controller_of(folder, space, prepared, cache)
         while isinstance(suggestion := controller.next_trial(), TrialSuggestion):
             epochs = trial_epochs(
                 folder.experiment(suggestion.number),
@@ -143,7 +143,7 @@ def leave_checkpoints(root: Path) -> int:
 
 
 def test_a_cleaned_study_goes_on_with_the_numbers_that_it_would_have_had(root: Path, tmp_path: Path) -> None:
-    """A larger budget, an interrupted trial, an export and replays, all on a cache that must be made again."""
+    """A larger budget, an interrupted trial, an export and replays, all with an empty cache."""
     untouched = Path(shutil.copytree(root, tmp_path / "untouched"))
 
     cleaned = clean(root / "studies" / "small")
@@ -250,7 +250,7 @@ def test_the_gan_of_a_confirm_that_has_not_ended_stays(root: Path) -> None:
 
 
 def test_what_another_study_stands_on_too_stays(root: Path) -> None:
-    """Of the same images and split: all of it. It may be running, or want the very GANs."""
+    """A study of the same images and split may be running, or need the same GANs."""
     begin_study(root, "other")
     before = contents(root / "cache")
 
@@ -283,7 +283,7 @@ def test_where_it_cannot_be_told_what_another_study_needs_all_shared_work_stays(
 
 
 def test_what_cannot_be_told_to_be_the_studys_stays(root: Path) -> None:
-    """Another folder's pixels, features of them, looked-up weights, and what is damaged."""
+    """Pixels and features of another folder, cached weights, and damaged artifacts."""
     cache = root / "cache"
 
     def build(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The search without Ray: budgets, pruning, failures, waiting for GANs, and going on after a restart."""
+"""The search without Ray: budgets, pruning, failures, waiting for GANs, and restarts."""
 
 import json
 import math
@@ -76,7 +76,7 @@ def is_spent(controller: SearchController) -> bool:
 def test_gpu_hours_count_the_gpus_that_each_try_of_a_trial_held(
     study: StudyFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A quarter of a GPU for 80 s, half of one for 80 s, and another start for 80 s more: 100 GPU seconds."""
+    """A quarter of a GPU for 80 s, half of one for 80 s, and after a restart 80 s more: 100 GPU seconds."""
     now = 1000.0
     monkeypatch.setattr("time.monotonic", lambda: now)
     budget = "budget.gpu_hours=0.027"  # 97.2 s
@@ -100,7 +100,7 @@ def test_gpu_hours_count_the_gpus_that_each_try_of_a_trial_held(
 
 
 def test_a_retry_that_gets_no_more_of_a_gpu_counts_no_more(study: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On machines with one GPU, twice one GPU is one GPU."""
+    """On machines with one GPU, the doubled share is still one GPU."""
     now = 1000.0
     monkeypatch.setattr("time.monotonic", lambda: now)
     controller = direct(study, "budget.gpu_hours=0.03", gpu_share=1.0)  # 108 s
@@ -224,11 +224,11 @@ def test_when_the_first_trials_all_fail_for_one_reason_the_search_stops(study: S
     with pytest.raises(TrialError, match=r"first 3 trials all failed for one reason.*no such layer"):
         fail(controller, "no such layer (traceback: 0002/error.txt)")
 
-    assert start(direct(study)).number == 3, "once it is mended the same command goes on"
+    assert start(direct(study)).number == 3, "once it is fixed the same command continues"
 
 
 def test_when_later_trials_all_fail_for_one_reason_that_is_not_their_own_the_search_stops(study: StudyFolder) -> None:
-    """As when a folder is taken away for an hour, which would else use up the budget."""
+    """As when a folder is missing for an hour, which would otherwise use up the budget."""
     controller = direct(study, "resources.retries=0")
     complete(controller, start(controller).number)
     fail(controller, "FileNotFoundError: pixels-1.npy", "fault")
@@ -240,7 +240,7 @@ def test_when_later_trials_all_fail_for_one_reason_that_is_not_their_own_the_sea
 
 
 def test_later_trials_whose_processes_are_lost_end_no_search(study: StudyFolder) -> None:
-    """They may be a corner of the space, where a library crashes."""
+    """They may be in a corner of the space where a library crashes."""
     controller = direct(study, "resources.retries=0")
     complete(controller, start(controller).number)
     for _ in range(3):
@@ -283,7 +283,7 @@ def test_time_used_by_a_killed_search_is_counted(study: StudyFolder, monkeypatch
     start(killed)
     now += 60
     killed.heartbeat()
-    now += 3600  # nobody runs
+    now += 3600  # nothing runs
 
     controller = direct(study)
     start(controller)
@@ -306,7 +306,7 @@ def test_the_checkpoint_of_an_ended_trial_goes_and_its_best_network_stays(study:
 
 
 def test_what_is_said_again_is_recorded_once(study: StudyFolder) -> None:
-    """A trial that runs again from its checkpoint says its epochs again."""
+    """A trial that resumes from its checkpoint reports its epochs again."""
     controller = direct(study)
     number = start(controller).number
     for value in (0.7, 0.7):
@@ -332,7 +332,7 @@ def test_a_restart_takes_up_the_unfinished_trials_first(study: StudyFolder) -> N
 
 
 def test_an_unfinished_trial_takes_the_settings_of_today_s_start(study: StudyFolder, tmp_path: Path) -> None:
-    """What may change between two starts, such as the folder of weights, which may have moved."""
+    """Some settings may change between two starts, such as the folder of weights."""
     suggestion = start(direct(study, f"weights_dir={tmp_path / 'old'}"))
 
     start(direct(study, f"weights_dir={tmp_path / 'new'}", "resources.hang_minutes=90"))
@@ -368,7 +368,9 @@ def test_with_several_trials_at_once_every_decision_follows_from_the_order_in_th
         if draw.random() < 0.3:  # killed
             controller, running = direct(study), {}
         elif len(running) < 3 and isinstance(suggestion := controller.next_trial(), TrialSuggestion):
-            running[suggestion.number] = max(0, len(controller._journal.reported(suggestion.number)) - 1)  # said again
+            running[suggestion.number] = max(
+                0, len(controller._journal.reported(suggestion.number)) - 1
+            )  # reported again
         elif running:
             number = draw.choice(list(running))
             running[number] += 1
@@ -383,7 +385,7 @@ def test_with_several_trials_at_once_every_decision_follows_from_the_order_in_th
 
 
 def test_a_decision_that_a_crash_cut_short_is_taken_again(study: StudyFolder) -> None:
-    """The value was recorded, the end was not: hearing it again prunes the trial."""
+    """The value was recorded, the end was not: the repeated message prunes the trial."""
     first = direct(study)
     start(first), start(first)
     first.on_result(0, epoch(1, 0.9))
@@ -434,7 +436,7 @@ GAN_SPACE = ("source=gan", "synthetic_ratio=0.5", "gan.steps={values: [100, 200]
 
 
 class Gans:
-    """Which GANs are there; those of one lineage differ in their steps."""
+    """The trained GANs; those of one lineage differ in their steps."""
 
     def __init__(self) -> None:
         self.trained: set[tuple[int, int]] = set()
@@ -446,7 +448,7 @@ class Gans:
 
 
 def gan_points(*widths_and_steps: tuple[int, int]) -> str:
-    """Points that differ, if in nothing else, in their `lr`."""
+    """Points with different `lr`."""
     rows = ", ".join(
         f"{{source: gan, synthetic_ratio: 0.5, lr: {number}e-4, gan.width: {w}, gan.steps: {s}}}"
         for number, (w, s) in enumerate(widths_and_steps, start=1)
@@ -491,7 +493,7 @@ def test_when_the_training_trial_fails_the_next_one_trains_the_gan(study: StudyF
 
 
 def test_a_free_slot_waits_when_all_that_is_asked_for_needs_one_gan(study: StudyFolder) -> None:
-    """It is not asked far ahead: what the sampler knows then would be little."""
+    """Trials are not drawn far ahead, when the sampler knows little."""
     gans = Gans()
     controller = direct(study, "source=gan", "gan.steps=100", "budget.trials=20", gan_need=gans.need)
     start(controller)

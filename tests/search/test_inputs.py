@@ -1,4 +1,4 @@
-"""Extra images and weights of one's own: nothing of the test folder, and the same at each start of a study."""
+"""Extra images and custom weights: none from the test folder, and the same at each start of a study."""
 
 from __future__ import annotations
 

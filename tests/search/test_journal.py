@@ -1,4 +1,4 @@
-"""The study's truth: what was asked, each value in its order of arrival, and each end exactly once."""
+"""The journal: every trial, each value in its order of arrival, and each end exactly once."""
 
 from pathlib import Path
 
@@ -150,7 +150,7 @@ def test_a_damaged_journal_is_an_error_that_names_it(study: StudyFolder) -> None
 
 @pytest.mark.parametrize("damage", [{"reason": {"a": 1}}, {"seconds": None}, {"val_b_auroc": "x"}])
 def test_an_outcome_of_other_kinds_is_told_as_damage(study: StudyFolder, damage: dict[str, object]) -> None:
-    """`export` sorts the reasons where no trial completed, and `status` adds up the seconds."""
+    """`export` sorts the reasons if no trial completed, and `status` adds up the seconds."""
     journal = open_journal(study)
     journal.tell(journal.ask(()).number, "failed", None, damage)
 
@@ -171,7 +171,7 @@ def test_a_complete_trial_without_a_value_is_told_as_damage(study: StudyFolder) 
 
 
 def test_a_complete_trial_without_an_outcome_is_told_as_damage(study: StudyFolder) -> None:
-    """`search` says its value on val-B, and `confirm` chooses by it."""
+    """`search` prints its value on val-B, and `confirm` chooses by it."""
     journal = open_journal(study)
     journal.tell(journal.ask(()).number, "complete", 0.9, {})
 

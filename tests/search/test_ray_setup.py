@@ -1,4 +1,4 @@
-"""What keeps Ray from starting on a machine, told before it is tried; and what keeps other users out of it."""
+"""Checks before Ray starts, and what keeps other users out of Ray."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_the_private_folder_is_in_tmpdir_or_in_tmp_if_that_path_is_too_long(monk
 
 
 def test_a_folder_where_nothing_can_be_made_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also to root, who is allowed everything but cannot."""
+    """Also as root."""
     monkeypatch.setenv("RAY_TMPDIR", "/proc/none")
 
     assert told().startswith("/proc/none: Ray cannot write its temporary folder")
@@ -100,7 +100,7 @@ def test_a_home_where_no_token_can_be_made_is_told_where_ray_setup_one(monkeypat
 
 
 def test_a_token_that_is_there_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And nothing is left where one could be made."""
+    """And no file is left behind."""
     monkeypatch.setenv("HOME", str(tmp_path))
     assert (told(), [*tmp_path.iterdir()]) == ("", [])
 
@@ -136,7 +136,7 @@ def test_searches_that_start_together_use_one_token_that_only_this_user_can_read
 def test_a_token_that_others_can_read_is_reported_and_closed_to_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ray writes it so."""
+    """Ray creates it with these permissions."""
     monkeypatch.setenv("HOME", str(tmp_path))
     token = tmp_path / ".ray" / "auth_token"
     token.parent.mkdir()

@@ -1,4 +1,4 @@
-"""What a search does before its first trial, and instead of one."""
+"""A search before its first trial, and without any."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ scheduler: {name: none}
 
 @pytest.fixture
 def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A space file beside its X-rays, whose trials run in this process."""
+    """A space file next to its X-rays, whose trials run in this process."""
     draw_phantoms(tmp_path / "xrays", patients=24, seed=1, image_size_px=32)
     path = tmp_path / "small.yaml"
     path.write_text(SPACE, encoding="utf-8")

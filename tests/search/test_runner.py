@@ -1,4 +1,4 @@
-"""Ray's process, as the search starts, answers and ends it; where Ray is not needed, another program stands in for it."""
+"""How the search starts, serves and stops Ray's process; most tests replace it by a small program."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ cluster.shutdown()
 
 @contextmanager
 def cluster_with(token: str) -> Iterator[str]:
-    """A Ray cluster that asks for a token; gives its address."""
+    """Start a Ray cluster that asks for a token; yields its address."""
     environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
     command = [sys.executable, "-c", CLUSTER]
     pipe = subprocess.PIPE
@@ -89,7 +89,7 @@ def cluster_with(token: str) -> Iterator[str]:
 
 @pytest.fixture
 def runs_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Gives what lets a shell line run instead of Ray's process; its last argument is the pipe."""
+    """Return a function that makes a shell line run instead of Ray's process; its last argument is the pipe."""
     script = tmp_path / "python"
     monkeypatch.setenv("PYTHON", sys.executable)
 
@@ -113,7 +113,7 @@ def run(
     note: Callable[[str], None] = ignore,
     opened: Callable[[str], None] = ignore,
 ) -> None:
-    """Run a study's trials, as far as they come."""
+    """Run a study's trials."""
     with Runner(
         study, token="", resources=resources, cache=study.path, address=address, note=note, opened=opened
     ) as runner:
@@ -129,7 +129,7 @@ def terminate(*_: object) -> None:
 
 
 def test_a_trial_runs_on_one_machine() -> None:
-    """What two of them have together is of no use to it."""
+    """It cannot use the cores of two."""
     two_cores = Resources(cpus_per_trial=2, gpus_per_trial=0)
     one = Node(cpus=1.0, gpus=0.0)
 
@@ -225,7 +225,7 @@ def test_a_cluster_that_asks_for_a_token_gets_this_machine_s_and_a_missing_or_wr
 def test_a_cluster_gets_no_token_unasked(
     study: StudyFolder, runs_instead: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that asks for none would lose each trial."""
+    """A cluster without tokens would lose each trial."""
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     (tmp_path / "program.py").write_text(STARTS, encoding="utf-8")
     runs_instead(f'echo "$RAY_AUTH_MODE" > {tmp_path}/mode; exec "$PYTHON" {tmp_path}/program.py "$4"')
@@ -240,7 +240,7 @@ def test_a_cluster_gets_no_token_unasked(
 def test_where_ray_does_not_start_it_is_started_again(
     study: StudyFolder, runs_instead: Callable[[str], None], tmp_path: Path
 ) -> None:
-    """As when other programs keep a machine busy for half a minute; nobody has to come by."""
+    """As when other programs keep a machine busy for half a minute."""
     (tmp_path / "fails.py").write_text(DOES_NOT_START, encoding="utf-8")
     (tmp_path / "starts.py").write_text(STARTS, encoding="utf-8")
     runs_instead(f'cd {tmp_path}; script=fails.py; [ -e once ] && script=starts.py; touch once; "$PYTHON" $script "$4"')
@@ -275,7 +275,7 @@ def test_a_search_that_is_told_to_end_while_ray_starts_says_so_and_ends(
 def test_a_search_that_is_told_to_end_as_ray_dies_ends(
     study: StudyFolder, runs_instead: Callable[[str], None], tmp_path: Path
 ) -> None:
-    """Its process is gone with its whole group before anybody tells it to end."""
+    """Its process group is gone before the signal is sent."""
     (tmp_path / "program.py").write_text(STARTS, encoding="utf-8")
     runs_instead(f'echo $$ > {tmp_path}/pid; exec "$PYTHON" {tmp_path}/program.py "$4"')
 
@@ -292,7 +292,7 @@ def test_a_search_that_is_told_to_end_as_ray_dies_ends(
 def test_a_search_that_is_told_to_end_does_not_wait_for_ever(
     study: StudyFolder, runs_instead: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As Tune would for a trial that it has no room for."""
+    """As Tune would for a trial that does not fit."""
     monkeypatch.setattr("xraytune.search.runner._STOP_SECONDS", 0.5)
     waits = f"import signal, time\nsignal.signal(signal.SIGUSR1, signal.SIG_IGN)\n{STARTS}time.sleep(20)\n"
     (tmp_path / "program.py").write_text(f"{waits}open('{tmp_path}/waited', 'w')", encoding="utf-8")
@@ -328,7 +328,7 @@ def test_a_trial_that_ray_has_no_room_for_is_told(
     monkeypatch: pytest.MonkeyPatch,
     what: str,
 ) -> None:
-    """As on a cluster whose cores somebody else uses, though they are there."""
+    """As on a cluster whose cores are in use."""
     monkeypatch.setattr("xraytune.search.runner._LATE_SECONDS", 0.3)
     (tmp_path / "program.py").write_text(STARTS + KEEPS_ASKING, encoding="utf-8")
     runs_instead(f'exec "$PYTHON" {tmp_path}/program.py "$4" {what}')

@@ -1,4 +1,4 @@
-"""What `status` and the live table show, read from the folder alone."""
+"""`status` and the live table, which read the study's folder alone."""
 
 import os
 from pathlib import Path
@@ -82,7 +82,7 @@ def test_while_a_study_is_confirmed_no_time_is_counted_and_no_trial_runs(study: 
 
 @pytest.mark.slow
 def test_the_time_left_goes_by_the_pace_so_far(study: StudyFolder) -> None:
-    """GANs that were trained on the way are part of the pace."""
+    """GANs that were trained on the way count too."""
     controller = direct(study, "budget.trials=6")
     for number in range(2):
         controller.next_trial()
@@ -98,7 +98,7 @@ def test_the_time_left_goes_by_the_pace_so_far(study: StudyFolder) -> None:
 
 @pytest.mark.slow
 def test_a_search_with_a_larger_budget_than_its_first_start_s_is_shown_with_it(study: StudyFolder) -> None:
-    """The study has 6; who does not know of the new budget at least sees what was begun."""
+    """The study has 6; a reader that does not know the new budget shows the number of trials."""
     controller = direct(study, "budget.trials=9")
     for number in range(8):
         controller.next_trial()

@@ -1,4 +1,4 @@
-"""The study folder: one at a time, one space, one set of images."""
+"""The study folder: one process at a time, one space, one set of images."""
 
 import shlex
 from dataclasses import replace
@@ -116,7 +116,7 @@ def test_a_second_search_is_refused_before_it_looks_at_the_images(study: StudyFo
 
 @pytest.mark.slow
 def test_a_study_of_a_gpu_goes_on_nowhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before it reads the images; on the CPU its trials would have other numbers."""
+    """Before it reads the images; on a CPU its trials would have other numbers."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     study = StudyFolder(tmp_path / "studies" / "small")
     create_study(study, write_space(tmp_path), two_images(), replace(CPU, device="cuda"))
@@ -151,7 +151,7 @@ def test_an_unknown_trial_is_named(study: StudyFolder) -> None:
 
 
 def begun_with(study: StudyFolder, **packages: str) -> None:
-    """Let the study have been begun with other versions."""
+    """Record other versions as those that the study began with."""
     content = read_json(study.path / "environment.json")
     content["packages"] |= packages
     write_json(study.path / "environment.json", content)
@@ -169,7 +169,7 @@ def test_a_study_that_continues_under_another_torch_says_so_once_and_records_it(
 
 
 def test_no_trial_is_trained_with_two_versions(study: StudyFolder) -> None:
-    """One that has not ended starts again."""
+    """An unfinished trial starts again."""
     checkpoint = study.checkpoint_path(0)
     checkpoint.parent.mkdir(parents=True)
     checkpoint.write_bytes(b"of torch 2.0.1")
@@ -183,7 +183,7 @@ def test_no_trial_is_trained_with_two_versions(study: StudyFolder) -> None:
 
 
 def test_another_build_of_the_same_release_is_the_same_version(study: StudyFolder) -> None:
-    """As a head node without a GPU has it, beside GPU nodes."""
+    """As on a head node without a GPU, next to GPU nodes."""
     begun_with(study, torch=study.releases()[0]["torch"] + "+cpu")
 
     assert continue_under_releases(study) == ""

@@ -1,4 +1,4 @@
-"""A trial's own process: what it says, and when it ends itself."""
+"""A trial's own process: its messages, and when it ends itself."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_a_storage_that_is_away_is_no_failure_of_the_trial(tmp_path: Path) -> No
 
 
 def damaged(study: StudyFolder, copy: Path, file: str, content: object) -> StudyFolder:
-    """A copy of a study in which a file says something else."""
+    """A copy of a study with other content in one file."""
     shutil.copytree(study.path, copy / "studies" / "one")
     write_json(copy / "studies" / "one" / file, content)
     return StudyFolder(copy / "studies" / "one")
@@ -195,7 +195,7 @@ def test_a_trial_goes_on_while_the_storage_does_not_say_who_holds_the_study(stud
     worker = TrialWorker(job(study, 12))
     worker.step()
     study.lock_path.unlink(missing_ok=True)
-    study.lock_path.mkdir()  # reading it is an OSError, as of a network file system that is away
+    study.lock_path.mkdir()  # reading it is an OSError, as when a network file system does not answer
 
     message = worker.step()
 
@@ -276,7 +276,7 @@ def test_a_process_ends_itself_when_the_study_is_moved_away(study: StudyFolder) 
 def test_a_process_ends_itself_when_who_started_it_is_gone(study: StudyFolder) -> None:
     shell = process_of(study, 5, "sh", "-c", '"$@"; true', "sh")
     shell.kill()
-    shell.communicate()  # its output is closed when the worker, too, is gone
+    shell.communicate()  # its output is closed once the worker is gone too
 
     assert epochs(study, 5) == [1]
 
@@ -284,7 +284,7 @@ def test_a_process_ends_itself_when_who_started_it_is_gone(study: StudyFolder) -
 def test_each_write_of_a_worker_looks_first_whether_the_trial_is_still_its_own(
     study: StudyFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("xraytune.search.worker._LOOK_SECONDS", 3600.0)  # its watch is late
+    monkeypatch.setattr("xraytune.search.worker._LOOK_SECONDS", 3600.0)  # its check comes late
     worker = TrialWorker(job(study, 6))
     worker.step()
     checkpoint = (study.trial_path(6) / "checkpoint" / "checkpoint.pt").read_bytes()

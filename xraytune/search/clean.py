@@ -12,7 +12,7 @@ import re
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +63,7 @@ class Cleaned:
 
     def to_json(self) -> dict[str, Json]:
         """Return the record as JSON values."""
-        return {
-            "study": str(self.study),
-            "freed_bytes": {**self.freed_bytes},
-            "total_bytes": self.total_bytes,
-            "is_dry_run": self.is_dry_run,
-            "notes": list(self.notes),
-        }
+        return {**asdict(self), "study": str(self.study), "total_bytes": self.total_bytes, "notes": list(self.notes)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,11 +159,7 @@ def _shared_work(folder: StudyFolder, ended: set[int], cache: Path) -> tuple[lis
 
 
 def _gan_inputs(folder: StudyFolder) -> dict[Path, list[dict[str, Any]]]:
-    """Return the inputs of the GANs of each trial of a study, and of each run of its confirm, by the trial's folder.
-
-    Raises:
-        StudyError: A file of the study is missing or damaged.
-    """
+    """Return the inputs of the GANs of each trial of a study, and of each run of its confirm, by the trial's folder."""
     prepared, compute = folder.prepared(), folder.compute()
     found = {}
     for config in sorted(folder.path.glob("**/trials/*/config.json")):

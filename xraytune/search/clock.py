@@ -30,11 +30,7 @@ class Times(BaseModel):
 
 
 def read_times(path: Path) -> Times:
-    """Return the time that a study has used.
-
-    Raises:
-        StudyError: The file is damaged.
-    """
+    """Return the time that a study has used."""
     with damage_explained(path):
         return Times.model_validate(read_json(path)) if path.exists() else Times()
 

@@ -81,11 +81,7 @@ def read_inputs(
 
 
 def require_same_inputs(folder: StudyFolder, contents: Mapping[Path, str]) -> None:
-    """Refuse inputs that changed since the study began.
-
-    Raises:
-        StudyError: They changed, or the study's record of them is damaged.
-    """
+    """Refuse (StudyError) inputs that changed since the study began."""
     recorded = _recorded(folder)
     names = {path: relative_path(path, folder.path) for path in contents}
     problems = [
@@ -98,11 +94,7 @@ def require_same_inputs(folder: StudyFolder, contents: Mapping[Path, str]) -> No
 
 
 def record_inputs(folder: StudyFolder, contents: Mapping[Path, str]) -> None:
-    """Record a study's inputs.
-
-    Raises:
-        StudyError: See `require_same_inputs`.
-    """
+    """Record a study's inputs, if they are the same as before."""
     require_same_inputs(folder, contents)
     recorded = _recorded(folder)
     known = recorded | {relative_path(path, folder.path): content for path, content in contents.items()}

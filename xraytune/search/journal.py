@@ -41,7 +41,7 @@ _REPORT_OPERATION = 7
 
 
 class Journal:
-    """An open journal.
+    """An open journal. Its readers raise a StudyError if it is damaged.
 
     Args:
         path: `optuna.journal`.
@@ -132,11 +132,7 @@ class Journal:
         return dict(self._frozen(number).intermediate_values)
 
     def reports(self) -> Iterator[tuple[int, int, float]]:
-        """Yield every recorded value in its order of arrival: number, epoch, value.
-
-        Raises:
-            StudyError: The journal is damaged.
-        """
+        """Yield every recorded value in its order of arrival: number, epoch, value."""
         for entry in self._backend.read_logs(0):
             if entry["op_code"] == _REPORT_OPERATION:
                 number, epoch, value = (entry.get(name) for name in ("trial_id", "step", "intermediate_value"))
@@ -162,11 +158,7 @@ class Journal:
         self._study.tell(number, value if status == "complete" else None, state=_STATES[status])
 
     def gpu_seconds(self) -> float:
-        """Return the GPU time of all ended trials.
-
-        Raises:
-            StudyError: The journal is damaged.
-        """
+        """Return the GPU time of all ended trials."""
         total = 0.0
         for trial in self.trials:
             try:
@@ -180,11 +172,7 @@ class Journal:
         return [self.row(trial.number) for trial in self.trials if trial.state.is_finished()]
 
     def row(self, number: int) -> dict[str, Any]:
-        """Return the row of one ended trial.
-
-        Raises:
-            StudyError: The journal is damaged.
-        """
+        """Return the row of one ended trial."""
         try:
             return self._row(number)
         except (ValueError, AttributeError, LookupError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""What Ray needs of a machine before it can start there: looked at without Ray, which fails late and in other words.
+"""What Ray needs on this machine, checked before it starts: Ray fails late and with unclear errors.
 
 It also keeps other users of the machine out. Ray writes its token so that everyone can read it, and opens its folders to
 everyone; who has the token, or can write to those folders, can run code as the user who started Ray.
@@ -17,12 +17,12 @@ from pathlib import Path
 
 from xraytune.cores import cpu_count
 from xraytune.errors import MachineError, Problem
-from xraytune.files import free_inodes
+from xraytune.files import free_inodes, nearest_folder
 from xraytune.limits import ADDRESS_SPACE, FILE_SIZE, OPEN_FILES
 
 _MIB = 2**20
-_LITTLE_MIB = 16  # with 4 it starts, with 1 it does not
-_FEW_INODES = 1000  # a session of two trials makes 500
+_LEAST_MIB = 16  # with 4 it starts, with 1 it does not
+_LEAST_INODES = 1000  # a session of two trials makes 500
 _FILES, _FILES_PER_CORE = 80, 6  # of gcs_server and raylet: 70 and 60 with two trials, 82 and 86 with eight
 _OBJECT_STORE_BYTES = 256 * _MIB  # one file of 200 MiB
 _MAPPED_BESIDES_BYTES = 2304 * _MIB  # by the process of a trial, beyond what this one has mapped with torch
@@ -30,32 +30,31 @@ _HAS_PROC = Path("/proc/self/statm").exists()
 _LONGEST_SOCKET_BYTES = 107
 _PREFIX = "xray-"
 _SOCKET = _PREFIX + "12345678/ray/session_2026-01-31_23-59-59_123456_{pid}/sockets/dash_MetricsHead"
-"""The longest of those that Ray opens."""
+"""The longest of Ray's socket paths."""
 
 
 def why_ray_cannot_start() -> Problem | None:
-    """What keeps Ray from starting on this machine, if anything does; nothing that is written for it stays."""
+    """Return what keeps Ray from starting on this machine, if anything; leaves no files behind."""
     if problem := _too_low_limit():
         return problem
     parent = ray_parent()
-    other = "export RAY_TMPDIR=/tmp" if parent != Path("/tmp") else "export RAY_TMPDIR=DIR, of a short path"
+    other = "export RAY_TMPDIR=/tmp" if parent != Path("/tmp") else "export RAY_TMPDIR=DIR, with a short path"
     if (excess := _excess_bytes(parent)) > 0:
         return Problem(f"the path of Ray's temporary folder is {excess} bytes too long", parent, other)
     if why := _unwritable(parent):
         return Problem(f"Ray cannot write its temporary folder ({why})", parent, other)
-    room = shutil.disk_usage(_existing(parent))
-    if room.total and room.free < _LITTLE_MIB * _MIB:  # some file systems do not tell
-        what = f"Ray's temporary folder has {room.free // _MIB} MiB of room, and needs {_LITTLE_MIB}"
+    disk, inodes = shutil.disk_usage(nearest_folder(parent)), free_inodes(parent)
+    if disk.total and disk.free < _LEAST_MIB * _MIB:  # some file systems report 0
+        what = f"Ray's temporary folder has {disk.free // _MIB} MiB of room, and needs {_LEAST_MIB}"
         return Problem(what, parent, f"make room there, or {other}")
-    inodes = free_inodes(parent)
-    if inodes is not None and inodes < _FEW_INODES:
-        what = f"the disk of Ray's temporary folder has inodes for {inodes} more files, and Ray needs {_FEW_INODES}"
+    if inodes is not None and inodes < _LEAST_INODES:
+        what = f"the disk of Ray's temporary folder has inodes for {inodes} more files, and Ray needs {_LEAST_INODES}"
         return Problem(what, parent, f"remove files there (`df -i` counts them), or {other}")
     return _why_no_token()
 
 
 def ray_parent() -> Path:
-    """Where a search creates its private folder: RAY_TMPDIR, else TMPDIR if its path is short enough, else /tmp."""
+    """Return where a search creates its private folder: RAY_TMPDIR, else TMPDIR if its path is short enough, else /tmp."""
     if given := os.environ.get("RAY_TMPDIR"):
         return Path(given).absolute()
     usual = Path(os.environ.get("TMPDIR", "/tmp")).absolute()
@@ -75,7 +74,7 @@ def protect_token() -> None:
     Raises:
         MachineError: The file system refuses.
     """
-    if not _needs_token() or _given_token():
+    if not _reads_token_file() or _given_token():
         return
     token = _default_token()
     try:
@@ -95,7 +94,7 @@ def protect_token() -> None:
 
 
 def open_doors() -> Iterator[Problem]:
-    """Ways for other users of this machine into a Ray of this user's, or into the cluster that `--address auto` finds."""
+    """Yield how other users of this machine can get into this user's Ray, or into the cluster of `--address auto`."""
     with suppress(RuntimeError):  # there is no home folder
         if _is_open(token := _default_token()):
             yield Problem("other users can read Ray's token", token, f"chmod 600 {token} (a local search does it)")
@@ -112,24 +111,23 @@ def _excess_bytes(parent: Path) -> int:
 
 
 def _too_low_limit() -> Problem | None:
-    """A limit of this process under which Ray or the trials that it starts would end without saying why."""
+    """Return a limit of this process under which Ray or its trials would end without an explanation."""
     mapped_bytes = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() if _HAS_PROC else 0
-    for limit, there, needed in (
+    for limit, value, needed in (
         (OPEN_FILES, OPEN_FILES.highest, _FILES + _FILES_PER_CORE * cpu_count()),  # Ray itself raises it to the highest
         (FILE_SIZE, FILE_SIZE.value, _OBJECT_STORE_BYTES),
         (ADDRESS_SPACE, ADDRESS_SPACE.value, mapped_bytes + _MAPPED_BESIDES_BYTES),
     ):
-        if there is not None and there < needed:
-            what = f"Ray and its trials need {limit.shown(needed)}, but {limit}"
-            return Problem(what, fix=limit.raised)
+        if value is not None and value < needed:
+            return Problem(f"Ray and its trials need {limit.shown(needed)}, but {limit}", fix=limit.raised)
     return None
 
 
 def _why_no_token() -> Problem | None:
-    if not _needs_token():
+    if not _reads_token_file():
         return None
     if given := _given_token():
-        fix = f"chmod 600 {given}, or let RAY_AUTH_TOKEN_PATH name a copy that only you can read"
+        fix = f"chmod 600 {given}, or set RAY_AUTH_TOKEN_PATH to a copy that only you can read"
         return Problem("other users can read Ray's token", given, fix) if _is_open(given) else None
     try:
         token = _default_token()
@@ -142,11 +140,10 @@ def _why_no_token() -> Problem | None:
 
 
 def _no_token(where: Path | str, why: str) -> Problem:
-    return Problem(f"Ray cannot write its token ({why})", where, "export HOME=DIR, of a folder that you may write")
+    return Problem(f"Ray cannot write its token ({why})", where, "export HOME=DIR, a folder that you can write to")
 
 
-def _needs_token() -> bool:
-    """Whether Ray asks for one that it reads from a file."""
+def _reads_token_file() -> bool:
     return not os.environ.get("RAY_AUTH_TOKEN") and os.environ.get("RAY_AUTH_MODE", "token").lower() == "token"
 
 
@@ -160,7 +157,7 @@ def _default_token() -> Path:
 
 
 def _is_open(path: Path, permissions: int = 0o077) -> bool:
-    """Whether users other than this one and root have one of these permissions, or own it. False where nothing is."""
+    """Whether a path grants other users one of these permissions or belongs to another user than root; False if missing."""
     try:
         found = path.stat()
     except OSError:
@@ -169,13 +166,9 @@ def _is_open(path: Path, permissions: int = 0o077) -> bool:
 
 
 def _unwritable(folder: Path) -> str:
-    """Why nothing can be made in a folder, which may not be there yet; empty where something can."""
+    """Return why no file can be created in a folder, which may not exist yet; "" if one can."""
     try:
-        tempfile.TemporaryDirectory(dir=_existing(folder)).cleanup()
+        tempfile.TemporaryDirectory(dir=nearest_folder(folder)).cleanup()
     except OSError as error:
         return error.strerror or str(error)
     return ""
-
-
-def _existing(folder: Path) -> Path:
-    return next(path for path in (folder.absolute(), *folder.absolute().parents) if os.access(path, os.F_OK))

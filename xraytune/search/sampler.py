@@ -1,6 +1,6 @@
 """Optuna's samplers, seeded by the trial's number and, where they draw one parameter at a time, by its name.
 
-So a restart shifts no draw: a trial whose process was killed between two of its parameters gets the others as it would have.
+So a restart shifts no draw: a trial that was killed between two of its parameters gets the others as it would have.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from xraytune.seeding import derive_seed
 
 
 class NumberedSampler(BaseSampler):
-    """The sampler of one trial; `grid` is a list of points, so that nothing is left to sample.
+    """The sampler of one trial; the points of `grid` are enqueued, so nothing is left to sample.
 
     Args:
-        settings: Which, and `sampler.seed`.
-        number: The trial's.
+        settings: The study's sampler.
+        number: The trial's number.
     """
 
     def __init__(self, settings: SamplerSettings, number: int) -> None:
@@ -35,17 +35,17 @@ class NumberedSampler(BaseSampler):
         self._joint = self._sampler("all")
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """The parameters that are drawn together."""
+        """Return the parameters that are drawn together."""
         return self._joint.infer_relative_search_space(study, trial)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Values of the parameters that are drawn together."""
+        """Draw the parameters that are drawn together."""
         return self._joint.sample_relative(study, trial, search_space)
 
     def sample_independent(self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: Any) -> Any:
-        """The value of one parameter."""
+        """Draw one parameter."""
         return self._sampler(param_name).sample_independent(study, trial, param_name, param_distribution)
 
     def _sampler(self, purpose: str) -> BaseSampler:
@@ -64,7 +64,7 @@ class NumberedSampler(BaseSampler):
 
 @contextmanager
 def quiet_optuna() -> Iterator[None]:
-    """Without Optuna's notes that a feature is experimental, and its log lines for each trial."""
+    """Suppress Optuna's warnings about experimental features and its log lines for each trial."""
     logging.getLogger("optuna").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -72,7 +72,7 @@ def quiet_optuna() -> Iterator[None]:
 
 
 def random_parameters(space: Space, seed: int) -> Iterator[Parameters]:
-    """Independent draws without end, as Optuna's random sampler gives them; the same seed gives the same ones."""
+    """Yield independent random draws without end; the same seed gives the same draws."""
     with quiet_optuna():
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
         while True:

@@ -76,11 +76,7 @@ class StudyView:
 
 
 def status(study: Path) -> StudyView:
-    """Return the state of a study.
-
-    Raises:
-        StudyError: There is no study here.
-    """
+    """Return the state of a study; a StudyError if there is none."""
     return StudyWatcher(StudyFolder(study.resolve())).look()
 
 
@@ -90,9 +86,6 @@ class StudyWatcher:
     Args:
         folder: The study.
         trial_budget: That of the running start, if known.
-
-    Raises:
-        StudyError: There is no study here.
     """
 
     def __init__(self, folder: StudyFolder, trial_budget: int | None = None) -> None:
@@ -153,7 +146,7 @@ class StudyWatcher:
 
 
 def seconds_left(trials: Sequence[TrialView], trial_budget: int, times: Times) -> float | None:
-    """Estimate the time left from the mean time of ended trials and how many ran at once; None before the first has ended."""
+    """Estimate the time left from the mean time of ended trials and how many ran at once; None before the first end."""
     ended = [trial.seconds for trial in trials if trial.seconds is not None]
     if not sum(ended) or not times.seconds:
         return None

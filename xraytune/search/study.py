@@ -61,7 +61,7 @@ StudyWork: TypeAlias = Literal["searched", "confirmed", "cleaned"]
 
 @dataclass(frozen=True, slots=True)
 class StudyFolder:
-    """The paths of a study, and the files that are written once."""
+    """The paths of a study, and its files; reading a missing or damaged one raises a StudyError."""
 
     path: Path
 
@@ -133,39 +133,23 @@ class StudyFolder:
             raise StudyError(Problem(what, self.path, "restore it"), *error.problems) from error
 
     def prepared(self) -> Prepared:
-        """Return the images and their split.
-
-        Raises:
-            StudyError: The file is missing or damaged.
-        """
+        """Return the images and their split."""
         with damage_explained(self.path / "split.json") as file:
             return read_prepared(file)
 
     def compute(self) -> Compute:
-        """Return the device, threads and precision of its trials.
-
-        Raises:
-            StudyError: The file is missing or damaged.
-        """
+        """Return the device, threads and precision of its trials."""
         with damage_explained(self.path / "environment.json") as file:
             return TypeAdapter(Compute).validate_python(read_json(file)["compute"])
 
     def releases(self) -> tuple[dict[str, str], ...]:
-        """Return the versions of torch and torchvision that trained it, in order.
-
-        Raises:
-            StudyError: The file is missing or damaged.
-        """
+        """Return the versions of torch and torchvision that trained it, in order."""
         with damage_explained(self.path / "environment.json") as file:
             content = read_json(file)
             return tuple(numeric_releases(one["packages"]) for one in (content, *content.get("continued", ())))
 
     def identity(self) -> str:
-        """Return an id that the study keeps when its folder moves.
-
-        Raises:
-            StudyError: The file is missing or damaged.
-        """
+        """Return an id that the study keeps when its folder moves."""
         with damage_explained(self.path / "environment.json") as file:
             return str(read_json(file)["identity"])
 
@@ -202,25 +186,13 @@ def _require_own_files(folder: Path) -> None:
                     require_own(entry.path, StudyError)
 
 
-_DAMAGE = (
-    FileNotFoundError,
-    ValueError,
-    LookupError,
-    ArithmeticError,
-    TypeError,
-    AttributeError,
-    RecursionError,
-)
+_DAMAGE = (FileNotFoundError, ValueError, LookupError, ArithmeticError, TypeError, AttributeError, RecursionError)
 """What readers raise for missing and damaged files."""
 
 
 @contextmanager
 def damage_explained(file: Path) -> Iterator[Path]:
-    """Turn what a reader of this file raises into an error that names the file.
-
-    Raises:
-        StudyError: The file is missing or damaged.
-    """
+    """Turn what a reader raises for a missing or damaged file into a StudyError that names the file."""
     try:
         yield file
     except _DAMAGE as error:
@@ -232,11 +204,7 @@ def damage_explained(file: Path) -> Iterator[Path]:
 def create_study(folder: StudyFolder, space: Space, prepared: Prepared, where: Compute | Mapping[str, Json]) -> None:
     """Create a study at once; if another search has created it in the meantime, that one stays.
 
-    Args:
-        folder: The study.
-        space: Its space.
-        prepared: Its images.
-        where: What its trials compute on here, or the `environment` of the machine that runs them.
+    `where` is what its trials compute on here, or the `environment` of the machine that runs them.
     """
     # A final training reads a study without Optuna in its process; only a search creates one.
     from xraytune.search.journal import create_journal
@@ -276,9 +244,6 @@ def continue_under_releases(folder: StudyFolder) -> str:
     """Record that other versions train the trials from now on; return a note, "" if the versions are the same.
 
     Unfinished trials lose their checkpoints, so that none is trained with two versions.
-
-    Raises:
-        StudyError: A file of the study is missing or damaged.
     """
     earlier, now = folder.releases(), numeric_releases()
     if earlier[-1] == now:
@@ -319,22 +284,14 @@ def other_releases(folder: StudyFolder) -> str:
 
 
 def require_free(folder: StudyFolder) -> None:
-    """Refuse to create a study in a folder with other files.
-
-    Raises:
-        StudyError: The folder is not empty.
-    """
+    """Refuse (StudyError) to create a study in a folder with other files."""
     if folder.path.exists() and any(folder.path.iterdir()):
         fix = "give the study another name (--set name=...), or move the folder away"
         raise StudyError(Problem("this folder is not empty and no study (study.yaml is missing)", folder.path, fix))
 
 
 def require_same_space(folder: StudyFolder, space: Space) -> None:
-    """Refuse to resume a study whose space differs.
-
-    Raises:
-        StudyError: With the lines that differ.
-    """
+    """Refuse (StudyError) to resume a study whose space differs, with the lines that differ."""
     recorded = folder.space()
     old, new = _lines(recorded), _lines(space)
     if old == new:
@@ -374,11 +331,7 @@ def _lines(space: Space) -> list[str]:
 
 
 def require_same_images(folder: StudyFolder, prepared: Prepared) -> Prepared:
-    """Refuse to resume a study whose images or split changed; return its own record of them.
-
-    Raises:
-        StudyError: They differ.
-    """
+    """Refuse (StudyError) to resume a study whose images or split changed; return its own record of them."""
     recorded = folder.prepared()
     if recorded.fingerprint == prepared.fingerprint:
         return recorded
@@ -394,10 +347,6 @@ def require_same_images(folder: StudyFolder, prepared: Prepared) -> Prepared:
 @contextmanager
 def locked(folder: StudyFolder, work: StudyWork = "searched") -> Iterator[str]:
     """Hold the study's lock; yields the lock's token, which workers compare.
-
-    Args:
-        folder: The study.
-        work: What the process does with it.
 
     Raises:
         StudyError: Another process holds the lock, or took it while this one was suspended.

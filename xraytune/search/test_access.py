@@ -40,9 +40,9 @@ def log_test_access(
         *folders: A study, the folder of studies (`study_logs`), or a model.
         command: `evaluate` or `confirm`.
         fingerprint: The test folder's content.
-        reason: Why, in the user's words.
+        reason: The user's reason.
         image_count: Number of test images.
-        model: The evaluated model; its path is written relative to each log.
+        model: The evaluated model.
         **fields: Further fields.
     """
     row = {

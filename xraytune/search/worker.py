@@ -1,8 +1,8 @@
-"""One trial in a process of its own, whoever started that: each `step` is one epoch, told as plain values.
+"""One trial in its own process; each `step` trains one epoch and returns a message of plain values.
 
-What a trial does wrong is told as a message too, with its cause, so that whoever decides may try it again. The process ends
-itself when nobody wants it any more: who started it is gone, another search holds the study, or a newer process runs the
-same trial. It then writes nothing, even if it was cut off for a while and did not notice.
+Errors of the trial are messages too, with a cause, so that the trial queue can retry it. The process ends itself when
+nobody waits for it any more: its parent is gone, another search holds the study's lock, or a newer process runs the same
+trial. It then writes nothing, even if it was suspended for a while and did not notice.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ _LOOK_SECONDS = 0.25
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What a worker process is told.
+    """The arguments of a worker process.
 
     Attributes:
         study: The study's folder.
         cache: The artifact cache.
         number: The trial.
-        label: What people see.
-        gpu_share: GPUs that it occupies.
-        lock: The lock file of the study.
-        token: What stands in it while the study is held by who wants this.
+        label: The trial's name in the dashboard and in W&B.
+        gpu_share: GPUs that it holds.
+        lock: The study's lock file.
+        token: The lock's token while the search that started this process holds it.
     """
 
     study: str
@@ -63,11 +63,7 @@ class Job:
 
 
 class TrialWorker:
-    """A trial, begun or gone on with; see the module. One at a time in a process.
-
-    Args:
-        job: Which.
-    """
+    """A trial, started or resumed. One at a time in a process."""
 
     def __init__(self, job: Job) -> None:
         self._job, self._study = job, StudyFolder(Path(job.study))
@@ -78,12 +74,12 @@ class TrialWorker:
         self._tracker: WandbRun | None = None
         self._alive: Callable[[], None] = lambda: None
         try:
-            self._epochs = self._begun()
+            self._epochs = self._start()
         except Exception as error:  # noqa: BLE001  Ray would take it for a lost process
             self._epochs = _failing(error)
 
-    def _begun(self) -> Generator[EpochRecord, None, TrialResult]:
-        """Take the trial over from whoever had it; gives its epochs, none of which is computed yet."""
+    def _start(self) -> Generator[EpochRecord, None, TrialResult]:
+        """Claim the trial from any earlier process; returns its epochs, none of which is computed yet."""
         compute = self._study.compute()
         require_device(compute, self._study.path)
         if other := other_releases(self._study):
@@ -107,14 +103,14 @@ class TrialWorker:
         epochs = trial_epochs(
             experiment, prepared, trial_dir=self._folder, cache=cache, compute=compute, on_progress=on_progress
         )
-        return self._watched(epochs, hang_seconds)
+        return self._guarded(epochs, hang_seconds)
 
-    def _watched(
+    def _guarded(
         self, epochs: Generator[EpochRecord, None, TrialResult], hang_seconds: float
     ) -> Generator[EpochRecord, None, TrialResult]:
         with closing(epochs):
             while True:
-                with _hang_guard(self._folder, hang_seconds) as self._alive:  # between two epochs nothing hangs
+                with _hang_guard(self._folder, hang_seconds) as self._alive:  # not while it waits between two epochs
                     try:
                         record = next(epochs)
                     except StopIteration as end:
@@ -123,7 +119,7 @@ class TrialWorker:
                 yield record
 
     def step(self) -> Message:
-        """Train one epoch, the first time whatever it stands on too, and say what came out."""
+        """Train one epoch, the first time after everything that it needs, and return the trial's message."""
         message = next_message(self._epochs, self._folder)
         if self._tracker and "epoch" in message:
             self._tracker.log(EpochRecord(**message["epoch"]))
@@ -135,7 +131,7 @@ class TrialWorker:
         return message
 
     def close(self) -> None:
-        """Stop between two epochs; the checkpoint is on the disk. Only here W&B is waited for: the search has heard all."""
+        """Stop between two epochs and wait for W&B; the checkpoint is saved, and the search has all messages."""
         self._epochs.close()
         self._open.close()
         if self._tracker:
@@ -154,7 +150,7 @@ class TrialWorker:
             raise HeldError(read_owner(Path(self._job.lock)))
 
     def _recorded_status(self) -> RunStatus:
-        """How the search ended a trial that could have gone on; "unfinished" where it did not, as after Ctrl-C."""
+        """Return how the search ended the trial; "unfinished" if it did not, as after Ctrl-C."""
         rows = (*self._study.rows(), *read_jsonl(self._study.runs_path))  # of a search, or of a confirm
         statuses: dict[int, RunStatus] = {row["number"]: row["status"] for row in rows}
         return statuses.get(self._job.number, "unfinished")
@@ -180,24 +176,24 @@ class TrialWorker:
 
 
 def _failing(error: Exception) -> Generator[EpochRecord, None, TrialResult]:
-    """The epochs of a trial that cannot begin: it is told with the first one, as what it is."""
+    """Re-raise a start-up error on the first `next()`."""
     yield from ()
     raise error
 
 
 def next_message(epochs: Generator[EpochRecord, None, TrialResult], trial_dir: Path) -> Message:
-    """What a trial says next; see `work.Message`. Of what goes wrong, the traceback is kept in `error.txt`."""
+    """Return the trial's next message (`messages.Message`); the traceback of an error is saved in `error.txt`."""
     try:
         with explained_disk_errors(trial_dir):
             return {"epoch": asdict(next(epochs))}
     except StopIteration as end:
         result: TrialResult = end.value
         return {"ended": asdict(result)}
-    except HeldError:  # no longer this process's trial
+    except HeldError:  # another process runs the trial now
         raise
     except MachineError as error:
         return {"stopped": str(error)}
-    except Exception as error:  # noqa: BLE001  the trial boundary: the search goes on
+    except Exception as error:  # noqa: BLE001  the trial boundary: the search continues
         write_text(trial_dir / "error.txt", traceback.format_exc())
         return {"failed": reason_of(error) + traceback_note(trial_dir), "cause": _cause(error)}
 
@@ -210,7 +206,7 @@ def _cause(error: Exception) -> Cause:
 
 @contextmanager
 def _ended_unless(is_wanted: Callable[[], bool]) -> Iterator[None]:
-    """Look several times a second whether this process is still wanted, while the block runs; end it where it is not."""
+    """Check several times a second whether this process is still wanted, and end it if not."""
     ended = threading.Event()
 
     def look() -> None:
@@ -229,9 +225,9 @@ def _ended_unless(is_wanted: Callable[[], bool]) -> Iterator[None]:
 
 @contextmanager
 def _hang_guard(trial_dir: Path, seconds: float) -> Iterator[Callable[[], None]]:
-    """End the process, and write down where it hangs, when the function that this gives is not called for so long.
+    """End the process and save its traceback if the yielded function is not called for so many seconds.
 
-    The timer is faulthandler's: it needs no turn of the interpreter, which a hanging library may hold.
+    The timer is faulthandler's: it does not need the interpreter lock, which a hanging library may hold.
     """
     path = trial_dir / HANG_FILE
     with explained_disk_errors(path):

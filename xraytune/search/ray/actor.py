@@ -1,6 +1,6 @@
-"""A trial as a Ray actor: what `search/worker.py` does, under the name that the dashboard shows.
+"""A trial as a Ray actor: `search/worker.py` under the name that the dashboard shows.
 
-The driver process needs this class, and not what a trial is made of, so that is imported where a trial runs.
+The driver process imports this class but not what a trial needs: that is imported where the trial runs.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ if TYPE_CHECKING:
 
 
 class TrialActor(tune.Trainable):
-    """One trial. Its Tune config: the values of a `Job`, and `resources`, what it occupies in Ray's words."""
+    """One trial. Its Tune config: the values of a `Job`, and `resources` as Ray takes them."""
 
     _worker: TrialWorker | None = None
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
-        """What Ray has to have free for it."""
+        """Return the resources that Ray must have free."""
         return tune.PlacementGroupFactory([config["resources"]])
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Read what the trial is from its folder; nothing is computed yet."""
+        """Read the trial's settings; nothing is computed yet."""
         from xraytune.search.worker import Job, TrialWorker
 
         self._label = config["label"]
         self._worker = TrialWorker(Job(**{name: value for name, value in config.items() if name != "resources"}))
 
     def __repr__(self) -> str:
-        """What the dashboard calls this actor."""
+        """Return the name in the dashboard."""
         return str(self._label)
 
     def step(self) -> dict[str, Any]:
-        """One epoch; what the trial says travels as one line of JSON."""
+        """Train one epoch; the trial's message travels as one line of JSON."""
         assert self._worker is not None
         return {"message": json.dumps(self._worker.step())}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Go on with another trial in the same process."""
+        """Run another trial in the same process."""
         self.cleanup()
         self.setup(new_config)
         return True
@@ -57,7 +57,7 @@ class TrialActor(tune.Trainable):
 
 @ray.remote
 def look(cpus: int, gpus: float) -> dict[str, Any]:
-    """The `environment` of the machine that runs this, or the problem with it: what, where and what to do."""
+    """Return the `environment` of the node that runs this, or the `problem` with it: what, where and fix."""
     from xraytune.compute import choose_compute
     from xraytune.errors import MachineError
     from xraytune.search.study import environment

@@ -1,8 +1,8 @@
-"""The process that speaks to Ray: `python -m xraytune.search.ray.driver PIPE FOLDER` starts Ray and runs trials with Tune.
+"""The process that talks to Ray: `python -m xraytune.search.ray.driver PIPE FOLDER` starts Ray and runs trials with Tune.
 
-It decides nothing and keeps nothing: the search, which started it, is asked over a pipe. So it may be lost at any moment,
-with all of Ray, and the search starts another one. It ends itself when the search or a process of Ray's is gone: Tune would
-wait for ever. Tune is started afresh each time; no state of its own is ever restored.
+It makes no decisions and saves nothing: it asks the search, its parent, over a pipe. So it may die at any moment, with all
+of Ray, and the search starts another one. It ends itself when the search or a process of Ray is gone, since Tune would wait
+for ever. Tune starts afresh each time; its own state is never restored.
 """
 
 from __future__ import annotations
@@ -29,39 +29,12 @@ from ray.tune.search import Searcher
 
 from xraytune.search.ray.actor import TrialActor, look
 
-_POLL_SECONDS = 2.0
-
-
-class Link:
-    """The Ray process's end.
-
-    Args:
-        connection: To the search.
-        nodes: Gives the CPU cores and GPUs of Ray's nodes now; they may join and leave.
-    """
-
-    def __init__(self, connection: Connection, nodes: Callable[[], list[dict[str, float]]]) -> None:
-        self._connection, self._nodes = connection, nodes
-        self._looked, self._found = -_POLL_SECONDS, nodes()
-
-    def next(self) -> dict[str, Any] | str | None:
-        """The config of a trial for a free slot; None: not now; "done": there are no more."""
-        if (now := time.monotonic()) - self._looked >= _POLL_SECONDS:
-            self._looked, self._found = now, self._nodes()
-        answer: dict[str, Any] | str | None = self._ask({"next": self._found})
-        return answer
-
-    def on_result(self, number: int, message: Mapping[str, Any]) -> bool:
-        """Whether a trial that said this goes on."""
-        return bool(self._ask({"on_result": [number, message]}))
-
-    def lost(self, number: int, *, out_of_memory: bool) -> None:
-        """The process of a trial is gone."""
-        self._ask({"lost": [number, out_of_memory]})
-
-    def _ask(self, question: Any) -> Any:
-        send(self._connection, question)
-        return receive(self._connection)
+_LIST_NODES_SECONDS = 2.0
+_LOOK_SECONDS = 0.05
+_RAY_DIES_SECONDS = 0.2
+"""Longer than `_end_with` takes to see that a process of Ray is gone."""
+_OBJECT_STORE_BYTES = 200 * 2**20  # trials exchange paths, not arrays
+_VITAL = ("raylet", "gcs_server")
 
 
 def send(connection: Connection, content: Any) -> None:
@@ -78,62 +51,85 @@ def receive(connection: Connection) -> Any:
     return json.loads(connection.recv_bytes())
 
 
-_RAY_DIES_SECONDS = 0.2
-"""Longer than `driver.py` takes to see that a process of Ray's is gone."""
+class QueueClient:
+    """The trial queue, as this process sees it.
+
+    Args:
+        connection: To the search.
+        nodes: Returns the CPU cores and GPUs of Ray's nodes now, which may join and leave.
+    """
+
+    def __init__(self, connection: Connection, nodes: Callable[[], list[dict[str, float]]]) -> None:
+        self._connection, self._list_nodes = connection, nodes
+        self._listed, self._nodes = time.monotonic(), nodes()
+
+    def next_trial(self) -> dict[str, Any] | str | None:
+        """Return the config of a trial for a free slot; None: ask again later; "done": all trials have ended."""
+        if (now := time.monotonic()) - self._listed >= _LIST_NODES_SECONDS:
+            self._listed, self._nodes = now, self._list_nodes()
+        answer: dict[str, Any] | str | None = self._ask({"next": self._nodes})
+        return answer
+
+    def on_result(self, number: int, message: Mapping[str, Any]) -> bool:
+        """Pass on a trial's message and return whether the trial continues."""
+        return bool(self._ask({"on_result": [number, message]}))
+
+    def on_trial_lost(self, number: int, *, out_of_memory: bool) -> None:
+        """Report that the process of a trial is gone."""
+        self._ask({"lost": [number, out_of_memory]})
+
+    def _ask(self, question: Any) -> Any:
+        send(self._connection, question)
+        return receive(self._connection)
 
 
-class ControllerSearcher(Searcher):
-    """Hands Tune the trials that it is given."""
+class QueueSearcher(Searcher):
+    """Gives Tune the trials of the queue."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, queue: QueueClient) -> None:
         super().__init__()
-        self._link = link
+        self._queue = queue
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # FINISHED is a str
-        """The config of the next trial; None: not now; FINISHED: there are no more."""
+        """Return the config of the next trial; None: ask again later; FINISHED: all trials have ended."""
         del trial_id
-        answer = self._link.next()
+        answer = self._queue.next_trial()
         return str(Searcher.FINISHED) if answer == "done" else answer
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """The scheduler said it."""
+        """Do nothing: the scheduler reports it."""
         del trial_id, result, error
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
-        """Nothing in Tune's own space is searched."""
+        """Accept any: nothing in Tune's own space is searched."""
         del metric, mode, config, spec
         return True
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the study folder is the truth."""
+        """Do nothing: the study's journal has everything."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing: the study folder is the truth."""
+        """Do nothing: the study's journal has everything."""
 
 
-class ControllerScheduler(FIFOScheduler):
-    """Asks about every message of a trial, whatever Tune thinks of it."""
+class QueueScheduler(FIFOScheduler):
+    """Passes every message of a trial to the queue."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, queue: QueueClient) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._link = link
+        self._queue = queue
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Continue or stop, as it was answered."""
+        """Continue or stop, as the queue decides."""
         del tune_controller
-        goes_on = self._link.on_result(trial.config["number"], json.loads(result["message"]))
+        goes_on = self._queue.on_result(trial.config["number"], json.loads(result["message"]))
         return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """The process of a trial is gone; if Ray itself died, this process has ended before it tells so."""
+        """Report a lost process; if Ray itself died, this process ends before it can."""
         del tune_controller
         time.sleep(_RAY_DIES_SECONDS)
-        self._link.lost(trial.config["number"], out_of_memory="OutOfMemory" in str(trial.get_error() or ""))
-
-
-_OBJECT_STORE_BYTES = 200 * 2**20  # trials exchange paths, not arrays
-_LOOK_SECONDS = 0.05
-_VITAL = ("raylet", "gcs_server")
+        self._queue.on_trial_lost(trial.config["number"], out_of_memory="OutOfMemory" in str(trial.get_error() or ""))
 
 
 def main(descriptor: int, folder: str) -> None:
@@ -158,7 +154,7 @@ def main(descriptor: int, folder: str) -> None:
 
 
 def _start_ray(address: str | None, cpus: int) -> dict[str, Any]:
-    """A Ray of our own on this machine, or a connection to a cluster: its dashboard and nodes, or why not."""
+    """Start Ray on this machine or connect to a cluster; returns its dashboard and nodes, or why it failed."""
     local = {
         "address": "local",  # a bare init() would wait for a dead cluster whose address an earlier run left behind
         "num_cpus": cpus,
@@ -171,13 +167,13 @@ def _start_ray(address: str | None, cpus: int) -> dict[str, Any]:
         context = ray.init(
             **({"address": address} if address else local), logging_level=logging.CRITICAL, log_to_driver=False
         )
-    except Exception as error:  # noqa: BLE001  Ray raises bare ones where one of its processes does not start in time
-        if address and "AuthenticationError" in (told := traceback.format_exc()):  # often only in a cause's text
-            ours = "has another one" if "InvalidAuthToken" in told else "has none"
+    except Exception as error:  # noqa: BLE001  Ray raises bare ones if one of its processes does not start in time
+        if address and "AuthenticationError" in (text := traceback.format_exc()):  # often only in a cause's text
+            ours = "has another one" if "InvalidAuthToken" in text else "has none"
             return {"refused": f"the Ray cluster asks for a token, and this machine {ours}"}
         if address and isinstance(error, ConnectionError):
             return {"unavailable": f"no Ray cluster answers: {error}"}
-        traceback.print_exc()  # into the log of this process, which the search names if it gives up
+        traceback.print_exc()  # into this process's log, to which the search refers if it gives up
         first_line = str(error).strip().partition("\n")[0]
         return {"failed": f"Ray did not start: {first_line}"}
     url = context.dashboard_url
@@ -185,21 +181,20 @@ def _start_ray(address: str | None, cpus: int) -> dict[str, Any]:
 
 
 def _nodes() -> list[dict[str, float]]:
-    """CPU cores and GPUs of each node."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     return [{"cpus": node.get("CPU", 0.0), "gpus": node.get("GPU", 0.0)} for node in nodes]
 
 
 def _look(resources: Mapping[str, float]) -> dict[str, Any]:
-    """What a machine says of itself that has room for a trial of these resources."""
+    """Run `actor.look` on a node with room for these resources."""
     cpus, gpus = int(resources.get("CPU", 0)), resources.get("GPU", 0.0)
     found: dict[str, Any] = ray.get(look.options(num_cpus=cpus, num_gpus=gpus).remote(cpus, gpus))
     return found
 
 
 def _run(connection: Connection, options: dict[str, Any]) -> None:
-    """Run trials until there are no more, or SIGUSR1 says to stop: Tune's own word for it."""
-    link = Link(connection, _nodes)
+    """Run trials until all have ended, or until SIGUSR1, Tune's own signal to stop."""
+    queue = QueueClient(connection, _nodes)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Tune's own, about features that are not used
         try:
@@ -208,9 +203,9 @@ def _run(connection: Connection, options: dict[str, Any]) -> None:
                 name="tune",
                 storage_path=options["scratch"],
                 num_samples=-1,
-                search_alg=ControllerSearcher(link),
-                scheduler=ControllerScheduler(link),
-                max_failures=0,  # whoever has the work decides what is tried again
+                search_alg=QueueSearcher(queue),
+                scheduler=QueueScheduler(queue),
+                max_failures=0,  # the trial queue decides on retries
                 raise_on_failed_trial=False,
                 reuse_actors=options["reuse_actors"],
                 trial_name_creator=lambda trial: trial.config["label"],
@@ -222,16 +217,16 @@ def _run(connection: Connection, options: dict[str, Any]) -> None:
 
 
 def _end_with(parent: int, folder: str) -> None:
-    """End this process, and with it Ray, when the search or a process of Ray's that it cannot do without is gone."""
+    """End this process, and with it Ray, when the search or a vital process of Ray is gone."""
     while os.getppid() == parent:
-        node: Any = ray._private.worker._global_node  # Ray has no public way to ask
+        node: Any = ray._private.worker._global_node  # Ray has no public API for this
         for name in _VITAL if node else ():
             for info in node.all_processes.get(name, ()):
                 if info.process.poll() is not None:
                     os._exit(1)
         time.sleep(_LOOK_SECONDS)
     shutil.rmtree(folder, ignore_errors=True)
-    os.killpg(0, signal.SIGKILL)  # Ray's agents would live on for a minute, and write
+    os.killpg(0, signal.SIGKILL)  # Ray's agents would live for another minute, and write
 
 
 if __name__ == "__main__":
