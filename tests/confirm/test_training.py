@@ -194,17 +194,6 @@ def test_a_confirm_that_is_killed_among_its_top_ups_decides_as_an_unbroken_one(t
 
 
 @pytest.mark.slow
-def test_top_ups_that_an_earlier_version_trained_without_pruning_are_refused(tmp_path: Path) -> None:
-    asked = training(tmp_path, says=each(0.85, 0.4, 0.95))
-    train(asked, REAL, GAN, stopped=STOPPED, reports=[(0, 1, 0.8)])
-    (asked.runs_folder.path / "plan.json").unlink()
-    (asked.top_up_folder.path / "reports.jsonl").unlink()
-
-    with pytest.raises(StudyError, match=r"2 of these top-up trials without pruning(.|\n)*move top_up/ away"):
-        train(training(tmp_path, says=no_run), REAL, GAN, stopped=STOPPED, reports=[(0, 1, 0.8)])
-
-
-@pytest.mark.slow
 def test_settings_that_the_search_pruned_or_failed_with_are_not_drawn_again(tmp_path: Path) -> None:
     """The space has two settings of `real_only`, of which one was pruned."""
     pruned = Stopped(name="#0", parameters=parameters("none", lr=1.0), epochs=1, val_auroc=0.5)

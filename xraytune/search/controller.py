@@ -11,9 +11,9 @@ from xraytune.records import EpochRecord
 from xraytune.search.asha import rungs_of
 from xraytune.search.clock import StudyClock
 from xraytune.search.journal import Journal
-from xraytune.search.messages import NO_CALLBACKS, Callbacks, Status, TrialSuggestion
+from xraytune.search.messages import NO_CALLBACKS, Callbacks, Failure, Status, TrialSuggestion
 from xraytune.search.study import StudyFolder, project_rows
-from xraytune.search.trial_queue import Failure, GanNeeds, TrialQueue
+from xraytune.search.trial_queue import GanNeeds, TrialQueue
 
 
 def mix_label(parameters: Parameters) -> str:

@@ -23,9 +23,8 @@ from xraytune.config.settings import Parameters
 from xraytune.config.space import Condition, ParameterSpec, Space
 from xraytune.errors import Problem, StudyError
 from xraytune.files import check_fences, cut_torn_line, explained_disk_errors, require_file
-from xraytune.search.messages import Status, TrialSuggestion
+from xraytune.search.messages import Failure, Status, TrialSuggestion, resource_share
 from xraytune.search.sampler import NumberedSampler, quiet_optuna
-from xraytune.search.trial_queue import Failure, resource_share
 
 _STATES: dict[Status, TrialState] = {
     "complete": TrialState.COMPLETE,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -49,6 +49,19 @@ class TrialSuggestion:
     number: int
     parameters: Parameters
     share: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A failed attempt at a trial: the last epoch that it had reported, and the cause."""
+
+    epochs: int
+    cause: Cause
+
+
+def resource_share(failures: Sequence[Failure]) -> int:
+    """Return the multiple of the usual resources that a trial gets: doubled each time it ran out of memory."""
+    return int(2 ** sum(failure.cause == "memory" for failure in failures))
 
 
 class NoTrial(Enum):

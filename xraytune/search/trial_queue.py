@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from xraytune.config.load import experiment_to_json
@@ -19,7 +19,16 @@ from xraytune.errors import MachineError, Problem, TrialError
 from xraytune.files import write_json
 from xraytune.limits import likely_shortage
 from xraytune.records import EpochRecord, TrialResult
-from xraytune.search.messages import HANG_FILE, Cause, Message, NoTrial, Status, TrialSuggestion
+from xraytune.search.messages import (
+    HANG_FILE,
+    Cause,
+    Failure,
+    Message,
+    NoTrial,
+    Status,
+    TrialSuggestion,
+    resource_share,
+)
 from xraytune.search.study import StudyFolder
 
 _SAME_FAILURES = 3
@@ -28,19 +37,6 @@ _DRAWN_AHEAD = 4
 
 GanNeeds: TypeAlias = Callable[[Parameters], str | None]
 """From a trial's settings to the lineage of the GAN that must be trained for it first; None if there is none."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
-    """A failed attempt at a trial: the last epoch that it had reported, and the cause."""
-
-    epochs: int
-    cause: Cause
-
-
-def resource_share(failures: Sequence[Failure]) -> int:
-    """Return the multiple of the usual resources that a trial gets: doubled each time it ran out of memory."""
-    return int(2 ** sum(failure.cause == "memory" for failure in failures))
 
 
 class TrialQueue:
