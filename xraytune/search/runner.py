@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -237,34 +238,31 @@ def _started(address: str | None, log: Path, caught: list[int], note: Callable[[
     raise _TokenError(Problem(why, str(address), fix))
 
 
+@dataclass(slots=True)
 class _QueueServer:
     """Answers the child's questions about a queue."""
 
-    def __init__(
-        self,
-        queue: TrialQueue,
-        folder: StudyFolder,
-        config: Callable[[TrialSuggestion], dict[str, Any]],
-        resources: Resources,
-        note: Callable[[str], None],
-    ) -> None:
-        self._queue, self._folder, self._config, self._resources, self._note = queue, folder, config, resources, note
-        self._placed: dict[int, tuple[str, float]] = {}
-        self._waits_for_nodes = False
-        self.has_results = False
+    queue: TrialQueue
+    folder: StudyFolder
+    config: Callable[[TrialSuggestion], dict[str, Any]]
+    resources: Resources
+    note: Callable[[str], None]
+    has_results: bool = False
+    _placed: dict[int, tuple[str, float]] = field(default_factory=dict)
+    _waits_for_nodes: bool = False
 
     def heartbeat(self) -> None:
-        self._queue.heartbeat()
+        self.queue.heartbeat()
         for number, (claim, since) in list(self._placed.items()):
             if time.monotonic() - since >= _LATE_SECONDS:
                 del self._placed[number]
                 if self._claim(number) == claim:
-                    self._note(f"#{number} has not started for a minute: Ray has no room for it, or its node is slow")
+                    self.note(f"#{number} has not started for a minute: Ray has no room for it, or its node is slow")
 
     def _claim(self, number: int) -> str:
         """The process that started a trial last; "" if none did."""
         try:
-            return read_bytes(self._folder.trial_path(number) / CLAIM_FILE, "JSON file").decode(errors="replace")
+            return read_bytes(self.folder.trial_path(number) / CLAIM_FILE, "JSON file").decode(errors="replace")
         except OSError:
             return ""
 
@@ -274,29 +272,29 @@ class _QueueServer:
                 return self._next_trial(_nodes(nodes))
             case {"on_result": [number, message]}:
                 self.has_results = True
-                return self._queue.on_result(number, message)
+                return self.queue.on_result(number, message)
             case {"lost": [number, out_of_memory]}:
-                return self._queue.on_trial_lost(number, out_of_memory=out_of_memory)
+                return self.queue.on_trial_lost(number, out_of_memory=out_of_memory)
         raise AssertionError(question)
 
     def _next_trial(self, nodes: Sequence[Node]) -> Any:
         try:
-            count = slots(self._resources, nodes)
+            count = slots(self.resources, nodes)
         except MachineError as error:  # all nodes that can run a trial have left; others may join
             if not self._waits_for_nodes:
-                self._note(f"waiting for a machine to join: {error.problems[0].what}")
+                self.note(f"waiting for a machine to join: {error.problems[0].what}")
             self._waits_for_nodes = True
             return None
         self._waits_for_nodes = False
-        if self._queue.running >= count:
+        if self.queue.running >= count:
             return None
-        suggestion = self._queue.next_trial()
+        suggestion = self.queue.next_trial()
         if isinstance(suggestion, NoTrial):
             return "done" if suggestion is NoTrial.DONE else None
         self._placed[suggestion.number] = self._claim(suggestion.number), time.monotonic()
-        resources = occupied(self._resources, suggestion.share, nodes)
-        self._queue.on_placed(suggestion.number, resources.get("GPU", 0.0))
-        return self._config(suggestion) | {"resources": resources}
+        resources = occupied(self.resources, suggestion.share, nodes)
+        self.queue.on_placed(suggestion.number, resources.get("GPU", 0.0))
+        return self.config(suggestion) | {"resources": resources}
 
 
 def _nodes(found: Sequence[Mapping[str, float]]) -> tuple[Node, ...]:

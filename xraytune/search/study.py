@@ -287,7 +287,7 @@ def require_free(folder: StudyFolder) -> None:
     """Refuse (StudyError) to create a study in a folder with other files."""
     if folder.path.exists() and any(folder.path.iterdir()):
         fix = "give the study another name (--set name=...), or move the folder away"
-        raise StudyError(Problem("this folder is not empty and no study (study.yaml is missing)", folder.path, fix))
+        raise StudyError(Problem("this folder is no study (study.yaml is missing), and not empty", folder.path, fix))
 
 
 def require_same_space(folder: StudyFolder, space: Space) -> None:
