@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.in_process import CPU, director_of
+from tests.in_process import CPU, controller_of
 from xraytune.compute import pin
 from xraytune.config.load import load_space
 from xraytune.data.phantom import draw_phantoms
@@ -121,7 +121,7 @@ def search_in_process(lab: Lab) -> None:
     create_study(folder, space, prepared, CPU)
     pin(CPU)
     with locked(folder):
-        controller = director_of(folder, space, prepared, cache)
+        controller = controller_of(folder, space, prepared, cache)
         while isinstance(suggestion := controller.next_trial(), TrialSuggestion):
             if suggestion.number != WITHOUT_EPOCH:
                 run_to_its_end(controller, suggestion.number, folder, cache)
