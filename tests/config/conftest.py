@@ -31,7 +31,7 @@ def write_space(tmp_path: Path) -> WriteSpace:
 
 @pytest.fixture
 def complaints(tmp_path: Path) -> Complaints:
-    """What a person sees when a file is refused, without the folder it lies in."""
+    """Return the error message for a file, without its folder."""
 
     def read(path: Path, *overrides: str) -> str:
         with pytest.raises(ConfigError) as refusal:

@@ -1,4 +1,4 @@
-"""What `parameters:` may say: each refusal at its line with its fix, and each domain as it is declared."""
+"""The syntax of `parameters:`: the domain of each declaration, and the error message of each mistake."""
 
 from __future__ import annotations
 
@@ -29,29 +29,29 @@ def domain_of(path: Path, name: str) -> Domain:
         ("lr|value: 1|step: 0.1", 2, "lr: step goes with min and max", "remove step"),
         ("lr|value: 1|q: 0.1", 2, "lr: q goes with min and max", "remove q"),
         ("lr|values: 3", 1, "lr: values is not a list", "write values: [a, b]"),
-        ("folder.path|values: [a, b]", 1, "folder.path: is fixed: it cannot be searched", "write value: and one path"),
+        ("folder.path|values: [a, b]", 1, "folder.path: cannot be searched", "write value: and one path"),
         ("lr|values:|- 1|- 2|- 1.0", 4, "lr: 1.0 is listed twice", "keep one"),
         (
             "backbone|min: 1|max: 2",
             1,
-            "backbone: has no order, so min and max mean nothing",
+            "backbone: its values have no order, so min and max do not apply",
             "write values: [small_cnn, alexnet, convnext_tiny, convnext_small, convnext_base, convnext_large, "
             "densenet121, densenet161, ...]",
         ),
         (
             "optimizer|min: 1|max: 2",
             1,
-            "optimizer: has no order, so min and max mean nothing",
+            "optimizer: its values have no order, so min and max do not apply",
             "write values: [adam, adamw, sgd]",
         ),
         (
             "folder.path|min: 1|max: 2",
             1,
-            "folder.path: has no order, so min and max mean nothing",
+            "folder.path: its values have no order, so min and max do not apply",
             "write values: [...]",
         ),
         ("lr|max: 1", 0, "lr: has no min", "write min: too"),
-        ("lr|when: {source: gan}", 0, "lr: says no value", "give one of: value, values, min and max"),
+        ("lr|when: {source: gan}", 0, "lr: has no value", "give one of: value, values, min and max"),
         ("lr|max: 1|min: 2", 2, "lr: min 2 is above max 1", "write min: 1, max: 2"),
         (
             "dropout|min: 0|max: .5|distribution: log_uniform_values",
@@ -62,7 +62,7 @@ def domain_of(path: Path, name: str) -> Domain:
         (
             "classical|min: 0|max: 3|distribution: uniform",
             3,
-            "classical: uniform draws fractions, and it takes whole numbers",
+            "classical: uniform draws fractions, but the values are whole numbers",
             "write int_uniform",
         ),
         ("gan.seed|min: 0|max: 1000000000000001", 2, "gan.seed: from 0 to 1e+15 there are too many values", TOO_MANY),
@@ -82,7 +82,7 @@ def domain_of(path: Path, name: str) -> Domain:
         (
             "dropout|min: 0|max: .5|step: .1|q: .1",
             4,
-            "dropout: step and q are two names of one thing",
+            "dropout: step and q are two names for the same setting",
             "keep one",
         ),
         (
@@ -116,7 +116,7 @@ def domain_of(path: Path, name: str) -> Domain:
             "use one of: image_size, steps, batch_size, z_dim, width, lr_g, lr_d, beta1, loss, spectral_norm, "
             "diffaugment, ema_half_life_images, conditional, seed, allow_memorised",
         ),
-        ("gan|parameters:|  steps: 5", 2, "gan.steps: 5 stands alone", "write steps: {value: 5}"),
+        ("gan|parameters:|  steps: 5", 2, "gan.steps: 5 is not a mapping", "write steps: {value: 5}"),
         ("lr|value: 1|distribution: uniform", 2, "lr: uniform does not go with value", "write constant"),
         ("lr|values: [1, 2]|distribution: constant", 2, "lr: constant does not go with values", "write categorical"),
         (
@@ -134,13 +134,13 @@ def domain_of(path: Path, name: str) -> Domain:
         (
             "lr|min: 1|max: 2|distribution: log_uniform",
             3,
-            "lr: log_uniform is not searched here",
+            "lr: log_uniform is not supported",
             "its bounds are exponents; write log_uniform_values with the bounds themselves",
         ),
         (
             "lr|values: [1, 2]|distribution: categorical_w_probabilities",
             2,
-            "lr: categorical_w_probabilities is not searched here",
+            "lr: categorical_w_probabilities is not supported",
             "every value is equally likely; write values: alone",
         ),
         ("lr|min: 1|max: 2|distribution: normal", 3, "lr: normal has no counterpart in Optuna", ALL_DISTRIBUTIONS),
@@ -152,20 +152,20 @@ def domain_of(path: Path, name: str) -> Domain:
             "lr: inv_log_uniform has no counterpart in Optuna",
             ALL_DISTRIBUTIONS,
         ),
-        ("lr|min: 1|max: 2|mu: 1", 3, "lr: mu cannot be searched with", NO_NORMAL),
-        ("lr|min: 1|max: 2|sigma: 1", 3, "lr: sigma cannot be searched with", NO_NORMAL),
+        ("lr|min: 1|max: 2|mu: 1", 3, "lr: mu is not supported", NO_NORMAL),
+        ("lr|min: 1|max: 2|sigma: 1", 3, "lr: sigma is not supported", NO_NORMAL),
         (
             "lr|values: [1, 2]|probabilities: [.5, .5]",
             2,
-            "lr: probabilities cannot be searched with",
+            "lr: probabilities is not supported",
             "every value is equally likely; remove it",
         ),
     ],
 )
-def test_a_refusal_points_at_its_line_and_says_what_to_write(
+def test_an_error_names_the_line_and_the_fix(
     write_space: WriteSpace, complaints: Complaints, block: str, line: int, what: str, fix: str
 ) -> None:
-    """`block` is one parameter, its lines apart by |."""
+    """`block` is one parameter, with | between its lines."""
     name, *rest = block.split("|")
     lines = [f"{name}:", *(f"  {one}" for one in rest)]
 
@@ -180,14 +180,14 @@ def test_a_refusal_points_at_its_line_and_says_what_to_write(
         ("{min: 0, max: .5, distribution: q_uniform}", "q_uniform has no step"),
         ("{min: 0, max: .5, step: -1}", "step -1 is not a number above 0"),
         ("{min: 0, max: .5, step: .2}", "never reach max 0.5"),
-        ("{min: 0, max: .5, distribution: int_uniform}", "int_uniform draws whole numbers, and max is 0.5"),
+        ("{min: 0, max: .5, distribution: int_uniform}", "int_uniform draws whole numbers, but max is 0.5"),
         ("{min: 0, max: .5, step: 1.0e-300}", "there are too many values"),
     ],
 )
-def test_a_wrong_range_is_the_only_thing_complained_of(
+def test_an_invalid_range_is_the_only_problem_reported(
     write_space: WriteSpace, complaints: Complaints, dropout: str, what: str
 ) -> None:
-    """Not also the condition on it, which may be right once the range is."""
+    """A condition on it may be valid once the range is."""
     message = complaints(write_space(f"dropout: {dropout}", "lr: {values: [1, 2], when: {dropout: .3}}"))
 
     assert what in message
@@ -246,7 +246,5 @@ def test_parameters_are_a_mapping_or_left_out(tmp_path: Path, complaints: Compla
         ("early_stop_epochs", "{min: 1, max: 1000000000000001}", IntRange(low=1, high=10**15 + 1)),
     ],
 )
-def test_a_declaration_is_the_domain_that_it_says(
-    write_space: WriteSpace, name: str, declared: str, domain: Domain
-) -> None:
+def test_a_declaration_is_read_as_its_domain(write_space: WriteSpace, name: str, declared: str, domain: Domain) -> None:
     assert domain_of(write_space(f"{name}: {declared}"), name) == domain

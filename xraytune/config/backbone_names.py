@@ -1,6 +1,6 @@
-"""The backbones by name: every classifier of torchvision, and a small network of our own; what sizes they take.
+"""The names of the backbones: all torchvision classifiers and a small custom CNN; their weight sets and image sizes.
 
-A list of names, and not a call to torchvision: its import takes seconds, and a space file is checked in less.
+The names are listed because importing torchvision takes seconds, and checking a space file must not.
 """
 
 from __future__ import annotations
@@ -38,34 +38,31 @@ BackboneName = Literal[
 # fmt: on
 
 BACKBONES = Extensions("backbone", get_args(BackboneName))
-"""These, and what other packages bring."""
 
 WEIGHT_SETS = (
     *("IMAGENET1K_V1", "IMAGENET1K_V2"),
     *("IMAGENET1K_SWAG_E2E_V1", "IMAGENET1K_SWAG_LINEAR_V1", "IMAGENET1K_FEATURES"),
 )
-"""torchvision's names; which of them a backbone has is looked up where its weights are."""
+"""torchvision's names; not every backbone has all of them."""
 
 _ONLY_SIZE_PX = dict.fromkeys(("maxvit_t", "vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32", "vit_h_14"), 224)
 _SMALLEST_SIZE_PX = {"alexnet": 63, "inception_v3": 75}
 
 
 def is_of_torchvision(backbone: str) -> bool:
-    """Whether torchvision builds it, and has weights for it."""
+    """Whether torchvision provides the backbone and its weights."""
     return backbone != "small_cnn" and not BACKBONES.has(backbone)
 
 
 def size_refusal(backbone: str, image_size_px: int) -> tuple[str, str] | None:
-    """Why a backbone cannot take images of this side, and the fix; None: it can."""
-    only, smallest = _ONLY_SIZE_PX.get(backbone), _SMALLEST_SIZE_PX.get(backbone, 0)
+    """Return why a backbone cannot take square images of this size, and the fix; None if it can."""
+    only, smallest = _ONLY_SIZE_PX.get(backbone, image_size_px), _SMALLEST_SIZE_PX.get(backbone, 0)
     if BACKBONES.has(backbone):
         smallest = getattr(BACKBONES.load(backbone), "least_image_px", 0)
-    if only is not None and image_size_px != only:
-        return f"backbone: {backbone} takes images of {only} px alone, and data.image_size is {image_size_px}", (
-            f"set data.image_size: {only}"
-        )
-    if image_size_px < smallest:
-        return f"backbone: {backbone} takes images of {smallest} px or more, and data.image_size is {image_size_px}", (
-            f"set data.image_size: {max(smallest, 96)}"
-        )
-    return None
+    if image_size_px == only and image_size_px >= smallest:
+        return None
+    sizes, size_px = (
+        (f"{only} px only", only) if image_size_px != only else (f"{smallest} px or more", max(smallest, 96))
+    )
+    what = f"backbone: {backbone} takes images of {sizes}, but data.image_size is {image_size_px}"
+    return what, f"set data.image_size: {size_px}"

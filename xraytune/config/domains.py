@@ -1,7 +1,7 @@
-"""The values that one parameter may take: a few choices, whole numbers or real numbers between inclusive bounds.
+"""The domains of parameters: choices, and ranges of integers or floats with inclusive bounds.
 
-Each domain suggests a value through Optuna's trial (whose methods `Suggester` names, so that nothing here imports
-Optuna), knows what lies in it, lists its points for a grid, and writes itself in the dialect of the space file.
+A domain can suggest a value through an Optuna trial, test membership, list its points for a grid, and format itself for a
+space file. Nothing here imports Optuna, which would take long.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import pairwise
-from typing import Protocol, TypeAlias
+from typing import ClassVar, Protocol, TypeAlias
 
 from xraytune.records import Json
 
@@ -19,49 +19,46 @@ Value: TypeAlias = bool | int | float | str | None
 
 
 class Suggester(Protocol):
-    """What a domain asks of `optuna.Trial`."""
+    """The methods of `optuna.Trial` that domains call."""
 
-    def suggest_categorical(self, name: str, choices: Sequence[Value]) -> Value:
-        """One of the choices."""
+    def suggest_categorical(self, name: str, choices: Sequence[Value]) -> Value: ...  # noqa: D102
 
-    def suggest_float(
+    def suggest_float(  # noqa: D102
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
-    ) -> float:
-        """A number between inclusive bounds."""
+    ) -> float: ...
 
-    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
-        """A whole number between inclusive bounds."""
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """A few values; a single one is a constant, and no dimension of the search."""
+    """A set of values. A single one is a constant and not a dimension of the search."""
 
     values: tuple[Value, ...]
 
     @property
     def is_open(self) -> bool:
-        """Whether there is anything to choose."""
+        """Whether there is more than one value."""
         return len(self.values) > 1
 
     def contains(self, value: Value) -> bool:
-        """Whether the value is one of the choices."""
+        """Whether the value is in the domain."""
         return value in self.values
 
     def suggest(self, trial: Suggester, name: str) -> Value:
-        """The trial's choice; the trial is not asked for a constant."""
+        """Return the trial's choice, without calling the trial for a constant."""
         return trial.suggest_categorical(name, self.values) if self.is_open else self.values[0]
 
     def points(self) -> tuple[Value, ...]:
-        """All values."""
+        """Return all values."""
         return self.values
 
     def corners(self, cuts: Iterable[float]) -> tuple[Value, ...]:  # noqa: ARG002 (the domains share this signature)
-        """All values."""
+        """Return all values."""
         return self.values
 
     def spec(self) -> dict[str, Json]:
-        """As the space file says it."""
+        """Return the domain as a space file writes it."""
         return {"values": list(self.values)} if self.is_open else {"value": self.values[0]}
 
     def __str__(self) -> str:
@@ -70,37 +67,33 @@ class Choices:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntRange:
-    """Whole numbers low, low + step ... high, with low < high; uniform, or with a uniform logarithm (step 1)."""
+    """The integers low, low + step ... high, with low < high; uniform, or log-uniform with step 1."""
 
     low: int
     high: int
     step: int = 1
     is_log: bool = False
-
-    @property
-    def is_open(self) -> bool:
-        """A range always is."""
-        return True
+    is_open: ClassVar[bool] = True
 
     def contains(self, value: Value) -> bool:
-        """Whether the number lies on the range's points."""
+        """Whether the value is in the domain."""
         return isinstance(value, int) and self.low <= value <= self.high and (value - self.low) % self.step == 0
 
     def suggest(self, trial: Suggester, name: str) -> Value:
-        """The trial's choice."""
+        """Return the trial's choice."""
         return trial.suggest_int(name, self.low, self.high, step=self.step, log=self.is_log)
 
     def points(self) -> Sequence[int]:
-        """All values, in order."""
+        """Return all values, in order."""
         return range(self.low, self.high + 1, self.step)
 
     def corners(self, cuts: Iterable[float]) -> tuple[Value, ...]:
-        """Both ends, and each cut with its neighbours: no comparison with a cut tells other values apart."""
+        """Return both ends and each cut with its neighbours: enough to meet each comparison with a cut both ways."""
         points = self.points()
         return tuple(points[index] for index in _corner_indices(self.low, self.step, len(points), cuts))
 
     def spec(self) -> dict[str, Json]:
-        """As the space file says it."""
+        """Return the domain as a space file writes it."""
         name = "log_uniform_values" if self.is_log else "int_uniform"
         stepped: dict[str, Json] = {"step": self.step} if self.step != 1 else {}
         return {"min": self.low, "max": self.high, **stepped, "distribution": name}
@@ -111,35 +104,31 @@ class IntRange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FloatRange:
-    """Real numbers between low < high; uniform, with a uniform logarithm, or low, low + step ... high."""
+    """The floats between low < high; uniform, log-uniform, or in steps."""
 
     low: float
     high: float
     step: float | None = None
     is_log: bool = False
-
-    @property
-    def is_open(self) -> bool:
-        """A range always is."""
-        return True
+    is_open: ClassVar[bool] = True
 
     def contains(self, value: Value) -> bool:
-        """Whether the number lies in the range, and on its steps if it has them, but for rounding."""
+        """Whether the value is in the domain, up to rounding."""
         if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
             return False
         steps = (value - self.low) / self.step if self.step else 0.0
         return abs(steps - round(steps)) < 1e-8
 
     def suggest(self, trial: Suggester, name: str) -> Value:
-        """The trial's choice."""
+        """Return the trial's choice."""
         return trial.suggest_float(name, self.low, self.high, step=self.step, log=self.is_log)
 
     def points(self) -> Iterable[float] | None:
-        """All values, in order; None without steps: there is no end of them."""
+        """Return all values, in order; None without steps."""
         return None if self.step is None else map(self._point, range(self._point_count))
 
     def corners(self, cuts: Iterable[float]) -> tuple[Value, ...]:
-        """Both ends, the cuts and a value to each side of them: no comparison with a cut tells other values apart."""
+        """Return both ends, the cuts and a value on each side of them; see `IntRange.corners`."""
         if self.step is not None:
             return tuple(self._point(index) for index in _corner_indices(self.low, self.step, self._point_count, cuts))
         ends = sorted({self.low, self.high, *(cut for cut in cuts if self.low < cut < self.high)})
@@ -151,12 +140,11 @@ class FloatRange:
         low, high, step = (Decimal(str(number)) for number in (self.low, self.high, self.step))
         return int((high - low) / step) + 1
 
-    def _point(self, index: int) -> float:
-        """Decimal, so that 0.1 + 2 · 0.1 is 0.3."""
+    def _point(self, index: int) -> float:  # with Decimal, 0.1 + 2 · 0.1 is 0.3
         return float(Decimal(str(self.low)) + index * Decimal(str(self.step)))
 
     def spec(self) -> dict[str, Json]:
-        """As the space file says it."""
+        """Return the domain as a space file writes it."""
         bounds: dict[str, Json] = {"min": self.low, "max": self.high}
         if self.step is not None:
             return {**bounds, "step": self.step, "distribution": "q_uniform"}

@@ -1,8 +1,7 @@
-"""Backbones, sources and metrics of other packages: entry points, of which a YAML file can only say the name.
+"""Backbones, sources and metrics of other packages, found through entry points and selected by name in YAML.
 
 The line `tiny_net = "tiny_net:TinyNet"` under `[project.entry-points."xraytune.backbones"]` in a package's pyproject.toml
-makes `backbone: tiny_net` a name like any other, in every process of an environment that has the package. Names that come
-with xraytune are never looked up, so whoever extends nothing pays nothing.
+makes `backbone: tiny_net` valid wherever the package is installed. Built-in names never look up entry points.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic_core import core_schema
+from pydantic_core import PydanticKnownError, core_schema
 
 from xraytune.errors import MachineError, Problem
 from xraytune.files import sha256_of
@@ -26,26 +25,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Extensions:
-    """The names of one kind. Annotating a `Literal`, it lets pass what is installed beside what is listed.
+    """The installed extensions of one kind. As an annotation of a `Literal`, it also accepts their names.
 
     Attributes:
         kind: `backbone` has the entry points of the group `xraytune.backbones`.
-        built_in: The names that come with xraytune, which no package can take.
+        built_in: The names that come with xraytune; no package can replace them.
     """
 
     kind: str
     built_in: tuple[str, ...] = ()
 
     def names(self) -> tuple[str, ...]:
-        """What other packages bring."""
+        """Return the names that other packages register."""
         return tuple(sorted(_installed(self.kind).keys() - self.built_in))
 
     def has(self, name: str) -> bool:
-        """Whether a name that was let pass is of another package."""
+        """Whether a validated name belongs to another package."""
         return name not in self.built_in
 
     def load(self, name: str) -> Any:
-        """The code behind a name.
+        """Import the object behind a name.
 
         Raises:
             MachineError: It cannot be imported.
@@ -55,18 +54,18 @@ class Extensions:
             return point.load()
         except (ImportError, AttributeError) as error:
             what = f"{self.kind} {name} cannot be loaded: {error}"
-            raise MachineError(Problem(what, point.value, "mend its package, or install it again")) from error
+            raise MachineError(Problem(what, point.value, "repair its package, or install it again")) from error
 
     def identity(self, name: str) -> str:
-        """What a fingerprint says: the name, and of another package that one's version and the hash of the file.
+        """Return the name as fingerprints contain it: with the version of its package and the SHA-256 of its file.
 
-        A file that is being worked on changes oftener than its version.
+        The file may change more often than the version.
         """
         if not self.has(name):
             return name
         point = _installed(self.kind)[name]
         found = find_spec(point.module)
-        assert point.dist is not None, "it was found with its package"
+        assert point.dist is not None, "entry points come from distributions"
         sha256 = sha256_of(Path(found.origin)) if found and found.origin else ""
         return f"{name} of {point.dist.name} {point.dist.version} {sha256}"
 
@@ -83,12 +82,13 @@ class Extensions:
         except ValueError:
             if isinstance(value, str) and value in self.names():
                 return value
-            raise
+            expected = ", ".join(map(repr, (*self.built_in, *self.names())))
+            raise PydanticKnownError("literal_error", {"expected": expected}) from None
 
 
 @cache
 def _installed(kind: str) -> dict[str, EntryPoint]:
-    """Of two packages that bring one name, the first on the path counts, as with modules."""
-    from importlib.metadata import entry_points  # few need it
+    """If two packages register one name, the first on the path wins, as with modules."""
+    from importlib.metadata import entry_points  # rarely needed
 
     return {point.name: point for point in reversed(entry_points(group=f"xraytune.{kind}s"))}

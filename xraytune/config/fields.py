@@ -1,13 +1,9 @@
-"""The parameters of a trial as a flat table: `gan.steps`, its kind, its bounds, its default.
-
-Read off the models of settings.py, where types and defaults live; `parameters_from` goes the other way, from flat
-values to `Parameters`.
-"""
+"""The parameters of a trial as a flat table by dotted name, derived from the models of settings.py."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,19 +20,6 @@ from xraytune.records import Json
 
 BLOCKS = ("gan", "folder")
 
-USED_ONLY_BY: Mapping[str, Callable[[Value], bool]] = {
-    **dict.fromkeys(("synthetic_ratio", "balance", "mixing"), lambda source: source != "none"),
-    "gan": lambda source: source == "gan",
-    "folder": lambda source: source == "folder",
-}
-"""Whether a source uses a parameter or block; `Parameters` drops it for the others."""
-
-RULES_READ = (
-    ("source", "synthetic_ratio", "balance", "mixing", "match_resolution", "folder.path", "batch_size"),
-    ("backbone", "weights", "trainable"),
-)
-"""The parameters that `Parameters` checks against each other, in groups that no rule joins."""
-
 EARLIER_VALUES: Mapping[str, Value] = {"batch_norm": "moving"}
 """How trials ran before these parameters existed. Files that xraytune wrote give every parameter that their version had,
 so where one is missing, this value held."""
@@ -44,16 +27,15 @@ so where one is missing, this value held."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParameterField:
-    """One parameter, as settings.py types it.
+    """One parameter.
 
     Attributes:
         name: Dotted, `gan.steps`.
-        kind: `choice` has no order and takes no range; `path` is one place, and not searched.
-        choices: Of a `choice`, in the model's order.
-        is_required: Whether there is no default.
-        default: What holds where it is not given.
-        description: A line about it, where its name does not say all.
-        adapter: Reads a value.
+        kind: `choice` and `text` have no order and cannot be a range; `path` cannot be searched.
+        choices: The values of a `choice`.
+        is_required: Whether it has no default.
+        description: One line, if the name does not say it all.
+        adapter: Validates a value.
     """
 
     name: str
@@ -64,23 +46,27 @@ class ParameterField:
     description: str
     adapter: TypeAdapter[Any]
 
+    @property
+    def is_ordered(self) -> bool:
+        """Whether it can be a range."""
+        return self.kind in ("integer", "number")
+
     def read(self, value: Json) -> Value:
-        """The value in the parameter's own type: 1 is 1.0 where a number may have a fraction.
+        """Convert a value to the parameter's type, for example 1 to 1.0.
 
         Raises:
-            ValueError: It does not fit; the two arguments are what is wrong and the fix.
+            ValueError: It is invalid. The two arguments are what is wrong and the fix.
         """
         try:
             read = self.adapter.validate_json(json.dumps(value))
         except ValidationError as error:
-            known = self.adapter.json_schema().get("enum", self.choices)  # what is installed here too
-            raise ValueError(*explain(self.name, error.errors()[0], known)) from None
+            raise ValueError(*explain(self.name, error.errors()[0])) from None
         return str(read) if isinstance(read, Path) else read
 
 
 @cache
 def parameter_fields() -> Mapping[str, ParameterField]:
-    """Every parameter by its dotted name, in the models' order."""
+    """Return every parameter by its dotted name, in the order of the models."""
     return {field.name: field for field in _fields_of(Parameters, "")}
 
 
@@ -129,32 +115,32 @@ def _without_none(annotation: Any) -> Any:
     return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
 
 
-def parameters_from(values: Mapping[str, Value]) -> Parameters:
-    """`Parameters` of flat values; what is not among them has its default.
+def parameters_from(values: Mapping[str, Value], relative_to: Path | None = None) -> Parameters:
+    """Build `Parameters` from values by dotted name.
+
+    Args:
+        values: Missing parameters get their defaults.
+        relative_to: The folder that paths are relative to; None: paths are absolute.
 
     Raises:
-        pydantic.ValidationError: The values do not go together.
+        pydantic.ValidationError: The values are invalid or incompatible.
     """
     nested: dict[str, Any] = {}
     for name, value in values.items():
         block, _, key = name.rpartition(".")
         (nested.setdefault(block, {}) if block else nested)[key] = value
-    return Parameters.model_validate_json(json.dumps(nested))
+    return Parameters.model_validate_json(json.dumps(nested), context=relative_to)
 
 
 def stored_parameters(values: Mapping[str, Value]) -> Parameters:
-    """`Parameters` of flat values that this or an earlier version stored.
-
-    Raises:
-        pydantic.ValidationError: The values do not go together.
-    """
+    """`parameters_from`, with `EARLIER_VALUES` instead of defaults."""
     return parameters_from({**EARLIER_VALUES, **values})
 
 
-def flat_values(parameters: Parameters) -> dict[str, Value]:
-    """The other way: every parameter that the trial uses, by its dotted name."""
+def flat_values(parameters: Parameters, relative_to: Path | None = None) -> dict[str, Value]:
+    """Return every parameter that the trial uses by its dotted name; the inverse of `parameters_from`."""
     flat: dict[str, Value] = {}
-    for name, value in parameters.model_dump(mode="json").items():
+    for name, value in parameters.model_dump(mode="json", context=relative_to).items():
         if isinstance(value, dict):
             flat |= {f"{name}.{key}": inner for key, inner in value.items()}
         elif name not in BLOCKS:

@@ -1,33 +1,27 @@
-"""Reads a space file, with the options of the command line on top, and writes experiments as such files.
+"""Reads a space file, with command-line options applied to it, and writes experiments.
 
-`load_space` is the edge at which a person's file is checked: everything wrong is raised at once, in file order, before
-anything starts. What it returns can run.
+`load_space` reports everything that is wrong with a file at once, before anything starts. What it returns can run.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from xraytune.config.checks import (
-    check_against_settings,
-    check_grid,
-    check_rules,
-    complete_specs,
-    refuse_equality_on_ranges,
-)
-from xraytune.config.document import Problems, read_document, write_yaml
-from xraytune.config.domains import Choices, Value
-from xraytune.config.fields import EARLIER_VALUES, flat_values, stored_parameters
-from xraytune.config.grammar import read_parameters
-from xraytune.config.initial_points import initial_point, read_initial_points
-from xraytune.config.overrides import apply_overrides, apply_paths
-from xraytune.config.read_settings import read_settings
-from xraytune.config.resolved import absolute_path, is_path, parameters_content, relative_value, settings_content
+from xraytune.config.checks import check_space, complete_specs
+from xraytune.config.document import Document, KeyPath, Place, Problems, parse_yaml, read_document, write_yaml
+from xraytune.config.domains import Value
+from xraytune.config.fields import BLOCKS, EARLIER_VALUES, flat_values, parameter_fields
+from xraytune.config.grammar import ROOT, SPEC_KEYS, path_of, read_parameters
+from xraytune.config.initial_points import read_initial_points
+from xraytune.config.messages import nearest
+from xraytune.config.read_settings import BESIDE_SETTINGS, dotted_settings, read_settings
 from xraytune.config.settings import Experiment, Settings
-from xraytune.config.space import Point, Space
+from xraytune.config.space import Space, settings_content
+from xraytune.errors import ConfigError, Problem
 from xraytune.records import Json
 
 
@@ -43,94 +37,105 @@ def load_space(
 
     Args:
         path: The YAML file; paths in it are relative to its folder.
-        overrides: `key=value` of each `--set`: a parameter or a setting by its dotted name; the value is YAML.
-        data: The image folder, instead of `data.path`; relative to the current folder, as paths in `overrides` are.
-        weights_dir: The folder of official weights, instead of `weights_dir`.
-        unsaid: Values of parameters that the file does not give; by default their defaults, or in a file that `export`
-            wrote, `EARLIER_VALUES`.
+        overrides: The `key=value` of each `--set`: a parameter or a setting by its dotted name, and a value in YAML.
+        data: Replaces `data.path`; relative to the current folder, like paths in `overrides`.
+        weights_dir: Replaces `weights_dir`.
+        unsaid: Values of parameters that the file does not give.
 
     Raises:
-        ConfigError: With every problem, in file order, then those of the command line.
+        ConfigError: With all problems, in file order.
     """
-    document = apply_overrides(read_document(path), overrides)
-    document = apply_paths(
-        document, {("data", "path"): ("--data", data), ("weights_dir",): ("--weights-dir", weights_dir)}
-    )
+    document = _with_overrides(read_document(path), overrides)
+    for key, option, folder in ((("data", "path"), "--data", data), (("weights_dir",), "--weights-dir", weights_dir)):
+        if folder is not None:
+            place = Place(where=f"{option} {folder}", order=(len(overrides) + 1, 0, 0))
+            document = document.grafted(key, Document(content=str(folder), places={(): place}))
     problems = Problems(document)
-    settings = read_settings(document, problems)
-    declared = read_parameters(document, problems)
+    settings = read_settings(problems)
+    declared = read_parameters(problems)
     if unsaid is None:
         unsaid = EARLIER_VALUES if ("exported_from",) in document.places else {}
-    specs = complete_specs(declared, unsaid, document, problems)
-    rows = read_initial_points(document, problems)
-    points_to_evaluate: tuple[Point, ...] = ()
-    if specs and all(declaration.spec for declaration in declared.values()):
-        points_to_evaluate = tuple(initial_point(row, specs, document, problems) for row in rows)
-        refuse_equality_on_ranges(specs, declared, problems)
-        if document.get(("sampler", "name")) == "grid":
-            check_grid(specs, declared, problems)
-        check_rules(specs, declared, problems)
-        if settings is not None:
-            check_against_settings(specs, settings, declared, problems)
+    specs = complete_specs(declared, unsaid, problems)
+    if not all(declaration.spec for declaration in declared.values()):
+        specs = ()
+    points_to_evaluate = read_initial_points(specs, problems)
+    if specs:
+        check_space(specs, settings, declared, problems)
     problems.raise_all()
     assert settings is not None
     return Space(settings=settings, specs=specs, points_to_evaluate=points_to_evaluate)
 
 
+def _with_overrides(document: Document, overrides: Sequence[str]) -> Document:
+    """Apply each `--set`; the last one for a key wins."""
+    problems: list[Problem] = []
+    for rank, override in enumerate(overrides, 1):
+        place = Place(where=f"--set {override}", order=(rank, 0, 0))
+        try:
+            document = _with_override(document, override, place)
+        except ConfigError as error:
+            problems += [replace(problem, where=place.where) for problem in error.problems]
+    if problems:
+        raise ConfigError(*problems)
+    return document
+
+
+def _with_override(document: Document, override: str, place: Place) -> Document:
+    key, equals, text = override.partition("=")
+    key = key.strip()
+    if not equals:
+        raise ConfigError(Problem("not key=value", fix=f"write --set {key or 'lr'}=VALUE"))
+    parsed = parse_yaml(text, lambda _: "")
+    value = replace(parsed, places=dict.fromkeys(parsed.places, place))
+    path = _path(document, key)
+    if path[:1] != ROOT:
+        return document.grafted(path, value)
+    if not isinstance(value.content, dict) or value.content.keys().isdisjoint(SPEC_KEYS):
+        value = Document(content={}, places={(): place}).grafted(("value",), value)
+    when = document.branch((*path, "when"))
+    if when is not None and ("when",) not in value.places:
+        value = value.grafted(("when",), when)
+    return document.grafted(path, value)
+
+
+def _path(document: Document, key: str) -> KeyPath:
+    if key in parameter_fields():
+        return path_of(document, key)
+    if key.partition(".")[0] in {*Settings.model_fields, *BESIDE_SETTINGS} - {"parameters"}:
+        return tuple(key.split("."))
+    if key in BLOCKS:
+        names = [name for name in parameter_fields() if name.startswith(f"{key}.")]
+        raise ConfigError(Problem(f"{key} is a block of parameters", fix=f"set one of: {', '.join(names)}"))
+    bare = key.replace("parameters.", "").removesuffix(".value")  # as the file nests it
+    known = [*parameter_fields(), *dotted_settings()]
+    inner = [name for name in known if name.endswith(f".{bare}")]
+    fix = f"did you mean '{inner[0]}'?" if inner else nearest(bare, known, "give a parameter or a setting")
+    raise ConfigError(Problem(f"unknown key '{key}'", fix=fix))
+
+
 def experiment_to_yaml(experiment: Experiment, relative_to: Path, header: str = "") -> str:
-    """A space file in which everything is fixed, which `load_space` reads back as a space of this one experiment.
+    """Return a space file in which everything is fixed.
 
     Args:
         experiment: Its paths are absolute.
-        relative_to: The folder that the file will lie in; paths are written relative to it.
+        relative_to: The folder of the file; paths are written relative to it.
         header: Comment lines at the top.
     """
-    content = settings_content(experiment.settings, relative_to)
-    specs = {name: Choices((value,)).spec() for name, value in flat_values(experiment.parameters).items()}
-    content["parameters"] = parameters_content(specs, relative_to)
-    return write_yaml(content, header)
+    values = flat_values(experiment.parameters, relative_to)
+    parameters: Json = {name: {"value": value} for name, value in values.items()}
+    return write_yaml({**settings_content(experiment.settings, relative_to), "parameters": parameters}, header)
 
 
 def experiment_to_json(experiment: Experiment, relative_to: Path) -> dict[str, Json]:
-    """An experiment as a trial's `config.json` holds it: settings, and parameters by dotted name.
-
-    Args:
-        experiment: Its paths are absolute.
-        relative_to: The folder that the file will lie in; paths are written relative to it.
-    """
-    values = flat_values(experiment.parameters)
-    parameters: dict[str, Json] = {name: relative_value(name, value, relative_to) for name, value in values.items()}
-    resolution_px = experiment.inherited_resolution_px
-    inherited: dict[str, Json] = {} if resolution_px is None else {"inherited_resolution_px": resolution_px}
-    return {"settings": settings_content(experiment.settings, relative_to), "parameters": parameters, **inherited}
+    """Return the content of a trial's `config.json`; paths are relative to the folder of the file."""
+    content: dict[str, Json] = experiment.model_dump(mode="json", context=relative_to)
+    return content
 
 
-def experiment_from_json(content: dict[str, Any], relative_to: Path) -> Experiment:
-    """The experiment of `experiment_to_json`, with absolute paths.
+def experiment_from_json(content: Any, relative_to: Path) -> Experiment:
+    """Return the experiment of `experiment_to_json`.
 
     Raises:
-        ValueError: It was not written by `experiment_to_json`.
+        ValueError: The content is damaged.
     """
-    try:
-        return _experiment(content, relative_to)
-    except (AttributeError, LookupError, TypeError) as error:
-        raise ValueError("not the settings of a trial") from error
-
-
-def _experiment(content: dict[str, Any], relative_to: Path) -> Experiment:
-    settings = dict(content["settings"])
-    settings["data"] = {**settings["data"], "path": absolute_path(settings["data"]["path"], relative_to)}
-    if "weights_dir" in settings:
-        settings["weights_dir"] = absolute_path(settings["weights_dir"], relative_to)
-    if "exported_from" in settings:
-        origin = settings["exported_from"]
-        settings["exported_from"] = {**origin, "study": absolute_path(origin["study"], relative_to)}
-    point = {
-        name: absolute_path(value, relative_to) if is_path(name, value) else value
-        for name, value in content["parameters"].items()
-    }
-    return Experiment(
-        settings=Settings.model_validate_json(json.dumps(settings)),
-        parameters=stored_parameters(point),
-        inherited_resolution_px=content.get("inherited_resolution_px"),
-    )
+    return Experiment.model_validate_json(json.dumps(content), context=relative_to)

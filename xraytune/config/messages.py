@@ -1,7 +1,4 @@
-"""Says in plain words what a value was refused for, and what was probably meant.
-
-Takes pydantic's error details, gives what is wrong and how to mend it.
-"""
+"""Error messages for values that pydantic rejects: what is wrong, and the fix."""
 
 from __future__ import annotations
 
@@ -21,12 +18,11 @@ _COMPARISONS = {
     "less_than": ("lt", "a number below {:g}"),
     "less_than_equal": ("le", "{:g} or less"),
 }
-
 _NAMES_SHOWN = 40
 
 
 def nearest(word: object, known: Iterable[str], otherwise: str = "") -> str:
-    """The fix for an unknown word: the known one that looks most like it, else `otherwise`, else all known ones."""
+    """Return the fix for an unknown word: the most similar known word, else `otherwise`, else all known words."""
     names = list(known)
     by_lower = {name.lower(): name for name in names}
     close = difflib.get_close_matches(str(word).lower(), by_lower, n=1, cutoff=0.6)
@@ -39,7 +35,7 @@ def nearest(word: object, known: Iterable[str], otherwise: str = "") -> str:
 
 
 def shown(value: object) -> str:
-    """A value as a person would write it."""
+    """Format a value as a user would write it."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
@@ -49,14 +45,13 @@ def shown(value: object) -> str:
     return "nothing" if value is None else str(value)
 
 
-def explain(name: str, error: ErrorDetails, choices: tuple[Any, ...] = ()) -> tuple[str, str]:
-    """What is wrong with the value of `name`, and the fix.
+def choices_of(error: ErrorDetails) -> list[str]:
+    """Return the choices that a `literal_error` expects."""
+    return [word for word in re.findall(r"[\w.+-]+", error["ctx"]["expected"]) if word != "or"]
 
-    Args:
-        name: As people write it, `data.split.seed`.
-        error: One of `ValidationError.errors()`.
-        choices: What a choice may be, where the error is about one.
-    """
+
+def explain(name: str, error: ErrorDetails) -> tuple[str, str]:
+    """Return what is wrong with the value of `name` (dotted), and the fix."""
     value, kind, context = error["input"], error["type"], error.get("ctx", {})
     if kind == "missing":
         return f"{name}: is missing", f"write {name}"
@@ -64,45 +59,43 @@ def explain(name: str, error: ErrorDetails, choices: tuple[Any, ...] = ()) -> tu
         return f"{name}: is empty", "give it a value, or leave it out"
     if kind in _COMPARISONS:
         bound, words = _COMPARISONS[kind]
-        allowed = words.format(context[bound])
-        return f"{name}: {shown(value)} is out of bounds", f"write {allowed}"
+        return f"{name}: {shown(value)} is out of bounds", f"write {words.format(context[bound])}"
     if kind == "value_error":
         what, _, fix = str(context["error"]).partition("; ")
         return what, fix
     if kind == "literal_error":
-        names = [shown(choice).strip("'") for choice in choices]
-        return f"{name}: unknown value {shown(value)}", nearest(value, names)
-    return _explain_type(name, kind, value) or (f"{name}: {shown(value)}: {error['msg']}", "")
+        return f"{name}: unknown value {shown(value)}", nearest(value, choices_of(error))
+    what, fix = _explain_type(kind, value) or (error["msg"], "")
+    return f"{name}: {shown(value)} {what}", fix
+
+
+def _explain_type(kind: str, value: Any) -> tuple[str, str] | None:
+    match kind:
+        case "int_type" | "int_from_float" | "int_parsing" | "int_parsing_size":
+            is_whole = isinstance(value, float) and value.is_integer()
+            return "is not a whole number", f"write {int(value)}" if is_whole else "write a whole number"
+        case "float_type" | "float_parsing":
+            return "is not a number", "write a number"
+        case "finite_number":
+            return "is not a finite number", "write a finite number"
+        case "bool_type" | "bool_parsing":
+            return "is neither true nor false", "write true or false"
+        case "string_type" | "path_type":
+            is_nested = isinstance(value, dict | list)
+            return "is not text", "write one piece of text" if is_nested else f"write '{value}' in quotes"
+        case "string_pattern_mismatch":
+            fix = "use up to 64 letters, digits, '.', '_' and '-', starting with a letter or digit"
+            return "cannot be a folder's name on every machine", fix
+    return None
 
 
 def group_regex_refusal(group_regex: str) -> tuple[str, str] | None:
-    """Why an expression tells no patients, and the fix; None: it may."""
+    """Return why a `group_regex` cannot identify patients, and the fix; None if it can."""
     try:
         expression = re.compile(group_regex)
-        regex.compile(group_regex)  # which searches, since re has no timeout
+        regex.compile(group_regex)  # used for searching, since re has no timeout
     except (re.error, regex.error, OverflowError, RecursionError) as error:
         return f"not a regular expression: {error}", "write a regular expression as Python's re understands it"
     if expression.groups == 0:
         return "there is no group in it", "put the patient's part in brackets: (p[0-9]+)_"
-    return None
-
-
-def _explain_type(name: str, kind: str, value: Any) -> tuple[str, str] | None:
-    is_whole = isinstance(value, float) and value.is_integer()
-    match kind:
-        case "int_type" | "int_from_float" | "int_parsing" | "int_parsing_size":
-            fix = f"write {int(value)}" if is_whole else "write a whole number"
-            return f"{name}: {shown(value)} is not a whole number", fix
-        case "float_type" | "float_parsing":
-            return f"{name}: {shown(value)} is not a number", "write a number"
-        case "finite_number":
-            return f"{name}: {shown(value)} is not a finite number", "write a finite number"
-        case "bool_type" | "bool_parsing":
-            return f"{name}: {shown(value)} is neither true nor false", "write true or false"
-        case "string_type" | "path_type":
-            fix = "write one piece of text" if isinstance(value, dict | list) else f"write '{value}' in quotes"
-            return f"{name}: {shown(value)} is not text", fix
-        case "string_pattern_mismatch":
-            fix = "use up to 64 letters, digits, '.', '_' and '-', a letter or digit first"
-            return f"{name}: {shown(value)} cannot be a folder's name on every machine", fix
     return None

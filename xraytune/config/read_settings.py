@@ -1,26 +1,26 @@
-"""Reads everything in a space file but its parameters, and says in plain words what `Settings` refuses."""
+"""Reads everything in a space file except the parameters, and explains what `Settings` rejects."""
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, get_args
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from xraytune.config.document import Document, KeyPath, Problems, dotted
+from xraytune.config.document import KeyPath, Problems, dotted, with_value
 from xraytune.config.fields import parameter_fields
-from xraytune.config.messages import explain, nearest, shown
+from xraytune.config.messages import choices_of, explain, nearest, shown
 from xraytune.config.resolved import absolute_path
 from xraytune.config.settings import OBJECTIVE_METRIC, Model, Settings
 
 BESIDE_SETTINGS = ("parameters", "points_to_evaluate")
-PATHS: tuple[tuple[str, ...], ...] = (("data", "path"), ("weights_dir",), ("exported_from", "study"))
+"""The keys of a space file that are not settings."""
 
-_SWEEP_KEYS = {
+_PATHS: tuple[KeyPath, ...] = (("data", "path"), ("weights_dir",), ("exported_from", "study"))
+_KEYS_OF_OTHER_TOOLS = {
     "method": "write sampler: {name: tpe}",
     "metric": f"write objective: {{metric: {OBJECTIVE_METRIC}}}",
     "early_terminate": "write scheduler: {name: asha}",
@@ -29,9 +29,10 @@ _SWEEP_KEYS = {
     "command": "remove it: xraytune is the program",
     "project": "write tracking: {wandb: {project: my-project}}",
     "entity": "remove it: the W&B client knows it",
+    **dict.fromkeys(
+        ("start_from", "initial_points", "enqueue", "enqueue_trial", "enqueue_trials"), "use points_to_evaluate"
+    ),
 }
-"""What a W&B sweep has beside its parameters, and where it is said here."""
-
 _MISSING = {
     "name": "write name: my-study",
     "data": "write data: {path: FOLDER}, or give --data FOLDER",
@@ -39,18 +40,18 @@ _MISSING = {
 }
 
 
-def read_settings(document: Document, problems: Problems) -> Settings | None:
-    """The settings, with absolute paths; None when there was a problem with them."""
-    assert isinstance(document.content, dict)
-    content: dict[str, Any] = copy.deepcopy(document.content)
-    for key in BESIDE_SETTINGS:
-        content.pop(key, None)
-    for keys in PATHS:
-        holder = content.get(keys[0]) if len(keys) == 2 else content
-        if isinstance(holder, dict) and isinstance(holder.get(keys[-1]), str):
-            holder[keys[-1]] = absolute_path(holder[keys[-1]], document.folder(keys))
+def read_settings(problems: Problems) -> Settings | None:
+    """Return the settings, with absolute paths; None if there are problems with them."""
+    document = problems.document
+    content = document.content
+    for path in _PATHS:
+        if isinstance(text := document.get(path), str):
+            content = with_value(content, path, absolute_path(text, document.folder(path)))
+    assert isinstance(content, dict)
     try:
-        return Settings.model_validate_json(json.dumps(content))
+        return Settings.model_validate_json(
+            json.dumps({key: value for key, value in content.items() if key not in BESIDE_SETTINGS})
+        )
     except ValidationError as error:
         for path, errors in groupby(error.errors(), key=lambda one: _key_path(one["loc"])):
             problems.add(path, *_explained(path, list(errors)))
@@ -58,19 +59,11 @@ def read_settings(document: Document, problems: Problems) -> Settings | None:
 
 
 def dotted_settings(model: type[Model] = Settings, prefix: str = "") -> Iterator[str]:
-    """Every setting by its dotted name: `budget`, `budget.trials` ..., in the models' order."""
+    """Yield every setting by its dotted name: `budget`, `budget.trials` ..."""
     for name, info in model.model_fields.items():
         yield f"{prefix}{name}"
         if inner := _model_of(info.annotation):
             yield from dotted_settings(inner, f"{prefix}{name}.")
-
-
-def _models(path: KeyPath) -> Iterator[type[Model] | None]:
-    """The model that holds each key of a path; None below a plain value, where pydantic names members of a union."""
-    model: type[Model] | None = Settings
-    for key in path:
-        yield model
-        model = _model_of(model.model_fields[str(key)].annotation) if model and key in model.model_fields else None
 
 
 def _model_of(annotation: Any) -> type[Model] | None:
@@ -78,45 +71,45 @@ def _model_of(annotation: Any) -> type[Model] | None:
     return next((one for one in candidates if isinstance(one, type) and issubclass(one, Model)), None)
 
 
+def _model_at(path: KeyPath) -> type[Model] | None:
+    """Return the model of a block of settings; None at a single setting and below."""
+    model: type[Model] | None = Settings
+    for key in path:
+        model = _model_of(model.model_fields[str(key)].annotation) if model and key in model.model_fields else None
+    return model
+
+
 def _key_path(location: KeyPath) -> KeyPath:
-    return tuple(key for key, model in zip(location, _models(location), strict=True) if model)
+    """Drop what pydantic adds below a single setting, such as the members of a union."""
+    return tuple(key for index, key in enumerate(location) if _model_at(location[:index]))
 
 
 def _explained(path: KeyPath, errors: Sequence[ErrorDetails]) -> tuple[str, str]:
-    name, value, kinds = dotted(path), errors[0]["input"], {error["type"] for error in errors}
-    if kinds == {"extra_forbidden"}:
+    name, value, kind = dotted(path), errors[0]["input"], errors[0]["type"]
+    if kind == "extra_forbidden":
         return _unknown_key(path)
-    if kinds == {"missing"}:
+    if kind == "missing":
         return f"{name}: is missing", _MISSING.get(name, f"write {path[-1]}:")
     if path == ("objective", "metric") and "test" in str(value):
-        fix = f"write {OBJECTIVE_METRIC}; only evaluate opens the test folder"
-        return f"{name}: {shown(value)} would choose the model by its test images", fix
-    if kinds == {"model_type"}:
-        *_, holder = _models((*path, ""))
-        example = next(iter(holder.model_fields)) if holder else "key"
-        return f"{name}: {shown(value)} is not a mapping", f"write {name}: {{{example}: ...}}"
-    choices = _choices(path)
+        fix = f"write {OBJECTIVE_METRIC}; only evaluate reads the test folder"
+        return f"{name}: {shown(value)} would select the model on test images", fix
+    if kind == "model_type" and (model := _model_at(path)):
+        return f"{name}: {shown(value)} is not a mapping", f"write {name}: {{{next(iter(model.model_fields))}: ...}}"
     if len(errors) == 1:
-        return explain(name, errors[0], choices)
+        return explain(name, errors[0])
+    literal, number = sorted(errors, key=lambda error: error["type"] != "literal_error")
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return explain(name, next(error for error in errors if error["type"] != "literal_error"))
-    words = " or ".join(f"'{choice}'" for choice in choices)
+        return explain(name, number)
+    words = " or ".join(f"'{choice}'" for choice in choices_of(literal))
     return f"{name}: {shown(value)} is neither a number nor {words}", f"write a number or {words}"
 
 
-def _choices(path: KeyPath) -> tuple[Any, ...]:
-    *_, holder = _models(path) if path else [None]
-    annotation = holder.model_fields[str(path[-1])].annotation if holder else None
-    literal = next((one for one in (annotation, *get_args(annotation)) if get_origin(one) is Literal), None)
-    return get_args(literal)
-
-
 def _unknown_key(path: KeyPath) -> tuple[str, str]:
-    key, holder = str(path[-1]), (list(_models(path))[-1] or Settings)
+    key, model = str(path[-1]), _model_at(path[:-1]) or Settings
     if len(path) > 1:
-        return f"{dotted(path[:-1])}: unknown key '{key}'", nearest(key, holder.model_fields)
+        return f"{dotted(path[:-1])}: unknown key '{key}'", nearest(key, model.model_fields)
     if key in parameter_fields() or key in ("gan", "folder"):
         return f"'{key}' is a parameter", "write it under parameters:"
     inner = [name.removesuffix(f".{key}") for name in dotted_settings() if name.endswith(f".{key}")]
-    fix = _SWEEP_KEYS.get(key) or (f"write it under {inner[0]}:" if inner else "")
+    fix = _KEYS_OF_OTHER_TOOLS.get(key) or (f"write it under {inner[0]}:" if inner else "")
     return f"unknown key '{key}'", fix or nearest(key, [*Settings.model_fields, *BESIDE_SETTINGS])

@@ -1,7 +1,7 @@
-"""The JSON Schema of a space file: an editor that is pointed at it completes names and underlines what is wrong.
+"""The JSON Schema of space files, with which editors complete names and underline errors.
 
-Made from the models of settings.py, so that it cannot say anything else. It knows the form of a file and the bounds of each
-value; what goes together, `load_space` checks.
+Derived from the models of settings.py. It describes the structure of a file and the bounds of values, not which values are
+compatible.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from xraytune.config.space import COMPARISONS
 from xraytune.records import Json
 
 Schema = dict[str, Any]
-_ORDERED_KINDS = ("integer", "number")
 
 
 def space_schema() -> dict[str, Json]:
-    """The schema, in JSON Schema's draft 2020-12."""
+    """Return the schema (draft 2020-12)."""
     schema: Schema = Settings.model_json_schema()
     schema["required"] = ["name"]  # the images may come with --data
     del schema["$defs"]["DataSettings"]["required"]
@@ -28,7 +27,7 @@ def space_schema() -> dict[str, Json]:
     schema["$defs"]["values"] = {name: field.adapter.json_schema() for name, field in fields.items()}
     values: dict[str, Schema] = {name: {"$ref": f"#/$defs/values/{name}"} for name in fields}
     schema["$defs"]["when"] = {
-        "description": "The parameter counts only where all of these hold.",
+        "description": "The parameter is active only where all of these hold.",
         "type": "object",
         "minProperties": 1,
         "additionalProperties": False,
@@ -37,24 +36,19 @@ def space_schema() -> dict[str, Json]:
     schema["$defs"]["specs"] = {name: _spec(field, values[name]) for name, field in fields.items()}
     specs: dict[str, Schema] = {name: {"$ref": f"#/$defs/specs/{name}"} for name in fields}
     schema["properties"]["parameters"] = {
-        "description": "What a trial may be: each parameter's values, or its range.",
-        **_object({**_outside_of_blocks(specs), **{block: _block(block, specs) for block in BLOCKS}, **specs}),
+        "description": "The search space: the values or the range of each parameter.",
+        **_object({**specs, **{block: _block(block, specs) for block in BLOCKS}}),
     }
-    row = _object({**values, **{block: _object(_inside(block, values)) for block in BLOCKS}})
     schema["properties"]["points_to_evaluate"] = {
-        "description": "Trials to try first.",
+        "description": "Points to evaluate first.",
         "type": "array",
-        "items": row,
+        "items": _object({**values, **{block: _object(_inside(block, values)) for block in BLOCKS}}),
     }
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "A space file of xraytune"}
 
 
 def _object(properties: Mapping[str, Schema]) -> Schema:
     return {"type": "object", "additionalProperties": False, "properties": dict(properties)}
-
-
-def _outside_of_blocks(named: Mapping[str, Schema]) -> dict[str, Schema]:
-    return {name: schema for name, schema in named.items() if "." not in name}
 
 
 def _inside(block: str, named: Mapping[str, Schema]) -> dict[str, Schema]:
@@ -74,7 +68,7 @@ def _spec(field: ParameterField, value: Schema) -> Schema:
         "when": {"$ref": "#/$defs/when"},
     }
     ways = [{"required": ["value"]}, {"required": ["values"]}]
-    if field.kind in _ORDERED_KINDS:
+    if field.is_ordered:
         step = {"type": "number", "exclusiveMinimum": 0}
         keys |= {"min": value, "max": value, "step": step, "q": step}
         ways.append({"required": ["min", "max"]})
@@ -85,7 +79,7 @@ def _spec(field: ParameterField, value: Schema) -> Schema:
 
 def _condition(field: ParameterField, value: Schema) -> Schema:
     accepted: list[Schema] = [value, {"type": "array", "items": value, "minItems": 1}]
-    if field.kind in _ORDERED_KINDS:
+    if field.is_ordered:
         limits = _object({name: {"type": "number"} for name in COMPARISONS})
         accepted.append({**limits, "minProperties": 1})
     return {"anyOf": accepted}

@@ -1,18 +1,19 @@
-"""The settings a person may write, each with its type, its bounds and its default, which lives here and nowhere else.
+"""Every setting with its type, bounds and default, as strict and frozen pydantic models.
 
-`Settings` is everything in the file but the parameters; `Parameters` are one trial's; both together are an
-`Experiment`. The models are strict and frozen: what is wrong is refused at the edge, and never checked again.
+`Settings` is everything in a space file except the parameters. `Parameters` are the parameters of one trial. Both together
+are an `Experiment`.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Annotated, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from xraytune.config.backbone_names import BACKBONES, BackboneName, is_of_torchvision
 from xraytune.config.extensions import Extensions
+from xraytune.config.resolved import FilePath, WeightsName
 from xraytune.records import Json
 
 Count = Annotated[int, Field(ge=1)]
@@ -22,14 +23,27 @@ NonNegative = Annotated[float, Field(ge=0)]
 
 Source = Literal["none", "duplicate", "gan", "folder"]
 SOURCES = Extensions("source", get_args(Source))
-"""These, and what other packages bring."""
 HeadName = Literal["linear", "vgg16_two_class"]
 LossName = Literal["cross_entropy", "bce"]
 OBJECTIVE_METRIC = "val_auroc"
 
 
+USED_ONLY_BY: Mapping[str, Callable[[object], bool]] = {
+    **dict.fromkeys(("synthetic_ratio", "balance", "mixing"), lambda source: source != "none"),
+    "gan": lambda source: source == "gan",
+    "folder": lambda source: source == "folder",
+}
+"""Which sources use a parameter or block. `Parameters` drops it for all others, and spaces make it depend on `source`."""
+
+RULES_READ = (
+    ("source", "synthetic_ratio", "balance", "mixing", "match_resolution", "folder.path", "batch_size"),
+    ("backbone", "weights", "trainable"),
+)
+"""The parameters that `Parameters` checks against each other, in independent groups."""
+
+
 class Model(BaseModel):
-    """A strict, frozen model: unknown keys, wrong types, NaN and infinity are refused."""
+    """A strict and frozen model: rejects unknown keys, wrong types, NaN and infinity."""
 
     model_config = ConfigDict(
         strict=True, frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
@@ -37,102 +51,102 @@ class Model(BaseModel):
 
 
 class SplitSettings(Model):
-    """How the training images are divided: by patient, into train, val-A and val-B."""
+    """The split of the training images into train, val-A and val-B, by patient."""
 
     by: Literal["patient"] = "patient"
     val_a: Fraction = 0.1
     val_b: Fraction = 0.1
     seed: int = 0
     group_regex: str | None = None
-    """A regular expression over the path below the data folder; its first group is the patient."""
+    """A regular expression for the path relative to the data folder; its first group is the patient."""
 
     @model_validator(mode="after")
-    def _train_part_remains(self) -> Self:
+    def _leave_training_images(self) -> Self:
         if self.val_a + self.val_b >= 0.9:
-            raise ValueError("val_a and val_b together leave less than a tenth of the images for training; lower one")
+            raise ValueError("val_a and val_b leave less than a tenth of the images for training; lower one")
         return self
 
 
 class DataSettings(Model):
-    """Which images, which classes, at which size."""
+    """The images, their classes and their size."""
 
-    path: Path
+    path: FilePath
     classes: Literal["binary", "three", "auto"] = "binary"
     positive: str | None = None
-    """The class that sensitivity is about; by default the last one by name."""
+    """The positive class, for sensitivity; by default the last one by name."""
     image_size: Annotated[int, Field(ge=32, le=1024)] = 128
     resize: Literal["squash", "crop"] = "squash"
-    """How an image becomes square: squashed, or its shorter side scaled to the size and its centre cut out."""
+    """`squash` ignores the aspect ratio; `crop` scales the shorter side to the size and crops the centre."""
     split: SplitSettings = SplitSettings()
     train_patients: Count | None = None
 
 
 class Objective(Model):
-    """What the search maximises; always a validation metric, never one of the test folder."""
+    """What the search maximises: a validation metric, never a test metric."""
 
     metric: Literal["val_auroc"] = "val_auroc"
     goal: Literal["maximize"] = "maximize"
 
 
 class GanSettings(Model):
-    """One DCGAN. The defaults are what works on a few hundred images."""
+    """A DCGAN. The defaults suit a few hundred images."""
 
     image_size: Literal[32, 64, 128, 256] = 64
     steps: Count = 10_000
     batch_size: Annotated[int, Field(ge=2, le=4096)] = 64
     z_dim: Annotated[int, Field(ge=1, le=4096)] = 100
     width: Annotated[int, Field(ge=4, le=512)] = 64
-    """Feature maps of the generator's last and the discriminator's first layer."""
+    """Feature maps of the generator's last and of the discriminator's first layer."""
     lr_g: Positive = 3e-4
     lr_d: Positive = 1e-3
-    """Spectral norm lets the discriminator learn faster than the generator; without it, take 2e-4 for both."""
+    """Suits spectral norm; without it, use 2e-4 for both networks."""
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5
     loss: Literal["bce", "non_saturating", "hinge"] = "hinge"
     spectral_norm: bool = True
     diffaugment: bool = True
     ema_half_life_images: Count | None = 10_000
-    """Half-life of the generator's moving average, in images shown; none: the last weights are used."""
+    """Half-life of the EMA of the generator's weights, in training images; null: no EMA."""
     conditional: bool = True
-    """One network told the class; false: one network for each class."""
+    """One class-conditional network; false: one network per class."""
     seed: int = 0
     allow_memorised: bool = False
-    """Use its images even where too many are near copies of training images; it changes no image."""
+    """Use the images even if too many are near-duplicates of training images. Changes no image."""
 
 
 class FolderSettings(Model):
-    """Extra images that somebody else made, in class folders."""
+    """Extra images from a folder with one subfolder per class."""
 
-    path: Path
+    path: FilePath
 
 
 class Parameters(Model):
-    """The settings of one trial: everything that a space may search."""
+    """The parameters of one trial: everything that a space can search."""
 
     source: Annotated[Source, SOURCES] = "none"
     synthetic_ratio: Annotated[float, Field(ge=0, le=100)] = 1.0
-    """Extra images per real image; without a source it is 0."""
+    """Extra images per real image; 0 for `source: none`."""
     balance: Literal["natural", "equal"] = "natural"
     mixing: Literal["additive", "replace"] = "additive"
     match_resolution: Literal["auto", "on", "off"] = "auto"
-    """Whether all images are scaled through a smaller GAN's size; `on` is another word for `auto`."""
+    """Resolution matching: scale all images down to the size of a smaller GAN and up again. `on` is an alias of `auto`."""
     gan: GanSettings | None = None
     folder: FolderSettings | None = None
     classical: Annotated[int, Field(ge=0, le=3)] = 0
-    """Strength of classical augmentation: 1 flips alone, 2 and 3 also turn, shift, scale and change the contrast."""
+    """Strength of classical augmentation: 1 only flips; 2 and 3 also rotate, shift, scale and change the contrast."""
     views: Annotated[int, Field(ge=0, le=64)] = 8
-    """With `classical`, looks of each image that are drawn beforehand; 0: a new one at each step, and no cached features."""
+    """Augmented versions per image, drawn in advance; 0: a new one at each step, which prevents caching features."""
     backbone: Annotated[BackboneName, BACKBONES] = "resnet50"
-    weights: str = "imagenet"
-    """`imagenet`, one of its sets (`IMAGENET1K_V1`, `IMAGENET1K_V2`), `none`, or the path of a file."""
+    weights: WeightsName = "imagenet"
+    """`imagenet`, a specific set (`IMAGENET1K_V1`, `IMAGENET1K_V2`), `none`, or the path of a file."""
     input_channels: Literal[1, 3] = 3
     trainable: Literal["head", "last_stage", "all"] = "all"
     batch_norm: Literal["mix", "real", "moving"] = "mix"
-    """Running statistics of trained batch norms: estimated after each epoch on the training mix, or on its real images
-    alone; `moving`: the moving average that training leaves."""
+    """Running statistics of trainable batch norm layers: recomputed after each epoch on the training mix (`mix`) or on its
+    real images (`real`), or the moving average of training (`moving`)."""
     head: HeadName = "linear"
-    """`vgg16_two_class`: 256 hidden neurons, ReLU, dropout and log-softmax, as published with a VGG-16."""
+    """`vgg16_two_class`: 256 hidden units, ReLU, dropout and log-softmax, as published with a VGG-16."""
     loss: LossName = "cross_entropy"
-    """`bce`: one output neuron and binary cross entropy, for two classes."""
+    """`bce`: one output unit and binary cross entropy, for two classes."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     lr: Positive = 1e-4
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
@@ -143,31 +157,29 @@ class Parameters(Model):
 
     @model_validator(mode="before")
     @classmethod
-    def _drop_what_the_source_does_not_use(cls, values: dict[str, object]) -> dict[str, object]:
-        """`source: none` collapses the GAN's settings and the mix: such trials are one and the same."""
+    def _drop_unused(cls, values: object) -> object:
+        """Make trials equal that differ only in parameters their source does not use."""
+        if not isinstance(values, dict):
+            return values
         source = values.get("source", "none")
-        kept = dict(values)
+        kept = {name: value for name, value in values.items() if name not in USED_ONLY_BY or USED_ONLY_BY[name](source)}
         if source == "none":
-            kept.update(synthetic_ratio=0.0, balance="natural", mixing="additive")
+            kept["synthetic_ratio"] = 0.0
         if source == "gan":
             kept.setdefault("gan", {})
-        else:
-            kept.pop("gan", None)
-        if source != "folder":
-            kept.pop("folder", None)
         return kept
 
     @model_validator(mode="after")
-    def _settings_go_together(self) -> Self:
+    def _are_compatible(self) -> Self:
         if self.source == "folder" and self.folder is None:
-            raise ValueError("source: folder needs the folder of extra images; give folder.path")
+            raise ValueError("source: folder needs a folder of extra images; give folder.path")
         if self.source != "none" and self.synthetic_ratio == 0:
-            raise ValueError("synthetic_ratio: 0 is source: none; give a ratio above 0")
+            raise ValueError("synthetic_ratio: 0 is the same as source: none; give a ratio above 0")
         if self.source == "duplicate" and self.mixing == "replace":
-            raise ValueError("source: duplicate with mixing: replace is source: none; use mixing: additive")
+            raise ValueError("source: duplicate with mixing: replace is the same as source: none; use mixing: additive")
         if self.balance == "equal" and self.match_resolution == "off":
             raise ValueError(
-                "balance: equal with match_resolution: off lets an extra image's missing detail hint at its class; "
+                "balance: equal with match_resolution: off lets the resolution of extra images reveal their class; "
                 "use match_resolution: auto"
             )
         if self.weights == "imagenet" and not is_of_torchvision(self.backbone):
@@ -187,56 +199,56 @@ class Parameters(Model):
 
     @property
     def extra_per_step(self) -> int:
-        """Extra images in each optimiser step, half up: r·B, or with `mixing: replace` the share r/(1+r) of B."""
+        """Extra images per optimiser step, rounded half up: r·B, or with `mixing: replace` r/(1+r)·B."""
         share = self.synthetic_ratio if self.mixing == "additive" else self.synthetic_ratio / (1 + self.synthetic_ratio)
         return int(share * self.batch_size + 0.5)
 
     @property
     def real_per_step(self) -> int:
-        """Real images in each optimiser step: B, or with `mixing: replace` what the extra ones leave."""
+        """Real images per optimiser step: B, or with `mixing: replace` B minus the extra images."""
         return self.batch_size if self.mixing == "additive" else self.batch_size - self.extra_per_step
 
     @property
     def has_synthetic_images(self) -> bool:
-        """Whether its extra images are others than the real ones drawn again: what a `confirm` is about."""
+        """Whether it trains on images other than the real ones; `confirm` tests these trials."""
         return self.source not in ("none", "duplicate")
 
     @property
     def arm(self) -> str:
-        """The arm, as docs/glossary.md names it: `real_only`, `classical`, `gan`, `classical+gan`, `duplicate` ..."""
+        """The arm (see docs/glossary.md): `real_only`, `classical`, `gan`, `classical+gan`, `duplicate` ..."""
         if self.source == "none":
             return "classical" if self.classical else "real_only"
         return f"classical+{self.source}" if self.classical else self.source
 
 
 def extensions_of(backbone: str, source: str) -> dict[str, str]:
-    """`backbone tiny_net` -> which one, for what comes from other packages."""
+    """Return the identity of each backbone or source of another package, by names like `backbone tiny_net`."""
     chosen = ((BACKBONES, backbone), (SOURCES, source))
     return {f"{kind.kind} {name}": kind.identity(name) for kind, name in chosen if kind.has(name)}
 
 
 class Budget(Model):
-    """How much a search may use; whichever ends first ends it."""
+    """The limits of a search; it ends at the first one it reaches."""
 
     trials: Count = 60
     max_epochs: Count = 27
     steps_per_epoch: Count | None = None
-    """Optimiser steps of an epoch; by default one pass of 32 images a step, at least 8."""
+    """Optimiser steps per epoch; by default one pass at 32 images per step, at least 8."""
     hours: Positive | None = None
     gpu_hours: Positive | None = None
 
 
 class SchedulerSettings(Model):
-    """ASHA: a trial goes on past a rung when it is in the best 1/reduction there."""
+    """ASHA: a trial continues past a rung if it is among the best 1/reduction there."""
 
     name: Literal["asha", "none"] = "asha"
     grace: Count = 1
-    """Epochs that every trial gets."""
+    """Epochs before the first rung."""
     reduction: Annotated[int, Field(ge=2)] = 3
 
 
 class SamplerSettings(Model):
-    """How Optuna chooses the next trial."""
+    """The Optuna sampler."""
 
     name: Literal["tpe", "random", "grid"] = "tpe"
     startup_trials: Annotated[int, Field(ge=0)] = 10
@@ -244,29 +256,29 @@ class SamplerSettings(Model):
 
 
 class Resources(Model):
-    """What one trial occupies, and how many run at once."""
+    """Resources of a trial, and the number of concurrent trials."""
 
     gpus_per_trial: Literal["auto"] | NonNegative = "auto"
     cpus_per_trial: Count = 1
     concurrent: Count | None = None
     retries: Annotated[int, Field(ge=0)] = 2
-    """How often a trial is tried again from its last epoch after a fault that is not of its settings."""
+    """Retries of a trial, from its last checkpoint, after a failure that its settings did not cause."""
     hang_minutes: Annotated[float, Field(gt=0)] = 30.0
-    """A trial whose process says nothing for so long is ended as a fault."""
+    """A trial whose process reports nothing for this long counts as failed."""
 
 
 class Controls(Model):
-    """The arms that a finalist has to beat."""
+    """The control arms that a finalist is compared with."""
 
     matched: tuple[Literal["none", "duplicate"], ...] = ("none", "duplicate")
-    """The finalist's own settings with another source."""
+    """The finalist's settings with another source."""
     tuned: tuple[Literal["real_only", "classical", "duplicate"], ...] = ("real_only", "classical", "duplicate")
-    """The best trials of these arms, of the search and of the top-ups."""
+    """The best trial of each of these arms, from the search and the top-ups."""
 
     @model_validator(mode="after")
-    def _something_to_beat(self) -> Self:
+    def _has_controls(self) -> Self:
         if not self.matched and not self.tuned:
-            raise ValueError("without a control there is nothing to compare with; leave one in matched or tuned")
+            raise ValueError("without controls there is nothing to compare with; keep one in matched or tuned")
         return self
 
 
@@ -278,38 +290,38 @@ class Confirm(Model):
     gan_seeds: Annotated[int, Field(ge=2)] = 5
     classifier_seeds: Count = 2
     rope: Annotated[float, Field(gt=0, lt=0.5)] = 0.01
-    """Differences in AUROC up to this count as none."""
+    """Equivalence margin: smaller differences in AUROC do not matter."""
 
 
 class WandbSettings(Model):
-    """Weights & Biases: one run for each trial, grouped by study."""
+    """Weights & Biases: one run per trial, grouped by study."""
 
     project: str = "xraytune"
     mode: Literal["auto", "online", "offline"] = "auto"
-    """`auto`: online with a key, else offline."""
+    """`auto`: online with an API key, else offline."""
 
 
 class Tracking(Model):
-    """What is told to others; `epochs.jsonl` is always written."""
+    """Experiment trackers; `epochs.jsonl` is always written."""
 
     wandb: WandbSettings | None = None
 
 
 class ExportedFrom(Model):
-    """The trial that `export` wrote this file from: how a final training finds its study."""
+    """The trial that `export` wrote this file from, so that a final training finds its study."""
 
-    study: Path
+    study: FilePath
     trial: Annotated[int, Field(ge=0)]
 
 
 class Settings(Model):
-    """Everything in the file but the parameters."""
+    """Everything in a space file except the parameters."""
 
     version: Literal[1] = 1
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     seed: int = 0
     task: Literal["classification"] = "classification"
-    weights_dir: Path | None = None
+    weights_dir: FilePath | None = None
     data: DataSettings
     objective: Objective = Objective()
     budget: Budget = Budget()
@@ -321,10 +333,9 @@ class Settings(Model):
     exported_from: ExportedFrom | None = None
 
     def identity(self) -> dict[str, Json]:
-        """All of them that make a study the one that it is, as plain JSON.
+        """Return what must not change when a study resumes, as plain JSON.
 
-        Trials, hours, resources and tracking may change between two starts; where the images and the official weights
-        lie is a location, and so is the study that the file was exported from.
+        The number of trials, time limits, resources, tracking and locations of files may change.
         """
         content: dict[str, Json] = self.model_dump(
             mode="json",
@@ -338,26 +349,26 @@ class Settings(Model):
 
     @property
     def has_idle_asha(self) -> bool:
-        """Whether ASHA is asked for and can stop no trial, since each has reached its last epoch at the first rung."""
+        """Whether ASHA cannot stop any trial, because trials end at or before the first rung."""
         return self.scheduler.name == "asha" and self.scheduler.grace >= self.budget.max_epochs
 
 
 class Experiment(Model):
-    """One trial, or one final training: settings in which nothing is left to choose."""
+    """The complete settings of one trial or one final training."""
 
     settings: Settings
     parameters: Parameters
     inherited_resolution_px: Count | None = None
-    """The band of the GAN trial that this one is the matched control of."""
+    """Of a matched control: the resolution of its GAN trial."""
 
     def identity(self) -> dict[str, Json]:
-        """All that its numbers follow from, as plain JSON; see `Settings.identity`."""
+        """Return what determines its results, as plain JSON; see `Settings.identity`."""
         content = self.model_dump(mode="json", exclude={"settings"})
         return {"settings": self.settings.identity(), **content}
 
     @property
     def resolution_px(self) -> int | None:
-        """The side that all images are scaled through, so that all have a GAN's sampling grid; None: as they are."""
+        """The size that all images are scaled through for resolution matching; None: no matching."""
         gan = self.parameters.gan
         if self.inherited_resolution_px is not None:
             return self.inherited_resolution_px

@@ -1,34 +1,34 @@
-"""The space of a study: what each parameter may be, and when it counts.
+"""The search space of a study: the domain of each parameter, and the condition under which it is active.
 
-A `Space` is compiled to what Optuna calls a define-by-run function, `Space.suggest(trial)`: parents come before the
-parameters that depend on them, constants are not asked for, and a parameter whose condition does not hold is left out,
-so that its default applies. Each point of a space is a different trial: what a source does not use depends on it.
+`Space.suggest(trial)` is a define-by-run function in Optuna's sense. Parents come before the parameters that depend on them;
+constants are not sampled; an inactive parameter is left out and gets its default. Different points are different trials.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from xraytune.config.document import write_yaml
 from xraytune.config.domains import Choices, Domain, Suggester, Value
 from xraytune.config.fields import parameter_fields, parameters_from
-from xraytune.config.resolved import parameters_content, relative_value, settings_content
+from xraytune.config.resolved import relative_value
 from xraytune.config.settings import Experiment, Parameters, Settings
 from xraytune.errors import ConfigError, Problem
 from xraytune.records import Json
 
 COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {
-    "gt": lambda value, limit: value > limit,
-    "ge": lambda value, limit: value >= limit,
-    "lt": lambda value, limit: value < limit,
-    "le": lambda value, limit: value <= limit,
+    "gt": operator.gt,
+    "ge": operator.ge,
+    "lt": operator.lt,
+    "le": operator.le,
 }
 
 Point: TypeAlias = dict[str, Value]
-"""Values by dotted name; a parameter that does not count at this point is not in it."""
+"""Values of the active parameters by dotted name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,9 +36,9 @@ class Condition:
     """`when: {source: [duplicate, gan]}` or `when: {classical: {ge: 1, lt: 3}}`.
 
     Attributes:
-        parameter: Dotted name; where it is left out itself, the condition does not hold.
-        one_of: The values it may have; None: what `limits` say.
-        limits: Comparisons that all hold, by name; none where values are listed.
+        parameter: Dotted name; the condition does not hold where this parameter is inactive.
+        one_of: The accepted values; None: any within `limits`.
+        limits: Pairs of a comparison and a number; all must hold.
     """
 
     parameter: str
@@ -46,18 +46,16 @@ class Condition:
     limits: tuple[tuple[str, float], ...] = ()
 
     def holds(self, point: Point) -> bool:
-        """Whether it holds at a point that has all parents' values."""
+        """Whether it holds at a point that has the values of all parents."""
         if self.parameter not in point:
             return False
-        value = point[self.parameter]
+        value: Any = point[self.parameter]
         if self.one_of is not None and value not in self.one_of:
             return False
-        return not self.limits or (
-            isinstance(value, int | float) and all(COMPARISONS[name](value, limit) for name, limit in self.limits)
-        )
+        return all(value is not None and COMPARISONS[name](value, limit) for name, limit in self.limits)
 
     def joined(self, other: Condition) -> Condition:
-        """The condition, on the same parameter, that holds when both do."""
+        """Return the conjunction with another condition on the same parameter."""
         limits = tuple(sorted({*self.limits, *other.limits}))
         listed = self.one_of if self.one_of is not None else other.one_of
         if listed is None:
@@ -66,7 +64,7 @@ class Condition:
         return Condition(parameter=self.parameter, one_of=accepted)
 
     def spec(self) -> Json:
-        """As the space file says it."""
+        """Return the condition as a space file writes it."""
         if self.one_of is None:
             return dict(self.limits)
         return self.one_of[0] if len(self.one_of) == 1 else list(self.one_of)
@@ -80,30 +78,31 @@ class Condition:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParameterSpec:
-    """One parameter of a space: its dotted name, its domain, and at most one condition on each other parameter."""
+    """One parameter of a space, with at most one condition on each other parameter."""
 
     name: str
     domain: Domain
     when: tuple[Condition, ...] = ()
 
     def counts_at(self, point: Point) -> bool:
-        """Whether all conditions hold at a point that has all parents' values."""
+        """Whether it is active at a point that has the values of all parents."""
         return all(condition.holds(point) for condition in self.when)
 
-    def spec(self) -> dict[str, Json]:
-        """As the space file says it."""
-        when: dict[str, Json] = {condition.parameter: condition.spec() for condition in self.when}
-        return {**self.domain.spec(), **({"when": when} if when else {})}
+    def spec(self, relative_to: Path | None = None) -> dict[str, Json]:
+        """Return the parameter as a space file writes it; with a folder, paths are relative to it."""
+        content = {key: relative_value(self.name, value, relative_to) for key, value in self.domain.spec().items()}
+        when: Json = {one.parameter: relative_value(one.parameter, one.spec(), relative_to) for one in self.when}
+        return {**content, **({"when": when} if when else {})}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Space:
-    """What a search searches. Made by `load_space`, which checks it: any point of it can run.
+    """A search space with its settings. `load_space` returns it checked: every point can run.
 
     Attributes:
-        settings: Everything but the parameters; paths are absolute.
-        specs: All parameters that can count, those that the file leaves to their defaults included, parents first.
-        points_to_evaluate: Points to try first; the values of open parameters alone.
+        settings: Everything except the parameters; paths are absolute.
+        specs: All parameters that can be active, including those that the file leaves at their defaults; parents first.
+        points_to_evaluate: The points to try first, with values of searched parameters only.
     """
 
     settings: Settings
@@ -112,11 +111,11 @@ class Space:
 
     @property
     def searched(self) -> tuple[str, ...]:
-        """The names of the parameters that are open."""
+        """The names of the parameters that have more than one value."""
         return tuple(spec.name for spec in self.specs if spec.domain.is_open)
 
     def suggest(self, trial: Suggester) -> Parameters:
-        """The parameters of one trial, as its sampler chooses them."""
+        """Return the parameters that the trial's sampler chooses."""
         point: Point = {}
         for spec in self.specs:
             if spec.counts_at(point):
@@ -124,62 +123,51 @@ class Space:
         return parameters_from(point)
 
     def experiment(self) -> Experiment:
-        """The experiment of a space in which nothing is open, or that of the first line of its `points_to_evaluate`.
+        """Return the only point of the space, or the first of `points_to_evaluate`.
 
         Raises:
-            ConfigError: Something is open, and that line does not say what.
+            ConfigError: Parameters are left to choose.
         """
-        start = self.points_to_evaluate[0] if self.points_to_evaluate else {}
+        point, still_open = self._fixed(self.points_to_evaluate[0] if self.points_to_evaluate else {})
+        if still_open:
+            what = f"still open: {', '.join(still_open)}"
+            fix = "choose first: xraytune export STUDY -o best.yaml, or give values in the first points_to_evaluate"
+            raise ConfigError(Problem(what, self.settings.name, fix))
+        return Experiment(settings=self.settings, parameters=parameters_from(point))
+
+    def _fixed(self, values: Point) -> tuple[Point, list[str]]:
+        """Return the active parameters that are constant or have one of these values, and the names of the others."""
         point: Point = {}
         still_open = []
         for spec in self.specs:
             if not spec.counts_at(point):
                 continue
-            if spec.name in start or not spec.domain.is_open:
-                point[spec.name] = start[spec.name] if spec.name in start else spec.domain.corners(())[0]
+            if not spec.domain.is_open:
+                (point[spec.name],) = spec.domain.corners(())
+            elif spec.name in values and spec.domain.contains(values[spec.name]):
+                point[spec.name] = values[spec.name]
             else:
                 still_open.append(spec.name)
-        if still_open:
-            what = f"still open: {', '.join(still_open)}"
-            fix = "choose first: xraytune export STUDY -o best.yaml, or say it in the first line of points_to_evaluate"
-            raise ConfigError(Problem(what, self.settings.name, fix))
-        return Experiment(settings=self.settings, parameters=parameters_from(point))
+        return point, still_open
 
     def initial_points(self) -> tuple[Point, ...]:
-        """`points_to_evaluate` as Optuna's `enqueue_trial` takes it: flat names, open parameters alone, each point once.
-
-        Lines that differ in a parameter which an override has fixed are one point.
-        """
-        points = [dict(point) for point in self.points_to_evaluate]
-        return tuple(point for place, point in enumerate(points) if point not in points[:place])
+        """Return the different `points_to_evaluate`, as Optuna's `enqueue_trial` expects them."""
+        points = self.points_to_evaluate
+        return tuple(point for index, point in enumerate(points) if point not in points[:index])
 
     def nearest_initial_point(self, values: Point) -> Point:
-        """What of a trial's settings, maybe of another space, this one can begin with: its open parameters."""
-        known: Point = {}
-        for spec in self.specs:
-            if spec.counts_at(known):
-                if not spec.domain.is_open:
-                    (known[spec.name],) = spec.domain.corners(())
-                elif spec.name in values and spec.domain.contains(values[spec.name]):
-                    known[spec.name] = values[spec.name]
-        return {name: value for name, value in known.items() if name in self.searched}
+        """Return the part of a trial's settings, perhaps from another space, that this space can start from."""
+        point, _ = self._fixed(values)
+        return {name: value for name, value in point.items() if name in self.searched}
 
     def grid(self) -> Iterator[Point]:
-        """Every distinct point, as `enqueue_trial` takes it; the first parameter changes slowest.
-
-        Raises:
-            ConfigError: An open parameter is a continuous range.
-        """
-        endless = [spec.name for spec in self.specs if spec.domain.points() is None]
-        if endless:
-            what = f"sampler: grid cannot list the values of {', '.join(endless)}"
-            raise ConfigError(Problem(what, self.settings.name, "give step: or values:"))
+        """Yield every point, as `enqueue_trial` expects it; the first parameter changes slowest."""
         searched = set(self.searched)
         points = walk(self.specs, lambda spec: spec.domain.points() or ())
         return ({name: value for name, value in point.items() if name in searched} for point in points)
 
     def points(self) -> tuple[Point, ...]:
-        """What the first trials are, by their numbers: `initial_points`; of a grid every point, those like them first."""
+        """Return the points of the first trials: `initial_points`, followed by the other points of a grid."""
         starts = self.initial_points()
         if not self._is_grid:
             return starts
@@ -188,7 +176,7 @@ class Space:
         return (*first, *(point for point in grid if point not in first))
 
     def trial_budget(self) -> int:
-        """How many trials a search of it asks for; of a grid no more than it has points."""
+        """Return the number of trials of a search; a grid has no more trials than points."""
         trials = self.settings.budget.trials
         return min(trials, len(self.points())) if self._is_grid else trials
 
@@ -197,13 +185,13 @@ class Space:
         return self.settings.sampler.name == "grid"
 
     def combinations(self, *names: str) -> tuple[tuple[Value, ...], ...]:
-        """The combinations of values of some parameters that trials may have; of a range, its bounds."""
+        """Return the possible combinations of values of some parameters; ranges contribute their bounds."""
         return tuple(
             dict.fromkeys(tuple(point.get(name) for name in names) for point in corner_points(self.specs, names))
         )
 
     def networks(self) -> tuple[tuple[str, str], ...]:
-        """Each backbone with the weights that trials may start it from; defaults, where a condition leaves one out."""
+        """Return the possible pairs of backbone and weights, with defaults where one is inactive."""
         names = ("backbone", "weights")
         defaults = [parameter_fields()[name].default for name in names]
         return tuple(
@@ -214,7 +202,7 @@ class Space:
         )
 
     def identity(self) -> dict[str, Json]:
-        """All that makes this the space it is, as plain JSON: equal identities may share a study."""
+        """Return what must not change when a study resumes, as plain JSON."""
         parameters: dict[str, Json] = {spec.name: spec.spec() for spec in self.specs}
         return {
             **self.settings.identity(),
@@ -223,13 +211,13 @@ class Space:
         }
 
     def to_yaml(self, relative_to: Path) -> str:
-        """The resolved file, defaults included, which `load_space` reads back as an equal space.
+        """Return the space file with all defaults, which `load_space` reads back as an equal space.
 
         Args:
-            relative_to: The folder that the file will lie in; paths are written relative to it.
+            relative_to: The folder of the file; paths are written relative to it.
         """
         content = settings_content(self.settings, relative_to)
-        content["parameters"] = parameters_content({spec.name: spec.spec() for spec in self.specs}, relative_to)
+        content["parameters"] = {spec.name: spec.spec(relative_to) for spec in self.specs}
         if self.points_to_evaluate:
             content["points_to_evaluate"] = [
                 {name: relative_value(name, value, relative_to) for name, value in point.items()}
@@ -238,8 +226,14 @@ class Space:
         return write_yaml(content)
 
 
+def settings_content(settings: Settings, relative_to: Path) -> dict[str, Any]:
+    """Return the settings as a space file writes them. None is the default wherever it is valid, and left out."""
+    content: dict[str, Any] = settings.model_dump(mode="json", exclude_none=True, context=relative_to)
+    return content
+
+
 def walk(specs: Iterable[ParameterSpec], values: Callable[[ParameterSpec], Iterable[Value]]) -> Iterator[Point]:
-    """Every point that takes one of `values(spec)` for each parameter that counts there. Parents come first."""
+    """Yield every point with one of `values(spec)` for each active parameter. Parents come first in `specs`."""
     remaining = tuple(specs)
 
     def extend(point: Point, index: int) -> Iterator[Point]:
@@ -257,7 +251,7 @@ def walk(specs: Iterable[ParameterSpec], values: Callable[[ParameterSpec], Itera
 
 
 def family_of(names: Iterable[str], specs: Mapping[str, ParameterSpec]) -> set[str]:
-    """The parameters and all that they depend on, those included that the specs do not know."""
+    """Return the parameters and all that they depend on, even those that are not in `specs`."""
     family: set[str] = set()
     waiting = list(names)
     while waiting:
@@ -269,7 +263,7 @@ def family_of(names: Iterable[str], specs: Mapping[str, ParameterSpec]) -> set[s
 
 
 def corner_points(specs: Sequence[ParameterSpec], names: Iterable[str]) -> Iterator[Point]:
-    """Points of some parameters and their family: all choices, the ends of ranges, and each condition met both ways."""
+    """Yield points of some parameters and their family that cover all choices, range ends and outcomes of conditions."""
     family = family_of(names, {spec.name: spec for spec in specs})
     cuts: dict[str, list[float]] = {}
     for condition in (condition for spec in specs for condition in spec.when):

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 from PIL import Image
 
-from xraytune.config.load import experiment_to_json
+from xraytune.config.fields import flat_values
 from xraytune.config.settings import Experiment, WandbSettings
 from xraytune.records import EpochRecord, Json
 
@@ -100,8 +100,7 @@ class TrackedTrial:
     @property
     def config(self) -> dict[str, Json]:
         """Parameters by dotted name, with paths relative to the trial's folder; the arm and the study."""
-        parameters = experiment_to_json(self.experiment, self.folder)["parameters"]
-        assert isinstance(parameters, dict), "parameters have names"
+        parameters = flat_values(self.experiment.parameters, self.folder)
         return {**parameters, "arm": self.experiment.parameters.arm, "study": self.study, "trial": self.number}
 
 
