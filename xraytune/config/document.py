@@ -123,6 +123,7 @@ _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 """Characters that escapes in quoted text can produce, but that no path or JSON file can hold."""
 _MAX_DEPTH = 20
 _LINE_LENGTH = 110
+_TAG = "tag:yaml.org,2002:"
 
 
 def read_document(path: Path) -> Document:
@@ -267,23 +268,16 @@ class _Dumper(yaml.SafeDumper):
     """Quotes what YAML 1.1 or 1.2 would not read back as text; keeps short collections on one line."""
 
 
-def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if _LINE_BREAK.search(text) else None)
-
-
-def _represent_mapping(dumper: yaml.SafeDumper, mapping: dict[str, Json]) -> yaml.MappingNode:
-    is_short = len(str(mapping)) <= _LINE_LENGTH
-    return dumper.represent_mapping("tag:yaml.org,2002:map", mapping, flow_style=is_short)
-
-
-def _represent_list(dumper: yaml.SafeDumper, items: list[Json]) -> yaml.SequenceNode:
-    return dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=len(str(items)) <= _LINE_LENGTH)
-
-
-_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(rf"({_FLOAT.pattern})\Z"), list("-+.0123456789"))
-_Dumper.add_representer(str, _represent_text)
-_Dumper.add_representer(dict, _represent_mapping)
-_Dumper.add_representer(list, _represent_list)
+_Dumper.add_implicit_resolver(f"{_TAG}float", re.compile(rf"({_FLOAT.pattern})\Z"), list("-+.0123456789"))
+_Dumper.add_representer(
+    str, lambda dumper, text: dumper.represent_scalar(f"{_TAG}str", text, '"' if _LINE_BREAK.search(text) else None)
+)
+_Dumper.add_representer(
+    dict, lambda dumper, items: dumper.represent_mapping(f"{_TAG}map", items, len(str(items)) <= _LINE_LENGTH)
+)
+_Dumper.add_representer(
+    list, lambda dumper, items: dumper.represent_sequence(f"{_TAG}seq", items, len(str(items)) <= _LINE_LENGTH)
+)
 
 
 def write_yaml(content: Json, header: str = "") -> str:

@@ -66,14 +66,41 @@ class Choices:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class IntRange:
+class _Range:
+    low: float
+    high: float
+    step: float | None = None
+    is_log: bool = False
+    is_open: ClassVar[bool] = True
+
+    def points(self) -> Iterable[Value] | None:
+        """Return all values, in order; None without steps."""
+        return None if self.step is None else map(self._point, range(self._count))
+
+    def corners(self, cuts: Iterable[float]) -> tuple[Value, ...]:
+        """Return both ends, the cuts and their neighbours: enough to meet each comparison with a cut both ways."""
+        if self.step is None:
+            ends = sorted({self.low, self.high, *(cut for cut in cuts if self.low < cut < self.high)})
+            return tuple(sorted({*ends, *((left + right) / 2 for left, right in pairwise(ends))}))
+        around = {math.floor((cut - self.low) / self.step) + offset for cut in cuts for offset in (-1, 0, 1)}
+        return tuple(self._point(index) for index in sorted(around | {0, self._count - 1}) if 0 <= index < self._count)
+
+    @property
+    def _count(self) -> int:
+        low, high, step = (Decimal(str(number)) for number in (self.low, self.high, self.step))
+        return int((high - low) / step) + 1
+
+    def _point(self, index: int) -> float:  # with Decimal, 0.1 + 2 · 0.1 is 0.3
+        return type(self.low)(Decimal(str(self.low)) + index * Decimal(str(self.step)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntRange(_Range):
     """The integers low, low + step ... high, with low < high; uniform, or log-uniform with step 1."""
 
     low: int
     high: int
     step: int = 1
-    is_log: bool = False
-    is_open: ClassVar[bool] = True
 
     def contains(self, value: Value) -> bool:
         """Whether the value is in the domain."""
@@ -82,15 +109,6 @@ class IntRange:
     def suggest(self, trial: Suggester, name: str) -> Value:
         """Return the trial's choice."""
         return trial.suggest_int(name, self.low, self.high, step=self.step, log=self.is_log)
-
-    def points(self) -> Sequence[int]:
-        """Return all values, in order."""
-        return range(self.low, self.high + 1, self.step)
-
-    def corners(self, cuts: Iterable[float]) -> tuple[Value, ...]:
-        """Return both ends and each cut with its neighbours: enough to meet each comparison with a cut both ways."""
-        points = self.points()
-        return tuple(points[index] for index in _corner_indices(self.low, self.step, len(points), cuts))
 
     def spec(self) -> dict[str, Json]:
         """Return the domain as a space file writes it."""
@@ -103,14 +121,8 @@ class IntRange:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FloatRange:
+class FloatRange(_Range):
     """The floats between low < high; uniform, log-uniform, or in steps."""
-
-    low: float
-    high: float
-    step: float | None = None
-    is_log: bool = False
-    is_open: ClassVar[bool] = True
 
     def contains(self, value: Value) -> bool:
         """Whether the value is in the domain, up to rounding."""
@@ -123,26 +135,6 @@ class FloatRange:
         """Return the trial's choice."""
         return trial.suggest_float(name, self.low, self.high, step=self.step, log=self.is_log)
 
-    def points(self) -> Iterable[float] | None:
-        """Return all values, in order; None without steps."""
-        return None if self.step is None else map(self._point, range(self._point_count))
-
-    def corners(self, cuts: Iterable[float]) -> tuple[Value, ...]:
-        """Return both ends, the cuts and a value on each side of them; see `IntRange.corners`."""
-        if self.step is not None:
-            return tuple(self._point(index) for index in _corner_indices(self.low, self.step, self._point_count, cuts))
-        ends = sorted({self.low, self.high, *(cut for cut in cuts if self.low < cut < self.high)})
-        between = [(left + right) / 2 for left, right in pairwise(ends)]
-        return tuple(sorted({*ends, *between}))
-
-    @property
-    def _point_count(self) -> int:
-        low, high, step = (Decimal(str(number)) for number in (self.low, self.high, self.step))
-        return int((high - low) / step) + 1
-
-    def _point(self, index: int) -> float:  # with Decimal, 0.1 + 2 · 0.1 is 0.3
-        return float(Decimal(str(self.low)) + index * Decimal(str(self.step)))
-
     def spec(self) -> dict[str, Json]:
         """Return the domain as a space file writes it."""
         bounds: dict[str, Json] = {"min": self.low, "max": self.high}
@@ -152,11 +144,6 @@ class FloatRange:
 
     def __str__(self) -> str:
         return f"{self.low:g} to {self.high:g}" + (f" in steps of {self.step:g}" if self.step else "")
-
-
-def _corner_indices(low: float, step: float, count: int, cuts: Iterable[float]) -> list[int]:
-    around = {math.floor((cut - low) / step) + offset for cut in cuts for offset in (-1, 0, 1)}
-    return sorted(index for index in around | {0, count - 1} if 0 <= index < count)
 
 
 Domain: TypeAlias = Choices | IntRange | FloatRange
