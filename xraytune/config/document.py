@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
 import yaml
 
@@ -85,6 +85,10 @@ def with_value(content: Json, path: KeyPath, value: Json) -> Json:
     return mapping
 
 
+class RejectedError(Exception):
+    """A value is invalid; its problem has been added to `Problems`."""
+
+
 class Problems:
     """Collects the problems of a document, to raise all of them as one error."""
 
@@ -98,6 +102,11 @@ class Problems:
         found = (place.order, Problem(what, place.where, fix))
         if found not in self._found:
             self._found.append(found)
+
+    def reject(self, path: KeyPath, what: str, fix: str) -> NoReturn:
+        """Add a problem and give up on the value: raise `RejectedError`."""
+        self.add(path, what, fix)
+        raise RejectedError
 
     def raise_all(self) -> None:
         """Raise all problems as one `ConfigError`, in document order; do nothing if there are none."""

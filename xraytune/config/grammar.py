@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from math import isfinite
 from typing import NoReturn
 
-from xraytune.config.document import Document, KeyPath, Problems
+from xraytune.config.document import Document, KeyPath, Problems, RejectedError
 from xraytune.config.domains import Choices, Domain, FloatRange, IntRange, Value
 from xraytune.config.fields import BLOCKS, ParameterField, parameter_fields
 from xraytune.config.messages import nearest, shown
@@ -57,8 +58,12 @@ def path_of(document: Document, name: str) -> KeyPath:
 
 def read_values(
     field: ParameterField, items: Mapping[KeyPath, Json], problems: Problems, prefix: str = ""
-) -> tuple[Value, ...] | None:
-    """Return the values at some paths in the parameter's type, paths absolute; None if one is invalid."""
+) -> tuple[Value, ...]:
+    """Return the values at some paths in the parameter's type, file paths absolute.
+
+    Raises:
+        RejectedError: At least one is invalid.
+    """
     values: list[Value] = []
     for path, item in items.items():
         try:
@@ -69,7 +74,9 @@ def read_values(
             continue
         is_file = isinstance(value, str) and is_path(field.name, value)
         values.append(absolute_path(str(value), problems.document.folder(path)) if is_file else value)
-    return tuple(values) if len(values) == len(items) else None
+    if len(values) < len(items):
+        raise RejectedError
+    return tuple(values)
 
 
 def read_parameters(problems: Problems) -> dict[str, Declaration]:
@@ -81,13 +88,15 @@ def read_parameters(problems: Problems) -> dict[str, Declaration]:
             first = problems.document.place(declared[name].path).where
             problems.add(path, f"{name}: is declared twice, first at {first}", "keep one")
             continue
-        domain = _SpecReader(problems=problems, field=parameter_fields()[name], path=path).read()
         when_paths = [(*place, "when") for place in dict.fromkeys((path, block_path)) if (*place, "when") in places]
-        conditions = [_read_when(problems, when_path) for when_path in when_paths]
+        conditions: list[Condition] | None = None
+        with suppress(RejectedError):
+            conditions = [condition for when_path in when_paths for condition in _read_when(problems, when_path)]
         spec = None
-        if domain is not None and None not in conditions:
-            when = join_conditions(*(condition for some in conditions for condition in some or ()))
-            spec = ParameterSpec(name=name, domain=domain, when=when)
+        with suppress(RejectedError):
+            domain = _SpecReader(problems=problems, field=parameter_fields()[name], path=path).read()
+            if conditions is not None:
+                spec = ParameterSpec(name=name, domain=domain, when=join_conditions(*conditions))
         declared[name] = Declaration(spec=spec, path=path, when_path=(*when_paths, path)[0])
     return declared
 
@@ -130,53 +139,44 @@ def _paths_in_block(problems: Problems, block: str) -> Iterator[tuple[str, KeyPa
             problems.add(here, f"{block}: unknown parameter '{key}'", nearest(key, names))
 
 
-def _read_when(problems: Problems, path: KeyPath) -> list[Condition] | None:
-    """Return the conditions of the `when:` at a path; None if there are problems with them."""
+def _read_when(problems: Problems, path: KeyPath) -> list[Condition]:
     content = problems.document.get(path)
     if not isinstance(content, dict) or not content:
-        problems.add(path, f"when: {shown(content)} is not a condition", "write when: {source: gan}")
-        return None
-    read = [_read_condition(problems, (*path, name), name, accepted) for name, accepted in content.items()]
-    conditions = [condition for condition in read if condition]
-    return conditions if len(conditions) == len(read) else None
+        problems.reject(path, f"when: {shown(content)} is not a condition", "write when: {source: gan}")
+    return [_read_condition(problems, (*path, name), name, accepted) for name, accepted in content.items()]
 
 
-def _read_condition(problems: Problems, path: KeyPath, name: str, accepted: Json) -> Condition | None:
+def _read_condition(problems: Problems, path: KeyPath, name: str, accepted: Json) -> Condition:
     field = parameter_fields().get(name)
     if field is None:
         inner = [known for known in parameter_fields() if known.endswith(f".{name}")]
         fix = f"did you mean '{inner[0]}'?" if inner else nearest(name, parameter_fields())
-        problems.add(path, f"when: unknown parameter '{name}'", fix)
-        return None
+        problems.reject(path, f"when: unknown parameter '{name}'", fix)
     if isinstance(accepted, dict):
-        return _read_limits(problems, field, path, accepted)
-    if accepted == []:
-        problems.add(path, f"when: no value of {name} is listed", "list one or more")
-    items = (
-        {(*path, index): item for index, item in enumerate(accepted)}
-        if isinstance(accepted, list)
-        else {path: accepted}
-    )
-    values = read_values(field, items, problems, "when: ")
-    return Condition(parameter=name, one_of=values) if values else None
+        return Condition(parameter=name, limits=_read_limits(problems, field, path, accepted))
+    items: dict[KeyPath, Json] = {path: accepted}
+    if isinstance(accepted, list):
+        items = {(*path, index): item for index, item in enumerate(accepted)}
+    if not items:
+        problems.reject(path, f"when: no value of {name} is listed", "list one or more")
+    return Condition(parameter=name, one_of=read_values(field, items, problems, "when: "))
 
 
-def _read_limits(problems: Problems, field: ParameterField, path: KeyPath, limits: dict[str, Json]) -> Condition | None:
+def _read_limits(
+    problems: Problems, field: ParameterField, path: KeyPath, limits: dict[str, Json]
+) -> tuple[tuple[str, float], ...]:
     if not field.is_ordered:
-        problems.add(path, f"when: values of {field.name} have no order", f"list values: {{{field.name}: [a, b]}}")
-        return None
+        problems.reject(path, f"when: values of {field.name} have no order", f"list values: {{{field.name}: [a, b]}}")
     if not limits:
-        problems.add(path, f"when: no comparison with {field.name}", f"write {{{field.name}: {{gt: 1}}}}")
-    read = []
+        problems.reject(path, f"when: no comparison with {field.name}", f"write {{{field.name}: {{gt: 1}}}}")
+    read: list[tuple[str, float]] = []
     for name, limit in limits.items():
         if name not in COMPARISONS:
-            problems.add((*path, name), f"when: unknown comparison '{name}'", nearest(name, COMPARISONS))
-        elif isinstance(limit, bool) or not isinstance(limit, int | float) or not isfinite(limit):
-            problems.add((*path, name), f"when: {shown(limit)} is not a number", "write a number")
-        else:
-            read.append((name, limit))
-    is_valid = read and len(read) == len(limits)
-    return Condition(parameter=field.name, limits=tuple(sorted(read))) if is_valid else None
+            problems.reject((*path, name), f"when: unknown comparison '{name}'", nearest(name, COMPARISONS))
+        if isinstance(limit, bool) or not isinstance(limit, int | float) or not isfinite(limit):
+            problems.reject((*path, name), f"when: {shown(limit)} is not a number", "write a number")
+        read.append((name, limit))
+    return tuple(sorted(read))
 
 
 def join_conditions(*conditions: Condition) -> tuple[Condition, ...]:
@@ -188,10 +188,6 @@ def join_conditions(*conditions: Condition) -> tuple[Condition, ...]:
     return tuple(joined[name] for name in sorted(joined))
 
 
-class _RejectedError(Exception):
-    """The spec is invalid, and its problem has been added."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _SpecReader:
     """Reads the domain of one parameter from its mapping at `path`."""
@@ -200,19 +196,11 @@ class _SpecReader:
     field: ParameterField
     path: KeyPath
 
-    def read(self) -> Domain | None:
-        """Return the domain; None if there are problems with it."""
-        try:
-            return self._domain()
-        except _RejectedError:
-            return None
-
     def _reject(self, key: str | KeyPath, what: str, fix: str) -> NoReturn:
         keys = (key,) if isinstance(key, str) else key
-        self.problems.add((*self.path, *keys), f"{self.field.name}: {what}", fix)
-        raise _RejectedError
+        self.problems.reject((*self.path, *keys), f"{self.field.name}: {what}", fix)
 
-    def _domain(self) -> Domain:
+    def read(self) -> Domain:
         content, key = self.problems.document.get(self.path), self.path[-1]
         if content is None:
             self._reject((), "is empty", f"write {key}: {{value: ...}}")
@@ -250,10 +238,7 @@ class _SpecReader:
         self._reject("distribution", what, fix)
 
     def _values(self, items: Mapping[KeyPath, Json]) -> tuple[Value, ...]:
-        values = read_values(self.field, {(*self.path, *key): item for key, item in items.items()}, self.problems)
-        if values is None:
-            raise _RejectedError
-        return values
+        return read_values(self.field, {(*self.path, *key): item for key, item in items.items()}, self.problems)
 
     def _choices(self, content: dict[str, Json]) -> tuple[Value, ...]:
         items = content["values"]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 
-from xraytune.config.document import KeyPath, Problems
+from xraytune.config.document import KeyPath, Problems, RejectedError
 from xraytune.config.domains import Value
 from xraytune.config.fields import BLOCKS, parameter_fields
 from xraytune.config.grammar import ROOT as PARAMETERS
@@ -36,11 +37,14 @@ def read_initial_points(specs: Sequence[ParameterSpec], problems: Problems) -> t
         if not isinstance(row, dict):
             problems.add(path, f"points_to_evaluate: {shown(row)} is not a mapping", "write {source: none, lr: 1e-4}")
             continue
-        paths = {name: (here, value) for name, here, value in _flat(row, path, "")}
-        values = {name: _read(name, here, value, problems) for name, (here, value) in paths.items()}
-        point = {name: value[0] for name, value in values.items() if value}
-        if specs and len(point) == len(values):
-            points.append(_in_space(point, {name: here for name, (here, _) in paths.items()}, specs, problems))
+        point: Point = {}
+        paths: dict[str, KeyPath] = {}
+        for name, here, value in _flat(row, path, ""):
+            paths[name] = here
+            with suppress(RejectedError):
+                point[name] = _read(name, here, value, problems)
+        if specs and len(point) == len(paths):
+            points.append(_in_space(point, paths, specs, problems))
     return tuple(points)
 
 
@@ -52,17 +56,15 @@ def _flat(row: dict[str, Json], path: KeyPath, prefix: str) -> Iterator[tuple[st
             yield prefix + key, (*path, key), value
 
 
-def _read(name: str, path: KeyPath, value: Json, problems: Problems) -> tuple[Value, ...] | None:
+def _read(name: str, path: KeyPath, value: Json, problems: Problems) -> Value:
     field = parameter_fields().get(name)
     if name in BLOCKS:
         fix = f"write {name}: {{...}} with its parameters, or {name}.KEY"
-        problems.add(path, f"points_to_evaluate: {name} is a block", fix)
-    elif field is None:
+        problems.reject(path, f"points_to_evaluate: {name} is a block", fix)
+    if field is None:
         fix = nearest(name, parameter_fields())
-        problems.add(path, f"points_to_evaluate: unknown parameter '{name}'", fix)
-    else:
-        return read_values(field, {path: value}, problems, "points_to_evaluate: ")
-    return None
+        problems.reject(path, f"points_to_evaluate: unknown parameter '{name}'", fix)
+    return read_values(field, {path: value}, problems, "points_to_evaluate: ")[0]
 
 
 def _in_space(row: Point, paths: Mapping[str, KeyPath], specs: Sequence[ParameterSpec], problems: Problems) -> Point:
