@@ -144,7 +144,7 @@ def read_document(path: Path) -> Document:
     try:
         text = read_bytes(path, "space file", ConfigError).decode("utf-8-sig")
     except FileNotFoundError:
-        raise ConfigError(Problem("no such file", path, "check the path")) from None
+        raise ConfigError(Problem("there is no such file", path, "check the path")) from None
     except UnicodeDecodeError:
         raise ConfigError(
             Problem("the file is not UTF-8 text", path, "save it as UTF-8, or give a YAML file")
