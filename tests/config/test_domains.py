@@ -1,4 +1,4 @@
-"""What a parameter may be: its points, its ends, and how it is told and written."""
+"""Domains: membership, grid points, corners and formatting."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from xraytune.records import Json
 
 
 @pytest.mark.parametrize(
-    ("domain", "written", "told"),
+    ("domain", "spec", "text"),
     [
         (Choices(("gan",)), {"value": "gan"}, "gan"),
         (Choices(("gan", 2)), {"values": ["gan", 2]}, "gan or 2"),
@@ -38,11 +38,9 @@ from xraytune.records import Json
         ),
     ],
 )
-def test_a_domain_is_written_as_in_a_space_file_and_told_in_words(
-    domain: Domain, written: dict[str, Json], told: str
-) -> None:
-    assert domain.spec() == written
-    assert str(domain) == told
+def test_a_domain_is_formatted_for_files_and_for_messages(domain: Domain, spec: dict[str, Json], text: str) -> None:
+    assert domain.spec() == spec
+    assert str(domain) == text
 
 
 @pytest.mark.parametrize(
@@ -54,7 +52,7 @@ def test_a_domain_is_written_as_in_a_space_file_and_told_in_words(
         (FloatRange(low=0.05, high=0.65, step=0.2), [0.05, 0.05 + 0.2, 0.45, 0.65], [-0.15, 0.15, 0.3, 0.85]),
     ],
 )
-def test_a_domain_knows_what_lies_in_it(domain: Domain, inside: list[Value], outside: list[Value]) -> None:
+def test_membership(domain: Domain, inside: list[Value], outside: list[Value]) -> None:
     assert [value for value in [*inside, *outside] if domain.contains(value)] == inside
 
 
@@ -87,23 +85,23 @@ def test_a_range_without_steps_has_no_points_to_list() -> None:
         (FloatRange(low=1.0, high=3.0), [0.5, 4.0], (1.0, 2.0, 3.0)),
     ],
 )
-def test_corners_are_the_ends_and_what_lies_around_a_cut(
+def test_corners_are_the_ends_and_the_neighbours_of_cuts(
     domain: Domain, cuts: list[float], corners: tuple[Value, ...]
 ) -> None:
     """A condition that holds somewhere in the domain, and one that fails somewhere, each do so at a corner."""
     assert domain.corners(cuts) == corners
 
 
-def test_a_constant_is_no_dimension_and_a_choice_is() -> None:
-    nothing_to_choose = FixedTrial({})
+def test_a_constant_is_not_sampled() -> None:
+    empty = FixedTrial({})
 
     assert not Choices((7,)).is_open
-    assert Choices((7,)).suggest(nothing_to_choose, "x") == 7
+    assert Choices((7,)).suggest(empty, "x") == 7
     assert Choices((7, 8)).is_open
     assert Choices((7, 8)).suggest(FixedTrial({"x": 8}), "x") == 8
 
 
-def test_a_range_is_a_dimension_and_takes_the_trials_number() -> None:
+def test_a_range_is_sampled() -> None:
     assert IntRange(low=1, high=5).is_open
     assert IntRange(low=1, high=5).suggest(FixedTrial({"x": 4}), "x") == 4
     assert FloatRange(low=1, high=5).is_open

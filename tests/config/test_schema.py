@@ -1,4 +1,4 @@
-"""The JSON Schema says of a file's form what `load_space` says."""
+"""The JSON Schema agrees with `load_space` about the structure of a file."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ def complaints(text: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_the_schema_is_one() -> None:
+def test_the_schema_is_valid() -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
 
 
-def test_the_schema_that_editors_are_pointed_at_is_the_one_of_this_version() -> None:
-    """`xraytune space check --schema > search_spaces/space.schema.json` writes it anew."""
+def test_the_shipped_schema_is_up_to_date() -> None:
+    """Update it with `xraytune space check --schema > search_spaces/space.schema.json`."""
     assert json.loads((SPACES / "space.schema.json").read_text(encoding="utf-8")) == SCHEMA
 
 
 @pytest.mark.parametrize("file", sorted(SPACES.glob("*.yaml")), ids=lambda file: file.stem)
-def test_every_shipped_space_fits_the_schema_and_points_an_editor_at_it(file: Path) -> None:
+def test_every_shipped_space_fits_the_schema_and_names_it_for_editors(file: Path) -> None:
     text = file.read_text(encoding="utf-8")
 
     assert text.splitlines()[0] == "# yaml-language-server: $schema=space.schema.json"
@@ -68,7 +68,7 @@ def test_every_resolved_space_fits_the_schema(file: Path) -> None:
         "points_to_evaluate: [{gan: {stepz: 1}}]",
     ],
 )
-def test_what_is_refused_when_it_is_loaded_is_underlined_in_the_editor(line: str, tmp_path: Path) -> None:
+def test_the_schema_rejects_what_load_space_rejects(line: str, tmp_path: Path) -> None:
     path = tmp_path / "space.yaml"
     path.write_text(f"name: small\ndata: {{path: images}}\n{line}\n", encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""Properties of spaces: what is suggested lies in what was declared, and what is written is read back."""
+"""Properties of spaces: suggestions lie in the declared domains, and written files are read back unchanged."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _condition(parent: str) -> st.SearchStrategy[dict[str, Json]]:
 
 @st.composite
 def space_contents(draw: st.DrawFn) -> dict[str, Any]:
-    """The content of a space file; nothing promises that it can run."""
+    """The content of a space file, which may be invalid."""
     names = draw(st.lists(st.sampled_from([*_CHOICES, *_RANGES]), min_size=1, max_size=6, unique=True))
     specs: Specs = {"folder.path": {"value": "extra"}}
     for name in names:
@@ -107,8 +107,8 @@ def load(folder: Path, content: Mapping[str, Any]) -> Space:
     return load_space(path)
 
 
-def load_if_right(folder: Path, content: Mapping[str, Any]) -> Space:
-    """A space, or a drawn example that is set aside because it is refused."""
+def load_if_valid(folder: Path, content: Mapping[str, Any]) -> Space:
+    """Load a space, or discard the example if it is invalid."""
     try:
         return load(folder, content)
     except ConfigError:
@@ -117,7 +117,7 @@ def load_if_right(folder: Path, content: Mapping[str, Any]) -> Space:
 
 
 def ask(space: Space, seed: int, count: int) -> list[optuna.Trial]:
-    """Trials of a random sampler through the space, as a search asks for them."""
+    """Sample trials of the space at random."""
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
     trials = [study.ask() for _ in range(count)]
     for trial in trials:
@@ -126,7 +126,7 @@ def ask(space: Space, seed: int, count: int) -> list[optuna.Trial]:
 
 
 def holds(point: Mapping[str, Value], when: Mapping[str, Any], specs: Specs) -> bool:
-    """What `when:` means, told a second time and by other means."""
+    """An independent implementation of `when:`."""
     compare: dict[str, Callable[[Any, Any], bool]] = {
         "gt": lambda a, b: a > b,
         "ge": lambda a, b: a >= b,
@@ -146,7 +146,7 @@ def holds(point: Mapping[str, Value], when: Mapping[str, Any], specs: Specs) -> 
 
 
 def as_written(value: Any) -> Any:
-    """A searched value as the file says it: paths there are relative."""
+    """A searched value as the file writes it, with a relative path."""
     return "own/net.pth" if str(value).endswith("own/net.pth") else value
 
 
@@ -159,9 +159,9 @@ any_space = settings(
 @any_space
 @given(content=space_contents(), seed=st.integers(0, 10**6))
 @pytest.mark.slow
-def test_what_is_suggested_lies_in_the_declared_domain(tmp_path: Path, content: dict[str, Any], seed: int) -> None:
-    """Constants are no dimension, conditions decide, and any point of a space that was let through can run."""
-    space = load_if_right(tmp_path, content)
+def test_suggestions_lie_in_the_declared_domains(tmp_path: Path, content: dict[str, Any], seed: int) -> None:
+    """Constants are not sampled, conditions hold, and every point of a valid space can run."""
+    space = load_if_valid(tmp_path, content)
     specs: Specs = content["parameters"]
 
     for trial in ask(space, seed, 6):
@@ -177,7 +177,7 @@ def test_what_is_suggested_lies_in_the_declared_domain(tmp_path: Path, content: 
 @given(content=space_contents())
 @pytest.mark.slow
 def test_the_resolved_file_is_the_same_space(tmp_path: Path, content: dict[str, Any]) -> None:
-    space = load_if_right(tmp_path, content)
+    space = load_if_valid(tmp_path, content)
     elsewhere = tmp_path / "study"
     elsewhere.mkdir(exist_ok=True)
     resolved = elsewhere / "study.yaml"
@@ -192,7 +192,7 @@ def test_the_resolved_file_is_the_same_space(tmp_path: Path, content: dict[str, 
 @given(content=space_contents(), data=st.data())
 @pytest.mark.slow
 def test_the_order_of_keys_does_not_matter(tmp_path: Path, content: dict[str, Any], data: st.DataObject) -> None:
-    space = load_if_right(tmp_path, content)
+    space = load_if_valid(tmp_path, content)
 
     shuffled = {key: content[key] for key in data.draw(st.permutations(list(content)))}
     specs = content["parameters"]
@@ -206,8 +206,8 @@ def test_the_order_of_keys_does_not_matter(tmp_path: Path, content: dict[str, An
 @given(content=space_contents(), seed=st.integers(0, 10**6))
 @pytest.mark.slow
 def test_an_experiment_survives_its_files(tmp_path: Path, content: dict[str, Any], seed: int) -> None:
-    """`best.yaml` and a trial's `config.json` give the same experiment back, wherever they lie."""
-    space = load_if_right(tmp_path, content)
+    """`best.yaml` and a trial's `config.json` give back the same experiment, in any folder."""
+    space = load_if_valid(tmp_path, content)
     (trial,) = ask(space, seed, 1)
     experiment = Experiment(settings=space.settings, parameters=space.suggest(FixedTrial(trial.params)))
     elsewhere = tmp_path / "out"
@@ -226,7 +226,7 @@ def test_an_experiment_survives_its_files(tmp_path: Path, content: dict[str, Any
 @given(content=space_contents(), seed=st.integers(0, 10**6))
 @pytest.mark.slow
 def test_a_recorded_trial_replays_to_the_same_parameters(tmp_path: Path, content: dict[str, Any], seed: int) -> None:
-    space = load_if_right(tmp_path, content)
+    space = load_if_valid(tmp_path, content)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
     trial = study.ask()
 
@@ -237,7 +237,7 @@ def test_a_recorded_trial_replays_to_the_same_parameters(tmp_path: Path, content
     assert {name: flat_values(suggested)[name] for name in trial.params} == trial.params
 
 
-def test_optuna_tries_the_start_points_first_and_learns_from_conditional_trials(write_space: WriteSpace) -> None:
+def test_optuna_evaluates_initial_points_first_and_handles_conditional_parameters(write_space: WriteSpace) -> None:
     path = write_space(
         "source: {values: [none, gan]}",
         "synthetic_ratio: {values: [0.5, 1], when: {source: gan}}",
@@ -300,7 +300,7 @@ def test_a_grid_begins_with_points_to_evaluate_and_has_no_point_twice(write_spac
     assert [(point["dropout"], point["classical"]) for point in points] == [(0.1, 0), (0, 1), (0, 0), (0.1, 1)]
 
 
-def test_what_may_change_between_two_starts_is_not_identity(write_space: WriteSpace) -> None:
+def test_identity_ignores_what_may_change_when_a_study_resumes(write_space: WriteSpace) -> None:
     path = write_space("lr: {values: [1e-3, 1e-4]}")
     space = load_space(path)
 
@@ -313,7 +313,7 @@ def test_what_may_change_between_two_starts_is_not_identity(write_space: WriteSp
         assert load_space(path, [override]).identity() != space.identity()
 
 
-def test_a_file_keeps_where_it_was_exported_from_but_is_no_other_space_for_it(
+def test_the_origin_of_an_exported_file_is_kept_but_not_part_of_its_identity(
     tmp_path: Path, write_space: WriteSpace
 ) -> None:
     written = "batch_norm: {value: mix}"  # as `export` writes every parameter
@@ -332,8 +332,8 @@ def test_a_file_keeps_where_it_was_exported_from_but_is_no_other_space_for_it(
     assert exported.identity() == plain.identity()
 
 
-def test_a_parameter_counts_exactly_where_its_condition_holds(write_space: WriteSpace) -> None:
-    """Also when the file's order, or the model's, has the parent after it."""
+def test_a_parameter_is_active_exactly_where_its_condition_holds(write_space: WriteSpace) -> None:
+    """In any order of parent and child."""
     path = write_space(
         "classical: {values: [1, 2], when: {backbone: resnet18}}", "backbone: {values: [resnet18, resnet50]}"
     )
@@ -345,7 +345,7 @@ def test_a_parameter_counts_exactly_where_its_condition_holds(write_space: Write
     assert all(("classical" in point) == (point["backbone"] == "resnet18") for point in points)
 
 
-def test_ranges_reach_optuna_as_they_are_declared(write_space: WriteSpace) -> None:
+def test_ranges_reach_optuna_as_declared(write_space: WriteSpace) -> None:
     path = write_space(
         "batch_size: {min: 8, max: 32, step: 8}",
         "dropout: {min: 0.1, max: 0.5, distribution: q_uniform, q: 0.2}",
@@ -372,8 +372,8 @@ def test_bounds_are_inclusive(write_space: WriteSpace) -> None:
     assert {space.suggest(trial).classical for trial in ask(space, 0, 60)} == {0, 1, 2, 3}
 
 
-def test_a_source_without_a_condition_in_the_file_still_collapses(write_space: WriteSpace) -> None:
-    """Otherwise the sampler would learn from differences between trials that are one and the same."""
+def test_unused_parameters_of_a_source_are_dropped_without_a_condition(write_space: WriteSpace) -> None:
+    """Otherwise the sampler would learn from differences between identical trials."""
     space = load_space(
         write_space("source: {value: duplicate}", "gan.steps: {values: [1, 2]}", "mixing: {value: additive}")
     )
@@ -382,7 +382,7 @@ def test_a_source_without_a_condition_in_the_file_still_collapses(write_space: W
 
 
 @pytest.mark.parametrize("name", ["source", "gan.steps", "lr", "weights"])
-def test_every_parameter_left_out_has_its_default(write_space: WriteSpace, name: str) -> None:
+def test_missing_parameters_get_their_defaults(write_space: WriteSpace, name: str) -> None:
     space = load_space(write_space("source: {value: gan}"))
 
     values = flat_values(space.experiment().parameters)
@@ -390,7 +390,7 @@ def test_every_parameter_left_out_has_its_default(write_space: WriteSpace, name:
     assert values[name] == ("gan" if name == "source" else parameter_fields()[name].default)
 
 
-def test_weights_that_a_condition_leaves_to_their_default_are_the_default(tmp_path: Path) -> None:
+def test_inactive_weights_are_the_default_ones(tmp_path: Path) -> None:
     parameters = {
         "backbone": {"values": ["resnet18", "resnet34"]},
         "weights": {"values": ["none", "IMAGENET1K_V1"], "when": {"backbone": "resnet18"}},

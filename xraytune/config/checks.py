@@ -6,9 +6,8 @@ that can never be active are dropped. So different points are different trials.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from graphlib import CycleError, TopologicalSorter
 
 from pydantic import ValidationError
@@ -164,34 +163,19 @@ def _check_against_settings(
     if data.split.group_regex is not None and (refusal := group_regex_refusal(data.split.group_regex)):
         what, fix = refusal
         problems.add(("data", "split", "group_regex"), f"data.split.group_regex: {what}", fix)
-    refusals: dict[str, Callable[[str], tuple[str, str] | None]] = {
-        "backbone": partial(size_refusal, image_size_px=data.image_size),
-        "weights": _weights_refusal,
-        "loss": partial(_loss_refusal, classes=data.classes),
-        "gan.image_size": partial(_gan_size_refusal, image_size_px=data.image_size),
-    }
-    for name, refusal_of in refusals.items():
-        for value in dict.fromkeys(point[name] for point in corner_points(specs, [name]) if name in point):
-            if refusal := refusal_of(str(value)):
-                problems.add(declared[name].path if name in declared else ROOT, *refusal)
-
-
-def _loss_refusal(loss: str, classes: str) -> tuple[str, str] | None:
-    if loss != "bce" or classes != "three":
-        return None
-    return "loss: bce is for two classes, but data.classes is three", "use loss: cross_entropy"
-
-
-def _weights_refusal(weights: str) -> tuple[str, str] | None:
-    if not weights.startswith("IMAGENET1K_") or weights in WEIGHT_SETS:
-        return None
-    return f"weights: torchvision has no set '{weights}'", nearest(weights, WEIGHT_SETS)
-
-
-def _gan_size_refusal(gan_size_px: str, image_size_px: int) -> tuple[str, str] | None:
-    if int(gan_size_px) <= image_size_px:
-        return None
-    what = (
-        f"gan.image_size: {gan_size_px} is more than data.image_size, {image_size_px}: it would learn enlarged images"
-    )
-    return what, f"set data.image_size: {gan_size_px} or more, or a smaller gan.image_size"
+    checked = ("backbone", "weights", "loss", "gan.image_size")
+    values = ((name, point[name]) for name in checked for point in corner_points(specs, [name]) if name in point)
+    for name, value in dict.fromkeys(values):
+        refusal = None
+        match name, value:
+            case "backbone", _:
+                refusal = size_refusal(str(value), data.image_size)
+            case "weights", str() if value.startswith("IMAGENET1K_") and value not in WEIGHT_SETS:
+                refusal = f"weights: torchvision has no set '{value}'", nearest(value, WEIGHT_SETS)
+            case "loss", "bce" if data.classes == "three":
+                refusal = "loss: bce is for two classes, but data.classes is three", "use loss: cross_entropy"
+            case "gan.image_size", int() if value > data.image_size:
+                what = f"gan.image_size: {value} is more than data.image_size, {data.image_size}"
+                refusal = what, f"set data.image_size: {value} or more, or a smaller gan.image_size"
+        if refusal:
+            problems.add(declared[name].path if name in declared else ROOT, *refusal)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
@@ -19,6 +19,8 @@ from xraytune.config.settings import Model, Parameters
 from xraytune.records import Json
 
 BLOCKS = ("gan", "folder")
+Kind: TypeAlias = Literal["choice", "integer", "number", "text", "path"]
+_KINDS: Mapping[Any, Kind] = {int: "integer", float: "number", Path: "path"}
 
 EARLIER_VALUES: Mapping[str, Value] = {"batch_norm": "moving"}
 """How trials ran before these parameters existed. Files that xraytune wrote give every parameter that their version had,
@@ -39,7 +41,7 @@ class ParameterField:
     """
 
     name: str
-    kind: Literal["choice", "integer", "number", "text", "path"]
+    kind: Kind
     choices: tuple[Value, ...]
     is_required: bool
     default: Value
@@ -83,29 +85,16 @@ def _field(name: str, info: FieldInfo, inner: Any) -> ParameterField:
     annotation: Any = info.annotation
     for constraint in info.metadata:
         annotation = Annotated[annotation, constraint]
-    config = ConfigDict(strict=True, allow_inf_nan=False)
-    kind, choices = _kind_of(inner)
+    choices = (False, True) if inner is bool else get_args(inner)
     return ParameterField(
         name=name,
-        kind=kind,
+        kind="choice" if choices else _KINDS.get(inner, "text"),
         choices=choices,
         is_required=info.is_required(),
         default=None if info.is_required() else info.default,
         description=info.description or "",
-        adapter=TypeAdapter(annotation, config=config),
+        adapter=TypeAdapter(annotation, config=ConfigDict(strict=True, allow_inf_nan=False)),
     )
-
-
-def _kind_of(inner: Any) -> tuple[Literal["choice", "integer", "number", "text", "path"], tuple[Value, ...]]:
-    if inner is bool:
-        return "choice", (False, True)
-    if get_origin(inner) is Literal:
-        return "choice", get_args(inner)
-    if inner is int:
-        return "integer", ()
-    if inner is float:
-        return "number", ()
-    return ("path" if inner is Path else "text"), ()
 
 
 def _without_none(annotation: Any) -> Any:
