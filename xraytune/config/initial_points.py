@@ -85,9 +85,9 @@ def _in_space(row: Point, paths: Mapping[str, KeyPath], specs: Sequence[Paramete
             what, fix = refusal
             problems.add(paths[spec.name], f"points_to_evaluate: {what}", fix)
             rejected.add(spec.name)
-        elif open_parents or (spec.domain.is_open and spec.counts_at(point)):
+        elif open_parents or (spec.domain.is_open and spec.is_active_at(point)):
             undecided.add(spec.name)
-        elif spec.counts_at(point):
+        elif spec.is_active_at(point):
             (point[spec.name],) = spec.domain.corners(())
     places = problems.document.places
     if not any(path[:1] == PARAMETERS and place.is_on_command_line for path, place in places.items()):
@@ -106,7 +106,7 @@ def _is_overridden(spec: ParameterSpec, specs: Sequence[ParameterSpec], problems
 def _refusal(spec: ParameterSpec, value: Value, point: Point, open_parents: Sequence[str]) -> tuple[str, str] | None:
     if open_parents:
         return f"whether {spec.name} is active depends on {open_parents[0]}", f"give {open_parents[0]} in this row too"
-    if not spec.counts_at(point):
+    if not spec.is_active_at(point):
         return f"{spec.name} is only active where {' and '.join(map(str, spec.when))}", f"remove {spec.name}"
     if spec.domain.contains(value):
         return None

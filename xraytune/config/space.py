@@ -84,7 +84,7 @@ class ParameterSpec:
     domain: Domain
     when: tuple[Condition, ...] = ()
 
-    def counts_at(self, point: Point) -> bool:
+    def is_active_at(self, point: Point) -> bool:
         """Whether it is active at a point that has the values of all parents."""
         return all(condition.holds(point) for condition in self.when)
 
@@ -118,7 +118,7 @@ class Space:
         """Return the parameters that the trial's sampler chooses."""
         point: Point = {}
         for spec in self.specs:
-            if spec.counts_at(point):
+            if spec.is_active_at(point):
                 point[spec.name] = spec.domain.suggest(trial, spec.name)
         return parameters_from(point)
 
@@ -140,7 +140,7 @@ class Space:
         point: Point = {}
         still_open = []
         for spec in self.specs:
-            if not spec.counts_at(point):
+            if not spec.is_active_at(point):
                 continue
             if not spec.domain.is_open:
                 (point[spec.name],) = spec.domain.corners(())
@@ -241,7 +241,7 @@ def walk(specs: Iterable[ParameterSpec], values: Callable[[ParameterSpec], Itera
             yield dict(point)
             return
         spec = remaining[index]
-        if not spec.counts_at(point):
+        if not spec.is_active_at(point):
             yield from extend(point, index + 1)
             return
         for value in values(spec):
