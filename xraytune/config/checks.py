@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from xraytune.config.backbone_names import WEIGHT_SETS, size_refusal
 from xraytune.config.document import Problems
-from xraytune.config.domains import Choices, Value
+from xraytune.config.domains import Choices
 from xraytune.config.fields import parameter_fields, parameters_from
 from xraytune.config.grammar import ROOT, Declaration, join_conditions
 from xraytune.config.messages import explain, group_regex_refusal, nearest
@@ -24,13 +24,11 @@ from xraytune.config.space import Condition, ParameterSpec, Point, corner_points
 _MAX_BLAMED = 20
 
 
-def complete_specs(
-    declared: Mapping[str, Declaration], unsaid: Mapping[str, Value], problems: Problems
-) -> tuple[ParameterSpec, ...]:
+def complete_specs(declared: Mapping[str, Declaration], problems: Problems) -> tuple[ParameterSpec, ...]:
     """Return all parameters of the space, parents first; none if conditions form a cycle."""
     written = {name: declaration.spec for name, declaration in declared.items() if declaration.spec}
     specs = {
-        name: written.get(name) or ParameterSpec(name=name, domain=Choices((unsaid.get(name, field.default),)))
+        name: written.get(name) or ParameterSpec(name=name, domain=Choices((field.default,)))
         for name, field in parameter_fields().items()
         if name in written or not field.is_required
     }

@@ -22,10 +22,6 @@ BLOCKS = ("gan", "folder")
 Kind: TypeAlias = Literal["choice", "integer", "number", "text", "path"]
 _KINDS: Mapping[Any, Kind] = {int: "integer", float: "number", Path: "path"}
 
-EARLIER_VALUES: Mapping[str, Value] = {"batch_norm": "moving"}
-"""How trials ran before these parameters existed. Files that xraytune wrote give every parameter that their version had,
-so where one is missing, this value held."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParameterField:
@@ -119,11 +115,6 @@ def parameters_from(values: Mapping[str, Value], relative_to: Path | None = None
         block, _, key = name.rpartition(".")
         (nested.setdefault(block, {}) if block else nested)[key] = value
     return Parameters.model_validate_json(json.dumps(nested), context=relative_to)
-
-
-def stored_parameters(values: Mapping[str, Value]) -> Parameters:
-    """`parameters_from`, with `EARLIER_VALUES` instead of defaults."""
-    return parameters_from({**EARLIER_VALUES, **values})
 
 
 def flat_values(parameters: Parameters, relative_to: Path | None = None) -> dict[str, Value]:

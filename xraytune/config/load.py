@@ -6,15 +6,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from xraytune.config.checks import check_space, complete_specs
 from xraytune.config.document import Document, KeyPath, Place, Problems, parse_yaml, read_document, write_yaml
-from xraytune.config.domains import Value
-from xraytune.config.fields import BLOCKS, EARLIER_VALUES, flat_values, parameter_fields
+from xraytune.config.fields import BLOCKS, flat_values, parameter_fields
 from xraytune.config.grammar import ROOT, SPEC_KEYS, path_of, read_parameters
 from xraytune.config.initial_points import read_initial_points
 from xraytune.config.messages import nearest
@@ -31,7 +30,6 @@ def load_space(
     *,
     data: Path | None = None,
     weights_dir: Path | None = None,
-    unsaid: Mapping[str, Value] | None = None,
 ) -> Space:
     """Read and check a space file.
 
@@ -40,7 +38,6 @@ def load_space(
         overrides: The `key=value` of each `--set`: a parameter or a setting by its dotted name, and a value in YAML.
         data: Replaces `data.path`; relative to the current folder, like paths in `overrides`.
         weights_dir: Replaces `weights_dir`.
-        unsaid: Values of parameters that the file does not give.
 
     Raises:
         ConfigError: With all problems, in file order.
@@ -53,9 +50,7 @@ def load_space(
     problems = Problems(document)
     settings = read_settings(problems)
     declared = read_parameters(problems)
-    if unsaid is None:
-        unsaid = EARLIER_VALUES if ("exported_from",) in document.places else {}
-    specs = complete_specs(declared, unsaid, problems)
+    specs = complete_specs(declared, problems)
     if not all(declaration.spec for declaration in declared.values()):
         specs = ()
     points_to_evaluate = read_initial_points(specs, problems)
