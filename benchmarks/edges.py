@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from scipy.special import stdtr, stdtrit  # type: ignore[import-untyped]
 
 from benchmarks.figures import Figure, figure
+from benchmarks.hillis import degrees_of_freedom
 from benchmarks.simulated_studies import Arm, Study, against_controls, pooled, simulate
-from xraytune.confirm.comparison import Evidence, degrees_of_freedom, p_value_above, p_value_below
+from xraytune.confirm.comparison import Evidence, p_value_above, p_value_below
 from xraytune.confirm.forecast import Design, Spread, count_verdicts, measure_spread, verdict_chances
-from xraytune.confirm.verdict import LEVEL, Likeness, Overall, PairTests, pair_tests
+from xraytune.confirm.verdict import LEVEL, ControlKind, Overall, PairTests, pair_tests
 from xraytune.metrics.classification import Floats
 from xraytune.seeding import numpy_generator
 
@@ -28,13 +29,7 @@ _SEEDS_SD = 0.006
 _AUROC = 0.955
 _PATIENTS = 428
 """In the official test folder."""
-CONTROLS: tuple[frozenset[Likeness], ...] = (
-    frozenset({"no synthetic images"}),
-    frozenset({"as many images a step"}),
-    frozenset(),
-    frozenset(),
-    frozenset(),
-)
+CONTROLS: tuple[ControlKind, ...] = ("none", "duplicate", "tuned", "tuned", "tuned")
 """Matched `none`, matched `duplicate`, and three tuned controls."""
 WORDS: tuple[Overall, ...] = ("helps", "hurts", "no_better", "undecided")
 

@@ -29,14 +29,13 @@ from benchmarks.figures import Figure, figure
 from xraytune.compute import pin
 from xraytune.config.load import experiment_to_json
 from xraytune.config.settings import Parameters, Settings
-from xraytune.confirm.answer import ControlResult, FinalistResult, Judged, judge_finalists
-from xraytune.confirm.plan import Candidate, Plan, finalist_arm, matched_control, new_plan
+from xraytune.confirm.answer import ControlResult, EvaluationSet, FinalistResult, judge_finalists
+from xraytune.confirm.plan import FinishedTrial, Plan, finalist_arm, matched_control
 from xraytune.confirm.runs import replicate
-from xraytune.confirm.scoring import TEST, find_test, open_test, score, scores
+from xraytune.confirm.scoring import TEST, arm_scores, find_test, open_test, score
 from xraytune.data.phantom import PhantomImage, draw_patient
 from xraytune.data.phantom_shapes import canvas_for
 from xraytune.files import write_json
-from xraytune.metrics.classification import Floats
 from xraytune.pipeline.prepare import Prepared, prepare, write_prepared
 from xraytune.pipeline.trial import run_trial
 from xraytune.records import Compute, EpochRecord
@@ -158,18 +157,9 @@ def _confirmed(question: Question, folder: Path, settings: Settings) -> Finalist
     for number in range(len(plan.runs)):
         score(runs, number, TEST, group, compute=_COMPUTE, cache=cache)
 
-    def scores_of(arm: str) -> Floats:
-        numbers = plan.numbers(arm)
-        return np.stack(
-            [
-                np.stack([scores(runs, numbers[gan_seed, one], TEST) for one in range(plan.classifier_seeds)])
-                for gan_seed in range(plan.gan_seeds)
-            ]
-        )
-
-    everyone = tuple(image.patient for image in sealed.images)
-    judged = Judged(labels=group.labels, patients=everyone, positive=prepared.positive)
-    (found,) = judge_finalists(plan, judged, scores_of, rope=settings.confirm.rope, seed=seed)
+    tested = tuple(image.patient for image in sealed.images)
+    images = EvaluationSet(labels=sealed.labels, patients=tested, positive=prepared.positive)
+    (found,) = judge_finalists(plan, images, arm_scores(runs, plan, TEST), rope=settings.confirm.rope)
     return found
 
 
@@ -187,10 +177,10 @@ def _plan(question: Question, extra: Path, settings: Settings) -> Plan:
             "schedule": "cosine",
         }
     )
-    finalist = Candidate(name="#0", parameters=parameters, val_b_auroc=0.5)
+    finalist = FinishedTrial(name="#0", parameters=parameters, val_b_auroc=0.5)
     controls = [matched_control(finalist, source, None) for source in settings.confirm.controls.matched]
     arms = [finalist_arm(finalist), *(control for control in controls if control is not None)]
-    return new_plan().grown(arms, settings.confirm.gan_seeds, settings.confirm.classifier_seeds)
+    return Plan().grown(arms, settings.confirm.gan_seeds, settings.confirm.classifier_seeds)
 
 
 def _train(plan: Plan, runs: StudyFolder, settings: Settings, prepared: Prepared, cache: Path) -> None:

@@ -36,7 +36,6 @@ _TESTS: dict[str, tuple[str, ...]] = {
     "xraytune/metrics/memorisation.py": ("tests/metrics/test_memorisation.py",),
     "xraytune/confirm/comparison.py": ("tests/confirm/test_comparison.py",),
     "xraytune/confirm/verdict.py": ("tests/confirm/test_verdict.py",),
-    "xraytune/confirm/resampling.py": ("tests/confirm/test_resampling.py",),
     "xraytune/confirm/forecast.py": ("tests/confirm/test_forecast.py",),
     "xraytune/config/grammar.py": ("tests/config/test_grammar.py", "tests/config/test_load.py"),
     "xraytune/config/domains.py": ("tests/config/test_domains.py",),

@@ -12,8 +12,9 @@ from sklearn import metrics as reference
 from sklearn.calibration import calibration_curve
 
 from benchmarks.figures import Figure, figure
+from benchmarks.hillis import hillis_interval
 from benchmarks.simulated_studies import Arm, Study, against_controls, pooled, simulate
-from xraytune.confirm.comparison import hillis_interval, p_value_above, p_value_below
+from xraytune.confirm.comparison import p_value_above, p_value_below
 from xraytune.confirm.forecast import (
     Design,
     Spread,
@@ -21,7 +22,6 @@ from xraytune.confirm.forecast import (
     probability_equivalent,
     smallest_detectable_difference,
 )
-from xraytune.confirm.resampling import bootstrap_interval
 from xraytune.confirm.verdict import pair_tests
 from xraytune.metrics.classification import Floats, classification_metrics
 from xraytune.metrics.placements import structural_components
@@ -77,12 +77,6 @@ def _coverage() -> Iterator[Figure]:
                 case = f"{patients} patients, {gan_seeds} x 2 seeds, a seed's AUROC +-{seeds_sd}"
                 name = f"statistics: coverage of the 95 % interval, {case}"
                 yield figure(name, float(covered.mean()), "share", bar)
-                if gan_seeds == 5:
-                    resampled = [
-                        bootstrap_interval(*study.pair(0, 1), replicates=400, seed=1) for study in studies[:400]
-                    ]
-                    share = np.mean([one.low <= 0.01 <= one.high for one in resampled])
-                    yield figure(f"statistics: coverage of the bootstrap beside it, {case}", float(share), "share")
 
 
 def _power() -> Iterator[Figure]:

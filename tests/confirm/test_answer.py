@@ -1,4 +1,4 @@
-"""From scores to the answer: the verdicts, the response to the ratio, and the words for a paper."""
+"""The analysis of scores: verdicts, ratio response, and the paragraphs for a paper."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ import pytest
 
 from xraytune.config.settings import Parameters
 from xraytune.confirm.answer import (
+    EvaluationSet,
     FinalistResult,
-    Judged,
+    control_kind,
     forecast_verdict,
     judge_finalists,
-    likeness,
     ratio_response,
 )
-from xraytune.confirm.forecast import Design, Forecast, VerdictChances
-from xraytune.confirm.plan import EARLIER_TOP_UP, Arm, Candidate, Plan, matched_control, new_plan
-from xraytune.confirm.record import Confirmation, methods_paragraph, write_verdict
+from xraytune.confirm.forecast import Forecast, VerdictChances
+from xraytune.confirm.plan import Arm, FinishedTrial, Plan, matched_control
+from xraytune.confirm.record import Confirmation, HeldOutSet, methods_paragraph, write_verdict
 from xraytune.metrics.classification import Floats
 from xraytune.seeding import numpy_generator
 
 GAN_SEEDS, SEEDS, IMAGES = 5, 2, 300
 LABELS = np.arange(IMAGES) % 2
-JUDGED = Judged(labels=LABELS, patients=tuple(f"p{number}" for number in range(IMAGES)), positive=1)
+VAL_B = EvaluationSet(labels=LABELS, patients=tuple(f"p{number}" for number in range(IMAGES)), positive=1)
 
 
 def arm(name: str, role: Any, **parameters: Any) -> Arm:
@@ -54,29 +54,21 @@ SOME_FORECAST = Forecast(
     rope=0.01,
     chances=(
         VerdictChances(
-            design=Design(effective_patients=300, gan_seeds=GAN_SEEDS, auroc=0.9),
-            true_difference=0.0, helps=0.01, hurts=0.02, no_better=0.3, undecided=0.67,
+            effective_patients=300, gan_seeds=GAN_SEEDS, auroc=0.9, true_difference=0.0,
+            helps=0.01, hurts=0.02, no_better=0.3, undecided=0.67,
         ),
     ),
 )  # fmt: skip
 
 
 def plan(*exploratory: str, arms: tuple[Arm, ...] = ARMS) -> Plan:
-    grown = new_plan().grown(arms, GAN_SEEDS, SEEDS)
-    return Plan(
-        arms=grown.arms,
-        gan_seeds=grown.gan_seeds,
-        classifier_seeds=grown.classifier_seeds,
-        runs=grown.runs,
-        notes=("a note",),
-        exploratory=exploratory,
-    )
+    return Plan(notes=("a note",), exploratory=exploratory).grown(arms, GAN_SEEDS, SEEDS)
 
 
 def scores(own_noise: float = 0.1, *, collapsed: float = 0.0, **separation: float) -> Any:
-    """Arms whose classes lie so far apart (default 1.5), on the same patients, with some noise of each run's own.
+    """Scores of arms with this separation of the classes (default 1.5), on the same patients, with noise per run.
 
-    In an arm of GAN images the classes lie `collapsed` nearer with the last GAN seed.
+    `collapsed` reduces the separation of GAN arms with the last GAN seed.
     """
     patients = numpy_generator(1, "patients").normal(size=IMAGES)
 
@@ -96,16 +88,14 @@ def confirmation(scores_of: Any, *exploratory: str, arms: tuple[Arm, ...] = ARMS
     decided = plan(*exploratory, arms=arms)
     return Confirmation(
         study=Path("studies") / "small",
-        finalists=judge_finalists(decided, JUDGED, scores_of, rope=0.01, seed=3),
-        ratios=ratio_response(decided, JUDGED, scores_of),
+        finalists=judge_finalists(decided, VAL_B, scores_of, rope=0.01),
+        ratio_response=ratio_response(decided, VAL_B, scores_of),
         forecast=SOME_FORECAST,
         exploratory=decided.exploratory,
         notes=decided.notes,
         gan_seeds=GAN_SEEDS,
         classifier_seeds=SEEDS,
-        test_images=IMAGES,
-        test_patients=IMAGES,
-        test_fingerprint="f",
+        test=HeldOutSet(images=IMAGES, patients=IMAGES, fingerprint="f"),
         train_images=40,
         rope=0.01,
     )
@@ -139,8 +129,8 @@ def test_the_verdict_follows_from_every_control(separation: dict[str, float], wo
     ]
 
 
-def test_the_response_to_the_ratio_is_in_order_and_starts_at_the_control_without_images() -> None:
-    points = ratio_response(plan(), JUDGED, scores(gan=2.5, **{"r=0.25": 2.0, "r=4": 1.0}))
+def test_the_ratio_response_is_in_order_and_starts_at_the_control_without_images() -> None:
+    points = ratio_response(plan(), VAL_B, scores(gan=2.5, **{"r=0.25": 2.0, "r=4": 1.0}))
 
     assert [point.ratio for point in points] == [0, 0.25, 1, 4]
     assert [point.gain > 0 for point in points] == [False, True, True, False]
@@ -149,9 +139,9 @@ def test_the_response_to_the_ratio_is_in_order_and_starts_at_the_control_without
     assert all(point.low < point.gain < point.high for point in points[1:])
 
 
-def test_the_response_to_the_ratio_has_the_duplicates_beside_it_as_far_as_they_were_trained() -> None:
-    """At the finalist's own ratio, 1, they are its matched control; at 4 there are none, as with `mixing: replace`."""
-    points = ratio_response(plan(), JUDGED, scores(gan=2.5, duplicate=2.0, **{"r=0.25": 1.0, "r=4": 1.0}))
+def test_the_ratio_response_includes_the_duplicates_that_were_trained() -> None:
+    """At the finalist's own ratio, 1, this is its matched control; at 4 there are none, as with `mixing: replace`."""
+    points = ratio_response(plan(), VAL_B, scores(gan=2.5, duplicate=2.0, **{"r=0.25": 1.0, "r=4": 1.0}))
 
     assert [point.ratio for point in points if point.duplicate and point.over_duplicate] == [0.25, 1]
     assert [point.ratio for point in points if not point.duplicate and not point.over_duplicate] == [0, 4]
@@ -166,24 +156,26 @@ def test_the_response_to_the_ratio_has_the_duplicates_beside_it_as_far_as_they_w
 
 
 @pytest.mark.slow
-def test_the_words_name_the_controls_the_figures_and_the_limits() -> None:
+def test_the_answer_names_controls_figures_and_limits() -> None:
     refuted = confirmation(scores(gan=0.8), "the test folder had been opened")
     words = helped().to_json()["answer"]
 
-    assert words.startswith("Synthetic images helped: gan #1 is better than every control (none, matched to #1; ")
-    assert "Against duplicate, matched to #1" in words
-    assert "more images a step" not in words
+    assert words.startswith(
+        "Synthetic images improved AUROC: gan #1 was better than every control (none, matched to #1; "
+    )
+    assert "The difference from duplicate, matched to #1" in words
+    assert "more images per step" not in words
     assert "A study with" not in words
     assert "300 test images of 300 patients" in words
     assert "trained on these 40 images" in words
     assert refuted.to_json()["answer"].startswith(
-        "Exploratory, not a confirmation: Synthetic images hurt: gan #1 is worse than its matched controls (none, matched"
+        "Exploratory, not a confirmation: Synthetic images reduced AUROC: gan #1 was worse than its matched controls (none, "
     )
     assert "because the test folder had been opened" in refuted.to_json()["answer"]
 
 
 @pytest.mark.slow
-def test_the_methods_tell_of_the_controls_that_there_were_and_of_what_was_seen_before() -> None:
+def test_the_methods_describe_the_controls_and_earlier_accesses() -> None:
     found = helped()
     (finalist,) = found.finalists
     only_duplicate = (replace(finalist, results=finalist.results[1:2]),)
@@ -191,20 +183,14 @@ def test_the_methods_tell_of_the_controls_that_there_were_and_of_what_was_seen_b
     whole = methods_paragraph(found)
     duplicate_alone = methods_paragraph(replace(found, finalists=only_duplicate, exploratory=before, notes=()))
 
-    assert "no extra images or real images drawn again in place" in whole
-    assert (
-        "best configurations without synthetic images (classical), whose arms were given as many sampled trials"
-        in whole
-    )
+    assert "no extra images or repeated real images in place" in whole
+    assert "best configurations without synthetic images (classical), whose arms had as many sampled trials" in whole
     assert "pruned by the same ASHA" in whole
-    of_earlier_version = methods_paragraph(replace(found, notes=(EARLIER_TOP_UP,)))
-    assert "as many sampled trials as a finalist" not in of_earlier_version
-    assert "many fully trained trials as a finalist" in of_earlier_version
-    assert "The test images were opened once" in whole
+    assert "The test images were scored once" in whole
     assert whole.endswith("Notes: a note.")
-    assert "controls that keep all of its settings and have real images drawn again" in duplicate_alone
+    assert "matched controls, which had all of its settings but repeated real images" in duplicate_alone
     assert "best configurations" not in duplicate_alone
-    assert "opened once" not in duplicate_alone
+    assert "scored once" not in duplicate_alone
     assert "exploratory: the test folder had been opened 3 times before." in duplicate_alone
     assert "Notes" not in duplicate_alone
 
@@ -215,17 +201,17 @@ def undecided_record() -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_an_undecided_answer_says_what_would_decide() -> None:
+def test_an_undecided_answer_names_a_conclusive_design() -> None:
     found = undecided_record()
     larger = found["finalists"][0]["larger_designs"]
 
     assert found["verdict"] == "undecided"
     assert found["answer"].startswith(
-        "Inconclusive: with these seeds and test patients, gan #1 is not better than every"
+        "Inconclusive: with these seeds and test patients, gan #1 was not shown to be better than every"
     )
     assert re.search(
-        r"A study with \d times the test patients and \d+ GAN seeds would be conclusive: no_better with a probability of "
-        r"\d+% if the images make no difference, helps with \d+% if they add 0\.02\.",
+        r"A study with \d times the test patients and \d+ GAN seeds would find no_better with a probability of \d+% if "
+        r"synthetic images make no difference, and helps with a probability of \d+% if they add 0\.02\.",
         found["answer"],
     )
     assert {(one["effective_patients"], one["gan_seeds"]) for one in larger} == {
@@ -237,7 +223,7 @@ def test_an_undecided_answer_says_what_would_decide() -> None:
 
 
 @pytest.mark.slow
-def test_where_no_design_would_decide_the_answer_says_so() -> None:
+def test_the_answer_says_if_no_design_would_be_conclusive() -> None:
     undecided = confirmation(scores(own_noise=1.0, gan=1.6))
     (finalist,) = undecided.finalists
     hopeless = tuple(replace(one, no_better=0.4, helps=0.4) for one in finalist.larger_designs)
@@ -245,7 +231,9 @@ def test_where_no_design_would_decide_the_answer_says_so() -> None:
     words = replace(undecided, finalists=(replace(finalist, larger_designs=hopeless),)).to_json()["answer"]
 
     assert "A study with" not in words
-    assert "Even the largest design considered would often be inconclusive (8 times the test patients, 20 GAN" in words
+    assert (
+        "Even the largest design considered would often be inconclusive: 8 times the test patients and 20 GAN" in words
+    )
 
 
 @pytest.mark.slow
@@ -254,7 +242,7 @@ def test_a_decided_finalist_needs_no_larger_design() -> None:
 
 
 @pytest.mark.slow
-def test_where_every_arm_ranks_every_image_right_the_intervals_say_what_300_patients_can() -> None:
+def test_perfect_rankings_of_300_patients_leave_intervals_of_nonzero_width() -> None:
     found = confirmation(scores(gan=50, none=50, duplicate=50, tuned=50)).to_json()
 
     for one in found["finalists"][0]["comparisons"]:
@@ -264,29 +252,29 @@ def test_where_every_arm_ranks_every_image_right_the_intervals_say_what_300_pati
 
 
 @pytest.mark.slow
-def test_worse_than_none_but_not_than_duplicates_is_said_of_the_images_a_step() -> None:
+def test_worse_than_none_but_not_than_duplicate_is_attributed_to_images_per_step() -> None:
     both_worse = confirmation(scores(gan=0.8, duplicate=0.8))
 
     words = both_worse.to_json()["answer"]
 
     assert words.startswith(
-        "Synthetic images did not improve AUROC: an improvement of 0.01 or more is ruled out over none"
+        "Synthetic images did not improve AUROC: for gan #1, an improvement of 0.01 or more was ruled out over none"
     )
     assert (
-        "It is worse than none, matched to #1 but not than duplicate, matched to #1: drawing more images per step hurt"
+        "It was worse than none, matched to #1 but not than duplicate, matched to #1: drawing more images per step reduced"
         in words
     )
 
 
 @pytest.mark.slow
-def test_a_gan_seed_that_collapsed_is_shown_and_warned_of() -> None:
+def test_a_collapsed_gan_seed_is_shown_with_a_warning() -> None:
     record = confirmation(scores(gan=2.5, collapsed=2.0)).to_json()
     (finalist,), (usual,) = record["finalists"], helped().to_json()["finalists"]
 
     assert finalist["gan_aurocs"][-1] == finalist["worst_gan_auroc"] == min(finalist["gan_aurocs"])
     assert finalist["worst_gan_auroc"] < min(finalist["gan_aurocs"][:-1]) - 0.1
     assert np.mean(finalist["gan_aurocs"]) == pytest.approx(finalist["auroc"])
-    assert f"worst {finalist['worst_gan_auroc']:.3f}; they are clearly not normal" in record["answer"]
+    assert f"worst {finalist['worst_gan_auroc']:.3f}; clearly not normally distributed" in record["answer"]
     assert f"worst {usual['worst_gan_auroc']:.3f})" in helped().to_json()["answer"]
 
 
@@ -299,29 +287,27 @@ def test_a_gan_seed_that_collapsed_is_shown_and_warned_of() -> None:
         ((0.95, 0.7), False),
     ],
 )
-def test_gan_seeds_are_outlying_where_they_are_plainly_not_normal(
-    gan_aurocs: tuple[float, ...], is_outlying: bool
-) -> None:
+def test_gan_seeds_are_outlying_if_clearly_not_normal(gan_aurocs: tuple[float, ...], is_outlying: bool) -> None:
     found = FinalistResult(arm=ARMS[0], auroc=0.9, gan_aurocs=gan_aurocs, results=(), verdict=None)
 
     assert found.has_outlying_gan == is_outlying
 
 
-def test_a_matched_control_can_show_what_it_lacks_or_what_it_shares() -> None:
-    shown = {one.name: set(likeness(one, ARMS[0])) for one in ARMS if one.role in ("matched", "tuned")}
+def test_the_kind_of_a_control_follows_from_its_role_and_source() -> None:
+    kinds = {one.name: control_kind(one, ARMS[0]) for one in ARMS if one.role in ("matched", "tuned")}
 
-    assert shown == {
-        "none, matched to #1": {"no synthetic images"},
-        "duplicate, matched to #1": {"as many images a step"},
-        "tuned classical #9": set(),
+    assert kinds == {
+        "none, matched to #1": "none",
+        "duplicate, matched to #1": "duplicate",
+        "tuned classical #9": "tuned",
     }
 
 
 @pytest.mark.slow
-def test_with_matching_total_none_alone_shows_that_the_images_hurt() -> None:
-    """It draws as many images a step as the finalist, and there is no duplicate."""
+def test_with_mixing_replace_none_alone_shows_harm() -> None:
+    """It has as many images per step as the finalist, and there is no duplicate."""
     matched = matched_control(
-        Candidate(
+        FinishedTrial(
             name="#1",
             parameters=Parameters.model_validate({"source": "gan", "synthetic_ratio": 1.0, "mixing": "replace"}),
             val_b_auroc=0.9,
@@ -335,41 +321,41 @@ def test_with_matching_total_none_alone_shows_that_the_images_hurt() -> None:
     found = confirmation(scores(gan=0.8), arms=arms).to_json()
 
     assert found["verdict"] == "hurts"
-    assert "more images a step" not in found["answer"]
+    assert "images per step" not in found["answer"]
 
 
 @pytest.mark.slow
-def test_without_duplicates_none_alone_does_not_show_it() -> None:
+def test_without_duplicates_none_alone_does_not_show_harm() -> None:
     found = confirmation(scores(gan=0.8), arms=ARMS[:2]).to_json()
 
     assert found["verdict"] == "no_better"
-    assert "without a matched `duplicate`, the cause may be the synthetic images" in found["answer"]
+    assert "without a matched `duplicate` control, the cause may be the synthetic images" in found["answer"]
 
 
 @pytest.mark.slow
-def test_the_forecast_is_of_the_test_folders_patients_and_never_asks_its_scores() -> None:
+def test_the_forecast_needs_the_patients_of_the_test_folder_but_not_its_scores() -> None:
     small = np.arange(100) % 2
-    test = Judged(labels=small, patients=tuple(f"t{number}" for number in range(100)), positive=1)
+    test = EvaluationSet(labels=small, patients=tuple(f"t{number}" for number in range(100)), positive=1)
 
-    found = forecast_verdict(plan(), JUDGED, test, scores(), rope=0.01)
+    found = forecast_verdict(plan(), VAL_B, test, scores(), rope=0.01)
 
-    assert {one.design.effective_patients for one in found.chances} == {100}
-    assert {one.design.gan_seeds for one in found.chances} == {5, 10, 20}
+    assert {one.effective_patients for one in found.chances} == {100}
+    assert {one.gan_seeds for one in found.chances} == {5, 10, 20}
     assert {one.true_difference for one in found.chances} == {0, 0.01, 0.02}
-    aurocs = {one.design.auroc for one in found.chances}
+    aurocs = {one.auroc for one in found.chances}
     assert aurocs == {found.val_b_auroc, found.val_b_auroc - 0.03}
     assert found.of_design(auroc=found.val_b_auroc, gan_seeds=5) == found.chances[:3]
-    assert "If the synthetic images make no difference" in found.as_text
+    assert "If synthetic images make no difference" in found.as_text
 
 
 @pytest.mark.slow
-def test_the_record_keeps_the_forecast_that_was_made_before() -> None:
+def test_the_record_contains_the_forecast() -> None:
     assert helped().to_json()["forecast"] == SOME_FORECAST.to_json()
 
 
 @pytest.mark.slow
-def test_no_answer_is_on_the_disk_before_its_verdict(tmp_path: Path) -> None:
-    """GAN seeds that are added after a verdict make the next one exploratory, and its file is how one knows."""
+def test_the_verdict_is_written_before_the_paragraphs(tmp_path: Path) -> None:
+    """GAN seeds added after a verdict was seen make the next one exploratory, which is detected by this file."""
     (tmp_path / "methods.md").mkdir()
 
     with pytest.raises(OSError, match=r"methods\.md"):
@@ -379,7 +365,7 @@ def test_no_answer_is_on_the_disk_before_its_verdict(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_record_is_plain_json_with_the_paragraphs_beside_it(tmp_path: Path) -> None:
+def test_the_record_is_written_as_json_and_paragraphs(tmp_path: Path) -> None:
     found = helped()
 
     write_verdict(tmp_path, found)
@@ -398,11 +384,11 @@ def keys(content: Any) -> Iterator[str]:
 
 
 @pytest.mark.slow
-def test_the_page_names_every_key_of_the_record() -> None:
+def test_the_documentation_lists_every_key_of_the_record() -> None:
     page = (Path(__file__).parents[2] / "docs" / "confirm.md").read_text(encoding="utf-8")
     section = page.partition("## verdict.json")[2].partition("\n## ")[0]
 
-    found = {*keys(undecided_record())}  # with all that would decide
+    found = {*keys(undecided_record())}  # with larger designs
 
     assert "larger_designs" in found
     assert sorted(found - {*re.findall(r"`(\w+)(?:\[\])?`", section)}) == []

@@ -1,4 +1,4 @@
-"""Who is confirmed, and against whom."""
+"""The choice of finalists and controls."""
 
 from __future__ import annotations
 
@@ -11,17 +11,15 @@ from xraytune.config.load import load_space
 from xraytune.config.settings import Parameters
 from xraytune.config.space import Space
 from xraytune.confirm.plan import (
-    Candidate,
-    Stopped,
-    Trials,
+    FinishedTrial,
     choose_finalists,
     draw_control,
     finalist_arm,
     is_of,
     matched_control,
     missing_trials,
+    pruned_to_finish,
     ratio_arms,
-    to_be_finished,
     tuned_control,
 )
 from xraytune.errors import StudyError
@@ -41,8 +39,12 @@ def parameters(source: str, **changes: Any) -> Parameters:
     return Parameters.model_validate({"source": source, **changes})
 
 
-def trial(number: int, val_b: float, source: str, **changes: Any) -> Candidate:
-    return Candidate(name=f"#{number}", parameters=parameters(source, **changes), val_b_auroc=val_b)
+def trial(number: int, val_b: float, source: str, **changes: Any) -> FinishedTrial:
+    return FinishedTrial(name=f"#{number}", parameters=parameters(source, **changes), val_b_auroc=val_b)
+
+
+def pruned(**about: Any) -> FinishedTrial:
+    return FinishedTrial(status="pruned", **about)
 
 
 TRIALS = (
@@ -68,46 +70,46 @@ def test_finalists_are_the_best_different_trials_with_synthetic_images_by_val_b(
     assert [finalist.name for finalist in choose_finalists(TRIALS, 1, Path("s"))] == ["#2"]
 
 
-def test_where_asha_stopped_every_gan_trial_the_furthest_are_to_be_finished() -> None:
+def test_if_asha_pruned_every_gan_trial_those_that_got_furthest_are_finished() -> None:
     stopped = [
-        Stopped(name="#8", parameters=parameters("gan", lr=1e-3), epochs=3, val_auroc=0.99),
-        Stopped(name="#9", parameters=parameters("gan", lr=2e-3), epochs=9, val_auroc=0.95),
-        Stopped(name="#10", parameters=parameters("gan", lr=3e-3), epochs=9, val_auroc=0.97),
-        Stopped(name="#11", parameters=parameters("gan", lr=3e-3), epochs=9, val_auroc=0.97),
-        Stopped(name="#12", parameters=parameters("duplicate"), epochs=9, val_auroc=1.0),
+        pruned(name="#8", parameters=parameters("gan", lr=1e-3), epochs=3, val_auroc=0.99),
+        pruned(name="#9", parameters=parameters("gan", lr=2e-3), epochs=9, val_auroc=0.95),
+        pruned(name="#10", parameters=parameters("gan", lr=3e-3), epochs=9, val_auroc=0.97),
+        pruned(name="#11", parameters=parameters("gan", lr=3e-3), epochs=9, val_auroc=0.97),
+        pruned(name="#12", parameters=parameters("duplicate"), epochs=9, val_auroc=1.0),
     ]
     without_gan = tuple(trial for trial in TRIALS if trial.parameters.source != "gan")
 
-    def unfinished(complete: tuple[Candidate, ...], count: int) -> list[str]:
-        trials = Trials(complete=complete, pruned=tuple(stopped))
-        return [one.name for one in to_be_finished(trials, lambda found: found.has_synthetic_images, count)]
+    def unfinished(complete: tuple[FinishedTrial, ...], count: int) -> list[str]:
+        trials = (*complete, *stopped)
+        return [one.name for one in pruned_to_finish(trials, lambda found: found.has_synthetic_images, count)]
 
     assert unfinished(without_gan, 2) == ["#10", "#9"]
     assert unfinished(TRIALS, 2) == []
 
 
-def test_where_asha_stopped_every_trial_of_a_controls_arm_the_furthest_is_to_be_finished() -> None:
-    pruned = (
-        Stopped(name="#7", parameters=parameters("gan"), epochs=9, val_auroc=0.99),
-        Stopped(name="#8", parameters=parameters("none", lr=1e-3), epochs=3, val_auroc=0.9),
-        Stopped(name="top-up 0", parameters=parameters("none", lr=2e-3), epochs=9, val_auroc=0.8),
+def test_if_asha_pruned_a_whole_control_arm_the_trial_that_got_furthest_is_finished() -> None:
+    stopped = (
+        pruned(name="#7", parameters=parameters("gan"), epochs=9, val_auroc=0.99),
+        pruned(name="#8", parameters=parameters("none", lr=1e-3), epochs=3, val_auroc=0.9),
+        pruned(name="top-up 0", parameters=parameters("none", lr=2e-3), epochs=9, val_auroc=0.8),
     )
-    trials = Trials(complete=TRIALS[1:], pruned=pruned)
+    trials = (*TRIALS[1:], *stopped)
 
-    assert [one.name for one in to_be_finished(trials, lambda found: is_of(found, "real_only"), 1)] == ["top-up 0"]
-    assert to_be_finished(trials, lambda found: is_of(found, "classical"), 1) == ()
+    assert [one.name for one in pruned_to_finish(trials, lambda found: is_of(found, "real_only"), 1)] == ["top-up 0"]
+    assert pruned_to_finish(trials, lambda found: is_of(found, "classical"), 1) == ()
 
 
 @pytest.mark.parametrize(
     ("trials", "what"),
-    [((), "no trial ran to its end"), (TRIALS[:1], "no trial with GAN images .* ran to its end")],
+    [((), "no trial is complete"), (TRIALS[:1], "no trial with GAN images .* is complete")],
 )
-def test_a_study_without_a_finalist_is_refused_with_what_to_do(trials: tuple[Candidate, ...], what: str) -> None:
+def test_a_study_without_a_finalist_is_refused_with_a_fix(trials: tuple[FinishedTrial, ...], what: str) -> None:
     with pytest.raises(StudyError, match=f"{what}(.|\n)*fix:"):
         choose_finalists(trials, 3, Path("s"))
 
 
-def test_a_matched_control_keeps_every_setting_but_the_source_and_inherits_the_band() -> None:
+def test_a_matched_control_keeps_every_setting_but_the_source_and_inherits_the_resolution() -> None:
     finalist = trial(7, 0.9, "gan", lr=2e-3, classical=1, synthetic_ratio=0.5, backbone="resnet18", batch_size=16)
 
     none, duplicate = (matched_control(finalist, source, 64) for source in ("none", "duplicate"))
@@ -121,7 +123,7 @@ def test_a_matched_control_keeps_every_setting_but_the_source_and_inherits_the_b
         assert control.trial == "#7"
 
 
-def test_with_total_matching_duplicates_are_no_control_of_their_own() -> None:
+def test_with_mixing_replace_there_is_no_matched_duplicate() -> None:
     finalist = trial(7, 0.9, "gan", mixing="replace")
 
     assert matched_control(finalist, "duplicate", 64) is None
@@ -129,7 +131,7 @@ def test_with_total_matching_duplicates_are_no_control_of_their_own() -> None:
 
 
 def test_settings_that_are_off_stay_off_in_controls_and_at_other_ratios() -> None:
-    """None has a meaning of its own: the last weights of the generator are used, not their moving average."""
+    """None is a value: the last weights of the generator are used, not their moving average."""
     finalist = trial(7, 0.9, "gan", gan={"ema_half_life_images": None}, synthetic_ratio=1.0)
 
     at_ratios = [arm for arm in ratio_arms(finalist, 64) if arm.parameters.source == "gan"]
@@ -142,7 +144,7 @@ def test_settings_that_are_off_stay_off_in_controls_and_at_other_ratios() -> Non
     assert [arm.parameters.synthetic_ratio for arm in at_ratios] == [0.25, 0.5, 2.0, 4.0]
 
 
-def test_at_each_ratio_duplicates_stand_beside_the_finalist_with_its_settings_and_band() -> None:
+def test_each_ratio_has_duplicates_with_the_settings_and_resolution_of_the_finalist() -> None:
     finalist = trial(7, 0.9, "gan", lr=2e-3, classical=1, synthetic_ratio=0.75, batch_size=16)
 
     duplicates = [arm for arm in ratio_arms(finalist, 64) if arm.parameters.source == "duplicate"]
@@ -155,7 +157,7 @@ def test_at_each_ratio_duplicates_stand_beside_the_finalist_with_its_settings_an
     assert len({arm.name for arm in ratio_arms(finalist, 64)}) == 5 + 6
 
 
-def test_with_total_matching_the_response_to_the_ratio_has_no_duplicates() -> None:
+def test_with_mixing_replace_the_ratio_response_has_no_duplicates() -> None:
     finalist = trial(7, 0.9, "gan", mixing="replace")
 
     assert {arm.parameters.source for arm in ratio_arms(finalist, 64)} == {"gan"}
@@ -173,21 +175,20 @@ def test_a_tuned_control_is_the_best_of_its_arm_by_val_b() -> None:
 
 
 def test_each_controls_arm_is_topped_up_to_as_many_sampled_trials_as_the_finalists_source_had() -> None:
-    """Four GAN trials ran to their end, ASHA stopped two, one failed; of each control's arm one ran to its end."""
-    pruned = tuple(
-        Stopped(name=f"#{number}", parameters=parameters(source), epochs=1, val_auroc=0.5)
+    """Of the GAN trials four are complete, two pruned and one failed; each control's arm has one complete trial."""
+    stopped = tuple(
+        pruned(name=f"#{number}", parameters=parameters(source), epochs=1, val_auroc=0.5)
         for number, source in enumerate(("gan", "gan", "none"), start=7)
     )
-    searched = Trials(complete=TRIALS, pruned=pruned, failed=(parameters("gan"), parameters("duplicate")))
+    sampled = [*(one.parameters for one in (*TRIALS, *stopped)), parameters("gan"), parameters("duplicate")]
     finalists = choose_finalists(TRIALS, 1, Path("s"))
 
     missing = {
-        control: missing_trials(searched.sampled, finalists, control)
-        for control in ("real_only", "classical", "duplicate")
+        control: missing_trials(sampled, finalists, control) for control in ("real_only", "classical", "duplicate")
     }
 
     assert missing == {"real_only": 7 - 2, "classical": 7 - 1, "duplicate": 7 - 2}
-    assert missing_trials((*searched.sampled, *[parameters("none")] * 5), finalists, "real_only") == 0
+    assert missing_trials((*sampled, *[parameters("none")] * 5), finalists, "real_only") == 0
 
 
 @pytest.mark.parametrize("control", ["real_only", "classical", "duplicate"])
@@ -198,11 +199,11 @@ def test_top_up_trials_are_different_settings_of_the_arm_and_the_same_each_time(
     assert all(is_of(drawn, control) for drawn in first)
     assert len({drawn.lr for drawn in first}) == 5
     assert draw_control(space, control, 5, ()) == first
-    assert draw_control(space, control, 3, first[:1])[0] == first[1], "what the search had is not drawn again"
+    assert draw_control(space, control, 3, first[:1])[0] == first[1], "settings of the search are not sampled again"
 
 
 @pytest.mark.slow
-def test_an_arm_that_has_no_more_settings_gives_those_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exhausted_arm_gives_fewer_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("xraytune.confirm.plan._DRAWS", 500)
     path = tmp_path / "small.yaml"
     path.write_text(SPACE.replace("{min: 1e-5, max: 1e-2, distribution: log_uniform_values}", "{values: [1, 2]}"))

@@ -1,4 +1,4 @@
-"""The interval: published digits, the formulas written out, and what may not change it."""
+"""The interval: published digits, the formulas written out, and invariances."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats  # type: ignore[import-untyped]
 
+from benchmarks.hillis import degrees_of_freedom, hillis_interval
 from benchmarks.simulated_studies import Arm, simulate
 from xraytune.confirm.comparison import (
     MOST_DEGREES,
     PRIOR_PATIENTS,
     Comparison,
     Evidence,
-    HillisInterval,
+    Interval,
     compare,
-    degrees_of_freedom,
     gather,
-    hillis_interval,
     p_value_above,
     p_value_below,
     patient_variance_at,
@@ -47,7 +46,7 @@ MANY_PATIENTS = Evidence(
 
 @st.composite
 def evidence(draw: st.DrawFn) -> Evidence:
-    """Anything that two arms could show, with a patients' variance of the size that the binormal model gives or none."""
+    """Any possible evidence, with a patient variance between 0 and three times that of the binormal model."""
     mean, patients = draw(st.floats(0.55, 1)), draw(st.floats(8, 2000))
     difference = draw(st.floats(-1, 1)) * 2 * min(1 - mean, 0.1)
     usual = 4 / patients * float(placement_variance(*around(mean, difference)))
@@ -62,7 +61,7 @@ def evidence(draw: st.DrawFn) -> Evidence:
 
 
 def replicates(shape: tuple[int, int, int, int]) -> tuple[Floats, Floats]:
-    """AUROCs [2, G, K] and components [2, G, K, P] of seeds and patients who matter about equally."""
+    """AUROCs [2, G, K] and components [2, G, K, P] with similar variances of seeds and patients."""
     gan_seeds, classifier_seeds, patients, seed = shape
     generator = numpy_generator(seed, "replicates")
     aurocs = (
@@ -84,8 +83,8 @@ def of_scores(scores: Floats, labels: NDArray[np.int64], patients: list[str]) ->
     )
 
 
-def at_the_estimate(found: Evidence) -> HillisInterval:
-    """The published interval, which takes the patients' variance at the estimate."""
+def at_the_estimate(found: Evidence) -> Interval:
+    """The published interval, with the patient variance at the estimate."""
     figures = [float(np.asarray(value)) for value in (found.difference, found.seed_variance, found.patient_variance)]
     return hillis_interval(
         difference=figures[0], mean_square=figures[1] / 2, excess_covariance=figures[2] / 2, readers=found.gan_seeds
@@ -93,7 +92,7 @@ def at_the_estimate(found: Evidence) -> HillisInterval:
 
 
 def numbers(comparison: Comparison) -> Floats:
-    """All figures of a comparison but the counts."""
+    """All figures of a comparison."""
     return np.array([*astuple(comparison.interval), *comparison.aurocs, *astuple(comparison.components)])
 
 
@@ -120,7 +119,7 @@ def test_van_dykes_study_has_the_published_digits() -> None:
     assert found.p_value == pytest.approx(0.05166569, abs=5e-8)
 
 
-def test_the_90_percent_interval_is_students_too() -> None:
+def test_the_90_percent_interval_uses_students_t_too() -> None:
     found = hillis_interval(difference=0.02, mean_square=1e-4, excess_covariance=2e-5, readers=4)
 
     degrees = (1.8e-4 / 1e-4) ** 2 * 3
@@ -143,7 +142,7 @@ def test_without_differences_among_seeds_students_t_is_normal() -> None:
 
 
 @pytest.mark.parametrize(("ratio", "degrees"), [(1, 4), (499, 4 * 499**2), (501, MOST_DEGREES), (3000, MOST_DEGREES)])
-def test_degrees_of_freedom_grow_with_the_patients_share_up_to_their_most(ratio: float, degrees: float) -> None:
+def test_degrees_of_freedom_grow_with_the_patients_share_up_to_a_maximum(ratio: float, degrees: float) -> None:
     assert degrees_of_freedom(1e-5, ratio * 1e-5, 5) == pytest.approx(degrees)
 
 
@@ -170,7 +169,7 @@ def test_the_evidence_is_obuchowski_rockettes_written_out(shape: tuple[int, int,
     assert found.interval.difference == pytest.approx(figures[0].mean() - figures[1].mean())
     assert found.aurocs == pytest.approx(tuple(aurocs.mean(axis=(1, 2))))
     assert found.evidence.mean_auroc == pytest.approx(np.mean(found.aurocs))
-    assert (found.evidence.gan_seeds, found.classifier_seeds, found.patients) == shape[:3]
+    assert found.evidence.gan_seeds == readers
 
 
 @pytest.mark.slow
@@ -194,7 +193,7 @@ def test_swapped_arms_flip_the_sign_and_change_nothing_else(shape: tuple[int, in
 @pytest.mark.slow
 @settings(max_examples=60)
 @given(SHAPES)
-def test_the_same_arm_twice_differs_by_zero_give_or_take_what_few_patients_cannot_show(
+def test_an_arm_compared_with_itself_has_a_narrow_interval_only_with_many_patients(
     shape: tuple[int, int, int, int],
 ) -> None:
     aurocs, components = (values[[0, 0]] for values in replicates(shape))
@@ -210,7 +209,7 @@ def test_the_same_arm_twice_differs_by_zero_give_or_take_what_few_patients_canno
 @pytest.mark.slow
 @settings(max_examples=200)
 @given(evidence())
-def test_the_ends_of_the_interval_are_the_differences_that_a_one_sided_test_only_just_rejects(found: Evidence) -> None:
+def test_the_interval_ends_at_the_differences_that_a_one_sided_test_just_rejects(found: Evidence) -> None:
     interval = score_interval(found)
 
     for p_value, end, level in (
@@ -281,7 +280,7 @@ def test_no_hypothesis_lowers_the_estimated_variance_of_the_patients(found: Evid
     assert float(patient_variance_at(found, difference)) >= weight * estimated * (1 - 1e-9)
 
 
-def test_evidence_of_many_studies_is_tested_as_each_alone() -> None:
+def test_arrays_of_evidence_are_tested_elementwise() -> None:
     differences, seeds = np.array([[0.01, -0.02], [0.0, 0.03]]), np.array([1e-5, 2e-5])
     both = replace(MANY_PATIENTS, difference=differences, seed_variance=seeds, effective_patients=300)
 
@@ -294,7 +293,7 @@ def test_evidence_of_many_studies_is_tested_as_each_alone() -> None:
 
 @pytest.mark.slow
 def test_near_the_ceiling_it_covers_the_truth_and_does_not_call_different_arms_equivalent() -> None:
-    """Differing by 1.5 ROPE on sixty patients: with the variance at the estimate both promises would be broken."""
+    """Differing by 1.5 ROPE on sixty patients: with the variance at the estimate both claims would fail."""
     arms = [Arm(auroc=0.99, seeds_sd=0.006, gan_share=0.3), Arm(auroc=0.975, seeds_sd=0.006)]
     studies = simulate(arms, patients=60, gan_seeds=5, classifier_seeds=2, studies=300, seed=1)
 
@@ -306,7 +305,7 @@ def test_near_the_ceiling_it_covers_the_truth_and_does_not_call_different_arms_e
     assert np.mean([verdict.is_equivalent for verdict in verdicts]) <= 0.05
     assert np.mean([one.low <= 0.015 <= one.high for one in published]) < 0.9
     assert np.mean([-0.01 < one.low_90 and one.high_90 < 0.01 for one in published]) > 0.05
-    for one, verdict in zip(found, verdicts, strict=True):  # whoever reads the interval comes to the same words
+    for one, verdict in zip(found, verdicts, strict=True):  # the interval and the words agree
         interval = one.interval
         assert (verdict.is_better, verdict.is_worse) == (interval.low > 0, interval.high < 0)
         assert verdict.is_equivalent == (interval.low_90 > -0.01 and interval.high_90 < 0.01)
@@ -350,7 +349,7 @@ def test_copies_of_the_images_do_not_narrow_the_interval_as_new_patients_do(seed
 
 
 @pytest.mark.slow
-def test_variance_components_are_found_again_in_many_simulated_studies() -> None:
+def test_variance_components_are_recovered_from_simulated_studies() -> None:
     """A linear model with known components: seeds' and patients' effects on the difference, and their interactions."""
     generator = numpy_generator(1, "components")
     gan, classifier, patient, by_gan, by_classifier = 4.0, 2.0, 90.0, 60.0, 30.0
@@ -387,7 +386,7 @@ def test_with_one_classifier_seed_its_variance_is_in_the_gan_seeds() -> None:
     assert (found.classifier_seed, found.patient_by_classifier_seed) == (0, 0)
 
 
-def test_two_classifier_seeds_are_enough_to_tell_them_from_gan_seeds() -> None:
+def test_two_classifier_seeds_are_enough_to_separate_their_variance() -> None:
     aurocs = np.array([[[0.90, 0.92], [0.80, 0.84]], [[0.5, 0.5], [0.5, 0.5]]])
 
     found = compare(aurocs, np.zeros((2, 2, 2, 3)), effective_patients=3).components
@@ -397,8 +396,8 @@ def test_two_classifier_seeds_are_enough_to_tell_them_from_gan_seeds() -> None:
 
 
 @pytest.mark.slow
-def test_two_arms_without_a_single_error_say_the_less_of_other_patients_the_fewer_there_are() -> None:
-    def interval(count: int) -> HillisInterval:
+def test_perfect_arms_have_wider_intervals_with_fewer_patients() -> None:
+    def interval(count: int) -> Interval:
         labels = np.arange(count) % 2
         scores = np.broadcast_to(labels * 1.0, (2, 2, 2, count))
         found = of_scores(scores, labels, [f"p{number}" for number in range(count)])
@@ -412,7 +411,7 @@ def test_two_arms_without_a_single_error_say_the_less_of_other_patients_the_fewe
     assert twenty.high > 2 * two_hundred.high > 4 * two_thousand.high > 0
 
 
-def test_two_imperfect_arms_that_rank_alike_are_not_sure_to_be_equal() -> None:
+def test_identical_rankings_of_few_patients_do_not_show_equivalence() -> None:
     generator = numpy_generator(1, "ranks")
     labels = np.arange(40) % 2
     scores = np.broadcast_to(labels + generator.normal(0, 0.7, 40), (2, 3, 2, 40))
@@ -427,5 +426,5 @@ def test_two_imperfect_arms_that_rank_alike_are_not_sure_to_be_equal() -> None:
 def test_a_single_gan_seed_is_refused() -> None:
     aurocs, components = replicates((2, 2, 10, 1))
 
-    with pytest.raises(ConfigError, match=r"confirm\.gan_seeds: one seed(.|\n)*fix: use at least 4, better 5"):
+    with pytest.raises(ConfigError, match=r"confirm\.gan_seeds: a single seed(.|\n)*fix: use at least 4, better 5"):
         gather(aurocs[:, :1], components[:, :1], effective_patients=10)

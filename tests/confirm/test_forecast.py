@@ -1,4 +1,4 @@
-"""Which verdict a design ends with: in its limits, against studies drawn by hand, and blind to the observed differences."""
+"""The forecast: limits, comparison with simulated studies, and independence of the observed differences."""
 
 from __future__ import annotations
 
@@ -21,23 +21,17 @@ from xraytune.confirm.forecast import (
     smallest_detectable_difference,
     verdict_chances,
 )
-from xraytune.confirm.verdict import Likeness, judge
+from xraytune.confirm.verdict import ControlKind, judge
 from xraytune.seeding import numpy_generator
 
 Floats = NDArray[np.float64]
 ROPE = 0.01
-ALL_FIVE: tuple[frozenset[Likeness], ...] = (
-    frozenset({"no synthetic images"}),
-    frozenset({"as many images a step"}),
-    frozenset(),
-    frozenset(),
-    frozenset(),
-)
+ALL_FIVE: tuple[ControlKind, ...] = ("none", "duplicate", "tuned", "tuned", "tuned")
 DESIGN = Design(effective_patients=400, gan_seeds=5, auroc=0.95)
 
 
 def spread(controls: int, *, seeds: tuple[float, float] = (1e-5, 1e-5)) -> Spread:
-    """The usual one, of `controls` controls: patients' variances .008, half of it common to all differences."""
+    """A typical spread: patient variance .008, half of it common to all differences."""
     return Spread(
         auroc=0.95,
         effective_patients=1000,
@@ -57,9 +51,9 @@ def chances(
     *,
     ropes: float = 0,
     of: Spread = FIVE,
-    likenesses: tuple[frozenset[Likeness], ...] = ALL_FIVE,
+    kinds: tuple[ControlKind, ...] = ALL_FIVE,
 ) -> VerdictChances:
-    return verdict_chances(of, design, likenesses, rope=ROPE, true_difference=ropes * ROPE)
+    return verdict_chances(of, design, kinds, rope=ROPE, true_difference=ropes * ROPE)
 
 
 def replicates(seed: int, difference: float, controls: int = 1) -> tuple[Floats, Floats]:
@@ -75,7 +69,7 @@ def replicates(seed: int, difference: float, controls: int = 1) -> tuple[Floats,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ropes", [-3, 0, 1, 2])
-def test_one_of_the_four_verdicts_always_comes_out_and_the_same_each_time(ropes: float) -> None:
+def test_the_four_probabilities_sum_to_one_and_are_reproducible(ropes: float) -> None:
     found = chances(ropes=ropes)
 
     assert found.helps + found.hurts + found.no_better + found.undecided == pytest.approx(1)
@@ -85,24 +79,24 @@ def test_one_of_the_four_verdicts_always_comes_out_and_the_same_each_time(ropes:
 
 
 @pytest.mark.slow
-def test_with_all_patients_and_many_seeds_the_truth_comes_out() -> None:
+def test_with_very_many_patients_and_seeds_the_verdict_is_right() -> None:
     largest = replace(DESIGN, effective_patients=1e6, gan_seeds=60)
 
     assert chances(largest, ropes=0).no_better > 0.99
     assert chances(largest, ropes=2).helps > 0.99
     assert chances(largest, ropes=-2).hurts > 0.99
-    assert chances(largest, ropes=-2, likenesses=ALL_FIVE[:1] * 5).no_better > 0.99, "without duplicates nothing hurts"
+    assert chances(largest, ropes=-2, kinds=ALL_FIVE[:1] * 5).no_better > 0.99, "without duplicates nothing hurts"
 
 
 @pytest.mark.slow
-def test_true_differences_are_missed_and_invented_no_more_often_than_promised() -> None:
+def test_error_rates_are_kept() -> None:
     assert chances(ropes=1).no_better < 0.06, "an improvement of one ROPE is denied in 5 %"
     assert chances(ropes=0).helps < 0.03
     assert chances(ropes=0).hurts < 0.03
 
 
 @pytest.mark.slow
-def test_where_seeds_matter_more_of_them_show_more_often_that_nothing_was_gained() -> None:
+def test_if_seeds_vary_more_of_them_raise_the_probability_of_no_better() -> None:
     by_seeds = replace(FIVE, seeds=(1e-4, 1e-4))
     design = replace(DESIGN, effective_patients=5000)
 
@@ -112,7 +106,7 @@ def test_where_seeds_matter_more_of_them_show_more_often_that_nothing_was_gained
 
 
 @pytest.mark.slow
-def test_where_patients_matter_more_of_them_show_more_often_that_nothing_was_gained() -> None:
+def test_if_patients_vary_more_of_them_raise_the_probability_of_no_better() -> None:
     few, more, most = (
         chances(replace(DESIGN, gan_seeds=20, effective_patients=count)).no_better for count in (100, 300, 900)
     )
@@ -124,14 +118,14 @@ def test_where_patients_matter_more_of_them_show_more_often_that_nothing_was_gai
 def test_to_help_against_five_controls_is_harder_than_against_one() -> None:
     pairwise = detection_probability(ONE, DESIGN, true_difference=2 * ROPE)
 
-    assert chances(ropes=2).helps < chances(ropes=2, of=ONE, likenesses=ALL_FIVE[:1]).helps - 0.05
+    assert chances(ropes=2).helps < chances(ropes=2, of=ONE, kinds=ALL_FIVE[:1]).helps - 0.05
     assert chances(ropes=2).helps < pairwise - 0.05
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("gan_seeds", "difference"), [(5, 0.0), (4, 0.02), (10, 0.01)])
-def test_both_chances_of_a_pair_are_those_of_studies_drawn_by_hand(gan_seeds: int, difference: float) -> None:
-    """Every patient has an effect on the difference, common to all seeds, and one with each seed; so has every seed."""
+def test_the_probabilities_of_a_pair_agree_with_simulated_studies(gan_seeds: int, difference: float) -> None:
+    """Patients have effects common to all seeds and interactions with each seed; seeds have effects."""
     studies, patients = 2500, 400
     truth = replace(ONE, patients=np.array([[0.008]]), seeds=(2e-5, 0.0), seeds_by_patients=(0.004, 0.0), level=0.0)
     truth = replace(truth, auroc=0.8, roughness=2.0)  # as normal effects are, where the difference does not change them
@@ -177,8 +171,8 @@ def test_more_patients_detect_smaller_differences() -> None:
 
 
 @pytest.mark.slow
-def test_what_no_room_is_left_for_is_not_detected() -> None:
-    """At an AUROC of .99 the finalist can be .02 better at most; ten patients do not show that."""
+def test_no_difference_is_detectable_near_the_ceiling_with_few_patients() -> None:
+    """At an AUROC of .99 the finalist can be better by at most .02, too little for ten patients."""
     tiny = Design(effective_patients=10, gan_seeds=2, auroc=0.99)
 
     assert smallest_detectable_difference(ONE, tiny) is None
@@ -193,7 +187,7 @@ def test_perfect_rankings_of_a_few_patients_promise_no_certainty() -> None:
     assert chances(Design(effective_patients=144, gan_seeds=5, auroc=0.965), of=found).no_better < 0.9
 
 
-def test_the_spread_does_not_hold_the_observed_differences() -> None:
+def test_the_spread_does_not_contain_the_observed_differences() -> None:
     """They would make a forecast repeat the p-value."""
     one, other = (measure_spread(*replicates(1, gap, controls=2), effective_patients=50) for gap in (0.0, 0.03))
 
@@ -203,9 +197,9 @@ def test_the_spread_does_not_hold_the_observed_differences() -> None:
 
 @pytest.mark.slow
 def test_the_forecast_is_the_same_whatever_differences_were_observed() -> None:
-    likenesses = ALL_FIVE[:2]
+    kinds = ALL_FIVE[:2]
     one, other = (
-        chances(of=measure_spread(*replicates(1, gap, controls=2), effective_patients=50), likenesses=likenesses)
+        chances(of=measure_spread(*replicates(1, gap, controls=2), effective_patients=50), kinds=kinds)
         for gap in (0.0, 0.03)
     )
 
@@ -214,7 +208,7 @@ def test_the_forecast_is_the_same_whatever_differences_were_observed() -> None:
     )
 
 
-def test_the_spread_of_one_pair_is_what_it_is_compared_with() -> None:
+def test_the_spread_of_one_pair_agrees_with_its_evidence() -> None:
     aurocs, components = replicates(3, 0.0)
 
     found = measure_spread(aurocs, components, effective_patients=50)
@@ -226,7 +220,7 @@ def test_the_spread_of_one_pair_is_what_it_is_compared_with() -> None:
 
 
 @pytest.mark.slow
-def test_the_spread_is_found_again_in_many_linear_studies() -> None:
+def test_the_spread_is_recovered_from_linear_studies() -> None:
     """The finalist's effects are common to all of its differences, each control's own; variances are of one patient."""
     generator = numpy_generator(1, "spread")
     studies, controls, seeds, patients = 1200, 3, 4, 40
@@ -249,9 +243,10 @@ def test_the_spread_is_found_again_in_many_linear_studies() -> None:
 
 
 def chances_of(auroc: float, gan_seeds: int, ropes: float, *, no_better: float) -> VerdictChances:
-    design = Design(effective_patients=100, gan_seeds=gan_seeds, auroc=auroc)
-    rest = {"helps": 0.0, "hurts": 0.0, "undecided": 1 - no_better}
-    return VerdictChances(design=design, true_difference=ropes * ROPE, no_better=no_better, **rest)
+    return VerdictChances(
+        effective_patients=100, gan_seeds=gan_seeds, auroc=auroc, true_difference=ropes * ROPE,
+        helps=0.0, hurts=0.0, no_better=no_better, undecided=1 - no_better,
+    )  # fmt: skip
 
 
 def forecast(no_better: float) -> Forecast:
@@ -264,12 +259,12 @@ def forecast(no_better: float) -> Forecast:
     return Forecast(gan_seeds=5, val_b_auroc=0.95, rope=ROPE, chances=tuple(every))
 
 
-def test_an_inconclusive_forecast_says_what_more_gan_seeds_would_do() -> None:
+def test_an_inconclusive_forecast_gives_the_effect_of_more_gan_seeds() -> None:
     assert forecast(0.2).as_text == (
-        "If the synthetic images make no difference, this design most likely ends undecided (75%); "
+        "If synthetic images make no difference, the most likely verdict of this design is undecided (75%); "
         "no_better 30% with 10 GAN seeds, no_better 40% with 20 GAN seeds"
     )
-    assert forecast(0.7).as_text.endswith("most likely ends no_better (75%)")
+    assert forecast(0.7).as_text.endswith("most likely verdict of this design is no_better (75%)")
 
 
 def test_a_forecast_is_read_by_design_and_kept_as_json() -> None:

@@ -1,4 +1,4 @@
-"""A plan grows at its end, and is read back as it was."""
+"""A plan only grows, and survives its file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from xraytune.config.settings import Parameters
-from xraytune.confirm.plan import EARLIER_TOP_UP, Arm, new_plan, read_plan, write_plan
+from xraytune.confirm.plan import Arm, Plan, read_plan, write_plan
 from xraytune.errors import StudyError
 
 GAN = Arm(
@@ -22,16 +22,16 @@ NONE = Arm(name="none, matched to #1", role="matched", trial="#1", parameters=Pa
 
 
 def test_every_arm_has_a_run_for_each_pair_of_seeds() -> None:
-    plan = new_plan().grown([GAN, NONE], 3, 2)
+    plan = Plan().grown([GAN, NONE], 3, 2)
 
     assert len(plan.runs) == 2 * 3 * 2
     assert sorted(plan.numbers("gan #1")) == [(g, c) for g in range(3) for c in range(2)]
     assert not set(plan.numbers("gan #1").values()) & set(plan.numbers("none, matched to #1").values())
 
 
-def test_more_seeds_leave_every_run_its_number() -> None:
-    """What was trained is not trained again under another number."""
-    plan = new_plan().grown([GAN, NONE], 2, 2)
+def test_added_seeds_keep_the_numbers_of_existing_runs() -> None:
+    """Nothing is trained again under another number."""
+    plan = Plan().grown([GAN, NONE], 2, 2)
 
     more = plan.grown((), 4, 2)
 
@@ -41,7 +41,7 @@ def test_more_seeds_leave_every_run_its_number() -> None:
 
 
 def test_a_plan_survives_its_file(tmp_path: Path) -> None:
-    plan = new_plan().grown([GAN, NONE], 2, 1)
+    plan = Plan().grown([GAN, NONE], 2, 1)
 
     write_plan(plan, tmp_path)
 
@@ -49,12 +49,12 @@ def test_a_plan_survives_its_file(tmp_path: Path) -> None:
     assert read_plan(tmp_path / "elsewhere") is None
 
 
-def test_a_plan_moves_with_its_study_and_what_lies_beside_it(tmp_path: Path) -> None:
+def test_a_plan_moves_with_its_study_and_the_files_next_to_it(tmp_path: Path) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     (here / "confirm").mkdir(parents=True)
     settings = {"source": "folder", "folder": {"path": here / "copies"}, "weights": str(here / "net.pth")}
     arm = Arm(name="folder #1", role="finalist", trial="#1", parameters=Parameters.model_validate(settings))
-    write_plan(new_plan().grown([arm], 1, 1), here / "confirm")
+    write_plan(Plan().grown([arm], 1, 1), here / "confirm")
 
     here.rename(there)
     plan = read_plan(there / "confirm")
@@ -63,20 +63,6 @@ def test_a_plan_moves_with_its_study_and_what_lies_beside_it(tmp_path: Path) -> 
     moved = plan.arms[0].parameters
     assert moved.folder is not None
     assert (moved.folder.path, moved.weights) == (there / "copies", str(there / "net.pth"))
-
-
-def test_a_plan_of_an_earlier_version_says_by_which_rule_its_tuned_controls_were_chosen(tmp_path: Path) -> None:
-    tuned = Arm(name="tuned real_only #0", role="tuned", trial="#0", parameters=Parameters())
-    for arms, notes in (([GAN, NONE, tuned], [EARLIER_TOP_UP]), ([GAN, NONE], [])):
-        write_plan(new_plan().grown(arms, 1, 1), tmp_path)
-        file = tmp_path / "plan.json"
-        file.write_text(json.dumps({**json.loads(file.read_bytes()), "version": 1}), encoding="utf-8")
-
-        plan = read_plan(tmp_path)
-        assert plan is not None
-        assert list(plan.notes) == notes
-        write_plan(plan, tmp_path)
-        assert read_plan(tmp_path) == plan, "it is said once"
 
 
 @pytest.mark.parametrize(
@@ -89,8 +75,8 @@ def test_a_plan_of_an_earlier_version_says_by_which_rule_its_tuned_controls_were
         ("version", 3),
     ],
 )
-def test_a_damaged_plan_is_told_with_its_file(tmp_path: Path, place: str, value: Any) -> None:
-    write_plan(new_plan().grown([GAN], 1, 1), tmp_path)
+def test_a_damaged_plan_is_refused_with_its_path(tmp_path: Path, place: str, value: Any) -> None:
+    write_plan(Plan().grown([GAN], 1, 1), tmp_path)
     file = tmp_path / "plan.json"
     file.write_text(json.dumps({**json.loads(file.read_bytes()), place: value}), encoding="utf-8")
 
@@ -98,7 +84,7 @@ def test_a_damaged_plan_is_told_with_its_file(tmp_path: Path, place: str, value:
         read_plan(tmp_path)
 
 
-def test_a_plan_that_is_no_text_is_told(tmp_path: Path) -> None:
+def test_a_binary_plan_is_refused(tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_bytes(b"\xff")
 
     with pytest.raises(StudyError, match="is damaged"):

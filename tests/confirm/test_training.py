@@ -1,4 +1,4 @@
-"""What a confirm trains, and in which order; the tests say what its runs would report."""
+"""What a confirm trains, and in which order. The results of runs are scripted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from tests.confirm.test_arms import parameters
 from tests.search.studies import CPU, ended, epoch, two_images, write_space
-from xraytune.confirm.plan import Candidate, Plan, Stopped, Trials
+from xraytune.confirm.plan import FinishedTrial, Plan
 from xraytune.confirm.training import Training
 from xraytune.errors import StudyError, TrialError
 from xraytune.files import read_jsonl
@@ -20,10 +20,12 @@ from xraytune.search.runner import Runner
 from xraytune.search.study import StudyFolder, environment
 from xraytune.search.trial_queue import TrialQueue
 
-REAL = Candidate(name="#0", parameters=parameters("none", lr=1e-3), val_b_auroc=0.8)
-GAN = Candidate(name="#1", parameters=parameters("gan", lr=1e-3), val_b_auroc=0.9)
+REAL = FinishedTrial(name="#0", parameters=parameters("none", lr=1e-3), val_b_auroc=0.8)
+GAN = FinishedTrial(name="#1", parameters=parameters("gan", lr=1e-3), val_b_auroc=0.9)
 STOPPED = tuple(
-    Stopped(name=f"#{number}", parameters=parameters("gan", lr=lr), epochs=9 - number, val_auroc=0.9)
+    FinishedTrial(
+        status="pruned", name=f"#{number}", parameters=parameters("gan", lr=lr), epochs=9 - number, val_auroc=0.9
+    )
     for number, lr in enumerate((1e-3, 2e-3, 3e-3), start=1)
 )
 SMALL = "confirm={gan_seeds: 2, classifier_seeds: 1, controls: {matched: [none], tuned: [real_only]}}"
@@ -33,7 +35,7 @@ Report = tuple[int, int, float]
 
 
 class Told:
-    """A `Runner` that trains nothing: `says` tells what each run reports."""
+    """A `Runner` that trains nothing; `says` returns the messages of each run."""
 
     def __init__(self, says: Says) -> None:
         self._says = says
@@ -51,7 +53,7 @@ def well(folder: StudyFolder, number: int) -> list[Message]:
 
 
 def each(*values: float) -> Says:
-    """Top-up trials with these AUROCs, by their numbers; replicates run well."""
+    """Top-up trials with these AUROCs, by number; replicates succeed."""
 
     def says(folder: StudyFolder, number: int) -> list[Message]:
         if folder.path.name != "top_up":
@@ -76,13 +78,13 @@ def training(root: Path, *overrides: str, says: Says = well) -> Training:
 
 def train(
     training: Training,
-    *complete: Candidate,
-    stopped: tuple[Stopped, ...] = (),
+    *complete: FinishedTrial,
+    stopped: tuple[FinishedTrial, ...] = (),
     finalists: int = 3,
     reports: Iterable[Report] = (),
 ) -> Plan:
-    searched, rungs = Trials(complete=complete, pruned=stopped), rungs_of(training.settings, reports)
-    return training.train(searched, rungs, finalists=finalists, gan_seeds=2, earlier_accesses=())
+    rungs = rungs_of(training.settings, reports)
+    return training.train((*complete, *stopped), rungs, finalists=finalists, gan_seeds=2, earlier_accesses=())
 
 
 def tuned(plan: Plan) -> list[str]:
@@ -95,8 +97,8 @@ def ends(training: Training) -> list[tuple[int, str, str]]:
 
 
 @pytest.mark.slow
-def test_trials_that_other_finalists_needed_lend_their_results_to_no_control(tmp_path: Path) -> None:
-    """Three trials were finished, then somebody asked for one finalist: run 1 is no control's."""
+def test_trials_finished_for_other_finalists_are_not_used_for_controls(tmp_path: Path) -> None:
+    """Three trials were finished, then one finalist is requested: run 1 belongs to no control."""
 
     def interrupted(folder: StudyFolder, number: int) -> list[Message]:
         if number == len(STOPPED):
@@ -115,12 +117,12 @@ def test_trials_that_other_finalists_needed_lend_their_results_to_no_control(tmp
 
 
 @pytest.mark.slow
-def test_a_top_up_that_failed_is_tried_again_after_trials_that_were_finished(tmp_path: Path) -> None:
+def test_a_failed_top_up_is_retried(tmp_path: Path) -> None:
     def one_top_up_fails(folder: StudyFolder, number: int) -> list[Message]:
         is_first_top_up = folder.path.name == "top_up" and number == len(STOPPED)
         return [{"failed": "a cable was pulled", "cause": "settings"}] if is_first_top_up else well(folder, number)
 
-    with pytest.raises(TrialError, match="1 of 3 trials that tune the controls failed"):
+    with pytest.raises(TrialError, match="1 of 3 top-up trials failed"):
         train(training(tmp_path, says=one_top_up_fails), stopped=STOPPED)
 
     assert train(training(tmp_path), stopped=STOPPED).runs
@@ -132,7 +134,7 @@ def no_run(folder: StudyFolder, number: int) -> list[Message]:
 
 @pytest.mark.slow
 def test_a_controls_arm_gets_as_many_sampled_trials_as_the_gan_under_the_same_asha(tmp_path: Path) -> None:
-    """Of the search, one GAN trial ran to its end and three were pruned, so three trials join the one of `real_only`."""
+    """The search had one complete and three pruned GAN trials, so `real_only` with one trial gets three more."""
     asked = training(tmp_path, says=each(0.85, 0.4, 0.95))
 
     plan = train(asked, REAL, GAN, stopped=STOPPED, reports=[(0, 1, 0.8), (1, 1, 0.9), (2, 1, 0.1)])
@@ -153,8 +155,8 @@ def test_a_pruned_top_up_is_no_tuned_control(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_where_asha_prunes_a_whole_arm_its_furthest_trial_is_trained_to_its_end(tmp_path: Path) -> None:
-    """As it is done for finalists; top-up 1 is pruned at the second rung, the others at the first."""
+def test_if_asha_prunes_a_whole_arm_its_furthest_trial_is_trained_to_the_end(tmp_path: Path) -> None:
+    """As for finalists; top-up 1 is pruned at the second rung, the others at the first."""
     asked = training(tmp_path, says=each(0.4, 0.8, 0.3, 0.2, 0.7))
 
     plan = train(asked, GAN, stopped=STOPPED, reports=[(0, 1, 0.5), (0, 3, 0.9)])
@@ -163,9 +165,7 @@ def test_where_asha_prunes_a_whole_arm_its_furthest_trial_is_trained_to_its_end(
     assert [status for _, _, status in ends(asked)[:-1]] == ["pruned"] * 4
     assert tuned(plan) == ["top-up 1"]
     (note,) = plan.notes
-    assert note == (
-        "ASHA let no trial of the arm real_only get to its end; top-up 1, which got furthest, was trained to its end"
-    )
+    assert note == ("ASHA pruned all trials of the arm real_only; top-up 1 got furthest and was trained to the end")
 
 
 @pytest.mark.slow
@@ -194,9 +194,9 @@ def test_a_confirm_that_is_killed_among_its_top_ups_decides_as_an_unbroken_one(t
 
 
 @pytest.mark.slow
-def test_settings_that_the_search_pruned_or_failed_with_are_not_drawn_again(tmp_path: Path) -> None:
+def test_settings_of_pruned_or_failed_trials_are_not_sampled_again(tmp_path: Path) -> None:
     """The space has two settings of `real_only`, of which one was pruned."""
-    pruned = Stopped(name="#0", parameters=parameters("none", lr=1.0), epochs=1, val_auroc=0.5)
+    pruned = FinishedTrial(status="pruned", name="#0", parameters=parameters("none", lr=1.0), epochs=1, val_auroc=0.5)
     asked = training(tmp_path)
     asked.space = write_space(tmp_path, SMALL, "lr={values: [1.0, 2.0]}")
 
@@ -208,10 +208,10 @@ def test_settings_that_the_search_pruned_or_failed_with_are_not_drawn_again(tmp_
 
 def test_a_finalist_without_any_control_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
     controls = "confirm.controls={matched: [duplicate], tuned: []}"
-    total = Candidate(name="#2", parameters=parameters("gan", lr=1e-3, mixing="replace"), val_b_auroc=0.9)
+    total = FinishedTrial(name="#2", parameters=parameters("gan", lr=1e-3, mixing="replace"), val_b_auroc=0.9)
     asked = training(tmp_path, controls, says=no_run)
 
-    with pytest.raises(StudyError, match="no control is left that #2 could be compared with"):
+    with pytest.raises(StudyError, match="there is no control to compare #2 with"):
         train(asked, REAL, total)
 
 
@@ -224,7 +224,7 @@ def test_a_finalist_without_any_control_is_refused_before_anything_is_trained(tm
         ("[duplicate]", ["finalist", "matched", "tuned"]),
     ],
 )
-def test_other_ratios_are_trained_only_where_their_gain_over_no_images_is_told(
+def test_other_ratios_are_trained_only_with_a_matched_control_without_images(
     tmp_path: Path, matched: str, roles: list[str]
 ) -> None:
     plan = train(training(tmp_path, f"confirm.controls.matched={matched}"), REAL, GAN)

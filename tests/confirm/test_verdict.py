@@ -1,4 +1,4 @@
-"""Words: of a pair of arms, of a finalist, of a sequence of finalists."""
+"""The rules for a pair of arms, a finalist, and a sequence of finalists."""
 
 from __future__ import annotations
 
@@ -11,22 +11,18 @@ from numpy.typing import NDArray
 from xraytune.confirm.comparison import Evidence
 from xraytune.confirm.verdict import (
     AgainstControl,
-    Likeness,
+    ControlKind,
     OverallVerdict,
     PairVerdict,
     PairWord,
+    can_show_harm,
     fixed_sequence,
     judge,
-    overall,
+    overall_verdict,
     pair_tests,
-    shows_harm,
     verdicts_of,
 )
 
-NONE: frozenset[Likeness] = frozenset({"no synthetic images"})
-DUPLICATE: frozenset[Likeness] = frozenset({"as many images a step"})
-NONE_WITH_MATCHING_TOTAL = NONE | DUPLICATE
-TUNED: frozenset[Likeness] = frozenset()
 Floats = NDArray[np.float64]
 
 
@@ -43,7 +39,7 @@ def evidence(difference: float | Floats, width: float) -> Evidence:
 
 
 def against(
-    control: str, *words: PairWord, likeness: frozenset[Likeness] = TUNED, p_better_by_rope: float = 0.5
+    control: str, *words: PairWord, kind: ControlKind = "tuned", p_better_by_rope: float = 0.5
 ) -> AgainstControl:
     verdict = PairVerdict(
         is_better="better" in words,
@@ -51,12 +47,12 @@ def against(
         is_equivalent="equivalent" in words,
         p_better_by_rope=p_better_by_rope,
     )
-    return AgainstControl(control=control, likeness=likeness, verdict=verdict)
+    return AgainstControl(control=control, kind=kind, verdict=verdict)
 
 
 def of_p_values(*p_values: float) -> OverallVerdict:
     """The verdict on a finalist with these p-values at the ROPE against controls a, b, c and so on."""
-    return overall([against(name, p_better_by_rope=p) for name, p in zip("abcdef", p_values, strict=False)])
+    return overall_verdict([against(name, p_better_by_rope=p) for name, p in zip("abcdef", p_values, strict=False)])
 
 
 @pytest.mark.parametrize(
@@ -72,11 +68,11 @@ def of_p_values(*p_values: float) -> OverallVerdict:
         (0.0, 1e-5, ("equivalent",)),
     ],
 )
-def test_a_pair_is_told_all_that_holds(difference: float, width: float, words: tuple[str, ...]) -> None:
+def test_a_pair_gets_all_words_that_hold(difference: float, width: float, words: tuple[str, ...]) -> None:
     assert judge(evidence(difference, width), rope=0.01).words == words
 
 
-def test_equivalence_asks_the_90_percent_interval_and_the_rope_that_was_set() -> None:
+def test_equivalence_depends_on_the_90_percent_interval_and_the_rope() -> None:
     found = evidence(0.0, 0.0115)  # its 90 % interval is +- .00965
 
     assert judge(found, rope=0.01).is_equivalent
@@ -85,7 +81,7 @@ def test_equivalence_asks_the_90_percent_interval_and_the_rope_that_was_set() ->
     assert not judge(evidence(-0.0015, 0.0115), rope=0.01).is_equivalent
 
 
-def test_an_improvement_is_as_improbable_as_its_one_sided_p_value_at_the_rope() -> None:
+def test_p_better_by_rope_is_one_sided() -> None:
     assert judge(evidence(0.01, 0.01), rope=0.01).p_better_by_rope == pytest.approx(0.5)
     assert judge(evidence(0.0, 0.01), rope=0.01).p_better_by_rope == pytest.approx(0.025, abs=1e-3)
     assert judge(evidence(-0.03, 0.01), rope=0.01).p_better_by_rope < 1e-6
@@ -99,20 +95,20 @@ def test_swapping_the_arms_swaps_better_and_worse(difference: float, width: floa
     assert (one.is_better, one.is_worse, one.is_equivalent) == (other.is_worse, other.is_better, other.is_equivalent)
 
 
-def test_many_studies_are_judged_as_each_alone() -> None:
+def test_many_studies_are_judged_elementwise() -> None:
     differences = np.array([[0.03, -0.03], [0.001, 0.02]])
     tests = pair_tests(evidence(differences, 0.015), rope=0.02)
 
-    found = verdicts_of(tests, 1, [NONE, TUNED])
+    found = verdicts_of(tests, 1, ["none", "tuned"])
 
     assert [one.verdict for one in found] == [judge(evidence(gap, 0.015), rope=0.02) for gap in (0.001, 0.02)]
-    assert [one.likeness for one in found] == [NONE, TUNED]
+    assert [one.kind for one in found] == ["none", "tuned"]
 
 
 def test_worse_than_every_matched_control_hurts_whatever_else_holds() -> None:
-    found = overall([
-        against("none", "worse", "equivalent", likeness=NONE, p_better_by_rope=1e-9),
-        against("duplicate", "worse", likeness=DUPLICATE, p_better_by_rope=1e-9),
+    found = overall_verdict([
+        against("none", "worse", "equivalent", kind="none", p_better_by_rope=1e-9),
+        against("duplicate", "worse", kind="duplicate", p_better_by_rope=1e-9),
         against("tuned", "better"),
     ])  # fmt: skip
 
@@ -121,49 +117,49 @@ def test_worse_than_every_matched_control_hurts_whatever_else_holds() -> None:
 
 @pytest.mark.parametrize("duplicate", ["undecided", "equivalent", "better"])
 def test_worse_than_none_alone_does_not_show_that_the_images_hurt(duplicate: PairWord) -> None:
-    """More images a step may have: the duplicates bring them, too."""
-    found = overall([
-        against("none", "worse", likeness=NONE), against("duplicate", duplicate, likeness=DUPLICATE),
+    """The cause may be more images per step, which the duplicates have too."""
+    found = overall_verdict([
+        against("none", "worse", kind="none"), against("duplicate", duplicate, kind="duplicate"),
     ])  # fmt: skip
 
     assert found.word == "undecided"
 
 
-@pytest.mark.parametrize("likeness", [NONE, DUPLICATE, TUNED])
-def test_without_both_matched_controls_nothing_hurts(likeness: frozenset[Likeness]) -> None:
-    controls = [against("one", "worse", likeness=likeness), against("tuned", "worse")]
+@pytest.mark.parametrize("kind", ["none", "duplicate", "tuned"])
+def test_without_both_matched_controls_nothing_hurts(kind: ControlKind) -> None:
+    controls = [against("one", "worse", kind=kind), against("tuned", "worse")]
 
-    assert not shows_harm(controls)
-    assert overall(controls).word == "undecided"
+    assert not can_show_harm([one.kind for one in controls])
+    assert overall_verdict(controls).word == "undecided"
 
 
-def test_with_matching_total_none_is_enough_to_hurt() -> None:
-    """It draws as many images a step as the finalist."""
-    found = overall([against("none", "worse", likeness=NONE_WITH_MATCHING_TOTAL), against("tuned", "undecided")])
+def test_with_mixing_replace_none_is_enough_to_hurt() -> None:
+    """It has as many images per step as the finalist."""
+    found = overall_verdict([against("none", "worse", kind="none_same_count"), against("tuned", "undecided")])
 
     assert found == OverallVerdict(word="hurts", controls=("none",))
 
 
 def test_better_than_every_control_helps_even_if_by_too_little_to_matter() -> None:
-    found = overall([
-        against("none", "better", "equivalent", likeness=NONE, p_better_by_rope=1e-9), against("tuned", "better"),
+    found = overall_verdict([
+        against("none", "better", "equivalent", kind="none", p_better_by_rope=1e-9), against("tuned", "better"),
     ])  # fmt: skip
 
     assert found == OverallVerdict(word="helps", controls=("none", "tuned"))
 
 
-def test_one_control_that_it_does_not_beat_is_enough_not_to_help() -> None:
-    found = overall([
-        against("none", "better", likeness=NONE), against("duplicate", "undecided"), against("tuned", "better"),
+def test_help_needs_an_improvement_over_every_control() -> None:
+    found = overall_verdict([
+        against("none", "better", kind="none"), against("duplicate", "undecided"), against("tuned", "better"),
     ])  # fmt: skip
 
     assert found == OverallVerdict(word="undecided", controls=("duplicate",))
 
 
 @pytest.mark.parametrize("word", ["worse", "equivalent", "undecided"])
-def test_no_better_than_a_control_is_where_an_improvement_is_ruled_out_whatever_its_word(word: PairWord) -> None:
-    found = overall([
-        against("none", "better", likeness=NONE), against("tuned", word, p_better_by_rope=0.01),
+def test_no_better_if_an_improvement_is_ruled_out_whatever_the_word(word: PairWord) -> None:
+    found = overall_verdict([
+        against("none", "better", kind="none"), against("tuned", word, p_better_by_rope=0.01),
     ])  # fmt: skip
 
     assert found == OverallVerdict(word="no_better", controls=("tuned",))
@@ -171,17 +167,17 @@ def test_no_better_than_a_control_is_where_an_improvement_is_ruled_out_whatever_
 
 @pytest.mark.parametrize("word", ["worse", "equivalent"])
 def test_no_word_of_one_pair_alone_is_no_better(word: PairWord) -> None:
-    assert overall([against("none", "better", likeness=NONE), against("tuned", word)]).word == "undecided"
+    assert overall_verdict([against("none", "better", kind="none"), against("tuned", word)]).word == "undecided"
 
 
-def test_of_five_controls_one_must_stand_out_at_a_fifth_of_the_level() -> None:
+def test_the_first_of_five_controls_is_tested_at_a_fifth_of_the_level() -> None:
     assert of_p_values(0.04, 0.5, 0.5, 0.5, 0.5).word == "undecided"
     assert of_p_values(0.0101, 0.5, 0.5, 0.5, 0.5).word == "undecided"
     assert of_p_values(0.5, 0.5, 0.5, 0.009, 0.5) == OverallVerdict(word="no_better", controls=("d",))
     assert of_p_values(0.049) == OverallVerdict(word="no_better", controls=("a",))
 
 
-def test_after_a_rejection_the_next_control_is_compared_with_a_quarter_of_the_level() -> None:
+def test_after_a_rejection_the_next_control_is_tested_at_a_quarter_of_the_level() -> None:
     assert of_p_values(0.5, 0.012, 0.5, 0.009, 0.5).controls == ("b", "d")
     assert of_p_values(0.5, 0.013, 0.5, 0.009, 0.5).controls == ("d",)
     assert of_p_values(0.049, 0.024, 0.016, 0.012, 0.009).controls == ("a", "b", "c", "d", "e")
@@ -199,7 +195,7 @@ def test_no_better_names_the_same_controls_in_whatever_order_they_stand(p_values
     given_order = [against(name, p_better_by_rope=p) for name, p in zip(names, p_values, strict=True)]
     backwards = given_order[::-1]
 
-    one, other = overall(given_order), overall(backwards)
+    one, other = overall_verdict(given_order), overall_verdict(backwards)
 
     assert one.word == other.word
     assert one.controls == other.controls[::-1]
@@ -207,14 +203,14 @@ def test_no_better_names_the_same_controls_in_whatever_order_they_stand(p_values
 
 @pytest.mark.slow
 @pytest.mark.parametrize("correlation", [0.0, 0.8])
-def test_an_improvement_over_every_control_is_denied_in_a_twentieth_at_most(correlation: float) -> None:
+def test_no_better_is_wrong_in_at_most_5_percent(correlation: float) -> None:
     """A finalist that is better than five controls by exactly one ROPE: `no_better` is wrong, and Holm keeps it at 5 %."""
     generator = np.random.default_rng(1)
     errors = np.sqrt(correlation) * generator.normal(size=(4000, 1))
     errors = errors + np.sqrt(1 - correlation) * generator.normal(size=(4000, 5))
     tests = pair_tests(evidence(0.01 + 0.005 * errors, 0.0098), rope=0.01)
 
-    words = [overall(verdicts_of(tests, study, [TUNED] * 5)).word for study in range(4000)]
+    words = [overall_verdict(verdicts_of(tests, study, ["tuned"] * 5)).word for study in range(4000)]
 
     assert words.count("no_better") / 4000 <= 0.058
     assert (tests.p_better_by_rope < 0.05).any(axis=1).mean() > 0.08, (
@@ -223,10 +219,10 @@ def test_an_improvement_over_every_control_is_denied_in_a_twentieth_at_most(corr
 
 
 def test_without_controls_nothing_is_decided() -> None:
-    assert overall([]).word == "undecided"
+    assert overall_verdict([]).word == "undecided"
 
 
-def test_finalists_are_told_up_to_and_with_the_first_that_does_not_help() -> None:
+def test_finalists_are_tested_up_to_the_first_that_does_not_help() -> None:
     helps, undecided = OverallVerdict(word="helps", controls=()), OverallVerdict(word="undecided", controls=())
 
     assert fixed_sequence([helps, undecided, helps]) == (helps, undecided, None)

@@ -15,7 +15,7 @@ from xraytune.config import extensions
 from xraytune.config.backbone_names import BACKBONES, size_refusal
 from xraytune.config.load import load_space
 from xraytune.config.settings import SOURCES, Parameters, Settings
-from xraytune.confirm.plan import Candidate, choose_finalists, finalist_arm, matched_control
+from xraytune.confirm.plan import FinishedTrial, choose_finalists, finalist_arm, matched_control
 from xraytune.data.phantom import draw_phantoms
 from xraytune.errors import ConfigError, DataError, MachineError
 from xraytune.metrics.classification import classification_metrics
@@ -121,8 +121,8 @@ def test_a_source_that_gives_something_else_than_a_block_is_told(tmp_path: Path,
 @pytest.mark.usefixtures("installed")
 def test_a_source_is_held_to_what_a_gan_is_held_to(tmp_path: Path) -> None:
     """It can be a finalist, and then has matched controls."""
-    mixed = Candidate(name="#1", parameters=parameters(), val_b_auroc=0.9)
-    real = Candidate(name="#2", parameters=parameters(source="none"), val_b_auroc=0.95)
+    mixed = FinishedTrial(name="#1", parameters=parameters(), val_b_auroc=0.9)
+    real = FinishedTrial(name="#2", parameters=parameters(source="none"), val_b_auroc=0.95)
     (finalist,) = choose_finalists([real, mixed], 3, tmp_path)
     controls = [matched_control(finalist, source, None) for source in ("none", "duplicate")]
 

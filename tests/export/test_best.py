@@ -12,7 +12,7 @@ from tests.export.conftest import FAILED, PRUNED, WITHOUT_EPOCH, CopyLab, Lab
 from tests.in_process import CPU
 from xraytune.config.load import load_space
 from xraytune.config.settings import ExportedFrom, Parameters
-from xraytune.confirm.plan import Arm, new_plan, write_plan
+from xraytune.confirm.plan import Arm, Plan, write_plan
 from xraytune.errors import ConfigError, StudyError, TrialError
 from xraytune.export.best import export
 from xraytune.files import append_jsonl, write_json
@@ -158,7 +158,7 @@ def test_after_a_confirm_an_arm_is_its_tuned_control(copy_lab: CopyLab, tmp_path
     lab = copy_lab()
     parameters = Parameters(backbone="small_cnn", weights="none", lr=0.004)
     control = Arm(name="tuned real_only top-up 2", role="tuned", trial="top-up 2", parameters=parameters)
-    write_plan(new_plan().grown([control], 1, 1), lab.study / "confirm")
+    write_plan(Plan().grown([control], 1, 1), lab.study / "confirm")
 
     exported = export(lab.study, out=tmp_path / "best.yaml", arm="real_only")
 
@@ -176,7 +176,7 @@ def test_after_a_confirm_that_finished_a_pruned_control_its_arm_is_that_trial(la
     journal.tell(suggestion.number, "pruned", 0.5, {})
     name, arm = f"#{suggestion.number}", suggestion.parameters.arm
     control = Arm(name=f"tuned {arm} {name}", role="tuned", trial=name, parameters=suggestion.parameters)
-    write_plan(new_plan().grown([control], 1, 1), folder.path / "confirm")
+    write_plan(Plan().grown([control], 1, 1), folder.path / "confirm")
     run = {"number": 0, "label": f"{name} to its end", "status": "complete", "value": 0.75, "val_b_auroc": 0.625}
     append_jsonl(folder.path / "confirm" / "top_up" / "runs.jsonl", {"version": 1, **run})
 

@@ -20,7 +20,7 @@ from xraytune.classifier.network import Classifier, build_classifier
 from xraytune.classifier.optimizer import Optimizer
 from xraytune.config.load import experiment_to_json
 from xraytune.config.settings import DataSettings, Experiment, GanSettings, Parameters, Settings
-from xraytune.confirm.plan import new_plan, write_plan
+from xraytune.confirm.plan import Plan, write_plan
 from xraytune.export.bundle import write_bundle
 from xraytune.files import append_jsonl, write_json
 from xraytune.gan.checkpoint import new_training, save_generator
@@ -67,7 +67,7 @@ def make_study(root: Path) -> StudyFolder:
     record_inputs(folder, {root / "drawn": "0" * 32, root / "own.safetensors": "1" * 64})
     write_json(folder.path / "wall.json", {"version": 1, "seconds": 60.0})
     write_json(folder.trial_path(STILL_RUNNING) / "progress.json", {"what": "GAN", "done": 1, "total": 2})
-    write_plan(new_plan().grown([GAN, NONE], 2, 1), folder.path / "confirm")
+    write_plan(Plan().grown([GAN, NONE], 2, 1), folder.path / "confirm")
     run = {"version": 1, "label": "gan #1", "status": "complete", "value": 0.9, "val_b_auroc": 0.8, "seconds": 1.0}
     for number in range(3):
         append_jsonl(StudyFolder(folder.path / "confirm").runs_path, {**run, "number": number})

@@ -137,7 +137,7 @@ class ConfirmScreen:
 def show_forecast(forecast: Forecast) -> None:
     """Print the most likely verdict for each design and true effect."""
     effects = sorted({one.true_difference for one in forecast.chances})
-    designs = dict.fromkeys((one.design.auroc, one.design.gan_seeds) for one in forecast.chances)
+    designs = dict.fromkeys((one.auroc, one.gan_seeds) for one in forecast.chances)
     console.show(
         Table(
             (
@@ -174,7 +174,7 @@ def show_verdict(found: Confirmation) -> None:
         Cell(f"{first.arm.name}: {head}{_VERDICTS[found.word]}", _TONES.get(found.word, "strong")),
         *(Cell(f"note: {text}", "dim") for text in (*found.exploratory, *found.notes)),
         *(_comparisons(finalist) for finalist in found.finalists),
-        *((_ratios(found), Cell(f"note: {RATIO_CAVEAT}", "dim")) if found.ratios else ()),
+        *((_ratios(found), Cell(f"note: {RATIO_CAVEAT}", "dim")) if found.ratio_response else ()),
     )
     folder = shown_path(found.study) / "confirm"
     console.write(f"all results: {folder}/verdict.json; text for a paper: {folder}/methods.md")
@@ -216,7 +216,7 @@ def _ratios(found: Confirmation) -> Table:
             Column("gain", "right"),
             "95 % interval",
         ),
-        [row for point in found.ratios for row in _ratio_rows(point, first.parameters.source)],
+        [row for point in found.ratio_response for row in _ratio_rows(point, first.parameters.source)],
         f"{first.name} at other ratios",
     )
 

@@ -1,7 +1,7 @@
-"""Forecast the verdict of a design before the test folder is opened.
+"""Forecast the verdict of a design before the test folder is scored.
 
-Takes how much the differences between a finalist and its controls vary on images that are already scored (val-B), gives
-the probability of each verdict on a test folder of another size, with more GAN seeds, at another AUROC. The observed
+Estimates from images that are already scored (val-B) how much the differences between a finalist and its controls vary, and
+gives the probability of each verdict on a test folder of another size, with more GAN seeds, at another AUROC. The observed
 differences are not used: observed power only restates the p-value (Hoenig & Heisey 2001, "The abuse of power"). Studies are
 simulated, and each goes through the tests of `verdict.py`, against all controls at once.
 """
@@ -15,33 +15,34 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from pydantic_core import to_jsonable_python
 from scipy.optimize import brentq  # type: ignore[import-untyped]
 from scipy.stats import norm  # type: ignore[import-untyped]
 
 from xraytune.confirm.comparison import PRIOR_PATIENTS, Evidence
-from xraytune.confirm.verdict import LEVEL, Likeness, Overall, PairTests, overall, pair_tests, verdicts_of
+from xraytune.confirm.verdict import LEVEL, ControlKind, Overall, PairTests, overall_verdict, pair_tests, verdicts_of
 from xraytune.metrics.classification import Floats
 from xraytune.metrics.placements import around, placement_variance
 from xraytune.seeding import numpy_generator
 
-_DRAWS = 2000
+_STUDIES = 2000
 _NEAREST = 1e-4
 _LEAST_VARIANCE = 1e-12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spread:
-    """How a finalist's differences from its M controls vary, in squares of AUROC.
+    """How a finalist's differences from its M controls vary, in squared AUROC.
 
-    Seeds have two variances: the finalist's, common to all of its differences, and the controls' own, averaged over
-    them; five seeds are too few to estimate more.
+    Seeds have two variances: the finalist's, common to all of its differences, and the controls', averaged over them; five
+    seeds are too few to estimate more.
 
     Attributes:
-        auroc: Mean of all arms, on the images that the spread was measured on.
-        effective_patients: On these images.
+        auroc: Mean of all arms on the images that the spread was estimated from.
+        effective_patients: Of these images.
         patients: Covariances [M, M] over patients, common to all seeds, per effective patient.
-        seeds: Variances of one GAN seed (its classifier seeds averaged), with infinitely many patients: common, own.
-        seeds_by_patients: Variances of the seed-by-patient interaction, per effective patient: common, own.
+        seeds: Variances per GAN seed (classifier seeds averaged) with infinitely many patients: finalist, controls.
+        seeds_by_patients: Variances of the seed-by-patient interaction, per effective patient: finalist, controls.
         level: Variance of the mean AUROC of all arms, per effective patient.
         roughness: Squared coefficient of variation of an estimated patient variance, per effective patient.
     """
@@ -57,13 +58,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Design:
-    """The size of a possible test.
-
-    Attributes:
-        effective_patients: In the test folder, as `structural_components` counts them.
-        gan_seeds: At least 2.
-        auroc: Of all arms, on the test folder.
-    """
+    """A possible test: its size, and the mean AUROC of all arms on its test folder."""
 
     effective_patients: float
     gan_seeds: int
@@ -71,19 +66,9 @@ class Design:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VerdictChances:
-    """The probability of each verdict.
+class VerdictChances(Design):
+    """The probability of each verdict if the finalist differs from every control by `true_difference`, in AUROC."""
 
-    Attributes:
-        design: The design.
-        true_difference: Of the finalist from every control, in AUROC.
-        helps: Share of studies.
-        hurts: Share of studies.
-        no_better: Share of studies.
-        undecided: Share of studies.
-    """
-
-    design: Design
     true_difference: float
     helps: float
     hurts: float
@@ -101,20 +86,14 @@ class VerdictChances:
         }
         return max(chances.items(), key=lambda chance: chance[1])
 
-    def to_json(self) -> dict[str, Any]:
-        """One flat record."""
-        record = asdict(self)
-        return {**record.pop("design"), **record}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """The verdicts to expect on the first finalist, before the test folder is opened.
+    """The verdicts to expect on the first finalist, before the test folder is scored.
 
     Attributes:
-        gan_seeds: Number of GAN seeds of the plan.
+        gan_seeds: GAN seeds of the plan.
         val_b_auroc: Mean of the finalist and its controls on val-B.
-        rope: Half the width of the region of practical equivalence, in AUROC.
         chances: By AUROC on the test folder (that of val-B first), GAN seeds (the plan's first), and true difference (0, one
             and two ROPE).
     """
@@ -125,27 +104,24 @@ class Forecast:
     chances: tuple[VerdictChances, ...]
 
     def of_design(self, *, auroc: float, gan_seeds: int) -> tuple[VerdictChances, ...]:
-        """The chances with one AUROC and one number of GAN seeds, by true difference."""
-        return tuple(one for one in self.chances if one.design.auroc == auroc and one.design.gan_seeds == gan_seeds)
+        """The chances of one design, by true difference."""
+        return tuple(one for one in self.chances if one.auroc == auroc and one.gan_seeds == gan_seeds)
 
     @property
     def as_text(self) -> str:
-        """The most probable verdict if the images make no difference, and the effect of more GAN seeds on it."""
-        none, *more = (one for one in self.chances if one.design.auroc == self.val_b_auroc and not one.true_difference)
-        word, chance = none.likeliest
-        said = f"If the synthetic images make no difference, this design most likely ends {word} ({chance:.0%})"
-        better = [f"no_better {one.no_better:.0%} with {one.design.gan_seeds} GAN seeds" for one in more]
-        return said + (f"; {', '.join(better)}" if word == "undecided" and better else "")
+        """The most probable verdict if there is no difference, and the effect of more GAN seeds on it."""
+        planned, *more = (one for one in self.chances if one.auroc == self.val_b_auroc and not one.true_difference)
+        word, chance = planned.likeliest
+        text = (
+            f"If synthetic images make no difference, the most likely verdict of this design is {word} ({chance:.0%})"
+        )
+        with_more = [f"no_better {one.no_better:.0%} with {one.gan_seeds} GAN seeds" for one in more]
+        return text + (f"; {', '.join(with_more)}" if word == "undecided" and with_more else "")
 
     def to_json(self) -> dict[str, Any]:
         """The content of `forecast.json`."""
-        return {
-            "version": 1,
-            "gan_seeds": self.gan_seeds,
-            "val_b_auroc": self.val_b_auroc,
-            "rope": self.rope,
-            "chances": [one.to_json() for one in self.chances],
-        }
+        content: dict[str, Any] = to_jsonable_python(self)
+        return content
 
 
 def measure_spread(aurocs: Floats, components: Floats, *, effective_patients: float) -> Spread:
@@ -153,25 +129,24 @@ def measure_spread(aurocs: Floats, components: Floats, *, effective_patients: fl
 
     Args:
         aurocs: float64 [1 + M, G, K]: the finalist first, then its controls; G >= 2.
-        components: float64 [1 + M, G, K, P], as `structural_components` has them.
-        effective_patients: As `structural_components` has it.
+        components: float64 [1 + M, G, K, P], from `structural_components`.
+        effective_patients: From `structural_components`.
     """
-    gaps = (aurocs[:1] - aurocs[1:]).mean(axis=2)
+    differences = (aurocs[:1] - aurocs[1:]).mean(axis=2)
     of_patients = (components[:1] - components[1:]).mean(axis=2)
-    seeds = gaps.shape[1]
+    seeds = differences.shape[1]
     total = of_patients.sum(axis=1)
     within = np.einsum("agp,bgp->ab", of_patients, of_patients)
     across = (total @ total.T - within) / (seeds * (seeds - 1))
     by_patients = within / seeds - across
-    of_each = (total**2 - (of_patients**2).sum(axis=1)) / (seeds * (seeds - 1))  # they sum to the diagonal of `across`
-    roughness = (
-        float((of_each**2).sum(axis=1).mean()) / max(float(np.trace(across)) / len(across), _LEAST_VARIANCE) ** 2
-    )
+    of_each = (total**2 - (of_patients**2).sum(axis=1)) / (seeds * (seeds - 1))  # sums to the diagonal of `across`
+    mean_variance = max(float(np.trace(across)) / len(across), _LEAST_VARIANCE)
+    roughness = float((of_each**2).sum(axis=1).mean()) / mean_variance**2
     return Spread(
         auroc=float(aurocs.mean()),
         effective_patients=effective_patients,
         patients=across * effective_patients,
-        seeds=_common_and_own(np.atleast_2d(np.cov(gaps)) - by_patients),
+        seeds=_common_and_own(np.atleast_2d(np.cov(differences)) - by_patients),
         seeds_by_patients=_common_and_own(by_patients * effective_patients),
         level=float((components.mean(axis=(0, 1, 2)) ** 2).sum()) * effective_patients,
         roughness=roughness * effective_patients,
@@ -179,60 +154,49 @@ def measure_spread(aurocs: Floats, components: Floats, *, effective_patients: fl
 
 
 def verdict_chances(
-    spread: Spread, design: Design, likenesses: Sequence[frozenset[Likeness]], *, rope: float, true_difference: float
+    spread: Spread, design: Design, kinds: Sequence[ControlKind], *, rope: float, true_difference: float
 ) -> VerdictChances:
-    """Estimate the probability of each verdict if the finalist differs from every control by `true_difference`.
-
-    Args:
-        spread: With M controls.
-        design: What is tested.
-        likenesses: Of each control, as `AgainstControl` has it, [M].
-        rope: Half the width of the region of practical equivalence, in AUROC.
-        true_difference: In AUROC.
-    """
-    tests = _drawn(spread, design, rope=rope, true_difference=true_difference)
-    words = count_verdicts(tests, likenesses)
+    """Estimate the probability of each verdict if the finalist differs from every control, of these kinds, equally."""
+    counts = count_verdicts(_simulate(spread, design, rope=rope, true_difference=true_difference), kinds)
     return VerdictChances(
-        design=design,
+        **asdict(design),
         true_difference=true_difference,
-        helps=words["helps"] / _DRAWS,
-        hurts=words["hurts"] / _DRAWS,
-        no_better=words["no_better"] / _DRAWS,
-        undecided=words["undecided"] / _DRAWS,
+        helps=counts["helps"] / _STUDIES,
+        hurts=counts["hurts"] / _STUDIES,
+        no_better=counts["no_better"] / _STUDIES,
+        undecided=counts["undecided"] / _STUDIES,
     )
 
 
-def count_verdicts(tests: PairTests, likenesses: Sequence[frozenset[Likeness]]) -> Counter[Overall]:
-    """Count the studies by verdict; those with the same test outcomes are judged once.
+def count_verdicts(tests: PairTests, kinds: Sequence[ControlKind]) -> Counter[Overall]:
+    """Count the studies by verdict, from tests [studies, M] of controls of M kinds.
 
-    Args:
-        tests: Each attribute [studies, M].
-        likenesses: Of each control, [M].
+    Studies with the same test outcomes are judged once.
     """
-    first_of_holm = tests.p_better_by_rope.min(axis=1, keepdims=True) < LEVEL / len(likenesses)
+    first_of_holm = tests.p_better_by_rope.min(axis=1, keepdims=True) < LEVEL / len(kinds)
     outcomes = np.concatenate([tests.is_better, tests.is_worse, first_of_holm], axis=1)
     _, first, counts = np.unique(outcomes, axis=0, return_index=True, return_counts=True)
-    words: Counter[Overall] = Counter()
+    verdicts: Counter[Overall] = Counter()
     for study, count in zip(first.tolist(), counts.tolist(), strict=True):
-        words[overall(verdicts_of(tests, study, likenesses)).word] += count
-    return words
+        verdicts[overall_verdict(verdicts_of(tests, study, kinds)).word] += count
+    return verdicts
 
 
 def detection_probability(spread: Spread, design: Design, *, true_difference: float) -> float:
-    """Probability that the 95 % interval of the first comparison excludes 0, given the true difference."""
-    tests = _drawn(spread, design, rope=1.0, true_difference=true_difference)
+    """Return the power against the first control: the probability that the 95 % interval excludes 0."""
+    tests = _simulate(spread, design, rope=1.0, true_difference=true_difference)
     return float((tests.is_better[:, 0] | tests.is_worse[:, 0]).mean())
 
 
 def probability_equivalent(spread: Spread, design: Design, *, rope: float, true_difference: float = 0.0) -> float:
-    """Probability that the 90 % interval of the first comparison lies inside +-rope, given the true difference."""
-    return float(_drawn(spread, design, rope=rope, true_difference=true_difference).is_equivalent[:, 0].mean())
+    """Return the probability that the first control is called `equivalent`."""
+    return float(_simulate(spread, design, rope=rope, true_difference=true_difference).is_equivalent[:, 0].mean())
 
 
 def smallest_detectable_difference(spread: Spread, design: Design, *, power: float = 0.8) -> float | None:
-    """The true difference that the first comparison's 95 % interval separates from 0 with the probability `power`.
+    """Return the true difference from the first control that is detected with this power.
 
-    None if not even the largest difference possible at this AUROC is detected so often.
+    None if even the largest difference possible at this AUROC is detected less often.
     """
 
     def shortfall(difference: float) -> float:
@@ -243,10 +207,10 @@ def smallest_detectable_difference(spread: Spread, design: Design, *, power: flo
 
 
 def _with_prior(spread: Spread) -> Floats:
-    """Covariances over one effective patient, with the binormal model's weight as the tests have it.
+    """Return the patients' covariances, averaged with the binormal model's at the weight that the tests give it.
 
-    With few patients near the ceiling hardly any is misranked, and estimates alone would promise certainty. In the model,
-    half of a difference's variance is the finalist's, common to all of its differences.
+    With few patients near the ceiling hardly any is misranked, and the estimates alone would promise certainty. In the
+    model, half of a difference's variance is the finalist's, common to all of its differences.
     """
     count = len(spread.patients)
     prior = 2 * float(placement_variance(spread.auroc, spread.auroc)) * (np.eye(count) + np.ones((count, count)))
@@ -254,13 +218,13 @@ def _with_prior(spread: Spread) -> Floats:
     return np.asarray((1 - weight) * spread.patients + weight * prior)
 
 
-def _drawn(spread: Spread, design: Design, *, rope: float, true_difference: float) -> PairTests:
-    """Test simulated studies, each attribute [draws, M]; every call draws the same random numbers."""
+def _simulate(spread: Spread, design: Design, *, rope: float, true_difference: float) -> PairTests:
+    """Simulate studies and test them, each attribute [studies, M]; every call draws the same random numbers."""
     generator = numpy_generator(0, "forecast")
     controls, patients = len(spread.patients), design.effective_patients
-    # Test folders vary in difficulty, for all arms alike; on easy ones all differences are smaller.
-    of_separation = np.sqrt(spread.level / _steepness(spread.auroc) / patients)
-    level = norm.cdf(norm.ppf(design.auroc) + of_separation * generator.standard_normal((_DRAWS, 1)))
+    # Test folders vary in difficulty for all arms alike; on easy ones all differences are smaller.
+    separation_sd = np.sqrt(spread.level / _steepness(spread.auroc) / patients)
+    level = norm.cdf(norm.ppf(design.auroc) + separation_sd * generator.standard_normal((_STUDIES, 1)))
     of_level = _mean_of(_steepness(level), 1.0)
     finalist, control = around(design.auroc, true_difference)
     usual = placement_variance(spread.auroc, spread.auroc)
@@ -275,24 +239,25 @@ def _drawn(spread: Spread, design: Design, *, rope: float, true_difference: floa
             strict=True,
         )
     )
-    by_seed = common[..., None] * generator.standard_normal((_DRAWS, 1, design.gan_seeds))
-    by_seed = by_seed + own[..., None] * generator.standard_normal((_DRAWS, controls, design.gan_seeds))
+    by_seed = common[..., None] * generator.standard_normal((_STUDIES, 1, design.gan_seeds))
+    by_seed = by_seed + own[..., None] * generator.standard_normal((_STUDIES, controls, design.gan_seeds))
     values, vectors = np.linalg.eigh(_with_prior(spread) / patients)
     root = vectors * np.sqrt(np.maximum(values, 0))
-    by_patients = np.sqrt(harder) * (generator.standard_normal((_DRAWS, controls)) @ root.T)
+    by_patients = np.sqrt(harder) * (generator.standard_normal((_STUDIES, controls)) @ root.T)
     differences = _mean_of(np.sqrt(of_level), true_difference) + by_patients + by_seed.mean(axis=2)
     # The estimated patient variance belongs to the observed difference; its error is partly common to all controls.
-    seen = _mean_of(placement_variance(*around(level, differences)), truth)
+    observed = _mean_of(placement_variance(*around(level, differences)), truth)
     roughness = np.maximum(spread.roughness / patients / truth, _NEAREST)
     common_part, own_part = (
-        generator.gamma(share / roughness, roughness, (_DRAWS, width)) for share, width in ((0.25, 1), (0.75, controls))
+        generator.gamma(share / roughness, roughness, (_STUDIES, width))
+        for share, width in ((0.25, 1), (0.75, controls))
     )
-    shown = common_part + own_part
+    errors = common_part + own_part
     evidence = Evidence(
         difference=differences,
         mean_auroc=level,
         seed_variance=by_seed.var(axis=2, ddof=1),
-        patient_variance=(root**2).sum(axis=1) * seen * shown,
+        patient_variance=(root**2).sum(axis=1) * observed * errors,
         gan_seeds=design.gan_seeds,
         effective_patients=patients,
     )
@@ -300,7 +265,7 @@ def _drawn(spread: Spread, design: Design, *, rope: float, true_difference: floa
 
 
 def _steepness(auroc: ArrayLike) -> Floats:
-    """Squared slope of the AUROC in the separation of the two classes, up to a factor; binormal model."""
+    """Return the squared slope of the AUROC in the separation of the classes, up to a factor; binormal model."""
     return np.asarray(norm.pdf(norm.ppf(np.clip(auroc, _NEAREST, 1 - _NEAREST))) ** 2)
 
 
@@ -310,7 +275,7 @@ def _mean_of(values: Floats, mean: ArrayLike) -> Floats:
 
 
 def _common_and_own(covariance: Floats) -> tuple[float, float]:
-    """Return the mean covariance of two differences, and the rest of the mean variance; a single one is all common."""
+    """Split a variance into the mean covariance of two differences and the rest; with one difference all is common."""
     count, diagonal = len(covariance), float(np.trace(covariance)) / len(covariance)
     common = (float(covariance.sum()) - count * diagonal) / (count * (count - 1)) if count > 1 else diagonal
     return common, diagonal - common

@@ -1,22 +1,22 @@
-"""What a confirm does, decided before it starts and written down: arms, top-ups, and the runs of each replicate.
+"""The plan of a confirm: which arms are compared, which trials tune the controls, and the runs of each replicate.
 
-`plan.json` is written once and only ever grows: a later start with more seeds adds runs at its end, so that a run keeps its
-number and nothing is trained twice. That seeds were added after the verdict had been seen is noted in it.
+`plan.json` only ever grows: a later call with more seeds appends runs, so that a run keeps its number and nothing is trained
+twice. If seeds are added after a verdict was seen, the plan records it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import NonNegativeInt, ValidationError
 
-from xraytune.config.domains import Value
-from xraytune.config.fields import flat_values, parameters_from, stored_parameters
-from xraytune.config.resolved import absolute_path, is_path, relative_value
+from xraytune.config.fields import flat_values, parameters_from
+from xraytune.config.resolved import absolute_path, is_path, relative_path
 from xraytune.config.settings import Model, Parameters
 from xraytune.config.space import Space
 from xraytune.errors import Problem, StudyError
@@ -24,147 +24,205 @@ from xraytune.files import read_bytes, write_json
 from xraytune.search.sampler import random_parameters
 from xraytune.seeding import derive_seed
 
-Role = Literal["finalist", "matched", "tuned", "ratio"]
+CONFIRM_FOLDER = "confirm"
+TOP_UP_FOLDER = "top_up"
+PLAN_FILE = "plan.json"
+FORECAST_FILE = "forecast.json"
+VERDICT_FILE = "verdict.json"
 RESPONSE_RATIOS = (0.25, 0.5, 1.0, 2.0, 4.0)
 _DRAWS = 5000
 
+Role = Literal["finalist", "matched", "tuned", "ratio"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
-    """A trial that ran to its end.
+class FinishedTrial:
+    """A trial of the search (`#12`) or a top-up (`top-up 3`) that has ended, with its best AUROC on val-A.
 
-    Attributes:
-        name: `#12` of the search, or `top-up 3`.
-        parameters: Its settings.
-        val_b_auroc: What it is chosen by.
+    Only complete trials have an AUROC on val-B.
     """
 
     name: str
     parameters: Parameters
-    val_b_auroc: float
+    status: Literal["complete", "pruned", "failed"] = "complete"
+    epochs: int = 0
+    val_auroc: float = math.nan
+    val_b_auroc: float = math.nan
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stopped:
-    """A trial that ASHA stopped.
-
-    Attributes:
-        name: `#12` of the search, or `top-up 3`.
-        parameters: Its settings.
-        epochs: That it had.
-        val_auroc: Its best on val-A in them.
-    """
-
-    name: str
-    parameters: Parameters
-    epochs: int
-    val_auroc: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trials:
-    """Trials that have ended, of a search or among the top-ups.
-
-    Attributes:
-        complete: Those that ran to their end.
-        pruned: Those that ASHA stopped.
-        failed: The settings of those that failed.
-    """
-
-    complete: tuple[Candidate, ...] = ()
-    pruned: tuple[Stopped, ...] = ()
-    failed: tuple[Parameters, ...] = ()
-
-    @property
-    def sampled(self) -> tuple[Parameters, ...]:
-        """The settings of all of them."""
-        ended: Sequence[Candidate | Stopped] = (*self.complete, *self.pruned)
-        return (*(trial.parameters for trial in ended), *self.failed)
-
-    def __add__(self, other: Trials) -> Trials:
-        return Trials(
-            complete=self.complete + other.complete,
-            pruned=self.pruned + other.pruned,
-            failed=self.failed + other.failed,
+    @classmethod
+    def of_row(cls, name: str, parameters: Parameters, row: Mapping[str, Any]) -> FinishedTrial:
+        """Return a trial from its row of results."""
+        return cls(
+            name=name,
+            parameters=parameters,
+            status=row["status"],
+            epochs=row.get("epochs", 0),
+            val_auroc=row.get("value", math.nan),
+            val_b_auroc=row.get("val_b_auroc", math.nan),
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arm:
-    """One side of a comparison.
-
-    Attributes:
-        name: Such as `gan #12`, `none, matched to #12`, `tuned classical #3`.
-        role: What it is for.
-        parameters: What is trained.
-        resolution_px: Inherited from the finalist by its matched controls; None: its own.
-        trial: The trial whose settings these are, or, of a matched control, its finalist's.
-    """
+class Arm(Model):
+    """One side of a comparison."""
 
     name: str
+    """Such as `gan #12`, `none, matched to #12`, `tuned classical #3`."""
     role: Role
-    parameters: Parameters
     trial: str
+    """The trial with these settings; for a matched control or another ratio, its finalist's."""
     resolution_px: int | None = None
+    """Resolution matching inherited from the finalist; None: the arm's own."""
+    parameters: Parameters
 
 
-def to_be_finished(trials: Trials, is_wanted: Callable[[Parameters], bool], count: int) -> tuple[Stopped, ...]:
-    """Choose pruned trials to train to their end, because ASHA let none of the wanted ones get there.
+class PlannedRun(NamedTuple):
+    """One replicate of an arm."""
 
-    The furthest ones, and of these the best on val-A, no two with the same settings; none where a wanted one is complete.
+    arm: str
+    gan_seed: NonNegativeInt
+    classifier_seed: NonNegativeInt
 
-    Args:
-        trials: All that ended.
-        is_wanted: Whether settings are of the arm that lacks a complete trial.
-        count: How many at most.
+
+class Plan(Model):
+    """The arms and their runs, in the order of their numbers; every arm has the same seed pairs."""
+
+    gan_seeds: NonNegativeInt = 0
+    classifier_seeds: NonNegativeInt = 0
+    """Per GAN seed."""
+    notes: tuple[str, ...] = ()
+    exploratory: tuple[str, ...] = ()
+    """Why the verdict is not confirmatory; empty if it is."""
+    arms: tuple[Arm, ...] = ()
+    """Finalists by val-B, each followed by its matched controls; the ratio response of the first; the tuned controls."""
+    runs: tuple[PlannedRun, ...] = ()
+
+    @property
+    def finalists(self) -> tuple[Arm, ...]:
+        """The arms of the finalists, best on val-B first."""
+        return tuple(arm for arm in self.arms if arm.role == "finalist")
+
+    def arm(self, name: str) -> Arm:
+        """Return the arm of this name."""
+        return next(arm for arm in self.arms if arm.name == name)
+
+    def controls(self, finalist: Arm) -> tuple[Arm, ...]:
+        """Return the controls that a finalist is compared with."""
+        return tuple(
+            arm for arm in self.arms if arm.role == "tuned" or (arm.role == "matched" and arm.trial == finalist.trial)
+        )
+
+    def numbers(self, arm: str) -> dict[tuple[int, int], int]:
+        """Return the run of each (GAN seed, classifier seed) of an arm."""
+        return {(run.gan_seed, run.classifier_seed): number for number, run in enumerate(self.runs) if run.arm == arm}
+
+    def grown(self, arms: Sequence[Arm], gan_seeds: int, classifier_seeds: int) -> Plan:
+        """Return the plan with further arms and seeds. Existing runs keep their numbers; no seeds are removed."""
+        known = {arm.name for arm in self.arms}
+        every = (*self.arms, *(arm for arm in arms if arm.name not in known))
+        planned = set(self.runs)
+        further = [  # one replicate of every arm at a time, so that an early look compares like with like
+            run
+            for gan_seed in range(gan_seeds)
+            for classifier_seed in range(classifier_seeds)
+            for run in (PlannedRun(arm.name, gan_seed, classifier_seed) for arm in every)
+            if run not in planned
+        ]
+        return self.model_copy(
+            update={
+                "arms": every,
+                "gan_seeds": max(gan_seeds, self.gan_seeds),
+                "classifier_seeds": max(classifier_seeds, self.classifier_seeds),
+                "runs": (*self.runs, *further),
+            }
+        )
+
+
+def write_plan(plan: Plan, folder: Path) -> None:
+    """Write `plan.json`, with paths relative to its folder."""
+    relative = _with_paths(plan, lambda path: relative_path(path, folder))
+    write_json(folder / PLAN_FILE, relative.model_dump(mode="json"))
+
+
+def read_plan(folder: Path) -> Plan | None:
+    """Return the plan of an earlier call, if there is one.
+
+    Raises:
+        StudyError: The file is damaged.
     """
-    if any(is_wanted(trial.parameters) for trial in trials.complete):
+    file = folder / PLAN_FILE
+    if not file.exists():
+        return None
+    try:
+        plan = _with_paths(
+            Plan.model_validate_json(read_bytes(file, "JSON file")), lambda path: absolute_path(path, folder)
+        )
+        if {run.arm for run in plan.runs} - {arm.name for arm in plan.arms}:
+            raise ValueError("a run of an unknown arm")
+    except ValueError as error:
+        fix = f"restore it from a backup, or move {folder.name}/ away to start the confirm from scratch"
+        raise StudyError(Problem("the plan of this confirm is damaged", file, fix)) from error
+    return plan
+
+
+def _with_paths(plan: Plan, convert: Callable[[str], str]) -> Plan:
+    arms = []
+    for arm in plan.arms:
+        values = flat_values(arm.parameters)
+        paths = {name: convert(str(value)) for name, value in values.items() if is_path(name, value)}
+        arms.append(arm.model_copy(update={"parameters": parameters_from({**values, **paths})}))
+    return plan.model_copy(update={"arms": tuple(arms)})
+
+
+def pruned_to_finish(
+    trials: Iterable[FinishedTrial], is_wanted: Callable[[Parameters], bool], count: int
+) -> tuple[FinishedTrial, ...]:
+    """Choose pruned trials to train to the end, if no trial with wanted settings is complete.
+
+    The first `count` different ones in the order of epochs trained, then AUROC on val-A.
+    """
+    wanted = [trial for trial in trials if is_wanted(trial.parameters)]
+    if any(trial.status == "complete" for trial in wanted):
         return ()
-    different: list[Stopped] = []
-    ranked = sorted(trials.pruned, key=lambda trial: (-trial.epochs, -trial.val_auroc))
-    for trial in (trial for trial in ranked if is_wanted(trial.parameters)):
-        if all(trial.parameters != other.parameters for other in different):
-            different.append(trial)
-    return tuple(different[:count])
+    pruned = [trial for trial in wanted if trial.status == "pruned"]
+    return _different(sorted(pruned, key=lambda trial: (-trial.epochs, -trial.val_auroc)))[:count]
 
 
-def choose_finalists(trials: Iterable[Candidate], count: int, study: Path) -> tuple[Candidate, ...]:
-    """The trials with synthetic images, the best by val-B first, no two with the same settings.
+def choose_finalists(trials: Iterable[FinishedTrial], count: int, study: Path) -> tuple[FinishedTrial, ...]:
+    """Return complete trials with synthetic images and different settings, best on val-B first (ties: the earlier).
 
     Raises:
         StudyError: There is none.
     """
-    ended = list(trials)
-    if not ended:
-        fix = "let the search go on until a trial has ended; `xraytune status` shows how far it is"
-        raise StudyError(Problem("no trial ran to its end, so there is nothing to confirm", study, fix))
-    synthetic = [trial for trial in ended if trial.parameters.has_synthetic_images]
+    complete = [trial for trial in trials if trial.status == "complete"]
+    if not complete:
+        fix = "continue the search until a trial is complete; `xraytune status` shows its progress"
+        raise StudyError(Problem("no trial is complete, so there is nothing to confirm", study, fix))
+    synthetic = [trial for trial in complete if trial.parameters.has_synthetic_images]
     if not synthetic:
-        what = "no trial with GAN images (or a folder of them) ran to its end: there is no finalist to confirm"
-        fix = "search on (--set budget.trials=N), or give the space a GAN source"
+        what = "no trial with GAN images or a folder of extra images is complete, so there is no finalist to confirm"
+        fix = "continue the search (--set budget.trials=N), or add a GAN source to the space"
         raise StudyError(Problem(what, study, fix))
-    different: list[Candidate] = []
-    for trial in sorted(synthetic, key=lambda trial: -trial.val_b_auroc):  # of equals the earlier, as they come
-        if all(trial.parameters != other.parameters for other in different):
-            different.append(trial)
-    return tuple(different[:count])
+    return _different(sorted(synthetic, key=lambda trial: -trial.val_b_auroc))[:count]
 
 
-def finalist_arm(finalist: Candidate) -> Arm:
-    """A finalist's own arm."""
+def _different(trials: Iterable[FinishedTrial]) -> tuple[FinishedTrial, ...]:
+    """Drop trials with the settings of an earlier one."""
+    first: dict[Parameters, FinishedTrial] = {}
+    for trial in trials:
+        first.setdefault(trial.parameters, trial)
+    return tuple(first.values())
+
+
+def finalist_arm(finalist: FinishedTrial) -> Arm:
+    """Return a finalist's own arm."""
     parameters = finalist.parameters
     return Arm(name=f"{parameters.arm} {finalist.name}", role="finalist", parameters=parameters, trial=finalist.name)
 
 
-def matched_control(finalist: Candidate, source: str, resolution_px: int | None) -> Arm | None:
-    """The finalist with another source of extra images; None where the two do not go together.
+def matched_control(finalist: FinishedTrial, source: str, resolution_px: int | None) -> Arm | None:
+    """Return the finalist with `source` `none` or `duplicate`, or None if the settings exclude it.
 
-    `duplicate` with `mixing: replace` would be `none`, which is compared anyway.
-
-    Args:
-        finalist: The finalist.
-        source: `none` or `duplicate`.
-        resolution_px: The finalist's band, which its controls inherit.
+    `duplicate` with `mixing: replace` would be the same as `none`, which is compared anyway.
     """
     values = {name: value for name, value in flat_values(finalist.parameters).items() if "." not in name}
     try:
@@ -176,21 +234,17 @@ def matched_control(finalist: Candidate, source: str, resolution_px: int | None)
 
 
 def is_of(parameters: Parameters, control: str) -> bool:
-    """Whether settings are of a tuned control's arm: `real_only`, `classical`, or `duplicate` with or without classical."""
+    """Whether settings belong to a tuned control's arm: `real_only`, `classical`, or `duplicate` (classical or not)."""
     if control == "duplicate":
         return parameters.source == "duplicate"
     return parameters.source == "none" and (parameters.classical > 0) == (control == "classical")
 
 
-def missing_trials(sampled: Sequence[Parameters], finalists: Iterable[Candidate], control: str) -> int:
-    """How many more trials a control's arm needs to have as many sampled ones as a finalist's source.
+def missing_trials(sampled: Sequence[Parameters], finalists: Iterable[FinishedTrial], control: str) -> int:
+    """Return how many trials a tuned control's arm lacks to have as many sampled ones as a finalist's source.
 
-    `gan` and `classical+gan` are one source; of several sources it is the one with the most trials.
-
-    Args:
-        sampled: The settings of every trial of the search, complete, pruned or failed.
-        finalists: Whose sources count.
-        control: A tuned control's arm.
+    `gan` and `classical+gan` are one source; of several sources the one with the most trials counts. `sampled` has the
+    settings of all trials of the search: complete, pruned and failed.
     """
     sources = {finalist.parameters.source for finalist in finalists}
     wanted = max(sum(parameters.source == source for parameters in sampled) for source in sources)
@@ -198,40 +252,39 @@ def missing_trials(sampled: Sequence[Parameters], finalists: Iterable[Candidate]
 
 
 def draw_control(space: Space, control: str, count: int, known: Iterable[Parameters]) -> tuple[Parameters, ...]:
-    """`count` different settings of a control's arm, drawn from the space; fewer where it has no more.
+    """Sample up to `count` new, different settings of a control's arm; fewer if the space has no more.
 
-    The draws are those of a random sampler over the whole space, of which the arm's are kept, so that any condition of the
-    space holds. They follow from the space's seed: the same study is topped up with the same trials.
+    A random sampler draws from the whole space and the arm's settings are kept, so that every condition of the space holds.
+    The seed is derived from the space's: the same study always gets the same top-ups.
     """
-    if count == 0:
-        return ()
-    seen = list(known)
-    drawn: list[Parameters] = []
+    seen, sampled = set(known), list[Parameters]()
     seed = derive_seed(space.settings.seed, "confirm", "top up", control) % 2**32
-    for parameters in islice(random_parameters(space, seed), _DRAWS):
+    for parameters in islice(random_parameters(space, seed), _DRAWS if count else 0):
         if is_of(parameters, control) and parameters not in seen:
-            seen.append(parameters)
-            drawn.append(parameters)
-            if len(drawn) == count:
+            seen.add(parameters)
+            sampled.append(parameters)
+            if len(sampled) == count:
                 break
-    return tuple(drawn)
+    return tuple(sampled)
 
 
-def tuned_control(trials: Iterable[Candidate], control: str) -> Arm | None:
-    """The best trial of a control's arm by val-B, as an arm; None where there is none."""
-    best = max((t for t in trials if is_of(t.parameters, control)), key=lambda t: t.val_b_auroc, default=None)
+def tuned_control(trials: Iterable[FinishedTrial], control: str) -> Arm | None:
+    """Return the best complete trial of a control's arm by val-B, if there is one."""
+    complete = (trial for trial in trials if trial.status == "complete" and is_of(trial.parameters, control))
+    best = max(complete, key=lambda trial: trial.val_b_auroc, default=None)
     if best is None:
         return None
     name = f"tuned {best.parameters.arm} {best.name}"
     return Arm(name=name, role="tuned", parameters=best.parameters, trial=best.name)
 
 
-def ratio_arms(finalist: Candidate, resolution_px: int | None) -> tuple[Arm, ...]:
-    """The finalist at other ratios, and beside it at each ratio, its own too, the same with `source: duplicate`.
+def ratio_arms(finalist: FinishedTrial, resolution_px: int | None) -> tuple[Arm, ...]:
+    """Return the finalist at other ratios, and at each ratio, including its own, the same with `source: duplicate`.
 
-    Its matched control without extra images is the ratio 0. With `mixing: replace` there are no duplicates.
+    The matched control without extra images serves as ratio 0. With `mixing: replace` there are no duplicates.
     """
-    own, arms = finalist.parameters.synthetic_ratio, []
+    own, arms = finalist.parameters.synthetic_ratio, list[Arm]()
+    shared = {"role": "ratio", "resolution_px": resolution_px}
     for ratio in sorted({own, *RESPONSE_RATIOS}):
         try:
             parameters = parameters_from({**flat_values(finalist.parameters), "synthetic_ratio": ratio})
@@ -239,178 +292,9 @@ def ratio_arms(finalist: Candidate, resolution_px: int | None) -> tuple[Arm, ...
             continue
         at_ratio = replace(finalist, parameters=parameters)
         if ratio != own:
-            arms.append(
-                replace(finalist_arm(at_ratio), name=f"r={ratio:g}, as {finalist.name}", resolution_px=resolution_px)
-            )
+            name = f"r={ratio:g}, as {finalist.name}"
+            arms.append(finalist_arm(at_ratio).model_copy(update={**shared, "name": name}))
         if duplicate := matched_control(at_ratio, "duplicate", resolution_px):
-            arms.append(replace(duplicate, name=f"duplicate r={ratio:g}, as {finalist.name}"))
-    return tuple(replace(arm, role="ratio") for arm in arms)
-
-
-CONFIRM_FOLDER = "confirm"
-TOP_UP_FOLDER = "top_up"
-PLAN_FILE = "plan.json"
-FORECAST_FILE = "forecast.json"
-VERDICT_FILE = "verdict.json"
-EARLIER_TOP_UP = (
-    "the tuned controls of this confirm were chosen by the rule of an earlier version: their arms were given as many fully "
-    "trained trials as a finalist's source had, not as many sampled ones, which favours a source that was pruned more"
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedRun:
-    """One replicate of one arm."""
-
-    arm: str
-    gan_seed: int
-    classifier_seed: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What is compared.
-
-    Attributes:
-        arms: Finalists, their matched controls, the tuned controls, the points of the ratio response.
-        gan_seeds: G.
-        classifier_seeds: K, of each GAN seed.
-        runs: In the order of their numbers.
-        notes: What a person should know of it.
-        exploratory: Why the verdict is no longer a confirmation; empty where it is one.
-    """
-
-    arms: tuple[Arm, ...]
-    gan_seeds: int
-    classifier_seeds: int
-    runs: tuple[PlannedRun, ...]
-    notes: tuple[str, ...] = ()
-    exploratory: tuple[str, ...] = ()
-
-    def arm(self, name: str) -> Arm:
-        """The arm of a name."""
-        return next(arm for arm in self.arms if arm.name == name)
-
-    def numbers(self, arm: str) -> dict[tuple[int, int], int]:
-        """The run of each (GAN seed, classifier seed) of an arm."""
-        return {(run.gan_seed, run.classifier_seed): number for number, run in enumerate(self.runs) if run.arm == arm}
-
-    def grown(self, arms: Sequence[Arm], gan_seeds: int, classifier_seeds: int) -> Plan:
-        """The plan with further arms and seeds; what it has keeps its place."""
-        known = {arm.name for arm in self.arms}
-        every = (*self.arms, *(arm for arm in arms if arm.name not in known))
-        there = set(self.runs)
-        further = [run for run in _runs(every, gan_seeds, classifier_seeds) if run not in there]
-        return replace(
-            self,
-            arms=every,
-            gan_seeds=max(gan_seeds, self.gan_seeds),
-            classifier_seeds=max(classifier_seeds, self.classifier_seeds),
-            runs=(*self.runs, *further),
-        )
-
-
-def _runs(arms: Iterable[Arm], gan_seeds: int, classifier_seeds: int) -> list[PlannedRun]:
-    """A replicate at a time, so that an early look at the figures compares like with like."""
-    every = list(arms)
-    return [
-        PlannedRun(arm=arm.name, gan_seed=gan_seed, classifier_seed=classifier_seed)
-        for gan_seed in range(gan_seeds)
-        for classifier_seed in range(classifier_seeds)
-        for arm in every
-    ]
-
-
-def new_plan() -> Plan:
-    """A plan with nothing in it."""
-    return Plan(arms=(), gan_seeds=0, classifier_seeds=0, runs=())
-
-
-def write_plan(plan: Plan, folder: Path) -> None:
-    """Write `plan.json`."""
-    arms = [
-        {
-            "name": arm.name,
-            "role": arm.role,
-            "trial": arm.trial,
-            "resolution_px": arm.resolution_px,
-            "parameters": {
-                name: relative_value(name, value, folder) for name, value in flat_values(arm.parameters).items()
-            },
-        }
-        for arm in plan.arms
-    ]
-    content: dict[str, Any] = {
-        "version": 2,
-        "gan_seeds": plan.gan_seeds,
-        "classifier_seeds": plan.classifier_seeds,
-        "notes": list(plan.notes),
-        "exploratory": list(plan.exploratory),
-        "arms": arms,
-        "runs": [[run.arm, run.gan_seed, run.classifier_seed] for run in plan.runs],
-    }
-    write_json(folder / PLAN_FILE, content)
-
-
-class _StoredArm(Model):
-    """An arm as the file has it, its parameters by dotted name."""
-
-    name: str
-    role: Role
-    trial: str
-    resolution_px: int | None
-    parameters: dict[str, Value]
-
-    def arm(self, folder: Path) -> Arm:
-        values = {
-            name: absolute_path(str(value), folder) if is_path(name, value) else value
-            for name, value in self.parameters.items()
-        }
-        return Arm(
-            name=self.name,
-            role=self.role,
-            parameters=stored_parameters(values),
-            trial=self.trial,
-            resolution_px=self.resolution_px,
-        )
-
-
-class _StoredPlan(Model):
-    """What the file holds."""
-
-    version: Literal[1, 2]
-    gan_seeds: NonNegativeInt
-    classifier_seeds: NonNegativeInt
-    notes: tuple[str, ...]
-    exploratory: tuple[str, ...]
-    arms: tuple[_StoredArm, ...]
-    runs: tuple[tuple[str, NonNegativeInt, NonNegativeInt], ...]
-
-
-def read_plan(folder: Path) -> Plan | None:
-    """The plan of an earlier start; None where there is none. One of an earlier version says so in its notes.
-
-    Raises:
-        StudyError: The file is damaged.
-    """
-    file = folder / PLAN_FILE
-    if not file.exists():
-        return None
-    try:
-        stored = _StoredPlan.model_validate_json(read_bytes(file, "JSON file"))
-        plan = Plan(
-            arms=tuple(arm.arm(folder) for arm in stored.arms),
-            gan_seeds=stored.gan_seeds,
-            classifier_seeds=stored.classifier_seeds,
-            runs=tuple(PlannedRun(arm=arm, gan_seed=g, classifier_seed=c) for arm, g, c in stored.runs),
-            notes=stored.notes,
-            exploratory=stored.exploratory,
-        )
-        if {run.arm for run in plan.runs} - {arm.name for arm in plan.arms}:
-            raise ValueError("a run of no arm")
-        if stored.version == 1 and any(arm.role == "tuned" for arm in plan.arms):
-            plan = replace(plan, notes=(*plan.notes, EARLIER_TOP_UP))
-    except ValueError as error:
-        fix = f"put it back from a copy, or move {folder.name}/ away to begin the confirm anew"
-        raise StudyError(Problem("the plan of this confirm is damaged", file, fix)) from error
-    return plan
+            name = f"duplicate r={ratio:g}, as {finalist.name}"
+            arms.append(duplicate.model_copy(update={**shared, "name": name}))
+    return tuple(arms)

@@ -1,52 +1,47 @@
-"""From a finished search to a verdict: finalists against their controls, on fresh seeds and the sealed test folder.
+"""From a finished search to a verdict: finalists against their controls, with new seeds, on the held-out test folder.
 
-    finalists -> top-up -> plan -> replicates, all of their steps -> val-B -> forecast -> the test folder, once -> verdict
+    finalists -> top-ups -> plan -> replicates -> scores on val-B -> forecast -> scores on the test folder -> verdict
 
-The same call again goes on where the last one stopped: what was trained lies in the study's `confirm/`, nothing runs twice.
+The same call again resumes after an interruption: all results are in the study's `confirm/`, and nothing is trained twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeAlias
 
-import numpy as np
-
 from xraytune.compute import pin, require_device
 from xraytune.config.settings import Parameters
-from xraytune.confirm.answer import ArmScores, Judged, forecast_verdict, judge_finalists, ratio_response
+from xraytune.confirm.answer import EvaluationSet, forecast_verdict, judge_finalists, ratio_response
 from xraytune.confirm.forecast import Forecast
 from xraytune.confirm.plan import (
     CONFIRM_FOLDER,
     FORECAST_FILE,
-    Candidate,
+    FinishedTrial,
     Plan,
-    Stopped,
-    Trials,
     choose_finalists,
+    pruned_to_finish,
     read_plan,
-    to_be_finished,
 )
-from xraytune.confirm.record import Confirmation, write_verdict
+from xraytune.confirm.record import Confirmation, HeldOutSet, write_verdict
 from xraytune.confirm.scoring import (
     TEST,
     VAL_B,
     SealedTest,
+    arm_scores,
     find_test,
     has_any_scores,
     has_scores,
     open_test,
     require_scored_test,
     score,
-    scores,
     scoring_compute,
 )
 from xraytune.confirm.training import Training
 from xraytune.files import require_writable, write_json
-from xraytune.metrics.classification import Floats
 from xraytune.pipeline.prepare import require_pixels
 from xraytune.pipeline.training_set import ImageSource, side_images
 from xraytune.records import Compute, Json
@@ -90,34 +85,34 @@ def confirm(
     callbacks: Callbacks = NO_CALLBACKS,
     on_forecast: OnForecast = ignore_forecast,
 ) -> Confirmation:
-    """Compare the finalists of a study with their controls; everything is checked before anything is trained.
+    """Compare the finalists of a study with their controls. Everything is checked before anything is trained.
 
     Args:
         study: The study's folder; its search has ended.
-        test: A folder of class folders, where the study's images have no `test/`.
-        data: Where the study's images lie now, if they moved.
-        weights_dir: Where the official weight files lie now, if they moved.
-        finalists: How many, instead of `confirm.finalists`; a plan that was begun keeps its own.
-        gan_seeds: More GAN seeds than `confirm.gan_seeds`; after a verdict was seen, the next one is exploratory.
-        cache: The artifact cache; by default the one beside the studies.
+        test: Class folders of test images, if the study's images have no `test/`.
+        data: New location of the study's images, if they moved.
+        weights_dir: New location of the official weight files, if they moved.
+        finalists: Overrides `confirm.finalists`; an existing plan keeps its own number.
+        gan_seeds: Overrides `confirm.gan_seeds`; seeds added after a verdict was seen make the next one exploratory.
+        cache: The artifact cache; by default the one next to the studies.
         address: A Ray cluster; by default Ray starts on this machine.
-        reason: Why the test folder is opened, for the log of its openings.
+        reason: Why the test folder is scored, for the test-set access log.
         callbacks: Called as the confirm proceeds.
         on_forecast: Called once all replicates are scored on val-B, with the forecast and whether the test folder was
-            opened before. If it was not, it is opened next, unless this raises an exception.
+            accessed before. If it was not, it is accessed next, unless this raises an exception.
 
     Raises:
-        StudyError: No study, no finalist, its images or weights changed, or runs were scored on another test folder.
-        DataError: No test folder, or one that cannot be used.
-        TrialError: Runs failed; the same call tries them again.
+        StudyError: No study, no finalist, changed images or weights, or runs scored on another test folder.
+        DataError: No test folder, or an unusable one.
+        TrialError: Runs failed; the same call retries them.
         MachineError: Weights, GPUs, disk or the Ray cluster.
-        KeyboardInterrupt: Ctrl-C; the same call goes on.
+        KeyboardInterrupt: Ctrl-C; the same call resumes.
     """
     folder = StudyFolder(study.resolve())
     space = folder.space(data=data, weights_dir=weights_dir)
     cache = (cache or folder.default_cache).resolve()
     require_writable(cache)
-    require_writable(folder.path.parent)  # the openings of all studies are logged there
+    require_writable(folder.path.parent)  # for the test-set access log
     compute = folder.compute()
     resources = resolved(space.settings.resources, has_gpu=compute.device == "cuda")
     if address is None:
@@ -130,9 +125,11 @@ def confirm(
 
     with locked(folder, "confirmed") as token:
         journal = Journal(folder.journal_path, space, writable=False)
-        searched = _trials(journal)
+        searched = [
+            FinishedTrial.of_row(f"#{row['number']}", journal.parameters(row["number"]), row) for row in journal.rows()
+        ]
         count = finalists or space.settings.confirm.finalists
-        compared = _finalists(folder, searched, count)  # refused before anything is read or trained
+        compared = _finalists(folder, searched, count)  # raises before anything is read or trained
         prepared = folder.prepared()
         extra = sorted({one.folder.path for one in compared if one.folder})
         sealed = find_test(space.settings.data, prepared, test, extra=extra, on_progress=callbacks.on_progress)
@@ -171,7 +168,7 @@ def confirm(
 
 
 def _judge(training: Training, plan: Plan, sealed: SealedTest, reason: str, on_forecast: OnForecast) -> Confirmation:
-    """Score every run on val-B, then open the test folder and score those that are compared."""
+    """Score every run on val-B, then those that are compared on the test folder."""
     folder, prepared, settings = training.runs_folder, training.prepared, training.settings
     every = list(range(len(plan.runs)))
     of_test = [number for number, run in enumerate(plan.runs) if plan.arm(run.arm).role != "ratio"]
@@ -182,21 +179,17 @@ def _judge(training: Training, plan: Plan, sealed: SealedTest, reason: str, on_f
     compute = scoring_compute(folder, training.compute, is_complete=is_complete)
     pin(compute)
     _score(training, compute, VAL_B, every, side_images(VAL_B, prepared, training.cache))
-    test = Judged(
-        labels=np.array([image.label for image in sealed.images], dtype=np.int64),
-        patients=tuple(image.patient for image in sealed.images),
-        positive=prepared.positive,
-    )
-    val_b = Judged(labels=side.labels, patients=side.patients, positive=prepared.positive)
-    rope = settings.confirm.rope
-    forecast = forecast_verdict(plan, val_b, test, _arm_scores(folder, plan, VAL_B), rope=rope)
+    patients, rope = tuple(image.patient for image in sealed.images), settings.confirm.rope
+    test = EvaluationSet(labels=sealed.labels, patients=patients, positive=prepared.positive)
+    val_b = EvaluationSet(labels=side.labels, patients=side.patients, positive=prepared.positive)
+    forecast = forecast_verdict(plan, val_b, test, arm_scores(folder, plan, VAL_B), rope=rope)
     write_json(folder.path / FORECAST_FILE, forecast.to_json())
     on_forecast(forecast, has_any_scores(folder, TEST))
     if not all(has_scores(folder, number, TEST) for number in of_test):
-        look = {"fingerprint": sealed.fingerprint, "order": sealed.order, "runs": len(of_test)}
+        access = {"fingerprint": sealed.fingerprint, "order": sealed.order, "runs": len(of_test)}
         last = last_access(training.folder.path / TEST_ACCESS_FILE, "confirm") or {}
-        # A kill in the middle of the scoring leaves one look, not two.
-        if not (has_any_scores(folder, TEST) and look == {name: last.get(name) for name in look}):
+        # After a kill during the scoring, the access is already logged.
+        if not (has_any_scores(folder, TEST) and access == {name: last.get(name) for name in access}):
             log_test_access(
                 *study_logs(training.folder.path),
                 command="confirm",
@@ -212,37 +205,32 @@ def _judge(training: Training, plan: Plan, sealed: SealedTest, reason: str, on_f
         _score(training, compute, TEST, of_test, group)
     return Confirmation(
         study=training.folder.path,
-        finalists=judge_finalists(plan, test, _arm_scores(folder, plan, TEST), rope=rope, seed=settings.seed),
-        ratios=ratio_response(plan, val_b, _arm_scores(folder, plan, VAL_B)),
-        forecast=forecast,
         exploratory=(*plan.exploratory, *_few_seeds(plan)),
-        notes=(*plan.notes, *_notes_on_machines(training, compute)),
+        rope=rope,
         gan_seeds=plan.gan_seeds,
         classifier_seeds=plan.classifier_seeds,
-        test_images=len(sealed.images),
-        test_patients=len(set(test.patients)),
-        test_fingerprint=sealed.fingerprint,
         train_images=len(prepared.side("train").rows),
-        rope=rope,
+        test=HeldOutSet(images=len(patients), patients=len(set(patients)), fingerprint=sealed.fingerprint),
+        finalists=judge_finalists(plan, test, arm_scores(folder, plan, TEST), rope=rope),
+        forecast=forecast,
+        ratio_response=ratio_response(plan, val_b, arm_scores(folder, plan, VAL_B)),
+        notes=(*plan.notes, *_notes_on_machines(training, compute)),
     )
 
 
 def _few_seeds(plan: Plan) -> Iterator[str]:
-    """Two or three seeds say too little about their variance: the intervals cover less than 95 %."""
     if plan.gan_seeds < FEWEST_GAN_SEEDS:
         yield f"it has only {plan.gan_seeds} GAN seeds, and the 95 % intervals need at least {FEWEST_GAN_SEEDS}"
 
 
 def _notes_on_machines(training: Training, scored_on: Compute) -> Iterator[str]:
-    """Report differences between the machines that searched, trained and scored."""
+    """Report differences between search, training and scoring."""
     trained = training.runs_folder.releases()[-1]
     if searched := [each for each in training.folder.releases() if each != trained]:
-        yield (
-            f"trials of the search were trained with {', '.join(map(named, searched))}, and all replicates with "
-            f"{named(trained)}"
-        )
+        versions = ", ".join(map(named, searched))
+        yield f"trials of the search were trained with {versions}, and all replicates with {named(trained)}"
     if scored_on.device != training.compute.device:
-        yield "the replicates were trained on GPUs, and all of them were scored on a CPU"
+        yield "all replicates were trained on GPUs and scored on a CPU"
 
 
 def _score(training: Training, compute: Compute, side: str, numbers: list[int], group: ImageSource) -> None:
@@ -253,39 +241,10 @@ def _score(training: Training, compute: Compute, side: str, numbers: list[int], 
         training.callbacks.on_progress(f"score {side.replace('_', '-')}", done, len(numbers))
 
 
-def _arm_scores(folder: StudyFolder, plan: Plan, side: str) -> ArmScores:
-    """From an arm to its probabilities, [G, K, N, C]."""
-
-    def of_arm(arm: str) -> Floats:
-        numbers = plan.numbers(arm)
-        return np.stack(
-            [
-                np.stack([scores(folder, numbers[gan_seed, seed], side) for seed in range(plan.classifier_seeds)])
-                for gan_seed in range(plan.gan_seeds)
-            ]
-        )
-
-    return of_arm
-
-
-def _finalists(folder: StudyFolder, searched: Trials, count: int) -> list[Parameters]:
-    """The settings of the finalists: those of the plan that was begun, else those that it will have."""
+def _finalists(folder: StudyFolder, searched: Sequence[FinishedTrial], count: int) -> list[Parameters]:
+    """Return the settings of the finalists, from the plan or as a new plan would choose them."""
     if plan := read_plan(folder.path / CONFIRM_FOLDER):
-        return [arm.parameters for arm in plan.arms if arm.role == "finalist"]
-    unfinished = to_be_finished(searched, lambda found: found.has_synthetic_images, count)
-    chosen = unfinished or choose_finalists(searched.complete, count, folder.path)
+        return [arm.parameters for arm in plan.finalists]
+    unfinished = pruned_to_finish(searched, lambda parameters: parameters.has_synthetic_images, count)
+    chosen = unfinished or choose_finalists(searched, count, folder.path)
     return [one.parameters for one in chosen]
-
-
-def _trials(journal: Journal) -> Trials:
-    """Return the trials of the search that have ended."""
-    complete, pruned, failed = [], [], []
-    for row in journal.rows():
-        name, parameters = f"#{row['number']}", journal.parameters(row["number"])
-        if row["status"] == "complete":
-            complete.append(Candidate(name=name, parameters=parameters, val_b_auroc=row["val_b_auroc"]))
-        elif row["status"] == "pruned":
-            pruned.append(Stopped(name=name, parameters=parameters, epochs=row["epochs"], val_auroc=row["value"]))
-        else:
-            failed.append(parameters)
-    return Trials(complete=tuple(complete), pruned=tuple(pruned), failed=tuple(failed))

@@ -1,12 +1,12 @@
-"""What a confirm trains: the trials that top the controls up, then every replicate of every arm.
+"""The training of a confirm: top-up trials for the tuned controls, then every replicate of every arm.
 
-Ray is started when the first run needs it; a start that finds all runs ended trains nothing.
+Ray is started only if there is something to train.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,20 +18,17 @@ from xraytune.confirm.plan import (
     TOP_UP_FOLDER,
     VERDICT_FILE,
     Arm,
-    Candidate,
+    FinishedTrial,
     Plan,
-    Stopped,
-    Trials,
     choose_finalists,
     draw_control,
     finalist_arm,
     is_of,
     matched_control,
     missing_trials,
-    new_plan,
+    pruned_to_finish,
     ratio_arms,
     read_plan,
-    to_be_finished,
     tuned_control,
     write_plan,
 )
@@ -59,16 +56,16 @@ from xraytune.search.test_access import TestAccess, as_text
 
 @dataclass(slots=True, kw_only=True)
 class Training:
-    """The study, and what it takes to train for it.
+    """Trains the runs of a confirm.
 
     Attributes:
         folder: The study.
         space: Its space.
         prepared: Its images.
         compute: What its trials compute on.
-        machine: Gives the `environment` of a machine that trains.
+        machine: Returns the `environment` of a machine that trains.
         cache: The artifact cache.
-        runner: Runs what is trained.
+        runner: Runs the trainings on Ray.
         callbacks: Called as runs end.
     """
 
@@ -83,43 +80,45 @@ class Training:
 
     @property
     def settings(self) -> Settings:
-        """The study's."""
+        """The study's settings."""
         return self.space.settings
 
     @property
     def runs_folder(self) -> StudyFolder:
-        """Where the replicates lie."""
+        """The folder of the replicates."""
         return StudyFolder(self.folder.path / CONFIRM_FOLDER)
 
     @property
     def top_up_folder(self) -> StudyFolder:
-        """Where the top-up trials lie."""
+        """The folder of the top-up trials."""
         return StudyFolder(self.folder.path / CONFIRM_FOLDER / TOP_UP_FOLDER)
 
     def train(
         self,
-        searched: Trials,
+        searched: Sequence[FinishedTrial],
         rungs: Rungs,
         *,
         finalists: int,
         gan_seeds: int,
         earlier_accesses: Sequence[TestAccess],
     ) -> Plan:
-        """Train what is missing; gives the plan, all of whose runs have ended.
+        """Train all missing runs and return the plan.
 
         Args:
             searched: The trials of the search.
-            rungs: Of the search; they decide which top-up trials are pruned.
-            finalists: How many there are to be at most.
-            gan_seeds: How many there are to be at least.
-            earlier_accesses: Of the test folder, before the first plan.
+            rungs: ASHA's rungs of the search; they decide which top-up trials are pruned.
+            finalists: At most this many; an existing plan keeps its own.
+            gan_seeds: At least this many.
+            earlier_accesses: To the test folder, before the first plan.
 
         Raises:
-            StudyError: There is no trial with synthetic images.
+            StudyError: There is no trial with synthetic images, or a finalist has no control.
             TrialError: Runs failed.
         """
-        plan = read_plan(self.runs_folder.path) or self._new_plan(searched, rungs, finalists, earlier_accesses)
-        plan = self._grown(plan, gan_seeds)
+        plan = read_plan(self.runs_folder.path)
+        if plan is None:
+            plan = self.opened_after(self._new_plan(searched, rungs, finalists), earlier_accesses)
+        plan = self._with_seeds(plan, gan_seeds)
         runs = [
             Run(
                 number=number,
@@ -132,17 +131,17 @@ class Training:
         return plan
 
     def opened_after(self, plan: Plan, earlier: Sequence[TestAccess]) -> Plan:
-        """The plan whose test folder is opened now; exploratory if another study opened it since the plan was made."""
+        """Make a plan exploratory if the test folder was accessed before this confirm scored it, and write it."""
         if not earlier or plan.exploratory:
             return plan
-        late = replace(plan, exploratory=(as_text(earlier),))
-        write_plan(late, self.runs_folder.path)
-        return late
+        plan = plan.model_copy(update={"exploratory": (as_text(earlier),)})
+        write_plan(plan, self.runs_folder.path)
+        return plan
 
     def _run(
         self, folder: StudyFolder, runs: Sequence[Run], what: str, asha: TopUpRungs | None = None
     ) -> dict[int, dict[str, Any]]:
-        """Run what has not ended yet; gives the rows of all. Without `asha` each runs to its last step."""
+        """Train the runs that have not ended and return the rows of all; without `asha` none is pruned."""
         if not runs:
             return {}
         _complete_folder(folder, self.prepared, self.machine)
@@ -156,176 +155,153 @@ class Training:
             goes_on=asha.goes_on if asha else to_its_last_step,
         )
         if not work.is_done:
-            require_one_release(folder)
-            # Many short runs, whose names nobody looks for.
+            if other := other_releases(folder):
+                fix = f"install those versions, or move {CONFIRM_FOLDER}/ away to train all runs with the current ones"
+                problem = f"the runs of this confirm are {other}, so their AUROCs are not comparable"
+                raise StudyError(Problem(problem, folder.path, fix))
             self.runner.run(work, folder, label=run_label(runs, self.folder.path.name), reuse_actors=True)
-        own = {run.number for run in runs}  # further runs of another list may lie in the folder
-        rows = {number: row for number, row in ended_rows(folder).items() if number in own}
-        failed = [row for row in rows.values() if row["status"] == "failed"]
-        if failed:
+        numbers = {run.number for run in runs}  # the folder may have runs of another list
+        rows = {number: row for number, row in ended_rows(folder).items() if number in numbers}
+        if failed := [row for row in rows.values() if row["status"] == "failed"]:
             reasons = "".join(f"\n    {reason}" for reason in sorted({row["reason"] for row in failed})[:5])
-            fix = "the same command tries them again; see trials/*/error.txt there"
+            fix = "run the same command again to retry them; see trials/*/error.txt there"
             raise TrialError(Problem(f"{len(failed)} of {len(runs)} {what} failed:{reasons}", folder.path, fix))
         return rows
 
-    def _grown(self, plan: Plan, gan_seeds: int) -> Plan:
-        """The plan with the seeds that are asked for; it is written down before they are trained."""
+    def _with_seeds(self, plan: Plan, gan_seeds: int) -> Plan:
+        """Add the requested seeds to the plan and write it before they are trained."""
         grown = plan.grown((), gan_seeds, self.settings.confirm.classifier_seeds)
-        if plan.runs and len(grown.runs) > len(plan.runs) and (self.runs_folder.path / VERDICT_FILE).exists():
-            seen = read_json(self.runs_folder.path / VERDICT_FILE)["gan_seeds"]
-            why = f"GAN seeds were added after a verdict on {seen} had been seen"
-            grown = replace(grown, exploratory=tuple(dict.fromkeys((*grown.exploratory, why))))
+        verdict = self.runs_folder.path / VERDICT_FILE
+        if plan.runs and len(grown.runs) > len(plan.runs) and verdict.exists():
+            why = f"GAN seeds were added after a verdict on {read_json(verdict)['gan_seeds']} had been seen"
+            grown = grown.model_copy(update={"exploratory": tuple(dict.fromkeys((*grown.exploratory, why)))})
         write_plan(grown, self.runs_folder.path)
         return grown
 
-    def _new_plan(self, searched: Trials, rungs: Rungs, count: int, earlier_accesses: Sequence[TestAccess]) -> Plan:
-        """Everything that is decided before the first replicate; the trials that it takes are trained."""
+    def _new_plan(self, searched: Sequence[FinishedTrial], rungs: Rungs, count: int) -> Plan:
+        """Choose finalists and controls, training the trials that this takes."""
         notes: list[str] = []
-        finished = self._finished(to_be_finished(searched, lambda found: found.has_synthetic_images, count), first=0)
+        controls = self.settings.confirm.controls
+        to_finish = pruned_to_finish(searched, lambda found: found.has_synthetic_images, count)
+        finished = self._finish(to_finish, first=0)
         if finished:
-            notes.append(
-                f"ASHA let no trial with synthetic images get to its end; the {len(finished)} that got furthest were "
-                "trained to theirs"
-            )
-        finalists = choose_finalists((*searched.complete, *finished), count, self.folder.path)
-        topped_up = self._topped_up(searched.sampled, finalists, rungs, first=len(finished), notes=notes)
-        tuned = self._tuned(searched + topped_up, first=len(finished) + len(topped_up.sampled), notes=notes)
+            furthest = f"the {len(finished)} that got furthest were trained to the end"
+            notes.append(f"ASHA pruned all trials with synthetic images; {furthest}")
+        finalists = choose_finalists((*searched, *finished), count, self.folder.path)
+        sampled = [trial.parameters for trial in searched]
+        topped_up = self._top_up(sampled, finalists, rungs, first=len(finished), notes=notes)
+        tuned = self._tuned((*searched, *topped_up), first=len(finished) + len(topped_up), notes=notes)
         arms: list[Arm] = []
-        for place, finalist in enumerate(finalists):
+        for finalist in finalists:
             resolution_px = Experiment(settings=self.settings, parameters=finalist.parameters).resolution_px
             arms.append(finalist_arm(finalist))
-            for source in self.settings.confirm.controls.matched:
-                control = matched_control(finalist, source, resolution_px)
-                if control is None:
-                    notes.append(f"{finalist.name} has mixing: replace, so that {source} would be source: none")
-                else:
+            for source in controls.matched:
+                if control := matched_control(finalist, source, resolution_px):
                     arms.append(control)
-            if place == 0 and "none" in self.settings.confirm.controls.matched:  # the response is against it
-                at_ratios = self._possible(ratio_arms(finalist, resolution_px), notes)
-                planned = [arm.parameters for arm in arms]  # the matched duplicate, at the finalist's own ratio
+                else:
+                    notes.append(f"{finalist.name} has mixing: replace, so that {source} would be the same as none")
+            if finalist is finalists[0] and "none" in controls.matched:  # the ratio response is measured against it
+                planned = [arm.parameters for arm in arms]  # the matched duplicate has the finalist's own ratio
+                at_ratios = self._feasible(ratio_arms(finalist, resolution_px), notes)
                 arms += [arm for arm in at_ratios if arm.parameters not in planned]
         arms += tuned
         _require_controls(finalists, arms, self.folder.path)
-        exploratory = (as_text(earlier_accesses),) if earlier_accesses else ()
-        return replace(new_plan(), notes=tuple(notes), exploratory=exploratory).grown(arms, 0, 0)
+        return Plan(notes=tuple(notes), arms=tuple(arms))
 
-    def _possible(self, ratios: Sequence[Arm], notes: list[str]) -> list[Arm]:
-        """Those ratios for which the finalist's folder of extra images has enough, or all where it has none."""
-        of_folder = [arm.parameters for arm in ratios if arm.parameters.folder]
+    def _feasible(self, arms: Sequence[Arm], notes: list[str]) -> list[Arm]:
+        """Drop the ratios for which the finalist's folder of extra images, if it has one, is too small."""
+        of_folder = [arm.parameters for arm in arms if arm.parameters.folder]
         folder = next((parameters.folder for parameters in of_folder), None)
         if folder is None:
-            return list(ratios)
+            return list(arms)
         group_regex = self.settings.data.split.group_regex
         images, _ = store_folder(folder.path, self.prepared, group_regex=group_regex, cache=self.cache)
-        impossible = set()
+        infeasible = set()
         for parameters in of_folder:
             try:
                 require_enough(images, parameters, self.prepared)
             except DataError as error:
                 ratio, why = parameters.synthetic_ratio, error.problems[0].what
-                notes.append(f"the response to the ratio has no r={ratio:g}: the folder has {why}")
-                impossible.add(ratio)
-        return [arm for arm in ratios if arm.parameters.synthetic_ratio not in impossible]
+                notes.append(f"the ratio response omits r={ratio:g}: the folder has {why}")
+                infeasible.add(ratio)
+        return [arm for arm in arms if arm.parameters.synthetic_ratio not in infeasible]
 
-    def _finished(self, pruned: Sequence[Stopped], *, first: int) -> list[Candidate]:
-        """Trials that ASHA had pruned, trained to their end as runs numbered from `first` on."""
+    def _train_trials(
+        self, what: str, trials: Sequence[tuple[str, str, Parameters]], *, first: int, asha: TopUpRungs | None = None
+    ) -> tuple[FinishedTrial, ...]:
+        """Train trials, given by name, label and settings, as runs numbered from `first`."""
+        numbered = list(enumerate(trials, first))
         runs = [
-            self._trial_run(number, f"{one.name} to its end", one.parameters)
-            for number, one in enumerate(pruned, first)
+            Run(number=number, label=label, experiment=Experiment(settings=self.settings, parameters=parameters))
+            for number, (_, label, parameters) in numbered
         ]
-        rows = self._run(self.top_up_folder, runs, "trials to be finished")
-        return [
-            Candidate(name=one.name, parameters=one.parameters, val_b_auroc=rows[number]["val_b_auroc"])
-            for number, one in enumerate(pruned, first)
-        ]
+        rows = self._run(self.top_up_folder, runs, what, asha)
+        return tuple(FinishedTrial.of_row(name, parameters, rows[number]) for number, (name, _, parameters) in numbered)
 
-    def _topped_up(
+    def _finish(self, pruned: Sequence[FinishedTrial], *, first: int) -> tuple[FinishedTrial, ...]:
+        """Train pruned trials to the end."""
+        trials = [(one.name, f"{one.name} to its end", one.parameters) for one in pruned]
+        return self._train_trials("pruned trials", trials, first=first)
+
+    def _top_up(
         self,
         sampled: Sequence[Parameters],
-        finalists: Sequence[Candidate],
+        finalists: Sequence[FinishedTrial],
         rungs: Rungs,
         *,
         first: int,
         notes: list[str],
-    ) -> Trials:
-        """Further trials of the controls' arms under the search's ASHA, as runs numbered from `first` on."""
-        drawn: dict[int, Parameters] = {}
+    ) -> tuple[FinishedTrial, ...]:
+        """Train further trials of the tuned controls' arms under the search's ASHA."""
+        drawn: list[Parameters] = []
         for control in self.settings.confirm.controls.tuned:
             missing = missing_trials(sampled, finalists, control)
             further = draw_control(self.space, control, missing, sampled)
             if len(further) < missing and (further or any(is_of(parameters, control) for parameters in sampled)):
                 notes.append(f"the space has only {len(further)} of {missing} further settings of the arm {control}")
-            drawn |= enumerate(further, first + len(drawn))
-        runs = [
-            self._trial_run(number, f"top-up {number} {parameters.arm}", parameters)
-            for number, parameters in drawn.items()
+            drawn += further
+        trials = [
+            (f"top-up {number}", f"top-up {number} {parameters.arm}", parameters)
+            for number, parameters in enumerate(drawn, first)
         ]
-        asha = TopUpRungs(self.top_up_folder, rungs)
-        rows = self._run(self.top_up_folder, runs, "trials that tune the controls", asha)
-        complete, pruned = [], []
-        for number, parameters in drawn.items():
-            name, row = f"top-up {number}", rows[number]
-            if row["status"] == "complete":
-                complete.append(Candidate(name=name, parameters=parameters, val_b_auroc=row["val_b_auroc"]))
-            else:
-                pruned.append(Stopped(name=name, parameters=parameters, epochs=row["epochs"], val_auroc=row["value"]))
-        return Trials(complete=tuple(complete), pruned=tuple(pruned))
+        return self._train_trials("top-up trials", trials, first=first, asha=TopUpRungs(self.top_up_folder, rungs))
 
-    def _tuned(self, trials: Trials, *, first: int, notes: list[str]) -> list[Arm]:
-        """The tuned controls; of an arm that ASHA pruned completely, its furthest trial is trained to its end first."""
+    def _tuned(self, trials: Sequence[FinishedTrial], *, first: int, notes: list[str]) -> list[Arm]:
+        """Choose the tuned controls. If ASHA pruned a whole arm, its furthest trial is first trained to the end."""
         controls = self.settings.confirm.controls.tuned
-        unfinished: list[Stopped] = []
+        unfinished: list[FinishedTrial] = []
         for control in controls:
-            for trial in to_be_finished(trials, partial(is_of, control=control), 1):
+            for trial in pruned_to_finish(trials, partial(is_of, control=control), 1):
                 notes.append(
-                    f"ASHA let no trial of the arm {control} get to its end; {trial.name}, which got furthest, was trained "
-                    "to its end"
+                    f"ASHA pruned all trials of the arm {control}; {trial.name} got furthest and was trained to the end"
                 )
                 unfinished.append(trial)
-        complete = (*trials.complete, *self._finished(unfinished, first=first))
+        trials = (*trials, *self._finish(unfinished, first=first))
         tuned = []
         for control in controls:
-            if arm := tuned_control(complete, control):
+            if arm := tuned_control(trials, control):
                 tuned.append(arm)
             else:
-                had_one = any(is_of(parameters, control) for parameters in trials.sampled)
-                why = f"every trial of the arm {control} failed" if had_one else f"the space has no {control} arm"
-                notes.append(f"{why}, so there is no tuned control of it")
+                had_one = any(is_of(trial.parameters, control) for trial in trials)
+                why = f"all trials of the arm {control} failed" if had_one else f"the space has no {control} arm"
+                notes.append(f"{why}, so it has no tuned control")
         return tuned
 
-    def _trial_run(self, number: int, label: str, parameters: Parameters) -> Run:
-        return Run(number=number, label=label, experiment=Experiment(settings=self.settings, parameters=parameters))
 
-
-def _require_controls(finalists: Sequence[Candidate], arms: Sequence[Arm], study: Path) -> None:
+def _require_controls(finalists: Sequence[FinishedTrial], arms: Sequence[Arm], study: Path) -> None:
     if any(arm.role == "tuned" for arm in arms):
         return
     compared = {arm.trial for arm in arms if arm.role == "matched"}
-    alone = [finalist.name for finalist in finalists if finalist.name not in compared]
-    if alone:
-        what = f"no control is left that {listed(alone)} could be compared with: none matched to it, and no tuned one"
+    if alone := [finalist.name for finalist in finalists if finalist.name not in compared]:
+        what = f"there is no control to compare {listed(alone)} with, neither matched nor tuned"
         fix = (
-            "search a space with `none` in confirm.controls.matched, or with trials of an arm in confirm.controls.tuned"
+            "start a search with `none` in confirm.controls.matched, or with trials of an arm in confirm.controls.tuned"
         )
         raise StudyError(Problem(what, study, fix))
 
 
-def require_one_release(folder: StudyFolder) -> None:
-    """Refuse to train or score runs with another torch than those that they are compared with.
-
-    Raises:
-        StudyError: Other versions of torch or torchvision are installed than when the folder was begun.
-    """
-    if other := other_releases(folder):
-        name = CONFIRM_FOLDER
-        fix = f"install the versions that trained them, or move {name}/ away to train all of them with those installed"
-        raise StudyError(
-            Problem(f"the runs of this confirm are {other}: their AUROCs do not compare", folder.path, fix)
-        )
-
-
 def _complete_folder(folder: StudyFolder, prepared: Prepared, machine: Callable[[], Mapping[str, Json]]) -> None:
-    """Give a folder of runs what a worker reads of a study: the images and the machine."""
+    """Write what workers read in a folder of runs: the images and the machine."""
     if not (folder.path / "environment.json").exists():
         write_prepared(prepared, folder.path / "split.json")
         write_json(folder.path / "environment.json", {**machine()})

@@ -1,14 +1,13 @@
-"""What the comparisons amount to: four words for a pair of arms, four for a finalist, and when to stop looking.
+"""The decision rules: four words for a pair of arms, four verdicts for a finalist, and when to stop testing finalists.
 
-Takes comparisons, gives words and the controls that they rest on. Pure rules, each of which controls its error rate: a
-finalist helps if it beats every control and hurts if it is worse than every matched one (intersection-union tests); it is no
-better if an improvement over some control is ruled out (Holm's correction over the controls); the next finalist is tested
-only if the one before it helps.
+Each rule controls its error rate. A finalist helps if it is better than every control, and hurts if it is worse than every
+matched control (intersection-union tests). It is no better if an improvement over some control is ruled out (Holm's
+correction over the controls). The next finalist is tested only if the previous one helps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -20,7 +19,9 @@ from xraytune.metrics.classification import Floats
 
 Overall: TypeAlias = Literal["hurts", "helps", "no_better", "undecided"]
 PairWord: TypeAlias = Literal["better", "worse", "equivalent", "undecided"]
-Likeness: TypeAlias = Literal["no synthetic images", "as many images a step"]
+ControlKind: TypeAlias = Literal["none", "none_same_count", "duplicate", "tuned"]
+"""Matched without extra images; the same with as many images per step as the finalist (`mixing: replace`); matched with
+repeated real images, also as many per step; tuned."""
 
 LEVEL = 0.05
 """Significance level of each claim: two-sided for `better` and `worse`, of each of two one-sided tests for `equivalent`,
@@ -28,8 +29,8 @@ one-sided for `no_better`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PairTests:
-    """The tests of one arm against another, elementwise over the arrays of the evidence.
+class PairVerdict:
+    """The tests of one arm against another.
 
     Attributes:
         is_better: The 95 % interval lies above 0.
@@ -38,16 +39,6 @@ class PairTests:
         p_better_by_rope: One-sided p-value of "the true difference is one ROPE or more".
     """
 
-    is_better: NDArray[np.bool_]
-    is_worse: NDArray[np.bool_]
-    is_equivalent: NDArray[np.bool_]
-    p_better_by_rope: Floats
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PairVerdict:
-    """One arm against another; the attributes are those of `PairTests`."""
-
     is_better: bool
     is_worse: bool
     is_equivalent: bool
@@ -55,30 +46,40 @@ class PairVerdict:
 
     @property
     def words(self) -> tuple[PairWord, ...]:
-        """What holds: `better` or `worse`, and `equivalent`; both, where a difference is sure and too small to matter."""
-        held: list[PairWord] = []
-        if self.is_better:
-            held.append("better")
-        if self.is_worse:
-            held.append("worse")
-        if self.is_equivalent:
-            held.append("equivalent")
-        return tuple(held) or ("undecided",)
+        """`better` or `worse`, and `equivalent`; both if a significant difference is too small to matter."""
+        held: dict[PairWord, bool] = {
+            "better": self.is_better,
+            "worse": self.is_worse,
+            "equivalent": self.is_equivalent,
+        }
+        return tuple(word for word, holds in held.items() if holds) or ("undecided",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairTests:
+    """`PairVerdict`s of many comparisons: each attribute is an array of the shape of the evidence."""
+
+    is_better: NDArray[np.bool_]
+    is_worse: NDArray[np.bool_]
+    is_equivalent: NDArray[np.bool_]
+    p_better_by_rope: Floats
+
+    def at(self, *index: int) -> PairVerdict:
+        """The verdict of one comparison."""
+        return PairVerdict(
+            is_better=bool(self.is_better[index]),
+            is_worse=bool(self.is_worse[index]),
+            is_equivalent=bool(self.is_equivalent[index]),
+            p_better_by_rope=float(self.p_better_by_rope[index]),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgainstControl:
-    """A finalist against one of its controls.
-
-    Attributes:
-        control: The control's name.
-        likeness: How a matched control compares with the finalist; empty for a tuned one. If a finalist is worse than a
-            control with as many images per step, the cause is the images, not their number.
-        verdict: Finalist less control.
-    """
+    """The verdict on a finalist against one of its controls, by the control's name."""
 
     control: str
-    likeness: frozenset[Likeness]
+    kind: ControlKind
     verdict: PairVerdict
 
 
@@ -88,8 +89,8 @@ class OverallVerdict:
 
     Attributes:
         word: The first that holds of `hurts`, `helps`, `no_better`, `undecided`.
-        controls: The controls that it rests on: the matched ones (`hurts`), all (`helps`), those over which an improvement
-            is ruled out (`no_better`), those that it is not shown to beat (`undecided`).
+        controls: The controls it rests on: the matched ones (`hurts`), all (`helps`), those over which an improvement is
+            ruled out (`no_better`), those that the finalist is not better than (`undecided`).
     """
 
     word: Overall
@@ -97,11 +98,7 @@ class OverallVerdict:
 
 
 def pair_tests(evidence: Evidence, *, rope: float) -> PairTests:
-    """Test a difference for all four words.
-
-    Args:
-        evidence: Of the difference between the judged arm and the other.
-        rope: Half the width of the region of practical equivalence, in AUROC, > 0.
+    """Test differences, finalist minus control, for all four words; `rope` is the equivalence margin in AUROC, > 0.
 
     Source: equivalence as two one-sided tests of 5 %: Schuirmann 1987, "A comparison of the two one-sided tests procedure
     and the power approach".
@@ -117,40 +114,25 @@ def pair_tests(evidence: Evidence, *, rope: float) -> PairTests:
 
 def judge(evidence: Evidence, *, rope: float) -> PairVerdict:
     """Judge one comparison; see `pair_tests`."""
-    tests = pair_tests(evidence, rope=rope)
-    return PairVerdict(
-        is_better=bool(tests.is_better),
-        is_worse=bool(tests.is_worse),
-        is_equivalent=bool(tests.is_equivalent),
-        p_better_by_rope=float(tests.p_better_by_rope),
-    )
+    return pair_tests(evidence, rope=rope).at()
 
 
-def verdicts_of(tests: PairTests, study: int, likenesses: Sequence[frozenset[Likeness]]) -> list[AgainstControl]:
-    """Extract one study from tests [studies, controls], with a likeness for each control."""
+def verdicts_of(tests: PairTests, study: int, kinds: Sequence[ControlKind]) -> list[AgainstControl]:
+    """Extract one study from tests [studies, controls]."""
     return [
-        AgainstControl(
-            control=str(place),
-            likeness=likeness,
-            verdict=PairVerdict(
-                is_better=bool(tests.is_better[study, place]),
-                is_worse=bool(tests.is_worse[study, place]),
-                is_equivalent=bool(tests.is_equivalent[study, place]),
-                p_better_by_rope=float(tests.p_better_by_rope[study, place]),
-            ),
-        )
-        for place, likeness in enumerate(likenesses)
+        AgainstControl(control=str(place), kind=kind, verdict=tests.at(study, place))
+        for place, kind in enumerate(kinds)
     ]
 
 
-def overall(comparisons: Sequence[AgainstControl]) -> OverallVerdict:
-    """Judge a finalist by all of its controls; at least one.
+def overall_verdict(comparisons: Sequence[AgainstControl]) -> OverallVerdict:
+    """Judge a finalist by its comparisons with all controls.
 
     Source: intersection-union test: Berger 1982, "Multiparameter hypothesis testing and acceptance sampling"; Holm 1979, "A
     simple sequentially rejective multiple test procedure".
     """
-    matched = [one for one in comparisons if one.likeness]
-    if shows_harm(comparisons) and all(one.verdict.is_worse for one in matched):
+    matched = [one for one in comparisons if one.kind != "tuned"]
+    if can_show_harm([one.kind for one in matched]) and all(one.verdict.is_worse for one in matched):
         return OverallVerdict(word="hurts", controls=_names(matched))
     if comparisons and all(one.verdict.is_better for one in comparisons):
         return OverallVerdict(word="helps", controls=_names(comparisons))
@@ -159,10 +141,9 @@ def overall(comparisons: Sequence[AgainstControl]) -> OverallVerdict:
     return OverallVerdict(word="undecided", controls=_names(one for one in comparisons if not one.verdict.is_better))
 
 
-def shows_harm(comparisons: Iterable[AgainstControl]) -> bool:
-    """Whether the matched controls can show that the images hurt: one has none, and one has as many images per step."""
-    likenesses = {likeness for one in comparisons for likeness in one.likeness}
-    return likenesses == {"no synthetic images", "as many images a step"}
+def can_show_harm(kinds: Collection[ControlKind]) -> bool:
+    """Whether the controls separate the effect of synthetic images from that of more images per step."""
+    return "none_same_count" in kinds or ("none" in kinds and "duplicate" in kinds)
 
 
 def _improvement_ruled_out(comparisons: Sequence[AgainstControl]) -> list[AgainstControl]:
@@ -174,13 +155,7 @@ def _improvement_ruled_out(comparisons: Sequence[AgainstControl]) -> list[Agains
 
 
 def fixed_sequence(verdicts: Sequence[OverallVerdict]) -> tuple[OverallVerdict | None, ...]:
-    """Return the verdicts of finalists tested in a fixed order: up to and including the first that does not help.
-
-    Args:
-        verdicts: In the order of the finalists' val-B.
-
-    Returns:
-        One for each finalist; None: not tested, because one before it does not help.
+    """Keep the verdicts, in the order of val-B, up to and including the first that is not `helps`; None: not tested.
 
     Source: Maurer, Hothorn & Lehmacher 1995; Westfall & Krishen 2001, "Optimally weighted, fixed sequence and gatekeeper
     multiple testing procedures".

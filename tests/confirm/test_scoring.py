@@ -1,4 +1,4 @@
-"""The sealed test folder is checked by names and hashes, and opened once."""
+"""Checks of the test folder: patients by name, table and content."""
 
 from __future__ import annotations
 
@@ -58,23 +58,23 @@ def test_training_images_that_changed_are_refused(lab: Lab) -> None:
     image = lab.xrays / prepared.images[0].file
     shutil.copy(lab.xrays / prepared.images[-1].file, image)
 
-    with pytest.raises(XraytuneError, match="1 images changed or are gone since the search"):
+    with pytest.raises(XraytuneError, match="1 images were changed or removed since the search"):
         find_test(lab.data, prepared, None)
 
 
-def test_without_a_test_folder_another_one_is_asked_for_and_taken(lab: Lab, tmp_path: Path) -> None:
+def test_without_a_test_folder_the_given_one_is_used(lab: Lab, tmp_path: Path) -> None:
     shutil.move(lab.xrays / "test", tmp_path / "elsewhere")
     prepared = lab.prepared()
 
-    with pytest.raises(DataError, match=r"there is no test/ folder to confirm on\n.*--test DIR"):
+    with pytest.raises(DataError, match=r"the study has no test/ folder\n.*--test DIR"):
         find_test(lab.data, prepared, None)
     sealed = find_test(lab.data, prepared, tmp_path / "elsewhere")
 
     assert len(sealed.images) > 10
 
 
-def test_another_test_folder_beside_the_sealed_one_is_refused(lab: Lab) -> None:
-    with pytest.raises(StudyError, match="the study has a sealed test folder of its own"):
+def test_a_second_test_folder_is_refused(lab: Lab) -> None:
+    with pytest.raises(StudyError, match="the study has its own test folder"):
         find_test(lab.data, lab.prepared(), lab.xrays / "test")
 
 
@@ -86,7 +86,7 @@ def test_patients_who_were_trained_on_are_named(lab: Lab, tmp_path: Path) -> Non
         (tmp_path / "other" / name).mkdir(parents=True)
     shutil.copy(lab.xrays / known, tmp_path / "other" / Path(*Path(known).parts[-2:]))
 
-    with pytest.raises(DataError, match=f"trained or validated on: .*{Path(known).name}"):
+    with pytest.raises(DataError, match=f"used for training or validation: .*{Path(known).name}"):
         find_test(lab.data, prepared, tmp_path / "other")
 
 
@@ -95,14 +95,14 @@ def pneumonia(root: Path) -> list[Path]:
 
 
 def write_table(root: Path, **patients: str) -> None:
-    """`patients.csv` of a data folder: those of some files, by their stems; all others are their own."""
+    """Write `patients.csv` with patients by file stem; every other file is its own patient."""
     files = sorted(path for path in root.rglob("*.jpeg") if "masks" not in path.parts)
     lines = [f"{file.relative_to(root).as_posix()},{patients.get(file.stem, file.stem)}\n" for file in files]
     (root / "patients.csv").write_text("file,patient\n" + "".join(lines), encoding="utf-8")
 
 
 def test_every_name_of_patients_who_share_an_image_is_known(lab: Lab, tmp_path: Path) -> None:
-    """In the study they go by one name, and a test image by the other."""
+    """The study knows them by one name, the test folder by the other."""
     other = Path(shutil.move(lab.xrays / "test", tmp_path / "other"))
     train = lab.xrays / "train"
     shutil.copy(pneumonia(train)[0], train / "PNEUMONIA" / "person7001_virus_1.jpeg")
@@ -111,25 +111,25 @@ def test_every_name_of_patients_who_share_an_image_is_known(lab: Lab, tmp_path: 
     pneumonia(other)[0].rename(other / "PNEUMONIA" / "person7001_virus_2.jpeg")
     pneumonia(other)[1].rename(other / "PNEUMONIA" / "person7000_virus_2.jpeg")
 
-    with pytest.raises(DataError, match=r"trained or validated on: .*person7000_virus_2.*person7001_virus_2"):
+    with pytest.raises(DataError, match=r"used for training or validation: .*person7000_virus_2.*person7001_virus_2"):
         find_test(lab.data, prepared, other)
 
 
-def test_a_name_that_only_the_studys_table_tells_is_known(lab: Lab, tmp_path: Path) -> None:
+def test_names_in_the_studys_table_are_known(lab: Lab, tmp_path: Path) -> None:
     other = Path(shutil.move(lab.xrays / "test", tmp_path / "other"))
     first, second = pneumonia(lab.xrays / "train")[:2]
     shutil.copy(first, second)
     write_table(lab.xrays, **{first.stem: "anna", second.stem: "bert"})
     write_table(other, **{pneumonia(other)[0].stem: "bert"})
 
-    with pytest.raises(DataError, match=f"trained or validated on: .*{pneumonia(other)[0].stem}"):
+    with pytest.raises(DataError, match=f"used for training or validation: .*{pneumonia(other)[0].stem}"):
         find_test(lab.data, lab.prepared(), other)
 
 
 @pytest.mark.parametrize("is_own", [True, False])
 @pytest.mark.parametrize("by", ["patient", "file"])
 def test_patients_of_a_folder_of_extra_images_are_named(lab: Lab, tmp_path: Path, by: str, is_own: bool) -> None:
-    """Of the study's own test folder and of another one, by the patient's name and by the file's bytes."""
+    """For the study's own test folder and another one, by the patient's name and by the file's content."""
     test, given = lab.xrays / "test", None
     if not is_own:
         test = given = Path(shutil.move(test, tmp_path / "other"))
@@ -141,29 +141,25 @@ def test_patients_of_a_folder_of_extra_images_are_named(lab: Lab, tmp_path: Path
     shutil.copy(source, extra / "PNEUMONIA" / name)
 
     fix = (
-        f"search anew without them in {extra}"
+        f"start a new search without them in {extra}"
         if is_own
-        else "remove them, or say in patients.csv there that they are others"
+        else "remove them, or list them in patients.csv there as other patients"
     )
-    with pytest.raises(DataError, match=f"trained or validated on: .*{known.name}.*\n.*fix: {fix}: "):
+    with pytest.raises(DataError, match=f"used for training or validation: .*{known.name}.*\n.*fix: {fix}: "):
         find_test(lab.data, prepared, given, extra=[extra])
 
 
-def test_a_processed_copy_is_known_by_the_name_of_the_study_image_whose_patient_only_a_table_tells(
-    lab: Lab, tmp_path: Path
-) -> None:
+def test_a_processed_copy_is_recognised_by_file_name_if_the_study_has_a_patient_table(lab: Lab, tmp_path: Path) -> None:
     other = Path(shutil.move(lab.xrays / "test", tmp_path / "other"))
     ours = pneumonia(lab.xrays / "train")[0].rename(lab.xrays / "train" / "PNEUMONIA" / "img1.jpeg")
     write_table(lab.xrays)
     (other / "PNEUMONIA" / "img1.jpeg").write_bytes(ours.read_bytes() + b"processed")
 
-    with pytest.raises(DataError, match=r"1 images are of patients whom the study trained .*: PNEUMONIA/img1\.jpeg"):
+    with pytest.raises(DataError, match=r"1 test images are of patients used for training .*: PNEUMONIA/img1\.jpeg"):
         find_test(lab.data, lab.prepared(), other)
 
 
-def test_a_table_of_patients_in_the_test_folder_stands_for_the_studys_regular_expression(
-    lab: Lab, tmp_path: Path
-) -> None:
+def test_a_patient_table_in_the_test_folder_overrides_the_studys_regular_expression(lab: Lab, tmp_path: Path) -> None:
     other = Path(shutil.move(lab.xrays / "test", tmp_path / "other"))
     split = lab.data.split.model_copy(update={"group_regex": r"/(person\d+|(?:NORMAL2-)?IM-\d+)"})
     lab.data = lab.data.model_copy(update={"split": split})
