@@ -34,7 +34,6 @@ from xraytune.confirm.plan import FinishedTrial, Plan, finalist_arm, matched_con
 from xraytune.confirm.runs import replicate
 from xraytune.confirm.scoring import TEST, arm_scores, find_test, open_test, score
 from xraytune.data.phantom import PhantomImage, draw_patient
-from xraytune.data.phantom_shapes import canvas_for
 from xraytune.files import write_json
 from xraytune.pipeline.prepare import Prepared, prepare, write_prepared
 from xraytune.pipeline.trial import run_trial
@@ -221,9 +220,8 @@ def _draw_new_patients(question: Question, prepared: Prepared, out: Path, seed: 
 
 
 def _phantoms(seed: int, patients: range) -> Iterator[PhantomImage]:
-    canvas = canvas_for(_IMAGE_SIZE_PX)
     for patient in patients:
-        yield from draw_patient(canvas, seed, patient, _IMAGE_SIZE_PX, _DIFFICULTY)
+        yield from draw_patient(seed, patient, _IMAGE_SIZE_PX, _DIFFICULTY)
 
 
 def _class_of(image: PhantomImage) -> str:

@@ -1,68 +1,60 @@
-"""Draw phantom chest X-rays: images with known answers, for the demo and for tests.
+"""Draw phantom chest X-rays: images with known answers, for the demo, the tests and the benchmarks.
 
-Takes a number of patients and a seed, gives a folder in the layout and with the file names of the Kermany set, and
-beside it the exact masks of lungs and lesions:
+`draw_phantoms` writes a folder with the layout and file names of the Kermany set, plus exact masks of lungs and lesions:
 
     OUT/phantom.json
     OUT/{train,test}/{NORMAL,PNEUMONIA}/*.jpeg     grey
-    OUT/masks/{lungs,lesions}/*.png                1-bit, one for each image, by the same stem
+    OUT/masks/{lungs,lesions}/*.png                1-bit, one per image, with the image's stem
 
-A patient's anatomy, disease and side of the split depend on the seed and the patient's number alone, so a larger set
-contains the smaller one.
+A patient's anatomy, disease and side of the split depend only on the seed and the patient's number, so a larger set contains
+the smaller one. A chest is a map of water-equivalent thickness: soft tissue and bone add to it, air subtracts from it, and
+pneumonia replaces air by fluid. World coordinates run from -1 to 1 (x to the viewer's right, y down; one unit is about 15 cm
+of a child's chest). The patient's right is on the left of the image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
+from scipy.ndimage import affine_transform, gaussian_filter  # type: ignore[import-untyped]
 
 from xraytune.cores import core_threads
-from xraytune.data.phantom_anatomy import sample_anatomy
-from xraytune.data.phantom_chest import draw_chest
-from xraytune.data.phantom_detector import cut_out, radiograph, sample_exposure
-from xraytune.data.phantom_lesions import Diagnosis, draw_lesion
-from xraytune.data.phantom_shapes import Canvas, canvas_for
 from xraytune.errors import ConfigError, Problem
 from xraytune.files import new_folder, require_writable, write_json
 from xraytune.records import Progress, ignore_progress
 from xraytune.seeding import derive_seed, numpy_generator
 
-Part = Literal["train", "test"]
+Part: TypeAlias = Literal["train", "test"]
+Diagnosis: TypeAlias = Literal["normal", "bacteria", "virus"]
+Point: TypeAlias = tuple[float, float]
+Field: TypeAlias = NDArray[Any]
+"""One number per pixel of the canvas, [H, W] float32."""
 
-PHANTOM_VERSION = 1
-"""Goes up when the same seed no longer gives the same pixels."""
 DEFAULT_DIFFICULTY = 0.3
-"""A small CNN trained on 100 patients reaches an AUROC of about .88, frozen MobileNetV2 features .90."""
 _CYCLE: tuple[Diagnosis, ...] = ("normal", "bacteria", "virus", "normal", "bacteria")
-_FEWEST_PATIENTS = 2 * len(_CYCLE)
-_MOST_PATIENTS = 100_000
+_PATIENTS = (2 * len(_CYCLE), 100_000)
+_IMAGE_SIZES_PX = (32, 1024)
 _IMAGE_COUNT_SHARES = (0.45, 0.30, 0.15, 0.10)
-_SMALLEST_IMAGE_PX = 32
-_LARGEST_IMAGE_PX = 1024
-_JPEG_QUALITY = 92
-_FULL_CONTRAST = 1.0
-_SEVERITY = (0.6, 1.3)
-"""How much the contrast differs between patients; it differs a little between images of one patient too."""
+_MARGIN = 1.25
+"""Side of the canvas in images, so that a chest can be shifted and turned before the image is cut out."""
+_LUNG_DENSITY = 0.26
+"""Of inflated lung, relative to water."""
+_ATTENUATION = 3.2
+"""Per world unit of soft tissue: about 0.21 per cm, as at 60 keV."""
+_LETTER_R = np.array([(0, 1), (0, -1), (0.9, -0.8), (0.9, -0.2), (0, 0), (0.9, 1)])
+"""The lead marker on the patient's right."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhantomSet:
-    """What was drawn.
-
-    Attributes:
-        path: The folder.
-        patient_count: Patients; each has 1 to 4 images, all on one side of the split.
-        image_count: All images.
-        train_image_count: Of these, below `train/`.
-        test_image_count: Of these, below `test/`.
-        normal_image_count: Of these, without pneumonia.
-    """
+    """A folder of phantoms, and the number of images by side of the split and without pneumonia."""
 
     path: Path
     patient_count: int
@@ -74,16 +66,7 @@ class PhantomSet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhantomImage:
-    """One image with its masks.
-
-    Attributes:
-        stem: File name without its ending; tells patient and diagnosis.
-        part: Side of the split.
-        diagnosis: What the patient has.
-        pixels: uint8 [S, S].
-        lungs: Where lung shows, bool [S, S].
-        lesion: Where the disease shows, bool [S, S]; a part of `lungs`, empty in a normal image.
-    """
+    """One image, uint8 [S, S], with the masks of visible lung and of visible disease in it, both bool [S, S]."""
 
     stem: str
     part: Part
@@ -102,107 +85,56 @@ def draw_phantoms(
     difficulty: float = DEFAULT_DIFFICULTY,
     on_progress: Progress = ignore_progress,
 ) -> PhantomSet:
-    """Draw a phantom set into a folder that is new or empty.
+    """Draw a phantom set into a new or empty folder; the same arguments give the same bytes.
 
     Args:
-        out: Where the set appears, whole.
-        patients: How many to draw, 10 to 100,000: two in five are normal, a fifth of them is for `test/`.
-        seed: Of everything; the same arguments give the same bytes.
-        image_size_px: Side of the square images.
-        difficulty: From 0, where the disease is plain, to 1, where it leaves no trace in the images.
-        on_progress: Told the patients that are done.
+        out: The folder; it appears only when it is complete.
+        patients: 10 to 100,000, with 1 to 4 images each; two in five are normal, one in five is in `test/`.
+        seed: Seed of everything.
+        image_size_px: Side of the square images, 32 to 1024.
+        difficulty: From 0 (obvious lesions) to 1 (invisible lesions).
+        on_progress: Called after each patient.
 
     Raises:
-        ConfigError: An argument out of its bounds, or `out` holds something already.
-        MachineError: The disk is full.
+        ConfigError: An argument is out of bounds, or `out` is not empty.
     """
     _check_arguments(out, patients, image_size_px, difficulty)
-    canvas = canvas_for(image_size_px)
-    normal = train = test = 0
+    counts = dict.fromkeys(("train", "test", "normal"), 0)
     with new_folder(out.resolve()) as folder, core_threads() as threads:
-        _make_folders(folder)
+        for name in (
+            "train/NORMAL",
+            "train/PNEUMONIA",
+            "test/NORMAL",
+            "test/PNEUMONIA",
+            "masks/lungs",
+            "masks/lesions",
+        ):
+            (folder / name).mkdir(parents=True)
 
         def draw(patient: int) -> list[tuple[Part, Diagnosis]]:
-            images = list(draw_patient(canvas, seed, patient, image_size_px, difficulty))
+            images = list(draw_patient(seed, patient, image_size_px, difficulty))
             for image in images:
-                _write_image(folder, image)
+                name = f"{image.part}/{'NORMAL' if image.diagnosis == 'normal' else 'PNEUMONIA'}/{image.stem}.jpeg"
+                Image.fromarray(image.pixels).save(folder / name, quality=92)
+                Image.fromarray(image.lungs).save(folder / f"masks/lungs/{image.stem}.png")
+                Image.fromarray(image.lesion).save(folder / f"masks/lesions/{image.stem}.png")
             return [(image.part, image.diagnosis) for image in images]
 
         for done, drawn in enumerate(threads.map(draw, range(patients)), start=1):
-            train += sum(part == "train" for part, _ in drawn)
-            test += sum(part == "test" for part, _ in drawn)
-            normal += sum(diagnosis == "normal" for _, diagnosis in drawn)
+            for part, diagnosis in drawn:
+                counts[part] += 1
+                counts["normal"] += diagnosis == "normal"
             on_progress("drawing phantoms", done, patients)
         settings = {"seed": seed, "patients": patients, "image_size_px": image_size_px, "difficulty": difficulty}
-        write_json(folder / "phantom.json", {"version": PHANTOM_VERSION, **settings})
+        write_json(folder / "phantom.json", {"version": 1, **settings})
     return PhantomSet(
         path=out,
         patient_count=patients,
-        image_count=train + test,
-        train_image_count=train,
-        test_image_count=test,
-        normal_image_count=normal,
+        image_count=counts["train"] + counts["test"],
+        train_image_count=counts["train"],
+        test_image_count=counts["test"],
+        normal_image_count=counts["normal"],
     )
-
-
-def draw_patient(
-    canvas: Canvas, seed: int, patient: int, image_size_px: int, difficulty: float
-) -> Iterator[PhantomImage]:
-    """All images of one patient, who has a number from 0; `canvas` is that of the image size."""
-    patient_seed = derive_seed(seed, "phantom", patient)
-    diagnosis = _CYCLE[patient % len(_CYCLE)]
-    chest = draw_chest(
-        canvas, sample_anatomy(numpy_generator(patient_seed, "anatomy")), numpy_generator(patient_seed, "texture")
-    )
-    disease_rng = numpy_generator(patient_seed, "disease")
-    lesion = draw_lesion(canvas, chest, diagnosis, disease_rng)
-    severity = disease_rng.uniform(*_SEVERITY)
-    image_count = 1 + disease_rng.choice(len(_IMAGE_COUNT_SHARES), p=_IMAGE_COUNT_SHARES)
-    for number in range(image_count):
-        rng = numpy_generator(patient_seed, "image", number)
-        exposure = sample_exposure(rng)
-        contrast = np.float32(_FULL_CONTRAST * (1 - difficulty) * severity * rng.uniform(0.85, 1.15))
-        lungs = cut_out(chest.lungs, exposure, image_size_px) > 0.5
-        yield PhantomImage(
-            stem=_stem(diagnosis, patient, number),
-            part=_part(patient),
-            diagnosis=diagnosis,
-            pixels=radiograph(
-                cut_out(chest.thickness + contrast * lesion.thickness, exposure, image_size_px), exposure, rng
-            ),
-            lungs=lungs,
-            lesion=lungs & (cut_out(lesion.extent, exposure, image_size_px) > 0.5),
-        )
-
-
-def _part(patient: int) -> Part:
-    """Every fifth patient is for the test, and walks through the diagnoses."""
-    cycle, place = divmod(patient, len(_CYCLE))
-    return "test" if place == cycle % len(_CYCLE) else "train"
-
-
-def _stem(diagnosis: Diagnosis, patient: int, number: int) -> str:
-    """A file name like those of the Kermany set: normal in two series, pneumonia with a running number."""
-    if diagnosis != "normal":
-        return f"person{patient + 1}_{diagnosis}_{len(_IMAGE_COUNT_SHARES) * patient + number + 1}"
-    series = "IM" if patient % 2 else "NORMAL2-IM"
-    first = f"{series}-{patient + 1:04d}-0001"
-    return first if number == 0 else f"{first}-{number:04d}"
-
-
-def _make_folders(folder: Path) -> None:
-    for part in ("train", "test"):
-        for name in ("NORMAL", "PNEUMONIA"):
-            (folder / part / name).mkdir(parents=True)
-    for kind in ("lungs", "lesions"):
-        (folder / "masks" / kind).mkdir(parents=True)
-
-
-def _write_image(folder: Path, image: PhantomImage) -> None:
-    class_name = "NORMAL" if image.diagnosis == "normal" else "PNEUMONIA"
-    Image.fromarray(image.pixels).save(folder / image.part / class_name / f"{image.stem}.jpeg", quality=_JPEG_QUALITY)
-    Image.fromarray(image.lungs).save(folder / "masks" / "lungs" / f"{image.stem}.png")
-    Image.fromarray(image.lesion).save(folder / "masks" / "lesions" / f"{image.stem}.png")
 
 
 def _check_arguments(out: Path, patients: int, image_size_px: int, difficulty: float) -> None:
@@ -210,15 +142,252 @@ def _check_arguments(out: Path, patients: int, image_size_px: int, difficulty: f
     problems = []
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         problems.append(Problem("there is something here already", out, "give a folder that is new or empty"))
-    if patients < _FEWEST_PATIENTS:
-        fix = f"give at least {_FEWEST_PATIENTS}, so that both parts have both classes"
-        problems.append(Problem(f"too few patients: {patients}", fix=fix))
-    if patients > _MOST_PATIENTS:
-        problems.append(Problem(f"too many patients: {patients}", fix=f"give at most {_MOST_PATIENTS}"))
-    if not _SMALLEST_IMAGE_PX <= image_size_px <= _LARGEST_IMAGE_PX:
-        fix = f"give {_SMALLEST_IMAGE_PX} to {_LARGEST_IMAGE_PX}"
+    if not _PATIENTS[0] <= patients <= _PATIENTS[1]:
+        amount = "few" if patients < _PATIENTS[0] else "many"
+        problems.append(Problem(f"too {amount} patients: {patients}", fix="give {} to {}".format(*_PATIENTS)))
+    if not _IMAGE_SIZES_PX[0] <= image_size_px <= _IMAGE_SIZES_PX[1]:
+        fix = "give {} to {}".format(*_IMAGE_SIZES_PX)
         problems.append(Problem(f"image size out of bounds: {image_size_px} px", fix=fix))
     if not 0 <= difficulty <= 1:
-        problems.append(Problem(f"difficulty out of bounds: {difficulty:g}", fix="give 0 (plain) to 1 (no trace)"))
+        problems.append(Problem(f"difficulty out of bounds: {difficulty:g}", fix="give 0 (easy) to 1 (impossible)"))
     if problems:
         raise ConfigError(*problems)
+
+
+def draw_patient(seed: int, patient: int, image_size_px: int, difficulty: float) -> Iterator[PhantomImage]:
+    """Draw all images of one patient; patients are numbered from 0."""
+    patient_seed = derive_seed(seed, "phantom", patient)
+    cycle, place = divmod(patient, len(_CYCLE))
+    diagnosis = _CYCLE[place]
+    chest = _Chest(image_size_px, numpy_generator(patient_seed, "anatomy"))
+    rng = numpy_generator(patient_seed, "disease")
+    extent, fluid = chest.lesion(diagnosis, rng)
+    severity = rng.uniform(0.6, 1.3)
+    for number in range(1 + rng.choice(len(_IMAGE_COUNT_SHARES), p=_IMAGE_COUNT_SHARES)):
+        image_rng = numpy_generator(patient_seed, "image", number)
+        contrast = (1 - difficulty) * severity * image_rng.uniform(0.85, 1.15)
+        thickness, lungs, lesion = _posed(
+            [chest.thickness + contrast * fluid, chest.lungs, extent], image_size_px, image_rng
+        )
+        yield PhantomImage(
+            stem=_stem(diagnosis, patient, number),
+            part="test" if place == cycle % len(_CYCLE) else "train",  # each diagnosis in turn
+            diagnosis=diagnosis,
+            pixels=_radiograph(thickness, image_rng),
+            lungs=lungs > 0.5,
+            lesion=(lungs > 0.5) & (lesion > 0.5),
+        )
+
+
+def _stem(diagnosis: Diagnosis, patient: int, number: int) -> str:
+    """A file name like those of the Kermany set: normal in two series, pneumonia with a running number."""
+    if diagnosis != "normal":
+        return f"person{patient + 1}_{diagnosis}_{len(_IMAGE_COUNT_SHARES) * patient + number + 1}"
+    first = f"{'IM' if patient % 2 else 'NORMAL2-IM'}-{patient + 1:04d}-0001"
+    return first if number == 0 else f"{first}-{number:04d}"
+
+
+class _Chest:
+    """One patient: maps of thickness, aerated lung and visible lung, and the measures that a lesion needs."""
+
+    def __init__(self, image_size_px: int, rng: np.random.Generator) -> None:
+        side = 2 * round(_MARGIN * image_size_px / 2)
+        axis = ((np.arange(side) - (side - 1) / 2) * (2 / image_size_px)).astype(np.float32)
+        self.x, self.y, self.pixel, u = axis[None, :], axis[:, None], 2 / image_size_px, rng.uniform
+        self.apex, self.domes = u(-0.76, -0.56), (right := u(0.32, 0.60), right + u(0.01, 0.09))
+        self.centre, self.half_width, self.base = u(0.34, 0.42), u(0.34, 0.44), u(0.30, 0.65)
+        self.spine = np.abs(self.x - u(-0.05, 0.05) * np.sin(1.8 * self.y))
+        hilum_x, hilum_y = u(0.14, 0.21), u(-0.08, 0.06)
+        self.hila = ((-hilum_x, hilum_y), (hilum_x + 0.03, hilum_y - 0.04))
+        shoulder, angle = (u(0.80, 0.94), self.apex - u(0, 0.15)), u(-1.3, -0.5) if u() < 0.6 else u(1.0, 1.4)
+        elbow = (shoulder[0] + 0.75 * math.cos(angle), shoulder[1] + 0.75 * math.sin(angle))
+
+        rise = (self.base - self.y) / (self.base - self.apex)
+        across = np.abs(np.abs(self.x) - self.centre + 0.1 * np.clip(rise, 0, 1)) / self.half_width
+        cavity = u(0.72, 0.86) * np.maximum(1 - across**2.3 - np.maximum(rise, 0) ** 2.3, 0) ** 0.4
+        sideways = (np.abs(self.x) - 0.8 * self.centre) / self.half_width
+        fall = u(0.12, 0.32) * np.where(sideways > 0, np.float32(1), np.float32(0.35)) * sideways**2
+        below = self.y - np.where(self.x < 0, np.float32(self.domes[0]), np.float32(self.domes[1])) - fall
+        organs = self._organs(rng)
+        behind = 0.25 * np.exp(-np.maximum(below, 0) / 0.12)  # lung behind the diaphragm's domes
+        self.air = np.maximum(cavity - organs, 0) * (1 - _step(below, 0.006) * (1 - behind))
+        edge = self.pixel / 2
+        self.lungs = _step((cavity - 0.16) / 2, edge) * _step((0.20 - organs) / 3, edge) * _step(-below, edge)
+
+        radius = u(0.01, 0.16)
+        gas = 1.4 * radius * self._ellipsoid((u(0.30, 0.48), self.domes[1] + u(0.12, 0.30)), 1.5 * radius, radius)
+        marker = np.array((u(-0.93, -0.80), u(-0.85, 0.0))) + 0.04 * _LETTER_R
+        thickness = (
+            self._body(rng, shoulder, elbow) * (1 + 0.03 * self._noise(rng, 6))
+            - self.air * (1 - _LUNG_DENSITY * (1 + 0.10 * self._noise(rng, 40) + 0.07 * self._noise(rng, 110)))
+            + u(0.9, 1.7) * self._branches(rng, 0.036, 5) * _step(self.air - 0.12, 0.03)
+            + u(0.8, 1.7) * self._bones(rng, shoulder, elbow)
+            - 0.06 * _step(0.04 - self.spine, 0.012) * _step(hilum_y - 0.2 - self.y, 0.02)  # windpipe
+            - gas * np.clip(0.7 + 0.5 * self._noise(rng, 22), 0, 1.5)  # in the stomach
+            + 0.8 * self._strokes([marker], 0.016)
+        )
+        self.thickness = np.maximum(thickness, 0)
+
+    def lesion(self, diagnosis: Diagnosis, rng: np.random.Generator) -> tuple[Field, Field]:
+        """Extent of the disease (0 to 1) and the thickness that it adds."""
+        fluid = (1 - _LUNG_DENSITY) * self.air
+        extent = np.zeros_like(self.air)
+        if diagnosis == "normal":
+            return extent, extent
+        if diagnosis == "bacteria":  # one or two consolidated areas in which the airways stay dark
+            for _ in range(1 + (rng.random() < 0.35)):
+                extent = np.maximum(extent, self._lobar_area(rng) * self.lungs)
+            patches = np.clip(0.85 + 0.22 * self._noise(rng, 14) + 0.12 * self._noise(rng, 40), 0, 1.4)
+            return extent, fluid * extent * patches * np.clip(1 - 0.5 * self._branches(rng, 0.024, 4) / 0.02, 0.5, 1)
+        for x, y in self.hila:  # haze and fine lines in both lungs, strongest around the hila
+            across, down = (self.x - x) / rng.uniform(0.30, 0.47), (self.y - y - 0.1) / rng.uniform(0.38, 0.62)
+            extent = extent + rng.uniform(0.75, 1.0) * np.exp(-np.square(across) - np.square(down))
+        extent = np.clip(extent * (1 + 0.35 * self._noise(rng, 7)), 0, 1) * self.lungs
+        lines = np.exp(-np.abs(self._noise(rng, 44)) / 0.25) + np.exp(-np.abs(self._noise(rng, 80)) / 0.25)
+        return _step(extent - 0.35, 0.04), 0.7 * fluid * extent * (0.55 + 0.55 * lines)
+
+    def _lobar_area(self, rng: np.random.Generator) -> Field:
+        """A blob with an uneven, soft border in one lung, between heart and ribs."""
+        side, y = -1 if rng.random() < 0.55 else 1, rng.uniform(self.apex + 0.25, self.domes[0] - 0.12)
+        x = side * rng.uniform(0.55, 0.85) * self._wall(y)
+        distance = np.hypot((self.x - x) / rng.uniform(0.20, 0.33), (self.y - y) / rng.uniform(0.18, 0.35))
+        return _step(1 - distance + 0.22 * self._noise(rng, 9), 0.10) * (self.x * side > 0)
+
+    def _wall(self, y: float) -> float:
+        """Distance of the lungs' outer edge from the midline."""
+        rise = min(max((self.base - y) / (self.base - self.apex), 0.0), 0.98)
+        return float(self.centre - 0.1 * rise + self.half_width * (1 - rise**2.3) ** (1 / 2.3))
+
+    def _organs(self, rng: np.random.Generator) -> Field:
+        """Heart, great vessels and spine, which take the place of lung."""
+        size, x, y = rng.uniform(0.80, 1.18), rng.uniform(0.12, 0.18), self.domes[0] - rng.uniform(0.20, 0.28)
+        return _merged(
+            0.58 * self._ellipsoid((x, y), 0.44 * size, 0.28 * size, rng.uniform(0.65, 1.05)),
+            0.52 * self._ellipsoid((-0.06, y + 0.05), 0.17 * size, 0.33 * size),
+            0.46 * self._ellipsoid((0.07, y - 0.25), 0.15 * size, 0.30, -0.3),
+            0.52 * self._ellipsoid((0.5 * x, y + 0.35), 0.33 * size, 0.18),
+            0.46 * self._ellipsoid((0.01, -0.30), self.hila[1][0] - 0.06, 0.70),
+            0.30 * self._ellipsoid((0.09, -0.26), rng.uniform(0.10, 0.15), 0.13),
+            0.34 * self._ellipsoid((0, 0.1), 0.115, 1.6),
+        )
+
+    def _body(self, rng: np.random.Generator, shoulder: Point, elbow: Point) -> Field:
+        """Torso, neck, chin and arms, as if all were soft tissue."""
+        neck, chest = rng.uniform(0.26, 0.38), self.centre + self.half_width + rng.uniform(0.07, 0.16)
+        width = chest + (shoulder[0] + 0.10 - chest) * _step(-0.42 - self.y, 0.06)
+        torso = np.sqrt(np.maximum(1 - (np.abs(self.x) / width) ** 2.6, 0)) * (1 + 0.10 * _step(self.y - 0.55, 0.10))
+        slope = 0.24 * np.clip((np.abs(self.x) - neck) / (shoulder[0] - neck), 0, 2) ** 1.5
+        trunk = rng.uniform(0.92, 1.10) * torso * np.sqrt(np.clip((self.y - shoulder[1] + 0.36 - slope) / 0.65, 0, 1))
+        arms = 0.9 * self._bars(shoulder, elbow, rng.uniform(0.13, 0.19))
+        chin = self._ellipsoid((0, rng.uniform(-1.65, -1.26)), 0.34, 0.4)
+        return _merged(trunk, 0.62 * self._ellipsoid((0, -1), neck, 0.75), arms) + 0.66 * chin
+
+    def _bones(self, rng: np.random.Generator, shoulder: Point, elbow: Point) -> Field:
+        """Extra thickness of ribs, clavicles, scapulae, arms and vertebrae."""
+        pitch, drop, radius = rng.uniform(0.135, 0.170), rng.uniform(0.26, 0.60), rng.uniform(0.019, 0.029)
+        bones: Field = np.zeros_like(self.air)
+        for number in range(1, 12):  # each rib is half an ellipse: out from the spine, and back lower down in front
+            height = drop * (0.20 + 0.045 * min(number, 8))
+            y = self.y - self.apex + 0.07 - pitch * number - height
+            wall = self._wall(self.apex - 0.07 + pitch * number + height) + 0.015
+            q = np.hypot(self.spine / wall, y / height)
+            distance = (q - 1) * q / np.maximum(np.hypot(self.spine / wall**2, y / height**2), 1e-3)
+            cartilage = _step(y, 0.02) * _step((0.8 if number < 10 else 0.97) * wall - self.spine, 0.02)
+            seen_edge_on = 1 + 0.6 * _step(self.spine - 0.93 * wall, 0.01)
+            bones += 1.8 * (1 - cartilage) * seen_edge_on * _tube(distance, radius, marrow=0.4)
+        along = (np.abs(self.x) - 0.12) / (shoulder[0] - 0.20)
+        line = self.apex + 0.05 - rng.uniform(0.02, 0.20) * np.abs(along) ** 1.5 + 0.035 * np.sin(2 * np.pi * along)
+        clavicles = _tube(self.y - line, 1.3 * radius, marrow=0.3) * _step(0.5 - np.abs(along - 0.5), 0.005)
+        joint_x, joint_y = shoulder[0] - 0.10, shoulder[1] + 0.10
+        scapulae = self._bars((joint_x, joint_y), (joint_x + 0.02, joint_y + 0.52), 0.014)
+        arms = self._bars(shoulder, elbow, 0.042, marrow=0.7) + 0.4 * self._bars(shoulder, shoulder, 0.085)
+        to_disc = 0.5 - np.abs((self.y / rng.uniform(0.145, 0.18) + rng.uniform()) % 1 - 0.5)
+        plates = np.exp(-np.square((to_disc - 0.13) / 0.035))
+        column = _step(rng.uniform(0.085, 0.115) * (1 + 0.12 * self.y) - self.spine, 0.008)
+        vertebrae = column * (0.01 + 0.04 * _step(to_disc - 0.09, 0.02) + 0.035 * plates)
+        return np.asarray(bones + 3.0 * clavicles + 2.0 * scapulae + 1.6 * arms + vertebrae)
+
+    def _branches(self, rng: np.random.Generator, width: float, levels: int) -> Field:
+        """Vessels or airways that fork from the hila outwards."""
+        starts, fan, length = np.repeat(np.array(self.hila), 8, axis=0), np.linspace(-1.35, 1.35, 8), 0.17
+        angles = np.concatenate([np.pi - fan, fan]) + rng.normal(0, 0.12, 16)
+        tree: Field = np.zeros_like(self.air)
+        for _ in range(levels):
+            heading = angles[:, None] + rng.normal(0, 0.25, (len(angles), 1)) * np.linspace(0, 1, 9)
+            steps = np.stack([np.cos(heading), np.sin(heading)], axis=-1) * (length / 8)
+            steps[:, 0] = starts
+            paths = np.cumsum(steps, axis=1)
+            tree += 0.8 * width * self._strokes(paths, width)
+            spread = rng.uniform(0.15, 0.55, (len(angles), 1))
+            angles = (heading[:, -1:] + np.hstack([spread, -spread])).ravel()
+            starts, length, width = np.repeat(paths[:, -1], 2, axis=0), 0.80 * length, 0.72 * width
+        return tree
+
+    def _ellipsoid(self, centre: Point, a: float, b: float, tilt: float = 0.0) -> Field:
+        """Depth of an ellipsoid seen from the front, 1 in the middle; `tilt` turns it clockwise, in radians."""
+        x, y, cosine, sine = self.x - centre[0], self.y - centre[1], math.cos(tilt), math.sin(tilt)
+        along, across = np.square((cosine * x + sine * y) / a), np.square((cosine * y - sine * x) / b)
+        return np.asarray(np.sqrt(np.maximum(0, 1 - along - across)))
+
+    def _bars(self, start: Point, end: Point, radius: float, marrow: float = 0.0) -> Field:
+        """Depth of a straight bar with round ends, on each side of the body."""
+        x, y, dx, dy = np.abs(self.x) - start[0], self.y - start[1], end[0] - start[0], end[1] - start[1]
+        along = np.clip((x * dx + y * dy) / max(dx**2 + dy**2, 1e-6), 0, 1)
+        return _tube(np.hypot(x - along * dx, y - along * dy), radius, marrow)
+
+    def _strokes(self, paths: Iterable[NDArray[np.float64]], width: float) -> Field:
+        """Lines with soft edges through the points of each path, [N, 2]."""
+        side = self.x.size
+        image = Image.new("L", (2 * side, 2 * side))
+        for path in paths:
+            corners = (2 * path / self.pixel + side).ravel().tolist()
+            ImageDraw.Draw(image).line(corners, 255, max(1, round(2 * width / self.pixel)))
+        drawn = np.asarray(image.reduce(2), dtype=np.float32) / 255
+        return np.asarray(gaussian_filter(drawn, 0.2 * width / self.pixel + 0.3))
+
+    def _noise(self, rng: np.random.Generator, cells: int) -> Field:
+        """A smooth random field of about unit standard deviation, with `cells` bumps along a side."""
+        coarse = Image.fromarray(rng.standard_normal((cells, cells), dtype=np.float32))
+        return 1.4 * np.asarray(coarse.resize((self.x.size, self.x.size), Image.Resampling.BICUBIC))
+
+
+def _step(distance: Field, softness: float) -> Field:
+    """0 far below zero, 1 far above; it rises over about four times `softness`."""
+    return 0.5 + 0.5 * np.tanh(distance / (2 * softness))
+
+
+def _tube(distance: Field, radius: float, marrow: float = 0.0) -> Field:
+    """Depth of a round tube by the distance from its axis; `marrow` is the share missing inside 0.7 of the radius."""
+    outer, inner = (np.sqrt(np.maximum(r**2 - np.square(distance), 0)) for r in (radius, 0.7 * radius))
+    return 2 * (outer - marrow * inner)
+
+
+def _merged(*depths: Field) -> Field:
+    """Roughly the largest of the depths, without creases where they cross: their 4-norm."""
+    return np.sqrt(np.sqrt(sum(np.square(np.square(depth)) for depth in depths)))
+
+
+def _posed(maps: list[Field], image_size_px: int, rng: np.random.Generator) -> list[Field]:
+    """Cut the image out of maps over the canvas, scaled, turned and shifted a little."""
+    scale, turn, shift = rng.uniform(0.95, 1.08), rng.normal(0, 0.03), rng.normal(0, 0.03, 2)
+    matrix = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]) / scale
+    offset = (maps[0].shape[0] - 1) / 2 - matrix @ ((image_size_px - 1) / 2 + shift * image_size_px / 2)
+    return [affine_transform(each, matrix, offset, (image_size_px, image_size_px), order=1) for each in maps]
+
+
+def _radiograph(thickness: Field, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Expose a map of thickness; bone is bright, air dark.
+
+    Beer-Lambert gives the direct radiation exp(-attenuation), and scatter is its wide blur. Photons are counted with Poisson
+    noise (Gaussian here: there are hundreds) and shown on the logarithmic scale of computed radiography.
+    """
+    side = thickness.shape[0]
+    direct = gaussian_filter(np.exp(-_ATTENUATION * thickness), rng.uniform(0.4, 0.8) * side / 256)
+    coarse = gaussian_filter(direct[::8, ::8], 0.06 * side / 8, mode="nearest")
+    scattered = np.asarray(Image.fromarray(coarse).resize((side, side), Image.Resampling.BILINEAR))
+    photons = math.exp(rng.uniform(math.log(2e4), math.log(1e5))) * (direct + rng.uniform(0.15, 0.45) * scattered)
+    counted = photons + np.sqrt(photons) * rng.standard_normal(photons.shape, dtype=np.float32)
+    attenuation = -np.log(np.maximum(counted, 1))
+    black, white = np.percentile(attenuation, (rng.uniform(0, 5), rng.uniform(98.8, 99.8)))
+    level, shoulder = np.clip((attenuation - black) / (white - black), 0, 1.1), rng.uniform(0.2, 1.1)
+    return np.asarray(np.round(225 * np.expm1(-shoulder * level) / np.expm1(-shoulder)), dtype=np.uint8)
