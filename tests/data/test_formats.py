@@ -1,4 +1,4 @@
-"""What each format holds becomes the same upright grey, or is refused for a reason in plain words."""
+"""Every format becomes the same upright grey, or is refused for a clear reason."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def tiff(
 
 
 def grey_of(content: bytes) -> NDArray[np.int64]:
-    with warnings.catch_warnings():  # Pillow's remarks on odd metadata
+    with warnings.catch_warnings():  # Pillow warns about odd metadata
         warnings.simplefilter("ignore")
         return np.asarray(read_grey(content, FILE, needed_px=32).image).astype(np.int64)
 
@@ -278,7 +278,7 @@ BROKEN = {
     "bmp": (encoded(Image.new("L", (9, 9)), "BMP"), "this is neither a JPEG, PNG, TIFF nor DICOM image"),
     "jpeg_cut_in_its_header": (JPEG[:30], "the image's header is cut off or damaged"),
     "jpeg_cut_in_its_pixels": (JPEG[:-100], "the image is cut off or damaged"),
-    "jpeg_of_12_bits": (twelve_bit_jpeg(), "a JPEG of 12 bits is not read"),
+    "jpeg_of_12_bits": (twelve_bit_jpeg(), "a JPEG of 12 bits is not supported"),
     "png_cut_in_its_header": (PNG[:20], "the image's header is cut off or damaged"),
     "png_cut_in_its_pixels": (PNG[:-100], "the image is cut off or damaged"),
     "png_without_pixels": (png(100, 100, 8, 0, b""), "the image is cut off or damaged"),
@@ -287,24 +287,24 @@ BROKEN = {
         "16-bit colours of which none is above 4095: too dark to tell what was stored",
     ),
     "tiff_cut_in_its_header": (TIFF[:6], "the image's header is cut off or damaged"),
-    "tiff_cut_in_its_directory": (tiff(RAMP)[:-60], "this kind of TIFF is not read, or its header is cut off"),
+    "tiff_cut_in_its_directory": (tiff(RAMP)[:-60], "this kind of TIFF is not supported, or its header is cut off"),
     "tiff_cut_in_its_pixels": (TIFF[:-1000], "the image is cut off or damaged"),
-    "tiff_of_two_pages": (two_pages(), "this TIFF has 2 pages; which is meant?"),
+    "tiff_of_two_pages": (two_pages(), "this TIFF has 2 pages; which one is meant?"),
     "tiff_of_floats": (
         tiff(RAMP.astype(np.float32), sample_format=3),
         "this TIFF holds floating-point numbers, which say neither what is black nor what is white",
     ),
     "tiff_of_32_bits": (
         tiff(RAMP.astype(np.uint32) * 1000),
-        "this TIFF holds grey levels from 0 to 240000; 0 to 65535 are read",
+        "this TIFF holds grey levels from 0 to 240000; 0 to 65535 are supported",
     ),
     "tiff_below_zero": (
         tiff(RAMP.astype(np.int16) - 100, sample_format=2),
-        "this TIFF holds grey levels from -100 to 140; 0 to 65535 are read",
+        "this TIFF holds grey levels from -100 to 140; 0 to 65535 are supported",
     ),
     "tiff_of_an_unknown_kind": (
         tiff(RAMP.astype(np.uint64)),
-        "this kind of TIFF is not read, or its header is cut off",
+        "this kind of TIFF is not supported, or its header is cut off",
     ),
     "wide": (png(30_000, 100, 8, 0, b"\0"), "30000 x 100 pixels are too many for an X-ray"),
     "png_bomb": (png(19_000, 19_000, 8, 0, b"\0"), "19000 x 19000 pixels are too many for an X-ray"),
@@ -320,7 +320,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_image_is_refused_for_a_plain_reason(name: str) -> None:
+def test_a_broken_image_is_refused_for_a_clear_reason(name: str) -> None:
     content, reason = BROKEN[name]
 
     assert reason_of(content) == reason
@@ -358,4 +358,4 @@ def test_a_tiff_of_thousands_of_pages_is_refused_without_parsing_them_all() -> N
         content += page + struct.pack("<I", len(content) + len(page) + 4)
     content[-4:] = bytes(4)
 
-    assert reason_of(bytes(content)) == "this TIFF has 100 or more pages; which is meant?"
+    assert reason_of(bytes(content)) == "this TIFF has 100 or more pages; which one is meant?"

@@ -1,9 +1,9 @@
-"""What an image file holds, by its content and never by its name: JPEG, PNG, TIFF or DICOM to upright 8-bit grey.
+"""Decode a JPEG, PNG, TIFF or DICOM file to upright 8-bit grey, whatever its name says.
 
-Transparent parts lie over black, as an X-ray's background does. What is no single picture of known grey levels (several
-pages, floating point, an unknown compression) is refused in plain words rather than guessed at.
+Transparent parts are put over black, like an X-ray's background. A file that is not one picture of known grey levels
+(several pages, floating point, an unknown compression) is refused rather than guessed at.
 
-NumPy and pydicom are imported where they are needed: most images need neither, and `crew.py` starts processes.
+NumPy and pydicom are imported only where needed: most images need neither, and decode workers should start fast.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageChops, ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
@@ -22,39 +21,13 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from xraytune.errors import DataError, Problem
 
-
-def range_of_levels(image: Image.Image) -> tuple[int, int]:
-    """The lowest and the highest level of an image in one of Pillow's integer modes."""
-    levels = np.asarray(image)
-    return int(levels.min()), int(levels.max())
-
-
-def grey_of_levels(
-    image: Image.Image, *, stated_bits: int = 16, inverted: bool = False, transparent: int | None = None
-) -> tuple[Image.Image, int | None]:
-    """8-bit grey, and the depth of the content where that is not the file's.
-
-    Args:
-        image: In one of Pillow's integer modes, levels 0 to 65535.
-        stated_bits: The file's depth, below 16 only where it is certain.
-        inverted: Whether level 0 is white.
-        transparent: A level that stands for nothing, and becomes black.
-    """
-    levels = np.asarray(image)
-    if transparent is not None:
-        levels = np.where(levels == transparent, 0, levels)
-    highest = int(levels.max())
-    bits = stated_bits if stated_bits < 16 else 8 if highest < 256 else 12 if highest < 4096 else 16
-    largest = 2**bits - 1
-    grey = ((levels.astype(np.uint32) * 255 + largest // 2) // largest).astype(np.uint8)
-    return Image.fromarray(255 - grey if inverted else grey), bits if bits < min(stated_bits, 16) else None
-
-
 LARGEST_SIDE_PX = 20_000
 LARGEST_AREA_PX = 100_000_000
-_PAGES_COUNTED = 100
 REPAIR = "repair or remove the file, or leave broken images out with --skip-broken"
+FLOATS = "holds floating-point numbers, which say neither what is black nor what is white"
 _SAVE_AGAIN = "save it as a grey PNG of 8 or 16 bits, or leave broken images out with --skip-broken"
+_BAD_HEADER = "the image's header is cut off or damaged"
+_PAGES_COUNTED = 100
 _DAMAGE = (
     OSError,
     SyntaxError,
@@ -82,18 +55,12 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""How an image is turned upright, by its orientation tag (EXIF 2.32, table 6)."""
+"""How to turn an image upright, by its orientation tag (EXIF 2.32, table 6)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageHeader:
-    """What is known of an image before its pixels are decoded.
-
-    Attributes:
-        width_px: As the file states it.
-        height_px: Likewise.
-        patient: The patient that a DICOM header names, as a hash; None where none is named.
-    """
+    """The size that a file states, and the patient (hashed) that a DICOM header names."""
 
     width_px: int
     height_px: int
@@ -105,11 +72,11 @@ class GreyImage:
     """An image as 8-bit grey.
 
     Attributes:
-        image: Mode L, upright; a JPEG may be reduced, to no less than what was asked for.
-        width_px: Of the whole image, upright, before any reduction.
+        image: Mode L, upright; a JPEG may be reduced.
+        width_px: Of the whole upright image, before any reduction.
         height_px: Likewise.
         kind: Format and depth, such as `PNG 16-bit`.
-        content_bits: Bits that are really used, where the file's own depth says more; else None.
+        content_bits: Bits that the content uses, if fewer than the file's depth.
     """
 
     image: Image.Image
@@ -120,15 +87,15 @@ class GreyImage:
 
 
 def is_dicom(content: bytes) -> bool:
-    """Whether this is the start of a DICOM file: 128 bytes of anything, then DICM (PS3.10, section 7.1)."""
+    """Whether this is the start of a DICOM file: any 128 bytes, then DICM (PS3.10, section 7.1)."""
     return content[128:132] == b"DICM"
 
 
 def read_header(content: bytes, path: Path | str) -> ImageHeader:
-    """The size, and for DICOM the patient, as a file's header states them.
+    """Read size and patient from a file's header, without decoding its pixels.
 
     Raises:
-        DataError: It is no image that is read here, or one too large to be an X-ray.
+        DataError: Not an image in a supported format, or too large for an X-ray.
         MachineError: It is DICOM, and pydicom is not installed.
     """
     if is_dicom(content):
@@ -146,11 +113,11 @@ def read_grey(content: bytes, path: Path | str, *, needed_px: int) -> GreyImage:
 
     Args:
         content: The file.
-        path: Named in refusals.
-        needed_px: Neither side of a reduced JPEG is shorter than twice this.
+        path: For error messages.
+        needed_px: A JPEG may be reduced while decoding, to no less than twice this on either side.
 
     Raises:
-        DataError: The image is broken: its one problem says why.
+        DataError: The image is broken; its single problem says why.
         MachineError: It is DICOM, and pydicom is not installed.
     """
     if is_dicom(content):
@@ -166,20 +133,20 @@ def read_grey(content: bytes, path: Path | str, *, needed_px: int) -> GreyImage:
         if isinstance(image, TiffImageFile):
             return _tiff_grey(image, path)
         if isinstance(image, PngImageFile):
-            return _png_grey(image, content[24], path)
-        # The decoder itself scales large images down by 2, 4 or 8.
-        image.draft("L", (2 * needed_px, 2 * needed_px))
+            grey = _png_grey(image, content[24], path)
+            return _whole(_turned(grey.image, _orientation(image)), grey.kind, grey.content_bits)
+        image.draft("L", (2 * needed_px, 2 * needed_px))  # the decoder itself scales by 1/2, 1/4 or 1/8
         orientation = _orientation(image)
         if orientation in (5, 6, 7, 8):
             width_px, height_px = height_px, width_px
-        grey = _turned(_eight_bit_grey(image), orientation)
-        return GreyImage(image=grey, width_px=width_px, height_px=height_px, kind="JPEG 8-bit")
+        turned = _turned(_eight_bit_grey(image), orientation)
+        return GreyImage(image=turned, width_px=width_px, height_px=height_px, kind="JPEG 8-bit")
     except _DAMAGE as error:
         raise DataError(Problem("the image is cut off or damaged", path, REPAIR)) from error
 
 
 def _open(content: bytes, path: Path | str) -> JpegImageFile | PngImageFile | TiffImageFile:
-    """Parse an image as far as its size; Pillow decodes the pixels when they are asked for."""
+    """Parse the header; Pillow decodes the pixels on first use."""
     image: JpegImageFile | PngImageFile | TiffImageFile
     try:
         if content.startswith(b"\xff\xd8\xff"):
@@ -192,20 +159,31 @@ def _open(content: bytes, path: Path | str) -> JpegImageFile | PngImageFile | Ti
             reason = "this is neither a JPEG, PNG, TIFF nor DICOM image" if content else "the file is empty"
             raise DataError(Problem(reason, path, REPAIR))
     except _DAMAGE as error:
-        raise _header_refusal(error, path) from error
+        what, fix = _BAD_HEADER, REPAIR
+        if str(error).startswith("cannot handle ") and str(error).endswith("-bit layers"):
+            what, fix = f"a JPEG of {str(error).split()[2].removesuffix('-bit')} bits is not supported", _SAVE_AGAIN
+        elif str(error) in ("unknown pixel mode", "unknown data organization"):
+            what, fix = "this kind of TIFF is not supported, or its header is cut off", _SAVE_AGAIN
+        raise DataError(Problem(what, path, fix)) from error
     _refuse_too_large(*image.size, path)
     return image
 
 
 def _open_tiff(content: bytes) -> TiffImageFile:
-    """A TIFF; also 16-bit grey where white is 0 and the high byte comes first, for which Pillow has no decoder.
+    """Open a TIFF, also 16-bit big-endian grey where 0 is white, which Pillow cannot decode.
 
-    Such a file is opened as if black were 0, and its levels turned over like those of the other byte order.
+    Such a file is opened as if 0 were black, and its levels are inverted afterwards like those of the other byte order.
     """
     try:
         return TiffImageFile(BytesIO(content))
     except SyntaxError:
-        tag = _big_endian_white_is_zero(content)
+        if not content.startswith(b"MM\0*"):
+            raise
+        (directory,) = struct.unpack_from(">I", content, 4)
+        (count,) = struct.unpack_from(">H", content, directory)
+        white_is_zero = struct.pack(">HHIHH", _PHOTOMETRIC, 3, 1, _WHITE_IS_ZERO, 0)
+        tags = range(directory + 2, directory + 2 + 12 * count, 12)
+        tag = next((tag for tag in tags if content[tag : tag + 12] == white_is_zero), None)
         if tag is None:
             raise
         image = TiffImageFile(BytesIO(content[: tag + 8] + b"\0\1" + content[tag + 10 :]))
@@ -213,32 +191,9 @@ def _open_tiff(content: bytes) -> TiffImageFile:
         return image
 
 
-def _big_endian_white_is_zero(content: bytes) -> int | None:
-    """Where a TIFF with the high byte first says that white is 0: the tag's offset; None where it does not."""
-    if not content.startswith(b"MM\0*"):
-        return None
-    (directory,) = struct.unpack_from(">I", content, 4)
-    (count,) = struct.unpack_from(">H", content, directory)
-    for tag in range(directory + 2, directory + 2 + 12 * count, 12):
-        if content[tag : tag + 12] == struct.pack(">HHIHH", _PHOTOMETRIC, 3, 1, _WHITE_IS_ZERO, 0):
-            return tag
-    return None
-
-
-def _header_refusal(error: Exception, path: Path | str) -> DataError:
-    """The reason in our words; where Pillow knows the format but not this kind of it, that is said."""
-    told = str(error)
-    if told.startswith("cannot handle ") and told.endswith("-bit layers"):
-        bits = told.removeprefix("cannot handle ").removesuffix("-bit layers")
-        return DataError(Problem(f"a JPEG of {bits} bits is not read", path, _SAVE_AGAIN))
-    if told in ("unknown pixel mode", "unknown data organization"):
-        return DataError(Problem("this kind of TIFF is not read, or its header is cut off", path, _SAVE_AGAIN))
-    return DataError(Problem("the image's header is cut off or damaged", path, REPAIR))
-
-
 def _refuse_too_large(width_px: int, height_px: int, path: Path | str) -> None:
     if width_px < 1 or height_px < 1:
-        raise DataError(Problem("the image's header is cut off or damaged", path, REPAIR))
+        raise DataError(Problem(_BAD_HEADER, path, REPAIR))
     if max(width_px, height_px) > LARGEST_SIDE_PX or width_px * height_px > LARGEST_AREA_PX:
         raise DataError(Problem(f"{width_px} x {height_px} pixels are too many for an X-ray", path, REPAIR))
 
@@ -249,46 +204,53 @@ def _whole(image: Image.Image, kind: str, content_bits: int | None = None) -> Gr
 
 
 def _png_grey(image: PngImageFile, bits: int, path: Path | str) -> GreyImage:
-    kind = f"PNG {bits}-bit"
     image.load()
     if image.mode.startswith("I"):
-        from xraytune.data.formats import grey_of_levels
-
-        grey, content_bits = grey_of_levels(image, transparent=image.info.get("transparency"))
-        return _whole(_turned(grey, _orientation(image)), kind, content_bits)
-    grey = _eight_bit_grey(image)
-    if bits == 16:
-        _refuse_dark_colours(grey, path)
-    return _whole(_turned(grey, _orientation(image)), kind)
+        grey, content_bits = _grey_of_levels(image, path, transparent=image.info.get("transparency"))
+        return _whole(grey, f"PNG {bits}-bit", content_bits)
+    return _whole(_eight_bit_grey(image, bits, path), f"PNG {bits}-bit")
 
 
 def _tiff_grey(image: TiffImageFile, path: Path | str) -> GreyImage:
-    """Upright by itself: Pillow follows a TIFF's orientation tag as it decodes."""
+    """Already upright: Pillow applies a TIFF's orientation tag."""
     pages = _page_count(image)
     if pages > 1:
         count = f"{pages}" if pages < _PAGES_COUNTED else f"{_PAGES_COUNTED} or more"
-        raise DataError(Problem(f"this TIFF has {count} pages; which is meant?", path, "save each page as a file"))
+        raise DataError(Problem(f"this TIFF has {count} pages; which one is meant?", path, "save each page as a file"))
     bits = max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,)))
-    kind = f"TIFF {bits}-bit"
     white_is_zero = image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
     image.load()
     if image.mode == "F":
-        what = "this TIFF holds floating-point numbers, which say neither what is black nor what is white"
-        raise DataError(Problem(what, path, _SAVE_AGAIN))
-    if image.mode.startswith("I"):
-        from xraytune.data.formats import grey_of_levels, range_of_levels
+        raise DataError(Problem(f"this TIFF {FLOATS}", path, _SAVE_AGAIN))
+    if image.mode.startswith("I"):  # Pillow inverts 8-bit levels where 0 is white, but not 16-bit ones
+        grey, content_bits = _grey_of_levels(image, path, stated_bits=bits, is_inverted=white_is_zero)
+        return _whole(grey, f"TIFF {bits}-bit", content_bits)
+    return _whole(_eight_bit_grey(image, bits, path), f"TIFF {bits}-bit")
 
-        lowest, highest = range_of_levels(image)
-        if lowest < 0 or highest > 65535:
-            what = f"this TIFF holds grey levels from {lowest} to {highest}; 0 to 65535 are read"
-            raise DataError(Problem(what, path, _SAVE_AGAIN))
-        # Pillow turns 8-bit levels over where white is 0, but not those of 16 bits.
-        grey, content_bits = grey_of_levels(image, stated_bits=bits, inverted=white_is_zero)
-        return _whole(grey, kind, content_bits)
-    grey = _eight_bit_grey(image)
-    if bits == 16:
-        _refuse_dark_colours(grey, path)
-    return _whole(grey, kind)
+
+def _grey_of_levels(
+    image: Image.Image,
+    path: Path | str,
+    *,
+    stated_bits: int = 16,
+    is_inverted: bool = False,
+    transparent: int | None = None,
+) -> tuple[Image.Image, int | None]:
+    """8-bit grey of an image in an integer mode, and the depth of its content if that is less than stated."""
+    import numpy as np
+
+    levels = np.asarray(image)
+    lowest, highest = int(levels.min()), int(levels.max())
+    if lowest < 0 or highest > 65535:
+        what = f"this TIFF holds grey levels from {lowest} to {highest}; 0 to 65535 are supported"
+        raise DataError(Problem(what, path, _SAVE_AGAIN))
+    if transparent is not None:
+        levels = np.where(levels == transparent, 0, levels)
+        highest = int(levels.max())
+    bits = stated_bits if stated_bits < 16 else 8 if highest < 256 else 12 if highest < 4096 else 16
+    largest = 2**bits - 1
+    grey = ((levels.astype(np.uint32) * 255 + largest // 2) // largest).astype(np.uint8)
+    return Image.fromarray(255 - grey if is_inverted else grey), bits if bits < min(stated_bits, 16) else None
 
 
 def _page_count(image: TiffImageFile) -> int:
@@ -302,32 +264,26 @@ def _page_count(image: TiffImageFile) -> int:
     return _PAGES_COUNTED
 
 
-def _refuse_dark_colours(grey: Image.Image, path: Path | str) -> None:
-    """Of 16-bit colours Pillow keeps the upper 8 bits; where levels of 8 or 12 bits were stored, nothing is left."""
-    _, highest = grey.getextrema()
-    assert isinstance(highest, int)
-    if highest < 16:
-        what = "16-bit colours of which none is above 4095: too dark to tell what was stored"
-        raise DataError(Problem(what, path, _SAVE_AGAIN))
-
-
-def _eight_bit_grey(image: Image.Image) -> Image.Image:
+def _eight_bit_grey(image: Image.Image, bits: int = 8, path: Path | str = "") -> Image.Image:
     """Grey by the weights of ITU-R 601, transparent parts over black."""
     if image.mode == "L" and "transparency" not in image.info:
         image.load()
         return image
-    if image.mode == "LAB":
-        return image.getchannel("L")
-    if image.mode == "La":  # already multiplied by its opacity
-        return image.getchannel("L")
-    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+    if image.mode in ("LAB", "La"):  # La is already multiplied by its opacity
+        grey = image.getchannel("L")
+    elif image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
         clear = image.convert("RGBA")
-        return ImageChops.multiply(clear.convert("L"), clear.getchannel("A"))
-    return image.convert("L")
+        grey = ImageChops.multiply(clear.convert("L"), clear.getchannel("A"))
+    else:
+        grey = image.convert("L")
+    if bits == 16 and not grey.point(lambda level: 255 * (level >= 16)).getbbox():  # Pillow keeps only the upper 8 bits
+        what = "16-bit colours of which none is above 4095: too dark to tell what was stored"
+        raise DataError(Problem(what, path, _SAVE_AGAIN))
+    return grey
 
 
 def _orientation(image: ImageFile.ImageFile) -> int:
-    """The orientation tag; 1 (upright) where there is none. Metadata that is damaged says nothing about the pixels."""
+    """The orientation tag; 1 (upright) if it is missing or the metadata are damaged."""
     if image.info.keys().isdisjoint(_METADATA):
         return 1
     try:
