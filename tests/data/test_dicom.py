@@ -333,7 +333,7 @@ def test_patients_come_from_the_headers_whatever_the_files_are_called(hospital: 
     assert len({image.patient for image in index.images}) == 10
     assert all(image.patient.startswith("dicom:") and len(image.patient) == 18 for image in index.images)
     assert "NORMAL" not in "".join(image.patient for image in index.images)
-    assert index.warnings == (f"{hospital}: files that are no images by their suffix are ignored: 2 no suffix",)
+    assert index.warnings == (f"{hospital}: files without an image suffix are ignored: 2 no suffix",)
     assert len(list_images(hospital)) == 20
 
 

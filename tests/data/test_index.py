@@ -57,7 +57,7 @@ def test_without_a_test_folder_it_is_told_that_nothing_is_held_back(official: Pa
     index = read_index(DataSettings(path=official))
 
     assert len(index.images) == 14
-    assert "without test/ no images are held back" in index.warnings[0]
+    assert "without test/ no images are held out" in index.warnings[0]
 
 
 def test_three_classes_are_read_from_the_file_names(kermany: Path) -> None:
@@ -93,8 +93,8 @@ def test_other_files_are_ignored_and_counted(kermany: Path, write: WriteImages) 
 
     assert len(index.images) == 12
     assert [warning.partition(": ")[2] for warning in index.warnings] == [
-        "images in no class folder are ignored: 1 (odd.jpeg)",
-        "files that are no images by their suffix are ignored: 1 .txt",
+        "images outside of class folders are ignored: 1 (odd.jpeg)",
+        "files without an image suffix are ignored: 1 .txt",
     ]
 
 
@@ -122,7 +122,7 @@ def test_an_image_that_stands_in_two_classes_is_told(kermany: Path) -> None:
 
     index = read_index(DataSettings(path=kermany))
 
-    assert "the same image stands in two classes: NORMAL/IM-0001-0001.jpeg = PNEUMONIA" in index.warnings[0]
+    assert "the same image is in two classes: NORMAL/IM-0001-0001.jpeg = PNEUMONIA" in index.warnings[0]
 
 
 def test_empty_files_are_not_taken_for_images_of_one_patient(kermany: Path) -> None:
@@ -216,7 +216,7 @@ def test_a_folder_around_the_data_is_refused_with_the_folder_that_is_meant(
 
     message = refusal_of(outer)
 
-    assert "train/ lies one folder further in, in chest_xray/" in message
+    assert "train/ is one folder deeper, in chest_xray/" in message
     assert f"fix: give {outer / 'chest_xray'}" in message
 
 
@@ -225,7 +225,7 @@ def test_a_folder_of_several_data_folders_is_refused_and_not_walked_through(offi
     for name in ("a", "b"):
         shutil.copytree(official, tmp_path / "several" / name)
 
-    assert "train/ lies one folder further in, in a/ and in b/" in refusal_of(tmp_path / "several")
+    assert "train/ is one folder deeper, in a/ and in b/" in refusal_of(tmp_path / "several")
 
 
 def test_class_folders_may_lie_deeper_and_hold_folders(tmp_path: Path, write: WriteImages) -> None:
@@ -295,7 +295,7 @@ def test_a_class_in_the_table_that_is_none_is_refused(tmp_path: Path, write: Wri
 
     message = refusal_of(tmp_path)
 
-    assert "odd0.png: patients.csv gives it the class odd, which is none of NORMAL, PNEUMONIA" in message
+    assert "odd0.png: patients.csv gives it the class odd, which is not one of NORMAL, PNEUMONIA" in message
 
 
 def test_a_table_that_contradicts_a_class_folder_is_refused(kermany: Path) -> None:
@@ -316,7 +316,7 @@ def test_images_without_a_class_in_the_table_are_told_as_such(tmp_path: Path, wr
 
     message = refusal_of(tmp_path)
 
-    assert "images: 2 images have no class in patients.csv, and their folder tells none: 6.png, 7.png" in message
+    assert "images: 2 images have no class, neither in patients.csv nor by their folder: 6.png, 7.png" in message
     assert "fix: fill in the column class" in message
     assert message.count("fix:") == 1
 
@@ -358,7 +358,7 @@ def test_a_single_class_is_refused(kermany: Path) -> None:
 def test_a_test_folder_without_train_is_refused(official: Path) -> None:
     shutil.rmtree(official / "train")
 
-    assert "it holds val/ and test/ but no train/" in refusal_of(official)
+    assert "it contains val/ and test/ but no train/" in refusal_of(official)
 
 
 def test_folders_of_other_classes_are_refused_with_the_way_out(kermany: Path, write: WriteImages) -> None:
@@ -366,20 +366,22 @@ def test_folders_of_other_classes_are_refused_with_the_way_out(kermany: Path, wr
 
     message = refusal_of(kermany)
 
-    assert "COVID: this folder is none of the classes NORMAL, PNEUMONIA" in message
+    assert "COVID: this folder is not one of the classes NORMAL, PNEUMONIA" in message
     assert "data.classes: auto" in message
 
 
 def test_pneumonia_whose_germ_is_not_told_is_refused_for_three_classes(kermany: Path, write: WriteImages) -> None:
     write(kermany, ["PNEUMONIA/odd.png"])
 
-    assert "file names that do not tell bacterial from viral: 1 (odd.png)" in refusal_of(kermany, classes="three")
+    assert "file names that do not say bacterial or viral: 1 (odd.png)" in refusal_of(kermany, classes="three")
 
 
 def test_two_files_whose_one_name_tells_the_patient_are_refused(kermany: Path, write: WriteImages) -> None:
     write(kermany, ["PNEUMONIA/im-0001-0001.png"])
 
-    assert "two files have one name: NORMAL/IM-0001-0001.jpeg and PNEUMONIA/im-0001-0001.png" in refusal_of(kermany)
+    assert "two files have the same name: NORMAL/IM-0001-0001.jpeg and PNEUMONIA/im-0001-0001.png" in refusal_of(
+        kermany
+    )
 
 
 def test_class_folders_may_both_number_their_images_from_one(tmp_path: Path, write: WriteImages) -> None:
@@ -492,7 +494,7 @@ def test_patients_in_training_and_in_test_are_named(official: Path, write: Write
 
     message = refusal_of(official)
 
-    assert "patients that stand both in training and in test: 2: IM:0001" in message
+    assert "2 patients are both in training and in test: IM:0001" in message
     assert "IM:0001 (train/NORMAL/IM-0001-0001.jpeg, test/NORMAL/IM-0001-0001-0002.jpeg)" in message
     assert "virus:50 (val/PNEUMONIA/person50_virus_50.jpeg, test/PNEUMONIA/person77_virus_77.jpeg)" in message
 
@@ -510,7 +512,7 @@ def test_all_problems_of_the_folders_are_told_at_once(kermany: Path, write: Writ
 
     message = refusal_of(kermany, positive="COVID")
 
-    for part in ("none of the classes", "class NORMAL has no images", "one name", "no class is called 'COVID'"):
+    for part in ("not one of the classes", "class NORMAL has no images", "same name", "no class is called 'COVID'"):
         assert part in message
 
 
@@ -523,13 +525,13 @@ def test_a_labelled_folder_may_miss_a_class(kermany: Path) -> None:
 
 
 def test_a_labelled_folder_with_train_or_test_in_it_is_refused(official: Path) -> None:
-    with pytest.raises(DataError, match=r"it holds test/ and train/; which of its images are meant\?"):
+    with pytest.raises(DataError, match=r"it contains test/ and train/; which of its images are meant\?"):
         read_labelled_folder(official, ("NORMAL", "PNEUMONIA"))
 
 
 @pytest.mark.parametrize("class_names", [("cat", "dog"), ("normal", "bacterial", "viral", "covid")])
 def test_a_labelled_folder_of_other_classes_is_refused(kermany: Path, class_names: tuple[str, ...]) -> None:
-    with pytest.raises(DataError, match="none of the classes"):
+    with pytest.raises(DataError, match="not one of the classes"):
         read_labelled_folder(kermany, class_names)
 
 
@@ -561,5 +563,5 @@ def test_a_folder_whose_name_is_not_utf8_is_told(tmp_path: Path, write: WriteIma
     except OSError:
         pytest.skip("this file system takes no names that are not UTF-8")
 
-    with pytest.raises(DataError, match="the name of this file is not UTF-8"):
+    with pytest.raises(DataError, match="file names that are not UTF-8"):
         read_index(DataSettings(path=tmp_path, classes="auto"))

@@ -73,7 +73,7 @@ def test_a_table_names_patients_by_path_or_by_file_name(tmp_path: Path) -> None:
         ("file,patient\n1.png,\n", "patients.csv:2: a cell is empty"),
         ("file,patient\n1.png\n", "patients.csv:2: a cell is empty"),
         ("file,patient\n1.png,a\n1.png,b\n", "patients.csv:3: 1.png is of patient b here and of a in line 2"),
-        ("file,patient\n1.png,a\n2.png,b\n1.png,a\n", "patients.csv:4: 1.png has a second line; the first is line 2"),
+        ("file,patient\n1.png,a\n2.png,b\n1.png,a\n", "patients.csv:4: 1.png has a second row; the first is line 2"),
     ],
 )
 def test_a_malformed_table_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:
@@ -97,21 +97,21 @@ def test_a_table_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
 def test_an_image_without_a_line_in_the_table_is_told(tmp_path: Path) -> None:
     (tmp_path / "patients.csv").write_text("file,patient\n1.png,a\n", encoding="utf-8")
 
-    with pytest.raises(DataError, match=r"1 of 2 images have no line: A/2\.png"):
+    with pytest.raises(DataError, match=r"1 of 2 images have no row: A/2\.png"):
         name_patients(tmp_path, ["A/1.png", "A/2.png"])
 
 
 def test_a_name_in_the_table_that_stands_for_several_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "patients.csv").write_text("file,patient\n1.png,a\n", encoding="utf-8")
 
-    with pytest.raises(DataError, match=r"names that stand for several files: 1\.png \(A/1\.png, B/1\.png\)"):
+    with pytest.raises(DataError, match=r"names that belong to several files: 1\.png \(A/1\.png, B/1\.png\)"):
         name_patients(tmp_path, ["A/1.png", "B/1.png"])
 
 
 def test_a_line_that_is_the_path_of_a_file_names_that_file_alone(tmp_path: Path) -> None:
     (tmp_path / "patients.csv").write_text("file,patient\n1.png,a\n", encoding="utf-8")
 
-    with pytest.raises(DataError, match=r"1 of 2 images have no line: A/1\.png"):
+    with pytest.raises(DataError, match=r"1 of 2 images have no row: A/1\.png"):
         name_patients(tmp_path, ["1.png", "A/1.png"])
 
     (tmp_path / "patients.csv").write_text("file,patient\n1.png,a\nA/1.png,b\n", encoding="utf-8")
@@ -154,14 +154,14 @@ def test_an_expression_without_a_group_is_refused(tmp_path: Path, expression: st
 
 
 def test_an_expression_that_misses_files_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no patient in 1 of 2 paths: A/x\.png"):
+    with pytest.raises(DataError, match=r"1 of 2 paths have no match: A/x\.png"):
         name_patients(tmp_path, ["A/p1.png", "A/x.png"], r"(p\d+)")
 
 
 def test_a_table_and_an_expression_together_are_refused(tmp_path: Path) -> None:
     (tmp_path / "patients.csv").write_text("file,patient\n1.png,a\n", encoding="utf-8")
 
-    with pytest.raises(ConfigError, match=r"both patients\.csv and data\.split\.group_regex"):
+    with pytest.raises(ConfigError, match=r"both patients\.csv and data\.split\.group_regex name"):
         name_patients(tmp_path, ["1.png"], r"(\d)")
 
 
@@ -171,16 +171,14 @@ def test_a_file_that_tells_nothing_is_a_patient_of_its_own_and_the_risk_is_told(
     assert named.by_file == {"A/x.png": "A/x.png", "A/IM-0001-0001.jpeg": "IM:0001"}
     assert len(named.warnings) == 1
     assert "1 of 2 file names do not tell the patient (A/x.png)" in named.warnings[0]
-    assert "the scores flatter" in named.warnings[0]
+    assert "optimistically biased" in named.warnings[0]
 
 
 def test_an_image_that_is_listed_by_its_path_and_by_its_name_is_refused(tmp_path: Path) -> None:
     """The two lines could name two patients, who would then stand on two sides."""
     (tmp_path / "patients.csv").write_text("file,patient\nA/1.png,p\n1.png,q\n", encoding="utf-8")
 
-    with pytest.raises(
-        DataError, match=r"two lines, one by their path and one by their name: A/1\.png \(also as 1\.png\)"
-    ):
+    with pytest.raises(DataError, match=r"two rows, one by path and one by name: A/1\.png \(also as 1\.png\)"):
         name_patients(tmp_path, ["A/1.png"])
 
 

@@ -1,8 +1,7 @@
-"""The list that everything later stands on: each image with its class, its patient, its hash and its size.
+"""List the images of a data folder, each with its class, patient, hash and size.
 
-`val` is folded into the training images, for a split by patient gives the validation sides; of `test`, which stays
-sealed, nothing but names and hashes is kept. Whatever is wrong with the folder is told at once, before an image is
-decoded.
+`val` is merged into the training images, because validation sides are split off by patient; of the held-out `test`, only names
+and hashes are read. All problems of the folder are reported at once, before any image is decoded.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import logging
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -38,11 +38,11 @@ from xraytune.data.patients import (
     ambiguity_problems,
     find_table,
     found_by,
+    given_patients,
     join_identical,
     name_patients,
     patient_of,
     require_group,
-    told_patients,
 )
 from xraytune.errors import DataError, Problem, listed
 from xraytune.files import read_bytes
@@ -59,9 +59,9 @@ class ImageFile:
     Attributes:
         file: Path below the index's root, with forward slashes.
         label: Position of its class in the index's class names.
-        patient: The patient on it; images of one patient stay together.
-        sha256: Of the file's bytes; empty when they cannot be read.
-        width_px: As the file's header says; 0 when it does not, and decoding will tell why.
+        patient: Its patient; images of one patient stay together.
+        sha256: Of the file's bytes; empty if the file cannot be read.
+        width_px: From the file's header; 0 if the header is broken, which decoding reports.
         height_px: Likewise.
     """
 
@@ -75,16 +75,16 @@ class ImageFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageIndex:
-    """What a data folder holds.
+    """The images of a data folder.
 
     Attributes:
         root: The folder.
         class_names: In the order of the labels.
-        positive: Label of the class that sensitivity is about.
-        images: The training part, sorted by file: what a split divides.
-        test: The sealed test part, sorted by file.
-        test_fingerprint: Content of the test part, whatever its folder is called; None when there is none.
-        warnings: What the person should know, though nothing is refused.
+        positive: Label of the positive class.
+        images: The training part, sorted by file, to be split.
+        test: The held-out test part, sorted by file.
+        test_fingerprint: Of the test part's content, independent of file names; None without a test part.
+        warnings: For the user.
     """
 
     root: Path
@@ -101,11 +101,11 @@ def read_index(settings: DataSettings, *, on_progress: Progress = ignore_progres
 
     Raises:
         ConfigError: `group_regex` is not a regular expression with a group.
-        DataError: All that is wrong with the folders and names; when they are right, all that is wrong with the patients.
+        DataError: All problems of folders and file names; if there are none, all problems of the patients.
         MachineError: There are DICOM files, and pydicom is not installed.
     """
-    root = settings.path
-    require_group(settings.split.group_regex)
+    root, group_regex = settings.path, settings.split.group_regex
+    require_group(group_regex)
     folders = part_folders(root)
     table = find_table(root)
     class_names = class_names_of(settings.classes, folders["train"], root, table)
@@ -113,19 +113,20 @@ def read_index(settings: DataSettings, *, on_progress: Progress = ignore_progres
     test = parts["test"].labels if "test" in parts else {}
     training = {image: label for name in parts if name != "test" for image, label in parts[name].labels.items()}
     problems = _class_problems(root, parts, class_names, training, has_table=table is not None)
-    if table is None and settings.split.group_regex is None:
+    if table is None and group_regex is None:
         problems += _same_name_problems(root, training) + _same_name_problems(root, test)
     problems += _positive_problems(settings.positive, class_names)
     if problems:
         raise DataError(*problems)
 
-    images, notes = _describe(root, {**training, **test}, table, settings.split.group_regex, on_progress)
+    images, notes = _describe(root, {**training, **test}, table, group_regex, on_progress)
     of_training = tuple(image for image in images if root / image.file in training)
     of_test = tuple(image for image in images if root / image.file in test)
     problems = few_patients_problems(folders["train"], class_names, of_training)
     problems += _shared_patients_problems(root, of_training, of_test)
     if problems:
         raise DataError(*problems)
+    part_warnings = (warning for part in parts.values() for warning in part.warnings)
     return ImageIndex(
         root=root,
         class_names=class_names,
@@ -135,7 +136,7 @@ def read_index(settings: DataSettings, *, on_progress: Progress = ignore_progres
         test_fingerprint=content_fingerprint(of_test) if of_test else None,
         warnings=(
             *_layout_warnings(root, folders),
-            *(warning for part in parts.values() for warning in part.warnings),
+            *part_warnings,
             *notes,
             *_contradiction_warnings(of_training),
         ),
@@ -150,27 +151,26 @@ def read_labelled_folder(
     whole: Path | None = None,
     on_progress: Progress = ignore_progress,
 ) -> tuple[ImageFile, ...]:
-    """The images of a folder of class folders, sorted by file; some of the classes may have none.
+    """Read the images of a folder of class folders, sorted by file; classes may be empty.
 
     Args:
-        root: The folder; files are told below it.
+        root: The folder; `file` is relative to it.
         class_names: In the order of the labels.
         group_regex: Searched in each path; its first group is the patient.
-        whole: The data folder that it lies in, if that one's table, or paths below it, tell who the patients are; see
-            `data_folder_of`.
-        on_progress: Told how many files were read.
+        whole: The data folder that contains it, if patients are named by its table or by paths below it (`data_folder_of`).
+        on_progress: Called after each file.
 
     Raises:
         ConfigError: `group_regex` is not a regular expression with a group.
-        DataError: No images, a folder of another class, or a root that holds train/ or test/.
+        DataError: No images, a folder of another class, or a root that contains train/ or test/.
         MachineError: There are DICOM files, and pydicom is not installed.
     """
     require_group(group_regex)
     require_folder(root)
     parts = [folder for folder in subfolders(root) if folder.name.casefold() in {"train", "test"}]
     if parts:
-        what = f"it holds {' and '.join(f'{part.name}/' for part in parts)}; which of its images are meant?"
-        raise DataError(Problem(what, root, f"name the folder whose subfolders are the classes, such as {parts[0]}"))
+        what = f"it contains {' and '.join(f'{part.name}/' for part in parts)}; which of its images are meant?"
+        raise DataError(Problem(what, root, f"give the folder that contains the class folders, such as {parts[0]}"))
     base, folder = (root, root) if whole is None else (whole, whole / root.resolve().name)
     table = find_table(base)
     part = read_part(folder, base, class_names, table)
@@ -188,10 +188,10 @@ def read_labelled_folder(
 
 
 def data_folder_of(part: Path, group_regex: str | None) -> Path | None:
-    """The data folder that a folder such as its `test/` lies in, if it tells who the patients there are; else None.
+    """Return the data folder that contains a part such as `test/`, if the patients of the part are named there; else None.
 
-    It does by a table that has all images of the part, or by an expression that finds a patient in all their paths below
-    it. A table of the part's own stands for both.
+    They are if its table has all images of the part, or if the expression matches all their paths below it. A table inside the
+    part itself comes first.
 
     Raises:
         ConfigError: `group_regex` is not a regular expression with a group.
@@ -210,7 +210,7 @@ def data_folder_of(part: Path, group_regex: str | None) -> Path | None:
         return whole if group_regex and len(found_by(group_regex, files)) == len(files) else None
     if not all(table.names(file) for file in files):
         return None
-    if not table.patients.keys() >= set(files):  # a bare name has to be that of one file, in training and test together
+    if not table.patients.keys() >= set(files):  # a bare name must belong to one file only, in all parts
         parts = {part, *(folder for folder in subfolders(whole) if folder.name.casefold() in {"train", "val", "test"})}
         images = sorted(image for folder in parts for image in image_files(folder, whole))
         if problems := ambiguity_problems(table, [image.relative_to(whole).as_posix() for image in images]):
@@ -219,7 +219,7 @@ def data_folder_of(part: Path, group_regex: str | None) -> Path | None:
 
 
 def content_fingerprint(images: Iterable[ImageFile]) -> str:
-    """32 hex digits over the images' labels and bytes: a copied or renamed folder has the same."""
+    """Hash the images' labels and bytes to 32 hex digits; copied and renamed folders have the same."""
     content = "\n".join(sorted(f"{image.label} {image.sha256}" for image in images))
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 
@@ -231,67 +231,54 @@ def _describe(
     group_regex: str | None,
     on_progress: Progress,
 ) -> tuple[tuple[ImageFile, ...], tuple[str, ...]]:
-    """Hash every file, read its header, name its patient; the records, sorted by file, and warnings."""
+    """Hash every file, read its header and find its patient; return records, sorted by file, and warnings."""
     paths = {path.relative_to(root).as_posix(): path for path in labels}
     files = sorted(paths)
-    told_patients(files, table, group_regex)  # refuses before thousands of files are read
-    contents: dict[str, _Content] = {}
+    given_patients(files, table, group_regex)  # errors come before thousands of files are read
+    contents: dict[str, tuple[str, ImageHeader | None]] = {}
     with warnings.catch_warnings(), core_threads() as threads:
-        warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata
+        warnings.simplefilter("ignore")  # Pillow warns about odd metadata
         for file, content in zip(files, threads.map(_read_content, [paths[file] for file in files]), strict=True):
             contents[file] = content
             on_progress("hash images", len(contents), len(files))
-    named = name_patients(root, files, group_regex, _by_header(contents))
-    # A broken file says nothing about who is on it: empty ones are all alike.
-    readable = [(file, content.sha256) for file, content in contents.items() if content.header]
-    patients = join_identical(named.by_file, readable)
+    headers = {file: header for file, (_, header) in contents.items() if header}
+    named = name_patients(root, files, group_regex, {file: own.patient for file, own in headers.items() if own.patient})
+    # Broken files are not compared: empty ones are all alike.
+    patients = join_identical(named.by_file, [(file, contents[file][0]) for file in headers])
     images = tuple(
         ImageFile(
             file=file,
             label=labels[paths[file]],
             patient=patients[file],
-            sha256=content.sha256,
-            width_px=content.header.width_px if content.header else 0,
-            height_px=content.header.height_px if content.header else 0,
+            sha256=sha256,
+            width_px=header.width_px if header else 0,
+            height_px=header.height_px if header else 0,
         )
-        for file, content in contents.items()
+        for file, (sha256, header) in contents.items()
     )
     return images, named.warnings
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Content:
-    """The hash of a file's bytes, and its header where that can be read."""
-
-    sha256: str
-    header: ImageHeader | None
-
-
-def _read_content(path: Path) -> _Content:
+def _read_content(path: Path) -> tuple[str, ImageHeader | None]:
+    """The hash of a file's bytes, and its header; decoding reports what cannot be read."""
     try:
         content = read_bytes(path, "image", DataError)
-    except (OSError, DataError):  # decoding meets it again, and says why
-        return _Content(sha256="", header=None)
-    try:
+    except (OSError, DataError):
+        return "", None
+    header = None
+    with suppress(DataError):
         header = read_header(content, path)
-    except DataError:  # likewise
-        header = None
-    return _Content(sha256=hashlib.sha256(content).hexdigest(), header=header)
-
-
-def _by_header(contents: Mapping[str, _Content]) -> dict[str, str]:
-    """The patients that DICOM headers name, by file."""
-    return {file: one.header.patient for file, one in contents.items() if one.header and one.header.patient}
+    return hashlib.sha256(content).hexdigest(), header
 
 
 def _class_problems(
     root: Path, parts: Mapping[str, Part], class_names: Sequence[str], training: Mapping[Path, int], *, has_table: bool
 ) -> list[Problem]:
-    """Files and folders whose class is unknown, and classes without images; other folders in test than in train first."""
+    """Files and folders of unknown class, and classes without images."""
     if differing := differing_classes_problems(root, parts, class_names):
         return differing
     problems = [problem for part in parts.values() for problem in part.problems]
-    if problems and has_table:  # what the table gets wrong leaves classes without images
+    if problems and has_table:  # errors in the table leave classes without images
         return problems
     problems += empty_class_problems(parts["train"].folder, class_names, training)
     if "test" in parts:
@@ -300,11 +287,13 @@ def _class_problems(
 
 
 def _same_name_problems(root: Path, images: Iterable[Path]) -> list[Problem]:
-    """Files whose one name stands for one patient: a Kermany name in several folders, or an image in several formats.
+    """Files that would be one patient by mistake: a Kermany name in several folders, or an image in several formats.
 
-    Any other image is known by its path: folders may each number their own.
+    Other images are identified by their path: each folder may count from 1.
     """
-    images = [image for image in images if image.suffix.lower() in NAMING_SUFFIXES]  # scanners repeat DICOM's names
+    images = [
+        image for image in images if image.suffix.lower() in NAMING_SUFFIXES
+    ]  # scanners repeat names of DICOM files
     telling = {image.stem.casefold() for image in images if patient_of(image.name)}
     by_name: dict[str, list[Path]] = defaultdict(list)
     for image in images:
@@ -317,7 +306,7 @@ def _same_name_problems(root: Path, images: Iterable[Path]) -> list[Problem]:
     ]
     if not same:
         return []
-    count = "two files have one name" if len(same) == 1 else f"{len(same)} names stand for several files"
+    count = "two files have the same name" if len(same) == 1 else f"{len(same)} names belong to several files"
     fix = f"remove or rename one of them, or list the patients in {PATIENTS_CSV}"
     return [Problem(f"{count}: {listed(same)}", root, fix)]
 
@@ -332,10 +321,10 @@ def _positive_problems(positive: str | None, class_names: Sequence[str]) -> list
 
 
 def few_patients_problems(train: Path, class_names: Sequence[str], images: Sequence[ImageFile]) -> list[Problem]:
-    """One problem for each class with fewer patients than a split has sides."""
+    """One problem for each class with fewer patients than the split has sides."""
     everyone = {image.patient for image in images}
     if len(everyone) == 1:
-        fix = "a split by patient needs several patients; does group_regex or patients.csv name them rightly?"
+        fix = "a split by patient needs several patients; are group_regex and patients.csv correct?"
         return [Problem(f"all {len(images)} images are of one patient, {everyone.pop()}", train, fix)]
     problems = []
     for label, name in enumerate(class_names):
@@ -354,8 +343,8 @@ def _shared_patients_problems(root: Path, training: Sequence[ImageFile], test: S
     ]
     if not shared:
         return []
-    what = f"patients that stand both in training and in test: {len(shared)}: {listed(shared)}"
-    fix = "move all images of a patient to one side: a test on patients seen in training proves nothing"
+    what = f"{len(shared)} patients are both in training and in test: {listed(shared)}"
+    fix = "move all images of a patient to one side: scores on training patients are biased"
     return [Problem(what, root, fix)]
 
 
@@ -364,10 +353,10 @@ def _layout_warnings(root: Path, folders: Mapping[str, Path]) -> list[str]:
         return []
     found = []
     if "val" in folders and "test" not in folders:
-        found.append(f"{root}: val/ is folded into the training images, and without test/ no images are held back")
+        found.append(f"{root}: val/ is merged into the training images, and without test/ no images are held out")
     others = [folder.name for folder in subfolders(root) if folder not in folders.values()]
     if others:
-        found.append(f"{root}: folders beside train/ are ignored: {listed(others)}")
+        found.append(f"{root}: folders next to train/ are ignored: {listed(others)}")
     return found
 
 
@@ -381,4 +370,4 @@ def _contradiction_warnings(images: Sequence[ImageFile]) -> list[str]:
         for same in by_content.values()
         if len({image.label for image in same}) > 1
     ]
-    return [f"the same image stands in two classes: {listed(both, 3)}"] if both else []
+    return [f"the same image is in two classes: {listed(both, 3)}"] if both else []

@@ -1,8 +1,8 @@
-"""Which image files a data folder holds, in which part (train, val, test) and of which class.
+"""Find the image files of a data folder, their part (train, val, test) and their class.
 
-Takes `train/ val/ test/` of class folders, or one folder of class folders; images may lie deeper in them. An image in no
-class folder has the class that `patients.csv` gives, else the one that a Kermany file name tells. Hidden files are
-ignored, other files are counted, links are followed to files inside the data folder alone.
+A data folder holds `train/`, `val/` and `test/` with class folders in them, or class folders only; images may be nested
+deeper. An image outside of class folders gets its class from `patients.csv` or its Kermany file name. Hidden files are
+ignored, other files are counted, and links are followed only to files inside the data folder.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 from xraytune.data.dicom import require_pydicom
 from xraytune.data.formats import is_dicom
@@ -24,17 +24,20 @@ BINARY_CLASSES = ("NORMAL", "PNEUMONIA")
 THREE_CLASSES = ("normal", "bacterial", "viral")
 NAMING_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".tif", ".tiff"})
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom"})
-_DICOM_DIRECTORY = "DICOMDIR"
-"""The table of contents of a DICOM medium: DICOM by its first bytes, and no image."""
 _CLASSES_OF_SERIES = {
     "IM": ("NORMAL", "normal"),
     "NORMAL2-IM": ("NORMAL", "normal"),
     "bacteria": ("PNEUMONIA", "bacterial"),
     "virus": ("PNEUMONIA", "viral"),
 }
-"""The class of a Kermany file name, of two and of three."""
-_ABOUT_IMAGES = frozenset({PATIENTS_CSV, "provenance.json"})
-"""What xraytune itself writes beside images."""
+"""The class of a Kermany file name, among two and among three."""
+_NO_IMAGES = frozenset({PATIENTS_CSV, "provenance.json"})
+"""Files that xraytune itself writes next to images."""
+_ADD_IMAGES = (
+    "put JPEG, PNG, TIFF or DICOM files (.jpeg, .jpg, .png, .tif, .tiff, .dcm, .dicom) {}; "
+    "links that lead out of the data folder are not followed"
+)
+_AUTO = "set data.classes: auto to make each folder a class"
 _NAMES_SHOWN = 10
 
 
@@ -43,11 +46,11 @@ class Part:
     """One part of a data folder.
 
     Attributes:
-        folder: Whose subfolders are the classes.
+        folder: Contains the class folders.
         labels: Its images, sorted, each with the position of its class.
-        class_folders: Names of the folders directly in it that hold images, sorted.
+        class_folders: Names of its direct subfolders that hold images, sorted.
         problems: Folders and files whose class is unknown.
-        warnings: What was passed over.
+        warnings: What was ignored.
     """
 
     folder: Path
@@ -57,17 +60,8 @@ class Part:
     warnings: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Walk:
-    """The files of a folder tree: its images, sorted, and how many others are passed over."""
-
-    images: tuple[Path, ...]
-    other_suffixes: Mapping[str, int]
-    links: int
-
-
 def list_images(folder: Path) -> tuple[Path, ...]:
-    """All images below a folder, sorted.
+    """List all images below a folder, sorted.
 
     Raises:
         DataError: There is no such folder, or no image in it.
@@ -76,7 +70,7 @@ def list_images(folder: Path) -> tuple[Path, ...]:
     require_folder(folder)
     images = image_files(folder, folder)
     if not images:
-        raise DataError(Problem("no images in it", folder, _add_images("there")))
+        raise DataError(Problem("no images in it", folder, _ADD_IMAGES.format("there")))
     for image in images:
         if image.suffix.lower() not in NAMING_SUFFIXES and _starts_as_dicom(image):
             require_pydicom(image)
@@ -85,27 +79,27 @@ def list_images(folder: Path) -> tuple[Path, ...]:
 
 
 def image_files(folder: Path, root: Path) -> tuple[Path, ...]:
-    """The image files below `folder`, which is the data folder `root` or lies in it, sorted; maybe none."""
-    return _walk(folder, root).images
+    """List the image files below `folder`, which is the data folder `root` or lies in it, sorted; possibly none."""
+    return _walk(folder, root)[0]
 
 
 def part_folders(root: Path) -> dict[str, Path]:
-    """The folders of train, val and test that there are; `train` is the root itself when there is none of them.
+    """Return the existing folders of train, val and test; without any of them, `train` is the root itself.
 
     Raises:
-        DataError: There is no such folder, a val/ or test/ without a train/, or the parts lie one folder further in.
+        DataError: There is no such folder, val/ or test/ has no train/ next to it, or the parts are one folder deeper.
     """
     require_folder(root)
     found = {folder.name.casefold(): folder for folder in subfolders(root)}
     parts: dict[str, Path] = {name: found[name] for name in ("train", "val", "test") if name in found}
     if parts and "train" not in parts:
         have = " and ".join(f"{name}/" for name in parts)
-        fix = "add train/, or give one folder that holds nothing but class folders"
-        raise DataError(Problem(f"it holds {have} but no train/", root, fix))
-    inner = [] if parts else [folder for folder in subfolders(root) if _holds_train(folder)]
-    if inner:  # walked through, the test images in them would be trained on
+        fix = "add train/, or give a folder that contains only class folders"
+        raise DataError(Problem(f"it contains {have} but no train/", root, fix))
+    inner = [] if parts else [folder for folder in subfolders(root) if _contains_train(folder)]
+    if inner:  # otherwise the test images in them would be trained on
         where = " and in ".join(f"{folder.name}/" for folder in inner)
-        raise DataError(Problem(f"train/ lies one folder further in, in {where}", root, f"give {inner[0]}"))
+        raise DataError(Problem(f"train/ is one folder deeper, in {where}", root, f"give {inner[0]}"))
     return parts or {"train": root}
 
 
@@ -115,69 +109,94 @@ def class_names_of(
     root: Path | None = None,
     table: PatientTable | None = None,
 ) -> tuple[str, ...]:
-    """The classes in the order of their labels.
+    """Return the classes in the order of their labels.
 
-    `auto` takes the folders directly in `train`; where the `table` of the data folder `root` has classes, those, and the
-    folders of the images that it gives none.
+    `auto` takes the direct subfolders of `train`. If the `table` of the data folder `root` has classes, it takes these and
+    the folders of the images that have none in the table.
 
     Raises:
         DataError: `auto`, and there are fewer than two classes.
     """
-    if classes == "binary":
-        return BINARY_CLASSES
-    if classes == "three":
-        return THREE_CLASSES
+    if classes != "auto":
+        return BINARY_CLASSES if classes == "binary" else THREE_CLASSES
+    names = tuple(folder.name for folder in subfolders(train))
+    have = f"there is only one class folder, {names[0]}" if names else "there are no class folders in it"
     if table is not None and table.classes:
-        names = _names_with_table(train, root or train, table)
+        spelled = {name.casefold(): name for name in table.classes.values()}
+        for image in image_files(train, root or train):
+            inner = image.relative_to(train).parts[:-1]
+            if inner and not table.class_of(image.relative_to(root or train).as_posix()):
+                spelled[inner[0].casefold()] = inner[0]
+        names = tuple(sorted(spelled.values()))
         have = f"there is only one class, {names[0]}, in it and in {PATIENTS_CSV}"
-    else:
-        names = tuple(folder.name for folder in subfolders(train))
-        have = f"there is only one class folder, {names[0]}" if names else "there are no class folders in it"
     if len(names) < 2:
-        fix = "put the images of each class into a folder of its own, two or more"
-        raise DataError(Problem(have, train, f"{fix}, or give {PATIENTS_CSV} a column class"))
+        fix = f"put the images of each class into a folder of its own, or give {PATIENTS_CSV} a column class"
+        raise DataError(Problem(have, train, fix))
     return names
 
 
 def read_part(folder: Path, root: Path, class_names: Sequence[str], table: PatientTable | None = None) -> Part:
-    """The images in `folder`, which is the data folder `root` or lies in it, with their classes."""
-    walk = _walk(folder, root)
+    """Find the images in `folder`, which is the data folder `root` or lies in it, and their classes."""
+    images, warnings = _walk(folder, root)
     labels: dict[Path, int] = {}
-    loose: list[Path] = []
+    loose: list[str] = []
     unknown: dict[str, list[str]] = defaultdict(list)
     problems: list[Problem] = []
-    for image in walk.images:
+    for image in images:
         inner = image.relative_to(folder).parts[:-1]
+        in_table = table.class_of(image.relative_to(root).as_posix()) if table else None
+        by_table = _spelled(in_table, class_names) if in_table else None
         by_folder = _folder_class(inner, image, class_names)
-        by_table = table.class_of(image.relative_to(root).as_posix()) if table else None
-        name = by_folder or (_named(by_table, class_names) if by_table else None)
-        if not inner and name is None and by_table is None:
-            name = _file_name_class(image, class_names)
-        if by_table is not None and (name is None or _named(by_table, class_names) != name):
-            problems.append(_table_problem(image, by_table, by_folder, class_names))
+        name = by_folder or by_table
+        if not inner and in_table is None:
+            name = name or _file_name_class(image, class_names)
+        if (in_table is not None and name != by_table) or (in_table and not name):
+            what = f"{PATIENTS_CSV} gives it the class {in_table}, which is not one of {', '.join(class_names)}"
+            fix = "correct the table, or set data.classes: auto"
+            if by_folder and by_table:
+                what = f"{PATIENTS_CSV} gives it the class {in_table}, its folder the class {by_folder}"
+                fix = "correct the one that is wrong"
+            problems.append(Problem(what, image, fix))
         elif name is not None:
             labels[image] = class_names.index(name)
         elif inner:
             unknown[inner[0]].append(image.name)
         else:
-            loose.append(image)
+            loose.append(image.name)
     if (more := len(problems) - _NAMES_SHOWN) > 0:
-        problems = [*problems[:_NAMES_SHOWN], Problem(f"... and {more} more")]
-    if table is not None:  # a class by a name that several images have would contradict the folders of some
-        files = [image.relative_to(root).as_posix() for image in walk.images]
-        problems = ambiguity_problems(table, files) or problems
-    problems = [_unknown_class(folder / name, files, class_names, table) for name, files in unknown.items()] + problems
+        problems[_NAMES_SHOWN:] = [Problem(f"... and {more} more")]
+    if table is not None:  # a class by a name that several images share would contradict the folders of some
+        problems = ambiguity_problems(table, [image.relative_to(root).as_posix() for image in images]) or problems
+    if loose:
+        ignored = f"{folder}: images outside of class folders are ignored: {len(loose)} ({listed(loose, 3)})"
+        warnings = (ignored, *warnings)
     return Part(
         folder=folder,
         labels=labels,
-        class_folders=tuple(sorted({inner[0] for image in walk.images if (inner := _inner(image, folder))})),
-        problems=tuple(problems),
-        warnings=_passed_over(folder, walk, loose),
+        class_folders=tuple(sorted({inner[0] for image in images if (inner := image.relative_to(folder).parts[:-1])})),
+        problems=(
+            *(_unknown_class(folder / name, own, class_names, table) for name, own in unknown.items()),
+            *problems,
+        ),
+        warnings=warnings,
     )
 
 
+def _unknown_class(
+    folder: Path, files: Sequence[str], class_names: Sequence[str], table: PatientTable | None
+) -> Problem:
+    if tuple(class_names) == THREE_CLASSES and folder.name.casefold() == "pneumonia":
+        what = f"file names that do not say bacterial or viral: {len(files)} ({listed(files)})"
+        return Problem(what, folder, "name them like person1_bacteria_1.jpeg, or set data.classes: binary")
+    if table is not None and table.classes:
+        what = f"{len(files)} images have no class, neither in {PATIENTS_CSV} nor by their folder: {listed(files)}"
+        return Problem(what, folder, "fill in the column class")
+    what = f"this folder is not one of the classes {', '.join(class_names)}"
+    return Problem(what, folder, f"{_AUTO}, or move the folder away")
+
+
 def differing_classes_problems(root: Path, parts: Mapping[str, Part], class_names: Sequence[str]) -> list[Problem]:
-    """A single problem where test (or val) has other class folders than train, and so lacks a class or has one more."""
+    """One problem if test (or val) has other class folders than train, and therefore an unknown or a missing class."""
     train = parts["train"]
     for name in ("test", "val"):
         part = parts.get(name)
@@ -192,55 +211,43 @@ def differing_classes_problems(root: Path, parts: Mapping[str, Part], class_name
 
 
 def empty_class_problems(folder: Path, class_names: Sequence[str], labels: Mapping[Path, int]) -> list[Problem]:
-    """One problem for each class without images, or a single one when no class has any."""
+    """One problem for each class without images, or a single one if no class has any."""
     present = set(labels.values())
+    folders = [each.name for each in subfolders(folder)]
     if not present:
-        found = listed([each.name for each in subfolders(folder)]) or "none"
-        what = f"no images of the classes {', '.join(class_names)}; class folders found: {found}"
-        return [Problem(what, folder, f"{_add_images('there')}; or set data.classes: auto for one class a folder")]
-    why, above = "", ""
-    if not subfolders(folder):
-        why = ": there are no class folders, and no file name or table gives an image this class"
-        above = "; or give the folder above, where it holds the class folders"
+        what = f"no images of the classes {', '.join(class_names)}; class folders found: {listed(folders) or 'none'}"
+        return [Problem(what, folder, f"{_ADD_IMAGES.format('there')}; or {_AUTO}")]
+    why = "" if folders else ": there are no class folders, and no file name or table gives an image this class"
+    above = "" if folders else "; or give the parent folder, if it holds the class folders"
     return [
-        Problem(f"class {name} has no images{why}", folder, f"{_add_images(f'into {name}/ there')}{above}")
+        Problem(f"class {name} has no images{why}", folder, f"{_ADD_IMAGES.format(f'into {name}/ there')}{above}")
         for label, name in enumerate(class_names)
         if label not in present
     ]
 
 
-def _add_images(where: str) -> str:
-    return (
-        f"put JPEG, PNG, TIFF or DICOM files (.jpeg, .jpg, .png, .tif, .tiff, .dcm, .dicom) {where}; "
-        "links that lead out of the data folder are not followed"
-    )
-
-
 def require_folder(folder: Path) -> None:
-    """Refuse what is not a folder.
-
-    Raises:
-        DataError: It is missing, or a file.
-    """
+    """Raise DataError if the folder is missing, or a file."""
     if not folder.is_dir():
         what = "this is a file, not a folder" if folder.exists() else "there is no such folder"
-        raise DataError(Problem(what, folder, "give the folder that holds the images"))
+        raise DataError(Problem(what, folder, "give the folder that contains the images"))
+
+
+def _contains_train(folder: Path) -> bool:
+    return any(inner.name.casefold() == "train" for inner in subfolders(folder))
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """The visible folders directly in `folder`, sorted; links to folders are not among them."""
-    entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+    """List the visible direct subfolders, sorted, without links."""
+    try:
+        entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+    except OSError as error:
+        _refuse_unreadable(error)
     return sorted(entry for entry in entries if entry.is_dir() and not entry.is_symlink())
 
 
-def _holds_train(folder: Path) -> bool:
-    try:
-        return any(inner.name.casefold() == "train" for inner in subfolders(folder))
-    except OSError:
-        return False
-
-
-def _walk(folder: Path, root: Path) -> _Walk:
+def _walk(folder: Path, root: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+    """The images of a folder tree, sorted, and warnings about what was ignored."""
     inside = root.resolve()
     images: list[Path] = []
     others: Counter[str] = Counter()
@@ -255,73 +262,70 @@ def _walk(folder: Path, root: Path) -> _Walk:
                 others["pipe or device"] += 1
             elif _is_image_name(file):
                 images.append(file)
-            elif file.name not in _ABOUT_IMAGES:
+            elif file.name not in _NO_IMAGES:
                 others[file.suffix.lower() or "no suffix"] += 1
     _refuse_unwritable_names(folder, images)
-    return _Walk(images=tuple(sorted(images)), other_suffixes=others, links=links)
+    warnings = []
+    if others:
+        counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
+        warnings.append(f"{folder}: files without an image suffix are ignored: {counts}")
+    if links:
+        warnings.append(f"{folder}: links to folders, or out of the data folder, are not followed: {links}")
+    return tuple(sorted(images)), tuple(warnings)
 
 
 def _is_image_name(file: Path) -> bool:
-    """Whether to take a file for an image: by its suffix, or where that says nothing, by the mark of DICOM in it.
+    """Whether to take a file for an image: by its suffix or, if that says nothing, by the mark of DICOM in it.
 
-    DICOM files are often called IM000001, or by a UID of numbers and dots.
+    DICOM files are often named IM000001, or with a UID of numbers and dots. DICOMDIR is a medium's table of contents.
     """
     suffix = file.suffix.lower()
     if suffix in NAMING_SUFFIXES or suffix in DICOM_SUFFIXES:
         return True
-    is_telling = suffix and not suffix[1:].isdigit()
-    return not is_telling and file.name.upper() != _DICOM_DIRECTORY and _starts_as_dicom(file)
+    says_nothing = not suffix or suffix[1:].isdigit()
+    return says_nothing and file.name.upper() != "DICOMDIR" and _starts_as_dicom(file)
 
 
 def _starts_as_dicom(file: Path) -> bool:
     try:
         with file.open("rb") as stream:
             return is_dicom(stream.read(132))
-    except OSError:  # where it is to be an image, decoding meets it again, and says why
+    except OSError:  # if it counts as an image, decoding reports this
         return False
 
 
 def _leads_inside(link: Path, inside: Path) -> bool:
     try:
         return link.resolve().is_relative_to(inside)
-    except (OSError, RuntimeError):  # links that lead round in a circle
+    except (OSError, RuntimeError):  # a loop of links
         return False
 
 
 def _is_device(file: Path) -> bool:
-    """Whether this is a pipe, a socket or a device, the reading of which may never end."""
+    """Whether this is a pipe, a socket or a device; reading one may never end."""
     try:
         return not stat.S_ISREG(file.stat().st_mode)
-    except OSError:  # decoding meets it again, and says why
+    except OSError:  # decoding reports this
         return False
 
 
 def _refuse_unwritable_names(folder: Path, images: Sequence[Path]) -> None:
-    """Refuse names that a study could not write down: bytes that are no UTF-8."""
-    problems = []
-    for image in images:
-        try:
-            name = image.relative_to(folder).as_posix()
-            name.encode()
-        except UnicodeEncodeError:
-            shown = os.fsencode(name).decode(errors="replace")
-            problems.append(Problem(f"the name of this file is not UTF-8: {shown}", folder, "rename the file"))
-    if problems:
-        raise DataError(*problems[:_NAMES_SHOWN])
+    """Raise DataError for names that are not UTF-8, which no study could store."""
+    names = [image.relative_to(folder).as_posix() for image in images]
+    shown = [os.fsencode(name).decode(errors="replace") for name in names]
+    bad = [text for name, text in zip(names, shown, strict=True) if name != text]
+    if bad:
+        raise DataError(Problem(f"file names that are not UTF-8: {listed(bad)}", folder, "rename the files"))
 
 
-def _refuse_unreadable(error: OSError) -> None:
+def _refuse_unreadable(error: OSError) -> NoReturn:
     raise DataError(Problem(f"cannot be read ({error.strerror})", str(error.filename), "allow reading it")) from error
 
 
-def _inner(image: Path, folder: Path) -> tuple[str, ...]:
-    return image.relative_to(folder).parts[:-1]
-
-
 def _folder_class(inner: Sequence[str], image: Path, class_names: Sequence[str]) -> str | None:
-    """The class that the outermost of an image's folders names, at any depth; None when none of them does."""
+    """The class named by the outermost possible folder of an image, at any depth."""
     for folder_name in inner:
-        if found := _named(folder_name, class_names):
+        if found := _spelled(folder_name, class_names):
             return found
         if tuple(class_names) == THREE_CLASSES and folder_name.casefold() == "pneumonia":
             name = _file_name_class(image, class_names)
@@ -329,60 +333,16 @@ def _folder_class(inner: Sequence[str], image: Path, class_names: Sequence[str])
     return None
 
 
-def _named(name: str, class_names: Sequence[str]) -> str | None:
-    """A class by its name, however it is spelled."""
+def _spelled(name: str, class_names: Sequence[str]) -> str | None:
+    """A class by its name, in any spelling of upper and lower case."""
     if name in class_names:
         return name
     return next((own for own in class_names if own.casefold() == name.casefold()), None)
 
 
 def _file_name_class(image: Path, class_names: Sequence[str]) -> str | None:
-    """The class that a Kermany file name tells, among two or three classes; None for other names and classes."""
-    series = (patient_of(image.name) or "").partition(":")[0]
-    told = _CLASSES_OF_SERIES.get(series)
-    if told is None or tuple(class_names) not in (BINARY_CLASSES, THREE_CLASSES):
+    """The class of a Kermany file name, among two or three classes; None for other names and classes."""
+    classes = _CLASSES_OF_SERIES.get((patient_of(image.name) or "").partition(":")[0])
+    if classes is None or tuple(class_names) not in (BINARY_CLASSES, THREE_CLASSES):
         return None
-    return told[tuple(class_names) == THREE_CLASSES]
-
-
-def _names_with_table(train: Path, root: Path, table: PatientTable) -> tuple[str, ...]:
-    names = {name.casefold(): name for name in table.classes.values()}
-    for image in _walk(train, root).images:
-        inner = _inner(image, train)
-        if inner and not table.class_of(image.relative_to(root).as_posix()):
-            names[inner[0].casefold()] = inner[0]
-    return tuple(sorted(names.values()))
-
-
-def _table_problem(image: Path, by_table: str, by_folder: str | None, class_names: Sequence[str]) -> Problem:
-    if by_folder is not None and _named(by_table, class_names):
-        what = f"{PATIENTS_CSV} gives it the class {by_table}, its folder the class {by_folder}"
-        return Problem(what, image, "correct the one that is wrong")
-    what = f"{PATIENTS_CSV} gives it the class {by_table}, which is none of {', '.join(class_names)}"
-    return Problem(what, image, "correct the table, or set data.classes: auto")
-
-
-def _unknown_class(
-    folder: Path, files: Sequence[str], class_names: Sequence[str], table: PatientTable | None
-) -> Problem:
-    if tuple(class_names) == THREE_CLASSES and folder.name.casefold() == "pneumonia":
-        what = f"file names that do not tell bacterial from viral: {len(files)} ({listed(files)})"
-        return Problem(what, folder, "name them like person1_bacteria_1.jpeg, or set data.classes: binary")
-    if table is not None and table.classes:
-        what = f"{len(files)} images have no class in {PATIENTS_CSV}, and their folder tells none: {listed(files)}"
-        return Problem(what, folder, "fill in the column class")
-    what = f"this folder is none of the classes {', '.join(class_names)}"
-    return Problem(what, folder, "set data.classes: auto for one class a folder, or move the folder away")
-
-
-def _passed_over(folder: Path, walk: _Walk, loose: Sequence[Path]) -> tuple[str, ...]:
-    warnings = []
-    if loose:
-        names = listed([image.name for image in loose], 3)
-        warnings.append(f"{folder}: images in no class folder are ignored: {len(loose)} ({names})")
-    if walk.other_suffixes:
-        counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(walk.other_suffixes.items()))
-        warnings.append(f"{folder}: files that are no images by their suffix are ignored: {counts}")
-    if walk.links:
-        warnings.append(f"{folder}: links to folders, or out of the data folder, are not followed: {walk.links}")
-    return tuple(warnings)
+    return classes[tuple(class_names) == THREE_CLASSES]
