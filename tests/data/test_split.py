@@ -160,14 +160,14 @@ def test_the_first_train_patients_have_the_classes_shares() -> None:
 def test_more_train_patients_than_there_are_are_refused() -> None:
     images = images_of([[1] * 10, [1] * 10])
 
-    with pytest.raises(DataError, match="17 patients are asked for, and the train side has 16"):
+    with pytest.raises(DataError, match="the train side has only 16 patients, not 17"):
         split_by_patient(images, SplitSettings(), 17)
 
 
 def test_train_patients_that_do_not_hold_every_class_are_refused() -> None:
     images = images_of([[1] * 10, [1] * 100])
 
-    with pytest.raises(DataError, match=r"do not hold every class\n  fix: ask for at least [56]"):
+    with pytest.raises(DataError, match=r"do not cover every class\n  fix: set at least [56]"):
         split_by_patient(images, SplitSettings(), 1)
 
 

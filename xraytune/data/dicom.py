@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from xraytune.data.formats import FLOATS, REPAIR
 from xraytune.errors import DataError, MachineError, Problem
 
+_REPAIR = "repair or remove the file, or leave broken images out with --skip-broken"
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 """Colour models that pydicom converts to RGB."""
@@ -77,7 +77,7 @@ def open_dicom(content: bytes, path: Path | str, *, with_pixels: bool) -> DicomF
     require_pydicom(path)
     from pydicom import dcmread
 
-    def refusal(what: str, fix: str = REPAIR) -> DataError:
+    def refusal(what: str, fix: str = _REPAIR) -> DataError:
         return DataError(Problem(what, path, fix))
 
     if _DEFLATED in content:  # anywhere: what precedes it in the header may be long
@@ -111,7 +111,7 @@ def dicom_grey(file: DicomFile) -> tuple[NDArray[np.uint8], int]:
             raise DataError(Problem(what, file.path, fix))
         return _grey(file.dataset)
     except _damage() as error:  # pydicom parses a value on first use
-        raise DataError(Problem(_BAD_PIXELS, file.path, REPAIR)) from error
+        raise DataError(Problem(_BAD_PIXELS, file.path, _REPAIR)) from error
 
 
 def _unsupported(dataset: Any) -> tuple[str, str] | None:
@@ -119,12 +119,15 @@ def _unsupported(dataset: Any) -> tuple[str, str] | None:
     from pydicom.pixels.decoders.base import get_decoder
 
     if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
-        return f"this DICOM file {FLOATS}", REPAIR
+        return (
+            "this DICOM file holds floating-point numbers, which say neither what is black nor what is white",
+            _REPAIR,
+        )
     if "PixelData" not in dataset:
-        return _NO_PIXELS, REPAIR
+        return _NO_PIXELS, _REPAIR
     syntax = dataset.file_meta.get("TransferSyntaxUID")
     if syntax is None:
-        return "the DICOM header does not say how the pixels are stored", REPAIR
+        return "the DICOM header does not say how the pixels are stored", _REPAIR
     try:
         is_known = get_decoder(syntax).is_available
     except NotImplementedError:
@@ -134,10 +137,10 @@ def _unsupported(dataset: Any) -> tuple[str, str] | None:
         return f"its pixels are compressed as {syntax.name}, for which no decoder is installed", fix
     colours = str(dataset.get("PhotometricInterpretation", ""))
     if colours not in (*_GREY, *_COLOUR):
-        return f"the colour model {colours or '(none)'} of this DICOM file is not supported", REPAIR
+        return f"the colour model {colours or '(none)'} of this DICOM file is not supported", _REPAIR
     slope = dataset.get("RescaleSlope")
     if slope is not None and (slope == 0 or not np.isfinite(float(slope))):
-        return f"its RescaleSlope is {float(slope):g}, which makes all pixels alike", REPAIR
+        return f"its RescaleSlope is {float(slope):g}, which makes all pixels alike", _REPAIR
     return None
 
 

@@ -24,7 +24,6 @@ from xraytune.errors import DataError, Problem
 LARGEST_SIDE_PX = 20_000
 LARGEST_AREA_PX = 100_000_000
 REPAIR = "repair or remove the file, or leave broken images out with --skip-broken"
-FLOATS = "holds floating-point numbers, which say neither what is black nor what is white"
 _SAVE_AGAIN = "save it as a grey PNG of 8 or 16 bits, or leave broken images out with --skip-broken"
 _BAD_HEADER = "the image's header is cut off or damaged"
 _PAGES_COUNTED = 100
@@ -221,7 +220,8 @@ def _tiff_grey(image: TiffImageFile, path: Path | str) -> GreyImage:
     white_is_zero = image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
     image.load()
     if image.mode == "F":
-        raise DataError(Problem(f"this TIFF {FLOATS}", path, _SAVE_AGAIN))
+        what = "this TIFF holds floating-point numbers, which say neither what is black nor what is white"
+        raise DataError(Problem(what, path, _SAVE_AGAIN))
     if image.mode.startswith("I"):  # Pillow inverts 8-bit levels where 0 is white, but not 16-bit ones
         grey, content_bits = _grey_of_levels(image, path, stated_bits=bits, is_inverted=white_is_zero)
         return _whole(grey, f"TIFF {bits}-bit", content_bits)

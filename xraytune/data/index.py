@@ -1,7 +1,7 @@
 """List the images of a data folder, each with its class, patient, hash and size.
 
-`val` is merged into the training images, because validation sides are split off by patient; of the held-out `test`, only names
-and hashes are read. All problems of the folder are reported at once, before any image is decoded.
+`val` is merged into the training images, because validation sides are split off by patient; of the held-out `test`, only
+names and hashes are read. All problems of the folder are reported at once, before any image is decoded.
 """
 
 from __future__ import annotations
@@ -190,8 +190,8 @@ def read_labelled_folder(
 def data_folder_of(part: Path, group_regex: str | None) -> Path | None:
     """Return the data folder that contains a part such as `test/`, if the patients of the part are named there; else None.
 
-    They are if its table has all images of the part, or if the expression matches all their paths below it. A table inside the
-    part itself comes first.
+    They are if its table has all images of the part, or if the expression matches all their paths below it. A table inside
+    the part itself comes first.
 
     Raises:
         ConfigError: `group_regex` is not a regular expression with a group.

@@ -1,7 +1,7 @@
-"""What is in a data folder, before anything is trained: counts, patients, copies, broken files, and shortcuts.
+"""Inspect a data folder before training: counts, patients, duplicates, broken files, and shortcuts.
 
-The shortcut baseline says how far a classifier gets without looking at a lung: a logistic regression on width, height,
-aspect ratio and mean grey. Scores of a real classifier have to be read against it.
+The shortcut baseline is a logistic regression on width, height, aspect ratio and mean grey. It shows which AUROC a
+classifier can reach without looking at a lung.
 """
 
 from __future__ import annotations
@@ -33,24 +33,23 @@ _FOLDS = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
-    """What `inspect_folder` found. The test part is counted, and compared with the training part for duplicates alone.
+    """The result of `inspect_folder`. Of the test part, images are counted and compared with training images, no more.
 
     Attributes:
         class_names: In the order of the labels.
-        positive: The class that sensitivity is about.
-        images: Part (train, val, test) -> class -> images; one folder without parts is all train.
+        positive: The positive class.
+        images: Part (train, val, test) -> class -> images; a folder without parts is all train.
         patients: Training patients of each class.
-        images_per_patient: Fewest, median and most in the training part.
-        width_px: Narrowest and widest training image, by the files' headers.
-        height_px: Lowest and highest.
-        duplicates: Groups of training files with the same bytes, sorted.
-        near_duplicates: Images of different patients, in training or test, that look like copies of each other.
-        formats: Training images of each format and depth, such as `PNG 16-bit`; those that decode.
-        broken: Training files that do not decode.
-        shortcut_auroc: Cross-validated by patient, of a logistic regression on size and mean grey; three or more
-            classes: macro one-vs-rest.
+        images_per_patient: Minimum, median and maximum in the training part.
+        width_px: Minimum and maximum width of training images.
+        height_px: Minimum and maximum height.
+        duplicates: Groups of identical training files, sorted.
+        near_duplicates: Training or test images of different patients that look alike.
+        formats: Training images of each format and depth, such as `PNG 16-bit`, without broken ones.
+        broken: Training files that cannot be decoded.
+        shortcut_auroc: Cross-validated by patient; with three or more classes, macro one-vs-rest.
         shortcut: What `shortcut_auroc` means, in a sentence.
-        warnings: Of the index, and files whose depth is odd.
+        warnings: Of the index, and files of odd depth.
     """
 
     class_names: tuple[str, ...]
@@ -74,16 +73,16 @@ class Inspection:
 
 
 def inspect_folder(settings: DataSettings, *, on_progress: Progress = ignore_progress) -> Inspection:
-    """Look at the folder of `settings`; every image is decoded once, small.
+    """Inspect the folder of `settings`; every image is decoded once, at a small size. Broken images are listed.
 
     Raises:
-        DataError: What `read_index` refuses. Broken images are no reason: they are listed.
+        DataError: The folder is wrong; see `read_index`.
     """
     return inspect_index(read_index(settings, on_progress=on_progress), on_progress=on_progress)
 
 
 def inspect_index(index: ImageIndex, *, on_progress: Progress = ignore_progress) -> Inspection:
-    """`inspect_folder` for who has the folder's index already."""
+    """Inspect a folder whose index has been read."""
     looks = list(_looks(index, on_progress))
     usable = [look for look in looks[: len(index.images)] if isinstance(look, _Look)]
     compared = [look for look in looks if isinstance(look, _Look)]
@@ -119,7 +118,7 @@ def inspect_index(index: ImageIndex, *, on_progress: Progress = ignore_progress)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Look:
-    """What is kept of an image's pixels."""
+    """What is kept of an image after decoding."""
 
     image: ImageFile
     kind: str
@@ -129,7 +128,7 @@ class _Look:
 
 
 def _looks(index: ImageIndex, on_progress: Progress) -> Iterator[_Look | BrokenImage]:
-    """One for each training image, then one for each test image."""
+    """Decode the training images, then the test images."""
     images = [*index.images, *index.test]
     files = [image.file for image in images]
     shown = describe_images(index.root, files, HASH_SIZE_PX, workers=cpu_count(), on_progress=on_progress)
@@ -148,14 +147,14 @@ def _looks(index: ImageIndex, on_progress: Progress) -> Iterator[_Look | BrokenI
 
 
 def shortcut_auroc(images: Sequence[ImageFile], mean_greys: Sequence[float]) -> float | None:
-    """AUROC of a logistic regression on width, height, aspect ratio and mean grey, out of fold, by patient.
+    """Out-of-fold AUROC of a logistic regression on width, height, aspect ratio and mean grey, split by patient.
 
     Args:
         images: With sizes above 0.
-        mean_greys: One for each image, 0 to 255.
+        mean_greys: One per image, 0 to 255.
 
     Returns:
-        The mean over up to five folds; None when a class has images of fewer than two patients.
+        The mean over up to five folds; None if a class has fewer than two patients.
     """
     labels = np.array([image.label for image in images])
     patients = np.array([image.patient for image in images])
@@ -177,7 +176,7 @@ def shortcut_auroc(images: Sequence[ImageFile], mean_greys: Sequence[float]) -> 
 def _fold_auroc(
     features: NDArray[np.float64], labels: NDArray[np.int64], train: NDArray[np.int64], held_out: NDArray[np.int64]
 ) -> float | None:
-    """None when a class is missing on a side, as happens with a handful of patients."""
+    """None if a class is missing on a side, which happens with few patients."""
     if not set(labels.tolist()) == set(labels[train].tolist()) == set(labels[held_out].tolist()):
         return None
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
@@ -189,11 +188,11 @@ def _fold_auroc(
 
 def _shortcut_as_text(auroc: float | None) -> str:
     if auroc is None:
-        return "Too few patients to say how far image size and mean grey alone would get."
-    start = f"Image size and mean grey alone tell the classes apart with an AUROC of {auroc:.2f}"
+        return "Too few patients to measure how well image size and mean grey alone separate the classes."
+    start = f"Image size and mean grey alone reach an AUROC of {auroc:.2f}"
     if auroc < 0.6:
-        return f"{start}: no shortcut to speak of."
-    return f"{start}: a classifier can score that much without looking at a lung."
+        return f"{start}: no relevant shortcut."
+    return f"{start}: a classifier can reach this without looking at a lung."
 
 
 def _counts(index: ImageIndex) -> dict[str, dict[str, int]]:

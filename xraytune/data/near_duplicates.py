@@ -1,17 +1,15 @@
-"""Find copies of one X-ray under several names: resized, saved again, a little brighter.
+"""Find copies of one X-ray under several names: resized, saved again, slightly brighter.
 
-Takes the pixels of images, gives pairs that look alike. Such pairs of different patients leak from one side of a split to
-another, and hashes of the files' bytes do not see them. Each image is reduced to 256 bits, the signs of its lowest
-frequencies against their median (pHash); of two copies few bits differ.
+Such pairs of different patients leak from one side of a split to another, and file hashes do not reveal them. Each image is
+reduced to 256 bits, the signs of its lowest frequencies relative to their median (pHash); copies differ in few bits.
 
-Chest X-rays all look alike, so the threshold was measured on 5,430 X-rays of the Kermany set, whose names tell the patients
-(`make bench ONLY=near_duplicates DATA=chest_xray`). Among 14.7 million pairs of different patients the closest differ in 36
-bits. Of 600 images each, copies at half the size, as JPEG of quality 50, with 0.8 or 1.2 of the brightness, or with a
-mix of these differ from their originals in 14 bits at most. The threshold of 24 bits lies between: no pair was wrong, and no
-copy was missed. Most copies that were cropped, and all that were turned or mirrored, are not found.
+Chest X-rays all look alike, so the threshold of 24 bits was measured on 5,430 X-rays of the Kermany set, whose names give
+the patients (`make bench ONLY=near_duplicates DATA=chest_xray`). Among 14.7 million pairs of different patients, the closest
+differ in 36 bits. Copies of 600 images at half the size, as JPEG of quality 50, with 0.8 or 1.2 of the brightness, or with a
+mix of these differ from their originals in at most 14 bits. Most cropped, and all rotated or mirrored copies are missed.
 
 Source: Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash Functions", section 3.2.1; with 16 x 16
-frequencies in place of 8 x 8, by which X-rays of different patients can be as close as copies are.
+frequencies instead of 8 x 8, which do not separate copies from X-rays of different patients.
 """
 
 from __future__ import annotations
@@ -33,7 +31,7 @@ THRESHOLD_BITS = 24
 _FREQUENCIES = 16
 _WORDS = _FREQUENCIES**2 // 64
 _BLOCK = 128
-"""Images that are compared with all others at a time."""
+"""Images compared with all others at a time."""
 _MOST_EXAMPLES = 100
 
 Hashes: TypeAlias = NDArray[np.uint64]
@@ -41,13 +39,7 @@ Hashes: TypeAlias = NDArray[np.uint64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lookalikes:
-    """Two images of different patients that look like copies of each other.
-
-    Attributes:
-        files: Both, below the data folder.
-        in_training_and_test: Whether one of them is a test image.
-        in_two_classes: Whether their classes differ.
-    """
+    """Two images of different patients that look like copies; whether one is a test image, and whether classes differ."""
 
     files: tuple[str, str]
     in_training_and_test: bool
@@ -56,14 +48,7 @@ class Lookalikes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NearDuplicates:
-    """All pairs of such images.
-
-    Attributes:
-        pairs: How many there are.
-        in_training_and_test: How many of them have one image in the test part.
-        in_two_classes: How many of them have different classes.
-        examples: Up to 100 of them; those in training and test come first, then those in two classes.
-    """
+    """The numbers of such pairs, and up to 100 examples: those in training and test first, then those in two classes."""
 
     pairs: int
     in_training_and_test: int
@@ -78,14 +63,7 @@ def find_near_duplicates(
     *,
     on_progress: Progress = ignore_progress,
 ) -> NearDuplicates:
-    """Compare all images with one another.
-
-    Args:
-        images: Of the training and the test part.
-        hashes: One for each image, [4].
-        test: Which of the images are test images.
-        on_progress: Told how many images are compared with all others.
-    """
+    """Compare all images with each other; `hashes` has a [4] uint64 for each, and `test` are those of the test part."""
     _, patients = np.unique([image.patient for image in images], return_inverse=True)
     labels = np.array([image.label for image in images])
     test_files = {image.file for image in test}
@@ -121,7 +99,7 @@ def _by_weight(found: Lookalikes) -> tuple[bool, bool, tuple[str, str]]:
 
 
 def perceptual_hash(pixels: NDArray[np.uint8]) -> Hashes:
-    """The hash of an image, [4] uint64; `pixels` are [64, 64]."""
+    """Hash an image, uint8 [64, 64], to [4] uint64."""
     low = dctn(pixels.astype(np.float32))[:_FREQUENCIES, :_FREQUENCIES]
     return np.packbits(low > np.median(low)).view(np.uint64)
 
@@ -129,15 +107,10 @@ def perceptual_hash(pixels: NDArray[np.uint8]) -> Hashes:
 def close_pairs(
     hashes: Hashes, threshold_bits: int = THRESHOLD_BITS, *, on_progress: Progress = ignore_progress
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """All pairs that differ in at most `threshold_bits`, some images at a time.
-
-    Args:
-        hashes: [N, 4].
-        threshold_bits: Of 256.
-        on_progress: Told how many images are compared with all others.
+    """Find pairs of `hashes`, [N, 4], that differ in at most `threshold_bits` of 256.
 
     Yields:
-        First and second of the pairs, as positions in `hashes`; first < second, each pair once, in order.
+        First and second positions of pairs, first < second, each pair once, in order; one block of images at a time.
     """
     for start in range(0, len(hashes), _BLOCK):
         block, rest = hashes[start : start + _BLOCK], hashes[start:]

@@ -1,8 +1,6 @@
-"""Decode images once, in parallel, to one uint8 array [N, S, S] on the disk that every trial maps.
+"""Decode images once, in parallel, to a uint8 array [N, S, S] on disk that every trial memory-maps.
 
-Each image becomes grey and upright (`formats.py`), and square: squashed, as in the public 224-pixel sets, or its centre
-cut out. What cannot be decoded is a `BrokenImage` with a reason in plain words; whether that ends a command is the
-caller's choice.
+Images become grey, upright (`formats.py`) and square: squashed, as in the public 224-pixel sets, or cropped at the centre.
 """
 
 from __future__ import annotations
@@ -27,25 +25,20 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredFiles:
-    """What a pixel store was made from.
-
-    Attributes:
-        files: One name for each row of the store, in order.
-        broken: The files that have no row.
-    """
+    """The file of each row of a pixel store, in order, and the broken files, which have no row."""
 
     files: tuple[str, ...]
     broken: tuple[BrokenImage, ...]
 
 
 def decode_image(path: Path, image_size_px: int, *, resize: Resize = "squash") -> NDArray[np.uint8]:
-    """One image as grey pixels, [S, S] uint8, upright and resized with antialiasing.
+    """Decode one image to grey pixels, [S, S] uint8, upright and resized with antialiasing.
 
     Raises:
-        DataError: The image is broken: its one problem says why.
+        DataError: The image is broken.
         MachineError: It is DICOM, and pydicom is not installed.
     """
-    with warnings.catch_warnings():  # Pillow's remarks on odd metadata
+    with warnings.catch_warnings():  # Pillow warns about odd metadata
         warnings.simplefilter("ignore")
         return _as_array(decode_file(str(path), image_size_px, resize), image_size_px)
 
@@ -59,11 +52,7 @@ def decode_images(
     resize: Resize = "squash",
     on_progress: Progress = ignore_progress,
 ) -> Iterator[NDArray[np.uint8] | BrokenImage]:
-    """`decode_image` for many files below `root`, in their order; files of an odd depth are told in the log, once.
-
-    Raises:
-        MachineError: One is DICOM, and pydicom is not installed.
-    """
+    """Decode files below `root`, in order, and log a warning for files of odd depth."""
     oddly_deep: dict[str, str] = {}
     decoded = describe_images(root, files, image_size_px, workers=workers, resize=resize, on_progress=on_progress)
     for file, image in zip(files, decoded, strict=True):
@@ -86,11 +75,7 @@ def describe_images(
     resize: Resize = "squash",
     on_progress: Progress = ignore_progress,
 ) -> Iterator[SquareImage | BrokenImage]:
-    """As `decode_images`, with each file's format and depth.
-
-    Raises:
-        MachineError: One is DICOM, and pydicom is not installed.
-    """
+    """Decode files below `root`, in order, with each file's format and depth."""
     count = 0
     for block in decode_blocks(root, files, image_size_px, resize, workers=workers):
         count += len(block)
@@ -99,7 +84,7 @@ def describe_images(
 
 
 def odd_depth_warnings(kinds: Mapping[str, str]) -> tuple[str, ...]:
-    """One remark for each kind of file that has more bits than what is in it; `kinds` by file."""
+    """One warning for each kind of file that has more bits than its content; `kinds` by file."""
     return tuple(
         f"{len(files)} {'file is' if len(files) == 1 else 'files are'} {kind} ({listed(files, 3)}): read at that depth, "
         "or the image would be black"
@@ -118,15 +103,11 @@ def store_pixels(
     resize: Resize = "squash",
     on_progress: Progress = ignore_progress,
 ) -> tuple[BrokenImage, ...]:
-    """Write `pixels.npy` (uint8 [N, S, S], the files that decode, in order) and `files.json` into the folder `out`.
-
-    Returns:
-        The files that do not decode and have no row.
-    """
+    """Write `pixels.npy` (uint8 [N, S, S], in order) and `files.json` to the folder `out`; return the broken files."""
     stored: list[str] = []
     broken: list[BrokenImage] = []
     decoded = decode_images(root, files, image_size_px, workers=workers, resize=resize, on_progress=on_progress)
-    # Written as a stream and not through a map: on a full disk a map ends the process with SIGBUS, a write raises.
+    # A stream and not a memory map: on a full disk a map ends the process with SIGBUS, a write raises an exception.
     with (out / "pixels.npy").open("wb") as stream:
         _write_npy_header(stream, len(files), image_size_px)
         for file, image in zip(files, decoded, strict=True):
@@ -142,24 +123,22 @@ def store_pixels(
 
 
 def open_pixels(folder: Path) -> NDArray[np.uint8]:
-    """The pixels of a store, [N, S, S], as a read-only memory map; N >= 1."""
+    """Map the pixels of a store, [N, S, S], read-only; N >= 1."""
     pixels: NDArray[np.uint8] = np.load(folder / "pixels.npy", mmap_mode="r")
     return pixels
 
 
 def stored_files(folder: Path) -> StoredFiles:
-    """Which files a store's rows are, and which have none."""
+    """Read the file names of a store."""
     content = read_json(folder / "files.json")
-    return StoredFiles(
-        files=tuple(content["files"]),
-        broken=tuple(BrokenImage(**image) for image in content["broken"]),
-    )
+    broken = tuple(BrokenImage(**image) for image in content["broken"])
+    return StoredFiles(files=tuple(content["files"]), broken=broken)
 
 
 def broken_images_error(
     broken: Sequence[BrokenImage], root: Path, fix: str = "repair or remove them, or leave them out with --skip-broken"
 ) -> DataError:
-    """The refusal to go on with broken images: the first ten with their reasons, the number of all, and the way out."""
+    """The error for broken images: the first ten with their reasons, the number of all, and what to do."""
     if len(broken) == 1:
         return DataError(Problem(broken[0].reason, root / broken[0].file, fix))
     shown = [Problem(image.reason, image.file) for image in broken[:10]]
@@ -171,6 +150,6 @@ def _as_array(image: SquareImage, image_size_px: int) -> NDArray[np.uint8]:
 
 
 def _write_npy_header(stream: BinaryIO, rows: int, image_size_px: int) -> None:
-    """The .npy header of uint8 [rows, S, S]. NumPy pads it so that its length does not depend on `rows`."""
+    """Write the .npy header of uint8 [rows, S, S], which NumPy pads to a length that does not depend on `rows`."""
     shape = (rows, image_size_px, image_size_px)
     np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})

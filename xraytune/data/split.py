@@ -1,8 +1,8 @@
-"""Divide the training images by patient into train, val-A and val-B; no patient ever stands on two sides.
+"""Split the training images by patient into train, val-A and val-B; no patient is on two sides.
 
-Seeded, stratified by class, and independent of the images' order: who stands where depends on the seed and the
-patients' names alone. `train_patients` keeps the first so many of one order of the train side's patients, so 50
-patients are among the 100, and the validation sides stay as they are.
+The split is stratified by class and depends only on the seed and the patients' names, not on the order of the images.
+`train_patients` keeps the first patients of a fixed order of the train side, so 50 patients are a subset of 100, and the
+validation sides do not change.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from xraytune.seeding import derive_seed
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Split:
-    """Three sides, as ascending positions in the sequence of images that was split."""
+    """Three sides, as ascending positions in the sequence of images."""
 
     train: tuple[int, ...]
     val_a: tuple[int, ...]
@@ -34,10 +34,10 @@ class _Patient:
 
 
 def split_by_patient(images: Sequence[ImageFile], settings: SplitSettings, train_patients: int | None = None) -> Split:
-    """The split of `images`: the fractions are of images, met in each class as nearly as whole patients allow.
+    """Split `images`; fractions are of images, met in each class as closely as whole patients allow.
 
     Raises:
-        DataError: A class would be missing on a side, or more patients are asked for than the train side has.
+        DataError: A class would be missing on a side, or the train side has fewer patients than `train_patients`.
     """
     patients = _patients(images)
     train: list[list[_Patient]] = []
@@ -81,9 +81,9 @@ def _shuffled(patients: Iterable[_Patient], seed: int, purpose: str) -> list[_Pa
 
 
 def _take(patients: list[_Patient], target: float, spare: int) -> tuple[list[_Patient], list[_Patient]]:
-    """Take about `target` images and at least one patient, leaving `spare` patients or more; the taken and the rest.
+    """Take about `target` images and at least one patient, but leave at least `spare` patients; return both groups.
 
-    First fit in the given order, then one patient more if that comes nearer.
+    First fit in the given order, then one more patient if that comes closer.
     """
     limit = len(patients) - spare
     if limit <= 0:
@@ -106,7 +106,7 @@ def _take(patients: list[_Patient], target: float, spare: int) -> tuple[list[_Pa
 
 
 def _nested_order(strata: Iterable[list[_Patient]], seed: int) -> list[_Patient]:
-    """All patients in one order of which every beginning has about the classes' shares of the whole."""
+    """Order all patients so that every prefix has about the class shares of the whole."""
     ranked = [
         ((rank + 0.5) / len(stratum), patient.name, patient)
         for stratum in strata
@@ -118,8 +118,8 @@ def _nested_order(strata: Iterable[list[_Patient]], seed: int) -> list[_Patient]
 def _first_patients(patients: list[_Patient], count: int) -> list[_Patient]:
     where = "data.train_patients"
     if count > len(patients):
-        what = f"{count} patients are asked for, and the train side has {len(patients)}"
-        raise DataError(Problem(what, where, f"ask for at most {len(patients)}, or leave the line out for all of them"))
+        what = f"the train side has only {len(patients)} patients, not {count}"
+        raise DataError(Problem(what, where, f"set at most {len(patients)}, or remove the line to use all"))
     labels: frozenset[int] = frozenset().union(*(patient.labels for patient in patients))
     seen: frozenset[int] = frozenset()
     enough = 0
@@ -127,7 +127,7 @@ def _first_patients(patients: list[_Patient], count: int) -> list[_Patient]:
         seen |= patients[enough].labels
         enough += 1
     if count < enough:
-        raise DataError(Problem(f"{count} patients do not hold every class", where, f"ask for at least {enough}"))
+        raise DataError(Problem(f"{count} patients do not cover every class", where, f"set at least {enough}"))
     return patients[:count]
 
 
@@ -141,7 +141,7 @@ def _refuse_missing_classes(
             count = sum(label in patient.labels for patient in patients)
             example = next(image.file for image in images if image.label == label)
             what = f"the class of {example} has {count} patient{'s' * (count != 1)}: none for {' and '.join(missing)}"
-            fix = "every class needs 3 patients or more, one for each of train, val-A and val-B; add patients"
+            fix = "add patients: every class needs at least 3, one each for train, val-A and val-B"
             problems.append(Problem(what, "data.split", fix))
     if problems:
         raise DataError(*problems)

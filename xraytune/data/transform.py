@@ -1,13 +1,13 @@
-"""Write transformed copies of X-rays: flipped, turned, shifted, zoomed, sheared, of other contrast, bent a little.
+"""Write randomly transformed copies of X-rays: flip, rotation, shift, zoom, shear, contrast, elastic deformation.
 
-Takes a data folder, gives a folder that is one itself, to look at or to be the extra images of `source: folder`:
+The output is a data folder itself, to look at or to use as the extra images of `source: folder`:
 
-    OUT/CLASS/STEM__t1.png      8-bit grey, at the size of its original
-    OUT/patients.csv            whose image each copy is, so that a split can keep the patients apart
-    OUT/provenance.json         of each copy: its original, and the numbers that were drawn for it
+    OUT/CLASS/STEM__t1.png      8-bit grey, in the size of its original
+    OUT/patients.csv            the patient of each copy, for splits
+    OUT/provenance.json         the original and the random parameters of each copy
 
-Only the training part is transformed; a test/ stays sealed. The numbers of a copy depend on the seed, its original's
-path and its own number alone: adding images to the folder changes none of the others.
+Only the training part is transformed, never test/. The parameters of a copy depend only on the seed, the original's path and
+the copy's number: adding images to the folder does not change the other copies.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ from xraytune.records import Json, Progress, ignore_progress
 from xraytune.seeding import numpy_generator
 
 _ELASTIC_NODES = 6
-"""Of the coarse field of displacements, along the shorter side: bends are about as wide as half a lung."""
+"""Of the lattice of displacements, along the shorter side: deformations are about half a lung wide."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Strengths:
-    """How far each transformation may go; every number is drawn uniformly up to it, in both directions.
+    """Ranges of the random parameters, each drawn uniformly from [-strength, strength].
 
     Attributes:
-        flip: Whether half of the copies, by chance, are mirror images, left for right.
+        flip: Mirror half of the copies, left to right.
         rotate: Degrees, 0 to 180.
-        shift: Share of width and of height, 0 to 0.5.
-        zoom: Share of the size, 0 to 0.5: at 0.1 an image is scaled by 0.9 to 1.1.
-        shear: Degrees, 0 to 45, along both axes.
-        contrast: Share, 0 to 0.9: at 0.2 the differences to the mean grey are multiplied by 0.8 to 1.2.
-        elastic: Root mean square displacement of a pixel, in per cent of the shorter side, 0 to 5.
+        shift: Share of width and height, 0 to 0.5.
+        zoom: Share of the size, 0 to 0.5; 0.1 scales by 0.9 to 1.1.
+        shear: Degrees along both axes, 0 to 45.
+        contrast: Share, 0 to 0.9; 0.2 multiplies differences from the mean grey by 0.8 to 1.2.
+        elastic: Root mean square displacement, in per cent of the shorter side, 0 to 5; drawn from [0, elastic].
     """
 
     flip: bool = True
@@ -71,20 +71,7 @@ _LARGEST = Strengths(rotate=180, shift=0.5, zoom=0.5, shear=45, contrast=0.9, el
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawn:
-    """The numbers of one copy.
-
-    Attributes:
-        flip: Whether it is a mirror image.
-        rotate_degrees: Clockwise.
-        shift_x: To the right, as a share of the width.
-        shift_y: Down, as a share of the height.
-        zoom: Above 1 everything is larger.
-        shear_x_degrees: Of the verticals.
-        shear_y_degrees: Of the horizontals.
-        contrast: Differences to the mean grey are multiplied by it.
-        elastic_percent: Root mean square displacement, of the shorter side.
-        elastic_seed: Of the field of displacements.
-    """
+    """The random parameters of one copy: clockwise rotation, shifts as shares of the sides, factors of zoom and contrast."""
 
     flip: bool
     rotate_degrees: float
@@ -99,9 +86,9 @@ class Drawn:
 
 
 def draw_numbers(strengths: Strengths, file: str, copy: int, seed: int) -> Drawn:
-    """The numbers of a copy of `file`, a path below the data folder; copies are counted from 1.
+    """Draw the parameters of a copy of `file` (a path below the data folder); copies are numbered from 1.
 
-    A strength of 0 draws like any other and changes nothing, so that the strengths scale the same draws.
+    Strengths only scale the draws: other strengths give the same transformation, weaker or stronger.
     """
     random = numpy_generator(seed, "transform", file, copy)
     flipped = bool(random.random() < 0.5)
@@ -121,15 +108,7 @@ def draw_numbers(strengths: Strengths, file: str, copy: int, seed: int) -> Drawn
 
 
 def transform_image(pixels: NDArray[np.uint8], drawn: Drawn) -> NDArray[np.uint8]:
-    """One copy of an image; what moves in from outside of it is black, before the contrast changes.
-
-    Args:
-        pixels: uint8 [H, W].
-        drawn: Its numbers.
-
-    Returns:
-        uint8 [H, W].
-    """
+    """Transform an image, uint8 [H, W]; areas from outside of it are black, before the contrast changes."""
     import torch
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms.v2 import functional
@@ -149,17 +128,17 @@ def transform_image(pixels: NDArray[np.uint8], drawn: Drawn) -> NDArray[np.uint8
     if drawn.elastic_percent:
         image = functional.elastic(image, torch.from_numpy(_displacements(drawn, height, width)))
     moved: NDArray[np.float32] = image[0].numpy()
-    # In double precision and by NumPy, whose sum does not depend on the number of threads.
+    # NumPy's sum in double precision does not depend on the number of threads.
     grey = moved.mean(dtype=np.float64)
     changed: NDArray[np.uint8] = np.clip(np.rint((moved - grey) * drawn.contrast + grey), 0, 255).astype(np.uint8)
     return changed
 
 
 def _displacements(drawn: Drawn, height: int, width: int) -> NDArray[np.float32]:
-    """A smooth random field for torchvision's `elastic`: [1, H, W, 2], where a side is 2 long; it shifts nothing on average.
+    """A smooth random field with zero mean for torchvision's `elastic`, [1, H, W, 2], in units of half a side.
 
-    Independent normal numbers on a coarse lattice, bicubic in between. Source: Simard et al. 2003, "Best Practices for
-    Convolutional Neural Networks Applied to Visual Document Analysis"; they smooth white noise by a Gaussian instead.
+    Independent normal numbers on a coarse lattice, with bicubic interpolation. Source: Simard et al. 2003, "Best Practices
+    for Convolutional Neural Networks Applied to Visual Document Analysis"; they smooth white noise by a Gaussian instead.
     """
     import torch
     from torch.nn.functional import interpolate
@@ -170,13 +149,13 @@ def _displacements(drawn: Drawn, height: int, width: int) -> NDArray[np.float32]
     smooth = interpolate(torch.from_numpy(noise)[None], size=(height, width), mode="bicubic", align_corners=True)
     field: NDArray[np.float64] = smooth[0].numpy()
     field = field - field.mean(axis=(1, 2), keepdims=True)
-    root_mean_square = max(1e-9, float(np.sqrt((field**2).sum(axis=0).mean())))  # 0 where there is a single pixel
+    root_mean_square = max(1e-9, float(np.sqrt((field**2).sum(axis=0).mean())))  # 0 for a single pixel
     pixels = field * (drawn.elastic_percent / 100 * shorter / root_mean_square)
     return np.stack([pixels[0] * 2 / width, pixels[1] * 2 / height], axis=-1)[None].astype(np.float32)
 
 
 def strength_problems(strengths: Strengths) -> list[Problem]:
-    """One problem for each strength out of its bounds, or a single one when none does anything."""
+    """One problem for each strength out of bounds, or a single one if all transformations are off."""
     given, largest = asdict(strengths), asdict(_LARGEST)
     del given["flip"]
     problems = [
@@ -190,27 +169,24 @@ def strength_problems(strengths: Strengths) -> list[Problem]:
     return problems
 
 
-TRANSFORM_VERSION = 1
-"""Goes up when the same seed no longer gives the same pixels."""
-_PROVENANCE = "provenance.json"
 _PACKAGES = ("xraytune", "torch", "torchvision", "numpy", "pillow")
 _MOST_COPIES = 100
 _PNG_LEVEL = 3
-"""The usual 6 takes four times as long, for files that are a tenth smaller."""
+"""The default of 6 takes four times as long, for a tenth less."""
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransformSummary:
-    """What `transform_folder` made.
+    """The result of `transform_folder`.
 
     Attributes:
-        path: The folder.
+        path: The new folder.
         counts: Copies of each class.
         source_count: Images that were copied.
-        patient_count: Patients on them.
-        sealed_count: Images of the test part, which were not touched.
-        broken: Images that were left out.
+        patient_count: Their patients.
+        sealed_count: Images of the test part, which are not copied.
+        broken: Images that were skipped.
         warnings: About the data folder.
     """
 
@@ -229,7 +205,7 @@ class TransformSummary:
 
 @dataclass(frozen=True, slots=True)
 class _Copy:
-    """A copy, by its path below the new folder."""
+    """A copy; `file` is its path below the new folder."""
 
     file: str
     original: ImageFile
@@ -249,18 +225,17 @@ def transform_folder(
     """Write transformed copies of every training image into a new folder.
 
     Args:
-        settings: The data folder, its classes and how its patients are told.
-        out: Where the folder appears, whole.
-        strengths: How far the transformations may go.
-        copies: Of each image, 1 to 100; the first of many are those of few.
-        seed: Of all draws; the same arguments give the same bytes.
-        skip_broken: Leave broken images out, and list them.
-        on_progress: Told how many images are done.
+        settings: The data folder, its classes and the expression for patients.
+        out: The new folder; it appears only when it is complete.
+        strengths: Of the transformations.
+        copies: Per image, 1 to 100; more copies begin with the same ones.
+        seed: The same arguments give the same bytes.
+        skip_broken: Skip broken images, and list them in the result.
+        on_progress: Called after each image.
 
     Raises:
-        ConfigError: Arguments out of bounds, strengths that change nothing, or an `out` that exists or lies in the folder.
-        DataError: What `read_index` refuses, and all broken images at once.
-        MachineError: The disk is full.
+        ConfigError: Arguments out of bounds, all transformations off, or an `out` that exists or is inside the data folder.
+        DataError: The data folder is wrong (see `read_index`), or images are broken.
     """
     _check_arguments(settings.path, out, strengths, copies)
     index = read_index(settings, on_progress=on_progress)
@@ -304,7 +279,7 @@ def transform_folder(
 
 
 def _read_original(index: ImageIndex, image: ImageFile) -> NDArray[np.uint8] | BrokenImage:
-    """The image at its own size, uint8 [H, W], upright."""
+    """The image in its own size, uint8 [H, W], upright."""
     try:
         content = read_bytes(index.root / image.file, "image", DataError)
         return np.asarray(read_grey(content, Path(image.file), needed_px=LARGEST_SIDE_PX).image)
@@ -315,7 +290,7 @@ def _read_original(index: ImageIndex, image: ImageFile) -> NDArray[np.uint8] | B
 
 
 def _names_without_number(index: ImageIndex) -> dict[str, str]:
-    """`CLASS/STEM` for each file of the index; no two are alike, and every file system takes them."""
+    """A unique `CLASS/STEM` for each file of the index, valid on every file system."""
     stems = {image.file: PurePosixPath(image.file).stem for image in index.images}
     times = Counter((image.label, stems[image.file].casefold()) for image in index.images)
     names = {}
@@ -329,7 +304,7 @@ def _names_without_number(index: ImageIndex) -> dict[str, str]:
 
 
 def _write_records(folder: Path, copies_made: Sequence[_Copy], strengths: Strengths, *, copies: int, seed: int) -> None:
-    """`patients.csv` and `provenance.json`; paths in them are below this folder and below the data folder."""
+    """Write `patients.csv` and `provenance.json`."""
     rows = ((PurePosixPath(each.file), each.original.patient) for each in copies_made)
     write_text(folder / PATIENTS_CSV, csv_table(("file", "patient"), rows))
     images = [
@@ -343,22 +318,22 @@ def _write_records(folder: Path, copies_made: Sequence[_Copy], strengths: Streng
         for each in copies_made
     ]
     record = {
-        "version": TRANSFORM_VERSION,
+        "version": 1,
         "seed": seed,
         "copies": copies,
         "strengths": asdict(strengths),
         "packages": {name: version(name) for name in _PACKAGES},
         "images": images,
     }
-    write_json(folder / _PROVENANCE, record)
+    write_json(folder / "provenance.json", record)
 
 
 @contextmanager
 def _quiet_threads() -> Iterator[ThreadPoolExecutor]:
-    import torchvision.transforms.v2  # noqa: F401  once, before the threads would do it all at the same time
+    import torchvision.transforms.v2  # noqa: F401  once, not in all threads at the same time
 
-    with warnings.catch_warnings():  # around all of it: warning filters are shared by all threads
-        warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata
+    with warnings.catch_warnings():  # warning filters are shared by all threads
+        warnings.simplefilter("ignore")  # Pillow warns about odd metadata
         with core_threads() as threads:
             yield threads
 
@@ -369,7 +344,7 @@ def _check_arguments(data: Path, out: Path, strengths: Strengths, copies: int) -
     if out.exists() or out.is_symlink():
         problems.append(Problem("there is something here already", out, "give a path that does not exist yet"))
     elif out.resolve().is_relative_to(data.resolve()):
-        what = "copies in the image folder would be taken for images of their own"
+        what = "copies in the image folder would count as new images"
         problems.append(Problem(what, out, "give a folder outside of it"))
     if not 1 <= copies <= _MOST_COPIES:
         problems.append(Problem(f"copies out of bounds: {copies}", fix=f"give 1 to {_MOST_COPIES}"))
