@@ -107,8 +107,8 @@ def put_a_file_for_train(here: Path) -> None:
     [
         (remove_a_class, "class NORMAL has no images"),
         (leave_one_patient, "images are of one patient, one"),
-        (give_two_files_one_name, "two files have one name"),
-        (name_in_bytes, "the name of this file is not UTF-8"),
+        (give_two_files_one_name, "two files have the same name"),
+        (name_in_bytes, "file names that are not UTF-8"),
         (put_a_file_for_train, "no train/"),
     ],
 )

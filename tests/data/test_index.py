@@ -548,11 +548,11 @@ def test_listing_an_empty_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_progress_counts_to_the_end(kermany: Path) -> None:
-    told: list[tuple[str, int, int]] = []
+    calls: list[tuple[str, int, int]] = []
 
-    read_index(DataSettings(path=kermany), on_progress=lambda *progress: told.append(progress))
+    read_index(DataSettings(path=kermany), on_progress=lambda *progress: calls.append(progress))
 
-    assert told[-1] == ("hash images", 12, 12)
+    assert calls[-1] == ("hash images", 12, 12)
 
 
 def test_a_folder_whose_name_is_not_utf8_is_told(tmp_path: Path, write: WriteImages) -> None:

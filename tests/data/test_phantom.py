@@ -1,4 +1,4 @@
-"""Phantom X-rays: known answers, drawn the same way every time, and not solved by a trivial statistic."""
+"""Phantom X-rays are reproducible, have correct masks, and cannot be classified by a trivial statistic."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _SIDE = 64
 
 @pytest.fixture(scope="module")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> PhantomSet:
-    """Twenty-five patients: each diagnosis stands on both sides of the split."""
+    """Twenty-five patients: each diagnosis is on both sides of the split."""
     return draw_phantoms(tmp_path_factory.mktemp("phantoms") / "set", patients=25, seed=7, image_size_px=_SIDE)
 
 
 @pytest.fixture(scope="module")
 def many_patients(tmp_path_factory: pytest.TempPathFactory) -> PhantomSet:
-    """Enough to measure what tells the classes apart."""
+    """Enough to measure how well features separate the classes."""
     return draw_phantoms(tmp_path_factory.mktemp("phantoms") / "set", patients=200, seed=11, image_size_px=32)
 
 
@@ -41,11 +41,11 @@ def _images(root: Path) -> list[Path]:
 
 
 def _patient(image: Path) -> str:
-    """Series and number, as the Kermany set's names tell them."""
+    """Series and number in a Kermany file name."""
     match = re.fullmatch(
         r"(?:(NORMAL2-IM|IM)-(\d{4})-0001(?:-\d{4})?|person(\d+)_(bacteria|virus)_\d+)\.jpeg", image.name
     )
-    assert match, f"{image.name} is no name of the Kermany set"
+    assert match, f"{image.name} is not a Kermany name"
     return "-".join(part for part in match.groups() if part)
 
 
@@ -85,10 +85,10 @@ def test_a_larger_set_contains_the_smaller(phantoms: PhantomSet, tmp_path: Path)
     assert small.items() <= large.items()
 
 
-def test_the_folder_tells_how_it_was_made(phantoms: PhantomSet) -> None:
-    told = json.loads((phantoms.path / "phantom.json").read_text(encoding="utf-8"))
+def test_the_folder_records_how_it_was_made(phantoms: PhantomSet) -> None:
+    settings = json.loads((phantoms.path / "phantom.json").read_text(encoding="utf-8"))
 
-    assert told == {"version": 1, "seed": 7, "patients": 25, "image_size_px": _SIDE, "difficulty": 0.3}
+    assert settings == {"version": 1, "seed": 7, "patients": 25, "image_size_px": _SIDE, "difficulty": 0.3}
 
 
 def test_counts_are_those_of_the_folder(phantoms: PhantomSet) -> None:
@@ -153,7 +153,7 @@ def test_images_of_one_patient_are_more_alike_than_those_of_two(phantoms: Phanto
     assert alike[is_same & is_other_image].mean() > alike[~is_same].mean() + 0.02
 
 
-def test_trivial_statistics_do_not_tell_the_classes_apart(many_patients: PhantomSet) -> None:
+def test_trivial_statistics_do_not_separate_the_classes(many_patients: PhantomSet) -> None:
     images = _images(many_patients.path)
     statistics = np.array([[_pixels(image).mean(), _pixels(image).std()] for image in images])
 
@@ -201,14 +201,14 @@ def test_every_wrong_argument_is_named_at_once(tmp_path: Path) -> None:
 
 
 def test_progress_counts_every_patient(tmp_path: Path) -> None:
-    told: list[tuple[int, int]] = []
+    calls: list[tuple[int, int]] = []
 
     draw_phantoms(
         tmp_path / "set",
         patients=10,
         seed=0,
         image_size_px=_SIDE,
-        on_progress=lambda _, done, total: told.append((done, total)),
+        on_progress=lambda _, done, total: calls.append((done, total)),
     )
 
-    assert told == [(done, 10) for done in range(1, 11)]
+    assert calls == [(done, 10) for done in range(1, 11)]

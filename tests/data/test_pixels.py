@@ -156,11 +156,11 @@ def test_a_store_is_the_same_for_any_number_of_workers(tmp_path: Path) -> None:
 
 
 def test_progress_counts_broken_images_too(tmp_path: Path) -> None:
-    told: list[tuple[str, int, int]] = []
+    calls: list[tuple[str, int, int]] = []
 
-    store_pixels(tmp_path, ["a.png"], 8, tmp_path, workers=1, on_progress=lambda *progress: told.append(progress))
+    store_pixels(tmp_path, ["a.png"], 8, tmp_path, workers=1, on_progress=lambda *progress: calls.append(progress))
 
-    assert told == [("decode images", 1, 1)]
+    assert calls == [("decode images", 1, 1)]
 
 
 def test_the_refusal_lists_ten_broken_images_and_counts_all(tmp_path: Path) -> None:
