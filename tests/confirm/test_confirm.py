@@ -154,7 +154,7 @@ def test_the_forecast_option_leaves_the_test_folder_sealed(lab: Lab) -> None:
     content = said(*arguments, "--forecast")
 
     assert shown.exit_code == 0, shown.stderr
-    assert "if they do nothing" in shown.stdout
+    assert "no effect" in shown.stdout
     assert "the test folder stays sealed" in " ".join(shown.stdout.split())
     assert content == read_json(lab.study / "confirm" / "forecast.json")
     assert not (lab.study / TEST_ACCESS_FILE).exists()

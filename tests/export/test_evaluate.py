@@ -259,7 +259,7 @@ def test_test_set_access_is_counted_without_the_study(copy_lab: CopyLab) -> None
 
 
 def test_a_folder_of_parts_is_refused(lab: Lab) -> None:
-    with pytest.raises(DataError, match="it holds test/ and train/"):
+    with pytest.raises(DataError, match="it contains test/ and train/"):
         evaluate(lab.model, data=lab.xrays)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,8 +12,15 @@ from numpy.typing import NDArray
 from sklearn import metrics as reference
 from sklearn.calibration import calibration_curve
 
+from xraytune.cli.model import METRIC_LABELS
 from xraytune.errors import DataError
-from xraytune.metrics.classification import auroc, classification_metrics, weighted_metrics
+from xraytune.metrics.classification import (
+    METRICS,
+    ClassificationMetrics,
+    auroc,
+    classification_metrics,
+    weighted_metrics,
+)
 from xraytune.metrics.intervals import patient_bootstrap
 from xraytune.metrics.placements import structural_components
 from xraytune.metrics.threshold import balanced_threshold, sensitivity_threshold
@@ -187,3 +196,10 @@ def test_scores_that_are_not_finite_are_refused_by_every_metric(value: float) ->
     ):
         with pytest.raises(ValueError, match="must be finite"):
             metric()
+
+
+def test_evaluate_shows_every_metric_and_no_package_replaces_one() -> None:
+    names = {field.name for field in fields(ClassificationMetrics)}
+
+    assert METRIC_LABELS.keys() == names - {"images"}
+    assert names <= set(METRICS.built_in)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from xraytune.errors import DataError
+from xraytune.errors import DataError, MachineError
 from xraytune.metrics.classification import classification_metrics
 from xraytune.metrics.intervals import further_figures, patient_bootstrap
 from xraytune.seeding import numpy_generator
@@ -122,3 +122,11 @@ def test_one_class_only_is_refused() -> None:
         patient_bootstrap(
             np.zeros(3, dtype=np.int64), np.full((3, 2), 0.5), ["a", "b", "c"], positive=1, threshold=0.5, seed=1
         )
+
+
+def test_an_extension_metric_that_raises_is_an_error_that_names_it() -> None:
+    def only_binary(*_: object) -> float:
+        raise ValueError("only binary")
+
+    with pytest.raises(MachineError, match="metric own failed: ValueError: only binary"):
+        further_figures({"own": only_binary}, *overlapping_classes(20), positive=1, replicates=3, seed=1)

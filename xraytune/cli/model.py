@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from xraytune.export.train import Trained
     from xraytune.records import EpochRecord
 
-_METRICS = {
+METRIC_LABELS = {
     "auroc": "AUROC",
     "auprc": "AUPRC",
     "accuracy": "accuracy",
@@ -157,7 +157,7 @@ def _metrics(found: Evaluation) -> Table:
     columns: list[Column | str] = ["", Column(name, "right"), "95 % interval"]
     columns += [Column("threshold 0.5", "right")] if at_half else []
     rows: list[tuple[Cell | str, ...]] = []
-    for key, label in ({name: name.replace("_", " ") for name in found.further} | _METRICS).items():
+    for key, label in ({name: name.replace("_", " ") for name in found.further} | METRIC_LABELS).items():
         low, high = found.intervals.get(key, (None, None))
         interval = "" if low is None else f"{low:.3f} to {high:.3f}"
         more = (f"{at_half[key]:.3f}",) if at_half else ()

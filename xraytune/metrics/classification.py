@@ -10,7 +10,7 @@ and sensitivity and specificity are those of `positive` against the rest.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TypeAlias
 
 import numpy as np
@@ -27,7 +27,6 @@ _BinaryMetric: TypeAlias = Callable[[Flags, Floats, Floats], Floats]
 """(is positive [N], score [N], weights [R, N]) -> [R]."""
 Metric: TypeAlias = Callable[[Labels, Floats, int], float]
 """An extension: (labels [N], probabilities [N, C], positive) -> value."""
-METRICS = Extensions("metric")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +59,10 @@ class ClassificationMetrics:
     f1: float
     brier: float
     ece: float
+
+
+METRICS = Extensions("metric", (*(field.name for field in fields(ClassificationMetrics)), "patients", "threshold"))
+"""Metrics of other packages; these names mean something else in the results of `evaluate`."""
 
 
 def auroc(labels: Labels, probabilities: Floats, *, positive: int) -> float:

@@ -11,7 +11,7 @@ from itertools import chain
 
 import numpy as np
 
-from xraytune.errors import DataError, Problem
+from xraytune.errors import DataError, MachineError, Problem
 from xraytune.metrics.classification import Floats, Labels, Metric, require_scorable, weighted_metrics
 from xraytune.seeding import numpy_generator
 
@@ -64,13 +64,18 @@ def further_figures(
 
     Raises:
         DataError: A value is not finite.
+        MachineError: A metric raised an exception.
     """
     figures = {}
     for name, metric in metrics.items():
         counts = (row for weights in _resamples(labels, patients, replicates, seed) for row in weights)
         images = (np.repeat(np.arange(len(labels)), row.astype(np.int64)) for row in counts)
         drawn = chain([np.arange(len(labels))], images)
-        values = np.array([metric(labels[rows], probabilities[rows], positive) for rows in drawn], dtype=np.float64)
+        try:
+            values = np.array([metric(labels[rows], probabilities[rows], positive) for rows in drawn], dtype=np.float64)
+        except Exception as error:
+            what = f"metric {name} failed: {type(error).__name__}: {error}"
+            raise MachineError(Problem(what, fix="repair or remove its package")) from error
         if not np.isfinite(values).all():
             what = f"metric {name} has no value on these {len(labels)} images, or on a resample of them"
             raise DataError(Problem(what, fix="evaluate on more images, or remove its package"))
