@@ -106,7 +106,7 @@ def put_a_file_for_train(here: Path) -> None:
     ("spoil", "message"),
     [
         (remove_a_class, "class NORMAL has no images"),
-        (leave_one_patient, "images are of one patient, one"),
+        (leave_one_patient, "images belong to one patient, one"),
         (give_two_files_one_name, "two files have the same name"),
         (name_in_bytes, "file names that are not UTF-8"),
         (put_a_file_for_train, "no train/"),
@@ -146,7 +146,7 @@ def test_every_broken_image_is_named_with_its_reason(run: Run, here: Path, argum
     refused(
         run(*arguments),
         3,
-        "the image is cut off or damaged",
+        "the image is truncated or damaged",
         "the file is empty",
         "neither a JPEG, PNG, TIFF nor DICOM",
         "30000 x 10 pixels are too many",
@@ -219,7 +219,7 @@ def test_pipes_and_links_in_a_circle_are_passed_over(run: Run, here: Path) -> No
         ("", 2, "not key=value"),
         ("resources.gpus_per_trial=99", 4, "99 GPUs asked for, but torch sees"),
         ("resources.cpus_per_trial=9999", 4, "9999 CPU cores"),
-        ("weights=notes.txt", 4, "this file of weights cannot be read"),
+        ("weights=notes.txt", 4, "this weights file cannot be read"),
     ],
 )
 def test_a_setting_that_cannot_run_is_refused(
@@ -254,9 +254,9 @@ def test_an_expression_that_never_ends_is_refused(run: Run, here: Path, argument
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ("imagenet", "the hash of these weights is not the one in the name"),
+        ("imagenet", "the hash of these weights does not match the file name"),
         ("IMAGENET1K_V2", "no official weights of mobilenet_v2"),
-        ("notes.txt", "this file of weights cannot be read"),
+        ("notes.txt", "this weights file cannot be read"),
         ("model/model.safetensors", "these weights are not of mobilenet_v2"),
     ],
 )

@@ -87,7 +87,7 @@ def test_a_missing_folder_of_weights_is_an_error(run: Run, space: Path) -> None:
     result = run("search", "--space", space, *net, "--weights-dir", space.parent / "nowhere")
 
     assert result.exit_code == 4
-    assert f"{space.parent / 'nowhere'}: there is no such folder of weights" in result.stderr
+    assert f"{space.parent / 'nowhere'}: there is no such weights folder" in result.stderr
 
 
 @pytest.mark.slow

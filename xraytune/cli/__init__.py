@@ -1,1 +1,1 @@
-"""The commands: each parses, calls the Python function of its name, and prints what that returns."""
+"""Commands: each parses its options, calls the Python function of the same name, and prints the result."""

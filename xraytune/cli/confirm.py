@@ -46,7 +46,7 @@ def confirm(
         typer.Option(
             min=2,
             metavar="N",
-            help="Use more GAN seeds than the study sets; adding seeds after a verdict makes the next one exploratory.",
+            help="Use more GAN seeds than the study's setting; adding seeds after a verdict makes the next one exploratory.",
         ),
     ] = None,
     forecast: Annotated[
@@ -83,11 +83,11 @@ def confirm(
 
 
 class ConfirmScreen:
-    """Show the progress of a confirm.
+    """Show the progress of a confirmation.
 
     Args:
         only_forecast: Stop after the forecast.
-        ask: Ask before accessing the test folder; without a terminal, never.
+        ask: Ask before accessing the test folder; never asks without a terminal.
         as_json: Print nothing but JSON to stdout.
     """
 
@@ -114,7 +114,7 @@ class ConfirmScreen:
         self._drawing.close()
 
     def on_forecast(self, forecast: Forecast, is_open: bool) -> None:
-        """Show the forecast. Exits if nothing else was requested, or if the test folder is to stay sealed."""
+        """Show the forecast; exit if nothing else was requested, or if the test folder is to stay sealed."""
         if is_open and not self._only_forecast:
             return
         self._drawing.close()
@@ -128,7 +128,7 @@ class ConfirmScreen:
             raise typer.Exit
         if self._only_forecast or (self._ask and not console.agreed("Access the test folder now?")):
             console.write(
-                "the test folder stays sealed; use --gan-seeds N to add seeds; leave out --forecast to access it"
+                "the test folder stays sealed; use --gan-seeds N to add seeds, or omit --forecast to access it"
             )
             raise typer.Exit
         self._bars = self._drawing.enter_context(console.progress())

@@ -45,7 +45,7 @@ _SUMMARY_EVERY_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """Text in a tone: a line, or a cell of a table."""
+    """Styled text: a line, or a cell of a table."""
 
     text: str
     tone: Tone = "plain"
@@ -62,7 +62,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows under columns; plain text stands for a left-aligned column of that name."""
+    """Rows and columns; a plain string is a left-aligned column with that heading."""
 
     columns: Sequence[Column | str]
     rows: Sequence[Sequence[Cell | str]]
@@ -74,7 +74,7 @@ Frame: TypeAlias = Sequence[Cell | str | Table]
 
 
 def facts(*rows: tuple[str, str], title: str = "") -> Table:
-    """A table of names and values."""
+    """Return a table of names and values."""
     return Table(("", Column("", flexible=True)), [(Cell(name, "dim"), value) for name, value in rows], title)
 
 
@@ -135,7 +135,7 @@ def show_result(result: R, show_text: Callable[[R], None], *, as_json: bool) -> 
 
 
 def show_json(content: object) -> None:
-    """Print the result, a record or a dict, as one JSON object: all that goes to stdout."""
+    """Print the result, a record or a dict, as one JSON object; nothing else goes to stdout."""
     ensure_ascii = (getattr(sys.stdout, "encoding", None) or "utf-8").lower() != "utf-8"
     text = json.dumps(to_json(content), indent=2, ensure_ascii=ensure_ascii, allow_nan=False)
     print(_CONTROL_CHARACTERS.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
@@ -151,7 +151,7 @@ def log(text: str, tone: Tone = "plain") -> None:
 
 
 def event(text: str) -> None:
-    """Log a line; off a terminal it starts with the time."""
+    """Log a line, with the time unless stderr is a terminal."""
     log(text if is_live() else f"{datetime.now().astimezone():%H:%M:%S}  {text}")
 
 
@@ -163,12 +163,12 @@ def duration(seconds: float) -> str:
 
 
 def is_live() -> bool:
-    """Whether stderr is a terminal that can be redrawn."""
+    """Return whether stderr is a terminal that can be redrawn."""
     return _ERR.is_terminal and not _ERR.is_dumb_terminal
 
 
 def agreed(question: str) -> bool:
-    """Ask at the terminal; yes where there is none."""
+    """Ask a yes-or-no question on the terminal; without a terminal, the answer is yes."""
     if not (is_live() and sys.stdin is not None and sys.stdin.isatty()):
         return True
     try:
@@ -187,7 +187,7 @@ def show_error(error: XraytuneError) -> None:
 
 
 def show_traceback(conclusion: str) -> None:
-    """Log the traceback of the exception being handled, and what it means."""
+    """Log the traceback of the exception being handled, then a conclusion."""
     _ERR.print(_text(traceback.format_exc()), soft_wrap=True, end="")
     log(conclusion, "bad")
 
@@ -208,7 +208,7 @@ class _LogHandler(logging.Handler):
 
 @contextmanager
 def progress() -> Iterator[Progress]:
-    """Yield a `Progress` that draws a bar for each kind of work; off a terminal, a line every ten seconds."""
+    """Yield a `Progress` that draws a bar for each kind of work; without a terminal, it logs a line every ten seconds."""
     if not is_live():
         yield _logged_progress()
         return
@@ -248,7 +248,7 @@ def _logged_progress() -> Progress:
 
 @contextmanager
 def watching(picture: Callable[[], Frame], line: Callable[[], str]) -> Iterator[None]:
-    """Show something that changes while the block runs, from a thread.
+    """Keep a picture up to date, from a thread, while the block runs.
 
     Args:
         picture: Drawn every second on a terminal; the last one stays.
@@ -261,7 +261,7 @@ def watching(picture: Callable[[], Frame], line: Callable[[], str]) -> Iterator[
             screen = stack.enter_context(Live(Text(), console=_ERR, auto_refresh=False, transient=False))
 
         def try_to_refresh() -> None:
-            with suppress(OSError, XraytuneError):  # cannot be read now, or is gone: the block raises if it matters
+            with suppress(OSError, XraytuneError):  # unreadable or gone: if it matters, the block raises
                 screen.update(drawn(picture()), refresh=True) if screen else event(line())
 
         def repeat() -> None:
@@ -279,7 +279,7 @@ def watching(picture: Callable[[], Frame], line: Callable[[], str]) -> Iterator[
 
 
 def drawn(frame: Frame) -> RenderableType:
-    """A frame for rich, with an empty line above each table."""
+    """Return a frame for rich, with an empty line above each table."""
     parts: list[RenderableType] = []
     for part in frame:
         if isinstance(part, Table):
@@ -315,7 +315,7 @@ def _drawn_table(table: Table) -> RichTable:
 
 
 def _text(cell: Cell | str) -> Text:
-    """The only way text gets to rich."""
+    """Return text for rich; all text passes through here."""
     cell = Cell(cell) if isinstance(cell, str) else cell
     return Text(_printable(cell.text), style=_STYLES[cell.tone])
 

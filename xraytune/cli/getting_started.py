@@ -1,4 +1,4 @@
-"""The commands to begin with: `demo` runs the whole pipeline on phantom X-rays, `doctor` checks this machine."""
+"""The first commands to try: `demo` runs the whole pipeline on phantom X-rays, `doctor` checks this machine."""
 
 from __future__ import annotations
 
@@ -102,8 +102,8 @@ def _show_demo(xrays: Path, study: Path, config: Path, model: Path, evaluation: 
     auroc, (low, high) = evaluation.metrics.auroc, evaluation.intervals["auroc"]
     console.write("\nResult of the search", "strong")
     console.show(
-        "This is a demo, not evidence: the images are drawn, the GAN has hardly begun to learn, and with so few patients "
-        f"such differences are chance. On new patients, the model reached an AUROC of {auroc:.3f} "
+        "This is a demo, not evidence: the images are drawn, the GAN is barely trained, and with so few patients "
+        f"such differences are due to chance. On new patients, the model reached an AUROC of {auroc:.3f} "
         f"(95 % interval {low:.3f} to {high:.3f}).",
         Table(
             ("source", Column("trials", "right"), Column("best val-A AUROC", "right"), Column("after epochs", "right")),
@@ -146,7 +146,7 @@ def doctor(
     ] = Path(),
     as_json: AsJson = False,
 ) -> None:
-    """Check this machine: versions, GPUs, disk, Ray and weights. Says how to get what is missing."""
+    """Check this machine: versions, GPUs, disk, Ray and weights. Prints how to fix what is missing."""
     from xraytune.export.doctor import doctor
 
     checks = doctor(space=space, weights_dir=weights_dir, folder=folder)
@@ -160,7 +160,7 @@ def doctor(
         ]
         console.show(
             Cell("ready; try: xraytune demo", "good") if is_ready else Cell("something is missing", "bad"),
-            Table(("check", "status", Column("found, and fix", flexible=True)), rows),
+            Table(("check", "status", Column("result and fix", flexible=True)), rows),
         )
     if not is_ready:
         raise typer.Exit(MachineError.exit_code)

@@ -140,10 +140,10 @@ def _warnings(found: Evaluation) -> list[Cell]:
     warnings = [Cell(f"left out: {image.file}: {image.reason}", "bad") for image in found.broken]
     if found.opened_test:
         times = "the first access" if found.test_access == 1 else f"access number {found.test_access}"
-        warnings.append(Cell(f"this is the study's sealed test folder: {times} has been logged", "busy"))
+        warnings.append(Cell(f"this is the study's sealed test folder: {times} was logged", "busy"))
     if found.known_patient_count:
         images, patients = found.known_patient_image_count, found.known_patient_count
-        of_patients = f"{images} of these images are of {patients} patient{'s' * (patients > 1)}"
+        of_patients = f"{images} of these images belong to {patients} patient{'s' * (patients > 1)}"
         known = f"{of_patients} in the model's own training or validation set"
         same = f"{found.known_image_count} are the same files"
         warnings.append(Cell(f"{known} ({same}): the metrics are optimistically biased", "bad"))

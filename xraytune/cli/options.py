@@ -42,7 +42,7 @@ Cache: TypeAlias = Annotated[Path | None, typer.Option(metavar="DIR", help=f"{_C
 TrainCache: TypeAlias = Annotated[
     Path | None,
     typer.Option(
-        metavar="DIR", help=f"{_CACHE}, next to the studies folder of an exported file, else the current folder."
+        metavar="DIR", help=f"{_CACHE}, next to the studies folder for an exported file, else in the current folder."
     ),
 ]
 GanCache: TypeAlias = Annotated[Path | None, typer.Option(metavar="DIR", help=f"{_CACHE}, in the current folder.")]

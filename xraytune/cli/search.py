@@ -64,13 +64,13 @@ def show_search(summary: SearchSummary, *, next_step: bool = True) -> None:
 
 
 def shown_path(path: Path) -> Path:
-    """The path relative to the current folder, if it is inside."""
+    """Return the path relative to the current folder if it is inside, else unchanged."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def log_dashboard(address: str) -> None:
-    """Log the address of Ray's dashboard, if there is one, and how to log in."""
+    """Log the address of Ray's dashboard, if any, and how to log in."""
     if address:
         ray = shown_path(Path(sys.executable).with_name("ray"))
         console.event(
@@ -79,7 +79,7 @@ def log_dashboard(address: str) -> None:
 
 
 class SearchScreen:
-    """Show a search: bars while it prepares, then a live table; off a terminal, log lines."""
+    """Show a search: bars during preparation, then a live table; without a terminal, log lines."""
 
     def __enter__(self) -> Callbacks:
         from xraytune.search.messages import Callbacks

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 def check(
     file: Annotated[Path | None, typer.Argument(metavar="FILE", help="Search space file (YAML).")] = None,
-    space: Annotated[Path | None, typer.Option(metavar="FILE", help="The same as FILE, as in `search`.")] = None,
+    space: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Same as FILE, for consistency with `search`.")
+    ] = None,
     data: Data = None,
     weights_dir: WeightsDir = None,
     overrides: Overrides = None,
@@ -102,7 +104,7 @@ def _settings(settings: Settings) -> Table:
     is_asha = scheduler.name == "asha"
     rungs = f"ASHA, grace {scheduler.grace}, reduction {scheduler.reduction}" if is_asha else "none"
     if settings.has_idle_asha:
-        rungs += f"; stops no trial, because of only {budget.max_epochs} epochs"
+        rungs += f"; stops no trial, as there are only {budget.max_epochs} epochs"
     patients = f"{data.train_patients} patients" if data.train_patients else "all other patients"
     missing = "" if data.path.exists() else "; does not exist: give --data DIR"
     return console.facts(

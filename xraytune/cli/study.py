@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def status(study: StudyArgument, as_json: AsJson = False) -> None:
-    """Show all trials of a study, the best one so far and the time left. Also works while the study is being searched."""
+    """Show all trials of a study, the best one so far and the time left. Also works during a search."""
     from xraytune.search.status import status
 
     view = status(study)
@@ -38,8 +38,8 @@ def export(
         str | None,
         typer.Option(
             metavar="ARM",
-            help="Export the best of this arm: real_only, classical, duplicate, gan or classical+gan; after a confirm, its "
-            "tuned control.",
+            help="Export the best of this arm: real_only, classical, duplicate, gan or classical+gan; after a confirmation, "
+            "its tuned control.",
         ),
     ] = None,
     as_json: AsJson = False,

@@ -25,7 +25,7 @@ _TONES: dict[str, Tone] = {
 
 
 def live_frame(view: StudyView, *, dashboard: str = "") -> Frame:
-    """A running search: its running trials, the best ones and the last ones."""
+    """Lay out a running search: the running trials, the best ones and the last ones."""
     now = [trial for trial in view.trials if trial.status in {"running", "waiting", "unfinished"}]
     ended = [trial for trial in view.trials if trial.seconds is not None]
     complete = [trial for trial in ended if trial.status == "complete"]
@@ -45,7 +45,7 @@ def live_frame(view: StudyView, *, dashboard: str = "") -> Frame:
 
 
 def status_frame(view: StudyView) -> Frame:
-    """A study with all its trials and the reasons of failed ones."""
+    """Lay out all trials of a study, with the reasons for failures."""
     table = Table(_columns(view), [_row(trial, view) for trial in view.trials])
     failed = [trial for trial in view.trials if trial.status == "failed"]
     reasons = [Cell(f"#{trial.number} failed: {trial.reason.splitlines()[0]}", "bad") for trial in failed]
@@ -53,7 +53,7 @@ def status_frame(view: StudyView) -> Frame:
 
 
 def summary_line(view: StudyView) -> str:
-    """A running search as one log line."""
+    """Format a running search as one log line."""
     busy = [f"#{trial.number} {_state(trial, view)}" for trial in view.trials if trial.status == "running"]
     parts = [f"{_ended(view)} of {view.trial_budget} trials ended", *_best(view), *busy]
     parts.append(f"{duration(view.seconds)} used")
@@ -63,7 +63,7 @@ def summary_line(view: StudyView) -> str:
 
 
 def curve(values: Sequence[float], low: float, high: float) -> str:
-    """Draw values as up to eight bars, scaled from `low` to `high`; each shows the last value of its stretch."""
+    """Draw values as up to eight bars, scaled from `low` to `high`; each shows the last value of its segment."""
     if len(values) > _CURVE_WIDTH:
         values = [values[round((place + 1) * len(values) / _CURVE_WIDTH) - 1] for place in range(_CURVE_WIDTH)]
     span = (high - low) or 1.0
@@ -71,7 +71,7 @@ def curve(values: Sequence[float], low: float, high: float) -> str:
 
 
 def _columns(view: StudyView) -> tuple[Column, ...]:
-    """The header of the curve names the AUROCs of its lowest and highest bar: the study's range so far."""
+    """Return the columns; the curve's header shows the range of its bars, the lowest and highest AUROC so far."""
     seen = _seen(view)
     ends = f"\n{min(seen):.2f}-{max(seen):.2f}".replace("0.", ".") if seen else ""
     return (
