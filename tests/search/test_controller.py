@@ -221,7 +221,7 @@ def test_when_the_first_trials_all_fail_for_one_reason_the_search_stops(study: S
     controller = direct(study)
     fail(controller, "no such layer (traceback: 0000/error.txt)")
     fail(controller, "no such layer (traceback: 0001/error.txt)")
-    with pytest.raises(TrialError, match=r"first 3 trials all failed for one reason.*no such layer"):
+    with pytest.raises(TrialError, match=r"first 3 trials all failed for the same reason.*no such layer"):
         fail(controller, "no such layer (traceback: 0002/error.txt)")
 
     assert start(direct(study)).number == 3, "once it is fixed the same command continues"
@@ -233,7 +233,7 @@ def test_when_later_trials_all_fail_for_one_reason_that_is_not_their_own_the_sea
     complete(controller, start(controller).number)
     fail(controller, "FileNotFoundError: pixels-1.npy", "fault")
     fail(controller, "FileNotFoundError: pixels-2.npy", "fault")
-    with pytest.raises(TrialError, match=r"last 3 trials all failed for one reason.*pixels-3.npy"):
+    with pytest.raises(TrialError, match=r"last 3 trials all failed for the same reason.*pixels-3.npy"):
         fail(controller, "FileNotFoundError: pixels-3.npy", "fault")
 
     assert start(direct(study)).number == 4

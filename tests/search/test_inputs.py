@@ -107,7 +107,7 @@ def test_extra_images_or_weights_that_changed_between_two_starts_are_refused_by_
     study = search_lab(lab)
     CHANGES[changed](lab, 3)
 
-    with pytest.raises(StudyError, match=f"{changed}: this changed since the study began\n.*fix: restore it"):
+    with pytest.raises(StudyError, match=f"{changed}: this input changed since the study began\n.*fix: restore it"):
         search_lab(lab, trials=2)
     assert len(study.rows()) == 1
     CHANGES[changed](lab, 2 if changed == "extra" else 1)
@@ -123,9 +123,9 @@ def test_replay_and_confirm_refuse_other_extra_images_and_weights_than_the_searc
     assert replay(study.path, 0).is_identical
     CHANGES[changed](lab, 3)
 
-    with pytest.raises(StudyError, match=f"{changed}: this changed since the study began"):
+    with pytest.raises(StudyError, match=f"{changed}: this input changed since the study began"):
         replay(study.path, 0)
-    with pytest.raises(StudyError, match=f"{changed}: this changed since the study began"):
+    with pytest.raises(StudyError, match=f"{changed}: this input changed since the study began"):
         confirm(study.path)
 
 

@@ -187,7 +187,7 @@ def test_a_value_outside_of_the_space_is_told_as_damage(study: StudyFolder) -> N
     study.journal_path.write_bytes(whole.replace(b"0.001", b"0.1"))
     assert study.journal_path.read_bytes() != whole
 
-    with pytest.raises(StudyError, match=r"damaged at trial 0: lr is 0\.1, and not 1e-05 to 0\.01"):
+    with pytest.raises(StudyError, match=r"damaged at trial 0: lr is 0\.1, not 1e-05 to 0\.01"):
         open_journal(study).parameters(0)
 
 

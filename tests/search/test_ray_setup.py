@@ -238,7 +238,7 @@ def test_too_few_inodes_for_ray_are_told(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.slow
 def test_doctor_tells_what_keeps_ray_from_starting(monkeypatch: pytest.MonkeyPatch) -> None:
     def start() -> tuple[str, str]:
-        check = next(check for check in doctor() if check.name == "Ray's start")
+        check = next(check for check in doctor() if check.name == "Ray startup")
         return check.status, check.fix
 
     assert start() == ("ok", "")
@@ -257,7 +257,7 @@ def test_doctor_reports_how_other_users_can_get_in(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
 
     def found() -> list[str]:
-        return [check.found for check in doctor() if check.name == "Ray's privacy"]
+        return [check.found for check in doctor() if check.name == "Ray security"]
 
     cluster.chmod(0o777)
     no_token = "RAY_AUTH_MODE: Ray asks for no token: every user can run code in it"

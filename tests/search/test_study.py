@@ -85,7 +85,7 @@ def test_it_is_told_which_images_changed(study: StudyFolder) -> None:
     with pytest.raises(StudyError) as refusal:
         require_same_images(study, replace(prepared, images=(changed, new, *others)))
 
-    assert f"2 are changed or gone: {first.file}, {second.file}; 1 are new: {new.file}" in str(refusal.value)
+    assert f"2 changed or gone: {first.file}, {second.file}; 1 new: {new.file}" in str(refusal.value)
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
-"""ASHA as arithmetic: which trials continue past a rung.
+"""The decision rule of ASHA: which trials continue past a rung.
 
 A rung is an epoch at which a trial's value so far is compared with those of the trials that reached it before; the trial
-continues if it is among the best 1/reduction of them. The state follows from the values in their order of arrival alone,
+continues if it is among the best 1/reduction of them. The state depends only on the values and their order of arrival,
 so after a restart the rungs are rebuilt by replaying them.
 
 Source: Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning", in the stopping form of Ray Tune's
@@ -37,9 +37,9 @@ class Rungs:
     def goes_on(self, trial: int, epoch: int, value: float) -> bool:
         """Return whether a trial that has `value` after `epoch` continues.
 
-        The cutoff is the (1 - 1/reduction) quantile of the values that reached the rung before. The first value counts:
-        a repeated call gives the same answer, even with another value, as after a restart on a machine that rounds
-        differently.
+        The cutoff is the (1 - 1/reduction) quantile of the values that reached the rung before. Only the
+        first value counts: a repeated call returns the same answer, even with another value, as after a restart on a
+        machine that rounds differently.
         """
         recorded = self._values.get(epoch)
         if recorded is None:
@@ -54,7 +54,7 @@ class Rungs:
 
 
 def rungs_of(settings: Settings, reports: Iterable[tuple[int, int, float]]) -> Rungs:
-    """Rebuild the rungs of a study; without ASHA it has none.
+    """Rebuild the rungs of a study; there are none without ASHA.
 
     Args:
         settings: The study's.

@@ -1,4 +1,4 @@
-"""Free the space of files that the next search, confirm, export or replay can compute again. Results are never removed.
+"""Delete files that the next search, confirm, export or replay can compute again. Results are never removed.
 
 An artifact of the cache is removed if its manifest shows that it belongs to this study and to no other study next to it:
 the study's decoded images, the GANs trained on its training images, and everything computed from these. Artifacts whose
@@ -42,13 +42,13 @@ _LEFTOVER_SECONDS = 3600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cleaned:
-    """What a clean freed, or would free.
+    """The space that `clean` freed, or would free.
 
     Attributes:
         study: The study's folder.
         freed_bytes: By kind.
         is_dry_run: Whether nothing was removed.
-        notes: What stays although one might expect it to go, and why.
+        notes: What was kept unexpectedly, and why.
     """
 
     study: Path
@@ -79,7 +79,7 @@ class ArtifactReferences:
     gans: frozenset[str]
 
     def has(self, stage: str, name: str, inputs: Mapping[str, Any]) -> bool:
-        """Whether an artifact, by its stage, fingerprint and the inputs in its manifest, belongs to the study."""
+        """Return whether an artifact, by its stage, fingerprint and the inputs in its manifest, belongs to the study."""
         if stage == PIXELS_STAGE:
             return f"{stage}/{name}" == self.pixels
         if stage == GAN_STAGE:
@@ -159,7 +159,7 @@ def _shared_work(folder: StudyFolder, ended: set[int], cache: Path) -> tuple[lis
 
 
 def _gan_inputs(folder: StudyFolder) -> dict[Path, list[dict[str, Any]]]:
-    """Return the inputs of the GANs of each trial of a study, and of each run of its confirm, by the trial's folder."""
+    """Return the inputs of the GANs of each trial of a study, and of each run of its confirmation, by trial folder."""
     prepared, compute = folder.prepared(), folder.compute()
     found = {}
     for config in sorted(folder.path.glob("**/trials/*/config.json")):
@@ -188,7 +188,7 @@ def _references(folder: StudyFolder, gans: Mapping[Path, list[dict[str, Any]]], 
 
 
 def _is_ended(trial: Path, folder: StudyFolder, ended: set[int]) -> bool:
-    """Whether no start continues a trial of the study, or a run of its confirm."""
+    """Return whether no later start resumes a trial of the study or a run of its confirmation."""
     runs, number = StudyFolder(trial.parents[1]), int(trial.name)
     if runs == folder:
         return number in ended

@@ -1,4 +1,4 @@
-"""The time that a study has used over all its starts, in `wall.json`."""
+"""The time that a study has used, summed over all starts, in `wall.json`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def read_times(path: Path) -> Times:
 
 
 class StudyClock:
-    """Runs from its creation, and is saved every few seconds so that the time of a killed search counts too.
+    """A clock that starts when created; saved every few seconds, so that the time of a killed search counts too.
 
     Args:
         path: `wall.json`.
@@ -62,7 +62,7 @@ class StudyClock:
         return Times(seconds=self._seconds, trials=dict(self._trials), gpu_seconds=dict(self._gpu_seconds))
 
     def start(self, number: int, gpus: float) -> None:
-        """Count the time of a trial that runs from now on and holds so many GPUs."""
+        """Start counting the time of a trial and of the GPUs that it holds."""
         self.times()
         self._gpus[number] = gpus
 

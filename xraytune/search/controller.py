@@ -65,7 +65,7 @@ class SearchController(TrialQueue):
 
     @property
     def used_up(self) -> Literal["", "trials", "hours", "gpu_hours"]:
-        """The part of the budget that is used up, so that no new trial starts; "" if there is some left of each."""
+        """The part of the budget that is used up, so that no new trial starts; "" if none is."""
         budget = self._space.settings.budget
         if len(self._journal.trials) >= self._trial_budget:
             return "trials"
@@ -78,7 +78,7 @@ class SearchController(TrialQueue):
         return ""
 
     def on_placed(self, number: int, gpus: float) -> None:
-        """Count so many GPUs for the trial just started."""
+        """Start counting the time of a trial and of its GPUs."""
         self._clock.start(number, gpus)
 
     def heartbeat(self) -> None:

@@ -1,4 +1,4 @@
-"""The inputs of a study besides its data folder, extra images and custom weights, whose contents must not change.
+"""A study's inputs other than its data folder: extra images and custom weights. Their contents must not change.
 
 inputs.json   the content of each, by its path from the study's folder
 """
@@ -55,7 +55,7 @@ def read_inputs(
 ) -> dict[Path, str]:
     """Return the content of each input: the SHA-256 of a file, a fingerprint of the usable images of a folder.
 
-    The images are decoded, so that a broken one is found before any trial.
+    The images are decoded, so that broken ones are found before any trial starts.
 
     Args:
         inputs: The folders and files.
@@ -85,7 +85,7 @@ def require_same_inputs(folder: StudyFolder, contents: Mapping[Path, str]) -> No
     recorded = _recorded(folder)
     names = {path: relative_path(path, folder.path) for path in contents}
     problems = [
-        Problem("this changed since the study began", path, "restore it, or start a study with another name")
+        Problem("this input changed since the study began", path, "restore it, or start a study with another name")
         for path, content in contents.items()
         if recorded.get(names[path], content) != content
     ]

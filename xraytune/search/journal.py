@@ -34,7 +34,7 @@ _STATES: dict[Status, TrialState] = {
 _OUTCOME = "outcome"
 _FAILURES = "failures"
 _STUDY_NAME = "xraytune"
-_LOST = "restore it from a backup; without it the study is lost, and its space can be searched under another name"
+_LOST = "restore it from a backup, or search the space again under another name: the study cannot be used without it"
 # The operation code of Optuna's journal for a reported value; a test reads a journal that Optuna wrote.
 _REPORT_OPERATION = 7
 
@@ -103,14 +103,14 @@ class Journal:
         """Return the settings of a trial.
 
         Raises:
-            ValueError: They are being drawn at this moment.
+            ValueError: They are just being drawn.
             StudyError: The trial has ended, and its settings are missing or not in the space.
         """
         trial = self._frozen(number)
         try:
             for spec in self._specs:
                 if spec.name in trial.params and not spec.domain.contains(value := trial.params[spec.name]):
-                    raise ValueError(f"{spec.name} is {value}, and not {spec.domain}")
+                    raise ValueError(f"{spec.name} is {value}, not {spec.domain}")
             return self._suggest(FixedTrial(trial.params))
         except (ValueError, LookupError) as error:
             if trial.state.is_finished():
@@ -149,7 +149,7 @@ class Journal:
         self._trial(number).set_user_attr(_FAILURES, entries)
 
     def tell(self, number: int, status: Status, value: float | None, outcome: Mapping[str, Any]) -> None:
-        """Record the end of a trial, unless it is recorded. A pruned trial keeps its last value, a failed one has none."""
+        """Record the end of a trial, unless already recorded. A pruned trial keeps its last value, a failed one has none."""
         if self._frozen(number).state.is_finished():
             return
         trial = self._trial(number)

@@ -1,4 +1,4 @@
-"""What trials report, what the trial queue hands out, and the callbacks of a search or a confirm."""
+"""What trials report, what the trial queue hands out, and the callbacks of a search or a confirmation."""
 
 from __future__ import annotations
 
@@ -77,16 +77,16 @@ def _ignore(*_: Any) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Callbacks:
-    """Functions that a search or a confirm calls as it proceeds; each does nothing by default.
+    """Functions that a search or a confirmation calls as it proceeds; each does nothing by default.
 
     Attributes:
         note: Called with a line that the user should see.
         on_start: Called when Ray runs, with the study's folder, the address of Ray's dashboard ("" if there is none) and
-            the study's trial budget (0 in a confirm).
+            the study's trial budget (0 in a confirmation).
         on_trial_start: Called when a trial starts or resumes.
         on_epoch: Called with a trial's number and its record after each new epoch.
         on_trial_end: Called with the trial's row of `trials.jsonl`.
-        on_progress: Called with the progress of everything else, such as decoding, and of a confirm's runs.
+        on_progress: Called with the progress of everything else, such as decoding, and of a confirmation's runs.
     """
 
     note: Callable[[str], None] = _ignore

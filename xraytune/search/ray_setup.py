@@ -21,11 +21,11 @@ from xraytune.files import free_inodes, nearest_folder
 from xraytune.limits import ADDRESS_SPACE, FILE_SIZE, OPEN_FILES
 
 _MIB = 2**20
-_LEAST_MIB = 16  # with 4 it starts, with 1 it does not
-_LEAST_INODES = 1000  # a session of two trials makes 500
+_LEAST_MIB = 16  # Ray starts with 4, but not with 1
+_LEAST_INODES = 1000  # a session of two trials creates 500
 _FILES, _FILES_PER_CORE = 80, 6  # of gcs_server and raylet: 70 and 60 with two trials, 82 and 86 with eight
 _OBJECT_STORE_BYTES = 256 * _MIB  # one file of 200 MiB
-_MAPPED_BESIDES_BYTES = 2304 * _MIB  # by the process of a trial, beyond what this one has mapped with torch
+_MAPPED_BESIDES_BYTES = 2304 * _MIB  # by a trial's process, beyond what this process has mapped with torch
 _HAS_PROC = Path("/proc/self/statm").exists()
 _LONGEST_SOCKET_BYTES = 107
 _PREFIX = "xray-"
@@ -94,7 +94,7 @@ def protect_token() -> None:
 
 
 def open_doors() -> Iterator[Problem]:
-    """Yield how other users of this machine can get into this user's Ray, or into the cluster of `--address auto`."""
+    """Yield the ways for other users of this machine into this user's Ray, or into the cluster of `--address auto`."""
     with suppress(RuntimeError):  # there is no home folder
         if _is_open(token := _default_token()):
             yield Problem("other users can read Ray's token", token, f"chmod 600 {token} (a local search does it)")
@@ -157,7 +157,7 @@ def _default_token() -> Path:
 
 
 def _is_open(path: Path, permissions: int = 0o077) -> bool:
-    """Whether a path grants other users one of these permissions or belongs to another user than root; False if missing."""
+    """Return whether a path grants other users one of these permissions or belongs to another user; False if missing."""
     try:
         found = path.stat()
     except OSError:

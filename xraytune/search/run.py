@@ -1,4 +1,4 @@
-"""The main job: search a space over a folder of X-rays. The same call again resumes the search."""
+"""Search a space over a folder of X-rays. The same call again resumes the search."""
 
 from __future__ import annotations
 
@@ -83,9 +83,9 @@ def search(
         callbacks: Called as the search proceeds.
 
     Raises:
-        ConfigError: The file.
-        DataError: The images.
-        MachineError: Weights, GPUs, disk or the Ray cluster.
+        ConfigError: The file is invalid.
+        DataError: The images cannot be used.
+        MachineError: Weights, GPUs, disk space or the Ray cluster are missing.
         StudyError: The study is in use, or has another space, other images or other weights.
         TrialError: No trial completed.
         KeyboardInterrupt: Ctrl-C, after a clean shutdown.
@@ -224,7 +224,7 @@ def require_weights(space: Space) -> None:
     """Find the weights of every backbone in the space; build each extension's backbone once.
 
     Raises:
-        MachineError: Weights are missing, damaged or of another network.
+        MachineError: Weights are missing, damaged or for another network.
     """
     for backbone, weights in space.networks():
         file = find_weights(backbone, weights, space.settings.weights_dir)

@@ -1,4 +1,4 @@
-"""Runs a queue of trials on Ray, from a process that survives Ray.
+"""Run a queue of trials on Ray, from a process that survives Ray.
 
 A child process talks to Ray (`search/ray/driver.py`) and asks this one over a pipe which trials to run and to stop. All
 decisions are made and saved here. If Ray dies, the child dies with it; it is started again, and the trials that ran resume
@@ -47,11 +47,11 @@ _ENVIRONMENT = {
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Makes Ray listen on 127.0.0.1 only, on Linux too; `ray.init(_node_ip_address="127.0.0.1")` would not."""
 _ONE_ATTEMPT = {"RAY_NUM_REDIS_GET_RETRIES": "1"}
-"""Of 40 seconds; by default Ray tries for a quarter of an hour to reach a cluster that does not exist."""
+"""An attempt takes 40 seconds; by default Ray retries for a quarter of an hour if there is no cluster."""
 _FRUITLESS_STARTS = 3
 _LATE_SECONDS = 60.0
 _HEARTBEAT_SECONDS = 1.0
-_STOP_SECONDS = 20.0  # longer than Tune gives its trials; it waits for ever for one that it cannot place
+_STOP_SECONDS = 20.0  # longer than Tune's own limit; Tune waits forever for a trial that it cannot place
 _SHUTDOWN_SECONDS = 20.0
 
 
@@ -72,8 +72,8 @@ class Runner:
 
     Args:
         folder: The study; its `.ray.log` has Ray's output while Ray runs, and stays if an error refers to it.
-        token: Of the study's lock.
-        resources: Of one trial, resolved (`resources.resolved`).
+        token: Token of the study's lock.
+        resources: Resources of one trial, resolved (`resources.resolved`).
         cache: The artifact cache.
         address: A Ray cluster; None starts Ray on this machine.
         note: Called with lines that the user should see.
@@ -191,7 +191,7 @@ def survey(address: str, resources: Resources, *, note: Callable[[str], None]) -
 
     Args:
         address: The cluster.
-        resources: Of one trial; `auto` is resolved by the cluster's GPUs, not by this machine's.
+        resources: Resources of one trial; `auto` is resolved by the cluster's GPUs, not by this machine's.
         note: Called with lines that the user should see.
 
     Raises:
@@ -219,7 +219,7 @@ def survey(address: str, resources: Resources, *, note: Callable[[str], None]) -
 
 
 def _started(address: str | None, log: Path, caught: list[int], note: Callable[[str], None]) -> _Child:
-    """Start Ray without a token, then with it: a cluster without tokens would lose each trial of a search with one."""
+    """Try without a token, then with one: a cluster without tokens would lose every trial of a search that has one."""
     for auth in ("disabled", "token"):
         child = _Child(address, log, auth)
         try:
@@ -240,7 +240,7 @@ def _started(address: str | None, log: Path, caught: list[int], note: Callable[[
 
 @dataclass(slots=True)
 class _QueueServer:
-    """Answers the child's questions about a queue."""
+    """Answer the child's questions about a queue."""
 
     queue: TrialQueue
     folder: StudyFolder
@@ -260,7 +260,7 @@ class _QueueServer:
                     self.note(f"#{number} has not started for a minute: Ray has no room for it, or its node is slow")
 
     def _claim(self, number: int) -> str:
-        """The process that started a trial last; "" if none did."""
+        """Return the process that started a trial last; "" if none did."""
         try:
             return read_bytes(self.folder.trial_path(number) / CLAIM_FILE, "JSON file").decode(errors="replace")
         except OSError:

@@ -1,6 +1,6 @@
 """Optuna's samplers, seeded by the trial's number and, where they draw one parameter at a time, by its name.
 
-So a restart shifts no draw: a trial that was killed between two of its parameters gets the others as it would have.
+So a restart shifts no draw: a trial that was killed between two parameters gets the same remaining ones.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def quiet_optuna() -> Iterator[None]:
 
 
 def random_parameters(space: Space, seed: int) -> Iterator[Parameters]:
-    """Yield independent random draws without end; the same seed gives the same draws."""
+    """Yield independent random draws forever; the same seed yields the same draws."""
     with quiet_optuna():
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
         while True:

@@ -1,4 +1,4 @@
-"""The state of a study now, read from its folder, also while another process searches it."""
+"""The current state of a study, read from its folder, even while another process runs the search."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TrialView:
         status: `waiting` for a GAN that another trial trains; `unfinished` if the search has stopped.
         epochs: Number of recorded epochs.
         values: Best val-A AUROC after each of them.
-        val_b_auroc: Of a complete trial.
+        val_b_auroc: AUROC on val-B of a complete trial.
         busy_with: What a running trial does before its first epoch, such as `GAN 300/600`.
         seconds: Wall time of an ended trial.
         reason: Why it ended, unless it is complete.
@@ -50,7 +50,7 @@ class StudyView:
         name: The study's.
         trials: By number.
         trial_budget: That of the running start if known, else of the first one, and at least the number of trials.
-        max_epochs: Of a trial.
+        max_epochs: Maximum number of epochs of a trial.
         seconds: Wall time used, over all starts.
         seconds_left: An estimate from the trials so far; None before the first one has ended or if no search runs.
         is_running: Whether a search runs on it.
@@ -81,7 +81,7 @@ def status(study: Path) -> StudyView:
 
 
 class StudyWatcher:
-    """Looks at a study repeatedly; each look reads what was added to the journal since the last one.
+    """Observe a study; each look reads only what was added to the journal since the last one.
 
     Args:
         folder: The study.
@@ -112,7 +112,7 @@ class StudyWatcher:
         )
 
     def _times(self, is_running: bool) -> Times:
-        """Return the time used, in a running search also that since it was last saved."""
+        """Return the time used; during a search, including the time since it was last saved."""
         wall = self._folder.path / "wall.json"
         times = read_times(wall)
         if not is_running or not wall.exists():
@@ -124,7 +124,7 @@ class StudyWatcher:
     def _trial(self, number: int, is_running: bool) -> TrialView | None:
         try:
             parameters = self._journal.parameters(number)
-        except ValueError:  # they are being drawn at this moment
+        except ValueError:  # they are just being drawn
             return None
         status = self._journal.status(number)
         values = tuple(value for _, value in sorted(self._journal.reported(number).items()))

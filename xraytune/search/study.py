@@ -82,7 +82,7 @@ class StudyFolder:
 
     @property
     def runs_path(self) -> Path:
-        """In the folder of a confirm's runs: one row for every ended run."""
+        """In the folder of a confirmation's runs: one row for every ended run."""
         return self.path / "runs.jsonl"
 
     @property
@@ -101,11 +101,11 @@ class StudyFolder:
         return self.path.parent.parent / "cache"
 
     def trial_path(self, number: int) -> Path:
-        """The folder of one trial."""
+        """Return the folder of one trial."""
         return self.path / "trials" / f"{number:04d}"
 
     def checkpoint_path(self, number: int) -> Path:
-        """The checkpoint that a trial resumes from."""
+        """Return the checkpoint that a trial resumes from."""
         return self.trial_path(number) / "checkpoint" / "checkpoint.pt"
 
     def drop_checkpoint(self, number: int) -> None:
@@ -202,11 +202,11 @@ def damage_explained(file: Path) -> Iterator[Path]:
 
 
 def create_study(folder: StudyFolder, space: Space, prepared: Prepared, where: Compute | Mapping[str, Json]) -> None:
-    """Create a study at once; if another search has created it in the meantime, that one stays.
+    """Create a study atomically; if another search has created it in the meantime, keep that one.
 
     `where` is what its trials compute on here, or the `environment` of the machine that runs them.
     """
-    # A final training reads a study without Optuna in its process; only a search creates one.
+    # Imported here so that a final training, which only reads studies, does not load Optuna.
     from xraytune.search.journal import create_journal
 
     pairs = space.combinations("backbone", "source")
@@ -287,7 +287,9 @@ def require_free(folder: StudyFolder) -> None:
     """Refuse (StudyError) to create a study in a folder with other files."""
     if folder.path.exists() and any(folder.path.iterdir()):
         fix = "give the study another name (--set name=...), or move the folder away"
-        raise StudyError(Problem("this folder is no study (study.yaml is missing), and not empty", folder.path, fix))
+        raise StudyError(
+            Problem("this folder is not empty, and is not a study (study.yaml is missing)", folder.path, fix)
+        )
 
 
 def require_same_space(folder: StudyFolder, space: Space) -> None:
@@ -338,8 +340,8 @@ def require_same_images(folder: StudyFolder, prepared: Prepared) -> Prepared:
     gone = missing_images(recorded, prepared.images)
     added = [file for file in missing_images(prepared, recorded.images) if file not in set(gone)]
     changes = [(gone, "changed or gone"), (added, "new")]
-    found = "; ".join(f"{len(files)} are {how}: {listed(files)}" for files, how in changes if files)
-    found = found or "same files, but other patients or classes, or made square in another way"
+    found = "; ".join(f"{len(files)} {how}: {listed(files)}" for files, how in changes if files)
+    found = found or "same files, but other patients or classes, or another way of making images square"
     fix = "restore them, or start a study with another name"
     raise StudyError(Problem(f"the images changed since the study began: {found}", folder.path, fix))
 

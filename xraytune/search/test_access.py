@@ -1,4 +1,4 @@
-"""The test-set access log: each further evaluation on a sealed test folder makes its scores mean less.
+"""The test-set access log: each further evaluation on a sealed test folder weakens its scores as evidence.
 
 A test folder is identified by its content, so a copy under another name is the same folder. Each access is logged in the
 study's own `test_access.jsonl` and in the one next to the studies, which survives them: a second study on the same test
@@ -99,4 +99,4 @@ def as_text(earlier: Sequence[TestAccess]) -> str:
     """Return why a verdict after earlier accesses is exploratory."""
     times = "once" if len(earlier) == 1 else f"{len(earlier)} times"
     by = dict.fromkeys(f"`{row['command']}` of study {row['study']}" for row in earlier)
-    return f"the test folder had been opened {times} before, by {' and '.join(by)}"
+    return f"the test folder had been accessed {times} before, by {' and '.join(by)}"

@@ -1,7 +1,7 @@
-"""The queue that a search and a confirm share: which trial runs next, which continues, and which is retried.
+"""The queue that a search and a confirmation share: which trial runs next, which continues, and which is retried.
 
 A trial whose GAN another trial is training waits for it while others run, so each GAN is trained once and nothing can
-deadlock. `SearchController` draws its trials and records them in the journal; `RunList` of a confirm has a fixed list.
+deadlock. `SearchController` draws its trials and records them in the journal; `RunList` of a confirmation has a fixed list.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class TrialQueue:
     Args:
         folder: Contains the trials.
         waiting: The trials to run first, in order.
-        gan_need: Called each time anew, since a GAN may have been trained in the meantime.
+        gan_need: Called again each time, since the GAN may have been trained in the meantime.
         retries: How often a trial is retried without a new epoch in between.
     """
 
@@ -86,10 +86,10 @@ class TrialQueue:
         return NoTrial.DONE if self.is_done else NoTrial.WAIT
 
     def on_placed(self, number: int, gpus: float) -> None:
-        """Handle that the trial just started holds so many GPUs."""
+        """Called with the GPUs of a trial that has just been placed."""
 
     def on_result(self, number: int, message: Message) -> bool:
-        """Handle a message of a trial and return whether the trial continues. Repeated messages change nothing.
+        """Handle a message from a trial and return whether the trial continues. Repeated messages change nothing.
 
         Raises:
             MachineError: No trial can run on this machine; this one stays unfinished.
@@ -121,7 +121,7 @@ class TrialQueue:
         return False
 
     def on_trial_lost(self, number: int, *, out_of_memory: bool) -> None:
-        """Handle that the process of a trial ended without a message."""
+        """Handle a trial's process that ended without a message."""
         if number not in self._running:
             return
         hang = self._folder.trial_path(number) / HANG_FILE
@@ -135,7 +135,7 @@ class TrialQueue:
         self._fail(number, reason, "memory" if out_of_memory else "fault", is_lost=True)
 
     def on_ray_lost(self) -> None:
-        """Handle that all processes are gone: running trials start again first, and this counts as no failure."""
+        """Handle the loss of all processes: running trials are restarted first, without counting a failure."""
         for number in reversed(tuple(self._running)):
             self._waiting.appendleft(self._remove(number))
             self._on_stop(number)
@@ -144,7 +144,7 @@ class TrialQueue:
         """Called about once a second."""
 
     def _must_wait(self, suggestion: TrialSuggestion) -> bool:
-        """Whether a running trial is training this trial's GAN, or a longer or shorter run of it."""
+        """Return whether a running trial is training this trial's GAN, or a longer or shorter run of it."""
         needed = self._gan_need(suggestion.parameters)
         if needed is None:
             return False
@@ -194,7 +194,7 @@ class TrialQueue:
             and (are_first or is_of_machine)
         ):
             which = f"the {'first' if are_first else 'last'} {_SAME_FAILURES} trials"
-            what = f"{which} all failed for one reason, so no other was started: {reason}"
+            what = f"{which} all failed for the same reason, so no other was started: {reason}"
             raise TrialError(Problem(what, self._folder.path, "fix the cause, then run the same command again"))
 
     @property

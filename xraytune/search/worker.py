@@ -79,7 +79,7 @@ class TrialWorker:
             self._epochs = _failing(error)
 
     def _start(self) -> Generator[EpochRecord, None, TrialResult]:
-        """Claim the trial from any earlier process; returns its epochs, none of which is computed yet."""
+        """Claim the trial from any earlier process and return its epochs, none of which is computed yet."""
         compute = self._study.compute()
         require_device(compute, self._study.path)
         if other := other_releases(self._study):
@@ -119,7 +119,7 @@ class TrialWorker:
                 yield record
 
     def step(self) -> Message:
-        """Train one epoch, the first time after everything that it needs, and return the trial's message."""
+        """Train one epoch, the first one after all preparation, and return the trial's message."""
         message = next_message(self._epochs, self._folder)
         if self._tracker and "epoch" in message:
             self._tracker.log(EpochRecord(**message["epoch"]))

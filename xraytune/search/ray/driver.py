@@ -2,7 +2,7 @@
 
 It makes no decisions and saves nothing: it asks the search, its parent, over a pipe. So it may die at any moment, with all
 of Ray, and the search starts another one. It ends itself when the search or a process of Ray is gone, since Tune would wait
-for ever. Tune starts afresh each time; its own state is never restored.
+forever. Tune starts afresh each time; its own state is never restored.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class QueueClient:
 
 
 class QueueSearcher(Searcher):
-    """Gives Tune the trials of the queue."""
+    """Give Tune the trials of the queue."""
 
     def __init__(self, queue: QueueClient) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class QueueSearcher(Searcher):
 
 
 class QueueScheduler(FIFOScheduler):
-    """Passes every message of a trial to the queue."""
+    """Pass every message of a trial to the queue."""
 
     def __init__(self, queue: QueueClient) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -173,7 +173,7 @@ def _start_ray(address: str | None, cpus: int) -> dict[str, Any]:
             return {"refused": f"the Ray cluster asks for a token, and this machine {ours}"}
         if address and isinstance(error, ConnectionError):
             return {"unavailable": f"no Ray cluster answers: {error}"}
-        traceback.print_exc()  # into this process's log, to which the search refers if it gives up
+        traceback.print_exc()  # into this process's log, which the search names if it gives up
         first_line = str(error).strip().partition("\n")[0]
         return {"failed": f"Ray did not start: {first_line}"}
     url = context.dashboard_url
