@@ -122,7 +122,7 @@ def test_drawn_images_are_extra_images_for_studies_of_the_gans_split_alone(kept:
     used, _ = store_folder(tmp_path / "images", same, cache=kept.cache)
 
     assert len(used) == 20
-    with pytest.raises(DataError, match="the GAN of these images has learnt from"):
+    with pytest.raises(DataError, match="the GAN of these images was trained on"):
         store_folder(tmp_path / "images", other, cache=kept.cache)
 
 
@@ -161,7 +161,7 @@ def test_a_record_that_gan_train_did_not_write_is_refused(
     gan = Path(shutil.copytree(kept.gan, tmp_path / "gan"))
     write_json(gan / "gan.json", read_json(gan / "gan.json") | change)
 
-    with pytest.raises(ArtifactError, match=r"gan\.json is damaged, or of another version"):
+    with pytest.raises(ArtifactError, match=r"gan\.json is damaged, or from another version"):
         gan_sample(gan, count=1, out=tmp_path / "images")
 
 

@@ -38,7 +38,9 @@ def folder_of(gan: Prepared, root: Path) -> Path:
 def test_images_of_a_gan_that_has_learnt_from_validation_images_are_refused(bench: Bench, tmp_path: Path) -> None:
     root = folder_of(resplit(bench, seed=1), tmp_path / "drawn")
 
-    with pytest.raises(DataError, match=r"learnt from \d+ of the \d+ images that the study holds back\n.*data\.split"):
+    with pytest.raises(
+        DataError, match=r"was trained on \d+ of the \d+ images that the study holds out\n.*data\.split"
+    ):
         require_unseen(root, bench.prepared)
 
 
@@ -50,7 +52,7 @@ def test_images_of_a_gan_that_has_learnt_from_test_images_are_refused(bench: Ben
     study = replace(bench.prepared, images=tuple(i for i in bench.prepared.images if i.side == "train")[1:])
 
     require_unseen(root, study)
-    with pytest.raises(DataError, match="learnt from 1 of the 1 images that the study holds back"):
+    with pytest.raises(DataError, match="was trained on 1 of the 1 images that the study holds out"):
         require_unseen(root, study, [test])
 
 

@@ -1,1 +1,1 @@
-"""One trial, from settings to a value, with what trials share computed once."""
+"""One trial, from settings to a value; work that trials share is done once."""

@@ -1,4 +1,4 @@
-"""Compute work that trials share once, and cache it at the fingerprint of everything it depends on.
+"""Compute shared results of trials once, and cache them by the fingerprint of everything they depend on.
 
 `build_once(cache, stage, inputs, build)` returns the folder of an artifact and builds it if it is missing or damaged. A
 manifest lists its inputs and the size and SHA-256 of every file. A lock saves a second process from repeating the work,
@@ -31,7 +31,7 @@ _logger = logging.getLogger(__name__)
 
 
 def releases(*packages: str) -> dict[str, str]:
-    """The installed release of each package, for fingerprints.
+    """Return the installed release of each package, for fingerprints.
 
     The local build is left out (2.15.0 of 2.15.0+cu132): see docs/decisions/0019-versions-in-fingerprints.md.
     """
@@ -39,13 +39,13 @@ def releases(*packages: str) -> dict[str, str]:
 
 
 def fingerprint(stage: str, inputs: Mapping[str, Any]) -> str:
-    """32 hex digits of SHA-256 over the stage's name and version ("gan-1") and its inputs, as sorted JSON."""
+    """Return 32 hex digits of SHA-256 over the stage's name and version ("gan-1") and its inputs, as sorted JSON."""
     text = json.dumps({"stage": stage, "inputs": inputs}, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def artifact_path(cache: Path, stage: str, inputs: Mapping[str, Any]) -> Path:
-    """The folder of the artifact, whether it exists or not."""
+    """Return the folder of the artifact, whether it exists or not."""
     return cache / stage / fingerprint(stage, inputs)
 
 
@@ -82,7 +82,7 @@ def build_once(
 
 
 def is_whole(path: Path) -> bool:
-    """Whether an artifact is intact: its manifest belongs to this folder, and every file is as listed there.
+    """Return whether an artifact is intact: its manifest belongs to this folder, and every file is as listed there.
 
     Raises:
         PermissionError: It is not readable.
@@ -100,7 +100,7 @@ def is_whole(path: Path) -> bool:
 
 @lru_cache(maxsize=256)
 def _listed_files(path: Path, manifest: bytes) -> dict[str, Any]:
-    """The files of a manifest: name -> `bytes` and `sha256`. Raises ValueError if it is not the manifest of this folder."""
+    """Return the files of a manifest: name -> `bytes` and `sha256`; ValueError if it belongs to another folder."""
     content = json.loads(manifest)
     stage, files = content["stage"], dict(content["files"])
     if (stage, fingerprint(stage, content["inputs"])) != (path.parent.name, path.name):
@@ -134,12 +134,12 @@ def artifacts_of(cache: Path, stage: str) -> Iterator[tuple[Path, dict[str, Any]
 
 
 def content_sha256(path: Path, file: str) -> str:
-    """The SHA-256 of a file of an intact artifact, as listed in its manifest."""
+    """Return the SHA-256 of a file of an intact artifact, as listed in its manifest."""
     return str(read_json(path / _MANIFEST)["files"][file]["sha256"])
 
 
 def discard(path: Path) -> None:
-    """Remove a file or a folder at once; processes that have it open keep reading, and it may be gone already.
+    """Remove a file or folder atomically, if it exists; processes that have it open can go on reading.
 
     Raises:
         MachineError: The system refuses access.

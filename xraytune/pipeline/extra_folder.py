@@ -1,7 +1,7 @@
 """Choose the images of `source: folder` that a trial may train on, and decode them.
 
-Validation and test measure generalisation only if no patient of theirs is among the extra images, and if no GAN behind
-these images has learnt from theirs. A folder that `xraytune gan sample` wrote lists what its GAN was trained on in
+Validation and test scores measure generalisation only if the extra images show none of their patients, and if no GAN
+behind the extra images was trained on them. A folder that `xraytune gan sample` wrote lists what its GAN was trained on in
 `provenance.json`.
 """
 
@@ -40,7 +40,7 @@ def store_folder(
 
     Raises:
         DataError: The folder is malformed, has a broken image, no usable image, an image of a test patient, or images of
-            a GAN that has learnt from validation or test images.
+            a GAN that was trained on validation or test images.
     """
     require_unseen(root, prepared, () if index is None else index.test)
     found = read_labelled_folder(root, prepared.class_names)
@@ -66,12 +66,12 @@ def require_enough(images: Sequence[ImageFile], parameters: Parameters, prepared
 
 
 def require_unseen(root: Path, prepared: Prepared, test: Sequence[ImageFile] = ()) -> None:
-    """Refuse images of a GAN that has learnt from images of val-A, val-B or the held-out test folder.
+    """Refuse images of a GAN that was trained on images of val-A, val-B or the held-out test folder.
 
     Folders without the provenance file of `xraytune gan sample` pass.
 
     Raises:
-        DataError: It has, or the provenance file cannot be read.
+        DataError: The GAN was trained on such images, or the provenance file cannot be read.
     """
     path = root / PROVENANCE_FILE
     if not path.is_file():
@@ -87,7 +87,7 @@ def require_unseen(root: Path, prepared: Prepared, test: Sequence[ImageFile] = (
     learnt = set(map(str, train_images))
     held_out = [image.sha256 for image in prepared.images if image.side != "train"] + [image.sha256 for image in test]
     if seen := sum(sha256 in learnt for sha256 in held_out):
-        what = f"the GAN of these images has learnt from {seen} of the {len(held_out)} images that the study holds back"
+        what = f"the GAN of these images was trained on {seen} of the {len(held_out)} images that the study holds out"
         fix = "train the GAN with this study's data and data.split (`xraytune gan train`), and draw the images again"
         raise DataError(Problem(what, path, fix))
 
@@ -95,7 +95,7 @@ def require_unseen(root: Path, prepared: Prepared, test: Sequence[ImageFile] = (
 def _require_no_test_patients(
     images: Sequence[ImageFile], root: Path, index: ImageIndex, group_regex: str | None
 ) -> None:
-    """Refuse what `confirm` would refuse at the very end; only names and hashes of the test folder are read."""
+    """Refuse patients of the test folder, as `confirm` would at its end; reads only names and hashes of that folder."""
     known_as = all_names(images, root, group_regex, owners_by_name([*index.images, *index.test]))
     known = known_patients(index.test, index.root, images, group_regex=group_regex, known_as=known_as)
     if shared := [image.file for image in index.test if image.patient in known]:
@@ -128,7 +128,7 @@ def _without_validation(
     if identical:
         what += f" ({identical} are identical to images there)"
     if not usable:
-        fix = "give images of other patients, such as those of the train side, with distinct names"
+        fix = "use images of other patients, such as those of the train side, with distinct names"
         raise DataError(Problem(what, root, fix))
     _logger.warning("%s: %s", root, what)
     return usable

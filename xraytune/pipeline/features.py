@@ -1,7 +1,7 @@
 """The network of an experiment, and the features of its backbone if that is frozen.
 
 Features are computed once for every view of an image and shared by all heads trained on them. With V views an image has V
-feature vectors, so a head trains on exactly what it would see behind the backbone. The fingerprint covers the images, the
+feature vectors, so a head trains on exactly what the backbone would output. The fingerprint covers the images, the
 views, the input format, the backbone and its weights, and the releases of torch and torchvision.
 """
 
@@ -39,7 +39,7 @@ class Network:
     """The network of an experiment, built on first use (cached features avoid it), and how images become its inputs.
 
     Attributes:
-        form: From stored pixels to the network's input.
+        form: Converts stored pixels to the network's input.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Network:
         return network.to(self.compute.device)
 
     def head(self, feature_count: int) -> nn.Module:
-        """A new head, on the device."""
+        """Return a new head, on the device."""
         seed = self.experiment.settings.seed
         head = build_head(self.experiment.parameters, feature_count, self._class_count, seed=seed)
         return head.to(self.compute.device)
@@ -77,7 +77,7 @@ class Network:
         return self.experiment.parameters.trainable == "head" and view_count(self.experiment) > 0
 
     def features(self, source: ImageSource, *, classical: int) -> NDArray[np.float32]:
-        """The backbone's features of all views of a source, float32 [n, V, D], memory-mapped; with `classical` 0, V is 1."""
+        """Return the features of all views of a source, float32 [n, V, D], memory-mapped; V is 1 if `classical` is 0."""
         parameters, seed, compute = self.experiment.parameters, self.experiment.settings.seed, self.compute
         count, views = len(source.rows), parameters.views
         table = view_table(seed, "views", source.name, image_count=count, views=views, classical=classical)
@@ -123,11 +123,11 @@ class Network:
         return features
 
     def scaled(self, source: ImageSource, places: NDArray[np.int64] | slice) -> Tensor:
-        """Images of a source on the device, float32 [n, 1, S, S] in [0, 1]."""
+        """Return images of a source on the device, float32 [n, 1, S, S] in [0, 1]."""
         return to_unit(torch.from_numpy(source.read(places)).to(self.compute.device), self.form)
 
     def batches(self, source: ImageSource) -> Iterator[Tensor]:
-        """Inputs of all images of a source in order, unaugmented: batches of [n, C, S, S], or one of features [n, D]."""
+        """Yield the inputs of all images of a source, unaugmented: batches of [n, C, S, S], or one of features [n, D]."""
         if self.has_cached_features:
             features = self.features(source, classical=0)
             yield torch.from_numpy(np.array(features[:, 0])).to(self.compute.device)
@@ -137,12 +137,12 @@ class Network:
 
 
 def view_count(experiment: Experiment) -> int:
-    """Views of each image: one without augmentation, 0 if they are drawn afresh in every step."""
+    """Return the views of each image: one without augmentation, 0 if they are drawn afresh in every step."""
     return experiment.parameters.views if experiment.parameters.classical else 1
 
 
 def _grey_statistics(source: ImageSource) -> tuple[float, float]:
-    """Mean and standard deviation of the pixels, in [0, 1]; from the histogram of their 256 values."""
+    """Return the mean and standard deviation of the pixels, in [0, 1]; from the histogram of their 256 values."""
     histogram = np.zeros(256, dtype=np.int64)
     for start in range(0, len(source.rows), 512):
         histogram += np.bincount(source.read(slice(start, start + 512)).ravel(), minlength=256)

@@ -58,7 +58,7 @@ class TrainedGan:
     grids: Path
 
     def to_json(self) -> dict[str, Json]:
-        """The record as JSON values."""
+        """Return the record as JSON values."""
         return _json(self)
 
 
@@ -71,13 +71,13 @@ class GanSample:
     image_size_px: int
 
     def to_json(self) -> dict[str, Json]:
-        """The record as JSON values."""
+        """Return the record as JSON values."""
         return _json(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _GanRecord:
-    """`gan.json`. Of the training images it holds hashes alone, no names and no patients."""
+    """`gan.json`. It holds only hashes of the training images, neither names nor patients."""
 
     version: Literal[1] = 1
     settings: GanSettings
@@ -229,7 +229,7 @@ def gan_sample(
 
 
 def _images(gan: Path, settings: GanSettings, label: int, name: str, compute: Compute) -> Iterator[NDArray[np.uint8]]:
-    """The images of a class, without end: the blocks that a search would use."""
+    """Yield images of a class forever, from the blocks that a search would use."""
     generator = load_generator(gan / _generator_file(None if settings.conditional else name)).to(compute.device)
     class_input = label if settings.conditional else 0
     for block in count_from():
@@ -245,7 +245,7 @@ def _read_record(gan: Path) -> _GanRecord:
     except (FileNotFoundError, NotADirectoryError):
         raise ArtifactError(Problem(f"no GAN here: {_RECORD} is missing", gan, fix)) from None
     except ValueError as error:
-        raise ArtifactError(Problem(f"{_RECORD} is damaged, or of another version", gan, fix)) from error
+        raise ArtifactError(Problem(f"{_RECORD} is damaged, or from another version", gan, fix)) from error
     for name, sha256 in record.generators.items():
         if not (gan / name).is_file() or sha256_of(gan / name, "file of tensors") != sha256:
             raise ArtifactError(Problem("the file is missing or damaged", gan / name, fix))

@@ -66,7 +66,7 @@ class TrialInputs:
             self._loader, self.trained = PixelLoader(training_set, network), network.whole
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Inputs and labels (int64 [B]) of a training step, on the device; real images come first."""
+        """Return inputs and labels (int64 [B]) of a training step, on the device; real images come first."""
         real, extra = self._real(step), self._extra(step)
         numbers = np.concatenate([real.positions, self._training_set.extra[extra.positions]])
         views = np.concatenate([real.views, extra.views])
@@ -75,7 +75,7 @@ class TrialInputs:
         return self._loader.load(drawn), labels.to(self.network.compute.device)
 
     def norm_batches(self) -> Iterator[Tensor]:
-        """Inputs to estimate the running statistics of batch norms on: real images alone, or the mix of the first steps."""
+        """Return inputs to estimate batch norm statistics on: real images alone, or the mix of the first steps."""
         real_count = self._training_set.real_count
         if self._parameters.batch_norm == "real":
             return map(self._loader.load, real_images_for_norms(self.network.experiment, real_count))
@@ -83,15 +83,15 @@ class TrialInputs:
         return (self.batch(step)[0] for step in range(steps))
 
     def val_a(self) -> Iterator[Tensor]:
-        """Inputs of val-A in order, in batches."""
+        """Return inputs of val-A in order, in batches."""
         return self.network.batches(self._val_a)
 
     def val_b(self) -> Iterator[Tensor]:
-        """Inputs of val-B in order, in batches."""
+        """Return inputs of val-B in order, in batches."""
         return self.network.batches(self._val_b)
 
     def classifier(self) -> Classifier:
-        """The whole network, with the trained part in it."""
+        """Return the whole network, with the trained part in it."""
         whole = self.network.whole
         if self.trained is not whole:
             whole.head = self.trained
@@ -153,7 +153,7 @@ class FeatureLoader:
         self.feature_count = int(self._features[0].shape[2])
 
     def load(self, drawn: StepImages) -> Tensor:
-        """The features of each image in its view."""
+        """Return the features of each image in its view."""
         features = np.empty((len(drawn.numbers), self.feature_count), dtype=np.float32)
         for source, mask, places in self._training_set.by_source(drawn.numbers):
             features[mask] = self._features[source][places, drawn.views[mask]]
@@ -172,7 +172,7 @@ class PixelLoader:
         self._table = np.concatenate(tables) if views else None
 
     def load(self, drawn: StepImages) -> Tensor:
-        """Each image in its view."""
+        """Return each image in its view."""
         size_px, device = self._network.form.image_size_px, self._network.compute.device
         images = torch.empty(len(drawn.numbers), 1, size_px, size_px, device=device)
         for source, mask, places in self._training_set.by_source(drawn.numbers):

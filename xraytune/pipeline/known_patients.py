@@ -34,7 +34,7 @@ def known_patients(
 ) -> set[str]:
     """Return the patients of a folder, by their names there, who also have images among the known ones.
 
-    Images with one patient name in the folder are of one person: if one of them is known, so are all.
+    Images with the same patient name in the folder belong to one person: if one is known, so are all.
 
     Args:
         found: The folder's images.
@@ -67,7 +67,7 @@ def all_names(
     group_regex: str | None,
     owners: Mapping[str, str] = _NO_OWNERS,
 ) -> set[str]:
-    """All names that a folder gives to the patients of some of its images; see `names_by_file`."""
+    """Return all names that a folder gives to the patients of some of its images; see `names_by_file`."""
     return set().union(*names_by_file(images, root, group_regex, owners).values())
 
 
@@ -77,7 +77,7 @@ def names_by_file(
     group_regex: str | None,
     owners: Mapping[str, str] = _NO_OWNERS,
 ) -> dict[str, set[str]]:
-    """The names that a folder gives to the patient of each file, before patients who share an image are merged.
+    """Return the names that a folder gives to the patient of each file, before patients who share an image are merged.
 
     They come from the folder's table; without one, from the file name and from the study's expression where it matches the
     path. An image without such a name and without a DICOM header belongs to the owner of its file name. A file whose
@@ -102,7 +102,7 @@ def names_by_file(
 
 
 def owners_by_name(images: Iterable[ImageFile | PreparedImage]) -> dict[str, str]:
-    """The patient of each file name, without folder and suffix, where the name identifies one.
+    """Return the patient of each file name, without folder and suffix, where the name identifies one.
 
     A name that images of several patients share (a scanner's IM000001, numbers that restart in each class folder) identifies
     nobody. Neither does any name that differs from it only in its numbers: if NORMAL has 1.png to 90.png and PNEUMONIA
@@ -122,19 +122,19 @@ def ambiguous_files(
     group_regex: str | None,
     owners: Mapping[str, str],
 ) -> list[str]:
-    """Files of a folder that share their name with images of the study, but whose patient nothing identifies."""
+    """Return files of a folder that share their name with images of the study, but whose patient nothing identifies."""
     study_names = {_bare_name(image.file) for image in images}
     names = names_by_file(found, root, group_regex, owners)
     return [image.file for image in found if _is_anonymous(image, names) and _bare_name(image.file) in study_names]
 
 
 def _is_anonymous(image: ImageFile | PreparedImage, names: Mapping[str, set[str]]) -> bool:
-    """Whether no name was found, nor one in a DICOM header: such an image counts as a patient of its own."""
+    """Return whether neither a name nor a DICOM header was found: such an image counts as a patient of its own."""
     return not names[image.file] and image.patient in names
 
 
 def _series(name: str) -> str:
-    """What the names of numbered images have in common."""
+    """Return what the names of numbered images have in common."""
     return re.sub(r"\d+", "#", name)
 
 

@@ -30,7 +30,7 @@ class Pretrained:
 
 
 def pretrained_weights(parameters: Parameters, weights_dir: Path | None, cache: Path) -> Pretrained | None:
-    """The weights of a trial's backbone; None if it starts from random ones.
+    """Return the weights of a trial's backbone; None if it starts from random ones.
 
     Raises:
         MachineError: They are missing or damaged.

@@ -82,7 +82,7 @@ class Prepared:
     images: tuple[PreparedImage, ...]
 
     def side(self, name: SideName) -> Side:
-        """One side of the split, in the order of the index."""
+        """Return one side of the split, in the order of the index."""
         chosen = [image for image in self.images if image.side == name]
         return Side(
             rows=np.array([image.row for image in chosen], dtype=np.int64),
@@ -106,7 +106,7 @@ class Prepared:
         return _hash([self.resize, *((image.sha256, image.label, image.side) for image in self.images)])
 
     def steps_per_epoch(self, settings: Settings) -> int:
-        """Optimiser steps of an epoch; by default one pass over the real images, 32 in a step, but at least 8 steps."""
+        """Return the optimiser steps per epoch; by default one pass over the real images at 32 per step, at least 8."""
         return settings.budget.steps_per_epoch or max(8, -(-sum(self.train_counts) // 32))
 
 
@@ -120,7 +120,7 @@ def prepare(
     """Index, decode and split the images of `settings.data`; return the record and warnings for the user.
 
     Raises:
-        DataError: Anything wrong with the folder, its labels or an image; `skip_broken` leaves broken images out.
+        DataError: The folder, its labels or an image is invalid; `skip_broken` leaves broken images out.
     """
     index = read_index(settings.data, on_progress=on_progress)
     return prepare_index(index, settings.data, cache, skip_broken=skip_broken, on_progress=on_progress)
@@ -134,7 +134,7 @@ def prepare_index(
     skip_broken: bool = False,
     on_progress: Progress = ignore_progress,
 ) -> tuple[Prepared, tuple[str, ...]]:
-    """`prepare` for a folder that was indexed already."""
+    """Like `prepare`, for a folder that has already been indexed."""
     store = store_images(index.root, index.images, data.image_size, data.resize, cache=cache, on_progress=on_progress)
     if not skip_broken:
         require_unbroken(store, index.root)
@@ -240,7 +240,7 @@ def require_pixels(
 
 
 def training_pixels(prepared: Prepared, cache: Path) -> NDArray[np.uint8]:
-    """The pixel store, uint8 [N, S, S], memory-mapped read-only; `Side.rows` index it.
+    """Return the pixel store, uint8 [N, S, S], memory-mapped read-only; `Side.rows` index it.
 
     Raises:
         ArtifactError: It is missing or damaged; `require_pixels` builds it again.
@@ -253,12 +253,12 @@ def training_pixels(prepared: Prepared, cache: Path) -> NDArray[np.uint8]:
 
 
 def pixels_inputs(store: Path) -> dict[str, str]:
-    """Fingerprint inputs of what is computed from a pixel store: its name, and its content as the decoder made it."""
+    """Return the fingerprint inputs of results from a pixel store: its name, and its content as the decoder made it."""
     return {"pixels": store.name, "content": content_sha256(store, _PIXELS_FILE)}
 
 
 def missing_images(prepared: Prepared, found: Iterable[PreparedImage | ImageFile]) -> list[str]:
-    """The files of a study that are not among the found images, or have other content there."""
+    """Return the files of a study that are not among the found images, or have other content there."""
     contents = {(image.file, image.sha256) for image in found}
     return [image.file for image in prepared.images if (image.file, image.sha256) not in contents]
 
@@ -284,5 +284,5 @@ def read_prepared(path: Path) -> Prepared:
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether a name read from a file, such as a class, can name a file or folder and leads nowhere else."""
+    """Return whether a name read from a file, such as a class, can name a file or folder and leads nowhere else."""
     return name not in {"", ".", ".."} and not {"/", "\0"} & {*name}

@@ -1,7 +1,7 @@
 """Memorisation gate: a trial is refused if its GAN copies training images.
 
 For each class, the first block of the GAN's images and the real images of val-A, which the GAN has not seen, are compared
-with the training images. The result is an artifact, computed once for each GAN; beside it are pictures of the closest pairs.
+with the training images. The result is an artifact, computed once for each GAN, with pictures of the closest pairs.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def refuse_memorised(settings: GanSettings, prepared: Prepared, *, compute: Comp
     )
     if counts:
         what = (
-            f"the GAN copies what it was trained on: {counts} are nearer to a training image than 99 % of unseen X-rays; "
+            f"the GAN copies its training images: {counts} are nearer to a training image than 99 % of unseen X-rays; "
             f"the nearest pairs are shown in {folder.relative_to(cache).as_posix()} of the cache"
         )
         where = f"gan of {settings.steps} steps, {settings.image_size} px, width {settings.width}, seed {settings.seed}"
@@ -72,7 +72,7 @@ def measure_memorisation(
     }
 
     def class_images(side_name: SideName, label: int) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
-        """Images, scaled as the GAN's training images are, and their patients."""
+        """Return images, scaled like the GAN's training images, and their patients."""
         side = prepared.side(side_name)
         chosen = np.flatnonzero(side.labels == label)
         pixels = scale_pixels(training_pixels(prepared, cache)[side.rows[chosen]], settings.image_size)
@@ -95,7 +95,7 @@ def measure_memorisation(
 
 
 def _nearest_pairs(synthetic: NDArray[np.uint8], training: NDArray[np.uint8], found: Closeness) -> bytes:
-    """A PNG of the closest synthetic images, each with its nearest training image on the right; closest first."""
+    """Return a PNG of the closest synthetic images, each with its nearest training image on the right; closest first."""
     closest = np.argsort(found.ratio, kind="stable")[:_PAIRS_SHOWN]
     pairs = np.stack([synthetic[closest], training[found.nearest[closest]]], axis=1)
     return png_bytes(draw_grid(pairs.reshape(-1, *synthetic.shape[1:]), columns=6))

@@ -38,14 +38,14 @@ POOL_STAGE = "pool-1"
 
 
 def network_labels(settings: GanSettings, prepared: Prepared) -> tuple[int | None, ...]:
-    """The networks to train: one for all classes (None), or one for each label."""
+    """Return the networks to train: one for all classes (None), or one for each label."""
     return (None,) if settings.conditional else tuple(range(len(prepared.class_names)))
 
 
 def gan_inputs(
     settings: GanSettings, label: int | None, prepared: Prepared, compute: Compute, *, torch: str | None = None
 ) -> dict[str, Any]:
-    """Everything that a trained GAN depends on; `torch` is a release, by default the installed one."""
+    """Return everything that a trained GAN depends on; `torch` is a release, by default the installed one."""
     return {
         "settings": settings.model_dump(exclude={"allow_memorised"}),
         "label": label,
@@ -59,7 +59,7 @@ def gan_inputs(
 
 
 def gan_need(settings: GanSettings | None, prepared: Prepared, compute: Compute, cache: Path) -> str | None:
-    """The lineage of the GAN that a trial with these settings has to train first; None if the cache has it.
+    """Return the lineage of the GAN that a trial with these settings has to train first; None if the cache has it.
 
     Runs of one lineage differ only in their number of steps, so that one can start from another.
     """
@@ -76,7 +76,7 @@ def _without_steps(inputs: dict[str, Any]) -> dict[str, Any]:
 
 
 def gan_work_path(cache: Path, inputs: dict[str, Any]) -> Path:
-    """The folder of a GAN's checkpoint and `grids/` while it trains."""
+    """Return the folder of a GAN's checkpoint and `grids/` while it trains."""
     return artifact_path(cache, f"{GAN_STAGE}.work", inputs)
 
 
@@ -154,7 +154,7 @@ def copy_file(file: Path, to: Path) -> None:
 def pool_block(
     settings: GanSettings, label: int, block: int, prepared: Prepared, *, compute: Compute, cache: Path
 ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
-    """A block of a class's synthetic images, uint8 [256, S, S] at the GAN's size, and the inputs of its fingerprint."""
+    """Return a block of a class's synthetic images, uint8 [256, S, S] at the GAN's size, and its fingerprint inputs."""
     network_label = None if settings.conditional else label
     gan = trained_gan(settings, network_label, prepared, compute=compute, cache=cache)
     inputs = {"gan": gan.name, "label": label, "block": block, "seed": settings.seed}
@@ -170,7 +170,7 @@ def pool_block(
 def extension_block(
     source: str, label: int, block: int, prepared: Prepared, *, seed: int, cache: Path
 ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
-    """`pool_block` for another package's source, which sees the training images of the class and returns images like them.
+    """Like `pool_block`, for another package's source, which gets the training images of the class and returns new ones.
 
     Raises:
         MachineError: The source returns something else.
@@ -213,5 +213,5 @@ def _stored_block(
 
 
 def blocks_for(count: int) -> int:
-    """Pool blocks that hold `count` images of a class."""
+    """Return the number of pool blocks that hold `count` images of a class."""
     return -(-count // BLOCK)

@@ -44,7 +44,7 @@ class ImageSource:
     inputs: dict[str, Any]
 
     def read(self, places: NDArray[np.int64] | slice) -> NDArray[np.uint8]:
-        """The pixels of some images, [n, S, S]."""
+        """Return the pixels of some images, [n, S, S]."""
         pixels: NDArray[np.uint8] = self.pixels[self.rows[places]]
         return pixels
 
@@ -69,7 +69,7 @@ class TrainingSet:
         return len(self.sources[0].rows)
 
     def by_source(self, numbers: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.bool_], NDArray[np.int64]]]:
-        """For each source that has some of the images: its position, a mask of these images, and their places in it."""
+        """Yield, for each source with some of the images, its position, a mask of these images, and their rows in it."""
         ends = np.cumsum([len(source.rows) for source in self.sources])
         sources = np.searchsorted(ends, numbers, side="right")
         for source in np.unique(sources).tolist():
@@ -81,7 +81,7 @@ def build_training_set(experiment: Experiment, prepared: Prepared, *, compute: C
     """Collect the images of a trial; GANs, pool blocks and decoded folders that the cache lacks are built.
 
     Raises:
-        DataError: A folder of extra images that is broken or too small for the ratio.
+        DataError: A folder of extra images is broken, or too small for the ratio.
         TrialError: The GAN's loss is not finite, or it copies its training images.
         ArtifactError: The pixels of `prepared` are not in the cache.
     """
@@ -106,7 +106,7 @@ def build_training_set(experiment: Experiment, prepared: Prepared, *, compute: C
 
 
 def side_images(side_name: SideName, prepared: Prepared, cache: Path) -> ImageSource:
-    """One side of the split as a data source."""
+    """Return one side of the split as a data source."""
     side = prepared.side(side_name)
     return ImageSource(
         name="real" if side_name == "train" else side_name,
@@ -134,7 +134,7 @@ def _folder_source(experiment: Experiment, prepared: Prepared, *, cache: Path) -
 def _pool_sources(
     experiment: Experiment, prepared: Prepared, extra_labels: NDArray[np.int64], *, compute: Compute, cache: Path
 ) -> tuple[ImageSource, ...]:
-    """Blocks of images from the trial's GAN, or from another package's source."""
+    """Yield blocks of images from the trial's GAN, or from another package's source."""
     gan, source = experiment.parameters.gan, experiment.parameters.source
     if gan is not None:
         refuse_memorised(gan, prepared, compute=compute, cache=cache)

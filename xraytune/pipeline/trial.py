@@ -147,7 +147,7 @@ def trial_epochs(
 
 
 def validate(inputs: TrialInputs, prepared: Prepared, compute: Compute) -> Validated:
-    """Score val-A and then val-B with the network as it is now."""
+    """Score val-A and then val-B with the current network."""
     sides = prepared.side("val_a"), prepared.side("val_b")
     scores = [predict_probabilities(inputs.trained, one, compute=compute) for one in (inputs.val_a(), inputs.val_b())]
     return Validated(
@@ -158,7 +158,7 @@ def validate(inputs: TrialInputs, prepared: Prepared, compute: Compute) -> Valid
 
 
 def _finished_epochs(checkpoint_dir: Path) -> list[EpochRecord]:
-    """The epochs in the checkpoint; a damaged one is removed, and the trial trains the same epochs again."""
+    """Return the epochs in the checkpoint; a damaged one is removed, and the trial trains the same epochs again."""
     try:
         return finished_epochs(checkpoint_dir)
     except ArtifactError as error:
