@@ -179,7 +179,7 @@ def test_the_methods_describe_the_controls_and_earlier_accesses() -> None:
     found = helped()
     (finalist,) = found.finalists
     only_duplicate = (replace(finalist, results=finalist.results[1:2]),)
-    before = ("the test folder had been opened 3 times before",)
+    before = ("the test folder had been accessed 3 times before",)
     whole = methods_paragraph(found)
     duplicate_alone = methods_paragraph(replace(found, finalists=only_duplicate, exploratory=before, notes=()))
 
@@ -191,7 +191,7 @@ def test_the_methods_describe_the_controls_and_earlier_accesses() -> None:
     assert "matched controls, which had all of its settings but repeated real images" in duplicate_alone
     assert "best configurations" not in duplicate_alone
     assert "scored once" not in duplicate_alone
-    assert "exploratory: the test folder had been opened 3 times before." in duplicate_alone
+    assert "exploratory: the test folder had been accessed 3 times before." in duplicate_alone
     assert "Notes" not in duplicate_alone
 
 

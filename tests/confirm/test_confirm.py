@@ -212,7 +212,7 @@ def test_a_second_study_on_the_same_test_folder_is_exploratory_and_names_the_fir
     )
     assert second.to_json()["answer"].startswith("Exploratory, not a confirmation: ")
     assert third.exploratory == (
-        "the test folder had been opened 2 times before, by `confirm` of study small and `confirm` of study other",
+        "the test folder had been accessed 2 times before, by `confirm` of study small and `confirm` of study other",
         FEW_SEEDS,
     )
 
@@ -249,7 +249,7 @@ def test_renamed_test_images_in_another_order_are_refused(lab: Lab) -> None:
     first, *_, last = sorted((lab.test / "NORMAL").iterdir())
     swap(first, last)
 
-    with pytest.raises(StudyError, match=r"renamed since this confirm scored them(.|\n)*fix: restore their names"):
+    with pytest.raises(StudyError, match=r"renamed since this confirmation scored them(.|\n)*fix: restore their names"):
         lab.confirm()
     swap(first, last)
 
@@ -306,13 +306,13 @@ def edit(file: Path, where: str, **values: str) -> None:
 
 
 def on_gpus(lab: Lab) -> None:
-    """Pretend that the study and its confirm were trained on GPUs."""
+    """Pretend that the study and its confirmation were trained on GPUs."""
     for folder in (lab.study, lab.study / "confirm"):
         edit(folder / "environment.json", "compute", device="cuda")
 
 
 def remove_scores(lab: Lab) -> None:
-    """As if the confirm had been killed before it scored anything."""
+    """As if the confirmation had been killed before it scored anything."""
     for file in (lab.study / "confirm").rglob("*.npy"):
         file.unlink()
     (lab.study / "confirm" / "scoring.json").unlink()

@@ -80,7 +80,7 @@ def test_a_damaged_plan_is_refused_with_its_path(tmp_path: Path, place: str, val
     file = tmp_path / "plan.json"
     file.write_text(json.dumps({**json.loads(file.read_bytes()), place: value}), encoding="utf-8")
 
-    with pytest.raises(StudyError, match=r"plan\.json: the plan of this confirm is damaged"):
+    with pytest.raises(StudyError, match=r"plan\.json: the plan of this confirmation is damaged"):
         read_plan(tmp_path)
 
 

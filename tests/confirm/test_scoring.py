@@ -155,7 +155,7 @@ def test_a_processed_copy_is_recognised_by_file_name_if_the_study_has_a_patient_
     write_table(lab.xrays)
     (other / "PNEUMONIA" / "img1.jpeg").write_bytes(ours.read_bytes() + b"processed")
 
-    with pytest.raises(DataError, match=r"1 test images are of patients used for training .*: PNEUMONIA/img1\.jpeg"):
+    with pytest.raises(DataError, match=r"1 test images belong to patients used for training .*: PNEUMONIA/img1\.jpeg"):
         find_test(lab.data, lab.prepared(), other)
 
 

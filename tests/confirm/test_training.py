@@ -1,4 +1,4 @@
-"""What a confirm trains, and in which order. The results of runs are scripted."""
+"""What a confirmation trains, and in which order. The results of runs are scripted."""
 
 from __future__ import annotations
 

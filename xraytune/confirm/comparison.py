@@ -22,7 +22,7 @@ from xraytune.metrics.classification import Floats
 from xraytune.metrics.placements import around, placement_variance
 
 MOST_DEGREES = 1e6
-"""Student's t equals the normal distribution to six digits here; JSON has no infinity."""
+"""Here Student's t equals the normal distribution to six digits; JSON has no infinity."""
 PRIOR_PATIENTS = 20
 """Weight, in patients, of the binormal variance against the one estimated from the patients of the test folder."""
 PATIENTS_PER_DEGREE = 8
@@ -134,13 +134,13 @@ def gather(aurocs: Floats, components: Floats, *, effective_patients: float) -> 
 
 
 def p_value_above(evidence: Evidence, difference: ArrayLike) -> Floats:
-    """One-sided p-value of the null hypothesis "the true difference is at most `difference`"."""
+    """Return the one-sided p-value of the null hypothesis "the true difference is at most `difference`"."""
     error, degrees = _error_at(evidence, difference)
     return np.asarray(stdtr(degrees, (np.asarray(difference) - evidence.difference) / error))
 
 
 def p_value_below(evidence: Evidence, difference: ArrayLike) -> Floats:
-    """One-sided p-value of the null hypothesis "the true difference is at least `difference`"."""
+    """Return the one-sided p-value of the null hypothesis "the true difference is at least `difference`"."""
     error, degrees = _error_at(evidence, difference)
     return np.asarray(stdtr(degrees, (np.asarray(evidence.difference) - difference) / error))
 

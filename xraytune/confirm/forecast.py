@@ -3,7 +3,7 @@
 Estimates from images that are already scored (val-B) how much the differences between a finalist and its controls vary, and
 gives the probability of each verdict on a test folder of another size, with more GAN seeds, at another AUROC. The observed
 differences are not used: observed power only restates the p-value (Hoenig & Heisey 2001, "The abuse of power"). Studies are
-simulated, and each goes through the tests of `verdict.py`, against all controls at once.
+simulated, and each goes through the tests of `verdict.py`, against all controls together.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Spread:
 
     Attributes:
         auroc: Mean of all arms on the images that the spread was estimated from.
-        effective_patients: Of these images.
+        effective_patients: Effective patients of these images.
         patients: Covariances [M, M] over patients, common to all seeds, per effective patient.
         seeds: Variances per GAN seed (classifier seeds averaged) with infinitely many patients: finalist, controls.
         seeds_by_patients: Variances of the seed-by-patient interaction, per effective patient: finalist, controls.
@@ -104,7 +104,7 @@ class Forecast:
     chances: tuple[VerdictChances, ...]
 
     def of_design(self, *, auroc: float, gan_seeds: int) -> tuple[VerdictChances, ...]:
-        """The chances of one design, by true difference."""
+        """Return the chances of one design, by true difference."""
         return tuple(one for one in self.chances if one.auroc == auroc and one.gan_seeds == gan_seeds)
 
     @property
@@ -119,7 +119,7 @@ class Forecast:
         return text + (f"; {', '.join(with_more)}" if word == "undecided" and with_more else "")
 
     def to_json(self) -> dict[str, Any]:
-        """The content of `forecast.json`."""
+        """Return the content of `forecast.json`."""
         content: dict[str, Any] = to_jsonable_python(self)
         return content
 

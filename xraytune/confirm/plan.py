@@ -1,4 +1,4 @@
-"""The plan of a confirm: which arms are compared, which trials tune the controls, and the runs of each replicate.
+"""The plan of a confirmation: which arms are compared, which trials tune the controls, and the runs of each replicate.
 
 `plan.json` only ever grows: a later call with more seeds appends runs, so that a run keeps its number and nothing is trained
 twice. If seeds are added after a verdict was seen, the plan records it.
@@ -88,7 +88,7 @@ class Plan(Model):
 
     gan_seeds: NonNegativeInt = 0
     classifier_seeds: NonNegativeInt = 0
-    """Per GAN seed."""
+    """Number per GAN seed."""
     notes: tuple[str, ...] = ()
     exploratory: tuple[str, ...] = ()
     """Why the verdict is not confirmatory; empty if it is."""
@@ -159,8 +159,8 @@ def read_plan(folder: Path) -> Plan | None:
         if {run.arm for run in plan.runs} - {arm.name for arm in plan.arms}:
             raise ValueError("a run of an unknown arm")
     except ValueError as error:
-        fix = f"restore it from a backup, or move {folder.name}/ away to start the confirm from scratch"
-        raise StudyError(Problem("the plan of this confirm is damaged", file, fix)) from error
+        fix = f"restore it from a backup, or move {folder.name}/ away to start the confirmation from scratch"
+        raise StudyError(Problem("the plan of this confirmation is damaged", file, fix)) from error
     return plan
 
 
@@ -199,7 +199,7 @@ def choose_finalists(trials: Iterable[FinishedTrial], count: int, study: Path) -
         raise StudyError(Problem("no trial is complete, so there is nothing to confirm", study, fix))
     synthetic = [trial for trial in complete if trial.parameters.has_synthetic_images]
     if not synthetic:
-        what = "no trial with GAN images or a folder of extra images is complete, so there is no finalist to confirm"
+        what = "no complete trial has GAN images or a folder of extra images, so there is no finalist to confirm"
         fix = "continue the search (--set budget.trials=N), or add a GAN source to the space"
         raise StudyError(Problem(what, study, fix))
     return _different(sorted(synthetic, key=lambda trial: -trial.val_b_auroc))[:count]
@@ -234,7 +234,7 @@ def matched_control(finalist: FinishedTrial, source: str, resolution_px: int | N
 
 
 def is_of(parameters: Parameters, control: str) -> bool:
-    """Whether settings belong to a tuned control's arm: `real_only`, `classical`, or `duplicate` (classical or not)."""
+    """Return whether settings belong to a tuned control's arm: `real_only`, `classical` or (classical) `duplicate`."""
     if control == "duplicate":
         return parameters.source == "duplicate"
     return parameters.source == "none" and (parameters.classical > 0) == (control == "classical")

@@ -1,4 +1,4 @@
-"""The result of a confirm: `verdict.json` (docs/confirm.md lists its keys), and two paragraphs for a paper."""
+"""The result of a confirmation: `verdict.json` (docs/confirm.md lists its keys), and two paragraphs for a paper."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class HeldOutSet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confirmation:
-    """The result of a confirm; the fields are the keys of `verdict.json`, with finalists in the order of val-B."""
+    """The result of a confirmation; the fields are the keys of `verdict.json`, with finalists in the order of val-B."""
 
     study: Path
     exploratory: tuple[str, ...]
@@ -51,7 +51,7 @@ class Confirmation:
         return first.word
 
     def to_json(self) -> dict[str, Any]:
-        """The content of `verdict.json`."""
+        """Return the content of `verdict.json`."""
         content: dict[str, Any] = to_jsonable_python(replace(self, finalists=()))
         finalists = [_finalist_json(finalist) for finalist in self.finalists]
         return content | {
@@ -102,7 +102,7 @@ def write_verdict(folder: Path, confirmation: Confirmation) -> None:
 
 
 def answer_paragraph(confirmation: Confirmation) -> str:
-    """Return the results in words, with their limits."""
+    """Return the results paragraph, with its limitations."""
     first, test, rope = confirmation.finalists[0], confirmation.test, confirmation.rope
     assert first.verdict is not None, "the first finalist is always tested"
     name, controls = first.arm.name, "; ".join(first.verdict.controls)
@@ -139,7 +139,7 @@ def _comparison_text(result: ControlResult) -> str:
 
 
 def _gan_text(finalist: FinalistResult) -> str:
-    """Each GAN seed's AUROC, with a warning if they are clearly not normal."""
+    """Return each GAN seed's AUROC as text, with a warning if they are clearly not normal."""
     if finalist.arm.parameters.gan is None:
         return ""
     aurocs = ", ".join(f"{auroc:.3f}" for auroc in finalist.gan_aurocs)
@@ -153,7 +153,7 @@ def _gan_text(finalist: FinalistResult) -> str:
 
 
 def _images_per_step_text(finalist: FinalistResult) -> str:
-    """Say so if a deficit against the control without extra images may come from more images per step."""
+    """Report if a deficit against the control without extra images may come from more images per step."""
     matched = [result for result in finalist.results if result.kind != "tuned"]
     worse = [one.control.name for one in matched if one.kind != "duplicate" and one.verdict.is_worse]
     others = [one.control.name for one in matched if not one.verdict.is_worse]
@@ -192,7 +192,7 @@ def _design_text(own: VerdictChances, none: VerdictChances, gain: VerdictChances
 
 
 def methods_paragraph(confirmation: Confirmation) -> str:
-    """Return the methods in words."""
+    """Return the methods paragraph."""
     replicates = confirmation.gan_seeds * confirmation.classifier_seeds
     access = (
         f"The analysis is exploratory: {_reasons(confirmation)}."

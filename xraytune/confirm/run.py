@@ -97,16 +97,16 @@ def confirm(
         cache: The artifact cache; by default the one next to the studies.
         address: A Ray cluster; by default Ray starts on this machine.
         reason: Why the test folder is scored, for the test-set access log.
-        callbacks: Called as the confirm proceeds.
+        callbacks: Called as the confirmation proceeds.
         on_forecast: Called once all replicates are scored on val-B, with the forecast and whether the test folder was
             accessed before. If it was not, it is accessed next, unless this raises an exception.
 
     Raises:
         StudyError: No study, no finalist, changed images or weights, or runs scored on another test folder.
         DataError: No test folder, or an unusable one.
-        TrialError: Runs failed; the same call retries them.
-        MachineError: Weights, GPUs, disk or the Ray cluster.
-        KeyboardInterrupt: Ctrl-C; the same call resumes.
+        TrialError: Runs failed; the same call again retries them.
+        MachineError: Weights, GPUs, disk space or the Ray cluster are missing.
+        KeyboardInterrupt: Ctrl-C; the same call again resumes.
     """
     folder = StudyFolder(study.resolve())
     space = folder.space(data=data, weights_dir=weights_dir)

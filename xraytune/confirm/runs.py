@@ -1,4 +1,4 @@
-"""The runs of a confirm: trainings with fixed settings, in any order, none twice.
+"""The runs of a confirmation: trainings with fixed settings, in any order, none twice.
 
 A folder of runs looks like a study: `trials/0007/config.json` contains a run's settings. `runs.jsonl` has a row for each
 ended run; each start trains the runs that have no row, or that failed. Replicates train to their last step; top-up trials
@@ -69,7 +69,7 @@ class TopUpRungs:
     """Decide which top-up trials ASHA prunes, on the rungs that the search's trials have already reached.
 
     `reports.jsonl` records each epoch of a top-up in its order of arrival, before the decision on it. After a restart these
-    values are replayed in that order, after those of the search, so a resumed confirm decides as an unbroken one.
+    values are replayed in that order, after those of the search, so a resumed confirmation decides as an uninterrupted one.
 
     Args:
         folder: The top-up trials.
@@ -99,7 +99,7 @@ class TopUpRungs:
 
 
 def to_its_last_step(number: int, record: EpochRecord) -> bool:
-    """Prune no run."""
+    """Continue every run: none is pruned."""
     del number, record
     return True
 
@@ -143,7 +143,7 @@ class RunList(TrialQueue):
         super().__init__(folder, waiting, gan_need=gan_need, retries=retries)
         for number in done:
             self._require_same(number)
-            folder.drop_checkpoint(number)  # the confirm may have been killed between a run's end and this
+            folder.drop_checkpoint(number)  # the confirmation may have been killed between a run's end and this
         self._report_progress()
 
     def _experiment(self, suggestion: TrialSuggestion) -> Experiment:

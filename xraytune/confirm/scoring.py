@@ -121,7 +121,7 @@ def find_test(
 
 def _refuse_known(patients: Collection[str], found: SealedTest, fix: str) -> None:
     if known := [image.file for image in found.images if image.patient in patients]:
-        what = f"{len(known)} test images are of patients used for training or validation: {listed(known)}"
+        what = f"{len(known)} test images belong to patients used for training or validation: {listed(known)}"
         raise DataError(Problem(what, found.root, f"{fix}: results on patients seen in training are biased"))
 
 
@@ -137,7 +137,7 @@ def _require_patients(prepared: Prepared, found: SealedTest) -> None:
 
 
 def require_scored_test(sealed: SealedTest, log: Path) -> None:
-    """Refuse test images that do not match the scores of the last confirm in the study's test-set access log.
+    """Refuse test images that do not match the scores of the last confirmation in the study's test-set access log.
 
     Raises:
         StudyError: It is another folder, or renamed files changed the order of the images.
@@ -147,9 +147,9 @@ def require_scored_test(sealed: SealedTest, log: Path) -> None:
         return
     if access["fingerprint"] != sealed.fingerprint:
         fix = "use that folder, or move confirm/ away to start from scratch"
-        raise StudyError(Problem("this confirm was scored on another test folder", sealed.root, fix))
+        raise StudyError(Problem("this confirmation was scored on another test folder", sealed.root, fix))
     if access["order"] != sealed.order:
-        what = "test images were renamed since this confirm scored them, which changed their order"
+        what = "test images were renamed since this confirmation scored them, which changed their order"
         raise StudyError(Problem(what, sealed.root, "restore their names, or move confirm/ away to start from scratch"))
 
 
@@ -195,12 +195,12 @@ def scoring_compute(folder: StudyFolder, trained_on: Compute, *, is_complete: bo
 
 
 def has_scores(folder: StudyFolder, number: int, side: str) -> bool:
-    """Whether a run has been scored on a side."""
+    """Return whether a run has been scored on a side."""
     return _path(folder, number, side).exists()
 
 
 def has_any_scores(folder: StudyFolder, side: str) -> bool:
-    """Whether any run has been scored on a side."""
+    """Return whether any run has been scored on a side."""
     return any(folder.path.glob(f"trials/*/{side}.npy"))
 
 

@@ -1,4 +1,4 @@
-"""The training of a confirm: top-up trials for the tuned controls, then every replicate of every arm.
+"""The training of a confirmation: top-up trials for the tuned controls, then every replicate of every arm.
 
 Ray is started only if there is something to train.
 """
@@ -56,13 +56,13 @@ from xraytune.search.test_access import TestAccess, as_text
 
 @dataclass(slots=True, kw_only=True)
 class Training:
-    """Trains the runs of a confirm.
+    """Train the runs of a confirmation.
 
     Attributes:
         folder: The study.
         space: Its space.
         prepared: Its images.
-        compute: What its trials compute on.
+        compute: Device, threads and precision of its trials.
         machine: Returns the `environment` of a machine that trains.
         cache: The artifact cache.
         runner: Runs the trainings on Ray.
@@ -131,7 +131,7 @@ class Training:
         return plan
 
     def opened_after(self, plan: Plan, earlier: Sequence[TestAccess]) -> Plan:
-        """Make a plan exploratory if the test folder was accessed before this confirm scored it, and write it."""
+        """Make a plan exploratory if the test folder was accessed before this confirmation scored it, and write it."""
         if not earlier or plan.exploratory:
             return plan
         plan = plan.model_copy(update={"exploratory": (as_text(earlier),)})
@@ -157,7 +157,7 @@ class Training:
         if not work.is_done:
             if other := other_releases(folder):
                 fix = f"install those versions, or move {CONFIRM_FOLDER}/ away to train all runs with the current ones"
-                problem = f"the runs of this confirm are {other}, so their AUROCs are not comparable"
+                problem = f"the runs of this confirmation are {other}, so their AUROCs are not comparable"
                 raise StudyError(Problem(problem, folder.path, fix))
             self.runner.run(work, folder, label=run_label(runs, self.folder.path.name), reuse_actors=True)
         numbers = {run.number for run in runs}  # the folder may have runs of another list

@@ -33,9 +33,9 @@ class PairVerdict:
     """The tests of one arm against another.
 
     Attributes:
-        is_better: The 95 % interval lies above 0.
-        is_worse: The 95 % interval lies below 0.
-        is_equivalent: The 90 % interval lies inside the region of practical equivalence.
+        is_better: The 95 % interval is above 0.
+        is_worse: The 95 % interval is below 0.
+        is_equivalent: The 90 % interval is inside the region of practical equivalence.
         p_better_by_rope: One-sided p-value of "the true difference is one ROPE or more".
     """
 
@@ -65,7 +65,7 @@ class PairTests:
     p_better_by_rope: Floats
 
     def at(self, *index: int) -> PairVerdict:
-        """The verdict of one comparison."""
+        """Return the verdict of one comparison."""
         return PairVerdict(
             is_better=bool(self.is_better[index]),
             is_worse=bool(self.is_worse[index]),
@@ -142,7 +142,7 @@ def overall_verdict(comparisons: Sequence[AgainstControl]) -> OverallVerdict:
 
 
 def can_show_harm(kinds: Collection[ControlKind]) -> bool:
-    """Whether the controls separate the effect of synthetic images from that of more images per step."""
+    """Return whether the controls separate the effect of synthetic images from that of more images per step."""
     return "none_same_count" in kinds or ("none" in kinds and "duplicate" in kinds)
 
 
