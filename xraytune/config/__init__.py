@@ -1,1 +1,1 @@
-"""What a person may ask for: a YAML file of settings and a space of parameters, checked strictly."""
+"""Configuration: a YAML file with settings and a search space, strictly validated."""

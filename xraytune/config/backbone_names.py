@@ -50,7 +50,7 @@ _SMALLEST_SIZE_PX = {"alexnet": 63, "inception_v3": 75}
 
 
 def is_of_torchvision(backbone: str) -> bool:
-    """Whether torchvision provides the backbone and its weights."""
+    """Return whether torchvision provides the backbone and its weights."""
     return backbone != "small_cnn" and not BACKBONES.has(backbone)
 
 

@@ -1,4 +1,4 @@
-"""Completes the parameters that a document declares to those of a `Space`, and checks that every point of it can run.
+"""Complete the parameters that a document declares to those of a `Space`, and check that every point of it can run.
 
 Parameters that are not declared get their defaults, those that only some sources use get a condition on `source`, and those
 that can never be active are dropped. So different points are different trials.

@@ -90,7 +90,7 @@ class RejectedError(Exception):
 
 
 class Problems:
-    """Collects the problems of a document, to raise all of them as one error."""
+    """Collect the problems of a document, to raise all of them as one error."""
 
     def __init__(self, document: Document) -> None:
         self.document = document
@@ -187,7 +187,7 @@ def parse_yaml(text: str, where: Callable[[int], SourceLine | str]) -> Document:
 
 
 class _Reader:
-    """Builds plain objects from PyYAML's events, and records the place of every key and all problems."""
+    """Build plain objects from PyYAML's events, and record the place of every key and all problems."""
 
     def __init__(self, text: str, where: Callable[[int], SourceLine | str]) -> None:
         self._events: Iterator[yaml.Event] = yaml.parse(text, Loader=yaml.SafeLoader)
@@ -274,7 +274,7 @@ def _syntax_problems(
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what YAML 1.1 or 1.2 would not read back as text; keeps short collections on one line."""
+    """Quote what YAML 1.1 or 1.2 would not read back as text; keep short collections on one line."""
 
 
 _Dumper.add_implicit_resolver(f"{_TAG}float", re.compile(rf"({_FLOAT.pattern})\Z"), list("-+.0123456789"))

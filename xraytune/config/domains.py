@@ -1,7 +1,7 @@
 """The domains of parameters: choices, and ranges of integers or floats with inclusive bounds.
 
 A domain can suggest a value through an Optuna trial, test membership, list its points for a grid, and format itself for a
-space file. Nothing here imports Optuna, which would take long.
+space file. Nothing here imports Optuna, which is slow to import.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Choices:
         return len(self.values) > 1
 
     def contains(self, value: Value) -> bool:
-        """Whether the value is in the domain."""
+        """Return whether the value is in the domain."""
         return value in self.values
 
     def suggest(self, trial: Suggester, name: str) -> Value:
@@ -103,7 +103,7 @@ class IntRange(_Range):
     step: int = 1
 
     def contains(self, value: Value) -> bool:
-        """Whether the value is in the domain."""
+        """Return whether the value is in the domain."""
         return isinstance(value, int) and self.low <= value <= self.high and (value - self.low) % self.step == 0
 
     def suggest(self, trial: Suggester, name: str) -> Value:
@@ -125,7 +125,7 @@ class FloatRange(_Range):
     """The floats between low < high; uniform, log-uniform, or in steps."""
 
     def contains(self, value: Value) -> bool:
-        """Whether the value is in the domain, up to rounding."""
+        """Return whether the value is in the domain, up to rounding."""
         if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
             return False
         steps = (value - self.low) / self.step if self.step else 0.0

@@ -40,7 +40,7 @@ class Extensions:
         return tuple(sorted(_installed(self.kind).keys() - self.built_in))
 
     def has(self, name: str) -> bool:
-        """Whether a validated name belongs to another package."""
+        """Return whether a validated name belongs to another package."""
         return name not in self.built_in
 
     def load(self, name: str) -> Any:
@@ -88,7 +88,7 @@ class Extensions:
 
 @cache
 def _installed(kind: str) -> dict[str, EntryPoint]:
-    """If two packages register one name, the first on the path wins, as with modules."""
+    """Return the entry points by name. If two packages register one name, the first on the path wins, as with modules."""
     from importlib.metadata import entry_points  # rarely needed
 
     return {point.name: point for point in reversed(entry_points(group=f"xraytune.{kind}s"))}

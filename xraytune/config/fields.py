@@ -94,7 +94,7 @@ def _field(name: str, info: FieldInfo, inner: Any) -> ParameterField:
 
 
 def _without_none(annotation: Any) -> Any:
-    """`int` of `Annotated[int, ...] | None`."""
+    """Return `int` of `Annotated[int, ...] | None`."""
     if get_origin(annotation) in {Union, UnionType}:
         (annotation,) = (member for member in get_args(annotation) if member is not NoneType)
     return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation

@@ -1,4 +1,4 @@
-"""Reads the `parameters:` of a space file: the dialect of W&B sweeps, plus `when:` and `step:`."""
+"""Read the `parameters:` of a space file: the dialect of W&B sweeps, plus `when:` and `step:`."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def join_conditions(*conditions: Condition) -> tuple[Condition, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _SpecReader:
-    """Reads the domain of one parameter from its mapping at `path`."""
+    """Read the domain of one parameter from its mapping at `path`."""
 
     problems: Problems
     field: ParameterField

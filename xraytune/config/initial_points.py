@@ -1,4 +1,4 @@
-"""Reads `points_to_evaluate:`, the points that a search tries first, and checks that each lies in the space."""
+"""Read `points_to_evaluate:`, the points that a search tries first, and check that each is in the space."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _in_space(row: Point, paths: Mapping[str, KeyPath], specs: Sequence[Paramete
 
 
 def _is_overridden(spec: ParameterSpec, specs: Sequence[ParameterSpec], problems: Problems) -> bool:
-    """Whether a command-line option sets the parameter, or one that it depends on."""
+    """Return whether a command-line option sets the parameter, or one that it depends on."""
     family = family_of([spec.name], {known.name: known for known in specs})
     document = problems.document
     return any(document.place(path_of(document, name)).is_on_command_line for name in family)

@@ -1,6 +1,6 @@
-"""Reads a space file, with command-line options applied to it, and writes experiments.
+"""Read a space file, with command-line options applied to it, and write experiments.
 
-`load_space` reports everything that is wrong with a file at once, before anything starts. What it returns can run.
+`load_space` reports all problems of a file together, before anything starts. What it returns can run.
 """
 
 from __future__ import annotations

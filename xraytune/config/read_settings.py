@@ -1,4 +1,4 @@
-"""Reads everything in a space file except the parameters, and explains what `Settings` rejects."""
+"""Read everything in a space file except the parameters, and explain what `Settings` rejects."""
 
 from __future__ import annotations
 

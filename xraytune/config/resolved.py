@@ -18,7 +18,7 @@ _WEIGHTS_WITHOUT_FILE = re.compile(r"imagenet|none|IMAGENET1K_\w+")
 
 
 def is_path(name: str, value: Json) -> bool:
-    """Whether this value of a parameter is the path of a file or folder."""
+    """Return whether this value of a parameter is the path of a file or folder."""
     return isinstance(value, str) and (
         name == "folder.path" or (name == "weights" and not _WEIGHTS_WITHOUT_FILE.fullmatch(value))
     )

@@ -110,7 +110,7 @@ class GanSettings(Model):
     """One class-conditional network; false: one network per class."""
     seed: int = 0
     allow_memorised: bool = False
-    """Use the images even if too many are near-duplicates of training images. Changes no image."""
+    """Use the images even if too many are near-duplicates of training images. Does not change the images."""
 
 
 class FolderSettings(Model):
@@ -158,7 +158,7 @@ class Parameters(Model):
     @model_validator(mode="before")
     @classmethod
     def _drop_unused(cls, values: object) -> object:
-        """Make trials equal that differ only in parameters their source does not use."""
+        """Make trials equal if they differ only in parameters that their source does not use."""
         if not isinstance(values, dict):
             return values
         source = values.get("source", "none")
@@ -359,7 +359,7 @@ class Experiment(Model):
     settings: Settings
     parameters: Parameters
     inherited_resolution_px: Count | None = None
-    """Of a matched control: the resolution of its GAN trial."""
+    """For a matched control, the resolution of its GAN trial."""
 
     def identity(self) -> dict[str, Json]:
         """Return what determines its results, as plain JSON; see `Settings.identity`."""

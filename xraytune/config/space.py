@@ -46,7 +46,7 @@ class Condition:
     limits: tuple[tuple[str, float], ...] = ()
 
     def holds(self, point: Point) -> bool:
-        """Whether it holds at a point that has the values of all parents."""
+        """Return whether it holds at a point that has the values of all parents."""
         if self.parameter not in point:
             return False
         value: Any = point[self.parameter]
@@ -85,7 +85,7 @@ class ParameterSpec:
     when: tuple[Condition, ...] = ()
 
     def is_active_at(self, point: Point) -> bool:
-        """Whether it is active at a point that has the values of all parents."""
+        """Return whether it is active at a point that has the values of all parents."""
         return all(condition.holds(point) for condition in self.when)
 
     def spec(self, relative_to: Path | None = None) -> dict[str, Json]:
