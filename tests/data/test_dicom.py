@@ -238,8 +238,8 @@ def test_run_lengths_are_read() -> None:
 
 GOOD = dicom(ramp(0, 4095), 12, PatientID="77", WindowCenter=2000, WindowWidth=4000)
 BROKEN: dict[str, tuple[bytes, str]] = {
-    "a_report": (dicom(None), "this DICOM file holds no pixels, or is cut off"),
-    "no_pixels": (dicom(None, Rows=8, Columns=8), "this DICOM file holds no pixels, or is cut off"),
+    "a_report": (dicom(None), "this DICOM file holds no pixels, or is truncated"),
+    "no_pixels": (dicom(None, Rows=8, Columns=8), "this DICOM file holds no pixels, or is truncated"),
     "several_frames": (
         dicom(ramp(0, 9), 12, NumberOfFrames=3),
         "this DICOM file holds 3 frames; which one is meant?",
@@ -254,22 +254,22 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     ),
     "floats": (
         dicom(None, Rows=24, Columns=32, BitsAllocated=32, FloatPixelData=ramp(0, 1, np.float32).tobytes()),
-        "this DICOM file holds floating-point numbers, which say neither what is black nor what is white",
+        "this DICOM file holds floating-point numbers, which do not define black and white",
     ),
     "palette": (
         dicom(ramp(0, 9), 12, PhotometricInterpretation="PALETTE COLOR"),
         "the colour model PALETTE COLOR of this DICOM file is not supported",
     ),
-    "cut_in_its_header": (GOOD[:400], "this DICOM file holds no pixels, or is cut off"),
-    "cut_in_its_pixels": (GOOD[:-1000], "the DICOM pixels are cut off or damaged"),
-    "cut_at_its_start": (GOOD[:141], "the DICOM header is cut off or damaged"),
+    "cut_in_its_header": (GOOD[:400], "this DICOM file holds no pixels, or is truncated"),
+    "cut_in_its_pixels": (GOOD[:-1000], "the DICOM pixels are truncated or damaged"),
+    "cut_at_its_start": (GOOD[:141], "the DICOM header is truncated or damaged"),
     "unknown_kind_of_value": (
         GOOD.replace(b"\x28\x00\x04\x00CS", b"\x28\x00\x04\x00ES"),
-        "the DICOM pixels are cut off or damaged",
+        "the DICOM pixels are truncated or damaged",
     ),
     "flat_rescale": (
         dicom(ramp(0, 9), 12, RescaleSlope=0, RescaleIntercept=0),
-        "its RescaleSlope is 0, which makes all pixels alike",
+        "its RescaleSlope is 0, which makes all pixels equal",
     ),
     "deflated": (
         dicom(ramp(0, 9), 12, DeflatedExplicitVRLittleEndian),

@@ -276,23 +276,23 @@ BROKEN = {
     "text": (b"dear reader", "this is neither a JPEG, PNG, TIFF nor DICOM image"),
     "gif": (encoded(Image.new("L", (9, 9)), "GIF"), "this is neither a JPEG, PNG, TIFF nor DICOM image"),
     "bmp": (encoded(Image.new("L", (9, 9)), "BMP"), "this is neither a JPEG, PNG, TIFF nor DICOM image"),
-    "jpeg_cut_in_its_header": (JPEG[:30], "the image's header is cut off or damaged"),
-    "jpeg_cut_in_its_pixels": (JPEG[:-100], "the image is cut off or damaged"),
+    "jpeg_cut_in_its_header": (JPEG[:30], "the image's header is truncated or damaged"),
+    "jpeg_cut_in_its_pixels": (JPEG[:-100], "the image is truncated or damaged"),
     "jpeg_of_12_bits": (twelve_bit_jpeg(), "a JPEG of 12 bits is not supported"),
-    "png_cut_in_its_header": (PNG[:20], "the image's header is cut off or damaged"),
-    "png_cut_in_its_pixels": (PNG[:-100], "the image is cut off or damaged"),
-    "png_without_pixels": (png(100, 100, 8, 0, b""), "the image is cut off or damaged"),
+    "png_cut_in_its_header": (PNG[:20], "the image's header is truncated or damaged"),
+    "png_cut_in_its_pixels": (PNG[:-100], "the image is truncated or damaged"),
+    "png_without_pixels": (png(100, 100, 8, 0, b""), "the image is truncated or damaged"),
     "png_of_dark_16_bit_colours": (
         png(8, 8, 16, 2, DARK_ROW * 8),
         "16-bit colours of which none is above 4095: too dark to tell what was stored",
     ),
-    "tiff_cut_in_its_header": (TIFF[:6], "the image's header is cut off or damaged"),
-    "tiff_cut_in_its_directory": (tiff(RAMP)[:-60], "this kind of TIFF is not supported, or its header is cut off"),
-    "tiff_cut_in_its_pixels": (TIFF[:-1000], "the image is cut off or damaged"),
+    "tiff_cut_in_its_header": (TIFF[:6], "the image's header is truncated or damaged"),
+    "tiff_cut_in_its_directory": (tiff(RAMP)[:-60], "this kind of TIFF is not supported, or its header is truncated"),
+    "tiff_cut_in_its_pixels": (TIFF[:-1000], "the image is truncated or damaged"),
     "tiff_of_two_pages": (two_pages(), "this TIFF has 2 pages; which one is meant?"),
     "tiff_of_floats": (
         tiff(RAMP.astype(np.float32), sample_format=3),
-        "this TIFF holds floating-point numbers, which say neither what is black nor what is white",
+        "this TIFF holds floating-point numbers, which do not define black and white",
     ),
     "tiff_of_32_bits": (
         tiff(RAMP.astype(np.uint32) * 1000),
@@ -304,7 +304,7 @@ BROKEN = {
     ),
     "tiff_of_an_unknown_kind": (
         tiff(RAMP.astype(np.uint64)),
-        "this kind of TIFF is not supported, or its header is cut off",
+        "this kind of TIFF is not supported, or its header is truncated",
     ),
     "wide": (png(30_000, 100, 8, 0, b"\0"), "30000 x 100 pixels are too many for an X-ray"),
     "png_bomb": (png(19_000, 19_000, 8, 0, b"\0"), "19000 x 19000 pixels are too many for an X-ray"),
@@ -314,7 +314,7 @@ BROKEN = {
     ),
     "tiff_of_no_width": (
         tiff(RAMP).replace(struct.pack("<HHII", 256, 4, 1, 64), struct.pack("<HHII", 256, 4, 1, 0)),
-        "the image's header is cut off or damaged",
+        "the image's header is truncated or damaged",
     ),
 }
 

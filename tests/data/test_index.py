@@ -75,7 +75,7 @@ def test_auto_makes_a_class_of_each_folder(tmp_path: Path, write: WriteImages) -
 
     assert index.class_names == ("covid", "normal", "tb")
     assert index.positive == 0
-    assert "9 of 9 file names do not tell the patient" in index.warnings[0]
+    assert "9 of 9 file names do not identify the patient" in index.warnings[0]
 
 
 def test_folder_names_may_be_spelled_in_small_letters(tmp_path: Path, write: WriteImages) -> None:
@@ -475,7 +475,7 @@ def test_a_single_patient_is_refused(tmp_path: Path, write: WriteImages) -> None
     write(tmp_path, ["NORMAL/a.png", "NORMAL/b.png", "PNEUMONIA/c.png"])
     (tmp_path / "patients.csv").write_text("file,patient\na.png,x\nb.png,x\nc.png,x\n", encoding="utf-8")
 
-    assert "all 3 images are of one patient, x" in refusal_of(tmp_path)
+    assert "all 3 images belong to one patient, x" in refusal_of(tmp_path)
 
 
 def test_fewer_patients_in_a_class_than_a_split_has_sides_are_refused(kermany: Path) -> None:

@@ -72,7 +72,7 @@ def test_a_table_names_patients_by_path_or_by_file_name(tmp_path: Path) -> None:
         ("", "the columns file and patient are needed; found nothing"),
         ("file,patient\n1.png,\n", "patients.csv:2: a cell is empty"),
         ("file,patient\n1.png\n", "patients.csv:2: a cell is empty"),
-        ("file,patient\n1.png,a\n1.png,b\n", "patients.csv:3: 1.png is of patient b here and of a in line 2"),
+        ("file,patient\n1.png,a\n1.png,b\n", "patients.csv:3: 1.png belongs to patient b here, but to a in line 2"),
         ("file,patient\n1.png,a\n2.png,b\n1.png,a\n", "patients.csv:4: 1.png has a second row; the first is line 2"),
     ],
 )
@@ -170,7 +170,7 @@ def test_a_file_that_tells_nothing_is_a_patient_of_its_own_and_the_risk_is_told(
 
     assert named.by_file == {"A/x.png": "A/x.png", "A/IM-0001-0001.jpeg": "IM:0001"}
     assert len(named.warnings) == 1
-    assert "1 of 2 file names do not tell the patient (A/x.png)" in named.warnings[0]
+    assert "1 of 2 file names do not identify the patient (A/x.png)" in named.warnings[0]
     assert "optimistically biased" in named.warnings[0]
 
 

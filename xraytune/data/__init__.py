@@ -1,1 +1,1 @@
-"""From a folder of images to patients on two sides of a split, and pixels that are decoded once."""
+"""From a folder of images to a split by patient, and pixels that are decoded once."""

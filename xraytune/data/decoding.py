@@ -33,7 +33,7 @@ Resize: TypeAlias = Literal["squash", "crop"]
 _FILTER = Image.Resampling.BILINEAR
 _CHANNELS = 4
 _SMALL_PX = 512
-"""Larger images do not wait for others of their size."""
+"""Larger images are not resized together with others of their size."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +124,7 @@ def _square(grey: GreyImage, small: Image.Image) -> SquareImage:
 
 
 def _box(grey: GreyImage, image_size_px: int, resize: Resize) -> _Box:
-    """The part of the image to scale to S x S (left, upper, right, lower); None is all of it.
+    """Return the part of the image to scale to S x S (left, upper, right, lower); None is all of it.
 
     A crop gives what `Resize(S)` and `CenterCrop(S)` would, but scales only that part: scaled as a whole, a long and narrow
     image would fill the memory. Sizes are those of the whole image, as a reduced JPEG's are rounded up.
@@ -148,9 +148,9 @@ _PROBED = 5
 _LARGEST_BLOCK = 16
 _BLOCK_SECONDS = 0.005
 _START_SECONDS = 0.1
-"""Of work for each worker: for less, starting one does not pay."""
+"""Least work for each worker: for less, starting one does not pay."""
 _READ_AHEAD = 64
-"""Most blocks that wait to be consumed."""
+"""Maximum number of blocks that wait to be consumed."""
 
 
 def decode_blocks(
@@ -197,7 +197,7 @@ class _Work:
         self._changed = threading.Condition()
 
     def in_order(self, decode: Callable[[Sequence[str]], Block]) -> Iterator[Block]:
-        """The decoded blocks; while the next one is missing, the caller decodes too."""
+        """Yield the decoded blocks; while the next one is missing, decode others in the caller."""
         for turn in range(len(self.blocks)):
             while (number := self._next(turn)) is not None:
                 self.put(number, decode(self.blocks[number]))
@@ -207,13 +207,13 @@ class _Work:
             yield block
 
     def _next(self, turn: int) -> int | None:
-        """A block for the caller to decode; None as soon as block `turn` is done."""
+        """Return a block for the caller to decode; None as soon as block `turn` is done."""
         with self._changed:
             self._changed.wait_for(lambda: turn in self._done or self._is_work(turn))
             return None if turn in self._done else heapq.heappop(self._todo)
 
     def take(self) -> int | None:
-        """A block for a worker to decode; None when the work has ended."""
+        """Return a block for a worker to decode; None when the work has ended."""
         with self._changed:
             self._changed.wait_for(lambda: self._is_stopped or self._is_work())
             return None if self._is_stopped else heapq.heappop(self._todo)
@@ -281,7 +281,7 @@ def _converse(work: _Work, requests: IO[bytes], replies: IO[bytes]) -> None:
 
 
 def _serve(root: str, image_size_px: int, resize: Resize) -> None:
-    """Answer each line (a JSON list of files) by a line that describes the images, their pixels, and a line `0`."""
+    """Answer each line (a JSON list of files) with a line that describes the images, their pixels, and a line `0`."""
     for line in sys.stdin.buffer:
         block = decode_block(root, json.loads(line), image_size_px, resize)
         images = [

@@ -26,8 +26,8 @@ _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 """Colour models that pydicom converts to RGB."""
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 """The transfer syntax that compresses header and pixels together: pydicom would inflate a bomb without limit."""
-_BAD_HEADER, _BAD_PIXELS = "the DICOM header is cut off or damaged", "the DICOM pixels are cut off or damaged"
-_NO_PIXELS = "this DICOM file holds no pixels, or is cut off"
+_BAD_HEADER, _BAD_PIXELS = "the DICOM header is truncated or damaged", "the DICOM pixels are truncated or damaged"
+_NO_PIXELS = "this DICOM file holds no pixels, or is truncated"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,10 +35,10 @@ class DicomFile:
     """A parsed DICOM file of one image.
 
     Attributes:
-        dataset: pydicom's.
+        dataset: The parsed dataset.
         path: For error messages.
         width_px: As the header states it.
-        height_px: Likewise.
+        height_px: As the header states it.
         patient: Hash of its PatientID, as `dicom:` and 12 hex digits; None if the header has none.
     """
 
@@ -50,7 +50,7 @@ class DicomFile:
 
 
 def _damage() -> tuple[type[Exception], ...]:
-    """What pydicom and its decoders raise on files that are cut off, overwritten or against the standard."""
+    """Return what pydicom and its decoders raise for files that are truncated, overwritten or non-standard."""
     from pydicom.errors import BytesLengthException, InvalidDicomError
 
     pydicom = (BytesLengthException, InvalidDicomError, NotImplementedError, struct.error, zlib.error)
@@ -115,12 +115,12 @@ def dicom_grey(file: DicomFile) -> tuple[NDArray[np.uint8], int]:
 
 
 def _unsupported(dataset: Any) -> tuple[str, str] | None:
-    """What keeps the pixels from being decoded, and what to do."""
+    """Return what keeps the pixels from being decoded, and what to do."""
     from pydicom.pixels.decoders.base import get_decoder
 
     if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
         return (
-            "this DICOM file holds floating-point numbers, which say neither what is black nor what is white",
+            "this DICOM file holds floating-point numbers, which do not define black and white",
             _REPAIR,
         )
     if "PixelData" not in dataset:
@@ -140,7 +140,7 @@ def _unsupported(dataset: Any) -> tuple[str, str] | None:
         return f"the colour model {colours or '(none)'} of this DICOM file is not supported", _REPAIR
     slope = dataset.get("RescaleSlope")
     if slope is not None and (slope == 0 or not np.isfinite(float(slope))):
-        return f"its RescaleSlope is {float(slope):g}, which makes all pixels alike", _REPAIR
+        return f"its RescaleSlope is {float(slope):g}, which makes all pixels equal", _REPAIR
     return None
 
 
@@ -185,7 +185,7 @@ def _windowed(values: NDArray[np.float64], center: float, width: float, function
 
 
 def _window(dataset: Any) -> tuple[float, float, str] | None:
-    """The first window; None if there is none, or only a placeholder of no width."""
+    """Return the first window; None if there is none, or only a placeholder of no width."""
     centers, widths = (dataset.get(name) for name in ("WindowCenter", "WindowWidth"))
     if centers is None or widths is None:
         return None
@@ -196,7 +196,7 @@ def _window(dataset: Any) -> tuple[float, float, str] | None:
 
 
 def _range(dataset: Any) -> tuple[float, float]:
-    """The smallest and largest value that the bits can hold, after the modality LUT or rescale."""
+    """Return the smallest and largest value that the bits can hold, after the modality LUT or rescale."""
     if dataset.get("ModalityLUTSequence"):
         return 0.0, 2.0 ** int(dataset.ModalityLUTSequence[0].LUTDescriptor[2]) - 1
     bits = int(dataset.BitsStored)

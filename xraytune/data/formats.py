@@ -1,6 +1,6 @@
 """Decode a JPEG, PNG, TIFF or DICOM file to upright 8-bit grey, whatever its name says.
 
-Transparent parts are put over black, like an X-ray's background. A file that is not one picture of known grey levels
+Transparent parts are composited over black, like an X-ray's background. A file that is not one picture of known grey levels
 (several pages, floating point, an unknown compression) is refused rather than guessed at.
 
 NumPy and pydicom are imported only where needed: most images need neither, and decode workers should start fast.
@@ -25,7 +25,7 @@ LARGEST_SIDE_PX = 20_000
 LARGEST_AREA_PX = 100_000_000
 REPAIR = "repair or remove the file, or leave broken images out with --skip-broken"
 _SAVE_AGAIN = "save it as a grey PNG of 8 or 16 bits, or leave broken images out with --skip-broken"
-_BAD_HEADER = "the image's header is cut off or damaged"
+_BAD_HEADER = "the image's header is truncated or damaged"
 _PAGES_COUNTED = 100
 _DAMAGE = (
     OSError,
@@ -39,7 +39,7 @@ _DAMAGE = (
     struct.error,
     zlib.error,
 )
-"""What Pillow raises on files that are cut off or overwritten, depending on where."""
+"""What Pillow raises for files that are truncated or overwritten, depending on where."""
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO, _ORIENTATION = 258, 262, 0, 274
@@ -73,7 +73,7 @@ class GreyImage:
     Attributes:
         image: Mode L, upright; a JPEG may be reduced.
         width_px: Of the whole upright image, before any reduction.
-        height_px: Likewise.
+        height_px: Of the whole upright image, before any reduction.
         kind: Format and depth, such as `PNG 16-bit`.
         content_bits: Bits that the content uses, if fewer than the file's depth.
     """
@@ -86,7 +86,7 @@ class GreyImage:
 
 
 def is_dicom(content: bytes) -> bool:
-    """Whether this is the start of a DICOM file: any 128 bytes, then DICM (PS3.10, section 7.1)."""
+    """Return whether this is the start of a DICOM file: any 128 bytes, then DICM (PS3.10, section 7.1)."""
     return content[128:132] == b"DICM"
 
 
@@ -141,7 +141,7 @@ def read_grey(content: bytes, path: Path | str, *, needed_px: int) -> GreyImage:
         turned = _turned(_eight_bit_grey(image), orientation)
         return GreyImage(image=turned, width_px=width_px, height_px=height_px, kind="JPEG 8-bit")
     except _DAMAGE as error:
-        raise DataError(Problem("the image is cut off or damaged", path, REPAIR)) from error
+        raise DataError(Problem("the image is truncated or damaged", path, REPAIR)) from error
 
 
 def _open(content: bytes, path: Path | str) -> JpegImageFile | PngImageFile | TiffImageFile:
@@ -162,7 +162,7 @@ def _open(content: bytes, path: Path | str) -> JpegImageFile | PngImageFile | Ti
         if str(error).startswith("cannot handle ") and str(error).endswith("-bit layers"):
             what, fix = f"a JPEG of {str(error).split()[2].removesuffix('-bit')} bits is not supported", _SAVE_AGAIN
         elif str(error) in ("unknown pixel mode", "unknown data organization"):
-            what, fix = "this kind of TIFF is not supported, or its header is cut off", _SAVE_AGAIN
+            what, fix = "this kind of TIFF is not supported, or its header is truncated", _SAVE_AGAIN
         raise DataError(Problem(what, path, fix)) from error
     _refuse_too_large(*image.size, path)
     return image
@@ -211,7 +211,7 @@ def _png_grey(image: PngImageFile, bits: int, path: Path | str) -> GreyImage:
 
 
 def _tiff_grey(image: TiffImageFile, path: Path | str) -> GreyImage:
-    """Already upright: Pillow applies a TIFF's orientation tag."""
+    """Decode a TIFF, which is already upright: Pillow applies its orientation tag."""
     pages = _page_count(image)
     if pages > 1:
         count = f"{pages}" if pages < _PAGES_COUNTED else f"{_PAGES_COUNTED} or more"
@@ -220,7 +220,7 @@ def _tiff_grey(image: TiffImageFile, path: Path | str) -> GreyImage:
     white_is_zero = image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
     image.load()
     if image.mode == "F":
-        what = "this TIFF holds floating-point numbers, which say neither what is black nor what is white"
+        what = "this TIFF holds floating-point numbers, which do not define black and white"
         raise DataError(Problem(what, path, _SAVE_AGAIN))
     if image.mode.startswith("I"):  # Pillow inverts 8-bit levels where 0 is white, but not 16-bit ones
         grey, content_bits = _grey_of_levels(image, path, stated_bits=bits, is_inverted=white_is_zero)
@@ -236,7 +236,7 @@ def _grey_of_levels(
     is_inverted: bool = False,
     transparent: int | None = None,
 ) -> tuple[Image.Image, int | None]:
-    """8-bit grey of an image in an integer mode, and the depth of its content if that is less than stated."""
+    """Return 8-bit grey of an image in an integer mode, and the depth of its content if that is less than stated."""
     import numpy as np
 
     levels = np.asarray(image)
@@ -254,7 +254,7 @@ def _grey_of_levels(
 
 
 def _page_count(image: TiffImageFile) -> int:
-    """Up to `_PAGES_COUNTED`: Pillow parses every page to count it, and a file can chain thousands of empty ones."""
+    """Count up to `_PAGES_COUNTED` pages: Pillow parses every page, and a file can chain thousands of empty ones."""
     for page in range(1, _PAGES_COUNTED):
         try:
             image.seek(page)
@@ -265,7 +265,7 @@ def _page_count(image: TiffImageFile) -> int:
 
 
 def _eight_bit_grey(image: Image.Image, bits: int = 8, path: Path | str = "") -> Image.Image:
-    """Grey by the weights of ITU-R 601, transparent parts over black."""
+    """Return grey by the weights of ITU-R 601, transparent parts over black."""
     if image.mode == "L" and "transparency" not in image.info:
         image.load()
         return image
@@ -283,7 +283,7 @@ def _eight_bit_grey(image: Image.Image, bits: int = 8, path: Path | str = "") ->
 
 
 def _orientation(image: ImageFile.ImageFile) -> int:
-    """The orientation tag; 1 (upright) if it is missing or the metadata are damaged."""
+    """Return the orientation tag; 1 (upright) if it is missing or the metadata are damaged."""
     if image.info.keys().isdisjoint(_METADATA):
         return 1
     try:

@@ -1,7 +1,7 @@
 """List the images of a data folder, each with its class, patient, hash and size.
 
 `val` is merged into the training images, because validation sides are split off by patient; of the held-out `test`, only
-names and hashes are read. All problems of the folder are reported at once, before any image is decoded.
+names and hashes are read. All problems of the folder are reported together, before any image is decoded.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ class ImageFile:
         file: Path below the index's root, with forward slashes.
         label: Position of its class in the index's class names.
         patient: Its patient; images of one patient stay together.
-        sha256: Of the file's bytes; empty if the file cannot be read.
+        sha256: Hash of the file's bytes; empty if the file cannot be read.
         width_px: From the file's header; 0 if the header is broken, which decoding reports.
-        height_px: Likewise.
+        height_px: From the file's header, like `width_px`.
     """
 
     file: str
@@ -83,7 +83,7 @@ class ImageIndex:
         positive: Label of the positive class.
         images: The training part, sorted by file, to be split.
         test: The held-out test part, sorted by file.
-        test_fingerprint: Of the test part's content, independent of file names; None without a test part.
+        test_fingerprint: Fingerprint of the test part's content, independent of file names; None without a test part.
         warnings: For the user.
     """
 
@@ -260,7 +260,7 @@ def _describe(
 
 
 def _read_content(path: Path) -> tuple[str, ImageHeader | None]:
-    """The hash of a file's bytes, and its header; decoding reports what cannot be read."""
+    """Return the hash of a file's bytes, and its header; decoding reports what cannot be read."""
     try:
         content = read_bytes(path, "image", DataError)
     except (OSError, DataError):
@@ -274,7 +274,7 @@ def _read_content(path: Path) -> tuple[str, ImageHeader | None]:
 def _class_problems(
     root: Path, parts: Mapping[str, Part], class_names: Sequence[str], training: Mapping[Path, int], *, has_table: bool
 ) -> list[Problem]:
-    """Files and folders of unknown class, and classes without images."""
+    """Return files and folders of unknown class, and classes without images."""
     if differing := differing_classes_problems(root, parts, class_names):
         return differing
     problems = [problem for part in parts.values() for problem in part.problems]
@@ -287,7 +287,7 @@ def _class_problems(
 
 
 def _same_name_problems(root: Path, images: Iterable[Path]) -> list[Problem]:
-    """Files that would be one patient by mistake: a Kermany name in several folders, or an image in several formats.
+    """Return files that would be one patient by mistake: a Kermany name in several folders, or an image in several formats.
 
     Other images are identified by their path: each folder may count from 1.
     """
@@ -321,11 +321,11 @@ def _positive_problems(positive: str | None, class_names: Sequence[str]) -> list
 
 
 def few_patients_problems(train: Path, class_names: Sequence[str], images: Sequence[ImageFile]) -> list[Problem]:
-    """One problem for each class with fewer patients than the split has sides."""
+    """Return one problem for each class with fewer patients than the split has sides."""
     everyone = {image.patient for image in images}
     if len(everyone) == 1:
         fix = "a split by patient needs several patients; are group_regex and patients.csv correct?"
-        return [Problem(f"all {len(images)} images are of one patient, {everyone.pop()}", train, fix)]
+        return [Problem(f"all {len(images)} images belong to one patient, {everyone.pop()}", train, fix)]
     problems = []
     for label, name in enumerate(class_names):
         count = len({image.patient for image in images if image.label == label})

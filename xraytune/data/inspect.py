@@ -33,7 +33,7 @@ _FOLDS = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
-    """The result of `inspect_folder`. Of the test part, images are counted and compared with training images, no more.
+    """The result of `inspect_folder`. Test images are only counted and compared with training images.
 
     Attributes:
         class_names: In the order of the labels.
@@ -49,7 +49,7 @@ class Inspection:
         broken: Training files that cannot be decoded.
         shortcut_auroc: Cross-validated by patient; with three or more classes, macro one-vs-rest.
         shortcut: What `shortcut_auroc` means, in a sentence.
-        warnings: Of the index, and files of odd depth.
+        warnings: Those of the index, and files of odd depth.
     """
 
     class_names: tuple[str, ...]
@@ -68,7 +68,7 @@ class Inspection:
     warnings: tuple[str, ...]
 
     def to_json(self) -> dict[str, Json]:
-        """The record as JSON values."""
+        """Return the record as JSON values."""
         return asdict(self)
 
 
@@ -76,7 +76,7 @@ def inspect_folder(settings: DataSettings, *, on_progress: Progress = ignore_pro
     """Inspect the folder of `settings`; every image is decoded once, at a small size. Broken images are listed.
 
     Raises:
-        DataError: The folder is wrong; see `read_index`.
+        DataError: The folder is invalid; see `read_index`.
     """
     return inspect_index(read_index(settings, on_progress=on_progress), on_progress=on_progress)
 
@@ -147,7 +147,7 @@ def _looks(index: ImageIndex, on_progress: Progress) -> Iterator[_Look | BrokenI
 
 
 def shortcut_auroc(images: Sequence[ImageFile], mean_greys: Sequence[float]) -> float | None:
-    """Out-of-fold AUROC of a logistic regression on width, height, aspect ratio and mean grey, split by patient.
+    """Return the out-of-fold AUROC of a logistic regression on width, height, aspect ratio and mean grey, split by patient.
 
     Args:
         images: With sizes above 0.
@@ -176,7 +176,7 @@ def shortcut_auroc(images: Sequence[ImageFile], mean_greys: Sequence[float]) -> 
 def _fold_auroc(
     features: NDArray[np.float64], labels: NDArray[np.int64], train: NDArray[np.int64], held_out: NDArray[np.int64]
 ) -> float | None:
-    """None if a class is missing on a side, which happens with few patients."""
+    """Return None if a class is missing on a side, which happens with few patients."""
     if not set(labels.tolist()) == set(labels[train].tolist()) == set(labels[held_out].tolist()):
         return None
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))

@@ -196,7 +196,7 @@ def _unknown_class(
 
 
 def differing_classes_problems(root: Path, parts: Mapping[str, Part], class_names: Sequence[str]) -> list[Problem]:
-    """One problem if test (or val) has other class folders than train, and therefore an unknown or a missing class."""
+    """Return a problem if test (or val) has other class folders than train, hence an unknown or a missing class."""
     train = parts["train"]
     for name in ("test", "val"):
         part = parts.get(name)
@@ -211,7 +211,7 @@ def differing_classes_problems(root: Path, parts: Mapping[str, Part], class_name
 
 
 def empty_class_problems(folder: Path, class_names: Sequence[str], labels: Mapping[Path, int]) -> list[Problem]:
-    """One problem for each class without images, or a single one if no class has any."""
+    """Return one problem for each class without images, or a single one if no class has any."""
     present = set(labels.values())
     folders = [each.name for each in subfolders(folder)]
     if not present:
@@ -247,7 +247,7 @@ def subfolders(folder: Path) -> list[Path]:
 
 
 def _walk(folder: Path, root: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
-    """The images of a folder tree, sorted, and warnings about what was ignored."""
+    """Return the images of a folder tree, sorted, and warnings about what was ignored."""
     inside = root.resolve()
     images: list[Path] = []
     others: Counter[str] = Counter()
@@ -275,7 +275,7 @@ def _walk(folder: Path, root: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
 
 
 def _is_image_name(file: Path) -> bool:
-    """Whether to take a file for an image: by its suffix or, if that says nothing, by the mark of DICOM in it.
+    """Return whether a file counts as an image: by its suffix or, if that is not known, by its DICOM marker.
 
     DICOM files are often named IM000001, or with a UID of numbers and dots. DICOMDIR is a medium's table of contents.
     """
@@ -302,7 +302,7 @@ def _leads_inside(link: Path, inside: Path) -> bool:
 
 
 def _is_device(file: Path) -> bool:
-    """Whether this is a pipe, a socket or a device; reading one may never end."""
+    """Return whether this is a pipe, a socket or a device; reading one may never end."""
     try:
         return not stat.S_ISREG(file.stat().st_mode)
     except OSError:  # decoding reports this
@@ -323,7 +323,7 @@ def _refuse_unreadable(error: OSError) -> NoReturn:
 
 
 def _folder_class(inner: Sequence[str], image: Path, class_names: Sequence[str]) -> str | None:
-    """The class named by the outermost possible folder of an image, at any depth."""
+    """Return the class named by the outermost possible folder of an image, at any depth."""
     for folder_name in inner:
         if found := _spelled(folder_name, class_names):
             return found
@@ -334,14 +334,14 @@ def _folder_class(inner: Sequence[str], image: Path, class_names: Sequence[str])
 
 
 def _spelled(name: str, class_names: Sequence[str]) -> str | None:
-    """A class by its name, in any spelling of upper and lower case."""
+    """Return a class by its name, in any spelling of upper and lower case."""
     if name in class_names:
         return name
     return next((own for own in class_names if own.casefold() == name.casefold()), None)
 
 
 def _file_name_class(image: Path, class_names: Sequence[str]) -> str | None:
-    """The class of a Kermany file name, among two or three classes; None for other names and classes."""
+    """Return the class of a Kermany file name, among two or three classes; None for other names and classes."""
     classes = _CLASSES_OF_SERIES.get((patient_of(image.name) or "").partition(":")[0])
     if classes is None or tuple(class_names) not in (BINARY_CLASSES, THREE_CLASSES):
         return None

@@ -1,7 +1,7 @@
 """Find the patient of each image, the unit by which images are split.
 
 In this order: the data folder's `patients.csv`, `data.split.group_regex`, a DICOM header, a file name of the Kermany set
-(`person12_virus_4.jpeg`). A file that none of them explains is a patient of its own. Patients who share identical files are
+(`person12_virus_4.jpeg`). A file that matches none of these is a patient of its own. Patients who share identical files are
 joined into one.
 """
 
@@ -55,19 +55,19 @@ class PatientTable:
     classes: Mapping[str, str]
 
     def names(self, file: str) -> bool:
-        """Whether a file has a row, by its path below the data folder or by its name."""
+        """Return whether a file has a row, by its path below the data folder or by its name."""
         return file in self.patients or PurePosixPath(file).name in self.patients
 
     def class_of(self, file: str) -> str | None:
-        """The class of a file, by its path below the data folder or by its name."""
+        """Return the class of a file, by its path below the data folder or by its name."""
         return self.classes.get(file) or self.classes.get(PurePosixPath(file).name)
 
 
 def patient_of(file: str) -> str | None:
-    """The patient in a Kermany file name, as `series:number`; None for other names.
+    """Return the patient in a Kermany file name, as `series:number`; None for other names.
 
-    Each of the four series (bacteria, virus, IM, NORMAL2-IM) counts anew: `person12_bacteria` and `person12_virus` are two
-    people.
+    Each of the four series (bacteria, virus, IM, NORMAL2-IM) is numbered separately: `person12_bacteria` and
+    `person12_virus` are two people.
     """
     match = _KERMANY_NAME.fullmatch(PurePosixPath(file).stem)
     if match is None:
@@ -111,7 +111,7 @@ def name_patients(
     found = {file: headers.get(file) or patient_of(file) for file in files}
     unknown = [file for file, patient in found.items() if patient is None]
     warning = (
-        f"{len(unknown)} of {len(files)} file names do not tell the patient ({listed(unknown, 3)}): each of these files "
+        f"{len(unknown)} of {len(files)} file names do not identify the patient ({listed(unknown, 3)}): each of these files "
         "counts as a patient of its own. If a patient has several images, they may be in both training and validation, "
         f"and scores are optimistically biased; give {PATIENTS_CSV} (file,patient) or {_GROUP_REGEX}"
     )
@@ -120,7 +120,7 @@ def name_patients(
 
 
 def given_patients(files: Sequence[str], table: PatientTable | None, group_regex: str | None) -> dict[str, str] | None:
-    """The patient of every file by the table or the expression; None if neither is given.
+    """Return the patient of every file by the table or the expression; None if neither is given.
 
     Raises:
         ConfigError: `group_regex` is not a regular expression with a group, or there is a table as well.
@@ -151,13 +151,13 @@ def given_patients(files: Sequence[str], table: PatientTable | None, group_regex
             "if these are different patients, include the folders in its group, such as (.+/[0-9]+); "
             f"if not, list the patients in {PATIENTS_CSV} instead"
         )
-        what = f"it takes one patient from files of the same name in several folders: {listed(ambiguous)}"
+        what = f"it assigns one patient to files of the same name in several folders: {listed(ambiguous)}"
         raise DataError(Problem(what, _GROUP_REGEX, fix))
     return patients
 
 
 def ambiguity_problems(table: PatientTable, files: Collection[str]) -> list[Problem]:
-    """Rows whose bare name belongs to several files, or to a file that also has a row by its path.
+    """Return rows whose bare name belongs to several files, or to a file that also has a row by its path.
 
     Args:
         table: The data folder's table.
@@ -178,7 +178,7 @@ def ambiguity_problems(table: PatientTable, files: Collection[str]) -> list[Prob
 
 
 def found_by(group_regex: str, files: Collection[str]) -> dict[str, str]:
-    """The patients that an expression finds in the paths of files; files without a match are left out.
+    """Return the patients that an expression finds in the paths of files; files without a match are left out.
 
     Raises:
         ConfigError: It is not a regular expression with a group, or takes too long.
@@ -204,7 +204,7 @@ def _matches(group_regex: str, files: Collection[str]) -> dict[str, regex.Match[
 
 
 def _ambiguous_groups(group_regex: str, files: Sequence[str]) -> list[str]:
-    """Patients taken from the bare name of files that have the same name in several folders, with these files."""
+    """Return patients taken from the bare name of files that have the same name in several folders, with these files."""
     same: dict[tuple[str, str], list[PurePosixPath]] = defaultdict(list)
     for file, match in _matches(group_regex, files).items():
         path = PurePosixPath(file)
@@ -230,7 +230,7 @@ def read_patients_csv(path: Path) -> PatientTable:
             if not {"file", "patient"} <= set(reader.fieldnames or ()):
                 found = ", ".join(reader.fieldnames or ()) or "nothing"
                 what = f"the columns file and patient are needed; found {found}"
-                raise DataError(Problem(what, path, "let the first line be: file,patient"))
+                raise DataError(Problem(what, path, "make the first line: file,patient"))
             return _read_rows(reader, path)
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(Problem(f"not a table in UTF-8: {error}", path, "save it as CSV in UTF-8")) from error
@@ -251,7 +251,7 @@ def _read_rows(reader: csv.DictReader[str], path: Path) -> PatientTable:
         elif file in patients:
             what, fix = f"{file} has a second row; the first is line {lines[file]}", "keep one of the two rows"
             if patients[file] != patient:
-                what = f"{file} is of patient {patient} here and of {patients[file]} in line {lines[file]}"
+                what = f"{file} belongs to patient {patient} here, but to {patients[file]} in line {lines[file]}"
         elif class_name and not _FOLDER_NAME.fullmatch(class_name):
             what = f"the class {class_name!r} cannot be the name of a folder"
             fix = "use up to 64 characters, no slash, and no leading dot"

@@ -43,11 +43,11 @@ _PATIENTS = (2 * len(_CYCLE), 100_000)
 _IMAGE_SIZES_PX = (32, 1024)
 _IMAGE_COUNT_SHARES = (0.45, 0.30, 0.15, 0.10)
 _MARGIN = 1.25
-"""Side of the canvas in images, so that a chest can be shifted and turned before the image is cut out."""
+"""Side of the canvas in images, so that a chest can be shifted and turned before cropping."""
 _LUNG_DENSITY = 0.26
-"""Of inflated lung, relative to water."""
+"""Density of inflated lung, relative to water."""
 _ATTENUATION = 3.2
-"""Per world unit of soft tissue: about 0.21 per cm, as at 60 keV."""
+"""Attenuation per world unit of soft tissue: about 0.21 per cm, as at 60 keV."""
 _LETTER_R = np.array([(0, 1), (0, -1), (0.9, -0.8), (0.9, -0.2), (0, 0), (0.9, 1)])
 """The lead marker on the patient's right."""
 
@@ -180,7 +180,7 @@ def draw_patient(seed: int, patient: int, image_size_px: int, difficulty: float)
 
 
 def _stem(diagnosis: Diagnosis, patient: int, number: int) -> str:
-    """A file name like those of the Kermany set: normal in two series, pneumonia with a running number."""
+    """Return a file name like those of the Kermany set: normal in two series, pneumonia with a running number."""
     if diagnosis != "normal":
         return f"person{patient + 1}_{diagnosis}_{len(_IMAGE_COUNT_SHARES) * patient + number + 1}"
     first = f"{'IM' if patient % 2 else 'NORMAL2-IM'}-{patient + 1:04d}-0001"
@@ -229,7 +229,7 @@ class _Chest:
         self.thickness = np.maximum(thickness, 0)
 
     def lesion(self, diagnosis: Diagnosis, rng: np.random.Generator) -> tuple[Field, Field]:
-        """Extent of the disease (0 to 1) and the thickness that it adds."""
+        """Return the extent of the disease (0 to 1) and the thickness that it adds."""
         fluid = (1 - _LUNG_DENSITY) * self.air
         extent = np.zeros_like(self.air)
         if diagnosis == "normal":
@@ -247,19 +247,19 @@ class _Chest:
         return _step(extent - 0.35, 0.04), 0.7 * fluid * extent * (0.55 + 0.55 * lines)
 
     def _lobar_area(self, rng: np.random.Generator) -> Field:
-        """A blob with an uneven, soft border in one lung, between heart and ribs."""
+        """Return a blob with an uneven, soft border in one lung, between heart and ribs."""
         side, y = -1 if rng.random() < 0.55 else 1, rng.uniform(self.apex + 0.25, self.domes[0] - 0.12)
         x = side * rng.uniform(0.55, 0.85) * self._wall(y)
         distance = np.hypot((self.x - x) / rng.uniform(0.20, 0.33), (self.y - y) / rng.uniform(0.18, 0.35))
         return _step(1 - distance + 0.22 * self._noise(rng, 9), 0.10) * (self.x * side > 0)
 
     def _wall(self, y: float) -> float:
-        """Distance of the lungs' outer edge from the midline."""
+        """Return the distance of the lungs' outer edge from the midline."""
         rise = min(max((self.base - y) / (self.base - self.apex), 0.0), 0.98)
         return float(self.centre - 0.1 * rise + self.half_width * (1 - rise**2.3) ** (1 / 2.3))
 
     def _organs(self, rng: np.random.Generator) -> Field:
-        """Heart, great vessels and spine, which take the place of lung."""
+        """Return heart, great vessels and spine, which take the place of lung."""
         size, x, y = rng.uniform(0.80, 1.18), rng.uniform(0.12, 0.18), self.domes[0] - rng.uniform(0.20, 0.28)
         return _merged(
             0.58 * self._ellipsoid((x, y), 0.44 * size, 0.28 * size, rng.uniform(0.65, 1.05)),
@@ -272,7 +272,7 @@ class _Chest:
         )
 
     def _body(self, rng: np.random.Generator, shoulder: Point, elbow: Point) -> Field:
-        """Torso, neck, chin and arms, as if all were soft tissue."""
+        """Return torso, neck, chin and arms, as if all were soft tissue."""
         neck, chest = rng.uniform(0.26, 0.38), self.centre + self.half_width + rng.uniform(0.07, 0.16)
         width = chest + (shoulder[0] + 0.10 - chest) * _step(-0.42 - self.y, 0.06)
         torso = np.sqrt(np.maximum(1 - (np.abs(self.x) / width) ** 2.6, 0)) * (1 + 0.10 * _step(self.y - 0.55, 0.10))
@@ -283,7 +283,7 @@ class _Chest:
         return _merged(trunk, 0.62 * self._ellipsoid((0, -1), neck, 0.75), arms) + 0.66 * chin
 
     def _bones(self, rng: np.random.Generator, shoulder: Point, elbow: Point) -> Field:
-        """Extra thickness of ribs, clavicles, scapulae, arms and vertebrae."""
+        """Return the extra thickness of ribs, clavicles, scapulae, arms and vertebrae."""
         pitch, drop, radius = rng.uniform(0.135, 0.170), rng.uniform(0.26, 0.60), rng.uniform(0.019, 0.029)
         bones: Field = np.zeros_like(self.air)
         for number in range(1, 12):  # each rib is half an ellipse: out from the spine, and back lower down in front
@@ -308,7 +308,7 @@ class _Chest:
         return np.asarray(bones + 3.0 * clavicles + 2.0 * scapulae + 1.6 * arms + vertebrae)
 
     def _branches(self, rng: np.random.Generator, width: float, levels: int) -> Field:
-        """Vessels or airways that fork from the hila outwards."""
+        """Return vessels or airways that fork from the hila outwards."""
         starts, fan, length = np.repeat(np.array(self.hila), 8, axis=0), np.linspace(-1.35, 1.35, 8), 0.17
         angles = np.concatenate([np.pi - fan, fan]) + rng.normal(0, 0.12, 16)
         tree: Field = np.zeros_like(self.air)
@@ -324,19 +324,19 @@ class _Chest:
         return tree
 
     def _ellipsoid(self, centre: Point, a: float, b: float, tilt: float = 0.0) -> Field:
-        """Depth of an ellipsoid seen from the front, 1 in the middle; `tilt` turns it clockwise, in radians."""
+        """Return the depth of an ellipsoid seen from the front, 1 in the middle; `tilt` turns it clockwise, in radians."""
         x, y, cosine, sine = self.x - centre[0], self.y - centre[1], math.cos(tilt), math.sin(tilt)
         along, across = np.square((cosine * x + sine * y) / a), np.square((cosine * y - sine * x) / b)
         return np.asarray(np.sqrt(np.maximum(0, 1 - along - across)))
 
     def _bars(self, start: Point, end: Point, radius: float, marrow: float = 0.0) -> Field:
-        """Depth of a straight bar with round ends, on each side of the body."""
+        """Return the depth of a straight bar with round ends, on each side of the body."""
         x, y, dx, dy = np.abs(self.x) - start[0], self.y - start[1], end[0] - start[0], end[1] - start[1]
         along = np.clip((x * dx + y * dy) / max(dx**2 + dy**2, 1e-6), 0, 1)
         return _tube(np.hypot(x - along * dx, y - along * dy), radius, marrow)
 
     def _strokes(self, paths: Iterable[NDArray[np.float64]], width: float) -> Field:
-        """Lines with soft edges through the points of each path, [N, 2]."""
+        """Return lines with soft edges through the points of each path, [N, 2]."""
         side = self.x.size
         image = Image.new("L", (2 * side, 2 * side))
         for path in paths:
@@ -346,24 +346,24 @@ class _Chest:
         return np.asarray(gaussian_filter(drawn, 0.2 * width / self.pixel + 0.3))
 
     def _noise(self, rng: np.random.Generator, cells: int) -> Field:
-        """A smooth random field of about unit standard deviation, with `cells` bumps along a side."""
+        """Return a smooth random field of about unit standard deviation, with `cells` bumps along a side."""
         coarse = Image.fromarray(rng.standard_normal((cells, cells), dtype=np.float32))
         return 1.4 * np.asarray(coarse.resize((self.x.size, self.x.size), Image.Resampling.BICUBIC))
 
 
 def _step(distance: Field, softness: float) -> Field:
-    """0 far below zero, 1 far above; it rises over about four times `softness`."""
+    """Return 0 far below zero and 1 far above; it rises over about four times `softness`."""
     return 0.5 + 0.5 * np.tanh(distance / (2 * softness))
 
 
 def _tube(distance: Field, radius: float, marrow: float = 0.0) -> Field:
-    """Depth of a round tube by the distance from its axis; `marrow` is the share missing inside 0.7 of the radius."""
+    """Return the depth of a round tube by distance from its axis; `marrow` is the share missing inside 0.7 of the radius."""
     outer, inner = (np.sqrt(np.maximum(r**2 - np.square(distance), 0)) for r in (radius, 0.7 * radius))
     return 2 * (outer - marrow * inner)
 
 
 def _merged(*depths: Field) -> Field:
-    """Roughly the largest of the depths, without creases where they cross: their 4-norm."""
+    """Return roughly the largest of the depths, without creases where they cross: their 4-norm."""
     return np.sqrt(np.sqrt(sum(np.square(np.square(depth)) for depth in depths)))
 
 

@@ -84,7 +84,7 @@ def describe_images(
 
 
 def odd_depth_warnings(kinds: Mapping[str, str]) -> tuple[str, ...]:
-    """One warning for each kind of file that has more bits than its content; `kinds` by file."""
+    """Return one warning for each kind of file that has more bits than its content; `kinds` by file."""
     return tuple(
         f"{len(files)} {'file is' if len(files) == 1 else 'files are'} {kind} ({listed(files, 3)}): read at that depth, "
         "or the image would be black"
@@ -138,7 +138,7 @@ def stored_files(folder: Path) -> StoredFiles:
 def broken_images_error(
     broken: Sequence[BrokenImage], root: Path, fix: str = "repair or remove them, or leave them out with --skip-broken"
 ) -> DataError:
-    """The error for broken images: the first ten with their reasons, the number of all, and what to do."""
+    """Return the error for broken images: the first ten with their reasons, the number of all, and what to do."""
     if len(broken) == 1:
         return DataError(Problem(broken[0].reason, root / broken[0].file, fix))
     shown = [Problem(image.reason, image.file) for image in broken[:10]]

@@ -69,7 +69,7 @@ def _patients(images: Sequence[ImageFile]) -> list[_Patient]:
 
 
 def _strata(patients: Iterable[_Patient]) -> list[list[_Patient]]:
-    """Patients with the same class, or the same classes: some sets have healthy and ill images of one person."""
+    """Return patients with the same class, or the same classes: some sets have healthy and ill images of one person."""
     strata: dict[tuple[int, ...], list[_Patient]] = defaultdict(list)
     for patient in patients:
         strata[tuple(sorted(patient.labels))].append(patient)

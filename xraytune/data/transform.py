@@ -1,6 +1,6 @@
 """Write randomly transformed copies of X-rays: flip, rotation, shift, zoom, shear, contrast, elastic deformation.
 
-The output is a data folder itself, to look at or to use as the extra images of `source: folder`:
+The output is itself a data folder, to inspect or to use as the extra images of `source: folder`:
 
     OUT/CLASS/STEM__t1.png      8-bit grey, in the size of its original
     OUT/patients.csv            the patient of each copy, for splits
@@ -40,7 +40,7 @@ from xraytune.records import Json, Progress, ignore_progress
 from xraytune.seeding import numpy_generator
 
 _ELASTIC_NODES = 6
-"""Of the lattice of displacements, along the shorter side: deformations are about half a lung wide."""
+"""Nodes of the lattice of displacements along the shorter side: deformations are about half a lung wide."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +135,7 @@ def transform_image(pixels: NDArray[np.uint8], drawn: Drawn) -> NDArray[np.uint8
 
 
 def _displacements(drawn: Drawn, height: int, width: int) -> NDArray[np.float32]:
-    """A smooth random field with zero mean for torchvision's `elastic`, [1, H, W, 2], in units of half a side.
+    """Return a smooth random field with zero mean for torchvision's `elastic`, [1, H, W, 2], in units of half a side.
 
     Independent normal numbers on a coarse lattice, with bicubic interpolation. Source: Simard et al. 2003, "Best Practices
     for Convolutional Neural Networks Applied to Visual Document Analysis"; they smooth white noise by a Gaussian instead.
@@ -155,7 +155,7 @@ def _displacements(drawn: Drawn, height: int, width: int) -> NDArray[np.float32]
 
 
 def strength_problems(strengths: Strengths) -> list[Problem]:
-    """One problem for each strength out of bounds, or a single one if all transformations are off."""
+    """Return one problem for each strength out of bounds, or a single one if all transformations are off."""
     given, largest = asdict(strengths), asdict(_LARGEST)
     del given["flip"]
     problems = [
@@ -199,7 +199,7 @@ class TransformSummary:
     warnings: tuple[str, ...]
 
     def to_json(self) -> dict[str, Json]:
-        """The record as JSON values."""
+        """Return the record as JSON values."""
         return {**asdict(self), "path": str(self.path)}
 
 
@@ -227,7 +227,7 @@ def transform_folder(
     Args:
         settings: The data folder, its classes and the expression for patients.
         out: The new folder; it appears only when it is complete.
-        strengths: Of the transformations.
+        strengths: Strengths of the transformations.
         copies: Per image, 1 to 100; more copies begin with the same ones.
         seed: The same arguments give the same bytes.
         skip_broken: Skip broken images, and list them in the result.
@@ -235,7 +235,7 @@ def transform_folder(
 
     Raises:
         ConfigError: Arguments out of bounds, all transformations off, or an `out` that exists or is inside the data folder.
-        DataError: The data folder is wrong (see `read_index`), or images are broken.
+        DataError: The data folder is invalid (see `read_index`), or images are broken.
     """
     _check_arguments(settings.path, out, strengths, copies)
     index = read_index(settings, on_progress=on_progress)
@@ -279,7 +279,7 @@ def transform_folder(
 
 
 def _read_original(index: ImageIndex, image: ImageFile) -> NDArray[np.uint8] | BrokenImage:
-    """The image in its own size, uint8 [H, W], upright."""
+    """Return the image in its own size, uint8 [H, W], upright."""
     try:
         content = read_bytes(index.root / image.file, "image", DataError)
         return np.asarray(read_grey(content, Path(image.file), needed_px=LARGEST_SIDE_PX).image)
@@ -290,7 +290,7 @@ def _read_original(index: ImageIndex, image: ImageFile) -> NDArray[np.uint8] | B
 
 
 def _names_without_number(index: ImageIndex) -> dict[str, str]:
-    """A unique `CLASS/STEM` for each file of the index, valid on every file system."""
+    """Return a unique `CLASS/STEM` for each file of the index, valid on every file system."""
     stems = {image.file: PurePosixPath(image.file).stem for image in index.images}
     times = Counter((image.label, stems[image.file].casefold()) for image in index.images)
     names = {}
