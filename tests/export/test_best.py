@@ -75,7 +75,7 @@ def test_the_commands_can_be_copied_whatever_the_files_are_called(lab: Lab, tmp_
 
 
 def write_verdict(study: Path, **words: str) -> None:
-    """Write the verdicts of a confirm on some trials."""
+    """Write the verdicts of a confirmation on some trials."""
     finalists = [{"trial": f"#{trial.removeprefix('trial_')}", "verdict": word} for trial, word in words.items()]
     write_json(study / "confirm" / "verdict.json", {"finalists": finalists})
 
@@ -167,7 +167,7 @@ def test_after_a_confirm_an_arm_is_its_tuned_control(copy_lab: CopyLab, tmp_path
 
 
 def test_after_a_confirm_that_finished_a_pruned_control_its_arm_is_that_trial(lab: Lab, tmp_path: Path) -> None:
-    """If ASHA pruned a whole arm, a confirm completes its longest trial."""
+    """If ASHA pruned a whole arm, a confirmation completes its longest trial."""
     folder = StudyFolder(tmp_path / "studies" / "made")
     study_of(folder, lab, [(0.9, 0.7)])
     journal = Journal(folder.journal_path, folder.space(), writable=True)

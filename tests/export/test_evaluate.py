@@ -107,7 +107,7 @@ def test_patients_of_the_model_are_found_on_images_with_other_bytes(copy_lab: Co
     assert (found.known_image_count, found.known_patient_count, found.known_patient_image_count) == (0, 1, 1)
     assert found.to_json()["known_patients"] == 1
     output = command("evaluate", lab.model, "--data", folder).stdout
-    assert "1 of these images are of 1 patient in the model's own training or validation set" in " ".join(
+    assert "1 of these images belong to 1 patient in the model's own training or validation set" in " ".join(
         output.split()
     )
 

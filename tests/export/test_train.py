@@ -169,7 +169,7 @@ def test_a_damaged_table_of_the_study_is_an_error_before_the_training(copy_lab: 
 
 
 def test_a_trial_that_asha_stopped_has_no_figures_to_compare_with(copy_lab: CopyLab) -> None:
-    """For example one that a confirm completed, and found to help."""
+    """For example one that a confirmation completed, and found to help."""
     lab = copy_lab()
     folder = StudyFolder(lab.study)
     experiment = Experiment(

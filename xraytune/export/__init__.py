@@ -1,1 +1,1 @@
-"""What comes after a search: the best configuration, the final model, and what it is worth."""
+"""After a search: export the best configuration, train the final model, and evaluate it."""

@@ -27,7 +27,7 @@ _VERDICTS = {
     "hurts": "refuted: the mix lowers AUROC",
     "no_better": "not confirmed: the mix does not improve AUROC over a control without them",
     "undecided": "not confirmed: the result is inconclusive",
-    "not_tested": "not confirmed: the mix was not tested, because a better one does not help",
+    "not_tested": "not confirmed: the mix was not tested, because a better-ranked mix does not help",
 }
 _UNTESTED = "not confirmed: `xraytune confirm` has not compared the mix with its controls"
 
@@ -61,7 +61,7 @@ def export(study: Path, *, out: Path, trial: int | None = None, arm: str | None 
     """Write the confirmed mix or else the completed trial with the best val-B AUROC (the earliest of equals).
 
     Args:
-        study: Folder of the study; it may be searched meanwhile.
+        study: Folder of the study; a search may be running on it.
         out: File to write; it may exist with the same content.
         trial: Number of a completed trial to export instead.
         arm: Export the best of this arm instead, e.g. `real_only`; after a `confirm`, its tuned control.
@@ -128,7 +128,7 @@ def export(study: Path, *, out: Path, trial: int | None = None, arm: str | None 
 
 
 def _verdicts(folder: StudyFolder, trials: dict[int, Row]) -> dict[int, str]:
-    """The verdict of `confirm` for each finalist, by trial number; empty before a confirm."""
+    """Return the verdict of `confirm` for each finalist, by trial number; empty before a confirm."""
     path = folder.path / CONFIRM_FOLDER / VERDICT_FILE
     if not path.exists():
         return {}
@@ -164,7 +164,7 @@ def _best_of_arm(rows: dict[int, Row], arm: str, tuned: Arm | None, folder: Stud
 
 
 def _finished(row: Row, folder: StudyFolder) -> Row:
-    """The row of a finalist or control. If ASHA stopped it, `confirm` trained it to the end."""
+    """Return the row of a finalist or control. If ASHA stopped it, `confirm` trained it to the end."""
     if row["status"] == "complete":
         return row
     top_up = StudyFolder(folder.path / CONFIRM_FOLDER / TOP_UP_FOLDER)
@@ -172,7 +172,7 @@ def _finished(row: Row, folder: StudyFolder) -> Row:
     for run in completed_rows(top_up).values():
         if run["label"] == label:
             return row | {"value": run["value"], "val_b_auroc": run["val_b_auroc"]}
-    what = f"trial {row['number']} has a verdict, but neither the search nor a confirm completed it"
+    what = f"trial {row['number']} has a verdict, but neither the search nor a confirmation completed it"
     raise StudyError(Problem(what, top_up.path, "run the same `xraytune confirm` again"))
 
 
@@ -190,7 +190,7 @@ def _completed(rows: dict[int, Row], trial: int, trial_count: int, study: Path) 
 
 
 def _simpler_arm(complete: Sequence[Row], journal: Journal) -> str:
-    """`real_only` or else the best arm without synthetic images; empty if none has a completed trial."""
+    """Return `real_only`, or else the best arm without synthetic images; empty if none has a completed trial."""
     simple = [row for row in complete if not journal.parameters(row["number"]).has_synthetic_images]
     best = max(simple, key=lambda row: (row["arm"] == "real_only", row["val_b_auroc"]), default=None)
     return str(best["arm"]) if best else ""

@@ -65,7 +65,7 @@ class ValidationScores(Model):
     scores: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=1)]
 
     def sample(self) -> ClassSample:
-        """For comparison with the same class in another folder."""
+        """Return a sample for comparison with the same class in another folder."""
         return ClassSample(scores=np.array(self.scores), images=self.images, patients=self.patients)
 
 
@@ -150,7 +150,7 @@ class Bundle:
         return None if self.record.study is None else Path(absolute_path(self.record.study, self.path))
 
     def prepared(self) -> Prepared:
-        """The training and validation images."""
+        """Return the training and validation images."""
         file = self.path / _SPLIT
         try:
             return _PREPARED.validate_json(read_bytes(file, "JSON file"))
@@ -158,7 +158,7 @@ class Bundle:
             raise ArtifactError(Problem(_INVALID, file, _TRAIN_AGAIN)) from error
 
     def experiment(self) -> Experiment:
-        """The experiment that was trained."""
+        """Return the experiment that was trained."""
         file = self.path / _CONFIG
         try:
             return load_space(file).experiment()
@@ -166,7 +166,7 @@ class Bundle:
             raise ArtifactError(Problem(_INVALID, file, _TRAIN_AGAIN)) from error
 
     def classifier(self, compute: Compute) -> Classifier:
-        """The trained network on the device, in evaluation mode."""
+        """Return the trained network on the device, in evaluation mode."""
         record, file = self.record, self.path / _MODEL
         parameters = Parameters(
             backbone=record.backbone,

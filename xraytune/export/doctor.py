@@ -1,4 +1,4 @@
-"""Check what this machine has of what xraytune needs, and how to get the rest.
+"""Check that this machine has what xraytune needs, and explain how to get what is missing.
 
 Nothing is started, downloaded or left behind. torch and Ray are imported in separate processes, so that a broken
 installation is reported and does not crash.
@@ -137,11 +137,11 @@ def _weights(networks: Iterable[tuple[str, str]], weights_dir: Path | None) -> I
 def _ray() -> Iterator[Check]:
     if problem := why_ray_cannot_start():
         found = f"{problem.where}: {problem.what}" if str(problem.where) else problem.what
-        yield Check("Ray's start", "missing", found, problem.fix)
+        yield Check("Ray startup", "missing", found, problem.fix)
     else:
-        yield Check("Ray's start", "ok", f"in {ray_parent()}")
+        yield Check("Ray startup", "ok", f"in {ray_parent()}")
     for door in open_doors():
-        yield Check("Ray's privacy", "warning", f"{door.where}: {door.what}", door.fix)
+        yield Check("Ray security", "warning", f"{door.where}: {door.what}", door.fix)
 
 
 def _memory() -> Check:

@@ -70,7 +70,7 @@ class Evaluation:
     test_access: int
 
     def to_json(self) -> dict[str, Json]:
-        """The evaluation as a JSON object, with the main metrics at the top level."""
+        """Return the evaluation as a JSON object, with the main metrics at the top level."""
         content = to_json(self)
         return {
             **content.pop("further"),
@@ -203,7 +203,7 @@ def _log_access(bundle: Bundle, fingerprint: str, *, reason: str, image_count: i
 
 
 def _study_with_test(bundle: Bundle, fingerprint: str) -> Path | None:
-    """The bundle's study, if it was not moved and has this test folder."""
+    """Return the bundle's study, if it was not moved and has this test folder."""
     if bundle.study is None:
         return None
     folder = StudyFolder(bundle.study.resolve())
@@ -225,7 +225,7 @@ def _known(bundle: Bundle, data: Path, images: Sequence[ImageFile], *, is_test: 
 
 
 def _further_names(bundle: Bundle) -> set[str]:
-    """Names of the model's patients that only its data folder gives; empty if it can no longer be read."""
+    """Return the names of the model's patients that only its data folder gives; empty if it can no longer be read."""
     try:
         root = bundle.experiment().settings.data.path
         return all_names(bundle.prepared().images, root, bundle.record.group_regex)
@@ -234,7 +234,7 @@ def _further_names(bundle: Bundle) -> set[str]:
 
 
 def _extra_images(bundle: Bundle, owners: Mapping[str, str]) -> tuple[tuple[ImageFile, ...], set[str]]:
-    """The model's folder of extra images and the names of their patients; empty if it can no longer be read."""
+    """Return the model's folder of extra images and the names of their patients; empty if it can no longer be read."""
     try:
         folder = bundle.experiment().parameters.folder
         if folder is None:

@@ -1,7 +1,7 @@
 """Run one trial of a study again, without Ray, and compare all its metrics with the recorded ones.
 
 The trial uses the study's settings, images, thread count and artifacts, and a temporary folder. The study is only read, so
-it may be searched meanwhile.
+a search may be running on it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Train the final model: one experiment, from its images to a model bundle, in this process.
 
-This is a trial without a search: with the study's images and thread count it gives the same metrics to the bit. An
+This is a trial without a search: with the study's images and thread count its metrics are bit-identical. An
 interrupted training resumes from its work folder in the cache, which is named by a hash of the experiment and its images.
 """
 
@@ -148,7 +148,7 @@ def train(
             on_epoch=collect,
             on_progress=on_progress,
         )
-        assert result is not None, "nothing stops it"
+        assert result is not None, "without should_stop, a trial runs to its end"
         trial_inputs = build_inputs(experiment, prepared, cache=cache, compute=compute, on_progress=on_progress)
         load_best(work / "checkpoint", trial_inputs.trained)
         with new_folder(out) as folder:
@@ -185,7 +185,7 @@ def train(
 
 
 def _study(settings: Settings, note: Callable[[str], None]) -> StudyFolder | None:
-    """The study of the exported trial, if it exists."""
+    """Return the study of the exported trial, if it exists."""
     if settings.exported_from is None:
         return None
     folder = StudyFolder(settings.exported_from.study)
@@ -196,7 +196,7 @@ def _study(settings: Settings, note: Callable[[str], None]) -> StudyFolder | Non
 
 
 def _compute(settings: Settings, study: StudyFolder | None, note: Callable[[str], None]) -> Compute:
-    """The study's, for the same metrics as the trial; else as for a trial of a search on this machine."""
+    """Return the study's, for the same metrics as the trial; otherwise as for a trial of a search on this machine."""
     if study is not None:
         recorded = study.compute()
         if recorded.device == "cpu" or gpu_count():
@@ -206,7 +206,7 @@ def _compute(settings: Settings, study: StudyFolder | None, note: Callable[[str]
 
 
 def _recorded(settings: Settings, study: StudyFolder) -> tuple[float, float] | None:
-    """AUROCs of the exported trial on val-A and val-B; None if ASHA stopped it and `confirm` completed it."""
+    """Return the AUROCs of the exported trial on val-A and val-B; None if ASHA stopped it and `confirm` completed it."""
     assert settings.exported_from is not None, "there is a study"
     trial = settings.exported_from.trial
     with damage_explained(study.rows_path):
@@ -217,7 +217,7 @@ def _recorded(settings: Settings, study: StudyFolder) -> tuple[float, float] | N
 def _work_folder(
     space: Space, prepared: Prepared, compute: Compute, contents: Sequence[str | None], cache: Path
 ) -> Path:
-    """The folder of this training, named by a hash of everything that its metrics depend on."""
+    """Return the folder of this training, named by a hash of everything that its metrics depend on."""
     parameters = space.experiment().parameters
     inputs: dict[str, Any] = {
         "space": space.identity(),
