@@ -29,7 +29,7 @@ from xraytune.tensors import UNREADABLE, load_content, save_content, save_state
 
 CHECKPOINT_NAME = "checkpoint.pt"
 _NOT_OF_TRAINING = {"allow_memorised"}
-"""Settings of how the images are used, which do not change the GAN."""
+"""Settings of the use of the images, which do not change the GAN."""
 _MAX_CLASSES = 1000
 """Limits the memory that a damaged file can ask for."""
 _logger = logging.getLogger(__name__)
@@ -94,8 +94,8 @@ def resume(training: Training, images_digest: str, folder: Path) -> None:
     """Load the checkpoint of `folder` into a new training; a missing or damaged one leaves it at step 0.
 
     Raises:
-        ConfigError: The checkpoint is of other settings, other images or a longer run, and would be overwritten.
-        ArtifactError: It holds other networks than its settings say.
+        ConfigError: The checkpoint has other settings, other images or more steps, and would be overwritten.
+        ArtifactError: Its networks do not match its settings.
     """
     path = folder / CHECKPOINT_NAME
     if not path.exists():
@@ -109,7 +109,7 @@ def resume(training: Training, images_digest: str, folder: Path) -> None:
     if content["identity"] != _identity(training, images_digest):
         raise ConfigError(Problem("this GAN was trained with other settings or other images", path, fix))
     if content["step"] > training.settings.steps:
-        raise ConfigError(Problem(f"this GAN is already at step {content['step']}, beyond steps", path, fix))
+        raise ConfigError(Problem(f"this GAN is already at step {content['step']}, beyond gan.steps", path, fix))
     try:
         for name, part in training.parts().items():
             part.load_state_dict(content[name])
@@ -163,13 +163,13 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         content = load_content(path)
         if not isinstance(content["identity"], str) or not isinstance(content["step"], int):
-            raise TypeError("no checkpoint of a GAN")
+            raise TypeError("not a checkpoint of a GAN")
     except UNREADABLE as error:
         raise ArtifactError(Problem("cannot read this checkpoint", path)) from error
     return content
 
 
 def _identity(training: Training, images_digest: str) -> str:
-    """Everything that determines the weights after a given number of steps; so a longer run continues a shorter one."""
+    """Return all that determines the weights after a given number of steps; so a longer run continues a shorter one."""
     settings = training.settings.model_dump(mode="json", exclude={"steps", *_NOT_OF_TRAINING})
     return json.dumps([settings, training.class_count, images_digest])

@@ -27,8 +27,8 @@ _EMA_WARM_UP = 0.05
 class Generator(nn.Module):
     """Map z [B, z_dim] and labels [B] int64 to images, float [B, 1, S, S] in [-1, 1].
 
-    The class enters by conditional batch norm only. Concatenated to z it would drown z: within a class, all images come
-    out alike. With one class, labels are ignored.
+    The class enters by conditional batch norm only. Concatenated to z, it would dominate z: within a class, all
+    images would look the same. With one class, labels are ignored.
     """
 
     def __init__(self, settings: GanSettings, class_count: int) -> None:
@@ -57,7 +57,7 @@ class Generator(nn.Module):
 
 
 class ClassAffine(nn.Module):
-    """A gain and a bias for each class and feature map: after a batch norm, conditional batch norm.
+    """A gain and a bias for each class and feature map; after a batch norm, this is conditional batch norm.
 
     Both are linear in a class embedding, as in BigGAN (Brock et al. 2019, arXiv:1809.11096). At a GAN's learning rate, gains
     learned one by one (de Vries et al. 2017, arXiv:1707.00683) would need thousands of steps to leave 1.
@@ -115,13 +115,13 @@ class Discriminator(nn.Module):
 
 
 def _widths(settings: GanSettings) -> list[int]:
-    """Feature maps of each level from the image down to 4 px: 64, 128, 256, 512 at 64 px and width 64."""
+    """Return the feature maps of each level from the image down to 4 px: 64, 128, 256, 512 at 64 px and width 64."""
     levels = (settings.image_size // _STEM_PX).bit_length() - 1
     return [settings.width * 2**level for level in range(levels)]
 
 
 def _init_weights(module: nn.Module) -> None:
-    """Weights from N(0, 0.02), batch norm's gain from N(1, 0.02), biases 0, as in the DCGAN paper and tutorial."""
+    """Draw weights from N(0, 0.02) and batch norm gains from N(1, 0.02), as in the DCGAN paper; set biases to 0."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.BatchNorm2d):
         nn.init.normal_(module.weight, float(isinstance(module, nn.BatchNorm2d)), _INITIAL_STD)
         if module.bias is not None:
@@ -129,7 +129,7 @@ def _init_weights(module: nn.Module) -> None:
 
 
 def ema_decay(half_life_images: int | None, images_seen: int, batch_size: int) -> float:
-    """Share of the moving average that a step keeps; 0 without a half-life.
+    """Return the share of the moving average that a step keeps; 0 without a half-life.
 
     The half-life is at most a twentieth of the images seen, so that the average soon forgets the initial weights (the EMA
     warm-up of StyleGAN2-ADA, arXiv:2006.06676).

@@ -1,6 +1,6 @@
 """Sampling from a generator, in numbered blocks of 256 images, and image grids.
 
-A block depends on the pool's seed, its class and its number only. So a larger pool starts with the images of a smaller
+A block depends only on the pool's seed, its class and its number. So a larger pool starts with the images of a smaller
 one, and half the synthetic ratio is the first half of the images.
 """
 

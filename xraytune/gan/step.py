@@ -42,8 +42,8 @@ class StepDraws(NamedTuple):
     Attributes:
         rows: Indices of the real images, int64 [B].
         z: float32 [B, z_dim].
-        color: Of three `Augmentation`s, [3, ...]: of the real images, and of the fakes in the update of the discriminator
-            and in that of the generator; so are `translation` and `cutout`.
+        color: Of three `Augmentation`s, [3, ...]: for the real images, and for the fakes in the updates of the discriminator
+            and of the generator; likewise `translation` and `cutout`.
         ema_decay: float64 [].
     """
 

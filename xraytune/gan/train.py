@@ -63,15 +63,15 @@ def train_gan(
         pixels: uint8 [N, h, w], possibly a memory map; resized to `image_size` once.
         labels: int64 [N] in [0, class_count), each class at least once. All classes are drawn equally often.
         class_count: 1 for an unconditional GAN.
-        compute: Its threads are set already.
-        checkpoint_dir: Holds the checkpoint of the last step in the end.
+        compute: Its thread count is already set.
+        checkpoint_dir: In the end, holds the checkpoint of the last step.
         grid_dir: For `real.png`, `step_000500.png` ...: grids from fixed noise, classes in bands of rows.
-        report_every_steps: Only then does the training wait for the device.
+        report_every_steps: The training waits for the device only at reports.
         checkpoint_every_steps: Rounded up to the next report.
         grid_every_steps: Rounded up to the next report.
 
     Raises:
-        ConfigError: The checkpoint is of other settings, other images or a longer run.
+        ConfigError: The checkpoint has other settings, other images or more steps.
         TrialError: A loss or a weight is not finite.
     """
     pixels = scale_pixels(pixels, settings.image_size)
@@ -112,7 +112,7 @@ def scale_pixels(pixels: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:
 
 
 def _require_finite(g_loss: float, d_loss: float, training: Training) -> None:
-    """Check the weights, too: the last losses are from before the last update."""
+    """Raise TrialError for losses or weights that are not finite: the last losses are from before the last update."""
     weight_norm = get_total_norm(training.generator.parameters()).item()
     if not all(map(math.isfinite, (g_loss, d_loss, weight_norm))):
         what = f"the GAN diverged by step {training.step}: g_loss {g_loss}, d_loss {d_loss}, weight norm {weight_norm}"
@@ -120,7 +120,7 @@ def _require_finite(g_loss: float, d_loss: float, training: Training) -> None:
 
 
 def _is_due(first: int, training: Training, every_steps: int) -> bool:
-    """Whether the steps since `first` passed a multiple of `every_steps` or ended the run."""
+    """Return whether the steps since `first` passed a multiple of `every_steps` or ended the run."""
     return training.step // every_steps > first // every_steps or training.step == training.settings.steps
 
 
@@ -140,6 +140,6 @@ def _save_real_grid(
 
 
 def _grid_labels(class_count: int) -> NDArray[np.int64]:
-    """The class of each cell: an equal number of whole rows per class."""
+    """Return the class of each cell: an equal number of whole rows per class."""
     rows_per_class = max(1, _GRID_ROWS // class_count)
     return np.repeat(np.arange(class_count, dtype=np.int64), rows_per_class * _GRID_COLUMNS)
