@@ -1,7 +1,7 @@
 """Backbones: networks that map images to features, made from torchvision's classifiers.
 
 The last layer, which gives the 1,000 classes of ImageNet, is removed. For one input channel, the filters of the first
-convolution are summed over theirs, so that a grey image gives the features of its copy on three channels.
+convolution are summed over its three, so that a grey image has the same features as its copy on three channels.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _OLD_DENSENET_NAME = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.
 
 
 def build_backbone(name: str, *, weights: Path | None = None, input_channels: int = 3) -> tuple[nn.Module, int]:
-    """Build a network from images, float32 [B, C, S, S], to features [B, D]; return it and D.
+    """Build a network that maps images, float32 [B, C, S, S], to features [B, D]; return it and D.
 
     Args:
         name: A name of `Parameters.backbone`.
@@ -49,7 +49,7 @@ def build_backbone(name: str, *, weights: Path | None = None, input_channels: in
         input_channels: C, 1 or 3.
 
     Raises:
-        MachineError: The weights cannot be read or are of another network.
+        MachineError: The weights cannot be read or are for another network.
     """
     removed = ""
     if name == "small_cnn":
@@ -83,7 +83,7 @@ def last_stage_names(backbone: str, network: nn.Module) -> frozenset[str]:
     names = [name for name, _ in network.named_parameters()]
     first = next((index for index, name in enumerate(names) if name.startswith(start)), None)
     if first is None:
-        what = f"backbone {backbone} does not say where its last stage starts"
+        what = f"backbone {backbone} does not define where its last stage starts"
         raise ConfigError(Problem(what, "trainable", "set its last_stage, or use trainable: all"))
     return frozenset(names[first:])
 
@@ -120,7 +120,7 @@ def _custom(name: str) -> tuple[nn.Module, int]:
 
 
 def _small_cnn() -> nn.Module:
-    """Four stages of two 3x3 convolutions, each at half the side of the last; 211,000 parameters, for phantoms and tests."""
+    """Build four stages of two 3x3 convolutions, each halving the side; 211,000 parameters, for phantoms and tests."""
     layers: list[nn.Module] = []
     channels = 3
     for width in _SMALL_CNN_WIDTHS:
@@ -147,7 +147,7 @@ def _load_weights(network: nn.Module, name: str, path: Path, removed: str) -> No
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
     if missing or unexpected:
         needed = sum(not key.endswith("num_batches_tracked") for key in expected)
-        what = f"these weights are not of {name}: {len(missing)} of {needed} tensors are missing or of another shape"
+        what = f"these weights are not for {name}: {len(missing)} of {needed} tensors are missing or of another shape"
         whose, other = ("torchvision's ", "imagenet") if is_of_torchvision(name) else ("", "none")
         fix = f"use a state dict of {whose}{name} (first difference: {[*missing, *unexpected][0]}), or weights: {other}"
         raise MachineError(Problem(what, path, fix))

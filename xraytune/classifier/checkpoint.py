@@ -1,7 +1,7 @@
 """Files of a classifier's training: `checkpoint.pt` to resume from, and `best.safetensors`, the best network so far.
 
 A checkpoint holds the state of network and optimizer and the epochs' records, from which schedule, early stopping and the
-best value follow. Readers raise `ArtifactError` for a file that is damaged or of another network.
+best value follow. Readers raise `ArtifactError` for a file that is damaged or from another network.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def resume(folder: Path, network: nn.Module, optimizer: Optimizer) -> list[Epoch
             put_tensors(network, content["network"])
             optimizer.load_state_dict(content["optimizer"])
         except UNREADABLE as error:
-            what = "this checkpoint is of another network"
+            what = "this checkpoint is from another network"
             raise ArtifactError(Problem(what, folder / _CHECKPOINT_NAME, _FIX)) from error
     return list(content["epochs"])
 

@@ -1,6 +1,6 @@
 """The network of a trial: a backbone that maps images to features, and a head that maps features to classes.
 
-Only what is trained requires gradients. Frozen modules stay in eval mode: no BatchNorm updates, no dropout.
+Only trained parameters require gradients. Frozen modules stay in eval mode: no BatchNorm updates, no dropout.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Classifier(nn.Module):
         self.feature_count = feature_count
 
     def forward(self, images: Tensor) -> Tensor:
-        """Compute logits, float32 [B, class_count], the head in float32 also under autocast: bfloat16 would tie scores."""
+        """Compute logits, float32 [B, class_count], the head in float32 even under autocast: bfloat16 creates ties."""
         features = self.backbone(images).float()
         with torch.autocast(features.device.type, enabled=False):
             logits: Tensor = self.head(features)
@@ -56,12 +56,12 @@ class PairWithZero(nn.Module):
     """Turn the logit of a single output, [B, 1], into those of two classes, (0, z) [B, 2]."""
 
     def forward(self, z: Tensor) -> Tensor:
-        """Prepend a zero."""
+        """Prepend a zero logit."""
         return pad(z, (1, 0))
 
 
 def build_head(parameters: Parameters, feature_count: int, class_count: int, *, seed: int) -> nn.Sequential:
-    """Build the head, float32 [B, feature_count] -> logits [B, class_count]; the initial weights depend on `seed` only."""
+    """Build the head, float32 [B, feature_count] -> logits [B, class_count]; the initial weights depend only on `seed`."""
     outputs = 1 if parameters.loss == "bce" else class_count
     layers: list[nn.Module]
     with torch.random.fork_rng(devices=[]):
@@ -83,7 +83,7 @@ def build_classifier(parameters: Parameters, class_count: int, *, weights: Path 
     """Build the network of a trial, on the CPU, in train mode and channels_last; for `weights` see `build_backbone`.
 
     Raises:
-        MachineError: The weights cannot be read or are of another network.
+        MachineError: The weights cannot be read or are for another network.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive_seed(seed, "classifier", "backbone"))

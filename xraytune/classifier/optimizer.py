@@ -39,7 +39,7 @@ _ALGORITHMS: dict[str, Callable[..., None]] = {
 
 
 class Optimizer:
-    """Updates the trainable parameters of a network, bit-identical to `torch.optim` with its defaults.
+    """Update the trainable parameters of a network, bit-identical to `torch.optim` with its defaults.
 
     Set `lr` to the learning rate of the next step.
     """
@@ -76,10 +76,10 @@ class Optimizer:
         """Load what `state_dict` returned.
 
         Raises:
-            ValueError: It is of another network or another optimizer.
+            ValueError: It belongs to another network or another optimizer.
         """
         if _shapes(state) != _shapes(self._state):
-            raise ValueError("the state of another optimizer or network")
+            raise ValueError("the state belongs to another optimizer or network")
         for name, tensors in self._state.items():
             for tensor, stored in zip(tensors, state[name], strict=True):
                 tensor.copy_(stored)

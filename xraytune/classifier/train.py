@@ -30,7 +30,7 @@ from xraytune.records import Compute, EpochRecord, Progress, ignore_progress
 from xraytune.seeding import derive_seed
 
 TRAINING_STEPS = "training steps"
-"""What `on_progress` of a training counts."""
+"""The name of what `on_progress` counts during training."""
 
 Batches: TypeAlias = Callable[[], Iterable[Tensor]]
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -67,16 +67,16 @@ def train_classifier(
         val_batches: Inputs of val-A on the device, in the order of `val_labels`.
         val_labels: int64 [N].
         positive: The positive class for the AUROC of two classes.
-        max_epochs: Of a full run.
+        max_epochs: Epochs of a full run.
         steps_per_epoch: Optimizer steps.
-        seed: Of the dropout.
+        seed: Seed of the dropout.
         compute: Images use `compute.precision`, features float32.
         checkpoint_dir: Created if missing.
         on_progress: Called before the first step of an epoch and after each step, with the steps of a full run as total.
 
     Raises:
         TrialError: The loss is not finite.
-        ArtifactError: The checkpoint is damaged or of another network.
+        ArtifactError: The checkpoint is damaged or from another network.
         DataError: Val-A lacks a class.
     """
     optimizer = Optimizer(parameters, network)
@@ -126,8 +126,8 @@ def estimate_batch_norms(network: nn.Module, batches: Batches, *, compute: Compu
     """Replace the running statistics of batch norms in train mode by their means over the batches.
 
     Moving averages lag behind the weights in a short training, and the lag differs between arms. Each batch [B, C, S, S]
-    must be a sample of all images, since layers normalise it by its own statistics, with B at least 2 and about equal.
-    `batches` is not called without a batch norm in train mode.
+    must be a sample of all images, since layers normalise it by its own statistics; B is at least 2, and similar for
+    all batches. `batches` is not called without a batch norm in train mode.
 
     Source: Ioffe & Szegedy 2015 (arXiv:1502.03167), section 3.1; `torch.optim.swa_utils.update_bn` would reset frozen batch
         norms, too.
@@ -186,18 +186,18 @@ def predict_probabilities(
     logits = predict_logits(network, batches, compute=compute)
     if bad := int((~np.isfinite(logits)).any(axis=1).sum()):
         what = f"the network's output is NaN or infinite for {bad} of {len(logits)} images"
-        raise error(Problem(what, where, "train the network again; if it recurs, with a smaller lr"))
+        raise error(Problem(what, where, "train the network again; if it happens again, use a smaller lr"))
     return _softmax(logits)
 
 
 def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Probabilities in float64, so that confident scores do not tie at 1."""
+    """Return the probabilities in float64, so that confident scores do not tie at 1."""
     probabilities: NDArray[np.float64] = torch.from_numpy(logits).double().softmax(dim=1).numpy()
     return probabilities
 
 
 def _stops_early(records: Sequence[EpochRecord], patience: int | None) -> bool:
-    """Whether the best val-A AUROC is `patience` epochs old."""
+    """Return whether the best val-A AUROC is `patience` epochs old."""
     if patience is None or len(records) <= patience:
         return False
     return records[-1].best_val_auroc == records[-1 - patience].best_val_auroc
@@ -235,5 +235,5 @@ def _train_epoch(
 
 
 def _autocast(inputs: Tensor, compute: Compute) -> AbstractContextManager[None]:
-    """Autocast for images; features [B, D] stay in float32."""
+    """Return autocast for images; features [B, D] stay in float32."""
     return autocast(compute) if inputs.ndim == 4 else nullcontext()

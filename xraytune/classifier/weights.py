@@ -21,7 +21,7 @@ from xraytune.tensors import UNREADABLE
 
 _logger = logging.getLogger(__name__)
 _IMAGENET = ("IMAGENET1K_V2", "IMAGENET1K_V1", "IMAGENET1K_SWAG_LINEAR_V1")
-"""The sets that `imagenet` stands for, best first; others are of larger images, or lack the last layers."""
+"""The sets that `imagenet` stands for, best first; others are for larger images, or lack the last layers."""
 
 
 def find_weights(backbone: str, weights: str, weights_dir: Path | None) -> Path | None:
@@ -47,12 +47,12 @@ def find_weights(backbone: str, weights: str, weights_dir: Path | None) -> Path 
         urls = [official[weights]]
     elif weights in {"imagenet", *WEIGHT_SETS}:
         fix = f"use one of: {', '.join(names)}" if names else "use weights: none"
-        raise ConfigError(Problem(f"{backbone} has no set of weights {weights}", "weights", fix))
+        raise ConfigError(Problem(f"{backbone} has no weight set {weights}", "weights", fix))
     elif Path(weights).is_file():
         return Path(weights)
     else:
         fix = f"give the path of a file, or one of: {', '.join([*names, 'none'])}"
-        raise MachineError(Problem("no such file of weights", Path(weights), fix))
+        raise MachineError(Problem("no such weights file", Path(weights), fix))
     if weights_dir is None:
         return _download(urls[0])
     for url in urls:
@@ -60,7 +60,7 @@ def find_weights(backbone: str, weights: str, weights_dir: Path | None) -> Path 
             return _verified(file, f"download it again from {url}")
     files = " or ".join(Path(url).name for url in urls)
     fix = f"put {files} there (from {urls[0].rpartition('/')[0]}/), or set weights: none"
-    what = f"no official weights of {backbone}" if weights_dir.is_dir() else "there is no such folder of weights"
+    what = f"no official weights of {backbone}" if weights_dir.is_dir() else "there is no such weights folder"
     raise MachineError(Problem(what, weights_dir, fix))
 
 
@@ -79,7 +79,7 @@ def put_tensors(
     """Load named tensors into a network; return missing and unexpected names.
 
     A state dict saved by torch carries the version of each module in its metadata, by which torchvision translates old
-    names. Tensors without, as from safetensors, are taken to be of the installed version.
+    names. Tensors without it, as from safetensors, are assumed to be from the installed version.
 
     Raises:
         RuntimeError: A shape differs, or with `strict` the names do.
@@ -107,7 +107,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
         fix = "use another copy: a state dict saved by torch.save, or a .safetensors file"
-        raise MachineError(Problem("this file of weights cannot be read", path, fix)) from error
+        raise MachineError(Problem("this weights file cannot be read", path, fix)) from error
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         fix = "save model.state_dict() alone, not a checkpoint that contains it"
         raise MachineError(Problem("this file is not a state dict of named tensors", path, fix))
@@ -130,10 +130,10 @@ def _download(url: str) -> Path:
 
 def _verified(file: Path, fix: str) -> Path:
     if not sha256_of(file, "file of tensors").startswith(_hash_prefix(file)):
-        raise MachineError(Problem("the hash of these weights is not the one in the name", file, fix))
+        raise MachineError(Problem("the hash of these weights does not match the file name", file, fix))
     return file
 
 
 def _hash_prefix(file: Path) -> str:
-    """The start of the SHA-256 in an official name: `b0353104` of `mobilenet_v2-b0353104.pth`."""
+    """Return the start of the SHA-256 in an official name: `b0353104` of `mobilenet_v2-b0353104.pth`."""
     return file.stem.rpartition("-")[2]
