@@ -69,7 +69,7 @@ def test_an_extension_metric_has_the_value_and_interval_of_the_same_built_in_met
 
 def test_an_extension_metric_without_a_value_on_a_resample_is_refused() -> None:
     with pytest.raises(
-        DataError, match=r"metric own has no value on these 20 images(.|\n)*fix: evaluate on more images"
+        DataError, match=r"metric own is undefined on these 20 images(.|\n)*fix: evaluate on more images"
     ):
         further_figures({"own": lambda *_: np.nan}, *overlapping_classes(20), positive=1, replicates=3, seed=1)
 

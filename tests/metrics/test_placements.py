@@ -193,7 +193,7 @@ def test_a_class_without_images_is_refused() -> None:
 def test_a_class_of_a_single_patient_is_refused() -> None:
     labels, probabilities = np.array([0, 0, 1, 1]), np.full((1, 4, 2), 0.5)
 
-    with pytest.raises(DataError, match=r"are of one patient(.|\n)*fix: evaluate on at least two patients of every"):
+    with pytest.raises(DataError, match=r"belong to one patient(.|\n)*fix: evaluate on at least two patients of every"):
         structural_components(labels, probabilities, ["a", "b", "c", "c"], positive=1)
 
 

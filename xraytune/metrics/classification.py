@@ -45,8 +45,8 @@ class ClassificationMetrics:
         brier: Mean squared error of the positive class's probability, 0 to 1; with more than two classes summed over the
             classes, 0 to 2 (Brier 1950).
         ece: Expected calibration error, 0 to 1: the mean of |confidence - accuracy| over 15 confidence bins of equal width,
-            closed above and weighted by their images. Confidence is the probability of the most probable class, whatever
-            the threshold (Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3).
+            closed above and weighted by their images. Confidence is the probability of the most probable class,
+            regardless of the threshold (Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3).
     """
 
     images: int
@@ -104,7 +104,7 @@ def require_scorable(labels: Labels, scores: Floats, class_count: int) -> None:
     require_finite(scores)
     counts = np.bincount(labels, minlength=class_count)
     if not counts.all():
-        what = f"class number {int(np.argmin(counts))} has no image among {len(labels)}, so AUROC has no value"
+        what = f"class number {int(np.argmin(counts))} has no image among {len(labels)}, so AUROC is undefined"
         raise DataError(Problem(what, fix="evaluate on images of every class"))
 
 
@@ -153,7 +153,7 @@ def _mean_over_classes(metric: _BinaryMetric, labels: Labels, scores: Floats, we
 
 
 def _auroc(is_positive: Flags, scores: Floats, weights: Floats) -> Floats:
-    """Mann-Whitney's U over the number of pairs, [R]."""
+    """Return Mann-Whitney's U over the number of pairs, [R]."""
     positive, other = _weights_by_score(is_positive, scores, weights)
     other_below = np.cumsum(other, axis=1) - other
     pairs_won = ((other_below + other / 2) * positive).sum(axis=1)
@@ -161,11 +161,11 @@ def _auroc(is_positive: Flags, scores: Floats, weights: Floats) -> Floats:
 
 
 def _average_precision(is_positive: Flags, scores: Floats, weights: Floats) -> Floats:
-    """Sum over thresholds of precision times the increase in recall, [R]."""
+    """Return the sum over thresholds of precision times the increase in recall, [R]."""
     positive, other = (by_score[:, ::-1] for by_score in _weights_by_score(is_positive, scores, weights))
     true = np.cumsum(positive, axis=1)
     predicted = true + np.cumsum(other, axis=1)
-    # Where nothing is predicted positive yet, the weight is 0, so any denominator will do.
+    # Where nothing is predicted positive yet, the weight is 0, so any denominator works.
     precision = true / np.where(predicted > 0, predicted, 1)
     return np.asarray((precision * positive).sum(axis=1) / true[:, -1])
 
@@ -184,7 +184,7 @@ def _calibration_error(labels: Labels, probabilities: Floats, weights: Floats) -
 
 
 def _weights_by_score(is_positive: Flags, scores: Floats, weights: Floats) -> tuple[Floats, Floats]:
-    """Weights of the positive and the other images at each distinct score, ascending: both [R, G]."""
+    """Return the weights of the positive and the other images at each distinct score, ascending: both [R, G]."""
     order = np.argsort(scores, kind="stable")
     sorted_scores = scores[order]
     starts = np.flatnonzero(np.concatenate([[True], sorted_scores[1:] != sorted_scores[:-1]]))

@@ -1,7 +1,7 @@
 """Bootstrap intervals for the metrics of one model, as `evaluate` shows them.
 
-Patients are resampled instead of images, since images of one patient are similar. An interval is about the same model on
-other patients, not about training it again; verdicts use `metrics/placements.py` instead.
+Patients are resampled instead of images, since images of one patient are similar. An interval covers the same model on
+other patients, not another training of it; verdicts use `metrics/placements.py` instead.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def further_figures(
             what = f"metric {name} failed: {type(error).__name__}: {error}"
             raise MachineError(Problem(what, fix="repair or remove its package")) from error
         if not np.isfinite(values).all():
-            what = f"metric {name} has no value on these {len(labels)} images, or on a resample of them"
+            what = f"metric {name} is undefined on these {len(labels)} images, or on a resample of them"
             raise DataError(Problem(what, fix="evaluate on more images, or remove its package"))
         figures[name] = (float(values[0]), *_percentile_interval(values[1:]))
     return figures

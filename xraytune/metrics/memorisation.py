@@ -136,7 +136,7 @@ def compare_with_unseen(synthetic: NDArray[np.float64], unseen: NDArray[np.float
 
 
 def exceedance_p_value(count: int, drawn: int, rank: int, observed: int) -> float:
-    """P(at least `count` of `drawn` new values lie below the `rank`-th smallest of `observed` values of one distribution).
+    """Return P(at least `count` of `drawn` new values are below the `rank`-th smallest of `observed` ones), all i.i.d.
 
     The threshold is itself an observation, so the count is not binomial. It is at least `count` exactly if fewer than
     `rank` of the smallest `count + rank - 1` of all values are observed ones. Any subset is equally likely to be the
@@ -162,7 +162,7 @@ def _scaled(images: Tensor, side_px: int) -> Tensor:
 
 
 def _blurred(images: Tensor, sigma_px: float) -> Tensor:
-    """Gaussian blur of images [n, S, S], with weights that sum to 1 at the edges too."""
+    """Blur images [n, S, S] with a Gaussian whose weights sum to 1 at the edges too."""
     pixels = torch.arange(images.shape[1], dtype=images.dtype)
     weights = torch.softmax(-((pixels[:, None] - pixels[None, :]) ** 2) / (2 * sigma_px**2), dim=1)
     return weights @ images @ weights.T
@@ -191,13 +191,13 @@ def _closeness(images: Tensor, training: NDArray[np.uint8], training_patients: S
 
 
 def _unit_vectors(images: Tensor) -> Tensor:
-    """Images [n, h, w] as rows of mean 0 and length 1; a constant image gives 0, equally far from all others."""
+    """Return images [n, h, w] as rows of mean 0 and length 1; a constant image gives 0, equally far from all others."""
     rows = images.flatten(1)
     return functional.normalize(rows - rows.mean(dim=1, keepdim=True), eps=1e-3)
 
 
 def _distances(images: Tensor, templates: Tensor, shift_px: int) -> Tensor:
-    """Smallest distance over flips and shifts: images [n, S, S], templates [(S - 2 shift)^2, N] -> [n, N] in [0, 2]."""
+    """Minimise the distance over flips and shifts: images [n, S, S], templates [(S - 2 shift)^2, N] -> [n, N] in [0, 2]."""
     side, shifts = images.shape[1] - 2 * shift_px, range(2 * shift_px + 1)
     highest = torch.full((len(images), templates.shape[1]), -1.0)
     product = torch.empty_like(highest)
@@ -208,7 +208,7 @@ def _distances(images: Tensor, templates: Tensor, shift_px: int) -> Tensor:
 
 
 def _ratio(distances: Tensor, patient_of_column: Tensor) -> Tensor:
-    """Nearest patient over the mean of the next 50: [n, N] to [n]; 1 if there is no other, or all distances are 0."""
+    """Return the smallest distance over the mean of the next 50: [n, N] to [n]; 1 if there is no other, or all are 0."""
     shape = len(distances), int(patient_of_column.max()) + 1
     patients = torch.full(shape, torch.inf)
     patients.scatter_reduce_(1, patient_of_column.expand(len(distances), -1), distances, "amin")

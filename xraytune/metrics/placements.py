@@ -57,7 +57,7 @@ def structural_components(
         positive: The class whose probability is the score if C = 2.
 
     Raises:
-        DataError: A class has no image, or all images of a side are of one patient.
+        DataError: A class has no image, or all images of a side belong to one patient.
         ValueError: A probability is not finite.
 
     Source: DeLong, DeLong & Clarke-Pearson 1988, "Comparing the areas under two or more correlated ROC curves", equations
@@ -88,7 +88,7 @@ def effective_patients(labels: Labels, patients: Sequence[str], *, positive: int
 
 
 def _one_against_rest(is_positive: Flags, scores: Floats, patient_of_image: NDArray[np.intp]) -> tuple[Floats, Floats]:
-    """AUROCs [R] and components [R, P] of scores [R, N]."""
+    """Return AUROCs [R] and components [R, P] of scores [R, N]."""
     rank_among_all = rankdata(scores, axis=1)
     deviations = np.empty_like(scores)
     aurocs = np.empty(len(scores))
@@ -99,7 +99,7 @@ def _one_against_rest(is_positive: Flags, scores: Floats, patient_of_image: NDAr
         aurocs = placements.mean(axis=1)
         patient_count = len(np.unique(patient_of_image[side]))
         if patient_count < 2:
-            what = "all images of a class, or all others, are of one patient, so the AUROC has no interval"
+            what = "all images of a class, or all others, belong to one patient, so the AUROC has no interval"
             raise DataError(Problem(what, fix="evaluate on at least two patients of every class"))
         weight = float(np.sqrt(patient_count / (patient_count - 1))) / np.count_nonzero(side)
         deviations[:, side] = weight * (placements - aurocs[:, None])
@@ -134,7 +134,7 @@ def around(mean: ArrayLike, difference: ArrayLike) -> tuple[Floats, Floats]:
 
 
 def _bivariate(first: Floats, second: Floats, correlation: float) -> Floats:
-    """P(X <= first and Y <= second) of standard normal X and Y.
+    """Return P(X <= first and Y <= second) of standard normal X and Y.
 
     Source: Owen 1956, "Tables for computing bivariate normal probabilities", equation 2.1.
     """

@@ -35,8 +35,8 @@ class ScoreShift:
     Attributes:
         class_name: The class.
         higher: Probability that an image of the folder scores above one of validation; ties count one half.
-        p_value: Two-sided, for `higher` = 0.5.
-        recall_in_validation: Of the class, at the threshold.
+        p_value: Two-sided p-value of `higher` = 0.5.
+        recall_in_validation: Recall of the class in validation, at the threshold.
         recall: The same in the folder.
     """
 
@@ -58,11 +58,11 @@ class Shift:
 
     Attributes:
         positive: The positive class.
-        threshold: Of the recalls.
+        threshold: Threshold of the recalls.
         classes: The comparison for each class.
         prevalence_in_validation: The positive class's share of the images.
         prevalence: The same in the folder.
-        prevalence_p_value: Two-sided, for equal prevalences.
+        prevalence_p_value: Two-sided p-value of equal prevalences.
     """
 
     positive: str
