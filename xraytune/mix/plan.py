@@ -46,7 +46,7 @@ def apportion(weights: Sequence[int], total: int) -> NDArray[np.int64]:
 
 
 def require_extra_images(ratios: Iterable[float], real_count: int) -> None:
-    """Refuse a ratio that rounds to no extra image: such trials would be real-only under another name.
+    """Refuse a ratio that rounds to no extra image: such trials would be real-only trials under another name.
 
     Args:
         ratios: The `synthetic_ratio` of trials with a source.
@@ -66,5 +66,5 @@ def _extra_count(synthetic_ratio: float, real_count: int) -> int:
 
 
 def _in_order(ranks: Sequence[NDArray[np.floating[Any]]], total: int) -> NDArray[np.int64]:
-    """The classes of the `total` lowest ranks; `ranks` holds, for each class, the rank of its 1st, 2nd, ... extra image."""
+    """Return the classes of the `total` lowest ranks; `ranks` has, for each class, those of its 1st, 2nd ... extra image."""
     return np.argsort(np.concatenate(ranks), kind="stable")[:total] // max(total, 1)

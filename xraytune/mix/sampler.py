@@ -1,6 +1,6 @@
 """Draw the images of each training step from two seeded streams, one of real and one of extra images.
 
-A stream is an endless sequence of shuffled passes over its images, and step t takes the next stretch of it. A batch
+A stream is an endless sequence of shuffled passes over its images, and step t takes the next part of it. A batch
 depends on the seed and the step alone, so a resumed trial needs no sampler state. The real stream does not depend on the
 extra images: two arms with one seed see the same real images, in the same views and the same order.
 """
@@ -26,7 +26,7 @@ class Drawn:
 
 
 Stream = Callable[[int], Drawn]
-"""From a step, counted from 0, to the images that it draws."""
+"""A function that returns the images of a step, counted from 0."""
 
 
 def image_stream(seed: int, purpose: str, *, image_count: int, per_step: int, view_count: int) -> Stream:
