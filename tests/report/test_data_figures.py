@@ -119,5 +119,5 @@ def test_figures_may_go_into_a_folder_with_other_files(index: ImageIndex, tmp_pa
 
 def test_figures_among_the_images_are_refused(index: ImageIndex) -> None:
     """The next inspection would take them for X-rays."""
-    with pytest.raises(ConfigError, match="would be taken for X-rays"):
+    with pytest.raises(ConfigError, match="would be mistaken for X-rays"):
         draw_data_figures(index, index.root / "train" / "NORMAL")

@@ -37,7 +37,7 @@ def require_no_figures(out: Path, data: Path) -> None:
     """
     require_writable(out)
     if out.resolve().is_relative_to(data.resolve()):
-        what = "figures in the image folder would be taken for X-rays"
+        what = "figures in the image folder would be mistaken for X-rays"
         raise ConfigError(Problem(what, out, "give a folder outside of it"))
     there = [file.name for name in _NAMES for file in figure_files(out, name) if file.exists()]
     if there:
