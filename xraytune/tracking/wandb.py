@@ -34,21 +34,21 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 _HOSTS = ("https://api.wandb.ai", "https://api.forge.coreweave.com")
 _SECRET_NAMES = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
-_SECRET_CHARACTERS = 6  # a shorter value is no secret, and is part of many words
+_SECRET_CHARACTERS = 6  # a shorter value is not a secret, and occurs in many words
 _CREDENTIALS_IN_URL = re.compile(r"//[^/\s]+@")
 
 RunStatus = Literal["complete", "pruned", "failed", "unfinished"]
 
 
 def is_online(settings: WandbSettings) -> bool:
-    """Whether runs are uploaded; `auto` does so if there is a key and WANDB_MODE does not say otherwise."""
+    """Return whether runs are uploaded; `auto` does so if there is a key and WANDB_MODE does not say otherwise."""
     if settings.mode == "auto":
         return has_key() and os.environ.get("WANDB_MODE", "online") == "online"
     return settings.mode == "online"
 
 
 def has_key() -> bool:
-    """Whether W&B would find a key in the environment or in the netrc file that `wandb login` writes."""
+    """Return whether W&B would find a key in the environment or in the netrc file that `wandb login` writes."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     file = Path(os.environ.get("NETRC") or Path.home() / ".netrc").expanduser()
