@@ -1,6 +1,6 @@
 """Do synthetic chest X-rays help a pneumonia classifier, and in which mix with real ones?
 
-Every command has a function of the same arguments here. It is imported on first use, so `import xraytune` is fast and
+Every command has a function here with the same arguments. It is imported on first use, so `import xraytune` is fast and
 loads neither torch nor Ray.
 """
 

@@ -37,7 +37,7 @@ def choose_compute(*, gpus: float, threads: int) -> Compute:
         has_bfloat16 = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
         return Compute(device="cpu", threads=threads, precision="bfloat16" if has_bfloat16 else "float32")
     if gpus > gpu_count():
-        what = f"{gpus:g} GPUs asked for, but torch sees {gpu_count() or 'none'}"
+        what = f"{gpus:g} GPUs requested, but torch sees {gpu_count() or 'none'}"
         fix = "set resources.gpus_per_trial: auto (or 0), or install a driver that supports this torch"
         raise MachineError(Problem(what, "resources.gpus_per_trial", fix))
     has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -52,7 +52,7 @@ def compute_like(trained_on: Compute, *, threads: int) -> Compute:
 
 
 def require_device(compute: Compute, study: Path) -> None:
-    """Raise MachineError if a study was searched on a GPU and torch sees none: the CPU gives other numbers."""
+    """Raise MachineError if a study was searched on a GPU and torch sees none: results on a CPU differ."""
     if compute.device == "cuda" and not gpu_count():
         fix = "run it on a machine with a GPU; `xraytune doctor` shows what torch sees"
         raise MachineError(Problem("the study was searched on a GPU, and torch sees none here", study, fix))

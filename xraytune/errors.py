@@ -4,7 +4,7 @@
     |- ConfigError           2   fix the file or the arguments
     |- DataError             3   fix the images
     |- MachineError          4   get what this machine lacks: weights, GPU, disk
-    |- StudyError            5   the study is locked, changed, damaged or of another space
+    |- StudyError            5   the study is locked, changed, damaged or has another space
     |- ArtifactError         5   a shared artifact or a model bundle is damaged
     |- TrialError            6   a trial failed (the search continues), or no trial of a study completed
 
@@ -64,7 +64,7 @@ def listed(names: Sequence[str], limit: int = 10) -> str:
 
 
 class XraytuneError(Exception):
-    """Base class; takes one or more `Problem`s, or texts, shown in this order."""
+    """Base class; takes one or more `Problem`s or strings, shown in this order."""
 
     exit_code: ClassVar[int] = 1
 
@@ -95,7 +95,7 @@ class MachineError(XraytuneError):
 
 
 class StudyError(XraytuneError):
-    """The study is locked, changed, damaged or of another space."""
+    """The study is locked, changed, damaged or has another space."""
 
     exit_code = 5
 

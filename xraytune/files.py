@@ -1,4 +1,4 @@
-"""Atomic, durable writes, and reads of files that may come from anyone.
+"""Atomic, durable writes, and reads of untrusted files.
 
 A file is written under a temporary name, flushed to the disk and renamed, so `kill -9` or power loss leaves the old or the
 new content. JSONL logs grow by one `write` per row; readers skip a last line torn by a crash, the next append removes it.
@@ -47,7 +47,7 @@ _NOT_A_FILE = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
-_OTHER_FILE = "give the right file, or restore it from a copy"
+_OTHER_FILE = "give the right file, or restore it from a backup"
 
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG)
 _AWAY = (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.ESHUTDOWN, errno.EHOSTDOWN)
@@ -100,12 +100,12 @@ def explained_disk_errors(path: Path) -> Iterator[None]:
 
 
 def nearest_folder(path: Path) -> Path:
-    """The path, or the nearest folder above it that exists."""
+    """Return the path, or the nearest folder above it that exists."""
     return next(place for place in (path.absolute(), *path.absolute().parents) if os.access(place, os.F_OK))
 
 
 def free_inodes(path: Path) -> int | None:
-    """Inodes left on the disk of a path, which need not exist; None: no limit."""
+    """Return the free inodes on the disk of a path, which need not exist; None: no limit."""
     found = os.statvfs(nearest_folder(path))
     return found.f_favail if found.f_files else None
 
@@ -176,7 +176,7 @@ def read_bytes(path: Path | str, kind: Kind, refusal: type[XraytuneError] = Arti
 
 
 def temporary_name(path: Path) -> Path:
-    """A unique hidden name in the folder of `path`."""
+    """Return a unique hidden name in the folder of `path`."""
     return path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
 
 
@@ -219,7 +219,7 @@ def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
 
 
 def write_text(path: Path, content: str, *, durable: bool = True) -> None:
-    """`write_bytes` for text, in UTF-8."""
+    """Write a whole text file in UTF-8; see `write_bytes`."""
     write_bytes(path, content.encode(), durable=durable)
 
 
@@ -308,7 +308,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
             if line:
                 rows.append({**_parsed(line)})
         except (ValueError, TypeError) as error:
-            fix = "restore the file from a copy; trials.jsonl can be removed: the next search writes it again"
+            fix = "restore the file from a backup; trials.jsonl can be removed: the next search writes it again"
             raise ArtifactError(Problem("this line is damaged", SourceLine(path, number), fix)) from error
     return rows
 
@@ -333,10 +333,10 @@ def new_folder(path: Path, *, is_shared: bool = False) -> Iterator[Path]:
 
     Args:
         path: Where it appears.
-        is_shared: Every process that creates `path` creates the same: if another was first, theirs stays.
+        is_shared: Every process creates the same content: if another one was first, keep its folder.
 
     Raises:
-        ConfigError: `path` exists by now, and is not shared.
+        ConfigError: `path` has been created in the meantime, and is not shared.
     """
     check_fences()
     path = path.resolve()
@@ -362,7 +362,7 @@ def new_folder(path: Path, *, is_shared: bool = False) -> Iterator[Path]:
 
 
 def is_whole_zip(path: Path) -> bool:
-    """Whether the checksums of a zip archive match. torch compresses nothing: a compressed one could fill the memory."""
+    """Return whether the checksums of a zip archive match; False if it is compressed, as it could fill the memory."""
     try:
         with zipfile.ZipFile(path) as archive:
             if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
@@ -373,7 +373,7 @@ def is_whole_zip(path: Path) -> bool:
 
 
 def sha256_of(path: Path, kind: Kind | None = None) -> str:
-    """Hex SHA-256 of a file; with `kind`, after `require_file`."""
+    """Return the hex SHA-256 of a file; with `kind`, call `require_file` first."""
     if kind:
         require_file(path, kind)
     with path.open("rb") as stream:

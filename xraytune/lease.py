@@ -63,7 +63,7 @@ def held(path: Path, work: str = "") -> Iterator[Owner]:
     """Hold a lease while the block runs; every durable write of the process first checks that it still does.
 
     Args:
-        path: The lock file. It stays, and is blank while nobody holds the lease.
+        path: The lock file. It stays, and is blank while no process holds the lease.
         work: What the process does, for `living_owner`.
 
     Raises:
@@ -97,7 +97,7 @@ def held(path: Path, work: str = "") -> Iterator[Owner]:
             with beating(path), fenced(check):
                 yield own
         finally:
-            with suppress(OSError):  # if the storage is away, the block's own error says more
+            with suppress(OSError):  # if the storage is unavailable, the block's own error is more informative
                 if read_owner(path) == own:
                     _overwrite(stream, "")
 
@@ -217,7 +217,7 @@ def write_claim(path: Path) -> str:
 
 
 def has_claim(path: Path, token: str) -> bool:
-    """Whether nobody has taken over since `write_claim`. Storage that does not answer counts as yes."""
+    """Return whether no process has taken over since `write_claim`. Storage that does not answer counts as yes."""
     try:
         return path.read_text(encoding="utf-8") == token
     except OSError:
@@ -225,7 +225,7 @@ def has_claim(path: Path, token: str) -> bool:
 
 
 def may_be_held(path: Path, token: str) -> bool:
-    """Whether nobody else holds the lease of this token. Storage that does not answer counts as yes, a lost folder as no."""
+    """Return whether no other process holds this lease; True if the storage does not answer, False if the folder is lost."""
     try:
         owner = read_owner(path)
         return owner.token == token if owner else path.parent.is_dir()
@@ -244,12 +244,12 @@ def _try_lock(stream: FileIO, kind: int = fcntl.LOCK_EX) -> _LockState:
 def _read(stream: FileIO) -> Owner | None:
     try:
         return Owner(**json.loads(stream.read(2**16)))
-    except (ValueError, TypeError):  # released, or cut off in the middle of a write
+    except (ValueError, TypeError):  # released, or torn in the middle of a write
         return None
 
 
 def _overwrite(stream: FileIO, content: str) -> None:
-    """Write in place, so that a lease can be taken and released on a full disk too."""
+    """Write in place, so that a lease can be acquired and released even on a full disk."""
     stream.seek(0)
     stream.write(content.encode().ljust(_RECORD_BYTES))
 

@@ -68,20 +68,20 @@ LIMITS = (OPEN_FILES, ADDRESS_SPACE, FILE_SIZE, PROCESSES)
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error means this, by its text too: torch on the CPU and the dynamic loader raise generic errors."""
+    """Return whether an error means out of memory, perhaps only by its text: torch and the loader raise generic errors."""
     is_plain = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
     return is_plain or any(words in str(error) for words in _NO_MEMORY)
 
 
 def shortage(error: Exception) -> Problem | None:
-    """Return what this process ran out of if an error says so."""
+    """Return the problem if an error means that this process ran out of memory, threads or files."""
     is_limited = ADDRESS_SPACE.value is not None
     if is_out_of_memory(error):
         what = f"out of memory: {ADDRESS_SPACE}" if is_limited else "out of memory"
-        other = "run less at once on this machine, or set a smaller batch_size or image_size"
+        other = "run fewer trials at the same time, or set a smaller batch_size or image_size"
         return Problem(what, fix=ADDRESS_SPACE.raised if is_limited else other)
     if any(words in str(error) for words in _NO_THREAD):
-        what = f"the system starts no further process or thread: {PROCESSES}"
+        what = f"the system cannot start another process or thread: {PROCESSES}"
         return Problem(f"{what}, {ADDRESS_SPACE}" if is_limited else what, fix=PROCESSES.raised)
     return None
 

@@ -41,7 +41,7 @@ class Compute:
     Attributes:
         device: "cpu" or "cuda" (the first visible GPU).
         threads: CPU threads of the process.
-        precision: Of matrix products under autocast; losses, metrics and averages are at least float32.
+        precision: Precision of matrix products under autocast; losses, metrics and averages are at least float32.
     """
 
     device: str
@@ -58,7 +58,7 @@ class EpochRecord:
         steps: Optimizer steps so far.
         train_loss: Mean over the epoch's steps.
         val_loss: Mean cross entropy on val-A, in nats.
-        val_auroc: On val-A; macro one-vs-rest with more than two classes.
+        val_auroc: AUROC on val-A; macro one-vs-rest with more than two classes.
         best_val_auroc: The best `val_auroc` so far, which is the value of the trial.
         lr: Learning rate of the epoch's last step.
         seconds: Wall time, including validation.
@@ -82,7 +82,7 @@ class TrialResult:
         value: Best val-A AUROC.
         best_epoch: The epoch of that value, whose network is kept.
         epochs: Epochs trained.
-        val_b_auroc: Of the kept network.
+        val_b_auroc: AUROC of the kept network on val-B.
         threshold: Images with at least this probability are classified as positive, with two classes; set on val-A and
             val-B together (`metrics/threshold.py`).
         seconds: Wall time of this run of the trial, including the GAN.
