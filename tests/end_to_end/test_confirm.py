@@ -27,7 +27,7 @@ QUICK = (
 
 
 def interrupt_after_a_run(folder: Path, study: Path) -> int:
-    """Start a confirm, interrupt it after its first replicate, and return its exit code."""
+    """Start a confirmation, interrupt it after its first replicate, and return its exit code."""
     ended = study / "confirm" / "runs.jsonl"
     with (folder / "interrupted.log").open("w", encoding="utf-8") as log:
         process = subprocess.Popen([PROGRAM, "confirm", str(study)], cwd=folder, stdout=log, stderr=log)

@@ -86,7 +86,7 @@ def test_what_cannot_be_imported_is_told() -> None:
 @pytest.mark.usefixtures("package")
 def test_a_backbone_without_the_last_stage_that_it_speaks_of_is_told() -> None:
     network, _ = build_backbone("whole")
-    with pytest.raises(ConfigError, match="backbone whole does not say where its last stage starts"):
+    with pytest.raises(ConfigError, match="backbone whole does not define where its last stage starts"):
         last_stage_names("whole", network)
 
 
@@ -167,5 +167,5 @@ def test_a_metric_is_measured_on_the_draws_of_all_others() -> None:
 
 def test_a_metric_without_a_value_is_told() -> None:
     metrics = {"own": lambda *_: float("nan")}
-    with pytest.raises(DataError, match="metric own has no value on these 2 images"):
+    with pytest.raises(DataError, match="metric own is undefined on these 2 images"):
         further_figures(metrics, np.array([0, 1]), np.eye(2), ["a", "b"], positive=1, replicates=10, seed=1)

@@ -42,7 +42,7 @@ STILL_RUNNING = 4
 
 
 def make_study(root: Path) -> StudyFolder:
-    """Four trials that ended in every way, one that runs, and a confirm with a plan, runs and a verdict."""
+    """Four trials that ended in every way, one that runs, and a confirmation with a plan, runs and a verdict."""
     folder = StudyFolder(root / "studies" / "small")
     create_study(folder, write_space(root), two_images(), CPU)
     space = folder.space()

@@ -549,7 +549,7 @@ def test_tensors_that_are_compressed_are_refused(tmp_path: Path) -> None:
         for member in whole.infolist():
             packed.writestr(member.filename, whole.read(member))
 
-    with pytest.raises(XraytuneError, match="this file of weights cannot be read"):
+    with pytest.raises(XraytuneError, match="this weights file cannot be read"):
         read_weights(bomb)
     with pytest.raises(ValueError, match="compressed"):
         load_content(bomb)

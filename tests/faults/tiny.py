@@ -87,7 +87,7 @@ class Tree:
 
     @property
     def runs(self) -> StudyFolder:
-        """A list of runs, as a confirm has them."""
+        """A list of runs, as a confirmation has them."""
         return StudyFolder(self.path / "confirm")
 
     @property
@@ -181,7 +181,7 @@ def search(tree: Tree, marks: Marks, trials: int = TRIALS) -> None:
 
 
 def run_list(tree: Tree, marks: Marks) -> None:
-    """What a confirm does with its runs."""
+    """What a confirmation does with its runs."""
     settings = load_space(tree.space).settings
     prepared = read_prepared(tree.path / "split.json")
     runs = [Run(number=number, label=f"run {number}", experiment=each) for number, each in enumerate(_runs(settings))]
