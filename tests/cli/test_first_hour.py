@@ -42,11 +42,9 @@ def test_a_space_is_checked_with_the_options_of_a_search(run: Run, space: Path) 
         ("trials=3", "did you mean 'budget.trials'?"),
         ("bugdet.trials=3", "did you mean 'budget.trials'?"),
         ("train_patients=100", "did you mean 'data.train_patients'?"),
-        ("weights=no", "write none"),
-        ("source=off", "write none"),
-        ("gan.conditional=no", "write false"),
-        ("gan.conditional=010", "write 10, or --set \"gan.conditional='010'\""),
-        ("name=no", "write --set \"name='no'\", or false"),
+        ("source=off", "use one of: none, duplicate, gan, folder"),
+        ("gan.conditional=no", "write true or false"),
+        ("gan.conditional=010", "write true or false"),
     ],
 )
 def test_a_wrong_option_is_answered_with_what_can_be_typed(run: Run, space: Path, override: str, fix: str) -> None:
@@ -98,7 +96,7 @@ def test_the_folder_of_one_class_is_answered_with_the_way_up(run: Run, tmp_path:
 
     assert result.exit_code == 3
     assert "into PNEUMONIA/ there" in result.stderr
-    assert "give the folder above, where it holds the class folders" in result.stderr
+    assert "give the parent folder, if it holds the class folders" in result.stderr
 
 
 def test_a_mix_is_called_as_its_arm_is() -> None:

