@@ -132,7 +132,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     other = build_classifier(Parameters(backbone="small_cnn", weights="none"), 2, weights=None, seed=1)
     torch.save(other.backbone.state_dict(), path)
 
-    with pytest.raises(MachineError, match=r"mine\.pth: these weights are not of resnet18: 100 of 100 tensors"):
+    with pytest.raises(MachineError, match=r"mine\.pth: these weights are not for resnet18: 100 of 100 tensors"):
         build_classifier(Parameters(backbone="resnet18", weights=str(path)), 2, weights=path, seed=1)
 
 

@@ -217,7 +217,7 @@ def test_pipes_and_links_in_a_circle_are_passed_over(run: Run, here: Path) -> No
         ("budget.trials=0", 2, "write 1 or more"),
         ("name=../evil", 2, "cannot be a folder's name"),
         ("", 2, "not key=value"),
-        ("resources.gpus_per_trial=99", 4, "99 GPUs asked for, but torch sees"),
+        ("resources.gpus_per_trial=99", 4, "99 GPUs requested, but torch sees"),
         ("resources.cpus_per_trial=9999", 4, "9999 CPU cores"),
         ("weights=notes.txt", 4, "this weights file cannot be read"),
     ],
@@ -257,7 +257,7 @@ def test_an_expression_that_never_ends_is_refused(run: Run, here: Path, argument
         ("imagenet", "the hash of these weights does not match the file name"),
         ("IMAGENET1K_V2", "no official weights of mobilenet_v2"),
         ("notes.txt", "this weights file cannot be read"),
-        ("model/model.safetensors", "these weights are not of mobilenet_v2"),
+        ("model/model.safetensors", "these weights are not for mobilenet_v2"),
     ],
 )
 def test_wrong_weights_are_refused(run: Run, here: Path, weights: str, message: str) -> None:
@@ -436,7 +436,7 @@ def test_a_folder_that_is_no_study_is_left_alone(run: Run, here: Path) -> None:
     (here / "studies" / "small").mkdir(parents=True)
     (here / "studies" / "small" / "thesis.txt").write_text("precious", encoding="utf-8")
 
-    refused(search(run), 5, "this folder is no study", "--set name=")
+    refused(search(run), 5, "this folder is not empty, and is not a study", "--set name=")
 
     assert [file.name for file in (here / "studies" / "small").iterdir()] == ["thesis.txt"]
 

@@ -157,7 +157,7 @@ def test_the_ratio_response_includes_the_duplicates_that_were_trained() -> None:
 
 @pytest.mark.slow
 def test_the_answer_names_controls_figures_and_limits() -> None:
-    refuted = confirmation(scores(gan=0.8), "the test folder had been opened")
+    refuted = confirmation(scores(gan=0.8), "the test folder had been accessed")
     words = helped().to_json()["answer"]
 
     assert words.startswith(
@@ -171,7 +171,7 @@ def test_the_answer_names_controls_figures_and_limits() -> None:
     assert refuted.to_json()["answer"].startswith(
         "Exploratory, not a confirmation: Synthetic images reduced AUROC: gan #1 was worse than its matched controls (none, "
     )
-    assert "because the test folder had been opened" in refuted.to_json()["answer"]
+    assert "because the test folder had been accessed" in refuted.to_json()["answer"]
 
 
 @pytest.mark.slow

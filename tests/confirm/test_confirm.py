@@ -207,7 +207,7 @@ def test_a_second_study_on_the_same_test_folder_is_exploratory_and_names_the_fir
     assert first.exploratory == (FEW_SEEDS,)
     assert resumed.to_json() == first.to_json()
     assert second.exploratory == (
-        "the test folder had been opened once before, by `confirm` of study small",
+        "the test folder had been accessed once before, by `confirm` of study small",
         FEW_SEEDS,
     )
     assert second.to_json()["answer"].startswith("Exploratory, not a confirmation: ")
@@ -227,7 +227,7 @@ def test_an_access_by_another_study_during_the_training_makes_the_verdict_explor
 
     for _ in range(2):
         assert confirm(other, test=lab.test).exploratory == (
-            "the test folder had been opened once before, by `confirm` of study small",
+            "the test folder had been accessed once before, by `confirm` of study small",
             FEW_SEEDS,
         )
 
@@ -239,7 +239,7 @@ def test_accesses_in_the_log_of_a_study_that_was_moved_here_count_for_the_others
 
     assert lab.confirm().exploratory == (FEW_SEEDS,)
     assert confirm(other, test=lab.test).exploratory == (
-        "the test folder had been opened once before, by `confirm` of study small",
+        "the test folder had been accessed once before, by `confirm` of study small",
         FEW_SEEDS,
     )
 

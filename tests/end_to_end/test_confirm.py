@@ -82,6 +82,6 @@ def test_a_confirm_resumes_after_an_interruption_and_accesses_the_test_folder_on
 
     anew = said("confirm", copy)
 
-    assert anew["exploratory"] == ["the test folder had been opened once before, by `confirm` of study small", few]
+    assert anew["exploratory"] == ["the test folder had been accessed once before, by `confirm` of study small", few]
     assert anew["answer"].startswith("Exploratory, not a confirmation: ")
     assert anew["finalists"] == found["finalists"]

@@ -148,7 +148,7 @@ def test_a_gpu_node_whose_torch_sees_no_gpu_is_named_before_anything_is_written(
     with one_node(num_gpus=1) as address, pytest.raises(MachineError) as refusal:
         search(space, studies=studies, overrides=ONE_TRIAL, address=address)
 
-    assert f"1 GPUs asked for, but torch sees none on {platform.node()}" in str(refusal.value)
+    assert f"1 GPUs requested, but torch sees none on {platform.node()}" in str(refusal.value)
     assert not studies.exists()
 
 
