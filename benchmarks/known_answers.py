@@ -29,10 +29,10 @@ from benchmarks.figures import Figure, figure
 from xraytune.compute import pin
 from xraytune.config.load import experiment_to_json
 from xraytune.config.settings import Parameters, Settings
-from xraytune.confirm.answer import ControlResult, EvaluationSet, FinalistResult, judge_finalists
+from xraytune.confirm.analysis import ControlResult, EvaluationSet, FinalistResult, judge_finalists
 from xraytune.confirm.plan import FinishedTrial, Plan, finalist_arm, matched_control
 from xraytune.confirm.runs import replicate
-from xraytune.confirm.scoring import TEST, arm_scores, find_test, open_test, score
+from xraytune.confirm.scoring import TEST, arm_scores, find_test, load_test_images, score
 from xraytune.data.phantom import PhantomImage, draw_patient
 from xraytune.files import write_json
 from xraytune.pipeline.prepare import Prepared, prepare, write_prepared
@@ -152,7 +152,7 @@ def _confirmed(question: Question, folder: Path, settings: Settings) -> Finalist
     write_prepared(prepared, runs.path / "split.json")
     _train(plan, runs, settings, prepared, cache)
     sealed = find_test(settings.data, prepared, None)
-    group = open_test(sealed, prepared, cache)
+    group = load_test_images(sealed, prepared, cache)
     for number in range(len(plan.runs)):
         score(runs, number, TEST, group, compute=_COMPUTE, cache=cache)
 

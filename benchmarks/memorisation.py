@@ -23,11 +23,11 @@ from benchmarks.figures import Figure, figure
 from xraytune.compute import choose_compute, pin
 from xraytune.config.load import load_space
 from xraytune.config.space import Space
-from xraytune.gan.train import scale_pixels
+from xraytune.gan.train import resize_pixels
 from xraytune.metrics.memorisation import closeness, compare_with_unseen, unseen_closeness
 from xraytune.pipeline.gan_folder import fixed_gan
+from xraytune.pipeline.memorisation import FALSE_ALARMS, measure_memorisation
 from xraytune.pipeline.prepare import Prepared, prepare, training_pixels
-from xraytune.pipeline.quality import FALSE_ALARMS, measure_memorisation
 from xraytune.pipeline.synthesize import trained_gan
 from xraytune.seeding import numpy_generator
 
@@ -90,7 +90,7 @@ class _ClassImages:
         chosen = [image for image in prepared.images if image.label == label]
         pixels = training_pixels(prepared, cache)[np.array([image.row for image in chosen])]
         _, patients = np.unique([image.patient for image in chosen], return_inverse=True)
-        return cls(images=scale_pixels(pixels, _SIZE_PX), patients=patients)
+        return cls(images=resize_pixels(pixels, _SIZE_PX), patients=patients)
 
     def split(self, training: int, unseen: int, seed: int) -> tuple[NDArray[np.intp], ...]:
         """Whole patients at random: about so many training images, so many unseen patients, and a pool of others."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from xraytune import errors
-from xraytune.errors import ConfigError, Problem, SourceLine, XraytuneError, listed
+from xraytune.errors import ConfigError, Problem, SourceLine, XraytuneError, join_names
 
 ALL: list[type[XraytuneError]] = [XraytuneError, *XraytuneError.__subclasses__()]
 
@@ -44,6 +44,6 @@ def test_every_error_has_its_exit_code_in_the_table() -> None:
 def test_a_line_break_in_a_name_is_shown_and_begins_no_line_of_the_message() -> None:
     names = ["a", "b\n  fix: trust me"]
 
-    problem = Problem(f"broken: {listed(names)}", Path("c\nd"), "replace it")
+    problem = Problem(f"broken: {join_names(names)}", Path("c\nd"), "replace it")
 
     assert str(problem).split("\n") == [r"c\nd: broken: a, b\n  fix: trust me", "  fix: replace it"]

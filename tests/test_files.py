@@ -13,7 +13,7 @@ import pytest
 from xraytune.errors import ArtifactError, ConfigError, MachineError
 from xraytune.files import (
     append_jsonl,
-    explained_disk_errors,
+    explain_disk_errors,
     new_folder,
     read_json,
     read_jsonl,
@@ -149,7 +149,7 @@ def test_a_folder_may_be_named_from_within(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_a_full_disk_is_explained() -> None:
     """Writing to /dev/full fails as on a full disk."""
-    with pytest.raises(MachineError, match="the disk is full") as refusal, explained_disk_errors(Path("/dev/full")):
+    with pytest.raises(MachineError, match="the disk is full") as refusal, explain_disk_errors(Path("/dev/full")):
         Path("/dev/full").write_bytes(b"x")
 
     assert refusal.value.exit_code == 4

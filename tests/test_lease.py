@@ -15,7 +15,7 @@ import pytest
 from xraytune import lease
 from xraytune.errors import MachineError
 from xraytune.files import append_jsonl, write_text
-from xraytune.lease import HeldError, has_claim, held, living_owner, read_owner, turn, write_claim
+from xraytune.lease import LeaseHeldError, build_lock, current_owner, has_ownership, hold, read_owner, take_ownership
 
 HOLD = """
 import sys
@@ -50,30 +50,30 @@ def owner_elsewhere(path: Path, host: str = "node-7") -> None:
 
 @pytest.mark.slow
 def test_a_second_owner_is_refused_and_sees_the_first(tmp_path: Path) -> None:
-    with held(tmp_path / "lock") as owner:
-        assert living_owner(tmp_path / "lock") == owner
+    with hold(tmp_path / "lock") as owner:
+        assert current_owner(tmp_path / "lock") == owner
         assert owner.pid == os.getpid()
-        with pytest.raises(HeldError) as refusal, held(tmp_path / "lock"):
+        with pytest.raises(LeaseHeldError) as refusal, hold(tmp_path / "lock"):
             pass
         assert refusal.value.owner == owner
 
-    assert not living_owner(tmp_path / "lock")
+    assert not current_owner(tmp_path / "lock")
 
 
 @pytest.mark.slow
 def test_the_lease_of_a_killed_process_is_free_at_once(tmp_path: Path) -> None:
     process = another_process("held", tmp_path / "lock")
-    with pytest.raises(HeldError), held(tmp_path / "lock"):
+    with pytest.raises(LeaseHeldError), hold(tmp_path / "lock"):
         pass
     end(process)
 
-    assert not living_owner(tmp_path / "lock")
-    with held(tmp_path / "lock") as owner:
+    assert not current_owner(tmp_path / "lock")
+    with hold(tmp_path / "lock") as owner:
         assert owner.pid == os.getpid()
 
 
 def test_a_lease_is_released_when_its_block_fails(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), held(tmp_path / "lock"):
+    with pytest.raises(ZeroDivisionError), hold(tmp_path / "lock"):
         1 / 0  # noqa: B018
 
     assert read_owner(tmp_path / "lock") is None
@@ -83,7 +83,7 @@ def test_a_lease_is_released_when_its_block_fails(tmp_path: Path) -> None:
 def test_an_owner_on_another_machine_counts_while_its_heartbeat_lasts(tmp_path: Path) -> None:
     owner_elsewhere(tmp_path / "lock")
 
-    with lease.beating(tmp_path / "lock"), pytest.raises(HeldError) as refusal, held(tmp_path / "lock"):
+    with lease.heartbeat(tmp_path / "lock"), pytest.raises(LeaseHeldError) as refusal, hold(tmp_path / "lock"):
         pass
 
     assert str(refusal.value.owner) == "process 4711 on node-7, since 2026-01-01T00:00:00+00:00"
@@ -96,15 +96,15 @@ def test_the_lease_of_a_failed_node_is_taken_over_when_its_heartbeat_stops(
     owner_elsewhere(tmp_path / "lock")
     monkeypatch.setattr(lease, "PATIENCE_SECONDS", 0.3)
 
-    with held(tmp_path / "lock") as owner:
+    with hold(tmp_path / "lock") as owner:
         assert owner.host != "node-7"
 
 
 def test_an_owner_that_lost_its_lease_writes_nothing_more(tmp_path: Path) -> None:
-    with held(tmp_path / "lock"):
+    with hold(tmp_path / "lock"):
         write_text(tmp_path / "before", "x")
         owner_elsewhere(tmp_path / "lock")
-        with pytest.raises(HeldError):
+        with pytest.raises(LeaseHeldError):
             append_jsonl(tmp_path / "rows.jsonl", {"number": 1})
 
     assert {path.name for path in tmp_path.iterdir()} == {"lock", "before"}
@@ -123,16 +123,16 @@ def test_without_file_locks_the_heartbeat_decides_on_one_machine_too(
         raise OSError(errno.ENOSYS, "Function not implemented")
 
     monkeypatch.setattr("fcntl.flock", no_flock)
-    with held(tmp_path / "lock") as owner:
-        assert living_owner(tmp_path / "lock")
-        with pytest.raises(HeldError) as refusal, held(tmp_path / "lock"):
+    with hold(tmp_path / "lock") as owner:
+        assert current_owner(tmp_path / "lock")
+        with pytest.raises(LeaseHeldError) as refusal, hold(tmp_path / "lock"):
             pass
     assert refusal.value.owner == owner
-    assert not living_owner(tmp_path / "lock")
+    assert not current_owner(tmp_path / "lock")
 
     (tmp_path / "lock").write_text(json.dumps(asdict(owner)), encoding="utf-8")  # as if it had been killed
     monkeypatch.setattr(lease, "PATIENCE_SECONDS", 0.3)
-    with held(tmp_path / "lock") as second:
+    with hold(tmp_path / "lock") as second:
         assert second != owner
 
 
@@ -142,7 +142,7 @@ def test_a_contender_that_waited_in_vain_sees_the_current_owner(
     owner_elsewhere(tmp_path / "lock", "lost-node")
     monkeypatch.setattr("time.sleep", lambda _: owner_elsewhere(tmp_path / "lock", "node-8"))
 
-    with pytest.raises(HeldError) as refusal, held(tmp_path / "lock"):
+    with pytest.raises(LeaseHeldError) as refusal, hold(tmp_path / "lock"):
         pass
 
     assert refusal.value.owner is not None
@@ -150,7 +150,7 @@ def test_a_contender_that_waited_in_vain_sees_the_current_owner(
 
 
 def test_nothing_is_written_while_the_owner_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(MachineError, match="the storage does not answer"), held(tmp_path / "lock"):  # noqa: PT012
+    with pytest.raises(MachineError, match="the storage does not answer"), hold(tmp_path / "lock"):  # noqa: PT012
         (tmp_path / "lock").unlink()
         (tmp_path / "lock").mkdir()  # reading it is an OSError, as with a network file system that is away
         write_text(tmp_path / "file", "x")
@@ -160,7 +160,7 @@ def test_nothing_is_written_while_the_owner_cannot_be_read(tmp_path: Path) -> No
 
 def test_nothing_is_written_to_a_folder_that_was_moved_away(tmp_path: Path) -> None:
     (tmp_path / "study").mkdir()
-    with pytest.raises(MachineError, match="lock: the lock file is gone"), held(tmp_path / "study" / "lock"):  # noqa: PT012
+    with pytest.raises(MachineError, match="lock: the lock file is gone"), hold(tmp_path / "study" / "lock"):  # noqa: PT012
         (tmp_path / "study").rename(tmp_path / "elsewhere")
         write_text(tmp_path / "study" / "file", "x")
 
@@ -170,7 +170,7 @@ def test_nothing_is_written_to_a_folder_that_was_moved_away(tmp_path: Path) -> N
 def test_a_truncated_lock_file_has_no_owner(tmp_path: Path) -> None:
     (tmp_path / "lock").write_text('{"token": "t", "ho', encoding="utf-8")
 
-    with held(tmp_path / "lock"):
+    with hold(tmp_path / "lock"):
         pass
 
 
@@ -180,7 +180,7 @@ def test_the_same_work_is_done_by_one_process_at_a_time(tmp_path: Path) -> None:
     had_turn = threading.Event()
 
     def wait() -> None:
-        with turn(tmp_path / "lock"):
+        with build_lock(tmp_path / "lock"):
             had_turn.set()
 
     waiting = threading.Thread(target=wait)
@@ -198,18 +198,18 @@ def test_a_third_process_waits_while_the_second_works(tmp_path: Path) -> None:
     queue_: list[str] = []
 
     def second() -> None:
-        with turn(tmp_path / "lock", second_waits.set):
+        with build_lock(tmp_path / "lock", second_waits.set):
             queue_.append("second begins")
             second_began.set()
             second_may_end.wait()
             queue_.append("second ends")
 
-    with turn(tmp_path / "lock"):
+    with build_lock(tmp_path / "lock"):
         waiter = threading.Thread(target=second)
         waiter.start()
         second_waits.wait()
     second_began.wait()
-    with turn(tmp_path / "lock", second_may_end.set):
+    with build_lock(tmp_path / "lock", second_may_end.set):
         queue_.append("third begins")
         second_may_end.set()
     waiter.join()
@@ -222,9 +222,9 @@ def test_a_waiting_process_can_show_that_it_is_alive(tmp_path: Path, monkeypatch
     monkeypatch.setattr(lease, "PATIENCE_SECONDS", 0.5)
     calls: list[bool] = []
 
-    with turn(tmp_path / "lock"), turn(tmp_path / "lock", lambda: calls.append(True)):
+    with build_lock(tmp_path / "lock"), build_lock(tmp_path / "lock", lambda: calls.append(True)):
         pass
-    with turn(tmp_path / "lock", lambda: calls.append(False)):
+    with build_lock(tmp_path / "lock", lambda: calls.append(False)):
         pass
 
     assert calls
@@ -237,17 +237,17 @@ def test_a_suspended_process_is_not_waited_for(tmp_path: Path, monkeypatch: pyte
     process = another_process("turn", tmp_path / "lock")
     process.send_signal(signal.SIGSTOP)
     try:
-        with turn(tmp_path / "lock"):
+        with build_lock(tmp_path / "lock"):
             pass
     finally:
         end(process)
 
 
 def test_the_newest_owner_of_a_folder_wins(tmp_path: Path) -> None:
-    first = write_claim(tmp_path / ".claim")
-    assert has_claim(tmp_path / ".claim", first)
+    first = take_ownership(tmp_path / ".claim")
+    assert has_ownership(tmp_path / ".claim", first)
 
-    second = write_claim(tmp_path / ".claim")
+    second = take_ownership(tmp_path / ".claim")
 
-    assert not has_claim(tmp_path / ".claim", first)
-    assert has_claim(tmp_path / ".claim", second)
+    assert not has_ownership(tmp_path / ".claim", first)
+    assert has_ownership(tmp_path / ".claim", second)

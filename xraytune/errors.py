@@ -57,7 +57,7 @@ def _in_one_line(names: str) -> str:
     return names.replace("\n", r"\n")
 
 
-def listed(names: Sequence[str], limit: int = 10) -> str:
+def join_names(names: Sequence[str], limit: int = 10) -> str:
     """Join names for a message: all of them, or the first few and how many more."""
     shown = _in_one_line(", ".join(names[:limit]))
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

@@ -2,7 +2,7 @@
 
 A file is written under a temporary name, flushed to the disk and renamed, so `kill -9` or power loss leaves the old or the
 new content. JSONL logs grow by one `write` per row; readers skip a last line torn by a crash, the next append removes it.
-`require_file` refuses to read pipes, devices and oversized files; `require_own` refuses to write through symbolic links.
+`require_file` refuses to read pipes, devices and oversized files; `require_no_link` refuses to write through symbolic links.
 
 Every write raises MachineError if the disk is full, the system refuses access or the storage does not answer.
 """
@@ -84,14 +84,14 @@ def check_fences() -> None:
 
 
 @contextmanager
-def explained_disk_errors(path: Path) -> Iterator[None]:
+def explain_disk_errors(path: Path) -> Iterator[None]:
     """Turn "no space left", "permission denied" and the like into a MachineError; other errors pass."""
     try:
         yield
     except OSError as error:
         where = Path(error.filename) if isinstance(error.filename, str) else path
         if error.errno in _AWAY:
-            raise storage_is_away(error, where) from error
+            raise storage_unavailable(error, where) from error
         if error.errno not in _CAUSES:
             raise
         what, fix = _NO_INODES if error.errno == errno.ENOSPC and free_inodes(where) == 0 else _CAUSES[error.errno]
@@ -110,7 +110,7 @@ def free_inodes(path: Path) -> int | None:
     return found.f_favail if found.f_files else None
 
 
-def storage_is_away(error: OSError, where: Path) -> MachineError:
+def storage_unavailable(error: OSError, where: Path) -> MachineError:
     """Return the error for a disk or server that does not answer."""
     fix = "run the same command again when it does: nothing that was written is lost"
     return MachineError(Problem(f"the storage does not answer ({error.strerror})", where, fix))
@@ -157,7 +157,7 @@ def require_file(path: Path | str, kind: Kind, refusal: type[XraytuneError] = Ar
         raise refusal(Problem(f"too large for a {kind}: {size}", Path(path), _OTHER_FILE))
 
 
-def require_own(path: Path | str, refusal: type[XraytuneError] = ArtifactError) -> None:
+def require_no_link(path: Path | str, refusal: type[XraytuneError] = ArtifactError) -> None:
     """Check that the next write goes to no symbolic link, pipe, socket or device; a missing file or a folder is fine."""
     try:
         kind = stat.S_IFMT(os.lstat(path).st_mode)
@@ -180,7 +180,7 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
 
 
-def sync_folder(path: Path) -> None:
+def sync(path: Path) -> None:
     """Flush a file's content, or a folder's entries, so that a rename in it survives power loss."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -193,7 +193,7 @@ def make_folder(path: Path) -> None:
     """Create a folder and its missing parents, durably."""
     for folder in reversed([folder for folder in (path, *path.parents) if not folder.exists()]):
         folder.mkdir(exist_ok=True)
-        sync_folder(folder.parent)
+        sync(folder.parent)
 
 
 def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
@@ -203,7 +203,7 @@ def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
     """
     check_fences()
     temporary = temporary_name(path)
-    with explained_disk_errors(path):
+    with explain_disk_errors(path):
         try:
             make_folder(path.parent)
             with temporary.open("xb") as stream:
@@ -213,7 +213,7 @@ def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
                     os.fsync(stream.fileno())
             temporary.replace(path)
             if durable:
-                sync_folder(path.parent)
+                sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -281,16 +281,16 @@ def append_jsonl(path: Path, row: Mapping[str, Any]) -> None:
         ArtifactError: `path` is a symbolic link or a pipe.
     """
     check_fences()
-    require_own(path)
+    require_no_link(path)
     line = json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-    with explained_disk_errors(path):
+    with explain_disk_errors(path):
         make_folder(path.parent)
         cut_torn_line(path)
         with path.open("ab") as stream:
             stream.write(line)
             stream.flush()
             os.fsync(stream.fileno())
-        sync_folder(path.parent)  # the process that created the file may have been killed before this
+        sync(path.parent)  # the process that created the file may have been killed before this
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -341,14 +341,14 @@ def new_folder(path: Path, *, is_shared: bool = False) -> Iterator[Path]:
     check_fences()
     path = path.resolve()
     temporary = temporary_name(path)
-    with explained_disk_errors(path):
+    with explain_disk_errors(path):
         try:
             make_folder(path.parent)
             temporary.mkdir()
             yield temporary
             with ThreadPoolExecutor(8) as threads:  # a disk handles many flushes at once
-                list(threads.map(sync_folder, temporary.rglob("*")))
-            sync_folder(temporary)
+                list(threads.map(sync, temporary.rglob("*")))
+            sync(temporary)
             try:
                 temporary.rename(path)
             except OSError as error:
@@ -356,7 +356,7 @@ def new_folder(path: Path, *, is_shared: bool = False) -> Iterator[Path]:
                     raise
                 if not is_shared:
                     require_new(path)
-            sync_folder(path.parent)
+            sync(path.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 

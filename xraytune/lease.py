@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from xraytune.errors import MachineError, Problem
-from xraytune.files import explained_disk_errors, fenced, make_folder, require_own, storage_is_away, write_text
+from xraytune.files import explain_disk_errors, fenced, make_folder, require_no_link, storage_unavailable, write_text
 
 PATIENCE_SECONDS = 10.0
 _BEAT_SECONDS = 1.0
@@ -50,7 +50,7 @@ class Owner:
         return f"process {self.pid} on {self.host}, since {self.since}"
 
 
-class HeldError(Exception):
+class LeaseHeldError(Exception):
     """Another process holds the lease."""
 
     def __init__(self, owner: Owner | None) -> None:
@@ -59,42 +59,42 @@ class HeldError(Exception):
 
 
 @contextmanager
-def held(path: Path, work: str = "") -> Iterator[Owner]:
+def hold(path: Path, work: str = "") -> Iterator[Owner]:
     """Hold a lease while the block runs; every durable write of the process first checks that it still does.
 
     Args:
         path: The lock file. It stays, and is blank while no process holds the lease.
-        work: What the process does, for `living_owner`.
+        work: What the process does, for `current_owner`.
 
     Raises:
-        HeldError: Another process holds the lease, or took it over while this one was suspended.
+        LeaseHeldError: Another process holds the lease, or took it over while this one was suspended.
         MachineError: At a later write: the storage does not answer, or the lock file is gone.
         ArtifactError: `path` is a symbolic link or a pipe.
     """
-    require_own(path)
-    with explained_disk_errors(path):
+    require_no_link(path)
+    with explain_disk_errors(path):
         path.open("ab").close()  # unlike touch(), this is no heartbeat
     with path.open("rb+", buffering=0) as stream:
         _acquire(path, stream)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         token, host = uuid.uuid4().hex, socket.gethostname()
         own = Owner(token=token, host=host, pid=os.getpid(), kernel=_kernel(), since=now, work=work)
-        with explained_disk_errors(path):
+        with explain_disk_errors(path):
             _overwrite(stream, json.dumps(asdict(own)))
 
         def check() -> None:
             try:
                 owner, exists = read_owner(path), path.exists()
             except OSError as error:
-                raise storage_is_away(error, path) from error
+                raise storage_unavailable(error, path) from error
             if not exists:
                 what = "the lock file is gone: its folder was renamed or removed, or its storage is unmounted"
                 raise MachineError(Problem(what, path, "restore it, and run the same command again"))
             if owner is None or owner.token != token:
-                raise HeldError(owner)
+                raise LeaseHeldError(owner)
 
         try:
-            with beating(path), fenced(check):
+            with heartbeat(path), fenced(check):
                 yield own
         finally:
             with suppress(OSError):  # if the storage is unavailable, the block's own error is more informative
@@ -113,11 +113,11 @@ def _acquire(path: Path, stream: FileIO) -> None:
         if is_free or (is_over and not lock_decides):
             return
         if is_over or (owner and path.stat().st_mtime_ns != first_mtime):
-            raise HeldError(owner)
-        time.sleep(_POLL_SECONDS)  # `living_owner` of another process has the lock for an instant
+            raise LeaseHeldError(owner)
+        time.sleep(_POLL_SECONDS)  # `current_owner` of another process has the lock for an instant
 
 
-def living_owner(path: Path) -> Owner | None:
+def current_owner(path: Path) -> Owner | None:
     """Return the live process that holds a lease, without acquiring it."""
     try:
         stream = path.open("rb", buffering=0)
@@ -141,7 +141,7 @@ def read_owner(path: Path) -> Owner | None:
 
 
 @contextmanager
-def turn(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+def build_lock(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Wait until no other process does the same work: it is done or dead, or has not touched `path` for `PATIENCE_SECONDS`.
 
     This only saves work: two processes may run at once where locks do not reach, or while an owner is suspended.
@@ -153,10 +153,10 @@ def turn(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[Non
     Raises:
         ArtifactError: `path` is a symbolic link or a pipe.
     """
-    require_own(path)
-    with explained_disk_errors(path):
+    require_no_link(path)
+    with explain_disk_errors(path):
         make_folder(path.parent)
-    with _wait_for_lock(path, waiting) as stream, beating(path):
+    with _wait_for_lock(path, waiting) as stream, heartbeat(path):
         try:
             yield
         finally:
@@ -168,7 +168,7 @@ def _wait_for_lock(path: Path, waiting: Callable[[], None]) -> FileIO:
     """Lock the file that is now at `path`: a previous owner may have removed the one that was waited for."""
     last_mtime, seen = -1, time.monotonic()
     while True:
-        with explained_disk_errors(path):
+        with explain_disk_errors(path):
             stream = path.open("ab", buffering=0)
         mtime = os.fstat(stream.fileno()).st_mtime_ns
         if mtime != last_mtime:
@@ -189,7 +189,7 @@ def _is_at(path: Path, stream: FileIO) -> bool:
 
 
 @contextmanager
-def beating(path: Path) -> Iterator[None]:
+def heartbeat(path: Path) -> Iterator[None]:
     """Touch a file every second while the block runs."""
     ended = threading.Event()
 
@@ -209,22 +209,22 @@ def beating(path: Path) -> Iterator[None]:
         thread.join()
 
 
-def write_claim(path: Path) -> str:
+def take_ownership(path: Path) -> str:
     """Take over a folder from its previous owner, and return the token that `path` now holds."""
     token = uuid.uuid4().hex
     write_text(path, token, durable=False)
     return token
 
 
-def has_claim(path: Path, token: str) -> bool:
-    """Return whether no process has taken over since `write_claim`. Storage that does not answer counts as yes."""
+def has_ownership(path: Path, token: str) -> bool:
+    """Return whether no process has taken over since `take_ownership`. Storage that does not answer counts as yes."""
     try:
         return path.read_text(encoding="utf-8") == token
     except OSError:
         return True
 
 
-def may_be_held(path: Path, token: str) -> bool:
+def may_hold_lease(path: Path, token: str) -> bool:
     """Return whether no other process holds this lease; True if the storage does not answer, False if the folder is lost."""
     try:
         owner = read_owner(path)

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from xraytune.classifier.backbones import build_backbone, last_stage_names, take_grey_images
-from xraytune.config.backbone_names import BackboneName, size_refusal
+from xraytune.classifier.backbones import build_backbone, last_stage_names, to_one_channel
+from xraytune.config.backbone_names import BackboneName, size_problem
 from xraytune.errors import MachineError
 
 ONE_OF_EACH_FAMILY = (
@@ -37,7 +37,7 @@ def unset_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def side(backbone: str) -> int:
     """The side of a small image that this backbone accepts."""
-    return next(side for side in (64, 96, 224) if size_refusal(backbone, side) is None)
+    return next(side for side in (64, 96, 224) if size_problem(backbone, side) is None)
 
 
 @pytest.mark.slow
@@ -57,7 +57,7 @@ def test_a_grey_image_gives_what_three_equal_channels_give(backbone: str) -> Non
     network.eval()
     with torch.inference_mode():
         expected = network(grey.repeat(1, 3, 1, 1))
-    take_grey_images(network, backbone)
+    to_one_channel(network, backbone)
     with torch.inference_mode():
         given = network(grey)
 
@@ -156,12 +156,12 @@ def test_the_last_stage_is_the_coarsest_resolution_and_all_after_it(backbone: st
 
 def test_a_network_that_does_not_begin_with_a_colour_convolution_is_named() -> None:
     with pytest.raises(MachineError, match=r"perceptron cannot be made 1-channel.*\n.*input_channels: 3"):
-        take_grey_images(nn.Sequential(nn.Flatten(), nn.Linear(3, 2)), "perceptron")
+        to_one_channel(nn.Sequential(nn.Flatten(), nn.Linear(3, 2)), "perceptron")
 
 
 @pytest.mark.parametrize("backbone", get_args(BackboneName))
 def test_a_size_that_is_not_refused_is_one_that_the_network_takes(backbone: str) -> None:
-    refused = [side for side in (32, 62, 63, 74, 75, 128, 224, 256) if size_refusal(backbone, side)]
+    refused = [side for side in (32, 62, 63, 74, 75, 128, 224, 256) if size_problem(backbone, side)]
     if backbone.startswith(("vit", "maxvit")):
         assert refused == [32, 62, 63, 74, 75, 128, 256]
     elif backbone in {"alexnet", "inception_v3"}:

@@ -12,10 +12,10 @@ from xraytune.config.settings import Parameters
 from xraytune.config.space import Space
 from xraytune.confirm.plan import (
     FinishedTrial,
+    belongs_to_control,
     choose_finalists,
     draw_control,
     finalist_arm,
-    is_of,
     matched_control,
     missing_trials,
     pruned_to_finish,
@@ -96,8 +96,10 @@ def test_if_asha_pruned_a_whole_control_arm_the_trial_that_got_furthest_is_finis
     )
     trials = (*TRIALS[1:], *stopped)
 
-    assert [one.name for one in pruned_to_finish(trials, lambda found: is_of(found, "real_only"), 1)] == ["top-up 0"]
-    assert pruned_to_finish(trials, lambda found: is_of(found, "classical"), 1) == ()
+    assert [one.name for one in pruned_to_finish(trials, lambda found: belongs_to_control(found, "real_only"), 1)] == [
+        "top-up 0"
+    ]
+    assert pruned_to_finish(trials, lambda found: belongs_to_control(found, "classical"), 1) == ()
 
 
 @pytest.mark.parametrize(
@@ -196,7 +198,7 @@ def test_top_up_trials_are_different_settings_of_the_arm_and_the_same_each_time(
     first = draw_control(space, control, 5, ())
 
     assert len(first) == 5
-    assert all(is_of(drawn, control) for drawn in first)
+    assert all(belongs_to_control(drawn, control) for drawn in first)
     assert len({drawn.lr for drawn in first}) == 5
     assert draw_control(space, control, 5, ()) == first
     assert draw_control(space, control, 3, first[:1])[0] == first[1], "settings of the search are not sampled again"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from xraytune.config.settings import DataSettings, Settings, SplitSettings
-from xraytune.confirm.scoring import find_test, open_test
+from xraytune.confirm.scoring import find_test, load_test_images
 from xraytune.data.phantom import draw_phantoms
 from xraytune.errors import DataError, StudyError, XraytuneError
 from xraytune.pipeline.prepare import Prepared, prepare
@@ -37,7 +37,7 @@ def test_the_studys_own_test_folder_is_found_and_opened(lab: Lab) -> None:
     prepared = lab.prepared()
 
     sealed = find_test(lab.data, prepared, None)
-    group = open_test(sealed, prepared, lab.cache)
+    group = load_test_images(sealed, prepared, lab.cache)
 
     assert sealed.fingerprint == prepared.test_fingerprint
     assert group.labels.tolist() == [image.label for image in sealed.images]

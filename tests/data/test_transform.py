@@ -16,7 +16,7 @@ from PIL import Image
 from tests.data.conftest import KERMANY
 from xraytune.config.settings import DataSettings, SplitSettings
 from xraytune.data.index import read_index, read_labelled_folder
-from xraytune.data.transform import Drawn, Strengths, TransformSummary, transform_folder, transform_image
+from xraytune.data.transform import Strengths, TransformParameters, TransformSummary, transform_folder, transform_image
 from xraytune.errors import ConfigError, DataError
 
 pytestmark = pytest.mark.slow
@@ -142,7 +142,9 @@ def test_a_copy_can_be_made_again_from_what_is_written_down(kermany: Path, tmp_p
         source = kermany / image["source"]
         assert hashlib.sha256(source.read_bytes()).hexdigest() == image["source_sha256"]
         with Image.open(source) as original, Image.open(tmp_path / "copies" / image["file"]) as copy:
-            assert np.array_equal(transform_image(np.asarray(original), Drawn(**image["drawn"])), np.asarray(copy))
+            assert np.array_equal(
+                transform_image(np.asarray(original), TransformParameters(**image["drawn"])), np.asarray(copy)
+            )
 
 
 def test_no_path_of_this_machine_is_in_the_folder(kermany: Path, tmp_path: Path) -> None:

@@ -12,12 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from xraytune.data.transform import Drawn, Strengths, draw_numbers, strength_problems, transform_image
+from xraytune.data.transform import (
+    Strengths,
+    TransformParameters,
+    sample_parameters,
+    strength_problems,
+    transform_image,
+)
 from xraytune.seeding import numpy_generator
 
 pytestmark = pytest.mark.slow
 
-IDENTITY = Drawn(
+IDENTITY = TransformParameters(
     flip=False,
     rotate_degrees=0.0,
     shift_x=0.0,
@@ -145,9 +151,9 @@ def test_every_strength_bounds_its_number_and_every_copy_is_an_image(
     strengths = Strengths(
         flip=flip, rotate=rotate, shift=shift, zoom=zoom, shear=shear, contrast=contrast, elastic=elastic
     )
-    drawn = draw_numbers(strengths, "NORMAL/a.png", copy, seed)
+    drawn = sample_parameters(strengths, "NORMAL/a.png", copy, seed)
 
-    assert drawn == draw_numbers(strengths, "NORMAL/a.png", copy, seed)
+    assert drawn == sample_parameters(strengths, "NORMAL/a.png", copy, seed)
     assert abs(drawn.rotate_degrees) <= rotate
     assert max(abs(drawn.shift_x), abs(drawn.shift_y)) <= shift
     assert abs(drawn.zoom - 1) <= zoom + 1e-12
@@ -161,7 +167,7 @@ def test_every_strength_bounds_its_number_and_every_copy_is_an_image(
 
 
 def test_every_number_is_drawn_in_both_directions_and_up_to_its_strength() -> None:
-    drawn = [asdict(draw_numbers(Strengths(), "a", copy, 0)) for copy in range(1, 401)]
+    drawn = [asdict(sample_parameters(Strengths(), "a", copy, 0)) for copy in range(1, 401)]
 
     bounds = {"rotate_degrees": 10, "shift_x": 0.05, "shift_y": 0.05, "shear_x_degrees": 5, "shear_y_degrees": 5}
     for name, bound in bounds.items():
@@ -178,8 +184,8 @@ def test_every_number_is_drawn_in_both_directions_and_up_to_its_strength() -> No
 
 def test_strengths_scale_the_same_draws() -> None:
     """So that a weaker set of copies shows the same turns as a stronger one, only less of them."""
-    weak = draw_numbers(Strengths(rotate=5, shift=0), "a", 1, 3)
-    strong = draw_numbers(Strengths(rotate=10, shift=0.1), "a", 1, 3)
+    weak = sample_parameters(Strengths(rotate=5, shift=0), "a", 1, 3)
+    strong = sample_parameters(Strengths(rotate=10, shift=0.1), "a", 1, 3)
 
     assert strong.rotate_degrees == pytest.approx(2 * weak.rotate_degrees)
     assert (strong.shear_x_degrees, strong.elastic_seed) == (weak.shear_x_degrees, weak.elastic_seed)
@@ -217,6 +223,6 @@ def test_transformations_that_are_all_off_are_a_problem() -> None:
 
 
 def test_every_copy_of_every_file_has_numbers_of_its_own() -> None:
-    drawn = {draw_numbers(Strengths(), file, copy, seed) for file in "ab" for copy in (1, 2) for seed in (0, 1)}
+    drawn = {sample_parameters(Strengths(), file, copy, seed) for file in "ab" for copy in (1, 2) for seed in (0, 1)}
 
     assert len(drawn) == 8

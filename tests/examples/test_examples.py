@@ -21,7 +21,7 @@ from xraytune.export.bundle import open_bundle
 from xraytune.export.evaluate import evaluate
 from xraytune.export.predict import predict
 from xraytune.files import read_json
-from xraytune.pipeline.features import FEATURES_STAGE
+from xraytune.pipeline.network import FEATURES_STAGE
 from xraytune.pipeline.synthesize import POOL_STAGE
 
 pytestmark = pytest.mark.slow

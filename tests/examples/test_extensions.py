@@ -12,14 +12,14 @@ import torch
 from tests.examples.conftest import EXAMPLES, OnPath, write_metadata
 from xraytune.classifier.backbones import build_backbone, last_stage_names
 from xraytune.config import extensions
-from xraytune.config.backbone_names import BACKBONES, size_refusal
+from xraytune.config.backbone_names import BACKBONES, size_problem
 from xraytune.config.load import load_space
 from xraytune.config.settings import SOURCES, Parameters, Settings
 from xraytune.confirm.plan import FinishedTrial, choose_finalists, finalist_arm, matched_control
 from xraytune.data.phantom import draw_phantoms
 from xraytune.errors import ConfigError, DataError, MachineError
 from xraytune.metrics.classification import classification_metrics
-from xraytune.metrics.intervals import further_figures, patient_bootstrap
+from xraytune.metrics.intervals import extension_metrics, patient_bootstrap
 from xraytune.pipeline.prepare import prepare
 from xraytune.pipeline.synthesize import POOL_STAGE, extension_block
 from xraytune.search.clean import ArtifactReferences
@@ -102,8 +102,8 @@ def test_a_backbone_is_built_as_ours_are(tmp_path: Path) -> None:
     torch.testing.assert_close(grey(images), network(images.repeat(1, 3, 1, 1)))
     assert network.training
     assert last_stage_names("tiny_net", network) == {"layers.4.weight", "layers.4.bias"}
-    assert size_refusal("tiny_net", 32) is None
-    assert size_refusal("tiny_net", 31) is not None
+    assert size_problem("tiny_net", 32) is None
+    assert size_problem("tiny_net", 31) is not None
 
 
 @pytest.mark.usefixtures("package")
@@ -158,7 +158,7 @@ def test_a_metric_is_measured_on_the_draws_of_all_others() -> None:
 
     patients = [f"p{number // 2}" for number in range(40)]
     drawn = labels, probabilities, patients
-    value, *interval = further_figures({"own": accuracy}, *drawn, positive=1, replicates=150, seed=1)["own"]
+    value, *interval = extension_metrics({"own": accuracy}, *drawn, positive=1, replicates=150, seed=1)["own"]
     ours = patient_bootstrap(*drawn, positive=1, threshold=0.5, replicates=150, seed=1)
 
     assert interval == pytest.approx(ours["accuracy"])
@@ -168,4 +168,4 @@ def test_a_metric_is_measured_on_the_draws_of_all_others() -> None:
 def test_a_metric_without_a_value_is_told() -> None:
     metrics = {"own": lambda *_: float("nan")}
     with pytest.raises(DataError, match="metric own is undefined on these 2 images"):
-        further_figures(metrics, np.array([0, 1]), np.eye(2), ["a", "b"], positive=1, replicates=10, seed=1)
+        extension_metrics(metrics, np.array([0, 1]), np.eye(2), ["a", "b"], positive=1, replicates=10, seed=1)

@@ -132,7 +132,7 @@ def test_moved_images_and_weights_are_read_from_their_new_location(
         folders.append(folder)
         return pretrained_weights(parameters, folder, cache)
 
-    monkeypatch.setattr("xraytune.pipeline.features.pretrained_weights", recorded)
+    monkeypatch.setattr("xraytune.pipeline.network.pretrained_weights", recorded)
 
     assert replay(lab.study, PRUNED, data=moved, weights_dir=weights_dir).is_identical
     assert folders == [weights_dir]

@@ -12,7 +12,7 @@ import torch
 
 from tests.faults.tiny import Tree
 from xraytune.files import read_json, read_jsonl, sha256_of
-from xraytune.pipeline.artifacts import is_whole
+from xraytune.pipeline.artifacts import is_intact
 from xraytune.search.asha import Rungs
 from xraytune.search.journal import Journal
 from xraytune.search.status import status
@@ -87,7 +87,7 @@ def picture(tree: Tree) -> dict[str, Any]:
             and not _is_in_training(file)
         },
         "whole": {
-            str(manifest.relative_to(tree.cache)): is_whole(manifest.parent)
+            str(manifest.relative_to(tree.cache)): is_intact(manifest.parent)
             for manifest in sorted(tree.cache.glob("*/[!.]*/manifest.json"))
         },
         "files": sorted(_visible_files(tree.path)),

@@ -21,7 +21,7 @@ from xraytune.config.settings import GanSettings
 from xraytune.errors import MachineError
 from xraytune.files import append_jsonl, read_jsonl, write_bytes, write_text
 from xraytune.gan.train import train_gan
-from xraytune.pipeline.artifacts import build_once, is_whole
+from xraytune.pipeline.artifacts import build_once, is_intact
 from xraytune.pipeline.prepare import PIXELS_STAGE, prepare
 from xraytune.pipeline.trial import run_trial
 from xraytune.records import Compute, EpochRecord
@@ -108,7 +108,7 @@ def test_building_on_a_full_disk(disk: SmallDisk, way: str) -> None:
         assert list((disk.path / "cache" / "pixels-1").iterdir()) == []
     disk.free()
 
-    assert is_whole(build_once(disk.path / "cache", "pixels-1", {}, build))
+    assert is_intact(build_once(disk.path / "cache", "pixels-1", {}, build))
 
 
 def test_a_gan_in_training_keeps_its_last_checkpoint(disk: SmallDisk) -> None:

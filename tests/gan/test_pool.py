@@ -12,7 +12,7 @@ from PIL import Image
 
 from xraytune.config.settings import GanSettings
 from xraytune.gan.networks import Generator
-from xraytune.gan.pool import BLOCK, draw_grid, draw_noise, generate, png_bytes, sample_block
+from xraytune.gan.pool import BLOCK, draw_noise, generate, image_grid, png_bytes, sample_block
 from xraytune.records import Compute
 from xraytune.seeding import derive_seed
 
@@ -83,7 +83,7 @@ def test_generators_of_one_class_draw_other_noise_for_each_class(
 def test_images_stand_in_reading_order_with_white_between() -> None:
     images = np.stack([np.full((4, 4), grey, dtype=np.uint8) for grey in (10, 20, 30, 40, 50)])
 
-    sheet = np.asarray(Image.open(BytesIO(png_bytes(draw_grid(images, columns=3)))))
+    sheet = np.asarray(Image.open(BytesIO(png_bytes(image_grid(images, columns=3)))))
 
     assert sheet.shape == (2 * 6 + 2, 3 * 6 + 2)
     assert (sheet[2:6, 14:18] == 30).all()

@@ -17,7 +17,7 @@ from xraytune.config.settings import GanSettings
 from xraytune.errors import ConfigError, TrialError
 from xraytune.gan.checkpoint import CHECKPOINT_NAME, checkpoint_generator
 from xraytune.gan.pool import sample_block
-from xraytune.gan.train import GanProgress, scale_pixels, train_gan
+from xraytune.gan.train import GanProgress, resize_pixels, train_gan
 from xraytune.records import Compute
 
 pytestmark = pytest.mark.slow
@@ -261,7 +261,7 @@ def test_pixels_of_another_size_are_scaled_from_a_memory_map(tmp_path: Path) -> 
     stripes[:, ::4] = 200
     np.save(tmp_path / "pixels.npy", stripes)
 
-    scaled = scale_pixels(np.load(tmp_path / "pixels.npy", mmap_mode="r"), 32)
+    scaled = resize_pixels(np.load(tmp_path / "pixels.npy", mmap_mode="r"), 32)
 
     assert scaled.shape == (300, 32, 32)
     assert (scaled[:, 1:-1] == 50).all()

@@ -19,7 +19,7 @@ from xraytune.compute import pin
 from xraytune.config.settings import Experiment, GanSettings, Parameters
 from xraytune.gan.checkpoint import CHECKPOINT_NAME, checkpoint_generator, new_training
 from xraytune.gan.pool import draw_noise, generate
-from xraytune.gan.step import draw_step, real_images, replayed, train_step
+from xraytune.gan.step import draw_step, real_images, train_step, with_cuda_graph
 from xraytune.gan.train import GanProgress, train_gan
 from xraytune.pipeline.trial import trial_epochs
 from xraytune.records import Compute, EpochRecord
@@ -126,7 +126,7 @@ def test_a_cuda_graph_of_a_step_does_what_the_step_does(gpu: Compute) -> None:
     images = random.integers(0, 255, (40, 32, 32), dtype=np.uint8)
     real = real_images(images, np.arange(40) % 2, gpu)
     one_by_one, recorded = new_training(GAN, 2, gpu), new_training(GAN, 2, gpu)
-    replay = replayed(partial(train_step, recorded, real, gpu))
+    replay = with_cuda_graph(partial(train_step, recorded, real, gpu))
 
     for _ in range(10):
         expected = train_step(one_by_one, real, gpu, draw_step(one_by_one, real, gpu))

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from xraytune.errors import DataError, MachineError
 from xraytune.metrics.classification import classification_metrics
-from xraytune.metrics.intervals import further_figures, patient_bootstrap
+from xraytune.metrics.intervals import extension_metrics, patient_bootstrap
 from xraytune.seeding import numpy_generator
 
 
@@ -60,7 +60,7 @@ def test_an_extension_metric_has_the_value_and_interval_of_the_same_built_in_met
     labels, probabilities, patients = overlapping_classes(20)
     drawn = labels, probabilities, patients
 
-    found = further_figures({"own": mean_squared_error}, *drawn, positive=1, replicates=60, seed=1)
+    found = extension_metrics({"own": mean_squared_error}, *drawn, positive=1, replicates=60, seed=1)
 
     ours = patient_bootstrap(*drawn, positive=1, threshold=0.5, replicates=60, seed=1)["brier"]
     value = classification_metrics(labels, probabilities, positive=1).brier
@@ -71,7 +71,7 @@ def test_an_extension_metric_without_a_value_on_a_resample_is_refused() -> None:
     with pytest.raises(
         DataError, match=r"metric own is undefined on these 20 images(.|\n)*fix: evaluate on more images"
     ):
-        further_figures({"own": lambda *_: np.nan}, *overlapping_classes(20), positive=1, replicates=3, seed=1)
+        extension_metrics({"own": lambda *_: np.nan}, *overlapping_classes(20), positive=1, replicates=3, seed=1)
 
 
 def test_copies_of_each_patients_image_do_not_shrink_the_interval() -> None:
@@ -129,4 +129,4 @@ def test_an_extension_metric_that_raises_is_an_error_that_names_it() -> None:
         raise ValueError("only binary")
 
     with pytest.raises(MachineError, match="metric own failed: ValueError: only binary"):
-        further_figures({"own": only_binary}, *overlapping_classes(20), positive=1, replicates=3, seed=1)
+        extension_metrics({"own": only_binary}, *overlapping_classes(20), positive=1, replicates=3, seed=1)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from xraytune.files import sha256_of, temporary_name
-from xraytune.pipeline.artifacts import artifact_path, artifacts_of, build_once, fingerprint, is_whole, releases
+from xraytune.pipeline.artifacts import artifact_path, artifacts_of, build_once, fingerprint, is_intact, releases
 
 INPUTS = {"seed": 7, "data": ["a", "b"]}
 
@@ -88,14 +88,14 @@ def test_a_damaged_artifact_is_built_again(tmp_path: Path, damage: str) -> None:
     """Also in the process that built and verified it."""
     build = Builder()
     path = build_once(tmp_path, "pixels-1", INPUTS, build)
-    assert is_whole(path)
+    assert is_intact(path)
 
     DAMAGES[damage](path)
 
-    assert not is_whole(path)
+    assert not is_intact(path)
     assert build_once(tmp_path, "pixels-1", INPUTS, build) == path
     assert build.builds == 2
-    assert is_whole(path)
+    assert is_intact(path)
     assert (path / "pixels.bin").read_bytes() == b"x" * 1000
     assert [entry.name for entry in path.parent.iterdir()] == [path.name], "no leftovers"
 
@@ -104,7 +104,7 @@ def test_a_damaged_artifact_is_built_again(tmp_path: Path, damage: str) -> None:
 def test_damage_that_leaves_no_trace_is_noticed_by_the_next_process(tmp_path: Path) -> None:
     """Bit rot changes neither size nor mtime, and hashing at every look would cost too much."""
     path = build_once(tmp_path, "pixels-1", INPUTS, Builder())
-    assert is_whole(path)
+    assert is_intact(path)
     file = path / "pixels.bin"
     before = file.stat().st_mtime_ns
     file.write_bytes(b"y" + b"x" * 999)
@@ -126,7 +126,7 @@ def test_a_manifest_that_names_files_elsewhere_is_none(tmp_path: Path, name: str
 
     put_another_manifest(path, files={where: {"bytes": 1, "sha256": sha256_of(secret)}})
 
-    assert not is_whole(path)
+    assert not is_intact(path)
 
 
 def test_a_reader_reads_on_while_what_it_reads_is_replaced(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_a_reader_reads_on_while_what_it_reads_is_replaced(tmp_path: Path) -> No
 
         assert stream.read() == b"x" * 1000
     assert bytes(mapped) == b"x" * 1000
-    assert is_whole(path)
+    assert is_intact(path)
 
 
 def test_what_a_killed_builder_left_is_no_artifact(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_what_a_killed_builder_left_is_no_artifact(tmp_path: Path) -> None:
     path = build_once(tmp_path, "pixels-1", INPUTS, Builder())
     left = path.rename(temporary_name(path))
 
-    assert not is_whole(left)
+    assert not is_intact(left)
     assert list(artifacts_of(tmp_path, "pixels-1")) == []
 
 
@@ -249,7 +249,7 @@ def test_a_second_process_waits_for_the_first_and_takes_over_when_it_dies(tmp_pa
 
     assert second.returncode == 0
     assert counted.read_text(encoding="utf-8") == ("xx" if is_killed else "x")
-    assert is_whole(artifact_path(tmp_path / "cache", "pixels-1", {"seed": 7}))
+    assert is_intact(artifact_path(tmp_path / "cache", "pixels-1", {"seed": 7}))
 
 
 def test_a_release_is_what_is_installed_without_its_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,9 +18,9 @@ from xraytune import lease
 from xraytune.config.settings import Experiment
 from xraytune.errors import ArtifactError, StudyError
 from xraytune.files import read_json, sha256_of, write_json
-from xraytune.pipeline.features import FEATURES_STAGE
-from xraytune.pipeline.prepare import PIXELS_STAGE, prepare, require_pixels, training_pixels
-from xraytune.pipeline.quality import QUALITY_STAGE
+from xraytune.pipeline.memorisation import QUALITY_STAGE
+from xraytune.pipeline.network import FEATURES_STAGE
+from xraytune.pipeline.prepare import PIXELS_STAGE, prepare, restore_pixels, training_pixels
 from xraytune.pipeline.synthesize import GAN_STAGE, POOL_STAGE, gan_inputs, gan_work_path, network_labels, trained_gan
 from xraytune.pipeline.trial import run_trial
 from xraytune.records import EpochRecord, TrialResult
@@ -55,7 +55,7 @@ def figures(result: TrialResult | None) -> tuple[float, ...]:
 
 def run(bench: Bench, experiment: Experiment, cache: Path, trial_dir: Path) -> tuple[float, ...]:
     """As a worker runs a trial."""
-    require_pixels(bench.settings, bench.prepared, cache)
+    restore_pixels(bench.settings, bench.prepared, cache)
     result = run_trial(
         experiment,
         bench.prepared,
@@ -188,8 +188,8 @@ def test_a_trial_that_waits_for_another_process_s_work_says_so_and_does_not_hang
     with ExitStack() as another_process:
         for file in cache.glob(f"{stage}/*/manifest.json"):
             shutil.rmtree(file.parent)
-            another_process.enter_context(lease.turn(file.parent.with_name(f".{file.parent.name}.lock")))
-        require_pixels(done.bench.settings, done.bench.prepared, cache, on_progress=on_progress)
+            another_process.enter_context(lease.build_lock(file.parent.with_name(f".{file.parent.name}.lock")))
+        restore_pixels(done.bench.settings, done.bench.prepared, cache, on_progress=on_progress)
         run_trial(
             done.experiment,
             done.bench.prepared,
@@ -209,7 +209,7 @@ def test_damaged_pixels_are_never_trained_on(done: Done, cache: Path) -> None:
 
     with pytest.raises(ArtifactError, match=r"decoded images are missing or damaged\n.*xraytune search"):
         training_pixels(done.bench.prepared, cache)
-    require_pixels(done.bench.settings, done.bench.prepared, cache)
+    restore_pixels(done.bench.settings, done.bench.prepared, cache)
 
     assert hashes(cache) == done.hashes
     assert len(training_pixels(done.bench.prepared, cache)) >= len(done.bench.prepared.images)
@@ -223,7 +223,7 @@ def test_lost_pixels_of_images_that_changed_are_refused(done: Done, cache: Path,
     moved = settings.model_copy(update={"data": settings.data.model_copy(update={"path": root})})
 
     with pytest.raises(StudyError, match="the images changed since"):
-        require_pixels(moved, done.bench.prepared, cache)
+        restore_pixels(moved, done.bench.prepared, cache)
 
 
 def test_a_gan_whose_last_checkpoint_was_written_over_by_one_that_is_behind_is_trained_to_its_end(
@@ -289,5 +289,5 @@ def test_pixels_that_another_decoder_made_are_not_taken_for_the_study_s(done: Do
     began = replace(prepared, pixels_sha256="0" * 64)
 
     with pytest.raises(StudyError, match=r"Pillow .* decodes the images to other pixels than the study's"):
-        require_pixels(done.bench.settings, began, cache)
+        restore_pixels(done.bench.settings, began, cache)
     assert gan_inputs(gan(), None, began, CPU) != gan_inputs(gan(), None, prepared, CPU)

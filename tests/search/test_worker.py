@@ -19,7 +19,7 @@ from xraytune.config.load import experiment_to_json, load_space
 from xraytune.data.phantom import draw_phantoms
 from xraytune.errors import DataError, MachineError, TrialError
 from xraytune.files import read_json, read_jsonl, write_json
-from xraytune.lease import HeldError, held, write_claim
+from xraytune.lease import LeaseHeldError, hold, take_ownership
 from xraytune.pipeline.prepare import prepare
 from xraytune.records import Compute, EpochRecord, TrialResult
 from xraytune.search.study import StudyFolder, create_study
@@ -246,7 +246,7 @@ def test_a_process_ends_itself_when_its_trial_runs_elsewhere(study: StudyFolder,
     process = process_of(study, number)
     if was_asleep:
         process.send_signal(signal.SIGSTOP)
-    write_claim(study.trial_path(number) / ".claim")
+    take_ownership(study.trial_path(number) / ".claim")
     process.send_signal(signal.SIGCONT)
     process.communicate()
 
@@ -256,7 +256,7 @@ def test_a_process_ends_itself_when_its_trial_runs_elsewhere(study: StudyFolder,
 
 def test_a_process_ends_itself_when_another_search_holds_the_study(study: StudyFolder) -> None:
     process = process_of(study, 4)
-    with held(study.lock_path):
+    with hold(study.lock_path):
         process.communicate()
 
     assert process.returncode == 1
@@ -288,9 +288,9 @@ def test_each_write_of_a_worker_looks_first_whether_the_trial_is_still_its_own(
     worker = TrialWorker(job(study, 6))
     worker.step()
     checkpoint = (study.trial_path(6) / "checkpoint" / "checkpoint.pt").read_bytes()
-    write_claim(study.trial_path(6) / ".claim")
+    take_ownership(study.trial_path(6) / ".claim")
 
-    with pytest.raises(HeldError):
+    with pytest.raises(LeaseHeldError):
         worker.step()
 
     worker.close()

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from xraytune.classifier.weights import put_tensors, read_weights
+from xraytune.classifier.weights import load_tensors, read_weights
 from xraytune.config.backbone_names import BACKBONES, is_of_torchvision
 from xraytune.errors import ConfigError, MachineError, Problem
 
@@ -66,7 +66,7 @@ def build_backbone(name: str, *, weights: Path | None = None, input_channels: in
     if weights is not None:
         _load_weights(network, name, weights, removed)
     if input_channels == 1:
-        take_grey_images(network, name)
+        to_one_channel(network, name)
     return network, feature_count
 
 
@@ -88,7 +88,7 @@ def last_stage_names(backbone: str, network: nn.Module) -> frozenset[str]:
     return frozenset(names[first:])
 
 
-def take_grey_images(network: nn.Module, name: str) -> None:
+def to_one_channel(network: nn.Module, name: str) -> None:
     """Sum the first convolution's filters over the three input channels, in place.
 
     Raises:
@@ -142,7 +142,7 @@ def _load_weights(network: nn.Module, name: str, path: Path, removed: str) -> No
         is_head = key.partition(".")[0] not in top_level or (removed and key.startswith(f"{removed}."))
         if not is_head and (new_key not in expected or expected[new_key].shape == tensor.shape):
             weights[new_key] = tensor
-    missing, unexpected = put_tensors(network, weights, strict=False)
+    missing, unexpected = load_tensors(network, weights, strict=False)
     # Files from before PyTorch 0.4.1 lack these counters, which are not used.
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
     if missing or unexpected:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from xraytune.classifier.optimizer import Optimizer
-from xraytune.classifier.weights import put_tensors
+from xraytune.classifier.weights import load_tensors
 from xraytune.errors import ArtifactError, Problem
 from xraytune.files import require_file
 from xraytune.records import EpochRecord
@@ -43,7 +43,7 @@ def resume(folder: Path, network: nn.Module, optimizer: Optimizer) -> list[Epoch
     content = _read(folder)
     if content["epochs"]:
         try:
-            put_tensors(network, content["network"])
+            load_tensors(network, content["network"])
             optimizer.load_state_dict(content["optimizer"])
         except UNREADABLE as error:
             what = "this checkpoint is from another network"
@@ -77,6 +77,6 @@ def load_best(folder: Path, network: nn.Module) -> None:
     file = folder / _BEST_NAME
     try:
         require_file(file, "file of tensors")
-        put_tensors(network, load_file(file))
+        load_tensors(network, load_file(file))
     except UNREADABLE as error:
         raise ArtifactError(Problem("the best network is missing or damaged", file, _FIX)) from error

@@ -52,7 +52,7 @@ class Classifier(nn.Module):
         return self
 
 
-class PairWithZero(nn.Module):
+class BinaryLogits(nn.Module):
     """Turn the logit of a single output, [B, 1], into those of two classes, (0, z) [B, 2]."""
 
     def forward(self, z: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ def build_head(parameters: Parameters, feature_count: int, class_count: int, *, 
             hidden, dropout = nn.Linear(feature_count, _VGG16_HIDDEN), nn.Dropout(parameters.dropout)
             layers = [hidden, nn.ReLU(), dropout, nn.Linear(_VGG16_HIDDEN, outputs)]
     if parameters.loss == "bce":
-        layers.append(PairWithZero())
+        layers.append(BinaryLogits())
     elif parameters.head == "vgg16_two_class":
         # As published, with NLL loss. Cross entropy applies log-softmax once more, which changes nothing.
         layers.append(nn.LogSoftmax(dim=1))

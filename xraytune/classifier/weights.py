@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from xraytune.config.backbone_names import WEIGHT_SETS, is_of_torchvision
 from xraytune.errors import ConfigError, MachineError, Problem
-from xraytune.files import explained_disk_errors, is_whole_zip, require_file, sha256_of
+from xraytune.files import explain_disk_errors, is_whole_zip, require_file, sha256_of
 from xraytune.tensors import UNREADABLE
 
 _logger = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def official_urls(backbone: str) -> dict[str, str]:
     return {member.name: member.url for member in get_model_weights(backbone)}
 
 
-def put_tensors(
+def load_tensors(
     network: nn.Module, tensors: Mapping[str, Tensor], *, strict: bool = True
 ) -> tuple[list[str], list[str]]:
     """Load named tensors into a network; return missing and unexpected names.
@@ -120,7 +120,7 @@ def _download(url: str) -> Path:
         _logger.info("downloading %s", url)
         file.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with explained_disk_errors(file):
+            with explain_disk_errors(file):
                 torch.hub.download_url_to_file(url, str(file), _hash_prefix(file), progress=False)
         except (OSError, RuntimeError, http.client.HTTPException) as error:
             fix = f"download {url} elsewhere and pass its folder as --weights-dir, or set weights: none"

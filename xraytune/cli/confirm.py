@@ -15,7 +15,7 @@ from xraytune.cli.options import Address, AsJson, Cache, MovedData, Reason, Stud
 from xraytune.cli.search import log_dashboard, shown_path
 
 if TYPE_CHECKING:
-    from xraytune.confirm.answer import ControlResult, DuplicatePoint, FinalistResult, Gain, RatioPoint
+    from xraytune.confirm.analysis import ControlResult, DuplicatePoint, FinalistResult, Gain, RatioPoint
     from xraytune.confirm.forecast import Forecast, VerdictChances
     from xraytune.confirm.record import Confirmation
     from xraytune.search.messages import Callbacks
@@ -166,7 +166,7 @@ def _likeliest(chances: VerdictChances) -> Cell:
 
 def show_verdict(found: Confirmation) -> None:
     """Print the verdict, the comparisons behind it, and where it is written."""
-    from xraytune.confirm.answer import RATIO_CAVEAT
+    from xraytune.confirm.analysis import RATIO_CAVEAT
 
     first = found.finalists[0]
     head = "exploratory: " if found.exploratory else ""

@@ -15,7 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from xraytune.cli import confirm, console, data, gan, getting_started, model, search, space, study
 from xraytune.errors import INTERRUPTED_EXIT_CODE, MachineError, XraytuneError
-from xraytune.files import explained_disk_errors
+from xraytune.files import explain_disk_errors
 from xraytune.limits import likely_shortage, shortage
 
 _START, _SEARCH, _MODEL = "Getting started", "Search", "Final model"
@@ -48,7 +48,7 @@ class Command(TyperCommand):
             typer.Exit: With the exit code of the error.
         """
         try:
-            with explained_disk_errors(Path()):
+            with explain_disk_errors(Path()):
                 return super().invoke(ctx)
         except (typer.Exit, typer.BadParameter, BrokenPipeError):  # handled by typer
             raise

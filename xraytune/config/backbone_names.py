@@ -54,7 +54,7 @@ def is_of_torchvision(backbone: str) -> bool:
     return backbone != "small_cnn" and not BACKBONES.has(backbone)
 
 
-def size_refusal(backbone: str, image_size_px: int) -> tuple[str, str] | None:
+def size_problem(backbone: str, image_size_px: int) -> tuple[str, str] | None:
     """Return why a backbone cannot take square images of this size, and the fix; None if it can."""
     only, smallest = _ONLY_SIZE_PX.get(backbone, image_size_px), _SMALLEST_SIZE_PX.get(backbone, 0)
     if BACKBONES.has(backbone):

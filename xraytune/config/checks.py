@@ -12,12 +12,12 @@ from graphlib import CycleError, TopologicalSorter
 
 from pydantic import ValidationError
 
-from xraytune.config.backbone_names import WEIGHT_SETS, size_refusal
+from xraytune.config.backbone_names import WEIGHT_SETS, size_problem
 from xraytune.config.document import Problems
 from xraytune.config.domains import Choices
 from xraytune.config.fields import parameter_fields, parameters_from
 from xraytune.config.grammar import ROOT, Declaration, join_conditions
-from xraytune.config.messages import explain, group_regex_refusal, nearest
+from xraytune.config.messages import explain, group_regex_problem, nearest
 from xraytune.config.settings import RULES_READ, USED_ONLY_BY, Settings
 from xraytune.config.space import Condition, ParameterSpec, Point, corner_points, family_of
 
@@ -158,7 +158,7 @@ def _check_against_settings(
 ) -> None:
     """Check image sizes, classes, weight names and the regular expression for patients."""
     data = settings.data
-    if data.split.group_regex is not None and (refusal := group_regex_refusal(data.split.group_regex)):
+    if data.split.group_regex is not None and (refusal := group_regex_problem(data.split.group_regex)):
         what, fix = refusal
         problems.add(("data", "split", "group_regex"), f"data.split.group_regex: {what}", fix)
     checked = ("backbone", "weights", "loss", "gan.image_size")
@@ -167,7 +167,7 @@ def _check_against_settings(
         refusal = None
         match name, value:
             case "backbone", _:
-                refusal = size_refusal(str(value), data.image_size)
+                refusal = size_problem(str(value), data.image_size)
             case "weights", str() if value.startswith("IMAGENET1K_") and value not in WEIGHT_SETS:
                 refusal = f"weights: torchvision has no set '{value}'", nearest(value, WEIGHT_SETS)
             case "loss", "bce" if data.classes == "three":

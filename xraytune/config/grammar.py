@@ -13,7 +13,7 @@ from xraytune.config.document import Document, KeyPath, Problems, RejectedError
 from xraytune.config.domains import Choices, Domain, FloatRange, IntRange, Value
 from xraytune.config.fields import BLOCKS, ParameterField, parameter_fields
 from xraytune.config.messages import nearest, shown
-from xraytune.config.resolved import absolute_path, is_path
+from xraytune.config.paths import absolute_path, is_path
 from xraytune.config.space import COMPARISONS, Condition, ParameterSpec
 from xraytune.records import Json
 
@@ -255,8 +255,10 @@ class _SpecReader:
     def _range(self, content: dict[str, Json]) -> Domain:
         if not self.field.is_ordered:
             names = list(map(str, self.field.choices))
-            listed = ", ".join(names if 0 < len(names) <= _CHOICES_SHOWN else [*names[:_CHOICES_SHOWN], "..."])
-            self._reject("min", "its values have no order, so min and max do not apply", f"write values: [{listed}]")
+            join_names = ", ".join(names if 0 < len(names) <= _CHOICES_SHOWN else [*names[:_CHOICES_SHOWN], "..."])
+            self._reject(
+                "min", "its values have no order, so min and max do not apply", f"write values: [{join_names}]"
+            )
         for bound in ("min", "max"):
             if bound not in content:
                 self._reject((), f"has no {bound}", f"write {bound}: too")

@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 from xraytune.config.document import KeyPath, Problems, dotted, with_value
 from xraytune.config.fields import parameter_fields
 from xraytune.config.messages import choices_of, explain, nearest, shown
-from xraytune.config.resolved import absolute_path
+from xraytune.config.paths import absolute_path
 from xraytune.config.settings import OBJECTIVE_METRIC, Model, Settings
 
 BESIDE_SETTINGS = ("parameters", "points_to_evaluate")

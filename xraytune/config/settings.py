@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from xraytune.config.backbone_names import BACKBONES, BackboneName, is_of_torchvision
 from xraytune.config.extensions import Extensions
-from xraytune.config.resolved import FilePath, WeightsName
+from xraytune.config.paths import FilePath, WeightsName
 from xraytune.records import Json
 
 Count = Annotated[int, Field(ge=1)]

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 from xraytune.config.document import write_yaml
 from xraytune.config.domains import Choices, Domain, Suggester, Value
 from xraytune.config.fields import parameter_fields, parameters_from
-from xraytune.config.resolved import relative_value
+from xraytune.config.paths import relative_value
 from xraytune.config.settings import Experiment, Parameters, Settings
 from xraytune.errors import ConfigError, Problem
 from xraytune.records import Json
@@ -57,10 +57,10 @@ class Condition:
     def joined(self, other: Condition) -> Condition:
         """Return the conjunction with another condition on the same parameter."""
         limits = tuple(sorted({*self.limits, *other.limits}))
-        listed = self.one_of if self.one_of is not None else other.one_of
-        if listed is None:
+        join_names = self.one_of if self.one_of is not None else other.one_of
+        if join_names is None:
             return Condition(parameter=self.parameter, limits=limits)
-        accepted = tuple(value for value in listed if all(c.holds({self.parameter: value}) for c in (self, other)))
+        accepted = tuple(value for value in join_names if all(c.holds({self.parameter: value}) for c in (self, other)))
         return Condition(parameter=self.parameter, one_of=accepted)
 
     def spec(self) -> Json:

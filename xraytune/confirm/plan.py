@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import NonNegativeInt, ValidationError
 
 from xraytune.config.fields import flat_values, parameters_from
-from xraytune.config.resolved import absolute_path, is_path, relative_path
+from xraytune.config.paths import absolute_path, is_path, relative_path
 from xraytune.config.settings import Model, Parameters
 from xraytune.config.space import Space
 from xraytune.errors import Problem, StudyError
@@ -233,7 +233,7 @@ def matched_control(finalist: FinishedTrial, source: str, resolution_px: int | N
     return Arm(name=name, role="matched", parameters=parameters, trial=finalist.name, resolution_px=resolution_px)
 
 
-def is_of(parameters: Parameters, control: str) -> bool:
+def belongs_to_control(parameters: Parameters, control: str) -> bool:
     """Return whether settings belong to a tuned control's arm: `real_only`, `classical` or (classical) `duplicate`."""
     if control == "duplicate":
         return parameters.source == "duplicate"
@@ -248,7 +248,7 @@ def missing_trials(sampled: Sequence[Parameters], finalists: Iterable[FinishedTr
     """
     sources = {finalist.parameters.source for finalist in finalists}
     wanted = max(sum(parameters.source == source for parameters in sampled) for source in sources)
-    return max(0, wanted - sum(is_of(parameters, control) for parameters in sampled))
+    return max(0, wanted - sum(belongs_to_control(parameters, control) for parameters in sampled))
 
 
 def draw_control(space: Space, control: str, count: int, known: Iterable[Parameters]) -> tuple[Parameters, ...]:
@@ -260,7 +260,7 @@ def draw_control(space: Space, control: str, count: int, known: Iterable[Paramet
     seen, sampled = set(known), list[Parameters]()
     seed = derive_seed(space.settings.seed, "confirm", "top up", control) % 2**32
     for parameters in islice(random_parameters(space, seed), _DRAWS if count else 0):
-        if is_of(parameters, control) and parameters not in seen:
+        if belongs_to_control(parameters, control) and parameters not in seen:
             seen.add(parameters)
             sampled.append(parameters)
             if len(sampled) == count:
@@ -270,7 +270,9 @@ def draw_control(space: Space, control: str, count: int, known: Iterable[Paramet
 
 def tuned_control(trials: Iterable[FinishedTrial], control: str) -> Arm | None:
     """Return the best complete trial of a control's arm by val-B, if there is one."""
-    complete = (trial for trial in trials if trial.status == "complete" and is_of(trial.parameters, control))
+    complete = (
+        trial for trial in trials if trial.status == "complete" and belongs_to_control(trial.parameters, control)
+    )
     best = max(complete, key=lambda trial: trial.val_b_auroc, default=None)
     if best is None:
         return None

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic_core import to_jsonable_python
 
-from xraytune.confirm.answer import RATIO_CAVEAT, ControlResult, FinalistResult, RatioPoint
+from xraytune.confirm.analysis import RATIO_CAVEAT, ControlResult, FinalistResult, RatioPoint
 from xraytune.confirm.forecast import Forecast, VerdictChances
 from xraytune.confirm.plan import VERDICT_FILE
 from xraytune.confirm.verdict import can_show_harm

@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 from xraytune.compute import pin, require_device
 from xraytune.config.settings import Parameters
-from xraytune.confirm.answer import EvaluationSet, forecast_verdict, judge_finalists, ratio_response
+from xraytune.confirm.analysis import EvaluationSet, forecast_verdict, judge_finalists, ratio_response
 from xraytune.confirm.forecast import Forecast
 from xraytune.confirm.plan import (
     CONFIRM_FOLDER,
@@ -35,14 +35,14 @@ from xraytune.confirm.scoring import (
     find_test,
     has_any_scores,
     has_scores,
-    open_test,
+    load_test_images,
     require_scored_test,
     score,
     scoring_compute,
 )
 from xraytune.confirm.training import Training
 from xraytune.files import require_writable, write_json
-from xraytune.pipeline.prepare import require_pixels
+from xraytune.pipeline.prepare import restore_pixels
 from xraytune.pipeline.training_set import ImageSource, side_images
 from xraytune.records import Compute, Json
 from xraytune.search.asha import rungs_of
@@ -133,7 +133,7 @@ def confirm(
         prepared = folder.prepared()
         extra = sorted({one.folder.path for one in compared if one.folder})
         sealed = find_test(space.settings.data, prepared, test, extra=extra, on_progress=callbacks.on_progress)
-        require_pixels(space.settings, prepared, cache, on_progress=callbacks.on_progress)
+        restore_pixels(space.settings, prepared, cache, on_progress=callbacks.on_progress)
         require_same_inputs(folder, read_inputs(inputs_of_trials(compared), space.settings, prepared, cache))
         runner = Runner(
             folder,
@@ -200,8 +200,8 @@ def _judge(training: Training, plan: Plan, sealed: SealedTest, reason: str, on_f
                 order=sealed.order,
                 runs=len(of_test),
             )
-        plan = training.opened_after(plan, accesses_before(training.folder.path, sealed.fingerprint))
-        group = open_test(sealed, prepared, training.cache, on_progress=training.callbacks.on_progress)
+        plan = training.mark_earlier_access(plan, accesses_before(training.folder.path, sealed.fingerprint))
+        group = load_test_images(sealed, prepared, training.cache, on_progress=training.callbacks.on_progress)
         _score(training, compute, TEST, of_test, group)
     return Confirmation(
         study=training.folder.path,

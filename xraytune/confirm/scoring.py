@@ -23,13 +23,13 @@ from xraytune.confirm.plan import Plan
 from xraytune.data.index import ImageFile, content_fingerprint, read_index, read_labelled_folder
 from xraytune.data.patients import PATIENTS_CSV
 from xraytune.data.pixels import open_pixels
-from xraytune.errors import DataError, Problem, StudyError, listed
+from xraytune.errors import DataError, Problem, StudyError, join_names
 from xraytune.files import read_json, require_file, write_bytes, write_json
 from xraytune.metrics.classification import Floats, Labels, require_finite
 from xraytune.pipeline.artifacts import discard
 from xraytune.pipeline.inputs import untrained
-from xraytune.pipeline.known_patients import all_names, known_patients, owners_by_name
 from xraytune.pipeline.prepare import Prepared, missing_images, pixels_inputs, require_unbroken, store_images
+from xraytune.pipeline.shared_patients import patient_aliases, patients_by_file_name, shared_patients
 from xraytune.pipeline.training_set import ImageSource
 from xraytune.records import Compute, Progress, ignore_progress
 from xraytune.search.study import StudyFolder, damage_explained, numeric_releases
@@ -91,7 +91,7 @@ def find_test(
         raise DataError(Problem("the study has no test/ folder", data.path, fix))
     index = read_index(data, on_progress=on_progress)
     if missing := missing_images(prepared, index.images):
-        what = f"{len(missing)} images were changed or removed since the search: {listed(missing)}"
+        what = f"{len(missing)} images were changed or removed since the search: {join_names(missing)}"
         raise StudyError(Problem(what, data.path, "restore them, or start a new study"))
     group_regex = data.split.group_regex
     if test is None:
@@ -100,19 +100,19 @@ def find_test(
             fix = "restore the test images, or start a new study"
             raise StudyError(Problem("the test folder changed since the search", data.path, fix))
     else:
-        known_as = all_names(prepared.images, data.path, group_regex)
+        aliases = patient_aliases(prepared.images, data.path, group_regex)
         if (test / PATIENTS_CSV).is_file():  # it takes precedence over a regular expression for the training set
             group_regex = None
         images = read_labelled_folder(test, prepared.class_names, group_regex=group_regex)
         found = SealedTest(root=test, images=images, fingerprint=content_fingerprint(images))
-        owners = owners_by_name(index.images)
-        known = known_patients(images, test, prepared.images, group_regex=group_regex, known_as=known_as, owners=owners)
+        owners = patients_by_file_name(index.images)
+        known = shared_patients(images, test, prepared.images, group_regex=group_regex, aliases=aliases, owners=owners)
         _refuse_known(known, found, _REMOVE)
-    owners = owners_by_name([*index.images, *found.images])
+    owners = patients_by_file_name([*index.images, *found.images])
     for folder in extra:
         images = read_labelled_folder(folder, prepared.class_names)
-        known_as = all_names(images, folder, data.split.group_regex, owners)
-        known = known_patients(found.images, found.root, images, group_regex=group_regex, known_as=known_as)
+        aliases = patient_aliases(images, folder, data.split.group_regex, owners)
+        known = shared_patients(found.images, found.root, images, group_regex=group_regex, aliases=aliases)
         # The study's own test folder must not change.
         _refuse_known(known, found, f"start a new search without them in {folder}" if test is None else _REMOVE)
     _require_patients(prepared, found)
@@ -121,7 +121,7 @@ def find_test(
 
 def _refuse_known(patients: Collection[str], found: SealedTest, fix: str) -> None:
     if known := [image.file for image in found.images if image.patient in patients]:
-        what = f"{len(known)} test images belong to patients used for training or validation: {listed(known)}"
+        what = f"{len(known)} test images belong to patients used for training or validation: {join_names(known)}"
         raise DataError(Problem(what, found.root, f"{fix}: results on patients seen in training are biased"))
 
 
@@ -153,7 +153,7 @@ def require_scored_test(sealed: SealedTest, log: Path) -> None:
         raise StudyError(Problem(what, sealed.root, "restore their names, or move confirm/ away to start from scratch"))
 
 
-def open_test(
+def load_test_images(
     sealed: SealedTest, prepared: Prepared, cache: Path, *, on_progress: Progress = ignore_progress
 ) -> ImageSource:
     """Decode the test images, none of which may be broken. Log the access to the test set first."""

@@ -20,10 +20,10 @@ from xraytune.confirm.plan import (
     Arm,
     FinishedTrial,
     Plan,
+    belongs_to_control,
     choose_finalists,
     draw_control,
     finalist_arm,
-    is_of,
     matched_control,
     missing_trials,
     pruned_to_finish,
@@ -41,7 +41,7 @@ from xraytune.confirm.runs import (
     run_label,
     to_its_last_step,
 )
-from xraytune.errors import DataError, Problem, StudyError, TrialError, listed
+from xraytune.errors import DataError, Problem, StudyError, TrialError, join_names
 from xraytune.files import read_json, write_json
 from xraytune.pipeline.extra_folder import require_enough, store_folder
 from xraytune.pipeline.prepare import Prepared, write_prepared
@@ -117,7 +117,7 @@ class Training:
         """
         plan = read_plan(self.runs_folder.path)
         if plan is None:
-            plan = self.opened_after(self._new_plan(searched, rungs, finalists), earlier_accesses)
+            plan = self.mark_earlier_access(self._new_plan(searched, rungs, finalists), earlier_accesses)
         plan = self._with_seeds(plan, gan_seeds)
         runs = [
             Run(
@@ -130,7 +130,7 @@ class Training:
         self._run(self.runs_folder, runs, "replicates")
         return plan
 
-    def opened_after(self, plan: Plan, earlier: Sequence[TestAccess]) -> Plan:
+    def mark_earlier_access(self, plan: Plan, earlier: Sequence[TestAccess]) -> Plan:
         """Make a plan exploratory if the test folder was accessed before this confirmation scored it, and write it."""
         if not earlier or plan.exploratory:
             return plan
@@ -257,7 +257,9 @@ class Training:
         for control in self.settings.confirm.controls.tuned:
             missing = missing_trials(sampled, finalists, control)
             further = draw_control(self.space, control, missing, sampled)
-            if len(further) < missing and (further or any(is_of(parameters, control) for parameters in sampled)):
+            if len(further) < missing and (
+                further or any(belongs_to_control(parameters, control) for parameters in sampled)
+            ):
                 notes.append(f"the space has only {len(further)} of {missing} further settings of the arm {control}")
             drawn += further
         trials = [
@@ -271,7 +273,7 @@ class Training:
         controls = self.settings.confirm.controls.tuned
         unfinished: list[FinishedTrial] = []
         for control in controls:
-            for trial in pruned_to_finish(trials, partial(is_of, control=control), 1):
+            for trial in pruned_to_finish(trials, partial(belongs_to_control, control=control), 1):
                 notes.append(
                     f"ASHA pruned all trials of the arm {control}; {trial.name} got furthest and was trained to the end"
                 )
@@ -282,7 +284,7 @@ class Training:
             if arm := tuned_control(trials, control):
                 tuned.append(arm)
             else:
-                had_one = any(is_of(trial.parameters, control) for trial in trials)
+                had_one = any(belongs_to_control(trial.parameters, control) for trial in trials)
                 why = f"all trials of the arm {control} failed" if had_one else f"the space has no {control} arm"
                 notes.append(f"{why}, so it has no tuned control")
         return tuned
@@ -293,7 +295,7 @@ def _require_controls(finalists: Sequence[FinishedTrial], arms: Sequence[Arm], s
         return
     compared = {arm.trial for arm in arms if arm.role == "matched"}
     if alone := [finalist.name for finalist in finalists if finalist.name not in compared]:
-        what = f"there is no control to compare {listed(alone)} with, neither matched nor tuned"
+        what = f"there is no control to compare {join_names(alone)} with, neither matched nor tuned"
         fix = (
             "start a search with `none` in confirm.controls.matched, or with trials of an arm in confirm.controls.tuned"
         )

@@ -51,12 +51,12 @@ class SquareImage:
     Attributes:
         pixels: S times S bytes of grey, row by row.
         kind: Format and depth of the file, such as `PNG 16-bit` or `PNG 16-bit with 12-bit content`.
-        is_oddly_deep: Whether the file has more bits than its content.
+        has_unused_bits: Whether the file has more bits than its content.
     """
 
     pixels: bytes
     kind: str
-    is_oddly_deep: bool
+    has_unused_bits: bool
 
 
 Block: TypeAlias = list[SquareImage | BrokenImage]
@@ -120,7 +120,7 @@ def _read(path: str, image_size_px: int) -> GreyImage:
 
 def _square(grey: GreyImage, small: Image.Image) -> SquareImage:
     kind = grey.kind if grey.content_bits is None else f"{grey.kind} with {grey.content_bits}-bit content"
-    return SquareImage(pixels=small.tobytes(), kind=kind, is_oddly_deep=grey.content_bits is not None)
+    return SquareImage(pixels=small.tobytes(), kind=kind, has_unused_bits=grey.content_bits is not None)
 
 
 def _box(grey: GreyImage, image_size_px: int, resize: Resize) -> _Box:
@@ -287,7 +287,7 @@ def _serve(root: str, image_size_px: int, resize: Resize) -> None:
         images = [
             {"file": image.file, "reason": image.reason}
             if isinstance(image, BrokenImage)
-            else {"kind": image.kind, "is_oddly_deep": image.is_oddly_deep, "size": len(image.pixels)}
+            else {"kind": image.kind, "is_oddly_deep": image.has_unused_bits, "size": len(image.pixels)}
             for image in block
         ]
         pixels = b"".join(image.pixels for image in block if isinstance(image, SquareImage))

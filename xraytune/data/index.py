@@ -37,14 +37,14 @@ from xraytune.data.patients import (
     PatientTable,
     ambiguity_problems,
     find_table,
-    found_by,
     given_patients,
     join_identical,
+    match_patients,
     name_patients,
     patient_of,
     require_group,
 )
-from xraytune.errors import DataError, Problem, listed
+from xraytune.errors import DataError, Problem, join_names
 from xraytune.files import read_bytes
 from xraytune.records import Progress, ignore_progress
 
@@ -207,7 +207,7 @@ def data_folder_of(part: Path, group_regex: str | None) -> Path | None:
         return None
     files = [f"{part.name}/{image.relative_to(part).as_posix()}" for image in list_images(part)]
     if table is None:
-        return whole if group_regex and len(found_by(group_regex, files)) == len(files) else None
+        return whole if group_regex and len(match_patients(group_regex, files)) == len(files) else None
     if not all(table.names(file) for file in files):
         return None
     if not table.patients.keys() >= set(files):  # a bare name must belong to one file only, in all parts
@@ -308,7 +308,7 @@ def _same_name_problems(root: Path, images: Iterable[Path]) -> list[Problem]:
         return []
     count = "two files have the same name" if len(same) == 1 else f"{len(same)} names belong to several files"
     fix = f"remove or rename one of them, or list the patients in {PATIENTS_CSV}"
-    return [Problem(f"{count}: {listed(same)}", root, fix)]
+    return [Problem(f"{count}: {join_names(same)}", root, fix)]
 
 
 def _positive_problems(positive: str | None, class_names: Sequence[str]) -> list[Problem]:
@@ -343,7 +343,7 @@ def _shared_patients_problems(root: Path, training: Sequence[ImageFile], test: S
     ]
     if not shared:
         return []
-    what = f"{len(shared)} patients are both in training and in test: {listed(shared)}"
+    what = f"{len(shared)} patients are both in training and in test: {join_names(shared)}"
     fix = "move all images of a patient to one side: scores on training patients are biased"
     return [Problem(what, root, fix)]
 
@@ -356,7 +356,7 @@ def _layout_warnings(root: Path, folders: Mapping[str, Path]) -> list[str]:
         found.append(f"{root}: val/ is merged into the training images, and without test/ no images are held out")
     others = [folder.name for folder in subfolders(root) if folder not in folders.values()]
     if others:
-        found.append(f"{root}: folders next to train/ are ignored: {listed(others)}")
+        found.append(f"{root}: folders next to train/ are ignored: {join_names(others)}")
     return found
 
 
@@ -370,4 +370,4 @@ def _contradiction_warnings(images: Sequence[ImageFile]) -> list[str]:
         for same in by_content.values()
         if len({image.label for image in same}) > 1
     ]
-    return [f"the same image is in two classes: {listed(both, 3)}"] if both else []
+    return [f"the same image is in two classes: {join_names(both, 3)}"] if both else []

@@ -86,7 +86,7 @@ def inspect_index(index: ImageIndex, *, on_progress: Progress = ignore_progress)
     looks = list(_looks(index, on_progress))
     usable = [look for look in looks[: len(index.images)] if isinstance(look, _Look)]
     compared = [look for look in looks if isinstance(look, _Look)]
-    oddly_deep = {look.image.file: look.kind for look in usable if look.is_oddly_deep}
+    oddly_deep = {look.image.file: look.kind for look in usable if look.has_unused_bits}
     auroc = shortcut_auroc([look.image for look in usable], [look.mean_grey for look in usable])
     sized = [image for image in index.images if image.width_px] or list(index.images)
     per_patient = Counter(image.patient for image in index.images).values()
@@ -122,7 +122,7 @@ class _Look:
 
     image: ImageFile
     kind: str
-    is_oddly_deep: bool
+    has_unused_bits: bool
     mean_grey: float
     hash: NDArray[np.uint64]
 
@@ -140,7 +140,7 @@ def _looks(index: ImageIndex, on_progress: Progress) -> Iterator[_Look | BrokenI
         yield _Look(
             image=image,
             kind=square.kind,
-            is_oddly_deep=square.is_oddly_deep,
+            has_unused_bits=square.has_unused_bits,
             mean_grey=float(pixels.mean()),
             hash=perceptual_hash(pixels),
         )

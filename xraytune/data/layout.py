@@ -18,7 +18,7 @@ from typing import Literal, NoReturn
 from xraytune.data.dicom import require_pydicom
 from xraytune.data.formats import is_dicom
 from xraytune.data.patients import PATIENTS_CSV, PatientTable, ambiguity_problems, patient_of
-from xraytune.errors import DataError, Problem, listed
+from xraytune.errors import DataError, Problem, join_names
 
 BINARY_CLASSES = ("NORMAL", "PNEUMONIA")
 THREE_CLASSES = ("normal", "bacterial", "viral")
@@ -168,7 +168,7 @@ def read_part(folder: Path, root: Path, class_names: Sequence[str], table: Patie
     if table is not None:  # a class by a name that several images share would contradict the folders of some
         problems = ambiguity_problems(table, [image.relative_to(root).as_posix() for image in images]) or problems
     if loose:
-        ignored = f"{folder}: images outside of class folders are ignored: {len(loose)} ({listed(loose, 3)})"
+        ignored = f"{folder}: images outside of class folders are ignored: {len(loose)} ({join_names(loose, 3)})"
         warnings = (ignored, *warnings)
     return Part(
         folder=folder,
@@ -186,10 +186,10 @@ def _unknown_class(
     folder: Path, files: Sequence[str], class_names: Sequence[str], table: PatientTable | None
 ) -> Problem:
     if tuple(class_names) == THREE_CLASSES and folder.name.casefold() == "pneumonia":
-        what = f"file names that do not say bacterial or viral: {len(files)} ({listed(files)})"
+        what = f"file names that do not say bacterial or viral: {len(files)} ({join_names(files)})"
         return Problem(what, folder, "name them like person1_bacteria_1.jpeg, or set data.classes: binary")
     if table is not None and table.classes:
-        what = f"{len(files)} images have no class, neither in {PATIENTS_CSV} nor by their folder: {listed(files)}"
+        what = f"{len(files)} images have no class, neither in {PATIENTS_CSV} nor by their folder: {join_names(files)}"
         return Problem(what, folder, "fill in the column class")
     what = f"this folder is not one of the classes {', '.join(class_names)}"
     return Problem(what, folder, f"{_AUTO}, or move the folder away")
@@ -204,7 +204,7 @@ def differing_classes_problems(root: Path, parts: Mapping[str, Part], class_name
             continue
         lacks = name == "test" and set(part.labels.values()) != set(range(len(class_names)))
         if part.class_folders and train.class_folders and (part.problems or lacks):
-            have = f"train/ has {listed(train.class_folders)}; {name}/ has {listed(part.class_folders)}"
+            have = f"train/ has {join_names(train.class_folders)}; {name}/ has {join_names(part.class_folders)}"
             fix = "give both the same class folders"
             return [Problem(f"the class folders of train/ and {name}/ differ: {have}", root, fix)]
     return []
@@ -215,7 +215,9 @@ def empty_class_problems(folder: Path, class_names: Sequence[str], labels: Mappi
     present = set(labels.values())
     folders = [each.name for each in subfolders(folder)]
     if not present:
-        what = f"no images of the classes {', '.join(class_names)}; class folders found: {listed(folders) or 'none'}"
+        what = (
+            f"no images of the classes {', '.join(class_names)}; class folders found: {join_names(folders) or 'none'}"
+        )
         return [Problem(what, folder, f"{_ADD_IMAGES.format('there')}; or {_AUTO}")]
     why = "" if folders else ": there are no class folders, and no file name or table gives an image this class"
     above = "" if folders else "; or give the parent folder, if it holds the class folders"
@@ -315,7 +317,7 @@ def _refuse_unwritable_names(folder: Path, images: Sequence[Path]) -> None:
     shown = [os.fsencode(name).decode(errors="replace") for name in names]
     bad = [text for name, text in zip(names, shown, strict=True) if name != text]
     if bad:
-        raise DataError(Problem(f"file names that are not UTF-8: {listed(bad)}", folder, "rename the files"))
+        raise DataError(Problem(f"file names that are not UTF-8: {join_names(bad)}", folder, "rename the files"))
 
 
 def _refuse_unreadable(error: OSError) -> NoReturn:

@@ -19,8 +19,8 @@ from types import MappingProxyType
 
 import regex
 
-from xraytune.config.messages import group_regex_refusal
-from xraytune.errors import ConfigError, DataError, Problem, SourceLine, listed
+from xraytune.config.messages import group_regex_problem
+from xraytune.errors import ConfigError, DataError, Problem, SourceLine, join_names
 from xraytune.files import cell_path, cell_text, require_file
 
 PATIENTS_CSV = "patients.csv"
@@ -83,7 +83,7 @@ def find_table(root: Path) -> PatientTable | None:
 
 def require_group(group_regex: str | None) -> None:
     """Raise ConfigError if an expression is not a regular expression with a group."""
-    if group_regex is not None and (refusal := group_regex_refusal(group_regex)):
+    if group_regex is not None and (refusal := group_regex_problem(group_regex)):
         what, fix = refusal
         raise ConfigError(Problem(what, _GROUP_REGEX, fix))
 
@@ -111,7 +111,7 @@ def name_patients(
     found = {file: headers.get(file) or patient_of(file) for file in files}
     unknown = [file for file, patient in found.items() if patient is None]
     warning = (
-        f"{len(unknown)} of {len(files)} file names do not identify the patient ({listed(unknown, 3)}): each of these files "
+        f"{len(unknown)} of {len(files)} file names do not identify the patient ({join_names(unknown, 3)}): each of them "
         "counts as a patient of its own. If a patient has several images, they may be in both training and validation, "
         f"and scores are optimistically biased; give {PATIENTS_CSV} (file,patient) or {_GROUP_REGEX}"
     )
@@ -139,19 +139,19 @@ def given_patients(files: Sequence[str], table: PatientTable | None, group_regex
         where: Path | str = table.path
         what, fix = "images have no row", "add a row file,patient for each of them"
     elif group_regex is not None:
-        patients = found_by(group_regex, files)
+        patients = match_patients(group_regex, files)
         what, where = "paths have no match", _GROUP_REGEX
         fix = f"correct the expression, or list the patients in {PATIENTS_CSV}"
     else:
         return None
     if missing := [file for file in files if file not in patients]:
-        raise DataError(Problem(f"{len(missing)} of {len(files)} {what}: {listed(missing)}", where, fix))
+        raise DataError(Problem(f"{len(missing)} of {len(files)} {what}: {join_names(missing)}", where, fix))
     if group_regex is not None and (ambiguous := _ambiguous_groups(group_regex, files)):
         fix = (
             "if these are different patients, include the folders in its group, such as (.+/[0-9]+); "
             f"if not, list the patients in {PATIENTS_CSV} instead"
         )
-        what = f"it assigns one patient to files of the same name in several folders: {listed(ambiguous)}"
+        what = f"it assigns one patient to files of the same name in several folders: {join_names(ambiguous)}"
         raise DataError(Problem(what, _GROUP_REGEX, fix))
     return patients
 
@@ -169,15 +169,15 @@ def ambiguity_problems(table: PatientTable, files: Collection[str]) -> list[Prob
         if (name := PurePosixPath(file).name) in table.patients and name not in paths:
             by_name[name].append(file)
     if twice := [f"{file} (also as {name})" for name, own in by_name.items() for file in own if file in table.patients]:
-        what = f"{len(twice)} images have two rows, one by path and one by name: {listed(twice)}"
+        what = f"{len(twice)} images have two rows, one by path and one by name: {join_names(twice)}"
         return [Problem(what, table.path, "keep one of the two rows")]
-    if several := [f"{name} ({listed(own, 3)})" for name, own in by_name.items() if len(own) > 1]:
+    if several := [f"{name} ({join_names(own, 3)})" for name, own in by_name.items() if len(own) > 1]:
         fix = "write their paths below the data folder into the table"
-        return [Problem(f"names that belong to several files: {listed(several)}", table.path, fix)]
+        return [Problem(f"names that belong to several files: {join_names(several)}", table.path, fix)]
     return []
 
 
-def found_by(group_regex: str, files: Collection[str]) -> dict[str, str]:
+def match_patients(group_regex: str, files: Collection[str]) -> dict[str, str]:
     """Return the patients that an expression finds in the paths of files; files without a match are left out.
 
     Raises:
@@ -211,7 +211,7 @@ def _ambiguous_groups(group_regex: str, files: Sequence[str]) -> list[str]:
         if match.start(1) >= len(file) - len(path.name):
             same[match[1], path.stem.casefold()].append(path)
     return [
-        f"{patient} ({listed([str(path) for path in paths], 3)})"
+        f"{patient} ({join_names([str(path) for path in paths], 3)})"
         for (patient, _), paths in same.items()
         if len({path.parent for path in paths}) > 1
     ]

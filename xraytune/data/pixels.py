@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xraytune.data.decoding import BrokenImage, Resize, SquareImage, decode_blocks, decode_file
-from xraytune.errors import DataError, Problem, listed
+from xraytune.errors import DataError, Problem, join_names
 from xraytune.files import read_json, write_json
 from xraytune.records import Progress, ignore_progress
 
@@ -59,7 +59,7 @@ def decode_images(
         if isinstance(image, BrokenImage):
             yield image
             continue
-        if image.is_oddly_deep:
+        if image.has_unused_bits:
             oddly_deep[file] = image.kind
         yield _as_array(image, image_size_px)
     for warning in odd_depth_warnings(oddly_deep):
@@ -86,7 +86,7 @@ def describe_images(
 def odd_depth_warnings(kinds: Mapping[str, str]) -> tuple[str, ...]:
     """Return one warning for each kind of file that has more bits than its content; `kinds` by file."""
     return tuple(
-        f"{len(files)} {'file is' if len(files) == 1 else 'files are'} {kind} ({listed(files, 3)}): read at that depth, "
+        f"{len(files)} {'file is' if len(files) == 1 else 'files are'} {kind} ({join_names(files, 3)}): read at that depth, "
         "or the image would be black"
         for kind in sorted(set(kinds.values()))
         for files in [[file for file, own in kinds.items() if own == kind]]

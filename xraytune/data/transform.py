@@ -70,7 +70,7 @@ _LARGEST = Strengths(rotate=180, shift=0.5, zoom=0.5, shear=45, contrast=0.9, el
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Drawn:
+class TransformParameters:
     """The random parameters of one copy: clockwise rotation, shifts as shares of the sides, factors of zoom and contrast."""
 
     flip: bool
@@ -85,7 +85,7 @@ class Drawn:
     elastic_seed: int
 
 
-def draw_numbers(strengths: Strengths, file: str, copy: int, seed: int) -> Drawn:
+def sample_parameters(strengths: Strengths, file: str, copy: int, seed: int) -> TransformParameters:
     """Draw the parameters of a copy of `file` (a path below the data folder); copies are numbered from 1.
 
     Strengths only scale the draws: other strengths give the same transformation, weaker or stronger.
@@ -93,7 +93,7 @@ def draw_numbers(strengths: Strengths, file: str, copy: int, seed: int) -> Drawn
     random = numpy_generator(seed, "transform", file, copy)
     flipped = bool(random.random() < 0.5)
     rotate, shift_x, shift_y, zoom, shear_x, shear_y, contrast = random.uniform(-1, 1, 7).tolist()
-    return Drawn(
+    return TransformParameters(
         flip=strengths.flip and flipped,
         rotate_degrees=strengths.rotate * rotate,
         shift_x=strengths.shift * shift_x,
@@ -107,7 +107,7 @@ def draw_numbers(strengths: Strengths, file: str, copy: int, seed: int) -> Drawn
     )
 
 
-def transform_image(pixels: NDArray[np.uint8], drawn: Drawn) -> NDArray[np.uint8]:
+def transform_image(pixels: NDArray[np.uint8], drawn: TransformParameters) -> NDArray[np.uint8]:
     """Transform an image, uint8 [H, W]; areas from outside of it are black, before the contrast changes."""
     import torch
     from torchvision.transforms import InterpolationMode
@@ -134,7 +134,7 @@ def transform_image(pixels: NDArray[np.uint8], drawn: Drawn) -> NDArray[np.uint8
     return changed
 
 
-def _displacements(drawn: Drawn, height: int, width: int) -> NDArray[np.float32]:
+def _displacements(drawn: TransformParameters, height: int, width: int) -> NDArray[np.float32]:
     """Return a smooth random field with zero mean for torchvision's `elastic`, [1, H, W, 2], in units of half a side.
 
     Independent normal numbers on a coarse lattice, with bicubic interpolation. Source: Simard et al. 2003, "Best Practices
@@ -209,7 +209,7 @@ class _Copy:
 
     file: str
     original: ImageFile
-    drawn: Drawn
+    drawn: TransformParameters
 
 
 def transform_folder(
@@ -250,7 +250,7 @@ def transform_folder(
             original = _read_original(index, image)
             if isinstance(original, BrokenImage):
                 return original
-            drawn = {number: draw_numbers(strengths, image.file, number, seed) for number in range(1, copies + 1)}
+            drawn = {number: sample_parameters(strengths, image.file, number, seed) for number in range(1, copies + 1)}
             made = [_Copy(f"{names[image.file]}__t{number}.png", image, each) for number, each in drawn.items()]
             for each in made:
                 pixels = transform_image(original, each.drawn)

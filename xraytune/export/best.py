@@ -16,7 +16,7 @@ from xraytune.config.load import experiment_to_yaml
 from xraytune.config.settings import Experiment, ExportedFrom
 from xraytune.confirm.plan import CONFIRM_FOLDER, TOP_UP_FOLDER, VERDICT_FILE, Arm, read_plan
 from xraytune.confirm.runs import completed_rows
-from xraytune.errors import ConfigError, Problem, StudyError, TrialError, listed
+from xraytune.errors import ConfigError, Problem, StudyError, TrialError, join_names
 from xraytune.files import read_json, require_writable, write_text
 from xraytune.search.journal import Journal
 from xraytune.search.study import StudyFolder
@@ -185,7 +185,7 @@ def _completed(rows: dict[int, Row], trial: int, trial_count: int, study: Path) 
     else:
         what = "has not ended" if trial < trial_count else f"does not exist; the study has {trial_count}, from 0"
     complete = [str(row["number"]) for row in rows.values() if row["status"] == "complete"]
-    fix = f"choose a completed one: {listed(complete) or 'there is none yet'}"
+    fix = f"choose a completed one: {join_names(complete) or 'there is none yet'}"
     raise StudyError(Problem(f"trial {trial}: {what}", study, fix))
 
 

@@ -25,10 +25,10 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from xraytune.classifier.inputs import InputFormat
 from xraytune.classifier.network import Classifier, build_classifier
-from xraytune.classifier.weights import put_tensors
-from xraytune.config.backbone_names import BACKBONES, BackboneName, size_refusal
+from xraytune.classifier.weights import load_tensors
+from xraytune.config.backbone_names import BACKBONES, BackboneName, size_problem
 from xraytune.config.load import experiment_to_yaml, load_space
-from xraytune.config.resolved import absolute_path, relative_path
+from xraytune.config.paths import absolute_path, relative_path
 from xraytune.config.settings import Experiment, HeadName, LossName, Model, Parameters, extensions_of
 from xraytune.errors import ArtifactError, ConfigError, Problem
 from xraytune.files import read_bytes, read_json, sha256_of, write_json, write_text
@@ -118,7 +118,7 @@ class BundleRecord(Model):
             raise ValueError("class_names: needs two or more, one of them positive")
         if self.validation is not None and {*self.validation} != {*names}:
             raise ValueError("validation: needs scores of each class")
-        if form.image_size_px > _LARGEST_SIDE_PX or size_refusal(self.backbone, form.image_size_px):
+        if form.image_size_px > _LARGEST_SIDE_PX or size_problem(self.backbone, form.image_size_px):
             raise ValueError("input_format: unsupported image size")
         if form.resolution_px is not None and form.resolution_px < 1:
             raise ValueError("input_format: invalid resolution")
@@ -177,7 +177,7 @@ class Bundle:
         )
         network = build_classifier(parameters, len(record.class_names), weights=None, seed=0)
         try:
-            put_tensors(network, safetensors.torch.load_file(file))
+            load_tensors(network, safetensors.torch.load_file(file))
         except UNREADABLE as error:
             raise ArtifactError(Problem("the file does not match the network in bundle.json", file, _FIX)) from error
         return network.to(compute.device).eval()

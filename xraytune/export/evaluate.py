@@ -23,9 +23,9 @@ from xraytune.export.bundle import Bundle, open_bundle
 from xraytune.export.predict import predict_images, threshold_of
 from xraytune.files import read_jsonl
 from xraytune.metrics.classification import METRICS, ClassificationMetrics, Floats, classification_metrics
-from xraytune.metrics.intervals import further_figures, patient_bootstrap
+from xraytune.metrics.intervals import extension_metrics, patient_bootstrap
 from xraytune.metrics.shift import Shift, class_samples, shift_from_validation
-from xraytune.pipeline.known_patients import all_names, known_patients, owners_by_name
+from xraytune.pipeline.shared_patients import patient_aliases, patients_by_file_name, shared_patients
 from xraytune.records import Json, Progress, ignore_progress, to_json
 from xraytune.search.study import StudyFolder
 from xraytune.search.test_access import TEST_ACCESS_FILE, accesses, log_test_access, study_logs
@@ -44,7 +44,7 @@ class Evaluation:
         at_half: Metrics at the threshold 0.5; None with three or more classes.
         known_image_count: Images that are copies of the model's training or validation images, or of its folder of extra
             images if that still exists.
-        known_patient_count: Patients of these sets, by the rules of `known_patients`.
+        known_patient_count: Patients of these sets, by the rules of `shared_patients`.
         known_patient_image_count: Their images, including those of `known_image_count`.
         shift: Differences between these scores and those of the validation images; None with three or more classes.
         opened_test: Whether this is the sealed test folder of the model's study.
@@ -128,7 +128,7 @@ def evaluate(
     sampling = {"positive": positive, "replicates": replicates, "seed": _BOOTSTRAP_SEED}
     intervals = patient_bootstrap(labels, probabilities, patients, threshold=threshold, **sampling)
     installed = {name: METRICS.load(name) for name in METRICS.names()}
-    further = further_figures(installed, labels, probabilities, patients, **sampling)
+    further = extension_metrics(installed, labels, probabilities, patients, **sampling)
     fingerprint = content_fingerprint(images)
     is_test = fingerprint == bundle.record.test_fingerprint
     # Logged before any metric can be seen.
@@ -216,11 +216,11 @@ def _known(bundle: Bundle, data: Path, images: Sequence[ImageFile], *, is_test: 
     own, group_regex = bundle.prepared().images, bundle.record.group_regex
     whole = data_folder_of(data, group_regex)
     found = images if whole is None else [replace(one, file=f"{data.resolve().name}/{one.file}") for one in images]
-    known_in = partial(known_patients, found, whole or data, group_regex=group_regex)
-    extra, names = _extra_images(bundle, owners_by_name([*own, *found]))
-    patients = known_in(extra, known_as=names)
+    known_in = partial(shared_patients, found, whole or data, group_regex=group_regex)
+    extra, names = _extra_images(bundle, patients_by_file_name([*own, *found]))
+    patients = known_in(extra, aliases=names)
     if not is_test:  # the search has checked that the sealed test folder shares no patient with training
-        patients |= known_in(own, known_as=_further_names(bundle), owners=owners_by_name(own))
+        patients |= known_in(own, aliases=_further_names(bundle), owners=patients_by_file_name(own))
     return {image.sha256 for image in own} | {image.sha256 for image in extra}, patients
 
 
@@ -228,7 +228,7 @@ def _further_names(bundle: Bundle) -> set[str]:
     """Return the names of the model's patients that only its data folder gives; empty if it can no longer be read."""
     try:
         root = bundle.experiment().settings.data.path
-        return all_names(bundle.prepared().images, root, bundle.record.group_regex)
+        return patient_aliases(bundle.prepared().images, root, bundle.record.group_regex)
     except (ArtifactError, DataError, OSError):
         return set()
 
@@ -240,6 +240,6 @@ def _extra_images(bundle: Bundle, owners: Mapping[str, str]) -> tuple[tuple[Imag
         if folder is None:
             return (), set()
         images = read_labelled_folder(folder.path, bundle.record.class_names)
-        return images, all_names(images, folder.path, bundle.record.group_regex, owners)
+        return images, patient_aliases(images, folder.path, bundle.record.group_regex, owners)
     except (ArtifactError, DataError, MachineError, OSError):
         return (), set()

@@ -19,8 +19,8 @@ from xraytune.classifier.train import TRAINING_STEPS
 from xraytune.compute import pin, require_device
 from xraytune.config.settings import Experiment
 from xraytune.errors import MachineError, Problem, StudyError
-from xraytune.files import explained_disk_errors, make_folder, read_jsonl, require_writable, temporary_name
-from xraytune.pipeline.prepare import require_pixels
+from xraytune.files import explain_disk_errors, make_folder, read_jsonl, require_writable, temporary_name
+from xraytune.pipeline.prepare import restore_pixels
 from xraytune.pipeline.trial import run_trial
 from xraytune.records import EpochRecord, Progress, TrialResult, ignore_progress
 from xraytune.search.inputs import inputs_of_trials, read_inputs, require_same_inputs
@@ -113,7 +113,7 @@ def replay(
     require_device(compute, folder.path)
     inputs = inputs_of_trials([experiment.parameters])
     require_same_inputs(folder, read_inputs(inputs, space.settings, prepared, cache))
-    require_pixels(space.settings, prepared, cache, on_progress=on_progress)
+    restore_pixels(space.settings, prepared, cache, on_progress=on_progress)
     pin(compute)
 
     epochs: list[EpochRecord] = []
@@ -173,7 +173,7 @@ def replay(
 def _temporary_folder(cache: Path) -> Iterator[Path]:
     """A folder for the block; `clean` recognizes its name after a kill."""
     folder = temporary_name(cache / "replay")
-    with explained_disk_errors(folder):
+    with explain_disk_errors(folder):
         make_folder(folder)
     try:
         yield folder

@@ -22,8 +22,8 @@ from xraytune.config.settings import Settings, extensions_of
 from xraytune.config.space import Space
 from xraytune.errors import ArtifactError, Problem
 from xraytune.export.bundle import write_bundle
-from xraytune.files import explained_disk_errors, make_folder, new_folder, require_new, require_writable, sha256_of
-from xraytune.lease import HeldError, held
+from xraytune.files import explain_disk_errors, make_folder, new_folder, require_new, require_writable, sha256_of
+from xraytune.lease import LeaseHeldError, hold
 from xraytune.metrics.threshold import THRESHOLD_RULE, ThresholdRule
 from xraytune.mix.plan import require_extra_images
 from xraytune.pipeline.artifacts import artifact_path, releases
@@ -232,12 +232,12 @@ def _work_folder(
 
 @contextmanager
 def _locked(work: Path) -> Iterator[None]:
-    with explained_disk_errors(work):
+    with explain_disk_errors(work):
         make_folder(work)
     try:
-        with held(work / ".lock"):
+        with hold(work / ".lock"):
             yield
-    except HeldError as error:
+    except LeaseHeldError as error:
         what = f"the same training is already running: {error.owner or 'in another process'}"
         fix = "wait for it, or stop it with Ctrl-C and run the same command again to resume"
         raise ArtifactError(Problem(what, work, fix)) from None

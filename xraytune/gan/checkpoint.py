@@ -36,7 +36,7 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, kw_only=True)
-class Training:
+class TrainingState:
     """A training after `step` steps; the training loop updates it in place.
 
     Attributes:
@@ -58,7 +58,7 @@ class Training:
         return {name: getattr(self, name) for name in names}
 
 
-def new_training(settings: GanSettings, class_count: int, compute: Compute) -> Training:
+def new_training(settings: GanSettings, class_count: int, compute: Compute) -> TrainingState:
     """Initialise both networks from `settings.seed`, on the device."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(settings.seed, "gan", "initial weights"))
@@ -67,7 +67,7 @@ def new_training(settings: GanSettings, class_count: int, compute: Compute) -> T
         network.to(device=compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     # A CUDA graph (gan/step.py) needs the optimizer's step count on the GPU.
     adam = partial(Adam, betas=(settings.beta1, 0.999), fused=True, capturable=compute.device == "cuda")
-    return Training(
+    return TrainingState(
         settings=settings,
         class_count=class_count,
         generator=generator,
@@ -78,7 +78,7 @@ def new_training(settings: GanSettings, class_count: int, compute: Compute) -> T
     )
 
 
-def save_checkpoint(training: Training, images_digest: str, folder: Path) -> None:
+def save_checkpoint(training: TrainingState, images_digest: str, folder: Path) -> None:
     """Write the checkpoint of `folder`, replacing the one before atomically."""
     content = {
         "identity": _identity(training, images_digest),
@@ -90,7 +90,7 @@ def save_checkpoint(training: Training, images_digest: str, folder: Path) -> Non
     save_content(content, folder / CHECKPOINT_NAME)
 
 
-def resume(training: Training, images_digest: str, folder: Path) -> None:
+def resume(training: TrainingState, images_digest: str, folder: Path) -> None:
     """Load the checkpoint of `folder` into a new training; a missing or damaged one leaves it at step 0.
 
     Raises:
@@ -169,7 +169,7 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def _identity(training: Training, images_digest: str) -> str:
+def _identity(training: TrainingState, images_digest: str) -> str:
     """Return all that determines the weights after a given number of steps; so a longer run continues a shorter one."""
     settings = training.settings.model_dump(mode="json", exclude={"steps", *_NOT_OF_TRAINING})
     return json.dumps([settings, training.class_count, images_digest])

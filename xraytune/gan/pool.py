@@ -47,7 +47,7 @@ def generate(generator: Generator, z: Tensor, labels: Tensor, compute: Compute) 
     return np.asarray(pixels.cpu().numpy())
 
 
-def draw_grid(images: NDArray[np.uint8], columns: int) -> Image.Image:
+def image_grid(images: NDArray[np.uint8], columns: int) -> Image.Image:
     """Arrange images [n, S, S] in rows of `columns` on white; the last row may be short."""
     gap = (_GAP_PX, 0)
     cells = np.pad(images, ((0, -len(images) % columns), gap, gap), constant_values=255)

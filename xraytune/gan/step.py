@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from xraytune.compute import autocast
 from xraytune.gan.augment import Augmentation, diff_augment, draw_augmentation
-from xraytune.gan.checkpoint import Training
+from xraytune.gan.checkpoint import TrainingState
 from xraytune.gan.networks import ema_decay, update_ema
 from xraytune.records import Compute
 from xraytune.seeding import derive_seed
@@ -86,7 +86,7 @@ def real_images(pixels: NDArray[np.uint8], labels: NDArray[np.int64], compute: C
     )
 
 
-def draw_step(training: Training, real: RealImages, compute: Compute) -> StepDraws:
+def draw_step(training: TrainingState, real: RealImages, compute: Compute) -> StepDraws:
     """Draw for the next step of a training."""
     settings, step = training.settings, training.step
     batch, device = settings.batch_size, compute.device
@@ -108,7 +108,7 @@ def draw_step(training: Training, real: RealImages, compute: Compute) -> StepDra
     )
 
 
-def train_step(training: Training, real: RealImages, compute: Compute, draws: StepDraws) -> Tensor:
+def train_step(training: TrainingState, real: RealImages, compute: Compute, draws: StepDraws) -> Tensor:
     """Update discriminator, generator and EMA generator once; return [g_loss, d_loss], float32 [2] on the device."""
     settings = training.settings
     images, labels = real.images[draws.rows][:, None].float() / 127.5 - 1, real.labels[draws.rows]
@@ -148,7 +148,7 @@ _WARM_UP_STEPS = 3
 """Before the capture, cuDNN chooses its algorithms and Adam allocates its state."""
 
 
-def replayed(step: Step) -> Step:
+def with_cuda_graph(step: Step) -> Step:
     """Capture `step` as a CUDA graph at its fourth call and replay it from then on. A result lasts until the next call.
 
     Args:

@@ -22,9 +22,9 @@ from torch.nn.utils import get_total_norm
 from xraytune.config.settings import GanSettings
 from xraytune.errors import Problem, TrialError
 from xraytune.files import write_bytes
-from xraytune.gan.checkpoint import Training, new_training, resume, save_checkpoint
-from xraytune.gan.pool import draw_grid, draw_noise, generate, png_bytes
-from xraytune.gan.step import Step, draw_step, real_images, replayed, train_step
+from xraytune.gan.checkpoint import TrainingState, new_training, resume, save_checkpoint
+from xraytune.gan.pool import draw_noise, generate, image_grid, png_bytes
+from xraytune.gan.step import Step, draw_step, real_images, train_step, with_cuda_graph
 from xraytune.records import Compute
 from xraytune.seeding import derive_seed, numpy_generator
 
@@ -74,7 +74,7 @@ def train_gan(
         ConfigError: The checkpoint has other settings, other images or more steps.
         TrialError: A loss or a weight is not finite.
     """
-    pixels = scale_pixels(pixels, settings.image_size)
+    pixels = resize_pixels(pixels, settings.image_size)
     digest = hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()
     training = new_training(settings, class_count, compute)
     resume(training, digest, checkpoint_dir)
@@ -83,7 +83,7 @@ def train_gan(
     real = real_images(pixels, labels, compute)
     step: Step = partial(train_step, training, real, compute)
     if compute.device == "cuda":
-        step = replayed(step)
+        step = with_cuda_graph(step)
 
     while training.step < settings.steps:
         first = training.step
@@ -101,7 +101,7 @@ def train_gan(
         yield GanProgress(step=training.step, steps=settings.steps, g_loss=g_loss, d_loss=d_loss)
 
 
-def scale_pixels(pixels: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:
+def resize_pixels(pixels: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:
     """Resize images [N, h, w] to [N, size_px, size_px] with antialiasing, in batches, since `pixels` may be a memory map."""
     resized = np.empty((len(pixels), size_px, size_px), dtype=np.uint8)
     for start in range(0, len(pixels), _RESIZE_BATCH):
@@ -111,7 +111,7 @@ def scale_pixels(pixels: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:
     return resized
 
 
-def _require_finite(g_loss: float, d_loss: float, training: Training) -> None:
+def _require_finite(g_loss: float, d_loss: float, training: TrainingState) -> None:
     """Raise TrialError for losses or weights that are not finite: the last losses are from before the last update."""
     weight_norm = get_total_norm(training.generator.parameters()).item()
     if not all(map(math.isfinite, (g_loss, d_loss, weight_norm))):
@@ -119,15 +119,15 @@ def _require_finite(g_loss: float, d_loss: float, training: Training) -> None:
         raise TrialError(Problem(what, fix="lower gan.lr_g and gan.lr_d, or set gan.spectral_norm: true"))
 
 
-def _is_due(first: int, training: Training, every_steps: int) -> bool:
+def _is_due(first: int, training: TrainingState, every_steps: int) -> bool:
     """Return whether the steps since `first` passed a multiple of `every_steps` or ended the run."""
     return training.step // every_steps > first // every_steps or training.step == training.settings.steps
 
 
-def _save_sample_grid(training: Training, compute: Compute, folder: Path) -> None:
+def _save_sample_grid(training: TrainingState, compute: Compute, folder: Path) -> None:
     labels = torch.from_numpy(_grid_labels(training.class_count))
     z = draw_noise(training.ema_generator, len(labels), derive_seed(training.settings.seed, "gan", "grid"))
-    grid = draw_grid(generate(training.ema_generator, z, labels, compute), _GRID_COLUMNS)
+    grid = image_grid(generate(training.ema_generator, z, labels, compute), _GRID_COLUMNS)
     write_bytes(folder / f"step_{training.step:06d}.png", png_bytes(grid))
 
 
@@ -136,7 +136,7 @@ def _save_real_grid(
 ) -> None:
     random = numpy_generator(seed, "gan", "grid")
     rows = [random.choice(np.flatnonzero(labels == label)) for label in _grid_labels(class_count)]
-    write_bytes(folder / "real.png", png_bytes(draw_grid(pixels[rows], _GRID_COLUMNS)))
+    write_bytes(folder / "real.png", png_bytes(image_grid(pixels[rows], _GRID_COLUMNS)))
 
 
 def _grid_labels(class_count: int) -> NDArray[np.int64]:

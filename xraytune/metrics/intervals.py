@@ -48,7 +48,7 @@ def patient_bootstrap(
     return {name: _percentile_interval(np.concatenate([chunk[name] for chunk in chunks])) for name in names}
 
 
-def further_figures(
+def extension_metrics(
     metrics: Mapping[str, Metric],
     labels: Labels,
     probabilities: Floats,

@@ -21,8 +21,8 @@ from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from xraytune.files import explained_disk_errors, new_folder, read_json, sha256_of, temporary_name, write_json
-from xraytune.lease import turn
+from xraytune.files import explain_disk_errors, new_folder, read_json, sha256_of, temporary_name, write_json
+from xraytune.lease import build_lock
 
 _MANIFEST = "manifest.json"
 # Errors that mean a damaged or removed file. Others, such as refused access or too many open files, do not.
@@ -62,10 +62,10 @@ def build_once(
     While another process builds it, `waiting` is called several times a second.
     """
     path = artifact_path(cache, stage, inputs)
-    if is_whole(path):
+    if is_intact(path):
         return path
-    with turn(path.with_name(f".{path.name}.lock"), waiting):
-        if is_whole(path):
+    with build_lock(path.with_name(f".{path.name}.lock"), waiting):
+        if is_intact(path):
             return path
         if os.path.lexists(path):
             _logger.warning("%s is damaged and will be built again", path)
@@ -81,7 +81,7 @@ def build_once(
     return path
 
 
-def is_whole(path: Path) -> bool:
+def is_intact(path: Path) -> bool:
     """Return whether an artifact is intact: its manifest belongs to this folder, and every file is as listed there.
 
     Raises:
@@ -89,7 +89,7 @@ def is_whole(path: Path) -> bool:
     """
     try:
         files = _listed_files(path, (path / _MANIFEST).read_bytes())
-        return all(_is_intact(path / name, listed) for name, listed in files.items())
+        return all(_is_intact(path / name, join_names) for name, join_names in files.items())
     except (ValueError, KeyError, TypeError, AttributeError):
         return False
     except OSError as error:
@@ -110,11 +110,11 @@ def _listed_files(path: Path, manifest: bytes) -> dict[str, Any]:
     return files
 
 
-def _is_intact(file: Path, listed: Mapping[str, Any]) -> bool:
+def _is_intact(file: Path, join_names: Mapping[str, Any]) -> bool:
     status = file.lstat()
-    if not stat.S_ISREG(status.st_mode) or status.st_size != listed["bytes"]:
+    if not stat.S_ISREG(status.st_mode) or status.st_size != join_names["bytes"]:
         return False
-    return bool(_sha256(file, status.st_size, status.st_mtime_ns) == listed["sha256"])
+    return bool(_sha256(file, status.st_size, status.st_mtime_ns) == join_names["sha256"])
 
 
 @lru_cache(maxsize=4096)
@@ -145,7 +145,7 @@ def discard(path: Path) -> None:
         MachineError: The system refuses access.
     """
     aside = temporary_name(path)
-    with explained_disk_errors(path):
+    with explain_disk_errors(path):
         try:
             path.rename(aside)
         except FileNotFoundError:

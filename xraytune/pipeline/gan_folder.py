@@ -29,7 +29,7 @@ from xraytune.config.settings import GanSettings
 from xraytune.config.space import Space
 from xraytune.errors import ArtifactError, ConfigError, Problem
 from xraytune.files import (
-    explained_disk_errors,
+    explain_disk_errors,
     new_folder,
     read_json,
     require_new,
@@ -215,7 +215,7 @@ def gan_sample(
     weights = record.class_counts if class_name is None else {name: int(name == class_name) for name in names}
     images = {name: _images(gan, record.settings, names.index(name), name, compute) for name in names if weights[name]}
     counts = dict.fromkeys(images, 0)
-    with explained_disk_errors(out), new_folder(out) as folder:
+    with explain_disk_errors(out), new_folder(out) as folder:
         for name in images:
             (folder / name).mkdir()
         for number, label in enumerate(apportion([*weights.values()], count).tolist(), start=1):

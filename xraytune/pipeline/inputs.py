@@ -22,7 +22,7 @@ from xraytune.classifier.inputs import normalise
 from xraytune.classifier.network import Classifier
 from xraytune.config.settings import Experiment
 from xraytune.mix.sampler import image_stream
-from xraytune.pipeline.features import VAL_BATCH, Network, view_count
+from xraytune.pipeline.network import VAL_BATCH, Network, view_count
 from xraytune.pipeline.prepare import Prepared
 from xraytune.pipeline.training_set import ImageSource, TrainingSet, build_training_set, side_images
 from xraytune.records import Compute, Progress, ignore_progress

@@ -27,7 +27,7 @@ from xraytune.data.pixels import broken_images_error, open_pixels, store_pixels,
 from xraytune.data.split import split_by_patient
 from xraytune.errors import ArtifactError, DataError, Problem, StudyError
 from xraytune.files import read_json, write_json
-from xraytune.pipeline.artifacts import build_once, content_sha256, discard, is_whole, releases
+from xraytune.pipeline.artifacts import build_once, content_sha256, discard, is_intact, releases
 from xraytune.records import Progress, ignore_progress
 
 PIXELS_STAGE = "pixels-2"
@@ -216,7 +216,7 @@ def require_unbroken(store: Path, root: Path, fix: str = "") -> None:
         raise broken_images_error(broken, root, *([fix] if fix else []))
 
 
-def require_pixels(
+def restore_pixels(
     settings: Settings, prepared: Prepared, cache: Path, *, on_progress: Progress = ignore_progress
 ) -> None:
     """Decode a study's images again if the cache has lost or damaged their pixels.
@@ -226,7 +226,7 @@ def require_pixels(
         DataError: The images cannot be read any more.
     """
     store = cache / prepared.pixels
-    if is_whole(store) and content_sha256(store, _PIXELS_FILE) == prepared.pixels_sha256:
+    if is_intact(store) and content_sha256(store, _PIXELS_FILE) == prepared.pixels_sha256:
         return
     again, _ = prepare(settings, cache, skip_broken=True, on_progress=on_progress)
     if replace(again, pixels_sha256=prepared.pixels_sha256) != prepared:
@@ -243,10 +243,10 @@ def training_pixels(prepared: Prepared, cache: Path) -> NDArray[np.uint8]:
     """Return the pixel store, uint8 [N, S, S], memory-mapped read-only; `Side.rows` index it.
 
     Raises:
-        ArtifactError: It is missing or damaged; `require_pixels` builds it again.
+        ArtifactError: It is missing or damaged; `restore_pixels` builds it again.
     """
     store = cache / prepared.pixels
-    if not is_whole(store):
+    if not is_intact(store):
         fix = "run the study's `xraytune search` command again: it decodes the images again"
         raise ArtifactError(Problem("the decoded images are missing or damaged", store, fix))
     return open_pixels(store)

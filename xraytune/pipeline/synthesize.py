@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from xraytune.config.settings import SOURCES, GanSettings
 from xraytune.errors import MachineError, Problem
-from xraytune.files import sync_folder, write_bytes
+from xraytune.files import sync, write_bytes
 from xraytune.gan.checkpoint import (
     CHECKPOINT_NAME,
     checkpoint_generator,
@@ -28,7 +28,7 @@ from xraytune.gan.checkpoint import (
 )
 from xraytune.gan.pool import BLOCK, sample_block
 from xraytune.gan.train import train_gan
-from xraytune.pipeline.artifacts import artifact_path, artifacts_of, build_once, fingerprint, is_whole, releases
+from xraytune.pipeline.artifacts import artifact_path, artifacts_of, build_once, fingerprint, is_intact, releases
 from xraytune.pipeline.prepare import Prepared, training_pixels
 from xraytune.records import Compute, Progress, ignore_progress
 from xraytune.seeding import derive_seed
@@ -66,7 +66,7 @@ def gan_need(settings: GanSettings | None, prepared: Prepared, compute: Compute,
     if settings is None:
         return None
     needed = [gan_inputs(settings, label, prepared, compute) for label in network_labels(settings, prepared)]
-    if all(is_whole(artifact_path(cache, GAN_STAGE, inputs)) for inputs in needed):
+    if all(is_intact(artifact_path(cache, GAN_STAGE, inputs)) for inputs in needed):
         return None
     return fingerprint(GAN_STAGE, _without_steps(needed[0]))
 
@@ -121,7 +121,7 @@ def trained_gan(
     )
     if work.exists():
         shutil.rmtree(work, ignore_errors=True)
-        sync_folder(work.parent)  # otherwise it is back after a power loss
+        sync(work.parent)  # otherwise it is back after a power loss
     return path
 
 
@@ -135,7 +135,7 @@ def _start_from_shorter_run(cache: Path, inputs: dict[str, Any], work: Path) -> 
         if other["settings"]["steps"] < inputs["settings"]["steps"] and _without_steps(other) == _without_steps(inputs)
     ]
     for _, artifact in sorted(shorter, reverse=True):
-        if is_whole(artifact):
+        if is_intact(artifact):
             write_bytes(work / CHECKPOINT_NAME, (artifact / CHECKPOINT_NAME).read_bytes())
             return
 

@@ -18,8 +18,8 @@ from xraytune.config.settings import Experiment
 from xraytune.data.pixels import open_pixels
 from xraytune.mix.plan import plan_mix
 from xraytune.pipeline.extra_folder import require_enough, store_folder
+from xraytune.pipeline.memorisation import refuse_memorised
 from xraytune.pipeline.prepare import Prepared, SideName, pixels_inputs, training_pixels
-from xraytune.pipeline.quality import refuse_memorised
 from xraytune.pipeline.synthesize import blocks_for, extension_block, pool_block
 from xraytune.records import Compute
 from xraytune.seeding import numpy_generator

@@ -65,7 +65,7 @@ def run_trial(
         TrialError: A loss is not finite, or the GAN copies its training images.
         DataError: Extra images are missing or broken.
         MachineError: Weights are missing, or the disk is full.
-        ArtifactError: The pixels of `prepared` are not in the cache, see `require_pixels`; or the best network is damaged.
+        ArtifactError: The pixels of `prepared` are not in the cache, see `restore_pixels`; or the best network is damaged.
     """
     epochs = trial_epochs(
         experiment, prepared, trial_dir=trial_dir, cache=cache, compute=compute, on_progress=on_progress

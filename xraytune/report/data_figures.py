@@ -16,7 +16,7 @@ from xraytune.cores import cpu_count
 from xraytune.data.decoding import BrokenImage
 from xraytune.data.index import ImageFile, ImageIndex
 from xraytune.data.pixels import decode_images
-from xraytune.errors import ConfigError, Problem, listed
+from xraytune.errors import ConfigError, Problem, join_names
 from xraytune.files import require_writable
 from xraytune.report.figures import BarPanel, SampleRow, draw_class_bars, draw_sample_grid, figure_files
 from xraytune.seeding import numpy_generator
@@ -41,7 +41,7 @@ def require_no_figures(out: Path, data: Path) -> None:
         raise ConfigError(Problem(what, out, "give a folder outside of it"))
     there = [file.name for name in _NAMES for file in figure_files(out, name) if file.exists()]
     if there:
-        what = f"figures are here already: {listed(there)}"
+        what = f"figures are here already: {join_names(there)}"
         raise ConfigError(Problem(what, out, "remove them, or give another folder"))
 
 

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from xraytune.errors import XraytuneError
-from xraytune.files import check_fences, explained_disk_errors, read_jsonl
+from xraytune.files import check_fences, explain_disk_errors, read_jsonl
 from xraytune.pipeline.artifacts import artifact_path, artifacts_of, discard, fingerprint
-from xraytune.pipeline.features import FEATURES_STAGE
+from xraytune.pipeline.memorisation import QUALITY_STAGE
+from xraytune.pipeline.network import FEATURES_STAGE
 from xraytune.pipeline.prepare import PIXELS_STAGE
-from xraytune.pipeline.quality import QUALITY_STAGE
 from xraytune.pipeline.synthesize import GAN_STAGE, POOL_STAGE, gan_inputs, gan_work_path, network_labels
 from xraytune.records import Json
 from xraytune.search.journal import Journal
@@ -108,7 +108,7 @@ def clean(
     folder = StudyFolder(study.resolve())
     cache = (cache or folder.default_cache).resolve()
     space = folder.space()
-    with locked(folder, "cleaned"), explained_disk_errors(folder.path):
+    with locked(folder, "cleaned"), explain_disk_errors(folder.path):
         journal = Journal(folder.journal_path, space, writable=False)
         ended = {trial.number for trial in journal.trials} - set(journal.unfinished())
         shared, notes = _shared_work(folder, ended, cache)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from xraytune.config.resolved import is_path, relative_path
+from xraytune.config.paths import is_path, relative_path
 from xraytune.config.settings import Parameters, Settings
 from xraytune.config.space import Space
 from xraytune.data.index import ImageIndex, content_fingerprint

@@ -18,11 +18,11 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from xraytune.config.domains import Choices, Suggester, Value
 from xraytune.config.fields import flat_values, parameters_from
-from xraytune.config.resolved import absolute_path, is_path, relative_path
+from xraytune.config.paths import absolute_path, is_path, relative_path
 from xraytune.config.settings import Parameters
 from xraytune.config.space import Condition, ParameterSpec, Space
 from xraytune.errors import Problem, StudyError
-from xraytune.files import check_fences, cut_torn_line, explained_disk_errors, require_file
+from xraytune.files import check_fences, cut_torn_line, explain_disk_errors, require_file
 from xraytune.search.messages import Failure, Status, TrialSuggestion, resource_share
 from xraytune.search.sampler import NumberedSampler, quiet_optuna
 
@@ -242,7 +242,7 @@ class _WholeLines(JournalFileBackend):
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         check_fences()
         path = Path(self._file_path)
-        with explained_disk_errors(path):
+        with explain_disk_errors(path):
             try:
                 super().append_logs(logs)
             except OSError:

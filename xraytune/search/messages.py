@@ -15,7 +15,7 @@ from xraytune.errors import XraytuneError
 from xraytune.files import read_json, write_text
 from xraytune.records import EpochRecord, Progress, ignore_progress
 
-CLAIM_FILE = ".claim"
+OWNER_FILE = ".owner"
 """In a trial's folder: names the process that runs the trial, or ran it last."""
 
 HANG_FILE = "hang.txt"

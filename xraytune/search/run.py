@@ -20,7 +20,7 @@ from xraytune.errors import Problem, TrialError
 from xraytune.files import require_writable
 from xraytune.mix.plan import require_extra_images
 from xraytune.pipeline.model import require_two_classes
-from xraytune.pipeline.prepare import Prepared, prepare_index, require_pixels
+from xraytune.pipeline.prepare import Prepared, prepare_index, restore_pixels
 from xraytune.pipeline.synthesize import gan_need
 from xraytune.search.controller import SearchController, mix_label
 from xraytune.search.inputs import inputs_of_space, read_inputs, record_inputs
@@ -126,7 +126,7 @@ def search(
         if not is_resumed:  # another search may have created the study in the meantime
             require_same_space(folder, loaded)
         prepared = require_same_images(folder, prepared)
-        require_pixels(settings, prepared, cache, on_progress=callbacks.on_progress)
+        restore_pixels(settings, prepared, cache, on_progress=callbacks.on_progress)
         record_inputs(folder, contents)
         _run(loaded, folder, prepared, resources, token=token, cache=cache, address=address, callbacks=callbacks)
     return summarise(folder)

@@ -25,7 +25,7 @@ from xraytune.config.settings import Resources
 from xraytune.cores import cpu_count
 from xraytune.errors import MachineError, Problem
 from xraytune.files import read_bytes
-from xraytune.search.messages import CLAIM_FILE, NoTrial, TrialSuggestion
+from xraytune.search.messages import OWNER_FILE, NoTrial, TrialSuggestion
 from xraytune.search.ray.driver import receive, send
 from xraytune.search.ray_setup import private_folder, protect_token, why_ray_cannot_start
 from xraytune.search.resources import Node, gpus_of_trial, occupied, resolved, slots
@@ -262,7 +262,7 @@ class _QueueServer:
     def _claim(self, number: int) -> str:
         """Return the process that started a trial last; "" if none did."""
         try:
-            return read_bytes(self.folder.trial_path(number) / CLAIM_FILE, "JSON file").decode(errors="replace")
+            return read_bytes(self.folder.trial_path(number) / OWNER_FILE, "JSON file").decode(errors="replace")
         except OSError:
             return ""
 

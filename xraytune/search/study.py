@@ -32,18 +32,18 @@ from xraytune.config.fields import flat_values
 from xraytune.config.load import experiment_from_json, load_space
 from xraytune.config.settings import Experiment, extensions_of
 from xraytune.config.space import Space
-from xraytune.errors import ArtifactError, ConfigError, Problem, StudyError, listed
+from xraytune.errors import ArtifactError, ConfigError, Problem, StudyError, join_names
 from xraytune.files import (
     append_jsonl,
-    explained_disk_errors,
+    explain_disk_errors,
     new_folder,
     read_json,
     read_jsonl,
-    require_own,
+    require_no_link,
     write_json,
     write_text,
 )
-from xraytune.lease import HeldError, held, living_owner
+from xraytune.lease import LeaseHeldError, current_owner, hold
 from xraytune.pipeline.artifacts import releases
 from xraytune.pipeline.prepare import Prepared, missing_images, read_prepared, write_prepared
 from xraytune.records import Compute, Json
@@ -183,7 +183,7 @@ def _require_own_files(folder: Path) -> None:
                 if entry.is_dir(follow_symlinks=False):
                     folders += [entry.path] if entry.name != "wandb" else []
                 elif not entry.is_file(follow_symlinks=False) and not entry.name.startswith(f"{_JOURNAL_NAME}.lock"):
-                    require_own(entry.path, StudyError)
+                    require_no_link(entry.path, StudyError)
 
 
 _DAMAGE = (FileNotFoundError, ValueError, LookupError, ArithmeticError, TypeError, AttributeError, RecursionError)
@@ -248,7 +248,7 @@ def continue_under_releases(folder: StudyFolder) -> str:
     earlier, now = folder.releases(), numeric_releases()
     if earlier[-1] == now:
         return ""
-    with explained_disk_errors(folder.path):
+    with explain_disk_errors(folder.path):
         for checkpoint in folder.path.glob("trials/*/checkpoint/checkpoint.pt"):
             checkpoint.unlink()
     file = folder.path / "environment.json"
@@ -340,7 +340,7 @@ def require_same_images(folder: StudyFolder, prepared: Prepared) -> Prepared:
     gone = missing_images(recorded, prepared.images)
     added = [file for file in missing_images(prepared, recorded.images) if file not in set(gone)]
     changes = [(gone, "changed or gone"), (added, "new")]
-    found = "; ".join(f"{len(files)} {how}: {listed(files)}" for files, how in changes if files)
+    found = "; ".join(f"{len(files)} {how}: {join_names(files)}" for files, how in changes if files)
     found = found or "same files, but other patients or classes, or another way of making images square"
     fix = "restore them, or start a study with another name"
     raise StudyError(Problem(f"the images changed since the study began: {found}", folder.path, fix))
@@ -354,9 +354,9 @@ def locked(folder: StudyFolder, work: StudyWork = "searched") -> Iterator[str]:
         StudyError: Another process holds the lock, or took it while this one was suspended.
     """
     try:
-        with held(folder.lock_path, work) as owner:
+        with hold(folder.lock_path, work) as owner:
             yield owner.token
-    except HeldError as error:
+    except LeaseHeldError as error:
         fix = "wait for it, or stop it (Ctrl-C there); `xraytune status` shows a running study"
         other = error.owner.work if error.owner else "searched"
         what = f"the study is being {other} by {error.owner or 'another process'}"
@@ -365,7 +365,7 @@ def locked(folder: StudyFolder, work: StudyWork = "searched") -> Iterator[str]:
 
 def is_searched(folder: StudyFolder) -> bool:
     """Return whether a search runs on the study now."""
-    owner = living_owner(folder.lock_path)
+    owner = current_owner(folder.lock_path)
     return owner is not None and owner.work == "searched"
 
 

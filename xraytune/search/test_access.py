@@ -14,9 +14,9 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from xraytune.config.resolved import relative_path
-from xraytune.files import append_jsonl, explained_disk_errors, read_jsonl
-from xraytune.lease import turn
+from xraytune.config.paths import relative_path
+from xraytune.files import append_jsonl, explain_disk_errors, read_jsonl
+from xraytune.lease import build_lock
 from xraytune.records import Json
 
 TEST_ACCESS_FILE = "test_access.jsonl"
@@ -56,7 +56,7 @@ def log_test_access(
         "images": image_count,
     }
     for folder in folders:
-        with turn(folder / f".{TEST_ACCESS_FILE}.turn"):  # several processes may append to it
+        with build_lock(folder / f".{TEST_ACCESS_FILE}.turn"):  # several processes may append to it
             append_jsonl(folder / TEST_ACCESS_FILE, row | ({"model": relative_path(model, folder)} if model else {}))
 
 
@@ -79,7 +79,7 @@ def accesses(study: Path, fingerprint: str) -> list[TestAccess]:
         ArtifactError: A log is damaged.
         MachineError: The system refuses access.
     """
-    with explained_disk_errors(study.parent):
+    with explain_disk_errors(study.parent):
         shared = read_jsonl(study.parent / TEST_ACCESS_FILE)
         studies = {study, *(path.parent for path in study.parent.glob("[!.]*/study.yaml"))}
         own = [{"study": one.name, **row} for one in sorted(studies) for row in read_jsonl(one / TEST_ACCESS_FILE)]

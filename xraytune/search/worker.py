@@ -22,14 +22,14 @@ from PIL import Image
 from xraytune.compute import pin, require_device
 from xraytune.config.settings import Experiment
 from xraytune.errors import ConfigError, MachineError, Problem, TrialError
-from xraytune.files import explained_disk_errors, fenced, read_jsonl, write_text
-from xraytune.lease import HeldError, has_claim, may_be_held, read_owner, write_claim
+from xraytune.files import explain_disk_errors, fenced, read_jsonl, write_text
+from xraytune.lease import LeaseHeldError, has_ownership, may_hold_lease, read_owner, take_ownership
 from xraytune.limits import is_out_of_memory
-from xraytune.pipeline.prepare import Prepared, require_pixels
+from xraytune.pipeline.prepare import Prepared, restore_pixels
 from xraytune.pipeline.training_set import build_training_set
 from xraytune.pipeline.trial import trial_epochs
 from xraytune.records import Compute, EpochRecord, Json, TrialResult
-from xraytune.search.messages import CLAIM_FILE, HANG_FILE, Cause, Message, ProgressFile, reason_of, traceback_note
+from xraytune.search.messages import HANG_FILE, OWNER_FILE, Cause, Message, ProgressFile, reason_of, traceback_note
 from xraytune.search.study import StudyFolder, other_releases
 from xraytune.tracking.samples import sample_grid
 from xraytune.tracking.wandb import RunStatus, TrackedTrial, WandbRun
@@ -88,7 +88,7 @@ class TrialWorker:
         pin(compute, gpu_share=self._job.gpu_share)
         experiment, prepared = self._study.experiment(self._job.number), self._study.prepared()
         cache = Path(self._job.cache)
-        self._claim = write_claim(self._folder / CLAIM_FILE)
+        self._claim = take_ownership(self._folder / OWNER_FILE)
         self._open.enter_context(_ended_unless(self._is_wanted))
         self._open.enter_context(fenced(self._require_wanted))
         hang_seconds = experiment.settings.resources.hang_minutes * 60
@@ -98,7 +98,7 @@ class TrialWorker:
             self._alive()
             show(what, done, total)
 
-        require_pixels(experiment.settings, prepared, cache, on_progress=on_progress)
+        restore_pixels(experiment.settings, prepared, cache, on_progress=on_progress)
         self._tracker = self._tracked(experiment, prepared, compute, cache)
         epochs = trial_epochs(
             experiment, prepared, trial_dir=self._folder, cache=cache, compute=compute, on_progress=on_progress
@@ -141,13 +141,13 @@ class TrialWorker:
     def _is_wanted(self) -> bool:
         return (
             os.getppid() == self._parent
-            and may_be_held(Path(self._job.lock), self._job.token)
-            and has_claim(self._folder / CLAIM_FILE, self._claim)
+            and may_hold_lease(Path(self._job.lock), self._job.token)
+            and has_ownership(self._folder / OWNER_FILE, self._claim)
         )
 
     def _require_wanted(self) -> None:
         if not self._is_wanted():
-            raise HeldError(read_owner(Path(self._job.lock)))
+            raise LeaseHeldError(read_owner(Path(self._job.lock)))
 
     def _recorded_status(self) -> RunStatus:
         """Return how the search ended the trial; "unfinished" if it did not, as after Ctrl-C."""
@@ -184,12 +184,12 @@ def _failing(error: Exception) -> Generator[EpochRecord, None, TrialResult]:
 def next_message(epochs: Generator[EpochRecord, None, TrialResult], trial_dir: Path) -> Message:
     """Return the trial's next message (`messages.Message`); the traceback of an error is saved in `error.txt`."""
     try:
-        with explained_disk_errors(trial_dir):
+        with explain_disk_errors(trial_dir):
             return {"epoch": asdict(next(epochs))}
     except StopIteration as end:
         result: TrialResult = end.value
         return {"ended": asdict(result)}
-    except HeldError:  # another process runs the trial now
+    except LeaseHeldError:  # another process runs the trial now
         raise
     except MachineError as error:
         return {"stopped": str(error)}
@@ -230,7 +230,7 @@ def _hang_guard(trial_dir: Path, seconds: float) -> Iterator[Callable[[], None]]
     The timer is faulthandler's: it does not need the interpreter lock, which a hanging library may hold.
     """
     path = trial_dir / HANG_FILE
-    with explained_disk_errors(path):
+    with explain_disk_errors(path):
         file = path.open("w", encoding="utf-8")
     with file:
         called = 0.0

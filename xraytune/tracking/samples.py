@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from xraytune.gan.pool import draw_grid
+from xraytune.gan.pool import image_grid
 from xraytune.pipeline.training_set import TrainingSet
 
 
@@ -23,7 +23,7 @@ def sample_grid(training_set: TrainingSet, class_count: int, image_size_px: int,
             shown = [_shown(training_set, int(number), image_size_px) for number in numbers[:each]]
             blank = np.full((image_size_px, image_size_px), 255, dtype=np.uint8)
             rows += shown + [blank] * (each - len(shown))
-    return draw_grid(np.stack(rows), columns=2 * each)
+    return image_grid(np.stack(rows), columns=2 * each)
 
 
 def _shown(training_set: TrainingSet, number: int, image_size_px: int) -> NDArray[np.uint8]:

@@ -20,10 +20,10 @@ from tests.pipeline.test_trial import gan
 from xraytune.config.settings import Experiment, GanSettings
 from xraytune.errors import TrialError
 from xraytune.files import read_json
-from xraytune.gan.train import scale_pixels
+from xraytune.gan.train import resize_pixels
 from xraytune.pipeline.artifacts import build_once
+from xraytune.pipeline.memorisation import QUALITY_STAGE, measure_memorisation, refuse_memorised
 from xraytune.pipeline.prepare import training_pixels
-from xraytune.pipeline.quality import QUALITY_STAGE, measure_memorisation, refuse_memorised
 from xraytune.pipeline.synthesize import POOL_STAGE, gan_need, network_labels, pool_block, trained_gan
 from xraytune.pipeline.training_set import TrainingSet, build_training_set
 
@@ -61,7 +61,7 @@ def studio(bench: Bench) -> Studio:
     train = bench.prepared.side("train")
     for label in (0, 1):
         copied = np.resize(train.rows[train.labels == label], 256)
-        pixels = scale_pixels(training_pixels(bench.prepared, bench.cache)[copied], 32)
+        pixels = resize_pixels(training_pixels(bench.prepared, bench.cache)[copied], 32)
         inputs = {"gan": network.name, "label": label, "block": 0, "seed": 77}
         build_once(bench.cache, POOL_STAGE, inputs, partial(save_pool, pixels))
     return honest

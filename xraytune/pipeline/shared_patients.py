@@ -17,19 +17,19 @@ from types import MappingProxyType
 
 from xraytune.data.index import ImageFile
 from xraytune.data.layout import DICOM_SUFFIXES, NAMING_SUFFIXES
-from xraytune.data.patients import PATIENTS_CSV, found_by, name_patients, patient_of
+from xraytune.data.patients import PATIENTS_CSV, match_patients, name_patients, patient_of
 from xraytune.pipeline.prepare import PreparedImage
 
 _NO_OWNERS: Mapping[str, str] = MappingProxyType({})
 
 
-def known_patients(
+def shared_patients(
     found: Sequence[ImageFile],
     root: Path,
     known: Iterable[ImageFile | PreparedImage],
     *,
     group_regex: str | None = None,
-    known_as: Iterable[str] = (),
+    aliases: Iterable[str] = (),
     owners: Mapping[str, str] | None = None,
 ) -> set[str]:
     """Return the patients of a folder, by their names there, who also have images among the known ones.
@@ -41,8 +41,8 @@ def known_patients(
         root: The folder.
         known: The images to compare with.
         group_regex: The study's expression; see `names_by_file`.
-        known_as: Further names of the known patients, such as those from before they were merged.
-        owners: `owners_by_name` of the study if the folder is external; None if the known images are the external ones.
+        aliases: Further names of the known patients, such as those from before they were merged.
+        owners: `patients_by_file_name` of the study for an external folder; None if the known images are external.
     """
     known = list(known)
     contents = {image.sha256 for image in known}
@@ -52,7 +52,7 @@ def known_patients(
     known_names = {image.patient.strip() for image in known} | {patient_of(image.file) for image in known}
     if not found_is_external:
         known_names -= external_paths
-    known_names |= {name.strip() for name in known_as}
+    known_names |= {name.strip() for name in aliases}
 
     def is_known(image: ImageFile) -> bool:
         patient = {image.patient.strip()} - (external_paths if found_is_external else set())
@@ -61,7 +61,7 @@ def known_patients(
     return {image.patient for image in found if is_known(image)}
 
 
-def all_names(
+def patient_aliases(
     images: Sequence[ImageFile | PreparedImage],
     root: Path,
     group_regex: str | None,
@@ -90,7 +90,7 @@ def names_by_file(
     by_file = name_patients(root, files).by_file
     if (root / PATIENTS_CSV).is_file():
         return {file: {by_file[file].strip()} for file in files}
-    matched = found_by(group_regex, files) if group_regex else {}
+    matched = match_patients(group_regex, files) if group_regex else {}
     names = {
         file: {name.strip() for name in (by_file[file], matched.get(file, file)) if name != file} for file in files
     }
@@ -101,7 +101,7 @@ def names_by_file(
     return names
 
 
-def owners_by_name(images: Iterable[ImageFile | PreparedImage]) -> dict[str, str]:
+def patients_by_file_name(images: Iterable[ImageFile | PreparedImage]) -> dict[str, str]:
     """Return the patient of each file name, without folder and suffix, where the name identifies one.
 
     A name that images of several patients share (a scanner's IM000001, numbers that restart in each class folder) identifies

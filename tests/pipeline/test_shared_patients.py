@@ -6,7 +6,13 @@ from pathlib import Path
 
 from xraytune.data.index import ImageFile
 from xraytune.data.patients import patient_of
-from xraytune.pipeline.known_patients import all_names, ambiguous_files, known_patients, names_by_file, owners_by_name
+from xraytune.pipeline.shared_patients import (
+    ambiguous_files,
+    names_by_file,
+    patient_aliases,
+    patients_by_file_name,
+    shared_patients,
+)
 
 
 def image(file: str, patient: str) -> ImageFile:
@@ -18,8 +24,8 @@ def test_two_patients_whose_files_have_one_name_are_two(tmp_path: Path) -> None:
     ours, theirs = image("NORMAL/IM000001", "dicom:1"), image("NORMAL/IM000001", "dicom:2")
     names = names_by_file([ours], tmp_path / "ours", None)[ours.file]
 
-    assert known_patients([theirs], tmp_path, [ours], known_as=names) == set()
-    assert known_patients([image("NORMAL/IM000002", "dicom:1")], tmp_path, [ours], known_as=names) == {"dicom:1"}
+    assert shared_patients([theirs], tmp_path, [ours], aliases=names) == set()
+    assert shared_patients([image("NORMAL/IM000002", "dicom:1")], tmp_path, [ours], aliases=names) == {"dicom:1"}
 
 
 def test_the_studys_expression_and_the_name_of_the_file_tell_whose_a_copy_is(tmp_path: Path) -> None:
@@ -29,16 +35,16 @@ def test_the_studys_expression_and_the_name_of_the_file_tell_whose_a_copy_is(tmp
         image("PNEUMONIA/person7_virus_9.png", "virus:7"),
     ]
 
-    assert known_patients(copies, tmp_path, ours, group_regex=r"(p\d+)_") == {image.patient for image in copies}
-    assert known_patients(copies, tmp_path, ours) == {"virus:7"}
+    assert shared_patients(copies, tmp_path, ours, group_regex=r"(p\d+)_") == {image.patient for image in copies}
+    assert shared_patients(copies, tmp_path, ours) == {"virus:7"}
 
 
 def test_a_copy_that_nothing_else_tells_is_of_the_patient_whose_image_has_its_name(tmp_path: Path) -> None:
     ours = [image("train/NORMAL/img1.jpeg", "p1"), image("train/NORMAL/img2.jpeg", "p2")]
     copies = [image("NORMAL/IMG1.png", "NORMAL/IMG1.png"), image("NORMAL/gan_000001.png", "NORMAL/gan_000001.png")]
 
-    assert known_patients(copies, tmp_path, ours, owners=owners_by_name(ours)) == {"NORMAL/IMG1.png"}
-    assert known_patients(copies, tmp_path, ours[1:], owners=owners_by_name(ours)) == set(), (
+    assert shared_patients(copies, tmp_path, ours, owners=patients_by_file_name(ours)) == {"NORMAL/IMG1.png"}
+    assert shared_patients(copies, tmp_path, ours[1:], owners=patients_by_file_name(ours)) == set(), (
         "that patient is not among the known ones"
     )
 
@@ -48,7 +54,7 @@ def test_a_name_that_images_of_several_patients_have_tells_nothing(tmp_path: Pat
     ours, of_test = image("train/NORMAL/0001.jpeg", "p1"), image("test/NORMAL/0001.jpeg", "p2")
     copy = image("NORMAL/0001.png", "NORMAL/0001.png")
 
-    assert known_patients([copy], tmp_path, [of_test], owners=owners_by_name([ours, of_test])) == set()
+    assert shared_patients([copy], tmp_path, [of_test], owners=patients_by_file_name([ours, of_test])) == set()
 
 
 def test_numbers_that_each_folder_counts_anew_tell_nothing_not_even_those_that_come_once() -> None:
@@ -57,7 +63,7 @@ def test_numbers_that_each_folder_counts_anew_tell_nothing_not_even_those_that_c
     ours += [image(f"PNEUMONIA/scan{i}.png", f"PNEUMONIA/scan{i}.png") for i in range(1, 6)]
     ours += [image("PNEUMONIA/left12.png", "p12")]
 
-    assert owners_by_name(ours) == {"left12": "p12"}
+    assert patients_by_file_name(ours) == {"left12": "p12"}
 
 
 def test_an_extra_image_is_not_of_the_patient_whose_image_has_its_path_by_chance(tmp_path: Path) -> None:
@@ -65,9 +71,9 @@ def test_an_extra_image_is_not_of_the_patient_whose_image_has_its_path_by_chance
     ours = [image(f"{name}/{i}.png", f"{name}/{i}.png") for name in ("NORMAL", "PNEUMONIA") for i in (1, 2)]
     extra = ImageFile(file="NORMAL/1.png", label=0, patient="NORMAL/1.png", sha256="another", width_px=1, height_px=1)
 
-    assert known_patients([extra], tmp_path, ours, owners=owners_by_name(ours)) == set()
-    known_as = all_names([extra], tmp_path, None, owners_by_name(ours))
-    assert known_patients(ours, tmp_path / "ours", [extra], known_as=known_as) == set()
+    assert shared_patients([extra], tmp_path, ours, owners=patients_by_file_name(ours)) == set()
+    aliases = patient_aliases([extra], tmp_path, None, patients_by_file_name(ours))
+    assert shared_patients(ours, tmp_path / "ours", [extra], aliases=aliases) == set()
 
 
 def test_extra_images_whose_numbers_the_study_repeats_are_listed(tmp_path: Path) -> None:
@@ -77,7 +83,7 @@ def test_extra_images_whose_numbers_the_study_repeats_are_listed(tmp_path: Path)
     files = ("NORMAL/1.png", "NORMAL/3.png", "NORMAL/left7.png", "PNEUMONIA/person1_virus_1.png")
     extra = [image(file, patient_of(file) or file) for file in files]
 
-    assert ambiguous_files(extra, tmp_path, ours, None, owners_by_name(ours)) == ["NORMAL/1.png"]
+    assert ambiguous_files(extra, tmp_path, ours, None, patients_by_file_name(ours)) == ["NORMAL/1.png"]
 
 
 def test_a_table_may_name_the_patients_of_a_study_by_the_paths_of_their_images(tmp_path: Path) -> None:
@@ -91,9 +97,12 @@ def test_a_table_may_name_the_patients_of_a_study_by_the_paths_of_their_images(t
         for file, patient in (("NORMAL/1.png", "NORMAL/1.png"), ("NORMAL/2__t1.png", "NORMAL/2.png"))
     ]
 
-    assert known_patients(extra, tmp_path, ours, owners=owners_by_name(ours)) == {"NORMAL/1.png", "NORMAL/2.png"}
-    known_as = all_names(extra, tmp_path, None, owners_by_name(ours))
-    assert known_patients(ours, tmp_path / "ours", extra, known_as=known_as) == {"NORMAL/1.png", "NORMAL/2.png"}
+    assert shared_patients(extra, tmp_path, ours, owners=patients_by_file_name(ours)) == {
+        "NORMAL/1.png",
+        "NORMAL/2.png",
+    }
+    aliases = patient_aliases(extra, tmp_path, None, patients_by_file_name(ours))
+    assert shared_patients(ours, tmp_path / "ours", extra, aliases=aliases) == {"NORMAL/1.png", "NORMAL/2.png"}
 
 
 def test_whom_a_table_or_a_header_tells_is_not_known_by_the_name_of_the_file(tmp_path: Path) -> None:
@@ -101,6 +110,6 @@ def test_whom_a_table_or_a_header_tells_is_not_known_by_the_name_of_the_file(tmp
     (tmp_path / "patients.csv").write_text("file,patient\nimg1.png,somebody else\n", encoding="utf-8")
     theirs = image("NORMAL/img1.png", "somebody else")
 
-    assert known_patients([theirs], tmp_path, [ours], owners=owners_by_name([ours])) == set()
+    assert shared_patients([theirs], tmp_path, [ours], owners=patients_by_file_name([ours])) == set()
     scanned = image("NORMAL/img1", "dicom:2")
-    assert known_patients([scanned], tmp_path / "none", [ours], owners=owners_by_name([ours])) == set()
+    assert shared_patients([scanned], tmp_path / "none", [ours], owners=patients_by_file_name([ours])) == set()

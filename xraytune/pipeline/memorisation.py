@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from xraytune.config.settings import GanSettings
 from xraytune.errors import Problem, TrialError
 from xraytune.files import read_json, write_bytes, write_json
-from xraytune.gan.pool import draw_grid, png_bytes
-from xraytune.gan.train import scale_pixels
+from xraytune.gan.pool import image_grid, png_bytes
+from xraytune.gan.train import resize_pixels
 from xraytune.metrics.memorisation import Closeness, Memorisation, closeness, compare_with_unseen, unseen_closeness
 from xraytune.pipeline.artifacts import build_once, fingerprint
 from xraytune.pipeline.prepare import Prepared, SideName, training_pixels
@@ -75,7 +75,7 @@ def measure_memorisation(
         """Return images, scaled like the GAN's training images, and their patients."""
         side = prepared.side(side_name)
         chosen = np.flatnonzero(side.labels == label)
-        pixels = scale_pixels(training_pixels(prepared, cache)[side.rows[chosen]], settings.image_size)
+        pixels = resize_pixels(training_pixels(prepared, cache)[side.rows[chosen]], settings.image_size)
         return pixels, tuple(side.patients[position] for position in chosen)
 
     def build(folder: Path) -> None:
@@ -98,4 +98,4 @@ def _nearest_pairs(synthetic: NDArray[np.uint8], training: NDArray[np.uint8], fo
     """Return a PNG of the closest synthetic images, each with its nearest training image on the right; closest first."""
     closest = np.argsort(found.ratio, kind="stable")[:_PAIRS_SHOWN]
     pairs = np.stack([synthetic[closest], training[found.nearest[closest]]], axis=1)
-    return png_bytes(draw_grid(pairs.reshape(-1, *synthetic.shape[1:]), columns=6))
+    return png_bytes(image_grid(pairs.reshape(-1, *synthetic.shape[1:]), columns=6))

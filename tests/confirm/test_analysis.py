@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from xraytune.config.settings import Parameters
-from xraytune.confirm.answer import (
+from xraytune.confirm.analysis import (
     EvaluationSet,
     FinalistResult,
     control_kind,
