@@ -8,10 +8,10 @@ INSTALLED := $(VENV)/.installed
 # uv is taken from the PATH; where it is missing, a virtual environment of its own gets it.
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 PYTEST := $(BIN)/python -m pytest
-# In the order of tests/conftest.py: by their number of tests, the longest files, of one test each, would come last.
+# Keep the order of tests/conftest.py: xdist would start files with one test last, and those are the longest.
 SIDE_BY_SIDE := -n auto --dist loadfile --no-loadscope-reorder
 ONLY ?=
-# Where it is set, each of many short processes would compile all of the package and of its tests again.
+# If it were set, each of many short processes would compile the package and its tests again.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install demo test quick gpu check format faults mutation bench lock clean
@@ -31,12 +31,12 @@ $(INSTALLED): requirements-dev.lock pyproject.toml
 	    { echo "torch and torchvision do not belong together: remove $(VENV) and run make install again"; exit 1; }
 	@touch $@
 
-demo: install ## The whole way on phantom X-rays: search, export, train, evaluate (minutes)
+demo: install ## The whole pipeline on phantom X-rays: search, export, train, evaluate (minutes)
 	$(BIN)/xraytune demo
 
 # One worker more than there are cores: a test that starts Ray mostly waits for it.
 test: export PYTEST_XDIST_AUTO_NUM_WORKERS = $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
-test: install ## All tests, on the CPU, which alone repeats to the bit
+test: install ## All tests, on the CPU, where results are bit-identical
 	CUDA_VISIBLE_DEVICES= $(PYTEST) $(SIDE_BY_SIDE) -m "not gpu"
 
 quick: install ## The quick tests, before a commit (half a minute)
@@ -51,14 +51,14 @@ check: install ## Format, lint, types, layers
 	$(BIN)/mypy
 	$(PYTEST) -q tests/test_layers.py
 
-format: install ## Format the code and mend what can be mended
+format: install ## Format the code and fix what can be fixed automatically
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 faults: install ## The long drills: kills, power loss, lost nodes, damaged files (about two hours)
 	XRAYTUNE_FAULTS=all XRAYTUNE_FUZZ_EXAMPLES=20000 $(PYTEST) -s tests/faults
 
-mutation: install ## Small mistakes put into the pure files: how many do the tests find? (about ten minutes)
+mutation: install ## Put small mistakes into the pure files and count those that the tests find (about ten minutes)
 	$(BIN)/python -m benchmarks.mutation $(ONLY)
 
 bench: install ## Measure: all of benchmarks/, or make bench ONLY=name

@@ -1,4 +1,4 @@
-"""What all tests share: none fails because a machine is slow or busy, and Ray's run one after the other."""
+"""Shared by all tests: no time limits, and tests that start Ray run one after another."""
 
 import gc
 import os
@@ -18,7 +18,7 @@ _RAY_FILES = {file for file in _TESTS.rglob("test_*.py") if "@pytest.mark.ray" i
 
 
 class RayTogether(LoadFileScheduling):  # type: ignore[misc]
-    """Side by side, one process runs all tests of Ray, which would be in each other's way; the others run whole files."""
+    """Let one process run all tests that start Ray, and the others whole files."""
 
     def _split_scope(self, nodeid: str) -> str:
         file: str = super()._split_scope(nodeid)

@@ -93,7 +93,7 @@ class Killable:
 
     def claims(self) -> dict[str, str]:
         """The process that had each trial last."""
-        return {file.parent.name: file.read_text() for file in self.study.glob("trials/*/.claim")}
+        return {file.parent.name: file.read_text() for file in self.study.glob("trials/*/.owner")}
 
     def train_on(self, *, more_epochs: int, trials_at_once: int = 1) -> None:
         """Let it get somewhere: without it a kill would only meet a start."""
