@@ -15,9 +15,8 @@ from scipy.special import expit, logit  # type: ignore[import-untyped]
 
 from xraytune.metrics.classification import Flags, Floats, require_finite, require_scorable
 
-ThresholdRule: TypeAlias = Literal["youden_val_b", "calibrated_val_a_val_b"]
-"""`youden_val_b`: the largest Youden's J on val-B, in bundles of earlier versions. `calibrated_val_a_val_b`: see
-`balanced_threshold`."""
+ThresholdRule: TypeAlias = Literal["calibrated_val_a_val_b"]
+"""See `balanced_threshold`."""
 _ABOVE_ROUNDING = 1 + 1e-9
 THRESHOLD_RULE: ThresholdRule = "calibrated_val_a_val_b"
 
