@@ -128,5 +128,5 @@ def test_an_extension_metric_that_raises_is_an_error_that_names_it() -> None:
     def only_binary(*_: object) -> float:
         raise ValueError("only binary")
 
-    with pytest.raises(MachineError, match="metric own failed: ValueError: only binary"):
+    with pytest.raises(MachineError, match=r"metric own failed: ValueError: only binary\n.*fix: repair or remove"):
         extension_metrics({"own": only_binary}, *overlapping_classes(20), positive=1, replicates=3, seed=1)
