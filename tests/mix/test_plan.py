@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xraytune.config.settings import FolderSettings, Parameters
-from xraytune.mix.plan import apportion, plan_mix
+from xraytune.errors import ConfigError
+from xraytune.mix.plan import apportion, plan_mix, require_extra_images
 
 counts = st.lists(st.integers(1, 60), min_size=2, max_size=5)
 ratios = st.floats(0.05, 4.0)
@@ -121,3 +122,21 @@ def test_settings_that_a_source_does_not_use_are_dropped() -> None:
     )
 
     assert with_leftovers == plain
+
+
+@pytest.mark.parametrize("ratios", [[], [0.01], [0.01, 2.0], [0.03]])
+def test_ratios_of_at_least_half_an_image_pass(ratios: list[float]) -> None:
+    require_extra_images(ratios, 50)
+
+
+@pytest.mark.parametrize("ratios", [[0.0099], [2.0, 0.0099]])
+def test_a_ratio_that_adds_no_image_is_an_error_with_one_that_does(ratios: list[float]) -> None:
+    with pytest.raises(ConfigError) as error:
+        require_extra_images(ratios, 50)
+
+    (problem,) = error.value.problems
+    assert (problem.what, problem.where, problem.fix) == (
+        "0.0099 of 50 training images rounds to no extra image",
+        "synthetic_ratio",
+        "use 0.02 or more",
+    )
