@@ -50,7 +50,7 @@ def main(files: list[str]) -> int:
     """Print a row for each file and the mutants that nothing found; 1 where too few were."""
     if unknown := set(files) - set(_TESTS):
         raise SystemExit(f"no tests are named here for {', '.join(sorted(unknown))}; there are: {', '.join(_TESTS)}")
-    join_names = _LISTED.read_text(encoding="utf-8")
+    page = _LISTED.read_text(encoding="utf-8")
     mutants, found, alike = 0, 0, 0
     print(f"{'file':36} mutants found alike missed seconds")
     for path in files or _TESTS:
@@ -58,7 +58,7 @@ def main(files: list[str]) -> int:
         trial: _Answer = _in_child(partial(_try_all, path, _TESTS[path])) or {"error": "its process died"}
         if "error" in trial:
             raise SystemExit(f"{path}: {trial['error']}")
-        section = join_names.partition(f"## {path}\n")[2].partition("\n## ")[0]
+        section = page.partition(f"## {path}\n")[2].partition("\n## ")[0]
         missed = [place for place in trial["missed"] if f"- {place.partition(' ')[2]}" not in section]
         of_file = trial["mutants"], trial["mutants"] - len(trial["missed"]), len(trial["missed"]) - len(missed)
         mutants, found, alike = mutants + of_file[0], found + of_file[1], alike + of_file[2]

@@ -69,12 +69,12 @@ class Extensions:
         sha256 = sha256_of(Path(found.origin)) if found and found.origin else ""
         return f"{name} of {point.dist.name} {point.dist.version} {sha256}"
 
-    def __get_pydantic_core_schema__(self, join_names: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        return core_schema.no_info_wrap_validator_function(self._read, handler(join_names))
+    def __get_pydantic_core_schema__(self, choices: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.no_info_wrap_validator_function(self._read, handler(choices))
 
     def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> Any:
-        join_names = handler(schema)
-        return {**join_names, "enum": [*join_names["enum"], *self.names()]}
+        choices = handler(schema)
+        return {**choices, "enum": [*choices["enum"], *self.names()]}
 
     def _read(self, value: Any, read_listed: core_schema.ValidatorFunctionWrapHandler) -> Any:
         try:

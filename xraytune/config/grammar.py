@@ -255,10 +255,8 @@ class _SpecReader:
     def _range(self, content: dict[str, Json]) -> Domain:
         if not self.field.is_ordered:
             names = list(map(str, self.field.choices))
-            join_names = ", ".join(names if 0 < len(names) <= _CHOICES_SHOWN else [*names[:_CHOICES_SHOWN], "..."])
-            self._reject(
-                "min", "its values have no order, so min and max do not apply", f"write values: [{join_names}]"
-            )
+            choices = ", ".join(names if 0 < len(names) <= _CHOICES_SHOWN else [*names[:_CHOICES_SHOWN], "..."])
+            self._reject("min", "its values have no order, so min and max do not apply", f"write values: [{choices}]")
         for bound in ("min", "max"):
             if bound not in content:
                 self._reject((), f"has no {bound}", f"write {bound}: too")

@@ -72,8 +72,8 @@ def explain(name: str, error: ErrorDetails) -> tuple[str, str]:
 def _explain_type(kind: str, value: Any) -> tuple[str, str] | None:
     match kind:
         case "int_type" | "int_from_float" | "int_parsing" | "int_parsing_size":
-            is_intact = isinstance(value, float) and value.is_integer()
-            return "is not a whole number", f"write {int(value)}" if is_intact else "write a whole number"
+            is_integer = isinstance(value, float) and value.is_integer()
+            return "is not a whole number", f"write {int(value)}" if is_integer else "write a whole number"
         case "float_type" | "float_parsing":
             return "is not a number", "write a number"
         case "finite_number":

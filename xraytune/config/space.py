@@ -57,10 +57,10 @@ class Condition:
     def joined(self, other: Condition) -> Condition:
         """Return the conjunction with another condition on the same parameter."""
         limits = tuple(sorted({*self.limits, *other.limits}))
-        join_names = self.one_of if self.one_of is not None else other.one_of
-        if join_names is None:
+        candidates = self.one_of if self.one_of is not None else other.one_of
+        if candidates is None:
             return Condition(parameter=self.parameter, limits=limits)
-        accepted = tuple(value for value in join_names if all(c.holds({self.parameter: value}) for c in (self, other)))
+        accepted = tuple(value for value in candidates if all(c.holds({self.parameter: value}) for c in (self, other)))
         return Condition(parameter=self.parameter, one_of=accepted)
 
     def spec(self) -> Json:

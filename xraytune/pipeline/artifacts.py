@@ -89,7 +89,7 @@ def is_intact(path: Path) -> bool:
     """
     try:
         files = _listed_files(path, (path / _MANIFEST).read_bytes())
-        return all(_is_intact(path / name, join_names) for name, join_names in files.items())
+        return all(_is_intact(path / name, expected) for name, expected in files.items())
     except (ValueError, KeyError, TypeError, AttributeError):
         return False
     except OSError as error:
@@ -110,11 +110,11 @@ def _listed_files(path: Path, manifest: bytes) -> dict[str, Any]:
     return files
 
 
-def _is_intact(file: Path, join_names: Mapping[str, Any]) -> bool:
+def _is_intact(file: Path, expected: Mapping[str, Any]) -> bool:
     status = file.lstat()
-    if not stat.S_ISREG(status.st_mode) or status.st_size != join_names["bytes"]:
+    if not stat.S_ISREG(status.st_mode) or status.st_size != expected["bytes"]:
         return False
-    return bool(_sha256(file, status.st_size, status.st_mtime_ns) == join_names["sha256"])
+    return bool(_sha256(file, status.st_size, status.st_mtime_ns) == expected["sha256"])
 
 
 @lru_cache(maxsize=4096)
