@@ -134,7 +134,7 @@ def test_a_worker_answers_a_list_of_files_with_their_pixels(images: Path) -> Non
     ).stdout
 
     about, _, rest = answer.partition(b"\n")
-    decoded = {"kind": "JPEG 8-bit", "is_oddly_deep": False, "size": 64}
+    decoded = {"kind": "JPEG 8-bit", "has_unused_bits": False, "size": 64}
     reason = "this is neither a JPEG, PNG, TIFF nor DICOM image"
     assert json.loads(about) == [decoded, {"file": "5.jpeg", "reason": reason}, decoded]
     here = decode_block(str(images), files, 8, "squash")

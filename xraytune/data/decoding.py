@@ -265,17 +265,19 @@ def _converse(work: _Work, requests: IO[bytes], replies: IO[bytes]) -> None:
     """Send a worker lists of files until there are no more, or the worker is dead."""
     while (number := work.take()) is not None:
         block: Block | None = None
-        with suppress(OSError, ValueError):
-            requests.write(json.dumps(work.blocks[number]).encode() + b"\n")
-            requests.flush()
-            images = json.loads(replies.readline())
-            pixels = [replies.read(image.pop("size", 0)) for image in images]
-            json.loads(replies.readline())  # fails where the worker was killed halfway
-            block = [
-                BrokenImage(**image) if "reason" in image else SquareImage(pixels=row, **image)
-                for image, row in zip(images, pixels, strict=True)
-            ]
-        work.put(number, block)
+        try:
+            with suppress(OSError, ValueError):
+                requests.write(json.dumps(work.blocks[number]).encode() + b"\n")
+                requests.flush()
+                images = json.loads(replies.readline())
+                pixels = [replies.read(image.pop("size", 0)) for image in images]
+                json.loads(replies.readline())  # fails where the worker was killed halfway
+                block = [
+                    BrokenImage(**image) if "reason" in image else SquareImage(pixels=row, **image)
+                    for image, row in zip(images, pixels, strict=True)
+                ]
+        finally:
+            work.put(number, block)
         if block is None:
             return
 
@@ -287,7 +289,7 @@ def _serve(root: str, image_size_px: int, resize: Resize) -> None:
         images = [
             {"file": image.file, "reason": image.reason}
             if isinstance(image, BrokenImage)
-            else {"kind": image.kind, "is_oddly_deep": image.has_unused_bits, "size": len(image.pixels)}
+            else {"kind": image.kind, "has_unused_bits": image.has_unused_bits, "size": len(image.pixels)}
             for image in block
         ]
         pixels = b"".join(image.pixels for image in block if isinstance(image, SquareImage))
