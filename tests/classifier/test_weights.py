@@ -54,7 +54,7 @@ def test_one_set_of_weights_is_not_replaced_by_another(official_mobilenet: Path)
 
 
 def test_a_weight_set_that_the_backbone_lacks_is_a_config_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"resnet18 has no set of weights IMAGENET1K_V2\n.*imagenet, IMAGENET1K_V1"):
+    with pytest.raises(ConfigError, match=r"resnet18 has no weight set IMAGENET1K_V2\n.*imagenet, IMAGENET1K_V1"):
         find_weights("resnet18", "IMAGENET1K_V2", tmp_path)
 
 
