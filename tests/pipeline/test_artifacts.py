@@ -110,8 +110,8 @@ def test_damage_that_leaves_no_trace_is_noticed_by_the_next_process(tmp_path: Pa
     file.write_bytes(b"y" + b"x" * 999)
     os.utime(file, ns=(before, before))
 
-    code = "import sys; from pathlib import Path; from xraytune.pipeline.artifacts import is_whole\n"
-    code += "sys.exit(is_whole(Path(sys.argv[1])))"
+    code = "import sys; from pathlib import Path; from xraytune.pipeline.artifacts import is_intact\n"
+    code += "sys.exit(is_intact(Path(sys.argv[1])))"
     next_process = subprocess.run([sys.executable, "-c", code, str(path)], check=False)
 
     assert next_process.returncode == 0, "it is damaged"

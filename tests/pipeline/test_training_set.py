@@ -159,7 +159,7 @@ def test_copies_under_the_names_of_validation_images_are_left_out_where_only_a_t
 def test_a_folder_of_validation_patients_alone_is_refused(bench: Bench, tmp_path: Path) -> None:
     root = write_negatives(bench, tmp_path / "extra", held_back(bench.prepared))
 
-    with pytest.raises(DataError, match=r"extra images are left out(.|\n)*fix: give images of other patients"):
+    with pytest.raises(DataError, match=r"extra images are left out(.|\n)*fix: use images of other patients"):
         store_folder(root, bench.prepared, cache=tmp_path / "cache")
 
 

@@ -138,6 +138,7 @@ def test_a_token_that_others_can_read_is_reported_and_closed_to_them(
 ) -> None:
     """Ray creates it with these permissions."""
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))  # a cluster on this machine is another matter
     token = tmp_path / ".ray" / "auth_token"
     token.parent.mkdir()
     token.write_text("token", encoding="utf-8")
