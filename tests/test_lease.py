@@ -20,8 +20,8 @@ from xraytune.lease import LeaseHeldError, build_lock, current_owner, has_owners
 HOLD = """
 import sys
 from pathlib import Path
-from xraytune.lease import held, turn
-with (held if sys.argv[1] == "held" else turn)(Path(sys.argv[2])):
+from xraytune.lease import build_lock, hold
+with (hold if sys.argv[1] == "held" else build_lock)(Path(sys.argv[2])):
     print("mine", flush=True)
     sys.stdin.read()
 """

@@ -48,7 +48,7 @@ for _ in range(20):
     time.sleep(0.05)
     send(connection, {"next": [{"cpus": 1, "gpus": 0}]})
     if (answer := receive(connection)) and sys.argv[2] == "begins":
-        Path(answer["study"], "trials", "0000", ".claim").write_text(str(os.getpid()))
+        Path(answer["study"], "trials", "0000", ".owner").write_text(str(os.getpid()))
 """
 OF_GPUS = """
 if sys.argv[2] == "first":  # a new study asks a node what trials there compute on
