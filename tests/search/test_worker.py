@@ -246,7 +246,7 @@ def test_a_process_ends_itself_when_its_trial_runs_elsewhere(study: StudyFolder,
     process = process_of(study, number)
     if was_asleep:
         process.send_signal(signal.SIGSTOP)
-    take_ownership(study.trial_path(number) / ".claim")
+    take_ownership(study.trial_path(number) / ".owner")
     process.send_signal(signal.SIGCONT)
     process.communicate()
 
@@ -288,7 +288,7 @@ def test_each_write_of_a_worker_looks_first_whether_the_trial_is_still_its_own(
     worker = TrialWorker(job(study, 6))
     worker.step()
     checkpoint = (study.trial_path(6) / "checkpoint" / "checkpoint.pt").read_bytes()
-    take_ownership(study.trial_path(6) / ".claim")
+    take_ownership(study.trial_path(6) / ".owner")
 
     with pytest.raises(LeaseHeldError):
         worker.step()
