@@ -144,7 +144,7 @@ def test_a_trial_that_goes_wrong_has_failed_with_its_reason(study: StudyFolder, 
     (row,) = study.rows()
     assert (row["status"], row["value"]) == ("failed", None)
     assert row["reason"] in {"the loss is nan", "val_auroc is nan after epoch 1"}
-    assert start(controller).number == 1, "the search goes on"
+    assert start(controller).number == 1, "the search continues"
 
 
 def test_a_lost_process_s_trial_is_tried_again_as_often_as_retries_says(study: StudyFolder) -> None:

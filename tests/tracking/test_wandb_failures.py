@@ -49,7 +49,7 @@ def test_a_wandb_that_raises_costs_one_warning(
 
     assert fake.calls.count(call) == 1, "a failed call is not repeated"
     (message,) = warnings_of(caplog)
-    assert message.startswith("W&B failed, the trial goes on")
+    assert message.startswith("W&B failed, the trial continues")
     assert "epochs.jsonl" in message
 
 
@@ -209,7 +209,7 @@ def test_without_a_network_the_process_of_a_trial_still_ends(tmp_path: Path) -> 
 
     output = a_trial_online(tmp_path, 3.0, WANDB_API_KEY="0f" * 20, WANDB_BASE_URL=f"http://127.0.0.1:{port}")
 
-    assert output.count("W&B failed, the trial goes on") == 1
+    assert output.count("W&B failed, the trial continues") == 1
     assert "0f0f" not in output
 
 
@@ -217,7 +217,7 @@ def test_without_a_network_the_process_of_a_trial_still_ends(tmp_path: Path) -> 
 def test_with_a_server_that_never_answers_the_process_of_a_trial_still_ends(tmp_path: Path, silent_server: str) -> None:
     output = a_trial_online(tmp_path, 3.0, WANDB_API_KEY="0f" * 20, WANDB_BASE_URL=silent_server)
 
-    assert output.count("W&B failed, the trial goes on") == 1
+    assert output.count("W&B failed, the trial continues") == 1
     assert "did not answer within 3 s" in output
 
 
@@ -226,7 +226,7 @@ def test_with_a_server_that_never_answers_the_process_of_a_trial_still_ends(tmp_
 def test_a_missing_login_is_reported_with_what_to_do(tmp_path: Path, key: str, silent_server: str) -> None:
     output = a_trial_online(tmp_path, SOON, WANDB_API_KEY=key, WANDB_BASE_URL=silent_server)
 
-    assert output.count("W&B failed, the trial goes on") == 1
+    assert output.count("W&B failed, the trial continues") == 1
     assert "wandb sync" in output
     assert "Otel" not in output, "no thread reports W&B's failure to a server"
     assert "too-short" not in output

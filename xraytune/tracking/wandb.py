@@ -178,7 +178,7 @@ class WandbRun:
         if self._warned.acquire(blocking=False):
             reason = without_secrets("; ".join(text.splitlines()))
             fix = "without a network or a key set `tracking: {wandb: {mode: offline}}`, and run `wandb sync` later"
-            _logger.warning("W&B failed, the trial goes on: %s (metrics are in epochs.jsonl; %s)", reason, fix)
+            _logger.warning("W&B failed, the trial continues: %s (metrics are in epochs.jsonl; %s)", reason, fix)
 
     def _start(self) -> None:
         # No reports about W&B's own failures: they need a network, and delay the exit.
