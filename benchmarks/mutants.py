@@ -50,7 +50,7 @@ class Mutant:
     """One mistake.
 
     Attributes:
-        function: Where: `plan_mix`, `Rungs.goes_on`, or `CONSTANTS`.
+        function: Where: `plan_mix`, `Rungs.should_continue`, or `CONSTANTS`.
         lines: First and last line of that function, decorators included; of the whole file for a constant.
         line: The line of the mistake.
         text: That line with the mistake in it.

@@ -103,7 +103,7 @@ def hold(path: Path, work: str = "") -> Iterator[Owner]:
 
 
 def _acquire(path: Path, stream: FileIO) -> None:
-    """Return when no other process holds the lease, else raise HeldError."""
+    """Return when no other process holds the lease, else raise LeaseHeldError."""
     first_mtime, deadline = path.stat().st_mtime_ns, time.monotonic() + PATIENCE_SECONDS
     while True:
         lock, owner = _try_lock(stream), read_owner(path)

@@ -47,7 +47,7 @@ class Limit:
         """The fix if it is too low."""
         return f"raise it: ulimit {self.option} {'unlimited' if self.is_bytes else 65536}"
 
-    def shown(self, value: int | None) -> str:
+    def format_value(self, value: int | None) -> str:
         """Format a value for a message."""
         if value is None:
             return "unlimited"
@@ -57,7 +57,7 @@ class Limit:
         return f"{value / unit:.4g} {name}"
 
     def __str__(self) -> str:
-        return f"the limit on {self.name} is {self.shown(self.value)} (ulimit {self.option})"
+        return f"the limit on {self.name} is {self.format_value(self.value)} (ulimit {self.option})"
 
 
 OPEN_FILES = Limit("open files", "-n", resource.RLIMIT_NOFILE)

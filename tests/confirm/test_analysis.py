@@ -178,7 +178,7 @@ def test_the_answer_names_controls_figures_and_limits() -> None:
 def test_the_methods_describe_the_controls_and_earlier_accesses() -> None:
     found = helped()
     (finalist,) = found.finalists
-    only_duplicate = (replace(finalist, results=finalist.results[1:2]),)
+    only_duplicate = (replace(finalist, comparisons=finalist.comparisons[1:2]),)
     before = ("the test folder had been accessed 3 times before",)
     whole = methods_paragraph(found)
     duplicate_alone = methods_paragraph(replace(found, finalists=only_duplicate, exploratory=before, notes=()))
@@ -288,7 +288,7 @@ def test_a_collapsed_gan_seed_is_shown_with_a_warning() -> None:
     ],
 )
 def test_gan_seeds_are_outlying_if_clearly_not_normal(gan_aurocs: tuple[float, ...], is_outlying: bool) -> None:
-    found = FinalistResult(arm=ARMS[0], auroc=0.9, gan_aurocs=gan_aurocs, results=(), verdict=None)
+    found = FinalistResult(arm=ARMS[0], auroc=0.9, gan_aurocs=gan_aurocs, comparisons=(), verdict=None)
 
     assert found.has_outlying_gan == is_outlying
 
@@ -345,7 +345,7 @@ def test_the_forecast_needs_the_patients_of_the_test_folder_but_not_its_scores()
     aurocs = {one.auroc for one in found.chances}
     assert aurocs == {found.val_b_auroc, found.val_b_auroc - 0.03}
     assert found.of_design(auroc=found.val_b_auroc, gan_seeds=5) == found.chances[:3]
-    assert "If synthetic images make no difference" in found.as_text
+    assert "If synthetic images make no difference" in found.summary
 
 
 @pytest.mark.slow

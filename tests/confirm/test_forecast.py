@@ -260,11 +260,11 @@ def forecast(no_better: float) -> Forecast:
 
 
 def test_an_inconclusive_forecast_gives_the_effect_of_more_gan_seeds() -> None:
-    assert forecast(0.2).as_text == (
+    assert forecast(0.2).summary == (
         "If synthetic images make no difference, the most likely verdict of this design is undecided (75%); "
         "no_better 30% with 10 GAN seeds, no_better 40% with 20 GAN seeds"
     )
-    assert forecast(0.7).as_text.endswith("most likely verdict of this design is no_better (75%)")
+    assert forecast(0.7).summary.endswith("most likely verdict of this design is no_better (75%)")
 
 
 def test_a_forecast_is_read_by_design_and_kept_as_json() -> None:

@@ -47,8 +47,8 @@ def top_ups(folder: StudyFolder, *searched: tuple[int, int, float]) -> RunList:
     """Two runs that ASHA prunes, after trials of a search that reported these values, as each start creates them."""
     rungs = Rungs(grace=1, reduction=3, max_epochs=9)
     for report in searched:
-        rungs.goes_on(*report)
-    return work(folder, "none", "none", goes_on=TopUpRungs(folder, rungs).goes_on)
+        rungs.should_continue(*report)
+    return work(folder, "none", "none", should_continue=TopUpRungs(folder, rungs).should_continue)
 
 
 def started(work: RunList) -> int:

@@ -124,7 +124,7 @@ def _study_picture(folder: StudyFolder) -> dict[str, Any]:
             for trial in journal.trials
         ],
         "reports": reports,
-        "decisions": [rungs.goes_on(*report) for report in reports],
+        "decisions": [rungs.should_continue(*report) for report in reports],
         "rungs": rungs.reached(),
         "rows": _untimed(folder.rows()),
     }

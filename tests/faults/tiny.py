@@ -230,17 +230,17 @@ def _run(
             work.on_trial_lost(suggestion.number, out_of_memory=False)
             continue
         marks.current = suggestion.number
-        worker, goes_on = TrialWorker(job), True
-        while goes_on:
+        worker, should_continue = TrialWorker(job), True
+        while should_continue:
             message = worker.step()
-            goes_on = work.on_result(suggestion.number, message)
+            should_continue = work.on_result(suggestion.number, message)
             epoch = message["epoch"]["epoch"] if "epoch" in message else 0
             marks.add("told", suggestion.number, epoch)
-            if not goes_on:
+            if not should_continue:
                 marks.add("ended", suggestion.number)
             work.heartbeat()
-            if epoch and goes_on and is_lost(suggestion.number, epoch):
+            if epoch and should_continue and is_lost(suggestion.number, epoch):
                 break
         worker.close()
-        if goes_on:
+        if should_continue:
             work.on_trial_lost(suggestion.number, out_of_memory=False)

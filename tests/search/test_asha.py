@@ -57,10 +57,10 @@ def test_every_decision_is_ray_tunes(
     for trial, epoch, value in rows:
         if trial in stopped:
             continue
-        goes_on = ours.goes_on(trial, epoch, value)
+        should_continue = ours.should_continue(trial, epoch, value)
         decision = theirs.on_trial_result(None, TuneTrial(str(trial)), {"epoch": epoch, "value": value})
-        assert goes_on == (decision == theirs.CONTINUE)
-        if not goes_on:
+        assert should_continue == (decision == theirs.CONTINUE)
+        if not should_continue:
             stopped.add(trial)
 
 
@@ -68,33 +68,33 @@ def test_every_decision_is_ray_tunes(
 @pytest.mark.slow
 def test_hearing_the_values_again_rebuilds_the_rungs(rows: list[tuple[int, int, float]]) -> None:
     first, again = (Rungs(grace=1, reduction=3, max_epochs=10) for _ in range(2))
-    decisions = [first.goes_on(*row) for row in rows]
+    decisions = [first.should_continue(*row) for row in rows]
     half = len(rows) // 2
     for row in rows[:half]:
-        again.goes_on(*row)
+        again.should_continue(*row)
 
-    assert [first.goes_on(*row) for row in rows] == decisions, "asked again, it says the same"
-    assert [again.goes_on(*row) for row in rows[half:]] == decisions[half:]
+    assert [first.should_continue(*row) for row in rows] == decisions, "asked again, it says the same"
+    assert [again.should_continue(*row) for row in rows[half:]] == decisions[half:]
 
 
 def test_a_case_by_hand() -> None:
     """A third pass: the second of two values is compared with the first one, the third with both."""
     rungs = Rungs(grace=1, reduction=3, max_epochs=9)
 
-    assert rungs.goes_on(0, 1, 0.80), "the first at a rung goes on"
-    assert not rungs.goes_on(1, 1, 0.70)
-    assert rungs.goes_on(2, 1, 0.90)
-    assert rungs.goes_on(3, 2, 0.10), "epoch 2 is no rung"
-    assert not rungs.goes_on(4, 1, 0.82), "the cutoff is 2/3 of the way up: .867"
+    assert rungs.should_continue(0, 1, 0.80), "the first at a rung goes on"
+    assert not rungs.should_continue(1, 1, 0.70)
+    assert rungs.should_continue(2, 1, 0.90)
+    assert rungs.should_continue(3, 2, 0.10), "epoch 2 is no rung"
+    assert not rungs.should_continue(4, 1, 0.82), "the cutoff is 2/3 of the way up: .867"
 
 
 def test_a_trial_that_comes_to_a_rung_again_with_another_value_has_the_first_one() -> None:
     """As after a lost checkpoint, on a machine that rounds differently."""
     rungs = Rungs(grace=1, reduction=3, max_epochs=9)
-    rungs.goes_on(0, 1, 0.80)
+    rungs.should_continue(0, 1, 0.80)
 
-    assert rungs.goes_on(1, 1, 0.90)
-    assert rungs.goes_on(1, 1, 0.70)
+    assert rungs.should_continue(1, 1, 0.90)
+    assert rungs.should_continue(1, 1, 0.70)
 
 
 def test_the_last_epoch_is_no_rung() -> None:

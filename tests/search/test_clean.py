@@ -104,12 +104,12 @@ def search(root: Path, *overrides: str, stop_in_trial: int | None = None) -> Non
                 cache=cache,
                 compute=CPU,
             )
-            goes_on = True
-            while goes_on:
+            should_continue = True
+            while should_continue:
                 try:
-                    goes_on = controller.on_result(suggestion.number, {"epoch": asdict(next(epochs))})
+                    should_continue = controller.on_result(suggestion.number, {"epoch": asdict(next(epochs))})
                 except StopIteration as end:
-                    goes_on = controller.on_result(suggestion.number, {"ended": asdict(end.value)})
+                    should_continue = controller.on_result(suggestion.number, {"ended": asdict(end.value)})
                 if suggestion.number == stop_in_trial:
                     epochs.close()
                     controller.close()

@@ -81,15 +81,15 @@ def test_gpu_hours_count_the_gpus_that_each_try_of_a_trial_held(
     monkeypatch.setattr("time.monotonic", lambda: now)
     budget = "budget.gpu_hours=0.027"  # 97.2 s
     controller = direct(study, budget, gpu_share=0.25)
-    controller.on_placed(start(controller).number, 0.25)
+    controller.on_trial_placed(start(controller).number, 0.25)
     now += 80
     controller.on_trial_lost(0, out_of_memory=True)
-    controller.on_placed(start(controller).number, 0.5)
+    controller.on_trial_placed(start(controller).number, 0.5)
     now += 80
     controller.close()
 
     again = direct(study, budget, gpu_share=0.25)
-    again.on_placed(start(again).number, 0.5)
+    again.on_trial_placed(start(again).number, 0.5)
     assert not is_spent(again)
     now += 80
     assert is_spent(again)
@@ -105,7 +105,7 @@ def test_a_retry_that_gets_no_more_of_a_gpu_counts_no_more(study: StudyFolder, m
     monkeypatch.setattr("time.monotonic", lambda: now)
     controller = direct(study, "budget.gpu_hours=0.03", gpu_share=1.0)  # 108 s
     controller.on_trial_lost(start(controller).number, out_of_memory=True)
-    controller.on_placed(start(controller).number, 1.0)
+    controller.on_trial_placed(start(controller).number, 1.0)
 
     now += 100
     assert not is_spent(controller)
@@ -379,8 +379,8 @@ def test_with_several_trials_at_once_every_decision_follows_from_the_order_in_th
                 del running[number]
 
     rungs = rungs_of(study.space().settings, ())
-    replayed = {report[0]: rungs.goes_on(*report) for report in controller._journal.reports()}
-    assert statuses(study) == {number: "complete" if goes_on else "pruned" for number, goes_on in replayed.items()}
+    replayed = {report[0]: rungs.should_continue(*report) for report in controller._journal.reports()}
+    assert statuses(study) == {number: "complete" if kept else "pruned" for number, kept in replayed.items()}
     assert "pruned" in statuses(study).values()
 
 

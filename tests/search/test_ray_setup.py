@@ -16,7 +16,7 @@ from tests.faults.small_disk import small_disk
 from tests.search.test_runner import run
 from xraytune.errors import MachineError
 from xraytune.export.doctor import doctor
-from xraytune.search.ray_setup import open_doors, private_folder, protect_token, ray_parent, why_ray_cannot_start
+from xraytune.search.ray_setup import private_folder, protect_token, ray_parent, security_problems, why_ray_cannot_start
 from xraytune.search.study import StudyFolder
 
 
@@ -143,14 +143,14 @@ def test_a_token_that_others_can_read_is_reported_and_closed_to_them(
     token.parent.mkdir()
     token.write_text("token", encoding="utf-8")
     token.chmod(0o644)
-    (door,) = open_doors()
-    assert door.where == token
+    (problem,) = security_problems()
+    assert problem.where == token
 
     protect_token()
 
     assert token.read_text(encoding="utf-8") == "token"
     assert (mode(token), mode(token.parent)) == ("0o600", "0o700")
-    assert [*open_doors()] == []
+    assert [*security_problems()] == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")

@@ -156,7 +156,7 @@ def show_forecast(forecast: Forecast) -> None:
             "forecast: the most likely verdict on the test folder, based on scores on val-B",
         )
     )
-    console.write(forecast.as_text)
+    console.write(forecast.summary)
 
 
 def _likeliest(chances: VerdictChances) -> Cell:
@@ -171,7 +171,7 @@ def show_verdict(found: Confirmation) -> None:
     first = found.finalists[0]
     head = "exploratory: " if found.exploratory else ""
     console.show(
-        Cell(f"{first.arm.name}: {head}{_VERDICTS[found.word]}", _TONES.get(found.word, "strong")),
+        Cell(f"{first.arm.name}: {head}{_VERDICTS[found.verdict]}", _TONES.get(found.verdict, "strong")),
         *(Cell(f"note: {text}", "dim") for text in (*found.exploratory, *found.notes)),
         *(_comparisons(finalist) for finalist in found.finalists),
         *((_ratios(found), Cell(f"note: {RATIO_CAVEAT}", "dim")) if found.ratio_response else ()),
@@ -190,7 +190,7 @@ def _comparisons(finalist: FinalistResult) -> Table:
             "95 % interval",
             "result",
         ),
-        [_comparison(result) for result in finalist.results],
+        [_comparison(result) for result in finalist.comparisons],
         f"{finalist.arm.name}, AUROC {finalist.auroc:.3f}: {word}",
     )
 

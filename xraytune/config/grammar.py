@@ -12,7 +12,7 @@ from typing import NoReturn
 from xraytune.config.document import Document, KeyPath, Problems, RejectedError
 from xraytune.config.domains import Choices, Domain, FloatRange, IntRange, Value
 from xraytune.config.fields import BLOCKS, ParameterField, parameter_fields
-from xraytune.config.messages import nearest, shown
+from xraytune.config.messages import format_value, nearest
 from xraytune.config.paths import absolute_path, is_path
 from xraytune.config.space import COMPARISONS, Condition, ParameterSpec
 from xraytune.records import Json
@@ -108,7 +108,7 @@ def _declared_paths(problems: Problems) -> Iterator[tuple[str, KeyPath, KeyPath]
         return
     if not isinstance(entries, dict):
         fix = "write parameters: {lr: {value: 1e-4}}"
-        problems.add(ROOT, f"parameters: {shown(entries)} is not a mapping", fix)
+        problems.add(ROOT, f"parameters: {format_value(entries)} is not a mapping", fix)
         return
     for name in entries:
         path = (*ROOT, name)
@@ -142,7 +142,7 @@ def _paths_in_block(problems: Problems, block: str) -> Iterator[tuple[str, KeyPa
 def _read_when(problems: Problems, path: KeyPath) -> list[Condition]:
     content = problems.document.get(path)
     if not isinstance(content, dict) or not content:
-        problems.reject(path, f"when: {shown(content)} is not a condition", "write when: {source: gan}")
+        problems.reject(path, f"when: {format_value(content)} is not a condition", "write when: {source: gan}")
     return [_read_condition(problems, (*path, name), name, accepted) for name, accepted in content.items()]
 
 
@@ -174,7 +174,7 @@ def _read_limits(
         if name not in COMPARISONS:
             problems.reject((*path, name), f"when: unknown comparison '{name}'", nearest(name, COMPARISONS))
         if isinstance(limit, bool) or not isinstance(limit, int | float) or not isfinite(limit):
-            problems.reject((*path, name), f"when: {shown(limit)} is not a number", "write a number")
+            problems.reject((*path, name), f"when: {format_value(limit)} is not a number", "write a number")
         read.append((name, limit))
     return tuple(sorted(read))
 
@@ -205,8 +205,8 @@ class _SpecReader:
         if content is None:
             self._reject((), "is empty", f"write {key}: {{value: ...}}")
         if not isinstance(content, dict):
-            way = "values: [...]" if isinstance(content, list) else f"value: {shown(content)}"
-            self._reject((), f"{shown(content)} is not a mapping", f"write {key}: {{{way}}}")
+            way = "values: [...]" if isinstance(content, list) else f"value: {format_value(content)}"
+            self._reject((), f"{format_value(content)} is not a mapping", f"write {key}: {{{way}}}")
         for unknown in (key for key in content if key not in SPEC_KEYS):
             if unknown in _UNSUPPORTED_KEYS:
                 self._reject(unknown, f"{unknown} is not supported", _UNSUPPORTED_KEYS[unknown])
@@ -227,7 +227,7 @@ class _SpecReader:
         expected = {"value": ("constant",), "values": ("categorical",), "min": _RANGES}[way]
         if name in expected:
             return
-        what, fix = f"unknown distribution {shown(name)}", nearest(name, DISTRIBUTIONS)
+        what, fix = f"unknown distribution {format_value(name)}", nearest(name, DISTRIBUTIONS)
         if name in DISTRIBUTIONS:
             what = f"{name} does not go with {'min and max' if way == 'min' else way}"
             fix = f"write {' or '.join(expected)}"
@@ -249,7 +249,7 @@ class _SpecReader:
         values = self._values({("values", index): item for index, item in enumerate(items)})
         for index, value in enumerate(values):
             if value in values[:index]:
-                self._reject(("values", index), f"{shown(value)} is listed twice", "keep one")
+                self._reject(("values", index), f"{format_value(value)} is listed twice", "keep one")
         return values
 
     def _range(self, content: dict[str, Json]) -> Domain:
@@ -302,7 +302,7 @@ class _SpecReader:
         if name == "log_uniform_values":
             self._reject(key, "a logarithmic range has no steps", f"remove {key}")
         if isinstance(step, bool) or not isinstance(step, int | float) or not 0 < step < float("inf"):
-            self._reject(key, f"{key} {shown(step)} is not a number above 0", "write a number above 0")
+            self._reject(key, f"{key} {format_value(step)} is not a number above 0", "write a number above 0")
         if is_integer and step != int(step):
             self._reject(key, f"{key} {step:g} is not a whole number", "write a whole number")
         self._check_count(key, low, high, step)

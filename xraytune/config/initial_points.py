@@ -10,7 +10,7 @@ from xraytune.config.domains import Value
 from xraytune.config.fields import BLOCKS, parameter_fields
 from xraytune.config.grammar import ROOT as PARAMETERS
 from xraytune.config.grammar import path_of, read_values
-from xraytune.config.messages import nearest, shown
+from xraytune.config.messages import format_value, nearest
 from xraytune.config.space import ParameterSpec, Point, family_of
 from xraytune.records import Json
 
@@ -29,13 +29,15 @@ def read_initial_points(specs: Sequence[ParameterSpec], problems: Problems) -> t
         return ()
     if not isinstance(rows, list):
         fix = "write points_to_evaluate: [{source: none, lr: 1e-4}]"
-        problems.add(ROOT, f"points_to_evaluate: {shown(rows)} is not a list", fix)
+        problems.add(ROOT, f"points_to_evaluate: {format_value(rows)} is not a list", fix)
         return ()
     points = []
     for index, row in enumerate(rows):
         path = (*ROOT, index)
         if not isinstance(row, dict):
-            problems.add(path, f"points_to_evaluate: {shown(row)} is not a mapping", "write {source: none, lr: 1e-4}")
+            problems.add(
+                path, f"points_to_evaluate: {format_value(row)} is not a mapping", "write {source: none, lr: 1e-4}"
+            )
             continue
         point: Point = {}
         paths: dict[str, KeyPath] = {}
@@ -111,4 +113,4 @@ def _refusal(spec: ParameterSpec, value: Value, point: Point, open_parents: Sequ
     if spec.domain.contains(value):
         return None
     fix = "use a value of the space, or widen the space"
-    return f"{spec.name}: {shown(value)} is not in the space: {spec.domain}", fix
+    return f"{spec.name}: {format_value(value)} is not in the space: {spec.domain}", fix

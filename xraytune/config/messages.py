@@ -34,7 +34,7 @@ def nearest(word: object, known: Iterable[str], otherwise: str = "") -> str:
     return f"use one of: {', '.join(names[:_NAMES_SHOWN] if more else names)}{more}"
 
 
-def shown(value: object) -> str:
+def format_value(value: object) -> str:
     """Format a value as a user would write it."""
     if isinstance(value, bool):
         return str(value).lower()
@@ -59,14 +59,14 @@ def explain(name: str, error: ErrorDetails) -> tuple[str, str]:
         return f"{name}: is empty", "give it a value, or leave it out"
     if kind in _COMPARISONS:
         bound, words = _COMPARISONS[kind]
-        return f"{name}: {shown(value)} is out of bounds", f"write {words.format(context[bound])}"
+        return f"{name}: {format_value(value)} is out of bounds", f"write {words.format(context[bound])}"
     if kind == "value_error":
         what, _, fix = str(context["error"]).partition("; ")
         return what, fix
     if kind == "literal_error":
-        return f"{name}: unknown value {shown(value)}", nearest(value, choices_of(error))
+        return f"{name}: unknown value {format_value(value)}", nearest(value, choices_of(error))
     what, fix = _explain_type(kind, value) or (error["msg"], "")
-    return f"{name}: {shown(value)} {what}", fix
+    return f"{name}: {format_value(value)} {what}", fix
 
 
 def _explain_type(kind: str, value: Any) -> tuple[str, str] | None:

@@ -12,11 +12,11 @@ from pydantic_core import ErrorDetails
 
 from xraytune.config.document import KeyPath, Problems, dotted, with_value
 from xraytune.config.fields import parameter_fields
-from xraytune.config.messages import choices_of, explain, nearest, shown
+from xraytune.config.messages import choices_of, explain, format_value, nearest
 from xraytune.config.paths import absolute_path
 from xraytune.config.settings import OBJECTIVE_METRIC, Model, Settings
 
-BESIDE_SETTINGS = ("parameters", "points_to_evaluate")
+NON_SETTING_KEYS = ("parameters", "points_to_evaluate")
 """The keys of a space file that are not settings."""
 
 _PATHS: tuple[KeyPath, ...] = (("data", "path"), ("weights_dir",), ("exported_from", "study"))
@@ -50,7 +50,7 @@ def read_settings(problems: Problems) -> Settings | None:
     assert isinstance(content, dict)
     try:
         return Settings.model_validate_json(
-            json.dumps({key: value for key, value in content.items() if key not in BESIDE_SETTINGS})
+            json.dumps({key: value for key, value in content.items() if key not in NON_SETTING_KEYS})
         )
     except ValidationError as error:
         for path, errors in groupby(error.errors(), key=lambda one: _key_path(one["loc"])):
@@ -92,16 +92,19 @@ def _explained(path: KeyPath, errors: Sequence[ErrorDetails]) -> tuple[str, str]
         return f"{name}: is missing", _MISSING.get(name, f"write {path[-1]}:")
     if path == ("objective", "metric") and "test" in str(value):
         fix = f"write {OBJECTIVE_METRIC}; only evaluate reads the test folder"
-        return f"{name}: {shown(value)} would select the model on test images", fix
+        return f"{name}: {format_value(value)} would select the model on test images", fix
     if kind == "model_type" and (model := _model_at(path)):
-        return f"{name}: {shown(value)} is not a mapping", f"write {name}: {{{next(iter(model.model_fields))}: ...}}"
+        return (
+            f"{name}: {format_value(value)} is not a mapping",
+            f"write {name}: {{{next(iter(model.model_fields))}: ...}}",
+        )
     if len(errors) == 1:
         return explain(name, errors[0])
     literal, number = sorted(errors, key=lambda error: error["type"] != "literal_error")
     if isinstance(value, int | float) and not isinstance(value, bool):
         return explain(name, number)
     words = " or ".join(f"'{choice}'" for choice in choices_of(literal))
-    return f"{name}: {shown(value)} is neither a number nor {words}", f"write a number or {words}"
+    return f"{name}: {format_value(value)} is neither a number nor {words}", f"write a number or {words}"
 
 
 def _unknown_key(path: KeyPath) -> tuple[str, str]:
@@ -112,4 +115,4 @@ def _unknown_key(path: KeyPath) -> tuple[str, str]:
         return f"'{key}' is a parameter", "write it under parameters:"
     inner = [name.removesuffix(f".{key}") for name in dotted_settings() if name.endswith(f".{key}")]
     fix = _KEYS_OF_OTHER_TOOLS.get(key) or (f"write it under {inner[0]}:" if inner else "")
-    return f"unknown key '{key}'", fix or nearest(key, [*Settings.model_fields, *BESIDE_SETTINGS])
+    return f"unknown key '{key}'", fix or nearest(key, [*Settings.model_fields, *NON_SETTING_KEYS])

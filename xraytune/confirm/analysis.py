@@ -81,7 +81,7 @@ class FinalistResult:
     arm: Arm
     auroc: float
     gan_aurocs: tuple[float, ...]
-    results: tuple[ControlResult, ...]
+    comparisons: tuple[ControlResult, ...]
     verdict: OverallVerdict | None
     larger_designs: tuple[VerdictChances, ...] = ()
 
@@ -143,7 +143,7 @@ def judge_finalists(plan: Plan, images: EvaluationSet, scores: ArmScores, *, rop
             arm=arm,
             auroc=float(measured[arm.name].aurocs.mean()),
             gan_aurocs=tuple(measured[arm.name].aurocs.mean(axis=1).tolist()),
-            results=results,
+            comparisons=results,
             verdict=verdict,
             larger_designs=_larger_designs(arm, results, measured, rope=rope)
             if verdict is not None and verdict.word == "undecided"

@@ -108,7 +108,7 @@ class Forecast:
         return tuple(one for one in self.chances if one.auroc == auroc and one.gan_seeds == gan_seeds)
 
     @property
-    def as_text(self) -> str:
+    def summary(self) -> str:
         """The most probable verdict if there is no difference, and the effect of more GAN seeds on it."""
         planned, *more = (one for one in self.chances if one.auroc == self.val_b_auroc and not one.true_difference)
         word, chance = planned.likeliest

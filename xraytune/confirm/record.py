@@ -44,7 +44,7 @@ class Confirmation:
     notes: tuple[str, ...]
 
     @property
-    def word(self) -> str:
+    def verdict(self) -> str:
         """The verdict: that of the first finalist."""
         first = self.finalists[0].verdict
         assert first is not None, "the first finalist is always tested"
@@ -57,7 +57,7 @@ class Confirmation:
         return content | {
             "version": 2,
             "study": self.study.name,
-            "verdict": self.word,
+            "verdict": self.verdict,
             "answer": answer_paragraph(self),
             "methods": methods_paragraph(self),
             "finalists": to_jsonable_python(finalists),
@@ -75,7 +75,7 @@ def _finalist_json(finalist: FinalistResult) -> dict[str, Any]:
         "worst_gan_auroc": min(finalist.gan_aurocs),
         "verdict": verdict.word if verdict else "not_tested",
         "because_of": verdict.controls if verdict else (),
-        "comparisons": [_comparison_json(result) for result in finalist.results],
+        "comparisons": [_comparison_json(result) for result in finalist.comparisons],
         "larger_designs": finalist.larger_designs,
     }
 
@@ -116,7 +116,7 @@ def answer_paragraph(confirmation: Confirmation) -> str:
     }[first.verdict.word]
     exploratory = ("Exploratory, not a confirmation: ", f" It is exploratory because {_reasons(confirmation)}.")
     prefix, why = exploratory if confirmation.exploratory else ("", "")
-    comparisons = " ".join(_comparison_text(result) for result in first.results)
+    comparisons = " ".join(_comparison_text(result) for result in first.comparisons)
     return (
         f"{prefix}{verdict} On {test.images} test images of {test.patients} patients, its mean AUROC over "
         f"{confirmation.gan_seeds} GAN seeds with {confirmation.classifier_seeds} classifier seeds each was "
@@ -154,7 +154,7 @@ def _gan_text(finalist: FinalistResult) -> str:
 
 def _images_per_step_text(finalist: FinalistResult) -> str:
     """Report if a deficit against the control without extra images may come from more images per step."""
-    matched = [result for result in finalist.results if result.kind != "tuned"]
+    matched = [result for result in finalist.comparisons if result.kind != "tuned"]
     worse = [one.control.name for one in matched if one.kind != "duplicate" and one.verdict.is_worse]
     others = [one.control.name for one in matched if not one.verdict.is_worse]
     if not worse or (can_show_harm([one.kind for one in matched]) and not others):
@@ -217,7 +217,7 @@ def methods_paragraph(confirmation: Confirmation) -> str:
 
 
 def _controls_text(confirmation: Confirmation) -> str:
-    controls = [result.control for finalist in confirmation.finalists for result in finalist.results]
+    controls = [result.control for finalist in confirmation.finalists for result in finalist.comparisons]
     matched = {arm.parameters.source for arm in controls if arm.role == "matched"}
     tuned = sorted({arm.parameters.arm for arm in controls if arm.role == "tuned"})
     extra = {"none": "no extra images", "duplicate": "repeated real images in place of the synthetic ones"}

@@ -51,7 +51,7 @@ from xraytune.search.journal import Journal
 from xraytune.search.messages import NO_CALLBACKS, Callbacks
 from xraytune.search.resources import resolved
 from xraytune.search.runner import Runner, survey
-from xraytune.search.study import StudyFolder, environment, locked, named
+from xraytune.search.study import StudyFolder, environment, format_versions, locked
 from xraytune.search.test_access import (
     TEST_ACCESS_FILE,
     accesses,
@@ -227,8 +227,8 @@ def _notes_on_machines(training: Training, scored_on: Compute) -> Iterator[str]:
     """Report differences between search, training and scoring."""
     trained = training.runs_folder.releases()[-1]
     if searched := [each for each in training.folder.releases() if each != trained]:
-        versions = ", ".join(map(named, searched))
-        yield f"trials of the search were trained with {versions}, and all replicates with {named(trained)}"
+        versions = ", ".join(map(format_versions, searched))
+        yield f"trials of the search were trained with {versions}, and all replicates with {format_versions(trained)}"
     if scored_on.device != training.compute.device:
         yield "all replicates were trained on GPUs and scored on a CPU"
 

@@ -86,7 +86,7 @@ class TopUpRungs:
             for row in read_jsonl(file):
                 self._replay(int(row["number"]), int(row["epoch"]), float(row["value"]))
 
-    def goes_on(self, number: int, record: EpochRecord) -> bool:
+    def should_continue(self, number: int, record: EpochRecord) -> bool:
         """Return whether a top-up continues after an epoch; repeated calls return the same answer."""
         value = record.best_val_auroc
         if (number, record.epoch) not in self._reported:
@@ -95,10 +95,10 @@ class TopUpRungs:
 
     def _replay(self, number: int, epoch: int, value: float) -> bool:
         self._reported.add((number, epoch))
-        return self._rungs.goes_on(-1 - number, epoch, value)  # trials of the search have numbers from 0
+        return self._rungs.should_continue(-1 - number, epoch, value)  # trials of the search have numbers from 0
 
 
-def to_its_last_step(number: int, record: EpochRecord) -> bool:
+def never_prune(number: int, record: EpochRecord) -> bool:
     """Continue every run: none is pruned."""
     del number, record
     return True
@@ -114,7 +114,7 @@ class RunList(TrialQueue):
         gan_need: See `TrialQueue`.
         retries: See `TrialQueue`.
         on_progress: Called with `what` and how many runs have ended.
-        goes_on: Returns whether a run continues after an epoch; by default every run trains to its last step.
+        should_continue: Returns whether a run continues after an epoch; by default every run trains to its last step.
 
     Raises:
         StudyError: A run that has ended had other settings.
@@ -129,10 +129,10 @@ class RunList(TrialQueue):
         gan_need: GanNeeds,
         retries: int,
         on_progress: Progress = ignore_progress,
-        goes_on: Callable[[int, EpochRecord], bool] = to_its_last_step,
+        should_continue: Callable[[int, EpochRecord], bool] = never_prune,
     ) -> None:
         self._runs = {run.number: run for run in runs}
-        self._what, self._on_progress, self._continues = what, on_progress, goes_on
+        self._what, self._on_progress, self._continues = what, on_progress, should_continue
         self._started: dict[int, float] = {}
         done = self._runs.keys() & settled_rows(folder)
         waiting = (

@@ -37,9 +37,9 @@ from xraytune.confirm.runs import (
     RunList,
     TopUpRungs,
     ended_rows,
+    never_prune,
     replicate,
     run_label,
-    to_its_last_step,
 )
 from xraytune.errors import DataError, Problem, StudyError, TrialError, join_names
 from xraytune.files import read_json, write_json
@@ -152,7 +152,7 @@ class Training:
             gan_need=lambda parameters: gan_need(parameters.gan, self.prepared, self.compute, self.cache),
             retries=self.settings.resources.retries,
             on_progress=self.callbacks.on_progress,
-            goes_on=asha.goes_on if asha else to_its_last_step,
+            should_continue=asha.should_continue if asha else never_prune,
         )
         if not work.is_done:
             if other := other_releases(folder):

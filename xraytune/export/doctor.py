@@ -20,7 +20,7 @@ from xraytune.config.load import load_space
 from xraytune.errors import ConfigError, MachineError
 from xraytune.files import free_inodes, nearest_folder
 from xraytune.limits import LIMITS, likely_shortage
-from xraytune.search.ray_setup import open_doors, ray_parent, why_ray_cannot_start
+from xraytune.search.ray_setup import ray_parent, security_problems, why_ray_cannot_start
 from xraytune.tracking.wandb import has_key
 
 _GIB = 2**30
@@ -140,8 +140,8 @@ def _ray() -> Iterator[Check]:
         yield Check("Ray startup", "missing", found, problem.fix)
     else:
         yield Check("Ray startup", "ok", f"in {ray_parent()}")
-    for door in open_doors():
-        yield Check("Ray security", "warning", f"{door.where}: {door.what}", door.fix)
+    for risk in security_problems():
+        yield Check("Ray security", "warning", f"{risk.where}: {risk.what}", risk.fix)
 
 
 def _memory() -> Check:
@@ -176,7 +176,7 @@ def _inodes(folder: Path) -> Check:
 
 
 def _limits() -> Check:
-    found = ", ".join(f"{limit.name} {limit.shown(limit.value)}" for limit in LIMITS)
+    found = ", ".join(f"{limit.name} {limit.format_value(limit.value)}" for limit in LIMITS)
     if problem := likely_shortage():
         return Check("limits", "warning", found, problem.fix)
     return Check("limits", "ok", found)

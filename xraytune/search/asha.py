@@ -34,7 +34,7 @@ class Rungs:
             self._values[epoch] = {}
             epoch *= reduction
 
-    def goes_on(self, trial: int, epoch: int, value: float) -> bool:
+    def should_continue(self, trial: int, epoch: int, value: float) -> bool:
         """Return whether a trial that has `value` after `epoch` continues.
 
         The cutoff is the (1 - 1/reduction) quantile of the values that reached the rung before. Only the
@@ -64,5 +64,5 @@ def rungs_of(settings: Settings, reports: Iterable[tuple[int, int, float]]) -> R
     grace = scheduler.grace if scheduler.name == "asha" else last
     rungs = Rungs(grace=grace, reduction=scheduler.reduction, max_epochs=last)
     for report in reports:
-        rungs.goes_on(*report)
+        rungs.should_continue(*report)
     return rungs

@@ -77,7 +77,7 @@ class SearchController(TrialQueue):
                 return "gpu_hours"
         return ""
 
-    def on_placed(self, number: int, gpus: float) -> None:
+    def on_trial_placed(self, number: int, gpus: float) -> None:
         """Start counting the time of a trial and of its GPUs."""
         self._clock.start(number, gpus)
 
@@ -104,7 +104,7 @@ class SearchController(TrialQueue):
         if record.epoch not in self._journal.reported(number):
             self._journal.report(number, record.epoch, value)
             self._callbacks.on_epoch(number, record)
-        return self._rungs.goes_on(number, record.epoch, value)
+        return self._rungs.should_continue(number, record.epoch, value)
 
     def _record(self, number: int, status: Status, outcome: dict[str, Any]) -> None:
         times = self._clock.times()

@@ -93,7 +93,7 @@ def protect_token() -> None:
         raise MachineError(_no_token(token, error.strerror or str(error))) from error
 
 
-def open_doors() -> Iterator[Problem]:
+def security_problems() -> Iterator[Problem]:
     """Yield the ways for other users of this machine into this user's Ray, or into the cluster of `--address auto`."""
     with suppress(RuntimeError):  # there is no home folder
         if _is_open(token := _default_token()):
@@ -119,7 +119,7 @@ def _too_low_limit() -> Problem | None:
         (ADDRESS_SPACE, ADDRESS_SPACE.value, mapped_bytes + _MAPPED_BESIDES_BYTES),
     ):
         if value is not None and value < needed:
-            return Problem(f"Ray and its trials need {limit.shown(needed)}, but {limit}", fix=limit.raised)
+            return Problem(f"Ray and its trials need {limit.format_value(needed)}, but {limit}", fix=limit.raised)
     return None
 
 

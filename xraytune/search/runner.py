@@ -29,7 +29,7 @@ from xraytune.search.messages import OWNER_FILE, NoTrial, TrialSuggestion
 from xraytune.search.ray.driver import receive, send
 from xraytune.search.ray_setup import private_folder, protect_token, why_ray_cannot_start
 from xraytune.search.resources import Node, gpus_of_trial, occupied, resolved, slots
-from xraytune.search.study import StudyFolder, named, numeric_releases
+from xraytune.search.study import StudyFolder, format_versions, numeric_releases
 from xraytune.search.trial_queue import TrialQueue
 
 # Ray reads these when it is imported or started: no log files, tables or snapshots of Tune's own.
@@ -213,7 +213,7 @@ def survey(address: str, resources: Resources, *, note: Callable[[str], None]) -
         raise MachineError(Problem(*found["problem"]))
     environment: dict[str, Any] = found["environment"]
     if (theirs := numeric_releases(environment["packages"])) != (ours := numeric_releases()):
-        what = f"the cluster has {named(theirs)}, and this machine {named(ours)}"
+        what = f"the cluster has {format_versions(theirs)}, and this machine {format_versions(ours)}"
         raise MachineError(Problem(what, address, "install the same versions on all machines"))
     return resources, environment
 
@@ -293,7 +293,7 @@ class _QueueServer:
             return "done" if suggestion is NoTrial.DONE else None
         self._placed[suggestion.number] = self._claim(suggestion.number), time.monotonic()
         resources = occupied(self.resources, suggestion.share, nodes)
-        self.queue.on_placed(suggestion.number, resources.get("GPU", 0.0))
+        self.queue.on_trial_placed(suggestion.number, resources.get("GPU", 0.0))
         return self.config(suggestion) | {"resources": resources}
 
 

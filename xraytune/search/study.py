@@ -256,7 +256,8 @@ def continue_under_releases(folder: StudyFolder) -> str:
     entry = {"packages": _packages(), "started": _now(), "ended_trials": len(folder.rows())}
     write_json(file, content | {"continued": [*content.get("continued", ()), entry]})
     return (
-        f"this study was begun with {', then '.join(map(named, earlier))}, and continues with {named(now)}: ended trials "
+        f"this study was begun with {', then '.join(map(format_versions, earlier))}, "
+        f"and continues with {format_versions(now)}: ended trials "
         "keep their values, unfinished ones start again, and `confirm` trains all replicates with one version"
     )
 
@@ -268,7 +269,7 @@ def numeric_releases(packages: Mapping[str, Json] | None = None) -> dict[str, st
     return {name: str(packages[name]).partition("+")[0] for name in _NUMERIC}
 
 
-def named(packages: Mapping[str, str]) -> str:
+def format_versions(packages: Mapping[str, str]) -> str:
     """Return versions as text: `torch 2.15.0 and torchvision 0.29.2`."""
     return " and ".join(f"{name} {release}" for name, release in packages.items())
 
@@ -280,7 +281,9 @@ def other_releases(folder: StudyFolder) -> str:
         StudyError: A file of the study is missing or damaged.
     """
     recorded, now = folder.releases()[-1], numeric_releases()
-    return f"trained with {named(recorded)}, but {named(now)} is installed" if recorded != now else ""
+    return (
+        f"trained with {format_versions(recorded)}, but {format_versions(now)} is installed" if recorded != now else ""
+    )
 
 
 def require_free(folder: StudyFolder) -> None:

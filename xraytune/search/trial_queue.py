@@ -85,7 +85,7 @@ class TrialQueue:
             self._waiting.append(suggestion)
         return NoTrial.DONE if self.is_done else NoTrial.WAIT
 
-    def on_placed(self, number: int, gpus: float) -> None:
+    def on_trial_placed(self, number: int, gpus: float) -> None:
         """Called with the GPUs of a trial that has just been placed."""
 
     def on_result(self, number: int, message: Message) -> bool:

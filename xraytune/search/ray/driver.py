@@ -122,8 +122,8 @@ class QueueScheduler(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Continue or stop, as the queue decides."""
         del tune_controller
-        goes_on = self._queue.on_result(trial.config["number"], json.loads(result["message"]))
-        return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
+        should_continue = self._queue.on_result(trial.config["number"], json.loads(result["message"]))
+        return str(TrialScheduler.CONTINUE if should_continue else TrialScheduler.STOP)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Report a lost process; if Ray itself died, this process ends before it can."""
