@@ -200,6 +200,11 @@ def completed_rows(folder: StudyFolder) -> dict[int, dict[str, Any]]:
     return {number: row for number, row in ended_rows(folder).items() if row["status"] == "complete"}
 
 
+def finished_label(name: str) -> str:
+    """Return the label of the run that trains a pruned trial, such as `#12`, to the end."""
+    return f"{name} to its end"
+
+
 def run_label(runs: Sequence[Run], prefix: str) -> Callable[[TrialSuggestion], str]:
     """Return a function that gives a run's name in the dashboard."""
     names = {run.number: run.label for run in runs}

@@ -37,6 +37,7 @@ from xraytune.confirm.runs import (
     RunList,
     TopUpRungs,
     ended_rows,
+    finished_label,
     never_prune,
     replicate,
     run_label,
@@ -240,7 +241,7 @@ class Training:
 
     def _finish(self, pruned: Sequence[FinishedTrial], *, first: int) -> tuple[FinishedTrial, ...]:
         """Train pruned trials to the end."""
-        trials = [(one.name, f"{one.name} to its end", one.parameters) for one in pruned]
+        trials = [(one.name, finished_label(one.name), one.parameters) for one in pruned]
         return self._train_trials("pruned trials", trials, first=first)
 
     def _top_up(

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 from xraytune.config.load import experiment_to_yaml
 from xraytune.config.settings import Experiment, ExportedFrom
 from xraytune.confirm.plan import CONFIRM_FOLDER, TOP_UP_FOLDER, VERDICT_FILE, Arm, read_plan
-from xraytune.confirm.runs import completed_rows
+from xraytune.confirm.runs import completed_rows, finished_label
 from xraytune.errors import ConfigError, Problem, StudyError, TrialError, join_names
 from xraytune.files import read_json, require_writable, write_text
 from xraytune.search.journal import Journal
@@ -168,7 +168,7 @@ def _finished(row: Row, folder: StudyFolder) -> Row:
     if row["status"] == "complete":
         return row
     top_up = StudyFolder(folder.path / CONFIRM_FOLDER / TOP_UP_FOLDER)
-    label = f"#{row['number']} to its end"
+    label = finished_label(f"#{row['number']}")
     for run in completed_rows(top_up).values():
         if run["label"] == label:
             return row | {"value": run["value"], "val_b_auroc": run["val_b_auroc"]}
