@@ -1,4 +1,4 @@
-"""A plan only grows, and survives its file."""
+"""The choice of finalists and controls; a plan only grows, and survives its file."""
 
 from __future__ import annotations
 
@@ -8,10 +8,59 @@ from typing import Any
 
 import pytest
 
+from xraytune.config.load import load_space
 from xraytune.config.settings import Parameters
-from xraytune.confirm.plan import Arm, Plan, read_plan, write_plan
+from xraytune.config.space import Space
+from xraytune.confirm.plan import (
+    Arm,
+    FinishedTrial,
+    Plan,
+    belongs_to_control,
+    choose_finalists,
+    draw_control,
+    finalist_arm,
+    matched_control,
+    missing_trials,
+    pruned_to_finish,
+    ratio_arms,
+    read_plan,
+    tuned_control,
+    write_plan,
+)
 from xraytune.errors import StudyError
 
+SPACE = """\
+name: small
+data: {path: xrays}
+parameters:
+  source: {values: [none, duplicate, gan]}
+  synthetic_ratio: {values: [0.5, 1.0], when: {source: [duplicate, gan]}}
+  classical: {min: 0, max: 2}
+  lr: {min: 1e-5, max: 1e-2, distribution: log_uniform_values}
+"""
+
+
+def parameters(source: str, **changes: Any) -> Parameters:
+    return Parameters.model_validate({"source": source, **changes})
+
+
+def trial(number: int, val_b: float, source: str, **changes: Any) -> FinishedTrial:
+    return FinishedTrial(name=f"#{number}", parameters=parameters(source, **changes), val_b_auroc=val_b)
+
+
+def pruned(**about: Any) -> FinishedTrial:
+    return FinishedTrial(status="pruned", **about)
+
+
+TRIALS = (
+    trial(0, 0.99, "none"),
+    trial(1, 0.95, "gan", lr=1e-3),
+    trial(2, 0.97, "gan", lr=2e-3, classical=1),
+    trial(3, 0.97, "gan", lr=2e-3, classical=1),
+    trial(4, 0.90, "gan", lr=3e-3),
+    trial(5, 0.80, "none", classical=2),
+    trial(6, 0.85, "duplicate", classical=1),
+)
 GAN = Arm(
     name="gan #1",
     role="finalist",
@@ -19,6 +68,162 @@ GAN = Arm(
     parameters=Parameters.model_validate({"source": "gan", "gan": {"ema_half_life_images": None, "steps": 7}}),
 )
 NONE = Arm(name="none, matched to #1", role="matched", trial="#1", parameters=Parameters(), resolution_px=64)
+
+
+@pytest.fixture
+def space(tmp_path: Path) -> Space:
+    path = tmp_path / "small.yaml"
+    path.write_text(SPACE, encoding="utf-8")
+    return load_space(path)
+
+
+def test_finalists_are_the_best_different_trials_with_synthetic_images_by_val_b() -> None:
+    assert [finalist.name for finalist in choose_finalists(TRIALS, 3, Path("s"))] == ["#2", "#1", "#4"]
+    assert [finalist.name for finalist in choose_finalists(TRIALS, 1, Path("s"))] == ["#2"]
+
+
+def test_if_asha_pruned_every_gan_trial_those_that_got_furthest_are_finished() -> None:
+    stopped = [
+        pruned(name="#8", parameters=parameters("gan", lr=1e-3), epochs=3, val_auroc=0.99),
+        pruned(name="#9", parameters=parameters("gan", lr=2e-3), epochs=9, val_auroc=0.95),
+        pruned(name="#10", parameters=parameters("gan", lr=3e-3), epochs=9, val_auroc=0.97),
+        pruned(name="#11", parameters=parameters("gan", lr=3e-3), epochs=9, val_auroc=0.97),
+        pruned(name="#12", parameters=parameters("duplicate"), epochs=9, val_auroc=1.0),
+    ]
+    without_gan = tuple(trial for trial in TRIALS if trial.parameters.source != "gan")
+
+    def unfinished(complete: tuple[FinishedTrial, ...], count: int) -> list[str]:
+        trials = (*complete, *stopped)
+        return [one.name for one in pruned_to_finish(trials, lambda found: found.has_synthetic_images, count)]
+
+    assert unfinished(without_gan, 2) == ["#10", "#9"]
+    assert unfinished(TRIALS, 2) == []
+
+
+def test_if_asha_pruned_a_whole_control_arm_the_trial_that_got_furthest_is_finished() -> None:
+    stopped = (
+        pruned(name="#7", parameters=parameters("gan"), epochs=9, val_auroc=0.99),
+        pruned(name="#8", parameters=parameters("none", lr=1e-3), epochs=3, val_auroc=0.9),
+        pruned(name="top-up 0", parameters=parameters("none", lr=2e-3), epochs=9, val_auroc=0.8),
+    )
+    trials = (*TRIALS[1:], *stopped)
+
+    assert [one.name for one in pruned_to_finish(trials, lambda found: belongs_to_control(found, "real_only"), 1)] == [
+        "top-up 0"
+    ]
+    assert pruned_to_finish(trials, lambda found: belongs_to_control(found, "classical"), 1) == ()
+
+
+@pytest.mark.parametrize(
+    ("trials", "what"),
+    [((), "no trial is complete"), (TRIALS[:1], "no complete trial has GAN images")],
+)
+def test_a_study_without_a_finalist_is_refused_with_a_fix(trials: tuple[FinishedTrial, ...], what: str) -> None:
+    with pytest.raises(StudyError, match=f"{what}(.|\n)*fix:"):
+        choose_finalists(trials, 3, Path("s"))
+
+
+def test_a_matched_control_keeps_every_setting_but_the_source_and_inherits_the_resolution() -> None:
+    finalist = trial(7, 0.9, "gan", lr=2e-3, classical=1, synthetic_ratio=0.5, backbone="resnet18", batch_size=16)
+
+    none, duplicate = (matched_control(finalist, source, 64) for source in ("none", "duplicate"))
+
+    assert none is not None
+    assert duplicate is not None
+    for control, source, ratio in ((none, "none", 0.0), (duplicate, "duplicate", 0.5)):
+        expected = finalist.parameters.model_copy(update={"source": source, "gan": None, "synthetic_ratio": ratio})
+        assert control.parameters == expected
+        assert control.resolution_px == 64
+        assert control.trial == "#7"
+
+
+def test_with_mixing_replace_there_is_no_matched_duplicate() -> None:
+    finalist = trial(7, 0.9, "gan", mixing="replace")
+
+    assert matched_control(finalist, "duplicate", 64) is None
+    assert matched_control(finalist, "none", 64) is not None
+
+
+def test_settings_that_are_off_stay_off_in_controls_and_at_other_ratios() -> None:
+    """None is a value: the last weights of the generator are used, not their moving average."""
+    finalist = trial(7, 0.9, "gan", gan={"ema_half_life_images": None}, synthetic_ratio=1.0)
+
+    at_ratios = [arm for arm in ratio_arms(finalist, 64) if arm.parameters.source == "gan"]
+    for arm in at_ratios:
+        assert arm.parameters.gan is not None
+        assert arm.parameters.gan.ema_half_life_images is None
+        assert arm.parameters == finalist.parameters.model_copy(
+            update={"synthetic_ratio": arm.parameters.synthetic_ratio}
+        )
+    assert [arm.parameters.synthetic_ratio for arm in at_ratios] == [0.25, 0.5, 2.0, 4.0]
+
+
+def test_each_ratio_has_duplicates_with_the_settings_and_resolution_of_the_finalist() -> None:
+    finalist = trial(7, 0.9, "gan", lr=2e-3, classical=1, synthetic_ratio=0.75, batch_size=16)
+
+    duplicates = [arm for arm in ratio_arms(finalist, 64) if arm.parameters.source == "duplicate"]
+
+    assert [arm.parameters.synthetic_ratio for arm in duplicates] == [0.25, 0.5, 0.75, 1.0, 2.0, 4.0]
+    assert {(arm.role, arm.trial, arm.resolution_px) for arm in duplicates} == {("ratio", "#7", 64)}
+    for arm in duplicates:
+        changes = {"source": "duplicate", "gan": None, "synthetic_ratio": arm.parameters.synthetic_ratio}
+        assert arm.parameters == finalist.parameters.model_copy(update=changes)
+    assert len({arm.name for arm in ratio_arms(finalist, 64)}) == 5 + 6
+
+
+def test_with_mixing_replace_the_ratio_response_has_no_duplicates() -> None:
+    finalist = trial(7, 0.9, "gan", mixing="replace")
+
+    assert {arm.parameters.source for arm in ratio_arms(finalist, 64)} == {"gan"}
+
+
+def test_a_tuned_control_is_the_best_of_its_arm_by_val_b() -> None:
+    best = {control: tuned_control(TRIALS, control) for control in ("real_only", "classical", "duplicate")}
+
+    assert {control: arm.trial for control, arm in best.items() if arm} == {
+        "real_only": "#0",
+        "classical": "#5",
+        "duplicate": "#6",
+    }
+    assert tuned_control(TRIALS[1:3], "real_only") is None
+
+
+def test_each_controls_arm_is_topped_up_to_as_many_sampled_trials_as_the_finalists_source_had() -> None:
+    """Of the GAN trials four are complete, two pruned and one failed; each control's arm has one complete trial."""
+    stopped = tuple(
+        pruned(name=f"#{number}", parameters=parameters(source), epochs=1, val_auroc=0.5)
+        for number, source in enumerate(("gan", "gan", "none"), start=7)
+    )
+    sampled = [*(one.parameters for one in (*TRIALS, *stopped)), parameters("gan"), parameters("duplicate")]
+    finalists = choose_finalists(TRIALS, 1, Path("s"))
+
+    missing = {
+        control: missing_trials(sampled, finalists, control) for control in ("real_only", "classical", "duplicate")
+    }
+
+    assert missing == {"real_only": 7 - 2, "classical": 7 - 1, "duplicate": 7 - 2}
+    assert missing_trials((*sampled, *[parameters("none")] * 5), finalists, "real_only") == 0
+
+
+@pytest.mark.parametrize("control", ["real_only", "classical", "duplicate"])
+def test_top_up_trials_are_different_settings_of_the_arm_and_the_same_each_time(space: Space, control: str) -> None:
+    first = draw_control(space, control, 5, ())
+
+    assert len(first) == 5
+    assert all(belongs_to_control(drawn, control) for drawn in first)
+    assert len({drawn.lr for drawn in first}) == 5
+    assert draw_control(space, control, 5, ()) == first
+    assert draw_control(space, control, 3, first[:1])[0] == first[1], "settings of the search are not sampled again"
+
+
+@pytest.mark.slow
+def test_an_exhausted_arm_gives_fewer_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xraytune.confirm.plan._DRAWS", 500)
+    path = tmp_path / "small.yaml"
+    path.write_text(SPACE.replace("{min: 1e-5, max: 1e-2, distribution: log_uniform_values}", "{values: [1, 2]}"))
+
+    assert len(draw_control(load_space(path), "real_only", 9, ())) == 2
+    assert finalist_arm(TRIALS[1]).name == "gan #1"
 
 
 def test_every_arm_has_a_run_for_each_pair_of_seeds() -> None:

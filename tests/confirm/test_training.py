@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from tests.confirm.test_arms import parameters
+from tests.confirm.test_plan import parameters
 from tests.search.studies import CPU, ended, epoch, two_images, write_space
 from xraytune.confirm.plan import FinishedTrial, Plan
 from xraytune.confirm.training import Training
