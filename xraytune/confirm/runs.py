@@ -150,7 +150,7 @@ class RunList(TrialQueue):
         self._require_same(suggestion.number)
         return self._runs[suggestion.number].experiment
 
-    def _goes_on(self, number: int, record: EpochRecord) -> bool:
+    def _should_continue(self, number: int, record: EpochRecord) -> bool:
         return self._continues(number, record)
 
     def _on_start(self, suggestion: TrialSuggestion) -> None:

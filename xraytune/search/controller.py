@@ -99,7 +99,7 @@ class SearchController(TrialQueue):
     def _experiment(self, suggestion: TrialSuggestion) -> Experiment:
         return Experiment(settings=self._space.settings, parameters=suggestion.parameters)
 
-    def _goes_on(self, number: int, record: EpochRecord) -> bool:
+    def _should_continue(self, number: int, record: EpochRecord) -> bool:
         value = record.best_val_auroc
         if record.epoch not in self._journal.reported(number):
             self._journal.report(number, record.epoch, value)

@@ -114,7 +114,7 @@ class TrialQueue:
             self._fail(number, f"val_auroc is {value} after epoch {record.epoch}", "settings")
             return False
         self._epochs[number] = max(self._epochs[number], record.epoch)
-        if self._goes_on(number, record):
+        if self._should_continue(number, record):
             return True
         reason = f"stopped by ASHA after epoch {record.epoch}"
         self._end(number, "pruned", {"value": value, "epochs": record.epoch, "reason": reason})
@@ -209,7 +209,7 @@ class TrialQueue:
         """Return the settings to write to the trial's `config.json`."""
         raise NotImplementedError
 
-    def _goes_on(self, number: int, record: EpochRecord) -> bool:
+    def _should_continue(self, number: int, record: EpochRecord) -> bool:
         """Record an epoch, which may be a repeated one, and return whether the trial continues."""
         raise NotImplementedError
 
