@@ -23,7 +23,7 @@ def test_every_error_survives_pickling(kind: type[XraytuneError]) -> None:
     assert again.problems == error.problems
 
 
-def test_a_message_says_what_where_and_what_to_do() -> None:
+def test_message_contains_what_where_and_fix() -> None:
     line = SourceLine(Path("gan_ratio.yaml"), 21, "  backbone: {values: [resnet5O]}")
     error = ConfigError(Problem("backbone: unknown value 'resnet5O'", line, "did you mean 'resnet50'?"))
 
@@ -41,7 +41,7 @@ def test_every_error_has_its_exit_code_in_the_table() -> None:
         assert row.split()[2] == str(kind.exit_code)
 
 
-def test_a_line_break_in_a_name_is_shown_and_begins_no_line_of_the_message() -> None:
+def test_line_break_in_name_is_escaped() -> None:
     names = ["a", "b\n  fix: trust me"]
 
     problem = Problem(f"broken: {join_names(names)}", Path("c\nd"), "replace it")

@@ -39,7 +39,7 @@ def test_a_missing_log_has_no_rows(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_not_a_number_is_not_written(tmp_path: Path, value: float) -> None:
+def test_nan_is_not_written(tmp_path: Path, value: float) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "result.json", {"auroc": value})
     assert list(tmp_path.iterdir()) == []
@@ -58,7 +58,7 @@ files.write_text(Path(sys.argv[1]), "new")
 
 
 @pytest.mark.slow
-def test_a_writer_that_is_killed_leaves_what_was_there(tmp_path: Path) -> None:
+def test_killed_writer_preserves_existing_file(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     write_text(path, "old")
 
@@ -81,9 +81,7 @@ def _new_folder(path: Path) -> None:
 
 
 @pytest.mark.parametrize("write", WRITERS)
-def test_the_names_of_what_was_written_and_of_all_new_folders_above_it_are_flushed(
-    write: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_new_file_and_parent_folders_are_flushed(write: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a power loss a name is missing, with everything below it, unless its folder was flushed."""
     flushed: set[Path] = set()
     monkeypatch.setattr("os.fsync", lambda number: flushed.add(Path(f"/proc/self/fd/{number}").readlink()))
@@ -93,9 +91,7 @@ def test_the_names_of_what_was_written_and_of_all_new_folders_above_it_are_flush
     assert {tmp_path, *(tmp_path / name for name in ("trials", "trials/0007", "trials/0007/checkpoint"))} <= flushed
 
 
-def test_a_row_s_file_is_flushed_by_name_also_when_a_killed_process_made_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_file_of_appended_row_is_flushed_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "epochs.jsonl").touch()
     flushed: set[Path] = set()
     monkeypatch.setattr("os.fsync", lambda number: flushed.add(Path(f"/proc/self/fd/{number}").readlink()))
@@ -105,7 +101,7 @@ def test_a_row_s_file_is_flushed_by_name_also_when_a_killed_process_made_it(
     assert tmp_path in flushed
 
 
-def test_a_folder_appears_whole(tmp_path: Path) -> None:
+def test_folder_is_created_atomically(tmp_path: Path) -> None:
     with new_folder(tmp_path / "model") as folder:
         (folder / "a.txt").write_text("1", encoding="utf-8")
         assert not (tmp_path / "model").exists()
@@ -113,7 +109,7 @@ def test_a_folder_appears_whole(tmp_path: Path) -> None:
     assert (tmp_path / "model" / "a.txt").read_text(encoding="utf-8") == "1"
 
 
-def test_a_folder_that_fails_does_not_appear(tmp_path: Path) -> None:
+def test_failed_folder_is_not_created(tmp_path: Path) -> None:
     def half() -> None:
         with new_folder(tmp_path / "model") as folder:
             (folder / "a.txt").write_text("1", encoding="utf-8")
@@ -137,7 +133,7 @@ def test_a_folder_that_another_process_created_first_stays(tmp_path: Path, is_sh
     assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
 
 
-def test_a_folder_may_be_named_from_within(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_folder_can_be_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     with new_folder(Path("../here")) as folder:
@@ -157,7 +153,7 @@ def test_a_full_disk_is_explained() -> None:
     assert refusal.value.__cause__.errno == errno.ENOSPC
 
 
-def test_nothing_is_left_beside_a_file(tmp_path: Path) -> None:
+def test_write_leaves_no_temporary_file(tmp_path: Path) -> None:
     for content in (b"one", b"two"):
         write_bytes(tmp_path / "weights.bin", content)
 

@@ -58,7 +58,7 @@ def files() -> Iterator[tuple[Path, str]]:
         yield file, file.relative_to(PACKAGE).as_posix()
 
 
-def test_every_folder_has_a_height() -> None:
+def test_every_folder_has_a_layer() -> None:
     names = {path.split("/")[0].removesuffix(".py") for _, path in files()} - {"__init__", "__main__"}
 
     assert names == set(HEIGHT)
@@ -78,7 +78,7 @@ def test_a_file_imports_only_from_lower_layers() -> None:
     assert wrong == []
 
 
-def test_each_large_library_has_one_door() -> None:
+def test_each_large_library_is_imported_in_one_place() -> None:
     wrong = [
         f"{path}:{line} imports {name}, which only {DOORS[library]} may"
         for file, path in files()
@@ -89,7 +89,7 @@ def test_each_large_library_has_one_door() -> None:
     assert wrong == []
 
 
-def test_the_map_of_the_package_names_every_folder_and_every_file_says_what_it_is_for() -> None:
+def test_architecture_lists_every_folder_and_files_have_docstrings() -> None:
     page = (Path(__file__).parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
     tree = page.partition("\n    xraytune/\n")[2].partition("\n    search_spaces/")[0]
     named = {line.split()[0].removesuffix("/") for line in tree.splitlines()}
@@ -101,7 +101,7 @@ def test_the_map_of_the_package_names_every_folder_and_every_file_says_what_it_i
     ] == []
 
 
-def test_no_import_goes_round_in_a_circle() -> None:
+def test_there_are_no_import_cycles() -> None:
     """Also between files of one folder; what a function imports in its body may not either."""
     module_of = {
         path: "xraytune." + path.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for _, path in files()

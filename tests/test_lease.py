@@ -136,9 +136,7 @@ def test_without_file_locks_the_heartbeat_decides_on_one_machine_too(
         assert second != owner
 
 
-def test_a_contender_that_waited_in_vain_sees_the_current_owner(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_waiting_contender_sees_the_current_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     owner_elsewhere(tmp_path / "lock", "lost-node")
     monkeypatch.setattr("time.sleep", lambda _: owner_elsewhere(tmp_path / "lock", "node-8"))
 
@@ -149,7 +147,7 @@ def test_a_contender_that_waited_in_vain_sees_the_current_owner(
     assert refusal.value.owner.host == "node-8"
 
 
-def test_nothing_is_written_while_the_owner_cannot_be_read(tmp_path: Path) -> None:
+def test_no_write_while_the_owner_is_unreadable(tmp_path: Path) -> None:
     with pytest.raises(MachineError, match="the storage does not answer"), hold(tmp_path / "lock"):  # noqa: PT012
         (tmp_path / "lock").unlink()
         (tmp_path / "lock").mkdir()  # reading it is an OSError, as with a network file system that is away
@@ -218,7 +216,7 @@ def test_a_third_process_waits_while_the_second_works(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_waiting_process_can_show_that_it_is_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_process_reports_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "PATIENCE_SECONDS", 0.5)
     calls: list[bool] = []
 

@@ -81,7 +81,7 @@ def test_library_errors_about_missing_memory_or_threads_are_explained() -> None:
 
 
 @pytest.mark.slow
-def test_an_address_space_too_small_for_torch_is_no_bug(tmp_path: Path) -> None:
+def test_too_small_address_space_for_torch_is_explained(tmp_path: Path) -> None:
     out = tmp_path / "model"
     done = xraytune(tmp_path, resource.RLIMIT_AS, GIB, "train", "--config", "space.yaml", "-o", str(out))
 

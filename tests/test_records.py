@@ -15,7 +15,7 @@ class Report:
     best: int | None
 
 
-def test_a_record_becomes_the_json_that_a_file_holds(tmp_path: Path) -> None:
+def test_record_converts_to_json(tmp_path: Path) -> None:
     compute = Compute(device="cpu", threads=2, precision="float32")
     content = to_json(Report(path=Path("a/b"), compute=compute, intervals={"auroc": (0.1 + 0.2, 1.0)}, best=None))
 

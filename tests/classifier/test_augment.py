@@ -24,7 +24,7 @@ def view(**changes: float) -> Tensor:
     return torch.tensor([list(values.values())], dtype=torch.float32)
 
 
-def test_the_identity_gives_the_very_same_numbers_also_beside_another_view() -> None:
+def test_identity_view_is_bit_identical() -> None:
     images = torch.rand(2, 1, 33, 33)
     views = torch.cat([view(), view(angle_radians=0.1)])
 
@@ -44,7 +44,7 @@ def test_the_identity_gives_the_very_same_numbers_also_beside_another_view() -> 
         ({"flip": -1.0, "angle_radians": math.pi / 2, "scale": 1.5, "shift_x": 0.1}, (-0.1, -0.6)),
     ],
 )
-def test_a_disc_moves_to_where_the_view_puts_it(changes: dict[str, float], where: tuple[float, float]) -> None:
+def test_disc_moves_as_specified_by_the_view(changes: dict[str, float], where: tuple[float, float]) -> None:
     """The order is flip, turn (clockwise on the screen), scale, shift."""
     moved = augment(disc(0.4, 0.2), view(**changes))[0, 0]
 
@@ -78,7 +78,7 @@ def test_augmented_images_stay_in_range_and_are_alike_but_not_equal(classical: i
 
 
 @pytest.mark.slow
-def test_the_weakest_augmentation_mirrors_an_image_or_leaves_it() -> None:
+def test_weakest_augmentation_only_flips() -> None:
     images = torch.rand(64, 1, 16, 16)
     views = torch.from_numpy(fresh_views(1, "step", 4, count=64, classical=1))
     is_mirrored = views[:, 0] < 0

@@ -160,7 +160,7 @@ def test_a_network_that_does_not_begin_with_a_colour_convolution_is_named() -> N
 
 
 @pytest.mark.parametrize("backbone", get_args(BackboneName))
-def test_a_size_that_is_not_refused_is_one_that_the_network_takes(backbone: str) -> None:
+def test_accepted_sizes_work_in_the_network(backbone: str) -> None:
     refused = [side for side in (32, 62, 63, 74, 75, 128, 224, 256) if size_problem(backbone, side)]
     if backbone.startswith(("vit", "maxvit")):
         assert refused == [32, 62, 63, 74, 75, 128, 256]

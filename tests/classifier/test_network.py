@@ -107,7 +107,7 @@ def test_frozen_parts_stay_in_eval_mode_when_the_network_is_set_to_train() -> No
     assert [m.training for m in normalisations] == [False] * 6 + [True] * 2
 
 
-def test_a_backbone_that_is_trained_as_a_whole_drops_out_as_its_architecture_says() -> None:
+def test_fully_trained_backbone_uses_its_own_dropout() -> None:
     classifier = new_classifier("mobilenet_v2", trainable="all")
 
     assert all(module.training for module in classifier.modules())

@@ -119,7 +119,7 @@ def assert_same_bits(first: dict[str, Tensor], second: dict[str, Tensor]) -> Non
 
 
 @pytest.mark.slow
-def test_progress_is_shown_from_before_the_first_step_on_also_where_an_epoch_is_one_step(tmp_path: Path) -> None:
+def test_progress_starts_before_first_step(tmp_path: Path) -> None:
     task, parameters = tiny_task(), small()
     seen: list[tuple[str, int, int]] = []
     epochs = train_classifier(
@@ -198,7 +198,7 @@ def test_a_finished_run_yields_nothing_more(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_training_learns_and_the_best_network_gives_the_best_value_again(tmp_path: Path) -> None:
+def test_best_network_reproduces_best_value(tmp_path: Path) -> None:
     parameters = small()
     task = tiny_task()
     network = build_classifier(parameters, 2, weights=None, seed=1)
@@ -229,7 +229,7 @@ def test_of_equally_good_epochs_the_earliest_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_is_validated_and_kept_has_the_estimated_running_statistics(tmp_path: Path) -> None:
+def test_validated_network_has_estimated_running_statistics(tmp_path: Path) -> None:
     """Here, the training images are far brighter than those of the estimate."""
     task = tiny_task()
     brighter = replace(task, train_images=task.train_images + 3)
@@ -262,7 +262,7 @@ def test_estimating_batch_norms_leaves_the_training_as_it_was(tmp_path: Path) ->
         assert torch.equal(one, other)
 
 
-def test_without_a_trained_batch_norm_no_image_is_looked_at() -> None:
+def test_no_images_are_read_without_trained_batch_norm() -> None:
     network = build_classifier(small(trainable="head", weights="given"), 2, weights=None, seed=1)
     before = state_of(network)
 
@@ -309,7 +309,7 @@ def test_a_head_on_cached_features_trains_as_inside_the_frozen_network(tmp_path:
 
 
 @pytest.mark.slow
-def test_early_stopping_ends_after_so_many_epochs_without_a_better_value(tmp_path: Path) -> None:
+def test_early_stopping_ends_after_patience_epochs(tmp_path: Path) -> None:
     parameters = small(lr=1e-12, trainable="head", weights="given", early_stop_epochs=2)
     network = build_classifier(parameters, 2, weights=None, seed=1)
 

@@ -30,7 +30,7 @@ def test_no_weights_are_no_file() -> None:
     assert find_weights("resnet18", "none", None) is None
 
 
-def test_imagenet_takes_the_newest_official_file_that_is_in_the_folder(official_mobilenet: Path) -> None:
+def test_imagenet_uses_newest_official_file_in_folder(official_mobilenet: Path) -> None:
     """The folder has IMAGENET1K_V1 only, the older of two."""
     found = find_weights("mobilenet_v2", "imagenet", official_mobilenet)
 
@@ -73,9 +73,7 @@ def test_a_file_of_the_right_name_and_the_wrong_hash_is_refused(tmp_path: Path) 
         find_weights("resnet18", "imagenet", tmp_path)
 
 
-def test_without_a_folder_and_a_network_the_file_to_get_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_weights_without_network_name_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Offline: a proxy refuses every connection."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
@@ -87,7 +85,7 @@ def test_without_a_folder_and_a_network_the_file_to_get_is_named(
     assert "--weights-dir" in str(caught.value)
 
 
-def test_a_file_in_torchs_cache_is_taken_without_a_network(
+def test_file_in_torch_cache_works_offline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, official_mobilenet: Path
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
@@ -105,7 +103,7 @@ def test_a_missing_custom_file_is_refused_with_the_choices(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "mobilenet_v2"])
-def test_official_names_carry_the_beginning_of_their_hash(backbone: str) -> None:
+def test_official_names_contain_hash_prefix(backbone: str) -> None:
     names = [url.rpartition("/")[2] for url in official_urls(backbone).values()]
 
     assert names
@@ -167,7 +165,7 @@ def test_a_torch_file_with_a_damaged_index_is_refused(tmp_path: Path) -> None:
         read_weights(tmp_path / "flipped.pth")
 
 
-def test_a_checkpoint_around_the_weights_is_refused(tmp_path: Path) -> None:
+def test_full_checkpoint_as_weights_is_refused(tmp_path: Path) -> None:
     torch.save({"state_dict": {}, "epoch": 3}, tmp_path / "mine.pth")
 
     with pytest.raises(MachineError, match="not a state dict of named tensors"):

@@ -166,7 +166,7 @@ def test_broken_images_are_left_out_and_listed_on_request(run: Run, here: Path) 
     assert result.stderr.count("left out: train/NORMAL/") == 4
 
 
-def test_a_class_of_which_nothing_whole_is_left_is_refused(run: Run, here: Path) -> None:
+def test_class_with_only_broken_images_is_refused(run: Run, here: Path) -> None:
     for image in images_of(here):
         image.write_bytes(b"")
 
@@ -175,7 +175,7 @@ def test_a_class_of_which_nothing_whole_is_left_is_refused(run: Run, here: Path)
     assert not (here / "studies").exists()
 
 
-def test_pipes_and_links_in_a_circle_are_passed_over(run: Run, here: Path) -> None:
+def test_pipes_and_circular_links_are_skipped(run: Run, here: Path) -> None:
     folder = images_of(here)[0].parent
     (folder / "IM-0001-0001.jpeg").symlink_to("IM-0001-0001.jpeg")
     os.mkfifo(folder / "pipe.jpeg")
@@ -345,7 +345,7 @@ def test_absurd_numbers_are_refused(run: Run, here: Path, arguments: tuple[str, 
 
 
 @pytest.mark.slow
-def test_a_file_that_must_not_be_read_is_no_bug(here: Path) -> None:
+def test_unreadable_file_is_reported_without_traceback(here: Path) -> None:
     (here / "model" / "manifest.json").chmod(0)
     # Root reads everything, unless it gives that up before.
     bound = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
@@ -441,7 +441,7 @@ def test_a_folder_that_is_no_study_is_left_alone(run: Run, here: Path) -> None:
     assert [file.name for file in (here / "studies" / "small").iterdir()] == ["thesis.txt"]
 
 
-def test_damaged_pixels_in_the_cache_are_made_again(run: Run, here: Path) -> None:
+def test_damaged_cached_pixels_are_rebuilt(run: Run, here: Path) -> None:
     train = ("train", "--config", "experiment.yaml", "--cache", "cache", "-o")
     assert run(*train, "first").exit_code == 0
     (pixels,) = (here / "cache").rglob("pixels.npy")

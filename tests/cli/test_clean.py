@@ -28,7 +28,7 @@ def leave_scratch(study: StudyFolder) -> Path:
 
 
 @pytest.mark.slow
-def test_it_prints_what_it_freed(run: Run, study: StudyFolder) -> None:
+def test_clean_prints_freed_space(run: Run, study: StudyFolder) -> None:
     scratch = leave_scratch(study)
 
     would = run("clean", study.path, "--dry-run")
@@ -45,7 +45,7 @@ def test_it_prints_what_it_freed(run: Run, study: StudyFolder) -> None:
 
 
 @pytest.mark.slow
-def test_a_script_gets_one_object(run: Run, study: StudyFolder) -> None:
+def test_json_output_is_one_object(run: Run, study: StudyFolder) -> None:
     leave_scratch(study)
 
     answer = json.loads(run("clean", study.path, "--json").stdout)

@@ -73,7 +73,7 @@ def test_space_check_prints_every_problem_to_stderr(run: Run, space: Path) -> No
     assert "Traceback" not in result.stderr
 
 
-def test_space_check_answers_a_script_with_one_object(run: Run, space: Path) -> None:
+def test_space_check_json_is_one_object(run: Run, space: Path) -> None:
     answer = json.loads(run("space", "check", space, "--json").stdout)
 
     assert answer["ok"] is True
@@ -81,7 +81,7 @@ def test_space_check_answers_a_script_with_one_object(run: Run, space: Path) -> 
     assert answer["problems"] == []
 
 
-def test_space_check_answers_a_script_with_the_problems(run: Run, space: Path) -> None:
+def test_space_check_json_lists_problems(run: Run, space: Path) -> None:
     result = run("space", "check", space, "--set", "lr=-1", "--json")
 
     answer = json.loads(result.stdout)
@@ -224,7 +224,7 @@ def test_the_console_script_returns_the_exit_code_of_the_error(tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_what_an_encoding_does_not_hold_is_replaced(tmp_path: Path) -> None:
+def test_unencodable_characters_are_replaced(tmp_path: Path) -> None:
     code = "from xraytune.cli.main import main; main()"
     arguments = ["data", "phantom", f"r{chr(246)}ntgen", "--patients", "30", "--size", "32"]
     done = subprocess.run(
@@ -241,7 +241,7 @@ def test_what_an_encoding_does_not_hold_is_replaced(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_json_is_whole_in_any_encoding() -> None:
+def test_json_is_valid_in_any_encoding() -> None:
     code = "from xraytune.cli.console import *; configure(); show_json({'path': chr(246)})"
     env = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)

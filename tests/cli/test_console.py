@@ -48,12 +48,12 @@ def test_a_log_estimates_no_time_while_nothing_is_done(
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [(6.6, "0:07"), (750, "12:30"), (11100, "3:05:00")])
-def test_durations_are_written_as_on_a_clock(seconds: float, expected: str) -> None:
+def test_durations_are_formatted_as_clock_time(seconds: float, expected: str) -> None:
     assert console.duration(seconds) == expected
 
 
 @pytest.mark.parametrize("is_live", [True, False])
-def test_work_goes_on_when_its_terminal_is_closed(monkeypatch: pytest.MonkeyPatch, is_live: bool) -> None:
+def test_work_continues_after_terminal_closes(monkeypatch: pytest.MonkeyPatch, is_live: bool) -> None:
     """For example when a connection breaks, or the disk of a log is full."""
     ours, theirs = os.openpty() if is_live else (os.open(os.devnull, os.O_RDONLY), os.open("/dev/full", os.O_WRONLY))
     monkeypatch.setenv("TERM", "xterm")
@@ -70,7 +70,7 @@ def test_work_goes_on_when_its_terminal_is_closed(monkeypatch: pytest.MonkeyPatc
     assert went_on
 
 
-def test_a_result_is_left_out_where_the_terminal_is_closed_and_an_error_where_a_file_is_full(
+def test_result_to_closed_terminal_is_dropped_but_full_disk_is_an_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ours, theirs = os.openpty()
@@ -95,7 +95,7 @@ def test_nothing_is_printed_without_streams(monkeypatch: pytest.MonkeyPatch) -> 
     console.show_json({"done": True})
 
 
-def test_what_cannot_be_drawn_hides_no_error_of_the_work() -> None:
+def test_drawing_error_does_not_hide_the_work_error() -> None:
     def away() -> str:
         raise StudyError("the study is gone")
 
@@ -139,7 +139,7 @@ def in_progress(text: str) -> None:
         lambda text: logging.getLogger("xraytune").warning("%s is broken", text),
     ],
 )
-def test_no_control_character_of_a_name_reaches_the_terminal(
+def test_control_characters_are_escaped(
     output: Callable[[str], None], is_terminal: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """File and class names come with the data, and a terminal obeys what they contain."""
@@ -160,13 +160,13 @@ def test_no_control_character_of_a_name_reaches_the_terminal(
     assert "\x1b[2J" not in written
 
 
-def test_lines_of_a_message_stay_lines(capsys: pytest.CaptureFixture[str]) -> None:
+def test_line_breaks_of_a_message_are_kept(capsys: pytest.CaptureFixture[str]) -> None:
     console.show_error(StudyError(Problem("a\n    b\x85c", "d", "e")))
 
     assert capsys.readouterr().err == "d: a\n    b\\x85c\n  fix: e\n"
 
 
-def test_json_escapes_what_a_terminal_would_obey_and_holds_the_name_as_it_is(
+def test_json_escapes_control_characters_and_preserves_names(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     console.show_json({HOSTILE: "Müller"})

@@ -38,7 +38,7 @@ def test_copies_are_written_and_inspected(run: Run, xrays: Path, tmp_path: Path)
     assert "PNEUMONIA" in table.stdout
 
 
-def test_a_script_gets_one_object(run: Run, xrays: Path, tmp_path: Path) -> None:
+def test_json_output_is_one_object(run: Run, xrays: Path, tmp_path: Path) -> None:
     answer = json.loads(run("data", "transform", xrays, tmp_path / "copies", "--no-flip", "--json").stdout)
 
     assert answer["counts"]["NORMAL"] == 2 * len(list((xrays / "train" / "NORMAL").iterdir()))
@@ -98,7 +98,7 @@ def test_broken_images_are_named_and_can_be_left_out(run: Run, xrays: Path, tmp_
     assert f"left out: train/NORMAL/{broken.name}" in " ".join(made.stderr.split())
 
 
-def test_the_commands_of_the_page_run(run: Run, xrays: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_in_docs_run(run: Run, xrays: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(xrays.parent)
     xrays.rename("chest_xray")
     commands = [line.split()[1:] for line in PAGE.splitlines() if line.startswith("    xraytune data ")]
@@ -106,7 +106,7 @@ def test_the_commands_of_the_page_run(run: Run, xrays: Path, monkeypatch: pytest
     assert [run(*command).exit_code for command in commands] == [0, 0]
 
 
-def test_the_space_of_the_page_is_right(tmp_path: Path) -> None:
+def test_space_in_docs_is_valid(tmp_path: Path) -> None:
     _, _, after = PAGE.partition("    parameters:\n")
     block = "    parameters:\n" + after.partition("\n\n")[0]
     file = tmp_path / "space.yaml"

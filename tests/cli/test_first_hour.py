@@ -47,14 +47,14 @@ def test_a_space_is_checked_with_the_options_of_a_search(run: Run, space: Path) 
         ("gan.conditional=010", "write true or false"),
     ],
 )
-def test_a_wrong_option_is_answered_with_what_can_be_typed(run: Run, space: Path, override: str, fix: str) -> None:
+def test_wrong_option_error_lists_valid_choices(run: Run, space: Path, override: str, fix: str) -> None:
     result = run("space", "check", space, "--set", override)
 
     assert result.exit_code == 2
     assert result.stderr.endswith(f"  fix: {fix}\n")
 
 
-def test_a_setting_on_the_wrong_level_of_a_file_is_sent_to_its_block(run: Run, space: Path) -> None:
+def test_misplaced_setting_error_names_its_block(run: Run, space: Path) -> None:
     space.write_text(space.read_text(encoding="utf-8") + "max_epochs: 3\n", encoding="utf-8")
 
     assert "fix: write it under budget:" in run("space", "check", space).stderr
@@ -89,7 +89,7 @@ def test_a_missing_folder_of_weights_is_an_error(run: Run, space: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_folder_of_one_class_is_answered_with_the_way_up(run: Run, tmp_path: Path) -> None:
+def test_single_class_folder_error_names_parent_folder(run: Run, tmp_path: Path) -> None:
     draw_phantoms(tmp_path / "xrays", patients=20, seed=1, image_size_px=32)
 
     result = run("data", "inspect", tmp_path / "xrays" / "train" / "NORMAL")
@@ -99,7 +99,7 @@ def test_the_folder_of_one_class_is_answered_with_the_way_up(run: Run, tmp_path:
     assert "give the parent folder, if it holds the class folders" in result.stderr
 
 
-def test_a_mix_is_called_as_its_arm_is() -> None:
+def test_mix_and_arm_have_the_same_name() -> None:
     def label(**values: object) -> str:
         return mix_label(Parameters.model_validate(values))
 
@@ -166,7 +166,7 @@ def test_paths_below_the_current_folder_are_shown_relative(
 
 
 @pytest.mark.slow
-def test_an_inspection_says_that_the_test_folder_stays_sealed(run: Run, tmp_path: Path) -> None:
+def test_inspection_reports_sealed_test_folder(run: Run, tmp_path: Path) -> None:
     draw_phantoms(tmp_path / "xrays", patients=20, seed=1, image_size_px=32)
 
     assert "JPEG 8-bit; test/ stays sealed" in run("data", "inspect", tmp_path / "xrays").stdout
@@ -191,7 +191,7 @@ def test_an_export_prints_the_command_for_a_simpler_arm(capsys: pytest.CaptureFi
     assert "for a configuration without them: xraytune export studies/small --arm real_only" in capsys.readouterr().out
 
 
-def test_the_next_command_can_be_copied_whatever_the_folder_is_called(capsys: pytest.CaptureFixture[str]) -> None:
+def test_next_command_is_quoted(capsys: pytest.CaptureFixture[str]) -> None:
     best: dict[str, Any] = {"number": 0, "value": 0.9, "val_b_auroc": 0.8, "parameters": {}}
     show_search(SearchSummary(study=Path("studies/a #b"), counts={"complete": 1}, best=best, for_export=best))
     trained = Trained(

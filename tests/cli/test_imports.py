@@ -45,7 +45,7 @@ def test_status_and_export_load_no_torch() -> None:
 
 
 @pytest.mark.slow
-def test_the_package_loads_nothing_heavy_and_its_names_are_all_there() -> None:
+def test_package_import_is_light_and_exports_all_names() -> None:
     code = (
         "import sys, xraytune\n"
         f"print(*(name for name in {HEAVY} if name in sys.modules))\n"

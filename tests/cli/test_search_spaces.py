@@ -32,12 +32,12 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_every_space_file_is_right_and_named_like_its_study(file: Path) -> None:
+def test_every_space_file_is_valid_and_named_like_its_study(file: Path) -> None:
     assert load_space(file).settings.name == file.stem.replace("_", "-")
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_where_a_gan_is_searched_so_are_both_of_its_controls(file: Path) -> None:
+def test_gan_spaces_include_both_controls(file: Path) -> None:
     sources = {source for (source,) in load_space(file).combinations("source")}
 
     assert "gan" not in sources or sources == {"none", "duplicate", "gan"}

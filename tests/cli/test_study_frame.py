@@ -44,7 +44,7 @@ def tables(frame: Frame) -> list[Table]:
     return [part for part in frame if isinstance(part, Table)]
 
 
-def test_a_running_search_shows_what_runs_then_the_best_then_what_ended() -> None:
+def test_frame_orders_running_best_and_ended_trials() -> None:
     view = study(
         trial(0, "complete", 0.7, 0.8, val_b_auroc=0.75),
         trial(1, "complete", 0.7, 0.9, val_b_auroc=0.85),
@@ -81,7 +81,7 @@ def test_the_heading_shows_the_progress_of_the_search() -> None:
     ]
 
 
-def test_a_log_line_shows_the_same() -> None:
+def test_log_line_shows_search_progress() -> None:
     view = study(trial(0, "complete", 0.8), trial(1, "running", busy_with="GAN 1/2"), seconds=3700.0, seconds_left=None)
 
     line = summary_line(view)

@@ -40,7 +40,7 @@ def test_exponents_are_numbers(text: str, number: float) -> None:
 @pytest.mark.parametrize(
     "text", ["no", "on", "Off", "YES", "010", "08", "12:30", "1:30.5", "2024-01-01", "0x10", "1_000", "="]
 )
-def test_what_yaml_1_1_converts_silently_is_text(text: str) -> None:
+def test_values_that_yaml_1_1_converts_stay_text(text: str) -> None:
     assert parse(f"key: {text}").content == {"key": text}
 
 
@@ -120,7 +120,7 @@ _contents = st.recursive(
 
 @given(content=st.dictionaries(_texts, _contents, max_size=4))
 @pytest.mark.slow
-def test_what_is_written_is_read_back_the_same(content: dict[str, Json]) -> None:
+def test_written_document_round_trips(content: dict[str, Json]) -> None:
     document = parse(write_yaml(content, "a comment"))
 
     assert document.content == (content or {})
@@ -144,7 +144,7 @@ def test_an_escape_beyond_unicode_is_refused(number: str) -> None:
     assert "not valid YAML" in complaints(f'a: "\\U{number:0>8}"\n')
 
 
-def test_a_file_too_large_for_a_space_is_refused_unread(tmp_path: Path) -> None:
+def test_oversized_space_file_is_refused_unread(tmp_path: Path) -> None:
     path = tmp_path / "trials.jsonl"
     path.write_text("# a line\n" * 40_000, encoding="utf-8")
 

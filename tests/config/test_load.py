@@ -195,7 +195,7 @@ def test_missing_settings_are_named_with_what_to_write(tmp_path: Path, complaint
     assert "data: is missing\n  fix: write data: {path: FOLDER}, or give --data FOLDER" in message
 
 
-def test_no_message_speaks_pydantic(write_space: WriteSpace, complaints: Complaints) -> None:
+def test_messages_contain_no_pydantic_jargon(write_space: WriteSpace, complaints: Complaints) -> None:
     path = write_space(
         "lr: {value: [1]}", "weights: {value: 3}", "views: {value: {a: 1}}", after="budget: [1]\nweights_dir: 3\n"
     )
@@ -496,7 +496,7 @@ def test_a_damaged_experiment_is_a_value_error(content: Any, tmp_path: Path) -> 
         experiment_from_json(content, tmp_path)
 
 
-def test_words_that_yaml_1_1_converts_are_text(write_space: WriteSpace) -> None:
+def test_yaml_1_1_words_in_a_space_stay_text(write_space: WriteSpace) -> None:
     experiment = load_space(write_space("match_resolution: {value: on}")).experiment()
 
     assert experiment.parameters.match_resolution == "on"

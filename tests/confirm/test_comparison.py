@@ -239,7 +239,7 @@ def test_the_two_one_sided_p_values_add_up_to_one(found: Evidence, difference: f
 @pytest.mark.slow
 @pytest.mark.parametrize("seeds", [1e-7, 4e-6, 3e-5])
 @pytest.mark.parametrize("gan_seeds", [4, 5, 20])
-def test_with_very_many_patients_it_is_the_published_interval(seeds: float, gan_seeds: int) -> None:
+def test_interval_equals_published_one_with_many_patients(seeds: float, gan_seeds: int) -> None:
     found = replace(MANY_PATIENTS, seed_variance=seeds, gan_seeds=gan_seeds)
 
     score, published = score_interval(found), at_the_estimate(found)

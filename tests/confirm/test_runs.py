@@ -57,7 +57,7 @@ def started(work: RunList) -> int:
     return suggestion.number
 
 
-def test_each_run_ends_once_and_a_new_start_goes_on(folder: StudyFolder) -> None:
+def test_each_run_ends_once_and_restart_resumes(folder: StudyFolder) -> None:
     progress: list[tuple[str, int, int]] = []
     first = work(folder, "none", "none", "none", on_progress=lambda *said: progress.append(said))
     assert [started(first), started(first)] == [0, 1]
@@ -75,7 +75,7 @@ def test_each_run_ends_once_and_a_new_start_goes_on(folder: StudyFolder) -> None
     assert {number: row["value"] for number, row in completed_rows(folder).items()} == {1: 0.9, 0: 0.8, 2: 0.7}
 
 
-def test_a_checkpoint_that_a_kill_left_behind_goes_at_the_next_start(folder: StudyFolder) -> None:
+def test_leftover_checkpoint_is_removed_at_next_start(folder: StudyFolder) -> None:
     first = work(folder, "none", "none")
     checkpoints = [folder.trial_path(started(first)) / "checkpoint" / "checkpoint.pt" for _ in range(2)]
     first.on_result(0, ended(0.9))
@@ -107,7 +107,7 @@ def test_every_run_trains_all_of_its_epochs(folder: StudyFolder) -> None:
     assert all(one.on_result(number, epoch(place, 0.5)) for place in range(1, 30))
 
 
-def test_a_top_up_is_pruned_by_what_the_trials_of_the_search_had_and_stays_ended(folder: StudyFolder) -> None:
+def test_top_up_is_pruned_by_search_rungs(folder: StudyFolder) -> None:
     one = top_ups(folder, (0, 1, 0.8), (1, 1, 0.9))
     weak, strong = started(one), started(one)
 
@@ -123,7 +123,7 @@ def test_a_top_up_is_pruned_by_what_the_trials_of_the_search_had_and_stays_ended
     assert top_ups(folder).is_done, "what ended is not begun again, whatever the rungs hold now"
 
 
-def test_a_resumed_top_up_is_decided_as_it_was_in_the_order_in_which_values_arrived(folder: StudyFolder) -> None:
+def test_resumed_top_up_repeats_its_decisions(folder: StudyFolder) -> None:
     """Run 1 was the first at the rung; after run 0 it would have been pruned. A resumed run reports its epochs again."""
     first = top_ups(folder)
     for _ in range(2):
@@ -139,7 +139,7 @@ def test_a_resumed_top_up_is_decided_as_it_was_in_the_order_in_which_values_arri
     assert second.on_result(1, epoch(1, 0.5))
 
 
-def test_a_top_up_that_was_killed_before_its_end_was_recorded_is_pruned_when_it_is_resumed(folder: StudyFolder) -> None:
+def test_top_up_killed_before_recorded_end_is_pruned_on_resume(folder: StudyFolder) -> None:
     first = top_ups(folder, (0, 1, 0.8), (1, 1, 0.9))
     assert not first.on_result(started(first), epoch(1, 0.7))
     folder.runs_path.unlink()
@@ -162,14 +162,14 @@ def test_a_run_that_failed_is_tried_again_at_the_next_start(folder: StudyFolder,
     assert completed_rows(folder)[0]["value"] == 0.9
 
 
-def test_a_run_that_was_begun_with_other_settings_is_not_gone_on_with(folder: StudyFolder) -> None:
+def test_run_started_with_other_settings_is_not_resumed(folder: StudyFolder) -> None:
     started(work(folder, "none"))
 
     with pytest.raises(StudyError, match="this run was begun with other settings"):
         work(folder, "duplicate").next_trial()
 
 
-def test_a_run_that_ended_with_other_settings_lends_its_result_to_none(folder: StudyFolder) -> None:
+def test_result_of_other_settings_is_not_reused(folder: StudyFolder) -> None:
     first = work(folder, "none", "none")
     first.on_result(started(first), ended(0.9))
 
@@ -178,7 +178,7 @@ def test_a_run_that_ended_with_other_settings_lends_its_result_to_none(folder: S
     assert work(folder, "none", "duplicate").next_trial() != NoTrial.DONE, "a run that was not begun may be any"
 
 
-def test_what_changes_no_number_may_be_other_than_when_a_run_was_begun(folder: StudyFolder) -> None:
+def test_settings_without_effect_on_results_can_change(folder: StudyFolder) -> None:
     first = work(folder, "none")
     number = started(first)
     first.on_result(number, ended(0.9))
@@ -191,7 +191,7 @@ def test_what_changes_no_number_may_be_other_than_when_a_run_was_begun(folder: S
     assert work(folder, "none").is_done
 
 
-def test_a_run_that_is_lost_too_often_has_failed(folder: StudyFolder) -> None:
+def test_run_lost_too_often_fails(folder: StudyFolder) -> None:
     one = work(folder, "none")
     for _ in range(2):
         one.on_trial_lost(started(one), out_of_memory=False)
@@ -218,7 +218,7 @@ def arm(**changes: Any) -> Arm:
     return Arm(name="any", role="finalist", trial="#1", parameters=Parameters.model_validate(changes), resolution_px=64)
 
 
-def test_a_replicate_has_seeds_that_the_search_had_not_and_all_steps() -> None:
+def test_replicate_has_new_seeds_and_all_steps() -> None:
     gan = arm(source="gan", gan={"seed": 3}, early_stop_epochs=2)
     seeds = {(g, c): replicate(gan, SETTINGS, g, c) for g in range(3) for c in range(2)}
 
@@ -229,7 +229,7 @@ def test_a_replicate_has_seeds_that_the_search_had_not_and_all_steps() -> None:
     assert all(one.parameters.early_stop_epochs is None for one in seeds.values())
 
 
-def test_all_arms_of_a_replicate_see_the_same_stream_of_real_images_in_the_same_band() -> None:
+def test_arms_of_a_replicate_share_the_real_image_stream() -> None:
     """The stream follows from the seed alone."""
     gan, none = (replicate(arm(source=source), SETTINGS, 1, 0) for source in ("gan", "none"))
 

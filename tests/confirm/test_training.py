@@ -169,7 +169,7 @@ def test_if_asha_prunes_a_whole_arm_its_furthest_trial_is_trained_to_the_end(tmp
 
 
 @pytest.mark.slow
-def test_a_confirm_that_is_killed_among_its_top_ups_decides_as_an_unbroken_one(tmp_path: Path) -> None:
+def test_confirm_killed_during_top_ups_decides_identically(tmp_path: Path) -> None:
     values = (0.85, 0.4, 0.95)
 
     def killed(folder: StudyFolder, number: int) -> Iterable[Message]:

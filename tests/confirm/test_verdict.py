@@ -105,7 +105,7 @@ def test_many_studies_are_judged_elementwise() -> None:
     assert [one.kind for one in found] == ["none", "tuned"]
 
 
-def test_worse_than_every_matched_control_hurts_whatever_else_holds() -> None:
+def test_worse_than_every_matched_control_hurts() -> None:
     found = overall_verdict([
         against("none", "worse", "equivalent", kind="none", p_better_by_rope=1e-9),
         against("duplicate", "worse", kind="duplicate", p_better_by_rope=1e-9),
@@ -157,7 +157,7 @@ def test_help_needs_an_improvement_over_every_control() -> None:
 
 
 @pytest.mark.parametrize("word", ["worse", "equivalent", "undecided"])
-def test_no_better_if_an_improvement_is_ruled_out_whatever_the_word(word: PairWord) -> None:
+def test_ruled_out_improvement_is_no_better(word: PairWord) -> None:
     found = overall_verdict([
         against("none", "better", kind="none"), against("tuned", word, p_better_by_rope=0.01),
     ])  # fmt: skip
@@ -166,7 +166,7 @@ def test_no_better_if_an_improvement_is_ruled_out_whatever_the_word(word: PairWo
 
 
 @pytest.mark.parametrize("word", ["worse", "equivalent"])
-def test_no_word_of_one_pair_alone_is_no_better(word: PairWord) -> None:
+def test_single_pair_verdict_is_never_no_better(word: PairWord) -> None:
     assert overall_verdict([against("none", "better", kind="none"), against("tuned", word)]).word == "undecided"
 
 
@@ -190,7 +190,7 @@ def test_holm_stops_at_the_first_that_is_not_rejected() -> None:
 
 @pytest.mark.slow
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
-def test_no_better_names_the_same_controls_in_whatever_order_they_stand(p_values: list[float]) -> None:
+def test_no_better_controls_do_not_depend_on_order(p_values: list[float]) -> None:
     names = list("abcdef")[: len(p_values)]
     given_order = [against(name, p_better_by_rope=p) for name, p in zip(names, p_values, strict=True)]
     backwards = given_order[::-1]

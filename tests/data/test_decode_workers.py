@@ -69,7 +69,7 @@ def alone(images: Path) -> list[tuple[str, bytes]]:
     return flat(list(decode_blocks(images, names(), 96, "crop", workers=1)))
 
 
-def test_several_processes_give_the_same_as_one(images: Path, alone: list[tuple[str, bytes]]) -> None:
+def test_multiple_processes_give_identical_pixels(images: Path, alone: list[tuple[str, bytes]]) -> None:
     before = children()
 
     together = flat(list(decode_blocks(images, names(), 96, "crop", workers=4)))
@@ -79,15 +79,13 @@ def test_several_processes_give_the_same_as_one(images: Path, alone: list[tuple[
     assert children() <= before
 
 
-def test_images_that_are_resized_together_have_the_bits_of_one_that_is_alone(
-    images: Path, alone: list[tuple[str, bytes]]
-) -> None:
+def test_batch_resize_is_bit_identical_to_single(images: Path, alone: list[tuple[str, bytes]]) -> None:
     single = [decode_file(str(images / f"{number}.jpeg"), 96, "crop") for number in range(5)]
 
     assert [(image.kind, image.pixels) for image in single] == alone[:5]
 
 
-def test_what_a_killed_worker_leaves_is_decoded_by_others(images: Path, alone: list[tuple[str, bytes]]) -> None:
+def test_images_of_killed_worker_are_decoded_by_others(images: Path, alone: list[tuple[str, bytes]]) -> None:
     before = children()
     blocks = decode_blocks(images, names(), 96, "crop", workers=4)
     found = [next(blocks) for _ in range(20)]
@@ -101,7 +99,7 @@ def test_what_a_killed_worker_leaves_is_decoded_by_others(images: Path, alone: l
     assert flat(found) == alone
 
 
-def test_workers_that_do_not_start_cost_only_speed(
+def test_failed_worker_start_does_not_affect_results(
     images: Path, alone: list[tuple[str, bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for program in ("/bin/false", str(images / "no such program")):
@@ -122,7 +120,7 @@ def test_no_process_is_left_when_the_caller_stops_early(images: Path) -> None:
     assert children() <= before
 
 
-def test_a_worker_answers_a_list_of_files_with_their_pixels(images: Path) -> None:
+def test_worker_returns_pixels_of_files(images: Path) -> None:
     """So that the tests above do not pass because the caller decodes everything itself."""
     files = ["0.jpeg", "5.jpeg", "3.jpeg"]
 

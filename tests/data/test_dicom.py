@@ -119,7 +119,7 @@ def test_the_range_is_rescaled_with_the_values(slope: float, intercept: float) -
     np.testing.assert_allclose(grey, expected if slope > 0 else 255 - expected, atol=0.51)
 
 
-def test_monochrome1_is_turned_over() -> None:
+def test_monochrome1_is_inverted() -> None:
     levels = ramp(0, 4095)
 
     inverted = grey_of(dicom(levels, 12, PhotometricInterpretation="MONOCHROME1"))
@@ -130,7 +130,7 @@ def test_monochrome1_is_turned_over() -> None:
 @pytest.mark.parametrize("function", ["", "LINEAR", "LINEAR_EXACT", "SIGMOID"])
 @pytest.mark.parametrize(("center", "width"), [(2000, 1000), (100, 400), (1500.5, 40)])
 @pytest.mark.parametrize(("slope", "intercept"), [(1, 0), (2, -1000)])
-def test_a_window_is_applied_as_the_standard_says(
+def test_window_follows_the_dicom_standard(
     function: str, center: float, width: float, slope: int, intercept: int
 ) -> None:
     """The second source is pydicom's own windowing, whose output has the stored values' range."""
@@ -218,7 +218,7 @@ def encoded(levels: NDArray[Any], kind: str, **options: object) -> bytes:
     return encapsulate([stream.getvalue()])
 
 
-def test_what_pillow_can_decompress_is_read() -> None:
+def test_pillow_compressed_dicom_is_read() -> None:
     levels = ramp(0, 255, np.uint8)
     lossless = dicom(levels, 8, JPEG2000Lossless, PixelData=encoded(levels, "JPEG2000", no_jp2=True))
     baseline = dicom(levels, 8, JPEGBaseline8Bit, PixelData=encoded(levels, "JPEG", quality=100))
@@ -326,7 +326,7 @@ def index_of(root: Path) -> ImageIndex:
 
 
 @pytest.mark.slow
-def test_patients_come_from_the_headers_whatever_the_files_are_called(hospital: Path) -> None:
+def test_header_patients_override_file_names(hospital: Path) -> None:
     index = index_of(hospital)
 
     assert len(index.images) == 20
@@ -356,7 +356,7 @@ def test_a_file_called_dcm_may_be_a_png_after_all(hospital: Path) -> None:
         lambda root: list(decode_images(root, ["NORMAL/study0/IM000001"], 16, workers=1)),
     ],
 )
-def test_without_pydicom_nothing_is_decoded_and_the_way_to_get_it_is_told(
+def test_missing_pydicom_error_names_the_extra(
     hospital: Path, monkeypatch: pytest.MonkeyPatch, use: Callable[[Path], object]
 ) -> None:
     monkeypatch.setitem(sys.modules, "pydicom", None)
@@ -365,7 +365,7 @@ def test_without_pydicom_nothing_is_decoded_and_the_way_to_get_it_is_told(
         use(hospital)
 
 
-def test_a_bomb_is_refused_however_far_down_its_header_says_so() -> None:
+def test_bomb_is_refused_wherever_its_size_is_declared() -> None:
     content = dicom(ramp(0, 4095))
     place = content.index(b"\x02\x00\x10\x00UI")
     long_element = b"\x02\x00\x04\x00OB\0\0" + (6000).to_bytes(4, "little") + bytes(6000)

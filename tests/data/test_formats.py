@@ -93,7 +93,7 @@ def test_a_jpeg_of_any_mode_gives_the_same_grey(mode: str) -> None:
     np.testing.assert_allclose(grey_of(content), gradient(), atol=3)
 
 
-def test_colours_are_weighed_as_the_eye_does() -> None:
+def test_colours_use_luminance_weights() -> None:
     """ITU-R 601: .299 red, .587 green, .114 blue."""
     colours = np.zeros((8, 8, 3), dtype=np.uint8)
     colours[...] = (200, 100, 50)
@@ -101,7 +101,7 @@ def test_colours_are_weighed_as_the_eye_does() -> None:
     assert abs(grey_of(encoded(Image.fromarray(colours))) - (0.299 * 200 + 0.587 * 100 + 0.114 * 50)).max() <= 1
 
 
-def test_a_ycck_jpeg_is_read_as_printers_mean_it() -> None:
+def test_ycck_jpeg_is_read_correctly() -> None:
     """Made from a CMYK file by saying in its Adobe marker that its channels are Y, Cb, Cr, K, stored inverted."""
     level = gradient()
     inks = np.stack([level, np.full_like(level, 127), np.full_like(level, 127), np.zeros_like(level)], axis=-1)
@@ -113,7 +113,7 @@ def test_a_ycck_jpeg_is_read_as_printers_mean_it() -> None:
 
 @pytest.mark.parametrize("mode", ["LA", "RGBA"])
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_transparent_parts_lie_over_black(mode: str, kind: str) -> None:
+def test_transparency_is_composited_over_black(mode: str, kind: str) -> None:
     image = Image.new(mode, (16, 16), (200, 128) if mode == "LA" else (200, 200, 200, 128))
     image.putpixel((0, 0), (200, 0) if mode == "LA" else (200, 200, 200, 0))
 
@@ -194,7 +194,7 @@ def test_a_tiff_with_jpeg_inside_is_read() -> None:
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_where_white_is_zero_the_levels_are_turned_over(order: Literal["<", ">"]) -> None:
+def test_white_is_zero_tiff_is_inverted(order: Literal["<", ">"]) -> None:
     eight = tiff(255 - gradient(), photometric=0, order=order)
     sixteen = tiff(65535 - gradient().astype(np.uint16) * 257, photometric=0, order=order)
 
@@ -202,7 +202,7 @@ def test_where_white_is_zero_the_levels_are_turned_over(order: Literal["<", ">"]
     np.testing.assert_array_equal(grey_of(sixteen), gradient())
 
 
-def test_a_compressed_tiff_where_white_is_zero_is_turned_over_too() -> None:
+def test_compressed_white_is_zero_tiff_is_inverted() -> None:
     sixteen = Image.fromarray(65535 - gradient().astype(np.uint16) * 257)
 
     content = encoded(sixteen, "TIFF", compression="tiff_lzw", tiffinfo={262: 0})
@@ -218,7 +218,7 @@ def test_integers_of_32_bits_are_read_where_16_would_hold_them() -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
-def test_an_image_is_turned_upright_as_its_orientation_says(kind: str, orientation: int) -> None:
+def test_exif_orientation_is_applied(kind: str, orientation: int) -> None:
     stored = gradient(48, 32)
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -240,14 +240,14 @@ def test_an_image_is_turned_upright_as_its_orientation_says(kind: str, orientati
     assert (found.height_px, found.width_px) == upright.shape
 
 
-def test_damaged_metadata_is_no_reason_to_refuse_the_pixels() -> None:
+def test_image_with_damaged_metadata_is_read() -> None:
     content = encoded(Image.fromarray(gradient()), "JPEG", quality=100, exif=b"Exif\0\0MM\0*nonsense, and too short")
 
     np.testing.assert_allclose(grey_of(content), gradient(), atol=3)
 
 
 @pytest.mark.parametrize(("kind", "named"), [("PNG", "PNG 8-bit"), ("JPEG", "JPEG 8-bit"), ("TIFF", "TIFF 8-bit")])
-def test_the_content_decides_and_not_the_name(kind: str, named: str) -> None:
+def test_format_is_detected_by_content(kind: str, named: str) -> None:
     content = encoded(Image.fromarray(gradient(20, 30)), kind)
 
     header = read_header(content, FILE)

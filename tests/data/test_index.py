@@ -51,7 +51,7 @@ def test_val_is_folded_into_training_and_test_is_kept_apart(official: Path) -> N
     assert index.warnings == ()
 
 
-def test_without_a_test_folder_it_is_told_that_nothing_is_held_back(official: Path) -> None:
+def test_missing_test_folder_is_reported(official: Path) -> None:
     shutil.rmtree(official / "test")
 
     index = read_index(DataSettings(path=official))
@@ -117,7 +117,7 @@ def test_identical_files_share_a_patient(kermany: Path) -> None:
     assert patients["NORMAL/IM-0033-0001.jpeg"] == "IM:0001"
 
 
-def test_an_image_that_stands_in_two_classes_is_told(kermany: Path) -> None:
+def test_image_in_two_classes_is_reported(kermany: Path) -> None:
     shutil.copy(kermany / "NORMAL" / "IM-0001-0001.jpeg", kermany / "PNEUMONIA" / "person9_virus_9.jpeg")
 
     index = read_index(DataSettings(path=kermany))
@@ -125,7 +125,7 @@ def test_an_image_that_stands_in_two_classes_is_told(kermany: Path) -> None:
     assert "the same image is in two classes: NORMAL/IM-0001-0001.jpeg = PNEUMONIA" in index.warnings[0]
 
 
-def test_empty_files_are_not_taken_for_images_of_one_patient(kermany: Path) -> None:
+def test_empty_files_do_not_share_a_patient(kermany: Path) -> None:
     for number in (1, 2):
         (kermany / "NORMAL" / f"IM-000{number}-0001.jpeg").write_bytes(b"")
 
@@ -134,7 +134,7 @@ def test_empty_files_are_not_taken_for_images_of_one_patient(kermany: Path) -> N
     assert patients["NORMAL/IM-0002-0001.jpeg"] == "IM:0002"
 
 
-def test_a_test_folder_is_known_by_its_content(official: Path, tmp_path: Path) -> None:
+def test_test_folder_is_identified_by_content(official: Path, tmp_path: Path) -> None:
     index = read_index(DataSettings(path=official))
     copy = tmp_path / "innocent"
     shutil.copytree(official / "test", copy)
@@ -175,9 +175,7 @@ def test_an_empty_class_of_the_test_folder_is_refused(official: Path, write: Wri
 
 
 @pytest.mark.parametrize("classes", ["binary", "auto"])
-def test_other_class_folders_in_test_than_in_train_are_refused(
-    official: Path, write: WriteImages, classes: str
-) -> None:
+def test_different_classes_in_test_and_train_are_refused(official: Path, write: WriteImages, classes: str) -> None:
     shutil.rmtree(official / "test" / "NORMAL")
     write(official / "test", ["COVID/a.png"])
 
@@ -203,9 +201,7 @@ def test_train_and_test_may_divide_the_three_classes_into_other_folders(official
 
 
 @pytest.mark.parametrize("beside", [[], ["__MACOSX/x.txt"]])
-def test_a_folder_around_the_data_is_refused_with_the_folder_that_is_meant(
-    official: Path, tmp_path: Path, beside: list[str]
-) -> None:
+def test_parent_of_data_folder_error_names_data_folder(official: Path, tmp_path: Path, beside: list[str]) -> None:
     """As Kaggle's archive unpacks."""
     outer = tmp_path / "archive"
     outer.mkdir()
@@ -220,7 +216,7 @@ def test_a_folder_around_the_data_is_refused_with_the_folder_that_is_meant(
     assert f"fix: give {outer / 'chest_xray'}" in message
 
 
-def test_a_folder_of_several_data_folders_is_refused_and_not_walked_through(official: Path, tmp_path: Path) -> None:
+def test_folder_of_several_data_folders_is_refused_unread(official: Path, tmp_path: Path) -> None:
     """Their test images would be trained on."""
     for name in ("a", "b"):
         shutil.copytree(official, tmp_path / "several" / name)
@@ -228,7 +224,7 @@ def test_a_folder_of_several_data_folders_is_refused_and_not_walked_through(offi
     assert "train/ is one folder deeper, in a/ and in b/" in refusal_of(tmp_path / "several")
 
 
-def test_class_folders_may_lie_deeper_and_hold_folders(tmp_path: Path, write: WriteImages) -> None:
+def test_class_folders_can_be_nested(tmp_path: Path, write: WriteImages) -> None:
     places = ("NORMAL/a/b", "site1/NORMAL", "site2/2019/Pneumonia", "PNEUMONIA")
     write(tmp_path, (f"{place}/{place.replace('/', '')}{i}.png" for place in places for i in range(3)))
 
@@ -237,7 +233,7 @@ def test_class_folders_may_lie_deeper_and_hold_folders(tmp_path: Path, write: Wr
     assert Counter(image.label for image in index.images) == {0: 6, 1: 6}
 
 
-def test_auto_takes_the_outermost_folders_for_classes(tmp_path: Path, write: WriteImages) -> None:
+def test_auto_uses_outermost_folders_as_classes(tmp_path: Path, write: WriteImages) -> None:
     write(tmp_path, (f"{name}/deep/er/{name}{i}.png" for name in "edcba" for i in range(3)))
 
     assert read_index(DataSettings(path=tmp_path, classes="auto")).class_names == ("a", "b", "c", "d", "e")
@@ -290,7 +286,7 @@ def test_class_folders_and_the_table_may_each_give_some_classes(tmp_path: Path, 
     assert Counter(image.label for image in index.images) == {0: 3, 1: 3, 2: 3, 3: 3}
 
 
-def test_a_class_in_the_table_that_is_none_is_refused(tmp_path: Path, write: WriteImages) -> None:
+def test_invalid_class_in_table_is_refused(tmp_path: Path, write: WriteImages) -> None:
     flat_with_table(tmp_path, write)
 
     message = refusal_of(tmp_path)
@@ -308,7 +304,7 @@ def test_a_table_that_contradicts_a_class_folder_is_refused(kermany: Path) -> No
     assert "IM-0001-0001.jpeg: patients.csv gives it the class PNEUMONIA, its folder the class NORMAL" in message
 
 
-def test_images_without_a_class_in_the_table_are_told_as_such(tmp_path: Path, write: WriteImages) -> None:
+def test_images_without_class_in_table_are_reported(tmp_path: Path, write: WriteImages) -> None:
     write(tmp_path, [f"images/{number}.png" for number in range(8)])
     rows = [f"{number}.png,p{number},{'NORMAL' if number % 2 else 'PNEUMONIA'}" for number in range(6)]
     rows += ["6.png,p6,", "7.png,p7,"]
@@ -328,7 +324,7 @@ def test_a_single_class_in_the_table_is_refused(tmp_path: Path, write: WriteImag
     assert "there is only one class, sick, in it and in patients.csv" in refusal_of(tmp_path, classes="auto")
 
 
-def test_an_expression_without_a_group_is_refused_before_the_folder_is_looked_at(tmp_path: Path) -> None:
+def test_regex_without_group_is_refused_before_reading_folder(tmp_path: Path) -> None:
     for read in (
         lambda: read_index(DataSettings(path=tmp_path / "none", split=SplitSettings(group_regex="p1"))),
         lambda: read_labelled_folder(tmp_path / "none", ("a", "b"), group_regex="p1"),
@@ -337,7 +333,7 @@ def test_an_expression_without_a_group_is_refused_before_the_folder_is_looked_at
             read()
 
 
-def test_tiffs_are_read_and_the_suffix_says_nothing_of_the_content(tmp_path: Path, write: WriteImages) -> None:
+def test_tiffs_are_read_whatever_their_suffix(tmp_path: Path, write: WriteImages) -> None:
     write(tmp_path, (f"{name}/{name}{i}.tiff" for name in ("NORMAL", "PNEUMONIA") for i in range(3)))
     for image in sorted((tmp_path / "NORMAL").iterdir()):
         image.rename(image.with_suffix(".jpg"))
@@ -361,7 +357,7 @@ def test_a_test_folder_without_train_is_refused(official: Path) -> None:
     assert "it contains val/ and test/ but no train/" in refusal_of(official)
 
 
-def test_folders_of_other_classes_are_refused_with_the_way_out(kermany: Path, write: WriteImages) -> None:
+def test_unknown_class_folders_are_refused_with_fix(kermany: Path, write: WriteImages) -> None:
     write(kermany, ["COVID/c1.png"])
 
     message = refusal_of(kermany)
@@ -370,13 +366,13 @@ def test_folders_of_other_classes_are_refused_with_the_way_out(kermany: Path, wr
     assert "data.classes: auto" in message
 
 
-def test_pneumonia_whose_germ_is_not_told_is_refused_for_three_classes(kermany: Path, write: WriteImages) -> None:
+def test_pneumonia_without_pathogen_is_refused_for_three_classes(kermany: Path, write: WriteImages) -> None:
     write(kermany, ["PNEUMONIA/odd.png"])
 
     assert "file names that do not say bacterial or viral: 1 (odd.png)" in refusal_of(kermany, classes="three")
 
 
-def test_two_files_whose_one_name_tells_the_patient_are_refused(kermany: Path, write: WriteImages) -> None:
+def test_ambiguous_patient_from_equal_names_is_refused(kermany: Path, write: WriteImages) -> None:
     write(kermany, ["PNEUMONIA/im-0001-0001.png"])
 
     assert "two files have the same name: NORMAL/IM-0001-0001.jpeg and PNEUMONIA/im-0001-0001.png" in refusal_of(
@@ -413,9 +409,7 @@ def test_one_image_in_two_formats_is_refused(tmp_path: Path, write: WriteImages)
     assert "NORMAL/1.jpeg and NORMAL/1.png" in refusal_of(tmp_path)
 
 
-def test_an_expression_that_takes_one_patient_from_the_numbers_of_two_folders_is_refused(
-    tmp_path: Path, write: WriteImages
-) -> None:
+def test_regex_merging_numbers_of_two_folders_is_refused(tmp_path: Path, write: WriteImages) -> None:
     write(tmp_path, (f"{name}/{i}.png" for name in CLASSES for i in range(1, 4)))
 
     message = refusal_of(tmp_path, split=SplitSettings(group_regex=r"(\d+)\.png"))
@@ -426,9 +420,7 @@ def test_an_expression_that_takes_one_patient_from_the_numbers_of_two_folders_is
     assert {image.patient for image in by_folder.images} == {f"{name}/{i}" for name in CLASSES for i in range(1, 4)}
 
 
-def test_an_expression_may_take_a_patient_from_the_folders_of_images_of_one_name(
-    tmp_path: Path, write: WriteImages
-) -> None:
+def test_regex_can_use_folder_names_for_patients(tmp_path: Path, write: WriteImages) -> None:
     write(tmp_path, (f"{name}/p{p}/{i}.png" for name in CLASSES for p in range(1, 5) for i in range(1, 3)))
 
     index = read_index(DataSettings(path=tmp_path, split=SplitSettings(group_regex=r"/(p\d+)/")))
@@ -437,7 +429,7 @@ def test_an_expression_may_take_a_patient_from_the_folders_of_images_of_one_name
 
 
 @pytest.mark.parametrize("last", ["", ",NORMAL"])
-def test_a_table_has_to_name_images_of_one_name_by_their_paths(tmp_path: Path, write: WriteImages, last: str) -> None:
+def test_table_needs_paths_for_equal_file_names(tmp_path: Path, write: WriteImages, last: str) -> None:
     files = [f"{name}/{i}.png" for name in CLASSES for i in range(1, 4)]
     write(tmp_path, files)
     table = tmp_path / "patients.csv"
@@ -452,9 +444,7 @@ def test_a_table_has_to_name_images_of_one_name_by_their_paths(tmp_path: Path, w
     assert [image.patient for image in read_index(DataSettings(path=tmp_path)).images] == [f"p{i}" for i in range(6)]
 
 
-def test_the_test_folder_is_refused_by_a_table_whose_names_also_stand_for_training_images(
-    tmp_path: Path, write: WriteImages
-) -> None:
+def test_table_names_matching_train_and_test_are_refused(tmp_path: Path, write: WriteImages) -> None:
     write(tmp_path, [f"{part}/{name}/{name}{i}.png" for part in ("train", "test") for name in CLASSES for i in (1, 2)])
     rows = "".join(f"{name}{i}.png,p{i}\n" for name in CLASSES for i in (1, 2))
     (tmp_path / "patients.csv").write_text(f"file,patient\n{rows}", encoding="utf-8")
@@ -463,7 +453,7 @@ def test_the_test_folder_is_refused_by_a_table_whose_names_also_stand_for_traini
         data_folder_of(tmp_path / "test", None)
 
 
-def test_the_same_name_may_stand_in_training_and_in_test(tmp_path: Path, write: WriteImages) -> None:
+def test_same_file_name_in_train_and_test_is_accepted(tmp_path: Path, write: WriteImages) -> None:
     """Sets that count from 1 in each part; their images differ."""
     for part in ("train", "test"):
         write(tmp_path, (f"{part}/{name}/{name}{i}.png" for name in ("NORMAL", "PNEUMONIA") for i in range(3)))
@@ -478,7 +468,7 @@ def test_a_single_patient_is_refused(tmp_path: Path, write: WriteImages) -> None
     assert "all 3 images belong to one patient, x" in refusal_of(tmp_path)
 
 
-def test_fewer_patients_in_a_class_than_a_split_has_sides_are_refused(kermany: Path) -> None:
+def test_too_few_patients_in_a_class_are_refused(kermany: Path) -> None:
     for number in (1, 2):
         (kermany / "NORMAL" / f"IM-000{number}-0001.jpeg").unlink()
 
@@ -499,14 +489,14 @@ def test_patients_in_training_and_in_test_are_named(official: Path, write: Write
     assert "virus:50 (val/PNEUMONIA/person50_virus_50.jpeg, test/PNEUMONIA/person77_virus_77.jpeg)" in message
 
 
-def test_an_unknown_positive_class_is_answered_with_the_nearest(kermany: Path) -> None:
+def test_unknown_positive_class_error_suggests_nearest(kermany: Path) -> None:
     message = refusal_of(kermany, positive="pnuemonia")
 
     assert "no class is called 'pnuemonia'" in message
     assert "did you mean 'PNEUMONIA'?" in message
 
 
-def test_all_problems_of_the_folders_are_told_at_once(kermany: Path, write: WriteImages) -> None:
+def test_all_folder_problems_are_reported_at_once(kermany: Path, write: WriteImages) -> None:
     write(kermany, ["COVID/c1.png", "PNEUMONIA/person1_virus_1.png"])
     shutil.rmtree(kermany / "NORMAL")
 
@@ -516,7 +506,7 @@ def test_all_problems_of_the_folders_are_told_at_once(kermany: Path, write: Writ
         assert part in message
 
 
-def test_a_labelled_folder_may_miss_a_class(kermany: Path) -> None:
+def test_labelled_folder_can_lack_a_class(kermany: Path) -> None:
     shutil.rmtree(kermany / "NORMAL")
 
     images = read_labelled_folder(kermany, ("NORMAL", "PNEUMONIA"))
@@ -555,7 +545,7 @@ def test_progress_counts_to_the_end(kermany: Path) -> None:
     assert calls[-1] == ("hash images", 12, 12)
 
 
-def test_a_folder_whose_name_is_not_utf8_is_told(tmp_path: Path, write: WriteImages) -> None:
+def test_non_utf8_folder_name_is_reported(tmp_path: Path, write: WriteImages) -> None:
     """No study could write it down."""
     write(tmp_path, ["NORMAL/a.png", "PNEUMONIA/b.png"])
     try:

@@ -62,7 +62,7 @@ def test_copies_of_an_image_under_other_patients_are_found_in_training_and_test(
     ]
 
 
-def test_copies_under_one_patient_are_no_leak(kermany: Path) -> None:
+def test_copies_of_one_patient_are_not_a_leak(kermany: Path) -> None:
     first = kermany / "NORMAL/IM-0001-0001.jpeg"
     with Image.open(first) as image:
         image.save(first.with_name("IM-0001-0002.png"))
@@ -70,7 +70,7 @@ def test_copies_under_one_patient_are_no_leak(kermany: Path) -> None:
     assert inspect_folder(DataSettings(path=kermany)).near_duplicates.pairs == 0
 
 
-def test_formats_are_counted_and_odd_depths_are_told(tmp_path: Path) -> None:
+def test_formats_are_counted_and_odd_depths_reported(tmp_path: Path) -> None:
     for folder in ("NORMAL", "PNEUMONIA"):
         (tmp_path / folder).mkdir()
         for number in range(3):
@@ -101,7 +101,7 @@ def test_the_shortcut_baseline_finds_a_class_by_its_image_size(
     assert ("without looking at a lung" in found.shortcut) == (auroc > 0.6)
 
 
-def test_too_few_patients_for_a_baseline_are_no_error(tmp_path: Path) -> None:
+def test_too_few_patients_for_baseline_is_not_an_error(tmp_path: Path) -> None:
     for number in range(3):
         for folder in ("NORMAL", "PNEUMONIA"):
             (tmp_path / folder).mkdir(exist_ok=True)

@@ -34,7 +34,7 @@ def test_every_pair_within_the_threshold_is_found_once() -> None:
     assert 100 < len(found) < 1000
 
 
-def test_all_pairs_are_counted_and_some_are_shown_the_worst_first() -> None:
+def test_pairs_are_counted_and_worst_shown_first() -> None:
     """Blank images all look alike."""
     images = images_of([f"p{number}" for number in range(300)], [0] * 299 + [1])
 
@@ -45,5 +45,5 @@ def test_all_pairs_are_counted_and_some_are_shown_the_worst_first() -> None:
     assert all(pair.in_training_and_test and pair.in_two_classes for pair in found.examples)
 
 
-def test_no_images_are_no_pairs() -> None:
+def test_no_images_give_no_pairs() -> None:
     assert find_near_duplicates([], []).pairs == 0

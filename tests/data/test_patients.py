@@ -24,12 +24,12 @@ REAL_IMAGES = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "
         ("NORMAL2-IM-0115-0001-0002.jpeg", "NORMAL2-IM:0115"),
     ],
 )
-def test_a_kermany_name_tells_series_and_number(file: str, patient: str) -> None:
+def test_kermany_name_gives_series_and_number(file: str, patient: str) -> None:
     assert patient_of(file) == patient
 
 
 @pytest.mark.parametrize("file", ["a.png", "person12.jpeg", "xIM-0115-0001.jpeg", "person1_fungus_2.jpeg", "IM-1.jpeg"])
-def test_another_name_tells_no_patient(file: str) -> None:
+def test_other_names_identify_no_patient(file: str) -> None:
     assert patient_of(file) is None
 
 
@@ -47,7 +47,7 @@ def test_the_official_folders_share_no_patient() -> None:
     assert not any(None in part for part in patients.values())
 
 
-def test_identical_files_make_one_patient_of_all_who_are_joined_by_them() -> None:
+def test_identical_files_merge_their_patients() -> None:
     patients = {"1.png": "a", "2.png": "b", "3.png": "b", "4.png": "c", "5.png": "d"}
     contents = [("1.png", "x"), ("2.png", "x"), ("3.png", "y"), ("4.png", "y"), ("5.png", "z")]
 
@@ -94,21 +94,21 @@ def test_a_table_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
         read_patients_csv(table)
 
 
-def test_an_image_without_a_line_in_the_table_is_told(tmp_path: Path) -> None:
+def test_image_missing_from_table_is_reported(tmp_path: Path) -> None:
     (tmp_path / "patients.csv").write_text("file,patient\n1.png,a\n", encoding="utf-8")
 
     with pytest.raises(DataError, match=r"1 of 2 images have no row: A/2\.png"):
         name_patients(tmp_path, ["A/1.png", "A/2.png"])
 
 
-def test_a_name_in_the_table_that_stands_for_several_files_is_refused(tmp_path: Path) -> None:
+def test_ambiguous_name_in_table_is_refused(tmp_path: Path) -> None:
     (tmp_path / "patients.csv").write_text("file,patient\n1.png,a\n", encoding="utf-8")
 
     with pytest.raises(DataError, match=r"names that belong to several files: 1\.png \(A/1\.png, B/1\.png\)"):
         name_patients(tmp_path, ["A/1.png", "B/1.png"])
 
 
-def test_a_line_that_is_the_path_of_a_file_names_that_file_alone(tmp_path: Path) -> None:
+def test_table_path_matches_only_that_file(tmp_path: Path) -> None:
     (tmp_path / "patients.csv").write_text("file,patient\n1.png,a\n", encoding="utf-8")
 
     with pytest.raises(DataError, match=r"1 of 2 images have no row: A/1\.png"):
@@ -118,7 +118,7 @@ def test_a_line_that_is_the_path_of_a_file_names_that_file_alone(tmp_path: Path)
     assert name_patients(tmp_path, ["1.png", "A/1.png"]).by_file == {"1.png": "a", "A/1.png": "b"}
 
 
-def test_the_table_comes_before_the_headers_and_the_headers_before_the_file_names(tmp_path: Path) -> None:
+def test_patient_sources_have_precedence(tmp_path: Path) -> None:
     files = ["IM-0001-0001.jpeg", "IM-0002-0001.jpeg"]
     headers = {"IM-0001-0001.jpeg": "dicom:1"}
 
@@ -132,7 +132,7 @@ def test_the_table_comes_before_the_headers_and_the_headers_before_the_file_name
     assert list(by_table.by_file.values()) == ["a", "b"]
 
 
-def test_a_table_may_have_a_column_of_classes(tmp_path: Path) -> None:
+def test_table_can_have_a_class_column(tmp_path: Path) -> None:
     table = tmp_path / "patients.csv"
     table.write_text("file,patient,class\nA/1.png,p1, viral \n2.png,p2,\n", encoding="utf-8")
 
@@ -165,7 +165,7 @@ def test_a_table_and_an_expression_together_are_refused(tmp_path: Path) -> None:
         name_patients(tmp_path, ["1.png"], r"(\d)")
 
 
-def test_a_file_that_tells_nothing_is_a_patient_of_its_own_and_the_risk_is_told(tmp_path: Path) -> None:
+def test_unidentified_file_is_its_own_patient_with_warning(tmp_path: Path) -> None:
     named = name_patients(tmp_path, ["A/x.png", "A/IM-0001-0001.jpeg"])
 
     assert named.by_file == {"A/x.png": "A/x.png", "A/IM-0001-0001.jpeg": "IM:0001"}
@@ -183,7 +183,7 @@ def test_an_image_that_is_listed_by_its_path_and_by_its_name_is_refused(tmp_path
 
 
 @pytest.mark.parametrize("name", ["..", "../x", "/tmp/x", "a\\b", ".hidden", "a\x01b", "x" * 65])
-def test_a_class_that_could_lead_out_of_a_folder_is_refused_with_its_line(tmp_path: Path, name: str) -> None:
+def test_class_name_escaping_folder_is_refused_with_line(tmp_path: Path, name: str) -> None:
     """Images are written into folders that are called like their classes."""
     table = tmp_path / "patients.csv"
     table.write_text(f"file,patient,class\na.png,p1,NORMAL\nb.png,p2,{name}\n", encoding="utf-8")

@@ -183,7 +183,7 @@ def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
     assert len(_images(tmp_path)) == drawn.image_count
 
 
-def test_a_folder_that_holds_something_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_non_empty_folder_is_refused_and_unchanged(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("precious", encoding="utf-8")
 
     with pytest.raises(ConfigError, match="new or empty"):

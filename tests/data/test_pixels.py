@@ -58,7 +58,7 @@ def test_a_fine_pattern_becomes_its_mean_and_not_stripes(tmp_path: Path) -> None
     assert abs(decoded.astype(int) - 100).max() <= 2
 
 
-def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
         decode_image(tmp_path / "a.jpeg", 32)
 
@@ -66,7 +66,7 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [(300, 200), (200, 301), (97, 97), (40, 33), (64, 1000), (1031, 700)])
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_a_crop_is_what_torchvision_makes_of_it(tmp_path: Path, size: tuple[int, int], kind: str) -> None:
+def test_crop_equals_torchvision(tmp_path: Path, size: tuple[int, int], kind: str) -> None:
     from torchvision.transforms import functional  # seconds, which only this test should pay
 
     width, height = size
@@ -107,7 +107,7 @@ def test_a_very_long_image_is_cropped_without_being_scaled_as_a_whole(tmp_path: 
     assert (decode_image(tmp_path / "a.png", 1024, resize="crop") == 77).all()
 
 
-def test_files_of_an_odd_depth_are_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_odd_bit_depths_are_reported_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for number in range(70):
         levels = np.full((8, 8), 60_000 if number % 2 else number, dtype=np.uint16)
         Image.fromarray(levels).save(tmp_path / f"{number}.png")

@@ -48,7 +48,7 @@ def patients_on(images: Sequence[ImageFile], side: Sequence[int]) -> set[str]:
 
 @pytest.mark.slow
 @given(sizes=group_sizes, settings=split_settings)
-def test_every_image_stands_on_one_side_with_all_of_its_patient(sizes: GroupSizes, settings: SplitSettings) -> None:
+def test_each_patient_is_on_one_side(sizes: GroupSizes, settings: SplitSettings) -> None:
     images = images_of(sizes)
 
     split = split_by_patient(images, settings)
@@ -62,7 +62,7 @@ def test_every_image_stands_on_one_side_with_all_of_its_patient(sizes: GroupSize
 
 @given(sizes=group_sizes, settings=split_settings)
 @pytest.mark.slow
-def test_every_class_stands_on_every_side(sizes: GroupSizes, settings: SplitSettings) -> None:
+def test_every_side_contains_every_class(sizes: GroupSizes, settings: SplitSettings) -> None:
     images = images_of(sizes)
 
     split = split_by_patient(images, settings)
@@ -96,7 +96,7 @@ def test_the_fractions_are_exact_where_patients_have_one_image() -> None:
     ]
 
 
-def test_one_patient_more_is_taken_where_that_comes_nearer() -> None:
+def test_extra_patient_is_added_if_closer_to_the_fraction() -> None:
     """A tenth of 102 images is 10.2; patients of 6 images give 6 or 12."""
     split = split_by_patient(images_of([[6] * 17]), SplitSettings(val_a=0.1, val_b=0.05))
 
@@ -127,9 +127,7 @@ def test_another_seed_gives_another_split() -> None:
 
 @pytest.mark.slow
 @given(sizes=group_sizes, settings=split_settings)
-def test_fewer_train_patients_are_among_the_more_and_validation_stays(
-    sizes: GroupSizes, settings: SplitSettings
-) -> None:
+def test_fewer_train_patients_are_a_subset(sizes: GroupSizes, settings: SplitSettings) -> None:
     images = images_of(sizes)
     whole = split_by_patient(images, settings)
     there = len(patients_on(images, whole.train))
@@ -157,14 +155,14 @@ def test_the_first_train_patients_have_the_classes_shares() -> None:
     assert Counter(images[position].label for position in split.train) == {0: 25, 1: 75}
 
 
-def test_more_train_patients_than_there_are_are_refused() -> None:
+def test_too_many_train_patients_are_refused() -> None:
     images = images_of([[1] * 10, [1] * 10])
 
     with pytest.raises(DataError, match="the train side has only 16 patients, not 17"):
         split_by_patient(images, SplitSettings(), 17)
 
 
-def test_train_patients_that_do_not_hold_every_class_are_refused() -> None:
+def test_train_patients_missing_a_class_are_refused() -> None:
     images = images_of([[1] * 10, [1] * 100])
 
     with pytest.raises(DataError, match=r"do not cover every class\n  fix: set at least [56]"):

@@ -47,9 +47,7 @@ def provenance(out: Path) -> dict[str, Any]:
     return content
 
 
-def test_every_training_image_has_its_copies_and_the_tool_reads_them_with_their_patients(
-    kermany: Path, tmp_path: Path
-) -> None:
+def test_copies_of_training_images_are_read_with_their_patients(kermany: Path, tmp_path: Path) -> None:
     made = transform(kermany, tmp_path / "copies")
 
     originals = {image.file: image for image in read_index(DataSettings(path=kermany)).images}
@@ -90,7 +88,7 @@ def test_copies_are_8_bit_grey_png_of_their_originals_size(tmp_path: Path, write
         assert copy.size == (16, 12)
 
 
-def test_a_photo_that_lies_on_its_side_is_transformed_upright(tmp_path: Path, write: Write) -> None:
+def test_rotated_photo_is_transformed_upright(tmp_path: Path, write: Write) -> None:
     write(tmp_path / "xrays", KERMANY[1:])
     orientation = Image.Exif()
     orientation[274] = 6
@@ -102,7 +100,7 @@ def test_a_photo_that_lies_on_its_side_is_transformed_upright(tmp_path: Path, wr
         assert copy.size == (10, 20)
 
 
-def test_the_same_seed_gives_the_same_bytes_whatever_else_is_in_the_folder(kermany: Path, tmp_path: Path) -> None:
+def test_copies_do_not_depend_on_other_files(kermany: Path, tmp_path: Path) -> None:
     transform(kermany, tmp_path / "all")
     (kermany / "NORMAL" / "IM-0002-0001.jpeg").unlink()
     transform(kermany, tmp_path / "fewer")
@@ -123,7 +121,7 @@ def test_two_runs_give_the_same_folder_and_another_seed_another(kermany: Path, t
     assert not hashes(tmp_path / "a").items() & hashes(tmp_path / "c").items()
 
 
-def test_the_first_of_many_copies_are_those_of_few(kermany: Path, tmp_path: Path) -> None:
+def test_fewer_copies_are_a_prefix_of_more(kermany: Path, tmp_path: Path) -> None:
     transform(kermany, tmp_path / "few", copies=1)
     transform(kermany, tmp_path / "many", copies=3)
 
@@ -131,7 +129,7 @@ def test_the_first_of_many_copies_are_those_of_few(kermany: Path, tmp_path: Path
     assert hashes(tmp_path / "few").items() <= hashes(tmp_path / "many").items()
 
 
-def test_a_copy_can_be_made_again_from_what_is_written_down(kermany: Path, tmp_path: Path) -> None:
+def test_copy_is_reproducible_from_its_record(kermany: Path, tmp_path: Path) -> None:
     transform(kermany, tmp_path / "copies", Strengths(rotate=30), seed=7)
 
     written = provenance(tmp_path / "copies")
@@ -147,7 +145,7 @@ def test_a_copy_can_be_made_again_from_what_is_written_down(kermany: Path, tmp_p
             )
 
 
-def test_no_path_of_this_machine_is_in_the_folder(kermany: Path, tmp_path: Path) -> None:
+def test_folder_contains_no_absolute_paths(kermany: Path, tmp_path: Path) -> None:
     transform(kermany, tmp_path / "copies")
 
     for path in (tmp_path / "copies").rglob("*.*"):
@@ -168,7 +166,7 @@ def test_patients_are_those_of_the_expression_and_of_shared_images(tmp_path: Pat
     assert patients["PNEUMONIA/q2_a__t1.png"] == "q2"
 
 
-def test_no_cell_of_the_table_is_a_formula_and_it_reads_back_as_it_was(tmp_path: Path, write: Write) -> None:
+def test_table_escapes_formulas_and_round_trips(tmp_path: Path, write: Write) -> None:
     root, classes = tmp_path / "xrays", ("=NORMAL", "@PNEUMONIA")
     patients = (("-1", "'=a", "b", "+c"), ("-2", "@d", "''+e", "f"))
     write(
@@ -192,9 +190,7 @@ def test_three_classes_are_three_folders(kermany: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a b,c.png", 'quo"te.png', "Größe.png", "x" * 240 + ".png", "new\nline.png"])
-def test_a_copys_name_suits_every_file_system_and_its_patient_is_found_again(
-    tmp_path: Path, write: Write, name: str
-) -> None:
+def test_copy_name_is_portable_and_identifies_patient(tmp_path: Path, write: Write, name: str) -> None:
     root = tmp_path / "xrays"
     write(root, [*KERMANY, f"NORMAL/{name}"])
 
@@ -216,7 +212,7 @@ def test_images_of_one_number_in_two_classes_keep_it(tmp_path: Path, write: Writ
     assert rows[::3] == ["NORMAL/1__t1.png,NORMAL/1.png", "PNEUMONIA/1__t1.png,PNEUMONIA/1.png"]
 
 
-def test_names_that_differ_in_what_is_replaced_stay_apart(tmp_path: Path, write: Write) -> None:
+def test_names_differing_in_replaced_characters_stay_distinct(tmp_path: Path, write: Write) -> None:
     write(tmp_path / "xrays", [*KERMANY, "NORMAL/a b.png", "NORMAL/a,b.png"])
 
     transform(tmp_path / "xrays", tmp_path / "copies", copies=1)
@@ -224,7 +220,7 @@ def test_names_that_differ_in_what_is_replaced_stay_apart(tmp_path: Path, write:
     assert len(hashes(tmp_path / "copies")) == len(KERMANY) + 2
 
 
-def test_identical_copies_are_of_one_patient(tmp_path: Path, write: Write) -> None:
+def test_identical_copies_share_a_patient(tmp_path: Path, write: Write) -> None:
     """A flip alone has two outcomes, so two copies may be the same file: the tool joins what is one patient already."""
     write(tmp_path / "xrays", KERMANY)
     only_flip = Strengths(rotate=0, shift=0, zoom=0, shear=0, contrast=0, elastic=0)
@@ -273,7 +269,7 @@ def test_a_folder_of_broken_images_gives_no_folder(kermany: Path, tmp_path: Path
     assert not (tmp_path / "copies").exists()
 
 
-def test_everything_that_is_wrong_is_told_at_once_and_nothing_is_written(kermany: Path, tmp_path: Path) -> None:
+def test_all_problems_are_reported_before_writing(kermany: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as refused:
         transform(kermany, tmp_path / "copies", Strengths(rotate=200, zoom=2), copies=0)
 
@@ -285,7 +281,7 @@ def test_everything_that_is_wrong_is_told_at_once_and_nothing_is_written(kermany
     assert [path.name for path in tmp_path.iterdir()] == ["xrays"]
 
 
-def test_a_folder_that_is_there_already_is_refused(kermany: Path, tmp_path: Path) -> None:
+def test_existing_folder_is_refused(kermany: Path, tmp_path: Path) -> None:
     (tmp_path / "copies").mkdir()
 
     with pytest.raises(ConfigError, match="there is something here already"):

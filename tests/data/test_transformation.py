@@ -85,7 +85,7 @@ def test_a_shift_moves_by_shares_of_the_sides() -> None:
         ({"rotate_degrees": 30.0, "shift_x": 0.1}, (60 * math.cos(math.pi / 6) + 30, 30.0)),
     ],
 )
-def test_a_spot_at_the_right_goes_where_the_numbers_say(changes: dict[str, Any], expected: tuple[float, float]) -> None:
+def test_spot_moves_as_specified(changes: dict[str, Any], expected: tuple[float, float]) -> None:
     moved = transform_image(spot(60, 0), replace(IDENTITY, **changes))
 
     assert position_of(moved) == pytest.approx(expected, abs=0.6)
@@ -99,7 +99,7 @@ def test_contrast_is_about_the_mean_grey_and_ends_at_black_and_white() -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(200, 200), (150, 300)])
-def test_an_elastic_bend_has_the_size_that_is_written_down(height: int, width: int) -> None:
+def test_elastic_deformation_has_recorded_size(height: int, width: int) -> None:
     """Read from two ramps: a pixel's grey says which column, or which row, it comes from."""
     drawn = replace(IDENTITY, elastic_percent=2.0, elastic_seed=7)
     rows, columns = np.mgrid[:height, :width]
@@ -114,7 +114,7 @@ def test_an_elastic_bend_has_the_size_that_is_written_down(height: int, width: i
     assert root_mean_square == pytest.approx(0.02 * min(height, width), rel=0.35)
 
 
-def test_the_seed_of_a_bend_is_its_shape() -> None:
+def test_elastic_seed_determines_the_shape() -> None:
     bends = [
         transform_image(noise(), replace(IDENTITY, elastic_percent=2.0, elastic_seed=seed)).tobytes()
         for seed in (1, 1, 2)

@@ -107,7 +107,7 @@ def manifests(lab: Lab, stage: str) -> list[dict[str, Any]]:
     return [read_json(path)["inputs"] for path in sorted((lab.path / "cache" / stage).glob("*/manifest.json"))]
 
 
-def test_a_model_of_the_backbone_and_the_source_says_which_versions_it_is_of(lab: Lab) -> None:
+def test_model_records_extension_versions(lab: Lab) -> None:
     packages = read_json(lab.model / "bundle.json")["packages"]
 
     assert packages["backbone tiny_net"].startswith("tiny_net of xraytune-examples 0.1.0 ")
@@ -115,7 +115,7 @@ def test_a_model_of_the_backbone_and_the_source_says_which_versions_it_is_of(lab
 
 
 @pytest.mark.usefixtures("installed")
-def test_evaluate_tells_the_metric_of_the_model_s_probabilities_with_its_interval(
+def test_evaluate_reports_extension_metric_with_interval(
     lab: Lab, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     evaluated = evaluate(lab.model, data=lab.test, replicates=20)
@@ -133,7 +133,7 @@ def test_evaluate_tells_the_metric_of_the_model_s_probabilities_with_its_interva
     assert 0 <= low <= found["partial_auroc"] <= high <= 1
 
 
-def test_a_model_is_refused_by_name_where_its_backbone_is_not_installed(lab: Lab) -> None:
+def test_model_with_missing_backbone_is_refused_by_name(lab: Lab) -> None:
     with pytest.raises(ArtifactError, match="backbone 'tiny_net' is not part of xraytune, and no installed package"):
         open_bundle(lab.model)
 
@@ -163,7 +163,7 @@ def test_the_source_sees_the_training_images_of_a_class_and_nothing_else(lab: La
         assert drawn.max() <= pixels[seen].max()
 
 
-def test_the_commands_of_the_readme_are_right(run: Run) -> None:
+def test_readme_commands_are_valid(run: Run) -> None:
     text = (EXAMPLES / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
     (command,) = [line for line in text.splitlines() if "xraytune search" in line]
     arguments = shlex.split(command)
@@ -174,14 +174,14 @@ def test_the_commands_of_the_readme_are_right(run: Run) -> None:
     assert "source" in json.loads(done.stdout)["searched"]
 
 
-def test_an_editor_is_offered_what_is_installed(run: Run) -> None:
+def test_schema_lists_installed_extensions(run: Run) -> None:
     values = json.loads(run("space", "check", "--schema").stdout)["$defs"]["values"]
 
     assert values["backbone"]["enum"][-1] == "tiny_net"
     assert values["source"]["enum"] == ["none", "duplicate", "gan", "folder", "mixup"]
 
 
-def test_an_unknown_name_is_told_with_the_nearest_installed_one(run: Run) -> None:
+def test_unknown_name_suggests_nearest_installed(run: Run) -> None:
     done = run("space", "check", ROOT / "search_spaces" / "demo.yaml", "--set", "backbone=tinynet")
 
     assert done.returncode == 2

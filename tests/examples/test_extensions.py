@@ -54,7 +54,7 @@ def parameters(**values: Any) -> Parameters:
 
 
 @pytest.mark.slow
-def test_names_that_come_with_xraytune_are_never_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_builtin_names_are_never_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(kind: str) -> None:
         raise AssertionError(kind)
 
@@ -64,7 +64,7 @@ def test_names_that_come_with_xraytune_are_never_looked_up(monkeypatch: pytest.M
 
 
 @pytest.mark.usefixtures("package")
-def test_a_package_cannot_take_a_name_that_comes_with_xraytune() -> None:
+def test_extension_cannot_override_builtin_name() -> None:
     assert BACKBONES.names() == ("gone", "whole")
     assert BACKBONES.identity("resnet18") == "resnet18"
 
@@ -78,13 +78,13 @@ def test_a_change_to_the_file_is_another_version(package: Path) -> None:
 
 
 @pytest.mark.usefixtures("package")
-def test_what_cannot_be_imported_is_told() -> None:
+def test_import_failure_is_reported() -> None:
     with pytest.raises(MachineError, match="backbone gone cannot be loaded: No module named 'nowhere'"):
         BACKBONES.load("gone")
 
 
 @pytest.mark.usefixtures("package")
-def test_a_backbone_without_the_last_stage_that_it_speaks_of_is_told() -> None:
+def test_backbone_without_its_last_stage_is_reported() -> None:
     network, _ = build_backbone("whole")
     with pytest.raises(ConfigError, match="backbone whole does not define where its last stage starts"):
         last_stage_names("whole", network)
@@ -92,7 +92,7 @@ def test_a_backbone_without_the_last_stage_that_it_speaks_of_is_told() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("installed")
-def test_a_backbone_is_built_as_ours_are(tmp_path: Path) -> None:
+def test_extension_backbone_is_built_like_builtin_ones(tmp_path: Path) -> None:
     network, feature_count = build_backbone("tiny_net")
     torch.save(network.state_dict(), tmp_path / "tiny_net.pth")
     grey, _ = build_backbone("tiny_net", weights=tmp_path / "tiny_net.pth", input_channels=1)
@@ -109,7 +109,7 @@ def test_a_backbone_is_built_as_ours_are(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("package")
 @pytest.mark.parametrize(("source", "given"), [("floats", r"float64 \[256, 32, 32\]"), ("few", r"uint8 \[1, 32, 32\]")])
 @pytest.mark.slow
-def test_a_source_that_gives_something_else_than_a_block_is_told(tmp_path: Path, source: str, given: str) -> None:
+def test_source_with_invalid_output_is_reported(tmp_path: Path, source: str, given: str) -> None:
     draw_phantoms(tmp_path / "xrays", patients=20, seed=1, image_size_px=32)
     settings = Settings.model_validate({"name": "x", "data": {"path": tmp_path / "xrays", "image_size": 32}})
     prepared, _ = prepare(settings, tmp_path / "cache")
@@ -119,7 +119,7 @@ def test_a_source_that_gives_something_else_than_a_block_is_told(tmp_path: Path,
 
 
 @pytest.mark.usefixtures("installed")
-def test_a_source_is_held_to_what_a_gan_is_held_to(tmp_path: Path) -> None:
+def test_source_gets_the_same_checks_as_a_gan(tmp_path: Path) -> None:
     """It can be a finalist, and then has matched controls."""
     mixed = FinishedTrial(name="#1", parameters=parameters(), val_b_auroc=0.9)
     real = FinishedTrial(name="#2", parameters=parameters(source="none"), val_b_auroc=0.95)
@@ -130,7 +130,7 @@ def test_a_source_is_held_to_what_a_gan_is_held_to(tmp_path: Path) -> None:
     assert [control.parameters.source for control in controls if control] == ["none", "duplicate"]
 
 
-def test_clean_knows_the_blocks_of_a_study_by_its_pixels() -> None:
+def test_clean_matches_blocks_by_pixels() -> None:
     held = ArtifactReferences(pixels="pixels-1/abc", gans=frozenset())
 
     assert held.has(POOL_STAGE, "x", {"source": "mixup a 1 5f", "pixels": "pixels-1/abc"})
@@ -146,7 +146,7 @@ def test_a_mix_has_the_same_bits_for_the_same_seed() -> None:
     assert (blocks[0] != blocks[2]).any()
 
 
-def test_a_metric_is_measured_on_the_draws_of_all_others() -> None:
+def test_metric_uses_the_shared_resamples() -> None:
     """Accuracy at one half as another package would bring it has the interval of ours."""
     random = np.random.default_rng(0)
     labels = np.repeat([0, 1], 20)
@@ -165,7 +165,7 @@ def test_a_metric_is_measured_on_the_draws_of_all_others() -> None:
     assert value == classification_metrics(labels, probabilities, positive=1).accuracy
 
 
-def test_a_metric_without_a_value_is_told() -> None:
+def test_metric_without_value_is_reported() -> None:
     metrics = {"own": lambda *_: float("nan")}
     with pytest.raises(DataError, match="metric own is undefined on these 2 images"):
         extension_metrics(metrics, np.array([0, 1]), np.eye(2), ["a", "b"], positive=1, replicates=10, seed=1)

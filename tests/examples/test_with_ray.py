@@ -12,7 +12,7 @@ from xraytune.data.phantom import draw_phantoms
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_ray_s_workers_know_what_is_installed(tmp_path: Path, run: Run) -> None:
+def test_ray_workers_load_extensions(tmp_path: Path, run: Run) -> None:
     draw_phantoms(tmp_path / "xrays", patients=30, seed=3, image_size_px=48)
     (tmp_path / "own.yaml").write_text(SPACE.replace("WEIGHTS", "none").replace("TRAINABLE", "all"), encoding="utf-8")
 

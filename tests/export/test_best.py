@@ -47,7 +47,7 @@ def test_the_best_on_val_b_is_exported_the_earliest_of_equals(lab: Lab, tmp_path
     assert (exported.trial, exported.val_auroc, exported.val_b_auroc) == (1, 0.8, 0.8)
 
 
-def test_the_file_has_the_trial_and_its_origin(lab: Lab, tmp_path: Path) -> None:
+def test_exported_file_contains_trial_and_origin(lab: Lab, tmp_path: Path) -> None:
     out = tmp_path / "elsewhere" / "trial.yaml"
 
     exported = export(lab.study, out=out, trial=0)
@@ -63,7 +63,7 @@ def test_the_file_has_the_trial_and_its_origin(lab: Lab, tmp_path: Path) -> None
     assert str(tmp_path) not in text
 
 
-def test_the_commands_can_be_copied_whatever_the_files_are_called(lab: Lab, tmp_path: Path) -> None:
+def test_printed_commands_are_quoted(lab: Lab, tmp_path: Path) -> None:
     study, out = tmp_path / "a #1", tmp_path / "my best.yaml"
     study.symlink_to(lab.study)
 
@@ -134,7 +134,7 @@ def test_the_file_gives_the_reason_for_its_trial(lab: Lab, tmp_path: Path) -> No
     assert head().endswith("Trial 0 of study made, arm classical+gan: the mix that `confirm` found to help.")
 
 
-def test_where_no_trial_is_without_synthetic_images_none_is_advised(lab: Lab, tmp_path: Path) -> None:
+def test_no_advice_without_a_real_only_trial(lab: Lab, tmp_path: Path) -> None:
     folder = StudyFolder(tmp_path / "studies" / "made")
     study_of(folder, lab, [(0.9, 0.7)])
 
@@ -196,7 +196,7 @@ def test_only_a_complete_trial_can_be_chosen(lab: Lab, tmp_path: Path, trial: in
     assert not (tmp_path / "best.yaml").exists()
 
 
-def test_nothing_is_overwritten_but_the_same_may_be_written_again(lab: Lab, tmp_path: Path) -> None:
+def test_export_overwrites_only_identical_file(lab: Lab, tmp_path: Path) -> None:
     out = tmp_path / "best.yaml"
     first = export(lab.study, out=out)
 
@@ -216,7 +216,7 @@ def test_a_study_without_a_complete_trial_has_no_best(lab: Lab, tmp_path: Path) 
         export(folder.path, out=tmp_path / "best.yaml")
 
 
-def test_a_folder_that_is_no_study_is_refused(tmp_path: Path) -> None:
+def test_folder_that_is_not_a_study_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="no study here"):
         export(tmp_path, out=tmp_path / "best.yaml")
 

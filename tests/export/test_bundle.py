@@ -37,7 +37,7 @@ def test_every_missing_file_is_named(copy_lab: CopyLab) -> None:
         open_bundle(model)
 
 
-def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
+def test_folder_that_is_not_a_bundle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="not a model bundle"):
         open_bundle(tmp_path)
 
@@ -67,7 +67,7 @@ def test_a_bundle_records_the_rule_and_the_scores_that_set_its_threshold(lab: La
     assert all([*one.scores] == sorted(one.scores) for one in validation.values())
 
 
-def test_who_can_read_one_file_of_a_bundle_can_read_all(lab: Lab) -> None:
+def test_bundle_files_have_equal_permissions(lab: Lab) -> None:
     assert len({(lab.model / name).stat().st_mode for name in FILES}) == 1
 
 

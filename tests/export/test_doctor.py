@@ -23,9 +23,7 @@ def test_a_working_import_reports_its_version() -> None:
 
 
 @pytest.mark.slow
-def test_a_machine_is_looked_at_for_a_space_without_showing_secrets(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_doctor_checks_machine_without_showing_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also for weights that a condition leaves at their default; the images of the file are not needed."""
     monkeypatch.setenv("WANDB_API_KEY", "not-to-be-shown")
     space = tmp_path / "space.yaml"

@@ -136,7 +136,7 @@ def test_the_validation_images_themselves_are_not_shifted(lab: Lab, tmp_path: Pa
     assert shift.warnings == ()
 
 
-def test_a_folder_in_which_a_class_scores_differently_is_warned_of(lab: Lab, tmp_path: Path) -> None:
+def test_shifted_scores_cause_a_warning(lab: Lab, tmp_path: Path) -> None:
     """Here the class folders were swapped."""
     folder = tmp_path / "images"
     shutil.copytree(lab.xrays / "train" / "PNEUMONIA", folder / "NORMAL")
@@ -223,7 +223,7 @@ def test_patients_of_the_test_folder_are_read_from_the_data_folders_table(copy_l
     assert sum(found.class_counts.values()) == len(files)
 
 
-def test_a_table_above_that_lacks_images_of_the_folder_is_of_something_else(copy_lab: CopyLab) -> None:
+def test_incomplete_parent_table_is_ignored(copy_lab: CopyLab) -> None:
     lab = copy_lab()
     before = evaluate(lab.model, data=lab.xrays / "test", replicates=50).patient_count
     file = next(path for path in (lab.xrays / "test").rglob("*.jpeg"))

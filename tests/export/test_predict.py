@@ -37,7 +37,7 @@ def test_every_image_at_any_depth_has_a_row_in_sorted_order(lab: Lab, tmp_path: 
     assert by_file["a, b.jpeg"]["predicted"] == by_file[f"ward/NORMAL/{loose.name}"]["predicted"]
 
 
-def test_an_image_is_called_positive_from_the_threshold_on(lab: Lab, tmp_path: Path) -> None:
+def test_score_at_threshold_is_positive(lab: Lab, tmp_path: Path) -> None:
     threshold = open_bundle(lab.model).record.threshold
 
     predict(lab.model, lab.xrays / "train", out=tmp_path / "table.csv")
@@ -61,7 +61,7 @@ def test_at_a_higher_sensitivity_more_images_are_called_positive(lab: Lab, tmp_p
     assert many.counts["PNEUMONIA"] > few.counts["PNEUMONIA"]
 
 
-def test_an_image_among_many_batches_is_predicted_as_it_is_alone(lab: Lab, tmp_path: Path) -> None:
+def test_prediction_does_not_depend_on_batch(lab: Lab, tmp_path: Path) -> None:
     predict(lab.model, lab.path / "xrays", out=tmp_path / "many.csv")
     many = read_table(tmp_path / "many.csv")
     assert len(many) > 128
@@ -106,7 +106,7 @@ def test_a_missing_folder_is_refused(lab: Lab, tmp_path: Path) -> None:
 FORMULA = "=cmd|' /C calc'!A1"
 
 
-def test_no_cell_of_a_table_is_a_formula_and_its_files_are_found(copy_lab: CopyLab, tmp_path: Path) -> None:
+def test_prediction_table_escapes_formulas(copy_lab: CopyLab, tmp_path: Path) -> None:
     """Spreadsheets run what begins with one of = + - @; files and classes come with the data."""
     lab = copy_lab()
     change_record(lab.model, class_names=[FORMULA, "@risk"], positive="@risk", validation=None)

@@ -59,7 +59,7 @@ def test_a_replayed_trial_is_the_recorded_one_to_the_bit(lab: Lab, trial: int) -
 
 
 @pytest.mark.parametrize("figure", ["train_loss", "val_auroc"])
-def test_a_changed_number_is_noticed(copy_lab: CopyLab, figure: str) -> None:
+def test_changed_value_is_detected(copy_lab: CopyLab, figure: str) -> None:
     lab = copy_lab()
     log = StudyFolder(lab.study).trial_path(0) / "epochs.jsonl"
     rows = read_jsonl(log)
@@ -72,7 +72,7 @@ def test_a_changed_number_is_noticed(copy_lab: CopyLab, figure: str) -> None:
     assert [epoch.is_identical for epoch in again.epochs] == [index != 1 for index in range(len(rows))]
 
 
-def test_an_epoch_that_was_left_out_is_noticed(copy_lab: CopyLab) -> None:
+def test_omitted_epoch_is_detected(copy_lab: CopyLab) -> None:
     lab = copy_lab()
     log = StudyFolder(lab.study).trial_path(0) / "epochs.jsonl"
     log.write_text("".join(log.read_text("utf-8").splitlines(keepends=True)[:-1]), encoding="utf-8")
@@ -112,7 +112,7 @@ def test_a_trial_that_any_other_exception_ended_fails_again_for_the_same_reason(
     assert again.is_identical
 
 
-def test_pixels_that_the_cache_has_lost_are_decoded_again(copy_lab: CopyLab) -> None:
+def test_pixels_missing_from_cache_are_decoded_again(copy_lab: CopyLab) -> None:
     lab = copy_lab()
     shutil.rmtree(lab.path / "cache")
 
@@ -157,7 +157,7 @@ def test_an_unknown_trial_is_refused(lab: Lab) -> None:
         replay(lab.study, 77)
 
 
-def test_what_a_killed_replay_leaves_is_cleaned_away(copy_lab: CopyLab) -> None:
+def test_leftovers_of_killed_replay_are_removed(copy_lab: CopyLab) -> None:
     lab = copy_lab()
     done = subprocess.run([sys.executable, "-c", KILLED, str(lab.study), "1"], check=False)
     (left,) = lab.path.glob("cache/.replay*")

@@ -37,7 +37,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
 
 
-def test_trained_twice_every_file_is_the_same_and_the_numbers_are_the_trials(copy_lab: CopyLab) -> None:
+def test_retraining_reproduces_files_and_trial_metrics(copy_lab: CopyLab) -> None:
     lab = copy_lab()
 
     trained = train(lab.best, out=lab.path / "again")
@@ -114,7 +114,7 @@ def test_an_existing_folder_is_refused_before_anything_starts(lab: Lab, tmp_path
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_folder_that_appears_there_meanwhile_stays_and_the_training_is_kept(copy_lab: CopyLab) -> None:
+def test_folder_created_during_training_is_preserved(copy_lab: CopyLab) -> None:
     lab = copy_lab()
     out = lab.path / "taken"
 

@@ -154,7 +154,7 @@ def test_a_gpu_node_whose_torch_sees_no_gpu_is_named_before_anything_is_written(
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_trials_of_a_lost_node_go_on_elsewhere_and_a_node_that_joins_is_used(tmp_path: Path) -> None:
+def test_trials_of_a_lost_node_resume_elsewhere_and_new_node_is_used(tmp_path: Path) -> None:
     dice = random.Random(3)
     faults = [kill_node] * 20 if IS_LONG else [kill_node, cut_off]
     took: dict[Callable[[Any], Callable[[], None]], list[float]] = {fault: [] for fault in faults}

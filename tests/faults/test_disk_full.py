@@ -150,7 +150,7 @@ def figures(records: list[EpochRecord]) -> list[tuple[float, ...]]:
 
 
 @pytest.mark.parametrize("pages_left", [0, 1, 2, 8, 40])
-def test_a_trial_goes_on_from_the_checkpoint_that_it_has(
+def test_trial_resumes_from_last_checkpoint_after_disk_full(
     bench: Bench, disk: SmallDisk, tmp_path: Path, pages_left: int
 ) -> None:
     """After its first epoch there is no room for a further checkpoint, or none for a row of `epochs.jsonl`."""
@@ -175,9 +175,7 @@ def test_a_trial_goes_on_from_the_checkpoint_that_it_has(
     assert [row["epoch"] for row in read_jsonl(trial_dir / "epochs.jsonl")] == [1, 2, 3]
 
 
-def test_a_trial_on_a_disk_that_is_full_after_any_amount_of_its_work(
-    bench: Bench, disk: SmallDisk, tmp_path: Path
-) -> None:
+def test_trial_survives_disk_full_at_any_point(bench: Bench, disk: SmallDisk, tmp_path: Path) -> None:
     """GAN, pool, comparison, features, checkpoints: wherever it stops, it is said, and in the end the value is the same."""
     experiment = frozen(bench, tmp_path, source="gan", gan=GanSettings.model_validate(GAN), classical=1)
     shutil.copytree(bench.cache, tmp_path / "cache")
@@ -212,7 +210,7 @@ def test_a_trial_on_a_disk_that_is_full_after_any_amount_of_its_work(
     assert where >= {"gan-1.work", "gan-1", "pool-1", "features-2"}
 
 
-def test_a_row_is_in_a_log_whole_or_not_at_all(disk: SmallDisk) -> None:
+def test_log_rows_are_written_atomically(disk: SmallDisk) -> None:
     log = disk.path / "epochs.jsonl"
     row = {"epoch": 1, "note": "x" * 900}
     append_jsonl(log, row)
@@ -234,7 +232,7 @@ def test_a_row_is_in_a_log_whole_or_not_at_all(disk: SmallDisk) -> None:
 
 
 @pytest.mark.parametrize("pages_left", range(4))
-def test_a_study_is_created_whole_or_not_at_all(disk: SmallDisk, pages_left: int) -> None:
+def test_study_creation_is_atomic(disk: SmallDisk, pages_left: int) -> None:
     folder = StudyFolder(disk.path / "studies" / "small")
     space = write_space(disk.path)
     disk.fill(pages_left=pages_left)

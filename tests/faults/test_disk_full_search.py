@@ -33,7 +33,7 @@ def study(disk: SmallDisk) -> StudyFolder:
 
 
 @pytest.mark.slow
-def test_a_search_whose_disk_fills_up_is_readable_and_goes_on(study: StudyFolder, disk: SmallDisk) -> None:
+def test_search_on_full_disk_stays_readable_and_resumes(study: StudyFolder, disk: SmallDisk) -> None:
     """Whatever it was about to write: an end is written once, an unfinished trial goes on."""
     told = 0
     for pages_left in (0, 0, 1, 2, 3, 0, 1, 0):
@@ -62,7 +62,7 @@ def test_a_search_whose_disk_fills_up_is_readable_and_goes_on(study: StudyFolder
 
 
 @pytest.mark.slow
-def test_a_journal_on_a_full_disk_keeps_whole_lines_alone(study: StudyFolder, disk: SmallDisk) -> None:
+def test_journal_on_full_disk_keeps_only_complete_lines(study: StudyFolder, disk: SmallDisk) -> None:
     """Optuna writes half a line; a further append to that would make the journal unreadable for good."""
     space = write_space(disk.path)
     journal = Journal(study.journal_path, space, writable=True)
@@ -91,7 +91,7 @@ def test_a_journal_on_a_full_disk_keeps_whole_lines_alone(study: StudyFolder, di
     assert isinstance(direct(study).next_trial(), TrialSuggestion)
 
 
-def test_a_lock_on_a_full_disk_says_so(study: StudyFolder, disk: SmallDisk) -> None:
+def test_lock_on_full_disk_reports_disk_full(study: StudyFolder, disk: SmallDisk) -> None:
     """It may also be taken without room; but it never ends with an error that nobody explains."""
     (study.path / ".lock").unlink(missing_ok=True)
     disk.fill()
@@ -101,7 +101,7 @@ def test_a_lock_on_a_full_disk_says_so(study: StudyFolder, disk: SmallDisk) -> N
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_cleaned(study: StudyFolder) -> None:
+def test_clean_works_on_full_disk(study: StudyFolder) -> None:
     """The way out must itself need no room."""
     with locked(study):
         pass

@@ -56,28 +56,28 @@ def require_no_faults(verdict: Verdict) -> None:
     assert [fault for faults in verdict.by_kind() for fault in faults] == []
 
 
-def test_a_search_that_is_killed_at_any_write_goes_on_as_if_nothing_had_happened(
+def test_search_killed_at_any_write_resumes_identically(
     verdict_of: Callable[[str], Verdict],
 ) -> None:
     """The same trials, settings, values, ends, rungs and networks as in an undisturbed search, bit for bit."""
     require_no_faults(verdict_of("kill at each write"))
 
 
-def test_a_search_that_is_killed_again_while_it_goes_on_goes_on(verdict_of: Callable[[str], Verdict]) -> None:
+def test_search_killed_again_during_resume_resumes(verdict_of: Callable[[str], Verdict]) -> None:
     require_no_faults(verdict_of("kill again and again"))
 
 
-def test_what_a_search_was_told_outlives_power_loss_at_any_write(verdict_of: Callable[[str], Verdict]) -> None:
+def test_reported_results_survive_power_loss_at_any_write(verdict_of: Callable[[str], Verdict]) -> None:
     require_no_faults(verdict_of("power loss at each write"))
 
 
-def test_a_budget_raised_after_the_end_gives_what_the_larger_one_would_have(
+def test_raised_budget_equals_larger_initial_budget(
     verdict_of: Callable[[str], Verdict],
 ) -> None:
     require_no_faults(verdict_of("a budget raised after the end"))
 
 
-def test_the_runs_of_a_confirm_that_are_killed_at_any_write_go_on(verdict_of: Callable[[str], Verdict]) -> None:
+def test_confirm_runs_killed_at_any_write_resume(verdict_of: Callable[[str], Verdict]) -> None:
     require_no_faults(verdict_of("kill a list of runs at each write"))
 
 
@@ -95,7 +95,7 @@ def fallen(disk: Disk, loss: Loss) -> dict[str, bytes]:
     return {str(file.relative_to(out)): file.read_bytes() for file in out.rglob("*") if file.is_file()}
 
 
-def test_power_loss_takes_what_was_appended_and_not_flushed(disk: Disk) -> None:
+def test_power_loss_drops_unflushed_appends(disk: Disk) -> None:
     log = disk.root / "log"
     with log.open("ab") as stream:
         stream.write(b"two\n")
@@ -106,7 +106,7 @@ def test_power_loss_takes_what_was_appended_and_not_flushed(disk: Disk) -> None:
     assert fallen(disk, "bytes") == {"log": b"one\ntwo\n"}
 
 
-def test_power_loss_takes_a_new_name_whose_folder_was_not_flushed(disk: Disk) -> None:
+def test_power_loss_drops_new_file_in_unflushed_folder(disk: Disk) -> None:
     new = disk.root / "trials" / "new"
     new.parent.mkdir()
     new.write_bytes(b"new")

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(("page", "fewest"), [("faults.md", 60), ("security.md", 15)])
-def test_each_fault_names_the_test_that_causes_it(page: str, fewest: int) -> None:
+def test_each_fault_row_names_an_existing_test(page: str, fewest: int) -> None:
     text = (ROOT / "docs" / page).read_text(encoding="utf-8").partition("## Results of the drills")[0]
     rows = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| what happens")]
     named = [re.search(r"`([\w/]+\.py)(?:::(\w+))?` \|$", row) for row in rows]

@@ -43,7 +43,7 @@ IMAGES = make_images()
 
 @pytest.mark.parametrize("kind", IMAGES)
 @pytest.mark.slow
-def test_a_damaged_image_is_told(tmp_path: Path, kind: str) -> None:
+def test_damaged_image_is_reported(tmp_path: Path, kind: str) -> None:
     file = tmp_path / "image.jpeg"
 
     @fuzzed(kinds=len(IMAGES))
@@ -81,7 +81,7 @@ BOMBS = ("JPEG", "PNG", "TIFF", "DICOM")
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", BOMBS)
-def test_an_image_bomb_is_refused_before_memory_is_taken(tmp_path: Path, kind: str) -> None:
+def test_image_bomb_is_refused_before_allocation(tmp_path: Path, kind: str) -> None:
     """A file of a kilobyte that would fill gigabytes."""
     sizes = st.integers(20_001, 65_535)
 
@@ -104,7 +104,7 @@ WORDS = st.one_of(
 
 @pytest.mark.parametrize("classes", ["binary", "auto"])
 @pytest.mark.slow
-def test_a_damaged_table_of_patients_is_told(tmp_path: Path, classes: Any) -> None:
+def test_damaged_patient_table_is_reported(tmp_path: Path, classes: Any) -> None:
     root = tmp_path / "xrays"
     files = [
         f"{name}/{letter}{number}.png" for name, letter in (("NORMAL", "n"), ("PNEUMONIA", "p")) for number in range(4)
@@ -129,7 +129,7 @@ def test_a_damaged_table_of_patients_is_told(tmp_path: Path, classes: Any) -> No
 
 
 @pytest.mark.slow
-def test_odd_names_of_folders_and_files_are_told(tmp_path: Path) -> None:
+def test_odd_file_and_folder_names_are_reported(tmp_path: Path) -> None:
     pixels = IMAGES["PNG"]
     root, outside = tmp_path / "xrays", tmp_path / "outside"
     outside.mkdir()

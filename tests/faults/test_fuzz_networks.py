@@ -53,7 +53,7 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.mark.parametrize("name", ["checkpoint.pt", "best.safetensors"])
 @pytest.mark.slow
-def test_a_damaged_checkpoint_of_a_classifier_is_told(tmp_path: Path, name: str) -> None:
+def test_damaged_classifier_checkpoint_is_reported(tmp_path: Path, name: str) -> None:
     make_checkpoints(tmp_path)
     file = tmp_path / name
     classifier = network()
@@ -74,7 +74,7 @@ def test_a_damaged_checkpoint_of_a_classifier_is_told(tmp_path: Path, name: str)
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_other_things_is_told(tmp_path: Path) -> None:
+def test_checkpoint_with_other_content_is_reported(tmp_path: Path) -> None:
     """Tensors and plain values that load, and are not what a checkpoint holds."""
     make_checkpoints(tmp_path)
     classifier = network()
@@ -98,7 +98,7 @@ def test_a_checkpoint_of_other_things_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["checkpoint.pt", "generator.safetensors"])
 @pytest.mark.slow
-def test_a_damaged_checkpoint_of_a_gan_is_told(tmp_path: Path, name: str) -> None:
+def test_damaged_gan_checkpoint_is_reported(tmp_path: Path, name: str) -> None:
     make_gan(tmp_path)
     file = tmp_path / name
     training = new_training(TINY_GAN, 2, CPU)
@@ -119,7 +119,7 @@ def test_a_damaged_checkpoint_of_a_gan_is_told(tmp_path: Path, name: str) -> Non
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.slow
-def test_a_damaged_file_of_weights_is_told(tmp_path: Path, suffix: str) -> None:
+def test_damaged_weights_file_is_reported(tmp_path: Path, suffix: str) -> None:
     make_checkpoints(tmp_path)
     whole = (tmp_path / ("checkpoint.pt" if suffix == ".pth" else "best.safetensors")).read_bytes()
     file = tmp_path / f"weights{suffix}"
@@ -162,7 +162,7 @@ FILES_OF_A_BUNDLE = ("manifest.json", "bundle.json", "split.json", "config.yaml"
 @pytest.mark.parametrize("name", FILES_OF_A_BUNDLE)
 @pytest.mark.parametrize("sealed", [False, True], ids=["as it lies", "with a manifest that agrees"])
 @pytest.mark.slow
-def test_a_damaged_bundle_is_told(bundle: Path, name: str, sealed: bool) -> None:
+def test_damaged_bundle_is_reported(bundle: Path, name: str, sealed: bool) -> None:
     file, manifest = bundle / name, bundle / "manifest.json"
     whole = file.read_bytes()
 
@@ -181,7 +181,7 @@ def test_a_damaged_bundle_is_told(bundle: Path, name: str, sealed: bool) -> None
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in NAMES if name])
-def test_a_manifest_names_no_file_elsewhere(bundle: Path, name: str) -> None:
+def test_manifest_cannot_name_files_outside_its_folder(bundle: Path, name: str) -> None:
     """A bundle's files have fixed names: what its manifest lists beside them is not looked for."""
     manifest = bundle / "manifest.json"
     content = json.loads(manifest.read_bytes())

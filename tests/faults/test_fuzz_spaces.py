@@ -46,7 +46,7 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> None:
 
 @pytest.mark.parametrize("space", SPACES, ids=lambda path: path.stem)
 @pytest.mark.slow
-def test_a_damaged_space_file_is_told(tmp_path: Path, space: Path) -> None:
+def test_damaged_space_file_is_reported(tmp_path: Path, space: Path) -> None:
     whole = space.read_text(encoding="utf-8")
     file = tmp_path / "space.yaml"
 
@@ -61,7 +61,7 @@ def test_a_damaged_space_file_is_told(tmp_path: Path, space: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_damaged_override_is_told(tmp_path: Path) -> None:
+def test_damaged_override_is_reported(tmp_path: Path) -> None:
     file = tmp_path / "space.yaml"
     shutil.copy("search_spaces/gan_ratio.yaml", file)
     value = st.one_of(st.sampled_from([*SCALARS, *TRAPS]), st.text(max_size=12))

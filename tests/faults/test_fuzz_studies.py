@@ -62,7 +62,7 @@ def read_whole_journal(journal: Journal) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("writable", [False, True], ids=["to be read", "to be written"])
-def test_a_damaged_journal_is_told(study: StudyFolder, writable: bool) -> None:
+def test_damaged_journal_is_reported(study: StudyFolder, writable: bool) -> None:
     space = study.space()
 
     @fuzzed(kinds=4)
@@ -78,7 +78,7 @@ def test_a_damaged_journal_is_told(study: StudyFolder, writable: bool) -> None:
     "read", [status, lambda path: export(path, out=path.parent / "best.yaml")], ids=["status", "export"]
 )
 @pytest.mark.slow
-def test_a_study_with_a_damaged_journal_is_told(study: StudyFolder, read: Callable[[Path], object]) -> None:
+def test_study_with_damaged_journal_is_reported(study: StudyFolder, read: Callable[[Path], object]) -> None:
     @fuzzed(kinds=4)
     @given(damaged_log(study.journal_path))
     def read_it(content: bytes) -> None:
@@ -90,7 +90,7 @@ def test_a_study_with_a_damaged_journal_is_told(study: StudyFolder, read: Callab
 
 
 @pytest.mark.slow
-def test_a_damaged_log_is_told_and_can_still_be_added_to(tmp_path: Path) -> None:
+def test_damaged_log_is_reported_and_still_appendable(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     rows = [{"version": 1, "epoch": number, "val_auroc": 0.5} for number in range(3)]
 
@@ -129,7 +129,7 @@ FILES_OF_A_STUDY: dict[str, Callable[[StudyFolder], object]] = {
 
 @pytest.mark.parametrize("name", FILES_OF_A_STUDY)
 @pytest.mark.slow
-def test_a_damaged_file_of_a_study_is_told(study: StudyFolder, name: str) -> None:
+def test_damaged_study_file_is_reported(study: StudyFolder, name: str) -> None:
     file = study.path / name
 
     @fuzzed(kinds=len(FILES_OF_A_STUDY))
@@ -143,7 +143,7 @@ def test_a_damaged_file_of_a_study_is_told(study: StudyFolder, name: str) -> Non
 
 
 @pytest.mark.slow
-def test_a_damaged_space_of_a_study_is_told(study: StudyFolder) -> None:
+def test_damaged_study_space_is_reported(study: StudyFolder) -> None:
     whole = study.space_path.read_text(encoding="utf-8")
 
     @fuzzed()
@@ -158,7 +158,7 @@ def test_a_damaged_space_of_a_study_is_told(study: StudyFolder) -> None:
 
 @pytest.mark.parametrize("name", ["trials.jsonl", "confirm/runs.jsonl"])
 @pytest.mark.slow
-def test_a_damaged_log_of_a_study_is_told(study: StudyFolder, name: str) -> None:
+def test_damaged_study_log_is_reported(study: StudyFolder, name: str) -> None:
     file = study.path / name
     read: Callable[[], object] = (
         study.rows if name == "trials.jsonl" else lambda: completed_rows(StudyFolder(file.parent))

@@ -37,7 +37,7 @@ def require_whole(search: Killable) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_whatever_is_killed_the_same_command_goes_on(tmp_path: Path) -> None:
+def test_same_command_resumes_after_any_kill(tmp_path: Path) -> None:
     dice = random.Random(7)
     search = killable(tmp_path)
     kinds: list[Kind] = [dice.choice(ALL) for _ in range(40)] if IS_LONG else ["worker", "raylet", "driver"]
@@ -57,7 +57,7 @@ def test_whatever_is_killed_the_same_command_goes_on(tmp_path: Path) -> None:
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.skipif(not IS_LONG, reason="two Rays side by side, in make faults")
-def test_two_studies_on_one_machine_do_not_disturb_each_other(tmp_path: Path) -> None:
+def test_concurrent_studies_do_not_interfere(tmp_path: Path) -> None:
     searches = [killable(tmp_path / name) for name in ("one", "other")]
     for search in searches:
         search.keep_running()

@@ -78,9 +78,7 @@ def running(root: Path) -> Killable:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_ray_listens_on_the_loopback_only_and_the_dashboard_asks_for_the_token(
-    tmp_path: Path, temporary: Path, home: Path
-) -> None:
+def test_ray_listens_on_loopback_and_dashboard_requires_token(tmp_path: Path, temporary: Path, home: Path) -> None:
     search = running(tmp_path)
     try:
         (folder,) = temporary.glob("xray-*")
@@ -123,9 +121,7 @@ def bereft(search: Killable) -> None:
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.parametrize("end", [Killable.finish, interrupted, killed, bereft], ids=lambda end: end.__name__)
-def test_no_temporary_file_is_left_however_a_search_ends(
-    tmp_path: Path, temporary: Path, end: Callable[[Killable], None]
-) -> None:
+def test_search_leaves_no_temporary_files(tmp_path: Path, temporary: Path, end: Callable[[Killable], None]) -> None:
     search = running(tmp_path)
     (folder,) = temporary.iterdir()
     assert [*folder.glob("ray/session_*")]

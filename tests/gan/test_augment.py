@@ -34,7 +34,7 @@ def test_the_same_seed_gives_the_same_images_and_another_one_others(images: Tens
     assert not torch.equal(_augment(images, 0), _augment(images, 1))
 
 
-def test_every_image_has_its_own_tone_and_its_own_place() -> None:
+def test_every_image_gets_its_own_contrast_and_shift() -> None:
     white = torch.ones(6, 1, 32, 32)  # uniform images keep their mean at any contrast, and no pixel is 0
 
     augmented = _augment(white, 0)

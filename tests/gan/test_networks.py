@@ -36,7 +36,7 @@ def test_tutorial_settings_give_the_tutorials_networks() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [32, 64, 128, 256])
 @pytest.mark.parametrize("class_count", [1, 3])
-def test_every_image_size_is_drawn_and_judged(tiny: Callable[..., GanSettings], size: int, class_count: int) -> None:
+def test_networks_support_every_image_size(tiny: Callable[..., GanSettings], size: int, class_count: int) -> None:
     settings = tiny(image_size=size)
     labels = torch.arange(5) % class_count
 
@@ -48,7 +48,7 @@ def test_every_image_size_is_drawn_and_judged(tiny: Callable[..., GanSettings], 
     assert logits.shape == (5,)
 
 
-def test_the_class_changes_the_image_and_the_verdict(tiny: Callable[..., GanSettings]) -> None:
+def test_class_label_changes_image_and_critic_output(tiny: Callable[..., GanSettings]) -> None:
     settings = tiny()
     generator, discriminator = Generator(settings, 2).eval(), Discriminator(settings, 2).eval()
     z, normal, pneumonia = torch.randn(3, settings.z_dim), torch.zeros(3).long(), torch.ones(3).long()

@@ -37,7 +37,7 @@ def test_a_block_is_256_uint8_images(generator: Generator, cpu: Compute) -> None
 
 
 @pytest.mark.slow
-def test_a_block_is_the_same_whatever_was_drawn_before(generator: Generator, cpu: Compute) -> None:
+def test_block_does_not_depend_on_earlier_draws(generator: Generator, cpu: Compute) -> None:
     third_alone = sample_block(generator, 1, 2, seed=1, compute=cpu)
 
     in_order = [sample_block(generator, 1, number, seed=1, compute=cpu) for number in range(3)]
@@ -46,7 +46,7 @@ def test_a_block_is_the_same_whatever_was_drawn_before(generator: Generator, cpu
 
 
 @pytest.mark.slow
-def test_seed_class_and_number_each_give_other_images(generator: Generator, cpu: Compute) -> None:
+def test_seed_class_and_number_each_change_the_images(generator: Generator, cpu: Compute) -> None:
     blocks = [
         sample_block(generator, label, number, seed=seed, compute=cpu)
         for label, number, seed in [(0, 0, 1), (1, 0, 1), (0, 1, 1), (0, 0, 2)]
@@ -65,14 +65,12 @@ def test_an_image_does_not_depend_on_the_others_in_its_block(generator: Generato
 
 
 @pytest.mark.slow
-def test_each_image_of_a_block_is_another(generator: Generator, cpu: Compute) -> None:
+def test_images_of_a_block_differ(generator: Generator, cpu: Compute) -> None:
     assert len(np.unique(sample_block(generator, 0, 0, seed=1, compute=cpu), axis=0)) == BLOCK
 
 
 @pytest.mark.slow
-def test_generators_of_one_class_draw_other_noise_for_each_class(
-    tiny: Callable[..., GanSettings], cpu: Compute
-) -> None:
+def test_one_class_generators_use_different_noise_per_class(tiny: Callable[..., GanSettings], cpu: Compute) -> None:
     generator = Generator(tiny(), class_count=1).eval()
 
     normal, pneumonia = (sample_block(generator, label, 0, seed=1, compute=cpu) for label in (0, 1))
@@ -80,7 +78,7 @@ def test_generators_of_one_class_draw_other_noise_for_each_class(
     assert not np.array_equal(normal, pneumonia)
 
 
-def test_images_stand_in_reading_order_with_white_between() -> None:
+def test_image_grid_is_in_reading_order_with_white_gaps() -> None:
     images = np.stack([np.full((4, 4), grey, dtype=np.uint8) for grey in (10, 20, 30, 40, 50)])
 
     sheet = np.asarray(Image.open(BytesIO(png_bytes(image_grid(images, columns=3)))))

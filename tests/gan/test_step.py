@@ -23,7 +23,7 @@ def test_cross_entropy_labels_fakes_as_fake_for_one_network_and_as_real_for_the_
     torch.testing.assert_close(generator_loss(name, FAKE), binary_cross_entropy_with_logits(FAKE, ones))
 
 
-def test_hinge_stops_pushing_what_is_beyond_the_margin() -> None:
+def test_hinge_loss_has_no_gradient_beyond_the_margin() -> None:
     # real: max(0, 1 - 2) = 0 and max(0, 1.5) = 1.5; fake: max(0, -2) = 0 and max(0, 1.25) = 1.25; means 0.75 + 0.625
     assert discriminator_loss("hinge", REAL, FAKE).item() == pytest.approx(1.375)
     assert generator_loss("hinge", FAKE).item() == pytest.approx(1.375)  # -(-3 + 0.25) / 2

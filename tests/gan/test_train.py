@@ -117,7 +117,7 @@ def test_a_finished_run_has_nothing_left_to_do(tiny: Tiny, blobs: Images, cpu: C
 
 
 @pytest.mark.parametrize("loss", ["bce", "non_saturating", "hinge"])
-def test_every_loss_learns_the_grey_values_and_what_tells_the_classes_apart(
+def test_every_loss_learns_grey_values_and_class_differences(
     tiny: Tiny, blobs: Images, cpu: Compute, tmp_path: Path, loss: str
 ) -> None:
     """An untrained generator draws uniform middle grey; the images are dark, with a disc on the left or right."""
@@ -136,7 +136,7 @@ def test_every_loss_learns_the_grey_values_and_what_tells_the_classes_apart(
     assert right[:, :, 16:].mean() > right[:, :, :16].mean() + 10
 
 
-def test_classes_are_drawn_equally_often_however_rare_one_is(tiny: Tiny, cpu: Compute, tmp_path: Path) -> None:
+def test_classes_are_sampled_equally_often(tiny: Tiny, cpu: Compute, tmp_path: Path) -> None:
     """One dark image and 499 bright ones: drawn uniformly, the dark class would hardly ever be seen."""
     labels = np.array([0] + [1] * 499, dtype=np.int64)
     pixels = np.where(labels == 0, 20, 230).astype(np.uint8)[:, None, None] * np.ones((1, 32, 32), dtype=np.uint8)

@@ -121,7 +121,7 @@ def test_an_interrupted_gan_resumes(bench: Bench, tmp_path: Path, gpu: Compute) 
     assert float((one - other).norm() / one.norm()) < 0.05
 
 
-def test_a_cuda_graph_of_a_step_does_what_the_step_does(gpu: Compute) -> None:
+def test_cuda_graph_equals_the_plain_step(gpu: Compute) -> None:
     random = np.random.default_rng(0)
     images = random.integers(0, 255, (40, 32, 32), dtype=np.uint8)
     real = real_images(images, np.arange(40) % 2, gpu)

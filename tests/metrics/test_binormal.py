@@ -17,7 +17,7 @@ AUROCS = st.floats(0, 1)
 @pytest.mark.parametrize(
     ("first", "second"), [(0.5, 0.5), (0.9, 0.9), (0.955, 0.945), (0.99, 0.975), (0.3, 0.8), (0.5, 0.7)]
 )
-def test_it_is_the_covariance_of_placements_by_scipys_bivariate_normal(first: float, second: float) -> None:
+def test_covariance_equals_scipy_bivariate_normal(first: float, second: float) -> None:
     def product_of_placements(one: float, other: float, correlation: float) -> float:
         spread = np.array([[1, correlation / 2], [correlation / 2, 1]])
         return float(multivariate_normal([0, 0], spread).cdf(norm.ppf([one, other])))
@@ -30,7 +30,7 @@ def test_it_is_the_covariance_of_placements_by_scipys_bivariate_normal(first: fl
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("first", "second"), [(0.9, 0.9), (0.97, 0.93), (0.6, 0.75)])
-def test_it_is_the_covariance_of_drawn_placements_of_two_replicates_of_each_arm(first: float, second: float) -> None:
+def test_covariance_equals_simulated_placements(first: float, second: float) -> None:
     """The covariance of two replicates' differences, simulated for the scores of one patient."""
     separations = np.repeat(norm.ppf([first, second]) * np.sqrt(2), 2)
     correlations = np.full((4, 4), ACROSS_ARMS)
@@ -66,7 +66,7 @@ def test_at_one_mean_a_larger_difference_has_a_larger_variance(mean: float, one:
     assert float(placement_variance(*around(mean, -larger * room))) == pytest.approx(more, abs=1e-12)
 
 
-def test_arms_without_an_error_hardly_vary_and_arrays_are_taken_elementwise() -> None:
+def test_perfect_arms_hardly_vary_and_arrays_are_elementwise() -> None:
     found = placement_variance(np.array([1.0, 0.99, 0.9]), np.array([[1.0], [0.9]]))
 
     assert found.shape == (2, 3)
@@ -85,7 +85,7 @@ def test_two_aurocs_around_a_mean_have_the_difference_and_stay_in_range(mean: fl
         assert (first + second) / 2 == pytest.approx(mean)
 
 
-def test_at_the_ceiling_the_lower_one_gives_way() -> None:
+def test_at_the_ceiling_the_lower_auroc_is_reduced() -> None:
     assert [float(auroc) for auroc in around(1.0, 0.1)] == pytest.approx([1.0, 0.9])
     assert [float(auroc) for auroc in around(0.99, -0.1)] == pytest.approx([0.9, 1.0])
     assert [float(auroc) for auroc in around(0.0, 0.1)] == pytest.approx([0.1, 0.0])

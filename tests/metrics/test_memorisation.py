@@ -120,7 +120,7 @@ DISGUISES: dict[str, Callable[[Images], Images]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("disguise", DISGUISES)
-def test_a_pool_of_copies_is_found_in_every_disguise(disguise: str) -> None:
+def test_copies_are_detected_under_every_transformation(disguise: str) -> None:
     copies = DISGUISES[disguise](np.tile(TRAINING, (2, 1, 1)))
 
     found = verdict(copies)
@@ -177,7 +177,7 @@ def test_a_few_copies_among_new_images_are_enough(share: float) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sigma_px", [0, 1, 2])
-def test_new_images_pass_however_blurred(sigma_px: float) -> None:
+def test_blurred_new_images_pass(sigma_px: float) -> None:
     assert verdict(gaussian_filter(NEW, (0, sigma_px, sigma_px))).chance > 0.05
 
 
@@ -239,7 +239,7 @@ def test_with_many_unseen_images_the_chance_is_binomial() -> None:
 
 
 @pytest.mark.parametrize("unseen_count", [3, 20, 250])
-def test_pools_like_the_unseen_images_are_flagged_as_rarely_as_promised(unseen_count: int) -> None:
+def test_false_positive_rate_matches_the_promised_rate(unseen_count: int) -> None:
     """The quantile of 20 images is uncertain; the binomial tail would flag two thirds of such pools."""
     random = numpy_generator(4, "splits", unseen_count)
     chances = np.array(
@@ -263,7 +263,7 @@ def test_one_image_of_each_unseen_patient_counts_and_at_most_500() -> None:
 
 
 @pytest.mark.slow
-def test_the_unseen_patients_that_count_reach_from_the_first_to_the_last() -> None:
+def test_counted_unseen_patients_span_first_to_last() -> None:
     names = [f"patient {number:03d}" for number in range(502)]
     images = UNSEEN[np.arange(502) % 250]
 
@@ -273,14 +273,14 @@ def test_the_unseen_patients_that_count_reach_from_the_first_to_the_last() -> No
     assert some[[0, -1]] == pytest.approx(ends)
 
 
-def test_the_threshold_is_the_hundredth_part_of_many_and_the_least_of_few() -> None:
+def test_threshold_is_first_percentile_or_minimum_of_few() -> None:
     def threshold(count: int) -> float:
         return compare_with_unseen(np.zeros(1), np.arange(1, count + 1) / 1000).threshold
 
     assert [threshold(count) for count in (20, 198, 199, 500)] == pytest.approx([0.001, 0.001, 0.002, 0.005])
 
 
-def test_as_close_as_the_threshold_is_not_near() -> None:
+def test_distance_equal_to_threshold_is_not_near() -> None:
     assert compare_with_unseen(np.array([0.2, 0.1, 0.3]), np.array([0.2, 0.4])).near == 1
 
 

@@ -43,7 +43,7 @@ def test_resamples_of_one_validation_set_give_close_thresholds() -> None:
 
 
 @pytest.mark.parametrize("count", [12, 30, 60])
-def test_few_validation_images_do_no_harm(count: int) -> None:
+def test_threshold_of_few_images_improves_balanced_accuracy(count: int) -> None:
     unseen = overconfident_scores(20_000, seed=99)
     half = balanced_accuracy(*unseen, 0.5)
 
@@ -65,7 +65,7 @@ def test_the_threshold_is_for_balanced_accuracy_whatever_the_prevalence(positive
     assert balanced_accuracy(*unseen, threshold) == pytest.approx(best, abs=0.01)
 
 
-def test_of_many_images_it_is_where_scikit_learns_logistic_regression_meets_the_prevalence() -> None:
+def test_threshold_of_many_images_matches_logistic_regression() -> None:
     is_positive, scores = overconfident_scores(20_000, seed=3)
 
     fit = LogisticRegression(C=np.inf).fit(logit(scores)[:, None], is_positive)
@@ -87,7 +87,7 @@ def test_certain_scores_still_have_a_threshold_between_them() -> None:
 
 
 @pytest.mark.parametrize("scores", [[0.2, 0.2, 0.2, 0.2], [0.9, 0.8, 0.2, 0.1]])
-def test_scores_that_do_not_rise_with_the_class_leave_one_half(scores: list[float]) -> None:
+def test_uninformative_scores_give_threshold_one_half(scores: list[float]) -> None:
     assert balanced_threshold(np.array([False, False, True, True]), np.array(scores)) == 0.5
 
 

@@ -55,7 +55,7 @@ def test_natural_shares_stay_within_one_image_of_the_real_shares_for_two_classes
 
 
 @given(counts, ratios)
-def test_equal_gives_to_the_smallest_class_first(real: list[int], ratio: float) -> None:
+def test_equal_balance_fills_the_smallest_class_first(real: list[int], ratio: float) -> None:
     totals = Counter(dict(enumerate(real)))
 
     for label in plan_mix(real, mixed(ratio, "equal")).tolist():
@@ -108,7 +108,7 @@ def test_no_source_has_no_extra_images() -> None:
         ({"source": "gan", "balance": "equal", "match_resolution": "off"}, "match_resolution"),
     ],
 )
-def test_a_mix_that_is_not_what_it_says_is_refused(values: dict[str, object], words: str) -> None:
+def test_inconsistent_mix_is_refused(values: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Parameters.model_validate(values)
 

@@ -21,7 +21,7 @@ def test_every_pass_shows_each_image_once(count: int, per_step: int, passes: int
     assert (np.sort(shown.reshape(passes, count), axis=1) == np.arange(count)).all()
 
 
-def test_a_step_is_the_same_whatever_was_drawn_before() -> None:
+def test_step_does_not_depend_on_earlier_draws() -> None:
     """A resumed trial draws what an uninterrupted one does."""
     straight, resumed = real_stream(), real_stream()
     for step in range(40):
@@ -43,7 +43,7 @@ def test_two_arms_of_one_seed_see_the_same_real_batches_in_the_same_views() -> N
         assert (alone(step).views == beside_an_extra_stream(step).views).all()
 
 
-def test_another_seed_and_another_purpose_draw_otherwise() -> None:
+def test_seed_and_purpose_change_the_draws() -> None:
     first = real_stream()(0).positions
     other_seed = real_stream(seed=8)(0).positions
     extra = image_stream(7, "extra", image_count=37, per_step=8, view_count=8)(0).positions
@@ -59,7 +59,7 @@ def test_passes_are_shuffled_and_show_other_views() -> None:
     assert set(stream(0).views.tolist()) == set(range(8))
 
 
-def test_a_study_that_was_begun_long_ago_goes_on_with_the_same_draws() -> None:
+def test_draws_are_stable_across_versions() -> None:
     """Streams are not stored: later versions must draw the same images."""
     stream = real_stream(count=6, per_step=4)
 
@@ -67,7 +67,7 @@ def test_a_study_that_was_begun_long_ago_goes_on_with_the_same_draws() -> None:
     assert [stream(step).views.tolist() for step in range(3)] == [[7, 5, 1, 4], [7, 2, 2, 4], [6, 6, 1, 5]]
 
 
-def test_a_batch_larger_than_the_images_goes_on_into_the_next_pass() -> None:
+def test_batch_larger_than_the_data_continues_into_next_pass() -> None:
     drawn = real_stream(count=3, per_step=7)(0).positions
 
     assert sorted(drawn[:3]) == sorted(drawn[3:6]) == [0, 1, 2]

@@ -31,7 +31,7 @@ class Builder:
         (folder / "grids" / "one.txt").write_text("1", encoding="utf-8")
 
 
-def test_what_is_there_is_not_built_again(tmp_path: Path) -> None:
+def test_existing_artifact_is_not_rebuilt(tmp_path: Path) -> None:
     build = Builder()
 
     first = build_once(tmp_path, "pixels-1", INPUTS, build)
@@ -84,7 +84,7 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_artifact_is_built_again(tmp_path: Path, damage: str) -> None:
+def test_damaged_artifact_is_rebuilt(tmp_path: Path, damage: str) -> None:
     """Also in the process that built and verified it."""
     build = Builder()
     path = build_once(tmp_path, "pixels-1", INPUTS, build)
@@ -101,7 +101,7 @@ def test_a_damaged_artifact_is_built_again(tmp_path: Path, damage: str) -> None:
 
 
 @pytest.mark.slow
-def test_damage_that_leaves_no_trace_is_noticed_by_the_next_process(tmp_path: Path) -> None:
+def test_silent_damage_is_detected_by_next_process(tmp_path: Path) -> None:
     """Bit rot changes neither size nor mtime, and hashing at every look would cost too much."""
     path = build_once(tmp_path, "pixels-1", INPUTS, Builder())
     assert is_intact(path)
@@ -118,7 +118,7 @@ def test_damage_that_leaves_no_trace_is_noticed_by_the_next_process(tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", ["../secret", "/secret", "grids/../../secret", "nul\0"])
-def test_a_manifest_that_names_files_elsewhere_is_none(tmp_path: Path, name: str) -> None:
+def test_manifest_naming_outside_files_is_invalid(tmp_path: Path, name: str) -> None:
     path = build_once(tmp_path, "pixels-1", INPUTS, Builder())
     secret = tmp_path / "pixels-1" / "secret"
     secret.write_bytes(b"1")
@@ -129,7 +129,7 @@ def test_a_manifest_that_names_files_elsewhere_is_none(tmp_path: Path, name: str
     assert not is_intact(path)
 
 
-def test_a_reader_reads_on_while_what_it_reads_is_replaced(tmp_path: Path) -> None:
+def test_reader_is_unaffected_by_replacement(tmp_path: Path) -> None:
     path = build_once(tmp_path, "pixels-1", INPUTS, Builder())
     mapped = np.memmap(path / "pixels.bin", mode="r")
     (path / "grids" / "one.txt").unlink()
@@ -142,7 +142,7 @@ def test_a_reader_reads_on_while_what_it_reads_is_replaced(tmp_path: Path) -> No
     assert is_intact(path)
 
 
-def test_what_a_killed_builder_left_is_no_artifact(tmp_path: Path) -> None:
+def test_partial_build_is_not_an_artifact(tmp_path: Path) -> None:
     """It was killed after the manifest was written and before the rename."""
     path = build_once(tmp_path, "pixels-1", INPUTS, Builder())
     left = path.rename(temporary_name(path))
@@ -151,7 +151,7 @@ def test_what_a_killed_builder_left_is_no_artifact(tmp_path: Path) -> None:
     assert list(artifacts_of(tmp_path, "pixels-1")) == []
 
 
-def test_the_artifacts_of_a_stage_are_listed_with_their_inputs_and_damaged_ones_passed_over(tmp_path: Path) -> None:
+def test_artifacts_are_listed_with_inputs_skipping_damaged_ones(tmp_path: Path) -> None:
     first, second, damaged, moved = (
         build_once(tmp_path, "pixels-1", {"seed": seed}, Builder()) for seed in (1, 2, 3, 4)
     )
@@ -205,7 +205,7 @@ build_once(cache, "pixels-1", {"seed": 7}, build)
 
 
 @pytest.mark.slow
-def test_of_several_processes_that_find_it_damaged_one_builds_it(tmp_path: Path) -> None:
+def test_damaged_artifact_is_rebuilt_by_one_process(tmp_path: Path) -> None:
     cache, counted = tmp_path / "cache", tmp_path / "builds"
     path = build_once(cache, "pixels-1", {"seed": 7}, lambda folder: (folder / "pixels.bin").touch())
     (path / "pixels.bin").unlink()
@@ -252,7 +252,7 @@ def test_a_second_process_waits_for_the_first_and_takes_over_when_it_dies(tmp_pa
     assert is_intact(artifact_path(tmp_path / "cache", "pixels-1", {"seed": 7}))
 
 
-def test_a_release_is_what_is_installed_without_its_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_release_omits_the_build_suffix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed = tmp_path / "torch-9.9.1+cu999.dist-info"
     installed.mkdir()
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 9.9.1+cu999\n", encoding="utf-8")

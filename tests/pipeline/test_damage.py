@@ -135,7 +135,7 @@ DAMAGES = (truncate, flip_a_bit, half_write, delete, delete_the_folder, leave_an
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_trial_on_damaged_work_has_the_value_that_it_would_have_had(
+def test_trial_on_damaged_cache_has_same_result(
     done: Done,
     cache: Path,
     tmp_path: Path,
@@ -160,9 +160,7 @@ def test_a_trial_on_damaged_work_has_the_value_that_it_would_have_had(
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_work_that_is_deleted_while_a_process_uses_it_is_made_again_at_its_next_trial(
-    done: Done, cache: Path, tmp_path: Path, stage: str
-) -> None:
+def test_work_deleted_in_use_is_rebuilt_by_next_trial(done: Done, cache: Path, tmp_path: Path, stage: str) -> None:
     """This process verified all artifacts in its first trial."""
     run(done.bench, done.experiment, cache, tmp_path / "first")
     for file in cache.glob(f"{stage}/*/{STAGES[stage]}"):
@@ -175,7 +173,7 @@ def test_work_that_is_deleted_while_a_process_uses_it_is_made_again_at_its_next_
 
 
 @pytest.mark.parametrize("stage", [PIXELS_STAGE, GAN_STAGE, FEATURES_STAGE])
-def test_a_trial_that_waits_for_another_process_s_work_says_so_and_does_not_hang(
+def test_waiting_for_another_process_is_reported_and_ends(
     done: Done, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
     """Each progress event is a sign of life: without one for `resources.hang_minutes`, the process ends itself."""
@@ -226,9 +224,7 @@ def test_lost_pixels_of_images_that_changed_are_refused(done: Done, cache: Path,
         restore_pixels(moved, done.bench.prepared, cache)
 
 
-def test_a_gan_whose_last_checkpoint_was_written_over_by_one_that_is_behind_is_trained_to_its_end(
-    done: Done, cache: Path, tmp_path: Path
-) -> None:
+def test_gan_with_stale_checkpoint_is_trained_to_the_end(done: Done, cache: Path, tmp_path: Path) -> None:
     """The other process slept while this one took over."""
     settings, prepared = gan(seed=21, steps=6), done.bench.prepared
     (label,) = network_labels(settings, prepared)
@@ -270,7 +266,7 @@ def install(package: str, release: str, folder: Path, monkeypatch: pytest.Monkey
     ("package", "stages"),
     [("torch", {GAN_STAGE, POOL_STAGE, QUALITY_STAGE, FEATURES_STAGE}), ("torchvision", {FEATURES_STAGE})],
 )
-def test_after_an_upgrade_what_depends_on_the_package_is_made_anew_beside_the_old(
+def test_upgrade_rebuilds_dependent_artifacts_and_keeps_old_ones(
     done: Done, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, stages: set[str]
 ) -> None:
     before = {stage: {path.name for path in (cache / stage).glob("[!.]*")} for stage in STAGES}
@@ -283,7 +279,7 @@ def test_after_an_upgrade_what_depends_on_the_package_is_made_anew_beside_the_ol
     assert all(after[stage] >= before[stage] for stage in STAGES)
 
 
-def test_pixels_that_another_decoder_made_are_not_taken_for_the_study_s(done: Done, cache: Path) -> None:
+def test_pixels_of_another_decoder_are_not_reused(done: Done, cache: Path) -> None:
     """As after losing the cache and upgrading Pillow: same fingerprint, other pixels."""
     prepared, _ = prepare(done.bench.settings, cache)
     began = replace(prepared, pixels_sha256="0" * 64)

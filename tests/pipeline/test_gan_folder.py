@@ -64,7 +64,7 @@ def test_an_open_setting_of_the_gan_is_named_with_the_option_that_fixes_it(kept:
     assert not (tmp_path / "gan").exists()
 
 
-def test_a_kept_gan_has_its_record_its_generator_and_its_grids(kept: Kept) -> None:
+def test_gan_folder_contains_record_generator_and_grids(kept: Kept) -> None:
     record = read_json(kept.gan / "gan.json")
 
     assert record["settings"]["steps"] == 2
@@ -73,7 +73,7 @@ def test_a_kept_gan_has_its_record_its_generator_and_its_grids(kept: Kept) -> No
     assert {grid.name for grid in (kept.gan / "grids").iterdir()} == {"real.png", "step_000002.png"}
 
 
-def test_a_search_finds_the_gan_that_was_trained_by_hand(kept: Kept) -> None:
+def test_search_reuses_manually_trained_gan(kept: Kept) -> None:
     space = load_space(kept.space, ["gan.steps=2", "source=gan", "points_to_evaluate=[]"])
     prepared, _ = prepare(space.settings, kept.cache)
     gan = space.experiment().parameters.gan
@@ -95,7 +95,7 @@ def test_drawn_images_are_those_that_a_search_trains_on(kept: Kept, tmp_path: Pa
     assert [np.asarray(Image.open(file)).tolist() for file in files] == np.asarray(pool[np.arange(5)]).tolist()
 
 
-def test_fewer_images_are_the_first_of_more(kept: Kept, tmp_path: Path) -> None:
+def test_smaller_sample_is_prefix_of_larger(kept: Kept, tmp_path: Path) -> None:
     gan_sample(kept.gan, count=7, out=tmp_path / "few")
     gan_sample(kept.gan, count=20, out=tmp_path / "many")
 
@@ -135,7 +135,7 @@ def test_one_network_for_each_class_is_kept_and_drawn_from_by_name(kept: Kept, t
     assert len(list((tmp_path / "images").glob("*/*.png"))) == 4
 
 
-def test_nothing_is_written_over(kept: Kept, tmp_path: Path) -> None:
+def test_existing_files_are_not_overwritten(kept: Kept, tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
 
     with pytest.raises(ConfigError, match="there is something here already"):
@@ -165,6 +165,6 @@ def test_a_record_that_gan_train_did_not_write_is_refused(
         gan_sample(gan, count=1, out=tmp_path / "images")
 
 
-def test_an_unknown_class_is_answered_with_the_nearest(kept: Kept, tmp_path: Path) -> None:
+def test_unknown_class_error_suggests_nearest(kept: Kept, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean 'NORMAL'"):
         gan_sample(kept.gan, count=1, out=tmp_path / "images", class_name="normal")

@@ -147,7 +147,7 @@ def test_a_folder_of_extra_images_joins_the_mix(training_set_of: Any, tmp_path: 
     assert training_set.extra.min() >= training_set.real_count
 
 
-def test_a_folder_that_is_too_small_for_the_ratio_is_refused(training_set_of: Any, tmp_path: Path) -> None:
+def test_folder_too_small_for_ratio_is_refused(training_set_of: Any, tmp_path: Path) -> None:
     folder = FolderSettings(path=folder_of_images(tmp_path / "extra", 3))
     with pytest.raises(DataError, match=r"3 images of .*, but the mix needs"):
         training_set_of(source="folder", folder=folder, synthetic_ratio=1.0)

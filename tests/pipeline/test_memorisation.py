@@ -71,7 +71,7 @@ def verdicts_made(bench: Bench) -> set[str]:
     return {path.parent.name for path in (bench.cache / QUALITY_STAGE).glob("*/manifest.json")}
 
 
-def test_a_gan_that_copies_ends_the_trial_with_what_where_and_what_to_do(studio: Studio) -> None:
+def test_memorising_gan_fails_trial_with_fix(studio: Studio) -> None:
     with pytest.raises(TrialError) as refusal:
         studio.training_set(studio.copier)
 
@@ -83,7 +83,7 @@ def test_a_gan_that_copies_ends_the_trial_with_what_where_and_what_to_do(studio:
     assert str(studio.bench.cache) not in str(refusal.value), "nothing that is stored holds an absolute path"
 
 
-def test_allow_memorised_lets_it_pass_and_computes_nothing(studio: Studio) -> None:
+def test_allow_memorised_skips_the_check(studio: Studio) -> None:
     before = verdicts_made(studio.bench)
     allowed = studio.copier.model_copy(update={"allow_memorised": True})
 
@@ -131,7 +131,7 @@ def test_a_longer_run_continues_a_shorter_one_that_allowed_something_else(studio
     assert b"allow_memorised" not in (continued / "generator.safetensors").read_bytes()
 
 
-def test_the_verdict_lies_beside_pictures_of_the_nearest_pairs(studio: Studio) -> None:
+def test_verdict_is_stored_with_pictures_of_nearest_pairs(studio: Studio) -> None:
     verdicts, folder = measure_memorisation(studio.copier, studio.bench.prepared, compute=CPU, cache=studio.bench.cache)
 
     assert {name: one.near for name, one in verdicts.items()} == {"NORMAL": 256, "PNEUMONIA": 256}
@@ -141,7 +141,7 @@ def test_the_verdict_lies_beside_pictures_of_the_nearest_pairs(studio: Studio) -
     assert np.array_equal(drawn, nearest), "a copy stands beside what it is a copy of"
 
 
-def test_another_split_of_the_same_images_has_a_verdict_of_its_own(studio: Studio) -> None:
+def test_each_split_has_its_own_verdict(studio: Studio) -> None:
     """The comparison depends on the patient and the side of each image."""
     prepared = studio.bench.prepared
     _, folder = measure_memorisation(studio.copier, prepared, compute=CPU, cache=studio.bench.cache)
@@ -158,7 +158,7 @@ def changed(prepared: Any, field: str, value: Any) -> Any:
     return replace(prepared, images=tuple(replace(image, **{field: value(image)}) for image in prepared.images))
 
 
-def test_a_damaged_verdict_is_made_again(studio: Studio) -> None:
+def test_damaged_verdict_is_recomputed(studio: Studio) -> None:
     settings = studio.train(gan(seed=8))
     _, folder = measure_memorisation(settings, studio.bench.prepared, compute=CPU, cache=studio.bench.cache)
     (folder / "memorisation.json").write_text("{", encoding="utf-8")

@@ -14,7 +14,7 @@ from xraytune.pipeline.prepare import PIXELS_STAGE, prepare, read_prepared, trai
 pytestmark = pytest.mark.slow
 
 
-def test_what_is_written_is_read_back(bench: Bench, tmp_path: Path) -> None:
+def test_prepared_data_round_trips(bench: Bench, tmp_path: Path) -> None:
     write_prepared(bench.prepared, tmp_path / "split.json")
 
     assert read_prepared(tmp_path / "split.json") == bench.prepared
@@ -28,7 +28,7 @@ def test_no_patient_is_on_two_sides_and_the_test_folder_is_on_none(bench: Bench)
     assert bench.prepared.test_fingerprint is not None
 
 
-def test_preparing_again_decodes_nothing(bench: Bench) -> None:
+def test_second_prepare_decodes_nothing(bench: Bench) -> None:
     stored = bench.cache / bench.prepared.pixels / "pixels.npy"
     before = stored.stat().st_mtime_ns
 
@@ -54,7 +54,7 @@ def test_a_renamed_data_folder_is_the_same_study(bench: Bench, copied: Path) -> 
     assert again == bench.prepared
 
 
-def test_a_broken_image_is_refused_unless_it_is_to_be_left_out(bench: Bench, copied: Path) -> None:
+def test_broken_image_is_refused_unless_skipped(bench: Bench, copied: Path) -> None:
     victim = sorted((copied / "train").rglob("*.jpeg"))[0]
     victim.write_bytes(victim.read_bytes()[:200])
     settings = settings_of(bench, copied)

@@ -19,7 +19,7 @@ def image(file: str, patient: str) -> ImageFile:
     return ImageFile(file=file, label=0, patient=patient, sha256=f"{file} of {patient}", width_px=1, height_px=1)
 
 
-def test_two_patients_whose_files_have_one_name_are_two(tmp_path: Path) -> None:
+def test_equal_file_names_of_two_patients_stay_separate(tmp_path: Path) -> None:
     """A scanner gives every patient's first file the same name; the header names the patient."""
     ours, theirs = image("NORMAL/IM000001", "dicom:1"), image("NORMAL/IM000001", "dicom:2")
     names = names_by_file([ours], tmp_path / "ours", None)[ours.file]
@@ -28,7 +28,7 @@ def test_two_patients_whose_files_have_one_name_are_two(tmp_path: Path) -> None:
     assert shared_patients([image("NORMAL/IM000002", "dicom:1")], tmp_path, [ours], aliases=names) == {"dicom:1"}
 
 
-def test_the_studys_expression_and_the_name_of_the_file_tell_whose_a_copy_is(tmp_path: Path) -> None:
+def test_copy_is_matched_by_study_regex_or_file_name(tmp_path: Path) -> None:
     ours = [image("NORMAL/p1_a.png", "p1"), image("PNEUMONIA/person7_virus_1.jpeg", "another name")]
     copies = [
         image("NORMAL/p1_blurred.png", "NORMAL/p1_blurred.png"),
@@ -39,7 +39,7 @@ def test_the_studys_expression_and_the_name_of_the_file_tell_whose_a_copy_is(tmp
     assert shared_patients(copies, tmp_path, ours) == {"virus:7"}
 
 
-def test_a_copy_that_nothing_else_tells_is_of_the_patient_whose_image_has_its_name(tmp_path: Path) -> None:
+def test_copy_falls_back_to_patient_of_same_file_name(tmp_path: Path) -> None:
     ours = [image("train/NORMAL/img1.jpeg", "p1"), image("train/NORMAL/img2.jpeg", "p2")]
     copies = [image("NORMAL/IMG1.png", "NORMAL/IMG1.png"), image("NORMAL/gan_000001.png", "NORMAL/gan_000001.png")]
 
@@ -49,7 +49,7 @@ def test_a_copy_that_nothing_else_tells_is_of_the_patient_whose_image_has_its_na
     )
 
 
-def test_a_name_that_images_of_several_patients_have_tells_nothing(tmp_path: Path) -> None:
+def test_ambiguous_file_name_identifies_no_patient(tmp_path: Path) -> None:
     """Training and test images may both be numbered from 1."""
     ours, of_test = image("train/NORMAL/0001.jpeg", "p1"), image("test/NORMAL/0001.jpeg", "p2")
     copy = image("NORMAL/0001.png", "NORMAL/0001.png")
@@ -57,7 +57,7 @@ def test_a_name_that_images_of_several_patients_have_tells_nothing(tmp_path: Pat
     assert shared_patients([copy], tmp_path, [of_test], owners=patients_by_file_name([ours, of_test])) == set()
 
 
-def test_numbers_that_each_folder_counts_anew_tell_nothing_not_even_those_that_come_once() -> None:
+def test_per_folder_numbers_identify_no_patient() -> None:
     """PNEUMONIA has more images than NORMAL, so its last numbers occur once."""
     ours = [image(f"NORMAL/scan{i}.png", f"NORMAL/scan{i}.png") for i in range(1, 3)]
     ours += [image(f"PNEUMONIA/scan{i}.png", f"PNEUMONIA/scan{i}.png") for i in range(1, 6)]
@@ -66,7 +66,7 @@ def test_numbers_that_each_folder_counts_anew_tell_nothing_not_even_those_that_c
     assert patients_by_file_name(ours) == {"left12": "p12"}
 
 
-def test_an_extra_image_is_not_of_the_patient_whose_image_has_its_path_by_chance(tmp_path: Path) -> None:
+def test_equal_path_of_extra_image_does_not_identify_patient(tmp_path: Path) -> None:
     """`synthetic/NORMAL/1.png` beside a study whose images are numbered in each class folder."""
     ours = [image(f"{name}/{i}.png", f"{name}/{i}.png") for name in ("NORMAL", "PNEUMONIA") for i in (1, 2)]
     extra = ImageFile(file="NORMAL/1.png", label=0, patient="NORMAL/1.png", sha256="another", width_px=1, height_px=1)
@@ -86,7 +86,7 @@ def test_extra_images_whose_numbers_the_study_repeats_are_listed(tmp_path: Path)
     assert ambiguous_files(extra, tmp_path, ours, None, patients_by_file_name(ours)) == ["NORMAL/1.png"]
 
 
-def test_a_table_may_name_the_patients_of_a_study_by_the_paths_of_their_images(tmp_path: Path) -> None:
+def test_table_can_name_patients_by_image_paths(tmp_path: Path) -> None:
     """As `data transform` writes it if nothing else identifies the patients."""
     ours = [image(f"{name}/{i}.png", f"{name}/{i}.png") for name in ("NORMAL", "PNEUMONIA") for i in (1, 2)]
     (tmp_path / "patients.csv").write_text(
@@ -105,7 +105,7 @@ def test_a_table_may_name_the_patients_of_a_study_by_the_paths_of_their_images(t
     assert shared_patients(ours, tmp_path / "ours", extra, aliases=aliases) == {"NORMAL/1.png", "NORMAL/2.png"}
 
 
-def test_whom_a_table_or_a_header_tells_is_not_known_by_the_name_of_the_file(tmp_path: Path) -> None:
+def test_table_or_header_overrides_file_name(tmp_path: Path) -> None:
     ours = image("train/NORMAL/img1.jpeg", "p1")
     (tmp_path / "patients.csv").write_text("file,patient\nimg1.png,somebody else\n", encoding="utf-8")
     theirs = image("NORMAL/img1.png", "somebody else")

@@ -52,7 +52,7 @@ def copy_renamed(bench: Bench, root: Path, images: Iterable[PreparedImage]) -> P
     return root
 
 
-def test_images_of_validation_patients_are_left_out_and_it_is_said_how_many(
+def test_images_of_validation_patients_are_excluded_and_counted(
     bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = write_negatives(bench, tmp_path / "extra", bench.prepared.images)
@@ -69,7 +69,7 @@ def test_images_of_validation_patients_are_left_out_and_it_is_said_how_many(
     assert "val-A or val-B" in warning
 
 
-def test_the_very_files_of_validation_are_left_out_by_whatever_name(
+def test_validation_files_are_excluded_under_any_name(
     bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = copy_renamed(bench, tmp_path / "extra", bench.prepared.images)
@@ -83,7 +83,7 @@ def test_the_very_files_of_validation_are_left_out_by_whatever_name(
     assert {image.sha256 for image in used} == contents
 
 
-def test_who_owns_a_validation_file_is_left_out_with_all_images(bench: Bench, tmp_path: Path) -> None:
+def test_patient_owning_validation_file_is_excluded_entirely(bench: Bench, tmp_path: Path) -> None:
     """A table of patients uses other names, but an identical file links one of them to validation."""
     (seen, *_), (trained, *_) = held_back(bench.prepared), [i for i in bench.prepared.images if i.side == "train"]
     root = copy_renamed(bench, tmp_path / "extra", [seen])
@@ -98,7 +98,7 @@ def test_who_owns_a_validation_file_is_left_out_with_all_images(bench: Bench, tm
     assert [image.patient for image in used] == ["bert"]
 
 
-def test_two_names_of_one_validation_patient_are_both_left_out(bench: Bench, tmp_path: Path) -> None:
+def test_both_names_of_a_validation_patient_are_excluded(bench: Bench, tmp_path: Path) -> None:
     """Patients who share an image are merged under one name; their files still carry the other."""
     (seen, *_), (trained, *_) = held_back(bench.prepared), [i for i in bench.prepared.images if i.side == "train"]
     joined = replace(seen, patient="another name")
@@ -110,7 +110,7 @@ def test_two_names_of_one_validation_patient_are_both_left_out(bench: Bench, tmp
     assert [image.patient for image in used] == [trained.patient]
 
 
-def test_spaces_around_a_patients_name_hide_nobody(bench: Bench, tmp_path: Path) -> None:
+def test_whitespace_around_patient_name_is_ignored(bench: Bench, tmp_path: Path) -> None:
     """A regular expression may keep them; a table of patients is read without them."""
     (seen, *_), (trained, *_) = held_back(bench.prepared), [i for i in bench.prepared.images if i.side == "train"]
     prepared = replace(bench.prepared, images=(replace(seen, patient=" anna"), trained))
@@ -125,9 +125,7 @@ def test_spaces_around_a_patients_name_hide_nobody(bench: Bench, tmp_path: Path)
     assert [image.patient for image in used] == ["bert"]
 
 
-def test_copies_that_the_studys_expression_tells_of_validation_patients_are_left_out(
-    bench: Bench, tmp_path: Path
-) -> None:
+def test_copies_matched_by_study_regex_are_excluded(bench: Bench, tmp_path: Path) -> None:
     (seen, *_), (trained, *_) = held_back(bench.prepared), [i for i in bench.prepared.images if i.side == "train"]
     prepared = replace(bench.prepared, images=(replace(seen, patient="p1"), replace(trained, patient="p2")))
     root = copy_renamed(bench, tmp_path / "extra", [trained, trained, trained])
@@ -142,9 +140,7 @@ def test_copies_that_the_studys_expression_tells_of_validation_patients_are_left
     assert sorted(Path(image.file).stem for image in used) == ["p2_blurred", "somebody"]
 
 
-def test_copies_under_the_names_of_validation_images_are_left_out_where_only_a_table_tells_the_patients(
-    bench: Bench, tmp_path: Path
-) -> None:
+def test_copies_named_like_validation_images_are_excluded_with_table(bench: Bench, tmp_path: Path) -> None:
     renamed = [replace(image, file=f"img{n}.jpeg", patient=f"p{n}") for n, image in enumerate(bench.prepared.images)]
     root = write_negatives(bench, tmp_path / "extra", bench.prepared.images)
     for before, after in zip(bench.prepared.images, renamed, strict=True):
@@ -163,7 +159,7 @@ def test_a_folder_of_validation_patients_alone_is_refused(bench: Bench, tmp_path
         store_folder(root, bench.prepared, cache=tmp_path / "cache")
 
 
-def test_what_is_left_out_changes_nothing(bench: Bench, tmp_path: Path) -> None:
+def test_excluded_images_do_not_affect_training(bench: Bench, tmp_path: Path) -> None:
     """The fingerprint covers the usable files only."""
     with_all = write_negatives(bench, tmp_path / "all", bench.prepared.images)
     used, store = store_folder(with_all, bench.prepared, cache=tmp_path / "cache")
@@ -174,7 +170,7 @@ def test_what_is_left_out_changes_nothing(bench: Bench, tmp_path: Path) -> None:
     assert (again, same) == (used, store)
 
 
-def test_the_mix_counts_what_is_left(bench: Bench, tmp_path: Path) -> None:
+def test_mix_counts_remaining_images(bench: Bench, tmp_path: Path) -> None:
     """Without the images of validation patients there are too few."""
     root = write_negatives(bench, tmp_path / "extra", bench.prepared.images)
     extra: dict[str, Any] = {"source": "folder", "folder": FolderSettings(path=root)}

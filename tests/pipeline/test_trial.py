@@ -76,9 +76,7 @@ def test_every_arm_trains_the_same_steps(bench: Bench, tmp_path: Path, arm: str)
 
 @pytest.mark.parametrize("arm", ["classical", "gan"])
 @pytest.mark.slow
-def test_an_interrupted_trial_goes_on_with_the_numbers_it_would_have_had(
-    bench: Bench, tmp_path: Path, arm: str
-) -> None:
+def test_interrupted_trial_resumes_with_identical_results(bench: Bench, tmp_path: Path, arm: str) -> None:
     experiment = bench.experiment(**ARMS[arm])
     straight = run(bench, experiment, tmp_path / "straight")
 
@@ -131,7 +129,7 @@ def test_two_trials_that_need_one_gan_train_it_once(bench: Bench, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_a_longer_gan_continues_the_shorter_one_and_equals_one_trained_straight(bench: Bench, tmp_path: Path) -> None:
+def test_longer_gan_continues_shorter_one_bit_identically(bench: Bench, tmp_path: Path) -> None:
     said: list[tuple[str, int, int]] = []
 
     def train(cache: Path, count: int) -> dict[str, Tensor]:
@@ -162,7 +160,7 @@ def test_a_longer_gan_continues_the_shorter_one_and_equals_one_trained_straight(
 
 
 @pytest.mark.slow
-def test_a_pool_is_the_same_whoever_draws_it(bench: Bench) -> None:
+def test_pool_does_not_depend_on_the_trial(bench: Bench) -> None:
     settings = gan(seed=13)
     for label in network_labels(settings, bench.prepared):
         trained_gan(settings, label, bench.prepared, compute=CPU, cache=bench.cache)
@@ -178,9 +176,7 @@ def test_a_pool_is_the_same_whoever_draws_it(bench: Bench) -> None:
 
 @pytest.mark.parametrize("damage", ["one bit", "cut", "empty"])
 @pytest.mark.slow
-def test_a_trial_whose_checkpoint_was_damaged_starts_afresh_and_makes_the_same_numbers(
-    bench: Bench, tmp_path: Path, damage: str
-) -> None:
+def test_trial_with_damaged_checkpoint_restarts_with_same_results(bench: Bench, tmp_path: Path, damage: str) -> None:
     experiment = bench.experiment(source="none")
     unbroken = run(bench, experiment, tmp_path / "unbroken")
     run(bench, experiment, tmp_path / "broken", stop_after=1)
@@ -196,7 +192,7 @@ def test_a_trial_whose_checkpoint_was_damaged_starts_afresh_and_makes_the_same_n
 
 
 @pytest.mark.slow
-def test_a_trial_whose_best_network_was_damaged_makes_it_again_at_the_next_try(bench: Bench, tmp_path: Path) -> None:
+def test_damaged_best_network_is_retrained_on_retry(bench: Bench, tmp_path: Path) -> None:
     experiment = bench.experiment(source="none")
     first = run(bench, experiment, tmp_path)
     (tmp_path / "checkpoint" / "best.safetensors").write_bytes(b"damaged")
@@ -223,9 +219,7 @@ def test_a_trial_whose_network_outputs_nan_in_validation_fails(bench: Bench, tmp
 
 
 @pytest.mark.slow
-def test_a_trial_that_lost_its_checkpoint_to_a_machine_of_other_numbers_ends_with_those_of_its_own(
-    bench: Bench, tmp_path: Path
-) -> None:
+def test_trial_without_checkpoint_restarts_its_log(bench: Bench, tmp_path: Path) -> None:
     """Another GPU rounds differently: the log and the best epoch are of the last training."""
     experiment, log = bench.experiment(source="none"), tmp_path / "epochs.jsonl"
     run(bench, experiment, tmp_path, stop_after=2)

@@ -65,7 +65,7 @@ def test_a_row_shows_each_patient_once_and_no_test_image(index: ImageIndex) -> N
 
 
 @pytest.mark.slow
-def test_the_seed_chooses_the_samples(index: ImageIndex) -> None:
+def test_seed_determines_the_samples(index: ImageIndex) -> None:
     first, same, other = (patients_of(sample_rows(index, seed)[1]) for seed in (0, 0, 1))
 
     assert first == same
@@ -83,7 +83,7 @@ def test_the_same_folder_gives_the_same_bytes(index: ImageIndex, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_a_broken_image_gives_its_place_to_the_next_patient(index: ImageIndex) -> None:
+def test_broken_image_is_replaced_by_next_patient(index: ImageIndex) -> None:
     for patient in range(1, 13):
         for file in (index.root / "train" / "PNEUMONIA").glob(f"person{patient}_*"):
             file.write_bytes(file.read_bytes()[:60])

@@ -71,7 +71,7 @@ def test_figures_are_reproducible_to_the_byte(tmp_path: Path) -> None:
         assert b"<dc:date>" not in file.read_bytes()
 
 
-def test_the_users_matplotlib_settings_change_nothing_and_stay(tmp_path: Path) -> None:
+def test_user_matplotlib_settings_are_ignored_and_preserved(tmp_path: Path) -> None:
     plain = draw_class_bars(["a", "b"], bars(), tmp_path / "plain")
     with matplotlib.rc_context(
         {"font.size": 30, "svg.fonttype": "path", "savefig.bbox": "tight", "text.antialiased": False}

@@ -43,7 +43,7 @@ def tunes_scheduler() -> Any:
 
 @pytest.mark.slow
 @given(rows=arrivals(), grace=st.integers(1, 3), reduction=st.integers(2, 4))
-def test_every_decision_is_ray_tunes(
+def test_every_decision_equals_ray_tune(
     tunes_scheduler: Any, rows: list[tuple[int, int, float]], grace: int, reduction: int
 ) -> None:
     ours = Rungs(grace=grace, reduction=reduction, max_epochs=10)
@@ -66,7 +66,7 @@ def test_every_decision_is_ray_tunes(
 
 @given(arrivals())
 @pytest.mark.slow
-def test_hearing_the_values_again_rebuilds_the_rungs(rows: list[tuple[int, int, float]]) -> None:
+def test_replaying_values_rebuilds_the_rungs(rows: list[tuple[int, int, float]]) -> None:
     first, again = (Rungs(grace=1, reduction=3, max_epochs=10) for _ in range(2))
     decisions = [first.should_continue(*row) for row in rows]
     half = len(rows) // 2
@@ -88,7 +88,7 @@ def test_a_case_by_hand() -> None:
     assert not rungs.should_continue(4, 1, 0.82), "the cutoff is 2/3 of the way up: .867"
 
 
-def test_a_trial_that_comes_to_a_rung_again_with_another_value_has_the_first_one() -> None:
+def test_first_value_at_a_rung_is_kept() -> None:
     """As after a lost checkpoint, on a machine that rounds differently."""
     rungs = Rungs(grace=1, reduction=3, max_epochs=9)
     rungs.should_continue(0, 1, 0.80)

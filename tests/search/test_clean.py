@@ -142,7 +142,7 @@ def leave_checkpoints(root: Path) -> int:
     return 2000
 
 
-def test_a_cleaned_study_goes_on_with_the_numbers_that_it_would_have_had(root: Path, tmp_path: Path) -> None:
+def test_cleaned_study_resumes_identically(root: Path, tmp_path: Path) -> None:
     """A larger budget, an interrupted trial, an export and replays, all with an empty cache."""
     untouched = Path(shutil.copytree(root, tmp_path / "untouched"))
 
@@ -158,7 +158,7 @@ def test_a_cleaned_study_goes_on_with_the_numbers_that_it_would_have_had(root: P
     assert all(replay(root / "studies" / "small", number).is_identical for number in range(5))
 
 
-def test_what_goes_is_said_in_bytes_and_no_result_is_touched(root: Path) -> None:
+def test_clean_reports_freed_bytes_and_keeps_results(root: Path) -> None:
     study, cache = root / "studies" / "small", root / "cache"
     checkpoint_bytes = leave_checkpoints(root)
     before = contents(study)
@@ -177,7 +177,7 @@ def test_what_goes_is_said_in_bytes_and_no_result_is_touched(root: Path) -> None
     assert [trial.status for trial in status(study).trials] == ["complete", "complete", "unfinished"]
 
 
-def test_a_dry_run_says_what_would_go_and_removes_nothing(root: Path) -> None:
+def test_dry_run_lists_files_and_removes_nothing(root: Path) -> None:
     leave_checkpoints(root)
     before = contents(root)
 
@@ -189,7 +189,7 @@ def test_a_dry_run_says_what_would_go_and_removes_nothing(root: Path) -> None:
     assert clean(root / "studies" / "small").freed_bytes == {}, "nothing is left to free"
 
 
-def test_what_an_interrupted_trial_goes_on_from_stays(root: Path) -> None:
+def test_clean_keeps_checkpoints_of_interrupted_trials(root: Path) -> None:
     """Its checkpoint and its GAN, but not the GAN of the trial that ended."""
     folder, cache = StudyFolder(root / "studies" / "small"), root / "cache"
     prepared = folder.prepared()
@@ -209,7 +209,7 @@ def test_what_an_interrupted_trial_goes_on_from_stays(root: Path) -> None:
         assert not path(cache, stage, gan_inputs(ended, None, prepared, CPU)).exists()
 
 
-def test_gans_in_training_under_an_earlier_torch_are_known_by_the_version_that_the_study_recorded(root: Path) -> None:
+def test_unfinished_gans_are_matched_by_recorded_torch_version(root: Path) -> None:
     folder, cache = StudyFolder(root / "studies" / "small"), root / "cache"
     content = read_json(folder.path / "environment.json")
     content["packages"]["torch"] = "2.0.1"
@@ -229,7 +229,7 @@ def test_gans_in_training_under_an_earlier_torch_are_known_by_the_version_that_t
     assert (left.exists(), needed.exists()) == (False, True)
 
 
-def test_the_gan_of_a_confirm_that_has_not_ended_stays(root: Path) -> None:
+def test_clean_keeps_gan_of_unfinished_confirm(root: Path) -> None:
     folder, cache = StudyFolder(root / "studies" / "small"), root / "cache"
     runs = StudyFolder(folder.path / "confirm")
     experiment = folder.experiment(0)
@@ -249,7 +249,7 @@ def test_the_gan_of_a_confirm_that_has_not_ended_stays(root: Path) -> None:
     assert not gan.exists()
 
 
-def test_what_another_study_stands_on_too_stays(root: Path) -> None:
+def test_clean_keeps_work_shared_with_another_study(root: Path) -> None:
     """A study of the same images and split may be running, or need the same GANs."""
     begin_study(root, "other")
     before = contents(root / "cache")
@@ -261,7 +261,7 @@ def test_what_another_study_stands_on_too_stays(root: Path) -> None:
     assert "another study uses too" in " ".join(cleaned.notes)
 
 
-def test_a_study_of_another_split_keeps_the_decoded_images_alone(root: Path) -> None:
+def test_study_with_another_split_shares_only_decoded_images(root: Path) -> None:
     begin_study(root, "other", "data.split.seed=9")
     clean(root / "studies" / "small")
     finished = {manifest.parent.name for manifest in (root / "cache").glob("gan-1/*/manifest.json")}
@@ -271,7 +271,7 @@ def test_a_study_of_another_split_keeps_the_decoded_images_alone(root: Path) -> 
     assert len(finished) == 1, "the interrupted trial's"
 
 
-def test_where_it_cannot_be_told_what_another_study_needs_all_shared_work_stays(root: Path) -> None:
+def test_unreadable_study_keeps_all_shared_work(root: Path) -> None:
     begin_study(root, "other")
     (root / "studies" / "other" / "split.json").write_text("{", encoding="utf-8")
     before = contents(root / "cache")
@@ -282,7 +282,7 @@ def test_where_it_cannot_be_told_what_another_study_needs_all_shared_work_stays(
     assert "split.json" in " ".join(cleaned.notes)
 
 
-def test_what_cannot_be_told_to_be_the_studys_stays(root: Path) -> None:
+def test_clean_keeps_work_of_unknown_origin(root: Path) -> None:
     """Pixels and features of another folder, cached weights, and damaged artifacts."""
     cache = root / "cache"
 
@@ -320,7 +320,7 @@ PLACES: tuple[Callable[[Path], Path], ...] = (
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_what_killed_processes_left_goes_once_it_is_old(root: Path, place: Callable[[Path], Path]) -> None:
+def test_old_leftovers_of_killed_processes_are_removed(root: Path, place: Callable[[Path], Path]) -> None:
     folder = place(root)
     folder.mkdir(parents=True, exist_ok=True)
     left = folder / f".small.{dead_process()}-0123abcd.tmp"
@@ -340,7 +340,7 @@ def test_what_killed_processes_left_goes_once_it_is_old(root: Path, place: Calla
     assert in_use.is_file()
 
 
-def test_the_scratch_of_ray_tune_goes(root: Path) -> None:
+def test_clean_removes_ray_tune_scratch(root: Path) -> None:
     scratch = root / "studies" / "small" / ".tune"
     (scratch / "tune").mkdir(parents=True)
     (scratch / "tune" / "state.json").write_bytes(b"x" * 10)
@@ -374,7 +374,7 @@ def test_a_study_that_is_being_searched_is_refused(root: Path) -> None:
     assert (contents(root / "cache"), contents(folder.path / "trials")) == before
 
 
-def test_a_folder_that_is_no_study_is_refused(tmp_path: Path) -> None:
+def test_folder_that_is_not_a_study_is_refused(tmp_path: Path) -> None:
     write_json(tmp_path / "notes.json", {})
 
     with pytest.raises(StudyError, match="no study here"):

@@ -33,7 +33,7 @@ def statuses(study: StudyFolder) -> dict[int, str]:
 
 
 @pytest.mark.slow
-def test_a_search_asks_for_as_many_trials_as_the_budget_says(study: StudyFolder) -> None:
+def test_search_runs_the_budgeted_number_of_trials(study: StudyFolder) -> None:
     controller = direct(study, "budget.trials=3")
 
     for number in range(3):
@@ -45,7 +45,7 @@ def test_a_search_asks_for_as_many_trials_as_the_budget_says(study: StudyFolder)
     assert statuses(study) == {0: "complete", 1: "complete", 2: "complete"}
 
 
-def test_a_larger_budget_goes_on_from_there(study: StudyFolder) -> None:
+def test_larger_budget_continues_the_search(study: StudyFolder) -> None:
     controller = direct(study, "budget.trials=1")
     complete(controller, start(controller).number)
 
@@ -73,9 +73,7 @@ def is_spent(controller: SearchController) -> bool:
     return controller.used_up == "gpu_hours"
 
 
-def test_gpu_hours_count_the_gpus_that_each_try_of_a_trial_held(
-    study: StudyFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gpu_hours_count_gpus_of_each_attempt(study: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """A quarter of a GPU for 80 s, half of one for 80 s, and after a restart 80 s more: 100 GPU seconds."""
     now = 1000.0
     monkeypatch.setattr("time.monotonic", lambda: now)
@@ -99,7 +97,7 @@ def test_gpu_hours_count_the_gpus_that_each_try_of_a_trial_held(
     assert not is_spent(direct(study, "budget.gpu_hours=0.0279", gpu_share=0.25))  # 100.4 s
 
 
-def test_a_retry_that_gets_no_more_of_a_gpu_counts_no_more(study: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retry_at_the_gpu_limit_counts_no_more_gpu_hours(study: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """On machines with one GPU, the doubled share is still one GPU."""
     now = 1000.0
     monkeypatch.setattr("time.monotonic", lambda: now)
@@ -113,7 +111,7 @@ def test_a_retry_that_gets_no_more_of_a_gpu_counts_no_more(study: StudyFolder, m
     assert is_spent(controller)
 
 
-def test_asha_stops_a_weak_trial_and_says_so(study: StudyFolder) -> None:
+def test_asha_prunes_a_weak_trial_and_reports_it(study: StudyFolder) -> None:
     watching = Watching()
     controller = direct(study, watching=watching)
     strong, weak = start(controller), start(controller)
@@ -135,7 +133,7 @@ def test_without_a_scheduler_nothing_is_stopped(study: StudyFolder) -> None:
 
 
 @pytest.mark.parametrize("message", [{"failed": "the loss is nan", "cause": "settings"}, epoch(1, math.nan)])
-def test_a_trial_that_goes_wrong_has_failed_with_its_reason(study: StudyFolder, message: dict[str, Any]) -> None:
+def test_failed_trial_records_its_reason(study: StudyFolder, message: dict[str, Any]) -> None:
     controller = direct(study)
     number = start(controller).number
 
@@ -147,7 +145,7 @@ def test_a_trial_that_goes_wrong_has_failed_with_its_reason(study: StudyFolder, 
     assert start(controller).number == 1, "the search continues"
 
 
-def test_a_lost_process_s_trial_is_tried_again_as_often_as_retries_says(study: StudyFolder) -> None:
+def test_trial_of_lost_process_is_retried_up_to_retries(study: StudyFolder) -> None:
     controller = direct(study, "resources.retries=2")
     for _ in range(3):
         controller.on_trial_lost(start(controller).number, out_of_memory=False)
@@ -156,7 +154,7 @@ def test_a_lost_process_s_trial_is_tried_again_as_often_as_retries_says(study: S
     assert "lost" in study.rows()[0]["reason"]
 
 
-def test_a_search_is_not_over_while_its_last_trial_may_be_lost(study: StudyFolder) -> None:
+def test_search_waits_for_its_last_trial(study: StudyFolder) -> None:
     controller = direct(study, "budget.trials=1")
     last = start(controller)
     assert controller.next_trial() is NoTrial.WAIT
@@ -165,7 +163,7 @@ def test_a_search_is_not_over_while_its_last_trial_may_be_lost(study: StudyFolde
     assert start(controller) == last
 
 
-def test_after_a_new_epoch_a_trial_may_be_lost_as_often_again(study: StudyFolder) -> None:
+def test_new_epoch_resets_the_retry_count(study: StudyFolder) -> None:
     controller = direct(study, "resources.retries=1")
     for number in range(1, 4):
         assert start(controller).number == 0
@@ -176,7 +174,7 @@ def test_after_a_new_epoch_a_trial_may_be_lost_as_often_again(study: StudyFolder
     assert statuses(study) == {}
 
 
-def test_tries_are_counted_over_restarts(study: StudyFolder) -> None:
+def test_retries_are_counted_across_restarts(study: StudyFolder) -> None:
     for _ in range(3):
         controller = direct(study, "resources.retries=2")
         controller.on_trial_lost(start(controller).number, out_of_memory=False)
@@ -184,7 +182,7 @@ def test_tries_are_counted_over_restarts(study: StudyFolder) -> None:
     assert statuses(study) == {0: "failed"}
 
 
-def test_out_of_memory_a_trial_gets_twice_the_share_and_keeps_its_settings(study: StudyFolder) -> None:
+def test_out_of_memory_doubles_the_share_and_keeps_settings(study: StudyFolder) -> None:
     controller = direct(study)
     first = start(controller)
     controller.on_result(0, {"failed": "OutOfMemoryError: CUDA", "cause": "memory"})
@@ -195,7 +193,7 @@ def test_out_of_memory_a_trial_gets_twice_the_share_and_keeps_its_settings(study
     assert second.parameters == first.parameters
 
 
-def test_a_hang_is_told_with_where_it_hung(study: StudyFolder) -> None:
+def test_hang_is_reported_with_its_location(study: StudyFolder) -> None:
     controller = direct(study, "resources.retries=0")
     number = start(controller).number
     (study.trial_path(number) / "hang.txt").write_text("Timeout (0:30:00)!\n", encoding="utf-8")
@@ -204,7 +202,7 @@ def test_a_hang_is_told_with_where_it_hung(study: StudyFolder) -> None:
     assert study.rows()[0]["reason"] == "it hung (traceback: 0000/hang.txt)"
 
 
-def test_what_the_machine_lacks_ends_the_search_and_not_the_trial(study: StudyFolder) -> None:
+def test_machine_error_ends_the_search_not_the_trial(study: StudyFolder) -> None:
     controller = direct(study)
     with pytest.raises(MachineError, match="the disk is full"):
         controller.on_result(start(controller).number, {"stopped": "the disk is full"})
@@ -217,7 +215,7 @@ def fail(controller: SearchController, reason: str, cause: Cause = "settings") -
     controller.on_result(start(controller).number, {"failed": reason, "cause": cause})
 
 
-def test_when_the_first_trials_all_fail_for_one_reason_the_search_stops(study: StudyFolder) -> None:
+def test_search_stops_if_first_trials_fail_for_one_reason(study: StudyFolder) -> None:
     controller = direct(study)
     fail(controller, "no such layer (traceback: 0000/error.txt)")
     fail(controller, "no such layer (traceback: 0001/error.txt)")
@@ -227,7 +225,7 @@ def test_when_the_first_trials_all_fail_for_one_reason_the_search_stops(study: S
     assert start(direct(study)).number == 3, "once it is fixed the same command continues"
 
 
-def test_when_later_trials_all_fail_for_one_reason_that_is_not_their_own_the_search_stops(study: StudyFolder) -> None:
+def test_search_stops_if_later_trials_fail_for_one_external_reason(study: StudyFolder) -> None:
     """As when a folder is missing for an hour, which would otherwise use up the budget."""
     controller = direct(study, "resources.retries=0")
     complete(controller, start(controller).number)
@@ -239,7 +237,7 @@ def test_when_later_trials_all_fail_for_one_reason_that_is_not_their_own_the_sea
     assert start(direct(study)).number == 4
 
 
-def test_later_trials_whose_processes_are_lost_end_no_search(study: StudyFolder) -> None:
+def test_lost_processes_of_later_trials_do_not_stop_search(study: StudyFolder) -> None:
     """They may be in a corner of the space where a library crashes."""
     controller = direct(study, "resources.retries=0")
     complete(controller, start(controller).number)
@@ -251,7 +249,7 @@ def test_later_trials_whose_processes_are_lost_end_no_search(study: StudyFolder)
 
 @pytest.mark.parametrize("other", ["another reason", None])
 @pytest.mark.slow
-def test_a_search_whose_first_trials_fail_differently_goes_on(study: StudyFolder, other: str | None) -> None:
+def test_search_continues_if_first_trials_fail_differently(study: StudyFolder, other: str | None) -> None:
     controller = direct(study)
     fail(controller, "no such layer")
     if other is None:
@@ -264,7 +262,7 @@ def test_a_search_whose_first_trials_fail_differently_goes_on(study: StudyFolder
     assert start(controller).number == 5
 
 
-def test_when_ray_is_gone_what_ran_is_begun_again_first_and_not_counted_as_tried(study: StudyFolder) -> None:
+def test_ray_loss_restarts_running_trials_without_counting_a_retry(study: StudyFolder) -> None:
     controller = direct(study, "resources.retries=0")
     suggestion = [start(controller), start(controller)]
     controller.on_ray_lost()
@@ -294,7 +292,7 @@ def test_time_used_by_a_killed_search_is_counted(study: StudyFolder, monkeypatch
     assert json.loads((study.path / "wall.json").read_text(encoding="utf-8"))["seconds"] == 65.0
 
 
-def test_the_checkpoint_of_an_ended_trial_goes_and_its_best_network_stays(study: StudyFolder) -> None:
+def test_ended_trial_keeps_only_its_best_network(study: StudyFolder) -> None:
     controller = direct(study)
     checkpoint = study.trial_path(start(controller).number) / "checkpoint"
     checkpoint.mkdir()
@@ -305,7 +303,7 @@ def test_the_checkpoint_of_an_ended_trial_goes_and_its_best_network_stays(study:
     assert [file.name for file in checkpoint.iterdir()] == ["best.safetensors"]
 
 
-def test_what_is_said_again_is_recorded_once(study: StudyFolder) -> None:
+def test_repeated_report_is_recorded_once(study: StudyFolder) -> None:
     """A trial that resumes from its checkpoint reports its epochs again."""
     controller = direct(study)
     number = start(controller).number
@@ -316,7 +314,7 @@ def test_what_is_said_again_is_recorded_once(study: StudyFolder) -> None:
     assert [row["epochs"] for row in study.rows()] == [1]
 
 
-def test_a_restart_takes_up_the_unfinished_trials_first(study: StudyFolder) -> None:
+def test_restart_resumes_unfinished_trials_first(study: StudyFolder) -> None:
     first = direct(study)
     suggestion = [start(first), start(first)]
     first.on_result(0, epoch(1, 0.9))
@@ -331,7 +329,7 @@ def test_a_restart_takes_up_the_unfinished_trials_first(study: StudyFolder) -> N
     assert watching.began_numbers == [1, 2]
 
 
-def test_an_unfinished_trial_takes_the_settings_of_today_s_start(study: StudyFolder, tmp_path: Path) -> None:
+def test_unfinished_trial_uses_current_settings(study: StudyFolder, tmp_path: Path) -> None:
     """Some settings may change between two starts, such as the folder of weights."""
     suggestion = start(direct(study, f"weights_dir={tmp_path / 'old'}"))
 
@@ -343,7 +341,7 @@ def test_an_unfinished_trial_takes_the_settings_of_today_s_start(study: StudyFol
     assert experiment.parameters == suggestion.parameters
 
 
-def test_a_restart_decides_as_if_nothing_had_happened(study: StudyFolder) -> None:
+def test_restart_does_not_change_pruning_decisions(study: StudyFolder) -> None:
     first = direct(study)
     start(first), start(first)
     first.on_result(0, epoch(1, 0.9))
@@ -357,9 +355,7 @@ def test_a_restart_decides_as_if_nothing_had_happened(study: StudyFolder) -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [7, 8, 11])
-def test_with_several_trials_at_once_every_decision_follows_from_the_order_in_the_journal(
-    study: StudyFolder, seed: int
-) -> None:
+def test_concurrent_decisions_follow_journal_order(study: StudyFolder, seed: int) -> None:
     """Timing and kills may change which trial reaches a rung first, but never a decision that the journal implies."""
     draw = random.Random(seed)
     values = [draw.random() for _ in range(6)]
@@ -384,7 +380,7 @@ def test_with_several_trials_at_once_every_decision_follows_from_the_order_in_th
     assert "pruned" in statuses(study).values()
 
 
-def test_a_decision_that_a_crash_cut_short_is_taken_again(study: StudyFolder) -> None:
+def test_decision_interrupted_by_crash_is_repeated(study: StudyFolder) -> None:
     """The value was recorded, the end was not: the repeated message prunes the trial."""
     first = direct(study)
     start(first), start(first)
@@ -398,7 +394,7 @@ def test_a_decision_that_a_crash_cut_short_is_taken_again(study: StudyFolder) ->
     assert statuses(study) == {1: "pruned"}
 
 
-def test_what_a_kill_left_undone_as_a_trial_ended_is_done_at_the_next_start(
+def test_next_start_completes_work_interrupted_at_trial_end(
     study: StudyFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its row, its checkpoint, and its time, which would be counted twice: as its own, and as that of a running trial."""
@@ -418,7 +414,7 @@ def test_what_a_kill_left_undone_as_a_trial_ended_is_done_at_the_next_start(
     assert start(controller).number == 1
 
 
-def test_trials_jsonl_is_mended_from_the_journal(study: StudyFolder) -> None:
+def test_trials_jsonl_is_repaired_from_the_journal(study: StudyFolder) -> None:
     controller = direct(study)
     for number in range(2):
         start(controller)
@@ -459,7 +455,7 @@ def gan_points(*widths_and_steps: tuple[int, int]) -> str:
 WIDTHS = "gan.width={values: [8, 16]}"
 
 
-def test_a_trial_waits_for_a_gan_that_another_one_trains_and_others_go_first(study: StudyFolder) -> None:
+def test_trial_waits_for_gan_in_training_while_others_run(study: StudyFolder) -> None:
     gans = Gans()
     controller = direct(study, WIDTHS, gan_points((8, 100), (8, 100), (16, 100)), gan_need=gans.need)
 
@@ -492,7 +488,7 @@ def test_when_the_training_trial_fails_the_next_one_trains_the_gan(study: StudyF
     assert start(controller).number == 1
 
 
-def test_a_free_slot_waits_when_all_that_is_asked_for_needs_one_gan(study: StudyFolder) -> None:
+def test_free_slot_waits_if_all_trials_need_one_gan(study: StudyFolder) -> None:
     """Trials are not drawn far ahead, when the sampler knows little."""
     gans = Gans()
     controller = direct(study, "source=gan", "gan.steps=100", "budget.trials=20", gan_need=gans.need)

@@ -77,7 +77,7 @@ def search_lab(lab: Path, trials: int = 1) -> StudyFolder:
     return StudyFolder(lab / "studies" / "small")
 
 
-def test_the_sealed_test_folder_as_extra_images_is_refused_unopened_and_nothing_is_begun(lab: Path) -> None:
+def test_sealed_test_folder_as_extra_images_is_refused_unopened(lab: Path) -> None:
     with pytest.raises(
         DataError, match=r"patients of \d+ held-out test images are among these extra images: test/NORMAL"
     ):
@@ -117,7 +117,7 @@ def test_extra_images_or_weights_that_changed_between_two_starts_are_refused_by_
 
 
 @changed
-def test_replay_and_confirm_refuse_other_extra_images_and_weights_than_the_search_had(lab: Path, changed: str) -> None:
+def test_replay_and_confirm_refuse_changed_extra_images_and_weights(lab: Path, changed: str) -> None:
     draw_extra(lab, 2)
     study = search_lab(lab)
     assert replay(study.path, 0).is_identical
@@ -130,7 +130,7 @@ def test_replay_and_confirm_refuse_other_extra_images_and_weights_than_the_searc
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"contents": {"a": 1}}'])
-def test_a_damaged_record_of_extra_images_is_told(lab: Path, content: str) -> None:
+def test_damaged_record_of_extra_images_is_reported(lab: Path, content: str) -> None:
     draw_extra(lab, 2)
     study = search_lab(lab)
     (study.path / INPUTS_FILE).write_text(content, encoding="utf-8")
@@ -139,7 +139,7 @@ def test_a_damaged_record_of_extra_images_is_told(lab: Path, content: str) -> No
         search_lab(lab, trials=2)
 
 
-def test_an_interrupted_training_does_not_go_on_with_other_extra_images(lab: Path) -> None:
+def test_interrupted_training_refuses_other_extra_images(lab: Path) -> None:
     draw_extra(lab, 2)
     heard: list[EpochRecord] = []
 

@@ -17,7 +17,7 @@ def open_journal(study: StudyFolder, *overrides: str) -> Journal:
 
 
 @pytest.mark.slow
-def test_values_come_back_in_their_order_of_arrival(study: StudyFolder) -> None:
+def test_values_keep_order_of_arrival(study: StudyFolder) -> None:
     journal = open_journal(study)
     for _ in range(2):
         journal.ask(())
@@ -45,7 +45,7 @@ def test_a_restart_does_not_shift_the_draws(study: StudyFolder, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_start_points_are_asked_first_also_after_a_restart(study: StudyFolder) -> None:
+def test_initial_points_come_first_even_after_restart(study: StudyFolder) -> None:
     points: tuple[Point, ...] = (
         {"source": "none", "lr": 1e-4},
         {"source": "duplicate", "synthetic_ratio": 1.0, "lr": 1e-3},
@@ -63,7 +63,7 @@ def space_of_weights(root: Path) -> Space:
     return write_space(root, f"weights={{values: [none, {files}]}}", "name=moved")
 
 
-def test_a_study_that_moves_with_its_files_goes_on(tmp_path: Path) -> None:
+def test_moved_study_resumes(tmp_path: Path) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()
     space, study = space_of_weights(here), StudyFolder(here / "studies" / "moved")
@@ -93,7 +93,7 @@ def test_an_unfinished_trial_keeps_its_settings(study: StudyFolder) -> None:
 
 
 @pytest.mark.slow
-def test_each_end_is_told_as_it_was(study: StudyFolder) -> None:
+def test_each_outcome_is_recorded_unchanged(study: StudyFolder) -> None:
     """A pruned trial keeps its value so far, a failed one has none: Optuna learns from both."""
     journal = open_journal(study)
     for number, value in enumerate((0.9, 0.6, 0.5)):
@@ -113,7 +113,7 @@ def test_each_end_is_told_as_it_was(study: StudyFolder) -> None:
     assert (rows[0]["val_b_auroc"], rows[0]["seconds"], rows[2]["reason"]) == (0.88, 3.0, "the loss is not finite")
 
 
-def test_told_twice_nothing_changes(study: StudyFolder) -> None:
+def test_duplicate_report_is_ignored(study: StudyFolder) -> None:
     journal = open_journal(study)
     journal.ask(())
     journal.tell(0, "complete", 0.9, {"val_b_auroc": 0.8})
@@ -149,7 +149,7 @@ def test_a_damaged_journal_is_an_error_that_names_it(study: StudyFolder) -> None
 
 
 @pytest.mark.parametrize("damage", [{"reason": {"a": 1}}, {"seconds": None}, {"val_b_auroc": "x"}])
-def test_an_outcome_of_other_kinds_is_told_as_damage(study: StudyFolder, damage: dict[str, object]) -> None:
+def test_outcome_of_wrong_type_is_reported_as_damage(study: StudyFolder, damage: dict[str, object]) -> None:
     """`export` sorts the reasons if no trial completed, and `status` adds up the seconds."""
     journal = open_journal(study)
     journal.tell(journal.ask(()).number, "failed", None, damage)
@@ -158,7 +158,7 @@ def test_an_outcome_of_other_kinds_is_told_as_damage(study: StudyFolder, damage:
         journal.rows()
 
 
-def test_a_complete_trial_without_a_value_is_told_as_damage(study: StudyFolder) -> None:
+def test_complete_trial_without_value_is_reported_as_damage(study: StudyFolder) -> None:
     """`export` writes the value into its file."""
     journal = open_journal(study)
     journal.tell(journal.ask(()).number, "complete", 0.9, {"val_b_auroc": 0.8})
@@ -170,7 +170,7 @@ def test_a_complete_trial_without_a_value_is_told_as_damage(study: StudyFolder) 
         open_journal(study).rows()
 
 
-def test_a_complete_trial_without_an_outcome_is_told_as_damage(study: StudyFolder) -> None:
+def test_complete_trial_without_outcome_is_reported_as_damage(study: StudyFolder) -> None:
     """`search` prints its value on val-B, and `confirm` chooses by it."""
     journal = open_journal(study)
     journal.tell(journal.ask(()).number, "complete", 0.9, {})
@@ -180,7 +180,7 @@ def test_a_complete_trial_without_an_outcome_is_told_as_damage(study: StudyFolde
 
 
 @pytest.mark.filterwarnings("default")  # as outside of tests: Optuna only warns
-def test_a_value_outside_of_the_space_is_told_as_damage(study: StudyFolder) -> None:
+def test_value_outside_the_space_is_reported_as_damage(study: StudyFolder) -> None:
     journal = open_journal(study)
     journal.tell(journal.ask([{"source": "none", "lr": 1e-3}]).number, "failed", None, {})
     whole = study.journal_path.read_bytes()

@@ -55,7 +55,7 @@ def test_the_folder_and_the_longest_path_are_those_of_ray(monkeypatch: pytest.Mo
         assert is_told != is_short, length
 
 
-def test_a_long_path_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_path_is_reported_with_fix(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_TMPDIR", f"/tmp/{'s' * 80}")
 
     assert "bytes too long\n  fix: export RAY_TMPDIR=/tmp" in told()
@@ -69,7 +69,7 @@ def test_the_private_folder_is_in_tmpdir_or_in_tmp_if_that_path_is_too_long(monk
     assert (ray_parent(), told()) == (Path("/tmp"), "")
 
 
-def test_a_folder_where_nothing_can_be_made_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unwritable_folder_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also as root."""
     monkeypatch.setenv("RAY_TMPDIR", "/proc/none")
 
@@ -77,7 +77,7 @@ def test_a_folder_where_nothing_can_be_made_is_told(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     link = Path(f"/tmp/xt{os.getpid()}")  # a short path
     with small_disk(tmp_path / "disk") as disk:
         link.symlink_to(disk.path)
@@ -90,7 +90,7 @@ def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             link.unlink()
 
 
-def test_a_home_where_no_token_can_be_made_is_told_where_ray_setup_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unwritable_home_is_reported_where_ray_needs_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/proc/nohome")
 
     assert told().startswith("/proc/nohome/.ray/auth_token: Ray cannot write its token (No such file or directory)")
@@ -210,7 +210,7 @@ def test_a_search_is_refused_before_anything_is_started(study: StudyFolder, monk
         (resource.RLIMIT_AS, 4 * 2**30, "the limit on address space is 4 GiB (ulimit -v)"),
     ],
 )
-def test_a_limit_under_which_ray_or_a_trial_would_end_is_told(limit: int, value: int, named: str) -> None:
+def test_too_low_limit_is_reported(limit: int, value: int, named: str) -> None:
     code = "import torch; from xraytune.search.ray_setup import *; print(why_ray_cannot_start())"
     command = [sys.executable, "-c", code]
     done = subprocess.run(
@@ -225,7 +225,7 @@ def test_a_limit_under_which_ray_or_a_trial_would_end_is_told(limit: int, value:
     assert "fix: raise it: ulimit -" in done.stdout
 
 
-def test_too_few_inodes_for_ray_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_few_inodes_for_ray_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     link = Path(f"/tmp/xti{os.getpid()}")  # a short path
     with small_disk(tmp_path / "disk", options="nr_inodes=500") as disk:
         link.symlink_to(disk.path)
@@ -237,7 +237,7 @@ def test_too_few_inodes_for_ray_are_told(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.slow
-def test_doctor_tells_what_keeps_ray_from_starting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_reports_why_ray_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
     def start() -> tuple[str, str]:
         check = next(check for check in doctor() if check.name == "Ray startup")
         return check.status, check.fix
@@ -249,7 +249,7 @@ def test_doctor_tells_what_keeps_ray_from_starting(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.slow
-def test_doctor_reports_how_other_users_can_get_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_reports_security_problems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     cluster = tmp_path / "ray"

@@ -45,7 +45,7 @@ def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield path
 
 
-def test_a_study_that_another_search_of_the_name_creates_meanwhile_is_not_gone_on_with(space: Path) -> None:
+def test_concurrently_created_study_is_not_continued(space: Path) -> None:
     root = space.parent
 
     def search_another(*_: object) -> None:
@@ -74,7 +74,7 @@ def test_a_study_that_another_search_of_the_name_creates_meanwhile_is_not_gone_o
         ),
     ],
 )
-def test_a_search_with_nothing_left_to_do_says_what_is_used_up(space: Path, overrides: list[str], note: str) -> None:
+def test_finished_search_reports_the_spent_budget(space: Path, overrides: list[str], note: str) -> None:
     studies, notes = space.parent / "studies", list[str]()
     search(space, studies=studies)
 
@@ -98,7 +98,7 @@ def test_a_ratio_that_rounds_to_no_extra_image_is_refused_before_a_study_or_a_mo
     assert not (root / "model").exists()
 
 
-def test_a_search_goes_on_after_an_upgrade_and_says_so_at_its_start(space: Path) -> None:
+def test_search_continues_after_upgrade_and_reports_it(space: Path) -> None:
     studies, notes = space.parent / "studies", list[str]()
     search(space, studies=studies)
     file = studies / "small" / "environment.json"

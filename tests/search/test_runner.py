@@ -147,9 +147,7 @@ def test_a_gpu_and_the_cores_for_it_are_on_one_machine() -> None:
 
 
 @pytest.mark.slow
-def test_what_ray_said_is_there_where_the_error_sends_you(
-    study: StudyFolder, runs_instead: Callable[[str], None]
-) -> None:
+def test_ray_log_is_where_the_error_points(study: StudyFolder, runs_instead: Callable[[str], None]) -> None:
     runs_instead("echo 'this is why' >&2; exit 1")
 
     with pytest.raises(MachineError) as refusal:
@@ -161,7 +159,7 @@ def test_what_ray_said_is_there_where_the_error_sends_you(
 
 
 @pytest.mark.slow
-def test_why_ray_did_not_start_stays_where_the_error_sends_you(
+def test_ray_startup_log_is_where_the_error_points(
     study: StudyFolder, runs_instead: Callable[[str], None], tmp_path: Path
 ) -> None:
     program = tmp_path / "fails.py"
@@ -177,7 +175,7 @@ def test_why_ray_did_not_start_stays_where_the_error_sends_you(
 
 
 @pytest.mark.slow
-def test_an_address_where_no_cluster_answers_is_told(tmp_path: Path) -> None:
+def test_unreachable_cluster_address_is_reported(tmp_path: Path) -> None:
     search = killable(tmp_path, "--address", "127.0.0.1:9")
 
     search.keep_running()
@@ -192,7 +190,7 @@ def test_an_address_where_no_cluster_answers_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_cluster_that_asks_for_a_token_gets_this_machine_s_and_a_missing_or_wrong_one_is_told(
+def test_cluster_token_is_sent_and_missing_or_wrong_one_is_reported(
     study: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -222,7 +220,7 @@ def test_a_cluster_that_asks_for_a_token_gets_this_machine_s_and_a_missing_or_wr
 
 
 @pytest.mark.slow
-def test_a_cluster_gets_no_token_unasked(
+def test_cluster_without_tokens_gets_none(
     study: StudyFolder, runs_instead: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A cluster without tokens would lose each trial."""
@@ -237,9 +235,7 @@ def test_a_cluster_gets_no_token_unasked(
 
 
 @pytest.mark.slow
-def test_where_ray_does_not_start_it_is_started_again(
-    study: StudyFolder, runs_instead: Callable[[str], None], tmp_path: Path
-) -> None:
+def test_ray_startup_is_retried(study: StudyFolder, runs_instead: Callable[[str], None], tmp_path: Path) -> None:
     """As when other programs keep a machine busy for half a minute."""
     (tmp_path / "fails.py").write_text(DOES_NOT_START, encoding="utf-8")
     (tmp_path / "starts.py").write_text(STARTS, encoding="utf-8")
@@ -253,9 +249,7 @@ def test_where_ray_does_not_start_it_is_started_again(
 
 
 @pytest.mark.slow
-def test_a_search_that_is_told_to_end_while_ray_starts_says_so_and_ends(
-    study: StudyFolder, runs_instead: Callable[[str], None]
-) -> None:
+def test_search_interrupted_during_ray_startup_ends(study: StudyFolder, runs_instead: Callable[[str], None]) -> None:
     runs_instead(f"echo $$ > {study.path}/pid; exec sleep 60")
     notes: list[str] = []
 
@@ -272,7 +266,7 @@ def test_a_search_that_is_told_to_end_while_ray_starts_says_so_and_ends(
 
 
 @pytest.mark.slow
-def test_a_search_that_is_told_to_end_as_ray_dies_ends(
+def test_search_interrupted_as_ray_dies_ends(
     study: StudyFolder, runs_instead: Callable[[str], None], tmp_path: Path
 ) -> None:
     """Its process group is gone before the signal is sent."""
@@ -289,7 +283,7 @@ def test_a_search_that_is_told_to_end_as_ray_dies_ends(
 
 
 @pytest.mark.slow
-def test_a_search_that_is_told_to_end_does_not_wait_for_ever(
+def test_interrupted_search_does_not_wait_forever(
     study: StudyFolder, runs_instead: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As Tune would for a trial that does not fit."""
@@ -305,7 +299,7 @@ def test_a_search_that_is_told_to_end_does_not_wait_for_ever(
 
 
 @pytest.mark.slow
-def test_a_search_whose_cluster_has_no_machine_left_says_what_it_waits_for(
+def test_search_without_nodes_reports_what_it_waits_for(
     study: StudyFolder, runs_instead: Callable[[str], None], tmp_path: Path
 ) -> None:
     (tmp_path / "program.py").write_text(STARTS + LOSES_ITS_NODES, encoding="utf-8")
@@ -321,7 +315,7 @@ def test_a_search_whose_cluster_has_no_machine_left_says_what_it_waits_for(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["waits", "begins"])
-def test_a_trial_that_ray_has_no_room_for_is_told(
+def test_unschedulable_trial_is_reported(
     study: StudyFolder,
     runs_instead: Callable[[str], None],
     tmp_path: Path,
@@ -342,7 +336,7 @@ def test_a_trial_that_ray_has_no_room_for_is_told(
 
 
 @pytest.mark.slow
-def test_a_search_from_a_machine_without_a_gpu_uses_those_of_the_cluster(
+def test_search_from_cpu_machine_uses_cluster_gpus(
     runs_instead: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its trials ask Ray for a GPU, and the study records the node; the second start asks no node again."""
@@ -364,7 +358,7 @@ def test_a_search_from_a_machine_without_a_gpu_uses_those_of_the_cluster(
 
 
 @pytest.mark.slow
-def test_what_a_trial_gets_after_it_ran_out_of_memory_is_on_one_machine(
+def test_resources_after_out_of_memory_are_on_one_machine(
     study: StudyFolder, runs_instead: Callable[[str], None], tmp_path: Path
 ) -> None:
     """Not the cores of one and the GPU of another, for which it would wait for ever."""

@@ -14,7 +14,7 @@ from xraytune.search.study import StudyFolder, create_study, locked
 
 
 @pytest.mark.slow
-def test_a_look_shows_each_trial_as_it_stands(study: StudyFolder) -> None:
+def test_status_shows_each_trial(study: StudyFolder) -> None:
     controller = direct(study)
     watcher = StudyWatcher(study)
     for _ in range(4):
@@ -37,14 +37,14 @@ def test_a_look_shows_each_trial_as_it_stands(study: StudyFolder) -> None:
     assert (view.best.number, view.count("pruned"), view.is_running) == (0, 1, True)
 
 
-def test_what_a_trial_is_busy_with_may_have_any_name(tmp_path: Path) -> None:
+def test_activity_of_a_trial_can_have_any_name(tmp_path: Path) -> None:
     ProgressFile(tmp_path)('GAN of a "shadow"', 100, 200)
 
     assert read_progress(tmp_path) == ('GAN of a "shadow"', 100, 200)
 
 
 @pytest.mark.slow
-def test_looking_writes_nothing(study: StudyFolder) -> None:
+def test_status_writes_nothing(study: StudyFolder) -> None:
     """A reader beside a running search must not touch its journal."""
     controller = direct(study)
     controller.next_trial()
@@ -81,7 +81,7 @@ def test_while_a_study_is_confirmed_no_time_is_counted_and_no_trial_runs(study: 
 
 
 @pytest.mark.slow
-def test_the_time_left_goes_by_the_pace_so_far(study: StudyFolder) -> None:
+def test_time_left_is_extrapolated_from_pace(study: StudyFolder) -> None:
     """GANs that were trained on the way count too."""
     controller = direct(study, "budget.trials=6")
     for number in range(2):
@@ -97,7 +97,7 @@ def test_the_time_left_goes_by_the_pace_so_far(study: StudyFolder) -> None:
 
 
 @pytest.mark.slow
-def test_a_search_with_a_larger_budget_than_its_first_start_s_is_shown_with_it(study: StudyFolder) -> None:
+def test_status_shows_the_raised_budget(study: StudyFolder) -> None:
     """The study has 6; a reader that does not know the new budget shows the number of trials."""
     controller = direct(study, "budget.trials=9")
     for number in range(8):
@@ -123,9 +123,7 @@ def test_a_grid_is_shown_with_as_many_trials_as_it_has_points(tmp_path: Path) ->
     assert StudyWatcher(folder).look().trial_budget == len(space.points()) == 7
 
 
-def test_a_study_has_its_name_also_where_it_is_the_current_folder(
-    study: StudyFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_study_name_is_shown_for_current_folder(study: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(study.path)
 
     assert status(Path()).name == "small"
@@ -148,7 +146,7 @@ def test_trials_side_by_side_take_less_time() -> None:
     assert seconds_left(trials, 6, Times(seconds=90.0, trials={2: 30.0, 3: 30.0})) == 90.0
 
 
-def test_before_the_first_end_nothing_is_guessed() -> None:
+def test_no_time_left_before_the_first_trial_ends() -> None:
     assert seconds_left((_trial(0, "running"),), 6, Times(seconds=60.0, trials={0: 60.0})) is None
 
 

@@ -37,7 +37,7 @@ def test_another_space_is_refused_with_what_differs(study: StudyFolder, tmp_path
 
 
 @pytest.mark.slow
-def test_the_refusal_says_how_to_begin_another_study_with_the_best_trials(study: StudyFolder, tmp_path: Path) -> None:
+def test_refusal_explains_how_to_reuse_best_trials(study: StudyFolder, tmp_path: Path) -> None:
     controller = direct(study)
     for value in (0.7, 0.9, 0.8, 0.6):
         suggestion = controller.next_trial()
@@ -77,7 +77,7 @@ def test_images_that_changed_are_refused(study: StudyFolder) -> None:
         require_same_images(study, moved)
 
 
-def test_it_is_told_which_images_changed(study: StudyFolder) -> None:
+def test_changed_images_are_named(study: StudyFolder) -> None:
     prepared = study.prepared()
     first, second, *others = prepared.images
     changed, new = replace(first, sha256="0" * 64), replace(second, file="train/NORMAL/new.jpeg", sha256="1" * 64)
@@ -89,7 +89,7 @@ def test_it_is_told_which_images_changed(study: StudyFolder) -> None:
 
 
 @pytest.mark.slow
-def test_a_second_search_is_refused_and_told_who_holds_the_study(study: StudyFolder) -> None:
+def test_second_search_is_refused_with_the_owner(study: StudyFolder) -> None:
     with locked(study):
         assert is_searched(study)
         with pytest.raises(StudyError, match=r"searched by process \d+ on .*, since"), locked(study):
@@ -101,7 +101,7 @@ def test_a_second_search_is_refused_and_told_who_holds_the_study(study: StudyFol
 
 
 @pytest.mark.slow
-def test_what_holds_a_study_is_told_and_only_a_search_is_taken_for_one(study: StudyFolder) -> None:
+def test_study_owner_is_reported(study: StudyFolder) -> None:
     with locked(study, "confirmed"):
         assert not is_searched(study)
         with pytest.raises(StudyError, match=r"the study is being confirmed by process \d+"), locked(study):
@@ -115,7 +115,7 @@ def test_a_second_search_is_refused_before_it_looks_at_the_images(study: StudyFo
 
 
 @pytest.mark.slow
-def test_a_study_of_a_gpu_goes_on_nowhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_study_resumes_only_on_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before it reads the images; on a CPU its trials would have other numbers."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     study = StudyFolder(tmp_path / "studies" / "small")
@@ -126,7 +126,7 @@ def test_a_study_of_a_gpu_goes_on_nowhere_else(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.slow
-def test_a_search_s_cache_is_the_one_in_which_all_others_look_where_studies_is_a_link(tmp_path: Path) -> None:
+def test_cache_is_shared_where_studies_is_a_symlink(tmp_path: Path) -> None:
     draw_phantoms(tmp_path / "xrays", patients=20, seed=1, image_size_px=64)
     (tmp_path / "disk" / "studies").mkdir(parents=True)
     (tmp_path / "studies").symlink_to(tmp_path / "disk" / "studies")

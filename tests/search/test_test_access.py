@@ -30,7 +30,7 @@ def opened(study: Path, fingerprint: str) -> None:
     )
 
 
-def test_an_opening_counts_once_for_every_study_beside_and_another_folders_does_not(study: StudyFolder) -> None:
+def test_access_counts_once_per_study_and_test_folder(study: StudyFolder) -> None:
     opened(study.path, "same")
     opened(study.path.with_name("removed since"), "same")
     opened(study.path, "another")
@@ -39,7 +39,7 @@ def test_an_opening_counts_once_for_every_study_beside_and_another_folders_does_
         assert [row["study"] for row in accesses(one, "same")] == ["small", "removed since"]
 
 
-def test_a_study_that_was_moved_here_brings_its_openings(study: StudyFolder, tmp_path: Path) -> None:
+def test_moved_study_keeps_its_test_accesses(study: StudyFolder, tmp_path: Path) -> None:
     opened(study.path, "same")
     (tmp_path / "elsewhere").mkdir()
     moved = study.path.rename(tmp_path / "elsewhere" / "small")
@@ -48,7 +48,7 @@ def test_a_study_that_was_moved_here_brings_its_openings(study: StudyFolder, tmp
 
 
 @pytest.mark.slow
-def test_processes_that_write_at_once_lose_no_opening_although_one_was_killed_in_a_line(study: StudyFolder) -> None:
+def test_concurrent_writers_lose_no_test_access(study: StudyFolder) -> None:
     studies = [study.path.with_name(f"study{number}") for number in range(3)]
     log = study.path.parent / TEST_ACCESS_FILE
     log.write_text('{"version": 1, "ti', encoding="utf-8")
@@ -60,7 +60,7 @@ def test_processes_that_write_at_once_lose_no_opening_although_one_was_killed_in
     assert len(accesses(study.path, "a")) == 3 * 15
 
 
-def test_a_clean_leaves_the_openings(study: StudyFolder) -> None:
+def test_clean_keeps_test_accesses(study: StudyFolder) -> None:
     opened(study.path, "same")
 
     clean(study.path)

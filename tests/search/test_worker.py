@@ -97,7 +97,7 @@ def failing(error: BaseException) -> Generator[EpochRecord, None, TrialResult]:
     yield
 
 
-def test_a_worker_says_its_epochs_and_its_end(study: StudyFolder) -> None:
+def test_worker_reports_epochs_and_end(study: StudyFolder) -> None:
     worker = TrialWorker(job(study, 0))
     said = [worker.step() for _ in range(4)]
     worker.close()
@@ -128,9 +128,7 @@ def test_a_worker_decodes_the_images_again_if_the_cache_has_lost_their_pixels(st
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"), "memory"),
     ],
 )
-def test_what_goes_wrong_is_told_with_its_cause_and_leaves_its_traceback(
-    tmp_path: Path, error: Exception, cause: str
-) -> None:
+def test_trial_error_is_reported_with_cause_and_traceback(tmp_path: Path, error: Exception, cause: str) -> None:
     message = next_message(failing(error), tmp_path)
 
     assert message["cause"] == cause
@@ -139,7 +137,7 @@ def test_what_goes_wrong_is_told_with_its_cause_and_leaves_its_traceback(
     assert type(error).__name__ in (tmp_path / "error.txt").read_text(encoding="utf-8")
 
 
-def test_torch_s_own_words_for_no_memory_are_known(tmp_path: Path) -> None:
+def test_torch_out_of_memory_messages_are_recognised(tmp_path: Path) -> None:
     try:
         torch.empty(2**60, dtype=torch.uint8)
     except RuntimeError as error:
@@ -148,11 +146,11 @@ def test_torch_s_own_words_for_no_memory_are_known(tmp_path: Path) -> None:
     assert message["cause"] == "memory"
 
 
-def test_what_the_machine_lacks_is_no_failure_of_the_trial(tmp_path: Path) -> None:
+def test_machine_error_is_not_a_trial_failure(tmp_path: Path) -> None:
     assert next_message(failing(MachineError("the disk is full")), tmp_path) == {"stopped": "the disk is full"}
 
 
-def test_a_storage_that_is_away_is_no_failure_of_the_trial(tmp_path: Path) -> None:
+def test_unavailable_storage_is_not_a_trial_failure(tmp_path: Path) -> None:
     away = OSError(errno.ESTALE, "Stale file handle", str(tmp_path / "pixels.npy"))
 
     message = next_message(failing(away), tmp_path)
@@ -167,7 +165,7 @@ def damaged(study: StudyFolder, copy: Path, file: str, content: object) -> Study
     return StudyFolder(copy / "studies" / "one")
 
 
-def test_a_gpu_that_is_gone_stops_the_search_and_fails_no_trial(
+def test_lost_gpu_stops_search_without_failing_trials(
     study: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
@@ -180,7 +178,7 @@ def test_a_gpu_that_is_gone_stops_the_search_and_fails_no_trial(
     assert "torch sees none here" in message["stopped"]
 
 
-def test_what_goes_wrong_before_the_first_epoch_is_told_like_all_else(study: StudyFolder, tmp_path: Path) -> None:
+def test_error_before_first_epoch_is_reported(study: StudyFolder, tmp_path: Path) -> None:
     worker = TrialWorker(job(damaged(study, tmp_path, "split.json", {}), 11))
 
     message = worker.step()
@@ -191,7 +189,7 @@ def test_what_goes_wrong_before_the_first_epoch_is_told_like_all_else(study: Stu
     assert "error.txt" in message["failed"]
 
 
-def test_a_trial_goes_on_while_the_storage_does_not_say_who_holds_the_study(study: StudyFolder) -> None:
+def test_trial_continues_while_owner_is_unreadable(study: StudyFolder) -> None:
     worker = TrialWorker(job(study, 12))
     worker.step()
     study.lock_path.unlink(missing_ok=True)
@@ -215,7 +213,7 @@ def process_of(study: StudyFolder, number: int, *prefix: str) -> subprocess.Pope
     return process
 
 
-def test_a_process_that_hangs_ends_itself_and_leaves_where(tmp_path: Path) -> None:
+def test_hanging_process_exits_and_records_where(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", GUARDED, str(tmp_path)], check=False)
 
     assert done.returncode == 1
@@ -224,7 +222,7 @@ def test_a_process_that_hangs_ends_itself_and_leaves_where(tmp_path: Path) -> No
     assert 'File "<string>", line 7' in hang, "the line that it hung in"
 
 
-def test_a_process_that_nobody_asks_for_its_next_epoch_does_not_hang(study: StudyFolder) -> None:
+def test_idle_process_is_not_a_hang(study: StudyFolder) -> None:
     """As while a search is stopped with Ctrl-Z."""
     seconds = 6.0
     one = job(study, 13)
@@ -241,7 +239,7 @@ def test_a_process_that_nobody_asks_for_its_next_epoch_does_not_hang(study: Stud
 
 
 @pytest.mark.parametrize("was_asleep", [False, True])
-def test_a_process_ends_itself_when_its_trial_runs_elsewhere(study: StudyFolder, was_asleep: bool) -> None:
+def test_process_exits_when_its_trial_runs_elsewhere(study: StudyFolder, was_asleep: bool) -> None:
     number = 3 if was_asleep else 2
     process = process_of(study, number)
     if was_asleep:
@@ -254,7 +252,7 @@ def test_a_process_ends_itself_when_its_trial_runs_elsewhere(study: StudyFolder,
     assert epochs(study, number) == [1]
 
 
-def test_a_process_ends_itself_when_another_search_holds_the_study(study: StudyFolder) -> None:
+def test_process_exits_when_another_search_holds_the_study(study: StudyFolder) -> None:
     process = process_of(study, 4)
     with hold(study.lock_path):
         process.communicate()
@@ -262,7 +260,7 @@ def test_a_process_ends_itself_when_another_search_holds_the_study(study: StudyF
     assert process.returncode == 1
 
 
-def test_a_process_ends_itself_when_the_study_is_moved_away(study: StudyFolder) -> None:
+def test_process_exits_when_the_study_is_moved(study: StudyFolder) -> None:
     moved = StudyFolder(study.path.with_name("moved"))
     shutil.copytree(study.path, moved.path)
     process = process_of(moved, 4)
@@ -273,7 +271,7 @@ def test_a_process_ends_itself_when_the_study_is_moved_away(study: StudyFolder) 
     assert not moved.path.exists(), "it makes no folder in the place of the old one"
 
 
-def test_a_process_ends_itself_when_who_started_it_is_gone(study: StudyFolder) -> None:
+def test_process_exits_when_its_parent_is_gone(study: StudyFolder) -> None:
     shell = process_of(study, 5, "sh", "-c", '"$@"; true', "sh")
     shell.kill()
     shell.communicate()  # its output is closed once the worker is gone too
@@ -281,9 +279,7 @@ def test_a_process_ends_itself_when_who_started_it_is_gone(study: StudyFolder) -
     assert epochs(study, 5) == [1]
 
 
-def test_each_write_of_a_worker_looks_first_whether_the_trial_is_still_its_own(
-    study: StudyFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_worker_checks_ownership_before_each_write(study: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("xraytune.search.worker._LOOK_SECONDS", 3600.0)  # its check comes late
     worker = TrialWorker(job(study, 6))
     worker.step()

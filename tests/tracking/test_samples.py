@@ -31,7 +31,7 @@ def greys(shown: TrainingSet, class_count: int = 2) -> list[list[int]]:
     return [[int(sheet[PITCH * row + 6, PITCH * column + 6]) for column in range(6)] for row in range(class_count)]
 
 
-def test_each_class_has_a_row_with_real_images_left_and_extra_ones_right() -> None:
+def test_sample_grid_has_real_images_left_and_extra_right() -> None:
     made = group("gan", [110, 120, 111, 121], [0, 1, 0, 1])
 
     shown = greys(training_set((made,), [7, 5, 6, 8]))

@@ -45,7 +45,7 @@ def library(request: pytest.FixtureRequest, install: Callable[[FakeWandb], FakeW
 @pytest.mark.usefixtures("library")
 @pytest.mark.filterwarnings("default")  # wandb's own
 class TestRun:
-    def test_a_trial_leaves_one_run_with_its_curves_and_its_end(self, trial: TrackedTrial) -> None:
+    def test_trial_creates_one_run_with_curves_and_status(self, trial: TrackedTrial) -> None:
         run = WandbRun(WandbSettings(mode="offline"), trial)
         for record in EPOCHS:
             run.log(record)
@@ -103,7 +103,7 @@ class TestRun:
         with Image.open(picture) as shown:
             assert shown.size == (12, 8)
 
-    def test_a_resumed_trial_goes_on_in_its_run(self, trial: TrackedTrial) -> None:
+    def test_resumed_trial_continues_its_run(self, trial: TrackedTrial) -> None:
         """Each start writes a separate file; both have the same id, so they are one run."""
         before = WandbRun(WandbSettings(mode="offline"), trial)
         before.log(EPOCHS[0])
@@ -128,7 +128,7 @@ class TestRun:
         written = read_run(run_files(trial.folder)[0])
         assert (written.summary["status"], written.exit_code) == ("failed", 1)
 
-    def test_no_key_lands_in_the_study(self, trial: TrackedTrial, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_api_key_is_not_written_to_the_study(self, trial: TrackedTrial, monkeypatch: pytest.MonkeyPatch) -> None:
         key = "0f" * 20
         monkeypatch.setenv("WANDB_API_KEY", key)
         run = WandbRun(WandbSettings(mode="offline"), trial)
@@ -140,9 +140,7 @@ class TestRun:
         assert not [file for file in files if key.encode() in file.read_bytes()]
 
 
-def test_epochs_that_the_server_has_are_not_sent_again(
-    trial: TrackedTrial, install: Callable[[FakeWandb], FakeWandb]
-) -> None:
+def test_logged_epochs_are_not_sent_again(trial: TrackedTrial, install: Callable[[FakeWandb], FakeWandb]) -> None:
     """The server reports the step at which the run resumes: the third, after two epochs."""
     install(FakeWandb(starting_step=3))
     run = WandbRun(WandbSettings(), trial, samples=a_grid)

@@ -40,7 +40,7 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("error", [OSError("no network"), SystemExit(1)])
-def test_a_wandb_that_raises_costs_one_warning(
+def test_wandb_exception_gives_one_warning(
     call: str, error: BaseException, trial: TrackedTrial, install: Install, caplog: pytest.LogCaptureFixture
 ) -> None:
     fake = install(FakeWandb(call, error))
@@ -54,7 +54,7 @@ def test_a_wandb_that_raises_costs_one_warning(
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a_wandb_that_never_answers_is_abandoned(
+def test_unresponsive_wandb_is_abandoned(
     call: str, trial: TrackedTrial, install: Install, caplog: pytest.LogCaptureFixture
 ) -> None:
     fake = install(FakeWandb(call))
@@ -85,7 +85,7 @@ def test_an_abandoned_wandb_gets_no_further_calls(trial: TrackedTrial, install: 
     assert fake.calls == ["setup", "init"]
 
 
-def test_what_does_not_fit_in_the_queue_is_dropped_with_one_warning(
+def test_full_queue_drops_records_with_one_warning(
     trial: TrackedTrial, install: Install, caplog: pytest.LogCaptureFixture
 ) -> None:
     fake = install(FakeWandb("init"))
