@@ -188,7 +188,7 @@ def test_the_checkpoint_is_written_before_the_epoch_is_reported(tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_a_finished_run_yields_nothing_more(tmp_path: Path) -> None:
+def test_finished_run_yields_no_more_epochs(tmp_path: Path) -> None:
     parameters = small()
     network = build_classifier(parameters, 2, weights=None, seed=1)
     records = train(parameters, network, tmp_path, epochs=2)

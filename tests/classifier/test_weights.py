@@ -26,7 +26,7 @@ def official_mobilenet() -> Path:
     return OFFICIAL_FILES
 
 
-def test_no_weights_are_no_file() -> None:
+def test_weights_none_needs_no_file() -> None:
     assert find_weights("resnet18", "none", None) is None
 
 

@@ -432,7 +432,7 @@ def test_status_of_a_study_without_a_journal_creates_none(run: Run, study: Study
     assert not study.journal_path.exists()
 
 
-def test_a_folder_that_is_no_study_is_left_alone(run: Run, here: Path) -> None:
+def test_folder_that_is_not_a_study_is_unchanged(run: Run, here: Path) -> None:
     (here / "studies" / "small").mkdir(parents=True)
     (here / "studies" / "small" / "thesis.txt").write_text("precious", encoding="utf-8")
 

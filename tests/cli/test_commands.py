@@ -206,7 +206,7 @@ def test_a_bug_keeps_its_traceback() -> None:
 
 
 @pytest.mark.slow
-def test_every_command_has_an_example_of_itself_in_its_help(run: Run) -> None:
+def test_every_command_help_contains_an_example(run: Run) -> None:
     for command in ("demo", "doctor", "search", "status", "export", "replay", "train", "evaluate", "predict"):
         text = " ".join(run(command, "--help").stdout.split())
 

@@ -223,7 +223,7 @@ def test_an_undecided_answer_names_a_conclusive_design() -> None:
 
 
 @pytest.mark.slow
-def test_the_answer_says_if_no_design_would_be_conclusive() -> None:
+def test_answer_reports_if_no_design_is_conclusive() -> None:
     undecided = confirmation(scores(own_noise=1.0, gan=1.6))
     (finalist,) = undecided.finalists
     hopeless = tuple(replace(one, no_better=0.4, helps=0.4) for one in finalist.larger_designs)

@@ -123,7 +123,7 @@ class Stopped(Exception):
     """Raised after the forecast to leave the test folder sealed."""
 
 
-def test_after_the_forecast_the_test_folder_may_stay_sealed_and_seeds_added_then_confirm(lab: Lab) -> None:
+def test_seeds_can_be_added_after_the_forecast_without_unsealing(lab: Lab) -> None:
     seen: list[Forecast] = []
 
     def leave_sealed(forecast: Forecast, is_open: bool) -> None:
@@ -232,7 +232,7 @@ def test_an_access_by_another_study_during_the_training_makes_the_verdict_explor
         )
 
 
-def test_accesses_in_the_log_of_a_study_that_was_moved_here_count_for_the_others(lab: Lab) -> None:
+def test_accesses_of_a_moved_study_count_for_other_studies(lab: Lab) -> None:
     other = another_study(lab)
     lab.confirm()
     (lab.study.parent / TEST_ACCESS_FILE).unlink()

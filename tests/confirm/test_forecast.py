@@ -115,7 +115,7 @@ def test_if_patients_vary_more_of_them_raise_the_probability_of_no_better() -> N
 
 
 @pytest.mark.slow
-def test_to_help_against_five_controls_is_harder_than_against_one() -> None:
+def test_helping_is_harder_against_more_controls() -> None:
     pairwise = detection_probability(ONE, DESIGN, true_difference=2 * ROPE)
 
     assert chances(ropes=2).helps < chances(ropes=2, of=ONE, kinds=ALL_FIVE[:1]).helps - 0.05
@@ -151,7 +151,7 @@ def test_the_probabilities_of_a_pair_agree_with_simulated_studies(gan_seeds: int
 
 @pytest.mark.slow
 @pytest.mark.parametrize("power", [0.5, 0.8, 0.9])
-def test_the_smallest_detectable_difference_is_detected_as_often_as_asked(power: float) -> None:
+def test_smallest_detectable_difference_has_the_requested_power(power: float) -> None:
     difference = smallest_detectable_difference(ONE, DESIGN, power=power)
 
     assert difference is not None
@@ -196,7 +196,7 @@ def test_the_spread_does_not_contain_the_observed_differences() -> None:
 
 
 @pytest.mark.slow
-def test_the_forecast_is_the_same_whatever_differences_were_observed() -> None:
+def test_forecast_does_not_depend_on_observed_differences() -> None:
     kinds = ALL_FIVE[:2]
     one, other = (
         chances(of=measure_spread(*replicates(1, gap, controls=2), effective_patients=50), kinds=kinds)

@@ -78,7 +78,7 @@ def test_a_second_test_folder_is_refused(lab: Lab) -> None:
         find_test(lab.data, lab.prepared(), lab.xrays / "test")
 
 
-def test_patients_who_were_trained_on_are_named(lab: Lab, tmp_path: Path) -> None:
+def test_training_patients_in_test_folder_are_named(lab: Lab, tmp_path: Path) -> None:
     shutil.rmtree(lab.xrays / "test")
     prepared = lab.prepared()
     known = prepared.images[0].file

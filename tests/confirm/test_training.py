@@ -148,7 +148,7 @@ def test_a_controls_arm_gets_as_many_sampled_trials_as_the_gan_under_the_same_as
 
 
 @pytest.mark.slow
-def test_a_pruned_top_up_is_no_tuned_control(tmp_path: Path) -> None:
+def test_pruned_top_up_is_not_a_tuned_control(tmp_path: Path) -> None:
     asked = training(tmp_path, says=each(0.85, 0.4, 0.3))
 
     assert tuned(train(asked, REAL, GAN, stopped=STOPPED, reports=[(0, 1, 0.9)])) == ["#0"]

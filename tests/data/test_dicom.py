@@ -338,7 +338,7 @@ def test_header_patients_override_file_names(hospital: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_file_called_dcm_may_be_a_png_after_all(hospital: Path) -> None:
+def test_png_content_in_a_dcm_file_is_read(hospital: Path) -> None:
     for file in hospital.rglob("c.dcm"):
         Image.fromarray(ramp(0, 200, np.uint8)).save(file, "PNG")
 

@@ -78,7 +78,7 @@ def test_auto_makes_a_class_of_each_folder(tmp_path: Path, write: WriteImages) -
     assert "9 of 9 file names do not identify the patient" in index.warnings[0]
 
 
-def test_folder_names_may_be_spelled_in_small_letters(tmp_path: Path, write: WriteImages) -> None:
+def test_folder_names_are_case_insensitive(tmp_path: Path, write: WriteImages) -> None:
     write(tmp_path, (f"Train/{name}/{name}{i}.PNG" for name in ("normal", "Pneumonia") for i in range(3)))
 
     assert len(read_index(DataSettings(path=tmp_path)).images) == 6
@@ -191,7 +191,7 @@ def test_a_class_folder_that_test_lacks_is_refused(official: Path) -> None:
     assert "differ: train/ has NORMAL, PNEUMONIA; test/ has PNEUMONIA" in refusal_of(official)
 
 
-def test_train_and_test_may_divide_the_three_classes_into_other_folders(official: Path, write: WriteImages) -> None:
+def test_train_and_test_can_use_different_folders_for_three_classes(official: Path, write: WriteImages) -> None:
     shutil.rmtree(official / "test")
     write(official / "test", ["normal/a.png", "bacterial/b.png", "viral/c.png"])
 
@@ -380,7 +380,7 @@ def test_ambiguous_patient_from_equal_names_is_refused(kermany: Path, write: Wri
     )
 
 
-def test_class_folders_may_both_number_their_images_from_one(tmp_path: Path, write: WriteImages) -> None:
+def test_class_folders_can_both_number_images_from_one(tmp_path: Path, write: WriteImages) -> None:
     """The usual layout of a set that was collected class by class."""
     write(tmp_path, (f"{part}/{name}/{i}.png" for part in ("train", "test") for name in CLASSES for i in range(1, 4)))
 

@@ -176,7 +176,7 @@ def test_a_class_of_two_patients_is_refused_with_its_numbers() -> None:
         split_by_patient(images, SplitSettings())
 
 
-def test_patients_who_have_images_of_both_classes_stay_whole() -> None:
+def test_patients_with_both_classes_are_not_split() -> None:
     """Healthy and ill images of one person, as follow-up sets have them."""
     images = [image_of(f"{i}-{label}.png", label, f"p{i}") for i in range(20) for label in (0, 1)]
 

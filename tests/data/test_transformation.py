@@ -58,7 +58,7 @@ def spot(x: int, y: int, *, height: int = 200, width: int = 300) -> NDArray[np.u
     return np.where(distance <= 10, 255, 0).astype(np.uint8)
 
 
-def test_numbers_that_change_nothing_change_no_pixel() -> None:
+def test_identity_transformation_changes_no_pixel() -> None:
     assert np.array_equal(transform_image(noise(), IDENTITY), noise())
 
 

@@ -109,7 +109,7 @@ def test_the_verdict_of_a_confirm_is_exported(copy_lab: CopyLab, tmp_path: Path,
     assert exported.advice
 
 
-def test_a_mix_that_helps_is_exported_though_another_trial_scored_higher(lab: Lab, tmp_path: Path) -> None:
+def test_helpful_mix_is_exported_over_higher_scoring_trial(lab: Lab, tmp_path: Path) -> None:
     folder = StudyFolder(tmp_path / "studies" / "made")
     study_of(folder, lab, [(0.9, 0.7), (0.8, 0.8)])
     write_verdict(folder.path, trial_0="helps")

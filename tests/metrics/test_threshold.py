@@ -56,7 +56,7 @@ def test_threshold_of_few_images_improves_balanced_accuracy(count: int) -> None:
 
 
 @pytest.mark.parametrize("positive_share", [0.1, 0.5, 0.9])
-def test_the_threshold_is_for_balanced_accuracy_whatever_the_prevalence(positive_share: float) -> None:
+def test_threshold_maximises_balanced_accuracy_at_any_prevalence(positive_share: float) -> None:
     unseen = overconfident_scores(20_000, seed=99)
     best = norm.cdf(6 / 4)
 

@@ -99,7 +99,7 @@ def test_gans_that_have_hardly_learned_pass(studio: Studio) -> None:
         assert len(studio.training_set(studio.train(settings)).extra) > 0
 
 
-def test_trials_share_a_verdict_and_a_network_whatever_they_allow(studio: Studio) -> None:
+def test_trials_share_verdict_and_network_regardless_of_allow_memorised(studio: Studio) -> None:
     settings = studio.train(gan(seed=5))
     studio.training_set(settings)
     made = verdicts_made(studio.bench)

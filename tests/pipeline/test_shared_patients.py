@@ -76,7 +76,7 @@ def test_equal_path_of_extra_image_does_not_identify_patient(tmp_path: Path) -> 
     assert shared_patients(ours, tmp_path / "ours", [extra], aliases=aliases) == set()
 
 
-def test_extra_images_whose_numbers_the_study_repeats_are_listed(tmp_path: Path) -> None:
+def test_extra_images_with_repeated_numbers_are_listed(tmp_path: Path) -> None:
     """They are used, with a warning: they might be processed copies."""
     ours = [image(f"{name}/{i}.png", f"{name}/{i}.png") for name in ("NORMAL", "PNEUMONIA") for i in (1, 2)]
     ours += [image("PNEUMONIA/left7.png", "p7"), image("PNEUMONIA/person1_virus_1.jpeg", "virus:1")]

@@ -97,7 +97,7 @@ def test_first_value_at_a_rung_is_kept() -> None:
     assert rungs.should_continue(1, 1, 0.70)
 
 
-def test_the_last_epoch_is_no_rung() -> None:
+def test_last_epoch_is_not_a_rung() -> None:
     """A trial that gets there is complete."""
     rungs = Rungs(grace=3, reduction=3, max_epochs=27)
 

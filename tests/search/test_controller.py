@@ -57,7 +57,7 @@ def test_a_spent_budget_of_hours_starts_nothing(study: StudyFolder) -> None:
     assert direct(study, "budget.hours=1e-9").next_trial() is NoTrial.DONE
 
 
-def test_a_spent_budget_of_gpu_hours_lets_running_trials_finish(study: StudyFolder) -> None:
+def test_running_trials_finish_after_gpu_hours_are_spent(study: StudyFolder) -> None:
     controller = direct(study, "budget.gpu_hours=1e-9", gpu_share=1.0)
     running = start(controller)
     controller.on_result(running.number, epoch(1, 0.6))

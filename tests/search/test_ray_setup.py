@@ -99,7 +99,7 @@ def test_unwritable_home_is_reported_where_ray_needs_token(monkeypatch: pytest.M
     assert told() == ""
 
 
-def test_a_token_that_is_there_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_existing_token_is_sufficient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And no file is left behind."""
     monkeypatch.setenv("HOME", str(tmp_path))
     assert (told(), [*tmp_path.iterdir()]) == ("", [])
@@ -133,9 +133,7 @@ def test_searches_that_start_together_use_one_token_that_only_this_user_can_read
     assert [*token.parent.iterdir()] == [token]
 
 
-def test_a_token_that_others_can_read_is_reported_and_closed_to_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_readable_token_is_reported_and_protected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray creates it with these permissions."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))  # a cluster on this machine is another matter

@@ -83,7 +83,7 @@ def test_finished_search_reports_the_spent_budget(space: Path, overrides: list[s
     assert notes[-1] == note
 
 
-def test_a_ratio_that_rounds_to_no_extra_image_is_refused_before_a_study_or_a_model_is_made(space: Path) -> None:
+def test_ratio_without_extra_images_is_refused_before_writing(space: Path) -> None:
     root = space.parent
     overrides = ["batch_size=512", "source={values: [none, duplicate]}", "synthetic_ratio={min: 0.002, max: 1.0}"]
     refused = r"synthetic_ratio: 0.002 of \d+ training images rounds to no extra image\n +fix: use 0\.\d+ or more"

@@ -140,7 +140,7 @@ def test_cache_is_shared_where_studies_is_a_symlink(tmp_path: Path) -> None:
     assert {path.parent for path in tmp_path.glob("**/pixels-*")} == {cache}
 
 
-def test_a_folder_that_is_no_study_is_named(tmp_path: Path) -> None:
+def test_folder_that_is_not_a_study_is_named(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="no study here"):
         StudyWatcher(StudyFolder(tmp_path))
 
@@ -157,7 +157,7 @@ def begun_with(study: StudyFolder, **packages: str) -> None:
     write_json(study.path / "environment.json", content)
 
 
-def test_a_study_that_continues_under_another_torch_says_so_once_and_records_it(study: StudyFolder) -> None:
+def test_continuing_with_another_torch_is_reported_once_and_recorded(study: StudyFolder) -> None:
     installed = study.releases()[0]
     begun_with(study, torch="2.0.1")
 

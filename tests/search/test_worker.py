@@ -294,7 +294,7 @@ def test_worker_checks_ownership_before_each_write(study: StudyFolder, monkeypat
     assert (study.trial_path(6) / "checkpoint" / "checkpoint.pt").read_bytes() == checkpoint
 
 
-def test_a_machine_with_another_torch_trains_no_trial_of_the_study(study: StudyFolder, tmp_path: Path) -> None:
+def test_machine_with_another_torch_trains_no_trials(study: StudyFolder, tmp_path: Path) -> None:
     """As a node of a cluster that was not upgraded: the search stops, and the trial has not failed."""
     own = StudyFolder(Path(shutil.copytree(study.path, tmp_path / "studies" / "one")))
     content = read_json(own.path / "environment.json")
