@@ -23,7 +23,7 @@ def complaints(text: str) -> str:
     return str(refusal.value)
 
 
-def test_every_key_knows_its_line() -> None:
+def test_every_key_has_its_line() -> None:
     document = parse("a: 1\nb:\n  c: [x,\n    y]\n")
 
     assert document.place(("b", "c")).where == "line 3"

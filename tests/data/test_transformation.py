@@ -222,7 +222,7 @@ def test_transformations_that_are_all_off_are_a_problem() -> None:
     assert strength_problems(replace(OFF, elastic=0.1)) == []
 
 
-def test_every_copy_of_every_file_has_numbers_of_its_own() -> None:
+def test_every_copy_of_every_file_has_its_own_random_numbers() -> None:
     drawn = {sample_parameters(Strengths(), file, copy, seed) for file in "ab" for copy in (1, 2) for seed in (0, 1)}
 
     assert len(drawn) == 8

@@ -95,7 +95,7 @@ def test_calibration_error_of_a_case_worked_by_hand() -> None:
     assert figures.ece == pytest.approx((0.35 + 0.68 + 1) / 5)
 
 
-def test_a_confidence_on_the_edge_of_two_bins_belongs_to_the_lower() -> None:
+def test_a_confidence_on_the_edge_of_two_bins_falls_into_the_lower() -> None:
     """2/3 with .61, so that their errors cancel; in the bin above, two errors would add up."""
     of_one = np.array([2 / 3, 0.61])
 
