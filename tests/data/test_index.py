@@ -64,17 +64,39 @@ def test_three_classes_are_read_from_the_file_names(kermany: Path) -> None:
     index = read_index(DataSettings(path=kermany, classes="three"))
 
     assert index.class_names == ("normal", "bacterial", "viral")
-    assert index.class_names[index.positive] == "viral"
     assert Counter(image.label for image in index.images) == {0: 4, 1: 4, 2: 4}
+
+
+@pytest.mark.parametrize("words", [("NORMAL", "BACTERIA", "VIRUS"), ("Normal", "Bacterial", "virus")])
+def test_three_classes_may_be_folders_with_the_words_for_the_germs(
+    tmp_path: Path, write: WriteImages, words: tuple[str, str, str]
+) -> None:
+    write(tmp_path, (f"{word}/{i}.png" for word in words for i in range(3)))
+
+    index = read_index(DataSettings(path=tmp_path, classes="three"))
+
+    assert index.class_names == ("normal", "bacterial", "viral")
+    assert [index.class_names[image.label].casefold()[:5] for image in index.images] == [
+        image.file.casefold()[:5].replace("virus", "viral") for image in index.images
+    ]
+
+
+def test_three_classes_may_come_from_file_names_that_name_the_germ(tmp_path: Path, write: WriteImages) -> None:
+    write(tmp_path, (f"PNEUMONIA/{germ}-{i}-0001.jpeg" for germ in ("BACTERIA", "Viral") for i in range(3)))
+    write(tmp_path, (f"NORMAL/NORMAL-{i}-0001.jpeg" for i in range(3)))
+
+    index = read_index(DataSettings(path=tmp_path, classes="three"))
+
+    assert Counter(image.label for image in index.images) == {0: 3, 1: 3, 2: 3}
 
 
 def test_auto_makes_a_class_of_each_folder(tmp_path: Path, write: WriteImages) -> None:
     write(tmp_path, (f"{name}/{name}{i}.png" for name in ("covid", "normal", "tb") for i in range(3)))
 
-    index = read_index(DataSettings(path=tmp_path, classes="auto", positive="covid"))
+    index = read_index(DataSettings(path=tmp_path, classes="auto"))
 
     assert index.class_names == ("covid", "normal", "tb")
-    assert index.positive == 0
+    assert index.positive_reason == ""
     assert "9 of 9 file names do not identify the patient" in index.warnings[0]
 
 
@@ -267,7 +289,7 @@ def test_the_table_gives_the_classes_of_images_in_no_class_folder(
 ) -> None:
     flat_with_table(tmp_path, write, folder)
 
-    index = read_index(DataSettings(path=tmp_path, classes="auto", positive="sick"))
+    index = read_index(DataSettings(path=tmp_path, classes="auto"))
 
     assert index.class_names == ("odd", "sick", "well")
     assert Counter(image.label for image in index.images) == {0: 3, 1: 3, 2: 3}
@@ -496,13 +518,81 @@ def test_unknown_positive_class_error_suggests_nearest(kermany: Path) -> None:
     assert "did you mean 'PNEUMONIA'?" in message
 
 
+def test_two_unknown_class_names_ask_for_the_positive_one(tmp_path: Path, write: WriteImages) -> None:
+    write(tmp_path, (f"{name}/{i}.png" for name in ("alpha", "beta") for i in range(3)))
+
+    message = refusal_of(tmp_path, classes="auto")
+    index = read_index(DataSettings(path=tmp_path, classes="auto", positive="alpha"))
+
+    assert "data.positive: the names do not say which class is the disease, alpha or beta" in message
+    assert (index.positive, index.positive_reason) == (0, "as given")
+
+
+def test_the_disease_is_positive_wherever_the_alphabet_puts_it(tmp_path: Path, write: WriteImages) -> None:
+    write(tmp_path, (f"{name}/{i}.png" for name in ("cancer", "healthy") for i in range(3)))
+
+    index = read_index(DataSettings(path=tmp_path, classes="auto"))
+
+    assert index.class_names[index.positive] == "cancer"
+
+
+def test_unknown_folders_of_all_parts_are_one_problem(tmp_path: Path, write: WriteImages) -> None:
+    names = ("covid", "healthy", "tb")
+    write(tmp_path, (f"{part}/{name}/{i}.png" for part in ("train", "val", "test") for name in names for i in range(3)))
+
+    message = refusal_of(tmp_path)
+
+    assert message == (
+        f"{tmp_path}: these folders are none of the classes NORMAL, PNEUMONIA: covid, healthy, tb (in train/, val/, "
+        "test/)\n  fix: use data.classes: auto to make each folder a class, or move them away"
+    )
+
+
+def test_germ_folders_lead_to_three_classes(tmp_path: Path, write: WriteImages) -> None:
+    write(tmp_path, (f"{name}/{i}.png" for name in ("NORMAL", "BACTERIA", "VIRUS") for i in range(3)))
+
+    message = refusal_of(tmp_path)
+
+    assert "none of the classes NORMAL, PNEUMONIA: BACTERIA, VIRUS; and there are no images of PNEUMONIA" in message
+    assert "fix: use data.classes: three" in message
+    assert message.count("fix:") == 1
+
+
+def test_pneumonia_without_a_germ_in_all_parts_is_one_problem(tmp_path: Path, write: WriteImages) -> None:
+    write(tmp_path, (f"{part}/{name}/{i}.png" for part in ("train", "test") for name in CLASSES for i in range(3)))
+
+    message = refusal_of(tmp_path, classes="three")
+
+    assert "file names that do not say bacterial or viral: 6 (" in message
+    assert "use data.classes: binary" in message
+    assert message.count("fix:") == 1
+
+
+def test_classes_that_are_missing_in_two_parts_are_one_problem(tmp_path: Path, write: WriteImages) -> None:
+    write(tmp_path, (f"{part}/NORMAL/{i}.png" for part in ("train", "test") for i in range(3)))
+
+    message = refusal_of(tmp_path, classes="three")
+
+    assert f"{tmp_path}: classes without images in train/ and in test/: bacterial, viral" in message
+    assert message.count("fix:") == 1
+
+
+def test_images_without_class_folders_are_not_called_missing(tmp_path: Path, write: WriteImages) -> None:
+    write(tmp_path, (f"{i}.png" for i in range(3)))
+
+    message = refusal_of(tmp_path)
+
+    assert "none of the 3 images has a class: there are no class folders, and file names do not say it" in message
+    assert "or give patients.csv a column class" in message
+
+
 def test_all_folder_problems_are_reported_at_once(kermany: Path, write: WriteImages) -> None:
     write(kermany, ["COVID/c1.png", "PNEUMONIA/person1_virus_1.png"])
     shutil.rmtree(kermany / "NORMAL")
 
     message = refusal_of(kermany, positive="COVID")
 
-    for part in ("not one of the classes", "class NORMAL has no images", "same name", "no class is called 'COVID'"):
+    for part in ("not one of the classes", "there are no images of NORMAL", "same name", "no class is called 'COVID'"):
         assert part in message
 
 
@@ -521,7 +611,7 @@ def test_a_labelled_folder_with_train_or_test_in_it_is_refused(official: Path) -
 
 @pytest.mark.parametrize("class_names", [("cat", "dog"), ("normal", "bacterial", "viral", "covid")])
 def test_a_labelled_folder_of_other_classes_is_refused(kermany: Path, class_names: tuple[str, ...]) -> None:
-    with pytest.raises(DataError, match="not one of the classes"):
+    with pytest.raises(DataError, match=r"of the classes .*\n  fix: rename (it|them) to one of these classes"):
         read_labelled_folder(kermany, class_names)
 
 

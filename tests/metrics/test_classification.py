@@ -78,8 +78,9 @@ def test_three_class_figures_equal_scikit_learn_macro_averages() -> None:
     assert figures.auprc == pytest.approx(reference.average_precision_score(one_hot, probabilities, average="macro"))
     assert figures.accuracy == pytest.approx(reference.accuracy_score(labels, called))
     assert figures.balanced_accuracy == pytest.approx(reference.balanced_accuracy_score(labels, called))
-    assert figures.sensitivity == pytest.approx(reference.recall_score(labels == 2, called == 2))
-    assert figures.specificity == pytest.approx(reference.recall_score(labels != 2, called != 2))
+    assert figures.sensitivity == pytest.approx(reference.recall_score(labels, called, average="macro"))
+    rests = [reference.recall_score(labels != one, called != one) for one in range(3)]
+    assert figures.specificity == pytest.approx(np.mean(rests))
     assert figures.f1 == pytest.approx(reference.f1_score(labels, called, average="macro"))
     assert figures.brier == pytest.approx(((probabilities - one_hot) ** 2).sum(axis=1).mean())
     assert figures.ece == pytest.approx(expected_calibration_error(labels, probabilities))

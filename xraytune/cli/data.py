@@ -9,7 +9,17 @@ import typer
 
 from xraytune.cli import console
 from xraytune.cli.console import Cell, Column, Table
-from xraytune.cli.options import AsJson, Classes, GroupRegex, NewFolder, Seed, SkipBroken
+from xraytune.cli.options import (
+    AsJson,
+    Classes,
+    GroupRegex,
+    NewFolder,
+    Positive,
+    Seed,
+    SkipBroken,
+    errors_with_flags,
+    with_flags,
+)
 from xraytune.records import to_json
 
 if TYPE_CHECKING:
@@ -23,6 +33,7 @@ _EXAMPLES = 3
 def inspect(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Image folder.")],
     classes: Classes = "binary",
+    positive: Positive = None,
     group_regex: GroupRegex = None,
     figures: Annotated[
         Path | None,
@@ -39,10 +50,12 @@ def inspect(
     from xraytune.data.inspect import inspect_index
     from xraytune.report.data_figures import draw_data_figures, require_no_figures
 
-    settings = DataSettings(path=folder, classes=classes, split=SplitSettings(group_regex=group_regex))
+    settings = DataSettings(
+        path=folder, classes=classes, positive=positive, split=SplitSettings(group_regex=group_regex)
+    )
     if figures:
         require_no_figures(figures, folder)
-    with console.progress() as on_progress:
+    with errors_with_flags(), console.progress() as on_progress:
         index = read_index(settings, on_progress=on_progress)
         found = inspect_index(index, on_progress=on_progress)
     drawn = [str(file) for file in draw_data_figures(index, figures)] if figures else []
@@ -64,11 +77,12 @@ def _show_inspection(folder: Path, found: Inspection) -> None:
     console.show(
         Cell(f"{folder}: {total} images", "strong"),
         *(Cell(f"broken: {image.file}: {image.reason}", "bad") for image in found.broken),
-        *(Cell(f"note: {warning}", "busy") for warning in found.warnings),
+        *(Cell(f"note: {with_flags(warning)}", "busy") for warning in found.warnings),
         *([Cell(f"note: {_examples(found.near_duplicates)}", "busy")] if found.near_duplicates.pairs else []),
         Table(["part", *(Column(name, "right") for name in found.class_names)], [*per_part, patients]),
         console.facts(
-            ("classes", f"{', '.join(found.class_names)} (positive: {found.positive})"),
+            ("classes", ", ".join(found.class_names)),
+            *([("positive class", f"{found.positive} ({found.positive_reason})")] if found.positive else []),
             ("images per patient", f"{fewest} to {most}, median {median:g}"),
             ("width", "{} to {} px".format(*found.width_px)),
             ("height", "{} to {} px".format(*found.height_px)),
@@ -161,12 +175,12 @@ def transform(
     strengths = Strengths(
         flip=flip, rotate=rotate, shift=shift, zoom=zoom, shear=shear, contrast=contrast, elastic=elastic
     )
-    with console.progress() as on_progress:
+    with errors_with_flags(), console.progress() as on_progress:
         made = transform_folder(
             settings, out, strengths, copies=copies, seed=seed, skip_broken=skip_broken, on_progress=on_progress
         )
     for warning in made.warnings:
-        console.log(f"note: {warning}", "dim")
+        console.log(f"note: {with_flags(warning)}", "dim")
     for image in made.broken:
         console.log(f"left out: {image.file}: {image.reason}", "dim")
     if made.sealed_count:

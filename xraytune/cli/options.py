@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
 import typer
+
+from xraytune.errors import XraytuneError
 
 Data: TypeAlias = Annotated[
     Path | None, typer.Option("--data", metavar="DIR", help="Image folder; overrides data.path of the file.")
@@ -50,6 +56,12 @@ Classes: TypeAlias = Annotated[
     Literal["binary", "three", "auto"],
     typer.Option(help="NORMAL and PNEUMONIA; normal, bacterial and viral; or one class per subfolder."),
 ]
+Positive: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CLASS", help="Positive class of two, the one that sensitivity is about; default: known from the names."
+    ),
+]
 GroupRegex: TypeAlias = Annotated[
     str | None, typer.Option(metavar="REGEX", help="Regular expression for file paths; its first group is the patient.")
 ]
@@ -74,3 +86,28 @@ Reason: TypeAlias = Annotated[str, typer.Option(help="Reason to record in the te
 NewFolder: TypeAlias = Annotated[Path, typer.Argument(metavar="OUT", help="Folder to create.")]
 StudyArgument: TypeAlias = Annotated[Path, typer.Argument(metavar="STUDY", help="Folder of a study.")]
 ModelArgument: TypeAlias = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a trained model.")]
+
+_SETTING_WITH_A_FLAG = re.compile(r"\bdata\.(?:split\.)?(classes|positive|group_regex)\b:?")
+
+
+def with_flags(text: str) -> str:
+    """Name the flags of a command without a space file instead of settings: `data.classes: auto` as `--classes auto`."""
+    return _SETTING_WITH_A_FLAG.sub(lambda setting: f"--{setting[1].replace('_', '-')}", text)
+
+
+@contextmanager
+def errors_with_flags() -> Iterator[None]:
+    """Apply `with_flags` to the errors of the block."""
+    try:
+        yield
+    except XraytuneError as error:
+        problems = (
+            replace(
+                one,
+                what=with_flags(one.what),
+                where=with_flags(one.where) if isinstance(one.where, str) else one.where,
+                fix=with_flags(one.fix),
+            )
+            for one in error.problems
+        )
+        raise type(error)(*problems) from error

@@ -73,7 +73,7 @@ class DataSettings(Model):
     path: FilePath
     classes: Literal["binary", "three", "auto"] = "binary"
     positive: str | None = None
-    """The positive class, for sensitivity; by default the last one by name."""
+    """The positive class of two, for sensitivity; not needed if a name says it (NORMAL, healthy, No Finding, cancer ...)."""
     image_size: Annotated[int, Field(ge=32, le=1024)] = 128
     resize: Literal["squash", "crop"] = "squash"
     """`squash` ignores the aspect ratio; `crop` scales the shorter side to the size and crops the centre."""

@@ -6,7 +6,6 @@ names and hashes are read. All problems of the folder are reported together, bef
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import logging
 import warnings
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from xraytune.config.settings import DataSettings
 from xraytune.cores import core_threads
+from xraytune.data.class_words import Positive, positive_class
 from xraytune.data.formats import ImageHeader, read_header
 from xraytune.data.layout import (
     NAMING_SUFFIXES,
@@ -31,6 +31,7 @@ from xraytune.data.layout import (
     read_part,
     require_folder,
     subfolders,
+    unknown_class_problems,
 )
 from xraytune.data.patients import (
     PATIENTS_CSV,
@@ -80,7 +81,8 @@ class ImageIndex:
     Attributes:
         root: The folder.
         class_names: In the order of the labels.
-        positive: Label of the positive class.
+        positive: Label of the positive class; with three or more classes, of no meaning.
+        positive_reason: Why it is the positive one; empty with three or more classes.
         images: The training part, sorted by file, to be split.
         test: The held-out test part, sorted by file.
         test_fingerprint: Fingerprint of the test part's content, independent of file names; None without a test part.
@@ -90,14 +92,22 @@ class ImageIndex:
     root: Path
     class_names: tuple[str, ...]
     positive: int
+    positive_reason: str
     images: tuple[ImageFile, ...]
     test: tuple[ImageFile, ...]
     test_fingerprint: str | None
     warnings: tuple[str, ...]
 
 
-def read_index(settings: DataSettings, *, on_progress: Progress = ignore_progress) -> ImageIndex:
+def read_index(
+    settings: DataSettings, *, needs_positive: bool = True, on_progress: Progress = ignore_progress
+) -> ImageIndex:
     """Read the folder of `settings`.
+
+    Args:
+        settings: The folder, its classes and patients.
+        needs_positive: Refuse two classes of which neither is given as `positive` nor known to be.
+        on_progress: Called after each file.
 
     Raises:
         ConfigError: `group_regex` is not a regular expression with a group.
@@ -112,10 +122,13 @@ def read_index(settings: DataSettings, *, on_progress: Progress = ignore_progres
     parts = {name: read_part(folder, root, class_names, table) for name, folder in folders.items()}
     test = parts["test"].labels if "test" in parts else {}
     training = {image: label for name in parts if name != "test" for image, label in parts[name].labels.items()}
-    problems = _class_problems(root, parts, class_names, training, has_table=table is not None)
+    problems = _class_problems(root, parts, class_names, table)
     if table is None and group_regex is None:
         problems += _same_name_problems(root, training) + _same_name_problems(root, test)
-    problems += _positive_problems(settings.positive, class_names)
+    positive = positive_class(settings.positive, class_names)
+    if isinstance(positive, Problem):
+        problems += [positive] if settings.positive or (needs_positive and not problems) else []
+        positive = Positive(len(class_names) - 1, "")
     if problems:
         raise DataError(*problems)
 
@@ -130,7 +143,8 @@ def read_index(settings: DataSettings, *, on_progress: Progress = ignore_progres
     return ImageIndex(
         root=root,
         class_names=class_names,
-        positive=class_names.index(max(class_names) if settings.positive is None else settings.positive),
+        positive=positive.label,
+        positive_reason=positive.reason,
         images=of_training,
         test=of_test,
         test_fingerprint=content_fingerprint(of_test) if of_test else None,
@@ -167,16 +181,17 @@ def read_labelled_folder(
     """
     require_group(group_regex)
     require_folder(root)
-    parts = [folder for folder in subfolders(root) if folder.name.casefold() in {"train", "test"}]
-    if parts:
-        what = f"it contains {' and '.join(f'{part.name}/' for part in parts)}; which of its images are meant?"
-        raise DataError(Problem(what, root, f"give the folder that contains the class folders, such as {parts[0]}"))
+    inner = [folder for folder in subfolders(root) if folder.name.casefold() in {"train", "test"}]
+    if inner:
+        what = f"it contains {' and '.join(f'{part.name}/' for part in inner)}; which of its images are meant?"
+        raise DataError(Problem(what, root, f"give the folder that contains the class folders, such as {inner[0]}"))
     base, folder = (root, root) if whole is None else (whole, whole / root.resolve().name)
     table = find_table(base)
     part = read_part(folder, base, class_names, table)
-    problems = list(part.problems)
-    if not part.labels:
-        problems += empty_class_problems(root, class_names, part.labels)
+    parts = {"": part}
+    problems = unknown_class_problems(root, parts, class_names, table, are_fixed=True) + list(part.problems)
+    if not problems and not part.labels:
+        problems = empty_class_problems(root, parts, class_names)
     if problems:
         raise DataError(*problems)
     images, notes = _describe(base, part.labels, table, group_regex, on_progress)
@@ -272,18 +287,14 @@ def _read_content(path: Path) -> tuple[str, ImageHeader | None]:
 
 
 def _class_problems(
-    root: Path, parts: Mapping[str, Part], class_names: Sequence[str], training: Mapping[Path, int], *, has_table: bool
+    root: Path, parts: Mapping[str, Part], class_names: Sequence[str], table: PatientTable | None
 ) -> list[Problem]:
-    """Return files and folders of unknown class, and classes without images."""
-    if differing := differing_classes_problems(root, parts, class_names):
+    """Return files and folders of unknown class or, if there are none, classes without images."""
+    if not parts["train"].unknown and (differing := differing_classes_problems(root, parts, class_names)):
         return differing
-    problems = [problem for part in parts.values() for problem in part.problems]
-    if problems and has_table:  # errors in the table leave classes without images
-        return problems
-    problems += empty_class_problems(parts["train"].folder, class_names, training)
-    if "test" in parts:
-        problems += empty_class_problems(parts["test"].folder, class_names, parts["test"].labels)
-    return problems
+    problems = unknown_class_problems(root, parts, class_names, table)
+    problems += [problem for part in parts.values() for problem in part.problems]
+    return problems or empty_class_problems(root, parts, class_names)
 
 
 def _same_name_problems(root: Path, images: Iterable[Path]) -> list[Problem]:
@@ -311,28 +322,22 @@ def _same_name_problems(root: Path, images: Iterable[Path]) -> list[Problem]:
     return [Problem(f"{count}: {join_names(same)}", root, fix)]
 
 
-def _positive_problems(positive: str | None, class_names: Sequence[str]) -> list[Problem]:
-    if positive is None or positive in class_names:
-        return []
-    spelled = {name.casefold(): name for name in class_names}
-    near = difflib.get_close_matches(positive.casefold(), spelled, n=1)
-    fix = f"did you mean {spelled[near[0]]!r}?" if near else f"name one of {', '.join(class_names)}"
-    return [Problem(f"no class is called {positive!r}", "data.positive", fix)]
-
-
 def few_patients_problems(train: Path, class_names: Sequence[str], images: Sequence[ImageFile]) -> list[Problem]:
-    """Return one problem for each class with fewer patients than the split has sides."""
+    """Return a problem if classes have fewer patients than the split has sides."""
     everyone = {image.patient for image in images}
     if len(everyone) == 1:
         fix = "a split by patient needs several patients; are group_regex and patients.csv correct?"
         return [Problem(f"all {len(images)} images belong to one patient, {everyone.pop()}", train, fix)]
-    problems = []
-    for label, name in enumerate(class_names):
-        count = len({image.patient for image in images if image.label == label})
-        if count < _SIDES_OF_A_SPLIT:
-            what = f"class {name} has {count} patient{'s' * (count != 1)}; train, val-A and val-B need one each"
-            problems.append(Problem(what, train, f"add images of other patients, at least {_SIDES_OF_A_SPLIT - count}"))
-    return problems
+    counts = {
+        name: len({image.patient for image in images if image.label == label}) for label, name in enumerate(class_names)
+    }
+    few = {name: count for name, count in counts.items() if count < _SIDES_OF_A_SPLIT}
+    if not few:
+        return []
+    have = join_names([f"class {name} has {count} patient{'s' * (count != 1)}" for name, count in few.items()])
+    lacking = join_names([f"{_SIDES_OF_A_SPLIT - count} of class {name}" for name, count in few.items()])
+    what = f"{have}; train, val-A and val-B need one each"
+    return [Problem(what, train, f"add images of other patients, at least {lacking}")]
 
 
 def _shared_patients_problems(root: Path, training: Sequence[ImageFile], test: Sequence[ImageFile]) -> list[Problem]:

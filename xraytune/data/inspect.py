@@ -37,7 +37,8 @@ class Inspection:
 
     Attributes:
         class_names: In the order of the labels.
-        positive: The positive class.
+        positive: The positive class of two; None with more classes.
+        positive_reason: Why it is the positive one.
         images: Part (train, val, test) -> class -> images; a folder without parts is all train.
         patients: Training patients of each class.
         images_per_patient: Minimum, median and maximum in the training part.
@@ -53,7 +54,8 @@ class Inspection:
     """
 
     class_names: tuple[str, ...]
-    positive: str
+    positive: str | None
+    positive_reason: str
     images: dict[str, dict[str, int]]
     patients: dict[str, int]
     images_per_patient: tuple[int, float, int]
@@ -92,7 +94,8 @@ def inspect_index(index: ImageIndex, *, on_progress: Progress = ignore_progress)
     per_patient = Counter(image.patient for image in index.images).values()
     return Inspection(
         class_names=index.class_names,
-        positive=index.class_names[index.positive],
+        positive=index.class_names[index.positive] if len(index.class_names) == 2 else None,
+        positive_reason=index.positive_reason,
         images=_counts(index),
         patients={
             name: len({image.patient for image in index.images if image.label == label})

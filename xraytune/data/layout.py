@@ -8,13 +8,15 @@ ignored, other files are counted, and links are followed only to files inside th
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Literal, NoReturn, TypeAlias
 
+from xraytune.data.class_words import OTHER_WORDS
 from xraytune.data.dicom import require_pydicom
 from xraytune.data.formats import is_dicom
 from xraytune.data.patients import PATIENTS_CSV, PatientTable, ambiguity_problems, patient_of
@@ -37,7 +39,7 @@ _ADD_IMAGES = (
     "put JPEG, PNG, TIFF or DICOM files (.jpeg, .jpg, .png, .tif, .tiff, .dcm, .dicom) {}; "
     "links that lead out of the data folder are not followed"
 )
-_AUTO = "set data.classes: auto to make each folder a class"
+_AUTO = "use data.classes: auto to make each folder a class"
 _NAMES_SHOWN = 10
 
 
@@ -49,13 +51,17 @@ class Part:
         folder: Contains the class folders.
         labels: Its images, sorted, each with the position of its class.
         class_folders: Names of its direct subfolders that hold images, sorted.
-        problems: Folders and files whose class is unknown.
+        unknown: Names of the images whose class is unknown, by the subfolder that they are in.
+        loose: Number of images outside of class folders, which are ignored.
+        problems: Contradictions between the table and the folders.
         warnings: What was ignored.
     """
 
     folder: Path
     labels: Mapping[Path, int]
     class_folders: tuple[str, ...]
+    unknown: Mapping[str, Sequence[str]]
+    loose: int
     problems: tuple[Problem, ...]
     warnings: tuple[str, ...]
 
@@ -152,7 +158,7 @@ def read_part(folder: Path, root: Path, class_names: Sequence[str], table: Patie
             name = name or _file_name_class(image, class_names)
         if (in_table is not None and name != by_table) or (in_table and not name):
             what = f"{PATIENTS_CSV} gives it the class {in_table}, which is not one of {', '.join(class_names)}"
-            fix = "correct the table, or set data.classes: auto"
+            fix = "correct the table, or use data.classes: auto"
             if by_folder and by_table:
                 what = f"{PATIENTS_CSV} gives it the class {in_table}, its folder the class {by_folder}"
                 fix = "correct the one that is wrong"
@@ -174,25 +180,72 @@ def read_part(folder: Path, root: Path, class_names: Sequence[str], table: Patie
         folder=folder,
         labels=labels,
         class_folders=tuple(sorted({inner[0] for image in images if (inner := image.relative_to(folder).parts[:-1])})),
-        problems=(
-            *(_unknown_class(folder / name, own, class_names, table) for name, own in unknown.items()),
-            *problems,
-        ),
+        unknown=unknown,
+        loose=len(loose),
+        problems=tuple(problems),
         warnings=warnings,
     )
 
 
-def _unknown_class(
-    folder: Path, files: Sequence[str], class_names: Sequence[str], table: PatientTable | None
-) -> Problem:
-    if tuple(class_names) == THREE_CLASSES and folder.name.casefold() == "pneumonia":
-        what = f"file names that do not say bacterial or viral: {len(files)} ({join_names(files)})"
-        return Problem(what, folder, "name them like person1_bacteria_1.jpeg, or set data.classes: binary")
-    if table is not None and table.classes:
+def unknown_class_problems(
+    root: Path,
+    parts: Mapping[str, Part],
+    class_names: Sequence[str],
+    table: PatientTable | None,
+    *,
+    are_fixed: bool = False,
+) -> list[Problem]:
+    """Return one problem for all folders of unknown class, and one for file names that do not say which pneumonia it is.
+
+    `are_fixed`: other classes cannot be chosen, since a model or a study has them.
+    """
+    found = [(part, name, own) for part in parts.values() for name, own in part.unknown.items()]
+    if found and table is not None and table.classes:
+        files = [file for _, _, own in found for file in own]
         what = f"{len(files)} images have no class, neither in {PATIENTS_CSV} nor by their folder: {join_names(files)}"
-        return Problem(what, folder, "fill in the column class")
-    what = f"this folder is not one of the classes {', '.join(class_names)}"
-    return Problem(what, folder, f"{_AUTO}, or move the folder away")
+        return [Problem(what, _common_folder(root, found), "fill in the column class")]
+    problems = []
+    is_germ = [tuple(class_names) == THREE_CLASSES and name.casefold() == "pneumonia" for _, name, _ in found]
+    if of_germ := [one for one, is_one in zip(found, is_germ, strict=True) if is_one]:
+        files = [file for _, _, own in of_germ for file in own]
+        what = f"file names that do not say bacterial or viral: {len(files)} ({join_names(files, 3)})"
+        fix = "name them like person1_bacteria_1.jpeg, or put them into bacterial/ and viral/"
+        fix += "" if are_fixed else "; or use data.classes: binary"
+        problems.append(Problem(what, _common_folder(root, of_germ), fix))
+    if others := [one for one, is_one in zip(found, is_germ, strict=True) if not is_one]:
+        problems.append(_unknown_folders(root, parts, others, class_names, are_fixed=are_fixed))
+    return problems
+
+
+_Unknown: TypeAlias = tuple[Part, str, Sequence[str]]
+"""A subfolder of a part, by name, and the names of its images of unknown class."""
+
+
+def _unknown_folders(
+    root: Path, parts: Mapping[str, Part], found: Sequence[_Unknown], class_names: Sequence[str], *, are_fixed: bool
+) -> Problem:
+    names = sorted({name for _, name, _ in found})
+    within = list(dict.fromkeys(f"{part.folder.name}/" for part, _, _ in found if part.folder != root))
+    which, it = ("this folder is not one", "it") if len(found) == 1 else ("these folders are none", "them")
+    what = f"{which} of the classes {join_names(class_names)}"
+    if len(found) > 1:
+        what += f": {join_names(names)}" + (f" (in {', '.join(within)})" if within else "")
+    have = {label for part in parts.values() for label in part.labels.values()}
+    missing = [name for label, name in enumerate(class_names) if label not in have]
+    if have and missing:
+        what += f"; and there are no images of {join_names(missing)}"
+    fix = f"{_AUTO}, or move {it} away"
+    if are_fixed:
+        fix = f"rename {it} to one of these classes, or move {it} away"
+    elif all(_spelled(name, THREE_CLASSES) for name in {*names, *parts["train"].class_folders}):
+        fix = f"use data.classes: three, or {fix.removeprefix('use ')}"
+    return Problem(what, _common_folder(root, found), fix)
+
+
+def _common_folder(root: Path, found: Sequence[_Unknown]) -> Path:
+    """Return the only folder that was found, else the root of all."""
+    part, name, _ = found[0]
+    return part.folder / name if len(found) == 1 else root
 
 
 def differing_classes_problems(root: Path, parts: Mapping[str, Part], class_names: Sequence[str]) -> list[Problem]:
@@ -203,29 +256,51 @@ def differing_classes_problems(root: Path, parts: Mapping[str, Part], class_name
         if part is None or {n.casefold() for n in part.class_folders} == {n.casefold() for n in train.class_folders}:
             continue
         lacks = name == "test" and set(part.labels.values()) != set(range(len(class_names)))
-        if part.class_folders and train.class_folders and (part.problems or lacks):
+        if part.class_folders and train.class_folders and (part.unknown or part.problems or lacks):
             have = f"train/ has {join_names(train.class_folders)}; {name}/ has {join_names(part.class_folders)}"
             fix = "give both the same class folders"
             return [Problem(f"the class folders of train/ and {name}/ differ: {have}", root, fix)]
     return []
 
 
-def empty_class_problems(folder: Path, class_names: Sequence[str], labels: Mapping[Path, int]) -> list[Problem]:
-    """Return one problem for each class without images, or a single one if no class has any."""
-    present = set(labels.values())
-    folders = [each.name for each in subfolders(folder)]
-    if not present:
+def empty_class_problems(root: Path, parts: Mapping[str, Part], class_names: Sequence[str]) -> list[Problem]:
+    """Return one problem for each set of classes without images: in `train` and `val` together, or in another part."""
+    present = {name: set(part.labels.values()) for name, part in parts.items()}
+    if "val" in present:
+        present["train"] |= present.pop("val")
+    lacking: dict[tuple[str, ...], list[Part]] = defaultdict(list)
+    for name, labels in present.items():
+        if missing := tuple(each for label, each in enumerate(class_names) if label not in labels):
+            lacking[missing].append(parts[name])
+    problems = []
+    for missing, own in lacking.items():
+        where, within = (own[0].folder, "") if len(own) == 1 else (root, " in train/ and in test/")
+        problems.append(_empty_classes(missing, own, class_names, where, within))
+    return problems
+
+
+def _empty_classes(
+    missing: Sequence[str], parts: Sequence[Part], class_names: Sequence[str], where: Path, within: str
+) -> Problem:
+    names, folders = join_names(missing), parts[0].class_folders
+    loose = sum(part.loose for part in parts)
+    if len(missing) == len(class_names) and loose:
         what = (
-            f"no images of the classes {', '.join(class_names)}; class folders found: {join_names(folders) or 'none'}"
+            f"none of the {loose} images{within} has a class: there are no class folders, and file names do not say it"
         )
-        return [Problem(what, folder, f"{_ADD_IMAGES.format('there')}; or {_AUTO}")]
-    why = "" if folders else ": there are no class folders, and no file name or table gives an image this class"
-    above = "" if folders else "; or give the parent folder, if it holds the class folders"
-    return [
-        Problem(f"class {name} has no images{why}", folder, f"{_ADD_IMAGES.format(f'into {name}/ there')}{above}")
-        for label, name in enumerate(class_names)
-        if label not in present
-    ]
+        fix = f"put the images of each class into a folder of its own, or give {PATIENTS_CSV} a column class"
+        return Problem(what, where, f"{fix}; or give the parent folder, if it holds the class folders")
+    if len(missing) == len(class_names):
+        inner = [folder.name for folder in subfolders(parts[0].folder)]
+        what = f"no images of the classes {names}{within}; class folders found: {join_names(inner) or 'none'}"
+        return Problem(what, where, _ADD_IMAGES.format("there"))
+    what = f"class {names} has no images{within}" if len(missing) == 1 else f"classes without images{within}: {names}"
+    if folders:
+        return Problem(what, where, _ADD_IMAGES.format(f"into {'/, '.join(missing)}/ there"))
+    why = "there are no class folders, and no file name or table gives an image "
+    why += "this class" if len(missing) == 1 else "one of these classes"
+    above = "; or give the parent folder, if it holds the class folders"
+    return Problem(f"{what}: {why}", where, f"{_ADD_IMAGES.format(f'into {missing[0]}/ there')}{above}")
 
 
 def require_folder(folder: Path) -> None:
@@ -336,15 +411,22 @@ def _folder_class(inner: Sequence[str], image: Path, class_names: Sequence[str])
 
 
 def _spelled(name: str, class_names: Sequence[str]) -> str | None:
-    """Return a class by its name, in any spelling of upper and lower case."""
+    """Return a class by its name, in upper or lower case; of three classes also by another word for it."""
     if name in class_names:
         return name
+    if tuple(class_names) == THREE_CLASSES:
+        name = OTHER_WORDS.get(name.casefold(), name)
     return next((own for own in class_names if own.casefold() == name.casefold()), None)
 
 
 def _file_name_class(image: Path, class_names: Sequence[str]) -> str | None:
-    """Return the class of a Kermany file name, among two or three classes; None for other names and classes."""
+    """Return the class that a file name tells, among two or three classes; None for other names and classes.
+
+    It is a Kermany file name or, with three classes, begins with a word for one of them: `VIRUS-17-0001.jpeg`.
+    """
     classes = _CLASSES_OF_SERIES.get((patient_of(image.name) or "").partition(":")[0])
+    if classes is None and tuple(class_names) == THREE_CLASSES:
+        return _spelled(re.split("[^a-zA-Z]", image.stem)[0], class_names)
     if classes is None or tuple(class_names) not in (BINARY_CLASSES, THREE_CLASSES):
         return None
     return classes[tuple(class_names) == THREE_CLASSES]

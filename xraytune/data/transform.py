@@ -238,7 +238,7 @@ def transform_folder(
         DataError: The data folder is invalid (see `read_index`), or images are broken.
     """
     _check_arguments(settings.path, out, strengths, copies)
-    index = read_index(settings, on_progress=on_progress)
+    index = read_index(settings, needs_positive=False, on_progress=on_progress)
     names = _names_without_number(index)
     broken: list[BrokenImage] = []
     made_copies: list[_Copy] = []

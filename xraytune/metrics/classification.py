@@ -3,8 +3,8 @@
 Each metric is defined once, over weighted images: all weights are 1 for a model's own metrics, and in a bootstrap
 replicate an image's weight is how often it was drawn.
 
-With more than two classes the prediction is the most probable class; AUROC, AUPRC and F1 are macro one-vs-rest averages,
-and sensitivity and specificity are those of `positive` against the rest.
+With more than two classes the prediction is the most probable class; AUROC, AUPRC, F1, sensitivity and specificity are
+macro one-vs-rest averages, and `positive` is not used.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class ClassificationMetrics:
         auprc: Average precision.
         accuracy: Share of correct predictions.
         balanced_accuracy: Mean recall of the classes.
-        sensitivity: Recall of the positive class.
-        specificity: Recall of the rest.
+        sensitivity: Recall of the positive class; with more than two classes the mean over them, hence `balanced_accuracy`.
+        specificity: Recall of the rest; with more than two classes the mean over them.
         f1: 2 TP / (2 TP + FP + FN).
         brier: Mean squared error of the positive class's probability, 0 to 1; with more than two classes summed over the
             classes, 0 to 2 (Brier 1950).
@@ -128,13 +128,14 @@ def weighted_metrics(
 
     is_right = predicted == labels
     recalls = [share(is_right, labels == number) for number in range(class_count)]
+    counted = [positive] if class_count == 2 else range(class_count)
     return {
         "auroc": _mean_over_classes(_auroc, labels, probabilities, weights, positive),
         "auprc": _mean_over_classes(_average_precision, labels, probabilities, weights, positive),
         "accuracy": share(is_right, np.ones_like(is_right)),
         "balanced_accuracy": np.mean(recalls, axis=0),
-        "sensitivity": recalls[positive],
-        "specificity": share(predicted != positive, labels != positive),
+        "sensitivity": np.mean([recalls[number] for number in counted], axis=0),
+        "specificity": np.mean([share(predicted != number, labels != number) for number in counted], axis=0),
         "f1": _mean_over_classes(_f1, labels, np.eye(class_count)[predicted], weights, positive),
         "brier": (weights @ squared_error) / weights.sum(axis=1),
         "ece": _calibration_error(labels, probabilities, weights),

@@ -63,7 +63,7 @@ class Prepared:
 
     Attributes:
         class_names: In the order of the labels.
-        positive: The label that sensitivity refers to.
+        positive: The label that sensitivity refers to; with three or more classes, of no meaning.
         image_size_px: Side of the stored pixels.
         resize: How the images were made square.
         pixels: The pixel artifact, relative to the cache.

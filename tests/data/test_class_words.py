@@ -1,0 +1,74 @@
+"""Which of two classes is the disease."""
+
+from __future__ import annotations
+
+import pytest
+
+from xraytune.data.class_words import Positive, positive_class
+from xraytune.errors import Problem
+
+
+@pytest.mark.parametrize(
+    ("negative", "positive"),
+    [
+        ("NORMAL", "PNEUMONIA"),
+        ("healthy", "cancer"),
+        ("No Finding", "Edema"),
+        ("no_finding", "whatever"),
+        ("NoFinding", "whatever"),
+        ("not pneumonia", "pneumonia"),
+        ("non-COVID", "COVID"),
+        ("COVID negative", "COVID positive"),
+        ("control", "zebra"),
+        ("unheard of", "Tuberculosis"),
+        ("normal", "not normal"),
+        ("Normal", "abnormal"),
+        ("0", "1"),
+        ("benign", "malignant tumor"),
+    ],
+)
+def test_a_word_that_leaves_no_doubt_decides_in_either_order(negative: str, positive: str) -> None:
+    for names in ((negative, positive), (positive, negative)):
+        found = positive_class(None, names)
+
+        assert isinstance(found, Positive)
+        assert names[found.label] == positive
+        assert found.reason in {"its name means disease", f"{negative} means no disease"}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("alpha", "beta"),
+        ("covid", "tb"),
+        ("normal", "healthy"),
+        ("positive control", "sample"),
+        ("site 1", "site 2"),
+        ("abnormality1", "abnormality2"),
+    ],
+)
+def test_otherwise_it_is_asked_for(names: tuple[str, str]) -> None:
+    found = positive_class(None, names)
+
+    assert isinstance(found, Problem)
+    assert found.where == "data.positive"
+    assert found.fix == f"use data.positive: {names[0]}, or data.positive: {names[1]}"
+
+
+def test_a_given_class_comes_before_the_words() -> None:
+    assert positive_class("healthy", ("cancer", "healthy")) == (1, "as given")
+
+
+def test_three_classes_have_no_positive_one() -> None:
+    found = positive_class("viral", ("normal", "bacterial", "viral"))
+
+    assert positive_class(None, ("normal", "bacterial", "viral")) == (2, "")
+    assert isinstance(found, Problem)
+    assert "there are 3 classes; only one of two classes can be the positive one" in found.what
+
+
+def test_an_unknown_class_is_answered_with_the_nearest() -> None:
+    found = positive_class("pnuemonia", ("NORMAL", "PNEUMONIA"))
+
+    assert isinstance(found, Problem)
+    assert (found.what, found.fix) == ("no class is called 'pnuemonia'", "did you mean 'PNEUMONIA'?")
