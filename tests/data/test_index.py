@@ -48,6 +48,8 @@ def test_val_is_folded_into_training_and_test_is_kept_apart(official: Path) -> N
         "test/NORMAL/IM-0090-0001.jpeg",
         "test/PNEUMONIA/person90_virus_90.jpeg",
     ]
+    assert Counter(index.parts.values()) == {"train": 12, "val": 2, "test": 2}
+    assert index.parts["val/NORMAL/IM-0050-0001.jpeg"] == "val"
     assert index.warnings == ()
 
 

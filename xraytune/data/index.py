@@ -22,6 +22,7 @@ from xraytune.data.formats import ImageHeader, read_header
 from xraytune.data.layout import (
     NAMING_SUFFIXES,
     Part,
+    PartName,
     class_names_of,
     differing_classes_problems,
     empty_class_problems,
@@ -85,6 +86,7 @@ class ImageIndex:
         positive_reason: Why it is the positive one; empty with three or more classes.
         images: The training part, sorted by file, to be split.
         test: The held-out test part, sorted by file.
+        parts: The part of each file as the data folder gives it, before the split: train, val or test.
         test_fingerprint: Fingerprint of the test part's content, independent of file names; None without a test part.
         warnings: For the user.
     """
@@ -95,6 +97,7 @@ class ImageIndex:
     positive_reason: str
     images: tuple[ImageFile, ...]
     test: tuple[ImageFile, ...]
+    parts: Mapping[str, PartName]
     test_fingerprint: str | None
     warnings: tuple[str, ...]
 
@@ -147,6 +150,7 @@ def read_index(
         positive_reason=positive.reason,
         images=of_training,
         test=of_test,
+        parts={file.relative_to(root).as_posix(): name for name, part in parts.items() for file in part.labels},
         test_fingerprint=content_fingerprint(of_test) if of_test else None,
         warnings=(
             *_layout_warnings(root, folders),
@@ -188,10 +192,10 @@ def read_labelled_folder(
     base, folder = (root, root) if whole is None else (whole, whole / root.resolve().name)
     table = find_table(base)
     part = read_part(folder, base, class_names, table)
-    parts = {"": part}
-    problems = unknown_class_problems(root, parts, class_names, table, are_fixed=True) + list(part.problems)
+    parts: Mapping[PartName, Part] = {"train": part}
+    problems = unknown_class_problems(folder, parts, class_names, table, are_fixed=True) + list(part.problems)
     if not problems and not part.labels:
-        problems = empty_class_problems(root, parts, class_names)
+        problems = empty_class_problems(folder, parts, class_names)
     if problems:
         raise DataError(*problems)
     images, notes = _describe(base, part.labels, table, group_regex, on_progress)
@@ -287,7 +291,7 @@ def _read_content(path: Path) -> tuple[str, ImageHeader | None]:
 
 
 def _class_problems(
-    root: Path, parts: Mapping[str, Part], class_names: Sequence[str], table: PatientTable | None
+    root: Path, parts: Mapping[PartName, Part], class_names: Sequence[str], table: PatientTable | None
 ) -> list[Problem]:
     """Return files and folders of unknown class or, if there are none, classes without images."""
     if not parts["train"].unknown and (differing := differing_classes_problems(root, parts, class_names)):
@@ -353,7 +357,7 @@ def _shared_patients_problems(root: Path, training: Sequence[ImageFile], test: S
     return [Problem(what, root, fix)]
 
 
-def _layout_warnings(root: Path, folders: Mapping[str, Path]) -> list[str]:
+def _layout_warnings(root: Path, folders: Mapping[PartName, Path]) -> list[str]:
     if folders["train"] == root:
         return []
     found = []

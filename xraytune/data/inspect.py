@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import PurePosixPath
 from statistics import median
 
 import numpy as np
@@ -201,8 +200,7 @@ def _shortcut_as_text(auroc: float | None) -> str:
 def _counts(index: ImageIndex) -> dict[str, dict[str, int]]:
     counts: dict[str, dict[str, int]] = {}
     for image in (*index.images, *index.test):
-        part = PurePosixPath(image.file).parts[0].casefold()
-        of_part = counts.setdefault(part if part in {"val", "test"} else "train", dict.fromkeys(index.class_names, 0))
+        of_part = counts.setdefault(index.parts[image.file], dict.fromkeys(index.class_names, 0))
         of_part[index.class_names[image.label]] += 1
     return counts
 

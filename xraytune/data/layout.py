@@ -22,6 +22,7 @@ from xraytune.data.formats import is_dicom
 from xraytune.data.patients import PATIENTS_CSV, PatientTable, ambiguity_problems, patient_of
 from xraytune.errors import DataError, Problem, join_names
 
+PartName = Literal["train", "val", "test"]
 BINARY_CLASSES = ("NORMAL", "PNEUMONIA")
 THREE_CLASSES = ("normal", "bacterial", "viral")
 NAMING_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".tif", ".tiff"})
@@ -89,7 +90,7 @@ def image_files(folder: Path, root: Path) -> tuple[Path, ...]:
     return _walk(folder, root)[0]
 
 
-def part_folders(root: Path) -> dict[str, Path]:
+def part_folders(root: Path) -> dict[PartName, Path]:
     """Return the existing folders of train, val and test; without any of them, `train` is the root itself.
 
     Raises:
@@ -97,7 +98,8 @@ def part_folders(root: Path) -> dict[str, Path]:
     """
     require_folder(root)
     found = {folder.name.casefold(): folder for folder in subfolders(root)}
-    parts: dict[str, Path] = {name: found[name] for name in ("train", "val", "test") if name in found}
+    names: tuple[PartName, ...] = ("train", "val", "test")
+    parts = {name: found[name] for name in names if name in found}
     if parts and "train" not in parts:
         have = " and ".join(f"{name}/" for name in parts)
         fix = "add train/, or give a folder that contains only class folders"
@@ -189,7 +191,7 @@ def read_part(folder: Path, root: Path, class_names: Sequence[str], table: Patie
 
 def unknown_class_problems(
     root: Path,
-    parts: Mapping[str, Part],
+    parts: Mapping[PartName, Part],
     class_names: Sequence[str],
     table: PatientTable | None,
     *,
@@ -222,7 +224,12 @@ _Unknown: TypeAlias = tuple[Part, str, Sequence[str]]
 
 
 def _unknown_folders(
-    root: Path, parts: Mapping[str, Part], found: Sequence[_Unknown], class_names: Sequence[str], *, are_fixed: bool
+    root: Path,
+    parts: Mapping[PartName, Part],
+    found: Sequence[_Unknown],
+    class_names: Sequence[str],
+    *,
+    are_fixed: bool,
 ) -> Problem:
     names = sorted({name for _, name, _ in found})
     within = list(dict.fromkeys(f"{part.folder.name}/" for part, _, _ in found if part.folder != root))
@@ -248,10 +255,11 @@ def _common_folder(root: Path, found: Sequence[_Unknown]) -> Path:
     return part.folder / name if len(found) == 1 else root
 
 
-def differing_classes_problems(root: Path, parts: Mapping[str, Part], class_names: Sequence[str]) -> list[Problem]:
+def differing_classes_problems(root: Path, parts: Mapping[PartName, Part], class_names: Sequence[str]) -> list[Problem]:
     """Return a problem if test (or val) has other class folders than train, hence an unknown or a missing class."""
     train = parts["train"]
-    for name in ("test", "val"):
+    others: tuple[PartName, ...] = ("test", "val")
+    for name in others:
         part = parts.get(name)
         if part is None or {n.casefold() for n in part.class_folders} == {n.casefold() for n in train.class_folders}:
             continue
@@ -263,7 +271,7 @@ def differing_classes_problems(root: Path, parts: Mapping[str, Part], class_name
     return []
 
 
-def empty_class_problems(root: Path, parts: Mapping[str, Part], class_names: Sequence[str]) -> list[Problem]:
+def empty_class_problems(root: Path, parts: Mapping[PartName, Part], class_names: Sequence[str]) -> list[Problem]:
     """Return one problem for each set of classes without images: in `train` and `val` together, or in another part."""
     present = {name: set(part.labels.values()) for name, part in parts.items()}
     if "val" in present:
