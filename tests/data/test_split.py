@@ -5,13 +5,15 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xraytune.config.settings import SplitSettings
+from xraytune.config.settings import SplitSettings, ValUse
 from xraytune.data.index import ImageFile
+from xraytune.data.layout import PartName
 from xraytune.data.split import Split, split_by_patient
 from xraytune.errors import DataError
 
@@ -184,3 +186,111 @@ def test_patients_with_both_classes_are_not_split() -> None:
 
     assert [len(side) for side in sides(split)] == [32, 4, 4]
     assert all({images[position].label for position in side} == {0, 1} for side in sides(split))
+
+
+def with_own_val(train: GroupSizes, val: GroupSizes) -> tuple[list[ImageFile], dict[str, PartName]]:
+    """Return images of both parts, whose patients have other names, and the part of each file."""
+    images = {
+        part: [
+            replace(image, file=f"{part}/{image.file}", patient=f"{part}/{image.patient}") for image in images_of(own)
+        ]
+        for part, own in (("train", train), ("val", val))
+    }
+    parts: dict[str, PartName] = {
+        **{image.file: "train" for image in images["train"]},
+        **{image.file: "val" for image in images["val"]},
+    }
+    return images["train"] + images["val"], parts
+
+
+@pytest.mark.slow
+@given(train=group_sizes, val=group_sizes, settings=split_settings)
+def test_an_own_val_folder_is_never_trained_on(train: GroupSizes, val: GroupSizes, settings: SplitSettings) -> None:
+    classes = min(len(train), len(val))
+    images, parts = with_own_val(train[:classes], val[:classes])
+    own = {position for position, image in enumerate(images) if parts[image.file] == "val"}
+
+    for use in ("folder", "val_a", "val_b"):
+        split = split_by_patient(images, settings.model_copy(update={"val": use}), parts=parts)
+
+        assert own == {"folder": {*split.val_a, *split.val_b}, "val_a": {*split.val_a}, "val_b": {*split.val_b}}[use]
+        assert sorted(position for side in sides(split) for position in side) == list(range(len(images)))
+        on_sides = [patients_on(images, side) for side in sides(split)]
+        assert sum(map(len, on_sides)) == len(set().union(*on_sides))
+        assert all({images[position].label for position in side} == set(range(classes)) for side in sides(split))
+
+
+def test_an_own_val_folder_is_divided_in_the_ratio_of_the_sides() -> None:
+    images, parts = with_own_val([[1] * 100, [1] * 100], [[1] * 30, [1] * 60])
+
+    split = split_by_patient(images, SplitSettings(val="folder", val_a=0.2, val_b=0.1), parts=parts)
+
+    assert [Counter(images[position].label for position in side) for side in sides(split)] == [
+        {0: 100, 1: 100},
+        {0: 20, 1: 40},
+        {0: 10, 1: 20},
+    ]
+
+
+def test_the_other_side_is_split_from_train_where_val_is_one_side() -> None:
+    images, parts = with_own_val([[1] * 100], [[1] * 7])
+
+    as_a = split_by_patient(images, SplitSettings(val="val_a", val_b=0.2), parts=parts)
+    as_b = split_by_patient(images, SplitSettings(val="val_b", val_a=0.3), parts=parts)
+
+    assert [len(side) for side in sides(as_a)] == [80, 7, 20]
+    assert [len(side) for side in sides(as_b)] == [70, 30, 7]
+
+
+def test_fewer_train_patients_leave_an_own_val_folder_alone() -> None:
+    images, parts = with_own_val([[1] * 40, [1] * 40], [[1] * 5, [1] * 5])
+    settings = SplitSettings(val="folder")
+
+    whole, some, fewer = (split_by_patient(images, settings, count, parts=parts) for count in (None, 20, 10))
+
+    assert set(fewer.train) < set(some.train) < set(whole.train)
+    assert (fewer.val_a, fewer.val_b) == (whole.val_a, whole.val_b)
+
+
+def test_a_patient_in_train_and_in_an_own_val_folder_is_refused() -> None:
+    images, parts = with_own_val([[1] * 9, [1] * 9], [[1] * 3, [1] * 3])
+    shared = [*images[:-1], replace(images[-1], patient=images[0].patient)]
+
+    with pytest.raises(DataError, match=r"1 patients are both in train and in val: train/0:0 \(train/0/0-0.png, val/"):
+        split_by_patient(shared, SplitSettings(val="folder"), parts=parts)
+
+    assert split_by_patient(shared, SplitSettings(), parts=parts).val_b
+
+
+@pytest.mark.parametrize(
+    ("use", "train", "val", "missing", "needs"),
+    [
+        ("folder", [3, 3], [1, 2], "none for val-A", "2 in val/"),
+        ("val_a", [1, 3], [2, 2], "none for val-B", "2 in train/"),
+        ("val_b", [3, 3], [3, 0], "none for val-B", "1 in val/"),
+    ],
+)
+def test_a_class_that_an_own_val_folder_leaves_out_is_refused(
+    use: ValUse, train: list[int], val: list[int], missing: str, needs: str
+) -> None:
+    images, parts = with_own_val([[1] * count for count in train], [[1] * count for count in val])
+
+    with pytest.raises(DataError) as refusal:
+        split_by_patient(images, SplitSettings(val=use), parts=parts)
+
+    assert missing in str(refusal.value)
+    assert needs in str(refusal.value)
+
+
+def test_an_own_val_folder_that_is_not_there_is_refused() -> None:
+    with pytest.raises(DataError, match=r"data\.split\.val: folder needs a part val"):
+        split_by_patient(images_of([[1] * 9]), SplitSettings(val="folder"))
+
+
+def test_classes_that_are_missing_for_one_reason_are_one_problem() -> None:
+    with pytest.raises(DataError) as refusal:
+        split_by_patient(images_of([[5, 5], [1, 1], [1] * 10]), SplitSettings())
+
+    assert "class of 0/0-0.png has 2 patients" in str(refusal.value)
+    assert "class of 1/0-0.png has 2 patients" in str(refusal.value)
+    assert str(refusal.value).count("fix:") == 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Annotated, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from xraytune.config.backbone_names import BACKBONES, BackboneName, is_of_torchvision
 from xraytune.config.extensions import Extensions
@@ -23,6 +23,7 @@ NonNegative = Annotated[float, Field(ge=0)]
 
 Source = Literal["none", "duplicate", "gan", "folder"]
 SOURCES = Extensions("source", get_args(Source))
+ValUse = Literal["merge", "folder", "val_a", "val_b"]
 HeadName = Literal["linear", "vgg16_two_class"]
 LossName = Literal["cross_entropy", "bce"]
 OBJECTIVE_METRIC = "val_auroc"
@@ -42,6 +43,13 @@ RULES_READ = (
 """The parameters that `Parameters` checks against each other, in independent groups."""
 
 
+_COUNT_OR_ALL = {"anyOf": [{"type": "integer", "minimum": 1}, {"enum": ["all", None]}]}
+
+
+def _all_is_none(value: object) -> object:
+    return None if value == "all" else value
+
+
 class Model(BaseModel):
     """A strict and frozen model: rejects unknown keys, wrong types, NaN and infinity."""
 
@@ -56,6 +64,9 @@ class SplitSettings(Model):
     by: Literal["patient"] = "patient"
     val_a: Fraction = 0.1
     val_b: Fraction = 0.1
+    val: ValUse = "merge"
+    """Use of the folder `val/`: `merge` splits it together with `train/`; `folder` splits it into val-A and val-B, in the
+    ratio of `val_a` to `val_b`; `val_a` or `val_b` makes it this side, and splits the other one from `train/`."""
     seed: int = 0
     group_regex: str | None = None
     """A regular expression for the path relative to the data folder; its first group is the patient."""
@@ -78,7 +89,8 @@ class DataSettings(Model):
     resize: Literal["squash", "crop"] = "squash"
     """`squash` ignores the aspect ratio; `crop` scales the shorter side to the size and crops the centre."""
     split: SplitSettings = SplitSettings()
-    train_patients: Count | None = None
+    train_patients: Annotated[Count | None, BeforeValidator(_all_is_none), WithJsonSchema(_COUNT_OR_ALL)] = None
+    """Number of patients of the train side to use; `all`: every one."""
 
 
 class Objective(Model):

@@ -362,7 +362,7 @@ def _layout_warnings(root: Path, folders: Mapping[PartName, Path]) -> list[str]:
         return []
     found = []
     if "val" in folders and "test" not in folders:
-        found.append(f"{root}: val/ is merged into the training images, and without test/ no images are held out")
+        found.append(f"{root}: without test/ no images are held out")
     others = [folder.name for folder in subfolders(root) if folder not in folders.values()]
     if others:
         found.append(f"{root}: folders next to train/ are ignored: {join_names(others)}")

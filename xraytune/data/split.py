@@ -2,19 +2,40 @@
 
 The split is stratified by class and depends only on the seed and the patients' names, not on the order of the images.
 `train_patients` keeps the first patients of a fixed order of the train side, so 50 patients are a subset of 100, and the
-validation sides do not change.
+validation sides do not change. With `data.split.val`, images of a given validation part are never trained on.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
+from types import MappingProxyType
 
-from xraytune.config.settings import SplitSettings
-from xraytune.data.index import ImageFile
-from xraytune.errors import DataError, Problem
+from xraytune.config.settings import SplitSettings, ValUse
+from xraytune.data.index import ImageFile, ImageIndex
+from xraytune.data.layout import PartName
+from xraytune.errors import DataError, Problem, join_names
 from xraytune.seeding import derive_seed
+
+_VAL = "data.split.val"
+_PARTS: tuple[PartName, ...] = ("train", "val", "test")
+_USES: Mapping[ValUse, Mapping[PartName, str]] = {
+    "merge": {
+        "train": "split by patient into train, val-A and val-B, together with val",
+        "val": "merged into the training images and split again; data.split.val: folder keeps them for validation",
+    },
+    "folder": {"train": "all for training", "val": "split by patient into val-A and val-B"},
+    "val_a": {"train": "split by patient into train and val-B", "val": "all of val-A"},
+    "val_b": {"train": "split by patient into train and val-A", "val": "all of val-B"},
+}
+_NEEDS: Mapping[ValUse, str] = {
+    "merge": "at least 3, one each for train, val-A and val-B",
+    "folder": "at least 1 in train/ and 2 in val/, one each for val-A and val-B; or use data.split.val: merge",
+    "val_a": "at least 2 in train/, one each for train and val-B, and 1 in val/; or use data.split.val: merge",
+    "val_b": "at least 2 in train/, one each for train and val-A, and 1 in val/; or use data.split.val: merge",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,39 +54,104 @@ class _Patient:
     positions: tuple[int, ...]
 
 
-def split_by_patient(images: Sequence[ImageFile], settings: SplitSettings, train_patients: int | None = None) -> Split:
+def split_by_patient(
+    images: Sequence[ImageFile],
+    settings: SplitSettings,
+    train_patients: int | None = None,
+    *,
+    parts: Mapping[str, PartName] = MappingProxyType({}),
+) -> Split:
     """Split `images`; fractions are of images, met in each class as closely as whole patients allow.
 
+    Args:
+        images: Those of the training and validation parts.
+        settings: The fractions, the seed, and the use of the part `val`.
+        train_patients: Number of patients to keep on the train side; None: all.
+        parts: The part of each file (`ImageIndex.parts`); only `settings.val` other than `merge` uses it.
+
     Raises:
-        DataError: A class would be missing on a side, or the train side has fewer patients than `train_patients`.
+        DataError: A class would be missing on a side, a patient is in two parts, there is no part `val` to use, or the train
+            side has fewer patients than `train_patients`.
     """
-    patients = _patients(images)
-    train: list[list[_Patient]] = []
-    val_a: list[_Patient] = []
-    val_b: list[_Patient] = []
-    for stratum in _strata(patients):
-        image_count = _image_count(stratum)
-        ordered = _shuffled(stratum, settings.seed, "split")
-        in_a, rest = _take(ordered, settings.val_a * image_count, spare=2)
-        in_b, rest = _take(rest, settings.val_b * image_count, spare=1 if in_a else len(rest))
-        val_a += in_a
-        val_b += in_b
-        train.append(rest)
+    in_val = {image.file for image in images if settings.val != "merge" and parts.get(image.file) == "val"}
+    patients, given = _patients(images, in_val)
+    if settings.val != "merge" and not given:
+        fix = "add val/, or use data.split.val: merge to split train/"
+        raise DataError(Problem(f"{settings.val} needs a part val, and there are no images in one", _VAL, fix))
+    share_a, share_b = settings.val_a, settings.val_b
+    match settings.val:
+        case "merge":
+            val_a, val_b, train = _divide(patients, share_a, share_b, settings.seed)
+        case "folder":
+            _, _, train = _divide(patients, 0.0, 0.0, settings.seed)
+            val_a, _, rest = _divide(given, share_a / (share_a + share_b), 0.0, settings.seed)
+            val_b = [patient for stratum in rest for patient in stratum]
+        case "val_a":
+            val_a, (_, val_b, train) = given, _divide(patients, 0.0, share_b, settings.seed)
+        case "val_b":
+            val_b, (val_a, _, train) = given, _divide(patients, share_a, 0.0, settings.seed)
     in_train = _nested_order(train, settings.seed)
-    _refuse_missing_classes(images, patients, {"train": in_train, "val-A": val_a, "val-B": val_b})
+    _refuse_missing_classes(images, {"train": in_train, "val-A": val_a, "val-B": val_b}, settings.val)
     if train_patients is not None:
         in_train = _first_patients(in_train, train_patients)
     return Split(train=_positions(in_train), val_a=_positions(val_a), val_b=_positions(val_b))
 
 
-def _patients(images: Sequence[ImageFile]) -> list[_Patient]:
+def part_notes(index: ImageIndex, val: ValUse) -> tuple[str, ...]:
+    """Return a line for each part of a data folder: how many images it has, and how a search uses them."""
+    files: dict[PartName, list[str]] = defaultdict(list)
+    for image in (*index.images, *index.test):
+        files[index.parts[image.file]].append(image.file)
+    uses = {"test": "sealed until `confirm` or `evaluate` scores them", **_USES[val]}
+    if "val" not in files:
+        uses["train"] = "split by patient into train, val-A and val-B"
+    if files.keys() == {"train"}:
+        return (f"all {len(index.images):,} images are {uses['train']}; none are held out for a test",)
+    notes = []
+    for part in (part for part in _PARTS if part in files):
+        is_folder = PurePosixPath(files[part][0]).parts[0].casefold() == part
+        notes.append(f"{part}{'/' if is_folder else ''}: {len(files[part]):,} images, {uses[part]}")
+    return tuple(notes)
+
+
+def _patients(images: Sequence[ImageFile], in_val: Collection[str]) -> tuple[list[_Patient], list[_Patient]]:
+    """Return the patients to split, and those of the part `val`, which is used as it is; nobody may be in both."""
     positions: dict[str, list[int]] = defaultdict(list)
     for position, image in enumerate(images):
         positions[image.patient].append(position)
-    return [
-        _Patient(name=name, labels=frozenset(images[i].label for i in own), positions=tuple(own))
-        for name, own in positions.items()
-    ]
+    to_split, given, shared = list[_Patient](), list[_Patient](), list[str]()
+    for name, own in positions.items():
+        files = [images[i].file for i in own]
+        patient = _Patient(name=name, labels=frozenset(images[i].label for i in own), positions=tuple(own))
+        (given if files[0] in in_val else to_split).append(patient)
+        if other := [file for file in files if (file in in_val) != (files[0] in in_val)]:
+            shared.append(f"{name} ({files[0]}, {other[0]})")
+    if shared:
+        what = f"{len(shared)} patients are both in train and in val: {join_names(shared)}"
+        fix = "move all images of a patient to one part, or use data.split.val: merge to split both parts again"
+        raise DataError(Problem(what, _VAL, fix))
+    return to_split, given
+
+
+def _divide(
+    patients: Iterable[_Patient], share_a: float, share_b: float, seed: int
+) -> tuple[list[_Patient], list[_Patient], list[list[_Patient]]]:
+    """Take these shares of the images of each stratum for val-A and val-B; return them, and the rest by stratum.
+
+    A stratum with too few patients for all of them stays whole.
+    """
+    val_a, val_b, rests = list[_Patient](), list[_Patient](), list[list[_Patient]]()
+    for stratum in _strata(patients):
+        image_count = _image_count(stratum)
+        in_a, in_b, rest = list[_Patient](), list[_Patient](), _shuffled(stratum, seed, "split")
+        if share_a:
+            in_a, rest = _take(rest, share_a * image_count, spare=2 if share_b else 1)
+        if share_b and (in_a or not share_a):
+            in_b, rest = _take(rest, share_b * image_count, spare=1)
+        val_a += in_a
+        val_b += in_b
+        rests.append(rest)
+    return val_a, val_b, rests
 
 
 def _strata(patients: Iterable[_Patient]) -> list[list[_Patient]]:
@@ -119,7 +205,7 @@ def _first_patients(patients: list[_Patient], count: int) -> list[_Patient]:
     where = "data.train_patients"
     if count > len(patients):
         what = f"the train side has only {len(patients)} patients, not {count}"
-        raise DataError(Problem(what, where, f"set at most {len(patients)}, or remove the line to use all"))
+        raise DataError(Problem(what, where, f"set at most {len(patients)}, or `all`"))
     labels: frozenset[int] = frozenset().union(*(patient.labels for patient in patients))
     seen: frozenset[int] = frozenset()
     enough = 0
@@ -131,20 +217,17 @@ def _first_patients(patients: list[_Patient], count: int) -> list[_Patient]:
     return patients[:count]
 
 
-def _refuse_missing_classes(
-    images: Sequence[ImageFile], patients: Sequence[_Patient], sides: dict[str, list[_Patient]]
-) -> None:
-    problems = []
+def _refuse_missing_classes(images: Sequence[ImageFile], sides: Mapping[str, Sequence[_Patient]], val: ValUse) -> None:
+    found = []
     for label in sorted({image.label for image in images}):
-        missing = [side for side, members in sides.items() if not any(label in member.labels for member in members)]
-        if missing:
-            count = sum(label in patient.labels for patient in patients)
+        counts = {side: sum(label in member.labels for member in members) for side, members in sides.items()}
+        if missing := [side for side, count in counts.items() if not count]:
+            count = sum(counts.values())
             example = next(image.file for image in images if image.label == label)
-            what = f"the class of {example} has {count} patient{'s' * (count != 1)}: none for {' and '.join(missing)}"
-            fix = "add patients: every class needs at least 3, one each for train, val-A and val-B"
-            problems.append(Problem(what, "data.split", fix))
-    if problems:
-        raise DataError(*problems)
+            patients = f"{count} patient{'s' * (count != 1)}"
+            found.append(f"the class of {example} has {patients}: none for {' and '.join(missing)}")
+    if found:
+        raise DataError(Problem("; ".join(found), "data.split", f"add patients: every class needs {_NEEDS[val]}"))
 
 
 def _image_count(patients: Iterable[_Patient]) -> int:

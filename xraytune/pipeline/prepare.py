@@ -24,7 +24,7 @@ from xraytune.cores import cpu_count
 from xraytune.data.decoding import Resize
 from xraytune.data.index import ImageFile, ImageIndex, few_patients_problems, read_index
 from xraytune.data.pixels import broken_images_error, open_pixels, store_pixels, stored_files
-from xraytune.data.split import split_by_patient
+from xraytune.data.split import part_notes, split_by_patient
 from xraytune.errors import ArtifactError, DataError, Problem, StudyError
 from xraytune.files import read_json, write_json
 from xraytune.pipeline.artifacts import build_once, content_sha256, discard, is_intact, releases
@@ -135,6 +135,7 @@ def prepare_index(
     on_progress: Progress = ignore_progress,
 ) -> tuple[Prepared, tuple[str, ...]]:
     """Like `prepare`, for a folder that has already been indexed."""
+    split_by_patient(index.images, data.split, data.train_patients, parts=index.parts)  # an error comes before decoding
     store = store_images(index.root, index.images, data.image_size, data.resize, cache=cache, on_progress=on_progress)
     if not skip_broken:
         require_unbroken(store, index.root)
@@ -144,7 +145,7 @@ def prepare_index(
     if stored.broken and (problems := few_patients_problems(index.root, index.class_names, images)):
         what = f"{len(stored.broken)} broken images were left out"
         raise DataError(*problems, Problem(what, index.root, "repair some of them"))
-    split = split_by_patient(images, data.split, data.train_patients)
+    split = split_by_patient(images, data.split, data.train_patients, parts=index.parts)
     side_of: dict[int, SideName] = {
         **dict.fromkeys(split.train, "train"),
         **dict.fromkeys(split.val_a, "val_a"),
@@ -171,7 +172,9 @@ def prepare_index(
             if position in side_of
         ),
     )
-    return prepared, index.warnings + tuple(f"left out: {image.file}: {image.reason}" for image in stored.broken)
+    notes = part_notes(index, data.split.val)
+    left_out = (f"left out: {image.file}: {image.reason}" for image in stored.broken)
+    return prepared, (*notes, *index.warnings, *left_out)
 
 
 def store_images(
