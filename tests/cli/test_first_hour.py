@@ -170,7 +170,7 @@ def test_inspection_reports_sealed_test_folder(run: Run, tmp_path: Path) -> None
     draw_phantoms(tmp_path / "xrays", patients=20, seed=1, image_size_px=32)
 
     assert "JPEG 8-bit; test/ stays sealed" in run("data", "inspect", tmp_path / "xrays").stdout
-    assert "sealed" not in run("data", "inspect", tmp_path / "xrays" / "train").stdout
+    assert "test/ stays sealed" not in run("data", "inspect", tmp_path / "xrays" / "train").stdout
 
 
 def test_an_export_prints_the_command_for_a_simpler_arm(capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,10 +50,22 @@ def test_all_problems_are_reported_at_once_in_file_order(write_space: WriteSpace
             "space.yaml:10: unknown key 'sead'",
             "  10 | sead: 3",
             "  fix: did you mean 'seed'?",
-            "--set data.train_patients=few: data.train_patients: 'few' is not a whole number",
-            "  fix: write a whole number",
+            "--set data.train_patients=few: data.train_patients: 'few' is neither a number nor 'all'",
+            "  fix: write a number or 'all'",
         ]
     )
+
+
+@pytest.mark.parametrize("word", ["all", "null"])
+def test_all_train_patients_have_a_word(write_space: WriteSpace, word: str) -> None:
+    path = write_space("lr: {value: 1e-3}")
+
+    few, every = (
+        load_space(path, ["data.train_patients=5", *further]) for further in ([], [f"data.train_patients={word}"])
+    )
+
+    assert few.settings.data.train_patients == 5
+    assert every.identity() == load_space(path).identity()
 
 
 @pytest.mark.parametrize(

@@ -177,6 +177,22 @@ def test_with_mixing_replace_the_ratio_response_has_no_duplicates() -> None:
     assert {arm.parameters.source for arm in ratio_arms(finalist, 64)} == {"gan"}
 
 
+def test_of_equals_on_val_b_the_simpler_and_cheaper_trial_comes_first() -> None:
+    equals = [
+        trial(0, 0.9, "gan", classical=1, synthetic_ratio=0.5),
+        trial(1, 0.9, "gan", synthetic_ratio=2.0),
+        trial(2, 0.9, "gan", synthetic_ratio=0.5),
+        trial(3, 0.9, "duplicate", synthetic_ratio=1.0),
+        trial(4, 0.9, "duplicate", synthetic_ratio=0.5),
+        trial(5, 0.9, "none", classical=2),
+        trial(6, 0.9, "none", classical=1),
+    ]
+
+    assert [one.name for one in choose_finalists(equals, 3, Path("s"))] == ["#2", "#1", "#0"]
+    best = [tuned_control(equals, control) for control in ("classical", "duplicate")]
+    assert [arm.trial for arm in best if arm] == ["#6", "#4"]
+
+
 def test_a_tuned_control_is_the_best_of_its_arm_by_val_b() -> None:
     best = {control: tuned_control(TRIALS, control) for control in ("real_only", "classical", "duplicate")}
 

@@ -47,6 +47,18 @@ def test_the_best_on_val_b_is_exported_the_earliest_of_equals(lab: Lab, tmp_path
     assert (exported.trial, exported.val_auroc, exported.val_b_auroc) == (1, 0.8, 0.8)
 
 
+def test_of_equals_on_val_b_the_simpler_arm_is_exported(lab: Lab, tmp_path: Path) -> None:
+    """On a few images many trials have an AUROC of 1; then the trial's number says nothing."""
+    folder = StudyFolder(tmp_path / "studies" / "made")
+    study_of(folder, lab, [(0.9, 1.0)] * 3)
+
+    exported = export(folder.path, out=tmp_path / "best.yaml")
+
+    rows = Journal(folder.journal_path, folder.space(), writable=False).rows()
+    assert rows[0]["arm"] == "classical+gan"
+    assert exported.arm == "classical"
+
+
 def test_exported_file_contains_trial_and_origin(lab: Lab, tmp_path: Path) -> None:
     out = tmp_path / "elsewhere" / "trial.yaml"
 

@@ -7,11 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.stats import norm, rankdata  # type: ignore[import-untyped]
 from sklearn.metrics import roc_auc_score
 
 from xraytune.errors import DataError
 from xraytune.metrics.classification import auroc
-from xraytune.metrics.placements import StructuralComponents, effective_patients, structural_components
+from xraytune.metrics.placements import (
+    StructuralComponents,
+    auroc_interval,
+    chance_difference,
+    effective_patients,
+    structural_components,
+)
 from xraytune.seeding import numpy_generator
 
 Floats = NDArray[np.float64]
@@ -242,3 +249,34 @@ def test_components_come_with_effective_patients_in_which_copies_do_not_count() 
 
     assert found.effective_patients == effective_patients(labels, one_patient_each(labels), positive=1)
     assert found.effective_patients == pytest.approx(4 / (1 / 20 + 1 / 40))
+
+
+def scores_of_two_trials(patients: int, count: int) -> tuple[Floats, Floats]:
+    """AUROCs [count] of two equally good trials on `patients` patients, whose errors on an image correlate by .8."""
+    generator = numpy_generator(7, "trials")
+    shared = generator.standard_normal((count, 1, patients))
+    scores = np.sqrt(0.8) * shared + np.sqrt(0.2) * generator.standard_normal((count, 2, patients))
+    scores[:, :, patients // 2 :] += np.sqrt(2) * norm.ppf(0.9)
+    ranks = rankdata(scores, axis=2)[:, :, patients // 2 :].sum(axis=2)
+    each = patients // 2
+    first, second = ((ranks - each * (each + 1) / 2) / each**2).T
+    return first, second
+
+
+@pytest.mark.parametrize("patients", [12, 60, 200])
+def test_the_interval_of_an_auroc_contains_the_true_one_in_95_percent_of_samples(patients: int) -> None:
+    measured, _ = scores_of_two_trials(patients, 3000)
+    intervals = {value: auroc_interval(value, patients) for value in np.unique(measured)}
+
+    covered = np.mean([intervals[value][0] <= 0.9 <= intervals[value][1] for value in measured])
+
+    assert 0.925 < covered < 0.985
+
+
+@pytest.mark.parametrize("patients", [12, 60, 200])
+def test_two_equally_good_trials_rarely_differ_by_more_than_the_difference_of_chance(patients: int) -> None:
+    first, second = scores_of_two_trials(patients, 3000)
+
+    share = np.mean(np.abs(first - second) <= chance_difference(0.9, patients))
+
+    assert 0.9 < share < 0.97

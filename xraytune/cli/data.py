@@ -20,12 +20,16 @@ from xraytune.cli.options import (
     errors_with_flags,
     with_flags,
 )
+from xraytune.cli.study_frame import sides_frame
 from xraytune.records import to_json
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from xraytune.data.inspect import Inspection
     from xraytune.data.near_duplicates import NearDuplicates
     from xraytune.data.phantom import PhantomSet
+    from xraytune.pipeline.sides import SideSize
 
 _EXAMPLES = 3
 
@@ -48,6 +52,8 @@ def inspect(
     from xraytune.config.settings import DataSettings, SplitSettings
     from xraytune.data.index import read_index
     from xraytune.data.inspect import inspect_index
+    from xraytune.data.split import part_notes
+    from xraytune.pipeline.sides import sizes_of_index
     from xraytune.report.data_figures import draw_data_figures, require_no_figures
 
     settings = DataSettings(
@@ -57,17 +63,20 @@ def inspect(
         require_no_figures(figures, folder)
     with errors_with_flags(), console.progress() as on_progress:
         index = read_index(settings, on_progress=on_progress)
+        sizes = sizes_of_index(index, settings)
         found = inspect_index(index, on_progress=on_progress)
+    uses = part_notes(index, settings.split.val)
     drawn = [str(file) for file in draw_data_figures(index, figures)] if figures else []
     if as_json:
-        console.show_json(to_json(found) | ({"figures": drawn} if drawn else {}))
+        sides = {size.name: to_json(size) for size in sizes}
+        console.show_json(to_json(found) | {"parts": uses, "sides": sides} | ({"figures": drawn} if drawn else {}))
     else:
-        _show_inspection(folder, found)
+        _show_inspection(folder, found, uses, sizes)
         for file in drawn:
             console.write(file)
 
 
-def _show_inspection(folder: Path, found: Inspection) -> None:
+def _show_inspection(folder: Path, found: Inspection, uses: Sequence[str], sizes: Sequence[SideSize]) -> None:
     fewest, median, most = found.images_per_patient
     total = sum(sum(counts.values()) for counts in found.images.values())
     duplicates = sum(len(files) - 1 for files in found.duplicates)
@@ -76,10 +85,12 @@ def _show_inspection(folder: Path, found: Inspection) -> None:
     patients = ("patients in train and val", *(f"{found.patients[name]}" for name in found.class_names))
     console.show(
         Cell(f"{folder}: {total} images", "strong"),
+        *uses,
         *(Cell(f"broken: {image.file}: {image.reason}", "bad") for image in found.broken),
         *(Cell(f"note: {with_flags(warning)}", "busy") for warning in found.warnings),
         *([Cell(f"note: {_examples(found.near_duplicates)}", "busy")] if found.near_duplicates.pairs else []),
         Table(["part", *(Column(name, "right") for name in found.class_names)], [*per_part, patients]),
+        *sides_frame(sizes),
         console.facts(
             ("classes", ", ".join(found.class_names)),
             *([("positive class", f"{found.positive} ({found.positive_reason})")] if found.positive else []),

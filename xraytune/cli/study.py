@@ -53,6 +53,8 @@ def export(
 
 def show_export(exported: Exported, *, next_step: bool = True) -> None:
     """Print the exported trial and the next command."""
+    from xraytune.pipeline.sides import chance_warning
+
     if exported.trial is None:
         console.write(f"{exported.path}: a control that confirm added to {exported.study}, arm {exported.arm}")
     else:
@@ -60,6 +62,13 @@ def show_export(exported: Exported, *, next_step: bool = True) -> None:
             f"{exported.path}: trial {exported.trial} of {exported.study}, arm {exported.arm}, "
             f"val-A AUROC {exported.val_auroc:.3f}, val-B AUROC {exported.val_b_auroc:.3f}"
         )
+    val_b = next((size for size in exported.sides if size.name == "val-B"), None)
+    if val_b and exported.val_b_auroc is not None and (interval := val_b.interval(exported.val_b_auroc)):
+        low, high = interval
+        images = f"{val_b.image_count:,} images of {val_b.patient_count:,} patients"
+        console.write(f"val-B has {images}, for which this AUROC has a 95 % interval of {low:.3f} to {high:.3f}")
+    if warning := chance_warning(exported.sides):
+        console.write(f"note: {warning}", "busy")
     if exported.synthetic:
         console.write(f"the benefit of its synthetic images is {exported.synthetic}")
     if exported.advice:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from xraytune.cli.console import Cell, Column, Frame, Table, Tone, duration
 
 if TYPE_CHECKING:
+    from xraytune.pipeline.sides import SideSize
     from xraytune.search.status import StudyView, TrialView
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -29,7 +30,7 @@ def live_frame(view: StudyView, *, dashboard: str = "") -> Frame:
     now = [trial for trial in view.trials if trial.status in {"running", "waiting", "unfinished"}]
     ended = [trial for trial in view.trials if trial.seconds is not None]
     complete = [trial for trial in ended if trial.status == "complete"]
-    best = sorted(complete, key=lambda trial: (-trial.values[-1], trial.number))[:_BEST_SHOWN]
+    best = sorted(complete, key=lambda trial: (-trial.values[-1], trial.simplicity, trial.number))[:_BEST_SHOWN]
     last = [trial for trial in reversed(ended) if trial not in best][:_ENDED_SHOWN]
     groups = {"now" if view.is_running else "unfinished": now, "best": best, "ended": last}
     rows = [
@@ -49,7 +50,37 @@ def status_frame(view: StudyView) -> Frame:
     table = Table(_columns(view), [_row(trial, view) for trial in view.trials])
     failed = [trial for trial in view.trials if trial.status == "failed"]
     reasons = [Cell(f"#{trial.number} failed: {trial.reason.splitlines()[0]}", "bad") for trial in failed]
-    return *_heading(view), *reasons, *([table] if view.trials else [])
+    return (
+        *_heading(view),
+        *(sides_frame(view.sides) if view.sides else ()),
+        *reasons,
+        *([table] if view.trials else []),
+    )
+
+
+def sides_frame(sizes: Sequence[SideSize]) -> Frame:
+    """Lay out the sides of a split with their sizes, and a warning if they are too small to rank trials."""
+    from xraytune.pipeline.sides import USUAL_AUROC, chance_warning
+
+    columns = (
+        "side",
+        Column("images", "right"),
+        Column("patients", "right"),
+        Column("images (patients)\nof each class", flexible=True),
+        f"95 % interval\nof AUROC {USUAL_AUROC:g}",
+    )
+    rows = [
+        (
+            size.name,
+            f"{size.image_count:,}",
+            f"{size.patient_count:,}",
+            ", ".join(f"{name} {size.images[name]:,} ({size.patients[name]:,})" for name in size.images),
+            "" if size.low is None or size.high is None else f"{size.low:.2f} to {size.high:.2f}",
+        )
+        for size in sizes
+    ]
+    warning = chance_warning(sizes)
+    return *([Cell(f"note: {warning}", "busy")] if warning else []), Table(columns, rows)
 
 
 def summary_line(view: StudyView) -> str:

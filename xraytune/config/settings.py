@@ -23,6 +23,7 @@ NonNegative = Annotated[float, Field(ge=0)]
 
 Source = Literal["none", "duplicate", "gan", "folder"]
 SOURCES = Extensions("source", get_args(Source))
+_BY_COST: tuple[Source, ...] = ("none", "duplicate", "folder", "gan")
 ValUse = Literal["merge", "folder", "val_a", "val_b"]
 HeadName = Literal["linear", "vgg16_two_class"]
 LossName = Literal["cross_entropy", "bce"]
@@ -47,6 +48,8 @@ _COUNT_OR_ALL = {"anyOf": [{"type": "integer", "minimum": 1}, {"enum": ["all", N
 
 
 def _all_is_none(value: object) -> object:
+    if isinstance(value, str) and value != "all":
+        raise ValueError(f"data.train_patients: '{value}' is neither a number nor 'all'; write a number or 'all'")
     return None if value == "all" else value
 
 
@@ -224,6 +227,15 @@ class Parameters(Model):
     def has_synthetic_images(self) -> bool:
         """Whether it trains on images other than the real ones; `confirm` tests these trials."""
         return self.source not in ("none", "duplicate")
+
+    @property
+    def simplicity(self) -> tuple[int, int, float]:
+        """A sort key that puts the simpler and cheaper arm first: the choice among trials with equal AUROCs.
+
+        real_only, classical, duplicate, folder, gan, then sources of other packages; among these the smaller ratio.
+        """
+        rank = _BY_COST.index(self.source) if self.source in _BY_COST else len(_BY_COST)
+        return rank, self.classical, self.synthetic_ratio
 
     @property
     def arm(self) -> str:

@@ -188,7 +188,9 @@ def pruned_to_finish(
 
 
 def choose_finalists(trials: Iterable[FinishedTrial], count: int, study: Path) -> tuple[FinishedTrial, ...]:
-    """Return complete trials with synthetic images and different settings, best on val-B first (ties: the earlier).
+    """Return complete trials with synthetic images and different settings, best on val-B first.
+
+    Of equals the simpler one comes first (`Parameters.simplicity`).
 
     Raises:
         StudyError: There is none.
@@ -202,7 +204,11 @@ def choose_finalists(trials: Iterable[FinishedTrial], count: int, study: Path) -
         what = "no complete trial has GAN images or a folder of extra images, so there is no finalist to confirm"
         fix = "continue the search (--set budget.trials=N), or add a GAN source to the space"
         raise StudyError(Problem(what, study, fix))
-    return _different(sorted(synthetic, key=lambda trial: -trial.val_b_auroc))[:count]
+    return _different(sorted(synthetic, key=_by_val_b))[:count]
+
+
+def _by_val_b(trial: FinishedTrial) -> tuple[object, ...]:
+    return -trial.val_b_auroc, trial.parameters.simplicity
 
 
 def _different(trials: Iterable[FinishedTrial]) -> tuple[FinishedTrial, ...]:
@@ -269,11 +275,11 @@ def draw_control(space: Space, control: str, count: int, known: Iterable[Paramet
 
 
 def tuned_control(trials: Iterable[FinishedTrial], control: str) -> Arm | None:
-    """Return the best complete trial of a control's arm by val-B, if there is one."""
+    """Return the best complete trial of a control's arm by val-B, if there is one; of equals the simpler one."""
     complete = (
         trial for trial in trials if trial.status == "complete" and belongs_to_control(trial.parameters, control)
     )
-    best = max(complete, key=lambda trial: trial.val_b_auroc, default=None)
+    best = min(complete, key=_by_val_b, default=None)
     if best is None:
         return None
     name = f"tuned {best.parameters.arm} {best.name}"

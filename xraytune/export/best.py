@@ -12,12 +12,14 @@ from pathlib import Path
 from shlex import quote
 from typing import Any, TypeAlias
 
+from xraytune.config.fields import parameters_from
 from xraytune.config.load import experiment_to_yaml
 from xraytune.config.settings import Experiment, ExportedFrom
 from xraytune.confirm.plan import CONFIRM_FOLDER, TOP_UP_FOLDER, VERDICT_FILE, Arm, read_plan
 from xraytune.confirm.runs import completed_rows, finished_label
 from xraytune.errors import ConfigError, Problem, StudyError, TrialError, join_names
 from xraytune.files import read_json, require_writable, write_text
+from xraytune.pipeline.sides import SideSize, side_sizes
 from xraytune.search.journal import Journal
 from xraytune.search.study import StudyFolder
 
@@ -44,6 +46,7 @@ class Exported:
         synthetic: Whether the benefit of its synthetic images is confirmed; empty if it has none.
         advice: Command that exports a simpler arm; empty if there is no reason to.
         command: Command that trains the final model.
+        sides: Sizes of train, val-A and val-B.
     """
 
     path: Path
@@ -55,10 +58,11 @@ class Exported:
     synthetic: str
     advice: str
     command: str
+    sides: tuple[SideSize, ...] = ()
 
 
 def export(study: Path, *, out: Path, trial: int | None = None, arm: str | None = None) -> Exported:
-    """Write the confirmed mix or else the completed trial with the best val-B AUROC (the earliest of equals).
+    """Write the confirmed mix or else the completed trial with the best val-B AUROC (the simplest of equals).
 
     Args:
         study: Folder of the study; a search may be running on it.
@@ -115,6 +119,7 @@ def export(study: Path, *, out: Path, trial: int | None = None, arm: str | None 
         synthetic=synthetic,
         advice=f"xraytune export {quote(str(study))} --arm {simpler} -o {simpler}.yaml" if simpler else "",
         command=f"xraytune train --config {quote(str(out))} -o model",
+        sides=side_sizes(folder.prepared()),
     )
     origin = None if number is None else ExportedFrom(study=folder.path, trial=number)
     experiment = Experiment(settings=space.settings.model_copy(update={"exported_from": origin}), parameters=parameters)
@@ -149,7 +154,10 @@ def _tuned_control(folder: StudyFolder, arm: str) -> Arm | None:
 
 
 def _best(rows: Sequence[Row]) -> Row:
-    return max(rows, key=lambda row: (row["val_b_auroc"], -row["number"]))
+    """Return the best row on val-B: among equals the simplest and then the earliest one."""
+    return min(
+        rows, key=lambda row: (-row["val_b_auroc"], parameters_from(row["parameters"]).simplicity, row["number"])
+    )
 
 
 def _best_of_arm(rows: dict[int, Row], arm: str, tuned: Arm | None, folder: StudyFolder) -> Row:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import brentq  # type: ignore[import-untyped]
 from scipy.special import ndtr, ndtri, owens_t  # type: ignore[import-untyped]
 from scipy.stats import rankdata  # type: ignore[import-untyped]
 
@@ -110,6 +111,7 @@ def _one_against_rest(is_positive: Flags, scores: Floats, patient_of_image: NDAr
 
 WITHIN_ARM, ACROSS_ARMS = 0.85, 0.8
 """Assumed correlations of two replicates' errors on the same image: within an arm, and between arms."""
+_QUANTILE = float(ndtri(0.975))
 _NEAREST = 1e-6
 """Smallest distance to an AUROC of 0 or 1."""
 
@@ -131,6 +133,42 @@ def around(mean: ArrayLike, difference: ArrayLike) -> tuple[Floats, Floats]:
     half = np.abs(np.asarray(difference)) / 2
     centre = np.clip(mean, half, np.maximum(1 - half, half))
     return np.asarray(centre + np.asarray(difference) / 2), np.asarray(centre - np.asarray(difference) / 2)
+
+
+def auroc_interval(auroc: float, effective_patients: float) -> tuple[float, float]:
+    """Return the 95 % interval of an AUROC in [0, 1] measured on this many effective patients (2 or more).
+
+    A score interval: it contains the AUROCs from which the measured one is at most 1.96 of their standard errors away. At an
+    AUROC of 1, where estimated variances vanish, it still has a width. It covers the same model on other patients, and knows
+    nothing of a selection: the best of many trials is optimistic.
+
+    Source: variance by Hanley & McNeil 1982, "The meaning and use of the area under a receiver operating characteristic
+    (ROC) curve"; solved for the true AUROC as in method 5 of Newcombe 2006, "Confidence intervals for an effect size measure
+    based on the Mann-Whitney statistic, part 2".
+    """
+    return _lower_end(auroc, effective_patients), 1 - _lower_end(1 - auroc, effective_patients)
+
+
+def _lower_end(auroc: float, effective_patients: float) -> float:
+    def excess(true: float) -> float:
+        return auroc - true - _QUANTILE * _standard_error(true, effective_patients)
+
+    return float(brentq(excess, 0.0, min(auroc, 1 - _NEAREST))) if auroc > 0 else 0.0
+
+
+def chance_difference(auroc: float, effective_patients: float) -> float:
+    """Return the difference in AUROC that two equally good trials exceed on the same patients in only 5 % of cases.
+
+    Their errors on an image are correlated by `ACROSS_ARMS`, as the forecast of `confirm` assumes.
+    """
+    return float(_QUANTILE * _standard_error(auroc, effective_patients) * np.sqrt(2 * (1 - ACROSS_ARMS)))
+
+
+def _standard_error(auroc: float, effective_patients: float) -> float:
+    """Return Hanley and McNeil's standard error with half of the patients in each class."""
+    each = effective_patients / 2
+    of_pairs = 1 + (each - 1) * ((1 - auroc) / (2 - auroc) + auroc / (1 + auroc))
+    return float(np.sqrt(auroc * (1 - auroc) * of_pairs) / each)
 
 
 def _bivariate(first: Floats, second: Floats, correlation: float) -> Floats:

@@ -11,6 +11,7 @@ from xraytune.classifier.network import build_classifier
 from xraytune.classifier.weights import find_weights
 from xraytune.compute import choose_compute, gpu_count, require_device
 from xraytune.config.backbone_names import BACKBONES
+from xraytune.config.fields import parameters_from
 from xraytune.config.load import load_space
 from xraytune.config.settings import Parameters, Resources
 from xraytune.config.space import Space
@@ -21,6 +22,7 @@ from xraytune.files import require_writable
 from xraytune.mix.plan import require_extra_images
 from xraytune.pipeline.model import require_two_classes
 from xraytune.pipeline.prepare import Prepared, prepare_index, restore_pixels
+from xraytune.pipeline.sides import chance_warning, side_sizes
 from xraytune.pipeline.synthesize import gan_need
 from xraytune.search.controller import SearchController, mix_label
 from xraytune.search.inputs import inputs_of_space, read_inputs, record_inputs
@@ -110,8 +112,9 @@ def search(
     prepared, warnings = prepare_index(
         index, settings.data, cache, skip_broken=skip_broken, on_progress=callbacks.on_progress
     )
-    for warning in warnings:
-        callbacks.note(warning)
+    sizes = side_sizes(prepared)
+    for note in (*warnings, *map(str, sizes), *filter(None, [chance_warning(sizes)])):
+        callbacks.note(note)
     if settings.has_idle_asha:
         grace, last = settings.scheduler.grace, settings.budget.max_epochs
         callbacks.note(f"ASHA prunes no trial: scheduler.grace is {grace}, and budget.max_epochs {last}")
@@ -215,8 +218,10 @@ def summarise(folder: StudyFolder) -> SearchSummary:
         what = "no trial completed" + "".join(f"\n    {reason}" for reason in reasons[:5])
         raise TrialError(Problem(what, folder.path, "see trials.jsonl and trials/*/error.txt in the study"))
     counts = {status: sum(row["status"] == status for row in rows) for status in ("complete", "pruned", "failed")}
-    best = max(complete, key=lambda row: (row["value"], -row["number"]))
-    for_export = max(complete, key=lambda row: (row["val_b_auroc"], -row["number"]))
+    best, for_export = (
+        min(complete, key=lambda row: (-row[auroc], parameters_from(row["parameters"]).simplicity, row["number"]))
+        for auroc in ("value", "val_b_auroc")
+    )
     return SearchSummary(study=folder.path, counts=counts, best=best, for_export=for_export)
 
 

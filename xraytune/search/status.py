@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from xraytune.pipeline.sides import SideSize, side_sizes
 from xraytune.search.clock import Times, read_times
 from xraytune.search.controller import mix_label
 from xraytune.search.journal import Journal
@@ -29,6 +30,7 @@ class TrialView:
         busy_with: What a running trial does before its first epoch, such as `GAN 300/600`.
         seconds: Wall time of an ended trial.
         reason: Why it ended, unless it is complete.
+        simplicity: See `Parameters.simplicity`.
     """
 
     number: int
@@ -40,6 +42,7 @@ class TrialView:
     busy_with: str
     seconds: float | None
     reason: str
+    simplicity: tuple[int, int, float] = (0, 0, 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +51,7 @@ class StudyView:
 
     Attributes:
         name: The study's.
+        sides: Sizes of train, val-A and val-B.
         trials: By number.
         trial_budget: That of the running start if known, else of the first one, and at least the number of trials.
         max_epochs: Maximum number of epochs of a trial.
@@ -57,6 +61,7 @@ class StudyView:
     """
 
     name: str
+    sides: tuple[SideSize, ...] = ()
     trials: tuple[TrialView, ...]
     trial_budget: int
     max_epochs: int
@@ -70,9 +75,9 @@ class StudyView:
 
     @property
     def best(self) -> TrialView | None:
-        """The complete trial with the best val-A AUROC."""
+        """The complete trial with the best val-A AUROC, the simplest of equals."""
         complete = [trial for trial in self.trials if trial.status == "complete"]
-        return max(complete, key=lambda trial: (trial.values[-1], -trial.number), default=None)
+        return min(complete, key=lambda trial: (-trial.values[-1], trial.simplicity, trial.number), default=None)
 
 
 def status(study: Path) -> StudyView:
@@ -91,6 +96,7 @@ class StudyWatcher:
     def __init__(self, folder: StudyFolder, trial_budget: int | None = None) -> None:
         self._folder = folder
         self._space = folder.space()
+        self._sides = side_sizes(folder.prepared())
         self._trial_budget = trial_budget or self._space.trial_budget()
         self._journal = Journal(folder.journal_path, self._space, writable=False)
 
@@ -103,6 +109,7 @@ class StudyWatcher:
         times = self._times(is_running)
         return StudyView(
             name=self._folder.path.name,
+            sides=self._sides,
             trials=trials,
             trial_budget=trial_budget,
             max_epochs=self._space.settings.budget.max_epochs,
@@ -142,6 +149,7 @@ class StudyWatcher:
             busy_with="{} {}/{}".format(*progress) if progress else "",
             seconds=ended["seconds"] if ended else None,
             reason=ended["reason"] if ended else "",
+            simplicity=parameters.simplicity,
         )
 
 
