@@ -53,4 +53,4 @@ def test_sides_on_which_chance_ranks_the_trials_are_named_with_what_to_do() -> N
 
 def test_a_side_without_a_class_has_no_interval() -> None:
     assert [size.interval(0.9) for size in side_sizes(two_images())] == [None, None, None]
-    assert "val-A (1 patients)" in chance_warning(side_sizes(two_images()))
+    assert "differ there by up to 1.00 in AUROC" in chance_warning(side_sizes(two_images()))

@@ -5,7 +5,6 @@ Trials are ranked by their AUROC on val-A and val-B. With few patients, the diff
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -21,7 +20,7 @@ from xraytune.pipeline.prepare import Prepared, SideName
 USUAL_AUROC = 0.9
 """The AUROC at which sides are compared, before any trial has one."""
 MOST_CHANCE = 0.05
-"""The largest difference by chance between two trials at which their order still says something; few mixes gain more."""
+"""The largest difference by chance between two trials at which their order still says something: five default ROPEs."""
 _NAMES: dict[SideName, str] = {"train": "train", "val_a": "val-A", "val_b": "val-B"}
 
 
@@ -106,7 +105,7 @@ def chance_warning(sizes: Iterable[SideSize]) -> str:
 
 
 def _chance(size: SideSize) -> float:
-    return chance_difference(USUAL_AUROC, size.effective_patients) if size.effective_patients else math.inf
+    return chance_difference(USUAL_AUROC, size.effective_patients) if size.effective_patients else 1.0
 
 
 def _size(name: str, images: Sequence[_Image], class_names: Sequence[str], positive: int) -> SideSize:
