@@ -146,6 +146,41 @@ def test_phantoms_are_drawn_and_inspected(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_inspection_shows_the_use_of_each_part_the_sides_and_the_positive_class(run: Run, tmp_path: Path) -> None:
+    run("data", "phantom", tmp_path / "xrays", "--patients", 20, "--size", 32)
+
+    text = " ".join(run("data", "inspect", tmp_path / "xrays").stdout.split())
+    answer = json.loads(run("data", "inspect", tmp_path / "xrays", "--json").stdout)
+
+    assert "images, split by patient into train, val-A and val-B" in text
+    assert "too small to rank trials" in text
+    assert "PNEUMONIA (its name means disease)" in text
+    assert answer["positive"] == "PNEUMONIA"
+    assert [line.partition(":")[0] for line in answer["parts"]] == ["train/", "test/"]
+    assert list(answer["sides"]) == ["train", "val-A", "val-B", "test"]
+    assert sum(answer["sides"]["val-A"]["images"].values()) > 0
+
+
+@pytest.mark.slow
+def test_hints_of_an_inspection_name_its_own_flags(run: Run, tmp_path: Path) -> None:
+    run("data", "phantom", tmp_path / "xrays", "--patients", 20, "--size", 32)
+    for part in ("train", "test"):
+        for old, new in (("NORMAL", "alpha"), ("PNEUMONIA", "beta")):
+            (tmp_path / "xrays" / part / old).rename(tmp_path / "xrays" / part / new)
+
+    words = run("data", "inspect", tmp_path / "xrays")
+    asked = run("data", "inspect", tmp_path / "xrays", "--classes", "auto")
+    given = run("data", "inspect", tmp_path / "xrays", "--classes", "auto", "--positive", "beta")
+
+    assert "fix: use --classes auto to make each folder a class" in words.stderr
+    assert "--positive: the names do not say which class is the disease" in asked.stderr
+    assert "fix: use --positive alpha, or --positive beta" in asked.stderr
+    assert "data." not in words.stderr + asked.stderr
+    assert (words.exit_code, asked.exit_code, given.exit_code) == (3, 3, 0)
+    assert "beta (as given)" in given.stdout
+
+
+@pytest.mark.slow
 def test_a_gan_is_trained_and_drawn_from(run: Run, space: Path, tmp_path: Path) -> None:
     run("data", "phantom", tmp_path / "xrays", "--patients", 20, "--size", 32)
     gan, images = tmp_path / "gan", tmp_path / "images"

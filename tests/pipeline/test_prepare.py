@@ -68,3 +68,34 @@ def test_broken_image_is_refused_unless_skipped(bench: Bench, copied: Path) -> N
 
     assert any(victim.name in warning for warning in warnings)
     assert victim.name not in json.dumps([image.file for image in prepared.images])
+
+
+def test_an_own_val_folder_is_merged_or_kept_and_notes_say_which(bench: Bench, copied: Path) -> None:
+    for image in [*copied.glob("train/*/IM-000*"), *copied.glob("train/*/person1[0-9]_*")]:
+        own = copied / "val" / image.relative_to(copied / "train")
+        own.parent.mkdir(parents=True, exist_ok=True)
+        image.rename(own)
+    merged, notes = prepare(settings_of(bench, copied), bench.cache)
+
+    data = settings_of(bench, copied).data
+    split = data.split.model_copy(update={"val": "folder"})
+    settings = bench.settings.model_copy(update={"data": data.model_copy(update={"split": split})})
+    kept, notes_if_kept = prepare(settings, bench.cache)
+
+    assert {image.file.startswith("val/") for image in merged.images if image.side == "train"} == {False, True}
+    assert all(image.file.startswith("val/") == (image.side != "train") for image in kept.images)
+    assert kept.fingerprint != merged.fingerprint
+    assert settings.identity() != bench.settings.identity()
+    assert any(
+        note.startswith("val/: ") and "merged into the training images and split again" in note for note in notes
+    )
+    assert any(note.startswith("val/: ") and "split by patient into val-A and val-B" in note for note in notes_if_kept)
+
+
+def test_a_split_that_is_impossible_is_refused_before_images_are_decoded(bench: Bench, tmp_path: Path) -> None:
+    data = bench.settings.data.model_copy(update={"train_patients": 1000})
+
+    with pytest.raises(DataError, match="patients, not 1000"):
+        prepare(bench.settings.model_copy(update={"data": data}), tmp_path / "cache")
+
+    assert not (tmp_path / "cache" / PIXELS_STAGE).exists()

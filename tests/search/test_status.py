@@ -35,6 +35,7 @@ def test_status_shows_each_trial(study: StudyFolder) -> None:
     assert view.trials[3].busy_with == "GAN 100/200"
     assert view.best is not None
     assert (view.best.number, view.count("pruned"), view.is_running) == (0, 1, True)
+    assert [(side.name, side.image_count) for side in view.sides] == [("train", 1), ("val-A", 1), ("val-B", 1)]
 
 
 def test_activity_of_a_trial_can_have_any_name(tmp_path: Path) -> None:
