@@ -617,6 +617,18 @@ def test_a_labelled_folder_of_other_classes_is_refused(kermany: Path, class_name
         read_labelled_folder(kermany, class_names)
 
 
+def test_a_labelled_folder_is_not_told_to_choose_other_classes(kermany: Path, write: WriteImages) -> None:
+    """A model has its classes, and the folder may lack some of them."""
+    write(kermany, ["COVID/c.png"])
+    shutil.rmtree(kermany / "NORMAL")
+
+    with pytest.raises(DataError) as refusal:
+        read_labelled_folder(kermany, ("NORMAL", "PNEUMONIA"))
+
+    what = "COVID: this folder is not one of the classes NORMAL, PNEUMONIA"
+    assert str(refusal.value).endswith(f"{what}\n  fix: rename it to one of these classes, or move it away")
+
+
 def test_images_are_listed_from_all_subfolders_in_order(kermany: Path) -> None:
     images = list_images(kermany)
 

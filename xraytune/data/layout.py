@@ -206,15 +206,17 @@ def unknown_class_problems(
         files = [file for _, _, own in found for file in own]
         what = f"{len(files)} images have no class, neither in {PATIENTS_CSV} nor by their folder: {join_names(files)}"
         return [Problem(what, _common_folder(root, found), "fill in the column class")]
-    problems = []
-    is_germ = [tuple(class_names) == THREE_CLASSES and name.casefold() == "pneumonia" for _, name, _ in found]
-    if of_germ := [one for one, is_one in zip(found, is_germ, strict=True) if is_one]:
+    problems, of_germ, others = list[Problem](), list[_Unknown](), list[_Unknown]()
+    for one in found:
+        lacks_germ = tuple(class_names) == THREE_CLASSES and one[1].casefold() == "pneumonia"
+        (of_germ if lacks_germ else others).append(one)
+    if of_germ:
         files = [file for _, _, own in of_germ for file in own]
         what = f"file names that do not say bacterial or viral: {len(files)} ({join_names(files, 3)})"
         fix = "name them like person1_bacteria_1.jpeg, or put them into bacterial/ and viral/"
         fix += "" if are_fixed else "; or use data.classes: binary"
         problems.append(Problem(what, _common_folder(root, of_germ), fix))
-    if others := [one for one, is_one in zip(found, is_germ, strict=True) if not is_one]:
+    if others:
         problems.append(_unknown_folders(root, parts, others, class_names, are_fixed=are_fixed))
     return problems
 
@@ -239,7 +241,7 @@ def _unknown_folders(
         what += f": {join_names(names)}" + (f" (in {', '.join(within)})" if within else "")
     have = {label for part in parts.values() for label in part.labels.values()}
     missing = [name for label, name in enumerate(class_names) if label not in have]
-    if have and missing:
+    if have and missing and not are_fixed:
         what += f"; and there are no images of {join_names(missing)}"
     fix = f"{_AUTO}, or move {it} away"
     if are_fixed:
