@@ -294,3 +294,16 @@ def test_classes_that_are_missing_for_one_reason_are_one_problem() -> None:
     assert "class of 0/0-0.png has 2 patients" in str(refusal.value)
     assert "class of 1/0-0.png has 2 patients" in str(refusal.value)
     assert str(refusal.value).count("fix:") == 1
+
+
+@pytest.mark.parametrize(
+    ("use", "train", "val"), [("folder", [1, 1], [2, 2]), ("val_a", [2, 2], [1, 1]), ("val_b", [2, 2], [1, 1])]
+)
+def test_the_fewest_patients_that_an_own_val_folder_needs_are_enough(
+    use: ValUse, train: list[int], val: list[int]
+) -> None:
+    images, parts = with_own_val([[1] * count for count in train], [[1] * count for count in val])
+
+    split = split_by_patient(images, SplitSettings(val=use), parts=parts)
+
+    assert [len(side) for side in sides(split)] == [2, 2, 2]
