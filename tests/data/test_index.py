@@ -579,6 +579,13 @@ def test_classes_that_are_missing_in_two_parts_are_one_problem(tmp_path: Path, w
     assert message.count("fix:") == 1
 
 
+def test_a_class_may_be_in_val_only(tmp_path: Path, write: WriteImages) -> None:
+    """Both folders are split together."""
+    write(tmp_path, (f"{folder}/{i}.png" for folder in ("train/NORMAL", "val/PNEUMONIA") for i in range(3)))
+
+    assert Counter(image.label for image in read_index(DataSettings(path=tmp_path)).images) == {0: 3, 1: 3}
+
+
 def test_images_without_class_folders_are_not_called_missing(tmp_path: Path, write: WriteImages) -> None:
     write(tmp_path, (f"{i}.png" for i in range(3)))
 
