@@ -77,9 +77,11 @@ class InProcess:
                 token=self._token,
             )
         )
-        while work.on_result(number, worker.step()):
-            pass
-        worker.close()
+        try:
+            while work.on_result(number, worker.step()):
+                pass
+        finally:
+            worker.close()
 
 
 def search_in_process(space: Space, root: Path) -> StudyFolder:

@@ -33,7 +33,7 @@ def test_values_keep_order_of_arrival(study: StudyFolder) -> None:
 def test_a_restart_does_not_shift_the_draws(study: StudyFolder, tmp_path: Path) -> None:
     """The sampler is seeded by the trial's number, not by how often the search was started."""
     other = tmp_path / "optuna.journal"
-    create_journal(other)
+    create_journal(other, "small")
     unbroken = Journal(other, write_space(tmp_path), writable=True)
 
     for number in range(6):
@@ -205,3 +205,43 @@ def test_optuna_itself_reads_the_journal(study: StudyFolder) -> None:
     assert summary.best_trial.value == 0.9
     assert "lr" in summary.best_trial.params
     assert "gan" in SPACE
+
+
+def test_optuna_shows_the_names_of_study_and_objective_and_the_outcome(study: StudyFolder) -> None:
+    journal = open_journal(study)
+    journal.ask([{"source": "none", "lr": 1e-3}])
+    journal.tell(0, "complete", 0.9, {"value": 0.9, "val_b_auroc": 0.88, "best_epoch": 3, "seconds": 7.0})
+
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(study.journal_path)))
+    shown = optuna.load_study(study_name="small", storage=storage)
+
+    assert shown.metric_names == ["val_a_auroc"]
+    assert shown.best_trial.user_attrs == {
+        "status": "complete",
+        "arm": "real_only",
+        "val_b_auroc": 0.88,
+        "best_epoch": 3,
+        "seconds": 7.0,
+        "reason": "",
+    }
+
+
+def test_a_journal_with_another_study_is_refused(study: StudyFolder) -> None:
+    """A trial's id is its number only in a journal of one study."""
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(study.journal_path)))
+    optuna.create_study(study_name="foreign", storage=storage)
+
+    with pytest.raises(StudyError, match=r"the journal cannot be read: .*exactly 1 study"):
+        open_journal(study)
+
+
+def test_notes_from_the_dashboard_are_kept(study: StudyFolder) -> None:
+    """It writes them as attributes of the study and its trials."""
+    journal = open_journal(study)
+    journal.ask([{"source": "none", "lr": 1e-3}])
+    journal.tell(0, "complete", 0.9, {"val_b_auroc": 0.88})
+    rows = journal.rows()
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(study.journal_path)))
+    storage.set_study_system_attr(0, "dashboard:note_ver", 1)
+
+    assert open_journal(study).rows() == rows

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.search.studies import CPU, direct, ended, two_images, write_space
+from tests.search.studies import CPU, direct, ended, epoch, two_images, write_space
 from xraytune.data.phantom import draw_phantoms
 from xraytune.errors import MachineError, StudyError, TrialError
 from xraytune.files import read_json, write_json
@@ -187,3 +187,43 @@ def test_another_build_of_the_same_release_is_the_same_version(study: StudyFolde
     begun_with(study, torch=study.releases()[0]["torch"] + "+cpu")
 
     assert continue_under_releases(study) == ""
+
+
+def test_epochs_can_be_raised_until_a_trial_ends_at_the_last_one(study: StudyFolder, tmp_path: Path) -> None:
+    longer, controller = write_space(tmp_path, "budget.max_epochs=27"), direct(study)
+    for number, value in enumerate((0.9, 0.5)):
+        controller.next_trial()
+        controller.on_result(number, epoch(1, value))  # the second one is pruned
+    require_same_space(study, longer)
+
+    for last in range(2, 10):
+        controller.on_result(0, epoch(last, 0.9))
+    controller.on_result(0, ended(0.9, epochs=9))
+
+    refused = (
+        r"budget\.max_epochs is 9 in this study and cannot become 27: trials that ended there cannot continue.*: #0\n"
+    )
+    with pytest.raises(StudyError, match=refused) as refusal:
+        require_same_space(study, longer)
+    assert "add --set name=small-27-epochs to start a new study, which reuses the GANs" in str(refusal.value)
+    assert "--set 'points_to_evaluate=[" in str(refusal.value)
+
+
+def test_epochs_cannot_be_lowered(study: StudyFolder, tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="cannot become 3: it can only be raised"):
+        require_same_space(study, write_space(tmp_path, "budget.max_epochs=3"))
+
+
+def test_epochs_of_a_confirmed_study_stay(study: StudyFolder, tmp_path: Path) -> None:
+    (study.path / "confirm").mkdir()
+
+    with pytest.raises(StudyError, match="cannot become 27: a confirmation has trained with it"):
+        require_same_space(study, write_space(tmp_path, "budget.max_epochs=27"))
+
+
+def test_epochs_stay_where_a_schedule_looks_ahead(tmp_path: Path) -> None:
+    study, schedule = StudyFolder(tmp_path / "studies" / "small"), "schedule={values: [constant, cosine]}"
+    create_study(study, write_space(tmp_path, schedule), two_images(), CPU)
+
+    with pytest.raises(StudyError, match="cannot become 27: with schedule: cosine"):
+        require_same_space(study, write_space(tmp_path, schedule, "budget.max_epochs=27"))

@@ -101,7 +101,7 @@ class ConfirmScreen:
 
         return Callbacks(
             note=console.event,
-            on_start=lambda _, dashboard, __: log_dashboard(dashboard),
+            on_start=lambda _, dashboard: log_dashboard(dashboard),
             on_progress=lambda what, done, total: self._bars(what, done, total),
         )
 

@@ -96,12 +96,12 @@ class SearchScreen:
     def __exit__(self, *error: object) -> None:
         self._drawing.close()
 
-    def _on_start(self, study: Path, dashboard: str, trial_budget: int) -> None:
+    def _on_start(self, study: Path, dashboard: str) -> None:
         from xraytune.search.status import StudyWatcher
         from xraytune.search.study import StudyFolder
 
         self._drawing.close()
-        watcher = StudyWatcher(StudyFolder(study), trial_budget)
+        watcher = StudyWatcher(StudyFolder(study))
         console.event(f"study {shown_path(study)} (Ctrl-C stops it; run the same command again to resume)")
         log_dashboard(dashboard)
         self._drawing.enter_context(

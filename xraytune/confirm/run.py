@@ -142,7 +142,7 @@ def confirm(
             cache=cache,
             address=address,
             note=callbacks.note,
-            opened=lambda dashboard: callbacks.on_start(folder.path, dashboard, 0),
+            opened=lambda dashboard: callbacks.on_start(folder.path, dashboard),
         )
         training = Training(
             folder=folder,

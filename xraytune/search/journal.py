@@ -31,9 +31,11 @@ _STATES: dict[Status, TrialState] = {
     "pruned": TrialState.PRUNED,
     "failed": TrialState.FAIL,
 }
-_OUTCOME = "outcome"
+_OUTCOME = ("val_b_auroc", "best_epoch", "threshold", "seconds", "gpu_seconds", "reason")
+"""User attributes of an ended trial, besides `status` and `arm`; its value and epochs are Optuna's own."""
 _FAILURES = "failures"
-_STUDY_NAME = "xraytune"
+VALUE_NAME = "val_a_auroc"
+"""What the search maximises."""
 _LOST = "restore it from a backup, or search the space again under another name: the study cannot be used without it"
 # The operation code of Optuna's journal for a reported value; a test reads a journal that Optuna wrote.
 _REPORT_OPERATION = 7
@@ -65,7 +67,7 @@ class Journal:
         self._backend = _WholeLines(str(path))
         try:
             with quiet_optuna():
-                self._study = optuna.load_study(study_name=_STUDY_NAME, storage=JournalStorage(self._backend))
+                self._study = optuna.load_study(study_name=None, storage=JournalStorage(self._backend))
         except Exception as error:  # a damaged line makes Optuna raise anything
             raise StudyError(Problem(f"the journal cannot be read: {error}", path, _LOST)) from error
         self._trials: dict[int, optuna.trial.Trial] = {}
@@ -117,6 +119,11 @@ class Journal:
                 raise self._damaged(number, error) from error
             raise ValueError(f"trial {number} has no settings yet") from error
 
+    def stored_values(self, parameters: Parameters) -> dict[str, Value]:
+        """Return the settings of a trial that are set, by dotted name; paths are relative to the study."""
+        values = flat_values(parameters)
+        return {name: self._stored(name, value) for name, value in values.items() if value is not None}
+
     def status(self, number: int) -> Status | None:
         """Return how a trial ended; None if it has not."""
         state = self._frozen(number).state
@@ -153,7 +160,14 @@ class Journal:
         if self._frozen(number).state.is_finished():
             return
         trial = self._trial(number)
-        trial.set_user_attr(_OUTCOME, dict(outcome))
+        attributes = {name: outcome[name] for name in _OUTCOME if name in outcome}
+        for name, attribute in {
+            "reason": "",
+            **attributes,
+            "arm": self.parameters(number).arm,
+            "status": status,
+        }.items():
+            trial.set_user_attr(name, attribute)
         self._study.tell(number, value if status == "complete" else None, state=_STATES[status])
 
     def gpu_seconds(self) -> float:
@@ -161,7 +175,7 @@ class Journal:
         total = 0.0
         for trial in self.trials:
             try:
-                total += float(trial.user_attrs[_OUTCOME]["gpu_seconds"]) if trial.state.is_finished() else 0.0
+                total += float(trial.user_attrs["gpu_seconds"]) if trial.state.is_finished() else 0.0
             except (TypeError, ValueError, LookupError) as error:
                 raise self._damaged(trial.number, error) from error
         return total
@@ -182,15 +196,13 @@ class Journal:
 
     def _row(self, number: int) -> dict[str, Any]:
         trial, parameters, status = self._frozen(number), self.parameters(number), self.status(number)
-        outcome = trial.user_attrs.get(_OUTCOME, {})
+        outcome = trial.user_attrs
         row = {
             "version": 2,
             "number": trial.number,
             "status": status,
             "arm": parameters.arm,
-            "parameters": {
-                name: self._stored(name, value) for name, value in flat_values(parameters).items() if value is not None
-            },
+            "parameters": self.stored_values(parameters),
             "value": None if status == "failed" else trial.value,
             "epochs": len(trial.intermediate_values),
             "seconds": outcome.get("seconds", 0.0),
@@ -250,8 +262,9 @@ class _WholeLines(JournalFileBackend):
                 raise
 
 
-def create_journal(path: Path) -> None:
-    """Create a journal without trials."""
+def create_journal(path: Path, name: str) -> None:
+    """Create a journal without trials; Optuna's tools show the study's name and that of the objective."""
     with quiet_optuna():
         storage = JournalStorage(_WholeLines(str(path)))
-        optuna.create_study(storage=storage, study_name=_STUDY_NAME, direction="maximize")
+        study = optuna.create_study(storage=storage, study_name=name, direction="maximize")
+        study.set_metric_names([VALUE_NAME])

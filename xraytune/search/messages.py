@@ -81,8 +81,7 @@ class Callbacks:
 
     Attributes:
         note: Called with a line that the user should see.
-        on_start: Called when Ray runs, with the study's folder, the address of Ray's dashboard ("" if there is none) and
-            the study's trial budget (0 in a confirmation).
+        on_start: Called when Ray runs, with the study's folder and the address of Ray's dashboard ("" if there is none).
         on_trial_start: Called when a trial starts or resumes.
         on_epoch: Called with a trial's number and its record after each new epoch.
         on_trial_end: Called with the trial's row of `trials.jsonl`.
@@ -90,7 +89,7 @@ class Callbacks:
     """
 
     note: Callable[[str], None] = _ignore
-    on_start: Callable[[Path, str, int], None] = _ignore
+    on_start: Callable[[Path, str], None] = _ignore
     on_trial_start: Callable[[TrialSuggestion], None] = _ignore
     on_epoch: Callable[[int, EpochRecord], None] = _ignore
     on_trial_end: Callable[[Mapping[str, Any]], None] = _ignore

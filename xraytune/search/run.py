@@ -36,6 +36,7 @@ from xraytune.search.study import (
     create_study,
     environment,
     locked,
+    record_budget,
     require_free,
     require_same_images,
     require_same_space,
@@ -126,9 +127,9 @@ def search(
     if not is_resumed:
         create_study(folder, loaded, prepared, machine)
     with locked(folder) as token:
-        if not is_resumed:  # another search may have created the study in the meantime
-            require_same_space(folder, loaded)
+        require_same_space(folder, loaded)  # again: another search may have run in the meantime
         prepared = require_same_images(folder, prepared)
+        record_budget(folder, loaded)
         restore_pixels(settings, prepared, cache, on_progress=callbacks.on_progress)
         record_inputs(folder, contents)
         _run(loaded, folder, prepared, resources, token=token, cache=cache, address=address, callbacks=callbacks)
@@ -192,7 +193,7 @@ def _run(
         cache=cache,
         address=address,
         note=callbacks.note,
-        opened=lambda dashboard: callbacks.on_start(folder.path, dashboard, space.trial_budget()),
+        opened=lambda dashboard: callbacks.on_start(folder.path, dashboard),
     )
     try:
         with runner:

@@ -1,6 +1,6 @@
 """A study is a folder with everything that explains its numbers.
 
-    study.yaml  split.json                     the space and the images; written once
+    study.yaml  split.json                     the space and the images; only the budget changes, at a later start
     environment.json                           device and versions of its trials; grows when versions change
     inputs.json                                content of extra images and custom weights, if there are any
     optuna.journal                             the source of truth
@@ -20,7 +20,7 @@ import shlex
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -30,7 +30,7 @@ from pydantic import TypeAdapter
 
 from xraytune.config.fields import flat_values
 from xraytune.config.load import experiment_from_json, load_space
-from xraytune.config.settings import Experiment, extensions_of
+from xraytune.config.settings import Budget, Experiment, extensions_of
 from xraytune.config.space import Space
 from xraytune.errors import ArtifactError, ConfigError, Problem, StudyError, join_names
 from xraytune.files import (
@@ -216,7 +216,7 @@ def create_study(folder: StudyFolder, space: Space, prepared: Prepared, where: C
         write_prepared(prepared, path / "split.json")
         machine = environment(where) if isinstance(where, Compute) else where
         write_json(path / "environment.json", {**machine, "extensions": {**extensions}})
-        create_journal(path / _JOURNAL_NAME)
+        create_journal(path / _JOURNAL_NAME, space.settings.name)
 
 
 def environment(compute: Compute) -> dict[str, Any]:
@@ -296,15 +296,62 @@ def require_free(folder: StudyFolder) -> None:
 
 
 def require_same_space(folder: StudyFolder, space: Space) -> None:
-    """Refuse (StudyError) to resume a study whose space differs, with the lines that differ."""
+    """Refuse (StudyError) to resume a study whose space differs, with the lines that differ.
+
+    A higher `budget.max_epochs` is the same space as long as no result depends on the old one.
+    """
     recorded = folder.space()
     old, new = _lines(recorded), _lines(space)
     if old == new:
+        return
+    if _lines(_with_budget(recorded, space.settings.budget)) == new:
+        _require_open_end(folder, recorded, space)
         return
     changes = [line for line in difflib.unified_diff(old, new, "study", "file", lineterm="", n=0) if line[:1] in "+-"]
     what = "the study exists with another space (- study, + requested):\n    " + "\n    ".join(changes[2:])
     fix = "use the study's space, or start a new study: --set name=..." + _from_best(folder, recorded, space)
     raise StudyError(Problem(what, folder.path, fix))
+
+
+def _with_budget(space: Space, budget: Budget) -> Space:
+    return replace(space, settings=space.settings.model_copy(update={"budget": budget}))
+
+
+def _require_open_end(folder: StudyFolder, recorded: Space, space: Space) -> None:
+    """Refuse (StudyError) another `budget.max_epochs` unless the study would be the same, had it begun with that one."""
+    old, new = recorded.settings.budget.max_epochs, space.settings.budget.max_epochs
+    if why := _why_epochs_stay(folder, recorded, old, new):
+        what = f"budget.max_epochs is {old} in this study and cannot become {new}: {why}"
+        name = f"--set name={folder.path.name}-{new}-epochs"
+        fix = f"add {name} to start a new study, which reuses the GANs and features in the cache"
+        raise StudyError(Problem(what, folder.path, fix + _from_best(folder, recorded, space)))
+
+
+def _why_epochs_stay(folder: StudyFolder, recorded: Space, old: int, new: int) -> str:
+    """Return what depends on a study's last epoch; "" if nothing does.
+
+    ASHA's rungs below the old last epoch stay, and constant and plateau schedules do not look ahead. But a trial that
+    ended at the old last epoch has lost its checkpoint: it cannot continue, and competes with trials that train longer.
+    """
+    from xraytune.search.journal import Journal  # as in `create_study`
+
+    if new < old:
+        return "it can only be raised"
+    if ("cosine",) in recorded.combinations("schedule"):
+        return "with schedule: cosine, the learning rate of every epoch depends on it"
+    if (folder.path / "confirm").exists():
+        return "a confirmation has trained with it"
+    rows = Journal(folder.journal_path, recorded, writable=False).rows()
+    if ended := [f"#{row['number']}" for row in rows if row["status"] == "complete" and row["epochs"] >= old]:
+        return f"trials that ended there cannot continue, and would be compared with longer ones: {join_names(ended)}"
+    return ""
+
+
+def record_budget(folder: StudyFolder, space: Space) -> None:
+    """Write the budget of this start into `study.yaml`, which `status`, `confirm` and `export` read."""
+    recorded = folder.space()
+    if recorded.settings.budget != space.settings.budget:
+        write_text(folder.space_path, _with_budget(recorded, space.settings.budget).to_yaml(folder.path))
 
 
 def _from_best(folder: StudyFolder, recorded: Space, space: Space) -> str:
