@@ -8,7 +8,7 @@ from tests.search.studies import CPU, two_images, write_space
 from xraytune.cli.search import SearchScreen
 from xraytune.config.settings import Parameters
 from xraytune.search.messages import TrialSuggestion
-from xraytune.search.study import StudyFolder, create_study
+from xraytune.search.study import StudyFolder, create_study, locked, record_budget
 
 
 def lines_of(error_output: str) -> list[str]:
@@ -42,7 +42,9 @@ def test_a_search_is_watched_with_the_budget_of_this_start(tmp_path: Path, capsy
     folder = StudyFolder(tmp_path / "studies" / "small")
     create_study(folder, write_space(tmp_path, "budget.trials=6"), two_images(), CPU)
 
+    with locked(folder):
+        record_budget(folder, write_space(tmp_path, "budget.trials=9"))
     with SearchScreen() as callbacks:
-        callbacks.on_start(folder.path, "", 9)
+        callbacks.on_start(folder.path, "")
 
     assert "0 of 9 trials ended" in capsys.readouterr().err

@@ -9,7 +9,7 @@ import pytest
 from tests.search.studies import CPU, direct, ended, epoch, two_images, write_space
 from xraytune.search.clock import Times
 from xraytune.search.messages import ProgressFile, read_progress
-from xraytune.search.status import StudyWatcher, TrialView, seconds_left, status
+from xraytune.search.status import StudyWatcher, TrialView, seconds_left, status, trials_dataframe
 from xraytune.search.study import StudyFolder, create_study, locked
 
 
@@ -98,30 +98,39 @@ def test_time_left_is_extrapolated_from_pace(study: StudyFolder) -> None:
 
 
 @pytest.mark.slow
-def test_status_shows_the_raised_budget(study: StudyFolder) -> None:
-    """The study has 6; a reader that does not know the new budget shows the number of trials."""
-    controller = direct(study, "budget.trials=9")
-    for number in range(8):
-        controller.next_trial()
-        controller.on_result(number, ended(0.9))
-    (study.path / "wall.json").write_text('{"version": 1, "seconds": 100.0}', encoding="utf-8")
-
-    with locked(study):
-        live, looked = StudyWatcher(study, 9).look(), StudyWatcher(study).look()
-
-    assert (live.trial_budget, looked.trial_budget) == (9, 8)
-    assert live.seconds_left is not None
-    assert live.seconds_left > 0
-    assert looked.seconds_left == 0
-
-
-@pytest.mark.slow
 def test_a_grid_is_shown_with_as_many_trials_as_it_has_points(tmp_path: Path) -> None:
     folder = StudyFolder(tmp_path / "studies" / "grid")
     space = write_space(tmp_path, "sampler.name=grid", "lr=1e-3", "budget.trials=50")
     create_study(folder, space, two_images(), CPU)
 
     assert StudyWatcher(folder).look().trial_budget == len(space.points()) == 7
+
+
+def test_trials_are_a_dataframe_with_the_searched_parameters(study: StudyFolder) -> None:
+    controller = direct(study, "points_to_evaluate=[{source: none, lr: 1e-3}, {source: gan, gan.steps: 200, lr: 1e-4}]")
+    controller.next_trial()
+    controller.on_result(0, epoch(1, 0.9))
+    controller.on_result(0, ended(0.9, epochs=1))
+    controller.next_trial()
+    controller.on_result(1, epoch(1, 0.8))
+
+    table = trials_dataframe(study.path)
+
+    assert list(table.columns) == [
+        *("status", "arm", "mix", "epochs", "val_a_auroc", "val_b_auroc", "seconds"),
+        *("source", "synthetic_ratio", "gan.steps", "lr"),
+    ]
+    assert list(table.index) == [0, 1]
+    assert table.loc[0, ["status", "arm", "val_b_auroc", "lr"]].to_list() == ["complete", "real_only", 0.89, 1e-3]
+    assert table["gan.steps"].isna().to_list() == [True, False]
+    assert list(trials_dataframe(study.path)["lr"]) == [1e-3, 1e-4]
+
+
+def test_a_study_without_trials_is_an_empty_dataframe(study: StudyFolder) -> None:
+    table = trials_dataframe(study.path)
+
+    assert len(table) == 0
+    assert "lr" in table.columns
 
 
 def test_study_name_is_shown_for_current_folder(study: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,13 +24,15 @@ from typing import Any, Literal, TextIO, TypeAlias, TypeVar, cast
 import typer
 from rich import box
 from rich import progress as bars
-from rich.console import Console, Group, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
 from rich.table import Column as RichColumn
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from xraytune.errors import XraytuneError
+from xraytune.files import csv_table
 from xraytune.records import Progress, to_json
 
 R = TypeVar("R")
@@ -53,11 +55,12 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table; a `flexible` one wraps its text on a narrow screen."""
+    """A column of a table. On a narrow screen, `optional` ones are left out, the last first; then `flexible` ones wrap."""
 
     name: str
     align: Literal["left", "right"] = "left"
     flexible: bool = False
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +142,12 @@ def show_json(content: object) -> None:
     ensure_ascii = (getattr(sys.stdout, "encoding", None) or "utf-8").lower() != "utf-8"
     text = json.dumps(to_json(content), indent=2, ensure_ascii=ensure_ascii, allow_nan=False)
     print(_CONTROL_CHARACTERS.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+
+
+def show_csv(header: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
+    """Print the result as a table in CSV; nothing else goes to stdout. A value that is None is an empty cell."""
+    cells = ([cell if isinstance(cell, float) else "" if cell is None else str(cell) for cell in row] for row in rows)
+    print(_printable(csv_table(header, list(cells))), end="")
 
 
 def log(text: str, tone: Tone = "plain") -> None:
@@ -284,14 +293,35 @@ def drawn(frame: Frame) -> RenderableType:
     for part in frame:
         if isinstance(part, Table):
             heading = [_text(Cell(part.title, "strong"))] if part.title else []
-            parts += [Text(), *heading, _drawn_table(part)]
+            parts += [Text(), *heading, _FittedTable(part)]
         else:
             parts.append(_text(part))
     return Group(*parts)
 
 
-def _drawn_table(table: Table) -> RichTable:
-    columns = [Column(column) if isinstance(column, str) else column for column in table.columns]
+@dataclass(frozen=True, slots=True)
+class _FittedTable:
+    """A table without the optional columns for which the screen is too narrow; a line below names them."""
+
+    table: Table
+
+    def __rich_console__(self, screen: Console, options: ConsoleOptions) -> RenderResult:
+        columns = [Column(column) if isinstance(column, str) else column for column in self.table.columns]
+        cells = (
+            (column.name, *(_text(row[place]).plain for row in self.table.rows)) for place, column in enumerate(columns)
+        )
+        widths = [2 + max(cell_len(line) for cell in column for line in cell.split("\n")) for column in cells]
+        shown = list(range(len(columns)))
+        for place in reversed(range(len(columns))):
+            if columns[place].optional and sum(widths[one] for one in shown) - 2 > options.max_width:
+                shown.remove(place)
+        rows = [[row[place] for place in shown] for row in self.table.rows]
+        yield _drawn_table([columns[place] for place in shown], rows)
+        if hidden := [column.name.replace("\n", " ") for place, column in enumerate(columns) if place not in shown]:
+            yield _text(Cell(f"left out on this narrow screen: {', '.join(hidden)}", "dim"))
+
+
+def _drawn_table(columns: Sequence[Column], rows: Sequence[Sequence[Cell | str]]) -> RichTable:
     drawn = RichTable(
         *(
             RichColumn(
@@ -309,7 +339,7 @@ def _drawn_table(table: Table) -> RichTable:
         show_edge=False,
         show_header=any(column.name for column in columns),
     )
-    for row in table.rows:
+    for row in rows:
         drawn.add_row(*map(_text, row))
     return drawn
 

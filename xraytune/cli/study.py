@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,15 +20,36 @@ if TYPE_CHECKING:
     from xraytune.search.clean import Cleaned
 
 
-def status(study: StudyArgument, as_json: AsJson = False) -> None:
-    """Show all trials of a study, the best one so far and the time left. Also works during a search."""
-    from xraytune.search.status import status
+def status(
+    study: StudyArgument,
+    sort: Annotated[
+        str,
+        typer.Option(
+            metavar="COLUMN", help="Sort by number, val-A, val-B, epochs, seconds, arm or a parameter such as lr."
+        ),
+    ] = "number",
+    arm: Annotated[
+        str | None, typer.Option(metavar="ARM", help="Show only this arm, e.g. real_only or classical+gan.")
+    ] = None,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Print the trials as CSV, with all searched parameters.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show the trials of a study, the best one so far and the time left. Also works during a search."""
+    from xraytune.search.status import select_trials, status, trial_columns, trial_row
 
+    if as_csv and as_json:
+        raise typer.BadParameter("give either --csv or --json", param_hint="--csv")
     view = status(study)
+    trials = select_trials(view, sort=sort, arm=arm)
     if as_json:
-        console.show_json(to_json(view) | {"best": view.best.number if view.best is not None else None})
+        best = view.best.number if view.best is not None else None
+        console.show_json(to_json(replace(view, trials=trials)) | {"best": best})
+    elif as_csv:
+        console.show_csv(trial_columns(view), [trial_row(trial, view).values() for trial in trials])
     else:
-        console.show(*status_frame(view))
+        console.show(*status_frame(view, trials))
 
 
 def export(

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from xraytune.cli.console import Cell, Column, Frame, Table, Tone, duration
 
 if TYPE_CHECKING:
+    from xraytune.config.domains import Value
     from xraytune.pipeline.sides import SideSize
     from xraytune.search.status import StudyView, TrialView
 
 _BARS = "▁▂▃▄▅▆▇█"
 _CURVE_WIDTH = 8
 _BEST_SHOWN = 5
+_SHOWN_BY_MIX = {"source", "synthetic_ratio", "gan.steps", "classical"}
 _ENDED_SHOWN = 5
 _TONES: dict[str, Tone] = {
     "running": "busy",
@@ -45,16 +49,25 @@ def live_frame(view: StudyView, *, dashboard: str = "") -> Frame:
     return *lines, Table(("", *_columns(view)), rows)
 
 
-def status_frame(view: StudyView) -> Frame:
-    """Lay out all trials of a study, with the reasons for failures."""
-    table = Table(_columns(view), [_row(trial, view) for trial in view.trials])
-    failed = [trial for trial in view.trials if trial.status == "failed"]
+def status_frame(view: StudyView, trials: Sequence[TrialView] | None = None) -> Frame:
+    """Lay out trials of a study, by default all, with their searched parameters and the reasons for failures."""
+    trials = view.trials if trials is None else trials
+    searched = _parameter_columns(view)
+
+    def row(trial: TrialView) -> tuple[Cell | str, ...]:
+        *first, bars, state = _row(trial, view)
+        return (*first, *(_parameter(trial.parameters.get(name)) for name in searched), bars, state)
+
+    *first, bars, state = _columns(view)
+    columns = (*first, *searched.values(), replace(bars, optional=True), state)
+    table = Table(columns, [row(trial) for trial in trials])
+    failed = [trial for trial in trials if trial.status == "failed"]
     reasons = [Cell(f"#{trial.number} failed: {trial.reason.splitlines()[0]}", "bad") for trial in failed]
     return (
         *_heading(view),
         *(sides_frame(view.sides) if view.sides else ()),
         *reasons,
-        *([table] if view.trials else []),
+        *([table] if trials else []),
     )
 
 
@@ -81,6 +94,24 @@ def sides_frame(sizes: Sequence[SideSize]) -> Frame:
     ]
     warning = chance_warning(sizes)
     return *([Cell(f"note: {warning}", "busy")] if warning else []), Table(columns, rows)
+
+
+def _parameter_columns(view: StudyView) -> dict[str, Column]:
+    """Return a column for each searched parameter that `mix` does not show. The first one, `lr` if searched, always fits."""
+    names = sorted((name for name in view.searched if name not in _SHOWN_BY_MIX), key=lambda name: name != "lr")
+    texts = {name for name in names for trial in view.trials if isinstance(trial.parameters.get(name), str)}
+    return {
+        name: Column(name.replace("_", "\n"), "left" if name in texts else "right", optional=name != names[0])
+        for name in names
+    }
+
+
+def _parameter(value: Value) -> str:
+    if isinstance(value, bool):
+        return f"{value}".lower()
+    if isinstance(value, float):
+        return f"{value:.2g}"
+    return "" if value is None else PurePath(f"{value}").name
 
 
 def summary_line(view: StudyView) -> str:
@@ -152,8 +183,9 @@ def _heading(view: StudyView) -> Iterable[Cell | str]:
     yield Cell(first + (f" ({', '.join(counts)})" if counts else ""), "strong")
     for best in _best(view):
         yield Cell(best, "good")
+    limit = f" of at most {duration(view.seconds_budget)}" if view.seconds_budget is not None else ""
     left = f", about {duration(view.seconds_left)} left" if view.seconds_left is not None else ""
-    yield f"{'running' if view.is_running else 'not running'}, {duration(view.seconds)} used{left}"
+    yield f"{'running' if view.is_running else 'not running'}, {duration(view.seconds)} used{limit}{left}"
 
 
 def _best(view: StudyView) -> list[str]:

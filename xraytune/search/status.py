@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import difflib
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from xraytune.config.domains import Value
+from xraytune.errors import ConfigError, Problem
 from xraytune.pipeline.sides import SideSize, side_sizes
 from xraytune.search.clock import Times, read_times
 from xraytune.search.controller import mix_label
-from xraytune.search.journal import Journal
+from xraytune.search.journal import VALUE_NAME, Journal
 from xraytune.search.messages import read_progress
 from xraytune.search.study import StudyFolder, is_searched
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +37,8 @@ class TrialView:
         seconds: Wall time of an ended trial.
         reason: Why it ended, unless it is complete.
         simplicity: See `Parameters.simplicity`.
+        arm: Such as `classical+gan`.
+        parameters: All its parameters by dotted name, without those that are not set; paths are relative to the study.
     """
 
     number: int
@@ -43,6 +51,8 @@ class TrialView:
     seconds: float | None
     reason: str
     simplicity: tuple[int, int, float] = (0, 0, 0.0)
+    arm: str = ""
+    parameters: Mapping[str, Value] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,9 +63,11 @@ class StudyView:
         name: The study's.
         sides: Sizes of train, val-A and val-B.
         trials: By number.
-        trial_budget: That of the running start if known, else of the first one, and at least the number of trials.
+        trial_budget: That of the last start, and at least the number of trials.
         max_epochs: Maximum number of epochs of a trial.
+        searched: Names of the searched parameters.
         seconds: Wall time used, over all starts.
+        seconds_budget: `budget.hours` of the last start; None if it has none.
         seconds_left: An estimate from the trials so far; None before the first one has ended or if no search runs.
         is_running: Whether a search runs on it.
     """
@@ -68,6 +80,8 @@ class StudyView:
     seconds: float
     seconds_left: float | None
     is_running: bool
+    searched: tuple[str, ...] = ()
+    seconds_budget: float | None = None
 
     def count(self, status: str) -> int:
         """Return the number of trials with a status."""
@@ -81,8 +95,92 @@ class StudyView:
 
 
 def status(study: Path) -> StudyView:
-    """Return the state of a study; a StudyError if there is none."""
+    """Return the state of a study; a search may be running on it.
+
+    Args:
+        study: Folder of the study.
+
+    Raises:
+        StudyError: There is no study, or it is damaged.
+    """
     return StudyWatcher(StudyFolder(study.resolve())).look()
+
+
+def trials_dataframe(study: Path) -> pd.DataFrame:
+    """Return the trials of a study as a table, a row for each trial; a search may be running on it.
+
+    The index is the trial's number. The columns are `status`, `arm`, `mix`, `epochs`, `val_a_auroc` (the best so far),
+    `val_b_auroc`, `seconds`, and each searched parameter under its name in the space file, such as `gan.steps`. A value is
+    missing where a trial has none, as `gan.steps` without a GAN.
+
+    Args:
+        study: Folder of the study.
+
+    Raises:
+        StudyError: There is no study, or it is damaged.
+    """
+    import pandas as pd  # takes most of a second
+
+    view = status(study)
+    columns = trial_columns(view)
+    return pd.DataFrame([trial_row(trial, view) for trial in view.trials], columns=columns).set_index("number")
+
+
+def trial_columns(view: StudyView) -> list[str]:
+    """Return the names of the values in `trial_row`."""
+    return ["number", "status", "arm", "mix", "epochs", VALUE_NAME, "val_b_auroc", "seconds", *view.searched]
+
+
+def trial_row(trial: TrialView, view: StudyView) -> dict[str, Value]:
+    """Return a trial as a row of a table; None where it has no value."""
+    own: dict[str, Value] = {
+        "number": trial.number,
+        "status": trial.status,
+        "arm": trial.arm,
+        "mix": trial.mix,
+        "epochs": trial.epochs,
+        VALUE_NAME: trial.values[-1] if trial.values else None,
+        "val_b_auroc": trial.val_b_auroc,
+        "seconds": trial.seconds,
+    }
+    return own | {name: trial.parameters.get(name) for name in view.searched}
+
+
+def select_trials(view: StudyView, *, sort: str = "number", arm: str | None = None) -> tuple[TrialView, ...]:
+    """Return the trials of an arm, or all of them, in an order.
+
+    Args:
+        view: The study.
+        sort: A column of `trial_row`, or the beginning of its name. AUROCs are sorted from the best down, all others from
+            the lowest up; trials without a value come last.
+        arm: Such as `gan`; None for all.
+
+    Raises:
+        ConfigError: There is no such column, or no trial of the arm.
+    """
+    arms = sorted({trial.arm for trial in view.trials})
+    if arm is not None and arm not in arms:
+        raise ConfigError(
+            Problem(f"{view.name} has no trial of the arm {arm!r}", "--arm", f"one of: {', '.join(arms)}")
+        )
+    column = _column(sort, trial_columns(view))
+
+    def key(trial: TrialView) -> tuple[bool, Any]:
+        value = trial_row(trial, view)[column]
+        return value is None, -value if column.endswith("_auroc") and isinstance(value, float) else value
+
+    return tuple(sorted((trial for trial in view.trials if arm in (None, trial.arm)), key=key))
+
+
+def _column(wanted: str, columns: Sequence[str]) -> str:
+    """Return a column by its name or the beginning of it: `val-B` is `val_b_auroc`."""
+    name = wanted.lower().replace("-", "_")
+    begin = [column for column in columns if column == name] or [one for one in columns if one.startswith(name)]
+    if len(begin) == 1:
+        return begin[0]
+    near = difflib.get_close_matches(name, columns, 1)
+    hint = f"did you mean {near[0]!r}? The columns are" if near else "the columns are"
+    raise ConfigError(Problem(f"no column {wanted!r} to sort by", "--sort", f"{hint} {', '.join(columns)}"))
 
 
 class StudyWatcher:
@@ -90,14 +188,12 @@ class StudyWatcher:
 
     Args:
         folder: The study.
-        trial_budget: That of the running start, if known.
     """
 
-    def __init__(self, folder: StudyFolder, trial_budget: int | None = None) -> None:
+    def __init__(self, folder: StudyFolder) -> None:
         self._folder = folder
         self._space = folder.space()
         self._sides = side_sizes(folder.prepared())
-        self._trial_budget = trial_budget or self._space.trial_budget()
         self._journal = Journal(folder.journal_path, self._space, writable=False)
 
     def look(self) -> StudyView:
@@ -105,8 +201,12 @@ class StudyWatcher:
         is_running = is_searched(self._folder)
         views = (self._trial(frozen.number, is_running) for frozen in self._journal.trials)
         trials = tuple(view for view in views if view is not None)
-        trial_budget = max(self._trial_budget, len(trials))
-        times = self._times(is_running)
+        trial_budget = max(self._space.trial_budget(), len(trials))
+        times, hours = self._times(is_running), self._space.settings.budget.hours
+        seconds_budget = None if hours is None else hours * 3600
+        left = seconds_left(trials, trial_budget, times) if is_running else None
+        if left is not None and seconds_budget is not None:
+            left = max(0.0, min(left, seconds_budget - times.seconds))
         return StudyView(
             name=self._folder.path.name,
             sides=self._sides,
@@ -114,8 +214,10 @@ class StudyWatcher:
             trial_budget=trial_budget,
             max_epochs=self._space.settings.budget.max_epochs,
             seconds=times.seconds,
-            seconds_left=seconds_left(trials, trial_budget, times) if is_running else None,
+            seconds_left=left,
             is_running=is_running,
+            searched=self._space.searched,
+            seconds_budget=seconds_budget,
         )
 
     def _times(self, is_running: bool) -> Times:
@@ -141,6 +243,7 @@ class StudyWatcher:
         progress = None if status or values or not has_started else read_progress(trial_path)
         return TrialView(
             number=number,
+            arm=parameters.arm,
             mix=mix_label(parameters),
             status=status or ("unfinished" if not is_running else "running" if has_started else "waiting"),
             epochs=len(values),
@@ -150,6 +253,7 @@ class StudyWatcher:
             seconds=ended["seconds"] if ended else None,
             reason=ended["reason"] if ended else "",
             simplicity=parameters.simplicity,
+            parameters=self._journal.stored_values(parameters),
         )
 
 
