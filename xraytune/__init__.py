@@ -1,21 +1,51 @@
 """Do synthetic chest X-rays help a pneumonia classifier, and in which mix with real ones?
 
-Every command has a function here with the same arguments. It is imported on first use, so `import xraytune` is fast and
-loads neither torch nor Ray.
+Every command has a function here, with the same arguments:
+
+    xraytune demo               demo
+    xraytune doctor             doctor
+    xraytune data inspect       inspect_folder
+    xraytune data phantom       draw_phantoms
+    xraytune data transform     transform_folder
+    xraytune gan train          gan_train
+    xraytune gan sample         gan_sample
+    xraytune space check        load_space
+    xraytune search             run_search
+    xraytune status             status, trials_dataframe
+    xraytune confirm            confirm_study
+    xraytune export             export_best
+    xraytune replay             replay
+    xraytune clean              clean
+    xraytune train              train
+    xraytune evaluate           evaluate
+    xraytune predict            predict
+    xraytune model summary      model_summary
+
+Functions raise a subclass of `XraytuneError` where a command prints an error, and print nothing, except `demo`.
+`show_progress()` and `show_search()` show what a command shows while it runs. Paths may be text or `Path` objects.
+docs/python.md goes through a whole search. Functions are imported on first use, so `import xraytune` is fast and loads
+neither torch nor Ray.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from importlib import import_module
+from inspect import isfunction, signature
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from xraytune.cli.console import progress as show_progress
     from xraytune.cli.getting_started import demo
+    from xraytune.cli.search import SearchScreen as show_search
     from xraytune.config.load import load_space
+    from xraytune.config.settings import DataSettings
     from xraytune.confirm.run import confirm as confirm_study
     from xraytune.data.inspect import inspect_folder
     from xraytune.data.phantom import draw_phantoms
-    from xraytune.data.transform import transform_folder
+    from xraytune.data.transform import Strengths, transform_folder
     from xraytune.errors import XraytuneError
     from xraytune.export.best import export as export_best
     from xraytune.export.doctor import doctor
@@ -25,11 +55,17 @@ if TYPE_CHECKING:
     from xraytune.export.train import train
     from xraytune.pipeline.gan_folder import gan_sample, gan_train
     from xraytune.pipeline.model import model_summary
+    from xraytune.search.clean import clean
+    from xraytune.search.messages import Callbacks
     from xraytune.search.run import search as run_search
-    from xraytune.search.status import status
+    from xraytune.search.status import status, trials_dataframe
 
 __all__ = [
+    "Callbacks",
+    "DataSettings",
+    "Strengths",
     "XraytuneError",
+    "clean",
     "confirm_study",
     "demo",
     "doctor",
@@ -44,14 +80,21 @@ __all__ = [
     "predict",
     "replay",
     "run_search",
+    "show_progress",
+    "show_search",
     "status",
     "train",
     "transform_folder",
+    "trials_dataframe",
 ]
 
 # `search`, `confirm` and `export` are packages, so their functions have longer names here.
 _LOCATIONS = {
+    "Callbacks": "search.messages:Callbacks",
+    "DataSettings": "config.settings:DataSettings",
+    "Strengths": "data.transform:Strengths",
     "XraytuneError": "errors:XraytuneError",
+    "clean": "search.clean:clean",
     "confirm_study": "confirm.run:confirm",
     "demo": "cli.getting_started:demo",
     "doctor": "export.doctor:doctor",
@@ -66,9 +109,12 @@ _LOCATIONS = {
     "predict": "export.predict:predict",
     "replay": "export.replay:replay",
     "run_search": "search.run:search",
+    "show_progress": "cli.console:progress",
+    "show_search": "cli.search:SearchScreen",
     "status": "search.status:status",
     "train": "export.train:train",
     "transform_folder": "data.transform:transform_folder",
+    "trials_dataframe": "search.status:trials_dataframe",
 }
 
 
@@ -76,7 +122,25 @@ def __getattr__(name: str) -> Any:
     if name not in _LOCATIONS:
         raise AttributeError(f"module 'xraytune' has no attribute {name!r}")
     module, _, attribute = _LOCATIONS[name].partition(":")
-    return getattr(import_module(f"xraytune.{module}"), attribute)
+    found = getattr(import_module(f"xraytune.{module}"), attribute)
+    globals()[name] = found = _taking_text(found) if isfunction(found) else found
+    return found
+
+
+def _taking_text(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function with text converted to a `Path` in every argument that is one."""
+    parameters = signature(function)
+    paths = {name for name, parameter in parameters.parameters.items() if "Path" in str(parameter.annotation)}
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        bound = parameters.bind(*args, **kwargs)
+        bound.arguments |= {
+            name: Path(given) for name, given in bound.arguments.items() if name in paths and isinstance(given, str)
+        }
+        return function(*bound.args, **bound.kwargs)
+
+    return call
 
 
 def __dir__() -> list[str]:

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, PlainSerializer, SerializationInfo, ValidationInfo
+from pydantic import AfterValidator, PlainSerializer, SerializationInfo, Strict, ValidationInfo
 
 from xraytune.records import Json
 
@@ -64,5 +64,5 @@ def _write_weights(weights: str, info: SerializationInfo) -> str:
     return weights if info.context is None or not is_path("weights", weights) else relative_path(weights, info.context)
 
 
-FilePath = Annotated[Path, AfterValidator(_read_path), PlainSerializer(_write_path, when_used="json")]
+FilePath = Annotated[Path, Strict(False), AfterValidator(_read_path), PlainSerializer(_write_path, when_used="json")]
 WeightsName = Annotated[str, AfterValidator(_read_weights), PlainSerializer(_write_weights, when_used="json")]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -73,12 +74,17 @@ class Inspection:
         return asdict(self)
 
 
-def inspect_folder(settings: DataSettings, *, on_progress: Progress = ignore_progress) -> Inspection:
-    """Inspect the folder of `settings`; every image is decoded once, at a small size. Broken images are listed.
+def inspect_folder(folder: Path | DataSettings, *, on_progress: Progress = ignore_progress) -> Inspection:
+    """Inspect a data folder; every image is decoded once, at a small size. Broken images are listed.
+
+    Args:
+        folder: The folder, or settings with its path, classes and the expression for patients.
+        on_progress: Called with the number of images read.
 
     Raises:
         DataError: The folder is invalid; see `read_index`.
     """
+    settings = DataSettings(path=folder) if isinstance(folder, Path) else folder
     return inspect_index(read_index(settings, on_progress=on_progress), on_progress=on_progress)
 
 

@@ -66,6 +66,7 @@ class Strengths:
     elastic: float = 1.0
 
 
+_DEFAULT = Strengths()
 _LARGEST = Strengths(rotate=180, shift=0.5, zoom=0.5, shear=45, contrast=0.9, elastic=5)
 
 
@@ -213,19 +214,19 @@ class _Copy:
 
 
 def transform_folder(
-    settings: DataSettings,
+    folder: Path | DataSettings,
     out: Path,
-    strengths: Strengths,
+    strengths: Strengths = _DEFAULT,
     *,
-    copies: int,
-    seed: int,
+    copies: int = 2,
+    seed: int = 0,
     skip_broken: bool = False,
     on_progress: Progress = ignore_progress,
 ) -> TransformSummary:
     """Write transformed copies of every training image into a new folder.
 
     Args:
-        settings: The data folder, its classes and the expression for patients.
+        folder: The data folder, or settings with its path, classes and the expression for patients.
         out: The new folder; it appears only when it is complete.
         strengths: Strengths of the transformations.
         copies: Per image, 1 to 100; more copies begin with the same ones.
@@ -237,6 +238,7 @@ def transform_folder(
         ConfigError: Arguments out of bounds, all transformations off, or an `out` that exists or is inside the data folder.
         DataError: The data folder is invalid (see `read_index`), or images are broken.
     """
+    settings = DataSettings(path=folder) if isinstance(folder, Path) else folder
     _check_arguments(settings.path, out, strengths, copies)
     index = read_index(settings, needs_positive=False, on_progress=on_progress)
     names = _names_without_number(index)

@@ -1,0 +1,84 @@
+"""The Python API: every command has a documented function, and paths may be text."""
+
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+import xraytune
+from tests.search.studies import CPU, two_images, write_space
+from xraytune.cli.main import build_app
+from xraytune.search.study import StudyFolder, create_study
+
+pytestmark = pytest.mark.slow
+
+SHOWN = {"as_json", "as_csv", "sort", "arm", "schema", "figures", "yes", "forecast"}
+"""Options that change what a command prints, which a Python caller decides with the result."""
+OTHER_NAMES = {
+    "xraytune data inspect": {"folder": "folder", "classes": "folder", "group_regex": "folder"},  # `DataSettings`
+    "xraytune data phantom": {"size": "image_size_px"},
+    "xraytune data transform": {
+        **dict.fromkeys(("classes", "group_regex"), "folder"),  # `DataSettings`
+        **dict.fromkeys(("flip", "rotate", "shift", "zoom", "shear", "contrast", "elastic"), "strengths"),
+    },
+    "xraytune space check": {"file": "path", "space": "path"},
+    "xraytune evaluate": {"at_sensitivity": "sensitivity"},
+    "xraytune predict": {"at_sensitivity": "sensitivity"},
+}
+"""Options whose value is in another argument of the function."""
+
+
+def commands(command: Any = None, name: str = "xraytune") -> Iterator[tuple[str, Any]]:
+    command = command or typer.main.get_command(build_app())
+    for child, inner in getattr(command, "commands", {}).items():
+        yield from commands(inner, f"{name} {child}")
+    if not hasattr(command, "commands"):
+        yield name, command
+
+
+def functions_by_command() -> dict[str, list[str]]:
+    """The table in the package's docstring."""
+    lines = re.findall(r"^    (xraytune \S.*?)  +(\S.*)$", xraytune.__doc__ or "", re.MULTILINE)
+    return {command: names.split(", ") for command, names in lines}
+
+
+def public_functions() -> list[str]:
+    return sorted({name for names in functions_by_command().values() for name in names})
+
+
+def test_every_command_has_a_function() -> None:
+    assert functions_by_command().keys() == {name for name, _ in commands()}
+    assert set(public_functions()) <= set(xraytune.__all__)
+
+
+@pytest.mark.parametrize("name", [name for name, _ in commands()])
+def test_every_option_is_an_argument(name: str) -> None:
+    command = dict(commands())[name]
+    options = {param.name for param in command.params} - SHOWN - {"help"}
+    arguments = set[str]()
+    for function in functions_by_command()[name]:
+        arguments |= inspect.signature(getattr(xraytune, function)).parameters.keys()
+
+    assert {OTHER_NAMES.get(name, {}).get(option, option) for option in options} <= arguments
+
+
+@pytest.mark.parametrize("name", [name for name in public_functions() if name != "demo"])  # documented by its --help
+def test_every_argument_is_documented(name: str) -> None:
+    function = getattr(xraytune, name)
+    documented = re.findall(r"^ {4,8}(\w+): ", (inspect.getdoc(function) or "").partition("Args:")[2], re.MULTILINE)
+
+    assert set(inspect.signature(function).parameters) <= set(documented)
+
+
+def test_a_path_may_be_text(tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path / "studies" / "small")
+    create_study(folder, write_space(tmp_path), two_images(), CPU)
+
+    assert xraytune.status(str(folder.path)) == xraytune.status(study=folder.path)  # type: ignore[arg-type]
+    assert xraytune.clean(str(folder.path), dry_run=True).freed_bytes == {}  # type: ignore[arg-type]
+    assert xraytune.load_space(str(tmp_path / "small.yaml"), data="elsewhere").settings.data.path.name == "elsewhere"  # type: ignore[arg-type]
+    assert xraytune.DataSettings(path="xrays").path == Path("xrays")  # type: ignore[arg-type]
