@@ -10,12 +10,16 @@ import pytest
 import typer
 
 import xraytune
+from tests.in_process import InProcess, one_thread
 from tests.search.studies import CPU, two_images, write_space
 from xraytune.cli.main import build_app
+from xraytune.confirm import run as confirm_run
+from xraytune.search import run as search_run
 from xraytune.search.study import StudyFolder, create_study
 
 pytestmark = pytest.mark.slow
 
+ROOT = Path(__file__).parents[1]
 SHOWN = {"as_json", "as_csv", "sort", "arm", "schema", "figures", "yes", "forecast"}
 """Options that change what a command prints, which a Python caller decides with the result."""
 OTHER_NAMES = {
@@ -82,3 +86,22 @@ def test_a_path_may_be_text(tmp_path: Path) -> None:
     assert xraytune.clean(str(folder.path), dry_run=True).freed_bytes == {}  # type: ignore[arg-type]
     assert xraytune.load_space(str(tmp_path / "small.yaml"), data="elsewhere").settings.data.path.name == "elsewhere"  # type: ignore[arg-type]
     assert xraytune.DataSettings(path="xrays").path == Path("xrays")  # type: ignore[arg-type]
+
+
+def test_the_page_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its trials in this process instead of Ray's."""
+    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    (tmp_path / "search_spaces").symlink_to(ROOT / "search_spaces")
+    monkeypatch.chdir(tmp_path)
+    for module in (search_run, confirm_run):
+        monkeypatch.setattr(module, "Runner", InProcess)
+
+    names: dict[str, Any] = {}
+    with one_thread():
+        for block in blocks:
+            exec(compile(block, "docs/python.md", "exec"), names)
+
+    assert len(names["trials"]) == 6
+    assert names["confirmation"].verdict in {"helps", "hurts", "no_better", "undecided"}
+    assert (tmp_path / "predictions.csv").exists()

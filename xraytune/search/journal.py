@@ -160,13 +160,10 @@ class Journal:
         if self._frozen(number).state.is_finished():
             return
         trial = self._trial(number)
-        attributes = {name: outcome[name] for name in _OUTCOME if name in outcome}
-        for name, attribute in {
-            "reason": "",
-            **attributes,
-            "arm": self.parameters(number).arm,
-            "status": status,
-        }.items():
+        # The reason always: an end that was recorded only in part, before a crash, may have left another one.
+        known = {name: outcome[name] for name in _OUTCOME if name in outcome}
+        attributes = {"status": status, "arm": self.parameters(number).arm, "reason": "", **known}
+        for name, attribute in attributes.items():
             trial.set_user_attr(name, attribute)
         self._study.tell(number, value if status == "complete" else None, state=_STATES[status])
 
