@@ -1,9 +1,12 @@
-"""Small frozen records that cross layers; they hold paths instead of arrays. `to_json` encodes any record."""
+"""Progress of long-running work, and small frozen records that cross layers; they hold paths instead of arrays.
+
+`to_json` encodes any record.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from pydantic_core import to_jsonable_python
@@ -11,7 +14,10 @@ from pydantic_core import to_jsonable_python
 Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
 
 Progress: TypeAlias = Callable[[str, int, int], None]
-"""`on_progress(what, done, total)`, called by long-running work."""
+"""`on_progress(what, done, total)`, called by long-running work.
+
+`what` is in the user's words, and may end with a unit in brackets: "decoding images", "training the GAN (steps)".
+"""
 
 ShouldStop: TypeAlias = Callable[[], bool]
 
@@ -23,6 +29,34 @@ def ignore_progress(what: str, done: int, total: int) -> None:
 def never_stop() -> bool:
     """A `ShouldStop` that never stops."""
     return False
+
+
+def progress_text(what: str, done: int, total: int) -> str:
+    """Return progress as text, such as `training the GAN: 500 of 1,500 steps`."""
+    work, unit = split_unit(what)
+    return f"{work}: {done:,} of {total:,}{unit}"
+
+
+@dataclass(slots=True)
+class Pace:
+    """The time left of some work, from the progress since it was first reported."""
+
+    _starts: dict[str, tuple[int, float]] = field(default_factory=dict)
+
+    def seconds_left(self, what: str, done: int, total: int, now: float) -> float | None:
+        """Return an estimate; None before there is progress, and at the end."""
+        first, since = self._starts.setdefault(what, (done, now))
+        if done < first:  # the same work again
+            self._starts[what] = done, now
+        if not first < done < total:
+            return None
+        return (now - since) / (done - first) * (total - done)
+
+
+def split_unit(what: str) -> tuple[str, str]:
+    """Split the name of some work: `training the GAN` and ` steps`; the unit is "" if the name has none."""
+    work, bracket, unit = what.removesuffix(")").rpartition(" (")
+    return (work, f" {unit}") if bracket and what.endswith(")") else (what, "")
 
 
 def to_json(record: object) -> dict[str, Any]:

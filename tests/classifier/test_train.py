@@ -19,6 +19,7 @@ from tests.in_process import CPU, one_thread
 from xraytune.classifier.checkpoint import finished_epochs, load_best
 from xraytune.classifier.network import build_classifier
 from xraytune.classifier.train import (
+    TRAINING_STEPS,
     estimate_batch_norms,
     predict_logits,
     predict_probabilities,
@@ -138,10 +139,10 @@ def test_progress_starts_before_first_step(tmp_path: Path) -> None:
         on_progress=lambda *event: seen.append(event),
     )
     next(epochs)
-    assert seen == [("training steps", 0, 3), ("training steps", 1, 3)]
+    assert seen == [(TRAINING_STEPS, 0, 3), (TRAINING_STEPS, 1, 3)]
 
     next(epochs)
-    assert seen[2:] == [("training steps", 1, 3), ("training steps", 2, 3)]
+    assert seen[2:] == [(TRAINING_STEPS, 1, 3), (TRAINING_STEPS, 2, 3)]
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "plateau"])

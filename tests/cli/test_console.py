@@ -21,16 +21,20 @@ from xraytune.errors import Problem, StudyError
 def test_a_log_shows_progress_and_the_time_left(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The time left follows from the pace since the previous line; a resumed run starts with work already done."""
+    """The time left follows from the pace so far; a resumed run starts with work already done."""
     clock = {400: 0.0, 401: 4.0, 410: 20.0, 430: 25.0, 450: 40.0, 500: 70.0}
 
     with console.progress() as on_progress:
         for done, seconds in clock.items():
             monkeypatch.setattr(time, "monotonic", lambda seconds=seconds: seconds)
-            on_progress("GAN", done, 500)
+            on_progress("training the GAN (steps)", done * 10, 5000)
 
     lines = [line.split("  ", 1)[1] for line in capsys.readouterr().err.splitlines()]
-    assert lines == ["GAN: 410/500, 3:00 left", "GAN: 450/500, 0:25 left", "GAN: 500/500"]
+    assert lines == [
+        "training the GAN: 4,100 of 5,000 steps, 3:00 left",
+        "training the GAN: 4,500 of 5,000 steps, 0:40 left",
+        "training the GAN: 5,000 of 5,000 steps",
+    ]
 
 
 def test_a_log_estimates_no_time_while_nothing_is_done(
@@ -40,10 +44,10 @@ def test_a_log_estimates_no_time_while_nothing_is_done(
     with console.progress() as on_progress:
         for seconds in (0.0, 5.0, 11.0):
             monkeypatch.setattr(time, "monotonic", lambda seconds=seconds: seconds)
-            on_progress("GAN, trained elsewhere", 0, 500)
+            on_progress("waiting for the GAN", 0, 500)
 
     assert [line.split("  ", 1)[1] for line in capsys.readouterr().err.splitlines()] == [
-        "GAN, trained elsewhere: 0/500"
+        "waiting for the GAN: 0 of 500"
     ]
 
 

@@ -20,8 +20,8 @@ def test_a_log_has_a_line_for_each_start_and_end(capsys: pytest.CaptureFixture[s
     parameters = Parameters.model_validate({"source": "duplicate", "synthetic_ratio": 0.5})
 
     with SearchScreen() as callbacks:
-        callbacks.on_progress("hash images", 1, 2)
-        callbacks.on_progress("hash images", 2, 2)
+        callbacks.on_progress("reading images", 1, 2)
+        callbacks.on_progress("reading images", 2, 2)
         callbacks.on_trial_start(TrialSuggestion(number=3, parameters=parameters))
         callbacks.on_trial_end(
             {"number": 3, "status": "pruned", "epochs": 2, "seconds": 61.2, "value": 0.75, "reason": ""}
@@ -31,7 +31,7 @@ def test_a_log_has_a_line_for_each_start_and_end(capsys: pytest.CaptureFixture[s
     captured = capsys.readouterr()
     assert captured.out == ""
     assert lines_of(captured.err) == [
-        "hash images: 2/2",
+        "reading images: 2 of 2",
         "#3 started: duplicate r=0.5",
         "#3 pruned after 2 epochs, 1:01: val-A AUROC 0.750",
         "#4 failed: the loss is not finite",

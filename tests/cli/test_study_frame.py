@@ -49,13 +49,13 @@ def test_frame_orders_running_best_and_ended_trials() -> None:
         trial(0, "complete", 0.7, 0.8, val_b_auroc=0.75),
         trial(1, "complete", 0.7, 0.9, val_b_auroc=0.85),
         trial(2, "pruned", 0.5),
-        trial(3, "running", busy_with="GAN 300/600"),
+        trial(3, "running", busy_with="training the GAN: 300 of 600 steps", busy_seconds=70.0),
     )
 
     (table,) = tables(live_frame(view))
 
     assert [texts(row)[:2] for row in table.rows] == [["now", "3"], ["best", "1"], ["", "0"], ["ended", "2"]]
-    assert texts(table.rows[0])[-1] == "GAN 300/600"
+    assert texts(table.rows[0])[-1] == "training the GAN: 300 of 600 steps, 1:10 left"
     assert texts(table.rows[1]) == ["best", "1", "gan r=1", "2/4", "0.900", "0.850", "▄█", "complete 0:07"]
 
 
@@ -82,11 +82,19 @@ def test_the_heading_shows_the_progress_of_the_search() -> None:
 
 
 def test_log_line_shows_search_progress() -> None:
-    view = study(trial(0, "complete", 0.8), trial(1, "running", busy_with="GAN 1/2"), seconds=3700.0, seconds_left=None)
+    view = study(
+        trial(0, "complete", 0.8),
+        trial(1, "running", busy_with="features of GAN images: 1 of 2"),
+        seconds=3700.0,
+        seconds_left=None,
+    )
 
     line = summary_line(view)
 
-    assert line == "1 of 10 trials ended; best: #0 gan r=0, val-A AUROC 0.800; #1 GAN 1/2; 1:01:40 used"
+    assert (
+        line
+        == "1 of 10 trials ended; best: #0 gan r=0, val-A AUROC 0.800; #1 features of GAN images: 1 of 2; 1:01:40 used"
+    )
 
 
 def test_a_failed_trial_is_shown_with_its_reason() -> None:

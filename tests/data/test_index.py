@@ -653,7 +653,7 @@ def test_progress_counts_to_the_end(kermany: Path) -> None:
 
     read_index(DataSettings(path=kermany), on_progress=lambda *progress: calls.append(progress))
 
-    assert calls[-1] == ("hash images", 12, 12)
+    assert calls[-1] == ("reading images", 12, 12)
 
 
 def test_non_utf8_folder_name_is_reported(tmp_path: Path, write: WriteImages) -> None:

@@ -160,7 +160,7 @@ def test_progress_counts_broken_images_too(tmp_path: Path) -> None:
 
     store_pixels(tmp_path, ["a.png"], 8, tmp_path, workers=1, on_progress=lambda *progress: calls.append(progress))
 
-    assert calls == [("decode images", 1, 1)]
+    assert calls == [("decoding images", 1, 1)]
 
 
 def test_the_refusal_lists_ten_broken_images_and_counts_all(tmp_path: Path) -> None:

@@ -297,7 +297,7 @@ def test_copies_among_their_originals_are_refused(kermany: Path, place: str) -> 
 
 def test_an_interrupted_run_leaves_nothing(kermany: Path, tmp_path: Path) -> None:
     def interrupt(what: str, done: int, total: int) -> None:  # noqa: ARG001
-        if what == "transform images" and done == 5:
+        if what == "transforming images" and done == 5:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

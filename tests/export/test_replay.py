@@ -13,6 +13,7 @@ import pytest
 
 from tests.export.conftest import FAILED, PRUNED, WITHOUT_EPOCH, CopyLab, Lab, run_to_its_end
 from tests.in_process import controller_of
+from xraytune.classifier.train import TRAINING_STEPS
 from xraytune.config.settings import Parameters
 from xraytune.errors import StudyError
 from xraytune.export.replay import replay
@@ -27,10 +28,11 @@ pytestmark = pytest.mark.slow
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from xraytune.classifier.train import TRAINING_STEPS
 from xraytune.export.replay import replay
 
 def kill(what, done, total):
-    if what == "training steps" and done == total:
+    if what == TRAINING_STEPS and done == total:
         os.kill(os.getpid(), signal.SIGKILL)
 
 replay(Path(sys.argv[1]), int(sys.argv[2]), on_progress=kill)
@@ -44,7 +46,7 @@ def test_a_replayed_trial_is_the_recorded_one_to_the_bit(lab: Lab, trial: int) -
     seen: list[tuple[int, int]] = []
 
     def on_progress(what: str, done: int, total: int) -> None:
-        if what == "training steps":
+        if what == TRAINING_STEPS:
             seen.append((done, total))
 
     with locked(StudyFolder(lab.study)):

@@ -66,7 +66,10 @@ def make_study(root: Path) -> StudyFolder:
     project_rows(folder, journal.rows())
     record_inputs(folder, {root / "drawn": "0" * 32, root / "own.safetensors": "1" * 64})
     write_json(folder.path / "wall.json", {"version": 1, "seconds": 60.0})
-    write_json(folder.trial_path(STILL_RUNNING) / "progress.json", {"what": "GAN", "done": 1, "total": 2})
+    write_json(
+        folder.trial_path(STILL_RUNNING) / "progress.json",
+        {"what": "training the GAN (steps)", "done": 1, "total": 2, "seconds_left": 3.5},
+    )
     write_plan(Plan().grown([GAN, NONE], 2, 1), folder.path / "confirm")
     run = {"version": 1, "label": "gan #1", "status": "complete", "value": 0.9, "val_b_auroc": 0.8, "seconds": 1.0}
     for number in range(3):

@@ -1,6 +1,7 @@
 """`status` and the live table, which read the study's folder alone."""
 
 import os
+import time
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +24,7 @@ def test_status_shows_each_trial(study: StudyFolder) -> None:
     controller.on_result(0, ended(0.9, epochs=1))
     controller.on_result(1, epoch(1, 0.5))
     controller.on_result(2, {"failed": "weights are missing", "cause": "settings"})
-    ProgressFile(study.trial_path(3))("GAN", 100, 200)
+    ProgressFile(study.trial_path(3))("training the GAN (steps)", 1000, 2000)
 
     with locked(study):
         view = watcher.look()
@@ -32,16 +33,25 @@ def test_status_shows_each_trial(study: StudyFolder) -> None:
     assert view.trials[0].values == (0.9,)
     assert view.trials[0].val_b_auroc == 0.89
     assert view.trials[2].reason == "weights are missing"
-    assert view.trials[3].busy_with == "GAN 100/200"
+    assert view.trials[3].busy_with == "training the GAN: 1,000 of 2,000 steps"
     assert view.best is not None
     assert (view.best.number, view.count("pruned"), view.is_running) == (0, 1, True)
     assert [(side.name, side.image_count) for side in view.sides] == [("train", 1), ("val-A", 1), ("val-B", 1)]
 
 
 def test_activity_of_a_trial_can_have_any_name(tmp_path: Path) -> None:
-    ProgressFile(tmp_path)('GAN of a "shadow"', 100, 200)
+    ProgressFile(tmp_path)('training the GAN of a "shadow" (lung) (steps)', 100, 200)
 
-    assert read_progress(tmp_path) == ('GAN of a "shadow"', 100, 200)
+    assert read_progress(tmp_path) == ('training the GAN of a "shadow" (lung): 100 of 200 steps', None)
+
+
+def test_time_left_of_an_activity_follows_from_its_pace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    show = ProgressFile(tmp_path)
+    for done, seconds in ((1000, 10.0), (1100, 14.0), (1200, 30.0)):
+        monkeypatch.setattr(time, "monotonic", lambda seconds=seconds: seconds)
+        show("training the GAN (steps)", done, 1500)
+
+    assert read_progress(tmp_path) == ("training the GAN: 1,200 of 1,500 steps", 30.0)
 
 
 @pytest.mark.slow

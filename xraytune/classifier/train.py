@@ -29,7 +29,7 @@ from xraytune.metrics.classification import auroc
 from xraytune.records import Compute, EpochRecord, Progress, ignore_progress
 from xraytune.seeding import derive_seed
 
-TRAINING_STEPS = "training steps"
+TRAINING_STEPS = "training the classifier (steps)"
 """The name of what `on_progress` counts during training."""
 
 Batches: TypeAlias = Callable[[], Iterable[Tensor]]

@@ -33,7 +33,7 @@ from rich.text import Text
 
 from xraytune.errors import XraytuneError
 from xraytune.files import csv_table
-from xraytune.records import Progress, to_json
+from xraytune.records import Pace, Progress, progress_text, split_unit, to_json
 
 R = TypeVar("R")
 Tone: TypeAlias = Literal["plain", "strong", "dim", "good", "busy", "bad"]
@@ -224,7 +224,7 @@ def progress() -> Iterator[Progress]:
     columns = (
         bars.TextColumn("{task.description}", markup=False),
         bars.BarColumn(bar_width=30),
-        bars.MofNCompleteColumn(),
+        bars.TextColumn("{task.completed:,} of {task.total:,}{task.fields[unit]}", markup=False),
         bars.TextColumn("[dim]left"),
         bars.TimeRemainingColumn(compact=True),
     )
@@ -233,24 +233,25 @@ def progress() -> Iterator[Progress]:
 
         def on_progress(what: str, done: int, total: int) -> None:
             if what not in tasks:
-                tasks[what] = screen.add_task(_printable(what), total=total)
+                work, unit = split_unit(_printable(what))
+                tasks[what] = screen.add_task(work, total=total, unit=unit)
             screen.update(tasks[what], completed=done, total=total)
 
         yield on_progress
 
 
 def _logged_progress() -> Progress:
-    logged: dict[str, tuple[float, int]] = {}
+    logged: dict[str, float] = {}
+    pace = Pace()
 
     def on_progress(what: str, done: int, total: int) -> None:
         now = time.monotonic()
-        last, done_then = logged.setdefault(what, (now, done))
-        if done < total and now - last < _LOG_EVERY_SECONDS:
+        seconds = pace.seconds_left(what, done, total, now)
+        if done < total and now - logged.setdefault(what, now) < _LOG_EVERY_SECONDS:
             return
-        logged[what] = (now, done)
-        has_pace = done_then < done < total
-        left = f", {duration((now - last) / (done - done_then) * (total - done))} left" if has_pace else ""
-        event(f"{what}: {done}/{total}{left}")
+        logged[what] = now
+        left = f", {duration(seconds)} left" if seconds is not None else ""
+        event(f"{progress_text(what, done, total)}{left}")
 
     return on_progress
 

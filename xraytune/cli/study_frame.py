@@ -169,7 +169,8 @@ def _row(trial: TrialView, view: StudyView) -> tuple[Cell | str, ...]:
 def _state(trial: TrialView, view: StudyView) -> str:
     if trial.status == "running":
         if trial.busy_with:
-            return trial.busy_with
+            left = f", {duration(trial.busy_seconds)} left" if trial.busy_seconds is not None else ""
+            return trial.busy_with + left
         return f"epoch {min(trial.epochs + 1, view.max_epochs)}/{view.max_epochs}" if trial.epochs else "starting"
     if trial.status == "waiting":
         return "waiting for a GAN"

@@ -238,7 +238,7 @@ def _score(training: Training, compute: Compute, side: str, numbers: list[int], 
     for done, number in enumerate(numbers, 1):
         if not has_scores(folder, number, side):
             score(folder, number, side, group, compute=compute, cache=training.cache)
-        training.callbacks.on_progress(f"score {side.replace('_', '-')}", done, len(numbers))
+        training.callbacks.on_progress(f"scoring {side.replace('val_b', 'val-B')} (replicates)", done, len(numbers))
 
 
 def _finalists(folder: StudyFolder, searched: Sequence[FinishedTrial], count: int) -> list[Parameters]:

@@ -178,7 +178,7 @@ class RunList(TrialQueue):
 
     def _report_progress(self) -> None:
         left = len(self._waiting) + len(self._running)
-        self._on_progress(self._what, len(self._runs) - left, len(self._runs))
+        self._on_progress(f"training {self._what}", len(self._runs) - left, len(self._runs))
 
 
 def ended_rows(folder: StudyFolder) -> dict[int, dict[str, Any]]:

@@ -259,7 +259,7 @@ def _describe(
         warnings.simplefilter("ignore")  # Pillow warns about odd metadata
         for file, content in zip(files, threads.map(_read_content, [paths[file] for file in files]), strict=True):
             contents[file] = content
-            on_progress("hash images", len(contents), len(files))
+            on_progress("reading images", len(contents), len(files))
     headers = {file: header for file, (_, header) in contents.items() if header}
     named = name_patients(root, files, group_regex, {file: own.patient for file, own in headers.items() if own.patient})
     # Broken files are not compared: empty ones are all alike.

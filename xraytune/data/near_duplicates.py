@@ -119,4 +119,4 @@ def close_pairs(
             bits += np.bitwise_count(block[:, None, word] ^ rest[None, :, word])
         first, second = np.nonzero(np.triu(bits <= threshold_bits, k=1))
         yield first + start, second + start
-        on_progress("compare images", min(start + _BLOCK, len(hashes)), len(hashes))
+        on_progress("comparing images", min(start + _BLOCK, len(hashes)), len(hashes))

@@ -124,7 +124,7 @@ def draw_phantoms(
             for part, diagnosis in drawn:
                 counts[part] += 1
                 counts["normal"] += diagnosis == "normal"
-            on_progress("drawing phantoms", done, patients)
+            on_progress("drawing phantoms (patients)", done, patients)
         settings = {"seed": seed, "patients": patients, "image_size_px": image_size_px, "difficulty": difficulty}
         write_json(folder / "phantom.json", {"version": 1, **settings})
     return PhantomSet(

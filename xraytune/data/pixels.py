@@ -79,7 +79,7 @@ def describe_images(
     count = 0
     for block in decode_blocks(root, files, image_size_px, resize, workers=workers):
         count += len(block)
-        on_progress("decode images", count, len(files))
+        on_progress("decoding images", count, len(files))
         yield from block
 
 

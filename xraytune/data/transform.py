@@ -264,7 +264,7 @@ def transform_folder(
                 broken.append(made)
             else:
                 made_copies += made
-            on_progress("transform images", done, len(index.images))
+            on_progress("transforming images", done, len(index.images))
         if broken and (not skip_broken or not made_copies):
             raise broken_images_error(broken, index.root)
         _write_records(folder, made_copies, strengths, copies=copies, seed=seed)

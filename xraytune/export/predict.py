@@ -69,7 +69,7 @@ def predict_images(
         form.image_size_px,
         workers=cpu_count(),
         resize=form.resize,
-        on_progress=lambda _, done, total: on_progress("predict images", done, total),
+        on_progress=lambda _, done, total: on_progress("classifying images", done, total),
     )
     for file, image in zip(files, decoded, strict=True):
         if isinstance(image, BrokenImage):

@@ -222,7 +222,7 @@ def gan_sample(
             name = names[label]
             Image.fromarray(next(images[name])).save(folder / name / f"gan_{number:06d}.png")
             counts[name] += 1
-            on_progress("drawing GAN images", number, count)
+            on_progress("generating images", number, count)
         provenance = {**_json(record), "compute": {**asdict(compute)}, "count": count, "counts": {**counts}}
         write_json(folder / PROVENANCE_FILE, provenance)
     return GanSample(path=out, counts=counts, image_size_px=record.settings.image_size)

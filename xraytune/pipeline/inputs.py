@@ -7,6 +7,7 @@ One image on its way into a step: a stream draws its number in the training set 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -149,7 +150,14 @@ class FeatureLoader:
     def __init__(self, training_set: TrainingSet, network: Network) -> None:
         self._training_set, self._device = training_set, network.compute.device
         classical = network.experiment.parameters.classical
-        self._features = [network.features(source, classical=classical) for source in training_set.sources]
+        totals = Counter[str]()
+        for source in training_set.sources:
+            totals[source.title] += len(source.rows)
+        done, self._features = Counter[str](), []
+        for source in training_set.sources:
+            earlier, total = done[source.title], totals[source.title]
+            self._features.append(network.features(source, classical=classical, earlier=earlier, total=total))
+            done[source.title] += len(source.rows)
         self.feature_count = int(self._features[0].shape[2])
 
     def load(self, drawn: StepImages) -> Tensor:

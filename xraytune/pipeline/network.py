@@ -76,12 +76,17 @@ class Network:
         """Whether the backbone is frozen and sees the same views in every epoch, so that its features are computed once."""
         return self.experiment.parameters.trainable == "head" and view_count(self.experiment) > 0
 
-    def features(self, source: ImageSource, *, classical: int) -> NDArray[np.float32]:
-        """Return the features of all views of a source, float32 [n, V, D], memory-mapped; V is 1 if `classical` is 0."""
+    def features(
+        self, source: ImageSource, *, classical: int, earlier: int = 0, total: int | None = None
+    ) -> NDArray[np.float32]:
+        """Return the features of all views of a source, float32 [n, V, D], memory-mapped; V is 1 if `classical` is 0.
+
+        Progress counts `earlier` images of other sources with the same title, of `total`.
+        """
         parameters, seed, compute = self.experiment.parameters, self.experiment.settings.seed, self.compute
         count, views = len(source.rows), parameters.views
         table = view_table(seed, "views", source.name, image_count=count, views=views, classical=classical)
-        what = f"features of {source.name} images"
+        what, total = f"features of {source.title}", total or count
         inputs = {
             "group": [source.name, source.inputs],
             "network": {
@@ -102,6 +107,7 @@ class Network:
             if hasattr(os, "posix_fallocate"):
                 with (folder / "features.npy").open("rb+") as stream:
                     os.posix_fallocate(stream.fileno(), 0, out.offset + out.nbytes)
+            self._on_progress(what, earlier, total)
             for start in range(0, count, _FEATURE_BATCH):
                 batch = slice(start, start + _FEATURE_BATCH)
                 images = self.scaled(source, batch)
@@ -109,7 +115,7 @@ class Network:
                     view_rows = torch.from_numpy(table[batch, view]).to(compute.device)
                     shown = normalise(augment(images, view_rows), self.form)
                     out[batch, view] = predict_logits(self.whole.backbone, [shown], compute=compute)
-                self._on_progress(what, min(start + _FEATURE_BATCH, count), count)
+                self._on_progress(what, earlier + min(start + _FEATURE_BATCH, count), total)
             out.flush()
 
         path = build_once(
@@ -117,7 +123,7 @@ class Network:
             FEATURES_STAGE,
             inputs,
             build,
-            waiting=lambda: self._on_progress(f"{what}, computed elsewhere", 0, count),
+            waiting=lambda: self._on_progress(f"waiting for {what}, which another process computes", 0, count),
         )
         features: NDArray[np.float32] = np.load(path / "features.npy", mmap_mode="r")
         return features

@@ -202,7 +202,7 @@ def store_images(
         PIXELS_STAGE,
         {"files": contents, "image_size_px": image_size_px, "resize": resize},
         build,
-        waiting=lambda: on_progress("images, decoded elsewhere", 0, len(files)),
+        waiting=lambda: on_progress("waiting for images, which another process decodes", 0, len(files)),
     )
 
 

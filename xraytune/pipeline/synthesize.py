@@ -96,7 +96,8 @@ def trained_gan(
     """
     inputs = gan_inputs(settings, label, prepared, compute)
     work = gan_work_path(cache, inputs)
-    what = "GAN" if label is None else f"GAN of {prepared.class_names[label]}"
+    gan = "the GAN" if label is None else f"the GAN of {prepared.class_names[label]}"
+    what = f"training {gan} (steps)"
 
     def build(folder: Path) -> None:
         train = prepared.side("train")
@@ -105,6 +106,8 @@ def trained_gan(
         pixels = training_pixels(prepared, cache)[train.rows[chosen]]
         class_count = len(prepared.class_names) if label is None else 1
         _start_from_shorter_run(cache, inputs, work)
+        if not (work / CHECKPOINT_NAME).exists():
+            on_progress(what, 0, settings.steps)  # the pace is known sooner
         checkpoint, step = folder / CHECKPOINT_NAME, 0
         while step < settings.steps:  # a process that slept may have replaced the last checkpoint by an earlier one
             for progress in train_gan(
@@ -117,7 +120,11 @@ def trained_gan(
         copy_grids(work / "grids", folder / "grids")
 
     path = build_once(
-        cache, GAN_STAGE, inputs, build, waiting=lambda: on_progress(f"{what}, trained elsewhere", 0, settings.steps)
+        cache,
+        GAN_STAGE,
+        inputs,
+        build,
+        waiting=lambda: on_progress(f"waiting for {gan}, which another process trains (steps)", 0, settings.steps),
     )
     if work.exists():
         shutil.rmtree(work, ignore_errors=True)

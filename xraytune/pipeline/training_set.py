@@ -24,6 +24,8 @@ from xraytune.pipeline.synthesize import blocks_for, extension_block, pool_block
 from xraytune.records import Compute
 from xraytune.seeding import numpy_generator
 
+_TITLES: dict[SideName, str] = {"train": "training images", "val_a": "val-A images", "val_b": "val-B images"}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageSource:
@@ -35,6 +37,7 @@ class ImageSource:
         rows: int64 [n].
         labels: int64 [n].
         inputs: What the pixels depend on, for the fingerprint of what is computed from them.
+        title: What progress calls them; several sources may share it.
     """
 
     name: str
@@ -42,6 +45,7 @@ class ImageSource:
     rows: NDArray[np.int64]
     labels: NDArray[np.int64]
     inputs: dict[str, Any]
+    title: str = "images"
 
     def read(self, places: NDArray[np.int64] | slice) -> NDArray[np.uint8]:
         """Return the pixels of some images, [n, S, S]."""
@@ -114,6 +118,7 @@ def side_images(side_name: SideName, prepared: Prepared, cache: Path) -> ImageSo
         rows=side.rows,
         labels=side.labels,
         inputs={"pixels": prepared.pixels, "content": prepared.pixels_sha256, "rows": side.rows.tolist()},
+        title=_TITLES[side_name],
     )
 
 
@@ -128,6 +133,7 @@ def _folder_source(experiment: Experiment, prepared: Prepared, *, cache: Path) -
         rows=np.arange(len(images)),
         labels=np.array([image.label for image in images], dtype=np.int64),
         inputs={**pixels_inputs(store)},
+        title="images of the extra folder",
     )
 
 
@@ -147,5 +153,6 @@ def _pool_sources(
                 seed = experiment.settings.seed
                 pixels, inputs = extension_block(source, label, block, prepared, seed=seed, cache=cache)
             name, rows, labels = f"{source} {label} {block}", np.arange(len(pixels)), np.full(len(pixels), label)
-            sources.append(ImageSource(name=name, pixels=pixels, rows=rows, labels=labels, inputs=inputs))
+            title = "GAN images" if gan is not None else f"{source} images"
+            sources.append(ImageSource(name=name, pixels=pixels, rows=rows, labels=labels, inputs=inputs, title=title))
     return tuple(sources)

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 from xraytune.config.settings import Parameters
 from xraytune.errors import XraytuneError
 from xraytune.files import read_json, write_text
-from xraytune.records import EpochRecord, Progress, ignore_progress
+from xraytune.records import EpochRecord, Pace, Progress, ignore_progress, progress_text
 
 OWNER_FILE = ".owner"
 """In a trial's folder: names the process that runs the trial, or ran it last."""
@@ -119,20 +119,24 @@ class ProgressFile:
 
     trial_dir: Path
     _written: float = field(default=0.0, init=False)
+    _pace: Pace = field(default_factory=Pace, init=False)
 
     def __call__(self, what: str, done: int, total: int) -> None:
         """Write the progress."""
         now = time.monotonic()
+        left = self._pace.seconds_left(what, done, total, now)
         if now - self._written >= _WRITE_EVERY_SECONDS or done == total:
             self._written = now
-            content = json.dumps({"what": what, "done": done, "total": total}, ensure_ascii=False)
+            content = json.dumps({"what": what, "done": done, "total": total, "seconds_left": left}, ensure_ascii=False)
             write_text(self.trial_dir / _PROGRESS_FILE, f"{content}\n", durable=False)
 
 
-def read_progress(trial_dir: Path) -> tuple[str, int, int] | None:
-    """Return what, done and total as last written; None if there is no readable file."""
+def read_progress(trial_dir: Path) -> tuple[str, float | None]:
+    """Return what a trial last wrote: `training the GAN: 300 of 600 steps`, and the seconds left if known; "" if nothing."""
     try:
         content = read_json(trial_dir / _PROGRESS_FILE)
-        return str(content["what"]), int(content["done"]), int(content["total"])
+        text = progress_text(str(content["what"]), int(content["done"]), int(content["total"]))
+        left = content["seconds_left"]
+        return text, None if left is None else float(left)
     except (FileNotFoundError, ValueError, LookupError, TypeError, OverflowError):
-        return None
+        return "", None

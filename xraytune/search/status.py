@@ -33,12 +33,13 @@ class TrialView:
         epochs: Number of recorded epochs.
         values: Best val-A AUROC after each of them.
         val_b_auroc: AUROC on val-B of a complete trial.
-        busy_with: What a running trial does before its first epoch, such as `GAN 300/600`.
+        busy_with: What a running trial does before its first epoch, such as `training the GAN: 300 of 600 steps`.
         seconds: Wall time of an ended trial.
         reason: Why it ended, unless it is complete.
         simplicity: See `Parameters.simplicity`.
         arm: Such as `classical+gan`.
         parameters: All its parameters by dotted name, without those that are not set; paths are relative to the study.
+        busy_seconds: An estimate of how long it will be busy with that; None if unknown.
     """
 
     number: int
@@ -53,6 +54,7 @@ class TrialView:
     simplicity: tuple[int, int, float] = (0, 0, 0.0)
     arm: str = ""
     parameters: Mapping[str, Value] = field(default_factory=dict)
+    busy_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,7 +242,7 @@ class StudyWatcher:
         ended = None if status is None else self._journal.row(number)
         trial_path = self._folder.trial_path(number)
         has_started = (trial_path / "config.json").exists()
-        progress = None if status or values or not has_started else read_progress(trial_path)
+        busy = ("", None) if status or values or not has_started else read_progress(trial_path)
         return TrialView(
             number=number,
             arm=parameters.arm,
@@ -249,7 +251,8 @@ class StudyWatcher:
             epochs=len(values),
             values=values,
             val_b_auroc=ended["val_b_auroc"] if ended else None,
-            busy_with="{} {}/{}".format(*progress) if progress else "",
+            busy_with=busy[0],
+            busy_seconds=busy[1],
             seconds=ended["seconds"] if ended else None,
             reason=ended["reason"] if ended else "",
             simplicity=parameters.simplicity,
