@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from xraytune.export.predict import predict
     from xraytune.export.replay import replay
     from xraytune.export.train import train
+    from xraytune.export.trial_gan import sample_trial_gan
     from xraytune.pipeline.gan_folder import gan_sample, gan_train
     from xraytune.pipeline.model import model_summary
     from xraytune.search.clean import clean
@@ -80,6 +81,7 @@ __all__ = [
     "predict",
     "replay",
     "run_search",
+    "sample_trial_gan",
     "show_progress",
     "show_search",
     "status",
@@ -111,6 +113,7 @@ _LOCATIONS = {
     "run_search": "search.run:search",
     "show_progress": "cli.console:progress",
     "show_search": "cli.search:SearchScreen",
+    "sample_trial_gan": "export.trial_gan:sample_trial_gan",
     "status": "search.status:status",
     "train": "export.train:train",
     "transform_folder": "data.transform:transform_folder",

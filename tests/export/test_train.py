@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.export.conftest import PRUNED, CopyLab, Lab
 from xraytune.config.load import experiment_to_yaml
 from xraytune.config.settings import Experiment, ExportedFrom
 from xraytune.errors import ArtifactError, ConfigError, StudyError
+from xraytune.export.best import export
 from xraytune.export.train import train
 from xraytune.records import EpochRecord
 from xraytune.search.study import StudyFolder
@@ -207,3 +209,17 @@ def test_a_training_that_runs_already_is_not_started_again(copy_lab: CopyLab) ->
     train(lab.best, out=lab.path / "again", on_epoch=train_too)
 
     assert files_of(lab.path / "again") == files_of(lab.model)
+
+
+def test_a_model_trained_with_a_gan_shows_its_images(copy_lab: CopyLab) -> None:
+    lab, notes = copy_lab(), list[str]()
+    export(lab.study, out=lab.path / "gan.yaml", trial=0)
+    export(lab.study, out=lab.path / "none.yaml", trial=1)
+
+    train(lab.path / "gan.yaml", out=lab.path / "with_gan", note=notes.append)
+    train(lab.path / "none.yaml", out=lab.path / "without_gan")
+
+    with Image.open(lab.path / "with_gan" / "samples.png") as grid:
+        assert grid.format == "PNG"
+    assert any("the GAN is trained" in note and "samples.png" in note for note in notes)
+    assert not (lab.path / "without_gan" / "samples.png").exists()

@@ -32,15 +32,17 @@ sampler: {startup_trials: 2, seed: 3}
 
 @dataclass(slots=True)
 class Watching:
-    """Callbacks that remember which trials started and ended."""
+    """Callbacks that remember which trials started and ended, and the pictures of GANs."""
 
     began_numbers: list[int] = field(default_factory=list)
     ended_rows: list[dict[str, Any]] = field(default_factory=list)
+    pictures: list[tuple[int, Path]] = field(default_factory=list)
 
     @property
     def callbacks(self) -> Callbacks:
         return Callbacks(
             on_trial_start=lambda suggestion: self.began_numbers.append(suggestion.number),
+            on_samples=lambda number, file: self.pictures.append((number, file)),
             on_trial_end=lambda row: self.ended_rows.append(dict(row)),
         )
 

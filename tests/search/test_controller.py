@@ -14,7 +14,7 @@ from xraytune.errors import MachineError, TrialError
 from xraytune.files import read_jsonl, write_bytes
 from xraytune.search.asha import rungs_of
 from xraytune.search.controller import SearchController
-from xraytune.search.messages import Cause, NoTrial, TrialSuggestion
+from xraytune.search.messages import Cause, NoTrial, TrialSuggestion, write_samples
 from xraytune.search.study import StudyFolder
 
 
@@ -465,6 +465,24 @@ def test_trial_waits_for_gan_in_training_while_others_run(study: StudyFolder) ->
 
     gans.trained.add((8, 100))
     assert start(controller).number == 1, "the GAN is there"
+
+
+def test_each_picture_of_a_gans_images_is_reported_once(study: StudyFolder) -> None:
+    watching = Watching()
+    points = gan_points((8, 100), (8, 100), (16, 100))
+    controller = direct(study, WIDTHS, points, watching=watching)
+    for _ in range(3):
+        start(controller)
+
+    controller.heartbeat()
+    for number, name in ((0, "gan-a.png"), (1, "gan-a.png"), (2, "gan-b.png")):
+        write_samples(study.trial_path(number), study.samples_path / name)
+        controller.heartbeat()
+    resumed = direct(study, WIDTHS, points, watching=watching)
+    start(resumed)
+    resumed.heartbeat()
+
+    assert watching.pictures == [(0, study.samples_path / "gan-a.png"), (2, study.samples_path / "gan-b.png")]
 
 
 def test_a_longer_run_of_a_gan_waits_for_the_shorter_one_that_it_continues(study: StudyFolder) -> None:

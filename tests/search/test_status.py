@@ -9,7 +9,7 @@ import pytest
 
 from tests.search.studies import CPU, direct, ended, epoch, two_images, write_space
 from xraytune.search.clock import Times
-from xraytune.search.messages import ProgressFile, read_progress
+from xraytune.search.messages import ProgressFile, read_progress, write_samples
 from xraytune.search.status import StudyWatcher, TrialView, seconds_left, status, trials_dataframe
 from xraytune.search.study import StudyFolder, create_study, locked
 
@@ -37,6 +37,15 @@ def test_status_shows_each_trial(study: StudyFolder) -> None:
     assert view.best is not None
     assert (view.best.number, view.count("pruned"), view.is_running) == (0, 1, True)
     assert [(side.name, side.image_count) for side in view.sides] == [("train", 1), ("val-A", 1), ("val-B", 1)]
+
+
+def test_status_names_the_picture_of_a_trials_gan(study: StudyFolder) -> None:
+    controller = direct(study, "points_to_evaluate=[{source: gan}, {source: none}]")
+    for number in range(2):
+        controller.next_trial()
+        write_samples(study.trial_path(number), study.samples_path / f"gan-{number}.png")
+
+    assert [trial.samples for trial in status(study.path).trials] == ["samples/gan-0.png", ""]
 
 
 def test_activity_of_a_trial_can_have_any_name(tmp_path: Path) -> None:

@@ -16,12 +16,14 @@ import pytest
 import torch
 
 from xraytune.config.load import experiment_to_json, load_space
+from xraytune.config.settings import Parameters
 from xraytune.data.phantom import draw_phantoms
 from xraytune.errors import DataError, MachineError, TrialError
 from xraytune.files import read_json, read_jsonl, write_json
 from xraytune.lease import LeaseHeldError, hold, take_ownership
 from xraytune.pipeline.prepare import prepare
 from xraytune.records import Compute, EpochRecord, TrialResult
+from xraytune.search.messages import read_samples
 from xraytune.search.study import StudyFolder, create_study
 from xraytune.search.worker import Job, TrialWorker, next_message
 
@@ -73,10 +75,12 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
     return folder
 
 
-def job(study: StudyFolder, number: int) -> Job:
+def job(study: StudyFolder, number: int, **parameters: object) -> Job:
     """A new trial of the study."""
-    trial = study.trial_path(number)
-    write_json(trial / "config.json", experiment_to_json(study.space().experiment(), trial))
+    trial, experiment = study.trial_path(number), study.space().experiment()
+    values = experiment.parameters.model_dump() | parameters
+    experiment = experiment.model_copy(update={"parameters": Parameters.model_validate(values)})
+    write_json(trial / "config.json", experiment_to_json(experiment, trial))
     return Job(
         study=str(study.path),
         cache=str(study.path.parent.parent / "cache"),
@@ -95,6 +99,20 @@ def epochs(study: StudyFolder, number: int) -> list[int]:
 def failing(error: BaseException) -> Generator[EpochRecord, None, TrialResult]:
     raise error
     yield
+
+
+def test_trials_of_one_gan_name_the_same_picture_of_its_images(study: StudyFolder) -> None:
+    """The picture is written before a GAN can be rejected, too."""
+    gan = {"image_size": 32, "width": 4, "batch_size": 4, "steps": 2}
+    for number, change in ((70, {}), (71, {}), (72, {"allow_memorised": True, "seed": 1})):
+        worker = TrialWorker(job(study, number, source="gan", synthetic_ratio=0.5, gan=gan | change))
+        worker.step()
+        worker.close()
+
+    first, second, other = (read_samples(study.trial_path(number)) for number in (70, 71, 72))
+
+    assert first == second != other
+    assert {f"samples/{file.name}" for file in study.samples_path.iterdir()} == {first, other}
 
 
 def test_worker_reports_epochs_and_end(study: StudyFolder) -> None:

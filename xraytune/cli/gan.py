@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from xraytune.cli import console
-from xraytune.cli.options import AsJson, Data, GanCache, NewFolder, Overrides, SkipBroken, SpaceFile
+from xraytune.cli.options import AsJson, Cache, Data, GanCache, Overrides, SkipBroken, SpaceFile
 
 
 def train(
@@ -41,25 +41,42 @@ def train(
     counts = ", ".join(f"{count} {name}" for name, count in trained.class_counts.items())
     size, steps = trained.settings.image_size, trained.settings.steps
     console.write(f"{trained.path}: {size} px GAN, trained for {steps:,} steps on {counts}")
-    console.write(f"sample grids: {trained.grids}")
-    console.write_command(f"xraytune gan sample {quote(str(trained.path))} -n 500 OUT", "next: ")
+    console.write(f"its images beside real ones: {trained.samples}; during training: {trained.grids}")
+    console.write_command(f"xraytune gan sample {quote(str(trained.path))} -n 500 -o OUT", "next: ")
 
 
 def sample(
-    gan: Annotated[Path, typer.Argument(metavar="GAN", help="Folder of a GAN, from `gan train`.")],
-    out: NewFolder,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="Folder to create.")],
     count: Annotated[int, typer.Option("--count", "-n", metavar="N", help="Number of images.")],
+    gan: Annotated[
+        Path | None,
+        typer.Argument(metavar="GAN", help="Folder of a GAN, from `gan train`; or give --study and --trial."),
+    ] = None,
+    study: Annotated[Path | None, typer.Option(metavar="STUDY", help="Study of the trial whose GAN to use.")] = None,
+    trial: Annotated[int | None, typer.Option(metavar="NUMBER", help="Number of the trial.")] = None,
     class_name: Annotated[
         str | None,
         typer.Option("--class", metavar="NAME", help="Class to generate; default: all, in the training proportions."),
     ] = None,
+    cache: Cache = None,
     as_json: AsJson = False,
 ) -> None:
-    """Generate images with a GAN, as PNG files in class folders. Of 500 images, the first 100 are those of -n 100."""
+    """Generate images with a GAN, or with the GAN of a trial, as PNG files in class folders.
+
+    Of 500 images, the first 100 are those of -n 100.
+    """
+    from xraytune.export.trial_gan import sample_trial_gan
     from xraytune.pipeline.gan_folder import gan_sample
 
     with console.progress() as on_progress:
-        drawn = gan_sample(gan, count=count, out=out, class_name=class_name, on_progress=on_progress)
+        if gan is not None and study is None and trial is None:
+            drawn = gan_sample(gan, count=count, out=out, class_name=class_name, on_progress=on_progress)
+        elif gan is None and study is not None and trial is not None:
+            drawn = sample_trial_gan(
+                study, trial, count=count, out=out, class_name=class_name, cache=cache, on_progress=on_progress
+            )
+        else:
+            raise typer.BadParameter("give either GAN, or --study STUDY and --trial NUMBER", param_hint="GAN")
     if as_json:
         console.show_json(drawn)
         return

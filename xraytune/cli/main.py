@@ -82,7 +82,11 @@ def build_app() -> typer.Typer:
 
     gan_app = _group("Train a GAN, or generate images with it.")
     _add(gan_app, gan.train, "xraytune gan train --space search_spaces/gan_ratio.yaml --set gan.steps=5000 -o gan")
-    _add(gan_app, gan.sample, "xraytune gan sample gan -n 5000 gan_images")
+    _add(
+        gan_app,
+        gan.sample,
+        "xraytune gan sample --study studies/gan-ratio --trial 7 -n 500 -o gan_images",
+    )
     app.add_typer(gan_app, name="gan", rich_help_panel=_SEARCH)
 
     space_app = _group("Validate search space files.")

@@ -89,6 +89,7 @@ class SearchScreen:
             note=console.event,
             on_start=self._on_start,
             on_trial_start=self._on_trial_start,
+            on_samples=self._on_samples,
             on_trial_end=self._on_trial_end,
             on_progress=self._drawing.enter_context(console.progress()),
         )
@@ -116,6 +117,9 @@ class SearchScreen:
 
         if not console.is_live():
             console.event(f"#{suggestion.number} started: {mix_label(suggestion.parameters)}")
+
+    def _on_samples(self, number: int, samples: Path) -> None:
+        console.event(f"#{number} has trained its GAN; its images beside real ones: {shown_path(samples)}")
 
     def _on_trial_end(self, row: Mapping[str, Any]) -> None:
         if row["status"] == "failed":

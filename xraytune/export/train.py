@@ -30,12 +30,16 @@ from xraytune.pipeline.artifacts import artifact_path, releases
 from xraytune.pipeline.inputs import build_inputs
 from xraytune.pipeline.model import require_two_classes
 from xraytune.pipeline.prepare import Prepared, prepare
+from xraytune.pipeline.samples import save_gan_grid
+from xraytune.pipeline.synthesize import copy_file
 from xraytune.pipeline.trial import run_trial, validate
 from xraytune.records import Compute, EpochRecord, Progress, ignore_progress
 from xraytune.search.inputs import inputs_of_trials, read_inputs
 from xraytune.search.study import StudyFolder, damage_explained
 
 TRAIN_STAGE = "train-1.work"
+SAMPLES = "samples.png"
+"""In the bundle of a model that was trained with GAN images: some of them, beside real ones."""
 _logger = logging.getLogger(__name__)
 
 
@@ -133,6 +137,12 @@ def train(
     work = _work_folder(space, prepared, compute, contents, cache)
     note(f"training: {settings.budget.max_epochs} epochs of {prepared.steps_per_epoch(settings)} steps")
     epochs: list[EpochRecord] = []
+    grids: list[Path] = []
+
+    def show_samples() -> None:
+        assert parameters.gan is not None, "called only for a GAN"
+        grids.append(save_gan_grid(parameters.gan, prepared, work / "samples", compute=compute, cache=cache))
+        note(f"the GAN is trained; its images beside real ones: {grids[0]} (later {out / SAMPLES})")
 
     def collect(record: EpochRecord) -> None:
         epochs.append(record)
@@ -147,6 +157,7 @@ def train(
             compute=compute,
             on_epoch=collect,
             on_progress=on_progress,
+            on_gan=show_samples,
         )
         assert result is not None, "without should_stop, a trial runs to its end"
         trial_inputs = build_inputs(experiment, prepared, cache=cache, compute=compute, on_progress=on_progress)
@@ -165,6 +176,8 @@ def train(
                 validated=validate(trial_inputs, prepared, compute),
                 compute=compute,
             )
+            for grid in grids:
+                copy_file(grid, folder / SAMPLES)
         shutil.rmtree(work)
     validation = [image.patient for image in prepared.images if image.side != "train"]
     return Trained(

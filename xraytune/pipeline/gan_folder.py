@@ -2,6 +2,7 @@
 
     GAN/gan.json                                 settings, class counts, hashes of the training images, versions
     GAN/generator.safetensors                    or one for each class: generator_NORMAL.safetensors ...
+    GAN/samples.png                              images of the GAN beside real ones
     GAN/grids/                                   samples drawn during training, and real images
 
 The GAN is trained in the shared cache, as a search trains it: each reuses the GANs of the other. The first n images of a
@@ -10,7 +11,7 @@ sample are the same however many are drawn, and they are the images that a searc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import count as count_from
@@ -42,19 +43,21 @@ from xraytune.gan.pool import sample_block
 from xraytune.mix.plan import apportion
 from xraytune.pipeline.extra_folder import PROVENANCE_FILE
 from xraytune.pipeline.prepare import Prepared, is_plain_name, prepare
+from xraytune.pipeline.samples import save_gan_grid
 from xraytune.pipeline.synthesize import copy_file, copy_grids, gan_inputs, gan_work_path, network_labels, trained_gan
 from xraytune.records import Compute, Json, Progress, ignore_progress
 
-_RECORD = "gan.json"
+_RECORD, _SAMPLES = "gan.json", "samples.png"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedGan:
-    """The folder that `gan_train` wrote, with the training images of each class and the folder of the sample grids."""
+    """The folder that `gan_train` wrote, its `samples.png` and sample grids of the training; training images by class."""
 
     path: Path
     settings: GanSettings
     class_counts: dict[str, int]
+    samples: Path
     grids: Path
 
     def to_json(self) -> dict[str, Json]:
@@ -134,8 +137,9 @@ def gan_train(
         note(f"sample grids appear in {grids} during training")
         networks[label] = trained_gan(gan, label, prepared, compute=compute, cache=cache, on_progress=on_progress)
     with new_folder(out) as folder:
-        record = _fill(folder, networks, gan, prepared, compute)
-    return TrainedGan(path=out, settings=gan, class_counts=record.class_counts, grids=out / "grids")
+        counts = fill_gan_folder(folder, networks, gan, prepared, compute)
+        save_gan_grid(gan, prepared, folder, compute=compute, cache=cache).rename(folder / _SAMPLES)
+    return TrainedGan(path=out, settings=gan, class_counts=counts, samples=out / _SAMPLES, grids=out / "grids")
 
 
 def fixed_gan(space: Space) -> GanSettings:
@@ -159,9 +163,25 @@ def fixed_gan(space: Space) -> GanSettings:
     return GanSettings.model_validate(values)
 
 
-def _fill(
-    folder: Path, networks: dict[int | None, Path], gan: GanSettings, prepared: Prepared, compute: Compute
-) -> _GanRecord:
+def fill_gan_folder(
+    folder: Path,
+    networks: Mapping[int | None, Path],
+    gan: GanSettings,
+    prepared: Prepared,
+    compute: Compute,
+    *,
+    torch: str = "",
+) -> dict[str, int]:
+    """Fill a folder for `gan_sample` and return the number of training images of each class.
+
+    Args:
+        folder: An empty folder.
+        networks: The artifact of each network, by `network_labels`.
+        gan: Its settings.
+        prepared: The images that it was trained on.
+        compute: The device that trained it.
+        torch: The release of torch that trained it; by default the installed one.
+    """
     files = {}
     for label, artifact in networks.items():
         name = None if label is None else prepared.class_names[label]
@@ -176,10 +196,10 @@ def _fill(
         train_images=sorted({image.sha256 for image in prepared.images if image.side == "train"}),
         generators=files,
         compute=compute,
-        packages={name: version(name) for name in ("xraytune", "torch", "numpy")},
+        packages={name: version(name) for name in ("xraytune", "torch", "numpy")} | ({"torch": torch} if torch else {}),
     )
     write_json(folder / _RECORD, _json(record))
-    return record
+    return record.class_counts
 
 
 def _generator_file(class_name: str | None) -> str:

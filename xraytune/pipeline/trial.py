@@ -33,6 +33,10 @@ from xraytune.records import Compute, EpochRecord, Progress, ShouldStop, TrialRe
 _logger = logging.getLogger(__name__)
 
 
+def _ignore() -> None:
+    """Do nothing."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validated:
     """val-A followed by val-B, with the scores of the best network.
@@ -58,8 +62,11 @@ def run_trial(
     on_epoch: Callable[[EpochRecord], None],
     should_stop: ShouldStop = never_stop,
     on_progress: Progress = ignore_progress,
+    on_gan: Callable[[], None] = _ignore,
 ) -> TrialResult | None:
     """Run a trial, from its last checkpoint if there is one; None if `should_stop` ended it.
+
+    `on_gan` is called when the trial's GAN is trained, before its images are used; not at all without a GAN.
 
     Raises:
         TrialError: A loss is not finite, or the GAN copies its training images.
@@ -68,7 +75,13 @@ def run_trial(
         ArtifactError: The pixels of `prepared` are not in the cache, see `restore_pixels`; or the best network is damaged.
     """
     epochs = trial_epochs(
-        experiment, prepared, trial_dir=trial_dir, cache=cache, compute=compute, on_progress=on_progress
+        experiment,
+        prepared,
+        trial_dir=trial_dir,
+        cache=cache,
+        compute=compute,
+        on_progress=on_progress,
+        on_gan=on_gan,
     )
     while True:
         try:
@@ -89,6 +102,7 @@ def trial_epochs(
     cache: Path,
     compute: Compute,
     on_progress: Progress = ignore_progress,
+    on_gan: Callable[[], None] = _ignore,
 ) -> Generator[EpochRecord, None, TrialResult]:
     """Yield the epochs of a trial, each after it was written to `epochs.jsonl`; see `run_trial`."""
     started = time.monotonic()
@@ -96,6 +110,7 @@ def trial_epochs(
     if parameters.gan is not None:
         for label in network_labels(parameters.gan, prepared):
             trained_gan(parameters.gan, label, prepared, compute=compute, cache=cache, on_progress=on_progress)
+        on_gan()
     inputs = build_inputs(experiment, prepared, cache=cache, compute=compute, on_progress=on_progress)
 
     log, checkpoint_dir = trial_dir / "epochs.jsonl", trial_dir / "checkpoint"

@@ -11,7 +11,7 @@ from xraytune.records import EpochRecord
 from xraytune.search.asha import rungs_of
 from xraytune.search.clock import StudyClock
 from xraytune.search.journal import Journal
-from xraytune.search.messages import NO_CALLBACKS, Callbacks, Failure, Status, TrialSuggestion
+from xraytune.search.messages import NO_CALLBACKS, Callbacks, Failure, Status, TrialSuggestion, read_samples
 from xraytune.search.study import StudyFolder, project_rows
 from xraytune.search.trial_queue import GanNeeds, TrialQueue
 
@@ -55,6 +55,7 @@ class SearchController(TrialQueue):
             self._failures[number] = journal.failures(number)
             self._epochs[number] = max(journal.reported(number), default=0)
         self._space, self._journal, self._gpu_share, self._callbacks = space, journal, gpu_share, callbacks
+        self._without_samples, self._reported_samples = set[int](), set[str]()
         self._rungs = rungs_of(space.settings, journal.reports())
         self._points, self._trial_budget = space.points(), space.trial_budget()
         self._clock = StudyClock(folder.path / "wall.json", unfinished)
@@ -82,11 +83,22 @@ class SearchController(TrialQueue):
         self._clock.start(number, gpus)
 
     def heartbeat(self) -> None:
-        """Save the time used every few seconds."""
+        """Save the time used every few seconds, and report the sample grids of new GANs."""
         self._clock.heartbeat()
+        self._report_samples()
+
+    def _report_samples(self) -> None:
+        """Report each new sample grid once."""
+        for number in sorted(self._without_samples):
+            if samples := read_samples(self._folder.trial_path(number)):
+                self._without_samples.remove(number)
+                if samples not in self._reported_samples:
+                    self._reported_samples.add(samples)
+                    self._callbacks.on_samples(number, self._folder.path / samples)
 
     def close(self) -> None:
         """Save the time used."""
+        self._report_samples()
         self._clock.save()
 
     @property
@@ -118,6 +130,8 @@ class SearchController(TrialQueue):
 
     def _on_start(self, suggestion: TrialSuggestion) -> None:
         self._clock.start(suggestion.number, self._gpu_share)
+        if suggestion.parameters.gan and not read_samples(self._folder.trial_path(suggestion.number)):
+            self._without_samples.add(suggestion.number)
         self._callbacks.on_trial_start(suggestion)
 
     def _on_stop(self, number: int) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 from xraytune.config.settings import Parameters
 from xraytune.errors import XraytuneError
-from xraytune.files import read_json, write_text
+from xraytune.files import read_json, write_json, write_text
 from xraytune.records import EpochRecord, Pace, Progress, ignore_progress, progress_text
 
 OWNER_FILE = ".owner"
@@ -84,6 +84,7 @@ class Callbacks:
         on_start: Called when Ray runs, with the study's folder and the address of Ray's dashboard ("" if there is none).
         on_trial_start: Called when a trial starts or resumes.
         on_epoch: Called with a trial's number and its record after each new epoch.
+        on_samples: Called with the first trial of a new GAN, and the picture of generated images beside real ones.
         on_trial_end: Called with the trial's row of `trials.jsonl`.
         on_progress: Called with the progress of everything else, such as decoding, and of a confirmation's runs.
     """
@@ -92,11 +93,28 @@ class Callbacks:
     on_start: Callable[[Path, str], None] = _ignore
     on_trial_start: Callable[[TrialSuggestion], None] = _ignore
     on_epoch: Callable[[int, EpochRecord], None] = _ignore
+    on_samples: Callable[[int, Path], None] = _ignore
     on_trial_end: Callable[[Mapping[str, Any]], None] = _ignore
     on_progress: Progress = ignore_progress
 
 
 NO_CALLBACKS = Callbacks()
+
+
+_SAMPLES_FILE = "samples.json"
+
+
+def write_samples(trial_dir: Path, grid: Path) -> None:
+    """Record the sample grid of a trial's GAN, a file in the study's `samples/`."""
+    write_json(trial_dir / _SAMPLES_FILE, {"gan": f"samples/{grid.name}"})
+
+
+def read_samples(trial_dir: Path) -> str:
+    """Return the sample grid of a trial's GAN, relative to the study; "" if there is none yet."""
+    try:
+        return str(read_json(trial_dir / _SAMPLES_FILE)["gan"])
+    except (FileNotFoundError, ValueError, LookupError, TypeError):
+        return ""
 
 
 def reason_of(error: Exception) -> str:

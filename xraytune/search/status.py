@@ -15,7 +15,7 @@ from xraytune.pipeline.sides import SideSize, side_sizes
 from xraytune.search.clock import Times, read_times
 from xraytune.search.controller import mix_label
 from xraytune.search.journal import VALUE_NAME, Journal
-from xraytune.search.messages import read_progress
+from xraytune.search.messages import read_progress, read_samples
 from xraytune.search.study import StudyFolder, is_searched
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class TrialView:
         simplicity: See `Parameters.simplicity`.
         arm: Such as `classical+gan`.
         parameters: All its parameters by dotted name, without those that are not set; paths are relative to the study.
+        samples: The sample grid of its GAN, such as `samples/gan-1a2b3c4d.png` in the study; "" if it has none yet.
         busy_seconds: An estimate of how long it will be busy with that; None if unknown.
     """
 
@@ -55,6 +56,7 @@ class TrialView:
     arm: str = ""
     parameters: Mapping[str, Value] = field(default_factory=dict)
     busy_seconds: float | None = None
+    samples: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,6 +255,7 @@ class StudyWatcher:
             val_b_auroc=ended["val_b_auroc"] if ended else None,
             busy_with=busy[0],
             busy_seconds=busy[1],
+            samples=read_samples(trial_path) if parameters.gan else "",
             seconds=ended["seconds"] if ended else None,
             reason=ended["reason"] if ended else "",
             simplicity=parameters.simplicity,

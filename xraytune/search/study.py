@@ -5,7 +5,8 @@
     inputs.json                                content of extra images and custom weights, if there are any
     optuna.journal                             the source of truth
     trials.jsonl                               derived from it: one row for every ended trial
-    trials/0007/                               config.json epochs.jsonl checkpoint/ progress.json
+    trials/0007/                               config.json epochs.jsonl checkpoint/ progress.json samples.json
+    samples/gan-1a2b3c4d.png                   images of a GAN beside real ones; named in the trials' samples.json
 
 One process at a time writes to it, under a lock that ends with its owner.
 """
@@ -89,6 +90,11 @@ class StudyFolder:
     def scratch_path(self) -> Path:
         """Temporary files of Ray Tune."""
         return self.path / SCRATCH_NAME
+
+    @property
+    def samples_path(self) -> Path:
+        """The sample grids of its GANs."""
+        return self.path / "samples"
 
     @property
     def lock_path(self) -> Path:

@@ -26,12 +26,21 @@ from xraytune.files import explain_disk_errors, fenced, read_jsonl, write_text
 from xraytune.lease import LeaseHeldError, has_ownership, may_hold_lease, read_owner, take_ownership
 from xraytune.limits import is_out_of_memory
 from xraytune.pipeline.prepare import Prepared, restore_pixels
+from xraytune.pipeline.samples import save_gan_grid, training_grid
 from xraytune.pipeline.training_set import build_training_set
 from xraytune.pipeline.trial import trial_epochs
 from xraytune.records import Compute, EpochRecord, Json, TrialResult
-from xraytune.search.messages import HANG_FILE, OWNER_FILE, Cause, Message, ProgressFile, reason_of, traceback_note
+from xraytune.search.messages import (
+    HANG_FILE,
+    OWNER_FILE,
+    Cause,
+    Message,
+    ProgressFile,
+    reason_of,
+    traceback_note,
+    write_samples,
+)
 from xraytune.search.study import StudyFolder, other_releases
-from xraytune.tracking.samples import sample_grid
 from xraytune.tracking.wandb import RunStatus, TrackedTrial, WandbRun
 
 # Tune kills an actor that is still busy ten seconds after the end of a search.
@@ -101,9 +110,22 @@ class TrialWorker:
         restore_pixels(experiment.settings, prepared, cache, on_progress=on_progress)
         self._tracker = self._tracked(experiment, prepared, compute, cache)
         epochs = trial_epochs(
-            experiment, prepared, trial_dir=self._folder, cache=cache, compute=compute, on_progress=on_progress
+            experiment,
+            prepared,
+            trial_dir=self._folder,
+            cache=cache,
+            compute=compute,
+            on_progress=on_progress,
+            on_gan=lambda: self._show_samples(experiment, prepared, compute, cache),
         )
         return self._guarded(epochs, hang_seconds)
+
+    def _show_samples(self, experiment: Experiment, prepared: Prepared, compute: Compute, cache: Path) -> None:
+        """Write the sample grid of the trial's GAN into the study, and its name into the trial's folder."""
+        gan = experiment.parameters.gan
+        assert gan is not None, "called only for a GAN"
+        grid = save_gan_grid(gan, prepared, self._study.samples_path, compute=compute, cache=cache)
+        write_samples(self._folder, grid)
 
     def _guarded(
         self, epochs: Generator[EpochRecord, None, TrialResult], hang_seconds: float
@@ -170,7 +192,7 @@ class TrialWorker:
 
         def samples() -> Image.Image:
             training_set = build_training_set(experiment, prepared, compute=compute, cache=cache)
-            return sample_grid(training_set, len(prepared.class_names), prepared.image_size_px)
+            return training_grid(training_set, prepared.class_names, trial.label)
 
         return WandbRun(settings, trial, samples=samples, finish_seconds=_FINISH_SECONDS)
 

@@ -1,0 +1,77 @@
+"""`gan sample --study STUDY --trial N`: draw any number of images from the GAN of a trial."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from xraytune.config.settings import GanSettings
+from xraytune.errors import ArtifactError, ConfigError, Problem, join_names
+from xraytune.files import require_new
+from xraytune.pipeline.artifacts import artifact_path, is_intact
+from xraytune.pipeline.gan_folder import GanSample, fill_gan_folder, gan_sample
+from xraytune.pipeline.prepare import Prepared
+from xraytune.pipeline.synthesize import GAN_STAGE, gan_inputs, network_labels
+from xraytune.records import Compute, Progress, ignore_progress
+from xraytune.search.study import StudyFolder
+
+
+def sample_trial_gan(
+    study: Path,
+    trial: int,
+    *,
+    count: int,
+    out: Path,
+    class_name: str | None = None,
+    cache: Path | None = None,
+    on_progress: Progress = ignore_progress,
+) -> GanSample:
+    """Draw images from a trial's GAN, as `gan_sample` does; the first ones are those that the trial trained on.
+
+    Args:
+        study: Folder of the study.
+        trial: Number of a trial with a GAN.
+        count: Number of images.
+        out: The folder to create.
+        class_name: Draw this class alone; by default the classes have their shares of the training images.
+        cache: Artifact cache of the search; default: the one next to the studies.
+        on_progress: Called with the number of images drawn.
+
+    Raises:
+        StudyError: There is no such study or trial, or a file of it is damaged.
+        ConfigError: The trial has no GAN, there is no such class, `count` is below 1, or `out` exists.
+        ArtifactError: The GAN is not in the cache.
+    """
+    require_new(out)
+    folder = StudyFolder(study.resolve())
+    gan = folder.experiment(trial).parameters.gan
+    if gan is None:
+        raise ConfigError(Problem(f"trial {trial} has no GAN", study, _other_trials(folder)))
+    cache = (cache or folder.default_cache).resolve()
+    prepared, compute = folder.prepared(), folder.compute()
+    for release in reversed(folder.releases()):
+        networks = _networks(gan, prepared, compute, cache, torch=release["torch"])
+        if all(map(is_intact, networks.values())):
+            with TemporaryDirectory() as kept:
+                fill_gan_folder(Path(kept), networks, gan, prepared, compute, torch=release["torch"])
+                return gan_sample(Path(kept), count=count, out=out, class_name=class_name, on_progress=on_progress)
+    fix = f"wait until the search has trained it, or train it again: xraytune replay {study} {trial}"
+    raise ArtifactError(Problem(f"the GAN of trial {trial} is not in the cache", cache, fix))
+
+
+def _networks(
+    gan: GanSettings, prepared: Prepared, compute: Compute, cache: Path, *, torch: str
+) -> Mapping[int | None, Path]:
+    """Return the artifact of each network, whether it exists or not."""
+    inputs: dict[int | None, dict[str, Any]] = {
+        label: gan_inputs(gan, label, prepared, compute, torch=torch) for label in network_labels(gan, prepared)
+    }
+    return {label: artifact_path(cache, GAN_STAGE, one) for label, one in inputs.items()}
+
+
+def _other_trials(folder: StudyFolder) -> str:
+    numbers = sorted(int(config.parent.name) for config in folder.path.glob("trials/*/config.json"))
+    with_gan = [f"{number}" for number in numbers if folder.experiment(number).parameters.gan]
+    return f"give one that has: {join_names(with_gan)}" if with_gan else "no trial of this study has one"
