@@ -73,16 +73,20 @@ def test_a_file_of_the_right_name_and_the_wrong_hash_is_refused(tmp_path: Path) 
         find_weights("resnet18", "imagenet", tmp_path)
 
 
-def test_missing_weights_without_network_name_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_weights_without_network_name_every_file_that_would_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Offline: a proxy refuses every connection."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
 
     with pytest.raises(MachineError) as caught:
-        find_weights("resnet18", "imagenet", None)
+        find_weights("resnet50", "imagenet", None)
 
-    assert "https://download.pytorch.org/models/resnet18-f37072fd.pth" in str(caught.value)
+    assert "https://download.pytorch.org/models/resnet50-11ad3fa6.pth" in str(caught.value)
+    assert "put resnet50-11ad3fa6.pth or resnet50-0676ba61.pth (from https://" in str(caught.value)
     assert "--weights-dir" in str(caught.value)
+    assert f"put resnet50-11ad3fa6.pth into {tmp_path / 'hub' / 'checkpoints'}" in str(caught.value)
 
 
 def test_file_in_torch_cache_works_offline(

@@ -326,7 +326,7 @@ def test_an_override_replaces_the_value_in_points_to_evaluate(write_space: Write
     )
 
     assert load_space(path, ["backbone=mobilenet_v2"]).initial_points() == ({"source": "gan", "synthetic_ratio": 2.0},)
-    assert load_space(path, ["source=none"]).initial_points() == ({"backbone": "resnet50"},)
+    assert load_space(path, ["source=none", "source=gan"]).notes == ()
     assert load_space(path, ["source=gan"]).initial_points() == ({"synthetic_ratio": 2.0, "backbone": "resnet50"},)
 
 
@@ -334,10 +334,42 @@ def test_initial_points_that_an_override_makes_equal_are_one_point(write_space: 
     path = write_space(
         "lr: {min: 1e-5, max: 1e-2}",
         "classical: {values: [0, 1]}",
-        after="points_to_evaluate: [{lr: 1e-3, classical: 0}, {lr: 1e-3, classical: 1}, {lr: 1e-4, classical: 0}]\n",
+        after="points_to_evaluate:\n- {lr: 1e-3, classical: 0}\n- {lr: 1e-3, classical: 1}\n- {lr: 1e-4, classical: 0}\n",
     )
 
-    assert load_space(path, ["classical=1"]).initial_points() == ({"lr": 1e-3}, {"lr": 1e-4})
+    space = load_space(path, ["classical=1"])
+
+    assert space.initial_points() == ({"lr": 1e-3}, {"lr": 1e-4})
+    (note,) = space.notes
+    assert note.endswith("space.yaml:8: points_to_evaluate[1] is left out: it equals points_to_evaluate[0]")
+
+
+def test_an_initial_point_of_a_source_that_an_override_excludes_is_left_out(write_space: WriteSpace) -> None:
+    path = write_space(
+        "source: {values: [none, gan]}",
+        "lr: {min: 1e-5, max: 1e-2}",
+        after="points_to_evaluate:\n- {source: none, lr: 1e-3}\n- {source: gan, lr: 1e-3}\n",
+    )
+
+    space = load_space(path, ["source=gan"])
+
+    assert space.initial_points() == ({"lr": 1e-3},)
+    (note,) = space.notes
+    assert note.endswith("is left out: --set source=gan excludes its source, 'none'")
+
+
+def test_an_initial_point_whose_values_are_all_fixed_by_overrides_is_left_out(write_space: WriteSpace) -> None:
+    path = write_space(
+        "lr: {min: 1e-5, max: 1e-2}",
+        "classical: {values: [0, 1]}",
+        after="points_to_evaluate: [{lr: 1e-3}, {classical: 1}]\n",
+    )
+
+    space = load_space(path, ["lr=1e-4"])
+
+    assert space.initial_points() == ({"classical": 1},)
+    (note,) = space.notes
+    assert note.endswith("is left out: --set lr=1e-4 fixes all its values")
 
 
 def test_a_complete_first_initial_point_is_an_experiment(

@@ -15,6 +15,7 @@ from xraytune.config import extensions
 from xraytune.config.backbone_names import BACKBONES, size_problem
 from xraytune.config.load import load_space
 from xraytune.config.settings import SOURCES, Parameters, Settings
+from xraytune.config.space import require_extensions
 from xraytune.confirm.plan import FinishedTrial, choose_finalists, finalist_arm, matched_control
 from xraytune.data.phantom import draw_phantoms
 from xraytune.errors import ConfigError, DataError, MachineError
@@ -41,7 +42,7 @@ def package(tmp_path: Path, on_path: OnPath) -> Path:
         "gone": "nowhere:Net",
         "resnet18": "of_somebody:Whole",
     }
-    sources = {"floats": "of_somebody:floats", "few": "of_somebody:few"}
+    sources = {"floats": "of_somebody:floats", "few": "of_somebody:few", "lost": "of_somebody:lost"}
     groups = {"xraytune.backbones": points, "xraytune.sources": sources}
     project = {"name": "somebody", "version": "2.1", "entry-points": groups}
     write_metadata(tmp_path, project)
@@ -81,6 +82,27 @@ def test_a_change_to_the_file_is_another_version(package: Path) -> None:
 def test_import_failure_is_reported() -> None:
     with pytest.raises(MachineError, match="backbone gone cannot be loaded: No module named 'nowhere'"):
         BACKBONES.load("gone")
+
+
+@pytest.mark.usefixtures("package")
+def test_extensions_that_cannot_be_imported_are_refused_with_those_installed(tmp_path: Path) -> None:
+    space = tmp_path / "space.yaml"
+    space.write_text(
+        "name: x\ndata: {path: xrays}\nparameters:\n  backbone: {value: small_cnn}\n  weights: {value: none}\n"
+        "  source: {values: [none, few, lost]}\n  synthetic_ratio: {value: 1, when: {source: [few, lost]}}\n",
+        encoding="utf-8",
+    )
+
+    with pytest.raises(MachineError) as caught:
+        require_extensions(load_space(space))
+    with pytest.raises(MachineError) as of_backbone:
+        load_space(space, ["backbone=gone"])
+
+    (lost,), (gone,) = caught.value.problems, of_backbone.value.problems
+    assert "source lost cannot be loaded: module 'of_somebody' has no attribute 'lost'" in lost.what
+    assert lost.where == "of_somebody:lost of somebody 2.1"
+    assert lost.fix.endswith("use another source of the installed packages: few, floats")
+    assert gone.fix.endswith("use another backbone of the installed packages: whole")
 
 
 @pytest.mark.usefixtures("package")

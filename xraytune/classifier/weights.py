@@ -6,7 +6,7 @@ import http.client
 import logging
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +54,12 @@ def find_weights(backbone: str, weights: str, weights_dir: Path | None) -> Path 
         fix = f"give the path of a file, or one of: {', '.join([*names, 'none'])}"
         raise MachineError(Problem("no such weights file", Path(weights), fix))
     if weights_dir is None:
-        return _download(urls[0])
+        return _download(urls)
     for url in urls:
         if (file := weights_dir / Path(url).name).is_file():
             return _verified(file, f"download it again from {url}")
-    files = " or ".join(Path(url).name for url in urls)
-    fix = f"put {files} there (from {urls[0].rpartition('/')[0]}/), or set weights: none"
+    files, source = _files(urls)
+    fix = f"put {files} there (from {source}), or set weights: none"
     what = f"no official weights of {backbone}" if weights_dir.is_dir() else "there is no such weights folder"
     raise MachineError(Problem(what, weights_dir, fix))
 
@@ -114,7 +114,14 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return content
 
 
-def _download(url: str) -> Path:
+def _files(urls: Sequence[str]) -> tuple[str, str]:
+    """Return the names of the files that would do, the preferred one first, and where they come from."""
+    return " or ".join(Path(url).name for url in urls), f"{urls[0].rpartition('/')[0]}/"
+
+
+def _download(urls: Sequence[str]) -> Path:
+    """Download the first of the files that would do, unless torch's cache has it."""
+    url = urls[0]
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
     if not file.is_file():
         _logger.info("downloading %s", url)
@@ -123,7 +130,11 @@ def _download(url: str) -> Path:
             with explain_disk_errors(file):
                 torch.hub.download_url_to_file(url, str(file), _hash_prefix(file), progress=False)
         except (OSError, RuntimeError, http.client.HTTPException) as error:
-            fix = f"download {url} elsewhere and pass its folder as --weights-dir, or set weights: none"
+            files, source = _files(urls)
+            fix = (
+                f"put {files} (from {source}) into a folder and give it as --weights-dir, or put {file.name} into "
+                f"{file.parent}; or set weights: none"
+            )
             raise MachineError(Problem(f"the weights cannot be downloaded ({error})", url, fix)) from error
     return _verified(file, "remove the file: it will be downloaded again")
 

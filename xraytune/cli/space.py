@@ -11,7 +11,7 @@ import typer
 from xraytune.cli import console
 from xraytune.cli.console import Cell, Column, Table
 from xraytune.cli.options import AsJson, Data, Overrides, WeightsDir
-from xraytune.errors import ConfigError, Problem, SourceLine
+from xraytune.errors import ConfigError, MachineError, Problem, SourceLine
 from xraytune.records import Json
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def check(
     """Validate a search space file and print it with all defaults. Reports all problems at once."""
     from xraytune.config.load import load_space
     from xraytune.config.schema import space_schema
+    from xraytune.config.space import require_extensions
 
     if schema:
         console.show_json(space_schema())
@@ -43,16 +44,25 @@ def check(
     file = file or space
     if file is None:
         raise typer.BadParameter("give a space file, or --schema", param_hint="FILE")
-    answer: dict[str, Json] = {"file": str(file), "ok": False, "searched": [], "space": None, "problems": []}
+    answer: dict[str, Json] = {
+        "file": str(file),
+        "ok": False,
+        "searched": [],
+        "space": None,
+        "notes": [],
+        "problems": [],
+    }
     try:
         loaded = load_space(file, overrides or (), data=data, weights_dir=weights_dir)
-    except ConfigError as error:
+        require_extensions(loaded)
+    except (ConfigError, MachineError) as error:
         if not as_json:
             raise
         console.show_json(answer | {"problems": [_problem(problem) for problem in error.problems]})
         raise typer.Exit(error.exit_code) from None
     if as_json:
-        console.show_json(answer | {"ok": True, "searched": list(loaded.searched), "space": loaded.identity()})
+        found = {"searched": list(loaded.searched), "space": loaded.identity(), "notes": list(loaded.notes)}
+        console.show_json(answer | {"ok": True} | found)
     else:
         _show(file, loaded)
 
@@ -68,6 +78,7 @@ def _show(file: Path, space: Space) -> None:
     what = f"{len(searched)} parameters are searched, {len(fixed)} are fixed"
     console.show(
         Cell(f"{file}: valid. {what if searched else 'It is a single experiment, for `xraytune train`'}.", "strong"),
+        *(Cell(f"note: {note}", "dim") for note in space.notes),
         *([_parameters("searched", searched)] if searched else []),
         _parameters("fixed", fixed),
         _settings(space.settings),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
-from xraytune.config.document import KeyPath, Problems, RejectedError
+from xraytune.config.document import KeyPath, Problems, RejectedError, dotted
 from xraytune.config.domains import Value
 from xraytune.config.fields import BLOCKS, parameter_fields
 from xraytune.config.grammar import ROOT as PARAMETERS
@@ -17,8 +17,13 @@ from xraytune.records import Json
 ROOT: KeyPath = ("points_to_evaluate",)
 
 
-def read_initial_points(specs: Sequence[ParameterSpec], problems: Problems) -> tuple[Point, ...]:
-    """Return the values of searched parameters in each row; the sampler chooses those that a row leaves out.
+def read_initial_points(
+    specs: Sequence[ParameterSpec], problems: Problems
+) -> tuple[tuple[Point, ...], tuple[str, ...]]:
+    """Return the values of searched parameters in each row, and notes on the rows that are left out.
+
+    The sampler chooses the values that a row does not give. A row is left out if a command-line option excludes its source,
+    fixes all its values, or makes it equal to another row.
 
     Args:
         specs: All parameters of the space, parents first; empty: only the rows themselves are checked.
@@ -26,12 +31,14 @@ def read_initial_points(specs: Sequence[ParameterSpec], problems: Problems) -> t
     """
     rows = problems.document.get(ROOT)
     if ROOT not in problems.document.places:
-        return ()
+        return (), ()
     if not isinstance(rows, list):
         fix = "write points_to_evaluate: [{source: none, lr: 1e-4}]"
         problems.add(ROOT, f"points_to_evaluate: {format_value(rows)} is not a list", fix)
-        return ()
-    points = []
+        return (), ()
+    points: list[Point] = []
+    names: list[str] = []
+    notes: list[str] = []
     for index, row in enumerate(rows):
         path = (*ROOT, index)
         if not isinstance(row, dict):
@@ -46,8 +53,31 @@ def read_initial_points(specs: Sequence[ParameterSpec], problems: Problems) -> t
             with suppress(RejectedError):
                 point[name] = _read(name, here, value, problems)
         if specs and len(point) == len(paths):
-            points.append(_in_space(point, paths, specs, problems))
-    return tuple(points)
+            options = _options(paths, specs, problems)
+            in_space = _in_space(point, paths, specs, problems)
+            if (option := options.get("source")) and not _spec("source", specs).domain.contains(point["source"]):
+                why = f"{option} excludes its source, {format_value(point['source'])}"
+            elif in_space in points:
+                why = f"it equals {names[points.index(in_space)]}"
+            elif options and not in_space:
+                why = f"{' and '.join(dict.fromkeys(options.values()))} fix{'es' * (len(options) == 1)} all its values"
+            else:
+                points.append(in_space)
+                names.append(dotted(path))
+                continue
+            notes.append(f"{problems.document.place(path).where}: {dotted(path)} is left out: {why}")
+    return tuple(points), tuple(notes)
+
+
+def _spec(name: str, specs: Sequence[ParameterSpec]) -> ParameterSpec:
+    return next(spec for spec in specs if spec.name == name)
+
+
+def _options(names: Iterable[str], specs: Sequence[ParameterSpec], problems: Problems) -> dict[str, str]:
+    """Return the command-line options that set some parameters, by parameter."""
+    document, known = problems.document, {spec.name for spec in specs}
+    places = {name: document.place(path_of(document, name)) for name in names if name in known}
+    return {name: f"{place.where}" for name, place in places.items() if place.is_on_command_line}
 
 
 def _flat(row: dict[str, Json], path: KeyPath, prefix: str) -> Iterator[tuple[str, KeyPath, Json]]:

@@ -53,12 +53,12 @@ def load_space(
     specs = complete_specs(declared, problems)
     if not all(declaration.spec for declaration in declared.values()):
         specs = ()
-    points_to_evaluate = read_initial_points(specs, problems)
+    points_to_evaluate, notes = read_initial_points(specs, problems)
     if specs:
         check_space(specs, settings, declared, problems)
     problems.raise_all()
     assert settings is not None
-    return Space(settings=settings, specs=specs, points_to_evaluate=points_to_evaluate)
+    return Space(settings=settings, specs=specs, points_to_evaluate=points_to_evaluate, notes=notes)
 
 
 def _with_overrides(document: Document, overrides: Sequence[str]) -> Document:

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from xraytune.config.backbone_names import BACKBONES
 from xraytune.config.document import write_yaml
 from xraytune.config.domains import Choices, Domain, Suggester, Value
 from xraytune.config.fields import parameter_fields, parameters_from
 from xraytune.config.paths import relative_value
-from xraytune.config.settings import Experiment, Parameters, Settings
-from xraytune.errors import ConfigError, Problem
+from xraytune.config.settings import SOURCES, Experiment, Parameters, Settings
+from xraytune.errors import ConfigError, MachineError, Problem
 from xraytune.records import Json
 
 COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {
@@ -102,12 +103,14 @@ class Space:
     Attributes:
         settings: Everything except the parameters; paths are absolute.
         specs: All parameters that can be active, including those that the file leaves at their defaults; parents first.
-        points_to_evaluate: The points to try first, with values of searched parameters only.
+        points_to_evaluate: The points to try first, different ones, with values of searched parameters only.
+        notes: What the user should know, such as points that an option of the command line left out.
     """
 
     settings: Settings
     specs: tuple[ParameterSpec, ...]
     points_to_evaluate: tuple[Point, ...] = ()
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def searched(self) -> tuple[str, ...]:
@@ -224,6 +227,24 @@ class Space:
                 for point in self.points_to_evaluate
             ]
         return write_yaml(content)
+
+
+def require_extensions(space: Space) -> None:
+    """Import every backbone and source of another package that a trial can use.
+
+    Raises:
+        MachineError: Lists all that cannot be imported.
+    """
+    problems: dict[Problem, None] = {}
+    for kind in (BACKBONES, SOURCES):
+        for (name,) in space.combinations(kind.kind):
+            try:
+                if isinstance(name, str) and kind.has(name):
+                    kind.load(name)
+            except MachineError as error:
+                problems |= dict.fromkeys(error.problems)
+    if problems:
+        raise MachineError(*problems)
 
 
 def settings_content(settings: Settings, relative_to: Path) -> dict[str, Any]:

@@ -109,6 +109,8 @@ def train(
     """
     require_new(out)
     space = load_space(config, overrides, data=data, weights_dir=weights_dir)
+    for text in space.notes:
+        note(text)
     experiment = space.experiment()
     settings, parameters = experiment.settings, experiment.parameters
     if space.searched:

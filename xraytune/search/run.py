@@ -14,7 +14,7 @@ from xraytune.config.backbone_names import BACKBONES
 from xraytune.config.fields import parameters_from
 from xraytune.config.load import load_space
 from xraytune.config.settings import Parameters, Resources
-from xraytune.config.space import Space
+from xraytune.config.space import Space, require_extensions
 from xraytune.cores import cpu_count
 from xraytune.data.index import read_index
 from xraytune.errors import Problem, TrialError
@@ -94,6 +94,9 @@ def search(
         KeyboardInterrupt: Ctrl-C, after a clean shutdown.
     """
     loaded = load_space(space, overrides, data=data, weights_dir=weights_dir)
+    for text in loaded.notes:
+        callbacks.note(text)
+    require_extensions(loaded)
     settings = loaded.settings
     folder = StudyFolder((studies / settings.name).resolve())
     cache = (cache or folder.default_cache).resolve()
