@@ -428,3 +428,23 @@ def test_a_single_gan_seed_is_refused() -> None:
 
     with pytest.raises(ConfigError, match=r"confirm\.gan_seeds: a single seed(.|\n)*fix: use at least 4, better 5"):
         gather(aurocs[:, :1], components[:, :1], effective_patients=10)
+
+
+def test_an_interval_that_excludes_no_difference_ends_at_the_largest_ones() -> None:
+    """Two seeds far apart: Student's t has one degree of freedom."""
+    found = score_interval(replace(MANY_PATIENTS, difference=0.1, seed_variance=4.0, gan_seeds=2))
+
+    assert (found.low, found.high) == pytest.approx((-1.0, 1.0))
+
+
+def test_variance_components_are_those_of_the_differences() -> None:
+    """An arm whose scores never vary adds nothing to them."""
+    aurocs, components = replicates((4, 3, 20, 7))
+    gaps, patients = aurocs[0] - aurocs[1], components[0] - components[1]
+
+    both = compare(aurocs, components, effective_patients=20)
+    alone = compare(
+        np.stack([gaps, np.zeros_like(gaps)]), np.stack([patients, np.zeros_like(patients)]), effective_patients=20
+    )
+
+    assert astuple(both.components) == pytest.approx(astuple(alone.components))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import astuple, replace
+from dataclasses import asdict, astuple, replace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.stats import norm
 
 from xraytune.confirm.comparison import gather
 from xraytune.confirm.forecast import (
@@ -21,7 +22,8 @@ from xraytune.confirm.forecast import (
     smallest_detectable_difference,
     verdict_chances,
 )
-from xraytune.confirm.verdict import ControlKind, judge
+from xraytune.confirm.verdict import ControlKind, Overall, judge
+from xraytune.metrics.placements import placement_variance
 from xraytune.seeding import numpy_generator
 
 Floats = NDArray[np.float64]
@@ -219,6 +221,89 @@ def test_the_spread_of_one_pair_agrees_with_its_evidence() -> None:
     assert of_one_seed == pytest.approx(float(np.asarray(evidence.seed_variance)))
 
 
+def test_the_spread_is_its_definition_written_out() -> None:
+    aurocs, components = replicates(5, 0.01, controls=2)
+    aurocs, components = aurocs[:, :3], components[:, :3]
+    of_patients = (components[0] - components[1:]).mean(axis=2)
+    pairs = [(one, other) for one in range(3) for other in range(3) if one != other]
+
+    found = measure_spread(aurocs, components, effective_patients=40)
+
+    across = np.mean([of_patients[:, one] @ of_patients[:, other].T for one, other in pairs], axis=0)
+    of_each = np.mean([of_patients[:, one] * of_patients[:, other] for one, other in pairs], axis=0)
+    within = np.mean([of_patients[:, seed] @ of_patients[:, seed].T for seed in range(3)], axis=0)
+    interaction = (within - across) * 40
+    usual = (across[0, 0] + across[1, 1]) / 2
+    of_all_arms = [components[..., patient].mean() ** 2 for patient in range(50)]
+    assert found.auroc == pytest.approx(aurocs.mean())
+    assert found.patients == pytest.approx(across * 40)
+    assert found.seeds_by_patients[0] == pytest.approx(interaction[0, 1])
+    assert sum(found.seeds_by_patients) == pytest.approx((interaction[0, 0] + interaction[1, 1]) / 2)
+    assert found.level == pytest.approx(sum(of_all_arms) * 40)
+    assert found.roughness == pytest.approx((of_each**2).sum() / 2 / usual**2 * 40)
+
+
+def normal_power(difference: float, variance: float) -> float:
+    """The power of a two-sided test at 5 % with a known variance."""
+    ratio = difference / variance**0.5
+    return float(norm.sf(1.959964 - ratio) + norm.cdf(-1.959964 - ratio))
+
+
+STILL = Spread(
+    auroc=0.95,
+    effective_patients=1e-6,
+    patients=np.zeros((1, 1)),
+    seeds=(1e-12, 1e-12),
+    seeds_by_patients=(0.0, 0.0),
+    level=0.0,
+    roughness=0.0,
+)
+"""Seeds make no difference, and the binormal model alone says how much patients do."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("controls", [1, 2])
+def test_without_scores_the_power_is_that_of_the_binormal_model(controls: int) -> None:
+    design = Design(effective_patients=1e5, gan_seeds=5, auroc=0.95)
+    variance = 4 * float(placement_variance(0.95, 0.95)) / 1e5
+
+    found = detection_probability(
+        replace(STILL, patients=np.zeros((controls, controls))), design, true_difference=2 * variance**0.5
+    )
+
+    assert found == pytest.approx(normal_power(2 * variance**0.5, variance), abs=0.04)
+
+
+@pytest.mark.slow
+def test_seeds_vary_less_where_the_auroc_is_flatter() -> None:
+    """The variance follows the squared slope of the AUROC in the separation of the classes."""
+    design = Design(effective_patients=1e9, gan_seeds=60, auroc=0.8)
+    slopes = norm.pdf(norm.ppf(0.8)) / norm.pdf(norm.ppf(0.95))
+    variance = (1e-6 + 3e-6) * slopes**2 / 60
+
+    found = detection_probability(replace(STILL, seeds=(1e-6, 3e-6)), design, true_difference=2 * variance**0.5)
+
+    assert found == pytest.approx(normal_power(2 * variance**0.5, variance), abs=0.04)
+
+
+@pytest.mark.slow
+def test_difficulty_of_test_folders_changes_the_power() -> None:
+    even, uneven = (
+        detection_probability(replace(ONE, level=level), DESIGN, true_difference=0.02) for level in (0.0, 5.0)
+    )
+
+    assert abs(even - uneven) > 0.05
+
+
+@pytest.mark.slow
+def test_equivalence_is_expected_of_equal_arms() -> None:
+    design = replace(DESIGN, effective_patients=2000)
+
+    found = probability_equivalent(ONE, design, rope=ROPE)
+
+    assert found == probability_equivalent(ONE, design, rope=ROPE, true_difference=0.0) > 0.5
+
+
 @pytest.mark.slow
 def test_the_spread_is_recovered_from_linear_studies() -> None:
     """The finalist's effects are common to all of its differences, each control's own; variances are of one patient."""
@@ -251,12 +336,21 @@ def chances_of(auroc: float, gan_seeds: int, ropes: float, *, no_better: float) 
 
 def forecast(no_better: float) -> Forecast:
     every = [
-        chances_of(auroc, gan_seeds, ropes, no_better=no_better + gan_seeds / 100 if ropes == 0 else 0.0)
+        chances_of(
+            auroc, gan_seeds, ropes, no_better=no_better * (auroc == 0.95) + gan_seeds / 100 if ropes == 0 else 0.0
+        )
         for auroc in (0.95, 0.92)
         for gan_seeds in (5, 10, 20)
         for ropes in (0, 1, 2)
     ]
     return Forecast(gan_seeds=5, val_b_auroc=0.95, rope=ROPE, chances=tuple(every))
+
+
+@pytest.mark.parametrize("word", ["helps", "hurts", "no_better", "undecided"])
+def test_each_verdict_can_be_the_likeliest(word: Overall) -> None:
+    shares = dict.fromkeys(("helps", "hurts", "no_better", "undecided"), 0.1) | {word: 0.7}
+
+    assert VerdictChances(**asdict(DESIGN), true_difference=0.0, **shares).likeliest == (word, 0.7)
 
 
 def test_an_inconclusive_forecast_gives_the_effect_of_more_gan_seeds() -> None:
@@ -270,7 +364,9 @@ def test_an_inconclusive_forecast_gives_the_effect_of_more_gan_seeds() -> None:
 def test_a_forecast_is_read_by_design_and_kept_as_json() -> None:
     found = forecast(0.2)
 
-    assert [one.true_difference for one in found.of_design(auroc=0.92, gan_seeds=10)] == [0, 0.01, 0.02]
+    chosen = found.of_design(auroc=0.92, gan_seeds=10)
+    assert [one.true_difference for one in chosen] == [0, 0.01, 0.02]
+    assert {(one.auroc, one.gan_seeds) for one in chosen} == {(0.92, 10)}
     record = json.loads(json.dumps(found.to_json()))
     assert (record["gan_seeds"], record["val_b_auroc"], record["rope"], len(record["chances"])) == (5, 0.95, ROPE, 18)
     assert record["chances"][0] == {

@@ -63,6 +63,8 @@ def of_p_values(*p_values: float) -> OverallVerdict:
         (0.001, 0.005, ("equivalent",)),
         (0.005, 0.004, ("better", "equivalent")),
         (-0.005, 0.004, ("worse", "equivalent")),
+        (0.0105, 0.01, ("better",)),  # a one-sided p-value of .02
+        (-0.0105, 0.01, ("worse",)),
         (0.005, 0.02, ("undecided",)),
         (0.02, 0.0201, ("undecided",)),
         (0.0, 1e-5, ("equivalent",)),
@@ -172,7 +174,7 @@ def test_single_pair_verdict_is_never_no_better(word: PairWord) -> None:
 
 def test_the_first_of_five_controls_is_tested_at_a_fifth_of_the_level() -> None:
     assert of_p_values(0.04, 0.5, 0.5, 0.5, 0.5).word == "undecided"
-    assert of_p_values(0.0101, 0.5, 0.5, 0.5, 0.5).word == "undecided"
+    assert of_p_values(0.01, 0.5, 0.5, 0.5, 0.5).word == "undecided"
     assert of_p_values(0.5, 0.5, 0.5, 0.009, 0.5) == OverallVerdict(word="no_better", controls=("d",))
     assert of_p_values(0.049) == OverallVerdict(word="no_better", controls=("a",))
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xraytune.search.asha import Rungs
+from xraytune.config.settings import Settings
+from xraytune.search.asha import Rungs, rungs_of
 
 values = st.floats(0.3, 1.0)
 
@@ -102,3 +103,24 @@ def test_last_epoch_is_not_a_rung() -> None:
     rungs = Rungs(grace=3, reduction=3, max_epochs=27)
 
     assert set(rungs.reached()) == {3, 9}
+
+
+def settings(scheduler: str) -> Settings:
+    return Settings.model_validate_json(
+        f'{{"name": "x", "data": {{"path": "x"}}, "budget": {{"max_epochs": 9}}, '
+        f'"scheduler": {{"name": "{scheduler}", "grace": 3, "reduction": 3}}}}'
+    )
+
+
+def test_rungs_of_a_study_contain_its_earlier_reports() -> None:
+    rungs = rungs_of(settings("asha"), [(0, 3, 0.9), (1, 3, 0.8), (1, 4, 0.8)])
+
+    assert rungs.reached() == {3: 2}
+    assert not rungs.should_continue(2, 3, 0.5)
+
+
+def test_without_asha_there_are_no_rungs() -> None:
+    rungs = rungs_of(settings("none"), [(0, 3, 0.9)])
+
+    assert rungs.reached() == {}
+    assert rungs.should_continue(1, 3, 0.5)

@@ -221,7 +221,7 @@ class WandbRun:
 
         assert self._run is not None, "started before"
         if self._run.starting_step == 0:
-            caption = "one row per class: real images on the left, extra ones on the right"
+            caption = "by class: real images on the left, extra ones on the right"
             self._run.log({"epoch": 0, "samples": wandb.Image(samples(), caption=caption)}, step=0, commit=True)
 
     def _end(self, summary: Mapping[str, Json], *, is_failed: bool) -> None:
