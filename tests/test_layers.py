@@ -20,13 +20,14 @@ LAYERS = (
     ("config",),
     ("compute", "tensors"),
     ("data", "metrics"),
+    ("report",),
     ("gan", "classifier"),
     ("mix",),
     ("pipeline",),
     ("tracking",),
     ("search",),
     ("confirm",),
-    ("report", "export"),
+    ("export",),
     ("cli",),
 )
 HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}

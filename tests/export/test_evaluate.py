@@ -17,13 +17,14 @@ from sklearn import metrics as sk
 from tests.export.conftest import CopyLab, Lab, change_record
 from tests.in_process import command
 from xraytune.classifier.network import build_classifier
+from xraytune.cli.model import show_evaluation
 from xraytune.config.settings import Parameters
 from xraytune.errors import ConfigError, DataError
 from xraytune.export.bundle import open_bundle
 from xraytune.export.evaluate import evaluate
 from xraytune.export.predict import predict
 from xraytune.export.train import train
-from xraytune.files import read_jsonl
+from xraytune.files import read_json, read_jsonl
 
 pytestmark = pytest.mark.slow
 
@@ -56,8 +57,8 @@ def test_the_figures_are_scikit_learns_on_the_predicted_probabilities(lab: Lab, 
     assert figures["brier"] == pytest.approx(sk.brier_score_loss(labels, scores))
     assert figures["accuracy"] == pytest.approx(sk.accuracy_score(labels, called))
     assert figures["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(labels, called))
-    assert figures["sensitivity"] == pytest.approx(sk.recall_score(labels, called))
-    assert figures["specificity"] == pytest.approx(sk.recall_score(~labels, ~called))
+    assert figures["sensitivity (PNEUMONIA)"] == pytest.approx(sk.recall_score(labels, called))
+    assert figures["specificity (PNEUMONIA)"] == pytest.approx(sk.recall_score(~labels, ~called))
     assert figures["f1"] == pytest.approx(sk.f1_score(labels, called))
     assert evaluation.at_half is not None
     assert evaluation.at_half.accuracy == pytest.approx(sk.accuracy_score(labels, scores >= 0.5))
@@ -284,15 +285,144 @@ def test_broken_images_are_listed_and_left_out_only_on_request(lab: Lab, tmp_pat
     assert evaluation.metrics.auroc == open_bundle(lab.model).record.val_b_auroc
 
 
-def test_three_classes_are_called_by_the_largest_probability(copy_lab: CopyLab, tmp_path: Path) -> None:
+def read_rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_the_folder_of_an_evaluation_agrees_with_its_predictions(lab: Lab, tmp_path: Path) -> None:
+    """The command, as a user calls it, and every file that it writes."""
+    data, out = shutil.copytree(lab.xrays / "train", tmp_path / "images"), tmp_path / "results"
+    lines = [
+        f"{file.name},{file.stem.rpartition('_')[0] or file.stem[:7]},{len(file.stem) % 2}\n"
+        for file in data.rglob("*.jpeg")
+    ]
+    (data / "patients.csv").write_text("file,patient,odd\n" + "".join(lines), encoding="utf-8")
+
+    done = command("evaluate", lab.model, "--data", data, "-o", out, "--by", "odd")
+
+    assert done.exit_code == 0, done.stderr
+    names = ["NORMAL", "PNEUMONIA"]
+    tables = ("predictions", "per_class", "confusion_matrix", "roc", "pr", "calibration")
+    assert sorted(file.name for file in out.iterdir()) == sorted(
+        [*(f"{name}.csv" for name in tables), "metrics.json", "evaluation.png", "evaluation.svg"]
+    )
+    metrics = read_json(out / "metrics.json")
+    predictions, per_class, confusion, roc, pr, bins = (read_rows(out / f"{name}.csv") for name in tables)
+    assert list(predictions[0]) == ["file", "patient", "label", *(f"probability_{name}" for name in names), "predicted"]
+    assert all((data / row["file"]).is_file() and row["file"].startswith(row["label"]) for row in predictions)
+    truth = np.array([row["label"] == "PNEUMONIA" for row in predictions])
+    scores = np.array([float(row["probability_PNEUMONIA"]) for row in predictions])
+    called = np.array([row["predicted"] == "PNEUMONIA" for row in predictions])
+    assert called.tolist() == (scores >= metrics["threshold"]).tolist()
+    assert metrics["auroc"] == pytest.approx(sk.roc_auc_score(truth, scores))
+    assert metrics["ppv (PNEUMONIA)"] == pytest.approx(sk.precision_score(truth, called))
+    assert not {"sensitivity", "specificity"} & {*metrics, *metrics["intervals"], *metrics["at_half"]}
+    assert [[int(row[f"predicted {name}"]) for name in names] for row in confusion] == metrics["confusion"]
+    assert metrics["confusion"] == sk.confusion_matrix(truth, called).tolist()
+    assert [row["class"] for row in per_class] == names
+    assert float(per_class[0]["sensitivity"]) == pytest.approx(sk.recall_score(~truth, ~called))
+    assert float(per_class[1]["auroc_low"]) == metrics["intervals"]["auroc"][0]
+    curve = sk.auc(*([float(row[key]) for row in roc] for key in ("false_positive_rate", "sensitivity")))
+    assert curve == pytest.approx(metrics["auroc"])
+    steps = [(float(row["recall"]), float(row["precision"])) for row in pr]
+    area = sum((steps[n][0] - steps[n + 1][0]) * steps[n][1] for n in range(len(steps) - 1))
+    assert area == pytest.approx(metrics["auprc"])
+    assert {row["class"] for row in (*roc, *pr, *bins)} == {"PNEUMONIA"}
+    assert sum(int(row["images"]) for row in bins) == len(predictions)
+    by_patient = {row["patient"]: row["label"] for row in predictions}
+    of_patients = [
+        np.mean([s for s, row in zip(scores, predictions, strict=True) if row["patient"] == one]) for one in by_patient
+    ]
+    expected = sk.roc_auc_score([label == "PNEUMONIA" for label in by_patient.values()], of_patients)
+    assert metrics["patient_level"]["metrics"]["auroc"] == pytest.approx(expected)
+    assert metrics["patient_level"]["metrics"]["patients"] == len(by_patient) < len(predictions)
+    assert [group["value"] for group in metrics["subgroups"]["odd"]] == ["0", "1"]
+    assert sum(group["images"] for group in metrics["subgroups"]["odd"]) == len(predictions)
+    with Image.open(out / "evaluation.png") as opened:
+        assert opened.size[0] == 1800
+    assert "1 - specificity (PNEUMONIA)" in (out / "evaluation.svg").read_text(encoding="utf-8")
+    shown = done.stdout
+    for text in (
+        "sensitivity (PNEUMONIA)",
+        "Confusion matrix",
+        "By patient",
+        "By odd (PNEUMONIA): exploratory",
+        "results",
+    ):
+        assert text in shown
+    assert max(len(line) for line in shown.splitlines() if str(tmp_path) not in line) <= 80
+
+
+def test_an_evaluation_is_refused_before_anything_is_read(lab: Lab, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+
+    with pytest.raises(ConfigError, match="something here already"):
+        evaluate(tmp_path / "no model", data=lab.xrays / "train", out=tmp_path / "there")
+    with pytest.raises(ConfigError, match="mistaken for an X-ray"):
+        evaluate(tmp_path / "no model", data=lab.xrays / "train", out=lab.xrays / "train" / "results")
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "what"),
+    [
+        ("", "sex", "no such column(.|\n)*use one of: pneumonia"),
+        ("file,patient,age,sex\n{}", "aeg", r"no such column(.|\n)*did you mean age\?"),
+        ("file,patient,age,sex\n{}", "sex", "no value for these images"),
+        ("file,patient,name\n{}", "name", "[0-9]+ different values"),
+    ],
+)
+def test_a_column_that_makes_no_subgroups_is_refused(
+    lab: Lab, tmp_path: Path, table: str, column: str, what: str
+) -> None:
+    data = shutil.copytree(lab.xrays / "train", tmp_path / "images")
+    rows = "".join(f"{file.name},{file.stem},{file.name},\n" for file in sorted(data.rglob("*.jpeg")))
+    if table:
+        (data / "patients.csv").write_text(table.format(rows), encoding="utf-8")
+
+    with pytest.raises(ConfigError, match=what):
+        evaluate(lab.model, data=data, by=[column], replicates=10)
+
+
+def test_patients_with_images_of_both_classes_are_left_out_by_name(lab: Lab, tmp_path: Path) -> None:
+    data = shutil.copytree(lab.xrays / "test", tmp_path / "images")
+    files = sorted(data.rglob("*.jpeg"))
+    some, others = [files[0], files[-1]], files[1:-1]
+    lines = [f"{file.name},both\n" for file in some] + [f"{file.name},{file.stem}\n" for file in others]
+    (data / "patients.csv").write_text("file,patient\n" + "".join(lines), encoding="utf-8")
+
+    found = evaluate(lab.model, data=data, replicates=10).patient_level
+
+    assert found.left_out == ("both",)
+    assert sum(found.class_counts.values()) == len(others)
+
+
+def test_three_classes_are_called_by_the_largest_probability(
+    copy_lab: CopyLab, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     lab = copy_lab()
     train(lab.best, out=lab.path / "three", overrides=["data.classes=three", "budget.max_epochs=1"])
 
-    evaluation = evaluate(lab.path / "three", data=lab.xrays / "train", replicates=10)
+    evaluation = evaluate(lab.path / "three", data=lab.xrays / "train", out=tmp_path / "results", replicates=10)
     predict(lab.path / "three", lab.xrays / "train", out=tmp_path / "table.csv")
 
     assert list(evaluation.class_counts) == ["normal", "bacterial", "viral"]
     assert (evaluation.threshold, evaluation.at_half, evaluation.shift) == (None, None, None)
+    figures = evaluation.to_json()
+    assert "auroc" in figures
+    assert not [key for key in figures if key.startswith(("sensitivity", "ppv"))]
+    assert list(evaluation.classes) == ["normal", "bacterial", "viral"]
+    assert evaluation.macro is not None
+    assert evaluation.macro.auroc == pytest.approx(evaluation.metrics.auroc)
+    assert [row["class"] for row in read_rows(tmp_path / "results" / "per_class.csv")][3:] == [
+        "(macro mean)",
+        "(micro mean)",
+    ]
+    assert {row["class"] for row in read_rows(tmp_path / "results" / "roc.csv")} == {"normal", "bacterial", "viral"}
+    show_evaluation(evaluation)
+    shown = capsys.readouterr().out
+    assert "macro mean" in shown
+    assert "(PNEUMONIA)" not in shown
     with (tmp_path / "table.csv").open(encoding="utf-8", newline="") as stream:
         for row in csv.DictReader(stream):
             shares = {name: float(row[f"probability_{name}"]) for name in evaluation.class_counts}

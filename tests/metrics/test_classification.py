@@ -63,6 +63,8 @@ def test_two_class_figures_equal_scikit_learn(positive: int, threshold: float) -
     assert figures.balanced_accuracy == pytest.approx(reference.balanced_accuracy_score(truth, called))
     assert figures.sensitivity == pytest.approx(reference.recall_score(truth, called))
     assert figures.specificity == pytest.approx(reference.recall_score(truth, called, pos_label=0))
+    assert figures.ppv == pytest.approx(reference.precision_score(truth, called))
+    assert figures.npv == pytest.approx(reference.precision_score(truth, called, pos_label=0))
     assert figures.f1 == pytest.approx(reference.f1_score(truth, called))
     assert figures.brier == pytest.approx(reference.brier_score_loss(truth, scores))
     assert figures.ece == pytest.approx(expected_calibration_error(labels, probabilities))
@@ -81,9 +83,23 @@ def test_three_class_figures_equal_scikit_learn_macro_averages() -> None:
     assert figures.sensitivity == pytest.approx(reference.recall_score(labels, called, average="macro"))
     rests = [reference.recall_score(labels != one, called != one) for one in range(3)]
     assert figures.specificity == pytest.approx(np.mean(rests))
+    assert figures.ppv == pytest.approx(reference.precision_score(labels, called, average="macro"))
+    not_predicted = [reference.precision_score(labels != one, called != one) for one in range(3)]
+    assert figures.npv == pytest.approx(np.mean(not_predicted))
     assert figures.f1 == pytest.approx(reference.f1_score(labels, called, average="macro"))
     assert figures.brier == pytest.approx(((probabilities - one_hot) ** 2).sum(axis=1).mean())
     assert figures.ece == pytest.approx(expected_calibration_error(labels, probabilities))
+
+
+def test_a_predictive_value_is_undefined_where_nothing_is_predicted() -> None:
+    labels, probabilities = images_with_ties(2)
+
+    none_positive = classification_metrics(labels, probabilities, positive=1, threshold=2.0)
+    all_positive = classification_metrics(labels, probabilities, positive=1, threshold=0.0)
+
+    assert (none_positive.ppv, all_positive.npv) == (None, None)
+    assert none_positive.npv == pytest.approx(np.mean(labels == 0))
+    assert all_positive.ppv == pytest.approx(np.mean(labels == 1))
 
 
 def test_calibration_error_of_a_case_worked_by_hand() -> None:

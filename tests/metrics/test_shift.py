@@ -35,7 +35,10 @@ def test_a_class_that_scores_higher_is_named_with_its_specificity() -> None:
     assert (normal.is_notable, ill.is_notable) == (True, False)
     assert normal.recall < 0.7 < 0.9 < normal.recall_in_validation
     assert warning.startswith("scores of NORMAL images are higher here than in validation")
-    assert f"specificity is {normal.recall:.3f} here, {normal.recall_in_validation:.3f} in validation" in warning
+    assert (
+        f"specificity (PNEUMONIA) is {normal.recall:.3f} here, {normal.recall_in_validation:.3f} in validation"
+        in warning
+    )
 
 
 def test_a_shift_of_the_positive_class_is_about_sensitivity() -> None:
@@ -46,7 +49,7 @@ def test_a_shift_of_the_positive_class_is_about_sensitivity() -> None:
     (warning,) = shift(validation, folder | {"PNEUMONIA": lower}).warnings
 
     assert warning.startswith("scores of PNEUMONIA images are lower here")
-    assert "sensitivity is" in warning
+    assert "sensitivity (PNEUMONIA) is" in warning
 
 
 def test_equal_folders_rarely_cause_a_warning() -> None:

@@ -21,7 +21,7 @@ from xraytune.cli.study import show_export
 from xraytune.errors import MachineError, Problem
 
 if TYPE_CHECKING:
-    from xraytune.export.evaluate import Evaluation
+    from xraytune.export.evaluation import Evaluation
 
 QUICK_OVERRIDES = ("budget.trials=4", "budget.max_epochs=4", "scheduler.grace=1", "gan.steps=60")
 _SIZE_PX = 128

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from shlex import quote
@@ -23,11 +24,12 @@ from xraytune.cli.options import (
     TrainCache,
     WeightsDir,
 )
+from xraytune.errors import join_names
 from xraytune.records import Json
 
 if TYPE_CHECKING:
     from xraytune.classifier.summary import LayerSummary, ModelSummary
-    from xraytune.export.evaluate import Evaluation
+    from xraytune.export.evaluation import Evaluation
     from xraytune.export.train import Trained
     from xraytune.records import EpochRecord
 
@@ -38,10 +40,15 @@ METRIC_LABELS = {
     "balanced_accuracy": "balanced accuracy",
     "sensitivity": "sensitivity",
     "specificity": "specificity",
+    "ppv": "PPV",
+    "npv": "NPV",
     "f1": "F1",
     "brier": "Brier score",
     "ece": "calibration error",
 }
+_OF_POSITIVE = ("auprc", "sensitivity", "specificity", "ppv", "npv", "f1")
+_BY_CLASS = ("auroc", "auprc", "sensitivity", "specificity", "ppv", "npv")
+_MOST_CONFUSED = 5
 
 
 def train(
@@ -102,6 +109,16 @@ def show_training(trained: Trained, *, next_step: bool = True) -> None:
 def evaluate(
     model: ModelArgument,
     data: Annotated[Path, typer.Option(metavar="DIR", help="Folder with one subfolder per class.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", metavar="OUT", help="Folder to create: predictions, tables (CSV, JSON) and a figure."
+        ),
+    ] = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN", help="Report subgroups too, by this column of patients.csv; repeatable."),
+    ] = None,
     reason: Reason = "",
     skip_broken: SkipBroken = False,
     at_sensitivity: AtSensitivity = None,
@@ -114,6 +131,8 @@ def evaluate(
         found = evaluate(
             model,
             data=data,
+            out=out,
+            by=by or (),
             skip_broken=skip_broken,
             reason=reason,
             sensitivity=at_sensitivity,
@@ -129,11 +148,18 @@ def show_evaluation(found: Evaluation) -> None:
     """Print the metrics, with warnings that matter for their interpretation."""
     counts = ", ".join(f"{count} {name}" for name, count in found.class_counts.items())
     images = sum(found.class_counts.values())
+    is_binary = found.threshold is not None
     console.show(
         Cell(f"{found.model} on {found.data}: {images} images ({counts}) of {found.patient_count} patients", "strong"),
         *_warnings(found),
         _metrics(found),
+        *([] if is_binary else [_class_table(found)]),
+        *([_confusion(found)] if len(found.class_counts) <= _MOST_CONFUSED else []),
+        *_patient_level(found),
+        *(part for name in found.subgroups for part in _subgroups(name, found)),
     )
+    if found.out:
+        console.write(f"\n{found.out}: metrics.json, predictions.csv, evaluation.png and the data of its panels")
 
 
 def _warnings(found: Evaluation) -> list[Cell]:
@@ -151,18 +177,106 @@ def _warnings(found: Evaluation) -> list[Cell]:
 
 
 def _metrics(found: Evaluation) -> Table:
-    headline = found.further | asdict(found.metrics)
-    at_half = found.further | asdict(found.at_half) if found.at_half else None
+    from xraytune.export.evaluation import AT_THRESHOLD
+
+    labels = {name: name.replace("_", " ") for name in found.further} | METRIC_LABELS
+    if found.threshold is None:
+        labels = {key: labels[key] for key in labels if key not in _BY_CLASS}
+        labels = {"auroc": "AUROC (macro)", "auprc": "AUPRC (macro)"} | labels | {"f1": "F1 (macro)"}
+    else:
+        labels |= {key: f"{labels[key]} ({found.positive})" for key in _OF_POSITIVE}
+    values = found.further | asdict(found.metrics)
     name = "most probable class" if found.threshold is None else f"threshold {found.threshold:.3f}"
     columns: list[Column | str] = ["", Column(name, "right"), "95 % interval"]
-    columns += [Column("threshold 0.5", "right")] if at_half else []
+    columns += [Column("threshold 0.5", "right")] if found.at_half else []
     rows: list[tuple[Cell | str, ...]] = []
-    for key, label in ({name: name.replace("_", " ") for name in found.further} | METRIC_LABELS).items():
-        low, high = found.intervals.get(key, (None, None))
-        interval = "" if low is None else f"{low:.3f} to {high:.3f}"
-        more = (f"{at_half[key]:.3f}",) if at_half else ()
-        rows.append((Cell(label, "strong" if key == "auroc" else "plain"), f"{headline[key]:.3f}", interval, *more))
+    for key, label in labels.items():
+        at_half = _number(getattr(found.at_half, key)) if found.at_half and key in AT_THRESHOLD else ""
+        row = (
+            Cell(label, "strong" if key == "auroc" else "plain"),
+            _number(values[key]),
+            _interval(found.intervals, key),
+        )
+        rows.append((*row, at_half) if found.at_half else row)
     return Table(columns, rows)
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"
+
+
+def _interval(intervals: Mapping[str, tuple[float, float]], name: str) -> str:
+    return "{:.3f} to {:.3f}".format(*intervals[name]) if name in intervals else ""
+
+
+def _class_table(found: Evaluation) -> Table:
+    """Show each class, with the intervals in a second line."""
+    means = {"macro mean": found.macro, "micro mean": found.micro}
+    rows: list[tuple[Cell | str, ...]] = []
+    for name, one in {**found.classes, **means}.items():
+        if one is None:
+            continue
+        images = f"{one.images} images" if name in found.classes else "all classes"
+        ends = [one.intervals.get(key) for key in _BY_CLASS]
+        rows.append((Cell(name, "strong"), *(_number(getattr(one, key)) for key in _BY_CLASS)))
+        rows.append(
+            (
+                Cell(images, "dim"),
+                *(Cell(f"{_short(both[0])}-{_short(both[1])}" if both else "", "dim") for both in ends),
+            )
+        )
+    columns = [Column(METRIC_LABELS[key], "right") for key in _BY_CLASS]
+    return Table([Column("", flexible=True), *columns], rows, "Each class against the others, with 95 % intervals")
+
+
+def _short(value: float) -> str:
+    return f"{value:.2f}".removeprefix("0")
+
+
+def _confusion(found: Evaluation) -> Table:
+    names = [*found.class_counts]
+    rows: list[tuple[Cell | str, ...]] = [
+        (Cell(name, "dim"), *(f"{count} ({count / sum(row):.0%})" for count in row))
+        for name, row in zip(names, found.confusion, strict=True)
+    ]
+    title = "Confusion matrix: true classes in rows, predicted classes in columns"
+    return Table(["", *(Column(name, "right") for name in names)], rows, title)
+
+
+def _patient_level(found: Evaluation) -> list[Cell | str | Table]:
+    """Show the main metrics of patients, unless every patient has a single image."""
+    by_patient = found.patient_level
+    if found.patient_count == sum(found.class_counts.values()):
+        return []
+    if by_patient.metrics is None:
+        missing = [name for name, count in by_patient.class_counts.items() if not count]
+        return ["", Cell(f"no metrics by patient: no patient has images of {join_names(missing)} only", "busy")]
+    rows = []
+    for key in ("auroc", "accuracy") if found.threshold is None else ("auroc", "sensitivity", "specificity"):
+        label = METRIC_LABELS[key] + (f" ({found.positive})" if key in _OF_POSITIVE else "")
+        rows.append((label, _number(getattr(by_patient.metrics, key)), _interval(by_patient.intervals, key)))
+    title = "By patient: the mean probability of each patient's images"
+    lines: list[Cell | str | Table] = [Table(["", Column("", "right"), ""], rows, title)]
+    if by_patient.left_out:
+        left_out = join_names(by_patient.left_out, 5)
+        lines.append(Cell(f"left out, with images of several classes: {left_out}", "busy"))
+    return lines
+
+
+def _subgroups(column: str, found: Evaluation) -> list[Cell | str | Table]:
+    names, is_binary = [*found.class_counts], found.threshold is not None
+    columns: list[Column | str] = ["", *(Column(name, "right") for name in ("images", "patients", "AUROC"))]
+    columns += ["95 % interval", *(Column(name, "right") for name in ("sensitivity", "specificity") if is_binary)]
+    rows: list[list[str]] = []
+    lines: list[Cell | str | Table] = []
+    for one in found.subgroups[column]:
+        auroc = (_number(one.auroc), _interval(one.intervals, "auroc"))
+        shares = ["" if value is None else _number(value) for value in (one.sensitivity, one.specificity)]
+        rows.append([one.value, f"{one.images}", f"{one.patients}", *auroc, *(shares if is_binary else ())])
+        if one.compared_with is not None:
+            lines.append(Cell(f"{one.value} is compared with all {names[one.compared_with]} images", "dim"))
+    title = f"By {column}{f' ({found.positive})' if is_binary else ''}: exploratory"
+    return [Table(columns, rows, title), *lines]
 
 
 def predict(

@@ -75,6 +75,12 @@ def patient_of(file: str) -> str | None:
     return f"{match['germ'] or match['series']}:{match['person'] or match['number']}"
 
 
+def pneumonia_type(file: str) -> str | None:
+    """Return `bacterial` or `viral` if a Kermany file name states it."""
+    match = _KERMANY_NAME.fullmatch(PurePosixPath(file).stem)
+    return {"bacteria": "bacterial", "virus": "viral"}.get(match["germ"] or "") if match else None
+
+
 def find_table(root: Path) -> PatientTable | None:
     """Read the `patients.csv` of a data folder, if there is one; DataError if it is malformed."""
     table = root / PATIENTS_CSV

@@ -7,87 +7,52 @@ of the model's training or validation set are counted, because they bias the met
 
 from __future__ import annotations
 
+import csv
+import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.metrics import confusion_matrix
 
 from xraytune.data.decoding import BrokenImage
 from xraytune.data.index import ImageFile, content_fingerprint, data_folder_of, read_labelled_folder
-from xraytune.data.patients import PATIENTS_CSV
-from xraytune.errors import ArtifactError, DataError, MachineError, Problem
+from xraytune.data.patients import PATIENTS_CSV, pneumonia_type
+from xraytune.errors import ArtifactError, ConfigError, DataError, MachineError, Problem, join_names
 from xraytune.export.bundle import Bundle, open_bundle
+from xraytune.export.evaluation import (
+    Evaluation,
+    PatientLevel,
+    ScoredImages,
+    require_new_evaluation,
+    write_evaluation,
+)
 from xraytune.export.predict import predict_images, threshold_of
-from xraytune.files import read_jsonl
-from xraytune.metrics.classification import METRICS, ClassificationMetrics, Floats, classification_metrics
+from xraytune.files import cell_path, cell_text, read_jsonl
+from xraytune.metrics.breakdown import Subgroup, class_breakdown, patient_means, subgroup_metrics
+from xraytune.metrics.classification import METRICS, Floats, classification_metrics, predicted_classes
 from xraytune.metrics.intervals import extension_metrics, patient_bootstrap
 from xraytune.metrics.shift import Shift, class_samples, shift_from_validation
 from xraytune.pipeline.shared_patients import patient_aliases, patients_by_file_name, shared_patients
-from xraytune.records import Json, Progress, ignore_progress, to_json
+from xraytune.records import Progress, ignore_progress
 from xraytune.search.study import StudyFolder
 from xraytune.search.test_access import TEST_ACCESS_FILE, accesses, log_test_access, study_logs
 
 _BOOTSTRAP_SEED = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluation:
-    """The metrics of one model on one folder.
-
-    Attributes:
-        threshold: Threshold of `metrics`; None with three or more classes, where the most probable class is predicted.
-        further: Metrics of other packages, by name.
-        intervals: 95 % confidence intervals (low, high) of all metrics, by name.
-        at_half: Metrics at the threshold 0.5; None with three or more classes.
-        known_image_count: Images that are copies of the model's training or validation images, or of its folder of extra
-            images if that still exists.
-        known_patient_count: Patients of these sets, by the rules of `shared_patients`.
-        known_patient_image_count: Their images, including those of `known_image_count`.
-        shift: Differences between these scores and those of the validation images; None with three or more classes.
-        opened_test: Whether this is the sealed test folder of the model's study.
-        test_access: How often that folder has been accessed, including now; 0 for other folders.
-    """
-
-    model: Path
-    data: Path
-    positive: str
-    class_counts: dict[str, int]
-    patient_count: int
-    threshold: float | None
-    metrics: ClassificationMetrics
-    further: dict[str, float]
-    intervals: dict[str, tuple[float, float]]
-    at_half: ClassificationMetrics | None
-    known_image_count: int
-    known_patient_count: int
-    known_patient_image_count: int
-    shift: Shift | None
-    broken: tuple[BrokenImage, ...]
-    opened_test: bool
-    test_access: int
-
-    def to_json(self) -> dict[str, Json]:
-        """Return the evaluation as a JSON object, with the main metrics at the top level."""
-        content = to_json(self)
-        return {
-            **content.pop("further"),
-            **content.pop("metrics"),
-            "patients": content.pop("patient_count"),
-            "known_images": content.pop("known_image_count"),
-            "known_patients": content.pop("known_patient_count"),
-            "images_of_known_patients": content.pop("known_patient_image_count"),
-            **content,
-            "shift": self.shift and {**to_json(self.shift), "warnings": [*self.shift.warnings]},
-        }
+_MOST_SUBGROUPS = 20
+_PNEUMONIA = "pneumonia"
+"""The column of the pneumonia types that Kermany file names state."""
 
 
 def evaluate(
     model: Path,
     *,
     data: Path,
+    out: Path | None = None,
+    by: Sequence[str] = (),
     skip_broken: bool = False,
     reason: str = "",
     sensitivity: float | None = None,
@@ -100,6 +65,8 @@ def evaluate(
         model: Model bundle.
         data: Folder with one subfolder per class, not a data folder with train/ or test/. For a `test/` without its own
             `patients.csv`, that of the data folder is used.
+        out: Folder to create, with predictions, tables and a figure (`export/evaluation.py`).
+        by: Columns of `patients.csv` that define subgroups; `pneumonia` also if Kermany file names state its type.
         skip_broken: Leave out broken images.
         reason: Reason to record in the test-set access log.
         sensitivity: Use the threshold that reaches this sensitivity on the model's validation images.
@@ -107,36 +74,46 @@ def evaluate(
         on_progress: Called with progress.
 
     Raises:
-        ConfigError: There are too few validation images to set the threshold for `sensitivity`.
+        ConfigError: `out` exists or is inside `data`, there are too few validation images to set the threshold for
+            `sensitivity`, or a column of `by` makes no subgroups.
         ArtifactError: The bundle is missing or damaged.
         DataError: The folder or its images are invalid, or a class has no images.
         MachineError: A metric of another package cannot be loaded.
     """
+    if out is not None:
+        require_new_evaluation(out, data)
     bundle = open_bundle(model)
-    threshold = threshold_of(bundle, sensitivity)
+    threshold, positive = threshold_of(bundle, sensitivity), bundle.positive
     images = _read_folder(bundle, data, on_progress)
-    predicted = predict_images(
-        bundle, data, [image.file for image in images], skip_broken=skip_broken, on_progress=on_progress
-    )
-    used = set(predicted.files)
-    kept = [image for image in images if image.file in used]
-    labels = np.array([image.label for image in kept], dtype=np.int64)
-    counts = _class_counts(bundle, labels, data)
-    patients = [image.patient for image in kept]
-    probabilities, positive = predicted.probabilities, bundle.positive
+    files = [image.file for image in images]
+    columns = _subgroup_columns(by, _table_columns(data, files) if by else {}, files)
+    scored, broken = _score(bundle, data, images, threshold, skip_broken=skip_broken, on_progress=on_progress)
+    counts = _class_counts(bundle, scored.labels, data)
     is_binary = len(counts) == 2
-    sampling = {"positive": positive, "replicates": replicates, "seed": _BOOTSTRAP_SEED}
-    intervals = patient_bootstrap(labels, probabilities, patients, threshold=threshold, **sampling)
+    labels, probabilities, patients = scored.labels, scored.probabilities, scored.patients
+    sampling = {"replicates": replicates, "seed": _BOOTSTRAP_SEED}
     installed = {name: METRICS.load(name) for name in METRICS.names()}
-    further = extension_metrics(installed, labels, probabilities, patients, **sampling)
+    further = extension_metrics(installed, labels, probabilities, patients, positive=positive, **sampling)
     fingerprint = content_fingerprint(images)
     is_test = fingerprint == bundle.record.test_fingerprint
     # Logged before any metric can be seen.
-    access_count = _log_access(bundle, fingerprint, reason=reason, image_count=len(kept)) if is_test else 0
+    access_count = _log_access(bundle, fingerprint, reason=reason, image_count=len(scored.files)) if is_test else 0
+    used = set(scored.files)
+    kept = [image for image in images if image.file in used]
     known_contents, known = _known(bundle, data, kept, is_test=is_test)
-    return Evaluation(
+    intervals = patient_bootstrap(labels, probabilities, patients, positive=positive, threshold=threshold, **sampling)
+    breakdown = class_breakdown(labels, probabilities, scored.predicted, patients, **sampling)
+
+    def subgroups_of(values: Mapping[str, str]) -> tuple[Subgroup, ...]:
+        given = (scored.files, labels, probabilities, patients, values)
+        return subgroup_metrics(
+            *given, positive=positive, threshold=threshold, replicates=replicates, seed=_BOOTSTRAP_SEED
+        )
+
+    evaluation = Evaluation(
         model=model,
         data=data,
+        out=out,
         positive=bundle.record.positive,
         class_counts=counts,
         patient_count=len(set(patients)),
@@ -145,13 +122,70 @@ def evaluate(
         further={name: value for name, (value, _, _) in further.items()},
         intervals={name: (low, high) for name, (_, low, high) in further.items()} | intervals,
         at_half=classification_metrics(labels, probabilities, positive=positive) if is_binary else None,
+        classes=dict(zip(counts, breakdown.classes, strict=True)),
+        macro=breakdown.macro,
+        micro=breakdown.micro,
+        confusion=tuple(map(tuple, confusion_matrix(labels, scored.predicted, labels=range(len(counts))).tolist())),
+        patient_level=_patient_level([*counts], scored, positive=positive, threshold=threshold, **sampling),
+        subgroups={name: subgroups_of(values) for name, values in columns.items()},
         known_image_count=sum(image.sha256 in known_contents for image in kept),
         known_patient_count=len(known),
         known_patient_image_count=sum(patient in known for patient in patients),
         shift=_shift(bundle, labels, probabilities, patients, threshold),
-        broken=predicted.broken,
+        broken=broken,
         opened_test=is_test,
         test_access=access_count,
+    )
+    if out is not None:
+        write_evaluation(out, evaluation, scored, **sampling)
+    return evaluation
+
+
+def _score(
+    bundle: Bundle,
+    data: Path,
+    images: Sequence[ImageFile],
+    threshold: float,
+    *,
+    skip_broken: bool,
+    on_progress: Progress,
+) -> tuple[ScoredImages, tuple[BrokenImage, ...]]:
+    files = [image.file for image in images]
+    found = predict_images(bundle, data, files, skip_broken=skip_broken, on_progress=on_progress)
+    by_file = {image.file: image for image in images}
+    kept = [by_file[file] for file in found.files]
+    scored = ScoredImages(
+        files=found.files,
+        patients=tuple(image.patient for image in kept),
+        labels=np.array([image.label for image in kept], dtype=np.int64),
+        predicted=predicted_classes(found.probabilities, positive=bundle.positive, threshold=threshold),
+        probabilities=found.probabilities,
+    )
+    return scored, found.broken
+
+
+def _patient_level(
+    class_names: Sequence[str], scored: ScoredImages, *, positive: int, threshold: float, replicates: int, seed: int
+) -> PatientLevel:
+    means = patient_means(scored.labels, scored.probabilities, scored.patients)
+    counts = np.bincount(means.labels, minlength=len(class_names)).tolist()
+    metrics, intervals = None, {}
+    if all(counts):
+        metrics = classification_metrics(means.labels, means.probabilities, positive=positive, threshold=threshold)
+        intervals = patient_bootstrap(
+            means.labels,
+            means.probabilities,
+            means.patients,
+            positive=positive,
+            threshold=threshold,
+            replicates=replicates,
+            seed=seed,
+        )
+    return PatientLevel(
+        class_counts=dict(zip(class_names, counts, strict=True)),
+        metrics=metrics,
+        intervals=intervals,
+        left_out=means.left_out,
     )
 
 
@@ -162,6 +196,47 @@ def _read_folder(bundle: Bundle, data: Path, on_progress: Progress) -> tuple[Ima
         group_regex = None
     names = bundle.record.class_names
     return read_labelled_folder(data, names, group_regex=group_regex, whole=whole, on_progress=on_progress)
+
+
+def _subgroup_columns(
+    by: Sequence[str], columns: Mapping[str, Mapping[str, str]], files: Sequence[str]
+) -> dict[str, Mapping[str, str]]:
+    """Return the value of each file for the columns `by`, of a patient table or of the pneumonia types in file names."""
+    types = {file: pneumonia_type(file) for file in files}
+    known = {_PNEUMONIA: {file: value for file, value in types.items() if value}, **columns}
+    known = {name: values for name, values in known.items() if values}
+    problems = []
+    for name in by:
+        values = set(known.get(name, {}).values())
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            fix = f"did you mean {near[0]}?" if near else f"use one of: {join_names([*known])}"
+            if not known:
+                fix = f"add a {PATIENTS_CSV} with the columns file, patient, {name}"
+            problems.append(
+                Problem("the patient table has no such column, or no value for these images", f"--by {name}", fix)
+            )
+        elif len(values) > _MOST_SUBGROUPS:
+            what = f"this column has {len(values)} different values; at most {_MOST_SUBGROUPS} make subgroups"
+            problems.append(Problem(what, f"--by {name}", "add a column with fewer values, such as an age group"))
+    if problems:
+        raise ConfigError(*problems)
+    return {name: known[name] for name in by}
+
+
+def _table_columns(data: Path, files: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Return the further columns of the table that names the patients of a folder: column -> file -> cell."""
+    places = {data / PATIENTS_CSV: "", data.resolve().parent / PATIENTS_CSV: f"{data.resolve().name}/"}
+    table = next((table for table in places if table.is_file()), None)
+    if table is None:
+        return {}
+    with table.open(encoding="utf-8-sig", newline="") as stream:
+        rows = csv.DictReader(stream)
+        names = [name for name in rows.fieldnames or () if name not in ("file", "patient", "class")]
+        by_row = {cell_path(cell_text(row["file"].strip())): row for row in rows}
+    found = {file: by_row.get(f"{places[table]}{file}") or by_row.get(PurePosixPath(file).name, {}) for file in files}
+    cells = {name: {file: cell_text((row.get(name) or "").strip()) for file, row in found.items()} for name in names}
+    return {name: {file: cell for file, cell in of_file.items() if cell} for name, of_file in cells.items()}
 
 
 def _class_counts(bundle: Bundle, labels: NDArray[np.int64], data: Path) -> dict[str, int]:

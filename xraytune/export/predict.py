@@ -20,6 +20,7 @@ from xraytune.data.pixels import broken_images_error, decode_images
 from xraytune.errors import ArtifactError, ConfigError, DataError, Problem
 from xraytune.export.bundle import Bundle, open_bundle
 from xraytune.files import csv_table, require_new, write_text
+from xraytune.metrics.classification import Floats, Labels, predicted_classes
 from xraytune.metrics.threshold import fewest_positives, sensitivity_threshold
 from xraytune.records import Progress, ignore_progress
 
@@ -86,6 +87,26 @@ def predict_images(
     if batch:
         predict_batch()
     return Predictions(files=tuple(used), probabilities=np.concatenate(rows), broken=tuple(broken))
+
+
+def predictions_csv(
+    class_names: Sequence[str],
+    files: Sequence[str],
+    probabilities: Floats,
+    predicted: Labels,
+    *,
+    patients: Sequence[str] | None = None,
+    labels: Labels | None = None,
+) -> str:
+    """Return the table of predictions: `file`, `patient` and `label` where given, `probability_CLASS`, `predicted`."""
+    columns: dict[str, Sequence[PurePosixPath | str | float]] = {"file": [PurePosixPath(file) for file in files]}
+    if patients is not None:
+        columns["patient"] = patients
+    if labels is not None:
+        columns["label"] = [class_names[label] for label in labels]
+    columns |= {f"probability_{name}": probabilities[:, label].tolist() for label, name in enumerate(class_names)}
+    columns["predicted"] = [class_names[label] for label in predicted]
+    return csv_table([*columns], zip(*columns.values(), strict=True))
 
 
 def threshold_of(bundle: Bundle, sensitivity: float | None) -> float:
@@ -163,12 +184,8 @@ def predict(
     predictions = predict_images(bundle, root, files, skip_broken=skip_broken, on_progress=on_progress)
     names, positive = bundle.record.class_names, bundle.positive
     is_binary = len(names) == 2
-    labels = predictions.probabilities.argmax(axis=1)
-    if is_binary:
-        labels = np.where(predictions.probabilities[:, positive] >= threshold, positive, 1 - positive)
-    rows = zip(predictions.files, predictions.probabilities.tolist(), labels.tolist(), strict=True)
-    header = ["file", *(f"probability_{name}" for name in names), "predicted"]
-    write_text(out, csv_table(header, ([PurePosixPath(file), *row, names[label]] for file, row, label in rows)))
+    labels = predicted_classes(predictions.probabilities, positive=positive, threshold=threshold)
+    write_text(out, predictions_csv(names, predictions.files, predictions.probabilities, labels))
     counts = np.bincount(labels, minlength=len(names)).tolist()
     return Predicted(
         path=out,

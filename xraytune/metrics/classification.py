@@ -3,8 +3,8 @@
 Each metric is defined once, over weighted images: all weights are 1 for a model's own metrics, and in a bootstrap
 replicate an image's weight is how often it was drawn.
 
-With more than two classes the prediction is the most probable class; AUROC, AUPRC, F1, sensitivity and specificity are
-macro one-vs-rest averages, and `positive` is not used.
+With more than two classes the prediction is the most probable class; AUROC, AUPRC, F1, sensitivity, specificity and the
+predictive values are macro one-vs-rest averages, and `positive` is not used.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ class ClassificationMetrics:
         balanced_accuracy: Mean recall of the classes.
         sensitivity: Recall of the positive class; with more than two classes the mean over them, hence `balanced_accuracy`.
         specificity: Recall of the rest; with more than two classes the mean over them.
+        ppv: Share of the images predicted as positive that are (precision); None if there are none.
+        npv: Share of the others that are not; None if there are none.
         f1: 2 TP / (2 TP + FP + FN).
         brier: Mean squared error of the positive class's probability, 0 to 1; with more than two classes summed over the
             classes, 0 to 2 (Brier 1950).
@@ -56,6 +58,8 @@ class ClassificationMetrics:
     balanced_accuracy: float
     sensitivity: float
     specificity: float
+    ppv: float | None
+    npv: float | None
     f1: float
     brier: float
     ece: float
@@ -90,7 +94,21 @@ def classification_metrics(
     """
     require_scorable(labels, probabilities, probabilities.shape[1])
     values = weighted_metrics(labels, probabilities, _ones(labels), positive=positive, threshold=threshold)
-    return ClassificationMetrics(images=len(labels), **{name: float(value[0]) for name, value in values.items()})
+    numbers = {name: float(value[0]) for name, value in values.items()}
+    ppv, npv = (known(numbers.pop(name)) for name in ("ppv", "npv"))
+    return ClassificationMetrics(images=len(labels), ppv=ppv, npv=npv, **numbers)
+
+
+def known(value: float) -> float | None:
+    """Return a value, or None for NaN, which stands for 0 / 0 in the weighted metrics."""
+    return None if np.isnan(value) else float(value)
+
+
+def predicted_classes(probabilities: Floats, *, positive: int, threshold: float) -> Labels:
+    """Return predicted class numbers, int64 [N]: by the threshold with two classes, else the most probable class."""
+    if probabilities.shape[1] == 2:
+        return np.asarray(np.where(probabilities[:, positive] >= threshold, positive, 1 - positive))
+    return np.asarray(probabilities.argmax(axis=1))
 
 
 def require_finite(scores: Floats) -> None:
@@ -113,33 +131,59 @@ def weighted_metrics(
 ) -> dict[str, Floats]:
     """Return all metrics except `images` for many weightings of the same images: name -> float64 [R].
 
-    `weights` is how often each image counts, float64 [R, N]; in every row each class has some weight.
+    `weights` is how often each image counts, float64 [R, N]; in every row each class has some weight. A predictive value
+    is NaN where no image is predicted so.
     """
     class_count = probabilities.shape[1]
+    predicted = predicted_classes(probabilities, positive=positive, threshold=threshold)
     if class_count == 2:
-        predicted = np.where(probabilities[:, positive] >= threshold, positive, 1 - positive)
         squared_error = (probabilities[:, positive] - (labels == positive)) ** 2
     else:
-        predicted = probabilities.argmax(axis=1)
         squared_error = ((probabilities - np.eye(class_count)[labels]) ** 2).sum(axis=1)
-
-    def share(of: Flags, among: Flags) -> Floats:
-        return np.asarray((weights @ (of & among)) / (weights @ among))
-
-    is_right = predicted == labels
-    recalls = [share(is_right, labels == number) for number in range(class_count)]
     counted = [positive] if class_count == 2 else range(class_count)
+    decisions = [_decision_metrics(labels == number, predicted == number, weights) for number in counted]
+    is_right = predicted == labels
+    recalls = [_share(is_right, labels == number, weights) for number in range(class_count)]
     return {
         "auroc": _mean_over_classes(_auroc, labels, probabilities, weights, positive),
         "auprc": _mean_over_classes(_average_precision, labels, probabilities, weights, positive),
-        "accuracy": share(is_right, np.ones_like(is_right)),
+        "accuracy": _share(is_right, np.ones_like(is_right), weights),
         "balanced_accuracy": np.mean(recalls, axis=0),
-        "sensitivity": np.mean([recalls[number] for number in counted], axis=0),
-        "specificity": np.mean([share(predicted != number, labels != number) for number in counted], axis=0),
+        **{name: np.mean([one[name] for one in decisions], axis=0) for name in decisions[0]},
         "f1": _mean_over_classes(_f1, labels, np.eye(class_count)[predicted], weights, positive),
         "brier": (weights @ squared_error) / weights.sum(axis=1),
         "ece": _calibration_error(labels, probabilities, weights),
     }
+
+
+def weighted_class_metrics(is_class: Flags, scores: Floats, is_predicted: Flags, weights: Floats) -> dict[str, Floats]:
+    """Return the metrics of one class against the others, as `weighted_metrics` does: name -> float64 [R].
+
+    Args:
+        is_class: bool [N].
+        scores: Probability of the class, float64 [N].
+        is_predicted: Whether the class is predicted, bool [N].
+        weights: float64 [R, N].
+    """
+    return {
+        "auroc": _auroc(is_class, scores, weights),
+        "auprc": _average_precision(is_class, scores, weights),
+        **_decision_metrics(is_class, is_predicted, weights),
+    }
+
+
+def _decision_metrics(is_class: Flags, is_predicted: Flags, weights: Floats) -> dict[str, Floats]:
+    return {
+        "sensitivity": _share(is_predicted, is_class, weights),
+        "specificity": _share(~is_predicted, ~is_class, weights),
+        "ppv": _share(is_class, is_predicted, weights),
+        "npv": _share(~is_class, ~is_predicted, weights),
+    }
+
+
+def _share(of: Flags, among: Flags, weights: Floats) -> Floats:
+    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
+        return np.asarray((weights @ (of & among)) / (weights @ among))
 
 
 def _ones(labels: Labels) -> Floats:
@@ -155,7 +199,7 @@ def _mean_over_classes(metric: _BinaryMetric, labels: Labels, scores: Floats, we
 
 def _auroc(is_positive: Flags, scores: Floats, weights: Floats) -> Floats:
     """Return Mann-Whitney's U over the number of pairs, [R]."""
-    positive, other = _weights_by_score(is_positive, scores, weights)
+    positive, other = weights_by_score(is_positive, scores, weights)
     other_below = np.cumsum(other, axis=1) - other
     pairs_won = ((other_below + other / 2) * positive).sum(axis=1)
     return np.asarray(pairs_won / (positive.sum(axis=1) * other.sum(axis=1)))
@@ -163,7 +207,7 @@ def _auroc(is_positive: Flags, scores: Floats, weights: Floats) -> Floats:
 
 def _average_precision(is_positive: Flags, scores: Floats, weights: Floats) -> Floats:
     """Return the sum over thresholds of precision times the increase in recall, [R]."""
-    positive, other = (by_score[:, ::-1] for by_score in _weights_by_score(is_positive, scores, weights))
+    positive, other = (by_score[:, ::-1] for by_score in weights_by_score(is_positive, scores, weights))
     true = np.cumsum(positive, axis=1)
     predicted = true + np.cumsum(other, axis=1)
     # Where nothing is predicted positive yet, the weight is 0, so any denominator works.
@@ -184,7 +228,7 @@ def _calibration_error(labels: Labels, probabilities: Floats, weights: Floats) -
     return np.asarray(np.sum(gaps, axis=0) / weights.sum(axis=1))
 
 
-def _weights_by_score(is_positive: Flags, scores: Floats, weights: Floats) -> tuple[Floats, Floats]:
+def weights_by_score(is_positive: Flags, scores: Floats, weights: Floats) -> tuple[Floats, Floats]:
     """Return the weights of the positive and the other images at each distinct score, ascending: both [R, G]."""
     order = np.argsort(scores, kind="stable")
     sorted_scores = scores[order]

@@ -6,7 +6,8 @@ other patients, not another training of it; verdicts use `metrics/placements.py`
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
 
 import numpy as np
@@ -16,6 +17,7 @@ from xraytune.metrics.classification import Floats, Labels, Metric, require_scor
 from xraytune.seeding import numpy_generator
 
 _REPLICATES_AT_ONCE = 100
+_PERCENTILES = (0.025, 0.975)
 
 
 def patient_bootstrap(
@@ -28,7 +30,7 @@ def patient_bootstrap(
     replicates: int = 2000,
     seed: int,
 ) -> dict[str, tuple[float, float]]:
-    """Return 95 % percentile intervals of the `ClassificationMetrics` except `images` and `ece`.
+    """Return 95 % percentile intervals of the `ClassificationMetrics` except `images`, `ece`, and undefined ones.
 
     The calibration error is biased upwards, and twice so in a resample: with 624 images even the interval of a calibrated
     model would never contain 0.
@@ -40,12 +42,39 @@ def patient_bootstrap(
     clusters: Davison & Hinkley 1997, section 3.8.
     """
     require_scorable(labels, probabilities, probabilities.shape[1])
-    chunks = [
-        weighted_metrics(labels, probabilities, weights, positive=positive, threshold=threshold)
-        for weights in _resamples(labels, patients, replicates, seed)
-    ]
-    names = [name for name in chunks[0] if name != "ece"]
-    return {name: _percentile_interval(np.concatenate([chunk[name] for chunk in chunks])) for name in names}
+    of_weights = partial(weighted_metrics, labels, probabilities, positive=positive, threshold=threshold)
+    found = patient_intervals(of_weights, labels, patients, replicates=replicates, seed=seed)
+    return {
+        name: (float(low), float(high))
+        for name, (low, high) in found.items()
+        if name != "ece" and np.isfinite(low + high)
+    }
+
+
+def patient_intervals(
+    of_weights: Callable[[Floats], Mapping[str, Floats]],
+    labels: Labels,
+    patients: Sequence[str],
+    *,
+    replicates: int = 2000,
+    seed: int,
+) -> dict[str, Floats]:
+    """Return 95 % percentile intervals of any statistics, on the resamples of `patient_bootstrap`.
+
+    Args:
+        of_weights: Takes how often each image counts, float64 [R, N], and returns statistics by name, float64 [R, ...].
+        labels: Class numbers, int64 [N].
+        patients: The patient of each image, [N].
+        replicates: Number of bootstrap samples.
+        seed: Seed of the resamples.
+
+    Returns:
+        Low and high by name, float64 [2, ...]; NaN for what is NaN on any resample.
+    """
+    chunks = [of_weights(weights) for weights in _resamples(labels, patients, replicates, seed)]
+    return {
+        name: np.quantile(np.concatenate([chunk[name] for chunk in chunks]), _PERCENTILES, axis=0) for name in chunks[0]
+    }
 
 
 def extension_metrics(
@@ -100,5 +129,5 @@ def _resamples(labels: Labels, patients: Sequence[str], replicates: int, seed: i
 
 
 def _percentile_interval(values: Floats) -> tuple[float, float]:
-    low, high = np.quantile(values, [0.025, 0.975])
+    low, high = np.quantile(values, _PERCENTILES)
     return float(low), float(high)

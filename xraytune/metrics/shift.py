@@ -80,14 +80,14 @@ class Shift:
         if is_large and self.prevalence_p_value < _P_VALUE:
             found.append(
                 f"{self.positive} is {self.prevalence:.0%} of the images here, {self.prevalence_in_validation:.0%} in "
-                "validation: this does not affect sensitivity and specificity, but changes accuracy, F1, AUPRC, Brier "
-                "score and calibration error"
+                "validation: this does not affect sensitivity and specificity, but changes accuracy, predictive values, F1, "
+                "AUPRC, Brier score and calibration error"
             )
         return tuple(found)
 
     def _warning(self, one: ScoreShift) -> str:
         direction = "higher" if one.higher > 0.5 else "lower"
-        recall = "sensitivity" if one.class_name == self.positive else "specificity"
+        recall = f"{'sensitivity' if one.class_name == self.positive else 'specificity'} ({self.positive})"
         return (
             f"scores of {one.class_name} images are {direction} here than in validation (an image from here scores "
             f"higher with probability {one.higher:.2f}): at the threshold {self.threshold:.3f} {recall} is "

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,16 +20,34 @@ from numpy.typing import NDArray
 from xraytune.files import write_bytes
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from matplotlib.axes import Axes as Axes
     from matplotlib.figure import Figure
 
-_SERIES_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7")
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 """Distinct for colour-blind readers. Source: Okabe and Ito 2008, "Color Universal Design"."""
-_WIDTH_INCHES, _LABEL_INCHES, _IMAGE_INCHES = 9.0, 1.8, 1.6
+WIDTH_INCHES, _LABEL_INCHES, _IMAGE_INCHES = 9.0, 1.8, 1.6
 _DOTS_PER_INCH = 200
 _MOST_DOTS = 12_000
 """Longest side of a PNG; figures with very many classes get a lower resolution, since the rasteriser's limit is 65,536."""
 _LONGEST_NAME = 24
+_GREY = "#444444"
+_STYLE: dict[Any, Any] = {
+    "font.family": ["DejaVu Sans", "sans-serif"],  # comes with matplotlib
+    "image.composite_image": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "xraytune",
+    "text.parse_math": False,  # a class may be called $x$
+    "axes.edgecolor": _GREY,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": _GREY,
+    "ytick.color": _GREY,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 3,
+    "ytick.major.size": 3,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,9 +75,9 @@ def figure_files(folder: Path, name: str) -> tuple[Path, Path]:
 def draw_sample_grid(rows: Sequence[SampleRow], folder: Path, name: str = "samples") -> tuple[Path, Path]:
     """Draw a row of images for each class, with its name on the left."""
     columns = max(1, *(len(row.images) for row in rows))
-    side = min(_IMAGE_INCHES, (_WIDTH_INCHES - _LABEL_INCHES) / columns)
+    side = min(_IMAGE_INCHES, (WIDTH_INCHES - _LABEL_INCHES) / columns)
     files = figure_files(folder, name)
-    with _figure(files, len(rows) * side + 0.3) as figure:
+    with new_figure(files, len(rows) * side + 0.3) as figure:
         axes = figure.add_subplot()
         for y, row in enumerate(rows):
             for x, image in enumerate(row.images):
@@ -67,7 +85,7 @@ def draw_sample_grid(rows: Sequence[SampleRow], folder: Path, name: str = "sampl
                 axes.imshow(image, cmap="gray", vmin=0, vmax=255, extent=extent)
         axes.set(xlim=(0, columns), ylim=(len(rows), 0), aspect="equal", anchor="W")
         _label_classes(
-            axes, [y + 0.5 for y in range(len(rows))], [f"{_printable(row.name)}\n{row.note}" for row in rows]
+            axes, [y + 0.5 for y in range(len(rows))], [f"{printable(row.name)}\n{row.note}" for row in rows]
         )
     return files
 
@@ -79,15 +97,15 @@ def draw_class_bars(
     series = list(panels[0].counts)
     bar = 0.8 / len(series)
     files = figure_files(folder, name)
-    with _figure(files, len(classes) * (0.3 + 0.28 * len(series)) + 0.9) as figure:
+    with new_figure(files, len(classes) * (0.3 + 0.28 * len(series)) + 0.9) as figure:
         first, *_ = charts = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for axes, panel in zip(charts, panels, strict=True):
             for number, (label, counts) in enumerate(panel.counts.items()):
                 places = np.arange(len(classes)) + (number - (len(series) - 1) / 2) * bar
-                bars = axes.barh(places, counts, 0.85 * bar, label=label, color=_SERIES_COLOURS[number])
+                bars = axes.barh(places, counts, 0.85 * bar, label=label, color=COLOURS[number])
                 axes.bar_label(bars, [f"{count:,} ({count / (sum(counts) or 1):.0%})" for count in counts], padding=4)
             axes.set_title(panel.title, loc="left", fontweight="bold")
-            _label_classes(axes, range(len(classes)), [_printable(each) for each in classes])
+            _label_classes(axes, range(len(classes)), [printable(each) for each in classes])
         first.set_ylim(len(classes) - 0.4, -0.6)
         if len(series) > 1:
             handles, labels = first.get_legend_handles_labels()
@@ -103,13 +121,14 @@ def _label_classes(axes: Axes, places: Sequence[float], names: Sequence[str]) ->
     axes.spines[:].set_visible(False)
 
 
-def _printable(name: str) -> str:
+def printable(name: str) -> str:
+    """Return a name from the data for a figure: without control characters, and shortened."""
     name = re.sub(r"[\0-\x1f\x7f-\x9f]", "\ufffd", name)  # not allowed in SVG
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
 
 
 @contextmanager
-def _figure(files: tuple[Path, Path], height: float) -> Iterator[Figure]:
+def new_figure(files: tuple[Path, Path], height: float) -> Iterator[Figure]:
     """Draw a figure of this height in inches with our settings instead of the user's, and write it."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -119,11 +138,8 @@ def _figure(files: tuple[Path, Path], height: float) -> Iterator[Figure]:
         # A name in a script that the font lacks is boxes in the PNG, but correct in the SVG.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         matplotlib.rcdefaults()
-        matplotlib.rcParams["font.family"] = ["DejaVu Sans", "sans-serif"]  # comes with matplotlib
-        matplotlib.rcParams["image.composite_image"] = False
-        matplotlib.rcParams["svg.fonttype"] = "none"
-        matplotlib.rcParams["svg.hashsalt"] = "xraytune"
-        figure = Figure(figsize=(_WIDTH_INCHES, height), facecolor="white", layout="constrained")
+        matplotlib.rcParams.update(_STYLE)
+        figure = Figure(figsize=(WIDTH_INCHES, height), facecolor="white", layout="constrained")
         FigureCanvasAgg(figure)
         yield figure
         dots = min(_DOTS_PER_INCH, int(_MOST_DOTS / height))

@@ -1,0 +1,78 @@
+"""The figure of an evaluation: what it says, for two classes, three, and many."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from xraytune.metrics.curves import class_curves
+from xraytune.report.evaluation_figure import DrawnClass, OperatingPoint, draw_evaluation
+from xraytune.seeding import numpy_generator
+
+pytestmark = pytest.mark.slow
+
+POINT = OperatingPoint(threshold=0.4, sensitivity=0.91, specificity=0.82)
+
+
+def drawn(seed: int) -> DrawnClass:
+    generator = numpy_generator(seed, "figure")
+    is_class = np.arange(60) % 3 == 0
+    scores = np.clip(generator.normal(0.4 + 0.2 * is_class, 0.2), 0, 1)
+    curves = class_curves(is_class, scores, [str(number) for number in range(60)], replicates=5, seed=0)
+    return DrawnClass(curves=curves, auroc=f"0.{seed}11", auprc=f"0.{seed}22", brier=f"0.{seed}33", prevalence=1 / 3)
+
+
+def draw(folder: Path, classes: list[str], *, shown: list[str], point: OperatingPoint | None = None) -> set[str]:
+    """Draw, and return the texts of the SVG."""
+    confusion = np.arange(len(classes) ** 2).reshape(len(classes), -1) + 100
+    curves = {name: drawn(seed) for seed, name in enumerate(shown)}
+    _, svg = draw_evaluation(curves, confusion, classes, folder, point=point, note="60 images")
+    found = ElementTree.parse(svg).iter("{http://www.w3.org/2000/svg}text")
+    return {"".join(one.itertext()) for one in found}
+
+
+def test_with_two_classes_every_axis_names_the_positive_class(tmp_path: Path) -> None:
+    texts = draw(tmp_path, ["NORMAL", "PNEUMONIA"], shown=["PNEUMONIA"], point=POINT)
+
+    for what in ("sensitivity", "1 - specificity", "recall", "precision", "predicted probability", "observed share"):
+        assert f"{what} (PNEUMONIA)" in texts
+    assert {"AUROC 0.011", "AUPRC 0.022", "Brier score 0.033", "prevalence 33%", "60 images"} <= texts
+    assert {"threshold 0.400", "sensitivity 0.910", "specificity 0.820"} <= texts
+    assert {"100", "101", "102", "103", "50%"} <= texts
+
+
+def test_with_three_classes_every_curve_has_its_class(tmp_path: Path) -> None:
+    names = ["normal", "bacterial", "viral"]
+
+    texts = draw(tmp_path, names, shown=names)
+
+    assert {"normal  0.011", "bacterial  0.111", "viral  0.211", "viral  0.222", "viral  0.233"} <= texts
+    assert "predicted class (most probable)" in texts
+    assert not any("threshold" in text for text in texts)
+
+
+def test_twenty_classes_are_drawn_and_the_uncoloured_ones_counted(tmp_path: Path) -> None:
+    names = [f"class {number}" for number in range(20)]
+
+    texts = draw(tmp_path, names, shown=names)
+
+    assert "AUROC (grey: 13 other classes)" in texts
+    assert "class 19" in texts
+
+
+@pytest.mark.parametrize("name", ["$x$", "<&>", "正常", "x" * 200])
+def test_any_folder_name_can_be_drawn(tmp_path: Path, name: str) -> None:
+    texts = draw(tmp_path, ["NORMAL", name], shown=[name], point=POINT)
+
+    assert (name if len(name) < 25 else name[:23] + "…") in texts
+
+
+def test_the_figure_is_reproducible_to_the_byte(tmp_path: Path) -> None:
+    for folder in (tmp_path / "first", tmp_path / "second"):
+        draw(folder, ["NORMAL", "PNEUMONIA"], shown=["PNEUMONIA"], point=POINT)
+
+    for file in ("evaluation.png", "evaluation.svg"):
+        assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "second" / file).read_bytes()

@@ -1,0 +1,310 @@
+"""One model's metrics broken down: by class (one-vs-rest), by patient, and by subgroup.
+
+Intervals come from the resamples of `metrics/intervals.py`, so those of equal metrics are equal.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from xraytune.metrics.classification import (
+    Flags,
+    Floats,
+    Labels,
+    classification_metrics,
+    known,
+    weighted_class_metrics,
+)
+from xraytune.metrics.intervals import patient_bootstrap, patient_intervals
+
+_PAIRS_AT_ONCE = 2**23
+
+Interval: TypeAlias = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassMetrics:
+    """The metrics of one class against the others, or their mean over the classes.
+
+    Attributes:
+        images: Images of the class.
+        auroc: Area under the ROC curve of the class's probability.
+        auprc: Average precision.
+        sensitivity: Share of the class's images that are predicted as it.
+        specificity: Share of the others that are not.
+        ppv: Share of the images predicted as the class that belong to it; None if there are none.
+        npv: Share of the images predicted as another class that do not belong to it; None if there are none.
+        intervals: 95 % intervals (low, high) by name; without those of metrics that are undefined on a resample.
+    """
+
+    images: int
+    auroc: float
+    auprc: float
+    sensitivity: float
+    specificity: float
+    ppv: float | None
+    npv: float | None
+    intervals: dict[str, Interval]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassBreakdown:
+    """The metrics of each class, in the order of the labels.
+
+    Attributes:
+        classes: One-vs-rest.
+        macro: Mean over the classes; None with two.
+        micro: Over all pairs of an image and a class, each pair a yes-or-no question; None with two classes.
+    """
+
+    classes: tuple[ClassMetrics, ...]
+    macro: ClassMetrics | None
+    micro: ClassMetrics | None
+
+
+def class_breakdown(
+    labels: Labels,
+    probabilities: Floats,
+    predicted: Labels,
+    patients: Sequence[str],
+    *,
+    replicates: int = 2000,
+    seed: int,
+) -> ClassBreakdown:
+    """Return one-vs-rest metrics of every class, with their macro and micro means.
+
+    Args:
+        labels: Class numbers, int64 [N]; every class has an image.
+        probabilities: float64 [N, C], finite.
+        predicted: Class numbers, int64 [N].
+        patients: The patient of each image, [N].
+        replicates: Number of bootstrap samples.
+        seed: Seed of the resamples.
+    """
+    class_count = probabilities.shape[1]
+    is_class, is_predicted = (np.eye(class_count, dtype=np.bool_)[numbers] for numbers in (labels, predicted))
+
+    def of_weights(weights: Floats) -> dict[str, Floats]:
+        columns = [
+            weighted_class_metrics(is_class[:, number], probabilities[:, number], is_predicted[:, number], weights)
+            for number in range(class_count)
+        ]
+        if class_count > 2:
+            macro = {name: np.mean([one[name] for one in columns], axis=0) for name in columns[0]}
+            columns += [macro, _of_pairs(is_class, probabilities, is_predicted, weights)]
+        return {name: np.stack([one[name] for one in columns], axis=1) for name in columns[0]}
+
+    counts = np.bincount(labels, minlength=class_count).tolist()
+    images = [*counts, len(labels), len(labels)] if class_count > 2 else counts
+    found = _measured(of_weights, labels, patients, images, replicates=replicates, seed=seed)
+    macro, micro = found[class_count:] or (None, None)
+    return ClassBreakdown(classes=tuple(found[:class_count]), macro=macro, micro=micro)
+
+
+def _of_pairs(is_class: Flags, probabilities: Floats, is_predicted: Flags, weights: Floats) -> dict[str, Floats]:
+    """Return the micro mean, a block of resamples at a time: each has N C weights."""
+    class_count = probabilities.shape[1]
+    blocks = [
+        weighted_class_metrics(
+            is_class.ravel(), probabilities.ravel(), is_predicted.ravel(), np.repeat(block, class_count, axis=1)
+        )
+        for block in np.array_split(weights, math.ceil(weights.size * class_count / _PAIRS_AT_ONCE))
+    ]
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+
+def _measured(
+    of_weights: Callable[[Floats], Mapping[str, Floats]],
+    labels: Labels,
+    patients: Sequence[str],
+    images: Sequence[int],
+    *,
+    replicates: int,
+    seed: int,
+) -> list[ClassMetrics]:
+    """Return the records of statistics [R, len(images)]."""
+    values = of_weights(np.ones((1, len(labels))))
+    bounds = patient_intervals(of_weights, labels, patients, replicates=replicates, seed=seed)
+    return [
+        ClassMetrics(
+            images=count,
+            auroc=float(values["auroc"][0, place]),
+            auprc=float(values["auprc"][0, place]),
+            sensitivity=float(values["sensitivity"][0, place]),
+            specificity=float(values["specificity"][0, place]),
+            ppv=known(values["ppv"][0, place]),
+            npv=known(values["npv"][0, place]),
+            intervals={
+                name: (float(low), float(high))
+                for name, (low, high) in ((name, both[:, place]) for name, both in bounds.items())
+                if np.isfinite(low + high)
+            },
+        )
+        for place, count in enumerate(images)
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatientMeans:
+    """One row per patient.
+
+    Attributes:
+        patients: Sorted, [P].
+        labels: int64 [P].
+        probabilities: Mean over the patient's images, float64 [P, C].
+        left_out: Patients with images of several classes, sorted.
+    """
+
+    patients: tuple[str, ...]
+    labels: Labels
+    probabilities: Floats
+    left_out: tuple[str, ...]
+
+
+def patient_means(labels: Labels, probabilities: Floats, patients: Sequence[str]) -> PatientMeans:
+    """Average the probabilities [N, C] of each patient's images; patients without a single class are left out."""
+    names, patient_of_image = np.unique(np.asarray(patients), return_inverse=True)
+    images = np.bincount(patient_of_image)
+    means = np.stack([np.bincount(patient_of_image, column) for column in probabilities.T], axis=1) / images[:, None]
+    lowest, highest = np.full(len(names), labels.max()), np.zeros(len(names), dtype=np.int64)
+    np.minimum.at(lowest, patient_of_image, labels)
+    np.maximum.at(highest, patient_of_image, labels)
+    has_one = lowest == highest
+    return PatientMeans(
+        patients=tuple(names[has_one].tolist()),
+        labels=lowest[has_one],
+        probabilities=means[has_one],
+        left_out=tuple(names[~has_one].tolist()),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubgroupImages:
+    """The images of a subgroup, and those that it is scored on.
+
+    Attributes:
+        own: Whether an image has the subgroup's value, bool [N].
+        scored: `own`, and all images of the class `compared_with`, bool [N].
+        compared_with: With two classes, the class of which the subgroup itself has no images; else None.
+    """
+
+    own: Flags
+    scored: Flags
+    compared_with: int | None
+
+
+def subgroup_images(
+    files: Sequence[str], labels: Labels, values: Mapping[str, str], *, class_count: int
+) -> dict[str, SubgroupImages]:
+    """Return the subgroups of a column by value, sorted; files without a value are in none.
+
+    With two classes, a subgroup with images of one class only (such as `bacterial`, which no normal image is) is compared
+    with all images of the other class.
+
+    Args:
+        files: The file of each image, [N].
+        labels: Class numbers, int64 [N].
+        values: The value of each file.
+        class_count: 2 or more.
+    """
+    value_of_image = np.array([values.get(file, "") for file in files])
+    found = {}
+    for value in np.unique(value_of_image[value_of_image != ""]):
+        own = value_of_image == value
+        classes = np.unique(labels[own])
+        other = 1 - int(classes[0]) if class_count == 2 and len(classes) == 1 else None
+        scored = own if other is None else own | (labels == other)
+        found[str(value)] = SubgroupImages(own=own, scored=scored, compared_with=other)
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subgroup:
+    """The metrics of a subgroup: exploratory, since its size was not planned, and several subgroups are compared.
+
+    Attributes:
+        value: The images' common value in the column.
+        images: Images with this value.
+        patients: Their patients.
+        compared_with: As in `SubgroupImages`.
+        auroc: None with three or more classes, if one of them has no images.
+        sensitivity: Share of the subgroup's positive images that are predicted as positive; None if it has none, and with
+            three or more classes.
+        specificity: The same for negative images.
+        intervals: 95 % intervals (low, high) of these by name; empty with fewer than two patients of a class.
+    """
+
+    value: str
+    images: int
+    patients: int
+    compared_with: int | None
+    auroc: float | None
+    sensitivity: float | None
+    specificity: float | None
+    intervals: dict[str, Interval]
+
+
+def subgroup_metrics(
+    files: Sequence[str],
+    labels: Labels,
+    probabilities: Floats,
+    patients: Sequence[str],
+    values: Mapping[str, str],
+    *,
+    positive: int,
+    threshold: float,
+    replicates: int = 2000,
+    seed: int,
+) -> tuple[Subgroup, ...]:
+    """Return the metrics of the images with each value of a column, as `subgroup_images` selects them.
+
+    Args:
+        files: The file of each image, [N].
+        labels: Class numbers, int64 [N]; every class has an image.
+        probabilities: float64 [N, C], finite.
+        patients: The patient of each image, [N].
+        values: The value of each file; files without one are in no subgroup.
+        positive: The class whose probability is the score if C = 2.
+        threshold: Lowest probability that is classified as positive if C = 2.
+        replicates: Number of bootstrap samples.
+        seed: Seed of the resamples.
+    """
+    class_count, names = probabilities.shape[1], np.asarray(patients)
+    subgroups = []
+    for value, images in subgroup_images(files, labels, values, class_count=class_count).items():
+        own, rows = images.own, images.scored
+        given = labels[rows], probabilities[rows]
+        patient_counts = [len(np.unique(names[rows & (labels == number)])) for number in range(class_count)]
+        found: dict[str, float | None] = {}
+        intervals: dict[str, Interval] = {}
+        if min(patient_counts) > 0:
+            found = asdict(classification_metrics(*given, positive=positive, threshold=threshold))
+        if min(patient_counts) > 1:
+            intervals = patient_bootstrap(
+                *given, names[rows].tolist(), positive=positive, threshold=threshold, replicates=replicates, seed=seed
+            )
+        reported = _reported(images.compared_with, positive=positive, class_count=class_count)
+        subgroups.append(
+            Subgroup(
+                value=value,
+                images=int(own.sum()),
+                patients=len(np.unique(names[own])),
+                compared_with=images.compared_with,
+                auroc=found.get("auroc"),
+                sensitivity=found.get("sensitivity") if "sensitivity" in reported else None,
+                specificity=found.get("specificity") if "specificity" in reported else None,
+                intervals={name: intervals[name] for name in reported if name in intervals},
+            )
+        )
+    return tuple(subgroups)
+
+
+def _reported(compared_with: int | None, *, positive: int, class_count: int) -> list[str]:
+    """Return the metrics of a subgroup: AUROC, and with two classes the recall of those that it has images of."""
+    recalls = {positive: "sensitivity", 1 - positive: "specificity"} if class_count == 2 else {}
+    return ["auroc", *(name for label, name in recalls.items() if label != compared_with)]

@@ -1,0 +1,230 @@
+"""The figure of an evaluation: ROC, precision-recall, calibration and the confusion matrix, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xraytune.metrics.curves import ClassCurves, Curve
+from xraytune.report.figures import COLOURS, WIDTH_INCHES, figure_files, new_figure, printable
+
+if TYPE_CHECKING:
+    from xraytune.report.figures import Axes
+
+_FAINT = "#8c8c8c"
+_MOST_NUMBERED_CLASSES = 8
+_TEXT = 8.5
+_STEP = 0.055
+"""Distance of two lines of text, as a share of the height of a panel."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrawnClass:
+    """The curves of one class with their captions, such as `0.962 (0.951 to 0.973)`."""
+
+    curves: ClassCurves
+    auroc: str
+    auprc: str
+    brier: str
+    prevalence: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperatingPoint:
+    """A threshold, and the sensitivity and specificity there."""
+
+    threshold: float
+    sensitivity: float
+    specificity: float
+
+
+def draw_evaluation(
+    drawn: Mapping[str, DrawnClass],
+    confusion: NDArray[np.int64],
+    class_names: Sequence[str],
+    folder: Path,
+    *,
+    point: OperatingPoint | None,
+    note: str,
+    name: str = "evaluation",
+) -> tuple[Path, Path]:
+    """Draw the four panels as PNG and SVG, and return the files.
+
+    Args:
+        drawn: The curves by class: those of the positive one of two classes, or of every class.
+        confusion: Images by true and predicted class, [C, C].
+        class_names: In the order of the labels.
+        folder: Where the files go.
+        point: The model's threshold; None if the most probable class is predicted.
+        note: A line below the panels.
+        name: Of the files.
+    """
+    files = figure_files(folder, name)
+    shown = {printable(each): one for each, one in drawn.items()}
+    with new_figure(files, WIDTH_INCHES * 1.02) as figure:
+        figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.12, wspace=0.05, hspace=0.04)
+        (roc, pr), (calibration, matrix) = figure.subplots(2, 2)
+        for axes, letter, title in zip(
+            (roc, pr, calibration, matrix),
+            "ABCD",
+            ("ROC", "Precision and recall", "Calibration", "Confusion matrix"),
+            strict=True,
+        ):
+            axes.set_title(f"{letter}   {title}", loc="left", fontweight="bold", fontsize=11, pad=10)
+        _draw_roc(roc, shown, point)
+        _draw_pr(pr, shown)
+        _draw_calibration(calibration, shown)
+        _draw_matrix(matrix, confusion, [printable(each) for each in class_names], point)
+        figure.supxlabel(note, x=0.012, ha="left", fontsize=8, color=_FAINT)
+    return files
+
+
+def _of(what: str, shown: Mapping[str, DrawnClass]) -> str:
+    """Name the class that a quantity is about."""
+    return f"{what} ({next(iter(shown))})" if len(shown) == 1 else f"{what} (each class against the others)"
+
+
+def _coloured(shown: Mapping[str, DrawnClass]) -> Iterator[tuple[str, str, DrawnClass]]:
+    for number, (name, one) in enumerate(shown.items()):
+        yield name, COLOURS[number] if number < len(COLOURS) else _FAINT, one
+
+
+def _draw_roc(axes: Axes, shown: Mapping[str, DrawnClass], point: OperatingPoint | None) -> None:
+    axes.plot([0, 1], [0, 1], color=_FAINT, linewidth=0.7, linestyle=(0, (4, 4)))
+    for _, colour, one in _coloured(shown):
+        _draw_band(axes, one.curves.roc, colour)
+        axes.plot(one.curves.roc.x, one.curves.roc.y, color=colour, linewidth=1.5, clip_on=False)
+    if point:
+        place = (1 - point.specificity, point.sensitivity)
+        axes.plot(*place, "o", color=COLOURS[0], markersize=6, markeredgecolor="white", clip_on=False, zorder=3)
+        text = (
+            f"threshold {point.threshold:.3f}\nsensitivity {point.sensitivity:.3f}\nspecificity {point.specificity:.3f}"
+        )
+        right, below = point.specificity > 0.35, point.sensitivity > 0.5
+        axes.annotate(
+            text,
+            place,
+            (12 if right else -12, -9 if below else 9),
+            textcoords="offset points",
+            ha="left" if right else "right",
+            va="top" if below else "bottom",
+            fontsize=_TEXT,
+            color="#222222",
+        )
+    _write_captions(axes, "AUROC", {name: one.auroc for name, one in shown.items()}, "lower right")
+    _square(axes, _of("1 - specificity", shown), _of("sensitivity", shown))
+
+
+def _draw_pr(axes: Axes, shown: Mapping[str, DrawnClass]) -> None:
+    for _, colour, one in _coloured(shown):
+        axes.axhline(one.prevalence, color=colour, alpha=0.6, linewidth=0.7, linestyle=(0, (4, 4)))
+        _draw_band(axes, one.curves.pr, colour, step="pre")
+        axes.plot(one.curves.pr.x, one.curves.pr.y, color=colour, linewidth=1.5, drawstyle="steps-post", clip_on=False)
+    if len(shown) == 1:
+        (one,) = shown.values()
+        below = one.prevalence > 0.3
+        axes.text(
+            0.98,
+            one.prevalence + (-0.015 if below else 0.015),
+            f"prevalence {one.prevalence:.0%}",
+            ha="right",
+            va="top" if below else "bottom",
+            fontsize=_TEXT,
+            color=_FAINT,
+        )
+    _write_captions(axes, "AUPRC", {name: one.auprc for name, one in shown.items()}, "lower left")
+    _square(axes, _of("recall", shown), _of("precision", shown))
+
+
+def _draw_calibration(axes: Axes, shown: Mapping[str, DrawnClass]) -> None:
+    axes.plot([0, 1], [0, 1], color=_FAINT, linewidth=0.7, linestyle=(0, (4, 4)))
+    for _, colour, one in _coloured(shown):
+        found = one.curves.calibration
+        axes.vlines(
+            found.mean_probability,
+            found.low,
+            found.high,
+            color=colour,
+            linewidth=0.9,
+            alpha=0.6 if len(shown) == 1 else 0.4,
+        )
+        axes.plot(
+            found.mean_probability,
+            found.share,
+            "o-",
+            color=colour,
+            linewidth=1,
+            markersize=4.5,
+            markeredgecolor="white",
+            clip_on=False,
+        )
+    _write_captions(axes, "Brier score", {name: one.brier for name, one in shown.items()}, "upper left")
+    _square(axes, _of("predicted probability", shown), _of("observed share", shown))
+
+
+def _draw_matrix(axes: Axes, confusion: NDArray[np.int64], names: Sequence[str], point: OperatingPoint | None) -> None:
+    share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1.15)
+    places = range(len(names))
+    if len(names) <= _MOST_NUMBERED_CLASSES:
+        size = {2: 12, 3: 10, 4: 9}.get(len(names), 7)
+        for y in places:
+            for x in places:
+                colour = "white" if share[y, x] > 0.6 else "#222222"
+                text = f"{confusion[y, x]:,}\n{share[y, x]:.0%}"
+                axes.text(x, y, text, ha="center", va="center", color=colour, fontsize=size, linespacing=1.4)
+    if len(names) <= 3 * _MOST_NUMBERED_CLASSES:
+        axes.set_xticks(places, labels=names, rotation=0 if len(names) < 4 else 90, parse_math=False)
+        axes.set_yticks(places, labels=names, parse_math=False)
+    rule = f"threshold {point.threshold:.3f}" if point else "most probable"
+    axes.set_xlabel(f"predicted class ({rule})", fontsize=9.5)
+    axes.set_ylabel("true class (100% in each row)", fontsize=9.5)
+    axes.tick_params(length=0, labelsize=_TEXT, labelcolor="#222222")
+    axes.spines[:].set_visible(False)
+    axes.set_xticks(np.arange(1, len(names)) - 0.5, minor=True)
+    axes.set_yticks(np.arange(1, len(names)) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=1.5)
+    axes.tick_params(which="minor", length=0)
+
+
+def _draw_band(axes: Axes, curve: Curve, colour: str, step: Literal["pre"] | None = None) -> None:
+    if np.isfinite(curve.low).all():
+        axes.fill_between(curve.grid, curve.low, curve.high, color=colour, alpha=0.16, linewidth=0, step=step)
+
+
+def _write_captions(
+    axes: Axes, what: str, values: Mapping[str, str], corner: Literal["lower left", "lower right", "upper left"]
+) -> None:
+    """Write the value of each curve in its colour, with a heading; of many classes, only the coloured ones."""
+    rows = [(f"{name}  {value}", colour) for (name, value), colour in zip(values.items(), COLOURS, strict=False)]
+    others = len(values) - len(rows)
+    rows.insert(0, (f"{what} (grey: {others} other classes)" if others else what, "#222222"))
+    if len(values) == 1:
+        rows = [(f"{what} {value}", COLOURS[0]) for value in values.values()]
+    is_left, is_upper = "left" in corner, "upper" in corner
+    for number, (text, colour) in enumerate(rows):
+        y = 0.97 - number * _STEP if is_upper else 0.03 + (len(rows) - 1 - number) * _STEP
+        axes.text(
+            0.02 if is_left else 0.98,
+            y,
+            text,
+            transform=axes.transAxes,
+            ha="left" if is_left else "right",
+            va="top" if is_upper else "bottom",
+            color=colour,
+            fontsize=_TEXT,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 1},
+        )
+
+
+def _square(axes: Axes, x_label: str, y_label: str) -> None:
+    ticks = np.linspace(0, 1, 6)
+    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xticks=ticks, yticks=ticks)
+    axes.set_xlabel(x_label, fontsize=9.5, parse_math=False)
+    axes.set_ylabel(y_label, fontsize=9.5, parse_math=False)
+    axes.tick_params(labelsize=_TEXT)
