@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +38,18 @@ def one_thread() -> Iterator[None]:
     finally:
         torch.set_num_threads(before[0])
         torch.set_deterministic_debug_mode(before[1])
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """Run on one CPU core, where a final training, which uses all cores, is as fast as its small images allow."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        with one_thread():
+            yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def controller_of(folder: StudyFolder, space: Space, prepared: Prepared, cache: Path) -> SearchController:

@@ -19,6 +19,7 @@ from xraytune.cli.study_frame import live_frame
 from xraytune.config.settings import Parameters
 from xraytune.data.phantom import draw_phantoms
 from xraytune.export.best import Exported
+from xraytune.export.bundle import TrainedOn
 from xraytune.export.train import Trained
 from xraytune.search.controller import mix_label
 from xraytune.search.run import SearchSummary
@@ -179,6 +180,10 @@ def test_an_export_prints_the_command_for_a_simpler_arm(capsys: pytest.CaptureFi
         study="small",
         trial=1,
         arm="gan",
+        trial_images=9,
+        trial_patients=7,
+        train_patients=None,
+        validation="keep",
         val_auroc=0.9,
         val_b_auroc=0.8,
         synthetic="not confirmed",
@@ -197,8 +202,19 @@ def test_next_command_is_quoted(capsys: pytest.CaptureFixture[str]) -> None:
     trained = Trained(
         path=Path("my model"),
         arm="real_only",
+        trained_on=TrainedOn(
+            images=9,
+            patients=7,
+            kept_images=4,
+            kept_patients=3,
+            of_images=13,
+            of_patients=10,
+            validation="keep",
+            changes=(),
+        ),
         val_auroc=0.9,
         val_b_auroc=0.8,
+        out_of_fold_auroc=None,
         positive="PNEUMONIA",
         threshold=0.5,
         threshold_rule="calibrated_val_a_val_b",

@@ -114,3 +114,12 @@ def test_the_quick_demo_is_a_smaller_search_of_the_same_space() -> None:
 
     assert quick.searched == whole.searched
     assert quick.settings.budget.trials < whole.settings.budget.trials
+
+
+def test_the_space_for_a_model_without_a_search_trains_on_all_patients() -> None:
+    space = load_space(SPACES / "final_cpu.yaml")
+    parameters = space.experiment().parameters
+
+    assert not space.searched
+    assert (space.settings.data.train_patients, space.settings.data.image_size) == (None, 160)
+    assert (parameters.backbone, parameters.trainable, parameters.arm) == ("mobilenet_v2", "all", "classical")

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.export.conftest import PRUNED, CopyLab, Lab
+from tests.in_process import one_core
 from xraytune.config.load import experiment_to_yaml
 from xraytune.config.settings import Experiment, ExportedFrom
 from xraytune.errors import ArtifactError, ConfigError, StudyError
@@ -137,15 +138,23 @@ def test_folder_created_during_training_is_preserved(copy_lab: CopyLab) -> None:
     assert files_of(lab.path / "free") == files_of(lab.model)
 
 
-def test_images_that_differ_from_the_studys_are_noted(copy_lab: CopyLab) -> None:
+@pytest.mark.parametrize(
+    ("exact", "said"),
+    [(True, "differ from those of study mix"), (False, "images of study mix are missing here or have changed")],
+)
+def test_images_that_differ_from_the_studys_are_noted(copy_lab: CopyLab, exact: bool, said: str) -> None:
     lab = copy_lab()
+    export(lab.study, out=lab.path / "chosen.yaml", exact=exact)
     next(iter(sorted(lab.xrays.glob("train/NORMAL/*")))).unlink()
     notes: list[str] = []
 
-    trained = train(lab.best, out=lab.path / "again", note=notes.append)
+    with one_core():
+        trained = train(
+            lab.path / "chosen.yaml", out=lab.path / "again", overrides=["budget.max_epochs=1"], note=notes.append
+        )
 
     assert trained.equals_trial is None
-    assert any("differ from those of study mix" in note for note in notes)
+    assert any(said in note for note in notes)
 
 
 def test_without_its_study_a_configuration_still_trains(copy_lab: CopyLab) -> None:

@@ -21,12 +21,13 @@ from xraytune.classifier.optimizer import Optimizer
 from xraytune.config.load import experiment_to_json
 from xraytune.config.settings import DataSettings, Experiment, GanSettings, Parameters, Settings
 from xraytune.confirm.plan import Plan, write_plan
-from xraytune.export.bundle import write_bundle
+from xraytune.export.bundle import TrainedOn, write_bundle
+from xraytune.export.final import FinalTraining, Scores
 from xraytune.files import append_jsonl, write_json
 from xraytune.gan.checkpoint import new_training, save_generator
 from xraytune.gan.checkpoint import save_checkpoint as save_gan
 from xraytune.pipeline.trial import Validated
-from xraytune.records import EpochRecord, TrialResult
+from xraytune.records import EpochRecord
 from xraytune.search.inputs import record_inputs
 from xraytune.search.journal import Journal
 from xraytune.search.messages import Status
@@ -114,13 +115,33 @@ def make_bundle(folder: Path) -> None:
         folder,
         experiment=Experiment(settings=settings, parameters=SMALL),
         overrides=(),
-        prepared=two_images(),
-        classifier=network(),
-        input_format=InputFormat(image_size_px=32, resolution_px=None, mean=(0.5,), std=(0.2,)),
-        epochs=[EPOCH],
-        result=TrialResult(value=0.9, best_epoch=1, epochs=1, val_b_auroc=0.8, threshold=0.5, seconds=1.0),
-        validated=Validated(
-            labels=np.array([0, 1]), probabilities=np.array([[0.9, 0.1], [0.2, 0.8]]), patients=("a", "b")
+        training=FinalTraining(
+            classifier=network(),
+            input_format=InputFormat(image_size_px=32, resolution_px=None, mean=(0.5,), std=(0.2,)),
+            prepared=two_images(),
+            epochs=[EPOCH],
+            scores=Scores(
+                val_auroc=0.9,
+                val_b_auroc=0.8,
+                out_of_fold_auroc=None,
+                threshold=0.5,
+                threshold_rule="calibrated_val_a_val_b",
+                best_epoch=1,
+                epochs=1,
+                validated=Validated(
+                    labels=np.array([0, 1]), probabilities=np.array([[0.9, 0.1], [0.2, 0.8]]), patients=("a", "b")
+                ),
+            ),
+        ),
+        trained_on=TrainedOn(
+            images=1,
+            patients=1,
+            kept_images=1,
+            kept_patients=1,
+            of_images=2,
+            of_patients=2,
+            validation="keep",
+            changes=(),
         ),
         compute=CPU,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 from safetensors.torch import load_file
@@ -19,17 +19,23 @@ from xraytune.classifier.optimizer import Optimizer
 from xraytune.classifier.weights import load_tensors
 from xraytune.errors import ArtifactError, Problem
 from xraytune.files import require_file
-from xraytune.records import EpochRecord
+from xraytune.records import EpochRecord, FittedEpoch
 from xraytune.tensors import UNREADABLE, load_content, save_content, save_state
 
 _CHECKPOINT_NAME = "checkpoint.pt"
 _BEST_NAME = "best.safetensors"
 _EPOCHS = TypeAdapter(list[EpochRecord])
+_FITTED = TypeAdapter(list[FittedEpoch])
 _FIX = "remove this folder: the trial then starts from scratch"
 
 
-def save_checkpoint(folder: Path, network: nn.Module, optimizer: Optimizer, epochs: Sequence[EpochRecord]) -> None:
-    """Write all that `resume` needs."""
+T = TypeVar("T")
+
+
+def save_checkpoint(
+    folder: Path, network: nn.Module, optimizer: Optimizer, epochs: Sequence[EpochRecord] | Sequence[FittedEpoch]
+) -> None:
+    """Write all that `resume` or `resume_fit` needs."""
     content = {
         "network": network.state_dict(),
         "optimizer": optimizer.state_dict(),
@@ -40,29 +46,44 @@ def save_checkpoint(folder: Path, network: nn.Module, optimizer: Optimizer, epoc
 
 def resume(folder: Path, network: nn.Module, optimizer: Optimizer) -> list[EpochRecord]:
     """Load network and optimizer from the checkpoint; return its epochs, none without a checkpoint."""
-    content = _read(folder)
-    if content["epochs"]:
+    return _resume(folder, network, optimizer, _EPOCHS)
+
+
+def resume_fit(folder: Path, network: nn.Module, optimizer: Optimizer) -> list[FittedEpoch]:
+    """Like `resume`, for a training without validation."""
+    return _resume(folder, network, optimizer, _FITTED)
+
+
+def _resume(folder: Path, network: nn.Module, optimizer: Optimizer, kind: TypeAdapter[list[T]]) -> list[T]:
+    content, epochs = _read(folder, kind)
+    if epochs:
         try:
             load_tensors(network, content["network"])
             optimizer.load_state_dict(content["optimizer"])
         except UNREADABLE as error:
             what = "this checkpoint is from another network"
             raise ArtifactError(Problem(what, folder / _CHECKPOINT_NAME, _FIX)) from error
-    return list(content["epochs"])
+    return epochs
 
 
 def finished_epochs(folder: Path) -> list[EpochRecord]:
     """Return the checkpoint's epochs; a killed trial may not have reported the last one."""
-    return list(_read(folder)["epochs"])
+    return _read(folder, _EPOCHS)[1]
 
 
-def _read(folder: Path) -> dict[str, Any]:
+def fitted_epochs(folder: Path) -> list[FittedEpoch]:
+    """Like `finished_epochs`, for a training without validation."""
+    return _read(folder, _FITTED)[1]
+
+
+def _read(folder: Path, kind: TypeAdapter[list[T]]) -> tuple[dict[str, Any], list[T]]:
+    """Return the content and the epochs; both are empty without a checkpoint."""
     file = folder / _CHECKPOINT_NAME
     if not file.exists():
-        return {"epochs": []}
+        return {}, []
     try:
         content = load_content(file)
-        return {**content, "epochs": _EPOCHS.validate_python(content["epochs"])}
+        return content, kind.validate_python(content["epochs"])
     except UNREADABLE as error:
         raise ArtifactError(Problem("this checkpoint is damaged", file, _FIX)) from error
 

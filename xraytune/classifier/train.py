@@ -20,13 +20,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from xraytune.classifier.checkpoint import resume, save_best, save_checkpoint
+from xraytune.classifier.checkpoint import resume, resume_fit, save_best, save_checkpoint
 from xraytune.classifier.optimizer import Optimizer, learning_rate
 from xraytune.compute import autocast
 from xraytune.config.settings import Parameters
 from xraytune.errors import Problem, TrialError, XraytuneError
 from xraytune.metrics.classification import auroc
-from xraytune.records import Compute, EpochRecord, Progress, ignore_progress
+from xraytune.records import Compute, EpochRecord, FittedEpoch, Progress, ignore_progress
 from xraytune.seeding import derive_seed
 
 TRAINING_STEPS = "training the classifier (steps)"
@@ -98,9 +98,7 @@ def train_classifier(
             estimate_batch_norms(network, norm_batches, compute=compute)
         logits = predict_logits(network, val_batches(), compute=compute)
         val_loss = float(F.cross_entropy(torch.from_numpy(logits).double(), torch.from_numpy(val_labels)))
-        if not math.isfinite(train_loss + val_loss):
-            what = f"the loss is not finite in epoch {epoch}"
-            raise TrialError(Problem(what, f"lr {lr_at(steps[-1]):g}", "search smaller lr"))
+        _require_finite(train_loss + val_loss, epoch, lr_at(steps[-1]))
         val_auroc = auroc(val_labels, _softmax(logits), positive=positive)
         best_before = records[-1].best_val_auroc if records else -math.inf
         record = EpochRecord(
@@ -119,6 +117,56 @@ def train_classifier(
             save_best(checkpoint_dir, network)
         save_checkpoint(checkpoint_dir, network, optimizer, records)
         yield record
+
+
+def fit_classifier(
+    parameters: Parameters,
+    network: nn.Module,
+    *,
+    batch: Callable[[int], tuple[Tensor, Tensor]],
+    norm_batches: Batches,
+    epochs: int,
+    max_epochs: int,
+    steps_per_epoch: int,
+    seed: int,
+    compute: Compute,
+    checkpoint_dir: Path,
+    on_progress: Progress = ignore_progress,
+) -> Iterator[FittedEpoch]:
+    """Train for a fixed number of epochs without validation; after each write the checkpoint, then yield the record.
+
+    `train_classifier` takes the same steps: the learning rate follows the schedule of a run of `max_epochs`, and nothing
+    stops it early. At the end `network` has the weights of the last epoch, also if all epochs were in the checkpoint. The
+    schedule must not be `plateau`, which follows the loss on val-A. Other arguments and errors are those of
+    `train_classifier`.
+    """
+    optimizer = Optimizer(parameters, network)
+    lr_at = partial(learning_rate, parameters, total_steps=max_epochs * steps_per_epoch, val_losses=())
+
+    def on_step(done: int) -> None:
+        on_progress(TRAINING_STEPS, done, epochs * steps_per_epoch)
+
+    records = resume_fit(checkpoint_dir, network, optimizer)
+    on_step(len(records) * steps_per_epoch)
+    for epoch in range(len(records) + 1, epochs + 1):
+        started = time.perf_counter()
+        steps = range((epoch - 1) * steps_per_epoch, epoch * steps_per_epoch)
+        epoch_seed = derive_seed(seed, "epoch", epoch)
+        train_loss = _train_epoch(network, optimizer, batch, steps, lr_at, epoch_seed, compute, on_step)
+        if parameters.batch_norm != "moving":
+            estimate_batch_norms(network, norm_batches, compute=compute)
+        _require_finite(train_loss, epoch, lr_at(steps[-1]))
+        seconds = time.perf_counter() - started
+        records.append(
+            FittedEpoch(epoch=epoch, steps=steps.stop, train_loss=train_loss, lr=lr_at(steps[-1]), seconds=seconds)
+        )
+        save_checkpoint(checkpoint_dir, network, optimizer, records)
+        yield records[-1]
+
+
+def _require_finite(loss: float, epoch: int, lr: float) -> None:
+    if not math.isfinite(loss):
+        raise TrialError(Problem(f"the loss is not finite in epoch {epoch}", f"lr {lr:g}", "search smaller lr"))
 
 
 @torch.no_grad()

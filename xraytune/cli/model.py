@@ -51,6 +51,13 @@ _BY_CLASS = ("auroc", "auprc", "sensitivity", "specificity", "ppv", "npv")
 _MOST_CONFUSED = 5
 
 
+_THRESHOLD_IMAGES = {
+    "calibrated_val_a_val_b": "val-A and val-B",
+    "calibrated_val_b": "val-B",
+    "calibrated_out_of_fold": "all images, out-of-fold",
+}
+
+
 def train(
     config: ConfigFile,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="MODEL", help="Folder to create.")],
@@ -61,7 +68,7 @@ def train(
     skip_broken: SkipBroken = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train the final model, without Ray. Run the same command again to resume."""
+    """Train the final model, without Ray, and write it with a model card. Run the same command again to resume."""
     from xraytune.export.train import train
 
     with console.progress() as on_progress:
@@ -89,14 +96,18 @@ def _log_epoch(record: EpochRecord) -> None:
 
 def show_training(trained: Trained, *, next_step: bool = True) -> None:
     """Print the metrics of a trained model and the next command."""
+    found = {"val-A": trained.val_auroc, "val-B": trained.val_b_auroc, "out-of-fold": trained.out_of_fold_auroc}
+    aurocs = ", ".join(f"{name} AUROC {value:.3f}" for name, value in found.items() if value is not None)
+    console.write(f"{trained.path}: arm {trained.arm}, epoch {trained.best_epoch} of {trained.epochs}, {aurocs}")
+    data = trained.trained_on
     console.write(
-        f"{trained.path}: arm {trained.arm}, epoch {trained.best_epoch} of {trained.epochs}, "
-        f"val-A AUROC {trained.val_auroc:.3f}, val-B AUROC {trained.val_b_auroc:.3f}"
+        f"trained on {data.images:,} of {data.of_images:,} images, {data.patients:,} of {data.of_patients:,} patients"
     )
     if trained.positive:
         console.write(
-            f"threshold for {trained.positive}: {trained.threshold:.3f}, for balanced accuracy on val-A and val-B "
-            f"({trained.validation_images} images of {trained.validation_patients} patients)"
+            f"threshold for {trained.positive}: {trained.threshold:.3f}, for balanced accuracy on "
+            f"{_THRESHOLD_IMAGES[trained.threshold_rule]} ({trained.validation_images:,} images of "
+            f"{trained.validation_patients:,} patients)"
         )
     if trained.equals_trial:
         console.write("metrics are bit-identical to those of the exported trial", "good")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -15,9 +15,17 @@ from xraytune.cli.study_frame import status_frame
 from xraytune.records import to_json
 
 if TYPE_CHECKING:
+    from xraytune.config.settings import Validation
     from xraytune.export.best import Exported
     from xraytune.export.replay import Replay
     from xraytune.search.clean import Cleaned
+
+
+_FINAL: dict[Validation, str] = {
+    "keep": "`train` uses all patients except those of val-A and val-B",
+    "val_a": "`train` uses all patients except those of val-B",
+    "all": "`train` uses all patients, and sets the threshold out-of-fold",
+}
 
 
 def status(
@@ -64,12 +72,25 @@ def export(
             "its tuned control.",
         ),
     ] = None,
+    validation: Annotated[
+        Literal["keep", "val_a", "all"] | None,
+        typer.Option(
+            help="What `train` keeps for validation: val-A and val-B (keep, the default), only val-B (val_a: val-A is for "
+            "training, too) or nothing (all: the threshold is set out-of-fold).",
+        ),
+    ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Write the trial's own settings, so that `train` repeats it to the bit.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write the best configuration of a study to a file for `train`: a confirmed mix, else the best on val-B."""
+    """Write the best configuration of a study to a file for `train`: a confirmed mix, else the best on val-B.
+
+    `train` uses all patients with it, also those that `data.train_patients` left out of the search.
+    """
     from xraytune.export.best import export
 
-    exported = export(study, out=out, trial=trial, arm=arm)
+    exported = export(study, out=out, trial=trial, arm=arm, validation=validation, exact=exact)
     console.show_result(exported, show_export, as_json=as_json)
 
 
@@ -91,6 +112,12 @@ def show_export(exported: Exported, *, next_step: bool = True) -> None:
         console.write(f"val-B has {images}, for which this AUROC has a 95 % interval of {low:.3f} to {high:.3f}")
     if warning := chance_warning(exported.sides):
         console.write(f"note: {warning}", "busy")
+    trial = f"{exported.trial_images:,} images of {exported.trial_patients:,} patients"
+    if exported.validation is None:
+        console.write(f"`train` repeats the trial: {trial}")
+    else:
+        why = f" (data.train_patients: {exported.train_patients})" if exported.train_patients else ""
+        console.write(f"the trial trained on {trial}{why}; {_FINAL[exported.validation]}")
     if exported.synthetic:
         console.write(f"the benefit of its synthetic images is {exported.synthetic}")
     if exported.advice:

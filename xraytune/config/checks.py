@@ -18,8 +18,9 @@ from xraytune.config.domains import Choices
 from xraytune.config.fields import parameter_fields, parameters_from
 from xraytune.config.grammar import ROOT, Declaration, join_conditions
 from xraytune.config.messages import explain, group_regex_problem, nearest
-from xraytune.config.settings import RULES_READ, USED_ONLY_BY, Settings
+from xraytune.config.settings import RULES_READ, USED_ONLY_BY, Parameters, Settings, Validation
 from xraytune.config.space import Condition, ParameterSpec, Point, corner_points, family_of
+from xraytune.errors import ConfigError, Problem
 
 _MAX_BLAMED = 20
 
@@ -177,3 +178,11 @@ def _check_against_settings(
                 refusal = what, f"set data.image_size: {value} or more, or a smaller gan.image_size"
         if refusal:
             problems.add(declared[name].path if name in declared else ROOT, *refusal)
+
+
+def require_no_plateau(parameters: Parameters, validation: Validation) -> None:
+    """Refuse (ConfigError) a schedule that needs val-A where it is trained on."""
+    if validation != "keep" and parameters.schedule == "plateau":
+        what = "schedule: plateau lowers the learning rate by the loss on val-A, which is not kept"
+        fix = "use final.validation: keep, or set schedule to constant or cosine"
+        raise ConfigError(Problem(what, f"final.validation: {validation}", fix))

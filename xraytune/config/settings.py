@@ -25,6 +25,7 @@ Source = Literal["none", "duplicate", "gan", "folder"]
 SOURCES = Extensions("source", get_args(Source))
 _BY_COST: tuple[Source, ...] = ("none", "duplicate", "folder", "gan")
 ValUse = Literal["merge", "folder", "val_a", "val_b"]
+Validation = Literal["keep", "val_a", "all"]
 HeadName = Literal["linear", "vgg16_two_class"]
 LossName = Literal["cross_entropy", "bce"]
 OBJECTIVE_METRIC = "val_auroc"
@@ -338,6 +339,20 @@ class ExportedFrom(Model):
     trial: Annotated[int, Field(ge=0)]
 
 
+class FinalSettings(Model):
+    """The final training, which uses all patients of the data folder; `export` writes this block, and `train` reads it."""
+
+    validation: Validation = "keep"
+    """Images kept for validation: val-A and val-B (`keep`); val-B, so that it trains on val-A, too (`val_a`); or none, so
+    that it trains on all images and the threshold is set out-of-fold (`all`)."""
+    epochs: Count | None = None
+    """Epochs where val-A is not kept to choose the best one, at most `budget.max_epochs` (the default)."""
+    trial_images: Count | None = None
+    """Training images of the exported trial; `budget.steps_per_epoch` is scaled up from them, if it is set."""
+    trial_patients: Count | None = None
+    """Training patients of the exported trial."""
+
+
 class Settings(Model):
     """Everything in a space file except the parameters."""
 
@@ -355,6 +370,7 @@ class Settings(Model):
     confirm: Confirm = Confirm()
     tracking: Tracking = Tracking()
     exported_from: ExportedFrom | None = None
+    final: FinalSettings | None = None
 
     def identity(self) -> dict[str, Json]:
         """Return what must not change when a study resumes, as plain JSON.

@@ -1,7 +1,8 @@
 """Write the best configuration of a study to a YAML file for `train`.
 
 The search optimizes val-A, so the best trial is chosen on val-B, which no trial has seen. Once `confirm` has found a mix
-that helps, that mix is exported. The file names its trial, so that `train` can compare its metrics.
+that helps, that mix is exported. `train` then uses all patients, also those that the search left out for speed
+(`data.train_patients`), unless the trial is exported exactly. The file names its trial.
 """
 
 from __future__ import annotations
@@ -12,16 +13,17 @@ from pathlib import Path
 from shlex import quote
 from typing import Any, TypeAlias
 
+from xraytune.config.checks import require_no_plateau
 from xraytune.config.fields import parameters_from
 from xraytune.config.load import experiment_to_yaml
-from xraytune.config.settings import Experiment, ExportedFrom
+from xraytune.config.settings import Experiment, ExportedFrom, FinalSettings, Validation
 from xraytune.confirm.plan import CONFIRM_FOLDER, TOP_UP_FOLDER, VERDICT_FILE, Arm, read_plan
 from xraytune.confirm.runs import completed_rows, finished_label
 from xraytune.errors import ConfigError, Problem, StudyError, TrialError, join_names
-from xraytune.files import read_json, require_writable, write_text
+from xraytune.files import read_json, read_jsonl, require_writable, write_text
 from xraytune.pipeline.sides import SideSize, side_sizes
 from xraytune.search.journal import Journal
-from xraytune.search.study import StudyFolder
+from xraytune.search.study import StudyFolder, damage_explained
 
 _CONFIRMED = "confirmed: the mix beats all controls"
 _VERDICTS = {
@@ -33,6 +35,14 @@ _VERDICTS = {
 }
 _UNTESTED = "not confirmed: `xraytune confirm` has not compared the mix with its controls"
 
+_FINAL: dict[Validation | None, str] = {
+    None: "`train` repeats the trial to the bit, on its images alone.",
+    "keep": "`train` uses all patients of the train side. Val-A and val-B are kept for validation.",
+    "val_a": "`train` uses all patients of the train side and of val-A. Val-B is kept for validation.",
+    "all": "`train` uses all patients. None is kept for validation: the threshold is set out-of-fold.",
+}
+"""What a final training uses, by `FinalSettings.validation`; None: an exact export."""
+
 Row: TypeAlias = dict[str, Any]
 
 
@@ -43,6 +53,10 @@ class Exported:
     Attributes:
         trial: Number of the trial; None for a trial that `confirm` added to tune a control, as are its AUROCs.
         arm: Its arm, e.g. `classical+gan`.
+        trial_images: Its training images.
+        trial_patients: Their patients.
+        train_patients: `data.train_patients` of the study; None if the trial trained on the whole train side.
+        validation: What `train` will keep for validation; None if it will repeat the trial exactly.
         synthetic: Whether the benefit of its synthetic images is confirmed; empty if it has none.
         advice: Command that exports a simpler arm; empty if there is no reason to.
         command: Command that trains the final model.
@@ -53,6 +67,10 @@ class Exported:
     study: str
     trial: int | None
     arm: str
+    trial_images: int
+    trial_patients: int
+    train_patients: int | None
+    validation: Validation | None
     val_auroc: float | None
     val_b_auroc: float | None
     synthetic: str
@@ -61,22 +79,37 @@ class Exported:
     sides: tuple[SideSize, ...] = ()
 
 
-def export(study: Path, *, out: Path, trial: int | None = None, arm: str | None = None) -> Exported:
+def export(
+    study: Path,
+    *,
+    out: Path,
+    trial: int | None = None,
+    arm: str | None = None,
+    validation: Validation | None = None,
+    exact: bool = False,
+) -> Exported:
     """Write the confirmed mix or else the completed trial with the best val-B AUROC (the simplest of equals).
+
+    `train` will use all patients with it, whatever `data.train_patients` was in the search.
 
     Args:
         study: Folder of the study; a search may be running on it.
         out: File to write; it may exist with the same content.
         trial: Number of a completed trial to export instead.
         arm: Export the best of this arm instead, e.g. `real_only`; after a `confirm`, its tuned control.
+        validation: What the final training keeps for validation, see `FinalSettings`; default: `keep`.
+        exact: Write the trial's own settings, which `train` repeats to the bit, instead of those of a final training.
 
     Raises:
-        ConfigError: `out` has other content, its folder is a file, or both a trial and an arm are given.
+        ConfigError: `out` has other content, its folder is a file, or two options contradict each other.
         StudyError: There is no study, no completed trial `trial`, or none of this arm.
         TrialError: No trial has completed.
     """
     if trial is not None and arm is not None:
         raise ConfigError(Problem("both a trial and an arm are given", f"--trial {trial} --arm {arm}", "leave one out"))
+    if exact and validation is not None:
+        what = "an exact export keeps the trial's own validation"
+        raise ConfigError(Problem(what, f"--exact --validation {validation}", "leave one out"))
     require_writable(out.parent)
     folder = StudyFolder(study.resolve())
     space = folder.space()
@@ -109,11 +142,29 @@ def export(study: Path, *, out: Path, trial: int | None = None, arm: str | None 
     parameters = tuned.parameters if tuned and number is None else journal.parameters(number)
     synthetic = (_VERDICTS.get(verdicts.get(number, "")) or _UNTESTED) if parameters.has_synthetic_images else ""
     simpler = "" if synthetic in {"", _CONFIRMED} else _simpler_arm(complete, journal)
+    origin = None if number is None else ExportedFrom(study=folder.path, trial=number)
+    settings = space.settings.model_copy(update={"exported_from": origin})
+    train = folder.prepared().side("train")
+    final = None
+    if not exact:
+        require_no_plateau(parameters, validation or "keep")
+        final = FinalSettings(
+            validation=validation or "keep",
+            epochs=_best_epoch(folder, tuned.trial if tuned and number is None else f"#{number}", row["arm"]),
+            trial_images=len(train.rows),
+            trial_patients=len({*train.patients}),
+        )
+        data = settings.data.model_copy(update={"train_patients": None})
+        settings = settings.model_copy(update={"data": data, "final": final})
     exported = Exported(
         path=out,
         study=folder.path.name,
         trial=number,
         arm=row["arm"],
+        trial_images=len(train.rows),
+        trial_patients=len({*train.patients}),
+        train_patients=space.settings.data.train_patients,
+        validation=final.validation if final else None,
         val_auroc=row["value"],
         val_b_auroc=row["val_b_auroc"],
         synthetic=synthetic,
@@ -121,8 +172,7 @@ def export(study: Path, *, out: Path, trial: int | None = None, arm: str | None 
         command=f"xraytune train --config {quote(str(out))} -o model",
         sides=side_sizes(folder.prepared()),
     )
-    origin = None if number is None else ExportedFrom(study=folder.path, trial=number)
-    experiment = Experiment(settings=space.settings.model_copy(update={"exported_from": origin}), parameters=parameters)
+    experiment = Experiment(settings=settings, parameters=parameters)
     text = experiment_to_yaml(experiment, out.resolve().parent, _header(exported, reason))
     if out.is_file() and out.read_bytes() == text.encode():
         return exported
@@ -130,6 +180,19 @@ def export(study: Path, *, out: Path, trial: int | None = None, arm: str | None 
         raise ConfigError(Problem("the file exists with other content", out, "give another path, or remove it"))
     write_text(out, text)
     return exported
+
+
+def _best_epoch(folder: StudyFolder, name: str, arm: str) -> int | None:
+    """Return the best epoch of a trial of the search (`#3`) or of a confirmation; None if the study has lost its epochs."""
+    top_up = StudyFolder(folder.path / CONFIRM_FOLDER / TOP_UP_FOLDER)
+    labels = {f"{name} to its end", f"{name} {arm}"}
+    run = next((run for run in completed_rows(top_up).values() if run["label"] in labels), None)
+    if run is None and not name.startswith("#"):
+        return None
+    trial = folder.trial_path(int(name.removeprefix("#"))) if run is None else top_up.trial_path(run["number"])
+    with damage_explained(trial / "epochs.jsonl") as file:
+        best = max(read_jsonl(file), key=lambda row: (row["val_auroc"], -row["epoch"]), default=None)
+        return None if best is None else int(best["epoch"])
 
 
 def _verdicts(folder: StudyFolder, trials: dict[int, Row]) -> dict[int, str]:
@@ -214,4 +277,4 @@ def _header(exported: Exported, reason: str) -> str:
         )
     synthetic = f"The benefit of its synthetic images is {exported.synthetic}.\n" if exported.synthetic else ""
     command = f"xraytune train --config {quote(exported.path.name)} -o model"
-    return f"{origin}{synthetic}\n    {command}\n\nPaths are relative to this file."
+    return f"{origin}{synthetic}{_FINAL[exported.validation]}\n\n    {command}\n\nPaths are relative to this file."

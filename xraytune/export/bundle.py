@@ -6,6 +6,7 @@
     epochs.jsonl        metrics of each epoch
     model.safetensors   the whole network, including pretrained layers
     manifest.json       SHA-256 of these files
+    README.md           the model card, see card.py
 
 No file contains a time or duration, so two trainings of one experiment write the same bytes.
 """
@@ -29,14 +30,15 @@ from xraytune.classifier.weights import load_tensors
 from xraytune.config.backbone_names import BACKBONES, BackboneName, size_problem
 from xraytune.config.load import experiment_to_yaml, load_space
 from xraytune.config.paths import absolute_path, relative_path
-from xraytune.config.settings import Experiment, HeadName, LossName, Model, Parameters, extensions_of
+from xraytune.config.settings import Experiment, HeadName, LossName, Model, Parameters, Validation, extensions_of
 from xraytune.errors import ArtifactError, ConfigError, Problem
+from xraytune.export.final import FinalTraining
 from xraytune.files import read_bytes, read_json, sha256_of, write_json, write_text
 from xraytune.metrics.shift import ClassSample, class_samples, summarise
-from xraytune.metrics.threshold import THRESHOLD_RULE, ThresholdRule
+from xraytune.metrics.threshold import ThresholdRule
 from xraytune.pipeline.prepare import Prepared, write_prepared
 from xraytune.pipeline.trial import Validated
-from xraytune.records import Compute, EpochRecord, TrialResult
+from xraytune.records import Compute
 from xraytune.tensors import UNREADABLE, save_state
 
 _RECORD = "bundle.json"
@@ -69,6 +71,30 @@ class ValidationScores(Model):
         return ClassSample(scores=np.array(self.scores), images=self.images, patients=self.patients)
 
 
+class TrainedOn(Model):
+    """The images that a model was trained on.
+
+    Attributes:
+        images: Training images.
+        patients: Their patients.
+        kept_images: Images kept for validation.
+        kept_patients: Their patients.
+        of_images: Images of the data folder without `test/`.
+        of_patients: Their patients.
+        validation: What was kept, see `FinalSettings`.
+        changes: What differs from the exported trial, one line each.
+    """
+
+    images: int
+    patients: int
+    kept_images: int
+    kept_patients: int
+    of_images: int
+    of_patients: int
+    validation: Validation
+    changes: tuple[str, ...]
+
+
 class BundleRecord(Model):
     """The content of `bundle.json`.
 
@@ -79,6 +105,12 @@ class BundleRecord(Model):
         validation: With two classes, the scores that set it, by class; else None.
         input_format: How decoded pixels become the network's input.
         loss: Training loss; `bce` has one output neuron.
+        val_auroc: AUROC on val-A; None if the model was trained on it.
+        val_b_auroc: AUROC on val-B; None if the model was trained on it.
+        out_of_fold_auroc: AUROC of networks trained like this one, each on patients that it had not seen; None
+            without `final.validation: all`.
+        best_epoch: The epoch whose network was kept.
+        trained_on: The training images.
         train_fingerprint: Fingerprint of the training images.
         test_fingerprint: Fingerprint of the sealed test folder; None if there was none.
         group_regex: Regular expression that reads patients from file names; None: the rules for public data sets.
@@ -99,9 +131,11 @@ class BundleRecord(Model):
     head: HeadName
     loss: LossName
     arm: str
-    val_auroc: float
-    val_b_auroc: float
+    val_auroc: float | None
+    val_b_auroc: float | None
+    out_of_fold_auroc: float | None
     best_epoch: int
+    trained_on: TrainedOn
     train_fingerprint: str
     test_fingerprint: str | None
     group_regex: str | None
@@ -189,32 +223,31 @@ def write_bundle(
     *,
     experiment: Experiment,
     overrides: Sequence[str],
-    prepared: Prepared,
-    classifier: Classifier,
-    input_format: InputFormat,
-    epochs: Sequence[EpochRecord],
-    result: TrialResult,
-    validated: Validated,
+    training: FinalTraining,
+    trained_on: TrainedOn,
     compute: Compute,
-) -> None:
+) -> BundleRecord:
     """Write a bundle to `folder`, which will be moved to `final_path`; paths inside are relative to that."""
     settings, parameters = experiment.settings, experiment.parameters
+    prepared, scores = training.prepared, training.scores
     origin = settings.exported_from
     record = BundleRecord(
         class_names=prepared.class_names,
         positive=prepared.class_names[prepared.positive],
-        threshold=result.threshold,
-        threshold_rule=THRESHOLD_RULE,
-        validation=_validation(prepared, validated),
-        input_format=input_format,
+        threshold=scores.threshold,
+        threshold_rule=scores.threshold_rule,
+        validation=_validation(prepared, scores.validated),
+        input_format=training.input_format,
         backbone=parameters.backbone,
         input_channels=parameters.input_channels,
         head=parameters.head,
         loss=parameters.loss,
         arm=parameters.arm,
-        val_auroc=result.value,
-        val_b_auroc=result.val_b_auroc,
-        best_epoch=result.best_epoch,
+        val_auroc=scores.val_auroc,
+        val_b_auroc=scores.val_b_auroc,
+        out_of_fold_auroc=scores.out_of_fold_auroc,
+        best_epoch=scores.best_epoch,
+        trained_on=trained_on,
         train_fingerprint=prepared.train_fingerprint,
         test_fingerprint=prepared.test_fingerprint,
         group_regex=settings.data.split.group_regex,
@@ -228,12 +261,13 @@ def write_bundle(
     header = f"The experiment of this model, arm {parameters.arm}. Paths are relative to this file."
     write_text(folder / _CONFIG, experiment_to_yaml(experiment, final_path, header))
     write_prepared(prepared, folder / _SPLIT)
-    rows = [{"version": 1, **asdict(epoch)} for epoch in epochs]
+    rows = [{"version": 1, **asdict(epoch)} for epoch in training.epochs]
     for row in rows:
         del row["seconds"]
     write_text(folder / "epochs.jsonl", "".join(f"{json.dumps(row, allow_nan=False)}\n" for row in rows))
-    save_state(classifier, folder / _MODEL)
+    save_state(training.classifier, folder / _MODEL)
     write_json(folder / _MANIFEST, {"version": 1, "files": {name: sha256_of(folder / name) for name in _FILES}})
+    return record
 
 
 def _validation(prepared: Prepared, validated: Validated) -> dict[str, ValidationScores] | None:

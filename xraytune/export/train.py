@@ -1,38 +1,53 @@
 """Train the final model: one experiment, from its images to a model bundle, in this process.
 
-This is a trial without a search: with the study's images and thread count its metrics are bit-identical. An
-interrupted training resumes from its work folder in the cache, which is named by a hash of the experiment and its images.
+On the images of an exported trial, this is that trial without a search, and its metrics are bit-identical. `final.py` has
+the trainings on more images. An interrupted training resumes from its work folder in the cache, which is named by a hash
+of the experiment and its images.
 """
 
 from __future__ import annotations
 
 import logging
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from xraytune.classifier.checkpoint import load_best
 from xraytune.classifier.weights import find_weights
 from xraytune.compute import choose_compute, gpu_count, gpu_share, pin
+from xraytune.config.checks import require_no_plateau
 from xraytune.config.load import load_space
-from xraytune.config.settings import Settings, extensions_of
+from xraytune.config.settings import Experiment, Settings, extensions_of
 from xraytune.config.space import Space
+from xraytune.cores import cpu_count
+from xraytune.data.index import read_index
+from xraytune.data.pixels import stored_files
 from xraytune.errors import ArtifactError, Problem
-from xraytune.export.bundle import write_bundle
+from xraytune.export.bundle import TrainedOn, write_bundle
+from xraytune.export.card import write_card
+from xraytune.export.final import (
+    Fit,
+    Work,
+    changes_of,
+    fits_of,
+    fixed_epochs,
+    train_with_val_a,
+    train_without_val_a,
+    used_images,
+)
 from xraytune.files import explain_disk_errors, make_folder, new_folder, require_new, require_writable, sha256_of
 from xraytune.lease import LeaseHeldError, hold
-from xraytune.metrics.threshold import THRESHOLD_RULE, ThresholdRule
+from xraytune.metrics.threshold import ThresholdRule
 from xraytune.mix.plan import require_extra_images
 from xraytune.pipeline.artifacts import artifact_path, releases
-from xraytune.pipeline.inputs import build_inputs
+from xraytune.pipeline.extra_folder import require_enough, store_folder
 from xraytune.pipeline.model import require_two_classes
-from xraytune.pipeline.prepare import Prepared, prepare
+from xraytune.pipeline.prepare import Prepared, prepare_index
 from xraytune.pipeline.samples import save_gan_grid
 from xraytune.pipeline.synthesize import copy_file
-from xraytune.pipeline.trial import run_trial, validate
 from xraytune.records import Compute, EpochRecord, Progress, ignore_progress
 from xraytune.search.inputs import inputs_of_trials, read_inputs
 from xraytune.search.study import StudyFolder, damage_explained
@@ -50,7 +65,14 @@ class Trained:
     Attributes:
         positive: The positive class of two; None with more classes.
         threshold: Its probability from which an image is positive.
-        validation_images: Number of images of val-A and val-B, which set the threshold.
+        threshold_rule: The images that set the threshold.
+        validation_images: Their number.
+        validation_patients: Their patients.
+        trained_on: The training images, of how many, and what differs from the exported trial.
+        val_auroc: AUROC on val-A; None if the model was trained on it.
+        val_b_auroc: AUROC on val-B; None if the model was trained on it.
+        out_of_fold_auroc: AUROC of networks trained like this one, each on patients that it had not seen; None
+            without folds.
         best_epoch: The epoch whose network was kept.
         seconds: Wall time of this run.
         equals_trial: Whether both AUROCs are those of the exported trial, to the bit; None if its study is missing or has no
@@ -59,8 +81,10 @@ class Trained:
 
     path: Path
     arm: str
-    val_auroc: float
-    val_b_auroc: float
+    trained_on: TrainedOn
+    val_auroc: float | None
+    val_b_auroc: float | None
+    out_of_fold_auroc: float | None
     positive: str | None
     threshold: float
     threshold_rule: ThresholdRule
@@ -95,7 +119,8 @@ def train(
         overrides: `key=value` settings that override the file's.
         cache: Artifact cache; default: the one of the exported trial's study, or `cache`.
         skip_broken: Leave out broken images.
-        on_epoch: Called after each epoch; on resuming, also for the earlier ones.
+        on_epoch: Called after each epoch with val-A, on resuming also for the earlier ones; without val-A, `note` reports
+            epochs.
         on_progress: Called with the progress of preparation, GAN and training steps.
         note: Called with messages for the user.
 
@@ -107,12 +132,15 @@ def train(
         TrialError: The loss is not finite.
         ArtifactError: The same training is already running, or its checkpoint is damaged.
     """
+    started = time.monotonic()
     require_new(out)
     space = load_space(config, overrides, data=data, weights_dir=weights_dir)
     for text in space.notes:
         note(text)
     experiment = space.experiment()
     settings, parameters = experiment.settings, experiment.parameters
+    validation = settings.final.validation if settings.final else "keep"
+    require_no_plateau(parameters, validation)
     if space.searched:
         chosen = ", ".join(f"{name} {value}" for name, value in space.points_to_evaluate[0].items())
         note(f"{config} is a search space: training the first entry of its points_to_evaluate ({chosen})")
@@ -122,81 +150,138 @@ def train(
     require_two_classes(space)
     weights = find_weights(parameters.backbone, parameters.weights, settings.weights_dir)
     weights_sha256 = sha256_of(weights, "file of tensors") if weights else None
-    prepared, warnings = prepare(settings, cache, skip_broken=skip_broken, on_progress=on_progress)
+    index = read_index(settings.data, on_progress=on_progress)
+    prepared, warnings = prepare_index(index, settings.data, cache, skip_broken=skip_broken, on_progress=on_progress)
     for warning in warnings:
         note(warning)
-    require_extra_images([parameters.synthetic_ratio] * (parameters.source != "none"), prepared.side("train").rows.size)
-    folders = replace(inputs_of_trials([parameters]), weights=frozenset())
-    contents = [weights_sha256, *read_inputs(folders, settings, prepared, cache).values()]
-    if study and study.prepared().fingerprint != prepared.fingerprint:
-        note(
-            f"the images or their split differ from those of study {study.path.name}: metrics will differ from the trial"
-        )
-        study = None
-    recorded = _recorded(settings, study) if study and not overrides else None
-    compute = _compute(settings, study, note)
+    used, fits = used_images(prepared, validation), fits_of(prepared, validation, settings.seed)
+    require_extra_images([parameters.synthetic_ratio] * (parameters.source != "none"), sum(used.train_counts))
+    contents = [weights_sha256, *_extra_images(experiment, used, fits, cache)]
+    is_trial = _is_trial(settings, study, used, note)
+    recorded = _recorded(settings, study) if study and is_trial and not overrides else None
+    compute = _compute(settings, study if is_trial else None, note)
     pin(compute)
-    work = _work_folder(space, prepared, compute, contents, cache)
-    note(f"training: {settings.budget.max_epochs} epochs of {prepared.steps_per_epoch(settings)} steps")
-    epochs: list[EpochRecord] = []
+    files = {*stored_files(cache / prepared.pixels).files}
+    trained_on = _trained_on(experiment, used, [image.patient for image in index.images if image.file in files])
+    note(_sentence(trained_on, settings))
+    for change in trained_on.changes:
+        note(f"  {change}")
+    work_folder = _work_folder(space, used, compute, contents, cache)
+    epochs, steps = fixed_epochs(settings) if fits else settings.budget.max_epochs, used.steps_per_epoch(settings)
+    note(f"training: {epochs} epochs of {steps:,} steps" + f", and {len(fits) - 1} folds" * (len(fits) > 1))
     grids: list[Path] = []
 
-    def show_samples() -> None:
+    def show_samples(of: Prepared) -> None:
         assert parameters.gan is not None, "called only for a GAN"
-        grids.append(save_gan_grid(parameters.gan, prepared, work / "samples", compute=compute, cache=cache))
-        note(f"the GAN is trained; its images beside real ones: {grids[0]} (later {out / SAMPLES})")
+        grids.append(save_gan_grid(parameters.gan, of, work_folder / "samples", compute=compute, cache=cache))
+        note(f"the GAN is trained; its images beside real ones: {grids[-1]} (later {out / SAMPLES})")
 
-    def collect(record: EpochRecord) -> None:
-        epochs.append(record)
-        on_epoch(record)
-
-    with _locked(work):
-        result = run_trial(
-            experiment,
-            prepared,
-            trial_dir=work,
-            cache=cache,
-            compute=compute,
-            on_epoch=collect,
-            on_progress=on_progress,
-            on_gan=show_samples,
+    work = Work(
+        folder=work_folder,
+        cache=cache,
+        compute=compute,
+        on_epoch=on_epoch,
+        on_progress=on_progress,
+        on_gan=show_samples,
+        note=note,
+    )
+    with _locked(work_folder):
+        training = (
+            train_without_val_a(experiment, used, fits, work) if fits else train_with_val_a(experiment, used, work)
         )
-        assert result is not None, "without should_stop, a trial runs to its end"
-        trial_inputs = build_inputs(experiment, prepared, cache=cache, compute=compute, on_progress=on_progress)
-        load_best(work / "checkpoint", trial_inputs.trained)
+        scores = training.scores
         with new_folder(out) as folder:
-            write_bundle(
+            record = write_bundle(
                 folder,
                 out,
                 experiment=experiment,
                 overrides=overrides,
-                prepared=prepared,
-                classifier=trial_inputs.classifier(),  # the whole network, even if only its head was trained
-                input_format=trial_inputs.network.form,
-                epochs=epochs,
-                result=result,
-                validated=validate(trial_inputs, prepared, compute),
+                training=training,
+                trained_on=trained_on,
                 compute=compute,
             )
-            for grid in grids:
-                copy_file(grid, folder / SAMPLES)
-        shutil.rmtree(work)
-    validation = [image.patient for image in prepared.images if image.side != "train"]
+            write_card(folder, record, experiment, scores)
+            if grids:  # the last one is of the final model's GAN; folds have their own
+                copy_file(grids[-1], folder / SAMPLES)
+        shutil.rmtree(work_folder)
     return Trained(
         path=out,
         arm=parameters.arm,
-        val_auroc=result.value,
-        val_b_auroc=result.val_b_auroc,
+        trained_on=trained_on,
+        val_auroc=scores.val_auroc,
+        val_b_auroc=scores.val_b_auroc,
+        out_of_fold_auroc=scores.out_of_fold_auroc,
         positive=prepared.class_names[prepared.positive] if len(prepared.class_names) == 2 else None,
-        threshold=result.threshold,
-        threshold_rule=THRESHOLD_RULE,
-        validation_images=len(validation),
-        validation_patients=len({*validation}),
-        best_epoch=result.best_epoch,
-        epochs=result.epochs,
-        seconds=result.seconds,
-        equals_trial=recorded and recorded == (result.value, result.val_b_auroc),
+        threshold=scores.threshold,
+        threshold_rule=scores.threshold_rule,
+        validation_images=len(scores.validated.labels),
+        validation_patients=len({*scores.validated.patients}),
+        best_epoch=scores.best_epoch,
+        epochs=scores.epochs,
+        seconds=time.monotonic() - started,
+        equals_trial=recorded and recorded == (scores.val_auroc, scores.val_b_auroc),
     )
+
+
+def _trained_on(experiment: Experiment, used: Prepared, patients: Sequence[str]) -> TrainedOn:
+    """Count the images; `patients` has that of each image of the data folder without `test/`."""
+    final = experiment.settings.final
+    train = [image.patient for image in used.images if image.side == "train"]
+    kept = [image.patient for image in used.images if image.side != "train"]
+    return TrainedOn(
+        images=len(train),
+        patients=len({*train}),
+        kept_images=len(kept),
+        kept_patients=len({*kept}),
+        of_images=len(patients),
+        of_patients=len({*patients}),
+        validation=final.validation if final else "keep",
+        changes=changes_of(experiment, used),
+    )
+
+
+def _sentence(data: TrainedOn, settings: Settings) -> str:
+    """Return what the model is trained on, in words."""
+    text = (
+        f"training on {data.images:,} of {data.of_images:,} images ({data.patients:,} of {data.of_patients:,} patients)"
+    )
+    if data.kept_images:
+        text += f"; {data.kept_images:,} images of {data.kept_patients:,} patients are kept for validation"
+    if left_out := data.of_images - data.images - data.kept_images:
+        text += f", {left_out:,} are left out by data.train_patients: {settings.data.train_patients}"
+    return text
+
+
+def _extra_images(experiment: Experiment, used: Prepared, fits: Sequence[Fit], cache: Path) -> list[str]:
+    """Return the content of the folder of extra images, if there is one.
+
+    Raises:
+        DataError: One of the trainings cannot use it, or finds too few images in it.
+    """
+    settings, parameters = experiment.settings, experiment.parameters
+    folders = replace(inputs_of_trials([parameters]), weights=frozenset())
+    contents = list(read_inputs(folders, settings, used, cache).values())
+    if parameters.folder:
+        for prepared in (used, *(fit.prepared for fit in fits)):
+            group_regex = settings.data.split.group_regex
+            images, _ = store_folder(parameters.folder.path, prepared, group_regex=group_regex, cache=cache)
+            require_enough(images, parameters, prepared)
+    return contents
+
+
+def _is_trial(settings: Settings, study: StudyFolder | None, used: Prepared, note: Callable[[str], None]) -> bool:
+    """Return whether this is the exported trial again: the same images on the same sides."""
+    if study is None:
+        return False
+    searched = study.prepared()
+    if searched.fingerprint == used.fingerprint:
+        return True
+    name = study.path.name
+    if settings.final is None:
+        note(f"the images or their split differ from those of study {name}: metrics will differ from the trial")
+    elif not {(image.sha256, image.label) for image in searched.images} <= {(i.sha256, i.label) for i in used.images}:
+        note(f"images of study {name} are missing here or have changed")
+    return False
 
 
 def _study(settings: Settings, note: Callable[[str], None]) -> StudyFolder | None:
@@ -211,13 +296,14 @@ def _study(settings: Settings, note: Callable[[str], None]) -> StudyFolder | Non
 
 
 def _compute(settings: Settings, study: StudyFolder | None, note: Callable[[str], None]) -> Compute:
-    """Return the study's, for the same metrics as the trial; otherwise as for a trial of a search on this machine."""
+    """Return the study's, for the same metrics as the trial; otherwise this machine's, with all cores for a final model."""
     if study is not None:
         recorded = study.compute()
         if recorded.device == "cpu" or gpu_count():
             return recorded
         note("the study ran on a GPU, but torch finds none here: metrics will differ slightly from the trial")
-    return choose_compute(gpus=gpu_share(settings.resources), threads=settings.resources.cpus_per_trial)
+    threads = cpu_count() if settings.final else settings.resources.cpus_per_trial
+    return choose_compute(gpus=gpu_share(settings.resources), threads=threads)
 
 
 def _recorded(settings: Settings, study: StudyFolder) -> tuple[float, float] | None:

@@ -106,8 +106,14 @@ class Prepared:
         return _hash([self.resize, *((image.sha256, image.label, image.side) for image in self.images)])
 
     def steps_per_epoch(self, settings: Settings) -> int:
-        """Return the optimiser steps per epoch; by default one pass over the real images at 32 per step, at least 8."""
-        return settings.budget.steps_per_epoch or max(8, -(-sum(self.train_counts) // 32))
+        """Return the optimiser steps per epoch; by default one pass over the real images at 32 per step, at least 8.
+
+        A final training on more images than its trial takes proportionally more steps.
+        """
+        images, steps, final = sum(self.train_counts), settings.budget.steps_per_epoch, settings.final
+        if steps is None:
+            return max(8, -(-images // 32))
+        return -(-steps * images // final.trial_images) if final and final.trial_images else steps
 
 
 def _hash(content: object) -> str:

@@ -15,11 +15,12 @@ from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
-from xraytune.classifier.checkpoint import finished_epochs, load_best
-from xraytune.classifier.train import predict_probabilities, train_classifier
+from xraytune.classifier.checkpoint import finished_epochs, fitted_epochs, load_best
+from xraytune.classifier.train import fit_classifier, predict_probabilities, train_classifier
 from xraytune.config.settings import Experiment
 from xraytune.errors import ArtifactError
 from xraytune.files import append_jsonl, read_jsonl, write_text
@@ -28,9 +29,19 @@ from xraytune.metrics.threshold import balanced_threshold
 from xraytune.pipeline.inputs import TrialInputs, build_inputs
 from xraytune.pipeline.prepare import Prepared
 from xraytune.pipeline.synthesize import network_labels, trained_gan
-from xraytune.records import Compute, EpochRecord, Progress, ShouldStop, TrialResult, ignore_progress, never_stop
+from xraytune.records import (
+    Compute,
+    EpochRecord,
+    FittedEpoch,
+    Progress,
+    ShouldStop,
+    TrialResult,
+    ignore_progress,
+    never_stop,
+)
 
 _logger = logging.getLogger(__name__)
+E = TypeVar("E")
 
 
 def _ignore() -> None:
@@ -107,14 +118,10 @@ def trial_epochs(
     """Yield the epochs of a trial, each after it was written to `epochs.jsonl`; see `run_trial`."""
     started = time.monotonic()
     settings, parameters = experiment.settings, experiment.parameters
-    if parameters.gan is not None:
-        for label in network_labels(parameters.gan, prepared):
-            trained_gan(parameters.gan, label, prepared, compute=compute, cache=cache, on_progress=on_progress)
-        on_gan()
-    inputs = build_inputs(experiment, prepared, cache=cache, compute=compute, on_progress=on_progress)
+    inputs = _inputs(experiment, prepared, cache=cache, compute=compute, on_progress=on_progress, on_gan=on_gan)
 
     log, checkpoint_dir = trial_dir / "epochs.jsonl", trial_dir / "checkpoint"
-    finished = _finished_epochs(checkpoint_dir)
+    finished = _epochs_in(checkpoint_dir, finished_epochs)
     logged = len(read_jsonl(log))
     if logged > len(finished):  # the checkpoint was lost: these epochs are trained again, and may round differently
         write_text(log, "")
@@ -161,6 +168,60 @@ def trial_epochs(
     )
 
 
+def fit_epochs(
+    experiment: Experiment,
+    prepared: Prepared,
+    *,
+    epochs: int,
+    trial_dir: Path,
+    cache: Path,
+    compute: Compute,
+    on_progress: Progress = ignore_progress,
+    on_gan: Callable[[], None] = _ignore,
+) -> Generator[FittedEpoch, None, TrialInputs]:
+    """Yield the epochs of a training without validation, and return its inputs with the network of the last epoch.
+
+    Its GAN is new, too. Images of val-A, if there are any, only serve as unseen images to test that GAN for copies; with
+    none, `gan.allow_memorised` must be set. Resumes, and raises, as `run_trial` does.
+    """
+    settings = experiment.settings
+    inputs = _inputs(experiment, prepared, cache=cache, compute=compute, on_progress=on_progress, on_gan=on_gan)
+    checkpoint_dir = trial_dir / "checkpoint"
+    yield from _epochs_in(checkpoint_dir, fitted_epochs)
+    yield from fit_classifier(
+        experiment.parameters,
+        inputs.trained,
+        batch=inputs.batch,
+        norm_batches=inputs.norm_batches,
+        epochs=epochs,
+        max_epochs=settings.budget.max_epochs,
+        steps_per_epoch=prepared.steps_per_epoch(settings),
+        seed=settings.seed,
+        compute=compute,
+        checkpoint_dir=checkpoint_dir,
+        on_progress=on_progress,
+    )
+    return inputs
+
+
+def _inputs(
+    experiment: Experiment,
+    prepared: Prepared,
+    *,
+    cache: Path,
+    compute: Compute,
+    on_progress: Progress,
+    on_gan: Callable[[], None],
+) -> TrialInputs:
+    """Build a trial's inputs, after its GAN, whose progress is reported."""
+    gan = experiment.parameters.gan
+    if gan is not None:
+        for label in network_labels(gan, prepared):
+            trained_gan(gan, label, prepared, compute=compute, cache=cache, on_progress=on_progress)
+        on_gan()
+    return build_inputs(experiment, prepared, cache=cache, compute=compute, on_progress=on_progress)
+
+
 def validate(inputs: TrialInputs, prepared: Prepared, compute: Compute) -> Validated:
     """Score val-A and then val-B with the current network."""
     sides = prepared.side("val_a"), prepared.side("val_b")
@@ -172,10 +233,10 @@ def validate(inputs: TrialInputs, prepared: Prepared, compute: Compute) -> Valid
     )
 
 
-def _finished_epochs(checkpoint_dir: Path) -> list[EpochRecord]:
+def _epochs_in(checkpoint_dir: Path, read: Callable[[Path], list[E]]) -> list[E]:
     """Return the epochs in the checkpoint; a damaged one is removed, and the trial trains the same epochs again."""
     try:
-        return finished_epochs(checkpoint_dir)
+        return read(checkpoint_dir)
     except ArtifactError as error:
         _logger.warning("%s; the trial starts afresh", error)
         shutil.rmtree(checkpoint_dir)
