@@ -90,6 +90,30 @@ def test_training_patients_in_test_folder_are_named(lab: Lab, tmp_path: Path) ->
         find_test(lab.data, prepared, tmp_path / "other")
 
 
+def test_a_label_table_can_give_the_test_images(lab: Lab, tmp_path: Path) -> None:
+    """Of a table with sides, the test side; patients of the study are refused by their names in the table."""
+    test = Path(shutil.move(lab.xrays / "test", tmp_path / "test"))
+    flat = tmp_path / "hospital"
+    flat.mkdir()
+    rows = ["name,who,finding,fold"]
+    for path in sorted(test.glob("[NP]*/*.jpeg")):
+        shutil.copy(path, flat)
+        rows.append(f"{path.stem},{path.stem},{path.parent.name},test")
+    first = lab.prepared().images[0]
+    shutil.copy(lab.xrays / first.file, flat / "own.jpeg")
+    (flat / "labels.csv").write_text("\n".join([*rows, "own,other,NORMAL,train"]), encoding="utf-8")
+    keys = "file: labels.csv, image: name, patient: who, label: finding, side: fold"
+    (flat / "data.yaml").write_text(f"data: {{table: {{{keys}}}}}", encoding="utf-8")
+
+    sealed = find_test(lab.data, lab.prepared(), flat / "data.yaml")
+
+    assert (sealed.root, len(sealed.images)) == (flat, len(rows) - 1)
+    rows[1] = rows[1].replace(f",{rows[1].split(',')[0]},", f",{first.patient},")
+    (flat / "labels.csv").write_text("\n".join(rows), encoding="utf-8")
+    with pytest.raises(DataError, match="1 test images belong to patients used for training or validation"):
+        find_test(lab.data, lab.prepared(), flat / "data.yaml")
+
+
 def pneumonia(root: Path) -> list[Path]:
     return sorted((root / "PNEUMONIA").iterdir())
 

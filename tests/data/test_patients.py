@@ -6,8 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from xraytune.data.patients import join_identical, name_patients, patient_of, read_patients_csv
+from xraytune.config.settings import DataSettings, SplitSettings
+from xraytune.data.index import read_index
+from xraytune.data.patients import join_identical, name_patients, patient_of
+from xraytune.data.table import find_table
 from xraytune.errors import ConfigError, DataError
+
+
+def patients_in(root: Path, files: list[str]) -> dict[str, str] | None:
+    """The patients that the table of a data folder names."""
+    table = find_table(root)
+    assert table is not None
+    return table.patients_of(files)
+
 
 REAL_IMAGES = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "chest_xray"
 
@@ -59,17 +70,16 @@ def test_identical_files_merge_their_patients() -> None:
 def test_a_table_names_patients_by_path_or_by_file_name(tmp_path: Path) -> None:
     (tmp_path / "patients.csv").write_text("\ufefffile,patient,age\ntrain/A/1.png,p1,3\n2.png,p2,4\n", encoding="utf-8")
 
-    named = name_patients(tmp_path, ["train/A/1.png", "train/B/2.png"])
+    named = patients_in(tmp_path, ["train/A/1.png", "train/B/2.png"])
 
-    assert named.by_file == {"train/A/1.png": "p1", "train/B/2.png": "p2"}
-    assert named.warnings == ()
+    assert named == {"train/A/1.png": "p1", "train/B/2.png": "p2"}
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("image;who\n1.png;a\n", "the columns file and patient are needed; found image;who"),
-        ("", "the columns file and patient are needed; found nothing"),
+        ("image;who\n1.png;a\n", "there is no column 'file'; found image, who"),
+        ("", "there is no column 'file'; found nothing"),
         ("file,patient\n1.png,\n", "patients.csv:2: a cell is empty"),
         ("file,patient\n1.png\n", "patients.csv:2: a cell is empty"),
         ("file,patient\n1.png,a\n1.png,b\n", "patients.csv:3: 1.png belongs to patient b here, but to a in line 2"),
@@ -81,7 +91,7 @@ def test_a_malformed_table_is_refused_with_its_line(tmp_path: Path, text: str, m
     table.write_text(text, encoding="utf-8")
 
     with pytest.raises(DataError) as refusal:
-        read_patients_csv(table)
+        find_table(tmp_path)
 
     assert message in str(refusal.value)
 
@@ -91,41 +101,41 @@ def test_a_table_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
     table.write_bytes(b"file,patient\n1.png,M\xfcller\n")
 
     with pytest.raises(DataError, match="not a table in UTF-8"):
-        read_patients_csv(table)
+        find_table(tmp_path)
 
 
 def test_image_missing_from_table_is_reported(tmp_path: Path) -> None:
     (tmp_path / "patients.csv").write_text("file,patient\n1.png,a\n", encoding="utf-8")
 
     with pytest.raises(DataError, match=r"1 of 2 images have no row: A/2\.png"):
-        name_patients(tmp_path, ["A/1.png", "A/2.png"])
+        patients_in(tmp_path, ["A/1.png", "A/2.png"])
 
 
 def test_ambiguous_name_in_table_is_refused(tmp_path: Path) -> None:
     (tmp_path / "patients.csv").write_text("file,patient\n1.png,a\n", encoding="utf-8")
 
     with pytest.raises(DataError, match=r"names that belong to several files: 1\.png \(A/1\.png, B/1\.png\)"):
-        name_patients(tmp_path, ["A/1.png", "B/1.png"])
+        patients_in(tmp_path, ["A/1.png", "B/1.png"])
 
 
 def test_table_path_matches_only_that_file(tmp_path: Path) -> None:
     (tmp_path / "patients.csv").write_text("file,patient\n1.png,a\n", encoding="utf-8")
 
     with pytest.raises(DataError, match=r"1 of 2 images have no row: A/1\.png"):
-        name_patients(tmp_path, ["1.png", "A/1.png"])
+        patients_in(tmp_path, ["1.png", "A/1.png"])
 
     (tmp_path / "patients.csv").write_text("file,patient\n1.png,a\nA/1.png,b\n", encoding="utf-8")
-    assert name_patients(tmp_path, ["1.png", "A/1.png"]).by_file == {"1.png": "a", "A/1.png": "b"}
+    assert patients_in(tmp_path, ["1.png", "A/1.png"]) == {"1.png": "a", "A/1.png": "b"}
 
 
 def test_patient_sources_have_precedence(tmp_path: Path) -> None:
     files = ["IM-0001-0001.jpeg", "IM-0002-0001.jpeg"]
     headers = {"IM-0001-0001.jpeg": "dicom:1"}
 
-    by_header = name_patients(tmp_path, files, headers=headers)
-    by_expression = name_patients(tmp_path, files, r"IM-000(\d)", headers)
+    by_header = name_patients(files, headers=headers)
+    by_expression = name_patients(files, None, r"IM-000(\d)", headers)
     (tmp_path / "patients.csv").write_text("file,patient\nIM-0001-0001.jpeg,a\nIM-0002-0001.jpeg,b\n", encoding="utf-8")
-    by_table = name_patients(tmp_path, files, headers=headers)
+    by_table = name_patients(files, patients_in(tmp_path, files), headers=headers)
 
     assert list(by_header.by_file.values()) == ["dicom:1", "IM:0002"]
     assert list(by_expression.by_file.values()) == ["1", "2"]
@@ -136,37 +146,38 @@ def test_table_can_have_a_class_column(tmp_path: Path) -> None:
     table = tmp_path / "patients.csv"
     table.write_text("file,patient,class\nA/1.png,p1, viral \n2.png,p2,\n", encoding="utf-8")
 
-    found = read_patients_csv(table)
+    found = find_table(tmp_path)
 
-    assert (found.class_of("A/1.png"), found.class_of("B/2.png")) == ("viral", None)
+    assert found is not None
+    assert found.classes_of(["A/1.png", "B/2.png"]) == {"A/1.png": "viral"}
 
 
-def test_an_expression_names_patients_by_its_first_group(tmp_path: Path) -> None:
-    named = name_patients(tmp_path, ["A/p1-left.png", "A/p1-right.png", "B/p2.png"], r"(p\d+)")
+def test_an_expression_names_patients_by_its_first_group() -> None:
+    named = name_patients(["A/p1-left.png", "A/p1-right.png", "B/p2.png"], None, r"(p\d+)")
 
     assert named.by_file == {"A/p1-left.png": "p1", "A/p1-right.png": "p1", "B/p2.png": "p2"}
 
 
 @pytest.mark.parametrize(("expression", "message"), [("(", "not a regular expression"), ("p1", "no group in it")])
-def test_an_expression_without_a_group_is_refused(tmp_path: Path, expression: str, message: str) -> None:
+def test_an_expression_without_a_group_is_refused(expression: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        name_patients(tmp_path, ["p1.png"], expression)
+        name_patients(["p1.png"], None, expression)
 
 
-def test_an_expression_that_misses_files_is_refused(tmp_path: Path) -> None:
+def test_an_expression_that_misses_files_is_refused() -> None:
     with pytest.raises(DataError, match=r"1 of 2 paths have no match: A/x\.png"):
-        name_patients(tmp_path, ["A/p1.png", "A/x.png"], r"(p\d+)")
+        name_patients(["A/p1.png", "A/x.png"], None, r"(p\d+)")
 
 
 def test_a_table_and_an_expression_together_are_refused(tmp_path: Path) -> None:
     (tmp_path / "patients.csv").write_text("file,patient\n1.png,a\n", encoding="utf-8")
 
     with pytest.raises(ConfigError, match=r"both patients\.csv and data\.split\.group_regex name"):
-        name_patients(tmp_path, ["1.png"], r"(\d)")
+        read_index(DataSettings(path=tmp_path, split=SplitSettings(group_regex=r"(\d)")))
 
 
-def test_unidentified_file_is_its_own_patient_with_warning(tmp_path: Path) -> None:
-    named = name_patients(tmp_path, ["A/x.png", "A/IM-0001-0001.jpeg"])
+def test_unidentified_file_is_its_own_patient_with_warning() -> None:
+    named = name_patients(["A/x.png", "A/IM-0001-0001.jpeg"])
 
     assert named.by_file == {"A/x.png": "A/x.png", "A/IM-0001-0001.jpeg": "IM:0001"}
     assert len(named.warnings) == 1
@@ -178,8 +189,8 @@ def test_an_image_that_is_listed_by_its_path_and_by_its_name_is_refused(tmp_path
     """The two lines could name two patients, who would then stand on two sides."""
     (tmp_path / "patients.csv").write_text("file,patient\nA/1.png,p\n1.png,q\n", encoding="utf-8")
 
-    with pytest.raises(DataError, match=r"two rows, one by path and one by name: A/1\.png \(also as 1\.png\)"):
-        name_patients(tmp_path, ["A/1.png"])
+    with pytest.raises(DataError, match=r"images have several rows: A/1\.png \(as A/1\.png and 1\.png\)"):
+        patients_in(tmp_path, ["A/1.png"])
 
 
 @pytest.mark.parametrize("name", ["..", "../x", "/tmp/x", "a\\b", ".hidden", "a\x01b", "x" * 65])
@@ -189,4 +200,4 @@ def test_class_name_escaping_folder_is_refused_with_line(tmp_path: Path, name: s
     table.write_text(f"file,patient,class\na.png,p1,NORMAL\nb.png,p2,{name}\n", encoding="utf-8")
 
     with pytest.raises(DataError, match=r"patients\.csv:3: the class .* cannot be the name of a folder"):
-        read_patients_csv(table)
+        find_table(tmp_path)

@@ -228,7 +228,9 @@ def test_progress_counts_the_steps_of_all_folds(study: StudyFolder, tmp_path: Pa
     train(
         tmp_path / "best.yaml",
         out=tmp_path / "model",
-        on_progress=lambda what, done, total: steps.append((done, total)) if what == "training steps" else None,
+        on_progress=lambda what, done, total: (
+            steps.append((done, total)) if what == "training the classifier (steps)" else None
+        ),
     )
 
     assert len({total for _, total in steps}) == 1

@@ -34,8 +34,8 @@ from xraytune.confirm.run import confirm
 from xraytune.confirm.scoring import scores
 from xraytune.data.decoding import decode_file
 from xraytune.data.index import read_index
-from xraytune.data.patients import find_table
 from xraytune.data.phantom import draw_phantoms
+from xraytune.data.table import find_table
 from xraytune.errors import ArtifactError, ConfigError, StudyError, XraytuneError
 from xraytune.export.best import export
 from xraytune.export.bundle import open_bundle

@@ -8,7 +8,7 @@ import pytest
 
 from tests.search.studies import CPU, direct, ended, epoch, two_images, write_space
 from xraytune.data.phantom import draw_phantoms
-from xraytune.errors import MachineError, StudyError, TrialError
+from xraytune.errors import ConfigError, MachineError, StudyError, TrialError
 from xraytune.files import read_json, write_json
 from xraytune.search.messages import TrialSuggestion
 from xraytune.search.run import search
@@ -227,3 +227,12 @@ def test_epochs_stay_where_a_schedule_looks_ahead(tmp_path: Path) -> None:
 
     with pytest.raises(StudyError, match="cannot become 27: with schedule: cosine"):
         require_same_space(study, write_space(tmp_path, schedule, "budget.max_epochs=27"))
+
+
+@pytest.mark.slow
+def test_invalid_data_file_is_not_blamed_on_the_study(study: StudyFolder, tmp_path: Path) -> None:
+    file = tmp_path / "data.yaml"
+    file.write_text("data: {classes: none}\n", encoding="utf-8")
+
+    with pytest.raises(ConfigError, match=r"data\.yaml:1: data\.classes: unknown value 'none'"):
+        study.space(data=file)

@@ -33,7 +33,10 @@ def confirm(
     study: StudyArgument,
     test: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Test images in class folders, if the study's image folder has no test/."),
+        typer.Option(
+            metavar="SOURCE",
+            help="Test images in class folders, or a data file (YAML), if the study's images include no test images.",
+        ),
     ] = None,
     data: MovedData = None,
     weights_dir: WeightsDir = None,

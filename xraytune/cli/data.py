@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -12,6 +12,7 @@ from xraytune.cli.console import Cell, Column, Table
 from xraytune.cli.options import (
     AsJson,
     Classes,
+    DataSource,
     GroupRegex,
     NewFolder,
     Positive,
@@ -26,6 +27,7 @@ from xraytune.records import to_json
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from xraytune.config.settings import DataSettings
     from xraytune.data.inspect import Inspection
     from xraytune.data.near_duplicates import NearDuplicates
     from xraytune.data.phantom import PhantomSet
@@ -35,7 +37,7 @@ _EXAMPLES = 3
 
 
 def inspect(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Image folder.")],
+    source: DataSource,
     classes: Classes = "binary",
     positive: Positive = None,
     group_regex: GroupRegex = None,
@@ -49,18 +51,15 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """Summarize a folder of X-rays: classes, patients, duplicates, broken files, and shortcuts to the label."""
-    from xraytune.config.settings import DataSettings, SplitSettings
     from xraytune.data.index import read_index
     from xraytune.data.inspect import inspect_index
     from xraytune.data.split import part_notes
     from xraytune.pipeline.sides import sizes_of_index
     from xraytune.report.data_figures import draw_data_figures, require_no_figures
 
-    settings = DataSettings(
-        path=folder, classes=classes, positive=positive, split=SplitSettings(group_regex=group_regex)
-    )
+    settings = _settings(source, classes, positive, group_regex)
     if figures:
-        require_no_figures(figures, folder)
+        require_no_figures(figures, settings.path)
     with errors_with_flags(), console.progress() as on_progress:
         index = read_index(settings, on_progress=on_progress)
         sizes = sizes_of_index(index, settings)
@@ -71,12 +70,22 @@ def inspect(
         sides = {size.name: to_json(size) for size in sizes}
         console.show_json(to_json(found) | {"parts": uses, "sides": sides} | ({"figures": drawn} if drawn else {}))
     else:
-        _show_inspection(folder, found, uses, sizes)
+        _show_inspection(source, found, uses, sizes)
         for file in drawn:
             console.write(file)
 
 
-def _show_inspection(folder: Path, found: Inspection, uses: Sequence[str], sizes: Sequence[SideSize]) -> None:
+def _settings(
+    source: Path, classes: Literal["binary", "three", "auto"], positive: str | None, group_regex: str | None
+) -> DataSettings:
+    from xraytune.config.load import data_settings
+    from xraytune.config.settings import DataSettings, SplitSettings
+
+    split = SplitSettings(group_regex=group_regex)
+    return data_settings(source, DataSettings(path=source, classes=classes, positive=positive, split=split))
+
+
+def _show_inspection(source: Path, found: Inspection, uses: Sequence[str], sizes: Sequence[SideSize]) -> None:
     fewest, median, most = found.images_per_patient
     total = sum(sum(counts.values()) for counts in found.images.values())
     duplicates = sum(len(files) - 1 for files in found.duplicates)
@@ -84,7 +93,7 @@ def _show_inspection(folder: Path, found: Inspection, uses: Sequence[str], sizes
     per_part = [(part, *(f"{counts[name]}" for name in found.class_names)) for part, counts in found.images.items()]
     patients = ("patients in train and val", *(f"{found.patients[name]}" for name in found.class_names))
     console.show(
-        Cell(f"{folder}: {total} images", "strong"),
+        Cell(f"{source}: {total} images", "strong"),
         *uses,
         *(Cell(f"broken: {image.file}: {image.reason}", "bad") for image in found.broken),
         *(Cell(f"note: {with_flags(warning)}", "busy") for warning in found.warnings),
@@ -155,7 +164,7 @@ def show_phantoms(drawn: PhantomSet) -> None:
 
 
 def transform(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Image folder; its test/ is not used.")],
+    source: DataSource,
     out: NewFolder,
     copies: Annotated[int, typer.Option("--copies", metavar="N", help="Copies of each image.")] = 2,
     flip: Annotated[bool, typer.Option("--flip/--no-flip", help="Mirror half of the copies horizontally.")] = True,
@@ -178,11 +187,13 @@ def transform(
     skip_broken: SkipBroken = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write randomly transformed copies of X-rays, for use as `source: folder`, with patients and provenance."""
-    from xraytune.config.settings import DataSettings, SplitSettings
+    """Write randomly transformed copies of X-rays, for use as `source: folder`, with patients and provenance.
+
+    Images of test/ are not used.
+    """
     from xraytune.data.transform import Strengths, transform_folder
 
-    settings = DataSettings(path=folder, classes=classes, split=SplitSettings(group_regex=group_regex))
+    settings = _settings(source, classes, None, group_regex)
     strengths = Strengths(
         flip=flip, rotate=rotate, shift=shift, zoom=zoom, shear=shear, contrast=contrast, elastic=elastic
     )

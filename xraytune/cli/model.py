@@ -119,7 +119,9 @@ def show_training(trained: Trained, *, next_step: bool = True) -> None:
 
 def evaluate(
     model: ModelArgument,
-    data: Annotated[Path, typer.Option(metavar="DIR", help="Folder with one subfolder per class.")],
+    data: Annotated[
+        Path, typer.Option(metavar="SOURCE", help="Folder with one subfolder per class, or data file (YAML).")
+    ],
     out: Annotated[
         Path | None,
         typer.Option(
@@ -128,7 +130,7 @@ def evaluate(
     ] = None,
     by: Annotated[
         list[str] | None,
-        typer.Option(metavar="COLUMN", help="Report subgroups too, by this column of patients.csv; repeatable."),
+        typer.Option(metavar="COLUMN", help="Report subgroups too, by this column of the patient table; repeatable."),
     ] = None,
     reason: Reason = "",
     skip_broken: SkipBroken = False,

@@ -14,10 +14,16 @@ import typer
 from xraytune.errors import XraytuneError
 
 Data: TypeAlias = Annotated[
-    Path | None, typer.Option("--data", metavar="DIR", help="Image folder; overrides data.path of the file.")
+    Path | None,
+    typer.Option(
+        "--data", metavar="SOURCE", help="Image folder, or data file (YAML); overrides data.path of the file."
+    ),
 ]
 MovedData: TypeAlias = Annotated[
-    Path | None, typer.Option("--data", metavar="DIR", help="New location of the study's images, if they were moved.")
+    Path | None,
+    typer.Option(
+        "--data", metavar="SOURCE", help="New location of the study's images, if they were moved: folder or data file."
+    ),
 ]
 WeightsDir: TypeAlias = Annotated[
     Path | None,
@@ -43,6 +49,10 @@ ConfigFile: TypeAlias = Annotated[
     ),
 ]
 Studies: TypeAlias = Annotated[Path, typer.Option(metavar="DIR", help="Folder of all studies.")]
+DataSource: TypeAlias = Annotated[
+    Path,
+    typer.Argument(metavar="SOURCE", help="Image folder, or data file (YAML), which overrides the options."),
+]
 _CACHE = "Folder for decoded images, GANs and features; default: `cache`"
 Cache: TypeAlias = Annotated[Path | None, typer.Option(metavar="DIR", help=f"{_CACHE}, next to the studies folder.")]
 TrainCache: TypeAlias = Annotated[

@@ -135,8 +135,8 @@ _LINE_LENGTH = 110
 _TAG = "tag:yaml.org,2002:"
 
 
-def read_document(path: Path) -> Document:
-    """Read a YAML file whose root is a mapping.
+def read_document(path: Path, *, start: str = "name: my-study") -> Document:
+    """Read a YAML file whose root is a mapping; `start` is its first line, for messages.
 
     Raises:
         ConfigError: It cannot be read, is not UTF-8 or not valid YAML, or its root is not a mapping.
@@ -159,7 +159,7 @@ def read_document(path: Path) -> Document:
     document = parse_yaml(text, where)
     if not isinstance(document.content, dict):
         what = "the file is empty" if document.content is None else "the file is not a mapping of keys to values"
-        raise ConfigError(Problem(what, path, "start with: name: my-study"))
+        raise ConfigError(Problem(what, path, f"start with: {start}"))
     return replace(document, places={**document.places, (): Place(where=path, order=(0, 0, 0))})
 
 

@@ -18,10 +18,12 @@ from xraytune.config.grammar import ROOT, SPEC_KEYS, path_of, read_parameters
 from xraytune.config.initial_points import read_initial_points
 from xraytune.config.messages import nearest
 from xraytune.config.read_settings import NON_SETTING_KEYS, dotted_settings, read_settings
-from xraytune.config.settings import Experiment, Settings
+from xraytune.config.settings import DataSettings, Experiment, Settings
 from xraytune.config.space import Space, settings_content
 from xraytune.errors import ConfigError, Problem
 from xraytune.records import Json
+
+_DATA_FILE_KEYS = ("path", "classes", "positive", "table", "split")
 
 
 def load_space(
@@ -36,17 +38,21 @@ def load_space(
     Args:
         path: The YAML file; paths in it are relative to its folder.
         overrides: The `key=value` of each `--set`: a parameter or a setting by its dotted name, and a value in YAML.
-        data: Replaces `data.path`; relative to the current folder, like paths in `overrides`.
+        data: Folder that replaces `data.path`, or YAML file that replaces keys of `data` (see `data_settings`); relative to
+            the current folder, like paths in `overrides`.
         weights_dir: Replaces `weights_dir`.
 
     Raises:
         ConfigError: With all problems, in file order.
     """
     document = _with_overrides(read_document(path), overrides)
-    for key, option, folder in ((("data", "path"), "--data", data), (("weights_dir",), "--weights-dir", weights_dir)):
-        if folder is not None:
-            place = Place(where=f"{option} {folder}", order=(len(overrides) + 1, 0, 0))
-            document = document.grafted(key, Document(content=str(folder), places={(): place}))
+    rank = len(overrides) + 1
+    if data is not None and is_data_file(data):
+        document = _with_data_file(document, data, rank)
+    elif data is not None:
+        document = _with_folder(document, ("data", "path"), "--data", data, rank)
+    if weights_dir is not None:
+        document = _with_folder(document, ("weights_dir",), "--weights-dir", weights_dir, rank)
     problems = Problems(document)
     settings = read_settings(problems)
     declared = read_parameters(problems)
@@ -59,6 +65,73 @@ def load_space(
     problems.raise_all()
     assert settings is not None
     return Space(settings=settings, specs=specs, points_to_evaluate=points_to_evaluate, notes=notes)
+
+
+def data_settings(source: Path, base: DataSettings) -> DataSettings:
+    """Return the settings of a data source: an image folder, or a YAML file with a `data:` block.
+
+    Args:
+        source: The folder or the file. A file may give `path` (default: its own folder), `classes`, `positive`, `table` and
+            `split`.
+        base: The settings of everything that the source does not give, except for `path` and `table`.
+
+    Raises:
+        ConfigError: With all problems of the file, in file order.
+    """
+    if not is_data_file(source):
+        return base.model_copy(update={"path": source})
+    content: Json = {"name": "data", "data": base.model_dump(mode="json")}
+    place = Place(where=str(source), order=(0, 0, 0))
+    problems = Problems(_with_data_file(Document(content=content, places={(): place}), source, rank=1))
+    settings = read_settings(problems)
+    problems.raise_all()
+    assert settings is not None
+    return settings.data
+
+
+def is_data_file(source: Path) -> bool:
+    """Return whether a data source is a YAML file, by its suffix."""
+    return source.suffix.lower() in {".yaml", ".yml"} and not source.is_dir()
+
+
+def _with_folder(document: Document, key: KeyPath, option: str, folder: Path, rank: int) -> Document:
+    place = Place(where=f"{option} {folder}", order=(rank, 0, 0))
+    return document.grafted(key, Document(content=str(folder), places={(): place}))
+
+
+def _with_data_file(document: Document, file: Path, rank: int) -> Document:
+    """Replace keys of `data`; their problems come after those of the document. A table and its patients come as a whole."""
+    found = read_document(file, start="data:")
+    problems = Problems(found)
+    for key in found.content if isinstance(found.content, dict) else ():
+        if key != "data":
+            problems.add((key,), f"'{key}' is outside of data:", "write everything under data:, and nothing else")
+    keys = found.get(("data",))
+    for key in (given := keys if isinstance(keys, dict) else {}):
+        if key in DataSettings.model_fields and key not in _DATA_FILE_KEYS:
+            problems.add(("data", key), f"data.{key} belongs to the space file", "write it there")
+    if keys is not None and not isinstance(keys, dict):
+        problems.add(("data",), "data: is not a mapping", "write data: {path: FOLDER}")
+    problems.raise_all()
+    ranked = {path: replace(place, order=(rank, *place.order[1:])) for path, place in found.places.items()}
+    found = replace(found, places=ranked)
+    top = Place(where=file, order=(rank, 0, 0))
+    has_patients = bool(found.get(("data", "table", "patient")))
+    if has_patients and document.get(("data", "split", "group_regex")) is not None:
+        document = document.grafted(("data", "split", "group_regex"), Document(content=None, places={(): top}))
+    defaults: dict[str, Json] = {"path": str(file.parent.absolute()), "table": None}
+    for key, value in defaults.items():
+        document = document.grafted(("data", key), Document(content=value, places={(): top}))
+    for key in given:
+        inner = given[key]
+        paths = (
+            [("data", key, name) for name in inner] if key == "split" and isinstance(inner, dict) else [("data", key)]
+        )
+        for path in paths:
+            branch = found.branch(path)
+            assert branch is not None, "every key has a place"
+            document = document.grafted(path, branch)
+    return document
 
 
 def _with_overrides(document: Document, overrides: Sequence[str]) -> Document:

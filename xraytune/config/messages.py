@@ -83,6 +83,10 @@ def _explain_type(kind: str, value: Any) -> tuple[str, str] | None:
         case "string_type" | "path_type":
             is_nested = isinstance(value, dict | list)
             return "is not text", "write one piece of text" if is_nested else f"write '{value}' in quotes"
+        case "tuple_type" | "dict_type":
+            return ("is not a list", "write [A, B]") if kind == "tuple_type" else ("is not a mapping", "write {A: B}")
+        case "too_short":
+            return "is empty", "give at least one"
         case "string_pattern_mismatch":
             fix = "use up to 64 letters, digits, '.', '_' and '-', starting with a letter or digit"
             return "cannot be a folder's name on every machine", fix

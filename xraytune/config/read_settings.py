@@ -98,7 +98,7 @@ def _explained(path: KeyPath, errors: Sequence[ErrorDetails]) -> tuple[str, str]
             f"{name}: {format_value(value)} is not a mapping",
             f"write {name}: {{{next(iter(model.model_fields))}: ...}}",
         )
-    if len(errors) == 1:
+    if all(error["type"] != "literal_error" for error in errors) or len(errors) == 1:
         return explain(name, errors[0])
     literal, number = sorted(errors, key=lambda error: error["type"] != "literal_error")
     if isinstance(value, int | float) and not isinstance(value, bool):

@@ -20,6 +20,8 @@ Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
+ClassName = Annotated[str, Field(pattern=r"^[^/\\\x00-\x1f\x7f.][^/\\\x00-\x1f\x7f]{0,63}$")]
+"""Images are written into folders of that name."""
 
 Source = Literal["none", "duplicate", "gan", "folder"]
 SOURCES = Extensions("source", get_args(Source))
@@ -82,6 +84,61 @@ class SplitSettings(Model):
         return self
 
 
+def _listed(files: object) -> object:
+    return (files,) if isinstance(files, str) else tuple(files) if isinstance(files, list) else files
+
+
+def _by_column(side: object) -> object:
+    return {"column": side} if isinstance(side, str) else side
+
+
+class TableSides(Model):
+    """The train, val and test images of a table: by a column, or by lists. The text alone is a column."""
+
+    column: str | None = None
+    """Its cells are train, val or test, or a usual synonym."""
+    train: str | None = None
+    """A file with one image per line, or a folder. If it is given, images in no list are left out."""
+    val: str | None = None
+    """Like `train`."""
+    test: str | None = None
+    """Like `train`; if only `val` or `test` are given, all other images are training images."""
+
+    @model_validator(mode="after")
+    def _are_of_one_kind(self) -> Self:
+        if (self.column is None) == (self.train is None and self.val is None and self.test is None):
+            raise ValueError("data.table.side names neither a column nor a list, or both; write the column, or lists")
+        return self
+
+
+class TableSettings(Model):
+    """A table of images: its columns for the image, the patient, the label and the side."""
+
+    file: Annotated[
+        tuple[str, ...], BeforeValidator(_listed, json_schema_input_type=str | tuple[str, ...]), Field(min_length=1)
+    ]
+    """A CSV file relative to `data.path`, or several that are read as one."""
+    image: str
+    """The column of the image: its path, the end of its path, or its name, with or without suffix."""
+    patient: str | None = None
+    """The column of the patient; without it, the patient is found as in a folder."""
+    label: str | None = None
+    """The column of the label, or of several labels in each cell."""
+    labels: dict[str, ClassName] = {}
+    """The class of each label; the first entry that applies decides. Without `label`, the labels are columns: 1 is yes."""
+    separator: Annotated[str, Field(min_length=1)] = "|"
+    """What stands between several labels in a cell."""
+    side: Annotated[TableSides | None, BeforeValidator(_by_column, json_schema_input_type=str | TableSides | None)] = (
+        None
+    )
+    """Which images are train, val and test; without it, the folders of these names decide."""
+
+    @property
+    def gives_classes(self) -> bool:
+        """Whether the table gives the classes, rather than the folders."""
+        return self.label is not None or bool(self.labels)
+
+
 class DataSettings(Model):
     """The images, their classes and their size."""
 
@@ -92,6 +149,8 @@ class DataSettings(Model):
     image_size: Annotated[int, Field(ge=32, le=1024)] = 128
     resize: Literal["squash", "crop"] = "squash"
     """`squash` ignores the aspect ratio; `crop` scales the shorter side to the size and crops the centre."""
+    table: TableSettings | None = None
+    """A table of labels and patients; without it, folders and `patients.csv` give them."""
     split: SplitSettings = SplitSettings()
     train_patients: Annotated[Count | None, BeforeValidator(_all_is_none), WithJsonSchema(_COUNT_OR_ALL)] = None
     """Number of patients of the train side to use; `all`: every one."""

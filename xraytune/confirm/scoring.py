@@ -20,9 +20,10 @@ from xraytune.classifier.train import predict_probabilities
 from xraytune.compute import compute_like
 from xraytune.config.settings import DataSettings
 from xraytune.confirm.plan import Plan
-from xraytune.data.index import ImageFile, content_fingerprint, read_index, read_labelled_folder
+from xraytune.data.index import ImageFile, content_fingerprint, read_index, read_labelled, read_labelled_folder
 from xraytune.data.patients import PATIENTS_CSV
 from xraytune.data.pixels import open_pixels
+from xraytune.data.table import LabelTable, find_table
 from xraytune.errors import DataError, Problem, StudyError, join_names
 from xraytune.files import read_json, require_file, write_bytes, write_json
 from xraytune.metrics.classification import Floats, Labels, require_finite
@@ -44,9 +45,13 @@ _REMOVE = f"remove them, or list them in {PATIENTS_CSV} there as other patients"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SealedTest:
-    """A test folder that has not been scored: its images, relative to `root`, and the fingerprint of their content."""
+    """A test folder that has not been scored: its images, relative to `root`, and the fingerprint of their content.
+
+    `table` is the one that names its patients, if there is one.
+    """
 
     root: Path
+    table: LabelTable | None
     images: tuple[ImageFile, ...]
     fingerprint: str
 
@@ -75,7 +80,7 @@ def find_test(
     Args:
         data: The study's data settings.
         prepared: The study's images.
-        test: Class folders, only for a study without `test/`.
+        test: Class folders or a data file (`read_labelled`), only for a study without `test/`.
         extra: Folders of extra images that finalists are trained on; they must not share patients with the test folder.
         on_progress: Called with the number of files read.
 
@@ -95,24 +100,28 @@ def find_test(
         raise StudyError(Problem(what, data.path, "restore them, or start a new study"))
     group_regex = data.split.group_regex
     if test is None:
-        found = SealedTest(root=index.root, images=index.test, fingerprint=index.test_fingerprint or "")
+        found = SealedTest(
+            root=index.root, table=index.table, images=index.test, fingerprint=index.test_fingerprint or ""
+        )
         if found.fingerprint != prepared.test_fingerprint:
             fix = "restore the test images, or start a new study"
             raise StudyError(Problem("the test folder changed since the search", data.path, fix))
     else:
-        aliases = patient_aliases(prepared.images, data.path, group_regex)
-        if (test / PATIENTS_CSV).is_file():  # it takes precedence over a regular expression for the training set
-            group_regex = None
-        images = read_labelled_folder(test, prepared.class_names, group_regex=group_regex)
-        found = SealedTest(root=test, images=images, fingerprint=content_fingerprint(images))
+        aliases = patient_aliases(prepared.images, index.table, group_regex)
+        labelled = read_labelled(test, prepared.class_names, group_regex=group_regex, on_progress=on_progress)
+        group_regex, images = labelled.data.split.group_regex, labelled.images
+        fingerprint = content_fingerprint(images)
+        found = SealedTest(root=labelled.data.path, table=labelled.table, images=images, fingerprint=fingerprint)
         owners = patients_by_file_name(index.images)
-        known = shared_patients(images, test, prepared.images, group_regex=group_regex, aliases=aliases, owners=owners)
+        known = shared_patients(
+            images, found.table, prepared.images, group_regex=group_regex, aliases=aliases, owners=owners
+        )
         _refuse_known(known, found, _REMOVE)
     owners = patients_by_file_name([*index.images, *found.images])
     for folder in extra:
         images = read_labelled_folder(folder, prepared.class_names)
-        aliases = patient_aliases(images, folder, data.split.group_regex, owners)
-        known = shared_patients(found.images, found.root, images, group_regex=group_regex, aliases=aliases)
+        aliases = patient_aliases(images, find_table(folder), data.split.group_regex, owners)
+        known = shared_patients(found.images, found.table, images, group_regex=group_regex, aliases=aliases)
         # The study's own test folder must not change.
         _refuse_known(known, found, f"start a new search without them in {folder}" if test is None else _REMOVE)
     _require_patients(prepared, found)

@@ -1,6 +1,6 @@
 """List the images of a data folder, each with its class, patient, hash and size.
 
-`val` is among the images to split by patient, and `parts` tells which they are (see split.py); of the held-out `test`, only
+`val` is merged into the training images, because validation sides are split off by patient; of the held-out `test`, only
 names and hashes are read. All problems of the folder are reported together, before any image is decoded.
 """
 
@@ -12,15 +12,17 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from xraytune.config.settings import DataSettings
+from xraytune.config.load import data_settings
+from xraytune.config.settings import DataSettings, SplitSettings
 from xraytune.cores import core_threads
 from xraytune.data.class_words import Positive, positive_class
 from xraytune.data.formats import ImageHeader, read_header
 from xraytune.data.layout import (
     NAMING_SUFFIXES,
+    Layout,
     Part,
     PartName,
     class_names_of,
@@ -31,21 +33,20 @@ from xraytune.data.layout import (
     part_folders,
     read_part,
     require_folder,
+    standard_classes,
     subfolders,
     unknown_class_problems,
 )
 from xraytune.data.patients import (
     PATIENTS_CSV,
-    PatientTable,
-    ambiguity_problems,
-    find_table,
-    given_patients,
     join_identical,
     match_patients,
     name_patients,
     patient_of,
     require_group,
 )
+from xraytune.data.table import LabelTable, find_table, match_names, require_one_rule
+from xraytune.data.table_layout import table_layout
 from xraytune.errors import DataError, Problem, join_names
 from xraytune.files import read_bytes
 from xraytune.records import Progress, ignore_progress
@@ -81,6 +82,7 @@ class ImageIndex:
 
     Attributes:
         root: The folder.
+        table: Its `data.table` or `patients.csv`, if it has one.
         class_names: In the order of the labels.
         positive: Label of the positive class; with three or more classes, of no meaning.
         positive_reason: Why it is the positive one; empty with three or more classes.
@@ -92,6 +94,7 @@ class ImageIndex:
     """
 
     root: Path
+    table: LabelTable | None
     class_names: tuple[str, ...]
     positive: int
     positive_reason: str
@@ -119,15 +122,13 @@ def read_index(
     """
     root, group_regex = settings.path, settings.split.group_regex
     require_group(group_regex)
-    folders = part_folders(root)
-    table = find_table(root)
-    class_names = class_names_of(settings.classes, folders["train"], root, table)
-    parts = {name: read_part(folder, root, class_names, table) for name, folder in folders.items()}
+    table = find_table(root, settings.table)
+    require_one_rule(table, group_regex)
+    layout = _layout(settings, table)
+    class_names, parts = layout.class_names, layout.parts
     test = parts["test"].labels if "test" in parts else {}
     training = {image: label for name in parts if name != "test" for image, label in parts[name].labels.items()}
-    problems = _class_problems(root, parts, class_names, table)
-    if table is None and group_regex is None:
-        problems += _same_name_problems(root, training) + _same_name_problems(root, test)
+    problems = [*layout.problems]
     positive = positive_class(settings.positive, class_names)
     if isinstance(positive, Problem):
         problems += [positive] if settings.positive or (needs_positive and not problems) else []
@@ -138,13 +139,14 @@ def read_index(
     images, notes = _describe(root, {**training, **test}, table, group_regex, on_progress)
     of_training = tuple(image for image in images if root / image.file in training)
     of_test = tuple(image for image in images if root / image.file in test)
-    problems = few_patients_problems(folders["train"], class_names, of_training)
+    problems = few_patients_problems(parts["train"].folder, class_names, of_training)
     problems += _shared_patients_problems(root, of_training, of_test)
     if problems:
         raise DataError(*problems)
     part_warnings = (warning for part in parts.values() for warning in part.warnings)
     return ImageIndex(
         root=root,
+        table=table,
         class_names=class_names,
         positive=positive.label,
         positive_reason=positive.reason,
@@ -153,7 +155,7 @@ def read_index(
         parts={file.relative_to(root).as_posix(): name for name, part in parts.items() for file in part.labels},
         test_fingerprint=content_fingerprint(of_test) if of_test else None,
         warnings=(
-            *_layout_warnings(root, folders),
+            *layout.warnings,
             *part_warnings,
             *notes,
             *_contradiction_warnings(of_training),
@@ -161,21 +163,130 @@ def read_index(
     )
 
 
+def find_class_names(settings: DataSettings) -> tuple[str, ...]:
+    """Return the classes in the order of their labels; reads the data folder only for `classes: auto`.
+
+    Raises:
+        ConfigError: The folder has two tables.
+        DataError: `classes: auto`, and there are fewer than two classes; or the table is malformed.
+    """
+    if (standard := standard_classes(settings.classes)) is not None:
+        return standard
+    table = find_table(settings.path, settings.table)
+    if table is not None and settings.table is not None:
+        return table_layout(settings, table).class_names
+    folders = part_folders(settings.path)
+    return class_names_of("auto", folders["train"], settings.path, _classes_in(table, settings.path, folders.values()))
+
+
+def _layout(settings: DataSettings, table: LabelTable | None) -> Layout:
+    """Find the images by `data.table`, or by folders with the help of `patients.csv`."""
+    if table is not None and settings.table is not None:
+        return table_layout(settings, table)
+    root = settings.path
+    folders = part_folders(root)
+    in_table = _classes_in(table, root, folders.values())
+    class_names = class_names_of(settings.classes, folders["train"], root, in_table)
+    parts = {name: read_part(folder, root, class_names, in_table) for name, folder in folders.items()}
+    problems = _class_problems(root, parts, class_names, has_classes=bool(in_table))
+    if table is None and settings.split.group_regex is None:
+        training = [image for name in parts if name != "test" for image in parts[name].labels]
+        problems += _same_name_problems(root, training)
+        problems += _same_name_problems(root, parts["test"].labels if "test" in parts else ())
+    return Layout(
+        class_names=class_names,
+        parts=parts,
+        problems=tuple(problems),
+        warnings=tuple(_layout_warnings(root, folders)),
+    )
+
+
+def _classes_in(patients_csv: LabelTable | None, root: Path, folders: Iterable[Path]) -> Mapping[str, str]:
+    """Return the classes that `patients.csv` gives the images of some folders below the root."""
+    if patients_csv is None:
+        return {}
+    images = sorted(image for folder in folders for image in image_files(folder, root))
+    return patients_csv.classes_of([image.relative_to(root).as_posix() for image in images])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelledImages:
+    """Labelled images to score models on.
+
+    Attributes:
+        data: Their folder, which `file` is relative to, with the rules for their patients; for `table_columns`.
+        table: Its `data.table` or `patients.csv`, if it has one.
+        images: Sorted by file.
+    """
+
+    data: DataSettings
+    table: LabelTable | None
+    images: tuple[ImageFile, ...]
+
+
+def read_labelled(
+    source: Path,
+    class_names: Sequence[str],
+    *,
+    group_regex: str | None = None,
+    on_progress: Progress = ignore_progress,
+) -> LabelledImages:
+    """Read labelled images from a folder of class folders, or from a YAML file with a `data:` block.
+
+    The data folder that contains the folder names the patients if it can (`data_folder_of`). Of a file with `data.table`,
+    the test images are read; without any, all images.
+
+    Args:
+        source: The folder or the file.
+        class_names: In the order of the labels.
+        group_regex: Searched in each path for its patient, unless a table or the file has a rule for patients.
+        on_progress: Called after each file.
+
+    Raises:
+        ConfigError: The file or `group_regex` is invalid.
+        DataError: No images, a folder of another class, or a folder that contains train/ or test/; or the table is invalid.
+        MachineError: There are DICOM files, and pydicom is not installed.
+    """
+    data = data_settings(source, DataSettings(path=source, split=SplitSettings(group_regex=group_regex)))
+    group_regex = data.split.group_regex
+    require_group(group_regex)
+    if data.table is not None:
+        table = find_table(data.path, data.table)
+        assert table is not None, "it is given"
+        require_one_rule(table, group_regex)
+        parts = table_layout(data, table, class_names).parts
+        labels = parts["test"].labels if "test" in parts else {**parts["train"].labels, **_labels_of(parts.get("val"))}
+        if not labels:
+            raise DataError(Problem("no image of the table has a class", table.path, "correct data.table.labels"))
+        images, notes = _describe(data.path, labels, table, group_regex, on_progress)
+        _log_warnings(notes)
+        return LabelledImages(data=data, table=table, images=images)
+    whole = data_folder_of(data.path, group_regex)
+    if find_table(whole or data.path) is not None:
+        group_regex = None
+    table, images = _read_class_folders(data.path, class_names, group_regex, whole, on_progress)
+    base = data.path if whole is None else whole
+    split = data.split.model_copy(update={"group_regex": group_regex})
+    return LabelledImages(data=data.model_copy(update={"path": base, "split": split}), table=table, images=images)
+
+
+def _labels_of(part: Part | None) -> Mapping[Path, int]:
+    return part.labels if part else {}
+
+
 def read_labelled_folder(
     root: Path,
     class_names: Sequence[str],
     *,
     group_regex: str | None = None,
-    whole: Path | None = None,
     on_progress: Progress = ignore_progress,
 ) -> tuple[ImageFile, ...]:
-    """Read the images of a folder of class folders, sorted by file; classes may be empty.
+    """Read the images of a folder of class folders, sorted by file; classes may be empty. For others, see `read_labelled`.
 
     Args:
         root: The folder; `file` is relative to it.
         class_names: In the order of the labels.
         group_regex: Searched in each path; its first group is the patient.
-        whole: The data folder that contains it, if patients are named by its table or by paths below it (`data_folder_of`).
         on_progress: Called after each file.
 
     Raises:
@@ -184,6 +295,13 @@ def read_labelled_folder(
         MachineError: There are DICOM files, and pydicom is not installed.
     """
     require_group(group_regex)
+    return _read_class_folders(root, class_names, group_regex, None, on_progress)[1]
+
+
+def _read_class_folders(
+    root: Path, class_names: Sequence[str], group_regex: str | None, whole: Path | None, on_progress: Progress
+) -> tuple[LabelTable | None, tuple[ImageFile, ...]]:
+    """Read a folder of class folders; with `whole`, the data folder that contains it gives paths and patients."""
     require_folder(root)
     inner = [folder for folder in subfolders(root) if folder.name.casefold() in {"train", "test"}]
     if inner:
@@ -191,19 +309,24 @@ def read_labelled_folder(
         raise DataError(Problem(what, root, f"give the folder that contains the class folders, such as {inner[0]}"))
     base, folder = (root, root) if whole is None else (whole, whole / root.resolve().name)
     table = find_table(base)
-    part = read_part(folder, base, class_names, table)
+    require_one_rule(table, group_regex)
+    in_table = _classes_in(table, base, [folder])
+    part = read_part(folder, base, class_names, in_table)
     parts: Mapping[PartName, Part] = {"train": part}
-    problems = unknown_class_problems(folder, parts, class_names, table, are_fixed=True) + list(part.problems)
+    problems = unknown_class_problems(folder, parts, class_names, has_classes=bool(in_table), are_fixed=True)
+    problems += part.problems
     if not problems and not part.labels:
         problems = empty_class_problems(folder, parts, class_names)
     if problems:
         raise DataError(*problems)
     images, notes = _describe(base, part.labels, table, group_regex, on_progress)
-    for warning in (*part.warnings, *notes):
-        _logger.warning("%s", warning)
-    if whole is not None:
-        images = tuple(replace(image, file=image.file.removeprefix(f"{folder.name}/")) for image in images)
-    return images
+    _log_warnings((*part.warnings, *notes))
+    return table, images
+
+
+def _log_warnings(notes: Iterable[str]) -> None:
+    for note in notes:
+        _logger.warning("%s", note)
 
 
 def data_folder_of(part: Path, group_regex: str | None) -> Path | None:
@@ -227,13 +350,11 @@ def data_folder_of(part: Path, group_regex: str | None) -> Path | None:
     files = [f"{part.name}/{image.relative_to(part).as_posix()}" for image in list_images(part)]
     if table is None:
         return whole if group_regex and len(match_patients(group_regex, files)) == len(files) else None
-    if not all(table.names(file) for file in files):
+    if not match_names(table.rows, files).by_file.keys() >= set(files):
         return None
-    if not table.patients.keys() >= set(files):  # a bare name must belong to one file only, in all parts
-        parts = {part, *(folder for folder in subfolders(whole) if folder.name.casefold() in {"train", "val", "test"})}
-        images = sorted(image for folder in parts for image in image_files(folder, whole))
-        if problems := ambiguity_problems(table, [image.relative_to(whole).as_posix() for image in images]):
-            raise DataError(*problems)
+    # A bare name must belong to one file only, in all parts.
+    parts = {part, *(folder for folder in subfolders(whole) if folder.name.casefold() in {"train", "val", "test"})}
+    table.rows_of(sorted(image.relative_to(whole).as_posix() for each in parts for image in image_files(each, whole)))
     return whole
 
 
@@ -246,14 +367,15 @@ def content_fingerprint(images: Iterable[ImageFile]) -> str:
 def _describe(
     root: Path,
     labels: Mapping[Path, int],
-    table: PatientTable | None,
+    table: LabelTable | None,
     group_regex: str | None,
     on_progress: Progress,
 ) -> tuple[tuple[ImageFile, ...], tuple[str, ...]]:
     """Hash every file, read its header and find its patient; return records, sorted by file, and warnings."""
     paths = {path.relative_to(root).as_posix(): path for path in labels}
     files = sorted(paths)
-    given_patients(files, table, group_regex)  # errors come before thousands of files are read
+    by_table = table.patients_of(files) if table else None
+    name_patients(files, by_table, group_regex)  # errors come before thousands of files are read
     contents: dict[str, tuple[str, ImageHeader | None]] = {}
     with warnings.catch_warnings(), core_threads() as threads:
         warnings.simplefilter("ignore")  # Pillow warns about odd metadata
@@ -261,7 +383,8 @@ def _describe(
             contents[file] = content
             on_progress("reading images", len(contents), len(files))
     headers = {file: header for file, (_, header) in contents.items() if header}
-    named = name_patients(root, files, group_regex, {file: own.patient for file, own in headers.items() if own.patient})
+    in_headers = {file: own.patient for file, own in headers.items() if own.patient}
+    named = name_patients(files, by_table, group_regex, in_headers)
     # Broken files are not compared: empty ones are all alike.
     patients = join_identical(named.by_file, [(file, contents[file][0]) for file in headers])
     images = tuple(
@@ -291,12 +414,12 @@ def _read_content(path: Path) -> tuple[str, ImageHeader | None]:
 
 
 def _class_problems(
-    root: Path, parts: Mapping[PartName, Part], class_names: Sequence[str], table: PatientTable | None
+    root: Path, parts: Mapping[PartName, Part], class_names: Sequence[str], *, has_classes: bool
 ) -> list[Problem]:
     """Return files and folders of unknown class or, if there are none, classes without images."""
     if not parts["train"].unknown and (differing := differing_classes_problems(root, parts, class_names)):
         return differing
-    problems = unknown_class_problems(root, parts, class_names, table)
+    problems = unknown_class_problems(root, parts, class_names, has_classes=has_classes)
     problems += [problem for part in parts.values() for problem in part.problems]
     return problems or empty_class_problems(root, parts, class_names)
 

@@ -8,18 +8,18 @@ ignored, other files are counted, and links are followed only to files inside th
 from __future__ import annotations
 
 import os
-import re
 import stat
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, NoReturn, TypeAlias
 
 from xraytune.data.class_words import OTHER_WORDS
 from xraytune.data.dicom import require_pydicom
 from xraytune.data.formats import is_dicom
-from xraytune.data.patients import PATIENTS_CSV, PatientTable, ambiguity_problems, patient_of
+from xraytune.data.patients import PATIENTS_CSV, patient_of
 from xraytune.errors import DataError, Problem, join_names
 
 PartName = Literal["train", "val", "test"]
@@ -34,6 +34,7 @@ _CLASSES_OF_SERIES = {
     "virus": ("PNEUMONIA", "viral"),
 }
 """The class of a Kermany file name, among two and among three."""
+_NO_CLASSES: Mapping[str, str] = MappingProxyType({})
 _NO_IMAGES = frozenset({PATIENTS_CSV, "provenance.json"})
 """Files that xraytune itself writes next to images."""
 _ADD_IMAGES = (
@@ -67,6 +68,23 @@ class Part:
     warnings: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """The images of a data folder, before any is read.
+
+    Attributes:
+        class_names: In the order of the labels.
+        parts: `train` always; `val` and `test` if there are any.
+        problems: Images of unknown class, and classes without images.
+        warnings: What was ignored or left out.
+    """
+
+    class_names: tuple[str, ...]
+    parts: Mapping[PartName, Part]
+    problems: tuple[Problem, ...]
+    warnings: tuple[str, ...]
+
+
 def list_images(folder: Path) -> tuple[Path, ...]:
     """List all images below a folder, sorted.
 
@@ -90,6 +108,11 @@ def image_files(folder: Path, root: Path) -> tuple[Path, ...]:
     return _walk(folder, root)[0]
 
 
+def walk_images(root: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+    """Return the images of a data folder, sorted, and warnings about links; other files do not matter beside a table."""
+    return _walk(root, root, report_others=False)
+
+
 def part_folders(root: Path) -> dict[PartName, Path]:
     """Return the existing folders of train, val and test; without any of them, `train` is the root itself.
 
@@ -111,29 +134,34 @@ def part_folders(root: Path) -> dict[PartName, Path]:
     return parts or {"train": root}
 
 
+def standard_classes(classes: Literal["binary", "three", "auto"]) -> tuple[str, ...] | None:
+    """Return the classes in the order of their labels; None for `auto`, whose classes are found."""
+    return {"binary": BINARY_CLASSES, "three": THREE_CLASSES}.get(classes)
+
+
 def class_names_of(
     classes: Literal["binary", "three", "auto"],
     train: Path,
     root: Path | None = None,
-    table: PatientTable | None = None,
+    in_table: Mapping[str, str] = _NO_CLASSES,
 ) -> tuple[str, ...]:
     """Return the classes in the order of their labels.
 
-    `auto` takes the direct subfolders of `train`. If the `table` of the data folder `root` has classes, it takes these and
-    the folders of the images that have none in the table.
+    `auto` takes the direct subfolders of `train`. If the `patients.csv` of the data folder `root` gives files classes
+    (`in_table`), it takes these and the folders of the images that have none there.
 
     Raises:
         DataError: `auto`, and there are fewer than two classes.
     """
-    if classes != "auto":
-        return BINARY_CLASSES if classes == "binary" else THREE_CLASSES
+    if (standard := standard_classes(classes)) is not None:
+        return standard
     names = tuple(folder.name for folder in subfolders(train))
     have = f"there is only one class folder, {names[0]}" if names else "there are no class folders in it"
-    if table is not None and table.classes:
-        spelled = {name.casefold(): name for name in table.classes.values()}
+    if in_table:
+        spelled = {name.casefold(): name for name in in_table.values()}
         for image in image_files(train, root or train):
             inner = image.relative_to(train).parts[:-1]
-            if inner and not table.class_of(image.relative_to(root or train).as_posix()):
+            if inner and image.relative_to(root or train).as_posix() not in in_table:
                 spelled[inner[0].casefold()] = inner[0]
         names = tuple(sorted(spelled.values()))
         have = f"there is only one class, {names[0]}, in it and in {PATIENTS_CSV}"
@@ -143,8 +171,11 @@ def class_names_of(
     return names
 
 
-def read_part(folder: Path, root: Path, class_names: Sequence[str], table: PatientTable | None = None) -> Part:
-    """Find the images in `folder`, which is the data folder `root` or lies in it, and their classes."""
+def read_part(folder: Path, root: Path, class_names: Sequence[str], in_table: Mapping[str, str] = _NO_CLASSES) -> Part:
+    """Find the images in `folder`, which is the data folder `root` or lies in it, and their classes.
+
+    `in_table` are the classes in `patients.csv`, by path below the root.
+    """
     images, warnings = _walk(folder, root)
     labels: dict[Path, int] = {}
     loose: list[str] = []
@@ -152,17 +183,17 @@ def read_part(folder: Path, root: Path, class_names: Sequence[str], table: Patie
     problems: list[Problem] = []
     for image in images:
         inner = image.relative_to(folder).parts[:-1]
-        in_table = table.class_of(image.relative_to(root).as_posix()) if table else None
-        by_table = _spelled(in_table, class_names) if in_table else None
-        by_folder = _folder_class(inner, image, class_names)
+        written = in_table.get(image.relative_to(root).as_posix())
+        by_table = spelled_class(written, class_names) if written else None
+        by_folder = folder_class(inner, image, class_names)
         name = by_folder or by_table
-        if not inner and in_table is None:
+        if not inner and written is None:
             name = name or _file_name_class(image, class_names)
-        if (in_table is not None and name != by_table) or (in_table and not name):
-            what = f"{PATIENTS_CSV} gives it the class {in_table}, which is not one of {', '.join(class_names)}"
+        if written is not None and (name is None or name != by_table):
+            what = f"{PATIENTS_CSV} gives it the class {written}, which is not one of {', '.join(class_names)}"
             fix = "correct the table, or use data.classes: auto"
             if by_folder and by_table:
-                what = f"{PATIENTS_CSV} gives it the class {in_table}, its folder the class {by_folder}"
+                what = f"{PATIENTS_CSV} gives it the class {written}, its folder the class {by_folder}"
                 fix = "correct the one that is wrong"
             problems.append(Problem(what, image, fix))
         elif name is not None:
@@ -173,8 +204,6 @@ def read_part(folder: Path, root: Path, class_names: Sequence[str], table: Patie
             loose.append(image.name)
     if (more := len(problems) - _NAMES_SHOWN) > 0:
         problems[_NAMES_SHOWN:] = [Problem(f"... and {more} more")]
-    if table is not None:  # a class by a name that several images share would contradict the folders of some
-        problems = ambiguity_problems(table, [image.relative_to(root).as_posix() for image in images]) or problems
     if loose:
         ignored = f"{folder}: images outside of class folders are ignored: {len(loose)} ({join_names(loose, 3)})"
         warnings = (ignored, *warnings)
@@ -193,16 +222,16 @@ def unknown_class_problems(
     root: Path,
     parts: Mapping[PartName, Part],
     class_names: Sequence[str],
-    table: PatientTable | None,
     *,
+    has_classes: bool,
     are_fixed: bool = False,
 ) -> list[Problem]:
     """Return one problem for all folders of unknown class, and one for file names that do not say which pneumonia it is.
 
-    `are_fixed`: other classes cannot be chosen, since a model or a study has them.
+    `has_classes`: `patients.csv` gives classes. `are_fixed`: a model or a study has the classes, so others cannot be chosen.
     """
     found = [(part, name, own) for part in parts.values() for name, own in part.unknown.items()]
-    if found and table is not None and table.classes:
+    if found and has_classes:
         files = [file for _, _, own in found for file in own]
         what = f"{len(files)} images have no class, neither in {PATIENTS_CSV} nor by their folder: {join_names(files)}"
         return [Problem(what, _common_folder(root, found), "fill in the column class")]
@@ -246,7 +275,7 @@ def _unknown_folders(
     fix = f"{_AUTO}, or move {it} away"
     if are_fixed:
         fix = f"rename {it} to one of these classes, or move {it} away"
-    elif all(_spelled(name, THREE_CLASSES) for name in {*names, *parts["train"].class_folders}):
+    elif all(spelled_class(name, THREE_CLASSES) for name in {*names, *parts["train"].class_folders}):
         fix = f"use data.classes: three, or {fix.removeprefix('use ')}"
     return Problem(what, _common_folder(root, found), fix)
 
@@ -333,7 +362,7 @@ def subfolders(folder: Path) -> list[Path]:
     return sorted(entry for entry in entries if entry.is_dir() and not entry.is_symlink())
 
 
-def _walk(folder: Path, root: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+def _walk(folder: Path, root: Path, *, report_others: bool = True) -> tuple[tuple[Path, ...], tuple[str, ...]]:
     """Return the images of a folder tree, sorted, and warnings about what was ignored."""
     inside = root.resolve()
     images: list[Path] = []
@@ -342,10 +371,11 @@ def _walk(folder: Path, root: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
     for parent, folder_names, file_names in os.walk(folder, onerror=_refuse_unreadable):
         folder_names[:] = [name for name in folder_names if not name.startswith(".")]
         links += sum((Path(parent) / name).is_symlink() for name in folder_names)
-        for file in (Path(parent) / name for name in file_names if not name.startswith(".")):
-            if file.is_symlink() and not _leads_inside(file, inside):
+        for file in (Path(parent, name) for name in file_names if not name.startswith(".")):
+            status = _status(file)
+            if stat.S_ISLNK(status) and not _leads_inside(file, inside):
                 links += 1
-            elif _is_device(file):
+            elif not stat.S_ISREG(status) and _is_device(file):
                 others["pipe or device"] += 1
             elif _is_image_name(file):
                 images.append(file)
@@ -353,12 +383,20 @@ def _walk(folder: Path, root: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
                 others[file.suffix.lower() or "no suffix"] += 1
     _refuse_unwritable_names(folder, images)
     warnings = []
-    if others:
+    if others and report_others:
         counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
         warnings.append(f"{folder}: files without an image suffix are ignored: {counts}")
     if links:
         warnings.append(f"{folder}: links to folders, or out of the data folder, are not followed: {links}")
-    return tuple(sorted(images)), tuple(warnings)
+    return tuple(sorted(images, key=lambda image: image.parts)), tuple(warnings)
+
+
+def _status(file: Path) -> int:
+    """Return the kind of a file, without following links; 0 if it vanished, which decoding reports."""
+    try:
+        return os.lstat(file).st_mode
+    except OSError:
+        return 0
 
 
 def _is_image_name(file: Path) -> bool:
@@ -409,10 +447,10 @@ def _refuse_unreadable(error: OSError) -> NoReturn:
     raise DataError(Problem(f"cannot be read ({error.strerror})", str(error.filename), "allow reading it")) from error
 
 
-def _folder_class(inner: Sequence[str], image: Path, class_names: Sequence[str]) -> str | None:
+def folder_class(inner: Sequence[str], image: Path, class_names: Sequence[str]) -> str | None:
     """Return the class named by the outermost possible folder of an image, at any depth."""
     for folder_name in inner:
-        if found := _spelled(folder_name, class_names):
+        if found := spelled_class(folder_name, class_names):
             return found
         if tuple(class_names) == THREE_CLASSES and folder_name.casefold() == "pneumonia":
             name = _file_name_class(image, class_names)
@@ -420,7 +458,7 @@ def _folder_class(inner: Sequence[str], image: Path, class_names: Sequence[str])
     return None
 
 
-def _spelled(name: str, class_names: Sequence[str]) -> str | None:
+def spelled_class(name: str, class_names: Sequence[str]) -> str | None:
     """Return a class by its name, in upper or lower case; of three classes also by another word for it."""
     if name in class_names:
         return name
@@ -430,13 +468,8 @@ def _spelled(name: str, class_names: Sequence[str]) -> str | None:
 
 
 def _file_name_class(image: Path, class_names: Sequence[str]) -> str | None:
-    """Return the class that a file name tells, among two or three classes; None for other names and classes.
-
-    It is a Kermany file name or, with three classes, begins with a word for one of them: `VIRUS-17-0001.jpeg`.
-    """
+    """Return the class of a Kermany file name, among two or three classes; None for other names and classes."""
     classes = _CLASSES_OF_SERIES.get((patient_of(image.name) or "").partition(":")[0])
-    if classes is None and tuple(class_names) == THREE_CLASSES:
-        return _spelled(re.split("[^a-zA-Z]", image.stem)[0], class_names)
     if classes is None or tuple(class_names) not in (BINARY_CLASSES, THREE_CLASSES):
         return None
     return classes[tuple(class_names) == THREE_CLASSES]

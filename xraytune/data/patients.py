@@ -1,32 +1,27 @@
 """Find the patient of each image, the unit by which images are split.
 
-In this order: the data folder's `patients.csv`, `data.split.group_regex`, a DICOM header, a file name of the Kermany set
+In this order: a table (`data/table.py`), `data.split.group_regex`, a DICOM header, a file name of the Kermany set
 (`person12_virus_4.jpeg`). A file that matches none of these is a patient of its own. Patients who share identical files are
 joined into one.
 """
 
 from __future__ import annotations
 
-import csv
-import os
 import re
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from types import MappingProxyType
 
 import regex
 
 from xraytune.config.messages import group_regex_problem
-from xraytune.errors import ConfigError, DataError, Problem, SourceLine, join_names
-from xraytune.files import cell_path, cell_text, require_file
+from xraytune.errors import ConfigError, DataError, Problem, join_names
 
 PATIENTS_CSV = "patients.csv"
 _GROUP_REGEX = "data.split.group_regex"
-_FOLDER_NAME = re.compile(r"(?!\.)[^/\\\x00-\x1f\x7f]{1,64}")
-"""Allowed names of classes: images are written into folders of that name."""
 _KERMANY_NAME = re.compile(
     r"person(?P<person>\d+)_(?P<germ>bacteria|virus)_\d+(_\d+)?|(?P<series>IM|NORMAL2-IM)-(?P<number>\d+)-\d{4}(-\d{4})?"
 )
@@ -38,29 +33,6 @@ class PatientNames:
 
     by_file: Mapping[str, str]
     warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PatientTable:
-    """The rows of `patients.csv`, by its `file` column: a path below the data folder, or a bare file name.
-
-    Attributes:
-        path: The table.
-        patients: The patient of each file.
-        classes: The class of each file that has one.
-    """
-
-    path: Path
-    patients: Mapping[str, str]
-    classes: Mapping[str, str]
-
-    def names(self, file: str) -> bool:
-        """Return whether a file has a row, by its path below the data folder or by its name."""
-        return file in self.patients or PurePosixPath(file).name in self.patients
-
-    def class_of(self, file: str) -> str | None:
-        """Return the class of a file, by its path below the data folder or by its name."""
-        return self.classes.get(file) or self.classes.get(PurePosixPath(file).name)
 
 
 def patient_of(file: str) -> str | None:
@@ -81,12 +53,6 @@ def pneumonia_type(file: str) -> str | None:
     return {"bacteria": "bacterial", "virus": "viral"}.get(match["germ"] or "") if match else None
 
 
-def find_table(root: Path) -> PatientTable | None:
-    """Read the `patients.csv` of a data folder, if there is one; DataError if it is malformed."""
-    table = root / PATIENTS_CSV
-    return read_patients_csv(table) if os.path.lexists(table) else None
-
-
 def require_group(group_regex: str | None) -> None:
     """Raise ConfigError if an expression is not a regular expression with a group."""
     if group_regex is not None and (refusal := group_regex_problem(group_regex)):
@@ -95,64 +61,45 @@ def require_group(group_regex: str | None) -> None:
 
 
 def name_patients(
-    root: Path,
     files: Sequence[str],
+    by_table: Mapping[str, str] | None = None,
     group_regex: str | None = None,
     headers: Mapping[str, str] = MappingProxyType({}),
 ) -> PatientNames:
     """Find the patient of every file, before identical files are joined.
 
     Args:
-        root: The data folder, which may hold a `patients.csv`.
-        files: Paths below it, with forward slashes.
+        files: Paths below the data folder, with forward slashes.
+        by_table: The patient of every file by a table; None without one.
         group_regex: Searched in each path; its first group is the patient.
         headers: Patients from DICOM headers, by file.
 
     Raises:
-        ConfigError: `group_regex` is not a regular expression with a group, or there is a table as well.
-        DataError: The table is malformed, or table or expression give some files no patient.
+        ConfigError: `group_regex` is not a regular expression with a group.
+        DataError: The expression gives some files no patient.
     """
-    if (given := given_patients(files, find_table(root), group_regex)) is not None:
-        return PatientNames(by_file=given, warnings=())
+    if by_table is not None:
+        return PatientNames(by_file=by_table, warnings=())
+    if group_regex is not None:
+        return PatientNames(by_file=_patients_by_regex(group_regex, files), warnings=())
     found = {file: headers.get(file) or patient_of(file) for file in files}
     unknown = [file for file, patient in found.items() if patient is None]
     warning = (
         f"{len(unknown)} of {len(files)} file names do not identify the patient ({join_names(unknown, 3)}): each of them "
         "counts as a patient of its own. If a patient has several images, they may be in both training and validation, "
-        f"and scores are optimistically biased; give {PATIENTS_CSV} (file,patient) or {_GROUP_REGEX}"
+        f"and scores are optimistically biased; give {PATIENTS_CSV} (file,patient), data.table.patient or {_GROUP_REGEX}"
     )
     by_file = {file: patient or file for file, patient in found.items()}
     return PatientNames(by_file=by_file, warnings=(warning,) if unknown else ())
 
 
-def given_patients(files: Sequence[str], table: PatientTable | None, group_regex: str | None) -> dict[str, str] | None:
-    """Return the patient of every file by the table or the expression; None if neither is given.
-
-    Raises:
-        ConfigError: `group_regex` is not a regular expression with a group, or there is a table as well.
-        DataError: Some files have no patient, or several files share a name that gives one.
-    """
-    if table is not None and group_regex is not None:
-        fix = f"remove one of them; without {_GROUP_REGEX}, {PATIENTS_CSV} is used"
-        raise ConfigError(Problem(f"both {PATIENTS_CSV} and {_GROUP_REGEX} name the patients", table.path, fix))
-    if table is not None:
-        if problems := ambiguity_problems(table, files):
-            raise DataError(*problems)
-        paths = set(files)
-        names = {file: PurePosixPath(file).name for file in files}
-        keys = {file: file if file in table.patients or name in paths else name for file, name in names.items()}
-        patients = {file: table.patients[key] for file, key in keys.items() if key in table.patients}
-        where: Path | str = table.path
-        what, fix = "images have no row", "add a row file,patient for each of them"
-    elif group_regex is not None:
-        patients = match_patients(group_regex, files)
-        what, where = "paths have no match", _GROUP_REGEX
-        fix = f"correct the expression, or list the patients in {PATIENTS_CSV}"
-    else:
-        return None
+def _patients_by_regex(group_regex: str, files: Sequence[str]) -> dict[str, str]:
+    patients = match_patients(group_regex, files)
     if missing := [file for file in files if file not in patients]:
-        raise DataError(Problem(f"{len(missing)} of {len(files)} {what}: {join_names(missing)}", where, fix))
-    if group_regex is not None and (ambiguous := _ambiguous_groups(group_regex, files)):
+        what = f"{len(missing)} of {len(files)} paths have no match: {join_names(missing)}"
+        fix = f"correct the expression, or list the patients in {PATIENTS_CSV}"
+        raise DataError(Problem(what, _GROUP_REGEX, fix))
+    if ambiguous := _ambiguous_groups(group_regex, files):
         fix = (
             "if these are different patients, include the folders in its group, such as (.+/[0-9]+); "
             f"if not, list the patients in {PATIENTS_CSV} instead"
@@ -160,27 +107,6 @@ def given_patients(files: Sequence[str], table: PatientTable | None, group_regex
         what = f"it assigns one patient to files of the same name in several folders: {join_names(ambiguous)}"
         raise DataError(Problem(what, _GROUP_REGEX, fix))
     return patients
-
-
-def ambiguity_problems(table: PatientTable, files: Collection[str]) -> list[Problem]:
-    """Return rows whose bare name belongs to several files, or to a file that also has a row by its path.
-
-    Args:
-        table: The data folder's table.
-        files: Paths below the data folder. A row that equals one of them is about that file only.
-    """
-    by_name: dict[str, list[str]] = defaultdict(list)
-    paths = set(files)
-    for file in files:
-        if (name := PurePosixPath(file).name) in table.patients and name not in paths:
-            by_name[name].append(file)
-    if twice := [f"{file} (also as {name})" for name, own in by_name.items() for file in own if file in table.patients]:
-        what = f"{len(twice)} images have two rows, one by path and one by name: {join_names(twice)}"
-        return [Problem(what, table.path, "keep one of the two rows")]
-    if several := [f"{name} ({join_names(own, 3)})" for name, own in by_name.items() if len(own) > 1]:
-        fix = "write their paths below the data folder into the table"
-        return [Problem(f"names that belong to several files: {join_names(several)}", table.path, fix)]
-    return []
 
 
 def match_patients(group_regex: str, files: Collection[str]) -> dict[str, str]:
@@ -221,57 +147,6 @@ def _ambiguous_groups(group_regex: str, files: Sequence[str]) -> list[str]:
         for (patient, _), paths in same.items()
         if len({path.parent for path in paths}) > 1
     ]
-
-
-def read_patients_csv(path: Path) -> PatientTable:
-    """Read a table `file,patient` or `file,patient,class` with one row per image; other columns are ignored.
-
-    Raises:
-        DataError: A column is missing, or rows are wrong: an empty cell, a repeated file, a class that cannot name a folder.
-    """
-    try:
-        require_file(path, "table", DataError)
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream)
-            if not {"file", "patient"} <= set(reader.fieldnames or ()):
-                found = ", ".join(reader.fieldnames or ()) or "nothing"
-                what = f"the columns file and patient are needed; found {found}"
-                raise DataError(Problem(what, path, "make the first line: file,patient"))
-            return _read_rows(reader, path)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(Problem(f"not a table in UTF-8: {error}", path, "save it as CSV in UTF-8")) from error
-    except OSError as error:
-        raise DataError(Problem(f"cannot be read ({error.strerror})", path, "allow reading it")) from error
-
-
-def _read_rows(reader: csv.DictReader[str], path: Path) -> PatientTable:
-    problems: list[Problem | str] = []
-    patients: dict[str, str] = {}
-    classes: dict[str, str] = {}
-    lines: dict[str, int] = {}
-    for row in reader:
-        file, patient, class_name = (cell_text((row.get(name) or "").strip()) for name in ("file", "patient", "class"))
-        file, what = cell_path(file), ""
-        if not file or not patient:
-            what, fix = "a cell is empty", "give both the file and the patient"
-        elif file in patients:
-            what, fix = f"{file} has a second row; the first is line {lines[file]}", "keep one of the two rows"
-            if patients[file] != patient:
-                what = f"{file} belongs to patient {patient} here, but to {patients[file]} in line {lines[file]}"
-        elif class_name and not _FOLDER_NAME.fullmatch(class_name):
-            what = f"the class {class_name!r} cannot be the name of a folder"
-            fix = "use up to 64 characters, no slash, and no leading dot"
-        if what:
-            problems.append(Problem(what, SourceLine(path, reader.line_num), fix))
-            continue
-        patients[file], lines[file] = patient, reader.line_num
-        if class_name:
-            classes[file] = class_name
-    if len(problems) > 10:
-        problems[10:] = [f"... and {len(problems) - 10} more"]
-    if problems:
-        raise DataError(*problems)
-    return PatientTable(path=path, patients=patients, classes=classes)
 
 
 def join_identical(patients: Mapping[str, str], contents: Iterable[tuple[str, str]]) -> dict[str, str]:

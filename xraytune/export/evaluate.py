@@ -7,20 +7,19 @@ of the model's training or validation set are counted, because they bias the met
 
 from __future__ import annotations
 
-import csv
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix
 
 from xraytune.data.decoding import BrokenImage
-from xraytune.data.index import ImageFile, content_fingerprint, data_folder_of, read_labelled_folder
+from xraytune.data.index import ImageFile, LabelledImages, content_fingerprint, read_labelled, read_labelled_folder
 from xraytune.data.patients import PATIENTS_CSV, pneumonia_type
+from xraytune.data.table import find_table, table_columns
 from xraytune.errors import ArtifactError, ConfigError, DataError, MachineError, Problem, join_names
 from xraytune.export.bundle import Bundle, open_bundle
 from xraytune.export.evaluation import (
@@ -31,7 +30,7 @@ from xraytune.export.evaluation import (
     write_evaluation,
 )
 from xraytune.export.predict import predict_images, threshold_of
-from xraytune.files import cell_path, cell_text, read_jsonl
+from xraytune.files import read_jsonl
 from xraytune.metrics.breakdown import Subgroup, class_breakdown, patient_means, subgroup_metrics
 from xraytune.metrics.classification import METRICS, Floats, classification_metrics, predicted_classes
 from xraytune.metrics.intervals import extension_metrics, patient_bootstrap
@@ -63,10 +62,11 @@ def evaluate(
 
     Args:
         model: Model bundle.
-        data: Folder with one subfolder per class, not a data folder with train/ or test/. For a `test/` without its own
-            `patients.csv`, that of the data folder is used.
+        data: Folder with one subfolder per class, not a data folder with train/ or test/; for a `test/` without its own
+            `patients.csv`, that of the data folder is used. Or a YAML file with `data.table`, of which the test images are
+            used; all images if none are.
         out: Folder to create, with predictions, tables and a figure (`export/evaluation.py`).
-        by: Columns of `patients.csv` that define subgroups; `pneumonia` also if Kermany file names state its type.
+        by: Columns of the patient table that define subgroups; `pneumonia` also if Kermany file names state its type.
         skip_broken: Leave out broken images.
         reason: Reason to record in the test-set access log.
         sensitivity: Use the threshold that reaches this sensitivity on the model's validation images.
@@ -74,8 +74,8 @@ def evaluate(
         on_progress: Called with progress.
 
     Raises:
-        ConfigError: `out` exists or is inside `data`, there are too few validation images to set the threshold for
-            `sensitivity`, or a column of `by` makes no subgroups.
+        ConfigError: The file is invalid, `out` exists or is inside `data`, there are too few validation images to set the
+            threshold for `sensitivity`, or a column of `by` makes no subgroups.
         ArtifactError: The bundle is missing or damaged.
         DataError: The folder or its images are invalid, or a class has no images.
         MachineError: A metric of another package cannot be loaded.
@@ -84,10 +84,13 @@ def evaluate(
         require_new_evaluation(out, data)
     bundle = open_bundle(model)
     threshold, positive = threshold_of(bundle, sensitivity), bundle.positive
-    images = _read_folder(bundle, data, on_progress)
+    found = read_labelled(
+        data, bundle.record.class_names, group_regex=bundle.record.group_regex, on_progress=on_progress
+    )
+    images, root = found.images, found.data.path
     files = [image.file for image in images]
-    columns = _subgroup_columns(by, _table_columns(data, files) if by else {}, files)
-    scored, broken = _score(bundle, data, images, threshold, skip_broken=skip_broken, on_progress=on_progress)
+    columns = _subgroup_columns(by, table_columns(found.data, files) if by else {}, files)
+    scored, broken = _score(bundle, root, images, threshold, skip_broken=skip_broken, on_progress=on_progress)
     counts = _class_counts(bundle, scored.labels, data)
     is_binary = len(counts) == 2
     labels, probabilities, patients = scored.labels, scored.probabilities, scored.patients
@@ -100,7 +103,7 @@ def evaluate(
     access_count = _log_access(bundle, fingerprint, reason=reason, image_count=len(scored.files)) if is_test else 0
     used = set(scored.files)
     kept = [image for image in images if image.file in used]
-    known_contents, known = _known(bundle, data, kept, is_test=is_test)
+    known_contents, known = _known(bundle, found, kept, is_test=is_test)
     intervals = patient_bootstrap(labels, probabilities, patients, positive=positive, threshold=threshold, **sampling)
     breakdown = class_breakdown(labels, probabilities, scored.predicted, patients, **sampling)
 
@@ -189,15 +192,6 @@ def _patient_level(
     )
 
 
-def _read_folder(bundle: Bundle, data: Path, on_progress: Progress) -> tuple[ImageFile, ...]:
-    group_regex = bundle.record.group_regex
-    whole = data_folder_of(data, group_regex)
-    if ((whole or data) / PATIENTS_CSV).is_file():  # overrides the rule for the training set's file names
-        group_regex = None
-    names = bundle.record.class_names
-    return read_labelled_folder(data, names, group_regex=group_regex, whole=whole, on_progress=on_progress)
-
-
 def _subgroup_columns(
     by: Sequence[str], columns: Mapping[str, Mapping[str, str]], files: Sequence[str]
 ) -> dict[str, Mapping[str, str]]:
@@ -222,21 +216,6 @@ def _subgroup_columns(
     if problems:
         raise ConfigError(*problems)
     return {name: known[name] for name in by}
-
-
-def _table_columns(data: Path, files: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Return the further columns of the table that names the patients of a folder: column -> file -> cell."""
-    places = {data / PATIENTS_CSV: "", data.resolve().parent / PATIENTS_CSV: f"{data.resolve().name}/"}
-    table = next((table for table in places if table.is_file()), None)
-    if table is None:
-        return {}
-    with table.open(encoding="utf-8-sig", newline="") as stream:
-        rows = csv.DictReader(stream)
-        names = [name for name in rows.fieldnames or () if name not in ("file", "patient", "class")]
-        by_row = {cell_path(cell_text(row["file"].strip())): row for row in rows}
-    found = {file: by_row.get(f"{places[table]}{file}") or by_row.get(PurePosixPath(file).name, {}) for file in files}
-    cells = {name: {file: cell_text((row.get(name) or "").strip()) for file, row in found.items()} for name in names}
-    return {name: {file: cell for file, cell in of_file.items() if cell} for name, of_file in cells.items()}
 
 
 def _class_counts(bundle: Bundle, labels: NDArray[np.int64], data: Path) -> dict[str, int]:
@@ -286,13 +265,13 @@ def _study_with_test(bundle: Bundle, fingerprint: str) -> Path | None:
     return folder.path if is_found else None
 
 
-def _known(bundle: Bundle, data: Path, images: Sequence[ImageFile], *, is_test: bool) -> tuple[set[str], set[str]]:
+def _known(
+    bundle: Bundle, found: LabelledImages, images: Sequence[ImageFile], *, is_test: bool
+) -> tuple[set[str], set[str]]:
     """Return the hashes of the model's training and validation images, and the patients of `images` on them."""
-    own, group_regex = bundle.prepared().images, bundle.record.group_regex
-    whole = data_folder_of(data, group_regex)
-    found = images if whole is None else [replace(one, file=f"{data.resolve().name}/{one.file}") for one in images]
-    known_in = partial(shared_patients, found, whole or data, group_regex=group_regex)
-    extra, names = _extra_images(bundle, patients_by_file_name([*own, *found]))
+    own = bundle.prepared().images
+    known_in = partial(shared_patients, images, found.table, group_regex=found.data.split.group_regex)
+    extra, names = _extra_images(bundle, patients_by_file_name([*own, *images]))
     patients = known_in(extra, aliases=names)
     if not is_test:  # the search has checked that the sealed test folder shares no patient with training
         patients |= known_in(own, aliases=_further_names(bundle), owners=patients_by_file_name(own))
@@ -302,9 +281,9 @@ def _known(bundle: Bundle, data: Path, images: Sequence[ImageFile], *, is_test: 
 def _further_names(bundle: Bundle) -> set[str]:
     """Return the names of the model's patients that only its data folder gives; empty if it can no longer be read."""
     try:
-        root = bundle.experiment().settings.data.path
-        return patient_aliases(bundle.prepared().images, root, bundle.record.group_regex)
-    except (ArtifactError, DataError, OSError):
+        data = bundle.experiment().settings.data
+        return patient_aliases(bundle.prepared().images, find_table(data.path, data.table), bundle.record.group_regex)
+    except (ArtifactError, ConfigError, DataError, OSError):
         return set()
 
 
@@ -315,6 +294,6 @@ def _extra_images(bundle: Bundle, owners: Mapping[str, str]) -> tuple[tuple[Imag
         if folder is None:
             return (), set()
         images = read_labelled_folder(folder.path, bundle.record.class_names)
-        return images, patient_aliases(images, folder.path, bundle.record.group_regex, owners)
+        return images, patient_aliases(images, find_table(folder.path), bundle.record.group_regex, owners)
     except (ArtifactError, DataError, MachineError, OSError):
         return (), set()

@@ -29,7 +29,7 @@ from xraytune.mix.plan import plan_mix
 from xraytune.pipeline.inputs import TrialInputs, build_inputs
 from xraytune.pipeline.prepare import Prepared, PreparedImage, SideName
 from xraytune.pipeline.trial import Validated, fit_epochs, run_trial, validate
-from xraytune.records import Compute, EpochRecord, FittedEpoch, Progress
+from xraytune.records import Compute, EpochRecord, FittedEpoch, Progress, split_unit
 from xraytune.seeding import derive_seed
 
 FOLDS = 3
@@ -307,6 +307,7 @@ def _of_all(on_progress: Progress, name: str, *, before: int, total: int) -> Pro
         if what == TRAINING_STEPS:
             on_progress(what, before + done, total)
         else:
-            on_progress(f"{what}, {name}", done, of)
+            work, unit = split_unit(what)
+            on_progress(f"{work}, {name}" + (f" ({unit.strip()})" if unit else ""), done, of)
 
     return report

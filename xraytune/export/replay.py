@@ -85,7 +85,7 @@ def replay(
     Args:
         study: Folder of the study.
         trial: Number of the trial.
-        data: New location of the study's images, if they were moved.
+        data: New location of the study's images, if they were moved: folder or data file.
         weights_dir: New location of the official weight files, if they were moved.
         cache: Artifact cache of the search; default: the one next to the studies.
         on_progress: Called with the progress of training steps, and of artifacts that are missing in the cache.

@@ -114,7 +114,7 @@ def train(
     Args:
         config: YAML file of an experiment, e.g. from `export`; of a search space, the first entry of `points_to_evaluate`.
         out: Folder to create.
-        data: Image folder; overrides the file's.
+        data: Image folder, or data file (YAML); overrides the file's.
         weights_dir: Folder of official weight files, for machines without network access.
         overrides: `key=value` settings that override the file's.
         cache: Artifact cache; default: the one of the exported trial's study, or `cache`.

@@ -14,6 +14,7 @@ from pathlib import Path
 from xraytune.config.settings import Parameters
 from xraytune.data.index import ImageFile, ImageIndex, read_labelled_folder
 from xraytune.data.patients import PATIENTS_CSV
+from xraytune.data.table import find_table
 from xraytune.errors import DataError, Problem, join_names
 from xraytune.files import read_json
 from xraytune.mix.plan import plan_mix
@@ -96,8 +97,10 @@ def _require_no_test_patients(
     images: Sequence[ImageFile], root: Path, index: ImageIndex, group_regex: str | None
 ) -> None:
     """Refuse patients of the test folder, as `confirm` would at its end; reads only names and hashes of that folder."""
-    aliases = patient_aliases(images, root, group_regex, patients_by_file_name([*index.images, *index.test]))
-    known = shared_patients(index.test, index.root, images, group_regex=group_regex, aliases=aliases)
+    aliases = patient_aliases(
+        images, find_table(root), group_regex, patients_by_file_name([*index.images, *index.test])
+    )
+    known = shared_patients(index.test, index.table, images, group_regex=group_regex, aliases=aliases)
     if shared := [image.file for image in index.test if image.patient in known]:
         what = f"patients of {len(shared)} held-out test images are among these extra images: {join_names(shared)}"
         fix = "remove their images, or rename files of other patients: testing on training patients proves nothing"
@@ -108,8 +111,8 @@ def _without_validation(
     found: tuple[ImageFile, ...], root: Path, prepared: Prepared, group_regex: str | None
 ) -> tuple[ImageFile, ...]:
     validation = [image for image in prepared.images if image.side != "train"]
-    owners = patients_by_file_name(prepared.images)
-    if ambiguous := ambiguous_files(found, root, prepared.images, group_regex, owners):
+    owners, table = patients_by_file_name(prepared.images), find_table(root)
+    if ambiguous := ambiguous_files(found, table, prepared.images, group_regex, owners):
         _logger.warning(
             "%s: %d extra images, such as %s, have a file name that several patients of the study share. They count as "
             "other patients; if they are copies of the study's images, name their patients in %s there",
@@ -118,7 +121,7 @@ def _without_validation(
             ambiguous[0],
             PATIENTS_CSV,
         )
-    held_out = shared_patients(found, root, validation, group_regex=group_regex, owners=owners)
+    held_out = shared_patients(found, table, validation, group_regex=group_regex, owners=owners)
     usable = tuple(image for image in found if image.patient not in held_out)
     if len(usable) == len(found):
         return usable

@@ -12,8 +12,7 @@ from xraytune.classifier.weights import find_weights
 from xraytune.config.load import load_space
 from xraytune.config.settings import DataSettings, Parameters
 from xraytune.config.space import Space
-from xraytune.data.layout import class_names_of, part_folders
-from xraytune.data.patients import find_table
+from xraytune.data.index import find_class_names
 from xraytune.errors import ArtifactError, ConfigError, Problem
 from xraytune.files import read_json, sha256_of, write_json
 from xraytune.pipeline.artifacts import build_once
@@ -69,7 +68,7 @@ def model_summary(config: Path, *, data: Path | None = None, overrides: Sequence
 
     Args:
         config: A YAML file; of a space, the first of its `points_to_evaluate` is used.
-        data: A data folder instead of the file's; read only if `data.classes: auto` counts its class folders.
+        data: A data folder or data file instead of the file's; read only if `data.classes: auto` counts its class folders.
         overrides: `key=value` lines that replace the file's.
 
     Raises:
@@ -96,8 +95,4 @@ def class_count(settings: DataSettings) -> int:
     Raises:
         DataError: `classes: auto`, and there are fewer than two class folders.
     """
-    counts = {"binary": 2, "three": 3}
-    if settings.classes in counts:
-        return counts[settings.classes]
-    root = settings.path
-    return len(class_names_of("auto", part_folders(root)["train"], root, find_table(root)))
+    return len(find_class_names(settings))

@@ -12,12 +12,13 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from types import MappingProxyType
 
 from xraytune.data.index import ImageFile
 from xraytune.data.layout import DICOM_SUFFIXES, NAMING_SUFFIXES
-from xraytune.data.patients import PATIENTS_CSV, match_patients, name_patients, patient_of
+from xraytune.data.patients import match_patients, name_patients, patient_of
+from xraytune.data.table import LabelTable
 from xraytune.pipeline.prepare import PreparedImage
 
 _NO_OWNERS: Mapping[str, str] = MappingProxyType({})
@@ -25,7 +26,7 @@ _NO_OWNERS: Mapping[str, str] = MappingProxyType({})
 
 def shared_patients(
     found: Sequence[ImageFile],
-    root: Path,
+    table: LabelTable | None,
     known: Iterable[ImageFile | PreparedImage],
     *,
     group_regex: str | None = None,
@@ -38,7 +39,7 @@ def shared_patients(
 
     Args:
         found: The folder's images.
-        root: The folder.
+        table: The folder's table, if it has one.
         known: The images to compare with.
         group_regex: The study's expression; see `names_by_file`.
         aliases: Further names of the known patients, such as those from before they were merged.
@@ -46,7 +47,7 @@ def shared_patients(
     """
     known = list(known)
     contents = {image.sha256 for image in known}
-    names_of = names_by_file(found, root, group_regex, owners or _NO_OWNERS)
+    names_of = names_by_file(found, table, group_regex, owners or _NO_OWNERS)
     found_is_external = owners is not None
     external_paths = {image.file for image in (found if found_is_external else known)}
     known_names = {image.patient.strip() for image in known} | {patient_of(image.file) for image in known}
@@ -63,33 +64,33 @@ def shared_patients(
 
 def patient_aliases(
     images: Sequence[ImageFile | PreparedImage],
-    root: Path,
+    table: LabelTable | None,
     group_regex: str | None,
     owners: Mapping[str, str] = _NO_OWNERS,
 ) -> set[str]:
     """Return all names that a folder gives to the patients of some of its images; see `names_by_file`."""
-    return set().union(*names_by_file(images, root, group_regex, owners).values())
+    return set().union(*names_by_file(images, table, group_regex, owners).values())
 
 
 def names_by_file(
     images: Sequence[ImageFile | PreparedImage],
-    root: Path,
+    table: LabelTable | None,
     group_regex: str | None,
     owners: Mapping[str, str] = _NO_OWNERS,
 ) -> dict[str, set[str]]:
     """Return the names that a folder gives to the patient of each file, before patients who share an image are merged.
 
-    They come from the folder's table; without one, from the file name and from the study's expression where it matches the
-    path. An image without such a name and without a DICOM header belongs to the owner of its file name. A file whose
-    patient nothing identifies has no name.
+    They come from the folder's table, if it has a column of patients; else from the file name and from the study's
+    expression where it matches the path. An image without such a name and without a DICOM header belongs to the owner of
+    its file name. A file whose patient nothing identifies has no name.
 
     Raises:
-        DataError: The table is malformed or lacks files.
+        DataError: The table lacks files, or a row of it belongs to several.
     """
     files = [image.file for image in images]
-    by_file = name_patients(root, files).by_file
-    if (root / PATIENTS_CSV).is_file():
-        return {file: {by_file[file].strip()} for file in files}
+    if table is not None and (in_table := table.patients_of(files)) is not None:
+        return {file: {in_table[file].strip()} for file in files}
+    by_file = name_patients(files).by_file
     matched = match_patients(group_regex, files) if group_regex else {}
     names = {
         file: {name.strip() for name in (by_file[file], matched.get(file, file)) if name != file} for file in files
@@ -117,14 +118,14 @@ def patients_by_file_name(images: Iterable[ImageFile | PreparedImage]) -> dict[s
 
 def ambiguous_files(
     found: Sequence[ImageFile],
-    root: Path,
+    table: LabelTable | None,
     images: Iterable[ImageFile | PreparedImage],
     group_regex: str | None,
     owners: Mapping[str, str],
 ) -> list[str]:
     """Return files of a folder that share their name with images of the study, but whose patient nothing identifies."""
     study_names = {_bare_name(image.file) for image in images}
-    names = names_by_file(found, root, group_regex, owners)
+    names = names_by_file(found, table, group_regex, owners)
     return [image.file for image in found if _is_anonymous(image, names) and _bare_name(image.file) in study_names]
 
 

@@ -33,7 +33,7 @@ from xraytune.config.fields import flat_values
 from xraytune.config.load import experiment_from_json, load_space
 from xraytune.config.settings import Budget, Experiment, extensions_of
 from xraytune.config.space import Space
-from xraytune.errors import ArtifactError, ConfigError, Problem, StudyError, join_names
+from xraytune.errors import ArtifactError, ConfigError, Problem, SourceLine, StudyError, join_names
 from xraytune.files import (
     append_jsonl,
     explain_disk_errors,
@@ -122,10 +122,11 @@ class StudyFolder:
         """Return the study's space.
 
         Args:
-            data: The folder of its images, if they moved.
+            data: The folder of its images, or a data file, if they moved.
             weights_dir: The folder of the official weight files, if they moved.
 
         Raises:
+            ConfigError: The data file is invalid.
             StudyError: There is no study here, its file was changed, or the folder contains a symbolic link or a pipe.
         """
         if not os.path.lexists(self.space_path):
@@ -135,6 +136,9 @@ class StudyFolder:
         try:
             return load_space(self.space_path, data=data, weights_dir=weights_dir)
         except ConfigError as error:
+            files = {problem.where.path for problem in error.problems if isinstance(problem.where, SourceLine)}
+            if data in {*files, *(problem.where for problem in error.problems)}:
+                raise
             what = "study.yaml was changed since the search began, or written by another version of xraytune"
             raise StudyError(Problem(what, self.path, "restore it"), *error.problems) from error
 

@@ -1,0 +1,245 @@
+"""Tables of labels: which row belongs to which image, and what it gives the image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from xraytune.config.settings import DataSettings
+from xraytune.data.index import ImageIndex, read_index
+from xraytune.data.table import match_names, table_columns
+from xraytune.errors import ConfigError, DataError, XraytuneError
+
+WriteImages = Callable[[Path, Iterable[str]], None]
+FILES = tuple(f"images/{kind}{number}.png" for kind in "ab" for number in range(4))
+
+
+def data_of(root: Path, classes: str = "auto", **table: Any) -> DataSettings:
+    content = {"file": "labels.csv", "image": "image", "patient": "patient", "label": "finding"} | table
+    content = {key: value for key, value in content.items() if value is not None}
+    return DataSettings.model_validate({"path": root, "classes": classes, "table": content})
+
+
+@pytest.fixture
+def xrays(tmp_path: Path, write: WriteImages) -> Path:
+    """Images a0 to a3 are ill, b0 to b3 healthy."""
+    write(tmp_path, FILES)
+    write_rows(tmp_path, ((Path(file).name, f"p{file[7:9]}", "ill" if "a" in file[7:] else "well") for file in FILES))
+    return tmp_path
+
+
+def write_rows(root: Path, rows: Iterable[Iterable[str]], header: str = "image,patient,finding") -> None:
+    lines = [header, *(",".join(row) for row in rows)]
+    (root / "labels.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def classes_in(index: ImageIndex) -> dict[str, str]:
+    return {Path(image.file).stem: index.class_names[image.label] for image in (*index.images, *index.test)}
+
+
+def refusal(data: DataSettings) -> str:
+    with pytest.raises(XraytuneError) as refused:
+        read_index(data)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["set/train/p1/a.png", "train/p1/a.png", "p1/a.png", "a.png", "a", "p1/a", "set/train/p1/a", "p1/a.jpg"]
+)
+def test_row_names_image_by_path_end_of_path_or_name(name: str) -> None:
+    assert match_names([name], ["train/p1/a.png", "train/p1/b.png"]).by_file == {"train/p1/a.png": name}
+
+
+@pytest.mark.parametrize("name", ["c.png", "p2/a.png", "train/p2/a.png", "xa.png", "a.png/x"])
+def test_other_names_match_nothing(name: str) -> None:
+    assert match_names([name], ["train/p1/a.png", "train/p1/b.png"]).by_file == {}
+
+
+def test_of_two_formats_the_name_means_its_own() -> None:
+    assert match_names(["a.png", "a.jpg"], ["x/a.jpg", "x/a.png"]).by_file == {"x/a.png": "a.png", "x/a.jpg": "a.jpg"}
+
+
+def test_ambiguous_row_is_refused(xrays: Path, write: WriteImages) -> None:
+    write(xrays, ["masks/a1.png"])
+
+    assert "names that belong to several files: a1.png (images/a1.png, masks/a1.png)" in refusal(data_of(xrays))
+
+
+def test_cells_are_classes_without_a_mapping(xrays: Path) -> None:
+    index = read_index(data_of(xrays))
+
+    assert index.class_names == ("ill", "well")
+    assert classes_in(index) == {f"a{i}": "ill" for i in range(4)} | {f"b{i}": "well" for i in range(4)}
+    assert {image.patient for image in index.images} == {f"p{kind}{i}" for kind in "ab" for i in range(4)}
+
+
+def test_first_entry_of_mapping_that_applies_decides(xrays: Path) -> None:
+    labels = ["Mass|Pneumonia", "Pneumonia", "Pneumonia|Mass", "Edema|Pneumonia", "None", "None", "None", "Edema"]
+    write_rows(xrays, ((Path(file).stem, file, label) for file, label in zip(FILES, labels, strict=True)))
+    mapping = {"Mass": "mass", "Pneumonia": "lungs", "Edema": "lungs", "None": "none"}
+
+    with pytest.raises(DataError, match="class mass has 2 patients"):
+        read_index(data_of(xrays, labels=mapping))
+    index = read_index(data_of(xrays, labels={"Pneumonia": "ill", "None": "well"}))
+
+    assert classes_in(index) == {f"a{i}": "ill" for i in range(4)} | {f"b{i}": "well" for i in range(3)}
+    assert index.warnings == ("labels.csv leaves out images with none of the labels Pneumonia, None: 1",)
+
+
+def test_rows_of_several_tables_are_united(xrays: Path) -> None:
+    """Labels in one table, one row for each; patients and age in another, with tabs."""
+    rows = [(f"b{i}.png", "Edema") for i in range(4)] + [(f"a{i}.png", "Mass") for i in range(4)]
+    write_rows(xrays, [*rows, ("b0.png", "Pneumonia"), ("b1.png", "Pneumonia")], "image,finding")
+    people = "\n".join(f"{kind}{i}.png\tp{kind}{i}\t{60 + i}" for kind in "ab" for i in range(4))
+    (xrays / "people.tsv").write_text(f"image\tpatient\tage\n{people}\n", encoding="utf-8")
+    labels = {"Pneumonia": "other", "Mass": "mass", "Edema": "edema"}
+    data = data_of(xrays, file=["labels.csv", "people.tsv"], labels=labels)
+
+    assert refusal(data).count("class other has 2 patients") == 1
+    assert "class edema has 2 patients" in refusal(data)
+    assert table_columns(data, FILES) == {"age": {file: str(60 + int(file[8])) for file in FILES}}
+
+
+def test_columns_of_labels(xrays: Path) -> None:
+    cells = ["1,", "1.0,0", "true,", "-1.0,", ",1", "0,1.0", "0.0,True", ",0"]
+    write_rows(
+        xrays,
+        ((f"a{i}" if i < 4 else f"b{i - 4}", f"p{i}", cell) for i, cell in enumerate(cells)),
+        "image,patient,Ill,Well",
+    )
+
+    index = read_index(data_of(xrays, label=None, labels={"Ill": "ill", "Well": "well"}))
+
+    assert classes_in(index) == {"a0": "ill", "a1": "ill", "a2": "ill", "b0": "well", "b1": "well", "b2": "well"}
+
+
+def test_side_column_has_synonyms(xrays: Path) -> None:
+    sides = dict(zip(FILES, ["train", "Training", "valid", "test"] * 2, strict=True))
+    rows = ((file, file, "ill" if "a" in file[7:] else "well", side) for file, side in sides.items())
+    write_rows(xrays, rows, "image,patient,finding,fold")
+
+    index = read_index(data_of(xrays, side="fold"))
+
+    assert [index.parts[file] for file in FILES[:4]] == ["train", "train", "val", "test"]
+    assert [image.file for image in index.test] == ["images/a3.png", "images/b3.png"]
+
+
+def test_sides_by_lists(xrays: Path) -> None:
+    (xrays / "test.txt").write_text("a3.png\n\nb3.png\nmissing.png\n", encoding="utf-8")
+    (xrays / "train.txt").write_text("\n".join(f"{kind}{i}" for kind in "ab" for i in range(3)), encoding="utf-8")
+
+    rest = read_index(data_of(xrays, side={"test": "test.txt"}))
+    listed = read_index(data_of(xrays, side={"train": "train.txt"}))
+    (xrays / "test.txt").write_text("a2\na3", encoding="utf-8")
+
+    assert (len(rest.images), len(rest.test)) == (6, 2)
+    assert (len(listed.images), listed.test) == (6, ())
+    assert listed.warnings == ("labels.csv leaves out images in no list of data.table.side: 2",)
+    message = refusal(data_of(xrays, side={"train": "train.txt", "test": "test.txt"}))
+    assert "test.txt: 1 images are also in train.txt: images/a2.png" in message
+    assert "lost.txt: the list of data.table.side cannot be read" in refusal(data_of(xrays, side={"test": "lost.txt"}))
+
+
+def test_part_folders_are_sides_by_default(tmp_path: Path, write: WriteImages) -> None:
+    files = [
+        f"{part}/{kind}{i}.png"
+        for part, count in (("train", 3), ("valid", 1), ("test", 2))
+        for kind in "ab"
+        for i in range(count)
+    ]
+    write(tmp_path, files)
+    write_rows(tmp_path, ((file, file, "ill" if "/a" in file else "well") for file in files))
+
+    index = read_index(data_of(tmp_path))
+
+    assert {file: part for file, part in index.parts.items() if "a0" in file} == {
+        "train/a0.png": "train",
+        "valid/a0.png": "val",
+        "test/a0.png": "test",
+    }
+
+
+def test_table_without_labels_keeps_class_folders(tmp_path: Path, write: WriteImages) -> None:
+    files = [f"train/{name}/{i}.png" for name in ("NORMAL", "PNEUMONIA") for i in range(4)]
+    write(tmp_path, [*files, "train/NORMAL/extra.png"])
+    write_rows(tmp_path, ((file, f"p{i}", "") for i, file in enumerate(files)))
+
+    index = read_index(data_of(tmp_path, classes="binary", label=None))
+
+    assert index.class_names == ("NORMAL", "PNEUMONIA")
+    assert [image.patient for image in index.images] == [f"p{i}" for i in range(8)]
+    assert index.warnings == ("labels.csv leaves out images without a row: 1 (train/NORMAL/extra.png)",)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"image": "imag"}, "data.table.image: there is no column 'imag'; found image, patient, finding"),
+        ({"label": "findings"}, "data.table.label: there is no column 'findings'"),
+        ({"patient": "Patient"}, "did you mean 'patient'?"),
+        ({"label": None, "labels": {"Ill": "ill", "x": "well"}}, "data.table.labels: there is no column 'Ill'"),
+        ({"labels": {"il": "ill", "well": "well"}}, "no cell of column finding has the label 'il'"),
+        ({"labels": {"il": "ill", "well": "well"}}, "did you mean 'ill'?"),
+        ({"labels": {"ill": "ill"}}, "there is only one class, ill"),
+        ({"classes": "binary"}, "gives classes that are none of NORMAL, PNEUMONIA: ill, well"),
+        ({"file": "label.csv"}, "label.csv: there is no such table"),
+        ({"side": "patient"}, "labels.csv:2: the side 'pa0' is none of train, val and test"),
+        ({"image": "patient"}, "none of its 8 rows names an image"),
+    ],
+)
+def test_wrong_settings_are_explained(xrays: Path, table: dict[str, Any], message: str) -> None:
+    assert message in refusal(data_of(xrays, **table))
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (("a0.png", "pb3", "ill"), "labels.csv:10: a0.png belongs to patient pb3 here, but to pa0 in line 2"),
+        (("a0.png", "pa0", "well"), "labels.csv:2: a0.png has several classes: ill, well"),
+        (("", "pa0", "well"), "labels.csv:10: a cell is empty"),
+        (("images/a0.png", "pa0", "ill"), "images have several rows: images/a0.png (as a0.png and images/a0.png)"),
+    ],
+)
+def test_contradicting_rows_are_refused(xrays: Path, row: tuple[str, ...], message: str) -> None:
+    with (xrays / "labels.csv").open("a", encoding="utf-8") as table:
+        table.write(",".join(row) + "\n")
+
+    assert message in refusal(data_of(xrays))
+
+
+def test_image_without_patient_is_refused(xrays: Path) -> None:
+    text = (xrays / "labels.csv").read_text(encoding="utf-8")
+    (xrays / "labels.csv").write_text(text.replace("pa0", ""), encoding="utf-8")
+
+    assert "1 of 8 images have no patient in column patient: images/a0.png" in refusal(data_of(xrays))
+
+
+def test_rows_without_image_are_counted(xrays: Path) -> None:
+    (xrays / "images" / "a0.png").unlink()
+
+    assert read_index(data_of(xrays)).warnings == ("labels.csv leaves out rows without an image: 1 of 8",)
+
+
+def test_patients_csv_beside_another_table_is_refused(xrays: Path) -> None:
+    (xrays / "patients.csv").write_text("file,patient\na0.png,p\n", encoding="utf-8")
+
+    with pytest.raises(ConfigError, match=r"data\.table is given, so patients\.csv would be ignored"):
+        read_index(data_of(xrays))
+
+
+def test_further_columns_by_file(xrays: Path) -> None:
+    rows = [
+        ("a0.png", "p0", "ill", "AP", "40"),
+        ("a0.png", "p0", "ill", "PA", "40"),
+        ("b0.png", "p1", "well", "", "50"),
+    ]
+    write_rows(xrays, rows, "image,patient,finding,view,age")
+
+    assert table_columns(data_of(xrays), FILES) == {
+        "view": {"images/a0.png": "AP|PA"},
+        "age": {"images/a0.png": "40", "images/b0.png": "50"},
+    }
+    assert table_columns(DataSettings(path=xrays), FILES) == {}

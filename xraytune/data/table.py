@@ -1,0 +1,415 @@
+"""Read tables that give images their patient, class and side: `data.table`, or the `patients.csv` of a data folder.
+
+A row names its image by the path below the data folder, by a longer path that ends with it, by the end of it, or by the
+bare file name; the suffix may be missing or another one. Several rows of one image are united, and several tables are read
+as one.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from xraytune.config.messages import nearest
+from xraytune.config.settings import DataSettings, TableSettings
+from xraytune.data.layout import DICOM_SUFFIXES, NAMING_SUFFIXES, PartName
+from xraytune.data.patients import PATIENTS_CSV
+from xraytune.errors import ConfigError, DataError, Problem, SourceLine, join_names
+from xraytune.files import cell_path, cell_text, require_file
+
+PART_NAMES: Mapping[str, PartName] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing", "held-out", "holdout"), "test"),
+}
+"""The part that a folder or a cell means, by its lower-case name."""
+PATIENTS_TABLE = TableSettings(file=(PATIENTS_CSV,), image="file", patient="patient", label="class")
+_FOLDER_NAME = re.compile(r"(?!\.)[^/\\\x00-\x1f\x7f]{1,64}")
+"""Allowed names of classes: images are written into folders of that name."""
+_IMAGE_SUFFIXES = frozenset(suffix[1:] for suffix in NAMING_SUFFIXES | DICOM_SUFFIXES)
+_DELIMITERS = ",;\t"
+_PROBLEMS_SHOWN = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelTable:
+    """The rows of a table, each under the name that it gives its image.
+
+    Attributes:
+        path: The table; of several, the first.
+        settings: Its columns.
+        rows: The names of all rows, in order.
+        patients: The patient of each row.
+        classes: The class of each row that has one.
+        parts: The part of each row, if the table has a column for it.
+    """
+
+    path: Path
+    settings: TableSettings
+    rows: tuple[str, ...]
+    patients: Mapping[str, str]
+    classes: Mapping[str, str]
+    parts: Mapping[str, PartName]
+
+    @property
+    def is_patients_csv(self) -> bool:
+        """Whether it is the data folder's `patients.csv`, which must have a row for every image."""
+        return self.settings is PATIENTS_TABLE
+
+    def rows_of(self, files: Collection[str]) -> dict[str, str]:
+        """Return the row of each file (a path below the data folder) that has one.
+
+        Raises:
+            DataError: A row belongs to several files, or a file has several rows.
+        """
+        found = match_names(self.rows, files)
+        if problems := found.problems(self.path):
+            raise DataError(*problems)
+        return dict(found.by_file)
+
+    def patients_of(self, files: Collection[str]) -> dict[str, str] | None:
+        """Return the patient of each file; None if the table has no column of patients.
+
+        Raises:
+            DataError: A file has no row or no patient, several rows, or shares its row with other files.
+        """
+        if self.settings.patient is None:
+            return None
+        rows = self.rows_of(files)
+        for missing, what, fix in (
+            ([file for file in files if file not in rows], "images have no row", "add a row for each of them"),
+            (
+                [file for file in files if file in rows and rows[file] not in self.patients],
+                f"images have no patient in column {self.settings.patient}",
+                "fill in the cells",
+            ),
+        ):
+            if missing:
+                raise DataError(
+                    Problem(f"{len(missing)} of {len(files)} {what}: {join_names(missing)}", self.path, fix)
+                )
+        return {file: self.patients[row] for file, row in rows.items()}
+
+    def classes_of(self, files: Collection[str]) -> dict[str, str]:
+        """Return the class of each file that has one; raises like `rows_of`."""
+        return {file: self.classes[row] for file, row in self.rows_of(files).items() if row in self.classes}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Matches:
+    """Files and the names that mean them.
+
+    Attributes:
+        by_file: The name of each file that has one.
+        several_files: Names that mean several files, with these.
+        several_names: Files that several names mean, with these.
+    """
+
+    by_file: Mapping[str, str]
+    several_files: Mapping[str, Sequence[str]]
+    several_names: Mapping[str, Sequence[str]]
+
+    def problems(self, table: Path) -> list[Problem]:
+        """Return one problem for names that mean several files, and one for files with several names."""
+        problems = []
+        if self.several_files:
+            shown = join_names([f"{name} ({join_names(files, 3)})" for name, files in self.several_files.items()])
+            fix = "write their paths below the data folder into the table"
+            problems.append(Problem(f"names that belong to several files: {shown}", table, fix))
+        if self.several_names:
+            shown = join_names([f"{file} (as {' and '.join(names)})" for file, names in self.several_names.items()])
+            problems.append(Problem(f"images have several rows: {shown}", table, "keep one row for each image"))
+        return problems
+
+
+def match_names(names: Iterable[str], files: Iterable[str]) -> Matches:
+    """Find the file that each name means; see the head of this file.
+
+    A name that is the path of a file means only that one. Of files that differ only in their suffix, it means the one with
+    its own suffix.
+    """
+    names = list(names)
+    by_path: dict[str, list[str]] = defaultdict(list)
+    for file in files:
+        by_path[_without_suffix(file)].append(file)
+    by_end: dict[str, list[str]] = defaultdict(list)
+    depths = {name.count("/") + 1 for name in names}
+    for path, own in by_path.items():
+        for depth in depths:
+            if path.count("/") >= depth:
+                by_end["/".join(path.rsplit("/", depth)[1:])] += own
+
+    by_file: dict[str, str] = {}
+    several_files: dict[str, list[str]] = {}
+    several_names: dict[str, list[str]] = {}
+    for name in names:
+        end = _without_suffix(name)
+        found = by_path.get(end) or by_end.get(end) or []
+        while not found and "/" in end:
+            end = end.partition("/")[2]
+            found = by_path.get(end, [])
+        if len(found) > 1:
+            found = [file for file in found if file.endswith(name.rpartition("/")[2])] or found
+        if len(found) > 1:
+            several_files[name] = found
+        for file in found:
+            if file in by_file:
+                several_names.setdefault(file, [by_file[file]]).append(name)
+            by_file[file] = name
+    return Matches(by_file=by_file, several_files=several_files, several_names=several_names)
+
+
+def _without_suffix(path: str) -> str:
+    stem, _, suffix = path.rpartition(".")
+    return stem if suffix.lower() in _IMAGE_SUFFIXES else path
+
+
+def find_table(root: Path, settings: TableSettings | None = None) -> LabelTable | None:
+    """Read the table of a data folder: the one that `settings` describe, else its `patients.csv`, if there is one.
+
+    Raises:
+        ConfigError: There are both.
+        DataError: The table is missing or malformed.
+    """
+    has_patients_csv = os.path.lexists(root / PATIENTS_CSV)
+    if settings is None:
+        return _TableReader(root, PATIENTS_TABLE).read() if has_patients_csv else None
+    if has_patients_csv and PATIENTS_CSV not in settings.file:
+        fix = f"move it away; or describe it by data.table: {{file: {PATIENTS_CSV}, image: file, patient: patient}}"
+        raise ConfigError(Problem(f"data.table is given, so {PATIENTS_CSV} would be ignored", root / PATIENTS_CSV, fix))
+    return _TableReader(root, settings).read()
+
+
+def require_one_rule(table: LabelTable | None, group_regex: str | None) -> None:
+    """Refuse (ConfigError) a table of patients together with an expression for them."""
+    if table is not None and table.settings.patient is not None and group_regex is not None:
+        named = PATIENTS_CSV if table.is_patients_csv else "data.table.patient"
+        fix = f"remove one of them; without data.split.group_regex, {named} is used"
+        raise ConfigError(Problem(f"both {named} and data.split.group_regex name the patients", table.path, fix))
+
+
+def table_columns(data: DataSettings, files: Collection[str]) -> dict[str, dict[str, str]]:
+    """Return the further columns of a data folder's table, such as age or view: column -> file -> cell.
+
+    Columns that name the image, its patient, labels or side are left out. Several different cells of one image are joined
+    by `|`; files without a row and empty cells are missing.
+
+    Args:
+        data: The data folder and its table.
+        files: Paths below the data folder.
+
+    Raises:
+        ConfigError: There are two tables.
+        DataError: The table is malformed.
+    """
+    table = find_table(data.path, data.table)
+    if table is None:
+        return {}
+    own = table.settings
+    used = {own.image, own.patient, own.label, own.side and own.side.column, *({} if own.label else own.labels), ""}
+    by_row: dict[str, dict[str, dict[str, None]]] = defaultdict(lambda: defaultdict(dict))
+    for path in _paths(data.path, own):
+        with _opened(path) as (header, rows):
+            image = header.index(own.image)
+            columns = [(column, position) for position, column in enumerate(header) if column not in used]
+            for _, cells in rows:
+                for column, position in columns:
+                    if cell := _text(cells[position]):
+                        by_row[column][cell_path(_text(cells[image]))][cell] = None
+    matched = table.rows_of(files)
+    return {
+        column: {file: "|".join(cells[row]) for file, row in matched.items() if row in cells}
+        for column, cells in by_row.items()
+    }
+
+
+def _paths(root: Path, settings: TableSettings) -> list[Path]:
+    return [root / file for file in settings.file]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[list[str], Iterator[tuple[int, list[str]]]]]:
+    """Open a table; gives its columns, and an iterator over line numbers and cells, as many as there are columns."""
+    try:
+        require_file(path, "table", DataError)
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            first = stream.readline()
+            stream.seek(0)
+            reader = csv.reader(stream, delimiter=max(_DELIMITERS, key=first.count))
+            header = [column.strip() for column in next(reader, [])]
+            filled = (cells + [""] * (len(header) - len(cells)) for cells in reader if cells)
+            yield header, ((reader.line_num, cells) for cells in filled)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(Problem(f"not a table in UTF-8: {error}", path, "save it as CSV in UTF-8")) from error
+    except FileNotFoundError as error:
+        raise DataError(Problem("there is no such table", path, "data.table.file is relative to data.path")) from error
+    except OSError as error:
+        raise DataError(Problem(f"cannot be read ({error.strerror})", path, "allow reading it")) from error
+
+
+@dataclass(slots=True)
+class _Row:
+    """What the table says about one image, united over its rows."""
+
+    where: SourceLine
+    patient: str = ""
+    part: PartName | None = None
+    labels: set[str] = field(default_factory=set)
+
+
+class _TableReader:
+    """Unite the rows of each image over all tables, and collect the problems."""
+
+    def __init__(self, root: Path, settings: TableSettings) -> None:
+        self._settings = settings
+        self._paths = _paths(root, settings)
+        self._rows: dict[str, _Row] = {}
+        self._problems: list[Problem | str] = []
+
+    def read(self) -> LabelTable:
+        columns: set[str] = set()
+        for path in self._paths:
+            with _opened(path) as (header, rows):
+                columns |= {*header}
+                if self._settings.image not in header:
+                    self._require_columns([("image", self._settings.image)], header, path)
+                else:
+                    self._read_rows(path, header, rows)
+        self._require_columns(list(self._columns()), sorted(columns), self._paths[0])
+        classes = {name: found for name, row in self._rows.items() if (found := self._class_of(name, row))}
+        if self._settings.label is not None and not self._problems:
+            self._require_labels()
+        if len(self._problems) > _PROBLEMS_SHOWN:
+            self._problems[_PROBLEMS_SHOWN:] = [f"... and {len(self._problems) - _PROBLEMS_SHOWN} more"]
+        if self._problems:
+            raise DataError(*self._problems)
+        return LabelTable(
+            path=self._paths[0],
+            settings=self._settings,
+            rows=tuple(self._rows),
+            patients={name: row.patient for name, row in self._rows.items() if row.patient},
+            classes=classes,
+            parts={name: row.part for name, row in self._rows.items() if row.part},
+        )
+
+    @property
+    def _is_patients_csv(self) -> bool:
+        return self._settings is PATIENTS_TABLE
+
+    def _columns(self) -> Iterator[tuple[str, str]]:
+        """Yield the columns that at least one table must have, each with its key in `data.table`."""
+        own = self._settings
+        if own.patient is not None:
+            yield "patient", own.patient
+        if own.side is not None and own.side.column is not None:
+            yield "side", own.side.column
+        if own.label is None:
+            yield from (("labels", column) for column in own.labels)
+        elif not self._is_patients_csv:
+            yield "label", own.label
+
+    def _require_columns(self, needed: Sequence[tuple[str, str]], header: Sequence[str], path: Path) -> None:
+        named = [column for column in header if column]
+        for key, column in needed:
+            if column not in named:
+                of = "" if self._is_patients_csv else f"data.table.{key}: "
+                what = f"{of}there is no column {column!r}; found {join_names(named, 20) or 'nothing'}"
+                fix = "make the first line: file,patient" if self._is_patients_csv else nearest(column, named)
+                self._problems.append(Problem(what, path, fix))
+
+    def _read_rows(self, path: Path, header: Sequence[str], rows: Iterable[tuple[int, list[str]]]) -> None:
+        own = self._settings
+        of_side = own.side.column if own.side else None
+        image = header.index(own.image)
+        patient, side = (header.index(column) if column in header else None for column in (own.patient, of_side))
+        labels_of = self._labels_reader(header)
+        for line, cells in rows:
+            name = cell_path(_text(cells[image]))
+            whose = "" if patient is None else _text(cells[patient])
+            if not name or (self._is_patients_csv and not whose):
+                fix = "give both the file and the patient" if self._is_patients_csv else "name the image"
+                self._add("a cell is empty", SourceLine(path, line), fix)
+                continue
+            row = self._rows.get(name)
+            if row is None:
+                row = self._rows[name] = _Row(SourceLine(path, line))
+            elif not self._may_join(name, row, whose, SourceLine(path, line)):
+                continue
+            row.patient = row.patient or whose
+            row.labels.update(labels_of(cells))
+            if side is not None:
+                self._read_part(name, row, cells[side].strip(), SourceLine(path, line))
+
+    def _may_join(self, name: str, row: _Row, patient: str, where: SourceLine) -> bool:
+        """Report a second row of an image that contradicts the first, or any in `patients.csv`."""
+        first = f"line {row.where.line}" if row.where.path == where.path else str(row.where)
+        if row.patient and patient and row.patient != patient:
+            what = f"{name} belongs to patient {patient} here, but to {row.patient} in {first}"
+        elif self._is_patients_csv:
+            what = f"{name} has a second row; the first is {first}"
+        else:
+            return True
+        self._add(what, where, "keep one of the two rows")
+        return False
+
+    def _read_part(self, name: str, row: _Row, cell: str, where: SourceLine) -> None:
+        part = PART_NAMES.get(cell.casefold())
+        if part is None:
+            self._add(f"the side {cell!r} is none of train, val and test", where, "correct the cell")
+        elif row.part not in (None, part):
+            self._add(f"{name} is {part} here, but {row.part} in another row", where, "keep one side for each image")
+        else:
+            row.part = part
+
+    def _labels_reader(self, header: Sequence[str]) -> Callable[[Sequence[str]], Iterable[str]]:
+        """Return a function from a row's cells to its labels."""
+        own = self._settings
+        if own.label is None:
+            columns = [(label, header.index(label)) for label in own.labels if label in header]
+            return lambda cells: [label for label, position in columns if _is_yes(cells[position].strip())]
+        if own.label not in header:
+            return lambda _: ()
+        column = header.index(own.label)
+        if not own.labels:
+            return lambda cells: [text] if (text := _text(cells[column])) else ()
+        return lambda cells: [label.strip() for label in _text(cells[column]).split(own.separator)]
+
+    def _class_of(self, name: str, row: _Row) -> str | None:
+        if self._settings.labels:
+            return next((found for label, found in self._settings.labels.items() if label in row.labels), None)
+        if len(row.labels) > 1:
+            what = f"{name} has several classes: {', '.join(sorted(row.labels))}"
+            self._add(what, row.where, "give data.table.labels: its first entry that applies decides")
+        label = min(row.labels, default=None)
+        if label is not None and not _FOLDER_NAME.fullmatch(label):
+            what = f"the class {label!r} cannot be the name of a folder"
+            self._add(what, row.where, "use up to 64 characters, no slash, and no leading dot")
+        return label
+
+    def _require_labels(self) -> None:
+        """Report labels of `data.table.labels` that no row has."""
+        known = {label for row in self._rows.values() for label in row.labels if label}
+        for label in self._settings.labels:
+            if label not in known:
+                what = f"data.table.labels: no cell of column {self._settings.label} has the label {label!r}"
+                self._problems.append(
+                    Problem(what, self._paths[0], nearest(label, sorted(known), "check its spelling"))
+                )
+
+    def _add(self, what: str, where: SourceLine, fix: str) -> None:
+        self._problems.append(Problem(what, where, fix))
+
+
+def _text(cell: str) -> str:
+    return cell_text(cell.strip())
+
+
+def _is_yes(cell: str) -> bool:
+    """Return whether the cell of a label's column says that the label applies; -1 (uncertain) does not."""
+    return cell.casefold() in {"1", "1.0", "true", "yes"}

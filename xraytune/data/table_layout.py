@@ -1,0 +1,192 @@
+"""Find the images that `data.table` describes, anywhere below the data folder, with their class and part (train, val, test).
+
+Images without a row, rows without an image, and images without one of the mapped labels are left out and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+from xraytune.config.messages import nearest
+from xraytune.config.settings import DataSettings
+from xraytune.data.layout import (
+    Layout,
+    Part,
+    PartName,
+    folder_class,
+    require_folder,
+    spelled_class,
+    standard_classes,
+    walk_images,
+)
+from xraytune.data.table import PART_NAMES, LabelTable, match_names
+from xraytune.errors import DataError, Problem, join_names
+from xraytune.files import read_bytes
+
+_PARTS: tuple[PartName, ...] = ("train", "val", "test")
+
+
+def table_layout(data: DataSettings, table: LabelTable, class_names: Sequence[str] | None = None) -> Layout:
+    """Match the rows of a table with the images below `data.path`.
+
+    Args:
+        data: The data folder and its settings.
+        table: Its table.
+        class_names: Those of a model; default: by `data.classes`.
+
+    Raises:
+        DataError: No row has an image, a name is ambiguous, a list of a side is malformed, or a class is unknown.
+    """
+    root = data.path
+    require_folder(root)
+    images, ignored = walk_images(root)
+    files = {image.relative_to(root).as_posix(): image for image in images}
+    rows = table.rows_of(files)
+    if not rows:
+        _refuse_unmatched(root, table, sorted(files))
+    parts = _parts_of(root, table, rows)
+    written = _written_classes(table, rows)
+    names = tuple(class_names or standard_classes(data.classes) or _found_classes(table, written, files))
+    labels: dict[PartName, dict[Path, int]] = {part: {} for part in _PARTS}
+    unknown: set[str] = set()
+    for file in sorted(parts.keys() & rows.keys()):
+        if table.settings.gives_classes:
+            name = spelled_class(written[file], names) if file in written else None
+            unknown |= {written[file]} if file in written and name is None else set()
+        else:
+            name = folder_class(_inner_folders(file), files[file], names)
+        if name is not None:
+            labels[parts[file]][files[file]] = names.index(name)
+    if unknown:
+        what = f"the table gives classes that are none of {', '.join(names)}: {join_names(sorted(unknown))}"
+        raise DataError(Problem(what, table.path, "correct data.table.labels, or set data.classes: auto"))
+    return Layout(
+        class_names=names,
+        parts={
+            part: Part(folder=root, labels=own, class_folders=(), unknown={}, loose=0, problems=(), warnings=())
+            for part, own in labels.items()
+            if own or part == "train"
+        },
+        problems=_empty_classes(table, names, labels, has_test="test" in parts.values()),
+        warnings=(*_left_out(table, files, rows, parts, sum(map(len, labels.values()))), *ignored),
+    )
+
+
+def _refuse_unmatched(root: Path, table: LabelTable, files: Sequence[str]) -> None:
+    column = table.settings.image
+    have = f"images there are called {join_names(files, 2)}" if files else "there are no images in it"
+    what = (
+        f"none of its {len(table.rows):,} rows names an image in {root}: rows name {join_names(table.rows, 2)}; {have}"
+    )
+    raise DataError(Problem(what, table.path, f"check data.path, and the column data.table.image: {column}"))
+
+
+def _written_classes(table: LabelTable, rows: Mapping[str, str]) -> dict[str, str]:
+    return {file: table.classes[row] for file, row in rows.items() if row in table.classes}
+
+
+def _found_classes(table: LabelTable, written: Mapping[str, str], files: Collection[str]) -> tuple[str, ...]:
+    """Return the classes of `classes: auto`: those of the mapping, of the cells, or the folders of the images."""
+    found = table.settings.labels.values() or written.values()
+    if not table.settings.gives_classes:
+        found = {inner[0]: inner[0] for file in files if (inner := _inner_folders(file))}.values()
+    names = tuple(sorted({name.casefold(): name for name in found}.values()))
+    if len(names) < 2:
+        have = f"there is only one class, {names[0]}" if names else "there are no classes"
+        raise DataError(Problem(have, table.path, "give each class a label in data.table.labels"))
+    return names
+
+
+def _inner_folders(file: str) -> tuple[str, ...]:
+    """Return the folders of a file, without the one of its part."""
+    folders = PurePosixPath(file).parts[:-1]
+    return folders[1:] if folders and folders[0].casefold() in PART_NAMES else folders
+
+
+def _parts_of(root: Path, table: LabelTable, rows: Mapping[str, str]) -> dict[str, PartName]:
+    """Return the part of each file; those in none are missing."""
+    side = table.settings.side
+    if side is not None and side.column is not None:
+        return {file: table.parts[row] for file, row in rows.items() if row in table.parts}
+    if side is None:
+        return {file: PART_NAMES.get(file.partition("/")[0].casefold(), "train") for file in rows}
+    found: dict[str, PartName] = {} if side.train is not None else dict.fromkeys(rows, "train")
+    lists: dict[str, str] = {}
+    problems = []
+    by_row = {row: file for file, row in rows.items()}
+    for part, name in (("train", side.train), ("val", side.val), ("test", side.test)):
+        members = _members(root, name, by_row) if name is not None else ()
+        if twice := sorted(lists.keys() & set(members)):
+            what = f"{len(twice)} images are also in {lists[twice[0]]}: {join_names(twice, 3)}"
+            problems.append(Problem(what, root / str(name), "keep each image in one list"))
+        lists |= dict.fromkeys(members, str(name))
+        found |= dict.fromkeys(members, PART_NAMES[part])
+    if problems:
+        raise DataError(*problems)
+    return found
+
+
+def _members(root: Path, name: str, by_row: Mapping[str, str]) -> Collection[str]:
+    """Return the files of a list of `data.table.side`, or in a folder that is given instead; `by_row` has all files."""
+    path, files = root / name, by_row.values()
+    if path.is_dir():
+        below = f"{path.resolve().relative_to(root.resolve()).as_posix()}/" if _is_inside(path, root) else "/"
+        found: Collection[str] = [file for file in files if file.startswith(below)]
+        if not found:
+            raise DataError(Problem("no image of the table is in it", path, "correct data.table.side"))
+        return found
+    try:
+        lines = read_bytes(path, "table", DataError).decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(Problem("not a list in UTF-8", path, "write one image per line")) from error
+    except OSError as error:
+        near = nearest(name, [entry.name for entry in root.iterdir()], "it is relative to data.path")
+        raise DataError(
+            Problem(f"the list of data.table.side cannot be read ({error.strerror})", path, near)
+        ) from error
+    names = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    matched = match_names([line for line in names if line not in by_row], files)
+    if matched.several_files:
+        raise DataError(*matched.problems(path))
+    members = {by_row[line] for line in names if line in by_row} | matched.by_file.keys()
+    if not members:
+        what = f"none of its {len(names):,} lines names an image of the table; lines are like {join_names(names, 2)}"
+        raise DataError(Problem(what, path, "write the name or path of one image per line"))
+    return members
+
+
+def _is_inside(path: Path, root: Path) -> bool:
+    return path.resolve().is_relative_to(root.resolve())
+
+
+def _empty_classes(
+    table: LabelTable, names: Sequence[str], labels: Mapping[PartName, Mapping[Path, int]], *, has_test: bool
+) -> tuple[Problem, ...]:
+    training = {*labels["train"].values(), *labels["val"].values()}
+    sides = (("training", training), *([("test", {*labels["test"].values()})] if has_test else []))
+    fix = "correct data.table.labels and data.table.side, or add images"
+    return tuple(
+        Problem(f"class {name} has no {side} images", table.path, fix)
+        for side, present in sides
+        for label, name in enumerate(names)
+        if label not in present
+    )
+
+
+def _left_out(
+    table: LabelTable, files: Collection[str], rows: Mapping[str, str], parts: Mapping[str, PartName], kept: int
+) -> list[str]:
+    """Return a note with the reasons for which images and rows are left out; none if none are."""
+    without_row = sorted(set(files) - rows.keys())
+    without_image = len(table.rows) - len(set(rows.values()))
+    without_part = len(rows.keys() - parts.keys())
+    without_class = len(rows) - without_part - kept
+    labels = (
+        f"with none of the labels {', '.join(table.settings.labels)}" if table.settings.labels else "without a class"
+    )
+    notes = [f"images without a row: {len(without_row):,} ({join_names(without_row, 3)})"] if without_row else []
+    notes += [f"rows without an image: {without_image:,} of {len(table.rows):,}"] if without_image else []
+    notes += [f"images in no list of data.table.side: {without_part:,}"] if without_part else []
+    notes += [f"images {labels}: {without_class:,}"] if without_class else []
+    return [f"{table.path.name} leaves out {'; '.join(notes)}"] if notes else []
