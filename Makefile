@@ -31,7 +31,7 @@ $(INSTALLED): requirements-dev.lock pyproject.toml
 	    { echo "torch and torchvision do not belong together: remove $(VENV) and run make install again"; exit 1; }
 	@touch $@
 
-demo: install ## The whole pipeline on phantom X-rays: search, export, train, evaluate (minutes)
+demo: install ## The whole pipeline on phantom X-rays: from the search to the evaluation (minutes)
 	$(BIN)/xraytune demo
 
 # One worker more than there are cores: a test that starts Ray mostly waits for it.

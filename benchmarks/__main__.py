@@ -20,6 +20,7 @@ NAMES = (
     "statistics",
     "edges",
     "designs",
+    "secondary",
     "known_answers",
     "threshold",
     "batch_norm",

@@ -70,6 +70,15 @@ class Study:
         return self.aurocs[[first, second]], self.components[[first, second]]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyScores:
+    """Scores [studies, arms, G, K, N] of studies that share the labels and patients of their N images."""
+
+    scores: Floats
+    labels: NDArray[np.int64]
+    patients: tuple[str, ...]
+
+
 def simulate(
     arms: Sequence[Arm],
     *,
@@ -81,19 +90,45 @@ def simulate(
     errors: tuple[float, float, float, float] = USUAL_ERRORS,
 ) -> Iterator[Study]:
     """Draw studies, each with new seeds and new patients; twenty share the numbers of images of their patients."""
-    for start in range(0, studies, _AT_ONCE):
-        generator = numpy_generator(seed, "studies", start)
-        count = min(_AT_ONCE, studies - start)
-        labels, patient_of_image = _test_folder(generator, patients)
-        shape = (count, len(arms), gan_seeds, classifier_seeds)
-        scores = _scores(generator, arms, shape, labels, patient_of_image, errors).reshape(-1, len(labels))
-        names = [f"{number:06d}" for number in patient_of_image]
-        found = structural_components(labels, np.stack([-scores, scores], axis=2), names, positive=1)
+    for drawn in simulate_scores(
+        arms,
+        patients=patients,
+        gan_seeds=gan_seeds,
+        classifier_seeds=classifier_seeds,
+        studies=studies,
+        seed=seed,
+        errors=errors,
+    ):
+        shape = drawn.scores.shape[:-1]
+        scores = drawn.scores.reshape(-1, len(drawn.labels))
+        found = structural_components(drawn.labels, np.stack([-scores, scores], axis=2), drawn.patients, positive=1)
         aurocs, components = found.aurocs.reshape(shape), found.components.reshape(*shape, patients)
-        for number in range(count):
+        for number in range(len(aurocs)):
             yield Study(
                 aurocs=aurocs[number], components=components[number], effective_patients=found.effective_patients
             )
+
+
+def simulate_scores(
+    arms: Sequence[Arm],
+    *,
+    patients: int,
+    gan_seeds: int,
+    classifier_seeds: int,
+    studies: int,
+    seed: int,
+    errors: tuple[float, float, float, float] = USUAL_ERRORS,
+) -> Iterator[StudyScores]:
+    """Draw the scores of studies, up to twenty at a time."""
+    for start in range(0, studies, _AT_ONCE):
+        generator = numpy_generator(seed, "studies", start)
+        labels, patient_of_image = _test_folder(generator, patients)
+        shape = (min(_AT_ONCE, studies - start), len(arms), gan_seeds, classifier_seeds)
+        yield StudyScores(
+            scores=_scores(generator, arms, shape, labels, patient_of_image, errors),
+            labels=labels,
+            patients=tuple(f"{number:06d}" for number in patient_of_image),
+        )
 
 
 def against_controls(studies: Sequence[Study]) -> Evidence:

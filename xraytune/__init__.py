@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from xraytune.cli.search import SearchScreen as show_search
     from xraytune.config.load import load_space
     from xraytune.config.settings import DataSettings
+    from xraytune.confirm.rehearsal import rehearse as rehearse_study
     from xraytune.confirm.run import confirm as confirm_study
     from xraytune.data.inspect import inspect_folder
     from xraytune.data.phantom import draw_phantoms
@@ -79,6 +80,7 @@ __all__ = [
     "load_space",
     "model_summary",
     "predict",
+    "rehearse_study",
     "replay",
     "run_search",
     "sample_trial_gan",
@@ -109,6 +111,7 @@ _LOCATIONS = {
     "load_space": "config.load:load_space",
     "model_summary": "pipeline.model:model_summary",
     "predict": "export.predict:predict",
+    "rehearse_study": "confirm.rehearsal:rehearse",
     "replay": "export.replay:replay",
     "run_search": "search.run:search",
     "show_progress": "cli.console:progress",

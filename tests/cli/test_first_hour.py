@@ -198,7 +198,16 @@ def test_an_export_prints_the_command_for_a_simpler_arm(capsys: pytest.CaptureFi
 
 def test_next_command_is_quoted(capsys: pytest.CaptureFixture[str]) -> None:
     best: dict[str, Any] = {"number": 0, "value": 0.9, "val_b_auroc": 0.8, "parameters": {}}
-    show_search(SearchSummary(study=Path("studies/a #b"), counts={"complete": 1}, best=best, for_export=best))
+    for is_confirmable in (True, False):
+        show_search(
+            SearchSummary(
+                study=Path("studies/a #b"),
+                counts={"complete": 1},
+                best=best,
+                for_export=best,
+                is_confirmable=is_confirmable,
+            )
+        )
     trained = Trained(
         path=Path("my model"),
         arm="real_only",
@@ -228,6 +237,7 @@ def test_next_command_is_quoted(capsys: pytest.CaptureFixture[str]) -> None:
     show_training(trained)
 
     said = capsys.readouterr().out
+    assert "next: xraytune confirm 'studies/a #b' --quick" in said
     assert "next: xraytune export 'studies/a #b' -o best.yaml" in said
     assert "next: xraytune evaluate 'my model' --data FOLDER" in said
 

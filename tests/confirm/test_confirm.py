@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from tests.in_process import InProcess, command, one_thread, said, search_in_process
 from xraytune.cli.confirm import show_verdict
 from xraytune.config.load import load_space
-from xraytune.confirm import run as confirm_run
+from xraytune.confirm import session
 from xraytune.confirm.forecast import Forecast
 from xraytune.confirm.record import Confirmation
 from xraytune.confirm.run import confirm
@@ -83,7 +83,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 def lab(ended: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
     """A private copy of the lab."""
     shutil.copytree(ended.path, tmp_path / "lab")
-    monkeypatch.setattr(confirm_run, "Runner", InProcess)
+    monkeypatch.setattr(session, "Runner", InProcess)
     with one_thread():
         yield Lab(tmp_path / "lab")
 
@@ -366,3 +366,70 @@ def swap(one: Path, other: Path) -> None:
     contents = one.read_bytes(), other.read_bytes()
     one.write_bytes(contents[1])
     other.write_bytes(contents[0])
+
+
+def test_a_rehearsal_leaves_the_test_folder_sealed_and_its_replicates_are_used_again(lab: Lab) -> None:
+    shown = command("confirm", lab.study, "--quick")
+    content = said("confirm", lab.study, "--quick")
+
+    assert shown.exit_code == 0, shown.stderr
+    words = " ".join(shown.stdout.split())
+    assert "rehearsal on val-B: no verdict, and the test folder stays sealed" in words
+    assert "next: xraytune confirm" in words
+    (difference,) = content["differences"]
+    assert difference["low"] <= difference["difference"] <= difference["high"]
+    assert (content["cost"]["replicates"], content["cost"]["trained"]) == (18, 4)
+    assert content["cost"]["hours"] > 0
+    assert content["forecast"]["gan_seeds"] == 2
+    assert "as many patients as val-B" in content["notes"][0]
+    assert content == read_json(lab.study / "rehearsal" / "rehearsal.json")
+    assert not (lab.study / TEST_ACCESS_FILE).exists()
+    assert not (lab.study / "confirm").exists()
+    refused = command("confirm", lab.study, "--quick", "--test", lab.test)
+    assert (refused.exit_code, "takes no --test" in refused.stderr) == (2, True)
+
+    found = lab.confirm()
+    rows = read_jsonl(lab.study / "confirm" / "runs.jsonl")
+    shutil.rmtree(lab.study / "confirm")
+    shutil.rmtree(lab.study / "rehearsal")
+    (lab.study / TEST_ACCESS_FILE).unlink()
+    (lab.study.parent / TEST_ACCESS_FILE).unlink()
+
+    assert sum(row.get("adopted", False) for row in rows) == 4
+    assert lab.confirm().finalists == found.finalists, "as if they had been trained again"
+
+
+def test_an_external_folder_is_scored_after_the_verdict_and_never_changes_it(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = lab.confirm()
+    external = lab.path / "external"
+    draw_phantoms(external, patients=60, seed=9, image_size_px=32)
+    for name in ("train", "test"):  # patients of another hospital with names that the study's do not have
+        for number, image in enumerate(sorted((external / name).rglob("*.*"))):
+            image.rename(image.with_name(f"other-{name}-{number}{image.suffix}"))
+    trained = read_jsonl(lab.study / "confirm" / "runs.jsonl")
+
+    with_external = lab.confirm(external=external / "train")
+    later = lab.confirm()
+
+    (result,) = with_external.external
+    assert (result.folder, result.gan_seeds, result.earlier_accesses) == ("train", 2, 0)
+    assert {one.outcome for one in result.secondary} >= {"sensitivity", "brier"}
+    assert replace(with_external, external=()) == first
+    assert later == with_external, "a later call keeps it"
+    assert read_jsonl(lab.study / "confirm" / "runs.jsonl") == trained
+    rows = read_jsonl(lab.study / TEST_ACCESS_FILE)
+    assert [row["command"] for row in rows] == ["confirm", "confirm --external"]
+    assert rows[1]["fingerprint"] == result.fingerprint
+    show_verdict(later)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "secondary outcomes, not part of the verdict" in shown
+    assert "sensitivity for PNEUMONIA, at the specificity of the control at its threshold" in shown
+    assert "pneumonia: viral* " in shown
+    assert f"on train/ ({result.patients} patients), not part of the verdict: AUROC" in shown
+
+    with pytest.raises(DataError, match="are in the study's test folder too"):
+        lab.confirm(external=lab.test)
+    with pytest.raises(DataError, match="belong to patients used for training or validation"):
+        lab.confirm(external=lab.path / "xrays" / "train")

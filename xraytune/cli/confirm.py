@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,9 +19,18 @@ if TYPE_CHECKING:
     from xraytune.confirm.analysis import ControlResult, DuplicatePoint, FinalistResult, Gain, RatioPoint
     from xraytune.confirm.forecast import Forecast, VerdictChances
     from xraytune.confirm.record import Confirmation
+    from xraytune.confirm.rehearsal import Rehearsal
+    from xraytune.confirm.secondary import Difference, Outcome, OutcomeDifference
+    from xraytune.confirm.subgroups import AurocDifference, ExternalResult
     from xraytune.search.messages import Callbacks
 
 _TONES: dict[str, Tone] = {"helps": "good", "better": "good", "hurts": "bad", "worse": "bad"}
+_OUTCOMES: dict[Outcome, str] = {
+    "sensitivity": "sensitivity",
+    "brier": "Brier score",
+    "calibration_slope": "calibration slope",
+}
+_COLUMNS = (Column("control", "right"), Column("difference", "right"), "95 % interval")
 _VERDICTS = {
     "helps": "synthetic images help",
     "hurts": "synthetic images hurt",
@@ -38,6 +48,28 @@ def confirm(
             help="Test images in class folders, or a data file (YAML), if the study's images include no test images.",
         ),
     ] = None,
+    external: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Class folders of a second hospital, scored and reported apart from the verdict; may be given after one.",
+        ),
+    ] = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Report the differences for each value of a column of the test images' patients.csv; repeatable.",
+        ),
+    ] = None,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick",
+            help="Rehearse on val-B with few replicates, and estimate what the confirmation would cost and could show; the "
+            "test folder stays sealed.",
+        ),
+    ] = False,
     data: MovedData = None,
     weights_dir: WeightsDir = None,
     finalists: Annotated[
@@ -63,12 +95,30 @@ def confirm(
     as_json: AsJson = False,
 ) -> None:
     """Test the best mixes against matched and tuned controls, with new seeds, on the sealed test folder."""
+    from xraytune.confirm.rehearsal import refuse_with_quick, rehearse
     from xraytune.confirm.run import confirm
 
+    if quick:
+        refuse_with_quick(
+            test=test, external=external, by=by, finalists=finalists, gan_seeds=gan_seeds, forecast=forecast
+        )
+        with ConfirmScreen(only_forecast=False, ask=False, as_json=as_json) as screen:
+            rehearsal = rehearse(
+                study,
+                data=data,
+                weights_dir=weights_dir,
+                cache=cache,
+                address=address,
+                callbacks=screen.callbacks,
+            )
+        console.show_json(rehearsal.to_json()) if as_json else show_rehearsal(rehearsal)
+        return
     with ConfirmScreen(only_forecast=forecast, ask=not (yes or as_json), as_json=as_json) as screen:
         found = confirm(
             study,
             test=test,
+            external=external,
+            by=by or (),
             data=data,
             weights_dir=weights_dir,
             finalists=finalists,
@@ -137,6 +187,50 @@ class ConfirmScreen:
         self._bars = self._drawing.enter_context(console.progress())
 
 
+def show_rehearsal(rehearsal: Rehearsal, *, next_step: bool = True) -> None:
+    """Print the differences on val-B, what the whole confirmation would cost and could show, and its command."""
+    first, cost = rehearsal.differences[0], rehearsal.cost
+    study = shown_path(rehearsal.study)
+    console.show(
+        Cell("rehearsal on val-B: no verdict, and the test folder stays sealed", "strong"),
+        *(Cell(f"note: {text}", "dim") for text in rehearsal.notes),
+        _differences(rehearsal.differences, f"{first.finalist}, val-B AUROC {first.value:.3f} (rehearsal)"),
+        f"With {rehearsal.gan_seeds} GAN seeds these intervals are wide, and val-B selected the arms: a rehearsal finds "
+        "problems and estimates costs, it answers nothing.",
+        console.facts(
+            ("replicates", f"{cost.replicates}, of which {cost.trained} are trained"),
+            ("top-up trials", f"{cost.top_ups}, pruned like the search's"),
+            (
+                "time left",
+                f"about {cost.hours:.1f} h on this machine"
+                if cost.hours >= 1
+                else f"about {max(1, round(cost.hours * 60))} min on this machine",
+            ),
+            title="the whole confirmation",
+        ),
+    )
+    show_forecast(rehearsal.forecast)
+    if next_step:
+        console.write_command(f"xraytune confirm {quote(str(study))}", "next: ")
+
+
+def _differences(differences: Sequence[AurocDifference], title: str) -> Table:
+    return Table(
+        (
+            Column("control", flexible=True),
+            Column("AUROC", "right"),
+            Column("difference", "right"),
+            "95 % interval",
+        ),
+        [(one.control, f"{one.control_value:.3f}", *_signed(one)) for one in differences],
+        title,
+    )
+
+
+def _signed(one: Difference) -> tuple[str, str]:
+    return f"{one.difference:+.4f}", f"{one.low:+.4f} to {one.high:+.4f}"
+
+
 def show_forecast(forecast: Forecast) -> None:
     """Print the most likely verdict for each design and true effect."""
     effects = sorted({one.true_difference for one in forecast.chances})
@@ -172,12 +266,25 @@ def show_verdict(found: Confirmation) -> None:
     from xraytune.confirm.analysis import RATIO_CAVEAT
 
     first = found.finalists[0]
+    secondary = [one for one in found.secondary if one.finalist == first.arm.name]
     head = "exploratory: " if found.exploratory else ""
     console.show(
         Cell(f"{first.arm.name}: {head}{_VERDICTS[found.verdict]}", _TONES.get(found.verdict, "strong")),
         *(Cell(f"note: {text}", "dim") for text in (*found.exploratory, *found.notes)),
         *(_comparisons(finalist) for finalist in found.finalists),
         *((_ratios(found), Cell(f"note: {RATIO_CAVEAT}", "dim")) if found.ratio_response else ()),
+        *(
+            (_outcomes(secondary, f"{first.arm.name}: secondary outcomes, not part of the verdict"),)
+            if secondary
+            else ()
+        ),
+        *(
+            (Cell(f"sensitivity for {found.test.positive}, at the specificity of the control at its threshold", "dim"),)
+            if found.test.positive
+            else ()
+        ),
+        *(_subgroups(found) if found.subgroups else ()),
+        *(part for result in found.external for part in _external(result, first.arm.name)),
     )
     folder = shown_path(found.study) / "confirm"
     console.write(f"all results: {folder}/verdict.json; text for a paper: {folder}/methods.md")
@@ -207,6 +314,45 @@ def _comparison(result: ControlResult) -> tuple[Cell | str, ...]:
         f"{interval.low:+.4f} to {interval.high:+.4f}",
         Cell(", ".join(words), _TONES.get(words[0], "plain")),
     )
+
+
+def _outcomes(secondary: Sequence[OutcomeDifference], title: str) -> Table:
+    """Return a table of differences in the secondary outcomes, by outcome and control."""
+    rows: list[tuple[Cell | str, ...]] = []
+    for outcome, name in _OUTCOMES.items():
+        own = [one for one in secondary if one.outcome == outcome]
+        rows += [(Cell(name, "strong"), "", "", "", "")] if own else []
+        rows += [(f"  {one.control}", f"{one.value:.3f}", f"{one.control_value:.3f}", *_signed(one)) for one in own]
+    return Table((Column("outcome, control", flexible=True), Column("finalist", "right"), *_COLUMNS), rows, title)
+
+
+def _subgroups(found: Confirmation) -> Iterator[Table | Cell]:
+    """Yield the differences of the first finalist in each subgroup, and what they are compared with."""
+    finalist = found.finalists[0].arm.name
+    rows: list[tuple[Cell | str, ...]] = []
+    for group in found.subgroups:
+        name = f"{group.column}: {group.value}" + ("*" if group.versus_all else "")
+        rows.append((Cell(name, "strong"), "", "", "", f"{group.patients} patients"))
+        rows += [
+            (f"  {one.control}", f"{one.value:.3f}", f"{one.control_value:.3f}", *_signed(one))
+            for one in group.differences
+            if one.finalist == finalist
+        ] or [("  too few patients of a class", "", "", "", "")]
+    title = f"{finalist}: AUROC in subgroups of the test folder (exploratory)"
+    yield Table((Column("subgroup, control", flexible=True), Column("finalist", "right"), *_COLUMNS), rows, title)
+    for versus in dict.fromkeys(group.versus_all for group in found.subgroups if group.versus_all):
+        yield Cell(f"*: these images versus all {versus} images", "dim")
+
+
+def _external(result: ExternalResult, finalist: str) -> Iterator[Table | Cell]:
+    own = [one for one in result.differences if one.finalist == finalist]
+    where = f"{finalist} on {result.folder}/ ({result.patients} patients), not part of the verdict"
+    yield _differences(own, f"{where}: AUROC {own[0].value:.3f}")
+    if result.earlier_accesses:
+        times = "once" if result.earlier_accesses == 1 else f"{result.earlier_accesses} times"
+        yield Cell(f"note: this folder had been scored {times} before", "dim")
+    outcomes = [one for one in result.secondary if one.finalist == finalist]
+    yield _outcomes(outcomes, f"{finalist} on {result.folder}/: secondary outcomes")
 
 
 def _ratios(found: Confirmation) -> Table:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from xraytune.cli import console
+from xraytune.cli.confirm import ConfirmScreen, show_rehearsal
 from xraytune.cli.console import Cell, Column, Table, Tone
 from xraytune.cli.data import show_phantoms
 from xraytune.cli.model import show_evaluation, show_training
@@ -33,7 +34,8 @@ def demo(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder for all files.")] = Path("demo"),
     quick: Annotated[bool, typer.Option("--quick", help="Run a smaller demo in FOLDER/quick: about a minute.")] = False,
 ) -> None:
-    """Run the whole pipeline on phantom X-rays in minutes: search, export, train, evaluate. Run again to resume."""
+    """Run the whole pipeline on phantom X-rays in minutes, from the search to the evaluation. Run again to resume."""
+    from xraytune.confirm.rehearsal import rehearse
     from xraytune.data.phantom import draw_phantoms
     from xraytune.export.best import export
     from xraytune.export.evaluate import evaluate
@@ -72,6 +74,13 @@ def demo(
     show_search(summary, next_step=False)
 
     study = studies / summary.study.name
+    announce(
+        "Rehearse the comparison with controls that `confirm` makes on the test folder.", "confirm", study, "--quick"
+    )
+    with ConfirmScreen(only_forecast=False, ask=False, as_json=False) as screen:
+        rehearsal = rehearse(study, callbacks=screen.callbacks)
+    show_rehearsal(rehearsal, next_step=False)
+
     announce("Export the configuration that is best on val-B.", "export", study, "-o", config)
     show_export(export(study, out=config), next_step=False)
 

@@ -60,7 +60,8 @@ def show_search(summary: SearchSummary, *, next_step: bool = True) -> None:
         scores = f"val-A AUROC {row['value']:.3f}, val-B AUROC {row['val_b_auroc']:.3f}"
         console.write(f"{what}: #{row['number']} {mix}, {scores}", "good")
     if next_step:
-        console.write_command(f"xraytune export {quote(str(study))} -o best.yaml", "next: ")
+        command = "confirm {} --quick" if summary.is_confirmable else "export {} -o best.yaml"
+        console.write_command(f"xraytune {command.format(quote(str(study)))}", "next: ")
 
 
 def shown_path(path: Path) -> Path:

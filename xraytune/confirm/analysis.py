@@ -154,26 +154,32 @@ def judge_finalists(plan: Plan, images: EvaluationSet, scores: ArmScores, *, rop
 
 
 def forecast_verdict(
-    plan: Plan, val_b: EvaluationSet, test: EvaluationSet, scores: ArmScores, *, rope: float
+    plan: Plan,
+    val_b: EvaluationSet,
+    test: EvaluationSet,
+    scores: ArmScores,
+    *,
+    rope: float,
+    gan_seeds: int | None = None,
 ) -> Forecast:
     """Forecast the verdict on the first finalist from all scores on val-B and the size of the unscored test folder.
 
-    It covers true differences of 0, one and two ROPE; the plan's number of GAN seeds, 10 and 20; and two AUROCs on the test
-    folder: the mean on val-B, and .03 lower, because val-B selected the arms and is optimistic.
+    It covers true differences of 0, one and two ROPE; `gan_seeds` GAN seeds (by default the plan's number), 10 and 20; and
+    two AUROCs on the test folder: the mean on val-B, and .03 lower, because val-B selected the arms and is optimistic.
     """
-    first = plan.finalists[0]
+    first, gan_seeds = plan.finalists[0], gan_seeds or plan.gan_seeds
     controls = plan.controls(first)
     spread = _spread([_measure(val_b, scores(arm.name)) for arm in (first, *controls)])
     patients = effective_patients(test.labels, test.patients, positive=test.positive)
     designs = [
-        Design(effective_patients=patients, gan_seeds=gan_seeds, auroc=spread.auroc - lower)
+        Design(effective_patients=patients, gan_seeds=seeds, auroc=spread.auroc - lower)
         for lower in (0.0, _LOWER_ON_TEST)
-        for gan_seeds in _gan_seeds(plan.gan_seeds)
+        for seeds in _gan_seeds(gan_seeds)
     ]
     differences = [ropes * rope for ropes in (0, 1, 2) if ropes * rope <= 2 * (1 - spread.auroc)]  # else it is above 1
     kinds = [control_kind(control, first) for control in controls]
     chances = _chances(spread, designs, kinds, differences, rope=rope)
-    return Forecast(gan_seeds=plan.gan_seeds, val_b_auroc=spread.auroc, rope=rope, chances=chances)
+    return Forecast(gan_seeds=gan_seeds, val_b_auroc=spread.auroc, rope=rope, chances=chances)
 
 
 def ratio_response(plan: Plan, images: EvaluationSet, scores: ArmScores) -> tuple[RatioPoint, ...]:
@@ -220,6 +226,12 @@ def _stacked(arms: Sequence[StructuralComponents]) -> tuple[Floats, Floats]:
 
 def _spread(arms: Sequence[StructuralComponents]) -> Spread:
     return measure_spread(*_stacked(arms), effective_patients=arms[0].effective_patients)
+
+
+def compare_arms(images: EvaluationSet, first: Floats, second: Floats) -> Comparison:
+    """Compare two arms by their probabilities [G, K, N, C]."""
+    pair = [_measure(images, first), _measure(images, second)]
+    return compare(*_stacked(pair), effective_patients=pair[0].effective_patients)
 
 
 def _gain(one: StructuralComponents, other: StructuralComponents) -> Gain:

@@ -127,7 +127,7 @@ def gather(aurocs: Floats, components: Floats, *, effective_patients: float) -> 
         difference=float(differences.mean()),
         mean_auroc=float(aurocs.mean()),
         seed_variance=float(differences.var(ddof=1)),
-        patient_variance=_mean_off_diagonal(by_patient @ by_patient.T),
+        patient_variance=mean_off_diagonal(by_patient @ by_patient.T),
         gan_seeds=gan_seeds,
         effective_patients=effective_patients,
     )
@@ -177,17 +177,23 @@ def score_interval(evidence: Evidence) -> Interval:
 
 
 def _error_at(evidence: Evidence, difference: ArrayLike) -> tuple[Floats, Floats]:
-    """Return the standard error and degrees of freedom of the estimate if this is the true difference.
+    """Return the standard error and degrees of freedom of the estimate if this is the true difference."""
+    patients = patient_variance_at(evidence, difference)
+    seeds = np.asarray(evidence.seed_variance) / evidence.gan_seeds
+    degrees = satterthwaite_degrees(seeds, patients, evidence.gan_seeds, evidence.effective_patients)
+    return np.sqrt(seeds + patients), degrees
+
+
+def satterthwaite_degrees(seeds: ArrayLike, patients: ArrayLike, gan_seeds: int, effective_patients: float) -> Floats:
+    """Return the degrees of freedom of the sum of two variances of a difference: that over seeds and that over patients.
 
     Source: Satterthwaite 1946, "An approximate distribution of estimates of variance components"; Hillis' formula in the
     limit of infinitely many patients.
     """
-    patients = patient_variance_at(evidence, difference)
-    seeds = np.asarray(evidence.seed_variance) / evidence.gan_seeds
+    seeds, patients = np.asarray(seeds), np.asarray(patients)
     with np.errstate(divide="ignore", invalid="ignore"):
-        parts = seeds**2 / (evidence.gan_seeds - 1) + patients**2 / (evidence.effective_patients / PATIENTS_PER_DEGREE)
-        degrees = (seeds + patients) ** 2 / parts
-    return np.sqrt(seeds + patients), np.asarray(np.fmin(degrees, MOST_DEGREES))
+        parts = seeds**2 / (gan_seeds - 1) + patients**2 / (effective_patients / PATIENTS_PER_DEGREE)
+        return np.asarray(np.fmin((seeds + patients) ** 2 / parts, MOST_DEGREES))
 
 
 def patient_variance_at(evidence: Evidence, difference: ArrayLike) -> Floats:
@@ -215,13 +221,13 @@ def _variance_components(differences: Floats, by_patient: Floats) -> VarianceCom
     """
     gan_seeds, classifier_seeds, patients = by_patient.shape
     of_gan = by_patient.mean(axis=1)
-    across_gans = _mean_off_diagonal(of_gan @ of_gan.T)
+    across_gans = mean_off_diagonal(of_gan @ of_gan.T)
     own = float((by_patient**2).sum(axis=2).mean())
     within, within_gan = 0.0, own
     if classifier_seeds > 1:
         within = float(differences.var(axis=1, ddof=1).mean())
         blocks = by_patient @ by_patient.transpose(0, 2, 1)
-        within_gan = sum(_mean_off_diagonal(block) for block in blocks) / gan_seeds
+        within_gan = sum(mean_off_diagonal(block) for block in blocks) / gan_seeds
     among = float(differences.mean(axis=1).var(ddof=1))
     return VarianceComponents(
         gan_seed=among - within / classifier_seeds - (within_gan - across_gans),
@@ -232,6 +238,7 @@ def _variance_components(differences: Floats, by_patient: Floats) -> VarianceCom
     )
 
 
-def _mean_off_diagonal(matrix: Floats) -> float:
+def mean_off_diagonal(matrix: Floats) -> float:
+    """Return the mean covariance of two different seeds."""
     count = len(matrix)
     return float((matrix.sum() - np.trace(matrix)) / (count * (count - 1)))

@@ -25,6 +25,7 @@ from xraytune.search.sampler import random_parameters
 from xraytune.seeding import derive_seed
 
 CONFIRM_FOLDER = "confirm"
+REHEARSAL_FOLDER = "rehearsal"
 TOP_UP_FOLDER = "top_up"
 PLAN_FILE = "plan.json"
 FORECAST_FILE = "forecast.json"

@@ -11,6 +11,8 @@ from pydantic_core import to_jsonable_python
 from xraytune.confirm.analysis import RATIO_CAVEAT, ControlResult, FinalistResult, RatioPoint
 from xraytune.confirm.forecast import Forecast, VerdictChances
 from xraytune.confirm.plan import VERDICT_FILE
+from xraytune.confirm.secondary import OutcomeDifference
+from xraytune.confirm.subgroups import ExternalResult, Subgroup
 from xraytune.confirm.verdict import can_show_harm
 from xraytune.files import write_json, write_text
 
@@ -20,11 +22,15 @@ _CONCLUSIVE = 0.8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldOutSet:
-    """The number of images and patients of the test folder, and the fingerprint of its content."""
+    """The number of images and patients of the test folder, and the fingerprint of its content.
+
+    `positive` is the class that sensitivity refers to; empty with more than two classes.
+    """
 
     images: int
     patients: int
     fingerprint: str
+    positive: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +47,9 @@ class Confirmation:
     finalists: tuple[FinalistResult, ...]
     forecast: Forecast
     ratio_response: tuple[RatioPoint, ...]
+    secondary: tuple[OutcomeDifference, ...] = ()
+    subgroups: tuple[Subgroup, ...] = ()
+    external: tuple[ExternalResult, ...] = ()
     notes: tuple[str, ...]
 
     @property
@@ -212,7 +221,30 @@ def methods_paragraph(confirmation: Confirmation) -> str:
         "difference and Satterthwaite's degrees of freedom). A finalist helps if it is better than every control, and hurts "
         "if it is worse than its matched controls (intersection-union tests); it is no better if a one-sided test rules out "
         f"an improvement of {confirmation.rope:g} AUROC over a control (5 % overall, Holm's correction). Finalists were "
-        f"tested in the order of val-B until the first that did not help.{notes}"
+        f"tested in the order of val-B until the first that did not help.{_secondary_text(confirmation)}{notes}"
+    )
+
+
+def _secondary_text(confirmation: Confirmation) -> str:
+    """Describe what is reported beside the verdict."""
+    if not confirmation.secondary:
+        return ""
+    names = {
+        "sensitivity": f"sensitivity for {confirmation.test.positive} (at the specificity that the control had at its "
+        "threshold from validation)",
+        "brier": "Brier score",
+        "calibration_slope": "calibration slope",
+    }
+    found = {one.outcome for one in confirmation.secondary}
+    outcomes = ", ".join(text for name, text in names.items() if name in found)
+    subgroups = (
+        " Differences in AUROC in subgroups are exploratory and not adjusted for their number."
+        if confirmation.subgroups
+        else ""
+    )
+    return (
+        f" Secondary outcomes, which no verdict used, were differences in {outcomes}, with 95 % confidence intervals of "
+        f"the same model and covariances over patients from a bootstrap.{subgroups}"
     )
 
 

@@ -8,12 +8,13 @@ The same call again resumes after an interruption: all results are in the study'
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
-from functools import lru_cache
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from xraytune.compute import pin, require_device
+from pydantic import TypeAdapter
+
+from xraytune.compute import pin
 from xraytune.config.settings import Parameters
 from xraytune.confirm.analysis import EvaluationSet, forecast_verdict, judge_finalists, ratio_response
 from xraytune.confirm.forecast import Forecast
@@ -32,26 +33,33 @@ from xraytune.confirm.scoring import (
     VAL_B,
     SealedTest,
     arm_scores,
+    arm_thresholds,
+    evaluation_set,
+    external_side,
+    find_external,
     find_test,
     has_any_scores,
     has_scores,
     load_test_images,
     require_scored_test,
-    score,
+    score_runs,
     scoring_compute,
 )
+from xraytune.confirm.secondary import secondary_outcomes
+from xraytune.confirm.session import opened
+from xraytune.confirm.subgroups import (
+    ExternalResult,
+    auroc_differences,
+    pneumonia_types,
+    subgroup_differences,
+)
 from xraytune.confirm.training import Training
-from xraytune.files import require_writable, write_json
-from xraytune.pipeline.prepare import restore_pixels
-from xraytune.pipeline.training_set import ImageSource, side_images
-from xraytune.records import Compute, Json
-from xraytune.search.asha import rungs_of
-from xraytune.search.inputs import inputs_of_trials, read_inputs, require_same_inputs
-from xraytune.search.journal import Journal
+from xraytune.data.table import PNEUMONIA, subgroup_columns
+from xraytune.files import read_json, write_json
+from xraytune.pipeline.training_set import side_images
+from xraytune.records import Compute, to_json
 from xraytune.search.messages import NO_CALLBACKS, Callbacks
-from xraytune.search.resources import resolved
-from xraytune.search.runner import Runner, survey
-from xraytune.search.study import StudyFolder, environment, format_versions, locked
+from xraytune.search.study import StudyFolder, damage_explained, format_versions
 from xraytune.search.test_access import (
     TEST_ACCESS_FILE,
     accesses,
@@ -63,6 +71,8 @@ from xraytune.search.test_access import (
 
 OnForecast: TypeAlias = Callable[[Forecast, bool], None]
 
+_EXTERNAL_FILE = "external.json"
+_EXTERNAL_COMMAND = "confirm --external"
 FEWEST_GAN_SEEDS = 4
 """With fewer seeds the 95 % interval covers only 90 to 96 %."""
 
@@ -75,6 +85,8 @@ def confirm(
     study: Path,
     *,
     test: Path | None = None,
+    external: Path | None = None,
+    by: Sequence[str] = (),
     data: Path | None = None,
     weights_dir: Path | None = None,
     finalists: int | None = None,
@@ -90,6 +102,9 @@ def confirm(
     Args:
         study: The study's folder; its search has ended.
         test: Class folders of test images, if the study's images have no `test/`.
+        external: Class folders of another hospital, whose patients are not in the study. It is scored and reported apart,
+            and never changes the verdict; it may be given after a verdict.
+        by: Columns of the test images' patient table; each of their values is a subgroup.
         data: New location of the study's images, if they moved.
         weights_dir: New location of the official weight files, if they moved.
         finalists: Overrides `confirm.finalists`; an existing plan keeps its own number.
@@ -108,101 +123,83 @@ def confirm(
         MachineError: Weights, GPUs, disk space or the Ray cluster are missing.
         KeyboardInterrupt: Ctrl-C; the same call again resumes.
     """
-    folder = StudyFolder(study.resolve())
-    space = folder.space(data=data, weights_dir=weights_dir)
-    cache = (cache or folder.default_cache).resolve()
-    require_writable(cache)
-    require_writable(folder.path.parent)  # for the test-set access log
-    compute = folder.compute()
-    resources = resolved(space.settings.resources, has_gpu=compute.device == "cuda")
-    if address is None:
-        require_device(compute, folder.path)
-
-    @lru_cache
-    def machine() -> Mapping[str, Json]:
-        where = environment(compute) if address is None else survey(address, resources, note=callbacks.note)[1]
-        return {**where, "compute": {**asdict(compute)}}
-
-    with locked(folder, "confirmed") as token:
-        journal = Journal(folder.journal_path, space, writable=False)
-        searched = [
-            FinishedTrial.of_row(f"#{row['number']}", journal.parameters(row["number"]), row) for row in journal.rows()
-        ]
-        count = finalists or space.settings.confirm.finalists
-        compared = _finalists(folder, searched, count)  # raises before anything is read or trained
-        prepared = folder.prepared()
+    with opened(
+        study, data=data, weights_dir=weights_dir, cache=cache, address=address, callbacks=callbacks
+    ) as session:
+        folder, settings, prepared = session.folder, session.space.settings, session.prepared
+        count = finalists or settings.confirm.finalists
+        compared = _finalists(folder, session.searched, count)  # raises before anything is read or trained
         extra = sorted({one.folder.path for one in compared if one.folder})
-        sealed = find_test(space.settings.data, prepared, test, extra=extra, on_progress=callbacks.on_progress)
-        restore_pixels(space.settings, prepared, cache, on_progress=callbacks.on_progress)
-        require_same_inputs(folder, read_inputs(inputs_of_trials(compared), space.settings, prepared, cache))
-        runner = Runner(
-            folder,
-            token=token,
-            resources=resources,
-            cache=cache,
-            address=address,
-            note=callbacks.note,
-            opened=lambda dashboard: callbacks.on_start(folder.path, dashboard),
+        sealed = find_test(settings.data, prepared, test, extra=extra, on_progress=callbacks.on_progress)
+        files = [image.file for image in sealed.images]
+        held_out = HeldOut(
+            sealed=sealed,
+            columns=subgroup_columns(sealed.data, files, by),
+            external=find_external(
+                external, settings.data, prepared, sealed, extra=extra, on_progress=callbacks.on_progress
+            )
+            if external
+            else None,
         )
-        training = Training(
-            folder=folder,
-            space=space,
-            prepared=prepared,
-            compute=compute,
-            machine=machine,
-            cache=cache,
-            runner=runner,
-            callbacks=callbacks,
-        )
-        log = folder.path / TEST_ACCESS_FILE
+        training = session.training(compared, CONFIRM_FOLDER)
         if has_any_scores(training.runs_folder, TEST):
-            require_scored_test(sealed, log)
+            require_scored_test(sealed, folder.path / TEST_ACCESS_FILE)
         known = accesses(folder.path, sealed.fingerprint)
-        with runner:
-            seeds = gan_seeds or space.settings.confirm.gan_seeds
-            rungs = rungs_of(space.settings, journal.reports())
-            plan = training.train(searched, rungs, finalists=count, gan_seeds=seeds, earlier_accesses=known)
-        confirmation = _judge(training, plan, sealed, reason, on_forecast)
+        with training.runner:
+            seeds = gan_seeds or settings.confirm.gan_seeds
+            plan = training.train(
+                session.searched, session.rungs, finalists=count, gan_seeds=seeds, earlier_accesses=known
+            )
+        confirmation = _judge(training, plan, held_out, reason, on_forecast)
         write_verdict(training.runs_folder.path, confirmation)
         return confirmation
 
 
-def _judge(training: Training, plan: Plan, sealed: SealedTest, reason: str, on_forecast: OnForecast) -> Confirmation:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOut:
+    """What is scored after all training: the test folder, and a second hospital's.
+
+    Attributes:
+        sealed: The test folder.
+        columns: Of its patient table, the value of each file.
+        external: The second hospital's folder, if there is one.
+    """
+
+    sealed: SealedTest
+    columns: Mapping[str, Mapping[str, str]]
+    external: SealedTest | None
+
+
+def _judge(training: Training, plan: Plan, held_out: HeldOut, reason: str, on_forecast: OnForecast) -> Confirmation:
     """Score every run on val-B, then those that are compared on the test folder."""
     folder, prepared, settings = training.runs_folder, training.prepared, training.settings
+    sealed, rope = held_out.sealed, settings.confirm.rope
     every = list(range(len(plan.runs)))
     of_test = [number for number, run in enumerate(plan.runs) if plan.arm(run.arm).role != "ratio"]
-    side = prepared.side(VAL_B)
-    is_complete = all(
-        has_scores(folder, number, which) for which, runs in ((VAL_B, every), (TEST, of_test)) for number in runs
-    )
+    needed = {VAL_B: every, TEST: of_test}
+    if held_out.external:
+        needed[external_side(held_out.external.fingerprint)] = of_test
+    is_complete = all(has_scores(folder, number, side) for side, runs in needed.items() for number in runs)
     compute = scoring_compute(folder, training.compute, is_complete=is_complete)
     pin(compute)
-    _score(training, compute, VAL_B, every, side_images(VAL_B, prepared, training.cache))
-    patients, rope = tuple(image.patient for image in sealed.images), settings.confirm.rope
-    test = EvaluationSet(labels=sealed.labels, patients=patients, positive=prepared.positive)
+    progress = training.callbacks.on_progress
+    val_b_images = side_images(VAL_B, prepared, training.cache)
+    score_runs(folder, every, VAL_B, val_b_images, compute=compute, cache=training.cache, on_progress=progress)
+    side = prepared.side(VAL_B)
+    test = evaluation_set(sealed, prepared.positive)
     val_b = EvaluationSet(labels=side.labels, patients=side.patients, positive=prepared.positive)
-    forecast = forecast_verdict(plan, val_b, test, arm_scores(folder, plan, VAL_B), rope=rope)
+    val_b_scores, test_scores = (arm_scores(folder, plan, which) for which in (VAL_B, TEST))
+    forecast = forecast_verdict(plan, val_b, test, val_b_scores, rope=rope)
     write_json(folder.path / FORECAST_FILE, forecast.to_json())
     on_forecast(forecast, has_any_scores(folder, TEST))
     if not all(has_scores(folder, number, TEST) for number in of_test):
-        access = {"fingerprint": sealed.fingerprint, "order": sealed.order, "runs": len(of_test)}
-        last = last_access(training.folder.path / TEST_ACCESS_FILE, "confirm") or {}
-        # After a kill during the scoring, the access is already logged.
-        if not (has_any_scores(folder, TEST) and access == {name: last.get(name) for name in access}):
-            log_test_access(
-                *study_logs(training.folder.path),
-                command="confirm",
-                study=training.folder.path.name,
-                fingerprint=sealed.fingerprint,
-                reason=reason,
-                image_count=len(sealed.images),
-                order=sealed.order,
-                runs=len(of_test),
-            )
-        plan = training.mark_earlier_access(plan, accesses_before(training.folder.path, sealed.fingerprint))
-        group = load_test_images(sealed, prepared, training.cache, on_progress=training.callbacks.on_progress)
-        _score(training, compute, TEST, of_test, group)
+        _log_once(training, sealed, "confirm", TEST, len(of_test), reason)
+        plan = training.mark_earlier_access(plan, accesses_before(training.folder.path, sealed.fingerprint, "confirm"))
+        group = load_test_images(sealed, prepared, training.cache, on_progress=progress)
+        score_runs(folder, of_test, TEST, group, compute=compute, cache=training.cache, on_progress=progress)
+    columns = held_out.columns
+    if len(prepared.class_names) == 2 and (types := pneumonia_types(sealed.images)):
+        columns = {PNEUMONIA: types, **columns}
     return Confirmation(
         study=training.folder.path,
         exploratory=(*plan.exploratory, *_few_seeds(plan)),
@@ -210,12 +207,74 @@ def _judge(training: Training, plan: Plan, sealed: SealedTest, reason: str, on_f
         gan_seeds=plan.gan_seeds,
         classifier_seeds=plan.classifier_seeds,
         train_images=len(prepared.side("train").rows),
-        test=HeldOutSet(images=len(patients), patients=len(set(patients)), fingerprint=sealed.fingerprint),
-        finalists=judge_finalists(plan, test, arm_scores(folder, plan, TEST), rope=rope),
+        test=HeldOutSet(
+            images=len(test.patients),
+            patients=len(set(test.patients)),
+            fingerprint=sealed.fingerprint,
+            positive=prepared.class_names[prepared.positive] if len(prepared.class_names) == 2 else "",
+        ),
+        finalists=judge_finalists(plan, test, test_scores, rope=rope),
         forecast=forecast,
-        ratio_response=ratio_response(plan, val_b, arm_scores(folder, plan, VAL_B)),
+        ratio_response=ratio_response(plan, val_b, val_b_scores),
+        secondary=secondary_outcomes(plan, test, test_scores, arm_thresholds(folder, plan)),
+        subgroups=subgroup_differences(
+            plan, test, [image.file for image in sealed.images], test_scores, columns, prepared.class_names
+        ),
+        external=_external(training, plan, held_out.external, compute, of_test, reason),
         notes=(*plan.notes, *_notes_on_machines(training, compute)),
     )
+
+
+def _log_once(training: Training, found: SealedTest, command: str, side: str, runs: int, reason: str) -> None:
+    """Log an access; after a kill during the scoring, it is already logged."""
+    access = {"fingerprint": found.fingerprint, "order": found.order, "runs": runs}
+    last = last_access(training.folder.path / TEST_ACCESS_FILE, command) or {}
+    if has_any_scores(training.runs_folder, side) and access == {name: last.get(name) for name in access}:
+        return
+    log_test_access(
+        *study_logs(training.folder.path),
+        command=command,
+        study=training.folder.path.name,
+        fingerprint=found.fingerprint,
+        reason=reason,
+        image_count=len(found.images),
+        order=found.order,
+        runs=runs,
+    )
+
+
+def _external(
+    training: Training, plan: Plan, found: SealedTest | None, compute: Compute, runs: Sequence[int], reason: str
+) -> tuple[ExternalResult, ...]:
+    """Score a second hospital's folder; return the results on it and on those of earlier calls."""
+    folder, prepared = training.runs_folder, training.prepared
+    file = folder.path / _EXTERNAL_FILE
+    earlier: tuple[ExternalResult, ...] = ()
+    if file.exists():
+        with damage_explained(file):
+            earlier = TypeAdapter(tuple[ExternalResult, ...]).validate_python(read_json(file)["results"])
+    if found is None:
+        return earlier
+    side = external_side(found.fingerprint)
+    if not all(has_scores(folder, number, side) for number in runs):
+        _log_once(training, found, _EXTERNAL_COMMAND, side, len(runs), reason)
+        progress = training.callbacks.on_progress
+        group = load_test_images(found, prepared, training.cache, name="external", on_progress=progress)
+        score_runs(folder, runs, side, group, compute=compute, cache=training.cache, on_progress=progress)
+    images, scores = evaluation_set(found, prepared.positive), arm_scores(folder, plan, side)
+    result = ExternalResult(
+        folder=found.root.resolve().name,
+        fingerprint=found.fingerprint,
+        images=len(images.patients),
+        patients=len(set(images.patients)),
+        gan_seeds=plan.gan_seeds,
+        earlier_accesses=len(accesses_before(training.folder.path, found.fingerprint, _EXTERNAL_COMMAND)),
+        differences=auroc_differences(plan, images, scores),
+        secondary=secondary_outcomes(plan, images, scores, arm_thresholds(folder, plan)),
+    )
+    results = (*(one for one in earlier if one.fingerprint != found.fingerprint), result)
+    write_json(file, {"version": 1, "results": [to_json(one) for one in results]})
+    return results
 
 
 def _few_seeds(plan: Plan) -> Iterator[str]:
@@ -231,14 +290,6 @@ def _notes_on_machines(training: Training, scored_on: Compute) -> Iterator[str]:
         yield f"trials of the search were trained with {versions}, and all replicates with {format_versions(trained)}"
     if scored_on.device != training.compute.device:
         yield "all replicates were trained on GPUs and scored on a CPU"
-
-
-def _score(training: Training, compute: Compute, side: str, numbers: list[int], group: ImageSource) -> None:
-    folder = training.runs_folder
-    for done, number in enumerate(numbers, 1):
-        if not has_scores(folder, number, side):
-            score(folder, number, side, group, compute=compute, cache=training.cache)
-        training.callbacks.on_progress(f"scoring {side.replace('val_b', 'val-B')} (replicates)", done, len(numbers))
 
 
 def _finalists(folder: StudyFolder, searched: Sequence[FinishedTrial], count: int) -> list[Parameters]:

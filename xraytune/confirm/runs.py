@@ -7,6 +7,8 @@ are pruned by the ASHA of the search.
 
 from __future__ import annotations
 
+import json
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from xraytune.config.load import experiment_from_json
 from xraytune.config.settings import Experiment, Settings
 from xraytune.confirm.plan import Arm
 from xraytune.errors import Problem, StudyError
-from xraytune.files import append_jsonl, read_json, read_jsonl
+from xraytune.files import append_jsonl, new_folder, read_json, read_jsonl
 from xraytune.records import EpochRecord, Progress, ignore_progress
 from xraytune.search.asha import Rungs
 from xraytune.search.messages import Status, TrialSuggestion
@@ -159,7 +161,8 @@ class RunList(TrialQueue):
     def _record(self, number: int, status: Status, outcome: dict[str, Any]) -> None:
         seconds = round(time.monotonic() - self._started.pop(number), 3)
         row = {"version": 1, "number": number, "label": self._runs[number].label, "status": status, **outcome}
-        append_jsonl(self._folder.runs_path, row | {"seconds": seconds})
+        at_once = len(self._running) + 1
+        append_jsonl(self._folder.runs_path, row | {"seconds": seconds, "at_once": at_once})
         if status != "failed":  # a failed run resumes from its checkpoint at the next start
             self._folder.drop_checkpoint(number)
         self._report_progress()
@@ -179,6 +182,33 @@ class RunList(TrialQueue):
     def _report_progress(self) -> None:
         left = len(self._waiting) + len(self._running)
         self._on_progress(f"training {self._what}", len(self._runs) - left, len(self._runs))
+
+
+def adopt_runs(folder: StudyFolder, runs: Sequence[Run], other: StudyFolder) -> int:
+    """Copy from another folder the complete runs that equal ones that were not started here; return how many.
+
+    Equal runs have the same settings and seeds, device and releases of torch: training them again would repeat them.
+    """
+    if not other.runs_path.exists() or (other.compute(), other.releases()) != (folder.compute(), folder.releases()):
+        return 0
+    ended = completed_rows(other)
+    known = {_identity(other.experiment(number)): number for number in ended}
+    adopted = 0
+    for run in runs:
+        number = known.get(_identity(run.experiment))
+        if number is None or folder.trial_path(run.number).exists():
+            continue
+        with new_folder(folder.trial_path(run.number)) as path:
+            unwanted = shutil.ignore_patterns("*.npy")  # scores belong to the device that scored them
+            shutil.copytree(other.trial_path(number), path, dirs_exist_ok=True, ignore=unwanted)
+        row = {**ended[number], "number": run.number, "label": run.label, "adopted": True}
+        append_jsonl(folder.runs_path, row)
+        adopted += 1
+    return adopted
+
+
+def _identity(experiment: Experiment) -> str:
+    return json.dumps(experiment.identity(), sort_keys=True)
 
 
 def ended_rows(folder: StudyFolder) -> dict[int, dict[str, Any]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,8 +19,17 @@ from xraytune.classifier.checkpoint import load_best
 from xraytune.classifier.train import predict_probabilities
 from xraytune.compute import compute_like
 from xraytune.config.settings import DataSettings
+from xraytune.confirm.analysis import EvaluationSet
 from xraytune.confirm.plan import Plan
-from xraytune.data.index import ImageFile, content_fingerprint, read_index, read_labelled, read_labelled_folder
+from xraytune.confirm.runs import completed_rows
+from xraytune.data.index import (
+    ImageFile,
+    ImageIndex,
+    content_fingerprint,
+    read_index,
+    read_labelled,
+    read_labelled_folder,
+)
 from xraytune.data.patients import PATIENTS_CSV
 from xraytune.data.pixels import open_pixels
 from xraytune.data.table import LabelTable, find_table
@@ -39,21 +48,27 @@ from xraytune.search.test_access import last_access
 VAL_B: Literal["val_b"] = "val_b"
 TEST = "test"
 SCORING_FILE = "scoring.json"
-_FEWEST_PATIENTS = 5
+FEWEST_PATIENTS = 5
+"""Of each class, for an interval."""
 _REMOVE = f"remove them, or list them in {PATIENTS_CSV} there as other patients"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SealedTest:
-    """A test folder that has not been scored: its images, relative to `root`, and the fingerprint of their content.
+    """Test images that have not been scored, and the fingerprint of their content.
 
-    `table` is the one that names its patients, if there is one.
+    `data` is their folder, with the rules for their patients; `table` names them, if there is one.
     """
 
-    root: Path
+    data: DataSettings
     table: LabelTable | None
     images: tuple[ImageFile, ...]
     fingerprint: str
+
+    @property
+    def root(self) -> Path:
+        """The folder that their files are relative to."""
+        return self.data.path
 
     @property
     def labels(self) -> Labels:
@@ -94,38 +109,104 @@ def find_test(
     if prepared.test_fingerprint is None and test is None:
         fix = "give class folders of other patients: xraytune confirm STUDY --test DIR"
         raise DataError(Problem("the study has no test/ folder", data.path, fix))
-    index = read_index(data, on_progress=on_progress)
-    if missing := missing_images(prepared, index.images):
-        what = f"{len(missing)} images were changed or removed since the search: {join_names(missing)}"
-        raise StudyError(Problem(what, data.path, "restore them, or start a new study"))
-    group_regex = data.split.group_regex
+    index = _unchanged_index(data, prepared, on_progress)
     if test is None:
-        found = SealedTest(
-            root=index.root, table=index.table, images=index.test, fingerprint=index.test_fingerprint or ""
-        )
+        found = SealedTest(data=data, table=index.table, images=index.test, fingerprint=index.test_fingerprint or "")
         if found.fingerprint != prepared.test_fingerprint:
             fix = "restore the test images, or start a new study"
             raise StudyError(Problem("the test folder changed since the search", data.path, fix))
     else:
-        aliases = patient_aliases(prepared.images, index.table, group_regex)
-        labelled = read_labelled(test, prepared.class_names, group_regex=group_regex, on_progress=on_progress)
-        group_regex, images = labelled.data.split.group_regex, labelled.images
-        fingerprint = content_fingerprint(images)
-        found = SealedTest(root=labelled.data.path, table=labelled.table, images=images, fingerprint=fingerprint)
-        owners = patients_by_file_name(index.images)
-        known = shared_patients(
-            images, found.table, prepared.images, group_regex=group_regex, aliases=aliases, owners=owners
-        )
-        _refuse_known(known, found, _REMOVE)
-    owners = patients_by_file_name([*index.images, *found.images])
+        found = _read_elsewhere(test, data, prepared, index, on_progress)
+    _refuse_extra(found, extra, data, prepared, index.images, is_own=test is None)
+    _require_patients(prepared, found)
+    return found
+
+
+def find_external(
+    source: Path,
+    data: DataSettings,
+    prepared: Prepared,
+    sealed: SealedTest,
+    *,
+    extra: Collection[Path] = (),
+    on_progress: Progress = ignore_progress,
+) -> SealedTest:
+    """Return the images of a second hospital, none of whose patients is in the study.
+
+    Args:
+        source: Class folders, or a YAML file with `data.table`.
+        data: The study's data settings.
+        prepared: The study's images.
+        sealed: Its test folder.
+        extra: Folders of extra images that finalists are trained on.
+        on_progress: Called with the number of files read.
+
+    Raises:
+        DataError: Its patients or files are in the study, in its test folder or in a folder of extra images, or a class is
+            missing or has too few patients.
+        StudyError: The images changed since the search.
+    """
+    index = _unchanged_index(data, prepared, on_progress)
+    found = _read_elsewhere(source, data, prepared, index, on_progress)
+    shared = {image.sha256 for image in sealed.images}
+    if known := [image.file for image in found.images if image.sha256 in shared]:
+        what = f"{len(known)} images are in the study's test folder too: {join_names(known)}"
+        raise DataError(Problem(what, source, "give images of another hospital"))
+    _refuse_extra(found, extra, data, prepared, index.images, is_own=False)
+    _require_patients(prepared, found)
+    return found
+
+
+def _unchanged_index(data: DataSettings, prepared: Prepared, on_progress: Progress) -> ImageIndex:
+    index = read_index(data, on_progress=on_progress)
+    if missing := missing_images(prepared, index.images):
+        what = f"{len(missing)} images were changed or removed since the search: {join_names(missing)}"
+        raise StudyError(Problem(what, data.path, "restore them, or start a new study"))
+    return index
+
+
+def _read_elsewhere(
+    source: Path, data: DataSettings, prepared: Prepared, index: ImageIndex, on_progress: Progress
+) -> SealedTest:
+    """Read images outside the study's data folder, without patients that the study trains or validates on."""
+    group_regex = data.split.group_regex
+    aliases = patient_aliases(prepared.images, index.table, group_regex)
+    labelled = read_labelled(source, prepared.class_names, group_regex=group_regex, on_progress=on_progress)
+    found = SealedTest(
+        data=labelled.data,
+        table=labelled.table,
+        images=labelled.images,
+        fingerprint=content_fingerprint(labelled.images),
+    )
+    known = shared_patients(
+        found.images,
+        found.table,
+        prepared.images,
+        group_regex=found.data.split.group_regex,
+        aliases=aliases,
+        owners=patients_by_file_name(index.images),
+    )
+    _refuse_known(known, found, _REMOVE)
+    return found
+
+
+def _refuse_extra(
+    found: SealedTest,
+    extra: Collection[Path],
+    data: DataSettings,
+    prepared: Prepared,
+    training: Sequence[ImageFile],
+    *,
+    is_own: bool,
+) -> None:
+    """Refuse patients who are in folders of extra images; the study's own test folder must not change."""
+    owners = patients_by_file_name([*training, *found.images])
     for folder in extra:
         images = read_labelled_folder(folder, prepared.class_names)
         aliases = patient_aliases(images, find_table(folder), data.split.group_regex, owners)
+        group_regex = found.data.split.group_regex
         known = shared_patients(found.images, found.table, images, group_regex=group_regex, aliases=aliases)
-        # The study's own test folder must not change.
-        _refuse_known(known, found, f"start a new search without them in {folder}" if test is None else _REMOVE)
-    _require_patients(prepared, found)
-    return found
+        _refuse_known(known, found, f"start a new search without them in {folder}" if is_own else _REMOVE)
 
 
 def _refuse_known(patients: Collection[str], found: SealedTest, fix: str) -> None:
@@ -138,8 +219,8 @@ def _require_patients(prepared: Prepared, found: SealedTest) -> None:
     problems = []
     for label, name in enumerate(prepared.class_names):
         count = len({image.patient for image in found.images if image.label == label})
-        if count < _FEWEST_PATIENTS:
-            what = f"class {name} has {count} patients in the test folder; an interval needs {_FEWEST_PATIENTS} or more"
+        if count < FEWEST_PATIENTS:
+            what = f"class {name} has {count} patients in the test folder; an interval needs {FEWEST_PATIENTS} or more"
             problems.append(Problem(what, found.root, "add test images of other patients"))
     if problems:
         raise DataError(*problems)
@@ -163,7 +244,12 @@ def require_scored_test(sealed: SealedTest, log: Path) -> None:
 
 
 def load_test_images(
-    sealed: SealedTest, prepared: Prepared, cache: Path, *, on_progress: Progress = ignore_progress
+    sealed: SealedTest,
+    prepared: Prepared,
+    cache: Path,
+    *,
+    name: str = "test",
+    on_progress: Progress = ignore_progress,
 ) -> ImageSource:
     """Decode the test images, none of which may be broken. Log the access to the test set first."""
     store = store_images(
@@ -171,7 +257,7 @@ def load_test_images(
     )
     require_unbroken(store, sealed.root, "repair them: a test folder is used as a whole")
     return ImageSource(
-        name="test",
+        name=name,
         pixels=open_pixels(store),
         rows=np.arange(len(sealed.images)),
         labels=sealed.labels,
@@ -196,9 +282,8 @@ def scoring_compute(folder: StudyFolder, trained_on: Compute, *, is_complete: bo
         return recorded
     compute = compute_like(recorded, threads=recorded.threads)
     if (compute, numeric_releases()) != (recorded, scored_with):
-        for side in (VAL_B, TEST):
-            for old in sorted(folder.path.glob(f"trials/*/{side}.npy")):
-                discard(old)
+        for old in sorted(folder.path.glob("trials/*/*.npy")):
+            discard(old)
     write_json(file, {"version": 1, "compute": {**asdict(compute)}, "packages": {**numeric_releases()}})
     return compute
 
@@ -223,6 +308,34 @@ def scores(folder: StudyFolder, number: int, side: str) -> Floats:
         return loaded
 
 
+def evaluation_set(found: SealedTest, positive: int) -> EvaluationSet:
+    """Return the labels and patients of a test folder."""
+    patients = tuple(image.patient for image in found.images)
+    return EvaluationSet(labels=found.labels, patients=patients, positive=positive)
+
+
+def external_side(fingerprint: str) -> str:
+    """Return the name of the scores on an external folder."""
+    return f"external_{fingerprint}"
+
+
+def arm_thresholds(folder: StudyFolder, plan: Plan) -> Callable[[str], Floats]:
+    """Return a function from an arm's name to the thresholds of its replicates, set on val-A and val-B, [G, K]."""
+    rows = completed_rows(folder)
+
+    def of_arm(arm: str) -> Floats:
+        numbers = plan.numbers(arm)
+        with damage_explained(folder.runs_path):
+            return np.array(
+                [
+                    [float(rows[numbers[gan_seed, seed]]["threshold"]) for seed in range(plan.classifier_seeds)]
+                    for gan_seed in range(plan.gan_seeds)
+                ]
+            )
+
+    return of_arm
+
+
 def arm_scores(folder: StudyFolder, plan: Plan, side: str) -> Callable[[str], Floats]:
     """Return a function from an arm's name to its probabilities on a side, [G, K, N, C]."""
 
@@ -236,6 +349,23 @@ def arm_scores(folder: StudyFolder, plan: Plan, side: str) -> Callable[[str], Fl
         )
 
     return of_arm
+
+
+def score_runs(
+    folder: StudyFolder,
+    numbers: Sequence[int],
+    side: str,
+    group: ImageSource,
+    *,
+    compute: Compute,
+    cache: Path,
+    on_progress: Progress,
+) -> None:
+    """Score the runs that lack scores on a side."""
+    for done, number in enumerate(numbers, 1):
+        if not has_scores(folder, number, side):
+            score(folder, number, side, group, compute=compute, cache=cache)
+        on_progress(f"scoring {group.name.replace('val_b', 'val-B')} (replicates)", done, len(numbers))
 
 
 def score(folder: StudyFolder, number: int, side: str, group: ImageSource, *, compute: Compute, cache: Path) -> None:

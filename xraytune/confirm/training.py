@@ -15,6 +15,7 @@ from xraytune.config.settings import Experiment, Parameters, Settings
 from xraytune.config.space import Space
 from xraytune.confirm.plan import (
     CONFIRM_FOLDER,
+    REHEARSAL_FOLDER,
     TOP_UP_FOLDER,
     VERDICT_FILE,
     Arm,
@@ -36,6 +37,7 @@ from xraytune.confirm.runs import (
     Run,
     RunList,
     TopUpRungs,
+    adopt_runs,
     ended_rows,
     finished_label,
     never_prune,
@@ -61,6 +63,7 @@ class Training:
 
     Attributes:
         folder: The study.
+        place: Name of the folder in it that holds the replicates.
         space: Its space.
         prepared: Its images.
         compute: Device, threads and precision of its trials.
@@ -71,6 +74,7 @@ class Training:
     """
 
     folder: StudyFolder
+    place: str = CONFIRM_FOLDER
     space: Space
     prepared: Prepared
     compute: Compute
@@ -87,12 +91,12 @@ class Training:
     @property
     def runs_folder(self) -> StudyFolder:
         """The folder of the replicates."""
-        return StudyFolder(self.folder.path / CONFIRM_FOLDER)
+        return StudyFolder(self.folder.path / self.place)
 
     @property
     def top_up_folder(self) -> StudyFolder:
         """The folder of the top-up trials."""
-        return StudyFolder(self.folder.path / CONFIRM_FOLDER / TOP_UP_FOLDER)
+        return StudyFolder(self.folder.path / self.place / TOP_UP_FOLDER)
 
     def train(
         self,
@@ -120,6 +124,15 @@ class Training:
         if plan is None:
             plan = self.mark_earlier_access(self._new_plan(searched, rungs, finalists), earlier_accesses)
         plan = self._with_seeds(plan, gan_seeds)
+        self.train_replicates(plan)
+        return plan
+
+    def train_replicates(self, plan: Plan) -> None:
+        """Train the runs of a plan that have not ended; those that a rehearsal has trained are used again, and vice versa.
+
+        Raises:
+            TrialError: Runs failed.
+        """
         runs = [
             Run(
                 number=number,
@@ -128,8 +141,11 @@ class Training:
             )
             for number, run in enumerate(plan.runs)
         ]
+        _complete_folder(self.runs_folder, self.prepared, self.machine)
+        for place in {CONFIRM_FOLDER, REHEARSAL_FOLDER} - {self.place}:
+            if count := adopt_runs(self.runs_folder, runs, StudyFolder(self.folder.path / place)):
+                self.callbacks.note(f"{count} replicates are copied from {place}/, where they were trained before")
         self._run(self.runs_folder, runs, "replicates")
-        return plan
 
     def mark_earlier_access(self, plan: Plan, earlier: Sequence[TestAccess]) -> Plan:
         """Make a plan exploratory if the test folder was accessed before this confirmation scored it, and write it."""
@@ -157,7 +173,7 @@ class Training:
         )
         if not work.is_done:
             if other := other_releases(folder):
-                fix = f"install those versions, or move {CONFIRM_FOLDER}/ away to train all runs with the current ones"
+                fix = f"install those versions, or move {self.place}/ away to train all runs with the current ones"
                 problem = f"the runs of this confirmation are {other}, so their AUROCs are not comparable"
                 raise StudyError(Problem(problem, folder.path, fix))
             self.runner.run(work, folder, label=run_label(runs, self.folder.path.name), reuse_actors=True)
@@ -182,7 +198,6 @@ class Training:
     def _new_plan(self, searched: Sequence[FinishedTrial], rungs: Rungs, count: int) -> Plan:
         """Choose finalists and controls, training the trials that this takes."""
         notes: list[str] = []
-        controls = self.settings.confirm.controls
         to_finish = pruned_to_finish(searched, lambda found: found.has_synthetic_images, count)
         finished = self._finish(to_finish, first=0)
         if finished:
@@ -192,7 +207,16 @@ class Training:
         sampled = [trial.parameters for trial in searched]
         topped_up = self._top_up(sampled, finalists, rungs, first=len(finished), notes=notes)
         tuned = self._tuned((*searched, *topped_up), first=len(finished) + len(topped_up), notes=notes)
+        arms = self.arms(finalists, tuned, notes)
+        require_controls(finalists, arms, self.folder.path)
+        return Plan(notes=tuple(notes), arms=tuple(arms))
+
+    def arms(
+        self, finalists: Sequence[FinishedTrial], tuned: Sequence[Arm], notes: list[str], *, with_ratios: bool = True
+    ) -> list[Arm]:
+        """Return the finalists with their matched controls, the first one's ratio response, and the tuned controls."""
         arms: list[Arm] = []
+        controls = self.settings.confirm.controls
         for finalist in finalists:
             resolution_px = Experiment(settings=self.settings, parameters=finalist.parameters).resolution_px
             arms.append(finalist_arm(finalist))
@@ -201,13 +225,12 @@ class Training:
                     arms.append(control)
                 else:
                     notes.append(f"{finalist.name} has mixing: replace, so that {source} would be the same as none")
-            if finalist is finalists[0] and "none" in controls.matched:  # the ratio response is measured against it
+            # The ratio response is measured against the matched control without extra images.
+            if with_ratios and finalist is finalists[0] and "none" in controls.matched:
                 planned = [arm.parameters for arm in arms]  # the matched duplicate has the finalist's own ratio
                 at_ratios = self._feasible(ratio_arms(finalist, resolution_px), notes)
                 arms += [arm for arm in at_ratios if arm.parameters not in planned]
-        arms += tuned
-        _require_controls(finalists, arms, self.folder.path)
-        return Plan(notes=tuple(notes), arms=tuple(arms))
+        return [*arms, *tuned]
 
     def _feasible(self, arms: Sequence[Arm], notes: list[str]) -> list[Arm]:
         """Drop the ratios for which the finalist's folder of extra images, if it has one, is too small."""
@@ -291,7 +314,8 @@ class Training:
         return tuned
 
 
-def _require_controls(finalists: Sequence[FinishedTrial], arms: Sequence[Arm], study: Path) -> None:
+def require_controls(finalists: Sequence[FinishedTrial], arms: Sequence[Arm], study: Path) -> None:
+    """Raise StudyError if there are no tuned controls, and a finalist has no matched one."""
     if any(arm.role == "tuned" for arm in arms):
         return
     compared = {arm.trial for arm in arms if arm.role == "matched"}

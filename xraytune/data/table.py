@@ -8,6 +8,7 @@ as one.
 from __future__ import annotations
 
 import csv
+import difflib
 import os
 import re
 from collections import defaultdict
@@ -19,10 +20,13 @@ from pathlib import Path
 from xraytune.config.messages import nearest
 from xraytune.config.settings import DataSettings, TableSettings
 from xraytune.data.layout import DICOM_SUFFIXES, NAMING_SUFFIXES, PartName
-from xraytune.data.patients import PATIENTS_CSV
+from xraytune.data.patients import PATIENTS_CSV, pneumonia_type
 from xraytune.errors import ConfigError, DataError, Problem, SourceLine, join_names
 from xraytune.files import cell_path, cell_text, require_file
 
+PNEUMONIA = "pneumonia"
+"""The column of the types that Kermany file names state."""
+_MOST_SUBGROUPS = 20
 PART_NAMES: Mapping[str, PartName] = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "val"),
@@ -227,6 +231,42 @@ def table_columns(data: DataSettings, files: Collection[str]) -> dict[str, dict[
         column: {file: "|".join(cells[row]) for file, row in matched.items() if row in cells}
         for column, cells in by_row.items()
     }
+
+
+def subgroup_columns(data: DataSettings, files: Collection[str], names: Sequence[str]) -> dict[str, Mapping[str, str]]:
+    """Return the value of each file in some columns of a data folder's table: column -> file -> value.
+
+    `pneumonia` is bacterial or viral, as Kermany file names state, unless the table has a column of that name.
+
+    Args:
+        data: The data folder and its table, which is read only if there are names.
+        files: Paths below the data folder.
+        names: Columns.
+
+    Raises:
+        ConfigError: A column is missing, empty for these files, or has too many values.
+        DataError: The table is malformed.
+    """
+    if not names:
+        return {}
+    types = {file: kind for file in files if (kind := pneumonia_type(file))}
+    known = {name: values for name, values in ({PNEUMONIA: types} | table_columns(data, files)).items() if values}
+    problems = []
+    for name in names:
+        count = len(set(known.get(name, {}).values()))
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            fix = f"did you mean {near[0]}?" if near else f"use one of: {join_names([*known])}"
+            if not known:
+                fix = f"add a {PATIENTS_CSV} with the columns file, patient, {name}"
+            what = "the patient table has no such column, or no value for these images"
+            problems.append(Problem(what, f"--by {name}", fix))
+        elif count > _MOST_SUBGROUPS:
+            what = f"this column has {count} different values; at most {_MOST_SUBGROUPS} make subgroups"
+            problems.append(Problem(what, f"--by {name}", "add a column with fewer values, such as an age group"))
+    if problems:
+        raise ConfigError(*problems)
+    return {name: known[name] for name in names}
 
 
 def _paths(root: Path, settings: TableSettings) -> list[Path]:

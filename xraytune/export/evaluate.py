@@ -7,7 +7,6 @@ of the model's training or validation set are counted, because they bias the met
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,9 +17,8 @@ from sklearn.metrics import confusion_matrix
 
 from xraytune.data.decoding import BrokenImage
 from xraytune.data.index import ImageFile, LabelledImages, content_fingerprint, read_labelled, read_labelled_folder
-from xraytune.data.patients import PATIENTS_CSV, pneumonia_type
-from xraytune.data.table import find_table, table_columns
-from xraytune.errors import ArtifactError, ConfigError, DataError, MachineError, Problem, join_names
+from xraytune.data.table import find_table, subgroup_columns
+from xraytune.errors import ArtifactError, ConfigError, DataError, MachineError, Problem
 from xraytune.export.bundle import Bundle, open_bundle
 from xraytune.export.evaluation import (
     Evaluation,
@@ -41,8 +39,6 @@ from xraytune.search.study import StudyFolder
 from xraytune.search.test_access import TEST_ACCESS_FILE, accesses, log_test_access, study_logs
 
 _BOOTSTRAP_SEED = 0
-_MOST_SUBGROUPS = 20
-_PNEUMONIA = "pneumonia"
 """The column of the pneumonia types that Kermany file names state."""
 
 
@@ -89,7 +85,7 @@ def evaluate(
     )
     images, root = found.images, found.data.path
     files = [image.file for image in images]
-    columns = _subgroup_columns(by, table_columns(found.data, files) if by else {}, files)
+    columns = subgroup_columns(found.data, files, by)
     scored, broken = _score(bundle, root, images, threshold, skip_broken=skip_broken, on_progress=on_progress)
     counts = _class_counts(bundle, scored.labels, data)
     is_binary = len(counts) == 2
@@ -190,32 +186,6 @@ def _patient_level(
         intervals=intervals,
         left_out=means.left_out,
     )
-
-
-def _subgroup_columns(
-    by: Sequence[str], columns: Mapping[str, Mapping[str, str]], files: Sequence[str]
-) -> dict[str, Mapping[str, str]]:
-    """Return the value of each file for the columns `by`, of a patient table or of the pneumonia types in file names."""
-    types = {file: pneumonia_type(file) for file in files}
-    known = {_PNEUMONIA: {file: value for file, value in types.items() if value}, **columns}
-    known = {name: values for name, values in known.items() if values}
-    problems = []
-    for name in by:
-        values = set(known.get(name, {}).values())
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            fix = f"did you mean {near[0]}?" if near else f"use one of: {join_names([*known])}"
-            if not known:
-                fix = f"add a {PATIENTS_CSV} with the columns file, patient, {name}"
-            problems.append(
-                Problem("the patient table has no such column, or no value for these images", f"--by {name}", fix)
-            )
-        elif len(values) > _MOST_SUBGROUPS:
-            what = f"this column has {len(values)} different values; at most {_MOST_SUBGROUPS} make subgroups"
-            problems.append(Problem(what, f"--by {name}", "add a column with fewer values, such as an age group"))
-    if problems:
-        raise ConfigError(*problems)
-    return {name: known[name] for name in by}
 
 
 def _class_counts(bundle: Bundle, labels: NDArray[np.int64], data: Path) -> dict[str, int]:

@@ -71,7 +71,7 @@ def patient_intervals(
     Returns:
         Low and high by name, float64 [2, ...]; NaN for what is NaN on any resample.
     """
-    chunks = [of_weights(weights) for weights in _resamples(labels, patients, replicates, seed)]
+    chunks = [of_weights(weights) for weights in patient_resamples(labels, patients, replicates, seed)]
     return {
         name: np.quantile(np.concatenate([chunk[name] for chunk in chunks]), _PERCENTILES, axis=0) for name in chunks[0]
     }
@@ -97,7 +97,7 @@ def extension_metrics(
     """
     figures = {}
     for name, metric in metrics.items():
-        counts = (row for weights in _resamples(labels, patients, replicates, seed) for row in weights)
+        counts = (row for weights in patient_resamples(labels, patients, replicates, seed) for row in weights)
         images = (np.repeat(np.arange(len(labels)), row.astype(np.int64)) for row in counts)
         drawn = chain([np.arange(len(labels))], images)
         try:
@@ -112,8 +112,11 @@ def extension_metrics(
     return figures
 
 
-def _resamples(labels: Labels, patients: Sequence[str], replicates: int, seed: int) -> Iterator[Floats]:
-    """Yield how often each image is drawn in the next replicates, [R, N]."""
+def patient_resamples(labels: Labels, patients: Sequence[str], replicates: int, seed: int) -> Iterator[Floats]:
+    """Yield how often each image is drawn in the next replicates, [R, N].
+
+    Patients are drawn among those with images of the same classes, so no class is ever empty.
+    """
     generator = numpy_generator(seed, "patient-bootstrap")
     names, patient_of_image = np.unique(np.asarray(patients), return_inverse=True)
     has_class = np.zeros((len(names), int(labels.max()) + 1), dtype=np.bool_)

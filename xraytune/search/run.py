@@ -52,12 +52,14 @@ class SearchSummary:
         counts: Number of ended trials by status.
         best: Row of the best complete trial on val-A, which the search maximised.
         for_export: Row of the best one on val-B, which no decision of the search used; `export` takes it.
+        is_confirmable: Whether a trial has synthetic images, so that `confirm` has something to compare.
     """
 
     study: Path
     counts: dict[str, int]
     best: dict[str, Any]
     for_export: dict[str, Any]
+    is_confirmable: bool
 
 
 def search(
@@ -226,7 +228,15 @@ def summarise(folder: StudyFolder) -> SearchSummary:
         min(complete, key=lambda row: (-row[auroc], parameters_from(row["parameters"]).simplicity, row["number"]))
         for auroc in ("value", "val_b_auroc")
     )
-    return SearchSummary(study=folder.path, counts=counts, best=best, for_export=for_export)
+    return SearchSummary(
+        study=folder.path,
+        counts=counts,
+        best=best,
+        for_export=for_export,
+        is_confirmable=any(
+            parameters_from(row["parameters"]).has_synthetic_images for row in rows if row["status"] != "failed"
+        ),
+    )
 
 
 def require_weights(space: Space) -> None:

@@ -38,7 +38,7 @@ def log_test_access(
 
     Args:
         *folders: A study, the folder of studies (`study_logs`), or a model.
-        command: `evaluate` or `confirm`.
+        command: `evaluate`, `confirm` or `confirm --external`.
         fingerprint: The test folder's content.
         reason: The user's reason.
         image_count: Number of test images.
@@ -89,9 +89,9 @@ def accesses(study: Path, fingerprint: str) -> list[TestAccess]:
     return [row for row in each.values() if row.get("fingerprint") == fingerprint]
 
 
-def accesses_before(study: Path, fingerprint: str) -> list[TestAccess]:
-    """Return the accesses to a test folder before the first one by this study's `confirm`."""
-    own = {row.get("id") for row in read_jsonl(study / TEST_ACCESS_FILE) if row["command"] == "confirm"}
+def accesses_before(study: Path, fingerprint: str, command: str) -> list[TestAccess]:
+    """Return the accesses to a test folder before the first one by a command on this study."""
+    own = {row.get("id") for row in read_jsonl(study / TEST_ACCESS_FILE) if row["command"] == command}
     return list(takewhile(lambda row: row.get("id") not in own, accesses(study, fingerprint)))
 
 

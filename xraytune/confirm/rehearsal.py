@@ -1,0 +1,237 @@
+"""A rehearsal of `confirm` on val-B: a few replicates, without a verdict, and without scoring the test folder.
+
+It trains the best finalist and its controls with the first seeds of the confirmation, which uses these replicates again, and
+estimates what the whole confirmation would cost and could show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic_core import to_jsonable_python
+from scipy.optimize import nnls  # type: ignore[import-untyped]
+
+from xraytune.compute import pin
+from xraytune.config.settings import Parameters
+from xraytune.confirm.analysis import EvaluationSet, forecast_verdict
+from xraytune.confirm.forecast import Forecast
+from xraytune.confirm.plan import (
+    REHEARSAL_FOLDER,
+    Arm,
+    FinishedTrial,
+    Plan,
+    belongs_to_control,
+    choose_finalists,
+    draw_control,
+    missing_trials,
+    pruned_to_finish,
+    read_plan,
+    tuned_control,
+    write_plan,
+)
+from xraytune.confirm.runs import completed_rows
+from xraytune.confirm.scoring import (
+    VAL_B,
+    arm_scores,
+    evaluation_set,
+    find_test,
+    has_scores,
+    score_runs,
+    scoring_compute,
+)
+from xraytune.confirm.session import Session, opened
+from xraytune.confirm.subgroups import AurocDifference, auroc_differences
+from xraytune.confirm.training import Training, require_controls
+from xraytune.errors import ConfigError, Problem
+from xraytune.files import write_json
+from xraytune.pipeline.training_set import side_images
+from xraytune.search.messages import NO_CALLBACKS, Callbacks
+
+REHEARSAL_FILE = "rehearsal.json"
+GAN_SEEDS, CLASSIFIER_SEEDS = 2, 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What the whole confirmation would train.
+
+    Attributes:
+        replicates: All of them.
+        trained: Those that this rehearsal has trained already.
+        top_ups: Top-up trials, each at most as long as a replicate.
+        hours: An estimate for this machine, if no top-up trial is pruned.
+    """
+
+    replicates: int
+    trained: int
+    top_ups: int
+    hours: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rehearsal:
+    """The result of a rehearsal; the fields are the keys of `rehearsal.json`.
+
+    Attributes:
+        study: The study's folder.
+        gan_seeds: GAN seeds of each arm.
+        classifier_seeds: Classifier seeds per GAN seed.
+        differences: The finalist minus each control, on val-B.
+        cost: Of the whole confirmation.
+        forecast: Of its verdict.
+        notes: What differs from the whole confirmation here.
+    """
+
+    study: Path
+    gan_seeds: int
+    classifier_seeds: int
+    differences: tuple[AurocDifference, ...]
+    cost: Cost
+    forecast: Forecast
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of `rehearsal.json`."""
+        content: dict[str, Any] = to_jsonable_python(self)
+        return {"version": 1, **content, "study": self.study.name}
+
+
+def rehearse(
+    study: Path,
+    *,
+    data: Path | None = None,
+    weights_dir: Path | None = None,
+    cache: Path | None = None,
+    address: str | None = None,
+    callbacks: Callbacks = NO_CALLBACKS,
+) -> Rehearsal:
+    """Compare the best finalist with its controls on val-B, with two seeds, and forecast the whole confirmation.
+
+    Arguments and errors are those of `confirm`. Of the test folder only names and hashes are read, as in the search.
+    """
+    with opened(
+        study, data=data, weights_dir=weights_dir, cache=cache, address=address, callbacks=callbacks
+    ) as session:
+        settings, prepared = session.space.settings, session.prepared
+        finalists, tuned = _chosen(session)
+        val_b = EvaluationSet(
+            labels=prepared.side(VAL_B).labels, patients=prepared.side(VAL_B).patients, positive=prepared.positive
+        )
+        test, notes = val_b, list[str]()
+        if prepared.test_fingerprint is None:
+            notes.append("the study has no test/ folder: the forecast is for as many patients as val-B has")
+        else:
+            extra = [finalists[0].parameters.folder.path] if finalists[0].parameters.folder else []
+            sealed = find_test(settings.data, prepared, None, extra=extra, on_progress=callbacks.on_progress)
+            test = evaluation_set(sealed, prepared.positive)
+        training = session.training([finalists[0].parameters], REHEARSAL_FOLDER)
+        arms = training.arms(finalists[:1], tuned, notes, with_ratios=False)
+        require_controls(finalists[:1], arms, session.folder.path)
+        folder = training.runs_folder
+        known = read_plan(folder.path) or Plan()
+        plan = known.grown(arms, GAN_SEEDS, CLASSIFIER_SEEDS)
+        write_plan(plan, folder.path)
+        with training.runner:
+            training.train_replicates(plan)
+        # If the search went on since an earlier rehearsal, that one's arms may no longer be the best.
+        plan = plan.model_copy(update={"arms": tuple(arms)})
+        numbers = [number for number, run in enumerate(plan.runs) if run.arm in {arm.name for arm in arms}]
+        compute = scoring_compute(
+            folder, training.compute, is_complete=all(has_scores(folder, number, VAL_B) for number in numbers)
+        )
+        pin(compute)
+        images = side_images(VAL_B, prepared, training.cache)
+        score_runs(
+            folder, numbers, VAL_B, images, compute=compute, cache=training.cache, on_progress=callbacks.on_progress
+        )
+        scores = arm_scores(folder, plan, VAL_B)
+        rehearsal = Rehearsal(
+            study=session.folder.path,
+            gan_seeds=plan.gan_seeds,
+            classifier_seeds=plan.classifier_seeds,
+            differences=auroc_differences(plan, val_b, scores),
+            cost=_cost(session, training, finalists, tuned, plan),
+            forecast=forecast_verdict(
+                plan, val_b, test, scores, rope=settings.confirm.rope, gan_seeds=settings.confirm.gan_seeds
+            ),
+            notes=tuple(notes),
+        )
+        write_json(folder.path / REHEARSAL_FILE, rehearsal.to_json())
+        return rehearsal
+
+
+def _chosen(session: Session) -> tuple[tuple[FinishedTrial, ...], list[Arm]]:
+    """Return finalists and tuned controls as the search left them; for an arm without complete trials, pruned ones."""
+    searched, settings = session.searched, session.space.settings.confirm
+    pruned = pruned_to_finish(searched, lambda parameters: parameters.has_synthetic_images, settings.finalists)
+    finalists = pruned or choose_finalists(searched, settings.finalists, session.folder.path)
+    tuned = []
+    for control in settings.controls.tuned:
+        unfinished = pruned_to_finish(searched, partial(belongs_to_control, control=control), 1)
+        furthest = [replace(one, status="complete", val_b_auroc=one.val_auroc) for one in unfinished]
+        if arm := tuned_control([*searched, *furthest], control):
+            tuned.append(arm)
+    return finalists, tuned
+
+
+def _cost(
+    session: Session, training: Training, finalists: Sequence[FinishedTrial], tuned: Sequence[Arm], plan: Plan
+) -> Cost:
+    """Estimate the whole confirmation from the seconds of the replicates that were rehearsed.
+
+    The seconds of a classifier grow linearly with the images per step; what a finalist takes beyond that is its GAN's.
+    """
+    settings = session.space.settings.confirm
+    arms = training.arms(finalists, tuned, [])
+    replicates = Plan().grown(arms, settings.gan_seeds, settings.classifier_seeds).runs
+    sampled = [trial.parameters for trial in session.searched]
+    missing = {control: missing_trials(sampled, finalists, control) for control in settings.controls.tuned}
+    top_ups = [
+        one for control, count in missing.items() for one in draw_control(session.space, control, count, sampled)
+    ]
+    seconds = _seconds(training, plan)
+    without_gan = {name: taken for name, taken in seconds.items() if plan.arm(name).parameters.gan is None}
+    load = np.array([[1.0, _images_per_step(plan.arm(name).parameters)] for name in without_gan])
+    fixed, per_image = nnls(load, np.array([*without_gan.values()]))[0] if without_gan else (0.0, 0.0)
+
+    def of_classifier(parameters: Parameters) -> float:
+        return float(fixed + per_image * _images_per_step(parameters))
+
+    first = plan.finalists[0]
+    of_gan = max(0.0, seconds[first.name] - of_classifier(first.parameters)) if first.parameters.gan else 0.0
+    gans = {finalist.parameters.gan for finalist in finalists if finalist.parameters.gan}
+    settings_of = {arm.name: arm.parameters for arm in arms}
+    trained = {run for run in replicates if run in set(plan.runs)}
+    left = [settings_of[run.arm] for run in replicates if run not in trained]
+    gan_trainings = len(gans) * settings.gan_seeds - (GAN_SEEDS if first.parameters.gan else 0)
+    total = sum(map(of_classifier, [*left, *top_ups])) + of_gan * max(gan_trainings, 0)
+    return Cost(replicates=len(replicates), trained=len(trained), top_ups=len(top_ups), hours=total / 3600)
+
+
+def _seconds(training: Training, plan: Plan) -> Mapping[str, float]:
+    """Return the mean seconds of an arm's replicates if each had the machine for itself."""
+    rows = completed_rows(training.runs_folder)
+    return {
+        arm.name: float(
+            np.mean([rows[number]["seconds"] / rows[number]["at_once"] for number in plan.numbers(arm.name).values()])
+        )
+        for arm in plan.arms
+    }
+
+
+def _images_per_step(parameters: Parameters) -> float:
+    """Return the images that a step draws, as a multiple of the real ones."""
+    has_more = parameters.source != "none" and parameters.mixing != "replace"
+    return 1 + parameters.synthetic_ratio * has_more
+
+
+def refuse_with_quick(**options: object) -> None:
+    """Raise ConfigError if an option is given that only a whole confirmation has."""
+    if given := [f"--{name.replace('_', '-')}" for name, value in options.items() if value]:
+        what = f"--quick is a rehearsal on val-B and takes no {' or '.join(given)}"
+        raise ConfigError(Problem(what, fix=f"omit --quick, or {' and '.join(given)}"))

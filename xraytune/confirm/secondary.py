@@ -1,0 +1,208 @@
+"""Secondary outcomes of a comparison: differences in sensitivity, Brier score and calibration slope. No verdict uses them.
+
+As for the AUROC, GAN seeds are the readers of a multi-reader multi-case study, but the covariances over patients come from
+a bootstrap: the same resampled patients for both arms and all seeds. A bootstrap over seeds as well would be too narrow,
+since there are only about five of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+from scipy.optimize import minimize  # type: ignore[import-untyped]
+from scipy.special import expit, logit, stdtrit  # type: ignore[import-untyped]
+
+from xraytune.confirm.analysis import ArmScores, EvaluationSet
+from xraytune.confirm.comparison import mean_off_diagonal, satterthwaite_degrees
+from xraytune.confirm.plan import Plan
+from xraytune.metrics.classification import Flags, Floats
+from xraytune.metrics.intervals import patient_resamples
+from xraytune.metrics.placements import effective_patients
+
+_Statistic: TypeAlias = Callable[[EvaluationSet, Floats, Floats], Floats]
+"""(images, probabilities [N, C], weights [1 + B, N]) -> [1 + B]."""
+ArmThresholds: TypeAlias = Callable[[str], Floats]
+"""From an arm's name to the thresholds of its replicates, [G, K]."""
+Outcome: TypeAlias = Literal["sensitivity", "brier", "calibration_slope"]
+RESAMPLES = 500
+_SEED = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """A finalist minus a control, with a 95 % interval over patients and seeds."""
+
+    value: float
+    control_value: float
+    difference: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutcomeDifference(Difference):
+    """A difference in one outcome.
+
+    Attributes:
+        finalist: Name of its arm.
+        control: Name of its arm.
+        outcome: `sensitivity`: read from both arms' ROC curves at the specificity that the control has at its threshold.
+            `brier`: lower is better. `calibration_slope`: of a logistic regression of the class on the logit of its
+            probability; 1 is calibrated, below 1 is overconfident (Cox 1958).
+    """
+
+    finalist: str
+    control: str
+    outcome: Outcome
+
+
+def secondary_outcomes(
+    plan: Plan, images: EvaluationSet, scores: ArmScores, thresholds: ArmThresholds
+) -> tuple[OutcomeDifference, ...]:
+    """Compare every finalist with each of its controls, in the order of the plan."""
+    return tuple(
+        OutcomeDifference(finalist=finalist.name, control=control.name, outcome=outcome, **asdict(found))
+        for finalist in plan.finalists
+        for control in plan.controls(finalist)
+        for outcome, found in compare_outcomes(
+            images, scores(finalist.name), scores(control.name), thresholds(control.name)
+        ).items()
+    )
+
+
+def compare_outcomes(
+    images: EvaluationSet, finalist: Floats, control: Floats, thresholds: Floats
+) -> dict[Outcome, Difference]:
+    """Compare two arms in all outcomes; with more than two classes, in the Brier score alone.
+
+    The calibration slope is left out if in some replicate a threshold separates the classes: it is infinite then.
+
+    Args:
+        images: N images.
+        finalist: Probabilities, float64 [G, K, N, C]; G >= 2.
+        control: The same, with the same seeds.
+        thresholds: Of the control's replicates, from validation, [G, K]; not used with more than two classes.
+    """
+    weights = _weights(images)
+    patients = effective_patients(images.labels, images.patients, positive=images.positive)
+    both = finalist, control
+    values: dict[Outcome, list[Floats]] = {"brier": [_of_arm(_brier, images, arm, weights) for arm in both]}
+    if finalist.shape[-1] == 2:
+        pairs = [_sensitivities(images, *pair, weights) for pair in _replicates(finalist, control, thresholds)]
+        values = {
+            "sensitivity": [_by_gan(arm, finalist) for arm in zip(*pairs, strict=True)],
+            **values,
+            "calibration_slope": [_of_arm(_slope, images, arm, weights) for arm in both],
+        }
+    return {
+        outcome: interval(*arms, effective_patients=patients)
+        for outcome, arms in values.items()
+        if np.isfinite(arms).all()
+    }
+
+
+def interval(finalist: Floats, control: Floats, *, effective_patients: float) -> Difference:
+    """Return the difference of a statistic with its 95 % interval: Student's t with Satterthwaite's degrees of freedom.
+
+    Args:
+        finalist: [1 + B, G]: the statistic by GAN seed, on all patients and on B resamples of them.
+        control: The same, on the same resamples.
+        effective_patients: 4 / (1/n + 1/m) for n and m patients of the two classes.
+
+    Source: Obuchowski & Rockette 1995, "Hypothesis testing of diagnostic accuracy for multiple readers and multiple tests",
+    whose covariances may be estimated by resampling patients.
+    """
+    by_seed, resampled = finalist[0] - control[0], finalist[1:] - control[1:]
+    of_seeds = float(by_seed.var(ddof=1)) / len(by_seed)
+    of_patients = max(mean_off_diagonal(np.cov(resampled.T)), 0.0)
+    degrees = satterthwaite_degrees(of_seeds, of_patients, len(by_seed), effective_patients)
+    difference = float(by_seed.mean())
+    half = float(stdtrit(degrees, 0.975) * np.sqrt(of_seeds + of_patients))
+    return Difference(
+        value=float(finalist[0].mean()),
+        control_value=float(control[0].mean()),
+        difference=difference,
+        low=difference - half,
+        high=difference + half,
+    )
+
+
+def _weights(images: EvaluationSet) -> Floats:
+    """Return how often each image counts, [1 + B, N]: once, then in each resample of the patients."""
+    drawn = patient_resamples(images.labels, images.patients, RESAMPLES, _SEED)
+    return np.concatenate([np.ones((1, len(images.labels))), *drawn])
+
+
+def _replicates(finalist: Floats, control: Floats, thresholds: Floats) -> Iterator[tuple[Floats, Floats, float]]:
+    flat = (arm.reshape(-1, *arm.shape[2:]) for arm in (finalist, control))
+    return zip(*flat, thresholds.ravel().tolist(), strict=True)
+
+
+def _by_gan(values: Iterable[Floats], like: Floats) -> Floats:
+    """Average values [1 + B] of all replicates over the classifier seeds: [1 + B, G]."""
+    return np.asarray(np.stack([*values]).reshape(*like.shape[:2], -1).mean(axis=1).T)
+
+
+def _of_arm(statistic: _Statistic, images: EvaluationSet, probabilities: Floats, weights: Floats) -> Floats:
+    flat = probabilities.reshape(-1, *probabilities.shape[2:])
+    return _by_gan((statistic(images, one, weights) for one in flat), probabilities)
+
+
+def _sensitivities(
+    images: EvaluationSet, finalist: Floats, control: Floats, threshold: float, weights: Floats
+) -> tuple[Floats, Floats]:
+    """Return the sensitivity of both replicates at the control's specificity, [1 + B] each."""
+    is_positive = images.labels == images.positive
+    called = control[:, images.positive] >= threshold
+    false_share = (weights @ (called & ~is_positive)) / (weights @ ~is_positive)
+    first, second = (_roc_at(false_share, is_positive, arm[:, images.positive], weights) for arm in (finalist, control))
+    return first, second
+
+
+def _roc_at(false_share: Floats, is_positive: Flags, scores: Floats, weights: Floats) -> Floats:
+    """Return the sensitivity on the empirical ROC curve at these false positive rates, both [1 + B]."""
+    order = np.argsort(-scores, kind="stable")
+    ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
+    rates = []
+    for side in (~is_positive, is_positive):
+        counts = np.cumsum(weights[:, order] * side[order], axis=1)[:, ends]
+        rates.append(np.pad(counts / counts[:, -1:], ((0, 0), (1, 0))))
+    return np.array([np.interp(*one) for one in zip(false_share, *rates, strict=True)])
+
+
+def _brier(images: EvaluationSet, probabilities: Floats, weights: Floats) -> Floats:
+    if probabilities.shape[1] == 2:
+        errors = (probabilities[:, images.positive] - (images.labels == images.positive)) ** 2
+    else:
+        errors = ((probabilities - np.eye(probabilities.shape[1])[images.labels]) ** 2).sum(axis=1)
+    return np.asarray(weights @ errors / weights.sum(axis=1))
+
+
+def _slope(images: EvaluationSet, probabilities: Floats, weights: Floats) -> Floats:
+    """Return the calibration slope, [1 + B]: the maximum likelihood fit, and one Newton step from it in each resample.
+
+    Source: Moulton & Zeger 1991, "Bootstrapping generalized linear models" (one-step bootstrap).
+    """
+    is_positive = images.labels == images.positive
+    smallest = np.finfo(np.float64).eps
+    logits = np.asarray(logit(np.clip(probabilities[:, images.positive], smallest, 1 - smallest)))
+    positive, other = logits[is_positive], logits[~is_positive]
+    if positive.min() >= other.max() or positive.max() <= other.min():
+        return np.full(len(weights), np.inf)
+    centre, spread = logits.mean(), logits.std()
+    design = np.stack([np.ones_like(logits), (logits - centre) / spread], axis=1)
+
+    def loss(line: Floats) -> tuple[float, Floats]:
+        fitted = design @ line
+        return float((np.logaddexp(0, fitted) - is_positive * fitted).sum()), design.T @ (expit(fitted) - is_positive)
+
+    line = minimize(loss, np.array([0.0, 1.0]), jac=True, method="BFGS").x
+    fitted = expit(design @ line)
+    gradients = weights @ (design * (is_positive - fitted)[:, None])
+    curvature = np.einsum("bn,n,ni,nj->bij", weights, fitted * (1 - fitted), design, design, optimize=True)
+    steps = np.linalg.solve(curvature, gradients[..., None])[..., 0]
+    steps[0] = 0
+    return np.asarray((line[1] + steps[:, 1]) / spread)
