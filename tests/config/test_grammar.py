@@ -9,6 +9,7 @@ import pytest
 
 from xraytune.config.domains import Choices, Domain, FloatRange, IntRange
 from xraytune.config.load import load_space
+from xraytune.errors import ConfigError, SourceLine
 
 WriteSpace = Callable[..., Path]
 Complaints = Callable[..., str]
@@ -248,3 +249,32 @@ def test_parameters_are_a_mapping_or_left_out(tmp_path: Path, complaints: Compla
 )
 def test_a_declaration_is_read_as_its_domain(write_space: WriteSpace, name: str, declared: str, domain: Domain) -> None:
     assert domain_of(write_space(f"{name}: {declared}"), name) == domain
+
+
+def test_each_wrong_value_is_reported_at_its_own_line(tmp_path: Path) -> None:
+    path = tmp_path / "space.yaml"
+    lines = (
+        "name: x",
+        "data: {path: xrays}",
+        "parameters:",
+        "  backbone:",
+        "    values:",
+        "    - resnet18",
+        "    - resnet5O",
+        "    - vgg17",
+        "  dropout:",
+        "    value: much",
+        "  lr:",
+        "    min: few",
+        "    max: 1e-3",
+        "  weight_decay:",
+        "    min: 0",
+        "    max: many",
+    )
+    path.write_text("\n".join(lines), encoding="utf-8")
+
+    with pytest.raises(ConfigError) as caught:
+        load_space(path)
+
+    lines_of = [problem.where.line for problem in caught.value.problems if isinstance(problem.where, SourceLine)]
+    assert lines_of == [7, 8, 10, 12, 16]
