@@ -1,7 +1,7 @@
 """List the images of a data folder, each with its class, patient, hash and size.
 
-`val` is merged into the training images, because validation sides are split off by patient; of the held-out `test`, only
-names and hashes are read. All problems of the folder are reported together, before any image is decoded.
+`val` is among the images to split by patient, and `parts` has the part of each file (see split.py); of the held-out `test`,
+only names and hashes are read. All problems of the folder are reported together, before any image is decoded.
 """
 
 from __future__ import annotations

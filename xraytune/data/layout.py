@@ -8,6 +8,7 @@ ignored, other files are counted, and links are followed only to files inside th
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -468,8 +469,13 @@ def spelled_class(name: str, class_names: Sequence[str]) -> str | None:
 
 
 def _file_name_class(image: Path, class_names: Sequence[str]) -> str | None:
-    """Return the class of a Kermany file name, among two or three classes; None for other names and classes."""
+    """Return the class that a file name states, among two or three classes; None for other names and classes.
+
+    It is a Kermany file name or, with three classes, begins with a word for one of them: `VIRUS-17-0001.jpeg`.
+    """
     classes = _CLASSES_OF_SERIES.get((patient_of(image.name) or "").partition(":")[0])
+    if classes is None and tuple(class_names) == THREE_CLASSES:
+        return spelled_class(re.split("[^a-zA-Z]", image.stem)[0], class_names)
     if classes is None or tuple(class_names) not in (BINARY_CLASSES, THREE_CLASSES):
         return None
     return classes[tuple(class_names) == THREE_CLASSES]
