@@ -296,7 +296,7 @@ def test_a_wrong_folder_of_extra_images_is_refused_before_ray(run: Run, here: Pa
         ("train", "--config", "experiment.yaml", "-o", "notes.txt/model"),
         ("train", "--config", "experiment.yaml", "-o", "out", "--cache", "notes.txt"),
         ("gan", "train", "--space", "space.yaml", "--set", "gan.steps=2", "-o", "notes.txt/gan"),
-        ("gan", "sample", "gan", "notes.txt/images", "-n", "3"),
+        ("gan", "sample", "gan", "-o", "notes.txt/images", "-n", "3"),
         ("predict", "model", "xrays/test", "-o", "notes.txt/table.csv"),
         ("data", "phantom", "notes.txt/xrays", "--patients", "20"),
     ],
@@ -317,7 +317,7 @@ def test_a_file_where_a_folder_is_needed_is_refused_before_any_work(
     [
         ("train", "--config", "experiment.yaml", "-o", "model"),
         ("gan", "train", "--space", "space.yaml", "--set", "gan.steps=2", "-o", "model"),
-        ("gan", "sample", "gan", "model", "-n", "3"),
+        ("gan", "sample", "gan", "-o", "model", "-n", "3"),
         ("predict", "model", "xrays/test", "-o", "notes.txt"),
         ("data", "phantom", "model", "--patients", "20"),
     ],
@@ -335,7 +335,7 @@ def test_nothing_is_overwritten(run: Run, here: Path, arguments: tuple[str, ...]
     [
         (("data", "phantom", "out", "--patients", "1000000000"), "too many patients"),
         (("data", "phantom", "out", "--size", "1000000000"), "image size out of bounds"),
-        (("gan", "sample", "gan", "out", "-n", "0"), "give 1 or more"),
+        (("gan", "sample", "gan", "-o", "out", "-n", "0"), "give 1 or more"),
     ],
 )
 def test_absurd_numbers_are_refused(run: Run, here: Path, arguments: tuple[str, ...], message: str) -> None:
@@ -374,7 +374,7 @@ def test_a_damaged_gan_is_refused(run: Run, here: Path, content: str) -> None:
     (here / "gan").mkdir()
     (here / "gan" / "gan.json").write_text(content, encoding="utf-8")
 
-    refused(run("gan", "sample", "gan", "images", "-n", "3"), 5, "gan.json is damaged")
+    refused(run("gan", "sample", "gan", "-o", "images", "-n", "3"), 5, "gan.json is damaged")
 
     assert not (here / "images").exists()
 
