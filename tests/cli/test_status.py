@@ -2,6 +2,9 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
@@ -95,7 +98,11 @@ def test_unknown_columns_and_arms_are_named(run: Run, study: Path, option: str, 
 
 
 def printed(study: Path, width: int) -> str:
-    lines = CliRunner().invoke(build_app(), ["status", str(study)], env={"COLUMNS": f"{width}"}).stdout.splitlines()
+    command = [sys.executable, "-c", "from xraytune.cli.main import main; main()", "status", str(study)]
+    done = subprocess.run(
+        command, env={**os.environ, "COLUMNS": f"{width}"}, capture_output=True, text=True, check=True
+    )
+    lines = done.stdout.splitlines()
     assert max(map(len, lines)) <= width
     return "\n".join(lines)
 
