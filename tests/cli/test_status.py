@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import TypeAlias
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from tests.search.studies import CPU, direct, ended, epoch, two_images, write_space
-from xraytune.cli.main import build_app
 from xraytune.search.study import StudyFolder, create_study
 
 Run: TypeAlias = Callable[..., Result]
