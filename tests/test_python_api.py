@@ -13,20 +13,22 @@ import xraytune
 from tests.in_process import InProcess, one_thread
 from tests.search.studies import CPU, two_images, write_space
 from xraytune.cli.main import build_app
-from xraytune.confirm import run as confirm_run
+from xraytune.confirm import session as confirm_session
 from xraytune.search import run as search_run
 from xraytune.search.study import StudyFolder, create_study
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
-SHOWN = {"as_json", "as_csv", "sort", "arm", "schema", "figures", "yes", "forecast"}
+SHOWN = {"as_json", "as_csv", "sort", "arm", "schema", "figures", "yes", "forecast", "quick"}
 """Options that change what a command prints, which a Python caller decides with the result."""
 OTHER_NAMES = {
-    "xraytune data inspect": {"folder": "folder", "classes": "folder", "group_regex": "folder"},  # `DataSettings`
+    "xraytune data inspect": dict.fromkeys(
+        ("source", "classes", "positive", "group_regex"), "folder"
+    ),  # `DataSettings`
     "xraytune data phantom": {"size": "image_size_px"},
     "xraytune data transform": {
-        **dict.fromkeys(("classes", "group_regex"), "folder"),  # `DataSettings`
+        **dict.fromkeys(("source", "classes", "group_regex"), "folder"),  # `DataSettings`
         **dict.fromkeys(("flip", "rotate", "shift", "zoom", "shear", "contrast", "elastic"), "strengths"),
     },
     "xraytune space check": {"file": "path", "space": "path"},
@@ -94,7 +96,7 @@ def test_the_page_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.Mo
     blocks = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     (tmp_path / "search_spaces").symlink_to(ROOT / "search_spaces")
     monkeypatch.chdir(tmp_path)
-    for module in (search_run, confirm_run):
+    for module in (search_run, confirm_session):
         monkeypatch.setattr(module, "Runner", InProcess)
 
     names: dict[str, Any] = {}

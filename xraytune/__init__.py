@@ -8,11 +8,11 @@ Every command has a function here, with the same arguments:
     xraytune data phantom       draw_phantoms
     xraytune data transform     transform_folder
     xraytune gan train          gan_train
-    xraytune gan sample         gan_sample
+    xraytune gan sample         gan_sample, sample_trial_gan
     xraytune space check        load_space
     xraytune search             run_search
     xraytune status             status, trials_dataframe
-    xraytune confirm            confirm_study
+    xraytune confirm            confirm_study, rehearse_study
     xraytune export             export_best
     xraytune replay             replay
     xraytune clean              clean

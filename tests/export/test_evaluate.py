@@ -384,7 +384,8 @@ def test_a_column_that_makes_no_subgroups_is_refused(
         evaluate(lab.model, data=data, by=[column], replicates=10)
 
 
-def test_patients_with_images_of_both_classes_are_left_out_by_name(lab: Lab, tmp_path: Path) -> None:
+def test_patients_with_images_of_both_classes_are_left_out_by_name(copy_lab: CopyLab, tmp_path: Path) -> None:
+    lab = copy_lab()  # the access to the test set is logged with the model
     data = shutil.copytree(lab.xrays / "test", tmp_path / "images")
     files = sorted(data.rglob("*.jpeg"))
     some, others = [files[0], files[-1]], files[1:-1]

@@ -124,7 +124,7 @@ def test_two_trials_that_need_one_gan_train_it_once(bench: Bench, tmp_path: Path
             on_progress=lambda *said: progress.append(said),
         )
 
-    assert [entry for entry in progress if entry[0] == "GAN"] == [("GAN", 4, 4)]
+    assert [entry[1:] for entry in progress if entry[0] == "training the GAN (steps)"] == [(0, 4), (4, 4)]
     assert gan_need(settings, bench.prepared, CPU, bench.cache) is None
 
 
@@ -154,7 +154,7 @@ def test_longer_gan_continues_shorter_one_bit_identically(bench: Bench, tmp_path
 
     assert all(torch.equal(continued[name], straight[name]) for name in straight)
     steps = [done for _, done, _ in said]
-    assert steps == [25, 30, 50, 60, 25, 50, 60], "the longer run starts from the shorter one"
+    assert steps == [0, 25, 30, 50, 60, 0, 25, 50, 60], "the longer run starts from the shorter one"
     assert sorted(path.name for path in (tmp_path / "one").iterdir()) == [GAN_STAGE, f"{GAN_STAGE}.work", "pixels-2"]
     assert not list((tmp_path / "one" / f"{GAN_STAGE}.work").iterdir()), "the work folder of a finished GAN is removed"
 

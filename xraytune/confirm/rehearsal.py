@@ -112,7 +112,15 @@ def rehearse(
 ) -> Rehearsal:
     """Compare the best finalist with its controls on val-B, with two seeds, and forecast the whole confirmation.
 
-    Arguments and errors are those of `confirm`. Of the test folder only names and hashes are read, as in the search.
+    Of the test folder only names and hashes are read, as in the search. Raises as `confirm` does.
+
+    Args:
+        study: Folder of the study.
+        data: Image folder, if it has moved since the search.
+        weights_dir: Folder of official weight files.
+        cache: Artifact cache; default: that of the search.
+        address: Ray cluster to join; None starts Ray on this machine.
+        callbacks: Called with what happens.
     """
     with opened(
         study, data=data, weights_dir=weights_dir, cache=cache, address=address, callbacks=callbacks
