@@ -75,7 +75,8 @@ def test_the_heading_shows_the_progress_of_the_search() -> None:
 
     assert lines == [
         "small: 1 of 10 trials ended (1 running, 1 complete)",
-        "best: #0 gan r=0, val-A AUROC 0.800",
+        "best on val-A: #0 gan r=0, AUROC 0.800",
+        "best on val-B, to be exported: #0 gan r=0, AUROC 0.700",
         "running, 0:31 used, about 1:30 left",
         "http://127.0.0.1:8265",
     ]
@@ -93,7 +94,7 @@ def test_log_line_shows_search_progress() -> None:
 
     assert (
         line
-        == "1 of 10 trials ended; best: #0 gan r=0, val-A AUROC 0.800; #1 features of GAN images: 1 of 2; 1:01:40 used"
+        == "1 of 10 trials ended; best on val-A: #0 gan r=0, AUROC 0.800; #1 features of GAN images: 1 of 2; 1:01:40 used"
     )
 
 

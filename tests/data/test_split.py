@@ -256,7 +256,7 @@ def test_a_patient_in_train_and_in_an_own_val_folder_is_refused() -> None:
     images, parts = with_own_val([[1] * 9, [1] * 9], [[1] * 3, [1] * 3])
     shared = [*images[:-1], replace(images[-1], patient=images[0].patient)]
 
-    with pytest.raises(DataError, match=r"1 patients are both in train and in val: train/0:0 \(train/0/0-0.png, val/"):
+    with pytest.raises(DataError, match=r"1 patient is both in train and in val: train/0:0 \(train/0/0-0.png, val/"):
         split_by_patient(shared, SplitSettings(val="folder"), parts=parts)
 
     assert split_by_patient(shared, SplitSettings(), parts=parts).val_b
@@ -283,7 +283,7 @@ def test_a_class_that_an_own_val_folder_leaves_out_is_refused(
 
 
 def test_an_own_val_folder_that_is_not_there_is_refused() -> None:
-    with pytest.raises(DataError, match=r"data\.split\.val: folder needs a part val"):
+    with pytest.raises(DataError, match=r"data\.split\.val: folder needs images in val/, and there are none"):
         split_by_patient(images_of([[1] * 9]), SplitSettings(val="folder"))
 
 

@@ -347,7 +347,7 @@ def test_the_folder_of_an_evaluation_agrees_with_its_predictions(lab: Lab, tmp_p
         "sensitivity (PNEUMONIA)",
         "Confusion matrix",
         "By patient",
-        "By odd (PNEUMONIA): exploratory",
+        "By odd, sensitivity and specificity of PNEUMONIA (exploratory)",
         "results",
     ):
         assert text in shown
@@ -366,9 +366,9 @@ def test_an_evaluation_is_refused_before_anything_is_read(lab: Lab, tmp_path: Pa
 @pytest.mark.parametrize(
     ("table", "column", "what"),
     [
-        ("", "sex", "no such column(.|\n)*use one of: pneumonia"),
-        ("file,patient,age,sex\n{}", "aeg", r"no such column(.|\n)*did you mean age\?"),
-        ("file,patient,age,sex\n{}", "sex", "no value for these images"),
+        ("", "sex", "has this column, or it is empty(.|\n)*use one of: pneumonia"),
+        ("file,patient,age,sex\n{}", "aeg", r"has this column(.|\n)*did you mean age\?"),
+        ("file,patient,age,sex\n{}", "sex", "it is empty for them"),
         ("file,patient,name\n{}", "name", "[0-9]+ different values"),
     ],
 )

@@ -192,7 +192,7 @@ def show_rehearsal(rehearsal: Rehearsal, *, next_step: bool = True) -> None:
     first, cost = rehearsal.differences[0], rehearsal.cost
     study = shown_path(rehearsal.study)
     console.show(
-        Cell("rehearsal on val-B: no verdict, and the test folder stays sealed", "strong"),
+        Cell("rehearsal on val-B: no verdict, and no test image is scored", "strong"),
         *(Cell(f"note: {text}", "dim") for text in rehearsal.notes),
         _differences(rehearsal.differences, f"{first.finalist}, val-B AUROC {first.value:.3f} (rehearsal)"),
         f"With {rehearsal.gan_seeds} GAN seeds these intervals are wide, and val-B selected the arms: a rehearsal finds "
@@ -211,7 +211,8 @@ def show_rehearsal(rehearsal: Rehearsal, *, next_step: bool = True) -> None:
     )
     show_forecast(rehearsal.forecast)
     if next_step:
-        console.write_command(f"xraytune confirm {quote(str(study))}", "next: ")
+        test = "" if rehearsal.has_test else " --test DIR"
+        console.write_command(f"xraytune confirm {quote(str(study))}{test}", "next: ")
 
 
 def _differences(differences: Sequence[AurocDifference], title: str) -> Table:
@@ -250,7 +251,7 @@ def show_forecast(forecast: Forecast) -> None:
                 )
                 for auroc, gan_seeds in designs
             ],
-            "forecast: the most likely verdict on the test folder, based on scores on val-B",
+            "forecast: the most likely verdict on test images, based on scores on val-B",
         )
     )
     console.write(forecast.summary)
@@ -258,7 +259,7 @@ def show_forecast(forecast: Forecast) -> None:
 
 def _likeliest(chances: VerdictChances) -> Cell:
     word, chance = chances.likeliest
-    return Cell(f"{word.replace('_', ' ')} {chance:.0%}", _TONES.get(word, "plain"))
+    return Cell(f"{word} {chance:.0%}", _TONES.get(word, "plain"))
 
 
 def show_verdict(found: Confirmation) -> None:

@@ -110,7 +110,12 @@ def _show_inspection(source: Path, found: Inspection, uses: Sequence[str], sizes
                 "formats",
                 f"{formats or 'none can be decoded'}{'; test/ stays sealed' if 'test' in found.images else ''}",
             ),
-            ("duplicates", f"{duplicates} files are copies of others" if duplicates else "none"),
+            (
+                "duplicates",
+                f"{duplicates} {'file is a copy of another' if duplicates == 1 else 'files are copies of others'}"
+                if duplicates
+                else "none",
+            ),
             ("near duplicates", _near_duplicates(found.near_duplicates)),
             ("shortcut", found.shortcut),
         ),

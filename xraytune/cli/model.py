@@ -120,7 +120,11 @@ def show_training(trained: Trained, *, next_step: bool = True) -> None:
 def evaluate(
     model: ModelArgument,
     data: Annotated[
-        Path, typer.Option(metavar="SOURCE", help="Folder with one subfolder per class, or data file (YAML).")
+        Path,
+        typer.Option(
+            metavar="SOURCE",
+            help="Folder with one subfolder per class, or data file (YAML), whose test images are used.",
+        ),
     ],
     out: Annotated[
         Path | None,
@@ -178,8 +182,12 @@ def show_evaluation(found: Evaluation) -> None:
 def _warnings(found: Evaluation) -> list[Cell]:
     warnings = [Cell(f"left out: {image.file}: {image.reason}", "bad") for image in found.broken]
     if found.opened_test:
-        times = "the first access" if found.test_access == 1 else f"access number {found.test_access}"
-        warnings.append(Cell(f"this is the study's sealed test folder: {times} was logged", "busy"))
+        times = (
+            "the first access by this model or its study"
+            if found.test_access == 1
+            else f"access number {found.test_access}"
+        )
+        warnings.append(Cell(f"these are the test images of the model's own data: {times} was logged", "busy"))
     if found.known_patient_count:
         images, patients = found.known_patient_image_count, found.known_patient_count
         of_patients = f"{images} of these images belong to {patients} patient{'s' * (patients > 1)}"
@@ -288,7 +296,8 @@ def _subgroups(column: str, found: Evaluation) -> list[Cell | str | Table]:
         rows.append([one.value, f"{one.images}", f"{one.patients}", *auroc, *(shares if is_binary else ())])
         if one.compared_with is not None:
             lines.append(Cell(f"{one.value} is compared with all {names[one.compared_with]} images", "dim"))
-    title = f"By {column}{f' ({found.positive})' if is_binary else ''}: exploratory"
+    about = f", sensitivity and specificity of {found.positive}" if is_binary else ""
+    title = f"By {column}{about} (exploratory)"
     return [Table(columns, rows, title), *lines]
 
 

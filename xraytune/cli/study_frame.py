@@ -117,7 +117,7 @@ def _parameter(value: Value) -> str:
 def summary_line(view: StudyView) -> str:
     """Format a running search as one log line."""
     busy = [f"#{trial.number} {_state(trial, view)}" for trial in view.trials if trial.status == "running"]
-    parts = [f"{_ended(view)} of {view.trial_budget} trials ended", *_best(view), *busy]
+    parts = [f"{_ended(view)} of {view.trial_budget} trials ended", *_best(view)[:1], *busy]
     parts.append(f"{duration(view.seconds)} used")
     if view.seconds_left is not None:
         parts.append(f"about {duration(view.seconds_left)} left")
@@ -193,7 +193,10 @@ def _best(view: StudyView) -> list[str]:
     best = view.best
     if best is None:
         return []
-    return [f"best: #{best.number} {best.mix}, val-A AUROC {best.values[-1]:.3f}"]
+    chosen = [f"best on val-A: #{best.number} {best.mix}, AUROC {best.values[-1]:.3f}"]
+    if (export := view.for_export) is not None and export.val_b_auroc is not None:
+        chosen.append(f"best on val-B, to be exported: #{export.number} {export.mix}, AUROC {export.val_b_auroc:.3f}")
+    return chosen
 
 
 def _ended(view: StudyView) -> int:

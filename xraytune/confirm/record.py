@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_jsonable_python
 
@@ -15,6 +15,9 @@ from xraytune.confirm.secondary import OutcomeDifference
 from xraytune.confirm.subgroups import ExternalResult, Subgroup
 from xraytune.confirm.verdict import can_show_harm
 from xraytune.files import write_json, write_text
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 METHODS_FILE = "methods.md"
 _CONCLUSIVE = 0.8
@@ -58,6 +61,22 @@ class Confirmation:
         first = self.finalists[0].verdict
         assert first is not None, "the first finalist is always tested"
         return first.word
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return the differences in AUROC as a table, a row for each finalist and control."""
+        import pandas as pd  # takes most of a second
+
+        rows = [
+            {
+                "finalist": finalist.arm.name,
+                "control": one.control.name,
+                **asdict(one.comparison.interval),
+                "verdict": ", ".join(one.verdict.words),
+            }
+            for finalist in self.finalists
+            for one in finalist.comparisons
+        ]
+        return pd.DataFrame(rows).set_index(["finalist", "control"])
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of `verdict.json`."""

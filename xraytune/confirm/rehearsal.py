@@ -84,6 +84,7 @@ class Rehearsal:
         differences: The finalist minus each control, on val-B.
         cost: Of the whole confirmation.
         forecast: Of its verdict.
+        has_test: Whether the study has a test folder; if not, the whole confirmation needs `--test`.
         notes: What differs from the whole confirmation here.
     """
 
@@ -93,6 +94,7 @@ class Rehearsal:
     differences: tuple[AurocDifference, ...]
     cost: Cost
     forecast: Forecast
+    has_test: bool
     notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -167,6 +169,7 @@ def rehearse(
             forecast=forecast_verdict(
                 plan, val_b, test, scores, rope=settings.confirm.rope, gan_seeds=settings.confirm.gan_seeds
             ),
+            has_test=prepared.test_fingerprint is not None,
             notes=tuple(notes),
         )
         write_json(folder.path / REHEARSAL_FILE, rehearsal.to_json())

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from xraytune.config.load import data_settings
+from xraytune.config.load import data_settings, is_data_file
 from xraytune.config.settings import DataSettings, SplitSettings
 from xraytune.cores import core_threads
 from xraytune.data.class_words import Positive, positive_class
@@ -158,7 +158,7 @@ def read_index(
             *layout.warnings,
             *part_warnings,
             *notes,
-            *_contradiction_warnings(of_training),
+            *_contradiction_warnings([*of_training, *of_test]),
         ),
     )
 
@@ -233,8 +233,8 @@ def read_labelled(
 ) -> LabelledImages:
     """Read labelled images from a folder of class folders, or from a YAML file with a `data:` block.
 
-    The data folder that contains the folder names the patients if it can (`data_folder_of`). Of a file with `data.table`,
-    the test images are read; without any, all images.
+    The data folder that contains the folder names the patients if it can (`data_folder_of`). Of a file, the
+    test images are read; without any, the training images, and those of val in a table.
 
     Args:
         source: The folder or the file.
@@ -261,6 +261,9 @@ def read_labelled(
         images, notes = _describe(data.path, labels, table, group_regex, on_progress)
         _log_warnings(notes)
         return LabelledImages(data=data, table=table, images=images)
+    if is_data_file(source):  # of a whole data folder
+        parts_there = part_folders(data.path)
+        data = data.model_copy(update={"path": parts_there.get("test", parts_there["train"])})
     whole = data_folder_of(data.path, group_regex)
     if find_table(whole or data.path) is not None:
         group_regex = None
@@ -475,7 +478,8 @@ def _shared_patients_problems(root: Path, training: Sequence[ImageFile], test: S
     ]
     if not shared:
         return []
-    what = f"{len(shared)} patients are both in training and in test: {join_names(shared)}"
+    are = "patient is" if len(shared) == 1 else "patients are"
+    what = f"{len(shared)} {are} both in training and in test: {join_names(shared)}"
     fix = "move all images of a patient to one side: scores on training patients are biased"
     return [Problem(what, root, fix)]
 

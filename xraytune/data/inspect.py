@@ -20,6 +20,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from xraytune.config.load import data_settings
 from xraytune.config.settings import DataSettings
 from xraytune.cores import cpu_count
 from xraytune.data.decoding import BrokenImage
@@ -44,7 +45,7 @@ class Inspection:
         images_per_patient: Minimum, median and maximum in the training part.
         width_px: Minimum and maximum width of training images.
         height_px: Minimum and maximum height.
-        duplicates: Groups of identical training files, sorted.
+        duplicates: Groups of identical files, also of test/, sorted.
         near_duplicates: Training or test images of different patients that look alike.
         formats: Training images of each format and depth, such as `PNG 16-bit`, without broken ones.
         broken: Training files that cannot be decoded.
@@ -78,13 +79,13 @@ def inspect_folder(folder: Path | DataSettings, *, on_progress: Progress = ignor
     """Inspect a data folder; every image is decoded once, at a small size. Broken images are listed.
 
     Args:
-        folder: The folder, or settings with its path, classes and the expression for patients.
+        folder: The folder, a YAML file with a `data:` block, or settings with its path, classes and patients.
         on_progress: Called with the number of images read.
 
     Raises:
         DataError: The folder is invalid; see `read_index`.
     """
-    settings = DataSettings(path=folder) if isinstance(folder, Path) else folder
+    settings = data_settings(folder, DataSettings(path=folder)) if isinstance(folder, Path) else folder
     return inspect_index(read_index(settings, on_progress=on_progress), on_progress=on_progress)
 
 
@@ -109,7 +110,7 @@ def inspect_index(index: ImageIndex, *, on_progress: Progress = ignore_progress)
         images_per_patient=(min(per_patient), float(median(per_patient)), max(per_patient)),
         width_px=(min(image.width_px for image in sized), max(image.width_px for image in sized)),
         height_px=(min(image.height_px for image in sized), max(image.height_px for image in sized)),
-        duplicates=_duplicates(index.images),
+        duplicates=_duplicates([*index.images, *index.test]),
         near_duplicates=find_near_duplicates(
             [look.image for look in compared],
             [look.hash for look in compared],

@@ -276,6 +276,8 @@ def _unknown_folders(
     fix = f"{_AUTO}, or move {it} away"
     if are_fixed:
         fix = f"rename {it} to one of these classes, or move {it} away"
+    elif tables := sorted(root.glob("*.csv")):
+        fix = f"if {tables[0].name} has the labels, describe it in a data file (docs/data.md, Label tables); or {fix}"
     elif all(spelled_class(name, THREE_CLASSES) for name in {*names, *parts["train"].class_folders}):
         fix = f"use data.classes: three, or {fix.removeprefix('use ')}"
     return Problem(what, _common_folder(root, found), fix)

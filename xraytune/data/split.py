@@ -23,7 +23,7 @@ _VAL = "data.split.val"
 _PARTS: tuple[PartName, ...] = ("train", "val", "test")
 _USES: Mapping[ValUse, Mapping[PartName, str]] = {
     "merge": {
-        "train": "split by patient into train, val-A and val-B, together with val",
+        "train": "split by patient into train, val-A and val-B, together with val/",
         "val": "merged into the training images and split again; data.split.val: folder keeps them for validation",
     },
     "folder": {"train": "all for training", "val": "split by patient into val-A and val-B"},
@@ -77,7 +77,7 @@ def split_by_patient(
     patients, given = _patients(images, in_val)
     if settings.val != "merge" and not given:
         fix = "add val/, or use data.split.val: merge to split train/"
-        raise DataError(Problem(f"{settings.val} needs a part val, and there are no images in one", _VAL, fix))
+        raise DataError(Problem(f"{settings.val} needs images in val/, and there are none", _VAL, fix))
     share_a, share_b = settings.val_a, settings.val_b
     match settings.val:
         case "merge":
@@ -127,7 +127,8 @@ def _patients(images: Sequence[ImageFile], in_val: Collection[str]) -> tuple[lis
         if other := [file for file in files if (file in in_val) != (files[0] in in_val)]:
             shared.append(f"{name} ({files[0]}, {other[0]})")
     if shared:
-        what = f"{len(shared)} patients are both in train and in val: {join_names(shared)}"
+        are = "patient is" if len(shared) == 1 else "patients are"
+        what = f"{len(shared)} {are} both in train and in val: {join_names(shared)}"
         fix = "move all images of a patient to one part, or use data.split.val: merge to split both parts again"
         raise DataError(Problem(what, _VAL, fix))
     return to_split, given
@@ -205,7 +206,9 @@ def _first_patients(patients: list[_Patient], count: int) -> list[_Patient]:
     where = "data.train_patients"
     if count > len(patients):
         what = f"the train side has only {len(patients)} patients, not {count}"
-        raise DataError(Problem(what, where, f"set at most {len(patients)}, or `all`"))
+        raise DataError(
+            Problem(what, where, f"use at most {len(patients)}, or all of them: --set data.train_patients=all")
+        )
     labels: frozenset[int] = frozenset().union(*(patient.labels for patient in patients))
     seen: frozenset[int] = frozenset()
     enough = 0

@@ -259,7 +259,7 @@ def subgroup_columns(data: DataSettings, files: Collection[str], names: Sequence
             fix = f"did you mean {near[0]}?" if near else f"use one of: {join_names([*known])}"
             if not known:
                 fix = f"add a {PATIENTS_CSV} with the columns file, patient, {name}"
-            what = "the patient table has no such column, or no value for these images"
+            what = "no patient table of these images has this column, or it is empty for them"
             problems.append(Problem(what, f"--by {name}", fix))
         elif count > _MOST_SUBGROUPS:
             what = f"this column has {count} different values; at most {_MOST_SUBGROUPS} make subgroups"

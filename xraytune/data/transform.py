@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from xraytune.config.load import data_settings
 from xraytune.config.settings import DataSettings
 from xraytune.cores import core_threads
 from xraytune.data.decoding import BrokenImage
@@ -238,7 +239,7 @@ def transform_folder(
         ConfigError: Arguments out of bounds, all transformations off, or an `out` that exists or is inside the data folder.
         DataError: The data folder is invalid (see `read_index`), or images are broken.
     """
-    settings = DataSettings(path=folder) if isinstance(folder, Path) else folder
+    settings = data_settings(folder, DataSettings(path=folder)) if isinstance(folder, Path) else folder
     _check_arguments(settings.path, out, strengths, copies)
     index = read_index(settings, needs_positive=False, on_progress=on_progress)
     names = _names_without_number(index)

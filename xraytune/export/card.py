@@ -25,6 +25,9 @@ _OPTIMISM = {
     "calibrated_out_of_fold": "The search chose the configuration on some of these images, so these figures are "
     "slightly optimistic",
 }
+_OPTIMISM_WITHOUT_SEARCH = {
+    "calibrated_val_a_val_b": "Val-A also chose the epoch, so these figures are slightly optimistic"
+}
 _TRAINABLE = {"all": "all layers", "head": "head only", "last_stage": "last stage and head"}
 
 
@@ -53,7 +56,7 @@ def _data(record: BundleRecord, experiment: Experiment) -> str:
     rows = [
         ("trained on", f"{_count(used.images, used.patients)}"),
         ("kept for validation", _count(used.kept_images, used.kept_patients) if used.kept_images else "none"),
-        ("out of", f"{_count(used.of_images, used.of_patients)} in the data folder, without `test/`"),
+        ("out of", f"{_count(used.of_images, used.of_patients)} in the data folder, not counting test images"),
         ("input", f"grey, {size} x {size} px ({record.input_format.resize})"),
     ]
     if unused:
@@ -123,7 +126,10 @@ def _metrics(record: BundleRecord, scores: Scores) -> str:
             f"An image is classified as {record.positive} from a probability of {scores.threshold:.3f}, which was set on "
             "these images for balanced accuracy."
         )
-    limits = f"{_OPTIMISM[scores.threshold_rule]}. Intervals resample patients."
+    optimism = (
+        _OPTIMISM[scores.threshold_rule] if record.study else _OPTIMISM_WITHOUT_SEARCH.get(scores.threshold_rule, "")
+    )
+    limits = f"{optimism}. Intervals resample patients." if optimism else "Intervals resample patients."
     if scores.val_auroc is not None and scores.val_b_auroc is not None:
         limits = f"AUROC {scores.val_auroc:.3f} on val-A and {scores.val_b_auroc:.3f} on val-B. {limits}"
     return f"## Validation\n\n{about} {rule}\n\n{head}" + "\n".join(rows) + f"\n\n{limits}"
@@ -150,8 +156,9 @@ def _use(record: BundleRecord) -> str:
     folders = " and ".join(f"`{name}/`" for name in record.class_names)
     return (
         "## Use\n\n"
-        f"{commands}\n\nMODEL is this folder, IMAGES a folder of X-rays or one file, and FOLDER has {folders}. "
-        f"Made with xraytune {record.packages['xraytune']}; `xraytune train --config config.yaml` repeats the training."
+        f"{commands}\n\nMODEL is this folder, IMAGES a folder of X-rays or one file, and FOLDER has {folders}, or is a data "
+        f"file. Made with xraytune {record.packages['xraytune']}; `xraytune train --config MODEL/config.yaml -o COPY` "
+        "trains it again."
     )
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,9 @@ from xraytune.metrics.curves import ClassCurves, class_curves
 from xraytune.metrics.shift import Shift
 from xraytune.records import Json, to_json
 from xraytune.report.evaluation_figure import DrawnClass, OperatingPoint, draw_evaluation
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _OF_POSITIVE = ("sensitivity", "specificity", "ppv", "npv")
 AT_THRESHOLD = ("accuracy", "balanced_accuracy", *_OF_POSITIVE, "f1")
@@ -133,6 +137,16 @@ class Evaluation:
             return to_json({name: value for name, value in values.items() if name not in _OF_POSITIVE})
         names = {name: f"{name} ({self.positive})" for name in _OF_POSITIVE}
         return to_json({names.get(name, name): value for name, value in values.items()})
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return the metrics as a table, a row for each: `value`, and the 95 % interval from `low` to `high`."""
+        import pandas as pd  # takes most of a second
+
+        values = self.further | self.named(
+            {name: value for name, value in asdict(self.metrics).items() if name != "images"}
+        )
+        intervals = pd.DataFrame(self.named(self.intervals), index=["low", "high"]).T
+        return pd.DataFrame({"value": values}).join(intervals)
 
     def to_json(self) -> dict[str, Json]:
         """Return the evaluation as a JSON object, with the main metrics at the top level."""

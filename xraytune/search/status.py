@@ -97,6 +97,14 @@ class StudyView:
         complete = [trial for trial in self.trials if trial.status == "complete"]
         return min(complete, key=lambda trial: (-trial.values[-1], trial.simplicity, trial.number), default=None)
 
+    @property
+    def for_export(self) -> TrialView | None:
+        """The complete trial with the best val-B AUROC, the simplest of equals: what `export` writes before a verdict."""
+        complete = [trial for trial in self.trials if trial.status == "complete" and trial.val_b_auroc is not None]
+        return min(
+            complete, key=lambda trial: (-(trial.val_b_auroc or 0), trial.simplicity, trial.number), default=None
+        )
+
 
 def status(study: Path) -> StudyView:
     """Return the state of a study; a search may be running on it.
