@@ -52,7 +52,7 @@ def confirm(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Class folders of a second hospital, scored and reported apart from the verdict; may be given after one.",
+            help="Class folders of a second hospital, scored and reported separately from the verdict; may be given after one.",
         ),
     ] = None,
     by: Annotated[

@@ -127,7 +127,7 @@ class TableSettings(Model):
     labels: dict[str, ClassName] = {}
     """The class of each label; the first entry that applies decides. Without `label`, the labels are columns: 1 is yes."""
     separator: Annotated[str, Field(min_length=1)] = "|"
-    """What stands between several labels in a cell."""
+    """Separator of several labels in a cell."""
     side: Annotated[TableSides | None, BeforeValidator(_by_column, json_schema_input_type=str | TableSides | None)] = (
         None
     )
