@@ -52,7 +52,7 @@ def confirm(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Class folders of a second hospital, scored and reported separately from the verdict; may be given after one.",
+            help="Class folders of a second hospital (or a data file), reported separately; may also be given after a verdict.",
         ),
     ] = None,
     by: Annotated[

@@ -102,8 +102,8 @@ def confirm(
     Args:
         study: The study's folder; its search has ended.
         test: Class folders of test images, if the study's images have no `test/`.
-        external: Class folders of another hospital, whose patients are not in the study. It is scored and reported separately,
-            and never changes the verdict; it may be given after a verdict.
+        external: Class folders of another hospital, or a data file; none of its patients is in the study. It is reported
+            separately and never changes the verdict; it may be given after a verdict.
         by: Columns of the test images' patient table; each of their values is a subgroup.
         data: New location of the study's images, if they moved.
         weights_dir: New location of the official weight files, if they moved.
