@@ -52,7 +52,7 @@ def confirm(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Class folders of a second hospital (or a data file), reported separately; may also be given after a verdict.",
+            help="Class folders (or a data file) of a second hospital, reported separately; also possible after a verdict.",
         ),
     ] = None,
     by: Annotated[
