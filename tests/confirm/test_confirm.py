@@ -374,7 +374,7 @@ def test_a_rehearsal_leaves_the_test_folder_sealed_and_its_replicates_are_used_a
 
     assert shown.exit_code == 0, shown.stderr
     words = " ".join(shown.stdout.split())
-    assert "rehearsal on val-B: no verdict, and the test folder stays sealed" in words
+    assert "rehearsal on val-B: no verdict, and no test image is scored" in words
     assert "next: xraytune confirm" in words
     (difference,) = content["differences"]
     assert difference["low"] <= difference["difference"] <= difference["high"]
