@@ -198,7 +198,7 @@ def show_rehearsal(rehearsal: Rehearsal, *, next_step: bool = True) -> None:
         f"With {rehearsal.gan_seeds} GAN seeds these intervals are wide, and val-B selected the arms: a rehearsal finds "
         "problems and estimates costs, it answers nothing.",
         console.facts(
-            ("replicates", f"{cost.replicates}, of which {cost.trained} are trained"),
+            ("replicates", f"{cost.replicates}, of which {cost.trained} are trained already"),
             ("top-up trials", f"{cost.top_ups}, pruned like the search's"),
             (
                 "time left",
