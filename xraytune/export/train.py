@@ -168,7 +168,8 @@ def train(
         note(f"  {change}")
     work_folder = _work_folder(space, used, compute, contents, cache)
     epochs, steps = fixed_epochs(settings) if fits else settings.budget.max_epochs, used.steps_per_epoch(settings)
-    note(f"training: {epochs} epoch{'s' * (epochs != 1)} of {steps:,} steps" + f", and {len(fits) - 1} folds" * (len(fits) > 1))
+    folds = f", and {len(fits) - 1} folds" if len(fits) > 1 else ""
+    note(f"training: {epochs} epoch{'s' * (epochs != 1)} of {steps:,} steps{folds}")
     grids: list[Path] = []
 
     def show_samples(of: Prepared) -> None:
