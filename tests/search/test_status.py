@@ -2,6 +2,7 @@
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -173,6 +174,12 @@ def test_trials_side_by_side_take_less_time() -> None:
     trials = (*ended, _trial(2, "running"), _trial(3, "running"))
 
     assert seconds_left(trials, 6, Times(seconds=90.0, trials={2: 30.0, 3: 30.0})) == 90.0
+
+
+def test_a_long_trial_takes_at_least_as_long_as_its_gan() -> None:
+    trials = (_trial(0, "complete", seconds=10.0), replace(_trial(1, "running"), busy_seconds=45.0))
+
+    assert seconds_left(trials, 2, Times(seconds=70.0, trials={1: 60.0})) == 45.0
 
 
 def test_no_time_left_before_the_first_trial_ends() -> None:

@@ -277,7 +277,8 @@ def seconds_left(trials: Sequence[TrialView], trial_budget: int, times: Times) -
     if not sum(ended) or not times.seconds:
         return None
     mean = sum(ended) / len(ended)
-    begun = [times.trials.get(trial.number, 0.0) for trial in trials if trial.seconds is None]
-    to_come = (trial_budget - len(trials)) * mean + sum(max(mean - seconds, 0.0) for seconds in begun)
-    at_once = (sum(ended) + sum(begun)) / times.seconds
+    begun = [(times.trials.get(trial.number, 0.0), trial.busy_seconds) for trial in trials if trial.seconds is None]
+    to_come = (trial_budget - len(trials)) * mean
+    to_come += sum(max(mean - seconds, busy or 0.0, 0.0) for seconds, busy in begun)
+    at_once = (sum(ended) + sum(seconds for seconds, _ in begun)) / times.seconds
     return to_come / at_once
