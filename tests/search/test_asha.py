@@ -82,7 +82,7 @@ def test_a_case_by_hand() -> None:
     """A third pass: the second of two values is compared with the first one, the third with both."""
     rungs = Rungs(grace=1, reduction=3, max_epochs=9)
 
-    assert rungs.should_continue(0, 1, 0.80), "the first at a rung goes on"
+    assert rungs.should_continue(0, 1, 0.80), "the first trial at a rung continues"
     assert not rungs.should_continue(1, 1, 0.70)
     assert rungs.should_continue(2, 1, 0.90)
     assert rungs.should_continue(3, 2, 0.10), "epoch 2 is no rung"

@@ -86,7 +86,7 @@ class FinalTraining:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """Where and how a final training runs, and whom it reports to."""
+    """Folders, device and callbacks of a final training."""
 
     folder: Path
     cache: Path
