@@ -26,7 +26,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter  # type: ignore[import-untyped]
 
 from benchmarks.figures import Figure, figure
-from xraytune.classifier.train import estimate_batch_norms, predict_probabilities, train_classifier
+from xraytune.models.train import estimate_batch_norms, predict_probabilities, train_network
 from xraytune.compute import choose_compute, pin
 from xraytune.config.settings import Experiment, Parameters, Settings
 from xraytune.metrics.classification import auroc
@@ -97,7 +97,7 @@ def _judged(settings: Settings, parameters: Parameters, prepared: Prepared, fold
     )
     val_b = prepared.side("val_b").labels
 
-    def val_b_auroc() -> float:
+    def val_b_score() -> float:
         return auroc(
             val_b,
             predict_probabilities(trial_inputs.trained, trial_inputs.val_b(), compute=compute),
@@ -106,7 +106,7 @@ def _judged(settings: Settings, parameters: Parameters, prepared: Prepared, fold
 
     with tempfile.TemporaryDirectory(dir=folder) as checkpoint:
         started = time.process_time()
-        for _ in train_classifier(
+        for _ in train_network(
             parameters,  # with the moving average
             trial_inputs.trained,
             batch=trial_inputs.batch,
@@ -121,16 +121,16 @@ def _judged(settings: Settings, parameters: Parameters, prepared: Prepared, fold
             checkpoint_dir=Path(checkpoint),
         ):
             trained = time.process_time()
-    moving = val_b_auroc()
+    moving = val_b_score()
     begun = time.process_time()
     estimate_batch_norms(trial_inputs.trained, trial_inputs.norm_batches, compute=compute)
     estimated = time.process_time()
-    mix = val_b_auroc()
+    mix = val_b_score()
     estimate_batch_norms(trial_inputs.trained, of_real_images.norm_batches, compute=compute)
     return Judged(
         moving=moving,
         mix=mix,
-        real=val_b_auroc(),
+        real=val_b_score(),
         training_seconds=trained - started,
         estimate_seconds=estimated - begun,
     )

@@ -67,11 +67,11 @@ def _fill(root: Path) -> None:
         while isinstance(suggestion := controller.next_trial(), TrialSuggestion):
             value = dice.random()
             for epoch in range(1, _EPOCHS + 1):
-                losses = {"train_loss": 0.5, "val_loss": 0.5, "val_auroc": value, "best_val_auroc": value}
+                losses = {"train_loss": 0.5, "val_loss": 0.5, "val_score": value, "best_val_score": value}
                 controller.on_result(
                     suggestion.number, {"epoch": {"epoch": epoch, "steps": epoch, "lr": 1e-3, "seconds": 1.0} | losses}
                 )
-            ended = {"value": value, "best_epoch": 1, "epochs": _EPOCHS, "val_b_auroc": value}
+            ended = {"value": value, "best_epoch": 1, "epochs": _EPOCHS, "val_b_score": value}
             controller.on_result(suggestion.number, {"ended": ended | {"threshold": 0.5, "seconds": 5.0}})
 
 

@@ -27,10 +27,10 @@ from scipy.special import expit, logit  # type: ignore[import-untyped]
 from sklearn.metrics import roc_curve
 
 from benchmarks.figures import Figure, figure
-from xraytune.classifier.checkpoint import load_best
-from xraytune.classifier.inputs import input_format, normalise, to_unit
-from xraytune.classifier.network import build_classifier, build_head
-from xraytune.classifier.train import predict_logits, predict_probabilities, train_classifier
+from xraytune.models.checkpoint import load_best
+from xraytune.models.inputs import input_format, normalise, to_unit
+from xraytune.models.classifier import build_classifier, build_head
+from xraytune.models.train import predict_logits, predict_probabilities, train_network
 from xraytune.compute import choose_compute, pin
 from xraytune.config.load import load_space
 from xraytune.config.settings import Experiment, SplitSettings
@@ -124,7 +124,7 @@ class Bench:
 
         head = build_head(parameters, self.features.shape[1], 2, seed=seed)
         with tempfile.TemporaryDirectory() as checkpoint:
-            epochs = train_classifier(
+            epochs = train_network(
                 parameters,
                 head,
                 batch=batch,

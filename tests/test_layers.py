@@ -21,7 +21,7 @@ LAYERS = (
     ("compute", "tensors"),
     ("data", "metrics"),
     ("report",),
-    ("gan", "classifier"),
+    ("gan", "models"),
     ("mix",),
     ("pipeline",),
     ("tracking",),

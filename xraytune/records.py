@@ -92,8 +92,8 @@ class EpochRecord:
         steps: Optimizer steps so far.
         train_loss: Mean over the epoch's steps.
         val_loss: Mean cross entropy on val-A, in nats.
-        val_auroc: AUROC on val-A; macro one-vs-rest with more than two classes.
-        best_val_auroc: The best `val_auroc` so far, which is the value of the trial.
+        val_score: AUROC on val-A; macro one-vs-rest with more than two classes.
+        best_val_score: The best `val_score` so far, which is the value of the trial.
         lr: Learning rate of the epoch's last step.
         seconds: Wall time, including validation.
     """
@@ -102,8 +102,8 @@ class EpochRecord:
     steps: int
     train_loss: float
     val_loss: float
-    val_auroc: float
-    best_val_auroc: float
+    val_score: float
+    best_val_score: float
     lr: float
     seconds: float
 
@@ -127,7 +127,7 @@ class TrialResult:
         value: Best val-A AUROC.
         best_epoch: The epoch of that value, whose network is kept.
         epochs: Epochs trained.
-        val_b_auroc: AUROC of the kept network on val-B.
+        val_b_score: AUROC of the kept network on val-B.
         threshold: Images with at least this probability are classified as positive, with two classes; set on val-A and
             val-B together (`metrics/threshold.py`).
         seconds: Wall time of this run of the trial, including the GAN.
@@ -136,6 +136,6 @@ class TrialResult:
     value: float
     best_epoch: int
     epochs: int
-    val_b_auroc: float
+    val_b_score: float
     threshold: float
     seconds: float

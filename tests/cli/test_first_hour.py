@@ -117,7 +117,7 @@ def test_the_curve_column_names_its_range_and_one_trial_is_not_called_trials() -
             status="pruned",
             epochs=len(values),
             values=values,
-            val_b_auroc=None,
+            val_b_score=None,
             busy_with="",
             seconds=1.0,
             reason="",
@@ -184,8 +184,8 @@ def test_an_export_prints_the_command_for_a_simpler_arm(capsys: pytest.CaptureFi
         trial_patients=7,
         train_patients=None,
         validation="keep",
-        val_auroc=0.9,
-        val_b_auroc=0.8,
+        val_score=0.9,
+        val_b_score=0.8,
         synthetic="not confirmed",
         advice="xraytune export studies/small --arm real_only -o real_only.yaml",
         command="",
@@ -197,7 +197,7 @@ def test_an_export_prints_the_command_for_a_simpler_arm(capsys: pytest.CaptureFi
 
 
 def test_next_command_is_quoted(capsys: pytest.CaptureFixture[str]) -> None:
-    best: dict[str, Any] = {"number": 0, "value": 0.9, "val_b_auroc": 0.8, "parameters": {}}
+    best: dict[str, Any] = {"number": 0, "value": 0.9, "val_b_score": 0.8, "parameters": {}}
     for is_confirmable in (True, False):
         show_search(
             SearchSummary(
@@ -221,9 +221,9 @@ def test_next_command_is_quoted(capsys: pytest.CaptureFixture[str]) -> None:
             validation="keep",
             changes=(),
         ),
-        val_auroc=0.9,
-        val_b_auroc=0.8,
-        out_of_fold_auroc=None,
+        val_score=0.9,
+        val_b_score=0.8,
+        out_of_fold_score=None,
         positive="PNEUMONIA",
         threshold=0.5,
         threshold_rule="calibrated_val_a_val_b",

@@ -74,7 +74,7 @@ def test_the_first_trials_of_every_space_run(file: Path, phantoms: Path, tmp_pat
 
         assert result is not None
         assert [record.steps for record in epochs] == [2, 4]
-        assert 0 <= result.val_b_auroc <= 1
+        assert 0 <= result.val_b_score <= 1
 
 
 @pytest.mark.parametrize("patients", [50, 100, 200, 500])

@@ -51,11 +51,11 @@ def test_csv_has_every_trial_with_its_searched_parameters(run: Run, study: Path)
     found = rows(run, study)
 
     assert [row["gan.steps"] for row in found] == ["", "100", "200"]
-    assert [row["val_b_auroc"] for row in found] == ["0.89", "", "0.94"]
-    assert {name: found[0][name] for name in ("status", "arm", "val_a_auroc", "lr")} == {
+    assert [row["val_b_score"] for row in found] == ["0.89", "", "0.94"]
+    assert {name: found[0][name] for name in ("status", "arm", "val_a_score", "lr")} == {
         "status": "complete",
         "arm": "real_only",
-        "val_a_auroc": "0.9",
+        "val_a_score": "0.9",
         "lr": "0.003",
     }
 

@@ -16,7 +16,7 @@ def trial(number: int, status: str, *values: float, **more: object) -> TrialView
         "status": status,
         "epochs": len(values),
         "values": values,
-        "val_b_auroc": None,
+        "val_b_score": None,
         "busy_with": "",
         "seconds": 7.0 if status in {"complete", "pruned", "failed"} else None,
         "reason": "",
@@ -46,8 +46,8 @@ def tables(frame: Frame) -> list[Table]:
 
 def test_frame_orders_running_best_and_ended_trials() -> None:
     view = study(
-        trial(0, "complete", 0.7, 0.8, val_b_auroc=0.75),
-        trial(1, "complete", 0.7, 0.9, val_b_auroc=0.85),
+        trial(0, "complete", 0.7, 0.8, val_b_score=0.75),
+        trial(1, "complete", 0.7, 0.9, val_b_score=0.85),
         trial(2, "pruned", 0.5),
         trial(3, "running", busy_with="training the GAN: 300 of 600 steps", busy_seconds=70.0),
     )
@@ -69,7 +69,7 @@ def test_hidden_trials_are_counted() -> None:
 
 
 def test_the_heading_shows_the_progress_of_the_search() -> None:
-    view = study(trial(0, "complete", 0.8, val_b_auroc=0.7), trial(1, "running", 0.6))
+    view = study(trial(0, "complete", 0.8, val_b_score=0.7), trial(1, "running", 0.6))
 
     lines = texts(live_frame(view, dashboard="http://127.0.0.1:8265"))
 

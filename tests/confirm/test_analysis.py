@@ -50,7 +50,7 @@ ARMS = (
 
 SOME_FORECAST = Forecast(
     gan_seeds=GAN_SEEDS,
-    val_b_auroc=0.9,
+    val_b_score=0.9,
     rope=0.01,
     chances=(
         VerdictChances(
@@ -310,7 +310,7 @@ def test_with_mixing_replace_none_alone_shows_harm() -> None:
         FinishedTrial(
             name="#1",
             parameters=Parameters.model_validate({"source": "gan", "synthetic_ratio": 1.0, "mixing": "replace"}),
-            val_b_auroc=0.9,
+            val_b_score=0.9,
         ),
         "none",
         None,
@@ -343,8 +343,8 @@ def test_the_forecast_needs_the_patients_of_the_test_folder_but_not_its_scores()
     assert {one.gan_seeds for one in found.chances} == {5, 10, 20}
     assert {one.true_difference for one in found.chances} == {0, 0.01, 0.02}
     aurocs = {one.auroc for one in found.chances}
-    assert aurocs == {found.val_b_auroc, found.val_b_auroc - 0.03}
-    assert found.of_design(auroc=found.val_b_auroc, gan_seeds=5) == found.chances[:3]
+    assert aurocs == {found.val_b_score, found.val_b_score - 0.03}
+    assert found.of_design(auroc=found.val_b_score, gan_seeds=5) == found.chances[:3]
     assert "If synthetic images make no difference" in found.summary
 
 

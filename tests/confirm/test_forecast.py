@@ -334,7 +334,7 @@ def forecast(no_better: float) -> Forecast:
         for gan_seeds in (5, 10, 20)
         for ropes in (0, 1, 2)
     ]
-    return Forecast(gan_seeds=5, val_b_auroc=0.95, rope=ROPE, chances=tuple(every))
+    return Forecast(gan_seeds=5, val_b_score=0.95, rope=ROPE, chances=tuple(every))
 
 
 def test_an_inconclusive_forecast_gives_the_effect_of_more_gan_seeds() -> None:
@@ -352,7 +352,7 @@ def test_a_forecast_is_read_by_design_and_kept_as_json() -> None:
         (0.92, 0), (0.92, 0.01), (0.92, 0.02),
     ]  # fmt: skip
     record = json.loads(json.dumps(found.to_json()))
-    assert (record["gan_seeds"], record["val_b_auroc"], record["rope"], len(record["chances"])) == (5, 0.95, ROPE, 18)
+    assert (record["gan_seeds"], record["val_b_score"], record["rope"], len(record["chances"])) == (5, 0.95, ROPE, 18)
     assert record["chances"][0] == {
         "effective_patients": 100, "gan_seeds": 5, "auroc": 0.95, "true_difference": 0,
         "helps": 0, "hurts": 0, "no_better": 0.25, "undecided": 0.75,

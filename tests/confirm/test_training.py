@@ -20,11 +20,11 @@ from xraytune.search.runner import Runner
 from xraytune.search.study import StudyFolder, environment
 from xraytune.search.trial_queue import TrialQueue
 
-REAL = FinishedTrial(name="#0", parameters=parameters("none", lr=1e-3), val_b_auroc=0.8)
-GAN = FinishedTrial(name="#1", parameters=parameters("gan", lr=1e-3), val_b_auroc=0.9)
+REAL = FinishedTrial(name="#0", parameters=parameters("none", lr=1e-3), val_b_score=0.8)
+GAN = FinishedTrial(name="#1", parameters=parameters("gan", lr=1e-3), val_b_score=0.9)
 STOPPED = tuple(
     FinishedTrial(
-        status="pruned", name=f"#{number}", parameters=parameters("gan", lr=lr), epochs=9 - number, val_auroc=0.9
+        status="pruned", name=f"#{number}", parameters=parameters("gan", lr=lr), epochs=9 - number, val_score=0.9
     )
     for number, lr in enumerate((1e-3, 2e-3, 3e-3), start=1)
 )
@@ -196,7 +196,7 @@ def test_confirm_killed_during_top_ups_decides_identically(tmp_path: Path) -> No
 @pytest.mark.slow
 def test_settings_of_pruned_or_failed_trials_are_not_sampled_again(tmp_path: Path) -> None:
     """The space has two settings of `real_only`, of which one was pruned."""
-    pruned = FinishedTrial(status="pruned", name="#0", parameters=parameters("none", lr=1.0), epochs=1, val_auroc=0.5)
+    pruned = FinishedTrial(status="pruned", name="#0", parameters=parameters("none", lr=1.0), epochs=1, val_score=0.5)
     asked = training(tmp_path)
     asked.space = write_space(tmp_path, SMALL, "lr={values: [1.0, 2.0]}")
 
@@ -208,7 +208,7 @@ def test_settings_of_pruned_or_failed_trials_are_not_sampled_again(tmp_path: Pat
 
 def test_a_finalist_without_any_control_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
     controls = "confirm.controls={matched: [duplicate], tuned: []}"
-    total = FinishedTrial(name="#2", parameters=parameters("gan", lr=1e-3, mixing="replace"), val_b_auroc=0.9)
+    total = FinishedTrial(name="#2", parameters=parameters("gan", lr=1e-3, mixing="replace"), val_b_score=0.9)
     asked = training(tmp_path, controls, says=no_run)
 
     with pytest.raises(StudyError, match="there is no control to compare #2 with"):

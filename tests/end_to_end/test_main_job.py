@@ -91,7 +91,7 @@ def test_from_images_to_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     exported = said("export", "studies/small", "-o", "best.yaml")
     trained = said("train", "--config", "best.yaml", "-o", "model")
-    assert trained["val_b_auroc"] == exported["val_b_auroc"], "the model equals the trial, to the bit"
+    assert trained["val_b_score"] == exported["val_b_score"], "the model equals the trial, to the bit"
 
     evaluated = said("evaluate", "model", "--data", "others/test")
     assert {"auroc", "accuracy", "sensitivity (PNEUMONIA)", "f1", "images", "intervals"} <= evaluated.keys()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.examples.conftest import EXAMPLES, OnPath, write_metadata
-from xraytune.classifier.backbones import build_backbone, last_stage_names
+from xraytune.models.backbones import build_backbone, last_stage_names
 from xraytune.config import extensions
 from xraytune.config.backbone_names import BACKBONES, size_problem
 from xraytune.config.load import load_space
@@ -143,8 +143,8 @@ def test_source_with_invalid_output_is_reported(tmp_path: Path, source: str, giv
 @pytest.mark.usefixtures("installed")
 def test_source_gets_the_same_checks_as_a_gan(tmp_path: Path) -> None:
     """It can be a finalist, and then has matched controls."""
-    mixed = FinishedTrial(name="#1", parameters=parameters(), val_b_auroc=0.9)
-    real = FinishedTrial(name="#2", parameters=parameters(source="none"), val_b_auroc=0.95)
+    mixed = FinishedTrial(name="#1", parameters=parameters(), val_b_score=0.9)
+    real = FinishedTrial(name="#2", parameters=parameters(source="none"), val_b_score=0.95)
     (finalist,) = choose_finalists([real, mixed], 3, tmp_path)
     controls = [matched_control(finalist, source, None) for source in ("none", "duplicate")]
 

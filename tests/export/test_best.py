@@ -30,10 +30,10 @@ def study_of(folder: StudyFolder, lab: Lab, scores: list[tuple[float, float]]) -
     create_study(folder, space, StudyFolder(lab.study).prepared(), CPU)
     journal = Journal(folder.journal_path, space, writable=True)
     controller = SearchController(folder, space, journal, gan_need=lambda _: None, gpu_share=0.0)
-    for value, val_b_auroc in scores:
+    for value, val_b_score in scores:
         suggestion = controller.next_trial()
         assert isinstance(suggestion, TrialSuggestion)
-        result = {"value": value, "val_b_auroc": val_b_auroc, "best_epoch": 1, "epochs": 1}
+        result = {"value": value, "val_b_score": val_b_score, "best_epoch": 1, "epochs": 1}
         controller.on_result(suggestion.number, {"ended": {**result, "threshold": 0.5, "seconds": 1.0}})
 
 
@@ -44,7 +44,7 @@ def test_the_best_on_val_b_is_exported_the_earliest_of_equals(lab: Lab, tmp_path
 
     exported = export(folder.path, out=tmp_path / "best.yaml")
 
-    assert (exported.trial, exported.val_auroc, exported.val_b_auroc) == (1, 0.8, 0.8)
+    assert (exported.trial, exported.val_score, exported.val_b_score) == (1, 0.8, 0.8)
 
 
 def test_of_equals_on_val_b_the_simpler_arm_is_exported(lab: Lab, tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_exported_file_contains_trial_and_origin(lab: Lab, tmp_path: Path) -> No
     assert experiment.settings.data.path == lab.xrays
     assert experiment.settings.exported_from == ExportedFrom(study=lab.study, trial=0)
     assert "# Trial 0 of study mix, arm classical+gan: selected by its number." in text
-    assert f"{exported.val_b_auroc:.4f} on val-B" in text
+    assert f"{exported.val_b_score:.4f} on val-B" in text
     assert "xraytune train --config trial.yaml -o model" in text
     assert str(tmp_path) not in text
 
@@ -189,12 +189,12 @@ def test_after_a_confirm_that_finished_a_pruned_control_its_arm_is_that_trial(la
     name, arm = f"#{suggestion.number}", suggestion.parameters.arm
     control = Arm(name=f"tuned {arm} {name}", role="tuned", trial=name, parameters=suggestion.parameters)
     write_plan(Plan().grown([control], 1, 1), folder.path / "confirm")
-    run = {"number": 0, "label": f"{name} to its end", "status": "complete", "value": 0.75, "val_b_auroc": 0.625}
+    run = {"number": 0, "label": f"{name} to its end", "status": "complete", "value": 0.75, "val_b_score": 0.625}
     append_jsonl(folder.path / "confirm" / "top_up" / "runs.jsonl", {"version": 1, **run})
 
     exported = export(folder.path, out=tmp_path / "best.yaml", arm=arm)
 
-    assert (exported.trial, exported.val_auroc, exported.val_b_auroc) == (suggestion.number, 0.75, 0.625)
+    assert (exported.trial, exported.val_score, exported.val_b_score) == (suggestion.number, 0.75, 0.625)
 
 
 @pytest.mark.parametrize(

@@ -93,12 +93,12 @@ def test_a_stopped_trial_that_a_confirm_finished_and_found_to_help_is_exported(
     )
     name = f"#{stopped['number']}"
     write_json(lab.study / "confirm" / "verdict.json", {"finalists": [{"trial": name, "verdict": "helps"}]})
-    run = {"number": 0, "label": f"{name} to its end", "status": "complete", "value": 0.75, "val_b_auroc": 0.625}
+    run = {"number": 0, "label": f"{name} to its end", "status": "complete", "value": 0.75, "val_b_score": 0.625}
     append_jsonl(lab.study / "confirm" / "top_up" / "runs.jsonl", {"version": 1, **run})
 
     exported = export(lab.study, out=tmp_path / "best.yaml")
 
-    assert (exported.trial, exported.val_auroc, exported.val_b_auroc) == (stopped["number"], 0.75, 0.625)
+    assert (exported.trial, exported.val_score, exported.val_b_score) == (stopped["number"], 0.75, 0.625)
 
 
 @pytest.mark.parametrize("damage", ["nan", "inf", "std 0"])

@@ -16,7 +16,7 @@ from sklearn import metrics as sk
 
 from tests.export.conftest import CopyLab, Lab, change_record
 from tests.in_process import command
-from xraytune.classifier.network import build_classifier
+from xraytune.models.classifier import build_classifier
 from xraytune.cli.model import show_evaluation
 from xraytune.config.settings import Parameters
 from xraytune.errors import ConfigError, DataError
@@ -81,7 +81,7 @@ def test_a_bundle_has_the_val_b_auroc_of_its_training(
     weights.unlink()
     evaluation = evaluate(lab.path / "other", data=folder, replicates=10)
 
-    assert evaluation.metrics.auroc == trained.val_b_auroc
+    assert evaluation.metrics.auroc == trained.val_b_score
     assert evaluation.threshold == trained.threshold
     assert evaluation.known_image_count == evaluation.known_patient_image_count == evaluation.metrics.images
     assert evaluation.known_patient_count == evaluation.patient_count
@@ -282,7 +282,7 @@ def test_broken_images_are_listed_and_left_out_only_on_request(lab: Lab, tmp_pat
 
     assert len(evaluation.broken) == 2
     assert evaluation.metrics.images == len(list(folder.glob("*/*"))) - 2
-    assert evaluation.metrics.auroc == open_bundle(lab.model).record.val_b_auroc
+    assert evaluation.metrics.auroc == open_bundle(lab.model).record.val_b_score
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

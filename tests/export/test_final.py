@@ -89,7 +89,7 @@ def test_an_exported_file_has_all_patients_and_says_what_the_trial_had(study: St
     settings = load_space(tmp_path / "best.yaml").settings
     train_side = study.prepared().side("train")
     epochs = read_jsonl(study.trial_path(0) / "epochs.jsonl")
-    best = max(epochs, key=lambda row: (row["val_auroc"], -row["epoch"]))["epoch"]
+    best = max(epochs, key=lambda row: (row["val_score"], -row["epoch"]))["epoch"]
     assert settings.data.train_patients is None
     assert settings.final == FinalSettings(
         validation="keep", epochs=best, trial_images=len(train_side.rows), trial_patients=8
@@ -152,14 +152,14 @@ def test_training_on_val_a_leaves_val_b_for_the_threshold(
     val_b = everything.side("val_b")
     expected = {key: "val_b" if side == "val_b" else "train" for key, side in sides(everything).items()}
     assert sides(bundle.prepared()) == expected
-    assert (trained.val_auroc, trained.threshold_rule) == (None, "calibrated_val_b")
+    assert (trained.val_score, trained.threshold_rule) == (None, "calibrated_val_b")
     assert trained.validation_images == len(val_b.rows)
-    assert trained.val_b_auroc is not None
+    assert trained.val_b_score is not None
     final = load_space(tmp_path / "best.yaml").settings.final
     assert final is not None
     assert trained.epochs == trained.best_epoch == final.epochs
     rows = read_jsonl(bundle.path / "epochs.jsonl")
-    assert "val_auroc" not in rows[-1], "nothing is chosen on a side that it trains on"
+    assert "val_score" not in rows[-1], "nothing is chosen on a side that it trains on"
 
 
 def test_training_on_all_images_sets_the_threshold_out_of_fold(
@@ -172,8 +172,8 @@ def test_training_on_all_images_sets_the_threshold_out_of_fold(
     assert {*sides(bundle.prepared()).values()} == {"train"}
     assert trained.trained_on.images == trained.trained_on.of_images == len(everything.images)
     assert trained.validation_images == len(everything.images), "each is scored once, by a fold that has not seen it"
-    assert (trained.val_auroc, trained.val_b_auroc) == (None, None)
-    assert trained.out_of_fold_auroc is not None
+    assert (trained.val_score, trained.val_b_score) == (None, None)
+    assert trained.out_of_fold_score is not None
     new = {*(root / "cache" / GAN_STAGE).glob("[!.]*")} - before
     seen = {read_json(path / "manifest.json")["inputs"]["train"] for path in new}
     fits = fits_of(used_images(everything, "all"), "all", 0)
@@ -229,7 +229,7 @@ def test_progress_counts_the_steps_of_all_folds(study: StudyFolder, tmp_path: Pa
         tmp_path / "best.yaml",
         out=tmp_path / "model",
         on_progress=lambda what, done, total: (
-            steps.append((done, total)) if what == "training the classifier (steps)" else None
+            steps.append((done, total)) if what == "training the network (steps)" else None
         ),
     )
 

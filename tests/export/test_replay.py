@@ -13,7 +13,7 @@ import pytest
 
 from tests.export.conftest import FAILED, PRUNED, WITHOUT_EPOCH, CopyLab, Lab, run_to_its_end
 from tests.in_process import controller_of
-from xraytune.classifier.train import TRAINING_STEPS
+from xraytune.models.train import TRAINING_STEPS
 from xraytune.config.settings import Parameters
 from xraytune.errors import StudyError
 from xraytune.export.replay import replay
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from xraytune.classifier.train import TRAINING_STEPS
+from xraytune.models.train import TRAINING_STEPS
 from xraytune.export.replay import replay
 
 def kill(what, done, total):
@@ -53,14 +53,14 @@ def test_a_replayed_trial_is_the_recorded_one_to_the_bit(lab: Lab, trial: int) -
         again = replay(lab.study, trial, on_progress=on_progress)
 
     assert again.is_identical
-    assert [epoch.replayed_val_auroc for epoch in again.epochs] == [row["val_auroc"] for row in recorded]
+    assert [epoch.replayed_val_score for epoch in again.epochs] == [row["val_score"] for row in recorded]
     last_step = recorded[-1]["steps"]
     assert sorted({*seen}) == [(step, last_step) for step in range(last_step + 1)]
-    assert (again.replayed_val_b_auroc is not None) == (again.status == "complete")
+    assert (again.replayed_val_b_score is not None) == (again.status == "complete")
     assert not list(lab.path.glob("cache/.replay*"))
 
 
-@pytest.mark.parametrize("figure", ["train_loss", "val_auroc"])
+@pytest.mark.parametrize("figure", ["train_loss", "val_score"])
 def test_changed_value_is_detected(copy_lab: CopyLab, figure: str) -> None:
     lab = copy_lab()
     log = StudyFolder(lab.study).trial_path(0) / "epochs.jsonl"
@@ -81,7 +81,7 @@ def test_omitted_epoch_is_detected(copy_lab: CopyLab) -> None:
 
     again = replay(lab.study, 0)
 
-    assert again.epochs[-1].recorded_val_auroc is None
+    assert again.epochs[-1].recorded_val_score is None
     assert not again.is_identical
 
 

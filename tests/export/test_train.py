@@ -48,7 +48,7 @@ def test_retraining_reproduces_files_and_trial_metrics(copy_lab: CopyLab) -> Non
     (row,) = [
         row for row in StudyFolder(lab.study).rows() if f"trial: {row['number']}}}" in lab.best.read_text("utf-8")
     ]
-    assert (trained.val_auroc, trained.val_b_auroc) == (row["value"], row["val_b_auroc"])
+    assert (trained.val_score, trained.val_b_score) == (row["value"], row["val_b_score"])
     assert trained.equals_trial is True
     assert files_of(lab.path / "again") == files_of(lab.model)
 

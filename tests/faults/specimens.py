@@ -14,10 +14,10 @@ from PIL import Image
 from tests.confirm.test_plan import GAN, NONE
 from tests.data.test_dicom import dicom
 from tests.search.studies import CPU, two_images, write_space
-from xraytune.classifier.checkpoint import save_best, save_checkpoint
-from xraytune.classifier.inputs import InputFormat
-from xraytune.classifier.network import Classifier, build_classifier
-from xraytune.classifier.optimizer import Optimizer
+from xraytune.models.checkpoint import save_best, save_checkpoint
+from xraytune.models.inputs import InputFormat
+from xraytune.models.classifier import Classifier, build_classifier
+from xraytune.models.optimizer import Optimizer
 from xraytune.config.load import experiment_to_json
 from xraytune.config.settings import DataSettings, Experiment, GanSettings, Parameters, Settings
 from xraytune.confirm.plan import Plan, write_plan
@@ -34,7 +34,7 @@ from xraytune.search.messages import Status
 from xraytune.search.study import StudyFolder, create_study, project_rows
 
 EPOCH = EpochRecord(
-    epoch=1, steps=8, train_loss=0.5, val_loss=0.5, val_auroc=0.9, best_val_auroc=0.9, lr=1e-3, seconds=1.0
+    epoch=1, steps=8, train_loss=0.5, val_loss=0.5, val_score=0.9, best_val_score=0.9, lr=1e-3, seconds=1.0
 )
 SMALL = Parameters(backbone="small_cnn", weights="none", input_channels=1)
 TINY_GAN = GanSettings(image_size=32, width=4, batch_size=8, z_dim=8, steps=6)
@@ -62,7 +62,7 @@ def make_study(root: Path) -> StudyFolder:
         if number < STILL_RUNNING:
             journal.report(number, 1, 0.9 - number / 10)
     for number, (end, reason) in enumerate(ends):
-        outcome = {"seconds": 1.0, "reason": reason, "val_b_auroc": 0.8 if end == "complete" else None}
+        outcome = {"seconds": 1.0, "reason": reason, "val_b_score": 0.8 if end == "complete" else None}
         journal.tell(number, end, 0.9 - number / 10 if end == "complete" else None, outcome)
     project_rows(folder, journal.rows())
     record_inputs(folder, {root / "drawn": "0" * 32, root / "own.safetensors": "1" * 64})
@@ -72,7 +72,7 @@ def make_study(root: Path) -> StudyFolder:
         {"what": "training the GAN (steps)", "done": 1, "total": 2, "seconds_left": 3.5},
     )
     write_plan(Plan().grown([GAN, NONE], 2, 1), folder.path / "confirm")
-    run = {"version": 1, "label": "gan #1", "status": "complete", "value": 0.9, "val_b_auroc": 0.8, "seconds": 1.0}
+    run = {"version": 1, "label": "gan #1", "status": "complete", "value": 0.9, "val_b_score": 0.8, "seconds": 1.0}
     for number in range(3):
         append_jsonl(StudyFolder(folder.path / "confirm").runs_path, {**run, "number": number})
     write_json(folder.path / "confirm" / "verdict.json", {"finalists": [{"trial": "#1", "verdict": "helps"}]})
@@ -121,9 +121,9 @@ def make_bundle(folder: Path) -> None:
             prepared=two_images(),
             epochs=[EPOCH],
             scores=Scores(
-                val_auroc=0.9,
-                val_b_auroc=0.8,
-                out_of_fold_auroc=None,
+                val_score=0.9,
+                val_b_score=0.8,
+                out_of_fold_score=None,
                 threshold=0.5,
                 threshold_rule="calibrated_val_a_val_b",
                 best_epoch=1,

@@ -146,7 +146,7 @@ def test_a_gan_in_training_keeps_its_last_checkpoint(disk: SmallDisk) -> None:
 
 
 def figures(records: list[EpochRecord]) -> list[tuple[float, ...]]:
-    return [(r.epoch, r.train_loss, r.val_loss, r.val_auroc, r.best_val_auroc) for r in records]
+    return [(r.epoch, r.train_loss, r.val_loss, r.val_score, r.best_val_score) for r in records]
 
 
 @pytest.mark.parametrize("pages_left", [0, 1, 2, 8, 40])
@@ -190,7 +190,7 @@ def test_trial_survives_disk_full_at_any_point(bench: Bench, disk: SmallDisk, tm
             on_epoch=list[EpochRecord]().append,
         )
         assert result is not None
-        return result.value, result.val_b_auroc
+        return result.value, result.val_b_score
 
     straight = run(tmp_path)
     shutil.copytree(bench.cache / PIXELS_STAGE, disk.path / "cache" / PIXELS_STAGE)

@@ -32,9 +32,9 @@ from tests.faults.specimens import (
     seal,
 )
 from tests.in_process import CPU, one_thread
-from xraytune.classifier.checkpoint import finished_epochs, load_best, resume
-from xraytune.classifier.inputs import normalise, to_unit
-from xraytune.classifier.weights import read_weights
+from xraytune.models.checkpoint import finished_epochs, load_best, resume
+from xraytune.models.inputs import normalise, to_unit
+from xraytune.models.weights import read_weights
 from xraytune.export.bundle import open_bundle
 from xraytune.gan.checkpoint import checkpoint_generator, load_generator, new_training
 from xraytune.gan.checkpoint import resume as resume_gan

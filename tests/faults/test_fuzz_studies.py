@@ -92,7 +92,7 @@ def test_study_with_damaged_journal_is_reported(study: StudyFolder, read: Callab
 @pytest.mark.slow
 def test_damaged_log_is_reported_and_still_appendable(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
-    rows = [{"version": 1, "epoch": number, "val_auroc": 0.5} for number in range(3)]
+    rows = [{"version": 1, "epoch": number, "val_score": 0.5} for number in range(3)]
 
     @fuzzed()
     @given(damaged_rows(rows))

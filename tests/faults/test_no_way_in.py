@@ -25,8 +25,8 @@ from tests.faults.fuzzing import little_memory, only_our_errors
 from tests.faults.specimens import make_bundle, make_study
 from tests.in_process import CPU, one_thread
 from tests.search.studies import direct, two_images, write_space
-from xraytune.classifier.checkpoint import finished_epochs, load_best
-from xraytune.classifier.weights import read_weights
+from xraytune.models.checkpoint import finished_epochs, load_best
+from xraytune.models.weights import read_weights
 from xraytune.config.load import load_space
 from xraytune.config.settings import DataSettings, GanSettings, Parameters
 from xraytune.confirm.plan import read_plan

@@ -31,7 +31,7 @@ def require_whole(search: Killable) -> None:
     for row in rows:
         log = read_jsonl(folder.trial_path(row["number"]) / "epochs.jsonl")
         assert [epoch["epoch"] for epoch in log] == list(range(1, len(log) + 1))
-        assert journal.reported(row["number"]) == {e["epoch"]: e["best_val_auroc"] for e in log[: row["epochs"]]}
+        assert journal.reported(row["number"]) == {e["epoch"]: e["best_val_score"] for e in log[: row["epochs"]]}
         assert row["status"] in {"complete", "pruned"}, row["reason"]
 
 

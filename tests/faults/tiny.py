@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from xraytune.classifier import train
+from xraytune.models import train
 from xraytune.config.load import load_space
 from xraytune.config.settings import Experiment, Parameters, Settings
 from xraytune.confirm import training as confirm_training

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from tests.in_process import CPU
 from tests.pipeline.conftest import Bench
 from tests.pipeline.test_trial import ARMS
-from xraytune.classifier.network import build_classifier
-from xraytune.classifier.train import predict_logits
+from xraytune.models.classifier import build_classifier
+from xraytune.models.train import predict_logits
 from xraytune.compute import pin
 from xraytune.config.settings import Experiment, GanSettings, Parameters
 from xraytune.gan.checkpoint import CHECKPOINT_NAME, checkpoint_generator, new_training
@@ -76,7 +76,7 @@ def test_every_arm_trains_the_same_steps(bench: Bench, tmp_path: Path, gpu: Comp
     records = epochs(bench, bench.experiment(**ARMS[arm], trainable=trainable, weights=weights), tmp_path, gpu)
 
     assert [record.steps for record in records] == [4, 8, 12]
-    assert np.isfinite([[record.train_loss, record.val_loss, record.val_auroc] for record in records]).all()
+    assert np.isfinite([[record.train_loss, record.val_loss, record.val_score] for record in records]).all()
 
 
 @pytest.mark.parametrize("arm", ["classical", "gan"])

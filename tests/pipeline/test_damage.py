@@ -50,7 +50,7 @@ class Done:
 
 def figures(result: TrialResult | None) -> tuple[float, ...]:
     assert result is not None
-    return result.value, result.val_b_auroc, result.threshold, result.best_epoch
+    return result.value, result.val_b_score, result.threshold, result.best_epoch
 
 
 def run(bench: Bench, experiment: Experiment, cache: Path, trial_dir: Path) -> tuple[float, ...]:

@@ -43,7 +43,7 @@ def run(bench: Bench, experiment: Experiment, trial_dir: Path, stop_after: int |
 
 
 def numbers(records: list[EpochRecord]) -> list[tuple[float, ...]]:
-    return [(r.epoch, r.steps, r.train_loss, r.val_loss, r.val_auroc, r.best_val_auroc, r.lr) for r in records]
+    return [(r.epoch, r.steps, r.train_loss, r.val_loss, r.val_score, r.best_val_score, r.lr) for r in records]
 
 
 ARMS: dict[str, dict[str, Any]] = {
@@ -71,7 +71,7 @@ def test_every_arm_trains_the_same_steps(bench: Bench, tmp_path: Path, arm: str)
     assert [record.steps for record in records] == [4, 8, 12]
     assert all(np.isfinite([record.train_loss, record.val_loss]).all() for record in records)
     rows = read_jsonl(tmp_path / "epochs.jsonl")
-    assert [(row["epoch"], row["val_auroc"]) for row in rows] == [(r.epoch, r.val_auroc) for r in records]
+    assert [(row["epoch"], row["val_score"]) for row in rows] == [(r.epoch, r.val_score) for r in records]
 
 
 @pytest.mark.parametrize("arm", ["classical", "gan"])
@@ -101,9 +101,9 @@ def test_the_result_is_of_the_best_epoch(bench: Bench, tmp_path: Path) -> None:
     )
 
     assert isinstance(result, TrialResult)
-    assert result.value == max(record.val_auroc for record in seen)
-    assert seen[result.best_epoch - 1].val_auroc == result.value
-    assert 0 <= result.val_b_auroc <= 1
+    assert result.value == max(record.val_score for record in seen)
+    assert seen[result.best_epoch - 1].val_score == result.value
+    assert 0 <= result.val_b_score <= 1
     assert 0 < result.threshold < 1
 
 
@@ -223,7 +223,7 @@ def test_trial_without_checkpoint_restarts_its_log(bench: Bench, tmp_path: Path)
     """Another GPU rounds differently: the log and the best epoch are of the last training."""
     experiment, log = bench.experiment(source="none"), tmp_path / "epochs.jsonl"
     run(bench, experiment, tmp_path, stop_after=2)
-    elsewhere = [row | {"val_auroc": 0.123, "best_val_auroc": 0.123} for row in read_jsonl(log)]
+    elsewhere = [row | {"val_score": 0.123, "best_val_score": 0.123} for row in read_jsonl(log)]
     write_text(log, "".join(f"{json.dumps(row)}\n" for row in elsewhere))
     shutil.rmtree(tmp_path / "checkpoint")
 
@@ -233,5 +233,5 @@ def test_trial_without_checkpoint_restarts_its_log(bench: Bench, tmp_path: Path)
     )
 
     assert result is not None
-    assert [(row["epoch"], row["val_auroc"]) for row in read_jsonl(log)] == [(r.epoch, r.val_auroc) for r in seen]
-    assert seen[result.best_epoch - 1].val_auroc == result.value == max(record.val_auroc for record in seen)
+    assert [(row["epoch"], row["val_score"]) for row in read_jsonl(log)] == [(r.epoch, r.val_score) for r in seen]
+    assert seen[result.best_epoch - 1].val_score == result.value == max(record.val_score for record in seen)

@@ -97,11 +97,11 @@ def direct(
 
 def epoch(number: int, value: float) -> dict[str, Any]:
     """A trial's message after an epoch."""
-    losses = {"train_loss": 0.5, "val_loss": 0.5, "val_auroc": value, "best_val_auroc": value}
+    losses = {"train_loss": 0.5, "val_loss": 0.5, "val_score": value, "best_val_score": value}
     return {"epoch": {"epoch": number, "steps": 8 * number, "lr": 1e-3, "seconds": 1.0} | losses}
 
 
 def ended(value: float, epochs: int = 9) -> dict[str, Any]:
     """A trial's message at its end."""
-    result = {"value": value, "best_epoch": 1, "epochs": epochs, "val_b_auroc": value - 0.01}
+    result = {"value": value, "best_epoch": 1, "epochs": epochs, "val_b_score": value - 0.01}
     return {"ended": {**result, "threshold": 0.5, "seconds": 9.0}}

@@ -241,7 +241,7 @@ def test_clean_keeps_gan_of_unfinished_confirm(root: Path) -> None:
 
     clean(folder.path)
     stayed = gan.is_dir()
-    figures = {"value": 0.9, "best_epoch": 1, "epochs": 2, "val_b_auroc": 0.9, "threshold": 0.5, "seconds": 1.0}
+    figures = {"value": 0.9, "best_epoch": 1, "epochs": 2, "val_b_score": 0.9, "threshold": 0.5, "seconds": 1.0}
     work.on_result(0, {"ended": figures})
     clean(folder.path)
 

@@ -141,7 +141,7 @@ def test_failed_trial_records_its_reason(study: StudyFolder, message: dict[str, 
 
     (row,) = study.rows()
     assert (row["status"], row["value"]) == ("failed", None)
-    assert row["reason"] in {"the loss is nan", "val_auroc is nan after epoch 1"}
+    assert row["reason"] in {"the loss is nan", "val_score is nan after epoch 1"}
     assert start(controller).number == 1, "the search continues"
 
 
@@ -405,7 +405,7 @@ def test_next_start_completes_work_interrupted_at_trial_end(
     write_bytes(checkpoint, b"x")
     now += 60
     killed.heartbeat()
-    killed._journal.tell(0, "complete", 0.8, {"seconds": 60.0, "gpu_seconds": 60.0, "val_b_auroc": 0.7})
+    killed._journal.tell(0, "complete", 0.8, {"seconds": 60.0, "gpu_seconds": 60.0, "val_b_score": 0.7})
 
     controller = direct(study, "budget.gpu_hours=0.03", gpu_share=1.0)  # 108 s
 

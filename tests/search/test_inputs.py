@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.in_process import InProcess, one_thread
-from xraytune.classifier.network import build_classifier
+from xraytune.models.classifier import build_classifier
 from xraytune.config.settings import Parameters
 from xraytune.confirm.run import confirm
 from xraytune.data.phantom import draw_phantoms

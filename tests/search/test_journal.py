@@ -71,7 +71,7 @@ def test_moved_study_resumes(tmp_path: Path) -> None:
     journal = Journal(study.journal_path, space, writable=True)
     for _ in range(2):
         journal.ask([{"source": "none", "weights": str(here / "w2.safetensors")}] * 2)
-    journal.tell(0, "complete", 0.9, {"val_b_auroc": 0.8})
+    journal.tell(0, "complete", 0.9, {"val_b_score": 0.8})
     assert str(tmp_path) not in f"{study.journal_path.read_text('utf-8')}{journal.rows()}"
 
     here.rename(there)
@@ -100,7 +100,7 @@ def test_each_outcome_is_recorded_unchanged(study: StudyFolder) -> None:
         journal.ask(())
         journal.report(number, 1, value)
 
-    journal.tell(0, "complete", 0.9, {"val_b_auroc": 0.88, "seconds": 3.0})
+    journal.tell(0, "complete", 0.9, {"val_b_score": 0.88, "seconds": 3.0})
     journal.tell(1, "pruned", 0.6, {"reason": "stopped by ASHA after epoch 1"})
     journal.tell(2, "failed", None, {"reason": "the loss is not finite"})
 
@@ -110,13 +110,13 @@ def test_each_outcome_is_recorded_unchanged(study: StudyFolder) -> None:
         ("pruned", 0.6, 1),
         ("failed", None, 1),
     ]
-    assert (rows[0]["val_b_auroc"], rows[0]["seconds"], rows[2]["reason"]) == (0.88, 3.0, "the loss is not finite")
+    assert (rows[0]["val_b_score"], rows[0]["seconds"], rows[2]["reason"]) == (0.88, 3.0, "the loss is not finite")
 
 
 def test_duplicate_report_is_ignored(study: StudyFolder) -> None:
     journal = open_journal(study)
     journal.ask(())
-    journal.tell(0, "complete", 0.9, {"val_b_auroc": 0.8})
+    journal.tell(0, "complete", 0.9, {"val_b_score": 0.8})
     journal.tell(0, "failed", None, {"reason": "too late"})
 
     assert [(row["status"], row["value"]) for row in journal.rows()] == [("complete", 0.9)]
@@ -148,7 +148,7 @@ def test_a_damaged_journal_is_an_error_that_names_it(study: StudyFolder) -> None
         open_journal(study)
 
 
-@pytest.mark.parametrize("damage", [{"reason": {"a": 1}}, {"seconds": None}, {"val_b_auroc": "x"}])
+@pytest.mark.parametrize("damage", [{"reason": {"a": 1}}, {"seconds": None}, {"val_b_score": "x"}])
 def test_outcome_of_wrong_type_is_reported_as_damage(study: StudyFolder, damage: dict[str, object]) -> None:
     """`export` sorts the reasons if no trial completed, and `status` adds up the seconds."""
     journal = open_journal(study)
@@ -161,7 +161,7 @@ def test_outcome_of_wrong_type_is_reported_as_damage(study: StudyFolder, damage:
 def test_complete_trial_without_value_is_reported_as_damage(study: StudyFolder) -> None:
     """`export` writes the value into its file."""
     journal = open_journal(study)
-    journal.tell(journal.ask(()).number, "complete", 0.9, {"val_b_auroc": 0.8})
+    journal.tell(journal.ask(()).number, "complete", 0.9, {"val_b_score": 0.8})
     whole = study.journal_path.read_bytes()
     study.journal_path.write_bytes(whole.replace(b'"values":[0.9]', b'"values":null'))
     assert study.journal_path.read_bytes() != whole
@@ -175,7 +175,7 @@ def test_complete_trial_without_outcome_is_reported_as_damage(study: StudyFolder
     journal = open_journal(study)
     journal.tell(journal.ask(()).number, "complete", 0.9, {})
 
-    with pytest.raises(StudyError, match="damaged at trial 0: its val_b_auroc is None"):
+    with pytest.raises(StudyError, match="damaged at trial 0: its val_b_score is None"):
         journal.rows()
 
 
@@ -210,16 +210,16 @@ def test_optuna_itself_reads_the_journal(study: StudyFolder) -> None:
 def test_optuna_shows_the_names_of_study_and_objective_and_the_outcome(study: StudyFolder) -> None:
     journal = open_journal(study)
     journal.ask([{"source": "none", "lr": 1e-3}])
-    journal.tell(0, "complete", 0.9, {"value": 0.9, "val_b_auroc": 0.88, "best_epoch": 3, "seconds": 7.0})
+    journal.tell(0, "complete", 0.9, {"value": 0.9, "val_b_score": 0.88, "best_epoch": 3, "seconds": 7.0})
 
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(study.journal_path)))
     shown = optuna.load_study(study_name="small", storage=storage)
 
-    assert shown.metric_names == ["val_a_auroc"]
+    assert shown.metric_names == ["val_a_score"]
     assert shown.best_trial.user_attrs == {
         "status": "complete",
         "arm": "real_only",
-        "val_b_auroc": 0.88,
+        "val_b_score": 0.88,
         "best_epoch": 3,
         "seconds": 7.0,
         "reason": "",
@@ -239,7 +239,7 @@ def test_notes_from_the_dashboard_are_kept(study: StudyFolder) -> None:
     """It writes them as attributes of the study and its trials."""
     journal = open_journal(study)
     journal.ask([{"source": "none", "lr": 1e-3}])
-    journal.tell(0, "complete", 0.9, {"val_b_auroc": 0.88})
+    journal.tell(0, "complete", 0.9, {"val_b_score": 0.88})
     rows = journal.rows()
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(study.journal_path)))
     storage.set_study_system_attr(0, "dashboard:note_ver", 1)

@@ -32,7 +32,7 @@ def test_status_shows_each_trial(study: StudyFolder) -> None:
 
     assert [trial.status for trial in view.trials] == ["complete", "pruned", "failed", "running"]
     assert view.trials[0].values == (0.9,)
-    assert view.trials[0].val_b_auroc == 0.89
+    assert view.trials[0].val_b_score == 0.89
     assert view.trials[2].reason == "weights are missing"
     assert view.trials[3].busy_with == "training the GAN: 1,000 of 2,000 steps"
     assert view.best is not None
@@ -137,11 +137,11 @@ def test_trials_are_a_dataframe_with_the_searched_parameters(study: StudyFolder)
     table = trials_dataframe(study.path)
 
     assert list(table.columns) == [
-        *("status", "arm", "mix", "epochs", "val_a_auroc", "val_b_auroc", "seconds"),
+        *("status", "arm", "mix", "epochs", "val_a_score", "val_b_score", "seconds"),
         *("source", "synthetic_ratio", "gan.steps", "lr"),
     ]
     assert list(table.index) == [0, 1]
-    assert table.loc[0, ["status", "arm", "val_b_auroc", "lr"]].to_list() == ["complete", "real_only", 0.89, 1e-3]
+    assert table.loc[0, ["status", "arm", "val_b_score", "lr"]].to_list() == ["complete", "real_only", 0.89, 1e-3]
     assert table["gan.steps"].isna().to_list() == [True, False]
     assert list(trials_dataframe(study.path)["lr"]) == [1e-3, 1e-4]
 
@@ -193,7 +193,7 @@ def _trial(number: int, status: Literal["complete", "running"], seconds: float |
         status=status,
         epochs=0,
         values=(),
-        val_b_auroc=None,
+        val_b_score=None,
         busy_with="",
         seconds=seconds,
         reason="",

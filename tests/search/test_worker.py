@@ -121,7 +121,7 @@ def test_worker_reports_epochs_and_end(study: StudyFolder) -> None:
     worker.close()
 
     assert [next(iter(message)) for message in said] == ["epoch", "epoch", "epoch", "ended"]
-    assert said[-1]["ended"]["value"] == said[-2]["epoch"]["best_val_auroc"]
+    assert said[-1]["ended"]["value"] == said[-2]["epoch"]["best_val_score"]
 
 
 def test_a_worker_decodes_the_images_again_if_the_cache_has_lost_their_pixels(study: StudyFolder) -> None:

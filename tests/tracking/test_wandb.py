@@ -14,14 +14,14 @@ from xraytune.records import EpochRecord
 from xraytune.tracking.wandb import TrackedTrial, WandbRun
 
 
-def epoch(number: int, val_auroc: float, best: float) -> EpochRecord:
+def epoch(number: int, val_score: float, best: float) -> EpochRecord:
     return EpochRecord(
         epoch=number,
         steps=8 * number,
         train_loss=0.5,
         val_loss=0.4,
-        val_auroc=val_auroc,
-        best_val_auroc=best,
+        val_score=val_score,
+        best_val_score=best,
         lr=1e-3,
         seconds=2.0,
     )
@@ -49,7 +49,7 @@ class TestRun:
         run = WandbRun(WandbSettings(mode="offline"), trial)
         for record in EPOCHS:
             run.log(record)
-        run.finish("complete", {"val_b_auroc": 0.85, "threshold": 0.4})
+        run.finish("complete", {"val_b_score": 0.85, "threshold": 0.4})
 
         (file,) = run_files(trial.folder)
         written = read_run(file)
@@ -58,17 +58,17 @@ class TestRun:
         assert written.group == "small 3f9a1c"
         assert written.epochs == [1, 2, 3]
         assert [row["_step"] for row in written.rows] == [1, 2, 3]
-        names = ("steps", "train_loss", "val_loss", "val_auroc", "best_val_auroc", "lr", "seconds")
+        names = ("steps", "train_loss", "val_loss", "val_score", "best_val_score", "lr", "seconds")
         assert {name: written.rows[1][name] for name in names} == {
             "steps": 16,
             "train_loss": 0.5,
             "val_loss": 0.4,
-            "val_auroc": 0.9,
-            "best_val_auroc": 0.9,
+            "val_score": 0.9,
+            "best_val_score": 0.9,
             "lr": 1e-3,
             "seconds": 2.0,
         }
-        ended = {"value": 0.9, "best_epoch": 2, "val_b_auroc": 0.85, "threshold": 0.4, "status": "complete"}
+        ended = {"value": 0.9, "best_epoch": 2, "val_b_score": 0.85, "threshold": 0.4, "status": "complete"}
         assert written.summary.items() >= ended.items()
         assert written.exit_code == 0
 

@@ -28,7 +28,7 @@ from xraytune.errors import join_names
 from xraytune.records import Json
 
 if TYPE_CHECKING:
-    from xraytune.classifier.summary import LayerSummary, ModelSummary
+    from xraytune.models.summary import LayerSummary, ModelSummary
     from xraytune.export.evaluation import Evaluation
     from xraytune.export.train import Trained
     from xraytune.records import EpochRecord
@@ -90,13 +90,13 @@ def train(
 def _log_epoch(record: EpochRecord) -> None:
     console.event(
         f"epoch {record.epoch:3d}  train loss {record.train_loss:.4f}  val-A loss {record.val_loss:.4f}  "
-        f"val-A AUROC {record.val_auroc:.4f}"
+        f"val-A AUROC {record.val_score:.4f}"
     )
 
 
 def show_training(trained: Trained, *, next_step: bool = True) -> None:
     """Print the metrics of a trained model and the next command."""
-    found = {"val-A": trained.val_auroc, "val-B": trained.val_b_auroc, "out-of-fold": trained.out_of_fold_auroc}
+    found = {"val-A": trained.val_score, "val-B": trained.val_b_score, "out-of-fold": trained.out_of_fold_score}
     aurocs = ", ".join(f"{name} AUROC {value:.3f}" for name, value in found.items() if value is not None)
     console.write(f"{trained.path}: arm {trained.arm}, epoch {trained.best_epoch} of {trained.epochs}, {aurocs}")
     data = trained.trained_on

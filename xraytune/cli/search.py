@@ -57,7 +57,7 @@ def show_search(summary: SearchSummary, *, next_step: bool = True) -> None:
     console.write(f"{study}: {counts}")
     for what, row in (("best on val-A", summary.best), ("best on val-B, to be exported", summary.for_export)):
         mix = mix_label(parameters_from(row["parameters"]))
-        scores = f"val-A AUROC {row['value']:.3f}, val-B AUROC {row['val_b_auroc']:.3f}"
+        scores = f"val-A AUROC {row['value']:.3f}, val-B AUROC {row['val_b_score']:.3f}"
         console.write(f"{what}: #{row['number']} {mix}, {scores}", "good")
     if next_step:
         command = "confirm {} --quick" if summary.is_confirmable else "export {} -o best.yaml"

@@ -103,10 +103,10 @@ def show_export(exported: Exported, *, next_step: bool = True) -> None:
     else:
         console.write(
             f"{exported.path}: trial {exported.trial} of {exported.study}, arm {exported.arm}, "
-            f"val-A AUROC {exported.val_auroc:.3f}, val-B AUROC {exported.val_b_auroc:.3f}"
+            f"val-A AUROC {exported.val_score:.3f}, val-B AUROC {exported.val_b_score:.3f}"
         )
     val_b = next((size for size in exported.sides if size.name == "val-B"), None)
-    if val_b and exported.val_b_auroc is not None and (interval := val_b.interval(exported.val_b_auroc)):
+    if val_b and exported.val_b_score is not None and (interval := val_b.interval(exported.val_b_score)):
         low, high = interval
         images = f"{val_b.image_count:,} images of {val_b.patient_count:,} patients"
         console.write(f"val-B has {images}, for which this AUROC has a 95 % interval of {low:.3f} to {high:.3f}")
@@ -147,11 +147,11 @@ def replay(
 
 def _show_replay(study: Path, replayed: Replay) -> None:
     rows = [
-        _comparison(f"{epoch.epoch}", epoch.recorded_val_auroc, epoch.replayed_val_auroc, epoch.is_identical)
+        _comparison(f"{epoch.epoch}", epoch.recorded_val_score, epoch.replayed_val_score, epoch.is_identical)
         for epoch in replayed.epochs
     ]
-    if replayed.recorded_val_b_auroc is not None:
-        recorded, again = replayed.recorded_val_b_auroc, replayed.replayed_val_b_auroc
+    if replayed.recorded_val_b_score is not None:
+        recorded, again = replayed.recorded_val_b_score, replayed.replayed_val_b_score
         rows.append(_comparison("val-B", recorded, again, recorded == again))
     heading = f"trial {replayed.trial} of {study}: {'identical' if replayed.is_identical else 'different'} metrics"
     failures = {"recorded failure": replayed.recorded_failure, "replayed failure": replayed.replayed_failure}

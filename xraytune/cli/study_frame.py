@@ -160,7 +160,7 @@ def _row(trial: TrialView, view: StudyView) -> tuple[Cell | str, ...]:
         Cell(trial.mix, "strong" if is_best else "plain"),
         f"{trial.epochs}/{view.max_epochs}" if trial.epochs else "",
         Cell(f"{trial.values[-1]:.3f}" if trial.values else "", "strong" if is_best else "plain"),
-        f"{trial.val_b_auroc:.3f}" if trial.val_b_auroc is not None else "",
+        f"{trial.val_b_score:.3f}" if trial.val_b_score is not None else "",
         Cell(curve(trial.values, min(seen), max(seen)) if trial.values else "", tone),
         Cell(_state(trial, view), tone),
     )
@@ -194,8 +194,8 @@ def _best(view: StudyView) -> list[str]:
     if best is None:
         return []
     chosen = [f"best on val-A: #{best.number} {best.mix}, AUROC {best.values[-1]:.3f}"]
-    if (export := view.for_export) is not None and export.val_b_auroc is not None:
-        chosen.append(f"best on val-B, to be exported: #{export.number} {export.mix}, AUROC {export.val_b_auroc:.3f}")
+    if (export := view.for_export) is not None and export.val_b_score is not None:
+        chosen.append(f"best on val-B, to be exported: #{export.number} {export.mix}, AUROC {export.val_b_score:.3f}")
     return chosen
 
 

@@ -179,7 +179,7 @@ def forecast_verdict(
     differences = [ropes * rope for ropes in (0, 1, 2) if ropes * rope <= 2 * (1 - spread.auroc)]  # else it is above 1
     kinds = [control_kind(control, first) for control in controls]
     chances = _chances(spread, designs, kinds, differences, rope=rope)
-    return Forecast(gan_seeds=gan_seeds, val_b_auroc=spread.auroc, rope=rope, chances=chances)
+    return Forecast(gan_seeds=gan_seeds, val_b_score=spread.auroc, rope=rope, chances=chances)
 
 
 def ratio_response(plan: Plan, images: EvaluationSet, scores: ArmScores) -> tuple[RatioPoint, ...]:

@@ -93,13 +93,13 @@ class Forecast:
 
     Attributes:
         gan_seeds: GAN seeds of the plan.
-        val_b_auroc: Mean of the finalist and its controls on val-B.
+        val_b_score: Mean of the finalist and its controls on val-B.
         chances: By AUROC on the test folder (that of val-B first), GAN seeds (the plan's first), and true difference (0, one
             and two ROPE).
     """
 
     gan_seeds: int
-    val_b_auroc: float
+    val_b_score: float
     rope: float
     chances: tuple[VerdictChances, ...]
 
@@ -110,7 +110,7 @@ class Forecast:
     @property
     def summary(self) -> str:
         """The most probable verdict if there is no difference, and the effect of more GAN seeds on it."""
-        planned, *more = (one for one in self.chances if one.auroc == self.val_b_auroc and not one.true_difference)
+        planned, *more = (one for one in self.chances if one.auroc == self.val_b_score and not one.true_difference)
         word, chance = planned.likeliest
         text = (
             f"If synthetic images make no difference, the most likely verdict of this design is {word} ({chance:.0%})"

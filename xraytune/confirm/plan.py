@@ -47,8 +47,8 @@ class FinishedTrial:
     parameters: Parameters
     status: Literal["complete", "pruned", "failed"] = "complete"
     epochs: int = 0
-    val_auroc: float = math.nan
-    val_b_auroc: float = math.nan
+    val_score: float = math.nan
+    val_b_score: float = math.nan
 
     @classmethod
     def of_row(cls, name: str, parameters: Parameters, row: Mapping[str, Any]) -> FinishedTrial:
@@ -58,8 +58,8 @@ class FinishedTrial:
             parameters=parameters,
             status=row["status"],
             epochs=row.get("epochs", 0),
-            val_auroc=row.get("value", math.nan),
-            val_b_auroc=row.get("val_b_auroc", math.nan),
+            val_score=row.get("value", math.nan),
+            val_b_score=row.get("val_b_score", math.nan),
         )
 
 
@@ -185,7 +185,7 @@ def pruned_to_finish(
     if any(trial.status == "complete" for trial in wanted):
         return ()
     pruned = [trial for trial in wanted if trial.status == "pruned"]
-    return _different(sorted(pruned, key=lambda trial: (-trial.epochs, -trial.val_auroc)))[:count]
+    return _different(sorted(pruned, key=lambda trial: (-trial.epochs, -trial.val_score)))[:count]
 
 
 def choose_finalists(trials: Iterable[FinishedTrial], count: int, study: Path) -> tuple[FinishedTrial, ...]:
@@ -209,7 +209,7 @@ def choose_finalists(trials: Iterable[FinishedTrial], count: int, study: Path) -
 
 
 def _by_val_b(trial: FinishedTrial) -> tuple[object, ...]:
-    return -trial.val_b_auroc, trial.parameters.simplicity
+    return -trial.val_b_score, trial.parameters.simplicity
 
 
 def _different(trials: Iterable[FinishedTrial]) -> tuple[FinishedTrial, ...]:

@@ -184,7 +184,7 @@ def _chosen(session: Session) -> tuple[tuple[FinishedTrial, ...], list[Arm]]:
     tuned = []
     for control in settings.controls.tuned:
         unfinished = pruned_to_finish(searched, partial(belongs_to_control, control=control), 1)
-        furthest = [replace(one, status="complete", val_b_auroc=one.val_auroc) for one in unfinished]
+        furthest = [replace(one, status="complete", val_b_score=one.val_score) for one in unfinished]
         if arm := tuned_control([*searched, *furthest], control):
             tuned.append(arm)
     return finalists, tuned

@@ -90,7 +90,7 @@ class TopUpRungs:
 
     def should_continue(self, number: int, record: EpochRecord) -> bool:
         """Return whether a top-up continues after an epoch; repeated calls return the same answer."""
-        value = record.best_val_auroc
+        value = record.best_val_score
         if (number, record.epoch) not in self._reported:
             append_jsonl(self._path, {"version": 1, "number": number, "epoch": record.epoch, "value": value})
         return self._replay(number, record.epoch, value)

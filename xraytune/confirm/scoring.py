@@ -15,8 +15,8 @@ from typing import Literal
 import numpy as np
 from pydantic import TypeAdapter
 
-from xraytune.classifier.checkpoint import load_best
-from xraytune.classifier.train import predict_probabilities
+from xraytune.models.checkpoint import load_best
+from xraytune.models.train import predict_probabilities
 from xraytune.compute import compute_like
 from xraytune.config.settings import DataSettings
 from xraytune.confirm.analysis import EvaluationSet

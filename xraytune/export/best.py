@@ -71,8 +71,8 @@ class Exported:
     trial_patients: int
     train_patients: int | None
     validation: Validation | None
-    val_auroc: float | None
-    val_b_auroc: float | None
+    val_score: float | None
+    val_b_score: float | None
     synthetic: str
     advice: str
     command: str
@@ -117,14 +117,14 @@ def export(
     rows = {row["number"]: row for row in journal.rows()}
     complete = [row for row in rows.values() if row["status"] == "complete"]
     for row in complete:
-        if row["val_b_auroc"] is None:
+        if row["val_b_score"] is None:
             what = f"the journal is damaged: trial {row['number']} has no val-B AUROC"
             raise StudyError(Problem(what, folder.journal_path, "restore it from a backup"))
     verdicts = _verdicts(folder, rows)
     helping = next((number for number, word in verdicts.items() if word == "helps"), None)
     tuned = _tuned_control(folder, arm) if arm else None
     if tuned and not tuned.trial.startswith("#"):
-        row = {"number": None, "arm": arm, "value": None, "val_b_auroc": None}
+        row = {"number": None, "arm": arm, "value": None, "val_b_score": None}
         reason = ""
     elif trial is not None:
         row, reason = _completed(rows, trial, len(journal.trials), study), "selected by its number"
@@ -165,8 +165,8 @@ def export(
         trial_patients=len({*train.patients}),
         train_patients=space.settings.data.train_patients,
         validation=final.validation if final else None,
-        val_auroc=row["value"],
-        val_b_auroc=row["val_b_auroc"],
+        val_score=row["value"],
+        val_b_score=row["val_b_score"],
         synthetic=synthetic,
         advice=f"xraytune export {quote(str(study))} --arm {simpler} -o {simpler}.yaml" if simpler else "",
         command=f"xraytune train --config {quote(str(out))} -o model",
@@ -191,7 +191,7 @@ def _best_epoch(folder: StudyFolder, name: str, arm: str) -> int | None:
         return None
     trial = folder.trial_path(int(name.removeprefix("#"))) if run is None else top_up.trial_path(run["number"])
     with damage_explained(trial / "epochs.jsonl") as file:
-        best = max(read_jsonl(file), key=lambda row: (row["val_auroc"], -row["epoch"]), default=None)
+        best = max(read_jsonl(file), key=lambda row: (row["val_score"], -row["epoch"]), default=None)
         return None if best is None else int(best["epoch"])
 
 
@@ -219,7 +219,7 @@ def _tuned_control(folder: StudyFolder, arm: str) -> Arm | None:
 def _best(rows: Sequence[Row]) -> Row:
     """Return the best row on val-B: among equals the simplest and then the earliest one."""
     return min(
-        rows, key=lambda row: (-row["val_b_auroc"], parameters_from(row["parameters"]).simplicity, row["number"])
+        rows, key=lambda row: (-row["val_b_score"], parameters_from(row["parameters"]).simplicity, row["number"])
     )
 
 
@@ -242,7 +242,7 @@ def _finished(row: Row, folder: StudyFolder) -> Row:
     label = finished_label(f"#{row['number']}")
     for run in completed_rows(top_up).values():
         if run["label"] == label:
-            return row | {"value": run["value"], "val_b_auroc": run["val_b_auroc"]}
+            return row | {"value": run["value"], "val_b_score": run["val_b_score"]}
     what = f"trial {row['number']} has a verdict, but neither the search nor a confirmation completed it"
     raise StudyError(Problem(what, top_up.path, "run the same `xraytune confirm` again"))
 
@@ -263,7 +263,7 @@ def _completed(rows: dict[int, Row], trial: int, trial_count: int, study: Path) 
 def _simpler_arm(complete: Sequence[Row], journal: Journal) -> str:
     """Return `real_only`, or else the best arm without synthetic images; empty if none has a completed trial."""
     simple = [row for row in complete if not journal.parameters(row["number"]).has_synthetic_images]
-    best = max(simple, key=lambda row: (row["arm"] == "real_only", row["val_b_auroc"]), default=None)
+    best = max(simple, key=lambda row: (row["arm"] == "real_only", row["val_b_score"]), default=None)
     return str(best["arm"]) if best else ""
 
 
@@ -273,7 +273,7 @@ def _header(exported: Exported, reason: str) -> str:
     else:
         origin = (
             f"Trial {exported.trial} of study {exported.study}, arm {exported.arm}: {reason}.\n"
-            f"AUROC {exported.val_auroc:.4f} on val-A, which guided the search, {exported.val_b_auroc:.4f} on val-B.\n"
+            f"AUROC {exported.val_score:.4f} on val-A, which guided the search, {exported.val_b_score:.4f} on val-B.\n"
         )
     synthetic = f"The benefit of its synthetic images is {exported.synthetic}.\n" if exported.synthetic else ""
     command = f"xraytune train --config {quote(exported.path.name)} -o model"

@@ -24,9 +24,9 @@ import numpy as np
 import safetensors.torch
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from xraytune.classifier.inputs import InputFormat
-from xraytune.classifier.network import Classifier, build_classifier
-from xraytune.classifier.weights import load_tensors
+from xraytune.models.inputs import InputFormat
+from xraytune.models.classifier import Classifier, build_classifier
+from xraytune.models.weights import load_tensors
 from xraytune.config.backbone_names import BACKBONES, BackboneName, size_problem
 from xraytune.config.load import experiment_to_yaml, load_space
 from xraytune.config.paths import absolute_path, relative_path
@@ -105,9 +105,9 @@ class BundleRecord(Model):
         validation: With two classes, the scores that set it, by class; else None.
         input_format: How decoded pixels become the network's input.
         loss: Training loss; `bce` has one output neuron.
-        val_auroc: AUROC on val-A; None if the model was trained on it.
-        val_b_auroc: AUROC on val-B; None if the model was trained on it.
-        out_of_fold_auroc: AUROC of networks trained like this one, each on patients that it had not seen; None
+        val_score: AUROC on val-A; None if the model was trained on it.
+        val_b_score: AUROC on val-B; None if the model was trained on it.
+        out_of_fold_score: AUROC of networks trained like this one, each on patients that it had not seen; None
             without `final.validation: all`.
         best_epoch: The epoch whose network was kept.
         trained_on: The training images.
@@ -131,9 +131,9 @@ class BundleRecord(Model):
     head: HeadName
     loss: LossName
     arm: str
-    val_auroc: float | None
-    val_b_auroc: float | None
-    out_of_fold_auroc: float | None
+    val_score: float | None
+    val_b_score: float | None
+    out_of_fold_score: float | None
     best_epoch: int
     trained_on: TrainedOn
     train_fingerprint: str
@@ -243,9 +243,9 @@ def write_bundle(
         head=parameters.head,
         loss=parameters.loss,
         arm=parameters.arm,
-        val_auroc=scores.val_auroc,
-        val_b_auroc=scores.val_b_auroc,
-        out_of_fold_auroc=scores.out_of_fold_auroc,
+        val_score=scores.val_score,
+        val_b_score=scores.val_b_score,
+        out_of_fold_score=scores.out_of_fold_score,
         best_epoch=scores.best_epoch,
         trained_on=trained_on,
         train_fingerprint=prepared.train_fingerprint,

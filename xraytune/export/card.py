@@ -130,8 +130,8 @@ def _metrics(record: BundleRecord, scores: Scores) -> str:
         _OPTIMISM[scores.threshold_rule] if record.study else _OPTIMISM_WITHOUT_SEARCH.get(scores.threshold_rule, "")
     )
     limits = f"{optimism}. Intervals resample patients." if optimism else "Intervals resample patients."
-    if scores.val_auroc is not None and scores.val_b_auroc is not None:
-        limits = f"AUROC {scores.val_auroc:.3f} on val-A and {scores.val_b_auroc:.3f} on val-B. {limits}"
+    if scores.val_score is not None and scores.val_b_score is not None:
+        limits = f"AUROC {scores.val_score:.3f} on val-A and {scores.val_b_score:.3f} on val-B. {limits}"
     return f"## Validation\n\n{about} {rule}\n\n{head}" + "\n".join(rows) + f"\n\n{limits}"
 
 

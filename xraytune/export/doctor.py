@@ -119,7 +119,7 @@ def _gpus() -> Iterator[Check]:
 def _weights(networks: Iterable[tuple[str, str]], weights_dir: Path | None) -> Iterator[Check]:
     import torch
 
-    from xraytune.classifier.weights import find_weights
+    from xraytune.models.weights import find_weights
 
     downloads = Path(torch.hub.get_dir()) / "checkpoints"
     for backbone, weights in networks:

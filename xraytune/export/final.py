@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from xraytune.classifier.checkpoint import load_best
-from xraytune.classifier.inputs import InputFormat
-from xraytune.classifier.network import Classifier
-from xraytune.classifier.train import TRAINING_STEPS, predict_probabilities
+from xraytune.models.checkpoint import load_best
+from xraytune.models.inputs import InputFormat
+from xraytune.models.classifier import Classifier
+from xraytune.models.train import TRAINING_STEPS, predict_probabilities
 from xraytune.config.settings import Experiment, Settings, Validation
 from xraytune.errors import DataError, Problem
 from xraytune.metrics.classification import auroc
@@ -53,9 +53,9 @@ class Scores:
     """What the validation of a final training found.
 
     Attributes:
-        val_auroc: On val-A; None if the network was trained on it.
-        val_b_auroc: On val-B; None if the network was trained on it.
-        out_of_fold_auroc: On all images, each scored by a network that has not seen its patient; None without folds.
+        val_score: On val-A; None if the network was trained on it.
+        val_b_score: On val-B; None if the network was trained on it.
+        out_of_fold_score: On all images, each scored by a network that has not seen its patient; None without folds.
         threshold: With two classes, the probability from which an image is positive.
         threshold_rule: The images that set it.
         best_epoch: The epoch whose network was kept.
@@ -63,9 +63,9 @@ class Scores:
         validated: The images that set the threshold. In `keep` val-A and then val-B.
     """
 
-    val_auroc: float | None
-    val_b_auroc: float | None
-    out_of_fold_auroc: float | None
+    val_score: float | None
+    val_b_score: float | None
+    out_of_fold_score: float | None
     threshold: float
     threshold_rule: ThresholdRule
     best_epoch: int
@@ -213,9 +213,9 @@ def train_with_val_a(experiment: Experiment, prepared: Prepared, work: Work) -> 
     inputs = build_inputs(experiment, prepared, cache=work.cache, compute=work.compute, on_progress=work.on_progress)
     load_best(work.folder / "checkpoint", inputs.trained)
     scores = Scores(
-        val_auroc=result.value,
-        val_b_auroc=result.val_b_auroc,
-        out_of_fold_auroc=None,
+        val_score=result.value,
+        val_b_score=result.val_b_score,
+        out_of_fold_score=None,
         threshold=result.threshold,
         threshold_rule="calibrated_val_a_val_b",
         best_epoch=result.best_epoch,
@@ -246,9 +246,9 @@ def train_without_val_a(experiment: Experiment, prepared: Prepared, fits: Sequen
     )
     value = auroc(validated.labels, validated.probabilities, positive=positive)
     scores = Scores(
-        val_auroc=None,
-        val_b_auroc=None if has_folds else value,
-        out_of_fold_auroc=value if has_folds else None,
+        val_score=None,
+        val_b_score=None if has_folds else value,
+        out_of_fold_score=value if has_folds else None,
         threshold=balanced_threshold(validated.labels == positive, validated.probabilities[:, positive]),
         threshold_rule="calibrated_out_of_fold" if has_folds else "calibrated_val_b",
         best_epoch=epochs,

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from xraytune.classifier.inputs import normalise, to_unit
-from xraytune.classifier.train import predict_probabilities
+from xraytune.models.inputs import normalise, to_unit
+from xraytune.models.train import predict_probabilities
 from xraytune.compute import compute_like, pin
 from xraytune.cores import cpu_count
 from xraytune.data.decoding import BrokenImage

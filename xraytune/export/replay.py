@@ -15,7 +15,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from xraytune.classifier.train import TRAINING_STEPS
+from xraytune.models.train import TRAINING_STEPS
 from xraytune.compute import pin, require_device
 from xraytune.config.settings import Experiment
 from xraytune.errors import MachineError, Problem, StudyError
@@ -34,8 +34,8 @@ class ReplayedEpoch:
     """One epoch, 1-based. AUROCs are None if there was no such epoch; `is_identical` compares all values but seconds."""
 
     epoch: int
-    recorded_val_auroc: float | None
-    replayed_val_auroc: float | None
+    recorded_val_score: float | None
+    replayed_val_score: float | None
     is_identical: bool
 
 
@@ -46,7 +46,7 @@ class Replay:
     Attributes:
         status: How the trial ended; None if it is running or was interrupted.
         epochs: All recorded or replayed epochs.
-        recorded_val_b_auroc: AUROC on val-B of a completed trial.
+        recorded_val_b_score: AUROC on val-B of a completed trial.
         recorded_failure: Reason of a failed trial.
         replayed_failure: Reason of the failure now; empty if it did not fail.
     """
@@ -55,8 +55,8 @@ class Replay:
     trial: int
     status: str | None
     epochs: tuple[ReplayedEpoch, ...]
-    recorded_val_b_auroc: float | None
-    replayed_val_b_auroc: float | None
+    recorded_val_b_score: float | None
+    replayed_val_b_score: float | None
     recorded_failure: str
     replayed_failure: str
     device: str
@@ -66,7 +66,7 @@ class Replay:
         """Whether all metrics and the failure are the recorded ones."""
         return (
             all(epoch.is_identical for epoch in self.epochs)
-            and self.recorded_val_b_auroc == self.replayed_val_b_auroc
+            and self.recorded_val_b_score == self.replayed_val_b_score
             and self.recorded_failure == self.replayed_failure
         )
 
@@ -155,14 +155,14 @@ def replay(
         epochs=tuple(
             ReplayedEpoch(
                 epoch=epoch,
-                recorded_val_auroc=then["val_auroc"] if then else None,
-                replayed_val_auroc=now["val_auroc"] if now else None,
+                recorded_val_score=then["val_score"] if then else None,
+                replayed_val_score=now["val_score"] if now else None,
                 is_identical={**then, "seconds": 0} == {**now, "seconds": 0},
             )
             for epoch, (then, now) in enumerate(pairs, 1)
         ),
-        recorded_val_b_auroc=row.get("val_b_auroc"),
-        replayed_val_b_auroc=result.val_b_auroc if result and status == "complete" else None,
+        recorded_val_b_score=row.get("val_b_score"),
+        replayed_val_b_score=result.val_b_score if result and status == "complete" else None,
         recorded_failure=reason.removesuffix(traceback_note(folder.trial_path(trial))),
         replayed_failure=failure,
         device=compute.device,

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from xraytune.classifier.weights import find_weights
+from xraytune.models.weights import find_weights
 from xraytune.compute import choose_compute, gpu_count, gpu_share, pin
 from xraytune.config.checks import require_no_plateau
 from xraytune.config.load import load_space
@@ -69,9 +69,9 @@ class Trained:
         validation_images: Their number.
         validation_patients: Their patients.
         trained_on: The training images, of how many, and what differs from the exported trial.
-        val_auroc: AUROC on val-A; None if the model was trained on it.
-        val_b_auroc: AUROC on val-B; None if the model was trained on it.
-        out_of_fold_auroc: AUROC of networks trained like this one, each on patients that it had not seen; None
+        val_score: AUROC on val-A; None if the model was trained on it.
+        val_b_score: AUROC on val-B; None if the model was trained on it.
+        out_of_fold_score: AUROC of networks trained like this one, each on patients that it had not seen; None
             without folds.
         best_epoch: The epoch whose network was kept.
         seconds: Wall time of this run.
@@ -82,9 +82,9 @@ class Trained:
     path: Path
     arm: str
     trained_on: TrainedOn
-    val_auroc: float | None
-    val_b_auroc: float | None
-    out_of_fold_auroc: float | None
+    val_score: float | None
+    val_b_score: float | None
+    out_of_fold_score: float | None
     positive: str | None
     threshold: float
     threshold_rule: ThresholdRule
@@ -209,9 +209,9 @@ def train(
         path=out,
         arm=parameters.arm,
         trained_on=trained_on,
-        val_auroc=scores.val_auroc,
-        val_b_auroc=scores.val_b_auroc,
-        out_of_fold_auroc=scores.out_of_fold_auroc,
+        val_score=scores.val_score,
+        val_b_score=scores.val_b_score,
+        out_of_fold_score=scores.out_of_fold_score,
         positive=prepared.class_names[prepared.positive] if len(prepared.class_names) == 2 else None,
         threshold=scores.threshold,
         threshold_rule=scores.threshold_rule,
@@ -220,7 +220,7 @@ def train(
         best_epoch=scores.best_epoch,
         epochs=scores.epochs,
         seconds=time.monotonic() - started,
-        equals_trial=recorded and recorded == (scores.val_auroc, scores.val_b_auroc),
+        equals_trial=recorded and recorded == (scores.val_score, scores.val_b_score),
     )
 
 
@@ -313,7 +313,7 @@ def _recorded(settings: Settings, study: StudyFolder) -> tuple[float, float] | N
     trial = settings.exported_from.trial
     with damage_explained(study.rows_path):
         rows = (row for row in study.rows() if row["number"] == trial and row["status"] == "complete")
-        return next(((row["value"], row["val_b_auroc"]) for row in rows), None)
+        return next(((row["value"], row["val_b_score"]) for row in rows), None)
 
 
 def _work_folder(

@@ -18,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from xraytune.classifier.augment import augment, fresh_views, view_table
-from xraytune.classifier.inputs import normalise
-from xraytune.classifier.network import Classifier
+from xraytune.models.augment import augment, fresh_views, view_table
+from xraytune.models.inputs import normalise
+from xraytune.models.classifier import Classifier
 from xraytune.config.settings import Experiment
 from xraytune.mix.sampler import image_stream
 from xraytune.pipeline.network import VAL_BATCH, Network, view_count

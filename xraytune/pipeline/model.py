@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from xraytune.classifier.network import build_classifier
-from xraytune.classifier.summary import ModelSummary, summarise
-from xraytune.classifier.weights import find_weights
+from xraytune.models.classifier import build_classifier
+from xraytune.models.summary import ModelSummary, summarise
+from xraytune.models.weights import find_weights
 from xraytune.config.load import load_space
 from xraytune.config.settings import DataSettings, Parameters
 from xraytune.config.space import Space

@@ -18,10 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from xraytune.classifier.augment import augment, view_table
-from xraytune.classifier.inputs import InputFormat, input_format, normalise, to_unit
-from xraytune.classifier.network import Classifier, build_classifier, build_head
-from xraytune.classifier.train import predict_logits
+from xraytune.models.augment import augment, view_table
+from xraytune.models.inputs import InputFormat, input_format, normalise, to_unit
+from xraytune.models.classifier import Classifier, build_classifier, build_head
+from xraytune.models.train import predict_logits
 from xraytune.config.backbone_names import BACKBONES
 from xraytune.config.settings import Experiment
 from xraytune.pipeline.artifacts import build_once, releases

@@ -19,8 +19,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from xraytune.classifier.checkpoint import finished_epochs, fitted_epochs, load_best
-from xraytune.classifier.train import fit_classifier, predict_probabilities, train_classifier
+from xraytune.models.checkpoint import finished_epochs, fitted_epochs, load_best
+from xraytune.models.train import fit_network, predict_probabilities, train_network
 from xraytune.config.settings import Experiment
 from xraytune.errors import ArtifactError
 from xraytune.files import append_jsonl, read_jsonl, write_text
@@ -126,7 +126,7 @@ def trial_epochs(
     if logged > len(finished):  # the checkpoint was lost: these epochs are trained again, and may round differently
         write_text(log, "")
         logged = 0
-    remaining = train_classifier(
+    remaining = train_network(
         parameters,
         inputs.trained,
         batch=inputs.batch,
@@ -153,14 +153,14 @@ def trial_epochs(
     except ArtifactError:
         shutil.rmtree(checkpoint_dir)  # a retry trains the same epochs again
         raise
-    best = max(records, key=lambda record: record.val_auroc)  # of equals the first, whose network was kept
+    best = max(records, key=lambda record: record.val_score)  # of equals the first, whose network was kept
     validated = validate(inputs, prepared, compute)
     val_b = prepared.side("val_b").labels
     return TrialResult(
-        value=best.val_auroc,
+        value=best.val_score,
         best_epoch=best.epoch,
         epochs=len(records),
-        val_b_auroc=auroc(val_b, validated.probabilities[-len(val_b) :], positive=prepared.positive),
+        val_b_score=auroc(val_b, validated.probabilities[-len(val_b) :], positive=prepared.positive),
         threshold=balanced_threshold(
             validated.labels == prepared.positive, validated.probabilities[:, prepared.positive]
         ),
@@ -188,7 +188,7 @@ def fit_epochs(
     inputs = _inputs(experiment, prepared, cache=cache, compute=compute, on_progress=on_progress, on_gan=on_gan)
     checkpoint_dir = trial_dir / "checkpoint"
     yield from _epochs_in(checkpoint_dir, fitted_epochs)
-    yield from fit_classifier(
+    yield from fit_network(
         experiment.parameters,
         inputs.trained,
         batch=inputs.batch,

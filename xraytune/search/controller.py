@@ -112,7 +112,7 @@ class SearchController(TrialQueue):
         return Experiment(settings=self._space.settings, parameters=suggestion.parameters)
 
     def _should_continue(self, number: int, record: EpochRecord) -> bool:
-        value = record.best_val_auroc
+        value = record.best_val_score
         if record.epoch not in self._journal.reported(number):
             self._journal.report(number, record.epoch, value)
             self._callbacks.on_epoch(number, record)

@@ -31,10 +31,10 @@ _STATES: dict[Status, TrialState] = {
     "pruned": TrialState.PRUNED,
     "failed": TrialState.FAIL,
 }
-_OUTCOME = ("val_b_auroc", "best_epoch", "threshold", "seconds", "gpu_seconds", "reason")
+_OUTCOME = ("val_b_score", "best_epoch", "threshold", "seconds", "gpu_seconds", "reason")
 """User attributes of an ended trial, besides `status` and `arm`; its value and epochs are Optuna's own."""
 _FAILURES = "failures"
-VALUE_NAME = "val_a_auroc"
+VALUE_NAME = "val_a_score"
 """What the search maximises."""
 _LOST = "restore it from a backup, or search the space again under another name: the study cannot be used without it"
 # The operation code of Optuna's journal for a reported value; a test reads a journal that Optuna wrote.
@@ -204,10 +204,10 @@ class Journal:
             "epochs": len(trial.intermediate_values),
             "seconds": outcome.get("seconds", 0.0),
             "reason": outcome.get("reason", ""),
-            "val_b_auroc": outcome.get("val_b_auroc"),
+            "val_b_score": outcome.get("val_b_score"),
         }
         of_complete = float | int if status == "complete" else float | int | None
-        types = {"value": of_complete, "val_b_auroc": of_complete, "seconds": float | int, "reason": str}
+        types = {"value": of_complete, "val_b_score": of_complete, "seconds": float | int, "reason": str}
         for name, type_ in types.items():
             if not isinstance(row[name], type_):
                 raise ValueError(f"its {name} is {row[name]!r}")

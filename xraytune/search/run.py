@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xraytune.classifier.network import build_classifier
-from xraytune.classifier.weights import find_weights
+from xraytune.models.classifier import build_classifier
+from xraytune.models.weights import find_weights
 from xraytune.compute import choose_compute, gpu_count, require_device
 from xraytune.config.backbone_names import BACKBONES
 from xraytune.config.fields import parameters_from
@@ -226,7 +226,7 @@ def summarise(folder: StudyFolder) -> SearchSummary:
     counts = {status: sum(row["status"] == status for row in rows) for status in ("complete", "pruned", "failed")}
     best, for_export = (
         min(complete, key=lambda row: (-row[auroc], parameters_from(row["parameters"]).simplicity, row["number"]))
-        for auroc in ("value", "val_b_auroc")
+        for auroc in ("value", "val_b_score")
     )
     return SearchSummary(
         study=folder.path,

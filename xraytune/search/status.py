@@ -32,7 +32,7 @@ class TrialView:
         status: `waiting` for a GAN that another trial trains; `unfinished` if the search has stopped.
         epochs: Number of recorded epochs.
         values: Best val-A AUROC after each of them.
-        val_b_auroc: AUROC on val-B of a complete trial.
+        val_b_score: AUROC on val-B of a complete trial.
         busy_with: What a running trial does before its first epoch, such as `training the GAN: 300 of 600 steps`.
         seconds: Wall time of an ended trial.
         reason: Why it ended, unless it is complete.
@@ -48,7 +48,7 @@ class TrialView:
     status: Literal["running", "waiting", "unfinished", "complete", "pruned", "failed"]
     epochs: int
     values: tuple[float, ...]
-    val_b_auroc: float | None
+    val_b_score: float | None
     busy_with: str
     seconds: float | None
     reason: str
@@ -100,9 +100,9 @@ class StudyView:
     @property
     def for_export(self) -> TrialView | None:
         """The complete trial with the best val-B AUROC, the simplest of equals: what `export` writes before a verdict."""
-        complete = [trial for trial in self.trials if trial.status == "complete" and trial.val_b_auroc is not None]
+        complete = [trial for trial in self.trials if trial.status == "complete" and trial.val_b_score is not None]
         return min(
-            complete, key=lambda trial: (-(trial.val_b_auroc or 0), trial.simplicity, trial.number), default=None
+            complete, key=lambda trial: (-(trial.val_b_score or 0), trial.simplicity, trial.number), default=None
         )
 
 
@@ -121,8 +121,8 @@ def status(study: Path) -> StudyView:
 def trials_dataframe(study: Path) -> pd.DataFrame:
     """Return the trials of a study as a table, a row for each trial; a search may be running on it.
 
-    The index is the trial's number. The columns are `status`, `arm`, `mix`, `epochs`, `val_a_auroc` (the best so far),
-    `val_b_auroc`, `seconds`, and each searched parameter under its name in the space file, such as `gan.steps`. A value is
+    The index is the trial's number. The columns are `status`, `arm`, `mix`, `epochs`, `val_a_score` (the best so far),
+    `val_b_score`, `seconds`, and each searched parameter under its name in the space file, such as `gan.steps`. A value is
     missing where a trial has none, as `gan.steps` without a GAN.
 
     Args:
@@ -140,7 +140,7 @@ def trials_dataframe(study: Path) -> pd.DataFrame:
 
 def trial_columns(view: StudyView) -> list[str]:
     """Return the names of the values in `trial_row`."""
-    return ["number", "status", "arm", "mix", "epochs", VALUE_NAME, "val_b_auroc", "seconds", *view.searched]
+    return ["number", "status", "arm", "mix", "epochs", VALUE_NAME, "val_b_score", "seconds", *view.searched]
 
 
 def trial_row(trial: TrialView, view: StudyView) -> dict[str, Value]:
@@ -152,7 +152,7 @@ def trial_row(trial: TrialView, view: StudyView) -> dict[str, Value]:
         "mix": trial.mix,
         "epochs": trial.epochs,
         VALUE_NAME: trial.values[-1] if trial.values else None,
-        "val_b_auroc": trial.val_b_auroc,
+        "val_b_score": trial.val_b_score,
         "seconds": trial.seconds,
     }
     return own | {name: trial.parameters.get(name) for name in view.searched}
@@ -185,7 +185,7 @@ def select_trials(view: StudyView, *, sort: str = "number", arm: str | None = No
 
 
 def _column(wanted: str, columns: Sequence[str]) -> str:
-    """Return a column by its name or the beginning of it: `val-B` is `val_b_auroc`."""
+    """Return a column by its name or the beginning of it: `val-B` is `val_b_score`."""
     name = wanted.lower().replace("-", "_")
     begin = [column for column in columns if column == name] or [one for one in columns if one.startswith(name)]
     if len(begin) == 1:
@@ -260,7 +260,7 @@ class StudyWatcher:
             status=status or ("unfinished" if not is_running else "running" if has_started else "waiting"),
             epochs=len(values),
             values=values,
-            val_b_auroc=ended["val_b_auroc"] if ended else None,
+            val_b_score=ended["val_b_score"] if ended else None,
             busy_with=busy[0],
             busy_seconds=busy[1],
             samples=read_samples(trial_path) if parameters.gan else "",

@@ -105,13 +105,13 @@ class TrialQueue:
                 return False
             case {"ended": content}:
                 result = TrialResult(**content)
-                names = ("value", "best_epoch", "epochs", "val_b_auroc", "threshold")
+                names = ("value", "best_epoch", "epochs", "val_b_score", "threshold")
                 self._end(number, "complete", {name: getattr(result, name) for name in names})
                 return False
         record = EpochRecord(**message["epoch"])
-        value = record.best_val_auroc
+        value = record.best_val_score
         if not math.isfinite(value):
-            self._fail(number, f"val_auroc is {value} after epoch {record.epoch}", "settings")
+            self._fail(number, f"val_score is {value} after epoch {record.epoch}", "settings")
             return False
         self._epochs[number] = max(self._epochs[number], record.epoch)
         if self._should_continue(number, record):

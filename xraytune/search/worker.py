@@ -146,7 +146,7 @@ class TrialWorker:
         if self._tracker and "epoch" in message:
             self._tracker.log(EpochRecord(**message["epoch"]))
         elif "ended" in message:
-            kept = ("value", "val_b_auroc", "threshold", "best_epoch")
+            kept = ("value", "val_b_score", "threshold", "best_epoch")
             self._outcome = "complete", {name: message["ended"][name] for name in kept}
         elif "failed" in message:
             self._outcome = "failed", {}

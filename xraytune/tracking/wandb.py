@@ -137,8 +137,8 @@ class WandbRun:
 
     def log(self, record: EpochRecord) -> None:
         """Send an epoch, unless the run has it from before a restart."""
-        if record.val_auroc == record.best_val_auroc != self._best.get("value"):
-            self._best = {"value": record.best_val_auroc, "best_epoch": record.epoch}
+        if record.val_score == record.best_val_score != self._best.get("value"):
+            self._best = {"value": record.best_val_score, "best_epoch": record.epoch}
         if samples := self._samples:
             self._samples = None
             self._post(lambda: self._send_samples(samples))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from xraytune.classifier.backbones import build_backbone, last_stage_names, to_one_channel
+from xraytune.models.backbones import build_backbone, last_stage_names, to_one_channel
 from xraytune.config.backbone_names import BackboneName, size_problem
 from xraytune.errors import MachineError
 

@@ -15,8 +15,8 @@ from pydantic import TypeAdapter
 from safetensors.torch import load_file
 from torch import nn
 
-from xraytune.classifier.optimizer import Optimizer
-from xraytune.classifier.weights import load_tensors
+from xraytune.models.optimizer import Optimizer
+from xraytune.models.weights import load_tensors
 from xraytune.errors import ArtifactError, Problem
 from xraytune.files import require_file
 from xraytune.records import EpochRecord, FittedEpoch

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
-from xraytune.classifier.network import build_classifier
-from xraytune.classifier.summary import summarise
+from xraytune.models.classifier import build_classifier
+from xraytune.models.summary import summarise
 from xraytune.config.settings import Parameters
 
 pytestmark = pytest.mark.slow

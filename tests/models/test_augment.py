@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from xraytune.classifier.augment import IDENTITY_VIEW, VIEW_COLUMNS, augment, fresh_views, view_table
+from xraytune.models.augment import IDENTITY_VIEW, VIEW_COLUMNS, augment, fresh_views, view_table
 
 
 def disc(x: float, y: float, size_px: int = 64) -> Tensor:

@@ -12,14 +12,14 @@ from torch import nn
 from torch.optim import SGD, Adam, AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau
 
-from xraytune.classifier.optimizer import PLATEAU_FACTOR, PLATEAU_PATIENCE_EPOCHS, Optimizer, learning_rate
+from xraytune.models.optimizer import PLATEAU_FACTOR, PLATEAU_PATIENCE_EPOCHS, Optimizer, learning_rate
 from xraytune.config.settings import Parameters
 
 Name = Literal["adam", "adamw", "sgd"]
 NAMES: tuple[Name, ...] = ("adam", "adamw", "sgd")
 STEP_WITH_EACH = """
 import sys, torch
-from xraytune.classifier.optimizer import Optimizer
+from xraytune.models.optimizer import Optimizer
 from xraytune.config.settings import Parameters
 for name in ("adam", "adamw", "sgd"):
     network = torch.nn.Linear(2, 1)

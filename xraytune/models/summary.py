@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xraytune.classifier.network import Classifier
+from xraytune.models.classifier import Classifier
 
 _MEBIBYTES_PER_FLOAT = 4 / 2**20
 

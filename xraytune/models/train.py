@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from xraytune.classifier.checkpoint import resume, resume_fit, save_best, save_checkpoint
-from xraytune.classifier.optimizer import Optimizer, learning_rate
+from xraytune.models.checkpoint import resume, resume_fit, save_best, save_checkpoint
+from xraytune.models.optimizer import Optimizer, learning_rate
 from xraytune.compute import autocast
 from xraytune.config.settings import Parameters
 from xraytune.errors import Problem, TrialError, XraytuneError
@@ -29,14 +29,14 @@ from xraytune.metrics.classification import auroc
 from xraytune.records import Compute, EpochRecord, FittedEpoch, Progress, ignore_progress
 from xraytune.seeding import derive_seed
 
-TRAINING_STEPS = "training the classifier (steps)"
+TRAINING_STEPS = "training the network (steps)"
 """The name of what `on_progress` counts during training."""
 
 Batches: TypeAlias = Callable[[], Iterable[Tensor]]
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-def train_classifier(
+def train_network(
     parameters: Parameters,
     network: nn.Module,
     *,
@@ -99,27 +99,27 @@ def train_classifier(
         logits = predict_logits(network, val_batches(), compute=compute)
         val_loss = float(F.cross_entropy(torch.from_numpy(logits).double(), torch.from_numpy(val_labels)))
         _require_finite(train_loss + val_loss, epoch, lr_at(steps[-1]))
-        val_auroc = auroc(val_labels, _softmax(logits), positive=positive)
-        best_before = records[-1].best_val_auroc if records else -math.inf
+        val_score = auroc(val_labels, _softmax(logits), positive=positive)
+        best_before = records[-1].best_val_score if records else -math.inf
         record = EpochRecord(
             epoch=epoch,
             steps=steps.stop,
             train_loss=train_loss,
             val_loss=val_loss,
-            val_auroc=val_auroc,
-            best_val_auroc=max(val_auroc, best_before),
+            val_score=val_score,
+            best_val_score=max(val_score, best_before),
             lr=lr_at(steps[-1]),
             seconds=time.perf_counter() - started,
         )
         records.append(record)
         # The best network first: if the run is killed in between, the epoch is repeated.
-        if val_auroc > best_before:
+        if val_score > best_before:
             save_best(checkpoint_dir, network)
         save_checkpoint(checkpoint_dir, network, optimizer, records)
         yield record
 
 
-def fit_classifier(
+def fit_network(
     parameters: Parameters,
     network: nn.Module,
     *,
@@ -135,10 +135,10 @@ def fit_classifier(
 ) -> Iterator[FittedEpoch]:
     """Train for a fixed number of epochs without validation; after each write the checkpoint, then yield the record.
 
-    `train_classifier` takes the same steps: the learning rate follows the schedule of a run of `max_epochs`, and nothing
+    `train_network` takes the same steps: the learning rate follows the schedule of a run of `max_epochs`, and nothing
     stops it early. At the end `network` has the weights of the last epoch, also if all epochs were in the checkpoint. The
     schedule must not be `plateau`, which follows the loss on val-A. Other arguments and errors are those of
-    `train_classifier`.
+    `train_network`.
     """
     optimizer = Optimizer(parameters, network)
     lr_at = partial(learning_rate, parameters, total_steps=max_epochs * steps_per_epoch, val_losses=())
@@ -248,7 +248,7 @@ def _stops_early(records: Sequence[EpochRecord], patience: int | None) -> bool:
     """Return whether the best val-A AUROC is `patience` epochs old."""
     if patience is None or len(records) <= patience:
         return False
-    return records[-1].best_val_auroc == records[-1 - patience].best_val_auroc
+    return records[-1].best_val_score == records[-1 - patience].best_val_score
 
 
 def _train_epoch(

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from xraytune.classifier.network import build_classifier
-from xraytune.classifier.weights import find_weights, official_urls, read_weights
+from xraytune.models.classifier import build_classifier
+from xraytune.models.weights import find_weights, official_urls, read_weights
 from xraytune.config.settings import Parameters
 from xraytune.errors import ConfigError, MachineError
 

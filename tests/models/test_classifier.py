@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from xraytune.classifier.network import Classifier, build_classifier, build_head
+from xraytune.models.classifier import Classifier, build_classifier, build_head
 from xraytune.config.settings import Parameters
 
 pytestmark = pytest.mark.slow

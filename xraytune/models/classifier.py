@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from xraytune.classifier.backbones import build_backbone, last_stage_names
+from xraytune.models.backbones import build_backbone, last_stage_names
 from xraytune.config.settings import Parameters
 from xraytune.seeding import derive_seed
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from xraytune.classifier.weights import load_tensors, read_weights
+from xraytune.models.weights import load_tensors, read_weights
 from xraytune.config.backbone_names import BACKBONES, is_of_torchvision
 from xraytune.errors import ConfigError, MachineError, Problem
 

@@ -16,14 +16,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tests.in_process import CPU, one_thread
-from xraytune.classifier.checkpoint import finished_epochs, load_best
-from xraytune.classifier.network import build_classifier
-from xraytune.classifier.train import (
+from xraytune.models.checkpoint import finished_epochs, load_best
+from xraytune.models.classifier import build_classifier
+from xraytune.models.train import (
     TRAINING_STEPS,
     estimate_batch_norms,
     predict_logits,
     predict_probabilities,
-    train_classifier,
+    train_network,
 )
 from xraytune.config.settings import Parameters
 from xraytune.errors import ArtifactError, TrialError
@@ -89,7 +89,7 @@ def train(
     compute: Compute = CPU,
 ) -> list[EpochRecord]:
     task = task or tiny_task()
-    run = train_classifier(
+    run = train_network(
         parameters,
         network,
         batch=task.batch,
@@ -123,7 +123,7 @@ def assert_same_bits(first: dict[str, Tensor], second: dict[str, Tensor]) -> Non
 def test_progress_starts_before_first_step(tmp_path: Path) -> None:
     task, parameters = tiny_task(), small()
     seen: list[tuple[str, int, int]] = []
-    epochs = train_classifier(
+    epochs = train_network(
         parameters,
         build_classifier(parameters, 2, weights=None, seed=1),
         batch=task.batch,
@@ -206,9 +206,9 @@ def test_best_network_reproduces_best_value(tmp_path: Path) -> None:
 
     records = train(parameters, network, tmp_path, epochs=8)
 
-    values = [record.val_auroc for record in records]
+    values = [record.val_score for record in records]
     assert records[-1].train_loss < records[0].train_loss
-    assert records[-1].best_val_auroc == max(values) > 0.7
+    assert records[-1].best_val_score == max(values) > 0.7
     network.load_state_dict(load_file(tmp_path / "best.safetensors"))
     probabilities = predict_probabilities(network, task.val_batches(), compute=CPU)
     assert auroc(task.val_labels, probabilities, positive=1) == max(values)
@@ -224,7 +224,7 @@ def test_of_equally_good_epochs_the_earliest_is_kept(tmp_path: Path) -> None:
     best_of_first = load_file(tmp_path / "best.safetensors")
     records = train(parameters, network, tmp_path)
 
-    assert len({record.best_val_auroc for record in records}) == 1
+    assert len({record.best_val_score for record in records}) == 1
     assert_same_bits(load_file(tmp_path / "best.safetensors"), best_of_first)
     assert not torch.equal(network.state_dict()["head.1.bias"], best_of_first["head.1.bias"])
 
@@ -244,7 +244,7 @@ def test_validated_network_has_estimated_running_statistics(tmp_path: Path) -> N
     torch.testing.assert_close(kept["backbone.0.1.running_mean"], seen.mean(dim=(0, 2, 3)))
     torch.testing.assert_close(kept["backbone.0.1.running_var"], seen.var(dim=(0, 2, 3)), rtol=0.05, atol=0)
     probabilities = predict_probabilities(network, task.val_batches(), compute=CPU)
-    assert auroc(task.val_labels, probabilities, positive=1) == record.val_auroc
+    assert auroc(task.val_labels, probabilities, positive=1) == record.val_score
     assert_same_bits(load_file(tmp_path / "best.safetensors"), state_of(network))
 
 
