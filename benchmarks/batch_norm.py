@@ -26,10 +26,10 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter  # type: ignore[import-untyped]
 
 from benchmarks.figures import Figure, figure
-from xraytune.models.train import estimate_batch_norms, predict_probabilities, train_network
 from xraytune.compute import choose_compute, pin
 from xraytune.config.settings import Experiment, Parameters, Settings
 from xraytune.metrics.classification import auroc
+from xraytune.models.train import estimate_batch_norms, predict_probabilities, train_network
 from xraytune.pipeline.inputs import build_inputs
 from xraytune.pipeline.prepare import Prepared, prepare
 from xraytune.records import Compute

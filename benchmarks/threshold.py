@@ -27,10 +27,6 @@ from scipy.special import expit, logit  # type: ignore[import-untyped]
 from sklearn.metrics import roc_curve
 
 from benchmarks.figures import Figure, figure
-from xraytune.models.checkpoint import load_best
-from xraytune.models.inputs import input_format, normalise, to_unit
-from xraytune.models.classifier import build_classifier, build_head
-from xraytune.models.train import predict_logits, predict_probabilities, train_network
 from xraytune.compute import choose_compute, pin
 from xraytune.config.load import load_space
 from xraytune.config.settings import Experiment, SplitSettings
@@ -40,6 +36,10 @@ from xraytune.data.split import split_by_patient
 from xraytune.metrics.classification import Flags, Floats
 from xraytune.metrics.threshold import balanced_threshold
 from xraytune.mix.sampler import image_stream
+from xraytune.models.checkpoint import load_best
+from xraytune.models.classifier import build_classifier, build_head
+from xraytune.models.inputs import input_format, normalise, to_unit
+from xraytune.models.train import predict_logits, predict_probabilities, train_network
 from xraytune.pipeline.model import pretrained_weights
 from xraytune.pipeline.prepare import require_unbroken, store_images
 from xraytune.records import Compute

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from tests.examples.conftest import EXAMPLES, OnPath, write_metadata
-from xraytune.models.backbones import build_backbone, last_stage_names
 from xraytune.config import extensions
 from xraytune.config.backbone_names import BACKBONES, size_problem
 from xraytune.config.load import load_space
@@ -21,6 +20,7 @@ from xraytune.data.phantom import draw_phantoms
 from xraytune.errors import ConfigError, DataError, MachineError
 from xraytune.metrics.classification import classification_metrics
 from xraytune.metrics.intervals import extension_metrics, patient_bootstrap
+from xraytune.models.backbones import build_backbone, last_stage_names
 from xraytune.pipeline.prepare import prepare
 from xraytune.pipeline.synthesize import POOL_STAGE, extension_block
 from xraytune.search.clean import ArtifactReferences

@@ -16,7 +16,6 @@ from sklearn import metrics as sk
 
 from tests.export.conftest import CopyLab, Lab, change_record
 from tests.in_process import command
-from xraytune.models.classifier import build_classifier
 from xraytune.cli.model import show_evaluation
 from xraytune.config.settings import Parameters
 from xraytune.errors import ConfigError, DataError
@@ -25,6 +24,7 @@ from xraytune.export.evaluate import evaluate
 from xraytune.export.predict import predict
 from xraytune.export.train import train
 from xraytune.files import read_json, read_jsonl
+from xraytune.models.classifier import build_classifier
 
 pytestmark = pytest.mark.slow
 

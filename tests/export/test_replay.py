@@ -13,11 +13,11 @@ import pytest
 
 from tests.export.conftest import FAILED, PRUNED, WITHOUT_EPOCH, CopyLab, Lab, run_to_its_end
 from tests.in_process import controller_of
-from xraytune.models.train import TRAINING_STEPS
 from xraytune.config.settings import Parameters
 from xraytune.errors import StudyError
 from xraytune.export.replay import replay
 from xraytune.files import read_jsonl
+from xraytune.models.train import TRAINING_STEPS
 from xraytune.pipeline.model import Pretrained, pretrained_weights
 from xraytune.search.clean import clean
 from xraytune.search.messages import TrialSuggestion

@@ -14,10 +14,6 @@ from PIL import Image
 from tests.confirm.test_plan import GAN, NONE
 from tests.data.test_dicom import dicom
 from tests.search.studies import CPU, two_images, write_space
-from xraytune.models.checkpoint import save_best, save_checkpoint
-from xraytune.models.inputs import InputFormat
-from xraytune.models.classifier import Classifier, build_classifier
-from xraytune.models.optimizer import Optimizer
 from xraytune.config.load import experiment_to_json
 from xraytune.config.settings import DataSettings, Experiment, GanSettings, Parameters, Settings
 from xraytune.confirm.plan import Plan, write_plan
@@ -26,6 +22,10 @@ from xraytune.export.final import FinalTraining, Scores
 from xraytune.files import append_jsonl, write_json
 from xraytune.gan.checkpoint import new_training, save_generator
 from xraytune.gan.checkpoint import save_checkpoint as save_gan
+from xraytune.models.checkpoint import save_best, save_checkpoint
+from xraytune.models.classifier import Classifier, build_classifier
+from xraytune.models.inputs import InputFormat
+from xraytune.models.optimizer import Optimizer
 from xraytune.pipeline.trial import Validated
 from xraytune.records import EpochRecord
 from xraytune.search.inputs import record_inputs

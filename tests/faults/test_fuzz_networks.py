@@ -32,12 +32,12 @@ from tests.faults.specimens import (
     seal,
 )
 from tests.in_process import CPU, one_thread
-from xraytune.models.checkpoint import finished_epochs, load_best, resume
-from xraytune.models.inputs import normalise, to_unit
-from xraytune.models.weights import read_weights
 from xraytune.export.bundle import open_bundle
 from xraytune.gan.checkpoint import checkpoint_generator, load_generator, new_training
 from xraytune.gan.checkpoint import resume as resume_gan
+from xraytune.models.checkpoint import finished_epochs, load_best, resume
+from xraytune.models.inputs import normalise, to_unit
+from xraytune.models.weights import read_weights
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Generating overly large repr"),  # of a failing input

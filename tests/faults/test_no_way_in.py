@@ -25,8 +25,6 @@ from tests.faults.fuzzing import little_memory, only_our_errors
 from tests.faults.specimens import make_bundle, make_study
 from tests.in_process import CPU, one_thread
 from tests.search.studies import direct, two_images, write_space
-from xraytune.models.checkpoint import finished_epochs, load_best
-from xraytune.models.weights import read_weights
 from xraytune.config.load import load_space
 from xraytune.config.settings import DataSettings, GanSettings, Parameters
 from xraytune.confirm.plan import read_plan
@@ -42,6 +40,8 @@ from xraytune.export.bundle import open_bundle
 from xraytune.files import read_json, sha256_of, write_json
 from xraytune.gan.checkpoint import checkpoint_generator, load_generator
 from xraytune.gan.train import train_gan
+from xraytune.models.checkpoint import finished_epochs, load_best
+from xraytune.models.weights import read_weights
 from xraytune.pipeline.gan_folder import gan_sample, gan_train
 from xraytune.pipeline.model import pretrained_weights
 from xraytune.pipeline.prepare import prepare

@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from xraytune.models import train
 from xraytune.config.load import load_space
 from xraytune.config.settings import Experiment, Parameters, Settings
 from xraytune.confirm import training as confirm_training
@@ -22,6 +21,7 @@ from xraytune.confirm.runs import Run, RunList
 from xraytune.data.phantom import draw_phantoms
 from xraytune.gan import step as gan_step
 from xraytune.gan import train as gan_train
+from xraytune.models import train
 from xraytune.pipeline import synthesize
 from xraytune.pipeline.prepare import prepare, read_prepared, write_prepared
 from xraytune.pipeline.synthesize import gan_need

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from xraytune.models.backbones import build_backbone, last_stage_names, to_one_channel
 from xraytune.config.backbone_names import BackboneName, size_problem
 from xraytune.errors import MachineError
+from xraytune.models.backbones import build_backbone, last_stage_names, to_one_channel
 
 ONE_OF_EACH_FAMILY = (
     *("small_cnn", "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s", "googlenet"),

@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from xraytune.models.classifier import Classifier, build_classifier, build_head
 from xraytune.config.settings import Parameters
+from xraytune.models.classifier import Classifier, build_classifier, build_head
 
 pytestmark = pytest.mark.slow
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from xraytune.models.inputs import InputFormat, input_format, normalise, to_unit
 from xraytune.config.backbone_names import BackboneName
 from xraytune.config.settings import Experiment, Parameters, Settings
+from xraytune.models.inputs import InputFormat, input_format, normalise, to_unit
 from xraytune.seeding import derive_seed
 
 

@@ -12,8 +12,8 @@ from torch import nn
 from torch.optim import SGD, Adam, AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau
 
-from xraytune.models.optimizer import PLATEAU_FACTOR, PLATEAU_PATIENCE_EPOCHS, Optimizer, learning_rate
 from xraytune.config.settings import Parameters
+from xraytune.models.optimizer import PLATEAU_FACTOR, PLATEAU_PATIENCE_EPOCHS, Optimizer, learning_rate
 
 Name = Literal["adam", "adamw", "sgd"]
 NAMES: tuple[Name, ...] = ("adam", "adamw", "sgd")

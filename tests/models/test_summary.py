@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
+from xraytune.config.settings import Parameters
 from xraytune.models.classifier import build_classifier
 from xraytune.models.summary import summarise
-from xraytune.config.settings import Parameters
 
 pytestmark = pytest.mark.slow
 

@@ -16,6 +16,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tests.in_process import CPU, one_thread
+from xraytune.config.settings import Parameters
+from xraytune.errors import ArtifactError, TrialError
+from xraytune.metrics.classification import auroc
 from xraytune.models.checkpoint import finished_epochs, load_best
 from xraytune.models.classifier import build_classifier
 from xraytune.models.train import (
@@ -25,9 +28,6 @@ from xraytune.models.train import (
     predict_probabilities,
     train_network,
 )
-from xraytune.config.settings import Parameters
-from xraytune.errors import ArtifactError, TrialError
-from xraytune.metrics.classification import auroc
 from xraytune.records import Compute, EpochRecord
 from xraytune.seeding import derive_seed, numpy_generator
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from xraytune.models.classifier import build_classifier
-from xraytune.models.weights import find_weights, official_urls, read_weights
 from xraytune.config.settings import Parameters
 from xraytune.errors import ConfigError, MachineError
+from xraytune.models.classifier import build_classifier
+from xraytune.models.weights import find_weights, official_urls, read_weights
 
 pytestmark = pytest.mark.slow
 

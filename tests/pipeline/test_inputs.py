@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 from tests.in_process import CPU
 from tests.pipeline.conftest import Bench
 from tests.pipeline.test_trial import gan
-from xraytune.models.classifier import build_classifier
 from xraytune.config.settings import FolderSettings
 from xraytune.errors import DataError
+from xraytune.models.classifier import build_classifier
 from xraytune.pipeline.inputs import build_inputs, real_images_for_norms, untrained
 from xraytune.pipeline.prepare import prepare
 from xraytune.pipeline.synthesize import GAN_STAGE, network_labels, trained_gan

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from tests.in_process import InProcess, one_thread
-from xraytune.models.classifier import build_classifier
 from xraytune.config.settings import Parameters
 from xraytune.confirm.run import confirm
 from xraytune.data.phantom import draw_phantoms
 from xraytune.errors import DataError, StudyError
 from xraytune.export.replay import replay
 from xraytune.export.train import train
+from xraytune.models.classifier import build_classifier
 from xraytune.pipeline.prepare import PIXELS_STAGE
 from xraytune.records import EpochRecord
 from xraytune.search import run as search_run

@@ -28,9 +28,9 @@ from xraytune.errors import join_names
 from xraytune.records import Json
 
 if TYPE_CHECKING:
-    from xraytune.models.summary import LayerSummary, ModelSummary
     from xraytune.export.evaluation import Evaluation
     from xraytune.export.train import Trained
+    from xraytune.models.summary import LayerSummary, ModelSummary
     from xraytune.records import EpochRecord
 
 METRIC_LABELS = {

@@ -15,8 +15,6 @@ from typing import Literal
 import numpy as np
 from pydantic import TypeAdapter
 
-from xraytune.models.checkpoint import load_best
-from xraytune.models.train import predict_probabilities
 from xraytune.compute import compute_like
 from xraytune.config.settings import DataSettings
 from xraytune.confirm.analysis import EvaluationSet
@@ -36,6 +34,8 @@ from xraytune.data.table import LabelTable, find_table
 from xraytune.errors import DataError, Problem, StudyError, join_names
 from xraytune.files import read_json, require_file, write_bytes, write_json
 from xraytune.metrics.classification import Floats, Labels, require_finite
+from xraytune.models.checkpoint import load_best
+from xraytune.models.train import predict_probabilities
 from xraytune.pipeline.artifacts import discard
 from xraytune.pipeline.inputs import untrained
 from xraytune.pipeline.prepare import Prepared, missing_images, pixels_inputs, require_unbroken, store_images

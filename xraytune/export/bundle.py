@@ -24,9 +24,6 @@ import numpy as np
 import safetensors.torch
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from xraytune.models.inputs import InputFormat
-from xraytune.models.classifier import Classifier, build_classifier
-from xraytune.models.weights import load_tensors
 from xraytune.config.backbone_names import BACKBONES, BackboneName, size_problem
 from xraytune.config.load import experiment_to_yaml, load_space
 from xraytune.config.paths import absolute_path, relative_path
@@ -36,6 +33,9 @@ from xraytune.export.final import FinalTraining
 from xraytune.files import read_bytes, read_json, sha256_of, write_json, write_text
 from xraytune.metrics.shift import ClassSample, class_samples, summarise
 from xraytune.metrics.threshold import ThresholdRule
+from xraytune.models.classifier import Classifier, build_classifier
+from xraytune.models.inputs import InputFormat
+from xraytune.models.weights import load_tensors
 from xraytune.pipeline.prepare import Prepared, write_prepared
 from xraytune.pipeline.trial import Validated
 from xraytune.records import Compute

@@ -17,15 +17,15 @@ from pathlib import Path
 
 import numpy as np
 
-from xraytune.models.checkpoint import load_best
-from xraytune.models.inputs import InputFormat
-from xraytune.models.classifier import Classifier
-from xraytune.models.train import TRAINING_STEPS, predict_probabilities
 from xraytune.config.settings import Experiment, Settings, Validation
 from xraytune.errors import DataError, Problem
 from xraytune.metrics.classification import auroc
 from xraytune.metrics.threshold import ThresholdRule, balanced_threshold
 from xraytune.mix.plan import plan_mix
+from xraytune.models.checkpoint import load_best
+from xraytune.models.classifier import Classifier
+from xraytune.models.inputs import InputFormat
+from xraytune.models.train import TRAINING_STEPS, predict_probabilities
 from xraytune.pipeline.inputs import TrialInputs, build_inputs
 from xraytune.pipeline.prepare import Prepared, PreparedImage, SideName
 from xraytune.pipeline.trial import Validated, fit_epochs, run_trial, validate

@@ -10,8 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from xraytune.models.inputs import normalise, to_unit
-from xraytune.models.train import predict_probabilities
 from xraytune.compute import compute_like, pin
 from xraytune.cores import cpu_count
 from xraytune.data.decoding import BrokenImage
@@ -22,6 +20,8 @@ from xraytune.export.bundle import Bundle, open_bundle
 from xraytune.files import csv_table, require_new, write_text
 from xraytune.metrics.classification import Floats, Labels, predicted_classes
 from xraytune.metrics.threshold import fewest_positives, sensitivity_threshold
+from xraytune.models.inputs import normalise, to_unit
+from xraytune.models.train import predict_probabilities
 from xraytune.records import Progress, ignore_progress
 
 _BATCH_SIZE = 64

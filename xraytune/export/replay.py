@@ -15,11 +15,11 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from xraytune.models.train import TRAINING_STEPS
 from xraytune.compute import pin, require_device
 from xraytune.config.settings import Experiment
 from xraytune.errors import MachineError, Problem, StudyError
 from xraytune.files import explain_disk_errors, make_folder, read_jsonl, require_writable, temporary_name
+from xraytune.models.train import TRAINING_STEPS
 from xraytune.pipeline.prepare import restore_pixels
 from xraytune.pipeline.trial import run_trial
 from xraytune.records import EpochRecord, Progress, TrialResult, ignore_progress

@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from xraytune.models.weights import find_weights
 from xraytune.compute import choose_compute, gpu_count, gpu_share, pin
 from xraytune.config.checks import require_no_plateau
 from xraytune.config.load import load_space
@@ -42,6 +41,7 @@ from xraytune.files import explain_disk_errors, make_folder, new_folder, require
 from xraytune.lease import LeaseHeldError, hold
 from xraytune.metrics.threshold import ThresholdRule
 from xraytune.mix.plan import require_extra_images
+from xraytune.models.weights import find_weights
 from xraytune.pipeline.artifacts import artifact_path, releases
 from xraytune.pipeline.extra_folder import require_enough, store_folder
 from xraytune.pipeline.model import require_two_classes

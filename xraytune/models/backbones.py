@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from xraytune.models.weights import load_tensors, read_weights
 from xraytune.config.backbone_names import BACKBONES, is_of_torchvision
 from xraytune.errors import ConfigError, MachineError, Problem
+from xraytune.models.weights import load_tensors, read_weights
 
 _IMAGENET_CLASSES = 1000
 _SMALL_CNN_WIDTHS = (16, 32, 64, 96)

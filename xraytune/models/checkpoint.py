@@ -15,10 +15,10 @@ from pydantic import TypeAdapter
 from safetensors.torch import load_file
 from torch import nn
 
-from xraytune.models.optimizer import Optimizer
-from xraytune.models.weights import load_tensors
 from xraytune.errors import ArtifactError, Problem
 from xraytune.files import require_file
+from xraytune.models.optimizer import Optimizer
+from xraytune.models.weights import load_tensors
 from xraytune.records import EpochRecord, FittedEpoch
 from xraytune.tensors import UNREADABLE, load_content, save_content, save_state
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from xraytune.models.backbones import build_backbone, last_stage_names
 from xraytune.config.settings import Parameters
+from xraytune.models.backbones import build_backbone, last_stage_names
 from xraytune.seeding import derive_seed
 
 _VGG16_HIDDEN = 256

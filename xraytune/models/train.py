@@ -20,12 +20,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from xraytune.models.checkpoint import resume, resume_fit, save_best, save_checkpoint
-from xraytune.models.optimizer import Optimizer, learning_rate
 from xraytune.compute import autocast
 from xraytune.config.settings import Parameters
 from xraytune.errors import Problem, TrialError, XraytuneError
 from xraytune.metrics.classification import auroc
+from xraytune.models.checkpoint import resume, resume_fit, save_best, save_checkpoint
+from xraytune.models.optimizer import Optimizer, learning_rate
 from xraytune.records import Compute, EpochRecord, FittedEpoch, Progress, ignore_progress
 from xraytune.seeding import derive_seed
 

@@ -18,11 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from xraytune.models.augment import augment, fresh_views, view_table
-from xraytune.models.inputs import normalise
-from xraytune.models.classifier import Classifier
 from xraytune.config.settings import Experiment
 from xraytune.mix.sampler import image_stream
+from xraytune.models.augment import augment, fresh_views, view_table
+from xraytune.models.classifier import Classifier
+from xraytune.models.inputs import normalise
 from xraytune.pipeline.network import VAL_BATCH, Network, view_count
 from xraytune.pipeline.prepare import Prepared
 from xraytune.pipeline.training_set import ImageSource, TrainingSet, build_training_set, side_images

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from xraytune.models.classifier import build_classifier
-from xraytune.models.summary import ModelSummary, summarise
-from xraytune.models.weights import find_weights
 from xraytune.config.load import load_space
 from xraytune.config.settings import DataSettings, Parameters
 from xraytune.config.space import Space
 from xraytune.data.index import find_class_names
 from xraytune.errors import ArtifactError, ConfigError, Problem
 from xraytune.files import read_json, sha256_of, write_json
+from xraytune.models.classifier import build_classifier
+from xraytune.models.summary import ModelSummary, summarise
+from xraytune.models.weights import find_weights
 from xraytune.pipeline.artifacts import build_once
 
 WEIGHTS_STAGE = "weights-1"

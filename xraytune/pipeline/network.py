@@ -18,12 +18,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from xraytune.models.augment import augment, view_table
-from xraytune.models.inputs import InputFormat, input_format, normalise, to_unit
-from xraytune.models.classifier import Classifier, build_classifier, build_head
-from xraytune.models.train import predict_logits
 from xraytune.config.backbone_names import BACKBONES
 from xraytune.config.settings import Experiment
+from xraytune.models.augment import augment, view_table
+from xraytune.models.classifier import Classifier, build_classifier, build_head
+from xraytune.models.inputs import InputFormat, input_format, normalise, to_unit
+from xraytune.models.train import predict_logits
 from xraytune.pipeline.artifacts import build_once, releases
 from xraytune.pipeline.model import pretrained_weights
 from xraytune.pipeline.prepare import Prepared

@@ -19,13 +19,13 @@ from typing import TypeVar
 
 import numpy as np
 
-from xraytune.models.checkpoint import finished_epochs, fitted_epochs, load_best
-from xraytune.models.train import fit_network, predict_probabilities, train_network
 from xraytune.config.settings import Experiment
 from xraytune.errors import ArtifactError
 from xraytune.files import append_jsonl, read_jsonl, write_text
 from xraytune.metrics.classification import Floats, Labels, auroc
 from xraytune.metrics.threshold import balanced_threshold
+from xraytune.models.checkpoint import finished_epochs, fitted_epochs, load_best
+from xraytune.models.train import fit_network, predict_probabilities, train_network
 from xraytune.pipeline.inputs import TrialInputs, build_inputs
 from xraytune.pipeline.prepare import Prepared
 from xraytune.pipeline.synthesize import network_labels, trained_gan

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xraytune.models.classifier import build_classifier
-from xraytune.models.weights import find_weights
 from xraytune.compute import choose_compute, gpu_count, require_device
 from xraytune.config.backbone_names import BACKBONES
 from xraytune.config.fields import parameters_from
@@ -20,6 +18,8 @@ from xraytune.data.index import read_index
 from xraytune.errors import Problem, TrialError
 from xraytune.files import require_writable
 from xraytune.mix.plan import require_extra_images
+from xraytune.models.classifier import build_classifier
+from xraytune.models.weights import find_weights
 from xraytune.pipeline.model import require_two_classes
 from xraytune.pipeline.prepare import Prepared, prepare_index, restore_pixels
 from xraytune.pipeline.sides import chance_warning, side_sizes
