@@ -21,6 +21,7 @@ from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter  # type: ignore[import-untyped]
@@ -110,10 +111,9 @@ def _judged(settings: Settings, parameters: Parameters, prepared: Prepared, fold
             parameters,  # with the moving average
             trial_inputs.trained,
             batch=trial_inputs.batch,
+            loss=F.cross_entropy,
             norm_batches=trial_inputs.norm_batches,
-            val_batches=trial_inputs.val_a,
-            val_labels=prepared.side("val_a").labels,
-            positive=prepared.positive,
+            validate=trial_inputs.validate,
             max_epochs=settings.budget.max_epochs,
             steps_per_epoch=_STEPS,
             seed=settings.seed,

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy.special import expit, logit  # type: ignore[import-untyped]
 from sklearn.metrics import roc_curve
@@ -39,7 +40,7 @@ from xraytune.mix.sampler import image_stream
 from xraytune.models.checkpoint import load_best
 from xraytune.models.classifier import build_classifier, build_head
 from xraytune.models.inputs import input_format, normalise, to_unit
-from xraytune.models.train import predict_logits, predict_probabilities, train_network
+from xraytune.models.train import predict_logits, predict_probabilities, train_network, validate_classifier
 from xraytune.pipeline.model import pretrained_weights
 from xraytune.pipeline.prepare import require_unbroken, store_images
 from xraytune.records import Compute
@@ -128,10 +129,11 @@ class Bench:
                 parameters,
                 head,
                 batch=batch,
+                loss=F.cross_entropy,
                 norm_batches=list,  # a head has no batch norm
-                val_batches=lambda: [torch.from_numpy(self.features[val_a])],
-                val_labels=labels[val_a],
-                positive=1,
+                validate=lambda network: validate_classifier(
+                    network, [torch.from_numpy(self.features[val_a])], labels[val_a], positive=1, compute=self.compute
+                ),
                 max_epochs=self.experiment.settings.budget.max_epochs,
                 steps_per_epoch=max(8, -(-len(train) // 32)),
                 seed=seed,

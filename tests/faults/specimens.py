@@ -116,7 +116,7 @@ def make_bundle(folder: Path) -> None:
         experiment=Experiment(settings=settings, parameters=SMALL),
         overrides=(),
         training=FinalTraining(
-            classifier=network(),
+            network=network(),
             input_format=InputFormat(image_size_px=32, resolution_px=None, mean=(0.5,), std=(0.2,)),
             prepared=two_images(),
             epochs=[EPOCH],
@@ -129,7 +129,7 @@ def make_bundle(folder: Path) -> None:
                 best_epoch=1,
                 epochs=1,
                 validated=Validated(
-                    labels=np.array([0, 1]), probabilities=np.array([[0.9, 0.1], [0.2, 0.8]]), patients=("a", "b")
+                    labels=np.array([0, 1]), results=np.array([[0.9, 0.1], [0.2, 0.8]]), patients=("a", "b")
                 ),
             ),
         ),

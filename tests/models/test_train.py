@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from xraytune.models.train import (
     predict_logits,
     predict_probabilities,
     train_network,
+    validate_classifier,
 )
 from xraytune.records import Compute, EpochRecord
 from xraytune.seeding import derive_seed, numpy_generator
@@ -65,6 +67,10 @@ class TinyTask:
         """The validation images, in batches of 16."""
         return map(self.features_of, torch.split(self.val_images, 16))
 
+    def validate(self, network: nn.Module) -> tuple[float, float]:
+        """Loss and AUROC on the validation images."""
+        return validate_classifier(network, self.val_batches(), self.val_labels, positive=1, compute=CPU)
+
 
 def tiny_task(features_of: Callable[[Tensor], Tensor] = lambda images: images) -> TinyTask:
     generator = torch.Generator().manual_seed(derive_seed(1, "tiny task"))
@@ -93,10 +99,9 @@ def train(
         parameters,
         network,
         batch=task.batch,
+        loss=F.cross_entropy,
         norm_batches=task.norm_batches,
-        val_batches=task.val_batches,
-        val_labels=task.val_labels,
-        positive=1,
+        validate=task.validate,
         max_epochs=epochs,
         steps_per_epoch=STEPS_PER_EPOCH,
         seed=5,
@@ -127,10 +132,9 @@ def test_progress_starts_before_first_step(tmp_path: Path) -> None:
         parameters,
         build_classifier(parameters, 2, weights=None, seed=1),
         batch=task.batch,
+        loss=F.cross_entropy,
         norm_batches=task.norm_batches,
-        val_batches=task.val_batches,
-        val_labels=task.val_labels,
-        positive=1,
+        validate=task.validate,
         max_epochs=3,
         steps_per_epoch=1,
         seed=5,

@@ -14,7 +14,7 @@ from tests.pipeline.conftest import Bench
 from tests.pipeline.test_trial import gan
 from xraytune.config.settings import FolderSettings
 from xraytune.errors import DataError
-from xraytune.models.classifier import build_classifier
+from xraytune.models.classifier import Classifier, build_classifier
 from xraytune.pipeline.inputs import build_inputs, real_images_for_norms, untrained
 from xraytune.pipeline.prepare import prepare
 from xraytune.pipeline.synthesize import GAN_STAGE, network_labels, trained_gan
@@ -169,18 +169,20 @@ def test_cached_features_are_what_the_frozen_network_computes(bench: Bench, tmp_
         update={"parameters": experiment.parameters.model_copy(update={"trainable": "last_stage"})}
     )
     straight = build_inputs(whole, bench.prepared, cache=bench.cache, compute=CPU)
-    straight.classifier().eval()
+    network = straight.whole()
+    assert isinstance(network, Classifier)
+    network.eval()
 
     for step in range(6):
         features, labels = cached.batch(step)
         images, same_labels = straight.batch(step)
         with torch.no_grad():
-            expected = straight.classifier().backbone(images)
+            expected = network.backbone(images)
         assert torch.equal(labels, same_labels)
         assert torch.allclose(features, expected, atol=1e-5)
     (val,), images = list(cached.val_a()), torch.cat(list(straight.val_a()))
     with torch.no_grad():
-        assert torch.allclose(val, straight.classifier().backbone(images), atol=1e-5)
+        assert torch.allclose(val, network.backbone(images), atol=1e-5)
 
 
 def test_all_images_of_a_gan_trial_have_the_gans_resolution(bench: Bench) -> None:

@@ -45,6 +45,15 @@ WEIGHT_SETS = (
 )
 """torchvision's names; not every backbone has all of them."""
 
+ENCODERS = (
+    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d"),
+    *("mobilenet_v2", "densenet121", "densenet161", "densenet169", "densenet201"),
+    *("vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"),
+)
+"""Backbones that segmentation-models-pytorch has with torchvision's layers, so that torchvision's weights fit."""
+ENCODER_STRIDE_PX = 32
+"""A U-Net halves an image five times."""
+
 _ONLY_SIZE_PX = dict.fromkeys(("maxvit_t", "vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32", "vit_h_14"), 224)
 _SMALLEST_SIZE_PX = {"alexnet": 63, "inception_v3": 75}
 

@@ -6,23 +6,25 @@ that can never be active are dropped. So different points are different trials.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from graphlib import CycleError, TopologicalSorter
 
 from pydantic import ValidationError
 
-from xraytune.config.backbone_names import WEIGHT_SETS, size_problem
+from xraytune.config.backbone_names import ENCODER_STRIDE_PX, ENCODERS, WEIGHT_SETS, size_problem
 from xraytune.config.document import Problems
-from xraytune.config.domains import Choices
+from xraytune.config.domains import Choices, Value
 from xraytune.config.fields import parameter_fields, parameters_from
 from xraytune.config.grammar import ROOT, Declaration, join_conditions
-from xraytune.config.messages import explain, group_regex_problem, nearest
+from xraytune.config.messages import explain, format_value, group_regex_problem, nearest
 from xraytune.config.settings import RULES_READ, USED_ONLY_BY, Parameters, Settings, Validation
 from xraytune.config.space import Condition, ParameterSpec, Point, corner_points, family_of
 from xraytune.errors import ConfigError, Problem
 
 _MAX_BLAMED = 20
+_ONLY_CLASSIFICATION = ("head", "loss", "dropout", "balance")
+_ENCODERS_HINT = f"use one of: {', '.join(ENCODERS)}"
 
 
 def complete_specs(declared: Mapping[str, Declaration], problems: Problems) -> tuple[ParameterSpec, ...]:
@@ -163,8 +165,9 @@ def _check_against_settings(
         what, fix = refusal
         problems.add(("data", "split", "group_regex"), f"data.split.group_regex: {what}", fix)
     checked = ("backbone", "weights", "loss", "gan.image_size")
-    values = ((name, point[name]) for name in checked for point in corner_points(specs, [name]) if name in point)
-    for name, value in dict.fromkeys(values):
+    if settings.task == "segmentation":
+        _check_segmentation(specs, data.image_size, declared, problems)
+    for name, value in _values(specs, checked):
         refusal = None
         match name, value:
             case "backbone", _:
@@ -178,6 +181,28 @@ def _check_against_settings(
                 refusal = what, f"set data.image_size: {value} or more, or a smaller gan.image_size"
         if refusal:
             problems.add(declared[name].path if name in declared else ROOT, *refusal)
+
+
+def _values(specs: Sequence[ParameterSpec], names: Sequence[str]) -> Iterator[tuple[str, Value]]:
+    """Yield each parameter's values in the space; the ends of a range."""
+    values = ((name, point[name]) for name in names for point in corner_points(specs, [name]) if name in point)
+    yield from dict.fromkeys(values)
+
+
+def _check_segmentation(
+    specs: Sequence[ParameterSpec], image_size_px: int, declared: Mapping[str, Declaration], problems: Problems
+) -> None:
+    """Check what only classification has: some backbones, and some parameters."""
+    if image_size_px % ENCODER_STRIDE_PX:
+        size_px = -(-image_size_px // ENCODER_STRIDE_PX) * ENCODER_STRIDE_PX
+        what = f"data.image_size: {image_size_px} is not a multiple of {ENCODER_STRIDE_PX}, which a U-Net needs"
+        problems.add(("data", "image_size"), what, f"write {size_px}")
+    for name, value in _values(specs, ("backbone", *_ONLY_CLASSIFICATION)):
+        what, fix = f"{name}: {format_value(value)} is for classification", f"remove {name}"
+        if name == "backbone":
+            what, fix = f"backbone: {value} cannot be the encoder of a U-Net", nearest(value, ENCODERS, _ENCODERS_HINT)
+        if value not in (ENCODERS if name == "backbone" else (parameter_fields()[name].default,)):
+            problems.add(declared[name].path if name in declared else ROOT, what, fix)
 
 
 def require_no_plateau(parameters: Parameters, validation: Validation) -> None:

@@ -14,7 +14,7 @@ from xraytune.config.document import KeyPath, Problems, dotted, with_value
 from xraytune.config.fields import parameter_fields
 from xraytune.config.messages import choices_of, explain, format_value, nearest
 from xraytune.config.paths import absolute_path
-from xraytune.config.settings import OBJECTIVE_METRIC, Model, Settings
+from xraytune.config.settings import OBJECTIVES, Model, Settings
 
 NON_SETTING_KEYS = ("parameters", "points_to_evaluate")
 """The keys of a space file that are not settings."""
@@ -22,7 +22,7 @@ NON_SETTING_KEYS = ("parameters", "points_to_evaluate")
 _PATHS: tuple[KeyPath, ...] = (("data", "path"), ("weights_dir",), ("exported_from", "study"))
 _KEYS_OF_OTHER_TOOLS = {
     "method": "write sampler: {name: tpe}",
-    "metric": f"write objective: {{metric: {OBJECTIVE_METRIC}}}",
+    "metric": f"write objective: {{metric: {OBJECTIVES['classification']}}}",
     "early_terminate": "write scheduler: {name: asha}",
     "run_cap": "write budget: {trials: 60}",
     "program": "remove it: xraytune is the program",
@@ -91,7 +91,7 @@ def _explained(path: KeyPath, errors: Sequence[ErrorDetails]) -> tuple[str, str]
     if kind == "missing":
         return f"{name}: is missing", _MISSING.get(name, f"write {path[-1]}:")
     if path == ("objective", "metric") and "test" in str(value):
-        fix = f"write {OBJECTIVE_METRIC}; only evaluate reads the test folder"
+        fix = f"write {' or '.join(OBJECTIVES.values())}; only evaluate reads the test folder"
         return f"{name}: {format_value(value)} would select the model on test images", fix
     if kind == "model_type" and (model := _model_at(path)):
         return (

@@ -7,7 +7,7 @@ are an `Experiment`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
@@ -30,7 +30,9 @@ ValUse = Literal["merge", "folder", "val_a", "val_b"]
 Validation = Literal["keep", "val_a", "all"]
 HeadName = Literal["linear", "vgg16_two_class"]
 LossName = Literal["cross_entropy", "bce"]
-OBJECTIVE_METRIC = "val_auroc"
+TaskName = Literal["classification", "segmentation"]
+OBJECTIVES: Mapping[TaskName, str] = {"classification": "val_auroc", "segmentation": "val_dice"}
+"""The validation metric that a search of each task maximises."""
 
 
 USED_ONLY_BY: Mapping[str, Callable[[object], bool]] = {
@@ -159,7 +161,8 @@ class DataSettings(Model):
 class Objective(Model):
     """What the search maximises: a validation metric, never a test metric."""
 
-    metric: Literal["val_auroc"] = "val_auroc"
+    metric: Literal["val_auroc", "val_dice"] = "val_auroc"
+    """AUROC for classification, mean Dice over images for segmentation; by default that of the task."""
     goal: Literal["maximize"] = "maximize"
 
 
@@ -418,7 +421,8 @@ class Settings(Model):
     version: Literal[1] = 1
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     seed: int = 0
-    task: Literal["classification"] = "classification"
+    task: TaskName = "classification"
+    """`segmentation` trains a U-Net on images with masks; see docs/segmentation.md."""
     weights_dir: FilePath | None = None
     data: DataSettings
     objective: Objective = Objective()
@@ -430,6 +434,27 @@ class Settings(Model):
     tracking: Tracking = Tracking()
     exported_from: ExportedFrom | None = None
     final: FinalSettings | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_metric(cls, values: Any) -> Any:
+        """Let the task choose the objective, unless it is given."""
+        if not isinstance(values, dict) or values.get("task") not in OBJECTIVES:
+            return values
+        objective = values.get("objective", {})
+        if not isinstance(objective, dict):
+            return values
+        return {**values, "objective": {"metric": OBJECTIVES[values["task"]], **objective}}
+
+    @model_validator(mode="after")
+    def _suits_the_task(self) -> Self:
+        expected = OBJECTIVES[self.task]
+        if self.objective.metric != expected:
+            raise ValueError(f"objective.metric: {self.objective.metric} is not for {self.task}; write {expected}")
+        given = {"classes": self.data.classes != "binary", "positive": self.data.positive, "table": self.data.table}
+        if self.task == "segmentation" and (names := [name for name, value in given.items() if value]):
+            raise ValueError(f"data.{names[0]} is for classification, but task is segmentation; remove it")
+        return self
 
     def identity(self) -> dict[str, Json]:
         """Return what must not change when a study resumes, as plain JSON.

@@ -63,9 +63,10 @@ class ImageFile:
         file: Path below the index's root, with forward slashes.
         label: Position of its class in the index's class names.
         patient: Its patient; images of one patient stay together.
-        sha256: Hash of the file's bytes; empty if the file cannot be read.
+        sha256: Hash of the file's bytes, and those of its masks; empty if a file cannot be read.
         width_px: From the file's header; 0 if the header is broken, which decoding reports.
         height_px: From the file's header, like `width_px`.
+        masks: Files of its mask, like `file`; several are united. None in classification.
     """
 
     file: str
@@ -74,6 +75,7 @@ class ImageFile:
     sha256: str
     width_px: int
     height_px: int
+    masks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -265,7 +265,7 @@ def write_bundle(
     for row in rows:
         del row["seconds"]
     write_text(folder / "epochs.jsonl", "".join(f"{json.dumps(row, allow_nan=False)}\n" for row in rows))
-    save_state(training.classifier, folder / _MODEL)
+    save_state(training.network, folder / _MODEL)
     write_json(folder / _MANIFEST, {"version": 1, "files": {name: sha256_of(folder / name) for name in _FILES}})
     return record
 
@@ -273,7 +273,7 @@ def write_bundle(
 def _validation(prepared: Prepared, validated: Validated) -> dict[str, ValidationScores] | None:
     if len(prepared.class_names) > 2:
         return None
-    scores = validated.probabilities[:, prepared.positive]
+    scores = validated.results[:, prepared.positive]
     samples = class_samples(prepared.class_names, validated.labels, scores, validated.patients)
     return {
         name: ValidationScores(

@@ -94,11 +94,11 @@ def _weights(name: str) -> str:
 def _metrics(record: BundleRecord, scores: Scores) -> str:
     validated, positive = scores.validated, record.class_names.index(record.positive)
     found = asdict(
-        classification_metrics(validated.labels, validated.probabilities, positive=positive, threshold=scores.threshold)
+        classification_metrics(validated.labels, validated.results, positive=positive, threshold=scores.threshold)
     )
     intervals = patient_bootstrap(
         validated.labels,
-        validated.probabilities,
+        validated.results,
         validated.patients,
         positive=positive,
         threshold=scores.threshold,

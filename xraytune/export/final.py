@@ -16,18 +16,18 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
+from torch import nn
 
 from xraytune.config.settings import Experiment, Settings, Validation
 from xraytune.errors import DataError, Problem
-from xraytune.metrics.classification import auroc
-from xraytune.metrics.threshold import ThresholdRule, balanced_threshold
+from xraytune.metrics.threshold import ThresholdRule
 from xraytune.mix.plan import plan_mix
 from xraytune.models.checkpoint import load_best
-from xraytune.models.classifier import Classifier
 from xraytune.models.inputs import InputFormat
-from xraytune.models.train import TRAINING_STEPS, predict_probabilities
+from xraytune.models.train import TRAINING_STEPS
 from xraytune.pipeline.inputs import TrialInputs, build_inputs
 from xraytune.pipeline.prepare import Prepared, PreparedImage, SideName
+from xraytune.pipeline.task import task_of
 from xraytune.pipeline.trial import Validated, fit_epochs, run_trial, validate
 from xraytune.records import Compute, EpochRecord, FittedEpoch, Progress, split_unit
 from xraytune.seeding import derive_seed
@@ -77,7 +77,7 @@ class Scores:
 class FinalTraining:
     """A trained network, whole even if only its head was trained; `prepared` has the sides that images were used for."""
 
-    classifier: Classifier
+    network: nn.Module
     input_format: InputFormat
     prepared: Prepared
     epochs: Sequence[EpochRecord] | Sequence[FittedEpoch]
@@ -220,13 +220,14 @@ def train_with_val_a(experiment: Experiment, prepared: Prepared, work: Work) -> 
         threshold_rule="calibrated_val_a_val_b",
         best_epoch=result.best_epoch,
         epochs=result.epochs,
-        validated=validate(inputs, prepared, work.compute),
+        validated=validate(inputs, prepared),
     )
     return _trained(inputs, prepared, epochs, scores)
 
 
 def train_without_val_a(experiment: Experiment, prepared: Prepared, fits: Sequence[Fit], work: Work) -> FinalTraining:
     """Run the fits; `prepared` is that of `used_images`."""
+    task = task_of(experiment.settings)
     epochs, positive, has_folds = fixed_epochs(experiment.settings), prepared.positive, len(fits) > 1
     steps = [epochs * fit.prepared.steps_per_epoch(experiment.settings) for fit in fits]
     unseen: list[Validated] = []
@@ -235,21 +236,21 @@ def train_without_val_a(experiment: Experiment, prepared: Prepared, fits: Sequen
         records, inputs = _run(experiment, fit, epochs, replace(work, on_progress=on_progress))
         side = fit.prepared.side("val_a")
         if len(side.rows):
-            scored = predict_probabilities(inputs.trained, inputs.val_a(), compute=work.compute)
-            unseen.append(Validated(labels=side.labels, probabilities=scored, patients=side.patients))
-            value = auroc(side.labels, scored, positive=positive)
-            work.note(f"{fit.name}: AUROC {value:.4f} on the {len(side.rows):,} images that it has not seen")
+            results = inputs.results("val_a")
+            unseen.append(Validated(labels=side.labels, results=results, patients=side.patients))
+            value = task.score(side.labels, results, positive)
+            work.note(f"{fit.name}: {task.metric} {value:.4f} on the {len(side.rows):,} images that it has not seen")
     validated = Validated(
         labels=np.concatenate([one.labels for one in unseen]),
-        probabilities=np.concatenate([one.probabilities for one in unseen]),
+        results=np.concatenate([one.results for one in unseen]),
         patients=tuple(chain.from_iterable(one.patients for one in unseen)),
     )
-    value = auroc(validated.labels, validated.probabilities, positive=positive)
+    value = task.score(validated.labels, validated.results, positive)
     scores = Scores(
         val_score=None,
         val_b_score=None if has_folds else value,
         out_of_fold_score=value if has_folds else None,
-        threshold=balanced_threshold(validated.labels == positive, validated.probabilities[:, positive]),
+        threshold=task.threshold(validated.labels, validated.results, positive),
         threshold_rule="calibrated_out_of_fold" if has_folds else "calibrated_val_b",
         best_epoch=epochs,
         epochs=epochs,
@@ -262,7 +263,7 @@ def _trained(
     inputs: TrialInputs, prepared: Prepared, epochs: Sequence[EpochRecord] | Sequence[FittedEpoch], scores: Scores
 ) -> FinalTraining:
     return FinalTraining(
-        classifier=inputs.classifier(),
+        network=inputs.whole(),
         input_format=inputs.network.form,
         prepared=prepared,
         epochs=epochs,

@@ -22,7 +22,6 @@ from xraytune.config.load import load_space
 from xraytune.config.settings import Experiment, Settings, extensions_of
 from xraytune.config.space import Space
 from xraytune.cores import cpu_count
-from xraytune.data.index import read_index
 from xraytune.data.pixels import stored_files
 from xraytune.errors import ArtifactError, Problem
 from xraytune.export.bundle import TrainedOn, write_bundle
@@ -48,6 +47,7 @@ from xraytune.pipeline.model import require_two_classes
 from xraytune.pipeline.prepare import Prepared, prepare_index
 from xraytune.pipeline.samples import save_gan_grid
 from xraytune.pipeline.synthesize import copy_file
+from xraytune.pipeline.task import task_of
 from xraytune.records import Compute, EpochRecord, Progress, ignore_progress
 from xraytune.search.inputs import inputs_of_trials, read_inputs
 from xraytune.search.study import StudyFolder, damage_explained
@@ -150,7 +150,7 @@ def train(
     require_two_classes(space)
     weights = find_weights(parameters.backbone, parameters.weights, settings.weights_dir)
     weights_sha256 = sha256_of(weights, "file of tensors") if weights else None
-    index = read_index(settings.data, on_progress=on_progress)
+    index = task_of(settings).read_index(settings.data, on_progress=on_progress)
     prepared, warnings = prepare_index(index, settings.data, cache, skip_broken=skip_broken, on_progress=on_progress)
     for warning in warnings:
         note(warning)

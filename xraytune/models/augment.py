@@ -33,6 +33,7 @@ from xraytune.seeding import numpy_generator
 VIEW_COLUMNS = ("flip", "angle_radians", "shift_x", "shift_y", "scale", "contrast", "brightness")
 IDENTITY_VIEW = (1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0)
 _FLIP_PROBABILITY = 0.5
+_MASK_THRESHOLD = 0.5
 _MAX_CHANGE = {
     1: (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
     2: (0.0, math.radians(7), 0.05, 0.05, 0.10, 0.20, 0.10),
@@ -64,12 +65,25 @@ def augment(images: Tensor, views: Tensor) -> Tensor:
         float32 [B, 1, S, S] in [0, 1]; bit-identical to the image for an identity view.
     """
     contrast, brightness = views[:, 5, None, None, None], views[:, 6, None, None, None]
-    grid = F.affine_grid(_inverse_affine(views), list(images.shape), align_corners=False)
-    moved = F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    moved = _move(images, views)
     mean = moved.mean(dim=(1, 2, 3), keepdim=True)
     augmented = ((moved - mean) * contrast + mean + brightness).clamp(0, 1)
-    is_identity = (views == torch.tensor(IDENTITY_VIEW, dtype=views.dtype, device=views.device)).all(dim=1)
-    return torch.where(is_identity[:, None, None, None], images, augmented)
+    return torch.where(_is_identity(views), images, augmented)
+
+
+def augment_masks(masks: Tensor, views: Tensor) -> Tensor:
+    """Move masks, float32 [B, 1, S, S] of 0 and 1, as `augment` moves their images; bilinear, then 1 from 0.5."""
+    return torch.where(_is_identity(views), masks, (_move(masks, views) >= _MASK_THRESHOLD).to(masks.dtype))
+
+
+def _move(images: Tensor, views: Tensor) -> Tensor:
+    grid = F.affine_grid(_inverse_affine(views), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def _is_identity(views: Tensor) -> Tensor:
+    identity = torch.tensor(IDENTITY_VIEW, dtype=views.dtype, device=views.device)
+    return (views == identity).all(dim=1)[:, None, None, None]
 
 
 def _draw(generator: np.random.Generator, shape: tuple[int, ...], classical: int) -> NDArray[np.float32]:

@@ -64,7 +64,7 @@ def build_backbone(name: str, *, weights: Path | None = None, input_channels: in
         network = get_model(name, weights=None, **options)
         removed, feature_count = _remove_head(network)
     if weights is not None:
-        _load_weights(network, name, weights, removed)
+        load_weights(network, name, weights, removed)
     if input_channels == 1:
         to_one_channel(network, name)
     return network, feature_count
@@ -132,8 +132,12 @@ def _small_cnn() -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
-def _load_weights(network: nn.Module, name: str, path: Path, removed: str) -> None:
-    """Load a file's tensors, except those of its head and of auxiliary heads."""
+def load_weights(network: nn.Module, name: str, path: Path, removed: str = "") -> None:
+    """Load a file's tensors, except those of auxiliary heads and of the head, the layer `removed` if it is below others.
+
+    Raises:
+        MachineError: The file cannot be read, or is for another network than the backbone `name`.
+    """
     weights = read_weights(path)
     expected = network.state_dict()
     top_level = {key.partition(".")[0] for key in expected}

@@ -44,12 +44,17 @@ class Classifier(nn.Module):
     def train(self, mode: bool = True) -> Self:
         """Set the mode, except for modules of the backbone with a frozen parameter, which stay in eval mode."""
         super().train(mode)
-        self.backbone.eval()
-        for module in self.backbone.modules():
-            parameters = list(module.parameters())
-            if mode and parameters and all(parameter.requires_grad for parameter in parameters):
-                module.train()
+        train_unless_frozen(self.backbone, mode)
         return self
+
+
+def train_unless_frozen(network: nn.Module, mode: bool) -> None:
+    """Set the mode of a network; a module with a frozen parameter stays in eval mode."""
+    network.eval()
+    for module in network.modules():
+        parameters = list(module.parameters())
+        if mode and parameters and all(parameter.requires_grad for parameter in parameters):
+            module.train()
 
 
 class BinaryLogits(nn.Module):

@@ -1,4 +1,4 @@
-"""Training loop and predictions of a classifier.
+"""The training loop and predictions of a network, whatever its task.
 
 Training is an iterator of epochs that can be left after any epoch and resumed. A network's inputs are either images or the
 cached features of a frozen backbone.
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -33,6 +33,10 @@ TRAINING_STEPS = "training the network (steps)"
 """The name of what `on_progress` counts during training."""
 
 Batches: TypeAlias = Callable[[], Iterable[Tensor]]
+Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""A differentiable loss of a network's outputs, float32, and the targets."""
+Validate: TypeAlias = Callable[[nn.Module], tuple[float, float]]
+"""From a network to its loss and score on val-A."""
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
@@ -41,10 +45,9 @@ def train_network(
     network: nn.Module,
     *,
     batch: Callable[[int], tuple[Tensor, Tensor]],
+    loss: Loss,
     norm_batches: Batches,
-    val_batches: Batches,
-    val_labels: NDArray[np.int64],
-    positive: int,
+    validate: Validate,
     max_epochs: int,
     steps_per_epoch: int,
     seed: int,
@@ -52,21 +55,20 @@ def train_network(
     checkpoint_dir: Path,
     on_progress: Progress = ignore_progress,
 ) -> Iterator[EpochRecord]:
-    """Train with cross entropy; after each epoch evaluate on val-A, write the checkpoint, then yield the record.
+    """Train; after each epoch validate on val-A, write the checkpoint, then yield the record.
 
     Yields only the epochs after the checkpoint in `checkpoint_dir`, if there is one. On the CPU, a resumed run is
-    bit-identical to an uninterrupted one. `best.safetensors` holds the weights of the epoch with the best val-A AUROC, the
+    bit-identical to an uninterrupted one. `best.safetensors` holds the weights of the epoch with the best val-A score, the
     earliest of equals.
 
     Args:
         parameters: Optimizer, schedule, early stopping and batch norm are used.
-        network: A `Classifier`, or only its head for cached features; on the device. Trained in place.
-        batch: Step, from 0 -> inputs on the device (normalised images [B, C, S, S] or features [B, D]) and labels int64 [B];
-            a function of the step only.
+        network: The whole network, or only its head for cached features; on the device. Trained in place.
+        batch: Step, from 0 -> inputs on the device (normalised images [B, C, S, S] or features [B, D]) and the targets of
+            `loss`; a function of the step only.
+        loss: Of outputs and targets.
         norm_batches: For `estimate_batch_norms`, unless `batch_norm` is `moving`.
-        val_batches: Inputs of val-A on the device, in the order of `val_labels`.
-        val_labels: int64 [N].
-        positive: The positive class for the AUROC of two classes.
+        validate: Computes loss and score on val-A.
         max_epochs: Epochs of a full run.
         steps_per_epoch: Optimizer steps.
         seed: Seed of the dropout.
@@ -77,7 +79,6 @@ def train_network(
     Raises:
         TrialError: The loss is not finite.
         ArtifactError: The checkpoint is damaged or from another network.
-        DataError: Val-A lacks a class.
     """
     optimizer = Optimizer(parameters, network)
     total_steps = max_epochs * steps_per_epoch
@@ -93,13 +94,11 @@ def train_network(
         val_losses = [record.val_loss for record in records]
         lr_at = partial(learning_rate, parameters, total_steps=total_steps, val_losses=val_losses)
         epoch_seed = derive_seed(seed, "epoch", epoch)
-        train_loss = _train_epoch(network, optimizer, batch, steps, lr_at, epoch_seed, compute, on_step)
+        train_loss = _train_epoch(network, optimizer, batch, loss, steps, lr_at, epoch_seed, compute, on_step)
         if parameters.batch_norm != "moving":
             estimate_batch_norms(network, norm_batches, compute=compute)
-        logits = predict_logits(network, val_batches(), compute=compute)
-        val_loss = float(F.cross_entropy(torch.from_numpy(logits).double(), torch.from_numpy(val_labels)))
+        val_loss, val_score = validate(network)
         _require_finite(train_loss + val_loss, epoch, lr_at(steps[-1]))
-        val_score = auroc(val_labels, _softmax(logits), positive=positive)
         best_before = records[-1].best_val_score if records else -math.inf
         record = EpochRecord(
             epoch=epoch,
@@ -124,6 +123,7 @@ def fit_network(
     network: nn.Module,
     *,
     batch: Callable[[int], tuple[Tensor, Tensor]],
+    loss: Loss,
     norm_batches: Batches,
     epochs: int,
     max_epochs: int,
@@ -152,7 +152,7 @@ def fit_network(
         started = time.perf_counter()
         steps = range((epoch - 1) * steps_per_epoch, epoch * steps_per_epoch)
         epoch_seed = derive_seed(seed, "epoch", epoch)
-        train_loss = _train_epoch(network, optimizer, batch, steps, lr_at, epoch_seed, compute, on_step)
+        train_loss = _train_epoch(network, optimizer, batch, loss, steps, lr_at, epoch_seed, compute, on_step)
         if parameters.batch_norm != "moving":
             estimate_batch_norms(network, norm_batches, compute=compute)
         _require_finite(train_loss, epoch, lr_at(steps[-1]))
@@ -204,7 +204,7 @@ def estimate_batch_norms(network: nn.Module, batches: Batches, *, compute: Compu
 
 
 def predict_logits(network: nn.Module, batches: Iterable[Tensor], *, compute: Compute) -> NDArray[np.float32]:
-    """Return the outputs of a classifier or backbone in eval mode, float32 [N, C], for at least one batch on the device."""
+    """Return the outputs of a network in eval mode, float32 [N, ...], for at least one batch on the device."""
     was_training = network.training
     network.eval()
     outputs = []
@@ -232,10 +232,28 @@ def predict_probabilities(
         error: An output is NaN or infinite; metrics would rank such images arbitrarily. `where` names the network.
     """
     logits = predict_logits(network, batches, compute=compute)
-    if bad := int((~np.isfinite(logits)).any(axis=1).sum()):
-        what = f"the network's output is NaN or infinite for {bad} of {len(logits)} images"
-        raise error(Problem(what, where, "train the network again; if it happens again, use a smaller lr"))
+    require_finite_outputs(logits, error, where)
     return _softmax(logits)
+
+
+def require_finite_outputs(outputs: NDArray[Any], error: type[XraytuneError], where: Path | str) -> None:
+    """Raise `error` if a row of outputs, [N, C], has a value that is not finite; `where` names the network."""
+    if bad := int((~np.isfinite(outputs)).any(axis=1).sum()):
+        what = f"the network's output is NaN or infinite for {bad} of {len(outputs)} images"
+        raise error(Problem(what, where, "train the network again; if it happens again, use a smaller lr"))
+
+
+def validate_classifier(
+    network: nn.Module, batches: Iterable[Tensor], labels: NDArray[np.int64], *, positive: int, compute: Compute
+) -> tuple[float, float]:
+    """Return cross entropy, in nats, and AUROC on images with these labels, [N]; the AUROC is NaN if the loss is not finite.
+
+    Raises:
+        DataError: A class has no image.
+    """
+    logits = predict_logits(network, batches, compute=compute)
+    loss = float(F.cross_entropy(torch.from_numpy(logits).double(), torch.from_numpy(labels)))
+    return loss, auroc(labels, _softmax(logits), positive=positive) if math.isfinite(loss) else math.nan
 
 
 def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -245,7 +263,7 @@ def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def _stops_early(records: Sequence[EpochRecord], patience: int | None) -> bool:
-    """Return whether the best val-A AUROC is `patience` epochs old."""
+    """Return whether the best val-A score is `patience` epochs old."""
     if patience is None or len(records) <= patience:
         return False
     return records[-1].best_val_score == records[-1 - patience].best_val_score
@@ -255,6 +273,7 @@ def _train_epoch(
     network: nn.Module,
     optimizer: Optimizer,
     batch: Callable[[int], tuple[Tensor, Tensor]],
+    loss: Loss,
     steps: range,
     lr_at: Callable[[int], float],
     seed: int,
@@ -269,15 +288,15 @@ def _train_epoch(
         torch.manual_seed(seed)
         on_step(steps.start)
         for step in steps:
-            inputs, labels = batch(step)
+            inputs, targets = batch(step)
             optimizer.lr = lr_at(step)
             optimizer.zero_grad()
             with _autocast(inputs, compute):
-                logits = network(inputs)
-            loss = F.cross_entropy(logits.float(), labels)
-            loss.backward()  # type: ignore[no-untyped-call]
+                outputs = network(inputs)
+            of_step = loss(outputs.float(), targets)
+            of_step.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            total += loss.detach()
+            total += of_step.detach()
             on_step(step + 1)
     return float(total) / len(steps)
 

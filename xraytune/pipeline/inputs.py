@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 from xraytune.config.settings import Experiment
 from xraytune.mix.sampler import image_stream
-from xraytune.models.augment import augment, fresh_views, view_table
-from xraytune.models.classifier import Classifier
+from xraytune.models.augment import augment, augment_masks, fresh_views, view_table
 from xraytune.models.inputs import normalise
 from xraytune.pipeline.network import VAL_BATCH, Network, view_count
-from xraytune.pipeline.prepare import Prepared
+from xraytune.pipeline.prepare import Prepared, SideName
+from xraytune.pipeline.task import Results
 from xraytune.pipeline.training_set import ImageSource, TrainingSet, build_training_set, side_images
 from xraytune.records import Compute, Progress, ignore_progress
 
@@ -52,34 +52,42 @@ class TrialInputs:
 
     trained: nn.Module
 
-    def __init__(self, training_set: TrainingSet, network: Network, val_a: ImageSource, val_b: ImageSource) -> None:
-        self.network = network
+    def __init__(
+        self, training_set: TrainingSet, network: Network, val_a: ImageSource, val_b: ImageSource, *, positive: int
+    ) -> None:
+        self.network, self._positive = network, positive
         self._training_set, self._val_a, self._val_b = training_set, val_a, val_b
         self._parameters, seed = network.experiment.parameters, network.experiment.settings.seed
         stream = partial(image_stream, seed, view_count=max(view_count(network.experiment), 1))
         real_count, extra_count = training_set.real_count, len(training_set.extra)
         self._real = stream("real", image_count=real_count, per_step=self._parameters.real_per_step)
         self._extra = stream("extra", image_count=extra_count, per_step=self._parameters.extra_per_step)
+        self._targets = self._labels
         if network.has_cached_features:
-            self._loader: FeatureLoader | PixelLoader = FeatureLoader(training_set, network)
-            self.trained = network.head(self._loader.feature_count)
+            features = FeatureLoader(training_set, network)
+            self._load, self.trained = features.load, network.head(features.feature_count)
         else:
-            self._loader, self.trained = PixelLoader(training_set, network), network.whole
+            pixels = PixelLoader(training_set, network)
+            self._load, self.trained = pixels.load, network.whole
+            if training_set.has_masks:
+                self._targets = pixels.masks
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Return inputs and labels (int64 [B]) of a training step, on the device; real images come first."""
+        """Return inputs and targets of a training step, on the device: labels, int64 [B], or masks, float32 [B, 1, S, S].
+
+        Real images come first.
+        """
         real, extra = self._real(step), self._extra(step)
         numbers = np.concatenate([real.positions, self._training_set.extra[extra.positions]])
         views = np.concatenate([real.views, extra.views])
         drawn = StepImages(step=step, numbers=numbers, views=views, real_count=len(real.positions))
-        labels = torch.from_numpy(self._training_set.labels[numbers])
-        return self._loader.load(drawn), labels.to(self.network.compute.device)
+        return self._load(drawn), self._targets(drawn)
 
     def norm_batches(self) -> Iterator[Tensor]:
         """Return inputs to estimate batch norm statistics on: real images alone, or the mix of the first steps."""
         real_count = self._training_set.real_count
         if self._parameters.batch_norm == "real":
-            return map(self._loader.load, real_images_for_norms(self.network.experiment, real_count))
+            return map(self._load, real_images_for_norms(self.network.experiment, real_count))
         steps = -(-min(real_count, _MAX_NORM_IMAGES) // self._parameters.real_per_step)  # each real image is shown once
         return (self.batch(step)[0] for step in range(steps))
 
@@ -91,12 +99,26 @@ class TrialInputs:
         """Return inputs of val-B in order, in batches."""
         return self.network.batches(self._val_b)
 
-    def classifier(self) -> Classifier:
+    def whole(self) -> nn.Module:
         """Return the whole network, with the trained part in it."""
         whole = self.network.whole
         if self.trained is not whole:
             whole.head = self.trained
         return whole
+
+    def validate(self, network: nn.Module) -> tuple[float, float]:
+        """Return loss and score of a network on val-A."""
+        images = self._val_a
+        return self.network.task.validate(network, self.val_a(), images, self._positive, self.network.compute)
+
+    def results(self, side: SideName) -> Results:
+        """Return the results of the trained network on val-A or val-B, [N, C]."""
+        images = {"val_a": self._val_a, "val_b": self._val_b}[side]
+        batches = self.network.batches(images)
+        return self.network.task.results(self.trained, batches, images, compute=self.network.compute)
+
+    def _labels(self, drawn: StepImages) -> Tensor:
+        return torch.from_numpy(self._training_set.labels[drawn.numbers]).to(self.network.compute.device)
 
 
 def build_inputs(
@@ -111,7 +133,7 @@ def build_inputs(
     training_set = build_training_set(experiment, prepared, compute=compute, cache=cache)
     network = Network(experiment, prepared, cache=cache, compute=compute, on_progress=on_progress)
     val_a, val_b = side_images("val_a", prepared, cache), side_images("val_b", prepared, cache)
-    return TrialInputs(training_set, network, val_a, val_b)
+    return TrialInputs(training_set, network, val_a, val_b, positive=prepared.positive)
 
 
 def untrained(
@@ -185,8 +207,19 @@ class PixelLoader:
         images = torch.empty(len(drawn.numbers), 1, size_px, size_px, device=device)
         for source, mask, places in self._training_set.by_source(drawn.numbers):
             images[torch.from_numpy(mask)] = self._network.scaled(self._training_set.sources[source], places)
+        return normalise(augment(images, self._views(drawn)), self._network.form)
+
+    def masks(self, drawn: StepImages) -> Tensor:
+        """Return the mask of each image in its view, float32 [B, 1, S, S]."""
+        size_px = self._network.form.image_size_px
+        masks = torch.empty(len(drawn.numbers), 1, size_px, size_px, device=self._network.compute.device)
+        for source, mask, places in self._training_set.by_source(drawn.numbers):
+            masks[torch.from_numpy(mask)] = self._network.scaled_masks(self._training_set.sources[source], places)
+        return augment_masks(masks, self._views(drawn))
+
+    def _views(self, drawn: StepImages) -> Tensor:
         views = self._fresh_views(drawn) if self._table is None else self._table[drawn.numbers, drawn.views]
-        return normalise(augment(images, torch.from_numpy(views).to(device)), self._network.form)
+        return torch.from_numpy(views).to(self._network.compute.device)
 
     def _fresh_views(self, drawn: StepImages) -> NDArray[np.float32]:
         # Two streams, so that the views of real images are the same in every arm.

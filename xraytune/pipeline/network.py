@@ -15,18 +15,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from xraytune.config.backbone_names import BACKBONES
 from xraytune.config.settings import Experiment
 from xraytune.models.augment import augment, view_table
-from xraytune.models.classifier import Classifier, build_classifier, build_head
+from xraytune.models.classifier import Classifier, build_head
 from xraytune.models.inputs import InputFormat, input_format, normalise, to_unit
+from xraytune.models.segmenter import MASK_THRESHOLD
 from xraytune.models.train import predict_logits
 from xraytune.pipeline.artifacts import build_once, releases
 from xraytune.pipeline.model import pretrained_weights
 from xraytune.pipeline.prepare import Prepared
+from xraytune.pipeline.task import Task, task_of
 from xraytune.pipeline.training_set import ImageSource, side_images
 from xraytune.records import Compute, Progress, ignore_progress
 
@@ -59,11 +62,16 @@ class Network:
         self.form: InputFormat = input_format(experiment, train_mean=mean, train_std=std)
 
     @cached_property
-    def whole(self) -> Classifier:
-        """Backbone and head, on the device."""
+    def whole(self) -> nn.Module:
+        """The whole network, on the device."""
         path, seed = self._weights.path if self._weights else None, self.experiment.settings.seed
-        network = build_classifier(self.experiment.parameters, self._class_count, weights=path, seed=seed)
+        network = self.task.build_network(self.experiment.parameters, self._class_count, weights=path, seed=seed)
         return network.to(self.compute.device)
+
+    @property
+    def task(self) -> Task:
+        """The task of the study."""
+        return task_of(self.experiment.settings)
 
     def head(self, feature_count: int) -> nn.Module:
         """Return a new head, on the device."""
@@ -74,7 +82,8 @@ class Network:
     @property
     def has_cached_features(self) -> bool:
         """Whether the backbone is frozen and sees the same views in every epoch, so that its features are computed once."""
-        return self.experiment.parameters.trainable == "head" and view_count(self.experiment) > 0
+        is_frozen = self.experiment.parameters.trainable == "head"
+        return self.task.has_features and is_frozen and view_count(self.experiment) > 0
 
     def features(
         self, source: ImageSource, *, classical: int, earlier: int = 0, total: int | None = None
@@ -101,7 +110,9 @@ class Network:
         }
 
         def build(folder: Path) -> None:
-            shape = (count, table.shape[1], self.whole.feature_count)
+            network = self.whole
+            assert isinstance(network, Classifier), "only a classifier has features"
+            shape = (count, table.shape[1], network.feature_count)
             out = np.lib.format.open_memmap(folder / "features.npy", mode="w+", dtype=np.float32, shape=shape)
             # A full disk is an error here; later, in the map, it would kill the process.
             if hasattr(os, "posix_fallocate"):
@@ -114,7 +125,7 @@ class Network:
                 for view in range(table.shape[1]):
                     view_rows = torch.from_numpy(table[batch, view]).to(compute.device)
                     shown = normalise(augment(images, view_rows), self.form)
-                    out[batch, view] = predict_logits(self.whole.backbone, [shown], compute=compute)
+                    out[batch, view] = predict_logits(network.backbone, [shown], compute=compute)
                 self._on_progress(what, earlier + min(start + _FEATURE_BATCH, count), total)
             out.flush()
 
@@ -131,6 +142,14 @@ class Network:
     def scaled(self, source: ImageSource, places: NDArray[np.int64] | slice) -> Tensor:
         """Return images of a source on the device, float32 [n, 1, S, S] in [0, 1]."""
         return to_unit(torch.from_numpy(source.read(places)).to(self.compute.device), self.form)
+
+    def scaled_masks(self, source: ImageSource, places: NDArray[np.int64] | slice) -> Tensor:
+        """Return masks of a source on the device, float32 [n, 1, S, S] of 0 and 1; smaller ones are scaled up."""
+        size_px = self.form.image_size_px
+        masks = (torch.from_numpy(source.read_masks(places)).to(self.compute.device)[:, None] > 0).float()
+        if masks.shape[2] != size_px:
+            masks = (F.interpolate(masks, size=(size_px, size_px), mode="bilinear") >= MASK_THRESHOLD).float()
+        return masks
 
     def batches(self, source: ImageSource) -> Iterator[Tensor]:
         """Yield the inputs of all images of a source, unaugmented: batches of [n, C, S, S], or one of features [n, D]."""

@@ -22,16 +22,17 @@ from pydantic import Field, TypeAdapter
 from xraytune.config.settings import DataSettings, Settings
 from xraytune.cores import cpu_count
 from xraytune.data.decoding import Resize
-from xraytune.data.index import ImageFile, ImageIndex, few_patients_problems, read_index
+from xraytune.data.index import ImageFile, ImageIndex, few_patients_problems
 from xraytune.data.pixels import broken_images_error, open_pixels, store_pixels, stored_files
 from xraytune.data.split import part_notes, split_by_patient
 from xraytune.errors import ArtifactError, DataError, Problem, StudyError
 from xraytune.files import read_json, write_json
 from xraytune.pipeline.artifacts import build_once, content_sha256, discard, is_intact, releases
+from xraytune.pipeline.task import task_of
 from xraytune.records import Progress, ignore_progress
 
 PIXELS_STAGE = "pixels-2"
-_PIXELS_FILE = "pixels.npy"
+_PIXELS_FILE, _MASKS_FILE = "pixels.npy", "masks.npy"
 SideName = Literal["train", "val_a", "val_b"]
 _Index = Annotated[int, Field(ge=0, lt=2**31)]
 
@@ -70,6 +71,7 @@ class Prepared:
         pixels_sha256: Its content; another release of the decoder may produce other pixels from the same files.
         test_fingerprint: Content of the held-out test folder; None if there is none.
         images: All images except those of the test folder, in the order of the index.
+        has_masks: Whether the pixel artifact has a mask of each image.
     """
 
     class_names: tuple[str, ...]
@@ -80,6 +82,7 @@ class Prepared:
     pixels_sha256: str
     test_fingerprint: str | None
     images: tuple[PreparedImage, ...]
+    has_masks: bool = False
 
     def side(self, name: SideName) -> Side:
         """Return one side of the split, in the order of the index."""
@@ -128,7 +131,7 @@ def prepare(
     Raises:
         DataError: The folder, its labels or an image is invalid; `skip_broken` leaves broken images out.
     """
-    index = read_index(settings.data, on_progress=on_progress)
+    index = task_of(settings).read_index(settings.data, on_progress=on_progress)
     return prepare_index(index, settings.data, cache, skip_broken=skip_broken, on_progress=on_progress)
 
 
@@ -259,6 +262,12 @@ def training_pixels(prepared: Prepared, cache: Path) -> NDArray[np.uint8]:
         fix = "run the study's `xraytune search` command again: it decodes the images again"
         raise ArtifactError(Problem("the decoded images are missing or damaged", store, fix))
     return open_pixels(store)
+
+
+def training_masks(prepared: Prepared, cache: Path) -> NDArray[np.uint8]:
+    """Return the masks of the pixel store, uint8 [N, S, S], 0 or 255, memory-mapped like `training_pixels`."""
+    masks: NDArray[np.uint8] = np.load(cache / prepared.pixels / _MASKS_FILE, mmap_mode="r")
+    return masks
 
 
 def pixels_inputs(store: Path) -> dict[str, str]:

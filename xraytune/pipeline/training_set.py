@@ -19,7 +19,7 @@ from xraytune.data.pixels import open_pixels
 from xraytune.mix.plan import plan_mix
 from xraytune.pipeline.extra_folder import require_enough, store_folder
 from xraytune.pipeline.memorisation import refuse_memorised
-from xraytune.pipeline.prepare import Prepared, SideName, pixels_inputs, training_pixels
+from xraytune.pipeline.prepare import Prepared, SideName, pixels_inputs, training_masks, training_pixels
 from xraytune.pipeline.synthesize import blocks_for, extension_block, pool_block
 from xraytune.records import Compute
 from xraytune.seeding import numpy_generator
@@ -38,6 +38,7 @@ class ImageSource:
         labels: int64 [n].
         inputs: What the pixels depend on, for the fingerprint of what is computed from them.
         title: What progress calls them; several sources may share it.
+        masks: uint8 [N, S, S], 0 or 255, like `pixels`; None in classification.
     """
 
     name: str
@@ -46,11 +47,18 @@ class ImageSource:
     labels: NDArray[np.int64]
     inputs: dict[str, Any]
     title: str = "images"
+    masks: NDArray[np.uint8] | None = None
 
     def read(self, places: NDArray[np.int64] | slice) -> NDArray[np.uint8]:
         """Return the pixels of some images, [n, S, S]."""
         pixels: NDArray[np.uint8] = self.pixels[self.rows[places]]
         return pixels
+
+    def read_masks(self, places: NDArray[np.int64] | slice) -> NDArray[np.uint8]:
+        """Return the masks of some images, [n, S, S], 0 or 255."""
+        assert self.masks is not None, "images of a segmentation study have masks"
+        masks: NDArray[np.uint8] = self.masks[self.rows[places]]
+        return masks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +79,11 @@ class TrainingSet:
     def real_count(self) -> int:
         """Images of the train side."""
         return len(self.sources[0].rows)
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether the images have masks, as in segmentation."""
+        return self.sources[0].masks is not None
 
     def by_source(self, numbers: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.bool_], NDArray[np.int64]]]:
         """Yield, for each source with some of the images, its position, a mask of these images, and their rows in it."""
@@ -119,6 +132,7 @@ def side_images(side_name: SideName, prepared: Prepared, cache: Path) -> ImageSo
         labels=side.labels,
         inputs={"pixels": prepared.pixels, "content": prepared.pixels_sha256, "rows": side.rows.tolist()},
         title=_TITLES[side_name],
+        masks=training_masks(prepared, cache) if prepared.has_masks else None,
     )
 
 

@@ -1,6 +1,6 @@
 """One trial, from an experiment to its value. It knows neither Ray nor W&B.
 
-    GAN -> synthetic images -> training set -> classifier -> val-A after each epoch -> val-B once
+    GAN -> synthetic images -> training set -> network -> val-A after each epoch -> val-B once
 
 `trial_epochs` is a generator that yields a record after each epoch and returns a `TrialResult`. It can be closed after any
 epoch; started again, it yields the finished epochs once more and resumes. `run_trial` runs it to its end.
@@ -22,13 +22,13 @@ import numpy as np
 from xraytune.config.settings import Experiment
 from xraytune.errors import ArtifactError
 from xraytune.files import append_jsonl, read_jsonl, write_text
-from xraytune.metrics.classification import Floats, Labels, auroc
-from xraytune.metrics.threshold import balanced_threshold
+from xraytune.metrics.classification import Labels
 from xraytune.models.checkpoint import finished_epochs, fitted_epochs, load_best
-from xraytune.models.train import fit_network, predict_probabilities, train_network
+from xraytune.models.train import fit_network, train_network
 from xraytune.pipeline.inputs import TrialInputs, build_inputs
 from xraytune.pipeline.prepare import Prepared
 from xraytune.pipeline.synthesize import network_labels, trained_gan
+from xraytune.pipeline.task import Results, task_of
 from xraytune.records import (
     Compute,
     EpochRecord,
@@ -50,16 +50,16 @@ def _ignore() -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validated:
-    """val-A followed by val-B, with the scores of the best network.
+    """val-A followed by val-B, with the results of the best network.
 
     Attributes:
         labels: int64 [N].
-        probabilities: float64 [N, C].
+        results: float64 [N, C], see `task.Results`.
         patients: The patient of each image.
     """
 
     labels: Labels
-    probabilities: Floats
+    results: Results
     patients: tuple[str, ...]
 
 
@@ -117,7 +117,7 @@ def trial_epochs(
 ) -> Generator[EpochRecord, None, TrialResult]:
     """Yield the epochs of a trial, each after it was written to `epochs.jsonl`; see `run_trial`."""
     started = time.monotonic()
-    settings, parameters = experiment.settings, experiment.parameters
+    settings, parameters, task = experiment.settings, experiment.parameters, task_of(experiment.settings)
     inputs = _inputs(experiment, prepared, cache=cache, compute=compute, on_progress=on_progress, on_gan=on_gan)
 
     log, checkpoint_dir = trial_dir / "epochs.jsonl", trial_dir / "checkpoint"
@@ -130,10 +130,9 @@ def trial_epochs(
         parameters,
         inputs.trained,
         batch=inputs.batch,
+        loss=task.loss,
         norm_batches=inputs.norm_batches,
-        val_batches=inputs.val_a,
-        val_labels=prepared.side("val_a").labels,
-        positive=prepared.positive,
+        validate=inputs.validate,
         max_epochs=settings.budget.max_epochs,
         steps_per_epoch=prepared.steps_per_epoch(settings),
         seed=settings.seed,
@@ -154,16 +153,14 @@ def trial_epochs(
         shutil.rmtree(checkpoint_dir)  # a retry trains the same epochs again
         raise
     best = max(records, key=lambda record: record.val_score)  # of equals the first, whose network was kept
-    validated = validate(inputs, prepared, compute)
+    validated = validate(inputs, prepared)
     val_b = prepared.side("val_b").labels
     return TrialResult(
         value=best.val_score,
         best_epoch=best.epoch,
         epochs=len(records),
-        val_b_score=auroc(val_b, validated.probabilities[-len(val_b) :], positive=prepared.positive),
-        threshold=balanced_threshold(
-            validated.labels == prepared.positive, validated.probabilities[:, prepared.positive]
-        ),
+        val_b_score=task.score(val_b, validated.results[-len(val_b) :], prepared.positive),
+        threshold=task.threshold(validated.labels, validated.results, prepared.positive),
         seconds=time.monotonic() - started,
     )
 
@@ -192,6 +189,7 @@ def fit_epochs(
         experiment.parameters,
         inputs.trained,
         batch=inputs.batch,
+        loss=task_of(settings).loss,
         norm_batches=inputs.norm_batches,
         epochs=epochs,
         max_epochs=settings.budget.max_epochs,
@@ -222,13 +220,12 @@ def _inputs(
     return build_inputs(experiment, prepared, cache=cache, compute=compute, on_progress=on_progress)
 
 
-def validate(inputs: TrialInputs, prepared: Prepared, compute: Compute) -> Validated:
-    """Score val-A and then val-B with the current network."""
+def validate(inputs: TrialInputs, prepared: Prepared) -> Validated:
+    """Return the results of the current network on val-A and then val-B."""
     sides = prepared.side("val_a"), prepared.side("val_b")
-    scores = [predict_probabilities(inputs.trained, one, compute=compute) for one in (inputs.val_a(), inputs.val_b())]
     return Validated(
         labels=np.concatenate([side.labels for side in sides]),
-        probabilities=np.concatenate(scores),
+        results=np.concatenate([inputs.results("val_a"), inputs.results("val_b")]),
         patients=sides[0].patients + sides[1].patients,
     )
 

@@ -14,7 +14,6 @@ from xraytune.config.load import load_space
 from xraytune.config.settings import Parameters, Resources
 from xraytune.config.space import Space, require_extensions
 from xraytune.cores import cpu_count
-from xraytune.data.index import read_index
 from xraytune.errors import Problem, TrialError
 from xraytune.files import require_writable
 from xraytune.mix.plan import require_extra_images
@@ -24,6 +23,7 @@ from xraytune.pipeline.model import require_two_classes
 from xraytune.pipeline.prepare import Prepared, prepare_index, restore_pixels
 from xraytune.pipeline.sides import chance_warning, side_sizes
 from xraytune.pipeline.synthesize import gan_need
+from xraytune.pipeline.task import task_of
 from xraytune.search.controller import SearchController, mix_label
 from xraytune.search.inputs import inputs_of_space, read_inputs, record_inputs
 from xraytune.search.journal import Journal
@@ -113,7 +113,7 @@ def search(
         require_free(folder)
     resources, machine = _where_trials_run(settings.resources, folder if is_resumed else None, address, callbacks)
     require_two_classes(loaded)
-    index = read_index(settings.data, on_progress=callbacks.on_progress)
+    index = task_of(settings).read_index(settings.data, on_progress=callbacks.on_progress)
     require_weights(loaded)
     prepared, warnings = prepare_index(
         index, settings.data, cache, skip_broken=skip_broken, on_progress=callbacks.on_progress

@@ -1,0 +1,158 @@
+"""What differs between classification and segmentation: one record of functions for each task.
+
+The images of a segmentation study are all of one class, and each has a mask. Everything else, from the split to the verdict,
+is the same code, which takes these functions from `task_of(settings)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from xraytune.config.settings import Parameters, Settings, TaskName
+from xraytune.data.index import ImageIndex, read_index
+from xraytune.data.pairs import read_pairs
+from xraytune.errors import TrialError, XraytuneError
+from xraytune.metrics.classification import Floats, Labels, auroc
+from xraytune.metrics.placements import StructuralComponents, structural_components
+from xraytune.metrics.threshold import balanced_threshold
+from xraytune.models.classifier import build_classifier
+from xraytune.models.segmenter import MASK_THRESHOLD, build_segmenter, mask_loss, segment
+from xraytune.models.train import Loss, predict_probabilities, require_finite_outputs, validate_classifier
+from xraytune.records import Compute
+
+
+class LabelledImages(Protocol):
+    """Images with their labels, int64 [N], and masks."""
+
+    @property
+    def labels(self) -> Labels: ...  # noqa: D102
+
+    def read_masks(self, places: slice) -> NDArray[np.uint8]:
+        """Return masks, [n, S, S], 0 or 255."""
+        ...
+
+
+Results: TypeAlias = Floats
+"""What a network finds for each image, float64 [N, C]: the probability of each class, or the Dice coefficient (C = 1)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """The functions of a task.
+
+    Attributes:
+        name: As in `Settings.task`.
+        metric: The name of the score, as people read it.
+        network: What its networks are called.
+        read_index: Lists the images of `settings.data`.
+        build_network: Builds the network of a trial; of parameters, number of classes, weights and seed.
+        has_features: Whether a frozen backbone gives one vector of features per image, which can be cached.
+        loss: The training loss.
+        validate: Loss and score of a network on images; a loss that is not finite comes with the score NaN.
+        results: The network's results for images; raises `error` for outputs that are not finite.
+        score: The score of results on the images with these labels.
+        threshold: The probability from which an image, or a pixel, is positive; from labels and results.
+        components: The scores of several networks on the same images, and what each patient contributes to their variance.
+    """
+
+    name: TaskName
+    metric: str
+    network: str
+    read_index: Callable[..., ImageIndex]
+    build_network: Callable[..., nn.Module]
+    has_features: bool
+    loss: Loss
+    validate: Callable[[nn.Module, Iterable[Tensor], LabelledImages, int, Compute], tuple[float, float]]
+    results: Callable[..., Results]
+    score: Callable[[Labels, Results, int], float]
+    threshold: Callable[[Labels, Results, int], float]
+    components: Callable[[Labels, Floats, Sequence[str], int], StructuralComponents]
+
+
+def task_of(settings: Settings) -> Task:
+    """Return the task of a study."""
+    return TASKS[settings.task]
+
+
+def _build_classifier(parameters: Parameters, class_count: int, *, weights: Path | None, seed: int) -> nn.Module:
+    return build_classifier(parameters, class_count, weights=weights, seed=seed)
+
+
+def _probabilities(
+    network: nn.Module, batches: Iterable[Tensor], _images: LabelledImages, *, compute: Compute, **of_error: Any
+) -> Results:
+    return predict_probabilities(network, batches, compute=compute, **of_error)
+
+
+def _build_segmenter(parameters: Parameters, _class_count: int, *, weights: Path | None, seed: int) -> nn.Module:
+    return build_segmenter(parameters, weights=weights, seed=seed)
+
+
+def _validate_segmenter(
+    network: nn.Module, batches: Iterable[Tensor], images: LabelledImages, _positive: int, compute: Compute
+) -> tuple[float, float]:
+    losses, dices = segment(network, batches, images.read_masks, compute=compute)
+    return float(losses.mean()), float(dices.mean())
+
+
+def _dice_of_images(
+    network: nn.Module,
+    batches: Iterable[Tensor],
+    images: LabelledImages,
+    *,
+    compute: Compute,
+    error: type[XraytuneError] = TrialError,
+    where: Path | str = "",
+) -> Results:
+    losses, dices = segment(network, batches, images.read_masks, compute=compute)
+    require_finite_outputs(losses[:, None], error, where)
+    return dices[:, None]
+
+
+def _mean_components(_labels: Labels, results: Floats, patients: Sequence[str], _positive: int) -> StructuralComponents:
+    raise NotImplementedError(results.shape, patients)
+
+
+CLASSIFICATION = Task(
+    name="classification",
+    metric="AUROC",
+    network="classifier",
+    read_index=read_index,
+    build_network=_build_classifier,
+    has_features=True,
+    loss=F.cross_entropy,
+    validate=lambda network, batches, images, positive, compute: validate_classifier(
+        network, batches, images.labels, positive=positive, compute=compute
+    ),
+    results=_probabilities,
+    score=lambda labels, probabilities, positive: auroc(labels, probabilities, positive=positive),
+    threshold=lambda labels, probabilities, positive: balanced_threshold(
+        labels == positive, probabilities[:, positive]
+    ),
+    components=lambda labels, probabilities, patients, positive: structural_components(
+        labels, probabilities, patients, positive=positive
+    ),
+)
+SEGMENTATION = Task(
+    name="segmentation",
+    metric="Dice",
+    network="segmenter",
+    read_index=read_pairs,
+    build_network=_build_segmenter,
+    has_features=False,
+    loss=mask_loss,
+    validate=_validate_segmenter,
+    results=_dice_of_images,
+    score=lambda _labels, dices, _positive: float(dices.mean()),
+    threshold=lambda _labels, _dices, _positive: MASK_THRESHOLD,
+    components=_mean_components,
+)
+TASKS: Mapping[TaskName, Task] = {"classification": CLASSIFICATION, "segmentation": SEGMENTATION}
