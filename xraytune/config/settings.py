@@ -7,7 +7,7 @@ are an `Experiment`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
@@ -31,7 +31,10 @@ Validation = Literal["keep", "val_a", "all"]
 HeadName = Literal["linear", "vgg16_two_class"]
 LossName = Literal["cross_entropy", "bce"]
 TaskName = Literal["classification", "segmentation"]
-OBJECTIVES: Mapping[TaskName, str] = {"classification": "val_auroc", "segmentation": "val_dice"}
+OBJECTIVES: Mapping[TaskName, Literal["val_auroc", "val_dice"]] = {
+    "classification": "val_auroc",
+    "segmentation": "val_dice",
+}
 """The validation metric that a search of each task maximises."""
 
 
@@ -164,6 +167,10 @@ class Objective(Model):
     metric: Literal["val_auroc", "val_dice"] = "val_auroc"
     """AUROC for classification, mean Dice over images for segmentation; by default that of the task."""
     goal: Literal["maximize"] = "maximize"
+
+
+def _objective_of(task: TaskName) -> Objective:
+    return Objective(metric=OBJECTIVES[task])
 
 
 class GanSettings(Model):
@@ -425,7 +432,7 @@ class Settings(Model):
     """`segmentation` trains a U-Net on images with masks; see docs/segmentation.md."""
     weights_dir: FilePath | None = None
     data: DataSettings
-    objective: Objective = Objective()
+    objective: Objective = Field(default_factory=lambda given: _objective_of(given.get("task", "classification")))
     budget: Budget = Budget()
     scheduler: SchedulerSettings = SchedulerSettings()
     sampler: SamplerSettings = SamplerSettings()
@@ -434,17 +441,6 @@ class Settings(Model):
     tracking: Tracking = Tracking()
     exported_from: ExportedFrom | None = None
     final: FinalSettings | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _default_metric(cls, values: Any) -> Any:
-        """Let the task choose the objective, unless it is given."""
-        if not isinstance(values, dict) or values.get("task") not in OBJECTIVES:
-            return values
-        objective = values.get("objective", {})
-        if not isinstance(objective, dict):
-            return values
-        return {**values, "objective": {"metric": OBJECTIVES[values["task"]], **objective}}
 
     @model_validator(mode="after")
     def _suits_the_task(self) -> Self:
