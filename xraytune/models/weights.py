@@ -86,7 +86,8 @@ def load_tensors(
     """
     state = OrderedDict(tensors)
     state._metadata = getattr(tensors, "_metadata", network.state_dict()._metadata)  # type: ignore[attr-defined]
-    keys = network.load_state_dict(state, strict=strict)
+    # Encoders of segmentation-models-pytorch have a method of their own, which returns nothing.
+    keys = nn.Module.load_state_dict(network, state, strict=strict)
     return keys.missing_keys, keys.unexpected_keys
 
 
