@@ -197,6 +197,48 @@ def test_a_wrong_setting_is_refused_with_a_fix(
     assert message.count("fix:") == 1
 
 
+@pytest.mark.parametrize(
+    ("lines", "after", "what", "fix"),
+    [
+        ([], "objective: {metric: val_auroc}\n", "val_auroc is not for segmentation", "write val_dice"),
+        (
+            ["backbone: {value: swin_t}"],
+            "",
+            "backbone: swin_t cannot be the encoder of a U-Net",
+            "use one of: resnet18",
+        ),
+        (["loss: {value: bce}"], "", "loss: 'bce' is for classification", "remove loss"),
+        (["dropout: {values: [0, .5]}"], "", "dropout: 0.5 is for classification", "remove dropout"),
+    ],
+)
+def test_what_only_classification_has_is_refused_in_segmentation(
+    write_space: WriteSpace, complaints: Complaints, lines: list[str], after: str, what: str, fix: str
+) -> None:
+    message = complaints(write_space(*lines, after=f"task: segmentation\n{after}"))
+
+    assert what in message
+    assert fix in message
+    assert message.count("fix:") == 1
+
+
+def test_the_objective_follows_the_task(write_space: WriteSpace) -> None:
+    found = {
+        task: load_space(write_space(after=f"task: {task}\n")).settings.objective.metric
+        for task in ("classification", "segmentation")
+    }
+
+    assert found == {"classification": "val_auroc", "segmentation": "val_dice"}
+
+
+def test_an_image_size_that_a_unet_cannot_halve_five_times_is_refused(
+    write_space: WriteSpace, complaints: Complaints
+) -> None:
+    path = write_space(after="task: segmentation\n")
+    path.write_text(path.read_text(encoding="utf-8").replace("data: {", "data: {image_size: 100, "), encoding="utf-8")
+
+    assert "fix: write 128" in complaints(path)
+
+
 def test_missing_settings_are_named_with_what_to_write(tmp_path: Path, complaints: Complaints) -> None:
     path = tmp_path / "space.yaml"
     path.write_text("seed: 3\n", encoding="utf-8")

@@ -12,10 +12,10 @@ from xraytune.config.space import Space
 from xraytune.data.index import find_class_names
 from xraytune.errors import ArtifactError, ConfigError, Problem
 from xraytune.files import read_json, sha256_of, write_json
-from xraytune.models.classifier import build_classifier
 from xraytune.models.summary import ModelSummary, summarise
 from xraytune.models.weights import find_weights
 from xraytune.pipeline.artifacts import build_once
+from xraytune.pipeline.task import task_of
 
 WEIGHTS_STAGE = "weights-1"
 
@@ -77,7 +77,8 @@ def model_summary(config: Path, *, data: Path | None = None, overrides: Sequence
     """
     experiment = load_space(config, overrides, data=data).experiment()
     settings, parameters = experiment.settings, experiment.parameters
-    network = build_classifier(parameters, class_count(settings.data), weights=None, seed=settings.seed)
+    build = task_of(settings).build_network
+    network = build(parameters, class_count(settings.data), weights=None, seed=settings.seed)
     side_px = settings.data.image_size
     return summarise(network, (parameters.batch_size, parameters.input_channels, side_px, side_px))
 
