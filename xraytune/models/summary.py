@@ -53,7 +53,7 @@ class ModelSummary:
         return self.total_params * _MEBIBYTES_PER_FLOAT
 
 
-def summarise(network: Classifier, input_shape: Sequence[int]) -> ModelSummary:
+def summarise(network: nn.Module, input_shape: Sequence[int]) -> ModelSummary:
     """Run the network on a batch of shape [B, C, S, S]; moves it to the `meta` device, which discards its weights."""
     network.eval().to("meta")
     calls: list[tuple[str, str, tuple[int, ...]]] = []
@@ -66,8 +66,10 @@ def summarise(network: Classifier, input_shape: Sequence[int]) -> ModelSummary:
         is_layer = not list(module.children()) or bool(module._parameters)
         if is_layer and not isinstance(module, nn.Identity):
             module.register_forward_hook(partial(record, name))
+    images = torch.empty(*input_shape, device="meta")
     with torch.inference_mode():
-        network.head(network.backbone(torch.empty(*input_shape, device="meta")))
+        # A classifier's `forward` enters autocast, which does not know this device.
+        network.head(network.backbone(images)) if isinstance(network, Classifier) else network(images)
 
     # A parameter belongs to the innermost module that was called: attention uses its projection without calling it.
     called = {name for name, _, _ in calls}
