@@ -3,12 +3,13 @@
 Transparent parts are composited over black, like an X-ray's background. A file that is not one picture of known grey levels
 (several pages, floating point, an unknown compression) is refused rather than guessed at.
 
-NumPy and pydicom are imported only where needed: most images need neither, and decode workers should start fast.
+NumPy and pydicom are imported only where needed: most images need neither.
 """
 
 from __future__ import annotations
 
 import struct
+import warnings
 import zlib
 from dataclasses import dataclass
 from io import BytesIO
@@ -83,6 +84,11 @@ class GreyImage:
     height_px: int
     kind: str
     content_bits: int | None = None
+
+
+def ignore_decoder_warnings() -> None:
+    """Ignore warnings about odd metadata from now on; `catch_warnings` would race between the threads that decode."""
+    warnings.filterwarnings("ignore", module=r"PIL\.|pydicom\.|xraytune\.data\.(dicom|formats)$")
 
 
 def is_dicom(content: bytes) -> bool:
