@@ -12,10 +12,11 @@ import difflib
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from xraytune.config.messages import nearest
 from xraytune.config.settings import DataSettings, TableSettings
@@ -37,29 +38,35 @@ PATIENTS_TABLE = TableSettings(file=(PATIENTS_CSV,), image="file", patient="pati
 _FOLDER_NAME = re.compile(r"(?!\.)[^/\\\x00-\x1f\x7f]{1,64}")
 """Allowed names of classes: images are written into folders of that name."""
 _IMAGE_SUFFIXES = frozenset(suffix[1:] for suffix in NAMING_SUFFIXES | DICOM_SUFFIXES)
+_YES = frozenset(("1", "1.0", "true", "yes"))
 _DELIMITERS = ",;\t"
 _PROBLEMS_SHOWN = 10
 
 
+@dataclass(slots=True)
+class TableRow:
+    """What a table says about one image, united over its rows; `class_name` follows from the labels."""
+
+    where: SourceLine
+    patient: str = ""
+    part: PartName | None = None
+    labels: set[str] = field(default_factory=set)
+    class_name: str | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelTable:
-    """The rows of a table, each under the name that it gives its image.
+    """The rows of a table.
 
     Attributes:
         path: The table; of several, the first.
         settings: Its columns.
-        rows: The names of all rows, in order.
-        patients: The patient of each row.
-        classes: The class of each row that has one.
-        parts: The part of each row, if the table has a column for it.
+        rows: Each row under the name that it gives its image, in order.
     """
 
     path: Path
     settings: TableSettings
-    rows: tuple[str, ...]
-    patients: Mapping[str, str]
-    classes: Mapping[str, str]
-    parts: Mapping[str, PartName]
+    rows: Mapping[str, TableRow]
 
     @property
     def is_patients_csv(self) -> bool:
@@ -86,23 +93,19 @@ class LabelTable:
         if self.settings.patient is None:
             return None
         rows = self.rows_of(files)
-        for missing, what, fix in (
-            ([file for file in files if file not in rows], "images have no row", "add a row for each of them"),
-            (
-                [file for file in files if file in rows and rows[file] not in self.patients],
-                f"images have no patient in column {self.settings.patient}",
-                "fill in the cells",
-            ),
-        ):
-            if missing:
-                raise DataError(
-                    Problem(f"{len(missing)} of {len(files)} {what}: {join_names(missing)}", self.path, fix)
-                )
-        return {file: self.patients[row] for file, row in rows.items()}
+        what, fix = "images have no row", "add a row for each of them"
+        missing = [file for file in files if file not in rows]
+        if not missing:
+            what, fix = f"images have no patient in column {self.settings.patient}", "fill in the cells"
+            missing = [file for file, row in rows.items() if not self.rows[row].patient]
+        if missing:
+            raise DataError(Problem(f"{len(missing)} of {len(files)} {what}: {join_names(missing)}", self.path, fix))
+        return {file: self.rows[row].patient for file, row in rows.items()}
 
     def classes_of(self, files: Collection[str]) -> dict[str, str]:
         """Return the class of each file that has one; raises like `rows_of`."""
-        return {file: self.classes[row] for file, row in self.rows_of(files).items() if row in self.classes}
+        found = ((file, self.rows[row].class_name) for file, row in self.rows_of(files).items())
+        return {file: name for file, name in found if name is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,16 +219,14 @@ def table_columns(data: DataSettings, files: Collection[str]) -> dict[str, dict[
     if table is None:
         return {}
     own = table.settings
-    used = {own.image, own.patient, own.label, own.side and own.side.column, *({} if own.label else own.labels), ""}
+    used = {own.image, own.patient, own.label, own.side and own.side.column, *({} if own.label else own.labels)}
     by_row: dict[str, dict[str, dict[str, None]]] = defaultdict(lambda: defaultdict(dict))
-    for path in _paths(data.path, own):
-        with _opened(path) as (header, rows):
-            image = header.index(own.image)
-            columns = [(column, position) for position, column in enumerate(header) if column not in used]
+    for file in own.file:
+        with _opened(data.path / file) as (_, rows):
             for _, cells in rows:
-                for column, position in columns:
-                    if cell := _text(cells[position]):
-                        by_row[column][cell_path(_text(cells[image]))][cell] = None
+                for column, cell in cells.items():
+                    if cell and column not in used:
+                        by_row[column][cell_path(cells[own.image])][cell] = None
     matched = table.rows_of(files)
     return {
         column: {file: "|".join(cells[row]) for file, row in matched.items() if row in cells}
@@ -269,22 +270,18 @@ def subgroup_columns(data: DataSettings, files: Collection[str], names: Sequence
     return {name: known[name] for name in names}
 
 
-def _paths(root: Path, settings: TableSettings) -> list[Path]:
-    return [root / file for file in settings.file]
-
-
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[list[str], Iterator[tuple[int, list[str]]]]]:
-    """Open a table; gives its columns, and an iterator over line numbers and cells, as many as there are columns."""
+def _opened(path: Path) -> Iterator[tuple[Sequence[str], Iterator[tuple[SourceLine, dict[str, str]]]]]:
+    """Open a table; gives its columns, and an iterator over its rows, each with its line and cells by column."""
     try:
         require_file(path, "table", DataError)
         with path.open(encoding="utf-8-sig", newline="") as stream:
             first = stream.readline()
             stream.seek(0)
-            reader = csv.reader(stream, delimiter=max(_DELIMITERS, key=first.count))
-            header = [column.strip() for column in next(reader, [])]
-            filled = (cells + [""] * (len(header) - len(cells)) for cells in reader if cells)
-            yield header, ((reader.line_num, cells) for cells in filled)
+            reader = csv.DictReader(stream, restval="", delimiter=max(_DELIMITERS, key=first.count))
+            reader.fieldnames = [column.strip() for column in reader.fieldnames or ()]
+            rows = ((SourceLine(path, reader.line_num), _cells(row)) for row in reader)
+            yield [column for column in reader.fieldnames if column], rows
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(Problem(f"not a table in UTF-8: {error}", path, "save it as CSV in UTF-8")) from error
     except FileNotFoundError as error:
@@ -293,14 +290,9 @@ def _opened(path: Path) -> Iterator[tuple[list[str], Iterator[tuple[int, list[st
         raise DataError(Problem(f"cannot be read ({error.strerror})", path, "allow reading it")) from error
 
 
-@dataclass(slots=True)
-class _Row:
-    """What the table says about one image, united over its rows."""
-
-    where: SourceLine
-    patient: str = ""
-    part: PartName | None = None
-    labels: set[str] = field(default_factory=set)
+def _cells(row: Mapping[str | None, Any]) -> dict[str, str]:
+    """Return the cells in the columns that have a name."""
+    return {column: cell_text(cell.strip()) for column, cell in row.items() if column}
 
 
 class _TableReader:
@@ -308,8 +300,9 @@ class _TableReader:
 
     def __init__(self, root: Path, settings: TableSettings) -> None:
         self._settings = settings
-        self._paths = _paths(root, settings)
-        self._rows: dict[str, _Row] = {}
+        self._is_patients_csv = settings is PATIENTS_TABLE
+        self._paths = [root / file for file in settings.file]
+        self._rows: dict[str, TableRow] = {}
         self._problems: list[Problem | str] = []
 
     def read(self) -> LabelTable:
@@ -319,28 +312,19 @@ class _TableReader:
                 columns |= {*header}
                 if self._settings.image not in header:
                     self._require_columns([("image", self._settings.image)], header, path)
-                else:
-                    self._read_rows(path, header, rows)
-        self._require_columns(list(self._columns()), sorted(columns), self._paths[0])
-        classes = {name: found for name, row in self._rows.items() if (found := self._class_of(name, row))}
+                    continue
+                for where, cells in rows:
+                    self._read_row(where, cells)
+        self._require_columns(self._columns(), sorted(columns), self._paths[0])
+        for name, row in self._rows.items():
+            row.class_name = self._class_of(name, row)
         if self._settings.label is not None and not self._problems:
             self._require_labels()
         if len(self._problems) > _PROBLEMS_SHOWN:
             self._problems[_PROBLEMS_SHOWN:] = [f"... and {len(self._problems) - _PROBLEMS_SHOWN} more"]
         if self._problems:
             raise DataError(*self._problems)
-        return LabelTable(
-            path=self._paths[0],
-            settings=self._settings,
-            rows=tuple(self._rows),
-            patients={name: row.patient for name, row in self._rows.items() if row.patient},
-            classes=classes,
-            parts={name: row.part for name, row in self._rows.items() if row.part},
-        )
-
-    @property
-    def _is_patients_csv(self) -> bool:
-        return self._settings is PATIENTS_TABLE
+        return LabelTable(path=self._paths[0], settings=self._settings, rows=self._rows)
 
     def _columns(self) -> Iterator[tuple[str, str]]:
         """Yield the columns that at least one table must have, each with its key in `data.table`."""
@@ -354,39 +338,30 @@ class _TableReader:
         elif not self._is_patients_csv:
             yield "label", own.label
 
-    def _require_columns(self, needed: Sequence[tuple[str, str]], header: Sequence[str], path: Path) -> None:
-        named = [column for column in header if column]
+    def _require_columns(self, needed: Iterable[tuple[str, str]], header: Sequence[str], path: Path) -> None:
         for key, column in needed:
-            if column not in named:
+            if column not in header:
                 of = "" if self._is_patients_csv else f"data.table.{key}: "
-                what = f"{of}there is no column {column!r}; found {join_names(named, 20) or 'nothing'}"
-                fix = "make the first line: file,patient" if self._is_patients_csv else nearest(column, named)
+                what = f"{of}there is no column {column!r}; found {join_names(header, 20) or 'nothing'}"
+                fix = "make the first line: file,patient" if self._is_patients_csv else nearest(column, header)
                 self._problems.append(Problem(what, path, fix))
 
-    def _read_rows(self, path: Path, header: Sequence[str], rows: Iterable[tuple[int, list[str]]]) -> None:
+    def _read_row(self, where: SourceLine, cells: Mapping[str, str]) -> None:
         own = self._settings
-        of_side = own.side.column if own.side else None
-        image = header.index(own.image)
-        patient, side = (header.index(column) if column in header else None for column in (own.patient, of_side))
-        labels_of = self._labels_reader(header)
-        for line, cells in rows:
-            name = cell_path(_text(cells[image]))
-            whose = "" if patient is None else _text(cells[patient])
-            if not name or (self._is_patients_csv and not whose):
-                fix = "give both the file and the patient" if self._is_patients_csv else "name the image"
-                self._add("a cell is empty", SourceLine(path, line), fix)
-                continue
-            row = self._rows.get(name)
-            if row is None:
-                row = self._rows[name] = _Row(SourceLine(path, line))
-            elif not self._may_join(name, row, whose, SourceLine(path, line)):
-                continue
-            row.patient = row.patient or whose
-            row.labels.update(labels_of(cells))
-            if side is not None:
-                self._read_part(name, row, cells[side].strip(), SourceLine(path, line))
+        side = own.side and own.side.column
+        name, patient = cell_path(cells[own.image]), cells.get(own.patient or "", "")
+        if not name or (self._is_patients_csv and not patient):
+            fix = "give both the file and the patient" if self._is_patients_csv else "name the image"
+            self._add("a cell is empty", where, fix)
+            return
+        row = self._rows.setdefault(name, TableRow(where))
+        if row.where == where or self._may_join(name, row, patient, where):
+            row.patient = row.patient or patient
+            row.labels.update(self._labels(cells))
+            if side and side in cells:
+                self._read_part(name, row, cells[side], where)
 
-    def _may_join(self, name: str, row: _Row, patient: str, where: SourceLine) -> bool:
+    def _may_join(self, name: str, row: TableRow, patient: str, where: SourceLine) -> bool:
         """Report a second row of an image that contradicts the first, or any in `patients.csv`."""
         first = f"line {row.where.line}" if row.where.path == where.path else str(row.where)
         if row.patient and patient and row.patient != patient:
@@ -398,7 +373,7 @@ class _TableReader:
         self._add(what, where, "keep one of the two rows")
         return False
 
-    def _read_part(self, name: str, row: _Row, cell: str, where: SourceLine) -> None:
+    def _read_part(self, name: str, row: TableRow, cell: str, where: SourceLine) -> None:
         part = PART_NAMES.get(cell.casefold())
         if part is None:
             self._add(f"the side {cell!r} is none of train, val and test", where, "correct the cell")
@@ -407,20 +382,15 @@ class _TableReader:
         else:
             row.part = part
 
-    def _labels_reader(self, header: Sequence[str]) -> Callable[[Sequence[str]], Iterable[str]]:
-        """Return a function from a row's cells to its labels."""
+    def _labels(self, cells: Mapping[str, str]) -> list[str]:
         own = self._settings
-        if own.label is None:
-            columns = [(label, header.index(label)) for label in own.labels if label in header]
-            return lambda cells: [label for label, position in columns if _is_yes(cells[position].strip())]
-        if own.label not in header:
-            return lambda _: ()
-        column = header.index(own.label)
-        if not own.labels:
-            return lambda cells: [text] if (text := _text(cells[column])) else ()
-        return lambda cells: [label.strip() for label in _text(cells[column]).split(own.separator)]
+        if own.label is None:  # a column for each label; -1 (uncertain) is no yes
+            return [label for label in own.labels if cells.get(label, "").casefold() in _YES]
+        cell = cells.get(own.label, "")
+        labels = [label.strip() for label in cell.split(own.separator)] if own.labels else [cell]
+        return [label for label in labels if label]
 
-    def _class_of(self, name: str, row: _Row) -> str | None:
+    def _class_of(self, name: str, row: TableRow) -> str | None:
         if self._settings.labels:
             return next((found for label, found in self._settings.labels.items() if label in row.labels), None)
         if len(row.labels) > 1:
@@ -434,7 +404,7 @@ class _TableReader:
 
     def _require_labels(self) -> None:
         """Report labels of `data.table.labels` that no row has."""
-        known = {label for row in self._rows.values() for label in row.labels if label}
+        known = {label for row in self._rows.values() for label in row.labels}
         for label in self._settings.labels:
             if label not in known:
                 what = f"data.table.labels: no cell of column {self._settings.label} has the label {label!r}"
@@ -444,12 +414,3 @@ class _TableReader:
 
     def _add(self, what: str, where: SourceLine, fix: str) -> None:
         self._problems.append(Problem(what, where, fix))
-
-
-def _text(cell: str) -> str:
-    return cell_text(cell.strip())
-
-
-def _is_yes(cell: str) -> bool:
-    """Return whether the cell of a label's column says that the label applies; -1 (uncertain) does not."""
-    return cell.casefold() in {"1", "1.0", "true", "yes"}

@@ -46,7 +46,7 @@ def table_layout(data: DataSettings, table: LabelTable, class_names: Sequence[st
     if not rows:
         _refuse_unmatched(root, table, sorted(files))
     parts = _parts_of(root, table, rows)
-    written = _written_classes(table, rows)
+    written = {file: name for file, row in rows.items() if (name := table.rows[row].class_name)}
     names = tuple(class_names or standard_classes(data.classes) or _found_classes(table, written, files))
     labels: dict[PartName, dict[Path, int]] = {part: {} for part in _PARTS}
     unknown: set[str] = set()
@@ -76,14 +76,8 @@ def table_layout(data: DataSettings, table: LabelTable, class_names: Sequence[st
 def _refuse_unmatched(root: Path, table: LabelTable, files: Sequence[str]) -> None:
     column = table.settings.image
     have = f"images there are called {join_names(files, 2)}" if files else "there are no images in it"
-    what = (
-        f"none of its {len(table.rows):,} rows names an image in {root}: rows name {join_names(table.rows, 2)}; {have}"
-    )
+    what = f"none of its {len(table.rows):,} rows names an image in {root}: rows name {join_names([*table.rows], 2)}; {have}"
     raise DataError(Problem(what, table.path, f"check data.path, and the column data.table.image: {column}"))
-
-
-def _written_classes(table: LabelTable, rows: Mapping[str, str]) -> dict[str, str]:
-    return {file: table.classes[row] for file, row in rows.items() if row in table.classes}
 
 
 def _found_classes(table: LabelTable, written: Mapping[str, str], files: Collection[str]) -> tuple[str, ...]:
@@ -108,7 +102,7 @@ def _parts_of(root: Path, table: LabelTable, rows: Mapping[str, str]) -> dict[st
     """Return the part of each file; those in none are missing."""
     side = table.settings.side
     if side is not None and side.column is not None:
-        return {file: table.parts[row] for file, row in rows.items() if row in table.parts}
+        return {file: own for file, row in rows.items() if (own := table.rows[row].part)}
     if side is None:
         return {file: PART_NAMES.get(file.partition("/")[0].casefold(), "train") for file in rows}
     found: dict[str, PartName] = {} if side.train is not None else dict.fromkeys(rows, "train")
