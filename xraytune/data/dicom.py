@@ -156,51 +156,39 @@ def _grey(dataset: Any) -> tuple[NDArray[np.uint8], int]:
 
 def _shown(stored: NDArray[Any], dataset: Any) -> NDArray[np.float64]:
     """Map stored values to 0 (black) .. 1 (white), before MONOCHROME1 is inverted."""
-    from pydicom.pixels.processing import apply_modality_lut, apply_voi
+    from pydicom.pixels.processing import apply_modality_lut, apply_voi, apply_windowing
 
     values = np.asarray(apply_modality_lut(stored, dataset), dtype=np.float64)
+    first, last = _ends(dataset)
     if dataset.get("VOILUTSequence"):
-        bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
-        looked_up = np.asarray(apply_voi(np.rint(values).astype(np.int64), dataset), dtype=np.float64)
-        return np.asarray(np.clip(looked_up / (2**bits - 1), 0.0, 1.0))
-    window = _window(dataset)
-    if window is not None:
-        return _windowed(values, *window)
-    lowest, highest = _range(dataset)
-    return np.clip((values - lowest) / (highest - lowest), 0.0, 1.0)
+        values = np.asarray(apply_voi(np.rint(values).astype(np.int64), dataset), dtype=np.float64)
+        first, last = 0.0, 2.0 ** int(dataset.VOILUTSequence[0].LUTDescriptor[2]) - 1
+    elif _has_window(dataset):
+        with np.errstate(over="ignore"):  # far from the centre of a sigmoid
+            values = apply_windowing(values, dataset)  # black becomes `first`, white `last`
+    else:
+        first, last = sorted((first, last))
+    return np.clip((values - first) / (last - first), 0.0, 1.0)
 
 
-def _windowed(values: NDArray[np.float64], center: float, width: float, function: str) -> NDArray[np.float64]:
-    """Apply a VOI window: values to 0 .. 1. `width` is at least 1, or above 0 for SIGMOID and LINEAR_EXACT.
-
-    Source: DICOM PS3.3, sections C.11.2.1.2.1 and C.11.2.1.3.
-    """
-    if function == "SIGMOID":
-        return np.asarray(1.0 / (1.0 + np.exp(np.clip(-4.0 * (values - center) / width, -700.0, 700.0))))
-    if function == "LINEAR_EXACT":
-        return np.clip((values - center) / width + 0.5, 0.0, 1.0)
-    if width == 1:
-        return np.where(values <= center - 0.5, 0.0, 1.0)
-    return np.clip((values - (center - 0.5)) / (width - 1.0) + 0.5, 0.0, 1.0)
-
-
-def _window(dataset: Any) -> tuple[float, float, str] | None:
-    """Return the first window; None if there is none, or only a placeholder of no width."""
+def _has_window(dataset: Any) -> bool:
+    """Return whether the first window is more than a placeholder of no width; an unknown function becomes LINEAR."""
     centers, widths = (dataset.get(name) for name in ("WindowCenter", "WindowWidth"))
     if centers is None or widths is None:
-        return None
+        return False
     center, width = (float(value if isinstance(value, (int, float)) else value[0]) for value in (centers, widths))
-    function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
-    is_wide_enough = width >= 1 if function == "LINEAR" else width > 0
-    return (center, width, function) if is_wide_enough and np.isfinite([center, width]).all() else None
+    if str(dataset.get("VOILUTFunction")).upper() not in ("LINEAR_EXACT", "SIGMOID"):
+        dataset.VOILUTFunction = "LINEAR"
+    is_wide_enough = width >= 1 if dataset.VOILUTFunction == "LINEAR" else width > 0
+    return is_wide_enough and bool(np.isfinite([center, width]).all())
 
 
-def _range(dataset: Any) -> tuple[float, float]:
-    """Return the smallest and largest value that the bits can hold, after the modality LUT or rescale."""
+def _ends(dataset: Any) -> tuple[float, float]:
+    """Return what the modality LUT or rescale makes of the smallest and largest value that the bits can hold."""
     if dataset.get("ModalityLUTSequence"):
         return 0.0, 2.0 ** int(dataset.ModalityLUTSequence[0].LUTDescriptor[2]) - 1
     bits = int(dataset.BitsStored)
     least, largest = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if dataset.PixelRepresentation else (0, 2**bits - 1)
-    slope, intercept = float(dataset.get("RescaleSlope", 1)), float(dataset.get("RescaleIntercept", 0))
-    first, last = sorted((least * slope + intercept, largest * slope + intercept))
-    return first, last
+    if None in (slope := dataset.get("RescaleSlope"), intercept := dataset.get("RescaleIntercept")):
+        return least, largest
+    return least * float(slope) + float(intercept), largest * float(slope) + float(intercept)
