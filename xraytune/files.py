@@ -138,7 +138,7 @@ def require_new(out: Path) -> None:
         MachineError: No write access.
     """
     require_writable(out.parent)
-    if out.exists():
+    if os.path.lexists(out):
         raise ConfigError(Problem("there is something here already", out, "give a path that does not exist yet"))
 
 

@@ -59,7 +59,7 @@ def decode_file(path: str, image_size_px: int, resize: Resize) -> SquareImage:
         DataError: The image is broken.
         MachineError: It is DICOM, and pydicom is not installed.
     """
-    grey = _read(path, image_size_px)
+    grey = read_image(path, image_size_px)
     return _square(grey, grey.image.resize((image_size_px, image_size_px), _FILTER, _box(grey, image_size_px, resize)))
 
 
@@ -86,7 +86,7 @@ def decode_block(root: str, files: Sequence[str], image_size_px: int, resize: Re
 
     for number, file in enumerate(files):
         try:
-            grey = _read(os.path.join(root, file), image_size_px)  # noqa: PTH118  ten times as fast as a Path
+            grey = read_image(os.path.join(root, file), image_size_px)  # noqa: PTH118  ten times as fast as a Path
         except DataError as error:
             found[number] = BrokenImage(file=file, reason=error.problems[0].what)
             continue
@@ -99,12 +99,18 @@ def decode_block(root: str, files: Sequence[str], image_size_px: int, resize: Re
     return [found[number] for number in range(len(files))]
 
 
-def _read(path: str, image_size_px: int) -> GreyImage:
+def read_image(path: Path | str, needed_px: int) -> GreyImage:
+    """Read and decode an image; see `read_grey`.
+
+    Raises:
+        DataError: The file cannot be read, or the image is broken.
+        MachineError: It is DICOM, and pydicom is not installed.
+    """
     try:
         content = read_bytes(path, "image", DataError)
     except OSError as error:
         raise DataError(Problem(f"cannot be read ({error.strerror})", path, REPAIR)) from error
-    return read_grey(content, path, needed_px=image_size_px)
+    return read_grey(content, path, needed_px=needed_px)
 
 
 def _square(grey: GreyImage, small: Image.Image) -> SquareImage:

@@ -14,11 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
@@ -30,14 +27,14 @@ from PIL import Image
 from xraytune.config.load import data_settings
 from xraytune.config.settings import DataSettings
 from xraytune.cores import core_threads
-from xraytune.data.decoding import BrokenImage
-from xraytune.data.formats import LARGEST_SIDE_PX, read_grey
+from xraytune.data.decoding import BrokenImage, read_image
+from xraytune.data.formats import LARGEST_SIDE_PX, ignore_decoder_warnings
 from xraytune.data.index import ImageFile, ImageIndex, read_index
 from xraytune.data.patients import PATIENTS_CSV
 from xraytune.data.pixels import broken_images_error
 from xraytune.errors import ConfigError, DataError, Problem
-from xraytune.files import csv_table, new_folder, read_bytes, require_writable, write_json, write_text
-from xraytune.records import Json, Progress, ignore_progress
+from xraytune.files import csv_table, new_folder, require_new, write_json, write_text
+from xraytune.records import Progress, ignore_progress
 from xraytune.seeding import numpy_generator
 
 _ELASTIC_NODES = 6
@@ -200,10 +197,6 @@ class TransformSummary:
     broken: tuple[BrokenImage, ...]
     warnings: tuple[str, ...]
 
-    def to_json(self) -> dict[str, Json]:
-        """Return the record as JSON values."""
-        return {**asdict(self), "path": str(self.path)}
-
 
 @dataclass(frozen=True, slots=True)
 class _Copy:
@@ -243,9 +236,12 @@ def transform_folder(
     _check_arguments(settings.path, out, strengths, copies)
     index = read_index(settings, needs_positive=False, on_progress=on_progress)
     names = _names_without_number(index)
+    import torchvision.transforms.v2  # noqa: F401  once, not in all threads at the same time
+
+    ignore_decoder_warnings()
     broken: list[BrokenImage] = []
     made_copies: list[_Copy] = []
-    with new_folder(out) as folder, _quiet_threads() as threads:
+    with new_folder(out) as folder, core_threads() as threads:
         for name in index.class_names:
             (folder / name).mkdir()
 
@@ -284,10 +280,7 @@ def transform_folder(
 def _read_original(index: ImageIndex, image: ImageFile) -> NDArray[np.uint8] | BrokenImage:
     """Return the image in its own size, uint8 [H, W], upright."""
     try:
-        content = read_bytes(index.root / image.file, "image", DataError)
-        return np.asarray(read_grey(content, Path(image.file), needed_px=LARGEST_SIDE_PX).image)
-    except OSError as error:
-        return BrokenImage(file=image.file, reason=f"cannot be read ({error.strerror})")
+        return np.asarray(read_image(index.root / image.file, LARGEST_SIDE_PX).image)
     except DataError as error:
         return BrokenImage(file=image.file, reason=error.problems[0].what)
 
@@ -331,26 +324,13 @@ def _write_records(folder: Path, copies_made: Sequence[_Copy], strengths: Streng
     write_json(folder / "provenance.json", record)
 
 
-@contextmanager
-def _quiet_threads() -> Iterator[ThreadPoolExecutor]:
-    import torchvision.transforms.v2  # noqa: F401  once, not in all threads at the same time
-
-    with warnings.catch_warnings():  # warning filters are shared by all threads
-        warnings.simplefilter("ignore")  # Pillow warns about odd metadata
-        with core_threads() as threads:
-            yield threads
-
-
 def _check_arguments(data: Path, out: Path, strengths: Strengths, copies: int) -> None:
-    require_writable(out.parent)
-    problems = []
-    if out.exists() or out.is_symlink():
-        problems.append(Problem("there is something here already", out, "give a path that does not exist yet"))
-    elif out.resolve().is_relative_to(data.resolve()):
+    require_new(out)
+    problems = strength_problems(strengths)
+    if out.resolve().is_relative_to(data.resolve()):
         what = "copies in the image folder would count as new images"
-        problems.append(Problem(what, out, "give a folder outside of it"))
+        problems.insert(0, Problem(what, out, "give a folder outside of it"))
     if not 1 <= copies <= _MOST_COPIES:
-        problems.append(Problem(f"copies out of bounds: {copies}", fix=f"give 1 to {_MOST_COPIES}"))
-    problems += strength_problems(strengths)
+        problems.insert(0, Problem(f"copies out of bounds: {copies}", fix=f"give 1 to {_MOST_COPIES}"))
     if problems:
         raise ConfigError(*problems)
