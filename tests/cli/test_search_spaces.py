@@ -46,7 +46,7 @@ def test_gan_spaces_include_both_controls(file: Path) -> None:
 def first_trials(space: Space) -> list[Experiment]:
     """The entries of `points_to_evaluate`, and one sampled trial."""
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
-    points = space.initial_points()
+    points = space.points_to_evaluate
     for point in points:
         study.enqueue_trial(point)
     return [

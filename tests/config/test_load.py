@@ -367,9 +367,11 @@ def test_an_override_replaces_the_value_in_points_to_evaluate(write_space: Write
         after="points_to_evaluate:\n- {source: gan, synthetic_ratio: 2, backbone: resnet50}\n",
     )
 
-    assert load_space(path, ["backbone=mobilenet_v2"]).initial_points() == ({"source": "gan", "synthetic_ratio": 2.0},)
+    assert load_space(path, ["backbone=mobilenet_v2"]).points_to_evaluate == (
+        {"source": "gan", "synthetic_ratio": 2.0},
+    )
     assert load_space(path, ["source=none", "source=gan"]).notes == ()
-    assert load_space(path, ["source=gan"]).initial_points() == ({"synthetic_ratio": 2.0, "backbone": "resnet50"},)
+    assert load_space(path, ["source=gan"]).points_to_evaluate == ({"synthetic_ratio": 2.0, "backbone": "resnet50"},)
 
 
 def test_initial_points_that_an_override_makes_equal_are_one_point(write_space: WriteSpace) -> None:
@@ -381,7 +383,7 @@ def test_initial_points_that_an_override_makes_equal_are_one_point(write_space: 
 
     space = load_space(path, ["classical=1"])
 
-    assert space.initial_points() == ({"lr": 1e-3}, {"lr": 1e-4})
+    assert space.points_to_evaluate == ({"lr": 1e-3}, {"lr": 1e-4})
     (note,) = space.notes
     assert note.endswith("space.yaml:8: points_to_evaluate[1] is left out: it equals points_to_evaluate[0]")
 
@@ -395,7 +397,7 @@ def test_an_initial_point_of_a_source_that_an_override_excludes_is_left_out(writ
 
     space = load_space(path, ["source=gan"])
 
-    assert space.initial_points() == ({"lr": 1e-3},)
+    assert space.points_to_evaluate == ({"lr": 1e-3},)
     (note,) = space.notes
     assert note.endswith("is left out: --set source=gan excludes its source, 'none'")
 
@@ -409,7 +411,7 @@ def test_an_initial_point_whose_values_are_all_fixed_by_overrides_is_left_out(wr
 
     space = load_space(path, ["lr=1e-4"])
 
-    assert space.initial_points() == ({"classical": 1},)
+    assert space.points_to_evaluate == ({"classical": 1},)
     (note,) = space.notes
     assert note.endswith("is left out: --set lr=1e-4 fixes all its values")
 

@@ -252,7 +252,7 @@ def test_optuna_evaluates_initial_points_first_and_handles_conditional_parameter
             multivariate=True, group=True, constant_liar=True, n_startup_trials=3, seed=1
         )
     study = optuna.create_study(sampler=sampler, direction="maximize")
-    for point in space.initial_points():
+    for point in space.points_to_evaluate:
         study.enqueue_trial(point)
 
     for number in range(12):

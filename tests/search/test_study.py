@@ -53,7 +53,7 @@ def test_refusal_explains_how_to_reuse_best_trials(study: StudyFolder, tmp_path:
     (line,) = (line for line in str(refusal.value).splitlines() if "points_to_evaluate" in line)
     options = shlex.split(line.partition("best trials: ")[2])
     assert options[0] == "--set"
-    points = write_space(tmp_path, override, "name=wider", options[1]).initial_points()
+    points = write_space(tmp_path, override, "name=wider", options[1]).points_to_evaluate
     assert len(points) == 3
     assert points[0] == {name: value for name, value in best.items() if name in points[0]}
     assert points[0]["lr"] == best["lr"]

@@ -153,11 +153,6 @@ class Space:
                 still_open.append(spec.name)
         return point, still_open
 
-    def initial_points(self) -> tuple[Point, ...]:
-        """Return the different `points_to_evaluate`, as Optuna's `enqueue_trial` expects them."""
-        points = self.points_to_evaluate
-        return tuple(point for index, point in enumerate(points) if point not in points[:index])
-
     def nearest_initial_point(self, values: Point) -> Point:
         """Return the part of a trial's settings, perhaps from another space, that this space can start from."""
         point, _ = self._fixed(values)
@@ -170,8 +165,8 @@ class Space:
         return ({name: value for name, value in point.items() if name in searched} for point in points)
 
     def points(self) -> tuple[Point, ...]:
-        """Return the points of the first trials: `initial_points`, followed by the other points of a grid."""
-        starts = self.initial_points()
+        """Return the points of the first trials: `points_to_evaluate`, followed by the other points of a grid."""
+        starts = self.points_to_evaluate
         if not self._is_grid:
             return starts
         grid = list(self.grid())

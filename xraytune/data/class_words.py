@@ -6,11 +6,11 @@ user is asked.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from xraytune.config.messages import nearest
 from xraytune.errors import Problem, join_names
 
 POSITIVE = "data.positive"
@@ -41,9 +41,7 @@ class Positive(NamedTuple):
 def positive_class(given: str | None, class_names: Sequence[str]) -> Positive | Problem:
     """Return the positive class, as `given` or by what the names of two classes mean, or the problem of finding it."""
     if given is not None and given not in class_names:
-        spelled = {name.casefold(): name for name in class_names}
-        near = difflib.get_close_matches(given.casefold(), spelled, n=1)
-        fix = f"did you mean {spelled[near[0]]!r}?" if near else f"name one of {join_names(class_names)}"
+        fix = nearest(given, class_names, f"name one of {join_names(class_names)}")
         return Problem(f"no class is called {given!r}", POSITIVE, fix)
     if len(class_names) > 2:
         if given is None:

@@ -125,8 +125,8 @@ def _members(root: Path, name: str, by_row: Mapping[str, str]) -> Collection[str
     """Return the files of a list of `data.table.side`, or in a folder that is given instead; `by_row` has all files."""
     path, files = root / name, by_row.values()
     if path.is_dir():
-        below = f"{path.resolve().relative_to(root.resolve()).as_posix()}/" if _is_inside(path, root) else "/"
-        found: Collection[str] = [file for file in files if file.startswith(below)]
+        folder, base = path.resolve(), root.resolve()
+        found = [file for file in files if (base / file).is_relative_to(folder)]
         if not found:
             raise DataError(Problem("no image of the table is in it", path, "correct data.table.side"))
         return found
@@ -148,10 +148,6 @@ def _members(root: Path, name: str, by_row: Mapping[str, str]) -> Collection[str
         what = f"none of its {len(names):,} lines names an image of the table; lines are like {join_names(names, 2)}"
         raise DataError(Problem(what, path, "write the name or path of one image per line"))
     return members
-
-
-def _is_inside(path: Path, root: Path) -> bool:
-    return path.resolve().is_relative_to(root.resolve())
 
 
 def _empty_classes(
