@@ -27,7 +27,6 @@ from rich import progress as bars
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
-from rich.table import Column as RichColumn
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -86,11 +85,6 @@ class _Stream:
 
     def __init__(self, name: Literal["stdout", "stderr"]) -> None:
         self._name = name
-
-    @property
-    def rich_proxied_file(self) -> _Stream:
-        """This object, also while rich redirects `sys.stderr`."""
-        return self
 
     def write(self, text: str) -> int:
         self._try(self._file().write, text)
@@ -323,23 +317,14 @@ class _FittedTable:
 
 
 def _drawn_table(columns: Sequence[Column], rows: Sequence[Sequence[Cell | str]]) -> RichTable:
+    has_heading = any(column.name for column in columns)
     drawn = RichTable(
-        *(
-            RichColumn(
-                _text(column.name),
-                justify=column.align,
-                overflow="fold",
-                no_wrap=not column.flexible,
-                header_style="dim",
-            )
-            for column in columns
-        ),
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-        show_edge=False,
-        show_header=any(column.name for column in columns),
+        box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, show_header=has_heading
     )
+    for column in columns:
+        drawn.add_column(
+            _text(column.name), justify=column.align, overflow="fold", no_wrap=not column.flexible, header_style="dim"
+        )
     for row in rows:
         drawn.add_row(*map(_text, row))
     return drawn
