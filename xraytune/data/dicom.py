@@ -32,14 +32,9 @@ _NO_PIXELS = "this DICOM file holds no pixels, or is truncated"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DicomFile:
-    """A parsed DICOM file of one image.
+    """A parsed DICOM file of one image, with the size that its header states.
 
-    Attributes:
-        dataset: The parsed dataset.
-        path: For error messages.
-        width_px: As the header states it.
-        height_px: As the header states it.
-        patient: Hash of its PatientID, as `dicom:` and 12 hex digits; None if the header has none.
+    `patient` is a hash of its PatientID, as `dicom:` and 12 hex digits; None if the header has none.
     """
 
     dataset: Any
