@@ -243,3 +243,17 @@ def test_further_columns_by_file(xrays: Path) -> None:
         "age": {"images/a0.png": "40", "images/b0.png": "50"},
     }
     assert table_columns(DataSettings(path=xrays), FILES) == {}
+
+
+@pytest.mark.parametrize("folder", ["images/held", "./images/held/", "../xrays/images/held"])
+def test_side_by_a_folder(tmp_path: Path, write: WriteImages, folder: str) -> None:
+    root = tmp_path / "xrays"
+    (tmp_path / "elsewhere").mkdir()
+    files = [*FILES, "images/held/a9.png", "images/held/b9.png", "images/held2/a8.png"]
+    write(root, files)
+    write_rows(root, ((file, file, "ill" if "a" in Path(file).stem else "well") for file in files))
+
+    index = read_index(data_of(root, side={"test": folder}))
+
+    assert [image.file for image in index.test] == ["images/held/a9.png", "images/held/b9.png"]
+    assert "no image of the table is in it" in refusal(data_of(root, side={"test": "../elsewhere"}))

@@ -53,8 +53,6 @@ def choices_of(error: ErrorDetails) -> list[str]:
 def explain(name: str, error: ErrorDetails) -> tuple[str, str]:
     """Return what is wrong with the value of `name` (dotted), and the fix."""
     value, kind, context = error["input"], error["type"], error.get("ctx", {})
-    if kind == "missing":
-        return f"{name}: is missing", f"write {name}"
     if value is None and kind != "value_error":
         return f"{name}: is empty", "give it a value, or leave it out"
     if kind in _COMPARISONS:
