@@ -19,6 +19,7 @@ NAMES = (
     "near_duplicates",
     "statistics",
     "edges",
+    "dice",
     "designs",
     "secondary",
     "known_answers",

@@ -21,6 +21,7 @@ from xraytune.confirm.comparison import Evidence, p_value_above, p_value_below
 from xraytune.confirm.forecast import Design, Spread, count_verdicts, measure_spread, verdict_chances
 from xraytune.confirm.verdict import LEVEL, ControlKind, Overall, PairTests, pair_tests
 from xraytune.metrics.classification import Floats
+from xraytune.metrics.placements import AUROC
 from xraytune.seeding import numpy_generator
 
 _STUDIES = 2000
@@ -188,7 +189,7 @@ def _forecasts() -> Iterator[Figure]:
         (0.985, 0.985, 144, 5, ""),  # near the ceiling the forecast is rougher
     ):
         pilots = [
-            measure_spread(one.aurocs, one.components, effective_patients=one.effective_patients)
+            measure_spread(one.scores, one.components, effective_patients=one.effective_patients, model=AUROC)
             for one in simulate(
                 finalist_and_controls(val_b, 0.0), patients=360, gan_seeds=gan_seeds, classifier_seeds=2,
                 studies=100, seed=15,
@@ -200,7 +201,7 @@ def _forecasts() -> Iterator[Figure]:
                 finalist_and_controls(test - difference / 2, difference), patients, seed=16,
                 gan_seeds=gan_seeds, studies=1000,
             )  # fmt: skip
-            design = Design(effective_patients=studies[0].effective_patients, gan_seeds=gan_seeds, auroc=test)
+            design = Design(effective_patients=studies[0].effective_patients, gan_seeds=gan_seeds, score=test)
 
             def chances(spread: Spread, design: Design = design, difference: float = difference) -> Floats:
                 found = verdict_chances(spread, design, CONTROLS, rope=ROPE, true_difference=difference)

@@ -32,10 +32,11 @@ from xraytune.config.settings import Parameters, Settings
 from xraytune.confirm.analysis import ControlResult, EvaluationSet, FinalistResult, judge_finalists
 from xraytune.confirm.plan import FinishedTrial, Plan, finalist_arm, matched_control
 from xraytune.confirm.runs import replicate
-from xraytune.confirm.scoring import TEST, arm_scores, find_test, load_test_images, score
+from xraytune.confirm.scoring import TEST, arm_results, find_test, load_test_images, score
 from xraytune.data.phantom import PhantomImage, draw_patient
 from xraytune.files import write_json
 from xraytune.pipeline.prepare import Prepared, prepare, write_prepared
+from xraytune.pipeline.task import CLASSIFICATION
 from xraytune.pipeline.trial import run_trial
 from xraytune.records import Compute, EpochRecord
 from xraytune.search.study import StudyFolder
@@ -151,14 +152,14 @@ def _confirmed(question: Question, folder: Path, settings: Settings) -> Finalist
     plan, runs = _plan(question, extra, settings), StudyFolder(folder / "confirm")
     write_prepared(prepared, runs.path / "split.json")
     _train(plan, runs, settings, prepared, cache)
-    sealed = find_test(settings.data, prepared, None)
+    sealed = find_test(settings, prepared, None)
     group = load_test_images(sealed, prepared, cache)
     for number in range(len(plan.runs)):
         score(runs, number, TEST, group, compute=_COMPUTE, cache=cache)
 
     tested = tuple(image.patient for image in sealed.images)
-    images = EvaluationSet(labels=sealed.labels, patients=tested, positive=prepared.positive)
-    (found,) = judge_finalists(plan, images, arm_scores(runs, plan, TEST), rope=settings.confirm.rope)
+    images = EvaluationSet(labels=sealed.labels, patients=tested, positive=prepared.positive, task=CLASSIFICATION)
+    (found,) = judge_finalists(plan, images, arm_results(runs, plan, TEST), rope=settings.confirm.rope)
     return found
 
 

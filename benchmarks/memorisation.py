@@ -25,7 +25,7 @@ from xraytune.config.load import load_space
 from xraytune.config.space import Space
 from xraytune.gan.train import resize_pixels
 from xraytune.metrics.memorisation import closeness, compare_with_unseen, unseen_closeness
-from xraytune.pipeline.gan_folder import fixed_gan
+from xraytune.pipeline.gan_folder import fixed_gan, gan_of
 from xraytune.pipeline.memorisation import FALSE_ALARMS, measure_memorisation
 from xraytune.pipeline.prepare import Prepared, prepare, training_pixels
 from xraytune.pipeline.synthesize import trained_gan
@@ -151,7 +151,7 @@ _DISGUISES: dict[str, Callable[[Images], Images]] = {
 def _gan_figures(what: str, sign: str, changes: tuple[str, ...], cache: Path) -> Iterator[Figure]:
     """The verdict on a GAN of the space with changes; its nearest pairs are drawn in `cache/quality-1`."""
     space = _space(*changes)
-    settings, compute = fixed_gan(space), choose_compute(gpus=0, threads=1)
+    settings, compute = gan_of(fixed_gan(space)), choose_compute(gpus=0, threads=1)
     prepared, _ = prepare(space.settings, cache)
     trained_gan(settings, None, prepared, compute=compute, cache=cache)
     verdicts, _ = measure_memorisation(settings, prepared, compute=compute, cache=cache)

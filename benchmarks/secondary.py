@@ -18,6 +18,7 @@ from benchmarks.simulated_studies import Arm, simulate_scores
 from xraytune.confirm.analysis import EvaluationSet
 from xraytune.confirm.secondary import Difference, Outcome, compare_outcomes
 from xraytune.metrics.classification import Floats
+from xraytune.pipeline.task import CLASSIFICATION
 
 _STUDIES = 400
 _AUROC = 0.955
@@ -48,7 +49,7 @@ def _differences(
     for drawn in simulate_scores(
         arms, patients=patients, gan_seeds=gan_seeds, classifier_seeds=2, studies=studies, seed=seed
     ):
-        images = EvaluationSet(labels=drawn.labels, patients=drawn.patients, positive=1)
+        images = EvaluationSet(labels=drawn.labels, patients=drawn.patients, positive=1, task=CLASSIFICATION)
         for finalist, control in map(_probabilities, drawn.scores):
             for outcome, one in compare_outcomes(images, finalist, control, threshold).items():
                 found[outcome].append(one)

@@ -18,7 +18,7 @@ from scipy.stats import norm  # type: ignore[import-untyped]
 from xraytune.confirm.comparison import Evidence, gather
 from xraytune.confirm.forecast import Spread
 from xraytune.metrics.classification import Floats
-from xraytune.metrics.placements import structural_components
+from xraytune.metrics.placements import AUROC, ScoreModel, structural_components
 from xraytune.seeding import numpy_generator
 
 IMAGES_OF_NORMAL_PATIENTS = {1: 1141, 2: 13, 3: 54, 4: 3}
@@ -56,18 +56,20 @@ class Study:
     """One simulated study: what `compare` takes.
 
     Attributes:
-        aurocs: [arms, G, K].
+        scores: [arms, G, K].
         components: [arms, G, K, P].
-        effective_patients: As `structural_components` has it.
+        effective_patients: See `StructuralComponents`.
+        model: The score's.
     """
 
-    aurocs: Floats
+    scores: Floats
     components: Floats
     effective_patients: float
+    model: ScoreModel
 
     def pair(self, first: int, second: int) -> tuple[Floats, Floats]:
-        """The AUROCs and components of two arms."""
-        return self.aurocs[[first, second]], self.components[[first, second]]
+        """The scores and components of two arms."""
+        return self.scores[[first, second]], self.components[[first, second]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,10 +104,13 @@ def simulate(
         shape = drawn.scores.shape[:-1]
         scores = drawn.scores.reshape(-1, len(drawn.labels))
         found = structural_components(drawn.labels, np.stack([-scores, scores], axis=2), drawn.patients, positive=1)
-        aurocs, components = found.aurocs.reshape(shape), found.components.reshape(*shape, patients)
+        aurocs, components = found.scores.reshape(shape), found.components.reshape(*shape, patients)
         for number in range(len(aurocs)):
             yield Study(
-                aurocs=aurocs[number], components=components[number], effective_patients=found.effective_patients
+                scores=aurocs[number],
+                components=components[number],
+                effective_patients=found.effective_patients,
+                model=AUROC,
             )
 
 
@@ -133,9 +138,12 @@ def simulate_scores(
 
 def against_controls(studies: Sequence[Study]) -> Evidence:
     """Arm 0 against every other arm; each figure is [studies, arms - 1]."""
-    controls = range(1, len(studies[0].aurocs))
+    controls = range(1, len(studies[0].scores))
     found = [
-        [gather(*study.pair(0, control), effective_patients=study.effective_patients) for control in controls]
+        [
+            gather(*study.pair(0, control), effective_patients=study.effective_patients, model=study.model)
+            for control in controls
+        ]
         for study in studies
     ]
 
@@ -145,7 +153,7 @@ def against_controls(studies: Sequence[Study]) -> Evidence:
     return replace(
         found[0][0],
         difference=figures("difference"),
-        mean_auroc=figures("mean_auroc"),
+        mean_score=figures("mean_score"),
         seed_variance=figures("seed_variance"),
         patient_variance=figures("patient_variance"),
     )
@@ -154,7 +162,12 @@ def against_controls(studies: Sequence[Study]) -> Evidence:
 def pooled(spreads: Sequence[Spread]) -> Spread:
     """The mean of spreads, each figure by itself."""
     return Spread(
-        **{one.name: np.mean([getattr(spread, one.name) for spread in spreads], axis=0) for one in fields(Spread)}
+        **{
+            one.name: np.mean([getattr(spread, one.name) for spread in spreads], axis=0)
+            for one in fields(Spread)
+            if one.name != "model"
+        },
+        model=spreads[0].model,
     )
 
 

@@ -24,7 +24,7 @@ from xraytune.confirm.forecast import (
 )
 from xraytune.confirm.verdict import pair_tests
 from xraytune.metrics.classification import Floats, classification_metrics
-from xraytune.metrics.placements import structural_components
+from xraytune.metrics.placements import AUROC, structural_components
 from xraytune.seeding import numpy_generator
 
 _STUDIES = 2000
@@ -134,12 +134,15 @@ def _compared(
 
 def _design(patients: int, gan_seeds: int) -> Design:
     normal = round(0.45 * patients)
-    return Design(effective_patients=4 / (1 / normal + 1 / (patients - normal)), gan_seeds=gan_seeds, auroc=_AUROC)
+    return Design(effective_patients=4 / (1 / normal + 1 / (patients - normal)), gan_seeds=gan_seeds, score=_AUROC)
 
 
 def _spread(studies: Sequence[Study]) -> Spread:
     return pooled(
-        [measure_spread(one.aurocs, one.components, effective_patients=one.effective_patients) for one in studies]
+        [
+            measure_spread(one.scores, one.components, effective_patients=one.effective_patients, model=AUROC)
+            for one in studies
+        ]
     )
 
 

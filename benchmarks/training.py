@@ -18,7 +18,7 @@ from xraytune.cores import cpu_count
 from xraytune.data.phantom import draw_phantoms
 from xraytune.gan.checkpoint import new_training
 from xraytune.gan.step import Step, draw_step, real_images, train_step, with_cuda_graph
-from xraytune.gan.train import resize_pixels
+from xraytune.gan.train import resize_planes
 from xraytune.pipeline.prepare import prepare, training_pixels
 from xraytune.pipeline.trial import trial_epochs
 from xraytune.records import Compute
@@ -52,7 +52,7 @@ def _gan_speeds(settings: Settings, folder: Path, compute: Compute) -> Iterator[
     train = prepared.side("train")
     gan = GanSettings(image_size=64, steps=2 * _STEPS)
     pixels = training_pixels(prepared, folder / "cache")[train.rows]
-    real = real_images(resize_pixels(pixels, gan.image_size), train.labels, compute)
+    real = real_images(resize_planes(pixels, None, gan.image_size), train.labels, compute)
     training = new_training(gan, 2, compute)
     step: Step = partial(train_step, training, real, compute)
     runs = {"": with_cuda_graph(step), ", not replayed": step} if compute.device == "cuda" else {"": step}

@@ -26,7 +26,7 @@ OTHER_NAMES = {
     "xraytune data inspect": dict.fromkeys(
         ("source", "classes", "positive", "group_regex"), "folder"
     ),  # `DataSettings`
-    "xraytune data phantom": {"size": "image_size_px"},
+    "xraytune data phantom": {"size": "image_size_px", "masks": "pairs"},
     "xraytune data transform": {
         **dict.fromkeys(("source", "classes", "group_regex"), "folder"),  # `DataSettings`
         **dict.fromkeys(("flip", "rotate", "shift", "zoom", "shear", "contrast", "elastic"), "strengths"),

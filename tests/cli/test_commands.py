@@ -30,6 +30,15 @@ def test_space_check_prints_what_is_searched_and_every_default(run: Run, space: 
 
 
 @pytest.mark.slow
+def test_space_check_omits_what_only_the_other_task_has(run: Run, space: Path) -> None:
+    of_pairs = run("space", "check", space, "--set", "task=segmentation", "--set", "backbone=resnet18").stdout
+    of_classes = run("space", "check", space).stdout
+
+    assert ("dropout" in of_pairs, "gan.mask_from" in of_pairs) == (False, True)
+    assert ("dropout" in of_classes, "gan.mask_from" in of_classes) == (True, False)
+
+
+@pytest.mark.slow
 def test_space_check_without_a_file_is_a_usage_error(run: Run) -> None:
     result = run("space", "check")
 

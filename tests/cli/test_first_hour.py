@@ -125,6 +125,7 @@ def test_the_curve_column_names_its_range_and_one_trial_is_not_called_trials() -
 
     view = StudyView(
         name="small",
+        metric="AUROC",
         trials=tuple(trial(number, 0.5 + number / 20, 0.8) for number in range(6)),
         trial_budget=6,
         max_epochs=2,
@@ -180,6 +181,7 @@ def test_an_export_prints_the_command_for_a_simpler_arm(capsys: pytest.CaptureFi
         study="small",
         trial=1,
         arm="gan",
+        metric="AUROC",
         trial_images=9,
         trial_patients=7,
         train_patients=None,
@@ -202,6 +204,7 @@ def test_next_command_is_quoted(capsys: pytest.CaptureFixture[str]) -> None:
         show_search(
             SearchSummary(
                 study=Path("studies/a #b"),
+                metric="AUROC",
                 counts={"complete": 1},
                 best=best,
                 for_export=best,
@@ -226,6 +229,7 @@ def test_next_command_is_quoted(capsys: pytest.CaptureFixture[str]) -> None:
         out_of_fold_score=None,
         positive="PNEUMONIA",
         threshold=0.5,
+        metric="AUROC",
         threshold_rule="calibrated_val_a_val_b",
         validation_images=9,
         validation_patients=7,

@@ -57,3 +57,41 @@ def test_a_file_in_place_of_the_folder_of_figures_is_refused(run: Run, xrays: Pa
 
     assert result.exit_code == 2
     assert "this is a file, and a folder is needed here" in result.stderr
+
+
+def test_pairs_are_drawn_inspected_and_shown_in_figures(run: Run, tmp_path: Path) -> None:
+    """From `data phantom --masks`."""
+    drawn = run("data", "phantom", tmp_path / "pairs", "--masks", "--patients", 12, "--size", 32)
+    shown = run("data", "inspect", tmp_path / "pairs", "--figures", tmp_path / "figures")
+    answer = json.loads(run("data", "inspect", tmp_path / "pairs", "--json").stdout)
+
+    masks = sorted((tmp_path / "pairs" / "train" / "masks").iterdir())
+    assert drawn.exit_code == shown.exit_code == 0
+    assert {file.name for file in (tmp_path / "pairs").iterdir()} == {"train", "test", "phantom.json"}
+    assert answer["masks"]["files_per_image"] == [1, 1]
+    assert answer["masks"]["connected_parts"] == {"2": len(masks)}
+    assert "pairs of images and masks" in " ".join(shown.stdout.split())
+    assert f"2 in {len(masks)} masks" in shown.stdout
+    assert not any(word in shown.stdout for word in ("shortcut", "positive class", "NORMAL "))
+    assert [Path(line).name for line in shown.stdout.splitlines()[-2:]] == ["samples.png", "samples.svg"]
+
+
+def test_broken_masks_are_listed_and_those_of_the_test_part_stay_sealed(run: Run, tmp_path: Path) -> None:
+    run("data", "phantom", tmp_path / "pairs", "--masks", "--patients", 12, "--size", 32)
+    victims = [sorted((tmp_path / "pairs" / part / "masks").iterdir())[0] for part in ("train", "test")]
+    for victim in victims:
+        victim.write_bytes(b"no image")
+
+    answer = json.loads(run("data", "inspect", tmp_path / "pairs", "--json").stdout)
+
+    assert [image["file"] for image in answer["broken"]] == [f"train/masks/{victims[0].name}"]
+
+
+def test_pairs_are_not_transformed(run: Run, tmp_path: Path) -> None:
+    run("data", "phantom", tmp_path / "pairs", "--masks", "--patients", 12, "--size", 32)
+
+    refused = run("data", "transform", tmp_path / "pairs", tmp_path / "copies")
+
+    assert refused.exit_code == 3
+    assert "only images with a class can be transformed" in refused.stderr
+    assert not (tmp_path / "copies").exists()

@@ -33,7 +33,7 @@ def test_a_log_has_a_line_for_each_start_and_end(capsys: pytest.CaptureFixture[s
     assert lines_of(captured.err) == [
         "reading images: 2 of 2",
         "#3 started: duplicate r=0.5",
-        "#3 pruned after 2 epochs, 1:01: val-A AUROC 0.750",
+        "#3 pruned after 2 epochs, 1:01: val-A 0.750",
         "#4 failed: the loss is not finite",
     ]
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import optuna
 import pytest
 
+from tests.in_process import CPU, one_thread
 from xraytune.cli.getting_started import QUICK_OVERRIDES
 from xraytune.config.load import load_space
 from xraytune.config.settings import Experiment
@@ -12,7 +13,7 @@ from xraytune.config.space import Space
 from xraytune.data.phantom import draw_phantoms
 from xraytune.pipeline.prepare import prepare
 from xraytune.pipeline.trial import run_trial
-from xraytune.records import Compute, EpochRecord
+from xraytune.records import EpochRecord
 
 SPACES = Path(__file__).resolve().parents[2] / "search_spaces"
 FILES = sorted(SPACES.glob("*.yaml"))
@@ -21,13 +22,18 @@ TINY = (
     *("batch_size=8", "budget.max_epochs=2", "budget.steps_per_epoch=2"),
     *("gan.image_size=32", "gan.width=4", "gan.batch_size=4", "gan.steps=2"),
 )
-CPU = Compute(device="cpu", threads=1, precision="float32")
+TINY_PAIRS = (
+    *TINY,
+    *("backbone=resnet18", "gan.width=8", "gan.batch_size=8", "gan.lr_g=2e-3", "gan.ema_half_life_images=300"),
+    *("gan.loss=hinge", "gan.mask_from=gan", "gan.allow_memorised=true", "gan.steps=200"),  # enough for plausible masks
+)
 
 
 @pytest.fixture(scope="module")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("spaces")
     draw_phantoms(folder / "xrays", patients=40, seed=3, image_size_px=48)
+    draw_phantoms(folder / "pairs", patients=40, seed=3, image_size_px=48, pairs=True)
     return folder
 
 
@@ -58,19 +64,22 @@ def first_trials(space: Space) -> list[Experiment]:
 @pytest.mark.slow
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_the_first_trials_of_every_space_run(file: Path, phantoms: Path, tmp_path: Path) -> None:
-    space = load_space(file, TINY, data=phantoms / "xrays")
+    is_segmentation = load_space(file).settings.task == "segmentation"
+    data, tiny = ("pairs", TINY_PAIRS) if is_segmentation else ("xrays", TINY)
+    space = load_space(file, tiny, data=phantoms / data)
     prepared, _ = prepare(space.settings, phantoms / "cache")
 
     for number, experiment in enumerate(first_trials(space)):
         epochs: list[EpochRecord] = []
-        result = run_trial(
-            experiment,
-            prepared,
-            trial_dir=tmp_path / f"{number}",
-            cache=phantoms / "cache",
-            compute=CPU,
-            on_epoch=epochs.append,
-        )
+        with one_thread():
+            result = run_trial(
+                experiment,
+                prepared,
+                trial_dir=tmp_path / f"{number}",
+                cache=phantoms / "cache",
+                compute=CPU,
+                on_epoch=epochs.append,
+            )
 
         assert result is not None
         assert [record.steps for record in epochs] == [2, 4]

@@ -1,11 +1,14 @@
 """The live view of a search, and that of `status`."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 
+from tests.search.studies import two_images
 from xraytune.cli.console import Cell, Frame, Table
-from xraytune.cli.study_frame import curve, live_frame, status_frame, summary_line
+from xraytune.cli.study_frame import curve, live_frame, sides_frame, status_frame, summary_line
+from xraytune.pipeline.sides import side_sizes
 from xraytune.search.status import StudyView, TrialView
 
 
@@ -24,9 +27,12 @@ def trial(number: int, status: str, *values: float, **more: object) -> TrialView
     return TrialView(**{**fields, **more})  # type: ignore[arg-type]
 
 
-def study(*trials: TrialView, seconds: float = 31.0, seconds_left: float | None = 90.0) -> StudyView:
+def study(
+    *trials: TrialView, metric: str = "AUROC", seconds: float = 31.0, seconds_left: float | None = 90.0
+) -> StudyView:
     return StudyView(
         name="small",
+        metric=metric,
         trials=trials,
         trial_budget=10,
         max_epochs=4,
@@ -80,6 +86,22 @@ def test_the_heading_shows_the_progress_of_the_search() -> None:
         "running, 0:31 used, about 1:30 left",
         "http://127.0.0.1:8265",
     ]
+
+
+def test_the_heading_of_a_segmentation_study_names_dice() -> None:
+    view = study(trial(0, "complete", 0.8, val_b_score=0.7), metric="Dice")
+
+    assert texts(live_frame(view))[1:3] == [
+        "best on val-A: #0 gan r=0, Dice 0.800",
+        "best on val-B, to be exported: #0 gan r=0, Dice 0.700",
+    ]
+
+
+def test_the_sides_of_a_segmentation_study_have_no_classes_and_no_auroc() -> None:
+    (table,) = tables(sides_frame(side_sizes(replace(two_images(), class_names=("image",)))))
+
+    assert [getattr(column, "name", column) for column in table.columns] == ["side", "images", "patients"]
+    assert [texts(row) for row in table.rows] == [[name, "1", "1"] for name in ("train", "val-A", "val-B")]
 
 
 def test_log_line_shows_search_progress() -> None:

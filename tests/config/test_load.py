@@ -221,6 +221,13 @@ def test_what_only_classification_has_is_refused_in_segmentation(
     assert message.count("fix:") == 1
 
 
+def test_masks_of_a_gan_are_refused_in_classification(write_space: WriteSpace, complaints: Complaints) -> None:
+    message = complaints(write_space("source: {value: gan}", "gan.mask_from: {values: [gan, segmenter]}"))
+
+    assert "gan.mask_from: segmenter is for segmentation" in message
+    assert "remove it, or use task: segmentation" in message
+
+
 def test_the_objective_follows_the_task(write_space: WriteSpace) -> None:
     found = {
         task: load_space(write_space(after=f"task: {task}\n")).settings.objective.metric

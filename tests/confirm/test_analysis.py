@@ -25,12 +25,16 @@ from xraytune.confirm.analysis import (
 from xraytune.confirm.forecast import Forecast, VerdictChances
 from xraytune.confirm.plan import Arm, FinishedTrial, Plan, matched_control
 from xraytune.confirm.record import Confirmation, HeldOutSet, methods_paragraph, write_verdict
+from xraytune.confirm.secondary import secondary_outcomes
 from xraytune.metrics.classification import Floats
+from xraytune.pipeline.task import CLASSIFICATION, SEGMENTATION
 from xraytune.seeding import numpy_generator
 
 GAN_SEEDS, SEEDS, IMAGES = 5, 2, 300
 LABELS = np.arange(IMAGES) % 2
-VAL_B = EvaluationSet(labels=LABELS, patients=tuple(f"p{number}" for number in range(IMAGES)), positive=1)
+VAL_B = EvaluationSet(
+    labels=LABELS, patients=tuple(f"p{number}" for number in range(IMAGES)), positive=1, task=CLASSIFICATION
+)
 
 
 def arm(name: str, role: Any, **parameters: Any) -> Arm:
@@ -49,12 +53,13 @@ ARMS = (
 
 
 SOME_FORECAST = Forecast(
+    metric="AUROC",
     gan_seeds=GAN_SEEDS,
     val_b_score=0.9,
     rope=0.01,
     chances=(
         VerdictChances(
-            effective_patients=300, gan_seeds=GAN_SEEDS, auroc=0.9, true_difference=0.0,
+            effective_patients=300, gan_seeds=GAN_SEEDS, score=0.9, true_difference=0.0,
             helps=0.01, hurts=0.02, no_better=0.3, undecided=0.67,
         ),
     ),
@@ -88,6 +93,8 @@ def confirmation(scores_of: Any, *exploratory: str, arms: tuple[Arm, ...] = ARMS
     decided = plan(*exploratory, arms=arms)
     return Confirmation(
         study=Path("studies") / "small",
+        metric="AUROC",
+        network="classifier",
         finalists=judge_finalists(decided, VAL_B, scores_of, rope=0.01),
         ratio_response=ratio_response(decided, VAL_B, scores_of),
         forecast=SOME_FORECAST,
@@ -135,7 +142,7 @@ def test_the_ratio_response_is_in_order_and_starts_at_the_control_without_images
     assert [point.ratio for point in points] == [0, 0.25, 1, 4]
     assert [point.gain > 0 for point in points] == [False, True, True, False]
     assert points[0].gain == points[0].low == points[0].high == 0
-    assert all(point.auroc == pytest.approx(points[0].auroc + point.gain) for point in points)
+    assert all(point.score == pytest.approx(points[0].score + point.gain) for point in points)
     assert all(point.low < point.gain < point.high for point in points[1:])
 
 
@@ -150,8 +157,8 @@ def test_the_ratio_response_includes_the_duplicates_that_were_trained() -> None:
         assert point.over_duplicate is not None
         assert point.duplicate.low < point.duplicate.gain < point.duplicate.high
         assert point.over_duplicate.low < point.over_duplicate.gain < point.over_duplicate.high
-        assert point.duplicate.auroc == pytest.approx(points[0].auroc + point.duplicate.gain)
-        assert point.over_duplicate.gain == pytest.approx(point.auroc - point.duplicate.auroc)
+        assert point.duplicate.score == pytest.approx(points[0].score + point.duplicate.gain)
+        assert point.over_duplicate.gain == pytest.approx(point.score - point.duplicate.score)
         assert (point.over_duplicate.gain > 0) == (point.ratio == 1)
 
 
@@ -271,15 +278,15 @@ def test_a_collapsed_gan_seed_is_shown_with_a_warning() -> None:
     record = confirmation(scores(gan=2.5, collapsed=2.0)).to_json()
     (finalist,), (usual,) = record["finalists"], helped().to_json()["finalists"]
 
-    assert finalist["gan_aurocs"][-1] == finalist["worst_gan_auroc"] == min(finalist["gan_aurocs"])
-    assert finalist["worst_gan_auroc"] < min(finalist["gan_aurocs"][:-1]) - 0.1
-    assert np.mean(finalist["gan_aurocs"]) == pytest.approx(finalist["auroc"])
-    assert f"worst {finalist['worst_gan_auroc']:.3f}; clearly not normally distributed" in record["answer"]
-    assert f"worst {usual['worst_gan_auroc']:.3f})" in helped().to_json()["answer"]
+    assert finalist["gan_scores"][-1] == finalist["worst_gan_score"] == min(finalist["gan_scores"])
+    assert finalist["worst_gan_score"] < min(finalist["gan_scores"][:-1]) - 0.1
+    assert np.mean(finalist["gan_scores"]) == pytest.approx(finalist["score"])
+    assert f"worst {finalist['worst_gan_score']:.3f}; clearly not normally distributed" in record["answer"]
+    assert f"worst {usual['worst_gan_score']:.3f})" in helped().to_json()["answer"]
 
 
 @pytest.mark.parametrize(
-    ("gan_aurocs", "is_outlying"),
+    ("gan_scores", "is_outlying"),
     [
         ((0.95, 0.951, 0.949, 0.952, 0.7), True),
         ((0.95, 0.955, 0.949, 0.952, 0.947), False),
@@ -287,8 +294,8 @@ def test_a_collapsed_gan_seed_is_shown_with_a_warning() -> None:
         ((0.95, 0.7), False),
     ],
 )
-def test_gan_seeds_are_outlying_if_clearly_not_normal(gan_aurocs: tuple[float, ...], is_outlying: bool) -> None:
-    found = FinalistResult(arm=ARMS[0], auroc=0.9, gan_aurocs=gan_aurocs, comparisons=(), verdict=None)
+def test_gan_seeds_are_outlying_if_clearly_not_normal(gan_scores: tuple[float, ...], is_outlying: bool) -> None:
+    found = FinalistResult(arm=ARMS[0], score=0.9, gan_scores=gan_scores, comparisons=(), verdict=None)
 
     assert found.has_outlying_gan == is_outlying
 
@@ -335,16 +342,18 @@ def test_without_duplicates_none_alone_does_not_show_harm() -> None:
 @pytest.mark.slow
 def test_the_forecast_needs_the_patients_of_the_test_folder_but_not_its_scores() -> None:
     small = np.arange(100) % 2
-    test = EvaluationSet(labels=small, patients=tuple(f"t{number}" for number in range(100)), positive=1)
+    test = EvaluationSet(
+        labels=small, patients=tuple(f"t{number}" for number in range(100)), positive=1, task=CLASSIFICATION
+    )
 
     found = forecast_verdict(plan(), VAL_B, test, scores(), rope=0.01)
 
     assert {one.effective_patients for one in found.chances} == {100}
     assert {one.gan_seeds for one in found.chances} == {5, 10, 20}
     assert {one.true_difference for one in found.chances} == {0, 0.01, 0.02}
-    aurocs = {one.auroc for one in found.chances}
+    aurocs = {one.score for one in found.chances}
     assert aurocs == {found.val_b_score, found.val_b_score - 0.03}
-    assert found.of_design(auroc=found.val_b_score, gan_seeds=5) == found.chances[:3]
+    assert found.of_design(score=found.val_b_score, gan_seeds=5) == found.chances[:3]
     assert "If synthetic images make no difference" in found.summary
 
 
@@ -371,7 +380,7 @@ def test_the_record_is_written_as_json_and_paragraphs(tmp_path: Path) -> None:
     write_verdict(tmp_path, found)
 
     assert json.loads((tmp_path / "verdict.json").read_text(encoding="utf-8")) == found.to_json()
-    assert found.to_json()["ratio_caveat"].startswith("val-B selected this finalist, so its AUROC there is optimistic")
+    assert found.to_json()["ratio_caveat"].startswith("val-B selected this finalist, so its score there is optimistic")
     assert found.to_json()["methods"] in (tmp_path / "methods.md").read_text(encoding="utf-8")
 
 
@@ -392,3 +401,64 @@ def test_the_documentation_lists_every_key_of_the_record() -> None:
 
     assert "larger_designs" in found
     assert sorted(found - {*re.findall(r"`(\w+)(?:\[\])?`", section)}) == []
+
+
+DICE_SET = EvaluationSet(
+    labels=np.zeros(60, dtype=np.int64),
+    patients=tuple(f"p{number // 2:02d}" for number in range(60)),
+    positive=0,
+    task=SEGMENTATION,
+)
+
+
+def dices(gain: float) -> Any:
+    """Dice of each image [G, K, 60, 1]; errors of the GAN arms are smaller by `gain`."""
+    hard = np.exp(numpy_generator(1, "hard").normal(-3, 0.4, 60))
+
+    def of_arm(name: str) -> Floats:
+        own = np.exp(numpy_generator(2, name).normal(0, 0.1, size=(GAN_SEEDS, SEEDS, 60)))
+        return np.asarray(1 - hard * own * (1 - gain * name.startswith("gan")))[..., None]
+
+    return of_arm
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("gain", "word"), [(0.5, "helps"), (0.0, "no_better"), (-0.5, "hurts")])
+def test_a_verdict_on_dice_is_of_the_mean_over_images(gain: float, word: str) -> None:
+    decided = plan()
+
+    found = judge_finalists(decided, DICE_SET, dices(gain), rope=0.01)
+    whole = replace(helped(), finalists=found, metric="Dice", network="segmenter").to_json()
+
+    (finalist,) = whole["finalists"]
+    assert (finalist["verdict"], whole["metric"]) == (word, "Dice")
+    assert finalist["score"] == pytest.approx(dices(gain)("gan #1").mean())
+    assert secondary_outcomes(decided, DICE_SET, dices(gain), dices(gain)) == ()
+    assert "Dice" in whole["answer"]
+    assert "segmenters trained on these" in whole["answer"]
+    assert "covariances of means over images, clustered by patient" in whole["methods"]
+    assert "AUROC" not in whole["answer"] + whole["methods"]
+
+
+@pytest.mark.slow
+def test_the_forecast_of_dice_is_for_as_many_patients_as_the_test_folder_has() -> None:
+    found = forecast_verdict(plan(), DICE_SET, DICE_SET, dices(0.0), rope=0.01)
+
+    assert found.metric == "Dice"
+    assert {one.effective_patients for one in found.chances} == {30}
+    assert {one.score for one in found.chances} == {found.val_b_score, found.val_b_score - 0.01}
+    assert all(0.99 < one.helps + one.hurts + one.no_better + one.undecided < 1.01 for one in found.chances)
+
+
+@pytest.mark.slow
+def test_segmenters_that_all_find_nothing_are_not_called_equivalent() -> None:
+    """No patient varies, as after two steps of training; the interval still has a width."""
+
+    def nothing(_: str) -> Floats:
+        return np.zeros((GAN_SEEDS, SEEDS, 60, 1))
+
+    (found,) = judge_finalists(plan(), DICE_SET, nothing, rope=0.01)
+
+    for one in found.comparisons:
+        assert one.comparison.interval.low < -0.01 < 0.01 < one.comparison.interval.high
+        assert one.verdict.words == ("undecided",)

@@ -28,7 +28,7 @@ from xraytune.confirm.comparison import (
 )
 from xraytune.confirm.verdict import judge
 from xraytune.errors import ConfigError
-from xraytune.metrics.placements import around, placement_variance, structural_components
+from xraytune.metrics.placements import AUROC, around, placement_variance, structural_components
 from xraytune.seeding import numpy_generator
 
 Floats = NDArray[np.float64]
@@ -36,11 +36,12 @@ SHAPES = st.tuples(st.integers(2, 6), st.integers(1, 3), st.integers(4, 30), st.
 """GAN seeds, classifier seeds, patients, and the seed of the numbers."""
 MANY_PATIENTS = Evidence(
     difference=0.004,
-    mean_auroc=0.9,
+    mean_score=0.9,
     seed_variance=4e-6,
     patient_variance=3e-6,
     gan_seeds=5,
     effective_patients=1e6,
+    model=AUROC,
 )
 
 
@@ -52,11 +53,12 @@ def evidence(draw: st.DrawFn) -> Evidence:
     usual = 4 / patients * float(placement_variance(*around(mean, difference)))
     return Evidence(
         difference=difference,
-        mean_auroc=mean,
+        mean_score=mean,
         seed_variance=draw(st.floats(1e-8, 1e-3)),
         patient_variance=usual * draw(st.floats(-0.5, 3)),
         gan_seeds=draw(st.integers(2, 20)),
         effective_patients=patients,
+        model=AUROC,
     )
 
 
@@ -77,9 +79,10 @@ def of_scores(scores: Floats, labels: NDArray[np.int64], patients: list[str]) ->
     flat = scores.reshape(-1, scores.shape[-1])
     found = structural_components(labels, np.stack([-flat, flat], axis=2), patients, positive=1)
     return compare(
-        found.aurocs.reshape(scores.shape[:3]),
+        found.scores.reshape(scores.shape[:3]),
         found.components.reshape(*scores.shape[:3], -1),
         effective_patients=found.effective_patients,
+        model=AUROC,
     )
 
 
@@ -93,7 +96,7 @@ def at_the_estimate(found: Evidence) -> Interval:
 
 def numbers(comparison: Comparison) -> Floats:
     """All figures of a comparison."""
-    return np.array([*astuple(comparison.interval), *comparison.aurocs, *astuple(comparison.components)])
+    return np.array([*astuple(comparison.interval), *comparison.scores, *astuple(comparison.components)])
 
 
 def test_van_dykes_study_has_the_published_digits() -> None:
@@ -162,13 +165,13 @@ def test_the_evidence_is_obuchowski_rockettes_written_out(shape: tuple[int, int,
     residual = figures - figures.mean(axis=0) - figures.mean(axis=1, keepdims=True) + figures.mean()
     excess_covariance = (covariance(0, 0) + covariance(1, 1)) / 2 - (covariance(0, 1) + covariance(1, 0)) / 2
 
-    found = compare(aurocs, components, effective_patients=shape[2])
+    found = compare(aurocs, components, effective_patients=shape[2], model=AUROC)
 
     assert found.evidence.seed_variance == pytest.approx(2 * (residual**2).sum() / (readers - 1))
     assert found.evidence.patient_variance == pytest.approx(2 * excess_covariance, rel=1e-6, abs=1e-12)
     assert found.interval.difference == pytest.approx(figures[0].mean() - figures[1].mean())
-    assert found.aurocs == pytest.approx(tuple(aurocs.mean(axis=(1, 2))))
-    assert found.evidence.mean_auroc == pytest.approx(np.mean(found.aurocs))
+    assert found.scores == pytest.approx(tuple(aurocs.mean(axis=(1, 2))))
+    assert found.evidence.mean_score == pytest.approx(np.mean(found.scores))
     assert found.evidence.gan_seeds == readers
 
 
@@ -178,8 +181,8 @@ def test_the_evidence_is_obuchowski_rockettes_written_out(shape: tuple[int, int,
 def test_swapped_arms_flip_the_sign_and_change_nothing_else(shape: tuple[int, int, int, int]) -> None:
     aurocs, components = replicates(shape)
 
-    one = compare(aurocs, components, effective_patients=shape[2]).interval
-    other = compare(aurocs[::-1], components[::-1], effective_patients=shape[2]).interval
+    one = compare(aurocs, components, effective_patients=shape[2], model=AUROC).interval
+    other = compare(aurocs[::-1], components[::-1], effective_patients=shape[2], model=AUROC).interval
 
     assert other.difference == -one.difference
     assert (other.low, other.high, other.low_90, other.high_90) == pytest.approx(
@@ -198,7 +201,9 @@ def test_an_arm_compared_with_itself_has_a_narrow_interval_only_with_many_patien
 ) -> None:
     aurocs, components = (values[[0, 0]] for values in replicates(shape))
 
-    few, many = (compare(aurocs, components, effective_patients=count).interval for count in (shape[2], 1e6))
+    few, many = (
+        compare(aurocs, components, effective_patients=count, model=AUROC).interval for count in (shape[2], 1e6)
+    )
 
     assert (few.difference, few.p_value) == (0, 1)
     assert few.low == pytest.approx(-few.high, abs=1e-9)
@@ -297,7 +302,7 @@ def test_near_the_ceiling_it_covers_the_truth_and_does_not_call_different_arms_e
     arms = [Arm(auroc=0.99, seeds_sd=0.006, gan_share=0.3), Arm(auroc=0.975, seeds_sd=0.006)]
     studies = simulate(arms, patients=60, gan_seeds=5, classifier_seeds=2, studies=300, seed=1)
 
-    found = [compare(*study.pair(0, 1), effective_patients=study.effective_patients) for study in studies]
+    found = [compare(*study.pair(0, 1), effective_patients=study.effective_patients, model=AUROC) for study in studies]
 
     published = [at_the_estimate(one.evidence) for one in found]
     verdicts = [judge(one.evidence, rope=0.01) for one in found]
@@ -319,11 +324,12 @@ def test_the_order_of_patients_and_of_replicates_changes_only_rounding(shape: tu
     generator = numpy_generator(shape[3], "order")
     gans, classifiers, patients = (generator.permutation(count) for count in shape[:3])
 
-    found = compare(aurocs, components, effective_patients=shape[2])
+    found = compare(aurocs, components, effective_patients=shape[2], model=AUROC)
     shuffled = compare(
         aurocs[:, gans][:, :, classifiers],
         components[:, gans][:, :, classifiers][..., patients],
         effective_patients=shape[2],
+        model=AUROC,
     )
 
     assert numbers(shuffled) == pytest.approx(numbers(found), rel=1e-6, abs=1e-13)
@@ -371,7 +377,10 @@ def test_variance_components_are_recovered_from_simulated_studies() -> None:
     found = [
         astuple(
             compare(
-                np.stack([gaps[s], zero[0]]), np.stack([components[s], zero[1]]), effective_patients=patients
+                np.stack([gaps[s], zero[0]]),
+                np.stack([components[s], zero[1]]),
+                effective_patients=patients,
+                model=AUROC,
             ).components
         )
         for s in range(studies)
@@ -381,7 +390,7 @@ def test_variance_components_are_recovered_from_simulated_studies() -> None:
 
 
 def test_with_one_classifier_seed_its_variance_is_in_the_gan_seeds() -> None:
-    found = compare(*replicates((5, 1, 20, 3)), effective_patients=20).components
+    found = compare(*replicates((5, 1, 20, 3)), effective_patients=20, model=AUROC).components
 
     assert (found.classifier_seed, found.patient_by_classifier_seed) == (0, 0)
 
@@ -389,7 +398,7 @@ def test_with_one_classifier_seed_its_variance_is_in_the_gan_seeds() -> None:
 def test_two_classifier_seeds_are_enough_to_separate_their_variance() -> None:
     aurocs = np.array([[[0.90, 0.92], [0.80, 0.84]], [[0.5, 0.5], [0.5, 0.5]]])
 
-    found = compare(aurocs, np.zeros((2, 2, 2, 3)), effective_patients=3).components
+    found = compare(aurocs, np.zeros((2, 2, 2, 3)), effective_patients=3, model=AUROC).components
 
     assert found.classifier_seed == pytest.approx((0.02**2 / 2 + 0.04**2 / 2) / 2)
     assert found.gan_seed == pytest.approx(0.09**2 / 2 - found.classifier_seed / 2)
@@ -401,7 +410,7 @@ def test_perfect_arms_have_wider_intervals_with_fewer_patients() -> None:
         labels = np.arange(count) % 2
         scores = np.broadcast_to(labels * 1.0, (2, 2, 2, count))
         found = of_scores(scores, labels, [f"p{number}" for number in range(count)])
-        assert found.aurocs == (1, 1)
+        assert found.scores == (1, 1)
         return found.interval
 
     twenty, two_hundred, two_thousand = (interval(count) for count in (20, 200, 2000))
@@ -418,7 +427,7 @@ def test_identical_rankings_of_few_patients_do_not_show_equivalence() -> None:
 
     found = of_scores(scores, labels, [f"p{number}" for number in range(40)])
 
-    assert 0.5 < found.aurocs[0] < 1
+    assert 0.5 < found.scores[0] < 1
     assert found.interval.low < -0.01 < 0 < 0.01 < found.interval.high
     assert judge(found.evidence, rope=0.01).words == ("undecided",)
 
@@ -427,7 +436,7 @@ def test_a_single_gan_seed_is_refused() -> None:
     aurocs, components = replicates((2, 2, 10, 1))
 
     with pytest.raises(ConfigError, match=r"confirm\.gan_seeds: a single seed(.|\n)*fix: use at least 4, better 5"):
-        gather(aurocs[:, :1], components[:, :1], effective_patients=10)
+        gather(aurocs[:, :1], components[:, :1], effective_patients=10, model=AUROC)
 
 
 def test_an_interval_that_excludes_no_difference_ends_at_the_largest_ones() -> None:
@@ -442,9 +451,12 @@ def test_variance_components_are_those_of_the_differences() -> None:
     aurocs, components = replicates((4, 3, 20, 7))
     gaps, patients = aurocs[0] - aurocs[1], components[0] - components[1]
 
-    both = compare(aurocs, components, effective_patients=20)
+    both = compare(aurocs, components, effective_patients=20, model=AUROC)
     alone = compare(
-        np.stack([gaps, np.zeros_like(gaps)]), np.stack([patients, np.zeros_like(patients)]), effective_patients=20
+        np.stack([gaps, np.zeros_like(gaps)]),
+        np.stack([patients, np.zeros_like(patients)]),
+        effective_patients=20,
+        model=AUROC,
     )
 
     assert astuple(both.components) == pytest.approx(astuple(alone.components))

@@ -102,7 +102,7 @@ def test_ratios_for_which_the_folder_of_extra_images_is_too_small_are_omitted_wi
     assert all(point.duplicate for point in found.ratio_response[1:]), "also at the finalist's own ratio"
     for gain in ("folder over ratio 0", "duplicate over ratio 0", "folder over duplicate"):
         assert shown.count(gain) == 4
-    assert "val-B selected this finalist, so its AUROC there is optimistic" in " ".join(shown.split())
+    assert "val-B selected this finalist, so its score there is optimistic" in " ".join(shown.split())
 
 
 def test_a_confirm_resumes_with_its_own_test_folder_and_refuses_another(lab: Lab) -> None:

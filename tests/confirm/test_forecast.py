@@ -23,25 +23,26 @@ from xraytune.confirm.forecast import (
     verdict_chances,
 )
 from xraytune.confirm.verdict import ControlKind, judge
-from xraytune.metrics.placements import placement_variance
+from xraytune.metrics.placements import AUROC, placement_variance
 from xraytune.seeding import numpy_generator
 
 Floats = NDArray[np.float64]
 ROPE = 0.01
 ALL_FIVE: tuple[ControlKind, ...] = ("none", "duplicate", "tuned", "tuned", "tuned")
-DESIGN = Design(effective_patients=400, gan_seeds=5, auroc=0.95)
+DESIGN = Design(effective_patients=400, gan_seeds=5, score=0.95)
 
 
 def spread(controls: int, *, seeds: tuple[float, float] = (1e-5, 1e-5)) -> Spread:
     """A typical spread: patient variance .008, half of it common to all differences."""
     return Spread(
-        auroc=0.95,
+        score=0.95,
         effective_patients=1000,
         patients=np.full((controls, controls), 0.004) + 0.004 * np.eye(controls),
         seeds=seeds,
         seeds_by_patients=(0.002, 0.002),
         level=0.02,
         roughness=3.0,
+        model=AUROC,
     )
 
 
@@ -59,7 +60,7 @@ def chances(
 
 
 def replicates(seed: int, difference: float, controls: int = 1) -> tuple[Floats, Floats]:
-    """AUROCs [1 + M, 6, 2] and components [1 + M, 6, 2, 50] of a finalist and its controls."""
+    """Scores [1 + M, 6, 2] and components [1 + M, 6, 2, 50] of a finalist and its controls."""
     generator = numpy_generator(seed, "replicates")
     shape = (1 + controls, 6, 2)
     aurocs = 0.9 + generator.normal(0, 0.01, (*shape[:2], 1)) + generator.normal(0, 0.01, shape)
@@ -130,7 +131,7 @@ def test_the_probabilities_of_a_pair_agree_with_simulated_studies(gan_seeds: int
     """Patients have effects common to all seeds and interactions with each seed; seeds have effects."""
     studies, patients = 2500, 400
     truth = replace(ONE, patients=np.array([[0.008]]), seeds=(2e-5, 0.0), seeds_by_patients=(0.004, 0.0), level=0.0)
-    truth = replace(truth, auroc=0.8, roughness=2.0)  # as normal effects are, where the difference does not change them
+    truth = replace(truth, score=0.8, roughness=2.0)  # as normal effects are, where the difference does not change them
     generator = numpy_generator(1, "by hand", gan_seeds)
     verdicts = []
     for _ in range(studies):
@@ -140,10 +141,12 @@ def test_the_probabilities_of_a_pair_agree_with_simulated_studies(gan_seeds: int
         gaps = difference + generator.normal(0, 2e-5**0.5, gan_seeds) + effects.mean(axis=1)
         components = (effects - effects.mean(axis=1, keepdims=True)) / (patients * (patients - 1)) ** 0.5
         aurocs = np.stack([0.8 + gaps / 2, 0.8 - gaps / 2])[:, :, None]
-        found = gather(aurocs, np.stack([components, 0 * components])[:, :, None], effective_patients=patients)
+        found = gather(
+            aurocs, np.stack([components, 0 * components])[:, :, None], effective_patients=patients, model=AUROC
+        )
         verdicts.append(judge(found, rope=ROPE))
 
-    design = Design(effective_patients=patients, gan_seeds=gan_seeds, auroc=0.8)
+    design = Design(effective_patients=patients, gan_seeds=gan_seeds, score=0.8)
     detected = detection_probability(truth, design, true_difference=difference)
     equivalent = probability_equivalent(truth, design, rope=ROPE, true_difference=difference)
     without_difference = probability_equivalent(truth, design, rope=ROPE)
@@ -177,7 +180,7 @@ def test_more_patients_detect_smaller_differences() -> None:
 @pytest.mark.slow
 def test_no_difference_is_detectable_near_the_ceiling_with_few_patients() -> None:
     """At an AUROC of .99 the finalist can be better by at most .02, too little for ten patients."""
-    tiny = Design(effective_patients=10, gan_seeds=2, auroc=0.99)
+    tiny = Design(effective_patients=10, gan_seeds=2, score=0.99)
 
     assert smallest_detectable_difference(ONE, tiny) is None
 
@@ -186,14 +189,16 @@ def test_perfect_rankings_of_a_few_patients_promise_no_certainty() -> None:
     """Nothing varies on such a val-B; on a test folder of 144 patients something will."""
     aurocs, components = np.ones((6, 5, 2)), np.zeros((6, 5, 2, 20))
 
-    found = measure_spread(aurocs, components, effective_patients=20)
+    found = measure_spread(aurocs, components, effective_patients=20, model=AUROC)
 
-    assert chances(Design(effective_patients=144, gan_seeds=5, auroc=0.965), of=found).no_better < 0.9
+    assert chances(Design(effective_patients=144, gan_seeds=5, score=0.965), of=found).no_better < 0.9
 
 
 def test_the_spread_does_not_contain_the_observed_differences() -> None:
     """They would make a forecast repeat the p-value."""
-    one, other = (measure_spread(*replicates(1, gap, controls=2), effective_patients=50) for gap in (0.0, 0.03))
+    one, other = (
+        measure_spread(*replicates(1, gap, controls=2), effective_patients=50, model=AUROC) for gap in (0.0, 0.03)
+    )
 
     for before, after in zip(astuple(one), astuple(other), strict=True):
         assert after == pytest.approx(before)
@@ -203,7 +208,7 @@ def test_the_spread_does_not_contain_the_observed_differences() -> None:
 def test_forecast_does_not_depend_on_observed_differences() -> None:
     kinds = ALL_FIVE[:2]
     one, other = (
-        chances(of=measure_spread(*replicates(1, gap, controls=2), effective_patients=50), kinds=kinds)
+        chances(of=measure_spread(*replicates(1, gap, controls=2), effective_patients=50, model=AUROC), kinds=kinds)
         for gap in (0.0, 0.03)
     )
 
@@ -215,9 +220,9 @@ def test_forecast_does_not_depend_on_observed_differences() -> None:
 def test_the_spread_of_one_pair_agrees_with_its_evidence() -> None:
     aurocs, components = replicates(3, 0.0)
 
-    found = measure_spread(aurocs, components, effective_patients=50)
+    found = measure_spread(aurocs, components, effective_patients=50, model=AUROC)
 
-    evidence = gather(aurocs, components, effective_patients=50)
+    evidence = gather(aurocs, components, effective_patients=50, model=AUROC)
     assert found.patients[0, 0] / 50 == pytest.approx(float(np.asarray(evidence.patient_variance)))
     of_one_seed = sum(found.seeds) + sum(found.seeds_by_patients) / 50
     assert of_one_seed == pytest.approx(float(np.asarray(evidence.seed_variance)))
@@ -239,7 +244,7 @@ def test_the_spread_follows_its_definition(controls: int) -> None:
     )
     interaction = (within - covariances) * patients
 
-    found = measure_spread(aurocs, components, effective_patients=patients)
+    found = measure_spread(aurocs, components, effective_patients=patients, model=AUROC)
 
     off = ~np.eye(controls, dtype=bool)
     assert found.patients == pytest.approx(covariances * patients)
@@ -255,7 +260,7 @@ def test_differences_shrink_on_easy_test_folders() -> None:
     """Without other noise, a gain is equivalent where the folder's level leaves less than the ROPE of it."""
     many = 1e8
     only_level = Spread(
-        auroc=0.99,
+        score=0.99,
         effective_patients=many,
         patients=np.zeros((1, 1)),
         seeds=(0.0, 0.0),
@@ -264,8 +269,9 @@ def test_differences_shrink_on_easy_test_folders() -> None:
         * norm.pdf(norm.ppf(0.99)) ** 2
         * many,  # a standard deviation of .5 in the separation of the classes
         roughness=1.0,
+        model=AUROC,
     )
-    design = Design(effective_patients=many, gan_seeds=2, auroc=0.8)
+    design = Design(effective_patients=many, gan_seeds=2, score=0.8)
     separations = norm.ppf(0.8) + 0.5 * numpy_generator(5, "separations").standard_normal(100_000)
     steepness = norm.pdf(separations)
 
@@ -301,7 +307,7 @@ def test_the_spread_is_recovered_from_linear_studies() -> None:
         effects = effect(50.0, 90.0, 1, patients) + effect(60.0, 30.0, seeds, patients)
         aurocs = effect(4.0, 2.0, seeds) + effects.mean(axis=2)
         components = (effects - effects.mean(axis=2, keepdims=True)) / np.sqrt(patients * (patients - 1))
-        one = measure_spread(aurocs[..., None], components[:, :, None], effective_patients=patients)
+        one = measure_spread(aurocs[..., None], components[:, :, None], effective_patients=patients, model=AUROC)
         found.append([*one.patients.mean(axis=0), *np.diag(one.patients), *one.seeds, *one.seeds_by_patients])
 
     mean_of_row = (50 * 3 + 90) / 3
@@ -309,9 +315,9 @@ def test_the_spread_is_recovered_from_linear_studies() -> None:
     assert np.mean(found, axis=0) == pytest.approx(expected, rel=0.1)
 
 
-def chances_of(auroc: float, gan_seeds: int, ropes: float, *, no_better: float) -> VerdictChances:
+def chances_of(score: float, gan_seeds: int, ropes: float, *, no_better: float) -> VerdictChances:
     return VerdictChances(
-        effective_patients=100, gan_seeds=gan_seeds, auroc=auroc, true_difference=ropes * ROPE,
+        effective_patients=100, gan_seeds=gan_seeds, score=score, true_difference=ropes * ROPE,
         helps=0.0, hurts=0.0, no_better=no_better, undecided=1 - no_better,
     )  # fmt: skip
 
@@ -328,13 +334,13 @@ def test_the_likeliest_verdict_has_its_name_and_probability() -> None:
 def forecast(no_better: float) -> Forecast:
     every = [
         chances_of(
-            auroc, gan_seeds, ropes, no_better=no_better + (auroc == 0.95) * gan_seeds / 100 if ropes == 0 else 0.0
+            score, gan_seeds, ropes, no_better=no_better + (score == 0.95) * gan_seeds / 100 if ropes == 0 else 0.0
         )
-        for auroc in (0.95, 0.92)
+        for score in (0.95, 0.92)
         for gan_seeds in (5, 10, 20)
         for ropes in (0, 1, 2)
     ]
-    return Forecast(gan_seeds=5, val_b_score=0.95, rope=ROPE, chances=tuple(every))
+    return Forecast(metric="AUROC", gan_seeds=5, val_b_score=0.95, rope=ROPE, chances=tuple(every))
 
 
 def test_an_inconclusive_forecast_gives_the_effect_of_more_gan_seeds() -> None:
@@ -348,12 +354,12 @@ def test_an_inconclusive_forecast_gives_the_effect_of_more_gan_seeds() -> None:
 def test_a_forecast_is_read_by_design_and_kept_as_json() -> None:
     found = forecast(0.2)
 
-    assert [(one.auroc, one.true_difference) for one in found.of_design(auroc=0.92, gan_seeds=10)] == [
+    assert [(one.score, one.true_difference) for one in found.of_design(score=0.92, gan_seeds=10)] == [
         (0.92, 0), (0.92, 0.01), (0.92, 0.02),
     ]  # fmt: skip
     record = json.loads(json.dumps(found.to_json()))
     assert (record["gan_seeds"], record["val_b_score"], record["rope"], len(record["chances"])) == (5, 0.95, ROPE, 18)
     assert record["chances"][0] == {
-        "effective_patients": 100, "gan_seeds": 5, "auroc": 0.95, "true_difference": 0,
+        "effective_patients": 100, "gan_seeds": 5, "score": 0.95, "true_difference": 0,
         "helps": 0, "hurts": 0, "no_better": 0.25, "undecided": 0.75,
     }  # fmt: skip

@@ -22,10 +22,11 @@ class Lab:
     def __init__(self, folder: Path) -> None:
         self.xrays, self.cache = folder / "xrays", folder / "cache"
         draw_phantoms(self.xrays, patients=60, seed=4, image_size_px=32)
-        self.data = DataSettings(path=self.xrays, image_size=32, split=SplitSettings(val_a=0.2, val_b=0.2))
+        data = DataSettings(path=self.xrays, image_size=32, split=SplitSettings(val_a=0.2, val_b=0.2))
+        self.settings = Settings(name="any", data=data)
 
     def prepared(self) -> Prepared:
-        return prepare(Settings(name="any", data=self.data), self.cache)[0]
+        return prepare(self.settings, self.cache)[0]
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def lab(tmp_path: Path) -> Lab:
 def test_the_studys_own_test_folder_is_found_and_opened(lab: Lab) -> None:
     prepared = lab.prepared()
 
-    sealed = find_test(lab.data, prepared, None)
+    sealed = find_test(lab.settings, prepared, None)
     group = load_test_images(sealed, prepared, lab.cache)
 
     assert sealed.fingerprint == prepared.test_fingerprint
@@ -50,7 +51,7 @@ def test_a_test_folder_that_changed_is_refused(lab: Lab) -> None:
     next((lab.xrays / "test" / "NORMAL").iterdir()).unlink()
 
     with pytest.raises(StudyError, match="the test folder changed since the search"):
-        find_test(lab.data, prepared, None)
+        find_test(lab.settings, prepared, None)
 
 
 def test_training_images_that_changed_are_refused(lab: Lab) -> None:
@@ -59,7 +60,7 @@ def test_training_images_that_changed_are_refused(lab: Lab) -> None:
     shutil.copy(lab.xrays / prepared.images[-1].file, image)
 
     with pytest.raises(XraytuneError, match="1 images were changed or removed since the search"):
-        find_test(lab.data, prepared, None)
+        find_test(lab.settings, prepared, None)
 
 
 def test_without_a_test_folder_the_given_one_is_used(lab: Lab, tmp_path: Path) -> None:
@@ -67,15 +68,15 @@ def test_without_a_test_folder_the_given_one_is_used(lab: Lab, tmp_path: Path) -
     prepared = lab.prepared()
 
     with pytest.raises(DataError, match=r"the study has no test/ folder\n.*--test DIR"):
-        find_test(lab.data, prepared, None)
-    sealed = find_test(lab.data, prepared, tmp_path / "elsewhere")
+        find_test(lab.settings, prepared, None)
+    sealed = find_test(lab.settings, prepared, tmp_path / "elsewhere")
 
     assert len(sealed.images) > 10
 
 
 def test_a_second_test_folder_is_refused(lab: Lab) -> None:
     with pytest.raises(StudyError, match="the study has its own test folder"):
-        find_test(lab.data, lab.prepared(), lab.xrays / "test")
+        find_test(lab.settings, lab.prepared(), lab.xrays / "test")
 
 
 def test_training_patients_in_test_folder_are_named(lab: Lab, tmp_path: Path) -> None:
@@ -87,7 +88,7 @@ def test_training_patients_in_test_folder_are_named(lab: Lab, tmp_path: Path) ->
     shutil.copy(lab.xrays / known, tmp_path / "other" / Path(*Path(known).parts[-2:]))
 
     with pytest.raises(DataError, match=f"used for training or validation: .*{Path(known).name}"):
-        find_test(lab.data, prepared, tmp_path / "other")
+        find_test(lab.settings, prepared, tmp_path / "other")
 
 
 def test_a_label_table_can_give_the_test_images(lab: Lab, tmp_path: Path) -> None:
@@ -105,13 +106,13 @@ def test_a_label_table_can_give_the_test_images(lab: Lab, tmp_path: Path) -> Non
     keys = "file: labels.csv, image: name, patient: who, label: finding, side: fold"
     (flat / "data.yaml").write_text(f"data: {{table: {{{keys}}}}}", encoding="utf-8")
 
-    sealed = find_test(lab.data, lab.prepared(), flat / "data.yaml")
+    sealed = find_test(lab.settings, lab.prepared(), flat / "data.yaml")
 
     assert (sealed.root, len(sealed.images)) == (flat, len(rows) - 1)
     rows[1] = rows[1].replace(f",{rows[1].split(',')[0]},", f",{first.patient},")
     (flat / "labels.csv").write_text("\n".join(rows), encoding="utf-8")
     with pytest.raises(DataError, match="1 test images belong to patients used for training or validation"):
-        find_test(lab.data, lab.prepared(), flat / "data.yaml")
+        find_test(lab.settings, lab.prepared(), flat / "data.yaml")
 
 
 def pneumonia(root: Path) -> list[Path]:
@@ -136,7 +137,7 @@ def test_every_name_of_patients_who_share_an_image_is_known(lab: Lab, tmp_path: 
     pneumonia(other)[1].rename(other / "PNEUMONIA" / "person7000_virus_2.jpeg")
 
     with pytest.raises(DataError, match=r"used for training or validation: .*person7000_virus_2.*person7001_virus_2"):
-        find_test(lab.data, prepared, other)
+        find_test(lab.settings, prepared, other)
 
 
 def test_names_in_the_studys_table_are_known(lab: Lab, tmp_path: Path) -> None:
@@ -147,7 +148,7 @@ def test_names_in_the_studys_table_are_known(lab: Lab, tmp_path: Path) -> None:
     write_table(other, **{pneumonia(other)[0].stem: "bert"})
 
     with pytest.raises(DataError, match=f"used for training or validation: .*{pneumonia(other)[0].stem}"):
-        find_test(lab.data, lab.prepared(), other)
+        find_test(lab.settings, lab.prepared(), other)
 
 
 @pytest.mark.parametrize("is_own", [True, False])
@@ -170,7 +171,7 @@ def test_patients_of_a_folder_of_extra_images_are_named(lab: Lab, tmp_path: Path
         else "remove them, or list them in patients.csv there as other patients"
     )
     with pytest.raises(DataError, match=f"used for training or validation: .*{known.name}.*\n.*fix: {fix}: "):
-        find_test(lab.data, prepared, given, extra=[extra])
+        find_test(lab.settings, prepared, given, extra=[extra])
 
 
 def test_a_processed_copy_is_recognised_by_file_name_if_the_study_has_a_patient_table(lab: Lab, tmp_path: Path) -> None:
@@ -180,16 +181,17 @@ def test_a_processed_copy_is_recognised_by_file_name_if_the_study_has_a_patient_
     (other / "PNEUMONIA" / "img1.jpeg").write_bytes(ours.read_bytes() + b"processed")
 
     with pytest.raises(DataError, match=r"1 test images belong to patients used for training .*: PNEUMONIA/img1\.jpeg"):
-        find_test(lab.data, lab.prepared(), other)
+        find_test(lab.settings, lab.prepared(), other)
 
 
 def test_a_patient_table_in_the_test_folder_overrides_the_studys_regular_expression(lab: Lab, tmp_path: Path) -> None:
     other = Path(shutil.move(lab.xrays / "test", tmp_path / "other"))
-    split = lab.data.split.model_copy(update={"group_regex": r"/(person\d+|(?:NORMAL2-)?IM-\d+)"})
-    lab.data = lab.data.model_copy(update={"split": split})
+    split = lab.settings.data.split.model_copy(update={"group_regex": r"/(person\d+|(?:NORMAL2-)?IM-\d+)"})
+    data = lab.settings.data.model_copy(update={"split": split})
+    lab.settings = lab.settings.model_copy(update={"data": data})
     write_table(other, **{pneumonia(other)[0].stem: "anna"})
 
-    sealed = find_test(lab.data, lab.prepared(), other)
+    sealed = find_test(lab.settings, lab.prepared(), other)
 
     assert "anna" in {image.patient for image in sealed.images}
 
@@ -200,5 +202,5 @@ def test_too_few_patients_in_a_class_are_refused(lab: Lab) -> None:
         file.unlink()
     prepared = lab.prepared()
 
-    with pytest.raises(DataError, match="class NORMAL has 1 patients in the test folder; an interval needs 5 or more"):
-        find_test(lab.data, prepared, None)
+    with pytest.raises(DataError, match="patients of class NORMAL in the test folder: 1; an interval needs 5 or more"):
+        find_test(lab.settings, prepared, None)

@@ -11,11 +11,14 @@ from sklearn.metrics import brier_score_loss
 from xraytune.confirm.analysis import EvaluationSet
 from xraytune.confirm.secondary import compare_outcomes
 from xraytune.metrics.classification import Floats
+from xraytune.pipeline.task import CLASSIFICATION
 from xraytune.seeding import numpy_generator
 
 IMAGES = 400
 LABELS = np.arange(IMAGES) % 2
-SET = EvaluationSet(labels=LABELS, patients=tuple(f"p{number // 4}" for number in range(IMAGES)), positive=1)
+SET = EvaluationSet(
+    labels=LABELS, patients=tuple(f"p{number // 4}" for number in range(IMAGES)), positive=1, task=CLASSIFICATION
+)
 THRESHOLDS = np.full((5, 2), 0.5)
 
 
@@ -93,7 +96,7 @@ def test_the_slope_of_separated_classes_is_left_out() -> None:
 
 def test_three_classes_have_a_brier_score_alone() -> None:
     labels = np.arange(IMAGES) % 3
-    images = EvaluationSet(labels=labels, patients=SET.patients, positive=2)
+    images = EvaluationSet(labels=labels, patients=SET.patients, positive=2, task=CLASSIFICATION)
     drawn = numpy_generator(3, "three").dirichlet((1, 1, 1), size=(2, 5, 2, IMAGES))
     squared = ((drawn[0] - np.eye(3)[labels]) ** 2).sum(axis=-1)
 

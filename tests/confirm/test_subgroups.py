@@ -6,6 +6,7 @@ from tests.confirm.test_analysis import LABELS, VAL_B, plan, scores
 from xraytune.confirm.analysis import EvaluationSet, compare_arms
 from xraytune.confirm.subgroups import pneumonia_types, subgroup_differences
 from xraytune.data.index import ImageFile
+from xraytune.pipeline.task import CLASSIFICATION
 
 
 def file_name(number: int, label: int) -> str:
@@ -25,7 +26,12 @@ def test_a_type_of_pneumonia_is_compared_with_all_normal_images() -> None:
     types = pneumonia_types([image(file) for file in FILES])
     scores_of = scores(gan=2.5)
     viral = [number for number, label in enumerate(LABELS) if label == 0 or number % 4 == 1]
-    part = EvaluationSet(labels=LABELS[viral], patients=tuple(VAL_B.patients[number] for number in viral), positive=1)
+    part = EvaluationSet(
+        labels=LABELS[viral],
+        patients=tuple(VAL_B.patients[number] for number in viral),
+        positive=1,
+        task=CLASSIFICATION,
+    )
 
     bacterial_group, viral_group = subgroup_differences(
         plan(), VAL_B, FILES, scores_of, {"pneumonia": types}, ("NORMAL", "PNEUMONIA")

@@ -22,6 +22,7 @@ from xraytune.confirm.verdict import (
     pair_tests,
     verdicts_of,
 )
+from xraytune.metrics.placements import AUROC
 
 Floats = NDArray[np.float64]
 
@@ -30,11 +31,12 @@ def evidence(difference: float | Floats, width: float) -> Evidence:
     """One with the 95 % interval difference +- width, and the 90 % interval difference +- .84 width."""
     return Evidence(
         difference=difference,
-        mean_auroc=0.8,
+        mean_score=0.8,
         seed_variance=1e-12,
         patient_variance=(width / 1.959964) ** 2,
         gan_seeds=5,
         effective_patients=1e9,
+        model=AUROC,
     )
 
 

@@ -212,3 +212,17 @@ def test_progress_counts_every_patient(tmp_path: Path) -> None:
     )
 
     assert calls == [(done, 10) for done in range(1, 11)]
+
+
+def test_pairs_are_the_same_images_with_the_masks_of_their_lungs(phantoms: PhantomSet, tmp_path: Path) -> None:
+    pairs = draw_phantoms(tmp_path / "pairs", patients=25, seed=7, image_size_px=_SIDE, pairs=True)
+
+    of_pairs = {file.stem: file for file in pairs.path.glob("*/images/*.jpeg")}
+    of_classes = {file.stem: file for file in phantoms.path.glob("*/*/*.jpeg")}
+    assert pairs.image_count == phantoms.image_count == len(of_pairs)
+    assert {stem: file.read_bytes() for stem, file in of_pairs.items()} == {
+        stem: file.read_bytes() for stem, file in of_classes.items()
+    }
+    for stem, file in of_pairs.items():
+        mask = file.parents[1] / "masks" / f"{stem}.png"
+        assert mask.read_bytes() == (phantoms.path / "masks" / "lungs" / f"{stem}.png").read_bytes()

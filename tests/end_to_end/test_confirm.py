@@ -68,7 +68,7 @@ def test_a_confirm_resumes_after_an_interruption_and_accesses_the_test_folder_on
     (finalist,) = found["finalists"]
     for comparison in finalist["comparisons"]:
         assert comparison["low"] <= comparison["difference"] <= comparison["high"]
-        assert comparison["difference"] == pytest.approx(finalist["auroc"] - comparison["control_auroc"])
+        assert comparison["difference"] == pytest.approx(finalist["score"] - comparison["control_score"])
 
     again = said("confirm", study)
 

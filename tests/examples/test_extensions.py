@@ -106,6 +106,19 @@ def test_extensions_that_cannot_be_imported_are_refused_with_those_installed(tmp
 
 
 @pytest.mark.usefixtures("package")
+def test_a_source_without_masks_is_refused_in_segmentation(tmp_path: Path) -> None:
+    space = tmp_path / "space.yaml"
+    space.write_text(
+        "name: x\ntask: segmentation\ndata: {path: pairs}\nparameters:\n  backbone: {value: resnet18}\n"
+        "  weights: {value: none}\n  source: {values: [none, few]}\n",
+        encoding="utf-8",
+    )
+
+    with pytest.raises(ConfigError, match="source: few provides no masks, which segmentation needs"):
+        load_space(space)
+
+
+@pytest.mark.usefixtures("package")
 def test_backbone_without_its_last_stage_is_reported() -> None:
     network, _ = build_backbone("whole")
     with pytest.raises(ConfigError, match="backbone whole does not define where its last stage starts"):

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,9 @@ from xraytune.compute import pin
 from xraytune.config.load import load_space
 from xraytune.data.phantom import draw_phantoms
 from xraytune.export.best import export
+from xraytune.export.evaluate import evaluate
+from xraytune.export.evaluation import Evaluation
+from xraytune.export.predict import Predicted, predict
 from xraytune.export.train import train
 from xraytune.files import read_json, sha256_of, write_json
 from xraytune.pipeline.prepare import prepare
@@ -84,6 +88,20 @@ def change_record(model: Path, **changes: object) -> None:
     write_json(record, read_json(record) | changes)
     files = read_json(manifest)["files"] | {"bundle.json": sha256_of(record)}
     write_json(manifest, {"version": 1, "files": files})
+
+
+def evaluate_classes(model: Path, **arguments: Any) -> Evaluation:
+    """Evaluate a classifier."""
+    found = evaluate(model, **arguments)
+    assert isinstance(found, Evaluation)
+    return found
+
+
+def predict_classes(model: Path, images: Path, **arguments: Any) -> Predicted:
+    """Predict with a classifier."""
+    found = predict(model, images, **arguments)
+    assert isinstance(found, Predicted)
+    return found
 
 
 CopyLab = Callable[[], Lab]

@@ -72,6 +72,6 @@ def test_bundle_files_have_equal_permissions(lab: Lab) -> None:
 
 
 def test_a_bundles_network_is_ready_to_predict(lab: Lab) -> None:
-    network = open_bundle(lab.model).classifier(CPU)
+    network = open_bundle(lab.model).network(CPU)
 
     assert not network.training

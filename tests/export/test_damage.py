@@ -63,7 +63,7 @@ def test_an_error_names_the_file_with_another_network_or_split(copy_lab: CopyLab
     bundle = open_bundle(model)
 
     with pytest.raises(ArtifactError, match=r"model\.safetensors: the file does not match the network"):
-        bundle.classifier(CPU)
+        bundle.network(CPU)
     with pytest.raises(ArtifactError, match=r"split\.json: this file is not valid in this version"):
         bundle.prepared()
 

@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from xraytune.config.load import load_space
+from xraytune.config.settings import PACKAGES
+from xraytune.config.space import require_extensions
+from xraytune.errors import MachineError
 from xraytune.export.doctor import doctor, probe
 
 
@@ -54,3 +58,32 @@ parameters:
     assert "put resnet34-b627a593.pth there (from https://download.pytorch.org/models/)" in weights["resnet34"].fix
     assert "vgg16_features-amdegroot-88682ab5.pth" in weights["vgg16, IMAGENET1K_FEATURES"].fix
     assert weights["vgg16, none"].status == "ok"
+
+
+def segmentation_space(folder: Path) -> Path:
+    file = folder / "pairs.yaml"
+    file.write_text(
+        "name: pairs\ntask: segmentation\nparameters: {backbone: {value: resnet18}, weights: {value: none}}\n",
+        encoding="utf-8",
+    )
+    return file
+
+
+@pytest.mark.slow
+def test_a_missing_extra_is_found_by_doctor_and_before_a_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PACKAGES, "segmentation", ("monai", "no-such-package"))
+    space = segmentation_space(tmp_path)
+
+    checks = {check.name: check for check in doctor(space=space, folder=tmp_path)}
+    with pytest.raises(MachineError) as refused:
+        require_extensions(load_space(space, data=tmp_path))
+
+    assert (checks["segmentation"].status, checks["segmentation"].found) == (
+        "missing",
+        "not installed: no-such-package",
+    )
+    assert str(refused.value) == (
+        "task: segmentation needs no-such-package\n  fix: pip install 'xraytune[segmentation]'"
+    )

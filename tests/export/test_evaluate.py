@@ -15,12 +15,12 @@ from PIL import Image
 from sklearn import metrics as sk
 
 from tests.export.conftest import CopyLab, Lab, change_record
+from tests.export.conftest import evaluate_classes as evaluate
 from tests.in_process import command
 from xraytune.cli.model import show_evaluation
 from xraytune.config.settings import Parameters
 from xraytune.errors import ConfigError, DataError
 from xraytune.export.bundle import open_bundle
-from xraytune.export.evaluate import evaluate
 from xraytune.export.predict import predict
 from xraytune.export.train import train
 from xraytune.files import read_json, read_jsonl

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.export.conftest import CopyLab, Lab, change_record
+from tests.export.conftest import predict_classes as predict
 from xraytune.errors import ConfigError, DataError
 from xraytune.export.bundle import open_bundle
-from xraytune.export.predict import predict
 
 pytestmark = pytest.mark.slow
 

@@ -22,7 +22,7 @@ def test_images_of_a_trials_gan_are_those_that_it_trained_on(lab: Lab, tmp_path:
     study = StudyFolder(lab.study)
     gan = study.experiment(0).parameters.gan
     assert gan is not None
-    pool, _ = pool_block(gan, 1, 0, study.prepared(), compute=CPU, cache=lab.path / "cache")
+    pool, _, _ = pool_block(gan, 1, 0, study.prepared(), compute=CPU, cache=lab.path / "cache")
 
     drawn = sample_trial_gan(lab.study, 0, count=4, out=tmp_path / "images", class_name="PNEUMONIA")
 

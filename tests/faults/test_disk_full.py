@@ -118,7 +118,7 @@ def test_a_gan_in_training_keeps_its_last_checkpoint(disk: SmallDisk) -> None:
 
     def train(folder: Path) -> Iterator[object]:
         settings = GanSettings.model_validate(GAN)
-        every = {"report_every_steps": 1, "checkpoint_every_steps": 1, "grid_every_steps": 1}
+        every: dict[str, Any] = {"report_every_steps": 1, "checkpoint_every_steps": 1, "grid_every_steps": 1}
         yield from train_gan(
             settings, pixels, labels, 2, compute=CPU, checkpoint_dir=folder, grid_dir=folder / "grids", **every
         )

@@ -140,7 +140,7 @@ def use_bundle(path: Path) -> None:
     assert bundle.positive >= 0
     assert bundle.study is None or bundle.study.is_absolute()
     assert all(isinstance(image.sha256, str) for image in bundle.prepared().images)
-    classifier = bundle.classifier(CPU)
+    classifier = bundle.network(CPU)
     form = bundle.record.input_format
     pixels = torch.zeros((1, form.image_size_px, form.image_size_px), dtype=torch.uint8)
     with torch.inference_mode():

@@ -29,7 +29,7 @@ from xraytune.config.load import load_space
 from xraytune.config.settings import DataSettings, GanSettings, Parameters
 from xraytune.confirm.plan import read_plan
 from xraytune.confirm.run import confirm
-from xraytune.confirm.scoring import scores
+from xraytune.confirm.scoring import results
 from xraytune.data.decoding import decode_file
 from xraytune.data.index import read_index
 from xraytune.data.phantom import draw_phantoms
@@ -209,7 +209,7 @@ def test_malicious_scores_are_not_executed(tmp_path: Path) -> None:
     (tmp_path / "trials" / "0000" / "val_b.npy").write_bytes(saved_by_numpy(Trap(mark)))
 
     with pytest.raises((XraytuneError, ValueError)):
-        scores(StudyFolder(tmp_path), 0, "val_b")
+        results(StudyFolder(tmp_path), 0, "val_b")
 
     assert not mark.exists()
 
@@ -491,7 +491,7 @@ FILES_FROM_ELSEWHERE: dict[str, Callable[[Path], object]] = {
     "best.safetensors": lambda file: load_best(file.parent, torch.nn.Linear(2, 2)),
     "checkpoint.pt": lambda file: finished_epochs(file.parent),
     "plan.json": lambda file: read_plan(file.parent),
-    "val_b.npy": lambda file: scores(StudyFolder(file.parents[2]), 0, "val_b"),
+    "val_b.npy": lambda file: results(StudyFolder(file.parents[2]), 0, "val_b"),
     "optuna.journal": lambda file: Journal(file, write_space(file.parent), writable=True),
     "trials.jsonl": lambda file: StudyFolder(file.parent).rows(),
     "split.json": lambda file: StudyFolder(file.parent).prepared(),
@@ -559,7 +559,7 @@ def test_scores_allocate_no_more_than_their_file_size(tmp_path: Path) -> None:
         np.lib.format.write_array_header_1_0(stream, {"shape": (10**13, 2), "fortran_order": False, "descr": "<f8"})
 
     with pytest.raises(StudyError, match=r"val_b\.npy"):
-        scores(StudyFolder(tmp_path), 0, "val_b")
+        results(StudyFolder(tmp_path), 0, "val_b")
 
 
 def build_weights(cache: Path, inputs: dict[str, Any], build: Callable[[Path], None]) -> None:

@@ -132,7 +132,7 @@ class Marks:
         epoch, step = train._train_epoch, gan_step.train_step
 
         def marked_epoch(*arguments: Any) -> float:
-            steps: range = arguments[3]
+            steps: range = arguments[4]
             self.add("epoch", self.current, steps.stop // len(steps))
             return epoch(*arguments)
 

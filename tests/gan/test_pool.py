@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 
 from xraytune.config.settings import GanSettings
+from xraytune.gan.grids import image_grid, png_bytes
 from xraytune.gan.networks import Generator
-from xraytune.gan.pool import BLOCK, draw_noise, generate, image_grid, png_bytes, sample_block
+from xraytune.gan.pool import BLOCK, draw_noise, generate, sample_block
 from xraytune.records import Compute
 from xraytune.seeding import derive_seed
 
@@ -30,7 +31,7 @@ def generator(tiny: Callable[..., GanSettings]) -> Generator:
 
 @pytest.mark.slow
 def test_a_block_is_256_uint8_images(generator: Generator, cpu: Compute) -> None:
-    block = sample_block(generator, 0, 0, seed=1, compute=cpu)
+    block = sample_block(generator, 0, 0, seed=1, compute=cpu).pixels
 
     assert block.shape == (BLOCK, 32, 32) == (256, 32, 32)
     assert block.dtype == np.uint8
@@ -38,9 +39,9 @@ def test_a_block_is_256_uint8_images(generator: Generator, cpu: Compute) -> None
 
 @pytest.mark.slow
 def test_block_does_not_depend_on_earlier_draws(generator: Generator, cpu: Compute) -> None:
-    third_alone = sample_block(generator, 1, 2, seed=1, compute=cpu)
+    third_alone = sample_block(generator, 1, 2, seed=1, compute=cpu).pixels
 
-    in_order = [sample_block(generator, 1, number, seed=1, compute=cpu) for number in range(3)]
+    in_order = [sample_block(generator, 1, number, seed=1, compute=cpu).pixels for number in range(3)]
 
     assert np.array_equal(in_order[2], third_alone)
 
@@ -48,7 +49,7 @@ def test_block_does_not_depend_on_earlier_draws(generator: Generator, cpu: Compu
 @pytest.mark.slow
 def test_seed_class_and_number_each_change_the_images(generator: Generator, cpu: Compute) -> None:
     blocks = [
-        sample_block(generator, label, number, seed=seed, compute=cpu)
+        sample_block(generator, label, number, seed=seed, compute=cpu).pixels
         for label, number, seed in [(0, 0, 1), (1, 0, 1), (0, 1, 1), (0, 0, 2)]
     ]
 
@@ -58,22 +59,22 @@ def test_seed_class_and_number_each_change_the_images(generator: Generator, cpu:
 def test_an_image_does_not_depend_on_the_others_in_its_block(generator: Generator, cpu: Compute) -> None:
     z = draw_noise(generator, BLOCK, derive_seed(1, "pool", 0, 0))
 
-    alone = generate(generator, z[:3], torch.zeros(3).long(), cpu)
+    alone = generate(generator, z[:3], torch.zeros(3).long(), cpu).pixels
 
-    in_block = sample_block(generator, 0, 0, seed=1, compute=cpu)[:3]
+    in_block = sample_block(generator, 0, 0, seed=1, compute=cpu).pixels[:3]
     assert np.abs(alone.astype(int) - in_block.astype(int)).max() <= 1  # rounding depends on the batch size
 
 
 @pytest.mark.slow
 def test_images_of_a_block_differ(generator: Generator, cpu: Compute) -> None:
-    assert len(np.unique(sample_block(generator, 0, 0, seed=1, compute=cpu), axis=0)) == BLOCK
+    assert len(np.unique(sample_block(generator, 0, 0, seed=1, compute=cpu).pixels, axis=0)) == BLOCK
 
 
 @pytest.mark.slow
 def test_one_class_generators_use_different_noise_per_class(tiny: Callable[..., GanSettings], cpu: Compute) -> None:
     generator = Generator(tiny(), class_count=1).eval()
 
-    normal, pneumonia = (sample_block(generator, label, 0, seed=1, compute=cpu) for label in (0, 1))
+    normal, pneumonia = (sample_block(generator, label, 0, seed=1, compute=cpu).pixels for label in (0, 1))
 
     assert not np.array_equal(normal, pneumonia)
 

@@ -13,10 +13,12 @@ from sklearn.metrics import roc_auc_score
 from xraytune.errors import DataError
 from xraytune.metrics.classification import auroc
 from xraytune.metrics.placements import (
+    DICE,
     StructuralComponents,
     auroc_interval,
     chance_difference,
     effective_patients,
+    mean_components,
     structural_components,
 )
 from xraytune.seeding import numpy_generator
@@ -57,8 +59,8 @@ def test_two_class_aurocs_equal_scikit_learn_and_the_metric_of_one_model(positiv
 
     for model in range(2):
         expected = roc_auc_score(labels == positive, probabilities[model, :, positive])
-        assert found.aurocs[model] == pytest.approx(expected, abs=1e-12)
-        assert found.aurocs[model] == pytest.approx(auroc(labels, probabilities[model], positive=positive), abs=1e-12)
+        assert found.scores[model] == pytest.approx(expected, abs=1e-12)
+        assert found.scores[model] == pytest.approx(auroc(labels, probabilities[model], positive=positive), abs=1e-12)
 
 
 def test_three_class_aurocs_equal_scikit_learn_macro_one_versus_rest() -> None:
@@ -69,7 +71,7 @@ def test_three_class_aurocs_equal_scikit_learn_macro_one_versus_rest() -> None:
 
     found = structural_components(labels, probabilities, one_patient_each(labels), positive=2)
 
-    assert found.aurocs == pytest.approx([roc_auc_score(labels, one, multi_class="ovr") for one in probabilities])
+    assert found.scores == pytest.approx([roc_auc_score(labels, one, multi_class="ovr") for one in probabilities])
 
 
 def test_with_one_image_each_the_covariance_is_de_longs() -> None:
@@ -92,7 +94,7 @@ def test_standard_error_of_the_published_rating_example() -> None:
         labels, np.stack([-ratings, ratings], axis=1)[None], one_patient_each(labels), positive=1
     )
 
-    assert round(found.aurocs[0], 4) == 0.8932
+    assert round(found.scores[0], 4) == 0.8932
     assert round(float(np.sqrt(covariance(found)[0, 0])), 4) == 0.0307
 
 
@@ -158,7 +160,7 @@ def test_a_component_predicts_how_the_auroc_changes_if_a_patient_is_duplicated()
 
     found = structural_components(labels, probabilities, one_patient_each(labels), positive=1)
 
-    moved = auroc(labels[twice], probabilities[0, twice], positive=1) - found.aurocs[0]
+    moved = auroc(labels[twice], probabilities[0, twice], positive=1) - found.scores[0]
     assert moved == pytest.approx(found.components[0, 2], rel=0.02)
 
 
@@ -212,7 +214,7 @@ def test_two_patients_of_each_class_are_enough() -> None:
         labels, np.stack([1 - scores, scores], axis=1)[None], ["a", "b", "c", "d"], positive=1
     )
 
-    assert found.aurocs == pytest.approx([0.875])
+    assert found.scores == pytest.approx([0.875])
     assert covariance(found) == pytest.approx(np.array([[2 * np.var([0.75, 1], ddof=1) / 2]]))
 
 
@@ -280,3 +282,78 @@ def test_two_equally_good_trials_rarely_differ_by_more_than_the_difference_of_ch
     share = np.mean(np.abs(first - second) <= chance_difference(0.9, patients))
 
     assert 0.9 < share < 0.97
+
+
+def dice_of_two_networks(images: int, seed: int = 1) -> Floats:
+    """Dice of two networks on the same images [2, images], skewed as they are, with a few failures."""
+    generator = numpy_generator(seed, "dice")
+    errors = np.exp(generator.normal(-3, 0.5, images) + generator.normal(0, 0.2, (2, images)))
+    return np.asarray(1 - np.minimum(errors * np.where(generator.random(images) < 0.05, 6, 1), 1))
+
+
+def test_the_components_of_a_mean_are_the_covariance_of_means() -> None:
+    dice = dice_of_two_networks(80)
+
+    found = mean_components(dice, [f"p{number:02d}" for number in range(80)])
+
+    assert found.scores == pytest.approx(dice.mean(axis=1))
+    assert covariance(found) == pytest.approx(np.cov(dice) / 80, rel=1e-12)
+    assert found.effective_patients == 80
+    assert found.model is DICE
+
+
+def test_the_variance_of_a_mean_over_images_of_several_patients_is_that_of_a_bootstrap_of_patients() -> None:
+    """The mean is over images: a patient with five images counts five times, and the number of images varies too."""
+    sizes = np.tile([1, 1, 2, 5], 20)
+    patients = np.repeat(np.arange(80), sizes)
+    generator = numpy_generator(3, "bootstrap")
+    dice = dice_of_two_networks(len(patients)) - 0.01 * generator.standard_normal(80)[patients]
+    sums = np.stack([np.bincount(patients, weights=one) for one in dice])
+    drawn = generator.multinomial(80, np.full(80, 1 / 80), size=20_000)
+    bootstrap = np.cov(sums @ drawn.T / (drawn @ sizes)) * 80 / 79
+
+    found = mean_components(dice, [f"p{number:02d}" for number in patients])
+
+    assert found.scores == pytest.approx(dice.mean(axis=1))
+    assert found.patients == tuple(f"p{number:02d}" for number in range(80))
+    assert covariance(found) == pytest.approx(bootstrap, rel=0.06)
+    assert covariance(found)[0, 0] > 1.15 * np.var(dice[0], ddof=1) / dice.shape[1], "images are not independent"
+
+
+def test_a_mean_over_one_patient_or_of_results_that_are_not_finite_is_refused() -> None:
+    with pytest.raises(DataError, match=r"all images belong to one patient(.|\n)*at least two patients"):
+        mean_components(np.full((1, 3), 0.9), ["a", "a", "a"])
+    with pytest.raises(ValueError, match="finite"):
+        mean_components(np.array([[0.9, np.nan]]), ["a", "b"])
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_the_assumed_variance_of_dice_is_symmetric_and_grows_with_the_difference_and_the_error(
+    first: float, second: float
+) -> None:
+    variance = float(DICE.variance(first, second))
+
+    assert variance > 0
+    assert float(DICE.variance(second, first)) == pytest.approx(variance)
+    mean = (first + second) / 2
+    assert variance >= float(DICE.variance(mean, mean)) - 1e-12
+    assert float(DICE.variance(first / 2, first / 2)) >= float(DICE.variance(first, first)) - 1e-12
+
+
+def test_the_assumed_variance_of_dice_is_that_of_simulated_errors() -> None:
+    """Errors of two arms vary by half their mean, and correlate by .85 within an arm and by .8 across arms."""
+    means = np.array([0.05, 0.05, 0.07, 0.07])
+    correlations = np.full((4, 4), 0.8)
+    correlations[:2, :2] = correlations[2:, 2:] = 0.85
+    np.fill_diagonal(correlations, 1)
+    covariances = correlations * np.outer(means / 2, means / 2)
+
+    difference = covariances[:2, :2] + covariances[2:, 2:] - covariances[:2, 2:] - covariances[2:, :2]
+
+    assert 4 * float(DICE.variance(0.95, 0.93)) == pytest.approx(difference[0, 1])
+
+
+def test_easier_images_divide_all_errors_and_the_steepness_is_the_slope_squared() -> None:
+    assert DICE.moved(0.9, np.array([0.0, np.log(2), -5.0])) == pytest.approx([0.9, 0.95, 0])
+    slope = (DICE.moved(0.9, np.array([1e-6])) - 0.9) / 1e-6
+    assert DICE.steepness(0.9) == pytest.approx(slope**2, rel=1e-4)

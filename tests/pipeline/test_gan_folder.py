@@ -70,7 +70,7 @@ def test_gan_folder_contains_record_generator_and_grids(kept: Kept) -> None:
     assert record["settings"]["steps"] == 2
     assert list(record["class_counts"]) == ["NORMAL", "PNEUMONIA"]
     assert (kept.gan / "generator.safetensors").is_file()
-    assert {grid.name for grid in (kept.gan / "grids").iterdir()} == {"real.png", "step_000002.png"}
+    assert {grid.name for grid in (kept.gan / "grids").iterdir()} == {"real.png", "step_000002.png", "progress.gif"}
 
 
 def test_search_reuses_manually_trained_gan(kept: Kept) -> None:
@@ -90,7 +90,7 @@ def test_drawn_images_are_those_that_a_search_trains_on(kept: Kept, tmp_path: Pa
     gan_sample(kept.gan, count=5, out=tmp_path / "images", class_name="PNEUMONIA")
 
     compute = choose_compute(gpus=0, threads=1)
-    pool, _ = pool_block(gan, 1, 0, prepared, compute=compute, cache=kept.cache)
+    pool, _, _ = pool_block(gan, 1, 0, prepared, compute=compute, cache=kept.cache)
     files = sorted((tmp_path / "images" / "PNEUMONIA").iterdir())
     assert [np.asarray(Image.open(file)).tolist() for file in files] == np.asarray(pool[np.arange(5)]).tolist()
 

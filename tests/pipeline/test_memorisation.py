@@ -113,7 +113,7 @@ def test_trials_share_verdict_and_network_regardless_of_allow_memorised(studio: 
         pool_block(each, 0, 0, studio.bench.prepared, compute=CPU, cache=studio.bench.cache)
         for each in (settings, allowed)
     ]
-    assert blocks[0][1] == blocks[1][1]
+    assert blocks[0][2] == blocks[1][2]
 
 
 def test_a_longer_run_continues_a_shorter_one_that_allowed_something_else(studio: Studio, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from PIL import Image
 from tests.in_process import CPU
 from tests.pipeline.conftest import Bench
 from tests.pipeline.test_trial import gan
+from xraytune.config.settings import Experiment, GanSettings
 from xraytune.pipeline.prepare import training_pixels
 from xraytune.pipeline.samples import CELL_PX, COLUMNS, GAP_PX, LINES, save_gan_grid, training_grid
 from xraytune.pipeline.synthesize import pool_block
@@ -88,18 +89,22 @@ def test_many_images_of_a_class_are_shown_from_first_to_last() -> None:
     assert greys(shown, ("NORMAL",))[0][0] == [100, 111, 122, 133, 144, 155, 166, 177, 188, 199]
 
 
+def with_gan(bench: Bench, settings: GanSettings) -> Experiment:
+    return bench.experiment(source="gan", gan=settings, synthetic_ratio=0.5)
+
+
 @pytest.mark.slow
 def test_a_gans_grid_shows_its_first_images_beside_training_images_alone(bench: Bench, tmp_path: Path) -> None:
     """They are drawn at the GAN's size, like its own."""
     settings = gan()
 
-    grid = save_gan_grid(settings, bench.prepared, tmp_path, compute=CPU, cache=bench.cache)
+    grid = save_gan_grid(with_gan(bench, settings), bench.prepared, tmp_path, compute=CPU, cache=bench.cache)
 
     with Image.open(grid) as picture:
         found = cells(picture, 2)
     train = bench.prepared.side("train")
     for label in range(2):
-        drawn, _ = pool_block(settings, label, 0, bench.prepared, compute=CPU, cache=bench.cache)
+        drawn, _, _ = pool_block(settings, label, 0, bench.prepared, compute=CPU, cache=bench.cache)
         assert [cell.tolist() for cell in found[label, 1]] == [enlarged(image) for image in drawn[:SHOWN]]
         real = training_pixels(bench.prepared, bench.cache)[train.rows[train.labels == label]]
         known = [enlarged(image) for image in real]
@@ -117,11 +122,11 @@ def test_a_gans_grid_is_written_once(bench: Bench, tmp_path: Path) -> None:
     """`allow_memorised` makes no other GAN; other steps do."""
     settings = gan()
     allowed, longer = (settings.model_copy(update=change) for change in ({"allow_memorised": True}, {"steps": 3}))
-    first = save_gan_grid(settings, bench.prepared, tmp_path, compute=CPU, cache=bench.cache)
+    first = save_gan_grid(with_gan(bench, settings), bench.prepared, tmp_path, compute=CPU, cache=bench.cache)
     first.write_bytes(b"kept")
 
-    again = save_gan_grid(allowed, bench.prepared, tmp_path, compute=CPU, cache=bench.cache)
-    other = save_gan_grid(longer, bench.prepared, tmp_path, compute=CPU, cache=bench.cache)
+    again = save_gan_grid(with_gan(bench, allowed), bench.prepared, tmp_path, compute=CPU, cache=bench.cache)
+    other = save_gan_grid(with_gan(bench, longer), bench.prepared, tmp_path, compute=CPU, cache=bench.cache)
 
     assert (again, again.read_bytes()) == (first, b"kept")
     assert other != first

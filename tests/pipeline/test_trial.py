@@ -165,7 +165,7 @@ def test_pool_does_not_depend_on_the_trial(bench: Bench) -> None:
     for label in network_labels(settings, bench.prepared):
         trained_gan(settings, label, bench.prepared, compute=CPU, cache=bench.cache)
 
-    (pixels, inputs), (again, inputs_again) = (
+    (pixels, _, inputs), (again, _, inputs_again) = (
         pool_block(settings, 1, 0, bench.prepared, compute=CPU, cache=bench.cache) for _ in range(2)
     )
 

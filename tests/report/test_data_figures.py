@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.pair_files import save, write_pairs
 from xraytune.config.settings import DataSettings
 from xraytune.data.index import ImageIndex, read_index
+from xraytune.data.pairs import read_pairs
 from xraytune.errors import ConfigError
-from xraytune.report.data_figures import count_panels, draw_data_figures, sample_rows
+from xraytune.report.data_figures import count_panels, draw_data_figures, pair_rows, sample_rows
 from xraytune.report.figures import SampleRow
 from xraytune.seeding import numpy_generator
 
@@ -121,3 +123,18 @@ def test_figures_among_the_images_are_refused(index: ImageIndex) -> None:
     """The next inspection would take them for X-rays."""
     with pytest.raises(ConfigError, match="would be mistaken for X-rays"):
         draw_data_figures(index, index.root / "train" / "NORMAL")
+
+
+@pytest.mark.slow
+def test_pairs_are_drawn_with_the_outline_of_their_mask(tmp_path: Path) -> None:
+    index = read_pairs(DataSettings(path=write_pairs(tmp_path / "pairs", [f"p{number}" for number in range(10)])))
+    save(tmp_path / "pairs" / "masks" / "p3.png", np.zeros((32, 48), dtype=np.uint8))
+
+    drawn = draw_data_figures(index, tmp_path / "figures")
+    xrays, masks = pair_rows(index, seed=0)
+
+    assert [file.name for file in drawn] == ["samples.png", "samples.svg"]
+    assert xrays.images.shape == (8, 224, 224)
+    assert masks.images.shape == (8, 224, 224, 3)
+    coloured = (masks.images != xrays.images[..., None]).any(axis=-1)
+    assert 0 < coloured.mean() < 0.2

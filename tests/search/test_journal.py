@@ -33,7 +33,7 @@ def test_values_keep_order_of_arrival(study: StudyFolder) -> None:
 def test_a_restart_does_not_shift_the_draws(study: StudyFolder, tmp_path: Path) -> None:
     """The sampler is seeded by the trial's number, not by how often the search was started."""
     other = tmp_path / "optuna.journal"
-    create_journal(other, "small")
+    create_journal(other, "small", "val_auroc")
     unbroken = Journal(other, write_space(tmp_path), writable=True)
 
     for number in range(6):
@@ -215,7 +215,7 @@ def test_optuna_shows_the_names_of_study_and_objective_and_the_outcome(study: St
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(study.journal_path)))
     shown = optuna.load_study(study_name="small", storage=storage)
 
-    assert shown.metric_names == ["val_a_score"]
+    assert shown.metric_names == ["val_auroc"]
     assert shown.best_trial.user_attrs == {
         "status": "complete",
         "arm": "real_only",

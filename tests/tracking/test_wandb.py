@@ -9,7 +9,7 @@ from PIL import Image
 
 from tests.tracking.fake_wandb import FakeWandb
 from tests.tracking.offline_runs import read_run, run_files
-from xraytune.config.settings import WandbSettings
+from xraytune.config.settings import Settings, WandbSettings
 from xraytune.records import EpochRecord
 from xraytune.tracking.wandb import TrackedTrial, WandbRun
 
@@ -58,19 +58,31 @@ class TestRun:
         assert written.group == "small 3f9a1c"
         assert written.epochs == [1, 2, 3]
         assert [row["_step"] for row in written.rows] == [1, 2, 3]
-        names = ("steps", "train_loss", "val_loss", "val_score", "best_val_score", "lr", "seconds")
+        names = ("steps", "train_loss", "val_loss", "val_auroc", "best_val_auroc", "lr", "seconds")
         assert {name: written.rows[1][name] for name in names} == {
             "steps": 16,
             "train_loss": 0.5,
             "val_loss": 0.4,
-            "val_score": 0.9,
-            "best_val_score": 0.9,
+            "val_auroc": 0.9,
+            "best_val_auroc": 0.9,
             "lr": 1e-3,
             "seconds": 2.0,
         }
-        ended = {"value": 0.9, "best_epoch": 2, "val_b_score": 0.85, "threshold": 0.4, "status": "complete"}
+        ended = {"value": 0.9, "best_epoch": 2, "val_b_auroc": 0.85, "threshold": 0.4, "status": "complete"}
         assert written.summary.items() >= ended.items()
         assert written.exit_code == 0
+
+    def test_the_scores_of_a_segmentation_are_named_dice(self, trial: TrackedTrial) -> None:
+        settings = Settings.model_validate({"name": "pairs", "task": "segmentation", "data": {"path": trial.folder}})
+        experiment = trial.experiment.model_copy(update={"settings": settings})
+        run = WandbRun(WandbSettings(mode="offline"), replace(trial, experiment=experiment))
+        run.log(EPOCHS[0])
+        run.finish("complete", {"val_b_score": 0.85})
+
+        written = read_run(run_files(trial.folder)[0])
+        assert (written.rows[0]["val_dice"], written.rows[0]["best_val_dice"]) == (0.7, 0.7)
+        assert written.summary["val_b_dice"] == 0.85
+        assert not [name for name in (*written.rows[0], *written.summary) if "auroc" in name or "score" in name]
 
     def test_its_configuration_is_the_trial_by_dotted_names(self, trial: TrackedTrial) -> None:
         run = WandbRun(WandbSettings(), trial)

@@ -53,6 +53,6 @@ def test_a_search_leaves_one_offline_run_for_each_trial(tmp_path: Path) -> None:
         assert "samples.path" in run.rows[0]
         assert (run.config["arm"], run.config["lr"]) == (row["arm"], row["parameters"]["lr"])
         assert (run.summary["status"], run.summary["value"]) == (row["status"], row["value"])
-        assert run.summary.get("val_b_score") == row["val_b_score"]
+        assert run.summary.get("val_b_auroc") == row["val_b_score"]
         assert run.exit_code == 0
     assert len(ids) == 2

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from xraytune.confirm.record import Confirmation
     from xraytune.confirm.rehearsal import Rehearsal
     from xraytune.confirm.secondary import Difference, Outcome, OutcomeDifference
-    from xraytune.confirm.subgroups import AurocDifference, ExternalResult
+    from xraytune.confirm.subgroups import ExternalResult, ScoreDifference
     from xraytune.search.messages import Callbacks
 
 _TONES: dict[str, Tone] = {"helps": "good", "better": "good", "hurts": "bad", "worse": "bad"}
@@ -34,7 +34,7 @@ _COLUMNS = (Column("control", "right"), Column("difference", "right"), "95 % int
 _VERDICTS = {
     "helps": "synthetic images help",
     "hurts": "synthetic images hurt",
-    "no_better": "synthetic images do not improve AUROC",
+    "no_better": "synthetic images do not improve {metric}",
     "undecided": "inconclusive: neither an improvement nor its absence was shown",
 }
 
@@ -45,14 +45,15 @@ def confirm(
         Path | None,
         typer.Option(
             metavar="SOURCE",
-            help="Test images in class folders, or a data file (YAML), if the study's images include no test images.",
+            help="Test images, if the study's data has none: class folders, for segmentation images/ and masks/, or a data "
+            "file (YAML).",
         ),
     ] = None,
     external: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Class folders (or a data file) of a second hospital, reported separately; also possible after a verdict.",
+            help="Images (or a data file) of a second hospital, reported separately; also possible after a verdict.",
         ),
     ] = None,
     by: Annotated[
@@ -189,12 +190,12 @@ class ConfirmScreen:
 
 def show_rehearsal(rehearsal: Rehearsal, *, next_step: bool = True) -> None:
     """Print the differences on val-B, what the whole confirmation would cost and could show, and its command."""
-    first, cost = rehearsal.differences[0], rehearsal.cost
+    first, cost, metric = rehearsal.differences[0], rehearsal.cost, rehearsal.forecast.metric
     study = shown_path(rehearsal.study)
     console.show(
         Cell("rehearsal on val-B: no verdict, and no test image is scored", "strong"),
         *(Cell(f"note: {text}", "dim") for text in rehearsal.notes),
-        _differences(rehearsal.differences, f"{first.finalist}, val-B AUROC {first.value:.3f} (rehearsal)"),
+        _differences(rehearsal.differences, metric, f"{first.finalist}, val-B {metric} {first.value:.3f} (rehearsal)"),
         f"With {rehearsal.gan_seeds} GAN seeds these intervals are wide, and val-B selected the arms: a rehearsal finds "
         "problems and estimates costs, it answers nothing.",
         console.facts(
@@ -215,11 +216,11 @@ def show_rehearsal(rehearsal: Rehearsal, *, next_step: bool = True) -> None:
         console.write_command(f"xraytune confirm {quote(str(study))}{test}", "next: ")
 
 
-def _differences(differences: Sequence[AurocDifference], title: str) -> Table:
+def _differences(differences: Sequence[ScoreDifference], metric: str, title: str) -> Table:
     return Table(
         (
             Column("control", flexible=True),
-            Column("AUROC", "right"),
+            Column(metric, "right"),
             Column("difference", "right"),
             "95 % interval",
         ),
@@ -235,21 +236,21 @@ def _signed(one: Difference) -> tuple[str, str]:
 def show_forecast(forecast: Forecast) -> None:
     """Print the most likely verdict for each design and true effect."""
     effects = sorted({one.true_difference for one in forecast.chances})
-    designs = dict.fromkeys((one.auroc, one.gan_seeds) for one in forecast.chances)
+    designs = dict.fromkeys((one.score, one.gan_seeds) for one in forecast.chances)
     console.show(
         Table(
             (
-                Column("test AUROC", "right"),
+                Column(f"test {forecast.metric}", "right"),
                 Column("GAN seeds", "right"),
                 *(f"true effect {effect:+g}" if effect else "no effect" for effect in effects),
             ),
             [
                 (
-                    f"{auroc:.3f}",
+                    f"{score:.3f}",
                     f"{gan_seeds}",
-                    *(_likeliest(one) for one in forecast.of_design(auroc=auroc, gan_seeds=gan_seeds)),
+                    *(_likeliest(one) for one in forecast.of_design(score=score, gan_seeds=gan_seeds)),
                 )
-                for auroc, gan_seeds in designs
+                for score, gan_seeds in designs
             ],
             "forecast: the most likely verdict on test images, based on scores on val-B",
         )
@@ -270,9 +271,12 @@ def show_verdict(found: Confirmation) -> None:
     secondary = [one for one in found.secondary if one.finalist == first.arm.name]
     head = "exploratory: " if found.exploratory else ""
     console.show(
-        Cell(f"{first.arm.name}: {head}{_VERDICTS[found.verdict]}", _TONES.get(found.verdict, "strong")),
+        Cell(
+            f"{first.arm.name}: {head}{_VERDICTS[found.verdict].format(metric=found.metric)}",
+            _TONES.get(found.verdict, "strong"),
+        ),
         *(Cell(f"note: {text}", "dim") for text in (*found.exploratory, *found.notes)),
-        *(_comparisons(finalist) for finalist in found.finalists),
+        *(_comparisons(finalist, found.metric) for finalist in found.finalists),
         *((_ratios(found), Cell(f"note: {RATIO_CAVEAT}", "dim")) if found.ratio_response else ()),
         *(
             (_outcomes(secondary, f"{first.arm.name}: secondary outcomes, not part of the verdict"),)
@@ -285,24 +289,24 @@ def show_verdict(found: Confirmation) -> None:
             else ()
         ),
         *(_subgroups(found) if found.subgroups else ()),
-        *(part for result in found.external for part in _external(result, first.arm.name)),
+        *(part for result in found.external for part in _external(result, first.arm.name, found.metric)),
     )
     folder = shown_path(found.study) / "confirm"
     console.write(f"all results: {folder}/verdict.json; text for a paper: {folder}/methods.md")
 
 
-def _comparisons(finalist: FinalistResult) -> Table:
+def _comparisons(finalist: FinalistResult, metric: str) -> Table:
     word = "not tested" if finalist.verdict is None else finalist.verdict.word.replace("_", " ")
     return Table(
         (
             Column("control", flexible=True),
-            Column("AUROC", "right"),
+            Column(metric, "right"),
             Column("difference", "right"),
             "95 % interval",
             "result",
         ),
         [_comparison(result) for result in finalist.comparisons],
-        f"{finalist.arm.name}, AUROC {finalist.auroc:.3f}: {word}",
+        f"{finalist.arm.name}, {metric} {finalist.score:.3f}: {word}",
     )
 
 
@@ -310,7 +314,7 @@ def _comparison(result: ControlResult) -> tuple[Cell | str, ...]:
     interval, words = result.comparison.interval, result.verdict.words
     return (
         result.control.name,
-        f"{result.comparison.aurocs[1]:.3f}",
+        f"{result.comparison.scores[1]:.3f}",
         f"{interval.difference:+.4f}",
         f"{interval.low:+.4f} to {interval.high:+.4f}",
         Cell(", ".join(words), _TONES.get(words[0], "plain")),
@@ -338,22 +342,22 @@ def _subgroups(found: Confirmation) -> Iterator[Table | Cell]:
             (f"  {one.control}", f"{one.value:.3f}", f"{one.control_value:.3f}", *_signed(one))
             for one in group.differences
             if one.finalist == finalist
-        ] or [("  too few patients of a class", "", "", "", "")]
-    title = f"{finalist}: AUROC in subgroups of the test folder (exploratory)"
+        ] or [("  too few patients", "", "", "", "")]
+    title = f"{finalist}: {found.metric} in subgroups of the test folder (exploratory)"
     yield Table((Column("subgroup, control", flexible=True), Column("finalist", "right"), *_COLUMNS), rows, title)
     for versus in dict.fromkeys(group.versus_all for group in found.subgroups if group.versus_all):
         yield Cell(f"*: these images versus all {versus} images", "dim")
 
 
-def _external(result: ExternalResult, finalist: str) -> Iterator[Table | Cell]:
+def _external(result: ExternalResult, finalist: str, metric: str) -> Iterator[Table | Cell]:
     own = [one for one in result.differences if one.finalist == finalist]
     where = f"{finalist} on {result.folder}/ ({result.patients} patients), not part of the verdict"
-    yield _differences(own, f"{where}: AUROC {own[0].value:.3f}")
+    yield _differences(own, metric, f"{where}: {metric} {own[0].value:.3f}")
     if result.earlier_accesses:
         times = "once" if result.earlier_accesses == 1 else f"{result.earlier_accesses} times"
         yield Cell(f"note: this folder had been scored {times} before", "dim")
-    outcomes = [one for one in result.secondary if one.finalist == finalist]
-    yield _outcomes(outcomes, f"{finalist} on {result.folder}/: secondary outcomes")
+    if outcomes := [one for one in result.secondary if one.finalist == finalist]:
+        yield _outcomes(outcomes, f"{finalist} on {result.folder}/: secondary outcomes")
 
 
 def _ratios(found: Confirmation) -> Table:
@@ -362,7 +366,7 @@ def _ratios(found: Confirmation) -> Table:
         (
             Column("ratio", "right"),
             Column("arm", flexible=True),
-            Column("val-B AUROC", "right"),
+            Column(f"val-B {found.metric}", "right"),
             Column("gain", "right"),
             "95 % interval",
         ),
@@ -373,13 +377,13 @@ def _ratios(found: Confirmation) -> Table:
 
 def _ratio_rows(point: RatioPoint, source: str) -> Iterator[tuple[str, ...]]:
     """Yield the rows of a ratio: the finalist's source over ratio 0, duplicates over ratio 0, the source over duplicates."""
-    ratio, auroc = f"{point.ratio:g}", f"{point.auroc:.3f}"
+    ratio, score = f"{point.ratio:g}", f"{point.score:.3f}"
     if not point.ratio:
-        yield ratio, "no extra images", auroc, "", ""
+        yield ratio, "no extra images", score, "", ""
         return
-    yield ratio, f"{source} over ratio 0", auroc, *_gain(point)
+    yield ratio, f"{source} over ratio 0", score, *_gain(point)
     if point.duplicate:
-        yield "", "duplicate over ratio 0", f"{point.duplicate.auroc:.3f}", *_gain(point.duplicate)
+        yield "", "duplicate over ratio 0", f"{point.duplicate.score:.3f}", *_gain(point.duplicate)
     if point.over_duplicate:
         yield "", f"{source} over duplicate", "", *_gain(point.over_duplicate)
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from xraytune.config.settings import DataSettings
-    from xraytune.data.inspect import Inspection
+    from xraytune.data.inspect import Inspection, MaskSummary
     from xraytune.data.near_duplicates import NearDuplicates
     from xraytune.data.phantom import PhantomSet
     from xraytune.pipeline.sides import SideSize
@@ -45,14 +45,18 @@ def inspect(
         Path | None,
         typer.Option(
             metavar="OUT",
-            help="Folder for figures of sample images and class frequencies (PNG, SVG); images of test/ are only counted.",
+            help="Folder for figures (PNG, SVG): sample images and class frequencies, or sample pairs with the outline of "
+            "their mask. Images of test/ are only counted.",
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Summarize a folder of X-rays: classes, patients, duplicates, broken files, and shortcuts to the label."""
-    from xraytune.data.index import read_index
+    """Summarize a folder of X-rays: classes, patients, duplicates, broken files, and shortcuts to the label.
+
+    A folder with images/ and masks/ is summarized as pairs for segmentation.
+    """
     from xraytune.data.inspect import inspect_index
+    from xraytune.data.pairs import read_folder
     from xraytune.data.split import part_notes
     from xraytune.pipeline.sides import sizes_of_index
     from xraytune.report.data_figures import draw_data_figures, require_no_figures
@@ -61,7 +65,7 @@ def inspect(
     if figures:
         require_no_figures(figures, settings.path)
     with errors_with_flags(), console.progress() as on_progress:
-        index = read_index(settings, on_progress=on_progress)
+        index = read_folder(settings, on_progress=on_progress)
         sizes = sizes_of_index(index, settings)
         found = inspect_index(index, on_progress=on_progress)
     uses = part_notes(index, settings.split.val)
@@ -92,16 +96,18 @@ def _show_inspection(source: Path, found: Inspection, uses: Sequence[str], sizes
     formats = ", ".join(f"{count} {kind}" for kind, count in found.formats.items())
     per_part = [(part, *(f"{counts[name]}" for name in found.class_names)) for part, counts in found.images.items()]
     patients = ("patients in train and val", *(f"{found.patients[name]}" for name in found.class_names))
+    of_classes = Table(["part", *(Column(name, "right") for name in found.class_names)], [*per_part, patients])
+    has_classes = len(found.class_names) > 1
     console.show(
-        Cell(f"{source}: {total} images", "strong"),
+        Cell(f"{source}: {total} {'images' if has_classes else 'pairs of images and masks'}", "strong"),
         *uses,
         *(Cell(f"broken: {image.file}: {image.reason}", "bad") for image in found.broken),
         *(Cell(f"note: {with_flags(warning)}", "busy") for warning in found.warnings),
         *([Cell(f"note: {_examples(found.near_duplicates)}", "busy")] if found.near_duplicates.pairs else []),
-        Table(["part", *(Column(name, "right") for name in found.class_names)], [*per_part, patients]),
+        *([of_classes] if has_classes else []),
         *sides_frame(sizes),
         console.facts(
-            ("classes", ", ".join(found.class_names)),
+            *([("classes", ", ".join(found.class_names))] if has_classes else []),
             *([("positive class", f"{found.positive} ({found.positive_reason})")] if found.positive else []),
             ("images per patient", f"{fewest} to {most}, median {median:g}"),
             ("width", "{} to {} px".format(*found.width_px)),
@@ -117,9 +123,23 @@ def _show_inspection(source: Path, found: Inspection, uses: Sequence[str], sizes
                 else "none",
             ),
             ("near duplicates", _near_duplicates(found.near_duplicates)),
-            ("shortcut", found.shortcut),
+            *(_mask_facts(found.masks) if found.masks else []),
+            *([("shortcut", found.shortcut)] if found.shortcut else []),
         ),
     )
+
+
+def _mask_facts(found: MaskSummary) -> list[tuple[str, str]]:
+    fewest, most = found.files_per_image
+    low, median, high = found.area_share
+    parts = [f"{count} in {masks} mask{'s' * (masks > 1)}" for count, masks in found.connected_parts.items()]
+    return [
+        ("mask files", f"{fewest if fewest == most else f'{fewest} to {most}'} per image"),
+        ("mask area", f"{low:.0%} to {high:.0%} of the image, median {median:.0%}"),
+        ("smallest mask", found.smallest),
+        ("largest mask", found.largest),
+        ("connected components", ", ".join(parts)),
+    ]
 
 
 def _near_duplicates(found: NearDuplicates) -> str:
@@ -149,13 +169,19 @@ def phantom(
     patients: Annotated[int, typer.Option(help="Number of patients, with one to four images each.")] = 200,
     seed: Seed = 0,
     size: Annotated[int, typer.Option(metavar="PX", help="Side length of the images.")] = 256,
+    masks: Annotated[
+        bool,
+        typer.Option("--masks", help="Use the layout for segmentation: images/, and masks/ of the lungs; no classes."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Draw phantom chest X-rays, with masks of lungs and lesions."""
     from xraytune.data.phantom import draw_phantoms
 
     with console.progress() as on_progress:
-        drawn = draw_phantoms(out, patients=patients, seed=seed, image_size_px=size, on_progress=on_progress)
+        drawn = draw_phantoms(
+            out, patients=patients, seed=seed, image_size_px=size, pairs=masks, on_progress=on_progress
+        )
     console.show_result(drawn, show_phantoms, as_json=as_json)
 
 

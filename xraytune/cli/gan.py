@@ -38,7 +38,7 @@ def train(
     if as_json:
         console.show_json(trained)
         return
-    counts = ", ".join(f"{count} {name}" for name, count in trained.class_counts.items())
+    counts = _counts(trained.class_counts, trained.has_masks)
     size, steps = trained.settings.image_size, trained.settings.steps
     console.write(f"{trained.path}: {size} px GAN, trained for {steps:,} steps on {counts}")
     console.write(f"its images beside real ones: {trained.samples}; during training: {trained.grids}")
@@ -61,7 +61,7 @@ def sample(
     cache: Cache = None,
     as_json: AsJson = False,
 ) -> None:
-    """Generate images with a GAN, or with the GAN of a trial, as PNG files in class folders.
+    """Generate images with a GAN, or with the GAN of a trial, as PNG files in class folders (pairs: images/ and masks/).
 
     Of 500 images, the first 100 are those of -n 100.
     """
@@ -80,5 +80,11 @@ def sample(
     if as_json:
         console.show_json(drawn)
         return
-    counts = ", ".join(f"{count} {name}" for name, count in drawn.counts.items())
+    counts = _counts(drawn.counts, drawn.has_masks)
     console.write(f"{drawn.path}: {counts} ({drawn.image_size_px} px), with provenance.json")
+
+
+def _counts(counts: dict[str, int], has_masks: bool) -> str:
+    if has_masks:
+        return f"{sum(counts.values()):,} images with masks"
+    return ", ".join(f"{count} {name}" for name, count in counts.items())

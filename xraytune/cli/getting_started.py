@@ -39,6 +39,7 @@ def demo(
     from xraytune.data.phantom import draw_phantoms
     from xraytune.export.best import export
     from xraytune.export.evaluate import evaluate
+    from xraytune.export.evaluation import Evaluation
     from xraytune.export.train import train
     from xraytune.search.run import search
 
@@ -97,6 +98,7 @@ def demo(
         evaluation = evaluate(model, data=test, on_progress=on_progress)
     show_evaluation(evaluation)
 
+    assert isinstance(evaluation, Evaluation), "the model is a classifier"
     _show_demo(xrays, study, config, model, evaluation)
 
 

@@ -69,7 +69,7 @@ class Command(TyperCommand):
 
 def build_app() -> typer.Typer:
     """Return all commands, in the order in which a new user needs them."""
-    app = _group("Find out whether GAN-generated chest X-rays improve a pneumonia classifier, and in which mix.")
+    app = _group("Find out whether GAN-generated chest X-rays improve a classifier or segmenter, and in which mix.")
     app.callback()(_options)
     _add(app, getting_started.demo, "xraytune demo", _START)
     _add(app, getting_started.doctor, "xraytune doctor", _START)

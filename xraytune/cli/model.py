@@ -29,7 +29,10 @@ from xraytune.records import Json
 
 if TYPE_CHECKING:
     from xraytune.export.evaluation import Evaluation
+    from xraytune.export.mask_evaluation import MaskEvaluation
+    from xraytune.export.segmentation import PredictedMasks
     from xraytune.export.train import Trained
+    from xraytune.metrics.segmentation import MaskMetrics, ScoredMask
     from xraytune.models.summary import LayerSummary, ModelSummary
     from xraytune.records import EpochRecord
 
@@ -46,6 +49,8 @@ METRIC_LABELS = {
     "brier": "Brier score",
     "ece": "calibration error",
 }
+_MASK_LABELS = {"dice": "Dice", "iou": "IoU", "hd95_px": "HD95 (pixels)"}
+_MASK_FORMATS = {"dice": ".3f", "iou": ".3f", "hd95_px": ".1f"}
 _OF_POSITIVE = ("auprc", "sensitivity", "specificity", "ppv", "npv", "f1")
 _BY_CLASS = ("auroc", "auprc", "sensitivity", "specificity", "ppv", "npv")
 _MOST_CONFUSED = 5
@@ -90,15 +95,15 @@ def train(
 def _log_epoch(record: EpochRecord) -> None:
     console.event(
         f"epoch {record.epoch:3d}  train loss {record.train_loss:.4f}  val-A loss {record.val_loss:.4f}  "
-        f"val-A AUROC {record.val_score:.4f}"
+        f"val-A score {record.val_score:.4f}"
     )
 
 
 def show_training(trained: Trained, *, next_step: bool = True) -> None:
     """Print the metrics of a trained model and the next command."""
     found = {"val-A": trained.val_score, "val-B": trained.val_b_score, "out-of-fold": trained.out_of_fold_score}
-    aurocs = ", ".join(f"{name} AUROC {value:.3f}" for name, value in found.items() if value is not None)
-    console.write(f"{trained.path}: arm {trained.arm}, epoch {trained.best_epoch} of {trained.epochs}, {aurocs}")
+    scores = ", ".join(f"{name} {trained.metric} {value:.3f}" for name, value in found.items() if value is not None)
+    console.write(f"{trained.path}: arm {trained.arm}, epoch {trained.best_epoch} of {trained.epochs}, {scores}")
     data = trained.trained_on
     console.write(
         f"trained on {data.images:,} of {data.of_images:,} images, {data.patients:,} of {data.of_patients:,} patients"
@@ -123,7 +128,8 @@ def evaluate(
         Path,
         typer.Option(
             metavar="SOURCE",
-            help="Folder with one subfolder per class, or data file (YAML), whose test images are used.",
+            help="Folder with one subfolder per class (for a segmenter, images/ and masks/), or data file (YAML), whose "
+            "test images are used.",
         ),
     ],
     out: Annotated[
@@ -141,7 +147,7 @@ def evaluate(
     at_sensitivity: AtSensitivity = None,
     as_json: AsJson = False,
 ) -> None:
-    """Evaluate a model on a folder of labelled images, with 95 % confidence intervals over patients."""
+    """Evaluate a model on labelled images or pairs, with 95 % confidence intervals over patients."""
     from xraytune.export.evaluate import evaluate
 
     with console.progress() as on_progress:
@@ -161,14 +167,21 @@ def evaluate(
         show_evaluation(found)
 
 
-def show_evaluation(found: Evaluation) -> None:
+def show_evaluation(found: Evaluation | MaskEvaluation) -> None:
     """Print the metrics, with warnings that matter for their interpretation."""
+    from xraytune.export.evaluation import Evaluation
+
+    _show_classes(found) if isinstance(found, Evaluation) else _show_masks(found)
+
+
+def _show_classes(found: Evaluation) -> None:
     counts = ", ".join(f"{count} {name}" for name, count in found.class_counts.items())
     images = sum(found.class_counts.values())
     is_binary = found.threshold is not None
     console.show(
         Cell(f"{found.model} on {found.data}: {images} images ({counts}) of {found.patient_count} patients", "strong"),
         *_warnings(found),
+        *(Cell(warning, "busy") for warning in (found.shift.warnings if found.shift else ())),
         _metrics(found),
         *([] if is_binary else [_class_table(found)]),
         *([_confusion(found)] if len(found.class_counts) <= _MOST_CONFUSED else []),
@@ -179,7 +192,47 @@ def show_evaluation(found: Evaluation) -> None:
         console.write(f"\n{found.out}: metrics.json, predictions.csv, evaluation.png and the data of its panels")
 
 
-def _warnings(found: Evaluation) -> list[Cell]:
+def _show_masks(found: MaskEvaluation) -> None:
+    metrics = found.metrics
+    columns = [Column(label, "right") for label in _MASK_LABELS.values()]
+    rows = [(label, _mask_number(metrics, name), _mask_interval(metrics, name)) for name, label in _MASK_LABELS.items()]
+    worst = [(one.file, *(_mask_number(one, name) for name in _MASK_LABELS)) for one in found.worst]
+    empty = f"empty predictions: {metrics.empty_predictions} (Dice 0, HD95 undefined)"
+    console.show(
+        Cell(f"{found.model} on {found.data}: {metrics.images} images of {metrics.patients} patients", "strong"),
+        *_warnings(found),
+        Table(["", Column("mean", "right"), "95 % interval"], rows),
+        *([Cell(empty, "busy")] if metrics.empty_predictions else []),
+        Table([Column("", flexible=True), *columns], worst, "The images with the lowest Dice"),
+        *(_mask_subgroups(name, values) for name, values in found.subgroups.items()),
+    )
+    if found.out:
+        console.write(f"\n{found.out}: metrics.json, per_image.csv, evaluation.png")
+
+
+def _mask_subgroups(column: str, values: Mapping[str, MaskMetrics]) -> Table:
+    counts = [Column(name, "right") for name in ("images", "patients", "empty", "Dice")]
+    rows = [
+        (
+            *(value, *map(str, (one.images, one.patients, one.empty_predictions))),
+            *(_mask_number(one, "dice"), _mask_interval(one, "dice"), _mask_number(one, "hd95_px")),
+        )
+        for value, one in values.items()
+    ]
+    hd95 = Column(_MASK_LABELS["hd95_px"], "right")
+    return Table(["", *counts, "95 % interval", hd95], rows, f"By {column} (exploratory)")
+
+
+def _mask_number(one: MaskMetrics | ScoredMask, name: str) -> str:
+    value = getattr(one, name)
+    return "undefined" if value is None else format(value, _MASK_FORMATS[name])
+
+
+def _mask_interval(one: MaskMetrics, name: str) -> str:
+    return " to ".join(format(end, _MASK_FORMATS[name]) for end in one.intervals.get(name, ()))
+
+
+def _warnings(found: Evaluation | MaskEvaluation) -> list[Cell]:
     warnings = [Cell(f"left out: {image.file}: {image.reason}", "bad") for image in found.broken]
     if found.opened_test:
         times = (
@@ -194,7 +247,7 @@ def _warnings(found: Evaluation) -> list[Cell]:
         known = f"{of_patients} in the model's own training or validation set"
         same = f"{found.known_image_count} are the same files"
         warnings.append(Cell(f"{known} ({same}): the metrics are optimistically biased", "bad"))
-    return warnings + [Cell(warning, "busy") for warning in (found.shift.warnings if found.shift else ())]
+    return warnings
 
 
 def _metrics(found: Evaluation) -> Table:
@@ -304,13 +357,15 @@ def _subgroups(column: str, found: Evaluation) -> list[Cell | str | Table]:
 def predict(
     model: ModelArgument,
     images: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of images, or one image.")],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="CSV file to write.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="OUT", help="CSV file to write; for a segmenter, folder to create.")
+    ],
     skip_broken: SkipBroken = False,
     at_sensitivity: AtSensitivity = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the class probabilities of each image to a CSV file."""
-    from xraytune.export.predict import predict
+    """Write the class probabilities of images to a CSV file, or their masks and overlays to a folder."""
+    from xraytune.export.predict import Predicted, predict
 
     with console.progress() as on_progress:
         predicted = predict(
@@ -321,9 +376,17 @@ def predict(
         return
     for image in predicted.broken:
         console.log(f"left out: {image.file}: {image.reason}", "bad")
+    if not isinstance(predicted, Predicted):
+        return _show_predicted_masks(predicted)
     counts = ", ".join(f"{count} {name}" for name, count in predicted.counts.items())
     rule = f" (threshold for {predicted.positive}: {predicted.threshold:.3f})" if predicted.positive else ""
     console.write(f"{predicted.path}: {predicted.images} images, predicted {counts}{rule}")
+
+
+def _show_predicted_masks(predicted: PredictedMasks) -> None:
+    empty = f" ({predicted.empty} empty)" if predicted.empty else ""
+    found = f"{predicted.images} masks{empty}, mean area {predicted.area:.0%} of the image"
+    console.write(f"{predicted.path}: {found}; masks/, overlays/ and predictions.csv")
 
 
 def summary(config: ConfigFile, data: Data = None, overrides: Overrides = None, as_json: AsJson = False) -> None:

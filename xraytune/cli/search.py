@@ -57,8 +57,8 @@ def show_search(summary: SearchSummary, *, next_step: bool = True) -> None:
     console.write(f"{study}: {counts}")
     for what, row in (("best on val-A", summary.best), ("best on val-B, to be exported", summary.for_export)):
         mix = mix_label(parameters_from(row["parameters"]))
-        scores = f"val-A AUROC {row['value']:.3f}, val-B AUROC {row['val_b_score']:.3f}"
-        console.write(f"{what}: #{row['number']} {mix}, {scores}", "good")
+        scores = f"{row['value']:.3f} on val-A, {row['val_b_score']:.3f} on val-B"
+        console.write(f"{what}: #{row['number']} {mix}, {summary.metric} {scores}", "good")
     if next_step:
         command = "confirm {} --quick" if summary.is_confirmable else "export {} -o best.yaml"
         console.write_command(f"xraytune {command.format(quote(str(study)))}", "next: ")
@@ -128,4 +128,4 @@ class SearchScreen:
         elif not console.is_live():
             epochs = f"{row['epochs']} epoch{'s' * (row['epochs'] != 1)}"
             took = console.duration(row["seconds"])
-            console.event(f"#{row['number']} {row['status']} after {epochs}, {took}: val-A AUROC {row['value']:.3f}")
+            console.event(f"#{row['number']} {row['status']} after {epochs}, {took}: val-A {row['value']:.3f}")

@@ -73,8 +73,11 @@ def _problem(problem: Problem) -> dict[str, Json]:
 
 
 def _show(file: Path, space: Space) -> None:
+    from xraytune.config.checks import ONLY_OF
+
+    unused = {name for task, names in ONLY_OF.items() if task != space.settings.task for name in names}
     searched = [spec for spec in space.specs if spec.domain.is_open]
-    fixed = [spec for spec in space.specs if not spec.domain.is_open]
+    fixed = [spec for spec in space.specs if not spec.domain.is_open and spec.name not in unused]
     what = f"{len(searched)} parameters are searched, {len(fixed)} are fixed"
     console.show(
         Cell(f"{file}: valid. {what if searched else 'It is a single experiment, for `xraytune train`'}.", "strong"),
@@ -120,6 +123,7 @@ def _settings(settings: Settings) -> Table:
     missing = "" if data.path.exists() else "; does not exist: give --data DIR"
     return console.facts(
         ("study", settings.name),
+        ("task", f"{settings.task}, maximises {settings.objective.metric}"),
         ("images", f"{data.path}, {data.image_size} px{missing}"),
         ("split", f"val-A {data.split.val_a:g}, val-B {data.split.val_b:g}, training set: {patients}"),
         ("budget", ", ".join(limits)),

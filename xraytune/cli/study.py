@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _FINAL: dict[Validation, str] = {
     "keep": "`train` uses all patients except those of val-A and val-B",
     "val_a": "`train` uses all patients except those of val-B",
-    "all": "`train` uses all patients, and sets the threshold out-of-fold",
+    "all": "`train` uses all patients, and validates out-of-fold",
 }
 
 
@@ -76,7 +76,7 @@ def export(
         Literal["keep", "val_a", "all"] | None,
         typer.Option(
             help="What `train` keeps for validation: val-A and val-B (keep, the default), only val-B (val_a: val-A is for "
-            "training, too) or nothing (all: the threshold is set out-of-fold).",
+            "training, too) or nothing (all: validation is out-of-fold).",
         ),
     ] = None,
     exact: Annotated[
@@ -103,13 +103,15 @@ def show_export(exported: Exported, *, next_step: bool = True) -> None:
     else:
         console.write(
             f"{exported.path}: trial {exported.trial} of {exported.study}, arm {exported.arm}, "
-            f"val-A AUROC {exported.val_score:.3f}, val-B AUROC {exported.val_b_score:.3f}"
+            f"{exported.metric} {exported.val_score:.3f} on val-A, {exported.val_b_score:.3f} on val-B"
         )
     val_b = next((size for size in exported.sides if size.name == "val-B"), None)
     if val_b and exported.val_b_score is not None and (interval := val_b.interval(exported.val_b_score)):
         low, high = interval
         images = f"{val_b.image_count:,} images of {val_b.patient_count:,} patients"
-        console.write(f"val-B has {images}, for which this AUROC has a 95 % interval of {low:.3f} to {high:.3f}")
+        console.write(
+            f"val-B has {images}, for which this {exported.metric} has a 95 % interval of {low:.3f} to {high:.3f}"
+        )
     if warning := chance_warning(exported.sides):
         console.write(f"note: {warning}", "busy")
     trial = f"{exported.trial_images:,} images of {exported.trial_patients:,} patients"
@@ -159,7 +161,7 @@ def _show_replay(study: Path, replayed: Replay) -> None:
     console.show(
         Cell(heading, "good" if replayed.is_identical else "bad"),
         *(Cell(f"{when}: {reason}", "bad") for when, reason in failures.items() if reason),
-        Table(columns, rows, "AUROC on val-A"),
+        Table(columns, rows, f"{replayed.metric} on val-A"),
     )
 
 

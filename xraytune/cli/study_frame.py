@@ -92,8 +92,10 @@ def sides_frame(sizes: Sequence[SideSize]) -> Frame:
         )
         for size in sizes
     ]
+    shown = len(columns) if any(size.has_classes for size in sizes) else 3
     warning = chance_warning(sizes)
-    return *([Cell(f"note: {warning}", "busy")] if warning else []), Table(columns, rows)
+    note = [Cell(f"note: {warning}", "busy")] if warning else []
+    return *note, Table(columns[:shown], [row[:shown] for row in rows])
 
 
 def _parameter_columns(view: StudyView) -> dict[str, Column]:
@@ -133,7 +135,7 @@ def curve(values: Sequence[float], low: float, high: float) -> str:
 
 
 def _columns(view: StudyView) -> tuple[Column, ...]:
-    """Return the columns; the curve's header shows the range of its bars, the lowest and highest AUROC so far."""
+    """Return the columns; the curve's header shows the range of its bars, the lowest and highest score so far."""
     seen = _seen(view)
     ends = f"\n{min(seen):.2f}-{max(seen):.2f}".replace("0.", ".") if seen else ""
     return (
@@ -193,9 +195,10 @@ def _best(view: StudyView) -> list[str]:
     best = view.best
     if best is None:
         return []
-    chosen = [f"best on val-A: #{best.number} {best.mix}, AUROC {best.values[-1]:.3f}"]
+    chosen = [f"best on val-A: #{best.number} {best.mix}, {view.metric} {best.values[-1]:.3f}"]
     if (export := view.for_export) is not None and export.val_b_score is not None:
-        chosen.append(f"best on val-B, to be exported: #{export.number} {export.mix}, AUROC {export.val_b_score:.3f}")
+        score = f"{view.metric} {export.val_b_score:.3f}"
+        chosen.append(f"best on val-B, to be exported: #{export.number} {export.mix}, {score}")
     return chosen
 
 

@@ -50,7 +50,7 @@ ENCODERS = (
     *("mobilenet_v2", "densenet121", "densenet161", "densenet169", "densenet201"),
     *("vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"),
 )
-"""Backbones that segmentation-models-pytorch has with torchvision's layers, so that torchvision's weights fit."""
+"""Backbones that segmentation-models-pytorch builds from torchvision's layers, so that torchvision's weights load."""
 ENCODER_STRIDE_PX = 32
 """A U-Net halves an image five times."""
 

@@ -18,13 +18,16 @@ from xraytune.config.domains import Choices, Value
 from xraytune.config.fields import parameter_fields, parameters_from
 from xraytune.config.grammar import ROOT, Declaration, join_conditions
 from xraytune.config.messages import explain, format_value, group_regex_problem, nearest
-from xraytune.config.settings import RULES_READ, USED_ONLY_BY, Parameters, Settings, Validation
+from xraytune.config.settings import RULES_READ, SOURCES, USED_ONLY_BY, Parameters, Settings, TaskName, Validation
 from xraytune.config.space import Condition, ParameterSpec, Point, corner_points, family_of
 from xraytune.errors import ConfigError, Problem
 
 _MAX_BLAMED = 20
-_ONLY_CLASSIFICATION = ("head", "loss", "dropout", "balance")
-_ENCODERS_HINT = f"use one of: {', '.join(ENCODERS)}"
+ONLY_OF: Mapping[TaskName, tuple[str, ...]] = {
+    "classification": ("head", "loss", "dropout", "balance"),
+    "segmentation": ("gan.mask_from",),
+}
+"""Parameters that the other task has no use for."""
 
 
 def complete_specs(declared: Mapping[str, Declaration], problems: Problems) -> tuple[ParameterSpec, ...]:
@@ -164,7 +167,7 @@ def _check_against_settings(
     if data.split.group_regex is not None and (refusal := group_regex_problem(data.split.group_regex)):
         what, fix = refusal
         problems.add(("data", "split", "group_regex"), f"data.split.group_regex: {what}", fix)
-    checked = ("backbone", "weights", "loss", "gan.image_size")
+    checked = ("backbone", "weights", "loss", "gan.image_size", "gan.mask_from")
     if settings.task == "segmentation":
         _check_segmentation(specs, data.image_size, declared, problems)
     for name, value in _values(specs, checked):
@@ -176,6 +179,8 @@ def _check_against_settings(
                 refusal = f"weights: torchvision has no set '{value}'", nearest(value, WEIGHT_SETS)
             case "loss", "bce" if data.classes == "three":
                 refusal = "loss: bce is for two classes, but data.classes is three", "use loss: cross_entropy"
+            case "gan.mask_from", "segmenter" if settings.task == "classification":
+                refusal = "gan.mask_from: segmenter is for segmentation", "remove it, or use task: segmentation"
             case "gan.image_size", int() if value > data.image_size:
                 what = f"gan.image_size: {value} is more than data.image_size, {data.image_size}"
                 refusal = what, f"set data.image_size: {value} or more, or a smaller gan.image_size"
@@ -192,17 +197,25 @@ def _values(specs: Sequence[ParameterSpec], names: Sequence[str]) -> Iterator[tu
 def _check_segmentation(
     specs: Sequence[ParameterSpec], image_size_px: int, declared: Mapping[str, Declaration], problems: Problems
 ) -> None:
-    """Check what only classification has: some backbones, and some parameters."""
+    """Refuse image sizes, sources, backbones and parameters that segmentation does not support."""
     if image_size_px % ENCODER_STRIDE_PX:
         size_px = -(-image_size_px // ENCODER_STRIDE_PX) * ENCODER_STRIDE_PX
         what = f"data.image_size: {image_size_px} is not a multiple of {ENCODER_STRIDE_PX}, which a U-Net needs"
         problems.add(("data", "image_size"), what, f"write {size_px}")
-    for name, value in _values(specs, ("backbone", *_ONLY_CLASSIFICATION)):
-        what, fix = f"{name}: {format_value(value)} is for classification", f"remove {name}"
-        if name == "backbone":
-            what, fix = f"backbone: {value} cannot be the encoder of a U-Net", nearest(value, ENCODERS, _ENCODERS_HINT)
-        if value not in (ENCODERS if name == "backbone" else (parameter_fields()[name].default,)):
-            problems.add(declared[name].path if name in declared else ROOT, what, fix)
+    for name, value in _values(specs, ("source", "backbone", *ONLY_OF["classification"])):
+        refusal = None
+        if name == "source" and SOURCES.has(str(value)):
+            refusal = (
+                f"source: {value} provides no masks, which segmentation needs",
+                "use gan, folder, duplicate or none",
+            )
+        elif name == "backbone" and value not in ENCODERS:
+            fix = nearest(value, ENCODERS, f"use one of: {', '.join(ENCODERS)}")
+            refusal = f"backbone: {value} cannot be the encoder of a U-Net", fix
+        elif name in ONLY_OF["classification"] and value != parameter_fields()[name].default:
+            refusal = f"{name}: {format_value(value)} is for classification", f"remove {name}"
+        if refusal:
+            problems.add(declared[name].path if name in declared else ROOT, *refusal)
 
 
 def require_no_plateau(parameters: Parameters, validation: Validation) -> None:

@@ -53,7 +53,7 @@ def read_settings(problems: Problems) -> Settings | None:
             json.dumps({key: value for key, value in content.items() if key not in NON_SETTING_KEYS})
         )
     except ValidationError as error:
-        # The default of `objective` depends on other settings, and is missing if one of them is wrong.
+        # `objective` has no default if another setting, on which its default depends, is invalid.
         found = [one for one in error.errors() if one["type"] != "default_factory_not_called"]
         for path, errors in groupby(found, key=lambda one: _key_path(one["loc"])):
             problems.add(path, *_explained(path, list(errors)))

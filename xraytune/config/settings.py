@@ -36,6 +36,13 @@ OBJECTIVES: Mapping[TaskName, Literal["val_auroc", "val_dice"]] = {
     "segmentation": "val_dice",
 }
 """The validation metric that a search of each task maximises."""
+METRICS: Mapping[TaskName, str] = {"classification": "AUROC", "segmentation": "Dice"}
+"""The display name of each task's metric."""
+PACKAGES: Mapping[TaskName, tuple[str, ...]] = {
+    "classification": (),
+    "segmentation": ("segmentation-models-pytorch", "monai"),
+}
+"""The packages that a task needs beyond the base installation; the extra that installs them is named after the task."""
 
 
 USED_ONLY_BY: Mapping[str, Callable[[object], bool]] = {
@@ -165,7 +172,7 @@ class Objective(Model):
     """What the search maximises: a validation metric, never a test metric."""
 
     metric: Literal["val_auroc", "val_dice"] = "val_auroc"
-    """AUROC for classification, mean Dice over images for segmentation; by default that of the task."""
+    """AUROC for classification, mean Dice over images for segmentation. The default follows from the task."""
     goal: Literal["maximize"] = "maximize"
 
 
@@ -196,6 +203,9 @@ class GanSettings(Model):
     seed: int = 0
     allow_memorised: bool = False
     """Use the images even if too many are near-duplicates of training images. Does not change the images."""
+    mask_from: Literal["gan", "segmenter"] = "gan"
+    """The source of masks in segmentation: the GAN, trained on pairs of image and mask, or a segmenter, trained on the real
+    pairs."""
 
 
 class FolderSettings(Model):
@@ -466,6 +476,11 @@ class Settings(Model):
             },
         )
         return content
+
+    @property
+    def metric(self) -> str:
+        """The display name of the study's score: AUROC or Dice."""
+        return METRICS[self.task]
 
     @property
     def has_idle_asha(self) -> bool:

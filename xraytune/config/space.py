@@ -9,6 +9,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -17,7 +18,7 @@ from xraytune.config.document import write_yaml
 from xraytune.config.domains import Choices, Domain, Suggester, Value
 from xraytune.config.fields import parameter_fields, parameters_from
 from xraytune.config.paths import relative_value
-from xraytune.config.settings import SOURCES, Experiment, Parameters, Settings
+from xraytune.config.settings import PACKAGES, SOURCES, Experiment, Parameters, Settings, TaskName
 from xraytune.errors import ConfigError, MachineError, Problem
 from xraytune.records import Json
 
@@ -225,12 +226,16 @@ class Space:
 
 
 def require_extensions(space: Space) -> None:
-    """Import every backbone and source of another package that a trial can use.
+    """Import every extension that a trial can use, and check that the packages of the task are installed.
 
     Raises:
-        MachineError: Lists all that cannot be imported.
+        MachineError: Lists all that cannot be imported or found.
     """
-    problems: dict[Problem, None] = {}
+    task = space.settings.task
+    missing = missing_packages(task)
+    what = f"task: {task} needs {' and '.join(missing)}, which this installation lacks"
+    fix = f"pip install 'xraytune[{task}]'"
+    problems: dict[Problem, None] = {Problem(what, fix=fix): None} if missing else {}
     for kind in (BACKBONES, SOURCES):
         for (name,) in space.combinations(kind.kind):
             try:
@@ -240,6 +245,11 @@ def require_extensions(space: Space) -> None:
                 problems |= dict.fromkeys(error.problems)
     if problems:
         raise MachineError(*problems)
+
+
+def missing_packages(task: TaskName) -> list[str]:
+    """Return the packages of a task that are not installed."""
+    return [name for name in PACKAGES[task] if not any(distributions(name=name))]
 
 
 def settings_content(settings: Settings, relative_to: Path) -> dict[str, Any]:

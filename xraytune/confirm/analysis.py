@@ -30,23 +30,24 @@ from xraytune.confirm.verdict import (
     overall_verdict,
 )
 from xraytune.metrics.classification import Floats, Labels
-from xraytune.metrics.placements import StructuralComponents, effective_patients, structural_components
+from xraytune.metrics.placements import StructuralComponents
+from xraytune.pipeline.task import Task
 
-ArmScores = Callable[[str], Floats]
-"""From an arm's name to its probabilities, float64 [G, K, N, C]."""
+ArmResults = Callable[[str], Floats]
+"""From an arm's name to its results per image, float64 [G, K, N, C]: class probabilities, or Dice with C = 1."""
 
 MORE_GAN_SEEDS = (10, 20)
 """Numbers of GAN seeds that a forecast covers besides the plan's own."""
-_LOWER_ON_TEST = 0.03
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationSet:
-    """The images that all arms are scored on, val-B or the test folder: labels [N], patients [N], the positive class."""
+    """The images that all arms are scored on, val-B or the test folder: labels [N], patients [N], positive class, task."""
 
     labels: Labels
     patients: tuple[str, ...]
     positive: int
+    task: Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,39 +72,39 @@ class FinalistResult:
     """A finalist and all of its comparisons, on the test images.
 
     Attributes:
-        auroc: Mean over its replicates.
-        gan_aurocs: AUROC of each GAN seed, averaged over its classifier seeds, [G].
+        score: Mean over its replicates.
+        gan_scores: Score of each GAN seed, averaged over its classifier seeds, [G].
         verdict: None if it was not tested.
         larger_designs: If it is undecided: the forecast of studies with more patients or GAN seeds, if the finalist equals
             all controls (even places) and if it is better by two ROPE (odd ones).
     """
 
     arm: Arm
-    auroc: float
-    gan_aurocs: tuple[float, ...]
+    score: float
+    gan_scores: tuple[float, ...]
     comparisons: tuple[ControlResult, ...]
     verdict: OverallVerdict | None
     larger_designs: tuple[VerdictChances, ...] = ()
 
     @property
     def has_outlying_gan(self) -> bool:
-        """Whether the GAN seeds' AUROCs are clearly not normal, as when a GAN collapses occasionally.
+        """Whether the GAN seeds' scores are clearly not normal, as when a GAN collapses occasionally.
 
         Source: Shapiro & Wilk 1965, "An analysis of variance test for normality", at 1 %.
         """
-        few_or_equal = len(self.gan_aurocs) < 3 or len(set(self.gan_aurocs)) < 2
-        return not few_or_equal and float(shapiro(self.gan_aurocs).pvalue) < 0.01
+        few_or_equal = len(self.gan_scores) < 3 or len(set(self.gan_scores)) < 2
+        return not few_or_equal and float(shapiro(self.gan_scores).pvalue) < 0.01
 
 
 RATIO_CAVEAT = (
-    "val-B selected this finalist, so its AUROC there is optimistic; "
+    "val-B selected this finalist, so its score there is optimistic; "
     "read the ratio response as a description, not a test"
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gain:
-    """The gain in AUROC of one arm over another on val-B, with a 95 % interval."""
+    """The gain in score of one arm over another on val-B, with a 95 % interval."""
 
     gain: float
     low: float
@@ -114,7 +115,7 @@ class Gain:
 class DuplicatePoint(Gain):
     """The first finalist with `source: duplicate` at one ratio; the gain is over ratio 0."""
 
-    auroc: float
+    score: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,14 +126,16 @@ class RatioPoint(Gain):
     """
 
     ratio: float
-    auroc: float
+    score: float
     duplicate: DuplicatePoint | None = None
     over_duplicate: Gain | None = None
 
 
-def judge_finalists(plan: Plan, images: EvaluationSet, scores: ArmScores, *, rope: float) -> tuple[FinalistResult, ...]:
+def judge_finalists(
+    plan: Plan, images: EvaluationSet, results: ArmResults, *, rope: float
+) -> tuple[FinalistResult, ...]:
     """Compare all finalists with all of their controls, as a fixed sequence in the order of val-B."""
-    measured = {arm.name: _measure(images, scores(arm.name)) for arm in plan.arms if arm.role != "ratio"}
+    measured = {arm.name: _measure(images, results(arm.name)) for arm in plan.arms if arm.role != "ratio"}
     compared = [
         tuple(_result(finalist, control, measured, rope=rope) for control in plan.controls(finalist))
         for finalist in plan.finalists
@@ -141,8 +144,8 @@ def judge_finalists(plan: Plan, images: EvaluationSet, scores: ArmScores, *, rop
     return tuple(
         FinalistResult(
             arm=arm,
-            auroc=float(measured[arm.name].aurocs.mean()),
-            gan_aurocs=tuple(measured[arm.name].aurocs.mean(axis=1).tolist()),
+            score=float(measured[arm.name].scores.mean()),
+            gan_scores=tuple(measured[arm.name].scores.mean(axis=1).tolist()),
             comparisons=results,
             verdict=verdict,
             larger_designs=_larger_designs(arm, results, measured, rope=rope)
@@ -157,47 +160,48 @@ def forecast_verdict(
     plan: Plan,
     val_b: EvaluationSet,
     test: EvaluationSet,
-    scores: ArmScores,
+    results: ArmResults,
     *,
     rope: float,
     gan_seeds: int | None = None,
 ) -> Forecast:
-    """Forecast the verdict on the first finalist from all scores on val-B and the size of the unscored test folder.
+    """Forecast the verdict on the first finalist from all results on val-B and the size of the unscored test folder.
 
     It covers true differences of 0, one and two ROPE; `gan_seeds` GAN seeds (by default the plan's number), 10 and 20; and
-    two AUROCs on the test folder: the mean on val-B, and .03 lower, because val-B selected the arms and is optimistic.
+    two scores on the test folder: the mean on val-B, and `optimism` lower, because val-B selected the arms.
     """
     first, gan_seeds = plan.finalists[0], gan_seeds or plan.gan_seeds
     controls = plan.controls(first)
-    spread = _spread([_measure(val_b, scores(arm.name)) for arm in (first, *controls)])
-    patients = effective_patients(test.labels, test.patients, positive=test.positive)
+    spread = _spread([_measure(val_b, results(arm.name)) for arm in (first, *controls)])
+    model = spread.model
+    patients = model.effective_patients(test.labels, test.patients, test.positive)
     designs = [
-        Design(effective_patients=patients, gan_seeds=seeds, auroc=spread.auroc - lower)
-        for lower in (0.0, _LOWER_ON_TEST)
+        Design(effective_patients=patients, gan_seeds=seeds, score=spread.score - lower)
+        for lower in (0.0, model.optimism)
         for seeds in _gan_seeds(gan_seeds)
     ]
-    differences = [ropes * rope for ropes in (0, 1, 2) if ropes * rope <= 2 * (1 - spread.auroc)]  # else it is above 1
+    differences = [ropes * rope for ropes in (0, 1, 2) if ropes * rope <= 2 * (1 - spread.score)]  # else it is above 1
     kinds = [control_kind(control, first) for control in controls]
     chances = _chances(spread, designs, kinds, differences, rope=rope)
-    return Forecast(gan_seeds=gan_seeds, val_b_score=spread.auroc, rope=rope, chances=chances)
+    return Forecast(metric=val_b.task.metric, gan_seeds=gan_seeds, val_b_score=spread.score, rope=rope, chances=chances)
 
 
-def ratio_response(plan: Plan, images: EvaluationSet, scores: ArmScores) -> tuple[RatioPoint, ...]:
+def ratio_response(plan: Plan, images: EvaluationSet, results: ArmResults) -> tuple[RatioPoint, ...]:
     """Compare the first finalist and its duplicates with the control without extra images, at every ratio, in order."""
     first = plan.finalists[0]
     others = [arm for arm in plan.arms if arm.role in ("matched", "ratio") and arm.trial == first.trial]
     zero = next((arm for arm in others if arm.parameters.source == "none"), None)
     if zero is None:
         return ()
-    base = _measure(images, scores(zero.name))
+    base = _measure(images, results(zero.name))
     duplicates = {arm.parameters.synthetic_ratio: arm for arm in others if arm.parameters.source == "duplicate"}
-    points = [RatioPoint(ratio=0.0, auroc=float(base.aurocs.mean()), gain=0.0, low=0.0, high=0.0)]
+    points = [RatioPoint(ratio=0.0, score=float(base.scores.mean()), gain=0.0, low=0.0, high=0.0)]
     for arm in (first, *(arm for arm in others if arm.parameters.source == first.parameters.source)):
-        ratio, finalist = arm.parameters.synthetic_ratio, _measure(images, scores(arm.name))
-        point = RatioPoint(ratio=ratio, auroc=float(finalist.aurocs.mean()), **asdict(_gain(finalist, base)))
+        ratio, finalist = arm.parameters.synthetic_ratio, _measure(images, results(arm.name))
+        point = RatioPoint(ratio=ratio, score=float(finalist.scores.mean()), **asdict(_gain(finalist, base)))
         if ratio in duplicates:
-            repeated = _measure(images, scores(duplicates[ratio].name))
-            duplicate = DuplicatePoint(auroc=float(repeated.aurocs.mean()), **asdict(_gain(repeated, base)))
+            repeated = _measure(images, results(duplicates[ratio].name))
+            duplicate = DuplicatePoint(score=float(repeated.scores.mean()), **asdict(_gain(repeated, base)))
             point = replace(point, duplicate=duplicate, over_duplicate=_gain(finalist, repeated))
         points.append(point)
     return tuple(sorted(points, key=lambda point: point.ratio))
@@ -212,38 +216,42 @@ def control_kind(control: Arm, finalist: Arm) -> ControlKind:
     return "none_same_count" if finalist.parameters.mixing == "replace" else "none"
 
 
-def _measure(images: EvaluationSet, probabilities: Floats) -> StructuralComponents:
-    """Return the AUROCs [G, K] and structural components [G, K, P] of an arm's probabilities [G, K, N, C]."""
-    shape = probabilities.shape[:2]
-    flat = probabilities.reshape(-1, *probabilities.shape[2:])
-    found = structural_components(images.labels, flat, images.patients, positive=images.positive)
-    return replace(found, aurocs=found.aurocs.reshape(shape), components=found.components.reshape(*shape, -1))
+def _measure(images: EvaluationSet, results: Floats) -> StructuralComponents:
+    """Return the scores [G, K] and structural components [G, K, P] of an arm's results [G, K, N, C]."""
+    shape = results.shape[:2]
+    flat = results.reshape(-1, *results.shape[2:])
+    found = images.task.components(images.labels, flat, images.patients, images.positive)
+    return replace(found, scores=found.scores.reshape(shape), components=found.components.reshape(*shape, -1))
 
 
 def _stacked(arms: Sequence[StructuralComponents]) -> tuple[Floats, Floats]:
-    return np.stack([arm.aurocs for arm in arms]), np.stack([arm.components for arm in arms])
+    return np.stack([arm.scores for arm in arms]), np.stack([arm.components for arm in arms])
 
 
 def _spread(arms: Sequence[StructuralComponents]) -> Spread:
-    return measure_spread(*_stacked(arms), effective_patients=arms[0].effective_patients)
+    first = arms[0]
+    return measure_spread(*_stacked(arms), effective_patients=first.effective_patients, model=first.model)
 
 
 def compare_arms(images: EvaluationSet, first: Floats, second: Floats) -> Comparison:
-    """Compare two arms by their probabilities [G, K, N, C]."""
-    pair = [_measure(images, first), _measure(images, second)]
-    return compare(*_stacked(pair), effective_patients=pair[0].effective_patients)
+    """Compare two arms by their results [G, K, N, C]."""
+    return _compare(_measure(images, first), _measure(images, second))
+
+
+def _compare(one: StructuralComponents, other: StructuralComponents) -> Comparison:
+    return compare(*_stacked([one, other]), effective_patients=one.effective_patients, model=one.model)
 
 
 def _gain(one: StructuralComponents, other: StructuralComponents) -> Gain:
-    interval = compare(*_stacked([one, other]), effective_patients=one.effective_patients).interval
+    interval = _compare(one, other).interval
     return Gain(gain=interval.difference, low=interval.low, high=interval.high)
 
 
 def _result(finalist: Arm, control: Arm, measured: Mapping[str, StructuralComponents], *, rope: float) -> ControlResult:
     pair = [measured[finalist.name], measured[control.name]]
     patients, spread = pair[0].effective_patients, _spread(pair)
-    comparison = compare(*_stacked(pair), effective_patients=patients)
-    design = Design(effective_patients=patients, gan_seeds=len(pair[0].aurocs), auroc=spread.auroc)
+    comparison = _compare(*pair)
+    design = Design(effective_patients=patients, gan_seeds=len(pair[0].scores), score=spread.score)
     return ControlResult(
         control=control,
         kind=control_kind(control, finalist),
@@ -264,9 +272,9 @@ def _larger_designs(
     own = measured[finalist.name]
     spread = _spread([own, *(measured[result.control.name] for result in results)])
     designs = [
-        Design(effective_patients=times * own.effective_patients, gan_seeds=gan_seeds, auroc=spread.auroc)
+        Design(effective_patients=times * own.effective_patients, gan_seeds=gan_seeds, score=spread.score)
         for times in (1, 2, 4, 8)
-        for gan_seeds in _gan_seeds(len(own.aurocs))
+        for gan_seeds in _gan_seeds(len(own.scores))
     ]
     return _chances(spread, designs, [result.kind for result in results], (0.0, 2 * rope), rope=rope)
 

@@ -1,11 +1,12 @@
-"""The difference in AUROC between two arms, with a confidence interval over both patients and seeds.
+"""The difference in score (AUROC, Dice) between two arms, with a confidence interval over both patients and seeds.
 
 The GAN seeds are the readers of a multi-reader multi-case study: sampled at random, each scoring the same patients in both
 arms; an arm without a GAN has replicates with the same seed pairs. With five seeds and a few hundred patients both sources
 of variance are of similar size, so an interval over one of them alone would be too narrow.
 
 The interval is a score interval: it contains the differences that a test does not reject, and the test of a difference uses
-the patient variance that this difference implies. docs/decisions/0010 gives the reasons and the simulations.
+the patient variance that this difference implies. docs/decisions/0010 (AUROC) and 0025 (Dice) give the reasons and the
+simulations.
 """
 
 from __future__ import annotations
@@ -19,14 +20,15 @@ from scipy.special import stdtr, stdtrit  # type: ignore[import-untyped]  # Stud
 
 from xraytune.errors import ConfigError, Problem
 from xraytune.metrics.classification import Floats
-from xraytune.metrics.placements import around, placement_variance
+from xraytune.metrics.placements import ScoreModel, around
 
 MOST_DEGREES = 1e6
 """Here Student's t equals the normal distribution to six digits; JSON has no infinity."""
 PRIOR_PATIENTS = 20
-"""Weight, in patients, of the binormal variance against the one estimated from the patients of the test folder."""
+"""Weight, in patients, of the score model's variance against the one estimated from the patients of the test folder."""
 PATIENTS_PER_DEGREE = 8
-"""Effective patients per degree of freedom of their variance: only those that the arms rank differently contribute."""
+"""Effective patients per degree of freedom of their variance. To a difference in AUROC, only patients that the arms rank
+differently contribute; to one in mean Dice, mostly a few difficult patients."""
 _GRID = 400
 
 
@@ -35,20 +37,22 @@ class Evidence:
     """The inputs of a test of a difference: numbers, or arrays that broadcast.
 
     Attributes:
-        difference: Estimated AUROC of the first arm minus that of the second.
-        mean_auroc: Mean of the two arms' AUROCs.
+        difference: Estimated score of the first arm minus that of the second.
+        mean_score: Mean of the two arms' scores.
         seed_variance: Sample variance of the difference over GAN seeds.
         patient_variance: Variance of the difference over patients, given these seeds; a negative estimate counts as 0.
         gan_seeds: At least 2.
-        effective_patients: 4 / (1/n + 1/m) for n patients of one class and m of the other.
+        effective_patients: From the structural components.
+        model: The score's.
     """
 
     difference: ArrayLike
-    mean_auroc: ArrayLike
+    mean_score: ArrayLike
     seed_variance: ArrayLike
     patient_variance: ArrayLike
     gan_seeds: int
     effective_patients: float
+    model: ScoreModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +71,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VarianceComponents:
-    """Variance components of a difference between two arms, in squared AUROC; unbiased estimates, possibly negative.
+    """Variance components of a difference between two arms, in squared score; unbiased estimates, possibly negative.
 
     Attributes:
         gan_seed: Per GAN seed, with infinitely many patients.
@@ -86,50 +90,52 @@ class VarianceComponents:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """The difference between two arms: interval, inputs of further tests, mean AUROC of each arm, variance components."""
+    """The difference between two arms: interval, inputs of further tests, mean score of each arm, variance components."""
 
     interval: Interval
     evidence: Evidence
-    aurocs: tuple[float, float]
+    scores: tuple[float, float]
     components: VarianceComponents
 
 
-def compare(aurocs: Floats, components: Floats, *, effective_patients: float) -> Comparison:
+def compare(scores: Floats, components: Floats, *, effective_patients: float, model: ScoreModel) -> Comparison:
     """Compare arm 0 with arm 1. Classifier seeds are averaged within their GAN seed.
 
     Args:
-        aurocs: float64 [2, G, K]: arm, GAN seed, classifier seed; G >= 2.
-        components: float64 [2, G, K, P], from `structural_components`, on the same P patients throughout.
-        effective_patients: From `structural_components`.
+        scores: float64 [2, G, K]: arm, GAN seed, classifier seed; G >= 2.
+        components: float64 [2, G, K, P], from `StructuralComponents`, on the same P patients throughout.
+        effective_patients: From there.
+        model: From there.
 
     Raises:
         ConfigError: Fewer than two GAN seeds.
     """
-    evidence = gather(aurocs, components, effective_patients=effective_patients)
-    first, second = aurocs.mean(axis=(1, 2))
+    evidence = gather(scores, components, effective_patients=effective_patients, model=model)
+    first, second = scores.mean(axis=(1, 2))
     return Comparison(
         interval=score_interval(evidence),
         evidence=evidence,
-        aurocs=(float(first), float(second)),
-        components=_variance_components(aurocs[0] - aurocs[1], components[0] - components[1]),
+        scores=(float(first), float(second)),
+        components=_variance_components(scores[0] - scores[1], components[0] - components[1]),
     )
 
 
-def gather(aurocs: Floats, components: Floats, *, effective_patients: float) -> Evidence:
+def gather(scores: Floats, components: Floats, *, effective_patients: float, model: ScoreModel) -> Evidence:
     """Compute the evidence that `compare` tests; same arguments and exceptions."""
-    gan_seeds = aurocs.shape[1]
+    gan_seeds = scores.shape[1]
     if gan_seeds < 2:
         what = "confirm.gan_seeds: a single seed gives no estimate of the variance between seeds"
         raise ConfigError(Problem(what, fix="use at least 4, better 5"))
     # Differences first, so that swapping the arms exactly flips their signs.
-    differences, by_patient = (aurocs[0] - aurocs[1]).mean(axis=1), (components[0] - components[1]).mean(axis=1)
+    differences, by_patient = (scores[0] - scores[1]).mean(axis=1), (components[0] - components[1]).mean(axis=1)
     return Evidence(
         difference=float(differences.mean()),
-        mean_auroc=float(aurocs.mean()),
+        mean_score=float(scores.mean()),
         seed_variance=float(differences.var(ddof=1)),
         patient_variance=mean_off_diagonal(by_patient @ by_patient.T),
         gan_seeds=gan_seeds,
         effective_patients=effective_patients,
+        model=model,
     )
 
 
@@ -199,15 +205,16 @@ def satterthwaite_degrees(seeds: ArrayLike, patients: ArrayLike, gan_seeds: int,
 def patient_variance_at(evidence: Evidence, difference: ArrayLike) -> Floats:
     """Return the patient variance of an estimated difference if `difference` is the true one.
 
-    The estimate belongs to the estimated difference; it is increased as the binormal model predicts and never decreased.
-    With few patients the arms rank hardly any of them differently and the estimate is mostly noise, so it is averaged with
-    the binormal variance at the weight of `PRIOR_PATIENTS`.
+    The estimate belongs to the estimated difference; it is increased as the score's model predicts and never decreased.
+    With few patients the arms differ in hardly any of them and the estimate is mostly noise, so it is averaged with the
+    model's variance at the weight of `PRIOR_PATIENTS`.
 
     Source: after the score interval for paired proportions, Tango 1998, "Equivalence test and confidence interval for the
     difference in proportions for the paired-sample design".
     """
-    here = placement_variance(*around(evidence.mean_auroc, evidence.difference))
-    there = placement_variance(*around(evidence.mean_auroc, difference))
+    model = evidence.model
+    here = model.variance(*around(evidence.mean_score, evidence.difference))
+    there = model.variance(*around(evidence.mean_score, difference))
     estimated = np.maximum(evidence.patient_variance, 0) * np.maximum(there / here, 1)
     prior = 4 / evidence.effective_patients * there
     weight = PRIOR_PATIENTS / (evidence.effective_patients + PRIOR_PATIENTS)

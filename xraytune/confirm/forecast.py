@@ -1,7 +1,7 @@
 """Forecast the verdict of a design before the test folder is scored.
 
 Estimates from images that are already scored (val-B) how much the differences between a finalist and its controls vary, and
-gives the probability of each verdict on a test folder of another size, with more GAN seeds, at another AUROC. The observed
+gives the probability of each verdict on a test folder of another size, with more GAN seeds, at another score. The observed
 differences are not used: observed power only restates the p-value (Hoenig & Heisey 2001, "The abuse of power"). Studies are
 simulated, and each goes through the tests of `verdict.py`, against all controls together.
 """
@@ -17,57 +17,58 @@ import numpy as np
 from numpy.typing import ArrayLike
 from pydantic_core import to_jsonable_python
 from scipy.optimize import brentq  # type: ignore[import-untyped]
-from scipy.stats import norm  # type: ignore[import-untyped]
 
 from xraytune.confirm.comparison import PRIOR_PATIENTS, Evidence
 from xraytune.confirm.verdict import LEVEL, ControlKind, Overall, PairTests, overall_verdict, pair_tests, verdicts_of
 from xraytune.metrics.classification import Floats
-from xraytune.metrics.placements import around, placement_variance
+from xraytune.metrics.placements import ScoreModel, around
 from xraytune.seeding import numpy_generator
 
 _STUDIES = 2000
-_NEAREST = 1e-4
 _LEAST_VARIANCE = 1e-12
+_LEAST_ROUGHNESS = 1e-4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spread:
-    """How a finalist's differences from its M controls vary, in squared AUROC.
+    """How a finalist's differences from its M controls vary, in squared score.
 
     Seeds have two variances: the finalist's, common to all of its differences, and the controls', averaged over them; five
     seeds are too few to estimate more.
 
     Attributes:
-        auroc: Mean of all arms on the images that the spread was estimated from.
+        score: Mean of all arms on the images that the spread was estimated from.
         effective_patients: Effective patients of these images.
         patients: Covariances [M, M] over patients, common to all seeds, per effective patient.
         seeds: Variances per GAN seed (classifier seeds averaged) with infinitely many patients: finalist, controls.
         seeds_by_patients: Variances of the seed-by-patient interaction, per effective patient: finalist, controls.
-        level: Variance of the mean AUROC of all arms, per effective patient.
+        level: Variance of the mean score of all arms, per effective patient.
         roughness: Squared coefficient of variation of an estimated patient variance, per effective patient.
+        model: The score's.
     """
 
-    auroc: float
+    score: float
     effective_patients: float
     patients: Floats
     seeds: tuple[float, float]
     seeds_by_patients: tuple[float, float]
     level: float
     roughness: float
+    model: ScoreModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Design:
-    """A possible test: its size, and the mean AUROC of all arms on its test folder."""
+    """A possible test: its size, and the mean score of all arms on its test folder."""
 
     effective_patients: float
     gan_seeds: int
-    auroc: float
+    score: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerdictChances(Design):
-    """The probability of each verdict if the finalist differs from every control by `true_difference`, in AUROC."""
+    """The probability of each verdict if the finalist differs from every control by `true_difference`."""
 
     true_difference: float
     helps: float
@@ -92,25 +93,27 @@ class Forecast:
     """The verdicts to expect on the first finalist, before the test folder is scored.
 
     Attributes:
+        metric: Name of the score.
         gan_seeds: GAN seeds of the plan.
         val_b_score: Mean of the finalist and its controls on val-B.
-        chances: By AUROC on the test folder (that of val-B first), GAN seeds (the plan's first), and true difference (0, one
+        chances: By score on the test folder (that of val-B first), GAN seeds (the plan's first), and true difference (0, one
             and two ROPE).
     """
 
+    metric: str
     gan_seeds: int
     val_b_score: float
     rope: float
     chances: tuple[VerdictChances, ...]
 
-    def of_design(self, *, auroc: float, gan_seeds: int) -> tuple[VerdictChances, ...]:
+    def of_design(self, *, score: float, gan_seeds: int) -> tuple[VerdictChances, ...]:
         """Return the chances of one design, by true difference."""
-        return tuple(one for one in self.chances if one.auroc == auroc and one.gan_seeds == gan_seeds)
+        return tuple(one for one in self.chances if one.score == score and one.gan_seeds == gan_seeds)
 
     @property
     def summary(self) -> str:
         """The most probable verdict if there is no difference, and the effect of more GAN seeds on it."""
-        planned, *more = (one for one in self.chances if one.auroc == self.val_b_score and not one.true_difference)
+        planned, *more = (one for one in self.chances if one.score == self.val_b_score and not one.true_difference)
         word, chance = planned.likeliest
         text = (
             f"If synthetic images make no difference, the most likely verdict of this design is {word} ({chance:.0%})"
@@ -124,15 +127,16 @@ class Forecast:
         return content
 
 
-def measure_spread(aurocs: Floats, components: Floats, *, effective_patients: float) -> Spread:
+def measure_spread(scores: Floats, components: Floats, *, effective_patients: float, model: ScoreModel) -> Spread:
     """Estimate the spread from the scores of one set of images.
 
     Args:
-        aurocs: float64 [1 + M, G, K]: the finalist first, then its controls; G >= 2.
-        components: float64 [1 + M, G, K, P], from `structural_components`.
-        effective_patients: From `structural_components`.
+        scores: float64 [1 + M, G, K]: the finalist first, then its controls; G >= 2.
+        components: float64 [1 + M, G, K, P], from `StructuralComponents`.
+        effective_patients: From there.
+        model: From there.
     """
-    differences = (aurocs[:1] - aurocs[1:]).mean(axis=2)
+    differences = (scores[:1] - scores[1:]).mean(axis=2)
     of_patients = (components[:1] - components[1:]).mean(axis=2)
     seeds = differences.shape[1]
     total = of_patients.sum(axis=1)
@@ -143,13 +147,14 @@ def measure_spread(aurocs: Floats, components: Floats, *, effective_patients: fl
     mean_variance = max(float(np.trace(across)) / len(across), _LEAST_VARIANCE)
     roughness = float((of_each**2).sum(axis=1).mean()) / mean_variance**2
     return Spread(
-        auroc=float(aurocs.mean()),
+        score=float(scores.mean()),
         effective_patients=effective_patients,
         patients=across * effective_patients,
         seeds=_common_and_own(np.atleast_2d(np.cov(differences)) - by_patients),
         seeds_by_patients=_common_and_own(by_patients * effective_patients),
         level=float((components.mean(axis=(0, 1, 2)) ** 2).sum()) * effective_patients,
         roughness=roughness * effective_patients,
+        model=model,
     )
 
 
@@ -196,24 +201,24 @@ def probability_equivalent(spread: Spread, design: Design, *, rope: float, true_
 def smallest_detectable_difference(spread: Spread, design: Design, *, power: float = 0.8) -> float | None:
     """Return the true difference from the first control that is detected with this power.
 
-    None if even the largest difference possible at this AUROC is detected less often.
+    None if even the largest difference possible at this score is detected less often.
     """
 
     def shortfall(difference: float) -> float:
         return detection_probability(spread, design, true_difference=difference) - power
 
-    most = 2 * (1 - design.auroc)
+    most = 2 * (1 - design.score)
     return float(brentq(shortfall, 0.0, most, xtol=1e-5)) if shortfall(most) > 0 else None
 
 
 def _with_prior(spread: Spread) -> Floats:
-    """Return the patients' covariances, averaged with the binormal model's at the weight that the tests give it.
+    """Return the patients' covariances, averaged with the score model's at the weight that the tests give it.
 
     With few patients near the ceiling hardly any is misranked, and the estimates alone would promise certainty. In the
     model, half of a difference's variance is the finalist's, common to all of its differences.
     """
     count = len(spread.patients)
-    prior = 2 * float(placement_variance(spread.auroc, spread.auroc)) * (np.eye(count) + np.ones((count, count)))
+    prior = 2 * float(spread.model.variance(spread.score, spread.score)) * (np.eye(count) + np.ones((count, count)))
     weight = PRIOR_PATIENTS / (spread.effective_patients + PRIOR_PATIENTS)
     return np.asarray((1 - weight) * spread.patients + weight * prior)
 
@@ -221,21 +226,21 @@ def _with_prior(spread: Spread) -> Floats:
 def _simulate(spread: Spread, design: Design, *, rope: float, true_difference: float) -> PairTests:
     """Simulate studies and test them, each attribute [studies, M]; every call draws the same random numbers."""
     generator = numpy_generator(0, "forecast")
-    controls, patients = len(spread.patients), design.effective_patients
+    controls, patients, model = len(spread.patients), design.effective_patients, spread.model
     # Test folders vary in difficulty for all arms alike; on easy ones all differences are smaller.
-    separation_sd = np.sqrt(spread.level / _steepness(spread.auroc) / patients)
-    level = norm.cdf(norm.ppf(design.auroc) + separation_sd * generator.standard_normal((_STUDIES, 1)))
-    of_level = _mean_of(_steepness(level), 1.0)
-    finalist, control = around(design.auroc, true_difference)
-    usual = placement_variance(spread.auroc, spread.auroc)
-    equal, truth = (placement_variance(*around(design.auroc, one)) / usual for one in (0.0, true_difference))
-    harder = _mean_of(placement_variance(level, level), equal)
+    separation_sd = np.sqrt(spread.level / model.steepness(spread.score) / patients)
+    level = model.moved(design.score, separation_sd * generator.standard_normal((_STUDIES, 1)))
+    of_level = _mean_of(model.steepness(level), 1.0)
+    finalist, control = around(design.score, true_difference)
+    usual = model.variance(spread.score, spread.score)
+    equal, truth = (model.variance(*around(design.score, one)) / usual for one in (0.0, true_difference))
+    harder = _mean_of(model.variance(level, level), equal)
     common, own = (
         np.sqrt(np.maximum(seed * of_level * steeper + by_patients * harder / patients, 0))
         for seed, by_patients, steeper in zip(
             spread.seeds,
             spread.seeds_by_patients,
-            (_steepness(arm) / _steepness(spread.auroc) for arm in (finalist, control)),
+            (model.steepness(arm) / model.steepness(spread.score) for arm in (finalist, control)),
             strict=True,
         )
     )
@@ -246,8 +251,8 @@ def _simulate(spread: Spread, design: Design, *, rope: float, true_difference: f
     by_patients = np.sqrt(harder) * (generator.standard_normal((_STUDIES, controls)) @ root.T)
     differences = _mean_of(np.sqrt(of_level), true_difference) + by_patients + by_seed.mean(axis=2)
     # The estimated patient variance belongs to the observed difference; its error is partly common to all controls.
-    observed = _mean_of(placement_variance(*around(level, differences)), truth)
-    roughness = np.maximum(spread.roughness / patients / truth, _NEAREST)
+    observed = _mean_of(model.variance(*around(level, differences)), truth)
+    roughness = np.maximum(spread.roughness / patients / truth, _LEAST_ROUGHNESS)
     common_part, own_part = (
         generator.gamma(share / roughness, roughness, (_STUDIES, width))
         for share, width in ((0.25, 1), (0.75, controls))
@@ -255,18 +260,14 @@ def _simulate(spread: Spread, design: Design, *, rope: float, true_difference: f
     errors = common_part + own_part
     evidence = Evidence(
         difference=differences,
-        mean_auroc=level,
+        mean_score=level,
         seed_variance=by_seed.var(axis=2, ddof=1),
         patient_variance=(root**2).sum(axis=1) * observed * errors,
         gan_seeds=design.gan_seeds,
         effective_patients=patients,
+        model=model,
     )
     return pair_tests(evidence, rope=rope)
-
-
-def _steepness(auroc: ArrayLike) -> Floats:
-    """Return the squared slope of the AUROC in the separation of the classes, up to a factor; binormal model."""
-    return np.asarray(norm.pdf(norm.ppf(np.clip(auroc, _NEAREST, 1 - _NEAREST))) ** 2)
 
 
 def _mean_of(values: Floats, mean: ArrayLike) -> Floats:

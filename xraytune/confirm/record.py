@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 METHODS_FILE = "methods.md"
 _CONCLUSIVE = 0.8
+_COVARIANCES = {"AUROC": "DeLong covariances", "Dice": "covariances of means over images,"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,9 +39,14 @@ class HeldOutSet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confirmation:
-    """The result of a confirmation; the fields are the keys of `verdict.json`, with finalists in the order of val-B."""
+    """The result of a confirmation; the fields are the keys of `verdict.json`, with finalists in the order of val-B.
+
+    `metric` is the name of the score, `network` the kind of network: classifier or segmenter.
+    """
 
     study: Path
+    metric: str
+    network: str
     exploratory: tuple[str, ...]
     rope: float
     gan_seeds: int
@@ -63,7 +69,7 @@ class Confirmation:
         return first.word
 
     def to_dataframe(self) -> pd.DataFrame:
-        """Return the differences in AUROC as a table, a row for each finalist and control."""
+        """Return the differences in score as a table, a row for each finalist and control."""
         import pandas as pd  # takes most of a second
 
         rows = [
@@ -83,7 +89,7 @@ class Confirmation:
         content: dict[str, Any] = to_jsonable_python(replace(self, finalists=()))
         finalists = [_finalist_json(finalist) for finalist in self.finalists]
         return content | {
-            "version": 2,
+            "version": 3,
             "study": self.study.name,
             "verdict": self.verdict,
             "answer": answer_paragraph(self),
@@ -98,9 +104,9 @@ def _finalist_json(finalist: FinalistResult) -> dict[str, Any]:
     return {
         "arm": finalist.arm.name,
         "trial": finalist.arm.trial,
-        "auroc": finalist.auroc,
-        "gan_aurocs": finalist.gan_aurocs,
-        "worst_gan_auroc": min(finalist.gan_aurocs),
+        "score": finalist.score,
+        "gan_scores": finalist.gan_scores,
+        "worst_gan_score": min(finalist.gan_scores),
         "verdict": verdict.word if verdict else "not_tested",
         "because_of": verdict.controls if verdict else (),
         "comparisons": [_comparison_json(result) for result in finalist.comparisons],
@@ -112,7 +118,7 @@ def _comparison_json(result: ControlResult) -> dict[str, Any]:
     return {
         "control": result.control.name,
         "role": result.control.role,
-        "control_auroc": result.comparison.aurocs[1],
+        "control_score": result.comparison.scores[1],
         **asdict(result.comparison.interval),
         "verdict": result.verdict.words,
         "variance_components": result.comparison.components,
@@ -133,24 +139,24 @@ def answer_paragraph(confirmation: Confirmation) -> str:
     """Return the results paragraph, with its limitations."""
     first, test, rope = confirmation.finalists[0], confirmation.test, confirmation.rope
     assert first.verdict is not None, "the first finalist is always tested"
-    name, controls = first.arm.name, "; ".join(first.verdict.controls)
+    name, controls, metric = first.arm.name, "; ".join(first.verdict.controls), confirmation.metric
     verdict = {
-        "helps": f"Synthetic images improved AUROC: {name} was better than every control ({controls}).",
-        "hurts": f"Synthetic images reduced AUROC: {name} was worse than its matched controls ({controls}).",
-        "no_better": f"Synthetic images did not improve AUROC: for {name}, an improvement of {rope:g} or more was ruled out "
-        f"over {controls}.",
+        "helps": f"Synthetic images improved {metric}: {name} was better than every control ({controls}).",
+        "hurts": f"Synthetic images reduced {metric}: {name} was worse than its matched controls ({controls}).",
+        "no_better": f"Synthetic images did not improve {metric}: for {name}, an improvement of {rope:g} or more was "
+        f"ruled out over {controls}.",
         "undecided": f"Inconclusive: with these seeds and test patients, {name} was not shown to be better than every "
         f"control, nor was an improvement of {rope:g} or more ruled out ({controls}).",
     }[first.verdict.word]
     exploratory = ("Exploratory, not a confirmation: ", f" It is exploratory because {_reasons(confirmation)}.")
     prefix, why = exploratory if confirmation.exploratory else ("", "")
-    comparisons = " ".join(_comparison_text(result) for result in first.comparisons)
+    comparisons = " ".join(_comparison_text(result, metric) for result in first.comparisons)
     return (
-        f"{prefix}{verdict} On {test.images} test images of {test.patients} patients, its mean AUROC over "
-        f"{confirmation.gan_seeds} GAN seeds with {confirmation.classifier_seeds} classifier seeds each was "
-        f"{first.auroc:.3f}{_gan_text(first)}. {comparisons}{_images_per_step_text(first)}{_larger_design_text(first)}{why} "
-        f"These results hold for classifiers trained on these {confirmation.train_images} images in this split, and for "
-        "patients like those of the test folder."
+        f"{prefix}{verdict} On {test.images} test images of {test.patients} patients, its mean {metric} over "
+        f"{confirmation.gan_seeds} GAN seeds with {confirmation.classifier_seeds} {confirmation.network} seeds each was "
+        f"{first.score:.3f}{_gan_text(first)}. {comparisons}{_images_per_step_text(first, metric)}"
+        f"{_larger_design_text(first)}{why} These results hold for {confirmation.network}s trained on these "
+        f"{confirmation.train_images} images in this split, and for patients like those of the test folder."
     )
 
 
@@ -158,29 +164,29 @@ def _reasons(confirmation: Confirmation) -> str:
     return " and ".join(confirmation.exploratory)
 
 
-def _comparison_text(result: ControlResult) -> str:
+def _comparison_text(result: ControlResult, metric: str) -> str:
     interval, words = result.comparison.interval, " and ".join(result.verdict.words)
     return (
-        f"The difference from {result.control.name} (AUROC {result.comparison.aurocs[1]:.3f}) was "
+        f"The difference from {result.control.name} ({metric} {result.comparison.scores[1]:.3f}) was "
         f"{interval.difference:+.4f} (95 % CI {interval.low:+.4f} to {interval.high:+.4f}): {words}."
     )
 
 
 def _gan_text(finalist: FinalistResult) -> str:
-    """Return each GAN seed's AUROC as text, with a warning if they are clearly not normal."""
+    """Return each GAN seed's score as text, with a warning if they are clearly not normal."""
     if finalist.arm.parameters.gan is None:
         return ""
-    aurocs = ", ".join(f"{auroc:.3f}" for auroc in finalist.gan_aurocs)
+    scores = ", ".join(f"{score:.3f}" for score in finalist.gan_scores)
     outlying = (
         "; clearly not normally distributed, so the intervals may be too narrow and occasional GAN collapse may be missed"
         if finalist.has_outlying_gan
         else ""
     )
-    worst = min(finalist.gan_aurocs)
-    return f", an estimate for GANs trained this way (by GAN seed: {aurocs}; worst {worst:.3f}{outlying})"
+    worst = min(finalist.gan_scores)
+    return f", an estimate for GANs trained this way (by GAN seed: {scores}; worst {worst:.3f}{outlying})"
 
 
-def _images_per_step_text(finalist: FinalistResult) -> str:
+def _images_per_step_text(finalist: FinalistResult, metric: str) -> str:
     """Report if a deficit against the control without extra images may come from more images per step."""
     matched = [result for result in finalist.comparisons if result.kind != "tuned"]
     worse = [one.control.name for one in matched if one.kind != "duplicate" and one.verdict.is_worse]
@@ -189,8 +195,8 @@ def _images_per_step_text(finalist: FinalistResult) -> str:
         return ""
     if others:
         return (
-            f" It was worse than {worse[0]} but not than {others[0]}: drawing more images per step reduced AUROC; an effect "
-            "of the synthetic images themselves was not shown."
+            f" It was worse than {worse[0]} but not than {others[0]}: drawing more images per step reduced {metric}; an "
+            "effect of the synthetic images themselves was not shown."
         )
     return (
         f" It was worse than {worse[0]}; without a matched `duplicate` control, the cause may be the synthetic images or "
@@ -221,7 +227,7 @@ def _design_text(own: VerdictChances, none: VerdictChances, gain: VerdictChances
 
 def methods_paragraph(confirmation: Confirmation) -> str:
     """Return the methods paragraph."""
-    replicates = confirmation.gan_seeds * confirmation.classifier_seeds
+    replicates, metric = confirmation.gan_seeds * confirmation.classifier_seeds, confirmation.metric
     access = (
         f"The analysis is exploratory: {_reasons(confirmation)}."
         if confirmation.exploratory
@@ -232,14 +238,14 @@ def methods_paragraph(confirmation: Confirmation) -> str:
         "Methods. Configurations were searched on one validation part (val-A) and finalists selected on another (val-B), "
         "both split from the training images by patient. Each finalist was compared with "
         f"{_controls_text(confirmation)}. Every arm was trained {replicates} times ({confirmation.gan_seeds} GAN seeds with "
-        f"{confirmation.classifier_seeds} classifier seeds each, none of them used in the search) for the same number of "
-        "optimiser steps, on the same sequence of real images in each replicate; the epoch with the best val-A AUROC was "
-        f"kept. {access} Differences in AUROC are "
+        f"{confirmation.classifier_seeds} {confirmation.network} seeds each, none of them used in the search) for the same "
+        "number of optimiser steps, on the same sequence of real images in each replicate; the epoch with the best "
+        f"val-A {metric} was kept. {access} Differences in {metric} are "
         "reported with 95 % confidence intervals over patients and seeds (Obuchowski-Rockette model with GAN seeds as "
-        "readers; DeLong covariances clustered by patient; score intervals with the patient variance at the tested "
+        f"readers; {_COVARIANCES[metric]} clustered by patient; score intervals with the patient variance at the tested "
         "difference and Satterthwaite's degrees of freedom). A finalist helps if it is better than every control, and hurts "
         "if it is worse than its matched controls (intersection-union tests); it is no better if a one-sided test rules out "
-        f"an improvement of {confirmation.rope:g} AUROC over a control (5 % overall, Holm's correction). Finalists were "
+        f"an improvement of {confirmation.rope:g} {metric} over a control (5 % overall, Holm's correction). Finalists were "
         f"tested in the order of val-B until the first that did not help.{_secondary_text(confirmation)}{notes}"
     )
 

@@ -18,7 +18,7 @@ from scipy.optimize import nnls  # type: ignore[import-untyped]
 
 from xraytune.compute import pin
 from xraytune.config.settings import Parameters
-from xraytune.confirm.analysis import EvaluationSet, forecast_verdict
+from xraytune.confirm.analysis import forecast_verdict
 from xraytune.confirm.forecast import Forecast
 from xraytune.confirm.plan import (
     REHEARSAL_FOLDER,
@@ -37,18 +37,20 @@ from xraytune.confirm.plan import (
 from xraytune.confirm.runs import completed_rows
 from xraytune.confirm.scoring import (
     VAL_B,
-    arm_scores,
+    arm_results,
     evaluation_set,
     find_test,
-    has_scores,
+    has_results,
     score_runs,
     scoring_compute,
+    val_b_set,
 )
 from xraytune.confirm.session import Session, opened
-from xraytune.confirm.subgroups import AurocDifference, auroc_differences
+from xraytune.confirm.subgroups import ScoreDifference, score_differences
 from xraytune.confirm.training import Training, require_controls
 from xraytune.errors import ConfigError, Problem
 from xraytune.files import write_json
+from xraytune.pipeline.task import task_of
 from xraytune.pipeline.training_set import side_images
 from xraytune.search.messages import NO_CALLBACKS, Callbacks
 
@@ -91,7 +93,7 @@ class Rehearsal:
     study: Path
     gan_seeds: int
     classifier_seeds: int
-    differences: tuple[AurocDifference, ...]
+    differences: tuple[ScoreDifference, ...]
     cost: Cost
     forecast: Forecast
     has_test: bool
@@ -129,16 +131,15 @@ def rehearse(
     ) as session:
         settings, prepared = session.space.settings, session.prepared
         finalists, tuned = _chosen(session)
-        val_b = EvaluationSet(
-            labels=prepared.side(VAL_B).labels, patients=prepared.side(VAL_B).patients, positive=prepared.positive
-        )
+        task = task_of(settings)
+        val_b = val_b_set(prepared, task)
         test, notes = val_b, list[str]()
         if prepared.test_fingerprint is None:
             notes.append("the study has no test/ folder: the forecast is for as many patients as val-B has")
         else:
             extra = [finalists[0].parameters.folder.path] if finalists[0].parameters.folder else []
-            sealed = find_test(settings.data, prepared, None, extra=extra, on_progress=callbacks.on_progress)
-            test = evaluation_set(sealed, prepared.positive)
+            sealed = find_test(settings, prepared, None, extra=extra, on_progress=callbacks.on_progress)
+            test = evaluation_set(sealed, prepared, task)
         training = session.training([finalists[0].parameters], REHEARSAL_FOLDER)
         arms = training.arms(finalists[:1], tuned, notes, with_ratios=False)
         require_controls(finalists[:1], arms, session.folder.path)
@@ -152,22 +153,22 @@ def rehearse(
         plan = plan.model_copy(update={"arms": tuple(arms)})
         numbers = [number for number, run in enumerate(plan.runs) if run.arm in {arm.name for arm in arms}]
         compute = scoring_compute(
-            folder, training.compute, is_complete=all(has_scores(folder, number, VAL_B) for number in numbers)
+            folder, training.compute, is_complete=all(has_results(folder, number, VAL_B) for number in numbers)
         )
         pin(compute)
         images = side_images(VAL_B, prepared, training.cache)
         score_runs(
             folder, numbers, VAL_B, images, compute=compute, cache=training.cache, on_progress=callbacks.on_progress
         )
-        scores = arm_scores(folder, plan, VAL_B)
+        results = arm_results(folder, plan, VAL_B)
         rehearsal = Rehearsal(
             study=session.folder.path,
             gan_seeds=plan.gan_seeds,
             classifier_seeds=plan.classifier_seeds,
-            differences=auroc_differences(plan, val_b, scores),
+            differences=score_differences(plan, val_b, results),
             cost=_cost(session, training, finalists, tuned, plan),
             forecast=forecast_verdict(
-                plan, val_b, test, scores, rope=settings.confirm.rope, gan_seeds=settings.confirm.gan_seeds
+                plan, val_b, test, results, rope=settings.confirm.rope, gan_seeds=settings.confirm.gan_seeds
             ),
             has_test=prepared.test_fingerprint is not None,
             notes=tuple(notes),

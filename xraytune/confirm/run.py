@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 
 from xraytune.compute import pin
 from xraytune.config.settings import Parameters
-from xraytune.confirm.analysis import EvaluationSet, forecast_verdict, judge_finalists, ratio_response
+from xraytune.confirm.analysis import forecast_verdict, judge_finalists, ratio_response
 from xraytune.confirm.forecast import Forecast
 from xraytune.confirm.plan import (
     CONFIRM_FOLDER,
@@ -32,30 +32,32 @@ from xraytune.confirm.scoring import (
     TEST,
     VAL_B,
     SealedTest,
-    arm_scores,
+    arm_results,
     arm_thresholds,
     evaluation_set,
     external_side,
     find_external,
     find_test,
-    has_any_scores,
-    has_scores,
+    has_any_results,
+    has_results,
     load_test_images,
     require_scored_test,
     score_runs,
     scoring_compute,
+    val_b_set,
 )
 from xraytune.confirm.secondary import secondary_outcomes
 from xraytune.confirm.session import opened
 from xraytune.confirm.subgroups import (
     ExternalResult,
-    auroc_differences,
     pneumonia_types,
+    score_differences,
     subgroup_differences,
 )
 from xraytune.confirm.training import Training
 from xraytune.data.table import PNEUMONIA, subgroup_columns
 from xraytune.files import read_json, write_json
+from xraytune.pipeline.task import task_of
 from xraytune.pipeline.training_set import side_images
 from xraytune.records import Compute, to_json
 from xraytune.search.messages import NO_CALLBACKS, Callbacks
@@ -130,19 +132,17 @@ def confirm(
         count = finalists or settings.confirm.finalists
         compared = _finalists(folder, session.searched, count)  # raises before anything is read or trained
         extra = sorted({one.folder.path for one in compared if one.folder})
-        sealed = find_test(settings.data, prepared, test, extra=extra, on_progress=callbacks.on_progress)
+        sealed = find_test(settings, prepared, test, extra=extra, on_progress=callbacks.on_progress)
         files = [image.file for image in sealed.images]
         held_out = HeldOut(
             sealed=sealed,
             columns=subgroup_columns(sealed.data, files, by),
-            external=find_external(
-                external, settings.data, prepared, sealed, extra=extra, on_progress=callbacks.on_progress
-            )
+            external=find_external(external, settings, prepared, sealed, extra=extra, on_progress=callbacks.on_progress)
             if external
             else None,
         )
         training = session.training(compared, CONFIRM_FOLDER)
-        if has_any_scores(training.runs_folder, TEST):
+        if has_any_results(training.runs_folder, TEST):
             require_scored_test(sealed, folder.path / TEST_ACCESS_FILE)
         known = accesses(folder.path, sealed.fingerprint)
         with training.runner:
@@ -173,26 +173,24 @@ class HeldOut:
 def _judge(training: Training, plan: Plan, held_out: HeldOut, reason: str, on_forecast: OnForecast) -> Confirmation:
     """Score every run on val-B, then those that are compared on the test folder."""
     folder, prepared, settings = training.runs_folder, training.prepared, training.settings
-    sealed, rope = held_out.sealed, settings.confirm.rope
+    sealed, rope, task = held_out.sealed, settings.confirm.rope, task_of(settings)
     every = list(range(len(plan.runs)))
     of_test = [number for number, run in enumerate(plan.runs) if plan.arm(run.arm).role != "ratio"]
     needed = {VAL_B: every, TEST: of_test}
     if held_out.external:
         needed[external_side(held_out.external.fingerprint)] = of_test
-    is_complete = all(has_scores(folder, number, side) for side, runs in needed.items() for number in runs)
+    is_complete = all(has_results(folder, number, side) for side, runs in needed.items() for number in runs)
     compute = scoring_compute(folder, training.compute, is_complete=is_complete)
     pin(compute)
     progress = training.callbacks.on_progress
     val_b_images = side_images(VAL_B, prepared, training.cache)
     score_runs(folder, every, VAL_B, val_b_images, compute=compute, cache=training.cache, on_progress=progress)
-    side = prepared.side(VAL_B)
-    test = evaluation_set(sealed, prepared.positive)
-    val_b = EvaluationSet(labels=side.labels, patients=side.patients, positive=prepared.positive)
-    val_b_scores, test_scores = (arm_scores(folder, plan, which) for which in (VAL_B, TEST))
-    forecast = forecast_verdict(plan, val_b, test, val_b_scores, rope=rope)
+    test, val_b = evaluation_set(sealed, prepared, task), val_b_set(prepared, task)
+    val_b_results, test_results = (arm_results(folder, plan, which) for which in (VAL_B, TEST))
+    forecast = forecast_verdict(plan, val_b, test, val_b_results, rope=rope)
     write_json(folder.path / FORECAST_FILE, forecast.to_json())
-    on_forecast(forecast, has_any_scores(folder, TEST))
-    if not all(has_scores(folder, number, TEST) for number in of_test):
+    on_forecast(forecast, has_any_results(folder, TEST))
+    if not all(has_results(folder, number, TEST) for number in of_test):
         _log_once(training, sealed, "confirm", TEST, len(of_test), reason)
         plan = training.mark_earlier_access(plan, accesses_before(training.folder.path, sealed.fingerprint, "confirm"))
         group = load_test_images(sealed, prepared, training.cache, on_progress=progress)
@@ -202,6 +200,8 @@ def _judge(training: Training, plan: Plan, held_out: HeldOut, reason: str, on_fo
         columns = {PNEUMONIA: types, **columns}
     return Confirmation(
         study=training.folder.path,
+        metric=task.metric,
+        network=task.network,
         exploratory=(*plan.exploratory, *_few_seeds(plan)),
         rope=rope,
         gan_seeds=plan.gan_seeds,
@@ -213,12 +213,12 @@ def _judge(training: Training, plan: Plan, held_out: HeldOut, reason: str, on_fo
             fingerprint=sealed.fingerprint,
             positive=prepared.class_names[prepared.positive] if len(prepared.class_names) == 2 else "",
         ),
-        finalists=judge_finalists(plan, test, test_scores, rope=rope),
+        finalists=judge_finalists(plan, test, test_results, rope=rope),
         forecast=forecast,
-        ratio_response=ratio_response(plan, val_b, val_b_scores),
-        secondary=secondary_outcomes(plan, test, test_scores, arm_thresholds(folder, plan)),
+        ratio_response=ratio_response(plan, val_b, val_b_results),
+        secondary=secondary_outcomes(plan, test, test_results, arm_thresholds(folder, plan)),
         subgroups=subgroup_differences(
-            plan, test, [image.file for image in sealed.images], test_scores, columns, prepared.class_names
+            plan, test, [image.file for image in sealed.images], test_results, columns, prepared.class_names
         ),
         external=_external(training, plan, held_out.external, compute, of_test, reason),
         notes=(*plan.notes, *_notes_on_machines(training, compute)),
@@ -229,7 +229,7 @@ def _log_once(training: Training, found: SealedTest, command: str, side: str, ru
     """Log an access; after a kill during the scoring, it is already logged."""
     access = {"fingerprint": found.fingerprint, "order": found.order, "runs": runs}
     last = last_access(training.folder.path / TEST_ACCESS_FILE, command) or {}
-    if has_any_scores(training.runs_folder, side) and access == {name: last.get(name) for name in access}:
+    if has_any_results(training.runs_folder, side) and access == {name: last.get(name) for name in access}:
         return
     log_test_access(
         *study_logs(training.folder.path),
@@ -256,12 +256,13 @@ def _external(
     if found is None:
         return earlier
     side = external_side(found.fingerprint)
-    if not all(has_scores(folder, number, side) for number in runs):
+    if not all(has_results(folder, number, side) for number in runs):
         _log_once(training, found, _EXTERNAL_COMMAND, side, len(runs), reason)
         progress = training.callbacks.on_progress
         group = load_test_images(found, prepared, training.cache, name="external", on_progress=progress)
         score_runs(folder, runs, side, group, compute=compute, cache=training.cache, on_progress=progress)
-    images, scores = evaluation_set(found, prepared.positive), arm_scores(folder, plan, side)
+    images = evaluation_set(found, prepared, task_of(training.settings))
+    of_arms = arm_results(folder, plan, side)
     result = ExternalResult(
         folder=found.root.resolve().name,
         fingerprint=found.fingerprint,
@@ -269,8 +270,8 @@ def _external(
         patients=len(set(images.patients)),
         gan_seeds=plan.gan_seeds,
         earlier_accesses=len(accesses_before(training.folder.path, found.fingerprint, _EXTERNAL_COMMAND)),
-        differences=auroc_differences(plan, images, scores),
-        secondary=secondary_outcomes(plan, images, scores, arm_thresholds(folder, plan)),
+        differences=score_differences(plan, images, of_arms),
+        secondary=secondary_outcomes(plan, images, of_arms, arm_thresholds(folder, plan)),
     )
     results = (*(one for one in earlier if one.fingerprint != found.fingerprint), result)
     write_json(file, {"version": 1, "results": [to_json(one) for one in results]})

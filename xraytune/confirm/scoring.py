@@ -1,6 +1,7 @@
-"""The test folder, checked before it is scored, and each run's probabilities on val-B and on the test images.
+"""The test folder, checked before it is scored, and each run's results on val-B and on the test images.
 
-Probabilities are stored with the run (`val_b.npy`, `test.npy`, float64 [N, C]), so that they are computed only once.
+Results, class probabilities or the Dice of each image, are stored with the run (`val_b.npy`, `test.npy`, float64 [N, C]), so
+that they are computed only once.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from xraytune.compute import compute_like
-from xraytune.config.settings import DataSettings
+from xraytune.config.settings import DataSettings, Settings
 from xraytune.confirm.analysis import EvaluationSet
 from xraytune.confirm.plan import Plan
 from xraytune.confirm.runs import completed_rows
@@ -24,22 +25,19 @@ from xraytune.data.index import (
     ImageFile,
     ImageIndex,
     content_fingerprint,
-    read_index,
-    read_labelled,
-    read_labelled_folder,
 )
 from xraytune.data.patients import PATIENTS_CSV
-from xraytune.data.pixels import open_pixels
+from xraytune.data.pixels import open_masks, open_pixels
 from xraytune.data.table import LabelTable, find_table
 from xraytune.errors import DataError, Problem, StudyError, join_names
 from xraytune.files import read_json, require_file, write_bytes, write_json
 from xraytune.metrics.classification import Floats, Labels, require_finite
 from xraytune.models.checkpoint import load_best
-from xraytune.models.train import predict_probabilities
 from xraytune.pipeline.artifacts import discard
 from xraytune.pipeline.inputs import untrained
 from xraytune.pipeline.prepare import Prepared, missing_images, pixels_inputs, require_unbroken, store_images
 from xraytune.pipeline.shared_patients import patient_aliases, patients_by_file_name, shared_patients
+from xraytune.pipeline.task import Task, task_of
 from xraytune.pipeline.training_set import ImageSource
 from xraytune.records import Compute, Progress, ignore_progress
 from xraytune.search.study import StudyFolder, damage_explained, numeric_releases
@@ -49,7 +47,7 @@ VAL_B: Literal["val_b"] = "val_b"
 TEST = "test"
 SCORING_FILE = "scoring.json"
 FEWEST_PATIENTS = 5
-"""Of each class, for an interval."""
+"""The fewest patients for an interval: of each class, or in total for segmentation."""
 _REMOVE = f"remove them, or list them in {PATIENTS_CSV} there as other patients"
 
 
@@ -78,12 +76,12 @@ class SealedTest:
     @property
     def order(self) -> str:
         """32 hex digits over the content in the order of the file names, which is that of the scores."""
-        content = "\n".join(f"{image.label} {image.sha256}" for image in self.images)
+        content = "\n".join(f"{image.label} {image.sha256}{image.masks_sha256}" for image in self.images)
         return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
 def find_test(
-    data: DataSettings,
+    settings: Settings,
     prepared: Prepared,
     test: Path | None,
     *,
@@ -93,7 +91,7 @@ def find_test(
     """Return the study's own test folder, or `test` if it has none.
 
     Args:
-        data: The study's data settings.
+        settings: The study's.
         prepared: The study's images.
         test: Class folders or a data file (`read_labelled`), only for a study without `test/`.
         extra: Folders of extra images that finalists are trained on; they must not share patients with the test folder.
@@ -107,24 +105,26 @@ def find_test(
     if prepared.test_fingerprint is not None and test is not None:
         raise StudyError(Problem("the study has its own test folder", test, "omit --test to use the study's own"))
     if prepared.test_fingerprint is None and test is None:
-        fix = "give class folders of other patients: xraytune confirm STUDY --test DIR"
-        raise DataError(Problem("the study has no test/ folder", data.path, fix))
-    index = _unchanged_index(data, prepared, on_progress)
+        fix = "give images of other patients: xraytune confirm STUDY --test DIR"
+        raise DataError(Problem("the study has no test/ folder", settings.data.path, fix))
+    index = _unchanged_index(settings, prepared, on_progress)
     if test is None:
-        found = SealedTest(data=data, table=index.table, images=index.test, fingerprint=index.test_fingerprint or "")
+        found = SealedTest(
+            data=settings.data, table=index.table, images=index.test, fingerprint=index.test_fingerprint or ""
+        )
         if found.fingerprint != prepared.test_fingerprint:
             fix = "restore the test images, or start a new study"
-            raise StudyError(Problem("the test folder changed since the search", data.path, fix))
+            raise StudyError(Problem("the test folder changed since the search", settings.data.path, fix))
     else:
-        found = _read_elsewhere(test, data, prepared, index, on_progress)
-    _refuse_extra(found, extra, data, prepared, index.images, is_own=test is None)
+        found = _read_elsewhere(test, settings, prepared, index, on_progress)
+    _refuse_extra(found, extra, settings, prepared, index.images, is_own=test is None)
     _require_patients(prepared, found)
     return found
 
 
 def find_external(
     source: Path,
-    data: DataSettings,
+    settings: Settings,
     prepared: Prepared,
     sealed: SealedTest,
     *,
@@ -135,7 +135,7 @@ def find_external(
 
     Args:
         source: Class folders, or a YAML file with `data.table`.
-        data: The study's data settings.
+        settings: The study's.
         prepared: The study's images.
         sealed: Its test folder.
         extra: Folders of extra images that finalists are trained on.
@@ -146,31 +146,32 @@ def find_external(
             missing or has too few patients.
         StudyError: The images changed since the search.
     """
-    index = _unchanged_index(data, prepared, on_progress)
-    found = _read_elsewhere(source, data, prepared, index, on_progress)
+    index = _unchanged_index(settings, prepared, on_progress)
+    found = _read_elsewhere(source, settings, prepared, index, on_progress)
     shared = {image.sha256 for image in sealed.images}
     if known := [image.file for image in found.images if image.sha256 in shared]:
         what = f"{len(known)} images are in the study's test folder too: {join_names(known)}"
         raise DataError(Problem(what, source, "give images of another hospital"))
-    _refuse_extra(found, extra, data, prepared, index.images, is_own=False)
+    _refuse_extra(found, extra, settings, prepared, index.images, is_own=False)
     _require_patients(prepared, found)
     return found
 
 
-def _unchanged_index(data: DataSettings, prepared: Prepared, on_progress: Progress) -> ImageIndex:
-    index = read_index(data, on_progress=on_progress)
+def _unchanged_index(settings: Settings, prepared: Prepared, on_progress: Progress) -> ImageIndex:
+    index = task_of(settings).read_index(settings.data, on_progress=on_progress)
     if missing := missing_images(prepared, index.images):
         what = f"{len(missing)} images were changed or removed since the search: {join_names(missing)}"
-        raise StudyError(Problem(what, data.path, "restore them, or start a new study"))
+        raise StudyError(Problem(what, settings.data.path, "restore them, or start a new study"))
     return index
 
 
 def _read_elsewhere(
-    source: Path, data: DataSettings, prepared: Prepared, index: ImageIndex, on_progress: Progress
+    source: Path, settings: Settings, prepared: Prepared, index: ImageIndex, on_progress: Progress
 ) -> SealedTest:
     """Read images outside the study's data folder, without patients that the study trains or validates on."""
-    group_regex = data.split.group_regex
+    group_regex = settings.data.split.group_regex
     aliases = patient_aliases(prepared.images, index.table, group_regex)
+    read_labelled = task_of(settings).read_labelled
     labelled = read_labelled(source, prepared.class_names, group_regex=group_regex, on_progress=on_progress)
     found = SealedTest(
         data=labelled.data,
@@ -193,7 +194,7 @@ def _read_elsewhere(
 def _refuse_extra(
     found: SealedTest,
     extra: Collection[Path],
-    data: DataSettings,
+    settings: Settings,
     prepared: Prepared,
     training: Sequence[ImageFile],
     *,
@@ -202,8 +203,8 @@ def _refuse_extra(
     """Refuse patients who are in folders of extra images; the study's own test folder must not change."""
     owners = patients_by_file_name([*training, *found.images])
     for folder in extra:
-        images = read_labelled_folder(folder, prepared.class_names)
-        aliases = patient_aliases(images, find_table(folder), data.split.group_regex, owners)
+        images = task_of(settings).read_folder(folder, prepared.class_names)
+        aliases = patient_aliases(images, find_table(folder), settings.data.split.group_regex, owners)
         group_regex = found.data.split.group_regex
         known = shared_patients(found.images, found.table, images, group_regex=group_regex, aliases=aliases)
         _refuse_known(known, found, f"start a new search without them in {folder}" if is_own else _REMOVE)
@@ -220,7 +221,8 @@ def _require_patients(prepared: Prepared, found: SealedTest) -> None:
     for label, name in enumerate(prepared.class_names):
         count = len({image.patient for image in found.images if image.label == label})
         if count < FEWEST_PATIENTS:
-            what = f"class {name} has {count} patients in the test folder; an interval needs {FEWEST_PATIENTS} or more"
+            of_class = f" of class {name}" if len(prepared.class_names) > 1 else ""
+            what = f"patients{of_class} in the test folder: {count}; an interval needs {FEWEST_PATIENTS} or more"
             problems.append(Problem(what, found.root, "add test images of other patients"))
     if problems:
         raise DataError(*problems)
@@ -262,6 +264,7 @@ def load_test_images(
         rows=np.arange(len(sealed.images)),
         labels=sealed.labels,
         inputs={**pixels_inputs(store)},
+        masks=open_masks(store),
     )
 
 
@@ -288,18 +291,18 @@ def scoring_compute(folder: StudyFolder, trained_on: Compute, *, is_complete: bo
     return compute
 
 
-def has_scores(folder: StudyFolder, number: int, side: str) -> bool:
+def has_results(folder: StudyFolder, number: int, side: str) -> bool:
     """Return whether a run has been scored on a side."""
     return _path(folder, number, side).exists()
 
 
-def has_any_scores(folder: StudyFolder, side: str) -> bool:
+def has_any_results(folder: StudyFolder, side: str) -> bool:
     """Return whether any run has been scored on a side."""
     return any(folder.path.glob(f"trials/*/{side}.npy"))
 
 
-def scores(folder: StudyFolder, number: int, side: str) -> Floats:
-    """Return a run's probabilities on a side, [N, C]; a StudyError if they are missing, damaged or not finite."""
+def results(folder: StudyFolder, number: int, side: str) -> Floats:
+    """Return a run's results on a side, [N, C]; a StudyError if they are missing, damaged or not finite."""
     with damage_explained(_path(folder, number, side)) as file:
         require_file(file, "table")
         # Memory-mapped: np.load would allocate whatever a damaged header asks for.
@@ -308,10 +311,16 @@ def scores(folder: StudyFolder, number: int, side: str) -> Floats:
         return loaded
 
 
-def evaluation_set(found: SealedTest, positive: int) -> EvaluationSet:
+def evaluation_set(found: SealedTest, prepared: Prepared, task: Task) -> EvaluationSet:
     """Return the labels and patients of a test folder."""
     patients = tuple(image.patient for image in found.images)
-    return EvaluationSet(labels=found.labels, patients=patients, positive=positive)
+    return EvaluationSet(labels=found.labels, patients=patients, positive=prepared.positive, task=task)
+
+
+def val_b_set(prepared: Prepared, task: Task) -> EvaluationSet:
+    """Return the labels and patients of val-B."""
+    side = prepared.side(VAL_B)
+    return EvaluationSet(labels=side.labels, patients=side.patients, positive=prepared.positive, task=task)
 
 
 def external_side(fingerprint: str) -> str:
@@ -336,14 +345,14 @@ def arm_thresholds(folder: StudyFolder, plan: Plan) -> Callable[[str], Floats]:
     return of_arm
 
 
-def arm_scores(folder: StudyFolder, plan: Plan, side: str) -> Callable[[str], Floats]:
-    """Return a function from an arm's name to its probabilities on a side, [G, K, N, C]."""
+def arm_results(folder: StudyFolder, plan: Plan, side: str) -> Callable[[str], Floats]:
+    """Return a function from an arm's name to its results on a side, [G, K, N, C]."""
 
     def of_arm(arm: str) -> Floats:
         numbers = plan.numbers(arm)
         return np.stack(
             [
-                np.stack([scores(folder, numbers[gan_seed, seed], side) for seed in range(plan.classifier_seeds)])
+                np.stack([results(folder, numbers[gan_seed, seed], side) for seed in range(plan.classifier_seeds)])
                 for gan_seed in range(plan.gan_seeds)
             ]
         )
@@ -363,18 +372,19 @@ def score_runs(
 ) -> None:
     """Score the runs that lack scores on a side."""
     for done, number in enumerate(numbers, 1):
-        if not has_scores(folder, number, side):
+        if not has_results(folder, number, side):
             score(folder, number, side, group, compute=compute, cache=cache)
         on_progress(f"scoring {group.name.replace('val_b', 'val-B')} (replicates)", done, len(numbers))
 
 
 def score(folder: StudyFolder, number: int, side: str, group: ImageSource, *, compute: Compute, cache: Path) -> None:
-    """Predict one side with the network of a run's best val-A epoch and store the probabilities."""
+    """Predict one side with the network of a run's best val-A epoch and store the results."""
     where = folder.trial_path(number)
-    network, batches = untrained(folder.experiment(number), folder.prepared(), group, cache=cache, compute=compute)
+    experiment = folder.experiment(number)
+    network, batches = untrained(experiment, folder.prepared(), group, cache=cache, compute=compute)
     load_best(where / "checkpoint", network)
-    content = io.BytesIO()
-    np.save(content, predict_probabilities(network, batches, compute=compute, error=StudyError, where=where))
+    content, results_of = io.BytesIO(), task_of(experiment.settings).results
+    np.save(content, results_of(network, batches, group, compute=compute, error=StudyError, where=where))
     write_bytes(_path(folder, number, side), content.getvalue())
 
 

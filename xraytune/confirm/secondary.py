@@ -15,7 +15,7 @@ import numpy as np
 from scipy.optimize import minimize  # type: ignore[import-untyped]
 from scipy.special import expit, logit, stdtrit  # type: ignore[import-untyped]
 
-from xraytune.confirm.analysis import ArmScores, EvaluationSet
+from xraytune.confirm.analysis import ArmResults, EvaluationSet
 from xraytune.confirm.comparison import mean_off_diagonal, satterthwaite_degrees
 from xraytune.confirm.plan import Plan
 from xraytune.metrics.classification import Flags, Floats
@@ -60,15 +60,17 @@ class OutcomeDifference(Difference):
 
 
 def secondary_outcomes(
-    plan: Plan, images: EvaluationSet, scores: ArmScores, thresholds: ArmThresholds
+    plan: Plan, images: EvaluationSet, results: ArmResults, thresholds: ArmThresholds
 ) -> tuple[OutcomeDifference, ...]:
-    """Compare every finalist with each of its controls, in the order of the plan."""
+    """Compare every finalist with each of its controls, in the order of the plan; segmenters have none."""
+    if results(plan.finalists[0].name).shape[-1] == 1:  # Dice, no class probabilities
+        return ()
     return tuple(
         OutcomeDifference(finalist=finalist.name, control=control.name, outcome=outcome, **asdict(found))
         for finalist in plan.finalists
         for control in plan.controls(finalist)
         for outcome, found in compare_outcomes(
-            images, scores(finalist.name), scores(control.name), thresholds(control.name)
+            images, results(finalist.name), results(control.name), thresholds(control.name)
         ).items()
     )
 

@@ -1,4 +1,4 @@
-"""The AUROC differences on other images than the whole test folder: its subgroups, and a second hospital's folder.
+"""The differences in score on other images than the whole test folder: its subgroups, and a second hospital's folder.
 
 Both are exploratory: no verdict uses them.
 """
@@ -6,12 +6,12 @@ Both are exploratory: no verdict uses them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 
-from xraytune.confirm.analysis import ArmScores, EvaluationSet, compare_arms
+from xraytune.confirm.analysis import ArmResults, EvaluationSet, compare_arms
 from xraytune.confirm.plan import Plan
 from xraytune.confirm.scoring import FEWEST_PATIENTS
 from xraytune.confirm.secondary import Difference, OutcomeDifference
@@ -22,8 +22,8 @@ from xraytune.metrics.classification import Flags, Floats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AurocDifference(Difference):
-    """The AUROC of a finalist minus that of a control."""
+class ScoreDifference(Difference):
+    """The score of a finalist minus that of a control."""
 
     finalist: str
     control: str
@@ -47,7 +47,7 @@ class Subgroup:
     images: int
     patients: int
     versus_all: str | None
-    differences: tuple[AurocDifference, ...]
+    differences: tuple[ScoreDifference, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +61,7 @@ class ExternalResult:
         patients: Number of patients.
         gan_seeds: GAN seeds that were scored.
         earlier_accesses: How often the folder was scored before this confirmation scored it.
-        differences: Of the AUROCs.
+        differences: In the score of the verdict.
         secondary: Of the other outcomes.
     """
 
@@ -71,22 +71,22 @@ class ExternalResult:
     patients: int
     gan_seeds: int
     earlier_accesses: int
-    differences: tuple[AurocDifference, ...]
+    differences: tuple[ScoreDifference, ...]
     secondary: tuple[OutcomeDifference, ...]
 
 
-def auroc_differences(plan: Plan, images: EvaluationSet, scores: ArmScores) -> tuple[AurocDifference, ...]:
+def score_differences(plan: Plan, images: EvaluationSet, results: ArmResults) -> tuple[ScoreDifference, ...]:
     """Compare every finalist with each of its controls, in the order of the plan."""
     found = []
     for finalist in plan.finalists:
         for control in plan.controls(finalist):
-            comparison = compare_arms(images, scores(finalist.name), scores(control.name))
+            comparison = compare_arms(images, results(finalist.name), results(control.name))
             found.append(
-                AurocDifference(
+                ScoreDifference(
                     finalist=finalist.name,
                     control=control.name,
-                    value=comparison.aurocs[0],
-                    control_value=comparison.aurocs[1],
+                    value=comparison.scores[0],
+                    control_value=comparison.scores[1],
                     difference=comparison.interval.difference,
                     low=comparison.interval.low,
                     high=comparison.interval.high,
@@ -99,7 +99,7 @@ def subgroup_differences(
     plan: Plan,
     images: EvaluationSet,
     files: Sequence[str],
-    scores: ArmScores,
+    results: ArmResults,
     columns: Mapping[str, Mapping[str, str]],
     class_names: Sequence[str],
 ) -> tuple[Subgroup, ...]:
@@ -109,7 +109,7 @@ def subgroup_differences(
         plan: The arms.
         images: The test images, N.
         files: Their files, [N].
-        scores: Of the arms, on all images.
+        results: Of the arms, on all images.
         columns: By name, the value of each file; files without one are in no subgroup.
         class_names: In the order of the labels.
     """
@@ -118,11 +118,9 @@ def subgroup_differences(
     for column, values in columns.items():
         for value, group in subgroup_images(files, images.labels, values, class_count=len(class_names)).items():
             own, chosen, other = group.own, group.scored, group.compared_with
-            part = EvaluationSet(
-                labels=images.labels[chosen], patients=tuple(patients[chosen].tolist()), positive=images.positive
-            )
+            part = replace(images, labels=images.labels[chosen], patients=tuple(patients[chosen].tolist()))
             counts = [len(np.unique(patients[chosen & (images.labels == label)])) for label in range(len(class_names))]
-            part_scores = partial(_scores_of_part, scores, chosen)
+            of_part = partial(_results_of_part, results, chosen)
             found.append(
                 Subgroup(
                     column=column,
@@ -130,14 +128,14 @@ def subgroup_differences(
                     images=int(own.sum()),
                     patients=len(np.unique(patients[own])),
                     versus_all=None if other is None else class_names[other],
-                    differences=auroc_differences(plan, part, part_scores) if min(counts) >= FEWEST_PATIENTS else (),
+                    differences=score_differences(plan, part, of_part) if min(counts) >= FEWEST_PATIENTS else (),
                 )
             )
     return tuple(found)
 
 
-def _scores_of_part(scores: ArmScores, chosen: Flags, arm: str) -> Floats:
-    return scores(arm)[:, :, chosen]
+def _results_of_part(results: ArmResults, chosen: Flags, arm: str) -> Floats:
+    return results(arm)[:, :, chosen]
 
 
 def pneumonia_types(images: Iterable[ImageFile]) -> dict[str, str]:

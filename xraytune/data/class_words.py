@@ -43,7 +43,7 @@ def positive_class(given: str | None, class_names: Sequence[str]) -> Positive | 
     if given is not None and given not in class_names:
         fix = nearest(given, class_names, f"name one of {join_names(class_names)}")
         return Problem(f"no class is called {given!r}", POSITIVE, fix)
-    if len(class_names) > 2:
+    if len(class_names) != 2:
         if given is None:
             return Positive(len(class_names) - 1, "")
         what = f"there are {len(class_names)} classes; only one of two classes can be the positive one"

@@ -49,6 +49,7 @@ class SquareImage:
 
 
 Block: TypeAlias = list[SquareImage | BrokenImage]
+Size: TypeAlias = tuple[int, int]
 _Box: TypeAlias = tuple[float, float, float, float] | None
 
 
@@ -60,7 +61,8 @@ def decode_file(path: str, image_size_px: int, resize: Resize) -> SquareImage:
         MachineError: It is DICOM, and pydicom is not installed.
     """
     grey = read_image(path, image_size_px)
-    return _square(grey, grey.image.resize((image_size_px, image_size_px), _FILTER, _box(grey, image_size_px, resize)))
+    box = square_box((grey.width_px, grey.height_px), grey.image.size, image_size_px, resize)
+    return _square(grey, grey.image.resize((image_size_px, image_size_px), _FILTER, box))
 
 
 def decode_block(root: str, files: Sequence[str], image_size_px: int, resize: Resize) -> Block:
@@ -90,7 +92,7 @@ def decode_block(root: str, files: Sequence[str], image_size_px: int, resize: Re
         except DataError as error:
             found[number] = BrokenImage(file=file, reason=error.problems[0].what)
             continue
-        key = grey.image.size, _box(grey, image_size_px, resize)
+        key = grey.image.size, square_box((grey.width_px, grey.height_px), grey.image.size, image_size_px, resize)
         alike[key].append((number, grey))
         if len(alike[key]) == _CHANNELS or max(grey.image.size) > _SMALL_PX:
             resize_alike(key)
@@ -118,19 +120,19 @@ def _square(grey: GreyImage, small: Image.Image) -> SquareImage:
     return SquareImage(pixels=small.tobytes(), kind=kind, has_unused_bits=grey.content_bits is not None)
 
 
-def _box(grey: GreyImage, image_size_px: int, resize: Resize) -> _Box:
+def square_box(whole_px: Size, decoded_px: Size, image_size_px: int, resize: Resize) -> _Box:
     """Return the part of the image to scale to S x S (left, upper, right, lower); None is all of it.
 
     A crop gives what `Resize(S)` and `CenterCrop(S)` would, but scales only that part: scaled as a whole, a long and narrow
-    image would fill the memory. Sizes are those of the whole image, as a reduced JPEG's are rounded up.
+    image would fill the memory. Sizes are width and height; those of a JPEG decoded at a reduced size are rounded up.
 
     Source: torchvision 0.21, `transforms.functional.resize` and `center_crop`.
     """
     if resize == "squash":
         return None
-    shorter = min(grey.width_px, grey.height_px)
+    shorter = min(whole_px)
     sides = []
-    for whole, decoded in zip((grey.width_px, grey.height_px), grey.image.size, strict=True):
+    for whole, decoded in zip(whole_px, decoded_px, strict=True):
         scaled = int(image_size_px * whole / shorter)
         first = round((scaled - image_size_px) / 2)
         sides.append((first * decoded / scaled, (first + image_size_px) * decoded / scaled))

@@ -60,7 +60,7 @@ _UPRIGHT = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageHeader:
-    """The size that a file states, and the patient (hashed) that a DICOM header names."""
+    """The size that a file states, upright, and the patient (hashed) that a DICOM header names."""
 
     width_px: int
     height_px: int
@@ -109,7 +109,7 @@ def read_header(content: bytes, path: Path | str) -> ImageHeader:
         dicom = open_dicom(content, path, with_pixels=False)
         _refuse_too_large(dicom.width_px, dicom.height_px, path)
         return ImageHeader(width_px=dicom.width_px, height_px=dicom.height_px, patient=dicom.patient)
-    width_px, height_px = _open(content, path).size
+    width_px, height_px = _upright_size(_open(content, path))
     return ImageHeader(width_px=width_px, height_px=height_px)
 
 
@@ -133,18 +133,15 @@ def read_grey(content: bytes, path: Path | str, *, needed_px: int) -> GreyImage:
         levels, bits = dicom_grey(dicom)
         return _whole(Image.fromarray(levels), f"DICOM {bits}-bit")
     image = _open(content, path)
-    width_px, height_px = image.size
     try:
         if isinstance(image, TiffImageFile):
             return _tiff_grey(image, path)
         if isinstance(image, PngImageFile):
             grey = _png_grey(image, content[24], path)
             return _whole(_turned(grey.image, _orientation(image)), grey.kind, grey.content_bits)
+        width_px, height_px = _upright_size(image)
         image.draft("L", (2 * needed_px, 2 * needed_px))  # the decoder itself scales by 1/2, 1/4 or 1/8
-        orientation = _orientation(image)
-        if orientation in (5, 6, 7, 8):
-            width_px, height_px = height_px, width_px
-        turned = _turned(_eight_bit_grey(image), orientation)
+        turned = _turned(_eight_bit_grey(image), _orientation(image))
         return GreyImage(image=turned, width_px=width_px, height_px=height_px, kind="JPEG 8-bit")
     except _DAMAGE as error:
         raise DataError(Problem("the image is truncated or damaged", path, REPAIR)) from error
@@ -296,6 +293,12 @@ def _orientation(image: ImageFile.ImageFile) -> int:
         return int(image.getexif().get(_ORIENTATION, 1))
     except _DAMAGE:
         return 1
+
+
+def _upright_size(image: ImageFile.ImageFile) -> tuple[int, int]:
+    width_px, height_px = image.size
+    lies = not isinstance(image, TiffImageFile) and _orientation(image) in (5, 6, 7, 8)  # Pillow turns a TIFF itself
+    return (height_px, width_px) if lies else (width_px, height_px)
 
 
 def _turned(image: Image.Image, orientation: int) -> Image.Image:

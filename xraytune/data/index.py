@@ -10,10 +10,13 @@ import hashlib
 import logging
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
+from typing import TypeAlias
 
 from xraytune.config.load import data_settings, is_data_file
 from xraytune.config.settings import DataSettings, SplitSettings
@@ -28,7 +31,9 @@ from xraytune.data.layout import (
     class_names_of,
     differing_classes_problems,
     empty_class_problems,
+    holds_pairs,
     image_files,
+    images_of,
     list_images,
     part_folders,
     read_part,
@@ -51,6 +56,8 @@ from xraytune.errors import DataError, Problem, join_names
 from xraytune.files import read_bytes
 from xraytune.records import Progress, ignore_progress
 
+OnePart: TypeAlias = Callable[[Path, Path, LabelTable | None], Layout]
+"""From a folder, the data folder that it is or lies in, and a label table: the folder's images, as the part `train`."""
 _SIDES_OF_A_SPLIT = 3
 _logger = logging.getLogger(__name__)
 
@@ -63,10 +70,11 @@ class ImageFile:
         file: Path below the index's root, with forward slashes.
         label: Position of its class in the index's class names.
         patient: Its patient; images of one patient stay together.
-        sha256: Hash of the file's bytes, and those of its masks; empty if a file cannot be read.
-        width_px: From the file's header; 0 if the header is broken, which decoding reports.
+        sha256: Hash of the file's bytes; empty if the file cannot be read. Equal images are of one patient.
+        width_px: From the file's header, upright; 0 if the header is broken, which decoding reports.
         height_px: From the file's header, like `width_px`.
-        masks: Files of its mask, like `file`; several are united. None in classification.
+        masks: The masks of the image, to be merged; empty in classification.
+        masks_sha256: Hash of the masks' bytes; empty without masks.
     """
 
     file: str
@@ -76,6 +84,7 @@ class ImageFile:
     width_px: int
     height_px: int
     masks: tuple[str, ...] = ()
+    masks_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,13 +117,18 @@ class ImageIndex:
 
 
 def read_index(
-    settings: DataSettings, *, needs_positive: bool = True, on_progress: Progress = ignore_progress
+    settings: DataSettings,
+    *,
+    needs_positive: bool = True,
+    layout_of: Callable[[DataSettings, LabelTable | None], Layout] | None = None,
+    on_progress: Progress = ignore_progress,
 ) -> ImageIndex:
     """Read the folder of `settings`.
 
     Args:
         settings: The folder, its classes and patients.
         needs_positive: Refuse two classes of which neither is given as `positive` nor known to be.
+        layout_of: Finds the images; None: in class folders, or by `data.table`.
         on_progress: Called after each file.
 
     Raises:
@@ -122,23 +136,22 @@ def read_index(
         DataError: All problems of folders and file names; if there are none, all problems of the patients.
         MachineError: There are DICOM files, and pydicom is not installed.
     """
-    root, group_regex = settings.path, settings.split.group_regex
-    require_group(group_regex)
-    table = find_table(root, settings.table)
-    require_one_rule(table, group_regex)
-    layout = _layout(settings, table)
-    class_names, parts = layout.class_names, layout.parts
-    test = parts["test"].labels if "test" in parts else {}
-    training = {image: label for name in parts if name != "test" for image, label in parts[name].labels.items()}
+    require_group(settings.split.group_regex)
+    table = find_table(settings.path, settings.table)
+    require_one_rule(table, settings.split.group_regex)
+    layout = (layout_of or _layout)(settings, table)
     problems = [*layout.problems]
-    positive = positive_class(settings.positive, class_names)
+    positive = positive_class(settings.positive, layout.class_names)
     if isinstance(positive, Problem):
         problems += [positive] if settings.positive or (needs_positive and not problems) else []
-        positive = Positive(len(class_names) - 1, "")
+        positive = Positive(len(layout.class_names) - 1, "")
     if problems:
         raise DataError(*problems)
-
-    images, notes = _describe(root, {**training, **test}, table, group_regex, on_progress)
+    root, class_names, parts = settings.path, layout.class_names, layout.parts
+    test = parts["test"].labels if "test" in parts else {}
+    training = {image: label for name in parts if name != "test" for image, label in parts[name].labels.items()}
+    labels, group_regex = {**training, **test}, settings.split.group_regex
+    images, notes = _describe(root, labels, table, group_regex, on_progress, masks=layout.masks)
     of_training = tuple(image for image in images if root / image.file in training)
     of_test = tuple(image for image in images if root / image.file in test)
     problems = few_patients_problems(parts["train"].folder, class_names, of_training)
@@ -188,6 +201,8 @@ def _layout(settings: DataSettings, table: LabelTable | None) -> Layout:
     root = settings.path
     folders = part_folders(root)
     in_table = _classes_in(table, root, folders.values())
+    if not in_table:
+        _refuse_pairs(root)
     class_names = class_names_of(settings.classes, folders["train"], root, in_table)
     parts = {name: read_part(folder, root, class_names, in_table) for name, folder in folders.items()}
     problems = _class_problems(root, parts, class_names, has_classes=bool(in_table))
@@ -199,8 +214,15 @@ def _layout(settings: DataSettings, table: LabelTable | None) -> Layout:
         class_names=class_names,
         parts=parts,
         problems=tuple(problems),
-        warnings=tuple(_layout_warnings(root, folders)),
+        warnings=tuple(layout_warnings(root, folders)),
     )
+
+
+def _refuse_pairs(root: Path) -> None:
+    """Refuse a folder of pairs: with `classes: auto`, images/ and masks/ would become the classes."""
+    if holds_pairs(root):
+        what = "this is a folder of pairs (images/ and masks/), for segmentation; a classifier needs class folders"
+        raise DataError(Problem(what, root, "use task: segmentation, or give a folder with a subfolder for each class"))
 
 
 def _classes_in(patients_csv: LabelTable | None, root: Path, folders: Iterable[Path]) -> Mapping[str, str]:
@@ -231,6 +253,7 @@ def read_labelled(
     class_names: Sequence[str],
     *,
     group_regex: str | None = None,
+    layout_of: OnePart | None = None,
     on_progress: Progress = ignore_progress,
 ) -> LabelledImages:
     """Read labelled images from a folder of class folders, or from a YAML file with a `data:` block.
@@ -242,6 +265,7 @@ def read_labelled(
         source: The folder or the file.
         class_names: In the order of the labels.
         group_regex: Searched in each path for its patient, unless a table or the file has a rule for patients.
+        layout_of: Finds the images; None: in class folders, or by `data.table`.
         on_progress: Called after each file.
 
     Raises:
@@ -252,7 +276,7 @@ def read_labelled(
     data = data_settings(source, DataSettings(path=source, split=SplitSettings(group_regex=group_regex)))
     group_regex = data.split.group_regex
     require_group(group_regex)
-    if data.table is not None:
+    if data.table is not None and layout_of is None:
         table = find_table(data.path, data.table)
         assert table is not None, "it is given"
         require_one_rule(table, group_regex)
@@ -269,7 +293,8 @@ def read_labelled(
     whole = data_folder_of(data.path, group_regex)
     if find_table(whole or data.path) is not None:
         group_regex = None
-    table, images = _read_class_folders(data.path, class_names, group_regex, whole, on_progress)
+    layout_of = layout_of or partial(_class_layout, class_names)
+    table, images = read_one_part(data.path, layout_of, group_regex, whole, on_progress)
     base = data.path if whole is None else whole
     split = data.split.model_copy(update={"group_regex": group_regex})
     return LabelledImages(data=data.model_copy(update={"path": base, "split": split}), table=table, images=images)
@@ -299,34 +324,43 @@ def read_labelled_folder(
         DataError: No images, a folder of another class, or a root that contains train/ or test/.
         MachineError: There are DICOM files, and pydicom is not installed.
     """
-    require_group(group_regex)
-    return _read_class_folders(root, class_names, group_regex, None, on_progress)[1]
+    return read_one_part(root, partial(_class_layout, class_names), group_regex, None, on_progress)[1]
 
 
-def _read_class_folders(
-    root: Path, class_names: Sequence[str], group_regex: str | None, whole: Path | None, on_progress: Progress
+def read_one_part(
+    root: Path, layout_of: OnePart, group_regex: str | None, whole: Path | None, on_progress: Progress
 ) -> tuple[LabelTable | None, tuple[ImageFile, ...]]:
-    """Read a folder of class folders; with `whole`, the data folder that contains it gives paths and patients."""
+    """Read a folder without parts; with `whole`, the data folder that contains it gives paths and patients."""
+    require_group(group_regex)
     require_folder(root)
     inner = [folder for folder in subfolders(root) if folder.name.casefold() in {"train", "test"}]
     if inner:
         what = f"it contains {' and '.join(f'{part.name}/' for part in inner)}; which of its images are meant?"
-        raise DataError(Problem(what, root, f"give the folder that contains the class folders, such as {inner[0]}"))
+        raise DataError(Problem(what, root, f"give one of them, such as {inner[0]}"))
     base, folder = (root, root) if whole is None else (whole, whole / root.resolve().name)
     table = find_table(base)
     require_one_rule(table, group_regex)
+    layout = layout_of(folder, base, table)
+    if layout.problems:
+        raise DataError(*layout.problems)
+    part = layout.parts["train"]
+    images, notes = _describe(base, part.labels, table, group_regex, on_progress, masks=layout.masks)
+    _log_warnings((*part.warnings, *notes))
+    return table, images
+
+
+def _class_layout(class_names: Sequence[str], folder: Path, base: Path, table: LabelTable | None) -> Layout:
+    """Find the images in class folders, some of which may be empty."""
     in_table = _classes_in(table, base, [folder])
+    if not in_table:
+        _refuse_pairs(folder)
     part = read_part(folder, base, class_names, in_table)
     parts: Mapping[PartName, Part] = {"train": part}
     problems = unknown_class_problems(folder, parts, class_names, has_classes=bool(in_table), are_fixed=True)
     problems += part.problems
     if not problems and not part.labels:
         problems = empty_class_problems(folder, parts, class_names)
-    if problems:
-        raise DataError(*problems)
-    images, notes = _describe(base, part.labels, table, group_regex, on_progress)
-    _log_warnings((*part.warnings, *notes))
-    return table, images
+    return Layout(class_names=tuple(class_names), parts=parts, problems=tuple(problems), warnings=())
 
 
 def _log_warnings(notes: Iterable[str]) -> None:
@@ -352,20 +386,21 @@ def data_folder_of(part: Path, group_regex: str | None) -> Path | None:
     table = find_table(whole)
     if table is None and (group_regex is None or part.name.casefold() not in {"train", "val", "test"}):
         return None
-    files = [f"{part.name}/{image.relative_to(part).as_posix()}" for image in list_images(part)]
+    files = [image.relative_to(whole).as_posix() for image in list_images(images_of(part))]
     if table is None:
         return whole if group_regex and len(match_patients(group_regex, files)) == len(files) else None
     if not match_names(table.rows, files).by_file.keys() >= set(files):
         return None
     # A bare name must belong to one file only, in all parts.
     parts = {part, *(folder for folder in subfolders(whole) if folder.name.casefold() in {"train", "val", "test"})}
-    table.rows_of(sorted(image.relative_to(whole).as_posix() for each in parts for image in image_files(each, whole)))
+    everywhere = (image for each in parts for image in image_files(images_of(each), whole))
+    table.rows_of(sorted(image.relative_to(whole).as_posix() for image in everywhere))
     return whole
 
 
 def content_fingerprint(images: Iterable[ImageFile]) -> str:
-    """Hash the images' labels and bytes to 32 hex digits; copied and renamed folders have the same."""
-    content = "\n".join(sorted(f"{image.label} {image.sha256}" for image in images))
+    """Hash the labels and bytes of images and masks to 32 hex digits; copied and renamed folders have the same."""
+    content = "\n".join(sorted(f"{image.label} {image.sha256}{image.masks_sha256}" for image in images))
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
@@ -375,8 +410,10 @@ def _describe(
     table: LabelTable | None,
     group_regex: str | None,
     on_progress: Progress,
+    *,
+    masks: Mapping[Path, Sequence[Path]] = MappingProxyType({}),
 ) -> tuple[tuple[ImageFile, ...], tuple[str, ...]]:
-    """Hash every file, read its header and find its patient; return records, sorted by file, and warnings."""
+    """Hash every file and its masks, read its header and find its patient; return records, sorted by file, and warnings."""
     paths = {path.relative_to(root).as_posix(): path for path in labels}
     files = sorted(paths)
     by_table = table.patients_of(files) if table else None
@@ -387,6 +424,8 @@ def _describe(
         for file, content in zip(files, threads.map(_read_content, [paths[file] for file in files]), strict=True):
             contents[file] = content
             on_progress("reading images", len(contents), len(files))
+        hashed = {file: threads.map(_read_content, masks.get(path, ())) for file, path in paths.items()}
+        mask_hashes = {file: "\n".join(sha256 for sha256, _ in of_image) for file, of_image in hashed.items()}
     headers = {file: header for file, (_, header) in contents.items() if header}
     in_headers = {file: own.patient for file, own in headers.items() if own.patient}
     named = name_patients(files, by_table, group_regex, in_headers)
@@ -400,6 +439,8 @@ def _describe(
             sha256=sha256,
             width_px=header.width_px if header else 0,
             height_px=header.height_px if header else 0,
+            masks=tuple(mask.relative_to(root).as_posix() for mask in masks.get(paths[file], ())),
+            masks_sha256=hashlib.sha256(mask_hashes[file].encode()).hexdigest() if mask_hashes[file] else "",
         )
         for file, (sha256, header) in contents.items()
     )
@@ -466,6 +507,9 @@ def few_patients_problems(train: Path, class_names: Sequence[str], images: Seque
     few = {name: count for name, count in counts.items() if count < _SIDES_OF_A_SPLIT}
     if not few:
         return []
+    if len(class_names) == 1:
+        what = f"there are only {len(everyone)} patients; train, val-A and val-B need one each"
+        return [Problem(what, train, f"add images of at least {_SIDES_OF_A_SPLIT - len(everyone)} other patients")]
     have = join_names([f"class {name} has {count} patient{'s' * (count != 1)}" for name, count in few.items()])
     lacking = join_names([f"{_SIDES_OF_A_SPLIT - count} of class {name}" for name, count in few.items()])
     what = f"{have}; train, val-A and val-B need one each"
@@ -486,7 +530,8 @@ def _shared_patients_problems(root: Path, training: Sequence[ImageFile], test: S
     return [Problem(what, root, fix)]
 
 
-def _layout_warnings(root: Path, folders: Mapping[PartName, Path]) -> list[str]:
+def layout_warnings(root: Path, folders: Mapping[PartName, Path]) -> list[str]:
+    """Return warnings about folders that are ignored, and about a missing test part."""
     if folders["train"] == root:
         return []
     found = []

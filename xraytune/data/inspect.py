@@ -24,12 +24,33 @@ from xraytune.config.load import data_settings
 from xraytune.config.settings import DataSettings
 from xraytune.cores import cpu_count
 from xraytune.data.decoding import BrokenImage
-from xraytune.data.index import ImageFile, ImageIndex, read_index
+from xraytune.data.index import ImageFile, ImageIndex
+from xraytune.data.masks import connected_parts, map_masks
 from xraytune.data.near_duplicates import HASH_SIZE_PX, NearDuplicates, find_near_duplicates, perceptual_hash
+from xraytune.data.pairs import read_folder
 from xraytune.data.pixels import describe_images, odd_depth_warnings
 from xraytune.records import Json, Progress, ignore_progress
 
 _FOLDS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskSummary:
+    """The masks of training images, without broken ones. Several masks of one image are merged.
+
+    Attributes:
+        files_per_image: Minimum and maximum.
+        area_share: Minimum, median and maximum share of its image that a mask covers.
+        smallest: The image whose mask covers the smallest share.
+        largest: The image whose mask covers the largest share.
+        connected_parts: Number of connected components -> number of masks that have as many.
+    """
+
+    files_per_image: tuple[int, int]
+    area_share: tuple[float, float, float]
+    smallest: str
+    largest: str
+    connected_parts: dict[int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,10 +69,11 @@ class Inspection:
         duplicates: Groups of identical files, also of test/, sorted.
         near_duplicates: Training or test images of different patients that look alike.
         formats: Training images of each format and depth, such as `PNG 16-bit`, without broken ones.
-        broken: Training files that cannot be decoded.
+        broken: Training files that cannot be decoded, and unusable masks.
         shortcut_auroc: Cross-validated by patient; with three or more classes, macro one-vs-rest.
-        shortcut: What `shortcut_auroc` means, in a sentence.
+        shortcut: What `shortcut_auroc` means, in a sentence; empty for pairs.
         warnings: Those of the index, and files of odd depth.
+        masks: Summary of the masks; None for class folders.
     """
 
     class_names: tuple[str, ...]
@@ -69,6 +91,7 @@ class Inspection:
     shortcut_auroc: float | None
     shortcut: str
     warnings: tuple[str, ...]
+    masks: MaskSummary | None = None
 
     def to_json(self) -> dict[str, Json]:
         """Return the record as JSON values."""
@@ -76,17 +99,17 @@ class Inspection:
 
 
 def inspect_folder(folder: Path | DataSettings, *, on_progress: Progress = ignore_progress) -> Inspection:
-    """Inspect a data folder; every image is decoded once, at a small size. Broken images are listed.
+    """Inspect a data folder of classes or pairs; every image is decoded once, at a small size. Broken images are listed.
 
     Args:
         folder: The folder, a YAML file with a `data:` block, or settings with its path, classes and patients.
         on_progress: Called with the number of images read.
 
     Raises:
-        DataError: The folder is invalid; see `read_index`.
+        DataError: The folder is invalid; see `read_index` and `read_pairs`.
     """
     settings = data_settings(folder, DataSettings(path=folder)) if isinstance(folder, Path) else folder
-    return inspect_index(read_index(settings, on_progress=on_progress), on_progress=on_progress)
+    return inspect_index(read_folder(settings, on_progress=on_progress), on_progress=on_progress)
 
 
 def inspect_index(index: ImageIndex, *, on_progress: Progress = ignore_progress) -> Inspection:
@@ -98,6 +121,7 @@ def inspect_index(index: ImageIndex, *, on_progress: Progress = ignore_progress)
     auroc = shortcut_auroc([look.image for look in usable], [look.mean_grey for look in usable])
     sized = [image for image in index.images if image.width_px] or list(index.images)
     per_patient = Counter(image.patient for image in index.images).values()
+    masks, bad_masks = _summary_of_masks(index, on_progress)
     return Inspection(
         class_names=index.class_names,
         positive=index.class_names[index.positive] if len(index.class_names) == 2 else None,
@@ -118,11 +142,38 @@ def inspect_index(index: ImageIndex, *, on_progress: Progress = ignore_progress)
             on_progress=on_progress,
         ),
         formats=dict(sorted(Counter(look.kind for look in usable).items())),
-        broken=tuple(look for look in looks[: len(index.images)] if isinstance(look, BrokenImage)),
+        broken=(*(look for look in looks[: len(index.images)] if isinstance(look, BrokenImage)), *bad_masks),
         shortcut_auroc=auroc,
-        shortcut=_shortcut_as_text(auroc),
+        shortcut=_shortcut_as_text(auroc) if len(index.class_names) > 1 else "",
         warnings=(*index.warnings, *odd_depth_warnings(oddly_deep)),
+        masks=masks,
     )
+
+
+def _summary_of_masks(index: ImageIndex, on_progress: Progress) -> tuple[MaskSummary | None, list[BrokenImage]]:
+    """Return a summary of the training masks, None if none is usable, and the broken ones."""
+    images = [image for image in index.images if image.masks]
+    measured: list[tuple[float, int, str]] = []
+    broken: list[BrokenImage] = []
+    read = map_masks(index.root, images, lambda mask: (float(mask.mean()), connected_parts(mask)))
+    for done, (image, found) in enumerate(zip(images, read, strict=True), start=1):
+        if isinstance(found, list):
+            broken += found
+        else:
+            measured.append((*found, image.file))
+        on_progress("reading masks", done, len(images))
+    if not measured:
+        return None, broken
+    shares, parts, files = zip(*sorted(measured), strict=True)
+    counts = [len(image.masks) for image in images]
+    summary = MaskSummary(
+        files_per_image=(min(counts), max(counts)),
+        area_share=(shares[0], float(median(shares)), shares[-1]),
+        smallest=files[0],
+        largest=files[-1],
+        connected_parts=dict(sorted(Counter(parts).items())),
+    )
+    return summary, broken
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

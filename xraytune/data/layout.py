@@ -12,8 +12,8 @@ import re
 import stat
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Literal, NoReturn, TypeAlias
 
@@ -24,6 +24,7 @@ from xraytune.data.patients import PATIENTS_CSV, patient_of
 from xraytune.errors import DataError, Problem, join_names
 
 PartName = Literal["train", "val", "test"]
+_PARTS: tuple[PartName, ...] = ("train", "val", "test")
 BINARY_CLASSES = ("NORMAL", "PNEUMONIA")
 THREE_CLASSES = ("normal", "bacterial", "viral")
 NAMING_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".tif", ".tiff"})
@@ -62,11 +63,11 @@ class Part:
 
     folder: Path
     labels: Mapping[Path, int]
-    class_folders: tuple[str, ...]
-    unknown: Mapping[str, Sequence[str]]
-    loose: int
-    problems: tuple[Problem, ...]
-    warnings: tuple[str, ...]
+    class_folders: tuple[str, ...] = ()
+    unknown: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    loose: int = 0
+    problems: tuple[Problem, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,14 +77,16 @@ class Layout:
     Attributes:
         class_names: In the order of the labels.
         parts: `train` always; `val` and `test` if there are any.
-        problems: Images of unknown class, and classes without images.
+        problems: Images of unknown class, and classes without images; images without a mask, and masks without an image.
         warnings: What was ignored or left out.
+        masks: The masks of each image; empty for class folders.
     """
 
     class_names: tuple[str, ...]
     parts: Mapping[PartName, Part]
     problems: tuple[Problem, ...]
     warnings: tuple[str, ...]
+    masks: Mapping[Path, tuple[Path, ...]] = field(default_factory=dict)
 
 
 def list_images(folder: Path) -> tuple[Path, ...]:
@@ -106,12 +109,37 @@ def list_images(folder: Path) -> tuple[Path, ...]:
 
 def image_files(folder: Path, root: Path) -> tuple[Path, ...]:
     """List the image files below `folder`, which is the data folder `root` or lies in it, sorted; possibly none."""
-    return _walk(folder, root)[0]
+    return walk_folder(folder, root)[0]
 
 
 def walk_images(root: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
     """Return the images of a data folder, sorted, and warnings about links; other files do not matter beside a table."""
-    return _walk(root, root, report_others=False)
+    return walk_folder(root, root, report_others=False)
+
+
+def pair_folders(folder: Path) -> dict[str, Path]:
+    """Return the subfolders `images` and `masks` of a folder, in any case, as far as they exist."""
+    found = {inner.name.casefold(): inner for inner in subfolders(folder)} if folder.is_dir() else {}
+    return {name: found[name] for name in ("images", "masks") if name in found}
+
+
+def images_of(part: Path) -> Path:
+    """Return the folder of the images of a part: `images` in a folder of pairs."""
+    pairs = pair_folders(part)
+    return pairs["images"] if len(pairs) == 2 else part
+
+
+def holds_pairs(root: Path) -> bool:
+    """Return whether a data folder, or a part of it (train/, val/, test/), holds pairs: it has images/ and masks/."""
+    parts = [folder for folder in subfolders(root) if folder.name.casefold() in _PARTS] if root.is_dir() else []
+    return any(images_of(folder) != folder for folder in (root, *parts))
+
+
+def bare_name(file: str) -> str:
+    """Return a file's name in lower case, without an image suffix; other suffixes stay, since DICOM UIDs contain dots."""
+    path = PurePosixPath(file)
+    is_image_suffix = path.suffix.lower() in NAMING_SUFFIXES | DICOM_SUFFIXES
+    return (path.stem if is_image_suffix else path.name).casefold()
 
 
 def part_folders(root: Path) -> dict[PartName, Path]:
@@ -122,8 +150,7 @@ def part_folders(root: Path) -> dict[PartName, Path]:
     """
     require_folder(root)
     found = {folder.name.casefold(): folder for folder in subfolders(root)}
-    names: tuple[PartName, ...] = ("train", "val", "test")
-    parts = {name: found[name] for name in names if name in found}
+    parts = {name: found[name] for name in _PARTS if name in found}
     if parts and "train" not in parts:
         have = " and ".join(f"{name}/" for name in parts)
         fix = "add train/, or give a folder that contains only class folders"
@@ -177,7 +204,7 @@ def read_part(folder: Path, root: Path, class_names: Sequence[str], in_table: Ma
 
     `in_table` are the classes in `patients.csv`, by path below the root.
     """
-    images, warnings = _walk(folder, root)
+    images, warnings = walk_folder(folder, root)
     labels: dict[Path, int] = {}
     loose: list[str] = []
     unknown: dict[str, list[str]] = defaultdict(list)
@@ -365,7 +392,7 @@ def subfolders(folder: Path) -> list[Path]:
     return sorted(entry for entry in entries if entry.is_dir() and not entry.is_symlink())
 
 
-def _walk(folder: Path, root: Path, *, report_others: bool = True) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+def walk_folder(folder: Path, root: Path, *, report_others: bool = True) -> tuple[tuple[Path, ...], tuple[str, ...]]:
     """Return the images of a folder tree, sorted, and warnings about what was ignored."""
     inside = root.resolve()
     images: list[Path] = []

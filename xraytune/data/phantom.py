@@ -6,6 +6,10 @@
     OUT/{train,test}/{NORMAL,PNEUMONIA}/*.jpeg     grey
     OUT/masks/{lungs,lesions}/*.png                1-bit, one per image, with the image's stem
 
+or, with `pairs`, the layout for segmentation, with masks of the lungs:
+
+    OUT/{train,test}/images/*.jpeg, OUT/{train,test}/masks/*.png
+
 A patient's anatomy, disease and side of the split depend only on the seed and the patient's number, so a larger set contains
 the smaller one. A chest is a map of water-equivalent thickness: soft tissue and bone add to it, air subtracts from it, and
 pneumonia replaces air by fluid. World coordinates run from -1 to 1 (x to the viewer's right, y down; one unit is about 15 cm
@@ -83,6 +87,7 @@ def draw_phantoms(
     seed: int,
     image_size_px: int = 256,
     difficulty: float = DEFAULT_DIFFICULTY,
+    pairs: bool = False,
     on_progress: Progress = ignore_progress,
 ) -> PhantomSet:
     """Draw a phantom set into a new or empty folder; the same arguments give the same bytes.
@@ -93,6 +98,7 @@ def draw_phantoms(
         seed: Seed of everything.
         image_size_px: Side of the square images, 32 to 1024.
         difficulty: From 0 (obvious lesions) to 1 (invisible lesions).
+        pairs: Use the layout for segmentation. The images are the same.
         on_progress: Called after each patient.
 
     Raises:
@@ -101,23 +107,20 @@ def draw_phantoms(
     _check_arguments(out, patients, image_size_px, difficulty)
     counts = dict.fromkeys(("train", "test", "normal"), 0)
     with new_folder(out.resolve()) as folder, core_threads() as threads:
-        for name in (
-            "train/NORMAL",
-            "train/PNEUMONIA",
-            "test/NORMAL",
-            "test/PNEUMONIA",
-            "masks/lungs",
-            "masks/lesions",
-        ):
-            (folder / name).mkdir(parents=True)
 
         def draw(patient: int) -> list[tuple[Part, Diagnosis]]:
             images = list(draw_patient(seed, patient, image_size_px, difficulty))
             for image in images:
-                name = f"{image.part}/{'NORMAL' if image.diagnosis == 'normal' else 'PNEUMONIA'}/{image.stem}.jpeg"
-                Image.fromarray(image.pixels).save(folder / name, quality=92)
-                Image.fromarray(image.lungs).save(folder / f"masks/lungs/{image.stem}.png")
-                Image.fromarray(image.lesion).save(folder / f"masks/lesions/{image.stem}.png")
+                inner = "images" if pairs else "NORMAL" if image.diagnosis == "normal" else "PNEUMONIA"
+                drawn: dict[str, NDArray[Any]] = {f"{image.part}/{inner}/{image.stem}.jpeg": image.pixels}
+                if pairs:
+                    drawn |= {f"{image.part}/masks/{image.stem}.png": image.lungs}
+                else:
+                    drawn |= {f"masks/lungs/{image.stem}.png": image.lungs}
+                    drawn |= {f"masks/lesions/{image.stem}.png": image.lesion}
+                for name, pixels in drawn.items():
+                    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(pixels).save(folder / name, quality=92)
             return [(image.part, image.diagnosis) for image in images]
 
         for done, drawn in enumerate(threads.map(draw, range(patients)), start=1):

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -20,6 +21,8 @@ from xraytune.errors import DataError, Problem, join_names
 from xraytune.files import read_json, write_json
 from xraytune.records import Progress, ignore_progress
 
+PIXELS_FILE = "pixels.npy"
+MASKS_FILE = "masks.npy"
 _logger = logging.getLogger(__name__)
 
 
@@ -101,31 +104,51 @@ def store_pixels(
     *,
     workers: int,
     resize: Resize = "squash",
+    masks: Iterable[NDArray[np.uint8] | list[BrokenImage]] | None = None,
     on_progress: Progress = ignore_progress,
 ) -> tuple[BrokenImage, ...]:
-    """Write `pixels.npy` (uint8 [N, S, S], in order) and `files.json` to the folder `out`; return the broken files."""
+    """Write `pixels.npy` (uint8 [N, S, S], in order) and `files.json` to the folder `out`; return the broken files.
+
+    With `masks`, [S, S] for each file or what is wrong with it, also write `masks.npy`; a broken mask leaves its image out.
+    """
     stored: list[str] = []
     broken: list[BrokenImage] = []
     decoded = decode_images(root, files, image_size_px, workers=workers, resize=resize, on_progress=on_progress)
-    # A stream and not a memory map: on a full disk a map ends the process with SIGBUS, a write raises an exception.
-    with (out / "pixels.npy").open("wb") as stream:
-        _write_npy_header(stream, len(files), image_size_px)
-        for file, image in zip(files, decoded, strict=True):
-            if isinstance(image, BrokenImage):
-                broken.append(image)
-            else:
-                stored.append(file)
-                stream.write(image.data)
-        stream.seek(0)
-        _write_npy_header(stream, len(stored), image_size_px)
+    sources: dict[str, Iterable[NDArray[np.uint8] | BrokenImage | list[BrokenImage]]] = {PIXELS_FILE: decoded}
+    sources |= {MASKS_FILE: masks} if masks is not None else {}
+    with ExitStack() as opened:
+        # Streams and not memory maps: on a full disk a map ends the process with SIGBUS, a write raises an exception.
+        streams = [opened.enter_context((out / name).open("wb")) for name in sources]
+        for stream in streams:
+            _write_npy_header(stream, len(files), image_size_px)
+        for file, *rows in zip(files, *sources.values(), strict=True):
+            bad = next((row for row in rows if not isinstance(row, np.ndarray)), None)
+            if bad is not None:
+                broken += [bad] if isinstance(bad, BrokenImage) else bad
+                continue
+            stored.append(file)
+            for stream, row in zip(streams, rows, strict=True):
+                assert isinstance(row, np.ndarray)
+                stream.write(row.data)
+        for stream in streams:
+            stream.seek(0)
+            _write_npy_header(stream, len(stored), image_size_px)
     write_json(out / "files.json", {"files": stored, "broken": [asdict(image) for image in broken]})
     return tuple(broken)
 
 
 def open_pixels(folder: Path) -> NDArray[np.uint8]:
     """Map the pixels of a store, [N, S, S], read-only; N >= 1."""
-    pixels: NDArray[np.uint8] = np.load(folder / "pixels.npy", mmap_mode="r")
+    pixels: NDArray[np.uint8] = np.load(folder / PIXELS_FILE, mmap_mode="r")
     return pixels
+
+
+def open_masks(folder: Path) -> NDArray[np.uint8] | None:
+    """Map the masks of a store, [N, S, S], 0 and 255, read-only; None if its images have none."""
+    if not (folder / MASKS_FILE).exists():
+        return None
+    masks: NDArray[np.uint8] = np.load(folder / MASKS_FILE, mmap_mode="r")
+    return masks
 
 
 def stored_files(folder: Path) -> StoredFiles:
@@ -136,13 +159,17 @@ def stored_files(folder: Path) -> StoredFiles:
 
 
 def broken_images_error(
-    broken: Sequence[BrokenImage], root: Path, fix: str = "repair or remove them, or leave them out with --skip-broken"
+    broken: Sequence[BrokenImage],
+    root: Path,
+    fix: str = "repair or remove them, or leave them out with --skip-broken",
+    *,
+    kind: str = "images",
 ) -> DataError:
     """Return the error for broken images: the first ten with their reasons, the number of all, and what to do."""
     if len(broken) == 1:
         return DataError(Problem(broken[0].reason, root / broken[0].file, fix))
     shown = [Problem(image.reason, image.file) for image in broken[:10]]
-    return DataError(*shown, Problem(f"{len(broken)} images are broken", root, fix))
+    return DataError(*shown, Problem(f"{len(broken)} {kind} are broken", root, fix))
 
 
 def _as_array(image: SquareImage, image_size_px: int) -> NDArray[np.uint8]:

@@ -30,6 +30,7 @@ from xraytune.cores import core_threads
 from xraytune.data.decoding import BrokenImage, read_image
 from xraytune.data.formats import LARGEST_SIDE_PX, ignore_decoder_warnings
 from xraytune.data.index import ImageFile, ImageIndex, read_index
+from xraytune.data.layout import holds_pairs
 from xraytune.data.patients import PATIENTS_CSV
 from xraytune.data.pixels import broken_images_error
 from xraytune.errors import ConfigError, DataError, Problem
@@ -234,6 +235,9 @@ def transform_folder(
     """
     settings = data_settings(folder, DataSettings(path=folder)) if isinstance(folder, Path) else folder
     _check_arguments(settings.path, out, strengths, copies)
+    if settings.table is None and holds_pairs(settings.path):
+        what = "these are pairs of images and masks, and only images with a class can be transformed"
+        raise DataError(Problem(what, settings.path, "augment pairs while training instead: classical above 0"))
     index = read_index(settings, needs_positive=False, on_progress=on_progress)
     names = _names_without_number(index)
     import torchvision.transforms.v2  # noqa: F401  once, not in all threads at the same time

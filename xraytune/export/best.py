@@ -28,8 +28,8 @@ from xraytune.search.study import StudyFolder, damage_explained
 _CONFIRMED = "confirmed: the mix beats all controls"
 _VERDICTS = {
     "helps": _CONFIRMED,
-    "hurts": "refuted: the mix lowers AUROC",
-    "no_better": "not confirmed: the mix does not improve AUROC over a control without them",
+    "hurts": "refuted: the mix lowers {metric}",
+    "no_better": "not confirmed: the mix does not improve {metric} over a control without them",
     "undecided": "not confirmed: the result is inconclusive",
     "not_tested": "not confirmed: the mix was not tested, because a better-ranked mix does not help",
 }
@@ -39,7 +39,7 @@ _FINAL: dict[Validation | None, str] = {
     None: "`train` repeats the trial to the bit, on its images alone.",
     "keep": "`train` uses all patients of the train side. Val-A and val-B are kept for validation.",
     "val_a": "`train` uses all patients of the train side and of val-A. Val-B is kept for validation.",
-    "all": "`train` uses all patients. None is kept for validation: the threshold is set out-of-fold.",
+    "all": "`train` uses all patients; validation is out-of-fold.",
 }
 """What a final training uses, by `FinalSettings.validation`; None: an exact export."""
 
@@ -51,8 +51,9 @@ class Exported:
     """An exported trial.
 
     Attributes:
-        trial: Number of the trial; None for a trial that `confirm` added to tune a control, as are its AUROCs.
+        trial: Number of the trial; None for a trial that `confirm` added to tune a control, as are its scores.
         arm: Its arm, e.g. `classical+gan`.
+        metric: The name of its scores, AUROC or Dice.
         trial_images: Its training images.
         trial_patients: Their patients.
         train_patients: `data.train_patients` of the study; None if the trial trained on the whole train side.
@@ -67,6 +68,7 @@ class Exported:
     study: str
     trial: int | None
     arm: str
+    metric: str
     trial_images: int
     trial_patients: int
     train_patients: int | None
@@ -88,7 +90,7 @@ def export(
     validation: Validation | None = None,
     exact: bool = False,
 ) -> Exported:
-    """Write the confirmed mix or else the completed trial with the best val-B AUROC (the simplest of equals).
+    """Write the confirmed mix or else the completed trial with the best val-B score (the simplest of equals).
 
     `train` will use all patients with it, whatever `data.train_patients` was in the search.
 
@@ -118,7 +120,7 @@ def export(
     complete = [row for row in rows.values() if row["status"] == "complete"]
     for row in complete:
         if row["val_b_score"] is None:
-            what = f"the journal is damaged: trial {row['number']} has no val-B AUROC"
+            what = f"the journal is damaged: trial {row['number']} has no val-B score"
             raise StudyError(Problem(what, folder.journal_path, "restore it from a backup"))
     verdicts = _verdicts(folder, rows)
     helping = next((number for number, word in verdicts.items() if word == "helps"), None)
@@ -140,7 +142,9 @@ def export(
         row, reason = _best(complete), "the best on val-B"
     number = row["number"]
     parameters = tuned.parameters if tuned and number is None else journal.parameters(number)
-    synthetic = (_VERDICTS.get(verdicts.get(number, "")) or _UNTESTED) if parameters.has_synthetic_images else ""
+    metric = space.settings.metric
+    verdict = _VERDICTS.get(verdicts.get(number, ""), _UNTESTED).format(metric=metric)
+    synthetic = verdict if parameters.has_synthetic_images else ""
     simpler = "" if synthetic in {"", _CONFIRMED} else _simpler_arm(complete, journal)
     origin = None if number is None else ExportedFrom(study=folder.path, trial=number)
     settings = space.settings.model_copy(update={"exported_from": origin})
@@ -161,6 +165,7 @@ def export(
         study=folder.path.name,
         trial=number,
         arm=row["arm"],
+        metric=metric,
         trial_images=len(train.rows),
         trial_patients=len({*train.patients}),
         train_patients=space.settings.data.train_patients,
@@ -273,7 +278,8 @@ def _header(exported: Exported, reason: str) -> str:
     else:
         origin = (
             f"Trial {exported.trial} of study {exported.study}, arm {exported.arm}: {reason}.\n"
-            f"AUROC {exported.val_score:.4f} on val-A, which guided the search, {exported.val_b_score:.4f} on val-B.\n"
+            f"{exported.metric} {exported.val_score:.4f} on val-A, which guided the search, "
+            f"{exported.val_b_score:.4f} on val-B.\n"
         )
     synthetic = f"The benefit of its synthetic images is {exported.synthetic}.\n" if exported.synthetic else ""
     command = f"xraytune train --config {quote(exported.path.name)} -o model"

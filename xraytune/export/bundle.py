@@ -1,4 +1,4 @@
-"""A model bundle: a folder with everything needed to use a trained classifier, and to reproduce it.
+"""A model bundle: a folder with everything needed to use a trained network, and to reproduce it.
 
     bundle.json         classes, input format, threshold, validation metrics, origin, package versions
     config.yaml         the experiment, for `xraytune train`
@@ -14,7 +14,7 @@ No file contains a time or duration, so two trainings of one experiment write th
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -23,20 +23,30 @@ from typing import Annotated, Literal, Self
 import numpy as np
 import safetensors.torch
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from torch import nn
 
-from xraytune.config.backbone_names import BACKBONES, BackboneName, size_problem
+from xraytune.config.backbone_names import BACKBONES, ENCODER_STRIDE_PX, ENCODERS, BackboneName, size_problem
 from xraytune.config.load import experiment_to_yaml, load_space
 from xraytune.config.paths import absolute_path, relative_path
-from xraytune.config.settings import Experiment, HeadName, LossName, Model, Parameters, Validation, extensions_of
+from xraytune.config.settings import (
+    Experiment,
+    HeadName,
+    LossName,
+    Model,
+    Parameters,
+    TaskName,
+    Validation,
+    extensions_of,
+)
 from xraytune.errors import ArtifactError, ConfigError, Problem
 from xraytune.export.final import FinalTraining
 from xraytune.files import read_bytes, read_json, sha256_of, write_json, write_text
 from xraytune.metrics.shift import ClassSample, class_samples, summarise
 from xraytune.metrics.threshold import ThresholdRule
-from xraytune.models.classifier import Classifier, build_classifier
 from xraytune.models.inputs import InputFormat
 from xraytune.models.weights import load_tensors
 from xraytune.pipeline.prepare import Prepared, write_prepared
+from xraytune.pipeline.task import TASKS
 from xraytune.pipeline.trial import Validated
 from xraytune.records import Compute
 from xraytune.tensors import UNREADABLE, save_state
@@ -48,6 +58,11 @@ _SPLIT = "split.json"
 _MANIFEST = "manifest.json"
 _FILES = (_RECORD, _CONFIG, _SPLIT, "epochs.jsonl", _MODEL)
 _PACKAGES = ("xraytune", "torch", "torchvision", "numpy", "pillow")
+NETWORK_PACKAGES: Mapping[TaskName, tuple[str, ...]] = {
+    "classification": ("torch", "torchvision"),
+    "segmentation": ("torch", "torchvision", "segmentation-models-pytorch"),
+}
+"""The packages that the network and its results depend on."""
 _PREPARED = TypeAdapter(Prepared)
 _LARGEST_SIDE_PX = 1024
 _MOST_SCORES = 1000
@@ -99,15 +114,16 @@ class BundleRecord(Model):
     """The content of `bundle.json`.
 
     Attributes:
-        class_names: In the order of the network's outputs.
-        threshold: With two classes, the probability from which an image is classified as positive.
+        class_names: In the order of the network's outputs; for a segmenter, only `image`.
+        positive: The positive class; None for a segmenter.
+        threshold: The lowest probability at which an image (of two classes) is positive, or a pixel belongs to the mask.
         threshold_rule: The rule that set it.
         validation: With two classes, the scores that set it, by class; else None.
         input_format: How decoded pixels become the network's input.
         loss: Training loss; `bce` has one output neuron.
-        val_score: AUROC on val-A; None if the model was trained on it.
-        val_b_score: AUROC on val-B; None if the model was trained on it.
-        out_of_fold_score: AUROC of networks trained like this one, each on patients that it had not seen; None
+        val_score: AUROC or Dice on val-A; None if the model was trained on it.
+        val_b_score: The same on val-B; None if the model was trained on it.
+        out_of_fold_score: The same of networks trained like this one, each on patients that it had not seen; None
             without `final.validation: all`.
         best_epoch: The epoch whose network was kept.
         trained_on: The training images.
@@ -120,8 +136,9 @@ class BundleRecord(Model):
     """
 
     version: Literal[1] = 1
+    task: TaskName
     class_names: tuple[str, ...]
-    positive: str
+    positive: str | None
     threshold: float
     threshold_rule: ThresholdRule
     validation: dict[str, ValidationScores] | None
@@ -148,8 +165,12 @@ class BundleRecord(Model):
     @model_validator(mode="after")
     def _can_be_used(self) -> Self:
         names, form = self.class_names, self.input_format
-        if len(names) < 2 or len({*names}) < len(names) or self.positive not in names:
-            raise ValueError("class_names: needs two or more, one of them positive")
+        has_classes = len(names) > 1 and len({*names}) == len(names) and self.positive in names
+        has_masks = names == ("image",) and self.positive is None
+        if not (has_masks if self.task == "segmentation" else has_classes):
+            raise ValueError("class_names: not valid for this task")
+        if has_masks and (self.backbone not in ENCODERS or form.image_size_px % ENCODER_STRIDE_PX):
+            raise ValueError("backbone: cannot be the encoder of a U-Net at this image size")
         if self.validation is not None and {*self.validation} != {*names}:
             raise ValueError("validation: needs scores of each class")
         if form.image_size_px > _LARGEST_SIDE_PX or size_problem(self.backbone, form.image_size_px):
@@ -175,8 +196,14 @@ class Bundle:
 
     @property
     def positive(self) -> int:
-        """The label of the positive class."""
-        return self.record.class_names.index(self.record.positive)
+        """The label of a classifier's positive class."""
+        return self.record.class_names.index(self.positive_name)
+
+    @property
+    def positive_name(self) -> str:
+        """A classifier's positive class."""
+        assert self.record.positive is not None, "a segmenter has none"
+        return self.record.positive
 
     @property
     def study(self) -> Path | None:
@@ -199,7 +226,7 @@ class Bundle:
         except ConfigError as error:
             raise ArtifactError(Problem(_INVALID, file, _TRAIN_AGAIN)) from error
 
-    def classifier(self, compute: Compute) -> Classifier:
+    def network(self, compute: Compute) -> nn.Module:
         """Return the trained network on the device, in evaluation mode."""
         record, file = self.record, self.path / _MODEL
         parameters = Parameters(
@@ -209,7 +236,7 @@ class Bundle:
             loss=record.loss,
             weights="none",
         )
-        network = build_classifier(parameters, len(record.class_names), weights=None, seed=0)
+        network = TASKS[record.task].build_network(parameters, len(record.class_names), weights=None, seed=0)
         try:
             load_tensors(network, safetensors.torch.load_file(file))
         except UNREADABLE as error:
@@ -231,9 +258,11 @@ def write_bundle(
     settings, parameters = experiment.settings, experiment.parameters
     prepared, scores = training.prepared, training.scores
     origin = settings.exported_from
+    packages = sorted({*_PACKAGES, *NETWORK_PACKAGES[settings.task]})
     record = BundleRecord(
+        task=settings.task,
         class_names=prepared.class_names,
-        positive=prepared.class_names[prepared.positive],
+        positive=None if prepared.has_masks else prepared.class_names[prepared.positive],
         threshold=scores.threshold,
         threshold_rule=scores.threshold_rule,
         validation=_validation(prepared, scores.validated),
@@ -255,7 +284,7 @@ def write_bundle(
         trial=None if origin is None else origin.trial,
         overrides=tuple(overrides),
         compute=compute,
-        packages={name: version(name) for name in _PACKAGES} | extensions_of(parameters.backbone, parameters.source),
+        packages={name: version(name) for name in packages} | extensions_of(parameters.backbone, parameters.source),
     )
     write_text(folder / _RECORD, record.model_dump_json(indent=2) + "\n")
     header = f"The experiment of this model, arm {parameters.arm}. Paths are relative to this file."
@@ -271,7 +300,7 @@ def write_bundle(
 
 
 def _validation(prepared: Prepared, validated: Validated) -> dict[str, ValidationScores] | None:
-    if len(prepared.class_names) > 2:
+    if len(prepared.class_names) != 2:
         return None
     scores = validated.results[:, prepared.positive]
     samples = class_samples(prepared.class_names, validated.labels, scores, validated.patients)

@@ -2,52 +2,50 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from xraytune.config.settings import Experiment
+from xraytune.config.settings import Experiment, TaskName, Validation
 from xraytune.export.bundle import BundleRecord
 from xraytune.export.final import FOLDS, Scores
 from xraytune.files import write_text
 from xraytune.metrics.classification import classification_metrics
 from xraytune.metrics.intervals import patient_bootstrap
+from xraytune.metrics.segmentation import mean_with_interval
+from xraytune.pipeline.task import TASKS
 
 _REPLICATES = 1000
-_THRESHOLD_IMAGES = {
-    "calibrated_val_a_val_b": "val-A and val-B, which it was not trained on",
-    "calibrated_val_b": "val-B, which it was not trained on",
-    "calibrated_out_of_fold": f"all images, out-of-fold: each was scored by one of {FOLDS} networks trained like this "
+_VALIDATED_ON: Mapping[Validation, str] = {
+    "keep": "val-A and val-B, which it was not trained on",
+    "val_a": "val-B, which it was not trained on",
+    "all": f"all images, out-of-fold: each was scored by one of {FOLDS} networks trained like this "
     "one, but without its patient",
 }
-_OPTIMISM = {
-    "calibrated_val_a_val_b": "Val-A also chose the epoch and guided the search, so these figures are slightly optimistic",
-    "calibrated_val_b": "Val-B also chose the configuration among the trials, so these figures are slightly optimistic",
-    "calibrated_out_of_fold": "The search chose the configuration on some of these images, so these figures are "
-    "slightly optimistic",
+_OPTIMISM: Mapping[Validation, str] = {
+    "keep": "Val-A also chose the epoch and guided the search, so these figures are slightly optimistic",
+    "val_a": "Val-B also chose the configuration among the trials, so these figures are slightly optimistic",
+    "all": "The search chose the configuration on some of these images, so these figures are slightly optimistic",
 }
-_OPTIMISM_WITHOUT_SEARCH = {
-    "calibrated_val_a_val_b": "Val-A also chose the epoch, so these figures are slightly optimistic"
+_OPTIMISM_WITHOUT_SEARCH: Mapping[Validation, str] = {
+    "keep": "Val-A also chose the epoch, so these figures are slightly optimistic"
 }
 _TRAINABLE = {"all": "all layers", "head": "head only", "last_stage": "last stage and head"}
 
 
 def write_card(folder: Path, record: BundleRecord, experiment: Experiment, scores: Scores) -> None:
     """Write the card as Markdown. It holds no path, time or date, and may be edited."""
-    parts: tuple[str, ...] = (
-        _title(record, experiment),
+    texts = _TEXTS[record.task](record, scores)
+    parts = (
+        f"# {experiment.settings.name}: {texts.title} Research software, not a medical device.",
         _data(record, experiment),
-        _training(record, experiment, scores),
+        _training(record, experiment, scores, texts.network),
+        _validation(record, scores, texts),
+        _limits(record, experiment, texts.limit),
+        _use(record, texts),
     )
-    parts += (_metrics(record, scores), _limits(record, experiment), _use(record))
     write_text(folder / "README.md", "\n\n".join(parts) + "\n")
-
-
-def _title(record: BundleRecord, experiment: Experiment) -> str:
-    names, positive = record.class_names, ""
-    if len(names) == 2:
-        positive = f" The positive class is {record.positive}."
-    what = f"Predicts the probabilities of {' and '.join(names)} from one chest X-ray.{positive}"
-    return f"# {experiment.settings.name}: {' or '.join(names)}\n\n{what} Research software, not a medical device."
 
 
 def _data(record: BundleRecord, experiment: Experiment) -> str:
@@ -64,16 +62,13 @@ def _data(record: BundleRecord, experiment: Experiment) -> str:
     return f"## Data\n\n{_table(rows)}\n\nNo patient is on two sides. `split.json` lists every image."
 
 
-def _training(record: BundleRecord, experiment: Experiment, scores: Scores) -> str:
-    parameters = experiment.parameters
-    images = "real images only"
+def _training(record: BundleRecord, experiment: Experiment, scores: Scores, network: str) -> str:
+    parameters, images = experiment.parameters, "real images only"
+    network += f"{parameters.backbone}, "
     if parameters.source != "none":
         images = f"real images, and {parameters.synthetic_ratio:g} per real image of source `{parameters.source}`"
     rows = [
-        (
-            "network",
-            f"{parameters.backbone}, {_TRAINABLE[parameters.trainable]}, weights {_weights(parameters.weights)}",
-        ),
+        ("network", f"{network}{_TRAINABLE[parameters.trainable]}, weights {_weights(parameters.weights)}"),
         ("images", images),
         ("augmentation", f"strength {parameters.classical} of 3" if parameters.classical else "none"),
         ("optimizer", f"{parameters.optimizer}, learning rate {parameters.lr:.2g}, {parameters.schedule}"),
@@ -91,55 +86,24 @@ def _weights(name: str) -> str:
     return name if "/" not in name else "from a file"
 
 
-def _metrics(record: BundleRecord, scores: Scores) -> str:
-    validated, positive = scores.validated, record.class_names.index(record.positive)
-    found = asdict(
-        classification_metrics(validated.labels, validated.results, positive=positive, threshold=scores.threshold)
-    )
-    intervals = patient_bootstrap(
-        validated.labels,
-        validated.results,
-        validated.patients,
-        positive=positive,
-        threshold=scores.threshold,
-        replicates=_REPLICATES,
-        seed=0,
-    )
-    names = {
-        "auroc": "AUROC",
-        "auprc": "AUPRC",
-        "balanced_accuracy": "balanced accuracy",
-        "sensitivity": f"sensitivity ({record.positive})",
-        "specificity": f"specificity ({record.positive})",
-    }
+def _validation(record: BundleRecord, scores: Scores, texts: _Texts) -> str:
+    kept, validated = record.trained_on.validation, scores.validated
+    about = f"On {_count(len(validated.labels), len({*validated.patients}))}: {_VALIDATED_ON[kept]}."
     head = "| metric | value | 95 % interval |\n|---|---|---|\n"
-    rows = [
-        f"| {label} | {found[name]:.3f} | {intervals[name][0]:.3f} to {intervals[name][1]:.3f} |"
-        for name, label in names.items()
-    ]
-    about = (
-        f"On {_count(len(validated.labels), len({*validated.patients}))}: {_THRESHOLD_IMAGES[scores.threshold_rule]}."
-    )
-    rule = "The most probable class is predicted."
-    if len(record.class_names) == 2:
-        rule = (
-            f"An image is classified as {record.positive} from a probability of {scores.threshold:.3f}, which was set on "
-            "these images for balanced accuracy."
-        )
-    optimism = (
-        _OPTIMISM[scores.threshold_rule] if record.study else _OPTIMISM_WITHOUT_SEARCH.get(scores.threshold_rule, "")
-    )
+    rows = [f"| {label} | {value:.3f} | {low:.3f} to {high:.3f} |" for label, value, (low, high) in texts.metrics]
+    optimism = (_OPTIMISM if record.study else _OPTIMISM_WITHOUT_SEARCH).get(kept, "")
     limits = f"{optimism}. Intervals resample patients." if optimism else "Intervals resample patients."
     if scores.val_score is not None and scores.val_b_score is not None:
-        limits = f"AUROC {scores.val_score:.3f} on val-A and {scores.val_b_score:.3f} on val-B. {limits}"
-    return f"## Validation\n\n{about} {rule}\n\n{head}" + "\n".join(rows) + f"\n\n{limits}"
+        metric = TASKS[record.task].metric
+        limits = f"{metric} {scores.val_score:.3f} on val-A and {scores.val_b_score:.3f} on val-B. {limits}"
+    return f"## Validation\n\n{about} {texts.rule}\n\n{head}" + "\n".join(rows) + f"\n\n{limits}"
 
 
-def _limits(record: BundleRecord, experiment: Experiment) -> str:
+def _limits(record: BundleRecord, experiment: Experiment, of_task: str) -> str:
     lines = [
         "Evaluate it on images of the hospital where it is to be used, before anything else: other scanners, patients and "
         "prevalences change its scores and the right threshold.",
-        "It knows only these classes, and gives any image a probability of each.",
+        of_task,
     ]
     if record.study is not None:
         final = experiment.settings.final
@@ -151,15 +115,81 @@ def _limits(record: BundleRecord, experiment: Experiment) -> str:
     return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
 
 
-def _use(record: BundleRecord) -> str:
-    commands = "    xraytune predict MODEL IMAGES -o predictions.csv\n    xraytune evaluate MODEL --data FOLDER"
-    folders = " and ".join(f"`{name}/`" for name in record.class_names)
+def _use(record: BundleRecord, texts: _Texts) -> str:
+    commands = f"    xraytune predict MODEL IMAGES -o {texts.predictions}\n    xraytune evaluate MODEL --data FOLDER"
+    folders = " and ".join(f"`{name}/`" for name in texts.folders)
     return (
         "## Use\n\n"
         f"{commands}\n\nMODEL is this folder, IMAGES a folder of X-rays or one file, and FOLDER has {folders}, or is a data "
         f"file. Made with xraytune {record.packages['xraytune']}; `xraytune train --config MODEL/config.yaml -o COPY` "
         "trains it again."
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Texts:
+    """The parts of the card that depend on the task; a metric has a name, a value and a 95 % interval."""
+
+    title: str
+    network: str
+    metrics: Sequence[tuple[str, float, tuple[float, float]]]
+    rule: str
+    limit: str
+    predictions: str
+    folders: Sequence[str]
+
+
+def _of_classifier(record: BundleRecord, scores: Scores) -> _Texts:
+    names, validated = record.class_names, scores.validated
+    positive, threshold = names.index(record.positive), scores.threshold
+    found = asdict(classification_metrics(validated.labels, validated.results, positive=positive, threshold=threshold))
+    given = (validated.labels, validated.results, validated.patients)
+    intervals = patient_bootstrap(*given, positive=positive, threshold=threshold, replicates=_REPLICATES, seed=0)
+    labels = {
+        "auroc": "AUROC",
+        "auprc": "AUPRC",
+        "balanced_accuracy": "balanced accuracy",
+        "sensitivity": f"sensitivity ({record.positive})",
+        "specificity": f"specificity ({record.positive})",
+    }
+    what = f"Predicts the probabilities of {' and '.join(names)} from one chest X-ray."
+    rule = "The most probable class is predicted."
+    if len(names) == 2:
+        what += f" The positive class is {record.positive}."
+        rule = (
+            f"An image is classified as {record.positive} from a probability of {record.threshold:.3f}, which was set on "
+            "these images for balanced accuracy."
+        )
+    return _Texts(
+        title=f"{' or '.join(names)}\n\n{what}",
+        network="",
+        metrics=[(label, found[name], intervals[name]) for name, label in labels.items()],
+        rule=rule,
+        limit="It knows only these classes, and gives any image a probability of each.",
+        predictions="predictions.csv",
+        folders=names,
+    )
+
+
+def _of_segmenter(record: BundleRecord, scores: Scores) -> _Texts:
+    dices, patients, size = scores.validated.results[:, 0], scores.validated.patients, record.input_format.image_size_px
+    value, interval = mean_with_interval(dices, patients, replicates=_REPLICATES, seed=0)
+    assert value is not None, "Dice is always defined"
+    return _Texts(
+        title="masks\n\nPredicts which pixels of a chest X-ray belong to the structure marked in its training masks.",
+        network="U-Net with the encoder ",
+        metrics=[(f"mean Dice at {size} x {size} px", value, interval or (math.nan, math.nan))],
+        rule=f"Pixels with a probability of {record.threshold:g} or more belong to the mask.",
+        limit="It predicts a mask for any image, and not necessarily an empty one if the structure is missing.",
+        predictions="predictions",
+        folders=("images", "masks"),
+    )
+
+
+_TEXTS: Mapping[TaskName, Callable[[BundleRecord, Scores], _Texts]] = {
+    "classification": _of_classifier,
+    "segmentation": _of_segmenter,
+}
 
 
 def _count(images: int, patients: int) -> str:

@@ -13,10 +13,13 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
 from xraytune.config.load import load_space
+from xraytune.config.settings import PACKAGES
+from xraytune.config.space import missing_packages
 from xraytune.errors import ConfigError, MachineError
 from xraytune.files import free_inodes, nearest_folder
 from xraytune.limits import LIMITS, likely_shortage
@@ -62,16 +65,18 @@ def doctor(*, space: Path | None = None, weights_dir: Path | None = None, folder
     Raises:
         ConfigError: The search space file is invalid.
     """
-    networks = _DEFAULT_NETWORKS
+    networks, is_segmentation = _DEFAULT_NETWORKS, False
     if space:
         loaded = load_space(space, data=Path(), weights_dir=weights_dir)  # its images are not needed
         networks, weights_dir = loaded.networks(), loaded.settings.weights_dir
+        is_segmentation = loaded.settings.task == "segmentation"
     torch = probe("torch", _TORCH_PROBE, fix=_REINSTALL)
     checks = [Check("Python", "ok", platform.python_version()), torch]
     if torch.status == "ok":
         checks += [_cpu(), *_gpus(), *_weights(networks, weights_dir)]
     return (
         *checks,
+        _segmentation(is_needed=is_segmentation),
         probe("Ray", _RAY_PROBE, fix=_REINSTALL),
         *_ray(),
         _memory(),
@@ -132,6 +137,13 @@ def _weights(networks: Iterable[tuple[str, str]], weights_dir: Path | None) -> I
             is_downloaded = weights_dir is None and problem.where == downloads
             fix = f"downloaded on first use; without network access: {problem.fix}" if is_downloaded else problem.fix
             yield Check(name, "warning", f"{problem.what} in {problem.where}", fix)
+
+
+def _segmentation(*, is_needed: bool) -> Check:
+    if missing := missing_packages("segmentation"):
+        fix = "pip install 'xraytune[segmentation]'; only `task: segmentation` needs it"
+        return Check("segmentation", "missing" if is_needed else "warning", f"not installed: {', '.join(missing)}", fix)
+    return Check("segmentation", "ok", " and ".join(f"{name} {version(name)}" for name in PACKAGES["segmentation"]))
 
 
 def _ray() -> Iterator[Check]:

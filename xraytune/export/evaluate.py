@@ -7,18 +7,19 @@ of the model's training or validation set are counted, because they bias the met
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix
 
+from xraytune.config.settings import TaskName
 from xraytune.data.decoding import BrokenImage
-from xraytune.data.index import ImageFile, LabelledImages, content_fingerprint, read_labelled, read_labelled_folder
-from xraytune.data.table import find_table, subgroup_columns
-from xraytune.errors import ArtifactError, ConfigError, DataError, MachineError, Problem
+from xraytune.data.index import ImageFile, read_labelled
+from xraytune.data.table import subgroup_columns
+from xraytune.errors import DataError, Problem
 from xraytune.export.bundle import Bundle, open_bundle
 from xraytune.export.evaluation import (
     Evaluation,
@@ -27,19 +28,16 @@ from xraytune.export.evaluation import (
     require_new_evaluation,
     write_evaluation,
 )
+from xraytune.export.mask_evaluation import MaskEvaluation, evaluate_masks
+from xraytune.export.overlap import overlap_of
 from xraytune.export.predict import predict_images, threshold_of
-from xraytune.files import read_jsonl
 from xraytune.metrics.breakdown import Subgroup, class_breakdown, patient_means, subgroup_metrics
 from xraytune.metrics.classification import METRICS, Floats, classification_metrics, predicted_classes
 from xraytune.metrics.intervals import extension_metrics, patient_bootstrap
 from xraytune.metrics.shift import Shift, class_samples, shift_from_validation
-from xraytune.pipeline.shared_patients import patient_aliases, patients_by_file_name, shared_patients
 from xraytune.records import Progress, ignore_progress
-from xraytune.search.study import StudyFolder
-from xraytune.search.test_access import TEST_ACCESS_FILE, accesses, log_test_access, study_logs
 
 _BOOTSTRAP_SEED = 0
-"""The column of the pneumonia types that Kermany file names state."""
 
 
 def evaluate(
@@ -53,19 +51,19 @@ def evaluate(
     sensitivity: float | None = None,
     replicates: int = 2000,
     on_progress: Progress = ignore_progress,
-) -> Evaluation:
-    """Predict the images of class folders and compare with their classes.
+) -> Evaluation | MaskEvaluation:
+    """Compare a model's predictions with labels: classes for a classifier, masks for a segmenter.
 
     Args:
         model: Model bundle.
-        data: Folder with one subfolder per class, not a data folder with train/ or test/; for a `test/` without its own
-            `patients.csv`, that of the data folder is used. Or a YAML file with `data.table`, of which the test images are
-            used; all images if none are.
-        out: Folder to create, with predictions, tables and a figure (`export/evaluation.py`).
+        data: Folder with one subfolder per class, or with images/ and masks/ for a segmenter; not a data folder with train/
+            or test/. For a `test/` without its own `patients.csv`, that of the data folder is used. Or a data file (YAML),
+            of which the test images are used; all images if there are none.
+        out: Folder to create, with predictions, tables and a figure (`export/evaluation.py`, `mask_evaluation.py`).
         by: Columns of the patient table that define subgroups; `pneumonia` also if Kermany file names state its type.
         skip_broken: Leave out broken images.
         reason: Reason to record in the test-set access log.
-        sensitivity: Use the threshold that reaches this sensitivity on the model's validation images.
+        sensitivity: Use the threshold that reaches this sensitivity on validation images; for classifiers with two classes.
         replicates: Number of bootstrap samples.
         on_progress: Called with progress.
 
@@ -74,12 +72,37 @@ def evaluate(
             threshold for `sensitivity`, or a column of `by` makes no subgroups.
         ArtifactError: The bundle is missing or damaged.
         DataError: The folder or its images are invalid, or a class has no images.
-        MachineError: A metric of another package cannot be loaded.
+        MachineError: A metric of another package cannot be loaded, or the packages of a segmenter are not installed.
     """
     if out is not None:
         require_new_evaluation(out, data)
     bundle = open_bundle(model)
-    threshold, positive = threshold_of(bundle, sensitivity), bundle.positive
+    return _EVALUATE[bundle.record.task](
+        bundle,
+        data,
+        out=out,
+        by=by,
+        threshold=threshold_of(bundle, sensitivity),
+        skip_broken=skip_broken,
+        reason=reason,
+        replicates=replicates,
+        on_progress=on_progress,
+    )
+
+
+def _evaluate_classes(
+    bundle: Bundle,
+    data: Path,
+    *,
+    out: Path | None,
+    by: Sequence[str],
+    threshold: float,
+    skip_broken: bool,
+    reason: str,
+    replicates: int,
+    on_progress: Progress,
+) -> Evaluation:
+    positive = bundle.positive
     found = read_labelled(
         data, bundle.record.class_names, group_regex=bundle.record.group_regex, on_progress=on_progress
     )
@@ -93,13 +116,8 @@ def evaluate(
     sampling = {"replicates": replicates, "seed": _BOOTSTRAP_SEED}
     installed = {name: METRICS.load(name) for name in METRICS.names()}
     further = extension_metrics(installed, labels, probabilities, patients, positive=positive, **sampling)
-    fingerprint = content_fingerprint(images)
-    is_test = fingerprint == bundle.record.test_fingerprint
-    # Logged before any metric can be seen.
-    access_count = _log_access(bundle, fingerprint, reason=reason, image_count=len(scored.files)) if is_test else 0
-    used = set(scored.files)
-    kept = [image for image in images if image.file in used]
-    known_contents, known = _known(bundle, found, kept, is_test=is_test)
+    # Logs access to the test folder, before any metric can be seen.
+    overlap = overlap_of(bundle, found, scored.files, reason=reason)
     intervals = patient_bootstrap(labels, probabilities, patients, positive=positive, threshold=threshold, **sampling)
     breakdown = class_breakdown(labels, probabilities, scored.predicted, patients, **sampling)
 
@@ -110,10 +128,10 @@ def evaluate(
         )
 
     evaluation = Evaluation(
-        model=model,
+        model=bundle.path,
         data=data,
         out=out,
-        positive=bundle.record.positive,
+        positive=bundle.positive_name,
         class_counts=counts,
         patient_count=len(set(patients)),
         threshold=threshold if is_binary else None,
@@ -127,13 +145,9 @@ def evaluate(
         confusion=tuple(map(tuple, confusion_matrix(labels, scored.predicted, labels=range(len(counts))).tolist())),
         patient_level=_patient_level([*counts], scored, positive=positive, threshold=threshold, **sampling),
         subgroups={name: subgroups_of(values) for name, values in columns.items()},
-        known_image_count=sum(image.sha256 in known_contents for image in kept),
-        known_patient_count=len(known),
-        known_patient_image_count=sum(patient in known for patient in patients),
         shift=_shift(bundle, labels, probabilities, patients, threshold),
         broken=broken,
-        opened_test=is_test,
-        test_access=access_count,
+        **asdict(overlap),
     )
     if out is not None:
         write_evaluation(out, evaluation, scored, **sampling)
@@ -205,65 +219,10 @@ def _shift(
         return None
     folder = class_samples(bundle.record.class_names, labels, probabilities[:, bundle.positive], patients)
     validation = {name: one.sample() for name, one in bundle.record.validation.items()}
-    return shift_from_validation(validation, folder, positive=bundle.record.positive, threshold=threshold)
+    return shift_from_validation(validation, folder, positive=bundle.positive_name, threshold=threshold)
 
 
-def _log_access(bundle: Bundle, fingerprint: str, *, reason: str, image_count: int) -> int:
-    """Log access to the test folder, with the model and with its study; return the number of known accesses."""
-    model, study = bundle.path.resolve(), _study_with_test(bundle, fingerprint)
-    log_test_access(
-        model,
-        *(study_logs(study) if study else ()),
-        command="evaluate",
-        fingerprint=fingerprint,
-        reason=reason,
-        image_count=image_count,
-        model=model,
-        model_sha256=bundle.model_sha256,
-        **({"study": study.name} if study else {}),
-    )
-    with_model = [row for row in read_jsonl(model / TEST_ACCESS_FILE) if row["fingerprint"] == fingerprint]
-    return max(len(with_model), len(accesses(study, fingerprint)) if study else 0)
-
-
-def _study_with_test(bundle: Bundle, fingerprint: str) -> Path | None:
-    """Return the bundle's study, if it was not moved and has this test folder."""
-    if bundle.study is None:
-        return None
-    folder = StudyFolder(bundle.study.resolve())
-    is_found = folder.space_path.is_file() and folder.prepared().test_fingerprint == fingerprint
-    return folder.path if is_found else None
-
-
-def _known(
-    bundle: Bundle, found: LabelledImages, images: Sequence[ImageFile], *, is_test: bool
-) -> tuple[set[str], set[str]]:
-    """Return the hashes of the model's training and validation images, and the patients of `images` on them."""
-    own = bundle.prepared().images
-    known_in = partial(shared_patients, images, found.table, group_regex=found.data.split.group_regex)
-    extra, names = _extra_images(bundle, patients_by_file_name([*own, *images]))
-    patients = known_in(extra, aliases=names)
-    if not is_test:  # the search has checked that the sealed test folder shares no patient with training
-        patients |= known_in(own, aliases=_further_names(bundle), owners=patients_by_file_name(own))
-    return {image.sha256 for image in own} | {image.sha256 for image in extra}, patients
-
-
-def _further_names(bundle: Bundle) -> set[str]:
-    """Return the names of the model's patients that only its data folder gives; empty if it can no longer be read."""
-    try:
-        data = bundle.experiment().settings.data
-        return patient_aliases(bundle.prepared().images, find_table(data.path, data.table), bundle.record.group_regex)
-    except (ArtifactError, ConfigError, DataError, OSError):
-        return set()
-
-
-def _extra_images(bundle: Bundle, owners: Mapping[str, str]) -> tuple[tuple[ImageFile, ...], set[str]]:
-    """Return the model's folder of extra images and the names of their patients; empty if it can no longer be read."""
-    try:
-        folder = bundle.experiment().parameters.folder
-        if folder is None:
-            return (), set()
-        images = read_labelled_folder(folder.path, bundle.record.class_names)
-        return images, patient_aliases(images, find_table(folder.path), bundle.record.group_regex, owners)
-    except (ArtifactError, DataError, MachineError, OSError):
-        return (), set()
+_EVALUATE: Mapping[TaskName, Callable[..., Evaluation | MaskEvaluation]] = {
+    "classification": _evaluate_classes,
+    "segmentation": evaluate_masks,
+}

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from xraytune.data.decoding import BrokenImage
 from xraytune.errors import ConfigError, Problem
+from xraytune.export.overlap import Overlap
 from xraytune.export.predict import predictions_csv
 from xraytune.files import csv_table, new_folder, require_new, write_json, write_text
 from xraytune.metrics.breakdown import ClassMetrics, Interval, Subgroup
@@ -78,8 +79,8 @@ class PatientLevel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluation:
-    """The metrics of one model on one folder.
+class Evaluation(Overlap):
+    """The metrics of one model on one folder; further attributes are those of `Overlap`.
 
     Attributes:
         out: The folder with tables and figure; None if none was asked for.
@@ -94,13 +95,7 @@ class Evaluation:
         confusion: Images by true class (rows) and predicted class (columns).
         patient_level: Metrics of patients instead of images.
         subgroups: Exploratory metrics by the values of each requested column.
-        known_image_count: Images that are copies of the model's training or validation images, or of its folder of extra
-            images if that still exists.
-        known_patient_count: Patients of these sets, by the rules of `shared_patients`.
-        known_patient_image_count: Their images, including those of `known_image_count`.
         shift: Differences between these scores and those of the validation images; None with three or more classes.
-        opened_test: Whether this is the sealed test folder of the model's study.
-        test_access: How often that folder has been accessed, including now; 0 for other folders.
     """
 
     model: Path
@@ -120,13 +115,8 @@ class Evaluation:
     confusion: tuple[tuple[int, ...], ...]
     patient_level: PatientLevel
     subgroups: dict[str, tuple[Subgroup, ...]]
-    known_image_count: int
-    known_patient_count: int
-    known_patient_image_count: int
     shift: Shift | None
     broken: tuple[BrokenImage, ...]
-    opened_test: bool
-    test_access: int
 
     def named(self, values: Mapping[str, object]) -> dict[str, Json]:
         """Return values by metric with the class of each sensitivity: `sensitivity (PNEUMONIA)`.

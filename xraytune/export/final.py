@@ -56,11 +56,11 @@ class Scores:
         val_score: On val-A; None if the network was trained on it.
         val_b_score: On val-B; None if the network was trained on it.
         out_of_fold_score: On all images, each scored by a network that has not seen its patient; None without folds.
-        threshold: With two classes, the probability from which an image is positive.
+        threshold: The probability from which an image of two classes is positive, or a pixel belongs to the mask.
         threshold_rule: The images that set it.
         best_epoch: The epoch whose network was kept.
         epochs: Epochs trained.
-        validated: The images that set the threshold. In `keep` val-A and then val-B.
+        validated: The images that the network, or one of the folds, was validated on. In `keep` val-A and then val-B.
     """
 
     val_score: float | None
@@ -145,7 +145,8 @@ def _folds(prepared: Prepared, seed: int) -> dict[str, int]:
     for label, class_name in enumerate(prepared.class_names):
         own = [name for name in ordered if label in labels[name]]
         if len({fold_of[name] for name in own}) < FOLDS:
-            what = f"the {len(own)} patients of {class_name} are too few for {FOLDS} folds"
+            of_class = f" of {class_name}" if len(prepared.class_names) > 1 else ""
+            what = f"the {len(own)} patients{of_class} are too few for {FOLDS} folds"
             raise DataError(Problem(what, "final.validation: all", "use keep or val_a, or add patients"))
     return fold_of
 
@@ -169,7 +170,7 @@ def changes_of(experiment: Experiment, used: Prepared) -> tuple[str, ...]:
         if final.validation == "all":
             images = f"out-of-fold scores of {FOLDS} further trainings"
         changes.append(f"epochs: {fixed_epochs(settings)}, fixed, instead of the best of {most} on val-A")
-        changes.append(f"threshold: from {images}, instead of val-A and val-B")
+        changes += [] if used.has_masks else [f"threshold: from {images}, instead of val-A and val-B"]
     return tuple(changes)
 
 
@@ -217,7 +218,7 @@ def train_with_val_a(experiment: Experiment, prepared: Prepared, work: Work) -> 
         val_b_score=result.val_b_score,
         out_of_fold_score=None,
         threshold=result.threshold,
-        threshold_rule="calibrated_val_a_val_b",
+        threshold_rule=_rule("calibrated_val_a_val_b", prepared),
         best_epoch=result.best_epoch,
         epochs=result.epochs,
         validated=validate(inputs, prepared),
@@ -251,12 +252,16 @@ def train_without_val_a(experiment: Experiment, prepared: Prepared, fits: Sequen
         val_b_score=None if has_folds else value,
         out_of_fold_score=value if has_folds else None,
         threshold=task.threshold(validated.labels, validated.results, positive),
-        threshold_rule="calibrated_out_of_fold" if has_folds else "calibrated_val_b",
+        threshold_rule=_rule("calibrated_out_of_fold" if has_folds else "calibrated_val_b", prepared),
         best_epoch=epochs,
         epochs=epochs,
         validated=validated,
     )
     return _trained(inputs, prepared, records, scores)
+
+
+def _rule(of_classes: ThresholdRule, prepared: Prepared) -> ThresholdRule:
+    return "fixed" if prepared.has_masks else of_classes
 
 
 def _trained(

@@ -1,30 +1,26 @@
-"""Predict the classes of images, and write them to a CSV file with the probability of each class."""
+"""Predict images: their classes, in a CSV file with the probability of each class, or their masks (`segmentation.py`)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from xraytune.compute import compute_like, pin
-from xraytune.cores import cpu_count
+from xraytune.config.settings import TaskName
 from xraytune.data.decoding import BrokenImage
-from xraytune.data.layout import list_images
-from xraytune.data.pixels import broken_images_error, decode_images
-from xraytune.errors import ArtifactError, ConfigError, DataError, Problem
+from xraytune.data.layout import list_images, pair_folders
+from xraytune.errors import ConfigError, DataError, Problem
 from xraytune.export.bundle import Bundle, open_bundle
+from xraytune.export.outputs import map_outputs
+from xraytune.export.segmentation import PredictedMasks, predict_masks
 from xraytune.files import csv_table, require_new, write_text
 from xraytune.metrics.classification import Floats, Labels, predicted_classes
 from xraytune.metrics.threshold import fewest_positives, sensitivity_threshold
-from xraytune.models.inputs import normalise, to_unit
 from xraytune.models.train import predict_probabilities
 from xraytune.records import Progress, ignore_progress
-
-_BATCH_SIZE = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,49 +40,19 @@ def predict_images(
     skip_broken: bool = False,
     on_progress: Progress = ignore_progress,
 ) -> Predictions:
-    """Predict files below `root`, one batch in memory at a time.
-
-    Raises:
-        DataError: Broken images, unless `skip_broken` leaves them out and others remain.
-        ArtifactError: The network's output is not finite.
-    """
-    compute = compute_like(bundle.record.compute, threads=cpu_count())
-    pin(compute)
-    network, form = bundle.classifier(compute), bundle.record.input_format
-    used: list[str] = []
-    broken: list[BrokenImage] = []
-    batch: list[NDArray[np.uint8]] = []
-    rows: list[NDArray[np.float64]] = []
-
-    def predict_batch() -> None:
-        pixels = torch.from_numpy(np.stack(batch)).to(compute.device)
-        inputs = normalise(to_unit(pixels, form), form)
-        rows.append(predict_probabilities(network, [inputs], compute=compute, error=ArtifactError, where=bundle.path))
-        batch.clear()
-
-    decoded = decode_images(
+    """Predict files below `root`; raises what `map_outputs` does."""
+    results, broken = map_outputs(
+        bundle,
         root,
         files,
-        form.image_size_px,
-        workers=cpu_count(),
-        resize=form.resize,
-        on_progress=lambda _, done, total: on_progress("classifying images", done, total),
+        predict_probabilities,
+        lambda file, row: (file, row),
+        title="classifying images",
+        skip_broken=skip_broken,
+        on_progress=on_progress,
     )
-    for file, image in zip(files, decoded, strict=True):
-        if isinstance(image, BrokenImage):
-            broken.append(image)
-        elif skip_broken or not broken:  # after a broken image, the others are only decoded, to list all broken ones
-            used.append(file)
-            batch.append(image)
-            if len(batch) == _BATCH_SIZE:
-                predict_batch()
-    if broken and not skip_broken:
-        raise broken_images_error(broken, root)
-    if not used:
-        raise DataError(Problem(f"all {len(files)} images are broken", root, f"the first one: {broken[0].reason}"))
-    if batch:
-        predict_batch()
-    return Predictions(files=tuple(used), probabilities=np.concatenate(rows), broken=tuple(broken))
+    used, rows = zip(*results, strict=True)
+    return Predictions(files=used, probabilities=np.stack(rows), broken=broken)
 
 
 def predictions_csv(
@@ -122,12 +88,12 @@ def threshold_of(bundle: Bundle, sensitivity: float | None) -> float:
     if not 0 < sensitivity < 1:
         raise ConfigError(Problem("the sensitivity must be above 0 and below 1", where, "give e.g. 0.95"))
     if record.validation is None:
-        raise ConfigError(Problem("a model of more than two classes has no threshold", where, "leave it out"))
-    scores = record.validation[record.positive].scores
+        raise ConfigError(Problem("only classifiers with two classes have a sensitivity", where, "leave it out"))
+    scores = record.validation[bundle.positive_name].scores
     threshold = sensitivity_threshold(np.array(scores), sensitivity)
     if threshold is None:
         needed = fewest_positives(sensitivity)
-        what = f"needs {needed} validation scores of {record.positive}, but the model has {len(scores)}"
+        what = f"needs {needed} validation scores of {bundle.positive_name}, but the model has {len(scores)}"
         raise ConfigError(Problem(what, where, f"give a lower sensitivity, or {fix}"))
     return threshold
 
@@ -159,28 +125,47 @@ def predict(
     skip_broken: bool = False,
     sensitivity: float | None = None,
     on_progress: Progress = ignore_progress,
-) -> Predicted:
-    """Write a CSV file with the columns `file`, `probability_CLASS` for each class, and `predicted`.
+) -> Predicted | PredictedMasks:
+    """Predict classes, written to a CSV file (`file`, `probability_CLASS` for each class, `predicted`), or masks.
 
     Args:
         model: Model bundle.
         images: One image, or a folder with images at any depth; `file` is relative to it, sorted.
-        out: CSV file to write.
+        out: CSV file to write, or for a segmenter the folder to create (`export/segmentation.py`).
         skip_broken: Leave out broken images.
-        sensitivity: Use the threshold that reaches this sensitivity on the model's validation images.
+        sensitivity: Use the threshold that reaches this sensitivity on validation images; for classifiers with two classes.
         on_progress: Called with progress.
 
     Raises:
         ConfigError: `out` exists, or there is no threshold for `sensitivity`.
         ArtifactError: The bundle is missing or damaged.
-        DataError: There are no images, or broken ones.
+        DataError: There are no images, or broken ones, or the folder contains pairs.
+        MachineError: The packages of a segmenter are not installed.
     """
     require_new(out)
     bundle = open_bundle(model)
     threshold = threshold_of(bundle, sensitivity)
+    if len(pairs := pair_folders(images)) == 2:
+        what = "this is a folder of pairs, and masks are not X-rays"
+        raise DataError(Problem(what, images, f"give only its images: {pairs['images']}"))
     root, files = images.parent, [images.name]
     if not images.is_file():
         root, files = images, [file.relative_to(images).as_posix() for file in list_images(images)]
+    return _PREDICT[bundle.record.task](
+        bundle, root, files, out, threshold=threshold, skip_broken=skip_broken, on_progress=on_progress
+    )
+
+
+def _predict_classes(
+    bundle: Bundle,
+    root: Path,
+    files: Sequence[str],
+    out: Path,
+    *,
+    threshold: float,
+    skip_broken: bool,
+    on_progress: Progress,
+) -> Predicted:
     predictions = predict_images(bundle, root, files, skip_broken=skip_broken, on_progress=on_progress)
     names, positive = bundle.record.class_names, bundle.positive
     is_binary = len(names) == 2
@@ -195,3 +180,9 @@ def predict(
         threshold=threshold if is_binary else None,
         broken=predictions.broken,
     )
+
+
+_PREDICT: Mapping[TaskName, Callable[..., Predicted | PredictedMasks]] = {
+    "classification": _predict_classes,
+    "segmentation": predict_masks,
+}

@@ -31,7 +31,7 @@ from xraytune.search.study import StudyFolder
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayedEpoch:
-    """One epoch, 1-based. AUROCs are None if there was no such epoch; `is_identical` compares all values but seconds."""
+    """One epoch, 1-based. Scores are None if there was no such epoch; `is_identical` compares all values but seconds."""
 
     epoch: int
     recorded_val_score: float | None
@@ -44,15 +44,17 @@ class Replay:
     """A recorded trial compared with its replay.
 
     Attributes:
+        metric: Of its scores: AUROC or Dice.
         status: How the trial ended; None if it is running or was interrupted.
         epochs: All recorded or replayed epochs.
-        recorded_val_b_score: AUROC on val-B of a completed trial.
+        recorded_val_b_score: Score on val-B of a completed trial.
         recorded_failure: Reason of a failed trial.
         replayed_failure: Reason of the failure now; empty if it did not fail.
     """
 
     study: Path
     trial: int
+    metric: str
     status: str | None
     epochs: tuple[ReplayedEpoch, ...]
     recorded_val_b_score: float | None
@@ -151,6 +153,7 @@ def replay(
     return Replay(
         study=study,
         trial=trial,
+        metric=space.settings.metric,
         status=status,
         epochs=tuple(
             ReplayedEpoch(

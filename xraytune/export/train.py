@@ -20,11 +20,11 @@ from xraytune.compute import choose_compute, gpu_count, gpu_share, pin
 from xraytune.config.checks import require_no_plateau
 from xraytune.config.load import load_space
 from xraytune.config.settings import Experiment, Settings, extensions_of
-from xraytune.config.space import Space
+from xraytune.config.space import Space, require_extensions
 from xraytune.cores import cpu_count
 from xraytune.data.pixels import stored_files
 from xraytune.errors import ArtifactError, Problem
-from xraytune.export.bundle import TrainedOn, write_bundle
+from xraytune.export.bundle import NETWORK_PACKAGES, TrainedOn, write_bundle
 from xraytune.export.card import write_card
 from xraytune.export.final import (
     Fit,
@@ -69,19 +69,21 @@ class Trained:
         validation_images: Their number.
         validation_patients: Their patients.
         trained_on: The training images, of how many, and what differs from the exported trial.
-        val_score: AUROC on val-A; None if the model was trained on it.
-        val_b_score: AUROC on val-B; None if the model was trained on it.
-        out_of_fold_score: AUROC of networks trained like this one, each on patients that it had not seen; None
+        metric: Name of the scores, AUROC or Dice.
+        val_score: On val-A; None if the model was trained on it.
+        val_b_score: On val-B; None if the model was trained on it.
+        out_of_fold_score: Of networks trained like this one, each on patients that it had not seen; None
             without folds.
         best_epoch: The epoch whose network was kept.
         seconds: Wall time of this run.
-        equals_trial: Whether both AUROCs are those of the exported trial, to the bit; None if its study is missing or has no
-            such AUROCs, or if images or settings differ.
+        equals_trial: Whether both scores are those of the exported trial, to the bit; None if its study is missing or has no
+            such scores, or if images or settings differ.
     """
 
     path: Path
     arm: str
     trained_on: TrainedOn
+    metric: str
     val_score: float | None
     val_b_score: float | None
     out_of_fold_score: float | None
@@ -137,6 +139,7 @@ def train(
     space = load_space(config, overrides, data=data, weights_dir=weights_dir)
     for text in space.notes:
         note(text)
+    require_extensions(space)
     experiment = space.experiment()
     settings, parameters = experiment.settings, experiment.parameters
     validation = settings.final.validation if settings.final else "keep"
@@ -173,8 +176,7 @@ def train(
     grids: list[Path] = []
 
     def show_samples(of: Prepared) -> None:
-        assert parameters.gan is not None, "called only for a GAN"
-        grids.append(save_gan_grid(parameters.gan, of, work_folder / "samples", compute=compute, cache=cache))
+        grids.append(save_gan_grid(experiment, of, work_folder / "samples", compute=compute, cache=cache))
         note(f"the GAN is trained; its images beside real ones: {grids[-1]} (later {out / SAMPLES})")
 
     work = Work(
@@ -209,6 +211,7 @@ def train(
         path=out,
         arm=parameters.arm,
         trained_on=trained_on,
+        metric=task_of(settings).metric,
         val_score=scores.val_score,
         val_b_score=scores.val_b_score,
         out_of_fold_score=scores.out_of_fold_score,
@@ -308,7 +311,7 @@ def _compute(settings: Settings, study: StudyFolder | None, note: Callable[[str]
 
 
 def _recorded(settings: Settings, study: StudyFolder) -> tuple[float, float] | None:
-    """Return the AUROCs of the exported trial on val-A and val-B; None if ASHA stopped it and `confirm` completed it."""
+    """Return the scores of the exported trial on val-A and val-B; None if ASHA stopped it and `confirm` completed it."""
     assert settings.exported_from is not None, "there is a study"
     trial = settings.exported_from.trial
     with damage_explained(study.rows_path):
@@ -326,7 +329,7 @@ def _work_folder(
         "images": prepared.fingerprint,
         "contents": contents,
         "compute": asdict(compute),
-        "releases": releases("torch", "torchvision"),
+        "releases": releases(*NETWORK_PACKAGES[space.settings.task]),
         "extensions": extensions_of(parameters.backbone, parameters.source),
     }
     return artifact_path(cache, TRAIN_STAGE, inputs)

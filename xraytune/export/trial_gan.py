@@ -12,8 +12,9 @@ from xraytune.errors import ArtifactError, ConfigError, Problem, join_names
 from xraytune.files import require_new
 from xraytune.pipeline.artifacts import artifact_path, is_intact
 from xraytune.pipeline.gan_folder import GanSample, fill_gan_folder, gan_sample
+from xraytune.pipeline.labeller import trained_labeller
 from xraytune.pipeline.prepare import Prepared
-from xraytune.pipeline.synthesize import GAN_STAGE, gan_inputs, network_labels
+from xraytune.pipeline.synthesize import GAN_STAGE, gan_inputs, network_labels, typical_masks
 from xraytune.records import Compute, Progress, ignore_progress
 from xraytune.search.study import StudyFolder
 
@@ -46,7 +47,8 @@ def sample_trial_gan(
     """
     require_new(out)
     folder = StudyFolder(study.resolve())
-    gan = folder.experiment(trial).parameters.gan
+    experiment = folder.experiment(trial)
+    gan = experiment.parameters.gan
     if gan is None:
         raise ConfigError(Problem(f"trial {trial} has no GAN", study, _other_trials(folder)))
     cache = (cache or folder.default_cache).resolve()
@@ -54,9 +56,12 @@ def sample_trial_gan(
     for release in reversed(folder.releases()):
         networks = _networks(gan, prepared, compute, cache, torch=release["torch"])
         if all(map(is_intact, networks.values())):
-            with TemporaryDirectory() as kept:
-                fill_gan_folder(Path(kept), networks, gan, prepared, compute, torch=release["torch"])
-                return gan_sample(Path(kept), count=count, out=out, class_name=class_name, on_progress=on_progress)
+            typical = typical_masks(gan, prepared, cache)
+            labeller = trained_labeller(experiment, prepared, compute=compute, cache=cache, on_progress=on_progress)
+            with TemporaryDirectory() as name:
+                kept, torch = Path(name), release["torch"]
+                fill_gan_folder(kept, networks, gan, prepared, compute, typical=typical, labeller=labeller, torch=torch)
+                return gan_sample(kept, count=count, out=out, class_name=class_name, on_progress=on_progress)
     fix = f"wait until the search has trained it, or train it again: xraytune replay {study} {trial}"
     raise ArtifactError(Problem(f"the GAN of trial {trial} is not in the cache", cache, fix))
 

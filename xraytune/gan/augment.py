@@ -4,6 +4,7 @@ The changes are differentiable: gradients reach the generator through them.
 
 Source: Zhao et al. 2020, "Differentiable Augmentation for Data-Efficient GAN Training" (arXiv:2006.10738), policy
 "color,translation,cutout" without saturation, which grey images do not have.
+Translation and cutout apply to an image and its mask alike; brightness and contrast do not apply to masks.
 """
 
 from __future__ import annotations
@@ -47,13 +48,14 @@ def diff_augment(images: Tensor, augmentation: Augmentation) -> Tensor:
     """Change each image on its own.
 
     Args:
-        images: float32 [B, 1, S, S] in [-1, 1]. Pixels that are shifted in or cut out become 0, middle grey.
+        images: float32 [B, C, S, S] in [-1, 1]: the image and, with C = 2, its mask. Pixels that are shifted in or cut out
+            become 0, middle grey.
         augmentation: Drawn for B images of side S.
 
     Returns:
-        float32 [B, 1, S, S], not clipped to [-1, 1].
+        float32 [B, C, S, S], not clipped to [-1, 1].
     """
-    images = _change_color(images, *augmentation.color)
+    images = torch.cat([_change_color(images[:, :1], *augmentation.color), images[:, 1:]], dim=1)
     return _cut_out(_translate(images, augmentation.translation), augmentation.cutout)
 
 
@@ -67,9 +69,9 @@ def _change_color(images: Tensor, brightness: Tensor, contrast: Tensor) -> Tenso
 def _translate(images: Tensor, shifts: Tensor) -> Tensor:
     """Shift by products with 0-1 matrices: exact, and deterministic in the backward pass, where a gather would scatter."""
     index = torch.arange(images.shape[-1], device=images.device)
-    down, right = (index[:, None] - index[None, :] == shifts).to(images.dtype)
-    shifted: Tensor = down @ images[:, 0] @ right.transpose(1, 2)
-    return shifted[:, None]
+    down, right = (index[:, None] - index[None, :] == shifts)[:, :, None].to(images.dtype)
+    shifted: Tensor = down @ images @ right.transpose(2, 3)
+    return shifted
 
 
 def _cut_out(images: Tensor, centres: Tensor) -> Tensor:

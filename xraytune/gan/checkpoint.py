@@ -28,8 +28,8 @@ from xraytune.seeding import derive_seed
 from xraytune.tensors import UNREADABLE, load_content, save_content, save_state
 
 CHECKPOINT_NAME = "checkpoint.pt"
-_NOT_OF_TRAINING = {"allow_memorised"}
-"""Settings of the use of the images, which do not change the GAN."""
+USE_SETTINGS = {"allow_memorised", "mask_from"}
+"""Settings of how images are used. Apart from the number of channels, they do not change the GAN."""
 _MAX_CLASSES = 1000
 """Limits the memory that a damaged file can ask for."""
 _logger = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ class TrainingState:
 
     settings: GanSettings
     class_count: int
+    channels: int
     generator: Generator
     discriminator: Discriminator
     ema_generator: Generator
@@ -58,11 +59,12 @@ class TrainingState:
         return {name: getattr(self, name) for name in names}
 
 
-def new_training(settings: GanSettings, class_count: int, compute: Compute) -> TrainingState:
+def new_training(settings: GanSettings, class_count: int, compute: Compute, channels: int = 1) -> TrainingState:
     """Initialise both networks from `settings.seed`, on the device."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(settings.seed, "gan", "initial weights"))
-        generator, discriminator = Generator(settings, class_count), Discriminator(settings, class_count)
+        generator = Generator(settings, class_count, channels)
+        discriminator = Discriminator(settings, class_count, channels)
     for network in (generator, discriminator):
         network.to(device=compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     # A CUDA graph (gan/step.py) needs the optimizer's step count on the GPU.
@@ -70,6 +72,7 @@ def new_training(settings: GanSettings, class_count: int, compute: Compute) -> T
     return TrainingState(
         settings=settings,
         class_count=class_count,
+        channels=channels,
         generator=generator,
         discriminator=discriminator,
         ema_generator=copy.deepcopy(generator).eval().requires_grad_(False),
@@ -82,8 +85,9 @@ def save_checkpoint(training: TrainingState, images_digest: str, folder: Path) -
     """Write the checkpoint of `folder`, replacing the one before atomically."""
     content = {
         "identity": _identity(training, images_digest),
-        "settings": training.settings.model_dump_json(exclude=_NOT_OF_TRAINING),
+        "settings": training.settings.model_dump_json(exclude=USE_SETTINGS),
         "class_count": training.class_count,
+        "channels": training.channels,
         "step": training.step,
         **{name: part.state_dict() for name, part in training.parts().items()},
     }
@@ -106,6 +110,9 @@ def resume(training: TrainingState, images_digest: str, folder: Path) -> None:
         _logger.warning("%s; training starts from scratch", error)
         return
     fix = "use another folder, or remove this file"
+    if content["channels"] != training.channels:
+        what = f"this GAN generates {_product(content['channels'])}, not {_product(training.channels)}"
+        raise ConfigError(Problem(what, path, fix))
     if content["identity"] != _identity(training, images_digest):
         raise ConfigError(Problem("this GAN was trained with other settings or other images", path, fix))
     if content["step"] > training.settings.steps:
@@ -122,7 +129,7 @@ def checkpoint_generator(path: Path) -> Generator:
     """Load the EMA generator of a checkpoint, in evaluation mode, on the CPU."""
     content = _read_checkpoint(path)
     try:
-        return _load(content["settings"], content["class_count"], content["ema_generator"])
+        return _load(content["settings"], content["class_count"], content["channels"], content["ema_generator"])
     except UNREADABLE as error:
         raise ArtifactError(Problem("this checkpoint holds another network", path, "train the GAN again")) from error
 
@@ -134,8 +141,9 @@ def checkpoint_step(path: Path) -> int:
 
 def save_generator(generator: Generator, path: Path) -> None:
     """Write a generator as safetensors; the metadata has what `load_generator` needs to build it."""
-    settings = generator.settings.model_dump_json(exclude=_NOT_OF_TRAINING)
-    save_state(generator, path, {"settings": settings, "class_count": str(generator.class_count)})
+    settings = generator.settings.model_dump_json(exclude=USE_SETTINGS)
+    counts = {"class_count": str(generator.class_count), "channels": str(generator.channels)}
+    save_state(generator, path, {"settings": settings, **counts})
 
 
 def load_generator(path: Path) -> Generator:
@@ -145,16 +153,16 @@ def load_generator(path: Path) -> Generator:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()
             weights = {name: file.get_tensor(name) for name in file.keys()}
-        return _load(metadata["settings"], int(metadata["class_count"]), weights)
+        return _load(metadata["settings"], int(metadata["class_count"]), int(metadata["channels"]), weights)
     except UNREADABLE as error:
         raise ArtifactError(Problem("cannot read this generator", path, "train the GAN again")) from error
 
 
-def _load(settings: str, class_count: int, weights: dict[str, Tensor]) -> Generator:
-    if not 1 <= class_count <= _MAX_CLASSES:
-        raise ValueError(f"{class_count} classes")
+def _load(settings: str, class_count: int, channels: int, weights: dict[str, Tensor]) -> Generator:
+    if not 1 <= class_count <= _MAX_CLASSES or channels not in (1, 2):
+        raise ValueError(f"{class_count} classes, {channels} channels")
     with torch.random.fork_rng(devices=[]):
-        generator = Generator(GanSettings.model_validate_json(settings), class_count)
+        generator = Generator(GanSettings.model_validate_json(settings), class_count, channels)
     generator.load_state_dict(weights)
     return generator.eval().requires_grad_(False)
 
@@ -162,14 +170,19 @@ def _load(settings: str, class_count: int, weights: dict[str, Tensor]) -> Genera
 def _read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         content = load_content(path)
-        if not isinstance(content["identity"], str) or not isinstance(content["step"], int):
+        kinds = {"identity": str, "step": int, "channels": int}
+        if not all(isinstance(content[name], kind) for name, kind in kinds.items()):
             raise TypeError("not a checkpoint of a GAN")
     except UNREADABLE as error:
         raise ArtifactError(Problem("cannot read this checkpoint", path)) from error
     return content
 
 
+def _product(channels: int) -> str:
+    return "images without masks" if channels == 1 else "images with masks"
+
+
 def _identity(training: TrainingState, images_digest: str) -> str:
     """Return all that determines the weights after a given number of steps; so a longer run continues a shorter one."""
-    settings = training.settings.model_dump(mode="json", exclude={"steps", *_NOT_OF_TRAINING})
+    settings = training.settings.model_dump(mode="json", exclude={"steps", *USE_SETTINGS})
     return json.dumps([settings, training.class_count, images_digest])

@@ -2,6 +2,7 @@
 
 Each convolution halves or doubles the side and doubles or halves the feature maps, so `image_size` and `width` define both
 networks. With one class and `spectral_norm: false` they are those of PyTorch's DCGAN tutorial, with one colour channel.
+A GAN of pairs has two channels: the image, and its mask with -1 outside and 1 inside.
 
 Sources: Radford et al. 2016, DCGAN (arXiv:1511.06434); Miyato et al. 2018, spectral normalisation (arXiv:1802.05957);
 Miyato & Koyama 2018, projection discriminator (arXiv:1802.05637).
@@ -25,23 +26,24 @@ _EMA_WARM_UP = 0.05
 
 
 class Generator(nn.Module):
-    """Map z [B, z_dim] and labels [B] int64 to images, float [B, 1, S, S] in [-1, 1].
+    """Map z [B, z_dim] and labels [B] int64 to images, float [B, channels, S, S] in [-1, 1].
 
     The class enters by conditional batch norm only. Concatenated to z, it would dominate z: within a class, all
     images would look the same. With one class, labels are ignored.
     """
 
-    def __init__(self, settings: GanSettings, class_count: int) -> None:
+    def __init__(self, settings: GanSettings, class_count: int, channels: int = 1) -> None:
         super().__init__()
         self.settings = settings
         self.class_count = class_count
+        self.channels = channels
         widths = _widths(settings)[::-1]
         self.stem = nn.ConvTranspose2d(settings.z_dim, widths[0], _STEM_PX, bias=False)
         self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in widths)
         self.class_affines = nn.ModuleList(ClassAffine(width, class_count) for width in widths if class_count > 1)
         self.upsamples = nn.ModuleList(
             nn.ConvTranspose2d(width, next_width, kernel_size=4, stride=2, padding=1, bias=False)
-            for width, next_width in pairwise([*widths, 1])
+            for width, next_width in pairwise([*widths, channels])
         )
         self.apply(_init_weights)
 
@@ -77,19 +79,19 @@ class ClassAffine(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Map images, float [B, 1, S, S] in [-1, 1], and labels [B] int64 to logits [B], high for real images.
+    """Map images, float [B, channels, S, S] in [-1, 1], and labels [B] int64 to logits [B], high for real images.
 
     With several classes, a projection adds the inner product of a class embedding and the summed last features.
     """
 
-    def __init__(self, settings: GanSettings, class_count: int) -> None:
+    def __init__(self, settings: GanSettings, class_count: int, channels: int = 1) -> None:
         super().__init__()
         widths = _widths(settings)
         # Batch norm would break the Lipschitz bound of spectral norm, so it is one or the other.
         norm = nn.Identity if settings.spectral_norm else nn.BatchNorm2d
         has_bias = settings.spectral_norm
         layers: list[nn.Module] = []
-        for level, (width, next_width) in enumerate(pairwise([1, *widths])):
+        for level, (width, next_width) in enumerate(pairwise([channels, *widths])):
             layers.append(nn.Conv2d(width, next_width, kernel_size=4, stride=2, padding=1, bias=has_bias))
             if level > 0:
                 layers.append(norm(next_width))
@@ -106,7 +108,7 @@ class Discriminator(nn.Module):
                     spectral_norm(module)
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Compute the logits of images [B, 1, S, S] with labels [B]."""
+        """Compute the logits of images [B, channels, S, S] with labels [B]."""
         features: Tensor = self.features(images)
         logits: Tensor = self.head(features).flatten()
         if self.class_embedding is not None:

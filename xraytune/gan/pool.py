@@ -1,36 +1,97 @@
-"""Sampling from a generator, in numbered blocks of 256 images, and image grids.
+"""Sampling from a generator, in numbered blocks of 256 images, with masks in segmentation.
 
-A block depends only on the pool's seed, its class and its number. So a larger pool starts with the images of a smaller
-one, and half the synthetic ratio is the first half of the images.
+A block depends only on the generator, the pool's seed, its class and its number. So a larger pool starts with the images of
+a smaller one, and half the synthetic ratio is the first half of the images. Pairs with implausible masks are
+replaced by pairs from further rounds, each with its own random numbers.
 """
 
 from __future__ import annotations
 
-from io import BytesIO
+from collections.abc import Callable
+from itertools import count as count_from
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from xraytune.compute import autocast
+from xraytune.errors import Problem, TrialError
+from xraytune.gan.masks import MaskRange, binarise
 from xraytune.gan.networks import Generator
 from xraytune.records import Compute
 from xraytune.seeding import derive_seed
 
 BLOCK = 256
-_GAP_PX = 2
+MIN_PLAUSIBLE = 0.25
+"""Smallest permitted share of plausible masks in the first round of a block."""
+Pixels: TypeAlias = NDArray[np.uint8]
 
 
-def sample_block(generator: Generator, label: int, block: int, *, seed: int, compute: Compute) -> NDArray[np.uint8]:
-    """Sample block number `block` (from 0) of class `label`, uint8 [256, S, S].
+class Images(NamedTuple):
+    """Images, uint8 [n, S, S], and their masks, uint8 [n, S, S] with 0 and 255; None without masks."""
 
-    The generator is on `compute.device` and in evaluation mode, so that images do not depend on each other. The label also
-    seeds the noise, so two unconditional generators give different images.
+    pixels: Pixels
+    masks: Pixels | None
+
+
+def draw_block(
+    generator: Generator,
+    label: int,
+    block: int,
+    *,
+    seed: int,
+    compute: Compute,
+    typical: MaskRange | None = None,
+    segment: Callable[[Pixels], Pixels] | None = None,
+) -> Images:
+    """Draw block number `block` (from 0) of class `label`: 256 images, with plausible masks if `typical` is given.
+
+    Args:
+        generator: On `compute.device` and in evaluation mode, so that images do not depend on each other.
+        label: Also seeds the noise, so two unconditional generators give different images.
+        block: Its number.
+        seed: Seed of the pool.
+        compute: The device.
+        typical: The ranges of the training masks; None without masks.
+        segment: Predicts masks, [n, S, S] of 0 and 255, for images; None: the generator generates them.
+
+    Raises:
+        TrialError: Too few masks of the first round are plausible.
     """
+    kept: list[Images] = []
+    for round_number in count_from():
+        images = sample_block(generator, label, block, seed=seed, compute=compute, round_number=round_number)
+        if typical is None:
+            return images
+        masks = images.masks if segment is None else segment(images.pixels)
+        assert masks is not None, "they come from the generator or a segmenter"
+        has_area, has_parts = typical.checks(masks)
+        good = has_area & has_parts
+        if round_number == 0 and good.mean() < MIN_PLAUSIBLE:
+            what = (
+                f"only {good.sum()} of the GAN's first {BLOCK} masks are plausible, fewer than {100 * MIN_PLAUSIBLE:.0f} %: "
+                f"{(~has_area).sum()} have an area, and {(~has_parts).sum()} a number of components, outside the range of "
+                f"the training masks ({typical})"
+            )
+            instead = "" if segment else ", or set gan.mask_from: segmenter"
+            raise TrialError(Problem(what, fix=f"train more steps (gan.steps){instead}"))
+        kept.append(Images(images.pixels[good], masks[good]))
+        if sum(len(one.pixels) for one in kept) >= BLOCK:
+            break
+    pixels, masks = (np.concatenate(planes)[:BLOCK] for planes in zip(*kept, strict=True))
+    return Images(pixels, masks)
+
+
+def sample_block(
+    generator: Generator, label: int, block: int, *, seed: int, compute: Compute, round_number: int = 0
+) -> Images:
+    """Sample 256 images for a block, in the given round; see `draw_block`."""
     labels = torch.full((BLOCK,), label, device=compute.device)
-    return generate(generator, draw_noise(generator, BLOCK, derive_seed(seed, "pool", label, block)), labels, compute)
+    redrawn = ("round", round_number) if round_number else ()
+    z = draw_noise(generator, BLOCK, derive_seed(seed, "pool", label, block, *redrawn))
+    return generate(generator, z, labels, compute)
 
 
 def draw_noise(generator: Generator, count: int, seed: int) -> Tensor:
@@ -39,25 +100,9 @@ def draw_noise(generator: Generator, count: int, seed: int) -> Tensor:
 
 
 @torch.inference_mode()
-def generate(generator: Generator, z: Tensor, labels: Tensor, compute: Compute) -> NDArray[np.uint8]:
-    """Generate images from z [n, z_dim] and labels [n], as uint8 [n, S, S]."""
+def generate(generator: Generator, z: Tensor, labels: Tensor, compute: Compute) -> Images:
+    """Generate images from z [n, z_dim] and labels [n]; with two channels, the second one becomes their masks."""
     with autocast(compute):
-        images = generator(z.to(compute.device), labels.to(compute.device))
-    pixels = ((images[:, 0].float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    return np.asarray(pixels.cpu().numpy())
-
-
-def image_grid(images: NDArray[np.uint8], columns: int) -> Image.Image:
-    """Arrange images [n, S, S] in rows of `columns` on white; the last row may be short."""
-    gap = (_GAP_PX, 0)
-    cells = np.pad(images, ((0, -len(images) % columns), gap, gap), constant_values=255)
-    _, height, width = cells.shape
-    sheet = cells.reshape(-1, columns, height, width).swapaxes(1, 2).reshape(-1, columns * width)
-    return Image.fromarray(np.pad(sheet, (0, _GAP_PX), constant_values=255))
-
-
-def png_bytes(image: Image.Image) -> bytes:
-    """Encode an image as PNG."""
-    stream = BytesIO()
-    image.save(stream, format="PNG")
-    return stream.getvalue()
+        outputs = generator(z.to(compute.device), labels.to(compute.device))
+    planes = ((outputs.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+    return Images(planes[:, 0], binarise(planes[:, 1]) if generator.channels == 2 else None)

@@ -29,7 +29,7 @@ LossName: TypeAlias = Literal["bce", "non_saturating", "hinge"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RealImages:
-    """Training images on the device: uint8 [N, S, S], labels int64 [N], and sampling weights float32 [N]."""
+    """Training images on the device: uint8 [N, C, S, S], labels int64 [N], and sampling weights float32 [N]."""
 
     images: Tensor
     labels: Tensor
@@ -76,11 +76,11 @@ def generator_loss(name: LossName, fake_logits: Tensor) -> Tensor:
     return -fake_logits.mean() if name == "hinge" else F.softplus(-fake_logits).mean()
 
 
-def real_images(pixels: NDArray[np.uint8], labels: NDArray[np.int64], compute: Compute) -> RealImages:
-    """Copy images [N, S, S] to the device; weights make all classes equally frequent, so that rare ones are learned too."""
+def real_images(planes: NDArray[np.uint8], labels: NDArray[np.int64], compute: Compute) -> RealImages:
+    """Copy images [N, C, S, S] to the device; weights make all classes equally frequent, so that rare ones are learned."""
     weights = 1 / np.bincount(labels)[labels]
     return RealImages(
-        images=torch.from_numpy(pixels).to(compute.device),
+        images=torch.from_numpy(planes).to(compute.device),
         labels=torch.tensor(labels, device=compute.device),
         weights=torch.from_numpy(weights.astype(np.float32)).to(compute.device),
     )
@@ -111,7 +111,7 @@ def draw_step(training: TrainingState, real: RealImages, compute: Compute) -> St
 def train_step(training: TrainingState, real: RealImages, compute: Compute, draws: StepDraws) -> Tensor:
     """Update discriminator, generator and EMA generator once; return [g_loss, d_loss], float32 [2] on the device."""
     settings = training.settings
-    images, labels = real.images[draws.rows][:, None].float() / 127.5 - 1, real.labels[draws.rows]
+    images, labels = real.images[draws.rows].float() / 127.5 - 1, real.labels[draws.rows]
     for_real, for_fake_d, for_fake_g = map(Augmentation, draws.color, draws.translation, draws.cutout)
 
     def discriminate(images: Tensor, augmentation: Augmentation) -> Tensor:

@@ -23,7 +23,9 @@ from xraytune.config.settings import GanSettings
 from xraytune.errors import Problem, TrialError
 from xraytune.files import write_bytes
 from xraytune.gan.checkpoint import TrainingState, new_training, resume, save_checkpoint
-from xraytune.gan.pool import draw_noise, generate, image_grid, png_bytes
+from xraytune.gan.grids import image_grid, png_bytes, with_outlines, write_progress
+from xraytune.gan.masks import binarise
+from xraytune.gan.pool import Images, draw_noise, generate
 from xraytune.gan.step import Step, draw_step, real_images, train_step, with_cuda_graph
 from xraytune.records import Compute
 from xraytune.seeding import derive_seed, numpy_generator
@@ -49,6 +51,7 @@ def train_gan(
     labels: NDArray[np.int64],
     class_count: int,
     *,
+    masks: NDArray[np.uint8] | None = None,
     compute: Compute,
     checkpoint_dir: Path,
     grid_dir: Path | None = None,
@@ -63,24 +66,26 @@ def train_gan(
         pixels: uint8 [N, h, w], possibly a memory map; resized to `image_size` once.
         labels: int64 [N] in [0, class_count), each class at least once. All classes are drawn equally often.
         class_count: 1 for an unconditional GAN.
+        masks: uint8 [N, h, w] with 0 and 255, to train a GAN of pairs.
         compute: Its thread count is already set.
         checkpoint_dir: In the end, holds the checkpoint of the last step.
-        grid_dir: For `real.png`, `step_000500.png` ...: grids from fixed noise, classes in bands of rows.
+        grid_dir: For `real.png`, `step_000500.png` ...: grids from fixed noise, classes in bands of rows, masks as outlines;
+            at the end also `progress.gif`.
         report_every_steps: The training waits for the device only at reports.
         checkpoint_every_steps: Rounded up to the next report.
         grid_every_steps: Rounded up to the next report.
 
     Raises:
-        ConfigError: The checkpoint has other settings, other images or more steps.
+        ConfigError: The checkpoint has other settings, other images, masks or none, or more steps.
         TrialError: A loss or a weight is not finite.
     """
-    pixels = resize_pixels(pixels, settings.image_size)
-    digest = hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()
-    training = new_training(settings, class_count, compute)
+    planes = resize_planes(pixels, masks, settings.image_size)
+    digest = hashlib.sha256(planes.tobytes() + labels.tobytes()).hexdigest()
+    training = new_training(settings, class_count, compute, planes.shape[1])
     resume(training, digest, checkpoint_dir)
     if grid_dir is not None:
-        _save_real_grid(pixels, labels, class_count, settings.seed, grid_dir)
-    real = real_images(pixels, labels, compute)
+        _save_real_grid(planes, labels, class_count, settings.seed, grid_dir)
+    real = real_images(planes, labels, compute)
     step: Step = partial(train_step, training, real, compute)
     if compute.device == "cuda":
         step = with_cuda_graph(step)
@@ -99,6 +104,16 @@ def train_gan(
         if _is_due(first, training, checkpoint_every_steps):
             save_checkpoint(training, digest, checkpoint_dir)
         yield GanProgress(step=training.step, steps=settings.steps, g_loss=g_loss, d_loss=d_loss)
+    if grid_dir is not None:
+        write_progress(grid_dir)
+
+
+def resize_planes(pixels: NDArray[np.uint8], masks: NDArray[np.uint8] | None, size_px: int) -> NDArray[np.uint8]:
+    """Resize images [N, h, w] and their masks, if any, to uint8 [N, C, size_px, size_px]; masks stay 0 and 255."""
+    planes = [resize_pixels(pixels, size_px)]
+    if masks is not None:
+        planes.append(binarise(resize_pixels(masks, size_px)))
+    return np.stack(planes, axis=1)
 
 
 def resize_pixels(pixels: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:
@@ -127,16 +142,20 @@ def _is_due(first: int, training: TrainingState, every_steps: int) -> bool:
 def _save_sample_grid(training: TrainingState, compute: Compute, folder: Path) -> None:
     labels = torch.from_numpy(_grid_labels(training.class_count))
     z = draw_noise(training.ema_generator, len(labels), derive_seed(training.settings.seed, "gan", "grid"))
-    grid = image_grid(generate(training.ema_generator, z, labels, compute), _GRID_COLUMNS)
-    write_bytes(folder / f"step_{training.step:06d}.png", png_bytes(grid))
+    _save_grid(generate(training.ema_generator, z, labels, compute), folder / f"step_{training.step:06d}.png")
 
 
 def _save_real_grid(
-    pixels: NDArray[np.uint8], labels: NDArray[np.int64], class_count: int, seed: int, folder: Path
+    planes: NDArray[np.uint8], labels: NDArray[np.int64], class_count: int, seed: int, folder: Path
 ) -> None:
     random = numpy_generator(seed, "gan", "grid")
     rows = [random.choice(np.flatnonzero(labels == label)) for label in _grid_labels(class_count)]
-    write_bytes(folder / "real.png", png_bytes(image_grid(pixels[rows], _GRID_COLUMNS)))
+    shown = planes[rows]
+    _save_grid(Images(shown[:, 0], shown[:, 1] if shown.shape[1] == 2 else None), folder / "real.png")
+
+
+def _save_grid(images: Images, file: Path) -> None:
+    write_bytes(file, png_bytes(image_grid(with_outlines(*images), _GRID_COLUMNS)))
 
 
 def _grid_labels(class_count: int) -> NDArray[np.int64]:

@@ -1,40 +1,63 @@
-"""Variances and covariances of AUROCs over patients: structural components (DeLong) and a binormal model.
+"""Variances and covariances of scores over patients: AUROCs (DeLong, binormal model), and means such as the mean Dice.
 
-A model's structural components are one number for each patient: their sum of squares is the variance of the AUROC, and
-the dot product of two models' components is their covariance.
+A network's structural components are one number for each patient: their sum of squares is the variance of its score, and
+the dot product of two networks' components is the covariance of their scores.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq  # type: ignore[import-untyped]
 from scipy.special import ndtr, ndtri, owens_t  # type: ignore[import-untyped]
-from scipy.stats import rankdata  # type: ignore[import-untyped]
+from scipy.stats import norm, rankdata  # type: ignore[import-untyped]
 
 from xraytune.errors import DataError, Problem
-from xraytune.metrics.classification import Flags, Floats, Labels, require_scorable
+from xraytune.metrics.classification import Flags, Floats, Labels, require_finite, require_scorable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreModel:
+    """Assumptions on how a score in [0, 1] varies over patients, for what `confirm` cannot estimate from data.
+
+    Attributes:
+        variance: Variance of the difference of two scores (the arguments, elementwise), times a quarter of the effective
+            patients.
+        steepness: Squared derivative of a score with respect to the easiness of the images, up to a factor.
+        moved: A score (first argument) on images that are easier by the second argument.
+        effective_patients: See `StructuralComponents`; from labels [N], patients [N] and the positive class.
+        optimism: How much lower than on val-B, which selected the arms, the score may be on other images.
+    """
+
+    variance: Callable[[ArrayLike, ArrayLike], Floats]
+    steepness: Callable[[ArrayLike], Floats]
+    moved: Callable[[float, Floats], Floats]
+    effective_patients: Callable[[Labels, Sequence[str], int], float]
+    optimism: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StructuralComponents:
-    """AUROCs of R models on the same images, with the contribution of each patient to their variance.
+    """Scores of R networks on the same images, with the contribution of each patient to their variance.
 
     Attributes:
-        aurocs: float64 [R], in [0, 1].
-        components: float64 [R, P], in units of AUROC; `components @ components.T` is the covariance of the AUROCs.
+        scores: float64 [R], in [0, 1].
+        components: float64 [R, P], in units of the score; `components @ components.T` is the covariance of the scores.
         patients: The patients of the columns, sorted, [P].
-        effective_patients: 4 / (1/n + 1/m) for n patients of a class and m of the others, averaged over the classes if
-            there are more than two; this many patients, split evenly between the classes, are equally informative.
+        effective_patients: For a mean, P. For AUROCs, 4 / (1/n + 1/m) for n patients of a class and m of the others,
+            averaged over the classes if there are more than two; this many patients, split evenly between the classes,
+            are equally informative.
+        model: The score's.
     """
 
-    aurocs: Floats
+    scores: Floats
     components: Floats
     patients: tuple[str, ...]
     effective_patients: float
+    model: ScoreModel
 
 
 def structural_components(
@@ -71,10 +94,11 @@ def structural_components(
     classes = [positive] if class_count == 2 else range(class_count)
     parts = [_one_against_rest(labels == number, probabilities[:, :, number], patient_of_image) for number in classes]
     return StructuralComponents(
-        aurocs=np.mean([aurocs for aurocs, _ in parts], axis=0),
+        scores=np.mean([aurocs for aurocs, _ in parts], axis=0),
         components=np.mean([components for _, components in parts], axis=0),
         patients=tuple(str(name) for name in names),
         effective_patients=effective_patients(labels, patients, positive=positive),
+        model=AUROC,
     )
 
 
@@ -104,9 +128,48 @@ def _one_against_rest(is_positive: Flags, scores: Floats, patient_of_image: NDAr
             raise DataError(Problem(what, fix="evaluate on at least two patients of every class"))
         weight = float(np.sqrt(patient_count / (patient_count - 1))) / np.count_nonzero(side)
         deviations[:, side] = weight * (placements - aurocs[:, None])
+    return aurocs, _sums(deviations, patient_of_image)
+
+
+def mean_components(results: Floats, patients: Sequence[str]) -> StructuralComponents:
+    """Return means over images, such as the mean Dice, and every patient's structural component of each.
+
+    A patient's component is the sum over their images of (result - mean) / N, times sqrt(P / (P - 1)) for P patients. With
+    one image per patient, `components @ components.T` is the usual covariance of means; with several, the
+    cluster-robust one.
+
+    Args:
+        results: One result per network and image, float64 [R, N].
+        patients: The patient of each image, [N].
+
+    Raises:
+        DataError: All images belong to one patient.
+        ValueError: A result is not finite.
+
+    Source: variance of a ratio, of the patients' sums to their numbers of images: Cochran 1977, "Sampling techniques",
+    equation 6.13 for an infinite population.
+    """
+    require_finite(results)
+    names, patient_of_image = np.unique(np.asarray(patients), return_inverse=True)
+    if len(names) < 2:
+        what = "all images belong to one patient, so their mean has no interval"
+        raise DataError(Problem(what, fix="evaluate on at least two patients"))
+    means = results.mean(axis=1)
+    weight = float(np.sqrt(len(names) / (len(names) - 1))) / results.shape[1]
+    return StructuralComponents(
+        scores=means,
+        components=_sums(weight * (results - means[:, None]), patient_of_image),
+        patients=tuple(str(name) for name in names),
+        effective_patients=float(len(names)),
+        model=DICE,
+    )
+
+
+def _sums(values: Floats, patient_of_image: NDArray[np.intp]) -> Floats:
+    """Sum values [R, N] over the images of each patient: [R, P]."""
     order = np.argsort(patient_of_image, kind="stable")
     starts = np.flatnonzero(np.diff(patient_of_image[order], prepend=-1))
-    return aurocs, np.asarray(np.add.reduceat(deviations[:, order], starts, axis=1))
+    return np.asarray(np.add.reduceat(values[:, order], starts, axis=1))
 
 
 WITHIN_ARM, ACROSS_ARMS = 0.85, 0.8
@@ -114,6 +177,10 @@ WITHIN_ARM, ACROSS_ARMS = 0.85, 0.8
 _QUANTILE = float(ndtri(0.975))
 _NEAREST = 1e-6
 """Smallest distance to an AUROC of 0 or 1."""
+_NEAREST_SLOPE = 1e-4
+"""The same, for comparing slopes."""
+_ERROR_VARIATION = 0.5
+"""Standard deviation of 1 - Dice over patients, as a multiple of its mean; an assumption (docs/decisions/0025)."""
 
 
 def placement_variance(first: ArrayLike, second: ArrayLike) -> Floats:
@@ -126,6 +193,44 @@ def placement_variance(first: ArrayLike, second: ArrayLike) -> Floats:
     same = _bivariate(above, above, WITHIN_ARM / 2) + _bivariate(below, below, WITHIN_ARM / 2)
     gap = ndtr(above) - ndtr(below)
     return np.asarray(np.maximum(same - 2 * _bivariate(above, below, ACROSS_ARMS / 2) - gap**2, _NEAREST**2))
+
+
+def _binormal_steepness(auroc: ArrayLike) -> Floats:
+    """Return the squared slope of the AUROC in the separation of the classes, up to a factor."""
+    return np.asarray(norm.pdf(norm.ppf(np.clip(auroc, _NEAREST_SLOPE, 1 - _NEAREST_SLOPE))) ** 2)
+
+
+AUROC = ScoreModel(
+    variance=placement_variance,
+    steepness=_binormal_steepness,
+    moved=lambda auroc, separation: np.asarray(norm.cdf(norm.ppf(auroc) + separation)),
+    effective_patients=lambda labels, patients, positive: effective_patients(labels, patients, positive=positive),
+    optimism=0.03,
+)
+
+
+def error_variance(first: ArrayLike, second: ArrayLike) -> Floats:
+    """Return a quarter of the variance of one patient's difference in Dice between arms with these mean Dice, elementwise.
+
+    Over patients, an arm's error, 1 - Dice, has a coefficient of variation of `_ERROR_VARIATION`; errors correlate as those
+    of an AUROC do.
+    """
+    one, other = (1 - np.asarray(dice) for dice in (first, second))
+    variance = WITHIN_ARM * (one**2 + other**2) - 2 * ACROSS_ARMS * one * other
+    return np.asarray(np.maximum(_ERROR_VARIATION**2 / 4 * variance, _NEAREST**2))
+
+
+def _error(dice: ArrayLike) -> Floats:
+    return np.asarray(np.maximum(1 - np.asarray(dice), _NEAREST_SLOPE))
+
+
+DICE = ScoreModel(
+    variance=error_variance,
+    steepness=lambda dice: _error(dice) ** 2,  # easiness is measured on the logarithm of the error
+    moved=lambda dice, easier: np.maximum(1 - _error(dice) * np.exp(-easier), 0),
+    effective_patients=lambda labels, patients, positive: float(len(set(patients))),  # noqa: ARG005
+    optimism=0.01,
+)
 
 
 def around(mean: ArrayLike, difference: ArrayLike) -> tuple[Floats, Floats]:

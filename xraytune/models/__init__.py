@@ -1,1 +1,1 @@
-"""Classifiers: backbones, heads, augmentation, and the training loop."""
+"""Networks (classifiers and segmenters), augmentation, and the training loop."""

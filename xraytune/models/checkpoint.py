@@ -1,4 +1,4 @@
-"""Files of a classifier's training: `checkpoint.pt` to resume from, and `best.safetensors`, the best network so far.
+"""Files of a network's training: `checkpoint.pt` to resume from, and `best.safetensors`, the best network so far.
 
 A checkpoint holds the state of network and optimizer and the epochs' records, from which schedule, early stopping and the
 best value follow. Readers raise `ArtifactError` for a file that is damaged or from another network.
@@ -6,7 +6,9 @@ best value follow. Readers raise `ArtifactError` for a file that is damaged or f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,8 +29,7 @@ _BEST_NAME = "best.safetensors"
 _EPOCHS = TypeAdapter(list[EpochRecord])
 _FITTED = TypeAdapter(list[FittedEpoch])
 _FIX = "remove this folder: the trial then starts from scratch"
-
-
+_logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -74,6 +75,16 @@ def finished_epochs(folder: Path) -> list[EpochRecord]:
 def fitted_epochs(folder: Path) -> list[FittedEpoch]:
     """Like `finished_epochs`, for a training without validation."""
     return _read(folder, _FITTED)[1]
+
+
+def intact_epochs(folder: Path, read: Callable[[Path], list[T]]) -> list[T]:
+    """Return `read(folder)`; a damaged checkpoint is removed, so that the same epochs are trained again."""
+    try:
+        return read(folder)
+    except ArtifactError as error:
+        _logger.warning("%s; the training starts afresh", error)
+        shutil.rmtree(folder)
+        return []
 
 
 def _read(folder: Path, kind: TypeAdapter[list[T]]) -> tuple[dict[str, Any], list[T]]:

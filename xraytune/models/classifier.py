@@ -48,6 +48,14 @@ class Classifier(nn.Module):
         return self
 
 
+def freeze(backbone: nn.Module, parameters: Parameters) -> None:
+    """Leave only those parameters of a backbone to train that `trainable` names."""
+    if parameters.trainable != "all":
+        trained = last_stage_names(parameters.backbone, backbone) if parameters.trainable == "last_stage" else ()
+        for name, parameter in backbone.named_parameters():
+            parameter.requires_grad_(name in trained)
+
+
 def train_unless_frozen(network: nn.Module, mode: bool) -> None:
     """Set the mode of a network; a module with a frozen parameter stays in eval mode."""
     network.eval()
@@ -95,9 +103,6 @@ def build_classifier(parameters: Parameters, class_count: int, *, weights: Path 
         backbone, feature_count = build_backbone(
             parameters.backbone, weights=weights, input_channels=parameters.input_channels
         )
-    if parameters.trainable != "all":
-        trained = last_stage_names(parameters.backbone, backbone) if parameters.trainable == "last_stage" else ()
-        for name, parameter in backbone.named_parameters():
-            parameter.requires_grad_(name in trained)
+    freeze(backbone, parameters)
     head = build_head(parameters, feature_count, class_count, seed=seed)
     return Classifier(backbone, head, feature_count).to(memory_format=torch.channels_last).train()

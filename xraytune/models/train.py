@@ -205,17 +205,21 @@ def estimate_batch_norms(network: nn.Module, batches: Batches, *, compute: Compu
 
 def predict_logits(network: nn.Module, batches: Iterable[Tensor], *, compute: Compute) -> NDArray[np.float32]:
     """Return the outputs of a network in eval mode, float32 [N, ...], for at least one batch on the device."""
+    logits: NDArray[np.float32] = torch.cat([*outputs_of(network, batches, compute=compute)]).cpu().numpy()
+    return logits
+
+
+def outputs_of(network: nn.Module, batches: Iterable[Tensor], *, compute: Compute) -> Iterator[Tensor]:
+    """Yield the outputs of a network in eval mode for each batch, float32 [B, ...], on the device."""
     was_training = network.training
     network.eval()
-    outputs = []
     try:
         for inputs in batches:  # outside inference mode, since the iterable may keep tensors that are trained on later
             with torch.inference_mode(), _autocast(inputs, compute):
-                outputs.append(network(inputs).float())
+                outputs = network(inputs).float()
+            yield outputs
     finally:
         network.train(was_training)
-    logits: NDArray[np.float32] = torch.cat(outputs).cpu().numpy()
-    return logits
 
 
 def predict_probabilities(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from xraytune.config.settings import Parameters
 from xraytune.data.index import ImageFile, ImageIndex, read_labelled_folder
+from xraytune.data.pairs import read_pair_folder
 from xraytune.data.patients import PATIENTS_CSV
 from xraytune.data.table import find_table
 from xraytune.errors import DataError, Problem, join_names
@@ -44,7 +45,7 @@ def store_folder(
             a GAN that was trained on validation or test images.
     """
     require_unseen(root, prepared, () if index is None else index.test)
-    found = read_labelled_folder(root, prepared.class_names)
+    found = read_pair_folder(root) if prepared.has_masks else read_labelled_folder(root, prepared.class_names)
     if index is not None:
         _require_no_test_patients(found, root, index, group_regex)
     # Sorted by content, so that the first images are a fair sample whatever the files are called.
@@ -62,7 +63,8 @@ def require_enough(images: Sequence[ImageFile], parameters: Parameters, prepared
     for label, name in enumerate(prepared.class_names):
         there, needed = sum(image.label == label for image in images), labels.count(label)
         if there < needed:
-            what = f"{there} images of {name}, but the mix needs {needed}"
+            of_class = f"images of {name}" if len(prepared.class_names) > 1 else "pairs"
+            what = f"{there} {of_class}, but the mix needs {needed}"
             raise DataError(Problem(what, parameters.folder.path, "add images or lower synthetic_ratio"))
 
 

@@ -3,10 +3,12 @@
     GAN/gan.json                                 settings, class counts, hashes of the training images, versions
     GAN/generator.safetensors                    or one for each class: generator_NORMAL.safetensors ...
     GAN/samples.png                              images of the GAN beside real ones
-    GAN/grids/                                   samples drawn during training, and real images
+    GAN/grids/                                   samples drawn during training, and real images; progress.gif
+    GAN/segmenter.safetensors, segmenter.json    only with `mask_from: segmenter`
 
 The GAN is trained in the shared cache, as a search trains it: each reuses the GANs of the other. The first n images of a
-sample are the same however many are drawn, and they are the images that a search would train on.
+sample are the same however many are drawn, and they are the images that a search would train on. A GAN of a segmentation
+study also gives the mask of each image.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from itertools import chain
 from itertools import count as count_from
 from pathlib import Path
 from typing import Any, Literal
@@ -26,8 +29,8 @@ from pydantic import TypeAdapter
 from xraytune.compute import choose_compute, compute_like, gpu_share, pin
 from xraytune.config.load import load_space
 from xraytune.config.messages import nearest
-from xraytune.config.settings import GanSettings
-from xraytune.config.space import Space
+from xraytune.config.settings import Experiment, GanSettings, Parameters
+from xraytune.config.space import Space, require_extensions
 from xraytune.errors import ArtifactError, ConfigError, Problem
 from xraytune.files import (
     explain_disk_errors,
@@ -39,15 +42,27 @@ from xraytune.files import (
     write_json,
 )
 from xraytune.gan.checkpoint import load_generator
-from xraytune.gan.pool import sample_block
+from xraytune.gan.masks import MaskRange
+from xraytune.gan.pool import draw_block
 from xraytune.mix.plan import apportion
 from xraytune.pipeline.extra_folder import PROVENANCE_FILE
+from xraytune.pipeline.labeller import LABELLER_FILES, load_labeller, trained_labeller
 from xraytune.pipeline.prepare import Prepared, is_plain_name, prepare
 from xraytune.pipeline.samples import save_gan_grid
-from xraytune.pipeline.synthesize import copy_file, copy_grids, gan_inputs, gan_work_path, network_labels, trained_gan
+from xraytune.pipeline.synthesize import (
+    copy_file,
+    copy_grids,
+    gan_inputs,
+    gan_work_path,
+    network_labels,
+    trained_gan,
+    typical_masks,
+)
 from xraytune.records import Compute, Json, Progress, ignore_progress
 
 _RECORD, _SAMPLES = "gan.json", "samples.png"
+PAIR_FOLDERS = ("images", "masks")
+_LABELLER_PARAMETERS = ("backbone", "weights", "input_channels")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +74,7 @@ class TrainedGan:
     class_counts: dict[str, int]
     samples: Path
     grids: Path
+    has_masks: bool = False
 
     def to_json(self) -> dict[str, Json]:
         """Return the record as JSON values."""
@@ -67,11 +83,12 @@ class TrainedGan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GanSample:
-    """The folder that `gan_sample` wrote, with the images of each class."""
+    """The folder that `gan_sample` wrote, with the images of each class, and whether each has a mask."""
 
     path: Path
     counts: dict[str, int]
     image_size_px: int
+    has_masks: bool = False
 
     def to_json(self) -> dict[str, Json]:
         """Return the record as JSON values."""
@@ -80,7 +97,12 @@ class GanSample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _GanRecord:
-    """`gan.json`. It holds only hashes of the training images, neither names nor patients."""
+    """`gan.json`. It holds only hashes of the training images, neither names nor patients.
+
+    Attributes:
+        generators: SHA-256 of each file of a network, also those of a segmenter.
+        masks: The ranges of plausible masks; None without masks.
+    """
 
     version: Literal[1] = 1
     settings: GanSettings
@@ -90,6 +112,7 @@ class _GanRecord:
     generators: dict[str, str]
     compute: Compute
     packages: dict[str, str]
+    masks: MaskRange | None = None
 
 
 def gan_train(
@@ -118,12 +141,15 @@ def gan_train(
     Raises:
         ConfigError: The file is invalid, it has no GAN or an open `gan` setting, or `out` exists.
         DataError: The images cannot be used.
-        MachineError: A GPU is missing.
-        TrialError: The GAN's loss is not finite.
+        MachineError: A GPU is missing, or the packages of the segmenter that makes the masks.
+        TrialError: The GAN's loss is not finite, or too few of its masks are plausible.
     """
     require_new(out)
     loaded = load_space(space, (*overrides, "points_to_evaluate=[]"), data=data)
-    settings, gan = loaded.settings, fixed_gan(loaded)
+    experiment = fixed_gan(loaded)
+    settings, gan = experiment.settings, gan_of(experiment)
+    if gan.mask_from == "segmenter":
+        require_extensions(loaded)
     compute = choose_compute(gpus=gpu_share(settings.resources), threads=settings.resources.cpus_per_trial)
     pin(compute)
     cache = (cache or Path("cache")).resolve()
@@ -136,31 +162,50 @@ def gan_train(
         grids = gan_work_path(cache, gan_inputs(gan, label, prepared, compute)) / "grids"
         note(f"sample grids appear in {grids} during training")
         networks[label] = trained_gan(gan, label, prepared, compute=compute, cache=cache, on_progress=on_progress)
+    labeller = trained_labeller(experiment, prepared, compute=compute, cache=cache, on_progress=on_progress)
     with new_folder(out) as folder:
-        counts = fill_gan_folder(folder, networks, gan, prepared, compute)
-        save_gan_grid(gan, prepared, folder, compute=compute, cache=cache).rename(folder / _SAMPLES)
-    return TrainedGan(path=out, settings=gan, class_counts=counts, samples=out / _SAMPLES, grids=out / "grids")
+        typical = typical_masks(gan, prepared, cache)
+        counts = fill_gan_folder(folder, networks, gan, prepared, compute, typical=typical, labeller=labeller)
+        save_gan_grid(experiment, prepared, folder, compute=compute, cache=cache).rename(folder / _SAMPLES)
+    return TrainedGan(
+        path=out,
+        settings=gan,
+        class_counts=counts,
+        samples=out / _SAMPLES,
+        grids=out / "grids",
+        has_masks=prepared.has_masks,
+    )
 
 
-def fixed_gan(space: Space) -> GanSettings:
-    """Return the only GAN of a space; its other parameters may be open.
+def gan_of(experiment: Experiment) -> GanSettings:
+    """Return the GAN of an experiment that has one."""
+    assert experiment.parameters.gan is not None, "an experiment with a GAN"
+    return experiment.parameters.gan
+
+
+def fixed_gan(space: Space) -> Experiment:
+    """Return an experiment with the only GAN of a space; parameters that do not change its images may be searched.
 
     Raises:
-        ConfigError: There is none, or `gan` settings are open; lists all of them.
+        ConfigError: There is none, or parameters that change its images are searched; lists all of them.
     """
-    specs = {spec.name.removeprefix("gan."): spec for spec in space.specs if spec.name.startswith("gan.")}
+    specs = {spec.name: spec for spec in space.specs if spec.name.startswith("gan.")}
     if not specs:
         what = "no GAN in this space: its source is never gan"
         raise ConfigError(Problem(what, space.settings.name, "add --set source=gan"))
+    if "segmenter" in specs["gan.mask_from"].domain.corners(()):
+        specs |= {spec.name: spec for spec in space.specs if spec.name in _LABELLER_PARAMETERS}
     values = {name: spec.domain.corners(())[0] for name, spec in specs.items()}
     problems = []
     for name, spec in specs.items():
         if spec.domain.is_open:
-            what = f"{spec.name} is {spec.domain}, but training one GAN needs a fixed value"
-            problems.append(Problem(what, space.settings.name, f"add --set {spec.name}={values[name]}"))
+            what = f"{name} is {spec.domain}, but training one GAN needs a fixed value"
+            problems.append(Problem(what, space.settings.name, f"add --set {name}={values[name]}"))
     if problems:
         raise ConfigError(*problems)
-    return GanSettings.model_validate(values)
+    gan = {name.removeprefix("gan."): values.pop(name) for name in [*values] if name.startswith("gan.")}
+    parameters = Parameters.model_validate({"source": "gan", "gan": gan, **values})
+    return Experiment(settings=space.settings, parameters=parameters)
 
 
 def fill_gan_folder(
@@ -170,6 +215,8 @@ def fill_gan_folder(
     prepared: Prepared,
     compute: Compute,
     *,
+    typical: MaskRange | None,
+    labeller: Path | None,
     torch: str = "",
 ) -> dict[str, int]:
     """Fill a folder for `gan_sample` and return the number of training images of each class.
@@ -180,6 +227,8 @@ def fill_gan_folder(
         gan: Its settings.
         prepared: The images that it was trained on.
         compute: The device that trained it.
+        typical: The ranges of the training masks; None without masks.
+        labeller: The artifact of `trained_labeller`.
         torch: The release of torch that trained it; by default the installed one.
     """
     files = {}
@@ -189,6 +238,10 @@ def fill_gan_folder(
         copy_file(artifact / "generator.safetensors", folder / file)
         copy_grids(artifact / "grids", folder / "grids" / (name or ""))
         files[file] = sha256_of(folder / file)
+    if labeller is not None:
+        for file in LABELLER_FILES:
+            copy_file(labeller / file, folder / file)
+            files[file] = sha256_of(folder / file)
     record = _GanRecord(
         settings=gan,
         class_counts=dict(zip(prepared.class_names, prepared.train_counts, strict=True)),
@@ -197,6 +250,7 @@ def fill_gan_folder(
         generators=files,
         compute=compute,
         packages={name: version(name) for name in ("xraytune", "torch", "numpy")} | ({"torch": torch} if torch else {}),
+        masks=typical,
     )
     write_json(folder / _RECORD, _json(record))
     return record.class_counts
@@ -211,6 +265,8 @@ def gan_sample(
 ) -> GanSample:
     """Draw images from a GAN as grey PNG files in class folders, with their origin in `provenance.json`.
 
+    Images with masks are in `images/`, and their masks, of the same name, in `masks/`.
+
     Args:
         gan: A folder written by `gan_train`.
         count: Number of images; 100 are the first 100 of 500.
@@ -221,6 +277,7 @@ def gan_sample(
     Raises:
         ArtifactError: `gan` is no such folder, or a file of it is damaged.
         ConfigError: There is no such class, `count` is below 1, or `out` exists.
+        TrialError: Too few masks are plausible.
     """
     require_new(out)
     if count < 1:
@@ -233,27 +290,42 @@ def gan_sample(
     compute = compute_like(record.compute, threads=record.compute.threads)
     pin(compute)
     weights = record.class_counts if class_name is None else {name: int(name == class_name) for name in names}
-    images = {name: _images(gan, record.settings, names.index(name), name, compute) for name in names if weights[name]}
-    counts = dict.fromkeys(images, 0)
+    images = {name: _images(gan, record, names.index(name), name, compute) for name in names if weights[name]}
+    counts, has_masks = dict.fromkeys(images, 0), record.masks is not None
+    folders = {name: (name,) if record.masks is None else PAIR_FOLDERS for name in images}
     with explain_disk_errors(out), new_folder(out) as folder:
-        for name in images:
-            (folder / name).mkdir()
+        for subfolder in chain(*folders.values()):
+            (folder / subfolder).mkdir()
         for number, label in enumerate(apportion([*weights.values()], count).tolist(), start=1):
             name = names[label]
-            Image.fromarray(next(images[name])).save(folder / name / f"gan_{number:06d}.png")
+            for subfolder, pixels in zip(folders[name], next(images[name]), strict=True):
+                Image.fromarray(pixels).save(folder / subfolder / f"gan_{number:06d}.png")
             counts[name] += 1
             on_progress("generating images", number, count)
         provenance = {**_json(record), "compute": {**asdict(compute)}, "count": count, "counts": {**counts}}
         write_json(folder / PROVENANCE_FILE, provenance)
-    return GanSample(path=out, counts=counts, image_size_px=record.settings.image_size)
+    return GanSample(path=out, counts=counts, image_size_px=record.settings.image_size, has_masks=has_masks)
 
 
-def _images(gan: Path, settings: GanSettings, label: int, name: str, compute: Compute) -> Iterator[NDArray[np.uint8]]:
-    """Yield images of a class forever, from the blocks that a search would use."""
+def _images(
+    gan: Path, record: _GanRecord, label: int, name: str, compute: Compute
+) -> Iterator[tuple[NDArray[np.uint8], ...]]:
+    """Yield images of a class forever, each with its mask if it has one, from the blocks that a search would use."""
+    settings = record.settings
+    segment = load_labeller(gan, compute) if LABELLER_FILES[0] in record.generators else None
     generator = load_generator(gan / _generator_file(None if settings.conditional else name)).to(compute.device)
     class_input = label if settings.conditional else 0
     for block in count_from():
-        yield from sample_block(generator, class_input, block, seed=settings.seed, compute=compute)
+        images = draw_block(
+            generator,
+            class_input,
+            block,
+            seed=settings.seed,
+            compute=compute,
+            typical=record.masks,
+            segment=segment,
+        )
+        yield from zip(*(planes for planes in images if planes is not None), strict=True)
 
 
 def _read_record(gan: Path) -> _GanRecord:

@@ -8,7 +8,7 @@ One image on its way into a step: a stream draws its number in the training set 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -203,19 +203,19 @@ class PixelLoader:
 
     def load(self, drawn: StepImages) -> Tensor:
         """Return each image in its view."""
-        size_px, device = self._network.form.image_size_px, self._network.compute.device
-        images = torch.empty(len(drawn.numbers), 1, size_px, size_px, device=device)
-        for source, mask, places in self._training_set.by_source(drawn.numbers):
-            images[torch.from_numpy(mask)] = self._network.scaled(self._training_set.sources[source], places)
+        images = self._collect(drawn, self._network.scaled)
         return normalise(augment(images, self._views(drawn)), self._network.form)
 
     def masks(self, drawn: StepImages) -> Tensor:
         """Return the mask of each image in its view, float32 [B, 1, S, S]."""
-        size_px = self._network.form.image_size_px
-        masks = torch.empty(len(drawn.numbers), 1, size_px, size_px, device=self._network.compute.device)
+        return augment_masks(self._collect(drawn, self._network.scaled_masks), self._views(drawn))
+
+    def _collect(self, drawn: StepImages, read: Callable[[ImageSource, NDArray[np.int64]], Tensor]) -> Tensor:
+        size_px, device = self._network.form.image_size_px, self._network.compute.device
+        collected = torch.empty(len(drawn.numbers), 1, size_px, size_px, device=device)
         for source, mask, places in self._training_set.by_source(drawn.numbers):
-            masks[torch.from_numpy(mask)] = self._network.scaled_masks(self._training_set.sources[source], places)
-        return augment_masks(masks, self._views(drawn))
+            collected[torch.from_numpy(mask)] = read(self._training_set.sources[source], places)
+        return collected
 
     def _views(self, drawn: StepImages) -> Tensor:
         views = self._fresh_views(drawn) if self._table is None else self._table[drawn.numbers, drawn.views]

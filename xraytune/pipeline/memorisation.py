@@ -1,7 +1,8 @@
 """Memorisation gate: a trial is refused if its GAN copies training images.
 
 For each class, the first block of the GAN's images and the real images of val-A, which the GAN has not seen, are compared
-with the training images. The result is an artifact, computed once for each GAN, with pictures of the closest pairs.
+with the training images; masks are not. The result is an artifact, computed once for each GAN, with pictures of the closest
+pairs.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from xraytune.config.settings import GanSettings
 from xraytune.errors import Problem, TrialError
 from xraytune.files import read_json, write_bytes, write_json
-from xraytune.gan.pool import image_grid, png_bytes
+from xraytune.gan.grids import image_grid, png_bytes
 from xraytune.gan.train import resize_pixels
 from xraytune.metrics.memorisation import Closeness, Memorisation, closeness, compare_with_unseen, unseen_closeness
 from xraytune.pipeline.artifacts import build_once, fingerprint
@@ -29,7 +30,9 @@ _RECORD = "memorisation.json"
 _PAIRS_SHOWN = 12
 
 
-def refuse_memorised(settings: GanSettings, prepared: Prepared, *, compute: Compute, cache: Path) -> None:
+def refuse_memorised(
+    settings: GanSettings, prepared: Prepared, *, compute: Compute, cache: Path, labeller: Path | None = None
+) -> None:
     """Refuse a GAN whose images are closer to its training images than unseen X-rays are; `allow_memorised` skips the test.
 
     New X-rays in place of the GAN's images would be refused in at most 5 % of cases: each of C classes is tested at
@@ -40,7 +43,7 @@ def refuse_memorised(settings: GanSettings, prepared: Prepared, *, compute: Comp
     """
     if settings.allow_memorised:
         return
-    found, folder = measure_memorisation(settings, prepared, compute=compute, cache=cache)
+    found, folder = measure_memorisation(settings, prepared, compute=compute, cache=cache, labeller=labeller)
     counts = ", ".join(
         f"{one.near} of {one.images} images of {name} (chance of that {one.chance:.1g})"
         for name, one in found.items()
@@ -57,16 +60,16 @@ def refuse_memorised(settings: GanSettings, prepared: Prepared, *, compute: Comp
 
 
 def measure_memorisation(
-    settings: GanSettings, prepared: Prepared, *, compute: Compute, cache: Path
+    settings: GanSettings, prepared: Prepared, *, compute: Compute, cache: Path, labeller: Path | None = None
 ) -> tuple[dict[str, Memorisation], Path]:
     """Return the result for each class name, and the artifact, in which `nearest_CLASS.png` shows the closest pairs."""
     blocks = [
-        pool_block(settings, label, 0, prepared, compute=compute, cache=cache)
+        pool_block(settings, label, 0, prepared, compute=compute, cache=cache, labeller=labeller)
         for label in range(len(prepared.class_names))
     ]
     compared = [[one.sha256, one.label, one.patient, one.side] for one in prepared.images if one.side != "val_b"]
     inputs = {
-        "pools": [pool_inputs for _, pool_inputs in blocks],
+        "pools": [pool_inputs for _, _, pool_inputs in blocks],
         "images": fingerprint("images", {"compared": compared}),
         "pixels": [prepared.image_size_px, settings.image_size],
     }
@@ -81,7 +84,7 @@ def measure_memorisation(
     def build(folder: Path) -> None:
         record = {}
         for label, name in enumerate(prepared.class_names):
-            synthetic, _ = blocks[label]
+            synthetic = blocks[label][0]
             train = class_images("train", label)
             of_gan = closeness(synthetic, *train)
             record[name] = asdict(

@@ -23,16 +23,23 @@ from xraytune.config.settings import DataSettings, Settings
 from xraytune.cores import cpu_count
 from xraytune.data.decoding import Resize
 from xraytune.data.index import ImageFile, ImageIndex, few_patients_problems
-from xraytune.data.pixels import broken_images_error, open_pixels, store_pixels, stored_files
+from xraytune.data.masks import map_masks, square_mask
+from xraytune.data.pixels import (
+    MASKS_FILE,
+    PIXELS_FILE,
+    broken_images_error,
+    open_masks,
+    open_pixels,
+    store_pixels,
+    stored_files,
+)
 from xraytune.data.split import part_notes, split_by_patient
 from xraytune.errors import ArtifactError, DataError, Problem, StudyError
 from xraytune.files import read_json, write_json
 from xraytune.pipeline.artifacts import build_once, content_sha256, discard, is_intact, releases
-from xraytune.pipeline.task import task_of
 from xraytune.records import Progress, ignore_progress
 
 PIXELS_STAGE = "pixels-2"
-_PIXELS_FILE, _MASKS_FILE = "pixels.npy", "masks.npy"
 SideName = Literal["train", "val_a", "val_b"]
 _Index = Annotated[int, Field(ge=0, lt=2**31)]
 
@@ -47,6 +54,7 @@ class PreparedImage:
     side: SideName
     row: _Index
     sha256: str
+    masks_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +76,7 @@ class Prepared:
         image_size_px: Side of the stored pixels.
         resize: How the images were made square.
         pixels: The pixel artifact, relative to the cache.
-        pixels_sha256: Its content; another release of the decoder may produce other pixels from the same files.
+        pixels_sha256: Its content, with the masks; another release of the decoder may produce others from the same files.
         test_fingerprint: Content of the held-out test folder; None if there is none.
         images: All images except those of the test folder, in the order of the index.
         has_masks: Whether the pixel artifact has a mask of each image.
@@ -101,12 +109,14 @@ class Prepared:
     @property
     def train_fingerprint(self) -> str:
         """Content of the train side, in order: what a GAN and the frozen features of real images depend on."""
-        return _hash([self.resize, *((image.sha256, image.label) for image in self.images if image.side == "train")])
+        train = [image for image in self.images if image.side == "train"]
+        return _hash([self.resize, *((image.sha256 + image.masks_sha256, image.label) for image in train)])
 
     @property
     def fingerprint(self) -> str:
         """Content of all sides: with other images or another split, a study is another study."""
-        return _hash([self.resize, *((image.sha256, image.label, image.side) for image in self.images)])
+        contents = ((image.sha256 + image.masks_sha256, image.label, image.side) for image in self.images)
+        return _hash([self.resize, *contents])
 
     def steps_per_epoch(self, settings: Settings) -> int:
         """Return the optimiser steps per epoch; by default one pass over the real images at 32 per step, at least 8.
@@ -131,6 +141,8 @@ def prepare(
     Raises:
         DataError: The folder, its labels or an image is invalid; `skip_broken` leaves broken images out.
     """
+    from xraytune.pipeline.task import task_of  # loads torch, which `status` and `export` do without
+
     index = task_of(settings).read_index(settings.data, on_progress=on_progress)
     return prepare_index(index, settings.data, cache, skip_broken=skip_broken, on_progress=on_progress)
 
@@ -166,7 +178,8 @@ def prepare_index(
         image_size_px=data.image_size,
         resize=data.resize,
         pixels=str(store.relative_to(cache)),
-        pixels_sha256=content_sha256(store, _PIXELS_FILE),
+        pixels_sha256=_content(store),
+        has_masks=any(image.masks for image in images),
         test_fingerprint=index.test_fingerprint,
         images=tuple(
             PreparedImage(
@@ -176,6 +189,7 @@ def prepare_index(
                 side=side_of[position],
                 row=row_of[image.file],
                 sha256=image.sha256,
+                masks_sha256=image.masks_sha256,
             )
             for position, image in enumerate(images)
             if position in side_of
@@ -195,17 +209,24 @@ def store_images(
     cache: Path,
     on_progress: Progress = ignore_progress,
 ) -> Path:
-    """Decode images once; return the artifact with one row for each image that is not broken, in order (`stored_files`).
+    """Decode images once, with their masks if they have any.
+
+    Return the artifact, with one row for each image that is not broken, in order (`stored_files`).
 
     Raises:
         MachineError: An image is DICOM, and pydicom is not installed.
     """
     files = [image.file for image in images]
+    has_masks = any(image.masks for image in images)
 
     def build(out: Path) -> None:
-        store_pixels(root, files, image_size_px, out, workers=cpu_count(), resize=resize, on_progress=on_progress)
+        masks = map_masks(root, images, lambda mask: square_mask(mask, image_size_px, resize)) if has_masks else None
+        workers = cpu_count()
+        store_pixels(
+            root, files, image_size_px, out, workers=workers, resize=resize, masks=masks, on_progress=on_progress
+        )
 
-    contents = [[image.file, image.sha256] for image in images]
+    contents = [[image.file, image.sha256, *filter(None, [image.masks_sha256])] for image in images]
     return build_once(
         cache,
         PIXELS_STAGE,
@@ -213,6 +234,12 @@ def store_images(
         build,
         waiting=lambda: on_progress("waiting for images, which another process decodes", 0, len(files)),
     )
+
+
+def _content(store: Path) -> str:
+    """Return the SHA-256 of a store's pixels or, with masks, of the hashes of both."""
+    pixels = content_sha256(store, PIXELS_FILE)
+    return _hash([pixels, content_sha256(store, MASKS_FILE)]) if (store / MASKS_FILE).exists() else pixels
 
 
 def require_unbroken(store: Path, root: Path, fix: str = "") -> None:
@@ -224,8 +251,9 @@ def require_unbroken(store: Path, root: Path, fix: str = "") -> None:
         DataError: Lists the images with their reasons.
     """
     if broken := stored_files(store).broken:
+        kind = "images or masks" if (store / MASKS_FILE).exists() else "images"
         discard(store)
-        raise broken_images_error(broken, root, *([fix] if fix else []))
+        raise broken_images_error(broken, root, *([fix] if fix else []), kind=kind)
 
 
 def restore_pixels(
@@ -238,7 +266,7 @@ def restore_pixels(
         DataError: The images cannot be read any more.
     """
     store = cache / prepared.pixels
-    if is_intact(store) and content_sha256(store, _PIXELS_FILE) == prepared.pixels_sha256:
+    if is_intact(store) and _content(store) == prepared.pixels_sha256:
         return
     again, _ = prepare(settings, cache, skip_broken=True, on_progress=on_progress)
     if replace(again, pixels_sha256=prepared.pixels_sha256) != prepared:
@@ -265,20 +293,22 @@ def training_pixels(prepared: Prepared, cache: Path) -> NDArray[np.uint8]:
 
 
 def training_masks(prepared: Prepared, cache: Path) -> NDArray[np.uint8]:
-    """Return the masks of the pixel store, uint8 [N, S, S], 0 or 255, memory-mapped like `training_pixels`."""
-    masks: NDArray[np.uint8] = np.load(cache / prepared.pixels / _MASKS_FILE, mmap_mode="r")
+    """Return the masks of the pixel store, uint8 [N, S, S], 0 or 255, like `training_pixels`; the images are pairs."""
+    training_pixels(prepared, cache)  # checks the store
+    masks = open_masks(cache / prepared.pixels)
+    assert masks is not None, "the images have masks"
     return masks
 
 
 def pixels_inputs(store: Path) -> dict[str, str]:
     """Return the fingerprint inputs of results from a pixel store: its name, and its content as the decoder made it."""
-    return {"pixels": store.name, "content": content_sha256(store, _PIXELS_FILE)}
+    return {"pixels": store.name, "content": _content(store)}
 
 
 def missing_images(prepared: Prepared, found: Iterable[PreparedImage | ImageFile]) -> list[str]:
     """Return the files of a study that are not among the found images, or have other content there."""
-    contents = {(image.file, image.sha256) for image in found}
-    return [image.file for image in prepared.images if (image.file, image.sha256) not in contents]
+    contents = {(image.file, image.sha256, image.masks_sha256) for image in found}
+    return [one.file for one in prepared.images if (one.file, one.sha256, one.masks_sha256) not in contents]
 
 
 def write_prepared(prepared: Prepared, path: Path) -> None:

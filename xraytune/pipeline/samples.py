@@ -1,4 +1,4 @@
-"""Sample grids: real training images of each class beside extra ones, as one labelled picture.
+"""Sample grids: real training images of each class beside extra ones, as one labelled picture; masks as outlines.
 
 `save_gan_grid` shows what a GAN has learned, next to the images that it was trained on. `training_grid` shows what a trial
 trains on. Only training images are shown, never those of val-A, val-B or the test folder.
@@ -16,17 +16,22 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from xraytune.config.settings import GanSettings
+from xraytune.config.settings import Experiment
+from xraytune.data.masks import outlined
 from xraytune.files import write_bytes
-from xraytune.gan.pool import png_bytes
-from xraytune.gan.train import resize_pixels
+from xraytune.gan.grids import png_bytes
+from xraytune.gan.masks import binarise
+from xraytune.gan.train import resize_planes
 from xraytune.pipeline.artifacts import fingerprint
-from xraytune.pipeline.prepare import Prepared, training_pixels
+from xraytune.pipeline.labeller import trained_labeller
+from xraytune.pipeline.prepare import Prepared
 from xraytune.pipeline.synthesize import GAN_STAGE, gan_inputs, network_labels, pool_block
-from xraytune.pipeline.training_set import TrainingSet
+from xraytune.pipeline.training_set import TrainingSet, side_images
 from xraytune.records import Compute
 
 Pixels: TypeAlias = NDArray[np.uint8]
+Shown: TypeAlias = tuple[Pixels, Pixels | None]
+"""An image, uint8 [S, S], and its mask, if it has one."""
 
 COLUMNS, LINES = 5, 2
 """Images of a class side by side and one above the other, in each block."""
@@ -34,18 +39,18 @@ _SHOWN = COLUMNS * LINES
 CELL_PX, GAP_PX = 112, 6
 _BLOCK_GAP_PX, _CLASS_GAP_PX, _MARGIN_PX, _HEADING_PX = 36, 22, 24, 34
 _TITLE, _TEXT, _NOTE = (ImageFont.load_default(size) for size in (20, 16, 14))
-_BLACK, _GREY, _WHITE = 32, 112, 255
+_BLACK, _GREY = "#202020", "#707070"
 _LONGEST_NAME = 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassSamples:
-    """The images of a class to show, each uint8 [S, S], and how many real ones it has."""
+    """The images of a class to show, and how many real ones it has."""
 
     name: str
     real_count: int
-    real: Sequence[Pixels]
-    extra: Sequence[Pixels]
+    real: Sequence[Shown]
+    extra: Sequence[Shown]
 
 
 def sample_grid(classes: Sequence[ClassSamples], *, title: str, extra: str) -> Image.Image:
@@ -63,7 +68,8 @@ def sample_grid(classes: Sequence[ClassSamples], *, title: str, extra: str) -> I
     band = LINES * (CELL_PX + GAP_PX) - GAP_PX + _CLASS_GAP_PX
     top = _MARGIN_PX + 2 * _HEADING_PX
     size = (left + 2 * block + _BLOCK_GAP_PX + _MARGIN_PX, top + len(classes) * band - _CLASS_GAP_PX + _MARGIN_PX)
-    sheet = Image.new("L", size, _WHITE)
+    has_masks = any(mask is not None for one in classes for _, mask in (*one.real, *one.extra))
+    sheet = Image.new("RGB" if has_masks else "L", size, "white")
     draw = ImageDraw.Draw(sheet)
     draw.text((_MARGIN_PX, _MARGIN_PX), title, fill=_BLACK, font=_TITLE)
     blocks = {"real training images": left, extra: left + block + _BLOCK_GAP_PX}
@@ -74,11 +80,20 @@ def sample_grid(classes: Sequence[ClassSamples], *, title: str, extra: str) -> I
         draw.text((_MARGIN_PX, y - 4), names[number], fill=_BLACK, font=_TEXT)
         draw.text((_MARGIN_PX, y + 20), notes[number], fill=_GREY, font=_NOTE)
         for x, images in zip(blocks.values(), (one.real, one.extra), strict=True):
-            for place, pixels in enumerate(images[:_SHOWN]):
+            for place, image in enumerate(images[:_SHOWN]):
                 line, column = divmod(place, COLUMNS)
-                cell = Image.fromarray(pixels).resize((CELL_PX, CELL_PX), Image.Resampling.BICUBIC)
-                sheet.paste(cell, (x + column * (CELL_PX + GAP_PX), y + line * (CELL_PX + GAP_PX)))
+                sheet.paste(_cell(*image), (x + column * (CELL_PX + GAP_PX), y + line * (CELL_PX + GAP_PX)))
     return sheet
+
+
+def _cell(pixels: Pixels, mask: Pixels | None) -> Image.Image:
+    """Return an image at the size of a cell, with the outline of its mask."""
+    size = (CELL_PX, CELL_PX)
+    image = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
+    if mask is None:
+        return image
+    enlarged = binarise(np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.BICUBIC)))
+    return Image.fromarray(outlined(np.asarray(image), enlarged))
 
 
 def training_grid(training_set: TrainingSet, class_names: Sequence[str], title: str) -> Image.Image:
@@ -94,23 +109,31 @@ def training_grid(training_set: TrainingSet, class_names: Sequence[str], title: 
     return sample_grid(classes, title=title, extra="extra images")
 
 
-def save_gan_grid(settings: GanSettings, prepared: Prepared, folder: Path, *, compute: Compute, cache: Path) -> Path:
-    """Draw the first images of a trained GAN beside the images that it was trained on, unless `folder` has the picture.
+def save_gan_grid(experiment: Experiment, prepared: Prepared, folder: Path, *, compute: Compute, cache: Path) -> Path:
+    """Draw the first images of an experiment's trained GAN beside its training images, unless `folder` has the picture.
 
     All images have the size of the GAN's, so that its images can be compared with what it has seen.
     """
+    settings = experiment.parameters.gan
+    assert settings is not None, "called only for a GAN"
+    labeller = trained_labeller(experiment, prepared, compute=compute, cache=cache)
     gans = [gan_inputs(settings, label, prepared, compute) for label in network_labels(settings, prepared)]
-    name = fingerprint(GAN_STAGE, {"gans": gans})[:8]
+    used = {"gans": gans, **({"labeller": labeller.name} if labeller else {})}
+    name = fingerprint(GAN_STAGE, used)[:8]
     file = folder / f"gan-{name}.png"
     if file.exists():
         return file
-    pixels, train = training_pixels(prepared, cache), prepared.side("train")
+    real, train = side_images("train", prepared, cache), prepared.side("train")
     classes = []
     for label, class_name in enumerate(prepared.class_names):
-        rows = train.rows[train.labels == label]
-        drawn, _ = pool_block(settings, label, 0, prepared, compute=compute, cache=cache)
-        real = resize_pixels(pixels[_spread(rows)], settings.image_size)
-        classes.append(ClassSamples(name=class_name, real_count=len(rows), real=[*real], extra=[*drawn[:_SHOWN]]))
+        places = np.flatnonzero(train.labels == label)
+        pixels, masks, _ = pool_block(settings, label, 0, prepared, compute=compute, cache=cache, labeller=labeller)
+        shown = _spread(places)
+        real_masks = real.read_masks(shown) if prepared.has_masks else None
+        planes = resize_planes(real.read(shown), real_masks, settings.image_size)
+        real_images = [(one[0], one[1] if prepared.has_masks else None) for one in planes]
+        extra = [(pixels[place], None if masks is None else masks[place]) for place in range(_SHOWN)]
+        classes.append(ClassSamples(name=class_name, real_count=len(places), real=real_images, extra=extra))
     title = (
         f"GAN {name}: {settings.image_size} px, {settings.steps:,} steps, width {settings.width}, seed {settings.seed}"
     )
@@ -124,10 +147,10 @@ def _spread(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
     return numbers[places]
 
 
-def _image(training_set: TrainingSet, number: int) -> Pixels:
-    ((source, _, places),) = training_set.by_source(np.array([number]))
-    pixels: Pixels = training_set.sources[source].read(places)[0]
-    return pixels
+def _image(training_set: TrainingSet, number: int) -> Shown:
+    ((position, _, places),) = training_set.by_source(np.array([number]))
+    source = training_set.sources[position]
+    return source.read(places)[0], source.read_masks(places)[0] if training_set.has_masks else None
 
 
 def _printable(name: str) -> str:

@@ -12,11 +12,10 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import PurePosixPath
 from types import MappingProxyType
 
 from xraytune.data.index import ImageFile
-from xraytune.data.layout import DICOM_SUFFIXES, NAMING_SUFFIXES
+from xraytune.data.layout import bare_name
 from xraytune.data.patients import match_patients, name_patients, patient_of
 from xraytune.data.table import LabelTable
 from xraytune.pipeline.prepare import PreparedImage
@@ -96,7 +95,7 @@ def names_by_file(
         file: {name.strip() for name in (by_file[file], matched.get(file, file)) if name != file} for file in files
     }
     for image in images:
-        owner = owners.get(_bare_name(image.file))
+        owner = owners.get(bare_name(image.file))
         if owner is not None and _is_anonymous(image, names):
             names[image.file] = {owner.strip()}
     return names
@@ -111,7 +110,7 @@ def patients_by_file_name(images: Iterable[ImageFile | PreparedImage]) -> dict[s
     """
     patients: dict[str, set[str]] = defaultdict(set)
     for image in images:
-        patients[_bare_name(image.file)].add(image.patient)
+        patients[bare_name(image.file)].add(image.patient)
     restarted = {_series(name) for name, owners in patients.items() if len(owners) > 1}
     return {name: owners.pop() for name, owners in patients.items() if _series(name) not in restarted}
 
@@ -124,9 +123,9 @@ def ambiguous_files(
     owners: Mapping[str, str],
 ) -> list[str]:
     """Return files of a folder that share their name with images of the study, but whose patient nothing identifies."""
-    study_names = {_bare_name(image.file) for image in images}
+    study_names = {bare_name(image.file) for image in images}
     names = names_by_file(found, table, group_regex, owners)
-    return [image.file for image in found if _is_anonymous(image, names) and _bare_name(image.file) in study_names]
+    return [image.file for image in found if _is_anonymous(image, names) and bare_name(image.file) in study_names]
 
 
 def _is_anonymous(image: ImageFile | PreparedImage, names: Mapping[str, set[str]]) -> bool:
@@ -137,9 +136,3 @@ def _is_anonymous(image: ImageFile | PreparedImage, names: Mapping[str, set[str]
 def _series(name: str) -> str:
     """Return what the names of numbered images have in common."""
     return re.sub(r"\d+", "#", name)
-
-
-def _bare_name(file: str) -> str:
-    path = PurePosixPath(file)
-    is_image_suffix = path.suffix.lower() in NAMING_SUFFIXES | DICOM_SUFFIXES
-    return (path.stem if is_image_suffix else path.name).casefold()

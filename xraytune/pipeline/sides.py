@@ -40,7 +40,8 @@ class SideSize:
         images: Number of images of each class.
         patients: Number of patients of each class.
         patient_count: Number of patients; one may have images of several classes.
-        effective_patients: See `metrics.placements.effective_patients`; 0 for train, or if a class is missing.
+        effective_patients: See `metrics.placements.effective_patients`; 0 for train, or if a class is missing, and for
+            pairs of images and masks, which have no AUROC.
         low: End of the 95 % interval of an AUROC of .9 measured there; None without effective patients.
         high: The other end.
     """
@@ -62,9 +63,17 @@ class SideSize:
         """Return the 95 % interval of an AUROC measured there."""
         return auroc_interval(auroc, self.effective_patients) if self.effective_patients else None
 
+    @property
+    def has_classes(self) -> bool:
+        """Whether there is an AUROC; pairs of images and masks are of a single class."""
+        return len(self.images) > 1
+
     def __str__(self) -> str:
-        of_classes = ", ".join(f"{name} {self.images[name]:,} of {self.patients[name]:,}" for name in self.images)
-        text = f"{self.name}: {self.image_count:,} images of {self.patient_count:,} patients ({of_classes})"
+        text = f"{self.name}: {self.image_count:,} images of {self.patient_count:,} patients"
+        if self.has_classes:
+            text += (
+                f" ({', '.join(f'{name} {self.images[name]:,} of {self.patients[name]:,}' for name in self.images)})"
+            )
         if self.low is None or self.high is None:
             return text
         return f"{text}; an AUROC of {USUAL_AUROC:g} there: {self.low:.2f} to {self.high:.2f} (95 % interval)"
@@ -93,7 +102,9 @@ def sizes_of_index(index: ImageIndex, data: DataSettings) -> tuple[SideSize, ...
 
 def chance_warning(sizes: Iterable[SideSize]) -> str:
     """Return a warning if val-A or val-B is too small to rank trials, else an empty text."""
-    small = [size for size in sizes if size.name in {"val-A", "val-B"} and _chance(size) > MOST_CHANCE]
+    small = [
+        size for size in sizes if size.name in {"val-A", "val-B"} and size.has_classes and _chance(size) > MOST_CHANCE
+    ]
     if not small:
         return ""
     which = " and ".join(f"{size.name} ({size.patient_count} patients)" for size in small)
@@ -116,7 +127,7 @@ def _size(name: str, images: Sequence[_Image], class_names: Sequence[str], posit
         for label, class_name in enumerate(class_names)
     }
     effective = 0.0
-    if name != "train" and all(of_class.values()):
+    if name != "train" and len(of_class) > 1 and all(of_class.values()):
         effective = effective_patients(labels, patients, positive=positive)
     low, high = auroc_interval(USUAL_AUROC, effective) if effective else (None, None)
     return SideSize(

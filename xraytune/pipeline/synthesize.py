@@ -21,15 +21,19 @@ from xraytune.errors import MachineError, Problem
 from xraytune.files import sync, write_bytes
 from xraytune.gan.checkpoint import (
     CHECKPOINT_NAME,
+    USE_SETTINGS,
     checkpoint_generator,
     checkpoint_step,
     load_generator,
     save_generator,
 )
-from xraytune.gan.pool import BLOCK, sample_block
-from xraytune.gan.train import train_gan
+from xraytune.gan.grids import PROGRESS_FILE
+from xraytune.gan.masks import MaskRange, binarise, mask_range
+from xraytune.gan.pool import BLOCK, Images, draw_block
+from xraytune.gan.train import resize_pixels, train_gan
 from xraytune.pipeline.artifacts import artifact_path, artifacts_of, build_once, fingerprint, is_intact, releases
-from xraytune.pipeline.prepare import Prepared, training_pixels
+from xraytune.pipeline.labeller import load_labeller
+from xraytune.pipeline.prepare import Prepared, training_masks, training_pixels
 from xraytune.records import Compute, Progress, ignore_progress
 from xraytune.seeding import derive_seed
 
@@ -47,7 +51,8 @@ def gan_inputs(
 ) -> dict[str, Any]:
     """Return everything that a trained GAN depends on; `torch` is a release, by default the installed one."""
     return {
-        "settings": settings.model_dump(exclude={"allow_memorised"}),
+        "settings": settings.model_dump(exclude=USE_SETTINGS),
+        "makes_masks": makes_masks(settings, prepared),
         "label": label,
         "train": prepared.train_fingerprint,
         "pixels_sha256": prepared.pixels_sha256,
@@ -56,6 +61,11 @@ def gan_inputs(
         "compute": [compute.device, compute.threads, compute.precision],
         "releases": releases("torch") if torch is None else {"torch": torch},
     }
+
+
+def makes_masks(settings: GanSettings, prepared: Prepared) -> bool:
+    """Return whether the GAN trains on pairs of image and mask."""
+    return prepared.has_masks and settings.mask_from == "gan"
 
 
 def gan_need(settings: GanSettings | None, prepared: Prepared, compute: Compute, cache: Path) -> str | None:
@@ -103,7 +113,9 @@ def trained_gan(
         train = prepared.side("train")
         chosen = np.full(len(train.labels), True) if label is None else train.labels == label
         labels = train.labels if label is None else np.zeros(int(chosen.sum()), dtype=np.int64)
-        pixels = training_pixels(prepared, cache)[train.rows[chosen]]
+        rows = train.rows[chosen]
+        pixels = training_pixels(prepared, cache)[rows]
+        masks = training_masks(prepared, cache)[rows] if makes_masks(settings, prepared) else None
         class_count = len(prepared.class_names) if label is None else 1
         _start_from_shorter_run(cache, inputs, work)
         if not (work / CHECKPOINT_NAME).exists():
@@ -111,7 +123,14 @@ def trained_gan(
         checkpoint, step = folder / CHECKPOINT_NAME, 0
         while step < settings.steps:  # a process that slept may have replaced the last checkpoint by an earlier one
             for progress in train_gan(
-                settings, pixels, labels, class_count, compute=compute, checkpoint_dir=work, grid_dir=work / "grids"
+                settings,
+                pixels,
+                labels,
+                class_count,
+                masks=masks,
+                compute=compute,
+                checkpoint_dir=work,
+                grid_dir=work / "grids",
             ):
                 on_progress(what, progress.step, progress.steps)
             copy_file(work / CHECKPOINT_NAME, checkpoint)
@@ -143,13 +162,14 @@ def _start_from_shorter_run(cache: Path, inputs: dict[str, Any], work: Path) -> 
     ]
     for _, artifact in sorted(shorter, reverse=True):
         if is_intact(artifact):
+            copy_grids(artifact / "grids", work / "grids")
             write_bytes(work / CHECKPOINT_NAME, (artifact / CHECKPOINT_NAME).read_bytes())
             return
 
 
 def copy_grids(grids: Path, to: Path) -> None:
-    """Copy the pictures of a folder, but no temporary files of a killed writer."""
-    for grid in sorted(grids.glob("[!.]*.png")):
+    """Copy the images of a training run, but no temporary files of a killed writer."""
+    for grid in (*sorted(grids.glob("[!.]*.png")), *grids.glob(PROGRESS_FILE)):
         copy_file(grid, to / grid.name)
 
 
@@ -159,24 +179,54 @@ def copy_file(file: Path, to: Path) -> None:
 
 
 def pool_block(
-    settings: GanSettings, label: int, block: int, prepared: Prepared, *, compute: Compute, cache: Path
-) -> tuple[NDArray[np.uint8], dict[str, Any]]:
-    """Return a block of a class's synthetic images, uint8 [256, S, S] at the GAN's size, and its fingerprint inputs."""
+    settings: GanSettings,
+    label: int,
+    block: int,
+    prepared: Prepared,
+    *,
+    compute: Compute,
+    cache: Path,
+    labeller: Path | None = None,
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None, dict[str, Any]]:
+    """Return a block of a class's synthetic images, their masks, and its fingerprint inputs.
+
+    Images and masks are uint8 [256, S, S] at the GAN's size; masks are None if the training images have none.
+    `labeller` is the artifact of `trained_labeller`, for `mask_from: segmenter`.
+
+    Raises:
+        TrialError: Too few masks are plausible.
+    """
     network_label = None if settings.conditional else label
     gan = trained_gan(settings, network_label, prepared, compute=compute, cache=cache)
-    inputs = {"gan": gan.name, "label": label, "block": block, "seed": settings.seed}
+    inputs: dict[str, Any] = {"gan": gan.name, "label": label, "block": block, "seed": settings.seed}
+    if labeller is not None:
+        inputs["labeller"] = labeller.name
 
-    def draw() -> NDArray[np.uint8]:
-        generator = load_generator(gan / "generator.safetensors").to(compute.device)
-        class_input = label if settings.conditional else 0
-        return sample_block(generator, class_input, block, seed=settings.seed, compute=compute)
+    def draw() -> Images:
+        return draw_block(
+            load_generator(gan / "generator.safetensors").to(compute.device),
+            label if settings.conditional else 0,
+            block,
+            seed=settings.seed,
+            compute=compute,
+            typical=typical_masks(settings, prepared, cache),
+            segment=None if labeller is None else load_labeller(labeller, compute),
+        )
 
     return _stored_block(cache, inputs, draw)
 
 
+def typical_masks(settings: GanSettings, prepared: Prepared, cache: Path) -> MaskRange | None:
+    """Return the ranges of the training masks at the GAN's size; None without masks."""
+    if not prepared.has_masks:
+        return None
+    masks = training_masks(prepared, cache)[prepared.side("train").rows]
+    return mask_range(binarise(resize_pixels(masks, settings.image_size)))
+
+
 def extension_block(
     source: str, label: int, block: int, prepared: Prepared, *, seed: int, cache: Path
-) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None, dict[str, Any]]:
     """Like `pool_block`, for another package's source, which gets the training images of the class and returns new ones.
 
     Raises:
@@ -194,29 +244,35 @@ def extension_block(
         "seed": seed,
     }
 
-    def draw() -> NDArray[np.uint8]:
+    def draw() -> Images:
         seen = training_pixels(prepared, cache)[rows]
         own_seed = derive_seed(seed, "source", source, label, block)
         images = np.asarray(SOURCES.load(source)(seen, label=label, block=block, seed=own_seed))
         if images.dtype != np.uint8 or images.shape != (BLOCK, *seen.shape[1:]):
             what = f"source {source} returned {images.dtype} {list(images.shape)} for images of {list(seen.shape[1:])}"
             raise MachineError(Problem(what, fix=f"fix its package: it must return {BLOCK} uint8 images of that size"))
-        return images
+        return Images(images, None)
 
     return _stored_block(cache, inputs, draw)
 
 
 def _stored_block(
-    cache: Path, inputs: dict[str, Any], draw: Callable[[], NDArray[np.uint8]]
-) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+    cache: Path, inputs: dict[str, Any], draw: Callable[[], Images]
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None, dict[str, Any]]:
     def build(folder: Path) -> None:
-        content = io.BytesIO()
-        np.save(content, draw())  # when NumPy writes the file itself, its error does not say that the disk is full
-        write_bytes(folder / "pixels.npy", content.getvalue())
+        for name, planes in draw()._asdict().items():
+            if planes is not None:
+                content = io.BytesIO()
+                np.save(
+                    content, planes
+                )  # when NumPy writes the file itself, its error does not say that the disk is full
+                write_bytes(folder / f"{name}.npy", content.getvalue())
 
     path = build_once(cache, POOL_STAGE, inputs, build)
     pixels: NDArray[np.uint8] = np.load(path / "pixels.npy", mmap_mode="r")
-    return pixels, {"stage": POOL_STAGE, **inputs}
+    has_masks = (path / "masks.npy").exists()
+    masks: NDArray[np.uint8] | None = np.load(path / "masks.npy", mmap_mode="r") if has_masks else None
+    return pixels, masks, {"stage": POOL_STAGE, **inputs}
 
 
 def blocks_for(count: int) -> int:

@@ -1,7 +1,7 @@
-"""What differs between classification and segmentation: one record of functions for each task.
+"""The differences between classification and segmentation: one record of functions for each task.
 
-The images of a segmentation study are all of one class, and each has a mask. Everything else, from the split to the verdict,
-is the same code, which takes these functions from `task_of(settings)`.
+In a segmentation study, all images are of one class, and each has a mask. The rest of the code, from the split to the
+verdict, is the same for both tasks and gets these functions from `task_of(settings)`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from xraytune.config.settings import Parameters, Settings, TaskName
-from xraytune.data.index import ImageIndex, read_index
-from xraytune.data.pairs import read_pairs
+from xraytune.config.settings import METRICS, Settings, TaskName
+from xraytune.data.index import ImageFile, ImageIndex, LabelledImages, read_index, read_labelled, read_labelled_folder
+from xraytune.data.pairs import read_labelled_pairs, read_pair_folder, read_pairs
 from xraytune.errors import TrialError, XraytuneError
 from xraytune.metrics.classification import Floats, Labels, auroc
-from xraytune.metrics.placements import StructuralComponents, structural_components
+from xraytune.metrics.placements import StructuralComponents, mean_components, structural_components
 from xraytune.metrics.threshold import balanced_threshold
 from xraytune.models.classifier import build_classifier
 from xraytune.models.segmenter import MASK_THRESHOLD, build_segmenter, mask_loss, segment
@@ -29,7 +29,7 @@ from xraytune.models.train import Loss, predict_probabilities, require_finite_ou
 from xraytune.records import Compute
 
 
-class LabelledImages(Protocol):
+class LabelledSource(Protocol):
     """Images with their labels, int64 [N], and masks."""
 
     @property
@@ -41,7 +41,7 @@ class LabelledImages(Protocol):
 
 
 Results: TypeAlias = Floats
-"""What a network finds for each image, float64 [N, C]: the probability of each class, or the Dice coefficient (C = 1)."""
+"""A network's result for each image, float64 [N, C]: the probability of each class, or the Dice coefficient (C = 1)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,28 +49,30 @@ class Task:
     """The functions of a task.
 
     Attributes:
-        name: As in `Settings.task`.
-        metric: The name of the score, as people read it.
-        network: What its networks are called.
+        metric: The display name of the score.
+        network: The display name of its networks.
         read_index: Lists the images of `settings.data`.
+        read_labelled: Lists images to score networks on, from a folder or a data file; see `data.index.read_labelled`.
+        read_folder: Lists the images of a folder; see `data.index.read_labelled_folder`.
         build_network: Builds the network of a trial; of parameters, number of classes, weights and seed.
-        has_features: Whether a frozen backbone gives one vector of features per image, which can be cached.
+        has_features: Whether a frozen backbone outputs one feature vector per image, which can be cached.
         loss: The training loss.
         validate: Loss and score of a network on images; a loss that is not finite comes with the score NaN.
-        results: The network's results for images; raises `error` for outputs that are not finite.
+        results: The network's results for images; raises `error` if outputs are not finite.
         score: The score of results on the images with these labels.
-        threshold: The probability from which an image, or a pixel, is positive; from labels and results.
-        components: The scores of several networks on the same images, and what each patient contributes to their variance.
+        threshold: The lowest probability at which an image or a pixel is positive; from labels and results.
+        components: The scores of several networks on the same images, with each patient's contribution to their variance.
     """
 
-    name: TaskName
     metric: str
     network: str
     read_index: Callable[..., ImageIndex]
+    read_labelled: Callable[..., LabelledImages]
+    read_folder: Callable[[Path, Sequence[str]], tuple[ImageFile, ...]]
     build_network: Callable[..., nn.Module]
     has_features: bool
     loss: Loss
-    validate: Callable[[nn.Module, Iterable[Tensor], LabelledImages, int, Compute], tuple[float, float]]
+    validate: Callable[[nn.Module, Iterable[Tensor], LabelledSource, int, Compute], tuple[float, float]]
     results: Callable[..., Results]
     score: Callable[[Labels, Results, int], float]
     threshold: Callable[[Labels, Results, int], float]
@@ -82,22 +84,14 @@ def task_of(settings: Settings) -> Task:
     return TASKS[settings.task]
 
 
-def _build_classifier(parameters: Parameters, class_count: int, *, weights: Path | None, seed: int) -> nn.Module:
-    return build_classifier(parameters, class_count, weights=weights, seed=seed)
-
-
 def _probabilities(
-    network: nn.Module, batches: Iterable[Tensor], _images: LabelledImages, *, compute: Compute, **of_error: Any
+    network: nn.Module, batches: Iterable[Tensor], _images: LabelledSource, *, compute: Compute, **of_error: Any
 ) -> Results:
     return predict_probabilities(network, batches, compute=compute, **of_error)
 
 
-def _build_segmenter(parameters: Parameters, _class_count: int, *, weights: Path | None, seed: int) -> nn.Module:
-    return build_segmenter(parameters, weights=weights, seed=seed)
-
-
 def _validate_segmenter(
-    network: nn.Module, batches: Iterable[Tensor], images: LabelledImages, _positive: int, compute: Compute
+    network: nn.Module, batches: Iterable[Tensor], images: LabelledSource, _positive: int, compute: Compute
 ) -> tuple[float, float]:
     losses, dices = segment(network, batches, images.read_masks, compute=compute)
     return float(losses.mean()), float(dices.mean())
@@ -106,7 +100,7 @@ def _validate_segmenter(
 def _dice_of_images(
     network: nn.Module,
     batches: Iterable[Tensor],
-    images: LabelledImages,
+    images: LabelledSource,
     *,
     compute: Compute,
     error: type[XraytuneError] = TrialError,
@@ -117,16 +111,13 @@ def _dice_of_images(
     return dices[:, None]
 
 
-def _mean_components(_labels: Labels, results: Floats, patients: Sequence[str], _positive: int) -> StructuralComponents:
-    raise NotImplementedError(results.shape, patients)
-
-
 CLASSIFICATION = Task(
-    name="classification",
-    metric="AUROC",
+    metric=METRICS["classification"],
     network="classifier",
     read_index=read_index,
-    build_network=_build_classifier,
+    read_labelled=read_labelled,
+    read_folder=read_labelled_folder,
+    build_network=build_classifier,
     has_features=True,
     loss=F.cross_entropy,
     validate=lambda network, batches, images, positive, compute: validate_classifier(
@@ -142,17 +133,18 @@ CLASSIFICATION = Task(
     ),
 )
 SEGMENTATION = Task(
-    name="segmentation",
-    metric="Dice",
+    metric=METRICS["segmentation"],
     network="segmenter",
     read_index=read_pairs,
-    build_network=_build_segmenter,
+    read_labelled=lambda source, _classes, **options: read_labelled_pairs(source, **options),
+    read_folder=lambda folder, _classes: read_pair_folder(folder),
+    build_network=lambda parameters, _class_count, **options: build_segmenter(parameters, **options),
     has_features=False,
     loss=mask_loss,
     validate=_validate_segmenter,
     results=_dice_of_images,
     score=lambda _labels, dices, _positive: float(dices.mean()),
     threshold=lambda _labels, _dices, _positive: MASK_THRESHOLD,
-    components=_mean_components,
+    components=lambda _labels, dices, patients, _positive: mean_components(dices[..., 0], patients),
 )
 TASKS: Mapping[TaskName, Task] = {"classification": CLASSIFICATION, "segmentation": SEGMENTATION}

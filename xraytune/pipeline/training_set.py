@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xraytune.config.settings import Experiment
-from xraytune.data.pixels import open_pixels
+from xraytune.data.pixels import open_masks, open_pixels
 from xraytune.mix.plan import plan_mix
 from xraytune.pipeline.extra_folder import require_enough, store_folder
+from xraytune.pipeline.labeller import trained_labeller
 from xraytune.pipeline.memorisation import refuse_memorised
 from xraytune.pipeline.prepare import Prepared, SideName, pixels_inputs, training_masks, training_pixels
 from xraytune.pipeline.synthesize import blocks_for, extension_block, pool_block
@@ -99,7 +101,7 @@ def build_training_set(experiment: Experiment, prepared: Prepared, *, compute: C
 
     Raises:
         DataError: A folder of extra images is broken, or too small for the ratio.
-        TrialError: The GAN's loss is not finite, or it copies its training images.
+        TrialError: The GAN's loss is not finite, or it copies its training images, or too few of its masks are plausible.
         ArtifactError: The pixels of `prepared` are not in the cache.
     """
     real = side_images("train", prepared, cache)
@@ -148,6 +150,7 @@ def _folder_source(experiment: Experiment, prepared: Prepared, *, cache: Path) -
         labels=np.array([image.label for image in images], dtype=np.int64),
         inputs={**pixels_inputs(store)},
         title="images of the extra folder",
+        masks=open_masks(store),
     )
 
 
@@ -157,16 +160,24 @@ def _pool_sources(
     """Yield blocks of images from the trial's GAN, or from another package's source."""
     gan, source = experiment.parameters.gan, experiment.parameters.source
     if gan is not None:
-        refuse_memorised(gan, prepared, compute=compute, cache=cache)
+        labeller = trained_labeller(experiment, prepared, compute=compute, cache=cache)
+        draw = partial(pool_block, gan, prepared=prepared, compute=compute, cache=cache, labeller=labeller)
+        refuse_memorised(gan, prepared, compute=compute, cache=cache, labeller=labeller)
+    else:
+        draw = partial(extension_block, source, prepared=prepared, seed=experiment.settings.seed, cache=cache)
     sources = []
     for label, count in enumerate(np.bincount(extra_labels).tolist()):
         for block in range(blocks_for(count)):
-            if gan is not None:
-                pixels, inputs = pool_block(gan, label, block, prepared, compute=compute, cache=cache)
-            else:
-                seed = experiment.settings.seed
-                pixels, inputs = extension_block(source, label, block, prepared, seed=seed, cache=cache)
-            name, rows, labels = f"{source} {label} {block}", np.arange(len(pixels)), np.full(len(pixels), label)
-            title = "GAN images" if gan is not None else f"{source} images"
-            sources.append(ImageSource(name=name, pixels=pixels, rows=rows, labels=labels, inputs=inputs, title=title))
+            pixels, masks, inputs = draw(label=label, block=block)
+            sources.append(
+                ImageSource(
+                    name=f"{source} {label} {block}",
+                    pixels=pixels,
+                    rows=np.arange(len(pixels)),
+                    labels=np.full(len(pixels), label),
+                    inputs=inputs,
+                    title="GAN images" if gan is not None else f"{source} images",
+                    masks=masks,
+                )
+            )
     return tuple(sources)

@@ -8,14 +8,12 @@ epoch; started again, it yields the finished epochs once more and resumes. `run_
 
 from __future__ import annotations
 
-import logging
 import shutil
 import time
 from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
@@ -23,9 +21,10 @@ from xraytune.config.settings import Experiment
 from xraytune.errors import ArtifactError
 from xraytune.files import append_jsonl, read_jsonl, write_text
 from xraytune.metrics.classification import Labels
-from xraytune.models.checkpoint import finished_epochs, fitted_epochs, load_best
+from xraytune.models.checkpoint import finished_epochs, fitted_epochs, intact_epochs, load_best
 from xraytune.models.train import fit_network, train_network
 from xraytune.pipeline.inputs import TrialInputs, build_inputs
+from xraytune.pipeline.labeller import trained_labeller
 from xraytune.pipeline.prepare import Prepared
 from xraytune.pipeline.synthesize import network_labels, trained_gan
 from xraytune.pipeline.task import Results, task_of
@@ -39,9 +38,6 @@ from xraytune.records import (
     ignore_progress,
     never_stop,
 )
-
-_logger = logging.getLogger(__name__)
-E = TypeVar("E")
 
 
 def _ignore() -> None:
@@ -121,7 +117,7 @@ def trial_epochs(
     inputs = _inputs(experiment, prepared, cache=cache, compute=compute, on_progress=on_progress, on_gan=on_gan)
 
     log, checkpoint_dir = trial_dir / "epochs.jsonl", trial_dir / "checkpoint"
-    finished = _epochs_in(checkpoint_dir, finished_epochs)
+    finished = intact_epochs(checkpoint_dir, finished_epochs)
     logged = len(read_jsonl(log))
     if logged > len(finished):  # the checkpoint was lost: these epochs are trained again, and may round differently
         write_text(log, "")
@@ -184,7 +180,7 @@ def fit_epochs(
     settings = experiment.settings
     inputs = _inputs(experiment, prepared, cache=cache, compute=compute, on_progress=on_progress, on_gan=on_gan)
     checkpoint_dir = trial_dir / "checkpoint"
-    yield from _epochs_in(checkpoint_dir, fitted_epochs)
+    yield from intact_epochs(checkpoint_dir, fitted_epochs)
     yield from fit_network(
         experiment.parameters,
         inputs.trained,
@@ -216,6 +212,7 @@ def _inputs(
     if gan is not None:
         for label in network_labels(gan, prepared):
             trained_gan(gan, label, prepared, compute=compute, cache=cache, on_progress=on_progress)
+        trained_labeller(experiment, prepared, compute=compute, cache=cache, on_progress=on_progress)
         on_gan()
     return build_inputs(experiment, prepared, cache=cache, compute=compute, on_progress=on_progress)
 
@@ -228,13 +225,3 @@ def validate(inputs: TrialInputs, prepared: Prepared) -> Validated:
         results=np.concatenate([inputs.results("val_a"), inputs.results("val_b")]),
         patients=sides[0].patients + sides[1].patients,
     )
-
-
-def _epochs_in(checkpoint_dir: Path, read: Callable[[Path], list[E]]) -> list[E]:
-    """Return the epochs in the checkpoint; a damaged one is removed, and the trial trains the same epochs again."""
-    try:
-        return read(checkpoint_dir)
-    except ArtifactError as error:
-        _logger.warning("%s; the trial starts afresh", error)
-        shutil.rmtree(checkpoint_dir)
-        return []

@@ -1,4 +1,4 @@
-"""The figures of a data folder: sample images of each class, and the class frequencies.
+"""The figures of a data folder: sample images of each class, and the class frequencies; or sample pairs with their masks.
 
 Samples are training images; of the held-out test images only the counts are shown.
 """
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from xraytune.cores import cpu_count
 from xraytune.data.decoding import BrokenImage
 from xraytune.data.index import ImageFile, ImageIndex
+from xraytune.data.masks import map_masks, outlined, square_mask
 from xraytune.data.pixels import decode_images
 from xraytune.errors import ConfigError, Problem, join_names
 from xraytune.files import require_writable
@@ -46,12 +47,14 @@ def require_no_figures(out: Path, data: Path) -> None:
 
 
 def draw_data_figures(index: ImageIndex, out: Path) -> tuple[Path, ...]:
-    """Write `samples` and `class_frequency`, each as PNG and SVG, to the folder `out`, and return the files.
+    """Write `samples` and, with classes, `class_frequency`, as PNG and SVG, to the folder `out`, and return the files.
 
     Raises:
         ConfigError: As for `require_no_figures`.
     """
     require_no_figures(out, index.root)
+    if any(image.masks for image in index.images):
+        return draw_sample_grid(pair_rows(index, _SEED), out, _NAMES[0])
     samples = draw_sample_grid(sample_rows(index, _SEED), out, _NAMES[0])
     return (*samples, *draw_class_bars(index.class_names, count_panels(index), out, _NAMES[1]))
 
@@ -70,8 +73,31 @@ def _sample_row(index: ImageIndex, label: int, seed: int) -> SampleRow:
         pixels += [] if isinstance(image, BrokenImage) else [image]
         if len(pixels) == _IMAGES_PER_ROW:
             break
-    images = np.stack(pixels) if pixels else np.empty((0, _SAMPLE_PX, _SAMPLE_PX), dtype=np.uint8)
-    return SampleRow(name=name, note=f"{len(of_class):,} image{'s' * (len(of_class) != 1)}", images=images)
+    return SampleRow(name=name, note=f"{len(of_class):,} image{'s' * (len(of_class) != 1)}", images=_stacked(pixels))
+
+
+def pair_rows(index: ImageIndex, seed: int) -> tuple[SampleRow, SampleRow]:
+    """Choose one pair from each of up to eight patients; return the X-rays without and with the outline of their mask.
+
+    Broken images and masks are skipped.
+    """
+    grey, outlines = [], []
+    for image in _one_of_each_patient(index.images, seed, index.class_names[0]):
+        (pixels,) = decode_images(index.root, [image.file], _SAMPLE_PX, workers=1)
+        (mask,) = map_masks(index.root, [image], lambda mask: square_mask(mask, _SAMPLE_PX, "squash"))
+        if isinstance(pixels, np.ndarray) and isinstance(mask, np.ndarray):
+            grey.append(pixels)
+            outlines.append(outlined(pixels, mask))
+        if len(grey) == _IMAGES_PER_ROW:
+            break
+    return (
+        SampleRow(name="X-rays", note=f"{len(index.images):,} pairs", images=_stacked(grey)),
+        SampleRow(name="masks", note="outlined", images=_stacked(outlines)),
+    )
+
+
+def _stacked(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    return np.stack(images) if images else np.empty((0, _SAMPLE_PX, _SAMPLE_PX), dtype=np.uint8)
 
 
 def _one_of_each_patient(images: Sequence[ImageFile], seed: int, class_name: str) -> Iterator[ImageFile]:

@@ -52,7 +52,7 @@ _STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleRow:
-    """A row of a sample grid: a class, a note below its name, and images, uint8 [n, S, S]."""
+    """A row of a sample grid: a class, a note below its name, and images, uint8 [n, S, S] or, in colour, [n, S, S, 3]."""
 
     name: str
     note: str

@@ -19,6 +19,7 @@ from typing import Any
 from xraytune.errors import XraytuneError
 from xraytune.files import check_fences, explain_disk_errors, read_jsonl
 from xraytune.pipeline.artifacts import artifact_path, artifacts_of, discard, fingerprint
+from xraytune.pipeline.labeller import LABELLER_STAGE, LABELLER_WORK
 from xraytune.pipeline.memorisation import QUALITY_STAGE
 from xraytune.pipeline.network import FEATURES_STAGE
 from xraytune.pipeline.prepare import PIXELS_STAGE
@@ -34,6 +35,7 @@ _KINDS = {
     QUALITY_STAGE: "GAN quality reports",
     POOL_STAGE: "synthetic images",
     GAN_STAGE: "GANs",
+    LABELLER_STAGE: "segmenters for GAN masks",
     PIXELS_STAGE: "decoded images",
 }
 _LEFTOVER = re.compile(r"\..+\.(\d+)-[0-9a-f]{8}\.tmp")
@@ -86,7 +88,7 @@ class ArtifactReferences:
             return name in self.gans
         if stage == QUALITY_STAGE:
             return all(pool["gan"] in self.gans for pool in inputs["pools"])
-        origin = inputs if stage == POOL_STAGE else inputs["group"][1]
+        origin = inputs if stage in (POOL_STAGE, LABELLER_STAGE) else inputs["group"][1]
         return origin.get("pixels") == self.pixels or origin.get("gan") in self.gans
 
 
@@ -202,13 +204,17 @@ def _work_paths(gans: Mapping[Path, list[dict[str, Any]]], cache: Path) -> set[P
 def _leftovers(folder: StudyFolder, cache: Path, now: float) -> Iterator[Path]:
     """Yield the leftovers of killed processes: Tune's scratch folder, and old temporary files.
 
-    The writer's process number means nothing if it ran on another machine, so recent files stay.
+    The writer's process number means nothing if it ran on another machine, so recent files stay. So does the work folder of
+    a segmenter in training, which takes minutes.
     """
     beside = folder.path.parent.glob(f".{folder.path.name}.*.tmp")
     for path in (*sorted(beside), *_temporary_paths(folder.path), *_temporary_paths(cache)):
         match = _LEFTOVER.fullmatch(path.name)
         if match is None or (not _is_alive(int(match[1])) and now - _changed(path) > _LEFTOVER_SECONDS):
             yield path
+    for work in sorted((cache / LABELLER_WORK).glob("*")):
+        if now - _changed(work) > _LEFTOVER_SECONDS:
+            yield work
 
 
 def _temporary_paths(root: Path) -> Iterator[Path]:

@@ -35,7 +35,7 @@ _OUTCOME = ("val_b_score", "best_epoch", "threshold", "seconds", "gpu_seconds", 
 """User attributes of an ended trial, besides `status` and `arm`; its value and epochs are Optuna's own."""
 _FAILURES = "failures"
 VALUE_NAME = "val_a_score"
-"""What the search maximises."""
+"""The column of what the search maximises."""
 _LOST = "restore it from a backup, or search the space again under another name: the study cannot be used without it"
 # The operation code of Optuna's journal for a reported value; a test reads a journal that Optuna wrote.
 _REPORT_OPERATION = 7
@@ -259,9 +259,9 @@ class _WholeLines(JournalFileBackend):
                 raise
 
 
-def create_journal(path: Path, name: str) -> None:
+def create_journal(path: Path, name: str, metric: str) -> None:
     """Create a journal without trials; Optuna's tools show the study's name and that of the objective."""
     with quiet_optuna():
         storage = JournalStorage(_WholeLines(str(path)))
         study = optuna.create_study(storage=storage, study_name=name, direction="maximize")
-        study.set_metric_names([VALUE_NAME])
+        study.set_metric_names([metric])

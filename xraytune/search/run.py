@@ -17,7 +17,6 @@ from xraytune.cores import cpu_count
 from xraytune.errors import Problem, TrialError
 from xraytune.files import require_writable
 from xraytune.mix.plan import require_extra_images
-from xraytune.models.classifier import build_classifier
 from xraytune.models.weights import find_weights
 from xraytune.pipeline.model import require_two_classes
 from xraytune.pipeline.prepare import Prepared, prepare_index, restore_pixels
@@ -49,6 +48,7 @@ class SearchSummary:
 
     Attributes:
         study: The study's folder.
+        metric: Of the scores: AUROC or Dice.
         counts: Number of ended trials by status.
         best: Row of the best complete trial on val-A, which the search maximised.
         for_export: Row of the best one on val-B, which no decision of the search used; `export` takes it.
@@ -56,6 +56,7 @@ class SearchSummary:
     """
 
     study: Path
+    metric: str
     counts: dict[str, int]
     best: dict[str, Any]
     for_export: dict[str, Any]
@@ -225,11 +226,12 @@ def summarise(folder: StudyFolder) -> SearchSummary:
         raise TrialError(Problem(what, folder.path, "see trials.jsonl and trials/*/error.txt in the study"))
     counts = {status: sum(row["status"] == status for row in rows) for status in ("complete", "pruned", "failed")}
     best, for_export = (
-        min(complete, key=lambda row: (-row[auroc], parameters_from(row["parameters"]).simplicity, row["number"]))
-        for auroc in ("value", "val_b_score")
+        min(complete, key=lambda row: (-row[score], parameters_from(row["parameters"]).simplicity, row["number"]))
+        for score in ("value", "val_b_score")
     )
     return SearchSummary(
         study=folder.path,
+        metric=folder.space().settings.metric,
         counts=counts,
         best=best,
         for_export=for_export,
@@ -250,4 +252,4 @@ def require_weights(space: Space) -> None:
         # A custom weights file, whose hash is unknown, or a network of an extension: check that they fit.
         if file == Path(weights) or BACKBONES.has(backbone):
             parameters = Parameters.model_validate({"backbone": backbone, "weights": weights})
-            build_classifier(parameters, 2, weights=file, seed=0)
+            task_of(space.settings).build_network(parameters, 2, weights=file, seed=0)

@@ -31,8 +31,8 @@ class TrialView:
         mix: Such as `gan r=0.5 (500 steps) +classical 1`.
         status: `waiting` for a GAN that another trial trains; `unfinished` if the search has stopped.
         epochs: Number of recorded epochs.
-        values: Best val-A AUROC after each of them.
-        val_b_score: AUROC on val-B of a complete trial.
+        values: Best val-A score after each of them.
+        val_b_score: Score on val-B of a complete trial.
         busy_with: What a running trial does before its first epoch, such as `training the GAN: 300 of 600 steps`.
         seconds: Wall time of an ended trial.
         reason: Why it ended, unless it is complete.
@@ -65,6 +65,7 @@ class StudyView:
 
     Attributes:
         name: The study's.
+        metric: Of its scores: AUROC or Dice.
         sides: Sizes of train, val-A and val-B.
         trials: By number.
         trial_budget: That of the last start, and at least the number of trials.
@@ -77,6 +78,7 @@ class StudyView:
     """
 
     name: str
+    metric: str
     sides: tuple[SideSize, ...] = ()
     trials: tuple[TrialView, ...]
     trial_budget: int
@@ -93,13 +95,13 @@ class StudyView:
 
     @property
     def best(self) -> TrialView | None:
-        """The complete trial with the best val-A AUROC, the simplest of equals."""
+        """The complete trial with the best val-A score, the simplest of equals."""
         complete = [trial for trial in self.trials if trial.status == "complete"]
         return min(complete, key=lambda trial: (-trial.values[-1], trial.simplicity, trial.number), default=None)
 
     @property
     def for_export(self) -> TrialView | None:
-        """The complete trial with the best val-B AUROC, the simplest of equals: what `export` writes before a verdict."""
+        """The complete trial with the best val-B score, the simplest of equals: what `export` writes before a verdict."""
         complete = [trial for trial in self.trials if trial.status == "complete" and trial.val_b_score is not None]
         return min(
             complete, key=lambda trial: (-(trial.val_b_score or 0), trial.simplicity, trial.number), default=None
@@ -163,7 +165,7 @@ def select_trials(view: StudyView, *, sort: str = "number", arm: str | None = No
 
     Args:
         view: The study.
-        sort: A column of `trial_row`, or the beginning of its name. AUROCs are sorted from the best down, all others from
+        sort: A column of `trial_row`, or the beginning of its name. Scores are sorted from the best down, all others from
             the lowest up; trials without a value come last.
         arm: Such as `gan`; None for all.
 
@@ -179,7 +181,7 @@ def select_trials(view: StudyView, *, sort: str = "number", arm: str | None = No
 
     def key(trial: TrialView) -> tuple[bool, Any]:
         value = trial_row(trial, view)[column]
-        return value is None, -value if column.endswith("_auroc") and isinstance(value, float) else value
+        return value is None, -value if column.endswith("_score") and isinstance(value, float) else value
 
     return tuple(sorted((trial for trial in view.trials if arm in (None, trial.arm)), key=key))
 
@@ -221,6 +223,7 @@ class StudyWatcher:
             left = max(0.0, min(left, seconds_budget - times.seconds))
         return StudyView(
             name=self._folder.path.name,
+            metric=self._space.settings.metric,
             sides=self._sides,
             trials=trials,
             trial_budget=trial_budget,

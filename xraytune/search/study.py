@@ -226,7 +226,7 @@ def create_study(folder: StudyFolder, space: Space, prepared: Prepared, where: C
         write_prepared(prepared, path / "split.json")
         machine = environment(where) if isinstance(where, Compute) else where
         write_json(path / "environment.json", {**machine, "extensions": {**extensions}})
-        create_journal(path / _JOURNAL_NAME, space.settings.name)
+        create_journal(path / _JOURNAL_NAME, space.settings.name, space.settings.objective.metric)
 
 
 def environment(compute: Compute) -> dict[str, Any]:

@@ -122,9 +122,7 @@ class TrialWorker:
 
     def _show_samples(self, experiment: Experiment, prepared: Prepared, compute: Compute, cache: Path) -> None:
         """Write the sample grid of the trial's GAN into the study, and its name into the trial's folder."""
-        gan = experiment.parameters.gan
-        assert gan is not None, "called only for a GAN"
-        grid = save_gan_grid(gan, prepared, self._study.samples_path, compute=compute, cache=cache)
+        grid = save_gan_grid(experiment, prepared, self._study.samples_path, compute=compute, cache=cache)
         write_samples(self._folder, grid)
 
     def _guarded(

@@ -146,7 +146,7 @@ class WandbRun:
 
     def finish(self, status: RunStatus, outcome: Mapping[str, Json] | None = None) -> None:
         """End the run with its status, best value and other results; further calls do nothing."""
-        summary = {**self._best, **(outcome or {}), "status": status}
+        summary = self._named({**self._best, **(outcome or {}), "status": status})
         deadline = time.monotonic() + self._finish_seconds
         with suppress(queue.Full):
             for call in (lambda: self._end(summary, is_failed=status in {"failed", "unfinished"}), None):
@@ -156,6 +156,11 @@ class WandbRun:
         self._abandoned.set()
         if not self._ended.is_set():
             self._warn(f"it did not answer within {self._finish_seconds:g} s")
+
+    def _named(self, values: Mapping[str, Json]) -> dict[str, Json]:
+        """Name scores by their metric: `val_score` becomes `val_auroc` or `val_dice`."""
+        metric = self._trial.experiment.settings.objective.metric.removeprefix("val_")
+        return {name.replace("score", metric): value for name, value in values.items()}
 
     def _post(self, call: Callable[[], object]) -> None:
         """Queue a call for the thread."""
@@ -214,7 +219,7 @@ class WandbRun:
         assert self._run is not None, "started before"
         if record.epoch >= self._run.starting_step:
             # Without `commit` W&B holds an epoch back until the next one.
-            self._run.log(asdict(record), step=record.epoch, commit=True)
+            self._run.log(self._named(asdict(record)), step=record.epoch, commit=True)
 
     def _send_samples(self, samples: Callable[[], Image.Image]) -> None:
         import wandb

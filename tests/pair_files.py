@@ -1,0 +1,38 @@
+"""Small folders of pairs: images with a bright block in the place of their mask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from xraytune.seeding import numpy_generator
+
+HEIGHT_PX, WIDTH_PX = 32, 48
+
+
+def block(number: int) -> NDArray[np.bool_]:
+    """Return a mask, [32, 48], of a block whose place and size depend on a number."""
+    mask = np.zeros((HEIGHT_PX, WIDTH_PX), dtype=np.bool_)
+    top, left = 4 * (number % 4), 4 * (number % 5)
+    mask[top : top + 16, left : left + 16 + number % 8] = True
+    return mask
+
+
+def save(path: Path, pixels: NDArray[np.uint8] | NDArray[np.bool_]) -> None:
+    """Write an image, and the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def write_pairs(root: Path, stems: Iterable[str]) -> Path:
+    """Write `images/STEM.png`, bright inside of `masks/STEM.png` and dark elsewhere, for each stem."""
+    for number, stem in enumerate(stems):
+        mask = block(number)
+        noise = numpy_generator(number, stem).integers(0, 100, mask.shape, dtype=np.uint8)
+        save(root / "images" / f"{stem}.png", np.where(mask, 155 + noise, noise).astype(np.uint8))
+        save(root / "masks" / f"{stem}.png", mask)
+    return root

@@ -1,0 +1,291 @@
+"""Pools of images with masks, made by a GAN of pairs, or by a GAN of images and a segmenter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.torch import load_file
+
+from tests.in_process import CPU
+from xraytune.config.load import load_space
+from xraytune.config.settings import PACKAGES, Experiment, GanSettings, Parameters, Settings
+from xraytune.data.masks import OUTLINE_RGB
+from xraytune.errors import ArtifactError, ConfigError, MachineError, TrialError
+from xraytune.export.train import train
+from xraytune.files import read_json
+from xraytune.gan.masks import MaskRange, mask_range
+from xraytune.gan.train import resize_pixels
+from xraytune.metrics.memorisation import closeness, compare_with_unseen, unseen_closeness
+from xraytune.pipeline import labeller
+from xraytune.pipeline.artifacts import build_once, content_sha256
+from xraytune.pipeline.gan_folder import fill_gan_folder, fixed_gan, gan_of, gan_sample, gan_train
+from xraytune.pipeline.labeller import trained_labeller
+from xraytune.pipeline.memorisation import measure_memorisation
+from xraytune.pipeline.prepare import PIXELS_STAGE, Prepared, PreparedImage, SideName
+from xraytune.pipeline.samples import save_gan_grid, training_grid
+from xraytune.pipeline.synthesize import POOL_STAGE, pool_block, trained_gan, typical_masks
+from xraytune.pipeline.training_set import build_training_set
+
+pytestmark = pytest.mark.slow
+
+SIZE_PX = 48
+COUNT = 40
+ANYTHING = MaskRange(area=(0.0, 1.0), parts=(0, 1000))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pairs:
+    """Prepared images with masks, in a cache."""
+
+    prepared: Prepared
+    cache: Path
+
+    def experiment(self, **gan: Any) -> Experiment:
+        settings = Settings.model_validate_json(
+            f'{{"name": "pairs", "task": "segmentation", "data": {{"path": "{self.cache}", "image_size": 32}}}}'
+        )
+        small = {"image_size": 32, "width": 8, "batch_size": 8, "z_dim": 8, "lr_g": 2e-3, "lr_d": 2e-3, "steps": 250}
+        network = {"backbone": "mobilenet_v2", "weights": "none", "input_channels": 1, "batch_size": 4}
+        given = {"source": "gan", "gan": {**small, "allow_memorised": True, **gan}, **network}
+        return Experiment(settings=settings, parameters=Parameters.model_validate(given))
+
+    def pool(self, experiment: Experiment, block: int = 0, labeller: Path | None = None) -> tuple[Any, Any, Any]:
+        gan = gan_of(experiment)
+        return pool_block(gan, 0, block, self.prepared, compute=CPU, cache=self.cache, labeller=labeller)
+
+    def labeller(self, experiment: Experiment) -> Path | None:
+        return trained_labeller(experiment, self.prepared, compute=CPU, cache=self.cache)
+
+
+def draw_pairs() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return noisy dark images with a bright disc of random place and size, and the discs."""
+    random = np.random.default_rng(0)
+    rows, columns = np.mgrid[0:SIZE_PX, 0:SIZE_PX]
+    places, radii = random.uniform(18, 30, (COUNT, 2, 1, 1)), random.uniform(12, 22, (COUNT, 1, 1))
+    inside = np.hypot(rows - places[:, 0], columns - places[:, 1]) < radii
+    pixels = np.where(inside, 200, 40) + random.integers(0, 20, inside.shape)
+    return pixels.astype(np.uint8), np.where(inside, 255, 0).astype(np.uint8)
+
+
+def store(planes: tuple[NDArray[np.uint8], NDArray[np.uint8]], folder: Path) -> None:
+    for name, plane in zip(("pixels", "masks"), planes, strict=True):
+        np.save(folder / f"{name}.npy", plane)
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Pairs:
+    cache = tmp_path_factory.mktemp("pairs")
+    artifact = build_once(cache, PIXELS_STAGE, {"drawn": COUNT}, partial(store, draw_pairs()))
+    shares: tuple[tuple[SideName, int], ...] = (("train", 28), ("val_a", 6), ("val_b", 6))
+    sides = [side for side, count in shares for _ in range(count)]
+    images = tuple(
+        PreparedImage(file=f"images/{row}.png", patient=f"{row}", label=0, side=side, row=row, sha256=f"{row:064x}")
+        for row, side in enumerate(sides)
+    )
+    prepared = Prepared(
+        class_names=("image",),
+        positive=0,
+        image_size_px=SIZE_PX,
+        resize="squash",
+        pixels=artifact.relative_to(cache).as_posix(),
+        pixels_sha256=content_sha256(artifact, "pixels.npy"),
+        test_fingerprint=None,
+        images=images,
+        has_masks=True,
+    )
+    return Pairs(prepared=prepared, cache=cache)
+
+
+@pytest.fixture
+def short_labeller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few steps in place of 300."""
+    monkeypatch.setattr(labeller, "EPOCHS", 2)
+    monkeypatch.setattr(labeller, "STEPS_PER_EPOCH", 4)
+
+
+def test_a_pool_holds_plausible_pairs_and_the_training_set_has_their_masks(pairs: Pairs) -> None:
+    experiment = pairs.experiment()
+
+    pixels, masks, inputs = pairs.pool(experiment)
+    training_set = build_training_set(experiment, pairs.prepared, compute=CPU, cache=pairs.cache)
+
+    typical = typical_masks(gan_of(experiment), pairs.prepared, pairs.cache)
+    assert typical is not None
+    assert pixels.shape == masks.shape == (256, 32, 32)
+    assert set(np.unique(masks)) == {0, 255}
+    assert np.logical_and(*typical.checks(masks)).all()
+    assert inputs["stage"] == POOL_STAGE
+    _, extra = training_set.sources
+    assert np.array_equal(extra.read_masks(np.arange(5)), masks[:5])
+
+
+def test_typical_masks_are_those_of_the_train_side_at_the_gans_size(pairs: Pairs) -> None:
+    _, masks = draw_pairs()
+    small = np.where(resize_pixels(masks[:28], 32) >= 128, 255, 0).astype(np.uint8)
+
+    assert typical_masks(GanSettings(image_size=32), pairs.prepared, pairs.cache) == mask_range(small)
+
+
+def test_an_untrained_gan_is_refused_for_its_masks(pairs: Pairs) -> None:
+    with pytest.raises(TrialError, match=r"masks are plausible(.|\n)*gan\.mask_from: segmenter"):
+        pairs.pool(pairs.experiment(steps=1))
+
+
+def test_the_memorisation_gate_compares_images_without_their_masks(pairs: Pairs) -> None:
+    experiment = pairs.experiment()
+    pixels, _, _ = pairs.pool(experiment)
+
+    found, _ = measure_memorisation(gan_of(experiment), pairs.prepared, compute=CPU, cache=pairs.cache)
+
+    images, _ = draw_pairs()
+    small, patients = resize_pixels(images, 32), [f"{row}" for row in range(COUNT)]
+    train = small[:28], patients[:28]
+    unseen = unseen_closeness(small[28:34], patients[28:34], *train)
+    assert found["image"] == compare_with_unseen(closeness(pixels, *train).ratio, unseen)
+
+
+@pytest.mark.usefixtures("short_labeller")
+def test_a_segmenter_labels_the_images_of_a_gan_of_images(pairs: Pairs, tmp_path: Path) -> None:
+    """The masks are those of the stored segmenter. Trials with this backbone share it, replicates do not."""
+    experiment = pairs.experiment(mask_from="segmenter", steps=2)
+    path = pairs.labeller(experiment)
+    assert path is not None
+
+    other_steps = pairs.labeller(pairs.experiment(mask_from="segmenter", steps=1))
+    other_seed = pairs.labeller(pairs.experiment(mask_from="segmenter", steps=2, seed=1))
+    images, _ = draw_pairs()
+    masks = labeller.load_labeller(path, CPU)(resize_pixels(images, 32))
+
+    assert other_steps == path
+    assert other_seed is not None
+    weights, others = (load_file(one / "segmenter.safetensors") for one in (path, other_seed))
+    assert any((weights[name] != tensor).any() for name, tensor in others.items())
+    assert pairs.labeller(pairs.experiment()) is None
+    assert masks.shape == (COUNT, 32, 32)
+    assert set(np.unique(masks)) <= {0, 255}
+    (path / "segmenter.safetensors").rename(tmp_path / "moved")
+    with pytest.raises(ArtifactError, match="cannot read this segmenter"):
+        labeller.load_labeller(path, CPU)
+
+
+@pytest.mark.usefixtures("short_labeller")
+def test_an_interrupted_segmenter_resumes_to_the_same_weights(pairs: Pairs, tmp_path: Path) -> None:
+    experiment = pairs.experiment(mask_from="segmenter")
+    straight = pairs.labeller(experiment)
+    cache = tmp_path / "cache"
+    (cache / PIXELS_STAGE).mkdir(parents=True)
+    (cache / pairs.prepared.pixels).symlink_to(pairs.cache / pairs.prepared.pixels)
+
+    class Interrupted(Exception):
+        """The process ends."""
+
+    def interrupt(_what: str, done: int, _total: int) -> None:
+        if done == 6:
+            raise Interrupted
+
+    train = partial(trained_labeller, experiment, pairs.prepared, compute=CPU, cache=cache)
+    with pytest.raises(Interrupted):
+        train(on_progress=interrupt)
+    steps: list[int] = []
+    resumed = train(on_progress=lambda _what, done, _total: steps.append(done))
+
+    assert steps[0] == 4
+    assert straight is not None
+    assert resumed is not None
+    weights, expected = (load_file(one / "segmenter.safetensors") for one in (resumed, straight))
+    assert all((weights[name] == tensor).all() for name, tensor in expected.items())
+    assert not list((cache / "labeller-1.work").iterdir())
+
+
+def test_drawn_pairs_are_png_files_of_images_and_masks_and_those_of_a_search(pairs: Pairs, tmp_path: Path) -> None:
+    experiment, prepared = pairs.experiment(), pairs.prepared
+    gan = gan_of(experiment)
+    network = trained_gan(gan, None, prepared, compute=CPU, cache=pairs.cache)
+    (tmp_path / "gan").mkdir()
+    typical = typical_masks(gan, prepared, pairs.cache)
+    fill_gan_folder(tmp_path / "gan", {None: network}, gan, prepared, CPU, typical=typical, labeller=None)
+
+    drawn = gan_sample(tmp_path / "gan", count=300, out=tmp_path / "drawn")
+
+    assert (drawn.counts, drawn.has_masks) == ({"image": 300}, True)
+    names = [f"gan_{number:06d}.png" for number in range(1, 301)]
+    blocks = [pairs.pool(experiment, block) for block in range(2)]
+    for plane, folder in enumerate(("images", "masks")):
+        assert sorted(file.name for file in (tmp_path / "drawn" / folder).iterdir()) == names
+        expected = np.concatenate([block[plane] for block in blocks])[:300]
+        read = np.stack([np.asarray(Image.open(tmp_path / "drawn" / folder / name)) for name in names])
+        assert np.array_equal(read, expected)
+    assert len(read_json(tmp_path / "drawn" / "provenance.json")["train_images"]) == 28
+    assert (tmp_path / "gan" / "grids" / "progress.gif").is_file()
+
+
+@pytest.mark.usefixtures("short_labeller")
+def test_a_gan_folder_keeps_the_segmenter_of_its_masks(pairs: Pairs, tmp_path: Path) -> None:
+    experiment, prepared = pairs.experiment(mask_from="segmenter", steps=2), pairs.prepared
+    gan, path = gan_of(experiment), pairs.labeller(experiment)
+    network = trained_gan(gan, None, prepared, compute=CPU, cache=pairs.cache)
+    (tmp_path / "gan").mkdir()
+    fill_gan_folder(tmp_path / "gan", {None: network}, gan, prepared, CPU, typical=ANYTHING, labeller=path)
+
+    gan_sample(tmp_path / "gan", count=3, out=tmp_path / "drawn")
+
+    masks = labeller.load_labeller(tmp_path / "gan", CPU)
+    for file in (tmp_path / "drawn" / "images").iterdir():
+        mask = np.asarray(Image.open(tmp_path / "drawn" / "masks" / file.name))
+        assert np.array_equal(mask, masks(np.asarray(Image.open(file))[None])[0])
+
+
+def test_grids_show_the_outlines_of_real_and_generated_masks(pairs: Pairs, tmp_path: Path) -> None:
+    experiment = pairs.experiment()
+    training_set = build_training_set(experiment, pairs.prepared, compute=CPU, cache=pairs.cache)
+
+    grid = save_gan_grid(experiment, pairs.prepared, tmp_path, compute=CPU, cache=pairs.cache)
+
+    for picture in (Image.open(grid), training_grid(training_set, ("image",), "a trial")):
+        outlines = (np.asarray(picture) == OUTLINE_RGB).all(axis=-1)
+        left, right = np.array_split(outlines, 2, axis=1)
+        assert left.any()
+        assert right.any()
+
+
+SPACE = """
+name: pairs
+task: segmentation
+data: {path: pairs, image_size: 64}
+parameters:
+  source: {value: gan}
+  gan: {parameters: {mask_from: {value: segmenter}}}
+  backbone: {values: [resnet18, resnet34]}
+  weights: {value: none}
+"""
+
+
+def test_the_network_that_labels_is_fixed_too_where_one_gan_is_trained(tmp_path: Path) -> None:
+    """Without a segmenter it may be open."""
+    (tmp_path / "pairs").mkdir()
+    (tmp_path / "space.yaml").write_text(SPACE, encoding="utf-8")
+
+    with pytest.raises(ConfigError, match=r"backbone is resnet18 or resnet34(.|\n)*--set backbone=resnet18"):
+        fixed_gan(load_space(tmp_path / "space.yaml"))
+
+    fixed = fixed_gan(load_space(tmp_path / "space.yaml", ["backbone=resnet34"]))
+    assert fixed.parameters.backbone == "resnet34"
+    assert gan_of(fixed_gan(load_space(tmp_path / "space.yaml", ["gan.mask_from=gan"]))).mask_from == "gan"
+
+
+def test_missing_packages_are_reported_before_a_gan_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "space.yaml").write_text(SPACE.replace(", resnet34", ""), encoding="utf-8")
+    monkeypatch.setitem(PACKAGES, "segmentation", ("no-such-package",))
+
+    for run in (partial(gan_train, tmp_path / "space.yaml"), partial(train, tmp_path / "space.yaml")):
+        with pytest.raises(MachineError, match=r"task: segmentation needs no-such-package"):
+            run(out=tmp_path / "out", cache=tmp_path / "cache")
+
+    assert [file.name for file in tmp_path.iterdir()] == ["space.yaml"]

@@ -1,0 +1,81 @@
+"""Run the network of a bundle on image files, one batch in memory at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from xraytune.compute import compute_like, pin
+from xraytune.cores import core_threads, cpu_count
+from xraytune.data.decoding import BrokenImage
+from xraytune.data.pixels import broken_images_error, decode_images
+from xraytune.errors import ArtifactError, DataError, Problem
+from xraytune.export.bundle import Bundle
+from xraytune.models.inputs import normalise, to_unit
+from xraytune.records import Progress
+
+_BATCH_SIZE = 64
+Result = TypeVar("Result")
+
+
+def map_outputs(
+    bundle: Bundle,
+    root: Path,
+    files: Sequence[str],
+    predict: Callable[..., NDArray[Any]],
+    use: Callable[[str, NDArray[Any]], Result],
+    *,
+    title: str,
+    skip_broken: bool,
+    on_progress: Progress,
+) -> tuple[list[Result], tuple[BrokenImage, ...]]:
+    """Apply `use`, on all cores, to each file below `root` and its output; return the results in order, and broken images.
+
+    `predict` is a function such as `predict_probabilities`; `title` names the progress.
+
+    Raises:
+        DataError: Images are broken, unless `skip_broken` leaves them out and others remain.
+        ArtifactError: The network's output is not finite.
+    """
+    compute = compute_like(bundle.record.compute, threads=cpu_count())
+    pin(compute)
+    network, form = bundle.network(compute), bundle.record.input_format
+    broken: list[BrokenImage] = []
+    batch: dict[str, NDArray[np.uint8]] = {}
+    results: list[Result] = []
+
+    def run_batch() -> None:
+        pixels = torch.from_numpy(np.stack([*batch.values()])).to(compute.device)
+        inputs = normalise(to_unit(pixels, form), form)
+        outputs = predict(network, [inputs], compute=compute, error=ArtifactError, where=bundle.path)
+        with core_threads() as threads:
+            results.extend(threads.map(use, [*batch], outputs))
+        batch.clear()
+
+    decoded = decode_images(
+        root,
+        files,
+        form.image_size_px,
+        workers=cpu_count(),
+        resize=form.resize,
+        on_progress=lambda _, done, total: on_progress(title, done, total),
+    )
+    for file, image in zip(files, decoded, strict=True):
+        if isinstance(image, BrokenImage):
+            broken.append(image)
+        elif skip_broken or not broken:  # after a broken image, the others are only decoded, to list all broken ones
+            batch[file] = image
+            if len(batch) == _BATCH_SIZE:
+                run_batch()
+    if broken and not skip_broken:
+        raise broken_images_error(broken, root)
+    if len(broken) == len(files):
+        raise DataError(Problem(f"all {len(files)} images are broken", root, f"the first one: {broken[0].reason}"))
+    if batch:
+        run_batch()
+    return results, tuple(broken)

@@ -1,0 +1,118 @@
+"""Find what a model and the images it is evaluated on have in common: its sealed test folder, its images, its patients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from xraytune.data.index import ImageFile, LabelledImages, content_fingerprint
+from xraytune.data.table import find_table
+from xraytune.errors import ArtifactError, ConfigError, DataError, MachineError
+from xraytune.export.bundle import Bundle
+from xraytune.files import read_jsonl
+from xraytune.pipeline.shared_patients import patient_aliases, patients_by_file_name, shared_patients
+from xraytune.pipeline.task import TASKS
+from xraytune.search.study import StudyFolder
+from xraytune.search.test_access import TEST_ACCESS_FILE, accesses, log_test_access, study_logs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overlap:
+    """What a model has to do with the images that it is evaluated on.
+
+    Attributes:
+        known_image_count: Images that are copies of the model's training or validation images, or of its folder of extra
+            images if that still exists.
+        known_patient_count: Patients of these sets, by the rules of `shared_patients`.
+        known_patient_image_count: Their images, including those of `known_image_count`.
+        opened_test: Whether this is the sealed test folder of the model's study.
+        test_access: How often that folder has been accessed, including now; 0 for other folders.
+    """
+
+    known_image_count: int
+    known_patient_count: int
+    known_patient_image_count: int
+    opened_test: bool
+    test_access: int
+
+
+def overlap_of(bundle: Bundle, found: LabelledImages, used: Sequence[str], *, reason: str) -> Overlap:
+    """Log the access if these are the test images of the model's study; count used files and patients known to the model.
+
+    Call this before any metric can be seen.
+    """
+    fingerprint, files = content_fingerprint(found.images), {*used}
+    images = [image for image in found.images if image.file in files]
+    is_test = fingerprint == bundle.record.test_fingerprint
+    access_count = _log_access(bundle, fingerprint, reason=reason, image_count=len(used)) if is_test else 0
+    contents, patients = _known(bundle, found, images, is_test=is_test)
+    return Overlap(
+        known_image_count=sum(image.sha256 in contents for image in images),
+        known_patient_count=len(patients),
+        known_patient_image_count=sum(image.patient in patients for image in images),
+        opened_test=is_test,
+        test_access=access_count,
+    )
+
+
+def _log_access(bundle: Bundle, fingerprint: str, *, reason: str, image_count: int) -> int:
+    """Log access to the test folder, with the model and with its study; return the number of known accesses."""
+    model, study = bundle.path.resolve(), _study_with_test(bundle, fingerprint)
+    log_test_access(
+        model,
+        *(study_logs(study) if study else ()),
+        command="evaluate",
+        fingerprint=fingerprint,
+        reason=reason,
+        image_count=image_count,
+        model=model,
+        model_sha256=bundle.model_sha256,
+        **({"study": study.name} if study else {}),
+    )
+    with_model = [row for row in read_jsonl(model / TEST_ACCESS_FILE) if row["fingerprint"] == fingerprint]
+    return max(len(with_model), len(accesses(study, fingerprint)) if study else 0)
+
+
+def _study_with_test(bundle: Bundle, fingerprint: str) -> Path | None:
+    """Return the bundle's study, if it was not moved and has this test folder."""
+    if bundle.study is None:
+        return None
+    folder = StudyFolder(bundle.study.resolve())
+    is_found = folder.space_path.is_file() and folder.prepared().test_fingerprint == fingerprint
+    return folder.path if is_found else None
+
+
+def _known(
+    bundle: Bundle, found: LabelledImages, images: Sequence[ImageFile], *, is_test: bool
+) -> tuple[set[str], set[str]]:
+    """Return the hashes of the model's training and validation images, and which patients of `images` are among theirs."""
+    own = bundle.prepared().images
+    known_in = partial(shared_patients, images, found.table, group_regex=found.data.split.group_regex)
+    extra, names = _extra_images(bundle, patients_by_file_name([*own, *images]))
+    patients = known_in(extra, aliases=names)
+    if not is_test:  # the search has checked that the sealed test folder shares no patient with training
+        patients |= known_in(own, aliases=_further_names(bundle), owners=patients_by_file_name(own))
+    return {image.sha256 for image in own} | {image.sha256 for image in extra}, patients
+
+
+def _further_names(bundle: Bundle) -> set[str]:
+    """Return the names of the model's patients that only its data folder gives; empty if it can no longer be read."""
+    try:
+        data = bundle.experiment().settings.data
+        return patient_aliases(bundle.prepared().images, find_table(data.path, data.table), bundle.record.group_regex)
+    except (ArtifactError, ConfigError, DataError, OSError):
+        return set()
+
+
+def _extra_images(bundle: Bundle, owners: Mapping[str, str]) -> tuple[tuple[ImageFile, ...], set[str]]:
+    """Return the model's folder of extra images and the names of their patients; empty if it can no longer be read."""
+    try:
+        folder = bundle.experiment().parameters.folder
+        if folder is None:
+            return (), set()
+        images = TASKS[bundle.record.task].read_folder(folder.path, bundle.record.class_names)
+        return images, patient_aliases(images, find_table(folder.path), bundle.record.group_regex, owners)
+    except (ArtifactError, DataError, MachineError, OSError):
+        return (), set()
