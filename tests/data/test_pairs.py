@@ -66,7 +66,10 @@ def test_unpaired_images_and_masks_are_counted_and_named_in_one_error(pairs: Pat
 
     text = refusal(pairs)
 
-    assert "2 of 4 images have no mask: images/p1.png, images/p2.png; 1 of 3 masks have no image: masks/p22.png" in text
+    assert (
+        "2 of 4 images without a mask: images/p1.png, images/p2.png; 1 of 3 masks without an image: masks/p22.png"
+        in text
+    )
     assert "masks of X.png are named X.png, X_left.png or X-mask.tif" in text
 
 
@@ -76,7 +79,7 @@ def test_an_unpaired_image_comes_with_what_was_ignored(pairs: Path, tmp_path: Pa
 
     text = refusal(pairs)
 
-    assert "1 of 4 images have no mask: images/p1.png" in text
+    assert "1 of 4 images without a mask: images/p1.png" in text
     assert "links to folders, or out of the data folder, are not followed: 1" in text
 
 

@@ -158,8 +158,8 @@ def _problems(
         what = f"images with the same name, so that their masks are ambiguous: {join_names(same)}"
         found.append((what, "rename them and their masks, or remove all but one"))
     unpaired = {
-        f"{len(masks_of)} images have no mask": _names(folder, [image for image, own in masks_of.items() if not own]),
-        f"{len(masks)} masks have no image": _names(folder, alone),
+        f"{len(masks_of)} images without a mask": _names(folder, [image for image, own in masks_of.items() if not own]),
+        f"{len(masks)} masks without an image": _names(folder, alone),
     }
     if what := "; ".join(f"{len(names)} of {text}: {join_names(names)}" for text, names in unpaired.items() if names):
         fix = "add the missing files or remove the others; masks of X.png are named X.png, X_left.png or X-mask.tif"
