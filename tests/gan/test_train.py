@@ -231,6 +231,18 @@ def test_a_training_that_diverges_ends_the_trial_and_is_not_kept(
     assert not (tmp_path / CHECKPOINT_NAME).exists()
 
 
+@pytest.mark.slow
+def test_grids_show_the_first_steps_too(tiny: Tiny, blobs: Images, cpu: Compute, tmp_path: Path) -> None:
+    list(
+        train_gan(
+            tiny(steps=60), *blobs, class_count=2, compute=cpu, checkpoint_dir=tmp_path, grid_dir=tmp_path / "grids"
+        )
+    )
+
+    names = {grid.name for grid in (tmp_path / "grids").iterdir()}
+    assert names == {"progress.gif", "real.png", "step_000050.png", "step_000060.png"}
+
+
 def test_grids_show_real_images_and_the_same_noise_at_each_snapshot(
     tiny: Tiny, blobs: Images, cpu: Compute, tmp_path: Path
 ) -> None:

@@ -153,11 +153,16 @@ def answer_paragraph(confirmation: Confirmation) -> str:
     comparisons = " ".join(_comparison_text(result, metric) for result in first.comparisons)
     return (
         f"{prefix}{verdict} On {test.images} test images of {test.patients} patients, its mean {metric} over "
-        f"{confirmation.gan_seeds} GAN seeds with {confirmation.classifier_seeds} {confirmation.network} seeds each was "
+        f"{confirmation.gan_seeds} GAN seeds with {_network_seeds(confirmation)} each was "
         f"{first.score:.3f}{_gan_text(first)}. {comparisons}{_images_per_step_text(first, metric)}"
         f"{_larger_design_text(first)}{why} These results hold for {confirmation.network}s trained on these "
         f"{confirmation.train_images} images in this split, and for patients like those of the test folder."
     )
+
+
+def _network_seeds(confirmation: Confirmation) -> str:
+    count = confirmation.classifier_seeds
+    return f"{count} {confirmation.network} seed{'s' * (count > 1)}"
 
 
 def _reasons(confirmation: Confirmation) -> str:
@@ -238,7 +243,7 @@ def methods_paragraph(confirmation: Confirmation) -> str:
         "Methods. Configurations were searched on one validation part (val-A) and finalists selected on another (val-B), "
         "both split from the training images by patient. Each finalist was compared with "
         f"{_controls_text(confirmation)}. Every arm was trained {replicates} times ({confirmation.gan_seeds} GAN seeds with "
-        f"{confirmation.classifier_seeds} {confirmation.network} seeds each, none of them used in the search) for the same "
+        f"{_network_seeds(confirmation)} each, none of them used in the search) for the same "
         "number of optimiser steps, on the same sequence of real images in each replicate; the epoch with the best "
         f"val-A {metric} was kept. {access} Differences in {metric} are "
         "reported with 95 % confidence intervals over patients and seeds (Obuchowski-Rockette model with GAN seeds as "

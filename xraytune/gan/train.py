@@ -32,6 +32,7 @@ from xraytune.seeding import derive_seed, numpy_generator
 
 _GRID_ROWS = 8
 _GRID_COLUMNS = 8
+_EARLY_GRIDS = (50, 100, 200)
 _RESIZE_BATCH = 256
 
 
@@ -73,7 +74,7 @@ def train_gan(
             at the end also `progress.gif`.
         report_every_steps: The training waits for the device only at reports.
         checkpoint_every_steps: Rounded up to the next report.
-        grid_every_steps: Rounded up to the next report.
+        grid_every_steps: Rounded up to the next report. Further grids show the first steps, when images change most.
 
     Raises:
         ConfigError: The checkpoint has other settings, other images, masks or none, or more steps.
@@ -99,7 +100,8 @@ def train_gan(
         g_loss, d_loss = (losses / (training.step - first)).tolist()
         _require_finite(g_loss, d_loss, training)
         # The grid before the checkpoint: if the run is killed in between, the steps are repeated and the grid is redrawn.
-        if grid_dir is not None and _is_due(first, training, grid_every_steps):
+        is_early = any(first < step <= training.step for step in _EARLY_GRIDS)
+        if grid_dir is not None and (is_early or _is_due(first, training, grid_every_steps)):
             _save_sample_grid(training, compute, grid_dir)
         if _is_due(first, training, checkpoint_every_steps):
             save_checkpoint(training, digest, checkpoint_dir)
