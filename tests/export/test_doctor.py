@@ -85,5 +85,6 @@ def test_a_missing_extra_is_found_by_doctor_and_before_a_search(
         "not installed: no-such-package",
     )
     assert str(refused.value) == (
-        "task: segmentation needs no-such-package\n  fix: pip install 'xraytune[segmentation]'"
+        "task: segmentation needs no-such-package, which this installation lacks\n"
+        "  fix: pip install 'xraytune[segmentation]'"
     )
