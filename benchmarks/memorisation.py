@@ -23,7 +23,7 @@ from benchmarks.figures import Figure, figure
 from xraytune.compute import choose_compute, pin
 from xraytune.config.load import load_space
 from xraytune.config.space import Space
-from xraytune.gan.train import resize_pixels
+from xraytune.generators.train import resize_pixels
 from xraytune.metrics.memorisation import closeness, compare_with_unseen, unseen_closeness
 from xraytune.pipeline.gan_folder import fixed_gan, gan_of
 from xraytune.pipeline.memorisation import FALSE_ALARMS, measure_memorisation

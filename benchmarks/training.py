@@ -16,9 +16,9 @@ from xraytune.compute import choose_compute, gpu_count, pin
 from xraytune.config.settings import Experiment, GanSettings, Parameters, Settings
 from xraytune.cores import cpu_count
 from xraytune.data.phantom import draw_phantoms
-from xraytune.gan.checkpoint import new_training
-from xraytune.gan.step import Step, draw_step, real_images, train_step, with_cuda_graph
-from xraytune.gan.train import resize_planes
+from xraytune.generators.checkpoint import new_training
+from xraytune.generators.step import Step, draw_step, real_images, train_step, with_cuda_graph
+from xraytune.generators.train import resize_planes
 from xraytune.pipeline.prepare import prepare, training_pixels
 from xraytune.pipeline.trial import trial_epochs
 from xraytune.records import Compute

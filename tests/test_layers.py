@@ -21,7 +21,7 @@ LAYERS = (
     ("compute", "tensors"),
     ("data", "metrics"),
     ("report",),
-    ("gan", "models"),
+    ("generators", "models"),
     ("mix",),
     ("pipeline",),
     ("tracking",),

@@ -20,8 +20,8 @@ from xraytune.confirm.plan import Plan, write_plan
 from xraytune.export.bundle import TrainedOn, write_bundle
 from xraytune.export.final import FinalTraining, Scores
 from xraytune.files import append_jsonl, write_json
-from xraytune.gan.checkpoint import new_training, save_generator
-from xraytune.gan.checkpoint import save_checkpoint as save_gan
+from xraytune.generators.checkpoint import new_training, save_generator
+from xraytune.generators.checkpoint import save_checkpoint as save_gan
 from xraytune.models.checkpoint import save_best, save_checkpoint
 from xraytune.models.classifier import Classifier, build_classifier
 from xraytune.models.inputs import InputFormat

@@ -20,7 +20,7 @@ from tests.search.studies import two_images, write_space
 from xraytune.config.settings import GanSettings
 from xraytune.errors import MachineError
 from xraytune.files import append_jsonl, read_jsonl, write_bytes, write_text
-from xraytune.gan.train import train_gan
+from xraytune.generators.train import train_gan
 from xraytune.pipeline.artifacts import build_once, is_intact
 from xraytune.pipeline.prepare import PIXELS_STAGE, prepare
 from xraytune.pipeline.trial import run_trial

@@ -33,8 +33,8 @@ from tests.faults.specimens import (
 )
 from tests.in_process import CPU, one_thread
 from xraytune.export.bundle import open_bundle
-from xraytune.gan.checkpoint import checkpoint_generator, load_generator, new_training
-from xraytune.gan.checkpoint import resume as resume_gan
+from xraytune.generators.checkpoint import checkpoint_generator, load_generator, new_training
+from xraytune.generators.checkpoint import resume as resume_gan
 from xraytune.models.checkpoint import finished_epochs, load_best, resume
 from xraytune.models.inputs import normalise, to_unit
 from xraytune.models.weights import read_weights

@@ -38,8 +38,8 @@ from xraytune.errors import ArtifactError, ConfigError, StudyError, XraytuneErro
 from xraytune.export.best import export
 from xraytune.export.bundle import open_bundle
 from xraytune.files import read_json, sha256_of, write_json
-from xraytune.gan.checkpoint import checkpoint_generator, load_generator
-from xraytune.gan.train import train_gan
+from xraytune.generators.checkpoint import checkpoint_generator, load_generator
+from xraytune.generators.train import train_gan
 from xraytune.models.checkpoint import finished_epochs, load_best
 from xraytune.models.weights import read_weights
 from xraytune.pipeline.gan_folder import gan_sample, gan_train

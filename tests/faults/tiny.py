@@ -19,8 +19,8 @@ from xraytune.config.settings import Experiment, Parameters, Settings
 from xraytune.confirm import training as confirm_training
 from xraytune.confirm.runs import Run, RunList
 from xraytune.data.phantom import draw_phantoms
-from xraytune.gan import step as gan_step
-from xraytune.gan import train as gan_train
+from xraytune.generators import step as gan_step
+from xraytune.generators import train as gan_train
 from xraytune.models import train
 from xraytune.pipeline import synthesize
 from xraytune.pipeline.prepare import prepare, read_prepared, write_prepared

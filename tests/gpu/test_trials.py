@@ -15,10 +15,10 @@ from tests.pipeline.conftest import Bench
 from tests.pipeline.test_trial import ARMS
 from xraytune.compute import pin
 from xraytune.config.settings import Experiment, GanSettings, Parameters
-from xraytune.gan.checkpoint import CHECKPOINT_NAME, checkpoint_generator, new_training
-from xraytune.gan.pool import draw_noise, generate
-from xraytune.gan.step import draw_step, real_images, train_step, with_cuda_graph
-from xraytune.gan.train import GanProgress, train_gan
+from xraytune.generators.checkpoint import CHECKPOINT_NAME, checkpoint_generator, new_training
+from xraytune.generators.pool import draw_noise, generate
+from xraytune.generators.step import draw_step, real_images, train_step, with_cuda_graph
+from xraytune.generators.train import GanProgress, train_gan
 from xraytune.models.classifier import build_classifier
 from xraytune.models.train import predict_logits
 from xraytune.pipeline.trial import trial_epochs

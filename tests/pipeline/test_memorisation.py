@@ -20,7 +20,7 @@ from tests.pipeline.test_trial import gan
 from xraytune.config.settings import Experiment, GanSettings
 from xraytune.errors import TrialError
 from xraytune.files import read_json
-from xraytune.gan.train import resize_pixels
+from xraytune.generators.train import resize_pixels
 from xraytune.pipeline.artifacts import build_once
 from xraytune.pipeline.memorisation import QUALITY_STAGE, measure_memorisation, refuse_memorised
 from xraytune.pipeline.prepare import training_pixels

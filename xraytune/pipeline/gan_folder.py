@@ -41,9 +41,9 @@ from xraytune.files import (
     sha256_of,
     write_json,
 )
-from xraytune.gan.checkpoint import load_generator
-from xraytune.gan.masks import MaskRange
-from xraytune.gan.pool import draw_block
+from xraytune.generators.checkpoint import load_generator
+from xraytune.generators.masks import MaskRange
+from xraytune.generators.pool import draw_block
 from xraytune.mix.plan import apportion
 from xraytune.pipeline.extra_folder import PROVENANCE_FILE
 from xraytune.pipeline.labeller import LABELLER_FILES, load_labeller, trained_labeller

@@ -24,7 +24,7 @@ from torch import Tensor
 from xraytune.config.settings import Experiment, Parameters
 from xraytune.errors import ArtifactError, Problem, TrialError
 from xraytune.files import read_json, require_file, write_json
-from xraytune.gan.train import resize_planes
+from xraytune.generators.train import resize_planes
 from xraytune.mix.sampler import image_stream
 from xraytune.models.augment import augment, augment_masks, view_table
 from xraytune.models.checkpoint import fitted_epochs, intact_epochs

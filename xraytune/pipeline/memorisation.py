@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from xraytune.config.settings import GanSettings
 from xraytune.errors import Problem, TrialError
 from xraytune.files import read_json, write_bytes, write_json
-from xraytune.gan.grids import image_grid, png_bytes
-from xraytune.gan.train import resize_pixels
+from xraytune.generators.grids import image_grid, png_bytes
+from xraytune.generators.train import resize_pixels
 from xraytune.metrics.memorisation import Closeness, Memorisation, closeness, compare_with_unseen, unseen_closeness
 from xraytune.pipeline.artifacts import build_once, fingerprint
 from xraytune.pipeline.prepare import Prepared, SideName, training_pixels

@@ -19,9 +19,9 @@ from PIL import Image, ImageDraw, ImageFont
 from xraytune.config.settings import Experiment
 from xraytune.data.masks import outlined
 from xraytune.files import write_bytes
-from xraytune.gan.grids import png_bytes
-from xraytune.gan.masks import binarise
-from xraytune.gan.train import resize_planes
+from xraytune.generators.grids import png_bytes
+from xraytune.generators.masks import binarise
+from xraytune.generators.train import resize_planes
 from xraytune.pipeline.artifacts import fingerprint
 from xraytune.pipeline.labeller import trained_labeller
 from xraytune.pipeline.prepare import Prepared

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from xraytune.config.settings import SOURCES, GanSettings
 from xraytune.errors import MachineError, Problem
 from xraytune.files import sync, write_bytes
-from xraytune.gan.checkpoint import (
+from xraytune.generators.checkpoint import (
     CHECKPOINT_NAME,
     USE_SETTINGS,
     checkpoint_generator,
@@ -27,10 +27,10 @@ from xraytune.gan.checkpoint import (
     load_generator,
     save_generator,
 )
-from xraytune.gan.grids import PROGRESS_FILE
-from xraytune.gan.masks import MaskRange, binarise, mask_range
-from xraytune.gan.pool import BLOCK, Images, draw_block
-from xraytune.gan.train import resize_pixels, train_gan
+from xraytune.generators.grids import PROGRESS_FILE
+from xraytune.generators.masks import MaskRange, binarise, mask_range
+from xraytune.generators.pool import BLOCK, Images, draw_block
+from xraytune.generators.train import resize_pixels, train_gan
 from xraytune.pipeline.artifacts import artifact_path, artifacts_of, build_once, fingerprint, is_intact, releases
 from xraytune.pipeline.labeller import load_labeller
 from xraytune.pipeline.prepare import Prepared, training_masks, training_pixels

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from xraytune.config.settings import GanSettings
-from xraytune.gan.networks import Discriminator, Generator, ema_decay, update_ema
+from xraytune.generators.networks import Discriminator, Generator, ema_decay, update_ema
 
 
 def _parameter_count(network: nn.Module) -> int:

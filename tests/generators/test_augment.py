@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from xraytune.gan.augment import diff_augment, draw_augmentation
+from xraytune.generators.augment import diff_augment, draw_augmentation
 
 
 def _seeded(seed: int) -> torch.Generator:

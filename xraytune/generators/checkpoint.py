@@ -22,7 +22,7 @@ from torch.optim import Adam
 from xraytune.config.settings import GanSettings
 from xraytune.errors import ArtifactError, ConfigError, Problem
 from xraytune.files import require_file
-from xraytune.gan.networks import Discriminator, Generator
+from xraytune.generators.networks import Discriminator, Generator
 from xraytune.records import Compute
 from xraytune.seeding import derive_seed
 from xraytune.tensors import UNREADABLE, load_content, save_content, save_state
@@ -67,7 +67,7 @@ def new_training(settings: GanSettings, class_count: int, compute: Compute, chan
         discriminator = Discriminator(settings, class_count, channels)
     for network in (generator, discriminator):
         network.to(device=compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    # A CUDA graph (gan/step.py) needs the optimizer's step count on the GPU.
+    # A CUDA graph (generators/step.py) needs the optimizer's step count on the GPU.
     adam = partial(Adam, betas=(settings.beta1, 0.999), fused=True, capturable=compute.device == "cuda")
     return TrainingState(
         settings=settings,

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from xraytune.config.settings import GanSettings
-from xraytune.gan.grids import image_grid, png_bytes
-from xraytune.gan.networks import Generator
-from xraytune.gan.pool import BLOCK, draw_noise, generate, sample_block
+from xraytune.generators.grids import image_grid, png_bytes
+from xraytune.generators.networks import Generator
+from xraytune.generators.pool import BLOCK, draw_noise, generate, sample_block
 from xraytune.records import Compute
 from xraytune.seeding import derive_seed
 

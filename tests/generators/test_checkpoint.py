@@ -10,13 +10,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from tests.gan.conftest import Images
+from tests.generators.conftest import Images
 from xraytune.config.settings import GanSettings
 from xraytune.errors import ArtifactError
-from xraytune.gan.checkpoint import CHECKPOINT_NAME, checkpoint_generator, load_generator, save_generator
-from xraytune.gan.networks import Generator
-from xraytune.gan.pool import sample_block
-from xraytune.gan.train import train_gan
+from xraytune.generators.checkpoint import CHECKPOINT_NAME, checkpoint_generator, load_generator, save_generator
+from xraytune.generators.networks import Generator
+from xraytune.generators.pool import sample_block
+from xraytune.generators.train import train_gan
 from xraytune.records import Compute
 
 

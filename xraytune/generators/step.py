@@ -18,9 +18,9 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from xraytune.compute import autocast
-from xraytune.gan.augment import Augmentation, diff_augment, draw_augmentation
-from xraytune.gan.checkpoint import TrainingState
-from xraytune.gan.networks import ema_decay, update_ema
+from xraytune.generators.augment import Augmentation, diff_augment, draw_augmentation
+from xraytune.generators.checkpoint import TrainingState
+from xraytune.generators.networks import ema_decay, update_ema
 from xraytune.records import Compute
 from xraytune.seeding import derive_seed
 

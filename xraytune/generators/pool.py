@@ -18,8 +18,8 @@ from torch import Tensor
 
 from xraytune.compute import autocast
 from xraytune.errors import Problem, TrialError
-from xraytune.gan.masks import MaskRange, binarise
-from xraytune.gan.networks import Generator
+from xraytune.generators.masks import MaskRange, binarise
+from xraytune.generators.networks import Generator
 from xraytune.records import Compute
 from xraytune.seeding import derive_seed
 

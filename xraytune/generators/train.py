@@ -22,11 +22,11 @@ from torch.nn.utils import get_total_norm
 from xraytune.config.settings import GanSettings
 from xraytune.errors import Problem, TrialError
 from xraytune.files import write_bytes
-from xraytune.gan.checkpoint import TrainingState, new_training, resume, save_checkpoint
-from xraytune.gan.grids import image_grid, png_bytes, with_outlines, write_progress
-from xraytune.gan.masks import binarise
-from xraytune.gan.pool import Images, draw_noise, generate
-from xraytune.gan.step import Step, draw_step, real_images, train_step, with_cuda_graph
+from xraytune.generators.checkpoint import TrainingState, new_training, resume, save_checkpoint
+from xraytune.generators.grids import image_grid, png_bytes, with_outlines, write_progress
+from xraytune.generators.masks import binarise
+from xraytune.generators.pool import Images, draw_noise, generate
+from xraytune.generators.step import Step, draw_step, real_images, train_step, with_cuda_graph
 from xraytune.records import Compute
 from xraytune.seeding import derive_seed, numpy_generator
 

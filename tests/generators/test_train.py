@@ -15,9 +15,9 @@ from PIL import Image
 
 from xraytune.config.settings import GanSettings
 from xraytune.errors import ConfigError, TrialError
-from xraytune.gan.checkpoint import CHECKPOINT_NAME, checkpoint_generator
-from xraytune.gan.pool import sample_block
-from xraytune.gan.train import GanProgress, resize_pixels, train_gan
+from xraytune.generators.checkpoint import CHECKPOINT_NAME, checkpoint_generator
+from xraytune.generators.pool import sample_block
+from xraytune.generators.train import GanProgress, resize_pixels, train_gan
 from xraytune.records import Compute
 
 pytestmark = pytest.mark.slow

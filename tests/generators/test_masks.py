@@ -11,17 +11,17 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
-from tests.gan.conftest import Images
+from tests.generators.conftest import Images
 from xraytune.config.settings import GanSettings
 from xraytune.data.masks import OUTLINE_RGB
 from xraytune.errors import ConfigError, TrialError
-from xraytune.gan.augment import diff_augment, draw_augmentation
-from xraytune.gan.checkpoint import CHECKPOINT_NAME, checkpoint_generator, load_generator, save_generator
-from xraytune.gan.grids import with_outlines, write_progress
-from xraytune.gan.masks import MaskRange, binarise, mask_parts, mask_range
-from xraytune.gan.networks import Generator
-from xraytune.gan.pool import BLOCK, draw_block, sample_block
-from xraytune.gan.train import resize_planes, train_gan
+from xraytune.generators.augment import diff_augment, draw_augmentation
+from xraytune.generators.checkpoint import CHECKPOINT_NAME, checkpoint_generator, load_generator, save_generator
+from xraytune.generators.grids import with_outlines, write_progress
+from xraytune.generators.masks import MaskRange, binarise, mask_parts, mask_range
+from xraytune.generators.networks import Generator
+from xraytune.generators.pool import BLOCK, draw_block, sample_block
+from xraytune.generators.train import resize_planes, train_gan
 from xraytune.records import Compute
 
 Tiny = Callable[..., GanSettings]
