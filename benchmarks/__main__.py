@@ -16,6 +16,7 @@ NAMES = (
     "trial_start",
     "resume",
     "memorisation",
+    "generators",
     "near_duplicates",
     "statistics",
     "edges",

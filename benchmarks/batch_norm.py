@@ -39,7 +39,7 @@ from xraytune.seeding import numpy_generator
 NEEDS = ("DATA", "WEIGHTS")
 _STEPS, _RATIOS = 16, (1.0, 4.0)
 _SEEDS = {"last_stage": 4, "all": 3}
-_GAN = {"steps": 300, "width": 16, "batch_size": 32, "allow_memorised": True}
+_GAN = {"steps": 300, "width": 16, "batch_size": 32}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,10 +25,10 @@ from xraytune.config.load import load_space
 from xraytune.config.space import Space
 from xraytune.generators.train import resize_pixels
 from xraytune.metrics.memorisation import closeness, compare_with_unseen, unseen_closeness
-from xraytune.pipeline.gan_folder import fixed_gan, gan_of
+from xraytune.pipeline.generator_folder import fixed_generator
 from xraytune.pipeline.memorisation import FALSE_ALARMS, measure_memorisation
+from xraytune.pipeline.pools import pool_reader
 from xraytune.pipeline.prepare import Prepared, prepare, training_pixels
-from xraytune.pipeline.synthesize import trained_gan
 from xraytune.seeding import numpy_generator
 
 _SPACE = Path("search_spaces/gan_ratio_cpu.yaml")
@@ -149,12 +149,12 @@ _DISGUISES: dict[str, Callable[[Images], Images]] = {
 
 
 def _gan_figures(what: str, sign: str, changes: tuple[str, ...], cache: Path) -> Iterator[Figure]:
-    """The verdict on a GAN of the space with changes; its nearest pairs are drawn in `cache/quality-1`."""
+    """The verdict on a GAN of the space with changes; its nearest pairs are drawn in `cache/memorisation-1`."""
     space = _space(*changes)
-    settings, compute = gan_of(fixed_gan(space)), choose_compute(gpus=0, threads=1)
+    experiment, compute = fixed_generator(space), choose_compute(gpus=0, threads=1)
     prepared, _ = prepare(space.settings, cache)
-    trained_gan(settings, None, prepared, compute=compute, cache=cache)
-    verdicts, _ = measure_memorisation(settings, prepared, compute=compute, cache=cache)
+    read = pool_reader(experiment, prepared, compute=compute, cache=cache)
+    verdicts, _ = measure_memorisation(read, prepared, cache)
     for name, verdict in verdicts.items():
         label = f"memorisation: {what}, {name}"
         yield figure(f"{label}, images below the unseen 1 %", verdict.near, f"of {verdict.images}")

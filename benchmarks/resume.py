@@ -63,7 +63,7 @@ def _fill(root: Path) -> None:
     create_study(folder, space, prepared, choose_compute(gpus=0, threads=1))
     with locked(folder):
         journal = Journal(folder.journal_path, space, writable=True)
-        controller = SearchController(folder, space, journal, gan_need=lambda _: None, gpu_share=0.0)
+        controller = SearchController(folder, space, journal, generator_need=lambda _: None, gpu_share=0.0)
         while isinstance(suggestion := controller.next_trial(), TrialSuggestion):
             value = dice.random()
             for epoch in range(1, _EPOCHS + 1):

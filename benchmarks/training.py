@@ -17,8 +17,8 @@ from xraytune.config.settings import Experiment, GanSettings, Parameters, Settin
 from xraytune.cores import cpu_count
 from xraytune.data.phantom import draw_phantoms
 from xraytune.generators.checkpoint import new_training
-from xraytune.generators.step import Step, draw_step, real_images, train_step, with_cuda_graph
-from xraytune.generators.train import resize_planes
+from xraytune.generators.contract import Step, real_images
+from xraytune.generators.train import resize_planes, with_cuda_graph
 from xraytune.pipeline.prepare import prepare, training_pixels
 from xraytune.pipeline.trial import trial_epochs
 from xraytune.records import Compute
@@ -54,13 +54,14 @@ def _gan_speeds(settings: Settings, folder: Path, compute: Compute) -> Iterator[
     pixels = training_pixels(prepared, folder / "cache")[train.rows]
     real = real_images(resize_planes(pixels, None, gan.image_size), train.labels, compute)
     training = new_training(gan, 2, compute)
-    step: Step = partial(train_step, training, real, compute)
+    training.fit(real)
+    step: Step = partial(training.update, real, compute)
     runs = {"": with_cuda_graph(step), ", not replayed": step} if compute.device == "cuda" else {"": step}
     for how, run in runs.items():
         for timed in (False, True):
             started = time.perf_counter()
             for _ in range(gan.steps):
-                losses = run(draw_step(training, real, compute))
+                losses = run(training.draw(real, compute))
                 training.step += 1
             losses.tolist()  # waits for the device
             if timed:

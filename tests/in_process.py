@@ -16,7 +16,7 @@ from xraytune.cli.main import build_app
 from xraytune.compute import pin
 from xraytune.config.space import Space
 from xraytune.pipeline.prepare import Prepared, prepare
-from xraytune.pipeline.synthesize import gan_need
+from xraytune.pipeline.synthesize import generator_need
 from xraytune.records import Compute
 from xraytune.search.controller import SearchController
 from xraytune.search.journal import Journal
@@ -58,7 +58,7 @@ def controller_of(folder: StudyFolder, space: Space, prepared: Prepared, cache: 
         folder,
         space,
         Journal(folder.journal_path, space, writable=True),
-        gan_need=lambda parameters: gan_need(parameters.gan, prepared, CPU, cache),
+        generator_need=lambda parameters: generator_need(parameters.gan, prepared, CPU, cache),
         gpu_share=0.0,
     )
 

@@ -7,8 +7,8 @@ Every command has a function here, with the same arguments:
     xraytune data inspect       inspect_folder
     xraytune data phantom       draw_phantoms
     xraytune data transform     transform_folder
-    xraytune gan train          gan_train
-    xraytune gan sample         gan_sample, sample_trial_gan
+    xraytune generator train          generator_train
+    xraytune generator sample         generator_sample, sample_trial_generator
     xraytune space check        load_space
     xraytune search             run_search
     xraytune status             status, trials_dataframe
@@ -54,8 +54,8 @@ if TYPE_CHECKING:
     from xraytune.export.predict import predict
     from xraytune.export.replay import replay
     from xraytune.export.train import train
-    from xraytune.export.trial_gan import sample_trial_gan
-    from xraytune.pipeline.gan_folder import gan_sample, gan_train
+    from xraytune.export.trial_generator import sample_trial_generator
+    from xraytune.pipeline.generator_folder import generator_sample, generator_train
     from xraytune.pipeline.model import model_summary
     from xraytune.search.clean import clean
     from xraytune.search.messages import Callbacks
@@ -74,8 +74,8 @@ __all__ = [
     "draw_phantoms",
     "evaluate",
     "export_best",
-    "gan_sample",
-    "gan_train",
+    "generator_sample",
+    "generator_train",
     "inspect_folder",
     "load_space",
     "model_summary",
@@ -83,7 +83,7 @@ __all__ = [
     "rehearse_study",
     "replay",
     "run_search",
-    "sample_trial_gan",
+    "sample_trial_generator",
     "show_progress",
     "show_search",
     "status",
@@ -105,8 +105,8 @@ _LOCATIONS = {
     "draw_phantoms": "data.phantom:draw_phantoms",
     "evaluate": "export.evaluate:evaluate",
     "export_best": "export.best:export",
-    "gan_sample": "pipeline.gan_folder:gan_sample",
-    "gan_train": "pipeline.gan_folder:gan_train",
+    "generator_sample": "pipeline.generator_folder:generator_sample",
+    "generator_train": "pipeline.generator_folder:generator_train",
     "inspect_folder": "data.inspect:inspect_folder",
     "load_space": "config.load:load_space",
     "model_summary": "pipeline.model:model_summary",
@@ -116,7 +116,7 @@ _LOCATIONS = {
     "run_search": "search.run:search",
     "show_progress": "cli.console:progress",
     "show_search": "cli.search:SearchScreen",
-    "sample_trial_gan": "export.trial_gan:sample_trial_gan",
+    "sample_trial_generator": "export.trial_generator:sample_trial_generator",
     "status": "search.status:status",
     "train": "export.train:train",
     "transform_folder": "data.transform:transform_folder",

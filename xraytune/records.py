@@ -85,14 +85,14 @@ class Compute:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochRecord:
-    """One epoch (`budget.steps_per_epoch` optimizer steps) of a trial.
+    """One epoch of a trial: `budget.steps_per_epoch` optimizer steps, or with `gan_kid` a share of the generator's steps.
 
     Attributes:
         epoch: 1-based.
         steps: Optimizer steps so far.
-        train_loss: Mean over the epoch's steps.
+        train_loss: Mean over the epoch's steps; like `val_loss` and `lr` None for a generator.
         val_loss: Mean cross entropy on val-A, in nats.
-        val_score: AUROC on val-A; macro one-vs-rest with more than two classes.
+        val_score: The study's objective on val-A.
         best_val_score: The best `val_score` so far, which is the value of the trial.
         lr: Learning rate of the epoch's last step.
         seconds: Wall time, including validation.
@@ -100,11 +100,11 @@ class EpochRecord:
 
     epoch: int
     steps: int
-    train_loss: float
-    val_loss: float
+    train_loss: float | None
+    val_loss: float | None
     val_score: float
     best_val_score: float
-    lr: float
+    lr: float | None
     seconds: float
 
 
@@ -124,10 +124,10 @@ class TrialResult:
     """The result of a complete trial.
 
     Attributes:
-        value: Best val-A AUROC.
+        value: Best objective on val-A.
         best_epoch: The epoch of that value, whose network is kept.
         epochs: Epochs trained.
-        val_b_score: AUROC of the kept network on val-B.
+        val_b_score: The same of the kept network on val-B; like `threshold` None for a generator.
         threshold: Images with at least this probability are classified as positive, with two classes; set on val-A and
             val-B together (`metrics/threshold.py`).
         seconds: Wall time of this run of the trial, including the GAN.
@@ -136,6 +136,6 @@ class TrialResult:
     value: float
     best_epoch: int
     epochs: int
-    val_b_score: float
-    threshold: float
+    val_b_score: float | None
+    threshold: float | None
     seconds: float

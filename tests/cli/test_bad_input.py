@@ -135,7 +135,7 @@ def spoil_images(here: Path) -> None:
     [
         ("search", "--space", "space.yaml", "--studies", "out", "--cache", "cache"),
         ("train", "--config", "experiment.yaml", "-o", "out", "--cache", "cache"),
-        ("gan", "train", "--space", "space.yaml", "--set", "gan.steps=2", "-o", "out", "--cache", "cache"),
+        ("generator", "train", "--space", "space.yaml", "--set", "gan.steps=2", "-o", "out", "--cache", "cache"),
         ("evaluate", "model", "--data", "xrays/train", "--json"),
         ("predict", "model", "xrays/train", "-o", "out", "--json"),
     ],
@@ -295,8 +295,8 @@ def test_a_wrong_folder_of_extra_images_is_refused_before_ray(run: Run, here: Pa
         ("search", "--space", "space.yaml", "--cache", "notes.txt"),
         ("train", "--config", "experiment.yaml", "-o", "notes.txt/model"),
         ("train", "--config", "experiment.yaml", "-o", "out", "--cache", "notes.txt"),
-        ("gan", "train", "--space", "space.yaml", "--set", "gan.steps=2", "-o", "notes.txt/gan"),
-        ("gan", "sample", "gan", "-o", "notes.txt/images", "-n", "3"),
+        ("generator", "train", "--space", "space.yaml", "--set", "gan.steps=2", "-o", "notes.txt/gan"),
+        ("generator", "sample", "gan", "-o", "notes.txt/images", "-n", "3"),
         ("predict", "model", "xrays/test", "-o", "notes.txt/table.csv"),
         ("data", "phantom", "notes.txt/xrays", "--patients", "20"),
     ],
@@ -316,8 +316,8 @@ def test_a_file_where_a_folder_is_needed_is_refused_before_any_work(
     "arguments",
     [
         ("train", "--config", "experiment.yaml", "-o", "model"),
-        ("gan", "train", "--space", "space.yaml", "--set", "gan.steps=2", "-o", "model"),
-        ("gan", "sample", "gan", "-o", "model", "-n", "3"),
+        ("generator", "train", "--space", "space.yaml", "--set", "gan.steps=2", "-o", "model"),
+        ("generator", "sample", "gan", "-o", "model", "-n", "3"),
         ("predict", "model", "xrays/test", "-o", "notes.txt"),
         ("data", "phantom", "model", "--patients", "20"),
     ],
@@ -335,7 +335,7 @@ def test_nothing_is_overwritten(run: Run, here: Path, arguments: tuple[str, ...]
     [
         (("data", "phantom", "out", "--patients", "1000000000"), "too many patients"),
         (("data", "phantom", "out", "--size", "1000000000"), "image size out of bounds"),
-        (("gan", "sample", "gan", "-o", "out", "-n", "0"), "give 1 or more"),
+        (("generator", "sample", "gan", "-o", "out", "-n", "0"), "give 1 or more"),
     ],
 )
 def test_absurd_numbers_are_refused(run: Run, here: Path, arguments: tuple[str, ...], message: str) -> None:
@@ -363,18 +363,18 @@ def test_unreadable_file_is_reported_without_traceback(here: Path) -> None:
 
 def test_a_gan_is_not_trained_where_the_space_has_none(run: Run, here: Path) -> None:
     """Else `--set gan.steps=2` would be ignored, and the default of 10,000 steps trained."""
-    result = run("gan", "train", "--space", "experiment.yaml", "--set", "gan.steps=2", "-o", "gan")
+    result = run("generator", "train", "--space", "experiment.yaml", "--set", "gan.steps=2", "-o", "gan")
 
-    refused(result, 2, "no GAN in this space", "--set source=gan")
+    refused(result, 2, "no generator in this space", "--set source=gan")
     assert not (here / "gan").exists()
 
 
 @pytest.mark.parametrize("content", ["[]", "{", '{"generators": {}}', '{"generators": {}, "settings": {"foo": 1}}'])
 def test_a_damaged_gan_is_refused(run: Run, here: Path, content: str) -> None:
     (here / "gan").mkdir()
-    (here / "gan" / "gan.json").write_text(content, encoding="utf-8")
+    (here / "gan" / "generator.json").write_text(content, encoding="utf-8")
 
-    refused(run("gan", "sample", "gan", "-o", "images", "-n", "3"), 5, "gan.json is damaged")
+    refused(run("generator", "sample", "gan", "-o", "images", "-n", "3"), 5, "generator.json is damaged")
 
     assert not (here / "images").exists()
 

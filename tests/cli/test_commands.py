@@ -116,7 +116,7 @@ def test_a_wrong_option_is_a_usage_error(run: Run, space: Path) -> None:
         (("predict", "nowhere", "x", "-o", "y.csv"), 5, "not a model bundle"),
         (("data", "inspect", "nowhere"), 3, "nowhere"),
         (("data", "phantom", "out", "--patients", "1"), 2, "too few patients"),
-        (("gan", "sample", "nowhere", "-o", "out", "-n", "3"), 5, "no GAN here"),
+        (("generator", "sample", "nowhere", "-o", "out", "-n", "3"), 5, "no generator here"),
         (("train", "--config", "nowhere.yaml", "-o", "model"), 2, "there is no such file"),
         (("search", "--space", "nowhere.yaml"), 2, "there is no such file"),
     ],
@@ -194,11 +194,21 @@ def test_a_gan_is_trained_and_drawn_from(run: Run, space: Path, tmp_path: Path) 
     run("data", "phantom", tmp_path / "xrays", "--patients", 20, "--size", 32)
     gan, images = tmp_path / "gan", tmp_path / "images"
 
-    refused = run("gan", "train", "--space", space, "-o", gan, "--cache", tmp_path / "cache")
+    refused = run("generator", "train", "--space", space, "-o", gan, "--cache", tmp_path / "cache")
     trained = run(
-        "gan", "train", "--space", space, "--set", "gan.steps=2", "-o", gan, "--cache", tmp_path / "cache", "--json"
+        "generator",
+        "train",
+        "--space",
+        space,
+        "--set",
+        "gan.steps=2",
+        "-o",
+        gan,
+        "--cache",
+        tmp_path / "cache",
+        "--json",
     )
-    drawn = run("gan", "sample", gan, "-o", images, "-n", 6, "--class", "NORMAL")
+    drawn = run("generator", "sample", gan, "-o", images, "-n", 6, "--class", "NORMAL")
 
     assert refused.exit_code == 2
     assert "--set gan.steps=2" in refused.stderr

@@ -16,7 +16,7 @@ from xraytune.cli.model import show_training
 from xraytune.cli.search import show_search
 from xraytune.cli.study import show_export
 from xraytune.cli.study_frame import live_frame
-from xraytune.config.settings import Parameters
+from xraytune.config.settings import Objective, Parameters
 from xraytune.data.phantom import draw_phantoms
 from xraytune.export.best import Exported
 from xraytune.export.bundle import TrainedOn
@@ -43,7 +43,7 @@ def test_a_space_is_checked_with_the_options_of_a_search(run: Run, space: Path) 
         ("trials=3", "did you mean 'budget.trials'?"),
         ("bugdet.trials=3", "did you mean 'budget.trials'?"),
         ("train_patients=100", "did you mean 'data.train_patients'?"),
-        ("source=off", "use one of: none, duplicate, gan, folder"),
+        ("source=off", "use one of: none, duplicate, gan, diffusion, folder"),
         ("gan.conditional=no", "write true or false"),
         ("gan.conditional=010", "write true or false"),
     ],
@@ -102,11 +102,12 @@ def test_single_class_folder_error_names_parent_folder(run: Run, tmp_path: Path)
 
 def test_mix_and_arm_have_the_same_name() -> None:
     def label(**values: object) -> str:
-        return mix_label(Parameters.model_validate(values))
+        return mix_label(Parameters.model_validate(values), Objective())
 
     assert label() == Parameters().arm == "real_only"
     assert label(classical=2) == "classical 2"
     assert label(source="duplicate", synthetic_ratio=0.5, classical=1) == "duplicate r=0.5 +classical 1"
+    assert label(source="diffusion", synthetic_ratio=0.5, diffusion={"steps": 2000}) == "diffusion r=0.5 (2000 steps)"
 
 
 def test_the_curve_column_names_its_range_and_one_trial_is_not_called_trials() -> None:
@@ -126,6 +127,7 @@ def test_the_curve_column_names_its_range_and_one_trial_is_not_called_trials() -
     view = StudyView(
         name="small",
         metric="AUROC",
+        objective=Objective(),
         trials=tuple(trial(number, 0.5 + number / 20, 0.8) for number in range(6)),
         trial_budget=6,
         max_epochs=2,
@@ -205,6 +207,7 @@ def test_next_command_is_quoted(capsys: pytest.CaptureFixture[str]) -> None:
             SearchSummary(
                 study=Path("studies/a #b"),
                 metric="AUROC",
+                objective=Objective(),
                 counts={"complete": 1},
                 best=best,
                 for_export=best,
@@ -256,7 +259,7 @@ def test_the_help_names_defaults_and_choices(run: Run) -> None:
     assert "`xraytune doctor --space FILE` lists the files needed" in words("search")
     assert "overrides data.path of the file" in words("search")
     assert "New location of the study's images" in words("confirm")
-    assert "default: `cache`, in the current folder" in words("gan", "train")
+    assert "default: `cache`, in the current folder" in words("generator", "train")
     assert "real_only, classical, duplicate, gan or classical+gan" in words("export")
 
 

@@ -8,8 +8,9 @@ import pytest
 from tests.search.studies import two_images
 from xraytune.cli.console import Cell, Frame, Table
 from xraytune.cli.study_frame import curve, live_frame, sides_frame, status_frame, summary_line
+from xraytune.config.settings import Objective
 from xraytune.pipeline.sides import side_sizes
-from xraytune.search.status import StudyView, TrialView
+from xraytune.search.status import StudyView, TrialView, select_trials
 
 
 def trial(number: int, status: str, *values: float, **more: object) -> TrialView:
@@ -28,11 +29,16 @@ def trial(number: int, status: str, *values: float, **more: object) -> TrialView
 
 
 def study(
-    *trials: TrialView, metric: str = "AUROC", seconds: float = 31.0, seconds_left: float | None = 90.0
+    *trials: TrialView,
+    metric: str = "AUROC",
+    objective: Objective = Objective(),  # noqa: B008  immutable
+    seconds: float = 31.0,
+    seconds_left: float | None = 90.0,
 ) -> StudyView:
     return StudyView(
         name="small",
         metric=metric,
+        objective=objective,
         trials=trials,
         trial_budget=10,
         max_epochs=4,
@@ -138,3 +144,16 @@ def test_a_curve_has_a_bar_for_each_stretch(values: tuple[float, ...], expected:
     low = 0.0 if len(values) > 3 else 0.5
 
     assert curve(values, low, 1.0) == expected
+
+
+def test_a_search_for_a_generator_puts_the_lowest_kid_first_and_has_no_val_b() -> None:
+    done = [trial(0, "complete", 12.5, 1.2), trial(1, "complete", 0.9), trial(2, "complete", 3.0, -0.01)]
+    view = study(*done, metric="KID", objective=Objective(metric="gan_kid"))
+
+    assert view.best == view.for_export == done[2]
+    assert [one.number for one in select_trials(view, sort="val_a_score")] == [2, 1, 0]
+    (table,) = tables(live_frame(view))
+    assert [row[1] for row in table.rows] == ["2", "1", "0"]
+    headings = [column if isinstance(column, str) else column.name for column in table.columns]
+    assert headings[4:6] == ["KID", "curve\n-0.01-12.50"]
+    assert "best: #2 gan r=2, KID -0.010" in texts(live_frame(view))

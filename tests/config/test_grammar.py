@@ -114,8 +114,8 @@ def domain_of(path: Path, name: str) -> Domain:
             "gan|parameters:|  backbon: {value: 1}",
             2,
             "gan: unknown parameter 'backbon'",
-            "use one of: image_size, steps, batch_size, z_dim, width, lr_g, lr_d, beta1, loss, spectral_norm, "
-            "diffaugment, ema_half_life_images, conditional, seed, allow_memorised, mask_from",
+            "use one of: architecture, image_size, steps, batch_size, z_dim, width, lr_g, lr_d, beta1, loss, spectral_norm, "
+            "diffaugment, ema_half_life_images, conditional, seed, mask_from",
         ),
         ("gan|parameters:|  steps: 5", 2, "gan.steps: 5 is not a mapping", "write steps: {value: 5}"),
         ("lr|value: 1|distribution: uniform", 2, "lr: uniform does not go with value", "write constant"),

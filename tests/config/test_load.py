@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from xraytune.config.load import experiment_from_json, load_space
+from xraytune.config.settings import DiffusionSettings, Parameters
 from xraytune.errors import ConfigError
 
 WriteSpace = Callable[..., Path]
@@ -177,6 +178,8 @@ def test_the_rest_of_an_invalid_condition_is_not_reported(
             (f"{key}: []\n", f"unknown key '{key}'", "use points_to_evaluate")
             for key in ("start_from", "enqueue_trials")
         ),
+        ("objective: {metric: gan_kid, goal: maximize}\n", "would prefer the worst trials", "write goal: minimize"),
+        ("objective: {specificity: .9}\n", "objective.specificity is for metric: val_sensitivity alone", "remove it"),
         ("version: 2\n", "version: unknown value 2", "write 1"),
         ("seed: true\n", "seed: true is not a whole number", "write a whole number"),
         (
@@ -208,6 +211,12 @@ def test_a_wrong_setting_is_refused_with_a_fix(
             "use one of: resnet18",
         ),
         (["loss: {value: bce}"], "", "loss: 'bce' is for classification", "remove loss"),
+        (
+            ["source: {value: gan}", "pool_filter: {values: [none, label]}"],
+            "",
+            "pool_filter: label is for classification",
+            "use pool_filter: discriminator or none",
+        ),
         (["dropout: {values: [0, .5]}"], "", "dropout: 0.5 is for classification", "remove dropout"),
     ],
 )
@@ -602,3 +611,99 @@ def test_all_invalid_overrides_are_reported(write_space: WriteSpace, complaints:
 
     assert "--set lrr=1: unknown key 'lrr'" in message
     assert "--set views=[1: not valid YAML" in message
+
+
+def test_a_trial_keeps_the_block_of_its_own_generator_alone(write_space: WriteSpace) -> None:
+    path = write_space("source: {value: diffusion}", "diffusion: {parameters: {steps: {value: 7}}}")
+
+    parameters = load_space(path).experiment().parameters
+    unused = Parameters.model_validate({"source": "diffusion", "diffusion": {"steps": 7}, "gan": {"steps": 3}})
+
+    assert parameters == unused
+    assert (parameters.gan, parameters.generator) == (None, DiffusionSettings(steps=7))
+    assert parameters.arm == "diffusion"
+    assert Parameters(source="gan").simplicity < parameters.simplicity
+
+
+@pytest.mark.parametrize(
+    ("line", "what", "fix"),
+    [
+        (
+            "diffusion.image_size: {value: 128}",
+            "diffusion.image_size: 128 is more than data.image_size, 64",
+            "set data.",
+        ),
+        ("diffusion.image_size: {value: 256}", "diffusion.image_size: unknown value 256", "use one of: 32, 64, 128"),
+        ("diffusion.sampling_steps: {value: 1}", "diffusion.sampling_steps: 1 is out of bounds", "write 2 or more"),
+        ("diffusion.mask_from: {value: segmenter}", "diffusion.mask_from: segmenter is for segmentation", "remove it"),
+        ("diffusion: {parameters: {diffaugment: {value: true}}}", "unknown parameter 'diffaugment'", "use one of"),
+    ],
+)
+def test_a_wrong_setting_of_a_diffusion_model_is_refused(
+    write_space: WriteSpace, complaints: Complaints, line: str, what: str, fix: str
+) -> None:
+    message = complaints(write_space("source: {value: diffusion}", line), "data.image_size=64")
+
+    assert what in message
+    assert fix in message
+    assert message.count("fix:") == 1
+
+
+GENERATOR = "objective: {metric: gan_kid}\nquality: {backbone: mobilenet_v2}\n"
+
+
+@pytest.mark.parametrize(
+    ("lines", "after", "what", "fix"),
+    [
+        ([], GENERATOR, "gan_kid searches for a generator, but source can be none", "write source: {value: gan}"),
+        (["source: {value: gan}"], "objective: {metric: gan_kid}\n", "needs quality.backbone", "mobilenet_v2"),
+        (
+            ["source: {value: gan}", "gan.mask_from: {value: segmenter}"],
+            GENERATOR + "task: segmentation\n",
+            "gan.mask_from: segmenter needs a segmenter, and gan_kid trains none",
+            "remove gan.mask_from",
+        ),
+        (
+            ["source: {value: gan}", "lr: {values: [1e-3, 1e-2]}", "classical: {value: 1}"],
+            GENERATOR,
+            "gan_kid trains no classifier, so these have no effect: classical, lr",
+            "remove them",
+        ),
+    ],
+)
+def test_a_search_for_a_generator_has_no_other_parameters(
+    write_space: WriteSpace, complaints: Complaints, lines: list[str], after: str, what: str, fix: str
+) -> None:
+    message = complaints(write_space(*lines, after=after))
+
+    assert what in message
+    assert fix in message
+    assert message.count("fix:") == 1
+
+
+def test_the_search_of_a_generator_is_read_back_from_its_study(write_space: WriteSpace, tmp_path: Path) -> None:
+    """`study.yaml` lists every parameter with its default, also those of a classifier."""
+    space = load_space(write_space("source: {value: gan}", "gan.lr_g: {values: [1e-4, 1e-3]}", after=GENERATOR))
+    (tmp_path / "study.yaml").write_text(space.to_yaml(tmp_path), encoding="utf-8")
+
+    again = load_space(tmp_path / "study.yaml")
+
+    assert again == space
+    assert again.settings.objective.goal == "minimize"
+    assert again.networks() == (("mobilenet_v2", "imagenet"),)
+
+
+@pytest.mark.parametrize(("metric", "specificity"), [("val_auprc", None), ("val_sensitivity", 0.9)])
+def test_the_default_specificity_is_of_sensitivity_alone(
+    write_space: WriteSpace, metric: str, specificity: float | None
+) -> None:
+    objective = load_space(write_space(after=f"objective: {{metric: {metric}}}\n")).settings.objective
+
+    assert (objective.specificity, objective.goal) == (specificity, "maximize")
+
+
+def test_sensitivity_needs_two_classes(write_space: WriteSpace, complaints: Complaints) -> None:
+    path = write_space(after="objective: {metric: val_sensitivity}\n")
+    path.write_text(path.read_text(encoding="utf-8").replace("data: {", "data: {classes: three, "), encoding="utf-8")
+
+    assert "val_sensitivity is for two classes, but data.classes is three" in complaints(path)

@@ -34,7 +34,8 @@ _CHOICES: dict[str, list[Json]] = {
     "source": ["none", "duplicate", "gan", "folder"],
     "synthetic_ratio": [0.25, 0.5, 1.0, 2.0],
     "balance": ["natural", "equal"],
-    "mixing": ["additive", "replace"],
+    "mixing": ["additive", "replace", "pretrain"],
+    "pool_filter": ["none", "discriminator", "label"],
     "match_resolution": ["auto", "on", "off"],
     "classical": [0, 1, 2, 3],
     "backbone": ["small_cnn", "resnet18", "resnet50"],
@@ -49,7 +50,6 @@ _CHOICES: dict[str, list[Json]] = {
     "gan.steps": [100, 200, 300],
     "gan.loss": ["bce", "hinge"],
     "gan.image_size": [32, 256],
-    "gan.allow_memorised": [True, False],
     "gan.conditional": [True, False],
     "gan.ema_half_life_images": [None, 1000],
 }

@@ -94,6 +94,7 @@ def confirmation(scores_of: Any, *exploratory: str, arms: tuple[Arm, ...] = ARMS
     return Confirmation(
         study=Path("studies") / "small",
         metric="AUROC",
+        objective="AUROC",
         network="classifier",
         finalists=judge_finalists(decided, VAL_B, scores_of, rope=0.01),
         ratio_response=ratio_response(decided, VAL_B, scores_of),
@@ -190,6 +191,11 @@ def test_the_methods_describe_the_controls_and_earlier_accesses() -> None:
     whole = methods_paragraph(found)
     duplicate_alone = methods_paragraph(replace(found, finalists=only_duplicate, exploratory=before, notes=()))
 
+    by_auprc = methods_paragraph(replace(found, objective="AUPRC"))
+
+    assert "finalists selected on another (val-B) by AUPRC, both" in by_auprc
+    assert "best val-A AUPRC was kept" in by_auprc
+    assert "Differences in AUROC are" in by_auprc
     assert "no extra images or repeated real images in place" in whole
     assert "best configurations without synthetic images (classical), whose arms had as many sampled trials" in whole
     assert "pruned by the same ASHA" in whole
@@ -259,8 +265,12 @@ def test_perfect_rankings_of_300_patients_leave_intervals_of_nonzero_width() -> 
 
 
 @pytest.mark.slow
-def test_worse_than_none_but_not_than_duplicate_is_attributed_to_images_per_step() -> None:
-    both_worse = confirmation(scores(gan=0.8, duplicate=0.8))
+@pytest.mark.parametrize(
+    ("mixing", "cause"), [("additive", "drawing more images per step"), ("pretrain", "pretraining on extra images")]
+)
+def test_worse_than_none_but_not_than_duplicate_is_attributed_to_the_mixing(mixing: str, cause: str) -> None:
+    finalist = arm("gan #1", "finalist", source="gan", mixing=mixing)
+    both_worse = confirmation(scores(gan=0.8, duplicate=0.8), arms=(finalist, *ARMS[1:]))
 
     words = both_worse.to_json()["answer"]
 
@@ -268,9 +278,10 @@ def test_worse_than_none_but_not_than_duplicate_is_attributed_to_images_per_step
         "Synthetic images did not improve AUROC: for gan #1, an improvement of 0.01 or more was ruled out over none"
     )
     assert (
-        "It was worse than none, matched to #1 but not than duplicate, matched to #1: drawing more images per step reduced"
+        f"It was worse than none, matched to #1 but not than duplicate, matched to #1: {cause} reduced AUROC; an"
         in words
     )
+    assert ("the first r/(1+r) of the steps" in methods_paragraph(both_worse)) == (mixing == "pretrain")
 
 
 @pytest.mark.slow
@@ -428,7 +439,7 @@ def test_a_verdict_on_dice_is_of_the_mean_over_images(gain: float, word: str) ->
     decided = plan()
 
     found = judge_finalists(decided, DICE_SET, dices(gain), rope=0.01)
-    whole = replace(helped(), finalists=found, metric="Dice", network="segmenter").to_json()
+    whole = replace(helped(), finalists=found, metric="Dice", objective="Dice", network="segmenter").to_json()
 
     (finalist,) = whole["finalists"]
     assert (finalist["verdict"], whole["metric"]) == (word, "Dice")

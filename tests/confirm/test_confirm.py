@@ -42,6 +42,7 @@ parameters:
   batch_size: {value: 8}
 budget: {trials: 2, max_epochs: 1, steps_per_epoch: 2}
 scheduler: {name: none}
+quality: {allow_memorised: true}
 confirm: {finalists: 1, gan_seeds: 2, classifier_seeds: 1, controls: {matched: [none], tuned: []}}
 points_to_evaluate:
   - {source: folder}

@@ -116,7 +116,7 @@ def test_if_asha_pruned_a_whole_control_arm_the_trial_that_got_furthest_is_finis
 
 @pytest.mark.parametrize(
     ("trials", "what"),
-    [((), "no trial is complete"), (TRIALS[:1], "no complete trial has GAN images")],
+    [((), "no trial is complete"), (TRIALS[:1], "no complete trial has synthetic images")],
 )
 def test_a_study_without_a_finalist_is_refused_with_a_fix(trials: tuple[FinishedTrial, ...], what: str) -> None:
     with pytest.raises(StudyError, match=f"{what}(.|\n)*fix:"):
@@ -142,6 +142,19 @@ def test_with_mixing_replace_there_is_no_matched_duplicate() -> None:
 
     assert matched_control(finalist, "duplicate", 64) is None
     assert matched_control(finalist, "none", 64) is not None
+
+
+def test_controls_of_a_pretrained_finalist_pretrain_on_duplicates_or_not_at_all() -> None:
+    finalist = trial(7, 0.9, "gan", mixing="pretrain", pool_filter="label", synthetic_ratio=0.5)
+
+    none, duplicate = (matched_control(finalist, source, 64) for source in ("none", "duplicate"))
+
+    assert none is not None
+    assert none.parameters.pretraining_steps(100) == 0
+    assert duplicate is not None
+    assert duplicate.parameters.pretraining_steps(100) == finalist.parameters.pretraining_steps(100) == 33
+    steps = {(arm.parameters.source, arm.parameters.pretraining_steps(100)) for arm in ratio_arms(finalist, 64)}
+    assert steps == {("duplicate", 33), *((source, p) for source in ("gan", "duplicate") for p in (20, 50, 67, 80))}
 
 
 def test_settings_that_are_off_stay_off_in_controls_and_at_other_ratios() -> None:

@@ -37,10 +37,10 @@ def runs(*sources: str) -> list[Run]:
 def work(
     folder: StudyFolder,
     *sources: str,
-    gan_need: Callable[[Parameters], str | None] = no_gan,
+    generator_need: Callable[[Parameters], str | None] = no_gan,
     **options: Any,
 ) -> RunList:
-    return RunList(folder, runs(*sources), what="runs", gan_need=gan_need, retries=1, **options)
+    return RunList(folder, runs(*sources), what="runs", generator_need=generator_need, retries=1, **options)
 
 
 def top_ups(folder: StudyFolder, *searched: tuple[int, int, float]) -> RunList:
@@ -206,7 +206,7 @@ def test_a_run_waits_for_a_gan_that_another_trains(folder: StudyFolder) -> None:
     def need(parameters: Parameters) -> str | None:
         return "one" if parameters.source == "gan" and "one" not in there else None
 
-    one = work(folder, "gan", "gan", "none", gan_need=need)
+    one = work(folder, "gan", "gan", "none", generator_need=need)
 
     assert [started(one), started(one)] == [0, 2]
     assert one.next_trial() is NoTrial.WAIT
@@ -218,14 +218,16 @@ def arm(**changes: Any) -> Arm:
     return Arm(name="any", role="finalist", trial="#1", parameters=Parameters.model_validate(changes), resolution_px=64)
 
 
-def test_replicate_has_new_seeds_and_all_steps() -> None:
-    gan = arm(source="gan", gan={"seed": 3}, early_stop_epochs=2)
-    seeds = {(g, c): replicate(gan, SETTINGS, g, c) for g in range(3) for c in range(2)}
+@pytest.mark.parametrize("source", ["gan", "diffusion"])
+def test_replicate_has_new_seeds_and_all_steps(source: str) -> None:
+    own = arm(source=source, **{source: {"seed": 3}}, early_stop_epochs=2)
+    seeds = {(g, c): replicate(own, SETTINGS, g, c) for g in range(3) for c in range(2)}
+    generators = [one.parameters.generator for one in seeds.values() if one.parameters.generator]
 
-    assert len({one.settings.seed for one in seeds.values()}) == 6
-    assert len({one.parameters.gan.seed for one in seeds.values() if one.parameters.gan}) == 3
-    assert all(one.settings.seed != SETTINGS.seed and one.parameters.gan for one in seeds.values())
-    assert all(one.parameters.gan.seed != 3 for one in seeds.values() if one.parameters.gan)
+    assert len({one.settings.seed for one in seeds.values()} | {SETTINGS.seed}) == 7
+    assert len(generators) == 6
+    assert len({one.seed for one in generators} | {3}) == 4
+    assert {one.block for one in generators} == {source}
     assert all(one.parameters.early_stop_epochs is None for one in seeds.values())
 
 

@@ -21,7 +21,7 @@ confirm: {finalists: 1, gan_seeds: 2, classifier_seeds: 1, controls: {matched: [
 """
 QUICK = (
     *("budget.trials=2", "budget.max_epochs=1", "scheduler.name=none"),
-    *("gan.allow_memorised=true", "gan.steps={values: [5, 10]}"),
+    *("quality.allow_memorised=true", "gan.steps={values: [5, 10]}"),
     "points_to_evaluate=[{source: gan, gan.steps: 5}, {source: none, classical: 0}]",
 )
 

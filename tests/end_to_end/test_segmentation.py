@@ -28,11 +28,11 @@ parameters:
       lr_g: {value: 2e-3}
       ema_half_life_images: {value: 300}
       steps: {value: 200}  # fewer leave too few plausible masks
-      allow_memorised: {value: true}
   backbone: {value: resnet18}
   weights: {value: none}
   batch_size: {value: 8}
   lr: {values: [1e-3, 3e-3]}
+quality: {allow_memorised: true}
 budget: {trials: 3, max_epochs: 2, steps_per_epoch: 8}
 scheduler: {name: none}
 points_to_evaluate:

@@ -40,6 +40,7 @@ parameters:
   lr: {value: 5e-3}
   batch_size: {value: 8}
 budget: {trials: 2, max_epochs: 2, steps_per_epoch: 6}
+quality: {allow_memorised: true}
 resources: {gpus_per_trial: 0, concurrent: 1}
 """
 
@@ -178,7 +179,7 @@ def test_schema_lists_installed_extensions(run: Run) -> None:
     values = json.loads(run("space", "check", "--schema").stdout)["$defs"]["values"]
 
     assert values["backbone"]["enum"][-1] == "tiny_net"
-    assert values["source"]["enum"] == ["none", "duplicate", "gan", "folder", "mixup"]
+    assert values["source"]["enum"] == ["none", "duplicate", "gan", "diffusion", "folder", "mixup"]
 
 
 def test_unknown_name_suggests_nearest_installed(run: Run) -> None:

@@ -166,7 +166,7 @@ def test_source_gets_the_same_checks_as_a_gan(tmp_path: Path) -> None:
 
 
 def test_clean_matches_blocks_by_pixels() -> None:
-    held = ArtifactReferences(pixels="pixels-1/abc", gans=frozenset())
+    held = ArtifactReferences(pixels="pixels-1/abc", generators=frozenset())
 
     assert held.has(POOL_STAGE, "x", {"source": "mixup a 1 5f", "pixels": "pixels-1/abc"})
     assert not held.has(POOL_STAGE, "x", {"source": "mixup a 1 5f", "pixels": "pixels-1/def"})

@@ -60,31 +60,22 @@ parameters:
     assert weights["vgg16, none"].status == "ok"
 
 
-def segmentation_space(folder: Path) -> Path:
-    file = folder / "pairs.yaml"
-    file.write_text(
-        "name: pairs\ntask: segmentation\nparameters: {backbone: {value: resnet18}, weights: {value: none}}\n",
-        encoding="utf-8",
-    )
-    return file
-
-
+@pytest.mark.parametrize(("key", "extra"), [("task", "segmentation"), ("source", "diffusion")])
 @pytest.mark.slow
 def test_a_missing_extra_is_found_by_doctor_and_before_a_search(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, extra: str
 ) -> None:
-    monkeypatch.setitem(PACKAGES, "segmentation", ("monai", "no-such-package"))
-    space = segmentation_space(tmp_path)
+    monkeypatch.setitem(PACKAGES, extra, ("numpy", "no-such-package"))
+    space = tmp_path / "space.yaml"
+    task, source = (extra, "none") if key == "task" else ("classification", extra)
+    parameters = f"source: {{value: {source}}}, backbone: {{value: resnet18}}, weights: {{value: none}}"
+    space.write_text(f"name: small\ntask: {task}\nparameters: {{{parameters}}}\n", encoding="utf-8")
 
     checks = {check.name: check for check in doctor(space=space, folder=tmp_path)}
     with pytest.raises(MachineError) as refused:
         require_extensions(load_space(space, data=tmp_path))
 
-    assert (checks["segmentation"].status, checks["segmentation"].found) == (
-        "missing",
-        "not installed: no-such-package",
-    )
+    assert (checks[extra].status, checks[extra].found) == ("missing", "not installed: no-such-package")
     assert str(refused.value) == (
-        "task: segmentation needs no-such-package, which this installation lacks\n"
-        "  fix: pip install 'xraytune[segmentation]'"
+        f"{key}: {extra} needs no-such-package, which this installation lacks\n  fix: pip install 'xraytune[{extra}]'"
     )

@@ -181,7 +181,13 @@ def test_images_of_the_models_folder_of_extra_images_are_known(copy_lab: CopyLab
     leaked = sorted((data / "NORMAL").iterdir())[:3]
     for number, file in enumerate(leaked):
         shutil.copy(file, copies / "NORMAL" / f"synthetic{number}.jpeg")
-    mix = ("source=folder", f"folder.path={copies}", "synthetic_ratio=0.5", "budget.max_epochs=1")
+    mix = (
+        "source=folder",
+        "quality.allow_memorised=true",
+        f"folder.path={copies}",
+        "synthetic_ratio=0.5",
+        "budget.max_epochs=1",
+    )
     train(lab.best, out=lab.path / "mixed", overrides=mix)
 
     found = evaluate(lab.path / "mixed", data=data, replicates=10)

@@ -20,7 +20,7 @@ from tests.search.studies import two_images, write_space
 from xraytune.config.settings import GanSettings
 from xraytune.errors import MachineError
 from xraytune.files import append_jsonl, read_jsonl, write_bytes, write_text
-from xraytune.generators.train import train_gan
+from xraytune.generators.train import train_generator
 from xraytune.pipeline.artifacts import build_once, is_intact
 from xraytune.pipeline.prepare import PIXELS_STAGE, prepare
 from xraytune.pipeline.trial import run_trial
@@ -119,7 +119,7 @@ def test_a_gan_in_training_keeps_its_last_checkpoint(disk: SmallDisk) -> None:
     def train(folder: Path) -> Iterator[object]:
         settings = GanSettings.model_validate(GAN)
         every: dict[str, Any] = {"report_every_steps": 1, "checkpoint_every_steps": 1, "grid_every_steps": 1}
-        yield from train_gan(
+        yield from train_generator(
             settings, pixels, labels, 2, compute=CPU, checkpoint_dir=folder, grid_dir=folder / "grids", **every
         )
 
@@ -145,7 +145,7 @@ def test_a_gan_in_training_keeps_its_last_checkpoint(disk: SmallDisk) -> None:
     assert all(torch.equal(resumed[name], tensor) for name, tensor in unbroken.items())
 
 
-def figures(records: list[EpochRecord]) -> list[tuple[float, ...]]:
+def figures(records: list[EpochRecord]) -> list[tuple[float | None, ...]]:
     return [(r.epoch, r.train_loss, r.val_loss, r.val_score, r.best_val_score) for r in records]
 
 
@@ -180,7 +180,7 @@ def test_trial_survives_disk_full_at_any_point(bench: Bench, disk: SmallDisk, tm
     experiment = frozen(bench, tmp_path, source="gan", gan=GanSettings.model_validate(GAN), classical=1)
     shutil.copytree(bench.cache, tmp_path / "cache")
 
-    def run(root: Path) -> tuple[float, float]:
+    def run(root: Path) -> tuple[float, float | None]:
         result = run_trial(
             experiment,
             bench.prepared,

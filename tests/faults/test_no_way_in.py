@@ -39,10 +39,10 @@ from xraytune.export.best import export
 from xraytune.export.bundle import open_bundle
 from xraytune.files import read_json, sha256_of, write_json
 from xraytune.generators.checkpoint import checkpoint_generator, load_generator
-from xraytune.generators.train import train_gan
+from xraytune.generators.train import train_generator
 from xraytune.models.checkpoint import finished_epochs, load_best
 from xraytune.models.weights import read_weights
-from xraytune.pipeline.gan_folder import gan_sample, gan_train
+from xraytune.pipeline.generator_folder import generator_sample, generator_train
 from xraytune.pipeline.model import pretrained_weights
 from xraytune.pipeline.prepare import prepare
 from xraytune.pipeline.trial import run_trial
@@ -170,7 +170,7 @@ def resume_a_gan(folder: Path) -> None:
     settings = GanSettings.model_validate({"image_size": 32, "steps": 1, "width": 4, "z_dim": 8, "batch_size": 4})
     pixels = np.zeros((4, 32, 32), dtype=np.uint8)
     labels = np.zeros(4, dtype=np.int64)
-    list(train_gan(settings, pixels, labels, 1, compute=CPU, checkpoint_dir=folder))
+    list(train_generator(settings, pixels, labels, 1, compute=CPU, checkpoint_dir=folder))
     raise ArtifactError("trained anew")
 
 
@@ -311,7 +311,9 @@ def gan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     draw_phantoms(root / "xrays", patients=20, seed=1, image_size_px=32)
     write_space(root)
     fixed = ("source=gan", "gan.steps=1", "data.image_size=64")
-    gan_train(root / "small.yaml", out=root / "gan", overrides=(*fixed, "resources.gpus_per_trial=0"), cache=root / "c")
+    generator_train(
+        root / "small.yaml", out=root / "gan", overrides=(*fixed, "resources.gpus_per_trial=0"), cache=root / "c"
+    )
     return root / "gan"
 
 
@@ -324,13 +326,13 @@ def test_gan_record_cannot_name_outside_files(gan: Path, tmp_path: Path, key: st
     for file in gan.glob("*.*"):
         (copy / file.name).write_bytes(file.read_bytes())
     (tmp_path / "outside").write_bytes(b"x")
-    content = read_json(copy / "gan.json")
+    content = read_json(copy / "generator.json")
     more = {name: 7 if key == "class_counts" else sha256_of(tmp_path / "outside")}
-    write_json(copy / "gan.json", {**content, key: {**content[key], **more}})
+    write_json(copy / "generator.json", {**content, key: {**content[key], **more}})
     before = sorted(tmp_path.rglob("*"))
 
-    with pytest.raises(ArtifactError, match=r"gan\.json"):
-        gan_sample(copy, count=9, out=tmp_path / "images")
+    with pytest.raises(ArtifactError, match=r"generator\.json"):
+        generator_sample(copy, count=9, out=tmp_path / "images")
 
     assert sorted(tmp_path.rglob("*")) == before
 

@@ -19,12 +19,12 @@ from xraytune.config.settings import Experiment, Parameters, Settings
 from xraytune.confirm import training as confirm_training
 from xraytune.confirm.runs import Run, RunList
 from xraytune.data.phantom import draw_phantoms
-from xraytune.generators import step as gan_step
-from xraytune.generators import train as gan_train
+from xraytune.generators import gan
+from xraytune.generators import train as generator_train
 from xraytune.models import train
 from xraytune.pipeline import synthesize
 from xraytune.pipeline.prepare import prepare, read_prepared, write_prepared
-from xraytune.pipeline.synthesize import gan_need
+from xraytune.pipeline.synthesize import generator_need
 from xraytune.records import Compute
 from xraytune.search.controller import SearchController
 from xraytune.search.journal import Journal
@@ -129,7 +129,7 @@ class Marks:
 
     def count_training(self) -> None:
         """From here on in this process, note each epoch and each step of a GAN when it begins; checkpoint GANs often."""
-        epoch, step = train._train_epoch, gan_step.train_step
+        epoch, step = train._train_epoch, gan.GanTraining.update
 
         def marked_epoch(*arguments: Any) -> float:
             steps: range = arguments[4]
@@ -143,8 +143,8 @@ class Marks:
         often = {"checkpoint_every_steps": GAN_CHECKPOINT_STEPS, "grid_every_steps": 3, "report_every_steps": 1}
         for module, name, function in (
             (train, "_train_epoch", marked_epoch),
-            (gan_train, "train_step", marked_step),
-            (synthesize, "train_gan", partial(gan_train.train_gan, **often)),  # type: ignore[arg-type]
+            (gan.GanTraining, "update", marked_step),
+            (synthesize, "train_generator", partial(generator_train.train_generator, **often)),  # type: ignore[arg-type]
         ):
             setattr(module, name, function)
 
@@ -167,7 +167,7 @@ def search(tree: Tree, marks: Marks, trials: int = TRIALS) -> None:
             folder,
             space,
             journal,
-            gan_need=lambda parameters: gan_need(parameters.gan, prepared, CPU, tree.cache),
+            generator_need=lambda parameters: generator_need(parameters.gan, prepared, CPU, tree.cache),
             gpu_share=0.0,
         )
 
@@ -192,7 +192,7 @@ def run_list(tree: Tree, marks: Marks) -> None:
             tree.runs,
             runs,
             what="runs",
-            gan_need=lambda parameters: gan_need(parameters.gan, prepared, CPU, tree.cache),
+            generator_need=lambda parameters: generator_need(parameters.gan, prepared, CPU, tree.cache),
             retries=1,
         )
         _run(work, tree.runs, tree.runs, token, tree.cache, marks, _never)

@@ -16,7 +16,7 @@ from xraytune.errors import ArtifactError
 from xraytune.generators.checkpoint import CHECKPOINT_NAME, checkpoint_generator, load_generator, save_generator
 from xraytune.generators.networks import Generator
 from xraytune.generators.pool import sample_block
-from xraytune.generators.train import train_gan
+from xraytune.generators.train import train_generator
 from xraytune.records import Compute
 
 
@@ -27,7 +27,7 @@ def test_the_safetensors_file_samples_like_the_checkpoint(
     cpu: Compute,
     tmp_path: Path,
 ) -> None:
-    list(train_gan(tiny(), *blobs, class_count=2, compute=cpu, checkpoint_dir=tmp_path))
+    list(train_generator(tiny(), *blobs, class_count=2, compute=cpu, checkpoint_dir=tmp_path))
     of_checkpoint = checkpoint_generator(tmp_path / CHECKPOINT_NAME)
 
     save_generator(of_checkpoint, tmp_path / "generator.safetensors")
@@ -67,7 +67,7 @@ def test_a_truncated_generator_is_refused(tiny: Callable[..., GanSettings], tmp_
 def test_a_checkpoint_with_invalid_content_gives_no_generator(
     tiny: Callable[..., GanSettings], blobs: Images, cpu: Compute, tmp_path: Path, key: str, value: object
 ) -> None:
-    list(train_gan(tiny(), *blobs, class_count=2, compute=cpu, checkpoint_dir=tmp_path))
+    list(train_generator(tiny(), *blobs, class_count=2, compute=cpu, checkpoint_dir=tmp_path))
     file = tmp_path / CHECKPOINT_NAME
     torch.save({**torch.load(file, weights_only=True), key: value}, file)
 
@@ -79,9 +79,9 @@ def test_a_checkpoint_with_invalid_content_gives_no_generator(
 def test_a_checkpoint_with_another_network_is_not_resumed(
     tiny: Callable[..., GanSettings], blobs: Images, cpu: Compute, tmp_path: Path
 ) -> None:
-    list(train_gan(tiny(), *blobs, class_count=2, compute=cpu, checkpoint_dir=tmp_path))
+    list(train_generator(tiny(), *blobs, class_count=2, compute=cpu, checkpoint_dir=tmp_path))
     file = tmp_path / CHECKPOINT_NAME
     torch.save({**torch.load(file, weights_only=True), "discriminator": {}}, file)
 
     with pytest.raises(ArtifactError, match="another network"):
-        list(train_gan(tiny(steps=8), *blobs, class_count=2, compute=cpu, checkpoint_dir=tmp_path))
+        list(train_generator(tiny(steps=8), *blobs, class_count=2, compute=cpu, checkpoint_dir=tmp_path))

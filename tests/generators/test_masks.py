@@ -19,9 +19,9 @@ from xraytune.generators.augment import diff_augment, draw_augmentation
 from xraytune.generators.checkpoint import CHECKPOINT_NAME, checkpoint_generator, load_generator, save_generator
 from xraytune.generators.grids import with_outlines, write_progress
 from xraytune.generators.masks import MaskRange, binarise, mask_parts, mask_range
-from xraytune.generators.networks import Generator
-from xraytune.generators.pool import BLOCK, draw_block, sample_block
-from xraytune.generators.train import resize_planes, train_gan
+from xraytune.generators.networks import Discriminator, Generator
+from xraytune.generators.pool import BLOCK, better_half, draw_block, sample_block
+from xraytune.generators.train import resize_planes, train_generator
 from xraytune.records import Compute
 
 Tiny = Callable[..., GanSettings]
@@ -79,11 +79,15 @@ def test_augmentation_moves_a_mask_with_its_image_and_leaves_its_values() -> Non
 
 
 @pytest.mark.slow
-def test_a_gan_of_pairs_learns_masks_that_fit_its_images(
+def test_a_generator_of_pairs_learns_masks_that_fit_its_images(
     tiny: Tiny, blobs: Images, masks: NDArray[np.uint8], cpu: Compute, tmp_path: Path
 ) -> None:
     settings = tiny(steps=250, width=8, lr_g=2e-3, lr_d=2e-3, loss="bce")
-    list(train_gan(settings, *blobs, 2, masks=masks, compute=cpu, checkpoint_dir=tmp_path, grid_dir=tmp_path / "grids"))
+    list(
+        train_generator(
+            settings, *blobs, 2, masks=masks, compute=cpu, checkpoint_dir=tmp_path, grid_dir=tmp_path / "grids"
+        )
+    )
 
     drawn = sample_block(checkpoint_generator(tmp_path / CHECKPOINT_NAME), 0, 0, seed=0, compute=cpu)
 
@@ -110,10 +114,10 @@ def test_masks_stay_binary_when_they_are_resized(blobs: Images, masks: NDArray[n
 def test_a_checkpoint_without_masks_is_not_resumed_with_masks(
     tiny: Tiny, blobs: Images, masks: NDArray[np.uint8], cpu: Compute, tmp_path: Path
 ) -> None:
-    list(train_gan(tiny(), *blobs, 2, compute=cpu, checkpoint_dir=tmp_path))
+    list(train_generator(tiny(), *blobs, 2, compute=cpu, checkpoint_dir=tmp_path))
 
     with pytest.raises(ConfigError, match="generates images without masks, not images with masks"):
-        list(train_gan(tiny(), *blobs, 2, masks=masks, compute=cpu, checkpoint_dir=tmp_path))
+        list(train_generator(tiny(), *blobs, 2, masks=masks, compute=cpu, checkpoint_dir=tmp_path))
 
 
 def test_the_file_of_a_generator_knows_its_channels(tiny: Tiny, tmp_path: Path) -> None:
@@ -174,6 +178,23 @@ def test_a_segmenter_labels_the_images_of_a_gan_without_masks(tiny: Tiny, cpu: C
 
     assert block.masks is not None
     assert np.array_equal(block.masks, binarise(block.pixels))
+
+
+@pytest.mark.slow
+def test_the_discriminator_of_a_gan_of_pairs_judges_their_masks_too(
+    pair_generator: Generator, tiny: Tiny, cpu: Compute
+) -> None:
+    best = better_half(Discriminator(tiny(), 1, channels=2).eval(), 0, channels=2, compute=cpu)
+    drawn = sample_block(pair_generator, 0, 0, seed=1, compute=cpu)
+    assert drawn.masks is not None
+
+    kept, with_other_masks = best.keep(drawn), best.keep(drawn._replace(masks=255 - drawn.masks))
+    block = draw_block(pair_generator, 0, 0, seed=1, compute=cpu, typical=ANYTHING, image_filter=best)
+
+    assert kept.sum() == BLOCK / 2
+    assert (kept != with_other_masks).any()
+    assert block.masks is not None
+    assert np.array_equal(block.masks[: BLOCK // 2], drawn.masks[kept])
 
 
 def test_an_outline_is_drawn_on_the_image_and_hides_nothing_else() -> None:

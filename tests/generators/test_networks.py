@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from xraytune.config.settings import GanSettings
-from xraytune.generators.networks import Discriminator, Generator, ema_decay, update_ema
+from xraytune.generators.contract import ema_decay, update_ema
+from xraytune.generators.networks import Discriminator, Generator
 
 
 def _parameter_count(network: nn.Module) -> int:

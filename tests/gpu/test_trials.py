@@ -14,11 +14,11 @@ from tests.in_process import CPU
 from tests.pipeline.conftest import Bench
 from tests.pipeline.test_trial import ARMS
 from xraytune.compute import pin
-from xraytune.config.settings import Experiment, GanSettings, Parameters
+from xraytune.config.settings import DiffusionSettings, Experiment, GanSettings, GeneratorSettings, Parameters
 from xraytune.generators.checkpoint import CHECKPOINT_NAME, checkpoint_generator, new_training
+from xraytune.generators.contract import real_images
 from xraytune.generators.pool import draw_noise, generate
-from xraytune.generators.step import draw_step, real_images, train_step, with_cuda_graph
-from xraytune.generators.train import GanProgress, train_gan
+from xraytune.generators.train import TrainingProgress, train_generator, with_cuda_graph
 from xraytune.models.classifier import build_classifier
 from xraytune.models.train import predict_logits
 from xraytune.pipeline.trial import trial_epochs
@@ -28,6 +28,7 @@ from xraytune.search.worker import next_message
 pytestmark = pytest.mark.gpu
 
 GAN = GanSettings.model_validate({"image_size": 32, "width": 8, "batch_size": 16, "z_dim": 16, "steps": 40})
+DIFFUSION = DiffusionSettings(image_size=32, width=8, batch_size=16, steps=40, sampling_steps=4)
 
 
 def epochs(
@@ -44,10 +45,10 @@ def epochs(
     return seen
 
 
-def gan_steps(bench: Bench, compute: Compute, folder: Path, stop_after: int | None = None) -> list[GanProgress]:
+def gan_steps(bench: Bench, compute: Compute, folder: Path, stop_after: int | None = None) -> list[TrainingProgress]:
     train = bench.prepared.side("train")
     pixels = np.random.default_rng(0).integers(0, 255, (len(train.labels), 32, 32), dtype=np.uint8)
-    training = train_gan(
+    training = train_generator(
         GAN,
         pixels,
         train.labels,
@@ -76,7 +77,7 @@ def test_every_arm_trains_the_same_steps(bench: Bench, tmp_path: Path, gpu: Comp
     records = epochs(bench, bench.experiment(**ARMS[arm], trainable=trainable, weights=weights), tmp_path, gpu)
 
     assert [record.steps for record in records] == [4, 8, 12]
-    assert np.isfinite([[record.train_loss, record.val_loss, record.val_score] for record in records]).all()
+    assert np.isfinite([[record.train_loss, record.val_loss, record.val_score] for record in records]).all()  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("arm", ["classical", "gan"])
@@ -121,21 +122,22 @@ def test_an_interrupted_gan_resumes(bench: Bench, tmp_path: Path, gpu: Compute) 
     assert float((one - other).norm() / one.norm()) < 0.05
 
 
-def test_cuda_graph_equals_the_plain_step(gpu: Compute) -> None:
+@pytest.mark.parametrize("settings", [GAN, DIFFUSION], ids=lambda settings: settings.block)
+def test_cuda_graph_equals_the_plain_step(gpu: Compute, settings: GeneratorSettings) -> None:
     random = np.random.default_rng(0)
-    images = random.integers(0, 255, (40, 32, 32), dtype=np.uint8)
+    images = random.integers(0, 255, (40, 1, 32, 32), dtype=np.uint8)
     real = real_images(images, np.arange(40) % 2, gpu)
-    one_by_one, recorded = new_training(GAN, 2, gpu), new_training(GAN, 2, gpu)
-    replay = with_cuda_graph(partial(train_step, recorded, real, gpu))
+    one_by_one, recorded = new_training(settings, 2, gpu), new_training(settings, 2, gpu)
+    replay = with_cuda_graph(partial(recorded.update, real, gpu))
 
     for _ in range(10):
-        expected = train_step(one_by_one, real, gpu, draw_step(one_by_one, real, gpu))
-        losses = replay(draw_step(recorded, real, gpu))
+        expected = one_by_one.update(real, gpu, one_by_one.draw(real, gpu))
+        losses = replay(recorded.draw(real, gpu))
         assert losses.tolist() == pytest.approx(expected.tolist(), abs=0.05)
         one_by_one.step += 1
         recorded.step += 1
 
-    for name in ("generator", "discriminator", "ema_generator"):
+    for name in one_by_one.parts().keys() - {"optimizer", "optimizer_g", "optimizer_d"}:
         one, other = (
             torch.cat([weights.detach().flatten() for weights in getattr(training, name).parameters()])
             for training in (one_by_one, recorded)

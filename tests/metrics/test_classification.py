@@ -17,8 +17,10 @@ from xraytune.errors import DataError
 from xraytune.metrics.classification import (
     METRICS,
     ClassificationMetrics,
+    auprc,
     auroc,
     classification_metrics,
+    sensitivity_at,
     weighted_metrics,
 )
 from xraytune.metrics.intervals import patient_bootstrap
@@ -220,3 +222,30 @@ def test_evaluate_shows_every_metric_and_no_package_replaces_one() -> None:
 
     assert METRIC_LABELS.keys() == names - {"images"}
     assert names | {"patients", "threshold"} <= set(METRICS.built_in)
+
+
+@pytest.mark.parametrize("specificity", [0.5, 0.9, 0.99])
+def test_sensitivity_at_a_specificity_is_the_best_threshold_of_scikit_learns_roc_curve(specificity: float) -> None:
+    labels, probabilities = images_with_ties(2)
+    false_rate, true_rate, _ = reference.roc_curve(labels == 1, probabilities[:, 1], drop_intermediate=False)
+
+    found = sensitivity_at(labels, probabilities, positive=1, specificity=specificity)
+
+    assert found == pytest.approx(true_rate[1 - false_rate >= specificity].max())
+
+
+def test_images_with_equal_scores_are_on_one_side_of_the_threshold() -> None:
+    """Of ten normal images one scores .8, as do two of the three positive ones: specificity is 1 above .8, .9 below it."""
+    scores = np.array([0.1] * 9 + [0.8] + [0.8, 0.8, 0.9])
+    labels, probabilities = np.repeat([0, 1], [10, 3]), np.stack([1 - scores, scores], axis=1)
+
+    at = {limit: sensitivity_at(labels, probabilities, positive=1, specificity=limit) for limit in (0.9, 0.91)}
+
+    assert at == {0.9: 1.0, 0.91: 1 / 3}
+
+
+def test_auprc_is_the_mean_over_classes_of_average_precision() -> None:
+    labels, probabilities = images_with_ties(3)
+    each = [reference.average_precision_score(labels == label, probabilities[:, label]) for label in range(3)]
+
+    assert auprc(labels, probabilities, positive=0) == pytest.approx(np.mean(each))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from xraytune.config.settings import FolderSettings, Parameters
 from xraytune.errors import ConfigError
-from xraytune.mix.plan import apportion, plan_mix, require_extra_images
+from xraytune.mix.plan import apportion, plan_mix, require_both_phases, require_extra_images
 
 counts = st.lists(st.integers(1, 60), min_size=2, max_size=5)
 ratios = st.floats(0.05, 4.0)
@@ -91,6 +91,21 @@ def test_mixing_replace_divides_the_batch(ratio: float, real_per_step: int, extr
     assert (mix.real_per_step, mix.extra_per_step) == (real_per_step, extra_per_step)
 
 
+@pytest.mark.parametrize(("ratio", "first"), [(0.25, 24), (1.0, 60), (4.0, 96), (0.5, 40)])
+def test_pretraining_divides_the_steps(ratio: float, first: int) -> None:
+    """Of 120 steps; each image, real or extra, is then shown equally often."""
+    mix = mixed(ratio, mixing="pretrain", batch_size=32)
+
+    assert (mix.pretraining_steps(120), mix.real_per_step, mix.extra_per_step) == (first, 32, 32)
+    assert mixed(ratio).pretraining_steps(120) == 0
+
+
+@pytest.mark.parametrize("ratio", [0.01, 50.0])
+def test_a_ratio_that_leaves_a_phase_without_steps_is_an_error(ratio: float) -> None:
+    with pytest.raises(ConfigError, match=r"divides 20 steps into (0|20) with extra images and (20|0) with real ones"):
+        require_both_phases([1.0, ratio], 20)
+
+
 def test_no_source_has_no_extra_images() -> None:
     mix = Parameters(source="none", synthetic_ratio=2.0)
 
@@ -111,6 +126,13 @@ def test_no_source_has_no_extra_images() -> None:
 def test_inconsistent_mix_is_refused(values: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Parameters.model_validate(values)
+
+
+def test_only_a_gan_has_a_discriminator_to_filter_with() -> None:
+    """Other sources have no filter at all, unless they generate images."""
+    with pytest.raises(ValueError, match="diffusion has none; use source: gan, or pool_filter: label"):
+        Parameters.model_validate({"source": "diffusion", "pool_filter": "discriminator"})
+    assert Parameters.model_validate({"source": "duplicate", "pool_filter": "discriminator"}).pool_filter == "none"
 
 
 def test_settings_that_a_source_does_not_use_are_dropped() -> None:

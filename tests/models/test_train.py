@@ -211,7 +211,10 @@ def test_best_network_reproduces_best_value(tmp_path: Path) -> None:
     records = train(parameters, network, tmp_path, epochs=8)
 
     values = [record.val_score for record in records]
-    assert records[-1].train_loss < records[0].train_loss
+    first, last = records[0].train_loss, records[-1].train_loss
+    assert first is not None
+    assert last is not None
+    assert last < first
     assert records[-1].best_val_score == max(values) > 0.7
     network.load_state_dict(load_file(tmp_path / "best.safetensors"))
     probabilities = predict_probabilities(network, task.val_batches(), compute=CPU)
@@ -323,6 +326,20 @@ def test_early_stopping_ends_after_patience_epochs(tmp_path: Path) -> None:
 
     assert [record.epoch for record in records] == [1, 2, 3]
     assert resumed == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("changes", "epochs"), [({"early_stop_epochs": 2}, 7), ({"schedule": "plateau"}, 10)])
+def test_patience_begins_with_the_first_real_images(tmp_path: Path, changes: dict[str, Any], epochs: int) -> None:
+    """Of 10 epochs the first four have extra images alone, and the fifth has some; nothing improves."""
+    mix = {"source": "duplicate", "mixing": "pretrain", "synthetic_ratio": 0.75}
+    parameters = small(lr=1e-12, trainable="head", weights="given", **mix, **changes)
+    network = build_classifier(parameters, 2, weights=None, seed=1)
+
+    records = train(parameters, network, tmp_path, epochs=10)
+
+    assert len(records) == epochs
+    assert [record.epoch for record in records if record.lr == 1e-12] == [*range(1, min(epochs, 8) + 1)]
 
 
 @pytest.mark.slow

@@ -18,10 +18,17 @@ from xraytune import lease
 from xraytune.config.settings import Experiment
 from xraytune.errors import ArtifactError, StudyError
 from xraytune.files import read_json, sha256_of, write_json
-from xraytune.pipeline.memorisation import QUALITY_STAGE
+from xraytune.pipeline.memorisation import MEMORISATION_STAGE
 from xraytune.pipeline.network import FEATURES_STAGE
 from xraytune.pipeline.prepare import PIXELS_STAGE, prepare, restore_pixels, training_pixels
-from xraytune.pipeline.synthesize import GAN_STAGE, POOL_STAGE, gan_inputs, gan_work_path, network_labels, trained_gan
+from xraytune.pipeline.synthesize import (
+    GAN_STAGE,
+    POOL_STAGE,
+    generator_inputs,
+    generator_work_path,
+    network_labels,
+    trained_generator,
+)
 from xraytune.pipeline.trial import run_trial
 from xraytune.records import EpochRecord, TrialResult
 
@@ -31,7 +38,7 @@ STAGES = {
     PIXELS_STAGE: "pixels.npy",
     GAN_STAGE: "generator.safetensors",
     POOL_STAGE: "pixels.npy",
-    QUALITY_STAGE: "memorisation.json",
+    MEMORISATION_STAGE: "memorisation.json",
     FEATURES_STAGE: "features.npy",
 }
 """Every stage that the trial depends on, and a file of its artifacts."""
@@ -45,15 +52,15 @@ class Done:
     experiment: Experiment
     cache: Path
     hashes: dict[str, str]
-    figures: tuple[float, ...]
+    figures: tuple[float | None, ...]
 
 
-def figures(result: TrialResult | None) -> tuple[float, ...]:
+def figures(result: TrialResult | None) -> tuple[float | None, ...]:
     assert result is not None
     return result.value, result.val_b_score, result.threshold, result.best_epoch
 
 
-def run(bench: Bench, experiment: Experiment, cache: Path, trial_dir: Path) -> tuple[float, ...]:
+def run(bench: Bench, experiment: Experiment, cache: Path, trial_dir: Path) -> tuple[float | None, ...]:
     """As a worker runs a trial."""
     restore_pixels(bench.settings, bench.prepared, cache)
     result = run_trial(
@@ -229,15 +236,19 @@ def test_gan_with_stale_checkpoint_is_trained_to_the_end(done: Done, cache: Path
     settings, prepared = gan(seed=21, steps=6), done.bench.prepared
     (label,) = network_labels(settings, prepared)
     (earlier,) = cache.glob(f"{GAN_STAGE}/*/checkpoint.pt")
-    alone = trained_gan(settings, label, prepared, compute=CPU, cache=Path(shutil.copytree(cache, tmp_path / "alone")))
-    checkpoint = gan_work_path(cache, gan_inputs(settings, label, prepared, CPU)) / "checkpoint.pt"
+    alone = trained_generator(
+        settings, label, prepared, compute=CPU, cache=Path(shutil.copytree(cache, tmp_path / "alone"))
+    )
+    checkpoint = (
+        generator_work_path(cache, GAN_STAGE, generator_inputs(settings, label, prepared, CPU)) / "checkpoint.pt"
+    )
     written_over = [earlier.read_bytes()]
 
     def write_over(_: str, step: int, steps: int) -> None:
         if step == steps and written_over:
             checkpoint.write_bytes(written_over.pop())
 
-    together = trained_gan(settings, label, prepared, compute=CPU, cache=cache, on_progress=write_over)
+    together = trained_generator(settings, label, prepared, compute=CPU, cache=cache, on_progress=write_over)
 
     assert not written_over
     assert said_by(together / "generator.safetensors") == said_by(alone / "generator.safetensors")
@@ -264,7 +275,7 @@ def install(package: str, release: str, folder: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize(
     ("package", "stages"),
-    [("torch", {GAN_STAGE, POOL_STAGE, QUALITY_STAGE, FEATURES_STAGE}), ("torchvision", {FEATURES_STAGE})],
+    [("torch", {GAN_STAGE, POOL_STAGE, MEMORISATION_STAGE, FEATURES_STAGE}), ("torchvision", {FEATURES_STAGE})],
 )
 def test_upgrade_rebuilds_dependent_artifacts_and_keeps_old_ones(
     done: Done, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, stages: set[str]
@@ -286,4 +297,4 @@ def test_pixels_of_another_decoder_are_not_reused(done: Done, cache: Path) -> No
 
     with pytest.raises(StudyError, match=r"Pillow .* decodes the images to other pixels than the study's"):
         restore_pixels(done.bench.settings, began, cache)
-    assert gan_inputs(gan(), None, began, CPU) != gan_inputs(gan(), None, prepared, CPU)
+    assert generator_inputs(gan(), None, began, CPU) != generator_inputs(gan(), None, prepared, CPU)

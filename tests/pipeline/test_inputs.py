@@ -17,7 +17,7 @@ from xraytune.errors import DataError
 from xraytune.models.classifier import Classifier, build_classifier
 from xraytune.pipeline.inputs import build_inputs, real_images_for_norms, untrained
 from xraytune.pipeline.prepare import prepare
-from xraytune.pipeline.synthesize import GAN_STAGE, network_labels, trained_gan
+from xraytune.pipeline.synthesize import GAN_STAGE, network_labels, trained_generator
 from xraytune.pipeline.training_set import TrainingSet, build_training_set, side_images
 
 pytestmark = pytest.mark.slow
@@ -29,7 +29,7 @@ def training_set_of(bench: Bench) -> Any:
         experiment = bench.experiment(**parameters)
         if experiment.parameters.gan:
             for label in network_labels(experiment.parameters.gan, bench.prepared):
-                trained_gan(experiment.parameters.gan, label, bench.prepared, compute=CPU, cache=bench.cache)
+                trained_generator(experiment.parameters.gan, label, bench.prepared, compute=CPU, cache=bench.cache)
         return build_training_set(experiment, bench.prepared, compute=CPU, cache=bench.cache)
 
     return build
@@ -56,6 +56,33 @@ def test_two_arms_see_the_same_real_images_in_the_same_order(bench: Bench, train
                 assert torch.equal(other[step][0][: len(real)], real)
                 assert torch.equal(other[step][1][: len(real)], labels)
             assert len(duplicated[step][0]) == 2 * len(real)
+
+
+def test_pretraining_shows_the_extra_images_first_and_then_the_real_ones_of_every_arm(
+    bench: Bench, training_set_of: Any
+) -> None:
+    """Of 12 steps, those with real images show the first ones of an arm without extra images, and no others."""
+    training_set_of(source="gan", gan=gan())
+    for views, source in ((3, "gan"), (0, "duplicate")):
+        mix: dict[str, Any] = {"source": source, "synthetic_ratio": 0.5, "mixing": "pretrain"}
+        own = {"gan": gan()} if source == "gan" else {}
+        alone, pretrained, added = (
+            build_inputs(
+                bench.experiment(classical=2, views=views, **values), bench.prepared, cache=bench.cache, compute=CPU
+            )
+            for values in ({"source": "none"}, mix | own, mix | own | {"mixing": "additive"})
+        )
+        batches = [pretrained.batch(step) for step in range(12)]
+
+        for step, (images, labels) in enumerate(batches[4:]):
+            assert torch.equal(images, alone.batch(step)[0])
+            assert torch.equal(labels, alone.batch(step)[1])
+        assert all(len(images) == 8 for images, _ in batches)
+        norms = zip(pretrained.norm_batches(), alone.norm_batches(), strict=True)
+        assert all(torch.equal(*inputs) for inputs in norms), "statistics of the last steps"
+        if views:  # extra images in the order of other arms: steps of 8 there, of 4 in the additive arm
+            extra = [added.batch(step)[0][8:] for step in range(8)]
+            assert torch.equal(torch.cat(extra), torch.cat([images for images, _ in batches[:4]]))
 
 
 def test_running_statistics_of_the_mix_are_estimated_on_one_pass_over_the_real_images(bench: Bench) -> None:

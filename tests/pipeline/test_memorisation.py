@@ -9,22 +9,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors.torch import load_file
 
 from tests.in_process import CPU
 from tests.pipeline.conftest import Bench
 from tests.pipeline.test_trial import gan
-from xraytune.config.settings import Experiment, GanSettings
+from xraytune.config.settings import Experiment, GanSettings, without_gates
 from xraytune.errors import TrialError
 from xraytune.files import read_json
 from xraytune.generators.train import resize_pixels
+from xraytune.metrics.memorisation import Memorisation
 from xraytune.pipeline.artifacts import build_once
-from xraytune.pipeline.memorisation import QUALITY_STAGE, measure_memorisation, refuse_memorised
-from xraytune.pipeline.prepare import training_pixels
-from xraytune.pipeline.synthesize import POOL_STAGE, gan_need, network_labels, pool_block, trained_gan
+from xraytune.pipeline.memorisation import MEMORISATION_STAGE, measure_memorisation
+from xraytune.pipeline.pools import pool_reader
+from xraytune.pipeline.prepare import Prepared, training_pixels
+from xraytune.pipeline.synthesize import POOL_STAGE, network_labels, trained_generator
 from xraytune.pipeline.training_set import TrainingSet, build_training_set
 
 pytestmark = pytest.mark.slow
@@ -37,15 +37,23 @@ class Studio:
     bench: Bench
     copier: GanSettings
 
-    def training_set(self, settings: GanSettings) -> TrainingSet:
-        return build_training_set(self.experiment(settings), self.bench.prepared, compute=CPU, cache=self.bench.cache)
+    def training_set(self, settings: GanSettings, *, allow: bool = False) -> TrainingSet:
+        experiment = self.experiment(settings)
+        if allow:
+            experiment = experiment.model_copy(update={"settings": without_gates(experiment.settings)})
+        return build_training_set(experiment, self.bench.prepared, compute=CPU, cache=self.bench.cache)
 
     def experiment(self, settings: GanSettings) -> Experiment:
         return self.bench.experiment(source="gan", gan=settings, synthetic_ratio=0.5)
 
+    def measure(self, settings: GanSettings, prepared: Prepared | None = None) -> tuple[dict[str, Memorisation], Path]:
+        prepared, cache = prepared or self.bench.prepared, self.bench.cache
+        read = pool_reader(self.experiment(settings), prepared, compute=CPU, cache=cache)
+        return measure_memorisation(read, prepared, cache)
+
     def train(self, settings: GanSettings) -> GanSettings:
         for label in network_labels(settings, self.bench.prepared):
-            trained_gan(settings, label, self.bench.prepared, compute=CPU, cache=self.bench.cache)
+            trained_generator(settings, label, self.bench.prepared, compute=CPU, cache=self.bench.cache)
         return settings
 
 
@@ -57,18 +65,18 @@ def save_pool(pixels: NDArray[np.uint8], folder: Path) -> None:
 def studio(bench: Bench) -> Studio:
     """The images of seed 77 are replaced by real training images."""
     honest = Studio(bench=bench, copier=gan(seed=77))
-    network = trained_gan(honest.train(honest.copier), None, bench.prepared, compute=CPU, cache=bench.cache)
+    network = trained_generator(honest.train(honest.copier), None, bench.prepared, compute=CPU, cache=bench.cache)
     train = bench.prepared.side("train")
     for label in (0, 1):
         copied = np.resize(train.rows[train.labels == label], 256)
         pixels = resize_pixels(training_pixels(bench.prepared, bench.cache)[copied], 32)
-        inputs = {"gan": network.name, "label": label, "block": 0, "seed": 77}
+        inputs = {"generator": network.name, "label": label, "block": 0, "seed": 77}
         build_once(bench.cache, POOL_STAGE, inputs, partial(save_pool, pixels))
     return honest
 
 
 def verdicts_made(bench: Bench) -> set[str]:
-    return {path.parent.name for path in (bench.cache / QUALITY_STAGE).glob("*/manifest.json")}
+    return {path.parent.name for path in (bench.cache / MEMORISATION_STAGE).glob("*/manifest.json")}
 
 
 def test_memorising_gan_fails_trial_with_fix(studio: Studio) -> None:
@@ -79,15 +87,14 @@ def test_memorising_gan_fails_trial_with_fix(studio: Studio) -> None:
     assert "256 of 256 images of NORMAL (chance of that" in problem.what
     assert "256 of 256 images of PNEUMONIA" in problem.what
     assert problem.where == "gan of 4 steps, 32 px, width 4, seed 77"
-    assert "gan.allow_memorised: true" in problem.fix
+    assert "quality.allow_memorised: true" in problem.fix
     assert str(studio.bench.cache) not in str(refusal.value), "nothing that is stored holds an absolute path"
 
 
 def test_allow_memorised_skips_the_check(studio: Studio) -> None:
     before = verdicts_made(studio.bench)
-    allowed = studio.copier.model_copy(update={"allow_memorised": True})
 
-    training_set = studio.training_set(allowed)
+    training_set = studio.training_set(studio.copier, allow=True)
 
     assert len(training_set.extra) > 0
     assert verdicts_made(studio.bench) == before
@@ -99,40 +106,18 @@ def test_gans_that_have_hardly_learned_pass(studio: Studio) -> None:
         assert len(studio.training_set(studio.train(settings)).extra) > 0
 
 
-def test_trials_share_verdict_and_network_regardless_of_allow_memorised(studio: Studio) -> None:
+def test_trials_of_one_gan_share_its_verdict(studio: Studio) -> None:
     settings = studio.train(gan(seed=5))
     studio.training_set(settings)
     made = verdicts_made(studio.bench)
 
     studio.training_set(settings)
-    allowed = settings.model_copy(update={"allow_memorised": True})
 
     assert verdicts_made(studio.bench) == made
-    assert gan_need(allowed, studio.bench.prepared, CPU, studio.bench.cache) is None
-    blocks = [
-        pool_block(each, 0, 0, studio.bench.prepared, compute=CPU, cache=studio.bench.cache)
-        for each in (settings, allowed)
-    ]
-    assert blocks[0][2] == blocks[1][2]
-
-
-def test_a_longer_run_continues_a_shorter_one_that_allowed_something_else(studio: Studio, tmp_path: Path) -> None:
-    """`allow_memorised` is no part of the GAN: neither its checkpoints nor its weights record it."""
-    bench, apart = studio.bench, tmp_path / "cache"
-    (apart / bench.prepared.pixels).parent.mkdir(parents=True)
-    (apart / bench.prepared.pixels).symlink_to(bench.cache / bench.prepared.pixels)
-    trained_gan(gan(steps=2, seed=6, allow_memorised=True), None, bench.prepared, compute=CPU, cache=apart)
-
-    continued = trained_gan(gan(steps=4, seed=6), None, bench.prepared, compute=CPU, cache=apart)
-
-    straight = trained_gan(gan(steps=4, seed=6), None, bench.prepared, compute=CPU, cache=bench.cache)
-    weights, expected = (load_file(folder / "generator.safetensors") for folder in (continued, straight))
-    assert all(torch.equal(weights[name], tensor) for name, tensor in expected.items())
-    assert b"allow_memorised" not in (continued / "generator.safetensors").read_bytes()
 
 
 def test_verdict_is_stored_with_pictures_of_nearest_pairs(studio: Studio) -> None:
-    verdicts, folder = measure_memorisation(studio.copier, studio.bench.prepared, compute=CPU, cache=studio.bench.cache)
+    verdicts, folder = studio.measure(studio.copier)
 
     assert {name: one.near for name, one in verdicts.items()} == {"NORMAL": 256, "PNEUMONIA": 256}
     assert read_json(folder / "memorisation.json")["NORMAL"]["near"] == 256
@@ -144,12 +129,12 @@ def test_verdict_is_stored_with_pictures_of_nearest_pairs(studio: Studio) -> Non
 def test_each_split_has_its_own_verdict(studio: Studio) -> None:
     """The comparison depends on the patient and the side of each image."""
     prepared = studio.bench.prepared
-    _, folder = measure_memorisation(studio.copier, prepared, compute=CPU, cache=studio.bench.cache)
+    _, folder = studio.measure(studio.copier, prepared)
     renamed = changed(
         prepared, "patient", lambda image: f"x{image.patient}" if image.side == "train" else image.patient
     )
 
-    _, other = measure_memorisation(studio.copier, renamed, compute=CPU, cache=studio.bench.cache)
+    _, other = studio.measure(studio.copier, renamed)
 
     assert other != folder
 
@@ -160,10 +145,10 @@ def changed(prepared: Any, field: str, value: Any) -> Any:
 
 def test_damaged_verdict_is_recomputed(studio: Studio) -> None:
     settings = studio.train(gan(seed=8))
-    _, folder = measure_memorisation(settings, studio.bench.prepared, compute=CPU, cache=studio.bench.cache)
+    _, folder = studio.measure(settings)
     (folder / "memorisation.json").write_text("{", encoding="utf-8")
     (folder / "manifest.json").touch()
 
-    refuse_memorised(settings, studio.bench.prepared, compute=CPU, cache=studio.bench.cache)
+    studio.training_set(settings)
 
     assert read_json(folder / "memorisation.json")["NORMAL"]["images"] == 256

@@ -25,12 +25,19 @@ from xraytune.generators.train import resize_pixels
 from xraytune.metrics.memorisation import closeness, compare_with_unseen, unseen_closeness
 from xraytune.pipeline import labeller
 from xraytune.pipeline.artifacts import build_once, content_sha256
-from xraytune.pipeline.gan_folder import fill_gan_folder, fixed_gan, gan_of, gan_sample, gan_train
+from xraytune.pipeline.generator_folder import (
+    fill_generator_folder,
+    fixed_generator,
+    generator_of,
+    generator_sample,
+    generator_train,
+)
 from xraytune.pipeline.labeller import trained_labeller
 from xraytune.pipeline.memorisation import measure_memorisation
+from xraytune.pipeline.pools import pool_reader
 from xraytune.pipeline.prepare import PIXELS_STAGE, Prepared, PreparedImage, SideName
-from xraytune.pipeline.samples import save_gan_grid, training_grid
-from xraytune.pipeline.synthesize import POOL_STAGE, pool_block, trained_gan, typical_masks
+from xraytune.pipeline.samples import save_generator_grid, training_grid
+from xraytune.pipeline.synthesize import POOL_STAGE, pool_block, trained_generator, typical_masks
 from xraytune.pipeline.training_set import build_training_set
 
 pytestmark = pytest.mark.slow
@@ -49,15 +56,16 @@ class Pairs:
 
     def experiment(self, **gan: Any) -> Experiment:
         settings = Settings.model_validate_json(
-            f'{{"name": "pairs", "task": "segmentation", "data": {{"path": "{self.cache}", "image_size": 32}}}}'
+            f"""{{"name": "pairs", "task": "segmentation", "quality": {{"allow_memorised": true}},
+                "data": {{"path": "{self.cache}", "image_size": 32}}}}"""
         )
         small = {"image_size": 32, "width": 8, "batch_size": 8, "z_dim": 8, "lr_g": 2e-3, "lr_d": 2e-3, "steps": 250}
         network = {"backbone": "mobilenet_v2", "weights": "none", "input_channels": 1, "batch_size": 4}
-        given = {"source": "gan", "gan": {**small, "allow_memorised": True, **gan}, **network}
+        given = {"source": "gan", "gan": {**small, **gan}, **network}
         return Experiment(settings=settings, parameters=Parameters.model_validate(given))
 
     def pool(self, experiment: Experiment, block: int = 0, labeller: Path | None = None) -> tuple[Any, Any, Any]:
-        gan = gan_of(experiment)
+        gan = generator_of(experiment)
         return pool_block(gan, 0, block, self.prepared, compute=CPU, cache=self.cache, labeller=labeller)
 
     def labeller(self, experiment: Experiment) -> Path | None:
@@ -116,7 +124,7 @@ def test_a_pool_holds_plausible_pairs_and_the_training_set_has_their_masks(pairs
     pixels, masks, inputs = pairs.pool(experiment)
     training_set = build_training_set(experiment, pairs.prepared, compute=CPU, cache=pairs.cache)
 
-    typical = typical_masks(gan_of(experiment), pairs.prepared, pairs.cache)
+    typical = typical_masks(generator_of(experiment), pairs.prepared, pairs.cache)
     assert typical is not None
     assert pixels.shape == masks.shape == (256, 32, 32)
     assert set(np.unique(masks)) == {0, 255}
@@ -135,14 +143,16 @@ def test_typical_masks_are_those_of_the_train_side_at_the_gans_size(pairs: Pairs
 
 def test_an_untrained_gan_is_refused_for_its_masks(pairs: Pairs) -> None:
     with pytest.raises(TrialError, match=r"masks are plausible(.|\n)*gan\.mask_from: segmenter"):
-        pairs.pool(pairs.experiment(steps=1))
+        pairs.pool(pairs.experiment(steps=1, architecture="dcgan"))
 
 
 def test_the_memorisation_gate_compares_images_without_their_masks(pairs: Pairs) -> None:
     experiment = pairs.experiment()
     pixels, _, _ = pairs.pool(experiment)
 
-    found, _ = measure_memorisation(gan_of(experiment), pairs.prepared, compute=CPU, cache=pairs.cache)
+    found, _ = measure_memorisation(
+        pool_reader(experiment, pairs.prepared, compute=CPU, cache=pairs.cache), pairs.prepared, pairs.cache
+    )
 
     images, _ = draw_pairs()
     small, patients = resize_pixels(images, 32), [f"{row}" for row in range(COUNT)]
@@ -152,7 +162,7 @@ def test_the_memorisation_gate_compares_images_without_their_masks(pairs: Pairs)
 
 
 @pytest.mark.usefixtures("short_labeller")
-def test_a_segmenter_labels_the_images_of_a_gan_of_images(pairs: Pairs, tmp_path: Path) -> None:
+def test_a_segmenter_labels_the_images_of_a_generator_of_images(pairs: Pairs, tmp_path: Path) -> None:
     """The masks are those of the stored segmenter. Trials with this backbone share it, replicates do not."""
     experiment = pairs.experiment(mask_from="segmenter", steps=2)
     path = pairs.labeller(experiment)
@@ -206,13 +216,13 @@ def test_an_interrupted_segmenter_resumes_to_the_same_weights(pairs: Pairs, tmp_
 
 def test_drawn_pairs_are_png_files_of_images_and_masks_and_those_of_a_search(pairs: Pairs, tmp_path: Path) -> None:
     experiment, prepared = pairs.experiment(), pairs.prepared
-    gan = gan_of(experiment)
-    network = trained_gan(gan, None, prepared, compute=CPU, cache=pairs.cache)
+    gan = generator_of(experiment)
+    network = trained_generator(gan, None, prepared, compute=CPU, cache=pairs.cache)
     (tmp_path / "gan").mkdir()
     typical = typical_masks(gan, prepared, pairs.cache)
-    fill_gan_folder(tmp_path / "gan", {None: network}, gan, prepared, CPU, typical=typical, labeller=None)
+    fill_generator_folder(tmp_path / "gan", {None: network}, gan, prepared, CPU, typical=typical, labeller=None)
 
-    drawn = gan_sample(tmp_path / "gan", count=300, out=tmp_path / "drawn")
+    drawn = generator_sample(tmp_path / "gan", count=300, out=tmp_path / "drawn")
 
     assert (drawn.counts, drawn.has_masks) == ({"image": 300}, True)
     names = [f"gan_{number:06d}.png" for number in range(1, 301)]
@@ -229,12 +239,12 @@ def test_drawn_pairs_are_png_files_of_images_and_masks_and_those_of_a_search(pai
 @pytest.mark.usefixtures("short_labeller")
 def test_a_gan_folder_keeps_the_segmenter_of_its_masks(pairs: Pairs, tmp_path: Path) -> None:
     experiment, prepared = pairs.experiment(mask_from="segmenter", steps=2), pairs.prepared
-    gan, path = gan_of(experiment), pairs.labeller(experiment)
-    network = trained_gan(gan, None, prepared, compute=CPU, cache=pairs.cache)
+    gan, path = generator_of(experiment), pairs.labeller(experiment)
+    network = trained_generator(gan, None, prepared, compute=CPU, cache=pairs.cache)
     (tmp_path / "gan").mkdir()
-    fill_gan_folder(tmp_path / "gan", {None: network}, gan, prepared, CPU, typical=ANYTHING, labeller=path)
+    fill_generator_folder(tmp_path / "gan", {None: network}, gan, prepared, CPU, typical=ANYTHING, labeller=path)
 
-    gan_sample(tmp_path / "gan", count=3, out=tmp_path / "drawn")
+    generator_sample(tmp_path / "gan", count=3, out=tmp_path / "drawn")
 
     masks = labeller.load_labeller(tmp_path / "gan", CPU)
     for file in (tmp_path / "drawn" / "images").iterdir():
@@ -246,7 +256,7 @@ def test_grids_show_the_outlines_of_real_and_generated_masks(pairs: Pairs, tmp_p
     experiment = pairs.experiment()
     training_set = build_training_set(experiment, pairs.prepared, compute=CPU, cache=pairs.cache)
 
-    grid = save_gan_grid(experiment, pairs.prepared, tmp_path, compute=CPU, cache=pairs.cache)
+    grid = save_generator_grid(experiment, pairs.prepared, tmp_path, compute=CPU, cache=pairs.cache)
 
     for picture in (Image.open(grid), training_grid(training_set, ("image",), "a trial")):
         outlines = (np.asarray(picture) == OUTLINE_RGB).all(axis=-1)
@@ -273,18 +283,18 @@ def test_the_network_that_labels_is_fixed_too_where_one_gan_is_trained(tmp_path:
     (tmp_path / "space.yaml").write_text(SPACE, encoding="utf-8")
 
     with pytest.raises(ConfigError, match=r"backbone is resnet18 or resnet34(.|\n)*--set backbone=resnet18"):
-        fixed_gan(load_space(tmp_path / "space.yaml"))
+        fixed_generator(load_space(tmp_path / "space.yaml"))
 
-    fixed = fixed_gan(load_space(tmp_path / "space.yaml", ["backbone=resnet34"]))
+    fixed = fixed_generator(load_space(tmp_path / "space.yaml", ["backbone=resnet34"]))
     assert fixed.parameters.backbone == "resnet34"
-    assert gan_of(fixed_gan(load_space(tmp_path / "space.yaml", ["gan.mask_from=gan"]))).mask_from == "gan"
+    assert generator_of(fixed_generator(load_space(tmp_path / "space.yaml", ["gan.mask_from=gan"]))).mask_from == "gan"
 
 
 def test_missing_packages_are_reported_before_a_gan_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "space.yaml").write_text(SPACE.replace(", resnet34", ""), encoding="utf-8")
     monkeypatch.setitem(PACKAGES, "segmentation", ("no-such-package",))
 
-    for run in (partial(gan_train, tmp_path / "space.yaml"), partial(train, tmp_path / "space.yaml")):
+    for run in (partial(generator_train, tmp_path / "space.yaml"), partial(train, tmp_path / "space.yaml")):
         with pytest.raises(MachineError, match=r"task: segmentation needs no-such-package"):
             run(out=tmp_path / "out", cache=tmp_path / "cache")
 

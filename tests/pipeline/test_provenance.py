@@ -28,7 +28,7 @@ def resplit(bench: Bench, **changes: Any) -> Prepared:
 
 
 def folder_of(gan: Prepared, root: Path) -> Path:
-    """A folder like those of `gan sample`, from a GAN that was trained on the train side of `gan`."""
+    """A folder like those of `generator sample`, from a GAN that was trained on the train side of `gan`."""
     root.mkdir()
     learnt = [image.sha256 for image in gan.images if image.side == "train"]
     write_json(root / PROVENANCE_FILE, {"train_images": learnt})

@@ -16,10 +16,10 @@ from PIL import Image, ImageOps
 from tests.in_process import CPU
 from tests.pipeline.conftest import Bench
 from tests.pipeline.test_trial import run
-from xraytune.config.settings import FolderSettings
+from xraytune.config.settings import FolderSettings, without_gates
 from xraytune.data.pixels import stored_files
 from xraytune.data.transform import Strengths, transform_folder
-from xraytune.errors import DataError
+from xraytune.errors import DataError, TrialError
 from xraytune.files import read_json
 from xraytune.pipeline.extra_folder import store_folder
 from xraytune.pipeline.prepare import PIXELS_STAGE, Prepared, PreparedImage
@@ -192,6 +192,9 @@ def test_a_trial_on_transformed_copies_of_the_training_folder_sees_no_validation
     data = bench.settings.data
     transform_folder(data, tmp_path / "copies", Strengths(), copies=2, seed=0)
     extra = bench.experiment(source="folder", folder=FolderSettings(path=tmp_path / "copies"), synthetic_ratio=2.0)
+    with pytest.raises(TrialError, match="copy training images"):
+        build_training_set(extra, bench.prepared, compute=CPU, cache=bench.cache)
+    extra = extra.model_copy(update={"settings": without_gates(extra.settings)})
 
     training_set = build_training_set(extra, bench.prepared, compute=CPU, cache=bench.cache)
     epochs = run(bench, extra, tmp_path / "trial")

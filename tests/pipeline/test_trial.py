@@ -8,19 +8,41 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.in_process import CPU
 from tests.pipeline.conftest import Bench
-from xraytune.config.settings import Experiment, GanSettings
+from xraytune.config.settings import METRICS, Experiment, GanSettings, Objective, PoolFilter
 from xraytune.errors import ArtifactError, TrialError
 from xraytune.files import read_jsonl, write_text
-from xraytune.pipeline.synthesize import GAN_STAGE, gan_need, network_labels, pool_block, trained_gan
+from xraytune.generators.checkpoint import load_generator, resume
+from xraytune.generators.gan import new_gan
+from xraytune.generators.pool import sample_block
+from xraytune.pipeline.artifacts import artifacts_of, fingerprint
+from xraytune.pipeline.synthesize import (
+    GAN_STAGE,
+    POOL_STAGE,
+    generator_need,
+    network_labels,
+    pool_block,
+    trained_generator,
+)
 from xraytune.pipeline.trial import run_trial
 from xraytune.records import EpochRecord, TrialResult
+from xraytune.tensors import load_content
 
 SMALL_GAN = {"image_size": 32, "steps": 4, "width": 4, "z_dim": 8, "batch_size": 8}
+SMALL_DIFFUSION = {
+    "image_size": 32,
+    "steps": 4,
+    "width": 8,
+    "batch_size": 8,
+    "patch_size": 2,
+    "sampling_steps": 2,
+    "allow_memorised": True,
+}
 
 
 def gan(**more: Any) -> GanSettings:
@@ -42,7 +64,7 @@ def run(bench: Bench, experiment: Experiment, trial_dir: Path, stop_after: int |
     return seen
 
 
-def numbers(records: list[EpochRecord]) -> list[tuple[float, ...]]:
+def numbers(records: list[EpochRecord]) -> list[tuple[float | None, ...]]:
     return [(r.epoch, r.steps, r.train_loss, r.val_loss, r.val_score, r.best_val_score, r.lr) for r in records]
 
 
@@ -52,6 +74,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "drawn afresh": {"source": "none", "classical": 1, "views": 0},
     "duplicate": {"source": "duplicate", "synthetic_ratio": 0.5},
     "gan": {"source": "gan", "gan": gan()},
+    "diffusion": {"source": "diffusion", "diffusion": SMALL_DIFFUSION},
     "one gan for each class": {"source": "gan", "gan": gan(conditional=False), "balance": "equal"},
     "classical+gan, total": {
         "source": "gan",
@@ -59,6 +82,12 @@ ARMS: dict[str, dict[str, Any]] = {
         "classical": 1,
         "mixing": "replace",
         "synthetic_ratio": 2.0,
+    },
+    "gan, pretrained and filtered": {
+        "source": "gan",
+        "gan": gan(),
+        "mixing": "pretrain",
+        "pool_filter": "discriminator",
     },
 }
 
@@ -69,12 +98,12 @@ def test_every_arm_trains_the_same_steps(bench: Bench, tmp_path: Path, arm: str)
     records = run(bench, bench.experiment(**ARMS[arm]), tmp_path)
 
     assert [record.steps for record in records] == [4, 8, 12]
-    assert all(np.isfinite([record.train_loss, record.val_loss]).all() for record in records)
+    assert np.isfinite([(record.train_loss, record.val_loss) for record in records]).all()  # type: ignore[arg-type]
     rows = read_jsonl(tmp_path / "epochs.jsonl")
     assert [(row["epoch"], row["val_score"]) for row in rows] == [(r.epoch, r.val_score) for r in records]
 
 
-@pytest.mark.parametrize("arm", ["classical", "gan"])
+@pytest.mark.parametrize("arm", ["classical", "gan", "gan, pretrained and filtered", "diffusion"])
 @pytest.mark.slow
 def test_interrupted_trial_resumes_with_identical_results(bench: Bench, tmp_path: Path, arm: str) -> None:
     experiment = bench.experiment(**ARMS[arm])
@@ -86,6 +115,23 @@ def test_interrupted_trial_resumes_with_identical_results(bench: Bench, tmp_path
     assert len(first) == 2
     assert numbers(both) == numbers(straight), "finished epochs are reported again"
     assert len(read_jsonl(tmp_path / "resumed" / "epochs.jsonl")) == 3
+
+
+@pytest.mark.slow
+def test_another_objective_changes_the_scores_alone(bench: Bench, tmp_path: Path) -> None:
+    by_auroc = bench.experiment(source="none")
+    objective = Objective(metric="val_sensitivity", specificity=0.8)
+    by_sensitivity = by_auroc.model_copy(
+        update={"settings": bench.settings.model_copy(update={"objective": objective})}
+    )
+
+    trained, again = (run(bench, one, tmp_path / f"{n}") for n, one in enumerate((by_auroc, by_sensitivity)))
+
+    assert [one.val_loss for one in again] == [one.val_loss for one in trained]
+    assert [one.val_score for one in again] != [one.val_score for one in trained]
+    positives = int((bench.prepared.side("val_a").labels == bench.prepared.positive).sum())
+    assert all((one.val_score * positives) == pytest.approx(round(one.val_score * positives)) for one in again)
+    assert METRICS[objective.metric] == by_sensitivity.settings.metric == "sensitivity"
 
 
 @pytest.mark.slow
@@ -103,14 +149,14 @@ def test_the_result_is_of_the_best_epoch(bench: Bench, tmp_path: Path) -> None:
     assert isinstance(result, TrialResult)
     assert result.value == max(record.val_score for record in seen)
     assert seen[result.best_epoch - 1].val_score == result.value
-    assert 0 <= result.val_b_score <= 1
-    assert 0 < result.threshold < 1
+    assert 0 <= (result.val_b_score or -1) <= 1
+    assert 0 < (result.threshold or -1) < 1
 
 
 @pytest.mark.slow
 def test_two_trials_that_need_one_gan_train_it_once(bench: Bench, tmp_path: Path) -> None:
     settings = gan(seed=11)
-    assert gan_need(settings, bench.prepared, CPU, bench.cache) is not None
+    assert generator_need(settings, bench.prepared, CPU, bench.cache) is not None
     progress: list[tuple[str, int, int]] = []
 
     for number, ratio in enumerate((0.5, 1.0)):
@@ -125,7 +171,7 @@ def test_two_trials_that_need_one_gan_train_it_once(bench: Bench, tmp_path: Path
         )
 
     assert [entry[1:] for entry in progress if entry[0] == "training the GAN (steps)"] == [(0, 4), (4, 4)]
-    assert gan_need(settings, bench.prepared, CPU, bench.cache) is None
+    assert generator_need(settings, bench.prepared, CPU, bench.cache) is None
 
 
 @pytest.mark.slow
@@ -138,7 +184,7 @@ def test_longer_gan_continues_shorter_one_bit_identically(bench: Bench, tmp_path
         (cache / "pixels-2").mkdir(parents=True, exist_ok=True)
         if not (cache / bench.prepared.pixels).exists():
             (cache / bench.prepared.pixels).symlink_to(bench.cache / bench.prepared.pixels)
-        path = trained_gan(
+        path = trained_generator(
             settings,
             label,
             bench.prepared,
@@ -163,7 +209,7 @@ def test_longer_gan_continues_shorter_one_bit_identically(bench: Bench, tmp_path
 def test_pool_does_not_depend_on_the_trial(bench: Bench) -> None:
     settings = gan(seed=13)
     for label in network_labels(settings, bench.prepared):
-        trained_gan(settings, label, bench.prepared, compute=CPU, cache=bench.cache)
+        trained_generator(settings, label, bench.prepared, compute=CPU, cache=bench.cache)
 
     (pixels, _, inputs), (again, _, inputs_again) = (
         pool_block(settings, 1, 0, bench.prepared, compute=CPU, cache=bench.cache) for _ in range(2)
@@ -172,6 +218,45 @@ def test_pool_does_not_depend_on_the_trial(bench: Bench) -> None:
     assert (pixels == again).all()
     assert inputs == inputs_again
     assert pixels.shape == (256, 32, 32)
+
+
+@pytest.mark.slow
+def test_trials_that_differ_only_in_their_filter_share_the_gan_but_not_the_pool(bench: Bench) -> None:
+    """The discriminator is that of the GAN's training; a pool that was lost is drawn again to the bit."""
+    settings = gan(seed=14, steps=40)
+
+    def draw(pool_filter: PoolFilter, label: int = 0) -> tuple[NDArray[np.uint8], str]:
+        pixels, _, inputs = pool_block(
+            settings, label, 0, bench.prepared, compute=CPU, cache=bench.cache, pool_filter=pool_filter
+        )
+        return np.array(pixels), fingerprint(inputs.pop("stage"), inputs)
+
+    names: tuple[PoolFilter, ...] = ("none", "discriminator", "label")
+    pools = {name: draw(name) for name in names}
+    for _, folder in pools.values():
+        shutil.rmtree(bench.cache / POOL_STAGE / folder)
+
+    assert len({folder for _, folder in pools.values()}) == 3
+    assert all(np.array_equal(draw(name)[0], pools[name][0]) for name in names)
+    (path,) = [one for one, inputs in artifacts_of(bench.cache, GAN_STAGE) if inputs["settings"]["seed"] == 14]
+    rounds = [
+        sample_block(
+            load_generator(path / "generator.safetensors"), 0, 0, seed=14, compute=CPU, round_number=number
+        ).pixels
+        for number in range(2)
+    ]
+    assert np.array_equal(pools["none"][0], rounds[0])
+    trained = new_gan(settings, 2, CPU)
+    resume(trained, load_content(path / "checkpoint.pt")["identity"].split('"')[-2], path)
+    kept = []
+    for pixels in rounds:
+        with torch.no_grad():
+            planes = torch.from_numpy(pixels)[:, None].float() / 127.5 - 1
+            scores = trained.discriminator.eval()(planes, torch.zeros(256).long())
+        kept.append(pixels[(scores > scores.median()).numpy()])
+    assert np.array_equal(pools["discriminator"][0], np.concatenate(kept))
+    with pytest.raises(TrialError, match="generated images are classified as PNEUMONIA"):
+        draw("label", 1)  # a GAN of 40 steps generates NORMAL images alone
 
 
 @pytest.mark.parametrize("damage", ["one bit", "cut", "empty"])

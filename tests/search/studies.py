@@ -84,14 +84,19 @@ def direct(
     study: StudyFolder,
     *overrides: str,
     watching: Watching | None = None,
-    gan_need: Callable[[Parameters], str | None] = no_gan,
+    generator_need: Callable[[Parameters], str | None] = no_gan,
     gpu_share: float = 0.0,
 ) -> SearchController:
     """A controller, as each start of the search creates it."""
     space = write_space(study.path.parent.parent, *overrides)
     journal = Journal(study.journal_path, space, writable=True)
     return SearchController(
-        study, space, journal, gan_need=gan_need, gpu_share=gpu_share, callbacks=(watching or Watching()).callbacks
+        study,
+        space,
+        journal,
+        generator_need=generator_need,
+        gpu_share=gpu_share,
+        callbacks=(watching or Watching()).callbacks,
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xraytune.config.settings import Settings
+from xraytune.config.settings import Objective, Settings
 from xraytune.search.asha import Rungs, rungs_of
 
 values = st.floats(0.3, 1.0)
@@ -124,3 +124,12 @@ def test_without_asha_there_are_no_rungs() -> None:
 
     assert rungs.reached() == {}
     assert rungs.should_continue(1, 3, 0.5)
+
+
+@given(rows=arrivals(), reduction=st.integers(2, 4))
+def test_minimising_decides_like_maximising_the_negative(rows: list[tuple[int, int, float]], reduction: int) -> None:
+    highest = Rungs(grace=1, reduction=reduction, max_epochs=10)
+    lowest = Rungs(grace=1, reduction=reduction, max_epochs=10, objective=Objective(metric="gan_kid"))
+
+    for trial, epoch, value in rows:
+        assert lowest.should_continue(trial, epoch, -value) == highest.should_continue(trial, epoch, value)

@@ -16,6 +16,7 @@ import pytest
 
 from tests.in_process import CPU, controller_of, one_thread
 from xraytune.config.load import load_space
+from xraytune.config.settings import DiffusionSettings
 from xraytune.confirm.runs import Run, RunList
 from xraytune.data.phantom import draw_phantoms
 from xraytune.errors import StudyError
@@ -25,7 +26,13 @@ from xraytune.files import read_json, sha256_of, write_json
 from xraytune.pipeline.artifacts import artifact_path, build_once
 from xraytune.pipeline.labeller import LABELLER_STAGE, LABELLER_WORK
 from xraytune.pipeline.prepare import prepare
-from xraytune.pipeline.synthesize import gan_inputs, gan_work_path
+from xraytune.pipeline.synthesize import (
+    DIFFUSION_STAGE,
+    GAN_STAGE,
+    generator_inputs,
+    generator_work_path,
+    trained_generator,
+)
 from xraytune.pipeline.trial import trial_epochs
 from xraytune.search.clean import clean
 from xraytune.search.messages import TrialSuggestion
@@ -54,6 +61,17 @@ points_to_evaluate:
   - {source: gan, gan.steps: 2, lr: 5e-3}
   - {source: none, lr: 3e-3}
   - {source: gan, gan.steps: 3, lr: 1e-3}
+"""
+GENERATOR_SPACE = """\
+version: 1
+name: generator
+data: {path: xrays, image_size: 32, split: {val_a: 0.25, val_b: 0.25}}
+objective: {metric: gan_kid}
+quality: {backbone: mobilenet_v2}
+parameters:
+  source: {value: gan}
+  gan: {parameters: {image_size: {value: 32}, steps: {value: 4}, batch_size: {value: 8}, width: {value: 4}}}
+budget: {max_epochs: 2}
 """
 INTERRUPTED = 2
 """The trial that was stopped after its first epoch."""
@@ -211,16 +229,19 @@ def test_clean_keeps_checkpoints_of_interrupted_trials(root: Path) -> None:
     assert ended is not None
     assert interrupted is not None
     for gan in (ended, interrupted):
-        work = gan_work_path(cache, gan_inputs(gan, None, prepared, CPU))
+        work = generator_work_path(cache, GAN_STAGE, generator_inputs(gan, None, prepared, CPU))
         work.mkdir(parents=True)
         (work / "checkpoint.pt").write_bytes(b"x")
 
     clean(folder.path)
 
     assert (folder.trial_path(INTERRUPTED) / "checkpoint" / "checkpoint.pt").is_file()
-    for stage, path in (("gan-1", artifact_path), ("gan-1.work", lambda *about: gan_work_path(about[0], about[2]))):
-        assert path(cache, stage, gan_inputs(interrupted, None, prepared, CPU)).is_dir()
-        assert not path(cache, stage, gan_inputs(ended, None, prepared, CPU)).exists()
+    for stage, path in (
+        ("gan-1", artifact_path),
+        ("gan-1", generator_work_path),
+    ):
+        assert path(cache, stage, generator_inputs(interrupted, None, prepared, CPU)).is_dir()
+        assert not path(cache, stage, generator_inputs(ended, None, prepared, CPU)).exists()
 
 
 def test_unfinished_gans_are_matched_by_recorded_torch_version(root: Path) -> None:
@@ -232,7 +253,7 @@ def test_unfinished_gans_are_matched_by_recorded_torch_version(root: Path) -> No
     assert ended is not None
     assert interrupted is not None
     left, needed = (
-        gan_work_path(cache, gan_inputs(gan, None, folder.prepared(), CPU, torch="2.0.1"))
+        generator_work_path(cache, GAN_STAGE, generator_inputs(gan, None, folder.prepared(), CPU, torch="2.0.1"))
         for gan in (ended, interrupted)
     )
     for work in (left, needed):
@@ -243,14 +264,14 @@ def test_unfinished_gans_are_matched_by_recorded_torch_version(root: Path) -> No
     assert (left.exists(), needed.exists()) == (False, True)
 
 
-def test_clean_keeps_gan_of_unfinished_confirm(root: Path) -> None:
+def test_clean_keeps_generator_of_unfinished_confirm(root: Path) -> None:
     folder, cache = StudyFolder(root / "studies" / "small"), root / "cache"
     runs = StudyFolder(folder.path / "confirm")
     experiment = folder.experiment(0)
     assert experiment.parameters.gan is not None
-    gan = artifact_path(cache, "gan-1", gan_inputs(experiment.parameters.gan, None, folder.prepared(), CPU))
+    gan = artifact_path(cache, "gan-1", generator_inputs(experiment.parameters.gan, None, folder.prepared(), CPU))
     run = Run(number=0, label="gan", experiment=experiment)
-    work = RunList(runs, [run], what="runs", gan_need=lambda _: None, retries=0)
+    work = RunList(runs, [run], what="runs", generator_need=lambda _: None, retries=0)
     work.next_trial()
 
     clean(folder.path)
@@ -307,7 +328,7 @@ def test_clean_keeps_work_of_unknown_origin(root: Path) -> None:
         build_once(cache, "pixels-2", {"files": [["a.png", "0"]], "image_size_px": 32, "resize": "squash"}, build),
         build_once(cache, "features-2", {"group": ["folder", {"pixels": "0" * 32}]}, build),
         build_once(cache, "gan-1", {"train": "0" * 32}, build),
-        build_once(cache, "pool-1", {"gan": "0" * 32, "label": 0}, build),
+        build_once(cache, "pool-1", {"generator": "0" * 32, "label": 0}, build),
         build_once(cache, "weights-1", {"backbone": "vgg16"}, build),
     ]
     damaged = cache / "pool-1" / ("f" * 32)
@@ -317,6 +338,23 @@ def test_clean_keeps_work_of_unknown_origin(root: Path) -> None:
     clean(root / "studies" / "small")
 
     assert all(path.is_dir() for path in (*foreign, damaged))
+
+
+def test_clean_removes_a_diffusion_model_and_its_images(root: Path) -> None:
+    folder, cache = StudyFolder(root / "studies" / "small"), root / "cache"
+
+    def build(folder: Path) -> None:
+        (folder / "content").write_bytes(b"x")
+
+    inputs = generator_inputs(DiffusionSettings(image_size=32), None, folder.prepared(), CPU)
+    model = build_once(cache, DIFFUSION_STAGE, inputs, build)
+    pool = build_once(cache, "pool-1", {"generator": model.name, "label": 0}, build)
+
+    cleaned = clean(folder.path)
+
+    assert not model.exists()
+    assert not pool.exists()
+    assert cleaned.freed_bytes["diffusion models"] > 0
 
 
 def dead_process() -> int:
@@ -409,3 +447,22 @@ def test_folder_that_is_not_a_study_is_refused(tmp_path: Path) -> None:
         clean(tmp_path)
 
     assert [path.name for path in tmp_path.iterdir()] == ["notes.json"]
+
+
+def test_the_last_generator_of_an_unfinished_trial_stays(root: Path) -> None:
+    """In a search for a generator, an unfinished trial continues from the generator of its last epoch."""
+    (root / "generator.yaml").write_text(GENERATOR_SPACE, encoding="utf-8")
+    space = load_space(root / "generator.yaml")
+    folder = StudyFolder(root / "studies" / "generator")
+    create_study(folder, space, prepare(space.settings, root / "cache")[0], CPU)
+    prepared, cache = folder.prepared(), root / "cache"
+    with locked(folder):
+        controller_of(folder, space, prepared, cache).next_trial()
+    halfway, _ = folder.experiment(0).generator_stages
+    assert halfway.parameters.gan is not None
+    kept = trained_generator(halfway.parameters.gan, None, prepared, compute=CPU, cache=cache)
+
+    clean(folder.path)
+
+    assert halfway.parameters.gan.steps == 2
+    assert kept.exists()

@@ -457,7 +457,7 @@ WIDTHS = "gan.width={values: [8, 16]}"
 
 def test_trial_waits_for_gan_in_training_while_others_run(study: StudyFolder) -> None:
     gans = Gans()
-    controller = direct(study, WIDTHS, gan_points((8, 100), (8, 100), (16, 100)), gan_need=gans.need)
+    controller = direct(study, WIDTHS, gan_points((8, 100), (8, 100), (16, 100)), generator_need=gans.need)
 
     assert start(controller).number == 0, "trains the GAN of width 8"
     assert start(controller).number == 2, "trial 1 needs that GAN and waits; trial 2 needs another"
@@ -487,7 +487,7 @@ def test_each_picture_of_a_gans_images_is_reported_once(study: StudyFolder) -> N
 
 def test_a_longer_run_of_a_gan_waits_for_the_shorter_one_that_it_continues(study: StudyFolder) -> None:
     gans = Gans()
-    controller = direct(study, WIDTHS, gan_points((8, 100), (8, 200)), gan_need=gans.need)
+    controller = direct(study, WIDTHS, gan_points((8, 100), (8, 200)), generator_need=gans.need)
 
     assert start(controller).number == 0
     assert start(controller).number == 2
@@ -497,7 +497,7 @@ def test_a_longer_run_of_a_gan_waits_for_the_shorter_one_that_it_continues(study
 
 def test_when_the_training_trial_fails_the_next_one_trains_the_gan(study: StudyFolder) -> None:
     gans = Gans()
-    controller = direct(study, WIDTHS, gan_points((8, 100), (8, 100)), gan_need=gans.need)
+    controller = direct(study, WIDTHS, gan_points((8, 100), (8, 100)), generator_need=gans.need)
     assert start(controller).number == 0
     assert start(controller).number == 2
 
@@ -509,7 +509,7 @@ def test_when_the_training_trial_fails_the_next_one_trains_the_gan(study: StudyF
 def test_free_slot_waits_if_all_trials_need_one_gan(study: StudyFolder) -> None:
     """Trials are not drawn far ahead, when the sampler knows little."""
     gans = Gans()
-    controller = direct(study, "source=gan", "gan.steps=100", "budget.trials=20", gan_need=gans.need)
+    controller = direct(study, "source=gan", "gan.steps=100", "budget.trials=20", generator_need=gans.need)
     start(controller)
 
     assert controller.next_trial() is NoTrial.WAIT

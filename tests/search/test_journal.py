@@ -6,6 +6,7 @@ import optuna
 import pytest
 
 from tests.search.studies import CPU, SPACE, two_images, write_space
+from xraytune.config.settings import Objective
 from xraytune.config.space import Point, Space
 from xraytune.errors import StudyError
 from xraytune.search.journal import Journal, create_journal
@@ -33,7 +34,7 @@ def test_values_keep_order_of_arrival(study: StudyFolder) -> None:
 def test_a_restart_does_not_shift_the_draws(study: StudyFolder, tmp_path: Path) -> None:
     """The sampler is seeded by the trial's number, not by how often the search was started."""
     other = tmp_path / "optuna.journal"
-    create_journal(other, "small", "val_auroc")
+    create_journal(other, "small", Objective())
     unbroken = Journal(other, write_space(tmp_path), writable=True)
 
     for number in range(6):

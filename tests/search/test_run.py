@@ -102,6 +102,32 @@ def test_ratio_without_extra_images_is_refused_before_writing(space: Path) -> No
     assert not (root / "model").exists()
 
 
+def test_pretraining_that_asha_would_compare_is_noted_and_a_phase_without_steps_is_refused(space: Path) -> None:
+    root, notes = space.parent, list[str]()
+    pretrain = ["source={values: [none, duplicate]}", "mixing=pretrain", "budget={trials: 1, max_epochs: 4}"]
+
+    class Noted(Exception):
+        """Enough was seen."""
+
+    def note(text: str) -> None:
+        notes.append(text)
+        if text.startswith("ASHA"):
+            raise Noted
+
+    with pytest.raises(ConfigError, match=r"divides \d+ steps into \d+ with extra images and 0 with real ones"):
+        search(space, studies=root / "studies", overrides=[*pretrain, "synthetic_ratio={values: [1.0, 100.0]}"])
+    with pytest.raises(Noted):
+        search(
+            space,
+            studies=root / "studies",
+            overrides=[*pretrain, "synthetic_ratio={values: [1.0, 2.0]}", "scheduler={name: asha, grace: 2}"],
+            callbacks=Callbacks(note=note),
+        )
+
+    assert "from epoch 2 on, but trials with mixing: pretrain may see no real image before epoch 3" in notes[-1]
+    assert not (root / "studies").exists()
+
+
 def test_search_continues_after_upgrade_and_reports_it(space: Path) -> None:
     studies, notes = space.parent / "studies", list[str]()
     search(space, studies=studies)

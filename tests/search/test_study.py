@@ -205,7 +205,7 @@ def test_epochs_can_be_raised_until_a_trial_ends_at_the_last_one(study: StudyFol
     )
     with pytest.raises(StudyError, match=refused) as refusal:
         require_same_space(study, longer)
-    assert "add --set name=small-27-epochs to start a new study, which reuses the GANs" in str(refusal.value)
+    assert "add --set name=small-27-epochs to start a new study, which reuses the generators" in str(refusal.value)
     assert "--set 'points_to_evaluate=[" in str(refusal.value)
 
 
@@ -221,11 +221,14 @@ def test_epochs_of_a_confirmed_study_stay(study: StudyFolder, tmp_path: Path) ->
         require_same_space(study, write_space(tmp_path, "budget.max_epochs=27"))
 
 
-def test_epochs_stay_where_a_schedule_looks_ahead(tmp_path: Path) -> None:
-    study, schedule = StudyFolder(tmp_path / "studies" / "small"), "schedule={values: [constant, cosine]}"
+@pytest.mark.parametrize(
+    ("name", "first", "other"), [("schedule", "constant", "cosine"), ("mixing", "additive", "pretrain")]
+)
+def test_epochs_stay_where_the_training_looks_ahead(tmp_path: Path, name: str, first: str, other: str) -> None:
+    study, schedule = StudyFolder(tmp_path / "studies" / "small"), f"{name}={{values: [{first}, {other}]}}"
     create_study(study, write_space(tmp_path, schedule), two_images(), CPU)
 
-    with pytest.raises(StudyError, match="cannot become 27: with schedule: cosine"):
+    with pytest.raises(StudyError, match=f"cannot become 27: with {name}: {other}"):
         require_same_space(study, write_space(tmp_path, schedule, "budget.max_epochs=27"))
 
 

@@ -84,6 +84,25 @@ class TestRun:
         assert written.summary["val_b_dice"] == 0.85
         assert not [name for name in (*written.rows[0], *written.summary) if "auroc" in name or "score" in name]
 
+    def test_a_generator_has_a_kid_and_no_losses(self, trial: TrackedTrial) -> None:
+        settings = Settings.model_validate(
+            {
+                "name": "gans",
+                "data": {"path": trial.folder},
+                "objective": {"metric": "gan_kid"},
+                "quality": {"backbone": "mobilenet_v2"},
+            }
+        )
+        experiment = trial.experiment.model_copy(update={"settings": settings})
+        run = WandbRun(WandbSettings(mode="offline"), replace(trial, experiment=experiment))
+        run.log(replace(EPOCHS[0], train_loss=None, val_loss=None, lr=None))
+        run.finish("complete", {"val_b_score": None})
+
+        written = read_run(run_files(trial.folder)[0])
+        assert (written.rows[0]["gan_kid"], written.rows[0]["best_gan_kid"]) == (0.7, 0.7)
+        assert written.rows[0].keys().isdisjoint({"train_loss", "val_loss", "lr"})
+        assert written.summary.keys().isdisjoint({"val_b_score", "val_b_gan_kid"})
+
     def test_its_configuration_is_the_trial_by_dotted_names(self, trial: TrackedTrial) -> None:
         run = WandbRun(WandbSettings(), trial)
         run.finish("pruned")

@@ -275,6 +275,7 @@ def show_verdict(found: Confirmation) -> None:
             f"{first.arm.name}: {head}{_VERDICTS[found.verdict].format(metric=found.metric)}",
             _TONES.get(found.verdict, "strong"),
         ),
+        *(one.sentence for one in found.generators if one.arm == first.arm.name),
         *(Cell(f"note: {text}", "dim") for text in (*found.exploratory, *found.notes)),
         *(_comparisons(finalist, found.metric) for finalist in found.finalists),
         *((_ratios(found), Cell(f"note: {RATIO_CAVEAT}", "dim")) if found.ratio_response else ()),

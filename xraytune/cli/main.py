@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from xraytune.cli import confirm, console, data, gan, getting_started, model, search, space, study
+from xraytune.cli import confirm, console, data, generator, getting_started, model, search, space, study
 from xraytune.errors import INTERRUPTED_EXIT_CODE, MachineError, XraytuneError
 from xraytune.files import explain_disk_errors
 from xraytune.limits import likely_shortage, shortage
@@ -80,14 +80,12 @@ def build_app() -> typer.Typer:
     _add(data_app, data.transform, "xraytune data transform chest_xray copies --rotate 15 --elastic 0")
     app.add_typer(data_app, name="data", rich_help_panel=_SEARCH)
 
-    gan_app = _group("Train a GAN, or generate images with it.")
-    _add(gan_app, gan.train, "xraytune gan train --space search_spaces/gan_ratio.yaml --set gan.steps=5000 -o gan")
-    _add(
-        gan_app,
-        gan.sample,
-        "xraytune gan sample --study studies/gan-ratio --trial 7 -n 500 -o gan_images",
-    )
-    app.add_typer(gan_app, name="gan", rich_help_panel=_SEARCH)
+    generators = _group("Train a generator (a GAN or a diffusion model), or generate images with it.")
+    train = "xraytune generator train --space search_spaces/gan_ratio.yaml --set gan.steps=5000 -o generator"
+    _add(generators, generator.train, train)
+    sample = "xraytune generator sample --study studies/gan-ratio --trial 7 -n 500 -o generated"
+    _add(generators, generator.sample, sample)
+    app.add_typer(generators, name="generator", rich_help_panel=_SEARCH)
 
     space_app = _group("Validate search space files.")
     _add(space_app, space.check, "xraytune space check search_spaces/gan_ratio.yaml")

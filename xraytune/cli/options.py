@@ -53,7 +53,7 @@ DataSource: TypeAlias = Annotated[
     Path,
     typer.Argument(metavar="SOURCE", help="Image folder, or data file (YAML), which overrides the options."),
 ]
-_CACHE = "Folder for decoded images, GANs and features; default: `cache`"
+_CACHE = "Folder for decoded images, generators and features; default: `cache`"
 Cache: TypeAlias = Annotated[Path | None, typer.Option(metavar="DIR", help=f"{_CACHE}, next to the studies folder.")]
 TrainCache: TypeAlias = Annotated[
     Path | None,
@@ -61,7 +61,9 @@ TrainCache: TypeAlias = Annotated[
         metavar="DIR", help=f"{_CACHE}, next to the studies folder for an exported file, else in the current folder."
     ),
 ]
-GanCache: TypeAlias = Annotated[Path | None, typer.Option(metavar="DIR", help=f"{_CACHE}, in the current folder.")]
+GeneratorCache: TypeAlias = Annotated[
+    Path | None, typer.Option(metavar="DIR", help=f"{_CACHE}, in the current folder.")
+]
 Classes: TypeAlias = Annotated[
     Literal["binary", "three", "auto"],
     typer.Option(help="NORMAL and PNEUMONIA; normal, bacterial and viral; or one class per subfolder."),

@@ -55,9 +55,13 @@ def show_search(summary: SearchSummary, *, next_step: bool = True) -> None:
     counts = ", ".join(f"{count} {status}" for status, count in summary.counts.items() if count)
     study = shown_path(summary.study)
     console.write(f"{study}: {counts}")
-    for what, row in (("best on val-A", summary.best), ("best on val-B, to be exported", summary.for_export)):
-        mix = mix_label(parameters_from(row["parameters"]))
-        scores = f"{row['value']:.3f} on val-A, {row['val_b_score']:.3f} on val-B"
+    chosen = {"best on val-A": summary.best, "best on val-B, to be exported": summary.for_export}
+    if summary.objective.is_of_generator:
+        chosen = {"best": summary.best}
+    for what, row in chosen.items():
+        mix = mix_label(parameters_from(row["parameters"]), summary.objective)
+        on_val_b = "" if row["val_b_score"] is None else f", {row['val_b_score']:.3f} on val-B"
+        scores = f"{row['value']:.3f} on val-A{on_val_b}"
         console.write(f"{what}: #{row['number']} {mix}, {summary.metric} {scores}", "good")
     if next_step:
         command = "confirm {} --quick" if summary.is_confirmable else "export {} -o best.yaml"
@@ -83,8 +87,10 @@ class SearchScreen:
     """Show a search: bars during preparation, then a live table; without a terminal, log lines."""
 
     def __enter__(self) -> Callbacks:
+        from xraytune.config.settings import Objective
         from xraytune.search.messages import Callbacks
 
+        self._objective = Objective()  # until the search starts
         self._drawing = ExitStack()
         return Callbacks(
             note=console.event,
@@ -104,6 +110,7 @@ class SearchScreen:
 
         self._drawing.close()
         watcher = StudyWatcher(StudyFolder(study))
+        self._objective = watcher.space.settings.objective
         console.event(f"study {shown_path(study)} (Ctrl-C stops it; run the same command again to resume)")
         log_dashboard(dashboard)
         self._drawing.enter_context(
@@ -117,10 +124,10 @@ class SearchScreen:
         from xraytune.search.controller import mix_label
 
         if not console.is_live():
-            console.event(f"#{suggestion.number} started: {mix_label(suggestion.parameters)}")
+            console.event(f"#{suggestion.number} started: {mix_label(suggestion.parameters, self._objective)}")
 
     def _on_samples(self, number: int, samples: Path) -> None:
-        console.event(f"#{number} has trained its GAN; its images beside real ones: {shown_path(samples)}")
+        console.event(f"#{number} has trained its generator; its images beside real ones: {shown_path(samples)}")
 
     def _on_trial_end(self, row: Mapping[str, Any]) -> None:
         if row["status"] == "failed":
@@ -128,4 +135,5 @@ class SearchScreen:
         elif not console.is_live():
             epochs = f"{row['epochs']} epoch{'s' * (row['epochs'] != 1)}"
             took = console.duration(row["seconds"])
-            console.event(f"#{row['number']} {row['status']} after {epochs}, {took}: val-A {row['value']:.3f}")
+            score = "KID" if self._objective.is_of_generator else "val-A"
+            console.event(f"#{row['number']} {row['status']} after {epochs}, {took}: {score} {row['value']:.3f}")

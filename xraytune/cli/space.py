@@ -74,8 +74,11 @@ def _problem(problem: Problem) -> dict[str, Json]:
 
 def _show(file: Path, space: Space) -> None:
     from xraytune.config.checks import ONLY_OF
+    from xraytune.config.settings import is_of_generator
 
     unused = {name for task, names in ONLY_OF.items() if task != space.settings.task for name in names}
+    if space.settings.objective.is_of_generator:
+        unused |= {spec.name for spec in space.specs if not is_of_generator(spec.name)}
     searched = [spec for spec in space.specs if spec.domain.is_open]
     fixed = [spec for spec in space.specs if not spec.domain.is_open and spec.name not in unused]
     what = f"{len(searched)} parameters are searched, {len(fixed)} are fixed"
@@ -121,9 +124,12 @@ def _settings(settings: Settings) -> Table:
         rungs += f"; stops no trial, as there are only {budget.max_epochs} epochs"
     patients = f"{data.train_patients} patients" if data.train_patients else "all other patients"
     missing = "" if data.path.exists() else "; does not exist: give --data DIR"
+    objective = settings.objective
+    goal = f"{objective.goal.removesuffix('ize')}ises {objective.metric}"
+    goal += f" at specificity {objective.specificity:g}" if objective.specificity is not None else ""
     return console.facts(
         ("study", settings.name),
-        ("task", f"{settings.task}, maximises {settings.objective.metric}"),
+        ("task", f"{settings.task}, {goal}"),
         ("images", f"{data.path}, {data.image_size} px{missing}"),
         ("split", f"val-A {data.split.val_a:g}, val-B {data.split.val_b:g}, training set: {patients}"),
         ("budget", ", ".join(limits)),

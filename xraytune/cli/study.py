@@ -101,12 +101,23 @@ def show_export(exported: Exported, *, next_step: bool = True) -> None:
     if exported.trial is None:
         console.write(f"{exported.path}: a control that confirm added to {exported.study}, arm {exported.arm}")
     else:
+        on_val_b = "" if exported.val_b_score is None else f", {exported.val_b_score:.3f} on val-B"
         console.write(
             f"{exported.path}: trial {exported.trial} of {exported.study}, arm {exported.arm}, "
-            f"{exported.metric} {exported.val_score:.3f} on val-A, {exported.val_b_score:.3f} on val-B"
+            f"{exported.metric} {exported.val_score:.3f} on val-A{on_val_b}"
         )
+    if exported.generator_steps is not None:
+        console.write(f"its generator after {exported.generator_steps:,} steps, which had the lowest KID")
+        if next_step:
+            console.write_command(exported.command, "next: ")
+        return
     val_b = next((size for size in exported.sides if size.name == "val-B"), None)
-    if val_b and exported.val_b_score is not None and (interval := val_b.interval(exported.val_b_score)):
+    if (
+        val_b
+        and exported.metric == "AUROC"
+        and exported.val_b_score is not None
+        and (interval := val_b.interval(exported.val_b_score))
+    ):
         low, high = interval
         images = f"{val_b.image_count:,} images of {val_b.patient_count:,} patients"
         console.write(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _BARS = "▁▂▃▄▅▆▇█"
 _CURVE_WIDTH = 8
 _BEST_SHOWN = 5
-_SHOWN_BY_MIX = {"source", "synthetic_ratio", "gan.steps", "classical"}
+_SHOWN_BY_MIX = {"source", "synthetic_ratio", "mixing", "gan.steps", "diffusion.steps", "classical"}
 _ENDED_SHOWN = 5
 _TONES: dict[str, Tone] = {
     "running": "busy",
@@ -33,8 +33,7 @@ def live_frame(view: StudyView, *, dashboard: str = "") -> Frame:
     """Lay out a running search: the running trials, the best ones and the last ones."""
     now = [trial for trial in view.trials if trial.status in {"running", "waiting", "unfinished"}]
     ended = [trial for trial in view.trials if trial.seconds is not None]
-    complete = [trial for trial in ended if trial.status == "complete"]
-    best = sorted(complete, key=lambda trial: (-trial.values[-1], trial.simplicity, trial.number))[:_BEST_SHOWN]
+    best = view.ranked[:_BEST_SHOWN]
     last = [trial for trial in reversed(ended) if trial not in best][:_ENDED_SHOWN]
     groups = {"now" if view.is_running else "unfinished": now, "best": best, "ended": last}
     rows = [
@@ -137,13 +136,13 @@ def curve(values: Sequence[float], low: float, high: float) -> str:
 def _columns(view: StudyView) -> tuple[Column, ...]:
     """Return the columns; the curve's header shows the range of its bars, the lowest and highest score so far."""
     seen = _seen(view)
-    ends = f"\n{min(seen):.2f}-{max(seen):.2f}".replace("0.", ".") if seen else ""
+    ends = "\n" + "-".join(f"{end:.2f}".removeprefix("0") for end in (min(seen), max(seen))) if seen else ""
+    scores = (view.metric,) if view.objective.is_of_generator else ("val-A", "val-B")
     return (
         Column("#", "right"),
         Column("mix", flexible=True),
         Column("epoch", "right"),
-        Column("val-A", "right"),
-        Column("val-B", "right"),
+        *(Column(name, "right") for name in scores),
         Column(f"curve{ends}"),
         Column("state", flexible=True),
     )
@@ -161,11 +160,15 @@ def _row(trial: TrialView, view: StudyView) -> tuple[Cell | str, ...]:
         f"{trial.number}",
         Cell(trial.mix, "strong" if is_best else "plain"),
         f"{trial.epochs}/{view.max_epochs}" if trial.epochs else "",
-        Cell(f"{trial.values[-1]:.3f}" if trial.values else "", "strong" if is_best else "plain"),
-        f"{trial.val_b_score:.3f}" if trial.val_b_score is not None else "",
+        Cell(_score(trial.values[-1] if trial.values else None), "strong" if is_best else "plain"),
+        *([] if view.objective.is_of_generator else [_score(trial.val_b_score)]),
         Cell(curve(trial.values, min(seen), max(seen)) if trial.values else "", tone),
         Cell(_state(trial, view), tone),
     )
+
+
+def _score(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
 
 
 def _state(trial: TrialView, view: StudyView) -> str:
@@ -175,7 +178,7 @@ def _state(trial: TrialView, view: StudyView) -> str:
             return trial.busy_with + left
         return f"epoch {min(trial.epochs + 1, view.max_epochs)}/{view.max_epochs}" if trial.epochs else "starting"
     if trial.status == "waiting":
-        return "waiting for a GAN"
+        return "waiting for a generator"
     took = f" {duration(trial.seconds)}" if trial.seconds is not None else ""
     return f"{trial.status}{took}"
 
@@ -186,6 +189,8 @@ def _heading(view: StudyView) -> Iterable[Cell | str]:
     yield Cell(first + (f" ({', '.join(counts)})" if counts else ""), "strong")
     for best in _best(view):
         yield Cell(best, "good")
+    if (nearest := view.most_realistic) and nearest.report and nearest.report.quality:
+        yield f"most realistic images: #{nearest.number}, {nearest.report.quality}"
     limit = f" of at most {duration(view.seconds_budget)}" if view.seconds_budget is not None else ""
     left = f", about {duration(view.seconds_left)} left" if view.seconds_left is not None else ""
     yield f"{'running' if view.is_running else 'not running'}, {duration(view.seconds)} used{limit}{left}"
@@ -195,7 +200,8 @@ def _best(view: StudyView) -> list[str]:
     best = view.best
     if best is None:
         return []
-    chosen = [f"best on val-A: #{best.number} {best.mix}, {view.metric} {best.values[-1]:.3f}"]
+    which = "best" if view.objective.is_of_generator else "best on val-A"
+    chosen = [f"{which}: #{best.number} {best.mix}, {view.metric} {best.values[-1]:.3f}"]
     if (export := view.for_export) is not None and export.val_b_score is not None:
         score = f"{view.metric} {export.val_b_score:.3f}"
         chosen.append(f"best on val-B, to be exported: #{export.number} {export.mix}, {score}")

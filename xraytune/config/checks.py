@@ -18,14 +18,24 @@ from xraytune.config.domains import Choices, Value
 from xraytune.config.fields import parameter_fields, parameters_from
 from xraytune.config.grammar import ROOT, Declaration, join_conditions
 from xraytune.config.messages import explain, format_value, group_regex_problem, nearest
-from xraytune.config.settings import RULES_READ, SOURCES, USED_ONLY_BY, Parameters, Settings, TaskName, Validation
+from xraytune.config.settings import (
+    GENERATORS,
+    RULES_READ,
+    SOURCES,
+    USED_ONLY_BY,
+    Parameters,
+    Settings,
+    TaskName,
+    Validation,
+    is_of_generator,
+)
 from xraytune.config.space import Condition, ParameterSpec, Point, corner_points, family_of
-from xraytune.errors import ConfigError, Problem
+from xraytune.errors import ConfigError, Problem, join_names
 
 _MAX_BLAMED = 20
 ONLY_OF: Mapping[TaskName, tuple[str, ...]] = {
     "classification": ("head", "loss", "dropout", "balance"),
-    "segmentation": ("gan.mask_from",),
+    "segmentation": tuple(f"{block}.mask_from" for block in GENERATORS),
 }
 """Parameters that the other task has no use for."""
 
@@ -167,23 +177,29 @@ def _check_against_settings(
     if data.split.group_regex is not None and (refusal := group_regex_problem(data.split.group_regex)):
         what, fix = refusal
         problems.add(("data", "split", "group_regex"), f"data.split.group_regex: {what}", fix)
-    checked = ("backbone", "weights", "loss", "gan.image_size", "gan.mask_from")
+    of_generators = [f"{block}.{key}" for block in GENERATORS for key in ("image_size", "mask_from")]
+    if settings.objective.is_of_generator:
+        _check_generator(specs, settings, declared, problems)
     if settings.task == "segmentation":
         _check_segmentation(specs, data.image_size, declared, problems)
-    for name, value in _values(specs, checked):
+    for name, value in _values(specs, ("backbone", "weights", "loss", "pool_filter", *of_generators)):
         refusal = None
-        match name, value:
+        match name.rpartition(".")[2], value:
             case "backbone", _:
                 refusal = size_problem(str(value), data.image_size)
             case "weights", str() if value.startswith("IMAGENET1K_") and value not in WEIGHT_SETS:
                 refusal = f"weights: torchvision has no set '{value}'", nearest(value, WEIGHT_SETS)
             case "loss", "bce" if data.classes == "three":
                 refusal = "loss: bce is for two classes, but data.classes is three", "use loss: cross_entropy"
-            case "gan.mask_from", "segmenter" if settings.task == "classification":
-                refusal = "gan.mask_from: segmenter is for segmentation", "remove it, or use task: segmentation"
-            case "gan.image_size", int() if value > data.image_size:
-                what = f"gan.image_size: {value} is more than data.image_size, {data.image_size}"
-                refusal = what, f"set data.image_size: {value} or more, or a smaller gan.image_size"
+            case "mask_from", "segmenter" if settings.task == "classification":
+                refusal = f"{name}: segmenter is for segmentation", "remove it, or use task: segmentation"
+            case "mask_from", "segmenter" if settings.objective.is_of_generator:
+                refusal = f"{name}: segmenter needs a segmenter, and gan_kid trains none", f"remove {name}"
+            case "pool_filter", "label" if settings.task == "segmentation":
+                refusal = "pool_filter: label is for classification", "use pool_filter: discriminator or none"
+            case "image_size", int() if value > data.image_size:
+                what = f"{name}: {value} is more than data.image_size, {data.image_size}"
+                refusal = what, f"set data.image_size: {value} or more, or a smaller {name}"
         if refusal:
             problems.add(declared[name].path if name in declared else ROOT, *refusal)
 
@@ -192,6 +208,24 @@ def _values(specs: Sequence[ParameterSpec], names: Sequence[str]) -> Iterator[tu
     """Yield each parameter's values in the space; the ends of a range."""
     values = ((name, point[name]) for name in names for point in corner_points(specs, [name]) if name in point)
     yield from dict.fromkeys(values)
+
+
+def _check_generator(
+    specs: Sequence[ParameterSpec], settings: Settings, declared: Mapping[str, Declaration], problems: Problems
+) -> None:
+    """Refuse sources without a generator, and parameters that have no effect when nothing is trained on its images."""
+    values = dict.fromkeys(value for _, value in _values(specs, ["source"]))
+    if others := [str(value) for value in values if value not in GENERATORS]:
+        what = f"objective.metric: gan_kid searches for a generator, but source can be {' or '.join(others)}"
+        path = declared["source"].path if "source" in declared else ("objective", "metric")
+        problems.add(path, what, "write source: {value: gan}")
+    defaults = {name: field.default for name, field in parameter_fields().items()}
+    names = [spec.name for spec in specs if not is_of_generator(spec.name)]
+    unused = list(dict.fromkeys(name for name, value in _values(specs, names) if value != defaults[name]))
+    if unused:
+        network = "segmenter" if settings.task == "segmentation" else "classifier"
+        what = f"objective.metric: gan_kid trains no {network}, so these have no effect: {join_names(unused)}"
+        problems.add(declared[unused[0]].path, what, "remove them")
 
 
 def _check_segmentation(
@@ -207,7 +241,7 @@ def _check_segmentation(
         if name == "source" and SOURCES.has(str(value)):
             refusal = (
                 f"source: {value} provides no masks, which segmentation needs",
-                "use gan, folder, duplicate or none",
+                "use gan, diffusion, folder, duplicate or none",
             )
         elif name == "backbone" and value not in ENCODERS:
             fix = nearest(value, ENCODERS, f"use one of: {', '.join(ENCODERS)}")

@@ -15,10 +15,10 @@ from pydantic.fields import FieldInfo
 
 from xraytune.config.domains import Value
 from xraytune.config.messages import explain
-from xraytune.config.settings import Model, Parameters
+from xraytune.config.settings import GENERATORS, Model, Parameters
 from xraytune.records import Json
 
-BLOCKS = ("gan", "folder")
+BLOCKS = (*GENERATORS, "folder")
 Kind: TypeAlias = Literal["choice", "integer", "number", "text", "path"]
 _KINDS: Mapping[Any, Kind] = {int: "integer", float: "number", Path: "path"}
 

@@ -18,7 +18,7 @@ from xraytune.config.grammar import ROOT, SPEC_KEYS, path_of, read_parameters
 from xraytune.config.initial_points import read_initial_points
 from xraytune.config.messages import nearest
 from xraytune.config.read_settings import NON_SETTING_KEYS, dotted_settings, read_settings
-from xraytune.config.settings import DataSettings, Experiment, Settings
+from xraytune.config.settings import DataSettings, Experiment, Settings, is_of_generator
 from xraytune.config.space import Space, settings_content
 from xraytune.errors import ConfigError, Problem
 from xraytune.records import Json
@@ -176,7 +176,7 @@ def _path(document: Document, key: str) -> KeyPath:
         raise ConfigError(Problem(f"{key} is a block of parameters", fix=f"set one of: {', '.join(names)}"))
     bare = key.replace("parameters.", "").removesuffix(".value")  # as the file nests it
     known = [*parameter_fields(), *dotted_settings()]
-    inner = [name for name in known if name.endswith(f".{bare}")]
+    inner = [name for name in known if name.endswith(f".{bare}") and bare not in known]
     fix = f"did you mean '{inner[0]}'?" if inner else nearest(bare, known, "give a parameter or a setting")
     raise ConfigError(Problem(f"unknown key '{key}'", fix=fix))
 
@@ -190,6 +190,8 @@ def experiment_to_yaml(experiment: Experiment, relative_to: Path, header: str = 
         header: Comment lines at the top.
     """
     values = flat_values(experiment.parameters, relative_to)
+    if experiment.settings.objective.is_of_generator:
+        values = {name: value for name, value in values.items() if is_of_generator(name)}
     parameters: Json = {name: {"value": value} for name, value in values.items()}
     return write_yaml({**settings_content(experiment.settings, relative_to), "parameters": parameters}, header)
 

@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from xraytune.config.document import KeyPath, Problems, dotted, with_value
-from xraytune.config.fields import parameter_fields
+from xraytune.config.fields import BLOCKS, parameter_fields
 from xraytune.config.messages import choices_of, explain, format_value, nearest
-from xraytune.config.paths import absolute_path
+from xraytune.config.paths import absolute_path, is_path
 from xraytune.config.settings import OBJECTIVES, Model, Settings
 
 NON_SETTING_KEYS = ("parameters", "points_to_evaluate")
@@ -22,7 +22,7 @@ NON_SETTING_KEYS = ("parameters", "points_to_evaluate")
 _PATHS: tuple[KeyPath, ...] = (("data", "path"), ("weights_dir",), ("exported_from", "study"))
 _KEYS_OF_OTHER_TOOLS = {
     "method": "write sampler: {name: tpe}",
-    "metric": f"write objective: {{metric: {OBJECTIVES['classification']}}}",
+    "metric": f"write objective: {{metric: {OBJECTIVES['classification'][0]}}}",
     "early_terminate": "write scheduler: {name: asha}",
     "run_cap": "write budget: {trials: 60}",
     "program": "remove it: xraytune is the program",
@@ -44,7 +44,8 @@ def read_settings(problems: Problems) -> Settings | None:
     """Return the settings, with absolute paths; None if there are problems with them."""
     document = problems.document
     content = document.content
-    for path in _PATHS:
+    weights = ("quality", "weights")
+    for path in (*_PATHS, *((weights,) if is_path("weights", document.get(weights)) else ())):
         if isinstance(text := document.get(path), str):
             content = with_value(content, path, absolute_path(text, document.folder(path)))
     assert isinstance(content, dict)
@@ -93,7 +94,7 @@ def _explained(path: KeyPath, errors: Sequence[ErrorDetails]) -> tuple[str, str]
     if kind == "missing":
         return f"{name}: is missing", _MISSING.get(name, f"write {path[-1]}:")
     if path == ("objective", "metric") and "test" in str(value):
-        fix = f"write {' or '.join(OBJECTIVES.values())}; only evaluate reads the test folder"
+        fix = f"write {' or '.join(names[0] for names in OBJECTIVES.values())}; only evaluate reads the test folder"
         return f"{name}: {format_value(value)} would select the model on test images", fix
     if kind == "model_type" and (model := _model_at(path)):
         return (
@@ -113,7 +114,7 @@ def _unknown_key(path: KeyPath) -> tuple[str, str]:
     key, model = str(path[-1]), _model_at(path[:-1]) or Settings
     if len(path) > 1:
         return f"{dotted(path[:-1])}: unknown key '{key}'", nearest(key, model.model_fields)
-    if key in parameter_fields() or key in ("gan", "folder"):
+    if key in parameter_fields() or key in BLOCKS:
         return f"'{key}' is a parameter", "write it under parameters:"
     inner = [name.removesuffix(f".{key}") for name in dotted_settings() if name.endswith(f".{key}")]
     fix = _KEYS_OF_OTHER_TOOLS.get(key) or (f"write it under {inner[0]}:" if inner else "")

@@ -7,13 +7,13 @@ are an `Experiment`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, ClassVar, Literal, Self, TypeAlias, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from xraytune.config.backbone_names import BACKBONES, BackboneName, is_of_torchvision
 from xraytune.config.extensions import Extensions
-from xraytune.config.paths import FilePath, WeightsName
+from xraytune.config.paths import FilePath, WeightsName, is_path
 from xraytune.records import Json
 
 Count = Annotated[int, Field(ge=1)]
@@ -23,37 +23,47 @@ NonNegative = Annotated[float, Field(ge=0)]
 ClassName = Annotated[str, Field(pattern=r"^[^/\\\x00-\x1f\x7f.][^/\\\x00-\x1f\x7f]{0,63}$")]
 """Images are written into folders of that name."""
 
-Source = Literal["none", "duplicate", "gan", "folder"]
+Source = Literal["none", "duplicate", "gan", "diffusion", "folder"]
 SOURCES = Extensions("source", get_args(Source))
-_BY_COST: tuple[Source, ...] = ("none", "duplicate", "folder", "gan")
+_BY_COST: tuple[Source, ...] = ("none", "duplicate", "folder", "gan", "diffusion")
 ValUse = Literal["merge", "folder", "val_a", "val_b"]
 Validation = Literal["keep", "val_a", "all"]
+PoolFilter = Literal["none", "discriminator", "label"]
 HeadName = Literal["linear", "vgg16_two_class"]
 LossName = Literal["cross_entropy", "bce"]
 TaskName = Literal["classification", "segmentation"]
-OBJECTIVES: Mapping[TaskName, Literal["val_auroc", "val_dice"]] = {
-    "classification": "val_auroc",
-    "segmentation": "val_dice",
+ObjectiveName = Literal["val_auroc", "val_auprc", "val_sensitivity", "val_dice", "gan_kid"]
+OBJECTIVES: Mapping[TaskName, tuple[ObjectiveName, ...]] = {
+    "classification": ("val_auroc", "val_auprc", "val_sensitivity", "gan_kid"),
+    "segmentation": ("val_dice", "gan_kid"),
 }
-"""The validation metric that a search of each task maximises."""
-METRICS: Mapping[TaskName, str] = {"classification": "AUROC", "segmentation": "Dice"}
-"""The display name of each task's metric."""
-PACKAGES: Mapping[TaskName, tuple[str, ...]] = {
-    "classification": (),
+"""What a search of each task can optimise; the first one is the default."""
+METRICS: Mapping[ObjectiveName, str] = {
+    "val_auroc": "AUROC",
+    "val_auprc": "AUPRC",
+    "val_sensitivity": "sensitivity",
+    "val_dice": "Dice",
+    "gan_kid": "KID",
+}
+"""The display name of each objective."""
+PACKAGES: Mapping[str, tuple[str, ...]] = {
     "segmentation": ("segmentation-models-pytorch", "monai"),
+    "diffusion": ("diffusers",),
 }
-"""The packages that a task needs beyond the base installation; the extra that installs them is named after the task."""
+"""The packages that a task or source needs beyond the base installation; the extra that installs them has the same name."""
 
 
 USED_ONLY_BY: Mapping[str, Callable[[object], bool]] = {
     **dict.fromkeys(("synthetic_ratio", "balance", "mixing"), lambda source: source != "none"),
     "gan": lambda source: source == "gan",
+    "diffusion": lambda source: source == "diffusion",
+    "pool_filter": lambda source: source in ("gan", "diffusion"),
     "folder": lambda source: source == "folder",
 }
 """Which sources use a parameter or block. `Parameters` drops it for all others, and spaces make it depend on `source`."""
 
 RULES_READ = (
-    ("source", "synthetic_ratio", "balance", "mixing", "match_resolution", "folder.path", "batch_size"),
+    ("source", "synthetic_ratio", "balance", "mixing", "match_resolution", "folder.path", "batch_size", "pool_filter"),
     ("backbone", "weights", "trainable"),
 )
 """The parameters that `Parameters` checks against each other, in independent groups."""
@@ -169,24 +179,62 @@ class DataSettings(Model):
 
 
 class Objective(Model):
-    """What the search maximises: a validation metric, never a test metric."""
+    """What the search optimises: a validation metric, never a test metric, or the quality of a generator."""
 
-    metric: Literal["val_auroc", "val_dice"] = "val_auroc"
-    """AUROC for classification, mean Dice over images for segmentation. The default follows from the task."""
-    goal: Literal["maximize"] = "maximize"
+    metric: ObjectiveName = "val_auroc"
+    """Classification: `val_auroc` (default), `val_auprc` or `val_sensitivity`. Segmentation: `val_dice`, the mean over
+    images. Both: `gan_kid`, to search for the generator itself; no classifier or segmenter is trained."""
+    goal: Literal["maximize", "minimize"] = Field(
+        default_factory=lambda given: "minimize" if given.get("metric") == "gan_kid" else "maximize"
+    )
+    """Follows from the metric."""
+    specificity: Fraction | None = Field(
+        default_factory=lambda given: 0.9 if given.get("metric") == "val_sensitivity" else None
+    )
+    """For `val_sensitivity`: the highest sensitivity of any threshold with at least this specificity; default: 0.9."""
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        goal = "minimize" if self.is_of_generator else "maximize"
+        if self.goal != goal:
+            raise ValueError(f"objective.goal: {self.goal} would prefer the worst trials; write goal: {goal}")
+        if (self.specificity is None) == (self.metric == "val_sensitivity"):
+            raise ValueError("objective.specificity is for metric: val_sensitivity alone; remove it")
+        return self
+
+    @property
+    def is_of_generator(self) -> bool:
+        """Whether the search is for the generator itself, without a classifier or segmenter."""
+        return self.metric == "gan_kid"
+
+    @property
+    def selection_score(self) -> Literal["value", "val_b_score"]:
+        """The column that selects the exported trial and finalists: val-B, which plays no part in measuring a generator."""
+        return "value" if self.is_of_generator else "val_b_score"
+
+    def rank(self, value: float) -> float:
+        """Return a sort key that puts better values first."""
+        return -value if self.goal == "maximize" else value
 
 
 def _objective_of(task: TaskName) -> Objective:
-    return Objective(metric=OBJECTIVES[task])
+    return Objective(metric=OBJECTIVES[task][0])
 
 
 class GanSettings(Model):
-    """A DCGAN. The defaults suit a few hundred images."""
+    """A GAN. The defaults suit a few hundred images."""
 
+    block: ClassVar[str] = "gan"
+    """The source that uses it, and its block in a space file."""
+    noun: ClassVar[str] = "GAN"
+    architecture: Literal["dcgan", "pca"] = "pca"
+    """`dcgan`: the latent codes are noise. `pca`: a DCGAN whose latent codes are principal components of the training
+    images, which it also learns to reconstruct; see docs/generators.md."""
     image_size: Literal[32, 64, 128, 256] = 64
     steps: Count = 10_000
-    batch_size: Annotated[int, Field(ge=2, le=4096)] = 64
-    z_dim: Annotated[int, Field(ge=1, le=4096)] = 100
+    batch_size: Annotated[int, Field(ge=2, le=4096)] = 16
+    z_dim: Annotated[int, Field(ge=1, le=4096)] = 64
+    """Size of the latent code; with `architecture: pca`, the number of principal components."""
     width: Annotated[int, Field(ge=4, le=512)] = 64
     """Feature maps of the generator's last and of the discriminator's first layer."""
     lr_g: Positive = 3e-4
@@ -201,17 +249,54 @@ class GanSettings(Model):
     conditional: bool = True
     """One class-conditional network; false: one network per class."""
     seed: int = 0
-    allow_memorised: bool = False
-    """Use the images even if too many are near-duplicates of training images. Does not change the images."""
     mask_from: Literal["gan", "segmenter"] = "gan"
     """The source of masks in segmentation: the GAN, trained on pairs of image and mask, or a segmenter, trained on the real
     pairs."""
+
+
+class DiffusionSettings(Model):
+    """A diffusion model: a U-Net that removes noise. The defaults suit a few hundred images."""
+
+    block: ClassVar[str] = "diffusion"
+    noun: ClassVar[str] = "diffusion model"
+    image_size: Literal[32, 64, 128] = 64
+    steps: Count = 10_000
+    batch_size: Annotated[int, Field(ge=2, le=4096)] = 32
+    width: Annotated[int, Field(ge=4, le=512)] = 32
+    """Feature maps at the highest resolution; twice as many at the lower ones."""
+    patch_size: Literal[1, 2] = 1
+    """2: the network sees patches of 2 x 2 pixels as channels: about three times faster, but less fine."""
+    lr: Positive = 1e-3
+    sampling_steps: Annotated[int, Field(ge=2, le=1000)] = 10
+    """Evaluations of the network per image."""
+    ema_half_life_images: Count | None = 10_000
+    """Half-life of the EMA of the network's weights, in training images; null: no EMA."""
+    conditional: bool = True
+    """One class-conditional network; false: one network per class."""
+    seed: int = 0
+    allow_memorised: bool = False
+    """Use the images even if too many are near-duplicates of training images. Does not change the images."""
+    mask_from: Literal["diffusion", "segmenter"] = "diffusion"
+    """The source of masks in segmentation: the diffusion model, trained on pairs of image and mask, or a segmenter, trained
+    on the real pairs."""
+
+
+GeneratorSettings: TypeAlias = GanSettings | DiffusionSettings
+GENERATORS: Mapping[str, type[GanSettings] | type[DiffusionSettings]] = {
+    kind.block: kind for kind in (GanSettings, DiffusionSettings)
+}
+"""The settings of each source that trains a generator."""
 
 
 class FolderSettings(Model):
     """Extra images from a folder with one subfolder per class."""
 
     path: FilePath
+
+
+def is_of_generator(name: str) -> bool:
+    """Return whether a parameter, by its dotted name, is used when a generator is trained alone (`objective: gan_kid`)."""
+    return name == "source" or name.partition(".")[0] in GENERATORS
 
 
 class Parameters(Model):
@@ -221,10 +306,16 @@ class Parameters(Model):
     synthetic_ratio: Annotated[float, Field(ge=0, le=100)] = 1.0
     """Extra images per real image; 0 for `source: none`."""
     balance: Literal["natural", "equal"] = "natural"
-    mixing: Literal["additive", "replace"] = "additive"
+    mixing: Literal["additive", "replace", "pretrain"] = "additive"
+    """`additive`: a step draws extra images on top of its real ones; `replace`: in place of some of them; `pretrain`: the
+    first r/(1+r) of all steps draw only extra images, the others only real ones."""
     match_resolution: Literal["auto", "on", "off"] = "auto"
-    """Resolution matching: scale all images down to the size of a smaller GAN and up again. `on` is an alias of `auto`."""
+    """Resolution matching: scale all images down to a generator's smaller size and up again. `on` is an alias of `auto`."""
+    pool_filter: PoolFilter = "none"
+    """Generated images to use: all; the better half by the GAN's own discriminator; or those that a classifier of the real
+    training images gives their own label (logistic regression on 16 x 16 px)."""
     gan: GanSettings | None = None
+    diffusion: DiffusionSettings | None = None
     folder: FolderSettings | None = None
     classical: Annotated[int, Field(ge=0, le=3)] = 0
     """Strength of classical augmentation: 1 only flips; 2 and 3 also rotate, shift, scale and change the contrast."""
@@ -236,8 +327,9 @@ class Parameters(Model):
     input_channels: Literal[1, 3] = 3
     trainable: Literal["head", "last_stage", "all"] = "all"
     batch_norm: Literal["mix", "real", "moving"] = "mix"
-    """Running statistics of trainable batch norm layers: recomputed after each epoch on the training mix (`mix`) or on its
-    real images (`real`), or the moving average of training (`moving`)."""
+    """Running statistics of trainable batch norm layers: recomputed after each epoch on the training mix (`mix`; with
+    `mixing: pretrain` that of the last steps: real images) or on its real images (`real`), or the moving average of
+    training (`moving`)."""
     head: HeadName = "linear"
     """`vgg16_two_class`: 256 hidden units, ReLU, dropout and log-softmax, as published with a VGG-16."""
     loss: LossName = "cross_entropy"
@@ -260,8 +352,8 @@ class Parameters(Model):
         kept = {name: value for name, value in values.items() if name not in USED_ONLY_BY or USED_ONLY_BY[name](source)}
         if source == "none":
             kept["synthetic_ratio"] = 0.0
-        if source == "gan":
-            kept.setdefault("gan", {})
+        if source in GENERATORS:
+            kept.setdefault(source, {})
         return kept
 
     @model_validator(mode="after")
@@ -272,6 +364,11 @@ class Parameters(Model):
             raise ValueError("synthetic_ratio: 0 is the same as source: none; give a ratio above 0")
         if self.source == "duplicate" and self.mixing == "replace":
             raise ValueError("source: duplicate with mixing: replace is the same as source: none; use mixing: additive")
+        if self.pool_filter == "discriminator" and self.source != "gan":
+            raise ValueError(
+                f"pool_filter: discriminator needs a source with a discriminator, and {self.source} has none; "
+                "use source: gan, or pool_filter: label"
+            )
         if self.balance == "equal" and self.match_resolution == "off":
             raise ValueError(
                 "balance: equal with match_resolution: off lets the resolution of extra images reveal their class; "
@@ -293,15 +390,37 @@ class Parameters(Model):
         return self
 
     @property
+    def generator(self) -> GeneratorSettings | None:
+        """The generator that it trains: a GAN or a diffusion model; None for other sources."""
+        return self.gan or self.diffusion
+
+    def with_generator(self, **changes: object) -> Self:
+        """Return parameters with other settings of their generator."""
+        assert self.generator is not None, "the source trains a generator"
+        return self.model_copy(update={self.generator.block: self.generator.model_copy(update=changes)})
+
+    @property
     def extra_per_step(self) -> int:
-        """Extra images per optimiser step, rounded half up: r·B, or with `mixing: replace` r/(1+r)·B."""
-        share = self.synthetic_ratio if self.mixing == "additive" else self.synthetic_ratio / (1 + self.synthetic_ratio)
-        return int(share * self.batch_size + 0.5)
+        """Extra images per optimiser step, rounded half up: r·B, or with `mixing: replace` r/(1+r)·B.
+
+        With `mixing: pretrain` B, in the first steps alone.
+        """
+        if self.mixing == "pretrain":
+            return self.batch_size
+        return int((self.synthetic_ratio if self.mixing == "additive" else self._extra_share) * self.batch_size + 0.5)
 
     @property
     def real_per_step(self) -> int:
-        """Real images per optimiser step: B, or with `mixing: replace` B minus the extra images."""
-        return self.batch_size if self.mixing == "additive" else self.batch_size - self.extra_per_step
+        """Real images per optimiser step that draws any: B, or with `mixing: replace` B minus the extra images."""
+        return self.batch_size - self.extra_per_step if self.mixing == "replace" else self.batch_size
+
+    def pretraining_steps(self, total_steps: int) -> int:
+        """Return how many steps, of all in a full run, come first and draw extra images alone: r/(1+r), rounded half up."""
+        return int(self._extra_share * total_steps + 0.5) if self.mixing == "pretrain" else 0
+
+    @property
+    def _extra_share(self) -> float:
+        return self.synthetic_ratio / (1 + self.synthetic_ratio)
 
     @property
     def has_synthetic_images(self) -> bool:
@@ -312,14 +431,14 @@ class Parameters(Model):
     def simplicity(self) -> tuple[int, int, float]:
         """A sort key that puts the simpler and cheaper arm first: the choice among trials with equal AUROCs.
 
-        real_only, classical, duplicate, folder, gan, then sources of other packages; among these the smaller ratio.
+        real_only, classical, duplicate, folder, gan, diffusion, then sources of other packages; the smaller ratio first.
         """
         rank = _BY_COST.index(self.source) if self.source in _BY_COST else len(_BY_COST)
         return rank, self.classical, self.synthetic_ratio
 
     @property
     def arm(self) -> str:
-        """The arm (see docs/glossary.md): `real_only`, `classical`, `gan`, `classical+gan`, `duplicate` ..."""
+        """The arm (see docs/glossary.md): `real_only`, `classical`, `gan`, `classical+diffusion` ..."""
         if self.source == "none":
             return "classical" if self.classical else "real_only"
         return f"classical+{self.source}" if self.classical else self.source
@@ -369,6 +488,31 @@ class Resources(Model):
     """Retries of a trial, from its last checkpoint, after a failure that its settings did not cause."""
     hang_minutes: Annotated[float, Field(gt=0)] = 30.0
     """A trial whose process reports nothing for this long counts as failed."""
+
+
+class QualitySettings(Model):
+    """How the quality of synthetic images is measured, and which are refused. No setting changes the images."""
+
+    backbone: Annotated[BackboneName, BACKBONES] | None = None
+    """The backbone whose features are compared; null: that of each trial, if it is pretrained."""
+    weights: WeightsName = "imagenet"
+    """Its weights, as in `parameters.weights`; used only with `backbone`."""
+    min_coverage: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Trials whose images cover a smaller share of the real ones of a class fail; null: none does."""
+    max_kid: NonNegative | None = None
+    """Trials whose KID less its floor, the mean over classes, is higher fail; null: none does."""
+    allow_memorised: bool = False
+    """Use synthetic images even if too many are near-duplicates of training images."""
+
+    @model_validator(mode="after")
+    def _has_weights(self) -> Self:
+        if self.backbone and self.weights == "none":
+            raise ValueError("quality.weights: none gives random features; write imagenet, or the path of a file")
+        if self.backbone and self.weights == "imagenet" and not is_of_torchvision(self.backbone):
+            raise ValueError(
+                f"quality.backbone: {self.backbone} has no ImageNet weights; give a file as quality.weights"
+            )
+        return self
 
 
 class Controls(Model):
@@ -447,6 +591,7 @@ class Settings(Model):
     scheduler: SchedulerSettings = SchedulerSettings()
     sampler: SamplerSettings = SamplerSettings()
     resources: Resources = Resources()
+    quality: QualitySettings = QualitySettings()
     confirm: Confirm = Confirm()
     tracking: Tracking = Tracking()
     exported_from: ExportedFrom | None = None
@@ -454,9 +599,21 @@ class Settings(Model):
 
     @model_validator(mode="after")
     def _suits_the_task(self) -> Self:
-        expected = OBJECTIVES[self.task]
-        if self.objective.metric != expected:
-            raise ValueError(f"objective.metric: {self.objective.metric} is not for {self.task}; write {expected}")
+        metric, possible = self.objective.metric, OBJECTIVES[self.task]
+        if metric not in possible:
+            raise ValueError(f"objective.metric: {metric} is not for {self.task}; write {' or '.join(possible)}")
+        if metric == "val_sensitivity" and self.data.classes == "three":
+            raise ValueError(
+                f"objective.metric: {metric} is for two classes, but data.classes is three; write val_auprc"
+            )
+        if self.objective.is_of_generator and self.quality.backbone is None:
+            raise ValueError(
+                f"objective.metric: {metric} needs quality.backbone; write quality: {{backbone: mobilenet_v2}}"
+            )
+        if self.objective.is_of_generator and (self.quality.min_coverage or self.quality.max_kid) is not None:
+            raise ValueError(
+                f"quality.min_coverage and quality.max_kid do not apply to objective.metric: {metric}; remove them"
+            )
         given = {"classes": self.data.classes != "binary", "positive": self.data.positive, "table": self.data.table}
         if self.task == "segmentation" and (names := [name for name, value in given.items() if value]):
             raise ValueError(f"data.{names[0]} is for classification, but task is segmentation; remove it")
@@ -473,19 +630,27 @@ class Settings(Model):
                 **dict.fromkeys(("resources", "tracking", "weights_dir", "exported_from"), True),
                 "budget": {"trials", "hours", "gpu_hours"},
                 "data": {"path"},
+                # The content of a file of weights is in inputs.json.
+                **({"quality": {"weights"}} if is_path("weights", self.quality.weights) else {}),
             },
         )
         return content
 
     @property
     def metric(self) -> str:
-        """The display name of the study's score: AUROC or Dice."""
-        return METRICS[self.task]
+        """The display name of the study's score, such as AUROC."""
+        return METRICS[self.objective.metric]
 
     @property
     def has_idle_asha(self) -> bool:
         """Whether ASHA cannot stop any trial, because trials end at or before the first rung."""
         return self.scheduler.name == "asha" and self.scheduler.grace >= self.budget.max_epochs
+
+
+def without_gates(settings: Settings) -> Settings:
+    """Return settings under which no synthetic images are refused."""
+    open_ = {"min_coverage": None, "max_kid": None, "allow_memorised": True}
+    return settings.model_copy(update={"quality": settings.quality.model_copy(update=open_)})
 
 
 class Experiment(Model):
@@ -494,7 +659,7 @@ class Experiment(Model):
     settings: Settings
     parameters: Parameters
     inherited_resolution_px: Count | None = None
-    """For a matched control, the resolution of its GAN trial."""
+    """For a matched control, the resolution of its trial with a generator."""
 
     def identity(self) -> dict[str, Json]:
         """Return what determines its results, as plain JSON; see `Settings.identity`."""
@@ -502,11 +667,21 @@ class Experiment(Model):
         return {"settings": self.settings.identity(), **content}
 
     @property
+    def generator_stages(self) -> tuple[Experiment, ...]:
+        """The experiment with each generator that it trains: one for each epoch with `gan_kid`, else its own, if any."""
+        generator, last = self.parameters.generator, self.settings.budget.max_epochs
+        if generator is None or not self.settings.objective.is_of_generator:
+            return () if generator is None else (self,)
+        shares = (max(1, round(generator.steps * epoch / last)) for epoch in range(1, last + 1))
+        stages = (self.parameters.with_generator(steps=steps) for steps in shares)
+        return tuple(self.model_copy(update={"parameters": parameters}) for parameters in stages)
+
+    @property
     def resolution_px(self) -> int | None:
         """The size that all images are scaled through for resolution matching; None: no matching."""
-        gan = self.parameters.gan
+        generator, size_px = self.parameters.generator, self.settings.data.image_size
         if self.inherited_resolution_px is not None:
             return self.inherited_resolution_px
-        if gan is None or self.parameters.match_resolution == "off" or gan.image_size >= self.settings.data.image_size:
+        if generator is None or self.parameters.match_resolution == "off" or generator.image_size >= size_px:
             return None
-        return gan.image_size
+        return generator.image_size

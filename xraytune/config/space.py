@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 from xraytune.config.backbone_names import BACKBONES
 from xraytune.config.document import write_yaml
@@ -190,14 +190,21 @@ class Space:
         )
 
     def networks(self) -> tuple[tuple[str, str], ...]:
-        """Return the possible pairs of backbone and weights, with defaults where one is inactive."""
-        names = ("backbone", "weights")
+        """Return the possible pairs of backbone and weights, with defaults where one is inactive, and that of `quality`.
+
+        In a search for a generator, only that of `quality`.
+        """
+        names, quality = ("backbone", "weights"), self.settings.quality
+        of_quality = {(quality.backbone, quality.weights): None} if quality.backbone else {}
+        if self.settings.objective.is_of_generator:
+            return tuple(of_quality)
         defaults = [parameter_fields()[name].default for name in names]
         return tuple(
             dict.fromkeys(
                 (str(backbone or defaults[0]), str(weights or defaults[1]))
                 for backbone, weights in self.combinations(*names)
             )
+            | of_quality
         )
 
     def identity(self) -> dict[str, Json]:
@@ -226,16 +233,14 @@ class Space:
 
 
 def require_extensions(space: Space) -> None:
-    """Import every extension that a trial can use, and check that the packages of the task are installed.
+    """Import every extension that a trial can use, and check that the packages of the task and the sources are installed.
 
     Raises:
         MachineError: Lists all that cannot be imported or found.
     """
-    task = space.settings.task
-    missing = missing_packages(task)
-    what = f"task: {task} needs {' and '.join(missing)}, which this installation lacks"
-    fix = f"pip install 'xraytune[{task}]'"
-    problems: dict[Problem, None] = {Problem(what, fix=fix): None} if missing else {}
+    problems = dict.fromkeys(
+        _package_problems(space.settings.task, *(str(source) for (source,) in space.combinations("source")))
+    )
     for kind in (BACKBONES, SOURCES):
         for (name,) in space.combinations(kind.kind):
             try:
@@ -247,9 +252,31 @@ def require_extensions(space: Space) -> None:
         raise MachineError(*problems)
 
 
-def missing_packages(task: TaskName) -> list[str]:
-    """Return the packages of a task that are not installed."""
-    return [name for name in PACKAGES[task] if not any(distributions(name=name))]
+def require_packages(*names: str) -> None:
+    """Check that the packages of some tasks and sources are installed.
+
+    Raises:
+        MachineError: Lists all that are not.
+    """
+    if problems := [*_package_problems(*names)]:
+        raise MachineError(*problems)
+
+
+def _package_problems(*names: str) -> Iterator[Problem]:
+    for name in names:
+        if missing := missing_packages(name):
+            what = f"{needed_by(name)} needs {' and '.join(missing)}, which this installation lacks"
+            yield Problem(what, fix=f"pip install 'xraytune[{name}]'")
+
+
+def needed_by(name: str) -> str:
+    """Return `task: segmentation` or `source: diffusion` for a task or source that has an extra."""
+    return f"{'task' if name in get_args(TaskName) else 'source'}: {name}"
+
+
+def missing_packages(name: str) -> list[str]:
+    """Return the packages of a task or source that are not installed."""
+    return [package for package in PACKAGES.get(name, ()) if not any(distributions(name=package))]
 
 
 def settings_content(settings: Settings, relative_to: Path) -> dict[str, Any]:

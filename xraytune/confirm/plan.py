@@ -202,8 +202,8 @@ def choose_finalists(trials: Iterable[FinishedTrial], count: int, study: Path) -
         raise StudyError(Problem("no trial is complete, so there is nothing to confirm", study, fix))
     synthetic = [trial for trial in complete if trial.parameters.has_synthetic_images]
     if not synthetic:
-        what = "no complete trial has GAN images or a folder of extra images, so there is no finalist to confirm"
-        fix = "continue the search (--set budget.trials=N), or add a GAN source to the space"
+        what = "no complete trial has synthetic images, so there is no finalist to confirm"
+        fix = "continue the search (--set budget.trials=N), or add source: gan to the space"
         raise StudyError(Problem(what, study, fix))
     return _different(sorted(synthetic, key=_by_val_b))[:count]
 

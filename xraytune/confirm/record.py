@@ -10,6 +10,7 @@ from pydantic_core import to_jsonable_python
 
 from xraytune.confirm.analysis import RATIO_CAVEAT, ControlResult, FinalistResult, RatioPoint
 from xraytune.confirm.forecast import Forecast, VerdictChances
+from xraytune.confirm.generators import GeneratorQuality
 from xraytune.confirm.plan import VERDICT_FILE
 from xraytune.confirm.secondary import OutcomeDifference
 from xraytune.confirm.subgroups import ExternalResult, Subgroup
@@ -41,11 +42,13 @@ class HeldOutSet:
 class Confirmation:
     """The result of a confirmation; the fields are the keys of `verdict.json`, with finalists in the order of val-B.
 
-    `metric` is the name of the score, `network` the kind of network: classifier or segmenter.
+    `metric` is the name of the score that arms are compared by, `objective` of the one that chose finalists and epochs;
+    `network` is the kind of network: classifier or segmenter.
     """
 
     study: Path
     metric: str
+    objective: str
     network: str
     exploratory: tuple[str, ...]
     rope: float
@@ -59,6 +62,7 @@ class Confirmation:
     secondary: tuple[OutcomeDifference, ...] = ()
     subgroups: tuple[Subgroup, ...] = ()
     external: tuple[ExternalResult, ...] = ()
+    generators: tuple[GeneratorQuality, ...] = ()
     notes: tuple[str, ...]
 
     @property
@@ -155,9 +159,14 @@ def answer_paragraph(confirmation: Confirmation) -> str:
         f"{prefix}{verdict} On {test.images} test images of {test.patients} patients, its mean {metric} over "
         f"{confirmation.gan_seeds} GAN seeds with {_network_seeds(confirmation)} each was "
         f"{first.score:.3f}{_gan_text(first)}. {comparisons}{_images_per_step_text(first, metric)}"
-        f"{_larger_design_text(first)}{why} These results hold for {confirmation.network}s trained on these "
-        f"{confirmation.train_images} images in this split, and for patients like those of the test folder."
+        f"{_larger_design_text(first)}{_generator_text(confirmation)}{why} These results hold for "
+        f"{confirmation.network}s trained on these {confirmation.train_images} images in this split, and for patients like "
+        "those of the test folder."
     )
+
+
+def _generator_text(confirmation: Confirmation) -> str:
+    return f" {confirmation.generators[0].sentence}" if confirmation.generators else ""
 
 
 def _network_seeds(confirmation: Confirmation) -> str:
@@ -179,33 +188,37 @@ def _comparison_text(result: ControlResult, metric: str) -> str:
 
 def _gan_text(finalist: FinalistResult) -> str:
     """Return each GAN seed's score as text, with a warning if they are clearly not normal."""
-    if finalist.arm.parameters.gan is None:
+    generator = finalist.arm.parameters.generator
+    if generator is None:
         return ""
     scores = ", ".join(f"{score:.3f}" for score in finalist.gan_scores)
     outlying = (
-        "; clearly not normally distributed, so the intervals may be too narrow and occasional GAN collapse may be missed"
+        "; clearly not normally distributed, so the intervals may be too narrow and an occasional collapse may be missed"
         if finalist.has_outlying_gan
         else ""
     )
     worst = min(finalist.gan_scores)
-    return f", an estimate for GANs trained this way (by GAN seed: {scores}; worst {worst:.3f}{outlying})"
+    return f", an estimate for {generator.noun}s trained this way (by generator seed: {scores}; worst {worst:.3f}{outlying})"
 
 
 def _images_per_step_text(finalist: FinalistResult, metric: str) -> str:
-    """Report if a deficit against the control without extra images may come from more images per step."""
+    """Report if a deficit against the control without extra images may come from how the extra images are mixed in."""
     matched = [result for result in finalist.comparisons if result.kind != "tuned"]
     worse = [one.control.name for one in matched if one.kind != "duplicate" and one.verdict.is_worse]
     others = [one.control.name for one in matched if not one.verdict.is_worse]
     if not worse or (can_show_harm([one.kind for one in matched]) and not others):
         return ""
+    pretrains = finalist.arm.parameters.mixing == "pretrain"
     if others:
+        cause = "pretraining on extra images" if pretrains else "drawing more images per step"
         return (
-            f" It was worse than {worse[0]} but not than {others[0]}: drawing more images per step reduced {metric}; an "
+            f" It was worse than {worse[0]} but not than {others[0]}: {cause} reduced {metric}; an "
             "effect of the synthetic images themselves was not shown."
         )
+    cause = "the smaller number of steps with real images" if pretrains else "the larger number of images per step"
     return (
         f" It was worse than {worse[0]}; without a matched `duplicate` control, the cause may be the synthetic images or "
-        "the larger number of images per step."
+        f"{cause}."
     )
 
 
@@ -233,6 +246,7 @@ def _design_text(own: VerdictChances, none: VerdictChances, gain: VerdictChances
 def methods_paragraph(confirmation: Confirmation) -> str:
     """Return the methods paragraph."""
     replicates, metric = confirmation.gan_seeds * confirmation.classifier_seeds, confirmation.metric
+    objective = confirmation.objective
     access = (
         f"The analysis is exploratory: {_reasons(confirmation)}."
         if confirmation.exploratory
@@ -240,18 +254,29 @@ def methods_paragraph(confirmation: Confirmation) -> str:
     )
     notes = f" Notes: {'; '.join(confirmation.notes)}." if confirmation.notes else ""
     return (
-        "Methods. Configurations were searched on one validation part (val-A) and finalists selected on another (val-B), "
+        "Methods. Configurations were searched on one validation part (val-A) and finalists selected on another (val-B)"
+        f"{f' by {objective}' * (objective != metric)}, "
         "both split from the training images by patient. Each finalist was compared with "
         f"{_controls_text(confirmation)}. Every arm was trained {replicates} times ({confirmation.gan_seeds} GAN seeds with "
         f"{_network_seeds(confirmation)} each, none of them used in the search) for the same "
         "number of optimiser steps, on the same sequence of real images in each replicate; the epoch with the best "
-        f"val-A {metric} was kept. {access} Differences in {metric} are "
+        f"val-A {objective} was kept.{_pretraining_text(confirmation)} {access} Differences in {metric} are "
         "reported with 95 % confidence intervals over patients and seeds (Obuchowski-Rockette model with GAN seeds as "
         f"readers; {_COVARIANCES[metric]} clustered by patient; score intervals with the patient variance at the tested "
         "difference and Satterthwaite's degrees of freedom). A finalist helps if it is better than every control, and hurts "
         "if it is worse than its matched controls (intersection-union tests); it is no better if a one-sided test rules out "
         f"an improvement of {confirmation.rope:g} {metric} over a control (5 % overall, Holm's correction). Finalists were "
         f"tested in the order of val-B until the first that did not help.{_secondary_text(confirmation)}{notes}"
+    )
+
+
+def _pretraining_text(confirmation: Confirmation) -> str:
+    """Describe how the steps of an arm that pretrains are divided."""
+    if all(finalist.arm.parameters.mixing != "pretrain" for finalist in confirmation.finalists):
+        return ""
+    return (
+        " In arms that pretrain with r extra images per real one, the first r/(1+r) of the steps drew extra images alone, "
+        "and the remaining ones real images alone."
     )
 
 

@@ -196,7 +196,7 @@ def _cost(
 ) -> Cost:
     """Estimate the whole confirmation from the seconds of the replicates that were rehearsed.
 
-    The seconds of a classifier grow linearly with the images per step; what a finalist takes beyond that is its GAN's.
+    The seconds of a classifier grow linearly with the images per step; what a finalist takes beyond that is its generator's.
     """
     settings = session.space.settings.confirm
     arms = training.arms(finalists, tuned, [])
@@ -207,21 +207,23 @@ def _cost(
         one for control, count in missing.items() for one in draw_control(session.space, control, count, sampled)
     ]
     seconds = _seconds(training, plan)
-    without_gan = {name: taken for name, taken in seconds.items() if plan.arm(name).parameters.gan is None}
-    load = np.array([[1.0, _images_per_step(plan.arm(name).parameters)] for name in without_gan])
-    fixed, per_image = nnls(load, np.array([*without_gan.values()]))[0] if without_gan else (0.0, 0.0)
+    without_generator = {name: taken for name, taken in seconds.items() if plan.arm(name).parameters.generator is None}
+    load = np.array([[1.0, _images_per_step(plan.arm(name).parameters)] for name in without_generator])
+    fixed, per_image = nnls(load, np.array([*without_generator.values()]))[0] if without_generator else (0.0, 0.0)
 
     def of_classifier(parameters: Parameters) -> float:
         return float(fixed + per_image * _images_per_step(parameters))
 
     first = plan.finalists[0]
-    of_gan = max(0.0, seconds[first.name] - of_classifier(first.parameters)) if first.parameters.gan else 0.0
-    gans = {finalist.parameters.gan for finalist in finalists if finalist.parameters.gan}
+    of_generator = (
+        max(0.0, seconds[first.name] - of_classifier(first.parameters)) if first.parameters.generator else 0.0
+    )
+    generators = {one.parameters.generator for one in finalists if one.parameters.generator}
     settings_of = {arm.name: arm.parameters for arm in arms}
     trained = {run for run in replicates if run in set(plan.runs)}
     left = [settings_of[run.arm] for run in replicates if run not in trained]
-    gan_trainings = len(gans) * settings.gan_seeds - (GAN_SEEDS if first.parameters.gan else 0)
-    total = sum(map(of_classifier, [*left, *top_ups])) + of_gan * max(gan_trainings, 0)
+    trainings = len(generators) * settings.gan_seeds - (GAN_SEEDS if first.parameters.generator else 0)
+    total = sum(map(of_classifier, [*left, *top_ups])) + of_generator * max(trainings, 0)
     return Cost(replicates=len(replicates), trained=len(trained), top_ups=len(top_ups), hours=total / 3600)
 
 
@@ -238,8 +240,7 @@ def _seconds(training: Training, plan: Plan) -> Mapping[str, float]:
 
 def _images_per_step(parameters: Parameters) -> float:
     """Return the images that a step draws, as a multiple of the real ones."""
-    has_more = parameters.source != "none" and parameters.mixing != "replace"
-    return 1 + parameters.synthetic_ratio * has_more
+    return 1 + parameters.synthetic_ratio * (parameters.mixing == "additive")
 
 
 def refuse_with_quick(**options: object) -> None:

@@ -18,6 +18,7 @@ from xraytune.compute import pin
 from xraytune.config.settings import Parameters
 from xraytune.confirm.analysis import forecast_verdict, judge_finalists, ratio_response
 from xraytune.confirm.forecast import Forecast
+from xraytune.confirm.generators import generator_qualities
 from xraytune.confirm.plan import (
     CONFIRM_FOLDER,
     FORECAST_FILE,
@@ -201,6 +202,7 @@ def _judge(training: Training, plan: Plan, held_out: HeldOut, reason: str, on_fo
     return Confirmation(
         study=training.folder.path,
         metric=task.metric,
+        objective=settings.metric,
         network=task.network,
         exploratory=(*plan.exploratory, *_few_seeds(plan)),
         rope=rope,
@@ -214,6 +216,7 @@ def _judge(training: Training, plan: Plan, held_out: HeldOut, reason: str, on_fo
             positive=prepared.class_names[prepared.positive] if len(prepared.class_names) == 2 else "",
         ),
         finalists=judge_finalists(plan, test, test_results, rope=rope),
+        generators=generator_qualities(folder, plan),
         forecast=forecast,
         ratio_response=ratio_response(plan, val_b, val_b_results),
         secondary=secondary_outcomes(plan, test, test_results, arm_thresholds(folder, plan)),

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from xraytune.config.load import experiment_from_json
-from xraytune.config.settings import Experiment, Settings
+from xraytune.config.settings import Experiment, Settings, without_gates
 from xraytune.confirm.plan import Arm
 from xraytune.errors import Problem, StudyError
 from xraytune.files import append_jsonl, new_folder, read_json, read_jsonl
@@ -23,7 +23,7 @@ from xraytune.records import EpochRecord, Progress, ignore_progress
 from xraytune.search.asha import Rungs
 from xraytune.search.messages import Status, TrialSuggestion
 from xraytune.search.study import StudyFolder, damage_explained
-from xraytune.search.trial_queue import GanNeeds, TrialQueue
+from xraytune.search.trial_queue import GeneratorNeeds, TrialQueue
 from xraytune.seeding import derive_seed
 
 
@@ -45,7 +45,7 @@ class Run:
 def replicate(arm: Arm, settings: Settings, gan_seed: int, classifier_seed: int) -> Experiment:
     """Return the settings that train an arm with fresh seeds, to its last step.
 
-    The pair (g, c) gives the same stream of real images in every arm, with or without a GAN.
+    The pair (g, c) gives the same stream of real images in every arm, with or without a generator.
 
     Args:
         arm: The arm.
@@ -55,13 +55,11 @@ def replicate(arm: Arm, settings: Settings, gan_seed: int, classifier_seed: int)
     """
     seed = derive_seed(settings.seed, "confirm", gan_seed, classifier_seed) % 2**31
     parameters = arm.parameters.model_copy(update={"early_stop_epochs": None})
-    if parameters.gan is not None:
-        own = derive_seed(parameters.gan.seed, "confirm", gan_seed) % 2**31
-        # Leaving out replicates whose GAN fails a test would select among them.
-        gan = parameters.gan.model_copy(update={"seed": own, "allow_memorised": True})
-        parameters = parameters.model_copy(update={"gan": gan})
+    if parameters.generator is not None:
+        own = derive_seed(parameters.generator.seed, "confirm", gan_seed) % 2**31
+        parameters = parameters.with_generator(seed=own)
     return Experiment(
-        settings=settings.model_copy(update={"seed": seed}),
+        settings=without_gates(settings.model_copy(update={"seed": seed})),  # leaving out some would select among them
         parameters=parameters,
         inherited_resolution_px=arm.resolution_px,
     )
@@ -113,7 +111,7 @@ class RunList(TrialQueue):
         folder: Contains the runs.
         runs: All of them, including those that have ended.
         what: Their name in progress bars and errors.
-        gan_need: See `TrialQueue`.
+        generator_need: See `TrialQueue`.
         retries: See `TrialQueue`.
         on_progress: Called with `what` and how many runs have ended.
         should_continue: Returns whether a run continues after an epoch; by default every run trains to its last step.
@@ -128,7 +126,7 @@ class RunList(TrialQueue):
         runs: Sequence[Run],
         *,
         what: str,
-        gan_need: GanNeeds,
+        generator_need: GeneratorNeeds,
         retries: int,
         on_progress: Progress = ignore_progress,
         should_continue: Callable[[int, EpochRecord], bool] = never_prune,
@@ -142,7 +140,7 @@ class RunList(TrialQueue):
             for run in runs
             if run.number not in done
         )
-        super().__init__(folder, waiting, gan_need=gan_need, retries=retries)
+        super().__init__(folder, waiting, generator_need=generator_need, retries=retries)
         for number in done:
             self._require_same(number)
             folder.drop_checkpoint(number)  # the confirmation may have been killed between a run's end and this

@@ -9,12 +9,14 @@ from functools import lru_cache
 from pathlib import Path
 
 from xraytune.compute import require_device
-from xraytune.config.settings import Parameters, Resources
+from xraytune.config.settings import Parameters, Resources, Settings
 from xraytune.config.space import Space
 from xraytune.confirm.plan import FinishedTrial
 from xraytune.confirm.training import Training
+from xraytune.errors import Problem, StudyError
 from xraytune.files import require_writable
 from xraytune.pipeline.prepare import Prepared, restore_pixels
+from xraytune.pipeline.task import task_of
 from xraytune.records import Compute, Json
 from xraytune.search.asha import Rungs, rungs_of
 from xraytune.search.inputs import inputs_of_trials, read_inputs, require_same_inputs
@@ -88,6 +90,17 @@ class Session:
         )
 
 
+def _check_objective(settings: Settings, study: Path, note: Callable[[str], None]) -> None:
+    """Refuse (StudyError) a search for a generator; note a search by another score than the one that is compared."""
+    if settings.objective.is_of_generator:
+        what = "this study searched for a generator, so it has no mix to compare with controls"
+        fix = "export its generator into a space that searches mixes (`xraytune export`), and confirm that study"
+        raise StudyError(Problem(what, study, fix))
+    compared = task_of(settings).metric
+    if settings.metric != compared:
+        note(f"finalists are chosen by {settings.metric}, the objective of the search; the test compares {compared}")
+
+
 @contextmanager
 def opened(
     study: Path,
@@ -106,6 +119,7 @@ def opened(
     """
     folder = StudyFolder(study.resolve())
     space = folder.space(data=data, weights_dir=weights_dir)
+    _check_objective(space.settings, study, callbacks.note)
     cache = (cache or folder.default_cache).resolve()
     require_writable(cache)
     require_writable(folder.path.parent)  # for the test-set access log

@@ -48,7 +48,7 @@ from xraytune.errors import DataError, Problem, StudyError, TrialError, join_nam
 from xraytune.files import read_json, write_json
 from xraytune.pipeline.extra_folder import require_enough, store_folder
 from xraytune.pipeline.prepare import Prepared, write_prepared
-from xraytune.pipeline.synthesize import gan_need
+from xraytune.pipeline.synthesize import generator_need
 from xraytune.records import Compute, Json
 from xraytune.search.asha import Rungs
 from xraytune.search.messages import Callbacks
@@ -166,7 +166,9 @@ class Training:
             folder,
             runs,
             what=what,
-            gan_need=lambda parameters: gan_need(parameters.gan, self.prepared, self.compute, self.cache),
+            generator_need=lambda parameters: generator_need(
+                parameters.generator, self.prepared, self.compute, self.cache
+            ),
             retries=self.settings.resources.retries,
             on_progress=self.callbacks.on_progress,
             should_continue=asha.should_continue if asha else never_prune,

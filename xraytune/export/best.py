@@ -14,16 +14,15 @@ from shlex import quote
 from typing import Any, TypeAlias
 
 from xraytune.config.checks import require_no_plateau
-from xraytune.config.fields import parameters_from
 from xraytune.config.load import experiment_to_yaml
-from xraytune.config.settings import Experiment, ExportedFrom, FinalSettings, Validation
+from xraytune.config.settings import Experiment, ExportedFrom, FinalSettings, Objective, Validation
 from xraytune.confirm.plan import CONFIRM_FOLDER, TOP_UP_FOLDER, VERDICT_FILE, Arm, read_plan
 from xraytune.confirm.runs import completed_rows, finished_label
 from xraytune.errors import ConfigError, Problem, StudyError, TrialError, join_names
 from xraytune.files import read_json, read_jsonl, require_writable, write_text
 from xraytune.pipeline.sides import SideSize, side_sizes
 from xraytune.search.journal import Journal
-from xraytune.search.study import StudyFolder, damage_explained
+from xraytune.search.study import StudyFolder, best_row, damage_explained
 
 _CONFIRMED = "confirmed: the mix beats all controls"
 _VERDICTS = {
@@ -53,7 +52,7 @@ class Exported:
     Attributes:
         trial: Number of the trial; None for a trial that `confirm` added to tune a control, as are its scores.
         arm: Its arm, e.g. `classical+gan`.
-        metric: The name of its scores, AUROC or Dice.
+        metric: The name of its scores, such as AUROC.
         trial_images: Its training images.
         trial_patients: Their patients.
         train_patients: `data.train_patients` of the study; None if the trial trained on the whole train side.
@@ -62,6 +61,7 @@ class Exported:
         advice: Command that exports a simpler arm; empty if there is no reason to.
         command: Command that trains the final model.
         sides: Sizes of train, val-A and val-B.
+        generator_steps: In a search for a generator, the steps of its best epoch; else None.
     """
 
     path: Path
@@ -79,6 +79,7 @@ class Exported:
     advice: str
     command: str
     sides: tuple[SideSize, ...] = ()
+    generator_steps: int | None = None
 
 
 def export(
@@ -115,11 +116,15 @@ def export(
     require_writable(out.parent)
     folder = StudyFolder(study.resolve())
     space = folder.space()
+    objective = space.settings.objective
+    if objective.is_of_generator and validation is not None:
+        what = "this study searched for a generator, which has no final training"
+        raise ConfigError(Problem(what, f"--validation {validation}", "leave it out"))
     journal = Journal(folder.journal_path, space, writable=False)
     rows = {row["number"]: row for row in journal.rows()}
     complete = [row for row in rows.values() if row["status"] == "complete"]
     for row in complete:
-        if row["val_b_score"] is None:
+        if row[objective.selection_score] is None:
             what = f"the journal is damaged: trial {row['number']} has no val-B score"
             raise StudyError(Problem(what, folder.journal_path, "restore it from a backup"))
     verdicts = _verdicts(folder, rows)
@@ -135,26 +140,30 @@ def export(
         what = "no trial has completed yet" + "".join(f"\n    {reason}" for reason in reasons[:5])
         raise TrialError(Problem(what, study, "continue the search; `xraytune status` shows its progress"))
     elif arm is not None:
-        row, reason = _best_of_arm(rows, arm, tuned, folder), "the best of its arm on val-B"
+        row, reason = _best_of_arm(rows, arm, tuned, folder, objective), "the best of its arm on val-B"
     elif helping is not None:
         row, reason = _finished(rows[helping], folder), "the mix that `confirm` found to help"
     else:
-        row, reason = _best(complete), "the best on val-B"
+        row, reason = best_row(complete, objective.selection_score, objective), "the best on val-B"
     number = row["number"]
     parameters = tuned.parameters if tuned and number is None else journal.parameters(number)
     metric = space.settings.metric
     verdict = _VERDICTS.get(verdicts.get(number, ""), _UNTESTED).format(metric=metric)
-    synthetic = verdict if parameters.has_synthetic_images else ""
+    synthetic = verdict if parameters.has_synthetic_images and not objective.is_of_generator else ""
     simpler = "" if synthetic in {"", _CONFIRMED} else _simpler_arm(complete, journal)
     origin = None if number is None else ExportedFrom(study=folder.path, trial=number)
     settings = space.settings.model_copy(update={"exported_from": origin})
     train = folder.prepared().side("train")
     final = None
-    if not exact:
+    if objective.is_of_generator:
+        parameters = best_stage(folder, Experiment(settings=settings, parameters=parameters), number).parameters
+    elif not exact:
         require_no_plateau(parameters, validation or "keep")
         final = FinalSettings(
             validation=validation or "keep",
-            epochs=_best_epoch(folder, tuned.trial if tuned and number is None else f"#{number}", row["arm"]),
+            epochs=_best_epoch(
+                folder, tuned.trial if tuned and number is None else f"#{number}", row["arm"], objective
+            ),
             trial_images=len(train.rows),
             trial_patients=len({*train.patients}),
         )
@@ -174,11 +183,12 @@ def export(
         val_b_score=row["val_b_score"],
         synthetic=synthetic,
         advice=f"xraytune export {quote(str(study))} --arm {simpler} -o {simpler}.yaml" if simpler else "",
-        command=f"xraytune train --config {quote(str(out))} -o model",
+        command=_command(str(out), objective),
+        generator_steps=parameters.gan.steps if objective.is_of_generator and parameters.gan else None,
         sides=side_sizes(folder.prepared()),
     )
     experiment = Experiment(settings=settings, parameters=parameters)
-    text = experiment_to_yaml(experiment, out.resolve().parent, _header(exported, reason))
+    text = experiment_to_yaml(experiment, out.resolve().parent, _header(exported, reason, objective))
     if out.is_file() and out.read_bytes() == text.encode():
         return exported
     if out.exists():
@@ -187,7 +197,22 @@ def export(
     return exported
 
 
-def _best_epoch(folder: StudyFolder, name: str, arm: str) -> int | None:
+def _command(config: str, objective: Objective) -> str:
+    """Return the command that trains an exported file."""
+    if objective.is_of_generator:
+        return f"xraytune generator train --space {quote(config)} -o gan"
+    return f"xraytune train --config {quote(config)} -o model"
+
+
+def best_stage(folder: StudyFolder, experiment: Experiment, trial: int) -> Experiment:
+    """Return a trial of a search for a generator with that of its best epoch; any other trial unchanged."""
+    objective, stages = experiment.settings.objective, experiment.generator_stages
+    if not objective.is_of_generator:
+        return experiment
+    return stages[(_best_epoch(folder, f"#{trial}", experiment.parameters.arm, objective) or len(stages)) - 1]
+
+
+def _best_epoch(folder: StudyFolder, name: str, arm: str, objective: Objective) -> int | None:
     """Return the best epoch of a trial of the search (`#3`) or of a confirmation; None if the study has lost its epochs."""
     top_up = StudyFolder(folder.path / CONFIRM_FOLDER / TOP_UP_FOLDER)
     labels = {f"{name} to its end", f"{name} {arm}"}
@@ -196,7 +221,7 @@ def _best_epoch(folder: StudyFolder, name: str, arm: str) -> int | None:
         return None
     trial = folder.trial_path(int(name.removeprefix("#"))) if run is None else top_up.trial_path(run["number"])
     with damage_explained(trial / "epochs.jsonl") as file:
-        best = max(read_jsonl(file), key=lambda row: (row["val_score"], -row["epoch"]), default=None)
+        best = min(read_jsonl(file), key=lambda row: (objective.rank(row["val_score"]), row["epoch"]), default=None)
         return None if best is None else int(best["epoch"])
 
 
@@ -221,17 +246,10 @@ def _tuned_control(folder: StudyFolder, arm: str) -> Arm | None:
     return next((one for one in arms if one.role == "tuned" and one.parameters.arm == arm), None)
 
 
-def _best(rows: Sequence[Row]) -> Row:
-    """Return the best row on val-B: among equals the simplest and then the earliest one."""
-    return min(
-        rows, key=lambda row: (-row["val_b_score"], parameters_from(row["parameters"]).simplicity, row["number"])
-    )
-
-
-def _best_of_arm(rows: dict[int, Row], arm: str, tuned: Arm | None, folder: StudyFolder) -> Row:
+def _best_of_arm(rows: dict[int, Row], arm: str, tuned: Arm | None, folder: StudyFolder, objective: Objective) -> Row:
     of_arm = [row for row in rows.values() if row["arm"] == arm]
     if complete := [row for row in of_arm if row["status"] == "complete"]:
-        return _best(complete)
+        return best_row(complete, objective.selection_score, objective)
     for row in of_arm:
         if tuned and tuned.trial == f"#{row['number']}":  # ASHA stopped all trials of the arm
             return _finished(row, folder)
@@ -272,7 +290,14 @@ def _simpler_arm(complete: Sequence[Row], journal: Journal) -> str:
     return str(best["arm"]) if best else ""
 
 
-def _header(exported: Exported, reason: str) -> str:
+def _header(exported: Exported, reason: str, objective: Objective) -> str:
+    if exported.generator_steps is not None:
+        return (
+            f"The generator of trial {exported.trial} of study {exported.study} after {exported.generator_steps:,} steps, "
+            f"{exported.metric} {exported.val_score:.4f} less its floor.\n\n"
+            f"    {_command(exported.path.name, objective)}\n\n"
+            "To use it in a search, copy gan.* into the parameters of its space. Paths are relative to this file."
+        )
     if exported.trial is None:
         origin = f"A control that `confirm` added to study {exported.study}, arm {exported.arm}.\n"
     else:
@@ -282,5 +307,5 @@ def _header(exported: Exported, reason: str) -> str:
             f"{exported.val_b_score:.4f} on val-B.\n"
         )
     synthetic = f"The benefit of its synthetic images is {exported.synthetic}.\n" if exported.synthetic else ""
-    command = f"xraytune train --config {quote(exported.path.name)} -o model"
+    command = _command(exported.path.name, objective)
     return f"{origin}{synthetic}{_FINAL[exported.validation]}\n\n    {command}\n\nPaths are relative to this file."

@@ -121,7 +121,7 @@ class BundleRecord(Model):
         validation: With two classes, the scores that set it, by class; else None.
         input_format: How decoded pixels become the network's input.
         loss: Training loss; `bce` has one output neuron.
-        val_score: AUROC or Dice on val-A; None if the model was trained on it.
+        val_score: On val-A, the `objective` in `config.yaml`; None if the model was trained on it.
         val_b_score: The same on val-B; None if the model was trained on it.
         out_of_fold_score: The same of networks trained like this one, each on patients that it had not seen; None
             without `final.validation: all`.

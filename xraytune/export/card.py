@@ -14,7 +14,6 @@ from xraytune.files import write_text
 from xraytune.metrics.classification import classification_metrics
 from xraytune.metrics.intervals import patient_bootstrap
 from xraytune.metrics.segmentation import mean_with_interval
-from xraytune.pipeline.task import TASKS
 
 _REPLICATES = 1000
 _VALIDATED_ON: Mapping[Validation, str] = {
@@ -41,7 +40,7 @@ def write_card(folder: Path, record: BundleRecord, experiment: Experiment, score
         f"# {experiment.settings.name}: {texts.title} Research software, not a medical device.",
         _data(record, experiment),
         _training(record, experiment, scores, texts.network),
-        _validation(record, scores, texts),
+        _validation(record, scores, texts, experiment.settings.metric),
         _limits(record, experiment, texts.limit),
         _use(record, texts),
     )
@@ -67,6 +66,7 @@ def _training(record: BundleRecord, experiment: Experiment, scores: Scores, netw
     network += f"{parameters.backbone}, "
     if parameters.source != "none":
         images = f"real images, and {parameters.synthetic_ratio:g} per real image of source `{parameters.source}`"
+        images += ", which come first (`mixing: pretrain`)" if parameters.mixing == "pretrain" else ""
     rows = [
         ("network", f"{network}{_TRAINABLE[parameters.trainable]}, weights {_weights(parameters.weights)}"),
         ("images", images),
@@ -86,7 +86,7 @@ def _weights(name: str) -> str:
     return name if "/" not in name else "from a file"
 
 
-def _validation(record: BundleRecord, scores: Scores, texts: _Texts) -> str:
+def _validation(record: BundleRecord, scores: Scores, texts: _Texts, metric: str) -> str:
     kept, validated = record.trained_on.validation, scores.validated
     about = f"On {_count(len(validated.labels), len({*validated.patients}))}: {_VALIDATED_ON[kept]}."
     head = "| metric | value | 95 % interval |\n|---|---|---|\n"
@@ -94,7 +94,6 @@ def _validation(record: BundleRecord, scores: Scores, texts: _Texts) -> str:
     optimism = (_OPTIMISM if record.study else _OPTIMISM_WITHOUT_SEARCH).get(kept, "")
     limits = f"{optimism}. Intervals resample patients." if optimism else "Intervals resample patients."
     if scores.val_score is not None and scores.val_b_score is not None:
-        metric = TASKS[record.task].metric
         limits = f"{metric} {scores.val_score:.3f} on val-A and {scores.val_b_score:.3f} on val-B. {limits}"
     return f"## Validation\n\n{about} {texts.rule}\n\n{head}" + "\n".join(rows) + f"\n\n{limits}"
 

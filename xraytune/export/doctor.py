@@ -19,7 +19,7 @@ from typing import Literal
 
 from xraytune.config.load import load_space
 from xraytune.config.settings import PACKAGES
-from xraytune.config.space import missing_packages
+from xraytune.config.space import missing_packages, needed_by
 from xraytune.errors import ConfigError, MachineError
 from xraytune.files import free_inodes, nearest_folder
 from xraytune.limits import LIMITS, likely_shortage
@@ -65,18 +65,18 @@ def doctor(*, space: Path | None = None, weights_dir: Path | None = None, folder
     Raises:
         ConfigError: The search space file is invalid.
     """
-    networks, is_segmentation = _DEFAULT_NETWORKS, False
+    networks, needed = _DEFAULT_NETWORKS, set[str]()
     if space:
         loaded = load_space(space, data=Path(), weights_dir=weights_dir)  # its images are not needed
         networks, weights_dir = loaded.networks(), loaded.settings.weights_dir
-        is_segmentation = loaded.settings.task == "segmentation"
+        needed = {loaded.settings.task, *(str(source) for (source,) in loaded.combinations("source"))}
     torch = probe("torch", _TORCH_PROBE, fix=_REINSTALL)
     checks = [Check("Python", "ok", platform.python_version()), torch]
     if torch.status == "ok":
         checks += [_cpu(), *_gpus(), *_weights(networks, weights_dir)]
     return (
         *checks,
-        _segmentation(is_needed=is_segmentation),
+        *(_extra(name, is_needed=name in needed) for name in PACKAGES),
         probe("Ray", _RAY_PROBE, fix=_REINSTALL),
         *_ray(),
         _memory(),
@@ -139,11 +139,11 @@ def _weights(networks: Iterable[tuple[str, str]], weights_dir: Path | None) -> I
             yield Check(name, "warning", f"{problem.what} in {problem.where}", fix)
 
 
-def _segmentation(*, is_needed: bool) -> Check:
-    if missing := missing_packages("segmentation"):
-        fix = "pip install 'xraytune[segmentation]'; only `task: segmentation` needs it"
-        return Check("segmentation", "missing" if is_needed else "warning", f"not installed: {', '.join(missing)}", fix)
-    return Check("segmentation", "ok", " and ".join(f"{name} {version(name)}" for name in PACKAGES["segmentation"]))
+def _extra(name: str, *, is_needed: bool) -> Check:
+    if missing := missing_packages(name):
+        fix = f"pip install 'xraytune[{name}]'; only `{needed_by(name)}` needs it"
+        return Check(name, "missing" if is_needed else "warning", f"not installed: {', '.join(missing)}", fix)
+    return Check(name, "ok", " and ".join(f"{package} {version(package)}" for package in PACKAGES[name]))
 
 
 def _ray() -> Iterator[Check]:

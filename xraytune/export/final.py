@@ -5,7 +5,7 @@
     all     on all images, for a fixed number of epochs; three more trainings, each without a third of the patients, score
             every image by a network that has not seen its patient, and these out-of-fold scores set the threshold
 
-Each training has a GAN of its own, which sees the images of that training only.
+Each training has a generator of its own, which sees the images of that training only.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from xraytune.config.settings import Experiment, Settings, Validation
+from xraytune.config.settings import Experiment, Settings, Validation, without_gates
 from xraytune.errors import DataError, Problem
 from xraytune.metrics.threshold import ThresholdRule
 from xraytune.mix.plan import plan_mix
@@ -93,7 +93,7 @@ class Work:
     compute: Compute
     on_epoch: Callable[[EpochRecord], None]
     on_progress: Progress
-    on_gan: Callable[[Prepared], None]
+    on_generator: Callable[[Prepared], None]
     note: Callable[[str], None]
 
 
@@ -184,8 +184,8 @@ def _more_images(experiment: Experiment, used: Prepared, images: int, patients: 
         yield f"extra images: {extra:,} (trial: {before:,}), at the same ratio of {parameters.synthetic_ratio:g}"
     of_trial = settings.budget.steps_per_epoch or max(8, -(-images // 32))
     yield f"steps per epoch: {used.steps_per_epoch(settings):,} (trial: {of_trial:,})"
-    if parameters.gan:
-        yield f"GAN: trained anew on these images, for the same {parameters.gan.steps:,} steps"
+    if generator := parameters.generator:
+        yield f"{generator.noun}: trained anew on these images, for the same {generator.steps:,} steps"
 
 
 def _patients(prepared: Prepared) -> int:
@@ -208,9 +208,10 @@ def train_with_val_a(experiment: Experiment, prepared: Prepared, work: Work) -> 
         compute=work.compute,
         on_epoch=collect,
         on_progress=work.on_progress,
-        on_gan=lambda: work.on_gan(prepared),
+        on_generator=lambda _: work.on_generator(prepared),
     )
     assert result is not None, "without should_stop, a trial runs to its end"
+    assert result.threshold is not None, "`train` refuses an experiment that trains a generator alone"
     inputs = build_inputs(experiment, prepared, cache=work.cache, compute=work.compute, on_progress=work.on_progress)
     load_best(work.folder / "checkpoint", inputs.trained)
     scores = Scores(
@@ -239,14 +240,16 @@ def train_without_val_a(experiment: Experiment, prepared: Prepared, fits: Sequen
         if len(side.rows):
             results = inputs.results("val_a")
             unseen.append(Validated(labels=side.labels, results=results, patients=side.patients))
-            value = task.score(side.labels, results, positive)
-            work.note(f"{fit.name}: {task.metric} {value:.4f} on the {len(side.rows):,} images that it has not seen")
+            value = task.score(side.labels, results, positive=positive)
+            work.note(
+                f"{fit.name}: {experiment.settings.metric} {value:.4f} on the {len(side.rows):,} images that it has not seen"
+            )
     validated = Validated(
         labels=np.concatenate([one.labels for one in unseen]),
         results=np.concatenate([one.results for one in unseen]),
         patients=tuple(chain.from_iterable(one.patients for one in unseen)),
     )
-    value = task.score(validated.labels, validated.results, positive)
+    value = task.score(validated.labels, validated.results, positive=positive)
     scores = Scores(
         val_score=None,
         val_b_score=None if has_folds else value,
@@ -280,12 +283,10 @@ def _run(experiment: Experiment, fit: Fit, epochs: int, work: Work) -> tuple[lis
     """Run one fit; return its epochs, and its inputs with the trained network."""
     images, patients = sum(fit.prepared.train_counts), _patients(fit.prepared)
     work.note(f"{fit.name}: training on {images:,} images of {patients:,} patients")
-    gan = experiment.parameters.gan
-    if gan and not len(
+    if not len(
         fit.prepared.side("val_a").rows
-    ):  # no unseen images to test it for copies; the folds have tested GANs like it
-        allowed = experiment.parameters.model_copy(update={"gan": gan.model_copy(update={"allow_memorised": True})})
-        experiment = experiment.model_copy(update={"parameters": allowed})
+    ):  # no unseen images to compare with; the folds have tested generators like it
+        experiment = experiment.model_copy(update={"settings": without_gates(experiment.settings)})
     training = fit_epochs(
         experiment,
         fit.prepared,
@@ -294,7 +295,7 @@ def _run(experiment: Experiment, fit: Fit, epochs: int, work: Work) -> tuple[lis
         cache=work.cache,
         compute=work.compute,
         on_progress=work.on_progress,
-        on_gan=lambda: work.on_gan(fit.prepared),
+        on_generator=lambda _: work.on_generator(fit.prepared),
     )
     records: list[FittedEpoch] = []
     while True:

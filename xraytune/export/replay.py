@@ -44,7 +44,7 @@ class Replay:
     """A recorded trial compared with its replay.
 
     Attributes:
-        metric: Of its scores: AUROC or Dice.
+        metric: Of its scores, such as AUROC.
         status: How the trial ended; None if it is running or was interrupted.
         epochs: All recorded or replayed epochs.
         recorded_val_b_score: Score on val-B of a completed trial.

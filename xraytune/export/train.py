@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from xraytune.compute import choose_compute, gpu_count, gpu_share, pin
@@ -23,7 +24,7 @@ from xraytune.config.settings import Experiment, Settings, extensions_of
 from xraytune.config.space import Space, require_extensions
 from xraytune.cores import cpu_count
 from xraytune.data.pixels import stored_files
-from xraytune.errors import ArtifactError, Problem
+from xraytune.errors import ArtifactError, ConfigError, Problem
 from xraytune.export.bundle import NETWORK_PACKAGES, TrainedOn, write_bundle
 from xraytune.export.card import write_card
 from xraytune.export.final import (
@@ -39,13 +40,13 @@ from xraytune.export.final import (
 from xraytune.files import explain_disk_errors, make_folder, new_folder, require_new, require_writable, sha256_of
 from xraytune.lease import LeaseHeldError, hold
 from xraytune.metrics.threshold import ThresholdRule
-from xraytune.mix.plan import require_extra_images
+from xraytune.mix.plan import require_both_phases, require_extra_images
 from xraytune.models.weights import find_weights
 from xraytune.pipeline.artifacts import artifact_path, releases
 from xraytune.pipeline.extra_folder import require_enough, store_folder
 from xraytune.pipeline.model import require_two_classes
 from xraytune.pipeline.prepare import Prepared, prepare_index
-from xraytune.pipeline.samples import save_gan_grid
+from xraytune.pipeline.samples import save_generator_grid
 from xraytune.pipeline.synthesize import copy_file
 from xraytune.pipeline.task import task_of
 from xraytune.records import Compute, EpochRecord, Progress, ignore_progress
@@ -54,7 +55,7 @@ from xraytune.search.study import StudyFolder, damage_explained
 
 TRAIN_STAGE = "train-1.work"
 SAMPLES = "samples.png"
-"""In the bundle of a model that was trained with GAN images: some of them, beside real ones."""
+"""In the bundle of a model that was trained with generated images: some of them, beside real ones."""
 _logger = logging.getLogger(__name__)
 
 
@@ -69,7 +70,7 @@ class Trained:
         validation_images: Their number.
         validation_patients: Their patients.
         trained_on: The training images, of how many, and what differs from the exported trial.
-        metric: Name of the scores, AUROC or Dice.
+        metric: Name of the scores, such as AUROC.
         val_score: On val-A; None if the model was trained on it.
         val_b_score: On val-B; None if the model was trained on it.
         out_of_fold_score: Of networks trained like this one, each on patients that it had not seen; None
@@ -123,7 +124,7 @@ def train(
         skip_broken: Leave out broken images.
         on_epoch: Called after each epoch with val-A, on resuming also for the earlier ones; without val-A, `note` reports
             epochs.
-        on_progress: Called with the progress of preparation, GAN and training steps.
+        on_progress: Called with the progress of preparation, generator and training steps.
         note: Called with messages for the user.
 
     Raises:
@@ -141,6 +142,11 @@ def train(
         note(text)
     require_extensions(space)
     experiment = space.experiment()
+    if experiment.settings.objective.is_of_generator:
+        what = (
+            "this file describes a generator (objective.metric: gan_kid), and `train` trains a classifier or segmenter"
+        )
+        raise ConfigError(Problem(what, config, f"xraytune generator train --space {quote(str(config))} -o gan"))
     settings, parameters = experiment.settings, experiment.parameters
     validation = settings.final.validation if settings.final else "keep"
     require_no_plateau(parameters, validation)
@@ -159,6 +165,8 @@ def train(
         note(warning)
     used, fits = used_images(prepared, validation), fits_of(prepared, validation, settings.seed)
     require_extra_images([parameters.synthetic_ratio] * (parameters.source != "none"), sum(used.train_counts))
+    pretrained = [parameters.synthetic_ratio] * (parameters.mixing == "pretrain")
+    require_both_phases(pretrained, settings.budget.max_epochs * used.steps_per_epoch(settings))
     contents = [weights_sha256, *_extra_images(experiment, used, fits, cache)]
     is_trial = _is_trial(settings, study, used, note)
     recorded = _recorded(settings, study) if study and is_trial and not overrides else None
@@ -176,8 +184,8 @@ def train(
     grids: list[Path] = []
 
     def show_samples(of: Prepared) -> None:
-        grids.append(save_gan_grid(experiment, of, work_folder / "samples", compute=compute, cache=cache))
-        note(f"the GAN is trained; its images beside real ones: {grids[-1]} (later {out / SAMPLES})")
+        grids.append(save_generator_grid(experiment, of, work_folder / "samples", compute=compute, cache=cache))
+        note(f"the generator is trained; its images beside real ones: {grids[-1]} (later {out / SAMPLES})")
 
     work = Work(
         folder=work_folder,
@@ -185,7 +193,7 @@ def train(
         compute=compute,
         on_epoch=on_epoch,
         on_progress=on_progress,
-        on_gan=show_samples,
+        on_generator=show_samples,
         note=note,
     )
     with _locked(work_folder):
@@ -204,14 +212,14 @@ def train(
                 compute=compute,
             )
             write_card(folder, record, experiment, scores)
-            if grids:  # the last one is of the final model's GAN; folds have their own
+            if grids:  # the last one is of the final model's generator; folds have their own
                 copy_file(grids[-1], folder / SAMPLES)
         shutil.rmtree(work_folder)
     return Trained(
         path=out,
         arm=parameters.arm,
         trained_on=trained_on,
-        metric=task_of(settings).metric,
+        metric=settings.metric,
         val_score=scores.val_score,
         val_b_score=scores.val_b_score,
         out_of_fold_score=scores.out_of_fold_score,

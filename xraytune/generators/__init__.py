@@ -1,1 +1,1 @@
-"""DCGANs: training, checkpoints, and sampling of synthetic images."""
+"""GANs and diffusion models: training, checkpoints, and sampling of synthetic images."""

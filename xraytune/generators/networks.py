@@ -18,18 +18,22 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
 from xraytune.config.settings import GanSettings
+from xraytune.generators.codes import ClassCodes
+from xraytune.generators.contract import ImageGenerator
 
 _STEM_PX = 4
 _CLASS_EMBEDDING_DIM = 64
 _INITIAL_STD = 0.02
-_EMA_WARM_UP = 0.05
 
 
-class Generator(nn.Module):
+class Generator(ImageGenerator):
     """Map z [B, z_dim] and labels [B] int64 to images, float [B, channels, S, S] in [-1, 1].
 
     The class enters by conditional batch norm only. Concatenated to z, it would dominate z: within a class, all
     images would look the same. With one class, labels are ignored.
+
+    Attributes:
+        prior: Turns z into codes, with `architecture: pca`.
     """
 
     def __init__(self, settings: GanSettings, class_count: int, channels: int = 1) -> None:
@@ -37,6 +41,7 @@ class Generator(nn.Module):
         self.settings = settings
         self.class_count = class_count
         self.channels = channels
+        self.z_dim = settings.z_dim
         widths = _widths(settings)[::-1]
         self.stem = nn.ConvTranspose2d(settings.z_dim, widths[0], _STEM_PX, bias=False)
         self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in widths)
@@ -46,10 +51,15 @@ class Generator(nn.Module):
             for width, next_width in pairwise([*widths, channels])
         )
         self.apply(_init_weights)
+        self.prior = ClassCodes(class_count, settings.z_dim) if settings.architecture == "pca" else None
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
         """Generate images for z [B, z_dim] and labels [B]."""
-        x: Tensor = self.stem(z[:, :, None, None])
+        return self.decode(z if self.prior is None else self.prior(z, labels), labels)
+
+    def decode(self, codes: Tensor, labels: Tensor) -> Tensor:
+        """Generate images for codes [B, z_dim] and labels [B]."""
+        x: Tensor = self.stem(codes[:, :, None, None])
         for level, (norm, upsample) in enumerate(zip(self.norms, self.upsamples, strict=True)):
             x = norm(x)
             if self.class_count > 1:
@@ -128,32 +138,3 @@ def _init_weights(module: nn.Module) -> None:
         nn.init.normal_(module.weight, float(isinstance(module, nn.BatchNorm2d)), _INITIAL_STD)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-
-
-def ema_decay(half_life_images: int | None, images_seen: int, batch_size: int) -> float:
-    """Return the share of the moving average that a step keeps; 0 without a half-life.
-
-    The half-life is at most a twentieth of the images seen, so that the average soon forgets the initial weights (the EMA
-    warm-up of StyleGAN2-ADA, arXiv:2006.06676).
-    """
-    if half_life_images is None:
-        return 0.0
-    half_life = min(float(half_life_images), _EMA_WARM_UP * images_seen)
-    return float(0.5 ** (batch_size / half_life))
-
-
-@torch.no_grad()
-def update_ema(ema_network: nn.Module, network: nn.Module, decay: Tensor) -> None:
-    """Move parameters and buffers of `ema_network` to decay * ema_network + (1 - decay) * network.
-
-    Args:
-        ema_network: Changed in place.
-        network: Of the same architecture.
-        decay: float64 [], on their device.
-    """
-    weight = (1 - decay).float()
-    for average, current in zip(ema_network.state_dict().values(), network.state_dict().values(), strict=True):
-        if average.is_floating_point():
-            average.lerp_(current, weight)
-        else:
-            average.copy_(current)

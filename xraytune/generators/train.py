@@ -1,4 +1,4 @@
-"""Train a GAN on uint8 images, as an iterator of progress that can be closed at any record and resumed later.
+"""Train a generator on uint8 images, as an iterator of progress that can be closed at any record and resumed later.
 
 All randomness of step t follows from the seed and t. So on the CPU, a resumed or extended run is bit-identical to an
 uninterrupted one.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,17 +16,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils import get_total_norm
 
-from xraytune.config.settings import GanSettings
+from xraytune.config.settings import GeneratorSettings
 from xraytune.errors import Problem, TrialError
 from xraytune.files import write_bytes
-from xraytune.generators.checkpoint import TrainingState, new_training, resume, save_checkpoint
+from xraytune.generators.checkpoint import new_training, resume, save_checkpoint
+from xraytune.generators.contract import Step, Training, real_images
 from xraytune.generators.grids import image_grid, png_bytes, with_outlines, write_progress
 from xraytune.generators.masks import binarise
 from xraytune.generators.pool import Images, draw_noise, generate
-from xraytune.generators.step import Step, draw_step, real_images, train_step, with_cuda_graph
 from xraytune.records import Compute
 from xraytune.seeding import derive_seed, numpy_generator
 
@@ -37,17 +38,16 @@ _RESIZE_BATCH = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GanProgress:
+class TrainingProgress:
     """The state of a training; losses are means over the steps since the last record."""
 
     step: int
     steps: int
-    g_loss: float
-    d_loss: float
+    losses: Mapping[str, float]
 
 
-def train_gan(
-    settings: GanSettings,
+def train_generator(
+    settings: GeneratorSettings,
     pixels: NDArray[np.uint8],
     labels: NDArray[np.int64],
     class_count: int,
@@ -59,15 +59,15 @@ def train_gan(
     report_every_steps: int = 25,
     checkpoint_every_steps: int = 250,
     grid_every_steps: int = 500,
-) -> Iterator[GanProgress]:
+) -> Iterator[TrainingProgress]:
     """Train up to step `settings.steps`, from the checkpoint in `checkpoint_dir` if there is one.
 
     Args:
         settings: `conditional` is ignored: without it, the caller trains one class at a time.
         pixels: uint8 [N, h, w], possibly a memory map; resized to `image_size` once.
         labels: int64 [N] in [0, class_count), each class at least once. All classes are drawn equally often.
-        class_count: 1 for an unconditional GAN.
-        masks: uint8 [N, h, w] with 0 and 255, to train a GAN of pairs.
+        class_count: 1 for an unconditional generator.
+        masks: uint8 [N, h, w] with 0 and 255, to generate pairs.
         compute: Its thread count is already set.
         checkpoint_dir: In the end, holds the checkpoint of the last step.
         grid_dir: For `real.png`, `step_000500.png` ...: grids from fixed noise, classes in bands of rows, masks as outlines;
@@ -84,28 +84,29 @@ def train_gan(
     digest = hashlib.sha256(planes.tobytes() + labels.tobytes()).hexdigest()
     training = new_training(settings, class_count, compute, planes.shape[1])
     resume(training, digest, checkpoint_dir)
+    real = real_images(planes, labels, compute)
+    training.fit(real)
     if grid_dir is not None:
         _save_real_grid(planes, labels, class_count, settings.seed, grid_dir)
-    real = real_images(planes, labels, compute)
-    step: Step = partial(train_step, training, real, compute)
+    step: Step = partial(training.update, real, compute)
     if compute.device == "cuda":
         step = with_cuda_graph(step)
 
     while training.step < settings.steps:
         first = training.step
-        losses = torch.zeros(2, device=compute.device)
+        losses = torch.zeros(len(training.losses), device=compute.device)
         for _ in range(min(report_every_steps - first % report_every_steps, settings.steps - first)):
-            losses += step(draw_step(training, real, compute))
+            losses += step(training.draw(real, compute))
             training.step += 1
-        g_loss, d_loss = (losses / (training.step - first)).tolist()
-        _require_finite(g_loss, d_loss, training)
+        means = dict(zip(training.losses, (losses / (training.step - first)).tolist(), strict=True))
+        _require_finite(means, training)
         # The grid before the checkpoint: if the run is killed in between, the steps are repeated and the grid is redrawn.
         is_early = any(first < step <= training.step for step in _EARLY_GRIDS)
         if grid_dir is not None and (is_early or _is_due(first, training, grid_every_steps)):
             _save_sample_grid(training, compute, grid_dir)
         if _is_due(first, training, checkpoint_every_steps):
             save_checkpoint(training, digest, checkpoint_dir)
-        yield GanProgress(step=training.step, steps=settings.steps, g_loss=g_loss, d_loss=d_loss)
+        yield TrainingProgress(step=training.step, steps=settings.steps, losses=means)
     if grid_dir is not None:
         write_progress(grid_dir)
 
@@ -128,23 +129,25 @@ def resize_pixels(pixels: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:
     return resized
 
 
-def _require_finite(g_loss: float, d_loss: float, training: TrainingState) -> None:
+def _require_finite(losses: Mapping[str, float], training: Training) -> None:
     """Raise TrialError for losses or weights that are not finite: the last losses are from before the last update."""
     weight_norm = get_total_norm(training.generator.parameters()).item()
-    if not all(map(math.isfinite, (g_loss, d_loss, weight_norm))):
-        what = f"the GAN diverged by step {training.step}: g_loss {g_loss}, d_loss {d_loss}, weight norm {weight_norm}"
-        raise TrialError(Problem(what, fix="lower gan.lr_g and gan.lr_d, or set gan.spectral_norm: true"))
+    if not all(map(math.isfinite, (*losses.values(), weight_norm))):
+        shown = ", ".join(f"{name} {loss}" for name, loss in losses.items())
+        what = f"the {training.settings.noun} diverged by step {training.step}: {shown}, weight norm {weight_norm}"
+        raise TrialError(Problem(what, fix=training.if_diverged))
 
 
-def _is_due(first: int, training: TrainingState, every_steps: int) -> bool:
+def _is_due(first: int, training: Training, every_steps: int) -> bool:
     """Return whether the steps since `first` passed a multiple of `every_steps` or ended the run."""
     return training.step // every_steps > first // every_steps or training.step == training.settings.steps
 
 
-def _save_sample_grid(training: TrainingState, compute: Compute, folder: Path) -> None:
-    labels = torch.from_numpy(_grid_labels(training.class_count))
-    z = draw_noise(training.ema_generator, len(labels), derive_seed(training.settings.seed, "gan", "grid"))
-    _save_grid(generate(training.ema_generator, z, labels, compute), folder / f"step_{training.step:06d}.png")
+def _save_sample_grid(training: Training, compute: Compute, folder: Path) -> None:
+    generator, settings = training.ema_generator, training.settings
+    labels = torch.from_numpy(_grid_labels(generator.class_count))
+    z = draw_noise(generator, len(labels), derive_seed(settings.seed, settings.block, "grid"))
+    _save_grid(generate(generator, z, labels, compute), folder / f"step_{training.step:06d}.png")
 
 
 def _save_real_grid(
@@ -164,3 +167,41 @@ def _grid_labels(class_count: int) -> NDArray[np.int64]:
     """Return the class of each cell: an equal number of whole rows per class."""
     rows_per_class = max(1, _GRID_ROWS // class_count)
     return np.repeat(np.arange(class_count, dtype=np.int64), rows_per_class * _GRID_COLUMNS)
+
+
+_WARM_UP_STEPS = 3
+"""Before the capture, cuDNN chooses its algorithms and Adam allocates its state."""
+
+
+def with_cuda_graph(step: Step) -> Step:
+    """Capture `step` as a CUDA graph at its fourth call and replay it from then on. A result lasts until the next call.
+
+    Args:
+        step: Runs the same operations on tensors of the same shapes, whatever the draws.
+    """
+    graph = torch.cuda.CUDAGraph()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    calls = 0
+    static_draws: Sequence[Tensor]
+    static_losses: Tensor
+
+    def run(draws: Sequence[Tensor]) -> Tensor:
+        nonlocal calls, static_draws, static_losses
+        calls += 1
+        if calls <= _WARM_UP_STEPS:
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                losses = step(draws)
+            torch.cuda.current_stream().wait_stream(stream)
+            return losses
+        if calls == _WARM_UP_STEPS + 1:
+            static_draws = [draw.clone() for draw in draws]
+            # Other threads, such as a progress display's, may use the GPU meanwhile.
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                static_losses = step(static_draws)
+        for static, draw in zip(static_draws, draws, strict=True):
+            static.copy_(draw)
+        graph.replay()
+        return static_losses
+
+    return run

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,12 @@ _BinaryMetric: TypeAlias = Callable[[Flags, Floats, Floats], Floats]
 """(is positive [N], score [N], weights [R, N]) -> [R]."""
 Metric: TypeAlias = Callable[[Labels, Floats, int], float]
 """An extension: (labels [N], probabilities [N, C], positive) -> value."""
+
+
+class Score(Protocol):
+    """A score of labels, int64 [N], and a network's results, float64 [N, C], such as `auroc`; higher is better."""
+
+    def __call__(self, labels: Labels, results: Floats, /, *, positive: int) -> float: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +89,27 @@ def auroc(labels: Labels, probabilities: Floats, *, positive: int) -> float:
     """
     require_scorable(labels, probabilities, probabilities.shape[1])
     return float(_mean_over_classes(_auroc, labels, probabilities, _ones(labels), positive)[0])
+
+
+def auprc(labels: Labels, probabilities: Floats, *, positive: int) -> float:
+    """Return the average precision; arguments, errors and the average over more classes as for `auroc`."""
+    require_scorable(labels, probabilities, probabilities.shape[1])
+    return float(_mean_over_classes(_average_precision, labels, probabilities, _ones(labels), positive)[0])
+
+
+def sensitivity_at(labels: Labels, probabilities: Floats, *, positive: int, specificity: float) -> float:
+    """Return the highest sensitivity of any threshold at which specificity is at least the given one, for two classes.
+
+    Images with equal scores are on the same side of every threshold; nothing is interpolated between thresholds. At a
+    threshold above all scores, sensitivity is 0 and specificity 1. Arguments and errors as for `auroc`.
+    """
+    require_scorable(labels, probabilities, 2)
+    positives, others = weights_by_score(labels == positive, probabilities[:, positive], _ones(labels))
+    is_specific = (
+        np.cumsum(others, axis=1) / others.sum() >= specificity
+    )  # where the threshold is just above each score
+    missed = np.cumsum(positives, axis=1)[is_specific].min()
+    return float((positives.sum() - missed) / positives.sum())
 
 
 def classification_metrics(

@@ -106,7 +106,7 @@ def unseen_closeness(
     if len(firsts) > _MOST_UNSEEN:
         firsts = firsts[np.linspace(0, len(firsts) - 1, _MOST_UNSEEN).round().astype(np.int64)]
     sharp = _small(images[firsts])
-    versions = [sharp, *(_blurred(sharp, sigma_px) for sigma_px in _BLURS_PX)]
+    versions = [sharp, *(blurred(sharp, sigma_px) for sigma_px in _BLURS_PX)]
     ratios = [_closeness(version, training, training_patients).ratio for version in versions]
     return np.asarray(np.stack(ratios).min(axis=0))
 
@@ -161,8 +161,8 @@ def _scaled(images: Tensor, side_px: int) -> Tensor:
     return functional.interpolate(images[:, None], size=(side_px, side_px), mode="bilinear", antialias=True)[:, 0]
 
 
-def _blurred(images: Tensor, sigma_px: float) -> Tensor:
-    """Blur images [n, S, S] with a Gaussian whose weights sum to 1 at the edges too."""
+def blurred(images: Tensor, sigma_px: float) -> Tensor:
+    """Blur images, float32 [n, S, S], with a Gaussian whose weights sum to 1 at the edges too."""
     pixels = torch.arange(images.shape[1], dtype=images.dtype)
     weights = torch.softmax(-((pixels[:, None] - pixels[None, :]) ** 2) / (2 * sigma_px**2), dim=1)
     return weights @ images @ weights.T

@@ -61,6 +61,18 @@ def require_extra_images(ratios: Iterable[float], real_count: int) -> None:
         raise ConfigError(Problem(what, "synthetic_ratio", f"use {1 / real_count:.2g} or more"))
 
 
+def require_both_phases(ratios: Iterable[float], total_steps: int) -> None:
+    """Refuse (ConfigError) a ratio at which `mixing: pretrain` leaves no step for extra images, or none for real ones."""
+    for ratio in ratios:
+        first = Parameters(source="duplicate", synthetic_ratio=ratio, mixing="pretrain").pretraining_steps(total_steps)
+        if not 0 < first < total_steps:
+            what = (
+                f"mixing: pretrain at synthetic_ratio: {ratio:g} divides {total_steps} steps into {first} with extra images "
+                f"and {total_steps - first} with real ones"
+            )
+            raise ConfigError(Problem(what, "mixing", "use a synthetic_ratio closer to 1, or more steps"))
+
+
 def _extra_count(synthetic_ratio: float, real_count: int) -> int:
     return int(synthetic_ratio * real_count + 0.5)
 

@@ -25,6 +25,7 @@ class Drawn:
     views: NDArray[np.int64]
 
 
+NOTHING = Drawn(positions=np.empty(0, dtype=np.int64), views=np.empty(0, dtype=np.int64))
 Stream = Callable[[int], Drawn]
 """A function that returns the images of a step, counted from 0."""
 
@@ -49,8 +50,7 @@ def image_stream(seed: int, purpose: str, *, image_count: int, per_step: int, vi
 
     def draw(step: int) -> Drawn:
         if image_count == 0 or per_step == 0:
-            nothing = np.empty(0, dtype=np.int64)
-            return Drawn(positions=nothing, views=nothing)
+            return NOTHING
         places = np.arange(step * per_step, (step + 1) * per_step)
         positions, views = [], []
         for number in np.unique(places // image_count).tolist():

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from xraytune.compute import autocast
 from xraytune.config.settings import Parameters
 from xraytune.errors import Problem, TrialError, XraytuneError
-from xraytune.metrics.classification import auroc
+from xraytune.metrics.classification import Score, auroc
 from xraytune.models.checkpoint import resume, resume_fit, save_best, save_checkpoint
 from xraytune.models.optimizer import Optimizer, learning_rate
 from xraytune.records import Compute, EpochRecord, FittedEpoch, Progress, ignore_progress
@@ -59,7 +59,7 @@ def train_network(
 
     Yields only the epochs after the checkpoint in `checkpoint_dir`, if there is one. On the CPU, a resumed run is
     bit-identical to an uninterrupted one. `best.safetensors` holds the weights of the epoch with the best val-A score, the
-    earliest of equals.
+    earliest of equals. With `mixing: pretrain`, early stopping and plateaus count only epochs with real images.
 
     Args:
         parameters: Optimizer, schedule, early stopping and batch norm are used.
@@ -86,12 +86,13 @@ def train_network(
     def on_step(done: int) -> None:
         on_progress(TRAINING_STEPS, done, total_steps)
 
+    pretrained = parameters.pretraining_steps(total_steps) // steps_per_epoch
     records = resume(checkpoint_dir, network, optimizer)
-    while len(records) < max_epochs and not _stops_early(records, parameters.early_stop_epochs):
+    while len(records) < max_epochs and not _stops_early(records[pretrained:], parameters.early_stop_epochs):
         started = time.perf_counter()
         epoch = len(records) + 1
         steps = range(len(records) * steps_per_epoch, epoch * steps_per_epoch)
-        val_losses = [record.val_loss for record in records]
+        val_losses = [record.val_loss for record in records[pretrained:] if record.val_loss is not None]
         lr_at = partial(learning_rate, parameters, total_steps=total_steps, val_losses=val_losses)
         epoch_seed = derive_seed(seed, "epoch", epoch)
         train_loss = _train_epoch(network, optimizer, batch, loss, steps, lr_at, epoch_seed, compute, on_step)
@@ -248,16 +249,22 @@ def require_finite_outputs(outputs: NDArray[Any], error: type[XraytuneError], wh
 
 
 def validate_classifier(
-    network: nn.Module, batches: Iterable[Tensor], labels: NDArray[np.int64], *, positive: int, compute: Compute
+    network: nn.Module,
+    batches: Iterable[Tensor],
+    labels: NDArray[np.int64],
+    *,
+    positive: int,
+    compute: Compute,
+    score: Score = auroc,
 ) -> tuple[float, float]:
-    """Return cross entropy, in nats, and AUROC on images with these labels, [N]; the AUROC is NaN if the loss is not finite.
+    """Return cross entropy, in nats, and score on images with these labels, [N]; the score is NaN if the loss is not finite.
 
     Raises:
         DataError: A class has no image.
     """
     logits = predict_logits(network, batches, compute=compute)
     loss = float(F.cross_entropy(torch.from_numpy(logits).double(), torch.from_numpy(labels)))
-    return loss, auroc(labels, _softmax(logits), positive=positive) if math.isfinite(loss) else math.nan
+    return loss, score(labels, _softmax(logits), positive=positive) if math.isfinite(loss) else math.nan
 
 
 def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -270,7 +277,8 @@ def _stops_early(records: Sequence[EpochRecord], patience: int | None) -> bool:
     """Return whether the best val-A score is `patience` epochs old."""
     if patience is None or len(records) <= patience:
         return False
-    return records[-1].best_val_score == records[-1 - patience].best_val_score
+    scores = [record.val_score for record in records]
+    return max(scores[-patience:]) <= max(scores[:-patience])
 
 
 def _train_epoch(

@@ -1,8 +1,8 @@
 """Choose the images of `source: folder` that a trial may train on, and decode them.
 
-Validation and test scores measure generalisation only if the extra images show none of their patients, and if no GAN
-behind the extra images was trained on them. A folder that `xraytune gan sample` wrote lists what its GAN was trained on in
-`provenance.json`.
+Validation and test scores measure generalisation only if the extra images show none of their patients, and if no
+generator of the extra images was trained on them. A folder of `xraytune generator sample` lists the training images of its
+generator in `provenance.json`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def store_folder(
 
     Raises:
         DataError: The folder is malformed, has a broken image, no usable image, an image of a test patient, or images of
-            a GAN that was trained on validation or test images.
+            a generator that was trained on validation or test images.
     """
     require_unseen(root, prepared, () if index is None else index.test)
     found = read_pair_folder(root) if prepared.has_masks else read_labelled_folder(root, prepared.class_names)
@@ -69,12 +69,12 @@ def require_enough(images: Sequence[ImageFile], parameters: Parameters, prepared
 
 
 def require_unseen(root: Path, prepared: Prepared, test: Sequence[ImageFile] = ()) -> None:
-    """Refuse images of a GAN that was trained on images of val-A, val-B or the held-out test folder.
+    """Refuse images of a generator that was trained on images of val-A, val-B or the held-out test folder.
 
-    Folders without the provenance file of `xraytune gan sample` pass.
+    Folders without the provenance file of `xraytune generator sample` pass.
 
     Raises:
-        DataError: The GAN was trained on such images, or the provenance file cannot be read.
+        DataError: The generator was trained on such images, or the provenance file cannot be read.
     """
     path = root / PROVENANCE_FILE
     if not path.is_file():
@@ -82,16 +82,16 @@ def require_unseen(root: Path, prepared: Prepared, test: Sequence[ImageFile] = (
     try:
         content = read_json(path)
     except (ValueError, OSError) as error:
-        fix = "draw the images again; or remove the file, if `xraytune gan sample` did not write it"
-        raise DataError(Problem("the record of the GAN's training images cannot be read", path, fix)) from error
+        fix = "draw the images again; or remove the file, if `xraytune generator sample` did not write it"
+        raise DataError(Problem("the record of the generator's training images cannot be read", path, fix)) from error
     train_images = content.get("train_images") if isinstance(content, dict) else None
     if not isinstance(train_images, list):
         return
     learnt = set(map(str, train_images))
     held_out = [image.sha256 for image in prepared.images if image.side != "train"] + [image.sha256 for image in test]
     if seen := sum(sha256 in learnt for sha256 in held_out):
-        what = f"the GAN of these images was trained on {seen} of the {len(held_out)} images that the study holds out"
-        fix = "train the GAN with this study's data and data.split (`xraytune gan train`), and draw the images again"
+        what = f"the generator of these images was trained on {seen} of the {len(held_out)} images that the study holds out"
+        fix = "train a generator on this study's data and data.split (`xraytune generator train`), and draw images with it"
         raise DataError(Problem(what, path, fix))
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from xraytune.config.settings import Experiment
-from xraytune.mix.sampler import image_stream
+from xraytune.mix.sampler import NOTHING, image_stream
 from xraytune.models.augment import augment, augment_masks, fresh_views, view_table
 from xraytune.models.inputs import normalise
 from xraytune.pipeline.network import VAL_BATCH, Network, view_count
@@ -34,7 +34,10 @@ _MAX_NORM_IMAGES = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepImages:
-    """The images of one step: numbers in the training set and views, int64 [B] both; the first `real_count` are real."""
+    """The images of one step: numbers in the training set and views, int64 [B] both; the first `real_count` are real.
+
+    `step` seeds views that are drawn afresh; with `mixing: pretrain` it counts the steps of its phase.
+    """
 
     step: int
     numbers: NDArray[np.int64]
@@ -53,9 +56,16 @@ class TrialInputs:
     trained: nn.Module
 
     def __init__(
-        self, training_set: TrainingSet, network: Network, val_a: ImageSource, val_b: ImageSource, *, positive: int
+        self,
+        training_set: TrainingSet,
+        network: Network,
+        val_a: ImageSource,
+        val_b: ImageSource,
+        *,
+        pretraining_steps: int,
+        positive: int,
     ) -> None:
-        self.network, self._positive = network, positive
+        self.network, self._positive, self._pretraining_steps = network, positive, pretraining_steps
         self._training_set, self._val_a, self._val_b = training_set, val_a, val_b
         self._parameters, seed = network.experiment.parameters, network.experiment.settings.seed
         stream = partial(image_stream, seed, view_count=max(view_count(network.experiment), 1))
@@ -75,21 +85,25 @@ class TrialInputs:
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Return inputs and targets of a training step, on the device: labels, int64 [B], or masks, float32 [B, 1, S, S].
 
-        Real images come first.
+        Real images come first. The k-th step with real images shows the same ones in every trial.
         """
-        real, extra = self._real(step), self._extra(step)
+        if step < self._pretraining_steps:
+            real, extra = NOTHING, self._extra(step)
+        else:
+            step -= self._pretraining_steps
+            real, extra = self._real(step), NOTHING if self._pretraining_steps else self._extra(step)
         numbers = np.concatenate([real.positions, self._training_set.extra[extra.positions]])
         views = np.concatenate([real.views, extra.views])
         drawn = StepImages(step=step, numbers=numbers, views=views, real_count=len(real.positions))
         return self._load(drawn), self._targets(drawn)
 
     def norm_batches(self) -> Iterator[Tensor]:
-        """Return inputs to estimate batch norm statistics on: real images alone, or the mix of the first steps."""
+        """Return inputs to estimate batch norm statistics on: real images, or the mix of the first steps with any."""
         real_count = self._training_set.real_count
         if self._parameters.batch_norm == "real":
             return map(self._load, real_images_for_norms(self.network.experiment, real_count))
         steps = -(-min(real_count, _MAX_NORM_IMAGES) // self._parameters.real_per_step)  # each real image is shown once
-        return (self.batch(step)[0] for step in range(steps))
+        return (self.batch(self._pretraining_steps + step)[0] for step in range(steps))
 
     def val_a(self) -> Iterator[Tensor]:
         """Return inputs of val-A in order, in batches."""
@@ -108,8 +122,8 @@ class TrialInputs:
 
     def validate(self, network: nn.Module) -> tuple[float, float]:
         """Return loss and score of a network on val-A."""
-        images = self._val_a
-        return self.network.task.validate(network, self.val_a(), images, self._positive, self.network.compute)
+        task, images = self.network.task, self._val_a
+        return task.validate(network, self.val_a(), images, self._positive, self.network.compute, task.score)
 
     def results(self, side: SideName) -> Results:
         """Return the results of the trained network on val-A or val-B, [N, C]."""
@@ -133,7 +147,9 @@ def build_inputs(
     training_set = build_training_set(experiment, prepared, compute=compute, cache=cache)
     network = Network(experiment, prepared, cache=cache, compute=compute, on_progress=on_progress)
     val_a, val_b = side_images("val_a", prepared, cache), side_images("val_b", prepared, cache)
-    return TrialInputs(training_set, network, val_a, val_b, positive=prepared.positive)
+    settings = experiment.settings
+    first = experiment.parameters.pretraining_steps(settings.budget.max_epochs * prepared.steps_per_epoch(settings))
+    return TrialInputs(training_set, network, val_a, val_b, pretraining_steps=first, positive=prepared.positive)
 
 
 def untrained(

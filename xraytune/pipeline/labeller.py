@@ -1,8 +1,8 @@
-"""The segmenter that predicts the masks of GAN images (`gan.mask_from: segmenter`).
+"""The segmenter that predicts the masks of generated images (`mask_from: segmenter`).
 
-A U-Net with the trial's backbone and weights is trained on the real pairs of the train side, at the GAN's image size:
+A U-Net with the trial's backbone and weights is trained on the real pairs of the train side, at the generator's image size:
 300 steps of 8 pairs, augmented with `classical: 2`, with Adam and a cosine schedule from 5e-4. It is seeded by
-`gan.seed`: the replicates of a confirmation differ in their masks, too. It is an artifact, so all trials with this
+the generator's seed: the replicates of a confirmation differ in their masks, too. It is an artifact, so all trials with this
 backbone, seed and pairs share it, and an interrupted training run resumes.
 """
 
@@ -42,8 +42,8 @@ LABELLER_STAGE, LABELLER_WORK = "labeller-1", "labeller-1.work"
 LABELLER_FILES = ("segmenter.json", "segmenter.safetensors")
 EPOCHS, STEPS_PER_EPOCH, BATCH_SIZE = 10, 30, 8
 _LR, _CLASSICAL, _VIEWS, _PREDICTED_AT_ONCE = 5e-4, 2, 8, 32
-_WHAT = "training the segmenter for GAN masks (steps)"
-_WAITING = "waiting for the segmenter for GAN masks, which another process trains (steps)"
+_WHAT = "training the segmenter for generated masks (steps)"
+_WAITING = "waiting for the segmenter for generated masks, which another process trains (steps)"
 _RECORD = TypeAdapter(tuple[str, int, InputFormat])
 
 
@@ -55,14 +55,14 @@ def trained_labeller(
     cache: Path,
     on_progress: Progress = ignore_progress,
 ) -> Path | None:
-    """Return the artifact of the segmenter, trained if not cached; None if the experiment's GAN needs none.
+    """Return the artifact of the segmenter, trained if not cached; None if the experiment's generator needs none.
 
     Raises:
         TrialError: The loss is not finite.
         MachineError: segmentation-models-pytorch or the weights of the backbone are missing.
     """
-    gan = experiment.parameters.gan
-    if gan is None or not prepared.has_masks or gan.mask_from == "gan":
+    generator = experiment.parameters.generator
+    if generator is None or not prepared.has_masks or generator.mask_from != "segmenter":
         return None
     parameters = _parameters(experiment.parameters)
     weights = pretrained_weights(experiment.parameters, experiment.settings.weights_dir, cache)
@@ -71,8 +71,8 @@ def trained_labeller(
         "input_channels": parameters.input_channels,
         "weights": weights.sha256 if weights else None,
         "training": [EPOCHS, STEPS_PER_EPOCH, BATCH_SIZE, _LR, _CLASSICAL, _VIEWS],
-        "seed": gan.seed,
-        "image_size_px": gan.image_size,
+        "seed": generator.seed,
+        "image_size_px": generator.image_size,
         "train": prepared.train_fingerprint,
         "pixels": prepared.pixels,
         "pixels_sha256": prepared.pixels_sha256,
@@ -84,15 +84,15 @@ def trained_labeller(
     def build(folder: Path) -> None:
         rows = prepared.side("train").rows
         stored = training_pixels(prepared, cache)[rows], training_masks(prepared, cache)[rows]
-        planes = resize_planes(*stored, gan.image_size)
+        planes = resize_planes(*stored, generator.image_size)
         mean, std = float(planes[:, 0].mean() / 255), float(planes[:, 0].std() / 255)
         form = input_format(experiment, train_mean=mean, train_std=std)
-        form = replace(form, image_size_px=gan.image_size, resolution_px=None)
-        network = build_segmenter(parameters, weights=weights.path if weights else None, seed=gan.seed).to(
+        form = replace(form, image_size_px=generator.image_size, resolution_px=None)
+        network = build_segmenter(parameters, weights=weights.path if weights else None, seed=generator.seed).to(
             compute.device
         )
         intact_epochs(work, fitted_epochs)
-        batch = _batch_of(planes, form, gan.seed, compute)
+        batch = _batch_of(planes, form, generator.seed, compute)
         fitted = fit_network(
             parameters,
             network,
@@ -102,7 +102,7 @@ def trained_labeller(
             epochs=EPOCHS,
             max_epochs=EPOCHS,
             steps_per_epoch=STEPS_PER_EPOCH,
-            seed=gan.seed,
+            seed=generator.seed,
             compute=compute,
             checkpoint_dir=work,
             on_progress=lambda _, done, total: on_progress(_WHAT, done, total),
@@ -118,7 +118,7 @@ def trained_labeller(
 
 
 def load_labeller(folder: Path, compute: Compute) -> Callable[[NDArray[np.uint8]], NDArray[np.uint8]]:
-    """Return a function from images [n, S, S] of the GAN's size to their masks, uint8 [n, S, S] of 0 and 255.
+    """Return a function from images [n, S, S] of the generator's size to their masks, uint8 [n, S, S] of 0 and 255.
 
     Raises:
         ArtifactError: A file of the segmenter in `folder` is missing or damaged.
@@ -131,7 +131,7 @@ def load_labeller(folder: Path, compute: Compute) -> Callable[[NDArray[np.uint8]
         require_file(state, "file of tensors")
         load_tensors(network, load_file(state))
     except UNREADABLE as error:
-        raise ArtifactError(Problem("cannot read this segmenter", folder, "train the GAN again")) from error
+        raise ArtifactError(Problem("cannot read this segmenter", folder, "train the generator again")) from error
     network.to(compute.device)
 
     def segment(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

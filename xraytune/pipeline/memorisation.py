@@ -1,99 +1,107 @@
-"""Memorisation gate: a trial is refused if its GAN copies training images.
+"""Memorisation gate: a trial is refused if its synthetic images copy training images.
 
-For each class, the first block of the GAN's images and the real images of val-A, which the GAN has not seen, are compared
-with the training images; masks are not. The result is an artifact, computed once for each GAN, with pictures of the closest
+For each class, the first block of its pool and the real images of val-A, which no generator has seen, are compared
+with the training images; masks are not. The result is an artifact, computed once for each pool, with pictures of the closest
 pairs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xraytune.config.settings import GanSettings
+from xraytune.config.settings import Experiment
 from xraytune.errors import Problem, TrialError
 from xraytune.files import read_json, write_bytes, write_json
 from xraytune.generators.grids import image_grid, png_bytes
 from xraytune.generators.train import resize_pixels
 from xraytune.metrics.memorisation import Closeness, Memorisation, closeness, compare_with_unseen, unseen_closeness
 from xraytune.pipeline.artifacts import build_once, fingerprint
+from xraytune.pipeline.pools import ReadBlock
 from xraytune.pipeline.prepare import Prepared, SideName, training_pixels
-from xraytune.pipeline.synthesize import pool_block
-from xraytune.records import Compute
 
-QUALITY_STAGE = "quality-1"
+MEMORISATION_STAGE = "memorisation-1"
 FALSE_ALARMS = 0.05
 _RECORD = "memorisation.json"
 _PAIRS_SHOWN = 12
 
 
-def refuse_memorised(
-    settings: GanSettings, prepared: Prepared, *, compute: Compute, cache: Path, labeller: Path | None = None
-) -> None:
-    """Refuse a GAN whose images are closer to its training images than unseen X-rays are; `allow_memorised` skips the test.
+def refuse_memorised(experiment: Experiment, read: ReadBlock, prepared: Prepared, cache: Path) -> None:
+    """Refuse a pool that is closer to the training images than unseen X-rays are; `quality.allow_memorised` skips the test.
 
-    New X-rays in place of the GAN's images would be refused in at most 5 % of cases: each of C classes is tested at
+    New X-rays in place of the synthetic images would be refused in at most 5 % of cases: each of C classes is tested at
     0.05 / C.
 
     Raises:
         TrialError: Too many images of a class are closer to a training image than unseen X-rays are.
     """
-    if settings.allow_memorised:
+    if experiment.settings.quality.allow_memorised:
         return
-    found, folder = measure_memorisation(settings, prepared, compute=compute, cache=cache, labeller=labeller)
-    counts = ", ".join(
-        f"{one.near} of {one.images} images of {name} (chance of that {one.chance:.1g})"
+    found, folder = measure_memorisation(read, prepared, cache)
+    if copies := copies_found(found):
+        what = (
+            f"the synthetic images copy training images: {copies} are nearer to a training image than 99 % of unseen "
+            f"X-rays; the nearest pairs are shown in {folder.relative_to(cache).as_posix()} of the cache"
+        )
+        used, where, fix = (
+            experiment.parameters.generator,
+            f"source: {experiment.parameters.source}",
+            "replace the images",
+        )
+        if used is not None:
+            size = f"{used.steps} steps, {used.image_size} px, width {used.width}"
+            where = f"{used.block} of {size}, seed {used.seed}"
+            fix = f"train fewer steps ({used.block}.steps), add real images"
+        raise TrialError(Problem(what, where, f"{fix}, or set quality.allow_memorised: true"))
+
+
+def copies_found(found: Mapping[str, Memorisation]) -> str:
+    """Return the classes whose images copy training images, as text; "" if none does."""
+    return ", ".join(
+        f"{one.near} of {one.images} images{f' of {name}' if len(found) > 1 else ''} (chance of that {one.chance:.1g})"
         for name, one in found.items()
         if one.chance <= FALSE_ALARMS / len(found)
     )
-    if counts:
-        what = (
-            f"the GAN copies its training images: {counts} are nearer to a training image than 99 % of unseen X-rays; "
-            f"the nearest pairs are shown in {folder.relative_to(cache).as_posix()} of the cache"
-        )
-        where = f"gan of {settings.steps} steps, {settings.image_size} px, width {settings.width}, seed {settings.seed}"
-        fix = "train fewer steps (gan.steps), add real images, or set gan.allow_memorised: true"
-        raise TrialError(Problem(what, where, fix))
 
 
-def measure_memorisation(
-    settings: GanSettings, prepared: Prepared, *, compute: Compute, cache: Path, labeller: Path | None = None
-) -> tuple[dict[str, Memorisation], Path]:
-    """Return the result for each class name, and the artifact, in which `nearest_CLASS.png` shows the closest pairs."""
-    blocks = [
-        pool_block(settings, label, 0, prepared, compute=compute, cache=cache, labeller=labeller)
-        for label in range(len(prepared.class_names))
-    ]
+def measure_memorisation(read: ReadBlock, prepared: Prepared, cache: Path) -> tuple[dict[str, Memorisation], Path]:
+    """Return the result for each class of a pool, and the artifact, in which `nearest_CLASS.png` shows the closest pairs.
+
+    Classes without synthetic images are left out.
+    """
+    blocks = {name: read(label, 0) for label, name in enumerate(prepared.class_names)}
+    blocks = {name: block for name, block in blocks.items() if len(block[0])}
+    size_px = next(iter(blocks.values()))[0].shape[1]
     compared = [[one.sha256, one.label, one.patient, one.side] for one in prepared.images if one.side != "val_b"]
     inputs = {
-        "pools": [pool_inputs for _, _, pool_inputs in blocks],
+        "pools": [pool_inputs for _, _, pool_inputs in blocks.values()],
         "images": fingerprint("images", {"compared": compared}),
-        "pixels": [prepared.image_size_px, settings.image_size],
+        "pixels": [prepared.pixels, prepared.image_size_px, size_px],
     }
 
-    def class_images(side_name: SideName, label: int) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
-        """Return images, scaled like the GAN's training images, and their patients."""
+    def class_images(side_name: SideName, name: str) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+        """Return images, scaled like the synthetic ones, and their patients."""
         side = prepared.side(side_name)
-        chosen = np.flatnonzero(side.labels == label)
-        pixels = resize_pixels(training_pixels(prepared, cache)[side.rows[chosen]], settings.image_size)
+        chosen = np.flatnonzero(side.labels == prepared.class_names.index(name))
+        pixels = resize_pixels(training_pixels(prepared, cache)[side.rows[chosen]], size_px)
         return pixels, tuple(side.patients[position] for position in chosen)
 
     def build(folder: Path) -> None:
         record = {}
-        for label, name in enumerate(prepared.class_names):
-            synthetic = blocks[label][0]
-            train = class_images("train", label)
-            of_gan = closeness(synthetic, *train)
+        for name, (synthetic, _, _) in blocks.items():
+            train = class_images("train", name)
+            of_pool = closeness(synthetic, *train)
             record[name] = asdict(
-                compare_with_unseen(of_gan.ratio, unseen_closeness(*class_images("val_a", label), *train))
+                compare_with_unseen(of_pool.ratio, unseen_closeness(*class_images("val_a", name), *train))
             )
-            write_bytes(folder / f"nearest_{name}.png", _nearest_pairs(synthetic, train[0], of_gan))
+            write_bytes(folder / f"nearest_{name}.png", _nearest_pairs(synthetic, train[0], of_pool))
         write_json(folder / _RECORD, record)
 
-    path = build_once(cache, QUALITY_STAGE, inputs, build)
+    path = build_once(cache, MEMORISATION_STAGE, inputs, build)
     return {name: Memorisation(**values) for name, values in read_json(path / _RECORD).items()}, path
 
 

@@ -84,10 +84,15 @@ def model_summary(config: Path, *, data: Path | None = None, overrides: Sequence
 
 
 def require_two_classes(space: Space) -> None:
-    """Refuse `loss: bce` (ConfigError) unless the images have two classes; see `class_count`."""
-    if ("bce",) in space.combinations("loss") and (count := class_count(space.settings.data)) != 2:
-        what = f"loss: bce is for two classes, and the images have {count}"
-        raise ConfigError(Problem(what, space.settings.data.path, "use loss: cross_entropy"))
+    """Refuse `loss: bce` and `val_sensitivity` (ConfigError) unless the images have two classes; see `class_count`."""
+    binary = {"loss: bce": "use loss: cross_entropy"} if ("bce",) in space.combinations("loss") else {}
+    if space.settings.objective.metric == "val_sensitivity":
+        binary["objective.metric: val_sensitivity"] = "use val_auprc"
+    for what, fix in binary.items():
+        if (count := class_count(space.settings.data)) != 2:
+            raise ConfigError(
+                Problem(f"{what} is for two classes, and the images have {count}", space.settings.data.path, fix)
+            )
 
 
 def class_count(settings: DataSettings) -> int:

@@ -1,7 +1,7 @@
 """Sample grids: real training images of each class beside extra ones, as one labelled picture; masks as outlines.
 
-`save_gan_grid` shows what a GAN has learned, next to the images that it was trained on. `training_grid` shows what a trial
-trains on. Only training images are shown, never those of val-A, val-B or the test folder.
+`save_generator_grid` shows what a generator has learned, next to the images that it was trained on. `training_grid` shows
+what a trial trains on. Only training images are shown, never those of val-A, val-B or the test folder.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from xraytune.generators.train import resize_planes
 from xraytune.pipeline.artifacts import fingerprint
 from xraytune.pipeline.labeller import trained_labeller
 from xraytune.pipeline.prepare import Prepared
-from xraytune.pipeline.synthesize import GAN_STAGE, gan_inputs, network_labels, pool_block
+from xraytune.pipeline.synthesize import generator_inputs, generator_stage, network_labels, pool_block
 from xraytune.pipeline.training_set import TrainingSet, side_images
 from xraytune.records import Compute
 
@@ -109,35 +109,40 @@ def training_grid(training_set: TrainingSet, class_names: Sequence[str], title: 
     return sample_grid(classes, title=title, extra="extra images")
 
 
-def save_gan_grid(experiment: Experiment, prepared: Prepared, folder: Path, *, compute: Compute, cache: Path) -> Path:
-    """Draw the first images of an experiment's trained GAN beside its training images, unless `folder` has the picture.
+def save_generator_grid(
+    experiment: Experiment, prepared: Prepared, folder: Path, *, compute: Compute, cache: Path
+) -> Path:
+    """Draw the first images of an experiment's generator beside its training images, unless `folder` has the picture.
 
-    All images have the size of the GAN's, so that its images can be compared with what it has seen.
+    All images have the size of the generated ones, so that these can be compared with what the generator has seen.
     """
-    settings = experiment.parameters.gan
-    assert settings is not None, "called only for a GAN"
+    settings, pool_filter = experiment.parameters.generator, experiment.parameters.pool_filter
+    assert settings is not None, "called only for a generator"
     labeller = trained_labeller(experiment, prepared, compute=compute, cache=cache)
-    gans = [gan_inputs(settings, label, prepared, compute) for label in network_labels(settings, prepared)]
-    used = {"gans": gans, **({"labeller": labeller.name} if labeller else {})}
-    name = fingerprint(GAN_STAGE, used)[:8]
-    file = folder / f"gan-{name}.png"
+    networks = [generator_inputs(settings, label, prepared, compute) for label in network_labels(settings, prepared)]
+    used = {"networks": networks, **({"labeller": labeller.name} if labeller else {})}
+    used |= {"pool_filter": pool_filter} if pool_filter != "none" else {}
+    name = fingerprint(generator_stage(settings), used)[:8]
+    file = folder / f"{settings.block}-{name}.png"
     if file.exists():
         return file
     real, train = side_images("train", prepared, cache), prepared.side("train")
     classes = []
     for label, class_name in enumerate(prepared.class_names):
         places = np.flatnonzero(train.labels == label)
-        pixels, masks, _ = pool_block(settings, label, 0, prepared, compute=compute, cache=cache, labeller=labeller)
+        pixels, masks, _ = pool_block(
+            settings, label, 0, prepared, compute=compute, cache=cache, labeller=labeller, pool_filter=pool_filter
+        )
         shown = _spread(places)
         real_masks = real.read_masks(shown) if prepared.has_masks else None
         planes = resize_planes(real.read(shown), real_masks, settings.image_size)
         real_images = [(one[0], one[1] if prepared.has_masks else None) for one in planes]
         extra = [(pixels[place], None if masks is None else masks[place]) for place in range(_SHOWN)]
         classes.append(ClassSamples(name=class_name, real_count=len(places), real=real_images, extra=extra))
-    title = (
-        f"GAN {name}: {settings.image_size} px, {settings.steps:,} steps, width {settings.width}, seed {settings.seed}"
-    )
-    write_bytes(file, png_bytes(sample_grid(classes, title=title, extra="generated images")))
+    noun, size_px = f"{settings.noun[0].upper()}{settings.noun[1:]}", settings.image_size
+    title = f"{noun} {name}: {size_px} px, {settings.steps:,} steps, width {settings.width}, seed {settings.seed}"
+    heading = "generated images" + ("" if pool_filter == "none" else f", pool_filter: {pool_filter}")
+    write_bytes(file, png_bytes(sample_grid(classes, title=title, extra=heading)))
     return file
 
 

@@ -1,8 +1,8 @@
-"""Train GANs and draw synthetic images, each once for all trials that need the same.
+"""Train generators and draw synthetic images, each once for all trials that need the same.
 
-A trained GAN is an artifact. While it trains, its checkpoint is in a work folder at the same fingerprint, from which any
-process can resume; a longer run starts from the longest finished shorter one. Synthetic images come in blocks of 256 of a
-class, each an artifact: a larger ratio only adds blocks.
+A trained generator is an artifact. While it trains, its checkpoint is in a work folder at the same fingerprint, from which
+any process can resume; a longer run starts from the longest finished shorter one. Synthetic images come in blocks of 256 of
+a class, each an artifact: a larger ratio only adds blocks.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xraytune.config.settings import SOURCES, GanSettings
+from xraytune.config.settings import PACKAGES, SOURCES, GanSettings, GeneratorSettings, PoolFilter
+from xraytune.config.space import missing_packages
 from xraytune.errors import MachineError, Problem
 from xraytune.files import sync, write_bytes
 from xraytune.generators.checkpoint import (
     CHECKPOINT_NAME,
     USE_SETTINGS,
+    checkpoint_discriminator,
     checkpoint_generator,
     checkpoint_step,
     load_generator,
@@ -29,27 +31,46 @@ from xraytune.generators.checkpoint import (
 )
 from xraytune.generators.grids import PROGRESS_FILE
 from xraytune.generators.masks import MaskRange, binarise, mask_range
-from xraytune.generators.pool import BLOCK, Images, draw_block
-from xraytune.generators.train import resize_pixels, train_gan
-from xraytune.pipeline.artifacts import artifact_path, artifacts_of, build_once, fingerprint, is_intact, releases
+from xraytune.generators.pool import BLOCK, ImageFilter, Images, better_half, draw_block, own_label
+from xraytune.generators.train import resize_pixels, train_generator
+from xraytune.pipeline.artifacts import (
+    artifact_path,
+    artifacts_of,
+    build_once,
+    discard,
+    fingerprint,
+    is_intact,
+    releases,
+)
 from xraytune.pipeline.labeller import load_labeller
 from xraytune.pipeline.prepare import Prepared, training_masks, training_pixels
 from xraytune.records import Compute, Progress, ignore_progress
 from xraytune.seeding import derive_seed
 
-GAN_STAGE = "gan-1"
+GAN_STAGE, DIFFUSION_STAGE = "gan-1", "diffusion-1"
 POOL_STAGE = "pool-1"
 
 
-def network_labels(settings: GanSettings, prepared: Prepared) -> tuple[int | None, ...]:
+def network_labels(settings: GeneratorSettings, prepared: Prepared) -> tuple[int | None, ...]:
     """Return the networks to train: one for all classes (None), or one for each label."""
     return (None,) if settings.conditional else tuple(range(len(prepared.class_names)))
 
 
-def gan_inputs(
-    settings: GanSettings, label: int | None, prepared: Prepared, compute: Compute, *, torch: str | None = None
+def generator_stage(settings: GeneratorSettings) -> str:
+    """Return the stage of a generator's artifacts: `gan-1` or `diffusion-1`."""
+    return GAN_STAGE if isinstance(settings, GanSettings) else DIFFUSION_STAGE
+
+
+def generator_inputs(
+    settings: GeneratorSettings,
+    label: int | None,
+    prepared: Prepared,
+    compute: Compute,
+    *,
+    torch: str | None = None,
 ) -> dict[str, Any]:
-    """Return everything that a trained GAN depends on; `torch` is a release, by default the installed one."""
+    """Return everything that a trained generator depends on; `torch` is a release, by default the installed one."""
+    extra = () if missing_packages(settings.block) else PACKAGES.get(settings.block, ())
     return {
         "settings": settings.model_dump(exclude=USE_SETTINGS),
         "makes_masks": makes_masks(settings, prepared),
@@ -59,39 +80,40 @@ def gan_inputs(
         "image_size_px": prepared.image_size_px,
         "class_names": list(prepared.class_names),
         "compute": [compute.device, compute.threads, compute.precision],
-        "releases": releases("torch") if torch is None else {"torch": torch},
+        "releases": (releases("torch") if torch is None else {"torch": torch}) | releases(*extra),
     }
 
 
-def makes_masks(settings: GanSettings, prepared: Prepared) -> bool:
-    """Return whether the GAN trains on pairs of image and mask."""
-    return prepared.has_masks and settings.mask_from == "gan"
+def makes_masks(settings: GeneratorSettings, prepared: Prepared) -> bool:
+    """Return whether the generator trains on pairs of image and mask."""
+    return prepared.has_masks and settings.mask_from != "segmenter"
 
 
-def gan_need(settings: GanSettings | None, prepared: Prepared, compute: Compute, cache: Path) -> str | None:
-    """Return the lineage of the GAN that a trial with these settings has to train first; None if the cache has it.
+def generator_need(settings: GeneratorSettings | None, prepared: Prepared, compute: Compute, cache: Path) -> str | None:
+    """Return the lineage of the generator that a trial with these settings has to train first; None if the cache has it.
 
     Runs of one lineage differ only in their number of steps, so that one can start from another.
     """
     if settings is None:
         return None
-    needed = [gan_inputs(settings, label, prepared, compute) for label in network_labels(settings, prepared)]
-    if all(is_intact(artifact_path(cache, GAN_STAGE, inputs)) for inputs in needed):
+    stage = generator_stage(settings)
+    needed = [generator_inputs(settings, label, prepared, compute) for label in network_labels(settings, prepared)]
+    if all(is_intact(artifact_path(cache, stage, inputs)) for inputs in needed):
         return None
-    return fingerprint(GAN_STAGE, _without_steps(needed[0]))
+    return fingerprint(stage, _without_steps(needed[0]))
 
 
 def _without_steps(inputs: dict[str, Any]) -> dict[str, Any]:
     return {**inputs, "settings": {**inputs["settings"], "steps": None}}
 
 
-def gan_work_path(cache: Path, inputs: dict[str, Any]) -> Path:
-    """Return the folder of a GAN's checkpoint and `grids/` while it trains."""
-    return artifact_path(cache, f"{GAN_STAGE}.work", inputs)
+def generator_work_path(cache: Path, stage: str, inputs: dict[str, Any]) -> Path:
+    """Return the folder of a generator's checkpoint and `grids/` while it trains."""
+    return artifact_path(cache, f"{stage}.work", inputs)
 
 
-def trained_gan(
-    settings: GanSettings,
+def trained_generator(
+    settings: GeneratorSettings,
     label: int | None,
     prepared: Prepared,
     *,
@@ -104,10 +126,10 @@ def trained_gan(
     Raises:
         TrialError: The loss is not finite.
     """
-    inputs = gan_inputs(settings, label, prepared, compute)
-    work = gan_work_path(cache, inputs)
-    gan = "the GAN" if label is None else f"the GAN of {prepared.class_names[label]}"
-    what = f"training {gan} (steps)"
+    stage, inputs = generator_stage(settings), generator_inputs(settings, label, prepared, compute)
+    work = generator_work_path(cache, stage, inputs)
+    name = f"the {settings.noun}" if label is None else f"the {settings.noun} of {prepared.class_names[label]}"
+    what = f"training {name} (steps)"
 
     def build(folder: Path) -> None:
         train = prepared.side("train")
@@ -117,12 +139,12 @@ def trained_gan(
         pixels = training_pixels(prepared, cache)[rows]
         masks = training_masks(prepared, cache)[rows] if makes_masks(settings, prepared) else None
         class_count = len(prepared.class_names) if label is None else 1
-        _start_from_shorter_run(cache, inputs, work)
+        _start_from_shorter_run(cache, stage, inputs, work)
         if not (work / CHECKPOINT_NAME).exists():
             on_progress(what, 0, settings.steps)  # the pace is known sooner
         checkpoint, step = folder / CHECKPOINT_NAME, 0
         while step < settings.steps:  # a process that slept may have replaced the last checkpoint by an earlier one
-            for progress in train_gan(
+            for progress in train_generator(
                 settings,
                 pixels,
                 labels,
@@ -140,10 +162,10 @@ def trained_gan(
 
     path = build_once(
         cache,
-        GAN_STAGE,
+        stage,
         inputs,
         build,
-        waiting=lambda: on_progress(f"waiting for {gan}, which another process trains (steps)", 0, settings.steps),
+        waiting=lambda: on_progress(f"waiting for {name}, which another process trains (steps)", 0, settings.steps),
     )
     if work.exists():
         shutil.rmtree(work, ignore_errors=True)
@@ -151,13 +173,23 @@ def trained_gan(
     return path
 
 
-def _start_from_shorter_run(cache: Path, inputs: dict[str, Any], work: Path) -> None:
+def discard_generator(settings: GeneratorSettings, prepared: Prepared, compute: Compute, cache: Path) -> None:
+    """Remove a trained generator and its pool from the cache; whoever needs them again trains it again."""
+    labels, stage = network_labels(settings, prepared), generator_stage(settings)
+    own = [artifact_path(cache, stage, generator_inputs(settings, label, prepared, compute)) for label in labels]
+    names = {path.name for path in own}
+    pools = [path for path, inputs in artifacts_of(cache, POOL_STAGE) if inputs.get("generator") in names]
+    for path in (*pools, *own):  # a generator after what was drawn from it, as in `clean`
+        discard(path)
+
+
+def _start_from_shorter_run(cache: Path, stage: str, inputs: dict[str, Any], work: Path) -> None:
     """Copy the checkpoint of the longest finished run that differs only in having fewer steps into the work folder."""
     if (work / CHECKPOINT_NAME).exists():
         return
     shorter = [
         (other["settings"]["steps"], path)
-        for path, other in artifacts_of(cache, GAN_STAGE)
+        for path, other in artifacts_of(cache, stage)
         if other["settings"]["steps"] < inputs["settings"]["steps"] and _without_steps(other) == _without_steps(inputs)
     ]
     for _, artifact in sorted(shorter, reverse=True):
@@ -179,7 +211,7 @@ def copy_file(file: Path, to: Path) -> None:
 
 
 def pool_block(
-    settings: GanSettings,
+    settings: GeneratorSettings,
     label: int,
     block: int,
     prepared: Prepared,
@@ -187,37 +219,53 @@ def pool_block(
     compute: Compute,
     cache: Path,
     labeller: Path | None = None,
+    pool_filter: PoolFilter = "none",
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None, dict[str, Any]]:
     """Return a block of a class's synthetic images, their masks, and its fingerprint inputs.
 
-    Images and masks are uint8 [256, S, S] at the GAN's size; masks are None if the training images have none.
+    Images and masks are uint8 [256, S, S] at the generator's size; masks are None if the training images have none.
     `labeller` is the artifact of `trained_labeller`, for `mask_from: segmenter`.
 
     Raises:
-        TrialError: Too few masks are plausible.
+        TrialError: Too few masks are plausible, or the filter keeps too few images.
     """
     network_label = None if settings.conditional else label
-    gan = trained_gan(settings, network_label, prepared, compute=compute, cache=cache)
-    inputs: dict[str, Any] = {"gan": gan.name, "label": label, "block": block, "seed": settings.seed}
+    generator = trained_generator(settings, network_label, prepared, compute=compute, cache=cache)
+    inputs: dict[str, Any] = {"generator": generator.name, "label": label, "block": block, "seed": settings.seed}
     if labeller is not None:
         inputs["labeller"] = labeller.name
+    if pool_filter != "none":  # the generator stands for the training images, too
+        inputs["pool_filter"] = {"name": pool_filter, "releases": releases("scikit-learn")}
+
+    def image_filter(class_input: int, channels: int) -> ImageFilter | None:
+        if pool_filter == "discriminator":
+            discriminator = checkpoint_discriminator(generator / CHECKPOINT_NAME, compute)
+            return better_half(discriminator, class_input, channels=channels, compute=compute)
+        if pool_filter == "label":
+            train = prepared.side("train")
+            real = resize_pixels(training_pixels(prepared, cache)[train.rows], settings.image_size)
+            return own_label(real, train.labels, label, prepared.class_names[label])
+        return None
 
     def draw() -> Images:
+        network = load_generator(generator / "generator.safetensors").to(compute.device)
+        class_input = label if settings.conditional else 0
         return draw_block(
-            load_generator(gan / "generator.safetensors").to(compute.device),
-            label if settings.conditional else 0,
+            network,
+            class_input,
             block,
             seed=settings.seed,
             compute=compute,
             typical=typical_masks(settings, prepared, cache),
             segment=None if labeller is None else load_labeller(labeller, compute),
+            image_filter=image_filter(class_input, network.channels),
         )
 
     return _stored_block(cache, inputs, draw)
 
 
-def typical_masks(settings: GanSettings, prepared: Prepared, cache: Path) -> MaskRange | None:
-    """Return the ranges of the training masks at the GAN's size; None without masks."""
+def typical_masks(settings: GeneratorSettings, prepared: Prepared, cache: Path) -> MaskRange | None:
+    """Return the ranges of the training masks at the generator's size; None without masks."""
     if not prepared.has_masks:
         return None
     masks = training_masks(prepared, cache)[prepared.side("train").rows]

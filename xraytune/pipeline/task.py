@@ -7,7 +7,8 @@ verdict, is the same for both tasks and gets these functions from `task_of(setti
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -16,11 +17,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from xraytune.config.settings import METRICS, Settings, TaskName
+from xraytune.config.settings import Objective, Settings, TaskName
 from xraytune.data.index import ImageFile, ImageIndex, LabelledImages, read_index, read_labelled, read_labelled_folder
 from xraytune.data.pairs import read_labelled_pairs, read_pair_folder, read_pairs
 from xraytune.errors import TrialError, XraytuneError
-from xraytune.metrics.classification import Floats, Labels, auroc
+from xraytune.metrics.classification import Floats, Labels, Score, auprc, auroc, sensitivity_at
 from xraytune.metrics.placements import StructuralComponents, mean_components, structural_components
 from xraytune.metrics.threshold import balanced_threshold
 from xraytune.models.classifier import build_classifier
@@ -49,7 +50,7 @@ class Task:
     """The functions of a task.
 
     Attributes:
-        metric: The display name of the score.
+        metric: The display name of the score that `confirm` compares, whatever the search's objective.
         network: The display name of its networks.
         read_index: Lists the images of `settings.data`.
         read_labelled: Lists images to score networks on, from a folder or a data file; see `data.index.read_labelled`.
@@ -59,9 +60,10 @@ class Task:
         loss: The training loss.
         validate: Loss and score of a network on images; a loss that is not finite comes with the score NaN.
         results: The network's results for images; raises `error` if outputs are not finite.
-        score: The score of results on the images with these labels.
+        score: The score of results on the images with these labels: the objective of the search.
         threshold: The lowest probability at which an image or a pixel is positive; from labels and results.
-        components: The scores of several networks on the same images, with each patient's contribution to their variance.
+        components: The scores (`metric`) of several networks on the same images, with each patient's contribution to their
+            variance.
     """
 
     metric: str
@@ -72,16 +74,23 @@ class Task:
     build_network: Callable[..., nn.Module]
     has_features: bool
     loss: Loss
-    validate: Callable[[nn.Module, Iterable[Tensor], LabelledSource, int, Compute], tuple[float, float]]
+    validate: Callable[[nn.Module, Iterable[Tensor], LabelledSource, int, Compute, Score], tuple[float, float]]
     results: Callable[..., Results]
-    score: Callable[[Labels, Results, int], float]
+    score: Score
     threshold: Callable[[Labels, Results, int], float]
     components: Callable[[Labels, Floats, Sequence[str], int], StructuralComponents]
 
 
 def task_of(settings: Settings) -> Task:
-    """Return the task of a study."""
-    return TASKS[settings.task]
+    """Return the task of a study, with the score of its objective."""
+    task = TASKS[settings.task]
+    return replace(task, score=_classifier_score(settings.objective)) if settings.task == "classification" else task
+
+
+def _classifier_score(objective: Objective) -> Score:
+    if objective.specificity is not None:
+        return partial(sensitivity_at, specificity=objective.specificity)
+    return auprc if objective.metric == "val_auprc" else auroc
 
 
 def _probabilities(
@@ -91,7 +100,12 @@ def _probabilities(
 
 
 def _validate_segmenter(
-    network: nn.Module, batches: Iterable[Tensor], images: LabelledSource, _positive: int, compute: Compute
+    network: nn.Module,
+    batches: Iterable[Tensor],
+    images: LabelledSource,
+    _positive: int,
+    compute: Compute,
+    _score: Score,
 ) -> tuple[float, float]:
     losses, dices = segment(network, batches, images.read_masks, compute=compute)
     return float(losses.mean()), float(dices.mean())
@@ -112,7 +126,7 @@ def _dice_of_images(
 
 
 CLASSIFICATION = Task(
-    metric=METRICS["classification"],
+    metric="AUROC",
     network="classifier",
     read_index=read_index,
     read_labelled=read_labelled,
@@ -120,11 +134,11 @@ CLASSIFICATION = Task(
     build_network=build_classifier,
     has_features=True,
     loss=F.cross_entropy,
-    validate=lambda network, batches, images, positive, compute: validate_classifier(
-        network, batches, images.labels, positive=positive, compute=compute
+    validate=lambda network, batches, images, positive, compute, score: validate_classifier(
+        network, batches, images.labels, positive=positive, compute=compute, score=score
     ),
     results=_probabilities,
-    score=lambda labels, probabilities, positive: auroc(labels, probabilities, positive=positive),
+    score=auroc,
     threshold=lambda labels, probabilities, positive: balanced_threshold(
         labels == positive, probabilities[:, positive]
     ),
@@ -133,7 +147,7 @@ CLASSIFICATION = Task(
     ),
 )
 SEGMENTATION = Task(
-    metric=METRICS["segmentation"],
+    metric="Dice",
     network="segmenter",
     read_index=read_pairs,
     read_labelled=lambda source, _classes, **options: read_labelled_pairs(source, **options),
@@ -143,7 +157,7 @@ SEGMENTATION = Task(
     loss=mask_loss,
     validate=_validate_segmenter,
     results=_dice_of_images,
-    score=lambda _labels, dices, _positive: float(dices.mean()),
+    score=lambda _labels, dices, **_: float(dices.mean()),
     threshold=lambda _labels, _dices, _positive: MASK_THRESHOLD,
     components=lambda _labels, dices, patients, _positive: mean_components(dices[..., 0], patients),
 )

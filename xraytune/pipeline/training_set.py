@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,11 @@ from xraytune.config.settings import Experiment
 from xraytune.data.pixels import open_masks, open_pixels
 from xraytune.mix.plan import plan_mix
 from xraytune.pipeline.extra_folder import require_enough, store_folder
-from xraytune.pipeline.labeller import trained_labeller
 from xraytune.pipeline.memorisation import refuse_memorised
+from xraytune.pipeline.pools import ReadBlock, pool_reader
 from xraytune.pipeline.prepare import Prepared, SideName, pixels_inputs, training_masks, training_pixels
-from xraytune.pipeline.synthesize import blocks_for, extension_block, pool_block
+from xraytune.pipeline.quality import refuse_poor
+from xraytune.pipeline.synthesize import blocks_for
 from xraytune.records import Compute
 from xraytune.seeding import numpy_generator
 
@@ -97,20 +97,27 @@ class TrainingSet:
 
 
 def build_training_set(experiment: Experiment, prepared: Prepared, *, compute: Compute, cache: Path) -> TrainingSet:
-    """Collect the images of a trial; GANs, pool blocks and decoded folders that the cache lacks are built.
+    """Collect the images of a trial; generators, pool blocks and decoded folders that the cache lacks are built.
 
     Raises:
         DataError: A folder of extra images is broken, or too small for the ratio.
-        TrialError: The GAN's loss is not finite, or it copies its training images, or too few of its masks are plausible.
+        TrialError: The generator's loss is not finite, it copies its training images, too few of its masks are plausible, or
+            too few of its images pass `pool_filter`.
         ArtifactError: The pixels of `prepared` are not in the cache.
     """
     real = side_images("train", prepared, cache)
     extra_labels = plan_mix(prepared.train_counts, experiment.parameters)
     sources: tuple[ImageSource, ...] = (real,)
-    if experiment.parameters.source == "folder":
-        sources += (_folder_source(experiment, prepared, cache=cache),)
-    elif experiment.parameters.has_synthetic_images:
-        sources += _pool_sources(experiment, prepared, extra_labels, compute=compute, cache=cache)
+    if experiment.parameters.has_synthetic_images:
+        read = pool_reader(experiment, prepared, compute=compute, cache=cache)
+        refuse_memorised(experiment, read, prepared, cache)
+        refuse_poor(experiment, read, prepared, compute=compute, cache=cache)
+        if experiment.parameters.source == "folder":
+            sources += (_folder_source(experiment, prepared, cache=cache),)
+        else:
+            generator = experiment.parameters.generator
+            name = generator.noun if generator else experiment.parameters.source
+            sources += _pool_sources(experiment.parameters.source, f"{name} images", read, extra_labels)
     labels = np.concatenate([source.labels for source in sources])
     extra = np.empty(len(extra_labels), dtype=np.int64)
     for label in np.unique(extra_labels).tolist():
@@ -154,21 +161,12 @@ def _folder_source(experiment: Experiment, prepared: Prepared, *, cache: Path) -
     )
 
 
-def _pool_sources(
-    experiment: Experiment, prepared: Prepared, extra_labels: NDArray[np.int64], *, compute: Compute, cache: Path
-) -> tuple[ImageSource, ...]:
-    """Yield blocks of images from the trial's GAN, or from another package's source."""
-    gan, source = experiment.parameters.gan, experiment.parameters.source
-    if gan is not None:
-        labeller = trained_labeller(experiment, prepared, compute=compute, cache=cache)
-        draw = partial(pool_block, gan, prepared=prepared, compute=compute, cache=cache, labeller=labeller)
-        refuse_memorised(gan, prepared, compute=compute, cache=cache, labeller=labeller)
-    else:
-        draw = partial(extension_block, source, prepared=prepared, seed=experiment.settings.seed, cache=cache)
+def _pool_sources(source: str, title: str, read: ReadBlock, extra_labels: NDArray[np.int64]) -> tuple[ImageSource, ...]:
+    """Return the blocks of synthetic images that a mix takes."""
     sources = []
     for label, count in enumerate(np.bincount(extra_labels).tolist()):
         for block in range(blocks_for(count)):
-            pixels, masks, inputs = draw(label=label, block=block)
+            pixels, masks, inputs = read(label, block)
             sources.append(
                 ImageSource(
                     name=f"{source} {label} {block}",
@@ -176,7 +174,7 @@ def _pool_sources(
                     rows=np.arange(len(pixels)),
                     labels=np.full(len(pixels), label),
                     inputs=inputs,
-                    title="GAN images" if gan is not None else f"{source} images",
+                    title=title,
                     masks=masks,
                 )
             )

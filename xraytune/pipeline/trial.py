@@ -1,6 +1,6 @@
 """One trial, from an experiment to its value. It knows neither Ray nor W&B.
 
-    GAN -> synthetic images -> training set -> network -> val-A after each epoch -> val-B once
+    generator -> synthetic images -> training set -> network -> val-A after each epoch -> val-B once
 
 `trial_epochs` is a generator that yields a record after each epoch and returns a `TrialResult`. It can be closed after any
 epoch; started again, it yields the finished epochs once more and resumes. `run_trial` runs it to its end.
@@ -19,14 +19,17 @@ import numpy as np
 
 from xraytune.config.settings import Experiment
 from xraytune.errors import ArtifactError
-from xraytune.files import append_jsonl, read_jsonl, write_text
+from xraytune.files import append_jsonl, read_jsonl, write_json, write_text
 from xraytune.metrics.classification import Labels
+from xraytune.metrics.generator_quality import QUALITY_FILE
 from xraytune.models.checkpoint import finished_epochs, fitted_epochs, intact_epochs, load_best
 from xraytune.models.train import fit_network, train_network
+from xraytune.pipeline.generator_trial import generator_epochs
 from xraytune.pipeline.inputs import TrialInputs, build_inputs
 from xraytune.pipeline.labeller import trained_labeller
 from xraytune.pipeline.prepare import Prepared
-from xraytune.pipeline.synthesize import network_labels, trained_gan
+from xraytune.pipeline.quality import report_pool
+from xraytune.pipeline.synthesize import network_labels, trained_generator
 from xraytune.pipeline.task import Results, task_of
 from xraytune.records import (
     Compute,
@@ -40,7 +43,7 @@ from xraytune.records import (
 )
 
 
-def _ignore() -> None:
+def _ignore(_: Experiment) -> None:
     """Do nothing."""
 
 
@@ -69,14 +72,15 @@ def run_trial(
     on_epoch: Callable[[EpochRecord], None],
     should_stop: ShouldStop = never_stop,
     on_progress: Progress = ignore_progress,
-    on_gan: Callable[[], None] = _ignore,
+    on_generator: Callable[[Experiment], None] = _ignore,
 ) -> TrialResult | None:
     """Run a trial, from its last checkpoint if there is one; None if `should_stop` ended it.
 
-    `on_gan` is called when the trial's GAN is trained, before its images are used; not at all without a GAN.
+    `on_generator` is called with the experiment when its generator is trained, before its images are used; not at all
+    without one. In a search for the generator itself, it is called at the end; see `generator_trial.py`.
 
     Raises:
-        TrialError: A loss is not finite, or the GAN copies its training images.
+        TrialError: A loss is not finite, or the generator copies its training images.
         DataError: Extra images are missing or broken.
         MachineError: Weights are missing, or the disk is full.
         ArtifactError: The pixels of `prepared` are not in the cache, see `restore_pixels`; or the best network is damaged.
@@ -88,7 +92,7 @@ def run_trial(
         cache=cache,
         compute=compute,
         on_progress=on_progress,
-        on_gan=on_gan,
+        on_generator=on_generator,
     )
     while True:
         try:
@@ -109,12 +113,39 @@ def trial_epochs(
     cache: Path,
     compute: Compute,
     on_progress: Progress = ignore_progress,
-    on_gan: Callable[[], None] = _ignore,
+    on_generator: Callable[[Experiment], None] = _ignore,
 ) -> Generator[EpochRecord, None, TrialResult]:
     """Yield the epochs of a trial, each after it was written to `epochs.jsonl`; see `run_trial`."""
+    if experiment.settings.objective.is_of_generator:
+        return (
+            yield from generator_epochs(
+                experiment,
+                prepared,
+                trial_dir=trial_dir,
+                cache=cache,
+                compute=compute,
+                on_progress=on_progress,
+                on_generator=on_generator,
+            )
+        )
     started = time.monotonic()
     settings, parameters, task = experiment.settings, experiment.parameters, task_of(experiment.settings)
-    inputs = _inputs(experiment, prepared, cache=cache, compute=compute, on_progress=on_progress, on_gan=on_gan)
+
+    def report() -> None:
+        """Write `quality.json`, also of a pool that is refused then."""
+        if not (trial_dir / QUALITY_FILE).exists():
+            found = report_pool(experiment, prepared, compute=compute, cache=cache, on_progress=on_progress)
+            write_json(trial_dir / QUALITY_FILE, {"version": 1, **asdict(found)})
+
+    inputs = _inputs(
+        experiment,
+        prepared,
+        cache=cache,
+        compute=compute,
+        on_progress=on_progress,
+        on_generator=on_generator,
+        on_pool=report,
+    )
 
     log, checkpoint_dir = trial_dir / "epochs.jsonl", trial_dir / "checkpoint"
     finished = intact_epochs(checkpoint_dir, finished_epochs)
@@ -155,7 +186,7 @@ def trial_epochs(
         value=best.val_score,
         best_epoch=best.epoch,
         epochs=len(records),
-        val_b_score=task.score(val_b, validated.results[-len(val_b) :], prepared.positive),
+        val_b_score=task.score(val_b, validated.results[-len(val_b) :], positive=prepared.positive),
         threshold=task.threshold(validated.labels, validated.results, prepared.positive),
         seconds=time.monotonic() - started,
     )
@@ -170,15 +201,17 @@ def fit_epochs(
     cache: Path,
     compute: Compute,
     on_progress: Progress = ignore_progress,
-    on_gan: Callable[[], None] = _ignore,
+    on_generator: Callable[[Experiment], None] = _ignore,
 ) -> Generator[FittedEpoch, None, TrialInputs]:
     """Yield the epochs of a training without validation, and return its inputs with the network of the last epoch.
 
-    Its GAN is new, too. Images of val-A, if there are any, only serve as unseen images to test that GAN for copies; with
-    none, `gan.allow_memorised` must be set. Resumes, and raises, as `run_trial` does.
+    Its generator is new, too. Images of val-A, if there are any, only serve as unseen images to test it for copies; with
+    none, `quality.allow_memorised` must be set. Resumes, and raises, as `run_trial` does.
     """
     settings = experiment.settings
-    inputs = _inputs(experiment, prepared, cache=cache, compute=compute, on_progress=on_progress, on_gan=on_gan)
+    inputs = _inputs(
+        experiment, prepared, cache=cache, compute=compute, on_progress=on_progress, on_generator=on_generator
+    )
     checkpoint_dir = trial_dir / "checkpoint"
     yield from intact_epochs(checkpoint_dir, fitted_epochs)
     yield from fit_network(
@@ -205,15 +238,18 @@ def _inputs(
     cache: Path,
     compute: Compute,
     on_progress: Progress,
-    on_gan: Callable[[], None],
+    on_generator: Callable[[Experiment], None],
+    on_pool: Callable[[], None] = lambda: None,
 ) -> TrialInputs:
-    """Build a trial's inputs, after its GAN, whose progress is reported."""
-    gan = experiment.parameters.gan
-    if gan is not None:
-        for label in network_labels(gan, prepared):
-            trained_gan(gan, label, prepared, compute=compute, cache=cache, on_progress=on_progress)
+    """Build a trial's inputs, after its generator, whose progress is reported. `on_pool` is called for synthetic images."""
+    generator = experiment.parameters.generator
+    if generator is not None:
+        for label in network_labels(generator, prepared):
+            trained_generator(generator, label, prepared, compute=compute, cache=cache, on_progress=on_progress)
         trained_labeller(experiment, prepared, compute=compute, cache=cache, on_progress=on_progress)
-        on_gan()
+        on_generator(experiment)
+    if experiment.parameters.has_synthetic_images:
+        on_pool()
     return build_inputs(experiment, prepared, cache=cache, compute=compute, on_progress=on_progress)
 
 

@@ -14,7 +14,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from xraytune.config.settings import Settings
+from xraytune.config.settings import Objective, Settings
+
+_HIGHER_IS_BETTER = Objective()
 
 
 class Rungs:
@@ -24,10 +26,13 @@ class Rungs:
         grace: Epochs that every trial gets; the first rung.
         reduction: Each rung is `reduction` times further than the last, and lets the best 1/reduction pass.
         max_epochs: The last epoch; a trial that reaches it is complete, not pruned.
+        objective: Decides which values are better.
     """
 
-    def __init__(self, *, grace: int, reduction: int, max_epochs: int) -> None:
-        self._reduction = reduction
+    def __init__(
+        self, *, grace: int, reduction: int, max_epochs: int, objective: Objective = _HIGHER_IS_BETTER
+    ) -> None:
+        self._reduction, self._rank = reduction, objective.rank
         self._values: dict[int, dict[int, float]] = {}
         epoch = grace
         while epoch < max_epochs:
@@ -44,7 +49,7 @@ class Rungs:
         recorded = self._values.get(epoch)
         if recorded is None:
             return True
-        value = recorded.setdefault(trial, value)
+        value = recorded.setdefault(trial, -self._rank(value))
         earlier = list(recorded.values())[: list(recorded).index(trial)]
         return not earlier or value >= float(np.quantile(earlier, 1 - 1 / self._reduction))
 
@@ -62,7 +67,7 @@ def rungs_of(settings: Settings, reports: Iterable[tuple[int, int, float]]) -> R
     """
     scheduler, last = settings.scheduler, settings.budget.max_epochs
     grace = scheduler.grace if scheduler.name == "asha" else last
-    rungs = Rungs(grace=grace, reduction=scheduler.reduction, max_epochs=last)
+    rungs = Rungs(grace=grace, reduction=scheduler.reduction, max_epochs=last, objective=settings.objective)
     for report in reports:
         rungs.should_continue(*report)
     return rungs

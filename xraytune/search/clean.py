@@ -1,8 +1,8 @@
 """Delete files that the next search, confirm, export or replay can compute again. Results are never removed.
 
 An artifact of the cache is removed if its manifest shows that it belongs to this study and to no other study next to it:
-the study's decoded images, the GANs trained on its training images, and everything computed from these. Artifacts whose
-origin is unknown stay, and so does everything that unfinished trials resume from.
+the study's decoded images, the generators trained on its training images, and everything computed from these. Artifacts
+whose origin is unknown stay, and so does everything that unfinished trials resume from.
 """
 
 from __future__ import annotations
@@ -14,16 +14,25 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from xraytune.errors import XraytuneError
 from xraytune.files import check_fences, explain_disk_errors, read_jsonl
 from xraytune.pipeline.artifacts import artifact_path, artifacts_of, discard, fingerprint
 from xraytune.pipeline.labeller import LABELLER_STAGE, LABELLER_WORK
-from xraytune.pipeline.memorisation import QUALITY_STAGE
+from xraytune.pipeline.memorisation import MEMORISATION_STAGE
 from xraytune.pipeline.network import FEATURES_STAGE
 from xraytune.pipeline.prepare import PIXELS_STAGE
-from xraytune.pipeline.synthesize import GAN_STAGE, POOL_STAGE, gan_inputs, gan_work_path, network_labels
+from xraytune.pipeline.quality import QUALITY_STAGE, REAL_STAGE
+from xraytune.pipeline.synthesize import (
+    DIFFUSION_STAGE,
+    GAN_STAGE,
+    POOL_STAGE,
+    generator_inputs,
+    generator_stage,
+    generator_work_path,
+    network_labels,
+)
 from xraytune.records import Json
 from xraytune.search.journal import Journal
 from xraytune.search.study import SCRATCH_NAME, StudyFolder, locked
@@ -32,12 +41,17 @@ from xraytune.search.study import SCRATCH_NAME, StudyFolder, locked
 # origin is gone.
 _KINDS = {
     FEATURES_STAGE: "features",
-    QUALITY_STAGE: "GAN quality reports",
+    QUALITY_STAGE: "quality reports",
+    REAL_STAGE: "features of real images",
+    MEMORISATION_STAGE: "memorisation reports",
     POOL_STAGE: "synthetic images",
     GAN_STAGE: "GANs",
-    LABELLER_STAGE: "segmenters for GAN masks",
+    DIFFUSION_STAGE: "diffusion models",
+    LABELLER_STAGE: "segmenters for generated masks",
     PIXELS_STAGE: "decoded images",
 }
+StageInputs: TypeAlias = tuple[str, dict[str, Any]]
+"""The stage of an artifact, and its inputs."""
 _LEFTOVER = re.compile(r"\..+\.(\d+)-[0-9a-f]{8}\.tmp")
 _LEFTOVER_SECONDS = 3600.0
 
@@ -74,22 +88,23 @@ class ArtifactReferences:
 
     Attributes:
         pixels: Its decoded images, relative to the cache.
-        gans: The fingerprints of its GANs.
+        generators: The fingerprints of its generators.
     """
 
     pixels: str
-    gans: frozenset[str]
+    generators: frozenset[str]
 
     def has(self, stage: str, name: str, inputs: Mapping[str, Any]) -> bool:
         """Return whether an artifact, by its stage, fingerprint and the inputs in its manifest, belongs to the study."""
         if stage == PIXELS_STAGE:
             return f"{stage}/{name}" == self.pixels
-        if stage == GAN_STAGE:
-            return name in self.gans
-        if stage == QUALITY_STAGE:
-            return all(pool["gan"] in self.gans for pool in inputs["pools"])
+        if stage in (GAN_STAGE, DIFFUSION_STAGE):
+            return name in self.generators
+        if stage in (QUALITY_STAGE, REAL_STAGE, MEMORISATION_STAGE):
+            generators = [pool["generator"] for pool in inputs.get("pools", ()) if "generator" in pool]
+            return set(generators) <= self.generators if generators else inputs["pixels"][0] == self.pixels
         origin = inputs if stage in (POOL_STAGE, LABELLER_STAGE) else inputs["group"][1]
-        return origin.get("pixels") == self.pixels or origin.get("gan") in self.gans
+        return origin.get("pixels") == self.pixels or origin.get("generator") in self.generators
 
 
 def clean(
@@ -129,17 +144,17 @@ def clean(
 
 
 def _shared_work(folder: StudyFolder, ended: set[int], cache: Path) -> tuple[list[tuple[str, Path]], tuple[str, ...]]:
-    """Return the artifacts and GAN work folders to remove by kind, and notes on those that stay."""
-    own = _gan_inputs(folder)
+    """Return the artifacts and work folders of generators to remove by kind, and notes on those that stay."""
+    own = _generator_inputs(folder)
     references = _references(folder, own, cache)
     unfinished = {trial: inputs for trial, inputs in own.items() if not _is_ended(trial, folder, ended)}
-    needed = {artifact_path(cache, GAN_STAGE, one) for inputs in unfinished.values() for one in inputs}
+    needed = {artifact_path(cache, *one) for inputs in unfinished.values() for one in inputs}
     needed |= _work_paths(unfinished, cache)
     others: list[ArtifactReferences] = []
     for path in sorted({*folder.path.parent.glob("[!.]*/study.yaml")} - {folder.space_path}):
         other = StudyFolder(path.parent)
         try:
-            theirs = _gan_inputs(other)
+            theirs = _generator_inputs(other)
             others.append(_references(other, theirs, cache))
         except XraytuneError as error:
             return [], (f"keeping the cache: cannot read study {path.parent.name}: {error.problems[0]}",)
@@ -155,38 +170,45 @@ def _shared_work(folder: StudyFolder, ended: set[int], cache: Path) -> tuple[lis
                 kept_bytes += _size_bytes(path)
             else:
                 found.append((kind, path))
-    found += [("GANs in training", path) for path in sorted(_work_paths(own, cache) - needed)]
+    found += [("generators in training", path) for path in sorted(_work_paths(own, cache) - needed)]
     notes = (f"keeping {kept_bytes / 2**20:,.1f} MiB of artifacts that another study uses too",)
     return found, notes if kept_bytes else ()
 
 
-def _gan_inputs(folder: StudyFolder) -> dict[Path, list[dict[str, Any]]]:
-    """Return the inputs of the GANs of each trial of a study, and of each run of its confirmation, by trial folder."""
+def _generator_inputs(folder: StudyFolder) -> dict[Path, list[StageInputs]]:
+    """Return the stage and inputs of the generators of each trial and confirmation run of a study, by trial folder."""
     prepared, compute = folder.prepared(), folder.compute()
     found = {}
     for config in sorted(folder.path.glob("**/trials/*/config.json")):
         runs = StudyFolder(config.parents[2])
-        if settings := runs.experiment(int(config.parent.name)).parameters.gan:
+        if stages := runs.experiment(int(config.parent.name)).generator_stages:
             trained = runs if (runs.path / "environment.json").exists() else folder
             found[config.parent] = [
-                gan_inputs(settings, label, prepared, compute, torch=torch)
+                (generator_stage(settings), generator_inputs(settings, label, prepared, compute, torch=torch))
                 for torch in sorted({versions["torch"] for versions in trained.releases()})
+                for settings in (stage.parameters.generator for stage in stages)
+                if settings is not None
                 for label in network_labels(settings, prepared)
             ]
     return found
 
 
-def _references(folder: StudyFolder, gans: Mapping[Path, list[dict[str, Any]]], cache: Path) -> ArtifactReferences:
-    """Return a study's artifacts: with the GANs of its trials, all others of its training images, as of `gan train`."""
+def _references(folder: StudyFolder, generators: Mapping[Path, list[StageInputs]], cache: Path) -> ArtifactReferences:
+    """Return a study's artifacts: generators of its trials, and others of its training images, as of `generator train`."""
     prepared = folder.prepared()
     of_its_images = {
         "train": prepared.train_fingerprint,
         "image_size_px": prepared.image_size_px,
         "class_names": list(prepared.class_names),
     }
-    in_cache = {path.name for path, inputs in artifacts_of(cache, GAN_STAGE) if of_its_images.items() <= inputs.items()}
-    of_trials = {fingerprint(GAN_STAGE, one) for inputs in gans.values() for one in inputs}
-    return ArtifactReferences(pixels=prepared.pixels, gans=frozenset(in_cache | of_trials))
+    in_cache = {
+        path.name
+        for stage in (GAN_STAGE, DIFFUSION_STAGE)
+        for path, inputs in artifacts_of(cache, stage)
+        if of_its_images.items() <= inputs.items()
+    }
+    of_trials = {fingerprint(*one) for inputs in generators.values() for one in inputs}
+    return ArtifactReferences(pixels=prepared.pixels, generators=frozenset(in_cache | of_trials))
 
 
 def _is_ended(trial: Path, folder: StudyFolder, ended: set[int]) -> bool:
@@ -197,8 +219,8 @@ def _is_ended(trial: Path, folder: StudyFolder, ended: set[int]) -> bool:
     return any(row["number"] == number and row["status"] != "failed" for row in read_jsonl(runs.runs_path))
 
 
-def _work_paths(gans: Mapping[Path, list[dict[str, Any]]], cache: Path) -> set[Path]:
-    return {gan_work_path(cache, one) for inputs in gans.values() for one in inputs}
+def _work_paths(generators: Mapping[Path, list[StageInputs]], cache: Path) -> set[Path]:
+    return {generator_work_path(cache, *one) for inputs in generators.values() for one in inputs}
 
 
 def _leftovers(folder: StudyFolder, cache: Path, now: float) -> Iterator[Path]:

@@ -4,25 +4,40 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from xraytune.config.settings import Experiment, Parameters
+from xraytune.config.settings import Experiment, Objective, Parameters
 from xraytune.config.space import Space
 from xraytune.files import append_jsonl
 from xraytune.records import EpochRecord
 from xraytune.search.asha import rungs_of
 from xraytune.search.clock import StudyClock
 from xraytune.search.journal import Journal
-from xraytune.search.messages import NO_CALLBACKS, Callbacks, Failure, Status, TrialSuggestion, read_samples
+from xraytune.search.messages import (
+    NO_CALLBACKS,
+    Callbacks,
+    Failure,
+    Status,
+    TrialSuggestion,
+    read_pool_report,
+    read_samples,
+)
 from xraytune.search.study import StudyFolder, project_rows
-from xraytune.search.trial_queue import GanNeeds, TrialQueue
+from xraytune.search.trial_queue import GeneratorNeeds, TrialQueue
 
 
-def mix_label(parameters: Parameters) -> str:
-    """Return a label of a trial's mix: `real_only`, `classical 2`, `gan r=0.5 (500 steps) +classical 2`."""
+def mix_label(parameters: Parameters, objective: Objective) -> str:
+    """Return a label of a trial's mix: `real_only`, `classical 2`, `gan r=1 pretrain (500 steps) +classical 2`.
+
+    In a search for a generator, nothing is mixed: `gan (500 steps)`.
+    """
+    if objective.is_of_generator and parameters.generator:
+        return f"{parameters.source} ({parameters.generator.steps} steps)"
     if parameters.source == "none":
         return f"classical {parameters.classical}" if parameters.classical else "real_only"
     mix = f"{parameters.source} r={parameters.synthetic_ratio:g}"
-    if parameters.gan:
-        mix += f" ({parameters.gan.steps} steps)"
+    if parameters.mixing != "additive":
+        mix += f" {parameters.mixing}"
+    if parameters.generator:
+        mix += f" ({parameters.generator.steps} steps)"
     return f"{mix} +classical {parameters.classical}" if parameters.classical else mix
 
 
@@ -33,7 +48,7 @@ class SearchController(TrialQueue):
         folder: The study.
         space: Its space, with the budget of this start.
         journal: Its journal, writable.
-        gan_need: See `TrialQueue`.
+        generator_need: See `TrialQueue`.
         gpu_share: GPUs that a trial usually holds.
         callbacks: Called as trials start and end.
     """
@@ -44,13 +59,13 @@ class SearchController(TrialQueue):
         space: Space,
         journal: Journal,
         *,
-        gan_need: GanNeeds,
+        generator_need: GeneratorNeeds,
         gpu_share: float,
         callbacks: Callbacks = NO_CALLBACKS,
     ) -> None:
         unfinished = journal.unfinished()
         retries = space.settings.resources.retries
-        super().__init__(folder, map(journal.resume, unfinished), gan_need=gan_need, retries=retries)
+        super().__init__(folder, map(journal.resume, unfinished), generator_need=generator_need, retries=retries)
         for number in unfinished:
             self._failures[number] = journal.failures(number)
             self._epochs[number] = max(journal.reported(number), default=0)
@@ -83,7 +98,7 @@ class SearchController(TrialQueue):
         self._clock.start(number, gpus)
 
     def heartbeat(self) -> None:
-        """Save the time used every few seconds, and report the sample grids of new GANs."""
+        """Save the time used every few seconds, and report the sample grids of new generators."""
         self._clock.heartbeat()
         self._report_samples()
 
@@ -120,7 +135,9 @@ class SearchController(TrialQueue):
 
     def _record(self, number: int, status: Status, outcome: dict[str, Any]) -> None:
         times = self._clock.times()
-        used = {"seconds": times.trials[number], "gpu_seconds": times.gpu_seconds[number]}
+        used: dict[str, Any] = {"seconds": times.trials[number], "gpu_seconds": times.gpu_seconds[number]}
+        if (report := read_pool_report(self._folder.trial_path(number))) and report.quality:
+            used["quality"] = report.quality.columns()
         self._journal.tell(number, status, outcome.get("value"), outcome | used)
         self._clock.end(number)
         row = self._journal.row(number)
@@ -130,7 +147,7 @@ class SearchController(TrialQueue):
 
     def _on_start(self, suggestion: TrialSuggestion) -> None:
         self._clock.start(suggestion.number, self._gpu_share)
-        if suggestion.parameters.gan and not read_samples(self._folder.trial_path(suggestion.number)):
+        if suggestion.parameters.generator and not read_samples(self._folder.trial_path(suggestion.number)):
             self._without_samples.add(suggestion.number)
         self._callbacks.on_trial_start(suggestion)
 

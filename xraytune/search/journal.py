@@ -19,7 +19,7 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 from xraytune.config.domains import Choices, Suggester, Value
 from xraytune.config.fields import flat_values, parameters_from
 from xraytune.config.paths import absolute_path, is_path, relative_path
-from xraytune.config.settings import Parameters
+from xraytune.config.settings import Objective, Parameters
 from xraytune.config.space import Condition, ParameterSpec, Space
 from xraytune.errors import Problem, StudyError
 from xraytune.files import check_fences, cut_torn_line, explain_disk_errors, require_file
@@ -31,11 +31,11 @@ _STATES: dict[Status, TrialState] = {
     "pruned": TrialState.PRUNED,
     "failed": TrialState.FAIL,
 }
-_OUTCOME = ("val_b_score", "best_epoch", "threshold", "seconds", "gpu_seconds", "reason")
+_OUTCOME = ("val_b_score", "best_epoch", "threshold", "seconds", "gpu_seconds", "reason", "quality")
 """User attributes of an ended trial, besides `status` and `arm`; its value and epochs are Optuna's own."""
 _FAILURES = "failures"
 VALUE_NAME = "val_a_score"
-"""The column of what the search maximises."""
+"""The column of what the search optimises."""
 _LOST = "restore it from a backup, or search the space again under another name: the study cannot be used without it"
 # The operation code of Optuna's journal for a reported value; a test reads a journal that Optuna wrote.
 _REPORT_OPERATION = 7
@@ -205,9 +205,11 @@ class Journal:
             "seconds": outcome.get("seconds", 0.0),
             "reason": outcome.get("reason", ""),
             "val_b_score": outcome.get("val_b_score"),
+            **outcome.get("quality", {}),
         }
         of_complete = float | int if status == "complete" else float | int | None
-        types = {"value": of_complete, "val_b_score": of_complete, "seconds": float | int, "reason": str}
+        types = {"value": of_complete, "val_b_score": float | int | None, "seconds": float | int, "reason": str}
+        types[self._space.settings.objective.selection_score] = of_complete
         for name, type_ in types.items():
             if not isinstance(row[name], type_):
                 raise ValueError(f"its {name} is {row[name]!r}")
@@ -259,9 +261,9 @@ class _WholeLines(JournalFileBackend):
                 raise
 
 
-def create_journal(path: Path, name: str, metric: str) -> None:
+def create_journal(path: Path, name: str, objective: Objective) -> None:
     """Create a journal without trials; Optuna's tools show the study's name and that of the objective."""
     with quiet_optuna():
         storage = JournalStorage(_WholeLines(str(path)))
-        study = optuna.create_study(storage=storage, study_name=name, direction="maximize")
-        study.set_metric_names([metric])
+        study = optuna.create_study(storage=storage, study_name=name, direction=objective.goal)
+        study.set_metric_names([objective.metric])

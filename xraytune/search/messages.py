@@ -10,9 +10,12 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from pydantic import TypeAdapter
+
 from xraytune.config.settings import Parameters
 from xraytune.errors import XraytuneError
 from xraytune.files import read_json, write_json, write_text
+from xraytune.metrics.generator_quality import QUALITY_FILE, PoolReport
 from xraytune.records import EpochRecord, Pace, Progress, ignore_progress, progress_text
 
 OWNER_FILE = ".owner"
@@ -84,7 +87,7 @@ class Callbacks:
         on_start: Called when Ray runs, with the study's folder and the address of Ray's dashboard ("" if there is none).
         on_trial_start: Called when a trial starts or resumes.
         on_epoch: Called with a trial's number and its record after each new epoch.
-        on_samples: Called with the first trial of a new GAN, and the picture of generated images beside real ones.
+        on_samples: Called with the first trial of a new generator, and the picture of generated images beside real ones.
         on_trial_end: Called with the trial's row of `trials.jsonl`.
         on_progress: Called with the progress of everything else, such as decoding, and of a confirmation's runs.
     """
@@ -102,19 +105,29 @@ NO_CALLBACKS = Callbacks()
 
 
 _SAMPLES_FILE = "samples.json"
+_REPORT = TypeAdapter(PoolReport)
 
 
 def write_samples(trial_dir: Path, grid: Path) -> None:
-    """Record the sample grid of a trial's GAN, a file in the study's `samples/`."""
-    write_json(trial_dir / _SAMPLES_FILE, {"gan": f"samples/{grid.name}"})
+    """Record the sample grid of a trial's generator, a file in the study's `samples/`."""
+    write_json(trial_dir / _SAMPLES_FILE, {"generator": f"samples/{grid.name}"})
 
 
 def read_samples(trial_dir: Path) -> str:
-    """Return the sample grid of a trial's GAN, relative to the study; "" if there is none yet."""
+    """Return the sample grid of a trial's generator, relative to the study; "" if there is none yet."""
     try:
-        return str(read_json(trial_dir / _SAMPLES_FILE)["gan"])
+        return str(read_json(trial_dir / _SAMPLES_FILE)["generator"])
     except (FileNotFoundError, ValueError, LookupError, TypeError):
         return ""
+
+
+def read_pool_report(trial_dir: Path) -> PoolReport | None:
+    """Return what a trial found out about its synthetic images; None if it has none, or not yet."""
+    try:
+        content = read_json(trial_dir / QUALITY_FILE)
+        return _REPORT.validate_python({name: content[name] for name in ("quality", "note", "copies")})
+    except (FileNotFoundError, ValueError, LookupError, TypeError):
+        return None
 
 
 def reason_of(error: Exception) -> str:

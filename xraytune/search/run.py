@@ -11,17 +11,18 @@ from xraytune.compute import choose_compute, gpu_count, require_device
 from xraytune.config.backbone_names import BACKBONES
 from xraytune.config.fields import parameters_from
 from xraytune.config.load import load_space
-from xraytune.config.settings import Parameters, Resources
+from xraytune.config.settings import Objective, Parameters, Resources, Settings
 from xraytune.config.space import Space, require_extensions
 from xraytune.cores import cpu_count
 from xraytune.errors import Problem, TrialError
 from xraytune.files import require_writable
-from xraytune.mix.plan import require_extra_images
+from xraytune.mix.plan import require_both_phases, require_extra_images
 from xraytune.models.weights import find_weights
+from xraytune.pipeline.generator_trial import require_measurable
 from xraytune.pipeline.model import require_two_classes
 from xraytune.pipeline.prepare import Prepared, prepare_index, restore_pixels
 from xraytune.pipeline.sides import chance_warning, side_sizes
-from xraytune.pipeline.synthesize import gan_need
+from xraytune.pipeline.synthesize import generator_need
 from xraytune.pipeline.task import task_of
 from xraytune.search.controller import SearchController, mix_label
 from xraytune.search.inputs import inputs_of_space, read_inputs, record_inputs
@@ -31,6 +32,7 @@ from xraytune.search.resources import Node, gpus_of_trial, resolved, slots
 from xraytune.search.runner import Runner, survey
 from xraytune.search.study import (
     StudyFolder,
+    best_row,
     continue_under_releases,
     create_study,
     environment,
@@ -48,15 +50,18 @@ class SearchSummary:
 
     Attributes:
         study: The study's folder.
-        metric: Of the scores: AUROC or Dice.
+        metric: Of the scores, such as AUROC.
         counts: Number of ended trials by status.
-        best: Row of the best complete trial on val-A, which the search maximised.
-        for_export: Row of the best one on val-B, which no decision of the search used; `export` takes it.
+        objective: What the search optimised.
+        best: Row of the best complete trial on val-A, which the search optimised.
+        for_export: Row of the best one on val-B, which no decision of the search used; `export` takes it. The same one in a
+            search for a generator.
         is_confirmable: Whether a trial has synthetic images, so that `confirm` has something to compare.
     """
 
     study: Path
     metric: str
+    objective: Objective
     counts: dict[str, int]
     best: dict[str, Any]
     for_export: dict[str, Any]
@@ -119,16 +124,22 @@ def search(
     prepared, warnings = prepare_index(
         index, settings.data, cache, skip_broken=skip_broken, on_progress=callbacks.on_progress
     )
+    if settings.objective.is_of_generator:
+        require_measurable(prepared)
     sizes = side_sizes(prepared)
     for note in (*warnings, *map(str, sizes), *filter(None, [chance_warning(sizes)])):
         callbacks.note(note)
     if settings.has_idle_asha:
         grace, last = settings.scheduler.grace, settings.budget.max_epochs
         callbacks.note(f"ASHA prunes no trial: scheduler.grace is {grace}, and budget.max_epochs {last}")
+    mixes = loaded.combinations("source", "synthetic_ratio", "mixing")
+    ratios = [(ratio, mixing) for source, ratio, mixing in mixes if source != "none" and isinstance(ratio, int | float)]
+    pretrained = [ratio for ratio, mixing in ratios if mixing == "pretrain"]
     if not is_resumed:
-        mixes = loaded.combinations("source", "synthetic_ratio")
-        ratios = [ratio for source, ratio in mixes if source != "none" and isinstance(ratio, int | float)]
-        require_extra_images(ratios, prepared.side("train").rows.size)
+        require_extra_images([ratio for ratio, _ in ratios], prepared.side("train").rows.size)
+        require_both_phases(pretrained, settings.budget.max_epochs * prepared.steps_per_epoch(settings))
+    if note := _early_rung(settings, pretrained):
+        callbacks.note(note)
     contents = read_inputs(inputs_of_space(loaded), settings, prepared, cache, index=index)
     if not is_resumed:
         create_study(folder, loaded, prepared, machine)
@@ -180,7 +191,7 @@ def _run(
         folder,
         space,
         journal,
-        gan_need=lambda parameters: gan_need(parameters.gan, prepared, compute, cache),
+        generator_need=lambda parameters: generator_need(parameters.generator, prepared, compute, cache),
         gpu_share=gpus_of_trial(resources),
         callbacks=callbacks,
     )
@@ -206,10 +217,24 @@ def _run(
             runner.run(
                 controller,
                 folder,
-                label=lambda suggestion: f"{name} #{suggestion.number} {mix_label(suggestion.parameters)}",
+                label=lambda suggestion: (
+                    f"{name} #{suggestion.number} {mix_label(suggestion.parameters, space.settings.objective)}"
+                ),
             )
     finally:
         controller.close()
+
+
+def _early_rung(settings: Settings, pretrained: Sequence[float]) -> str:
+    """Return a note if ASHA compares trials before the ones that pretrain, at these ratios, have seen real images."""
+    ratio = max(pretrained, default=0.0)
+    first = int(settings.budget.max_epochs * ratio / (1 + ratio)) + 1
+    if settings.scheduler.name != "asha" or settings.scheduler.grace >= first:
+        return ""
+    return (
+        f"ASHA compares trials from epoch {settings.scheduler.grace} on, but trials with mixing: pretrain may see no real "
+        f"image before epoch {first}; scheduler.grace: {first} or scheduler.name: none compares them fairly"
+    )
 
 
 def summarise(folder: StudyFolder) -> SearchSummary:
@@ -225,19 +250,17 @@ def summarise(folder: StudyFolder) -> SearchSummary:
         what = "no trial completed" + "".join(f"\n    {reason}" for reason in reasons[:5])
         raise TrialError(Problem(what, folder.path, "see trials.jsonl and trials/*/error.txt in the study"))
     counts = {status: sum(row["status"] == status for row in rows) for status in ("complete", "pruned", "failed")}
-    best, for_export = (
-        min(complete, key=lambda row: (-row[score], parameters_from(row["parameters"]).simplicity, row["number"]))
-        for score in ("value", "val_b_score")
-    )
+    settings = folder.space().settings
+    objective = settings.objective
     return SearchSummary(
         study=folder.path,
-        metric=folder.space().settings.metric,
+        metric=settings.metric,
+        objective=objective,
         counts=counts,
-        best=best,
-        for_export=for_export,
-        is_confirmable=any(
-            parameters_from(row["parameters"]).has_synthetic_images for row in rows if row["status"] != "failed"
-        ),
+        best=best_row(complete, "value", objective),
+        for_export=best_row(complete, objective.selection_score, objective),
+        is_confirmable=not objective.is_of_generator
+        and any(parameters_from(row["parameters"]).has_synthetic_images for row in rows if row["status"] != "failed"),
     )
 
 

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from xraytune.config.domains import Value
+from xraytune.config.settings import Objective
 from xraytune.errors import ConfigError, Problem
+from xraytune.metrics.generator_quality import PoolReport
 from xraytune.pipeline.sides import SideSize, side_sizes
 from xraytune.search.clock import Times, read_times
 from xraytune.search.controller import mix_label
 from xraytune.search.journal import VALUE_NAME, Journal
-from xraytune.search.messages import read_progress, read_samples
+from xraytune.search.messages import read_pool_report, read_progress, read_samples
 from xraytune.search.study import StudyFolder, is_searched
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ class TrialView:
     Attributes:
         number: From 0.
         mix: Such as `gan r=0.5 (500 steps) +classical 1`.
-        status: `waiting` for a GAN that another trial trains; `unfinished` if the search has stopped.
+        status: `waiting` for a generator that another trial trains; `unfinished` if the search has stopped.
         epochs: Number of recorded epochs.
         values: Best val-A score after each of them.
         val_b_score: Score on val-B of a complete trial.
@@ -39,7 +41,8 @@ class TrialView:
         simplicity: See `Parameters.simplicity`.
         arm: Such as `classical+gan`.
         parameters: All its parameters by dotted name, without those that are not set; paths are relative to the study.
-        samples: The sample grid of its GAN, such as `samples/gan-1a2b3c4d.png` in the study; "" if it has none yet.
+        samples: The sample grid of its generator, such as `samples/gan-1a2b3c4d.png` in the study; "" if it has none yet.
+        report: Quality and memorisation of its synthetic images; None if it has none, or not yet.
         busy_seconds: An estimate of how long it will be busy with that; None if unknown.
     """
 
@@ -57,6 +60,7 @@ class TrialView:
     parameters: Mapping[str, Value] = field(default_factory=dict)
     busy_seconds: float | None = None
     samples: str = ""
+    report: PoolReport | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +69,8 @@ class StudyView:
 
     Attributes:
         name: The study's.
-        metric: Of its scores: AUROC or Dice.
+        metric: Of its scores, such as AUROC.
+        objective: What the search optimises.
         sides: Sizes of train, val-A and val-B.
         trials: By number.
         trial_budget: That of the last start, and at least the number of trials.
@@ -79,6 +84,7 @@ class StudyView:
 
     name: str
     metric: str
+    objective: Objective
     sides: tuple[SideSize, ...] = ()
     trials: tuple[TrialView, ...]
     trial_budget: int
@@ -96,12 +102,32 @@ class StudyView:
     @property
     def best(self) -> TrialView | None:
         """The complete trial with the best val-A score, the simplest of equals."""
+        return next(iter(self.ranked), None)
+
+    @property
+    def ranked(self) -> list[TrialView]:
+        """The complete trials, best val-A score first; of equals the simplest first."""
         complete = [trial for trial in self.trials if trial.status == "complete"]
-        return min(complete, key=lambda trial: (-trial.values[-1], trial.simplicity, trial.number), default=None)
+        return sorted(
+            complete, key=lambda trial: (self.objective.rank(trial.values[-1]), trial.simplicity, trial.number)
+        )
+
+    @property
+    def most_realistic(self) -> TrialView | None:
+        """The trial whose synthetic images are closest to real ones, by KID."""
+        measured = [
+            (one.report.quality.kid, one.number, one) for one in self.trials if one.report and one.report.quality
+        ]
+        return min(measured)[2] if measured else None
 
     @property
     def for_export(self) -> TrialView | None:
-        """The complete trial with the best val-B score, the simplest of equals: what `export` writes before a verdict."""
+        """The complete trial with the best val-B score, the simplest of equals: what `export` writes before a verdict.
+
+        In a search for a generator, there are no val-B scores: the best one.
+        """
+        if self.objective.is_of_generator:
+            return self.best
         complete = [trial for trial in self.trials if trial.status == "complete" and trial.val_b_score is not None]
         return min(
             complete, key=lambda trial: (-(trial.val_b_score or 0), trial.simplicity, trial.number), default=None
@@ -124,8 +150,9 @@ def trials_dataframe(study: Path) -> pd.DataFrame:
     """Return the trials of a study as a table, a row for each trial; a search may be running on it.
 
     The index is the trial's number. The columns are `status`, `arm`, `mix`, `epochs`, `val_a_score` (the best so far),
-    `val_b_score`, `seconds`, and each searched parameter under its name in the space file, such as `gan.steps`. A value is
-    missing where a trial has none, as `gan.steps` without a GAN.
+    `val_b_score`, `seconds`, and each searched parameter under its name in the space file, such as `gan.steps`; then, if the
+    quality of synthetic images was measured, `gan_kid` and other figures (docs/generators.md). A value is missing where a
+    trial has none, as `gan.steps` without a GAN.
 
     Args:
         study: Folder of the study.
@@ -142,7 +169,12 @@ def trials_dataframe(study: Path) -> pd.DataFrame:
 
 def trial_columns(view: StudyView) -> list[str]:
     """Return the names of the values in `trial_row`."""
-    return ["number", "status", "arm", "mix", "epochs", VALUE_NAME, "val_b_score", "seconds", *view.searched]
+    figures = dict.fromkeys(name for trial in view.trials for name in _figures(trial))
+    return ["number", "status", "arm", "mix", "epochs", VALUE_NAME, "val_b_score", "seconds", *view.searched, *figures]
+
+
+def _figures(trial: TrialView) -> dict[str, float | None]:
+    return trial.report.quality.columns() if trial.report and trial.report.quality else {}
 
 
 def trial_row(trial: TrialView, view: StudyView) -> dict[str, Value]:
@@ -157,7 +189,8 @@ def trial_row(trial: TrialView, view: StudyView) -> dict[str, Value]:
         "val_b_score": trial.val_b_score,
         "seconds": trial.seconds,
     }
-    return own | {name: trial.parameters.get(name) for name in view.searched}
+    own |= {name: trial.parameters.get(name) for name in view.searched} | _figures(trial)
+    return {name: own.get(name) for name in trial_columns(view)}
 
 
 def select_trials(view: StudyView, *, sort: str = "number", arm: str | None = None) -> tuple[TrialView, ...]:
@@ -180,8 +213,8 @@ def select_trials(view: StudyView, *, sort: str = "number", arm: str | None = No
     column = _column(sort, trial_columns(view))
 
     def key(trial: TrialView) -> tuple[bool, Any]:
-        value = trial_row(trial, view)[column]
-        return value is None, -value if column.endswith("_score") and isinstance(value, float) else value
+        value: Any = trial_row(trial, view)[column]
+        return value is None, view.objective.rank(value) if value is not None and column.endswith("_score") else value
 
     return tuple(sorted((trial for trial in view.trials if arm in (None, trial.arm)), key=key))
 
@@ -206,32 +239,33 @@ class StudyWatcher:
 
     def __init__(self, folder: StudyFolder) -> None:
         self._folder = folder
-        self._space = folder.space()
+        self.space = folder.space()
         self._sides = side_sizes(folder.prepared())
-        self._journal = Journal(folder.journal_path, self._space, writable=False)
+        self._journal = Journal(folder.journal_path, self.space, writable=False)
 
     def look(self) -> StudyView:
         """Return the study now."""
         is_running = is_searched(self._folder)
         views = (self._trial(frozen.number, is_running) for frozen in self._journal.trials)
         trials = tuple(view for view in views if view is not None)
-        trial_budget = max(self._space.trial_budget(), len(trials))
-        times, hours = self._times(is_running), self._space.settings.budget.hours
+        trial_budget = max(self.space.trial_budget(), len(trials))
+        times, hours = self._times(is_running), self.space.settings.budget.hours
         seconds_budget = None if hours is None else hours * 3600
         left = seconds_left(trials, trial_budget, times) if is_running else None
         if left is not None and seconds_budget is not None:
             left = max(0.0, min(left, seconds_budget - times.seconds))
         return StudyView(
             name=self._folder.path.name,
-            metric=self._space.settings.metric,
+            metric=self.space.settings.metric,
+            objective=self.space.settings.objective,
             sides=self._sides,
             trials=trials,
             trial_budget=trial_budget,
-            max_epochs=self._space.settings.budget.max_epochs,
+            max_epochs=self.space.settings.budget.max_epochs,
             seconds=times.seconds,
             seconds_left=left,
             is_running=is_running,
-            searched=self._space.searched,
+            searched=self.space.searched,
             seconds_budget=seconds_budget,
         )
 
@@ -259,14 +293,15 @@ class StudyWatcher:
         return TrialView(
             number=number,
             arm=parameters.arm,
-            mix=mix_label(parameters),
+            mix=mix_label(parameters, self.space.settings.objective),
             status=status or ("unfinished" if not is_running else "running" if has_started else "waiting"),
             epochs=len(values),
             values=values,
             val_b_score=ended["val_b_score"] if ended else None,
             busy_with=busy[0],
             busy_seconds=busy[1],
-            samples=read_samples(trial_path) if parameters.gan else "",
+            samples=read_samples(trial_path) if parameters.generator else "",
+            report=read_pool_report(trial_path) if parameters.has_synthetic_images else None,
             seconds=ended["seconds"] if ended else None,
             reason=ended["reason"] if ended else "",
             simplicity=parameters.simplicity,

@@ -5,8 +5,8 @@
     inputs.json                                content of extra images and custom weights, if there are any
     optuna.journal                             the source of truth
     trials.jsonl                               derived from it: one row for every ended trial
-    trials/0007/                               config.json epochs.jsonl checkpoint/ progress.json samples.json
-    samples/gan-1a2b3c4d.png                   images of a GAN beside real ones; named in the trials' samples.json
+    trials/0007/                               config.json epochs.jsonl checkpoint/ progress.json samples.json quality.json
+    samples/gan-1a2b3c4d.png                   generated images beside real ones; named in the trials' samples.json
 
 One process at a time writes to it, under a lock that ends with its owner.
 """
@@ -19,7 +19,7 @@ import os
 import platform
 import shlex
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -29,9 +29,9 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic import TypeAdapter
 
-from xraytune.config.fields import flat_values
+from xraytune.config.fields import flat_values, parameters_from
 from xraytune.config.load import experiment_from_json, load_space
-from xraytune.config.settings import Budget, Experiment, extensions_of
+from xraytune.config.settings import Budget, Experiment, Objective, extensions_of
 from xraytune.config.space import Space
 from xraytune.errors import ArtifactError, ConfigError, Problem, SourceLine, StudyError, join_names
 from xraytune.files import (
@@ -93,7 +93,7 @@ class StudyFolder:
 
     @property
     def samples_path(self) -> Path:
-        """The sample grids of its GANs."""
+        """The sample grids of its generators."""
         return self.path / "samples"
 
     @property
@@ -226,7 +226,7 @@ def create_study(folder: StudyFolder, space: Space, prepared: Prepared, where: C
         write_prepared(prepared, path / "split.json")
         machine = environment(where) if isinstance(where, Compute) else where
         write_json(path / "environment.json", {**machine, "extensions": {**extensions}})
-        create_journal(path / _JOURNAL_NAME, space.settings.name, space.settings.objective.metric)
+        create_journal(path / _JOURNAL_NAME, space.settings.name, space.settings.objective)
 
 
 def environment(compute: Compute) -> dict[str, Any]:
@@ -333,7 +333,7 @@ def _require_open_end(folder: StudyFolder, recorded: Space, space: Space) -> Non
     if why := _why_epochs_stay(folder, recorded, old, new):
         what = f"budget.max_epochs is {old} in this study and cannot become {new}: {why}"
         name = f"--set name={folder.path.name}-{new}-epochs"
-        fix = f"add {name} to start a new study, which reuses the GANs and features in the cache"
+        fix = f"add {name} to start a new study, which reuses the generators and features in the cache"
         raise StudyError(Problem(what, folder.path, fix + _from_best(folder, recorded, space)))
 
 
@@ -349,6 +349,10 @@ def _why_epochs_stay(folder: StudyFolder, recorded: Space, old: int, new: int) -
         return "it can only be raised"
     if ("cosine",) in recorded.combinations("schedule"):
         return "with schedule: cosine, the learning rate of every epoch depends on it"
+    if ("pretrain",) in recorded.combinations("mixing"):
+        return "with mixing: pretrain, the number of steps on extra images depends on it"
+    if recorded.settings.objective.is_of_generator:
+        return "the generator's steps in every epoch depend on it"
     if (folder.path / "confirm").exists():
         return "a confirmation has trained with it"
     rows = Journal(folder.journal_path, recorded, writable=False).rows()
@@ -370,7 +374,7 @@ def _from_best(folder: StudyFolder, recorded: Space, space: Space) -> str:
 
     journal = Journal(folder.journal_path, recorded, writable=False)
     complete = (row for row in journal.rows() if row["status"] == "complete")
-    best = sorted(complete, key=lambda row: float(row["value"]), reverse=True)
+    best = sorted(complete, key=lambda row: recorded.settings.objective.rank(row["value"]))
     settings = (flat_values(journal.parameters(row["number"])) for row in best)
     points = [point for values in settings if (point := space.nearest_initial_point(values))]
     if not points:
@@ -427,6 +431,13 @@ def is_searched(folder: StudyFolder) -> bool:
     """Return whether a search runs on the study now."""
     owner = current_owner(folder.lock_path)
     return owner is not None and owner.work == "searched"
+
+
+def best_row(rows: Iterable[dict[str, Any]], score: str, objective: Objective) -> dict[str, Any]:
+    """Return the row with the best value in the column `score`; of equals the simplest, then the earliest."""
+    return min(
+        rows, key=lambda row: (objective.rank(row[score]), parameters_from(row["parameters"]).simplicity, row["number"])
+    )
 
 
 def project_rows(folder: StudyFolder, rows: list[dict[str, Any]]) -> None:

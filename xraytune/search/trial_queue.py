@@ -1,6 +1,6 @@
 """The queue that a search and a confirmation share: which trial runs next, which continues, and which is retried.
 
-A trial whose GAN another trial is training waits for it while others run, so each GAN is trained once and nothing can
+A trial whose generator another trial is training waits for it while others run, so each is trained once and nothing can
 deadlock. `SearchController` draws its trials and records them in the journal; `RunList` of a confirmation has a fixed list.
 """
 
@@ -32,11 +32,11 @@ from xraytune.search.messages import (
 from xraytune.search.study import StudyFolder
 
 _SAME_FAILURES = 3
-# Trials drawn ahead while their GANs are being trained: the further ahead, the less the sampler knows.
+# Trials drawn ahead while their generators are being trained: the further ahead, the less the sampler knows.
 _DRAWN_AHEAD = 4
 
-GanNeeds: TypeAlias = Callable[[Parameters], str | None]
-"""From a trial's settings to the lineage of the GAN that must be trained for it first; None if there is none."""
+GeneratorNeeds: TypeAlias = Callable[[Parameters], str | None]
+"""From a trial's settings to the lineage of the generator that must be trained for it first; None if there is none."""
 
 
 class TrialQueue:
@@ -47,17 +47,17 @@ class TrialQueue:
     Args:
         folder: Contains the trials.
         waiting: The trials to run first, in order.
-        gan_need: Called again each time, since the GAN may have been trained in the meantime.
+        generator_need: Called again each time, since it may have been trained in the meantime.
         retries: How often a trial is retried without a new epoch in between.
     """
 
     def __init__(
-        self, folder: StudyFolder, waiting: Iterable[TrialSuggestion], *, gan_need: GanNeeds, retries: int
+        self, folder: StudyFolder, waiting: Iterable[TrialSuggestion], *, generator_need: GeneratorNeeds, retries: int
     ) -> None:
-        self._folder, self._gan_need, self._retries = folder, gan_need, retries
+        self._folder, self._generator_need, self._retries = folder, generator_need, retries
         self._waiting = deque(waiting)
         self._running: dict[int, TrialSuggestion] = {}
-        self._lineages: dict[int, str] = {}  # of the GANs that running trials started to train
+        self._lineages: dict[int, str] = {}  # of the generators that running trials started to train
         self._epochs = defaultdict[int, int](int)
         self._failures = defaultdict[int, list[Failure]](list)
         self._reasons: list[str] = []  # why each ended trial failed, "" if it did not
@@ -144,12 +144,12 @@ class TrialQueue:
         """Called about once a second."""
 
     def _must_wait(self, suggestion: TrialSuggestion) -> bool:
-        """Return whether a running trial is training this trial's GAN, or a longer or shorter run of it."""
-        needed = self._gan_need(suggestion.parameters)
+        """Return whether a running trial is training this trial's generator, or a longer or shorter run of it."""
+        needed = self._generator_need(suggestion.parameters)
         if needed is None:
             return False
         return any(
-            lineage == needed and self._gan_need(self._running[number].parameters)
+            lineage == needed and self._generator_need(self._running[number].parameters)
             for number, lineage in self._lineages.items()
         )
 
@@ -158,7 +158,7 @@ class TrialQueue:
         # At each start: resources, tracking and the locations of files may have changed since the last one.
         write_json(trial / "config.json", experiment_to_json(self._experiment(suggestion), trial))
         self._running[suggestion.number] = suggestion
-        if lineage := self._gan_need(suggestion.parameters):
+        if lineage := self._generator_need(suggestion.parameters):
             self._lineages[suggestion.number] = lineage
         self._on_start(suggestion)
         return suggestion

@@ -26,7 +26,7 @@ from xraytune.files import explain_disk_errors, fenced, read_jsonl, write_text
 from xraytune.lease import LeaseHeldError, has_ownership, may_hold_lease, read_owner, take_ownership
 from xraytune.limits import is_out_of_memory
 from xraytune.pipeline.prepare import Prepared, restore_pixels
-from xraytune.pipeline.samples import save_gan_grid, training_grid
+from xraytune.pipeline.samples import save_generator_grid, training_grid
 from xraytune.pipeline.training_set import build_training_set
 from xraytune.pipeline.trial import trial_epochs
 from xraytune.records import Compute, EpochRecord, Json, TrialResult
@@ -116,13 +116,13 @@ class TrialWorker:
             cache=cache,
             compute=compute,
             on_progress=on_progress,
-            on_gan=lambda: self._show_samples(experiment, prepared, compute, cache),
+            on_generator=lambda trained: self._show_samples(trained, prepared, compute, cache),
         )
         return self._guarded(epochs, hang_seconds)
 
     def _show_samples(self, experiment: Experiment, prepared: Prepared, compute: Compute, cache: Path) -> None:
-        """Write the sample grid of the trial's GAN into the study, and its name into the trial's folder."""
-        grid = save_gan_grid(experiment, prepared, self._study.samples_path, compute=compute, cache=cache)
+        """Write the sample grid of the trial's generator into the study, and its name into the trial's folder."""
+        grid = save_generator_grid(experiment, prepared, self._study.samples_path, compute=compute, cache=cache)
         write_samples(self._folder, grid)
 
     def _guarded(
@@ -192,7 +192,8 @@ class TrialWorker:
             training_set = build_training_set(experiment, prepared, compute=compute, cache=cache)
             return training_grid(training_set, prepared.class_names, trial.label)
 
-        return WandbRun(settings, trial, samples=samples, finish_seconds=_FINISH_SECONDS)
+        has_training_set = not experiment.settings.objective.is_of_generator
+        return WandbRun(settings, trial, samples=samples if has_training_set else None, finish_seconds=_FINISH_SECONDS)
 
 
 def _failing(error: Exception) -> Generator[EpochRecord, None, TrialResult]:

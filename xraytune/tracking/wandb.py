@@ -158,9 +158,11 @@ class WandbRun:
             self._warn(f"it did not answer within {self._finish_seconds:g} s")
 
     def _named(self, values: Mapping[str, Json]) -> dict[str, Json]:
-        """Name scores by their metric: `val_score` becomes `val_auroc` or `val_dice`."""
-        metric = self._trial.experiment.settings.objective.metric.removeprefix("val_")
-        return {name.replace("score", metric): value for name, value in values.items()}
+        """Name scores by their metric: `val_score` becomes `val_auroc`, `val_dice` or `gan_kid`; drop missing values."""
+        metric = self._trial.experiment.settings.objective.metric
+        score = metric.removeprefix("val_")
+        known = {name: value for name, value in values.items() if value is not None}
+        return {name.replace("val_score", metric).replace("score", score): value for name, value in known.items()}
 
     def _post(self, call: Callable[[], object]) -> None:
         """Queue a call for the thread."""

@@ -1,4 +1,4 @@
-"""`gan sample --study STUDY --trial N`: images of the GAN of a trial."""
+"""`generator sample --study STUDY --trial N`: images of the GAN of a trial."""
 
 import shutil
 from pathlib import Path
@@ -10,7 +10,7 @@ from PIL import Image
 from tests.export.conftest import PRUNED, CopyLab, Lab
 from tests.in_process import CPU
 from xraytune.errors import ArtifactError, ConfigError, StudyError
-from xraytune.export.trial_gan import sample_trial_gan
+from xraytune.export.trial_generator import sample_trial_generator
 from xraytune.files import read_json
 from xraytune.pipeline.synthesize import GAN_STAGE, pool_block
 from xraytune.search.study import StudyFolder
@@ -24,7 +24,7 @@ def test_images_of_a_trials_gan_are_those_that_it_trained_on(lab: Lab, tmp_path:
     assert gan is not None
     pool, _, _ = pool_block(gan, 1, 0, study.prepared(), compute=CPU, cache=lab.path / "cache")
 
-    drawn = sample_trial_gan(lab.study, 0, count=4, out=tmp_path / "images", class_name="PNEUMONIA")
+    drawn = sample_trial_generator(lab.study, 0, count=4, out=tmp_path / "images", class_name="PNEUMONIA")
 
     files = sorted((tmp_path / "images" / "PNEUMONIA").glob("*.png"))
     assert drawn.counts == {"PNEUMONIA": 4}
@@ -34,10 +34,10 @@ def test_images_of_a_trials_gan_are_those_that_it_trained_on(lab: Lab, tmp_path:
 
 
 def test_a_trial_without_a_gan_is_refused_with_those_that_have_one(lab: Lab, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"trial 2 has no GAN\n.*give one that has: 0"):
-        sample_trial_gan(lab.study, PRUNED, count=1, out=tmp_path / "images")
+    with pytest.raises(ConfigError, match=r"trial 2 has no generator\n.*give one that has: 0"):
+        sample_trial_generator(lab.study, PRUNED, count=1, out=tmp_path / "images")
     with pytest.raises(StudyError, match="no trial 9"):
-        sample_trial_gan(lab.study, 9, count=1, out=tmp_path / "images")
+        sample_trial_generator(lab.study, 9, count=1, out=tmp_path / "images")
 
     assert not (tmp_path / "images").exists()
 
@@ -49,4 +49,4 @@ def test_a_gan_that_the_cache_has_lost_is_named_with_the_command_that_trains_it_
     shutil.rmtree(lab.path / "cache" / GAN_STAGE)
 
     with pytest.raises(ArtifactError, match=r"the GAN of trial 0 is not in the cache(.|\n)*xraytune replay .* 0"):
-        sample_trial_gan(lab.study, 0, count=1, out=tmp_path / "images")
+        sample_trial_generator(lab.study, 0, count=1, out=tmp_path / "images")

@@ -1,4 +1,4 @@
-"""`xraytune gan`: train a GAN, or generate images with it."""
+"""`xraytune generator`: train a generator, or generate images with it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from xraytune.cli import console
-from xraytune.cli.options import AsJson, Cache, Data, GanCache, Overrides, SkipBroken, SpaceFile
+from xraytune.cli.options import AsJson, Cache, Data, GeneratorCache, Overrides, SkipBroken, SpaceFile
 
 
 def train(
@@ -17,15 +17,15 @@ def train(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="Folder to create.")],
     data: Data = None,
     overrides: Overrides = None,
-    cache: GanCache = None,
+    cache: GeneratorCache = None,
     skip_broken: SkipBroken = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train the GAN of a search space file and save it to a folder. Run again to resume."""
-    from xraytune.pipeline.gan_folder import gan_train
+    """Train the GAN or diffusion model of a search space file and save it to a folder. Run again to resume."""
+    from xraytune.pipeline.generator_folder import generator_train
 
     with console.progress() as on_progress:
-        trained = gan_train(
+        trained = generator_train(
             space,
             out=out,
             data=data,
@@ -40,19 +40,25 @@ def train(
         return
     counts = _counts(trained.class_counts, trained.has_masks)
     size, steps = trained.settings.image_size, trained.settings.steps
-    console.write(f"{trained.path}: {size} px GAN, trained for {steps:,} steps on {counts}")
+    console.write(f"{trained.path}: {size} px {trained.settings.noun}, trained for {steps:,} steps on {counts}")
     console.write(f"its images beside real ones: {trained.samples}; during training: {trained.grids}")
-    console.write_command(f"xraytune gan sample {quote(str(trained.path))} -n 500 -o OUT", "next: ")
+    quality, copies = trained.report.quality, trained.report.copies
+    console.write(f"quality: {quality or trained.report.note}" + (f" ({quality.features})" if quality else ""))
+    if copies:
+        console.write(f"its images copy training images: {copies}")
+    console.write_command(f"xraytune generator sample {quote(str(trained.path))} -n 500 -o OUT", "next: ")
 
 
 def sample(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="Folder to create.")],
     count: Annotated[int, typer.Option("--count", "-n", metavar="N", help="Number of images.")],
-    gan: Annotated[
+    generator: Annotated[
         Path | None,
-        typer.Argument(metavar="GAN", help="Folder of a GAN, from `gan train`; or give --study and --trial."),
+        typer.Argument(metavar="FOLDER", help="Folder from `generator train`; or give --study and --trial."),
     ] = None,
-    study: Annotated[Path | None, typer.Option(metavar="STUDY", help="Study of the trial whose GAN to use.")] = None,
+    study: Annotated[
+        Path | None, typer.Option(metavar="STUDY", help="Study of the trial whose generator to use.")
+    ] = None,
     trial: Annotated[int | None, typer.Option(metavar="NUMBER", help="Number of the trial.")] = None,
     class_name: Annotated[
         str | None,
@@ -61,22 +67,22 @@ def sample(
     cache: Cache = None,
     as_json: AsJson = False,
 ) -> None:
-    """Generate images with a GAN, or with the GAN of a trial, as PNG files in class folders (pairs: images/ and masks/).
+    """Generate images with a generator, or with that of a trial, as PNG files in class folders (pairs: images/ and masks/).
 
     Of 500 images, the first 100 are those of -n 100.
     """
-    from xraytune.export.trial_gan import sample_trial_gan
-    from xraytune.pipeline.gan_folder import gan_sample
+    from xraytune.export.trial_generator import sample_trial_generator
+    from xraytune.pipeline.generator_folder import generator_sample
 
     with console.progress() as on_progress:
-        if gan is not None and study is None and trial is None:
-            drawn = gan_sample(gan, count=count, out=out, class_name=class_name, on_progress=on_progress)
-        elif gan is None and study is not None and trial is not None:
-            drawn = sample_trial_gan(
+        if generator is not None and study is None and trial is None:
+            drawn = generator_sample(generator, count=count, out=out, class_name=class_name, on_progress=on_progress)
+        elif generator is None and study is not None and trial is not None:
+            drawn = sample_trial_generator(
                 study, trial, count=count, out=out, class_name=class_name, cache=cache, on_progress=on_progress
             )
         else:
-            raise typer.BadParameter("give either GAN, or --study STUDY and --trial NUMBER", param_hint="GAN")
+            raise typer.BadParameter("give either FOLDER, or --study STUDY and --trial NUMBER", param_hint="FOLDER")
     if as_json:
         console.show_json(drawn)
         return

@@ -14,11 +14,11 @@ from xraytune.config.load import load_space
 from xraytune.data.index import read_labelled_folder
 from xraytune.data.phantom import draw_phantoms
 from xraytune.errors import ArtifactError, ConfigError, DataError
-from xraytune.files import read_json, write_json
+from xraytune.files import read_json, sha256_of, write_json
 from xraytune.pipeline.extra_folder import store_folder
-from xraytune.pipeline.gan_folder import gan_sample, gan_train
+from xraytune.pipeline.generator_folder import generator_sample, generator_train
 from xraytune.pipeline.prepare import prepare
-from xraytune.pipeline.synthesize import gan_need, pool_block
+from xraytune.pipeline.synthesize import generator_need, pool_block
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +33,7 @@ parameters:
   backbone: {value: small_cnn}
   weights: {value: none}
 resources: {gpus_per_trial: 0}
-points_to_evaluate: [{source: gan, gan.steps: 3}]  # `gan train` ignores them
+points_to_evaluate: [{source: gan, gan.steps: 3}]  # `generator train` ignores them
 """
 
 
@@ -53,19 +53,19 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
     space = folder / "space.yaml"
     space.write_text(SPACE, encoding="utf-8")
     gan = folder / "gan"
-    gan_train(space, out=gan, overrides=["gan.steps=2"], cache=folder / "cache")
+    generator_train(space, out=gan, overrides=["gan.steps=2"], cache=folder / "cache")
     return Kept(space=space, cache=folder / "cache", gan=gan)
 
 
 def test_an_open_setting_of_the_gan_is_named_with_the_option_that_fixes_it(kept: Kept, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"gan\.steps is 2 or 3(.|\n)*--set gan\.steps=2"):
-        gan_train(kept.space, out=tmp_path / "gan", cache=kept.cache)
+        generator_train(kept.space, out=tmp_path / "gan", cache=kept.cache)
 
     assert not (tmp_path / "gan").exists()
 
 
 def test_gan_folder_contains_record_generator_and_grids(kept: Kept) -> None:
-    record = read_json(kept.gan / "gan.json")
+    record = read_json(kept.gan / "generator.json")
 
     assert record["settings"]["steps"] == 2
     assert list(record["class_counts"]) == ["NORMAL", "PNEUMONIA"]
@@ -78,7 +78,7 @@ def test_search_reuses_manually_trained_gan(kept: Kept) -> None:
     prepared, _ = prepare(space.settings, kept.cache)
     gan = space.experiment().parameters.gan
 
-    assert gan_need(gan, prepared, choose_compute(gpus=0, threads=1), kept.cache) is None
+    assert generator_need(gan, prepared, choose_compute(gpus=0, threads=1), kept.cache) is None
 
 
 def test_drawn_images_are_those_that_a_search_trains_on(kept: Kept, tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_drawn_images_are_those_that_a_search_trains_on(kept: Kept, tmp_path: Pa
     gan = space.experiment().parameters.gan
     assert gan is not None
 
-    gan_sample(kept.gan, count=5, out=tmp_path / "images", class_name="PNEUMONIA")
+    generator_sample(kept.gan, count=5, out=tmp_path / "images", class_name="PNEUMONIA")
 
     compute = choose_compute(gpus=0, threads=1)
     pool, _, _ = pool_block(gan, 1, 0, prepared, compute=compute, cache=kept.cache)
@@ -96,8 +96,8 @@ def test_drawn_images_are_those_that_a_search_trains_on(kept: Kept, tmp_path: Pa
 
 
 def test_smaller_sample_is_prefix_of_larger(kept: Kept, tmp_path: Path) -> None:
-    gan_sample(kept.gan, count=7, out=tmp_path / "few")
-    gan_sample(kept.gan, count=20, out=tmp_path / "many")
+    generator_sample(kept.gan, count=7, out=tmp_path / "few")
+    generator_sample(kept.gan, count=20, out=tmp_path / "many")
 
     few = {file.relative_to(tmp_path / "few"): file.read_bytes() for file in (tmp_path / "few").glob("*/*.png")}
     assert len(few) == 7
@@ -105,7 +105,7 @@ def test_smaller_sample_is_prefix_of_larger(kept: Kept, tmp_path: Path) -> None:
 
 
 def test_drawn_images_can_be_read_as_a_folder_of_extra_images(kept: Kept, tmp_path: Path) -> None:
-    drawn = gan_sample(kept.gan, count=20, out=tmp_path / "images")
+    drawn = generator_sample(kept.gan, count=20, out=tmp_path / "images")
 
     images = read_labelled_folder(tmp_path / "images", ("NORMAL", "PNEUMONIA"), group_regex="(.*)")
 
@@ -114,7 +114,7 @@ def test_drawn_images_can_be_read_as_a_folder_of_extra_images(kept: Kept, tmp_pa
 
 
 def test_drawn_images_are_extra_images_for_studies_of_the_gans_split_alone(kept: Kept, tmp_path: Path) -> None:
-    gan_sample(kept.gan, count=20, out=tmp_path / "images")
+    generator_sample(kept.gan, count=20, out=tmp_path / "images")
     same, other = (
         prepare(load_space(kept.space, [f"data.split.seed={seed}"]).settings, kept.cache)[0] for seed in (0, 1)
     )
@@ -122,13 +122,15 @@ def test_drawn_images_are_extra_images_for_studies_of_the_gans_split_alone(kept:
     used, _ = store_folder(tmp_path / "images", same, cache=kept.cache)
 
     assert len(used) == 20
-    with pytest.raises(DataError, match="the GAN of these images was trained on"):
+    with pytest.raises(DataError, match="the generator of these images was trained on"):
         store_folder(tmp_path / "images", other, cache=kept.cache)
 
 
 def test_one_network_for_each_class_is_kept_and_drawn_from_by_name(kept: Kept, tmp_path: Path) -> None:
-    gan_train(kept.space, out=tmp_path / "gan", overrides=["gan.steps=2", "gan.conditional=false"], cache=kept.cache)
-    gan_sample(tmp_path / "gan", count=4, out=tmp_path / "images")
+    generator_train(
+        kept.space, out=tmp_path / "gan", overrides=["gan.steps=2", "gan.conditional=false"], cache=kept.cache
+    )
+    generator_sample(tmp_path / "gan", count=4, out=tmp_path / "images")
 
     assert (tmp_path / "gan" / "generator_NORMAL.safetensors").is_file()
     assert (tmp_path / "gan" / "grids" / "PNEUMONIA" / "real.png").is_file()
@@ -139,19 +141,19 @@ def test_existing_files_are_not_overwritten(kept: Kept, tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
 
     with pytest.raises(ConfigError, match="there is something here already"):
-        gan_sample(kept.gan, count=1, out=tmp_path / "there")
+        generator_sample(kept.gan, count=1, out=tmp_path / "there")
     with pytest.raises(ConfigError, match="there is something here already"):
-        gan_train(kept.space, out=kept.gan, cache=kept.cache)
+        generator_train(kept.space, out=kept.gan, cache=kept.cache)
 
 
 def test_a_damaged_generator_is_named(kept: Kept, tmp_path: Path) -> None:
     gan = tmp_path / "gan"
     gan.mkdir()
-    (gan / "gan.json").write_bytes((kept.gan / "gan.json").read_bytes())
+    (gan / "generator.json").write_bytes((kept.gan / "generator.json").read_bytes())
     (gan / "generator.safetensors").write_bytes((kept.gan / "generator.safetensors").read_bytes()[:-1])
 
     with pytest.raises(ArtifactError, match=r"generator\.safetensors: the file is missing or damaged"):
-        gan_sample(gan, count=1, out=tmp_path / "images")
+        generator_sample(gan, count=1, out=tmp_path / "images")
 
 
 @pytest.mark.parametrize("change", [{"version": 2}, {"class_counts": {"../outside": 3}}, {"settings": None}])
@@ -159,12 +161,38 @@ def test_a_record_that_gan_train_did_not_write_is_refused(
     kept: Kept, tmp_path: Path, change: dict[str, object]
 ) -> None:
     gan = Path(shutil.copytree(kept.gan, tmp_path / "gan"))
-    write_json(gan / "gan.json", read_json(gan / "gan.json") | change)
+    write_json(gan / "generator.json", read_json(gan / "generator.json") | change)
 
-    with pytest.raises(ArtifactError, match=r"gan\.json is damaged, or from another version"):
-        gan_sample(gan, count=1, out=tmp_path / "images")
+    with pytest.raises(ArtifactError, match=r"generator\.json is damaged, or from another version"):
+        generator_sample(gan, count=1, out=tmp_path / "images")
 
 
 def test_unknown_class_error_suggests_nearest(kept: Kept, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean 'NORMAL'"):
-        gan_sample(kept.gan, count=1, out=tmp_path / "images", class_name="normal")
+        generator_sample(kept.gan, count=1, out=tmp_path / "images", class_name="normal")
+
+
+@pytest.mark.slow
+def test_a_diffusion_model_is_trained_and_sampled_as_a_gan_is(kept: Kept, tmp_path: Path) -> None:
+    """In the artifact of a search with it; and one generator has to be chosen if a space has both."""
+    settings = {"steps": 2, "width": 8, "batch_size": 8, "patch_size": 2, "sampling_steps": 2}
+    overrides = [f"diffusion.{name}={value}" for name, value in {"image_size": 32, **settings}.items()]
+    with pytest.raises(
+        ConfigError, match=r"can be gan and diffusion\n.*add --set source=gan or --set source=diffusion"
+    ):
+        generator_train(
+            kept.space,
+            out=tmp_path / "any",
+            overrides=["source={values: [none, gan, diffusion]}", *overrides],
+            cache=kept.cache,
+        )
+
+    trained = generator_train(
+        kept.space, out=tmp_path / "model", overrides=["source=diffusion", *overrides], cache=kept.cache
+    )
+    drawn = generator_sample(trained.path, count=6, out=tmp_path / "images")
+
+    assert (trained.settings.block, sum(drawn.counts.values())) == ("diffusion", 6)
+    assert {path.name[:10] for path in drawn.path.glob("*/*.png")} == {"diffusion_"}
+    (artifact,) = (path for path in (kept.cache / "diffusion-1").iterdir() if path.is_dir())
+    assert sha256_of(artifact / "generator.safetensors") == sha256_of(trained.path / "generator.safetensors")

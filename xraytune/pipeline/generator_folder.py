@@ -1,14 +1,14 @@
-"""`gan train`: train a GAN and keep it as a folder. `gan sample`: draw any number of images from such a folder.
+"""`generator train`: train a generator and keep it as a folder. `generator sample`: draw any number of images from it.
 
-    GAN/gan.json                                 settings, class counts, hashes of the training images, versions
-    GAN/generator.safetensors                    or one for each class: generator_NORMAL.safetensors ...
-    GAN/samples.png                              images of the GAN beside real ones
-    GAN/grids/                                   samples drawn during training, and real images; progress.gif
-    GAN/segmenter.safetensors, segmenter.json    only with `mask_from: segmenter`
+    FOLDER/generator.json                           settings, class counts, hashes of the training images, versions
+    FOLDER/generator.safetensors                    or one for each class: generator_NORMAL.safetensors ...
+    FOLDER/samples.png                              its images beside real ones
+    FOLDER/grids/                                   samples drawn during training, and real images; progress.gif
+    FOLDER/segmenter.safetensors, segmenter.json    only with `mask_from: segmenter`
 
-The GAN is trained in the shared cache, as a search trains it: each reuses the GANs of the other. The first n images of a
-sample are the same however many are drawn, and they are the images that a search would train on. A GAN of a segmentation
-study also gives the mask of each image.
+The generator is trained in the shared cache, as a search trains it: each reuses the generators of the other. The first n
+images of a sample are the same however many are drawn, and they are the images that a search would train on. A generator of
+a segmentation study also gives the mask of each image.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ from PIL import Image
 from pydantic import TypeAdapter
 
 from xraytune.compute import choose_compute, compute_like, gpu_share, pin
+from xraytune.config.fields import parameters_from
 from xraytune.config.load import load_space
 from xraytune.config.messages import nearest
-from xraytune.config.settings import Experiment, GanSettings, Parameters
-from xraytune.config.space import Space, require_extensions
+from xraytune.config.settings import GENERATORS, Experiment, GeneratorSettings
+from xraytune.config.space import Space, require_packages
 from xraytune.errors import ArtifactError, ConfigError, Problem
 from xraytune.files import (
     explain_disk_errors,
@@ -44,37 +45,42 @@ from xraytune.files import (
 from xraytune.generators.checkpoint import load_generator
 from xraytune.generators.masks import MaskRange
 from xraytune.generators.pool import draw_block
+from xraytune.metrics.generator_quality import PoolReport
 from xraytune.mix.plan import apportion
+from xraytune.models.weights import find_weights
 from xraytune.pipeline.extra_folder import PROVENANCE_FILE
 from xraytune.pipeline.labeller import LABELLER_FILES, load_labeller, trained_labeller
 from xraytune.pipeline.prepare import Prepared, is_plain_name, prepare
-from xraytune.pipeline.samples import save_gan_grid
+from xraytune.pipeline.quality import report_pool
+from xraytune.pipeline.samples import save_generator_grid
 from xraytune.pipeline.synthesize import (
     copy_file,
     copy_grids,
-    gan_inputs,
-    gan_work_path,
+    generator_inputs,
+    generator_stage,
+    generator_work_path,
     network_labels,
-    trained_gan,
+    trained_generator,
     typical_masks,
 )
 from xraytune.records import Compute, Json, Progress, ignore_progress
 
-_RECORD, _SAMPLES = "gan.json", "samples.png"
+_RECORD, _SAMPLES = "generator.json", "samples.png"
 PAIR_FOLDERS = ("images", "masks")
-_LABELLER_PARAMETERS = ("backbone", "weights", "input_channels")
+_NETWORK_PARAMETERS = ("backbone", "weights", "input_channels")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainedGan:
-    """The folder that `gan_train` wrote, its `samples.png` and sample grids of the training; training images by class."""
+class TrainedGenerator:
+    """The folder that `generator_train` wrote, its `samples.png` and sample grids; training images by class."""
 
     path: Path
-    settings: GanSettings
+    settings: GeneratorSettings
     class_counts: dict[str, int]
     samples: Path
     grids: Path
     has_masks: bool = False
+    report: PoolReport
 
     def to_json(self) -> dict[str, Json]:
         """Return the record as JSON values."""
@@ -82,8 +88,8 @@ class TrainedGan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GanSample:
-    """The folder that `gan_sample` wrote, with the images of each class, and whether each has a mask."""
+class GeneratorSample:
+    """The folder that `generator_sample` wrote, with the images of each class, and whether each has a mask."""
 
     path: Path
     counts: dict[str, int]
@@ -96,16 +102,17 @@ class GanSample:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _GanRecord:
-    """`gan.json`. It holds only hashes of the training images, neither names nor patients.
+class _GeneratorRecord:
+    """`generator.json`. It holds only hashes of the training images, neither names nor patients.
 
     Attributes:
         generators: SHA-256 of each file of a network, also those of a segmenter.
         masks: The ranges of plausible masks; None without masks.
+        report: Quality and memorisation of its images.
     """
 
     version: Literal[1] = 1
-    settings: GanSettings
+    settings: GeneratorSettings
     class_counts: dict[str, int]
     train_fingerprint: str
     train_images: list[str]
@@ -113,9 +120,10 @@ class _GanRecord:
     compute: Compute
     packages: dict[str, str]
     masks: MaskRange | None = None
+    report: PoolReport | None = None
 
 
-def gan_train(
+def generator_train(
     space: Path,
     *,
     out: Path,
@@ -125,11 +133,11 @@ def gan_train(
     skip_broken: bool = False,
     note: Callable[[str], None] = lambda _: None,
     on_progress: Progress = ignore_progress,
-) -> TrainedGan:
-    """Train the GAN of a space file, whose `gan` settings must be fixed. After an interruption, the same call resumes.
+) -> TrainedGenerator:
+    """Train the generator of a space file, whose settings must be fixed. After an interruption, the same call resumes.
 
     Args:
-        space: The YAML file; `gan` is a value of its `source`.
+        space: The YAML file; `gan` or `diffusion` is a value of its `source`.
         out: The folder to create.
         data: A data folder instead of the file's.
         overrides: `key=value` lines that replace the file's; `gan.steps=5000` fixes a searched setting.
@@ -139,97 +147,113 @@ def gan_train(
         on_progress: Called with the progress of the preparation and the training.
 
     Raises:
-        ConfigError: The file is invalid, it has no GAN or an open `gan` setting, or `out` exists.
+        ConfigError: The file is invalid, it has no generator, two, or one with an open setting, or `out` exists.
         DataError: The images cannot be used.
-        MachineError: A GPU is missing, or the packages of the segmenter that makes the masks.
-        TrialError: The GAN's loss is not finite, or too few of its masks are plausible.
+        MachineError: A GPU is missing, or the packages of the generator, or of the segmenter that makes the masks.
+        TrialError: The generator's loss is not finite, or too few of its masks are plausible.
     """
     require_new(out)
     loaded = load_space(space, (*overrides, "points_to_evaluate=[]"), data=data)
-    experiment = fixed_gan(loaded)
-    settings, gan = experiment.settings, gan_of(experiment)
-    if gan.mask_from == "segmenter":
-        require_extensions(loaded)
+    experiment = fixed_generator(loaded)
+    settings, generator = experiment.settings, generator_of(experiment)
+    require_packages(generator.block, *([settings.task] if generator.mask_from == "segmenter" else []))
     compute = choose_compute(gpus=gpu_share(settings.resources), threads=settings.resources.cpus_per_trial)
     pin(compute)
     cache = (cache or Path("cache")).resolve()
+    if settings.quality.backbone:
+        find_weights(settings.quality.backbone, settings.quality.weights, settings.weights_dir)
     require_writable(cache)
     prepared, warnings = prepare(settings, cache, skip_broken=skip_broken, on_progress=on_progress)
     for warning in warnings:
         note(warning)
     networks: dict[int | None, Path] = {}
-    for label in network_labels(gan, prepared):
-        grids = gan_work_path(cache, gan_inputs(gan, label, prepared, compute)) / "grids"
-        note(f"sample grids appear in {grids} during training")
-        networks[label] = trained_gan(gan, label, prepared, compute=compute, cache=cache, on_progress=on_progress)
+    for label in network_labels(generator, prepared):
+        inputs = generator_inputs(generator, label, prepared, compute)
+        work = generator_work_path(cache, generator_stage(generator), inputs)
+        note(f"sample grids appear in {work / 'grids'} during training")
+        networks[label] = trained_generator(
+            generator, label, prepared, compute=compute, cache=cache, on_progress=on_progress
+        )
     labeller = trained_labeller(experiment, prepared, compute=compute, cache=cache, on_progress=on_progress)
+    report = report_pool(experiment, prepared, compute=compute, cache=cache, on_progress=on_progress)
     with new_folder(out) as folder:
-        typical = typical_masks(gan, prepared, cache)
-        counts = fill_gan_folder(folder, networks, gan, prepared, compute, typical=typical, labeller=labeller)
-        save_gan_grid(experiment, prepared, folder, compute=compute, cache=cache).rename(folder / _SAMPLES)
-    return TrainedGan(
+        typical = typical_masks(generator, prepared, cache)
+        counts = fill_generator_folder(
+            folder, networks, generator, prepared, compute, typical=typical, labeller=labeller, report=report
+        )
+        save_generator_grid(experiment, prepared, folder, compute=compute, cache=cache).rename(folder / _SAMPLES)
+    return TrainedGenerator(
         path=out,
-        settings=gan,
+        settings=generator,
         class_counts=counts,
         samples=out / _SAMPLES,
         grids=out / "grids",
         has_masks=prepared.has_masks,
+        report=report,
     )
 
 
-def gan_of(experiment: Experiment) -> GanSettings:
-    """Return the GAN of an experiment that has one."""
-    assert experiment.parameters.gan is not None, "an experiment with a GAN"
-    return experiment.parameters.gan
+def generator_of(experiment: Experiment) -> GeneratorSettings:
+    """Return the generator of an experiment that has one."""
+    assert experiment.parameters.generator is not None, "an experiment with a generator"
+    return experiment.parameters.generator
 
 
-def fixed_gan(space: Space) -> Experiment:
-    """Return an experiment with the only GAN of a space; parameters that do not change its images may be searched.
+def fixed_generator(space: Space) -> Experiment:
+    """Return an experiment with the only generator of a space; parameters that do not change its images may be searched.
 
     Raises:
-        ConfigError: There is none, or parameters that change its images are searched; lists all of them.
+        ConfigError: There is none, there are two, or parameters that change its images are searched; lists all of them.
     """
-    specs = {spec.name: spec for spec in space.specs if spec.name.startswith("gan.")}
-    if not specs:
-        what = "no GAN in this space: its source is never gan"
-        raise ConfigError(Problem(what, space.settings.name, "add --set source=gan"))
-    if "segmenter" in specs["gan.mask_from"].domain.corners(()):
-        specs |= {spec.name: spec for spec in space.specs if spec.name in _LABELLER_PARAMETERS}
+    blocks = [block for block in GENERATORS if any(spec.name.startswith(f"{block}.") for spec in space.specs)]
+    if len(blocks) != 1:
+        what = f"the source of this space can be {' and '.join(blocks)}" if blocks else "no generator in this space"
+        fix = " or ".join(f"--set source={block}" for block in blocks or GENERATORS)
+        raise ConfigError(Problem(what, space.settings.name, f"add {fix}"))
+    (block,) = blocks
+    specs = {spec.name: spec for spec in space.specs if spec.name.startswith(f"{block}.")}
+    others = {spec.name: spec for spec in space.specs if spec.name in _NETWORK_PARAMETERS}
+    if "segmenter" in specs[f"{block}.mask_from"].domain.corners(()):
+        specs |= others
     values = {name: spec.domain.corners(())[0] for name, spec in specs.items()}
     problems = []
     for name, spec in specs.items():
         if spec.domain.is_open:
-            what = f"{name} is {spec.domain}, but training one GAN needs a fixed value"
+            what = f"{name} is {spec.domain}, but training one generator needs a fixed value"
             problems.append(Problem(what, space.settings.name, f"add --set {name}={values[name]}"))
     if problems:
         raise ConfigError(*problems)
-    gan = {name.removeprefix("gan."): values.pop(name) for name in [*values] if name.startswith("gan.")}
-    parameters = Parameters.model_validate({"source": "gan", "gan": gan, **values})
-    return Experiment(settings=space.settings, parameters=parameters)
+    if any(spec.domain.is_open for spec in others.values()):  # then quality has no backbone but its own
+        values |= {"weights": "none"}
+    else:
+        values |= {name: spec.domain.corners(())[0] for name, spec in others.items()}
+    return Experiment(settings=space.settings, parameters=parameters_from({"source": block, **values}))
 
 
-def fill_gan_folder(
+def fill_generator_folder(
     folder: Path,
     networks: Mapping[int | None, Path],
-    gan: GanSettings,
+    settings: GeneratorSettings,
     prepared: Prepared,
     compute: Compute,
     *,
     typical: MaskRange | None,
     labeller: Path | None,
     torch: str = "",
+    report: PoolReport | None = None,
 ) -> dict[str, int]:
-    """Fill a folder for `gan_sample` and return the number of training images of each class.
+    """Fill a folder for `generator_sample` and return the number of training images of each class.
 
     Args:
         folder: An empty folder.
         networks: The artifact of each network, by `network_labels`.
-        gan: Its settings.
+        settings: The generator's.
         prepared: The images that it was trained on.
         compute: The device that trained it.
         typical: The ranges of the training masks; None without masks.
         labeller: The artifact of `trained_labeller`.
         torch: The release of torch that trained it; by default the installed one.
+        report: Quality and memorisation of its images, if known.
     """
     files = {}
     for label, artifact in networks.items():
@@ -242,8 +266,8 @@ def fill_gan_folder(
         for file in LABELLER_FILES:
             copy_file(labeller / file, folder / file)
             files[file] = sha256_of(folder / file)
-    record = _GanRecord(
-        settings=gan,
+    record = _GeneratorRecord(
+        settings=settings,
         class_counts=dict(zip(prepared.class_names, prepared.train_counts, strict=True)),
         train_fingerprint=prepared.train_fingerprint,
         train_images=sorted({image.sha256 for image in prepared.images if image.side == "train"}),
@@ -251,6 +275,7 @@ def fill_gan_folder(
         compute=compute,
         packages={name: version(name) for name in ("xraytune", "torch", "numpy")} | ({"torch": torch} if torch else {}),
         masks=typical,
+        report=report,
     )
     write_json(folder / _RECORD, _json(record))
     return record.class_counts
@@ -260,37 +285,37 @@ def _generator_file(class_name: str | None) -> str:
     return "generator.safetensors" if class_name is None else f"generator_{class_name}.safetensors"
 
 
-def gan_sample(
-    gan: Path, *, count: int, out: Path, class_name: str | None = None, on_progress: Progress = ignore_progress
-) -> GanSample:
-    """Draw images from a GAN as grey PNG files in class folders, with their origin in `provenance.json`.
+def generator_sample(
+    generator: Path, *, count: int, out: Path, class_name: str | None = None, on_progress: Progress = ignore_progress
+) -> GeneratorSample:
+    """Draw images from a generator as grey PNG files in class folders, with their origin in `provenance.json`.
 
     Images with masks are in `images/`, and their masks, of the same name, in `masks/`.
 
     Args:
-        gan: A folder written by `gan_train`.
+        generator: A folder written by `generator_train`.
         count: Number of images; 100 are the first 100 of 500.
         out: The folder to create; usable as `source: folder`.
         class_name: Draw this class alone; by default the classes have their shares of the training images.
         on_progress: Called with the number of images drawn.
 
     Raises:
-        ArtifactError: `gan` is no such folder, or a file of it is damaged.
+        ArtifactError: `generator` is no such folder, or a file of it is damaged.
         ConfigError: There is no such class, `count` is below 1, or `out` exists.
         TrialError: Too few masks are plausible.
     """
     require_new(out)
     if count < 1:
         raise ConfigError(Problem(f"cannot draw {count} images", fix="give 1 or more"))
-    record = _read_record(gan)
+    record = _read_record(generator)
     names = list(record.class_counts)
     if class_name is not None and class_name not in names:
         fix = nearest(class_name, names, f"it has {', '.join(names)}")
-        raise ConfigError(Problem(f"no class {class_name!r} in this GAN", gan, fix))
+        raise ConfigError(Problem(f"no class {class_name!r} in this {record.settings.noun}", generator, fix))
     compute = compute_like(record.compute, threads=record.compute.threads)
     pin(compute)
     weights = record.class_counts if class_name is None else {name: int(name == class_name) for name in names}
-    images = {name: _images(gan, record, names.index(name), name, compute) for name in names if weights[name]}
+    images = {name: _images(generator, record, names.index(name), name, compute) for name in names if weights[name]}
     counts, has_masks = dict.fromkeys(images, 0), record.masks is not None
     folders = {name: (name,) if record.masks is None else PAIR_FOLDERS for name in images}
     with explain_disk_errors(out), new_folder(out) as folder:
@@ -299,21 +324,21 @@ def gan_sample(
         for number, label in enumerate(apportion([*weights.values()], count).tolist(), start=1):
             name = names[label]
             for subfolder, pixels in zip(folders[name], next(images[name]), strict=True):
-                Image.fromarray(pixels).save(folder / subfolder / f"gan_{number:06d}.png")
+                Image.fromarray(pixels).save(folder / subfolder / f"{record.settings.block}_{number:06d}.png")
             counts[name] += 1
             on_progress("generating images", number, count)
         provenance = {**_json(record), "compute": {**asdict(compute)}, "count": count, "counts": {**counts}}
         write_json(folder / PROVENANCE_FILE, provenance)
-    return GanSample(path=out, counts=counts, image_size_px=record.settings.image_size, has_masks=has_masks)
+    return GeneratorSample(path=out, counts=counts, image_size_px=record.settings.image_size, has_masks=has_masks)
 
 
 def _images(
-    gan: Path, record: _GanRecord, label: int, name: str, compute: Compute
+    folder: Path, record: _GeneratorRecord, label: int, name: str, compute: Compute
 ) -> Iterator[tuple[NDArray[np.uint8], ...]]:
     """Yield images of a class forever, each with its mask if it has one, from the blocks that a search would use."""
     settings = record.settings
-    segment = load_labeller(gan, compute) if LABELLER_FILES[0] in record.generators else None
-    generator = load_generator(gan / _generator_file(None if settings.conditional else name)).to(compute.device)
+    segment = load_labeller(folder, compute) if LABELLER_FILES[0] in record.generators else None
+    generator = load_generator(folder / _generator_file(None if settings.conditional else name)).to(compute.device)
     class_input = label if settings.conditional else 0
     for block in count_from():
         images = draw_block(
@@ -328,19 +353,19 @@ def _images(
         yield from zip(*(planes for planes in images if planes is not None), strict=True)
 
 
-def _read_record(gan: Path) -> _GanRecord:
-    fix = "give a folder that `xraytune gan train` wrote, or train the GAN again"
+def _read_record(folder: Path) -> _GeneratorRecord:
+    fix = "give a folder that `xraytune generator train` wrote, or train the generator again"
     try:
-        record = TypeAdapter(_GanRecord).validate_python(read_json(gan / _RECORD))
+        record = TypeAdapter(_GeneratorRecord).validate_python(read_json(folder / _RECORD))
         if not all(map(is_plain_name, (*record.generators, *record.class_counts))):
             raise ValueError("a name that is a path")
     except (FileNotFoundError, NotADirectoryError):
-        raise ArtifactError(Problem(f"no GAN here: {_RECORD} is missing", gan, fix)) from None
+        raise ArtifactError(Problem(f"no generator here: {_RECORD} is missing", folder, fix)) from None
     except ValueError as error:
-        raise ArtifactError(Problem(f"{_RECORD} is damaged, or from another version", gan, fix)) from error
+        raise ArtifactError(Problem(f"{_RECORD} is damaged, or from another version", folder, fix)) from error
     for name, sha256 in record.generators.items():
-        if not (gan / name).is_file() or sha256_of(gan / name, "file of tensors") != sha256:
-            raise ArtifactError(Problem("the file is missing or damaged", gan / name, fix))
+        if not (folder / name).is_file() or sha256_of(folder / name, "file of tensors") != sha256:
+            raise ArtifactError(Problem("the file is missing or damaged", folder / name, fix))
     return record
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from xraytune.generators.step import LossName, discriminator_loss, generator_loss
+from xraytune.generators.gan import LossName, discriminator_loss, generator_loss
 
 REAL = torch.tensor([2.0, -0.5])
 FAKE = torch.tensor([-3.0, 0.25])

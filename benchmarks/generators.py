@@ -1,0 +1,116 @@
+"""Quality of the default GAN, beside the DCGAN of PyTorch's tutorial: 64 px, width 32, 200 training patients.
+
+Needs a folder of X-rays in Kaggle's layout and MobileNetV2's official weights:
+
+    make bench ONLY=generators DATA=chest_xray WEIGHTS=weights [KEEP=folder] [SEEDS=3]
+
+The tutorial's GAN trains for as many steps as the default one, on batches of the same size, and, with its own batches of
+128, for about as many seconds. Figures are those of `generator train`, and the KID of 523 images with the class shares of
+val-A. About 20 minutes per seed on two cores; KEEP continues an interrupted run.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import mean, median, stdev
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.figures import Figure, figure
+from xraytune.compute import choose_compute, pin
+from xraytune.config.load import load_space
+from xraytune.config.settings import Experiment
+from xraytune.files import read_json, write_json
+from xraytune.metrics.generator_quality import kernel_inception_distance
+from xraytune.pipeline.artifacts import artifact_path
+from xraytune.pipeline.generator_folder import fixed_generator
+from xraytune.pipeline.pools import first_images, pool_reader
+from xraytune.pipeline.prepare import Prepared, prepare, training_pixels
+from xraytune.pipeline.quality import Features, measure_quality, spread
+from xraytune.pipeline.synthesize import generator_inputs, generator_stage, trained_generator
+from xraytune.records import Compute
+
+NEEDS = ("DATA", "WEIGHTS")
+_SPACE = Path("search_spaces/gan_ratio_cpu.yaml")
+_STEPS = 5000
+_SEEDS = int(os.environ.get("SEEDS", "3"))
+_TUTORIAL = (
+    *("gan.architecture=dcgan", "gan.z_dim=100", "gan.loss=bce", "gan.lr_g=2e-4", "gan.lr_d=2e-4"),
+    *("gan.spectral_norm=false", "gan.diffaugment=false", "gan.ema_half_life_images=null"),
+)
+_GANS = {
+    "default": (f"gan.steps={_STEPS}",),
+    "tutorial, equal steps": (*_TUTORIAL, f"gan.steps={_STEPS}", "gan.batch_size=16"),
+    "tutorial, about equal seconds": (*_TUTORIAL, "gan.steps=1000", "gan.batch_size=128"),
+}
+
+
+def measure() -> Iterator[Figure]:
+    """Train and measure each GAN with each seed."""
+    compute = choose_compute(gpus=0, threads=2)
+    pin(compute)
+    with tempfile.TemporaryDirectory() as folder:
+        cache = Path(os.environ.get("KEEP", folder)).resolve() / "cache"
+        kids: dict[str, list[float]] = {}
+        for name, changes in _GANS.items():
+            found = [_measure(changes, seed, compute, cache) for seed in range(_SEEDS)]
+            kids[name] = [row["kid"] for row in found]
+            for column in found[0]:
+                values = [row[column] for row in found]
+                yield figure(f"generators: {name}, {column}, median of {_SEEDS} seeds", median(values), "")
+            if _SEEDS > 1:
+                yield figure(f"generators: {name}, standard error of kid", stdev(kids[name]) / _SEEDS**0.5, "")
+        for name in list(_GANS)[1:]:
+            yield figure(
+                f"generators: kid, default over {name}", mean(kids["default"]) / mean(kids[name]), "", "<= 0.5"
+            )
+
+
+def _measure(changes: tuple[str, ...], seed: int, compute: Compute, cache: Path) -> dict[str, float]:
+    """Return seconds, KID and the columns of a study, of the worst class."""
+    overrides = ("source=gan", f"gan.seed={seed}", *changes, "quality.backbone=mobilenet_v2")
+    space = load_space(_SPACE, overrides, data=Path(os.environ["DATA"]), weights_dir=Path(os.environ["WEIGHTS"]))
+    experiment = fixed_generator(space)
+    settings = experiment.parameters.generator
+    assert settings is not None, "the space trains a GAN"
+    prepared, _ = prepare(space.settings, cache)
+    started = time.monotonic()
+    seconds = (
+        cache
+        / "seconds"
+        / artifact_path(cache, generator_stage(settings), generator_inputs(settings, None, prepared, compute)).name
+    )
+    trained_generator(settings, None, prepared, compute=compute, cache=cache)
+    if not seconds.exists():
+        write_json(seconds, {"seconds": time.monotonic() - started})
+    quality = measure_quality(experiment, prepared, compute=compute, cache=cache)
+    assert quality is not None, "the weights are given"
+    figures = {name: value for name, value in quality.columns().items() if value is not None}
+    for name, one in quality.classes.items():
+        figures |= {f"coverage of {name}": one.full.coverage, f"recall of {name}, blurred": one.blurred.recall}
+        figures |= {f"coverage of {name}, blurred": one.blurred.coverage}
+    kid = _pooled_kid(experiment, prepared, compute, cache)
+    return {"seconds": read_json(seconds)["seconds"], "kid": kid, **figures}
+
+
+def _pooled_kid(experiment: Experiment, prepared: Prepared, compute: Compute, cache: Path) -> float:
+    """Return the KID of as many synthetic images of each class as val-A has, less that of val-B."""
+    features = Features(
+        experiment, experiment.parameters, 64, compute=compute, cache=cache, on_progress=lambda *_: None
+    )
+    read = pool_reader(experiment, prepared, compute=compute, cache=cache)
+    stored = training_pixels(prepared, cache)
+    val_a, val_b = prepared.side("val_a"), prepared.side("val_b")
+    sets: list[tuple[NDArray[np.uint8], NDArray[np.int64], float]] = [(stored, val_a.rows, 0.0)]
+    for label in range(len(prepared.class_names)):
+        count = int((val_a.labels == label).sum())
+        sets.append((stored, spread(val_b.rows[val_b.labels == label], count), 0.0))
+        sets.append((first_images(read, label, count)[0], np.arange(count), 0.0))
+    real, *others = features.of("", sets)
+    floor, distance = (kernel_inception_distance(real, np.concatenate(others[kind::2])) for kind in (0, 1))
+    return distance - floor

@@ -1,0 +1,76 @@
+"""The codes of a `pca` GAN: principal components of the training images, and their distribution in each class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from xraytune.config.settings import GanSettings
+from xraytune.generators.checkpoint import CHECKPOINT_NAME, checkpoint_generator, load_generator, save_generator
+from xraytune.generators.codes import ClassCodes, image_codes
+from xraytune.generators.networks import Generator
+from xraytune.generators.train import train_generator
+from xraytune.records import Compute
+
+Tiny = Callable[..., GanSettings]
+Images = tuple[NDArray[np.uint8], NDArray[np.int64]]
+
+
+def _moons(count: int) -> torch.Tensor:
+    """Images that differ in two ways: the brightness of the left and of the right half."""
+    sides = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (count, 2), dtype=np.uint8))
+    return sides.repeat_interleave(16, dim=1)[:, None, None, :].expand(count, 1, 32, 32)
+
+
+def test_codes_are_uncorrelated_components_of_variance_1() -> None:
+    codes = image_codes(_moons(200), 5).double()
+
+    covariance = torch.cov(codes.T)
+    torch.testing.assert_close(covariance[:2, :2], torch.eye(2).double(), atol=1e-5, rtol=0)
+
+
+def test_code_of_an_image_without_others_is_0() -> None:
+    assert torch.equal(image_codes(_moons(1), 3), torch.zeros(1, 3))
+    assert torch.equal(image_codes(_moons(3), 8)[:, 2:], torch.zeros(3, 6))
+
+
+def test_codes_are_sampled_with_mean_and_covariance_of_their_class() -> None:
+    codes = torch.randn(400, 3, generator=torch.Generator().manual_seed(2))
+    codes[:200] = codes[:200] @ torch.tensor([[1.0, 0.8, 0.0], [0.0, 0.6, 0.0], [0.0, 0.0, 0.1]]) + 4
+    labels = torch.arange(400) // 200
+    prior = ClassCodes(2, 3)
+    prior.fit(codes, labels)
+
+    z = torch.randn(20_000, 3, generator=torch.Generator().manual_seed(3))
+    sampled = prior(z, torch.zeros(20_000, dtype=torch.int64))
+
+    torch.testing.assert_close(sampled.mean(dim=0), codes[:200].mean(dim=0), atol=0.03, rtol=0)
+    torch.testing.assert_close(torch.cov(sampled.T), torch.cov(codes[:200].T), atol=0.03, rtol=0)
+
+
+@pytest.mark.slow
+def test_the_generator_learns_to_reconstruct_training_images(
+    tiny: Tiny, blobs: Images, cpu: Compute, tmp_path: Path
+) -> None:
+    """Better than their mean does; and the saved generator has what it needs to sample."""
+    pixels, labels = blobs
+    settings = tiny(architecture="pca", steps=150, width=8, lr_g=2e-3, lr_d=2e-3)
+    for _ in train_generator(settings, pixels, labels, 2, compute=cpu, checkpoint_dir=tmp_path):
+        pass
+    generator = checkpoint_generator(tmp_path / CHECKPOINT_NAME)
+    assert isinstance(generator, Generator)
+    save_generator(generator, tmp_path / "generator.safetensors")
+    loaded = load_generator(tmp_path / "generator.safetensors")
+
+    images = torch.from_numpy(pixels)[:, None]
+    real, classes = images.float() / 127.5 - 1, torch.from_numpy(labels)
+    reconstructed = generator.decode(image_codes(images, settings.z_dim), classes)
+    assert F.l1_loss(reconstructed, real) < 0.7 * F.l1_loss(real.mean(dim=0).expand_as(real), real)
+    z = torch.randn(4, settings.z_dim)
+    assert torch.equal(loaded(z, classes[:4]), generator(z, classes[:4]))

@@ -1,0 +1,88 @@
+"""`generator sample --study STUDY --trial N`: draw any number of images from the generator of a trial."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from xraytune.config.settings import GeneratorSettings
+from xraytune.errors import ArtifactError, ConfigError, Problem, join_names
+from xraytune.export.best import best_stage
+from xraytune.files import require_new
+from xraytune.pipeline.artifacts import artifact_path, is_intact
+from xraytune.pipeline.generator_folder import GeneratorSample, fill_generator_folder, generator_sample
+from xraytune.pipeline.labeller import trained_labeller
+from xraytune.pipeline.prepare import Prepared
+from xraytune.pipeline.synthesize import generator_inputs, generator_stage, network_labels, typical_masks
+from xraytune.records import Compute, Progress, ignore_progress
+from xraytune.search.study import StudyFolder
+
+
+def sample_trial_generator(
+    study: Path,
+    trial: int,
+    *,
+    count: int,
+    out: Path,
+    class_name: str | None = None,
+    cache: Path | None = None,
+    on_progress: Progress = ignore_progress,
+) -> GeneratorSample:
+    """Draw images from a trial's generator, as `generator_sample` does; the first ones are those that the trial trained on.
+
+    Without the trial's `pool_filter`, if it has one.
+
+    Args:
+        study: Folder of the study.
+        trial: Number of a trial with a generator.
+        count: Number of images.
+        out: The folder to create.
+        class_name: Draw this class alone; by default the classes have their shares of the training images.
+        cache: Artifact cache of the search; default: the one next to the studies.
+        on_progress: Called with the number of images drawn.
+
+    Raises:
+        StudyError: There is no such study or trial, or a file of it is damaged.
+        ConfigError: The trial has no generator, there is no such class, `count` is below 1, or `out` exists.
+        ArtifactError: The generator is not in the cache.
+    """
+    require_new(out)
+    folder = StudyFolder(study.resolve())
+    experiment = best_stage(folder, folder.experiment(trial), trial)
+    settings = experiment.parameters.generator
+    if settings is None:
+        raise ConfigError(Problem(f"trial {trial} has no generator", study, _other_trials(folder)))
+    cache = (cache or folder.default_cache).resolve()
+    prepared, compute = folder.prepared(), folder.compute()
+    for release in reversed(folder.releases()):
+        networks = _networks(settings, prepared, compute, cache, torch=release["torch"])
+        if all(map(is_intact, networks.values())):
+            typical = typical_masks(settings, prepared, cache)
+            labeller = trained_labeller(experiment, prepared, compute=compute, cache=cache, on_progress=on_progress)
+            with TemporaryDirectory() as name:
+                kept, torch = Path(name), release["torch"]
+                fill_generator_folder(
+                    kept, networks, settings, prepared, compute, typical=typical, labeller=labeller, torch=torch
+                )
+                return generator_sample(kept, count=count, out=out, class_name=class_name, on_progress=on_progress)
+    fix = f"wait until the search has trained it, or train it again: xraytune replay {study} {trial}"
+    raise ArtifactError(Problem(f"the {settings.noun} of trial {trial} is not in the cache", cache, fix))
+
+
+def _networks(
+    settings: GeneratorSettings, prepared: Prepared, compute: Compute, cache: Path, *, torch: str
+) -> Mapping[int | None, Path]:
+    """Return the artifact of each network, whether it exists or not."""
+    inputs: dict[int | None, dict[str, Any]] = {
+        label: generator_inputs(settings, label, prepared, compute, torch=torch)
+        for label in network_labels(settings, prepared)
+    }
+    return {label: artifact_path(cache, generator_stage(settings), one) for label, one in inputs.items()}
+
+
+def _other_trials(folder: StudyFolder) -> str:
+    numbers = sorted(int(config.parent.name) for config in folder.path.glob("trials/*/config.json"))
+    with_one = [f"{number}" for number in numbers if folder.experiment(number).parameters.generator]
+    return f"give one that has: {join_names(with_one)}" if with_one else "no trial of this study has one"

@@ -1,0 +1,126 @@
+"""What all generators have in common: the network to sample from, the state of its training, and the images that it sees.
+
+A GAN (gan.py) and a diffusion model (diffusion.py) differ only in what stands here. So they share the training loop
+(train.py), the checkpoint (checkpoint.py) and the pools (pool.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from xraytune.config.settings import GeneratorSettings
+from xraytune.records import Compute
+
+_EMA_WARM_UP = 0.05
+Step: TypeAlias = Callable[[Sequence[Tensor]], Tensor]
+
+
+class ImageGenerator(nn.Module):
+    """Maps z [n, z_dim] and labels [n] int64 to images, float [n, channels, S, S] in [-1, 1].
+
+    In evaluation mode, an image is a deterministic function of its z and label alone.
+
+    Attributes:
+        channels: 1: the image; 2: the image, and its mask with -1 outside and 1 inside.
+    """
+
+    settings: GeneratorSettings
+    class_count: int
+    channels: int
+    z_dim: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RealImages:
+    """Training images on the device: uint8 [N, C, S, S], labels int64 [N], and sampling weights float32 [N]."""
+
+    images: Tensor
+    labels: Tensor
+    weights: Tensor
+
+    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return images, float32 [B, C, S, S] in [-1, 1], and their labels [B]."""
+        return self.images[rows].float() / 127.5 - 1, self.labels[rows]
+
+
+class Training(Protocol):
+    """A training after `step` steps, which `update` changes in place.
+
+    Attributes:
+        ema_generator: Exponential moving average of `generator`, in evaluation mode: the network to sample from.
+        losses: The names of the losses that `update` returns.
+        if_diverged: What the user can do.
+    """
+
+    losses: ClassVar[tuple[str, ...]]
+    if_diverged: ClassVar[str]
+    step: int
+
+    @property
+    def settings(self) -> GeneratorSettings: ...  # noqa: D102
+    @property
+    def generator(self) -> ImageGenerator: ...  # noqa: D102
+    @property
+    def ema_generator(self) -> ImageGenerator: ...  # noqa: D102
+
+    def parts(self) -> Mapping[str, nn.Module | Optimizer]:
+        """Return everything with a state dict, by name."""
+
+    def fit(self, real: RealImages) -> None:
+        """Set what is not trained but computed from all training images, before the first step and after a restart."""
+
+    def draw(self, real: RealImages, compute: Compute) -> Sequence[Tensor]:
+        """Draw all random numbers of the next step, from the seed and the step's number, as tensors on the device."""
+
+    def update(self, real: RealImages, compute: Compute, draws: Sequence[Tensor]) -> Tensor:
+        """Train one step and return its losses, float32 [len(losses)] on the device.
+
+        Runs the same operations on tensors of the same shapes in each step, as a CUDA graph requires.
+        """
+
+
+def real_images(planes: NDArray[np.uint8], labels: NDArray[np.int64], compute: Compute) -> RealImages:
+    """Copy images [N, C, S, S] to the device; weights make all classes equally frequent, so that rare ones are learned."""
+    weights = 1 / np.bincount(labels)[labels]
+    return RealImages(
+        images=torch.from_numpy(planes).to(compute.device),
+        labels=torch.tensor(labels, device=compute.device),
+        weights=torch.from_numpy(weights.astype(np.float32)).to(compute.device),
+    )
+
+
+def ema_decay(half_life_images: int | None, images_seen: int, batch_size: int) -> float:
+    """Return the share of the moving average that a step keeps; 0 without a half-life.
+
+    The half-life is at most a twentieth of the images seen, so that the average soon forgets the initial weights (the EMA
+    warm-up of StyleGAN2-ADA, arXiv:2006.06676).
+    """
+    if half_life_images is None:
+        return 0.0
+    half_life = min(float(half_life_images), _EMA_WARM_UP * images_seen)
+    return float(0.5 ** (batch_size / half_life))
+
+
+@torch.no_grad()
+def update_ema(ema_network: nn.Module, network: nn.Module, decay: Tensor) -> None:
+    """Move parameters and buffers of `ema_network` to decay * ema_network + (1 - decay) * network.
+
+    Args:
+        ema_network: Changed in place.
+        network: Of the same architecture.
+        decay: float64 [], on their device.
+    """
+    weight = (1 - decay).float()
+    for average, current in zip(ema_network.state_dict().values(), network.state_dict().values(), strict=True):
+        if average.is_floating_point():
+            average.lerp_(current, weight)
+        else:
+            average.copy_(current)

@@ -1,0 +1,187 @@
+"""The training of a GAN: losses, random draws, and one step.
+
+Everything random in step t is drawn beforehand, from the seed and t. What remains runs the same operations on tensors of
+the same shapes in each step, as a CUDA graph requires.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar, Literal, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Adam, Optimizer
+
+from xraytune.compute import autocast
+from xraytune.config.settings import GanSettings
+from xraytune.generators.augment import Augmentation, diff_augment, draw_augmentation
+from xraytune.generators.codes import image_codes
+from xraytune.generators.contract import RealImages, ema_decay, update_ema
+from xraytune.generators.networks import Discriminator, Generator
+from xraytune.records import Compute
+from xraytune.seeding import derive_seed
+
+_RECONSTRUCTION_WEIGHT = 10.0
+"""Of the mean absolute error between training images and their reconstructions, with pixels in [-1, 1]."""
+LossName: TypeAlias = Literal["bce", "non_saturating", "hinge"]
+
+
+class StepDraws(NamedTuple):
+    """What differs between steps, on the device.
+
+    Attributes:
+        rows: Indices of the real images, int64 [B].
+        z: float32 [B, z_dim].
+        color: Of three `Augmentation`s, [3, ...]: for the real images, and for the fakes in the updates of the discriminator
+            and of the generator; likewise `translation` and `cutout`.
+        ema_decay: float64 [].
+    """
+
+    rows: Tensor
+    z: Tensor
+    color: Tensor
+    translation: Tensor
+    cutout: Tensor
+    ema_decay: Tensor
+
+
+def discriminator_loss(name: LossName, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Return the discriminator's loss for float32 logits [B].
+
+    Sources: Goodfellow et al. 2014 (arXiv:1406.2661), equation 1; hinge: Miyato et al. 2018 (arXiv:1802.05957), equation 16.
+    """
+    if name == "hinge":
+        return F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean()
+    return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
+
+
+def generator_loss(name: LossName, fake_logits: Tensor) -> Tensor:
+    """Return the generator's loss for float32 logits [B]; `bce` is the non-saturating loss, too.
+
+    Sources: Goodfellow et al. 2014, section 3; hinge: Miyato et al. 2018, equation 17.
+    """
+    return -fake_logits.mean() if name == "hinge" else F.softplus(-fake_logits).mean()
+
+
+@dataclass(slots=True, kw_only=True)
+class GanTraining:
+    """The state of a GAN's training.
+
+    Attributes:
+        codes: The codes of the training images, float32 [N, z_dim], with `architecture: pca`.
+    """
+
+    losses: ClassVar[tuple[str, ...]] = ("g_loss", "d_loss")
+    if_diverged: ClassVar[str] = "lower gan.lr_g and gan.lr_d, or set gan.spectral_norm: true"
+    settings: GanSettings
+    generator: Generator
+    discriminator: Discriminator
+    ema_generator: Generator
+    optimizer_g: Adam
+    optimizer_d: Adam
+    step: int = 0
+    codes: Tensor | None = None
+
+    def parts(self) -> Mapping[str, nn.Module | Optimizer]:
+        """Return both networks, the average and the optimizers."""
+        names = ("generator", "discriminator", "ema_generator", "optimizer_g", "optimizer_d")
+        return {name: getattr(self, name) for name in names}
+
+    def fit(self, real: RealImages) -> None:
+        """Compute the codes of the training images and their distribution, with `architecture: pca`."""
+        if self.generator.prior is not None and self.ema_generator.prior is not None:
+            self.codes = image_codes(real.images, self.settings.z_dim)
+            for prior in (self.generator.prior, self.ema_generator.prior):
+                prior.fit(self.codes, real.labels)
+
+    def draw(self, real: RealImages, compute: Compute) -> StepDraws:
+        """Draw for the next step."""
+        settings, step = self.settings, self.step
+        batch, device = settings.batch_size, compute.device
+
+        def stream(purpose: str) -> torch.Generator:
+            return torch.Generator(device).manual_seed(derive_seed(settings.seed, "gan", purpose, step))
+
+        generator = stream("augmentation")
+        augmentations = [draw_augmentation(batch, settings.image_size, generator) for _ in range(3)]
+        decay = ema_decay(settings.ema_half_life_images, (step + 1) * batch, batch)
+        color, translation, cutout = map(torch.stack, zip(*augmentations, strict=True))
+        return StepDraws(
+            rows=torch.multinomial(real.weights, batch, replacement=True, generator=stream("real images")),
+            z=torch.randn(batch, settings.z_dim, generator=stream("noise"), device=device),
+            color=color,
+            translation=translation,
+            cutout=cutout,
+            ema_decay=torch.tensor(decay, dtype=torch.float64, device=device),
+        )
+
+    def update(self, real: RealImages, compute: Compute, draws: Sequence[Tensor]) -> Tensor:
+        """Update discriminator, generator and EMA generator once."""
+        settings, drawn = self.settings, StepDraws(*draws)
+        images, labels = real.batch(drawn.rows)
+        for_real, for_fake_d, for_fake_g = map(Augmentation, drawn.color, drawn.translation, drawn.cutout)
+
+        def discriminate(images: Tensor, augmentation: Augmentation) -> Tensor:
+            if settings.diffaugment:
+                images = diff_augment(images, augmentation)
+            with autocast(compute):
+                logits: Tensor = self.discriminator(images, labels)
+            return logits.float()
+
+        with autocast(compute):
+            fake = self.generator.decode(self._codes(drawn, labels), labels)
+        fake = fake.float()
+
+        real_logits, fake_logits = discriminate(images, for_real), discriminate(fake.detach(), for_fake_d)
+        d_loss = discriminator_loss(settings.loss, real_logits, fake_logits)
+        _update(self.optimizer_d, d_loss)
+
+        self.discriminator.requires_grad_(False)  # its own gradients are not needed here
+        g_loss = generator_loss(settings.loss, discriminate(fake, for_fake_g))
+        if self.codes is not None:
+            half = len(images) // 2
+            g_loss = g_loss + _RECONSTRUCTION_WEIGHT * F.l1_loss(fake[:half], images[:half])
+        _update(self.optimizer_g, g_loss)
+        self.discriminator.requires_grad_(True)
+
+        update_ema(self.ema_generator, self.generator, drawn.ema_decay)
+        return torch.stack([g_loss.detach(), d_loss.detach()])
+
+    def _codes(self, drawn: StepDraws, labels: Tensor) -> Tensor:
+        """Return the latent codes of a batch; with `architecture: pca`, those of the real images make up its first half."""
+        if self.codes is None or self.generator.prior is None:
+            return drawn.z
+        half = len(labels) // 2
+        sampled = self.generator.prior(drawn.z[half:], labels[half:])
+        return torch.cat([self.codes[drawn.rows[:half]], sampled])
+
+
+def new_gan(settings: GanSettings, class_count: int, compute: Compute, channels: int = 1) -> GanTraining:
+    """Initialise both networks from `settings.seed`, on the device."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(settings.seed, "gan", "initial weights"))
+        generator = Generator(settings, class_count, channels)
+        discriminator = Discriminator(settings, class_count, channels)
+    for network in (generator, discriminator):
+        network.to(device=compute.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    # A CUDA graph (generators/train.py) needs the optimizer's step count on the GPU.
+    adam = partial(Adam, betas=(settings.beta1, 0.999), fused=True, capturable=compute.device == "cuda")
+    return GanTraining(
+        settings=settings,
+        generator=generator,
+        discriminator=discriminator,
+        ema_generator=copy.deepcopy(generator).eval().requires_grad_(False),
+        optimizer_g=adam(generator.parameters(), lr=settings.lr_g),
+        optimizer_d=adam(discriminator.parameters(), lr=settings.lr_d),
+    )
+
+
+def _update(optimizer: Optimizer, loss: Tensor) -> None:
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()

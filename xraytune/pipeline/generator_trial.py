@@ -1,0 +1,122 @@
+"""A trial of a search for the generator itself. It trains no classifier; an epoch is a share of the generator's steps.
+
+    epoch e of E: train the generator to round(steps * e / E) steps -> pool -> memorisation gate -> KID less its floor
+
+Each epoch's generator is an artifact that continues the one before. Of those that a trial has trained, it keeps the best one
+and the last one in the cache; `quality.json` describes the best one. An epoch is finished once it is in `epochs.jsonl`, with
+the fingerprints of its networks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+
+from xraytune.config.settings import Experiment
+from xraytune.errors import DataError, Problem, TrialError, join_names
+from xraytune.files import append_jsonl, read_jsonl, write_json, write_text
+from xraytune.metrics.generator_quality import QUALITY_FILE
+from xraytune.pipeline.artifacts import fingerprint
+from xraytune.pipeline.generator_folder import generator_of
+from xraytune.pipeline.memorisation import refuse_memorised
+from xraytune.pipeline.pools import pool_reader
+from xraytune.pipeline.prepare import Prepared
+from xraytune.pipeline.quality import FEWEST_IMAGES, report_pool
+from xraytune.pipeline.sides import side_sizes
+from xraytune.pipeline.synthesize import (
+    discard_generator,
+    generator_inputs,
+    generator_need,
+    generator_stage,
+    network_labels,
+    trained_generator,
+)
+from xraytune.records import Compute, EpochRecord, Progress, TrialResult
+
+
+def generator_epochs(
+    experiment: Experiment,
+    prepared: Prepared,
+    *,
+    trial_dir: Path,
+    cache: Path,
+    compute: Compute,
+    on_progress: Progress,
+    on_generator: Callable[[Experiment], None],
+) -> Generator[EpochRecord, None, TrialResult]:
+    """Yield the epochs of a trial, each after it was written to `epochs.jsonl`; see `trial.run_trial`.
+
+    `on_generator` is called at the end, with the experiment of the best epoch's generator.
+    """
+    started, rank = time.monotonic(), experiment.settings.objective.rank
+    stages, log = experiment.generator_stages, trial_dir / "epochs.jsonl"
+    networks = [_networks(stage, prepared, compute) for stage in stages]
+    records, own = _finished(log, networks), dict[int, Experiment]()
+
+    def best() -> EpochRecord:
+        return min(records, key=lambda record: rank(record.val_score))  # of equals the first
+
+    yield from records
+    for epoch, stage in enumerate(stages[len(records) :], len(records) + 1):
+        begun, generator = time.monotonic(), generator_of(stage)
+        if generator_need(generator, prepared, compute, cache):
+            own[epoch] = stage
+        for label in network_labels(generator, prepared):
+            trained_generator(generator, label, prepared, compute=compute, cache=cache, on_progress=on_progress)
+        found = report_pool(stage, prepared, compute=compute, cache=cache, on_progress=on_progress)
+        if found.quality is None:
+            raise TrialError(Problem(found.note))
+        refuse_memorised(stage, pool_reader(stage, prepared, compute=compute, cache=cache), prepared, cache)
+        kid = found.quality.kid
+        record = EpochRecord(
+            epoch=epoch,
+            steps=generator.steps,
+            train_loss=None,
+            val_loss=None,
+            val_score=kid,
+            best_val_score=min([kid, *(one.val_score for one in records)], key=rank),
+            lr=None,
+            seconds=time.monotonic() - begun,
+        )
+        records.append(record)
+        if best() is record:
+            write_json(trial_dir / QUALITY_FILE, {"version": 1, **asdict(found)})
+        append_jsonl(log, {"version": 1, **asdict(record), "networks": networks[epoch - 1]})
+        for number in own.keys() - {epoch, best().epoch}:
+            discard_generator(generator_of(own.pop(number)), prepared, compute, cache)
+        yield record
+    on_generator(stages[best().epoch - 1])
+    return TrialResult(
+        value=best().val_score,
+        best_epoch=best().epoch,
+        epochs=len(records),
+        val_b_score=None,
+        threshold=None,
+        seconds=time.monotonic() - started,
+    )
+
+
+def require_measurable(prepared: Prepared) -> None:
+    """Refuse (DataError) validation sides that are too small for a KID."""
+    for size in side_sizes(prepared)[1:]:
+        if few := [f"{count} of {name}" for name, count in size.images.items() if count < FEWEST_IMAGES]:
+            what = f"{size.name} has too few images for a KID: {join_names(few)}, of at least {FEWEST_IMAGES} in each class"
+            raise DataError(Problem(what, fix="use larger validation sides (data.split), or more images"))
+
+
+def _finished(log: Path, networks: Sequence[list[str]]) -> list[EpochRecord]:
+    """Return the finished epochs; none, with an empty log, if they are of other networks, as after an upgrade of torch."""
+    rows = read_jsonl(log)
+    if [row["networks"] for row in rows] != networks[: len(rows)]:
+        write_text(log, "")
+        return []
+    return [EpochRecord(**{field.name: row[field.name] for field in fields(EpochRecord)}) for row in rows]
+
+
+def _networks(stage: Experiment, prepared: Prepared, compute: Compute) -> list[str]:
+    """Return the fingerprints of a generator's networks."""
+    generator = generator_of(stage)
+    stage_name, labels = generator_stage(generator), network_labels(generator, prepared)
+    return [fingerprint(stage_name, generator_inputs(generator, label, prepared, compute)) for label in labels]

@@ -1,0 +1,65 @@
+"""Read a trial's synthetic images in blocks of a class, whatever their source: a generator, a folder, another package.
+
+The training set, the memorisation gate and the measurement of quality read the same blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from itertools import count as count_from
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xraytune.config.settings import Experiment
+from xraytune.data.pixels import open_masks, open_pixels
+from xraytune.generators.pool import BLOCK
+from xraytune.pipeline.extra_folder import require_enough, store_folder
+from xraytune.pipeline.labeller import trained_labeller
+from xraytune.pipeline.prepare import Prepared, pixels_inputs
+from xraytune.pipeline.synthesize import extension_block, pool_block
+from xraytune.records import Compute
+
+Block: TypeAlias = tuple[NDArray[np.uint8], NDArray[np.uint8] | None, dict[str, Any]]
+"""Images, uint8 [n, S, S], their masks, if they have any, and their fingerprint inputs."""
+ReadBlock: TypeAlias = Callable[[int, int], Block]
+"""Returns a block of a class, by label and number; only the last blocks of a folder have fewer than 256 images."""
+
+
+def pool_reader(experiment: Experiment, prepared: Prepared, *, compute: Compute, cache: Path) -> ReadBlock:
+    """Return the reader of a trial's pool; what the cache lacks is built. Raises what `build_training_set` does."""
+    parameters, settings = experiment.parameters, experiment.settings
+    if parameters.generator is not None:
+        labeller = trained_labeller(experiment, prepared, compute=compute, cache=cache)
+        of_generator = partial(pool_block, parameters.generator, labeller=labeller, pool_filter=parameters.pool_filter)
+        return partial(of_generator, prepared=prepared, compute=compute, cache=cache)
+    if parameters.folder is None:
+        return partial(extension_block, parameters.source, prepared=prepared, seed=settings.seed, cache=cache)
+    group_regex = settings.data.split.group_regex
+    images, store = store_folder(parameters.folder.path, prepared, group_regex=group_regex, cache=cache)
+    require_enough(images, parameters, prepared)
+    pixels, masks = open_pixels(store), open_masks(store)
+    labels = np.array([image.label for image in images], dtype=np.int64)
+
+    def of_folder(label: int, block: int) -> Block:
+        rows = np.flatnonzero(labels == label)[block * BLOCK : (block + 1) * BLOCK]
+        inputs = {**pixels_inputs(store), "rows": rows.tolist()}
+        return pixels[rows], None if masks is None else masks[rows], inputs
+
+    return of_folder
+
+
+def first_images(read: ReadBlock, label: int, count: int) -> tuple[NDArray[np.uint8], list[dict[str, Any]]]:
+    """Return the first `count` images of a class, or all if a folder has fewer, and the inputs of their blocks."""
+    blocks: list[NDArray[np.uint8]] = []
+    inputs = []
+    for block in count_from():
+        pixels, _, of_block = read(label, block)
+        blocks.append(pixels)
+        inputs.append(of_block)
+        if len(pixels) < BLOCK or (block + 1) * BLOCK >= count:
+            break
+    return np.concatenate(blocks)[:count], inputs
