@@ -13,6 +13,7 @@ NAMES = (
     "startup",
     "decode",
     "training",
+    "allocator",
     "trial_start",
     "resume",
     "memorisation",
