@@ -1,4 +1,4 @@
-"""Features of a frozen network, with freed memory kept by the process and with malloc's defaults.
+"""Time to compute a frozen network's features, with freed memory kept by the process and with malloc's defaults.
 
 make bench ONLY=allocator
 """
@@ -31,7 +31,7 @@ print(time.process_time() - started)
 
 
 def measure() -> Iterator[Figure]:
-    """Alternate both in processes of their own."""
+    """Alternate between the two, each time in a new process."""
     seconds: dict[str, list[float]] = {"kept": [], "default": []}
     for _ in range(_ROUNDS):
         for how, found in seconds.items():

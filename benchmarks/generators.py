@@ -1,12 +1,12 @@
-"""Quality of the default GAN, beside the DCGAN of PyTorch's tutorial: 64 px, width 32, 200 training patients.
+"""Quality of the default GAN, compared with the DCGAN of PyTorch's tutorial: 64 px, width 32, 200 training patients.
 
 Needs a folder of X-rays in Kaggle's layout and MobileNetV2's official weights:
 
     make bench ONLY=generators DATA=chest_xray WEIGHTS=weights [KEEP=folder] [SEEDS=3]
 
-The tutorial's GAN trains for as many steps as the default one, on batches of the same size, and, with its own batches of
-128, for about as many seconds. Figures are those of `generator train`, and the KID of 523 images with the class shares of
-val-A. About 20 minutes per seed on two cores; KEEP continues an interrupted run.
+The tutorial's GAN is trained twice: for as many steps as the default one, on batches of the same size; and on its own
+batches of 128, for about as many seconds. Reports the figures of `generator train`, and the KID of 523 images in val-A's
+class proportions. Takes about 20 minutes per seed on two cores; KEEP continues an interrupted run.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def measure() -> Iterator[Figure]:
 
 
 def _measure(changes: tuple[str, ...], seed: int, compute: Compute, cache: Path) -> dict[str, float]:
-    """Return seconds, KID and the columns of a study, of the worst class."""
+    """Return the seconds of the training, the pooled KID, and the quality columns of a study."""
     overrides = ("source=gan", f"gan.seed={seed}", *changes, "quality.backbone=mobilenet_v2")
     space = load_space(_SPACE, overrides, data=Path(os.environ["DATA"]), weights_dir=Path(os.environ["WEIGHTS"]))
     experiment = fixed_generator(space)
@@ -99,7 +99,7 @@ def _measure(changes: tuple[str, ...], seed: int, compute: Compute, cache: Path)
 
 
 def _pooled_kid(experiment: Experiment, prepared: Prepared, compute: Compute, cache: Path) -> float:
-    """Return the KID of as many synthetic images of each class as val-A has, less that of val-B."""
+    """Return the KID of as many synthetic images of each class as val-A has, minus that of val-B images."""
     features = Features(
         experiment, experiment.parameters, 64, compute=compute, cache=cache, on_progress=lambda *_: None
     )

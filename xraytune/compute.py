@@ -82,7 +82,7 @@ def pin(compute: Compute, *, gpu_share: float = 1.0) -> None:
 
 def _keep_freed_memory() -> None:
     """Make malloc keep freed memory for the next batch: returning it to the kernel doubles the time of a forward pass."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries do not have it
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # only glibc has it
     if mallopt is not None:
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(_M_MMAP_THRESHOLD, 2**30)

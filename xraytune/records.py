@@ -85,12 +85,12 @@ class Compute:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochRecord:
-    """One epoch of a trial: `budget.steps_per_epoch` optimizer steps, or with `gan_kid` a share of the generator's steps.
+    """One epoch of a trial: `budget.steps_per_epoch` optimizer steps or, with `gan_kid`, a share of the generator's steps.
 
     Attributes:
         epoch: 1-based.
         steps: Optimizer steps so far.
-        train_loss: Mean over the epoch's steps; like `val_loss` and `lr` None for a generator.
+        train_loss: Mean over the epoch's steps; like `val_loss` and `lr`, None with `gan_kid`.
         val_loss: Mean cross entropy on val-A, in nats.
         val_score: The study's objective on val-A.
         best_val_score: The best `val_score` so far, which is the value of the trial.
@@ -127,7 +127,7 @@ class TrialResult:
         value: Best objective on val-A.
         best_epoch: The epoch of that value, whose network is kept.
         epochs: Epochs trained.
-        val_b_score: The same of the kept network on val-B; like `threshold` None for a generator.
+        val_b_score: The kept network's objective on val-B; like `threshold`, None with `gan_kid`.
         threshold: Images with at least this probability are classified as positive, with two classes; set on val-A and
             val-B together (`metrics/threshold.py`).
         seconds: Wall time of this run of the trial, including the GAN.

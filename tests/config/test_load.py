@@ -179,7 +179,7 @@ def test_the_rest_of_an_invalid_condition_is_not_reported(
             for key in ("start_from", "enqueue_trials")
         ),
         ("objective: {metric: gan_kid, goal: maximize}\n", "would prefer the worst trials", "write goal: minimize"),
-        ("objective: {specificity: .9}\n", "objective.specificity is for metric: val_sensitivity alone", "remove it"),
+        ("objective: {specificity: .9}\n", "objective.specificity is only for metric: val_sensitivity", "remove it"),
         ("version: 2\n", "version: unknown value 2", "write 1"),
         ("seed: true\n", "seed: true is not a whole number", "write a whole number"),
         (

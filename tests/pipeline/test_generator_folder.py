@@ -178,7 +178,7 @@ def test_a_diffusion_model_is_trained_and_sampled_as_a_gan_is(kept: Kept, tmp_pa
     settings = {"steps": 2, "width": 8, "batch_size": 8, "patch_size": 2, "sampling_steps": 2}
     overrides = [f"diffusion.{name}={value}" for name, value in {"image_size": 32, **settings}.items()]
     with pytest.raises(
-        ConfigError, match=r"can be gan and diffusion\n.*add --set source=gan or --set source=diffusion"
+        ConfigError, match=r"two generators, gan and diffusion\n.*add --set source=gan or --set source=diffusion"
     ):
         generator_train(
             kept.space,

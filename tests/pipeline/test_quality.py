@@ -94,7 +94,7 @@ def test_a_gate_refuses_poor_images(clinic: Bench, gate: dict[str, float], text:
 def test_gate_without_figures_refuses_too(clinic: Bench) -> None:
     experiment = with_folder(clinic, "sharp", backbone=None, min_coverage=0.1)
 
-    with pytest.raises(TrialError, match="cannot be checked: not measured without a pretrained backbone"):
+    with pytest.raises(TrialError, match="cannot be checked: not measured: the backbone is not pretrained"):
         build_training_set(experiment, clinic.prepared, compute=CPU, cache=clinic.cache)
 
 
@@ -113,8 +113,8 @@ def test_small_sides_and_small_pools_are_named(clinic: Bench) -> None:
         assert measure_quality(experiment, prepared, compute=CPU, cache=clinic.cache, note=notes.append) is None
 
     assert notes == [
-        "not measured with too few synthetic images: NORMAL 30, PNEUMONIA 30, of at least 50",
-        "not measured with too few images in val-B: NORMAL 0, of at least 50",
+        "not measured: too few synthetic images (NORMAL 30, PNEUMONIA 30; at least 50 needed)",
+        "not measured: too few images in val-B (NORMAL 0; at least 50 needed)",
     ]
 
 

@@ -41,7 +41,6 @@ SMALL_DIFFUSION = {
     "batch_size": 8,
     "patch_size": 2,
     "sampling_steps": 2,
-    "allow_memorised": True,
 }
 
 

@@ -43,7 +43,9 @@ def train(
     console.write(f"{trained.path}: {size} px {trained.settings.noun}, trained for {steps:,} steps on {counts}")
     console.write(f"its images beside real ones: {trained.samples}; during training: {trained.grids}")
     quality, copies = trained.report.quality, trained.report.copies
-    console.write(f"quality: {quality or trained.report.note}" + (f" ({quality.features})" if quality else ""))
+    console.write(
+        f"quality: {quality or trained.report.note}" + (f"; features of {quality.features}" if quality else "")
+    )
     if copies:
         console.write(f"its images copy training images: {copies}")
     console.write_command(f"xraytune generator sample {quote(str(trained.path))} -n 500 -o OUT", "next: ")
@@ -57,7 +59,7 @@ def sample(
         typer.Argument(metavar="FOLDER", help="Folder from `generator train`; or give --study and --trial."),
     ] = None,
     study: Annotated[
-        Path | None, typer.Option(metavar="STUDY", help="Study of the trial whose generator to use.")
+        Path | None, typer.Option(metavar="STUDY", help="Study with the trial whose generator to use.")
     ] = None,
     trial: Annotated[int | None, typer.Option(metavar="NUMBER", help="Number of the trial.")] = None,
     class_name: Annotated[
@@ -67,9 +69,9 @@ def sample(
     cache: Cache = None,
     as_json: AsJson = False,
 ) -> None:
-    """Generate images with a generator, or with that of a trial, as PNG files in class folders (pairs: images/ and masks/).
+    """Generate images with a saved generator or a trial's, as PNG files in class folders (pairs: images/ and masks/).
 
-    Of 500 images, the first 100 are those of -n 100.
+    The first 100 of 500 images are the same as with -n 100.
     """
     from xraytune.export.trial_generator import sample_trial_generator
     from xraytune.pipeline.generator_folder import generator_sample

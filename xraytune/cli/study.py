@@ -107,7 +107,7 @@ def show_export(exported: Exported, *, next_step: bool = True) -> None:
             f"{exported.metric} {exported.val_score:.3f} on val-A{on_val_b}"
         )
     if exported.generator_steps is not None:
-        console.write(f"its generator after {exported.generator_steps:,} steps, which had the lowest KID")
+        console.write(f"its generator after {exported.generator_steps:,} steps, where its KID was lowest")
         if next_step:
             console.write_command(exported.command, "next: ")
         return

@@ -213,7 +213,7 @@ def _values(specs: Sequence[ParameterSpec], names: Sequence[str]) -> Iterator[tu
 def _check_generator(
     specs: Sequence[ParameterSpec], settings: Settings, declared: Mapping[str, Declaration], problems: Problems
 ) -> None:
-    """Refuse sources without a generator, and parameters that have no effect when nothing is trained on its images."""
+    """Refuse sources without a generator, and parameters that have no effect as no classifier or segmenter is trained."""
     values = dict.fromkeys(value for _, value in _values(specs, ["source"]))
     if others := [str(value) for value in values if value not in GENERATORS]:
         what = f"objective.metric: gan_kid searches for a generator, but source can be {' or '.join(others)}"

@@ -37,7 +37,7 @@ OBJECTIVES: Mapping[TaskName, tuple[ObjectiveName, ...]] = {
     "classification": ("val_auroc", "val_auprc", "val_sensitivity", "gan_kid"),
     "segmentation": ("val_dice", "gan_kid"),
 }
-"""What a search of each task can optimise; the first one is the default."""
+"""The objectives of each task; the first is the default."""
 METRICS: Mapping[ObjectiveName, str] = {
     "val_auroc": "AUROC",
     "val_auprc": "AUPRC",
@@ -50,7 +50,7 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
     "segmentation": ("segmentation-models-pytorch", "monai"),
     "diffusion": ("diffusers",),
 }
-"""The packages that a task or source needs beyond the base installation; the extra that installs them has the same name."""
+"""The packages that a task or source needs beyond the base installation. The extra that installs them has its name."""
 
 
 USED_ONLY_BY: Mapping[str, Callable[[object], bool]] = {
@@ -60,7 +60,7 @@ USED_ONLY_BY: Mapping[str, Callable[[object], bool]] = {
     "pool_filter": lambda source: source in ("gan", "diffusion"),
     "folder": lambda source: source == "folder",
 }
-"""Which sources use a parameter or block. `Parameters` drops it for all others, and spaces make it depend on `source`."""
+"""Which sources use a parameter or block. `Parameters` drops it for all others; a space makes it conditional on `source`."""
 
 RULES_READ = (
     ("source", "synthetic_ratio", "balance", "mixing", "match_resolution", "folder.path", "batch_size", "pool_filter"),
@@ -179,11 +179,11 @@ class DataSettings(Model):
 
 
 class Objective(Model):
-    """What the search optimises: a validation metric, never a test metric, or the quality of a generator."""
+    """What the search optimises: a validation metric (never a test metric) or the quality of a generator."""
 
     metric: ObjectiveName = "val_auroc"
     """Classification: `val_auroc` (default), `val_auprc` or `val_sensitivity`. Segmentation: `val_dice`, the mean over
-    images. Both: `gan_kid`, to search for the generator itself; no classifier or segmenter is trained."""
+    images. Both: `gan_kid`, which searches for the generator itself, without a classifier or segmenter."""
     goal: Literal["maximize", "minimize"] = Field(
         default_factory=lambda given: "minimize" if given.get("metric") == "gan_kid" else "maximize"
     )
@@ -191,7 +191,7 @@ class Objective(Model):
     specificity: Fraction | None = Field(
         default_factory=lambda given: 0.9 if given.get("metric") == "val_sensitivity" else None
     )
-    """For `val_sensitivity`: the highest sensitivity of any threshold with at least this specificity; default: 0.9."""
+    """For `val_sensitivity`, the highest sensitivity at any threshold with at least this specificity; default: 0.9."""
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
@@ -199,7 +199,12 @@ class Objective(Model):
         if self.goal != goal:
             raise ValueError(f"objective.goal: {self.goal} would prefer the worst trials; write goal: {goal}")
         if (self.specificity is None) == (self.metric == "val_sensitivity"):
-            raise ValueError("objective.specificity is for metric: val_sensitivity alone; remove it")
+            needed = (
+                "needs a number; remove null"
+                if self.metric == "val_sensitivity"
+                else "is only for metric: val_sensitivity; remove it"
+            )
+            raise ValueError(f"objective.specificity {needed}")
         return self
 
     @property
@@ -209,7 +214,7 @@ class Objective(Model):
 
     @property
     def selection_score(self) -> Literal["value", "val_b_score"]:
-        """The column that selects the exported trial and finalists: val-B, which plays no part in measuring a generator."""
+        """The column that selects the exported trial and finalists: val-B's, except in a search for a generator."""
         return "value" if self.is_of_generator else "val_b_score"
 
     def rank(self, value: float) -> float:
@@ -228,8 +233,8 @@ class GanSettings(Model):
     """The source that uses it, and its block in a space file."""
     noun: ClassVar[str] = "GAN"
     architecture: Literal["dcgan", "pca"] = "pca"
-    """`dcgan`: the latent codes are noise. `pca`: a DCGAN whose latent codes are principal components of the training
-    images, which it also learns to reconstruct; see docs/generators.md."""
+    """`dcgan`: latent codes are noise. `pca`: a DCGAN whose latent codes are principal components of training images, which
+    it also learns to reconstruct; see docs/generators.md."""
     image_size: Literal[32, 64, 128, 256] = 64
     steps: Count = 10_000
     batch_size: Annotated[int, Field(ge=2, le=4096)] = 16
@@ -263,19 +268,17 @@ class DiffusionSettings(Model):
     steps: Count = 10_000
     batch_size: Annotated[int, Field(ge=2, le=4096)] = 32
     width: Annotated[int, Field(ge=4, le=512)] = 32
-    """Feature maps at the highest resolution; twice as many at the lower ones."""
+    """Feature maps at the highest resolution; lower ones have twice as many."""
     patch_size: Literal[1, 2] = 1
-    """2: the network sees patches of 2 x 2 pixels as channels: about three times faster, but less fine."""
+    """2: patches of 2 x 2 pixels become channels: about three times faster, but coarser."""
     lr: Positive = 1e-3
     sampling_steps: Annotated[int, Field(ge=2, le=1000)] = 10
-    """Evaluations of the network per image."""
+    """Network evaluations per image."""
     ema_half_life_images: Count | None = 10_000
     """Half-life of the EMA of the network's weights, in training images; null: no EMA."""
     conditional: bool = True
     """One class-conditional network; false: one network per class."""
     seed: int = 0
-    allow_memorised: bool = False
-    """Use the images even if too many are near-duplicates of training images. Does not change the images."""
     mask_from: Literal["diffusion", "segmenter"] = "diffusion"
     """The source of masks in segmentation: the diffusion model, trained on pairs of image and mask, or a segmenter, trained
     on the real pairs."""
@@ -285,7 +288,7 @@ GeneratorSettings: TypeAlias = GanSettings | DiffusionSettings
 GENERATORS: Mapping[str, type[GanSettings] | type[DiffusionSettings]] = {
     kind.block: kind for kind in (GanSettings, DiffusionSettings)
 }
-"""The settings of each source that trains a generator."""
+"""The settings class of each source that trains a generator."""
 
 
 class FolderSettings(Model):
@@ -295,7 +298,7 @@ class FolderSettings(Model):
 
 
 def is_of_generator(name: str) -> bool:
-    """Return whether a parameter, by its dotted name, is used when a generator is trained alone (`objective: gan_kid`)."""
+    """Return whether a parameter, by its dotted name, has an effect when only a generator is trained (`gan_kid`)."""
     return name == "source" or name.partition(".")[0] in GENERATORS
 
 
@@ -308,12 +311,12 @@ class Parameters(Model):
     balance: Literal["natural", "equal"] = "natural"
     mixing: Literal["additive", "replace", "pretrain"] = "additive"
     """`additive`: a step draws extra images on top of its real ones; `replace`: in place of some of them; `pretrain`: the
-    first r/(1+r) of all steps draw only extra images, the others only real ones."""
+    first r/(1+r) of all steps draw only extra images, the remaining ones only real images."""
     match_resolution: Literal["auto", "on", "off"] = "auto"
     """Resolution matching: scale all images down to a generator's smaller size and up again. `on` is an alias of `auto`."""
     pool_filter: PoolFilter = "none"
-    """Generated images to use: all; the better half by the GAN's own discriminator; or those that a classifier of the real
-    training images gives their own label (logistic regression on 16 x 16 px)."""
+    """Generated images to use: all (`none`); the half that the GAN's `discriminator` scores highest; or those that a
+    classifier trained on the real images assigns to their own class (`label`: logistic regression on 16 x 16 px)."""
     gan: GanSettings | None = None
     diffusion: DiffusionSettings | None = None
     folder: FolderSettings | None = None
@@ -327,9 +330,8 @@ class Parameters(Model):
     input_channels: Literal[1, 3] = 3
     trainable: Literal["head", "last_stage", "all"] = "all"
     batch_norm: Literal["mix", "real", "moving"] = "mix"
-    """Running statistics of trainable batch norm layers: recomputed after each epoch on the training mix (`mix`; with
-    `mixing: pretrain` that of the last steps: real images) or on its real images (`real`), or the moving average of
-    training (`moving`)."""
+    """Running statistics of trainable batch norm layers: recomputed after each epoch on the training mix (`mix`; real
+    images with `mixing: pretrain`) or on its real images (`real`), or the moving average of training (`moving`)."""
     head: HeadName = "linear"
     """`vgg16_two_class`: 256 hidden units, ReLU, dropout and log-softmax, as published with a VGG-16."""
     loss: LossName = "cross_entropy"
@@ -391,11 +393,11 @@ class Parameters(Model):
 
     @property
     def generator(self) -> GeneratorSettings | None:
-        """The generator that it trains: a GAN or a diffusion model; None for other sources."""
+        """The settings of the trial's GAN or diffusion model; None for other sources."""
         return self.gan or self.diffusion
 
     def with_generator(self, **changes: object) -> Self:
-        """Return parameters with other settings of their generator."""
+        """Return a copy with changed settings of the generator."""
         assert self.generator is not None, "the source trains a generator"
         return self.model_copy(update={self.generator.block: self.generator.model_copy(update=changes)})
 
@@ -403,7 +405,7 @@ class Parameters(Model):
     def extra_per_step(self) -> int:
         """Extra images per optimiser step, rounded half up: r·B, or with `mixing: replace` r/(1+r)·B.
 
-        With `mixing: pretrain` B, in the first steps alone.
+        With `mixing: pretrain`, B during pretraining.
         """
         if self.mixing == "pretrain":
             return self.batch_size
@@ -411,11 +413,11 @@ class Parameters(Model):
 
     @property
     def real_per_step(self) -> int:
-        """Real images per optimiser step that draws any: B, or with `mixing: replace` B minus the extra images."""
+        """Real images per optimiser step that has any: B, or with `mixing: replace` B minus the extra images."""
         return self.batch_size - self.extra_per_step if self.mixing == "replace" else self.batch_size
 
     def pretraining_steps(self, total_steps: int) -> int:
-        """Return how many steps, of all in a full run, come first and draw extra images alone: r/(1+r), rounded half up."""
+        """Return how many of `total_steps`, those of a full run, pretrain on extra images: r/(1+r), rounded half up."""
         return int(self._extra_share * total_steps + 0.5) if self.mixing == "pretrain" else 0
 
     @property
@@ -424,7 +426,7 @@ class Parameters(Model):
 
     @property
     def has_synthetic_images(self) -> bool:
-        """Whether it trains on images other than the real ones; `confirm` tests these trials."""
+        """Whether the trial trains on images other than the real ones; `confirm` tests such trials."""
         return self.source not in ("none", "duplicate")
 
     @property
@@ -491,18 +493,18 @@ class Resources(Model):
 
 
 class QualitySettings(Model):
-    """How the quality of synthetic images is measured, and which are refused. No setting changes the images."""
+    """How the quality of synthetic images is measured, and which images are refused. No setting changes the images."""
 
     backbone: Annotated[BackboneName, BACKBONES] | None = None
-    """The backbone whose features are compared; null: that of each trial, if it is pretrained."""
+    """The backbone whose features are compared; null: each trial's own, if it is pretrained."""
     weights: WeightsName = "imagenet"
     """Its weights, as in `parameters.weights`; used only with `backbone`."""
     min_coverage: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Trials whose images cover a smaller share of the real ones of a class fail; null: none does."""
+    """A trial fails if its images cover a smaller share of the real ones of any class; null: no limit."""
     max_kid: NonNegative | None = None
-    """Trials whose KID less its floor, the mean over classes, is higher fail; null: none does."""
+    """A trial fails if its KID minus its floor, averaged over classes, is higher; null: no limit."""
     allow_memorised: bool = False
-    """Use synthetic images even if too many are near-duplicates of training images."""
+    """Use synthetic images even if too many of them are near-duplicates of training images."""
 
     @model_validator(mode="after")
     def _has_weights(self) -> Self:
@@ -638,7 +640,7 @@ class Settings(Model):
 
     @property
     def metric(self) -> str:
-        """The display name of the study's score, such as AUROC."""
+        """The display name of the study's objective, such as AUROC."""
         return METRICS[self.objective.metric]
 
     @property
@@ -648,7 +650,7 @@ class Settings(Model):
 
 
 def without_gates(settings: Settings) -> Settings:
-    """Return settings under which no synthetic images are refused."""
+    """Return settings that refuse no synthetic images."""
     open_ = {"min_coverage": None, "max_kid": None, "allow_memorised": True}
     return settings.model_copy(update={"quality": settings.quality.model_copy(update=open_)})
 
@@ -659,7 +661,7 @@ class Experiment(Model):
     settings: Settings
     parameters: Parameters
     inherited_resolution_px: Count | None = None
-    """For a matched control, the resolution of its trial with a generator."""
+    """For a matched control, the resolution of the trial that it is matched to."""
 
     def identity(self) -> dict[str, Json]:
         """Return what determines its results, as plain JSON; see `Settings.identity`."""
@@ -668,7 +670,7 @@ class Experiment(Model):
 
     @property
     def generator_stages(self) -> tuple[Experiment, ...]:
-        """The experiment with each generator that it trains: one for each epoch with `gan_kid`, else its own, if any."""
+        """The experiment for each generator that it trains: with `gan_kid`, one per epoch; else itself, if it has one."""
         generator, last = self.parameters.generator, self.settings.budget.max_epochs
         if generator is None or not self.settings.objective.is_of_generator:
             return () if generator is None else (self,)

@@ -190,9 +190,9 @@ class Space:
         )
 
     def networks(self) -> tuple[tuple[str, str], ...]:
-        """Return the possible pairs of backbone and weights, with defaults where one is inactive, and that of `quality`.
+        """Return the possible pairs of backbone and weights, with defaults where one is inactive, and `quality`'s pair.
 
-        In a search for a generator, only that of `quality`.
+        In a search for a generator, return only `quality`'s.
         """
         names, quality = ("backbone", "weights"), self.settings.quality
         of_quality = {(quality.backbone, quality.weights): None} if quality.backbone else {}
@@ -233,7 +233,7 @@ class Space:
 
 
 def require_extensions(space: Space) -> None:
-    """Import every extension that a trial can use, and check that the packages of the task and the sources are installed.
+    """Import every extension that a trial can use, and check that the packages of the task and sources are installed.
 
     Raises:
         MachineError: Lists all that cannot be imported or found.
@@ -253,10 +253,10 @@ def require_extensions(space: Space) -> None:
 
 
 def require_packages(*names: str) -> None:
-    """Check that the packages of some tasks and sources are installed.
+    """Check that the packages of these tasks and sources are installed.
 
     Raises:
-        MachineError: Lists all that are not.
+        MachineError: Lists all that are missing.
     """
     if problems := [*_package_problems(*names)]:
         raise MachineError(*problems)

@@ -1,4 +1,4 @@
-"""How good a finalist's generators were, over the seeds of its replicates: what a verdict says beyond them depends on it."""
+"""Quality of a finalist's generators over the seeds of its replicates: whether `no_better` carries over to others."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from xraytune.search.study import StudyFolder
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spread:
-    """A figure over generators: median and range."""
+    """Median and range of a figure over generators."""
 
     median: float
     low: float
@@ -23,15 +23,15 @@ class Spread:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GeneratorQuality:
-    """The synthetic images of a finalist's replicates, one pool for each GAN seed.
+    """The quality of a finalist's synthetic images: one pool per GAN seed.
 
     Attributes:
         arm: The finalist.
         generators: Number of pools.
-        measured: Number of those with figures.
+        measured: Number of pools with figures.
         features: The backbone of the figures; "" without figures.
         figures: See `Quality.columns`.
-        shortcomings: Figures whose median is below the threshold for a good generator.
+        shortcomings: Figures whose median is below the threshold of a good generator.
         copying: Number of pools that copy training images; they are not excluded.
         sentence: The summary.
     """
@@ -68,14 +68,14 @@ def _of_arm(folder: StudyFolder, plan: Plan, arm: Arm) -> GeneratorQuality:
     copying = sum(bool(report.copies) for report in reports)
     if measured:
         end = (
-            "too poor for `no better` to hold for other generators"
+            "too poor for the verdict to say much about better generators"
             if missed
-            else "good enough for `no better` to count"
+            else "good enough for the verdict not to be blamed on a poor generator"
         )
-        sentence = f"Generator quality: {quality_text(medians, real_train)}: {end}."
+        sentence = f"Generator quality: {quality_text(medians, real_train)}; {end}."
     else:
         why = next((report.note for report in reports if report.note), "no record of it")
-        sentence = f"Generator quality is unknown ({why}): `no better` may not hold for other generators."
+        sentence = f"Generator quality is unknown, so the verdict may not hold for better generators: {why}."
     if copying:
         sentence += f" The images of {copying} of {len(reports)} GAN seeds copy training images."
     return GeneratorQuality(

@@ -202,7 +202,7 @@ def _gan_text(finalist: FinalistResult) -> str:
 
 
 def _images_per_step_text(finalist: FinalistResult, metric: str) -> str:
-    """Report if a deficit against the control without extra images may come from how the extra images are mixed in."""
+    """Report whether a deficit against the control without extra images may come from how the extra images are mixed in."""
     matched = [result for result in finalist.comparisons if result.kind != "tuned"]
     worse = [one.control.name for one in matched if one.kind != "duplicate" and one.verdict.is_worse]
     others = [one.control.name for one in matched if not one.verdict.is_worse]
@@ -271,12 +271,12 @@ def methods_paragraph(confirmation: Confirmation) -> str:
 
 
 def _pretraining_text(confirmation: Confirmation) -> str:
-    """Describe how the steps of an arm that pretrains are divided."""
+    """Describe how pretraining divides the steps of an arm."""
     if all(finalist.arm.parameters.mixing != "pretrain" for finalist in confirmation.finalists):
         return ""
     return (
-        " In arms that pretrain with r extra images per real one, the first r/(1+r) of the steps drew extra images alone, "
-        "and the remaining ones real images alone."
+        " In arms that pretrain with r extra images per real one, the first r/(1+r) of the steps drew only extra images, "
+        "and the remaining steps only real images."
     )
 
 

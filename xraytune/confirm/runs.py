@@ -59,7 +59,9 @@ def replicate(arm: Arm, settings: Settings, gan_seed: int, classifier_seed: int)
         own = derive_seed(parameters.generator.seed, "confirm", gan_seed) % 2**31
         parameters = parameters.with_generator(seed=own)
     return Experiment(
-        settings=without_gates(settings.model_copy(update={"seed": seed})),  # leaving out some would select among them
+        settings=without_gates(
+            settings.model_copy(update={"seed": seed})
+        ),  # excluding replicates would select among them
         parameters=parameters,
         inherited_resolution_px=arm.resolution_px,
     )

@@ -91,14 +91,14 @@ class Session:
 
 
 def _check_objective(settings: Settings, study: Path, note: Callable[[str], None]) -> None:
-    """Refuse (StudyError) a search for a generator; note a search by another score than the one that is compared."""
+    """Refuse (StudyError) a search for a generator; note if the search used another score than the one compared."""
     if settings.objective.is_of_generator:
         what = "this study searched for a generator, so it has no mix to compare with controls"
-        fix = "export its generator into a space that searches mixes (`xraytune export`), and confirm that study"
+        fix = "copy its generator (`xraytune export`) into a space that searches mixes, and confirm that study"
         raise StudyError(Problem(what, study, fix))
     compared = task_of(settings).metric
     if settings.metric != compared:
-        note(f"finalists are chosen by {settings.metric}, the objective of the search; the test compares {compared}")
+        note(f"finalists are chosen by {settings.metric}, the search's objective; the test compares {compared}")
 
 
 @contextmanager

@@ -61,7 +61,7 @@ class Exported:
         advice: Command that exports a simpler arm; empty if there is no reason to.
         command: Command that trains the final model.
         sides: Sizes of train, val-A and val-B.
-        generator_steps: In a search for a generator, the steps of its best epoch; else None.
+        generator_steps: In a search for a generator, its steps at the best epoch; else None.
     """
 
     path: Path
@@ -205,7 +205,7 @@ def _command(config: str, objective: Objective) -> str:
 
 
 def best_stage(folder: StudyFolder, experiment: Experiment, trial: int) -> Experiment:
-    """Return a trial of a search for a generator with that of its best epoch; any other trial unchanged."""
+    """In a search for a generator, return the trial with the generator of its best epoch; else return it unchanged."""
     objective, stages = experiment.settings.objective, experiment.generator_stages
     if not objective.is_of_generator:
         return experiment
@@ -294,7 +294,7 @@ def _header(exported: Exported, reason: str, objective: Objective) -> str:
     if exported.generator_steps is not None:
         return (
             f"The generator of trial {exported.trial} of study {exported.study} after {exported.generator_steps:,} steps, "
-            f"{exported.metric} {exported.val_score:.4f} less its floor.\n\n"
+            f"{exported.metric} {exported.val_score:.4f} minus its floor.\n\n"
             f"    {_command(exported.path.name, objective)}\n\n"
             "To use it in a search, copy gan.* into the parameters of its space. Paths are relative to this file."
         )

@@ -55,7 +55,7 @@ from xraytune.search.study import StudyFolder, damage_explained
 
 TRAIN_STAGE = "train-1.work"
 SAMPLES = "samples.png"
-"""In the bundle of a model that was trained with generated images: some of them, beside real ones."""
+"""In the bundle of a model that was trained with generated images: some of them, next to real ones."""
 _logger = logging.getLogger(__name__)
 
 
@@ -144,7 +144,7 @@ def train(
     experiment = space.experiment()
     if experiment.settings.objective.is_of_generator:
         what = (
-            "this file describes a generator (objective.metric: gan_kid), and `train` trains a classifier or segmenter"
+            "this file describes a generator (objective.metric: gan_kid), but `train` trains a classifier or segmenter"
         )
         raise ConfigError(Problem(what, config, f"xraytune generator train --space {quote(str(config))} -o gan"))
     settings, parameters = experiment.settings, experiment.parameters

@@ -1,6 +1,6 @@
 """The checkpoint of a generator's training, and the trained generator as a safetensors file.
 
-A checkpoint belongs to its settings and images: no other training resumes from it. It stores no random state, since all
+A training resumes only from a checkpoint with the same settings and images. Checkpoints store no random state, since all
 randomness of a step follows from the seed and the step's number. Readers raise `ArtifactError` for a damaged file.
 """
 
@@ -27,7 +27,7 @@ from xraytune.tensors import UNREADABLE, load_content, save_content, save_state
 
 CHECKPOINT_NAME = "checkpoint.pt"
 USE_SETTINGS = {"mask_from"}
-"""Settings of how images are used. Apart from the number of channels, they do not change the generator."""
+"""Settings for the use of the images. Apart from the number of channels, they do not change the generator."""
 _MAX_CLASSES = 1000
 """Limits the memory that a damaged file can ask for."""
 _logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def _new_generator(settings: GeneratorSettings, class_count: int, channels: int)
 
 
 def save_checkpoint(training: Training, images_digest: str, folder: Path) -> None:
-    """Write the checkpoint of `folder`, replacing the one before atomically."""
+    """Write the checkpoint of `folder`, atomically replacing the previous one."""
     content = {
         "identity": _identity(training, images_digest),
         "kind": training.settings.block,
@@ -78,7 +78,7 @@ def resume(training: Training, images_digest: str, folder: Path) -> None:
     fix = "use another folder, or remove this file"
     noun, channels = training.settings.noun, training.generator.channels
     if content["kind"] != training.settings.block:
-        what = f"this checkpoint is of a {GENERATORS[content['kind']].noun}, not of a {noun}"
+        what = f"this checkpoint holds a {GENERATORS[content['kind']].noun}, not a {noun}"
         raise ConfigError(Problem(what, path, fix))
     if content["channels"] != channels:
         what = f"this {noun} generates {_product(content['channels'])}, not {_product(channels)}"
@@ -125,7 +125,7 @@ def checkpoint_step(path: Path) -> int:
 
 
 def save_generator(generator: ImageGenerator, path: Path) -> None:
-    """Write a generator as safetensors; the metadata has what `load_generator` needs to build it."""
+    """Write a generator as safetensors; the metadata holds what `load_generator` needs to rebuild it."""
     settings = generator.settings
     about = {"kind": settings.block, "settings": settings.model_dump_json(exclude=USE_SETTINGS)}
     counts = {"class_count": str(generator.class_count), "channels": str(generator.channels)}
@@ -172,6 +172,6 @@ def _product(channels: int) -> str:
 
 
 def _identity(training: Training, images_digest: str) -> str:
-    """Return all that determines the weights after a given number of steps; so a longer run continues a shorter one."""
+    """Return all that determines the weights after a given number of steps, so that a longer run continues a shorter one."""
     settings = training.settings.model_dump(mode="json", exclude={"steps", *USE_SETTINGS})
     return json.dumps([settings, training.generator.class_count, images_digest])

@@ -1,9 +1,9 @@
 """Latent codes of a `pca` GAN: the principal components of its training images.
 
-A DCGAN has to discover what a latent code means, and with a few hundred images it finds a few modes. Here the code of an
-image is known from the start: its principal components, each with variance 1. The generator learns to decode the codes of
-the training images. New images have codes from a normal distribution with the mean and covariance of their class, and the
-discriminator makes them look like real ones.
+A DCGAN has to discover what a latent code means, and with a few hundred images it finds only a few modes. Here, the code of
+an image is known from the start: its principal components, each scaled to variance 1. The generator learns to decode the
+codes of the training images. Codes of new images are drawn from a normal distribution with the mean and covariance of their
+class, and the discriminator makes these images look real.
 
 Source: Bojanowski et al. 2018, "Optimizing the Latent Space of Generative Networks" (arXiv:1707.05776), initialises codes
 like this, but then trains them, and has no discriminator.
@@ -18,11 +18,11 @@ from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
 _CODE_PX = 32
-"""Side to which images are downsampled for the principal components."""
+"""Images are downsampled to this side for the principal components."""
 _LEAST_DEVIATION = 1e-6
-"""Of a component, in units of the first one's; smaller ones are rounding errors."""
+"""Components with a smaller standard deviation, relative to the first, are rounding errors."""
 _RIDGE = 1e-4
-"""Added to the variances, so that a class of few images has a Cholesky factor, too."""
+"""Added to the variances, so that the covariance of a class with few images has a Cholesky factor."""
 
 
 class ClassCodes(nn.Module):
@@ -42,7 +42,7 @@ class ClassCodes(nn.Module):
         self.register_buffer("factors", torch.eye(code_dim).repeat(class_count, 1, 1))
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
-        """Turn z [B, D] from N(0, 1) into codes [B, D] of the classes `labels` [B]."""
+        """Map z [B, D] from N(0, 1) to codes [B, D] of the classes `labels` [B]."""
         if len(self.means) == 1:
             labels = torch.zeros_like(labels)
         codes: Tensor = self.means[labels] + torch.bmm(self.factors[labels], z[:, :, None])[:, :, 0]
@@ -62,7 +62,7 @@ class ClassCodes(nn.Module):
 def image_codes(images: Tensor, code_dim: int) -> Tensor:
     """Return the principal components of images, uint8 [N, C, S, S]: float32 [N, code_dim], each of variance 1.
 
-    Components that the images do not have, since they are few or alike, are 0.
+    Few or similar images have fewer components; the missing ones are 0.
     """
     small = F.interpolate(images.cpu().float(), size=(_CODE_PX, _CODE_PX), mode="bilinear", antialias=True)
     pixels = small.flatten(1).double().numpy()

@@ -1,7 +1,7 @@
-"""What all generators have in common: the network to sample from, the state of its training, and the images that it sees.
+"""The interface of all generators: the network to sample from, the state of its training, and its training images.
 
-A GAN (gan.py) and a diffusion model (diffusion.py) differ only in what stands here. So they share the training loop
-(train.py), the checkpoint (checkpoint.py) and the pools (pool.py).
+GANs (gan.py) and diffusion models (diffusion.py) implement it, and share the training loop (train.py), the checkpoint
+(checkpoint.py) and the pools (pool.py).
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ Step: TypeAlias = Callable[[Sequence[Tensor]], Tensor]
 class ImageGenerator(nn.Module):
     """Maps z [n, z_dim] and labels [n] int64 to images, float [n, channels, S, S] in [-1, 1].
 
-    In evaluation mode, an image is a deterministic function of its z and label alone.
+    In evaluation mode, an image is a deterministic function of its own z and label.
 
     Attributes:
-        channels: 1: the image; 2: the image, and its mask with -1 outside and 1 inside.
+        channels: 1: the image; 2: the image and its mask, with -1 outside and 1 inside.
     """
 
     settings: GeneratorSettings
@@ -52,12 +52,12 @@ class RealImages:
 
 
 class Training(Protocol):
-    """A training after `step` steps, which `update` changes in place.
+    """The state of a training after `step` steps; `update` changes it in place.
 
     Attributes:
         ema_generator: Exponential moving average of `generator`, in evaluation mode: the network to sample from.
         losses: The names of the losses that `update` returns.
-        if_diverged: What the user can do.
+        if_diverged: Advice to the user when the training diverges.
     """
 
     losses: ClassVar[tuple[str, ...]]
@@ -72,13 +72,13 @@ class Training(Protocol):
     def ema_generator(self) -> ImageGenerator: ...  # noqa: D102
 
     def parts(self) -> Mapping[str, nn.Module | Optimizer]:
-        """Return everything with a state dict, by name."""
+        """Return all modules and optimizers to save in a checkpoint, by name."""
 
     def fit(self, real: RealImages) -> None:
-        """Set what is not trained but computed from all training images, before the first step and after a restart."""
+        """Compute what is not trained from all training images; called before the first step and when resuming."""
 
     def draw(self, real: RealImages, compute: Compute) -> Sequence[Tensor]:
-        """Draw all random numbers of the next step, from the seed and the step's number, as tensors on the device."""
+        """Draw all random numbers of the next step from the seed and the step's number, as tensors on the device."""
 
     def update(self, real: RealImages, compute: Compute, draws: Sequence[Tensor]) -> Tensor:
         """Train one step and return its losses, float32 [len(losses)] on the device.
@@ -88,7 +88,7 @@ class Training(Protocol):
 
 
 def real_images(planes: NDArray[np.uint8], labels: NDArray[np.int64], compute: Compute) -> RealImages:
-    """Copy images [N, C, S, S] to the device; weights make all classes equally frequent, so that rare ones are learned."""
+    """Copy images [N, C, S, S] to the device. Weights make all classes equally frequent, so that rare ones are learned."""
     weights = 1 / np.bincount(labels)[labels]
     return RealImages(
         images=torch.from_numpy(planes).to(compute.device),
@@ -98,7 +98,7 @@ def real_images(planes: NDArray[np.uint8], labels: NDArray[np.int64], compute: C
 
 
 def ema_decay(half_life_images: int | None, images_seen: int, batch_size: int) -> float:
-    """Return the share of the moving average that a step keeps; 0 without a half-life.
+    """Return the decay of the moving average in one step; 0 without a half-life.
 
     The half-life is at most a twentieth of the images seen, so that the average soon forgets the initial weights (the EMA
     warm-up of StyleGAN2-ADA, arXiv:2006.06676).

@@ -1,7 +1,7 @@
 """A small class-conditional diffusion model: a U-Net that removes noise from images, built with Hugging Face's diffusers.
 
-Cosine noise schedule, velocity as the target, and DPM-Solver++ for sampling: see docs/generators.md. The
-solver is deterministic, so z, the noise that it starts from, and a class determine an image, as they do for a GAN.
+It uses a cosine noise schedule, predicts the velocity, and samples with DPM-Solver++; see docs/generators.md. The solver is
+deterministic, so the initial noise z and the class determine an image, as in a GAN.
 
 Sources: Ho et al. 2020, DDPM (arXiv:2006.11239); Nichol & Dhariwal 2021, cosine schedule (arXiv:2102.09672); Salimans & Ho
 2022, velocity (arXiv:2202.00512); Lu et al. 2022, DPM-Solver++ (arXiv:2211.01095); Kingma et al. 2021, stratified times
@@ -73,7 +73,7 @@ class DiffusionGenerator(ImageGenerator):
         )
 
     def velocity(self, noisy: Tensor, times: Tensor, labels: Tensor) -> Tensor:
-        """Return the U-Net's estimate for images [B, C, S, S] with noise of `times` [B] or []."""
+        """Return the U-Net's estimate for noisy images [B, C, S, S] at schedule steps `times`, [B] or []."""
         patches = F.pixel_unshuffle(noisy, self.settings.patch_size)
         found: Tensor = self.unet(patches, times, labels if self.class_count > 1 else None).sample
         return F.pixel_shuffle(found.float(), self.settings.patch_size)
@@ -96,14 +96,14 @@ class DiffusionGenerator(ImageGenerator):
 
 
 def noise_schedule() -> DDPMScheduler:
-    """Return the cosine schedule, whose last step is pure noise: no mean grey value leaks into the images."""
+    """Return the cosine schedule. Its last step is pure noise, like the start of sampling, so brightness is not biased."""
     from diffusers import DDPMScheduler
 
     return DDPMScheduler(_TIMES, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
 
 
 class StepDraws(NamedTuple):
-    """What differs between steps, on the device.
+    """The random draws of a step, on the device.
 
     Attributes:
         rows: Indices of the real images, int64 [B].
@@ -136,10 +136,10 @@ class DiffusionTraining:
         return {"generator": self.generator, "ema_generator": self.ema_generator, "optimizer": self.optimizer}
 
     def fit(self, real: RealImages) -> None:
-        """Do nothing: all of it is trained."""
+        """Do nothing: everything is trained."""
 
     def draw(self, real: RealImages, compute: Compute) -> StepDraws:
-        """Draw for the next step. Each of B equal parts of the schedule gets one time, so that losses vary less."""
+        """Draw for the next step. Times are stratified, one in each of B equal parts of the schedule: losses vary less."""
         settings, step, device = self.settings, self.step, compute.device
         batch, size_px = settings.batch_size, settings.image_size
 

@@ -1,7 +1,7 @@
 """The training of a GAN: losses, random draws, and one step.
 
-Everything random in step t is drawn beforehand, from the seed and t. What remains runs the same operations on tensors of
-the same shapes in each step, as a CUDA graph requires.
+All random numbers of step t are drawn beforehand, from the seed and t. The rest of the step runs the same operations on
+tensors of the same shapes each time, as a CUDA graph requires.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from xraytune.records import Compute
 from xraytune.seeding import derive_seed
 
 _RECONSTRUCTION_WEIGHT = 10.0
-"""Of the mean absolute error between training images and their reconstructions, with pixels in [-1, 1]."""
+"""Weight of the mean absolute error between training images and their reconstructions, with pixels in [-1, 1]."""
 LossName: TypeAlias = Literal["bce", "non_saturating", "hinge"]
 
 
 class StepDraws(NamedTuple):
-    """What differs between steps, on the device.
+    """The random draws of a step, on the device.
 
     Attributes:
         rows: Indices of the real images, int64 [B].
@@ -73,7 +73,7 @@ class GanTraining:
     """The state of a GAN's training.
 
     Attributes:
-        codes: The codes of the training images, float32 [N, z_dim], with `architecture: pca`.
+        codes: The codes of the training images, float32 [N, z_dim]; only with `architecture: pca`.
     """
 
     losses: ClassVar[tuple[str, ...]] = ("g_loss", "d_loss")
@@ -93,7 +93,7 @@ class GanTraining:
         return {name: getattr(self, name) for name in names}
 
     def fit(self, real: RealImages) -> None:
-        """Compute the codes of the training images and their distribution, with `architecture: pca`."""
+        """With `architecture: pca`, compute the codes of the training images and their distribution."""
         if self.generator.prior is not None and self.ema_generator.prior is not None:
             self.codes = image_codes(real.images, self.settings.z_dim)
             for prior in (self.generator.prior, self.ema_generator.prior):

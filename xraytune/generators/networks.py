@@ -33,7 +33,7 @@ class Generator(ImageGenerator):
     images would look the same. With one class, labels are ignored.
 
     Attributes:
-        prior: Turns z into codes, with `architecture: pca`.
+        prior: Maps z to codes; only with `architecture: pca`.
     """
 
     def __init__(self, settings: GanSettings, class_count: int, channels: int = 1) -> None:

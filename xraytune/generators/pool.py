@@ -1,8 +1,8 @@
-"""Sampling from a generator, in numbered blocks of 256 images, with masks in segmentation.
+"""Sample from a generator, in numbered blocks of 256 images, with masks in segmentation.
 
 A block depends only on the generator, the pool's seed, its class and its number. So a larger pool starts with the images of
 a smaller one, and half the synthetic ratio is the first half of the images. Pairs with implausible masks, and images that a
-filter drops, are replaced by those of further rounds, each with its own random numbers.
+filter drops, are replaced from further rounds, each with its own random numbers.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from xraytune.seeding import derive_seed
 
 BLOCK = 256
 MIN_KEPT = 0.25
-"""Smallest permitted share of plausible masks, and of images that a filter keeps, in the first round of a block."""
+"""The smallest share of plausible masks, and of images kept by a filter, allowed in the first round of a block."""
 _FILTER_PX, _FILTER_C = 16, 0.1
 """Size of the images for the classifier of `own_label`, and its inverse regularisation strength."""
 Pixels: TypeAlias = NDArray[np.uint8]
@@ -43,13 +43,13 @@ class Images(NamedTuple):
     masks: Pixels | None
 
     def only(self, kept: Kept) -> Images:
-        """Return some of the images; `kept` is bool [n]."""
+        """Return the images where `kept`, bool [n], is true."""
         return Images(self.pixels[kept], None if self.masks is None else self.masks[kept])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageFilter:
-    """Which images of a round a block keeps: `keep` returns bool [n], n >= 1, and `what` names the kept ones."""
+    """Selects the images of a round that a block keeps: `keep` returns bool [n], n >= 1; `what` describes kept images."""
 
     keep: Callable[[Images], Kept]
     what: str
@@ -81,7 +81,7 @@ def draw_block(
         image_filter: Applied after the masks; None keeps all images.
 
     Raises:
-        TrialError: Of the first round, too few masks are plausible, or the filter keeps too few images.
+        TrialError: In the first round, too few masks are plausible, or the filter keeps too few images.
     """
     kept: list[Images] = []
     while sum(len(one.pixels) for one in kept) < BLOCK:
@@ -130,10 +130,10 @@ def _filtered(images: Images, image_filter: ImageFilter, *, is_first: bool) -> I
 
 
 def better_half(discriminator: nn.Module, label: int, *, channels: int, compute: Compute) -> ImageFilter:
-    """Return a filter that keeps the half of a round, rounded up, that a discriminator gives the higher scores.
+    """Return a filter that keeps the half of a round, rounded up, that a discriminator scores highest.
 
-    It is on the device, in evaluation mode, and maps images [n, channels, S, S] in [-1, 1] and labels [n] to scores [n].
-    `label` is the class as it numbers it; with 2 channels it also sees masks.
+    The discriminator is on the device, in evaluation mode, and maps images [n, channels, S, S] in [-1, 1] and labels [n] to
+    scores [n]. `label` is its number for the class. With 2 channels, it also sees the masks.
     """
 
     @torch.inference_mode()
@@ -149,11 +149,16 @@ def better_half(discriminator: nn.Module, label: int, *, channels: int, compute:
 
 
 def own_label(pixels: Pixels, labels: NDArray[np.int64], label: int, class_name: str) -> ImageFilter:
-    """Return a filter that keeps the images that a classifier of real images gives their own label.
+    """Return a filter that keeps the images that a classifier trained on real images assigns to class `label`.
 
-    Logistic regression on 16 x 16 px, with balanced classes: a deterministic function of its arguments, real training
-    images [N, S, S] at the size of the generated ones and their labels [N]. Of real X-rays of patients that it has not seen,
-    it keeps 94 to 97 % of each class.
+    The classifier is a logistic regression on 16 x 16 px with balanced classes, and deterministic. It keeps 94 to 97 % of
+    the real X-rays of unseen patients, in each class.
+
+    Args:
+        pixels: Real training images, uint8 [N, S, S], at the size of the generated ones.
+        labels: Their labels, [N].
+        label: The class of the generated images.
+        class_name: Its name, for messages.
     """
     classifier = LogisticRegression(C=_FILTER_C, class_weight="balanced", max_iter=1000)
     fitted = make_pipeline(StandardScaler(), classifier).fit(_thumbnails(pixels), labels)
@@ -165,7 +170,7 @@ def own_label(pixels: Pixels, labels: NDArray[np.int64], label: int, class_name:
 
 
 def _thumbnails(pixels: Pixels) -> NDArray[np.float64]:
-    """Return the mean grey values of 16 x 16 squares, [n, 256]; S is a multiple of 16."""
+    """Return the mean grey values of a 16 x 16 grid of squares, [n, 256]; S is a multiple of 16."""
     side = pixels.shape[1] // _FILTER_PX
     squares = pixels.reshape(len(pixels), _FILTER_PX, side, _FILTER_PX, side)
     means: NDArray[np.float64] = squares.mean(axis=(2, 4)).reshape(len(pixels), -1)
@@ -189,7 +194,7 @@ def draw_noise(generator: ImageGenerator, count: int, seed: int) -> Tensor:
 
 @torch.inference_mode()
 def generate(generator: ImageGenerator, z: Tensor, labels: Tensor, compute: Compute) -> Images:
-    """Generate images from z [n, z_dim] and labels [n]; with two channels, the second one becomes their masks."""
+    """Generate images from z [n, z_dim] and labels [n]; the second of two channels becomes the masks."""
     with autocast(compute):
         outputs = generator(z.to(compute.device), labels.to(compute.device))
     planes = ((outputs.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()

@@ -39,7 +39,7 @@ _RESIZE_BATCH = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingProgress:
-    """The state of a training; losses are means over the steps since the last record."""
+    """The progress of a training; losses are means over the steps since the last record."""
 
     step: int
     steps: int
@@ -69,7 +69,7 @@ def train_generator(
         class_count: 1 for an unconditional generator.
         masks: uint8 [N, h, w] with 0 and 255, to generate pairs.
         compute: Its thread count is already set.
-        checkpoint_dir: In the end, holds the checkpoint of the last step.
+        checkpoint_dir: At the end, holds the checkpoint of the last step.
         grid_dir: For `real.png`, `step_000500.png` ...: grids from fixed noise, classes in bands of rows, masks as outlines;
             at the end also `progress.gif`.
         report_every_steps: The training waits for the device only at reports.
@@ -77,7 +77,7 @@ def train_generator(
         grid_every_steps: Rounded up to the next report. Further grids show the first steps, when images change most.
 
     Raises:
-        ConfigError: The checkpoint has other settings, other images, masks or none, or more steps.
+        ConfigError: The checkpoint has other settings, images or masks, or more steps.
         TrialError: A loss or a weight is not finite.
     """
     planes = resize_planes(pixels, masks, settings.image_size)

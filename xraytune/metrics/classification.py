@@ -30,7 +30,7 @@ Metric: TypeAlias = Callable[[Labels, Floats, int], float]
 
 
 class Score(Protocol):
-    """A score of labels, int64 [N], and a network's results, float64 [N, C], such as `auroc`; higher is better."""
+    """A score such as `auroc`, from labels, int64 [N], and a network's results, float64 [N, C]; higher is better."""
 
     def __call__(self, labels: Labels, results: Floats, /, *, positive: int) -> float: ...  # noqa: D102
 
@@ -92,16 +92,16 @@ def auroc(labels: Labels, probabilities: Floats, *, positive: int) -> float:
 
 
 def auprc(labels: Labels, probabilities: Floats, *, positive: int) -> float:
-    """Return the average precision; arguments, errors and the average over more classes as for `auroc`."""
+    """Return the average precision. Arguments, errors and the average over more than two classes are those of `auroc`."""
     require_scorable(labels, probabilities, probabilities.shape[1])
     return float(_mean_over_classes(_average_precision, labels, probabilities, _ones(labels), positive)[0])
 
 
 def sensitivity_at(labels: Labels, probabilities: Floats, *, positive: int, specificity: float) -> float:
-    """Return the highest sensitivity of any threshold at which specificity is at least the given one, for two classes.
+    """Return the highest sensitivity at any threshold with at least the given specificity, for two classes.
 
-    Images with equal scores are on the same side of every threshold; nothing is interpolated between thresholds. At a
-    threshold above all scores, sensitivity is 0 and specificity 1. Arguments and errors as for `auroc`.
+    Images with equal scores fall on the same side of every threshold; nothing is interpolated. Above all scores,
+    sensitivity is 0 and specificity 1. Arguments and errors are those of `auroc`.
     """
     require_scorable(labels, probabilities, 2)
     positives, others = weights_by_score(labels == positive, probabilities[:, positive], _ones(labels))

@@ -1,8 +1,9 @@
-"""Measure a generator: how much its images look like real ones, vary like them, and teach what they teach.
+"""Measure a generator: do its images look like real ones, vary like them, and teach a classifier the same?
 
-Pure functions on the features of a pretrained network, float64 [n, D]. The kernel inception distance (KID) compares two
-sets as wholes. Precision and density count synthetic images that lie among real ones, recall and coverage real images that
-lie among synthetic ones. GAN-train and GAN-test are AUROCs of a linear classifier across the two sets.
+Pure functions of features of a pretrained network, float64 [n, D]. The kernel inception distance (KID) compares two
+distributions. Precision and density measure how synthetic images lie among real ones, recall and coverage how well
+synthetic images reach the real ones. GAN-train and GAN-test are AUROCs of a linear classifier trained on one set and
+scored on the other.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ QUALITY_FILE = "quality.json"
 NEIGHBOURS = 5
 COMMON_BLUR_PX = 1.5
 SCALE_PX = (0.5, 0.8, 1.1, 1.5, 2.0, 3.0, 4.0)
-"""Standard deviations of blurs in pixels of a 64 px image: at 128 px they are twice as large."""
+"""Standard deviations of the blurs, in pixels of a 64 px image; at 128 px, twice as many pixels."""
 _LEAST = {"gan_coverage": 0.2, "gan_blurred_recall": 0.5, "gan_blurred_coverage": 0.8}
 _MOST_TRAIN_GAP = 0.03
 _C = 0.01
@@ -28,12 +29,12 @@ _C = 0.01
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Neighbourhoods:
-    """Real and synthetic images compared by their neighbourhoods: the ball around an image that reaches its fifth neighbour.
+    """Real and synthetic images compared by neighbourhoods. One is the ball around an image up to its fifth neighbour.
 
     Attributes:
         precision: Share of synthetic images in the neighbourhood of a real one.
         recall: Share of real images in the neighbourhood of a synthetic one.
-        density: Mean number of real neighbourhoods that a synthetic image lies in, over 5; 1 if the sets are alike.
+        density: Mean number of real neighbourhoods that a synthetic image lies in, divided by 5; 1 if the sets are alike.
         coverage: Share of real images with a synthetic one in their neighbourhood.
     """
 
@@ -45,12 +46,12 @@ class Neighbourhoods:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassQuality:
-    """The figures of one class; `blurred` are those after the common blur.
+    """The figures of one class: `full` of sharp images, `blurred` after the common blur.
 
     Attributes:
-        images: Number of synthetic images, and of real ones.
+        images: Number of synthetic images, equal to that of real ones.
         kid: KID of the synthetic images against val-A.
-        floor: KID of val-B against val-A: that of a perfect generator, but for chance.
+        floor: KID of val-B against val-A: what a perfect generator would have, up to chance.
     """
 
     images: int
@@ -68,10 +69,10 @@ class Quality:
         features: The backbone and its weights, such as `mobilenet_v2 (mobilenet_v2-b0353104.pth)`.
         resolution_px: Side of the compared images.
         classes: The figures of each class.
-        gan_train: AUROC on val-A of a linear classifier of features, trained on the pool alone; None with one class.
-        gan_test: AUROC on the pool of one trained on the train side.
-        real_train: AUROC on val-A of the latter.
-        blur_px: The blur that takes val-B as far from val-A, within the ends of `SCALE_PX`.
+        gan_train: AUROC on val-A of a linear classifier of features, trained only on the pool; None with one class.
+        gan_test: AUROC on the pool of a linear classifier trained on the train side.
+        real_train: AUROC of the same classifier on val-A.
+        blur_px: The blur of val-B images that gives the same KID, clipped to the range of `SCALE_PX`.
     """
 
     features: str
@@ -84,11 +85,11 @@ class Quality:
 
     @property
     def kid(self) -> float:
-        """KID less its floor, the mean over classes."""
+        """KID minus its floor, averaged over classes."""
         return float(np.mean([one.kid - one.floor for one in self.classes.values()]))
 
     def columns(self) -> dict[str, float | None]:
-        """Return the figures that studies list; precision, recall and coverage are those of the worst class."""
+        """Return the figures that a study lists; precision, recall and coverage are those of the worst class."""
         full, blurred = ([getattr(one, band) for one in self.classes.values()] for band in ("full", "blurred"))
         return {
             "gan_kid": self.kid,
@@ -107,12 +108,12 @@ class Quality:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolReport:
-    """What is known about a trial's synthetic images.
+    """Quality and memorisation of a trial's synthetic images.
 
     Attributes:
         quality: None if it could not be measured.
-        note: Why not.
-        copies: Images that copy training images, as text; "" if the memorisation gate finds none.
+        note: Why it could not; else "".
+        copies: Which images copy training images, as text; "" if the memorisation gate finds no excess.
     """
 
     quality: Quality | None
@@ -140,10 +141,7 @@ def _short(value: float) -> str:
 
 
 def shortcomings(figures: Mapping[str, float | None], real_train: float | None) -> tuple[str, ...]:
-    """Return the columns in which a generator is too poor for its verdict to say something about synthetic images.
-
-    See docs/decisions/0027-generator-quality.md for the thresholds.
-    """
+    """Return the columns in which a generator misses the thresholds of docs/decisions/0027-generator-quality.md."""
     least = {**_LEAST, **({} if real_train is None else {"gan_train_auroc": real_train - _MOST_TRAIN_GAP})}
     return tuple(name for name, bound in least.items() if (figures[name] or 0.0) < bound)
 
@@ -153,7 +151,7 @@ def kernel_inception_distance(real: Floats, synthetic: Floats) -> float:
 
     Args:
         real: Features, float64 [n, D], n >= 2.
-        synthetic: Features of as many images: torchmetrics' estimate is unbiased only for equal numbers.
+        synthetic: Features of the same number of images: torchmetrics' estimate is unbiased only for equal numbers.
 
     Source: Gretton et al. 2012, "A Kernel Two-Sample Test", equation 3; kernel of Bińkowski et al. 2018.
     """
@@ -174,7 +172,7 @@ def neighbourhoods(real: Floats, synthetic: Floats) -> Neighbourhoods:
     from sklearn.metrics import pairwise_distances  # takes a second to import
 
     def radii(features: Floats) -> Floats:
-        """Return the distance of each image to its fifth neighbour, after itself."""
+        """Return the distance of each image to its fifth-nearest neighbour, not counting itself."""
         return np.asarray(np.partition(pairwise_distances(features), NEIGHBOURS, axis=1)[:, NEIGHBOURS])
 
     distances = pairwise_distances(real, synthetic)
@@ -188,11 +186,11 @@ def neighbourhoods(real: Floats, synthetic: Floats) -> Neighbourhoods:
 
 
 def transfer_auroc(train: Sequence[Floats], scored: Sequence[Floats], *, positive: int) -> float:
-    """Return the AUROC of a logistic regression trained on features of some images and scored on others.
+    """Return the AUROC of a logistic regression that is trained on one set of features and scored on another.
 
     Args:
-        train: Features of each class, float64 [n, D]; they are standardised.
-        scored: Features of each class, of other images.
+        train: Features of each class, float64 [n, D]; standardised before training.
+        scored: The same for other images.
         positive: See `auroc`.
     """
     from sklearn.linear_model import LogisticRegression

@@ -62,7 +62,7 @@ def require_extra_images(ratios: Iterable[float], real_count: int) -> None:
 
 
 def require_both_phases(ratios: Iterable[float], total_steps: int) -> None:
-    """Refuse (ConfigError) a ratio at which `mixing: pretrain` leaves no step for extra images, or none for real ones."""
+    """Raise ConfigError if `mixing: pretrain`, at one of the ratios, leaves no step for extra images or for real ones."""
     for ratio in ratios:
         first = Parameters(source="duplicate", synthetic_ratio=ratio, mixing="pretrain").pretraining_steps(total_steps)
         if not 0 < first < total_steps:

@@ -1,14 +1,13 @@
-"""`generator train`: train a generator and keep it as a folder. `generator sample`: draw any number of images from it.
+"""`generator train`: train a generator and save it to a folder. `generator sample`: draw any number of images from it.
 
     FOLDER/generator.json                           settings, class counts, hashes of the training images, versions
-    FOLDER/generator.safetensors                    or one for each class: generator_NORMAL.safetensors ...
-    FOLDER/samples.png                              its images beside real ones
+    FOLDER/generator.safetensors                    or one per class: generator_NORMAL.safetensors ...
+    FOLDER/samples.png                              its images next to real ones
     FOLDER/grids/                                   samples drawn during training, and real images; progress.gif
     FOLDER/segmenter.safetensors, segmenter.json    only with `mask_from: segmenter`
 
-The generator is trained in the shared cache, as a search trains it: each reuses the generators of the other. The first n
-images of a sample are the same however many are drawn, and they are the images that a search would train on. A generator of
-a segmentation study also gives the mask of each image.
+The generator is trained in the shared cache, as in a search, so both reuse each other's generators. The first n images are
+the same however many are drawn, and a search would train on the same images. In segmentation, each image has a mask.
 """
 
 from __future__ import annotations
@@ -72,7 +71,7 @@ _NETWORK_PARAMETERS = ("backbone", "weights", "input_channels")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedGenerator:
-    """The folder that `generator_train` wrote, its `samples.png` and sample grids; training images by class."""
+    """The folder that `generator_train` wrote, its `samples.png` and sample grids, and the training images per class."""
 
     path: Path
     settings: GeneratorSettings
@@ -89,7 +88,7 @@ class TrainedGenerator:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GeneratorSample:
-    """The folder that `generator_sample` wrote, with the images of each class, and whether each has a mask."""
+    """The folder that `generator_sample` wrote, with the number of images per class, and whether they have masks."""
 
     path: Path
     counts: dict[str, int]
@@ -103,10 +102,10 @@ class GeneratorSample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _GeneratorRecord:
-    """`generator.json`. It holds only hashes of the training images, neither names nor patients.
+    """`generator.json`. Of the training images, it holds only hashes, neither names nor patients.
 
     Attributes:
-        generators: SHA-256 of each file of a network, also those of a segmenter.
+        generators: SHA-256 of each network file, including those of a segmenter.
         masks: The ranges of plausible masks; None without masks.
         report: Quality and memorisation of its images.
     """
@@ -134,10 +133,10 @@ def generator_train(
     note: Callable[[str], None] = lambda _: None,
     on_progress: Progress = ignore_progress,
 ) -> TrainedGenerator:
-    """Train the generator of a space file, whose settings must be fixed. After an interruption, the same call resumes.
+    """Train the generator of a space file; its settings must be fixed. After an interruption, the same call resumes.
 
     Args:
-        space: The YAML file; `gan` or `diffusion` is a value of its `source`.
+        space: The YAML file; its `source` can be `gan` or `diffusion`.
         out: The folder to create.
         data: A data folder instead of the file's.
         overrides: `key=value` lines that replace the file's; `gan.steps=5000` fixes a searched setting.
@@ -147,9 +146,9 @@ def generator_train(
         on_progress: Called with the progress of the preparation and the training.
 
     Raises:
-        ConfigError: The file is invalid, it has no generator, two, or one with an open setting, or `out` exists.
+        ConfigError: The file is invalid, has no generator, has two, or searches a setting of it; or `out` exists.
         DataError: The images cannot be used.
-        MachineError: A GPU is missing, or the packages of the generator, or of the segmenter that makes the masks.
+        MachineError: A GPU is missing, or a package that the generator or the segmenter for masks needs.
         TrialError: The generator's loss is not finite, or too few of its masks are plausible.
     """
     require_new(out)
@@ -194,20 +193,20 @@ def generator_train(
 
 
 def generator_of(experiment: Experiment) -> GeneratorSettings:
-    """Return the generator of an experiment that has one."""
+    """Return the generator's settings of an experiment that has one."""
     assert experiment.parameters.generator is not None, "an experiment with a generator"
     return experiment.parameters.generator
 
 
 def fixed_generator(space: Space) -> Experiment:
-    """Return an experiment with the only generator of a space; parameters that do not change its images may be searched.
+    """Return an experiment with the only generator of a space; parameters that do not affect its images may be searched.
 
     Raises:
-        ConfigError: There is none, there are two, or parameters that change its images are searched; lists all of them.
+        ConfigError: There is none, there are two, or parameters that affect its images are searched; lists all of them.
     """
     blocks = [block for block in GENERATORS if any(spec.name.startswith(f"{block}.") for spec in space.specs)]
     if len(blocks) != 1:
-        what = f"the source of this space can be {' and '.join(blocks)}" if blocks else "no generator in this space"
+        what = f"this space has two generators, {' and '.join(blocks)}" if blocks else "no generator in this space"
         fix = " or ".join(f"--set source={block}" for block in blocks or GENERATORS)
         raise ConfigError(Problem(what, space.settings.name, f"add {fix}"))
     (block,) = blocks
@@ -223,7 +222,7 @@ def fixed_generator(space: Space) -> Experiment:
             problems.append(Problem(what, space.settings.name, f"add --set {name}={values[name]}"))
     if problems:
         raise ConfigError(*problems)
-    if any(spec.domain.is_open for spec in others.values()):  # then quality has no backbone but its own
+    if any(spec.domain.is_open for spec in others.values()):  # then only quality.backbone can give features
         values |= {"weights": "none"}
     else:
         values |= {name: spec.domain.corners(())[0] for name, spec in others.items()}
@@ -249,10 +248,10 @@ def fill_generator_folder(
         networks: The artifact of each network, by `network_labels`.
         settings: The generator's.
         prepared: The images that it was trained on.
-        compute: The device that trained it.
+        compute: The device that it was trained on.
         typical: The ranges of the training masks; None without masks.
         labeller: The artifact of `trained_labeller`.
-        torch: The release of torch that trained it; by default the installed one.
+        torch: The torch release that it was trained with; by default the installed one.
         report: Quality and memorisation of its images, if known.
     """
     files = {}

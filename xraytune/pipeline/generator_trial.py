@@ -1,10 +1,10 @@
 """A trial of a search for the generator itself. It trains no classifier; an epoch is a share of the generator's steps.
 
-    epoch e of E: train the generator to round(steps * e / E) steps -> pool -> memorisation gate -> KID less its floor
+    epoch e of E: train the generator to round(steps * e / E) steps -> pool -> memorisation gate -> KID minus its floor
 
-Each epoch's generator is an artifact that continues the one before. Of those that a trial has trained, it keeps the best one
-and the last one in the cache; `quality.json` describes the best one. An epoch is finished once it is in `epochs.jsonl`, with
-the fingerprints of its networks.
+Each epoch's generator is an artifact that continues the previous one. Of the generators that a trial has trained, it keeps
+the best and the last in the cache; `quality.json` describes the best. An epoch is finished once it is in `epochs.jsonl`,
+with the fingerprints of its networks.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ def generator_epochs(
     on_progress: Progress,
     on_generator: Callable[[Experiment], None],
 ) -> Generator[EpochRecord, None, TrialResult]:
-    """Yield the epochs of a trial, each after it was written to `epochs.jsonl`; see `trial.run_trial`.
+    """Yield the epochs of a trial, each once it is in `epochs.jsonl`; see `trial.run_trial`.
 
-    `on_generator` is called at the end, with the experiment of the best epoch's generator.
+    `on_generator` is called at the end with the experiment of the best epoch's generator.
     """
     started, rank = time.monotonic(), experiment.settings.objective.rank
     stages, log = experiment.generator_stages, trial_dir / "epochs.jsonl"
@@ -56,7 +56,7 @@ def generator_epochs(
     records, own = _finished(log, networks), dict[int, Experiment]()
 
     def best() -> EpochRecord:
-        return min(records, key=lambda record: rank(record.val_score))  # of equals the first
+        return min(records, key=lambda record: rank(record.val_score))  # the first of equals
 
     yield from records
     for epoch, stage in enumerate(stages[len(records) :], len(records) + 1):
@@ -99,15 +99,15 @@ def generator_epochs(
 
 
 def require_measurable(prepared: Prepared) -> None:
-    """Refuse (DataError) validation sides that are too small for a KID."""
+    """Raise DataError if a validation side is too small for a KID."""
     for size in side_sizes(prepared)[1:]:
         if few := [f"{count} of {name}" for name, count in size.images.items() if count < FEWEST_IMAGES]:
-            what = f"{size.name} has too few images for a KID: {join_names(few)}, of at least {FEWEST_IMAGES} in each class"
+            what = f"{size.name} has too few images for a KID: {join_names(few)}; each class needs at least {FEWEST_IMAGES}"
             raise DataError(Problem(what, fix="use larger validation sides (data.split), or more images"))
 
 
 def _finished(log: Path, networks: Sequence[list[str]]) -> list[EpochRecord]:
-    """Return the finished epochs; none, with an empty log, if they are of other networks, as after an upgrade of torch."""
+    """Return the finished epochs; if they are of other networks, as after an upgrade of torch, none, and empty the log."""
     rows = read_jsonl(log)
     if [row["networks"] for row in rows] != networks[: len(rows)]:
         write_text(log, "")

@@ -36,7 +36,7 @@ _MAX_NORM_IMAGES = 256
 class StepImages:
     """The images of one step: numbers in the training set and views, int64 [B] both; the first `real_count` are real.
 
-    `step` seeds views that are drawn afresh; with `mixing: pretrain` it counts the steps of its phase.
+    `step` seeds views that are drawn anew at each step; with `mixing: pretrain`, it counts from the start of its phase.
     """
 
     step: int
@@ -98,7 +98,7 @@ class TrialInputs:
         return self._load(drawn), self._targets(drawn)
 
     def norm_batches(self) -> Iterator[Tensor]:
-        """Return inputs to estimate batch norm statistics on: real images, or the mix of the first steps with any."""
+        """Return inputs to estimate batch norm statistics on: real images, or the mix of the first steps with real ones."""
         real_count = self._training_set.real_count
         if self._parameters.batch_norm == "real":
             return map(self._load, real_images_for_norms(self.network.experiment, real_count))

@@ -60,7 +60,7 @@ def refuse_memorised(experiment: Experiment, read: ReadBlock, prepared: Prepared
 
 
 def copies_found(found: Mapping[str, Memorisation]) -> str:
-    """Return the classes whose images copy training images, as text; "" if none does."""
+    """Return the classes with images that copy training images, as text; "" if there are none."""
     return ", ".join(
         f"{one.near} of {one.images} images{f' of {name}' if len(found) > 1 else ''} (chance of that {one.chance:.1g})"
         for name, one in found.items()

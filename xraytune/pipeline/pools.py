@@ -1,6 +1,6 @@
-"""Read a trial's synthetic images in blocks of a class, whatever their source: a generator, a folder, another package.
+"""Read a trial's synthetic images in blocks per class, whatever their source: a generator, a folder or an extension.
 
-The training set, the memorisation gate and the measurement of quality read the same blocks.
+The training set, the memorisation gate and the quality figures read the same blocks.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from xraytune.pipeline.synthesize import extension_block, pool_block
 from xraytune.records import Compute
 
 Block: TypeAlias = tuple[NDArray[np.uint8], NDArray[np.uint8] | None, dict[str, Any]]
-"""Images, uint8 [n, S, S], their masks, if they have any, and their fingerprint inputs."""
+"""Images, uint8 [n, S, S]; their masks, if any; and the block's fingerprint inputs."""
 ReadBlock: TypeAlias = Callable[[int, int], Block]
-"""Returns a block of a class, by label and number; only the last blocks of a folder have fewer than 256 images."""
+"""Returns a block by label and block number. Only the last blocks of a folder have fewer than 256 images."""
 
 
 def pool_reader(experiment: Experiment, prepared: Prepared, *, compute: Compute, cache: Path) -> ReadBlock:
-    """Return the reader of a trial's pool; what the cache lacks is built. Raises what `build_training_set` does."""
+    """Return the reader of a trial's pool, which builds what the cache lacks. Raises the errors of `build_training_set`."""
     parameters, settings = experiment.parameters, experiment.settings
     if parameters.generator is not None:
         labeller = trained_labeller(experiment, prepared, compute=compute, cache=cache)

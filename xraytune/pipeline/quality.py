@@ -1,11 +1,11 @@
 """Quality of a trial's synthetic images: how far they are from real ones, in the features of a pretrained backbone.
 
 The first images of each class's pool are compared with val-A, which no generator has seen. All images have the resolution
-of the synthetic ones, as in a trial. Figures exist at full band and after a common blur, which removes the texture and
-leaves the content. Blurred images of val-B give a scale: "as far from real images as a blur of 1.5 px".
+of the synthetic ones, as in a trial. Figures are computed on sharp images and after a common blur, which removes texture
+and leaves content. Blurred images of val-B give the KID a scale: "as far from real images as a blur of 1.5 px".
 
-The figures of a pool are an artifact, computed once. So is the real side: features of val-A and the train side, the floor
-of the KID (val-A against val-B), and the scale.
+The figures of a pool are an artifact, computed once. So are those of the real images: features of val-A and the train side,
+the floor of the KID (val-A against val-B), and the scale.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from xraytune.records import Compute, Progress, ignore_progress
 
 QUALITY_STAGE, REAL_STAGE = "quality-1", "quality-real-1"
 MOST_IMAGES, FEWEST_IMAGES = 2 * BLOCK, 50
-"""Images of a class that are compared, and the fewest that must be in val-A, val-B and the pool."""
+"""The most images of a class that are compared, and the fewest that val-A, val-B and the pool must have."""
 _REFERENCE_PX = 64
 _BATCH = 32
 
@@ -69,7 +69,7 @@ def measure_quality(
     note: Callable[[str], None] = lambda _: None,
     on_progress: Progress = ignore_progress,
 ) -> Quality | None:
-    """Return the quality of an experiment's synthetic images; None if it cannot be measured, and `note` gets the reason.
+    """Return the quality of an experiment's synthetic images; None if it cannot be measured: `note` then gets the reason.
 
     Raises:
         MachineError: The weights of `quality.backbone` are missing.
@@ -80,18 +80,18 @@ def measure_quality(
     names = prepared.class_names
     network = _feature_parameters(experiment)
     if network is None:
-        note("not measured without a pretrained backbone; set quality.backbone")
+        note("not measured: the backbone is not pretrained; set quality.backbone")
         return None
     for side in ("val_a", "val_b"):
         if few := _few(dict(zip(names, np.bincount(prepared.side(side).labels, minlength=len(names)), strict=True))):
-            note(f"not measured with too few images in {side.replace('_a', '-A').replace('_b', '-B')}: {few}")
+            note(f"not measured: too few images in {side.replace('_a', '-A').replace('_b', '-B')} ({few})")
             return None
     counts = np.bincount(prepared.side("val_a").labels, minlength=len(names)).clip(max=MOST_IMAGES)
     read = read or pool_reader(experiment, prepared, compute=compute, cache=cache)
-    # Whole blocks, since a class with few real images can still train the classifier of GAN-train.
+    # Whole blocks: GAN-train uses all of them, even if the class has few real images.
     pools = [first_images(read, label, -(-int(count) // BLOCK) * BLOCK) for label, count in enumerate(counts)]
     if few := _few({name: len(pixels) for name, (pixels, _) in zip(names, pools, strict=True)}):
-        note(f"not measured with too few synthetic images: {few}")
+        note(f"not measured: too few synthetic images ({few})")
         return None
     resolution_px = min(pools[0][0].shape[1], prepared.image_size_px)
     try:
@@ -149,7 +149,7 @@ def report_pool(
     cache: Path,
     on_progress: Progress = ignore_progress,
 ) -> PoolReport:
-    """Return quality and memorisation of an experiment's synthetic images, before any gate refuses them."""
+    """Return the quality and memorisation of an experiment's synthetic images, without refusing any."""
     notes = list[str]()
     read = pool_reader(experiment, prepared, compute=compute, cache=cache)
     quality = measure_quality(
@@ -160,36 +160,36 @@ def report_pool(
 
 
 def refuse_poor(experiment: Experiment, read: ReadBlock, prepared: Prepared, *, compute: Compute, cache: Path) -> None:
-    """Refuse synthetic images beyond `quality.min_coverage` or `quality.max_kid`, if one is set.
+    """Refuse synthetic images that miss `quality.min_coverage` or `quality.max_kid`, if either is set.
 
     Raises:
-        TrialError: They are worse, or cannot be measured.
+        TrialError: The images miss a limit, or cannot be measured.
     """
     limits, reasons = experiment.settings.quality, list[str]()
     if limits.min_coverage is None and limits.max_kid is None:
         return
     found = measure_quality(experiment, prepared, compute=compute, cache=cache, read=read, note=reasons.append)
-    where, fix = f"source: {experiment.parameters.source}", "use a better generator, or lower the bar"
+    where, fix = f"source: {experiment.parameters.source}", "use a better generator, or relax this limit"
     if found is None:
         what = f"quality.min_coverage and quality.max_kid cannot be checked: {'; '.join(reasons)}"
-        raise TrialError(Problem(what, where, "set both to null, or give what is missing"))
+        raise TrialError(Problem(what, where, "set both to null, or provide what is missing"))
     coverage = min(one.full.coverage for one in found.classes.values())
     if limits.min_coverage is not None and coverage < limits.min_coverage:
         what = f"the synthetic images cover {coverage:.2f} of the real ones, below quality.min_coverage"
         raise TrialError(Problem(f"{what}: {limits.min_coverage:g}", where, fix))
     if limits.max_kid is not None and found.kid > limits.max_kid:
-        what = f"the KID of the synthetic images less its floor is {found.kid:.3g}, above quality.max_kid"
+        what = f"the KID of the synthetic images minus its floor is {found.kid:.3g}, above quality.max_kid"
         raise TrialError(Problem(f"{what}: {limits.max_kid:g}", where, fix))
 
 
 def _few(counts: Mapping[str, int]) -> str:
-    """Return the classes with too few images, with their numbers; "" if there is none."""
+    """Return the classes with too few images, with their counts; "" if there are none."""
     few = [f"{name} {count}" for name, count in counts.items() if count < FEWEST_IMAGES]
-    return f"{', '.join(few)}, of at least {FEWEST_IMAGES}" if few else ""
+    return f"{', '.join(few)}; at least {FEWEST_IMAGES} needed" if few else ""
 
 
 def _feature_parameters(experiment: Experiment) -> Parameters | None:
-    """Return the backbone and weights of the features; None if the trial's own backbone is not pretrained."""
+    """Return the backbone and weights of the features; None if it is the trial's own backbone and not pretrained."""
     chosen, own = experiment.settings.quality, experiment.parameters
     backbone, weights = (chosen.backbone, chosen.weights) if chosen.backbone else (own.backbone, own.weights)
     return None if weights == "none" else Parameters(backbone=backbone, weights=weights)
@@ -226,7 +226,7 @@ class Features:
 
     @torch.inference_mode()
     def of(self, what: str, sets: Sequence[tuple[NDArray[np.uint8], NDArray[np.int64], float]]) -> list[Floats]:
-        """Return the features, float64 [n, D], of sets of images: uint8 [N, h, w], rows [n], and a blur at 64 px."""
+        """Return the features, float64 [n, D], of each set: images uint8 [N, h, w], rows [n], and a blur in px at 64 px."""
         backbone, _ = build_backbone(self._network.backbone, weights=self._weights.path)
         backbone.to(self._compute.device).to(memory_format=torch.channels_last).eval()
         total, done, found = sum(len(rows) for _, rows, _ in sets), 0, []
@@ -246,7 +246,7 @@ class Features:
 
 
 def _real_side(features: Features, prepared: Prepared, cache: Path) -> Path:
-    """Return the artifact of the real images: `features.npz`, and `real.json` with floor, scale and AUROC."""
+    """Return the artifact of the real images: `features.npz`, and `real.json` with floor, scale and GAN-train reference."""
     labels = range(len(prepared.class_names))
 
     def build(folder: Path) -> None:
@@ -286,11 +286,11 @@ def _real_side(features: Features, prepared: Prepared, cache: Path) -> Path:
 
 
 def equal(real: Floats, synthetic: Floats) -> tuple[Floats, Floats]:
-    """Return equal numbers of both, evenly spaced: figures of unequal numbers would not be comparable."""
+    """Return equal numbers of both, evenly spaced, since the figures depend on the numbers of images."""
     count = min(len(real), len(synthetic))
     return spread(real, count), spread(synthetic, count)
 
 
 def spread(values: NDArray[Any], count: int) -> NDArray[Any]:
-    """Return `count` evenly spaced values, or all if there are fewer: neighbours are often of one patient."""
+    """Return `count` values, or all if there are fewer; evenly spaced, since adjacent ones often share a patient."""
     return values[np.linspace(0, len(values) - 1, min(count, len(values))).round().astype(np.int64)]

@@ -112,7 +112,7 @@ def training_grid(training_set: TrainingSet, class_names: Sequence[str], title: 
 def save_generator_grid(
     experiment: Experiment, prepared: Prepared, folder: Path, *, compute: Compute, cache: Path
 ) -> Path:
-    """Draw the first images of an experiment's generator beside its training images, unless `folder` has the picture.
+    """Draw the first images of an experiment's generator next to its training images, unless `folder` has the picture.
 
     All images have the size of the generated ones, so that these can be compared with what the generator has seen.
     """

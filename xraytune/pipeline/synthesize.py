@@ -1,8 +1,8 @@
-"""Train generators and draw synthetic images, each once for all trials that need the same.
+"""Train generators and draw synthetic images, each once for all trials that need them.
 
-A trained generator is an artifact. While it trains, its checkpoint is in a work folder at the same fingerprint, from which
-any process can resume; a longer run starts from the longest finished shorter one. Synthetic images come in blocks of 256 of
-a class, each an artifact: a larger ratio only adds blocks.
+A trained generator is an artifact. During training, its checkpoint is in a work folder with the same fingerprint, from which
+any process can resume; a longer run starts from the longest finished shorter one. Synthetic images come in blocks of 256 per
+class, each an artifact, so a larger ratio only adds blocks.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def generator_inputs(
     *,
     torch: str | None = None,
 ) -> dict[str, Any]:
-    """Return everything that a trained generator depends on; `torch` is a release, by default the installed one."""
+    """Return everything that a trained generator depends on; `torch` is its release, by default the installed one."""
     extra = () if missing_packages(settings.block) else PACKAGES.get(settings.block, ())
     return {
         "settings": settings.model_dump(exclude=USE_SETTINGS),
@@ -90,7 +90,7 @@ def makes_masks(settings: GeneratorSettings, prepared: Prepared) -> bool:
 
 
 def generator_need(settings: GeneratorSettings | None, prepared: Prepared, compute: Compute, cache: Path) -> str | None:
-    """Return the lineage of the generator that a trial with these settings has to train first; None if the cache has it.
+    """Return the lineage of the generator that a trial with these settings must train first; None if the cache has it.
 
     Runs of one lineage differ only in their number of steps, so that one can start from another.
     """
@@ -174,12 +174,12 @@ def trained_generator(
 
 
 def discard_generator(settings: GeneratorSettings, prepared: Prepared, compute: Compute, cache: Path) -> None:
-    """Remove a trained generator and its pool from the cache; whoever needs them again trains it again."""
+    """Remove a trained generator and its pool from the cache. If needed again, they are rebuilt."""
     labels, stage = network_labels(settings, prepared), generator_stage(settings)
     own = [artifact_path(cache, stage, generator_inputs(settings, label, prepared, compute)) for label in labels]
     names = {path.name for path in own}
     pools = [path for path, inputs in artifacts_of(cache, POOL_STAGE) if inputs.get("generator") in names]
-    for path in (*pools, *own):  # a generator after what was drawn from it, as in `clean`
+    for path in (*pools, *own):  # the generator last, as in `clean`
         discard(path)
 
 
@@ -234,7 +234,7 @@ def pool_block(
     inputs: dict[str, Any] = {"generator": generator.name, "label": label, "block": block, "seed": settings.seed}
     if labeller is not None:
         inputs["labeller"] = labeller.name
-    if pool_filter != "none":  # the generator stands for the training images, too
+    if pool_filter != "none":  # the generator's fingerprint also covers the training images
         inputs["pool_filter"] = {"name": pool_filter, "releases": releases("scikit-learn")}
 
     def image_filter(class_input: int, channels: int) -> ImageFilter | None:

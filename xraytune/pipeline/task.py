@@ -60,7 +60,7 @@ class Task:
         loss: The training loss.
         validate: Loss and score of a network on images; a loss that is not finite comes with the score NaN.
         results: The network's results for images; raises `error` if outputs are not finite.
-        score: The score of results on the images with these labels: the objective of the search.
+        score: The search's objective: a score of results on images with these labels.
         threshold: The lowest probability at which an image or a pixel is positive; from labels and results.
         components: The scores (`metric`) of several networks on the same images, with each patient's contribution to their
             variance.

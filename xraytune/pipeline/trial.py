@@ -76,8 +76,8 @@ def run_trial(
 ) -> TrialResult | None:
     """Run a trial, from its last checkpoint if there is one; None if `should_stop` ended it.
 
-    `on_generator` is called with the experiment when its generator is trained, before its images are used; not at all
-    without one. In a search for the generator itself, it is called at the end; see `generator_trial.py`.
+    `on_generator` is called with the experiment once its generator is trained, before its images are used; never without a
+    generator. In a search for the generator itself, it is called at the end; see `generator_trial.py`.
 
     Raises:
         TrialError: A loss is not finite, or the generator copies its training images.
@@ -132,7 +132,7 @@ def trial_epochs(
     settings, parameters, task = experiment.settings, experiment.parameters, task_of(experiment.settings)
 
     def report() -> None:
-        """Write `quality.json`, also of a pool that is refused then."""
+        """Write `quality.json`, even if the pool is refused afterwards."""
         if not (trial_dir / QUALITY_FILE).exists():
             found = report_pool(experiment, prepared, compute=compute, cache=cache, on_progress=on_progress)
             write_json(trial_dir / QUALITY_FILE, {"version": 1, **asdict(found)})
@@ -205,8 +205,8 @@ def fit_epochs(
 ) -> Generator[FittedEpoch, None, TrialInputs]:
     """Yield the epochs of a training without validation, and return its inputs with the network of the last epoch.
 
-    Its generator is new, too. Images of val-A, if there are any, only serve as unseen images to test it for copies; with
-    none, `quality.allow_memorised` must be set. Resumes, and raises, as `run_trial` does.
+    Its generator is new, too. Images of val-A, if any, serve only as unseen images in the test for copies; without them,
+    `quality.allow_memorised` must be set. Resumes, and raises, as `run_trial` does.
     """
     settings = experiment.settings
     inputs = _inputs(

@@ -35,7 +35,7 @@ _OUTCOME = ("val_b_score", "best_epoch", "threshold", "seconds", "gpu_seconds", 
 """User attributes of an ended trial, besides `status` and `arm`; its value and epochs are Optuna's own."""
 _FAILURES = "failures"
 VALUE_NAME = "val_a_score"
-"""The column of what the search optimises."""
+"""The column of the search's objective."""
 _LOST = "restore it from a backup, or search the space again under another name: the study cannot be used without it"
 # The operation code of Optuna's journal for a reported value; a test reads a journal that Optuna wrote.
 _REPORT_OPERATION = 7

@@ -87,7 +87,7 @@ class Callbacks:
         on_start: Called when Ray runs, with the study's folder and the address of Ray's dashboard ("" if there is none).
         on_trial_start: Called when a trial starts or resumes.
         on_epoch: Called with a trial's number and its record after each new epoch.
-        on_samples: Called with the first trial of a new generator, and the picture of generated images beside real ones.
+        on_samples: Called with the first trial of a new generator, and a picture of its images next to real ones.
         on_trial_end: Called with the trial's row of `trials.jsonl`.
         on_progress: Called with the progress of everything else, such as decoding, and of a confirmation's runs.
     """
@@ -122,7 +122,7 @@ def read_samples(trial_dir: Path) -> str:
 
 
 def read_pool_report(trial_dir: Path) -> PoolReport | None:
-    """Return what a trial found out about its synthetic images; None if it has none, or not yet."""
+    """Return a trial's report on its synthetic images; None if there is none, or not yet."""
     try:
         content = read_json(trial_dir / QUALITY_FILE)
         return _REPORT.validate_python({name: content[name] for name in ("quality", "note", "copies")})

@@ -54,8 +54,8 @@ class SearchSummary:
         counts: Number of ended trials by status.
         objective: What the search optimised.
         best: Row of the best complete trial on val-A, which the search optimised.
-        for_export: Row of the best one on val-B, which no decision of the search used; `export` takes it. The same one in a
-            search for a generator.
+        for_export: Row of the best one on val-B, which no decision of the search used; `export` takes it. In a search for a
+            generator, the same as `best`.
         is_confirmable: Whether a trial has synthetic images, so that `confirm` has something to compare.
     """
 
@@ -226,14 +226,14 @@ def _run(
 
 
 def _early_rung(settings: Settings, pretrained: Sequence[float]) -> str:
-    """Return a note if ASHA compares trials before the ones that pretrain, at these ratios, have seen real images."""
+    """Return a note if ASHA compares trials before those that pretrain, at these ratios, have seen real images."""
     ratio = max(pretrained, default=0.0)
     first = int(settings.budget.max_epochs * ratio / (1 + ratio)) + 1
     if settings.scheduler.name != "asha" or settings.scheduler.grace >= first:
         return ""
     return (
         f"ASHA compares trials from epoch {settings.scheduler.grace} on, but trials with mixing: pretrain may see no real "
-        f"image before epoch {first}; scheduler.grace: {first} or scheduler.name: none compares them fairly"
+        f"image before epoch {first}; for a fair comparison, set scheduler.grace: {first} or scheduler.name: none"
     )
 
 

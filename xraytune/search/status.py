@@ -41,8 +41,8 @@ class TrialView:
         simplicity: See `Parameters.simplicity`.
         arm: Such as `classical+gan`.
         parameters: All its parameters by dotted name, without those that are not set; paths are relative to the study.
-        samples: The sample grid of its generator, such as `samples/gan-1a2b3c4d.png` in the study; "" if it has none yet.
-        report: Quality and memorisation of its synthetic images; None if it has none, or not yet.
+        samples: The sample grid of its generator, such as `samples/gan-1a2b3c4d.png` in the study; "" if there is none yet.
+        report: Quality and memorisation of its synthetic images; None if there is none, or not yet.
         busy_seconds: An estimate of how long it will be busy with that; None if unknown.
     """
 
@@ -106,7 +106,7 @@ class StudyView:
 
     @property
     def ranked(self) -> list[TrialView]:
-        """The complete trials, best val-A score first; of equals the simplest first."""
+        """The complete trials, best objective first; of equals, the simplest first."""
         complete = [trial for trial in self.trials if trial.status == "complete"]
         return sorted(
             complete, key=lambda trial: (self.objective.rank(trial.values[-1]), trial.simplicity, trial.number)
@@ -114,7 +114,7 @@ class StudyView:
 
     @property
     def most_realistic(self) -> TrialView | None:
-        """The trial whose synthetic images are closest to real ones, by KID."""
+        """The trial whose synthetic images have the lowest KID."""
         measured = [
             (one.report.quality.kid, one.number, one) for one in self.trials if one.report and one.report.quality
         ]
@@ -124,7 +124,7 @@ class StudyView:
     def for_export(self) -> TrialView | None:
         """The complete trial with the best val-B score, the simplest of equals: what `export` writes before a verdict.
 
-        In a search for a generator, there are no val-B scores: the best one.
+        In a search for a generator, which has no val-B scores, the best trial.
         """
         if self.objective.is_of_generator:
             return self.best

@@ -6,7 +6,7 @@
     optuna.journal                             the source of truth
     trials.jsonl                               derived from it: one row for every ended trial
     trials/0007/                               config.json epochs.jsonl checkpoint/ progress.json samples.json quality.json
-    samples/gan-1a2b3c4d.png                   generated images beside real ones; named in the trials' samples.json
+    samples/gan-1a2b3c4d.png                   generated images next to real ones; named in the trials' samples.json
 
 One process at a time writes to it, under a lock that ends with its owner.
 """

@@ -47,7 +47,7 @@ class TrialQueue:
     Args:
         folder: Contains the trials.
         waiting: The trials to run first, in order.
-        generator_need: Called again each time, since it may have been trained in the meantime.
+        generator_need: Called each time anew, since the generator may have been trained in the meantime.
         retries: How often a trial is retried without a new epoch in between.
     """
 
