@@ -20,7 +20,7 @@ LAYERS = (
     ("config",),
     ("compute", "tensors"),
     ("data", "metrics"),
-    ("report",),
+    ("figures",),
     ("generators", "models"),
     ("mix",),
     ("pipeline",),
@@ -37,7 +37,7 @@ DOORS = {
     "wandb": "tracking/wandb.py",
     "rich": "cli/console.py",
     "typer": "cli/",
-    "matplotlib": "report/figures.py",
+    "matplotlib": "figures/drawing.py",
     "pydicom": "data/dicom.py",
 }
 

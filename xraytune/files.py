@@ -25,10 +25,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path, PurePath
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from xraytune.errors import ArtifactError, ConfigError, MachineError, Problem, SourceLine, XraytuneError
 from xraytune.limits import FILE_SIZE, OPEN_FILES
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 Kind: TypeAlias = Literal["space file", "JSON file", "log", "table", "image", "file of tensors"]
 _LARGEST_BYTES: dict[Kind, int] = {
@@ -216,6 +219,15 @@ def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
                 sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def write_array(path: Path, array: NDArray[Any]) -> None:
+    """Like `write_bytes`, in NumPy's format. When NumPy writes a file itself, its error does not name a full disk."""
+    import numpy as np
+
+    content = io.BytesIO()
+    np.save(content, array)
+    write_bytes(path, content.getvalue())
 
 
 def write_text(path: Path, content: str, *, durable: bool = True) -> None:

@@ -40,18 +40,32 @@ def test_code_of_an_image_without_others_is_0() -> None:
     assert torch.equal(image_codes(_moons(3), 8)[:, 2:], torch.zeros(3, 6))
 
 
-def test_codes_are_sampled_with_mean_and_covariance_of_their_class() -> None:
-    codes = torch.randn(400, 3, generator=torch.Generator().manual_seed(2))
-    codes[:200] = codes[:200] @ torch.tensor([[1.0, 0.8, 0.0], [0.0, 0.6, 0.0], [0.0, 0.0, 0.1]]) + 4
+@pytest.mark.parametrize(("training", "within"), [(True, 0.03), (False, 0.15)])
+def test_codes_have_mean_and_covariance_of_their_class(training: bool, within: float) -> None:
+    codes = torch.randn(400, 16, generator=torch.Generator().manual_seed(2)) * torch.linspace(1, 0.2, 16)
+    codes[:200, 1] = codes[:200, 0] / 2 + 4
     labels = torch.arange(400) // 200
-    prior = ClassCodes(2, 3)
+    prior = ClassCodes(2, 16).train(training)
     prior.fit(codes, labels)
 
-    z = torch.randn(20_000, 3, generator=torch.Generator().manual_seed(3))
+    z = torch.randn(20_000, 16, generator=torch.Generator().manual_seed(3))
     sampled = prior(z, torch.zeros(20_000, dtype=torch.int64))
 
-    torch.testing.assert_close(sampled.mean(dim=0), codes[:200].mean(dim=0), atol=0.03, rtol=0)
-    torch.testing.assert_close(torch.cov(sampled.T), torch.cov(codes[:200].T), atol=0.03, rtol=0)
+    torch.testing.assert_close(sampled.mean(dim=0), codes[:200].mean(dim=0), atol=within, rtol=0)
+    torch.testing.assert_close(torch.cov(sampled.T), torch.cov(codes[:200].T), atol=within, rtol=0)
+
+
+def test_a_code_combines_twelve_images_of_its_class_or_half_of_a_small_class() -> None:
+    prior = ClassCodes(2, 64).eval()
+    prior.fit(torch.eye(64)[:43], torch.tensor([0] * 40 + [1] * 3))
+    z, labels = torch.randn(100, 64, generator=torch.Generator().manual_seed(4)), torch.arange(100) // 50
+
+    large, small = prior(z, labels).split(50)
+
+    assert not large[:, 40:].any()
+    assert not small[:, :40].any()
+    assert (large[:, :40] > large.min(dim=1, keepdim=True).values + 1e-4).sum(dim=1).eq(12).float().mean() > 0.9
+    assert len(large.unique(dim=0)) == len(small.unique(dim=0)) == 50
 
 
 @pytest.mark.slow

@@ -58,8 +58,8 @@ def inspect(
     from xraytune.data.inspect import inspect_index
     from xraytune.data.pairs import read_folder
     from xraytune.data.split import part_notes
+    from xraytune.figures.data_figures import draw_data_figures, require_no_figures
     from xraytune.pipeline.sides import sizes_of_index
-    from xraytune.report.data_figures import draw_data_figures, require_no_figures
 
     settings = _settings(source, classes, positive, group_regex)
     if figures:

@@ -7,7 +7,6 @@ that they are computed only once.
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,7 +29,7 @@ from xraytune.data.patients import PATIENTS_CSV
 from xraytune.data.pixels import open_masks, open_pixels
 from xraytune.data.table import LabelTable, find_table
 from xraytune.errors import DataError, Problem, StudyError, join_names
-from xraytune.files import read_json, require_file, write_bytes, write_json
+from xraytune.files import read_json, require_file, write_array, write_json
 from xraytune.metrics.classification import Floats, Labels, require_finite
 from xraytune.models.checkpoint import load_best
 from xraytune.pipeline.artifacts import discard
@@ -383,9 +382,9 @@ def score(folder: StudyFolder, number: int, side: str, group: ImageSource, *, co
     experiment = folder.experiment(number)
     network, batches = untrained(experiment, folder.prepared(), group, cache=cache, compute=compute)
     load_best(where / "checkpoint", network)
-    content, results_of = io.BytesIO(), task_of(experiment.settings).results
-    np.save(content, results_of(network, batches, group, compute=compute, error=StudyError, where=where))
-    write_bytes(_path(folder, number, side), content.getvalue())
+    results_of = task_of(experiment.settings).results
+    found = results_of(network, batches, group, compute=compute, error=StudyError, where=where)
+    write_array(_path(folder, number, side), found)
 
 
 def _path(folder: StudyFolder, number: int, side: str) -> Path:

@@ -25,13 +25,13 @@ from xraytune.data.decoding import BrokenImage
 from xraytune.errors import ConfigError, Problem
 from xraytune.export.overlap import Overlap
 from xraytune.export.predict import predictions_csv
+from xraytune.figures.evaluation_figure import DrawnClass, OperatingPoint, draw_evaluation
 from xraytune.files import csv_table, new_folder, require_new, write_json, write_text
 from xraytune.metrics.breakdown import ClassMetrics, Interval, Subgroup
 from xraytune.metrics.classification import ClassificationMetrics, Floats, Labels
 from xraytune.metrics.curves import ClassCurves, class_curves
 from xraytune.metrics.shift import Shift
 from xraytune.records import Json, to_json
-from xraytune.report.evaluation_figure import DrawnClass, OperatingPoint, draw_evaluation
 
 if TYPE_CHECKING:
     import pandas as pd

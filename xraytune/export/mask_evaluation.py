@@ -27,11 +27,11 @@ from xraytune.data.table import subgroup_columns
 from xraytune.export.bundle import Bundle
 from xraytune.export.overlap import Overlap, overlap_of
 from xraytune.export.segmentation import map_predicted
+from xraytune.figures.drawing import printable
+from xraytune.figures.mask_figure import DrawnCase, draw_mask_evaluation
 from xraytune.files import csv_table, new_folder, write_json, write_text
 from xraytune.metrics.segmentation import MaskMetrics, Masks, ScoredMask, mask_metrics, scored_mask
 from xraytune.records import Json, Progress, ignore_progress, to_json
-from xraytune.report.figures import printable
-from xraytune.report.mask_figure import DrawnCase, draw_mask_evaluation
 
 if TYPE_CHECKING:
     import pandas as pd

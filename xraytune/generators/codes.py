@@ -2,14 +2,17 @@
 
 A DCGAN has to discover what a latent code means, and with a few hundred images it finds only a few modes. Here, the code of
 an image is known from the start: its principal components, each scaled to variance 1. The generator learns to decode the
-codes of the training images. Codes of new images are drawn from a normal distribution with the mean and covariance of their
-class, and the discriminator makes these images look real.
+codes of the training images, and the discriminator makes images of random codes look real. Codes to sample from combine
+those of a few training images of a class: they are closer to typical patients than normally distributed ones. A generator
+trained on such codes would learn to return the training images (docs/decisions/0029-gan-of-principal-components.md).
 
 Source: Bojanowski et al. 2018, "Optimizing the Latent Space of Generative Networks" (arXiv:1707.05776), initialises codes
 like this, but then trains them, and has no discriminator.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,35 +26,71 @@ _LEAST_DEVIATION = 1e-6
 """Components with a smaller standard deviation, relative to the first, are rounding errors."""
 _RIDGE = 1e-4
 """Added to the variances, so that the covariance of a class with few images has a Cholesky factor."""
+_COMBINED = 12
+"""Training images per code in evaluation mode; at most half of the class, rounded up."""
 
 
 class ClassCodes(nn.Module):
-    """The distribution of the codes of each class.
+    """The distribution of the codes of each class, with the mean and covariance of its training images.
+
+    In training mode, and before `fit`, it is normal. In evaluation mode, a code is the class mean plus a weighted sum of
+    the deviations of a few training images from it. The weights have norm 1; they are the largest inner products of z and
+    the images' random keys.
 
     Attributes:
         means: float32 [K, D].
         factors: Lower triangular, float32 [K, D, D]; factor times its transpose is the covariance.
+        codes: Of the training images, float32 [N, D].
+        keys: Unit vectors, float32 [N, D].
+        labels: int64 [N].
     """
 
     means: Tensor
     factors: Tensor
+    codes: Tensor
+    keys: Tensor
+    labels: Tensor
 
     def __init__(self, class_count: int, code_dim: int) -> None:
         super().__init__()
         self.register_buffer("means", torch.zeros(class_count, code_dim))
         self.register_buffer("factors", torch.eye(code_dim).repeat(class_count, 1, 1))
+        self._resize(0)
+
+    def _resize(self, image_count: int) -> None:
+        for name in ("codes", "keys"):
+            self.register_buffer(name, self.means.new_zeros(image_count, self.means.shape[1]))
+        self.register_buffer("labels", torch.zeros(image_count, dtype=torch.int64, device=self.means.device))
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
+        self._resize(len(state.get(f"{prefix}labels", ())))
+        super()._load_from_state_dict(state, prefix, *args)
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
         """Map z [B, D] from N(0, 1) to codes [B, D] of the classes `labels` [B]."""
         if len(self.means) == 1:
             labels = torch.zeros_like(labels)
-        codes: Tensor = self.means[labels] + torch.bmm(self.factors[labels], z[:, :, None])[:, :, 0]
+        if self.training or not len(self.codes):
+            return self.means[labels] + torch.bmm(self.factors[labels], z[:, :, None])[:, :, 0]
+        is_own = labels[:, None] == self.labels
+        combined = ((is_own.sum(dim=1, keepdim=True) + 1) // 2).clamp(max=_COMBINED)
+        with torch.autocast(z.device.type, enabled=False):
+            weights = z @ self.keys.T
+            largest = weights.masked_fill(~is_own, -torch.inf).topk(min(_COMBINED, len(self.codes)), dim=1).values
+            weights = F.normalize(weights * (is_own & (weights >= largest.gather(1, combined - 1))), dim=1)
+            codes: Tensor = self.means[labels] + weights @ (self.codes - self.means[self.labels])
         return codes
 
     def fit(self, codes: Tensor, labels: Tensor) -> None:
-        """Set mean and covariance of each class from codes [N, D] with labels [N]."""
+        """Set the distributions from codes [N, D] of training images with labels [N]."""
+        self._resize(len(codes))
+        keys = torch.randn(codes.shape, generator=torch.Generator().manual_seed(0))
+        self.keys.copy_(F.normalize(keys, dim=1))
+        self.codes.copy_(codes)
+        if len(self.means) > 1:
+            self.labels.copy_(labels)
         for label in range(len(self.means)):
-            of_class = codes[labels == label].double()
+            of_class = self.codes[self.labels == label].double()
             deviations = of_class - of_class.mean(dim=0)
             covariance = deviations.T @ deviations / max(len(of_class) - 1, 1)
             ridge = _RIDGE * torch.eye(codes.shape[1], dtype=covariance.dtype, device=codes.device)

@@ -70,11 +70,7 @@ def generator_loss(name: LossName, fake_logits: Tensor) -> Tensor:
 
 @dataclass(slots=True, kw_only=True)
 class GanTraining:
-    """The state of a GAN's training.
-
-    Attributes:
-        codes: The codes of the training images, float32 [N, z_dim]; only with `architecture: pca`.
-    """
+    """The state of a GAN's training."""
 
     losses: ClassVar[tuple[str, ...]] = ("g_loss", "d_loss")
     if_diverged: ClassVar[str] = "lower gan.lr_g and gan.lr_d, or set gan.spectral_norm: true"
@@ -85,7 +81,6 @@ class GanTraining:
     optimizer_g: Adam
     optimizer_d: Adam
     step: int = 0
-    codes: Tensor | None = None
 
     def parts(self) -> Mapping[str, nn.Module | Optimizer]:
         """Return both networks, the average and the optimizers."""
@@ -93,11 +88,11 @@ class GanTraining:
         return {name: getattr(self, name) for name in names}
 
     def fit(self, real: RealImages) -> None:
-        """With `architecture: pca`, compute the codes of the training images and their distribution."""
+        """With `architecture: pca`, compute the codes of the training images."""
         if self.generator.prior is not None and self.ema_generator.prior is not None:
-            self.codes = image_codes(real.images, self.settings.z_dim)
+            codes = image_codes(real.images, self.settings.z_dim)
             for prior in (self.generator.prior, self.ema_generator.prior):
-                prior.fit(self.codes, real.labels)
+                prior.fit(codes, real.labels)
 
     def draw(self, real: RealImages, compute: Compute) -> StepDraws:
         """Draw for the next step."""
@@ -143,7 +138,7 @@ class GanTraining:
 
         self.discriminator.requires_grad_(False)  # its own gradients are not needed here
         g_loss = generator_loss(settings.loss, discriminate(fake, for_fake_g))
-        if self.codes is not None:
+        if self.generator.prior is not None:
             half = len(images) // 2
             g_loss = g_loss + _RECONSTRUCTION_WEIGHT * F.l1_loss(fake[:half], images[:half])
         _update(self.optimizer_g, g_loss)
@@ -154,11 +149,11 @@ class GanTraining:
 
     def _codes(self, drawn: StepDraws, labels: Tensor) -> Tensor:
         """Return the latent codes of a batch; with `architecture: pca`, those of the real images make up its first half."""
-        if self.codes is None or self.generator.prior is None:
+        prior = self.generator.prior
+        if prior is None:
             return drawn.z
         half = len(labels) // 2
-        sampled = self.generator.prior(drawn.z[half:], labels[half:])
-        return torch.cat([self.codes[drawn.rows[:half]], sampled])
+        return torch.cat([prior.codes[drawn.rows[:half]], prior(drawn.z[half:], labels[half:])])
 
 
 def new_gan(settings: GanSettings, class_count: int, compute: Compute, channels: int = 1) -> GanTraining:

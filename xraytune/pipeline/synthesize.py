@@ -7,7 +7,6 @@ class, each an artifact, so a larger ratio only adds blocks.
 
 from __future__ import annotations
 
-import io
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from xraytune.config.settings import PACKAGES, SOURCES, GanSettings, GeneratorSettings, PoolFilter
 from xraytune.config.space import missing_packages
 from xraytune.errors import MachineError, Problem
-from xraytune.files import sync, write_bytes
+from xraytune.files import sync, write_array, write_bytes
 from xraytune.generators.checkpoint import (
     CHECKPOINT_NAME,
     USE_SETTINGS,
@@ -310,11 +309,7 @@ def _stored_block(
     def build(folder: Path) -> None:
         for name, planes in draw()._asdict().items():
             if planes is not None:
-                content = io.BytesIO()
-                np.save(
-                    content, planes
-                )  # when NumPy writes the file itself, its error does not say that the disk is full
-                write_bytes(folder / f"{name}.npy", content.getvalue())
+                write_array(folder / f"{name}.npy", planes)
 
     path = build_once(cache, POOL_STAGE, inputs, build)
     pixels: NDArray[np.uint8] = np.load(path / "pixels.npy", mmap_mode="r")

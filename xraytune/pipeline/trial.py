@@ -19,7 +19,7 @@ import numpy as np
 
 from xraytune.config.settings import Experiment
 from xraytune.errors import ArtifactError
-from xraytune.files import append_jsonl, read_jsonl, write_json, write_text
+from xraytune.files import append_jsonl, read_jsonl, write_array, write_json, write_text
 from xraytune.metrics.classification import Labels
 from xraytune.metrics.generator_quality import QUALITY_FILE
 from xraytune.models.checkpoint import finished_epochs, fitted_epochs, intact_epochs, load_best
@@ -182,11 +182,13 @@ def trial_epochs(
     best = max(records, key=lambda record: record.val_score)  # of equals the first, whose network was kept
     validated = validate(inputs, prepared)
     val_b = prepared.side("val_b").labels
+    val_b_results = validated.results[-len(val_b) :]
+    write_array(trial_dir / "val_b.npy", val_b_results)
     return TrialResult(
         value=best.val_score,
         best_epoch=best.epoch,
         epochs=len(records),
-        val_b_score=task.score(val_b, validated.results[-len(val_b) :], positive=prepared.positive),
+        val_b_score=task.score(val_b, val_b_results, positive=prepared.positive),
         threshold=task.threshold(validated.labels, validated.results, prepared.positive),
         seconds=time.monotonic() - started,
     )

@@ -43,6 +43,8 @@ class TrialView:
         parameters: All its parameters by dotted name, without those that are not set; paths are relative to the study.
         samples: The sample grid of its generator, such as `samples/gan-1a2b3c4d.png` in the study; "" if there is none yet.
         report: Quality and memorisation of its synthetic images; None if there is none, or not yet.
+        threshold: Set on val-A and val-B, of a complete trial with two classes.
+        gpu_seconds: GPUs held, times seconds.
         busy_seconds: An estimate of how long it will be busy with that; None if unknown.
     """
 
@@ -61,6 +63,8 @@ class TrialView:
     busy_seconds: float | None = None
     samples: str = ""
     report: PoolReport | None = None
+    threshold: float | None = None
+    gpu_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -303,6 +307,8 @@ class StudyWatcher:
             samples=read_samples(trial_path) if parameters.generator else "",
             report=read_pool_report(trial_path) if parameters.has_synthetic_images else None,
             seconds=ended["seconds"] if ended else None,
+            threshold=ended.get("threshold") if ended else None,
+            gpu_seconds=ended.get("gpu_seconds", 0.0) if ended else 0.0,
             reason=ended["reason"] if ended else "",
             simplicity=parameters.simplicity,
             parameters=self._journal.stored_values(parameters),

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from xraytune.figures.drawing import COLOURS, figure_files, new_figure
 from xraytune.metrics.breakdown import Interval
 from xraytune.metrics.segmentation import MaskMetrics
-from xraytune.report.figures import COLOURS, figure_files, new_figure
 
 if TYPE_CHECKING:
-    from xraytune.report.figures import Axes
+    from xraytune.figures.drawing import Axes
 
 _TRUE, _PREDICTED = COLOURS[5], COLOURS[4]
 """Sky blue and orange stand out on grey, also for colour-blind readers."""

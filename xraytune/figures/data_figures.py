@@ -18,8 +18,8 @@ from xraytune.data.index import ImageFile, ImageIndex
 from xraytune.data.masks import map_masks, outlined, square_mask
 from xraytune.data.pixels import decode_images
 from xraytune.errors import ConfigError, Problem, join_names
+from xraytune.figures.drawing import BarPanel, SampleRow, draw_class_bars, draw_sample_grid, figure_files
 from xraytune.files import require_writable
-from xraytune.report.figures import BarPanel, SampleRow, draw_class_bars, draw_sample_grid, figure_files
 from xraytune.seeding import numpy_generator
 
 _NAMES = ("samples", "class_frequency")

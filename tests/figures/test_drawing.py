@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xraytune.report.figures import BarPanel, SampleRow, draw_class_bars, draw_sample_grid
+from xraytune.figures.drawing import BarPanel, SampleRow, draw_class_bars, draw_sample_grid
 from xraytune.seeding import numpy_generator
 
 pytestmark = pytest.mark.slow

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from xraytune.figures.evaluation_figure import DrawnClass, OperatingPoint, draw_evaluation
 from xraytune.metrics.curves import class_curves
-from xraytune.report.evaluation_figure import DrawnClass, OperatingPoint, draw_evaluation
 from xraytune.seeding import numpy_generator
 
 pytestmark = pytest.mark.slow

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from xraytune.figures.drawing import COLOURS, WIDTH_INCHES, figure_files, new_figure, printable
 from xraytune.metrics.curves import ClassCurves, Curve
-from xraytune.report.figures import COLOURS, WIDTH_INCHES, figure_files, new_figure, printable
 
 if TYPE_CHECKING:
-    from xraytune.report.figures import Axes
+    from xraytune.figures.drawing import Axes
 
 _FAINT = "#8c8c8c"
 _MOST_NUMBERED_CLASSES = 8

@@ -15,8 +15,8 @@ from xraytune.config.settings import DataSettings
 from xraytune.data.index import ImageIndex, read_index
 from xraytune.data.pairs import read_pairs
 from xraytune.errors import ConfigError
-from xraytune.report.data_figures import count_panels, draw_data_figures, pair_rows, sample_rows
-from xraytune.report.figures import SampleRow
+from xraytune.figures.data_figures import count_panels, draw_data_figures, pair_rows, sample_rows
+from xraytune.figures.drawing import SampleRow
 from xraytune.seeding import numpy_generator
 
 FILES = ("samples.png", "samples.svg", "class_frequency.png", "class_frequency.svg")
