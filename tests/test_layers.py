@@ -28,6 +28,7 @@ LAYERS = (
     ("search",),
     ("confirm",),
     ("export",),
+    ("report",),
     ("cli",),
 )
 HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
@@ -38,6 +39,8 @@ DOORS = {
     "rich": "cli/console.py",
     "typer": "cli/",
     "matplotlib": "figures/drawing.py",
+    "plotly": "report/page.py",
+    "jinja2": "report/page.py",
     "pydicom": "data/dicom.py",
 }
 

@@ -20,7 +20,7 @@ from xraytune.search.study import StudyFolder, create_study
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
-SHOWN = {"as_json", "as_csv", "sort", "arm", "schema", "figures", "yes", "forecast", "quick"}
+SHOWN = {"as_json", "as_csv", "sort", "arm", "schema", "figures", "yes", "forecast", "quick", "serve"}
 """Options that change what a command prints, which a Python caller decides with the result."""
 OTHER_NAMES = {
     "xraytune data inspect": dict.fromkeys(

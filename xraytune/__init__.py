@@ -12,6 +12,7 @@ Every command has a function here, with the same arguments:
     xraytune space check        load_space
     xraytune search             run_search
     xraytune status             status, trials_dataframe
+    xraytune report             write_report, serve_report
     xraytune confirm            confirm_study, rehearse_study
     xraytune export             export_best
     xraytune replay             replay
@@ -57,6 +58,8 @@ if TYPE_CHECKING:
     from xraytune.export.trial_generator import sample_trial_generator
     from xraytune.pipeline.generator_folder import generator_sample, generator_train
     from xraytune.pipeline.model import model_summary
+    from xraytune.report.page import write_report
+    from xraytune.report.server import serve as serve_report
     from xraytune.search.clean import clean
     from xraytune.search.messages import Callbacks
     from xraytune.search.run import search as run_search
@@ -84,15 +87,17 @@ __all__ = [
     "replay",
     "run_search",
     "sample_trial_generator",
+    "serve_report",
     "show_progress",
     "show_search",
     "status",
     "train",
     "transform_folder",
     "trials_dataframe",
+    "write_report",
 ]
 
-# `search`, `confirm` and `export` are packages, so their functions have longer names here.
+# `search`, `confirm`, `export` and `report` are packages, so their functions have longer names here.
 _LOCATIONS = {
     "Callbacks": "search.messages:Callbacks",
     "DataSettings": "config.settings:DataSettings",
@@ -114,6 +119,7 @@ _LOCATIONS = {
     "rehearse_study": "confirm.rehearsal:rehearse",
     "replay": "export.replay:replay",
     "run_search": "search.run:search",
+    "serve_report": "report.server:serve",
     "show_progress": "cli.console:progress",
     "show_search": "cli.search:SearchScreen",
     "sample_trial_generator": "export.trial_generator:sample_trial_generator",
@@ -121,6 +127,7 @@ _LOCATIONS = {
     "train": "export.train:train",
     "transform_folder": "data.transform:transform_folder",
     "trials_dataframe": "search.status:trials_dataframe",
+    "write_report": "report.page:write_report",
 }
 
 

@@ -1,0 +1,143 @@
+"""The page about a study: what it shows, and that it works on studies of every kind."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+import pytest
+
+from tests.in_process import command, search_in_process
+from tests.report.conftest import SPACE, CopyStudy
+from xraytune.config.load import load_space
+from xraytune.data.phantom import draw_phantoms
+from xraytune.errors import ConfigError, StudyError
+from xraytune.files import read_json, write_json
+from xraytune.report.page import write_report
+from xraytune.report.sections import all_charts, sections
+from xraytune.report.study import read_study
+
+pytestmark = pytest.mark.slow
+
+
+def _charts(page: str) -> dict[str, Any]:
+    found = re.search(r'<script type="application/json" id="charts">(.*?)</script>', page, re.DOTALL)
+    assert found
+    return {chart["id"]: chart for chart in json.loads(found[1])}
+
+
+def _without_plotly(page: str) -> str:
+    return re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
+
+
+def test_a_confirmed_study_shows_verdict_controls_and_trials(confirmed: Path, tmp_path: Path) -> None:
+    page = write_report(confirmed, out=tmp_path / "page.html").read_text("utf-8")
+
+    verdict = read_json(confirmed / "confirm" / "verdict.json")
+    charts = _charts(page)
+    drawn = {y: x for trace in charts["differences"]["traces"] for x, y in zip(trace["x"], trace["y"], strict=True)}
+    assert drawn == {one["control"]: one["difference"] for one in verdict["finalists"][0]["comparisons"]}
+    assert [trace["name"] for trace in charts["ratios"]["traces"]] == ["gan", "duplicate"]
+    assert {"curves", "parameter-lr", "parallel", "roc", "pr", "calibration", "confusion"} <= charts.keys()
+    text = _without_plotly(page)
+    for heading in ("Verdict", "Learning curves", "Performance on val-B", "Synthetic images", "Data", "Cost"):
+        assert f">{heading}</h2>" in text
+    assert text.count("data:image/png;base64,") == 1
+    assert not re.search(r'(src|href)="(?!data:|#)', text)  # nothing is loaded from elsewhere
+
+
+def test_plotly_accepts_every_chart(confirmed: Path) -> None:
+    for chart in all_charts(sections(read_study(confirmed))):
+        go.Figure({"data": list(chart.traces), "layout": dict(chart.layout)})
+
+
+def test_without_a_verdict_the_page_says_what_is_known(copy_study: CopyStudy) -> None:
+    study = copy_study()
+    (study / "confirm" / "verdict.json").unlink()
+
+    page = _without_plotly(write_report(study).read_text("utf-8"))
+
+    assert "No verdict yet." in page
+    assert "a search alone is no evidence" in page
+
+
+def test_the_page_is_replaced_and_default_to_the_study(copy_study: CopyStudy) -> None:
+    study = copy_study()
+
+    first = command("report", study)
+    again = command("report", study)
+
+    assert (first.exit_code, again.exit_code) == (0, 0)
+    assert (study / "report.html").exists()
+
+
+def test_a_copied_study_without_its_cache_and_images(copy_study: CopyStudy, tmp_path: Path) -> None:
+    study = copy_study().rename(tmp_path / "alone")
+
+    page = _without_plotly(write_report(study).read_text("utf-8"))
+
+    assert "Performance on val-B" in page
+
+
+HOSTILE = ['<script>alert("1")', "a'b\"c & d", "שלום עולם"]
+
+
+def test_names_from_the_data_are_escaped(tmp_path: Path) -> None:
+    draw_phantoms(tmp_path / "drawn", patients=30, seed=1, image_size_px=32)
+    for number, (name, source) in enumerate(zip(HOSTILE, ["NORMAL", "PNEUMONIA", "NORMAL"], strict=True)):
+        images = sorted((tmp_path / "drawn" / "train" / source).glob("*"))[number::2]
+        (tmp_path / "xrays" / "train" / name).mkdir(parents=True)
+        for place, image in enumerate(images):
+            (tmp_path / "xrays" / "train" / name / f"p{number}{place}_1{image.suffix}").write_bytes(image.read_bytes())
+    text = SPACE.replace(
+        "data: {path: xrays, image_size: 32, split: {val_a: 0.25, val_b: 0.25}}",
+        r"data: {path: xrays, classes: auto, image_size: 32, split: {val_a: 0.25, val_b: 0.25, group_regex: '(p\d+)_'}}",
+    )
+    (tmp_path / "space.yaml").write_text(text.replace("trials: 5", "trials: 1"), encoding="utf-8")
+    study = search_in_process(load_space(tmp_path / "space.yaml"), tmp_path).path
+
+    page = write_report(study).read_text("utf-8")
+
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert(&#34;1&#34;)" in page
+    assert "שלום עולם" in page
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_study_with_few_trials(copy_study: CopyStudy, kept: int) -> None:
+    study = copy_study()
+    (study / "confirm" / "verdict.json").unlink()
+    journal = study / "optuna.journal"
+    lines = journal.read_text("utf-8").splitlines(keepends=True)
+    second = [place for place, line in enumerate(lines) if json.loads(line)["op_code"] == 4][kept:]  # CREATE_TRIAL
+    journal.write_text("".join(lines[: second[0]]), encoding="utf-8")
+
+    page = _without_plotly(write_report(study).read_text("utf-8"))
+
+    assert f"{kept} of" in page
+
+
+def test_only_failed_trials(tmp_path: Path) -> None:
+    draw_phantoms(tmp_path / "xrays", patients=30, seed=1, image_size_px=32)
+    text = SPACE.replace("min: 1e-4, max: 1e-1", "min: 1e-4, max: 1e+30").replace("trials: 5", "trials: 1")
+    text = text.split("points_to_evaluate")[0] + "points_to_evaluate:\n  - {source: none, lr: 1e+30}\n"
+    (tmp_path / "space.yaml").write_text(text, encoding="utf-8")
+    study = search_in_process(load_space(tmp_path / "space.yaml"), tmp_path).path
+
+    assert "1 of 1 trials" in _without_plotly(write_report(study).read_text("utf-8"))
+
+
+def test_bad_input(copy_study: CopyStudy, tmp_path: Path) -> None:
+    study = copy_study()
+
+    with pytest.raises(StudyError, match="no study here"):
+        write_report(tmp_path)
+    with pytest.raises(ConfigError, match="this is a folder"):
+        write_report(study, out=tmp_path)
+    write_json(study / "environment.json", [])
+    (study / "confirm" / "verdict.json").write_text("{", encoding="utf-8")
+    with pytest.raises(StudyError, match=r"verdict\.json"):
+        write_report(study)

@@ -1,0 +1,1 @@
+"""The page about a study: `report.html`."""

@@ -1,0 +1,82 @@
+"""Render a report as one HTML file that needs no network: Plotly, charts, pictures and style are inside."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from dataclasses import asdict
+from datetime import datetime
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from xraytune.errors import ConfigError, Problem
+from xraytune.files import write_text
+from xraytune.report.sections import all_charts, sections
+from xraytune.report.study import StudyData, read_study
+
+PAGE_FILE = "report.html"
+
+
+def write_report(study: Path, *, out: Path | None = None, cache: Path | None = None) -> Path:
+    """Write the report of a study, and return its path; a search may be running on the study.
+
+    Args:
+        study: Folder of the study.
+        out: The file to write or to replace; default: `report.html` in the study.
+        cache: Artifact cache of the search; default: the one next to the studies.
+
+    Raises:
+        StudyError: There is no study, or it is damaged.
+        ConfigError: `out` is a folder.
+    """
+    data = read_study(study, cache)
+    path = out or data.folder.path / PAGE_FILE
+    if path.is_dir():
+        raise ConfigError(Problem("this is a folder", path, "give a file, such as report.html"))
+    write_text(path, render(data), durable=False)
+    return path
+
+
+def render(data: StudyData, *, live: str = "") -> str:
+    """Return the page. With the version of a served study, `live`, an open page asks the server for a newer one."""
+    parts = sections(data)
+    charts = [asdict(chart) for chart in all_charts(parts)]
+    templates = files("xraytune.report") / "templates"
+    environment = Environment(loader=PackageLoader("xraytune.report"), autoescape=True, undefined=StrictUndefined)
+    environment.filters |= {"data_uri": _data_uri, "code": _code}
+    return environment.get_template("page.html").render(
+        name=data.view.name,
+        view=data.view,
+        live=live,
+        sections=parts,
+        written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
+        charts=Markup(_json_for_script(charts)),
+        plotly=Markup(_plotly()),
+        style=Markup((templates / "style.css").read_text("utf-8")),
+        script=Markup((templates / "page.js").read_text("utf-8")),
+    )
+
+
+def _plotly() -> str:
+    from plotly.offline import get_plotlyjs  # takes most of a second
+
+    return str(get_plotlyjs())
+
+
+def _json_for_script(value: object) -> str:
+    """Return JSON that cannot end its script element."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def _data_uri(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def _code(text: str) -> Markup:
+    """Return escaped text with parts in backticks as code elements."""
+    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))

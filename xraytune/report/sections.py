@@ -1,0 +1,446 @@
+"""The sections of a report, in their order: text, charts, tables and pictures, without any HTML."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+import numpy as np
+
+from xraytune.files import read_bytes
+from xraytune.metrics.classification import auprc, predicted_classes
+from xraytune.metrics.curves import class_curves
+from xraytune.pipeline.sides import chance_warning
+from xraytune.report import charts
+from xraytune.report.charts import Chart
+from xraytune.report.study import StudyData
+from xraytune.search.status import TrialView, trial_columns, trial_row
+
+_BANDS, _SEED = 500, 0
+"""Bootstrap samples of the bands, and their seed."""
+_MOST_SAMPLES = 6
+_QUALITY_COLUMNS = (
+    *("source", "steps", "KID", "as a blur of px", "precision", "recall", "coverage", "recall, blurred"),
+    *("coverage, blurred", "GAN-train AUROC", "copies of training images"),
+)
+_VERDICTS = {
+    "helps": ("Synthetic images help", "good"),
+    "hurts": ("Synthetic images hurt", "bad"),
+    "no_better": ("Synthetic images do not improve {metric}", "plain"),
+    "undecided": ("Inconclusive: neither an improvement nor its absence was shown", "plain"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """A table; `sortable` ones can also be filtered. Numbers are floats, which the page aligns to the right."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str | float | None]]
+    caption: str = ""
+    sortable: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """A PNG, and what it shows."""
+
+    png: bytes
+    caption: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """A part of the page.
+
+    Attributes:
+        id: Unique in the page.
+        title: Its heading.
+        lead: The most important sentence.
+        link: Its name in the navigation.
+        tone: `good` or `bad` colours the lead.
+        notes: Paragraphs below it; `code` stands in backticks.
+        charts: Large charts, one below the other.
+        small_charts: Side by side.
+        tables: Below the charts.
+        pictures: Below the tables.
+        facts: Names and values, in a grid.
+        commands: What reproduces it, to copy.
+    """
+
+    id: str
+    title: str
+    link: str
+    lead: str = ""
+    tone: str = "plain"
+    notes: Sequence[str] = ()
+    charts: Sequence[Chart] = ()
+    small_charts: Sequence[Chart] = ()
+    tables: Sequence[Table] = ()
+    pictures: Sequence[Picture] = ()
+    facts: Sequence[tuple[str, str]] = ()
+    commands: Sequence[str] = ()
+
+
+def sections(data: StudyData) -> tuple[Section, ...]:
+    """Return the sections that the study has content for."""
+    parts = (_verdict, _best, _ratios, _curves, _parameters, _performance, _generators, _data, _cost, _environment)
+    return tuple(section for part in parts if (section := part(data)) is not None)
+
+
+def _verdict(data: StudyData) -> Section:
+    study, verdict = data.argument, data.verdict
+    if verdict is None:
+        best = data.view.for_export or data.view.best
+        known = (
+            f"The best trial so far is #{best.number}, {best.mix}; a search alone is no evidence that its mix is better."
+            if best
+            else "No trial is complete yet."
+        )
+        return Section(
+            id="verdict",
+            title="Verdict",
+            link="Verdict",
+            lead="No verdict yet.",
+            notes=[
+                known,
+                "`confirm` compares the best mixes with controls, using new seeds and the sealed test folder.",
+            ],
+            commands=[f"xraytune confirm {study} --quick", f"xraytune confirm {study}"],
+        )
+    first, metric, test = verdict["finalists"][0], verdict["metric"], verdict["test"]
+    lead, tone = _VERDICTS[verdict["verdict"]]
+    generator = next((one["sentence"] for one in verdict["generators"] if one["arm"] == first["arm"]), "")
+    exploratory = [f"Exploratory: {reason}." for reason in verdict["exploratory"]]
+    columns = ("control", metric, "difference", "95 % interval", "p (gain >= ROPE)", "result")
+    tables = [
+        Table(
+            columns=columns,
+            rows=[_comparison(one) for one in finalist["comparisons"]],
+            caption=f"{finalist['arm']}: {metric} {finalist['score']:.3f}, {finalist['verdict'].replace('_', ' ')}",
+        )
+        for finalist in verdict["finalists"]
+    ]
+    size = f"{test['images']:,} test images of {test['patients']:,} patients, {verdict['gan_seeds']} generator seeds"
+    return Section(
+        id="verdict",
+        title="Verdict",
+        link="Verdict",
+        lead=f"{lead.format(metric=metric)}.",
+        tone=tone,
+        notes=[
+            f"{first['arm']} against its controls: {size}.",
+            *exploratory,
+            *([generator] if generator else []),
+            *verdict["notes"],
+        ],
+        charts=[charts.differences(first, metric, verdict["rope"])],
+        tables=tables,
+        commands=[f"xraytune confirm {study}"],
+    )
+
+
+def _comparison(one: Mapping[str, Any]) -> tuple[str | float | None, ...]:
+    interval = f"{one['low']:+.4f} to {one['high']:+.4f}"
+    chance = one["p_better_by_rope"]
+    return (
+        one["control"],
+        round(one["control_score"], 3),
+        f"{one['difference']:+.4f}",
+        interval,
+        chance and round(chance, 3),
+        ", ".join(one["verdict"]),
+    )
+
+
+def _best(data: StudyData) -> Section | None:
+    trial, view = data.chosen, data.view
+    if trial is None or not trial.values:
+        return None
+    scores = {f"val-A {view.metric}" if not view.objective.is_of_generator else view.metric: trial.values[-1]}
+    if trial.val_b_score is not None:
+        scores[f"val-B {view.metric}"] = trial.val_b_score
+    side = next((one for one in view.sides if one.name == "val-B"), None)
+    interval = side.interval(trial.val_b_score) if side and trial.val_b_score and view.metric == "AUROC" else None
+    ends = f" (95 % interval {interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
+    study = data.argument
+    return Section(
+        id="best",
+        title="Best configuration",
+        link="Best",
+        lead=f"#{trial.number} {trial.mix}: {', '.join(f'{name} {score:.4f}' for name, score in scores.items())}{ends}.",
+        notes=["It was selected among all trials by these scores, so they are optimistic."],
+        facts=[(name, _text(value)) for name, value in trial.parameters.items()],
+        commands=[f"xraytune export {study} -o best.yaml", "xraytune train --config best.yaml -o model"],
+    )
+
+
+def _ratios(data: StudyData) -> Section | None:
+    verdict = data.verdict
+    if verdict and verdict["ratio_response"]:
+        arm = verdict["finalists"][0]["arm"]
+        chart = charts.ratio_response(verdict["ratio_response"], arm.split()[0], verdict["metric"])
+        lead = f"{arm} at other ratios, and duplicated real images at the same ratios."
+        return Section(
+            id="ratio",
+            title="Ratio of synthetic to real images",
+            link="Ratio",
+            lead=lead,
+            notes=[verdict["ratio_caveat"]],
+            charts=[chart],
+        )
+    if "synthetic_ratio" not in data.view.searched or not any(trial.values for trial in data.view.trials):
+        return None
+    note = (
+        "Trials also differ in their other settings, and pruned ones stopped early: this shows no effect of the ratio."
+    )
+    chart = charts.trials_by_ratio(data.view)
+    return Section(id="ratio", title="Ratio of synthetic to real images", link="Ratio", notes=[note], charts=[chart])
+
+
+def _curves(data: StudyData) -> Section | None:
+    view, settings = data.view, data.space.settings
+    if not any(trial.values for trial in view.trials):
+        return None
+    rungs, epoch = list[int](), settings.scheduler.grace
+    while settings.scheduler.name == "asha" and epoch < settings.budget.max_epochs:
+        rungs.append(epoch)
+        epoch *= settings.scheduler.reduction
+    counts = Counter(trial.status for trial in view.trials)
+    lead = ", ".join(f"{count} {status}" for status, count in counts.items())
+    return Section(
+        id="curves",
+        title="Learning curves",
+        link="Curves",
+        lead=f"{len(view.trials)} trials: {lead}.",
+        charts=[charts.learning_curves(view, rungs)],
+    )
+
+
+def _parameters(data: StudyData) -> Section | None:
+    view = data.view
+    if not view.trials:
+        return None
+    parallel = charts.parallel_coordinates(view)
+    columns = trial_columns(view)
+    rows = [[_cell(value) for value in trial_row(trial, view).values()] for trial in view.trials]
+    notes = [
+        "Filled points are complete trials, with the 95 % interval of an AUROC on this many patients; open ones are pruned "
+        "trials at their last epoch. Importances of parameters are not shown: the sampler prefers good regions and ASHA "
+        "stops most trials early, so they mislead.",
+    ]
+    return Section(
+        id="parameters",
+        title="Parameters and trials",
+        link="Trials",
+        notes=notes,
+        small_charts=charts.parameter_charts(view),
+        charts=[parallel] if parallel else [],
+        tables=[Table(columns=columns, rows=rows, caption="All trials", sortable=True)],
+        commands=[f"xraytune status {data.argument} --csv"],
+    )
+
+
+def _performance(data: StudyData) -> Section | None:
+    """Show curves and confusion matrix of the best trial on val-B."""
+    shown = ((trial, data.val_b(trial)) for trial in (data.chosen, data.view.for_export) if trial)
+    trial, found = next(((trial, found) for trial, found in shown if found), (None, None))
+    if trial is None or found is None:
+        return None
+    names, positive = data.prepared.class_names, data.prepared.positive
+    label = positive if len(names) == 2 else len(names) - 1
+    is_class = found.labels == label
+    curves = class_curves(is_class, found.probabilities[:, label], found.patients, replicates=_BANDS, seed=_SEED)
+    captions = {
+        "roc": f"AUROC {trial.val_b_score:.3f}" if len(names) == 2 else "",
+        "pr": f"AUPRC {auprc(found.labels, found.probabilities, positive=positive):.3f}, prevalence {is_class.mean():.2f}"
+        if len(names) == 2
+        else "",
+        "calibration": "Bars: 95 % intervals (Wilson, patients).",
+    }
+    at = 0.5 if trial.threshold is None else trial.threshold
+    predicted = predicted_classes(found.probabilities, positive=positive, threshold=at)
+    matrix = np.zeros((len(names), len(names)), dtype=int)
+    np.add.at(matrix, (found.labels, predicted), 1)
+    rule = f"At the threshold {at:.3f}, set on val-A and val-B." if len(names) == 2 else "Most probable class."
+    of = names[label] if len(names) == 2 else f"{names[label]} against the others"
+    return Section(
+        id="performance",
+        title="Performance on val-B",
+        link="Performance",
+        lead=f"#{trial.number} {trial.mix} on {len(found.labels):,} images of {len(set(found.patients)):,} patients; {of}.",
+        notes=[
+            "val-B selected this trial, so these figures are optimistic. Bands: pointwise 95 % intervals over patients."
+        ],
+        small_charts=[*charts.curve_charts(curves, of, captions), charts.confusion(matrix.tolist(), names, rule)],
+    )
+
+
+def _generators(data: StudyData) -> Section | None:
+    by_samples: dict[str, list[TrialView]] = {}
+    for trial in data.view.trials:
+        if trial.samples:
+            by_samples.setdefault(trial.samples, []).append(trial)
+    pictures = [
+        Picture(png=png, caption=_used_by(trials))
+        for path, trials in list(by_samples.items())[:_MOST_SAMPLES]
+        if (png := _png(data.folder.path / path))
+    ]
+    measured = [(trial, trial.report) for trial in data.view.trials if trial.report and trial.report.quality]
+    rows, notes, lead = dict[tuple[str | float | None, ...], None](), list[str](), ""
+    for trial, report in measured:
+        if (quality := report.quality) is not None:
+            figures = [None if value is None else round(value, 3) for value in quality.columns().values()]
+            rows[(f"{trial.parameters['source']}", _steps(trial), *figures, report.copies)] = None
+            notes = [
+                f"Compared with val-A in features of {quality.features}, at {quality.resolution_px} px; the worst class."
+            ]
+            if quality.real_train is not None:
+                notes.append(f"GAN-train AUROC of real images: {quality.real_train:.3f}.")
+    if (nearest := data.view.most_realistic) and nearest.report and nearest.report.quality:
+        lead = f"Most realistic: #{nearest.number}, {nearest.report.quality}."
+    if not pictures and not rows:
+        return None
+    return Section(
+        id="generators",
+        title="Synthetic images",
+        link="Generators",
+        lead=lead,
+        notes=notes,
+        tables=[Table(columns=_QUALITY_COLUMNS, rows=list(rows))] if rows else [],
+        pictures=pictures,
+    )
+
+
+def _steps(trial: TrialView) -> float | None:
+    found = next(
+        (trial.parameters[name] for name in ("gan.steps", "diffusion.steps") if trial.parameters.get(name)), None
+    )
+    return float(found) if isinstance(found, int) else None
+
+
+def _used_by(trials: Sequence[TrialView]) -> str:
+    numbers = ", ".join(f"#{trial.number}" for trial in trials[:8])
+    return f"Real and generated images; used by {numbers}{f' and {len(trials) - 8} more' if len(trials) > 8 else ''}."
+
+
+def _png(path: Path) -> bytes | None:
+    return read_bytes(path, "image") if path.exists() else None
+
+
+def _data(data: StudyData) -> Section:
+    rows = list[tuple[str | float | None, ...]]()
+    for side in data.view.sides:
+        for number, (name, count) in enumerate(side.images.items()):
+            total = (float(side.image_count), float(side.patient_count)) if number == 0 else (None, None)
+            rows.append((side.name if number == 0 else "", *total, name, float(count), float(side.patients[name])))
+    settings, images = data.space.settings.data, data.prepared.images
+    patients = len({one.patient for one in images})
+    limited = f" train_patients: {settings.train_patients} limits the train side." if settings.train_patients else ""
+    warning = chance_warning(data.view.sides)
+    split = f"Split by {settings.split.by} with seed {settings.split.seed}; no patient is on two sides.{limited}"
+    sealed = (
+        "The test folder is sealed: its images were not read."
+        if data.prepared.test_fingerprint
+        else "The folder has no test part."
+    )
+    return Section(
+        id="data",
+        title="Data",
+        link="Data",
+        lead=f"{len(images):,} images of {patients:,} patients: {', '.join(data.prepared.class_names)}.",
+        notes=[split, sealed, *([warning.capitalize() + "."] if warning else [])],
+        tables=[
+            Table(
+                columns=("side", "images", "patients", "class", "images of the class", "patients of the class"),
+                rows=rows,
+            )
+        ],
+        commands=[f"xraytune data inspect {quote(str(settings.path))} --figures figures"],
+    )
+
+
+def _cost(data: StudyData) -> Section | None:
+    view = data.view
+    ended = [trial for trial in view.trials if trial.seconds is not None]
+    if not ended:
+        return None
+    computed = sum(trial.seconds or 0.0 for trial in ended)
+    epochs, most = sum(trial.epochs for trial in view.trials), view.max_epochs * len(view.trials)
+    generators = {trial.samples for trial in view.trials if trial.samples}
+    users = sum(bool(trial.samples) for trial in view.trials)
+    by_arm: dict[str, list[TrialView]] = {}
+    for trial in ended:
+        by_arm.setdefault(trial.arm, []).append(trial)
+    rows = [
+        (
+            arm,
+            float(len(own)),
+            float(sum(one.status == "complete" for one in own)),
+            float(sum(one.epochs for one in own)),
+            round(sum(one.seconds or 0 for one in own) / 60, 1),
+        )
+        for arm, own in sorted(by_arm.items())
+    ]
+    notes = [f"ASHA: {epochs:,} of {most:,} possible epochs were trained ({epochs / most:.0%})." if most else ""]
+    if generators:
+        notes.append(f"Sharing: {users} trials used {len(generators)} generators, each trained once.")
+    if gpu := sum(trial.gpu_seconds for trial in ended):
+        notes.append(f"{gpu / 3600:.2f} GPU-hours.")
+    return Section(
+        id="cost",
+        title="Cost",
+        link="Cost",
+        lead=f"{_minutes(view.seconds)} of wall time; {_minutes(computed)} summed over trials.",
+        notes=notes,
+        tables=[Table(columns=("arm", "trials", "complete", "epochs", "minutes"), rows=rows)],
+    )
+
+
+def _environment(data: StudyData) -> Section:
+    about, compute = data.environment, data.environment.get("compute", {})
+    facts = {
+        **compute,
+        **about.get("packages", {}),
+        "Python": about.get("python"),
+        "system": about.get("system"),
+        "started": about.get("started"),
+    }
+    study = data.argument
+    trial = data.chosen.number if data.chosen else 0
+    return Section(
+        id="environment",
+        title="Environment",
+        link="Environment",
+        notes=["`replay` runs a trial again and compares all its metrics with the recorded ones, bit by bit."],
+        facts=[(name, _text(value)) for name, value in facts.items() if value is not None],
+        commands=[
+            f"xraytune search --space {study}/study.yaml",
+            f"xraytune replay {study} {trial}",
+            f"xraytune report {study}",
+        ],
+    )
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds >= 7200 else f"{seconds / 60:.1f} min"
+
+
+def _cell(value: Any) -> str | float | None:
+    if value is None or isinstance(value, str):
+        return value
+    return f"{value}".lower() if isinstance(value, bool) else float(f"{value:.5g}")
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else f"{value}"
+
+
+def all_charts(parts: Sequence[Section]) -> Iterator[Chart]:
+    """Yield all charts of a page."""
+    for part in parts:
+        yield from (*part.charts, *part.small_charts)

@@ -1,0 +1,117 @@
+"""Read everything that a report shows from a study's folder, even while a search runs on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xraytune.config.space import Space
+from xraytune.confirm.plan import CONFIRM_FOLDER, VERDICT_FILE
+from xraytune.files import read_json
+from xraytune.metrics.classification import Floats
+from xraytune.pipeline.prepare import Prepared
+from xraytune.search.status import StudyView, StudyWatcher, TrialView
+from xraytune.search.study import StudyFolder, damage_explained
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValidationResults:
+    """The predictions of a trial's best network for val-B.
+
+    Attributes:
+        files: Paths below the data folder, [N].
+        rows: Of the pixel store, int64 [N].
+        patients: [N].
+        labels: int64 [N].
+        probabilities: float64 [N, C].
+    """
+
+    files: tuple[str, ...]
+    rows: NDArray[np.int64]
+    patients: tuple[str, ...]
+    labels: NDArray[np.int64]
+    probabilities: Floats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyData:
+    """A study at one moment.
+
+    Attributes:
+        folder: The study.
+        space: What it searches.
+        prepared: Its images.
+        view: Its trials.
+        verdict: The content of `verdict.json`; None before a verdict.
+        environment: The content of `environment.json`.
+        cache: The artifact cache.
+    """
+
+    folder: StudyFolder
+    space: Space
+    prepared: Prepared
+    view: StudyView
+    verdict: Mapping[str, Any] | None
+    environment: Mapping[str, Any]
+    cache: Path
+
+    @property
+    def argument(self) -> str:
+        """The study's path as an argument of a command."""
+        path, here = self.folder.path, Path.cwd()
+        return quote(f"{path.relative_to(here) if path.is_relative_to(here) else path}")
+
+    @property
+    def chosen(self) -> TrialView | None:
+        """The trial to show in detail: the first finalist of a verdict, else the one that `export` writes."""
+        if self.verdict and (number := self.verdict["finalists"][0]["trial"]) is not None:
+            return next((one for one in self.view.trials if one.number == number), None)
+        return self.view.for_export
+
+    def val_b(self, trial: TrialView) -> ValidationResults | None:
+        """Return the predictions of a complete trial; None for another objective or without a file of them."""
+        path = self.folder.trial_path(trial.number) / "val_b.npy"
+        side, images = self.prepared.side("val_b"), [one for one in self.prepared.images if one.side == "val_b"]
+        if not path.exists() or len(self.prepared.class_names) < 2:
+            return None
+        with damage_explained(path):
+            probabilities = np.load(path, allow_pickle=False)
+        if probabilities.shape != (len(images), len(self.prepared.class_names)):
+            return None
+        return ValidationResults(
+            files=tuple(one.file for one in images),
+            rows=side.rows,
+            patients=side.patients,
+            labels=side.labels,
+            probabilities=probabilities,
+        )
+
+
+def read_study(study: Path, cache: Path | None = None) -> StudyData:
+    """Read a study.
+
+    Raises:
+        StudyError: There is no study, or it is damaged.
+    """
+    folder = StudyFolder(study.resolve())
+    watcher = StudyWatcher(folder)
+    verdict_path, environment = folder.path / CONFIRM_FOLDER / VERDICT_FILE, folder.path / "environment.json"
+    with damage_explained(verdict_path):
+        verdict = read_json(verdict_path) if verdict_path.exists() else None
+    with damage_explained(environment):
+        about = read_json(environment) if environment.exists() else {}
+    return StudyData(
+        folder=folder,
+        space=watcher.space,
+        prepared=folder.prepared(),
+        view=watcher.look(),
+        verdict=verdict,
+        environment=about,
+        cache=(cache or folder.default_cache).resolve(),
+    )

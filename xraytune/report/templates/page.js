@@ -1,0 +1,77 @@
+"use strict";
+(() => {
+  const root = document.documentElement;
+  const charts = new Map(JSON.parse(document.getElementById("charts").textContent).map((chart) => [chart.id, chart]));
+  const drawn = new Set();
+  const system = matchMedia("(prefers-color-scheme: dark)");
+  const colour = (name) => getComputedStyle(root).getPropertyValue(name).trim();
+
+  function withTheme(layout) {
+    const axis = { gridcolor: colour("--line"), linecolor: colour("--line"), zerolinecolor: colour("--line"), tickcolor: colour("--line") };
+    const themed = {
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest", dragmode: "zoom",
+      margin: { l: 64, r: 16, t: layout.title ? 44 : 34, b: 50 }, ...layout,
+      font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: colour("--text") },
+      hoverlabel: { bgcolor: colour("--card"), bordercolor: colour("--line"), font: { color: colour("--text") }, align: "left" },
+      xaxis: { ...axis, zeroline: false, automargin: true, ...layout.xaxis }, yaxis: { ...axis, zeroline: false, automargin: true, ...layout.yaxis },
+    };
+    return themed;
+  }
+
+  function draw(element) {
+    const chart = charts.get(element.dataset.chart);
+    const traces = chart.traces.map((trace) => trace.type === "parcoords"
+      ? { ...trace, labelfont: { color: colour("--text") }, tickfont: { color: colour("--soft") }, rangefont: { color: "rgba(0,0,0,0)" } } : trace);
+    Plotly.react(element, traces, withTheme(chart.layout), { responsive: true, displaylogo: false, displayModeBar: false });
+    drawn.add(element);
+  }
+
+  const observer = new IntersectionObserver((entries) => entries.filter((entry) => entry.isIntersecting).forEach((entry) => {
+    observer.unobserve(entry.target);
+    draw(entry.target);
+  }), { rootMargin: "600px" });
+
+  function setTheme(theme) {
+    root.dataset.theme = theme;
+    drawn.forEach(draw);
+  }
+
+  setTheme(system.matches ? "dark" : "light");
+  system.addEventListener("change", () => setTheme(system.matches ? "dark" : "light"));
+  document.getElementById("theme").addEventListener("click", () => setTheme(root.dataset.theme === "dark" ? "light" : "dark"));
+  const elements = document.querySelectorAll(".chart");
+  elements.forEach((element) => observer.observe(element));
+  addEventListener("beforeprint", () => { setTheme("light"); elements.forEach(draw); });
+
+  if (root.dataset.live) setInterval(async () => {
+    const answer = await fetch("version").catch(() => null);
+    if (answer && await answer.text() !== root.dataset.live) location.reload();
+  }, 20000);
+
+  const value = (row, column) => {
+    const text = row.cells[column].textContent;
+    const number = Number(text.replaceAll(",", ""));
+    return text === "" ? null : Number.isNaN(number) ? text : number;
+  };
+  const compare = (a, b) => typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true });
+  document.querySelectorAll("table.sortable").forEach((table) => {
+    const body = table.tBodies[0];
+    table.querySelectorAll("th").forEach((head, column) => head.querySelector("button").addEventListener("click", () => {
+      const direction = head.getAttribute("aria-sort") === "ascending" ? "descending" : "ascending";
+      table.querySelectorAll("th").forEach((other) => other.removeAttribute("aria-sort"));
+      head.setAttribute("aria-sort", direction);
+      const sign = direction === "ascending" ? 1 : -1;
+      body.append(...[...body.rows].sort((a, b) => {
+        const [left, right] = [value(a, column), value(b, column)];
+        return left === null || right === null ? (left === null) - (right === null) : sign * compare(left, right);
+      }));
+    }));
+  });
+  document.querySelectorAll(".filter input").forEach((input) => {
+    const table = document.getElementById(input.getAttribute("aria-controls"));
+    input.addEventListener("input", () => {
+      const words = input.value.toLowerCase().split(/\s+/);
+      for (const row of table.tBodies[0].rows) row.hidden = !words.every((word) => row.textContent.toLowerCase().includes(word));
+    });
+  });
+})();
