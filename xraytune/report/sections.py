@@ -10,9 +10,11 @@ from shlex import quote
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from xraytune.errors import XraytuneError
 from xraytune.files import read_bytes
-from xraytune.metrics.classification import auprc, predicted_classes
+from xraytune.metrics.classification import auprc
 from xraytune.metrics.curves import class_curves
 from xraytune.pipeline.sides import chance_warning
 from xraytune.report import charts
@@ -22,7 +24,7 @@ from xraytune.search.status import TrialView, trial_columns, trial_row
 
 _BANDS, _SEED = 500, 0
 """Bootstrap samples of the bands, and their seed."""
-_MOST_SAMPLES = 6
+_MOST_SAMPLES, _MOST_MISTAKES = 6, 9
 _QUALITY_COLUMNS = (
     *("source", "steps", "KID", "as a blur of px", "precision", "recall", "coverage", "recall, blurred"),
     *("coverage, blurred", "GAN-train AUROC", "copies of training images"),
@@ -68,6 +70,7 @@ class Section:
         small_charts: Side by side.
         tables: Below the charts.
         pictures: Below the tables.
+        gallery: Small pictures side by side, above the tables.
         facts: Names and values, in a grid.
         commands: What reproduces it, to copy.
     """
@@ -82,13 +85,26 @@ class Section:
     small_charts: Sequence[Chart] = ()
     tables: Sequence[Table] = ()
     pictures: Sequence[Picture] = ()
+    gallery: Sequence[Picture] = ()
     facts: Sequence[tuple[str, str]] = ()
     commands: Sequence[str] = ()
 
 
 def sections(data: StudyData) -> tuple[Section, ...]:
     """Return the sections that the study has content for."""
-    parts = (_verdict, _best, _ratios, _curves, _parameters, _performance, _generators, _data, _cost, _environment)
+    parts = (
+        _verdict,
+        _best,
+        _ratios,
+        _curves,
+        _parameters,
+        _performance,
+        _mistakes,
+        _generators,
+        _data,
+        _cost,
+        _environment,
+    )
     return tuple(section for part in parts if (section := part(data)) is not None)
 
 
@@ -247,10 +263,9 @@ def _parameters(data: StudyData) -> Section | None:
 
 def _performance(data: StudyData) -> Section | None:
     """Show curves and confusion matrix of the best trial on val-B."""
-    shown = ((trial, data.val_b(trial)) for trial in (data.chosen, data.view.for_export) if trial)
-    trial, found = next(((trial, found) for trial, found in shown if found), (None, None))
-    if trial is None or found is None:
+    if (scored := data.scored) is None:
         return None
+    trial, found = scored
     names, positive = data.prepared.class_names, data.prepared.positive
     label = positive if len(names) == 2 else len(names) - 1
     is_class = found.labels == label
@@ -262,11 +277,10 @@ def _performance(data: StudyData) -> Section | None:
         else "",
         "calibration": "Bars: 95 % intervals (Wilson, patients).",
     }
-    at = 0.5 if trial.threshold is None else trial.threshold
-    predicted = predicted_classes(found.probabilities, positive=positive, threshold=at)
+    predicted, at = found.predicted(positive, trial.threshold), trial.threshold
     matrix = np.zeros((len(names), len(names)), dtype=int)
     np.add.at(matrix, (found.labels, predicted), 1)
-    rule = f"At the threshold {at:.3f}, set on val-A and val-B." if len(names) == 2 else "Most probable class."
+    rule = f"At the threshold {at:.3f}, set on val-A and val-B." if at is not None else "Most probable class."
     of = names[label] if len(names) == 2 else f"{names[label]} against the others"
     return Section(
         id="performance",
@@ -278,6 +292,61 @@ def _performance(data: StudyData) -> Section | None:
         ],
         small_charts=[*charts.curve_charts(curves, of, captions), charts.confusion(matrix.tolist(), names, rule)],
     )
+
+
+def _mistakes(data: StudyData) -> Section | None:
+    """Show the misclassified images of val-B with the highest probabilities, and where the network looked."""
+    if (scored := data.scored) is None:
+        return None
+    trial, found = scored
+    names, predicted = data.prepared.class_names, found.predicted(data.prepared.positive, trial.threshold)
+    wrong = np.flatnonzero(predicted != found.labels)
+    wrong = wrong[np.argsort(-found.probabilities[wrong, predicted[wrong]], kind="stable")]
+    rows = [
+        (
+            found.files[place],
+            names[found.labels[place]],
+            names[guess],
+            round(float(found.probabilities[place, guess]), 3),
+        )
+        for place, guess in zip(wrong.tolist(), predicted[wrong].tolist(), strict=True)
+    ]
+    gallery, note = _overlays(data, trial, wrong[:_MOST_MISTAKES], rows)
+    return Section(
+        id="mistakes",
+        title="Misclassified images",
+        link="Mistakes",
+        lead=f"{len(wrong):,} of {len(found.labels):,} images of val-B are misclassified by #{trial.number}.",
+        notes=[note] if note else [],
+        gallery=gallery,
+        tables=[Table(columns=("file", "true class", "predicted class", "probability"), rows=rows)] if rows else [],
+    )
+
+
+def _overlays(
+    data: StudyData, trial: TrialView, places: NDArray[np.int64], rows: Sequence[tuple[str, str, str, float]]
+) -> tuple[list[Picture], str]:
+    """Return pictures of misclassified images, and a note on them."""
+    if not len(places):
+        return [], ""
+    if f"{trial.parameters['backbone']}".startswith("vit"):
+        return [], "Grad-CAM needs feature maps, which a ViT does not have."
+    from xraytune.report.saliency import grad_cam, overlay_png  # loads torch
+
+    experiment, where = data.folder.experiment(trial.number), data.folder.trial_path(trial.number)
+    try:
+        pixels, maps = grad_cam(experiment, where, data.prepared, places, cache=data.cache)
+    except XraytuneError as error:
+        return [], f"No pictures: {error.problems[0].what}."
+    gallery = [
+        Picture(png=overlay_png(*one), caption=f"{Path(file).name}: {true}, predicted {predicted} ({chance:.2f})")
+        for one, (file, true, predicted, chance) in zip(zip(pixels, maps, strict=True), rows, strict=False)
+    ]
+    note = (
+        "Those with the highest predicted probability. Orange: image regions that speak for the predicted class (Grad-CAM). "
+        "The maps are coarse, and show where the network looks, not why."
+    )
+    return gallery, note
 
 
 def _generators(data: StudyData) -> Section | None:
@@ -388,7 +457,9 @@ def _cost(data: StudyData) -> Section | None:
     ]
     notes = [f"ASHA: {epochs:,} of {most:,} possible epochs were trained ({epochs / most:.0%})." if most else ""]
     if generators:
-        notes.append(f"Sharing: {users} trials used {len(generators)} generators, each trained once.")
+        notes.append(
+            f"Sharing: {users} trials used {len(generators)} generator{'s' * (len(generators) > 1)}, each trained once."
+        )
     if gpu := sum(trial.gpu_seconds for trial in ended):
         notes.append(f"{gpu / 3600:.2f} GPU-hours.")
     return Section(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from xraytune.config.space import Space
 from xraytune.confirm.plan import CONFIRM_FOLDER, VERDICT_FILE
 from xraytune.files import read_json
-from xraytune.metrics.classification import Floats
+from xraytune.metrics.classification import Floats, Labels, predicted_classes
 from xraytune.pipeline.prepare import Prepared
 from xraytune.search.status import StudyView, StudyWatcher, TrialView
 from xraytune.search.study import StudyFolder, damage_explained
@@ -26,17 +26,21 @@ class ValidationResults:
 
     Attributes:
         files: Paths below the data folder, [N].
-        rows: Of the pixel store, int64 [N].
         patients: [N].
         labels: int64 [N].
         probabilities: float64 [N, C].
     """
 
     files: tuple[str, ...]
-    rows: NDArray[np.int64]
     patients: tuple[str, ...]
     labels: NDArray[np.int64]
     probabilities: Floats
+
+    def predicted(self, positive: int, threshold: float | None) -> Labels:
+        """Return the predicted classes, int64 [N]: at a threshold, or with None the most probable ones."""
+        return predicted_classes(
+            self.probabilities, positive=positive, threshold=0.5 if threshold is None else threshold
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +78,12 @@ class StudyData:
             return next((one for one in self.view.trials if one.number == number), None)
         return self.view.for_export
 
+    @property
+    def scored(self) -> tuple[TrialView, ValidationResults] | None:
+        """The chosen trial and its predictions; if it has none, as after a top-up, the best trial of the search."""
+        trials = [trial for trial in (self.chosen, self.view.for_export) if trial is not None]
+        return next(((trial, found) for trial in trials if (found := self.val_b(trial))), None)
+
     def val_b(self, trial: TrialView) -> ValidationResults | None:
         """Return the predictions of a complete trial; None for another objective or without a file of them."""
         path = self.folder.trial_path(trial.number) / "val_b.npy"
@@ -86,7 +96,6 @@ class StudyData:
             return None
         return ValidationResults(
             files=tuple(one.file for one in images),
-            rows=side.rows,
             patients=side.patients,
             labels=side.labels,
             probabilities=probabilities,

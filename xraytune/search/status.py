@@ -250,7 +250,7 @@ class StudyWatcher:
     def look(self) -> StudyView:
         """Return the study now."""
         is_running = is_searched(self._folder)
-        views = (self._trial(frozen.number, is_running) for frozen in self._journal.trials)
+        views = (self._trial(frozen.number, frozen.user_attrs, is_running) for frozen in self._journal.trials)
         trials = tuple(view for view in views if view is not None)
         trial_budget = max(self.space.trial_budget(), len(trials))
         times, hours = self._times(is_running), self.space.settings.budget.hours
@@ -283,7 +283,7 @@ class StudyWatcher:
         trials = {number: seconds + since for number, seconds in times.trials.items()}
         return Times(seconds=times.seconds + since, trials=trials)
 
-    def _trial(self, number: int, is_running: bool) -> TrialView | None:
+    def _trial(self, number: int, outcome: Mapping[str, Any], is_running: bool) -> TrialView | None:
         try:
             parameters = self._journal.parameters(number)
         except ValueError:  # they are just being drawn
@@ -307,8 +307,8 @@ class StudyWatcher:
             samples=read_samples(trial_path) if parameters.generator else "",
             report=read_pool_report(trial_path) if parameters.has_synthetic_images else None,
             seconds=ended["seconds"] if ended else None,
-            threshold=ended.get("threshold") if ended else None,
-            gpu_seconds=ended.get("gpu_seconds", 0.0) if ended else 0.0,
+            threshold=outcome.get("threshold"),
+            gpu_seconds=outcome.get("gpu_seconds", 0.0),
             reason=ended["reason"] if ended else "",
             simplicity=parameters.simplicity,
             parameters=self._journal.stored_values(parameters),

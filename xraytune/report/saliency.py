@@ -1,0 +1,92 @@
+"""Where a trial's classifier looks: Grad-CAM maps of validation images, and their overlays."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from xraytune.config.settings import Experiment
+from xraytune.metrics.classification import Floats
+from xraytune.models.checkpoint import load_best
+from xraytune.models.classifier import Classifier
+from xraytune.models.inputs import normalise
+from xraytune.pipeline.network import Network
+from xraytune.pipeline.prepare import Prepared
+from xraytune.pipeline.training_set import side_images
+from xraytune.records import Compute
+
+_SHOWN_PX = 224
+_COLOUR = np.array([255, 140, 0])
+_OPACITY = 0.6
+
+
+def grad_cam(
+    experiment: Experiment, trial_dir: Path, prepared: Prepared, places: NDArray[np.int64], *, cache: Path
+) -> tuple[NDArray[np.uint8], Floats]:
+    """Return images of val-B, uint8 [n, S, S], and what speaks for their predicted class, float64 [n, S, S] in [0, 1].
+
+    Args:
+        experiment: The trial's.
+        trial_dir: Its folder, with the best network.
+        prepared: The study's images.
+        places: Positions of the images in val-B, [n].
+        cache: The artifact cache.
+
+    Raises:
+        MachineError: The backbone's weights are missing.
+        ArtifactError: The decoded images or the trial's network are missing.
+
+    Source: Selvaraju et al. 2017, "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization".
+    """
+    compute = Compute(device="cpu", threads=1, precision="float32")
+    network = Network(experiment, prepared, cache=cache, compute=compute)
+    source = side_images("val_b", prepared, cache)
+    whole = network.whole
+    assert isinstance(whole, Classifier), "only a classifier has classes"
+    load_best(trial_dir / "checkpoint", whole.head if network.has_cached_features else whole)
+    whole.eval().requires_grad_(False)
+    chosen = replace(source, rows=source.rows[places], labels=source.labels[places])
+    inputs = normalise(network.scaled(chosen, slice(None)), network.form).requires_grad_()
+    maps = _maps(whole, inputs)
+    pixels = chosen.read(slice(None))
+    maps = F.interpolate(maps, size=pixels.shape[1:], mode="bilinear", align_corners=False)[:, 0]
+    return pixels, maps.double().numpy()
+
+
+def _maps(network: Classifier, inputs: Tensor) -> Tensor:
+    """Return the maps at the resolution of the backbone's last feature maps, float32 [n, 1, h, w]."""
+    found: list[Tensor] = []
+
+    def keep(_: nn.Module, __: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and output.ndim == 4 and min(output.shape[2:]) > 1:
+            found[:] = [output]
+
+    hooks = [module.register_forward_hook(keep) for module in network.backbone.modules()]
+    logits = network(inputs)
+    for hook in hooks:
+        hook.remove()
+    (features,) = found
+    (gradient,) = torch.autograd.grad(logits.max(dim=1).values.sum(), features)
+    maps = F.relu((gradient.mean(dim=(2, 3), keepdim=True) * features.detach()).sum(dim=1, keepdim=True))
+    return maps / maps.amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-12)
+
+
+def overlay_png(pixels: NDArray[np.uint8], saliency: Floats) -> bytes:
+    """Return a PNG of an image, uint8 [S, S], on the left, and with its map, float64 [S, S], in orange, on the right."""
+    grey = np.repeat(pixels[:, :, None].astype(float), 3, axis=2)
+    share = _OPACITY * saliency[:, :, None]
+    pair = np.concatenate([grey, grey * (1 - share) + _COLOUR * share], axis=1).round().astype(np.uint8)
+    content = io.BytesIO()
+    Image.fromarray(pair).resize((2 * _SHOWN_PX, _SHOWN_PX), Image.Resampling.BICUBIC).save(
+        content, "png", optimize=True
+    )
+    return content.getvalue()
