@@ -140,7 +140,7 @@ def test_the_curve_column_names_its_range_and_one_trial_is_not_called_trials() -
 
     (table,) = [part for part in frame if isinstance(part, console.Table)]
     lines = [getattr(part, "text", part) for part in frame if not isinstance(part, console.Table)]
-    assert console.Column("curve\n.50-.80") in table.columns
+    assert console.Column("curve\n.65-.80") in table.columns
     assert "1 more trial has ended; `xraytune status` shows them all" in lines
     assert "dashboard" not in str(lines)
 

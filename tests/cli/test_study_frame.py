@@ -68,7 +68,25 @@ def test_frame_orders_running_best_and_ended_trials() -> None:
 
     assert [texts(row)[:2] for row in table.rows] == [["now", "3"], ["best", "1"], ["", "0"], ["ended", "2"]]
     assert texts(table.rows[0])[-1] == "training the GAN: 300 of 600 steps, 1:10 left"
-    assert texts(table.rows[1]) == ["best", "1", "gan r=1", "2/4", "0.900", "0.850", "▄█", "complete 0:07"]
+    assert texts(table.rows[1]) == ["best", "1", "gan r=1", "2/4", "0.900", "0.850", "▁█", "complete 0:07"]
+
+
+def test_the_curves_show_differences_near_the_top() -> None:
+    low = [trial(number, "pruned", 0.5) for number in range(2)]
+    view = study(*low, *(trial(2 + number, "complete", 0.9 + number / 100) for number in range(6)))
+
+    rows = tables(status_frame(view))[0].rows
+
+    assert {text for row in rows for text in texts(row) if set(text) <= set("▁▂▃▄▅▆▇█") and text} > {"▁", "█", "▅"}
+
+
+def test_the_heading_says_that_the_best_trial_has_not_changed_for_long() -> None:
+    trials = [trial(0, "complete", 0.9, val_b_score=0.9), *(trial(number, "pruned", 0.5) for number in range(1, 6))]
+
+    running, ended = (texts(status_frame(replace(study(*trials), is_running=running))) for running in (True, False))
+
+    assert "best on val-A: #0 gan r=0, AUROC 0.900, unchanged for 5 trials" in running
+    assert "best on val-A: #0 gan r=0, AUROC 0.900" in ended
 
 
 def test_hidden_trials_are_counted() -> None:
@@ -155,5 +173,5 @@ def test_a_search_for_a_generator_puts_the_lowest_kid_first_and_has_no_val_b() -
     (table,) = tables(live_frame(view))
     assert [row[1] for row in table.rows] == ["2", "1", "0"]
     headings = [column if isinstance(column, str) else column.name for column in table.columns]
-    assert headings[4:6] == ["KID", "curve\n-0.01-12.50"]
+    assert headings[4:6] == ["KID", "curve\n-0.01-3.00"]
     assert "best: #2 gan r=2, KID -0.010" in texts(live_frame(view))

@@ -19,6 +19,8 @@ _CURVE_WIDTH = 8
 _BEST_SHOWN = 5
 _SHOWN_BY_MIX = {"source", "synthetic_ratio", "mixing", "gan.steps", "diffusion.steps", "classical"}
 _ENDED_SHOWN = 5
+_LONG_UNCHANGED = 5
+"""Trials without a better one after which the heading says so."""
 _TONES: dict[str, Tone] = {
     "running": "busy",
     "waiting": "dim",
@@ -126,17 +128,20 @@ def summary_line(view: StudyView) -> str:
 
 
 def curve(values: Sequence[float], low: float, high: float) -> str:
-    """Draw values as up to eight bars, scaled from `low` to `high`; each shows the last value of its segment."""
+    """Draw values as up to eight bars, scaled from `low` to `high`; each shows the last value of its segment.
+
+    Values beyond the range have the lowest or the highest bar.
+    """
     if len(values) > _CURVE_WIDTH:
         values = [values[round((place + 1) * len(values) / _CURVE_WIDTH) - 1] for place in range(_CURVE_WIDTH)]
     span = (high - low) or 1.0
-    return "".join(_BARS[round((value - low) / span * (len(_BARS) - 1))] for value in values)
+    shares = [min(max((value - low) / span, 0.0), 1.0) for value in values]
+    return "".join(_BARS[round(share * (len(_BARS) - 1))] for share in shares)
 
 
 def _columns(view: StudyView) -> tuple[Column, ...]:
-    """Return the columns; the curve's header shows the range of its bars, the lowest and highest score so far."""
-    seen = _seen(view)
-    ends = "\n" + "-".join(f"{end:.2f}".removeprefix("0") for end in (min(seen), max(seen))) if seen else ""
+    """Return the columns; the curve's header shows the range of its bars."""
+    ends = "\n" + "-".join(f"{end:.2f}".removeprefix("0") for end in found) if (found := _range(view)) else ""
     scores = (view.metric,) if view.objective.is_of_generator else ("val-A", "val-B")
     return (
         Column("#", "right"),
@@ -148,12 +153,16 @@ def _columns(view: StudyView) -> tuple[Column, ...]:
     )
 
 
-def _seen(view: StudyView) -> list[float]:
-    return [value for trial in view.trials for value in trial.values]
+def _range(view: StudyView) -> tuple[float, float] | None:
+    """Return the range of the better three quarters of all scores, where differences matter."""
+    scores = sorted((value for trial in view.trials for value in trial.values), key=view.objective.rank)
+    if not scores:
+        return None
+    ends = scores[0], scores[-1 - len(scores) // 4]
+    return min(ends), max(ends)
 
 
 def _row(trial: TrialView, view: StudyView) -> tuple[Cell | str, ...]:
-    seen = _seen(view)
     is_best = view.best is not None and trial.number == view.best.number
     tone = _TONES[trial.status]
     return (
@@ -162,7 +171,7 @@ def _row(trial: TrialView, view: StudyView) -> tuple[Cell | str, ...]:
         f"{trial.epochs}/{view.max_epochs}" if trial.epochs else "",
         Cell(_score(trial.values[-1] if trial.values else None), "strong" if is_best else "plain"),
         *([] if view.objective.is_of_generator else [_score(trial.val_b_score)]),
-        Cell(curve(trial.values, min(seen), max(seen)) if trial.values else "", tone),
+        Cell(curve(trial.values, *found) if trial.values and (found := _range(view)) else "", tone),
         Cell(_state(trial, view), tone),
     )
 
@@ -202,6 +211,9 @@ def _best(view: StudyView) -> list[str]:
         return []
     which = "best" if view.objective.is_of_generator else "best on val-A"
     chosen = [f"{which}: #{best.number} {best.mix}, {view.metric} {best.values[-1]:.3f}"]
+    later = sum(trial.seconds is not None for trial in view.trials if trial.number > best.number)
+    if view.is_running and later >= _LONG_UNCHANGED:
+        chosen[0] += f", unchanged for {later} trials"
     if (export := view.for_export) is not None and export.val_b_score is not None:
         score = f"{view.metric} {export.val_b_score:.3f}"
         chosen.append(f"best on val-B, to be exported: #{export.number} {export.mix}, {score}")
