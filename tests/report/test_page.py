@@ -23,6 +23,21 @@ from xraytune.report.study import read_study
 pytestmark = pytest.mark.slow
 
 
+SEGMENTATION = """\
+version: 1
+name: pairs
+task: segmentation
+data: {path: xrays, image_size: 32, split: {val_a: 0.25, val_b: 0.25}}
+parameters:
+  source: {value: none}
+  backbone: {value: resnet18}
+  weights: {value: none}
+  lr: {value: 1e-3}
+  batch_size: {value: 4}
+budget: {trials: 1, max_epochs: 1, steps_per_epoch: 2}
+"""
+
+
 def _charts(page: str) -> dict[str, Any]:
     found = re.search(r'<script type="application/json" id="charts">(.*?)</script>', page, re.DOTALL)
     assert found
@@ -45,8 +60,10 @@ def test_a_confirmed_study_shows_verdict_controls_and_trials(confirmed: Path, tm
     text = _without_plotly(page)
     for heading in ("Verdict", "Learning curves", "Performance on val-B", "Synthetic images", "Data", "Cost"):
         assert f">{heading}</h2>" in text
+    # The sample grid, the nearest training images of both classes, and the mistakes.
     mistakes = int(re.search(r"([\d,]+) of [\d,]+ images of val-B are misclassified", text)[1])  # type: ignore[index]
-    assert text.count("data:image/png;base64,") == 1 + min(mistakes, 9)
+    assert text.count("data:image/png;base64,") == 3 + min(mistakes, 9)
+    assert text.count("data:image/gif;base64,") == 1
     assert not re.search(r'(src|href)="(?!data:|#)', text)  # nothing is loaded from elsewhere
 
 
@@ -82,6 +99,25 @@ def test_a_copied_study_without_its_cache_and_images(copy_study: CopyStudy, tmp_
 
     assert "Performance on val-B" in page
     assert "No pictures: the decoded images are missing" in page
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of segmentation."""
+    root = tmp_path_factory.mktemp("pairs")
+    draw_phantoms(root / "xrays", patients=24, seed=4, image_size_px=32, pairs=True)
+    space = SEGMENTATION.replace("path: xrays", f"path: {root / 'xrays'}")
+    (root / "space.yaml").write_text(space, encoding="utf-8")
+    return search_in_process(load_space(root / "space.yaml"), root).path
+
+
+def test_a_study_of_segmentation_shows_dice_by_patient_and_the_worst_masks(pairs: Path, tmp_path: Path) -> None:
+    page = write_report(pairs, out=tmp_path / "page.html").read_text("utf-8")
+
+    (trace,) = _charts(page)["dice"]["traces"]
+    assert trace["y"] == sorted(trace["y"])
+    assert "Worst segmentations" in page
+    assert _without_plotly(page).count("data:image/png;base64,") == 9
 
 
 HOSTILE = ['<script>alert("1")', "a'b\"c & d", "שלום עולם"]

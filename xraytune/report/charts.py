@@ -312,6 +312,27 @@ def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str], caption: st
     return Chart(id="confusion", traces=[trace], layout=layout, alt=alt, caption=caption)
 
 
+def dice_by_patient(patients: Sequence[str], dices: Sequence[float]) -> Chart:
+    """Show the mean Dice of each patient, sorted."""
+    means = {
+        name: float(np.mean([d for d, one in zip(dices, patients, strict=True) if one == name])) for name in {*patients}
+    }
+    names = sorted(means, key=lambda name: (means[name], name))
+    trace = {
+        "type": "scatter",
+        "mode": "markers",
+        "x": list(range(1, len(names) + 1)),
+        "y": _rounded(means[name] for name in names),
+        "text": names,
+        "hovertemplate": "%{text}<br>Dice %{y:.3f}<extra></extra>",
+        "marker": {"color": _COLOURS["gan"], "size": 7},
+    }
+    layout = {"xaxis": {"title": {"text": "patients, worst first"}}, "yaxis": {"title": {"text": "Dice"}}}
+    return Chart(
+        id="dice", traces=[trace], layout=layout, alt=f"Dice of {len(names)} patients, from {means[names[0]]:.3f}"
+    )
+
+
 _LEGEND = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}
 
 

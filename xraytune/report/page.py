@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 
 from xraytune.errors import ConfigError, Problem
 from xraytune.files import write_text
-from xraytune.report.sections import all_charts, sections
+from xraytune.report.sections import Picture, all_charts, sections
 from xraytune.report.study import StudyData, read_study
 
 PAGE_FILE = "report.html"
@@ -73,8 +73,8 @@ def _json_for_script(value: object) -> str:
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
-def _data_uri(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+def _data_uri(picture: Picture) -> str:
+    return f"data:image/{picture.format};base64,{base64.b64encode(picture.content).decode()}"
 
 
 def _code(text: str) -> Markup:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +19,16 @@ from xraytune.metrics.curves import class_curves
 from xraytune.pipeline.sides import chance_warning
 from xraytune.report import charts
 from xraytune.report.charts import Chart
-from xraytune.report.study import StudyData
+from xraytune.report.study import StudyData, ValidationResults
 from xraytune.search.status import TrialView, trial_columns, trial_row
 
 _BANDS, _SEED = 500, 0
 """Bootstrap samples of the bands, and their seed."""
 _MOST_SAMPLES, _MOST_MISTAKES = 6, 9
+_GRAD_CAM_NOTE = (
+    "Those with the highest predicted probability. Orange: image regions that speak for the predicted class (Grad-CAM). "
+    "The maps are coarse, and show where the network looks, not why."
+)
 _QUALITY_COLUMNS = (
     *("source", "steps", "KID", "as a blur of px", "precision", "recall", "coverage", "recall, blurred"),
     *("coverage, blurred", "GAN-train AUROC", "copies of training images"),
@@ -49,10 +53,11 @@ class Table:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """A PNG, and what it shows."""
+    """A picture, and what it shows."""
 
-    png: bytes
+    content: bytes
     caption: str
+    format: Literal["png", "gif"] = "png"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,13 +271,15 @@ def _performance(data: StudyData) -> Section | None:
     if (scored := data.scored) is None:
         return None
     trial, found = scored
+    if data.prepared.has_masks:
+        return _dice(trial, found)
     names, positive = data.prepared.class_names, data.prepared.positive
     label = positive if len(names) == 2 else len(names) - 1
     is_class = found.labels == label
-    curves = class_curves(is_class, found.probabilities[:, label], found.patients, replicates=_BANDS, seed=_SEED)
+    curves = class_curves(is_class, found.results[:, label], found.patients, replicates=_BANDS, seed=_SEED)
     captions = {
         "roc": f"AUROC {trial.val_b_score:.3f}" if len(names) == 2 else "",
-        "pr": f"AUPRC {auprc(found.labels, found.probabilities, positive=positive):.3f}, prevalence {is_class.mean():.2f}"
+        "pr": f"AUPRC {auprc(found.labels, found.results, positive=positive):.3f}, prevalence {is_class.mean():.2f}"
         if len(names) == 2
         else "",
         "calibration": "Bars: 95 % intervals (Wilson, patients).",
@@ -294,24 +301,43 @@ def _performance(data: StudyData) -> Section | None:
     )
 
 
+def _dice(trial: TrialView, found: ValidationResults) -> Section:
+    dices = found.results[:, 0].tolist()
+    return Section(
+        id="performance",
+        title="Performance on val-B",
+        link="Performance",
+        lead=f"#{trial.number} {trial.mix}: mean Dice {np.mean(dices):.3f} on {len(dices):,} images.",
+        notes=["val-B selected this trial, so its Dice is optimistic."],
+        charts=[charts.dice_by_patient(found.patients, dices)],
+    )
+
+
 def _mistakes(data: StudyData) -> Section | None:
-    """Show the misclassified images of val-B with the highest probabilities, and where the network looked."""
+    """Show the images of val-B that the network gets most wrong, and where it looked."""
     if (scored := data.scored) is None:
         return None
     trial, found = scored
+    if data.prepared.has_masks:
+        worst = np.argsort(found.results[:, 0], kind="stable")[:_MOST_MISTAKES]
+        captions = [f"{Path(found.files[place]).name}: Dice {found.results[place, 0]:.3f}" for place in worst.tolist()]
+        gallery, note = _gallery(data, trial, worst, captions)
+        title = "Worst segmentations"
+        return Section(id="mistakes", title=title, link="Mistakes", notes=[note], gallery=gallery)
     names, predicted = data.prepared.class_names, found.predicted(data.prepared.positive, trial.threshold)
     wrong = np.flatnonzero(predicted != found.labels)
-    wrong = wrong[np.argsort(-found.probabilities[wrong, predicted[wrong]], kind="stable")]
+    wrong = wrong[np.argsort(-found.results[wrong, predicted[wrong]], kind="stable")]
     rows = [
         (
             found.files[place],
             names[found.labels[place]],
             names[guess],
-            round(float(found.probabilities[place, guess]), 3),
+            round(float(found.results[place, guess]), 3),
         )
         for place, guess in zip(wrong.tolist(), predicted[wrong].tolist(), strict=True)
     ]
-    gallery, note = _overlays(data, trial, wrong[:_MOST_MISTAKES], rows)
+    captions = [f"{Path(file).name}: {true}, predicted {guess} ({chance:.2f})" for file, true, guess, chance in rows]
+    gallery, note = _gallery(data, trial, wrong[:_MOST_MISTAKES], captions)
     return Section(
         id="mistakes",
         title="Misclassified images",
@@ -323,30 +349,30 @@ def _mistakes(data: StudyData) -> Section | None:
     )
 
 
-def _overlays(
-    data: StudyData, trial: TrialView, places: NDArray[np.int64], rows: Sequence[tuple[str, str, str, float]]
+def _gallery(
+    data: StudyData, trial: TrialView, places: NDArray[np.int64], captions: Sequence[str]
 ) -> tuple[list[Picture], str]:
-    """Return pictures of misclassified images, and a note on them."""
+    """Return pictures of images of val-B with these captions, and a note on them."""
     if not len(places):
         return [], ""
     if f"{trial.parameters['backbone']}".startswith("vit"):
         return [], "Grad-CAM needs feature maps, which a ViT does not have."
-    from xraytune.report.saliency import grad_cam, overlay_png  # loads torch
+    from xraytune.report.pictures import grad_cam, outlines, overlay, segmented  # loads torch
 
     experiment, where = data.folder.experiment(trial.number), data.folder.trial_path(trial.number)
     try:
-        pixels, maps = grad_cam(experiment, where, data.prepared, places, cache=data.cache)
+        if data.prepared.has_masks:
+            found = zip(*segmented(experiment, where, data.prepared, places, cache=data.cache), strict=True)
+            pictures, note = (
+                [outlines(*one) for one in found],
+                "Left: the outline of the mask; right: of the prediction.",
+            )
+        else:
+            maps = zip(*grad_cam(experiment, where, data.prepared, places, cache=data.cache), strict=True)
+            pictures, note = [overlay(*one) for one in maps], _GRAD_CAM_NOTE
     except XraytuneError as error:
         return [], f"No pictures: {error.problems[0].what}."
-    gallery = [
-        Picture(png=overlay_png(*one), caption=f"{Path(file).name}: {true}, predicted {predicted} ({chance:.2f})")
-        for one, (file, true, predicted, chance) in zip(zip(pixels, maps, strict=True), rows, strict=False)
-    ]
-    note = (
-        "Those with the highest predicted probability. Orange: image regions that speak for the predicted class (Grad-CAM). "
-        "The maps are coarse, and show where the network looks, not why."
-    )
-    return gallery, note
+    return [Picture(content=one, caption=caption) for one, caption in zip(pictures, captions, strict=False)], note
 
 
 def _generators(data: StudyData) -> Section | None:
@@ -355,9 +381,9 @@ def _generators(data: StudyData) -> Section | None:
         if trial.samples:
             by_samples.setdefault(trial.samples, []).append(trial)
     pictures = [
-        Picture(png=png, caption=_used_by(trials))
+        Picture(content=content, caption=_used_by(trials))
         for path, trials in list(by_samples.items())[:_MOST_SAMPLES]
-        if (png := _png(data.folder.path / path))
+        if (content := _content(data.folder.path / path))
     ]
     measured = [(trial, trial.report) for trial in data.view.trials if trial.report and trial.report.quality]
     rows, notes, lead = dict[tuple[str | float | None, ...], None](), list[str](), ""
@@ -372,6 +398,10 @@ def _generators(data: StudyData) -> Section | None:
                 notes.append(f"GAN-train AUROC of real images: {quality.real_train:.3f}.")
     if (nearest := data.view.most_realistic) and nearest.report and nearest.report.quality:
         lead = f"Most realistic: #{nearest.number}, {nearest.report.quality}."
+    shown = nearest or next((trial for trial in data.view.trials if trial.samples), None)
+    for path, caption in data.generator_pictures(shown) if shown else ():
+        if content := _content(path):
+            pictures.append(Picture(content=content, caption=caption, format="gif" if path.suffix == ".gif" else "png"))
     if not pictures and not rows:
         return None
     return Section(
@@ -397,7 +427,7 @@ def _used_by(trials: Sequence[TrialView]) -> str:
     return f"Real and generated images; used by {numbers}{f' and {len(trials) - 8} more' if len(trials) > 8 else ''}."
 
 
-def _png(path: Path) -> bytes | None:
+def _content(path: Path) -> bytes | None:
     return read_bytes(path, "image") if path.exists() else None
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -15,32 +16,33 @@ from xraytune.config.space import Space
 from xraytune.confirm.plan import CONFIRM_FOLDER, VERDICT_FILE
 from xraytune.files import read_json
 from xraytune.metrics.classification import Floats, Labels, predicted_classes
+from xraytune.pipeline.artifacts import artifact_path, artifacts_of
+from xraytune.pipeline.memorisation import MEMORISATION_STAGE
 from xraytune.pipeline.prepare import Prepared
+from xraytune.pipeline.synthesize import generator_inputs, generator_stage, network_labels
 from xraytune.search.status import StudyView, StudyWatcher, TrialView
 from xraytune.search.study import StudyFolder, damage_explained
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValidationResults:
-    """The predictions of a trial's best network for val-B.
+    """The results of a trial's best network for val-B.
 
     Attributes:
         files: Paths below the data folder, [N].
         patients: [N].
         labels: int64 [N].
-        probabilities: float64 [N, C].
+        results: Class probabilities, float64 [N, C]; in segmentation the Dice of each image, [N, 1].
     """
 
     files: tuple[str, ...]
     patients: tuple[str, ...]
     labels: NDArray[np.int64]
-    probabilities: Floats
+    results: Floats
 
     def predicted(self, positive: int, threshold: float | None) -> Labels:
         """Return the predicted classes, int64 [N]: at a threshold, or with None the most probable ones."""
-        return predicted_classes(
-            self.probabilities, positive=positive, threshold=0.5 if threshold is None else threshold
-        )
+        return predicted_classes(self.results, positive=positive, threshold=0.5 if threshold is None else threshold)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,21 +87,38 @@ class StudyData:
         return next(((trial, found) for trial in trials if (found := self.val_b(trial))), None)
 
     def val_b(self, trial: TrialView) -> ValidationResults | None:
-        """Return the predictions of a complete trial; None for another objective or without a file of them."""
+        """Return the results of a complete trial; None if it has none."""
         path = self.folder.trial_path(trial.number) / "val_b.npy"
         side, images = self.prepared.side("val_b"), [one for one in self.prepared.images if one.side == "val_b"]
-        if not path.exists() or len(self.prepared.class_names) < 2:
+        if not path.exists():
             return None
         with damage_explained(path):
-            probabilities = np.load(path, allow_pickle=False)
-        if probabilities.shape != (len(images), len(self.prepared.class_names)):
-            return None
+            results = np.load(path, allow_pickle=False)
+            if results.shape != (len(images), len(self.prepared.class_names)):
+                raise ValueError(f"shape {results.shape}")
         return ValidationResults(
             files=tuple(one.file for one in images),
             patients=side.patients,
             labels=side.labels,
-            probabilities=probabilities,
+            results=results,
         )
+
+    def generator_pictures(self, trial: TrialView) -> Iterator[tuple[Path, str]]:
+        """Yield cached pictures of a trial's generator: how it learned, and its images nearest to training images."""
+        settings, compute = self.folder.experiment(trial.number).parameters.generator, self.folder.compute()
+        if settings is None:
+            return
+        stage, releases = generator_stage(settings), self.folder.releases()
+        for label, release in itertools.product(network_labels(settings, self.prepared), releases):
+            inputs = generator_inputs(settings, label, self.prepared, compute, torch=release["torch"])
+            generator = artifact_path(self.cache, stage, inputs)
+            what = f" of {self.prepared.class_names[label]}" if label is not None else ""
+            yield generator / "grids" / "progress.gif", f"The generator{what} of #{trial.number} learning."
+            for path, of in artifacts_of(self.cache, MEMORISATION_STAGE):
+                if any(pool.get("generator") == generator.name for pool in of["pools"]):
+                    for picture in sorted(path.glob("nearest_*.png")):
+                        name = picture.stem.removeprefix("nearest_")
+                        yield picture, f"{name}: synthetic images, each with the nearest training image on its right."
 
 
 def read_study(study: Path, cache: Path | None = None) -> StudyData:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from xraytune.models.classifier import Classifier
-from xraytune.report.saliency import _maps
+from xraytune.report.pictures import _maps
 
 pytestmark = pytest.mark.slow
 

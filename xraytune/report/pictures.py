@@ -1,4 +1,4 @@
-"""Where a trial's classifier looks: Grad-CAM maps of validation images, and their overlays."""
+"""Validation images with what a trial's network makes of them: Grad-CAM maps of a classifier, masks of a segmenter."""
 
 from __future__ import annotations
 
@@ -15,18 +15,22 @@ from PIL import Image
 from torch import Tensor, nn
 
 from xraytune.config.settings import Experiment
+from xraytune.data.masks import outlined
+from xraytune.errors import ArtifactError
 from xraytune.metrics.classification import Floats
 from xraytune.models.checkpoint import load_best
 from xraytune.models.classifier import Classifier
 from xraytune.models.inputs import normalise
+from xraytune.models.segmenter import MASK_THRESHOLD, mask_probabilities
 from xraytune.pipeline.network import Network
 from xraytune.pipeline.prepare import Prepared
-from xraytune.pipeline.training_set import side_images
+from xraytune.pipeline.training_set import ImageSource, side_images
 from xraytune.records import Compute
 
 _SHOWN_PX = 224
-_COLOUR = np.array([255, 140, 0])
+_ORANGE = np.array([255, 140, 0])
 _OPACITY = 0.6
+_CPU = Compute(device="cpu", threads=1, precision="float32")
 
 
 def grad_cam(
@@ -47,19 +51,34 @@ def grad_cam(
 
     Source: Selvaraju et al. 2017, "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization".
     """
-    compute = Compute(device="cpu", threads=1, precision="float32")
-    network = Network(experiment, prepared, cache=cache, compute=compute)
-    source = side_images("val_b", prepared, cache)
+    network, chosen = _network(experiment, prepared, places, cache)
     whole = network.whole
     assert isinstance(whole, Classifier), "only a classifier has classes"
     load_best(trial_dir / "checkpoint", whole.head if network.has_cached_features else whole)
     whole.eval().requires_grad_(False)
-    chosen = replace(source, rows=source.rows[places], labels=source.labels[places])
-    inputs = normalise(network.scaled(chosen, slice(None)), network.form).requires_grad_()
-    maps = _maps(whole, inputs)
+    maps = _maps(whole, normalise(network.scaled(chosen, slice(None)), network.form).requires_grad_())
     pixels = chosen.read(slice(None))
     maps = F.interpolate(maps, size=pixels.shape[1:], mode="bilinear", align_corners=False)[:, 0]
     return pixels, maps.double().numpy()
+
+
+def segmented(
+    experiment: Experiment, trial_dir: Path, prepared: Prepared, places: NDArray[np.int64], *, cache: Path
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.bool_]]:
+    """Return images of val-B, their masks (0 or 255) and the predicted masks, each [n, S, S]; see `grad_cam`."""
+    network, chosen = _network(experiment, prepared, places, cache)
+    load_best(trial_dir / "checkpoint", network.whole)
+    batches = [normalise(network.scaled(chosen, slice(None)), network.form)]
+    found = mask_probabilities(network.whole, batches, compute=_CPU, error=ArtifactError, where=trial_dir)
+    return chosen.read(slice(None)), chosen.read_masks(slice(None)), found > MASK_THRESHOLD
+
+
+def _network(
+    experiment: Experiment, prepared: Prepared, places: NDArray[np.int64], cache: Path
+) -> tuple[Network, ImageSource]:
+    source = side_images("val_b", prepared, cache)
+    chosen = replace(source, rows=source.rows[places], labels=source.labels[places])
+    return Network(experiment, prepared, cache=cache, compute=_CPU), chosen
 
 
 def _maps(network: Classifier, inputs: Tensor) -> Tensor:
@@ -80,12 +99,20 @@ def _maps(network: Classifier, inputs: Tensor) -> Tensor:
     return maps / maps.amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-12)
 
 
-def overlay_png(pixels: NDArray[np.uint8], saliency: Floats) -> bytes:
+def overlay(pixels: NDArray[np.uint8], saliency: Floats) -> bytes:
     """Return a PNG of an image, uint8 [S, S], on the left, and with its map, float64 [S, S], in orange, on the right."""
     grey = np.repeat(pixels[:, :, None].astype(float), 3, axis=2)
     share = _OPACITY * saliency[:, :, None]
-    pair = np.concatenate([grey, grey * (1 - share) + _COLOUR * share], axis=1).round().astype(np.uint8)
-    content = io.BytesIO()
+    return _png_of_pair(grey, grey * (1 - share) + _ORANGE * share)
+
+
+def outlines(pixels: NDArray[np.uint8], true: NDArray[np.uint8], predicted: NDArray[np.bool_]) -> bytes:
+    """Return a PNG of an image, [S, S], with the outline of its mask on the left, and of the predicted one on the right."""
+    return _png_of_pair(outlined(pixels, true), outlined(pixels, predicted))
+
+
+def _png_of_pair(left: NDArray[Any], right: NDArray[Any]) -> bytes:
+    pair, content = np.concatenate([left, right], axis=1).round().astype(np.uint8), io.BytesIO()
     Image.fromarray(pair).resize((2 * _SHOWN_PX, _SHOWN_PX), Image.Resampling.BICUBIC).save(
         content, "png", optimize=True
     )
