@@ -12,6 +12,7 @@ like this, but then trains them, and has no discriminator.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -26,16 +27,17 @@ _LEAST_DEVIATION = 1e-6
 """Components with a smaller standard deviation, relative to the first, are rounding errors."""
 _RIDGE = 1e-4
 """Added to the variances, so that the covariance of a class with few images has a Cholesky factor."""
-_COMBINED = 12
-"""Training images per code in evaluation mode; at most half of the class, rounded up."""
+_COMBINED, _NOISE = 24, 0.25
+"""In evaluation mode: training images per code, at most half of the class, rounded up; and the share of variance that is
+independent of them. With fewer images or less noise, too many images are copies."""
 
 
 class ClassCodes(nn.Module):
     """The distribution of the codes of each class, with the mean and covariance of its training images.
 
-    In training mode, and before `fit`, it is normal. In evaluation mode, a code is the class mean plus a weighted sum of
-    the deviations of a few training images from it. The weights have norm 1; they are the largest inner products of z and
-    the images' random keys.
+    In training mode, and before `fit`, it is normal. In evaluation mode, a code is the class mean plus two deviations: a
+    weighted sum of those of some training images, and a normally distributed one with a quarter of the variance. The weights
+    have norm 1; they are the largest inner products of z and the images' random keys.
 
     Attributes:
         means: float32 [K, D].
@@ -70,15 +72,17 @@ class ClassCodes(nn.Module):
         """Map z [B, D] from N(0, 1) to codes [B, D] of the classes `labels` [B]."""
         if len(self.means) == 1:
             labels = torch.zeros_like(labels)
+        normal = torch.bmm(self.factors[labels], z[:, :, None])[:, :, 0]
         if self.training or not len(self.codes):
-            return self.means[labels] + torch.bmm(self.factors[labels], z[:, :, None])[:, :, 0]
+            return self.means[labels] + normal
         is_own = labels[:, None] == self.labels
         combined = ((is_own.sum(dim=1, keepdim=True) + 1) // 2).clamp(max=_COMBINED)
         with torch.autocast(z.device.type, enabled=False):
             weights = z @ self.keys.T
             largest = weights.masked_fill(~is_own, -torch.inf).topk(min(_COMBINED, len(self.codes)), dim=1).values
             weights = F.normalize(weights * (is_own & (weights >= largest.gather(1, combined - 1))), dim=1)
-            codes: Tensor = self.means[labels] + weights @ (self.codes - self.means[self.labels])
+            of_images = weights @ (self.codes - self.means[self.labels])
+        codes: Tensor = self.means[labels] + math.sqrt(1 - _NOISE) * of_images + math.sqrt(_NOISE) * normal
         return codes
 
     def fit(self, codes: Tensor, labels: Tensor) -> None:
