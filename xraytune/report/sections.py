@@ -437,28 +437,34 @@ def _data(data: StudyData) -> Section:
         for number, (name, count) in enumerate(side.images.items()):
             total = (float(side.image_count), float(side.patient_count)) if number == 0 else (None, None)
             rows.append((side.name if number == 0 else "", *total, name, float(count), float(side.patients[name])))
-    settings, images = data.space.settings.data, data.prepared.images
-    patients = len({one.patient for one in images})
-    limited = f" train_patients: {settings.train_patients} limits the train side." if settings.train_patients else ""
+    settings, prepared = data.space.settings.data, data.prepared
+    used, patients = len(prepared.images), len({one.patient for one in prepared.images})
+    split = f"Split by {settings.split.by} with seed {settings.split.seed}; no patient is on two sides."
+    sealed = "The test folder is sealed: its images were not read." if prepared.test_fingerprint else "No test folder."
+    copies = used - len({one.sha256 for one in prepared.images})
+    duplicates = f"{copies:,} images are identical to another one." if copies else "No two files are identical."
     warning = chance_warning(data.view.sides)
-    split = f"Split by {settings.split.by} with seed {settings.split.seed}; no patient is on two sides.{limited}"
-    sealed = (
-        "The test folder is sealed: its images were not read."
-        if data.prepared.test_fingerprint
-        else "The folder has no test part."
+    flow = Table(
+        columns=("flow of participants", "images", "patients"),
+        rows=[
+            ("in the folder, without the test part", float(prepared.folder_images), float(prepared.folder_patients)),
+            ("left out: broken", float(prepared.broken_images), None),
+            (
+                "left out by data.train_patients and data.split",
+                float(prepared.folder_images - prepared.broken_images - used),
+                float(prepared.folder_patients - patients),
+            ),
+            ("used", float(used), float(patients)),
+        ],
     )
+    columns = ("side", "images", "patients", "class", "images of the class", "patients of the class")
     return Section(
         id="data",
         title="Data",
         link="Data",
-        lead=f"{len(images):,} images of {patients:,} patients: {', '.join(data.prepared.class_names)}.",
-        notes=[split, sealed, *([warning.capitalize() + "."] if warning else [])],
-        tables=[
-            Table(
-                columns=("side", "images", "patients", "class", "images of the class", "patients of the class"),
-                rows=rows,
-            )
-        ],
+        lead=f"{used:,} images of {patients:,} patients: {', '.join(prepared.class_names)}.",
+        notes=[split, sealed, duplicates, *([f"{warning[:1].upper()}{warning[1:]}."] if warning else [])],
+        tables=[Table(columns=columns, rows=rows), *([flow] if prepared.folder_images else [])],
         commands=[f"xraytune data inspect {quote(str(settings.path))} --figures figures"],
     )
 
