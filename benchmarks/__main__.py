@@ -28,6 +28,7 @@ NAMES = (
     "threshold",
     "batch_norm",
     "search_cpu",
+    "report",
 )
 
 

@@ -10,9 +10,10 @@ Every command has a function here, with the same arguments:
     xraytune generator train          generator_train
     xraytune generator sample         generator_sample, sample_trial_generator
     xraytune space check        load_space
+    xraytune forecast           forecast
     xraytune search             run_search
     xraytune status             status, trials_dataframe
-    xraytune report             write_report, serve_report
+    xraytune report             write_report, write_paper, serve_report
     xraytune confirm            confirm_study, rehearse_study
     xraytune export             export_best
     xraytune replay             replay
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from xraytune.config.settings import DataSettings
     from xraytune.confirm.rehearsal import rehearse as rehearse_study
     from xraytune.confirm.run import confirm as confirm_study
+    from xraytune.confirm.study_forecast import forecast
     from xraytune.data.inspect import inspect_folder
     from xraytune.data.phantom import draw_phantoms
     from xraytune.data.transform import Strengths, transform_folder
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     from xraytune.pipeline.generator_folder import generator_sample, generator_train
     from xraytune.pipeline.model import model_summary
     from xraytune.report.page import write_report
+    from xraytune.report.paper import write_paper
     from xraytune.report.server import serve as serve_report
     from xraytune.search.clean import clean
     from xraytune.search.messages import Callbacks
@@ -77,6 +80,7 @@ __all__ = [
     "draw_phantoms",
     "evaluate",
     "export_best",
+    "forecast",
     "generator_sample",
     "generator_train",
     "inspect_folder",
@@ -94,6 +98,7 @@ __all__ = [
     "train",
     "transform_folder",
     "trials_dataframe",
+    "write_paper",
     "write_report",
 ]
 
@@ -110,6 +115,7 @@ _LOCATIONS = {
     "draw_phantoms": "data.phantom:draw_phantoms",
     "evaluate": "export.evaluate:evaluate",
     "export_best": "export.best:export",
+    "forecast": "confirm.study_forecast:forecast",
     "generator_sample": "pipeline.generator_folder:generator_sample",
     "generator_train": "pipeline.generator_folder:generator_train",
     "inspect_folder": "data.inspect:inspect_folder",
@@ -127,6 +133,7 @@ _LOCATIONS = {
     "train": "export.train:train",
     "transform_folder": "data.transform:transform_folder",
     "trials_dataframe": "search.status:trials_dataframe",
+    "write_paper": "report.paper:write_paper",
     "write_report": "report.page:write_report",
 }
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from xraytune.figures.drawing import figure_files
 from xraytune.figures.evaluation_figure import DrawnClass, OperatingPoint, draw_evaluation
 from xraytune.metrics.curves import class_curves
 from xraytune.seeding import numpy_generator
@@ -29,7 +30,9 @@ def draw(folder: Path, classes: list[str], *, shown: list[str], point: Operating
     """Draw, and return the texts of the SVG."""
     confusion = np.arange(len(classes) ** 2).reshape(len(classes), -1) + 100
     curves = {name: drawn(seed) for seed, name in enumerate(shown)}
-    _, svg = draw_evaluation(curves, confusion, classes, folder, point=point, note="60 images")
+    files = figure_files(folder, "evaluation")
+    draw_evaluation(curves, confusion, classes, files, point=point, note="60 images")
+    _, svg = files
     found = ElementTree.parse(svg).iter("{http://www.w3.org/2000/svg}text")
     return {"".join(one.itertext()) for one in found}
 

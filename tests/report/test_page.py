@@ -58,12 +58,21 @@ def test_a_confirmed_study_shows_verdict_controls_and_trials(confirmed: Path, tm
     assert [trace["name"] for trace in charts["ratios"]["traces"]] == ["gan", "duplicate"]
     assert {"curves", "parameter-lr", "parallel", "roc", "pr", "calibration", "confusion"} <= charts.keys()
     text = _without_plotly(page)
-    for heading in ("Verdict", "Learning curves", "Performance on val-B", "Synthetic images", "Data", "Cost"):
+    for heading in (
+        "Verdict",
+        "Best configuration",
+        "Learning curves",
+        "Performance on val-B",
+        "Synthetic images",
+        "Data",
+        "Cost",
+    ):
         assert f">{heading}</h2>" in text
     # The sample grid, the nearest training images of both classes, and the mistakes.
     mistakes = int(re.search(r"([\d,]+) of [\d,]+ images of val-B are misclassified", text)[1])  # type: ignore[index]
     assert text.count("data:image/png;base64,") == 3 + min(mistakes, 9)
     assert text.count("data:image/gif;base64,") == 1
+    assert "#4 gan r=1" in text  # the finalist is the best configuration
     assert not re.search(r'(src|href)="(?!data:|#)', text)  # nothing is loaded from elsewhere
 
 
@@ -123,7 +132,8 @@ def test_a_study_of_segmentation_shows_dice_by_patient_and_the_worst_masks(pairs
 HOSTILE = ['<script>alert("1")', "a'b\"c & d", "שלום עולם"]
 
 
-def test_names_from_the_data_are_escaped(tmp_path: Path) -> None:
+def draw_hostile_xrays(tmp_path: Path) -> str:
+    """Draw images in classes of these names, and return a space of one trial on them."""
     draw_phantoms(tmp_path / "drawn", patients=30, seed=1, image_size_px=32)
     for number, (name, source) in enumerate(zip(HOSTILE, ["NORMAL", "PNEUMONIA", "NORMAL"], strict=True)):
         images = sorted((tmp_path / "drawn" / "train" / source).glob("*"))[number::2]
@@ -134,7 +144,11 @@ def test_names_from_the_data_are_escaped(tmp_path: Path) -> None:
         "data: {path: xrays, image_size: 32, split: {val_a: 0.25, val_b: 0.25}}",
         r"data: {path: xrays, classes: auto, image_size: 32, split: {val_a: 0.25, val_b: 0.25, group_regex: '(p\d+)_'}}",
     )
-    (tmp_path / "space.yaml").write_text(text.replace("trials: 5", "trials: 1"), encoding="utf-8")
+    return text.replace("trials: 5", "trials: 1")
+
+
+def test_names_from_the_data_are_escaped(tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text(draw_hostile_xrays(tmp_path), encoding="utf-8")
     study = search_in_process(load_space(tmp_path / "space.yaml"), tmp_path).path
 
     page = write_report(study).read_text("utf-8")

@@ -149,7 +149,7 @@ def test_a_damaged_journal_is_an_error_that_names_it(study: StudyFolder) -> None
         open_journal(study)
 
 
-@pytest.mark.parametrize("damage", [{"reason": {"a": 1}}, {"seconds": None}, {"val_b_score": "x"}])
+@pytest.mark.parametrize("damage", [{"reason": {"a": 1}}, {"seconds": None}, {"val_b_score": "x"}, {"threshold": "x"}])
 def test_outcome_of_wrong_type_is_reported_as_damage(study: StudyFolder, damage: dict[str, object]) -> None:
     """`export` sorts the reasons if no trial completed, and `status` adds up the seconds."""
     journal = open_journal(study)

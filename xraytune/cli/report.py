@@ -1,9 +1,9 @@
-"""`xraytune report`: write or serve the page about a study."""
+"""`xraytune report`: write or serve the page about a study, or write it for a paper."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -16,8 +16,21 @@ def report(
     study: StudyArgument,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", metavar="FILE", help="HTML file to write; default: report.html in the study."),
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="PATH",
+            help="HTML file to write; default: report.html in the study. For other formats, a folder to create.",
+        ),
     ] = None,
+    format: Annotated[
+        Literal["html", "md", "csv", "png", "svg", "pdf"],
+        typer.Option(
+            "--format",
+            help="html: the page. md: Markdown, methods and a CLAIM and TRIPOD+AI checklist. csv: all tables. "
+            "png, svg, pdf: figures at column width.",
+        ),
+    ] = "html",
     serve: Annotated[
         bool, typer.Option("--serve", help="Serve the page on this machine instead, and update it during a search.")
     ] = False,
@@ -28,12 +41,22 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Write a page about a study that opens without a network: verdict, trials, images, cost. Also works during a search."""
+    if serve and (out or as_json or format != "html"):
+        raise typer.BadParameter("give either --serve, or --out, --format and --json", param_hint="--serve")
     if serve:
         from xraytune.report.server import serve as serve_report
 
-        if out or as_json:
-            raise typer.BadParameter("give either --serve, or --out and --json", param_hint="--serve")
         serve_report(study, port=port, cache=cache, on_start=lambda url: console.write(f"{url} (Ctrl-C ends)"))
+        return
+    if format != "html":
+        if out is None:
+            raise typer.BadParameter(f"--format {format} needs a folder to create", param_hint="--out")
+        from xraytune.report.paper import write_paper
+
+        files = write_paper(study, format=format, out=out, cache=cache)
+        console.show_json({"files": [f"{file}" for file in files]}) if as_json else console.write(
+            "\n".join(f"{shown_path(file)}" for file in files)
+        )
         return
     from xraytune.report.page import write_report
 

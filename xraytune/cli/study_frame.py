@@ -8,6 +8,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from xraytune.cli.console import Cell, Column, Frame, Table, Tone, duration
+from xraytune.records import time_range
 
 if TYPE_CHECKING:
     from xraytune.config.domains import Value
@@ -202,7 +203,8 @@ def _heading(view: StudyView) -> Iterable[Cell | str]:
         yield f"most realistic images: #{nearest.number}, {nearest.report.quality}"
     limit = f" of at most {duration(view.seconds_budget)}" if view.seconds_budget is not None else ""
     left = f", about {duration(view.seconds_left)} left" if view.seconds_left is not None else ""
-    yield f"{'running' if view.is_running else 'not running'}, {duration(view.seconds)} used{limit}{left}"
+    forecast = f" (forecast: {time_range(*view.seconds_forecast)})" if view.seconds_forecast else ""
+    yield f"{'running' if view.is_running else 'not running'}, {duration(view.seconds)} used{limit}{forecast}{left}"
 
 
 def _best(view: StudyView) -> list[str]:

@@ -25,6 +25,7 @@ from xraytune.data.decoding import BrokenImage
 from xraytune.errors import ConfigError, Problem
 from xraytune.export.overlap import Overlap
 from xraytune.export.predict import predictions_csv
+from xraytune.figures.drawing import figure_files
 from xraytune.figures.evaluation_figure import DrawnClass, OperatingPoint, draw_evaluation
 from xraytune.files import csv_table, new_folder, require_new, write_json, write_text
 from xraytune.metrics.breakdown import ClassMetrics, Interval, Subgroup
@@ -269,8 +270,9 @@ def _draw(folder: Path, found: Evaluation, scored: ScoredImages, curves: Mapping
         f"{len(scored.files):,} images of {found.patient_count:,} patients. Bands (pointwise), bars and brackets show 95% "
         "intervals over patients."
     )
+    files = figure_files(folder, "evaluation")
     draw_evaluation(
-        {name: drawn(name) for name in curves}, np.array(found.confusion), names, folder, point=point, note=note
+        {name: drawn(name) for name in curves}, np.array(found.confusion), names, files, point=point, note=note
     )
 
 

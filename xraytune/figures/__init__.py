@@ -1,1 +1,1 @@
-"""Figures as PNG and SVG files."""
+"""Figures as PNG, SVG and PDF files."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from xraytune.figures.drawing import COLOURS, WIDTH_INCHES, figure_files, new_figure, printable
+from xraytune.figures.drawing import COLOURS, WIDTH_INCHES, new_figure, printable, scale_text
 from xraytune.metrics.curves import ClassCurves, Curve
 
 if TYPE_CHECKING:
@@ -47,26 +47,25 @@ def draw_evaluation(
     drawn: Mapping[str, DrawnClass],
     confusion: NDArray[np.int64],
     class_names: Sequence[str],
-    folder: Path,
+    files: Sequence[Path],
     *,
     point: OperatingPoint | None,
     note: str,
-    name: str = "evaluation",
-) -> tuple[Path, Path]:
-    """Draw the four panels as PNG and SVG, and return the files.
+    width: float = WIDTH_INCHES,
+) -> None:
+    """Draw the four panels.
 
     Args:
         drawn: The curves by class: those of the positive one of two classes, or of every class.
         confusion: Images by true and predicted class, [C, C].
         class_names: In the order of the labels.
-        folder: Where the files go.
+        files: See `new_figure`.
         point: The model's threshold; None if the most probable class is predicted.
         note: A line below the panels.
-        name: Of the files.
+        width: In inches; the text shrinks with it.
     """
-    files = figure_files(folder, name)
     shown = {printable(each): one for each, one in drawn.items()}
-    with new_figure(files, WIDTH_INCHES * 1.02) as figure:
+    with new_figure(files, width * 1.02, width=width) as figure:
         figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.12, wspace=0.05, hspace=0.04)
         (roc, pr), (calibration, matrix) = figure.subplots(2, 2)
         for axes, letter, title in zip(
@@ -81,7 +80,7 @@ def draw_evaluation(
         _draw_calibration(calibration, shown)
         _draw_matrix(matrix, confusion, [printable(each) for each in class_names], point)
         figure.supxlabel(note, x=0.012, ha="left", fontsize=8, color=_FAINT)
-    return files
+        scale_text(figure, width / WIDTH_INCHES)
 
 
 def _of(what: str, shown: Mapping[str, DrawnClass]) -> str:

@@ -5,6 +5,8 @@ Colours follow the source of extra images in all charts; they are distinct for c
 
 from __future__ import annotations
 
+import html
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -13,14 +15,18 @@ from typing import Any
 import numpy as np
 
 from xraytune.config.domains import Value
+from xraytune.figures.drawing import SOURCE_COLOURS as _COLOURS
+from xraytune.figures.drawing import VERDICT_COLOURS as _VERDICTS
+from xraytune.figures.drawing import colour_of
 from xraytune.metrics.curves import Calibration, ClassCurves, Curve
 from xraytune.search.status import StudyView, TrialView
 
 Trace = dict[str, Any]
-_COLOURS = {"none": "#8c8c8c", "duplicate": "#e69f00", "gan": "#2288cc", "diffusion": "#cc79a7", "folder": "#009e73"}
-_OTHER = "#56b4e9"
-_VERDICTS = {"better": "#009e73", "equivalent": "#2288cc", "worse": "#d55e00", "undecided": "#8c8c8c"}
-_SYMBOLS = {"complete": "circle", "pruned": "circle-open", "failed": "x-thin-open"}
+_SYMBOLS = {"better": "triangle-right", "equivalent": "circle", "worse": "triangle-left", "undecided": "diamond"}
+_FEW = 8
+"""Values of a parameter up to which they stand side by side instead of to scale."""
+_MANY = 40
+"""Trials from which on only the best ones have intervals and strong curves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +38,7 @@ class Chart:
         traces: See Plotly's reference.
         layout: Without colours of text, grid and background.
         height: In px.
+        min_width: In px; narrower pages scroll it.
         alt: What it shows, as text for a screen reader.
         caption: Below the chart.
     """
@@ -40,20 +47,16 @@ class Chart:
     traces: Sequence[Trace]
     layout: Mapping[str, Any] = field(default_factory=dict)
     height: int = 360
+    min_width: int = 0
     alt: str
     caption: str = ""
-
-
-def colour_of(source: Value) -> str:
-    """Return the colour of a source of extra images."""
-    return _COLOURS.get(f"{source}", _OTHER)
 
 
 def differences(finalist: Mapping[str, Any], metric: str, rope: float) -> Chart:
     """Show the differences of a finalist (`verdict.json`) from its controls, with intervals and the ROPE."""
     rows = finalist["comparisons"][::-1]
     traces = []
-    for word, colour in _VERDICTS.items():
+    for word, symbol in _SYMBOLS.items():
         own = [one for one in rows if one["verdict"][0] == word]
         if own:
             traces.append(
@@ -62,27 +65,34 @@ def differences(finalist: Mapping[str, Any], metric: str, rope: float) -> Chart:
                     "mode": "markers",
                     "name": word,
                     "x": [one["difference"] for one in own],
-                    "y": [one["control"] for one in own],
+                    "y": [_escaped(one["control"]) for one in own],
                     "error_x": _error([one["difference"] for one in own], own, width=5),
-                    "marker": {"color": colour, "size": 10},
+                    "marker": {"color": _VERDICTS[word], "size": 11, "symbol": symbol},
                     "text": [f"{one['low']:+.4f} to {one['high']:+.4f}" for one in own],
                     "hovertemplate": "%{y}<br>%{x:+.4f} (%{text})<extra></extra>",
                 }
             )
+    names = [_escaped(one["control"]) for one in rows]
+    above = {"xref": "paper", "x": 0, "xanchor": "left", "yshift": 19, "showarrow": False, "font": {"size": 13}}
     layout = {
-        "xaxis": {"title": {"text": f"difference in {metric} (finalist minus control), 95 % interval"}},
-        "yaxis": {"categoryorder": "array", "categoryarray": [one["control"] for one in rows], "automargin": True},
+        "xaxis": {"title": {"text": f"difference in {metric}, 95 % interval"}, "nticks": 6},
+        "yaxis": {
+            **{"categoryorder": "array", "categoryarray": names, "showticklabels": False, "showgrid": False},
+            "range": [-0.5, len(names) - 0.25],
+        },
         "shapes": [_band(-rope, rope), _line(x=0)],
-        "annotations": [_note(f"ROPE ±{rope:g}", x=0, y=1.0)],
-        "legend": _LEGEND,
+        "annotations": [*({"text": name, "y": name} | above for name in names), _note(f"ROPE ±{rope:g}", x=0, y=1.0)],
+        "legend": {**_LEGEND, "y": 1 + 20 / (8 + 54 * len(rows))},
+        "margin": {"l": 4, "r": 16, "t": 62, "b": 50},
     }
     alt = "; ".join(f"{one['control']}: {one['difference']:+.4f}" for one in rows)
-    return Chart(id="differences", traces=traces, layout=layout, height=130 + 46 * len(rows), alt=alt)
+    return Chart(id="differences", traces=traces, layout=layout, height=120 + 54 * len(rows), alt=alt)
 
 
 def ratio_response(points: Sequence[Mapping[str, Any]], source: str, metric: str) -> Chart:
     """Show the gain over ratio 0 at each ratio, of a finalist's source and of duplicates (`verdict.json`)."""
     with_ratio = [one for one in points if one["ratio"]]
+    places = {one["ratio"]: place for place, one in enumerate(with_ratio)}
     series: dict[str, list[Mapping[str, Any]]] = {
         source: with_ratio,
         "duplicate": [{"ratio": o["ratio"], **o["duplicate"]} for o in with_ratio if o["duplicate"]],
@@ -92,19 +102,25 @@ def ratio_response(points: Sequence[Mapping[str, Any]], source: str, metric: str
             "type": "scatter",
             "mode": "lines+markers",
             "name": name,
-            "x": [f"{one['ratio']:g}" for one in own],
+            "x": [places[one["ratio"]] + (0.04 if name == source else -0.04) for one in own],
             "y": [one["gain"] for one in own],
             "error_y": _error([one["gain"] for one in own], own, width=4),
             "line": {"color": colour_of(name)},
             "marker": {"color": colour_of(name), "size": 8},
-            "text": [f"{one['low']:+.4f} to {one['high']:+.4f}" for one in own],
-            "hovertemplate": f"{name}, r = %{{x}}<br>%{{y:+.4f}} (%{{text}})<extra></extra>",
+            "text": [
+                f"r = {one['ratio']:g}: {one['gain']:+.4f} ({one['low']:+.4f} to {one['high']:+.4f})" for one in own
+            ],
+            "hovertemplate": f"{name}, %{{text}}<extra></extra>",
         }
         for name, own in series.items()
         if own
     ]
     layout = {
-        "xaxis": {"title": {"text": "extra images per real image (r)"}, "type": "category"},
+        "xaxis": {
+            "title": {"text": "extra images per real image (r)"},
+            "tickvals": [*places.values()],
+            "ticktext": [f"{ratio:g}" for ratio in places],
+        },
         "yaxis": {"title": {"text": f"gain in val-B {metric} over r = 0"}},
         "shapes": [_line(y=0)],
         "legend": _LEGEND,
@@ -115,23 +131,26 @@ def ratio_response(points: Sequence[Mapping[str, Any]], source: str, metric: str
 
 def trials_by_ratio(view: StudyView) -> Chart:
     """Show the val-A score of each trial over its ratio."""
-    traces = _scatter_by_source(view, "synthetic_ratio")
-    ratios = sorted({float(trial.parameters.get("synthetic_ratio") or 0) for trial in view.trials})
-    ticks = {"tickvals": ratios} if len(ratios) <= 8 else {}
+    traces, axis = _scatter_by_source(view, "synthetic_ratio")
     layout = {
-        "xaxis": {"title": {"text": "extra images per real image (r)"}, **ticks},
-        "yaxis": _score_axis(view),
+        "xaxis": axis | {"title": {"text": "extra images per real image (r)"}},
+        "yaxis": {**_score_axis(view), "range": _upper_range(view)},
         "legend": _LEGEND,
     }
     return Chart(id="ratios", traces=traces, layout=layout, alt="val-A score of each trial over its synthetic ratio")
 
 
 def learning_curves(view: StudyView, rungs: Sequence[int]) -> Chart:
-    """Show the best score so far of each trial after each epoch; pruned trials are pale."""
+    """Show the best score so far of each trial after each epoch; pruned trials are pale, and of many all but the best.
+
+    `meta` of a trace has a label for each of its lines, which page.js turns into `text`.
+    """
+    strong = {trial.number for trial in _strong(view)}
     groups: dict[tuple[bool, str], list[TrialView]] = {}
     for trial in view.trials:
         if trial.values:
-            groups.setdefault((trial.status == "complete", f"{trial.parameters.get('source')}"), []).append(trial)
+            groups.setdefault((trial.number in strong, f"{trial.parameters.get('source')}"), []).append(trial)
+    pale = 0.5 if len(view.trials) <= _MANY else 0.25
     traces = [
         {
             "type": "scatter",
@@ -140,13 +159,13 @@ def learning_curves(view: StudyView, rungs: Sequence[int]) -> Chart:
             "legendgroup": source,
             "x": list(chain.from_iterable([*range(1, len(one.values) + 1), None] for one in trials)),
             "y": list(chain.from_iterable([*_rounded(one.values), None] for one in trials)),
-            "text": list(chain.from_iterable([_label(one)] * len(one.values) + [""] for one in trials)),
+            "meta": [_label(one) for one in trials],
             "hovertemplate": "%{text}<br>epoch %{x}: %{y:.4f}<extra></extra>",
-            "line": {"color": colour_of(source), "width": 2 if complete else 1.2},
-            "opacity": 1 if complete else 0.45,
-            "showlegend": complete or (True, source) not in groups,
+            "line": {"color": colour_of(source), "width": 2.5 if is_strong else 1.2},
+            "opacity": 1 if is_strong else pale,
+            "showlegend": is_strong or (True, source) not in groups,
         }
-        for (complete, source), trials in sorted(groups.items())
+        for (is_strong, source), trials in sorted(groups.items())
     ]
     layout = {
         "xaxis": {"title": {"text": "epoch"}, "rangemode": "tozero"},
@@ -154,7 +173,9 @@ def learning_curves(view: StudyView, rungs: Sequence[int]) -> Chart:
         "shapes": [_line(x=epoch, dash="dot") for epoch in rungs],
         "legend": _LEGEND,
     }
-    caption = "Pale: pruned, failed or running. "
+    caption = (
+        "Strong: complete. " if len(strong) == view.count("complete") else "Strong: the best trial of each source. "
+    )
     if rungs:
         caption += "Dotted lines: ASHA's rungs, where trials are compared and pruned. "
     return Chart(
@@ -167,48 +188,47 @@ def learning_curves(view: StudyView, rungs: Sequence[int]) -> Chart:
     )
 
 
-def parameter_charts(view: StudyView) -> tuple[Chart, ...]:
-    """Show the val-A score of all trials over each searched parameter."""
+def parameter_charts(view: StudyView, ranges: Mapping[str, bool]) -> tuple[Chart, ...]:
+    """Show the val-A score of all trials over each searched parameter; `ranges` are of floats, and whether logarithmic."""
     charts = []
     for name in view.searched:
-        values = [trial.parameters.get(name) for trial in view.trials]
-        if len({value for value in values if value is not None}) < 2:
-            continue
-        numbers = [value for value in values if isinstance(value, float) and value > 0]
-        is_log = len(numbers) > 1 and max(numbers) / min(numbers) >= 10
-        axis = {"title": {"text": name}, "type": "log" if is_log else "-"}
-        if not all(value is None or isinstance(value, int | float) for value in values):
-            axis["type"] = "category"
-        charts.append(
-            Chart(
-                id=f"parameter-{name.replace('.', '-')}",
-                traces=_scatter_by_source(view, name),
-                layout={
-                    "xaxis": axis,
-                    "yaxis": {**_score_axis(view), "range": _upper_range(view)},
-                    "showlegend": False,
-                },
-                height=260,
-                alt=f"val-A score of each trial over {name}",
+        if len({trial.parameters.get(name) for trial in view.trials} - {None}) > 1:
+            traces, axis = _scatter_by_source(view, name, is_log=ranges.get(name))
+            charts.append(
+                Chart(
+                    id=f"parameter-{name.replace('.', '-')}",
+                    traces=traces,
+                    layout={
+                        "xaxis": axis,
+                        "yaxis": {**_score_axis(view), "range": _upper_range(view)},
+                        "showlegend": False,
+                    },
+                    height=270,
+                    alt=f"val-A score of each trial over {name}",
+                )
             )
-        )
     return tuple(charts)
 
 
-def parallel_coordinates(view: StudyView) -> Chart | None:
+def parallel_coordinates(view: StudyView, ranges: Mapping[str, bool]) -> Chart | None:
     """Show all searched parameters and the score of complete and pruned trials; None with fewer than two parameters."""
     trials = [trial for trial in view.trials if trial.values]
     dimensions = []
     for name in view.searched:
         values = [trial.parameters.get(name) for trial in trials]
-        known = sorted({value for value in values if value is not None}, key=lambda one: (isinstance(one, str), one))
-        if len(known) > 1:
-            dimensions.append(_dimension(name, values, known))
+        places, ticks = _places(values, is_log=ranges.get(name))
+        if len(places) > 1:
+            nowhere = min(places.values()) - (
+                0.0 if ticks is None else (max(places.values()) - min(places.values())) / 6
+            )
+            labels = {"-": nowhere, **(ticks or {})} if None in values and ticks is not None else ticks
+            shown = {} if labels is None else {"tickvals": [*labels.values()], "ticktext": [*labels]}
+            dimensions.append({"label": name, "values": [places.get(one, nowhere) for one in values], **shown})
     if len(dimensions) < 2 or len(trials) < 2:
         return None
     scores = _rounded([trial.values[-1] for trial in trials])
     dimensions.append({"label": view.metric, "values": scores})
-    low, high = np.quantile(scores, [0.25, 1]).tolist()
+    low, high = np.quantile(scores, [0.9, 1]).tolist()
     colours = [[0, "#9aa5b1"], [1, "#d55e00"]]
     line = {"color": scores, "colorscale": colours, "cmin": low, "cmax": max(high, low + 1e-6), "showscale": False}
     return Chart(
@@ -216,32 +236,31 @@ def parallel_coordinates(view: StudyView) -> Chart | None:
         traces=[{"type": "parcoords", "dimensions": dimensions, "line": line}],
         layout={"margin": {"l": 70, "r": 50, "t": 60, "b": 30}},
         height=380,
+        min_width=110 * len(dimensions),
         alt="searched parameters and score of each trial as parallel coordinates",
         caption="Drag along an axis to select trials. The best trials are orange.",
     )
 
 
-def _dimension(name: str, values: Sequence[Value], known: Sequence[Value]) -> Trace:
-    numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in known)
-    if not numeric or len(known) <= 8:
-        place = {value: number for number, value in enumerate(known)}
-        return {
-            "label": name,
-            "values": [place.get(value, -1) for value in values],
-            "tickvals": [-1, *place.values()] if None in values else [*place.values()],
-            "ticktext": [
-                *(["-"] if None in values else []),
-                *(f"{value:g}" if numeric else f"{value}" for value in known),
-            ],
+def _places(values: Iterable[Value], *, is_log: bool | None) -> tuple[dict[Value, float], dict[str, float] | None]:
+    """Return where the values stand on an axis, and its ticks; None leaves these to Plotly.
+
+    Choices and few integers stand side by side, a range of floats to scale; `is_log` is None unless it is such a range.
+    """
+    known = sorted({value for value in values if value is not None}, key=lambda one: (isinstance(one, str), one))
+    numbers = [float(one) for one in known if isinstance(one, int | float) and not isinstance(one, bool)]
+    if not known or len(numbers) < len(known) or (len(known) <= _FEW and is_log is None):
+        return {value: float(place) for place, value in enumerate(known)}, {
+            _shown(value): float(place) for place, value in enumerate(known)
         }
-    numbers = np.array([np.nan if value is None else float(value) for value in values])
-    if (numbers[np.isfinite(numbers)] > 0).all() and known[-1] / known[0] >= 10:  # type: ignore[operator]
-        ticks = [10.0**power for power in range(-9, 10) if known[0] <= 10.0**power <= known[-1]]  # type: ignore[operator]
-        numbers = np.log10(numbers)
-        extra = {"tickvals": np.log10(ticks).tolist(), "ticktext": [f"{tick:g}" for tick in ticks]} if ticks else {}
-    else:
-        extra = {}
-    return {"label": name, "values": np.nan_to_num(numbers, nan=float(np.nanmin(numbers))).tolist(), **extra}
+    if not is_log:
+        return dict(zip(known, numbers, strict=True)), None
+    steps = (1, 3) if numbers[-1] / numbers[0] < 100 else (1,)
+    ticks = [step * 10.0**power for power in range(-12, 12) for step in steps]
+    ticks = [tick for tick in ticks if numbers[0] <= tick <= numbers[-1]]
+    return dict(zip(known, np.log10(numbers).tolist(), strict=True)), {
+        f"{tick:g}": float(np.log10(tick)) for tick in ticks
+    }
 
 
 def curve_charts(curves: ClassCurves, positive: str, captions: Mapping[str, str]) -> tuple[Chart, Chart, Chart]:
@@ -285,14 +304,14 @@ def _calibration(found: Calibration, positive: str, caption: str) -> Chart:
 
 def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str], caption: str) -> Chart:
     """Show a confusion matrix, images by true (rows) and predicted class."""
-    counts = np.asarray(matrix)
+    counts, labels = np.asarray(matrix), [_escaped(name, 16) for name in names]
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     texts = [[f"{n:,}<br>{s:.0%}" for n, s in zip(*rows, strict=True)] for rows in zip(counts, share, strict=True)]
     trace = {
         "type": "heatmap",
         "z": share.tolist(),
-        "x": list(names),
-        "y": list(names),
+        "x": labels,
+        "y": labels,
         "text": texts,
         "texttemplate": "%{text}",
         "colorscale": [[0, "rgba(34,136,204,0.06)"], [1, "rgba(34,136,204,0.85)"]],
@@ -336,12 +355,27 @@ def dice_by_patient(patients: Sequence[str], dices: Sequence[float]) -> Chart:
 _LEGEND = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}
 
 
-def _scatter_by_source(view: StudyView, name: str) -> list[Trace]:
+def _scatter_by_source(view: StudyView, name: str, *, is_log: bool | None = None) -> tuple[list[Trace], Trace]:
+    """Return a point of each trial with a score, and the axis of the parameter."""
     groups: dict[tuple[str, str], list[TrialView]] = {}
-    for trial in view.trials:
-        if trial.values and (trial.parameters.get(name) is not None or name == "synthetic_ratio"):
-            groups.setdefault((f"{trial.parameters.get('source')}", trial.status), []).append(trial)
-    side = next((side for side in view.sides if side.name == "val-A"), None)
+    shown = [trial for trial in view.trials if trial.values and _value(trial, name) is not None]
+    for trial in shown:
+        groups.setdefault((f"{trial.parameters.get('source')}", trial.status), []).append(trial)
+    places, ticks = _places([_value(trial, name) for trial in shown], is_log=is_log)
+    sources_at: dict[Value, set[str]] = {}
+    for trial in shown:
+        sources_at.setdefault(_value(trial, name), set()).add(f"{trial.parameters.get('source')}")
+    is_spread, is_many = is_log is None and ticks is not None, len(shown) > _MANY
+
+    def place(trial: TrialView, source: str) -> float:
+        """Where few values stand side by side, each source has a lane at its value, which many trials fill."""
+        beside = sorted(sources_at[_value(trial, name)])
+        lane, width = beside.index(source) - (len(beside) - 1) / 2, 0.7 / len(beside)
+        within = 0.8 * (trial.number * 0.618 % 1 - 0.5) if is_many else 0.0
+        return round(places[_value(trial, name)] + width * (lane + within) * is_spread, 4)
+
+    side = next((side for side in view.sides if side.name == "val-A"), None) if view.metric == "AUROC" else None
+    strong = {trial.number for trial in _strong(view)}
     traces = []
     for (source, status), trials in sorted(groups.items()):
         scores = [trial.values[-1] for trial in trials]
@@ -351,31 +385,53 @@ def _scatter_by_source(view: StudyView, name: str) -> list[Trace]:
             "name": source,
             "legendgroup": source,
             "showlegend": status == "complete" or (source, "complete") not in groups,
-            "x": [_shown(trial.parameters.get(name) or 0) for trial in trials],
+            "x": [place(trial, source) for trial in trials],
             "y": _rounded(scores),
-            "text": [_label(trial) for trial in trials],
-            "hovertemplate": f"%{{text}}<br>{name} %{{x}}: %{{y:.4f}}<extra></extra>",
-            "marker": {
-                "color": colour_of(source),
-                "size": 9 if status == "complete" else 7,
-                "symbol": _SYMBOLS.get(status, "circle-open"),
-            },
-            "opacity": 0.9 if status == "complete" else 0.6,
+            "text": [f"{_label(trial)}<br>{name} {_shown(_value(trial, name))}" for trial in trials],
+            "hovertemplate": "%{text}: %{y:.4f}<extra></extra>",
+            "marker": _marker(source, status, is_small=is_many),
         }
-        intervals = [side.interval(score) if side and view.metric == "AUROC" else None for score in scores]
-        if status == "complete" and all(intervals):
-            ends = [{"low": low, "high": high} for low, high in filter(None, intervals)]
-            trace["error_y"] = _error(scores, ends, width=0) | {"thickness": 0.7}
+        intervals = [
+            side.interval(score) if side and one.number in strong else None
+            for one, score in zip(trials, scores, strict=True)
+        ]
+        if any(intervals):
+            ends = [{"low": one[0], "high": one[1]} if one else None for one in intervals]
+            trace["error_y"] = _error(scores, ends, width=0) | {"thickness": 1}
         traces.append(trace)
-    return traces
+    axis: Trace = {"title": {"text": name}}
+    if ticks is not None:
+        axis |= {"tickvals": [*ticks.values()], "ticktext": [*ticks]}
+    return traces, axis | ({"range": [-0.5, len(places) - 0.5], "showgrid": False} if is_spread else {})
+
+
+def _value(trial: TrialView, name: str) -> Value:
+    value = trial.parameters.get(name)
+    return 0 if value is None and name == "synthetic_ratio" else value
+
+
+def _marker(source: str, status: str, *, is_small: bool) -> Trace:
+    size = 6 if is_small else 9
+    if status == "complete":
+        return {"color": colour_of(source), "size": size, "opacity": 0.85}
+    symbol = "x-thin-open" if status == "failed" else "circle-open"
+    return {"color": colour_of(source), "size": size - 1, "symbol": symbol, "line": {"width": 1 if is_small else 1.8}}
+
+
+def _strong(view: StudyView) -> list[TrialView]:
+    """Return the complete trials or, where there are many, the best one of each source."""
+    ranked = view.ranked
+    if len(ranked) <= _MANY:
+        return ranked
+    return list({trial.parameters.get("source"): trial for trial in reversed(ranked)}.values())
 
 
 def _label(trial: TrialView) -> str:
     return f"#{trial.number} {trial.mix}"
 
 
-def _shown(value: Value) -> Value:
-    return f"{value}".lower() if isinstance(value, bool) else value
+def _shown(value: Value) -> str:
+    return f"{value:g}" if isinstance(value, float) else f"{value}".lower() if isinstance(value, bool) else f"{value}"
 
 
 def _score_axis(view: StudyView) -> Trace:
@@ -393,13 +449,13 @@ def _upper_range(view: StudyView) -> list[float] | None:
     return [low - space, high + space]
 
 
-def _error(centres: Iterable[float], ends: Sequence[Mapping[str, float]], *, width: int) -> Trace:
+def _error(centres: Iterable[float], ends: Sequence[Mapping[str, float] | None], *, width: int) -> Trace:
     pairs = [*zip(centres, ends, strict=True)]
     return {
         "type": "data",
         "symmetric": False,
-        "array": _rounded([end["high"] - centre for centre, end in pairs]),
-        "arrayminus": _rounded([centre - end["low"] for centre, end in pairs]),
+        "array": [end and round(end["high"] - centre, 5) for centre, end in pairs],
+        "arrayminus": [end and round(centre - end["low"], 5) for centre, end in pairs],
         "width": width,
         "thickness": 1.4,
     }
@@ -433,6 +489,11 @@ def _square(x: str, y: str) -> Trace:
 
 def _title(text: str) -> Trace:
     return {"text": text, "x": 0, "xref": "paper", "font": {"size": 14}}
+
+
+def _escaped(name: str, width: int = 100) -> str:
+    """Return a name in lines of so many characters, as text for Plotly, which knows some HTML."""
+    return "<br>".join(html.escape(line, quote=False) for line in textwrap.wrap(name, width)) or " "
 
 
 def _rounded(values: Iterable[float]) -> list[float]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import re
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from xraytune.errors import ConfigError, Problem
@@ -46,25 +50,39 @@ def render(data: StudyData, *, live: str = "") -> str:
     parts = sections(data)
     charts = [asdict(chart) for chart in all_charts(parts)]
     templates = files("xraytune.report") / "templates"
-    environment = Environment(loader=PackageLoader("xraytune.report"), autoescape=True, undefined=StrictUndefined)
-    environment.filters |= {"data_uri": _data_uri, "code": _code}
-    return environment.get_template("page.html").render(
+    return template("page.html", data_uri=_data_uri, code=_code).render(
         name=data.view.name,
         view=data.view,
         live=live,
         sections=parts,
         written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
         charts=Markup(_json_for_script(charts)),
-        plotly=Markup(_plotly()),
+        plotly=_plotly(),
         style=Markup((templates / "style.css").read_text("utf-8")),
         script=Markup((templates / "page.js").read_text("utf-8")),
     )
 
 
+def template(name: str, *, finalize: Callable[[Any], Any] | None = None, **filters: Callable[[Any], Any]) -> Template:
+    """Return a template with filters; text is escaped for HTML, or for another format by `finalize` returning Markup."""
+    environment = Environment(
+        loader=PackageLoader("xraytune.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=finalize,
+        trim_blocks=finalize is not None,
+        lstrip_blocks=finalize is not None,
+    )
+    environment.filters |= filters
+    return environment.get_template(name)
+
+
+@cache
 def _plotly() -> str:
+    """Return Plotly's JavaScript, compressed: a third of its size."""
     from plotly.offline import get_plotlyjs  # takes most of a second
 
-    return str(get_plotlyjs())
+    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
 
 
 def _json_for_script(value: object) -> str:

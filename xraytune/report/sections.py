@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from xraytune.config.domains import FloatRange
 from xraytune.errors import XraytuneError
 from xraytune.files import read_bytes
 from xraytune.metrics.classification import auprc
@@ -246,20 +247,21 @@ def _parameters(data: StudyData) -> Section | None:
     view = data.view
     if not view.trials:
         return None
-    parallel = charts.parallel_coordinates(view)
+    ranges = {spec.name: spec.domain.is_log for spec in data.space.specs if isinstance(spec.domain, FloatRange)}
+    parallel = charts.parallel_coordinates(view, ranges)
     columns = trial_columns(view)
     rows = [[_cell(value) for value in trial_row(trial, view).values()] for trial in view.trials]
     notes = [
-        "Filled points are complete trials, with the 95 % interval of an AUROC on this many patients; open ones are pruned "
-        "trials at their last epoch. Importances of parameters are not shown: the sampler prefers good regions and ASHA "
-        "stops most trials early, so they mislead.",
+        "Filled points are complete trials; open ones are pruned trials at their last epoch. Bars are 95 % intervals of an "
+        "AUROC on this many patients; of many trials, only the best of each source has one. Importances of parameters are "
+        "not shown: the sampler prefers good regions and ASHA stops most trials early, so they mislead.",
     ]
     return Section(
         id="parameters",
         title="Parameters and trials",
         link="Trials",
         notes=notes,
-        small_charts=charts.parameter_charts(view),
+        small_charts=charts.parameter_charts(view, ranges),
         charts=[parallel] if parallel else [],
         tables=[Table(columns=columns, rows=rows, caption="All trials", sortable=True)],
         commands=[f"xraytune status {data.argument} --csv"],
@@ -441,6 +443,8 @@ def _data(data: StudyData) -> Section:
     used, patients = len(prepared.images), len({one.patient for one in prepared.images})
     split = f"Split by {settings.split.by} with seed {settings.split.seed}; no patient is on two sides."
     sealed = "The test folder is sealed: its images were not read." if prepared.test_fingerprint else "No test folder."
+    if data.verdict:
+        sealed = "The test folder was scored by `confirm`."
     copies = used - len({one.sha256 for one in prepared.images})
     duplicates = f"{copies:,} images are identical to another one." if copies else "No two files are identical."
     warning = chance_warning(data.view.sides)
@@ -529,6 +533,8 @@ def _environment(data: StudyData) -> Section:
             f"xraytune search --space {study}/study.yaml",
             f"xraytune replay {study} {trial}",
             f"xraytune report {study}",
+            f"xraytune report {study} --format md --out paper",
+            f"xraytune report {study} --format pdf --out figures",
         ],
     )
 

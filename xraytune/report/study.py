@@ -76,8 +76,8 @@ class StudyData:
     @property
     def chosen(self) -> TrialView | None:
         """The trial to show in detail: the first finalist of a verdict, else the one that `export` writes."""
-        if self.verdict and (number := self.verdict["finalists"][0]["trial"]) is not None:
-            return next((one for one in self.view.trials if one.number == number), None)
+        if self.verdict and (name := self.verdict["finalists"][0]["trial"]) is not None:
+            return next((one for one in self.view.trials if f"#{one.number}" == name), None)
         return self.view.for_export
 
     @property

@@ -205,10 +205,13 @@ class Journal:
             "seconds": outcome.get("seconds", 0.0),
             "reason": outcome.get("reason", ""),
             "val_b_score": outcome.get("val_b_score"),
+            "threshold": outcome.get("threshold"),
+            "gpu_seconds": outcome.get("gpu_seconds", 0.0),
             **outcome.get("quality", {}),
         }
         of_complete = float | int if status == "complete" else float | int | None
         types = {"value": of_complete, "val_b_score": float | int | None, "seconds": float | int, "reason": str}
+        types |= {"threshold": float | int | None, "gpu_seconds": float | int}
         types[self._space.settings.objective.selection_score] = of_complete
         for name, type_ in types.items():
             if not isinstance(row[name], type_):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from xraytune.config.settings import Resources
 from xraytune.errors import MachineError, Problem
+from xraytune.records import Compute
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,6 +16,15 @@ class Node:
 
     cpus: float
     gpus: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """Where trials run: what they compute on, their resources (resolved), and how many run at once."""
+
+    compute: Compute
+    resources: Resources
+    slots: int
 
 
 def resolved(resources: Resources, *, has_gpu: bool) -> Resources:

@@ -15,7 +15,7 @@ from xraytune.config.settings import Objective, Parameters, Resources, Settings
 from xraytune.config.space import Space, require_extensions
 from xraytune.cores import cpu_count
 from xraytune.errors import Problem, TrialError
-from xraytune.files import require_writable
+from xraytune.files import require_writable, write_json
 from xraytune.mix.plan import require_both_phases, require_extra_images
 from xraytune.models.weights import find_weights
 from xraytune.pipeline.generator_trial import require_measurable
@@ -24,13 +24,16 @@ from xraytune.pipeline.prepare import Prepared, prepare_index, restore_pixels
 from xraytune.pipeline.sides import chance_warning, side_sizes
 from xraytune.pipeline.synthesize import generator_need
 from xraytune.pipeline.task import task_of
+from xraytune.search.calibration import SPEED_STAGE
 from xraytune.search.controller import SearchController, mix_label
+from xraytune.search.forecast import Forecaster
 from xraytune.search.inputs import inputs_of_space, read_inputs, record_inputs
 from xraytune.search.journal import Journal
 from xraytune.search.messages import NO_CALLBACKS, Callbacks
-from xraytune.search.resources import Node, gpus_of_trial, resolved, slots
+from xraytune.search.resources import Machine, Node, gpus_of_trial, resolved, slots
 from xraytune.search.runner import Runner, survey
 from xraytune.search.study import (
+    FORECAST_FILE,
     StudyFolder,
     best_row,
     continue_under_releases,
@@ -143,6 +146,8 @@ def search(
     contents = read_inputs(inputs_of_space(loaded), settings, prepared, cache, index=index)
     if not is_resumed:
         create_study(folder, loaded, prepared, machine)
+        if address is None and (cache / SPEED_STAGE).exists():
+            _forecast(loaded, folder, prepared, cache, callbacks)
     with locked(folder) as token:
         require_same_space(folder, loaded)  # again: another search may have run in the meantime
         prepared = require_same_images(folder, prepared)
@@ -168,10 +173,29 @@ def _where_trials_run(
         require_device(compute, resumed.path)
     elif address:
         return survey(address, resources, note=callbacks.note)
+    machine = machine_of(resources)
+    return machine.resources, environment(machine.compute)
+
+
+def machine_of(resources: Resources) -> Machine:
+    """Return where trials run on this machine.
+
+    Raises:
+        MachineError: A trial does not fit.
+    """
     resources = resolved(resources, has_gpu=gpu_count() > 0)
     compute = choose_compute(gpus=gpus_of_trial(resources), threads=resources.cpus_per_trial)
-    slots(resources, [Node(cpus=cpu_count(), gpus=gpu_count())])
-    return resources, environment(compute)
+    count = slots(resources, [Node(cpus=cpu_count(), gpus=gpu_count())])
+    return Machine(compute=compute, resources=resources, slots=count)
+
+
+def _forecast(space: Space, folder: StudyFolder, prepared: Prepared, cache: Path, callbacks: Callbacks) -> None:
+    """Report and record how long the search will take, if `forecast` has measured the speed of this machine."""
+    forecaster = Forecaster(space, prepared, machine_of(space.settings.resources), cache)
+    if forecaster.measure(may_measure=False):
+        found = forecaster.forecast()
+        callbacks.note(f"forecast: {found.summary}")
+        write_json(folder.path / FORECAST_FILE, {"version": 1, "seconds": found.seconds})
 
 
 def _run(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +18,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from xraytune.config.settings import Parameters, SamplerSettings
-from xraytune.config.space import Space
+from xraytune.config.space import Point, Space
 from xraytune.seeding import derive_seed
 
 
@@ -71,9 +71,11 @@ def quiet_optuna() -> Iterator[None]:
         yield
 
 
-def random_parameters(space: Space, seed: int) -> Iterator[Parameters]:
-    """Yield independent random draws forever; the same seed yields the same draws."""
+def random_parameters(space: Space, seed: int, *, points: Sequence[Point] = ()) -> Iterator[Parameters]:
+    """Yield these points, then independent random draws forever; the same seed yields the same draws."""
     with quiet_optuna():
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+        for point in points:
+            study.enqueue_trial(point)
         while True:
             yield space.suggest(study.ask())

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from xraytune.config.domains import Value
 from xraytune.config.settings import Objective
 from xraytune.errors import ConfigError, Problem
+from xraytune.files import read_json
 from xraytune.metrics.generator_quality import PoolReport
 from xraytune.pipeline.sides import SideSize, side_sizes
 from xraytune.search.clock import Times, read_times
 from xraytune.search.controller import mix_label
 from xraytune.search.journal import VALUE_NAME, Journal
 from xraytune.search.messages import read_pool_report, read_progress, read_samples
-from xraytune.search.study import StudyFolder, is_searched
+from xraytune.search.study import FORECAST_FILE, StudyFolder, is_searched
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,6 +83,7 @@ class StudyView:
         searched: Names of the searched parameters.
         seconds: Wall time used, over all starts.
         seconds_budget: `budget.hours` of the last start; None if it has none.
+        seconds_forecast: The lowest and highest wall time of its forecast; None if it had none.
         seconds_left: An estimate from the trials so far; None before the first one has ended or if no search runs.
         is_running: Whether a search runs on it.
     """
@@ -98,6 +100,7 @@ class StudyView:
     is_running: bool
     searched: tuple[str, ...] = ()
     seconds_budget: float | None = None
+    seconds_forecast: tuple[float, float] | None = None
 
     def count(self, status: str) -> int:
         """Return the number of trials with a status."""
@@ -246,11 +249,12 @@ class StudyWatcher:
         self.space = folder.space()
         self._sides = side_sizes(folder.prepared())
         self._journal = Journal(folder.journal_path, self.space, writable=False)
+        self._forecast = _read_forecast(folder.path / FORECAST_FILE)
 
     def look(self) -> StudyView:
         """Return the study now."""
         is_running = is_searched(self._folder)
-        views = (self._trial(frozen.number, frozen.user_attrs, is_running) for frozen in self._journal.trials)
+        views = (self._trial(frozen.number, is_running) for frozen in self._journal.trials)
         trials = tuple(view for view in views if view is not None)
         trial_budget = max(self.space.trial_budget(), len(trials))
         times, hours = self._times(is_running), self.space.settings.budget.hours
@@ -271,6 +275,7 @@ class StudyWatcher:
             is_running=is_running,
             searched=self.space.searched,
             seconds_budget=seconds_budget,
+            seconds_forecast=self._forecast,
         )
 
     def _times(self, is_running: bool) -> Times:
@@ -283,7 +288,7 @@ class StudyWatcher:
         trials = {number: seconds + since for number, seconds in times.trials.items()}
         return Times(seconds=times.seconds + since, trials=trials)
 
-    def _trial(self, number: int, outcome: Mapping[str, Any], is_running: bool) -> TrialView | None:
+    def _trial(self, number: int, is_running: bool) -> TrialView | None:
         try:
             parameters = self._journal.parameters(number)
         except ValueError:  # they are just being drawn
@@ -307,12 +312,20 @@ class StudyWatcher:
             samples=read_samples(trial_path) if parameters.generator else "",
             report=read_pool_report(trial_path) if parameters.has_synthetic_images else None,
             seconds=ended["seconds"] if ended else None,
-            threshold=outcome.get("threshold"),
-            gpu_seconds=outcome.get("gpu_seconds", 0.0),
+            threshold=ended["threshold"] if ended else None,
+            gpu_seconds=ended["gpu_seconds"] if ended else 0.0,
             reason=ended["reason"] if ended else "",
             simplicity=parameters.simplicity,
             parameters=self._journal.stored_values(parameters),
         )
+
+
+def _read_forecast(file: Path) -> tuple[float, float] | None:
+    try:
+        low, _, high = map(float, read_json(file)["seconds"])
+        return low, high
+    except (FileNotFoundError, ValueError, LookupError, TypeError):
+        return None
 
 
 def seconds_left(trials: Sequence[TrialView], trial_budget: int, times: Times) -> float | None:

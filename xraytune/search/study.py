@@ -52,6 +52,8 @@ from xraytune.records import Compute, Json
 _PACKAGES = ("xraytune", "torch", "torchvision", "ray", "optuna", "numpy", "pillow", "scikit-learn")
 _NUMERIC = ("torch", "torchvision")
 """The packages whose version changes a trial's numbers."""
+FORECAST_FILE = "forecast.json"
+"""In a study: the wall time that its search was expected to take."""
 SCRATCH_NAME = ".tune"
 _JOURNAL_NAME = "optuna.journal"
 _BEST = 3

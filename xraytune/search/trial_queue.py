@@ -32,8 +32,8 @@ from xraytune.search.messages import (
 from xraytune.search.study import StudyFolder
 
 _SAME_FAILURES = 3
-# Trials drawn ahead while their generators are being trained: the further ahead, the less the sampler knows.
-_DRAWN_AHEAD = 4
+DRAWN_AHEAD = 4
+"""Trials drawn ahead while their generators are being trained: the further ahead, the less the sampler knows."""
 
 GeneratorNeeds: TypeAlias = Callable[[Parameters], str | None]
 """From a trial's settings to the lineage of the generator that must be trained for it first; None if there is none."""
@@ -78,7 +78,7 @@ class TrialQueue:
         if runnable is not None:
             self._waiting.remove(runnable)
             return self._start(runnable)
-        while self._has_more and len(self._waiting) < _DRAWN_AHEAD:
+        while self._has_more and len(self._waiting) < DRAWN_AHEAD:
             suggestion = self._new_trial()
             if not self._must_wait(suggestion):
                 return self._start(suggestion)

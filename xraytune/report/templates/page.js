@@ -1,35 +1,57 @@
 "use strict";
 (() => {
   const root = document.documentElement;
-  const charts = new Map(JSON.parse(document.getElementById("charts").textContent).map((chart) => [chart.id, chart]));
+  const read = (id) => document.getElementById(id).textContent;
+  const charts = new Map(JSON.parse(read("charts")).map((chart) => [chart.id, chart]));
   const drawn = new Set();
   const system = matchMedia("(prefers-color-scheme: dark)");
   const colour = (name) => getComputedStyle(root).getPropertyValue(name).trim();
 
-  function withTheme(layout) {
-    const axis = { gridcolor: colour("--line"), linecolor: colour("--line"), zerolinecolor: colour("--line"), tickcolor: colour("--line") };
-    const themed = {
+  // Plotly starts after the text of the page is shown.
+  async function startPlotly() {
+    await new Promise((shown) => requestAnimationFrame(() => setTimeout(shown)));
+    const bytes = Uint8Array.from(atob(read("plotly")), (one) => one.charCodeAt(0));
+    const script = document.createElement("script");
+    script.textContent = await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+    document.head.append(script);
+  }
+
+  function themed(layout) {
+    const axis = { gridcolor: colour("--line"), linecolor: colour("--line"), zerolinecolor: colour("--line"), tickcolor: colour("--line"), zeroline: false, automargin: true };
+    return {
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest", dragmode: "zoom",
       margin: { l: 64, r: 16, t: layout.title ? 44 : 34, b: 50 }, ...layout,
       font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: colour("--text") },
       hoverlabel: { bgcolor: colour("--card"), bordercolor: colour("--line"), font: { color: colour("--text") }, align: "left" },
-      xaxis: { ...axis, zeroline: false, automargin: true, ...layout.xaxis }, yaxis: { ...axis, zeroline: false, automargin: true, ...layout.yaxis },
+      xaxis: { ...axis, ...layout.xaxis }, yaxis: { ...axis, ...layout.yaxis },
     };
-    return themed;
+  }
+
+  function prepared(trace) {
+    if (trace.type === "parcoords") {
+      const halo = `0 0 2px ${colour("--page")}, 0 0 2px ${colour("--page")}, 0 0 3px ${colour("--page")}`;
+      return { ...trace, labelangle: -12, labelfont: { color: colour("--text") }, tickfont: { color: colour("--text"), shadow: halo }, rangefont: { color: "rgba(0,0,0,0)" } };
+    }
+    if (trace.type === "heatmap") return { ...trace, textfont: { color: colour("--text") } };
+    let line = 0;
+    return Array.isArray(trace.meta) ? { ...trace, text: trace.y.map((y) => trace.meta[y === null ? line++ : line]) } : trace;
   }
 
   function draw(element) {
     const chart = charts.get(element.dataset.chart);
-    const traces = chart.traces.map((trace) => trace.type === "parcoords"
-      ? { ...trace, labelfont: { color: colour("--text") }, tickfont: { color: colour("--soft") }, rangefont: { color: "rgba(0,0,0,0)" } } : trace);
-    Plotly.react(element, traces, withTheme(chart.layout), { responsive: true, displaylogo: false, displayModeBar: false });
+    if (chart.traces.some((trace) => trace.type === "parcoords") && !document.createElement("canvas").getContext("webgl")) {
+      element.closest("figure").hidden = true;
+      return;
+    }
+    Plotly.react(element, chart.traces.map(prepared), themed(chart.layout), { responsive: true, displaylogo: false, displayModeBar: false });
     drawn.add(element);
   }
 
+  // Charts are drawn one by one, so that the page answers in between, and only when they come near.
   const observer = new IntersectionObserver((entries) => entries.filter((entry) => entry.isIntersecting).forEach((entry) => {
     observer.unobserve(entry.target);
-    draw(entry.target);
-  }), { rootMargin: "600px" });
+    setTimeout(() => draw(entry.target));
+  }), { rootMargin: "300px" });
 
   function setTheme(theme) {
     root.dataset.theme = theme;
@@ -40,8 +62,10 @@
   system.addEventListener("change", () => setTheme(system.matches ? "dark" : "light"));
   document.getElementById("theme").addEventListener("click", () => setTheme(root.dataset.theme === "dark" ? "light" : "dark"));
   const elements = document.querySelectorAll(".chart");
-  elements.forEach((element) => observer.observe(element));
-  addEventListener("beforeprint", () => { setTheme("light"); elements.forEach(draw); });
+  startPlotly().then(() => {
+    elements.forEach((element) => observer.observe(element));
+    addEventListener("beforeprint", () => { setTheme("light"); elements.forEach(draw); });
+  });
 
   if (root.dataset.live) setInterval(async () => {
     const answer = await fetch("version").catch(() => null);
