@@ -68,9 +68,10 @@ def test_a_confirmed_study_shows_verdict_controls_and_trials(confirmed: Path, tm
         "Cost",
     ):
         assert f">{heading}</h2>" in text
-    # The sample grid, the nearest training images of both classes, and the mistakes.
+    # The sample grid, the nearest training images of both classes, the mistakes, and how the generator learned.
     mistakes = int(re.search(r"([\d,]+) of [\d,]+ images of val-B are misclassified", text)[1])  # type: ignore[index]
-    assert text.count("data:image/png;base64,") == 3 + min(mistakes, 9)
+    assert text.count("data:image/png;base64,") == 3
+    assert text.count("data:image/jpeg;base64,") == min(mistakes, 9)
     assert text.count("data:image/gif;base64,") == 1
     assert "#4 gan r=1" in text  # the finalist is the best configuration
     assert not re.search(r'(src|href)="(?!data:|#)', text)  # nothing is loaded from elsewhere
@@ -126,7 +127,7 @@ def test_a_study_of_segmentation_shows_dice_by_patient_and_the_worst_masks(pairs
     (trace,) = _charts(page)["dice"]["traces"]
     assert trace["y"] == sorted(trace["y"])
     assert "Worst segmentations" in page
-    assert _without_plotly(page).count("data:image/png;base64,") == 9
+    assert _without_plotly(page).count("data:image/jpeg;base64,") == 9
 
 
 HOSTILE = ['<script>alert("1")', "a'b\"c & d", "שלום עולם"]

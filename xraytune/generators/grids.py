@@ -14,8 +14,8 @@ from xraytune.files import write_bytes
 
 PROGRESS_FILE = "progress.gif"
 _GAP_PX, _OUTLINED_PX = 2, 128
-_MAX_FRAMES, _MAX_FRAME_PX, _FRAME_COLOURS = 40, 640, 64
-_FRAME_MS, _LAST_FRAME_MS = 150, 2500
+_FRAME_COLOURS = 64
+_DURATION_MS, _LAST_FRAME_MS = 6000, 2500
 _CAPTION_PX = 30
 _CAPTION_FONT = ImageFont.load_default(16)
 
@@ -48,22 +48,28 @@ def png_bytes(image: Image.Image) -> bytes:
 
 
 def write_progress(folder: Path) -> None:
-    """Write the grids `step_000500.png` ... of a folder as an animation, `progress.gif`; at most 40, evenly spaced."""
+    """Write the grids of a folder as an animation, `progress.gif`."""
+    if content := progress_gif(folder):
+        write_bytes(folder / PROGRESS_FILE, content)
+
+
+def progress_gif(folder: Path, *, most_frames: int = 40, side_px: int = 640) -> bytes:
+    """Return the grids `step_000500.png` ... of a folder as an animation, evenly spaced; b"" if there are none."""
     grids = sorted(folder.glob("step_*.png"))
     if not grids:
-        return
-    shown = np.unique(np.linspace(0, len(grids) - 1, _MAX_FRAMES).round().astype(int))
-    first, *others = [_frame(grids[place]) for place in shown.tolist()]
-    durations = [_FRAME_MS] * len(others) + [_LAST_FRAME_MS]
+        return b""
+    shown = np.unique(np.linspace(0, len(grids) - 1, most_frames).round().astype(int))
+    first, *others = [_frame(grids[place], side_px) for place in shown.tolist()]
+    durations = [_DURATION_MS // max(most_frames, len(shown))] * len(others) + [_LAST_FRAME_MS]
     stream = BytesIO()
     first.save(stream, format="GIF", save_all=True, append_images=others, duration=durations, loop=0)
-    write_bytes(folder / PROGRESS_FILE, stream.getvalue())
+    return stream.getvalue()
 
 
-def _frame(grid: Path) -> Image.Image:
+def _frame(grid: Path, side_px: int) -> Image.Image:
     """Return a grid with its step as a caption above."""
     with Image.open(grid) as picture:
-        picture.thumbnail((_MAX_FRAME_PX, _MAX_FRAME_PX), Image.Resampling.LANCZOS)
+        picture.thumbnail((side_px, side_px), Image.Resampling.LANCZOS)
         frame = Image.new(picture.mode, (picture.width, picture.height + _CAPTION_PX), "white")
         frame.paste(picture, (0, _CAPTION_PX))
     caption = f"step {int(grid.stem.removeprefix('step_')):,}"

@@ -100,20 +100,19 @@ def _maps(network: Classifier, inputs: Tensor) -> Tensor:
 
 
 def overlay(pixels: NDArray[np.uint8], saliency: Floats) -> bytes:
-    """Return a PNG of an image, uint8 [S, S], on the left, and with its map, float64 [S, S], in orange, on the right."""
+    """Return a JPEG of an image, uint8 [S, S], on the left, and with its map, float64 [S, S], in orange, on the right."""
     grey = np.repeat(pixels[:, :, None].astype(float), 3, axis=2)
     share = _OPACITY * saliency[:, :, None]
-    return _png_of_pair(grey, grey * (1 - share) + _ORANGE * share)
+    return _jpeg_of_pair(grey, grey * (1 - share) + _ORANGE * share)
 
 
 def outlines(pixels: NDArray[np.uint8], true: NDArray[np.uint8], predicted: NDArray[np.bool_]) -> bytes:
-    """Return a PNG of an image, [S, S], with the outline of its mask on the left, and of the predicted one on the right."""
-    return _png_of_pair(outlined(pixels, true), outlined(pixels, predicted))
+    """Return a JPEG of an image, [S, S], with the outline of its mask on the left, and of the predicted one on the right."""
+    return _jpeg_of_pair(outlined(pixels, true), outlined(pixels, predicted))
 
 
-def _png_of_pair(left: NDArray[Any], right: NDArray[Any]) -> bytes:
+def _jpeg_of_pair(left: NDArray[Any], right: NDArray[Any]) -> bytes:
     pair, content = np.concatenate([left, right], axis=1).round().astype(np.uint8), io.BytesIO()
-    Image.fromarray(pair).resize((2 * _SHOWN_PX, _SHOWN_PX), Image.Resampling.BICUBIC).save(
-        content, "png", optimize=True
-    )
+    resized = Image.fromarray(pair).resize((2 * _SHOWN_PX, _SHOWN_PX), Image.Resampling.BICUBIC)
+    resized.save(content, "jpeg", quality=85)
     return content.getvalue()

@@ -58,7 +58,7 @@ class Picture:
 
     content: bytes
     caption: str
-    format: Literal["png", "gif"] = "png"
+    format: Literal["png", "jpeg", "gif"] = "png"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,7 +174,7 @@ def _comparison(one: Mapping[str, Any]) -> tuple[str | float | None, ...]:
         round(one["control_score"], 3),
         f"{one['difference']:+.4f}",
         interval,
-        chance and round(chance, 3),
+        None if chance is None else "< 0.001" if chance < 0.001 else round(chance, 3),
         ", ".join(one["verdict"]),
     )
 
@@ -374,7 +374,8 @@ def _gallery(
             pictures, note = [overlay(*one) for one in maps], _GRAD_CAM_NOTE
     except XraytuneError as error:
         return [], f"No pictures: {error.problems[0].what}."
-    return [Picture(content=one, caption=caption) for one, caption in zip(pictures, captions, strict=False)], note
+    shown = zip(pictures, captions, strict=False)
+    return [Picture(content=one, caption=caption, format="jpeg") for one, caption in shown], note
 
 
 def _generators(data: StudyData) -> Section | None:
@@ -401,9 +402,8 @@ def _generators(data: StudyData) -> Section | None:
     if (nearest := data.view.most_realistic) and nearest.report and nearest.report.quality:
         lead = f"Most realistic: #{nearest.number}, {nearest.report.quality}."
     shown = nearest or next((trial for trial in data.view.trials if trial.samples), None)
-    for path, caption in data.generator_pictures(shown) if shown else ():
-        if content := _content(path):
-            pictures.append(Picture(content=content, caption=caption, format="gif" if path.suffix == ".gif" else "png"))
+    for content, caption in data.generator_pictures(shown) if shown else ():
+        pictures.append(Picture(content=content, caption=caption, format="gif" if content[:3] == b"GIF" else "png"))
     if not pictures and not rows:
         return None
     return Section(
@@ -550,6 +550,8 @@ def _cell(value: Any) -> str | float | None:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return f"{value}".lower()
     return f"{value:g}" if isinstance(value, float) else f"{value}"
 
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from xraytune.config.space import Space
 from xraytune.confirm.plan import CONFIRM_FOLDER, VERDICT_FILE
-from xraytune.files import read_json
+from xraytune.files import read_bytes, read_json
+from xraytune.generators.grids import progress_gif
 from xraytune.metrics.classification import Floats, Labels, predicted_classes
 from xraytune.pipeline.artifacts import artifact_path, artifacts_of
 from xraytune.pipeline.memorisation import MEMORISATION_STAGE
@@ -103,8 +104,8 @@ class StudyData:
             results=results,
         )
 
-    def generator_pictures(self, trial: TrialView) -> Iterator[tuple[Path, str]]:
-        """Yield cached pictures of a trial's generator: how it learned, and its images nearest to training images."""
+    def generator_pictures(self, trial: TrialView) -> Iterator[tuple[bytes, str]]:
+        """Yield cached pictures of a trial's generator: a GIF of its training, and its images nearest to real ones."""
         settings, compute = self.folder.experiment(trial.number).parameters.generator, self.folder.compute()
         if settings is None:
             return
@@ -113,12 +114,16 @@ class StudyData:
             inputs = generator_inputs(settings, label, self.prepared, compute, torch=release["torch"])
             generator = artifact_path(self.cache, stage, inputs)
             what = f" of {self.prepared.class_names[label]}" if label is not None else ""
-            yield generator / "grids" / "progress.gif", f"The generator{what} of #{trial.number} learning."
+            if gif := progress_gif(generator / "grids", most_frames=8, side_px=400):
+                yield gif, f"The generator{what} of #{trial.number} learning."
             for path, of in artifacts_of(self.cache, MEMORISATION_STAGE):
                 if any(pool.get("generator") == generator.name for pool in of["pools"]):
                     for picture in sorted(path.glob("nearest_*.png")):
                         name = picture.stem.removeprefix("nearest_")
-                        yield picture, f"{name}: synthetic images, each with the nearest training image on its right."
+                        yield (
+                            read_bytes(picture, "image"),
+                            f"{name}: synthetic images, each with the nearest training image on its right.",
+                        )
 
 
 def read_study(study: Path, cache: Path | None = None) -> StudyData:
