@@ -12,7 +12,8 @@ import numpy as np
 from playwright.sync_api import sync_playwright
 
 from benchmarks.figures import Figure, figure
-from xraytune.config.load import load_space
+from xraytune.config.load import experiment_to_json, load_space
+from xraytune.config.settings import Experiment
 from xraytune.data.phantom import draw_phantoms
 from xraytune.files import write_json
 from xraytune.pipeline.prepare import prepare
@@ -72,6 +73,8 @@ def build_study(root: Path, trials: int) -> StudyFolder:
         outcome = {"seconds": 3.0 * epochs, "gpu_seconds": 0.0, "reason": "not promising" if is_pruned else ""}
         path = folder.trial_path(number)
         path.mkdir(parents=True)
+        experiment = Experiment(settings=space.settings, parameters=parameters)
+        write_json(path / "config.json", experiment_to_json(experiment, path))
         if not is_pruned:
             outcome |= {"val_b_score": float(scores[-1] - 0.01), "best_epoch": epochs, "threshold": 0.5}
             positive = 1 / (1 + np.exp(draw.normal(0, 1.5, len(val_b)) - 3 * (val_b - 0.5)))
@@ -95,7 +98,7 @@ def seconds_until_interactive(page: Path) -> float:
 
 
 def measure() -> Iterator[Figure]:
-    """Build each page twice and take the second time; open the large one three times and take the median."""
+    """Build each page; open the large one three times and take the median."""
     bars = {24: "<= 5", 1000: "<= 20"}
     with tempfile.TemporaryDirectory() as root:
         for trials, bar in bars.items():

@@ -361,8 +361,9 @@ def _gallery(
         return [], "Grad-CAM needs feature maps, which a ViT does not have."
     from xraytune.report.pictures import grad_cam, outlines, overlay, segmented  # loads torch
 
-    experiment, where = data.folder.experiment(trial.number), data.folder.trial_path(trial.number)
+    where = data.folder.trial_path(trial.number)
     try:
+        experiment = data.folder.experiment(trial.number)
         if data.prepared.has_masks:
             found = zip(*segmented(experiment, where, data.prepared, places, cache=data.cache), strict=True)
             pictures, note = (
