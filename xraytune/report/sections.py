@@ -21,6 +21,7 @@ from xraytune.pipeline.sides import chance_warning
 from xraytune.report import charts
 from xraytune.report.charts import Chart
 from xraytune.report.study import StudyData, ValidationResults
+from xraytune.search.asha import rungs_of
 from xraytune.search.status import TrialView, trial_columns, trial_row
 
 _BANDS, _SEED = 500, 0
@@ -225,13 +226,9 @@ def _ratios(data: StudyData) -> Section | None:
 
 
 def _curves(data: StudyData) -> Section | None:
-    view, settings = data.view, data.space.settings
+    view, rungs = data.view, tuple(rungs_of(data.space.settings, ()).reached())
     if not any(trial.values for trial in view.trials):
         return None
-    rungs, epoch = list[int](), settings.scheduler.grace
-    while settings.scheduler.name == "asha" and epoch < settings.budget.max_epochs:
-        rungs.append(epoch)
-        epoch *= settings.scheduler.reduction
     counts = Counter(trial.status for trial in view.trials)
     lead = ", ".join(f"{count} {status}" for status, count in counts.items())
     return Section(

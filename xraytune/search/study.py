@@ -6,6 +6,9 @@
     optuna.journal                             the source of truth
     trials.jsonl                               derived from it: one row for every ended trial
     trials/0007/                               config.json epochs.jsonl checkpoint/ progress.json samples.json quality.json
+                                               val_b.npy: its results for val-B
+    forecast.json                              the wall time that its search was expected to take, if it was forecast
+    report.html                                the page about it
     samples/gan-1a2b3c4d.png                   generated images next to real ones; named in the trials' samples.json
 
 One process at a time writes to it, under a lock that ends with its owner.
