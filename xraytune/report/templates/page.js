@@ -7,13 +7,14 @@
   const system = matchMedia("(prefers-color-scheme: dark)");
   const colour = (name) => getComputedStyle(root).getPropertyValue(name).trim();
 
-  // Plotly starts after the text of the page is shown.
+  // Plotly starts after the text of the page is shown; the browser decodes and compiles it beside the page.
   async function startPlotly() {
     await new Promise((shown) => requestAnimationFrame(() => setTimeout(shown)));
-    const bytes = Uint8Array.from(atob(read("plotly")), (one) => one.charCodeAt(0));
+    const packed = await fetch(`data:application/gzip;base64,${read("plotly")}`);
+    const unpacked = new Response(packed.body.pipeThrough(new DecompressionStream("gzip")), { headers: { "content-type": "text/javascript" } });
     const script = document.createElement("script");
-    script.textContent = await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
-    document.head.append(script);
+    script.src = URL.createObjectURL(await unpacked.blob());
+    await new Promise((loaded) => { script.onload = loaded; document.head.append(script); });
   }
 
   function themed(layout) {
