@@ -13,6 +13,7 @@ NAMES = (
     "startup",
     "decode",
     "training",
+    "gan",
     "allocator",
     "trial_start",
     "resume",

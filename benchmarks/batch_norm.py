@@ -30,8 +30,9 @@ from benchmarks.figures import Figure, figure
 from xraytune.compute import choose_compute, pin
 from xraytune.config.settings import Experiment, Parameters, Settings
 from xraytune.metrics.classification import auroc
-from xraytune.models.train import estimate_batch_norms, predict_probabilities, train_network
-from xraytune.pipeline.inputs import build_inputs
+from xraytune.models.train import Training, estimate_batch_norms, predict_probabilities, train_network
+from xraytune.pipeline.context import RunContext
+from xraytune.pipeline.inputs import TrialInputs
 from xraytune.pipeline.prepare import Prepared, prepare
 from xraytune.records import Compute
 from xraytune.seeding import numpy_generator
@@ -88,11 +89,9 @@ def _arms(extra: Path) -> dict[str, dict[str, Any]]:
 
 def _judged(settings: Settings, parameters: Parameters, prepared: Prepared, folder: Path, compute: Compute) -> Judged:
     trial_inputs, of_real_images = (
-        build_inputs(
+        TrialInputs(
             Experiment(settings=settings, parameters=parameters.model_copy(update={"batch_norm": batch_norm})),
-            prepared,
-            cache=folder / "cache",
-            compute=compute,
+            RunContext(prepared=prepared, cache=folder / "cache", compute=compute),
         )
         for batch_norm in ("mix", "real")
     )
@@ -101,24 +100,28 @@ def _judged(settings: Settings, parameters: Parameters, prepared: Prepared, fold
     def val_b_score() -> float:
         return auroc(
             val_b,
-            predict_probabilities(trial_inputs.trained, trial_inputs.val_b(), compute=compute),
+            predict_probabilities(
+                trial_inputs.trained, trial_inputs.network.batches(trial_inputs.val_b), compute=compute
+            ),
             positive=prepared.positive,
         )
 
     with tempfile.TemporaryDirectory(dir=folder) as checkpoint:
         started = time.process_time()
         for _ in train_network(
-            parameters,  # with the moving average
-            trial_inputs.trained,
-            batch=trial_inputs.batch,
-            loss=F.cross_entropy,
-            norm_batches=trial_inputs.norm_batches,
+            Training(
+                parameters=parameters,  # with the moving average
+                network=trial_inputs.trained,
+                batch=trial_inputs.batch,
+                loss=F.cross_entropy,
+                norm_batches=trial_inputs.norm_batches,
+                max_epochs=settings.budget.max_epochs,
+                steps_per_epoch=_STEPS,
+                seed=settings.seed,
+                compute=compute,
+                checkpoint_dir=Path(checkpoint),
+            ),
             validate=trial_inputs.validate,
-            max_epochs=settings.budget.max_epochs,
-            steps_per_epoch=_STEPS,
-            seed=settings.seed,
-            compute=compute,
-            checkpoint_dir=Path(checkpoint),
         ):
             trained = time.process_time()
     moving = val_b_score()

@@ -78,5 +78,5 @@ def _seconds_shared_out(root: Path, files: list[str], processes: int) -> float:
 def _seconds_to_a_store(root: Path, files: list[str]) -> float:
     with tempfile.TemporaryDirectory() as out:
         started = time.perf_counter()
-        store_pixels(root, files, _IMAGE_SIZE_PX, Path(out), workers=cpu_count())
+        store_pixels(root, files, _IMAGE_SIZE_PX, Path(out))
         return time.perf_counter() - started

@@ -28,6 +28,7 @@ from xraytune.config.settings import Experiment
 from xraytune.files import read_json, write_json
 from xraytune.metrics.generator_quality import kernel_inception_distance
 from xraytune.pipeline.artifacts import artifact_path
+from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.generator_folder import fixed_generator
 from xraytune.pipeline.pools import first_images, pool_reader
 from xraytune.pipeline.prepare import Prepared, prepare, training_pixels
@@ -88,8 +89,8 @@ def _measure(changes: tuple[str, ...], seed: int, compute: Compute, cache: Path)
     trained_generator(settings, None, prepared, compute=compute, cache=cache)
     if not seconds.exists():
         write_json(seconds, {"seconds": time.monotonic() - started})
-    quality = measure_quality(experiment, prepared, compute=compute, cache=cache)
-    assert quality is not None, "the weights are given"
+    quality = measure_quality(experiment, RunContext(prepared=prepared, cache=cache, compute=compute))
+    assert not isinstance(quality, str), quality
     figures = {name: value for name, value in quality.columns().items() if value is not None}
     for name, one in quality.classes.items():
         figures |= {f"coverage of {name}": one.full.coverage, f"recall of {name}, blurred": one.blurred.recall}
@@ -100,10 +101,9 @@ def _measure(changes: tuple[str, ...], seed: int, compute: Compute, cache: Path)
 
 def _pooled_kid(experiment: Experiment, prepared: Prepared, compute: Compute, cache: Path) -> float:
     """Return the KID of as many synthetic images of each class as val-A has, minus that of val-B images."""
-    features = Features(
-        experiment, experiment.parameters, 64, compute=compute, cache=cache, on_progress=lambda *_: None
-    )
-    read = pool_reader(experiment, prepared, compute=compute, cache=cache)
+    context = RunContext(prepared=prepared, cache=cache, compute=compute)
+    features = Features(experiment, experiment.parameters, 64, context)
+    read = pool_reader(experiment, context)
     stored = training_pixels(prepared, cache)
     val_a, val_b = prepared.side("val_a"), prepared.side("val_b")
     sets: list[tuple[NDArray[np.uint8], NDArray[np.int64], float]] = [(stored, val_a.rows, 0.0)]

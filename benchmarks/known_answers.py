@@ -35,6 +35,7 @@ from xraytune.confirm.runs import replicate
 from xraytune.confirm.scoring import TEST, arm_results, find_test, load_test_images, score
 from xraytune.data.phantom import PhantomImage, draw_patient
 from xraytune.files import write_json
+from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.prepare import Prepared, prepare, write_prepared
 from xraytune.pipeline.task import CLASSIFICATION
 from xraytune.pipeline.trial import run_trial
@@ -188,7 +189,9 @@ def _train(plan: Plan, runs: StudyFolder, settings: Settings, prepared: Prepared
         experiment = replicate(plan.arm(run.arm), settings, run.gan_seed, run.classifier_seed)
         trial = runs.trial_path(number)
         write_json(trial / "config.json", experiment_to_json(experiment, trial))
-        run_trial(experiment, prepared, trial_dir=trial, cache=cache, compute=_COMPUTE, on_epoch=_ignore)
+        run_trial(
+            experiment, RunContext(prepared=prepared, cache=cache, compute=_COMPUTE), trial_dir=trial, on_epoch=_ignore
+        )
 
 
 def _ignore(record: EpochRecord) -> None:

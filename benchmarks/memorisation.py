@@ -25,6 +25,7 @@ from xraytune.config.load import load_space
 from xraytune.config.space import Space
 from xraytune.generators.train import resize_pixels
 from xraytune.metrics.memorisation import closeness, compare_with_unseen, unseen_closeness
+from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.generator_folder import fixed_generator
 from xraytune.pipeline.memorisation import FALSE_ALARMS, measure_memorisation
 from xraytune.pipeline.pools import pool_reader
@@ -153,8 +154,8 @@ def _gan_figures(what: str, sign: str, changes: tuple[str, ...], cache: Path) ->
     space = _space(*changes)
     experiment, compute = fixed_generator(space), choose_compute(gpus=0, threads=1)
     prepared, _ = prepare(space.settings, cache)
-    read = pool_reader(experiment, prepared, compute=compute, cache=cache)
-    verdicts, _ = measure_memorisation(read, prepared, cache)
+    context = RunContext(prepared=prepared, cache=cache, compute=compute)
+    verdicts, _ = measure_memorisation(context, pool_reader(experiment, context))
     for name, verdict in verdicts.items():
         label = f"memorisation: {what}, {name}"
         yield figure(f"{label}, images below the unseen 1 %", verdict.near, f"of {verdict.images}")

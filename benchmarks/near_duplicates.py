@@ -19,11 +19,9 @@ from PIL import Image
 
 from benchmarks.figures import Figure, figure
 from xraytune.config.settings import DataSettings
-from xraytune.cores import cpu_count
-from xraytune.data.decoding import SquareImage
+from xraytune.data.decoding import SquareImage, decode_files
 from xraytune.data.index import read_index
 from xraytune.data.near_duplicates import HASH_SIZE_PX, THRESHOLD_BITS, Hashes, close_pairs, perceptual_hash
-from xraytune.data.pixels import describe_images
 from xraytune.seeding import numpy_generator
 
 NEEDS = ("DATA",)
@@ -37,8 +35,8 @@ def measure() -> Iterator[Figure]:
     root = Path(os.environ["DATA"])
     index = read_index(DataSettings(path=root))
     images = [*index.images, *index.test]
-    shown = describe_images(root, [image.file for image in images], HASH_SIZE_PX, workers=cpu_count())
-    hashes = np.stack([_hash(square) for square in shown if isinstance(square, SquareImage)])
+    shown = decode_files(root, [image.file for image in images], HASH_SIZE_PX)
+    hashes = np.stack([perceptual_hash(square.pixels) for square in shown if isinstance(square, SquareImage)])
     if len(hashes) < len(images):
         raise SystemExit("near_duplicates: some of the images are broken")
     patients = np.unique([image.patient for image in images], return_inverse=True)[1]
@@ -67,10 +65,6 @@ def measure() -> Iterator[Figure]:
     started = time.perf_counter()
     sum(len(first) for first, _ in close_pairs(many))
     yield figure(f"near_duplicates: to compare {_MANY} images", time.perf_counter() - started, "s")
-
-
-def _hash(square: SquareImage) -> Hashes:
-    return perceptual_hash(np.frombuffer(square.pixels, dtype=np.uint8).reshape(HASH_SIZE_PX, HASH_SIZE_PX))
 
 
 def _distance(original: Path, its_hash: Hashes, copy: Callable[[Image.Image], Image.Image]) -> int:

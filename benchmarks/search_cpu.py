@@ -32,7 +32,8 @@ from benchmarks.figures import Figure, figure
 from xraytune.compute import pin
 from xraytune.config.load import load_space
 from xraytune.config.settings import Experiment
-from xraytune.pipeline.inputs import build_inputs
+from xraytune.pipeline.context import RunContext
+from xraytune.pipeline.inputs import TrialInputs
 from xraytune.pipeline.training_set import side_images
 from xraytune.search.study import StudyFolder
 
@@ -89,7 +90,7 @@ def _logistic_regression(study: StudyFolder, cache: Path, exported: Experiment) 
     experiment = exported.model_copy(update={"parameters": parameters})
     prepared, compute = study.prepared(), study.compute()
     pin(compute)
-    trial_inputs = build_inputs(experiment, prepared, cache=cache, compute=compute)
+    trial_inputs = TrialInputs(experiment, RunContext(prepared=prepared, cache=cache, compute=compute))
 
     def side(name: Any) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         side = prepared.side(name)

@@ -40,7 +40,7 @@ from xraytune.mix.sampler import image_stream
 from xraytune.models.checkpoint import load_best
 from xraytune.models.classifier import build_classifier, build_head
 from xraytune.models.inputs import input_format, normalise, to_unit
-from xraytune.models.train import predict_logits, predict_probabilities, train_network, validate_classifier
+from xraytune.models.train import Training, predict_logits, predict_probabilities, train_network, validate_classifier
 from xraytune.pipeline.model import pretrained_weights
 from xraytune.pipeline.prepare import require_unbroken, store_images
 from xraytune.records import Compute
@@ -126,19 +126,21 @@ class Bench:
         head = build_head(parameters, self.features.shape[1], 2, seed=seed)
         with tempfile.TemporaryDirectory() as checkpoint:
             epochs = train_network(
-                parameters,
-                head,
-                batch=batch,
-                loss=F.cross_entropy,
-                norm_batches=list,  # a head has no batch norm
+                Training(
+                    parameters=parameters,
+                    network=head,
+                    batch=batch,
+                    loss=F.cross_entropy,
+                    norm_batches=list,  # a head has no batch norm
+                    max_epochs=self.experiment.settings.budget.max_epochs,
+                    steps_per_epoch=max(8, -(-len(train) // 32)),
+                    seed=seed,
+                    compute=self.compute,
+                    checkpoint_dir=Path(checkpoint),
+                ),
                 validate=lambda network: validate_classifier(
                     network, [torch.from_numpy(self.features[val_a])], labels[val_a], positive=1, compute=self.compute
                 ),
-                max_epochs=self.experiment.settings.budget.max_epochs,
-                steps_per_epoch=max(8, -(-len(train) // 32)),
-                seed=seed,
-                compute=self.compute,
-                checkpoint_dir=Path(checkpoint),
             )
             for _ in epochs:
                 pass

@@ -19,6 +19,7 @@ from xraytune.data.phantom import draw_phantoms
 from xraytune.generators.checkpoint import new_training
 from xraytune.generators.contract import Step, real_images
 from xraytune.generators.train import resize_planes, with_cuda_graph
+from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.prepare import prepare, training_pixels
 from xraytune.pipeline.trial import trial_epochs
 from xraytune.records import Compute
@@ -74,5 +75,7 @@ def _classifier_speed(settings: Settings, folder: Path, compute: Compute, backbo
     values = {"backbone": backbone, "weights": "none", "classical": 2, "views": 0, "batch_size": _BATCH}
     parameters = Parameters.model_validate(values)
     experiment = Experiment(settings=settings, parameters=parameters)
-    trial = trial_epochs(experiment, prepared, trial_dir=folder / backbone, cache=folder / "cache", compute=compute)
+    trial = trial_epochs(
+        experiment, RunContext(prepared=prepared, cache=folder / "cache", compute=compute), trial_dir=folder / backbone
+    )
     return _STEPS * _BATCH / min(record.seconds for record in trial)

@@ -76,14 +76,15 @@ class InProcess:
 
     def run(self, work: TrialQueue, folder: StudyFolder, **_: Any) -> None:
         while isinstance(suggestion := work.next_trial(), TrialSuggestion):
-            self._run_to_its_end(work, folder, suggestion.number)
+            self._run_to_its_end(work, folder, suggestion)
 
-    def _run_to_its_end(self, work: TrialQueue, folder: StudyFolder, number: int) -> None:
+    def _run_to_its_end(self, work: TrialQueue, folder: StudyFolder, suggestion: TrialSuggestion) -> None:
         worker = TrialWorker(
             Job(
                 study=str(folder.path),
                 cache=str(self._cache),
-                number=number,
+                number=suggestion.number,
+                only_generator=suggestion.only_generator,
                 label="",
                 gpu_share=0.0,
                 lock=str(self._lock),
@@ -91,7 +92,7 @@ class InProcess:
             )
         )
         try:
-            while work.on_result(number, worker.step()):
+            while work.on_result(suggestion.number, worker.step()):
                 pass
         finally:
             worker.close()

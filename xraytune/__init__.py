@@ -31,13 +31,16 @@ neither torch nor Ray.
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable
-from functools import wraps
+from functools import cache, wraps
 from importlib import import_module
-from inspect import isfunction, signature
+from inspect import getsource, isfunction, signature
 from pathlib import Path
+from sys import modules
 from typing import TYPE_CHECKING, Any
 
+# `search`, `confirm`, `export` and `report` are packages, so their functions have longer names here.
 if TYPE_CHECKING:
     from xraytune.cli.console import progress as show_progress
     from xraytune.cli.getting_started import demo
@@ -102,49 +105,21 @@ __all__ = [
     "write_report",
 ]
 
-# `search`, `confirm`, `export` and `report` are packages, so their functions have longer names here.
-_LOCATIONS = {
-    "Callbacks": "search.messages:Callbacks",
-    "DataSettings": "config.settings:DataSettings",
-    "Strengths": "data.transform:Strengths",
-    "XraytuneError": "errors:XraytuneError",
-    "clean": "search.clean:clean",
-    "confirm_study": "confirm.run:confirm",
-    "demo": "cli.getting_started:demo",
-    "doctor": "export.doctor:doctor",
-    "draw_phantoms": "data.phantom:draw_phantoms",
-    "evaluate": "export.evaluate:evaluate",
-    "export_best": "export.best:export",
-    "forecast": "confirm.study_forecast:forecast",
-    "generator_sample": "pipeline.generator_folder:generator_sample",
-    "generator_train": "pipeline.generator_folder:generator_train",
-    "inspect_folder": "data.inspect:inspect_folder",
-    "load_space": "config.load:load_space",
-    "model_summary": "pipeline.model:model_summary",
-    "predict": "export.predict:predict",
-    "rehearse_study": "confirm.rehearsal:rehearse",
-    "replay": "export.replay:replay",
-    "run_search": "search.run:search",
-    "serve_report": "report.server:serve",
-    "show_progress": "cli.console:progress",
-    "show_search": "cli.search:SearchScreen",
-    "sample_trial_generator": "export.trial_generator:sample_trial_generator",
-    "status": "search.status:status",
-    "train": "export.train:train",
-    "transform_folder": "data.transform:transform_folder",
-    "trials_dataframe": "search.status:trials_dataframe",
-    "write_paper": "report.paper:write_paper",
-    "write_report": "report.page:write_report",
-}
-
 
 def __getattr__(name: str) -> Any:
-    if name not in _LOCATIONS:
+    if name not in __all__:
         raise AttributeError(f"module 'xraytune' has no attribute {name!r}")
-    module, _, attribute = _LOCATIONS[name].partition(":")
-    found = getattr(import_module(f"xraytune.{module}"), attribute)
+    module, attribute = _locations()[name]
+    found = getattr(import_module(module), attribute)
     globals()[name] = found = _taking_text(found) if isfunction(found) else found
     return found
+
+
+@cache
+def _locations() -> dict[str, tuple[str, str]]:
+    """Return the module of each public name and its name there, as in the imports above, which nothing executes."""
+    imports = [node for node in ast.walk(ast.parse(getsource(modules[__name__]))) if isinstance(node, ast.ImportFrom)]
+    return {alias.asname or alias.name: (node.module or "", alias.name) for node in imports for alias in node.names}
 
 
 def _taking_text(function: Callable[..., Any]) -> Callable[..., Any]:

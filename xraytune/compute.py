@@ -1,16 +1,25 @@
-"""Device, threads and precision: chosen once and pinned, so that equal settings give equal bits on similar machines."""
+"""Device, threads and precision: chosen once and pinned, so that equal settings give equal bits on similar machines.
+
+Also how many cores and GPUs a trial gets, and the training of its generator.
+"""
 
 from __future__ import annotations
 
 import ctypes
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 
 import torch
 
-from xraytune.config.settings import Resources
-from xraytune.errors import MachineError, Problem
+from xraytune.config.settings import Settings
+from xraytune.errors import ConfigError, MachineError, Problem
 from xraytune.records import Compute
+
+_GENERATOR_CPUS = 2
+"""Trials wait for a generator, so it gets more than one core; on two it takes .6 of the time."""
 
 
 def gpu_count() -> int:
@@ -18,31 +27,94 @@ def gpu_count() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
-def gpu_share(resources: Resources) -> float:
-    """Return the GPUs of one trial; `auto` is one if the machine has any, else none."""
-    if resources.gpus_per_trial == "auto":
-        return 1.0 if gpu_count() else 0.0
-    return float(resources.gpus_per_trial)
-
-
-def choose_compute(*, gpus: float, threads: int) -> Compute:
+def choose_compute(*, gpus: float, threads: int, generator_threads: int | None = None) -> Compute:
     """Choose the device and precision of a process with this many GPUs and threads.
 
     Matrix products use bfloat16 where the hardware supports it (AVX512-BF16 or AMX, Ampere and later), else float32.
 
+    Args:
+        gpus: May be a share of one.
+        threads: CPU threads.
+        generator_threads: CPU threads for generators; default: `threads`.
+
     Raises:
         MachineError: torch sees fewer GPUs.
     """
-    if gpus == 0:
-        capabilities = torch.cpu.get_capabilities()
-        has_bfloat16 = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
-        return Compute(device="cpu", threads=threads, precision="bfloat16" if has_bfloat16 else "float32")
     if gpus > gpu_count():
         what = f"{gpus:g} GPUs requested, but torch sees {gpu_count() or 'none'}"
         fix = "set resources.gpus_per_trial: auto (or 0), or install a driver that supports this torch"
         raise MachineError(Problem(what, "resources.gpus_per_trial", fix))
-    has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    return Compute(device="cuda", threads=threads, precision="bfloat16" if has_bfloat16 else "float32")
+    if gpus:
+        has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capabilities = torch.cpu.get_capabilities()
+        has_bfloat16 = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return Compute(
+        device="cuda" if gpus else "cpu",
+        threads=threads,
+        precision="bfloat16" if has_bfloat16 else "float32",
+        generator_threads=generator_threads or threads,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """The CPU cores and GPUs of a process, which may be parts of one GPU."""
+
+    cpus: int
+    gpus: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allocation:
+    """`resources` of a space, with numbers in place of `auto`.
+
+    Attributes:
+        trial: For a trial.
+        generator: For the training of a trial's generator, before the rest of the trial.
+        concurrent: At most so many slots.
+    """
+
+    trial: Share
+    generator: Share
+    concurrent: int | None = None
+
+    @property
+    def generator_slots(self) -> int:
+        """The slots that the training of a generator occupies."""
+        by_gpu = ceil(self.generator.gpus / self.trial.gpus - 1e-9) if self.trial.gpus else 1
+        return max(1, ceil(self.generator.cpus / self.trial.cpus), by_gpu)
+
+    def compute(self) -> Compute:
+        """Return what trials compute on, on this machine.
+
+        Raises:
+            MachineError: torch sees fewer GPUs.
+        """
+        return choose_compute(gpus=self.trial.gpus, threads=self.trial.cpus, generator_threads=self.generator.cpus)
+
+
+def allocation_of(settings: Settings, *, has_gpu: bool) -> Allocation:
+    """Return the resources of a space's trials.
+
+    Args:
+        settings: The space's.
+        has_gpu: Whether the machines that run trials, which may be others than this one, have GPUs.
+
+    Raises:
+        ConfigError: Only one of trial and generator has GPUs.
+    """
+    chosen, own = settings.resources, settings.resources.generator
+    gpus = float(has_gpu) if chosen.gpus_per_trial == "auto" else float(chosen.gpus_per_trial)
+    trial = Share(cpus=chosen.cpus_per_trial, gpus=gpus)
+    if settings.objective.is_of_generator:  # the trial is the training of the generator
+        return Allocation(trial=trial, generator=trial, concurrent=chosen.concurrent)
+    cpus = max(trial.cpus, 1 if gpus else _GENERATOR_CPUS) if own.cpus == "auto" else own.cpus
+    generator = Share(cpus=cpus, gpus=gpus if own.gpus == "auto" else float(own.gpus))
+    if bool(gpus) != bool(generator.gpus):
+        what = f"trials have {gpus:g} GPUs, and the training of their generators {generator.gpus:g}"
+        raise ConfigError(Problem(what, "resources.generator.gpus", "give both GPUs, or neither"))
+    return Allocation(trial=trial, generator=generator, concurrent=chosen.concurrent)
 
 
 def compute_like(trained_on: Compute, *, threads: int) -> Compute:
@@ -73,11 +145,24 @@ def pin(compute: Compute, *, gpu_share: float = 1.0) -> None:
         _keep_freed_memory()
     # As use_deterministic_algorithms(), but without importing the compiler, which takes four seconds.
     torch.set_deterministic_debug_mode("error" if compute.device == "cpu" else "default")
+    # Otherwise each new tensor is filled with NaN first.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if compute.device == "cuda":
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")
         if gpu_share < 1:
             torch.cuda.set_per_process_memory_fraction(gpu_share)
+
+
+@contextmanager
+def generator_threads(compute: Compute) -> Iterator[None]:
+    """Use the CPU threads for generators; afterwards, those that were set before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(compute.generator_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _keep_freed_memory() -> None:

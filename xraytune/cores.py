@@ -1,11 +1,16 @@
-"""The CPU cores that this process may use, and a thread pool of that size."""
+"""The CPU cores that this process may use, and threads for them."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+_READ_AHEAD = 256
+"""Maximum number of results that wait to be consumed."""
 
 
 def cpu_count() -> int:
@@ -13,11 +18,14 @@ def cpu_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
-@contextmanager
-def core_threads() -> Iterator[ThreadPoolExecutor]:
-    """Open a pool with a thread for each core; leaving the block cancels calls that have not started."""
+def map_on_cores(function: Callable[[Item], Result], items: Sequence[Item]) -> Generator[Result, None, None]:
+    """Yield `function(item)` for each item, in order, computed in a thread for each core.
+
+    When the caller stops early, calls that have not started are cancelled.
+    """
     threads = ThreadPoolExecutor(cpu_count())
     try:
-        yield threads
+        for start in range(0, len(items), _READ_AHEAD):
+            yield from threads.map(function, items[start : start + _READ_AHEAD])
     finally:
         threads.shutdown(cancel_futures=True)

@@ -257,8 +257,8 @@ def _parsed(text: bytes) -> Any:
         raise ValueError("nested too deeply") from error
 
 
-def csv_table(header: Sequence[str], rows: Iterable[Sequence[PurePath | str | float]]) -> str:
-    """Return a table as CSV without formulas that a spreadsheet would run.
+def csv_table(header: Sequence[str], rows: Iterable[Sequence[PurePath | str | float | None]]) -> str:
+    """Return a table as CSV without formulas that a spreadsheet would run; None is an empty cell.
 
     A relative path that looks like a formula gets a leading `./`, other text an apostrophe; `cell_path` and `cell_text`
     undo this.
@@ -269,8 +269,8 @@ def csv_table(header: Sequence[str], rows: Iterable[Sequence[PurePath | str | fl
     return text.getvalue()
 
 
-def _cell(value: PurePath | str | float) -> str | float:
-    if isinstance(value, float):
+def _cell(value: PurePath | str | float | None) -> str | float | None:
+    if value is None or isinstance(value, float):
         return value
     prefix = "./" if isinstance(value, PurePath) else "'"
     return f"{prefix}{value}" if _FORMULA.match(str(value)) else str(value)

@@ -11,6 +11,7 @@ from xraytune.config.load import load_space
 from xraytune.config.settings import Experiment
 from xraytune.config.space import Space
 from xraytune.data.phantom import draw_phantoms
+from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.prepare import prepare
 from xraytune.pipeline.trial import run_trial
 from xraytune.records import EpochRecord
@@ -83,10 +84,8 @@ def test_the_first_trials_of_every_space_run(file: Path, phantoms: Path, tmp_pat
         with one_thread():
             result = run_trial(
                 experiment,
-                prepared,
+                RunContext(prepared=prepared, cache=phantoms / "cache", compute=CPU),
                 trial_dir=tmp_path / f"{number}",
-                cache=phantoms / "cache",
-                compute=CPU,
                 on_epoch=epochs.append,
             )
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from tests.in_process import InProcess, command, one_thread, said, search_in_process
 from xraytune.cli.confirm import show_verdict
 from xraytune.config.load import load_space
-from xraytune.confirm import session
+from xraytune.confirm import training
 from xraytune.confirm.forecast import Forecast
 from xraytune.confirm.record import Confirmation
 from xraytune.confirm.run import confirm
@@ -84,7 +84,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 def lab(ended: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
     """A private copy of the lab."""
     shutil.copytree(ended.path, tmp_path / "lab")
-    monkeypatch.setattr(session, "Runner", InProcess)
+    monkeypatch.setattr(training, "Runner", InProcess)
     with one_thread():
         yield Lab(tmp_path / "lab")
 

@@ -12,7 +12,7 @@ import pytest
 from tests.in_process import InProcess, one_thread, search_in_process
 from xraytune.cli.confirm import show_rehearsal, show_verdict
 from xraytune.config.load import load_space
-from xraytune.confirm import session
+from xraytune.confirm import training
 from xraytune.confirm.rehearsal import rehearse
 from xraytune.confirm.run import confirm
 from xraytune.data.phantom import draw_phantoms
@@ -61,7 +61,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def lab(ended: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A private copy of the lab."""
     shutil.copytree(ended, tmp_path / "lab")
-    monkeypatch.setattr(session, "Runner", InProcess)
+    monkeypatch.setattr(training, "Runner", InProcess)
     with one_thread():
         yield tmp_path / "lab"
 

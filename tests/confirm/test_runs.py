@@ -12,11 +12,11 @@ import pytest
 from tests.search.studies import ended, epoch, no_gan
 from xraytune.config.settings import DataSettings, Experiment, Parameters, Settings
 from xraytune.confirm.plan import Arm
-from xraytune.confirm.runs import Run, RunList, TopUpRungs, completed_rows, replicate, settled_rows
+from xraytune.confirm.runs import Run, RunList, TopUpRungs, completed_rows, ended_rows, replicate
 from xraytune.errors import StudyError
 from xraytune.files import read_json, write_bytes, write_json
 from xraytune.search.asha import Rungs
-from xraytune.search.messages import NoTrial, TrialSuggestion
+from xraytune.search.messages import NoTrial, ProgressFile, TrialSuggestion
 from xraytune.search.study import StudyFolder
 
 SETTINGS = Settings(name="small", seed=5, data=DataSettings(path=Path("xrays")))
@@ -48,7 +48,7 @@ def top_ups(folder: StudyFolder, *searched: tuple[int, int, float]) -> RunList:
     rungs = Rungs(grace=1, reduction=3, max_epochs=9)
     for report in searched:
         rungs.should_continue(*report)
-    return work(folder, "none", "none", should_continue=TopUpRungs(folder, rungs).should_continue)
+    return work(folder, "none", "none", asha=TopUpRungs(folder, rungs))
 
 
 def started(work: RunList) -> int:
@@ -116,7 +116,7 @@ def test_top_up_is_pruned_by_search_rungs(folder: StudyFolder) -> None:
     one.on_result(strong, ended(0.95))
 
     assert one.is_done
-    row = settled_rows(folder)[weak]
+    row = ended_rows(folder)[weak]
     assert (row["status"], row["value"], row["epochs"]) == ("pruned", 0.7, 1)
     assert row["reason"] == "stopped by ASHA after epoch 1"
     assert completed_rows(folder).keys() == {strong}
@@ -211,7 +211,18 @@ def test_a_run_waits_for_a_gan_that_another_trains(folder: StudyFolder) -> None:
     assert [started(one), started(one)] == [0, 2]
     assert one.next_trial() is NoTrial.WAIT
     there.add("one")
-    assert started(one) == 1
+    assert not one.on_result(0, {"generator": "trained"})
+    assert [started(one), started(one)] == [0, 1]
+
+
+def test_the_progress_of_generators_in_training_is_reported(folder: StudyFolder) -> None:
+    reported = list[tuple[str, int, int]]()
+    one = work(folder, "gan", generator_need=lambda _: "one", on_progress=lambda *progress: reported.append(progress))
+    started(one)
+    ProgressFile(folder.trial_path(0))("training the GAN (steps)", 25, 600)
+    one.heartbeat(2)
+
+    assert reported[-1] == ("run 0 (steps)", 25, 600)
 
 
 def arm(**changes: Any) -> Arm:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.confirm.test_analysis import LABELS, VAL_B, plan, scores
 from xraytune.confirm.analysis import EvaluationSet, compare_arms
-from xraytune.confirm.subgroups import pneumonia_types, subgroup_differences
+from xraytune.confirm.secondary import pneumonia_types, subgroup_differences
 from xraytune.data.index import ImageFile
 from xraytune.pipeline.task import CLASSIFICATION
 

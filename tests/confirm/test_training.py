@@ -10,7 +10,7 @@ import pytest
 
 from tests.confirm.test_plan import parameters
 from tests.search.studies import CPU, ended, epoch, two_images, write_space
-from xraytune.confirm.plan import FinishedTrial, Plan
+from xraytune.confirm.plan import CONFIRM_FOLDER, FinishedTrial, Plan
 from xraytune.confirm.training import Training
 from xraytune.errors import StudyError, TrialError
 from xraytune.files import read_jsonl
@@ -64,13 +64,17 @@ def each(*values: float) -> Says:
 
 
 def training(root: Path, *overrides: str, says: Says = well) -> Training:
+    space = write_space(root, SMALL, *overrides)
     return Training(
         folder=StudyFolder(root / "studies" / "small"),
-        space=write_space(root, SMALL, *overrides),
+        place=CONFIRM_FOLDER,
+        space=space,
         prepared=two_images(),
         compute=CPU,
         machine=lambda: environment(CPU),
         cache=root / "cache",
+        searched=(),
+        rungs=rungs_of(space.settings, ()),
         runner=cast(Runner, Told(says)),
         callbacks=NO_CALLBACKS,
     )
@@ -83,8 +87,8 @@ def train(
     finalists: int = 3,
     reports: Iterable[Report] = (),
 ) -> Plan:
-    rungs = rungs_of(training.settings, reports)
-    return training.train((*complete, *stopped), rungs, finalists=finalists, gan_seeds=2, earlier_accesses=())
+    training.searched, training.rungs = (*complete, *stopped), rungs_of(training.settings, reports)
+    return training.train(finalists=finalists, gan_seeds=2, earlier_accesses=())
 
 
 def tuned(plan: Plan) -> list[str]:

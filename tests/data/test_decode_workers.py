@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xraytune.data.decoding import Block, BrokenImage, SquareImage, decode_blocks, decode_file
+from xraytune.data.decoding import BrokenImage, SquareImage, decode_file, decode_files
+from xraytune.errors import DataError
 from xraytune.seeding import numpy_generator
 
 pytestmark = pytest.mark.slow
@@ -35,41 +36,39 @@ def names() -> list[str]:
     return [f"{number}.jpeg" for number in range(FILES)]
 
 
-def flat(blocks: list[Block]) -> list[tuple[str, bytes]]:
-    return [
-        ("broken", f"{image.file} {image.reason}".encode())
-        if isinstance(image, BrokenImage)
-        else (image.kind, image.pixels)
-        for block in blocks
-        for image in block
-    ]
+def decode_one(images: Path, name: str) -> SquareImage | BrokenImage:
+    try:
+        return decode_file(images / name, 96, "crop")
+    except DataError as error:
+        return BrokenImage(file=name, reason=error.problems[0].what)
 
 
-@pytest.fixture(scope="module")
-def alone(images: Path) -> list[tuple[str, bytes]]:
-    return flat(list(decode_blocks(images, names(), 96, "crop", workers=1)))
+def test_several_threads_give_the_same_as_one_file_after_the_other(
+    images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xraytune.cores.cpu_count", lambda: 4)
 
+    together = list(decode_files(images, names(), 96, "crop"))
 
-def test_several_threads_give_identical_pixels(images: Path, alone: list[tuple[str, bytes]]) -> None:
-    together = flat(list(decode_blocks(images, names(), 96, "crop", workers=4)))
-
-    assert together == alone
-    assert [number for number, (kind, _) in enumerate(together) if kind == "broken"] == list(range(5, FILES, 100))
-
-
-def test_batch_resize_is_bit_identical_to_single(images: Path, alone: list[tuple[str, bytes]]) -> None:
-    single = [decode_file(str(images / f"{number}.jpeg"), 96, "crop") for number in range(5)]
-
-    assert [(image.kind, image.pixels) for image in single] == alone[:5]
+    for name, image in zip(names(), together, strict=True):
+        alone = decode_one(images, name)
+        if isinstance(alone, SquareImage):
+            assert isinstance(image, SquareImage)
+            np.testing.assert_array_equal(image.pixels, alone.pixels)
+            assert image.kind == alone.kind
+        else:
+            assert image == alone
+    broken = [number for number, image in enumerate(together) if isinstance(image, BrokenImage)]
+    assert broken == list(range(5, FILES, 100))
 
 
 def test_no_thread_is_left_when_the_caller_stops_early(images: Path) -> None:
     before = threading.active_count()
-    blocks = decode_blocks(images, names(), 96, "squash", workers=3)
-    next(blocks)
+    decoded = decode_files(images, names(), 96)
+    next(decoded)
     assert threading.active_count() > before
 
-    blocks.close()
+    del decoded
 
     assert threading.active_count() == before
 
@@ -78,6 +77,6 @@ def test_odd_metadata_do_not_warn(images: Path, tmp_path: Path) -> None:
     odd = b"\xff\xd8\xff\xe1\x00\x10Exif\0\0II*\0\x08\0\0\0" + (images / "0.jpeg").read_bytes()[2:]
     (tmp_path / "odd.jpeg").write_bytes(odd)
 
-    ((image,),) = decode_blocks(tmp_path, ["odd.jpeg"], 96, "squash", workers=2)
+    (image,) = decode_files(tmp_path, ["odd.jpeg"], 96)
 
     assert isinstance(image, SquareImage)

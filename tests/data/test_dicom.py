@@ -346,7 +346,7 @@ def test_png_content_in_a_dcm_file_is_read(hospital: Path) -> None:
 
     index = index_of(hospital)
 
-    decoded = decode_images(hospital, [image.file for image in index.images], 16, workers=1)
+    decoded = decode_images(hospital, [image.file for image in index.images], 16)
     assert all(isinstance(image, np.ndarray) for image in decoded)
 
 
@@ -355,7 +355,7 @@ def test_png_content_in_a_dcm_file_is_read(hospital: Path) -> None:
     [
         index_of,
         list_images,
-        lambda root: list(decode_images(root, ["NORMAL/study0/IM000001"], 16, workers=1)),
+        lambda root: list(decode_images(root, ["NORMAL/study0/IM000001"], 16)),
     ],
 )
 def test_missing_pydicom_error_names_the_extra(

@@ -237,7 +237,7 @@ def test_exif_orientation_is_applied(kind: str, orientation: int) -> None:
         8: np.rot90(stored),
     }[orientation]
     np.testing.assert_allclose(np.asarray(found.image).astype(int), upright, atol=3)
-    assert (found.height_px, found.width_px) == upright.shape
+    assert (found.reduced_from or found.image.size) == upright.shape[::-1]
 
 
 def test_image_with_damaged_metadata_is_read() -> None:

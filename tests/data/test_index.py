@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from xraytune.config.settings import DataSettings, SplitSettings
-from xraytune.data.index import content_fingerprint, data_folder_of, read_index, read_labelled_folder
+from xraytune.data.index import content_fingerprint, data_folder_of, read_index, read_labelled, read_labelled_folder
 from xraytune.data.layout import list_images
 from xraytune.errors import ConfigError, DataError
 
@@ -351,7 +351,7 @@ def test_a_single_class_in_the_table_is_refused(tmp_path: Path, write: WriteImag
 def test_regex_without_group_is_refused_before_reading_folder(tmp_path: Path) -> None:
     for read in (
         lambda: read_index(DataSettings(path=tmp_path / "none", split=SplitSettings(group_regex="p1"))),
-        lambda: read_labelled_folder(tmp_path / "none", ("a", "b"), group_regex="p1"),
+        lambda: read_labelled(tmp_path / "none", ("a", "b"), group_regex="p1"),
     ):
         with pytest.raises(ConfigError, match="there is no group in it"):
             read()

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.pair_files import HEIGHT_PX, WIDTH_PX, block, save
-from xraytune.data.decoding import BrokenImage
+from xraytune.data.decoding import BrokenImage, decode_file
 from xraytune.data.index import ImageFile
 from xraytune.data.masks import connected_parts, map_masks, outlined, read_mask, square_mask
-from xraytune.data.pixels import decode_image
 from xraytune.errors import DataError
 
 MASK = block(3)
@@ -90,7 +89,7 @@ def test_a_mask_stays_on_its_image(tmp_path: Path, resize: Literal["squash", "cr
     """An image that is bright exactly where its mask is: resized, both still agree, except along the edge."""
     save(tmp_path / "mask.png", np.repeat(np.repeat(MASK, 10, axis=0), 10, axis=1))
 
-    pixels = decode_image(tmp_path / "mask.png", 40, resize=resize)
+    pixels = decode_file(tmp_path / "mask.png", 40, resize).pixels
     square = square_mask(read_mask(tmp_path, ["mask.png"]), 40, resize)
 
     assert set(np.unique(square)) == {0, 255}

@@ -9,10 +9,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from xraytune.data.decoding import BrokenImage
+from xraytune.data.decoding import BrokenImage, decode_file
 from xraytune.data.pixels import (
     broken_images_error,
-    decode_image,
     decode_images,
     open_pixels,
     store_pixels,
@@ -32,7 +31,7 @@ def test_an_image_of_the_right_size_keeps_its_grey_levels(tmp_path: Path) -> Non
     pixels = gradient(32, 32)
     Image.fromarray(pixels).save(tmp_path / "a.png")
 
-    decoded = decode_image(tmp_path / "a.png", 32)
+    decoded = decode_file(tmp_path / "a.png", 32).pixels
 
     np.testing.assert_array_equal(decoded, pixels)
     assert decoded.dtype == np.uint8
@@ -44,7 +43,7 @@ def test_a_large_jpeg_decoded_small_shows_the_same_as_one_that_is_fully_decoded(
 
     whole = np.asarray(large.resize((64, 64), Image.Resampling.BOX))
 
-    np.testing.assert_allclose(decode_image(tmp_path / "a.jpeg", 64).astype(int), whole, atol=3)
+    np.testing.assert_allclose(decode_file(tmp_path / "a.jpeg", 64).pixels.astype(int), whole, atol=3)
 
 
 def test_a_fine_pattern_becomes_its_mean_and_not_stripes(tmp_path: Path) -> None:
@@ -53,14 +52,14 @@ def test_a_fine_pattern_becomes_its_mean_and_not_stripes(tmp_path: Path) -> None
     stripes[:, ::2] = 200
     Image.fromarray(stripes).save(tmp_path / "a.png")
 
-    decoded = decode_image(tmp_path / "a.png", 32)[:, 1:-1]
+    decoded = decode_file(tmp_path / "a.png", 32).pixels[:, 1:-1]
 
     assert abs(decoded.astype(int) - 100).max() <= 2
 
 
 def test_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
-        decode_image(tmp_path / "a.jpeg", 32)
+        decode_file(tmp_path / "a.jpeg", 32)
 
 
 @pytest.mark.slow
@@ -74,7 +73,7 @@ def test_crop_equals_torchvision(tmp_path: Path, size: tuple[int, int], kind: st
     Image.fromarray((gradient(height, width) // 2 + noise).astype(np.uint8)).save(tmp_path / "a", kind, quality=100)
 
     expected = functional.center_crop(functional.resize(Image.open(tmp_path / "a"), [64]), [64])
-    decoded = decode_image(tmp_path / "a", 64, resize="crop")
+    decoded = decode_file(tmp_path / "a", 64, resize="crop").pixels
 
     reduced = kind == "JPEG" and min(size) > 256  # the decoder's own reduction averages a little differently
     np.testing.assert_allclose(decoded.astype(int), np.asarray(expected), atol=9 if reduced else 1)
@@ -85,8 +84,8 @@ def test_a_crop_keeps_the_aspect_ratio_and_a_squash_does_not(tmp_path: Path) -> 
     pixels[:, 100:200] = 200
     Image.fromarray(pixels).save(tmp_path / "a.png")
 
-    assert decode_image(tmp_path / "a.png", 50, resize="crop").mean() > 195
-    assert decode_image(tmp_path / "a.png", 50, resize="squash").mean() == pytest.approx(200 / 3, abs=1)
+    assert decode_file(tmp_path / "a.png", 50, resize="crop").pixels.mean() > 195
+    assert decode_file(tmp_path / "a.png", 50, resize="squash").pixels.mean() == pytest.approx(200 / 3, abs=1)
 
 
 def test_a_turned_jpeg_is_cropped_upright(tmp_path: Path) -> None:
@@ -97,14 +96,14 @@ def test_a_turned_jpeg_is_cropped_upright(tmp_path: Path) -> None:
 
     expected = np.asarray(upright.crop((0, 300, 400, 700)).resize((64, 64)))
 
-    np.testing.assert_allclose(decode_image(tmp_path / "a.jpeg", 64, resize="crop").astype(int), expected, atol=4)
+    np.testing.assert_allclose(decode_file(tmp_path / "a.jpeg", 64, resize="crop").pixels.astype(int), expected, atol=4)
 
 
 def test_a_very_long_image_is_cropped_without_being_scaled_as_a_whole(tmp_path: Path) -> None:
     """Scaled to 1024 pixels, the shorter side of this one would make it 5 million pixels long."""
     Image.new("L", (20_000, 4), 77).save(tmp_path / "a.png")
 
-    assert (decode_image(tmp_path / "a.png", 1024, resize="crop") == 77).all()
+    assert (decode_file(tmp_path / "a.png", 1024, resize="crop").pixels == 77).all()
 
 
 def test_odd_bit_depths_are_reported_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -112,7 +111,7 @@ def test_odd_bit_depths_are_reported_once(tmp_path: Path, caplog: pytest.LogCapt
         levels = np.full((8, 8), 60_000 if number % 2 else number, dtype=np.uint16)
         Image.fromarray(levels).save(tmp_path / f"{number}.png")
 
-    list(decode_images(tmp_path, [f"{number}.png" for number in range(70)], 8, workers=2))
+    list(decode_images(tmp_path, [f"{number}.png" for number in range(70)], 8))
 
     (record,) = caplog.records
     assert record.getMessage() == (
@@ -130,7 +129,7 @@ def test_a_store_has_a_row_for_each_file_that_decodes_in_order(tmp_path: Path) -
     out = tmp_path / "store"
     out.mkdir()
 
-    broken = store_pixels(tmp_path, files, 8, out, workers=2)
+    broken = store_pixels(tmp_path, files, 8, out)
 
     pixels = open_pixels(out)
     stored = stored_files(out)
@@ -141,24 +140,10 @@ def test_a_store_has_a_row_for_each_file_that_decodes_in_order(tmp_path: Path) -
     assert not pixels.flags.writeable
 
 
-def test_a_store_is_the_same_for_any_number_of_workers(tmp_path: Path) -> None:
-    files = [f"{number}.png" for number in range(20)]
-    for number, file in enumerate(files):
-        Image.new("L", (40, 40), number).save(tmp_path / file)
-    stores = []
-    for workers in (1, 3):
-        out = tmp_path / f"store{workers}"
-        out.mkdir()
-        store_pixels(tmp_path, files, 8, out, workers=workers)
-        stores.append((out / "pixels.npy").read_bytes())
-
-    assert stores[0] == stores[1]
-
-
 def test_progress_counts_broken_images_too(tmp_path: Path) -> None:
     calls: list[tuple[str, int, int]] = []
 
-    store_pixels(tmp_path, ["a.png"], 8, tmp_path, workers=1, on_progress=lambda *progress: calls.append(progress))
+    store_pixels(tmp_path, ["a.png"], 8, tmp_path, on_progress=lambda *progress: calls.append(progress))
 
     assert calls == [("decoding images", 1, 1)]
 

@@ -20,6 +20,7 @@ from xraytune.export.evaluation import Evaluation
 from xraytune.export.predict import Predicted, predict
 from xraytune.export.train import train
 from xraytune.files import read_json, sha256_of, write_json
+from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.prepare import prepare
 from xraytune.pipeline.trial import trial_epochs
 from xraytune.search.controller import SearchController
@@ -84,9 +85,15 @@ class Lab:
 
 def change_record(model: Path, **changes: object) -> None:
     """Change fields of a `bundle.json`, and its checksum."""
-    record, manifest = model / "bundle.json", model / "manifest.json"
+    record = model / "bundle.json"
     write_json(record, read_json(record) | changes)
-    files = read_json(manifest)["files"] | {"bundle.json": sha256_of(record)}
+    seal(record)
+
+
+def seal(file: Path) -> None:
+    """Update the checksum of a bundle's file in its manifest."""
+    manifest = file.with_name("manifest.json")
+    files = read_json(manifest)["files"] | {file.name: sha256_of(file)}
     write_json(manifest, {"version": 1, "files": files})
 
 
@@ -149,7 +156,9 @@ def search_in_process(lab: Lab) -> None:
 def run_to_its_end(controller: SearchController, number: int, folder: StudyFolder, cache: Path) -> None:
     """Run a trial until it ends or is stopped."""
     trial_dir = folder.trial_path(number)
-    epochs = trial_epochs(folder.experiment(number), folder.prepared(), trial_dir=trial_dir, cache=cache, compute=CPU)
+    epochs = trial_epochs(
+        folder.experiment(number), RunContext(prepared=folder.prepared(), cache=cache, compute=CPU), trial_dir=trial_dir
+    )
     while controller.on_result(number, next_message(epochs, trial_dir)):
         pass
     epochs.close()

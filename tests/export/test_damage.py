@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import safetensors.torch
 
-from tests.export.conftest import CopyLab
+from tests.export.conftest import CopyLab, change_record, seal
 from tests.in_process import CPU, command
 from xraytune.errors import ArtifactError, StudyError
 from xraytune.export.best import export
@@ -20,19 +18,6 @@ from xraytune.search.journal import Journal
 from xraytune.search.study import StudyFolder
 
 pytestmark = pytest.mark.slow
-
-
-def change(model: Path, **values: Any) -> None:
-    """Change values of `bundle.json`, and its checksum in the manifest."""
-    record, manifest = model / "bundle.json", model / "manifest.json"
-    write_json(record, {**json.loads(record.read_bytes()), **values})
-    seal(model, record, manifest)
-
-
-def seal(model: Path, file: Path, manifest: Path) -> None:
-    content = json.loads(manifest.read_bytes())
-    content["files"][file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
-    write_json(model / "manifest.json", content)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +34,7 @@ def seal(model: Path, file: Path, manifest: Path) -> None:
 )
 def test_an_invalid_bundle_is_refused(copy_lab: CopyLab, values: dict[str, Any]) -> None:
     model = copy_lab().model
-    change(model, **values)
+    change_record(model, **values)
 
     with pytest.raises(ArtifactError, match=r"bundle\.json: this file is not valid in this version"):
         open_bundle(model)
@@ -59,7 +44,7 @@ def test_an_error_names_the_file_with_another_network_or_split(copy_lab: CopyLab
     model = copy_lab().model
     for name in ("model.safetensors", "split.json"):
         (model / name).write_bytes(b"[]")
-        seal(model, model / name, model / "manifest.json")
+        seal(model / name)
     bundle = open_bundle(model)
 
     with pytest.raises(ArtifactError, match=r"model\.safetensors: the file does not match the network"):
@@ -106,12 +91,12 @@ def test_a_network_whose_output_is_not_finite_is_refused_instead_of_scored(copy_
     """NaN sorts last, so its AUROC could be 1."""
     lab = copy_lab()
     if damage == "std 0":
-        change(lab.model, input_format=read_json(lab.model / "bundle.json")["input_format"] | {"std": [0.0] * 3})
+        change_record(lab.model, input_format=read_json(lab.model / "bundle.json")["input_format"] | {"std": [0.0] * 3})
     else:
         weights = safetensors.torch.load_file(lab.model / "model.safetensors")
         weights = {name: one * float(damage) if one.is_floating_point() else one for name, one in weights.items()}
         safetensors.torch.save_file(weights, lab.model / "model.safetensors")
-        seal(lab.model, lab.model / "model.safetensors", lab.model / "manifest.json")
+        seal(lab.model / "model.safetensors")
     test = lab.xrays / "test"
 
     for arguments in (

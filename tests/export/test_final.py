@@ -177,21 +177,23 @@ def test_training_on_all_images_sets_the_threshold_out_of_fold(
     new = {*(root / "cache" / GAN_STAGE).glob("[!.]*")} - before
     seen = {read_json(path / "manifest.json")["inputs"]["train"] for path in new}
     fits = fits_of(used_images(everything, "all"), "all", 0)
-    assert seen == {fit.prepared.train_fingerprint for fit in fits}, "one GAN for each training, on what that one sees"
+    assert seen == {images.train_fingerprint for images in fits.values()}, (
+        "one GAN for each training, on what that one sees"
+    )
 
 
 def test_every_patient_is_unseen_in_one_fold(everything: Prepared) -> None:
-    *folds, final = fits_of(used_images(everything, "all"), "all", 3)
+    *folds, final = fits_of(used_images(everything, "all"), "all", 3).values()
 
     unseen: Counter[str] = Counter()
     for fold in folds:
-        train_side, out = fold.prepared.side("train"), fold.prepared.side("val_a")
+        train_side, out = fold.side("train"), fold.side("val_a")
         assert {*train_side.patients}.isdisjoint(out.patients)
         assert {*train_side.labels} == {*out.labels} == {0, 1}
         unseen.update({*out.patients})
     assert len(folds) == FOLDS
     assert unseen == Counter({image.patient for image in everything.images})
-    assert len(final.prepared.side("train").rows) == len(everything.images)
+    assert len(final.side("train").rows) == len(everything.images)
 
 
 def test_a_class_with_fewer_patients_than_folds_is_refused(everything: Prepared) -> None:

@@ -101,7 +101,7 @@ def test_a_trial_that_any_other_exception_ended_fails_again_for_the_same_reason(
     def no_layer(*_: object, **__: object) -> None:
         raise ValueError("no such layer")
 
-    monkeypatch.setattr("xraytune.pipeline.trial.build_inputs", no_layer)
+    monkeypatch.setattr("xraytune.pipeline.trial.TrialInputs", no_layer)
     with locked(folder):
         controller = controller_of(folder, folder.space(), folder.prepared(), cache)
         while isinstance(suggestion := controller.next_trial(), TrialSuggestion):

@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests.export.conftest import Lab, change_record
 from tests.in_process import command
-from xraytune.data.pixels import decode_image
+from xraytune.data.decoding import decode_file
 from xraytune.errors import ArtifactError, ConfigError, DataError
 from xraytune.export.bundle import open_bundle
 from xraytune.export.evaluate import evaluate
@@ -97,7 +97,7 @@ def test_a_mask_returns_to_where_its_object_is_in_the_image(tmp_path: Path, size
     true = (abs(x - width * 0.4) < width * 0.25) & (abs(y - height * 0.5) < min(width, height) * 0.3)
     Image.fromarray(true.astype(np.uint8) * 255).save(tmp_path / "image.png")
 
-    square = decode_image(tmp_path / "image.png", 32, resize=resize) / np.float32(255)  # type: ignore[arg-type]
+    square = decode_file(tmp_path / "image.png", 32, resize).pixels / np.float32(255)  # type: ignore[arg-type]
     found = whole_mask(square, width, height, resize=resize, threshold=0.5)  # type: ignore[arg-type]
 
     assert found.shape == (height, width)

@@ -18,7 +18,7 @@ from xraytune.config.load import experiment_to_json
 from xraytune.config.settings import DataSettings, Experiment, GanSettings, Parameters, Settings
 from xraytune.confirm.plan import Plan, write_plan
 from xraytune.export.bundle import TrainedOn, write_bundle
-from xraytune.export.final import FinalTraining, Scores
+from xraytune.export.final import FinalTraining
 from xraytune.files import append_jsonl, write_json
 from xraytune.generators.checkpoint import new_training, save_generator
 from xraytune.generators.checkpoint import save_checkpoint as save_gan
@@ -120,17 +120,13 @@ def make_bundle(folder: Path) -> None:
             input_format=InputFormat(image_size_px=32, resolution_px=None, mean=(0.5,), std=(0.2,)),
             prepared=two_images(),
             epochs=[EPOCH],
-            scores=Scores(
-                val_score=0.9,
-                val_b_score=0.8,
-                out_of_fold_score=None,
-                threshold=0.5,
-                threshold_rule="calibrated_val_a_val_b",
-                best_epoch=1,
-                epochs=1,
-                validated=Validated(
-                    labels=np.array([0, 1]), results=np.array([[0.9, 0.1], [0.2, 0.8]]), patients=("a", "b")
-                ),
+            val_score=0.9,
+            val_b_score=0.8,
+            out_of_fold_score=None,
+            threshold=0.5,
+            best_epoch=1,
+            validated=Validated(
+                labels=np.array([0, 1]), results=np.array([[0.9, 0.1], [0.2, 0.8]]), patients=("a", "b")
             ),
         ),
         trained_on=TrainedOn(

@@ -22,6 +22,7 @@ from xraytune.errors import MachineError
 from xraytune.files import append_jsonl, read_jsonl, write_bytes, write_text
 from xraytune.generators.train import train_generator
 from xraytune.pipeline.artifacts import build_once, is_intact
+from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.prepare import PIXELS_STAGE, prepare
 from xraytune.pipeline.trial import run_trial
 from xraytune.records import Compute, EpochRecord
@@ -158,7 +159,7 @@ def test_trial_resumes_from_last_checkpoint_after_disk_full(
     trial_dir = disk.path / "trials" / "0000"
 
     def run(folder: Path, on_epoch: Callable[[EpochRecord], None]) -> None:
-        run_trial(experiment, bench.prepared, trial_dir=folder, cache=bench.cache, compute=CPU, on_epoch=on_epoch)
+        run_trial(experiment, bench.context, trial_dir=folder, on_epoch=on_epoch)
 
     straight: list[EpochRecord] = []
     run(tmp_path / "straight", straight.append)
@@ -183,10 +184,8 @@ def test_trial_survives_disk_full_at_any_point(bench: Bench, disk: SmallDisk, tm
     def run(root: Path) -> tuple[float, float | None]:
         result = run_trial(
             experiment,
-            bench.prepared,
+            RunContext(prepared=bench.prepared, cache=root / "cache", compute=CPU),
             trial_dir=root / "trial",
-            cache=root / "cache",
-            compute=CPU,
             on_epoch=list[EpochRecord]().append,
         )
         assert result is not None
@@ -207,7 +206,7 @@ def test_trial_survives_disk_full_at_any_point(bench: Bench, disk: SmallDisk, tm
     assert again == straight
     assert all("the disk is full" in str(refusal) for refusal in refusals)
     where = {Path(str(refusal.problems[0].where)).relative_to(disk.path).parts[1] for refusal in refusals}
-    assert where >= {"gan-1.work", "gan-1", "pool-1", "features-2"}
+    assert where >= {"gan-2.work", "gan-2", "pool-1", "features-2"}
 
 
 def test_log_rows_are_written_atomically(disk: SmallDisk) -> None:

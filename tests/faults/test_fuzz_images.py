@@ -30,7 +30,7 @@ from tests.faults.specimens import (
     make_images,
 )
 from xraytune.config.settings import DataSettings
-from xraytune.data.decoding import BrokenImage, decode_block
+from xraytune.data.decoding import BrokenImage, decode_files
 from xraytune.data.formats import read_header
 from xraytune.data.index import read_index
 from xraytune.data.patients import PATIENTS_CSV
@@ -52,7 +52,7 @@ def test_damaged_image_is_reported(tmp_path: Path, kind: str) -> None:
         file.write_bytes(with_good_crcs(content) if kind.startswith("PNG") else content)
         with only_our_errors(tmp_path), warnings.catch_warnings():  # Pillow's remarks on odd metadata
             warnings.simplefilter("ignore")
-            decode_block(str(tmp_path), [file.name], 32, resize)
+            list(decode_files(tmp_path, [file.name], 32, resize))
             read_header(file.read_bytes(), file)
 
     decode()
@@ -90,7 +90,7 @@ def test_image_bomb_is_refused_before_allocation(tmp_path: Path, kind: str) -> N
     def decode(width_px: int, height_px: int) -> None:
         (tmp_path / "bomb").write_bytes(with_size(kind, width_px, height_px))
         with only_our_errors(tmp_path), little_memory():
-            (found,) = decode_block(str(tmp_path), ["bomb"], 32, "squash")
+            (found,) = decode_files(tmp_path, ["bomb"], 32)
         assert isinstance(found, BrokenImage)
         assert "too many for an X-ray" in found.reason
 

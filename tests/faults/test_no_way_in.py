@@ -42,6 +42,7 @@ from xraytune.generators.checkpoint import checkpoint_generator, load_generator
 from xraytune.generators.train import train_generator
 from xraytune.models.checkpoint import finished_epochs, load_best
 from xraytune.models.weights import read_weights
+from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.generator_folder import generator_sample, generator_train
 from xraytune.pipeline.model import pretrained_weights
 from xraytune.pipeline.prepare import prepare
@@ -175,7 +176,7 @@ def resume_a_gan(folder: Path) -> None:
 
 
 READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
-    "a trial's checkpoint": ("checkpoint.pt", lambda file: finished_epochs(file.parent)),
+    "a trial's checkpoint": ("checkpoint.pt", lambda file: finished_epochs(file.parent, EpochRecord)),
     "a trial's best network": ("best.safetensors", lambda file: load_best(file.parent, torch.nn.Linear(2, 2))),
     "a GAN's checkpoint": ("checkpoint.pt", checkpoint_generator),
     "a GAN in training": ("checkpoint.pt", lambda file: resume_a_gan(file.parent)),
@@ -491,7 +492,7 @@ FILES_FROM_ELSEWHERE: dict[str, Callable[[Path], object]] = {
     "config.yaml": read_bundle_with,
     "generator.safetensors": load_generator,
     "best.safetensors": lambda file: load_best(file.parent, torch.nn.Linear(2, 2)),
-    "checkpoint.pt": lambda file: finished_epochs(file.parent),
+    "checkpoint.pt": lambda file: finished_epochs(file.parent, EpochRecord),
     "plan.json": lambda file: read_plan(file.parent),
     "val_b.npy": lambda file: results(StudyFolder(file.parents[2]), 0, "val_b"),
     "optuna.journal": lambda file: Journal(file, write_space(file.parent), writable=True),
@@ -607,10 +608,8 @@ def test_environment_secrets_are_not_written(tmp_path: Path, monkeypatch: pytest
         assert isinstance(suggestion, TrialSuggestion)
         run_trial(
             folder.experiment(suggestion.number),
-            prepared,
+            RunContext(prepared=prepared, cache=cache, compute=CPU),
             trial_dir=folder.trial_path(suggestion.number),
-            cache=cache,
-            compute=CPU,
             on_epoch=list[EpochRecord]().append,
         )
         written = [file for file in tmp_path.rglob("*") if file.is_file()]

@@ -16,8 +16,7 @@ from typing import Any
 
 from xraytune.config.load import load_space
 from xraytune.config.settings import Experiment, Parameters, Settings
-from xraytune.confirm import training as confirm_training
-from xraytune.confirm.runs import Run, RunList
+from xraytune.confirm.runs import Run, RunList, complete_folder
 from xraytune.data.phantom import draw_phantoms
 from xraytune.generators import gan
 from xraytune.generators import train as generator_train
@@ -131,10 +130,10 @@ class Marks:
         """From here on in this process, note each epoch and each step of a GAN when it begins; checkpoint GANs often."""
         epoch, step = train._train_epoch, gan.GanTraining.update
 
-        def marked_epoch(*arguments: Any) -> float:
-            steps: range = arguments[4]
-            self.add("epoch", self.current, steps.stop // len(steps))
-            return epoch(*arguments)
+        def marked_epoch(*arguments: Any, **options: Any) -> tuple[float, float]:
+            number: int = arguments[2]
+            self.add("epoch", self.current, number)
+            return epoch(*arguments, **options)
 
         def marked_step(training: Any, *arguments: Any) -> Any:
             self.add("GAN step", training.settings.steps, training.step)
@@ -187,7 +186,7 @@ def run_list(tree: Tree, marks: Marks) -> None:
     runs = [Run(number=number, label=f"run {number}", experiment=each) for number, each in enumerate(_runs(settings))]
     tree.runs.path.mkdir(exist_ok=True)
     with locked(tree.runs) as token:
-        confirm_training._complete_folder(tree.runs, prepared, lambda: environment(CPU))
+        complete_folder(tree.runs, prepared, lambda: environment(CPU))
         work = RunList(
             tree.runs,
             runs,
@@ -238,7 +237,7 @@ def _run(
             marks.add("told", suggestion.number, epoch)
             if not should_continue:
                 marks.add("ended", suggestion.number)
-            work.heartbeat()
+            work.heartbeat(2)
             if epoch and should_continue and is_lost(suggestion.number, epoch):
                 break
         worker.close()

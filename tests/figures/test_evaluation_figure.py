@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 
 from xraytune.figures.drawing import figure_files
-from xraytune.figures.evaluation_figure import DrawnClass, OperatingPoint, draw_evaluation
+from xraytune.figures.evaluation_figure import DrawnClass, draw_evaluation
+from xraytune.metrics.breakdown import ClassMetrics
 from xraytune.metrics.curves import class_curves
 from xraytune.seeding import numpy_generator
 
 pytestmark = pytest.mark.slow
-
-POINT = OperatingPoint(threshold=0.4, sensitivity=0.91, specificity=0.82)
 
 
 def drawn(seed: int) -> DrawnClass:
@@ -23,22 +22,32 @@ def drawn(seed: int) -> DrawnClass:
     is_class = np.arange(60) % 3 == 0
     scores = np.clip(generator.normal(0.4 + 0.2 * is_class, 0.2), 0, 1)
     curves = class_curves(is_class, scores, [str(number) for number in range(60)], replicates=5, seed=0)
-    return DrawnClass(curves=curves, auroc=f"0.{seed}11", auprc=f"0.{seed}22", brier=f"0.{seed}33", prevalence=1 / 3)
+    metrics = ClassMetrics(
+        images=20,
+        auroc=seed / 10 + 0.011,
+        auprc=seed / 10 + 0.022,
+        sensitivity=0.91,
+        specificity=0.82,
+        ppv=None,
+        npv=None,
+        intervals={},
+    )
+    return DrawnClass(curves=curves, metrics=metrics, brier=f"0.{seed}33", prevalence=1 / 3)
 
 
-def draw(folder: Path, classes: list[str], *, shown: list[str], point: OperatingPoint | None = None) -> set[str]:
+def draw(folder: Path, classes: list[str], *, shown: list[str], threshold: float | None = None) -> set[str]:
     """Draw, and return the texts of the SVG."""
     confusion = np.arange(len(classes) ** 2).reshape(len(classes), -1) + 100
     curves = {name: drawn(seed) for seed, name in enumerate(shown)}
     files = figure_files(folder, "evaluation")
-    draw_evaluation(curves, confusion, classes, files, point=point, note="60 images")
+    draw_evaluation(curves, confusion, classes, files, threshold=threshold, note="60 images")
     _, svg = files
     found = ElementTree.parse(svg).iter("{http://www.w3.org/2000/svg}text")
     return {"".join(one.itertext()) for one in found}
 
 
 def test_with_two_classes_every_axis_names_the_positive_class(tmp_path: Path) -> None:
-    texts = draw(tmp_path, ["NORMAL", "PNEUMONIA"], shown=["PNEUMONIA"], point=POINT)
+    texts = draw(tmp_path, ["NORMAL", "PNEUMONIA"], shown=["PNEUMONIA"], threshold=0.4)
 
     for what in ("sensitivity", "1 - specificity", "recall", "precision", "predicted probability", "observed share"):
         assert f"{what} (PNEUMONIA)" in texts
@@ -68,14 +77,14 @@ def test_twenty_classes_are_drawn_and_the_uncoloured_ones_counted(tmp_path: Path
 
 @pytest.mark.parametrize("name", ["$x$", "<&>", "正常", "x" * 200])
 def test_any_folder_name_can_be_drawn(tmp_path: Path, name: str) -> None:
-    texts = draw(tmp_path, ["NORMAL", name], shown=[name], point=POINT)
+    texts = draw(tmp_path, ["NORMAL", name], shown=[name], threshold=0.4)
 
     assert (name if len(name) < 25 else name[:23] + "…") in texts
 
 
 def test_the_figure_is_reproducible_to_the_byte(tmp_path: Path) -> None:
     for folder in (tmp_path / "first", tmp_path / "second"):
-        draw(folder, ["NORMAL", "PNEUMONIA"], shown=["PNEUMONIA"], point=POINT)
+        draw(folder, ["NORMAL", "PNEUMONIA"], shown=["PNEUMONIA"], threshold=0.4)
 
     for file in ("evaluation.png", "evaluation.svg"):
         assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "second" / file).read_bytes()

@@ -21,6 +21,7 @@ from xraytune.generators.pool import draw_noise, generate
 from xraytune.generators.train import TrainingProgress, train_generator, with_cuda_graph
 from xraytune.models.classifier import build_classifier
 from xraytune.models.train import predict_logits
+from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.trial import trial_epochs
 from xraytune.records import Compute, EpochRecord
 from xraytune.search.worker import next_message
@@ -35,7 +36,9 @@ def epochs(
     bench: Bench, experiment: Experiment, folder: Path, compute: Compute, count: int | None = None
 ) -> list[EpochRecord]:
     """The epochs of a trial, all or the first `count`."""
-    trial = trial_epochs(experiment, bench.prepared, trial_dir=folder, cache=bench.cache, compute=compute)
+    trial = trial_epochs(
+        experiment, RunContext(prepared=bench.prepared, cache=bench.cache, compute=compute), trial_dir=folder
+    )
     seen = []
     for record in trial:
         seen.append(record)
@@ -179,7 +182,9 @@ def test_out_of_memory_is_reported_as_such(bench: Bench, tmp_path: Path, gpu: Co
     share = 24 * 2**20 / torch.cuda.get_device_properties(0).total_memory
     pin(gpu, gpu_share=share)
     experiment = bench.experiment(source="none", backbone="vgg16", trainable="all")
-    trial = trial_epochs(experiment, bench.prepared, trial_dir=tmp_path, cache=bench.cache, compute=gpu)
+    trial = trial_epochs(
+        experiment, RunContext(prepared=bench.prepared, cache=bench.cache, compute=gpu), trial_dir=tmp_path
+    )
 
     message = next_message(trial, tmp_path)
 

@@ -15,7 +15,7 @@ from xraytune.errors import MachineError
 from xraytune.models.augment import augment, augment_masks, view_table
 from xraytune.models.backbones import build_backbone
 from xraytune.models.segmenter import Segmenter, build_segmenter, mask_loss, segment
-from xraytune.models.train import train_network
+from xraytune.models.train import Training, train_network
 from xraytune.records import Compute, EpochRecord
 
 CPU = Compute(device="cpu", threads=1, precision="float32")
@@ -181,17 +181,19 @@ def run(
         return float(losses.mean()), float(dices.mean())
 
     epochs_of_run = train_network(
-        parameters,
-        network,
-        batch=batch,
-        loss=mask_loss,
-        norm_batches=lambda: torch.split(images[:40], 20),
+        Training(
+            parameters=parameters,
+            network=network,
+            batch=batch,
+            loss=mask_loss,
+            norm_batches=lambda: torch.split(images[:40], 20),
+            max_epochs=epochs,
+            steps_per_epoch=6,
+            seed=0,
+            compute=CPU,
+            checkpoint_dir=folder,
+        ),
         validate=validate,
-        max_epochs=epochs,
-        steps_per_epoch=6,
-        seed=0,
-        compute=CPU,
-        checkpoint_dir=folder,
     )
     return list(islice(epochs_of_run, stop_after))
 

@@ -24,6 +24,7 @@ from xraytune.models.checkpoint import finished_epochs, load_best
 from xraytune.models.classifier import build_classifier
 from xraytune.models.train import (
     TRAINING_STEPS,
+    Training,
     estimate_batch_norms,
     predict_logits,
     predict_probabilities,
@@ -96,17 +97,19 @@ def train(
 ) -> list[EpochRecord]:
     task = task or tiny_task()
     run = train_network(
-        parameters,
-        network,
-        batch=task.batch,
-        loss=F.cross_entropy,
-        norm_batches=task.norm_batches,
+        Training(
+            parameters=parameters,
+            network=network,
+            batch=task.batch,
+            loss=F.cross_entropy,
+            norm_batches=task.norm_batches,
+            max_epochs=epochs,
+            steps_per_epoch=STEPS_PER_EPOCH,
+            seed=5,
+            compute=compute,
+            checkpoint_dir=folder,
+        ),
         validate=task.validate,
-        max_epochs=epochs,
-        steps_per_epoch=STEPS_PER_EPOCH,
-        seed=5,
-        compute=compute,
-        checkpoint_dir=folder,
     )
     return list(islice(run, stop_after))
 
@@ -129,18 +132,20 @@ def test_progress_starts_before_first_step(tmp_path: Path) -> None:
     task, parameters = tiny_task(), small()
     seen: list[tuple[str, int, int]] = []
     epochs = train_network(
-        parameters,
-        build_classifier(parameters, 2, weights=None, seed=1),
-        batch=task.batch,
-        loss=F.cross_entropy,
-        norm_batches=task.norm_batches,
+        Training(
+            parameters=parameters,
+            network=build_classifier(parameters, 2, weights=None, seed=1),
+            batch=task.batch,
+            loss=F.cross_entropy,
+            norm_batches=task.norm_batches,
+            max_epochs=3,
+            steps_per_epoch=1,
+            seed=5,
+            compute=CPU,
+            checkpoint_dir=tmp_path,
+            on_progress=lambda *event: seen.append(event),
+        ),
         validate=task.validate,
-        max_epochs=3,
-        steps_per_epoch=1,
-        seed=5,
-        compute=CPU,
-        checkpoint_dir=tmp_path,
-        on_progress=lambda *event: seen.append(event),
     )
     next(epochs)
     assert seen == [(TRAINING_STEPS, 0, 3), (TRAINING_STEPS, 1, 3)]
@@ -187,7 +192,7 @@ def test_the_checkpoint_is_written_before_the_epoch_is_reported(tmp_path: Path) 
 
     records = train(parameters, network, tmp_path, stop_after=1)
 
-    assert finished_epochs(tmp_path) == records
+    assert finished_epochs(tmp_path, EpochRecord) == records
     checkpoint = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert_same_bits(checkpoint["network"], state_of(network))
 
@@ -199,7 +204,7 @@ def test_finished_run_yields_no_more_epochs(tmp_path: Path) -> None:
     records = train(parameters, network, tmp_path, epochs=2)
 
     assert train(parameters, network, tmp_path, epochs=2) == []
-    assert finished_epochs(tmp_path) == records
+    assert finished_epochs(tmp_path, EpochRecord) == records
 
 
 @pytest.mark.slow
@@ -376,7 +381,7 @@ def test_a_loss_that_is_not_finite_ends_the_trial_and_leaves_the_last_good_check
     with pytest.raises(TrialError, match="not finite in epoch 2"):
         train(parameters, network, tmp_path, task=task)
 
-    assert [record.epoch for record in finished_epochs(tmp_path)] == [1]
+    assert [record.epoch for record in finished_epochs(tmp_path, EpochRecord)] == [1]
 
 
 @pytest.mark.slow

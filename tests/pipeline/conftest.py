@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from tests.in_process import one_thread
+from tests.in_process import CPU, one_thread
 from xraytune.config.settings import Experiment, Parameters, Settings
 from xraytune.data.phantom import draw_phantoms
+from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.prepare import Prepared, prepare
 
 
@@ -20,6 +21,10 @@ class Bench:
     settings: Settings
     prepared: Prepared
     cache: Path
+
+    @property
+    def context(self) -> RunContext:
+        return RunContext(prepared=self.prepared, cache=self.cache, compute=CPU)
 
     def experiment(self, **parameters: Any) -> Experiment:
         small = {"backbone": "small_cnn", "weights": "none", "batch_size": 8, "lr": 1e-3, "views": 3}

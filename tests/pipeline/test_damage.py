@@ -18,6 +18,7 @@ from xraytune import lease
 from xraytune.config.settings import Experiment
 from xraytune.errors import ArtifactError, StudyError
 from xraytune.files import read_json, sha256_of, write_json
+from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.memorisation import MEMORISATION_STAGE
 from xraytune.pipeline.network import FEATURES_STAGE
 from xraytune.pipeline.prepare import PIXELS_STAGE, prepare, restore_pixels, training_pixels
@@ -65,10 +66,8 @@ def run(bench: Bench, experiment: Experiment, cache: Path, trial_dir: Path) -> t
     restore_pixels(bench.settings, bench.prepared, cache)
     result = run_trial(
         experiment,
-        bench.prepared,
+        RunContext(prepared=bench.prepared, cache=cache, compute=CPU),
         trial_dir=trial_dir,
-        cache=cache,
-        compute=CPU,
         on_epoch=list[EpochRecord]().append,
     )
     return figures(result)
@@ -197,12 +196,9 @@ def test_waiting_for_another_process_is_reported_and_ends(
         restore_pixels(done.bench.settings, done.bench.prepared, cache, on_progress=on_progress)
         run_trial(
             done.experiment,
-            done.bench.prepared,
+            RunContext(prepared=done.bench.prepared, cache=cache, compute=CPU, on_progress=on_progress),
             trial_dir=tmp_path / "trial",
-            cache=cache,
-            compute=CPU,
             on_epoch=list[EpochRecord]().append,
-            on_progress=on_progress,
         )
 
     assert any("another process" in what and count == 0 for what, count in said)

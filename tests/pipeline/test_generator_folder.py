@@ -11,7 +11,7 @@ from PIL import Image
 
 from xraytune.compute import choose_compute
 from xraytune.config.load import load_space
-from xraytune.data.index import read_labelled_folder
+from xraytune.data.index import read_labelled
 from xraytune.data.phantom import draw_phantoms
 from xraytune.errors import ArtifactError, ConfigError, DataError
 from xraytune.files import read_json, sha256_of, write_json
@@ -107,7 +107,7 @@ def test_smaller_sample_is_prefix_of_larger(kept: Kept, tmp_path: Path) -> None:
 def test_drawn_images_can_be_read_as_a_folder_of_extra_images(kept: Kept, tmp_path: Path) -> None:
     drawn = generator_sample(kept.gan, count=20, out=tmp_path / "images")
 
-    images = read_labelled_folder(tmp_path / "images", ("NORMAL", "PNEUMONIA"), group_regex="(.*)")
+    images = read_labelled(tmp_path / "images", ("NORMAL", "PNEUMONIA"), group_regex="(.*)").images
 
     assert Counter(("NORMAL", "PNEUMONIA")[image.label] for image in images) == drawn.counts
     assert read_json(tmp_path / "images" / "provenance.json")["counts"] == drawn.counts

@@ -15,7 +15,8 @@ from tests.pipeline.test_trial import gan
 from xraytune.config.settings import FolderSettings
 from xraytune.errors import DataError
 from xraytune.models.classifier import Classifier, build_classifier
-from xraytune.pipeline.inputs import build_inputs, real_images_for_norms, untrained
+from xraytune.pipeline.context import RunContext
+from xraytune.pipeline.inputs import TrialInputs, real_images_for_norms, untrained
 from xraytune.pipeline.prepare import prepare
 from xraytune.pipeline.synthesize import GAN_STAGE, network_labels, trained_generator
 from xraytune.pipeline.training_set import TrainingSet, build_training_set, side_images
@@ -30,7 +31,7 @@ def training_set_of(bench: Bench) -> Any:
         if experiment.parameters.gan:
             for label in network_labels(experiment.parameters.gan, bench.prepared):
                 trained_generator(experiment.parameters.gan, label, bench.prepared, compute=CPU, cache=bench.cache)
-        return build_training_set(experiment, bench.prepared, compute=CPU, cache=bench.cache)
+        return build_training_set(experiment, bench.context)
 
     return build
 
@@ -47,7 +48,7 @@ def test_two_arms_see_the_same_real_images_in_the_same_order(bench: Bench, train
         for mix in mixes:
             training_set_of(**mix)
             experiment = bench.experiment(classical=2, views=views, **mix)
-            trial_inputs = build_inputs(experiment, bench.prepared, cache=bench.cache, compute=CPU)
+            trial_inputs = TrialInputs(experiment, bench.context)
             batches.append([trial_inputs.batch(step) for step in range(12)])
         alone, duplicated, synthetic = batches
         for step in range(12):
@@ -67,9 +68,7 @@ def test_pretraining_shows_the_extra_images_first_and_then_the_real_ones_of_ever
         mix: dict[str, Any] = {"source": source, "synthetic_ratio": 0.5, "mixing": "pretrain"}
         own = {"gan": gan()} if source == "gan" else {}
         alone, pretrained, added = (
-            build_inputs(
-                bench.experiment(classical=2, views=views, **values), bench.prepared, cache=bench.cache, compute=CPU
-            )
+            TrialInputs(bench.experiment(classical=2, views=views, **values), bench.context)
             for values in ({"source": "none"}, mix | own, mix | own | {"mixing": "additive"})
         )
         batches = [pretrained.batch(step) for step in range(12)]
@@ -87,9 +86,7 @@ def test_pretraining_shows_the_extra_images_first_and_then_the_real_ones_of_ever
 
 def test_running_statistics_of_the_mix_are_estimated_on_one_pass_over_the_real_images(bench: Bench) -> None:
     """The batches of the first steps, with extra images, the same in each call."""
-    trial_inputs = build_inputs(
-        bench.experiment(source="duplicate", synthetic_ratio=0.5), bench.prepared, cache=bench.cache, compute=CPU
-    )
+    trial_inputs = TrialInputs(bench.experiment(source="duplicate", synthetic_ratio=0.5), bench.context)
     steps = -(-len(bench.prepared.side("train").rows) // 8)
 
     for _ in range(2):
@@ -112,7 +109,7 @@ def test_running_statistics_of_real_images_are_estimated_on_the_same_ones_in_eve
         for mix in mixes:
             training_set_of(**mix)
             experiment = bench.experiment(classical=2, views=views, batch_norm="real", **mix)
-            trial_inputs = build_inputs(experiment, bench.prepared, cache=bench.cache, compute=CPU)
+            trial_inputs = TrialInputs(experiment, bench.context)
             arms.append(list(trial_inputs.norm_batches()))
             assert all(torch.equal(*batches) for batches in zip(arms[-1], trial_inputs.norm_batches(), strict=True))
         assert all(torch.equal(*batches) for arm in arms for batches in zip(arm, arms[0], strict=True))
@@ -190,12 +187,12 @@ def frozen(bench: Bench, tmp_path: Path, **parameters: Any) -> Any:
 
 def test_cached_features_are_what_the_frozen_network_computes(bench: Bench, tmp_path: Path) -> None:
     experiment = frozen(bench, tmp_path, classical=2, views=3, source="duplicate", synthetic_ratio=0.5)
-    cached = build_inputs(experiment, bench.prepared, cache=bench.cache, compute=CPU)
+    cached = TrialInputs(experiment, bench.context)
     # The same views, but the whole network in the loop: what `trainable: head` means.
     whole = experiment.model_copy(
         update={"parameters": experiment.parameters.model_copy(update={"trainable": "last_stage"})}
     )
-    straight = build_inputs(whole, bench.prepared, cache=bench.cache, compute=CPU)
+    straight = TrialInputs(whole, bench.context)
     network = straight.whole()
     assert isinstance(network, Classifier)
     network.eval()
@@ -207,7 +204,10 @@ def test_cached_features_are_what_the_frozen_network_computes(bench: Bench, tmp_
             expected = network.backbone(images)
         assert torch.equal(labels, same_labels)
         assert torch.allclose(features, expected, atol=1e-5)
-    (val,), images = list(cached.val_a()), torch.cat(list(straight.val_a()))
+    (val,), images = (
+        list(cached.network.batches(cached.val_a)),
+        torch.cat(list(straight.network.batches(straight.val_a))),
+    )
     with torch.no_grad():
         assert torch.allclose(val, network.backbone(images), atol=1e-5)
 
@@ -229,12 +229,16 @@ def test_a_network_is_scored_without_the_gan_that_it_was_trained_with(
     """With the inputs of the training's own validation, to the bit."""
     mix = {"source": "gan", "gan": gan()}
     experiment = frozen(bench, tmp_path, **mix) if is_frozen else bench.experiment(**mix)
-    trial_inputs = build_inputs(experiment, bench.prepared, cache=bench.cache, compute=CPU)
+    trial_inputs = TrialInputs(experiment, bench.context)
     prepared, _ = prepare(bench.settings, tmp_path / "cache")
     source = side_images("val_a", prepared, tmp_path / "cache")
 
-    network, batches = untrained(experiment, prepared, source, cache=tmp_path / "cache", compute=CPU)
+    network, batches = untrained(
+        experiment, RunContext(prepared=prepared, cache=tmp_path / "cache", compute=CPU), source
+    )
 
     assert [*network.state_dict()] == [*trial_inputs.trained.state_dict()]
-    assert all(torch.equal(*pair) for pair in zip(batches, trial_inputs.val_a(), strict=True))
+    assert all(
+        torch.equal(*pair) for pair in zip(batches, trial_inputs.network.batches(trial_inputs.val_a), strict=True)
+    )
     assert not (tmp_path / "cache" / GAN_STAGE).exists()

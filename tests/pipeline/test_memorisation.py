@@ -41,15 +41,14 @@ class Studio:
         experiment = self.experiment(settings)
         if allow:
             experiment = experiment.model_copy(update={"settings": without_gates(experiment.settings)})
-        return build_training_set(experiment, self.bench.prepared, compute=CPU, cache=self.bench.cache)
+        return build_training_set(experiment, self.bench.context)
 
     def experiment(self, settings: GanSettings) -> Experiment:
         return self.bench.experiment(source="gan", gan=settings, synthetic_ratio=0.5)
 
     def measure(self, settings: GanSettings, prepared: Prepared | None = None) -> tuple[dict[str, Memorisation], Path]:
-        prepared, cache = prepared or self.bench.prepared, self.bench.cache
-        read = pool_reader(self.experiment(settings), prepared, compute=CPU, cache=cache)
-        return measure_memorisation(read, prepared, cache)
+        context = replace(self.bench.context, prepared=prepared or self.bench.prepared)
+        return measure_memorisation(context, pool_reader(self.experiment(settings), context))
 
     def train(self, settings: GanSettings) -> GanSettings:
         for label in network_labels(settings, self.bench.prepared):

@@ -13,6 +13,7 @@ from tests.pair_files import block, save, write_pairs
 from tests.pipeline.conftest import Bench
 from xraytune.config.settings import Experiment, FolderSettings, Parameters, Settings, without_gates
 from xraytune.errors import DataError, StudyError
+from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.extra_folder import store_folder
 from xraytune.pipeline.prepare import Prepared, missing_images, prepare, read_prepared, restore_pixels, write_prepared
 from xraytune.pipeline.training_set import ImageSource, build_training_set, side_images
@@ -113,7 +114,9 @@ def test_a_pool_of_pairs_brings_its_masks(settings: Settings, tmp_path: Path) ->
     prepared = prepared_in(settings, tmp_path)
     pool = write_pairs(tmp_path / "pool", [f"s{number}" for number in range(30, 50)])
 
-    training_set = build_training_set(folder_experiment(settings, pool), prepared, compute=CPU, cache=tmp_path)
+    training_set = build_training_set(
+        folder_experiment(settings, pool), RunContext(prepared=prepared, cache=tmp_path, compute=CPU)
+    )
 
     assert len(training_set.extra) == round(0.5 * training_set.real_count)
     assert len(training_set.sources[1].rows) == 20

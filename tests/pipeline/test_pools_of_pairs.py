@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,22 +19,22 @@ from xraytune.config.settings import PACKAGES, Experiment, GanSettings, Paramete
 from xraytune.data.masks import OUTLINE_RGB
 from xraytune.errors import ArtifactError, ConfigError, MachineError, TrialError
 from xraytune.export.train import train
-from xraytune.files import read_json
+from xraytune.files import read_json, write_json
 from xraytune.generators.masks import MaskRange, mask_range
 from xraytune.generators.train import resize_pixels
 from xraytune.metrics.memorisation import closeness, compare_with_unseen, unseen_closeness
 from xraytune.pipeline import labeller
 from xraytune.pipeline.artifacts import build_once, content_sha256
+from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.generator_folder import (
     fill_generator_folder,
     fixed_generator,
-    generator_of,
     generator_sample,
     generator_train,
 )
 from xraytune.pipeline.labeller import trained_labeller
 from xraytune.pipeline.memorisation import measure_memorisation
-from xraytune.pipeline.pools import pool_reader
+from xraytune.pipeline.pools import generator_of, pool_reader
 from xraytune.pipeline.prepare import PIXELS_STAGE, Prepared, PreparedImage, SideName
 from xraytune.pipeline.samples import save_generator_grid, training_grid
 from xraytune.pipeline.synthesize import POOL_STAGE, pool_block, trained_generator, typical_masks
@@ -54,6 +54,10 @@ class Pairs:
     prepared: Prepared
     cache: Path
 
+    @property
+    def context(self) -> RunContext:
+        return RunContext(prepared=self.prepared, cache=self.cache, compute=CPU)
+
     def experiment(self, **gan: Any) -> Experiment:
         settings = Settings.model_validate_json(
             f"""{{"name": "pairs", "task": "segmentation", "quality": {{"allow_memorised": true}},
@@ -69,7 +73,7 @@ class Pairs:
         return pool_block(gan, 0, block, self.prepared, compute=CPU, cache=self.cache, labeller=labeller)
 
     def labeller(self, experiment: Experiment) -> Path | None:
-        return trained_labeller(experiment, self.prepared, compute=CPU, cache=self.cache)
+        return trained_labeller(experiment, self.context)
 
 
 def draw_pairs() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -122,7 +126,7 @@ def test_a_pool_holds_plausible_pairs_and_the_training_set_has_their_masks(pairs
     experiment = pairs.experiment()
 
     pixels, masks, inputs = pairs.pool(experiment)
-    training_set = build_training_set(experiment, pairs.prepared, compute=CPU, cache=pairs.cache)
+    training_set = build_training_set(experiment, pairs.context)
 
     typical = typical_masks(generator_of(experiment), pairs.prepared, pairs.cache)
     assert typical is not None
@@ -150,9 +154,7 @@ def test_the_memorisation_gate_compares_images_without_their_masks(pairs: Pairs)
     experiment = pairs.experiment()
     pixels, _, _ = pairs.pool(experiment)
 
-    found, _ = measure_memorisation(
-        pool_reader(experiment, pairs.prepared, compute=CPU, cache=pairs.cache), pairs.prepared, pairs.cache
-    )
+    found, _ = measure_memorisation(pairs.context, pool_reader(experiment, pairs.context))
 
     images, _ = draw_pairs()
     small, patients = resize_pixels(images, 32), [f"{row}" for row in range(COUNT)]
@@ -200,11 +202,11 @@ def test_an_interrupted_segmenter_resumes_to_the_same_weights(pairs: Pairs, tmp_
         if done == 6:
             raise Interrupted
 
-    train = partial(trained_labeller, experiment, pairs.prepared, compute=CPU, cache=cache)
+    context = replace(pairs.context, cache=cache, on_progress=interrupt)
     with pytest.raises(Interrupted):
-        train(on_progress=interrupt)
+        trained_labeller(experiment, context)
     steps: list[int] = []
-    resumed = train(on_progress=lambda _what, done, _total: steps.append(done))
+    resumed = trained_labeller(experiment, replace(context, on_progress=lambda _what, done, _total: steps.append(done)))
 
     assert steps[0] == 4
     assert straight is not None
@@ -219,8 +221,7 @@ def test_drawn_pairs_are_png_files_of_images_and_masks_and_those_of_a_search(pai
     gan = generator_of(experiment)
     network = trained_generator(gan, None, prepared, compute=CPU, cache=pairs.cache)
     (tmp_path / "gan").mkdir()
-    typical = typical_masks(gan, prepared, pairs.cache)
-    fill_generator_folder(tmp_path / "gan", {None: network}, gan, prepared, CPU, typical=typical, labeller=None)
+    fill_generator_folder(tmp_path / "gan", {None: network}, experiment, pairs.context)
 
     drawn = generator_sample(tmp_path / "gan", count=300, out=tmp_path / "drawn")
 
@@ -239,10 +240,11 @@ def test_drawn_pairs_are_png_files_of_images_and_masks_and_those_of_a_search(pai
 @pytest.mark.usefixtures("short_labeller")
 def test_a_gan_folder_keeps_the_segmenter_of_its_masks(pairs: Pairs, tmp_path: Path) -> None:
     experiment, prepared = pairs.experiment(mask_from="segmenter", steps=2), pairs.prepared
-    gan, path = generator_of(experiment), pairs.labeller(experiment)
-    network = trained_generator(gan, None, prepared, compute=CPU, cache=pairs.cache)
+    network = trained_generator(generator_of(experiment), None, prepared, compute=CPU, cache=pairs.cache)
     (tmp_path / "gan").mkdir()
-    fill_generator_folder(tmp_path / "gan", {None: network}, gan, prepared, CPU, typical=ANYTHING, labeller=path)
+    fill_generator_folder(tmp_path / "gan", {None: network}, experiment, pairs.context)
+    record = tmp_path / "gan" / "generator.json"
+    write_json(record, read_json(record) | {"masks": asdict(ANYTHING)})
 
     generator_sample(tmp_path / "gan", count=3, out=tmp_path / "drawn")
 
@@ -254,9 +256,9 @@ def test_a_gan_folder_keeps_the_segmenter_of_its_masks(pairs: Pairs, tmp_path: P
 
 def test_grids_show_the_outlines_of_real_and_generated_masks(pairs: Pairs, tmp_path: Path) -> None:
     experiment = pairs.experiment()
-    training_set = build_training_set(experiment, pairs.prepared, compute=CPU, cache=pairs.cache)
+    training_set = build_training_set(experiment, pairs.context)
 
-    grid = save_generator_grid(experiment, pairs.prepared, tmp_path, compute=CPU, cache=pairs.cache)
+    grid = save_generator_grid(experiment, pairs.context, tmp_path)
 
     for picture in (Image.open(grid), training_grid(training_set, ("image",), "a trial")):
         outlines = (np.asarray(picture) == OUTLINE_RGB).all(axis=-1)

@@ -18,6 +18,7 @@ from xraytune.data.phantom import draw_phantoms
 from xraytune.errors import MachineError, TrialError
 from xraytune.metrics.generator_quality import Quality
 from xraytune.models.backbones import build_backbone
+from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.prepare import prepare
 from xraytune.pipeline.quality import QUALITY_STAGE, REAL_STAGE, measure_quality
 from xraytune.pipeline.training_set import build_training_set
@@ -59,8 +60,8 @@ def with_folder(clinic: Bench, name: str, **quality: object) -> Experiment:
 
 
 def measured(clinic: Bench, name: str) -> Quality:
-    found = measure_quality(with_folder(clinic, name), clinic.prepared, compute=CPU, cache=clinic.cache)
-    assert found is not None
+    found = measure_quality(with_folder(clinic, name), clinic.context)
+    assert not isinstance(found, str)
     return found
 
 
@@ -88,18 +89,18 @@ def test_figures_of_a_pool_are_computed_once(clinic: Bench) -> None:
 )
 def test_a_gate_refuses_poor_images(clinic: Bench, gate: dict[str, float], text: str) -> None:
     with pytest.raises(TrialError, match=text):
-        build_training_set(with_folder(clinic, "blurred", **gate), clinic.prepared, compute=CPU, cache=clinic.cache)
+        build_training_set(with_folder(clinic, "blurred", **gate), clinic.context)
 
 
 def test_gate_without_figures_refuses_too(clinic: Bench) -> None:
     experiment = with_folder(clinic, "sharp", backbone=None, min_coverage=0.1)
 
     with pytest.raises(TrialError, match="cannot be checked: not measured: the backbone is not pretrained"):
-        build_training_set(experiment, clinic.prepared, compute=CPU, cache=clinic.cache)
+        build_training_set(experiment, clinic.context)
 
 
 def test_small_sides_and_small_pools_are_named(clinic: Bench) -> None:
-    notes: list[str] = []
+    notes: list[Quality | str] = []
     few = clinic.cache.parent / "few"
     for name in clinic.prepared.class_names:
         files = sorted((clinic.cache.parent / "sharp" / name).iterdir())[:30]
@@ -110,7 +111,8 @@ def test_small_sides_and_small_pools_are_named(clinic: Bench) -> None:
     sides = replace(clinic.prepared, images=tuple(images))
 
     for experiment, prepared in ((with_folder(clinic, "few"), clinic.prepared), (with_folder(clinic, "sharp"), sides)):
-        assert measure_quality(experiment, prepared, compute=CPU, cache=clinic.cache, note=notes.append) is None
+        context = RunContext(prepared=prepared, cache=clinic.cache, compute=CPU)
+        notes.append(measure_quality(experiment, context))
 
     assert notes == [
         "not measured: too few synthetic images (NORMAL 30, PNEUMONIA 30; at least 50 needed)",
@@ -125,4 +127,4 @@ def test_features_need_weights(clinic: Bench) -> None:
         QualitySettings(backbone="small_cnn")
     missing = with_folder(clinic, "sharp", backbone="resnet18", weights=str(np.e))
     with pytest.raises(MachineError, match="no such weights file"):
-        measure_quality(missing, clinic.prepared, compute=CPU, cache=clinic.cache)
+        measure_quality(missing, clinic.context)

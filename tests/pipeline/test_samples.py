@@ -98,7 +98,7 @@ def test_a_gans_grid_shows_its_first_images_beside_training_images_alone(bench: 
     """They are drawn at the GAN's size, like its own."""
     settings = gan()
 
-    grid = save_generator_grid(with_gan(bench, settings), bench.prepared, tmp_path, compute=CPU, cache=bench.cache)
+    grid = save_generator_grid(with_gan(bench, settings), bench.context, tmp_path)
 
     with Image.open(grid) as picture:
         found = cells(picture, 2)
@@ -122,11 +122,11 @@ def test_a_gans_grid_is_written_once(bench: Bench, tmp_path: Path) -> None:
     """Other steps make another GAN."""
     settings = gan()
     longer = settings.model_copy(update={"steps": 3})
-    first = save_generator_grid(with_gan(bench, settings), bench.prepared, tmp_path, compute=CPU, cache=bench.cache)
+    first = save_generator_grid(with_gan(bench, settings), bench.context, tmp_path)
     first.write_bytes(b"kept")
 
-    again = save_generator_grid(with_gan(bench, settings), bench.prepared, tmp_path, compute=CPU, cache=bench.cache)
-    other = save_generator_grid(with_gan(bench, longer), bench.prepared, tmp_path, compute=CPU, cache=bench.cache)
+    again = save_generator_grid(with_gan(bench, settings), bench.context, tmp_path)
+    other = save_generator_grid(with_gan(bench, longer), bench.context, tmp_path)
 
     assert (again, again.read_bytes()) == (first, b"kept")
     assert other != first

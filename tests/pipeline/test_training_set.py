@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from tests.in_process import CPU
 from tests.pipeline.conftest import Bench
 from tests.pipeline.test_trial import run
 from xraytune.config.settings import FolderSettings, without_gates
@@ -174,15 +173,11 @@ def test_mix_counts_remaining_images(bench: Bench, tmp_path: Path) -> None:
     """Without the images of validation patients there are too few."""
     root = write_negatives(bench, tmp_path / "extra", bench.prepared.images)
     extra: dict[str, Any] = {"source": "folder", "folder": FolderSettings(path=root)}
-    whole = build_training_set(
-        bench.experiment(**extra, synthetic_ratio=1.0), bench.prepared, compute=CPU, cache=bench.cache
-    )
+    whole = build_training_set(bench.experiment(**extra, synthetic_ratio=1.0), bench.context)
     assert len(whole.extra) == whole.real_count
 
     with pytest.raises(DataError, match=r"images of NORMAL, but the mix needs"):
-        build_training_set(
-            bench.experiment(**extra, synthetic_ratio=1.2), bench.prepared, compute=CPU, cache=bench.cache
-        )
+        build_training_set(bench.experiment(**extra, synthetic_ratio=1.2), bench.context)
 
 
 def test_a_trial_on_transformed_copies_of_the_training_folder_sees_no_validation_patient(
@@ -193,10 +188,10 @@ def test_a_trial_on_transformed_copies_of_the_training_folder_sees_no_validation
     transform_folder(data, tmp_path / "copies", Strengths(), copies=2, seed=0)
     extra = bench.experiment(source="folder", folder=FolderSettings(path=tmp_path / "copies"), synthetic_ratio=2.0)
     with pytest.raises(TrialError, match="copy training images"):
-        build_training_set(extra, bench.prepared, compute=CPU, cache=bench.cache)
+        build_training_set(extra, bench.context)
     extra = extra.model_copy(update={"settings": without_gates(extra.settings)})
 
-    training_set = build_training_set(extra, bench.prepared, compute=CPU, cache=bench.cache)
+    training_set = build_training_set(extra, bench.context)
     epochs = run(bench, extra, tmp_path / "trial")
 
     files = stored_files(bench.cache / PIXELS_STAGE / training_set.sources[1].inputs["pixels"]).files

@@ -21,6 +21,7 @@ from xraytune.generators.checkpoint import load_generator, resume
 from xraytune.generators.gan import new_gan
 from xraytune.generators.pool import sample_block
 from xraytune.pipeline.artifacts import artifacts_of, fingerprint
+from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.synthesize import (
     GAN_STAGE,
     POOL_STAGE,
@@ -53,10 +54,8 @@ def run(bench: Bench, experiment: Experiment, trial_dir: Path, stop_after: int |
     seen: list[EpochRecord] = []
     run_trial(
         experiment,
-        bench.prepared,
+        bench.context,
         trial_dir=trial_dir,
-        cache=bench.cache,
-        compute=CPU,
         on_epoch=seen.append,
         should_stop=lambda: len(seen) == stop_after,
     )
@@ -136,14 +135,7 @@ def test_another_objective_changes_the_scores_alone(bench: Bench, tmp_path: Path
 @pytest.mark.slow
 def test_the_result_is_of_the_best_epoch(bench: Bench, tmp_path: Path) -> None:
     seen: list[EpochRecord] = []
-    result = run_trial(
-        bench.experiment(source="none"),
-        bench.prepared,
-        trial_dir=tmp_path,
-        cache=bench.cache,
-        compute=CPU,
-        on_epoch=seen.append,
-    )
+    result = run_trial(bench.experiment(source="none"), bench.context, trial_dir=tmp_path, on_epoch=seen.append)
 
     assert isinstance(result, TrialResult)
     assert result.value == max(record.val_score for record in seen)
@@ -161,12 +153,11 @@ def test_two_trials_that_need_one_gan_train_it_once(bench: Bench, tmp_path: Path
     for number, ratio in enumerate((0.5, 1.0)):
         run_trial(
             bench.experiment(source="gan", gan=settings, synthetic_ratio=ratio),
-            bench.prepared,
+            RunContext(
+                prepared=bench.prepared, cache=bench.cache, compute=CPU, on_progress=lambda *said: progress.append(said)
+            ),
             trial_dir=tmp_path / str(number),
-            cache=bench.cache,
-            compute=CPU,
             on_epoch=list[EpochRecord]().append,
-            on_progress=lambda *said: progress.append(said),
         )
 
     assert [entry[1:] for entry in progress if entry[0] == "training the GAN (steps)"] == [(0, 4), (4, 4)]
@@ -312,9 +303,7 @@ def test_trial_without_checkpoint_restarts_its_log(bench: Bench, tmp_path: Path)
     shutil.rmtree(tmp_path / "checkpoint")
 
     seen: list[EpochRecord] = []
-    result = run_trial(
-        experiment, bench.prepared, trial_dir=tmp_path, cache=bench.cache, compute=CPU, on_epoch=seen.append
-    )
+    result = run_trial(experiment, bench.context, trial_dir=tmp_path, on_epoch=seen.append)
 
     assert result is not None
     assert [(row["epoch"], row["val_score"]) for row in read_jsonl(log)] == [(r.epoch, r.val_score) for r in seen]

@@ -10,7 +10,7 @@ import pytest
 
 from tests.in_process import InProcess, one_thread, search_in_process
 from xraytune.config.load import load_space
-from xraytune.confirm import session
+from xraytune.confirm import training
 from xraytune.confirm.run import confirm
 from xraytune.data.phantom import draw_phantoms
 
@@ -49,7 +49,7 @@ def confirmed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "space.yaml").write_text(SPACE, encoding="utf-8")
     folder = search_in_process(load_space(root / "space.yaml"), root)
     with pytest.MonkeyPatch.context() as patch, one_thread():
-        patch.setattr(session, "Runner", InProcess)
+        patch.setattr(training, "Runner", InProcess)
         confirm(folder.path)
     return folder.path
 

@@ -85,6 +85,7 @@ def direct(
     *overrides: str,
     watching: Watching | None = None,
     generator_need: Callable[[Parameters], str | None] = no_gan,
+    generator_slots: int = 1,
     gpu_share: float = 0.0,
 ) -> SearchController:
     """A controller, as each start of the search creates it."""
@@ -95,6 +96,7 @@ def direct(
         space,
         journal,
         generator_need=generator_need,
+        generator_slots=generator_slots,
         gpu_share=gpu_share,
         callbacks=(watching or Watching()).callbacks,
     )

@@ -24,6 +24,7 @@ from xraytune.export.best import export
 from xraytune.export.replay import replay
 from xraytune.files import read_json, sha256_of, write_json
 from xraytune.pipeline.artifacts import artifact_path, build_once
+from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.labeller import LABELLER_STAGE, LABELLER_WORK
 from xraytune.pipeline.prepare import prepare
 from xraytune.pipeline.synthesize import (
@@ -118,10 +119,8 @@ def search(root: Path, *overrides: str, stop_in_trial: int | None = None) -> Non
         while isinstance(suggestion := controller.next_trial(), TrialSuggestion):
             epochs = trial_epochs(
                 folder.experiment(suggestion.number),
-                prepared,
+                RunContext(prepared=prepared, cache=cache, compute=CPU),
                 trial_dir=folder.trial_path(suggestion.number),
-                cache=cache,
-                compute=CPU,
             )
             should_continue = True
             while should_continue:
@@ -237,8 +236,8 @@ def test_clean_keeps_checkpoints_of_interrupted_trials(root: Path) -> None:
 
     assert (folder.trial_path(INTERRUPTED) / "checkpoint" / "checkpoint.pt").is_file()
     for stage, path in (
-        ("gan-1", artifact_path),
-        ("gan-1", generator_work_path),
+        ("gan-2", artifact_path),
+        ("gan-2", generator_work_path),
     ):
         assert path(cache, stage, generator_inputs(interrupted, None, prepared, CPU)).is_dir()
         assert not path(cache, stage, generator_inputs(ended, None, prepared, CPU)).exists()
@@ -269,7 +268,7 @@ def test_clean_keeps_generator_of_unfinished_confirm(root: Path) -> None:
     runs = StudyFolder(folder.path / "confirm")
     experiment = folder.experiment(0)
     assert experiment.parameters.gan is not None
-    gan = artifact_path(cache, "gan-1", generator_inputs(experiment.parameters.gan, None, folder.prepared(), CPU))
+    gan = artifact_path(cache, "gan-2", generator_inputs(experiment.parameters.gan, None, folder.prepared(), CPU))
     run = Run(number=0, label="gan", experiment=experiment)
     work = RunList(runs, [run], what="runs", generator_need=lambda _: None, retries=0)
     work.next_trial()
@@ -299,7 +298,7 @@ def test_clean_keeps_work_shared_with_another_study(root: Path) -> None:
 def test_study_with_another_split_shares_only_decoded_images(root: Path) -> None:
     begin_study(root, "other", "data.split.seed=9")
     clean(root / "studies" / "small")
-    finished = {manifest.parent.name for manifest in (root / "cache").glob("gan-1/*/manifest.json")}
+    finished = {manifest.parent.name for manifest in (root / "cache").glob("gan-2/*/manifest.json")}
 
     assert "pixels-2" in stages(root)
     assert "pool-1" not in stages(root)
@@ -327,7 +326,7 @@ def test_clean_keeps_work_of_unknown_origin(root: Path) -> None:
     foreign = [
         build_once(cache, "pixels-2", {"files": [["a.png", "0"]], "image_size_px": 32, "resize": "squash"}, build),
         build_once(cache, "features-2", {"group": ["folder", {"pixels": "0" * 32}]}, build),
-        build_once(cache, "gan-1", {"train": "0" * 32}, build),
+        build_once(cache, "gan-2", {"train": "0" * 32}, build),
         build_once(cache, "pool-1", {"generator": "0" * 32, "label": 0}, build),
         build_once(cache, "weights-1", {"backbone": "vgg16"}, build),
     ]
@@ -366,8 +365,8 @@ def dead_process() -> int:
 PLACES: tuple[Callable[[Path], Path], ...] = (
     lambda root: root / "studies",
     lambda root: root / "studies" / "small" / "trials" / "0000" / "checkpoint",
-    lambda root: root / "cache" / "gan-1",
-    lambda root: root / "cache" / "gan-1.work" / ("0" * 32) / "grids",
+    lambda root: root / "cache" / "gan-2",
+    lambda root: root / "cache" / "gan-2.work" / ("0" * 32) / "grids",
 )
 
 

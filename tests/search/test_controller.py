@@ -13,6 +13,7 @@ from xraytune.config.settings import Parameters
 from xraytune.errors import MachineError, TrialError
 from xraytune.files import read_jsonl, write_bytes
 from xraytune.search.asha import rungs_of
+from xraytune.search.clock import read_times
 from xraytune.search.controller import SearchController
 from xraytune.search.messages import Cause, NoTrial, TrialSuggestion, write_samples
 from xraytune.search.study import StudyFolder
@@ -20,6 +21,13 @@ from xraytune.search.study import StudyFolder
 
 def start(controller: SearchController) -> TrialSuggestion:
     suggestion = controller.next_trial()
+    assert isinstance(suggestion, TrialSuggestion)
+    return suggestion
+
+
+def start_in(controller: SearchController, slots: int) -> TrialSuggestion:
+    """Start a trial on a machine with so many slots."""
+    suggestion = controller.next_trial(slots)
     assert isinstance(suggestion, TrialSuggestion)
     return suggestion
 
@@ -280,7 +288,7 @@ def test_time_used_by_a_killed_search_is_counted(study: StudyFolder, monkeypatch
     killed = direct(study)
     start(killed)
     now += 60
-    killed.heartbeat()
+    killed.heartbeat(2)
     now += 3600  # nothing runs
 
     controller = direct(study)
@@ -290,6 +298,22 @@ def test_time_used_by_a_killed_search_is_counted(study: StudyFolder, monkeypatch
 
     assert study.rows()[0]["seconds"] == 65.0
     assert json.loads((study.path / "wall.json").read_text(encoding="utf-8"))["seconds"] == 65.0
+
+
+def test_idle_slots_are_counted(study: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    controller = direct(study)
+    start(controller)
+    controller.heartbeat(3)
+    now += 10
+    start(controller)
+    controller.heartbeat(3)
+    now += 20
+    controller.close()
+
+    times = read_times(study.path / "wall.json")
+    assert (times.slot_seconds, times.idle_seconds) == (90.0, 40.0)
 
 
 def test_ended_trial_keeps_only_its_best_network(study: StudyFolder) -> None:
@@ -404,7 +428,7 @@ def test_next_start_completes_work_interrupted_at_trial_end(
     checkpoint = study.trial_path(start(killed).number) / "checkpoint" / "checkpoint.pt"
     write_bytes(checkpoint, b"x")
     now += 60
-    killed.heartbeat()
+    killed.heartbeat(2)
     killed._journal.tell(0, "complete", 0.8, {"seconds": 60.0, "gpu_seconds": 60.0, "val_b_score": 0.7})
 
     controller = direct(study, "budget.gpu_hours=0.03", gpu_share=1.0)  # 108 s
@@ -443,6 +467,12 @@ class Gans:
         return f"width {parameters.gan.width}"
 
 
+def trained(controller: SearchController, gans: Gans, number: int, width_and_steps: tuple[int, int]) -> None:
+    """A trial has trained its GAN."""
+    gans.trained.add(width_and_steps)
+    assert not controller.on_result(number, {"generator": "trained"})
+
+
 def gan_points(*widths_and_steps: tuple[int, int]) -> str:
     """Points with different `lr`."""
     rows = ", ".join(
@@ -463,8 +493,59 @@ def test_trial_waits_for_gan_in_training_while_others_run(study: StudyFolder) ->
     assert start(controller).number == 2, "trial 1 needs that GAN and waits; trial 2 needs another"
     assert start(controller).number == 3, "needs none"
 
+    trained(controller, gans, 0, (8, 100))
+    assert [start(controller).number, start(controller).number] == [0, 1], "the GAN is there"
+
+
+def test_generators_are_trained_first_the_longest_chain_before_others_and_its_shortest_run_first(
+    study: StudyFolder,
+) -> None:
+    gans = Gans()
+    points = gan_points((8, 100), (16, 200), (16, 100)).replace("[", "[{source: none, lr: 2e-3}, ")
+    controller = direct(study, WIDTHS, points, generator_need=gans.need)
+
+    first = [start(controller) for _ in range(4)]
+
+    assert [(one.number, one.only_generator) for one in first] == [(3, True), (1, True), (0, False), (4, False)]
+
+
+def test_a_generator_in_training_occupies_its_slots(study: StudyFolder) -> None:
+    gans = Gans()
+    controller = direct(study, WIDTHS, gan_points((8, 100)), generator_need=gans.need, generator_slots=2)
+
+    assert start_in(controller, 3).only_generator
+    assert start_in(controller, 3).number == 1
+    assert controller.next_trial(3) is NoTrial.WAIT
+    assert controller.slots_in_use() == 3
+
+    trained(controller, gans, 0, (8, 100))
+    assert start_in(controller, 3).number == 0
+    assert controller.slots_in_use() == 2
+
+
+def test_no_other_trial_takes_the_slots_that_a_generator_waits_for(study: StudyFolder) -> None:
+    gans = Gans()
     gans.trained.add((8, 100))
-    assert start(controller).number == 1, "the GAN is there"
+    controller = direct(study, WIDTHS, gan_points((8, 100), (16, 100)), generator_need=gans.need, generator_slots=2)
+    gans.trained.add((16, 100))
+    assert start_in(controller, 2).number == 0
+
+    gans.trained.discard((16, 100))
+    assert controller.next_trial(2) is NoTrial.WAIT, "one slot is free, and the GAN of width 16 needs two"
+    complete(controller, 0)
+
+    assert start_in(controller, 2).only_generator
+
+
+def test_a_trial_whose_generator_fails_is_retried_with_its_training(study: StudyFolder) -> None:
+    gans = Gans()
+    controller = direct(study, WIDTHS, gan_points((8, 100)), "resources.retries=1", generator_need=gans.need)
+    start(controller)
+
+    controller.on_trial_lost(0, out_of_memory=True)
+    retried = start(controller)
+
+    assert (retried.number, retried.share, retried.only_generator) == (0, 2, True)
 
 
 def test_each_picture_of_a_gans_images_is_reported_once(study: StudyFolder) -> None:
@@ -474,13 +555,13 @@ def test_each_picture_of_a_gans_images_is_reported_once(study: StudyFolder) -> N
     for _ in range(3):
         start(controller)
 
-    controller.heartbeat()
+    controller.heartbeat(2)
     for number, name in ((0, "gan-a.png"), (1, "gan-a.png"), (2, "gan-b.png")):
         write_samples(study.trial_path(number), study.samples_path / name)
-        controller.heartbeat()
+        controller.heartbeat(2)
     resumed = direct(study, WIDTHS, points, watching=watching)
     start(resumed)
-    resumed.heartbeat()
+    resumed.heartbeat(2)
 
     assert watching.pictures == [(0, study.samples_path / "gan-a.png"), (2, study.samples_path / "gan-b.png")]
 
@@ -491,8 +572,10 @@ def test_a_longer_run_of_a_gan_waits_for_the_shorter_one_that_it_continues(study
 
     assert start(controller).number == 0
     assert start(controller).number == 2
-    gans.trained.add((8, 100))
-    assert start(controller).number == 1
+    trained(controller, gans, 0, (8, 100))
+    suggestion = start(controller)
+    assert (suggestion.number, suggestion.only_generator) == (1, True), "others may wait for the longer run"
+    assert start(controller).number == 0
 
 
 def test_when_the_training_trial_fails_the_next_one_trains_the_gan(study: StudyFolder) -> None:
@@ -516,5 +599,5 @@ def test_free_slot_waits_if_all_trials_need_one_gan(study: StudyFolder) -> None:
     assert controller.next_trial() is NoTrial.WAIT
     assert controller.running == 1
 
-    gans.trained.add((64, 100))
-    assert start(controller).number == 1
+    trained(controller, gans, 0, (64, 100))
+    assert [start(controller).number, start(controller).number] == [0, 1]

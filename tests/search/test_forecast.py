@@ -1,7 +1,7 @@
 """Simulated searches, whose times follow from the work of their trials."""
 
 from collections import defaultdict
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 
 import pytest
 
@@ -10,16 +10,26 @@ from xraytune.search.forecast import Shared, Simulation, Work
 
 
 def simulated(
-    *works: Work, slots: int = 2, rungs: Rungs | None = None, trained: dict[Hashable, set[int]] | None = None
+    *works: Work,
+    slots: int = 2,
+    generator_slots: int = 1,
+    fixed: int = 0,
+    processes: int = 99,
+    rungs: Rungs | None = None,
+    values: Sequence[float] | None = None,
+    trained: dict[Hashable, set[int]] | None = None,
 ) -> Simulation:
     """Nine epochs, and later trials have better values."""
     never = Rungs(grace=9, reduction=3, max_epochs=9)
     return Simulation(
         works=works,
         slots=slots,
+        generator_slots=generator_slots,
+        fixed=fixed,
+        processes=processes,
         rungs=rungs or never,
         last_epoch=9,
-        values=range(len(works)),
+        values=values or range(len(works)),
         trained=defaultdict(set, trained or {}),
     ).run()
 
@@ -40,7 +50,7 @@ def test_trials_share_the_slots() -> None:
 def test_a_longer_run_of_a_generator_waits_for_the_shorter_one_and_continues_it() -> None:
     found = simulated(of_gan(100), of_gan(300))
 
-    assert found.wall == pytest.approx(1 + 5 + 100 + 1 + 5 + 200)
+    assert found.wall == pytest.approx(1 + 5 + 100 + 1 + 5 + 200 + 1)
     assert (found.generators, sum(found.sizes.values())) == (2, 20.0)
 
 
@@ -48,6 +58,21 @@ def test_others_run_while_a_generator_is_trained() -> None:
     short = Work(shared={}, own=10.0, epoch=0.0)
 
     assert simulated(of_gan(100), of_gan(100), short, short).wall == pytest.approx(1 + 5 + 100 + 1)
+
+
+def test_a_generator_waits_for_the_slots_that_it_occupies_and_starts_first() -> None:
+    """Trial 0 runs for 10 s, then the GAN of trial 1 on both slots, then the rest of trial 1 beside trial 2."""
+    own = Work(shared={}, own=10.0, epoch=0.0)
+    works = own, of_gan(100), own
+
+    assert simulated(*works, generator_slots=2).wall == pytest.approx(10 + 1 + 5 + 100 + 10)
+    assert simulated(*works, generator_slots=2, fixed=2).wall == pytest.approx(1 + 5 + 100 + 1 + 10)
+
+
+def test_processes_that_have_run_a_trial_start_the_next_one_at_once() -> None:
+    works = [Work(shared={}, own=1.0, epoch=1.0)] * 5
+
+    assert simulated(*works, slots=1, processes=1).wall == pytest.approx(1 + 5 * 9)
 
 
 def test_generators_in_the_cache_take_no_time() -> None:
@@ -69,14 +94,7 @@ def test_asha_prunes_trials_that_are_worse_than_earlier_ones() -> None:
     rungs = Rungs(grace=1, reduction=3, max_epochs=9)
 
     found = simulated(*reversed(works), slots=1, rungs=rungs)
-    worsening = Simulation(
-        works=works,
-        slots=1,
-        rungs=Rungs(grace=1, reduction=3, max_epochs=9),
-        last_epoch=9,
-        values=[4, 3, 2, 1],
-        trained=defaultdict(set),
-    ).run()
+    worsening = simulated(*works, slots=1, rungs=Rungs(grace=1, reduction=3, max_epochs=9), values=[4, 3, 2, 1])
 
     assert found.epochs == {0: 9, 1: 9, 2: 9, 3: 9}
     assert worsening.epochs == {0: 9, 1: 1, 2: 1, 3: 1}

@@ -14,7 +14,7 @@ import pytest
 
 from tests.faults.ray_processes import killable
 from tests.search.studies import direct, write_space
-from xraytune.config.settings import Resources
+from xraytune.compute import Allocation, Share
 from xraytune.data.phantom import draw_phantoms
 from xraytune.errors import MachineError
 from xraytune.files import read_json
@@ -25,7 +25,7 @@ from xraytune.search.run import search
 from xraytune.search.runner import Runner
 from xraytune.search.study import StudyFolder
 
-ONE_CORE = Resources(cpus_per_trial=1, gpus_per_trial=0)
+ONE_CORE = Share(cpus=1, gpus=0.0)
 STARTS = """
 import sys
 from multiprocessing.connection import Connection
@@ -105,17 +105,29 @@ def ignore(text: str) -> None:
     del text
 
 
+def allocation(cpus: int, gpus: float) -> Allocation:
+    """The same for a trial and for its generator."""
+    share = Share(cpus=cpus, gpus=gpus)
+    return Allocation(trial=share, generator=share)
+
+
 def run(
     study: StudyFolder,
     *,
-    resources: Resources = ONE_CORE,
+    share: Share = ONE_CORE,
     address: str | None = None,
     note: Callable[[str], None] = ignore,
     opened: Callable[[str], None] = ignore,
 ) -> None:
     """Run a study's trials."""
     with Runner(
-        study, token="", resources=resources, cache=study.path, address=address, note=note, opened=opened
+        study,
+        token="",
+        allocation=allocation(share.cpus, share.gpus),
+        cache=study.path,
+        address=address,
+        note=note,
+        opened=opened,
     ) as runner:
         controller = direct(study)
         try:
@@ -130,7 +142,7 @@ def terminate(*_: object) -> None:
 
 def test_a_trial_runs_on_one_machine() -> None:
     """It cannot use the cores of two."""
-    two_cores = Resources(cpus_per_trial=2, gpus_per_trial=0)
+    two_cores = allocation(2, 0.0)
     one = Node(cpus=1.0, gpus=0.0)
 
     assert slots(two_cores, [one, Node(cpus=5.0, gpus=0.0), Node(cpus=3.0, gpus=0.0)]) == 3
@@ -139,7 +151,7 @@ def test_a_trial_runs_on_one_machine() -> None:
 
 
 def test_a_gpu_and_the_cores_for_it_are_on_one_machine() -> None:
-    one_gpu = Resources(cpus_per_trial=2, gpus_per_trial=1)
+    one_gpu = allocation(2, 1.0)
 
     assert slots(one_gpu, [Node(cpus=8.0, gpus=1.0), Node(cpus=8.0, gpus=0.0)]) == 1
     with pytest.raises(MachineError):
@@ -366,7 +378,7 @@ def test_resources_after_out_of_memory_are_on_one_machine(
     runs_instead(f'exec "$PYTHON" {tmp_path}/program.py "$4" {tmp_path}/taken')
 
     with pytest.raises(MachineError, match="Ray ended 3 times"):
-        run(study, resources=Resources(cpus_per_trial=2, gpus_per_trial=1))
+        run(study, share=Share(cpus=2, gpus=1.0))
 
     at_the_first_start = (tmp_path / "taken").read_text(encoding="utf-8").splitlines()[0]
     assert at_the_first_start == "{'CPU': 3, 'GPU': 1}"

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Generator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -113,6 +113,24 @@ def test_trials_of_one_gan_name_the_same_picture_of_its_images(study: StudyFolde
 
     assert first == second != other
     assert {f"samples/{file.name}" for file in study.samples_path.iterdir()} == {first, other}
+
+
+def test_a_worker_trains_only_a_generator_and_the_next_one_uses_it(study: StudyFolder) -> None:
+    gan = {"image_size": 32, "width": 4, "batch_size": 4, "steps": 3}
+    trial = job(study, 75, source="gan", synthetic_ratio=0.5, gan=gan)
+    worker = TrialWorker(replace(trial, only_generator=True))
+    said = worker.step()
+    worker.close()
+    trained = {*(study.path.parent.parent / "cache" / "gan-2").iterdir()}
+
+    worker = TrialWorker(trial)
+    worker.step()
+    worker.close()
+
+    assert said == {"generator": "trained"}
+    assert epochs(study, 75) == [1]
+    assert read_samples(study.trial_path(75))
+    assert {*(study.path.parent.parent / "cache" / "gan-2").iterdir()} == trained
 
 
 def test_worker_reports_epochs_and_end(study: StudyFolder) -> None:

@@ -62,12 +62,15 @@ class Column:
     optional: bool = False
 
 
+Row: TypeAlias = Sequence[Cell | str]
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """Rows and columns; a plain string is a left-aligned column with that heading."""
 
     columns: Sequence[Column | str]
-    rows: Sequence[Sequence[Cell | str]]
+    rows: Sequence[Row]
     title: str = ""
 
 
@@ -76,8 +79,14 @@ Frame: TypeAlias = Sequence[Cell | str | Table]
 
 
 def facts(*rows: tuple[str, str], title: str = "") -> Table:
-    """Return a table of names and values."""
-    return Table(("", Column("", flexible=True)), [(Cell(name, "dim"), value) for name, value in rows], title)
+    """Return a table of names and values, without those whose value is empty."""
+    shown = [(Cell(name, "dim"), value) for name, value in rows if value]
+    return Table(("", Column("", flexible=True)), shown, title)
+
+
+def numbers(*names: str) -> list[Column | str]:
+    """Return columns of numbers, which are aligned to the right."""
+    return [Column(name, "right") for name in names]
 
 
 class _Stream:
@@ -140,7 +149,7 @@ def show_json(content: object) -> None:
 
 def show_csv(header: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
     """Print the result as a table in CSV; nothing else goes to stdout. A value that is None is an empty cell."""
-    cells = ([cell if isinstance(cell, float) else "" if cell is None else str(cell) for cell in row] for row in rows)
+    cells = ([cell if cell is None or isinstance(cell, float) else str(cell) for cell in row] for row in rows)
     print(_printable(csv_table(header, list(cells))), end="")
 
 
@@ -316,7 +325,7 @@ class _FittedTable:
             yield _text(Cell(f"left out on this narrow screen: {', '.join(hidden)}", "dim"))
 
 
-def _drawn_table(columns: Sequence[Column], rows: Sequence[Sequence[Cell | str]]) -> RichTable:
+def _drawn_table(columns: Sequence[Column], rows: Sequence[Row]) -> RichTable:
     has_heading = any(column.name for column in columns)
     drawn = RichTable(
         box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, show_header=has_heading

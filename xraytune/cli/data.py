@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from xraytune.cli import console
-from xraytune.cli.console import Cell, Column, Table
+from xraytune.cli.console import Cell, Table
 from xraytune.cli.options import (
     AsJson,
     Classes,
@@ -96,8 +96,10 @@ def _show_inspection(source: Path, found: Inspection, uses: Sequence[str], sizes
     formats = ", ".join(f"{count} {kind}" for kind, count in found.formats.items())
     per_part = [(part, *(f"{counts[name]}" for name in found.class_names)) for part, counts in found.images.items()]
     patients = ("patients in train and val", *(f"{found.patients[name]}" for name in found.class_names))
-    of_classes = Table(["part", *(Column(name, "right") for name in found.class_names)], [*per_part, patients])
+    of_classes = Table(["part", *console.numbers(*found.class_names)], [*per_part, patients])
     has_classes = len(found.class_names) > 1
+    sealed = "; test/ stays sealed" if "test" in found.images else ""
+    copies = f"{duplicates} {'file is a copy of another' if duplicates == 1 else 'files are copies of others'}"
     console.show(
         Cell(f"{source}: {total} {'images' if has_classes else 'pairs of images and masks'}", "strong"),
         *uses,
@@ -107,24 +109,16 @@ def _show_inspection(source: Path, found: Inspection, uses: Sequence[str], sizes
         *([of_classes] if has_classes else []),
         *sides_frame(sizes),
         console.facts(
-            *([("classes", ", ".join(found.class_names))] if has_classes else []),
-            *([("positive class", f"{found.positive} ({found.positive_reason})")] if found.positive else []),
+            ("classes", ", ".join(found.class_names) if has_classes else ""),
+            ("positive class", f"{found.positive} ({found.positive_reason})" if found.positive else ""),
             ("images per patient", f"{fewest} to {most}, median {median:g}"),
             ("width", "{} to {} px".format(*found.width_px)),
             ("height", "{} to {} px".format(*found.height_px)),
-            (
-                "formats",
-                f"{formats or 'none can be decoded'}{'; test/ stays sealed' if 'test' in found.images else ''}",
-            ),
-            (
-                "duplicates",
-                f"{duplicates} {'file is a copy of another' if duplicates == 1 else 'files are copies of others'}"
-                if duplicates
-                else "none",
-            ),
+            ("formats", f"{formats or 'none can be decoded'}{sealed}"),
+            ("duplicates", copies if duplicates else "none"),
             ("near duplicates", _near_duplicates(found.near_duplicates)),
             *(_mask_facts(found.masks) if found.masks else []),
-            *([("shortcut", found.shortcut)] if found.shortcut else []),
+            ("shortcut", found.shortcut or ""),
         ),
     )
 

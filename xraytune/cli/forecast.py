@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xraytune.cli import console
-from xraytune.cli.console import Cell, Column, Table
+from xraytune.cli.console import Cell, Column, Row, Table
 from xraytune.cli.options import AsJson, Data, GeneratorCache, Overrides, SpaceFile, WeightsDir
 from xraytune.records import time_range
 
@@ -75,7 +75,7 @@ def _saves(seconds: float) -> str:
 
 
 def _answer(found: StudyForecast) -> Iterator[Cell | Table]:
-    rows: list[tuple[Cell | str, ...]] = [
+    rows: list[Row] = [
         (
             f"{one.true_difference:+g}" if one.true_difference else "none",
             *(Cell(f"{getattr(one, word):.0%}", "strong" if word == one.likeliest[0] else "plain") for word in _WORDS),
@@ -83,7 +83,7 @@ def _answer(found: StudyForecast) -> Iterator[Cell | Table]:
         for one in found.chances
     ]
     title = f"verdict of confirm with {found.patients} test patients and {found.chances[0].gan_seeds} GAN seeds"
-    yield Table((Column("true effect", "right"), *(Column(word, "right") for word in _WORDS)), rows, title)
+    yield Table((Column("true effect", "right"), *console.numbers(*_WORDS)), rows, title)
     yield Cell(f"assumes {found.assumed}", "dim")
     if found.remedies is not None:
         effect = found.chances[-1].true_difference

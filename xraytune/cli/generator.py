@@ -9,12 +9,12 @@ from typing import Annotated
 import typer
 
 from xraytune.cli import console
-from xraytune.cli.options import AsJson, Cache, Data, GeneratorCache, Overrides, SkipBroken, SpaceFile
+from xraytune.cli.options import AsJson, Cache, Data, GeneratorCache, OutFolder, Overrides, SkipBroken, SpaceFile
 
 
 def train(
     space: SpaceFile,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="Folder to create.")],
+    out: OutFolder,
     data: Data = None,
     overrides: Overrides = None,
     cache: GeneratorCache = None,
@@ -52,7 +52,7 @@ def train(
 
 
 def sample(
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="Folder to create.")],
+    out: OutFolder,
     count: Annotated[int, typer.Option("--count", "-n", metavar="N", help="Number of images.")],
     generator: Annotated[
         Path | None,

@@ -78,7 +78,7 @@ def demo(
     announce(
         "Rehearse the comparison with controls that `confirm` makes on the test folder.", "confirm", study, "--quick"
     )
-    with ConfirmScreen(only_forecast=False, ask=False, as_json=False) as screen:
+    with ConfirmScreen() as screen:
         rehearsal = rehearse(study, callbacks=screen.callbacks)
     show_rehearsal(rehearsal, next_step=False)
 
@@ -117,7 +117,7 @@ def _show_demo(xrays: Path, study: Path, config: Path, model: Path, evaluation: 
         f"such differences are due to chance. On new patients, the model reached an AUROC of {auroc:.3f} "
         f"(95 % interval {low:.3f} to {high:.3f}).",
         Table(
-            ("source", Column("trials", "right"), Column("best val-A AUROC", "right"), Column("after epochs", "right")),
+            ("source", *console.numbers("trials", "best val-A AUROC", "after epochs")),
             [
                 (name, f"{len(trials[source])}", f"{best[source]['value']:.3f}", f"{best[source]['epochs']}")
                 for source, name in _SOURCES.items()

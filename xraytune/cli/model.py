@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xraytune.cli import console
-from xraytune.cli.console import Cell, Column, Table
+from xraytune.cli.console import Cell, Column, Frame, Row, Table, numbers
 from xraytune.cli.options import (
     AsJson,
     AtSensitivity,
@@ -194,16 +194,16 @@ def _show_classes(found: Evaluation) -> None:
 
 def _show_masks(found: MaskEvaluation) -> None:
     metrics = found.metrics
-    columns = [Column(label, "right") for label in _MASK_LABELS.values()]
     rows = [(label, _mask_number(metrics, name), _mask_interval(metrics, name)) for name, label in _MASK_LABELS.items()]
     worst = [(one.file, *(_mask_number(one, name) for name in _MASK_LABELS)) for one in found.worst]
     empty = f"empty predictions: {metrics.empty_predictions} (Dice 0, HD95 undefined)"
+    columns = (Column("", flexible=True), *numbers(*_MASK_LABELS.values()))
     console.show(
         Cell(f"{found.model} on {found.data}: {metrics.images} images of {metrics.patients} patients", "strong"),
         *_warnings(found),
-        Table(["", Column("mean", "right"), "95 % interval"], rows),
+        Table(["", *numbers("mean"), "95 % interval"], rows),
         *([Cell(empty, "busy")] if metrics.empty_predictions else []),
-        Table([Column("", flexible=True), *columns], worst, "The images with the lowest Dice"),
+        Table(columns, worst, "The images with the lowest Dice"),
         *(_mask_subgroups(name, values) for name, values in found.subgroups.items()),
     )
     if found.out:
@@ -211,16 +211,16 @@ def _show_masks(found: MaskEvaluation) -> None:
 
 
 def _mask_subgroups(column: str, values: Mapping[str, MaskMetrics]) -> Table:
-    counts = [Column(name, "right") for name in ("images", "patients", "empty", "Dice")]
     rows = [
         (
-            *(value, *map(str, (one.images, one.patients, one.empty_predictions))),
+            value,
+            *map(str, (one.images, one.patients, one.empty_predictions)),
             *(_mask_number(one, "dice"), _mask_interval(one, "dice"), _mask_number(one, "hd95_px")),
         )
         for value, one in values.items()
     ]
-    hd95 = Column(_MASK_LABELS["hd95_px"], "right")
-    return Table(["", *counts, "95 % interval", hd95], rows, f"By {column} (exploratory)")
+    counts, hd95 = numbers("images", "patients", "empty", "Dice"), numbers(_MASK_LABELS["hd95_px"])
+    return Table(["", *counts, "95 % interval", *hd95], rows, f"By {column} (exploratory)")
 
 
 def _mask_number(one: MaskMetrics | ScoredMask, name: str) -> str:
@@ -235,11 +235,8 @@ def _mask_interval(one: MaskMetrics, name: str) -> str:
 def _warnings(found: Evaluation | MaskEvaluation) -> list[Cell]:
     warnings = [Cell(f"left out: {image.file}: {image.reason}", "bad") for image in found.broken]
     if found.opened_test:
-        times = (
-            "the first access by this model or its study"
-            if found.test_access == 1
-            else f"access number {found.test_access}"
-        )
+        first = "the first access by this model or its study"
+        times = first if found.test_access == 1 else f"access number {found.test_access}"
         warnings.append(Cell(f"these are the test images of the model's own data: {times} was logged", "busy"))
     if found.known_patient_count:
         images, patients = found.known_patient_image_count, found.known_patient_count
@@ -261,18 +258,18 @@ def _metrics(found: Evaluation) -> Table:
         labels |= {key: f"{labels[key]} ({found.positive})" for key in _OF_POSITIVE}
     values = found.further | asdict(found.metrics)
     name = "most probable class" if found.threshold is None else f"threshold {found.threshold:.3f}"
-    columns: list[Column | str] = ["", Column(name, "right"), "95 % interval"]
-    columns += [Column("threshold 0.5", "right")] if found.at_half else []
-    rows: list[tuple[Cell | str, ...]] = []
+    rows: list[Row] = []
     for key, label in labels.items():
-        at_half = _number(getattr(found.at_half, key)) if found.at_half and key in AT_THRESHOLD else ""
-        row = (
+        row: list[Cell | str] = [
             Cell(label, "strong" if key == "auroc" else "plain"),
             _number(values[key]),
             _interval(found.intervals, key),
-        )
-        rows.append((*row, at_half) if found.at_half else row)
-    return Table(columns, rows)
+        ]
+        if found.at_half:
+            row.append(_number(getattr(found.at_half, key)) if key in AT_THRESHOLD else "")
+        rows.append(row)
+    at_half = numbers("threshold 0.5") if found.at_half else []
+    return Table(["", *numbers(name), "95 % interval", *at_half], rows)
 
 
 def _number(value: float | None) -> str:
@@ -285,22 +282,16 @@ def _interval(intervals: Mapping[str, tuple[float, float]], name: str) -> str:
 
 def _class_table(found: Evaluation) -> Table:
     """Show each class, with the intervals in a second line."""
-    means = {"macro mean": found.macro, "micro mean": found.micro}
-    rows: list[tuple[Cell | str, ...]] = []
-    for name, one in {**found.classes, **means}.items():
-        if one is None:
-            continue
-        images = f"{one.images} images" if name in found.classes else "all classes"
-        ends = [one.intervals.get(key) for key in _BY_CLASS]
-        rows.append((Cell(name, "strong"), *(_number(getattr(one, key)) for key in _BY_CLASS)))
-        rows.append(
-            (
-                Cell(images, "dim"),
-                *(Cell(f"{_short(both[0])}-{_short(both[1])}" if both else "", "dim") for both in ends),
-            )
-        )
-    columns = [Column(METRIC_LABELS[key], "right") for key in _BY_CLASS]
-    return Table([Column("", flexible=True), *columns], rows, "Each class against the others, with 95 % intervals")
+    rows: list[Row] = []
+    for name, one in {**found.classes, "macro mean": found.macro, "micro mean": found.micro}.items():
+        if one is not None:
+            images = f"{one.images} images" if name in found.classes else "all classes"
+            ends = [one.intervals.get(key) for key in _BY_CLASS]
+            intervals = [f"{_short(both[0])}-{_short(both[1])}" if both else "" for both in ends]
+            rows.append((Cell(name, "strong"), *(_number(getattr(one, key)) for key in _BY_CLASS)))
+            rows.append([Cell(text, "dim") for text in (images, *intervals)])
+    columns = [Column("", flexible=True), *numbers(*(METRIC_LABELS[key] for key in _BY_CLASS))]
+    return Table(columns, rows, "Each class against the others, with 95 % intervals")
 
 
 def _short(value: float) -> str:
@@ -309,15 +300,15 @@ def _short(value: float) -> str:
 
 def _confusion(found: Evaluation) -> Table:
     names = [*found.class_counts]
-    rows: list[tuple[Cell | str, ...]] = [
+    rows: list[Row] = [
         (Cell(name, "dim"), *(f"{count} ({count / sum(row):.0%})" for count in row))
         for name, row in zip(names, found.confusion, strict=True)
     ]
     title = "Confusion matrix: true classes in rows, predicted classes in columns"
-    return Table(["", *(Column(name, "right") for name in names)], rows, title)
+    return Table(["", *numbers(*names)], rows, title)
 
 
-def _patient_level(found: Evaluation) -> list[Cell | str | Table]:
+def _patient_level(found: Evaluation) -> Frame:
     """Show the main metrics of patients, unless every patient has a single image."""
     by_patient = found.patient_level
     if found.patient_count == sum(found.class_counts.values()):
@@ -330,28 +321,26 @@ def _patient_level(found: Evaluation) -> list[Cell | str | Table]:
         label = METRIC_LABELS[key] + (f" ({found.positive})" if key in _OF_POSITIVE else "")
         rows.append((label, _number(getattr(by_patient.metrics, key)), _interval(by_patient.intervals, key)))
     title = "By patient: the mean probability of each patient's images"
-    lines: list[Cell | str | Table] = [Table(["", Column("", "right"), ""], rows, title)]
-    if by_patient.left_out:
-        left_out = join_names(by_patient.left_out, 5)
-        lines.append(Cell(f"left out, with images of several classes: {left_out}", "busy"))
-    return lines
+    left_out = f"left out, with images of several classes: {join_names(by_patient.left_out, 5)}"
+    table = Table(["", *numbers(""), ""], rows, title)
+    return [table, Cell(left_out, "busy")] if by_patient.left_out else [table]
 
 
-def _subgroups(column: str, found: Evaluation) -> list[Cell | str | Table]:
+def _subgroups(column: str, found: Evaluation) -> Frame:
     names, is_binary = [*found.class_counts], found.threshold is not None
-    columns: list[Column | str] = ["", *(Column(name, "right") for name in ("images", "patients", "AUROC"))]
-    columns += ["95 % interval", *(Column(name, "right") for name in ("sensitivity", "specificity") if is_binary)]
-    rows: list[list[str]] = []
-    lines: list[Cell | str | Table] = []
+    rates = ("sensitivity", "specificity") if is_binary else ()
+    rows: list[Row] = []
+    notes = []
     for one in found.subgroups[column]:
         auroc = (_number(one.auroc), _interval(one.intervals, "auroc"))
-        shares = ["" if value is None else _number(value) for value in (one.sensitivity, one.specificity)]
-        rows.append([one.value, f"{one.images}", f"{one.patients}", *auroc, *(shares if is_binary else ())])
+        values = [getattr(one, name) for name in rates]
+        shares = ["" if value is None else _number(value) for value in values]
+        rows.append((one.value, f"{one.images}", f"{one.patients}", *auroc, *shares))
         if one.compared_with is not None:
-            lines.append(Cell(f"{one.value} is compared with all {names[one.compared_with]} images", "dim"))
+            notes.append(Cell(f"{one.value} is compared with all {names[one.compared_with]} images", "dim"))
     about = f", sensitivity and specificity of {found.positive}" if is_binary else ""
-    title = f"By {column}{about} (exploratory)"
-    return [Table(columns, rows, title), *lines]
+    columns = ["", *numbers("images", "patients", "AUROC"), "95 % interval", *numbers(*rates)]
+    return [Table(columns, rows, f"By {column}{about} (exploratory)"), *notes]
 
 
 def predict(
@@ -420,7 +409,7 @@ def _show_summary(config: Path, found: ModelSummary) -> None:
     )
 
 
-def _layer_row(number: int, layer: LayerSummary) -> tuple[Cell | str, ...]:
+def _layer_row(number: int, layer: LayerSummary) -> Row:
     trained = Cell("yes" if layer.is_trained else "no", "good" if layer.is_trained else "dim") if layer.params else ""
     return f"{layer.kind}-{number}", str(list(layer.output_shape)), f"{layer.params:,}", trained
 

@@ -95,6 +95,7 @@ Address: TypeAlias = Annotated[
     str | None, typer.Option(metavar="HOST:PORT", help="Ray cluster to use; default: start Ray on this machine.")
 ]
 Reason: TypeAlias = Annotated[str, typer.Option(help="Reason to record in the test-set access log.")]
+OutFolder: TypeAlias = Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="Folder to create.")]
 NewFolder: TypeAlias = Annotated[Path, typer.Argument(metavar="OUT", help="Folder to create.")]
 StudyArgument: TypeAlias = Annotated[Path, typer.Argument(metavar="STUDY", help="Folder of a study.")]
 ModelArgument: TypeAlias = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a trained model.")]

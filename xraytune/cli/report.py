@@ -47,18 +47,16 @@ def report(
         from xraytune.report.server import serve as serve_report
 
         serve_report(study, port=port, cache=cache, on_start=lambda url: console.write(f"{url} (Ctrl-C ends)"))
-        return
-    if format != "html":
-        if out is None:
-            raise typer.BadParameter(f"--format {format} needs a folder to create", param_hint="--out")
+    elif format == "html":
+        from xraytune.report.page import write_report
+
+        written = write_report(study, out=out, cache=cache)
+        console.show_json({"report": f"{written}"}) if as_json else console.write(f"{shown_path(written)}")
+    elif out is None:
+        raise typer.BadParameter(f"--format {format} needs a folder to create", param_hint="--out")
+    else:
         from xraytune.report.paper import write_paper
 
         files = write_paper(study, format=format, out=out, cache=cache)
-        console.show_json({"files": [f"{file}" for file in files]}) if as_json else console.write(
-            "\n".join(f"{shown_path(file)}" for file in files)
-        )
-        return
-    from xraytune.report.page import write_report
-
-    written = write_report(study, out=out, cache=cache)
-    console.show_json({"report": f"{written}"}) if as_json else console.write(f"{shown_path(written)}")
+        text = "\n".join(f"{shown_path(file)}" for file in files)
+        console.show_json({"files": [f"{file}" for file in files]}) if as_json else console.write(text)

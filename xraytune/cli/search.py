@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from xraytune.cli import console
 from xraytune.cli.options import Address, AsJson, Cache, Data, Overrides, SkipBroken, SpaceFile, Studies, WeightsDir
-from xraytune.cli.study_frame import live_frame, summary_line
+from xraytune.cli.study_frame import live_frame, scores_text, summary_line
 
 if TYPE_CHECKING:
     from xraytune.search.messages import Callbacks, TrialSuggestion
@@ -60,9 +60,8 @@ def show_search(summary: SearchSummary, *, next_step: bool = True) -> None:
         chosen = {"best": summary.best}
     for what, row in chosen.items():
         mix = mix_label(parameters_from(row["parameters"]), summary.objective)
-        on_val_b = "" if row["val_b_score"] is None else f", {row['val_b_score']:.3f} on val-B"
-        scores = f"{row['value']:.3f} on val-A{on_val_b}"
-        console.write(f"{what}: #{row['number']} {mix}, {summary.metric} {scores}", "good")
+        scores = scores_text(summary.metric, row["value"], row["val_b_score"])
+        console.write(f"{what}: #{row['number']} {mix}, {scores}", "good")
     if next_step:
         command = "confirm {} --quick" if summary.is_confirmable else "export {} -o best.yaml"
         console.write_command(f"xraytune {command.format(quote(str(study)))}", "next: ")
@@ -124,7 +123,8 @@ class SearchScreen:
         from xraytune.search.controller import mix_label
 
         if not console.is_live():
-            console.event(f"#{suggestion.number} started: {mix_label(suggestion.parameters, self._objective)}")
+            what = "trains its generator first" if suggestion.only_generator else "started"
+            console.event(f"#{suggestion.number} {what}: {mix_label(suggestion.parameters, self._objective)}")
 
     def _on_samples(self, number: int, samples: Path) -> None:
         console.event(f"#{number} has trained its generator; its images beside real ones: {shown_path(samples)}")

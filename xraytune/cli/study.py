@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from xraytune.cli import console
-from xraytune.cli.console import Cell, Column, Table
+from xraytune.cli.console import Cell, Column, Row, Table
 from xraytune.cli.options import AsJson, Cache, MovedData, StudyArgument, WeightsDir
-from xraytune.cli.study_frame import status_frame
+from xraytune.cli.study_frame import scores_text, status_frame
 from xraytune.records import to_json
 
 if TYPE_CHECKING:
@@ -96,33 +96,29 @@ def export(
 
 def show_export(exported: Exported, *, next_step: bool = True) -> None:
     """Print the exported trial and the next command."""
-    from xraytune.pipeline.sides import chance_warning
-
-    if exported.trial is None:
+    if exported.val_score is None:
         console.write(f"{exported.path}: a control that confirm added to {exported.study}, arm {exported.arm}")
     else:
-        on_val_b = "" if exported.val_b_score is None else f", {exported.val_b_score:.3f} on val-B"
-        console.write(
-            f"{exported.path}: trial {exported.trial} of {exported.study}, arm {exported.arm}, "
-            f"{exported.metric} {exported.val_score:.3f} on val-A{on_val_b}"
-        )
+        scores = scores_text(exported.metric, exported.val_score, exported.val_b_score)
+        console.write(f"{exported.path}: trial {exported.trial} of {exported.study}, arm {exported.arm}, {scores}")
     if exported.generator_steps is not None:
         console.write(f"its generator after {exported.generator_steps:,} steps, where its KID was lowest")
-        if next_step:
-            console.write_command(exported.command, "next: ")
-        return
+    else:
+        _show_images(exported)
+    if next_step:
+        console.write_command(exported.command, "next: ")
+
+
+def _show_images(exported: Exported) -> None:
+    """Print the sizes of the sides, their consequences, and what the trial and `train` train on."""
+    from xraytune.pipeline.sides import chance_warning
+
     val_b = next((size for size in exported.sides if size.name == "val-B"), None)
-    if (
-        val_b
-        and exported.metric == "AUROC"
-        and exported.val_b_score is not None
-        and (interval := val_b.interval(exported.val_b_score))
-    ):
-        low, high = interval
+    if val_b and exported.metric == "AUROC" and exported.val_b_score is not None:
         images = f"{val_b.image_count:,} images of {val_b.patient_count:,} patients"
-        console.write(
-            f"val-B has {images}, for which this {exported.metric} has a 95 % interval of {low:.3f} to {high:.3f}"
-        )
+        if interval := val_b.interval(exported.val_b_score):
+            ends = "{:.3f} to {:.3f}".format(*interval)
+            console.write(f"val-B has {images}, for which this {exported.metric} has a 95 % interval of {ends}")
     if warning := chance_warning(exported.sides):
         console.write(f"note: {warning}", "busy")
     trial = f"{exported.trial_images:,} images of {exported.trial_patients:,} patients"
@@ -135,8 +131,6 @@ def show_export(exported: Exported, *, next_step: bool = True) -> None:
         console.write(f"the benefit of its synthetic images is {exported.synthetic}")
     if exported.advice:
         console.write_command(exported.advice, "for a configuration without them: ")
-    if next_step:
-        console.write_command(exported.command, "next: ")
 
 
 def replay(
@@ -168,7 +162,7 @@ def _show_replay(study: Path, replayed: Replay) -> None:
         rows.append(_comparison("val-B", recorded, again, recorded == again))
     heading = f"trial {replayed.trial} of {study}: {'identical' if replayed.is_identical else 'different'} metrics"
     failures = {"recorded failure": replayed.recorded_failure, "replayed failure": replayed.replayed_failure}
-    columns = (Column("epoch", "right"), Column("recorded", "right"), Column("replayed", "right"), "bit-identical")
+    columns = (*console.numbers("epoch", "recorded", "replayed"), "bit-identical")
     console.show(
         Cell(heading, "good" if replayed.is_identical else "bad"),
         *(Cell(f"{when}: {reason}", "bad") for when, reason in failures.items() if reason),
@@ -176,9 +170,7 @@ def _show_replay(study: Path, replayed: Replay) -> None:
     )
 
 
-def _comparison(
-    name: str, recorded: float | None, replayed: float | None, is_identical: bool
-) -> tuple[Cell | str, ...]:
+def _comparison(name: str, recorded: float | None, replayed: float | None, is_identical: bool) -> Row:
     figures = ("" if value is None else f"{value:.6f}" for value in (recorded, replayed))
     return name, *figures, Cell("yes", "good") if is_identical else Cell("no", "bad")
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from xraytune.cli.console import Cell, Column, Frame, Table, Tone, duration
+from xraytune.cli.console import Cell, Column, Frame, Row, Table, Tone, duration, numbers
 from xraytune.records import time_range
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def status_frame(view: StudyView, trials: Sequence[TrialView] | None = None) -> 
     trials = view.trials if trials is None else trials
     searched = _parameter_columns(view)
 
-    def row(trial: TrialView) -> tuple[Cell | str, ...]:
+    def row(trial: TrialView) -> Row:
         *first, bars, state = _row(trial, view)
         return (*first, *(_parameter(trial.parameters.get(name)) for name in searched), bars, state)
 
@@ -79,8 +79,7 @@ def sides_frame(sizes: Sequence[SideSize]) -> Frame:
 
     columns = (
         "side",
-        Column("images", "right"),
-        Column("patients", "right"),
+        *numbers("images", "patients"),
         Column("images (patients)\nof each class", flexible=True),
         f"95 % interval\nof AUROC {USUAL_AUROC:g}",
     )
@@ -128,6 +127,11 @@ def summary_line(view: StudyView) -> str:
     return "; ".join(parts)
 
 
+def scores_text(metric: str, val_a: float, val_b: float | None) -> str:
+    """Format the scores of a trial: `AUROC 0.962 on val-A, 0.951 on val-B`."""
+    return f"{metric} {val_a:.3f} on val-A" + ("" if val_b is None else f", {val_b:.3f} on val-B")
+
+
 def curve(values: Sequence[float], low: float, high: float) -> str:
     """Draw values as up to eight bars, scaled from `low` to `high`; each shows the last value of its segment.
 
@@ -163,7 +167,7 @@ def _range(view: StudyView) -> tuple[float, float] | None:
     return min(ends), max(ends)
 
 
-def _row(trial: TrialView, view: StudyView) -> tuple[Cell | str, ...]:
+def _row(trial: TrialView, view: StudyView) -> Row:
     is_best = view.best is not None and trial.number == view.best.number
     tone = _TONES[trial.status]
     return (
@@ -204,7 +208,9 @@ def _heading(view: StudyView) -> Iterable[Cell | str]:
     limit = f" of at most {duration(view.seconds_budget)}" if view.seconds_budget is not None else ""
     left = f", about {duration(view.seconds_left)} left" if view.seconds_left is not None else ""
     forecast = f" (forecast: {time_range(*view.seconds_forecast)})" if view.seconds_forecast else ""
-    yield f"{'running' if view.is_running else 'not running'}, {duration(view.seconds)} used{limit}{forecast}{left}"
+    idle = f", slots {view.idle_share:.0%} idle" if view.idle_share is not None else ""
+    state = "running" if view.is_running else "not running"
+    yield f"{state}, {duration(view.seconds)} used{limit}{forecast}{idle}{left}"
 
 
 def _best(view: StudyView) -> list[str]:

@@ -16,7 +16,7 @@ from xraytune.config.backbone_names import ENCODER_STRIDE_PX, ENCODERS, WEIGHT_S
 from xraytune.config.document import Problems
 from xraytune.config.domains import Choices, Value
 from xraytune.config.fields import parameter_fields, parameters_from
-from xraytune.config.grammar import ROOT, Declaration, join_conditions
+from xraytune.config.grammar import is_overridden, join_conditions, path_of, when_paths
 from xraytune.config.messages import explain, format_value, group_regex_problem, nearest
 from xraytune.config.settings import (
     GENERATORS,
@@ -40,20 +40,20 @@ ONLY_OF: Mapping[TaskName, tuple[str, ...]] = {
 """Parameters that the other task has no use for."""
 
 
-def complete_specs(declared: Mapping[str, Declaration], problems: Problems) -> tuple[ParameterSpec, ...]:
+def complete_specs(declared: Mapping[str, ParameterSpec | None], problems: Problems) -> tuple[ParameterSpec, ...]:
     """Return all parameters of the space, parents first; none if conditions form a cycle."""
-    written = {name: declaration.spec for name, declaration in declared.items() if declaration.spec}
+    written = {name: spec for name, spec in declared.items() if spec}
     specs = {
         name: written.get(name) or ParameterSpec(name=name, domain=Choices((field.default,)))
         for name, field in parameter_fields().items()
         if name in written or not field.is_required
     }
     specs = {name: _with_source_condition(spec, specs["source"]) for name, spec in specs.items()}
-    ordered = _parents_first(specs, declared, problems)
+    ordered = _parents_first(specs, problems)
     active = tuple(spec for spec in ordered if _can_be_active(spec, ordered))
     if ordered:
         for name in written.keys() - {spec.name for spec in active}:
-            _reject_impossible(specs[name], specs, declared, problems)
+            _reject_impossible(written[name], specs, declared, problems)
     return active
 
 
@@ -67,17 +67,15 @@ def _with_source_condition(spec: ParameterSpec, source: ParameterSpec) -> Parame
     return replace(spec, when=join_conditions(*spec.when, Condition(parameter="source", one_of=accepted)))
 
 
-def _parents_first(
-    specs: Mapping[str, ParameterSpec], declared: Mapping[str, Declaration], problems: Problems
-) -> tuple[ParameterSpec, ...]:
+def _parents_first(specs: Mapping[str, ParameterSpec], problems: Problems) -> tuple[ParameterSpec, ...]:
     parents = {name: [condition.parameter for condition in spec.when] for name, spec in specs.items()}
     try:
         TopologicalSorter(parents).prepare()
     except CycleError as error:
         cycle = error.args[1]
-        first = next(name for name in cycle if name in declared)
+        first = next(name for name in cycle if when_paths(problems.document, name))
         what = f"{first}: its condition depends on itself ({' <- '.join(cycle)})"
-        problems.add(declared[first].when_path, what, "remove one of these conditions")
+        problems.add(when_paths(problems.document, first)[0], what, "remove one of these conditions")
         return ()
     ordered: dict[str, ParameterSpec] = {}
 
@@ -97,32 +95,45 @@ def _can_be_active(spec: ParameterSpec, ordered: Sequence[ParameterSpec]) -> boo
 
 
 def _reject_impossible(
-    spec: ParameterSpec, specs: Mapping[str, ParameterSpec], declared: Mapping[str, Declaration], problems: Problems
+    written: ParameterSpec,
+    specs: Mapping[str, ParameterSpec],
+    declared: Mapping[str, ParameterSpec | None],
+    problems: Problems,
 ) -> None:
     """Reject a written condition that never holds, unless a parent is invalid or set on the command line."""
-    declaration = declared[spec.name]
-    parents = [condition.parameter for condition in declaration.spec.when] if declaration.spec else []
-    known = [declared[name] for name in family_of(parents, specs) if name in declared]
-    if not parents or any(one.spec is None or problems.document.place(one.path).is_on_command_line for one in known):
+    parents = [condition.parameter for condition in written.when]
+    known = [name for name in family_of(parents, specs) if name in declared]
+    if not parents or not all(declared[name] for name in known) or is_overridden(problems.document, known):
         return
-    assert declaration.spec is not None
     domains = [f"{name} is {specs[name].domain if name in specs else 'not given'}" for name in parents]
-    condition = " and ".join(map(str, declaration.spec.when))
+    condition = " and ".join(map(str, written.when))
     what = f"when: {condition}: this never holds, for {' and '.join(domains)} in this space"
-    problems.add(declaration.when_path, what, f"change the condition, or the values of {' and '.join(parents)}")
+    path = when_paths(problems.document, written.name)[0]
+    problems.add(path, what, f"change the condition, or the values of {' and '.join(parents)}")
 
 
-def check_space(
-    specs: Sequence[ParameterSpec], settings: Settings | None, declared: Mapping[str, Declaration], problems: Problems
-) -> None:
+def check_space(specs: Sequence[ParameterSpec], settings: Settings | None, problems: Problems) -> None:
     """Check that every point of a space can run."""
-    _check_continuous(specs, declared, problems)
-    _check_rules(specs, declared, problems)
-    if settings is not None:
-        _check_against_settings(specs, settings, declared, problems)
+    _check_continuous(specs, problems)
+    _check_rules(specs, problems)
+    if settings is None:
+        return
+    data = settings.data
+    if data.split.group_regex is not None and (refusal := group_regex_problem(data.split.group_regex)):
+        what, fix = refusal
+        problems.add(("data", "split", "group_regex"), f"data.split.group_regex: {what}", fix)
+    if settings.task == "segmentation" and data.image_size % ENCODER_STRIDE_PX:
+        size_px = -(-data.image_size // ENCODER_STRIDE_PX) * ENCODER_STRIDE_PX
+        what = f"data.image_size: {data.image_size} is not a multiple of {ENCODER_STRIDE_PX}, which a U-Net needs"
+        problems.add(("data", "image_size"), what, f"write {size_px}")
+    if settings.objective.is_of_generator:
+        _check_generator(specs, settings, problems)
+    for name, value in _values(specs, _CHECKED_VALUES):
+        if refusal := _value_problem(name, value, settings):
+            problems.add(path_of(problems.document, name), *refusal)
 
 
-def _check_continuous(specs: Sequence[ParameterSpec], declared: Mapping[str, Declaration], problems: Problems) -> None:
+def _check_continuous(specs: Sequence[ParameterSpec], problems: Problems) -> None:
     """Reject continuous ranges in a grid, and conditions like `when: {lr: 1e-3}` on them, which practically never hold."""
     continuous = {spec.name: spec.domain for spec in specs if spec.domain.points() is None}
     for spec in specs:
@@ -130,14 +141,15 @@ def _check_continuous(specs: Sequence[ParameterSpec], declared: Mapping[str, Dec
             if condition.one_of is not None and condition.parameter in continuous:
                 domain = continuous[condition.parameter]
                 what = f"when: {condition}: this never holds, {condition.parameter} is any number from {domain}"
-                problems.add(declared[spec.name].when_path, what, f"write {{{condition.parameter}: {{gt: ...}}}}")
+                path = when_paths(problems.document, spec.name)[0]
+                problems.add(path, what, f"write {{{condition.parameter}: {{gt: ...}}}}")
     if problems.document.get(("sampler", "name")) == "grid":
         for name, domain in continuous.items():
             what = f"{name}: sampler: grid cannot list all numbers from {domain}"
-            problems.add(declared[name].path, what, "give step: or values:, or choose another sampler")
+            problems.add(path_of(problems.document, name), what, "give step: or values:, or choose another sampler")
 
 
-def _check_rules(specs: Sequence[ParameterSpec], declared: Mapping[str, Declaration], problems: Problems) -> None:
+def _check_rules(specs: Sequence[ParameterSpec], problems: Problems) -> None:
     """Validate every combination that the rules of `Parameters` depend on; ranges at their ends."""
     for group in RULES_READ:
         passing: list[Point] = []
@@ -154,8 +166,7 @@ def _check_rules(specs: Sequence[ParameterSpec], declared: Mapping[str, Declarat
             what, point, names = max(blamed, key=lambda one: len(one[2]))
             not_named = [f"{name} is {point[name]}" for name in names if f"{name}:" not in what]
             where = f" where {' and '.join(not_named)}" if not_named else ""
-            name = what.partition(":")[0]
-            path = declared[name].path if name in declared else ROOT
+            path = path_of(problems.document, what.partition(":")[0])
             problems.add(path, what + where, f"{fix}, or keep the values apart with when:" if names else fix)
 
 
@@ -169,39 +180,41 @@ def _blame(failed: Point, passing: Sequence[Point]) -> list[str]:
     return [name for name in failed if name in blamed]
 
 
-def _check_against_settings(
-    specs: Sequence[ParameterSpec], settings: Settings, declared: Mapping[str, Declaration], problems: Problems
-) -> None:
-    """Check image sizes, classes, weight names and the regular expression for patients."""
-    data = settings.data
-    if data.split.group_regex is not None and (refusal := group_regex_problem(data.split.group_regex)):
-        what, fix = refusal
-        problems.add(("data", "split", "group_regex"), f"data.split.group_regex: {what}", fix)
-    of_generators = [f"{block}.{key}" for block in GENERATORS for key in ("image_size", "mask_from")]
-    if settings.objective.is_of_generator:
-        _check_generator(specs, settings, declared, problems)
-    if settings.task == "segmentation":
-        _check_segmentation(specs, data.image_size, declared, problems)
-    for name, value in _values(specs, ("backbone", "weights", "loss", "pool_filter", *of_generators)):
-        refusal = None
-        match name.rpartition(".")[2], value:
-            case "backbone", _:
-                refusal = size_problem(str(value), data.image_size)
-            case "weights", str() if value.startswith("IMAGENET1K_") and value not in WEIGHT_SETS:
-                refusal = f"weights: torchvision has no set '{value}'", nearest(value, WEIGHT_SETS)
-            case "loss", "bce" if data.classes == "three":
-                refusal = "loss: bce is for two classes, but data.classes is three", "use loss: cross_entropy"
-            case "mask_from", "segmenter" if settings.task == "classification":
-                refusal = f"{name}: segmenter is for segmentation", "remove it, or use task: segmentation"
-            case "mask_from", "segmenter" if settings.objective.is_of_generator:
-                refusal = f"{name}: segmenter needs a segmenter, and gan_kid trains none", f"remove {name}"
-            case "pool_filter", "label" if settings.task == "segmentation":
-                refusal = "pool_filter: label is for classification", "use pool_filter: discriminator or none"
-            case "image_size", int() if value > data.image_size:
-                what = f"{name}: {value} is more than data.image_size, {data.image_size}"
-                refusal = what, f"set data.image_size: {value} or more, or a smaller {name}"
-        if refusal:
-            problems.add(declared[name].path if name in declared else ROOT, *refusal)
+_CHECKED_VALUES = (
+    *("source", "backbone", "weights", "pool_filter", *ONLY_OF["classification"]),
+    *(f"{block}.{key}" for block in GENERATORS for key in ("image_size", "mask_from")),
+)
+
+
+def _value_problem(name: str, value: Value, settings: Settings) -> tuple[str, str] | None:
+    """Return why the task, the objective or the images rule out a value of a parameter, and the fix."""
+    data, is_segmentation = settings.data, settings.task == "segmentation"
+    match name.rpartition(".")[2], value:
+        case "source", str() if is_segmentation and SOURCES.has(value):
+            what = f"source: {value} provides no masks, which segmentation needs"
+            return what, "use gan, diffusion, folder, duplicate or none"
+        case "backbone", _ if is_segmentation and value not in ENCODERS:
+            fix = nearest(value, ENCODERS, f"use one of: {', '.join(ENCODERS)}")
+            return f"backbone: {value} cannot be the encoder of a U-Net", fix
+        case key, _ if is_segmentation and key in ONLY_OF["classification"]:
+            is_default = value == parameter_fields()[name].default
+            return None if is_default else (f"{name}: {format_value(value)} is for classification", f"remove {name}")
+        case "backbone", str():
+            return size_problem(value, data.image_size)
+        case "weights", str() if value.startswith("IMAGENET1K_") and value not in WEIGHT_SETS:
+            return f"weights: torchvision has no set '{value}'", nearest(value, WEIGHT_SETS)
+        case "loss", "bce" if data.classes == "three":
+            return "loss: bce is for two classes, but data.classes is three", "use loss: cross_entropy"
+        case "mask_from", "segmenter" if not is_segmentation:
+            return f"{name}: segmenter is for segmentation", "remove it, or use task: segmentation"
+        case "mask_from", "segmenter" if settings.objective.is_of_generator:
+            return f"{name}: segmenter needs a segmenter, and gan_kid trains none", f"remove {name}"
+        case "pool_filter", "label" if is_segmentation:
+            return "pool_filter: label is for classification", "use pool_filter: discriminator or none"
+        case "image_size", int() if value > data.image_size:
+            what = f"{name}: {value} is more than data.image_size, {data.image_size}"
+            return what, f"set data.image_size: {value} or more, or a smaller {name}"
+    return None
 
 
 def _values(specs: Sequence[ParameterSpec], names: Sequence[str]) -> Iterator[tuple[str, Value]]:
@@ -210,14 +223,13 @@ def _values(specs: Sequence[ParameterSpec], names: Sequence[str]) -> Iterator[tu
     yield from dict.fromkeys(values)
 
 
-def _check_generator(
-    specs: Sequence[ParameterSpec], settings: Settings, declared: Mapping[str, Declaration], problems: Problems
-) -> None:
+def _check_generator(specs: Sequence[ParameterSpec], settings: Settings, problems: Problems) -> None:
     """Refuse sources without a generator, and parameters that have no effect as no classifier or segmenter is trained."""
     values = dict.fromkeys(value for _, value in _values(specs, ["source"]))
     if others := [str(value) for value in values if value not in GENERATORS]:
         what = f"objective.metric: gan_kid searches for a generator, but source can be {' or '.join(others)}"
-        path = declared["source"].path if "source" in declared else ("objective", "metric")
+        path = path_of(problems.document, "source")
+        path = path if path in problems.document.places else ("objective", "metric")
         problems.add(path, what, "write source: {value: gan}")
     defaults = {name: field.default for name, field in parameter_fields().items()}
     names = [spec.name for spec in specs if not is_of_generator(spec.name)]
@@ -225,31 +237,7 @@ def _check_generator(
     if unused:
         network = "segmenter" if settings.task == "segmentation" else "classifier"
         what = f"objective.metric: gan_kid trains no {network}, so these have no effect: {join_names(unused)}"
-        problems.add(declared[unused[0]].path, what, "remove them")
-
-
-def _check_segmentation(
-    specs: Sequence[ParameterSpec], image_size_px: int, declared: Mapping[str, Declaration], problems: Problems
-) -> None:
-    """Refuse image sizes, sources, backbones and parameters that segmentation does not support."""
-    if image_size_px % ENCODER_STRIDE_PX:
-        size_px = -(-image_size_px // ENCODER_STRIDE_PX) * ENCODER_STRIDE_PX
-        what = f"data.image_size: {image_size_px} is not a multiple of {ENCODER_STRIDE_PX}, which a U-Net needs"
-        problems.add(("data", "image_size"), what, f"write {size_px}")
-    for name, value in _values(specs, ("source", "backbone", *ONLY_OF["classification"])):
-        refusal = None
-        if name == "source" and SOURCES.has(str(value)):
-            refusal = (
-                f"source: {value} provides no masks, which segmentation needs",
-                "use gan, diffusion, folder, duplicate or none",
-            )
-        elif name == "backbone" and value not in ENCODERS:
-            fix = nearest(value, ENCODERS, f"use one of: {', '.join(ENCODERS)}")
-            refusal = f"backbone: {value} cannot be the encoder of a U-Net", fix
-        elif name in ONLY_OF["classification"] and value != parameter_fields()[name].default:
-            refusal = f"{name}: {format_value(value)} is for classification", f"remove {name}"
-        if refusal:
-            problems.add(declared[name].path if name in declared else ROOT, *refusal)
+        problems.add(path_of(problems.document, unused[0]), what, "remove them")
 
 
 def require_no_plateau(parameters: Parameters, validation: Validation) -> None:

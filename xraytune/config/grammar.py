@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
@@ -34,26 +34,22 @@ _UNSUPPORTED_DISTRIBUTIONS = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Declaration:
-    """One parameter that a document declares.
-
-    Attributes:
-        spec: None if there are problems with it.
-        path: Where it is declared.
-        when_path: Where its condition is, which may be that of its block.
-    """
-
-    spec: ParameterSpec | None
-    path: KeyPath
-    when_path: KeyPath
-
-
 def path_of(document: Document, name: str) -> KeyPath:
     """Return where a document declares a parameter, or would: in its block or by its dotted name."""
     flat = (*ROOT, name)
     block, _, key = name.rpartition(".")
     return flat if not block or flat in document.places else (*ROOT, block, "parameters", key)
+
+
+def when_paths(document: Document, name: str) -> list[KeyPath]:
+    """Return where the conditions of a parameter are: its own, and that of its block."""
+    path = path_of(document, name)
+    return [(*place, "when") for place in dict.fromkeys((path, path[:2])) if (*place, "when") in document.places]
+
+
+def is_overridden(document: Document, names: Iterable[str]) -> bool:
+    """Return whether a command-line option sets one of these parameters."""
+    return any(document.place(path_of(document, name)).is_on_command_line for name in names)
 
 
 def read_values(
@@ -79,30 +75,28 @@ def read_values(
     return tuple(values)
 
 
-def read_parameters(problems: Problems) -> dict[str, Declaration]:
-    """Return the parameters that the document declares, by dotted name."""
-    declared: dict[str, Declaration] = {}
-    places = problems.document.places
-    for name, path, block_path in _declared_paths(problems):
+def read_parameters(problems: Problems) -> dict[str, ParameterSpec | None]:
+    """Return the parameters that the document declares, by dotted name; None if there are problems with one."""
+    declared: dict[str, ParameterSpec | None] = {}
+    paths: dict[str, KeyPath] = {}
+    for name, path in _declared_paths(problems):
         if name in declared:
-            first = problems.document.place(declared[name].path).where
+            first = problems.document.place(paths[name]).where
             problems.add(path, f"{name}: is declared twice, first at {first}", "keep one")
             continue
-        when_paths = [(*place, "when") for place in dict.fromkeys((path, block_path)) if (*place, "when") in places]
+        paths[name], declared[name] = path, None
         conditions: list[Condition] | None = None
         with suppress(RejectedError):
-            conditions = [condition for when_path in when_paths for condition in _read_when(problems, when_path)]
-        spec = None
+            places = when_paths(problems.document, name)
+            conditions = [condition for place in places for condition in _read_when(problems, place)]
         with suppress(RejectedError):
             domain = _SpecReader(problems=problems, field=parameter_fields()[name], path=path).read()
             if conditions is not None:
-                spec = ParameterSpec(name=name, domain=domain, when=join_conditions(*conditions))
-        declared[name] = Declaration(spec=spec, path=path, when_path=(*when_paths, path)[0])
+                declared[name] = ParameterSpec(name=name, domain=domain, when=join_conditions(*conditions))
     return declared
 
 
-def _declared_paths(problems: Problems) -> Iterator[tuple[str, KeyPath, KeyPath]]:
-    """Yield each declared parameter with its path and that of its block (or its own)."""
+def _declared_paths(problems: Problems) -> Iterator[tuple[str, KeyPath]]:
     entries = problems.document.get(ROOT)
     if ROOT not in problems.document.places:
         return
@@ -113,14 +107,14 @@ def _declared_paths(problems: Problems) -> Iterator[tuple[str, KeyPath, KeyPath]
     for name in entries:
         path = (*ROOT, name)
         if name in parameter_fields():
-            yield name, path, path
+            yield name, path
         elif name in BLOCKS:
             yield from _paths_in_block(problems, name)
         else:
             problems.add(path, f"unknown parameter '{name}'", nearest(name, parameter_fields()))
 
 
-def _paths_in_block(problems: Problems, block: str) -> Iterator[tuple[str, KeyPath, KeyPath]]:
+def _paths_in_block(problems: Problems, block: str) -> Iterator[tuple[str, KeyPath]]:
     path = (*ROOT, block)
     content = problems.document.get(path)
     inner = content.get("parameters") if isinstance(content, dict) else None
@@ -133,7 +127,7 @@ def _paths_in_block(problems: Problems, block: str) -> Iterator[tuple[str, KeyPa
     for key in inner:
         here = (*path, "parameters", key)
         if f"{block}.{key}" in parameter_fields():
-            yield f"{block}.{key}", here, path
+            yield f"{block}.{key}", here
         else:
             names = [name.removeprefix(f"{block}.") for name in parameter_fields() if name.startswith(f"{block}.")]
             problems.add(here, f"{block}: unknown parameter '{key}'", nearest(key, names))

@@ -9,7 +9,7 @@ from xraytune.config.document import KeyPath, Problems, RejectedError, dotted
 from xraytune.config.domains import Value
 from xraytune.config.fields import BLOCKS, parameter_fields
 from xraytune.config.grammar import ROOT as PARAMETERS
-from xraytune.config.grammar import path_of, read_values
+from xraytune.config.grammar import is_overridden, path_of, read_values
 from xraytune.config.messages import format_value, nearest
 from xraytune.config.space import ParameterSpec, Point, family_of
 from xraytune.records import Json
@@ -101,6 +101,7 @@ def _read(name: str, path: KeyPath, value: Json, problems: Problems) -> Value:
 
 def _in_space(row: Point, paths: Mapping[str, KeyPath], specs: Sequence[ParameterSpec], problems: Problems) -> Point:
     """Return a row as a point of the space. Command-line options override what rows give for a parameter."""
+    by_name = {spec.name: spec for spec in specs}
     point: Point = {}
     undecided: set[str] = set()
     rejected: set[str] = set()
@@ -113,7 +114,7 @@ def _in_space(row: Point, paths: Mapping[str, KeyPath], specs: Sequence[Paramete
         refusal = _refusal(spec, row[spec.name], point, open_parents) if spec.name in row else None
         if refusal is None and spec.name in row:
             point[spec.name] = row[spec.name]
-        elif refusal and not _is_overridden(spec, specs, problems):
+        elif refusal and not is_overridden(problems.document, family_of([spec.name], by_name)):
             what, fix = refusal
             problems.add(paths[spec.name], f"points_to_evaluate: {what}", fix)
             rejected.add(spec.name)
@@ -123,16 +124,9 @@ def _in_space(row: Point, paths: Mapping[str, KeyPath], specs: Sequence[Paramete
             (point[spec.name],) = spec.domain.corners(())
     places = problems.document.places
     if not any(path[:1] == PARAMETERS and place.is_on_command_line for path, place in places.items()):
-        for name in row.keys() - {spec.name for spec in specs}:
+        for name in row.keys() - by_name:
             problems.add(paths[name], f"points_to_evaluate: {name} is never active in this space", f"remove {name}")
     return {spec.name: point[spec.name] for spec in specs if spec.name in point and spec.domain.is_open}
-
-
-def _is_overridden(spec: ParameterSpec, specs: Sequence[ParameterSpec], problems: Problems) -> bool:
-    """Return whether a command-line option sets the parameter, or one that it depends on."""
-    family = family_of([spec.name], {known.name: known for known in specs})
-    document = problems.document
-    return any(document.place(path_of(document, name)).is_on_command_line for name in family)
 
 
 def _refusal(spec: ParameterSpec, value: Value, point: Point, open_parents: Sequence[str]) -> tuple[str, str] | None:

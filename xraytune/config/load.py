@@ -57,11 +57,11 @@ def load_space(
     settings = read_settings(problems)
     declared = read_parameters(problems)
     specs = complete_specs(declared, problems)
-    if not all(declaration.spec for declaration in declared.values()):
+    if None in declared.values():
         specs = ()
     points_to_evaluate, notes = read_initial_points(specs, problems)
     if specs:
-        check_space(specs, settings, declared, problems)
+        check_space(specs, settings, problems)
     problems.raise_all()
     assert settings is not None
     return Space(settings=settings, specs=specs, points_to_evaluate=points_to_evaluate, notes=notes)

@@ -18,6 +18,18 @@ _COMPARISONS = {
     "less_than": ("lt", "a number below {:g}"),
     "less_than_equal": ("le", "{:g} or less"),
 }
+_WRONG_TYPES = {
+    "float_type": ("is not a number", "write a number"),
+    "finite_number": ("is not a finite number", "write a finite number"),
+    "bool_type": ("is neither true nor false", "write true or false"),
+    "tuple_type": ("is not a list", "write [A, B]"),
+    "dict_type": ("is not a mapping", "write {A: B}"),
+    "too_short": ("is empty", "give at least one"),
+    "string_pattern_mismatch": (
+        "cannot be a folder's name on every machine",
+        "use up to 64 letters, digits, '.', '_' and '-', starting with a letter or digit",
+    ),
+}
 _NAMES_SHOWN = 40
 
 
@@ -68,27 +80,13 @@ def explain(name: str, error: ErrorDetails) -> tuple[str, str]:
 
 
 def _explain_type(kind: str, value: Any) -> tuple[str, str] | None:
-    match kind:
-        case "int_type" | "int_from_float" | "int_parsing" | "int_parsing_size":
-            is_integer = isinstance(value, float) and value.is_integer()
-            return "is not a whole number", f"write {int(value)}" if is_integer else "write a whole number"
-        case "float_type" | "float_parsing":
-            return "is not a number", "write a number"
-        case "finite_number":
-            return "is not a finite number", "write a finite number"
-        case "bool_type" | "bool_parsing":
-            return "is neither true nor false", "write true or false"
-        case "string_type" | "path_type":
-            is_nested = isinstance(value, dict | list)
-            return "is not text", "write one piece of text" if is_nested else f"write '{value}' in quotes"
-        case "tuple_type" | "dict_type":
-            return ("is not a list", "write [A, B]") if kind == "tuple_type" else ("is not a mapping", "write {A: B}")
-        case "too_short":
-            return "is empty", "give at least one"
-        case "string_pattern_mismatch":
-            fix = "use up to 64 letters, digits, '.', '_' and '-', starting with a letter or digit"
-            return "cannot be a folder's name on every machine", fix
-    return None
+    if kind.startswith("int_"):
+        is_integer = isinstance(value, float) and value.is_integer()
+        return "is not a whole number", f"write {int(value)}" if is_integer else "write a whole number"
+    if kind in ("string_type", "path_type"):
+        is_nested = isinstance(value, dict | list)
+        return "is not text", "write one piece of text" if is_nested else f"write '{value}' in quotes"
+    return _WRONG_TYPES.get(kind)
 
 
 def group_regex_problem(group_regex: str) -> tuple[str, str] | None:

@@ -480,11 +480,21 @@ class SamplerSettings(Model):
     seed: int = 0
 
 
+class GeneratorResources(Model):
+    """Resources of a trial while its generator is trained, before the rest of the trial."""
+
+    gpus: Literal["auto"] | NonNegative = "auto"
+    """auto: `gpus_per_trial`."""
+    cpus: Literal["auto"] | Count = "auto"
+    """auto: `cpus_per_trial`, and at least 2 without a GPU."""
+
+
 class Resources(Model):
     """Resources of a trial, and the number of concurrent trials."""
 
     gpus_per_trial: Literal["auto"] | NonNegative = "auto"
     cpus_per_trial: Count = 1
+    generator: GeneratorResources = GeneratorResources()
     concurrent: Count | None = None
     retries: Annotated[int, Field(ge=0)] = 2
     """Retries of a trial, from its last checkpoint, after a failure that its settings did not cause."""

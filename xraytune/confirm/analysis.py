@@ -36,6 +36,8 @@ from xraytune.pipeline.task import Task
 ArmResults = Callable[[str], Floats]
 """From an arm's name to its results per image, float64 [G, K, N, C]: class probabilities, or Dice with C = 1."""
 
+FEWEST_PATIENTS = 5
+"""The fewest patients for an interval: of each class, or in total for segmentation."""
 MORE_GAN_SEEDS = (10, 20)
 """Numbers of GAN seeds that a forecast covers besides the plan's own."""
 

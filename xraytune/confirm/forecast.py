@@ -15,16 +15,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from pydantic_core import to_jsonable_python
 from scipy.optimize import brentq  # type: ignore[import-untyped]
 
 from xraytune.confirm.comparison import PRIOR_PATIENTS, Evidence
 from xraytune.confirm.verdict import LEVEL, ControlKind, Overall, PairTests, overall_verdict, pair_tests, verdicts_of
 from xraytune.metrics.classification import Floats
 from xraytune.metrics.placements import ScoreModel, around
+from xraytune.records import to_json
 from xraytune.seeding import numpy_generator
 
 _STUDIES = 2000
+_WORDS: tuple[Overall, ...] = ("helps", "hurts", "no_better", "undecided")
 _LEAST_VARIANCE = 1e-12
 _LEAST_ROUGHNESS = 1e-4
 
@@ -79,13 +80,8 @@ class VerdictChances(Design):
     @property
     def likeliest(self) -> tuple[Overall, float]:
         """The most probable verdict and its probability."""
-        chances: dict[Overall, float] = {
-            "helps": self.helps,
-            "hurts": self.hurts,
-            "no_better": self.no_better,
-            "undecided": self.undecided,
-        }
-        return max(chances.items(), key=lambda chance: chance[1])
+        word = max(_WORDS, key=lambda word: getattr(self, word))
+        return word, getattr(self, word)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,8 +119,7 @@ class Forecast:
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of `forecast.json`."""
-        content: dict[str, Any] = to_jsonable_python(self)
-        return content
+        return to_json(self)
 
 
 def measure_spread(scores: Floats, components: Floats, *, effective_patients: float, model: ScoreModel) -> Spread:

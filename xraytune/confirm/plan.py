@@ -7,7 +7,7 @@ twice. If seeds are added after a verdict was seen, the plan records it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -16,7 +16,6 @@ from typing import Any, Literal, NamedTuple
 from pydantic import NonNegativeInt, ValidationError
 
 from xraytune.config.fields import flat_values, parameters_from
-from xraytune.config.paths import absolute_path, is_path, relative_path
 from xraytune.config.settings import Model, Parameters
 from xraytune.config.space import Space
 from xraytune.errors import Problem, StudyError
@@ -112,6 +111,10 @@ class Plan(Model):
             arm for arm in self.arms if arm.role == "tuned" or (arm.role == "matched" and arm.trial == finalist.trial)
         )
 
+    def pairs(self) -> Iterator[tuple[Arm, Arm]]:
+        """Yield each finalist with each of its controls."""
+        return ((finalist, control) for finalist in self.finalists for control in self.controls(finalist))
+
     def numbers(self, arm: str) -> dict[tuple[int, int], int]:
         """Return the run of each (GAN seed, classifier seed) of an arm."""
         return {(run.gan_seed, run.classifier_seed): number for number, run in enumerate(self.runs) if run.arm == arm}
@@ -140,8 +143,7 @@ class Plan(Model):
 
 def write_plan(plan: Plan, folder: Path) -> None:
     """Write `plan.json`, with paths relative to its folder."""
-    relative = _with_paths(plan, lambda path: relative_path(path, folder))
-    write_json(folder / PLAN_FILE, relative.model_dump(mode="json"))
+    write_json(folder / PLAN_FILE, plan.model_dump(mode="json", context=folder))
 
 
 def read_plan(folder: Path) -> Plan | None:
@@ -154,24 +156,13 @@ def read_plan(folder: Path) -> Plan | None:
     if not file.exists():
         return None
     try:
-        plan = _with_paths(
-            Plan.model_validate_json(read_bytes(file, "JSON file")), lambda path: absolute_path(path, folder)
-        )
+        plan = Plan.model_validate_json(read_bytes(file, "JSON file"), context=folder)
         if {run.arm for run in plan.runs} - {arm.name for arm in plan.arms}:
             raise ValueError("a run of an unknown arm")
     except ValueError as error:
         fix = f"restore it from a backup, or move {folder.name}/ away to start the confirmation from scratch"
         raise StudyError(Problem("the plan of this confirmation is damaged", file, fix)) from error
     return plan
-
-
-def _with_paths(plan: Plan, convert: Callable[[str], str]) -> Plan:
-    arms = []
-    for arm in plan.arms:
-        values = flat_values(arm.parameters)
-        paths = {name: convert(str(value)) for name, value in values.items() if is_path(name, value)}
-        arms.append(arm.model_copy(update={"parameters": parameters_from({**values, **paths})}))
-    return plan.model_copy(update={"arms": tuple(arms)})
 
 
 def pruned_to_finish(
@@ -292,18 +283,19 @@ def ratio_arms(finalist: FinishedTrial, resolution_px: int | None) -> tuple[Arm,
 
     The matched control without extra images serves as ratio 0. With `mixing: replace` there are no duplicates.
     """
+
+    def arm(name: str, parameters: Parameters) -> Arm:
+        name = f"{name}, as {finalist.name}"
+        return Arm(name=name, role="ratio", trial=finalist.name, resolution_px=resolution_px, parameters=parameters)
+
     own, arms = finalist.parameters.synthetic_ratio, list[Arm]()
-    shared = {"role": "ratio", "resolution_px": resolution_px}
     for ratio in sorted({own, *RESPONSE_RATIOS}):
         try:
             parameters = parameters_from({**flat_values(finalist.parameters), "synthetic_ratio": ratio})
         except ValidationError:  # rounds to no extra image, or leaves no real one
             continue
-        at_ratio = replace(finalist, parameters=parameters)
         if ratio != own:
-            name = f"r={ratio:g}, as {finalist.name}"
-            arms.append(finalist_arm(at_ratio).model_copy(update={**shared, "name": name}))
-        if duplicate := matched_control(at_ratio, "duplicate", resolution_px):
-            name = f"duplicate r={ratio:g}, as {finalist.name}"
-            arms.append(duplicate.model_copy(update={**shared, "name": name}))
+            arms.append(arm(f"r={ratio:g}", parameters))
+        if duplicate := matched_control(replace(finalist, parameters=parameters), "duplicate", resolution_px):
+            arms.append(arm(f"duplicate r={ratio:g}", duplicate.parameters))
     return tuple(arms)

@@ -10,12 +10,11 @@ from pydantic_core import to_jsonable_python
 
 from xraytune.confirm.analysis import RATIO_CAVEAT, ControlResult, FinalistResult, RatioPoint
 from xraytune.confirm.forecast import Forecast, VerdictChances
-from xraytune.confirm.generators import GeneratorQuality
 from xraytune.confirm.plan import VERDICT_FILE
-from xraytune.confirm.secondary import OutcomeDifference
-from xraytune.confirm.subgroups import ExternalResult, Subgroup
-from xraytune.confirm.verdict import can_show_harm
+from xraytune.confirm.secondary import ExternalResult, GeneratorQuality, OutcomeDifference, Subgroup
+from xraytune.confirm.verdict import Overall, can_show_harm
 from xraytune.files import write_json, write_text
+from xraytune.records import to_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,7 +65,7 @@ class Confirmation:
     notes: tuple[str, ...]
 
     @property
-    def verdict(self) -> str:
+    def verdict(self) -> Overall:
         """The verdict: that of the first finalist."""
         first = self.finalists[0].verdict
         assert first is not None, "the first finalist is always tested"
@@ -90,15 +89,13 @@ class Confirmation:
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of `verdict.json`."""
-        content: dict[str, Any] = to_jsonable_python(replace(self, finalists=()))
-        finalists = [_finalist_json(finalist) for finalist in self.finalists]
-        return content | {
+        return to_json(replace(self, finalists=())) | {
             "version": 3,
             "study": self.study.name,
             "verdict": self.verdict,
             "answer": answer_paragraph(self),
             "methods": methods_paragraph(self),
-            "finalists": to_jsonable_python(finalists),
+            "finalists": to_jsonable_python([_finalist_json(finalist) for finalist in self.finalists]),
             "ratio_caveat": RATIO_CAVEAT if self.ratio_response else "",
         }
 
@@ -155,18 +152,15 @@ def answer_paragraph(confirmation: Confirmation) -> str:
     exploratory = ("Exploratory, not a confirmation: ", f" It is exploratory because {_reasons(confirmation)}.")
     prefix, why = exploratory if confirmation.exploratory else ("", "")
     comparisons = " ".join(_comparison_text(result, metric) for result in first.comparisons)
+    generator = f" {confirmation.generators[0].sentence}" if confirmation.generators else ""
     return (
         f"{prefix}{verdict} On {test.images} test images of {test.patients} patients, its mean {metric} over "
         f"{confirmation.gan_seeds} GAN seeds with {_network_seeds(confirmation)} each was "
         f"{first.score:.3f}{_gan_text(first)}. {comparisons}{_images_per_step_text(first, metric)}"
-        f"{_larger_design_text(first)}{_generator_text(confirmation)}{why} These results hold for "
+        f"{_larger_design_text(first)}{generator}{why} These results hold for "
         f"{confirmation.network}s trained on these {confirmation.train_images} images in this split, and for patients like "
         "those of the test folder."
     )
-
-
-def _generator_text(confirmation: Confirmation) -> str:
-    return f" {confirmation.generators[0].sentence}" if confirmation.generators else ""
 
 
 def _network_seeds(confirmation: Confirmation) -> str:

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic_core import to_jsonable_python
 from scipy.optimize import nnls  # type: ignore[import-untyped]
 
-from xraytune.compute import pin
 from xraytune.config.settings import Parameters
 from xraytune.confirm.analysis import forecast_verdict
 from xraytune.confirm.forecast import Forecast
@@ -25,13 +22,7 @@ from xraytune.confirm.plan import (
     Arm,
     FinishedTrial,
     Plan,
-    belongs_to_control,
-    choose_finalists,
-    draw_control,
-    missing_trials,
-    pruned_to_finish,
     read_plan,
-    tuned_control,
     write_plan,
 )
 from xraytune.confirm.runs import completed_rows
@@ -40,18 +31,16 @@ from xraytune.confirm.scoring import (
     arm_results,
     evaluation_set,
     find_test,
-    has_results,
-    score_runs,
+    score_val_b,
     scoring_compute,
     val_b_set,
 )
-from xraytune.confirm.session import Session, opened
-from xraytune.confirm.subgroups import ScoreDifference, score_differences
-from xraytune.confirm.training import Training, require_controls
+from xraytune.confirm.secondary import ArmDifference, score_differences
+from xraytune.confirm.training import Training, opened, require_controls
 from xraytune.errors import ConfigError, Problem
 from xraytune.files import write_json
 from xraytune.pipeline.task import task_of
-from xraytune.pipeline.training_set import side_images
+from xraytune.records import to_json
 from xraytune.search.messages import NO_CALLBACKS, Callbacks
 
 REHEARSAL_FILE = "rehearsal.json"
@@ -93,7 +82,7 @@ class Rehearsal:
     study: Path
     gan_seeds: int
     classifier_seeds: int
-    differences: tuple[ScoreDifference, ...]
+    differences: tuple[ArmDifference, ...]
     cost: Cost
     forecast: Forecast
     has_test: bool
@@ -101,8 +90,7 @@ class Rehearsal:
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of `rehearsal.json`."""
-        content: dict[str, Any] = to_jsonable_python(self)
-        return {"version": 1, **content, "study": self.study.name}
+        return {"version": 1, **to_json(self), "study": self.study.name}
 
 
 def rehearse(
@@ -127,46 +115,38 @@ def rehearse(
         callbacks: Called with what happens.
     """
     with opened(
-        study, data=data, weights_dir=weights_dir, cache=cache, address=address, callbacks=callbacks
-    ) as session:
-        settings, prepared = session.space.settings, session.prepared
-        finalists, tuned = _chosen(session)
+        study, REHEARSAL_FOLDER, data=data, weights_dir=weights_dir, cache=cache, address=address, callbacks=callbacks
+    ) as training:
+        settings, prepared, folder = training.settings, training.prepared, training.runs_folder
+        finalists = training.candidates(settings.confirm.finalists)
+        first, tuned = finalists[0], training.tuned(training.searched, _as_if_finished, [])
         task = task_of(settings)
         val_b = val_b_set(prepared, task)
         test, notes = val_b, list[str]()
         if prepared.test_fingerprint is None:
             notes.append("the study has no test/ folder: the forecast is for as many patients as val-B has")
         else:
-            extra = [finalists[0].parameters.folder.path] if finalists[0].parameters.folder else []
+            extra = [first.parameters.folder.path] if first.parameters.folder else []
             sealed = find_test(settings, prepared, None, extra=extra, on_progress=callbacks.on_progress)
             test = evaluation_set(sealed, prepared, task)
-        training = session.training([finalists[0].parameters], REHEARSAL_FOLDER)
-        arms = training.arms(finalists[:1], tuned, notes, with_ratios=False)
-        require_controls(finalists[:1], arms, session.folder.path)
-        folder = training.runs_folder
-        known = read_plan(folder.path) or Plan()
-        plan = known.grown(arms, GAN_SEEDS, CLASSIFIER_SEEDS)
+        training.require_same_inputs([first.parameters])
+        arms = training.arms([first], tuned, notes, with_ratios=False)
+        require_controls([first], arms, training.folder.path)
+        plan = (read_plan(folder.path) or Plan()).grown(arms, GAN_SEEDS, CLASSIFIER_SEEDS)
         write_plan(plan, folder.path)
         with training.runner:
             training.train_replicates(plan)
         # If the search went on since an earlier rehearsal, that one's arms may no longer be the best.
         plan = plan.model_copy(update={"arms": tuple(arms)})
         numbers = [number for number, run in enumerate(plan.runs) if run.arm in {arm.name for arm in arms}]
-        compute = scoring_compute(
-            folder, training.compute, is_complete=all(has_results(folder, number, VAL_B) for number in numbers)
-        )
-        pin(compute)
-        images = side_images(VAL_B, prepared, training.cache)
-        score_runs(
-            folder, numbers, VAL_B, images, compute=compute, cache=training.cache, on_progress=callbacks.on_progress
-        )
+        score_val_b(training, numbers, scoring_compute(folder, training.compute, {VAL_B: numbers}))
         results = arm_results(folder, plan, VAL_B)
         rehearsal = Rehearsal(
-            study=session.folder.path,
+            study=training.folder.path,
             gan_seeds=plan.gan_seeds,
             classifier_seeds=plan.classifier_seeds,
             differences=score_differences(plan, val_b, results),
-            cost=_cost(session, training, finalists, tuned, plan),
+            cost=_cost(training, finalists, tuned, plan),
             forecast=forecast_verdict(
                 plan, val_b, test, results, rope=settings.confirm.rope, gan_seeds=settings.confirm.gan_seeds
             ),
@@ -177,35 +157,19 @@ def rehearse(
         return rehearsal
 
 
-def _chosen(session: Session) -> tuple[tuple[FinishedTrial, ...], list[Arm]]:
-    """Return finalists and tuned controls as the search left them; for an arm without complete trials, pruned ones."""
-    searched, settings = session.searched, session.space.settings.confirm
-    pruned = pruned_to_finish(searched, lambda parameters: parameters.has_synthetic_images, settings.finalists)
-    finalists = pruned or choose_finalists(searched, settings.finalists, session.folder.path)
-    tuned = []
-    for control in settings.controls.tuned:
-        unfinished = pruned_to_finish(searched, partial(belongs_to_control, control=control), 1)
-        furthest = [replace(one, status="complete", val_b_score=one.val_score) for one in unfinished]
-        if arm := tuned_control([*searched, *furthest], control):
-            tuned.append(arm)
-    return finalists, tuned
+def _as_if_finished(pruned: Sequence[FinishedTrial]) -> list[FinishedTrial]:
+    return [replace(one, status="complete", val_b_score=one.val_score) for one in pruned]
 
 
-def _cost(
-    session: Session, training: Training, finalists: Sequence[FinishedTrial], tuned: Sequence[Arm], plan: Plan
-) -> Cost:
+def _cost(training: Training, finalists: Sequence[FinishedTrial], tuned: Sequence[Arm], plan: Plan) -> Cost:
     """Estimate the whole confirmation from the seconds of the replicates that were rehearsed.
 
     The seconds of a classifier grow linearly with the images per step; what a finalist takes beyond that is its generator's.
     """
-    settings = session.space.settings.confirm
+    settings, first = training.settings.confirm, plan.finalists[0]
     arms = training.arms(finalists, tuned, [])
     replicates = Plan().grown(arms, settings.gan_seeds, settings.classifier_seeds).runs
-    sampled = [trial.parameters for trial in session.searched]
-    missing = {control: missing_trials(sampled, finalists, control) for control in settings.controls.tuned}
-    top_ups = [
-        one for control, count in missing.items() for one in draw_control(session.space, control, count, sampled)
-    ]
+    top_ups = training.top_ups(finalists, [])
     seconds = _seconds(training, plan)
     without_generator = {name: taken for name, taken in seconds.items() if plan.arm(name).parameters.generator is None}
     load = np.array([[1.0, _images_per_step(plan.arm(name).parameters)] for name in without_generator])
@@ -214,17 +178,16 @@ def _cost(
     def of_classifier(parameters: Parameters) -> float:
         return float(fixed + per_image * _images_per_step(parameters))
 
-    first = plan.finalists[0]
-    of_generator = (
-        max(0.0, seconds[first.name] - of_classifier(first.parameters)) if first.parameters.generator else 0.0
-    )
-    generators = {one.parameters.generator for one in finalists if one.parameters.generator}
     settings_of = {arm.name: arm.parameters for arm in arms}
-    trained = {run for run in replicates if run in set(plan.runs)}
-    left = [settings_of[run.arm] for run in replicates if run not in trained]
-    trainings = len(generators) * settings.gan_seeds - (GAN_SEEDS if first.parameters.generator else 0)
-    total = sum(map(of_classifier, [*left, *top_ups])) + of_generator * max(trainings, 0)
-    return Cost(replicates=len(replicates), trained=len(trained), top_ups=len(top_ups), hours=total / 3600)
+    trained = set(replicates) & set(plan.runs)
+    seconds_left = sum(of_classifier(settings_of[run.arm]) for run in replicates if run not in trained)
+    seconds_left += sum(map(of_classifier, top_ups))
+    if first.parameters.generator:
+        generators = {one.parameters.generator for one in finalists if one.parameters.generator}
+        trainings = max(len(generators) * settings.gan_seeds - GAN_SEEDS, 0)
+        seconds_left += trainings * max(0.0, seconds[first.name] - of_classifier(first.parameters))
+    hours = seconds_left / 3600
+    return Cost(replicates=len(replicates), trained=len(trained), top_ups=len(top_ups), hours=hours)
 
 
 def _seconds(training: Training, plan: Plan) -> Mapping[str, float]:

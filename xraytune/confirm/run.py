@@ -14,20 +14,9 @@ from typing import TypeAlias
 
 from pydantic import TypeAdapter
 
-from xraytune.compute import pin
-from xraytune.config.settings import Parameters
 from xraytune.confirm.analysis import forecast_verdict, judge_finalists, ratio_response
 from xraytune.confirm.forecast import Forecast
-from xraytune.confirm.generators import generator_qualities
-from xraytune.confirm.plan import (
-    CONFIRM_FOLDER,
-    FORECAST_FILE,
-    FinishedTrial,
-    Plan,
-    choose_finalists,
-    pruned_to_finish,
-    read_plan,
-)
+from xraytune.confirm.plan import CONFIRM_FOLDER, FORECAST_FILE, Plan, read_plan
 from xraytune.confirm.record import Confirmation, HeldOutSet, write_verdict
 from xraytune.confirm.scoring import (
     TEST,
@@ -37,32 +26,32 @@ from xraytune.confirm.scoring import (
     arm_thresholds,
     evaluation_set,
     external_side,
-    find_external,
+    find_images,
     find_test,
     has_any_results,
     has_results,
     load_test_images,
     require_scored_test,
     score_runs,
+    score_val_b,
     scoring_compute,
     val_b_set,
 )
-from xraytune.confirm.secondary import secondary_outcomes
-from xraytune.confirm.session import opened
-from xraytune.confirm.subgroups import (
+from xraytune.confirm.secondary import (
     ExternalResult,
+    generator_qualities,
     pneumonia_types,
     score_differences,
+    secondary_outcomes,
     subgroup_differences,
 )
-from xraytune.confirm.training import Training
+from xraytune.confirm.training import Training, opened
 from xraytune.data.table import PNEUMONIA, subgroup_columns
 from xraytune.files import read_json, write_json
 from xraytune.pipeline.task import task_of
-from xraytune.pipeline.training_set import side_images
 from xraytune.records import Compute, to_json
 from xraytune.search.messages import NO_CALLBACKS, Callbacks
-from xraytune.search.study import StudyFolder, damage_explained, format_versions
+from xraytune.search.study import damage_explained, format_versions
 from xraytune.search.test_access import (
     TEST_ACCESS_FILE,
     accesses,
@@ -127,30 +116,29 @@ def confirm(
         KeyboardInterrupt: Ctrl-C; the same call again resumes.
     """
     with opened(
-        study, data=data, weights_dir=weights_dir, cache=cache, address=address, callbacks=callbacks
-    ) as session:
-        folder, settings, prepared = session.folder, session.space.settings, session.prepared
+        study, CONFIRM_FOLDER, data=data, weights_dir=weights_dir, cache=cache, address=address, callbacks=callbacks
+    ) as training:
+        settings, prepared, progress = training.settings, training.prepared, callbacks.on_progress
         count = finalists or settings.confirm.finalists
-        compared = _finalists(folder, session.searched, count)  # raises before anything is read or trained
+        planned = read_plan(training.runs_folder.path)
+        chosen = planned.finalists if planned else training.candidates(count)  # raises before anything is read
+        compared = [one.parameters for one in chosen]
         extra = sorted({one.folder.path for one in compared if one.folder})
-        sealed = find_test(settings, prepared, test, extra=extra, on_progress=callbacks.on_progress)
-        files = [image.file for image in sealed.images]
+        sealed = find_test(settings, prepared, test, extra=extra, on_progress=progress)
         held_out = HeldOut(
             sealed=sealed,
-            columns=subgroup_columns(sealed.data, files, by),
-            external=find_external(external, settings, prepared, sealed, extra=extra, on_progress=callbacks.on_progress)
+            columns=subgroup_columns(sealed.data, [image.file for image in sealed.images], by),
+            external=find_images(settings, prepared, external, sealed=sealed, extra=extra, on_progress=progress)
             if external
             else None,
         )
-        training = session.training(compared, CONFIRM_FOLDER)
+        training.require_same_inputs(compared)
         if has_any_results(training.runs_folder, TEST):
-            require_scored_test(sealed, folder.path / TEST_ACCESS_FILE)
-        known = accesses(folder.path, sealed.fingerprint)
+            require_scored_test(sealed, training.folder.path / TEST_ACCESS_FILE)
+        known = accesses(training.folder.path, sealed.fingerprint)
         with training.runner:
             seeds = gan_seeds or settings.confirm.gan_seeds
-            plan = training.train(
-                session.searched, session.rungs, finalists=count, gan_seeds=seeds, earlier_accesses=known
-            )
+            plan = training.train(finalists=count, gan_seeds=seeds, earlier_accesses=known)
         confirmation = _judge(training, plan, held_out, reason, on_forecast)
         write_verdict(training.runs_folder.path, confirmation)
         return confirmation
@@ -158,13 +146,7 @@ def confirm(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldOut:
-    """What is scored after all training: the test folder, and a second hospital's.
-
-    Attributes:
-        sealed: The test folder.
-        columns: Of its patient table, the value of each file.
-        external: The second hospital's folder, if there is one.
-    """
+    """What is scored after all training: the test folder, with columns of its patients, and a second hospital's folder."""
 
     sealed: SealedTest
     columns: Mapping[str, Mapping[str, str]]
@@ -180,12 +162,8 @@ def _judge(training: Training, plan: Plan, held_out: HeldOut, reason: str, on_fo
     needed = {VAL_B: every, TEST: of_test}
     if held_out.external:
         needed[external_side(held_out.external.fingerprint)] = of_test
-    is_complete = all(has_results(folder, number, side) for side, runs in needed.items() for number in runs)
-    compute = scoring_compute(folder, training.compute, is_complete=is_complete)
-    pin(compute)
-    progress = training.callbacks.on_progress
-    val_b_images = side_images(VAL_B, prepared, training.cache)
-    score_runs(folder, every, VAL_B, val_b_images, compute=compute, cache=training.cache, on_progress=progress)
+    compute = scoring_compute(folder, training.compute, needed)
+    score_val_b(training, every, compute)
     test, val_b = evaluation_set(sealed, prepared, task), val_b_set(prepared, task)
     val_b_results, test_results = (arm_results(folder, plan, which) for which in (VAL_B, TEST))
     forecast = forecast_verdict(plan, val_b, test, val_b_results, rope=rope)
@@ -194,8 +172,8 @@ def _judge(training: Training, plan: Plan, held_out: HeldOut, reason: str, on_fo
     if not all(has_results(folder, number, TEST) for number in of_test):
         _log_once(training, sealed, "confirm", TEST, len(of_test), reason)
         plan = training.mark_earlier_access(plan, accesses_before(training.folder.path, sealed.fingerprint, "confirm"))
-        group = load_test_images(sealed, prepared, training.cache, on_progress=progress)
-        score_runs(folder, of_test, TEST, group, compute=compute, cache=training.cache, on_progress=progress)
+        images = load_test_images(sealed, prepared, training.cache, on_progress=training.callbacks.on_progress)
+        score_runs(training, of_test, TEST, images, compute)
     columns = held_out.columns
     if len(prepared.class_names) == 2 and (types := pneumonia_types(sealed.images)):
         columns = {PNEUMONIA: types, **columns}
@@ -263,7 +241,7 @@ def _external(
         _log_once(training, found, _EXTERNAL_COMMAND, side, len(runs), reason)
         progress = training.callbacks.on_progress
         group = load_test_images(found, prepared, training.cache, name="external", on_progress=progress)
-        score_runs(folder, runs, side, group, compute=compute, cache=training.cache, on_progress=progress)
+        score_runs(training, runs, side, group, compute)
     images = evaluation_set(found, prepared, task_of(training.settings))
     of_arms = arm_results(folder, plan, side)
     result = ExternalResult(
@@ -294,12 +272,3 @@ def _notes_on_machines(training: Training, scored_on: Compute) -> Iterator[str]:
         yield f"trials of the search were trained with {versions}, and all replicates with {format_versions(trained)}"
     if scored_on.device != training.compute.device:
         yield "all replicates were trained on GPUs and scored on a CPU"
-
-
-def _finalists(folder: StudyFolder, searched: Sequence[FinishedTrial], count: int) -> list[Parameters]:
-    """Return the settings of the finalists, from the plan or as a new plan would choose them."""
-    if plan := read_plan(folder.path / CONFIRM_FOLDER):
-        return [arm.parameters for arm in plan.finalists]
-    unfinished = pruned_to_finish(searched, lambda parameters: parameters.has_synthetic_images, count)
-    chosen = unfinished or choose_finalists(searched, count, folder.path)
-    return [one.parameters for one in chosen]

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +19,11 @@ from xraytune.config.load import experiment_from_json
 from xraytune.config.settings import Experiment, Settings, without_gates
 from xraytune.confirm.plan import Arm
 from xraytune.errors import Problem, StudyError
-from xraytune.files import append_jsonl, new_folder, read_json, read_jsonl
-from xraytune.records import EpochRecord, Progress, ignore_progress
+from xraytune.files import append_jsonl, new_folder, read_json, read_jsonl, write_json
+from xraytune.pipeline.prepare import Prepared, write_prepared
+from xraytune.records import EpochRecord, Json, Progress, ignore_progress
 from xraytune.search.asha import Rungs
-from xraytune.search.messages import Status, TrialSuggestion
+from xraytune.search.messages import Status, TrialSuggestion, read_progress
 from xraytune.search.study import StudyFolder, damage_explained
 from xraytune.search.trial_queue import GeneratorNeeds, TrialQueue
 from xraytune.seeding import derive_seed
@@ -29,13 +31,7 @@ from xraytune.seeding import derive_seed
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One training.
-
-    Attributes:
-        number: Its number in its folder.
-        label: Its name in the dashboard, such as `gan #12, GAN seed 1, seed 0`.
-        experiment: Its settings.
-    """
+    """One training: its number in its folder, its label, such as `gan #12, GAN seed 1, seed 0`, and its settings."""
 
     number: int
     label: str
@@ -43,15 +39,9 @@ class Run:
 
 
 def replicate(arm: Arm, settings: Settings, gan_seed: int, classifier_seed: int) -> Experiment:
-    """Return the settings that train an arm with fresh seeds, to its last step.
+    """Return the settings that train an arm with fresh seeds, each counted from 0, to its last step.
 
-    The pair (g, c) gives the same stream of real images in every arm, with or without a generator.
-
-    Args:
-        arm: The arm.
-        settings: The study's.
-        gan_seed: g, from 0.
-        classifier_seed: c, from 0.
+    A pair of seeds gives the same stream of real images in every arm, with or without a generator.
     """
     seed = derive_seed(settings.seed, "confirm", gan_seed, classifier_seed) % 2**31
     parameters = arm.parameters.model_copy(update={"early_stop_epochs": None})
@@ -59,12 +49,18 @@ def replicate(arm: Arm, settings: Settings, gan_seed: int, classifier_seed: int)
         own = derive_seed(parameters.generator.seed, "confirm", gan_seed) % 2**31
         parameters = parameters.with_generator(seed=own)
     return Experiment(
-        settings=without_gates(
-            settings.model_copy(update={"seed": seed})
-        ),  # excluding replicates would select among them
+        # Without gates: excluding replicates would select among them.
+        settings=without_gates(settings.model_copy(update={"seed": seed})),
         parameters=parameters,
         inherited_resolution_px=arm.resolution_px,
     )
+
+
+def complete_folder(folder: StudyFolder, prepared: Prepared, machine: Callable[[], Mapping[str, Json]]) -> None:
+    """Write what workers read in a folder of runs: the images and the machine."""
+    if not (folder.path / "environment.json").exists():
+        write_prepared(prepared, folder.path / "split.json")
+        write_json(folder.path / "environment.json", {**machine()})
 
 
 class TopUpRungs:
@@ -100,12 +96,6 @@ class TopUpRungs:
         return self._rungs.should_continue(-1 - number, epoch, value)  # trials of the search have numbers from 0
 
 
-def never_prune(number: int, record: EpochRecord) -> bool:
-    """Continue every run: none is pruned."""
-    del number, record
-    return True
-
-
 class RunList(TrialQueue):
     """A fixed list of runs.
 
@@ -116,7 +106,7 @@ class RunList(TrialQueue):
         generator_need: See `TrialQueue`.
         retries: See `TrialQueue`.
         on_progress: Called with `what` and how many runs have ended.
-        should_continue: Returns whether a run continues after an epoch; by default every run trains to its last step.
+        asha: Prunes runs; without it every run trains to its last step.
 
     Raises:
         StudyError: A run that has ended had other settings.
@@ -131,12 +121,14 @@ class RunList(TrialQueue):
         generator_need: GeneratorNeeds,
         retries: int,
         on_progress: Progress = ignore_progress,
-        should_continue: Callable[[int, EpochRecord], bool] = never_prune,
+        asha: TopUpRungs | None = None,
     ) -> None:
         self._runs = {run.number: run for run in runs}
-        self._what, self._on_progress, self._continues = what, on_progress, should_continue
-        self._started: dict[int, float] = {}
-        done = self._runs.keys() & settled_rows(folder)
+        self._what, self._on_progress, self._asha = what, on_progress, asha
+        self._started, self._seconds = dict[int, float](), defaultdict[int, float](float)
+        done = {
+            number for number, row in ended_rows(folder).items() if number in self._runs and row["status"] != "failed"
+        }
         waiting = (
             TrialSuggestion(number=run.number, parameters=run.experiment.parameters)
             for run in runs
@@ -148,18 +140,31 @@ class RunList(TrialQueue):
             folder.drop_checkpoint(number)  # the confirmation may have been killed between a run's end and this
         self._report_progress()
 
+    def heartbeat(self, slots: int) -> None:
+        """Report the progress of the generators in training."""
+        del slots
+        for number, suggestion in self._running.items():
+            progress = read_progress(self._folder.trial_path(number)) if suggestion.only_generator else None
+            if progress and progress.done:
+                generator = self._runs[number].label.partition(", seed ")[0]  # which several classifier seeds share
+                self._on_progress(f"{generator} (steps)", progress.done, progress.total)
+
     def _experiment(self, suggestion: TrialSuggestion) -> Experiment:
         self._require_same(suggestion.number)
         return self._runs[suggestion.number].experiment
 
     def _should_continue(self, number: int, record: EpochRecord) -> bool:
-        return self._continues(number, record)
+        return self._asha is None or self._asha.should_continue(number, record)
 
     def _on_start(self, suggestion: TrialSuggestion) -> None:
         self._started[suggestion.number] = time.monotonic()
 
+    def _on_stop(self, number: int) -> None:
+        self._seconds[number] += time.monotonic() - self._started.pop(number)
+
     def _record(self, number: int, status: Status, outcome: dict[str, Any]) -> None:
-        seconds = round(time.monotonic() - self._started.pop(number), 3)
+        self._on_stop(number)
+        seconds = round(self._seconds.pop(number), 3)
         row = {"version": 1, "number": number, "label": self._runs[number].label, "status": status, **outcome}
         at_once = len(self._running) + 1
         append_jsonl(self._folder.runs_path, row | {"seconds": seconds, "at_once": at_once})
@@ -220,11 +225,6 @@ def ended_rows(folder: StudyFolder) -> dict[int, dict[str, Any]]:
         raise ValueError("unknown status")
 
 
-def settled_rows(folder: StudyFolder) -> dict[int, dict[str, Any]]:
-    """Return the rows of the runs that did not fail: no start trains them again."""
-    return {number: row for number, row in ended_rows(folder).items() if row["status"] != "failed"}
-
-
 def completed_rows(folder: StudyFolder) -> dict[int, dict[str, Any]]:
     """Return the rows of the complete runs."""
     return {number: row for number, row in ended_rows(folder).items() if row["status"] == "complete"}
@@ -233,9 +233,3 @@ def completed_rows(folder: StudyFolder) -> dict[int, dict[str, Any]]:
 def finished_label(name: str) -> str:
     """Return the label of the run that trains a pruned trial, such as `#12`, to the end."""
     return f"{name} to its end"
-
-
-def run_label(runs: Sequence[Run], prefix: str) -> Callable[[TrialSuggestion], str]:
-    """Return a function that gives a run's name in the dashboard."""
-    names = {run.number: run.label for run in runs}
-    return lambda suggestion: f"{prefix} {names[suggestion.number]}"

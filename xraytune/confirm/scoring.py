@@ -7,37 +7,37 @@ that they are computed only once.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 from pydantic import TypeAdapter
 
-from xraytune.compute import compute_like
-from xraytune.config.settings import DataSettings, Settings
-from xraytune.confirm.analysis import EvaluationSet
+from xraytune.compute import compute_like, pin
+from xraytune.config.settings import Settings
+from xraytune.confirm.analysis import FEWEST_PATIENTS, ArmResults, EvaluationSet
 from xraytune.confirm.plan import Plan
 from xraytune.confirm.runs import completed_rows
-from xraytune.data.index import (
-    ImageFile,
-    ImageIndex,
-    content_fingerprint,
-)
+from xraytune.confirm.training import Training
+from xraytune.data.index import ImageFile, ImageIndex, LabelledImages, content_fingerprint
 from xraytune.data.patients import PATIENTS_CSV
 from xraytune.data.pixels import open_masks, open_pixels
-from xraytune.data.table import LabelTable, find_table
+from xraytune.data.table import find_table
 from xraytune.errors import DataError, Problem, StudyError, join_names
 from xraytune.files import read_json, require_file, write_array, write_json
 from xraytune.metrics.classification import Floats, Labels, require_finite
 from xraytune.models.checkpoint import load_best
 from xraytune.pipeline.artifacts import discard
+from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.inputs import untrained
 from xraytune.pipeline.prepare import Prepared, missing_images, pixels_inputs, require_unbroken, store_images
 from xraytune.pipeline.shared_patients import patient_aliases, patients_by_file_name, shared_patients
 from xraytune.pipeline.task import Task, task_of
-from xraytune.pipeline.training_set import ImageSource
+from xraytune.pipeline.training_set import ImageSource, side_images
 from xraytune.records import Compute, Progress, ignore_progress
 from xraytune.search.study import StudyFolder, damage_explained, numeric_releases
 from xraytune.search.test_access import last_access
@@ -45,22 +45,17 @@ from xraytune.search.test_access import last_access
 VAL_B: Literal["val_b"] = "val_b"
 TEST = "test"
 SCORING_FILE = "scoring.json"
-FEWEST_PATIENTS = 5
-"""The fewest patients for an interval: of each class, or in total for segmentation."""
 _REMOVE = f"remove them, or list them in {PATIENTS_CSV} there as other patients"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SealedTest:
-    """Test images that have not been scored, and the fingerprint of their content.
+class SealedTest(LabelledImages):
+    """Test images that have not been scored."""
 
-    `data` is their folder, with the rules for their patients; `table` names them, if there is one.
-    """
-
-    data: DataSettings
-    table: LabelTable | None
-    images: tuple[ImageFile, ...]
-    fingerprint: str
+    @property
+    def fingerprint(self) -> str:
+        """Of their content; copied and renamed folders have the same."""
+        return content_fingerprint(self.images)
 
     @property
     def root(self) -> Path:
@@ -106,62 +101,40 @@ def find_test(
     if prepared.test_fingerprint is None and test is None:
         fix = "give images of other patients: xraytune confirm STUDY --test DIR"
         raise DataError(Problem("the study has no test/ folder", settings.data.path, fix))
-    index = _unchanged_index(settings, prepared, on_progress)
-    if test is None:
-        found = SealedTest(
-            data=settings.data, table=index.table, images=index.test, fingerprint=index.test_fingerprint or ""
-        )
-        if found.fingerprint != prepared.test_fingerprint:
-            fix = "restore the test images, or start a new study"
-            raise StudyError(Problem("the test folder changed since the search", settings.data.path, fix))
-    else:
-        found = _read_elsewhere(test, settings, prepared, index, on_progress)
-    _refuse_extra(found, extra, settings, prepared, index.images, is_own=test is None)
-    _require_patients(prepared, found)
-    return found
+    return find_images(settings, prepared, test, extra=extra, on_progress=on_progress)
 
 
-def find_external(
-    source: Path,
+def find_images(
     settings: Settings,
     prepared: Prepared,
-    sealed: SealedTest,
+    source: Path | None,
     *,
+    sealed: SealedTest | None = None,
     extra: Collection[Path] = (),
     on_progress: Progress = ignore_progress,
 ) -> SealedTest:
-    """Return the images of a second hospital, none of whose patients is in the study.
+    """Return the images of a source, class folders or a data file, without patients of the study; None: its test folder.
 
-    Args:
-        source: Class folders, or a YAML file with `data.table`.
-        settings: The study's.
-        prepared: The study's images.
-        sealed: Its test folder.
-        extra: Folders of extra images that finalists are trained on.
-        on_progress: Called with the number of files read.
-
-    Raises:
-        DataError: Its patients or files are in the study, in its test folder or in a folder of extra images, or a class is
-            missing or has too few patients.
-        StudyError: The images changed since the search.
+    Other arguments and errors are those of `find_test`. No image may be in `sealed` either, if it is given.
     """
-    index = _unchanged_index(settings, prepared, on_progress)
-    found = _read_elsewhere(source, settings, prepared, index, on_progress)
-    shared = {image.sha256 for image in sealed.images}
-    if known := [image.file for image in found.images if image.sha256 in shared]:
-        what = f"{len(known)} images are in the study's test folder too: {join_names(known)}"
-        raise DataError(Problem(what, source, "give images of another hospital"))
-    _refuse_extra(found, extra, settings, prepared, index.images, is_own=False)
-    _require_patients(prepared, found)
-    return found
-
-
-def _unchanged_index(settings: Settings, prepared: Prepared, on_progress: Progress) -> ImageIndex:
     index = task_of(settings).read_index(settings.data, on_progress=on_progress)
     if missing := missing_images(prepared, index.images):
         what = f"{len(missing)} images were changed or removed since the search: {join_names(missing)}"
         raise StudyError(Problem(what, settings.data.path, "restore them, or start a new study"))
-    return index
+    if source is None:
+        found = SealedTest(data=settings.data, table=index.table, images=index.test)
+        if found.fingerprint != prepared.test_fingerprint:
+            fix = "restore the test images, or start a new study"
+            raise StudyError(Problem("the test folder changed since the search", settings.data.path, fix))
+    else:
+        found = _read_elsewhere(source, settings, prepared, index, on_progress)
+        shared = {image.sha256 for image in sealed.images} if sealed else set()
+        if known := [image.file for image in found.images if image.sha256 in shared]:
+            what = f"{len(known)} images are in the study's test folder too: {join_names(known)}"
+            raise DataError(Problem(what, source, "give images of another hospital"))
+    _refuse_extra(found, extra, settings, prepared, index.images, is_own=source is None)
+    _require_patients(prepared, found)
+    return found
 
 
 def _read_elsewhere(
@@ -172,12 +145,7 @@ def _read_elsewhere(
     aliases = patient_aliases(prepared.images, index.table, group_regex)
     read_labelled = task_of(settings).read_labelled
     labelled = read_labelled(source, prepared.class_names, group_regex=group_regex, on_progress=on_progress)
-    found = SealedTest(
-        data=labelled.data,
-        table=labelled.table,
-        images=labelled.images,
-        fingerprint=content_fingerprint(labelled.images),
-    )
+    found = SealedTest(data=labelled.data, table=labelled.table, images=labelled.images)
     known = shared_patients(
         found.images,
         found.table,
@@ -267,11 +235,12 @@ def load_test_images(
     )
 
 
-def scoring_compute(folder: StudyFolder, trained_on: Compute, *, is_complete: bool) -> Compute:
-    """Return the device for scoring: that of the training, or the CPU if this machine has no GPU.
+def scoring_compute(folder: StudyFolder, trained_on: Compute, needed: Mapping[str, Sequence[int]]) -> Compute:
+    """Return the device for scoring, pinned: that of the training, or the CPU if this machine has no GPU.
 
-    Scores that are compared come from one kind of device and one release of torch. If some are missing and the existing ones
-    were computed differently than is possible here, the existing ones are removed and all are computed again.
+    Scores that are compared come from one kind of device and one release of torch. If some of the needed ones (runs by side)
+    are missing, and the existing ones were computed differently than is possible here, the existing ones are removed and all
+    are computed again.
     """
     file = folder.path / SCORING_FILE
     recorded, scored_with = trained_on, folder.releases()[-1]
@@ -280,13 +249,14 @@ def scoring_compute(folder: StudyFolder, trained_on: Compute, *, is_complete: bo
             content = read_json(file)
             recorded = TypeAdapter(Compute).validate_python(content["compute"])
             scored_with = numeric_releases(content["packages"])
-    if is_complete:
-        return recorded
-    compute = compute_like(recorded, threads=recorded.threads)
-    if (compute, numeric_releases()) != (recorded, scored_with):
-        for old in sorted(folder.path.glob("trials/*/*.npy")):
-            discard(old)
-    write_json(file, {"version": 1, "compute": {**asdict(compute)}, "packages": {**numeric_releases()}})
+    compute = recorded
+    if not all(has_results(folder, number, side) for side, runs in needed.items() for number in runs):
+        compute = compute_like(recorded, threads=recorded.threads)
+        if (compute, numeric_releases()) != (recorded, scored_with):
+            for old in sorted(folder.path.glob("trials/*/*.npy")):
+                discard(old)
+        write_json(file, {"version": 1, "compute": {**asdict(compute)}, "packages": {**numeric_releases()}})
+    pin(compute)
     return compute
 
 
@@ -327,60 +297,53 @@ def external_side(fingerprint: str) -> str:
     return f"external_{fingerprint}"
 
 
-def arm_thresholds(folder: StudyFolder, plan: Plan) -> Callable[[str], Floats]:
+def arm_thresholds(folder: StudyFolder, plan: Plan) -> ArmResults:
     """Return a function from an arm's name to the thresholds of its replicates, set on val-A and val-B, [G, K]."""
     rows = completed_rows(folder)
 
-    def of_arm(arm: str) -> Floats:
-        numbers = plan.numbers(arm)
+    def of_run(number: int) -> float:
         with damage_explained(folder.runs_path):
-            return np.array(
-                [
-                    [float(rows[numbers[gan_seed, seed]]["threshold"]) for seed in range(plan.classifier_seeds)]
-                    for gan_seed in range(plan.gan_seeds)
-                ]
-            )
+            return float(rows[number]["threshold"])
 
-    return of_arm
+    return partial(_of_replicates, plan, of_run)
 
 
-def arm_results(folder: StudyFolder, plan: Plan, side: str) -> Callable[[str], Floats]:
+def arm_results(folder: StudyFolder, plan: Plan, side: str) -> ArmResults:
     """Return a function from an arm's name to its results on a side, [G, K, N, C]."""
-
-    def of_arm(arm: str) -> Floats:
-        numbers = plan.numbers(arm)
-        return np.stack(
-            [
-                np.stack([results(folder, numbers[gan_seed, seed], side) for seed in range(plan.classifier_seeds)])
-                for gan_seed in range(plan.gan_seeds)
-            ]
-        )
-
-    return of_arm
+    return partial(_of_replicates, plan, lambda number: results(folder, number, side))
 
 
-def score_runs(
-    folder: StudyFolder,
-    numbers: Sequence[int],
-    side: str,
-    group: ImageSource,
-    *,
-    compute: Compute,
-    cache: Path,
-    on_progress: Progress,
-) -> None:
+def _of_replicates(plan: Plan, of_run: Callable[[int], ArrayLike], arm: str) -> Floats:
+    numbers = plan.numbers(arm)
+    return np.array(
+        [
+            [of_run(numbers[gan_seed, seed]) for seed in range(plan.classifier_seeds)]
+            for gan_seed in range(plan.gan_seeds)
+        ]
+    )
+
+
+def score_runs(training: Training, numbers: Sequence[int], side: str, group: ImageSource, compute: Compute) -> None:
     """Score the runs that lack scores on a side."""
     for done, number in enumerate(numbers, 1):
-        if not has_results(folder, number, side):
-            score(folder, number, side, group, compute=compute, cache=cache)
-        on_progress(f"scoring {group.name.replace('val_b', 'val-B')} (replicates)", done, len(numbers))
+        if not has_results(training.runs_folder, number, side):
+            score(training.runs_folder, number, side, group, compute=compute, cache=training.cache)
+        what = f"scoring {group.name.replace('val_b', 'val-B')} (replicates)"
+        training.callbacks.on_progress(what, done, len(numbers))
+
+
+def score_val_b(training: Training, numbers: Sequence[int], compute: Compute) -> None:
+    """Score the runs that lack scores on val-B."""
+    score_runs(training, numbers, VAL_B, side_images(VAL_B, training.prepared, training.cache), compute)
 
 
 def score(folder: StudyFolder, number: int, side: str, group: ImageSource, *, compute: Compute, cache: Path) -> None:
     """Predict one side with the network of a run's best val-A epoch and store the results."""
     where = folder.trial_path(number)
     experiment = folder.experiment(number)
-    network, batches = untrained(experiment, folder.prepared(), group, cache=cache, compute=compute)
+    network, batches = untrained(
+        experiment, RunContext(prepared=folder.prepared(), cache=cache, compute=compute), group
+    )
     load_best(where / "checkpoint", network)
     results_of = task_of(experiment.settings).results
     found = results_of(network, batches, group, compute=compute, error=StudyError, where=where)

@@ -1,31 +1,39 @@
-"""Secondary outcomes of a comparison: differences in sensitivity, Brier score and calibration slope. No verdict uses them.
+"""What is reported beside the verdict, which uses none of it: other outcomes, subgroups, a second hospital, generators.
 
-As for the AUROC, GAN seeds are the readers of a multi-reader multi-case study, but the covariances over patients come from
-a bootstrap: the same resampled patients for both arms and all seeds. A bootstrap over seeds as well would be too narrow,
-since there are only about five of them.
+The secondary outcomes are differences in sensitivity, Brier score and calibration slope. As for the AUROC, GAN seeds are the
+readers of a multi-reader multi-case study, but the covariances over patients come from a bootstrap: the same resampled
+patients for both arms and all seeds. A bootstrap over seeds as well would be too narrow, since there are only about five of
+them. Differences in subgroups and on a second hospital's folder are exploratory. The quality of a finalist's generators
+shows whether `no_better` carries over to others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from statistics import median
 from typing import Literal, TypeAlias
 
 import numpy as np
 from scipy.optimize import minimize  # type: ignore[import-untyped]
 from scipy.special import expit, logit, stdtrit  # type: ignore[import-untyped]
 
-from xraytune.confirm.analysis import ArmResults, EvaluationSet
+from xraytune.confirm.analysis import FEWEST_PATIENTS, ArmResults, EvaluationSet, compare_arms
 from xraytune.confirm.comparison import mean_off_diagonal, satterthwaite_degrees
-from xraytune.confirm.plan import Plan
+from xraytune.confirm.plan import Arm, Plan
+from xraytune.data.index import ImageFile
+from xraytune.data.patients import pneumonia_type
+from xraytune.metrics.breakdown import subgroup_images
 from xraytune.metrics.classification import Flags, Floats
+from xraytune.metrics.generator_quality import quality_text, shortcomings
 from xraytune.metrics.intervals import patient_resamples
 from xraytune.metrics.placements import effective_patients
+from xraytune.search.messages import read_pool_report
+from xraytune.search.study import StudyFolder
 
 _Statistic: TypeAlias = Callable[[EvaluationSet, Floats, Floats], Floats]
 """(images, probabilities [N, C], weights [1 + B, N]) -> [1 + B]."""
-ArmThresholds: TypeAlias = Callable[[str], Floats]
-"""From an arm's name to the thresholds of its replicates, [G, K]."""
 Outcome: TypeAlias = Literal["sensitivity", "brier", "calibration_slope"]
 RESAMPLES = 500
 _SEED = 0
@@ -43,32 +51,138 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OutcomeDifference(Difference):
-    """A difference in one outcome.
-
-    Attributes:
-        finalist: Name of its arm.
-        control: Name of its arm.
-        outcome: `sensitivity`: read from both arms' ROC curves at the specificity that the control has at its threshold.
-            `brier`: lower is better. `calibration_slope`: of a logistic regression of the class on the logit of its
-            probability; 1 is calibrated, below 1 is overconfident (Cox 1958).
-    """
+class ArmDifference(Difference):
+    """A difference in the score of the verdict, with the names of the arms."""
 
     finalist: str
     control: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutcomeDifference(ArmDifference):
+    """A difference in another outcome.
+
+    `sensitivity`: read from both arms' ROC curves at the specificity that the control has at its threshold. `brier`: lower
+    is better. `calibration_slope`: of a logistic regression of the class on the logit of its probability; 1 is calibrated,
+    below 1 is overconfident (Cox 1958).
+    """
+
     outcome: Outcome
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subgroup:
+    """The images of the test folder with one value in a column of the patient table, or in `pneumonia`.
+
+    A subgroup without images of one class is scored against all images of this class, `versus_all`. There are no differences
+    with fewer than five patients of a class.
+    """
+
+    column: str
+    value: str
+    images: int
+    patients: int
+    versus_all: str | None
+    differences: tuple[ArmDifference, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExternalResult:
+    """The comparisons on a folder of another hospital, named and identified by the fingerprint of its content.
+
+    `earlier_accesses` is how often it was scored before this confirmation scored it.
+    """
+
+    folder: str
+    fingerprint: str
+    images: int
+    patients: int
+    gan_seeds: int
+    earlier_accesses: int
+    differences: tuple[ArmDifference, ...]
+    secondary: tuple[OutcomeDifference, ...]
+
+
+def score_differences(plan: Plan, images: EvaluationSet, results: ArmResults) -> tuple[ArmDifference, ...]:
+    """Compare every finalist with each of its controls, in the order of the plan."""
+    found = []
+    for finalist, control in plan.pairs():
+        comparison = compare_arms(images, results(finalist.name), results(control.name))
+        interval = comparison.interval
+        found.append(
+            ArmDifference(
+                finalist=finalist.name,
+                control=control.name,
+                value=comparison.scores[0],
+                control_value=comparison.scores[1],
+                difference=interval.difference,
+                low=interval.low,
+                high=interval.high,
+            )
+        )
+    return tuple(found)
+
+
+def subgroup_differences(
+    plan: Plan,
+    images: EvaluationSet,
+    files: Sequence[str],
+    results: ArmResults,
+    columns: Mapping[str, Mapping[str, str]],
+    class_names: Sequence[str],
+) -> tuple[Subgroup, ...]:
+    """Compare all arms in each subgroup of each column.
+
+    Args:
+        plan: The arms.
+        images: The test images, N.
+        files: Their files, [N].
+        results: Of the arms, on all images.
+        columns: By name, the value of each file; files without one are in no subgroup.
+        class_names: In the order of the labels.
+    """
+    patients = np.asarray(images.patients)
+    found = []
+    for column, values in columns.items():
+        for value, group in subgroup_images(files, images.labels, values, class_count=len(class_names)).items():
+            own, chosen, other = group.own, group.scored, group.compared_with
+            part = replace(images, labels=images.labels[chosen], patients=tuple(patients[chosen].tolist()))
+            counts = [len(np.unique(patients[chosen & (images.labels == label)])) for label in range(len(class_names))]
+            of_part = partial(_results_of_part, results, chosen)
+            found.append(
+                Subgroup(
+                    column=column,
+                    value=value,
+                    images=int(own.sum()),
+                    patients=len(np.unique(patients[own])),
+                    versus_all=None if other is None else class_names[other],
+                    differences=score_differences(plan, part, of_part) if min(counts) >= FEWEST_PATIENTS else (),
+                )
+            )
+    return tuple(found)
+
+
+def _results_of_part(results: ArmResults, chosen: Flags, arm: str) -> Floats:
+    return results(arm)[:, :, chosen]
+
+
+def pneumonia_types(images: Iterable[ImageFile]) -> dict[str, str]:
+    """Return the type of pneumonia of each file whose Kermany name states it."""
+    return {image.file: found for image in images if (found := pneumonia_type(image.file))}
+
+
 def secondary_outcomes(
-    plan: Plan, images: EvaluationSet, results: ArmResults, thresholds: ArmThresholds
+    plan: Plan, images: EvaluationSet, results: ArmResults, thresholds: ArmResults
 ) -> tuple[OutcomeDifference, ...]:
-    """Compare every finalist with each of its controls, in the order of the plan; segmenters have none."""
+    """Compare every finalist with each of its controls, in the order of the plan; segmenters have no such outcomes.
+
+    `thresholds` gives those of an arm's replicates, [G, K].
+    """
     if results(plan.finalists[0].name).shape[-1] == 1:  # Dice, no class probabilities
         return ()
     return tuple(
         OutcomeDifference(finalist=finalist.name, control=control.name, outcome=outcome, **asdict(found))
-        for finalist in plan.finalists
-        for control in plan.controls(finalist)
+        for finalist, control in plan.pairs()
         for outcome, found in compare_outcomes(
             images, results(finalist.name), results(control.name), thresholds(control.name)
         ).items()
@@ -208,3 +322,78 @@ def _slope(images: EvaluationSet, probabilities: Floats, weights: Floats) -> Flo
     steps = np.linalg.solve(curvature, gradients[..., None])[..., 0]
     steps[0] = 0
     return np.asarray((line[1] + steps[:, 1]) / spread)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FigureSpread:
+    """Median and range of a figure over generators."""
+
+    median: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeneratorQuality:
+    """The quality of a finalist's synthetic images: one pool per GAN seed.
+
+    Attributes:
+        generators: Number of pools, of which `measured` have figures.
+        features: The backbone of the figures; "" without figures.
+        figures: See `Quality.columns`.
+        shortcomings: Figures whose median is below the threshold of a good generator.
+        copying: Number of pools that copy training images; they are not excluded.
+    """
+
+    arm: str
+    generators: int
+    measured: int
+    features: str
+    figures: Mapping[str, FigureSpread]
+    shortcomings: tuple[str, ...]
+    copying: int
+    sentence: str
+
+
+def generator_qualities(folder: StudyFolder, plan: Plan) -> tuple[GeneratorQuality, ...]:
+    """Return the quality of each finalist's generators, in the order of the finalists."""
+    return tuple(_quality_of(folder, plan, arm) for arm in plan.finalists)
+
+
+def _quality_of(folder: StudyFolder, plan: Plan, arm: Arm) -> GeneratorQuality:
+    numbers = plan.numbers(arm.name)
+    found = [read_pool_report(folder.trial_path(numbers[seed, 0])) for seed in range(plan.gan_seeds)]
+    reports = [report for report in found if report is not None]
+    measured = [report.quality for report in reports if report.quality is not None]
+    columns = [quality.columns() for quality in measured]
+    names = columns[0] if columns else ()
+    known = {name: [value for one in columns if (value := one[name]) is not None] for name in names}
+    figures = {
+        name: FigureSpread(median=median(own), low=min(own), high=max(own)) for name, own in known.items() if own
+    }
+    medians = {name: figures[name].median if name in figures else None for name in names}
+    real_train = measured[0].real_train if measured else None
+    missed = shortcomings(medians, real_train) if measured else ()
+    copying = sum(bool(report.copies) for report in reports)
+    if measured:
+        end = (
+            "too poor for the verdict to say much about better generators"
+            if missed
+            else "good enough for the verdict not to be blamed on a poor generator"
+        )
+        sentence = f"Generator quality: {quality_text(medians, real_train)}; {end}."
+    else:
+        why = next((report.note for report in reports if report.note), "no record of it")
+        sentence = f"Generator quality is unknown, so the verdict may not hold for better generators: {why}."
+    if copying:
+        sentence += f" The images of {copying} of {len(reports)} GAN seeds copy training images."
+    return GeneratorQuality(
+        arm=arm.name,
+        generators=len(reports),
+        measured=len(measured),
+        features=measured[0].features if measured else "",
+        figures=figures,
+        shortcomings=missed,
+        copying=copying,
+        sentence=sentence,
+    )

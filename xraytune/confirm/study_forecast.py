@@ -46,8 +46,6 @@ class StudyForecast:
     """The forecast of a study.
 
     Attributes:
-        name: The study's.
-        search: What the search takes.
         replicates: Trainings of the confirmation, without top-up trials; 0 if there is nothing to confirm.
         confirm_seconds: Wall time of the confirmation, if no top-up trial is pruned.
         patients: Patients that the verdict is forecast for: those of the test folder.
@@ -59,12 +57,12 @@ class StudyForecast:
 
     name: str
     search: SearchForecast
-    replicates: int
-    confirm_seconds: float
-    patients: int
-    chances: tuple[VerdictChances, ...]
-    assumed: str
-    remedies: tuple[str, ...] | None
+    replicates: int = 0
+    confirm_seconds: float = 0.0
+    patients: int = 0
+    chances: tuple[VerdictChances, ...] = ()
+    assumed: str = ""
+    remedies: tuple[str, ...] | None = None
     notes: tuple[str, ...]
 
 
@@ -106,7 +104,7 @@ def forecast(
     require_extensions(loaded)
     settings, cache = loaded.settings, (cache or Path("cache")).resolve()
     require_writable(cache)
-    machine = machine_of(settings.resources)
+    machine = machine_of(settings)
     require_two_classes(loaded)
     index = task_of(settings).read_index(settings.data, on_progress=on_progress)
     require_weights(loaded)
@@ -116,17 +114,7 @@ def forecast(
     search = forecaster.forecast()
     studies = list(islice(forecaster.studies(), _STUDIES))
     trials = [one for study in studies for one in study]
-    found = StudyForecast(
-        name=settings.name,
-        search=search,
-        replicates=0,
-        confirm_seconds=0.0,
-        patients=0,
-        chances=(),
-        assumed="",
-        remedies=None,
-        notes=search.notes,
-    )
+    found = StudyForecast(name=settings.name, search=search, notes=search.notes)
     if settings.objective.is_of_generator or not _synthetic(trials):
         return replace(found, notes=(*found.notes, "no network is trained on synthetic images: nothing to confirm"))
     confirmations = [_confirmation(forecaster, one, settings.confirm) for one in studies if _synthetic(one)]
@@ -165,8 +153,10 @@ def _confirmation(forecaster: Forecaster, trials: Sequence[Parameters], settings
     arms = [*map(finalist_arm, finalists)]
     matched = [matched_control(one, name, None) for one in finalists for name in settings.controls.matched]
     arms += [arm for arm in matched if arm]
-    arms += ratio_arms(finalists[0], None) if "none" in settings.controls.matched else ()
     compared, top_ups = [arm.parameters for arm in arms], list[Parameters]()
+    if "none" in settings.controls.matched:  # the matched duplicate has the finalist's own ratio
+        at_ratios = [arm.parameters for arm in ratio_arms(finalists[0], None)]
+        compared += [one for one in at_ratios if one not in compared]
     for name in settings.controls.tuned:
         if own := [one for one in trials if belongs_to_control(one, name)]:
             compared.append(own[-1])

@@ -1,16 +1,20 @@
-"""The training of a confirmation: top-up trials for the tuned controls, then every replicate of every arm.
+"""A study that is confirmed or rehearsed, and the training of its runs: top-up trials, then every replicate of every arm.
 
-Ray is started only if there is something to train.
+The study is locked and checked before anything is trained; Ray is started only if there is something to train.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
+from xraytune.compute import allocation_of, require_device
 from xraytune.config.settings import Experiment, Parameters, Settings
 from xraytune.config.space import Space
 from xraytune.confirm.plan import (
@@ -38,48 +42,50 @@ from xraytune.confirm.runs import (
     RunList,
     TopUpRungs,
     adopt_runs,
+    complete_folder,
     ended_rows,
     finished_label,
-    never_prune,
     replicate,
-    run_label,
 )
 from xraytune.errors import DataError, Problem, StudyError, TrialError, join_names
-from xraytune.files import read_json, write_json
+from xraytune.files import read_json, require_writable
 from xraytune.pipeline.extra_folder import require_enough, store_folder
-from xraytune.pipeline.prepare import Prepared, write_prepared
+from xraytune.pipeline.prepare import Prepared, restore_pixels
 from xraytune.pipeline.synthesize import generator_need
+from xraytune.pipeline.task import task_of
 from xraytune.records import Compute, Json
-from xraytune.search.asha import Rungs
+from xraytune.search.asha import Rungs, rungs_of
+from xraytune.search.inputs import inputs_of_trials, read_inputs, require_same_inputs
+from xraytune.search.journal import Journal
 from xraytune.search.messages import Callbacks
-from xraytune.search.runner import Runner
-from xraytune.search.study import StudyFolder, other_releases
+from xraytune.search.runner import Runner, survey
+from xraytune.search.study import StudyFolder, environment, locked, other_releases
 from xraytune.search.test_access import TestAccess, as_text
 
 
 @dataclass(slots=True, kw_only=True)
 class Training:
-    """Train the runs of a confirmation.
+    """A locked study, and what trains the runs of its confirmation or rehearsal.
 
     Attributes:
         folder: The study.
         place: Name of the folder in it that holds the replicates.
-        space: Its space.
-        prepared: Its images.
+        space: Its space, with the locations given for this confirmation.
         compute: Device, threads and precision of its trials.
         machine: Returns the `environment` of a machine that trains.
-        cache: The artifact cache.
-        runner: Runs the trainings on Ray.
-        callbacks: Called as runs end.
+        searched: The trials of its search.
+        rungs: ASHA's rungs of the search; they decide which top-up trials are pruned.
     """
 
     folder: StudyFolder
-    place: str = CONFIRM_FOLDER
+    place: str
     space: Space
     prepared: Prepared
     compute: Compute
     machine: Callable[[], Mapping[str, Json]]
     cache: Path
+    searched: Sequence[FinishedTrial]
+    rungs: Rungs
     runner: Runner
     callbacks: Callbacks
 
@@ -98,20 +104,27 @@ class Training:
         """The folder of the top-up trials."""
         return StudyFolder(self.folder.path / self.place / TOP_UP_FOLDER)
 
-    def train(
-        self,
-        searched: Sequence[FinishedTrial],
-        rungs: Rungs,
-        *,
-        finalists: int,
-        gan_seeds: int,
-        earlier_accesses: Sequence[TestAccess],
-    ) -> Plan:
+    def require_same_inputs(self, compared: Iterable[Parameters]) -> None:
+        """Refuse (StudyError) extra images and weights of these finalists that changed since the search."""
+        restore_pixels(self.settings, self.prepared, self.cache, on_progress=self.callbacks.on_progress)
+        inputs = read_inputs(inputs_of_trials(compared), self.settings, self.prepared, self.cache)
+        require_same_inputs(self.folder, inputs)
+
+    def candidates(self, count: int) -> tuple[FinishedTrial, ...]:
+        """Return the finalists of a new plan; without a complete one, the pruned trials that it would finish.
+
+        Raises:
+            StudyError: There is no trial with synthetic images.
+        """
+        return self._unfinished(count) or choose_finalists(self.searched, count, self.folder.path)
+
+    def _unfinished(self, count: int) -> tuple[FinishedTrial, ...]:
+        return pruned_to_finish(self.searched, lambda parameters: parameters.has_synthetic_images, count)
+
+    def train(self, *, finalists: int, gan_seeds: int, earlier_accesses: Sequence[TestAccess]) -> Plan:
         """Train all missing runs and return the plan.
 
         Args:
-            searched: The trials of the search.
-            rungs: ASHA's rungs of the search; they decide which top-up trials are pruned.
             finalists: At most this many; an existing plan keeps its own.
             gan_seeds: At least this many.
             earlier_accesses: To the test folder, before the first plan.
@@ -122,7 +135,7 @@ class Training:
         """
         plan = read_plan(self.runs_folder.path)
         if plan is None:
-            plan = self.mark_earlier_access(self._new_plan(searched, rungs, finalists), earlier_accesses)
+            plan = self.mark_earlier_access(self._new_plan(finalists), earlier_accesses)
         plan = self._with_seeds(plan, gan_seeds)
         self.train_replicates(plan)
         return plan
@@ -141,7 +154,7 @@ class Training:
             )
             for number, run in enumerate(plan.runs)
         ]
-        _complete_folder(self.runs_folder, self.prepared, self.machine)
+        complete_folder(self.runs_folder, self.prepared, lambda: _side_by_side(self.machine()))
         for place in {CONFIRM_FOLDER, REHEARSAL_FOLDER} - {self.place}:
             if count := adopt_runs(self.runs_folder, runs, StudyFolder(self.folder.path / place)):
                 self.callbacks.note(f"{count} replicates are copied from {place}/, where they were trained before")
@@ -161,26 +174,25 @@ class Training:
         """Train the runs that have not ended and return the rows of all; without `asha` none is pruned."""
         if not runs:
             return {}
-        _complete_folder(folder, self.prepared, self.machine)
+        complete_folder(folder, self.prepared, self.machine)
+        compute = folder.compute()
+        names = {run.number: f"{self.folder.path.name} {run.label}" for run in runs}
         work = RunList(
             folder,
             runs,
             what=what,
-            generator_need=lambda parameters: generator_need(
-                parameters.generator, self.prepared, self.compute, self.cache
-            ),
+            generator_need=lambda parameters: generator_need(parameters.generator, self.prepared, compute, self.cache),
             retries=self.settings.resources.retries,
             on_progress=self.callbacks.on_progress,
-            should_continue=asha.should_continue if asha else never_prune,
+            asha=asha,
         )
         if not work.is_done:
             if other := other_releases(folder):
                 fix = f"install those versions, or move {self.place}/ away to train all runs with the current ones"
                 problem = f"the runs of this confirmation are {other}, so their AUROCs are not comparable"
                 raise StudyError(Problem(problem, folder.path, fix))
-            self.runner.run(work, folder, label=run_label(runs, self.folder.path.name), reuse_actors=True)
-        numbers = {run.number for run in runs}  # the folder may have runs of another list
-        rows = {number: row for number, row in ended_rows(folder).items() if number in numbers}
+            self.runner.run(work, folder, label=lambda trial: names[trial.number], reuse_actors=True)
+        rows = {number: row for number, row in ended_rows(folder).items() if number in names}  # of this list alone
         if failed := [row for row in rows.values() if row["status"] == "failed"]:
             reasons = "".join(f"\n    {reason}" for reason in sorted({row["reason"] for row in failed})[:5])
             fix = "run the same command again to retry them; see trials/*/error.txt there"
@@ -197,18 +209,22 @@ class Training:
         write_plan(grown, self.runs_folder.path)
         return grown
 
-    def _new_plan(self, searched: Sequence[FinishedTrial], rungs: Rungs, count: int) -> Plan:
+    def _new_plan(self, count: int) -> Plan:
         """Choose finalists and controls, training the trials that this takes."""
         notes: list[str] = []
-        to_finish = pruned_to_finish(searched, lambda found: found.has_synthetic_images, count)
-        finished = self._finish(to_finish, first=0)
+        finished = self._train_trials(self._unfinished(count), first=0)
         if finished:
             furthest = f"the {len(finished)} that got furthest were trained to the end"
             notes.append(f"ASHA pruned all trials with synthetic images; {furthest}")
-        finalists = choose_finalists((*searched, *finished), count, self.folder.path)
-        sampled = [trial.parameters for trial in searched]
-        topped_up = self._top_up(sampled, finalists, rungs, first=len(finished), notes=notes)
-        tuned = self._tuned((*searched, *topped_up), first=len(finished) + len(topped_up), notes=notes)
+        finalists = choose_finalists((*self.searched, *finished), count, self.folder.path)
+        top_ups = [
+            FinishedTrial(name=f"top-up {number}", parameters=parameters)
+            for number, parameters in enumerate(self.top_ups(finalists, notes), len(finished))
+        ]
+        asha = TopUpRungs(self.top_up_folder, self.rungs)
+        topped_up = self._train_trials(top_ups, first=len(finished), asha=asha)
+        finish = partial(self._train_trials, first=len(finished) + len(topped_up))
+        tuned = self.tuned((*self.searched, *topped_up), finish, notes)
         arms = self.arms(finalists, tuned, notes)
         require_controls(finalists, arms, self.folder.path)
         return Plan(notes=tuple(notes), arms=tuple(arms))
@@ -253,49 +269,42 @@ class Training:
         return [arm for arm in arms if arm.parameters.synthetic_ratio not in infeasible]
 
     def _train_trials(
-        self, what: str, trials: Sequence[tuple[str, str, Parameters]], *, first: int, asha: TopUpRungs | None = None
+        self, trials: Sequence[FinishedTrial], *, first: int, asha: TopUpRungs | None = None
     ) -> tuple[FinishedTrial, ...]:
-        """Train trials, given by name, label and settings, as runs numbered from `first`."""
-        numbered = list(enumerate(trials, first))
+        """Train pruned trials to the end, or top-up trials under ASHA, as runs numbered from `first`."""
         runs = [
-            Run(number=number, label=label, experiment=Experiment(settings=self.settings, parameters=parameters))
-            for number, (_, label, parameters) in numbered
+            Run(
+                number=number,
+                label=f"{trial.name} {trial.parameters.arm}" if asha else finished_label(trial.name),
+                experiment=Experiment(settings=self.settings, parameters=trial.parameters),
+            )
+            for number, trial in enumerate(trials, first)
         ]
-        rows = self._run(self.top_up_folder, runs, what, asha)
-        return tuple(FinishedTrial.of_row(name, parameters, rows[number]) for number, (name, _, parameters) in numbered)
+        rows = self._run(self.top_up_folder, runs, "top-up trials" if asha else "pruned trials", asha)
+        return tuple(
+            FinishedTrial.of_row(trial.name, trial.parameters, rows[number])
+            for number, trial in enumerate(trials, first)
+        )
 
-    def _finish(self, pruned: Sequence[FinishedTrial], *, first: int) -> tuple[FinishedTrial, ...]:
-        """Train pruned trials to the end."""
-        trials = [(one.name, finished_label(one.name), one.parameters) for one in pruned]
-        return self._train_trials("pruned trials", trials, first=first)
-
-    def _top_up(
-        self,
-        sampled: Sequence[Parameters],
-        finalists: Sequence[FinishedTrial],
-        rungs: Rungs,
-        *,
-        first: int,
-        notes: list[str],
-    ) -> tuple[FinishedTrial, ...]:
-        """Train further trials of the tuned controls' arms under the search's ASHA."""
-        drawn: list[Parameters] = []
+    def top_ups(self, finalists: Sequence[FinishedTrial], notes: list[str]) -> list[Parameters]:
+        """Draw the settings that the tuned controls' arms lack to have as many sampled trials as a finalist's source."""
+        sampled, drawn = [trial.parameters for trial in self.searched], list[Parameters]()
         for control in self.settings.confirm.controls.tuned:
             missing = missing_trials(sampled, finalists, control)
             further = draw_control(self.space, control, missing, sampled)
-            if len(further) < missing and (
-                further or any(belongs_to_control(parameters, control) for parameters in sampled)
-            ):
+            has_arm = further or any(belongs_to_control(parameters, control) for parameters in sampled)
+            if len(further) < missing and has_arm:
                 notes.append(f"the space has only {len(further)} of {missing} further settings of the arm {control}")
             drawn += further
-        trials = [
-            (f"top-up {number}", f"top-up {number} {parameters.arm}", parameters)
-            for number, parameters in enumerate(drawn, first)
-        ]
-        return self._train_trials("top-up trials", trials, first=first, asha=TopUpRungs(self.top_up_folder, rungs))
+        return drawn
 
-    def _tuned(self, trials: Sequence[FinishedTrial], *, first: int, notes: list[str]) -> list[Arm]:
-        """Choose the tuned controls. If ASHA pruned a whole arm, its furthest trial is first trained to the end."""
+    def tuned(
+        self,
+        trials: Sequence[FinishedTrial],
+        finish: Callable[[Sequence[FinishedTrial]], Sequence[FinishedTrial]],
+        notes: list[str],
+    ) -> list[Arm]:
+        """Choose the tuned controls. If ASHA pruned a whole arm, `finish` first trains its furthest trial to the end."""
         controls = self.settings.confirm.controls.tuned
         unfinished: list[FinishedTrial] = []
         for control in controls:
@@ -304,7 +313,7 @@ class Training:
                     f"ASHA pruned all trials of the arm {control}; {trial.name} got furthest and was trained to the end"
                 )
                 unfinished.append(trial)
-        trials = (*trials, *self._finish(unfinished, first=first))
+        trials = (*trials, *finish(unfinished))
         tuned = []
         for control in controls:
             if arm := tuned_control(trials, control):
@@ -329,8 +338,82 @@ def require_controls(finalists: Sequence[FinishedTrial], arms: Sequence[Arm], st
         raise StudyError(Problem(what, study, fix))
 
 
-def _complete_folder(folder: StudyFolder, prepared: Prepared, machine: Callable[[], Mapping[str, Json]]) -> None:
-    """Write what workers read in a folder of runs: the images and the machine."""
-    if not (folder.path / "environment.json").exists():
-        write_prepared(prepared, folder.path / "split.json")
-        write_json(folder.path / "environment.json", {**machine()})
+def _side_by_side(machine: Mapping[str, Json]) -> Mapping[str, Json]:
+    """Return an `environment` in which generators have the threads of a trial.
+
+    Generators of several seeds are trained faster side by side, on one core each, than one by one on more cores.
+    """
+    compute = TypeAdapter(Compute).validate_python(machine["compute"])
+    return {**machine, "compute": {**asdict(replace(compute, generator_threads=compute.threads))}}
+
+
+@contextmanager
+def opened(
+    study: Path,
+    place: str,
+    *,
+    data: Path | None,
+    weights_dir: Path | None,
+    cache: Path | None,
+    address: str | None,
+    callbacks: Callbacks,
+) -> Iterator[Training]:
+    """Lock a study and read its search, to train replicates in the folder `place`; other arguments as for `confirm`.
+
+    Raises:
+        StudyError: There is no study, it is in use, or a file of it is damaged.
+        MachineError: The GPU, disk space or the Ray cluster is missing.
+    """
+    folder = StudyFolder(study.resolve())
+    space = folder.space(data=data, weights_dir=weights_dir)
+    _check_objective(space.settings, study, callbacks.note)
+    cache = (cache or folder.default_cache).resolve()
+    require_writable(cache)
+    require_writable(folder.path.parent)  # for the test-set access log
+    compute = folder.compute()
+    allocation = allocation_of(space.settings, has_gpu=compute.device == "cuda")
+    if address is None:
+        require_device(compute, folder.path)
+
+    @lru_cache
+    def machine() -> Mapping[str, Json]:
+        where = environment(compute) if address is None else survey(address, space.settings, note=callbacks.note)[1]
+        return {**where, "compute": {**asdict(compute)}}
+
+    with locked(folder, "confirmed") as token:
+        journal = Journal(folder.journal_path, space, writable=False)
+        yield Training(
+            folder=folder,
+            place=place,
+            space=space,
+            prepared=folder.prepared(),
+            compute=compute,
+            machine=machine,
+            cache=cache,
+            searched=tuple(
+                FinishedTrial.of_row(f"#{row['number']}", journal.parameters(row["number"]), row)
+                for row in journal.rows()
+            ),
+            rungs=rungs_of(space.settings, journal.reports()),
+            runner=Runner(
+                folder,
+                token=token,
+                allocation=allocation,
+                cache=cache,
+                address=address,
+                note=callbacks.note,
+                opened=lambda dashboard: callbacks.on_start(folder.path, dashboard),
+            ),
+            callbacks=callbacks,
+        )
+
+
+def _check_objective(settings: Settings, study: Path, note: Callable[[str], None]) -> None:
+    """Refuse (StudyError) a search for a generator; note if the search used another score than the one compared."""
+    if settings.objective.is_of_generator:
+        what = "this study searched for a generator, so it has no mix to compare with controls"
+        fix = "copy its generator (`xraytune export`) into a space that searches mixes, and confirm that study"
+        raise StudyError(Problem(what, study, fix))
+    compared = task_of(settings).metric
+    if settings.metric != compared:
+        note(f"finalists are chosen by {settings.metric}, the search's objective; the test compares {compared}")

@@ -23,6 +23,13 @@ ControlKind: TypeAlias = Literal["none", "none_same_count", "duplicate", "tuned"
 """Matched without extra images; the same with as many images per step as the finalist (`mixing: replace`); matched with
 repeated real images, also as many per step; tuned."""
 
+_TEXTS: dict[Overall, str] = {
+    "helps": "synthetic images help",
+    "hurts": "synthetic images hurt",
+    "no_better": "synthetic images do not improve {metric}",
+    "undecided": "inconclusive: neither an improvement nor its absence was shown",
+}
+
 LEVEL = 0.05
 """Significance level of each claim: two-sided for `better` and `worse`, of each of two one-sided tests for `equivalent`,
 one-sided for `no_better`."""
@@ -95,6 +102,11 @@ class OverallVerdict:
 
     word: Overall
     controls: tuple[str, ...]
+
+
+def verdict_text(word: Overall, metric: str) -> str:
+    """Return the verdict on a finalist in a few words: `synthetic images do not improve AUROC`."""
+    return _TEXTS[word].format(metric=metric)
 
 
 def pair_tests(evidence: Evidence, *, rope: float) -> PairTests:

@@ -20,7 +20,7 @@ from PIL import Image
 
 from xraytune.errors import DataError, MachineError, Problem
 
-_REPAIR = "repair or remove the file, or leave broken images out with --skip-broken"
+REPAIR = "repair or remove the file, or leave broken images out with --skip-broken"
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 """Colour models that pydicom converts to RGB."""
@@ -72,7 +72,7 @@ def open_dicom(content: bytes, path: Path | str, *, with_pixels: bool) -> DicomF
     require_pydicom(path)
     from pydicom import dcmread
 
-    def refusal(what: str, fix: str = _REPAIR) -> DataError:
+    def refusal(what: str, fix: str = REPAIR) -> DataError:
         return DataError(Problem(what, path, fix))
 
     if _DEFLATED in content:  # anywhere: what precedes it in the header may be long
@@ -106,7 +106,7 @@ def dicom_grey(file: DicomFile) -> tuple[NDArray[np.uint8], int]:
             raise DataError(Problem(what, file.path, fix))
         return _grey(file.dataset)
     except _damage() as error:  # pydicom parses a value on first use
-        raise DataError(Problem(_BAD_PIXELS, file.path, _REPAIR)) from error
+        raise DataError(Problem(_BAD_PIXELS, file.path, REPAIR)) from error
 
 
 def _unsupported(dataset: Any) -> tuple[str, str] | None:
@@ -116,13 +116,13 @@ def _unsupported(dataset: Any) -> tuple[str, str] | None:
     if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
         return (
             "this DICOM file holds floating-point numbers, which do not define black and white",
-            _REPAIR,
+            REPAIR,
         )
     if "PixelData" not in dataset:
-        return _NO_PIXELS, _REPAIR
+        return _NO_PIXELS, REPAIR
     syntax = dataset.file_meta.get("TransferSyntaxUID")
     if syntax is None:
-        return "the DICOM header does not say how the pixels are stored", _REPAIR
+        return "the DICOM header does not say how the pixels are stored", REPAIR
     try:
         is_known = get_decoder(syntax).is_available
     except NotImplementedError:
@@ -132,10 +132,10 @@ def _unsupported(dataset: Any) -> tuple[str, str] | None:
         return f"its pixels are compressed as {syntax.name}, for which no decoder is installed", fix
     colours = str(dataset.get("PhotometricInterpretation", ""))
     if colours not in (*_GREY, *_COLOUR):
-        return f"the colour model {colours or '(none)'} of this DICOM file is not supported", _REPAIR
+        return f"the colour model {colours or '(none)'} of this DICOM file is not supported", REPAIR
     slope = dataset.get("RescaleSlope")
     if slope is not None and (slope == 0 or not np.isfinite(float(slope))):
-        return f"its RescaleSlope is {float(slope):g}, which makes all pixels equal", _REPAIR
+        return f"its RescaleSlope is {float(slope):g}, which makes all pixels equal", REPAIR
     return None
 
 

@@ -3,7 +3,7 @@
 Transparent parts are composited over black, like an X-ray's background. A file that is not one picture of known grey levels
 (several pages, floating point, an unknown compression) is refused rather than guessed at.
 
-NumPy and pydicom are imported only where needed: most images need neither.
+DICOM files raise MachineError if pydicom is not installed.
 """
 
 from __future__ import annotations
@@ -11,20 +11,21 @@ from __future__ import annotations
 import struct
 import warnings
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageChops, ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
+from xraytune.data.dicom import REPAIR, DicomFile, dicom_grey, open_dicom
 from xraytune.errors import DataError, Problem
 
 LARGEST_SIDE_PX = 20_000
 LARGEST_AREA_PX = 100_000_000
-REPAIR = "repair or remove the file, or leave broken images out with --skip-broken"
 _SAVE_AGAIN = "save it as a grey PNG of 8 or 16 bits, or leave broken images out with --skip-broken"
 _BAD_HEADER = "the image's header is truncated or damaged"
 _PAGES_COUNTED = 100
@@ -73,17 +74,15 @@ class GreyImage:
 
     Attributes:
         image: Mode L, upright; a JPEG may be reduced.
-        width_px: Of the whole upright image, before any reduction.
-        height_px: Of the whole upright image, before any reduction.
         kind: Format and depth, such as `PNG 16-bit`.
         content_bits: Bits that the content uses, if fewer than the file's depth.
+        reduced_from: Width and height of the whole upright image, if `image` is reduced.
     """
 
     image: Image.Image
-    width_px: int
-    height_px: int
     kind: str
     content_bits: int | None = None
+    reduced_from: tuple[int, int] | None = None
 
 
 def ignore_decoder_warnings() -> None:
@@ -101,13 +100,9 @@ def read_header(content: bytes, path: Path | str) -> ImageHeader:
 
     Raises:
         DataError: Not an image in a supported format, or too large for an X-ray.
-        MachineError: It is DICOM, and pydicom is not installed.
     """
     if is_dicom(content):
-        from xraytune.data.dicom import open_dicom
-
-        dicom = open_dicom(content, path, with_pixels=False)
-        _refuse_too_large(dicom.width_px, dicom.height_px, path)
+        dicom = _open_dicom(content, path, with_pixels=False)
         return ImageHeader(width_px=dicom.width_px, height_px=dicom.height_px, patient=dicom.patient)
     width_px, height_px = _upright_size(_open(content, path))
     return ImageHeader(width_px=width_px, height_px=height_px)
@@ -123,28 +118,29 @@ def read_grey(content: bytes, path: Path | str, *, needed_px: int) -> GreyImage:
 
     Raises:
         DataError: The image is broken; its single problem says why.
-        MachineError: It is DICOM, and pydicom is not installed.
     """
     if is_dicom(content):
-        from xraytune.data.dicom import dicom_grey, open_dicom
-
-        dicom = open_dicom(content, path, with_pixels=True)
-        _refuse_too_large(dicom.width_px, dicom.height_px, path)
-        levels, bits = dicom_grey(dicom)
-        return _whole(Image.fromarray(levels), f"DICOM {bits}-bit")
+        levels, bits = dicom_grey(_open_dicom(content, path, with_pixels=True))
+        return GreyImage(image=Image.fromarray(levels), kind=f"DICOM {bits}-bit")
     image = _open(content, path)
     try:
         if isinstance(image, TiffImageFile):
             return _tiff_grey(image, path)
         if isinstance(image, PngImageFile):
             grey = _png_grey(image, content[24], path)
-            return _whole(_turned(grey.image, _orientation(image)), grey.kind, grey.content_bits)
-        width_px, height_px = _upright_size(image)
+            return replace(grey, image=_turned(grey.image, _orientation(image)))
+        whole_px = _upright_size(image)
         image.draft("L", (2 * needed_px, 2 * needed_px))  # the decoder itself scales by 1/2, 1/4 or 1/8
         turned = _turned(_eight_bit_grey(image), _orientation(image))
-        return GreyImage(image=turned, width_px=width_px, height_px=height_px, kind="JPEG 8-bit")
+        return GreyImage(image=turned, kind="JPEG 8-bit", reduced_from=whole_px)
     except _DAMAGE as error:
         raise DataError(Problem("the image is truncated or damaged", path, REPAIR)) from error
+
+
+def _open_dicom(content: bytes, path: Path | str, *, with_pixels: bool) -> DicomFile:
+    dicom = open_dicom(content, path, with_pixels=with_pixels)
+    _refuse_too_large(dicom.width_px, dicom.height_px, path)
+    return dicom
 
 
 def _open(content: bytes, path: Path | str) -> JpegImageFile | PngImageFile | TiffImageFile:
@@ -200,17 +196,12 @@ def _refuse_too_large(width_px: int, height_px: int, path: Path | str) -> None:
         raise DataError(Problem(f"{width_px} x {height_px} pixels are too many for an X-ray", path, REPAIR))
 
 
-def _whole(image: Image.Image, kind: str, content_bits: int | None = None) -> GreyImage:
-    width_px, height_px = image.size
-    return GreyImage(image=image, width_px=width_px, height_px=height_px, kind=kind, content_bits=content_bits)
-
-
 def _png_grey(image: PngImageFile, bits: int, path: Path | str) -> GreyImage:
     image.load()
     if image.mode.startswith("I"):
         grey, content_bits = _grey_of_levels(image, path, transparent=image.info.get("transparency"))
-        return _whole(grey, f"PNG {bits}-bit", content_bits)
-    return _whole(_eight_bit_grey(image, bits, path), f"PNG {bits}-bit")
+        return GreyImage(image=grey, kind=f"PNG {bits}-bit", content_bits=content_bits)
+    return GreyImage(image=_eight_bit_grey(image, bits, path), kind=f"PNG {bits}-bit")
 
 
 def _tiff_grey(image: TiffImageFile, path: Path | str) -> GreyImage:
@@ -227,8 +218,8 @@ def _tiff_grey(image: TiffImageFile, path: Path | str) -> GreyImage:
         raise DataError(Problem(what, path, _SAVE_AGAIN))
     if image.mode.startswith("I"):  # Pillow inverts 8-bit levels where 0 is white, but not 16-bit ones
         grey, content_bits = _grey_of_levels(image, path, stated_bits=bits, is_inverted=white_is_zero)
-        return _whole(grey, f"TIFF {bits}-bit", content_bits)
-    return _whole(_eight_bit_grey(image, bits, path), f"TIFF {bits}-bit")
+        return GreyImage(image=grey, kind=f"TIFF {bits}-bit", content_bits=content_bits)
+    return GreyImage(image=_eight_bit_grey(image, bits, path), kind=f"TIFF {bits}-bit")
 
 
 def _grey_of_levels(
@@ -240,8 +231,6 @@ def _grey_of_levels(
     transparent: int | None = None,
 ) -> tuple[Image.Image, int | None]:
     """Return 8-bit grey of an image in an integer mode, and the depth of its content if that is less than stated."""
-    import numpy as np
-
     levels = np.asarray(image)
     lowest, highest = int(levels.min()), int(levels.max())
     if lowest < 0 or highest > 65535:

@@ -1,18 +1,18 @@
 """List the images of a data folder, each with its class, patient, hash and size.
 
 `val` is among the images to split by patient, and `parts` has the part of each file (see split.py); of the held-out `test`,
-only names and hashes are read. All problems of the folder are reported together, before any image is decoded.
+only names and hashes are read. All problems of the folder are reported together, before any image is decoded. DICOM files
+raise MachineError if pydicom is not installed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -20,17 +20,17 @@ from typing import TypeAlias
 
 from xraytune.config.load import data_settings, is_data_file
 from xraytune.config.settings import DataSettings, SplitSettings
-from xraytune.cores import core_threads
+from xraytune.cores import map_on_cores
 from xraytune.data.class_words import Positive, positive_class
-from xraytune.data.formats import ImageHeader, read_header
+from xraytune.data.formats import ImageHeader, ignore_decoder_warnings, read_header
 from xraytune.data.layout import (
     NAMING_SUFFIXES,
+    PARTS,
     Layout,
     Part,
     PartName,
     class_names_of,
-    differing_classes_problems,
-    empty_class_problems,
+    class_problems,
     holds_pairs,
     image_files,
     images_of,
@@ -40,7 +40,6 @@ from xraytune.data.layout import (
     require_folder,
     standard_classes,
     subfolders,
-    unknown_class_problems,
 )
 from xraytune.data.patients import (
     PATIENTS_CSV,
@@ -134,7 +133,6 @@ def read_index(
     Raises:
         ConfigError: `group_regex` is not a regular expression with a group.
         DataError: All problems of folders and file names; if there are none, all problems of the patients.
-        MachineError: There are DICOM files, and pydicom is not installed.
     """
     require_group(settings.split.group_regex)
     table = find_table(settings.path, settings.table)
@@ -148,8 +146,7 @@ def read_index(
     if problems:
         raise DataError(*problems)
     root, class_names, parts = settings.path, layout.class_names, layout.parts
-    test = parts["test"].labels if "test" in parts else {}
-    training = {image: label for name in parts if name != "test" for image, label in parts[name].labels.items()}
+    training, test = layout.training, layout.test
     labels, group_regex = {**training, **test}, settings.split.group_regex
     images, notes = _describe(root, labels, table, group_regex, on_progress, masks=layout.masks)
     of_training = tuple(image for image in images if root / image.file in training)
@@ -183,15 +180,10 @@ def find_class_names(settings: DataSettings) -> tuple[str, ...]:
 
     Raises:
         ConfigError: The folder has two tables.
-        DataError: `classes: auto`, and there are fewer than two classes; or the table is malformed.
+        DataError: `classes: auto`, and there are fewer than two classes; or the folder or its table is malformed.
     """
-    if (standard := standard_classes(settings.classes)) is not None:
-        return standard
-    table = find_table(settings.path, settings.table)
-    if table is not None and settings.table is not None:
-        return table_layout(settings, table).class_names
-    folders = part_folders(settings.path)
-    return class_names_of("auto", folders["train"], settings.path, _classes_in(table, settings.path, folders.values()))
+    standard = standard_classes(settings.classes)
+    return standard or _layout(settings, find_table(settings.path, settings.table)).class_names
 
 
 def _layout(settings: DataSettings, table: LabelTable | None) -> Layout:
@@ -205,17 +197,12 @@ def _layout(settings: DataSettings, table: LabelTable | None) -> Layout:
         _refuse_pairs(root)
     class_names = class_names_of(settings.classes, folders["train"], root, in_table)
     parts = {name: read_part(folder, root, class_names, in_table) for name, folder in folders.items()}
-    problems = _class_problems(root, parts, class_names, has_classes=bool(in_table))
+    problems = class_problems(root, parts, class_names, has_classes=bool(in_table))
+    warnings = tuple(layout_warnings(root, folders))
+    layout = Layout(class_names=class_names, parts=parts, problems=tuple(problems), warnings=warnings)
     if table is None and settings.split.group_regex is None:
-        training = [image for name in parts if name != "test" for image in parts[name].labels]
-        problems += _same_name_problems(root, training)
-        problems += _same_name_problems(root, parts["test"].labels if "test" in parts else ())
-    return Layout(
-        class_names=class_names,
-        parts=parts,
-        problems=tuple(problems),
-        warnings=tuple(layout_warnings(root, folders)),
-    )
+        problems += [*_same_name_problems(root, layout.training), *_same_name_problems(root, layout.test)]
+    return replace(layout, problems=tuple(problems))
 
 
 def _refuse_pairs(root: Path) -> None:
@@ -271,7 +258,6 @@ def read_labelled(
     Raises:
         ConfigError: The file or `group_regex` is invalid.
         DataError: No images, a folder of another class, or a folder that contains train/ or test/; or the table is invalid.
-        MachineError: There are DICOM files, and pydicom is not installed.
     """
     data = data_settings(source, DataSettings(path=source, split=SplitSettings(group_regex=group_regex)))
     group_regex = data.split.group_regex
@@ -280,8 +266,8 @@ def read_labelled(
         table = find_table(data.path, data.table)
         assert table is not None, "it is given"
         require_one_rule(table, group_regex)
-        parts = table_layout(data, table, class_names).parts
-        labels = parts["test"].labels if "test" in parts else {**parts["train"].labels, **_labels_of(parts.get("val"))}
+        layout = table_layout(data, table, class_names)
+        labels = layout.test or layout.training
         if not labels:
             raise DataError(Problem("no image of the table has a class", table.path, "correct data.table.labels"))
         images, notes = _describe(data.path, labels, table, group_regex, on_progress)
@@ -291,47 +277,23 @@ def read_labelled(
         parts_there = part_folders(data.path)
         data = data.model_copy(update={"path": parts_there.get("test", parts_there["train"])})
     whole = data_folder_of(data.path, group_regex)
-    if find_table(whole or data.path) is not None:
-        group_regex = None
-    layout_of = layout_of or partial(_class_layout, class_names)
-    table, images = read_one_part(data.path, layout_of, group_regex, whole, on_progress)
-    base = data.path if whole is None else whole
-    split = data.split.model_copy(update={"group_regex": group_regex})
-    return LabelledImages(data=data.model_copy(update={"path": base, "split": split}), table=table, images=images)
+    return read_one_part(data, layout_of or partial(_class_layout, class_names), whole, on_progress)
 
 
-def _labels_of(part: Part | None) -> Mapping[Path, int]:
-    return part.labels if part else {}
-
-
-def read_labelled_folder(
-    root: Path,
-    class_names: Sequence[str],
-    *,
-    group_regex: str | None = None,
-    on_progress: Progress = ignore_progress,
-) -> tuple[ImageFile, ...]:
+def read_labelled_folder(root: Path, class_names: Sequence[str]) -> tuple[ImageFile, ...]:
     """Read the images of a folder of class folders, sorted by file; classes may be empty. For others, see `read_labelled`.
 
-    Args:
-        root: The folder; `file` is relative to it.
-        class_names: In the order of the labels.
-        group_regex: Searched in each path; its first group is the patient.
-        on_progress: Called after each file.
-
     Raises:
-        ConfigError: `group_regex` is not a regular expression with a group.
         DataError: No images, a folder of another class, or a root that contains train/ or test/.
-        MachineError: There are DICOM files, and pydicom is not installed.
     """
-    return read_one_part(root, partial(_class_layout, class_names), group_regex, None, on_progress)[1]
+    return read_one_part(DataSettings(path=root), partial(_class_layout, class_names)).images
 
 
 def read_one_part(
-    root: Path, layout_of: OnePart, group_regex: str | None, whole: Path | None, on_progress: Progress
-) -> tuple[LabelTable | None, tuple[ImageFile, ...]]:
+    data: DataSettings, layout_of: OnePart, whole: Path | None = None, on_progress: Progress = ignore_progress
+) -> LabelledImages:
     """Read a folder without parts; with `whole`, the data folder that contains it gives paths and patients."""
-    require_group(group_regex)
+    root, group_regex = data.path, data.split.group_regex
     require_folder(root)
     inner = [folder for folder in subfolders(root) if folder.name.casefold() in {"train", "test"}]
     if inner:
@@ -339,14 +301,16 @@ def read_one_part(
         raise DataError(Problem(what, root, f"give one of them, such as {inner[0]}"))
     base, folder = (root, root) if whole is None else (whole, whole / root.resolve().name)
     table = find_table(base)
-    require_one_rule(table, group_regex)
+    if table is not None:
+        group_regex = None
     layout = layout_of(folder, base, table)
     if layout.problems:
         raise DataError(*layout.problems)
     part = layout.parts["train"]
     images, notes = _describe(base, part.labels, table, group_regex, on_progress, masks=layout.masks)
     _log_warnings((*part.warnings, *notes))
-    return table, images
+    split = data.split.model_copy(update={"group_regex": group_regex})
+    return LabelledImages(data=data.model_copy(update={"path": base, "split": split}), table=table, images=images)
 
 
 def _class_layout(class_names: Sequence[str], folder: Path, base: Path, table: LabelTable | None) -> Layout:
@@ -354,12 +318,8 @@ def _class_layout(class_names: Sequence[str], folder: Path, base: Path, table: L
     in_table = _classes_in(table, base, [folder])
     if not in_table:
         _refuse_pairs(folder)
-    part = read_part(folder, base, class_names, in_table)
-    parts: Mapping[PartName, Part] = {"train": part}
-    problems = unknown_class_problems(folder, parts, class_names, has_classes=bool(in_table), are_fixed=True)
-    problems += part.problems
-    if not problems and not part.labels:
-        problems = empty_class_problems(folder, parts, class_names)
+    parts: Mapping[PartName, Part] = {"train": read_part(folder, base, class_names, in_table)}
+    problems = class_problems(folder, parts, class_names, has_classes=bool(in_table), are_fixed=True)
     return Layout(class_names=tuple(class_names), parts=parts, problems=tuple(problems), warnings=())
 
 
@@ -384,7 +344,7 @@ def data_folder_of(part: Path, group_regex: str | None) -> Path | None:
     part = part.resolve()
     whole = part.parent
     table = find_table(whole)
-    if table is None and (group_regex is None or part.name.casefold() not in {"train", "val", "test"}):
+    if table is None and (group_regex is None or part.name.casefold() not in PARTS):
         return None
     files = [image.relative_to(whole).as_posix() for image in list_images(images_of(part))]
     if table is None:
@@ -392,7 +352,7 @@ def data_folder_of(part: Path, group_regex: str | None) -> Path | None:
     if not match_names(table.rows, files).by_file.keys() >= set(files):
         return None
     # A bare name must belong to one file only, in all parts.
-    parts = {part, *(folder for folder in subfolders(whole) if folder.name.casefold() in {"train", "val", "test"})}
+    parts = {part, *(folder for folder in subfolders(whole) if folder.name.casefold() in PARTS)}
     everywhere = (image for each in parts for image in image_files(images_of(each), whole))
     table.rows_of(sorted(image.relative_to(whole).as_posix() for image in everywhere))
     return whole
@@ -419,13 +379,13 @@ def _describe(
     by_table = table.patients_of(files) if table else None
     name_patients(files, by_table, group_regex)  # errors come before thousands of files are read
     contents: dict[str, tuple[str, ImageHeader | None]] = {}
-    with warnings.catch_warnings(), core_threads() as threads:
-        warnings.simplefilter("ignore")  # Pillow warns about odd metadata
-        for file, content in zip(files, threads.map(_read_content, [paths[file] for file in files]), strict=True):
-            contents[file] = content
-            on_progress("reading images", len(contents), len(files))
-        hashed = {file: threads.map(_read_content, masks.get(path, ())) for file, path in paths.items()}
-        mask_hashes = {file: "\n".join(sha256 for sha256, _ in of_image) for file, of_image in hashed.items()}
+    ignore_decoder_warnings()
+    for file, content in zip(files, map_on_cores(_read_content, [paths[file] for file in files]), strict=True):
+        contents[file] = content
+        on_progress("reading images", len(contents), len(files))
+    all_masks = [mask for path in paths.values() for mask in masks.get(path, ())]
+    hashed = map_on_cores(_read_content, all_masks)
+    mask_hashes = {file: "\n".join(next(hashed)[0] for _ in masks.get(path, ())) for file, path in paths.items()}
     headers = {file: header for file, (_, header) in contents.items() if header}
     in_headers = {file: own.patient for file, own in headers.items() if own.patient}
     named = name_patients(files, by_table, group_regex, in_headers)
@@ -457,17 +417,6 @@ def _read_content(path: Path) -> tuple[str, ImageHeader | None]:
     with suppress(DataError):
         header = read_header(content, path)
     return hashlib.sha256(content).hexdigest(), header
-
-
-def _class_problems(
-    root: Path, parts: Mapping[PartName, Part], class_names: Sequence[str], *, has_classes: bool
-) -> list[Problem]:
-    """Return files and folders of unknown class or, if there are none, classes without images."""
-    if not parts["train"].unknown and (differing := differing_classes_problems(root, parts, class_names)):
-        return differing
-    problems = unknown_class_problems(root, parts, class_names, has_classes=has_classes)
-    problems += [problem for part in parts.values() for problem in part.problems]
-    return problems or empty_class_problems(root, parts, class_names)
 
 
 def _same_name_problems(root: Path, images: Iterable[Path]) -> list[Problem]:
@@ -543,14 +492,19 @@ def layout_warnings(root: Path, folders: Mapping[PartName, Path]) -> list[str]:
     return found
 
 
-def _contradiction_warnings(images: Sequence[ImageFile]) -> list[str]:
+def identical_images(images: Iterable[ImageFile]) -> list[list[ImageFile]]:
+    """Return the groups of images whose files are identical; broken ones are not compared."""
     by_content: dict[str, list[ImageFile]] = defaultdict(list)
     for image in images:
         if image.width_px:
             by_content[image.sha256].append(image)
+    return [same for same in by_content.values() if len(same) > 1]
+
+
+def _contradiction_warnings(images: Iterable[ImageFile]) -> list[str]:
     both = [
         " = ".join(image.file for image in same)
-        for same in by_content.values()
+        for same in identical_images(images)
         if len({image.label for image in same}) > 1
     ]
     return [f"the same image is in two classes: {join_names(both, 3)}"] if both else []

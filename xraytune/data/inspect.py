@@ -6,7 +6,7 @@ classifier can reach without looking at a lung.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,20 +15,18 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from xraytune.config.load import data_settings
 from xraytune.config.settings import DataSettings
-from xraytune.cores import cpu_count
-from xraytune.data.decoding import BrokenImage
-from xraytune.data.index import ImageFile, ImageIndex
+from xraytune.data.decoding import BrokenImage, decode_files
+from xraytune.data.index import ImageFile, ImageIndex, identical_images
 from xraytune.data.masks import connected_parts, map_masks
 from xraytune.data.near_duplicates import HASH_SIZE_PX, NearDuplicates, find_near_duplicates, perceptual_hash
 from xraytune.data.pairs import read_folder
-from xraytune.data.pixels import describe_images, odd_depth_warnings
+from xraytune.data.pixels import odd_depth_warnings
 from xraytune.records import Json, Progress, ignore_progress
 
 _FOLDS = 5
@@ -134,7 +132,9 @@ def inspect_index(index: ImageIndex, *, on_progress: Progress = ignore_progress)
         images_per_patient=(min(per_patient), float(median(per_patient)), max(per_patient)),
         width_px=(min(image.width_px for image in sized), max(image.width_px for image in sized)),
         height_px=(min(image.height_px for image in sized), max(image.height_px for image in sized)),
-        duplicates=_duplicates([*index.images, *index.test]),
+        duplicates=tuple(
+            sorted(tuple(image.file for image in same) for same in identical_images([*index.images, *index.test]))
+        ),
         near_duplicates=find_near_duplicates(
             [look.image for look in compared],
             [look.hash for look in compared],
@@ -191,18 +191,17 @@ def _looks(index: ImageIndex, on_progress: Progress) -> Iterator[_Look | BrokenI
     """Decode the training images, then the test images."""
     images = [*index.images, *index.test]
     files = [image.file for image in images]
-    shown = describe_images(index.root, files, HASH_SIZE_PX, workers=cpu_count(), on_progress=on_progress)
+    shown = decode_files(index.root, files, HASH_SIZE_PX, on_progress=on_progress)
     for image, square in zip(images, shown, strict=True):
         if isinstance(square, BrokenImage):
             yield square
             continue
-        pixels = np.frombuffer(square.pixels, dtype=np.uint8).reshape(HASH_SIZE_PX, HASH_SIZE_PX)
         yield _Look(
             image=image,
             kind=square.kind,
             has_unused_bits=square.has_unused_bits,
-            mean_grey=float(pixels.mean()),
-            hash=perceptual_hash(pixels),
+            mean_grey=float(square.pixels.mean()),
+            hash=perceptual_hash(square.pixels),
         )
 
 
@@ -218,8 +217,8 @@ def shortcut_auroc(images: Sequence[ImageFile], mean_greys: Sequence[float]) -> 
     """
     labels = np.array([image.label for image in images])
     patients = np.array([image.patient for image in images])
-    fewest = min((len(set(patients[labels == label])) for label in set(labels.tolist())), default=0)
-    if len(set(labels.tolist())) < 2 or fewest < 2:
+    fewest = min((len(set(patients[labels == label])) for label in set(labels)), default=0)
+    if len(set(labels)) < 2 or fewest < 2:
         return None
     features = np.array(
         [
@@ -227,23 +226,16 @@ def shortcut_auroc(images: Sequence[ImageFile], mean_greys: Sequence[float]) -> 
             for image, grey in zip(images, mean_greys, strict=True)
         ]
     )
-    folds = StratifiedGroupKFold(min(_FOLDS, fewest), shuffle=True, random_state=0).split(features, labels, patients)
-    scores = [_fold_auroc(features, labels, train, held_out) for train, held_out in folds]
-    defined = [score for score in scores if score is not None]
-    return float(np.mean(defined)) if defined else None
-
-
-def _fold_auroc(
-    features: NDArray[np.float64], labels: NDArray[np.int64], train: NDArray[np.int64], held_out: NDArray[np.int64]
-) -> float | None:
-    """Return None if a class is missing on a side, which happens with few patients."""
-    if not set(labels.tolist()) == set(labels[train].tolist()) == set(labels[held_out].tolist()):
+    splitter = StratifiedGroupKFold(min(_FOLDS, fewest), shuffle=True, random_state=0)
+    folds = [  # with few patients, a class may be missing on a side
+        (train, held_out)
+        for train, held_out in splitter.split(features, labels, patients)
+        if set(labels) == set(labels[train]) == set(labels[held_out])
+    ]
+    if not folds:
         return None
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    shares = model.fit(features[train], labels[train]).predict_proba(features[held_out])
-    if shares.shape[1] == 2:
-        return float(roc_auc_score(labels[held_out], shares[:, 1]))
-    return float(roc_auc_score(labels[held_out], shares, multi_class="ovr", average="macro"))
+    return float(np.mean(cross_val_score(model, features, labels, cv=folds, scoring="roc_auc_ovr")))
 
 
 def _shortcut_as_text(auroc: float | None) -> str:
@@ -261,11 +253,3 @@ def _counts(index: ImageIndex) -> dict[str, dict[str, int]]:
         of_part = counts.setdefault(index.parts[image.file], dict.fromkeys(index.class_names, 0))
         of_part[index.class_names[image.label]] += 1
     return counts
-
-
-def _duplicates(images: Sequence[ImageFile]) -> tuple[tuple[str, ...], ...]:
-    by_content: dict[str, list[str]] = defaultdict(list)
-    for image in images:
-        if image.width_px:
-            by_content[image.sha256].append(image.file)
-    return tuple(sorted(tuple(files) for files in by_content.values() if len(files) > 1))

@@ -9,34 +9,24 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from types import MappingProxyType
-from typing import Literal, NoReturn, TypeAlias
+from typing import Literal, NoReturn, get_args
 
 from xraytune.data.class_words import OTHER_WORDS
 from xraytune.data.dicom import require_pydicom
 from xraytune.data.formats import is_dicom
-from xraytune.data.patients import PATIENTS_CSV, patient_of
+from xraytune.data.patients import PATIENTS_CSV, patient_of, pneumonia_type
 from xraytune.errors import DataError, Problem, join_names
 
 PartName = Literal["train", "val", "test"]
-_PARTS: tuple[PartName, ...] = ("train", "val", "test")
+PARTS: tuple[PartName, ...] = get_args(PartName)
 BINARY_CLASSES = ("NORMAL", "PNEUMONIA")
 THREE_CLASSES = ("normal", "bacterial", "viral")
 NAMING_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".tif", ".tiff"})
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom"})
-_CLASSES_OF_SERIES = {
-    "IM": ("NORMAL", "normal"),
-    "NORMAL2-IM": ("NORMAL", "normal"),
-    "bacteria": ("PNEUMONIA", "bacterial"),
-    "virus": ("PNEUMONIA", "viral"),
-}
-"""The class of a Kermany file name, among two and among three."""
-_NO_CLASSES: Mapping[str, str] = MappingProxyType({})
 _NO_IMAGES = frozenset({PATIENTS_CSV, "provenance.json"})
 """Files that xraytune itself writes next to images."""
 _ADD_IMAGES = (
@@ -55,7 +45,7 @@ class Part:
         folder: Contains the class folders.
         labels: Its images, sorted, each with the position of its class.
         class_folders: Names of its direct subfolders that hold images, sorted.
-        unknown: Names of the images whose class is unknown, by the subfolder that they are in.
+        unknown: Names of the images whose class is unknown, by the direct subfolder that they are in.
         loose: Number of images outside of class folders, which are ignored.
         problems: Contradictions between the table and the folders.
         warnings: What was ignored.
@@ -64,7 +54,7 @@ class Part:
     folder: Path
     labels: Mapping[Path, int]
     class_folders: tuple[str, ...] = ()
-    unknown: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    unknown: Mapping[Path, Sequence[str]] = field(default_factory=dict)
     loose: int = 0
     problems: tuple[Problem, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -88,33 +78,38 @@ class Layout:
     warnings: tuple[str, ...]
     masks: Mapping[Path, tuple[Path, ...]] = field(default_factory=dict)
 
+    @property
+    def test(self) -> Mapping[Path, int]:
+        """The images of the part `test`, with their classes."""
+        return self.parts["test"].labels if "test" in self.parts else {}
+
+    @property
+    def training(self) -> Mapping[Path, int]:
+        """All other images."""
+        return {
+            image: label for name in self.parts if name != "test" for image, label in self.parts[name].labels.items()
+        }
+
 
 def list_images(folder: Path) -> tuple[Path, ...]:
     """List all images below a folder, sorted.
 
     Raises:
         DataError: There is no such folder, or no image in it.
-        MachineError: There are DICOM files, and pydicom is not installed.
     """
     require_folder(folder)
     images = image_files(folder, folder)
     if not images:
         raise DataError(Problem("no images in it", folder, _ADD_IMAGES.format("there")))
-    for image in images:
-        if image.suffix.lower() not in NAMING_SUFFIXES and _starts_as_dicom(image):
-            require_pydicom(image)
-            break
+    others = (image for image in images if image.suffix.lower() not in NAMING_SUFFIXES)
+    if dicom := next(filter(_starts_as_dicom, others), None):
+        require_pydicom(dicom)
     return images
 
 
 def image_files(folder: Path, root: Path) -> tuple[Path, ...]:
     """List the image files below `folder`, which is the data folder `root` or lies in it, sorted; possibly none."""
     return walk_folder(folder, root)[0]
-
-
-def walk_images(root: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
-    """Return the images of a data folder, sorted, and warnings about links; other files do not matter beside a table."""
-    return walk_folder(root, root, report_others=False)
 
 
 def pair_folders(folder: Path) -> dict[str, Path]:
@@ -131,7 +126,7 @@ def images_of(part: Path) -> Path:
 
 def holds_pairs(root: Path) -> bool:
     """Return whether a data folder, or a part of it (train/, val/, test/), holds pairs: it has images/ and masks/."""
-    parts = [folder for folder in subfolders(root) if folder.name.casefold() in _PARTS] if root.is_dir() else []
+    parts = [folder for folder in subfolders(root) if folder.name.casefold() in PARTS] if root.is_dir() else []
     return any(images_of(folder) != folder for folder in (root, *parts))
 
 
@@ -150,12 +145,20 @@ def part_folders(root: Path) -> dict[PartName, Path]:
     """
     require_folder(root)
     found = {folder.name.casefold(): folder for folder in subfolders(root)}
-    parts = {name: found[name] for name in _PARTS if name in found}
+    parts = {name: found[name] for name in PARTS if name in found}
     if parts and "train" not in parts:
         have = " and ".join(f"{name}/" for name in parts)
         fix = "add train/, or give a folder that contains only class folders"
         raise DataError(Problem(f"it contains {have} but no train/", root, fix))
-    inner = [] if parts else [folder for folder in subfolders(root) if _contains_train(folder)]
+    inner = (
+        []
+        if parts
+        else [
+            folder
+            for folder in subfolders(root)
+            if any(inner.name.casefold() == "train" for inner in subfolders(folder))
+        ]
+    )
     if inner:  # otherwise the test images in them would be trained on
         where = " and in ".join(f"{folder.name}/" for folder in inner)
         raise DataError(Problem(f"train/ is one folder deeper, in {where}", root, f"give {inner[0]}"))
@@ -170,8 +173,8 @@ def standard_classes(classes: Literal["binary", "three", "auto"]) -> tuple[str, 
 def class_names_of(
     classes: Literal["binary", "three", "auto"],
     train: Path,
-    root: Path | None = None,
-    in_table: Mapping[str, str] = _NO_CLASSES,
+    root: Path,
+    in_table: Mapping[str, str],
 ) -> tuple[str, ...]:
     """Return the classes in the order of their labels.
 
@@ -187,9 +190,9 @@ def class_names_of(
     have = f"there is only one class folder, {names[0]}" if names else "there are no class folders in it"
     if in_table:
         spelled = {name.casefold(): name for name in in_table.values()}
-        for image in image_files(train, root or train):
+        for image in image_files(train, root):
             inner = image.relative_to(train).parts[:-1]
-            if inner and image.relative_to(root or train).as_posix() not in in_table:
+            if inner and image.relative_to(root).as_posix() not in in_table:
                 spelled[inner[0].casefold()] = inner[0]
         names = tuple(sorted(spelled.values()))
         have = f"there is only one class, {names[0]}, in it and in {PATIENTS_CSV}"
@@ -199,7 +202,7 @@ def class_names_of(
     return names
 
 
-def read_part(folder: Path, root: Path, class_names: Sequence[str], in_table: Mapping[str, str] = _NO_CLASSES) -> Part:
+def read_part(folder: Path, root: Path, class_names: Sequence[str], in_table: Mapping[str, str]) -> Part:
     """Find the images in `folder`, which is the data folder `root` or lies in it, and their classes.
 
     `in_table` are the classes in `patients.csv`, by path below the root.
@@ -207,7 +210,7 @@ def read_part(folder: Path, root: Path, class_names: Sequence[str], in_table: Ma
     images, warnings = walk_folder(folder, root)
     labels: dict[Path, int] = {}
     loose: list[str] = []
-    unknown: dict[str, list[str]] = defaultdict(list)
+    unknown: dict[Path, list[str]] = defaultdict(list)
     problems: list[Problem] = []
     for image in images:
         inner = image.relative_to(folder).parts[:-1]
@@ -227,7 +230,7 @@ def read_part(folder: Path, root: Path, class_names: Sequence[str], in_table: Ma
         elif name is not None:
             labels[image] = class_names.index(name)
         elif inner:
-            unknown[inner[0]].append(image.name)
+            unknown[folder / inner[0]].append(image.name)
         else:
             loose.append(image.name)
     if (more := len(problems) - _NAMES_SHOWN) > 0:
@@ -246,7 +249,7 @@ def read_part(folder: Path, root: Path, class_names: Sequence[str], in_table: Ma
     )
 
 
-def unknown_class_problems(
+def class_problems(
     root: Path,
     parts: Mapping[PartName, Part],
     class_names: Sequence[str],
@@ -254,44 +257,62 @@ def unknown_class_problems(
     has_classes: bool,
     are_fixed: bool = False,
 ) -> list[Problem]:
-    """Return one problem for all folders of unknown class, and one for file names that do not say which pneumonia it is.
+    """Return files and folders of unknown class or, if there are none, classes without images.
 
-    `has_classes`: `patients.csv` gives classes. `are_fixed`: a model or a study has the classes, so others cannot be chosen.
+    Args:
+        root: The data folder.
+        parts: Its parts.
+        class_names: In the order of the labels.
+        has_classes: Whether `patients.csv` gives classes.
+        are_fixed: Whether a model or a study has the classes: others cannot be chosen, and some may have no images.
     """
-    found = [(part, name, own) for part in parts.values() for name, own in part.unknown.items()]
-    if found and has_classes:
-        files = [file for _, _, own in found for file in own]
+    train = parts["train"]
+    if not are_fixed and not train.unknown and (differing := _differing_classes(root, parts, class_names)):
+        return differing
+    unknown = {folder: files for part in parts.values() for folder, files in part.unknown.items()}
+    problems = _unknown_classes(root, parts, unknown, class_names, has_classes=has_classes, are_fixed=are_fixed)
+    problems += [problem for part in parts.values() for problem in part.problems]
+    return problems if problems or (are_fixed and train.labels) else _classes_without_images(root, parts, class_names)
+
+
+def _unknown_classes(
+    root: Path,
+    parts: Mapping[PartName, Part],
+    unknown: Mapping[Path, Sequence[str]],
+    class_names: Sequence[str],
+    *,
+    has_classes: bool,
+    are_fixed: bool,
+) -> list[Problem]:
+    """Return one problem for all folders of unknown class, and one for file names that do not say which pneumonia it is."""
+    if unknown and has_classes:
+        files = [file for own in unknown.values() for file in own]
         what = f"{len(files)} images have no class, neither in {PATIENTS_CSV} nor by their folder: {join_names(files)}"
-        return [Problem(what, _common_folder(root, found), "fill in the column class")]
-    problems, of_germ, others = list[Problem](), list[_Unknown](), list[_Unknown]()
-    for one in found:
-        lacks_germ = tuple(class_names) == THREE_CLASSES and one[1].casefold() == "pneumonia"
-        (of_germ if lacks_germ else others).append(one)
+        return [Problem(what, _common_folder(root, unknown), "fill in the column class")]
+    is_three = tuple(class_names) == THREE_CLASSES
+    of_germ = {folder: own for folder, own in unknown.items() if is_three and folder.name.casefold() == "pneumonia"}
+    problems = []
     if of_germ:
-        files = [file for _, _, own in of_germ for file in own]
+        files = [file for own in of_germ.values() for file in own]
         what = f"file names that do not say bacterial or viral: {len(files)} ({join_names(files, 3)})"
         fix = "name them like person1_bacteria_1.jpeg, or put them into bacterial/ and viral/"
         fix += "" if are_fixed else "; or use data.classes: binary"
         problems.append(Problem(what, _common_folder(root, of_germ), fix))
-    if others:
+    if others := [folder for folder in unknown if folder not in of_germ]:
         problems.append(_unknown_folders(root, parts, others, class_names, are_fixed=are_fixed))
     return problems
-
-
-_Unknown: TypeAlias = tuple[Part, str, Sequence[str]]
-"""A subfolder of a part, by name, and the names of its images of unknown class."""
 
 
 def _unknown_folders(
     root: Path,
     parts: Mapping[PartName, Part],
-    found: Sequence[_Unknown],
+    found: Sequence[Path],
     class_names: Sequence[str],
     *,
     are_fixed: bool,
 ) -> Problem:
-    names = sorted({name for _, name, _ in found})
-    within = list(dict.fromkeys(f"{part.folder.name}/" for part, _, _ in found if part.folder != root))
+    names = sorted({folder.name for folder in found})
+    within = list(dict.fromkeys(f"{folder.parent.name}/" for folder in found if folder.parent != root))
     which, it = ("this folder is not one", "it") if len(found) == 1 else ("these folders are none", "them")
     what = f"{which} of the classes {join_names(class_names)}"
     if len(found) > 1:
@@ -310,19 +331,18 @@ def _unknown_folders(
     return Problem(what, _common_folder(root, found), fix)
 
 
-def _common_folder(root: Path, found: Sequence[_Unknown]) -> Path:
-    """Return the only folder that was found, else the root of all."""
-    part, name, _ = found[0]
-    return part.folder / name if len(found) == 1 else root
+def _common_folder(root: Path, folders: Collection[Path]) -> Path:
+    """Return the only folder, else the root of all."""
+    return next(iter(folders)) if len(folders) == 1 else root
 
 
-def differing_classes_problems(root: Path, parts: Mapping[PartName, Part], class_names: Sequence[str]) -> list[Problem]:
+def _differing_classes(root: Path, parts: Mapping[PartName, Part], class_names: Sequence[str]) -> list[Problem]:
     """Return a problem if test (or val) has other class folders than train, hence an unknown or a missing class."""
     train = parts["train"]
-    others: tuple[PartName, ...] = ("test", "val")
-    for name in others:
-        part = parts.get(name)
-        if part is None or {n.casefold() for n in part.class_folders} == {n.casefold() for n in train.class_folders}:
+    for name, part in sorted(parts.items()):
+        if {folder.casefold() for folder in part.class_folders} == {
+            folder.casefold() for folder in train.class_folders
+        }:
             continue
         lacks = name == "test" and set(part.labels.values()) != set(range(len(class_names)))
         if part.class_folders and train.class_folders and (part.unknown or part.problems or lacks):
@@ -332,7 +352,7 @@ def differing_classes_problems(root: Path, parts: Mapping[PartName, Part], class
     return []
 
 
-def empty_class_problems(root: Path, parts: Mapping[PartName, Part], class_names: Sequence[str]) -> list[Problem]:
+def _classes_without_images(root: Path, parts: Mapping[PartName, Part], class_names: Sequence[str]) -> list[Problem]:
     """Return one problem for each set of classes without images: in `train` and `val` together, or in another part."""
     present = {name: set(part.labels.values()) for name, part in parts.items()}
     if "val" in present:
@@ -379,10 +399,6 @@ def require_folder(folder: Path) -> None:
         raise DataError(Problem(what, folder, "give the folder that contains the images"))
 
 
-def _contains_train(folder: Path) -> bool:
-    return any(inner.name.casefold() == "train" for inner in subfolders(folder))
-
-
 def subfolders(folder: Path) -> list[Path]:
     """List the visible direct subfolders, sorted, without links."""
     try:
@@ -402,10 +418,10 @@ def walk_folder(folder: Path, root: Path, *, report_others: bool = True) -> tupl
         folder_names[:] = [name for name in folder_names if not name.startswith(".")]
         links += sum((Path(parent) / name).is_symlink() for name in folder_names)
         for file in (Path(parent, name) for name in file_names if not name.startswith(".")):
-            status = _status(file)
-            if stat.S_ISLNK(status) and not _leads_inside(file, inside):
+            # Unlike Path's methods, these do not raise if access is refused, which decoding reports.
+            if os.path.islink(file) and not _leads_inside(file, inside):  # noqa: PTH114
                 links += 1
-            elif not stat.S_ISREG(status) and _is_device(file):
+            elif os.path.exists(file) and not os.path.isfile(file):  # noqa: PTH110, PTH113  reading it may never end
                 others["pipe or device"] += 1
             elif _is_image_name(file):
                 images.append(file)
@@ -419,14 +435,6 @@ def walk_folder(folder: Path, root: Path, *, report_others: bool = True) -> tupl
     if links:
         warnings.append(f"{folder}: links to folders, or out of the data folder, are not followed: {links}")
     return tuple(sorted(images, key=lambda image: image.parts)), tuple(warnings)
-
-
-def _status(file: Path) -> int:
-    """Return the kind of a file, without following links; 0 if it vanished, which decoding reports."""
-    try:
-        return os.lstat(file).st_mode
-    except OSError:
-        return 0
 
 
 def _is_image_name(file: Path) -> bool:
@@ -453,14 +461,6 @@ def _leads_inside(link: Path, inside: Path) -> bool:
     try:
         return link.resolve().is_relative_to(inside)
     except (OSError, RuntimeError):  # a loop of links
-        return False
-
-
-def _is_device(file: Path) -> bool:
-    """Return whether this is a pipe, a socket or a device; reading one may never end."""
-    try:
-        return not stat.S_ISREG(file.stat().st_mode)
-    except OSError:  # decoding reports this
         return False
 
 
@@ -502,9 +502,8 @@ def _file_name_class(image: Path, class_names: Sequence[str]) -> str | None:
 
     It is a Kermany file name or, with three classes, begins with a word for one of them: `VIRUS-17-0001.jpeg`.
     """
-    classes = _CLASSES_OF_SERIES.get((patient_of(image.name) or "").partition(":")[0])
-    if classes is None and tuple(class_names) == THREE_CLASSES:
-        return spelled_class(re.split("[^a-zA-Z]", image.stem)[0], class_names)
-    if classes is None or tuple(class_names) not in (BINARY_CLASSES, THREE_CLASSES):
-        return None
-    return classes[tuple(class_names) == THREE_CLASSES]
+    is_three = tuple(class_names) == THREE_CLASSES
+    if patient_of(image.name) and (is_three or tuple(class_names) == BINARY_CLASSES):
+        pneumonia = pneumonia_type(image.name)
+        return (pneumonia or "normal") if is_three else BINARY_CLASSES[pneumonia is not None]
+    return spelled_class(re.split("[^a-zA-Z]", image.stem)[0], class_names) if is_three else None

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import label, maximum_filter  # type: ignore[import-untyped]
 
-from xraytune.cores import core_threads
+from xraytune.cores import map_on_cores
 from xraytune.data.decoding import BrokenImage, Resize, read_image, square_box
 from xraytune.data.formats import LARGEST_SIDE_PX, ignore_decoder_warnings
 from xraytune.data.index import ImageFile
@@ -28,7 +28,6 @@ _TWO_VALUES = "save it with 0 for the background and one other value, or leave i
 OUTLINE_RGB = (230, 159, 0)
 """Stands out on grey, also for colour-blind readers."""
 _VALUES_SHOWN = 5
-_AT_A_TIME = 64
 
 
 def read_mask(root: Path, masks: Sequence[str], *, size_px: tuple[int, int] | None = None) -> NDArray[np.bool_]:
@@ -115,11 +114,9 @@ def outlined(images: NDArray[np.uint8], masks: NDArray[np.uint8] | NDArray[np.bo
 def map_masks(
     root: Path, images: Sequence[ImageFile], use: Callable[[NDArray[np.bool_]], Result]
 ) -> Iterator[Result | list[BrokenImage]]:
-    """Call `use_mask` for each image below `root`, on all cores; yield in order."""
+    """Call `use_mask` for each image below `root`, on all cores; return the results in order."""
     ignore_decoder_warnings()
-    with core_threads() as threads:
-        for start in range(0, len(images), _AT_A_TIME):
-            yield from threads.map(partial(use_mask, root, use=use), images[start : start + _AT_A_TIME])
+    return map_on_cores(partial(use_mask, root, use=use), images)
 
 
 def use_mask(root: Path, image: ImageFile, use: Callable[[NDArray[np.bool_]], Result]) -> Result | list[BrokenImage]:

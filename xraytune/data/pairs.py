@@ -47,7 +47,6 @@ def read_pairs(settings: DataSettings, *, on_progress: Progress = ignore_progres
     Raises:
         ConfigError: There is a label table, or `group_regex` is not a regular expression with a group.
         DataError: All problems of folders and pairs; if there are none, all problems of the patients.
-        MachineError: There are DICOM files, and pydicom is not installed.
     """
     _refuse_table(settings)
     settings = settings.model_copy(update={"positive": None})
@@ -68,7 +67,6 @@ def read_labelled_pairs(
     Raises:
         ConfigError: The file or `group_regex` is invalid, or there is a label table.
         DataError: The folder has no pairs, or contains train/ or test/; or images or masks are unpaired.
-        MachineError: There are DICOM files, and pydicom is not installed.
     """
     found = read_labelled(
         source,
@@ -83,7 +81,7 @@ def read_labelled_pairs(
 
 def read_pair_folder(root: Path) -> tuple[ImageFile, ...]:
     """Read the pairs of a folder without parts, sorted by file; raises like `read_labelled_pairs`."""
-    return read_one_part(root, _read_part, None, None, ignore_progress)[1]
+    return read_one_part(DataSettings(path=root), _read_part).images
 
 
 def _refuse_table(settings: DataSettings) -> None:

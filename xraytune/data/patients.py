@@ -18,6 +18,7 @@ from types import MappingProxyType
 import regex
 
 from xraytune.config.messages import group_regex_problem
+from xraytune.data.class_words import OTHER_WORDS
 from xraytune.errors import ConfigError, DataError, Problem, join_names
 
 PATIENTS_CSV = "patients.csv"
@@ -50,7 +51,7 @@ def patient_of(file: str) -> str | None:
 def pneumonia_type(file: str) -> str | None:
     """Return `bacterial` or `viral` if a Kermany file name states it."""
     match = _KERMANY_NAME.fullmatch(PurePosixPath(file).stem)
-    return {"bacteria": "bacterial", "virus": "viral"}.get(match["germ"] or "") if match else None
+    return OTHER_WORDS[match["germ"]] if match and match["germ"] else None
 
 
 def require_group(group_regex: str | None) -> None:
@@ -94,19 +95,19 @@ def name_patients(
 
 
 def _patients_by_regex(group_regex: str, files: Sequence[str]) -> dict[str, str]:
-    patients = match_patients(group_regex, files)
-    if missing := [file for file in files if file not in patients]:
+    matches = _matches(group_regex, files)
+    if missing := [file for file in files if file not in matches]:
         what = f"{len(missing)} of {len(files)} paths have no match: {join_names(missing)}"
         fix = f"correct the expression, or list the patients in {PATIENTS_CSV}"
         raise DataError(Problem(what, _GROUP_REGEX, fix))
-    if ambiguous := _ambiguous_groups(group_regex, files):
+    if ambiguous := _ambiguous_groups(matches):
         fix = (
             "if these are different patients, include the folders in its group, such as (.+/[0-9]+); "
             f"if not, list the patients in {PATIENTS_CSV} instead"
         )
         what = f"it assigns one patient to files of the same name in several folders: {join_names(ambiguous)}"
         raise DataError(Problem(what, _GROUP_REGEX, fix))
-    return patients
+    return {file: match[1] for file, match in matches.items()}
 
 
 def match_patients(group_regex: str, files: Collection[str]) -> dict[str, str]:
@@ -115,7 +116,7 @@ def match_patients(group_regex: str, files: Collection[str]) -> dict[str, str]:
     Raises:
         ConfigError: It is not a regular expression with a group, or takes too long.
     """
-    return {file: match[1] for file, match in _matches(group_regex, files).items() if match[1]}
+    return {file: match[1] for file, match in _matches(group_regex, files).items()}
 
 
 def _matches(group_regex: str, files: Collection[str]) -> dict[str, regex.Match[str]]:
@@ -130,15 +131,15 @@ def _matches(group_regex: str, files: Collection[str]) -> dict[str, regex.Match[
             what = f"the expression {group_regex} takes too long, for example on the path {file}"
             fix = f"write one without nested repetition such as (a+)+, or list the patients in {PATIENTS_CSV}"
             raise ConfigError(Problem(what, _GROUP_REGEX, fix)) from None
-        if match:
+        if match and match[1]:
             matches[file] = match
     return matches
 
 
-def _ambiguous_groups(group_regex: str, files: Sequence[str]) -> list[str]:
+def _ambiguous_groups(matches: Mapping[str, regex.Match[str]]) -> list[str]:
     """Return patients taken from the bare name of files that have the same name in several folders, with these files."""
     same: dict[tuple[str, str], list[PurePosixPath]] = defaultdict(list)
-    for file, match in _matches(group_regex, files).items():
+    for file, match in matches.items():
         path = PurePosixPath(file)
         if match.start(1) >= len(file) - len(path.name):
             same[match[1], path.stem.casefold()].append(path)

@@ -19,6 +19,7 @@ of a child's chest). The patient's right is on the left of the image.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy.ndimage import affine_transform, gaussian_filter  # type: ignore[import-untyped]
 
-from xraytune.cores import core_threads
+from xraytune.cores import map_on_cores
 from xraytune.errors import ConfigError, Problem
 from xraytune.files import new_folder, require_writable, write_json
 from xraytune.records import Progress, ignore_progress
@@ -105,8 +106,8 @@ def draw_phantoms(
         ConfigError: An argument is out of bounds, or `out` is not empty.
     """
     _check_arguments(out, patients, image_size_px, difficulty)
-    counts = dict.fromkeys(("train", "test", "normal"), 0)
-    with new_folder(out.resolve()) as folder, core_threads() as threads:
+    counts: Counter[str] = Counter()
+    with new_folder(out.resolve()) as folder:
 
         def draw(patient: int) -> list[tuple[Part, Diagnosis]]:
             images = list(draw_patient(seed, patient, image_size_px, difficulty))
@@ -123,10 +124,8 @@ def draw_phantoms(
                     Image.fromarray(pixels).save(folder / name, quality=92)
             return [(image.part, image.diagnosis) for image in images]
 
-        for done, drawn in enumerate(threads.map(draw, range(patients)), start=1):
-            for part, diagnosis in drawn:
-                counts[part] += 1
-                counts["normal"] += diagnosis == "normal"
+        for done, drawn in enumerate(map_on_cores(draw, range(patients)), start=1):
+            counts.update(word for image in drawn for word in image)
             on_progress("drawing phantoms (patients)", done, patients)
         settings = {"seed": seed, "patients": patients, "image_size_px": image_size_px, "difficulty": difficulty}
         write_json(folder / "phantom.json", {"version": 1, **settings})

@@ -6,7 +6,6 @@ Images become grey, upright (`formats.py`) and square: squashed, as in the publi
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -16,7 +15,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from xraytune.data.decoding import BrokenImage, Resize, SquareImage, decode_blocks, decode_file
+from xraytune.data.decoding import BrokenImage, Resize, decode_files
 from xraytune.errors import DataError, Problem, join_names
 from xraytune.files import read_json, write_json
 from xraytune.records import Progress, ignore_progress
@@ -34,56 +33,26 @@ class StoredFiles:
     broken: tuple[BrokenImage, ...]
 
 
-def decode_image(path: Path, image_size_px: int, *, resize: Resize = "squash") -> NDArray[np.uint8]:
-    """Decode one image to grey pixels, [S, S] uint8, upright and resized with antialiasing.
-
-    Raises:
-        DataError: The image is broken.
-        MachineError: It is DICOM, and pydicom is not installed.
-    """
-    with warnings.catch_warnings():  # Pillow warns about odd metadata
-        warnings.simplefilter("ignore")
-        return _as_array(decode_file(str(path), image_size_px, resize), image_size_px)
-
-
 def decode_images(
     root: Path,
     files: Sequence[str],
     image_size_px: int,
     *,
-    workers: int,
     resize: Resize = "squash",
     on_progress: Progress = ignore_progress,
 ) -> Iterator[NDArray[np.uint8] | BrokenImage]:
     """Decode files below `root`, in order, and log a warning for files of odd depth."""
     oddly_deep: dict[str, str] = {}
-    decoded = describe_images(root, files, image_size_px, workers=workers, resize=resize, on_progress=on_progress)
+    decoded = decode_files(root, files, image_size_px, resize, on_progress=on_progress)
     for file, image in zip(files, decoded, strict=True):
         if isinstance(image, BrokenImage):
             yield image
             continue
         if image.has_unused_bits:
             oddly_deep[file] = image.kind
-        yield _as_array(image, image_size_px)
+        yield image.pixels
     for warning in odd_depth_warnings(oddly_deep):
         _logger.warning("%s", warning)
-
-
-def describe_images(
-    root: Path,
-    files: Sequence[str],
-    image_size_px: int,
-    *,
-    workers: int,
-    resize: Resize = "squash",
-    on_progress: Progress = ignore_progress,
-) -> Iterator[SquareImage | BrokenImage]:
-    """Decode files below `root`, in order, with each file's format and depth."""
-    count = 0
-    for block in decode_blocks(root, files, image_size_px, resize, workers=workers):
-        count += len(block)
-        on_progress("decoding images", count, len(files))
-        yield from block
 
 
 def odd_depth_warnings(kinds: Mapping[str, str]) -> tuple[str, ...]:
@@ -102,7 +71,6 @@ def store_pixels(
     image_size_px: int,
     out: Path,
     *,
-    workers: int,
     resize: Resize = "squash",
     masks: Iterable[NDArray[np.uint8] | list[BrokenImage]] | None = None,
     on_progress: Progress = ignore_progress,
@@ -113,7 +81,7 @@ def store_pixels(
     """
     stored: list[str] = []
     broken: list[BrokenImage] = []
-    decoded = decode_images(root, files, image_size_px, workers=workers, resize=resize, on_progress=on_progress)
+    decoded = decode_images(root, files, image_size_px, resize=resize, on_progress=on_progress)
     sources: dict[str, Iterable[NDArray[np.uint8] | BrokenImage | list[BrokenImage]]] = {PIXELS_FILE: decoded}
     sources |= {MASKS_FILE: masks} if masks is not None else {}
     with ExitStack() as opened:
@@ -170,10 +138,6 @@ def broken_images_error(
         return DataError(Problem(broken[0].reason, root / broken[0].file, fix))
     shown = [Problem(image.reason, image.file) for image in broken[:10]]
     return DataError(*shown, Problem(f"{len(broken)} {kind} are broken", root, fix))
-
-
-def _as_array(image: SquareImage, image_size_px: int) -> NDArray[np.uint8]:
-    return np.frombuffer(image.pixels, dtype=np.uint8).reshape(image_size_px, image_size_px)
 
 
 def _write_npy_header(stream: BinaryIO, rows: int, image_size_px: int) -> None:

@@ -15,12 +15,11 @@ from types import MappingProxyType
 
 from xraytune.config.settings import SplitSettings, ValUse
 from xraytune.data.index import ImageFile, ImageIndex
-from xraytune.data.layout import PartName
+from xraytune.data.layout import PARTS, PartName
 from xraytune.errors import DataError, Problem, join_names
 from xraytune.seeding import derive_seed
 
 _VAL = "data.split.val"
-_PARTS: tuple[PartName, ...] = ("train", "val", "test")
 _USES: Mapping[ValUse, Mapping[PartName, str]] = {
     "merge": {
         "train": "split by patient into train, val-A and val-B, together with val/",
@@ -108,7 +107,7 @@ def part_notes(index: ImageIndex, val: ValUse) -> tuple[str, ...]:
     if files.keys() == {"train"}:
         return (f"all {len(index.images):,} images are {uses['train']}; none are held out for a test",)
     notes = []
-    for part in (part for part in _PARTS if part in files):
+    for part in (part for part in PARTS if part in files):
         is_folder = PurePosixPath(files[part][0]).parts[0].casefold() == part
         notes.append(f"{part}{'/' if is_folder else ''}: {len(files[part]):,} images, {uses[part]}")
     return tuple(notes)

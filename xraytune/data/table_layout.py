@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from xraytune.config.messages import nearest
 from xraytune.config.settings import DataSettings
 from xraytune.data.layout import (
+    PARTS,
     Layout,
     Part,
     PartName,
@@ -18,13 +19,11 @@ from xraytune.data.layout import (
     require_folder,
     spelled_class,
     standard_classes,
-    walk_images,
+    walk_folder,
 )
 from xraytune.data.table import PART_NAMES, LabelTable, match_names
 from xraytune.errors import DataError, Problem, join_names
 from xraytune.files import read_bytes
-
-_PARTS: tuple[PartName, ...] = ("train", "val", "test")
 
 
 def table_layout(data: DataSettings, table: LabelTable, class_names: Sequence[str] | None = None) -> Layout:
@@ -40,7 +39,7 @@ def table_layout(data: DataSettings, table: LabelTable, class_names: Sequence[st
     """
     root = data.path
     require_folder(root)
-    images, ignored = walk_images(root)
+    images, ignored = walk_folder(root, root, report_others=False)
     files = {image.relative_to(root).as_posix(): image for image in images}
     rows = table.rows_of(files)
     if not rows:
@@ -48,7 +47,7 @@ def table_layout(data: DataSettings, table: LabelTable, class_names: Sequence[st
     parts = _parts_of(root, table, rows)
     written = {file: name for file, row in rows.items() if (name := table.rows[row].class_name)}
     names = tuple(class_names or standard_classes(data.classes) or _found_classes(table, written, files))
-    labels: dict[PartName, dict[Path, int]] = {part: {} for part in _PARTS}
+    labels: dict[PartName, dict[Path, int]] = {part: {} for part in PARTS}
     unknown: set[str] = set()
     for file in sorted(parts.keys() & rows.keys()):
         if table.settings.gives_classes:
@@ -63,11 +62,7 @@ def table_layout(data: DataSettings, table: LabelTable, class_names: Sequence[st
         raise DataError(Problem(what, table.path, "correct data.table.labels, or set data.classes: auto"))
     return Layout(
         class_names=names,
-        parts={
-            part: Part(folder=root, labels=own, class_folders=(), unknown={}, loose=0, problems=(), warnings=())
-            for part, own in labels.items()
-            if own or part == "train"
-        },
+        parts={part: Part(folder=root, labels=own) for part, own in labels.items() if own or part == "train"},
         problems=_empty_classes(table, names, labels, has_test="test" in parts.values()),
         warnings=(*_left_out(table, files, rows, parts, sum(map(len, labels.values()))), *ignored),
     )

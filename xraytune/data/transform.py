@@ -26,7 +26,7 @@ from PIL import Image
 
 from xraytune.config.load import data_settings
 from xraytune.config.settings import DataSettings
-from xraytune.cores import core_threads
+from xraytune.cores import map_on_cores
 from xraytune.data.decoding import BrokenImage, read_image
 from xraytune.data.formats import LARGEST_SIDE_PX, ignore_decoder_warnings
 from xraytune.data.index import ImageFile, ImageIndex, read_index
@@ -245,7 +245,7 @@ def transform_folder(
     ignore_decoder_warnings()
     broken: list[BrokenImage] = []
     made_copies: list[_Copy] = []
-    with new_folder(out) as folder, core_threads() as threads:
+    with new_folder(out) as folder:
         for name in index.class_names:
             (folder / name).mkdir()
 
@@ -260,7 +260,7 @@ def transform_folder(
                 Image.fromarray(pixels).save(folder / each.file, compress_level=_PNG_LEVEL)
             return made
 
-        for done, made in enumerate(threads.map(copy, index.images), start=1):
+        for done, made in enumerate(map_on_cores(copy, index.images), start=1):
             if isinstance(made, BrokenImage):
                 broken.append(made)
             else:

@@ -130,9 +130,9 @@ def export(
     verdicts = _verdicts(folder, rows)
     helping = next((number for number, word in verdicts.items() if word == "helps"), None)
     tuned = _tuned_control(folder, arm) if arm else None
-    if tuned and not tuned.trial.startswith("#"):
-        row = {"number": None, "arm": arm, "value": None, "val_b_score": None}
-        reason = ""
+    added = tuned if tuned and not tuned.trial.startswith("#") else None
+    if added:
+        row, reason = {"number": None, "arm": arm, "value": None, "val_b_score": None}, ""
     elif trial is not None:
         row, reason = _completed(rows, trial, len(journal.trials), study), "selected by its number"
     elif not complete:
@@ -146,27 +146,23 @@ def export(
     else:
         row, reason = best_row(complete, objective.selection_score, objective), "the best on val-B"
     number = row["number"]
-    parameters = tuned.parameters if tuned and number is None else journal.parameters(number)
+    parameters = added.parameters if added else journal.parameters(number)
     metric = space.settings.metric
     verdict = _VERDICTS.get(verdicts.get(number, ""), _UNTESTED).format(metric=metric)
     synthetic = verdict if parameters.has_synthetic_images and not objective.is_of_generator else ""
     simpler = "" if synthetic in {"", _CONFIRMED} else _simpler_arm(complete, journal)
     origin = None if number is None else ExportedFrom(study=folder.path, trial=number)
     settings = space.settings.model_copy(update={"exported_from": origin})
-    train = folder.prepared().side("train")
+    prepared = folder.prepared()
+    train = prepared.side("train")
+    images = {"trial_images": len(train.rows), "trial_patients": len({*train.patients})}
     final = None
     if objective.is_of_generator:
         parameters = best_stage(folder, Experiment(settings=settings, parameters=parameters), number).parameters
     elif not exact:
         require_no_plateau(parameters, validation or "keep")
-        final = FinalSettings(
-            validation=validation or "keep",
-            epochs=_best_epoch(
-                folder, tuned.trial if tuned and number is None else f"#{number}", row["arm"], objective
-            ),
-            trial_images=len(train.rows),
-            trial_patients=len({*train.patients}),
-        )
+        epochs = _best_epoch(folder, added.trial if added else f"#{number}", row["arm"], objective)
+        final = FinalSettings(validation=validation or "keep", epochs=epochs, **images)
         data = settings.data.model_copy(update={"train_patients": None})
         settings = settings.model_copy(update={"data": data, "final": final})
     exported = Exported(
@@ -175,8 +171,7 @@ def export(
         trial=number,
         arm=row["arm"],
         metric=metric,
-        trial_images=len(train.rows),
-        trial_patients=len({*train.patients}),
+        **images,
         train_patients=space.settings.data.train_patients,
         validation=final.validation if final else None,
         val_score=row["value"],
@@ -185,7 +180,7 @@ def export(
         advice=f"xraytune export {quote(str(study))} --arm {simpler} -o {simpler}.yaml" if simpler else "",
         command=_command(str(out), objective),
         generator_steps=parameters.gan.steps if objective.is_of_generator and parameters.gan else None,
-        sides=side_sizes(folder.prepared()),
+        sides=side_sizes(prepared),
     )
     experiment = Experiment(settings=settings, parameters=parameters)
     text = experiment_to_yaml(experiment, out.resolve().parent, _header(exported, reason, objective))

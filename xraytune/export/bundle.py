@@ -22,7 +22,7 @@ from typing import Annotated, Literal, Self
 
 import numpy as np
 import safetensors.torch
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from torch import nn
 
 from xraytune.config.backbone_names import BACKBONES, ENCODER_STRIDE_PX, ENCODERS, BackboneName, size_problem
@@ -45,7 +45,7 @@ from xraytune.metrics.shift import ClassSample, class_samples, summarise
 from xraytune.metrics.threshold import ThresholdRule
 from xraytune.models.inputs import InputFormat
 from xraytune.models.weights import load_tensors
-from xraytune.pipeline.prepare import Prepared, write_prepared
+from xraytune.pipeline.prepare import Prepared, read_prepared, write_prepared
 from xraytune.pipeline.task import TASKS
 from xraytune.pipeline.trial import Validated
 from xraytune.records import Compute
@@ -63,7 +63,12 @@ NETWORK_PACKAGES: Mapping[TaskName, tuple[str, ...]] = {
     "segmentation": ("torch", "torchvision", "segmentation-models-pytorch"),
 }
 """The packages that the network and its results depend on."""
-_PREPARED = TypeAdapter(Prepared)
+_THRESHOLD_RULES: Mapping[Validation, ThresholdRule] = {
+    "keep": "calibrated_val_a_val_b",
+    "val_a": "calibrated_val_b",
+    "all": "calibrated_out_of_fold",
+}
+"""The images that set a classifier's threshold."""
 _LARGEST_SIDE_PX = 1024
 _MOST_SCORES = 1000
 _INVALID = "this file is not valid in this version of xraytune"
@@ -87,15 +92,11 @@ class ValidationScores(Model):
 
 
 class TrainedOn(Model):
-    """The images that a model was trained on.
+    """The images that a model was trained on, and their patients.
 
     Attributes:
-        images: Training images.
-        patients: Their patients.
         kept_images: Images kept for validation.
-        kept_patients: Their patients.
         of_images: Images of the data folder without `test/`.
-        of_patients: Their patients.
         validation: What was kept, see `FinalSettings`.
         changes: What differs from the exported trial, one line each.
     """
@@ -111,22 +112,14 @@ class TrainedOn(Model):
 
 
 class BundleRecord(Model):
-    """The content of `bundle.json`.
+    """The content of `bundle.json`; scores, threshold and `best_epoch` are those of `FinalTraining`.
 
     Attributes:
         class_names: In the order of the network's outputs; for a segmenter, only `image`.
         positive: The positive class; None for a segmenter.
-        threshold: The lowest probability at which an image (of two classes) is positive, or a pixel belongs to the mask.
-        threshold_rule: The rule that set it.
-        validation: With two classes, the scores that set it, by class; else None.
+        validation: With two classes, the scores that set the threshold, by class; else None.
         input_format: How decoded pixels become the network's input.
         loss: Training loss; `bce` has one output neuron.
-        val_score: On val-A, the `objective` in `config.yaml`; None if the model was trained on it.
-        val_b_score: The same on val-B; None if the model was trained on it.
-        out_of_fold_score: The same of networks trained like this one, each on patients that it had not seen; None
-            without `final.validation: all`.
-        best_epoch: The epoch whose network was kept.
-        trained_on: The training images.
         train_fingerprint: Fingerprint of the training images.
         test_fingerprint: Fingerprint of the sealed test folder; None if there was none.
         group_regex: Regular expression that reads patients from file names; None: the rules for public data sets.
@@ -214,8 +207,8 @@ class Bundle:
         """Return the training and validation images."""
         file = self.path / _SPLIT
         try:
-            return _PREPARED.validate_json(read_bytes(file, "JSON file"))
-        except ValidationError as error:
+            return read_prepared(file)
+        except ValueError as error:
             raise ArtifactError(Problem(_INVALID, file, _TRAIN_AGAIN)) from error
 
     def experiment(self) -> Experiment:
@@ -256,26 +249,26 @@ def write_bundle(
 ) -> BundleRecord:
     """Write a bundle to `folder`, which will be moved to `final_path`; paths inside are relative to that."""
     settings, parameters = experiment.settings, experiment.parameters
-    prepared, scores = training.prepared, training.scores
+    prepared = training.prepared
     origin = settings.exported_from
     packages = sorted({*_PACKAGES, *NETWORK_PACKAGES[settings.task]})
     record = BundleRecord(
         task=settings.task,
         class_names=prepared.class_names,
         positive=None if prepared.has_masks else prepared.class_names[prepared.positive],
-        threshold=scores.threshold,
-        threshold_rule=scores.threshold_rule,
-        validation=_validation(prepared, scores.validated),
+        threshold=training.threshold,
+        threshold_rule="fixed" if prepared.has_masks else _THRESHOLD_RULES[trained_on.validation],
+        validation=_validation(prepared, training.validated),
         input_format=training.input_format,
         backbone=parameters.backbone,
         input_channels=parameters.input_channels,
         head=parameters.head,
         loss=parameters.loss,
         arm=parameters.arm,
-        val_score=scores.val_score,
-        val_b_score=scores.val_b_score,
-        out_of_fold_score=scores.out_of_fold_score,
-        best_epoch=scores.best_epoch,
+        val_score=training.val_score,
+        val_b_score=training.val_b_score,
+        out_of_fold_score=training.out_of_fold_score,
+        best_epoch=training.best_epoch,
         trained_on=trained_on,
         train_fingerprint=prepared.train_fingerprint,
         test_fingerprint=prepared.test_fingerprint,
@@ -290,9 +283,8 @@ def write_bundle(
     header = f"The experiment of this model, arm {parameters.arm}. Paths are relative to this file."
     write_text(folder / _CONFIG, experiment_to_yaml(experiment, final_path, header))
     write_prepared(prepared, folder / _SPLIT)
-    rows = [{"version": 1, **asdict(epoch)} for epoch in training.epochs]
-    for row in rows:
-        del row["seconds"]
+    epochs = [asdict(epoch) for epoch in training.epochs]
+    rows = [{"version": 1, **{name: epoch[name] for name in epoch if name != "seconds"}} for epoch in epochs]
     write_text(folder / "epochs.jsonl", "".join(f"{json.dumps(row, allow_nan=False)}\n" for row in rows))
     save_state(training.network, folder / _MODEL)
     write_json(folder / _MANIFEST, {"version": 1, "files": {name: sha256_of(folder / name) for name in _FILES}})

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from xraytune.config.settings import Experiment, TaskName, Validation
 from xraytune.export.bundle import BundleRecord
-from xraytune.export.final import FOLDS, Scores
+from xraytune.export.final import FOLDS, FinalTraining
 from xraytune.files import write_text
 from xraytune.metrics.classification import classification_metrics
 from xraytune.metrics.intervals import patient_bootstrap
@@ -23,24 +23,22 @@ _VALIDATED_ON: Mapping[Validation, str] = {
     "one, but without its patient",
 }
 _OPTIMISM: Mapping[Validation, str] = {
-    "keep": "Val-A also chose the epoch and guided the search, so these figures are slightly optimistic",
-    "val_a": "Val-B also chose the configuration among the trials, so these figures are slightly optimistic",
-    "all": "The search chose the configuration on some of these images, so these figures are slightly optimistic",
+    "keep": "Val-A also chose the epoch and guided the search",
+    "val_a": "Val-B also chose the configuration among the trials",
+    "all": "The search chose the configuration on some of these images",
 }
-_OPTIMISM_WITHOUT_SEARCH: Mapping[Validation, str] = {
-    "keep": "Val-A also chose the epoch, so these figures are slightly optimistic"
-}
+_OPTIMISM_WITHOUT_SEARCH: Mapping[Validation, str] = {"keep": "Val-A also chose the epoch"}
 _TRAINABLE = {"all": "all layers", "head": "head only", "last_stage": "last stage and head"}
 
 
-def write_card(folder: Path, record: BundleRecord, experiment: Experiment, scores: Scores) -> None:
+def write_card(folder: Path, record: BundleRecord, experiment: Experiment, training: FinalTraining) -> None:
     """Write the card as Markdown. It holds no path, time or date, and may be edited."""
-    texts = _TEXTS[record.task](record, scores)
+    texts = _TEXTS[record.task](record, training)
     parts = (
         f"# {experiment.settings.name}: {texts.title} Research software, not a medical device.",
         _data(record, experiment),
-        _training(record, experiment, scores, texts.network),
-        _validation(record, scores, texts, experiment.settings.metric),
+        _training(record, experiment, training, texts.network),
+        _validation(record, training, texts, experiment.settings.metric),
         _limits(record, experiment, texts.limit),
         _use(record, texts),
     )
@@ -61,7 +59,7 @@ def _data(record: BundleRecord, experiment: Experiment) -> str:
     return f"## Data\n\n{_table(rows)}\n\nNo patient is on two sides. `split.json` lists every image."
 
 
-def _training(record: BundleRecord, experiment: Experiment, scores: Scores, network: str) -> str:
+def _training(record: BundleRecord, experiment: Experiment, training: FinalTraining, network: str) -> str:
     parameters, images = experiment.parameters, "real images only"
     network += f"{parameters.backbone}, "
     if parameters.source != "none":
@@ -72,7 +70,7 @@ def _training(record: BundleRecord, experiment: Experiment, scores: Scores, netw
         ("images", images),
         ("augmentation", f"strength {parameters.classical} of 3" if parameters.classical else "none"),
         ("optimizer", f"{parameters.optimizer}, learning rate {parameters.lr:.2g}, {parameters.schedule}"),
-        ("epochs", f"{scores.epochs}; the network of epoch {scores.best_epoch} is kept"),
+        ("epochs", f"{len(training.epochs)}; the network of epoch {training.best_epoch} is kept"),
     ]
     text = f"## Training\n\n{_table(rows)}"
     if record.trial is not None:
@@ -86,15 +84,16 @@ def _weights(name: str) -> str:
     return name if "/" not in name else "from a file"
 
 
-def _validation(record: BundleRecord, scores: Scores, texts: _Texts, metric: str) -> str:
-    kept, validated = record.trained_on.validation, scores.validated
+def _validation(record: BundleRecord, training: FinalTraining, texts: _Texts, metric: str) -> str:
+    kept, validated = record.trained_on.validation, training.validated
     about = f"On {_count(len(validated.labels), len({*validated.patients}))}: {_VALIDATED_ON[kept]}."
     head = "| metric | value | 95 % interval |\n|---|---|---|\n"
     rows = [f"| {label} | {value:.3f} | {low:.3f} to {high:.3f} |" for label, value, (low, high) in texts.metrics]
     optimism = (_OPTIMISM if record.study else _OPTIMISM_WITHOUT_SEARCH).get(kept, "")
-    limits = f"{optimism}. Intervals resample patients." if optimism else "Intervals resample patients."
-    if scores.val_score is not None and scores.val_b_score is not None:
-        limits = f"{metric} {scores.val_score:.3f} on val-A and {scores.val_b_score:.3f} on val-B. {limits}"
+    limits = f"{optimism}, so these figures are slightly optimistic. " if optimism else ""
+    limits += "Intervals resample patients."
+    if training.val_score is not None and training.val_b_score is not None:
+        limits = f"{metric} {training.val_score:.3f} on val-A and {training.val_b_score:.3f} on val-B. {limits}"
     return f"## Validation\n\n{about} {texts.rule}\n\n{head}" + "\n".join(rows) + f"\n\n{limits}"
 
 
@@ -138,9 +137,9 @@ class _Texts:
     folders: Sequence[str]
 
 
-def _of_classifier(record: BundleRecord, scores: Scores) -> _Texts:
-    names, validated = record.class_names, scores.validated
-    positive, threshold = names.index(record.positive), scores.threshold
+def _of_classifier(record: BundleRecord, training: FinalTraining) -> _Texts:
+    names, validated = record.class_names, training.validated
+    positive, threshold = names.index(record.positive), training.threshold
     found = asdict(classification_metrics(validated.labels, validated.results, positive=positive, threshold=threshold))
     given = (validated.labels, validated.results, validated.patients)
     intervals = patient_bootstrap(*given, positive=positive, threshold=threshold, replicates=_REPLICATES, seed=0)
@@ -170,8 +169,12 @@ def _of_classifier(record: BundleRecord, scores: Scores) -> _Texts:
     )
 
 
-def _of_segmenter(record: BundleRecord, scores: Scores) -> _Texts:
-    dices, patients, size = scores.validated.results[:, 0], scores.validated.patients, record.input_format.image_size_px
+def _of_segmenter(record: BundleRecord, training: FinalTraining) -> _Texts:
+    dices, patients, size = (
+        training.validated.results[:, 0],
+        training.validated.patients,
+        record.input_format.image_size_px,
+    )
     value, interval = mean_with_interval(dices, patients, replicates=_REPLICATES, seed=0)
     assert value is not None, "Dice is always defined"
     return _Texts(
@@ -185,7 +188,7 @@ def _of_segmenter(record: BundleRecord, scores: Scores) -> _Texts:
     )
 
 
-_TEXTS: Mapping[TaskName, Callable[[BundleRecord, Scores], _Texts]] = {
+_TEXTS: Mapping[TaskName, Callable[[BundleRecord, FinalTraining], _Texts]] = {
     "classification": _of_classifier,
     "segmentation": _of_segmenter,
 }

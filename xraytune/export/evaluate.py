@@ -7,37 +7,30 @@ of the model's training or validation set are counted, because they bias the met
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix
 
-from xraytune.config.settings import TaskName
 from xraytune.data.decoding import BrokenImage
-from xraytune.data.index import ImageFile, read_labelled
+from xraytune.data.index import LabelledImages
 from xraytune.data.table import subgroup_columns
-from xraytune.errors import DataError, Problem
+from xraytune.errors import ConfigError, DataError, Problem
 from xraytune.export.bundle import Bundle, open_bundle
-from xraytune.export.evaluation import (
-    Evaluation,
-    PatientLevel,
-    ScoredImages,
-    require_new_evaluation,
-    write_evaluation,
-)
-from xraytune.export.mask_evaluation import MaskEvaluation, evaluate_masks
+from xraytune.export.evaluation import Evaluation, PatientLevel, ScoredImages, write_evaluation
+from xraytune.export.mask_evaluation import BOOTSTRAP_SEED, MaskEvaluation, evaluate_masks
+from xraytune.export.outputs import ImageFiles
 from xraytune.export.overlap import overlap_of
 from xraytune.export.predict import predict_images, threshold_of
+from xraytune.files import require_new
 from xraytune.metrics.breakdown import Subgroup, class_breakdown, patient_means, subgroup_metrics
-from xraytune.metrics.classification import METRICS, Floats, classification_metrics, predicted_classes
+from xraytune.metrics.classification import METRICS, Floats, Labels, classification_metrics, predicted_classes
 from xraytune.metrics.intervals import extension_metrics, patient_bootstrap
 from xraytune.metrics.shift import Shift, class_samples, shift_from_validation
+from xraytune.pipeline.task import TASKS
 from xraytune.records import Progress, ignore_progress
-
-_BOOTSTRAP_SEED = 0
 
 
 def evaluate(
@@ -75,45 +68,26 @@ def evaluate(
         MachineError: A metric of another package cannot be loaded, or the packages of a segmenter are not installed.
     """
     if out is not None:
-        require_new_evaluation(out, data)
+        require_new(out)
+        if out.resolve().is_relative_to(data.resolve()):
+            what = "a figure in the image folder would be mistaken for an X-ray"
+            raise ConfigError(Problem(what, out, "give a folder outside of it"))
     bundle = open_bundle(model)
-    return _EVALUATE[bundle.record.task](
-        bundle,
-        data,
-        out=out,
-        by=by,
-        threshold=threshold_of(bundle, sensitivity),
-        skip_broken=skip_broken,
-        reason=reason,
-        replicates=replicates,
-        on_progress=on_progress,
-    )
-
-
-def _evaluate_classes(
-    bundle: Bundle,
-    data: Path,
-    *,
-    out: Path | None,
-    by: Sequence[str],
-    threshold: float,
-    skip_broken: bool,
-    reason: str,
-    replicates: int,
-    on_progress: Progress,
-) -> Evaluation:
-    positive = bundle.positive
-    found = read_labelled(
-        data, bundle.record.class_names, group_regex=bundle.record.group_regex, on_progress=on_progress
-    )
-    images, root = found.images, found.data.path
-    files = [image.file for image in images]
+    threshold = threshold_of(bundle, sensitivity)
+    names, group_regex, task = bundle.record.class_names, bundle.record.group_regex, bundle.record.task
+    found = TASKS[task].read_labelled(data, names, group_regex=group_regex, on_progress=on_progress)
+    files = [image.file for image in found.images]
     columns = subgroup_columns(found.data, files, by)
-    scored, broken = _score(bundle, root, images, threshold, skip_broken=skip_broken, on_progress=on_progress)
-    counts = _class_counts(bundle, scored.labels, data)
-    is_binary = len(counts) == 2
+    images = ImageFiles(root=found.data.path, files=files, skip_broken=skip_broken, on_progress=on_progress)
+    if task == "segmentation":
+        return evaluate_masks(
+            bundle, data, found, images, columns, out=out, threshold=threshold, reason=reason, replicates=replicates
+        )
+    scored, broken = _score(bundle, found, images, threshold)
     labels, probabilities, patients = scored.labels, scored.probabilities, scored.patients
-    sampling = {"replicates": replicates, "seed": _BOOTSTRAP_SEED}
+    counts = _class_counts(names, labels, data)
+    is_binary, positive = len(names) == 2, bundle.positive
+    sampling = {"replicates": replicates, "seed": BOOTSTRAP_SEED}
     installed = {name: METRICS.load(name) for name in METRICS.names()}
     further = extension_metrics(installed, labels, probabilities, patients, positive=positive, **sampling)
     # Logs access to the test folder, before any metric can be seen.
@@ -122,9 +96,8 @@ def _evaluate_classes(
     breakdown = class_breakdown(labels, probabilities, scored.predicted, patients, **sampling)
 
     def subgroups_of(values: Mapping[str, str]) -> tuple[Subgroup, ...]:
-        given = (scored.files, labels, probabilities, patients, values)
         return subgroup_metrics(
-            *given, positive=positive, threshold=threshold, replicates=replicates, seed=_BOOTSTRAP_SEED
+            scored.files, labels, probabilities, patients, values, positive=positive, threshold=threshold, **sampling
         )
 
     evaluation = Evaluation(
@@ -143,7 +116,7 @@ def _evaluate_classes(
         macro=breakdown.macro,
         micro=breakdown.micro,
         confusion=tuple(map(tuple, confusion_matrix(labels, scored.predicted, labels=range(len(counts))).tolist())),
-        patient_level=_patient_level([*counts], scored, positive=positive, threshold=threshold, **sampling),
+        patient_level=_patient_level(names, scored, positive=positive, threshold=threshold, **sampling),
         subgroups={name: subgroups_of(values) for name, values in columns.items()},
         shift=_shift(bundle, labels, probabilities, patients, threshold),
         broken=broken,
@@ -155,44 +128,31 @@ def _evaluate_classes(
 
 
 def _score(
-    bundle: Bundle,
-    data: Path,
-    images: Sequence[ImageFile],
-    threshold: float,
-    *,
-    skip_broken: bool,
-    on_progress: Progress,
+    bundle: Bundle, found: LabelledImages, images: ImageFiles, threshold: float
 ) -> tuple[ScoredImages, tuple[BrokenImage, ...]]:
-    files = [image.file for image in images]
-    found = predict_images(bundle, data, files, skip_broken=skip_broken, on_progress=on_progress)
-    by_file = {image.file: image for image in images}
-    kept = [by_file[file] for file in found.files]
+    by_file = {image.file: image for image in found.images}
+    files, probabilities, broken = predict_images(bundle, images)
     scored = ScoredImages(
-        files=found.files,
-        patients=tuple(image.patient for image in kept),
-        labels=np.array([image.label for image in kept], dtype=np.int64),
-        predicted=predicted_classes(found.probabilities, positive=bundle.positive, threshold=threshold),
-        probabilities=found.probabilities,
+        files=files,
+        patients=tuple(by_file[file].patient for file in files),
+        labels=np.array([by_file[file].label for file in files], dtype=np.int64),
+        predicted=predicted_classes(probabilities, positive=bundle.positive, threshold=threshold),
+        probabilities=probabilities,
     )
-    return scored, found.broken
+    return scored, broken
 
 
 def _patient_level(
-    class_names: Sequence[str], scored: ScoredImages, *, positive: int, threshold: float, replicates: int, seed: int
+    class_names: Sequence[str], scored: ScoredImages, *, positive: int, threshold: float, **sampling: int
 ) -> PatientLevel:
     means = patient_means(scored.labels, scored.probabilities, scored.patients)
     counts = np.bincount(means.labels, minlength=len(class_names)).tolist()
     metrics, intervals = None, {}
     if all(counts):
-        metrics = classification_metrics(means.labels, means.probabilities, positive=positive, threshold=threshold)
+        labels, probabilities = means.labels, means.probabilities
+        metrics = classification_metrics(labels, probabilities, positive=positive, threshold=threshold)
         intervals = patient_bootstrap(
-            means.labels,
-            means.probabilities,
-            means.patients,
-            positive=positive,
-            threshold=threshold,
-            replicates=replicates,
-            seed=seed,
+            labels, probabilities, means.patients, positive=positive, threshold=threshold, **sampling
         )
     return PatientLevel(
         class_counts=dict(zip(class_names, counts, strict=True)),
@@ -202,8 +162,7 @@ def _patient_level(
     )
 
 
-def _class_counts(bundle: Bundle, labels: NDArray[np.int64], data: Path) -> dict[str, int]:
-    names = bundle.record.class_names
+def _class_counts(names: Sequence[str], labels: Labels, data: Path) -> dict[str, int]:
     counts = dict(zip(names, np.bincount(labels, minlength=len(names)).tolist(), strict=True))
     if empty := [name for name, count in counts.items() if count == 0]:
         what = f"there are no images of {' and '.join(empty)}, so AUROC is undefined"
@@ -213,16 +172,10 @@ def _class_counts(bundle: Bundle, labels: NDArray[np.int64], data: Path) -> dict
 
 
 def _shift(
-    bundle: Bundle, labels: NDArray[np.int64], probabilities: Floats, patients: Sequence[str], threshold: float
+    bundle: Bundle, labels: Labels, probabilities: Floats, patients: Sequence[str], threshold: float
 ) -> Shift | None:
     if bundle.record.validation is None:
         return None
     folder = class_samples(bundle.record.class_names, labels, probabilities[:, bundle.positive], patients)
     validation = {name: one.sample() for name, one in bundle.record.validation.items()}
     return shift_from_validation(validation, folder, positive=bundle.positive_name, threshold=threshold)
-
-
-_EVALUATE: Mapping[TaskName, Callable[..., Evaluation | MaskEvaluation]] = {
-    "classification": _evaluate_classes,
-    "segmentation": evaluate_masks,
-}

@@ -13,7 +13,7 @@ With two classes the curves are those of the positive class, else of each class 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,15 +22,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xraytune.data.decoding import BrokenImage
-from xraytune.errors import ConfigError, Problem
 from xraytune.export.overlap import Overlap
 from xraytune.export.predict import predictions_csv
-from xraytune.figures.drawing import figure_files
-from xraytune.figures.evaluation_figure import DrawnClass, OperatingPoint, draw_evaluation
-from xraytune.files import csv_table, new_folder, require_new, write_json, write_text
-from xraytune.metrics.breakdown import ClassMetrics, Interval, Subgroup
+from xraytune.figures.drawing import figure_files, with_interval
+from xraytune.figures.evaluation_figure import DrawnClass, draw_evaluation
+from xraytune.files import csv_table, new_folder, write_json, write_text
+from xraytune.metrics.breakdown import ClassMetrics, Subgroup
 from xraytune.metrics.classification import ClassificationMetrics, Floats, Labels
 from xraytune.metrics.curves import ClassCurves, class_curves
+from xraytune.metrics.intervals import Interval
 from xraytune.metrics.shift import Shift
 from xraytune.records import Json, to_json
 
@@ -164,19 +164,6 @@ class Evaluation(Overlap):
         }
 
 
-def require_new_evaluation(out: Path, data: Path) -> None:
-    """Check, before any work, that the folder `out` can be created.
-
-    Raises:
-        ConfigError: `out` exists, is inside `data`, or its folder is a file.
-        MachineError: No write access.
-    """
-    require_new(out)
-    if out.resolve().is_relative_to(data.resolve()):
-        what = "a figure in the image folder would be mistaken for an X-ray"
-        raise ConfigError(Problem(what, out, "give a folder outside of it"))
-
-
 def write_evaluation(out: Path, found: Evaluation, scored: ScoredImages, *, replicates: int, seed: int) -> None:
     """Write the folder described above; it appears as a whole."""
     names = tuple(found.class_counts)
@@ -194,13 +181,13 @@ def write_evaluation(out: Path, found: Evaluation, scored: ScoredImages, *, repl
                 scored.files,
                 scored.probabilities,
                 scored.predicted,
-                patients=scored.patients,
-                labels=scored.labels,
+                patient=scored.patients,
+                label=[names[label] for label in scored.labels],
             ),
             "per_class": _per_class_csv(found),
             "confusion_matrix": csv_table(
                 ["true class", *(f"predicted {name}" for name in names)],
-                ([name, *map(str, row)] for name, row in zip(names, found.confusion, strict=True)),
+                ([name, *row] for name, row in zip(names, found.confusion, strict=True)),
             ),
             "roc": _curves_csv(
                 ("false_positive_rate", "sensitivity", "threshold"),
@@ -227,19 +214,18 @@ def _per_class_csv(found: Evaluation) -> str:
     rows = {**found.classes, "(macro mean)": found.macro, "(micro mean)": found.micro}
     header = ["class", "images", *(f"{name}{end}" for name in _OF_CLASS for end in ("", "_low", "_high"))]
 
-    def cells(one: ClassMetrics) -> Iterable[str | float]:
+    def cells(one: ClassMetrics) -> Iterator[float | None]:
         for name in _OF_CLASS:
-            for value in (getattr(one, name), *one.intervals.get(name, (None, None))):
-                yield "" if value is None else value
+            yield from (getattr(one, name), *one.intervals.get(name, (None, None)))
 
-    return csv_table(header, ([name, str(one.images), *cells(one)] for name, one in rows.items() if one))
+    return csv_table(header, ([name, one.images, *cells(one)] for name, one in rows.items() if one))
 
 
 def _curves_csv(columns: tuple[str, ...], of_class: Mapping[str, tuple[NDArray[np.generic], ...]]) -> str:
     return csv_table(
         ("class", *columns),
         (
-            [name, *(cell if isinstance(cell, float) else str(cell) for cell in row)]
+            [name, *row]
             for name, values in of_class.items()
             for row in zip(*(column.tolist() for column in values), strict=True)
         ),
@@ -250,31 +236,19 @@ def _draw(folder: Path, found: Evaluation, scored: ScoredImages, curves: Mapping
     names = tuple(found.class_counts)
 
     def drawn(name: str) -> DrawnClass:
-        is_class, of_class = scored.labels == names.index(name), found.classes[name]
+        is_class = scored.labels == names.index(name)
         brier = float(((scored.probabilities[:, names.index(name)] - is_class) ** 2).mean())
         return DrawnClass(
             curves=curves[name],
-            auroc=_with_interval(of_class.auroc, of_class.intervals.get("auroc")),
-            auprc=_with_interval(of_class.auprc, of_class.intervals.get("auprc")),
-            brier=_with_interval(brier, found.intervals.get("brier") if len(names) == 2 else None),
+            metrics=found.classes[name],
+            brier=with_interval(brier, found.intervals.get("brier") if len(names) == 2 else None),
             prevalence=float(is_class.mean()),
         )
 
-    point = None
-    if found.threshold is not None:
-        metrics = found.metrics
-        point = OperatingPoint(
-            threshold=found.threshold, sensitivity=metrics.sensitivity, specificity=metrics.specificity
-        )
     note = (
         f"{len(scored.files):,} images of {found.patient_count:,} patients. Bands (pointwise), bars and brackets show 95% "
         "intervals over patients."
     )
     files = figure_files(folder, "evaluation")
-    draw_evaluation(
-        {name: drawn(name) for name in curves}, np.array(found.confusion), names, files, point=point, note=note
-    )
-
-
-def _with_interval(value: float, interval: Interval | None) -> str:
-    return f"{value:.3f} ({interval[0]:.3f} to {interval[1]:.3f})" if interval else f"{value:.3f}"
+    shown = {name: drawn(name) for name in curves}
+    draw_evaluation(shown, np.array(found.confusion), names, files, threshold=found.threshold, note=note)

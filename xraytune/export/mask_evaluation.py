@@ -10,8 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from functools import partial
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -20,25 +19,25 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from xraytune.data.decoding import BrokenImage
+from xraytune.data.index import LabelledImages
 from xraytune.data.masks import read_mask, use_mask
-from xraytune.data.pairs import read_labelled_pairs
 from xraytune.data.pixels import broken_images_error
-from xraytune.data.table import subgroup_columns
 from xraytune.export.bundle import Bundle
+from xraytune.export.outputs import ImageFiles
 from xraytune.export.overlap import Overlap, overlap_of
 from xraytune.export.segmentation import map_predicted
 from xraytune.figures.drawing import printable
 from xraytune.figures.mask_figure import DrawnCase, draw_mask_evaluation
 from xraytune.files import csv_table, new_folder, write_json, write_text
 from xraytune.metrics.segmentation import MaskMetrics, Masks, ScoredMask, mask_metrics, scored_mask
-from xraytune.records import Json, Progress, ignore_progress, to_json
+from xraytune.records import Json, ignore_progress, to_json
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _WORST = 5
 _DRAWN, _DRAWN_PX = 3, 360
-_BOOTSTRAP_SEED = 0
+BOOTSTRAP_SEED = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,34 +84,31 @@ class MaskEvaluation(Overlap):
 def evaluate_masks(
     bundle: Bundle,
     data: Path,
+    found: LabelledImages,
+    images: ImageFiles,
+    columns: Mapping[str, Mapping[str, str]],
     *,
     out: Path | None,
-    by: Sequence[str],
     threshold: float,
-    skip_broken: bool,
     reason: str,
     replicates: int,
-    on_progress: Progress,
 ) -> MaskEvaluation:
     """Predict the masks of a folder of pairs and compare them with the true masks; see `evaluate`."""
-    found = read_labelled_pairs(data, group_regex=bundle.record.group_regex, on_progress=on_progress)
-    columns = subgroup_columns(found.data, [image.file for image in found.images], by)
-    root, by_file = found.data.path, {image.file: image for image in found.images}
-    predict = partial(map_predicted, bundle, root, threshold=threshold)
+    root, by_file = images.root, {image.file: image for image in found.images}
 
     def score(file: str, _: NDArray[np.uint8], predicted: Masks) -> ScoredMask | list[BrokenImage]:
         image = by_file[file]
         return use_mask(root, image, lambda true: scored_mask(predicted, true, file=file, patient=image.patient))
 
-    results, broken = predict([*by_file], score, skip_broken=skip_broken, on_progress=on_progress)
+    results, broken = map_predicted(bundle, images, score, threshold=threshold)
     scores = [one for one in results if isinstance(one, ScoredMask)]
     broken += tuple(mask for one in results if isinstance(one, list) for mask in one)
-    if broken and not (skip_broken and scores):
+    if broken and not (images.skip_broken and scores):
         raise broken_images_error(broken, root)
     overlap = overlap_of(bundle, found, [one.file for one in scores], reason=reason)  # before any metric can be seen
 
     def metrics_of(own: Sequence[ScoredMask]) -> MaskMetrics:
-        return mask_metrics(own, replicates=replicates, seed=_BOOTSTRAP_SEED)
+        return mask_metrics(own, replicates=replicates, seed=BOOTSTRAP_SEED)
 
     def subgroups_of(values: Mapping[str, str]) -> dict[str, MaskMetrics]:
         names = sorted({values.get(one.file, "") for one in scores} - {""})
@@ -138,13 +134,13 @@ def evaluate_masks(
         def case(file: str, image: NDArray[np.uint8], predicted: Masks) -> DrawnCase:
             return _drawn_case(chosen[file], image, read_mask(root, by_file[file].masks), predicted)
 
-        cases, _ = predict([*chosen], case, skip_broken=True, on_progress=ignore_progress)
+        again = replace(images, files=[*chosen], on_progress=ignore_progress)
+        cases, _ = map_predicted(bundle, again, case, threshold=threshold)
         drawn = dict(zip(chosen, cases, strict=True))
         with new_folder(out) as folder:
             write_json(folder / "metrics.json", evaluation.to_json())
-            rows = ({**asdict(one), "file": PurePosixPath(one.file)}.values() for one in scores)
-            cells = (["" if cell is None else cell for cell in row] for row in rows)
-            write_text(folder / "per_image.csv", csv_table([field.name for field in fields(ScoredMask)], cells))
+            rows = ([*{**asdict(one), "file": PurePosixPath(one.file)}.values()] for one in scores)
+            write_text(folder / "per_image.csv", csv_table([field.name for field in fields(ScoredMask)], rows))
             by_kind = {kind: [drawn[one.file] for one in own] for kind, own in shown.items()}
             draw_mask_evaluation([one.dice for one in ranked], evaluation.metrics, by_kind, folder)
     return evaluation

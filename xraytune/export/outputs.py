@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from xraytune.compute import compute_like, pin
-from xraytune.cores import core_threads, cpu_count
+from xraytune.cores import cpu_count, map_on_cores
 from xraytune.data.decoding import BrokenImage
 from xraytune.data.pixels import broken_images_error, decode_images
 from xraytune.errors import ArtifactError, DataError, Problem
@@ -23,18 +24,25 @@ _BATCH_SIZE = 64
 Result = TypeVar("Result")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFiles:
+    """Files below `root` to predict; broken images are left out or an error."""
+
+    root: Path
+    files: Sequence[str]
+    skip_broken: bool
+    on_progress: Progress
+
+
 def map_outputs(
     bundle: Bundle,
-    root: Path,
-    files: Sequence[str],
+    images: ImageFiles,
     predict: Callable[..., NDArray[Any]],
     use: Callable[[str, NDArray[Any]], Result],
     *,
     title: str,
-    skip_broken: bool,
-    on_progress: Progress,
 ) -> tuple[list[Result], tuple[BrokenImage, ...]]:
-    """Apply `use`, on all cores, to each file below `root` and its output; return the results in order, and broken images.
+    """Apply `use`, on all cores, to each file and its output; return the results in order, and broken images.
 
     `predict` is a function such as `predict_probabilities`; `title` names the progress.
 
@@ -53,29 +61,31 @@ def map_outputs(
         pixels = torch.from_numpy(np.stack([*batch.values()])).to(compute.device)
         inputs = normalise(to_unit(pixels, form), form)
         outputs = predict(network, [inputs], compute=compute, error=ArtifactError, where=bundle.path)
-        with core_threads() as threads:
-            results.extend(threads.map(use, [*batch], outputs))
+        results.extend(map_on_cores(lambda output: use(*output), [*zip(batch, outputs, strict=True)]))
         batch.clear()
 
     decoded = decode_images(
-        root,
-        files,
+        images.root,
+        images.files,
         form.image_size_px,
-        workers=cpu_count(),
         resize=form.resize,
-        on_progress=lambda _, done, total: on_progress(title, done, total),
+        on_progress=lambda _, done, total: images.on_progress(title, done, total),
     )
-    for file, image in zip(files, decoded, strict=True):
+    for file, image in zip(images.files, decoded, strict=True):
         if isinstance(image, BrokenImage):
             broken.append(image)
-        elif skip_broken or not broken:  # after a broken image, the others are only decoded, to list all broken ones
+        elif (
+            images.skip_broken or not broken
+        ):  # after a broken image, the others are only decoded, to list all broken ones
             batch[file] = image
             if len(batch) == _BATCH_SIZE:
                 run_batch()
-    if broken and not skip_broken:
-        raise broken_images_error(broken, root)
-    if len(broken) == len(files):
-        raise DataError(Problem(f"all {len(files)} images are broken", root, f"the first one: {broken[0].reason}"))
+    if broken and not images.skip_broken:
+        raise broken_images_error(broken, images.root)
+    if len(broken) == len(images.files):
+        raise DataError(
+            Problem(f"all {len(broken)} images are broken", images.root, f"the first one: {broken[0].reason}")
+        )
     if batch:
         run_batch()
     return results, tuple(broken)

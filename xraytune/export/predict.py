@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from numpy.typing import NDArray
 
-from xraytune.config.settings import TaskName
 from xraytune.data.decoding import BrokenImage
 from xraytune.data.layout import list_images, pair_folders
 from xraytune.errors import ConfigError, DataError, Problem
 from xraytune.export.bundle import Bundle, open_bundle
-from xraytune.export.outputs import map_outputs
+from xraytune.export.outputs import ImageFiles, map_outputs
 from xraytune.export.segmentation import PredictedMasks, predict_masks
 from xraytune.files import csv_table, require_new, write_text
 from xraytune.metrics.classification import Floats, Labels, predicted_classes
@@ -23,53 +21,26 @@ from xraytune.models.train import predict_probabilities
 from xraytune.records import Progress, ignore_progress
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Predictions:
-    """Probabilities, float64 [n, C], of the files that could be decoded, in the given order."""
+def predict_images(bundle: Bundle, images: ImageFiles) -> tuple[tuple[str, ...], Floats, tuple[BrokenImage, ...]]:
+    """Predict classes; raises what `map_outputs` does.
 
-    files: tuple[str, ...]
-    probabilities: NDArray[np.float64]
-    broken: tuple[BrokenImage, ...]
-
-
-def predict_images(
-    bundle: Bundle,
-    root: Path,
-    files: Sequence[str],
-    *,
-    skip_broken: bool = False,
-    on_progress: Progress = ignore_progress,
-) -> Predictions:
-    """Predict files below `root`; raises what `map_outputs` does."""
+    Return the files that could be decoded, in order, with their probabilities, float64 [N, C], and the broken images.
+    """
     results, broken = map_outputs(
-        bundle,
-        root,
-        files,
-        predict_probabilities,
-        lambda file, row: (file, row),
-        title="classifying images",
-        skip_broken=skip_broken,
-        on_progress=on_progress,
+        bundle, images, predict_probabilities, lambda file, row: (file, row), title="classifying images"
     )
     used, rows = zip(*results, strict=True)
-    return Predictions(files=used, probabilities=np.stack(rows), broken=broken)
+    return used, np.stack(rows), broken
 
 
 def predictions_csv(
-    class_names: Sequence[str],
-    files: Sequence[str],
-    probabilities: Floats,
-    predicted: Labels,
-    *,
-    patients: Sequence[str] | None = None,
-    labels: Labels | None = None,
+    class_names: Sequence[str], files: Sequence[str], probabilities: Floats, predicted: Labels, **about: Sequence[str]
 ) -> str:
-    """Return the table of predictions: `file`, `patient` and `label` where given, `probability_CLASS`, `predicted`."""
-    columns: dict[str, Sequence[PurePosixPath | str | float]] = {"file": [PurePosixPath(file) for file in files]}
-    if patients is not None:
-        columns["patient"] = patients
-    if labels is not None:
-        columns["label"] = [class_names[label] for label in labels]
+    """Return the table of predictions: `file`, the columns of `about`, `probability_CLASS` of each class, `predicted`."""
+    columns: dict[str, Sequence[PurePosixPath | str | float]] = {
+        "file": [PurePosixPath(file) for file in files],
+        **about,
+    }
     columns |= {f"probability_{name}": probabilities[:, label].tolist() for label, name in enumerate(class_names)}
     columns["predicted"] = [class_names[label] for label in predicted]
     return csv_table([*columns], zip(*columns.values(), strict=True))
@@ -151,38 +122,19 @@ def predict(
     root, files = images.parent, [images.name]
     if not images.is_file():
         root, files = images, [file.relative_to(images).as_posix() for file in list_images(images)]
-    return _PREDICT[bundle.record.task](
-        bundle, root, files, out, threshold=threshold, skip_broken=skip_broken, on_progress=on_progress
-    )
-
-
-def _predict_classes(
-    bundle: Bundle,
-    root: Path,
-    files: Sequence[str],
-    out: Path,
-    *,
-    threshold: float,
-    skip_broken: bool,
-    on_progress: Progress,
-) -> Predicted:
-    predictions = predict_images(bundle, root, files, skip_broken=skip_broken, on_progress=on_progress)
-    names, positive = bundle.record.class_names, bundle.positive
-    is_binary = len(names) == 2
-    labels = predicted_classes(predictions.probabilities, positive=positive, threshold=threshold)
-    write_text(out, predictions_csv(names, predictions.files, predictions.probabilities, labels))
+    given = ImageFiles(root=root, files=files, skip_broken=skip_broken, on_progress=on_progress)
+    if bundle.record.task == "segmentation":
+        return predict_masks(bundle, given, out, threshold=threshold)
+    used, probabilities, broken = predict_images(bundle, given)
+    names, is_binary = bundle.record.class_names, len(bundle.record.class_names) == 2
+    labels = predicted_classes(probabilities, positive=bundle.positive, threshold=threshold)
+    write_text(out, predictions_csv(names, used, probabilities, labels))
     counts = np.bincount(labels, minlength=len(names)).tolist()
     return Predicted(
         path=out,
         images=len(labels),
         counts=dict(zip(names, counts, strict=True)),
-        positive=names[positive] if is_binary else None,
+        positive=bundle.positive_name if is_binary else None,
         threshold=threshold if is_binary else None,
-        broken=predictions.broken,
+        broken=broken,
     )
-
-
-_PREDICT: Mapping[TaskName, Callable[..., Predicted | PredictedMasks]] = {
-    "classification": _predict_classes,
-    "segmentation": predict_masks,
-}

@@ -20,6 +20,7 @@ from xraytune.config.settings import Experiment
 from xraytune.errors import MachineError, Problem, StudyError
 from xraytune.files import explain_disk_errors, make_folder, read_jsonl, require_writable, temporary_name
 from xraytune.models.train import TRAINING_STEPS
+from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.prepare import restore_pixels
 from xraytune.pipeline.trial import run_trial
 from xraytune.records import EpochRecord, Progress, TrialResult, ignore_progress
@@ -132,13 +133,10 @@ def replay(
         try:
             result = run_trial(
                 experiment,
-                prepared,
+                RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=show),
                 trial_dir=work,
-                cache=cache,
-                compute=compute,
                 on_epoch=epochs.append,
                 should_stop=lambda: len(epochs) >= last_epoch,
-                on_progress=show,
             )
         except MachineError:  # never the reason of a failed trial
             raise

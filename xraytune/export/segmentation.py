@@ -27,11 +27,10 @@ from xraytune.data.formats import LARGEST_SIDE_PX
 from xraytune.data.layout import DICOM_SUFFIXES, NAMING_SUFFIXES
 from xraytune.data.masks import connected_parts, outlined
 from xraytune.export.bundle import Bundle
-from xraytune.export.outputs import map_outputs
+from xraytune.export.outputs import ImageFiles, map_outputs
 from xraytune.files import csv_table, new_folder, write_text
 from xraytune.metrics.segmentation import Masks
 from xraytune.models.segmenter import mask_probabilities
-from xraytune.records import Progress
 
 Result = TypeVar("Result")
 _PNG_LEVEL = 3
@@ -57,7 +56,6 @@ class PredictedMasks:
 
     Attributes:
         path: The folder of masks, overlays and `predictions.csv`.
-        images: Number of images.
         empty: Images whose mask is empty.
         area: Mean share of the image that a mask covers.
         broken: Images that were left out.
@@ -70,58 +68,39 @@ class PredictedMasks:
     broken: tuple[BrokenImage, ...]
 
 
-def predict_masks(
-    bundle: Bundle,
-    root: Path,
-    files: Sequence[str],
-    out: Path,
-    *,
-    threshold: float,
-    skip_broken: bool,
-    on_progress: Progress,
-) -> PredictedMasks:
-    """Write the folder described above for files below `root`."""
-    names = _mask_names(files)
+def predict_masks(bundle: Bundle, images: ImageFiles, out: Path, *, threshold: float) -> PredictedMasks:
+    """Write the folder described above."""
+    names = _mask_names(images.files)
     with new_folder(out) as folder:
 
-        def write(file: str, image: NDArray[np.uint8], mask: Masks) -> tuple[PurePosixPath, PurePosixPath, float, str]:
+        def write(file: str, image: NDArray[np.uint8], mask: Masks) -> tuple[PurePosixPath, PurePosixPath, float, int]:
             for kind, pixels in (("masks", mask.astype(np.uint8) * 255), ("overlays", outlined(image, mask))):
                 target = folder / kind / names[file]
                 target.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(pixels).save(target, compress_level=_PNG_LEVEL)
             where = PurePosixPath("masks", names[file])
-            return PurePosixPath(file), where, float(mask.mean()), str(connected_parts(mask))
+            return PurePosixPath(file), where, float(mask.mean()), connected_parts(mask)
 
-        rows, broken = map_predicted(
-            bundle, root, files, write, threshold=threshold, skip_broken=skip_broken, on_progress=on_progress
-        )
+        rows, broken = map_predicted(bundle, images, write, threshold=threshold)
         write_text(folder / "predictions.csv", csv_table(["file", "mask", "area", "parts"], rows))
     areas = [area for _, _, area, _ in rows]
     return PredictedMasks(path=out, images=len(rows), empty=areas.count(0.0), area=float(np.mean(areas)), broken=broken)
 
 
 def map_predicted(
-    bundle: Bundle,
-    root: Path,
-    files: Sequence[str],
-    use: Callable[[str, NDArray[np.uint8], Masks], Result],
-    *,
-    threshold: float,
-    skip_broken: bool,
-    on_progress: Progress,
+    bundle: Bundle, images: ImageFiles, use: Callable[[str, NDArray[np.uint8], Masks], Result], *, threshold: float
 ) -> tuple[list[Result], tuple[BrokenImage, ...]]:
-    """Apply `use` to each file below `root`, its image in its own size, [H, W], and the predicted mask, [H, W].
+    """Apply `use` to each file, its image in its own size, [H, W], and the predicted mask, [H, W].
 
     Return the results in order, and the broken images; raises what `map_outputs` does.
     """
     resize = bundle.record.input_format.resize
 
     def use_one(file: str, probabilities: NDArray[np.float32]) -> Result:
-        image = np.asarray(read_image(root / file, LARGEST_SIDE_PX).image)
+        image = np.asarray(read_image(images.root / file, LARGEST_SIDE_PX).image)
         return use(file, image, whole_mask(probabilities, *image.shape[::-1], resize=resize, threshold=threshold))
 
-    given, title = (bundle, root, files, mask_probabilities, use_one), "segmenting images"
-    return map_outputs(*given, title=title, skip_broken=skip_broken, on_progress=on_progress)
+    return map_outputs(bundle, images, mask_probabilities, use_one, title="segmenting images")
 
 
 def _mask_names(files: Sequence[str]) -> dict[str, str]:

@@ -10,14 +10,14 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from xraytune.compute import choose_compute, gpu_count, gpu_share, pin
+from xraytune.compute import allocation_of, gpu_count, pin
 from xraytune.config.checks import require_no_plateau
 from xraytune.config.load import load_space
 from xraytune.config.settings import Experiment, Settings, extensions_of
@@ -28,7 +28,6 @@ from xraytune.errors import ArtifactError, ConfigError, Problem
 from xraytune.export.bundle import NETWORK_PACKAGES, TrainedOn, write_bundle
 from xraytune.export.card import write_card
 from xraytune.export.final import (
-    Fit,
     Work,
     changes_of,
     fits_of,
@@ -43,6 +42,7 @@ from xraytune.metrics.threshold import ThresholdRule
 from xraytune.mix.plan import require_both_phases, require_extra_images
 from xraytune.models.weights import find_weights
 from xraytune.pipeline.artifacts import artifact_path, releases
+from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.extra_folder import require_enough, store_folder
 from xraytune.pipeline.model import require_two_classes
 from xraytune.pipeline.prepare import Prepared, prepare_index
@@ -61,21 +61,15 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
-    """Summary of a final training.
+    """Summary of a final training; scores and threshold are those of `FinalTraining`.
 
     Attributes:
         positive: The positive class of two; None with more classes.
-        threshold: Its probability from which an image is positive.
-        threshold_rule: The images that set the threshold.
-        validation_images: Their number.
+        validation_images: The number of images that set the threshold.
         validation_patients: Their patients.
         trained_on: The training images, of how many, and what differs from the exported trial.
         metric: Name of the scores, such as AUROC.
-        val_score: On val-A; None if the model was trained on it.
-        val_b_score: On val-B; None if the model was trained on it.
-        out_of_fold_score: Of networks trained like this one, each on patients that it had not seen; None
-            without folds.
-        best_epoch: The epoch whose network was kept.
+        epochs: Epochs trained.
         seconds: Wall time of this run.
         equals_trial: Whether both scores are those of the exported trial, to the bit; None if its study is missing or has no
             such scores, or if images or settings differ.
@@ -163,7 +157,8 @@ def train(
     prepared, warnings = prepare_index(index, settings.data, cache, skip_broken=skip_broken, on_progress=on_progress)
     for warning in warnings:
         note(warning)
-    used, fits = used_images(prepared, validation), fits_of(prepared, validation, settings.seed)
+    used = used_images(prepared, validation)
+    fits = fits_of(used, validation, settings.seed)
     require_extra_images([parameters.synthetic_ratio] * (parameters.source != "none"), sum(used.train_counts))
     pretrained = [parameters.synthetic_ratio] * (parameters.mixing == "pretrain")
     require_both_phases(pretrained, settings.budget.max_epochs * used.steps_per_epoch(settings))
@@ -183,8 +178,8 @@ def train(
     note(f"training: {epochs} epoch{'s' * (epochs != 1)} of {steps:,} steps{folds}")
     grids: list[Path] = []
 
-    def show_samples(of: Prepared) -> None:
-        grids.append(save_generator_grid(experiment, of, work_folder / "samples", compute=compute, cache=cache))
+    def show_samples(of: Experiment, context: RunContext) -> None:
+        grids.append(save_generator_grid(of, context, work_folder / "samples"))
         note(f"the generator is trained; its images beside real ones: {grids[-1]} (later {out / SAMPLES})")
 
     work = Work(
@@ -200,7 +195,6 @@ def train(
         training = (
             train_without_val_a(experiment, used, fits, work) if fits else train_with_val_a(experiment, used, work)
         )
-        scores = training.scores
         with new_folder(out) as folder:
             record = write_bundle(
                 folder,
@@ -211,7 +205,7 @@ def train(
                 trained_on=trained_on,
                 compute=compute,
             )
-            write_card(folder, record, experiment, scores)
+            write_card(folder, record, experiment, training)
             if grids:  # the last one is of the final model's generator; folds have their own
                 copy_file(grids[-1], folder / SAMPLES)
         shutil.rmtree(work_folder)
@@ -220,18 +214,18 @@ def train(
         arm=parameters.arm,
         trained_on=trained_on,
         metric=settings.metric,
-        val_score=scores.val_score,
-        val_b_score=scores.val_b_score,
-        out_of_fold_score=scores.out_of_fold_score,
+        val_score=training.val_score,
+        val_b_score=training.val_b_score,
+        out_of_fold_score=training.out_of_fold_score,
         positive=prepared.class_names[prepared.positive] if len(prepared.class_names) == 2 else None,
-        threshold=scores.threshold,
-        threshold_rule=scores.threshold_rule,
-        validation_images=len(scores.validated.labels),
-        validation_patients=len({*scores.validated.patients}),
-        best_epoch=scores.best_epoch,
-        epochs=scores.epochs,
+        threshold=training.threshold,
+        threshold_rule=record.threshold_rule,
+        validation_images=len(training.validated.labels),
+        validation_patients=len({*training.validated.patients}),
+        best_epoch=training.best_epoch,
+        epochs=len(training.epochs),
         seconds=time.monotonic() - started,
-        equals_trial=recorded and recorded == (scores.val_score, scores.val_b_score),
+        equals_trial=recorded and recorded == (training.val_score, training.val_b_score),
     )
 
 
@@ -264,7 +258,7 @@ def _sentence(data: TrainedOn, settings: Settings) -> str:
     return text
 
 
-def _extra_images(experiment: Experiment, used: Prepared, fits: Sequence[Fit], cache: Path) -> list[str]:
+def _extra_images(experiment: Experiment, used: Prepared, fits: Mapping[str, Prepared], cache: Path) -> list[str]:
     """Return the content of the folder of extra images, if there is one.
 
     Raises:
@@ -274,7 +268,7 @@ def _extra_images(experiment: Experiment, used: Prepared, fits: Sequence[Fit], c
     folders = replace(inputs_of_trials([parameters]), weights=frozenset())
     contents = list(read_inputs(folders, settings, used, cache).values())
     if parameters.folder:
-        for prepared in (used, *(fit.prepared for fit in fits)):
+        for prepared in (used, *fits.values()):
             group_regex = settings.data.split.group_regex
             images, _ = store_folder(parameters.folder.path, prepared, group_regex=group_regex, cache=cache)
             require_enough(images, parameters, prepared)
@@ -314,8 +308,8 @@ def _compute(settings: Settings, study: StudyFolder | None, note: Callable[[str]
         if recorded.device == "cpu" or gpu_count():
             return recorded
         note("the study ran on a GPU, but torch finds none here: metrics will differ slightly from the trial")
-    threads = cpu_count() if settings.final else settings.resources.cpus_per_trial
-    return choose_compute(gpus=gpu_share(settings.resources), threads=threads)
+    compute = allocation_of(settings, has_gpu=gpu_count() > 0).compute()
+    return replace(compute, threads=cpu_count(), generator_threads=cpu_count()) if settings.final else compute
 
 
 def _recorded(settings: Settings, study: StudyFolder) -> tuple[float, float] | None:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
-from xraytune.config.settings import GeneratorSettings
 from xraytune.errors import ArtifactError, ConfigError, Problem, join_names
 from xraytune.export.best import best_stage
 from xraytune.files import require_new
-from xraytune.pipeline.artifacts import artifact_path, is_intact
+from xraytune.pipeline.artifacts import is_intact
+from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.generator_folder import GeneratorSample, fill_generator_folder, generator_sample
-from xraytune.pipeline.labeller import trained_labeller
-from xraytune.pipeline.prepare import Prepared
-from xraytune.pipeline.synthesize import generator_inputs, generator_stage, network_labels, typical_masks
-from xraytune.records import Compute, Progress, ignore_progress
+from xraytune.pipeline.synthesize import generator_paths
+from xraytune.records import Progress, ignore_progress
 from xraytune.search.study import StudyFolder
 
 
@@ -56,30 +52,17 @@ def sample_trial_generator(
         raise ConfigError(Problem(f"trial {trial} has no generator", study, _other_trials(folder)))
     cache = (cache or folder.default_cache).resolve()
     prepared, compute = folder.prepared(), folder.compute()
+    context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=on_progress)
     for release in reversed(folder.releases()):
-        networks = _networks(settings, prepared, compute, cache, torch=release["torch"])
+        networks = generator_paths(settings, prepared, compute, cache, torch=release["torch"])
         if all(map(is_intact, networks.values())):
-            typical = typical_masks(settings, prepared, cache)
-            labeller = trained_labeller(experiment, prepared, compute=compute, cache=cache, on_progress=on_progress)
-            with TemporaryDirectory() as name:
-                kept, torch = Path(name), release["torch"]
-                fill_generator_folder(
-                    kept, networks, settings, prepared, compute, typical=typical, labeller=labeller, torch=torch
+            with TemporaryDirectory() as kept:
+                fill_generator_folder(Path(kept), networks, experiment, context, torch=release["torch"])
+                return generator_sample(
+                    Path(kept), count=count, out=out, class_name=class_name, on_progress=on_progress
                 )
-                return generator_sample(kept, count=count, out=out, class_name=class_name, on_progress=on_progress)
     fix = f"wait until the search has trained it, or train it again: xraytune replay {study} {trial}"
     raise ArtifactError(Problem(f"the {settings.noun} of trial {trial} is not in the cache", cache, fix))
-
-
-def _networks(
-    settings: GeneratorSettings, prepared: Prepared, compute: Compute, cache: Path, *, torch: str
-) -> Mapping[int | None, Path]:
-    """Return the artifact of each network, whether it exists or not."""
-    inputs: dict[int | None, dict[str, Any]] = {
-        label: generator_inputs(settings, label, prepared, compute, torch=torch)
-        for label in network_labels(settings, prepared)
-    }
-    return {label: artifact_path(cache, generator_stage(settings), one) for label, one in inputs.items()}
 
 
 def _other_trials(folder: StudyFolder) -> str:

@@ -7,22 +7,29 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xraytune.cores import cpu_count
 from xraytune.data.decoding import BrokenImage
 from xraytune.data.index import ImageFile, ImageIndex
 from xraytune.data.masks import map_masks, outlined, square_mask
 from xraytune.data.pixels import decode_images
 from xraytune.errors import ConfigError, Problem, join_names
-from xraytune.figures.drawing import BarPanel, SampleRow, draw_class_bars, draw_sample_grid, figure_files
+from xraytune.figures.drawing import (
+    CLASS_FREQUENCY,
+    SAMPLES,
+    BarPanel,
+    SampleRow,
+    draw_class_bars,
+    draw_sample_grid,
+    figure_files,
+)
 from xraytune.files import require_writable
 from xraytune.seeding import numpy_generator
 
-_NAMES = ("samples", "class_frequency")
 _IMAGES_PER_ROW = 8
 _SEED = 0
 _SAMPLE_PX = 224
@@ -40,7 +47,7 @@ def require_no_figures(out: Path, data: Path) -> None:
     if out.resolve().is_relative_to(data.resolve()):
         what = "figures in the image folder would be mistaken for X-rays"
         raise ConfigError(Problem(what, out, "give a folder outside of it"))
-    there = [file.name for name in _NAMES for file in figure_files(out, name) if file.exists()]
+    there = [file.name for name in (SAMPLES, CLASS_FREQUENCY) for file in figure_files(out, name) if file.exists()]
     if there:
         what = f"figures are here already: {join_names(there)}"
         raise ConfigError(Problem(what, out, "remove them, or give another folder"))
@@ -54,9 +61,9 @@ def draw_data_figures(index: ImageIndex, out: Path) -> tuple[Path, ...]:
     """
     require_no_figures(out, index.root)
     if any(image.masks for image in index.images):
-        return draw_sample_grid(pair_rows(index, _SEED), out, _NAMES[0])
-    samples = draw_sample_grid(sample_rows(index, _SEED), out, _NAMES[0])
-    return (*samples, *draw_class_bars(index.class_names, count_panels(index), out, _NAMES[1]))
+        return draw_sample_grid(pair_rows(index, _SEED), out)
+    samples = draw_sample_grid(sample_rows(index, _SEED), out)
+    return (*samples, *draw_class_bars(index.class_names, count_panels(index), out))
 
 
 def sample_rows(index: ImageIndex, seed: int) -> tuple[SampleRow, ...]:
@@ -68,11 +75,8 @@ def _sample_row(index: ImageIndex, label: int, seed: int) -> SampleRow:
     of_class = [image for image in index.images if image.label == label]
     name = index.class_names[label]
     chosen = [image.file for image in _one_of_each_patient(of_class, seed, name)]
-    pixels: list[NDArray[np.uint8]] = []
-    for image in decode_images(index.root, chosen, _SAMPLE_PX, workers=cpu_count()):
-        pixels += [] if isinstance(image, BrokenImage) else [image]
-        if len(pixels) == _IMAGES_PER_ROW:
-            break
+    decoded = decode_images(index.root, chosen, _SAMPLE_PX)
+    pixels = [*islice((image for image in decoded if not isinstance(image, BrokenImage)), _IMAGES_PER_ROW)]
     return SampleRow(name=name, note=f"{len(of_class):,} image{'s' * (len(of_class) != 1)}", images=_stacked(pixels))
 
 
@@ -83,7 +87,7 @@ def pair_rows(index: ImageIndex, seed: int) -> tuple[SampleRow, SampleRow]:
     """
     grey, outlines = [], []
     for image in _one_of_each_patient(index.images, seed, index.class_names[0]):
-        (pixels,) = decode_images(index.root, [image.file], _SAMPLE_PX, workers=1)
+        (pixels,) = decode_images(index.root, [image.file], _SAMPLE_PX)
         (mask,) = map_masks(index.root, [image], lambda mask: square_mask(mask, _SAMPLE_PX, "squash"))
         if isinstance(pixels, np.ndarray) and isinstance(mask, np.ndarray):
             grey.append(pixels)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes as Axes
     from matplotlib.figure import Figure
 
+SAMPLES, CLASS_FREQUENCY = "samples", "class_frequency"
+"""Names of the figures of a data folder."""
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 """Distinct for colour-blind readers. Source: Okabe and Ito 2008, "Color Universal Design"."""
 SOURCE_COLOURS = {
@@ -95,11 +97,25 @@ def colour_of(source: object) -> str:
     return SOURCE_COLOURS.get(f"{source}", OTHER_COLOUR)
 
 
-def draw_sample_grid(rows: Sequence[SampleRow], folder: Path, name: str = "samples") -> tuple[Path, Path]:
-    """Draw a row of images for each class, with its name on the left."""
+def with_interval(value: float, interval: tuple[float, float] | None) -> str:
+    """Return a metric as text, with its interval if it has one: `0.962 (0.951 to 0.973)`."""
+    return f"{value:.3f} ({interval[0]:.3f} to {interval[1]:.3f})" if interval else f"{value:.3f}"
+
+
+def upper_range(scores: Sequence[float]) -> tuple[float, float] | None:
+    """Return the range of an axis for the upper three quarters of final scores, where trials differ little; None for all."""
+    if len(scores) < 4:
+        return None
+    low, high = float(np.quantile(scores, 0.25)), max(scores)
+    space = max(0.1 * (high - low), 1e-3)
+    return low - space, high + space
+
+
+def draw_sample_grid(rows: Sequence[SampleRow], folder: Path) -> tuple[Path, Path]:
+    """Draw the figure `samples`: a row of images for each class, with its name on the left."""
     columns = max(1, *(len(row.images) for row in rows))
     side = min(_IMAGE_INCHES, (WIDTH_INCHES - _LABEL_INCHES) / columns)
-    files = figure_files(folder, name)
+    files = figure_files(folder, SAMPLES)
     with new_figure(files, len(rows) * side + 0.3) as figure:
         axes = figure.add_subplot()
         for y, row in enumerate(rows):
@@ -113,13 +129,17 @@ def draw_sample_grid(rows: Sequence[SampleRow], folder: Path, name: str = "sampl
     return files
 
 
-def draw_class_bars(
-    classes: Sequence[str], panels: Sequence[BarPanel], folder: Path, name: str = "class_frequency"
-) -> tuple[Path, Path]:
-    """Draw panels of horizontal bars: a group for each class, a bar for each series (at most four, the same everywhere)."""
+def draw_class_bars(classes: Sequence[str], panels: Sequence[BarPanel], folder: Path) -> tuple[Path, Path]:
+    """Draw `class_frequency`: horizontal bars, a group for each class, a bar for each series.
+
+    Args:
+        classes: Their names.
+        panels: One or two, with the same series, at most four.
+        folder: Where the files go.
+    """
     series = list(panels[0].counts)
     bar = 0.8 / len(series)
-    files = figure_files(folder, name)
+    files = figure_files(folder, CLASS_FREQUENCY)
     with new_figure(files, len(classes) * (0.3 + 0.28 * len(series)) + 0.9) as figure:
         first, *_ = charts = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for axes, panel in zip(charts, panels, strict=True):

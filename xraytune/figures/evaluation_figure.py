@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from xraytune.figures.drawing import COLOURS, WIDTH_INCHES, new_figure, printable, scale_text
+from xraytune.figures.drawing import COLOURS, WIDTH_INCHES, new_figure, printable, scale_text, with_interval
+from xraytune.metrics.breakdown import ClassMetrics
 from xraytune.metrics.curves import ClassCurves, Curve
 
 if TYPE_CHECKING:
@@ -25,22 +26,16 @@ _STEP = 0.055
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrawnClass:
-    """The curves of one class with their captions, such as `0.962 (0.951 to 0.973)`."""
+    """The curves of one class, and its metrics; `brier` is a caption such as `0.062 (0.051 to 0.073)`."""
 
     curves: ClassCurves
-    auroc: str
-    auprc: str
+    metrics: ClassMetrics
     brier: str
     prevalence: float
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OperatingPoint:
-    """A threshold, and the sensitivity and specificity there."""
-
-    threshold: float
-    sensitivity: float
-    specificity: float
+    def caption(self, name: Literal["auroc", "auprc"]) -> str:
+        """Return a metric as text, with its interval."""
+        return with_interval(getattr(self.metrics, name), self.metrics.intervals.get(name))
 
 
 def draw_evaluation(
@@ -49,7 +44,7 @@ def draw_evaluation(
     class_names: Sequence[str],
     files: Sequence[Path],
     *,
-    point: OperatingPoint | None,
+    threshold: float | None,
     note: str,
     width: float = WIDTH_INCHES,
 ) -> None:
@@ -60,7 +55,7 @@ def draw_evaluation(
         confusion: Images by true and predicted class, [C, C].
         class_names: In the order of the labels.
         files: See `new_figure`.
-        point: The model's threshold; None if the most probable class is predicted.
+        threshold: The model's; None if the most probable class is predicted.
         note: A line below the panels.
         width: In inches; the text shrinks with it.
     """
@@ -75,10 +70,10 @@ def draw_evaluation(
             strict=True,
         ):
             axes.set_title(f"{letter}   {title}", loc="left", fontweight="bold", fontsize=11, pad=10)
-        _draw_roc(roc, shown, point)
+        _draw_roc(roc, shown, threshold)
         _draw_pr(pr, shown)
         _draw_calibration(calibration, shown)
-        _draw_matrix(matrix, confusion, [printable(each) for each in class_names], point)
+        _draw_matrix(matrix, confusion, [printable(each) for each in class_names], threshold)
         figure.supxlabel(note, x=0.012, ha="left", fontsize=8, color=_FAINT)
         scale_text(figure, width / WIDTH_INCHES)
 
@@ -93,18 +88,18 @@ def _coloured(shown: Mapping[str, DrawnClass]) -> Iterator[tuple[str, str, Drawn
         yield name, COLOURS[number] if number < len(COLOURS) else _FAINT, one
 
 
-def _draw_roc(axes: Axes, shown: Mapping[str, DrawnClass], point: OperatingPoint | None) -> None:
+def _draw_roc(axes: Axes, shown: Mapping[str, DrawnClass], threshold: float | None) -> None:
     axes.plot([0, 1], [0, 1], color=_FAINT, linewidth=0.7, linestyle=(0, (4, 4)))
     for _, colour, one in _coloured(shown):
         _draw_band(axes, one.curves.roc, colour)
         axes.plot(one.curves.roc.x, one.curves.roc.y, color=colour, linewidth=1.5, clip_on=False)
-    if point:
-        place = (1 - point.specificity, point.sensitivity)
+    if threshold is not None:
+        (one,) = shown.values()
+        sensitivity, specificity = one.metrics.sensitivity, one.metrics.specificity
+        place = (1 - specificity, sensitivity)
         axes.plot(*place, "o", color=COLOURS[0], markersize=6, markeredgecolor="white", clip_on=False, zorder=3)
-        text = (
-            f"threshold {point.threshold:.3f}\nsensitivity {point.sensitivity:.3f}\nspecificity {point.specificity:.3f}"
-        )
-        right, below = point.specificity > 0.35, point.sensitivity > 0.5
+        text = f"threshold {threshold:.3f}\nsensitivity {sensitivity:.3f}\nspecificity {specificity:.3f}"
+        right, below = specificity > 0.35, sensitivity > 0.5
         axes.annotate(
             text,
             place,
@@ -115,7 +110,7 @@ def _draw_roc(axes: Axes, shown: Mapping[str, DrawnClass], point: OperatingPoint
             fontsize=_TEXT,
             color="#222222",
         )
-    _write_captions(axes, "AUROC", {name: one.auroc for name, one in shown.items()}, "lower right")
+    _write_captions(axes, "AUROC", {name: one.caption("auroc") for name, one in shown.items()}, "lower right")
     _square(axes, _of("1 - specificity", shown), _of("sensitivity", shown))
 
 
@@ -136,22 +131,16 @@ def _draw_pr(axes: Axes, shown: Mapping[str, DrawnClass]) -> None:
             fontsize=_TEXT,
             color=_FAINT,
         )
-    _write_captions(axes, "AUPRC", {name: one.auprc for name, one in shown.items()}, "lower left")
+    _write_captions(axes, "AUPRC", {name: one.caption("auprc") for name, one in shown.items()}, "lower left")
     _square(axes, _of("recall", shown), _of("precision", shown))
 
 
 def _draw_calibration(axes: Axes, shown: Mapping[str, DrawnClass]) -> None:
     axes.plot([0, 1], [0, 1], color=_FAINT, linewidth=0.7, linestyle=(0, (4, 4)))
+    alpha = 0.6 if len(shown) == 1 else 0.4
     for _, colour, one in _coloured(shown):
         found = one.curves.calibration
-        axes.vlines(
-            found.mean_probability,
-            found.low,
-            found.high,
-            color=colour,
-            linewidth=0.9,
-            alpha=0.6 if len(shown) == 1 else 0.4,
-        )
+        axes.vlines(found.mean_probability, found.low, found.high, color=colour, linewidth=0.9, alpha=alpha)
         axes.plot(
             found.mean_probability,
             found.share,
@@ -166,7 +155,7 @@ def _draw_calibration(axes: Axes, shown: Mapping[str, DrawnClass]) -> None:
     _square(axes, _of("predicted probability", shown), _of("observed share", shown))
 
 
-def _draw_matrix(axes: Axes, confusion: NDArray[np.int64], names: Sequence[str], point: OperatingPoint | None) -> None:
+def _draw_matrix(axes: Axes, confusion: NDArray[np.int64], names: Sequence[str], threshold: float | None) -> None:
     share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1.15)
     places = range(len(names))
@@ -180,7 +169,7 @@ def _draw_matrix(axes: Axes, confusion: NDArray[np.int64], names: Sequence[str],
     if len(names) <= 3 * _MOST_NUMBERED_CLASSES:
         axes.set_xticks(places, labels=names, rotation=0 if len(names) < 4 else 90, parse_math=False)
         axes.set_yticks(places, labels=names, parse_math=False)
-    rule = f"threshold {point.threshold:.3f}" if point else "most probable"
+    rule = "most probable" if threshold is None else f"threshold {threshold:.3f}"
     axes.set_xlabel(f"predicted class ({rule})", fontsize=9.5)
     axes.set_ylabel("true class (100% in each row)", fontsize=9.5)
     axes.tick_params(length=0, labelsize=_TEXT, labelcolor="#222222")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from xraytune.figures.drawing import COLOURS, figure_files, new_figure
-from xraytune.metrics.breakdown import Interval
+from xraytune.figures.drawing import COLOURS, figure_files, new_figure, with_interval
+from xraytune.metrics.intervals import Interval
 from xraytune.metrics.segmentation import MaskMetrics
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def draw_mask_evaluation(
 
 def _draw_dice(axes: Axes, dices: Sequence[float], mean: float, interval: Interval | None) -> None:
     axes.set_title("A   Dice", loc="left", fontweight="bold", fontsize=11, pad=26)
-    caption = f"mean {mean:.3f}" + (f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else "")
+    caption = f"mean {with_interval(mean, interval)}"
     axes.text(0, 1.01, caption, transform=axes.transAxes, fontsize=8.5, color="#222222", va="bottom")
     axes.hist(dices, bins="auto", orientation="horizontal", color=COLOURS[0], alpha=0.75, edgecolor="white")
     axes.axhline(mean, color="#222222", linewidth=1.2)

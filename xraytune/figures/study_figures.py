@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
-
 from xraytune.figures.drawing import (
     COLUMN_INCHES,
     PAGE_INCHES,
@@ -18,6 +16,7 @@ from xraytune.figures.drawing import (
     VERDICT_COLOURS,
     colour_of,
     new_figure,
+    upper_range,
 )
 
 if TYPE_CHECKING:
@@ -113,11 +112,8 @@ def draw_learning_curves(
         sources = {source for source, _, _ in curves}
         for source in [one for one in SOURCE_COLOURS if one in sources] + sorted(sources - SOURCE_COLOURS.keys()):
             axes.plot([], [], color=colour_of(source), linewidth=1.3, label=source)
-        last = [scores[-1] for _, scores, _ in curves]
-        if is_higher_better and len(last) > 3:
-            low, high = float(np.quantile(last, 0.25)), max(last)
-            space = max(0.1 * (high - low), 1e-3)
-            axes.set_ylim(low - space, high + space)
+        if is_higher_better and (ends := upper_range([scores[-1] for _, scores, _ in curves])):
+            axes.set_ylim(ends)
         axes.locator_params(axis="x", integer=True)
         axes.margins(x=0.015)
         _finish(axes, "epoch", score)

@@ -119,25 +119,30 @@ class GanTraining:
         """Update discriminator, generator and EMA generator once."""
         settings, drawn = self.settings, StepDraws(*draws)
         images, labels = real.batch(drawn.rows)
-        for_real, for_fake_d, for_fake_g = map(Augmentation, drawn.color, drawn.translation, drawn.cutout)
+        changes = [Augmentation(*change) for change in zip(drawn.color, drawn.translation, drawn.cutout, strict=True)]
 
         def discriminate(images: Tensor, augmentation: Augmentation) -> Tensor:
             if settings.diffaugment:
                 images = diff_augment(images, augmentation)
             with autocast(compute):
-                logits: Tensor = self.discriminator(images, labels)
+                logits: Tensor = self.discriminator(images, labels.repeat(len(images) // len(labels)))
             return logits.float()
 
         with autocast(compute):
             fake = self.generator.decode(self._codes(drawn, labels), labels)
         fake = fake.float()
 
-        real_logits, fake_logits = discriminate(images, for_real), discriminate(fake.detach(), for_fake_d)
+        both = images, fake.detach()
+        if settings.spectral_norm:  # as one batch, which is faster
+            together = Augmentation(*(torch.cat(parts, dim=1) for parts in zip(*changes[:2], strict=True)))
+            real_logits, fake_logits = discriminate(torch.cat(both), together).chunk(2)
+        else:  # batch norm takes the statistics of real and of generated images separately
+            real_logits, fake_logits = map(discriminate, both, changes)
         d_loss = discriminator_loss(settings.loss, real_logits, fake_logits)
         _update(self.optimizer_d, d_loss)
 
         self.discriminator.requires_grad_(False)  # its own gradients are not needed here
-        g_loss = generator_loss(settings.loss, discriminate(fake, for_fake_g))
+        g_loss = generator_loss(settings.loss, discriminate(fake, changes[2]))
         if self.generator.prior is not None:
             half = len(images) // 2
             g_loss = g_loss + _RECONSTRUCTION_WEIGHT * F.l1_loss(fake[:half], images[:half])

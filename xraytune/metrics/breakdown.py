@@ -6,9 +6,8 @@ Intervals come from the resamples of `metrics/intervals.py`, so those of equal m
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TypeAlias
 
 import numpy as np
 
@@ -20,11 +19,10 @@ from xraytune.metrics.classification import (
     known,
     weighted_class_metrics,
 )
-from xraytune.metrics.intervals import patient_bootstrap, patient_intervals
+from xraytune.metrics.intervals import Interval, defined_intervals, patient_bootstrap, patient_intervals
 
 _PAIRS_AT_ONCE = 2**23
-
-Interval: TypeAlias = tuple[float, float]
+_OF_SUBGROUP = ("auroc", "sensitivity", "specificity")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,13 +76,8 @@ def class_breakdown(
 ) -> ClassBreakdown:
     """Return one-vs-rest metrics of every class, with their macro and micro means.
 
-    Args:
-        labels: Class numbers, int64 [N]; every class has an image.
-        probabilities: float64 [N, C], finite.
-        predicted: Class numbers, int64 [N].
-        patients: The patient of each image, [N].
-        replicates: Number of bootstrap samples.
-        seed: Seed of the resamples.
+    Labels and predicted classes are int64 [N]; every class has an image. Probabilities, [N, C], are finite. The intervals
+    are from `replicates` resamples of the patients.
     """
     class_count = probabilities.shape[1]
     is_class, is_predicted = (np.eye(class_count, dtype=np.bool_)[numbers] for numbers in (labels, predicted))
@@ -101,7 +94,18 @@ def class_breakdown(
 
     counts = np.bincount(labels, minlength=class_count).tolist()
     images = [*counts, len(labels), len(labels)] if class_count > 2 else counts
-    found = _measured(of_weights, labels, patients, images, replicates=replicates, seed=seed)
+    values = of_weights(np.ones((1, len(labels))))
+    bounds = patient_intervals(of_weights, labels, patients, replicates=replicates, seed=seed)
+    found = [
+        ClassMetrics(
+            images=count,
+            **{name: float(values[name][0, place]) for name in ("auroc", "auprc", "sensitivity", "specificity")},
+            ppv=known(values["ppv"][0, place]),
+            npv=known(values["npv"][0, place]),
+            intervals=defined_intervals({name: both[:, place] for name, both in bounds.items()}),
+        )
+        for place, count in enumerate(images)
+    ]
     macro, micro = found[class_count:] or (None, None)
     return ClassBreakdown(classes=tuple(found[:class_count]), macro=macro, micro=micro)
 
@@ -116,37 +120,6 @@ def _of_pairs(is_class: Flags, probabilities: Floats, is_predicted: Flags, weigh
         for block in np.array_split(weights, math.ceil(weights.size * class_count / _PAIRS_AT_ONCE))
     ]
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
-
-
-def _measured(
-    of_weights: Callable[[Floats], Mapping[str, Floats]],
-    labels: Labels,
-    patients: Sequence[str],
-    images: Sequence[int],
-    *,
-    replicates: int,
-    seed: int,
-) -> list[ClassMetrics]:
-    """Return the records of statistics [R, len(images)]."""
-    values = of_weights(np.ones((1, len(labels))))
-    bounds = patient_intervals(of_weights, labels, patients, replicates=replicates, seed=seed)
-    return [
-        ClassMetrics(
-            images=count,
-            auroc=float(values["auroc"][0, place]),
-            auprc=float(values["auprc"][0, place]),
-            sensitivity=float(values["sensitivity"][0, place]),
-            specificity=float(values["specificity"][0, place]),
-            ppv=known(values["ppv"][0, place]),
-            npv=known(values["npv"][0, place]),
-            intervals={
-                name: (float(low), float(high))
-                for name, (low, high) in ((name, both[:, place]) for name, both in bounds.items())
-                if np.isfinite(low + high)
-            },
-        )
-        for place, count in enumerate(images)
-    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,16 +236,8 @@ def subgroup_metrics(
 ) -> tuple[Subgroup, ...]:
     """Return the metrics of the images with each value of a column, as `subgroup_images` selects them.
 
-    Args:
-        files: The file of each image, [N].
-        labels: Class numbers, int64 [N]; every class has an image.
-        probabilities: float64 [N, C], finite.
-        patients: The patient of each image, [N].
-        values: The value of each file; files without one are in no subgroup.
-        positive: The class whose probability is the score if C = 2.
-        threshold: Lowest probability that is classified as positive if C = 2.
-        replicates: Number of bootstrap samples.
-        seed: Seed of the resamples.
+    `files` and `values` are those of `subgroup_images`, other arguments those of `patient_bootstrap`; every class has an
+    image.
     """
     class_count, names = probabilities.shape[1], np.asarray(patients)
     subgroups = []
@@ -288,23 +253,17 @@ def subgroup_metrics(
             intervals = patient_bootstrap(
                 *given, names[rows].tolist(), positive=positive, threshold=threshold, replicates=replicates, seed=seed
             )
-        reported = _reported(images.compared_with, positive=positive, class_count=class_count)
+        # AUROC, and with two classes the recall of those that the subgroup has images of.
+        recalls = {positive: "sensitivity", 1 - positive: "specificity"} if class_count == 2 else {}
+        reported = ["auroc", *(name for label, name in recalls.items() if label != images.compared_with)]
         subgroups.append(
             Subgroup(
                 value=value,
                 images=int(own.sum()),
                 patients=len(np.unique(names[own])),
                 compared_with=images.compared_with,
-                auroc=found.get("auroc"),
-                sensitivity=found.get("sensitivity") if "sensitivity" in reported else None,
-                specificity=found.get("specificity") if "specificity" in reported else None,
+                **{name: found.get(name) if name in reported else None for name in _OF_SUBGROUP},
                 intervals={name: intervals[name] for name in reported if name in intervals},
             )
         )
     return tuple(subgroups)
-
-
-def _reported(compared_with: int | None, *, positive: int, class_count: int) -> list[str]:
-    """Return the metrics of a subgroup: AUROC, and with two classes the recall of those that it has images of."""
-    recalls = {positive: "sensitivity", 1 - positive: "specificity"} if class_count == 2 else {}
-    return ["auroc", *(name for label, name in recalls.items() if label != compared_with)]

@@ -25,15 +25,9 @@ _Z = float(ndtri(0.975))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    """A curve with a point for each threshold, and a band.
+    """A curve of K points (x, y), one for each threshold, and a band: the pointwise 95 % interval of y at G grid points.
 
-    Attributes:
-        x: float64 [K].
-        y: float64 [K].
-        thresholds: The lowest probability that counts as positive, float64 [K]; infinite where no image is positive.
-        grid: The x of the band, float64 [G].
-        low: Pointwise 95 % interval of y, float64 [G].
-        high: float64 [G].
+    A threshold is the lowest probability that counts as positive; it is infinite where no image is positive.
     """
 
     x: Floats
@@ -46,15 +40,9 @@ class Curve:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """Predicted probability and observed share, in bins with about the same number of images.
+    """Mean predicted probability and observed share of the class, with its 95 % interval, in each of B bins.
 
-    Attributes:
-        mean_probability: Mean probability of a bin's images, float64 [B].
-        share: Share of them that belong to the class, float64 [B].
-        low: 95 % interval of the share, float64 [B].
-        high: float64 [B].
-        images: int64 [B].
-        patients: int64 [B].
+    The bins have about the same number of images.
     """
 
     mean_probability: Floats
@@ -77,14 +65,9 @@ class ClassCurves:
 def class_curves(
     is_class: Flags, scores: Floats, patients: Sequence[str], *, replicates: int = 2000, seed: int
 ) -> ClassCurves:
-    """Return the curves of one class against the others.
+    """Return the curves of one class against the others, with bands from `replicates` resamples of the patients.
 
-    Args:
-        is_class: bool [N]; both values occur.
-        scores: Probability of the class, float64 [N], finite.
-        patients: The patient of each image, [N].
-        replicates: Number of bootstrap samples.
-        seed: Seed of the resamples.
+    Of N images: whether each belongs to the class (both values occur), its finite probability of the class, its patient.
     """
 
     def on_grid(weights: Floats) -> dict[str, Floats]:

@@ -110,10 +110,8 @@ class Quality:
 class PoolReport:
     """Quality and memorisation of a trial's synthetic images.
 
-    Attributes:
-        quality: None if it could not be measured.
-        note: Why it could not; else "".
-        copies: Which images copy training images, as text; "" if the memorisation gate finds no excess.
+    `note` says why the quality could not be measured, `copies` which images copy training images, if the memorisation gate
+    finds an excess; else they are "".
     """
 
     quality: Quality | None
@@ -188,10 +186,7 @@ def neighbourhoods(real: Floats, synthetic: Floats) -> Neighbourhoods:
 def transfer_auroc(train: Sequence[Floats], scored: Sequence[Floats], *, positive: int) -> float:
     """Return the AUROC of a logistic regression that is trained on one set of features and scored on another.
 
-    Args:
-        train: Features of each class, float64 [n, D]; standardised before training.
-        scored: The same for other images.
-        positive: See `auroc`.
+    Sets have the features of each class, float64 [n, D], which are standardised before training.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline

@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
+from typing import TypeAlias
 
 import numpy as np
 
 from xraytune.errors import DataError, MachineError, Problem
 from xraytune.metrics.classification import Floats, Labels, Metric, require_scorable, weighted_metrics
 from xraytune.seeding import numpy_generator
+
+Interval: TypeAlias = tuple[float, float]
 
 _REPLICATES_AT_ONCE = 100
 _PERCENTILES = (0.025, 0.975)
@@ -29,7 +32,7 @@ def patient_bootstrap(
     threshold: float,
     replicates: int = 2000,
     seed: int,
-) -> dict[str, tuple[float, float]]:
+) -> dict[str, Interval]:
     """Return 95 % percentile intervals of the `ClassificationMetrics` except `images`, `ece`, and undefined ones.
 
     The calibration error is biased upwards, and twice so in a resample: with 624 images even the interval of a calibrated
@@ -44,11 +47,12 @@ def patient_bootstrap(
     require_scorable(labels, probabilities, probabilities.shape[1])
     of_weights = partial(weighted_metrics, labels, probabilities, positive=positive, threshold=threshold)
     found = patient_intervals(of_weights, labels, patients, replicates=replicates, seed=seed)
-    return {
-        name: (float(low), float(high))
-        for name, (low, high) in found.items()
-        if name != "ece" and np.isfinite(low + high)
-    }
+    return defined_intervals({name: bounds for name, bounds in found.items() if name != "ece"})
+
+
+def defined_intervals(found: Mapping[str, Floats]) -> dict[str, Interval]:
+    """Return intervals, float64 [2] by name, as pairs of numbers, without those of metrics that are undefined."""
+    return {name: (float(low), float(high)) for name, (low, high) in found.items() if np.isfinite(low + high)}
 
 
 def patient_intervals(
@@ -66,7 +70,7 @@ def patient_intervals(
         labels: Class numbers, int64 [N].
         patients: The patient of each image, [N].
         replicates: Number of bootstrap samples.
-        seed: Seed of the resamples.
+        seed: Of the resamples.
 
     Returns:
         Low and high by name, float64 [2, ...]; NaN for what is NaN on any resample.
@@ -108,7 +112,8 @@ def extension_metrics(
         if not np.isfinite(values).all():
             what = f"metric {name} is undefined on these {len(labels)} images, or on a resample of them"
             raise DataError(Problem(what, fix="evaluate on more images, or remove its package"))
-        figures[name] = (float(values[0]), *_percentile_interval(values[1:]))
+        low, high = np.quantile(values[1:], _PERCENTILES)
+        figures[name] = float(values[0]), float(low), float(high)
     return figures
 
 
@@ -129,8 +134,3 @@ def patient_resamples(labels: Labels, patients: Sequence[str], replicates: int, 
             share = np.full(len(members), 1 / len(members))
             counts[:, members] = generator.multinomial(len(members), share, size=len(counts))
         yield counts[:, patient_of_image]
-
-
-def _percentile_interval(values: Floats) -> tuple[float, float]:
-    low, high = np.quantile(values, _PERCENTILES)
-    return float(low), float(high)

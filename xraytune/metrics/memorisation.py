@@ -33,11 +33,10 @@ _PAIRS_AT_ONCE = 2**23
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Closeness:
-    """How close images are to the training images.
+    """How close Q images are to the training images.
 
-    Attributes:
-        ratio: Distance to the nearest patient over the mean distance to the next ones, float64 [Q] in [0, 1].
-        nearest: Index of the nearest training image, int64 [Q].
+    `ratio` is the distance to the nearest patient over the mean distance to the next ones, in [0, 1]; `nearest` is the index
+    of the nearest training image.
     """
 
     ratio: NDArray[np.float64]
@@ -73,10 +72,7 @@ def closeness(images: NDArray[np.uint8], training: NDArray[np.uint8], training_p
     A patient's distance is that of their nearest image, so that two images of one patient do not hide a copy of either.
     With a single patient the ratio is 1.
 
-    Args:
-        images: uint8 [Q, h, w].
-        training: uint8 [N, h, w], N >= 1, at the size and sharpness that the generator was trained on.
-        training_patients: The patient of each training image, [N].
+    `images` are uint8 [Q, h, w], `training` uint8 [N, h, w], N >= 1, at the size and sharpness of the generator's training.
 
     Raises:
         DataError: No training image.

@@ -61,7 +61,7 @@ class StructuralComponents:
 
 
 def structural_components(
-    labels: Labels, probabilities: Floats, patients: Sequence[str], *, positive: int
+    labels: Labels, probabilities: Floats, patients: Sequence[str], positive: int
 ) -> StructuralComponents:
     """Return AUROCs as in `metrics.classification.auroc`, and every patient's structural component of each.
 
@@ -102,7 +102,7 @@ def structural_components(
     )
 
 
-def effective_patients(labels: Labels, patients: Sequence[str], *, positive: int) -> float:
+def effective_patients(labels: Labels, patients: Sequence[str], positive: int) -> float:
     """Return `StructuralComponents.effective_patients`; every class has an image."""
     count, names = int(labels.max()) + 1, np.asarray(patients)
 
@@ -204,7 +204,7 @@ AUROC = ScoreModel(
     variance=placement_variance,
     steepness=_binormal_steepness,
     moved=lambda auroc, separation: np.asarray(norm.cdf(norm.ppf(auroc) + separation)),
-    effective_patients=lambda labels, patients, positive: effective_patients(labels, patients, positive=positive),
+    effective_patients=effective_patients,
     optimism=0.03,
 )
 

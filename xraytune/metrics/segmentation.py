@@ -18,9 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xraytune.errors import MachineError, Problem
-from xraytune.metrics.breakdown import Interval
 from xraytune.metrics.classification import Floats, known
-from xraytune.metrics.intervals import patient_intervals
+from xraytune.metrics.intervals import Interval, patient_intervals
 
 Masks: TypeAlias = NDArray[np.bool_]
 
@@ -42,12 +41,8 @@ class MaskMetrics:
     """Means over images.
 
     Attributes:
-        images: Number of images.
-        patients: Number of patients.
         empty_predictions: Images with an empty prediction. They have no HD95, so a network that predicts nothing for
             difficult images gets a better mean HD95.
-        dice: Mean Dice, 0 to 1.
-        iou: Mean IoU, 0 to 1.
         hd95_px: Mean HD95 of the images that have one; None if there are none.
         intervals: 95 % intervals (low, high) over patients, by name; empty with a single patient.
     """

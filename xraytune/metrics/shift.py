@@ -33,7 +33,6 @@ class ScoreShift:
     """How one class's scores in a folder compare with those in validation.
 
     Attributes:
-        class_name: The class.
         higher: Probability that an image of the folder scores above one of validation; ties count one half.
         p_value: Two-sided p-value of `higher` = 0.5.
         recall_in_validation: Recall of the class in validation, at the threshold.
@@ -54,15 +53,9 @@ class ScoreShift:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shift:
-    """How a folder differs from validation.
+    """How a folder differs from validation: the scores of each class, and the positive class's share of the images.
 
-    Attributes:
-        positive: The positive class.
-        threshold: Threshold of the recalls.
-        classes: The comparison for each class.
-        prevalence_in_validation: The positive class's share of the images.
-        prevalence: The same in the folder.
-        prevalence_p_value: Two-sided p-value of equal prevalences.
+    The threshold is that of the recalls, the p-value that of equal prevalences, two-sided.
     """
 
     positive: str
@@ -98,13 +91,9 @@ class Shift:
 def class_samples(
     class_names: Sequence[str], labels: Labels, scores: Floats, patients: Sequence[str]
 ) -> dict[str, ClassSample]:
-    """Return the sample of each class by its name.
+    """Return the sample of each class, of which every one has an image, by its name.
 
-    Args:
-        class_names: In the order of the labels; each has at least one image.
-        labels: int64 [N].
-        scores: Probability of the positive class, float64 [N].
-        patients: The patient of each image, [N].
+    `scores` are probabilities of the positive class, float64 [N]; labels are in the order of the names.
     """
     samples = {}
     for label, name in enumerate(class_names):

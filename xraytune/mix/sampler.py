@@ -33,14 +33,8 @@ Stream = Callable[[int], Drawn]
 def image_stream(seed: int, purpose: str, *, image_count: int, per_step: int, view_count: int) -> Stream:
     """Return a stream that draws `per_step` of `image_count` images in each step; every pass shows each image once.
 
-    A stream without images draws nothing.
-
-    Args:
-        seed: The study's seed.
-        purpose: Separates streams of one seed: "real" or "extra".
-        image_count: Images in the stream.
-        per_step: Images drawn in each step.
-        view_count: Views of each image; a pass draws one of them for each image.
+    A stream without images draws nothing. Each pass draws one of `view_count` views for each image. The purpose, "real" or
+    "extra", separates streams of one seed.
     """
 
     @lru_cache(maxsize=2)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,17 +26,16 @@ from xraytune.tensors import UNREADABLE, load_content, save_content, save_state
 
 _CHECKPOINT_NAME = "checkpoint.pt"
 _BEST_NAME = "best.safetensors"
-_EPOCHS = TypeAdapter(list[EpochRecord])
-_FITTED = TypeAdapter(list[FittedEpoch])
 _FIX = "remove this folder: the trial then starts from scratch"
 _logger = logging.getLogger(__name__)
-T = TypeVar("T")
+Epoch = TypeVar("Epoch", EpochRecord, FittedEpoch)
+"""Of a training with or without validation."""
 
 
 def save_checkpoint(
     folder: Path, network: nn.Module, optimizer: Optimizer, epochs: Sequence[EpochRecord] | Sequence[FittedEpoch]
 ) -> None:
-    """Write all that `resume` or `resume_fit` needs."""
+    """Write all that `resume` needs."""
     content = {
         "network": network.state_dict(),
         "optimizer": optimizer.state_dict(),
@@ -45,17 +44,8 @@ def save_checkpoint(
     save_content(content, folder / _CHECKPOINT_NAME)
 
 
-def resume(folder: Path, network: nn.Module, optimizer: Optimizer) -> list[EpochRecord]:
+def resume(folder: Path, network: nn.Module, optimizer: Optimizer, kind: type[Epoch]) -> list[Epoch]:
     """Load network and optimizer from the checkpoint; return its epochs, none without a checkpoint."""
-    return _resume(folder, network, optimizer, _EPOCHS)
-
-
-def resume_fit(folder: Path, network: nn.Module, optimizer: Optimizer) -> list[FittedEpoch]:
-    """Like `resume`, for a training without validation."""
-    return _resume(folder, network, optimizer, _FITTED)
-
-
-def _resume(folder: Path, network: nn.Module, optimizer: Optimizer, kind: TypeAdapter[list[T]]) -> list[T]:
     content, epochs = _read(folder, kind)
     if epochs:
         try:
@@ -67,34 +57,29 @@ def _resume(folder: Path, network: nn.Module, optimizer: Optimizer, kind: TypeAd
     return epochs
 
 
-def finished_epochs(folder: Path) -> list[EpochRecord]:
+def finished_epochs(folder: Path, kind: type[Epoch]) -> list[Epoch]:
     """Return the checkpoint's epochs; a killed trial may not have reported the last one."""
-    return _read(folder, _EPOCHS)[1]
+    return _read(folder, kind)[1]
 
 
-def fitted_epochs(folder: Path) -> list[FittedEpoch]:
-    """Like `finished_epochs`, for a training without validation."""
-    return _read(folder, _FITTED)[1]
-
-
-def intact_epochs(folder: Path, read: Callable[[Path], list[T]]) -> list[T]:
-    """Return `read(folder)`; a damaged checkpoint is removed, so that the same epochs are trained again."""
+def intact_epochs(folder: Path, kind: type[Epoch]) -> list[Epoch]:
+    """Return `finished_epochs`; a damaged checkpoint is removed, so that the same epochs are trained again."""
     try:
-        return read(folder)
+        return finished_epochs(folder, kind)
     except ArtifactError as error:
         _logger.warning("%s; the training starts afresh", error)
         shutil.rmtree(folder)
         return []
 
 
-def _read(folder: Path, kind: TypeAdapter[list[T]]) -> tuple[dict[str, Any], list[T]]:
+def _read(folder: Path, kind: type[Epoch]) -> tuple[dict[str, Any], list[Epoch]]:
     """Return the content and the epochs; both are empty without a checkpoint."""
-    file = folder / _CHECKPOINT_NAME
+    file, record = folder / _CHECKPOINT_NAME, TypeAdapter(kind)
     if not file.exists():
         return {}, []
     try:
         content = load_content(file)
-        return content, kind.validate_python(content["epochs"])
+        return content, [record.validate_python(epoch) for epoch in content["epochs"]]
     except UNREADABLE as error:
         raise ArtifactError(Problem("this checkpoint is damaged", file, _FIX)) from error
 

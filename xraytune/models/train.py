@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -24,7 +24,7 @@ from xraytune.compute import autocast
 from xraytune.config.settings import Parameters
 from xraytune.errors import Problem, TrialError, XraytuneError
 from xraytune.metrics.classification import Score, auroc
-from xraytune.models.checkpoint import resume, resume_fit, save_best, save_checkpoint
+from xraytune.models.checkpoint import resume, save_best, save_checkpoint
 from xraytune.models.optimizer import Optimizer, learning_rate
 from xraytune.records import Compute, EpochRecord, FittedEpoch, Progress, ignore_progress
 from xraytune.seeding import derive_seed
@@ -40,129 +40,130 @@ Validate: TypeAlias = Callable[[nn.Module], tuple[float, float]]
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-def train_network(
-    parameters: Parameters,
-    network: nn.Module,
-    *,
-    batch: Callable[[int], tuple[Tensor, Tensor]],
-    loss: Loss,
-    norm_batches: Batches,
-    validate: Validate,
-    max_epochs: int,
-    steps_per_epoch: int,
-    seed: int,
-    compute: Compute,
-    checkpoint_dir: Path,
-    on_progress: Progress = ignore_progress,
-) -> Iterator[EpochRecord]:
-    """Train; after each epoch validate on val-A, write the checkpoint, then yield the record.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """A network with all that its training depends on.
 
-    Yields only the epochs after the checkpoint in `checkpoint_dir`, if there is one. On the CPU, a resumed run is
-    bit-identical to an uninterrupted one. `best.safetensors` holds the weights of the epoch with the best val-A score, the
-    earliest of equals. With `mixing: pretrain`, early stopping and plateaus count only epochs with real images.
-
-    Args:
+    Attributes:
         parameters: Optimizer, schedule, early stopping and batch norm are used.
         network: The whole network, or only its head for cached features; on the device. Trained in place.
         batch: Step, from 0 -> inputs on the device (normalised images [B, C, S, S] or features [B, D]) and the targets of
             `loss`; a function of the step only.
         loss: Of outputs and targets.
         norm_batches: For `estimate_batch_norms`, unless `batch_norm` is `moving`.
-        validate: Computes loss and score on val-A.
         max_epochs: Epochs of a full run.
         steps_per_epoch: Optimizer steps.
         seed: Seed of the dropout.
         compute: Images use `compute.precision`, features float32.
         checkpoint_dir: Created if missing.
-        on_progress: Called before the first step of an epoch and after each step, with the steps of a full run as total.
+        on_progress: Called before the first step of an epoch and after each step, with the steps of all epochs as total.
+    """
+
+    parameters: Parameters
+    network: nn.Module
+    batch: Callable[[int], tuple[Tensor, Tensor]]
+    loss: Loss
+    norm_batches: Batches
+    max_epochs: int
+    steps_per_epoch: int
+    seed: int
+    compute: Compute
+    checkpoint_dir: Path
+    on_progress: Progress = ignore_progress
+
+
+def train_network(training: Training, validate: Validate) -> Iterator[EpochRecord]:
+    """Train; after each epoch validate on val-A, write the checkpoint, then yield the record.
+
+    Yields only the epochs after the checkpoint, if there is one. On the CPU, a resumed run is bit-identical to an
+    uninterrupted one. `best.safetensors` holds the weights of the epoch with the best val-A score, the earliest of equals.
+    With `mixing: pretrain`, early stopping and plateaus count only epochs with real images.
 
     Raises:
         TrialError: The loss is not finite.
         ArtifactError: The checkpoint is damaged or from another network.
     """
+    parameters, network, folder = training.parameters, training.network, training.checkpoint_dir
     optimizer = Optimizer(parameters, network)
-    total_steps = max_epochs * steps_per_epoch
-
-    def on_step(done: int) -> None:
-        on_progress(TRAINING_STEPS, done, total_steps)
-
-    pretrained = parameters.pretraining_steps(total_steps) // steps_per_epoch
-    records = resume(checkpoint_dir, network, optimizer)
+    steps_per_epoch, max_epochs = training.steps_per_epoch, training.max_epochs
+    pretrained = parameters.pretraining_steps(max_epochs * steps_per_epoch) // steps_per_epoch
+    records = resume(folder, network, optimizer, EpochRecord)
     while len(records) < max_epochs and not _stops_early(records[pretrained:], parameters.early_stop_epochs):
         started = time.perf_counter()
         epoch = len(records) + 1
-        steps = range(len(records) * steps_per_epoch, epoch * steps_per_epoch)
         val_losses = [record.val_loss for record in records[pretrained:] if record.val_loss is not None]
-        lr_at = partial(learning_rate, parameters, total_steps=total_steps, val_losses=val_losses)
-        epoch_seed = derive_seed(seed, "epoch", epoch)
-        train_loss = _train_epoch(network, optimizer, batch, loss, steps, lr_at, epoch_seed, compute, on_step)
-        if parameters.batch_norm != "moving":
-            estimate_batch_norms(network, norm_batches, compute=compute)
+        train_loss, lr = _train_epoch(training, optimizer, epoch, of=max_epochs, val_losses=val_losses)
         val_loss, val_score = validate(network)
-        _require_finite(train_loss + val_loss, epoch, lr_at(steps[-1]))
+        _require_finite(train_loss + val_loss, epoch, lr)
         best_before = records[-1].best_val_score if records else -math.inf
         record = EpochRecord(
             epoch=epoch,
-            steps=steps.stop,
+            steps=epoch * steps_per_epoch,
             train_loss=train_loss,
             val_loss=val_loss,
             val_score=val_score,
             best_val_score=max(val_score, best_before),
-            lr=lr_at(steps[-1]),
+            lr=lr,
             seconds=time.perf_counter() - started,
         )
         records.append(record)
         # The best network first: if the run is killed in between, the epoch is repeated.
         if val_score > best_before:
-            save_best(checkpoint_dir, network)
-        save_checkpoint(checkpoint_dir, network, optimizer, records)
+            save_best(folder, network)
+        save_checkpoint(folder, network, optimizer, records)
         yield record
 
 
-def fit_network(
-    parameters: Parameters,
-    network: nn.Module,
-    *,
-    batch: Callable[[int], tuple[Tensor, Tensor]],
-    loss: Loss,
-    norm_batches: Batches,
-    epochs: int,
-    max_epochs: int,
-    steps_per_epoch: int,
-    seed: int,
-    compute: Compute,
-    checkpoint_dir: Path,
-    on_progress: Progress = ignore_progress,
-) -> Iterator[FittedEpoch]:
+def fit_network(training: Training, epochs: int) -> Iterator[FittedEpoch]:
     """Train for a fixed number of epochs without validation; after each write the checkpoint, then yield the record.
 
     `train_network` takes the same steps: the learning rate follows the schedule of a run of `max_epochs`, and nothing
-    stops it early. At the end `network` has the weights of the last epoch, also if all epochs were in the checkpoint. The
-    schedule must not be `plateau`, which follows the loss on val-A. Other arguments and errors are those of
-    `train_network`.
+    stops it early. At the end the network has the weights of the last epoch, also if all epochs were in the checkpoint. The
+    schedule must not be `plateau`, which follows the loss on val-A. Raises what `train_network` does.
     """
-    optimizer = Optimizer(parameters, network)
-    lr_at = partial(learning_rate, parameters, total_steps=max_epochs * steps_per_epoch, val_losses=())
-
-    def on_step(done: int) -> None:
-        on_progress(TRAINING_STEPS, done, epochs * steps_per_epoch)
-
-    records = resume_fit(checkpoint_dir, network, optimizer)
-    on_step(len(records) * steps_per_epoch)
+    network, folder, steps_per_epoch = training.network, training.checkpoint_dir, training.steps_per_epoch
+    optimizer = Optimizer(training.parameters, network)
+    records = resume(folder, network, optimizer, FittedEpoch)
+    training.on_progress(TRAINING_STEPS, len(records) * steps_per_epoch, epochs * steps_per_epoch)
     for epoch in range(len(records) + 1, epochs + 1):
         started = time.perf_counter()
-        steps = range((epoch - 1) * steps_per_epoch, epoch * steps_per_epoch)
-        epoch_seed = derive_seed(seed, "epoch", epoch)
-        train_loss = _train_epoch(network, optimizer, batch, loss, steps, lr_at, epoch_seed, compute, on_step)
-        if parameters.batch_norm != "moving":
-            estimate_batch_norms(network, norm_batches, compute=compute)
-        _require_finite(train_loss, epoch, lr_at(steps[-1]))
+        train_loss, lr = _train_epoch(training, optimizer, epoch, of=epochs)
+        _require_finite(train_loss, epoch, lr)
         seconds = time.perf_counter() - started
-        records.append(
-            FittedEpoch(epoch=epoch, steps=steps.stop, train_loss=train_loss, lr=lr_at(steps[-1]), seconds=seconds)
-        )
-        save_checkpoint(checkpoint_dir, network, optimizer, records)
+        steps = epoch * steps_per_epoch
+        records.append(FittedEpoch(epoch=epoch, steps=steps, train_loss=train_loss, lr=lr, seconds=seconds))
+        save_checkpoint(folder, network, optimizer, records)
         yield records[-1]
+
+
+def _train_epoch(
+    training: Training, optimizer: Optimizer, epoch: int, *, of: int, val_losses: Sequence[float] = ()
+) -> tuple[float, float]:
+    """Train an epoch of `of`, and estimate batch norms; return the mean loss of its steps, and the last learning rate."""
+    parameters, network, compute = training.parameters, training.network, training.compute
+    total_steps = training.max_epochs * training.steps_per_epoch
+    steps = range((epoch - 1) * training.steps_per_epoch, epoch * training.steps_per_epoch)
+    total_loss = torch.zeros((), dtype=torch.float64, device=compute.device)  # read from the device once
+    network.train()
+    # Dropout uses torch's global generator; seeded for each epoch, it needs no place in the checkpoint.
+    with torch.random.fork_rng(devices=[] if compute.device == "cpu" else [torch.cuda.current_device()]):
+        torch.manual_seed(derive_seed(training.seed, "epoch", epoch))
+        training.on_progress(TRAINING_STEPS, steps.start, of * training.steps_per_epoch)
+        for step in steps:
+            inputs, targets = training.batch(step)
+            optimizer.lr = learning_rate(parameters, step, total_steps=total_steps, val_losses=val_losses)
+            optimizer.zero_grad()
+            with _autocast(inputs, compute):
+                outputs = network(inputs)
+            of_step = training.loss(outputs.float(), targets)
+            of_step.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            total_loss += of_step.detach()
+            training.on_progress(TRAINING_STEPS, step + 1, of * training.steps_per_epoch)
+    mean_loss = float(total_loss) / len(steps)
+    if parameters.batch_norm != "moving":
+        estimate_batch_norms(network, training.norm_batches, compute=compute)
+    return mean_loss, optimizer.lr
 
 
 def _require_finite(loss: float, epoch: int, lr: float) -> None:
@@ -279,38 +280,6 @@ def _stops_early(records: Sequence[EpochRecord], patience: int | None) -> bool:
         return False
     scores = [record.val_score for record in records]
     return max(scores[-patience:]) <= max(scores[:-patience])
-
-
-def _train_epoch(
-    network: nn.Module,
-    optimizer: Optimizer,
-    batch: Callable[[int], tuple[Tensor, Tensor]],
-    loss: Loss,
-    steps: range,
-    lr_at: Callable[[int], float],
-    seed: int,
-    compute: Compute,
-    on_step: Callable[[int], None],
-) -> float:
-    """Return the mean loss of the steps, read from the device once."""
-    total = torch.zeros((), dtype=torch.float64, device=compute.device)
-    network.train()
-    # Dropout uses torch's global generator; seeded for each epoch, it needs no place in the checkpoint.
-    with torch.random.fork_rng(devices=[] if compute.device == "cpu" else [torch.cuda.current_device()]):
-        torch.manual_seed(seed)
-        on_step(steps.start)
-        for step in steps:
-            inputs, targets = batch(step)
-            optimizer.lr = lr_at(step)
-            optimizer.zero_grad()
-            with _autocast(inputs, compute):
-                outputs = network(inputs)
-            of_step = loss(outputs.float(), targets)
-            of_step.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            total += of_step.detach()
-            on_step(step + 1)
-    return float(total) / len(steps)
 
 
 def _autocast(inputs: Tensor, compute: Compute) -> AbstractContextManager[None]:

@@ -13,19 +13,19 @@ the same however many are drawn, and a search would train on the same images. In
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import chain
 from itertools import count as count_from
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import TypeAdapter
 
-from xraytune.compute import choose_compute, compute_like, gpu_share, pin
+from xraytune.compute import allocation_of, compute_like, gpu_count, pin
 from xraytune.config.fields import parameters_from
 from xraytune.config.load import load_space
 from xraytune.config.messages import nearest
@@ -47,9 +47,11 @@ from xraytune.generators.pool import draw_block
 from xraytune.metrics.generator_quality import PoolReport
 from xraytune.mix.plan import apportion
 from xraytune.models.weights import find_weights
+from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.extra_folder import PROVENANCE_FILE
 from xraytune.pipeline.labeller import LABELLER_FILES, load_labeller, trained_labeller
-from xraytune.pipeline.prepare import Prepared, is_plain_name, prepare
+from xraytune.pipeline.pools import generator_of
+from xraytune.pipeline.prepare import is_plain_name, prepare
 from xraytune.pipeline.quality import report_pool
 from xraytune.pipeline.samples import save_generator_grid
 from xraytune.pipeline.synthesize import (
@@ -62,10 +64,10 @@ from xraytune.pipeline.synthesize import (
     trained_generator,
     typical_masks,
 )
-from xraytune.records import Compute, Json, Progress, ignore_progress
+from xraytune.records import Compute, Progress, ignore_progress, to_json
 
 _RECORD, _SAMPLES = "generator.json", "samples.png"
-PAIR_FOLDERS = ("images", "masks")
+_PAIR_FOLDERS = ("images", "masks")
 _NETWORK_PARAMETERS = ("backbone", "weights", "input_channels")
 
 
@@ -81,10 +83,6 @@ class TrainedGenerator:
     has_masks: bool = False
     report: PoolReport
 
-    def to_json(self) -> dict[str, Json]:
-        """Return the record as JSON values."""
-        return _json(self)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GeneratorSample:
@@ -95,19 +93,12 @@ class GeneratorSample:
     image_size_px: int
     has_masks: bool = False
 
-    def to_json(self) -> dict[str, Json]:
-        """Return the record as JSON values."""
-        return _json(self)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _GeneratorRecord:
     """`generator.json`. Of the training images, it holds only hashes, neither names nor patients.
 
-    Attributes:
-        generators: SHA-256 of each network file, including those of a segmenter.
-        masks: The ranges of plausible masks; None without masks.
-        report: Quality and memorisation of its images.
+    `generators` has the SHA-256 of each file, including those of a segmenter; `masks` the ranges of plausible masks.
     """
 
     version: Literal[1] = 1
@@ -156,7 +147,7 @@ def generator_train(
     experiment = fixed_generator(loaded)
     settings, generator = experiment.settings, generator_of(experiment)
     require_packages(generator.block, *([settings.task] if generator.mask_from == "segmenter" else []))
-    compute = choose_compute(gpus=gpu_share(settings.resources), threads=settings.resources.cpus_per_trial)
+    compute = allocation_of(settings, has_gpu=gpu_count() > 0).compute()
     pin(compute)
     cache = (cache or Path("cache")).resolve()
     if settings.quality.backbone:
@@ -165,6 +156,7 @@ def generator_train(
     prepared, warnings = prepare(settings, cache, skip_broken=skip_broken, on_progress=on_progress)
     for warning in warnings:
         note(warning)
+    context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=on_progress)
     networks: dict[int | None, Path] = {}
     for label in network_labels(generator, prepared):
         inputs = generator_inputs(generator, label, prepared, compute)
@@ -173,14 +165,10 @@ def generator_train(
         networks[label] = trained_generator(
             generator, label, prepared, compute=compute, cache=cache, on_progress=on_progress
         )
-    labeller = trained_labeller(experiment, prepared, compute=compute, cache=cache, on_progress=on_progress)
-    report = report_pool(experiment, prepared, compute=compute, cache=cache, on_progress=on_progress)
+    report = report_pool(experiment, context)
     with new_folder(out) as folder:
-        typical = typical_masks(generator, prepared, cache)
-        counts = fill_generator_folder(
-            folder, networks, generator, prepared, compute, typical=typical, labeller=labeller, report=report
-        )
-        save_generator_grid(experiment, prepared, folder, compute=compute, cache=cache).rename(folder / _SAMPLES)
+        counts = fill_generator_folder(folder, networks, experiment, context, report=report)
+        save_generator_grid(experiment, context, folder).rename(folder / _SAMPLES)
     return TrainedGenerator(
         path=out,
         settings=generator,
@@ -192,19 +180,14 @@ def generator_train(
     )
 
 
-def generator_of(experiment: Experiment) -> GeneratorSettings:
-    """Return the generator's settings of an experiment that has one."""
-    assert experiment.parameters.generator is not None, "an experiment with a generator"
-    return experiment.parameters.generator
-
-
 def fixed_generator(space: Space) -> Experiment:
     """Return an experiment with the only generator of a space; parameters that do not affect its images may be searched.
 
     Raises:
         ConfigError: There is none, there are two, or parameters that affect its images are searched; lists all of them.
     """
-    blocks = [block for block in GENERATORS if any(spec.name.startswith(f"{block}.") for spec in space.specs)]
+    domains = {spec.name: spec.domain for spec in space.specs}
+    blocks = [block for block in GENERATORS if any(name.startswith(f"{block}.") for name in domains)]
     if len(blocks) != 1:
         what = f"this space has two generators, {' and '.join(blocks)}" if blocks else "no generator in this space"
         fix = " or ".join(f"--set source={block}" for block in blocks or GENERATORS)
@@ -232,51 +215,39 @@ def fixed_generator(space: Space) -> Experiment:
 def fill_generator_folder(
     folder: Path,
     networks: Mapping[int | None, Path],
-    settings: GeneratorSettings,
-    prepared: Prepared,
-    compute: Compute,
+    experiment: Experiment,
+    context: RunContext,
     *,
-    typical: MaskRange | None,
-    labeller: Path | None,
     torch: str = "",
     report: PoolReport | None = None,
 ) -> dict[str, int]:
-    """Fill a folder for `generator_sample` and return the number of training images of each class.
+    """Fill an empty folder for `generator_sample` and return the number of training images of each class.
 
-    Args:
-        folder: An empty folder.
-        networks: The artifact of each network, by `network_labels`.
-        settings: The generator's.
-        prepared: The images that it was trained on.
-        compute: The device that it was trained on.
-        typical: The ranges of the training masks; None without masks.
-        labeller: The artifact of `trained_labeller`.
-        torch: The torch release that it was trained with; by default the installed one.
-        report: Quality and memorisation of its images, if known.
+    `networks` has the artifact of each network, by `network_labels`; `torch` is the release that trained them, by default
+    the installed one.
     """
-    files = {}
+    settings, prepared = generator_of(experiment), context.prepared
+    files: dict[str, Path] = {}
     for label, artifact in networks.items():
         name = None if label is None else prepared.class_names[label]
-        file = _generator_file(name)
-        copy_file(artifact / "generator.safetensors", folder / file)
+        files[_generator_file(name)] = artifact / "generator.safetensors"
         copy_grids(artifact / "grids", folder / "grids" / (name or ""))
-        files[file] = sha256_of(folder / file)
-    if labeller is not None:
-        for file in LABELLER_FILES:
-            copy_file(labeller / file, folder / file)
-            files[file] = sha256_of(folder / file)
+    if (labeller := trained_labeller(experiment, context)) is not None:
+        files |= {file: labeller / file for file in LABELLER_FILES}
+    for file, source in files.items():
+        copy_file(source, folder / file)
     record = _GeneratorRecord(
         settings=settings,
         class_counts=dict(zip(prepared.class_names, prepared.train_counts, strict=True)),
         train_fingerprint=prepared.train_fingerprint,
         train_images=sorted({image.sha256 for image in prepared.images if image.side == "train"}),
-        generators=files,
-        compute=compute,
+        generators={file: sha256_of(folder / file) for file in files},
+        compute=context.compute,
         packages={name: version(name) for name in ("xraytune", "torch", "numpy")} | ({"torch": torch} if torch else {}),
-        masks=typical,
+        masks=typical_masks(settings, prepared, context.cache),
         report=report,
     )
-    write_json(folder / _RECORD, _json(record))
+    write_json(folder / _RECORD, to_json(record))
     return record.class_counts
 
 
@@ -316,7 +287,7 @@ def generator_sample(
     weights = record.class_counts if class_name is None else {name: int(name == class_name) for name in names}
     images = {name: _images(generator, record, names.index(name), name, compute) for name in names if weights[name]}
     counts, has_masks = dict.fromkeys(images, 0), record.masks is not None
-    folders = {name: (name,) if record.masks is None else PAIR_FOLDERS for name in images}
+    folders = {name: (name,) if record.masks is None else _PAIR_FOLDERS for name in images}
     with explain_disk_errors(out), new_folder(out) as folder:
         for subfolder in chain(*folders.values()):
             (folder / subfolder).mkdir()
@@ -326,7 +297,7 @@ def generator_sample(
                 Image.fromarray(pixels).save(folder / subfolder / f"{record.settings.block}_{number:06d}.png")
             counts[name] += 1
             on_progress("generating images", number, count)
-        provenance = {**_json(record), "compute": {**asdict(compute)}, "count": count, "counts": {**counts}}
+        provenance = {**to_json(replace(record, compute=compute)), "count": count, "counts": counts}
         write_json(folder / PROVENANCE_FILE, provenance)
     return GeneratorSample(path=out, counts=counts, image_size_px=record.settings.image_size, has_masks=has_masks)
 
@@ -341,13 +312,7 @@ def _images(
     class_input = label if settings.conditional else 0
     for block in count_from():
         images = draw_block(
-            generator,
-            class_input,
-            block,
-            seed=settings.seed,
-            compute=compute,
-            typical=record.masks,
-            segment=segment,
+            generator, class_input, block, seed=settings.seed, compute=compute, typical=record.masks, segment=segment
         )
         yield from zip(*(planes for planes in images if planes is not None), strict=True)
 
@@ -366,8 +331,3 @@ def _read_record(folder: Path) -> _GeneratorRecord:
         if not (folder / name).is_file() or sha256_of(folder / name, "file of tensors") != sha256:
             raise ArtifactError(Problem("the file is missing or damaged", folder / name, fix))
     return record
-
-
-def _json(record: Any) -> dict[str, Json]:
-    content: dict[str, Json] = TypeAdapter(type(record)).dump_python(record, mode="json")
-    return content

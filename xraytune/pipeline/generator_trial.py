@@ -10,46 +10,35 @@ with the fingerprints of its networks.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
 from xraytune.config.settings import Experiment
-from xraytune.errors import DataError, Problem, TrialError, join_names
+from xraytune.errors import Problem, TrialError
 from xraytune.files import append_jsonl, read_jsonl, write_json, write_text
 from xraytune.metrics.generator_quality import QUALITY_FILE
 from xraytune.pipeline.artifacts import fingerprint
-from xraytune.pipeline.generator_folder import generator_of
+from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.memorisation import refuse_memorised
-from xraytune.pipeline.pools import pool_reader
+from xraytune.pipeline.pools import generator_of, pool_reader, train_networks
 from xraytune.pipeline.prepare import Prepared
-from xraytune.pipeline.quality import FEWEST_IMAGES, report_pool
-from xraytune.pipeline.sides import side_sizes
+from xraytune.pipeline.quality import report_pool
 from xraytune.pipeline.synthesize import (
     discard_generator,
     generator_inputs,
     generator_need,
     generator_stage,
     network_labels,
-    trained_generator,
 )
-from xraytune.records import Compute, EpochRecord, Progress, TrialResult
+from xraytune.records import Compute, EpochRecord, TrialResult
 
 
 def generator_epochs(
-    experiment: Experiment,
-    prepared: Prepared,
-    *,
-    trial_dir: Path,
-    cache: Path,
-    compute: Compute,
-    on_progress: Progress,
-    on_generator: Callable[[Experiment], None],
+    experiment: Experiment, context: RunContext, trial_dir: Path
 ) -> Generator[EpochRecord, None, TrialResult]:
-    """Yield the epochs of a trial, each once it is in `epochs.jsonl`; see `trial.run_trial`.
-
-    `on_generator` is called at the end with the experiment of the best epoch's generator.
-    """
+    """Yield the epochs of a trial, each once it is in `epochs.jsonl`; see `trial.run_trial`."""
+    prepared, compute, cache = context.prepared, context.compute, context.cache
     started, rank = time.monotonic(), experiment.settings.objective.rank
     stages, log = experiment.generator_stages, trial_dir / "epochs.jsonl"
     networks = [_networks(stage, prepared, compute) for stage in stages]
@@ -63,12 +52,11 @@ def generator_epochs(
         begun, generator = time.monotonic(), generator_of(stage)
         if generator_need(generator, prepared, compute, cache):
             own[epoch] = stage
-        for label in network_labels(generator, prepared):
-            trained_generator(generator, label, prepared, compute=compute, cache=cache, on_progress=on_progress)
-        found = report_pool(stage, prepared, compute=compute, cache=cache, on_progress=on_progress)
+        train_networks(stage, context)
+        found = report_pool(stage, context)
         if found.quality is None:
             raise TrialError(Problem(found.note))
-        refuse_memorised(stage, pool_reader(stage, prepared, compute=compute, cache=cache), prepared, cache)
+        refuse_memorised(stage, context, pool_reader(stage, context))
         kid = found.quality.kid
         record = EpochRecord(
             epoch=epoch,
@@ -87,7 +75,7 @@ def generator_epochs(
         for number in own.keys() - {epoch, best().epoch}:
             discard_generator(generator_of(own.pop(number)), prepared, compute, cache)
         yield record
-    on_generator(stages[best().epoch - 1])
+    context.on_generator(stages[best().epoch - 1], context)
     return TrialResult(
         value=best().val_score,
         best_epoch=best().epoch,
@@ -96,14 +84,6 @@ def generator_epochs(
         threshold=None,
         seconds=time.monotonic() - started,
     )
-
-
-def require_measurable(prepared: Prepared) -> None:
-    """Raise DataError if a validation side is too small for a KID."""
-    for size in side_sizes(prepared)[1:]:
-        if few := [f"{count} of {name}" for name, count in size.images.items() if count < FEWEST_IMAGES]:
-            what = f"{size.name} has too few images for a KID: {join_names(few)}; each class needs at least {FEWEST_IMAGES}"
-            raise DataError(Problem(what, fix="use larger validation sides (data.split), or more images"))
 
 
 def _finished(log: Path, networks: Sequence[list[str]]) -> list[EpochRecord]:

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,11 +21,10 @@ from xraytune.config.settings import Experiment
 from xraytune.mix.sampler import NOTHING, image_stream
 from xraytune.models.augment import augment, augment_masks, fresh_views, view_table
 from xraytune.models.inputs import normalise
+from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.network import VAL_BATCH, Network, view_count
-from xraytune.pipeline.prepare import Prepared, SideName
 from xraytune.pipeline.task import Results
 from xraytune.pipeline.training_set import ImageSource, TrainingSet, build_training_set, side_images
-from xraytune.records import Compute, Progress, ignore_progress
 
 _MAX_NORM_IMAGES = 256
 """Running statistics of batch norms are estimated on at most this many real images."""
@@ -46,29 +44,26 @@ class StepImages:
 
 
 class TrialInputs:
-    """The network of a trial, and the batches that it trains and validates on.
+    """The network of a trial, and the batches that it trains and validates on; computes what the cache lacks of them.
 
     Attributes:
         trained: The module that the loop trains: the whole network, or a head on cached features.
         network: Builds the whole network.
+        val_a: The images of val-A.
+        val_b: The images of val-B.
     """
 
     trained: nn.Module
 
-    def __init__(
-        self,
-        training_set: TrainingSet,
-        network: Network,
-        val_a: ImageSource,
-        val_b: ImageSource,
-        *,
-        pretraining_steps: int,
-        positive: int,
-    ) -> None:
-        self.network, self._positive, self._pretraining_steps = network, positive, pretraining_steps
-        self._training_set, self._val_a, self._val_b = training_set, val_a, val_b
-        self._parameters, seed = network.experiment.parameters, network.experiment.settings.seed
-        stream = partial(image_stream, seed, view_count=max(view_count(network.experiment), 1))
+    def __init__(self, experiment: Experiment, context: RunContext) -> None:
+        self._training_set = training_set = build_training_set(experiment, context)
+        self.network = network = Network(experiment, context)
+        settings, prepared, cache = experiment.settings, context.prepared, context.cache
+        self.val_a, self.val_b = side_images("val_a", prepared, cache), side_images("val_b", prepared, cache)
+        self._parameters, self._positive = experiment.parameters, prepared.positive
+        steps = settings.budget.max_epochs * prepared.steps_per_epoch(settings)
+        self._pretraining_steps = self._parameters.pretraining_steps(steps)
+        stream = partial(image_stream, settings.seed, view_count=max(view_count(experiment), 1))
         real_count, extra_count = training_set.real_count, len(training_set.extra)
         self._real = stream("real", image_count=real_count, per_step=self._parameters.real_per_step)
         self._extra = stream("extra", image_count=extra_count, per_step=self._parameters.extra_per_step)
@@ -105,14 +100,6 @@ class TrialInputs:
         steps = -(-min(real_count, _MAX_NORM_IMAGES) // self._parameters.real_per_step)  # each real image is shown once
         return (self.batch(self._pretraining_steps + step)[0] for step in range(steps))
 
-    def val_a(self) -> Iterator[Tensor]:
-        """Return inputs of val-A in order, in batches."""
-        return self.network.batches(self._val_a)
-
-    def val_b(self) -> Iterator[Tensor]:
-        """Return inputs of val-B in order, in batches."""
-        return self.network.batches(self._val_b)
-
     def whole(self) -> nn.Module:
         """Return the whole network, with the trained part in it."""
         whole = self.network.whole
@@ -122,12 +109,11 @@ class TrialInputs:
 
     def validate(self, network: nn.Module) -> tuple[float, float]:
         """Return loss and score of a network on val-A."""
-        task, images = self.network.task, self._val_a
-        return task.validate(network, self.val_a(), images, self._positive, self.network.compute, task.score)
+        task, batches = self.network.task, self.network.batches(self.val_a)
+        return task.validate(network, batches, self.val_a, self._positive, self.network.compute, task.score)
 
-    def results(self, side: SideName) -> Results:
+    def results(self, images: ImageSource) -> Results:
         """Return the results of the trained network on val-A or val-B, [N, C]."""
-        images = {"val_a": self._val_a, "val_b": self._val_b}[side]
         batches = self.network.batches(images)
         return self.network.task.results(self.trained, batches, images, compute=self.network.compute)
 
@@ -135,31 +121,12 @@ class TrialInputs:
         return torch.from_numpy(self._training_set.labels[drawn.numbers]).to(self.network.compute.device)
 
 
-def build_inputs(
-    experiment: Experiment,
-    prepared: Prepared,
-    *,
-    cache: Path,
-    compute: Compute,
-    on_progress: Progress = ignore_progress,
-) -> TrialInputs:
-    """Build a trial's network and batches; images and features that the cache lacks are computed."""
-    training_set = build_training_set(experiment, prepared, compute=compute, cache=cache)
-    network = Network(experiment, prepared, cache=cache, compute=compute, on_progress=on_progress)
-    val_a, val_b = side_images("val_a", prepared, cache), side_images("val_b", prepared, cache)
-    settings = experiment.settings
-    first = experiment.parameters.pretraining_steps(settings.budget.max_epochs * prepared.steps_per_epoch(settings))
-    return TrialInputs(training_set, network, val_a, val_b, pretraining_steps=first, positive=prepared.positive)
-
-
-def untrained(
-    experiment: Experiment, prepared: Prepared, source: ImageSource, *, cache: Path, compute: Compute
-) -> tuple[nn.Module, Iterator[Tensor]]:
+def untrained(experiment: Experiment, context: RunContext, source: ImageSource) -> tuple[nn.Module, Iterator[Tensor]]:
     """Return the module that a trial trains, before training, and the inputs of one data source for it to predict.
 
     Needs neither the trial's GAN nor the features of other images.
     """
-    network = Network(experiment, prepared, cache=cache, compute=compute)
+    network = Network(experiment, context)
     if network.has_cached_features:
         return network.head(network.features(source, classical=0).shape[2]), network.batches(source)
     return network.whole, network.batches(source)

@@ -27,15 +27,16 @@ from xraytune.files import read_json, require_file, write_json
 from xraytune.generators.train import resize_planes
 from xraytune.mix.sampler import image_stream
 from xraytune.models.augment import augment, augment_masks, view_table
-from xraytune.models.checkpoint import fitted_epochs, intact_epochs
+from xraytune.models.checkpoint import intact_epochs
 from xraytune.models.inputs import InputFormat, input_format, normalise, to_unit
 from xraytune.models.segmenter import MASK_THRESHOLD, build_segmenter, mask_loss, mask_probabilities
-from xraytune.models.train import fit_network
+from xraytune.models.train import Training, fit_network
 from xraytune.models.weights import load_tensors
 from xraytune.pipeline.artifacts import artifact_path, build_once, releases
+from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.model import pretrained_weights
-from xraytune.pipeline.prepare import Prepared, training_masks, training_pixels
-from xraytune.records import Compute, Progress, ignore_progress
+from xraytune.pipeline.prepare import training_masks, training_pixels
+from xraytune.records import Compute, FittedEpoch
 from xraytune.tensors import UNREADABLE, save_state
 
 LABELLER_STAGE, LABELLER_WORK = "labeller-1", "labeller-1.work"
@@ -47,20 +48,14 @@ _WAITING = "waiting for the segmenter for generated masks, which another process
 _RECORD = TypeAdapter(tuple[str, int, InputFormat])
 
 
-def trained_labeller(
-    experiment: Experiment,
-    prepared: Prepared,
-    *,
-    compute: Compute,
-    cache: Path,
-    on_progress: Progress = ignore_progress,
-) -> Path | None:
+def trained_labeller(experiment: Experiment, context: RunContext) -> Path | None:
     """Return the artifact of the segmenter, trained if not cached; None if the experiment's generator needs none.
 
     Raises:
         TrialError: The loss is not finite.
         MachineError: segmentation-models-pytorch or the weights of the backbone are missing.
     """
+    prepared, compute, cache, on_progress = context.prepared, context.compute, context.cache, context.on_progress
     generator = experiment.parameters.generator
     if generator is None or not prepared.has_masks or generator.mask_from != "segmenter":
         return None
@@ -91,15 +86,14 @@ def trained_labeller(
         network = build_segmenter(parameters, weights=weights.path if weights else None, seed=generator.seed).to(
             compute.device
         )
-        intact_epochs(work, fitted_epochs)
+        intact_epochs(work, FittedEpoch)
         batch = _batch_of(planes, form, generator.seed, compute)
-        fitted = fit_network(
-            parameters,
-            network,
+        training = Training(
+            parameters=parameters,
+            network=network,
             batch=batch,
             loss=mask_loss,
             norm_batches=lambda: (batch(step)[0] for step in range(STEPS_PER_EPOCH // 2)),
-            epochs=EPOCHS,
             max_epochs=EPOCHS,
             steps_per_epoch=STEPS_PER_EPOCH,
             seed=generator.seed,
@@ -107,7 +101,7 @@ def trained_labeller(
             checkpoint_dir=work,
             on_progress=lambda _, done, total: on_progress(_WHAT, done, total),
         )
-        deque(fitted, maxlen=0)
+        deque(fit_network(training, EPOCHS), maxlen=0)
         record, state = (folder / name for name in LABELLER_FILES)
         write_json(record, _RECORD.dump_python((parameters.backbone, parameters.input_channels, form), mode="json"))
         save_state(network, state)

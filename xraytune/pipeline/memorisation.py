@@ -21,8 +21,9 @@ from xraytune.generators.grids import image_grid, png_bytes
 from xraytune.generators.train import resize_pixels
 from xraytune.metrics.memorisation import Closeness, Memorisation, closeness, compare_with_unseen, unseen_closeness
 from xraytune.pipeline.artifacts import build_once, fingerprint
+from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.pools import ReadBlock
-from xraytune.pipeline.prepare import Prepared, SideName, training_pixels
+from xraytune.pipeline.prepare import SideName, training_pixels
 
 MEMORISATION_STAGE = "memorisation-1"
 FALSE_ALARMS = 0.05
@@ -30,7 +31,7 @@ _RECORD = "memorisation.json"
 _PAIRS_SHOWN = 12
 
 
-def refuse_memorised(experiment: Experiment, read: ReadBlock, prepared: Prepared, cache: Path) -> None:
+def refuse_memorised(experiment: Experiment, context: RunContext, read: ReadBlock) -> None:
     """Refuse a pool that is closer to the training images than unseen X-rays are; `quality.allow_memorised` skips the test.
 
     New X-rays in place of the synthetic images would be refused in at most 5 % of cases: each of C classes is tested at
@@ -41,18 +42,14 @@ def refuse_memorised(experiment: Experiment, read: ReadBlock, prepared: Prepared
     """
     if experiment.settings.quality.allow_memorised:
         return
-    found, folder = measure_memorisation(read, prepared, cache)
+    found, folder = measure_memorisation(context, read)
     if copies := copies_found(found):
         what = (
             f"the synthetic images copy training images: {copies} are nearer to a training image than 99 % of unseen "
-            f"X-rays; the nearest pairs are shown in {folder.relative_to(cache).as_posix()} of the cache"
+            f"X-rays; the nearest pairs are shown in {folder.relative_to(context.cache).as_posix()} of the cache"
         )
-        used, where, fix = (
-            experiment.parameters.generator,
-            f"source: {experiment.parameters.source}",
-            "replace the images",
-        )
-        if used is not None:
+        where, fix = f"source: {experiment.parameters.source}", "replace the images"
+        if (used := experiment.parameters.generator) is not None:
             size = f"{used.steps} steps, {used.image_size} px, width {used.width}"
             where = f"{used.block} of {size}, seed {used.seed}"
             fix = f"train fewer steps ({used.block}.steps), add real images"
@@ -68,11 +65,12 @@ def copies_found(found: Mapping[str, Memorisation]) -> str:
     )
 
 
-def measure_memorisation(read: ReadBlock, prepared: Prepared, cache: Path) -> tuple[dict[str, Memorisation], Path]:
+def measure_memorisation(context: RunContext, read: ReadBlock) -> tuple[dict[str, Memorisation], Path]:
     """Return the result for each class of a pool, and the artifact, in which `nearest_CLASS.png` shows the closest pairs.
 
     Classes without synthetic images are left out.
     """
+    prepared, cache = context.prepared, context.cache
     blocks = {name: read(label, 0) for label, name in enumerate(prepared.class_names)}
     blocks = {name: block for name, block in blocks.items() if len(block[0])}
     size_px = next(iter(blocks.values()))[0].shape[1]

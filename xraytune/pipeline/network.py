@@ -27,11 +27,10 @@ from xraytune.models.inputs import InputFormat, input_format, normalise, to_unit
 from xraytune.models.segmenter import MASK_THRESHOLD
 from xraytune.models.train import predict_logits
 from xraytune.pipeline.artifacts import build_once, releases
+from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.model import pretrained_weights
-from xraytune.pipeline.prepare import Prepared
 from xraytune.pipeline.task import Task, task_of
 from xraytune.pipeline.training_set import ImageSource, side_images
-from xraytune.records import Compute, Progress, ignore_progress
 
 FEATURES_STAGE = "features-2"
 VAL_BATCH = 128
@@ -45,20 +44,11 @@ class Network:
         form: Converts stored pixels to the network's input.
     """
 
-    def __init__(
-        self,
-        experiment: Experiment,
-        prepared: Prepared,
-        *,
-        cache: Path,
-        compute: Compute,
-        on_progress: Progress = ignore_progress,
-    ) -> None:
-        self.experiment, self.compute = experiment, compute
-        self._cache, self._on_progress = cache, on_progress
-        self._class_count = len(prepared.class_names)
-        self._weights = pretrained_weights(experiment.parameters, experiment.settings.weights_dir, cache)
-        mean, std = _grey_statistics(side_images("train", prepared, cache))
+    def __init__(self, experiment: Experiment, context: RunContext) -> None:
+        self.experiment, self.compute, self._context = experiment, context.compute, context
+        self._class_count = len(context.prepared.class_names)
+        self._weights = pretrained_weights(experiment.parameters, experiment.settings.weights_dir, context.cache)
+        mean, std = _grey_statistics(side_images("train", context.prepared, context.cache))
         self.form: InputFormat = input_format(experiment, train_mean=mean, train_std=std)
 
     @cached_property
@@ -118,7 +108,7 @@ class Network:
             if hasattr(os, "posix_fallocate"):
                 with (folder / "features.npy").open("rb+") as stream:
                     os.posix_fallocate(stream.fileno(), 0, out.offset + out.nbytes)
-            self._on_progress(what, earlier, total)
+            self._context.on_progress(what, earlier, total)
             for start in range(0, count, _FEATURE_BATCH):
                 batch = slice(start, start + _FEATURE_BATCH)
                 images = self.scaled(source, batch)
@@ -126,15 +116,15 @@ class Network:
                     view_rows = torch.from_numpy(table[batch, view]).to(compute.device)
                     shown = normalise(augment(images, view_rows), self.form)
                     out[batch, view] = predict_logits(network.backbone, [shown], compute=compute)
-                self._on_progress(what, earlier + min(start + _FEATURE_BATCH, count), total)
+                self._context.on_progress(what, earlier + min(start + _FEATURE_BATCH, count), total)
             out.flush()
 
         path = build_once(
-            self._cache,
+            self._context.cache,
             FEATURES_STAGE,
             inputs,
             build,
-            waiting=lambda: self._on_progress(f"waiting for {what}, which another process computes", 0, count),
+            waiting=lambda: self._context.on_progress(f"waiting for {what}, which another process computes", 0, count),
         )
         features: NDArray[np.float32] = np.load(path / "features.npy", mmap_mode="r")
         return features

@@ -7,21 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from itertools import count as count_from
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xraytune.config.settings import Experiment
+from xraytune.config.settings import Experiment, GeneratorSettings
 from xraytune.data.pixels import open_masks, open_pixels
 from xraytune.generators.pool import BLOCK
+from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.extra_folder import require_enough, store_folder
 from xraytune.pipeline.labeller import trained_labeller
-from xraytune.pipeline.prepare import Prepared, pixels_inputs
-from xraytune.pipeline.synthesize import extension_block, pool_block
-from xraytune.records import Compute
+from xraytune.pipeline.prepare import pixels_inputs
+from xraytune.pipeline.synthesize import blocks_for, extension_block, network_labels, pool_block, trained_generator
 
 Block: TypeAlias = tuple[NDArray[np.uint8], NDArray[np.uint8] | None, dict[str, Any]]
 """Images, uint8 [n, S, S]; their masks, if any; and the block's fingerprint inputs."""
@@ -29,13 +27,32 @@ ReadBlock: TypeAlias = Callable[[int, int], Block]
 """Returns a block by label and block number. Only the last blocks of a folder have fewer than 256 images."""
 
 
-def pool_reader(experiment: Experiment, prepared: Prepared, *, compute: Compute, cache: Path) -> ReadBlock:
+def train_networks(experiment: Experiment, context: RunContext) -> None:
+    """Train what an experiment's generated images need and the cache lacks: the generator, and the segmenter of the masks.
+
+    Raises:
+        TrialError: A loss is not finite.
+    """
+    settings, prepared, compute, cache = generator_of(experiment), context.prepared, context.compute, context.cache
+    for label in network_labels(settings, prepared):
+        trained_generator(settings, label, prepared, compute=compute, cache=cache, on_progress=context.on_progress)
+    trained_labeller(experiment, context)
+
+
+def generator_of(experiment: Experiment) -> GeneratorSettings:
+    """Return the generator's settings of an experiment that has one."""
+    assert experiment.parameters.generator is not None, "an experiment with a generator"
+    return experiment.parameters.generator
+
+
+def pool_reader(experiment: Experiment, context: RunContext) -> ReadBlock:
     """Return the reader of a trial's pool, which builds what the cache lacks. Raises the errors of `build_training_set`."""
     parameters, settings = experiment.parameters, experiment.settings
+    prepared, cache = context.prepared, context.cache
     if parameters.generator is not None:
-        labeller = trained_labeller(experiment, prepared, compute=compute, cache=cache)
+        labeller = trained_labeller(experiment, context)
         of_generator = partial(pool_block, parameters.generator, labeller=labeller, pool_filter=parameters.pool_filter)
-        return partial(of_generator, prepared=prepared, compute=compute, cache=cache)
+        return partial(of_generator, prepared=prepared, compute=context.compute, cache=cache)
     if parameters.folder is None:
         return partial(extension_block, parameters.source, prepared=prepared, seed=settings.seed, cache=cache)
     group_regex = settings.data.split.group_regex
@@ -56,10 +73,10 @@ def first_images(read: ReadBlock, label: int, count: int) -> tuple[NDArray[np.ui
     """Return the first `count` images of a class, or all if a folder has fewer, and the inputs of their blocks."""
     blocks: list[NDArray[np.uint8]] = []
     inputs = []
-    for block in count_from():
+    for block in range(blocks_for(count)):
         pixels, _, of_block = read(label, block)
         blocks.append(pixels)
         inputs.append(of_block)
-        if len(pixels) < BLOCK or (block + 1) * BLOCK >= count:
+        if len(pixels) < BLOCK:
             break
     return np.concatenate(blocks)[:count], inputs

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter
 
 from xraytune.config.settings import DataSettings, Settings
-from xraytune.cores import cpu_count
 from xraytune.data.decoding import Resize
 from xraytune.data.index import ImageFile, ImageIndex, few_patients_problems
 from xraytune.data.masks import map_masks, square_mask
@@ -218,9 +217,7 @@ def store_images(
     cache: Path,
     on_progress: Progress = ignore_progress,
 ) -> Path:
-    """Decode images once, with their masks if they have any.
-
-    Return the artifact, with one row for each image that is not broken, in order (`stored_files`).
+    """Decode images once, with any masks; return the artifact, with a row for each unbroken image in order (`stored_files`).
 
     Raises:
         MachineError: An image is DICOM, and pydicom is not installed.
@@ -230,10 +227,7 @@ def store_images(
 
     def build(out: Path) -> None:
         masks = map_masks(root, images, lambda mask: square_mask(mask, image_size_px, resize)) if has_masks else None
-        workers = cpu_count()
-        store_pixels(
-            root, files, image_size_px, out, workers=workers, resize=resize, masks=masks, on_progress=on_progress
-        )
+        store_pixels(root, files, image_size_px, out, resize=resize, masks=masks, on_progress=on_progress)
 
     contents = [[image.file, image.sha256, *filter(None, [image.masks_sha256])] for image in images]
     return build_once(

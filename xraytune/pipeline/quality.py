@@ -11,7 +11,7 @@ the floor of the KID (val-A against val-B), and the scale.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from pydantic import TypeAdapter
 from xraytune.compute import autocast
 from xraytune.config.backbone_names import BACKBONES
 from xraytune.config.settings import Experiment, Parameters
-from xraytune.errors import MachineError, Problem, TrialError
+from xraytune.errors import DataError, MachineError, Problem, TrialError, join_names
 from xraytune.files import read_json, write_bytes, write_json
 from xraytune.generators.pool import BLOCK
 from xraytune.generators.train import resize_pixels
@@ -43,11 +43,12 @@ from xraytune.metrics.memorisation import blurred
 from xraytune.models.backbones import build_backbone
 from xraytune.models.inputs import input_format, normalise, to_unit
 from xraytune.pipeline.artifacts import build_once, releases
+from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.memorisation import copies_found, measure_memorisation
 from xraytune.pipeline.model import pretrained_weights
 from xraytune.pipeline.pools import ReadBlock, first_images, pool_reader
 from xraytune.pipeline.prepare import Prepared, SideName, training_pixels
-from xraytune.records import Compute, Progress, ignore_progress
+from xraytune.pipeline.sides import side_sizes
 
 QUALITY_STAGE, REAL_STAGE = "quality-1", "quality-real-1"
 MOST_IMAGES, FEWEST_IMAGES = 2 * BLOCK, 50
@@ -59,49 +60,34 @@ _BATCH = 32
 _QUALITY = TypeAdapter(Quality)
 
 
-def measure_quality(
-    experiment: Experiment,
-    prepared: Prepared,
-    *,
-    compute: Compute,
-    cache: Path,
-    read: ReadBlock | None = None,
-    note: Callable[[str], None] = lambda _: None,
-    on_progress: Progress = ignore_progress,
-) -> Quality | None:
-    """Return the quality of an experiment's synthetic images; None if it cannot be measured: `note` then gets the reason.
+def measure_quality(experiment: Experiment, context: RunContext, read: ReadBlock | None = None) -> Quality | str:
+    """Return the quality of an experiment's synthetic images, or the reason why it cannot be measured.
 
     Raises:
         MachineError: The weights of `quality.backbone` are missing.
         TrialError: The pool cannot be drawn.
     """
-    if not experiment.parameters.has_synthetic_images:
-        return None
+    prepared = context.prepared
     names = prepared.class_names
     network = _feature_parameters(experiment)
     if network is None:
-        note("not measured: the backbone is not pretrained; set quality.backbone")
-        return None
-    for side in ("val_a", "val_b"):
-        if few := _few(dict(zip(names, np.bincount(prepared.side(side).labels, minlength=len(names)), strict=True))):
-            note(f"not measured: too few images in {side.replace('_a', '-A').replace('_b', '-B')} ({few})")
-            return None
+        return "not measured: the backbone is not pretrained; set quality.backbone"
+    if side := small_side(prepared):
+        return f"not measured: too few images in {side}"
     counts = np.bincount(prepared.side("val_a").labels, minlength=len(names)).clip(max=MOST_IMAGES)
-    read = read or pool_reader(experiment, prepared, compute=compute, cache=cache)
+    read = read or pool_reader(experiment, context)
     # Whole blocks: GAN-train uses all of them, even if the class has few real images.
     pools = [first_images(read, label, -(-int(count) // BLOCK) * BLOCK) for label, count in enumerate(counts)]
     if few := _few({name: len(pixels) for name, (pixels, _) in zip(names, pools, strict=True)}):
-        note(f"not measured: too few synthetic images ({few})")
-        return None
+        return f"not measured: too few synthetic images ({few})"
     resolution_px = min(pools[0][0].shape[1], prepared.image_size_px)
     try:
-        features = Features(experiment, network, resolution_px, compute=compute, cache=cache, on_progress=on_progress)
+        features = Features(experiment, network, resolution_px, context)
     except MachineError as error:
         if experiment.settings.quality.backbone:
             raise
-        note(f"not measured: {error.problems[0].what}")
-        return None
-    real = _real_side(features, prepared, cache)
+        return f"not measured: {error.problems[0].what}"
+    real = _real_side(features, context)
 
     def build(folder: Path) -> None:
         sets = [(pixels, np.arange(len(pixels)), blur) for blur in (0.0, COMMON_BLUR_PX) for pixels, _ in pools]
@@ -137,41 +123,33 @@ def measure_quality(
         write_json(folder / "quality.json", _QUALITY.dump_python(replace(quality, blur_px=blur_px), mode="json"))
 
     inputs = {"real": real.name, "pixels": [prepared.pixels], "pools": [of_blocks for _, of_blocks in pools]}
-    path = build_once(cache, QUALITY_STAGE, inputs, build)
+    path = build_once(context.cache, QUALITY_STAGE, inputs, build)
     return _QUALITY.validate_python(read_json(path / "quality.json"))
 
 
-def report_pool(
-    experiment: Experiment,
-    prepared: Prepared,
-    *,
-    compute: Compute,
-    cache: Path,
-    on_progress: Progress = ignore_progress,
-) -> PoolReport:
+def report_pool(experiment: Experiment, context: RunContext) -> PoolReport:
     """Return the quality and memorisation of an experiment's synthetic images, without refusing any."""
-    notes = list[str]()
-    read = pool_reader(experiment, prepared, compute=compute, cache=cache)
-    quality = measure_quality(
-        experiment, prepared, compute=compute, cache=cache, read=read, note=notes.append, on_progress=on_progress
-    )
-    found, _ = measure_memorisation(read, prepared, cache)
-    return PoolReport(quality=quality, note="; ".join(notes), copies=copies_found(found))
+    read = pool_reader(experiment, context)
+    quality = measure_quality(experiment, context, read)
+    copies = copies_found(measure_memorisation(context, read)[0])
+    if isinstance(quality, str):
+        return PoolReport(quality=None, note=quality, copies=copies)
+    return PoolReport(quality=quality, note="", copies=copies)
 
 
-def refuse_poor(experiment: Experiment, read: ReadBlock, prepared: Prepared, *, compute: Compute, cache: Path) -> None:
+def refuse_poor(experiment: Experiment, context: RunContext, read: ReadBlock) -> None:
     """Refuse synthetic images that miss `quality.min_coverage` or `quality.max_kid`, if either is set.
 
     Raises:
         TrialError: The images miss a limit, or cannot be measured.
     """
-    limits, reasons = experiment.settings.quality, list[str]()
+    limits = experiment.settings.quality
     if limits.min_coverage is None and limits.max_kid is None:
         return
-    found = measure_quality(experiment, prepared, compute=compute, cache=cache, read=read, note=reasons.append)
+    found = measure_quality(experiment, context, read)
     where, fix = f"source: {experiment.parameters.source}", "use a better generator, or relax this limit"
-    if found is None:
-        what = f"quality.min_coverage and quality.max_kid cannot be checked: {'; '.join(reasons)}"
+    if isinstance(found, str):
+        what = f"quality.min_coverage and quality.max_kid cannot be checked: {found}"
         raise TrialError(Problem(what, where, "set both to null, or provide what is missing"))
     coverage = min(one.full.coverage for one in found.classes.values())
     if limits.min_coverage is not None and coverage < limits.min_coverage:
@@ -182,10 +160,23 @@ def refuse_poor(experiment: Experiment, read: ReadBlock, prepared: Prepared, *, 
         raise TrialError(Problem(f"{what}: {limits.max_kid:g}", where, fix))
 
 
+def require_measurable(prepared: Prepared) -> None:
+    """Raise DataError if a validation side is too small for a KID."""
+    if side := small_side(prepared):
+        fix = "use larger validation sides (data.split), or more images"
+        raise DataError(Problem(f"too few images for a KID in {side}", fix=fix))
+
+
+def small_side(prepared: Prepared) -> str:
+    """Return the first of val-A and val-B with too few images of a class, such as `val-A (NORMAL 8)`; "" if none has."""
+    named = [(size.name, _few(size.images)) for size in side_sizes(prepared)[1:]]
+    return next((f"{name} ({few})" for name, few in named if few), "")
+
+
 def _few(counts: Mapping[str, int]) -> str:
     """Return the classes with too few images, with their counts; "" if there are none."""
     few = [f"{name} {count}" for name, count in counts.items() if count < FEWEST_IMAGES]
-    return f"{', '.join(few)}; at least {FEWEST_IMAGES} needed" if few else ""
+    return f"{join_names(few)}; at least {FEWEST_IMAGES} needed" if few else ""
 
 
 def _feature_parameters(experiment: Experiment) -> Parameters | None:
@@ -203,14 +194,11 @@ class Features:
         experiment: Experiment,
         network: Parameters,
         resolution_px: int,
-        *,
-        compute: Compute,
-        cache: Path,
-        on_progress: Progress,
+        context: RunContext,
     ) -> None:
-        weights = pretrained_weights(network, experiment.settings.weights_dir, cache)
+        weights = pretrained_weights(network, experiment.settings.weights_dir, context.cache)
         assert weights is not None, "features come from pretrained weights"
-        self._network, self._weights, self._compute, self._on_progress = network, weights, compute, on_progress
+        self._network, self._weights, self._context, compute = network, weights, context, context.compute
         with_network = Experiment(settings=experiment.settings, parameters=network)
         self._form = input_format(with_network, train_mean=0.5, train_std=0.5)
         self.resolution_px = resolution_px
@@ -227,8 +215,9 @@ class Features:
     @torch.inference_mode()
     def of(self, what: str, sets: Sequence[tuple[NDArray[np.uint8], NDArray[np.int64], float]]) -> list[Floats]:
         """Return the features, float64 [n, D], of each set: images uint8 [N, h, w], rows [n], and a blur in px at 64 px."""
+        compute = self._context.compute
         backbone, _ = build_backbone(self._network.backbone, weights=self._weights.path)
-        backbone.to(self._compute.device).to(memory_format=torch.channels_last).eval()
+        backbone.to(compute.device).to(memory_format=torch.channels_last).eval()
         total, done, found = sum(len(rows) for _, rows, _ in sets), 0, []
         for pixels, rows, blur in sets:
             batches, sigma_px = [], blur * self.resolution_px / _REFERENCE_PX
@@ -236,17 +225,18 @@ class Features:
                 images = torch.from_numpy(resize_pixels(pixels[rows[start : start + _BATCH]], self.resolution_px))
                 if sigma_px:
                     images = blurred(images.float(), sigma_px).round().to(torch.uint8)
-                shown = normalise(to_unit(images.to(self._compute.device), self._form), self._form)
-                with autocast(self._compute):
+                shown = normalise(to_unit(images.to(compute.device), self._form), self._form)
+                with autocast(compute):
                     batches.append(backbone(shown).double().cpu())
                 done += len(images)
-                self._on_progress(f"quality: features of {what} images", done, total)
+                self._context.on_progress(f"quality: features of {what} images", done, total)
             found.append(torch.cat(batches).numpy())
         return found
 
 
-def _real_side(features: Features, prepared: Prepared, cache: Path) -> Path:
+def _real_side(features: Features, context: RunContext) -> Path:
     """Return the artifact of the real images: `features.npz`, and `real.json` with floor, scale and GAN-train reference."""
+    prepared, cache = context.prepared, context.cache
     labels = range(len(prepared.class_names))
 
     def build(folder: Path) -> None:

@@ -23,11 +23,12 @@ from xraytune.generators.grids import png_bytes
 from xraytune.generators.masks import binarise
 from xraytune.generators.train import resize_planes
 from xraytune.pipeline.artifacts import fingerprint
+from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.labeller import trained_labeller
-from xraytune.pipeline.prepare import Prepared
-from xraytune.pipeline.synthesize import generator_inputs, generator_stage, network_labels, pool_block
+from xraytune.pipeline.pools import generator_of, pool_reader
+from xraytune.pipeline.quality import spread
+from xraytune.pipeline.synthesize import generator_inputs, generator_stage, network_labels
 from xraytune.pipeline.training_set import TrainingSet, side_images
-from xraytune.records import Compute
 
 Pixels: TypeAlias = NDArray[np.uint8]
 Shown: TypeAlias = tuple[Pixels, Pixels | None]
@@ -104,21 +105,21 @@ def training_grid(training_set: TrainingSet, class_names: Sequence[str], title: 
     for label, name in enumerate(class_names):
         real = np.flatnonzero(real_labels == label)
         extra = training_set.extra[extra_labels == label][:_SHOWN]
-        shown = [[_image(training_set, number) for number in numbers.tolist()] for numbers in (_spread(real), extra)]
+        shown = [
+            [_image(training_set, number) for number in numbers.tolist()] for numbers in (spread(real, _SHOWN), extra)
+        ]
         classes.append(ClassSamples(name=name, real_count=len(real), real=shown[0], extra=shown[1]))
     return sample_grid(classes, title=title, extra="extra images")
 
 
-def save_generator_grid(
-    experiment: Experiment, prepared: Prepared, folder: Path, *, compute: Compute, cache: Path
-) -> Path:
+def save_generator_grid(experiment: Experiment, context: RunContext, folder: Path) -> Path:
     """Draw the first images of an experiment's generator next to its training images, unless `folder` has the picture.
 
     All images have the size of the generated ones, so that these can be compared with what the generator has seen.
     """
-    settings, pool_filter = experiment.parameters.generator, experiment.parameters.pool_filter
-    assert settings is not None, "called only for a generator"
-    labeller = trained_labeller(experiment, prepared, compute=compute, cache=cache)
+    settings, pool_filter = generator_of(experiment), experiment.parameters.pool_filter
+    prepared, compute = context.prepared, context.compute
+    labeller = trained_labeller(experiment, context)
     networks = [generator_inputs(settings, label, prepared, compute) for label in network_labels(settings, prepared)]
     used = {"networks": networks, **({"labeller": labeller.name} if labeller else {})}
     used |= {"pool_filter": pool_filter} if pool_filter != "none" else {}
@@ -126,14 +127,12 @@ def save_generator_grid(
     file = folder / f"{settings.block}-{name}.png"
     if file.exists():
         return file
-    real, train = side_images("train", prepared, cache), prepared.side("train")
+    real, read = side_images("train", prepared, context.cache), pool_reader(experiment, context)
     classes = []
     for label, class_name in enumerate(prepared.class_names):
-        places = np.flatnonzero(train.labels == label)
-        pixels, masks, _ = pool_block(
-            settings, label, 0, prepared, compute=compute, cache=cache, labeller=labeller, pool_filter=pool_filter
-        )
-        shown = _spread(places)
+        places = np.flatnonzero(real.labels == label)
+        pixels, masks, _ = read(label, 0)
+        shown = spread(places, _SHOWN)
         real_masks = real.read_masks(shown) if prepared.has_masks else None
         planes = resize_planes(real.read(shown), real_masks, settings.image_size)
         real_images = [(one[0], one[1] if prepared.has_masks else None) for one in planes]
@@ -144,12 +143,6 @@ def save_generator_grid(
     heading = "generated images" + ("" if pool_filter == "none" else f", pool_filter: {pool_filter}")
     write_bytes(file, png_bytes(sample_grid(classes, title=title, extra=heading)))
     return file
-
-
-def _spread(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return evenly spaced ones: neighbours are often of one patient."""
-    places = np.linspace(0, len(numbers) - 1, min(_SHOWN, len(numbers))).round().astype(np.int64)
-    return numbers[places]
 
 
 def _image(training_set: TrainingSet, number: int) -> Shown:

@@ -7,28 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
 from xraytune.config.settings import DataSettings
-from xraytune.data.index import ImageIndex
+from xraytune.data.index import ImageFile, ImageIndex
 from xraytune.data.split import split_by_patient
 from xraytune.metrics.placements import auroc_interval, chance_difference, effective_patients
-from xraytune.pipeline.prepare import Prepared, SideName
+from xraytune.pipeline.prepare import Prepared, PreparedImage, SideName
 
 USUAL_AUROC = 0.9
 """The AUROC at which sides are compared, before any trial has one."""
 MOST_CHANCE = 0.05
 """The largest difference by chance between two trials at which their order still says something: five default ROPEs."""
 _NAMES: dict[SideName, str] = {"train": "train", "val_a": "val-A", "val_b": "val-B"}
-
-
-class _Image(Protocol):
-    @property
-    def label(self) -> int: ...
-    @property
-    def patient(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +111,9 @@ def _chance(size: SideSize) -> float:
     return chance_difference(USUAL_AUROC, size.effective_patients) if size.effective_patients else 1.0
 
 
-def _size(name: str, images: Sequence[_Image], class_names: Sequence[str], positive: int) -> SideSize:
+def _size(
+    name: str, images: Sequence[ImageFile | PreparedImage], class_names: Sequence[str], positive: int
+) -> SideSize:
     labels = np.array([image.label for image in images], dtype=np.int64)
     patients = [image.patient for image in images]
     of_class = {

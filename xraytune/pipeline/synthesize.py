@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xraytune.compute import generator_threads
 from xraytune.config.settings import PACKAGES, SOURCES, GanSettings, GeneratorSettings, PoolFilter
 from xraytune.config.space import missing_packages
 from xraytune.errors import MachineError, Problem
@@ -46,7 +47,7 @@ from xraytune.pipeline.prepare import Prepared, training_masks, training_pixels
 from xraytune.records import Compute, Progress, ignore_progress
 from xraytune.seeding import derive_seed
 
-GAN_STAGE, DIFFUSION_STAGE = "gan-1", "diffusion-1"
+GAN_STAGE, DIFFUSION_STAGE = "gan-2", "diffusion-1"
 POOL_STAGE = "pool-1"
 
 
@@ -78,8 +79,20 @@ def generator_inputs(
         "pixels_sha256": prepared.pixels_sha256,
         "image_size_px": prepared.image_size_px,
         "class_names": list(prepared.class_names),
-        "compute": [compute.device, compute.threads, compute.precision],
+        "compute": [compute.device, compute.generator_threads, compute.precision],
         "releases": (releases("torch") if torch is None else {"torch": torch}) | releases(*extra),
+    }
+
+
+def generator_paths(
+    settings: GeneratorSettings, prepared: Prepared, compute: Compute, cache: Path, *, torch: str | None = None
+) -> dict[int | None, Path]:
+    """Return the artifact of each network by label, whether it exists or not; `torch` is as in `generator_inputs`."""
+    return {
+        label: artifact_path(
+            cache, generator_stage(settings), generator_inputs(settings, label, prepared, compute, torch=torch)
+        )
+        for label in network_labels(settings, prepared)
     }
 
 
@@ -143,17 +156,18 @@ def trained_generator(
             on_progress(what, 0, settings.steps)  # the pace is known sooner
         checkpoint, step = folder / CHECKPOINT_NAME, 0
         while step < settings.steps:  # a process that slept may have replaced the last checkpoint by an earlier one
-            for progress in train_generator(
-                settings,
-                pixels,
-                labels,
-                class_count,
-                masks=masks,
-                compute=compute,
-                checkpoint_dir=work,
-                grid_dir=work / "grids",
-            ):
-                on_progress(what, progress.step, progress.steps)
+            with generator_threads(compute):
+                for progress in train_generator(
+                    settings,
+                    pixels,
+                    labels,
+                    class_count,
+                    masks=masks,
+                    compute=compute,
+                    checkpoint_dir=work,
+                    grid_dir=work / "grids",
+                ):
+                    on_progress(what, progress.step, progress.steps)
             copy_file(work / CHECKPOINT_NAME, checkpoint)
             step = checkpoint_step(checkpoint)
         save_generator(checkpoint_generator(checkpoint), folder / "generator.safetensors")
@@ -174,8 +188,7 @@ def trained_generator(
 
 def discard_generator(settings: GeneratorSettings, prepared: Prepared, compute: Compute, cache: Path) -> None:
     """Remove a trained generator and its pool from the cache. If needed again, they are rebuilt."""
-    labels, stage = network_labels(settings, prepared), generator_stage(settings)
-    own = [artifact_path(cache, stage, generator_inputs(settings, label, prepared, compute)) for label in labels]
+    own = generator_paths(settings, prepared, compute, cache).values()
     names = {path.name for path in own}
     pools = [path for path, inputs in artifacts_of(cache, POOL_STAGE) if inputs.get("generator") in names]
     for path in (*pools, *own):  # the generator last, as in `clean`
@@ -249,16 +262,17 @@ def pool_block(
     def draw() -> Images:
         network = load_generator(generator / "generator.safetensors").to(compute.device)
         class_input = label if settings.conditional else 0
-        return draw_block(
-            network,
-            class_input,
-            block,
-            seed=settings.seed,
-            compute=compute,
-            typical=typical_masks(settings, prepared, cache),
-            segment=None if labeller is None else load_labeller(labeller, compute),
-            image_filter=image_filter(class_input, network.channels),
-        )
+        with generator_threads(compute):
+            return draw_block(
+                network,
+                class_input,
+                block,
+                seed=settings.seed,
+                compute=compute,
+                typical=typical_masks(settings, prepared, cache),
+                segment=None if labeller is None else load_labeller(labeller, compute),
+                image_filter=image_filter(class_input, network.channels),
+            )
 
     return _stored_block(cache, inputs, draw)
 

@@ -142,9 +142,7 @@ CLASSIFICATION = Task(
     threshold=lambda labels, probabilities, positive: balanced_threshold(
         labels == positive, probabilities[:, positive]
     ),
-    components=lambda labels, probabilities, patients, positive: structural_components(
-        labels, probabilities, patients, positive=positive
-    ),
+    components=structural_components,
 )
 SEGMENTATION = Task(
     metric="Dice",

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from xraytune.config.settings import Experiment
 from xraytune.data.pixels import open_masks, open_pixels
 from xraytune.mix.plan import plan_mix
+from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.extra_folder import require_enough, store_folder
 from xraytune.pipeline.memorisation import refuse_memorised
 from xraytune.pipeline.pools import ReadBlock, pool_reader
 from xraytune.pipeline.prepare import Prepared, SideName, pixels_inputs, training_masks, training_pixels
 from xraytune.pipeline.quality import refuse_poor
 from xraytune.pipeline.synthesize import blocks_for
-from xraytune.records import Compute
 from xraytune.seeding import numpy_generator
 
 _TITLES: dict[SideName, str] = {"train": "training images", "val_a": "val-A images", "val_b": "val-B images"}
@@ -96,7 +96,7 @@ class TrainingSet:
             yield source, mask, numbers[mask] - (ends[source] - len(self.sources[source].rows))
 
 
-def build_training_set(experiment: Experiment, prepared: Prepared, *, compute: Compute, cache: Path) -> TrainingSet:
+def build_training_set(experiment: Experiment, context: RunContext) -> TrainingSet:
     """Collect the images of a trial; generators, pool blocks and decoded folders that the cache lacks are built.
 
     Raises:
@@ -105,15 +105,16 @@ def build_training_set(experiment: Experiment, prepared: Prepared, *, compute: C
             too few of its images pass `pool_filter`.
         ArtifactError: The pixels of `prepared` are not in the cache.
     """
-    real = side_images("train", prepared, cache)
+    prepared = context.prepared
+    real = side_images("train", prepared, context.cache)
     extra_labels = plan_mix(prepared.train_counts, experiment.parameters)
     sources: tuple[ImageSource, ...] = (real,)
     if experiment.parameters.has_synthetic_images:
-        read = pool_reader(experiment, prepared, compute=compute, cache=cache)
-        refuse_memorised(experiment, read, prepared, cache)
-        refuse_poor(experiment, read, prepared, compute=compute, cache=cache)
+        read = pool_reader(experiment, context)
+        refuse_memorised(experiment, context, read)
+        refuse_poor(experiment, context, read)
         if experiment.parameters.source == "folder":
-            sources += (_folder_source(experiment, prepared, cache=cache),)
+            sources += (_folder_source(experiment, prepared, cache=context.cache),)
         else:
             generator = experiment.parameters.generator
             name = generator.noun if generator else experiment.parameters.source

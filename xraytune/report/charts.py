@@ -15,14 +15,20 @@ from typing import Any
 import numpy as np
 
 from xraytune.config.domains import Value
-from xraytune.figures.drawing import SOURCE_COLOURS as _COLOURS
-from xraytune.figures.drawing import VERDICT_COLOURS as _VERDICTS
-from xraytune.figures.drawing import colour_of
+from xraytune.figures.drawing import SOURCE_COLOURS, VERDICT_COLOURS, colour_of, upper_range
 from xraytune.metrics.curves import Calibration, ClassCurves, Curve
 from xraytune.search.status import StudyView, TrialView
 
 Trace = dict[str, Any]
 _SYMBOLS = {"better": "triangle-right", "equivalent": "circle", "worse": "triangle-left", "undecided": "diamond"}
+_COLOUR = SOURCE_COLOURS["gan"]
+"""Of what does not depend on the source of extra images."""
+_GREY = "#8c8c8c"
+_LEGEND = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}
+_LINE = {"type": "line", "x0": 0, "x1": 1, "y0": 0, "y1": 1, "layer": "below"}
+_DIAGONAL = {**_LINE, "line": {"color": _GREY, "width": 1, "dash": "dot"}}
+_HORIZONTAL = {**_LINE, "y1": 0, "xref": "paper", "line": {"color": _GREY, "width": 1}}
+_ROPE = {**_LINE, "type": "rect", "yref": "paper", "fillcolor": "rgba(140,140,140,0.18)", "line": {"width": 0}}
 _FEW = 8
 """Values of a parameter up to which they stand side by side instead of to scale."""
 _MANY = 40
@@ -55,33 +61,35 @@ class Chart:
 def differences(finalist: Mapping[str, Any], metric: str, rope: float) -> Chart:
     """Show the differences of a finalist (`verdict.json`) from its controls, with intervals and the ROPE."""
     rows = finalist["comparisons"][::-1]
+    names = [_escaped(one["control"]) for one in rows]
     traces = []
     for word, symbol in _SYMBOLS.items():
-        own = [one for one in rows if one["verdict"][0] == word]
-        if own:
-            traces.append(
-                {
-                    "type": "scatter",
-                    "mode": "markers",
-                    "name": word,
-                    "x": [one["difference"] for one in own],
-                    "y": [_escaped(one["control"]) for one in own],
-                    "error_x": _error([one["difference"] for one in own], own, width=5),
-                    "marker": {"color": _VERDICTS[word], "size": 11, "symbol": symbol},
-                    "text": [f"{one['low']:+.4f} to {one['high']:+.4f}" for one in own],
-                    "hovertemplate": "%{y}<br>%{x:+.4f} (%{text})<extra></extra>",
-                }
+        if own := [one for one in rows if one["verdict"][0] == word]:
+            values = [one["difference"] for one in own]
+            trace = _scatter(
+                "markers",
+                values,
+                [_escaped(one["control"]) for one in own],
+                "%{y}<br>%{x:+.4f} (%{text})",
+                name=word,
+                error_x=_error(values, _ends(own), width=5),
+                marker={"color": VERDICT_COLOURS[word], "size": 11, "symbol": symbol},
+                text=[f"{one['low']:+.4f} to {one['high']:+.4f}" for one in own],
             )
-    names = [_escaped(one["control"]) for one in rows]
+            traces.append(trace)
     above = {"xref": "paper", "x": 0, "xanchor": "left", "yshift": 19, "showarrow": False, "font": {"size": 13}}
+    rope_name = {"yref": "paper", "x": 0, "y": 1.0, "yanchor": "bottom", "showarrow": False, "font": {"size": 11}}
     layout = {
-        "xaxis": {"title": {"text": f"difference in {metric}, 95 % interval"}, "nticks": 6},
+        "xaxis": _axis(f"difference in {metric}, 95 % interval", nticks=6),
         "yaxis": {
             **{"categoryorder": "array", "categoryarray": names, "showticklabels": False, "showgrid": False},
             "range": [-0.5, len(names) - 0.25],
         },
-        "shapes": [_band(-rope, rope), _line(x=0)],
-        "annotations": [*({"text": name, "y": name} | above for name in names), _note(f"ROPE ±{rope:g}", x=0, y=1.0)],
+        "shapes": [_ROPE | {"x0": -rope, "x1": rope}, _vertical(0)],
+        "annotations": [
+            *({"text": name, "y": name} | above for name in names),
+            {"text": f"ROPE ±{rope:g}"} | rope_name,
+        ],
         "legend": {**_LEGEND, "y": 1 + 20 / (8 + 54 * len(rows))},
         "margin": {"l": 4, "r": 16, "t": 62, "b": 50},
     }
@@ -92,37 +100,30 @@ def differences(finalist: Mapping[str, Any], metric: str, rope: float) -> Chart:
 def ratio_response(points: Sequence[Mapping[str, Any]], source: str, metric: str) -> Chart:
     """Show the gain over ratio 0 at each ratio, of a finalist's source and of duplicates (`verdict.json`)."""
     with_ratio = [one for one in points if one["ratio"]]
-    places = {one["ratio"]: place for place, one in enumerate(with_ratio)}
-    series: dict[str, list[Mapping[str, Any]]] = {
-        source: with_ratio,
-        "duplicate": [{"ratio": o["ratio"], **o["duplicate"]} for o in with_ratio if o["duplicate"]],
-    }
-    traces = [
-        {
-            "type": "scatter",
-            "mode": "lines+markers",
-            "name": name,
-            "x": [places[one["ratio"]] + (0.04 if name == source else -0.04) for one in own],
-            "y": [one["gain"] for one in own],
-            "error_y": _error([one["gain"] for one in own], own, width=4),
-            "line": {"color": colour_of(name)},
-            "marker": {"color": colour_of(name), "size": 8},
-            "text": [
-                f"r = {one['ratio']:g}: {one['gain']:+.4f} ({one['low']:+.4f} to {one['high']:+.4f})" for one in own
-            ],
-            "hovertemplate": f"{name}, %{{text}}<extra></extra>",
-        }
-        for name, own in series.items()
-        if own
-    ]
+    ratios = [f"{one['ratio']:g}" for one in with_ratio]
+    traces = []
+    for name, gains, shift in ((source, with_ratio, 0.04), ("duplicate", [o["duplicate"] for o in with_ratio], -0.04)):
+        own = [(place, gain) for place, gain in enumerate(gains) if gain]
+        if own:
+            values = [gain["gain"] for _, gain in own]
+            trace = _scatter(
+                "lines+markers",
+                [place + shift for place, _ in own],
+                values,
+                f"{name}, %{{text}}",
+                name=name,
+                error_y=_error(values, _ends(gain for _, gain in own), width=4),
+                line={"color": colour_of(name)},
+                marker={"color": colour_of(name), "size": 8},
+                text=[
+                    f"r = {ratios[at]}: {one['gain']:+.4f} ({one['low']:+.4f} to {one['high']:+.4f})" for at, one in own
+                ],
+            )
+            traces.append(trace)
     layout = {
-        "xaxis": {
-            "title": {"text": "extra images per real image (r)"},
-            "tickvals": [*places.values()],
-            "ticktext": [f"{ratio:g}" for ratio in places],
-        },
-        "yaxis": {"title": {"text": f"gain in val-B {metric} over r = 0"}},
-        "shapes": [_line(y=0)],
+        "xaxis": _axis("extra images per real image (r)", tickvals=[*range(len(ratios))], ticktext=ratios),
+        "yaxis": _axis(f"gain in val-B {metric} over r = 0"),
+        "shapes": [_HORIZONTAL],
         "legend": _LEGEND,
     }
     alt = "; ".join(f"r = {one['ratio']:g}: {one['gain']:+.4f}" for one in with_ratio)
@@ -133,8 +134,8 @@ def trials_by_ratio(view: StudyView) -> Chart:
     """Show the val-A score of each trial over its ratio."""
     traces, axis = _scatter_by_source(view, "synthetic_ratio")
     layout = {
-        "xaxis": axis | {"title": {"text": "extra images per real image (r)"}},
-        "yaxis": {**_score_axis(view), "range": _upper_range(view)},
+        "xaxis": axis | _axis("extra images per real image (r)"),
+        "yaxis": _score_axis(view),
         "legend": _LEGEND,
     }
     return Chart(id="ratios", traces=traces, layout=layout, alt="val-A score of each trial over its synthetic ratio")
@@ -149,28 +150,27 @@ def learning_curves(view: StudyView, rungs: Sequence[int]) -> Chart:
     groups: dict[tuple[bool, str], list[TrialView]] = {}
     for trial in view.trials:
         if trial.values:
-            groups.setdefault((trial.number in strong, f"{trial.parameters.get('source')}"), []).append(trial)
+            groups.setdefault((trial.number in strong, _source(trial)), []).append(trial)
     pale = 0.5 if len(view.trials) <= _MANY else 0.25
     traces = [
-        {
-            "type": "scatter",
-            "mode": "lines" + ("+markers" if max(len(one.values) for one in trials) == 1 else ""),
-            "name": source,
-            "legendgroup": source,
-            "x": list(chain.from_iterable([*range(1, len(one.values) + 1), None] for one in trials)),
-            "y": list(chain.from_iterable([*_rounded(one.values), None] for one in trials)),
-            "meta": [_label(one) for one in trials],
-            "hovertemplate": "%{text}<br>epoch %{x}: %{y:.4f}<extra></extra>",
-            "line": {"color": colour_of(source), "width": 2.5 if is_strong else 1.2},
-            "opacity": 1 if is_strong else pale,
-            "showlegend": is_strong or (True, source) not in groups,
-        }
+        _scatter(
+            "lines" if max(len(one.values) for one in trials) > 1 else "lines+markers",
+            list(chain.from_iterable([*range(1, len(one.values) + 1), None] for one in trials)),
+            list(chain.from_iterable([*_rounded(one.values), None] for one in trials)),
+            "%{text}<br>epoch %{x}: %{y:.4f}",
+            name=source,
+            legendgroup=source,
+            meta=[_label(one) for one in trials],
+            line={"color": colour_of(source), "width": 2.5 if is_strong else 1.2},
+            opacity=1 if is_strong else pale,
+            showlegend=is_strong or (True, source) not in groups,
+        )
         for (is_strong, source), trials in sorted(groups.items())
     ]
     layout = {
-        "xaxis": {"title": {"text": "epoch"}, "rangemode": "tozero"},
-        "yaxis": {**_score_axis(view), "range": _upper_range(view)},
-        "shapes": [_line(x=epoch, dash="dot") for epoch in rungs],
+        "xaxis": _axis("epoch", rangemode="tozero"),
+        "yaxis": _score_axis(view),
+        "shapes": [_vertical(epoch, dash="dot") for epoch in rungs],
         "legend": _LEGEND,
     }
     caption = (
@@ -194,19 +194,10 @@ def parameter_charts(view: StudyView, ranges: Mapping[str, bool]) -> tuple[Chart
     for name in view.searched:
         if len({trial.parameters.get(name) for trial in view.trials} - {None}) > 1:
             traces, axis = _scatter_by_source(view, name, is_log=ranges.get(name))
-            charts.append(
-                Chart(
-                    id=f"parameter-{name.replace('.', '-')}",
-                    traces=traces,
-                    layout={
-                        "xaxis": axis,
-                        "yaxis": {**_score_axis(view), "range": _upper_range(view)},
-                        "showlegend": False,
-                    },
-                    height=270,
-                    alt=f"val-A score of each trial over {name}",
-                )
-            )
+            layout = {"xaxis": axis, "yaxis": _score_axis(view), "showlegend": False}
+            alt = f"val-A score of each trial over {name}"
+            chart_id = f"parameter-{name.replace('.', '-')}"
+            charts.append(Chart(id=chart_id, traces=traces, layout=layout, height=270, alt=alt))
     return tuple(charts)
 
 
@@ -218,12 +209,12 @@ def parallel_coordinates(view: StudyView, ranges: Mapping[str, bool]) -> Chart |
         values = [trial.parameters.get(name) for trial in trials]
         places, ticks = _places(values, is_log=ranges.get(name))
         if len(places) > 1:
-            nowhere = min(places.values()) - (
-                0.0 if ticks is None else (max(places.values()) - min(places.values())) / 6
-            )
-            labels = {"-": nowhere, **(ticks or {})} if None in values and ticks is not None else ticks
-            shown = {} if labels is None else {"tickvals": [*labels.values()], "ticktext": [*labels]}
-            dimensions.append({"label": name, "values": [places.get(one, nowhere) for one in values], **shown})
+            nowhere = min(places.values())
+            if ticks is not None:
+                nowhere -= (max(places.values()) - nowhere) / 6
+                ticks = {"-": nowhere, **ticks} if None in values else ticks
+            shown = [places.get(one, nowhere) for one in values]
+            dimensions.append({"label": name, "values": shown, **_shown_ticks(ticks)})
     if len(dimensions) < 2 or len(trials) < 2:
         return None
     scores = _rounded([trial.values[-1] for trial in trials])
@@ -250,9 +241,8 @@ def _places(values: Iterable[Value], *, is_log: bool | None) -> tuple[dict[Value
     known = sorted({value for value in values if value is not None}, key=lambda one: (isinstance(one, str), one))
     numbers = [float(one) for one in known if isinstance(one, int | float) and not isinstance(one, bool)]
     if not known or len(numbers) < len(known) or (len(known) <= _FEW and is_log is None):
-        return {value: float(place) for place, value in enumerate(known)}, {
-            _shown(value): float(place) for place, value in enumerate(known)
-        }
+        places: dict[Value, float] = {value: float(place) for place, value in enumerate(known)}
+        return places, {value_text(value): place for value, place in places.items()}
     if not is_log:
         return dict(zip(known, numbers, strict=True)), None
     steps = (1, 3) if numbers[-1] / numbers[0] < 100 else (1,)
@@ -263,43 +253,51 @@ def _places(values: Iterable[Value], *, is_log: bool | None) -> tuple[dict[Value
     }
 
 
+def _shown_ticks(ticks: Mapping[str, float] | None) -> Trace:
+    return {} if ticks is None else {"tickvals": [*ticks.values()], "ticktext": [*ticks]}
+
+
 def curve_charts(curves: ClassCurves, positive: str, captions: Mapping[str, str]) -> tuple[Chart, Chart, Chart]:
     """Show ROC, precision-recall and calibration of one class, with pointwise 95 % bands."""
-    roc = Chart(
-        id="roc",
-        traces=_banded(curves.roc, "1 - specificity %{x:.3f}<br>sensitivity %{y:.3f}"),
-        layout=_square("1 - specificity", "sensitivity") | {"shapes": [_diagonal()], "title": _title("ROC")},
-        alt=f"ROC curve of {positive}, {captions['roc']}",
-        caption=captions["roc"],
+    roc = _banded(curves.roc, "1 - specificity %{x:.3f}<br>sensitivity %{y:.3f}")
+    pr = _banded(curves.pr, "recall %{x:.3f}<br>precision %{y:.3f}", shape="hv")
+    diagonal = {"shapes": [_DIAGONAL]}
+    return (
+        Chart(
+            id="roc",
+            traces=roc,
+            layout=_square("ROC", "1 - specificity", "sensitivity") | diagonal,
+            alt=f"ROC curve of {positive}, {captions['roc']}",
+            caption=captions["roc"],
+        ),
+        Chart(
+            id="pr",
+            traces=pr,
+            layout=_square("Precision and recall", "recall", "precision"),
+            alt=f"precision-recall curve of {positive}, {captions['pr']}",
+            caption=captions["pr"],
+        ),
+        Chart(
+            id="calibration",
+            traces=[_bins(curves.calibration)],
+            layout=_square("Calibration", "predicted probability", "observed share") | diagonal,
+            alt=f"calibration of {positive}",
+            caption=captions["calibration"],
+        ),
     )
-    pr = Chart(
-        id="pr",
-        traces=_banded(curves.pr, "recall %{x:.3f}<br>precision %{y:.3f}", shape="hv"),
-        layout=_square("recall", "precision") | {"title": _title("Precision and recall")},
-        alt=f"precision-recall curve of {positive}, {captions['pr']}",
-        caption=captions["pr"],
-    )
-    return roc, pr, _calibration(curves.calibration, positive, captions["calibration"])
 
 
-def _calibration(found: Calibration, positive: str, caption: str) -> Chart:
-    bins = [{"low": low, "high": high} for low, high in zip(found.low, found.high, strict=True)]
-    trace = {
-        "type": "scatter",
-        "mode": "lines+markers",
-        "x": _rounded(found.mean_probability),
-        "y": _rounded(found.share),
-        "error_y": _error(found.share, bins, width=3),
-        "line": {"color": _COLOURS["gan"], "width": 1},
-        "marker": {"color": _COLOURS["gan"], "size": 7},
-        "text": [f"{count} images" for count in found.images],
-        "hovertemplate": "predicted %{x:.3f}<br>observed %{y:.3f}<br>%{text}<extra></extra>",
-    }
-    layout = _square("predicted probability", "observed share") | {
-        "shapes": [_diagonal()],
-        "title": _title("Calibration"),
-    }
-    return Chart(id="calibration", traces=[trace], layout=layout, alt=f"calibration of {positive}", caption=caption)
+def _bins(found: Calibration) -> Trace:
+    return _scatter(
+        "lines+markers",
+        _rounded(found.mean_probability),
+        _rounded(found.share),
+        "predicted %{x:.3f}<br>observed %{y:.3f}<br>%{text}",
+        error_y=_error(found.share, zip(found.low, found.high, strict=True), width=3),
+        line={"color": _COLOUR, "width": 1},
+        marker={"color": _COLOUR, "size": 7},
+        text=[f"{count} images" for count in found.images],
+    )
 
 
 def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str], caption: str) -> Chart:
@@ -323,8 +321,8 @@ def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str], caption: st
         "ygap": 3,
     }
     layout = {
-        "xaxis": {"title": {"text": "predicted class"}, "type": "category", "showgrid": False},
-        "yaxis": {"title": {"text": "true class"}, "type": "category", "autorange": "reversed", "showgrid": False},
+        "xaxis": _axis("predicted class", type="category", showgrid=False),
+        "yaxis": _axis("true class", type="category", autorange="reversed", showgrid=False),
         "title": _title("Confusion matrix"),
     }
     alt = "; ".join(f"true {name}: {', '.join(map(str, row))}" for name, row in zip(names, matrix, strict=True))
@@ -333,44 +331,34 @@ def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str], caption: st
 
 def dice_by_patient(patients: Sequence[str], dices: Sequence[float]) -> Chart:
     """Show the mean Dice of each patient, sorted."""
-    means = {
-        name: float(np.mean([d for d, one in zip(dices, patients, strict=True) if one == name])) for name in {*patients}
-    }
+    of_patient: dict[str, list[float]] = {}
+    for name, dice in zip(patients, dices, strict=True):
+        of_patient.setdefault(name, []).append(dice)
+    means = {name: float(np.mean(own)) for name, own in of_patient.items()}
     names = sorted(means, key=lambda name: (means[name], name))
-    trace = {
-        "type": "scatter",
-        "mode": "markers",
-        "x": list(range(1, len(names) + 1)),
-        "y": _rounded(means[name] for name in names),
-        "text": names,
-        "hovertemplate": "%{text}<br>Dice %{y:.3f}<extra></extra>",
-        "marker": {"color": _COLOURS["gan"], "size": 7},
-    }
-    layout = {"xaxis": {"title": {"text": "patients, worst first"}}, "yaxis": {"title": {"text": "Dice"}}}
-    return Chart(
-        id="dice", traces=[trace], layout=layout, alt=f"Dice of {len(names)} patients, from {means[names[0]]:.3f}"
-    )
-
-
-_LEGEND = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}
+    places, shown = list(range(1, len(names) + 1)), _rounded(means[name] for name in names)
+    marker = {"color": _COLOUR, "size": 7}
+    trace = _scatter("markers", places, shown, "%{text}<br>Dice %{y:.3f}", text=names, marker=marker)
+    layout = {"xaxis": _axis("patients, worst first"), "yaxis": _axis("Dice")}
+    alt = f"Dice of {len(names)} patients, from {means[names[0]]:.3f}"
+    return Chart(id="dice", traces=[trace], layout=layout, alt=alt)
 
 
 def _scatter_by_source(view: StudyView, name: str, *, is_log: bool | None = None) -> tuple[list[Trace], Trace]:
     """Return a point of each trial with a score, and the axis of the parameter."""
     groups: dict[tuple[str, str], list[TrialView]] = {}
+    sources_at: dict[Value, set[str]] = {}
     shown = [trial for trial in view.trials if trial.values and _value(trial, name) is not None]
     for trial in shown:
-        groups.setdefault((f"{trial.parameters.get('source')}", trial.status), []).append(trial)
-    places, ticks = _places([_value(trial, name) for trial in shown], is_log=is_log)
-    sources_at: dict[Value, set[str]] = {}
-    for trial in shown:
-        sources_at.setdefault(_value(trial, name), set()).add(f"{trial.parameters.get('source')}")
+        groups.setdefault((_source(trial), trial.status), []).append(trial)
+        sources_at.setdefault(_value(trial, name), set()).add(_source(trial))
+    places, ticks = _places(sources_at, is_log=is_log)
     is_spread, is_many = is_log is None and ticks is not None, len(shown) > _MANY
 
-    def place(trial: TrialView, source: str) -> float:
+    def place(trial: TrialView) -> float:
         """Where few values stand side by side, each source has a lane at its value, which many trials fill."""
         beside = sorted(sources_at[_value(trial, name)])
-        lane, width = beside.index(source) - (len(beside) - 1) / 2, 0.7 / len(beside)
+        lane, width = beside.index(_source(trial)) - (len(beside) - 1) / 2, 0.7 / len(beside)
         within = 0.8 * (trial.number * 0.618 % 1 - 0.5) if is_many else 0.0
         return round(places[_value(trial, name)] + width * (lane + within) * is_spread, 4)
 
@@ -379,30 +367,30 @@ def _scatter_by_source(view: StudyView, name: str, *, is_log: bool | None = None
     traces = []
     for (source, status), trials in sorted(groups.items()):
         scores = [trial.values[-1] for trial in trials]
-        trace = {
-            "type": "scatter",
-            "mode": "markers",
-            "name": source,
-            "legendgroup": source,
-            "showlegend": status == "complete" or (source, "complete") not in groups,
-            "x": [place(trial, source) for trial in trials],
-            "y": _rounded(scores),
-            "text": [f"{_label(trial)}<br>{name} {_shown(_value(trial, name))}" for trial in trials],
-            "hovertemplate": "%{text}: %{y:.4f}<extra></extra>",
-            "marker": _marker(source, status, is_small=is_many),
-        }
+        trace = _scatter(
+            "markers",
+            [*map(place, trials)],
+            _rounded(scores),
+            "%{text}: %{y:.4f}",
+            name=source,
+            legendgroup=source,
+            showlegend=status == "complete" or (source, "complete") not in groups,
+            text=[f"{_label(trial)}<br>{name} {value_text(_value(trial, name))}" for trial in trials],
+            marker=_marker(source, status, is_small=is_many),
+        )
         intervals = [
             side.interval(score) if side and one.number in strong else None
             for one, score in zip(trials, scores, strict=True)
         ]
         if any(intervals):
-            ends = [{"low": one[0], "high": one[1]} if one else None for one in intervals]
-            trace["error_y"] = _error(scores, ends, width=0) | {"thickness": 1}
+            trace["error_y"] = _error(scores, intervals, width=0) | {"thickness": 1}
         traces.append(trace)
-    axis: Trace = {"title": {"text": name}}
-    if ticks is not None:
-        axis |= {"tickvals": [*ticks.values()], "ticktext": [*ticks]}
-    return traces, axis | ({"range": [-0.5, len(places) - 0.5], "showgrid": False} if is_spread else {})
+    spread = {"range": [-0.5, len(places) - 0.5], "showgrid": False} if is_spread else {}
+    return traces, _axis(name, **_shown_ticks(ticks), **spread)
+
+
+def _source(trial: TrialView) -> str:
+    return f"{trial.parameters.get('source')}"
 
 
 def _value(trial: TrialView, name: str) -> Value:
@@ -430,47 +418,41 @@ def _label(trial: TrialView) -> str:
     return f"#{trial.number} {trial.mix}"
 
 
-def _shown(value: Value) -> str:
+def value_text(value: object) -> str:
+    """Return a value of a parameter as text: `true`, `0.001`, `gan`."""
     return f"{value:g}" if isinstance(value, float) else f"{value}".lower() if isinstance(value, bool) else f"{value}"
 
 
 def _score_axis(view: StudyView) -> Trace:
-    where = "" if view.objective.is_of_generator else "val-A "
-    return {"title": {"text": f"{where}{view.metric}"}}
+    """Return an axis that shows differences between the better half of the trials; of KID, and of few trials, all."""
+    if view.objective.is_of_generator:
+        return _axis(view.metric, range=None)
+    return _axis(f"val-A {view.metric}", range=upper_range([trial.values[-1] for trial in view.trials if trial.values]))
 
 
-def _upper_range(view: StudyView) -> list[float] | None:
-    """Return the range of scores that shows differences between the better half of the trials; None for all."""
-    last = [trial.values[-1] for trial in view.trials if trial.values]
-    if len(last) < 4 or view.objective.is_of_generator:
-        return None
-    low, high = float(np.quantile(last, 0.25)), max(last)
-    space = max(0.1 * (high - low), 1e-3)
-    return [low - space, high + space]
+def _scatter(mode: str, x: Sequence[Any], y: Sequence[Any], hover: str, **more: Any) -> Trace:
+    return {"type": "scatter", "mode": mode, "x": x, "y": y, "hovertemplate": f"{hover}<extra></extra>", **more}
 
 
-def _error(centres: Iterable[float], ends: Sequence[Mapping[str, float] | None], *, width: int) -> Trace:
+def _ends(rows: Iterable[Mapping[str, float]]) -> list[tuple[float, float]]:
+    return [(row["low"], row["high"]) for row in rows]
+
+
+def _error(centres: Iterable[float], ends: Iterable[tuple[float, float] | None], *, width: int) -> Trace:
     pairs = [*zip(centres, ends, strict=True)]
     return {
         "type": "data",
         "symmetric": False,
-        "array": [end and round(end["high"] - centre, 5) for centre, end in pairs],
-        "arrayminus": [end and round(centre - end["low"], 5) for centre, end in pairs],
+        "array": [end and round(end[1] - centre, 5) for centre, end in pairs],
+        "arrayminus": [end and round(centre - end[0], 5) for centre, end in pairs],
         "width": width,
         "thickness": 1.4,
     }
 
 
 def _banded(curve: Curve, hover: str, shape: str = "linear") -> list[Trace]:
-    colour = _COLOURS["gan"]
-    line = {
-        "type": "scatter",
-        "mode": "lines",
-        "x": _rounded(curve.x),
-        "y": _rounded(curve.y),
-        "line": {"color": colour, "width": 2, "shape": shape},
-        "hovertemplate": f"{hover}<extra></extra>",
-    }
+    style = {"color": _COLOUR, "width": 2, "shape": shape}
+    line = _scatter("lines", _rounded(curve.x), _rounded(curve.y), hover, line=style)
     if not np.isfinite(curve.low).all():
         return [line]
     edge = {"type": "scatter", "mode": "lines", "x": _rounded(curve.grid), "line": {"width": 0}, "hoverinfo": "skip"}
@@ -479,12 +461,14 @@ def _banded(curve: Curve, hover: str, shape: str = "linear") -> list[Trace]:
     return [low, high, line]
 
 
-def _square(x: str, y: str) -> Trace:
-    return {
-        "xaxis": {"title": {"text": x}, "range": [-0.01, 1.01]},
-        "yaxis": {"title": {"text": y}, "range": [-0.01, 1.01]},
-        "showlegend": False,
-    }
+def _axis(title: str, **more: Any) -> Trace:
+    return {"title": {"text": title}, **more}
+
+
+def _square(title: str, x: str, y: str) -> Trace:
+    ends = [-0.01, 1.01]
+    axes = {"xaxis": _axis(x, range=ends), "yaxis": _axis(y, range=ends)}
+    return {**axes, "showlegend": False, "title": _title(title)}
 
 
 def _title(text: str) -> Trace:
@@ -500,39 +484,5 @@ def _rounded(values: Iterable[float]) -> list[float]:
     return [round(float(value), 5) for value in values]
 
 
-def _line(*, x: float | None = None, y: float | None = None, dash: str = "solid") -> Trace:
-    ends = (
-        {"x0": x, "x1": x, "y0": 0, "y1": 1, "yref": "paper"}
-        if x is not None
-        else {"y0": y, "y1": y, "x0": 0, "x1": 1, "xref": "paper"}
-    )
-    return {"type": "line", **ends, "line": {"color": "#8c8c8c", "width": 1, "dash": dash}, "layer": "below"}
-
-
-def _diagonal() -> Trace:
-    return {
-        "type": "line",
-        "x0": 0,
-        "y0": 0,
-        "x1": 1,
-        "y1": 1,
-        "line": {"color": "#8c8c8c", "width": 1, "dash": "dot"},
-        "layer": "below",
-    }
-
-
-def _band(low: float, high: float) -> Trace:
-    style = {"fillcolor": "rgba(140,140,140,0.18)", "line": {"width": 0}, "layer": "below"}
-    return {"type": "rect", "x0": low, "x1": high, "y0": 0, "y1": 1, "yref": "paper", **style}
-
-
-def _note(text: str, *, x: float, y: float) -> Trace:
-    return {
-        "text": text,
-        "x": x,
-        "y": y,
-        "yref": "paper",
-        "yanchor": "bottom",
-        "showarrow": False,
-        "font": {"size": 11},
-    }
+def _vertical(x: float, dash: str = "solid") -> Trace:
+    return {**_LINE, "x0": x, "x1": x, "yref": "paper", "line": {"color": _GREY, "width": 1, "dash": dash}}

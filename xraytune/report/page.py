@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import gzip
-import json
 import re
 from collections.abc import Callable
 from dataclasses import asdict
@@ -48,7 +47,6 @@ def write_report(study: Path, *, out: Path | None = None, cache: Path | None = N
 def render(data: StudyData, *, live: str = "") -> str:
     """Return the page. With the version of a served study, `live`, an open page asks the server for a newer one."""
     parts = sections(data)
-    charts = [asdict(chart) for chart in all_charts(parts)]
     templates = files("xraytune.report") / "templates"
     return template("page.html", data_uri=_data_uri, code=_code).render(
         name=data.view.name,
@@ -56,7 +54,7 @@ def render(data: StudyData, *, live: str = "") -> str:
         live=live,
         sections=parts,
         written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
-        charts=Markup(_json_for_script(charts)),
+        charts=[asdict(chart) for chart in all_charts(parts)],
         plotly=_plotly(),
         style=Markup((templates / "style.css").read_text("utf-8")),
         script=Markup((templates / "page.js").read_text("utf-8")),
@@ -74,6 +72,7 @@ def template(name: str, *, finalize: Callable[[Any], Any] | None = None, **filte
         lstrip_blocks=finalize is not None,
     )
     environment.filters |= filters
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     return environment.get_template(name)
 
 
@@ -83,12 +82,6 @@ def _plotly() -> str:
     from plotly.offline import get_plotlyjs  # takes most of a second
 
     return base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
-
-
-def _json_for_script(value: object) -> str:
-    """Return JSON that cannot end its script element."""
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
 def _data_uri(picture: Picture) -> str:

@@ -15,16 +15,14 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-import numpy as np
 from markupsafe import Markup
 
 from xraytune.errors import Problem, StudyError
 from xraytune.figures.drawing import PAGE_INCHES
-from xraytune.figures.evaluation_figure import DrawnClass, OperatingPoint, draw_evaluation
+from xraytune.figures.evaluation_figure import DrawnClass, draw_evaluation
 from xraytune.figures.study_figures import draw_differences, draw_learning_curves, draw_ratio_response
 from xraytune.files import csv_table, new_folder, require_new, write_bytes, write_text
-from xraytune.metrics.breakdown import ClassMetrics, class_breakdown
-from xraytune.metrics.classification import predicted_classes
+from xraytune.metrics.breakdown import class_breakdown
 from xraytune.metrics.curves import class_curves
 from xraytune.report.page import template
 from xraytune.report.sections import Section, sections
@@ -92,7 +90,7 @@ def _tables(parts: Sequence[Section]) -> Iterator[tuple[str, str]]:
             tables.append((("name", "value"), part.facts))
         for number, (columns, rows) in enumerate(tables, start=1):
             name = part.id if len(tables) == 1 else f"{part.id}-{number}"
-            yield name, csv_table(columns, [["" if cell is None else cell for cell in row] for row in rows])
+            yield name, csv_table(columns, rows)
 
 
 def _write_markdown(data: StudyData, folder: Path) -> None:
@@ -202,7 +200,7 @@ def _draw_performance(data: StudyData, trial: TrialView, found: ValidationResult
     names, positive, labels = data.prepared.class_names, data.prepared.positive, found.labels
     is_binary = len(names) == 2
     threshold = 0.5 if trial.threshold is None else trial.threshold
-    predicted = predicted_classes(found.results, positive=positive, threshold=threshold)
+    predicted = found.predicted(positive, threshold)
     measured = class_breakdown(
         labels, found.results, predicted, found.patients, replicates=_RESAMPLES, seed=_SEED
     ).classes
@@ -211,18 +209,10 @@ def _draw_performance(data: StudyData, trial: TrialView, found: ValidationResult
         is_class, probabilities = labels == label, found.results[:, label]
         drawn[names[label]] = DrawnClass(
             curves=class_curves(is_class, probabilities, found.patients, replicates=_RESAMPLES, seed=_SEED),
-            auroc=_with_interval(measured[label], "auroc"),
-            auprc=_with_interval(measured[label], "auprc"),
+            metrics=measured[label],
             brier=f"{((probabilities - is_class) ** 2).mean():.3f}",
             prevalence=float(is_class.mean()),
         )
-    confusion = np.zeros((len(names), len(names)), dtype=np.int64)
-    np.add.at(confusion, (labels, predicted), 1)
-    recall = confusion.diagonal() / confusion.sum(axis=1)
-    point = OperatingPoint(threshold=threshold, sensitivity=recall[positive], specificity=recall[1 - positive])
-    draw_evaluation(drawn, confusion, names, [file], point=point if is_binary else None, note="", width=PAGE_INCHES)
-
-
-def _with_interval(found: ClassMetrics, name: str) -> str:
-    value, interval = getattr(found, name), found.intervals.get(name)
-    return f"{value:.3f} ({interval[0]:.3f} to {interval[1]:.3f})" if interval else f"{value:.3f}"
+    confusion = found.confusion(predicted)
+    shown_threshold = threshold if is_binary else None
+    draw_evaluation(drawn, confusion, names, [file], threshold=shown_threshold, note="", width=PAGE_INCHES)

@@ -22,6 +22,7 @@ from xraytune.models.checkpoint import load_best
 from xraytune.models.classifier import Classifier
 from xraytune.models.inputs import normalise
 from xraytune.models.segmenter import MASK_THRESHOLD, mask_probabilities
+from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.network import Network
 from xraytune.pipeline.prepare import Prepared
 from xraytune.pipeline.training_set import ImageSource, side_images
@@ -78,7 +79,7 @@ def _network(
 ) -> tuple[Network, ImageSource]:
     source = side_images("val_b", prepared, cache)
     chosen = replace(source, rows=source.rows[places], labels=source.labels[places])
-    return Network(experiment, prepared, cache=cache, compute=_CPU), chosen
+    return Network(experiment, RunContext(prepared=prepared, cache=cache, compute=_CPU)), chosen
 
 
 def _maps(network: Classifier, inputs: Tensor) -> Tensor:

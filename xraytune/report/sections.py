@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import quote
 from typing import Any, Literal
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xraytune.config.domains import FloatRange
+from xraytune.confirm.verdict import verdict_text
 from xraytune.errors import XraytuneError
 from xraytune.files import read_bytes
 from xraytune.metrics.classification import auprc
@@ -35,12 +36,7 @@ _QUALITY_COLUMNS = (
     *("source", "steps", "KID", "as a blur of px", "precision", "recall", "coverage", "recall, blurred"),
     *("coverage, blurred", "GAN-train AUROC", "copies of training images"),
 )
-_VERDICTS = {
-    "helps": ("Synthetic images help", "good"),
-    "hurts": ("Synthetic images hurt", "bad"),
-    "no_better": ("Synthetic images do not improve {metric}", "plain"),
-    "undecided": ("Inconclusive: neither an improvement nor its absence was shown", "plain"),
-}
+_TONES = {"helps": "good", "hurts": "bad"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,10 +63,10 @@ class Section:
     """A part of the page.
 
     Attributes:
-        id: Unique in the page.
+        id: Unique in the page; like `title` and `link`, `sections` fills it in.
         title: Its heading.
-        lead: The most important sentence.
         link: Its name in the navigation.
+        lead: The most important sentence.
         tone: `good` or `bad` colours the lead.
         notes: Paragraphs below it; `code` stands in backticks.
         charts: Large charts, one below the other.
@@ -82,9 +78,9 @@ class Section:
         commands: What reproduces it, to copy.
     """
 
-    id: str
-    title: str
-    link: str
+    id: str = ""
+    title: str = ""
+    link: str = ""
     lead: str = ""
     tone: str = "plain"
     notes: Sequence[str] = ()
@@ -97,24 +93,6 @@ class Section:
     commands: Sequence[str] = ()
 
 
-def sections(data: StudyData) -> tuple[Section, ...]:
-    """Return the sections that the study has content for."""
-    parts = (
-        _verdict,
-        _best,
-        _ratios,
-        _curves,
-        _parameters,
-        _performance,
-        _mistakes,
-        _generators,
-        _data,
-        _cost,
-        _environment,
-    )
-    return tuple(section for part in parts if (section := part(data)) is not None)
-
-
 def _verdict(data: StudyData) -> Section:
     study, verdict = data.argument, data.verdict
     if verdict is None:
@@ -125,9 +103,6 @@ def _verdict(data: StudyData) -> Section:
             else "No trial is complete yet."
         )
         return Section(
-            id="verdict",
-            title="Verdict",
-            link="Verdict",
             lead="No verdict yet.",
             notes=[
                 known,
@@ -136,13 +111,9 @@ def _verdict(data: StudyData) -> Section:
             commands=[f"xraytune confirm {study} --quick", f"xraytune confirm {study}"],
         )
     first, metric, test = verdict["finalists"][0], verdict["metric"], verdict["test"]
-    lead, tone = _VERDICTS[verdict["verdict"]]
-    generator = next((one["sentence"] for one in verdict["generators"] if one["arm"] == first["arm"]), "")
-    exploratory = [f"Exploratory: {reason}." for reason in verdict["exploratory"]]
-    columns = ("control", metric, "difference", "95 % interval", "p (gain >= ROPE)", "result")
     tables = [
         Table(
-            columns=columns,
+            columns=("control", metric, "difference", "95 % interval", "p (gain >= ROPE)", "result"),
             rows=[_comparison(one) for one in finalist["comparisons"]],
             caption=f"{finalist['arm']}: {metric} {finalist['score']:.3f}, {finalist['verdict'].replace('_', ' ')}",
         )
@@ -150,21 +121,22 @@ def _verdict(data: StudyData) -> Section:
     ]
     size = f"{test['images']:,} test images of {test['patients']:,} patients, {verdict['gan_seeds']} generator seeds"
     return Section(
-        id="verdict",
-        title="Verdict",
-        link="Verdict",
-        lead=f"{lead.format(metric=metric)}.",
-        tone=tone,
+        lead=_sentence(verdict_text(verdict["verdict"], metric)),
+        tone=_TONES.get(verdict["verdict"], "plain"),
         notes=[
             f"{first['arm']} against its controls: {size}.",
-            *exploratory,
-            *([generator] if generator else []),
+            *(f"Exploratory: {reason}." for reason in verdict["exploratory"]),
+            *(one["sentence"] for one in verdict["generators"] if one["arm"] == first["arm"]),
             *verdict["notes"],
         ],
         charts=[charts.differences(first, metric, verdict["rope"])],
         tables=tables,
         commands=[f"xraytune confirm {study}"],
     )
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _comparison(one: Mapping[str, Any]) -> tuple[str | float | None, ...]:
@@ -192,12 +164,9 @@ def _best(data: StudyData) -> Section | None:
     ends = f" (95 % interval {interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
     study = data.argument
     return Section(
-        id="best",
-        title="Best configuration",
-        link="Best",
         lead=f"#{trial.number} {trial.mix}: {', '.join(f'{name} {score:.4f}' for name, score in scores.items())}{ends}.",
         notes=["It was selected among all trials by these scores, so they are optimistic."],
-        facts=[(name, _text(value)) for name, value in trial.parameters.items()],
+        facts=[(name, charts.value_text(value)) for name, value in trial.parameters.items()],
         commands=[f"xraytune export {study} -o best.yaml", "xraytune train --config best.yaml -o model"],
     )
 
@@ -208,21 +177,13 @@ def _ratios(data: StudyData) -> Section | None:
         arm = verdict["finalists"][0]["arm"]
         chart = charts.ratio_response(verdict["ratio_response"], arm.split()[0], verdict["metric"])
         lead = f"{arm} at other ratios, and duplicated real images at the same ratios."
-        return Section(
-            id="ratio",
-            title="Ratio of synthetic to real images",
-            link="Ratio",
-            lead=lead,
-            notes=[verdict["ratio_caveat"]],
-            charts=[chart],
-        )
+        return Section(lead=lead, notes=[verdict["ratio_caveat"]], charts=[chart])
     if "synthetic_ratio" not in data.view.searched or not any(trial.values for trial in data.view.trials):
         return None
     note = (
         "Trials also differ in their other settings, and pruned ones stopped early: this shows no effect of the ratio."
     )
-    chart = charts.trials_by_ratio(data.view)
-    return Section(id="ratio", title="Ratio of synthetic to real images", link="Ratio", notes=[note], charts=[chart])
+    return Section(notes=[note], charts=[charts.trials_by_ratio(data.view)])
 
 
 def _curves(data: StudyData) -> Section | None:
@@ -230,14 +191,8 @@ def _curves(data: StudyData) -> Section | None:
     if not any(trial.values for trial in view.trials):
         return None
     counts = Counter(trial.status for trial in view.trials)
-    lead = ", ".join(f"{count} {status}" for status, count in counts.items())
-    return Section(
-        id="curves",
-        title="Learning curves",
-        link="Curves",
-        lead=f"{len(view.trials)} trials: {lead}.",
-        charts=[charts.learning_curves(view, rungs)],
-    )
+    by_status = ", ".join(f"{count} {status}" for status, count in counts.items())
+    return Section(lead=f"{len(view.trials)} trials: {by_status}.", charts=[charts.learning_curves(view, rungs)])
 
 
 def _parameters(data: StudyData) -> Section | None:
@@ -246,7 +201,6 @@ def _parameters(data: StudyData) -> Section | None:
         return None
     ranges = {spec.name: spec.domain.is_log for spec in data.space.specs if isinstance(spec.domain, FloatRange)}
     parallel = charts.parallel_coordinates(view, ranges)
-    columns = trial_columns(view)
     rows = [[_cell(value) for value in trial_row(trial, view).values()] for trial in view.trials]
     notes = [
         "Filled points are complete trials; open ones are pruned trials at their last epoch. Bars are 95 % intervals of an "
@@ -254,13 +208,10 @@ def _parameters(data: StudyData) -> Section | None:
         "not shown: the sampler prefers good regions and ASHA stops most trials early, so they mislead.",
     ]
     return Section(
-        id="parameters",
-        title="Parameters and trials",
-        link="Trials",
         notes=notes,
         small_charts=charts.parameter_charts(view, ranges),
         charts=[parallel] if parallel else [],
-        tables=[Table(columns=columns, rows=rows, caption="All trials", sortable=True)],
+        tables=[Table(columns=trial_columns(view), rows=rows, caption="All trials", sortable=True)],
         commands=[f"xraytune status {data.argument} --csv"],
     )
 
@@ -273,25 +224,19 @@ def _performance(data: StudyData) -> Section | None:
     if data.prepared.has_masks:
         return _dice(trial, found)
     names, positive = data.prepared.class_names, data.prepared.positive
-    label = positive if len(names) == 2 else len(names) - 1
+    is_binary, threshold = len(names) == 2, trial.threshold
+    label = positive if is_binary else len(names) - 1
     is_class = found.labels == label
     curves = class_curves(is_class, found.results[:, label], found.patients, replicates=_BANDS, seed=_SEED)
-    captions = {
-        "roc": f"AUROC {trial.val_b_score:.3f}" if len(names) == 2 else "",
-        "pr": f"AUPRC {auprc(found.labels, found.results, positive=positive):.3f}, prevalence {is_class.mean():.2f}"
-        if len(names) == 2
-        else "",
-        "calibration": "Bars: 95 % intervals (Wilson, patients).",
-    }
-    predicted, at = found.predicted(positive, trial.threshold), trial.threshold
-    matrix = np.zeros((len(names), len(names)), dtype=int)
-    np.add.at(matrix, (found.labels, predicted), 1)
-    rule = f"At the threshold {at:.3f}, set on val-A and val-B." if at is not None else "Most probable class."
-    of = names[label] if len(names) == 2 else f"{names[label]} against the others"
+    captions = {"roc": "", "pr": "", "calibration": "Bars: 95 % intervals (Wilson, patients)."}
+    if is_binary:
+        precision = auprc(found.labels, found.results, positive=positive)
+        captions["roc"] = f"AUROC {trial.val_b_score:.3f}"
+        captions["pr"] = f"AUPRC {precision:.3f}, prevalence {is_class.mean():.2f}"
+    matrix = found.confusion(found.predicted(positive, threshold))
+    rule = "Most probable class." if threshold is None else f"At the threshold {threshold:.3f}, set on val-A and val-B."
+    of = names[label] if is_binary else f"{names[label]} against the others"
     return Section(
-        id="performance",
-        title="Performance on val-B",
-        link="Performance",
         lead=f"#{trial.number} {trial.mix} on {len(found.labels):,} images of {len(set(found.patients)):,} patients; {of}.",
         notes=[
             "val-B selected this trial, so these figures are optimistic. Bands: pointwise 95 % intervals over patients."
@@ -303,9 +248,6 @@ def _performance(data: StudyData) -> Section | None:
 def _dice(trial: TrialView, found: ValidationResults) -> Section:
     dices = found.results[:, 0].tolist()
     return Section(
-        id="performance",
-        title="Performance on val-B",
-        link="Performance",
         lead=f"#{trial.number} {trial.mix}: mean Dice {np.mean(dices):.3f} on {len(dices):,} images.",
         notes=["val-B selected this trial, so its Dice is optimistic."],
         charts=[charts.dice_by_patient(found.patients, dices)],
@@ -321,8 +263,7 @@ def _mistakes(data: StudyData) -> Section | None:
         worst = np.argsort(found.results[:, 0], kind="stable")[:_MOST_MISTAKES]
         captions = [f"{Path(found.files[place]).name}: Dice {found.results[place, 0]:.3f}" for place in worst.tolist()]
         gallery, note = _gallery(data, trial, worst, captions)
-        title = "Worst segmentations"
-        return Section(id="mistakes", title=title, link="Mistakes", notes=[note], gallery=gallery)
+        return Section(title="Worst segmentations", notes=[note], gallery=gallery)
     names, predicted = data.prepared.class_names, found.predicted(data.prepared.positive, trial.threshold)
     wrong = np.flatnonzero(predicted != found.labels)
     wrong = wrong[np.argsort(-found.results[wrong, predicted[wrong]], kind="stable")]
@@ -338,11 +279,8 @@ def _mistakes(data: StudyData) -> Section | None:
     captions = [f"{Path(file).name}: {true}, predicted {guess} ({chance:.2f})" for file, true, guess, chance in rows]
     gallery, note = _gallery(data, trial, wrong[:_MOST_MISTAKES], captions)
     return Section(
-        id="mistakes",
-        title="Misclassified images",
-        link="Mistakes",
         lead=f"{len(wrong):,} of {len(found.labels):,} images of val-B are misclassified by #{trial.number}.",
-        notes=[note] if note else [],
+        notes=[note],
         gallery=gallery,
         tables=[Table(columns=("file", "true class", "predicted class", "probability"), rows=rows)] if rows else [],
     )
@@ -358,18 +296,14 @@ def _gallery(
         return [], "Grad-CAM needs feature maps, which a ViT does not have."
     from xraytune.report.pictures import grad_cam, outlines, overlay, segmented  # loads torch
 
-    where = data.folder.trial_path(trial.number)
     try:
-        experiment = data.folder.experiment(trial.number)
+        given = data.folder.experiment(trial.number), data.folder.trial_path(trial.number), data.prepared, places
         if data.prepared.has_masks:
-            found = zip(*segmented(experiment, where, data.prepared, places, cache=data.cache), strict=True)
-            pictures, note = (
-                [outlines(*one) for one in found],
-                "Left: the outline of the mask; right: of the prediction.",
-            )
+            pictures = [outlines(*one) for one in zip(*segmented(*given, cache=data.cache), strict=True)]
+            note = "Left: the outline of the mask; right: of the prediction."
         else:
-            maps = zip(*grad_cam(experiment, where, data.prepared, places, cache=data.cache), strict=True)
-            pictures, note = [overlay(*one) for one in maps], _GRAD_CAM_NOTE
+            pictures = [overlay(*one) for one in zip(*grad_cam(*given, cache=data.cache), strict=True)]
+            note = _GRAD_CAM_NOTE
     except XraytuneError as error:
         return [], f"No pictures: {error.problems[0].what}."
     shown = zip(pictures, captions, strict=False)
@@ -377,58 +311,44 @@ def _gallery(
 
 
 def _generators(data: StudyData) -> Section | None:
+    view, root = data.view, data.folder.path
     by_samples: dict[str, list[TrialView]] = {}
-    for trial in data.view.trials:
+    rows, notes, lead = dict[tuple[str | float | None, ...], None](), list[str](), ""
+    for trial in view.trials:
         if trial.samples:
             by_samples.setdefault(trial.samples, []).append(trial)
-    pictures = [
-        Picture(content=content, caption=_used_by(trials))
-        for path, trials in list(by_samples.items())[:_MOST_SAMPLES]
-        if (content := _content(data.folder.path / path))
-    ]
-    measured = [(trial, trial.report) for trial in data.view.trials if trial.report and trial.report.quality]
-    rows, notes, lead = dict[tuple[str | float | None, ...], None](), list[str](), ""
-    for trial, report in measured:
-        if (quality := report.quality) is not None:
+        if trial.report and (quality := trial.report.quality):
             figures = [None if value is None else round(value, 3) for value in quality.columns().values()]
-            rows[(f"{trial.parameters['source']}", _steps(trial), *figures, report.copies)] = None
+            rows[(f"{trial.parameters['source']}", _steps(trial), *figures, trial.report.copies)] = None
             notes = [
                 f"Compared with val-A in features of {quality.features}, at {quality.resolution_px} px; the worst class."
             ]
             if quality.real_train is not None:
                 notes.append(f"GAN-train AUROC of real images: {quality.real_train:.3f}.")
-    if (nearest := data.view.most_realistic) and nearest.report and nearest.report.quality:
+    pictures = [
+        Picture(content=read_bytes(root / path, "image"), caption=_used_by(trials))
+        for path, trials in list(by_samples.items())[:_MOST_SAMPLES]
+        if (root / path).exists()
+    ]
+    if (nearest := view.most_realistic) and nearest.report:
         lead = f"Most realistic: #{nearest.number}, {nearest.report.quality}."
-    shown = nearest or next((trial for trial in data.view.trials if trial.samples), None)
+    shown = nearest or next((trial for trial in view.trials if trial.samples), None)
     for content, caption in data.generator_pictures(shown) if shown else ():
         pictures.append(Picture(content=content, caption=caption, format="gif" if content[:3] == b"GIF" else "png"))
     if not pictures and not rows:
         return None
-    return Section(
-        id="generators",
-        title="Synthetic images",
-        link="Generators",
-        lead=lead,
-        notes=notes,
-        tables=[Table(columns=_QUALITY_COLUMNS, rows=list(rows))] if rows else [],
-        pictures=pictures,
-    )
+    tables = [Table(columns=_QUALITY_COLUMNS, rows=list(rows))] if rows else []
+    return Section(lead=lead, notes=notes, tables=tables, pictures=pictures)
 
 
 def _steps(trial: TrialView) -> float | None:
-    found = next(
-        (trial.parameters[name] for name in ("gan.steps", "diffusion.steps") if trial.parameters.get(name)), None
-    )
-    return float(found) if isinstance(found, int) else None
+    steps = trial.parameters.get("gan.steps") or trial.parameters.get("diffusion.steps")
+    return float(steps) if isinstance(steps, int) else None
 
 
 def _used_by(trials: Sequence[TrialView]) -> str:
     numbers = ", ".join(f"#{trial.number}" for trial in trials[:8])
     return f"Real and generated images; used by {numbers}{f' and {len(trials) - 8} more' if len(trials) > 8 else ''}."
-
-
-def _content(path: Path) -> bytes | None:
-    return read_bytes(path, "image") if path.exists() else None
 
 
 def _data(data: StudyData) -> Section:
@@ -437,7 +357,7 @@ def _data(data: StudyData) -> Section:
         for number, (name, count) in enumerate(side.images.items()):
             total = (float(side.image_count), float(side.patient_count)) if number == 0 else (None, None)
             rows.append((side.name if number == 0 else "", *total, name, float(count), float(side.patients[name])))
-    settings, prepared = data.space.settings.data, data.prepared
+    settings, prepared, warning = data.space.settings.data, data.prepared, chance_warning(data.view.sides)
     used, patients = len(prepared.images), len({one.patient for one in prepared.images})
     split = f"Split by {settings.split.by} with seed {settings.split.seed}; no patient is on two sides."
     sealed = "The test folder is sealed: its images were not read." if prepared.test_fingerprint else "No test folder."
@@ -445,7 +365,6 @@ def _data(data: StudyData) -> Section:
         sealed = "The test folder was scored by `confirm`."
     copies = used - len({one.sha256 for one in prepared.images})
     duplicates = f"{copies:,} images are identical to another one." if copies else "No two files are identical."
-    warning = chance_warning(data.view.sides)
     flow = Table(
         columns=("flow of participants", "images", "patients"),
         rows=[
@@ -461,11 +380,8 @@ def _data(data: StudyData) -> Section:
     )
     columns = ("side", "images", "patients", "class", "images of the class", "patients of the class")
     return Section(
-        id="data",
-        title="Data",
-        link="Data",
         lead=f"{used:,} images of {patients:,} patients: {', '.join(prepared.class_names)}.",
-        notes=[split, sealed, duplicates, *([f"{warning[:1].upper()}{warning[1:]}."] if warning else [])],
+        notes=[split, sealed, duplicates, *([_sentence(warning)] if warning else [])],
         tables=[Table(columns=columns, rows=rows), *([flow] if prepared.folder_images else [])],
         commands=[f"xraytune data inspect {quote(str(settings.path))} --figures figures"],
     )
@@ -500,10 +416,9 @@ def _cost(data: StudyData) -> Section | None:
         )
     if gpu := sum(trial.gpu_seconds for trial in ended):
         notes.append(f"{gpu / 3600:.2f} GPU-hours.")
+    if view.idle_share is not None:
+        notes.append(f"Slots for trials were idle for {view.idle_share:.0%} of the time.")
     return Section(
-        id="cost",
-        title="Cost",
-        link="Cost",
         lead=f"{_minutes(view.seconds)} of wall time; {_minutes(computed)} summed over trials.",
         notes=notes,
         tables=[Table(columns=("arm", "trials", "complete", "epochs", "minutes"), rows=rows)],
@@ -522,11 +437,8 @@ def _environment(data: StudyData) -> Section:
     study = data.argument
     trial = data.chosen.number if data.chosen else 0
     return Section(
-        id="environment",
-        title="Environment",
-        link="Environment",
         notes=["`replay` runs a trial again and compares all its metrics with the recorded ones, bit by bit."],
-        facts=[(name, _text(value)) for name, value in facts.items() if value is not None],
+        facts=[(name, charts.value_text(value)) for name, value in facts.items() if value is not None],
         commands=[
             f"xraytune search --space {study}/study.yaml",
             f"xraytune replay {study} {trial}",
@@ -534,6 +446,31 @@ def _environment(data: StudyData) -> Section:
             f"xraytune report {study} --format md --out paper",
             f"xraytune report {study} --format pdf --out figures",
         ],
+    )
+
+
+_PARTS: Sequence[tuple[str, str, str, Callable[[StudyData], Section | None]]] = (
+    ("verdict", "Verdict", "Verdict", _verdict),
+    ("best", "Best configuration", "Best", _best),
+    ("ratio", "Ratio of synthetic to real images", "Ratio", _ratios),
+    ("curves", "Learning curves", "Curves", _curves),
+    ("parameters", "Parameters and trials", "Trials", _parameters),
+    ("performance", "Performance on val-B", "Performance", _performance),
+    ("mistakes", "Misclassified images", "Mistakes", _mistakes),
+    ("generators", "Synthetic images", "Generators", _generators),
+    ("data", "Data", "Data", _data),
+    ("cost", "Cost", "Cost", _cost),
+    ("environment", "Environment", "Environment", _environment),
+)
+"""The id, title and link of each section, and the function for its content; without content, there is no section."""
+
+
+def sections(data: StudyData) -> tuple[Section, ...]:
+    """Return the sections that the study has content for."""
+    return tuple(
+        replace(section, id=name, title=section.title or title, link=link)
+        for name, title, link, content in _PARTS
+        if (section := content(data)) is not None
     )
 
 
@@ -545,12 +482,6 @@ def _cell(value: Any) -> str | float | None:
     if value is None or isinstance(value, str):
         return value
     return f"{value}".lower() if isinstance(value, bool) else float(f"{value:.5g}")
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return f"{value}".lower()
-    return f"{value:g}" if isinstance(value, float) else f"{value}"
 
 
 def all_charts(parts: Sequence[Section]) -> Iterator[Chart]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.metrics import confusion_matrix
 
 from xraytune.config.space import Space
 from xraytune.confirm.plan import CONFIRM_FOLDER, VERDICT_FILE
@@ -44,6 +45,11 @@ class ValidationResults:
     def predicted(self, positive: int, threshold: float | None) -> Labels:
         """Return the predicted classes, int64 [N]: at a threshold, or with None the most probable ones."""
         return predicted_classes(self.results, positive=positive, threshold=0.5 if threshold is None else threshold)
+
+    def confusion(self, predicted: Labels) -> NDArray[np.int64]:
+        """Return the number of images by true class (rows) and predicted class (columns), [C, C]."""
+        found: NDArray[np.int64] = confusion_matrix(self.labels, predicted, labels=range(self.results.shape[1]))
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,17 +140,17 @@ def read_study(study: Path, cache: Path | None = None) -> StudyData:
     """
     folder = StudyFolder(study.resolve())
     watcher = StudyWatcher(folder)
-    verdict_path, environment = folder.path / CONFIRM_FOLDER / VERDICT_FILE, folder.path / "environment.json"
-    with damage_explained(verdict_path):
-        verdict = read_json(verdict_path) if verdict_path.exists() else None
-    with damage_explained(environment):
-        about = read_json(environment) if environment.exists() else {}
     return StudyData(
         folder=folder,
         space=watcher.space,
         prepared=folder.prepared(),
         view=watcher.look(),
-        verdict=verdict,
-        environment=about,
+        verdict=_content(folder.path / CONFIRM_FOLDER / VERDICT_FILE),
+        environment=_content(folder.path / "environment.json") or {},
         cache=(cache or folder.default_cache).resolve(),
     )
+
+
+def _content(file: Path) -> Mapping[str, Any] | None:
+    with damage_explained(file):
+        return read_json(file) if file.exists() else None

@@ -1,8 +1,8 @@
 """Measure how fast this machine trains generators and networks, through the functions that trials use.
 
-Each measurement takes a few seconds, on the study's images and in as many processes at once as trials will run, since they
-share the machine's memory. With one thread the seconds are CPU time: those of an idle machine, even if this one is busy.
-They are artifacts, so the next forecast measures only what is new.
+Each measurement takes a few seconds, on the study's images and in as many processes at once as a search will run, since they
+share the machine's memory. On the CPU the seconds are CPU time over threads: those of an idle machine, even if this one is
+busy. They are artifacts, so the next forecast measures only what is new.
 """
 
 from __future__ import annotations
@@ -31,12 +31,13 @@ from xraytune.generators.pool import draw_block
 from xraytune.generators.train import train_generator
 from xraytune.models.train import TRAINING_STEPS
 from xraytune.pipeline.artifacts import artifact_path, build_once, is_intact, releases
+from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.network import FEATURES_STAGE
 from xraytune.pipeline.prepare import PIXELS_STAGE, Prepared, training_masks, training_pixels
 from xraytune.pipeline.synthesize import makes_masks
 from xraytune.pipeline.trial import trial_epochs
 from xraytune.records import Compute, Progress, ignore_progress
-from xraytune.search.resources import Machine, gpus_of_trial
+from xraytune.search.resources import Machine
 
 SPEED_STAGE = "speed-1"
 BATCH = 8
@@ -49,7 +50,7 @@ _SPEEDLESS = {"steps", "seed", "lr_g", "lr_d", "lr", "beta1", "loss", "ema_half_
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
-    """Seconds of one kind of work, in one of as many processes as trials run at once; 0 where it has no such work.
+    """Seconds of one kind of work, in one of as many processes as run at once; 0 where it has no such work.
 
     Attributes:
         start: Of a trial's process, until it can work.
@@ -100,15 +101,21 @@ def measured_speeds(
     on_progress: Progress = ignore_progress,
 ) -> Mapping[Parameters, Speed] | None:
     """Return the speed of kinds of work; None if one is not in the cache and `may_measure` is False."""
-    compute, gpus = machine.compute, gpus_of_trial(machine.resources)
-    at_once = machine.slots if compute.device == "cpu" else max(1, int(1 / gpus))
+    compute, allocation = machine.compute, machine.allocation
     about = {
-        "machine": [_processor(compute), cpu_count(), at_once],
+        "machine": [_processor(compute), cpu_count(), machine.slots],
         "images": [prepared.image_size_px, prepared.has_masks, *prepared.train_counts],
         "compute": asdict(compute),
         "releases": releases("torch", "torchvision"),
     }
     paths = {}
+
+    def at_once(kind: Parameters) -> int:
+        share, slots = allocation.trial, machine.slots
+        if kind.generator:
+            share, slots = allocation.generator, machine.slots // allocation.generator_slots
+        return max(1, slots if compute.device == "cpu" else int(1 / share.gpus))
+
     for kind in kinds:
         inputs = {**about, "kind": kind.model_dump(mode="json"), "backbone": BACKBONES.identity(kind.backbone)}
         paths[kind] = artifact_path(cache, SPEED_STAGE, inputs), inputs
@@ -117,11 +124,11 @@ def measured_speeds(
         return None
     for done, kind in enumerate(missing):
         on_progress("measuring the speed of this machine", done, len(missing))
-        with ProcessPoolExecutor(
-            at_once, mp_context=get_context("spawn")
-        ) as processes:  # new ones: they measure `start`
+        count = at_once(kind)
+        with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as processes:  # new ones: they measure `start`
+            gpus = (allocation.generator if kind.generator else allocation.trial).gpus
             arguments = kind, settings, prepared, compute, min(gpus, 1.0), cache
-            found = [one.result() for one in [processes.submit(_measure, *arguments) for _ in range(at_once)]]
+            found = [one.result() for one in [processes.submit(_measure, *arguments) for _ in range(count)]]
         mean = {name: float(np.mean([getattr(one, name) for one in found])) for name in Speed.__slots__}
 
         def build(folder: Path, speed: dict[str, float] = mean) -> None:
@@ -148,9 +155,12 @@ def _measure(
     import xraytune.search.worker  # noqa: F401  what a trial's process imports
 
     start, began = time.process_time(), time.perf_counter()
-    pin(compute, gpu_share=gpu_share)
-    uses_cpu_time = compute.device == "cpu" and compute.threads == 1
-    clock = time.process_time if uses_cpu_time else time.perf_counter
+    threads = compute.generator_threads if kind.generator else compute.threads
+    pin(replace(compute, threads=threads), gpu_share=gpu_share)
+
+    def clock() -> float:
+        return time.perf_counter() if compute.device == "cuda" else time.process_time() / threads
+
     with TemporaryDirectory(prefix="xraytune-") as folder:
         temporary = Path(folder)
         (temporary / PIXELS_STAGE).symlink_to((cache / PIXELS_STAGE).resolve())
@@ -158,7 +168,7 @@ def _measure(
         speed = replace(
             measure(Experiment(settings=settings, parameters=kind), prepared, compute, temporary, clock), start=start
         )
-    load = (time.perf_counter() - began) / (time.process_time() - start) if uses_cpu_time else 1.0
+    load = (time.perf_counter() - began) / (clock() - start / threads) if compute.device == "cpu" else 1.0
     return replace(speed, load=max(load, 1.0))
 
 
@@ -221,11 +231,13 @@ def _network_speed(
     told = list[tuple[str, int, float]]()
     epochs = trial_epochs(
         experiment.model_copy(update={"settings": settings.model_copy(update=short)}),
-        replace(prepared, images=tuple(few)),
+        RunContext(
+            prepared=replace(prepared, images=tuple(few)),
+            cache=cache,
+            compute=compute,
+            on_progress=lambda what, done, _: told.append((what, done, clock())),
+        ),
         trial_dir=cache / "trial",
-        cache=cache,
-        compute=compute,
-        on_progress=lambda what, done, _: told.append((what, done, clock())),
     )
     (cache / "trial").mkdir()
     ended = [clock() for _ in epochs][-1]

@@ -22,11 +22,15 @@ class Times(BaseModel):
         seconds: Wall time of the study.
         trials: Wall time of each trial that has not ended.
         gpu_seconds: The same, times the GPUs that the trial held.
+        slot_seconds: Wall time, times the slots that there were.
+        idle_seconds: Wall time, times the slots that were idle.
     """
 
     seconds: float = 0.0
     trials: dict[int, float] = {}
     gpu_seconds: dict[int, float] = {}
+    slot_seconds: float = 0.0
+    idle_seconds: float = 0.0
 
 
 def read_times(path: Path) -> Times:
@@ -49,6 +53,8 @@ class StudyClock:
         self._trials = defaultdict[int, float](float, {n: s for n, s in before.trials.items() if n in unfinished})
         self._gpu_seconds = defaultdict[int, float](float, {n: before.gpu_seconds.get(n, 0.0) for n in self._trials})
         self._gpus: dict[int, float] = {}  # of the running trials
+        self._slot_seconds, self._idle_seconds = before.slot_seconds, before.idle_seconds
+        self._slots = self._idle = 0
         self.save()
 
     def times(self) -> Times:
@@ -56,10 +62,18 @@ class StudyClock:
         now = time.monotonic()
         passed, self._last = now - self._last, now
         self._seconds += passed
+        self._slot_seconds += passed * self._slots
+        self._idle_seconds += passed * self._idle
         for number, gpus in self._gpus.items():
             self._trials[number] += passed
             self._gpu_seconds[number] += passed * gpus
-        return Times(seconds=self._seconds, trials=dict(self._trials), gpu_seconds=dict(self._gpu_seconds))
+        return Times(
+            seconds=self._seconds,
+            trials=dict(self._trials),
+            gpu_seconds=dict(self._gpu_seconds),
+            slot_seconds=self._slot_seconds,
+            idle_seconds=self._idle_seconds,
+        )
 
     def start(self, number: int, gpus: float) -> None:
         """Start counting the time of a trial and of the GPUs that it holds."""
@@ -78,8 +92,10 @@ class StudyClock:
         self._gpu_seconds.pop(number, None)
         self.save()
 
-    def heartbeat(self) -> None:
-        """Save the time if the last save was a while ago."""
+    def heartbeat(self, slots: int, idle: int) -> None:
+        """Count slots and idle ones from now on; save the time if the last save was a while ago."""
+        self.times()
+        self._slots, self._idle = slots, idle
         if time.monotonic() - self._saved >= _SAVE_EVERY_SECONDS:
             self.save()
 

@@ -48,7 +48,7 @@ class SearchController(TrialQueue):
         folder: The study.
         space: Its space, with the budget of this start.
         journal: Its journal, writable.
-        generator_need: See `TrialQueue`.
+        generator_need: See `TrialQueue`; likewise `generator_slots`.
         gpu_share: GPUs that a trial usually holds.
         callbacks: Called as trials start and end.
     """
@@ -60,12 +60,19 @@ class SearchController(TrialQueue):
         journal: Journal,
         *,
         generator_need: GeneratorNeeds,
+        generator_slots: int = 1,
         gpu_share: float,
         callbacks: Callbacks = NO_CALLBACKS,
     ) -> None:
         unfinished = journal.unfinished()
         retries = space.settings.resources.retries
-        super().__init__(folder, map(journal.resume, unfinished), generator_need=generator_need, retries=retries)
+        super().__init__(
+            folder,
+            map(journal.resume, unfinished),
+            generator_need=generator_need,
+            generator_slots=generator_slots,
+            retries=retries,
+        )
         for number in unfinished:
             self._failures[number] = journal.failures(number)
             self._epochs[number] = max(journal.reported(number), default=0)
@@ -97,9 +104,9 @@ class SearchController(TrialQueue):
         """Start counting the time of a trial and of its GPUs."""
         self._clock.start(number, gpus)
 
-    def heartbeat(self) -> None:
+    def heartbeat(self, slots: int) -> None:
         """Save the time used every few seconds, and report the sample grids of new generators."""
-        self._clock.heartbeat()
+        self._clock.heartbeat(slots, max(slots - self.slots_in_use(), 0))
         self._report_samples()
 
     def _report_samples(self) -> None:
@@ -119,6 +126,10 @@ class SearchController(TrialQueue):
     @property
     def _has_more(self) -> bool:
         return not self.used_up
+
+    @property
+    def _next_is_fixed(self) -> bool:
+        return len(self._journal.trials) < len(self._points)
 
     def _new_trial(self) -> TrialSuggestion:
         return self._journal.ask(self._points)

@@ -31,7 +31,7 @@ from xraytune.pipeline.task import task_of
 from xraytune.records import Progress, ignore_progress, time_range
 from xraytune.search.asha import Rungs, rungs_of
 from xraytune.search.calibration import BATCH, Speed, generator_kind, measured_speeds, network_kind
-from xraytune.search.resources import Machine, gpus_of_trial
+from xraytune.search.resources import Machine, reuses_processes
 from xraytune.search.sampler import random_parameters
 from xraytune.search.trial_queue import DRAWN_AHEAD
 from xraytune.seeding import numpy_generator
@@ -44,6 +44,8 @@ _FIGURES_SECONDS = 4.0
 _EPOCH_SECONDS = 0.1
 """The way of an epoch's record through Ray into the journal."""
 _SPEED_ERROR = 0.1
+_GENERATOR, _START = -2, -1
+"""Ends of parts of a trial: the training of its generator, and the start of its process; from 0 on, ASHA's rungs."""
 _BUSY = 1.3
 
 Range = tuple[float, float, float]
@@ -111,13 +113,17 @@ class SearchForecast:
 
 @dataclass(slots=True)
 class Simulation:
-    """One run of trials on slots. `run` computes the rest: totals of seconds, epochs by trial, sizes of artifacts.
+    """One run of trials on slots. `run` computes the rest: totals of slot seconds, epochs by trial, sizes of artifacts.
 
-    `alone` is the work if nothing were shared, `pruned` that of the epochs that ASHA saved.
+    `fixed` trials are known from the start; `processes` is the number of trials whose process is new, not one that has run
+    others. `alone` is the work if nothing were shared, `pruned` that of the epochs that ASHA saved.
     """
 
     works: Sequence[Work]
+    fixed: int
     slots: int
+    generator_slots: int
+    processes: int
     rungs: Rungs
     last_epoch: int
     values: Sequence[float]
@@ -131,59 +137,79 @@ class Simulation:
     sizes: dict[Hashable, float] = field(default_factory=dict)
 
     def run(self) -> Simulation:
-        """Run all trials. One whose generator is being trained waits while others run."""
+        """Run all trials in the order of `TrialQueue`."""
         events, order = list[tuple[float, int, int, int]](), count_from()
         stops = [*self.rungs.reached(), self.last_epoch]
-        started, running, training = dict[int, float](), set[int](), dict[Hashable, int]()
-        waiting, upcoming = list[int](), list(range(len(self.works)))[::-1]
+        free, processes, now = self.slots, 0, 0.0
+        started, training = dict[int, float](), set[Hashable]()
+        waiting, upcoming = list(range(self.fixed)), list(range(self.fixed, len(self.works)))[::-1]
+
+        def needs_generator(trial: int) -> bool:
+            work = self.works[trial]
+            return work.lineage is not None and work.steps not in self.trained[work.lineage]
 
         def next_trial() -> int | None:
             while True:
-                for trial in waiting:
-                    if (work := self.works[trial]).lineage not in training or work.steps in self.trained[work.lineage]:
-                        waiting.remove(trial)
-                        return trial
-                if not upcoming or len(waiting) >= DRAWN_AHEAD:
+                ready = [trial for trial in waiting if not needs_generator(trial)]
+                untrained = [trial for trial in waiting if needs_generator(trial)]
+                chains = defaultdict[Hashable, list[int]](list)
+                for trial in untrained:
+                    if self.works[trial].lineage not in training:
+                        chains[self.works[trial].lineage].append(trial)
+                if chains:
+                    longest = max(chains.values(), key=lambda chain: max(self.works[trial].steps for trial in chain))
+                    return min(longest, key=lambda trial: self.works[trial].steps)
+                if ready:
+                    return ready[0]
+                if not upcoming or len(waiting) >= DRAWN_AHEAD * self.slots:
                     return None
                 waiting.append(upcoming.pop())
 
-        def push(when: float, trial: int, stop: int) -> None:
-            heapq.heappush(events, (when, next(order), trial, stop))
+        def push(seconds: float, trial: int, stop: int) -> None:
+            heapq.heappush(events, (now + seconds, next(order), trial, stop))
 
-        now = 0.0
         while True:
-            while len(running) < self.slots and (trial := next_trial()) is not None:
-                work, started[trial] = self.works[trial], now
-                running.add(trial)
-                seconds = 0.0
-                if work.lineage is not None:
-                    self.alone += work.before_steps + work.steps * work.step
-                    if work.steps not in self.trained[work.lineage]:
-                        training[work.lineage] = trial
-                        shorter = (steps for steps in self.trained[work.lineage] if steps < work.steps)
-                        seconds = work.before_steps + (work.steps - max(shorter, default=0)) * work.step
-                push(now + work.own + seconds, trial, -1)
+            while free and (trial := next_trial()) is not None:
+                work, needs = self.works[trial], needs_generator(trial)
+                taken = min(self.generator_slots, self.slots) if needs else 1
+                if taken > free:
+                    break
+                waiting.remove(trial)
+                free -= taken
+                started[trial] = now
+                if needs:
+                    training.add(work.lineage)
+                    shorter = (steps for steps in self.trained[work.lineage] if steps < work.steps)
+                    seconds = work.before_steps + (work.steps - max(shorter, default=0)) * work.step
+                    push(work.own + seconds, trial, _GENERATOR)
+                else:
+                    processes += 1
+                    push(work.own if processes <= self.processes else 0.0, trial, _START)
             if not events:
                 self.wall = now
                 return self
             now, _, trial, stop = heapq.heappop(events)
             work = self.works[trial]
-            if stop == -1:
-                if training.get(work.lineage) == trial:
-                    del training[work.lineage]
-                    self.trained[work.lineage].add(work.steps)
-                    self.generators += 1
-                    self.sizes[work.lineage, work.steps] = work.generator_bytes
+            if stop == _GENERATOR:
+                free += min(self.generator_slots, self.slots)
+                self.busy += (now - started[trial]) * self.generator_slots
+                training.remove(work.lineage)
+                waiting.insert(0, trial)
+                self.trained[work.lineage].add(work.steps)
+                self.generators += 1
+                self.sizes[work.lineage, work.steps] = work.generator_bytes
+            elif stop == _START:
                 new = {key: one for key, one in work.shared.items() if key not in self.sizes}
                 self.sizes |= {key: one.size_bytes for key, one in new.items()}
-                self.alone += sum(one.seconds for one in work.shared.values())
-                push(now + sum(one.seconds for one in new.values()) + stops[0] * work.epoch, trial, 0)
+                push(sum(one.seconds for one in new.values()) + stops[0] * work.epoch, trial, 0)
             elif stops[stop] < self.last_epoch and self.rungs.should_continue(trial, stops[stop], self.values[trial]):
-                push(now + (stops[stop + 1] - stops[stop]) * work.epoch, trial, stop + 1)
+                push((stops[stop + 1] - stops[stop]) * work.epoch, trial, stop + 1)
             else:
-                running.remove(trial)
+                free += 1
                 self.busy += now - started[trial]
                 self.epochs[trial] = stops[stop]
+                of_generator = (work.before_steps + work.steps * work.step) * self.generator_slots
+                self.alone += of_generator + sum(one.seconds for one in work.shared.values())
                 self.alone += work.own + stops[stop] * work.epoch
                 self.pruned += (self.last_epoch - stops[stop]) * work.epoch
 
@@ -245,7 +271,10 @@ class Forecaster:
         last = self.settings.budget.max_epochs
         return Simulation(
             works=works,
+            fixed=len(self._first) if is_search else len(works),
             slots=self._machine.slots,
+            generator_slots=self._machine.allocation.generator_slots,
+            processes=self._machine.slots if reuses_processes(self._space) else len(works),
             rungs=rungs_of(self.settings, ()) if is_search else Rungs(grace=last, reduction=2, max_epochs=last),
             last_epoch=last,
             values=numpy_generator(self.settings.sampler.seed, len(works)).permutation(len(works)).tolist(),
@@ -257,7 +286,7 @@ class Forecaster:
         works: dict[Parameters, Work] = {one: self.work(one) for one in (*self._first, *self._drawn)}
         runs = [self.simulate([works[one] for one in study]) for study in self.studies()]
         ray, most = _RAY_STARTS * self.start, 3600 * (self.settings.budget.hours or float("inf"))
-        gpus = gpus_of_trial(self._machine.resources)
+        gpus = self._machine.allocation.trial.gpus
         pixels = sum(file.stat().st_size for file in (self._cache / self._prepared.pixels).glob("*"))
         return SearchForecast(
             seconds=_range([min(run.wall + ray, most) for run in runs]),

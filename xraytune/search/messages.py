@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from pydantic import TypeAdapter
 
@@ -33,6 +33,7 @@ Message: TypeAlias = Mapping[str, Any]
 """What a trial reports, as plain values. One of:
 
     {"epoch": EpochRecord}                    an epoch has ended and is saved
+    {"generator": "trained"}                  the rest of the trial can run
     {"ended": TrialResult}                    the trial is complete
     {"failed": reason, "cause": Cause}        the trial failed
     {"stopped": why}                          this machine lacks something, such as disk space
@@ -47,11 +48,13 @@ class TrialSuggestion:
         number: Its number in the study.
         parameters: Its settings.
         share: Multiple of the usual resources; doubles each time the trial runs out of memory.
+        only_generator: Whether it only trains its generator now, with the resources for that.
     """
 
     number: int
     parameters: Parameters
     share: int = 1
+    only_generator: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,12 +165,25 @@ class ProgressFile:
             write_text(self.trial_dir / _PROGRESS_FILE, f"{content}\n", durable=False)
 
 
-def read_progress(trial_dir: Path) -> tuple[str, float | None]:
-    """Return what a trial last wrote: `training the GAN: 300 of 600 steps`, and the seconds left if known; "" if nothing."""
+class TrialProgress(NamedTuple):
+    """What a trial does: the arguments of a `Progress` callback, and the seconds left if known."""
+
+    what: str
+    done: int
+    total: int
+    seconds_left: float | None
+
+    def __str__(self) -> str:
+        """Return a text such as `training the GAN: 300 of 600 steps`."""
+        return progress_text(self.what, self.done, self.total)
+
+
+def read_progress(trial_dir: Path) -> TrialProgress | None:
+    """Return what a trial last wrote; None if it wrote nothing."""
     try:
         content = read_json(trial_dir / _PROGRESS_FILE)
-        text = progress_text(str(content["what"]), int(content["done"]), int(content["total"]))
         left = content["seconds_left"]
-        return text, None if left is None else float(left)
+        seconds_left = None if left is None else float(left)
+        return TrialProgress(str(content["what"]), int(content["done"]), int(content["total"]), seconds_left)
     except (FileNotFoundError, ValueError, LookupError, TypeError, OverflowError):
-        return "", None
+        return None

@@ -7,20 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xraytune.compute import choose_compute, gpu_count, require_device
+from xraytune.compute import Allocation, allocation_of, gpu_count, require_device
 from xraytune.config.backbone_names import BACKBONES
 from xraytune.config.fields import parameters_from
 from xraytune.config.load import load_space
-from xraytune.config.settings import Objective, Parameters, Resources, Settings
+from xraytune.config.settings import Objective, Parameters, Settings
 from xraytune.config.space import Space, require_extensions
 from xraytune.cores import cpu_count
 from xraytune.errors import Problem, TrialError
 from xraytune.files import require_writable, write_json
 from xraytune.mix.plan import require_both_phases, require_extra_images
 from xraytune.models.weights import find_weights
-from xraytune.pipeline.generator_trial import require_measurable
 from xraytune.pipeline.model import require_two_classes
 from xraytune.pipeline.prepare import Prepared, prepare_index, restore_pixels
+from xraytune.pipeline.quality import require_measurable
 from xraytune.pipeline.sides import chance_warning, side_sizes
 from xraytune.pipeline.synthesize import generator_need
 from xraytune.pipeline.task import task_of
@@ -30,7 +30,7 @@ from xraytune.search.forecast import Forecaster
 from xraytune.search.inputs import inputs_of_space, read_inputs, record_inputs
 from xraytune.search.journal import Journal
 from xraytune.search.messages import NO_CALLBACKS, Callbacks
-from xraytune.search.resources import Machine, Node, gpus_of_trial, resolved, slots
+from xraytune.search.resources import Machine, Node, reuses_processes, slots
 from xraytune.search.runner import Runner, survey
 from xraytune.search.study import (
     FORECAST_FILE,
@@ -120,7 +120,7 @@ def search(
             pass
     else:
         require_free(folder)
-    resources, machine = _where_trials_run(settings.resources, folder if is_resumed else None, address, callbacks)
+    allocation, machine = _where_trials_run(settings, folder if is_resumed else None, address, callbacks)
     require_two_classes(loaded)
     index = task_of(settings).read_index(settings.data, on_progress=callbacks.on_progress)
     require_weights(loaded)
@@ -154,44 +154,42 @@ def search(
         record_budget(folder, loaded)
         restore_pixels(settings, prepared, cache, on_progress=callbacks.on_progress)
         record_inputs(folder, contents)
-        _run(loaded, folder, prepared, resources, token=token, cache=cache, address=address, callbacks=callbacks)
+        _run(loaded, folder, prepared, allocation, token=token, cache=cache, address=address, callbacks=callbacks)
     return summarise(folder)
 
 
 def _where_trials_run(
-    resources: Resources, resumed: StudyFolder | None, address: str | None, callbacks: Callbacks
-) -> tuple[Resources, Mapping[str, Any]]:
-    """Return the resources of a trial, and the `environment` of the machine, here or in the cluster, that runs it.
+    settings: Settings, resumed: StudyFolder | None, address: str | None, callbacks: Callbacks
+) -> tuple[Allocation, Mapping[str, Any]]:
+    """Return the resources of trials, and the `environment` of the machine, here or in the cluster, that runs them.
 
     A resumed study keeps its device.
     """
     if resumed:
         compute = resumed.compute()
-        resources = resolved(resources, has_gpu=compute.device == "cuda")
         if address:  # the cluster is checked when Ray connects to it
-            return resources, environment(compute)
+            return allocation_of(settings, has_gpu=compute.device == "cuda"), environment(compute)
         require_device(compute, resumed.path)
     elif address:
-        return survey(address, resources, note=callbacks.note)
-    machine = machine_of(resources)
-    return machine.resources, environment(machine.compute)
+        return survey(address, settings, note=callbacks.note)
+    machine = machine_of(settings)
+    return machine.allocation, environment(machine.compute)
 
 
-def machine_of(resources: Resources) -> Machine:
+def machine_of(settings: Settings) -> Machine:
     """Return where trials run on this machine.
 
     Raises:
         MachineError: A trial does not fit.
     """
-    resources = resolved(resources, has_gpu=gpu_count() > 0)
-    compute = choose_compute(gpus=gpus_of_trial(resources), threads=resources.cpus_per_trial)
-    count = slots(resources, [Node(cpus=cpu_count(), gpus=gpu_count())])
-    return Machine(compute=compute, resources=resources, slots=count)
+    allocation = allocation_of(settings, has_gpu=gpu_count() > 0)
+    count = slots(allocation, [Node(cpus=cpu_count(), gpus=gpu_count())])
+    return Machine(compute=allocation.compute(), allocation=allocation, slots=count)
 
 
 def _forecast(space: Space, folder: StudyFolder, prepared: Prepared, cache: Path, callbacks: Callbacks) -> None:
     """Report and record how long the search will take, if `forecast` has measured the speed of this machine."""
-    forecaster = Forecaster(space, prepared, machine_of(space.settings.resources), cache)
+    forecaster = Forecaster(space, prepared, machine_of(space.settings), cache)
     if forecaster.measure(may_measure=False):
         found = forecaster.forecast()
         callbacks.note(f"forecast: {found.summary}")
@@ -202,7 +200,7 @@ def _run(
     space: Space,
     folder: StudyFolder,
     prepared: Prepared,
-    resources: Resources,
+    allocation: Allocation,
     *,
     token: str,
     cache: Path,
@@ -216,7 +214,8 @@ def _run(
         space,
         journal,
         generator_need=lambda parameters: generator_need(parameters.generator, prepared, compute, cache),
-        gpu_share=gpus_of_trial(resources),
+        generator_slots=allocation.generator_slots,
+        gpu_share=allocation.trial.gpus,
         callbacks=callbacks,
     )
     if controller.is_done:
@@ -230,7 +229,7 @@ def _run(
     runner = Runner(
         folder,
         token=token,
-        resources=resources,
+        allocation=allocation,
         cache=cache,
         address=address,
         note=callbacks.note,
@@ -244,6 +243,7 @@ def _run(
                 label=lambda suggestion: (
                     f"{name} #{suggestion.number} {mix_label(suggestion.parameters, space.settings.objective)}"
                 ),
+                reuse_actors=reuses_processes(space),
             )
     finally:
         controller.close()

@@ -14,21 +14,22 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import Pipe
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any
 
-from xraytune.config.settings import Resources
+from xraytune.compute import Allocation, Share, allocation_of
+from xraytune.config.settings import Settings
 from xraytune.cores import cpu_count
 from xraytune.errors import MachineError, Problem
 from xraytune.files import read_bytes
 from xraytune.search.messages import OWNER_FILE, NoTrial, TrialSuggestion
 from xraytune.search.ray.driver import receive, send
 from xraytune.search.ray_setup import private_folder, protect_token, why_ray_cannot_start
-from xraytune.search.resources import Node, gpus_of_trial, occupied, resolved, slots
+from xraytune.search.resources import Node, occupied, slots
 from xraytune.search.study import StudyFolder, format_versions, numeric_releases
 from xraytune.search.trial_queue import TrialQueue
 
@@ -73,7 +74,7 @@ class Runner:
     Args:
         folder: The study; its `.ray.log` has Ray's output while Ray runs, and stays if an error refers to it.
         token: Token of the study's lock.
-        resources: Resources of one trial, resolved (`resources.resolved`).
+        allocation: The resources of trials.
         cache: The artifact cache.
         address: A Ray cluster; None starts Ray on this machine.
         note: Called with lines that the user should see.
@@ -85,13 +86,13 @@ class Runner:
         folder: StudyFolder,
         *,
         token: str,
-        resources: Resources,
+        allocation: Allocation,
         cache: Path,
         address: str | None,
         note: Callable[[str], None],
         opened: Callable[[str], None],
     ) -> None:
-        self._lock, self._token, self._resources, self._cache = folder.lock_path, token, resources, cache
+        self._lock, self._token, self._allocation, self._cache = folder.lock_path, token, allocation, cache
         self._address, self._note, self._opened = address, note, opened
         self._log = folder.path / ".ray.log"
         self._child: _Child | None = None
@@ -120,8 +121,8 @@ class Runner:
             queue: The trials.
             folder: Contains the trials, the split and the environment.
             label: Returns a trial's name in the dashboard.
-            reuse_actors: Whether a process runs several trials in turn. It then keeps the name of the first one, and the
-                others start seconds sooner.
+            reuse_actors: Whether a process runs several trials in turn, which then start seconds sooner. In the dashboard
+                it has the name of `folder`, since Ray fixes the name of a process when it starts.
 
         Raises:
             XraytuneError: From `queue`, such as a full disk.
@@ -130,21 +131,26 @@ class Runner:
         """
 
         def config(suggestion: TrialSuggestion) -> dict[str, Any]:
+            name = label(suggestion)
             return {
+                "process": f"{folder.path.name}: one trial after the other" if reuse_actors else name,
                 "study": str(folder.path),
                 "cache": str(self._cache),
                 "number": suggestion.number,
-                "label": label(suggestion),
-                "gpu_share": gpus_of_trial(self._resources),
+                "label": name,
+                "only_generator": suggestion.only_generator,
+                "gpu_share": _share_of(allocation, suggestion).gpus,
                 "lock": str(self._lock),
                 "token": self._token,
             }
 
+        generator = replace(self._allocation.generator, cpus=folder.compute().generator_threads)
+        allocation = replace(self._allocation, generator=generator)
         options = {"scratch": str(folder.scratch_path), "reuse_actors": reuse_actors}
         fruitless, why = 0, "Tune ended"
         with _signals() as caught:
             while not queue.is_done:
-                server = _QueueServer(queue, folder, config, self._resources, self._note)
+                server = _QueueServer(queue, folder, config, allocation, self._note)
                 try:
                     (self._child or self._start(caught)).run(options, server, caught, self._note)
                 except _RayDiedError as error:
@@ -176,7 +182,7 @@ class Runner:
                 raise _RayDiedError(error.problems[0].what) from error
             raise
         self._has_run = True
-        slots(self._resources, self._child.nodes)
+        slots(self._allocation, self._child.nodes)
         self._opened(self._child.dashboard)
         return self._child
 
@@ -186,12 +192,12 @@ class Runner:
             self._child = None
 
 
-def survey(address: str, resources: Resources, *, note: Callable[[str], None]) -> tuple[Resources, dict[str, Any]]:
-    """Return the resources of a trial on a cluster, and the `environment` of a node that can run one.
+def survey(address: str, settings: Settings, *, note: Callable[[str], None]) -> tuple[Allocation, dict[str, Any]]:
+    """Return the resources of trials on a cluster, and the `environment` of a node that can run one.
 
     Args:
         address: The cluster.
-        resources: Resources of one trial; `auto` is resolved by the cluster's GPUs, not by this machine's.
+        settings: The space's. Its resources are those of the cluster's GPUs, not of this machine's.
         note: Called with lines that the user should see.
 
     Raises:
@@ -202,9 +208,9 @@ def survey(address: str, resources: Resources, *, note: Callable[[str], None]) -
         note(f"connecting to Ray at {address} ...")
         try:
             with closing(_started(address, log, [], note)) as child:
-                resources = resolved(resources, has_gpu=any(node.gpus >= 1 for node in child.nodes))
-                slots(resources, child.nodes)
-                found = child.look(occupied(resources, 1, child.nodes), note)
+                allocation = allocation_of(settings, has_gpu=any(node.gpus >= 1 for node in child.nodes))
+                slots(allocation, child.nodes)
+                found = child.look(allocation, note)
         except _RayDiedError as error:
             last_line = log.read_text(encoding="utf-8").strip().rpartition("\n")[2]
             what = f"{error} while it checked a machine: {last_line or 'it left no message'}"
@@ -212,10 +218,11 @@ def survey(address: str, resources: Resources, *, note: Callable[[str], None]) -
     if "problem" in found:
         raise MachineError(Problem(*found["problem"]))
     environment: dict[str, Any] = found["environment"]
+    environment["compute"]["generator_threads"] = allocation.generator.cpus
     if (theirs := numeric_releases(environment["packages"])) != (ours := numeric_releases()):
         what = f"the cluster has {format_versions(theirs)}, and this machine {format_versions(ours)}"
         raise MachineError(Problem(what, address, "install the same versions on all machines"))
-    return resources, environment
+    return allocation, environment
 
 
 def _started(address: str | None, log: Path, caught: list[int], note: Callable[[str], None]) -> _Child:
@@ -245,14 +252,15 @@ class _QueueServer:
     queue: TrialQueue
     folder: StudyFolder
     config: Callable[[TrialSuggestion], dict[str, Any]]
-    resources: Resources
+    allocation: Allocation
     note: Callable[[str], None]
     has_results: bool = False
     _placed: dict[int, tuple[str, float]] = field(default_factory=dict)
     _waits_for_nodes: bool = False
+    _slots: int = 0
 
     def heartbeat(self) -> None:
-        self.queue.heartbeat()
+        self.queue.heartbeat(self._slots)
         for number, (claim, since) in list(self._placed.items()):
             if time.monotonic() - since >= _LATE_SECONDS:
                 del self._placed[number]
@@ -279,22 +287,26 @@ class _QueueServer:
 
     def _next_trial(self, nodes: Sequence[Node]) -> Any:
         try:
-            count = slots(self.resources, nodes)
+            self._slots = slots(self.allocation, nodes)
         except MachineError as error:  # all nodes that can run a trial have left; others may join
             if not self._waits_for_nodes:
                 self.note(f"waiting for a machine to join: {error.problems[0].what}")
-            self._waits_for_nodes = True
+            self._waits_for_nodes, self._slots = True, 0
             return None
         self._waits_for_nodes = False
-        if self.queue.running >= count:
-            return None
-        suggestion = self.queue.next_trial()
+        suggestion = self.queue.next_trial(self._slots)
         if isinstance(suggestion, NoTrial):
             return "done" if suggestion is NoTrial.DONE else None
         self._placed[suggestion.number] = self._claim(suggestion.number), time.monotonic()
-        resources = occupied(self.resources, suggestion.share, nodes)
+        share = _share_of(self.allocation, suggestion)
+        resources = occupied(self.allocation, share, suggestion.share, nodes)
         self.queue.on_trial_placed(suggestion.number, resources.get("GPU", 0.0))
         return self.config(suggestion) | {"resources": resources}
+
+
+def _share_of(allocation: Allocation, suggestion: TrialSuggestion) -> Share:
+    """Return the resources of what a trial does next."""
+    return allocation.generator if suggestion.only_generator else allocation.trial
 
 
 def _nodes(found: Sequence[Mapping[str, float]]) -> tuple[Node, ...]:
@@ -376,9 +388,10 @@ class _Child:
                 return
             self._send(server.answer(question))
 
-    def look(self, resources: Mapping[str, float], note: Callable[[str], None]) -> dict[str, Any]:
-        """Return what `actor.look` finds on a node with room for these resources."""
+    def look(self, allocation: Allocation, note: Callable[[str], None]) -> dict[str, Any]:
+        """Return what `actor.look` finds on a node with room for a trial."""
         self._is_busy = True
+        resources = occupied(allocation, allocation.trial, 1, self.nodes)
         self._send({"look": resources})
         while not self._connection.poll(_LATE_SECONDS):
             note("still waiting for a machine with room for a trial: others use it, or it is slow")

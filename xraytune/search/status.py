@@ -86,6 +86,7 @@ class StudyView:
         seconds_forecast: The lowest and highest wall time of its forecast; None if it had none.
         seconds_left: An estimate from the trials so far; None before the first one has ended or if no search runs.
         is_running: Whether a search runs on it.
+        idle_share: The share of the slots' time that was idle; None before the first trial.
     """
 
     name: str
@@ -101,6 +102,7 @@ class StudyView:
     searched: tuple[str, ...] = ()
     seconds_budget: float | None = None
     seconds_forecast: tuple[float, float] | None = None
+    idle_share: float | None = None
 
     def count(self, status: str) -> int:
         """Return the number of trials with a status."""
@@ -276,6 +278,7 @@ class StudyWatcher:
             searched=self.space.searched,
             seconds_budget=seconds_budget,
             seconds_forecast=self._forecast,
+            idle_share=times.idle_seconds / times.slot_seconds if times.slot_seconds else None,
         )
 
     def _times(self, is_running: bool) -> Times:
@@ -286,7 +289,7 @@ class StudyWatcher:
             return times
         since = max(0.0, time.time() - wall.stat().st_mtime)
         trials = {number: seconds + since for number, seconds in times.trials.items()}
-        return Times(seconds=times.seconds + since, trials=trials)
+        return times.model_copy(update={"seconds": times.seconds + since, "trials": trials})
 
     def _trial(self, number: int, is_running: bool) -> TrialView | None:
         try:
@@ -298,7 +301,7 @@ class StudyWatcher:
         ended = None if status is None else self._journal.row(number)
         trial_path = self._folder.trial_path(number)
         has_started = (trial_path / "config.json").exists()
-        busy = ("", None) if status or values or not has_started else read_progress(trial_path)
+        busy = None if status or values or not has_started else read_progress(trial_path)
         return TrialView(
             number=number,
             arm=parameters.arm,
@@ -307,8 +310,8 @@ class StudyWatcher:
             epochs=len(values),
             values=values,
             val_b_score=ended["val_b_score"] if ended else None,
-            busy_with=busy[0],
-            busy_seconds=busy[1],
+            busy_with=str(busy or ""),
+            busy_seconds=busy and busy.seconds_left,
             samples=read_samples(trial_path) if parameters.generator else "",
             report=read_pool_report(trial_path) if parameters.has_synthetic_images else None,
             seconds=ended["seconds"] if ended else None,

@@ -1,20 +1,23 @@
 """The queue that a search and a confirmation share: which trial runs next, which continues, and which is retried.
 
-A trial whose generator another trial is training waits for it while others run, so each is trained once and nothing can
-deadlock. `SearchController` draws its trials and records them in the journal; `RunList` of a confirmation has a fixed list.
+A trial whose generator is not there yet first trains it, with the resources for that, and then waits for a slot again.
+Other trials that need this generator wait meanwhile without a slot, so each is trained once.
+
+`SearchController` draws its trials and records them in the journal; `RunList` of a confirmation has a fixed list.
 """
 
 from __future__ import annotations
 
 import math
 import re
+import sys
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, TypeAlias
 
 from xraytune.config.load import experiment_to_json
-from xraytune.config.settings import Experiment, Parameters
+from xraytune.config.settings import Experiment, GeneratorSettings, Parameters
 from xraytune.errors import MachineError, Problem, TrialError
 from xraytune.files import write_json
 from xraytune.limits import likely_shortage
@@ -33,10 +36,15 @@ from xraytune.search.study import StudyFolder
 
 _SAME_FAILURES = 3
 DRAWN_AHEAD = 4
-"""Trials drawn ahead while their generators are being trained: the further ahead, the less the sampler knows."""
+"""Trials drawn ahead for each slot while generators are being trained: the further ahead, the less the sampler knows."""
 
 GeneratorNeeds: TypeAlias = Callable[[Parameters], str | None]
 """From a trial's settings to the lineage of the generator that must be trained for it first; None if there is none."""
+
+
+def _steps(suggestion: TrialSuggestion) -> int:
+    generator = suggestion.parameters.generator
+    return generator.steps if generator else 0
 
 
 class TrialQueue:
@@ -48,13 +56,21 @@ class TrialQueue:
         folder: Contains the trials.
         waiting: The trials to run first, in order.
         generator_need: Called each time anew, since the generator may have been trained in the meantime.
+        generator_slots: The slots that the training of a generator occupies; a trial occupies one.
         retries: How often a trial is retried without a new epoch in between.
     """
 
     def __init__(
-        self, folder: StudyFolder, waiting: Iterable[TrialSuggestion], *, generator_need: GeneratorNeeds, retries: int
+        self,
+        folder: StudyFolder,
+        waiting: Iterable[TrialSuggestion],
+        *,
+        generator_need: GeneratorNeeds,
+        generator_slots: int = 1,
+        retries: int,
     ) -> None:
         self._folder, self._generator_need, self._retries = folder, generator_need, retries
+        self._generator_slots = generator_slots
         self._waiting = deque(waiting)
         self._running: dict[int, TrialSuggestion] = {}
         self._lineages: dict[int, str] = {}  # of the generators that running trials started to train
@@ -72,18 +88,31 @@ class TrialQueue:
         """Whether no trial is running, waiting or still to be drawn."""
         return not self._running and not self._waiting and not self._has_more
 
-    def next_trial(self) -> TrialSuggestion | NoTrial:
-        """Return a trial for a free slot: a waiting one, else a new one."""
-        runnable = next((suggestion for suggestion in self._waiting if not self._must_wait(suggestion)), None)
-        if runnable is not None:
-            self._waiting.remove(runnable)
-            return self._start(runnable)
-        while self._has_more and len(self._waiting) < DRAWN_AHEAD:
-            suggestion = self._new_trial()
-            if not self._must_wait(suggestion):
-                return self._start(suggestion)
-            self._waiting.append(suggestion)
-        return NoTrial.DONE if self.is_done else NoTrial.WAIT
+    def slots_in_use(self) -> int:
+        """Return the slots that running trials occupy."""
+        return sum(self._slots(suggestion) for suggestion in self._running.values())
+
+    def next_trial(self, slots: int = sys.maxsize) -> TrialSuggestion | NoTrial:
+        """Return a trial to start now: first one that trains a generator, then a waiting one, else a new one.
+
+        Args:
+            slots: The number of slots, free or not; unlimited by default.
+        """
+        if self.is_done:
+            return NoTrial.DONE
+        free = slots - self.slots_in_use()
+        if free <= 0:
+            return NoTrial.WAIT
+        while self._has_more and self._next_is_fixed:
+            self._waiting.append(self._new_trial())
+        runnable = self._runnable()
+        while not runnable and self._has_more and len(self._waiting) < DRAWN_AHEAD * slots:
+            self._waiting.append(self._new_trial())
+            runnable = self._runnable()
+        if not runnable or (self._running and self._slots(runnable[0]) > free):
+            return NoTrial.WAIT
+        self._waiting = deque(one for one in self._waiting if one.number != runnable[0].number)
+        return self._start(runnable[0])
 
     def on_trial_placed(self, number: int, gpus: float) -> None:
         """Called with the GPUs of a trial that has just been placed."""
@@ -100,6 +129,9 @@ class TrialQueue:
         match message:
             case {"stopped": why}:
                 raise MachineError(why)
+            case {"generator": _}:
+                self._wait_again(number)
+                return False
             case {"failed": reason, "cause": cause}:
                 self._fail(number, reason, cause)
                 return False
@@ -137,31 +169,49 @@ class TrialQueue:
     def on_ray_lost(self) -> None:
         """Handle the loss of all processes: running trials are restarted first, without counting a failure."""
         for number in reversed(tuple(self._running)):
-            self._waiting.appendleft(self._remove(number))
-            self._on_stop(number)
+            self._wait_again(number)
 
-    def heartbeat(self) -> None:
-        """Called about once a second."""
+    def heartbeat(self, slots: int) -> None:
+        """Called at least once a second while trials run, with the number of slots."""
 
-    def _must_wait(self, suggestion: TrialSuggestion) -> bool:
-        """Return whether a running trial is training this trial's generator, or a longer or shorter run of it."""
-        needed = self._generator_need(suggestion.parameters)
-        if needed is None:
-            return False
-        return any(
-            lineage == needed and self._generator_need(self._running[number].parameters)
-            for number, lineage in self._lineages.items()
-        )
+    def _slots(self, suggestion: TrialSuggestion) -> int:
+        return self._generator_slots if suggestion.only_generator else 1
+
+    def _runnable(self) -> list[TrialSuggestion]:
+        """Return the waiting trials that can start now, the best one first.
+
+        Those that train a generator come first, since others wait for them: the longest chain of runs first, and of a chain
+        the shortest run, from which the others continue.
+        """
+        ready, chains = list[TrialSuggestion](), defaultdict[str, list[TrialSuggestion]](list)
+        needs = dict[GeneratorSettings | None, str | None]()
+        for suggestion in self._waiting:
+            generator = suggestion.parameters.generator
+            if generator not in needs:
+                needs[generator] = self._generator_need(suggestion.parameters)
+            if (lineage := needs[generator]) is None:
+                ready.append(suggestion)
+            elif lineage not in self._lineages.values():
+                chains[lineage].append(replace(suggestion, only_generator=True))
+        longest_first = sorted(chains.values(), key=lambda chain: max(map(_steps, chain)), reverse=True)
+        return [*(min(chain, key=_steps) for chain in longest_first), *ready]
 
     def _start(self, suggestion: TrialSuggestion) -> TrialSuggestion:
-        trial = self._folder.trial_path(suggestion.number)
+        experiment, trial = self._experiment(suggestion), self._folder.trial_path(suggestion.number)
+        if experiment.settings.objective.is_of_generator:  # the trial is the training of its generator
+            suggestion = replace(suggestion, only_generator=False)
         # At each start: resources, tracking and the locations of files may have changed since the last one.
-        write_json(trial / "config.json", experiment_to_json(self._experiment(suggestion), trial))
+        write_json(trial / "config.json", experiment_to_json(experiment, trial))
         self._running[suggestion.number] = suggestion
         if lineage := self._generator_need(suggestion.parameters):
             self._lineages[suggestion.number] = lineage
         self._on_start(suggestion)
         return suggestion
+
+    def _wait_again(self, number: int, **changes: Any) -> None:
+        """Make a running trial the first of those that wait."""
+        self._waiting.appendleft(replace(self._remove(number), only_generator=False, **changes))
+        self._on_stop(number)
 
     def _remove(self, number: int) -> TrialSuggestion:
         self._lineages.pop(number, None)
@@ -175,8 +225,7 @@ class TrialQueue:
             return
         failures.append(failure)
         self._on_retry(number, failure, reason)
-        self._waiting.appendleft(replace(self._remove(number), share=resource_share(failures)))
-        self._on_stop(number)
+        self._wait_again(number, share=resource_share(failures))
 
     def _end(self, number: int, status: Status, outcome: dict[str, Any], *, is_of_machine: bool = False) -> None:
         """End a trial. If the last three failed for the same reason, the next ones would too: stop.
@@ -202,6 +251,11 @@ class TrialQueue:
         """Whether `_new_trial` has a further trial."""
         return False
 
+    @property
+    def _next_is_fixed(self) -> bool:
+        """Whether the next new trial does not depend on results; it is drawn at once, in case it needs a generator."""
+        return False
+
     def _new_trial(self) -> TrialSuggestion:
         raise NotImplementedError
 
@@ -221,7 +275,7 @@ class TrialQueue:
         """Called when a trial starts or resumes."""
 
     def _on_stop(self, number: int) -> None:
-        """Called when a trial waits again after it had started."""
+        """Called when a trial waits again after it had started, such as after the training of its generator."""
 
     def _on_retry(self, number: int, failure: Failure, reason: str) -> None:
         """Called when a failed trial is to be retried."""

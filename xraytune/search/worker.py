@@ -16,6 +16,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from PIL import Image
 
@@ -25,11 +26,12 @@ from xraytune.errors import ConfigError, MachineError, Problem, TrialError
 from xraytune.files import explain_disk_errors, fenced, read_jsonl, write_text
 from xraytune.lease import LeaseHeldError, has_ownership, may_hold_lease, read_owner, take_ownership
 from xraytune.limits import is_out_of_memory
-from xraytune.pipeline.prepare import Prepared, restore_pixels
+from xraytune.pipeline.context import RunContext
+from xraytune.pipeline.prepare import restore_pixels
 from xraytune.pipeline.samples import save_generator_grid, training_grid
 from xraytune.pipeline.training_set import build_training_set
-from xraytune.pipeline.trial import trial_epochs
-from xraytune.records import Compute, EpochRecord, Json, TrialResult
+from xraytune.pipeline.trial import train_own_generator, trial_epochs
+from xraytune.records import EpochRecord, Json, TrialResult
 from xraytune.search.messages import (
     HANG_FILE,
     OWNER_FILE,
@@ -48,6 +50,10 @@ _FINISH_SECONDS = 8.0
 _LOOK_SECONDS = 0.25
 
 
+Epochs: TypeAlias = Generator[EpochRecord, None, TrialResult | None]
+"""The epochs of a trial; the training of a generator has none, and no result."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """The arguments of a worker process.
@@ -56,6 +62,7 @@ class Job:
         study: The study's folder.
         cache: The artifact cache.
         number: The trial.
+        only_generator: Whether to train only its generator.
         label: The trial's name in the dashboard and in W&B.
         gpu_share: GPUs that it holds.
         lock: The study's lock file.
@@ -65,6 +72,7 @@ class Job:
     study: str
     cache: str
     number: int
+    only_generator: bool = False
     label: str
     gpu_share: float
     lock: str
@@ -87,7 +95,7 @@ class TrialWorker:
         except Exception as error:  # noqa: BLE001  Ray would take it for a lost process
             self._epochs = _failing(error)
 
-    def _start(self) -> Generator[EpochRecord, None, TrialResult]:
+    def _start(self) -> Epochs:
         """Claim the trial from any earlier process and return its epochs, none of which is computed yet."""
         compute = self._study.compute()
         require_device(compute, self._study.path)
@@ -108,33 +116,31 @@ class TrialWorker:
             show(what, done, total)
 
         restore_pixels(experiment.settings, prepared, cache, on_progress=on_progress)
-        self._tracker = self._tracked(experiment, prepared, compute, cache)
-        epochs = trial_epochs(
-            experiment,
-            prepared,
-            trial_dir=self._folder,
+        context = RunContext(
+            prepared=prepared,
             cache=cache,
             compute=compute,
             on_progress=on_progress,
-            on_generator=lambda trained: self._show_samples(trained, prepared, compute, cache),
+            on_generator=self._show_samples,
         )
-        return self._guarded(epochs, hang_seconds)
+        if self._job.only_generator:
+            return self._guarded(_generator_training(experiment, context), hang_seconds)
+        self._tracker = self._tracked(experiment, context)
+        return self._guarded(trial_epochs(experiment, context, self._folder), hang_seconds)
 
-    def _show_samples(self, experiment: Experiment, prepared: Prepared, compute: Compute, cache: Path) -> None:
+    def _show_samples(self, experiment: Experiment, context: RunContext) -> None:
         """Write the sample grid of the trial's generator into the study, and its name into the trial's folder."""
-        grid = save_generator_grid(experiment, prepared, self._study.samples_path, compute=compute, cache=cache)
+        grid = save_generator_grid(experiment, context, self._study.samples_path)
         write_samples(self._folder, grid)
 
-    def _guarded(
-        self, epochs: Generator[EpochRecord, None, TrialResult], hang_seconds: float
-    ) -> Generator[EpochRecord, None, TrialResult]:
+    def _guarded(self, epochs: Epochs, hang_seconds: float) -> Epochs:
         with closing(epochs):
             while True:
                 with _hang_guard(self._folder, hang_seconds) as self._alive:  # not while it waits between two epochs
                     try:
                         record = next(epochs)
                     except StopIteration as end:
-                        result: TrialResult = end.value
+                        result: TrialResult | None = end.value
                         return result
                 yield record
 
@@ -175,7 +181,7 @@ class TrialWorker:
         statuses: dict[int, RunStatus] = {row["number"]: row["status"] for row in rows}
         return statuses.get(self._job.number, "unfinished")
 
-    def _tracked(self, experiment: Experiment, prepared: Prepared, compute: Compute, cache: Path) -> WandbRun | None:
+    def _tracked(self, experiment: Experiment, context: RunContext) -> WandbRun | None:
         settings = experiment.settings.tracking.wandb
         if settings is None:
             return None
@@ -189,27 +195,34 @@ class TrialWorker:
         )
 
         def samples() -> Image.Image:
-            training_set = build_training_set(experiment, prepared, compute=compute, cache=cache)
-            return training_grid(training_set, prepared.class_names, trial.label)
+            training_set = build_training_set(experiment, context)
+            return training_grid(training_set, context.prepared.class_names, trial.label)
 
         has_training_set = not experiment.settings.objective.is_of_generator
         return WandbRun(settings, trial, samples=samples if has_training_set else None, finish_seconds=_FINISH_SECONDS)
 
 
-def _failing(error: Exception) -> Generator[EpochRecord, None, TrialResult]:
+def _generator_training(experiment: Experiment, context: RunContext) -> Epochs:
+    """Train only a trial's generator, on the first `next()`."""
+    yield from ()
+    train_own_generator(experiment, context)
+    return None
+
+
+def _failing(error: Exception) -> Epochs:
     """Re-raise a start-up error on the first `next()`."""
     yield from ()
     raise error
 
 
-def next_message(epochs: Generator[EpochRecord, None, TrialResult], trial_dir: Path) -> Message:
+def next_message(epochs: Epochs, trial_dir: Path) -> Message:
     """Return the trial's next message (`messages.Message`); the traceback of an error is saved in `error.txt`."""
     try:
         with explain_disk_errors(trial_dir):
             return {"epoch": asdict(next(epochs))}
     except StopIteration as end:
-        result: TrialResult = end.value
-        return {"ended": asdict(result)}
+        result: TrialResult | None = end.value
+        return {"ended": asdict(result)} if result else {"generator": "trained"}
     except LeaseHeldError:  # another process runs the trial now
         raise
     except MachineError as error:

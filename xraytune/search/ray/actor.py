@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import platform
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
 
 
 class TrialActor(tune.Trainable):
-    """One trial. Its Tune config: the values of a `Job`, and `resources` as Ray takes them."""
+    """One trial after the other, or the training of a trial's generator.
+
+    Its Tune config: the values of a `Job`, `resources` as Ray takes them, and the name of the `process`.
+    """
 
     _worker: TrialWorker | None = None
 
@@ -30,12 +34,12 @@ class TrialActor(tune.Trainable):
         """Read the trial's settings; nothing is computed yet."""
         from xraytune.search.worker import Job, TrialWorker
 
-        self._label = config["label"]
-        self._worker = TrialWorker(Job(**{name: value for name, value in config.items() if name != "resources"}))
+        self._process = config["process"]
+        self._worker = TrialWorker(Job(**{field.name: config[field.name] for field in fields(Job)}))
 
     def __repr__(self) -> str:
         """Return the name in the dashboard."""
-        return str(self._label)
+        return str(self._process)
 
     def step(self) -> dict[str, Any]:
         """Train one epoch; the trial's message travels as one line of JSON."""

@@ -1,0 +1,127 @@
+"""Steps a second of a GAN at 64 px beside PyTorch's DCGAN example, with the same networks and batch, in turns.
+
+The example's loop is written out as the tutorial teaches it: float32, default memory format, Adam's default, and a transfer
+of each loss to Python in each step. On a GPU, ours is replayed as a CUDA graph.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks.figures import Figure, figure
+from xraytune.compute import choose_compute, gpu_count, pin
+from xraytune.config.settings import GanSettings
+from xraytune.cores import cpu_count
+from xraytune.generators.contract import Step, real_images
+from xraytune.generators.gan import new_gan
+from xraytune.generators.networks import Discriminator, Generator
+from xraytune.generators.train import with_cuda_graph
+
+_IMAGES, _WARM_UP, _STEPS, _RUNS = 256, 5, 20, 3
+_TUTORIAL = GanSettings(
+    architecture="dcgan",
+    image_size=64,
+    width=64,
+    z_dim=100,
+    batch_size=64,
+    lr_g=2e-4,
+    lr_d=2e-4,
+    loss="bce",
+    spectral_norm=False,
+    diffaugment=False,
+    ema_half_life_images=None,
+)
+_PLANES = np.random.default_rng(0).integers(0, 256, (_IMAGES, 1, 64, 64), dtype=np.uint8)
+
+
+def measure() -> Iterator[Figure]:
+    """The example, ours on all cores, and our default GAN on one and on all cores; each the median of three runs."""
+    where = "a GPU" if gpu_count() else "the CPU"
+    cores = cpu_count()
+    steps = {
+        f"gan: PyTorch's example on {where}": _example(cores),
+        f"gan: the same networks, ours, on {where}": _ours(_TUTORIAL, 1, cores),
+        f"gan: default (width 32, batches of 16) on {where}, one thread": _ours(GanSettings(width=32), 2, 1),
+        f"gan: default (width 32, batches of 16) on {where}, {cores} threads": _ours(GanSettings(width=32), 2, cores),
+    }
+    runs = {name: list[float]() for name in steps}
+    for _ in range(_RUNS):
+        for place, (name, (threads, step)) in enumerate(steps.items()):
+            runs[name].append(_steps_per_second(threads, step, is_example=not place))
+    speeds = {name: statistics.median(found) for name, found in runs.items()}
+    for name, speed in speeds.items():
+        yield figure(name, speed, "steps/s")
+    example, ours, one, many = speeds.values()
+    yield figure(f"gan: ours over PyTorch's example on {where}", ours / example, "x", f">= {2 if gpu_count() else 1.5}")
+    yield figure(f"gan: {cores} threads over one on {where}", many / one, "x")
+
+
+def _steps_per_second(threads: int, step: Callable[[], object], *, is_example: bool) -> float:
+    torch.set_num_threads(threads)
+    torch.set_deterministic_debug_mode("default" if is_example or gpu_count() else "error")  # as `pin` does
+    for _ in range(_WARM_UP):
+        step()
+    _wait()
+    started = time.perf_counter()
+    for _ in range(_STEPS):
+        step()
+    _wait()
+    return _STEPS / (time.perf_counter() - started)
+
+
+def _wait() -> None:
+    if gpu_count():
+        torch.cuda.synchronize()
+
+
+def _ours(settings: GanSettings, classes: int, threads: int) -> tuple[int, Callable[[], object]]:
+    compute = choose_compute(gpus=min(1, gpu_count()), threads=threads)
+    pin(compute)
+    labels = np.arange(_IMAGES, dtype=np.int64) % classes
+    training, real = new_gan(settings, classes, compute), real_images(_PLANES, labels, compute)
+    training.fit(real)
+    update: Step = partial(training.update, real, compute)
+    if compute.device == "cuda":
+        update = with_cuda_graph(update)
+
+    def step() -> None:
+        update(training.draw(real, compute))
+        training.step += 1
+
+    return threads, step
+
+
+def _example(threads: int) -> tuple[int, Callable[[], object]]:
+    """The training loop of pytorch.org/tutorials/beginner/dcgan_faces_tutorial.html; its networks are ours."""
+    device = "cuda" if gpu_count() else "cpu"
+    generator, discriminator = Generator(_TUTORIAL, 1).to(device), Discriminator(_TUTORIAL, 1).to(device)
+    criterion, labels = nn.BCEWithLogitsLoss(), torch.zeros(64, dtype=torch.int64, device=device)
+    betas = 0.5, 0.999
+    optimizer_g = torch.optim.Adam(generator.parameters(), lr=2e-4, betas=betas)
+    optimizer_d = torch.optim.Adam(discriminator.parameters(), lr=2e-4, betas=betas)
+    images = torch.from_numpy(_PLANES).float() / 127.5 - 1
+    ones, zeros = torch.ones(64, device=device), torch.zeros(64, device=device)
+
+    def step() -> None:
+        batch = images[torch.randperm(_IMAGES)[:64]].to(device)
+        discriminator.zero_grad()
+        error_real = criterion(discriminator(batch, labels), ones)
+        error_real.backward()
+        fake = generator(torch.randn(64, 100, device=device), labels)
+        error_fake = criterion(discriminator(fake.detach(), labels), zeros)
+        error_fake.backward()
+        optimizer_d.step()
+        generator.zero_grad()
+        error_g = criterion(discriminator(fake, labels), ones)
+        error_g.backward()
+        optimizer_g.step()
+        _ = error_real.item(), error_fake.item(), error_g.item()
+
+    return threads, step
