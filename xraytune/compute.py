@@ -85,6 +85,10 @@ class Allocation:
         by_gpu = ceil(self.generator.gpus / self.trial.gpus - 1e-9) if self.trial.gpus else 1
         return max(1, ceil(self.generator.cpus / self.trial.cpus), by_gpu)
 
+    def with_threads_of(self, compute: Compute) -> Allocation:
+        """Return the resources with as many cores for generators as the threads that a study has fixed for them."""
+        return replace(self, generator=replace(self.generator, cpus=compute.generator_threads))
+
     def compute(self) -> Compute:
         """Return what trials compute on, on this machine.
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from xraytune.pipeline.synthesize import (
     generator_work_path,
     trained_generator,
 )
-from xraytune.pipeline.trial import trial_epochs
+from xraytune.pipeline.trial import train_own_generator, trial_epochs
 from xraytune.search.clean import clean
 from xraytune.search.messages import TrialSuggestion
 from xraytune.search.status import status
@@ -117,11 +117,13 @@ def search(root: Path, *overrides: str, stop_in_trial: int | None = None) -> Non
     with locked(folder):
         controller = controller_of(folder, space, prepared, cache)
         while isinstance(suggestion := controller.next_trial(), TrialSuggestion):
-            epochs = trial_epochs(
-                folder.experiment(suggestion.number),
-                RunContext(prepared=prepared, cache=cache, compute=CPU),
-                trial_dir=folder.trial_path(suggestion.number),
-            )
+            experiment = folder.experiment(suggestion.number)
+            context = RunContext(prepared=prepared, cache=cache, compute=CPU)
+            if suggestion.only_generator:
+                train_own_generator(experiment, context)
+                controller.on_result(suggestion.number, {"generator": "trained"})
+                continue
+            epochs = trial_epochs(experiment, context, trial_dir=folder.trial_path(suggestion.number))
             should_continue = True
             while should_continue:
                 try:
@@ -281,6 +283,29 @@ def test_clean_keeps_generator_of_unfinished_confirm(root: Path) -> None:
 
     assert stayed
     assert not gan.exists()
+
+
+def test_the_generators_of_a_confirmation_are_those_of_its_own_threads(root: Path) -> None:
+    folder, cache = StudyFolder(root / "studies" / "small"), root / "cache"
+    runs = StudyFolder(folder.path / "confirm")
+    settings, prepared = folder.experiment(0).parameters.gan, folder.prepared()
+    assert settings is not None
+    own = replace(CPU, generator_threads=3)
+    write_json(runs.path / "environment.json", read_json(folder.path / "environment.json") | {"compute": asdict(own)})
+    RunList(
+        runs,
+        [Run(number=0, label="gan", experiment=folder.experiment(0))],
+        what="runs",
+        generator_need=lambda _: None,
+        retries=0,
+    ).next_trial()
+    of_search = artifact_path(cache, GAN_STAGE, generator_inputs(settings, None, prepared, CPU))
+    of_run = generator_work_path(cache, GAN_STAGE, generator_inputs(settings, None, prepared, own))
+    of_run.mkdir(parents=True)
+
+    clean(folder.path)
+
+    assert (of_search.exists(), of_run.exists()) == (False, True)
 
 
 def test_clean_keeps_work_shared_with_another_study(root: Path) -> None:

@@ -177,14 +177,13 @@ def _shared_work(folder: StudyFolder, ended: set[int], cache: Path) -> tuple[lis
 
 def _generator_inputs(folder: StudyFolder) -> dict[Path, list[StageInputs]]:
     """Return the stage and inputs of the generators of each trial and confirmation run of a study, by trial folder."""
-    prepared, compute = folder.prepared(), folder.compute()
-    found = {}
+    prepared, found = folder.prepared(), {}
     for config in sorted(folder.path.glob("**/trials/*/config.json")):
         runs = StudyFolder(config.parents[2])
         if stages := runs.experiment(int(config.parent.name)).generator_stages:
             trained = runs if (runs.path / "environment.json").exists() else folder
             found[config.parent] = [
-                (generator_stage(settings), generator_inputs(settings, label, prepared, compute, torch=torch))
+                (generator_stage(settings), generator_inputs(settings, label, prepared, trained.compute(), torch=torch))
                 for torch in sorted({versions["torch"] for versions in trained.releases()})
                 for settings in (stage.parameters.generator for stage in stages)
                 if settings is not None

@@ -208,6 +208,7 @@ def _run(
     callbacks: Callbacks,
 ) -> None:
     compute = folder.compute()
+    allocation = allocation.with_threads_of(compute)
     journal = Journal(folder.journal_path, space, writable=True)
     controller = SearchController(
         folder,

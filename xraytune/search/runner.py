@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -144,8 +144,7 @@ class Runner:
                 "token": self._token,
             }
 
-        generator = replace(self._allocation.generator, cpus=folder.compute().generator_threads)
-        allocation = replace(self._allocation, generator=generator)
+        allocation = self._allocation.with_threads_of(folder.compute())
         options = {"scratch": str(folder.scratch_path), "reuse_actors": reuse_actors}
         fruitless, why = 0, "Tune ended"
         with _signals() as caught:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections import defaultdict, deque
+from bisect import insort
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, TypeAlias
@@ -54,7 +55,7 @@ class TrialQueue:
 
     Args:
         folder: Contains the trials.
-        waiting: The trials to run first, in order.
+        waiting: The trials to run first, by number.
         generator_need: Called each time anew, since the generator may have been trained in the meantime.
         generator_slots: The slots that the training of a generator occupies; a trial occupies one.
         retries: How often a trial is retried without a new epoch in between.
@@ -71,7 +72,7 @@ class TrialQueue:
     ) -> None:
         self._folder, self._generator_need, self._retries = folder, generator_need, retries
         self._generator_slots = generator_slots
-        self._waiting = deque(waiting)
+        self._waiting = list(waiting)  # by number
         self._running: dict[int, TrialSuggestion] = {}
         self._lineages: dict[int, str] = {}  # of the generators that running trials started to train
         self._epochs = defaultdict[int, int](int)
@@ -111,7 +112,7 @@ class TrialQueue:
             runnable = self._runnable()
         if not runnable or (self._running and self._slots(runnable[0]) > free):
             return NoTrial.WAIT
-        self._waiting = deque(one for one in self._waiting if one.number != runnable[0].number)
+        self._waiting = [one for one in self._waiting if one.number != runnable[0].number]
         return self._start(runnable[0])
 
     def on_trial_placed(self, number: int, gpus: float) -> None:
@@ -167,8 +168,8 @@ class TrialQueue:
         self._fail(number, reason, "memory" if out_of_memory else "fault", is_lost=True)
 
     def on_ray_lost(self) -> None:
-        """Handle the loss of all processes: running trials are restarted first, without counting a failure."""
-        for number in reversed(tuple(self._running)):
+        """Handle the loss of all processes: running trials are restarted, without counting a failure."""
+        for number in tuple(self._running):
             self._wait_again(number)
 
     def heartbeat(self, slots: int) -> None:
@@ -209,8 +210,9 @@ class TrialQueue:
         return suggestion
 
     def _wait_again(self, number: int, **changes: Any) -> None:
-        """Make a running trial the first of those that wait."""
-        self._waiting.appendleft(replace(self._remove(number), only_generator=False, **changes))
+        """Put a running trial back among those that wait."""
+        suggestion = replace(self._remove(number), only_generator=False, **changes)
+        insort(self._waiting, suggestion, key=lambda one: one.number)
         self._on_stop(number)
 
     def _remove(self, number: int) -> TrialSuggestion:
