@@ -41,12 +41,18 @@ _TONES = {"helps": "good", "hurts": "bad"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """A table; `sortable` ones can also be filtered. Numbers are floats, which the page aligns to the right."""
+    """A table; `sortable` ones can also be filtered. Numbers are floats."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str | float | None]]
     caption: str = ""
     sortable: bool = False
+
+    @property
+    def alignment(self) -> tuple[str, ...]:
+        """The class of each column's cells: `number`, which the page aligns to the right, or ""."""
+        columns = zip(*self.rows, strict=True) if self.rows else ([] for _ in self.columns)
+        return tuple("number" if any(isinstance(value, float) for value in column) else "" for column in columns)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,7 +183,7 @@ def _ratios(data: StudyData) -> Section | None:
         arm = verdict["finalists"][0]["arm"]
         chart = charts.ratio_response(verdict["ratio_response"], arm.split()[0], verdict["metric"])
         lead = f"{arm} at other ratios, and duplicated real images at the same ratios."
-        return Section(lead=lead, notes=[verdict["ratio_caveat"]], charts=[chart])
+        return Section(lead=lead, notes=[verdict["ratio_caveat"] + "."], charts=[chart])
     if "synthetic_ratio" not in data.view.searched or not any(trial.values for trial in data.view.trials):
         return None
     note = (
