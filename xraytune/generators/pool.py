@@ -19,7 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from xraytune.compute import autocast
+from xraytune.compute import autocast, generator_threads
 from xraytune.config.settings import GeneratorSettings
 from xraytune.errors import Problem, TrialError
 from xraytune.generators.contract import ImageGenerator
@@ -75,7 +75,7 @@ def draw_block(
         label: Also seeds the noise, so two unconditional generators give different images.
         block: Its number.
         seed: Seed of the pool.
-        compute: The device.
+        compute: The device, and the threads for generators.
         typical: The ranges of the training masks; None without masks.
         segment: Predicts masks, [n, S, S] of 0 and 255, for images; None: the generator generates them.
         image_filter: Applied after the masks; None keeps all images.
@@ -84,13 +84,14 @@ def draw_block(
         TrialError: In the first round, too few masks are plausible, or the filter keeps too few images.
     """
     kept: list[Images] = []
-    while sum(len(one.pixels) for one in kept) < BLOCK:
-        images = sample_block(generator, label, block, seed=seed, compute=compute, round_number=len(kept))
-        if typical is not None:
-            images = _plausible(images, typical, segment, generator.settings, is_first=not kept)
-        if image_filter is not None and len(images.pixels):
-            images = _filtered(images, image_filter, is_first=not kept)
-        kept.append(images)
+    with generator_threads(compute):
+        while sum(len(one.pixels) for one in kept) < BLOCK:
+            images = sample_block(generator, label, block, seed=seed, compute=compute, round_number=len(kept))
+            if typical is not None:
+                images = _plausible(images, typical, segment, generator.settings, is_first=not kept)
+            if image_filter is not None and len(images.pixels):
+                images = _filtered(images, image_filter, is_first=not kept)
+            kept.append(images)
     pixels = np.concatenate([one.pixels for one in kept])[:BLOCK]
     masks = [one.masks for one in kept if one.masks is not None]
     return Images(pixels, np.concatenate(masks)[:BLOCK] if masks else None)

@@ -262,17 +262,16 @@ def pool_block(
     def draw() -> Images:
         network = load_generator(generator / "generator.safetensors").to(compute.device)
         class_input = label if settings.conditional else 0
-        with generator_threads(compute):
-            return draw_block(
-                network,
-                class_input,
-                block,
-                seed=settings.seed,
-                compute=compute,
-                typical=typical_masks(settings, prepared, cache),
-                segment=None if labeller is None else load_labeller(labeller, compute),
-                image_filter=image_filter(class_input, network.channels),
-            )
+        return draw_block(
+            network,
+            class_input,
+            block,
+            seed=settings.seed,
+            compute=compute,
+            typical=typical_masks(settings, prepared, cache),
+            segment=None if labeller is None else load_labeller(labeller, compute),
+            image_filter=image_filter(class_input, network.channels),
+        )
 
     return _stored_block(cache, inputs, draw)
 
