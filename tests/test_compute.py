@@ -49,7 +49,7 @@ def test_in_a_search_for_a_generator_the_trial_has_all_resources() -> None:
 
 
 def test_a_generator_without_a_gpu_beside_trials_with_one_is_refused() -> None:
-    with pytest.raises(ConfigError, match="trials have 1 GPUs, and the training of their generators 0"):
+    with pytest.raises(ConfigError, match="trials use 1 GPUs, but training their generators uses 0"):
         allocation_of(settings(gpus_per_trial=1, generator={"gpus": 0}), has_gpu=True)
 
 

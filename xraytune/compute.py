@@ -1,6 +1,6 @@
 """Device, threads and precision: chosen once and pinned, so that equal settings give equal bits on similar machines.
 
-Also how many cores and GPUs a trial gets, and the training of its generator.
+Also how many cores and GPUs a trial and the training of its generator get.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from xraytune.errors import ConfigError, MachineError, Problem
 from xraytune.records import Compute
 
 _GENERATOR_CPUS = 2
-"""Trials wait for a generator, so it gets more than one core; on two it takes .6 of the time."""
+"""Trials wait for a generator, so it gets more than one core; on two it takes .6 to .7 of the time."""
 
 
 def gpu_count() -> int:
@@ -116,8 +116,8 @@ def allocation_of(settings: Settings, *, has_gpu: bool) -> Allocation:
     cpus = max(trial.cpus, 1 if gpus else _GENERATOR_CPUS) if own.cpus == "auto" else own.cpus
     generator = Share(cpus=cpus, gpus=gpus if own.gpus == "auto" else float(own.gpus))
     if bool(gpus) != bool(generator.gpus):
-        what = f"trials have {gpus:g} GPUs, and the training of their generators {generator.gpus:g}"
-        raise ConfigError(Problem(what, "resources.generator.gpus", "give both GPUs, or neither"))
+        what = f"trials use {gpus:g} GPUs, but training their generators uses {generator.gpus:g}"
+        raise ConfigError(Problem(what, "resources.generator.gpus", "use GPUs for both or for neither"))
     return Allocation(trial=trial, generator=generator, concurrent=chosen.concurrent)
 
 

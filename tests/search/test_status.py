@@ -10,7 +10,7 @@ import pytest
 
 from tests.search.studies import CPU, direct, ended, epoch, two_images, write_space
 from xraytune.search.clock import Times
-from xraytune.search.messages import ProgressFile, read_progress, write_samples
+from xraytune.search.messages import ProgressFile, read_progress, write_samples, write_waiting
 from xraytune.search.status import StudyWatcher, TrialView, seconds_left, status, trials_dataframe
 from xraytune.search.study import StudyFolder, create_study, locked
 
@@ -84,6 +84,17 @@ def test_a_stopped_search_shows_its_unfinished_trials(study: StudyFolder) -> Non
     (trial,) = StudyWatcher(study).look().trials
 
     assert trial.status == "unfinished"
+
+
+def test_a_trial_whose_generator_is_trained_waits_for_a_slot(study: StudyFolder) -> None:
+    controller = direct(study)
+    controller.next_trial()
+    write_waiting(study.trial_path(0))
+
+    with locked(study):
+        assert StudyWatcher(study).look().trials[0].status == "waiting"
+        ProgressFile(study.trial_path(0))("decoding images", 1, 2)
+        assert StudyWatcher(study).look().trials[0].status == "running"
 
 
 def test_while_a_study_is_confirmed_no_time_is_counted_and_no_trial_runs(study: StudyFolder) -> None:

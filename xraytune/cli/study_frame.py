@@ -192,7 +192,7 @@ def _state(trial: TrialView, view: StudyView) -> str:
             return trial.busy_with + left
         return f"epoch {min(trial.epochs + 1, view.max_epochs)}/{view.max_epochs}" if trial.epochs else "starting"
     if trial.status == "waiting":
-        return "waiting for a generator"
+        return "waiting"
     took = f" {duration(trial.seconds)}" if trial.seconds is not None else ""
     return f"{trial.status}{took}"
 

@@ -67,7 +67,8 @@ def class_curves(
 ) -> ClassCurves:
     """Return the curves of one class against the others, with bands from `replicates` resamples of the patients.
 
-    Of N images: whether each belongs to the class (both values occur), its finite probability of the class, its patient.
+    For each of N images: whether it belongs to the class (some must, some must not), its predicted probability of the
+    class (finite), and its patient.
     """
 
     def on_grid(weights: Floats) -> dict[str, Floats]:

@@ -423,7 +423,7 @@ def _cost(data: StudyData) -> Section | None:
     if gpu := sum(trial.gpu_seconds for trial in ended):
         notes.append(f"{gpu / 3600:.2f} GPU-hours.")
     if view.idle_share is not None:
-        notes.append(f"Slots for trials were idle for {view.idle_share:.0%} of the time.")
+        notes.append(f"Trial slots were idle {view.idle_share:.0%} of the time.")
     return Section(
         lead=f"{_minutes(view.seconds)} of wall time; {_minutes(computed)} summed over trials.",
         notes=notes,

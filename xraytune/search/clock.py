@@ -22,8 +22,8 @@ class Times(BaseModel):
         seconds: Wall time of the study.
         trials: Wall time of each trial that has not ended.
         gpu_seconds: The same, times the GPUs that the trial held.
-        slot_seconds: Wall time, times the slots that there were.
-        idle_seconds: Wall time, times the slots that were idle.
+        slot_seconds: Wall time, times the number of slots.
+        idle_seconds: Wall time, times the number of idle slots.
     """
 
     seconds: float = 0.0

@@ -165,6 +165,11 @@ class ProgressFile:
             write_text(self.trial_dir / _PROGRESS_FILE, f"{content}\n", durable=False)
 
 
+def write_waiting(trial_dir: Path) -> None:
+    """Record that a trial, whose generator is trained now, waits for a slot."""
+    ProgressFile(trial_dir)("waiting for a slot", 0, 0)
+
+
 class TrialProgress(NamedTuple):
     """What a trial does: the arguments of a `Progress` callback, and the seconds left if known."""
 
@@ -172,6 +177,11 @@ class TrialProgress(NamedTuple):
     done: int
     total: int
     seconds_left: float | None
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it waits for a slot."""
+        return not self.total
 
     def __str__(self) -> str:
         """Return a text such as `training the GAN: 300 of 600 steps`."""

@@ -133,7 +133,7 @@ class Runner:
         def config(suggestion: TrialSuggestion) -> dict[str, Any]:
             name = label(suggestion)
             return {
-                "process": f"{folder.path.name}: one trial after the other" if reuse_actors else name,
+                "process": f"{folder.path.name}: several trials in turn" if reuse_actors else name,
                 "study": str(folder.path),
                 "cache": str(self._cache),
                 "number": suggestion.number,

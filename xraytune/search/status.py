@@ -32,7 +32,7 @@ class TrialView:
     Attributes:
         number: From 0.
         mix: Such as `gan r=0.5 (500 steps) +classical 1`.
-        status: `waiting` for a generator that another trial trains; `unfinished` if the search has stopped.
+        status: `waiting` for a slot or another trial's generator; `unfinished` if the search has stopped.
         epochs: Number of recorded epochs.
         values: Best val-A score after each of them.
         val_b_score: Score on val-B of a complete trial.
@@ -302,11 +302,12 @@ class StudyWatcher:
         trial_path = self._folder.trial_path(number)
         has_started = (trial_path / "config.json").exists()
         busy = None if status or values or not has_started else read_progress(trial_path)
+        is_at_work = has_started and not (busy and busy.is_waiting)
         return TrialView(
             number=number,
             arm=parameters.arm,
             mix=mix_label(parameters, self.space.settings.objective),
-            status=status or ("unfinished" if not is_running else "running" if has_started else "waiting"),
+            status=status or ("unfinished" if not is_running else "running" if is_at_work else "waiting"),
             epochs=len(values),
             values=values,
             val_b_score=ended["val_b_score"] if ended else None,

@@ -1,7 +1,7 @@
 """The queue that a search and a confirmation share: which trial runs next, which continues, and which is retried.
 
-A trial whose generator is not there yet first trains it, with the resources for that, and then waits for a slot again.
-Other trials that need this generator wait meanwhile without a slot, so each is trained once.
+A trial whose generator is not in the cache trains it first, with `resources.generator`, and then waits for a slot.
+Meanwhile, other trials that need this generator wait without a slot, so each generator is trained only once.
 
 `SearchController` draws its trials and records them in the journal; `RunList` of a confirmation has a fixed list.
 """

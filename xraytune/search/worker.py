@@ -1,4 +1,4 @@
-"""One trial in its own process; each `step` trains one epoch and returns a message of plain values.
+"""One trial in a worker process; each `step` trains one epoch and returns a message of plain values.
 
 Errors of the trial are messages too, with a cause, so that the trial queue can retry it. The process ends itself when
 nobody waits for it any more: its parent is gone, another search holds the study's lock, or a newer process runs the same
@@ -41,6 +41,7 @@ from xraytune.search.messages import (
     reason_of,
     traceback_note,
     write_samples,
+    write_waiting,
 )
 from xraytune.search.study import StudyFolder, other_releases
 from xraytune.tracking.wandb import RunStatus, TrackedTrial, WandbRun
@@ -124,9 +125,16 @@ class TrialWorker:
             on_generator=self._show_samples,
         )
         if self._job.only_generator:
-            return self._guarded(_generator_training(experiment, context), hang_seconds)
+            return self._guarded(self._generator_training(experiment, context), hang_seconds)
         self._tracker = self._tracked(experiment, context)
         return self._guarded(trial_epochs(experiment, context, self._folder), hang_seconds)
+
+    def _generator_training(self, experiment: Experiment, context: RunContext) -> Epochs:
+        """Train only the trial's generator, on the first `next()`."""
+        yield from ()
+        train_own_generator(experiment, context)
+        write_waiting(self._folder)
+        return None
 
     def _show_samples(self, experiment: Experiment, context: RunContext) -> None:
         """Write the sample grid of the trial's generator into the study, and its name into the trial's folder."""
@@ -200,13 +208,6 @@ class TrialWorker:
 
         has_training_set = not experiment.settings.objective.is_of_generator
         return WandbRun(settings, trial, samples=samples if has_training_set else None, finish_seconds=_FINISH_SECONDS)
-
-
-def _generator_training(experiment: Experiment, context: RunContext) -> Epochs:
-    """Train only a trial's generator, on the first `next()`."""
-    yield from ()
-    train_own_generator(experiment, context)
-    return None
 
 
 def _failing(error: Exception) -> Epochs:
