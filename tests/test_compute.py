@@ -38,19 +38,24 @@ def test_a_generator_has_resources_of_its_own(
     assert (allocation.trial, allocation.generator, allocation.generator_slots) == (trial, generator, slots)
 
 
-def test_in_a_search_for_a_generator_the_trial_has_all_resources() -> None:
+def test_in_a_search_for_a_generator_a_trial_has_the_resources_of_its_training() -> None:
+    """So the cache has the generator for the mixes that use it."""
     of_generator = settings().model_copy(
         update={"objective": settings().objective.model_copy(update={"metric": "gan_kid"})}
     )
 
     allocation = allocation_of(of_generator, has_gpu=False)
 
-    assert allocation.generator == allocation.trial == Share(cpus=1, gpus=0.0)
+    assert allocation.generator == allocation.trial == Share(cpus=2, gpus=0.0)
 
 
 def test_a_generator_without_a_gpu_beside_trials_with_one_is_refused() -> None:
     with pytest.raises(ConfigError, match="trials use 1 GPUs, but training their generators uses 0"):
         allocation_of(settings(gpus_per_trial=1, generator={"gpus": 0}), has_gpu=True)
+
+
+def test_by_default_generators_have_the_threads_of_a_trial() -> None:
+    assert Compute(device="cpu", threads=4, precision="float32").generator_threads == 4
 
 
 def test_generators_have_threads_of_their_own() -> None:

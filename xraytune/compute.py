@@ -111,13 +111,13 @@ def allocation_of(settings: Settings, *, has_gpu: bool) -> Allocation:
     chosen, own = settings.resources, settings.resources.generator
     gpus = float(has_gpu) if chosen.gpus_per_trial == "auto" else float(chosen.gpus_per_trial)
     trial = Share(cpus=chosen.cpus_per_trial, gpus=gpus)
-    if settings.objective.is_of_generator:  # the trial is the training of the generator
-        return Allocation(trial=trial, generator=trial, concurrent=chosen.concurrent)
     cpus = max(trial.cpus, 1 if gpus else _GENERATOR_CPUS) if own.cpus == "auto" else own.cpus
     generator = Share(cpus=cpus, gpus=gpus if own.gpus == "auto" else float(own.gpus))
     if bool(gpus) != bool(generator.gpus):
         what = f"trials use {gpus:g} GPUs, but training their generators uses {generator.gpus:g}"
         raise ConfigError(Problem(what, "resources.generator.gpus", "use GPUs for both or for neither"))
+    if settings.objective.is_of_generator:  # a trial is the training of its generator
+        trial = generator
     return Allocation(trial=trial, generator=generator, concurrent=chosen.concurrent)
 
 

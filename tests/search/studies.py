@@ -91,15 +91,16 @@ def direct(
     """A controller, as each start of the search creates it."""
     space = write_space(study.path.parent.parent, *overrides)
     journal = Journal(study.journal_path, space, writable=True)
-    return SearchController(
+    controller = SearchController(
         study,
         space,
         journal,
         generator_need=generator_need,
-        generator_slots=generator_slots,
         gpu_share=gpu_share,
         callbacks=(watching or Watching()).callbacks,
     )
+    controller.generator_slots = generator_slots
+    return controller
 
 
 def epoch(number: int, value: float) -> dict[str, Any]:

@@ -539,13 +539,49 @@ def test_no_other_trial_takes_the_slots_that_a_generator_waits_for(study: StudyF
 
 def test_a_trial_whose_generator_fails_is_retried_with_its_training(study: StudyFolder) -> None:
     gans = Gans()
-    controller = direct(study, WIDTHS, gan_points((8, 100)), "resources.retries=1", generator_need=gans.need)
+    options = WIDTHS, gan_points((8, 100)), "resources.retries=1"
+    controller = direct(study, *options, generator_need=gans.need, generator_slots=2)
     start(controller)
 
     controller.on_trial_lost(0, out_of_memory=True)
     retried = start(controller)
 
     assert (retried.number, retried.share, retried.only_generator) == (0, 2, True)
+    assert controller.slots_in_use() == 4, "no other trial takes the slots of its doubled share"
+
+
+def test_a_trial_that_has_trained_its_generator_elsewhere_trains_it_no_second_time_alone(study: StudyFolder) -> None:
+    """As when the caches of two machines are not shared: it finds its own generator, or trains it like any trial."""
+    controller = direct(study, WIDTHS, gan_points((8, 100)), generator_need=Gans().need)
+    assert start(controller).only_generator
+
+    controller.on_result(0, {"generator": "trained"})
+
+    assert [(one.number, one.only_generator) for one in (start(controller), start(controller))] == [
+        (0, False),
+        (1, False),
+    ]
+
+
+def test_when_the_time_is_used_up_only_trials_that_have_begun_continue(
+    study: StudyFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    gans = Gans()
+    controller = direct(study, WIDTHS, gan_points((8, 100)), "budget.hours=1", generator_need=gans.need)
+    start(controller)
+    now += 3601
+    trained(controller, gans, 0, (8, 100))
+
+    assert start(controller).number == 0, "its generator is trained: it has begun"
+    assert controller.next_trial() is NoTrial.WAIT, "trial 1 was drawn as a point, but has not begun"
+    complete(controller, 0)
+    assert controller.is_done
+    assert controller.used_up == "hours"
+
+    longer = direct(study, WIDTHS, gan_points((8, 100)), "budget.hours=3", generator_need=gans.need)
+    assert start(longer).number == 1
 
 
 def test_each_picture_of_a_gans_images_is_reported_once(study: StudyFolder) -> None:

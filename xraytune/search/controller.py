@@ -48,7 +48,7 @@ class SearchController(TrialQueue):
         folder: The study.
         space: Its space, with the budget of this start.
         journal: Its journal, writable.
-        generator_need: See `TrialQueue`; likewise `generator_slots`.
+        generator_need: See `TrialQueue`.
         gpu_share: GPUs that a trial usually holds.
         callbacks: Called as trials start and end.
     """
@@ -60,7 +60,6 @@ class SearchController(TrialQueue):
         journal: Journal,
         *,
         generator_need: GeneratorNeeds,
-        generator_slots: int = 1,
         gpu_share: float,
         callbacks: Callbacks = NO_CALLBACKS,
     ) -> None:
@@ -70,12 +69,12 @@ class SearchController(TrialQueue):
             folder,
             map(journal.resume, unfinished),
             generator_need=generator_need,
-            generator_slots=generator_slots,
             retries=retries,
         )
         for number in unfinished:
             self._failures[number] = journal.failures(number)
             self._epochs[number] = max(journal.reported(number), default=0)
+        self.trains_generators_first = not space.settings.objective.is_of_generator
         self._space, self._journal, self._gpu_share, self._callbacks = space, journal, gpu_share, callbacks
         self._without_samples, self._reported_samples = set[int](), set[str]()
         self._rungs = rungs_of(space.settings, journal.reports())
@@ -90,15 +89,13 @@ class SearchController(TrialQueue):
     def used_up(self) -> Literal["", "trials", "hours", "gpu_hours"]:
         """The part of the budget that is used up, so that no new trial starts; "" if none is."""
         budget = self._space.settings.budget
-        if len(self._journal.trials) >= self._trial_budget:
-            return "trials"
         if budget.hours is not None and self._clock.times().seconds >= budget.hours * 3600:
             return "hours"
         if budget.gpu_hours is not None:
             unfinished = sum(self._clock.times().gpu_seconds.values())
             if self._journal.gpu_seconds() + unfinished >= budget.gpu_hours * 3600:
                 return "gpu_hours"
-        return ""
+        return "trials" if len(self._journal.trials) >= self._trial_budget else ""
 
     def on_trial_placed(self, number: int, gpus: float) -> None:
         """Start counting the time of a trial and of its GPUs."""
@@ -126,6 +123,11 @@ class SearchController(TrialQueue):
     @property
     def _has_more(self) -> bool:
         return not self.used_up
+
+    def _may_start(self, suggestion: TrialSuggestion) -> bool:
+        """Once its time is used up, a search only ends the trials that have begun."""
+        has_begun = (self._folder.trial_path(suggestion.number) / "config.json").exists()
+        return has_begun or self.used_up in ("", "trials")
 
     @property
     def _next_is_fixed(self) -> bool:

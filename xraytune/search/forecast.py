@@ -8,6 +8,7 @@ settings. What trials share is done once.
 from __future__ import annotations
 
 import heapq
+from bisect import insort
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -194,7 +195,7 @@ class Simulation:
                 free += min(self.generator_slots, self.slots)
                 self.busy += (now - started[trial]) * self.generator_slots
                 training.remove(work.lineage)
-                waiting.insert(0, trial)
+                insort(waiting, trial)
                 self.trained[work.lineage].add(work.steps)
                 self.generators += 1
                 self.sizes[work.lineage, work.steps] = work.generator_bytes

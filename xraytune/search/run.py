@@ -208,14 +208,12 @@ def _run(
     callbacks: Callbacks,
 ) -> None:
     compute = folder.compute()
-    allocation = allocation.with_threads_of(compute)
     journal = Journal(folder.journal_path, space, writable=True)
     controller = SearchController(
         folder,
         space,
         journal,
         generator_need=lambda parameters: generator_need(parameters.generator, prepared, compute, cache),
-        generator_slots=allocation.generator_slots,
         gpu_share=allocation.trial.gpus,
         callbacks=callbacks,
     )

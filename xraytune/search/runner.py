@@ -145,6 +145,7 @@ class Runner:
             }
 
         allocation = self._allocation.with_threads_of(folder.compute())
+        queue.generator_slots = allocation.generator_slots
         options = {"scratch": str(folder.scratch_path), "reuse_actors": reuse_actors}
         fruitless, why = 0, "Tune ended"
         with _signals() as caught:
@@ -158,6 +159,7 @@ class Runner:
                 if caught:
                     raise KeyboardInterrupt
                 queue.on_ray_lost()  # no trial runs now, even if Tune did not end properly
+                queue.heartbeat(0)
                 fruitless = 0 if server.has_results else fruitless + 1
                 if queue.is_done:
                     return

@@ -57,9 +57,15 @@ class TrialQueue:
         folder: Contains the trials.
         waiting: The trials to run first, by number.
         generator_need: Called each time anew, since the generator may have been trained in the meantime.
-        generator_slots: The slots that the training of a generator occupies; a trial occupies one.
         retries: How often a trial is retried without a new epoch in between.
+
+    Attributes:
+        generator_slots: The slots that the training of a generator occupies; a trial occupies one.
+        trains_generators_first: False if the trials themselves train generators.
     """
+
+    generator_slots = 1
+    trains_generators_first = True
 
     def __init__(
         self,
@@ -67,14 +73,13 @@ class TrialQueue:
         waiting: Iterable[TrialSuggestion],
         *,
         generator_need: GeneratorNeeds,
-        generator_slots: int = 1,
         retries: int,
     ) -> None:
         self._folder, self._generator_need, self._retries = folder, generator_need, retries
-        self._generator_slots = generator_slots
         self._waiting = list(waiting)  # by number
         self._running: dict[int, TrialSuggestion] = {}
         self._lineages: dict[int, str] = {}  # of the generators that running trials started to train
+        self._have_trained = set[int]()  # trials that have reported their generator as trained
         self._epochs = defaultdict[int, int](int)
         self._failures = defaultdict[int, list[Failure]](list)
         self._reasons: list[str] = []  # why each ended trial failed, "" if it did not
@@ -86,8 +91,8 @@ class TrialQueue:
 
     @property
     def is_done(self) -> bool:
-        """Whether no trial is running, waiting or still to be drawn."""
-        return not self._running and not self._waiting and not self._has_more
+        """Whether no trial is running, may still start, or is still to be drawn."""
+        return not self._running and not any(map(self._may_start, self._waiting)) and not self._has_more
 
     def slots_in_use(self) -> int:
         """Return the slots that running trials occupy."""
@@ -131,6 +136,7 @@ class TrialQueue:
             case {"stopped": why}:
                 raise MachineError(why)
             case {"generator": _}:
+                self._have_trained.add(number)
                 self._wait_again(number)
                 return False
             case {"failed": reason, "cause": cause}:
@@ -176,7 +182,7 @@ class TrialQueue:
         """Called at least once a second while trials run, with the number of slots."""
 
     def _slots(self, suggestion: TrialSuggestion) -> int:
-        return self._generator_slots if suggestion.only_generator else 1
+        return (self.generator_slots if suggestion.only_generator else 1) * suggestion.share
 
     def _runnable(self) -> list[TrialSuggestion]:
         """Return the waiting trials that can start now, the best one first.
@@ -186,23 +192,22 @@ class TrialQueue:
         """
         ready, chains = list[TrialSuggestion](), defaultdict[str, list[TrialSuggestion]](list)
         needs = dict[GeneratorSettings | None, str | None]()
-        for suggestion in self._waiting:
+        for suggestion in filter(self._may_start, self._waiting):
             generator = suggestion.parameters.generator
             if generator not in needs:
                 needs[generator] = self._generator_need(suggestion.parameters)
-            if (lineage := needs[generator]) is None:
+            lineage = needs[generator]
+            if lineage is None or suggestion.number in self._have_trained:  # it may have trained it into another cache
                 ready.append(suggestion)
             elif lineage not in self._lineages.values():
-                chains[lineage].append(replace(suggestion, only_generator=True))
+                chains[lineage].append(replace(suggestion, only_generator=self.trains_generators_first))
         longest_first = sorted(chains.values(), key=lambda chain: max(map(_steps, chain)), reverse=True)
         return [*(min(chain, key=_steps) for chain in longest_first), *ready]
 
     def _start(self, suggestion: TrialSuggestion) -> TrialSuggestion:
-        experiment, trial = self._experiment(suggestion), self._folder.trial_path(suggestion.number)
-        if experiment.settings.objective.is_of_generator:  # the trial is the training of its generator
-            suggestion = replace(suggestion, only_generator=False)
+        trial = self._folder.trial_path(suggestion.number)
         # At each start: resources, tracking and the locations of files may have changed since the last one.
-        write_json(trial / "config.json", experiment_to_json(experiment, trial))
+        write_json(trial / "config.json", experiment_to_json(self._experiment(suggestion), trial))
         self._running[suggestion.number] = suggestion
         if lineage := self._generator_need(suggestion.parameters):
             self._lineages[suggestion.number] = lineage
@@ -252,6 +257,11 @@ class TrialQueue:
     def _has_more(self) -> bool:
         """Whether `_new_trial` has a further trial."""
         return False
+
+    def _may_start(self, suggestion: TrialSuggestion) -> bool:
+        """Return whether a waiting trial may still start."""
+        del suggestion
+        return True
 
     @property
     def _next_is_fixed(self) -> bool:
