@@ -183,8 +183,9 @@ def machine_of(settings: Settings) -> Machine:
         MachineError: A trial does not fit.
     """
     allocation = allocation_of(settings, has_gpu=gpu_count() > 0)
+    compute = allocation.compute()
     count = slots(allocation, [Node(cpus=cpu_count(), gpus=gpu_count())])
-    return Machine(compute=allocation.compute(), allocation=allocation, slots=count)
+    return Machine(compute=compute, allocation=allocation, slots=count)
 
 
 def _forecast(space: Space, folder: StudyFolder, prepared: Prepared, cache: Path, callbacks: Callbacks) -> None:
