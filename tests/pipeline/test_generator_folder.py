@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xraytune.compute import choose_compute
+from xraytune.compute import allocation_of
 from xraytune.config.load import load_space
 from xraytune.data.index import read_labelled
 from xraytune.data.phantom import draw_phantoms
@@ -78,7 +78,8 @@ def test_search_reuses_manually_trained_gan(kept: Kept) -> None:
     prepared, _ = prepare(space.settings, kept.cache)
     gan = space.experiment().parameters.gan
 
-    assert generator_need(gan, prepared, choose_compute(gpus=0, threads=1), kept.cache) is None
+    compute = allocation_of(space.settings, has_gpu=False).compute()
+    assert generator_need(gan, prepared, compute, kept.cache) is None
 
 
 def test_drawn_images_are_those_that_a_search_trains_on(kept: Kept, tmp_path: Path) -> None:
@@ -89,7 +90,7 @@ def test_drawn_images_are_those_that_a_search_trains_on(kept: Kept, tmp_path: Pa
 
     generator_sample(kept.gan, count=5, out=tmp_path / "images", class_name="PNEUMONIA")
 
-    compute = choose_compute(gpus=0, threads=1)
+    compute = allocation_of(space.settings, has_gpu=False).compute()
     pool, _, _ = pool_block(gan, 1, 0, prepared, compute=compute, cache=kept.cache)
     files = sorted((tmp_path / "images" / "PNEUMONIA").iterdir())
     assert [np.asarray(Image.open(file)).tolist() for file in files] == np.asarray(pool[np.arange(5)]).tolist()

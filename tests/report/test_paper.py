@@ -118,7 +118,7 @@ def _width_inches(file: Path) -> float:
 
 def test_without_a_verdict_the_methods_tell_what_is_known(copy_study: CopyStudy, tmp_path: Path) -> None:
     study = copy_study()
-    _without_trials(study, 3)
+    _without_trials(study, 4)
 
     write_paper(study, format="md", out=tmp_path / "paper")
 
