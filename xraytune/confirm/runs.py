@@ -126,6 +126,7 @@ class RunList(TrialQueue):
         self._runs = {run.number: run for run in runs}
         self._what, self._on_progress, self._asha = what, on_progress, asha
         self._started, self._seconds = dict[int, float](), defaultdict[int, float](float)
+        self._shown = dict[int, int]()  # steps of generators that were reported last
         done = {
             number for number, row in ended_rows(folder).items() if number in self._runs and row["status"] != "failed"
         }
@@ -145,7 +146,8 @@ class RunList(TrialQueue):
         del slots
         for number, suggestion in self._running.items():
             progress = read_progress(self._folder.trial_path(number)) if suggestion.only_generator else None
-            if progress and progress.done:
+            if progress and progress.done and progress.done != self._shown.get(number):
+                self._shown[number] = progress.done
                 generator = self._runs[number].label.partition(", seed ")[0]  # which several classifier seeds share
                 self._on_progress(f"{generator} (steps)", progress.done, progress.total)
 
