@@ -14,9 +14,13 @@ NAMES = (
     "decode",
     "training",
     "gan",
+    "classifier",
+    "memory",
     "allocator",
     "trial_start",
     "resume",
+    "driver",
+    "slots",
     "memorisation",
     "generators",
     "near_duplicates",
@@ -28,8 +32,10 @@ NAMES = (
     "known_answers",
     "threshold",
     "batch_norm",
+    "pruning",
     "search_cpu",
     "report",
+    "peers",
 )
 
 

@@ -1,4 +1,4 @@
-"""How long a search takes to its first trained epoch: of a new study, and of one with a thousand ended trials."""
+"""How long a search takes to its first trained epoch, in a new study and in one with two thousand ended trials."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.figures import Figure, figure
@@ -21,8 +22,8 @@ from xraytune.search.messages import Callbacks, TrialSuggestion
 from xraytune.search.run import search
 from xraytune.search.study import StudyFolder, create_study, locked
 
-_TRIALS, _EPOCHS, _ROUNDS = 1000, 5, 3
-_SPACE = """\
+_TRIALS, _EPOCHS, _ROUNDS = 2000, 5, 3
+SPACE = """\
 version: 1
 name: resume
 data: {path: xrays, image_size: 32, split: {val_a: 0.2, val_b: 0.2}}
@@ -43,7 +44,7 @@ def measure() -> Iterator[Figure]:
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         draw_phantoms(root / "xrays", patients=20, seed=1, image_size_px=32)
-        (root / "space.yaml").write_text(_SPACE, encoding="utf-8")
+        (root / "space.yaml").write_text(SPACE, encoding="utf-8")
         _fill(root)
         new, resumed = math.inf, math.inf
         for round_ in range(_ROUNDS):
@@ -57,22 +58,35 @@ def measure() -> Iterator[Figure]:
 
 def _fill(root: Path) -> None:
     """A study whose trials have ended, as a search writes it; nobody trained them."""
-    space = load_space(root / "space.yaml", [f"budget.trials={_TRIALS}"])
+    with open_study(root, _TRIALS) as controller:
+        end_trials(controller, _TRIALS)
+
+
+@contextmanager
+def open_study(root: Path, trials: int, studies: str = "old") -> Iterator[SearchController]:
+    """Create a study of `trials` trials, hold its lock and yield a controller without workers."""
+    space = load_space(root / "space.yaml", [f"budget.trials={trials}"])
     prepared, _ = prepare(space.settings, root / "cache")
-    folder, dice = StudyFolder(root / "old" / "resume"), random.Random(1)
+    folder = StudyFolder(root / studies / "resume")
     create_study(folder, space, prepared, choose_compute(gpus=0, threads=1))
     with locked(folder):
         journal = Journal(folder.journal_path, space, writable=True)
-        controller = SearchController(folder, space, journal, generator_need=lambda _: None, gpu_share=0.0)
-        while isinstance(suggestion := controller.next_trial(), TrialSuggestion):
-            value = dice.random()
-            for epoch in range(1, _EPOCHS + 1):
-                losses = {"train_loss": 0.5, "val_loss": 0.5, "val_score": value, "best_val_score": value}
-                controller.on_result(
-                    suggestion.number, {"epoch": {"epoch": epoch, "steps": epoch, "lr": 1e-3, "seconds": 1.0} | losses}
-                )
-            ended = {"value": value, "best_epoch": 1, "epochs": _EPOCHS, "val_b_score": value}
-            controller.on_result(suggestion.number, {"ended": ended | {"threshold": 0.5, "seconds": 5.0}})
+        yield SearchController(folder, space, journal, generator_need=lambda _: None, gpu_share=0.0)
+
+
+def end_trials(controller: SearchController, count: int) -> None:
+    """Draw `count` trials and report the epochs and the end of each, as a worker would."""
+    for _ in range(count):
+        suggestion = controller.next_trial()
+        assert isinstance(suggestion, TrialSuggestion)
+        value = random.Random(suggestion.number).random()
+        losses = {"train_loss": 0.5, "val_loss": 0.5, "val_score": value, "best_val_score": value}
+        for epoch in range(1, _EPOCHS + 1):
+            record = {"epoch": epoch, "steps": epoch, "lr": 1e-3, "seconds": 1.0} | losses
+            if not controller.on_result(suggestion.number, {"epoch": record}):
+                break
+        ended = {"value": value, "best_epoch": 1, "epochs": _EPOCHS, "val_b_score": value}
+        controller.on_result(suggestion.number, {"ended": ended | {"threshold": 0.5, "seconds": 5.0}})
 
 
 def _seconds(root: Path, studies: Path, trials: int) -> float:

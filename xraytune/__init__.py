@@ -18,6 +18,9 @@ Every command has a function here, with the same arguments:
     xraytune export             export_best
     xraytune replay             replay
     xraytune clean              clean
+    xraytune cache list         list_cache
+    xraytune cache verify       verify_cache
+    xraytune cache clean        clean_cache
     xraytune train              train
     xraytune evaluate           evaluate
     xraytune predict            predict
@@ -66,6 +69,7 @@ if TYPE_CHECKING:
     from xraytune.report.page import write_report
     from xraytune.report.paper import write_paper
     from xraytune.report.server import serve as serve_report
+    from xraytune.search.cache import clean_cache, list_cache, verify_cache
     from xraytune.search.clean import clean
     from xraytune.search.messages import Callbacks
     from xraytune.search.run import search as run_search
@@ -77,6 +81,7 @@ __all__ = [
     "Strengths",
     "XraytuneError",
     "clean",
+    "clean_cache",
     "confirm_study",
     "demo",
     "doctor",
@@ -87,6 +92,7 @@ __all__ = [
     "generator_sample",
     "generator_train",
     "inspect_folder",
+    "list_cache",
     "load_space",
     "model_summary",
     "predict",
@@ -101,6 +107,7 @@ __all__ = [
     "train",
     "transform_folder",
     "trials_dataframe",
+    "verify_cache",
     "write_paper",
     "write_report",
 ]

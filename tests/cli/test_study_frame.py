@@ -89,6 +89,20 @@ def test_the_heading_says_that_the_best_trial_has_not_changed_for_long() -> None
     assert "best on val-A: #0 gan r=0, AUROC 0.900" in ended
 
 
+def test_status_warns_of_a_source_that_was_never_trained_to_the_end() -> None:
+    real = trial(0, "complete", *[0.8] * 4, parameters={"source": "none"})
+    stopped = trial(1, "pruned", 0.6, parameters={"source": "gan"}, epoch_seconds=2.0)
+    view = replace(study(real, stopped), searched=("source",), is_running=False)
+
+    assert texts(status_frame(view))[-3:] == [
+        "ASHA stopped 1 of 2 trials and saved 3 of 8 epochs (about 6 s of 20 s)",
+        "warning: no trial with source gan was trained to the end: ASHA stopped all of them (1 after epoch 1)",
+        "warning: trials that trail early may still catch up; to compare them, start a new study (--set name=small-2) "
+        "with a later first rung (scheduler.grace) or without pruning (scheduler.name=none)",
+    ]
+    assert not any(text.startswith("warning") for text in texts(live_frame(replace(view, is_running=True))))
+
+
 def test_hidden_trials_are_counted() -> None:
     view = study(*(trial(number, "pruned", 0.5) for number in range(8)))
 

@@ -109,7 +109,7 @@ def test_a_search_without_a_measurement_has_no_forecast(tmp_path: Path, monkeypa
         searched = command("search", "--space", "space.yaml", "--set", "budget.trials=1")
 
     assert "forecast" not in searched.stderr
-    assert not Path("cache/speed-1").exists()
+    assert not Path("cache/speed-2").exists()
     assert status(Path("studies/small")).seconds_forecast is None
 
 

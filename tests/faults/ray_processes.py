@@ -13,8 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from xraytune.data.phantom import draw_phantoms
 from xraytune.files import read_jsonl
+from xraytune.models.backbones import build_backbone
 
 PROGRAM = str(Path(sys.executable).with_name("xraytune"))
 Kind = Literal["driver", "ray driver", "raylet", "gcs", "worker", "all at once"]
@@ -44,6 +47,18 @@ budget: {trials: 1, max_epochs: 12, steps_per_epoch: 40}
 scheduler: {name: asha, grace: 6, reduction: 2}
 sampler: {startup_trials: 3, seed: 1}
 resources: {concurrent: 2}
+"""
+HEADS = """\
+version: 1
+name: killed
+data: {path: xrays, image_size: 32, split: {val_a: 0.2, val_b: 0.2}}
+parameters:
+  backbone: {value: small_cnn}
+  weights: {value: small_cnn.pth}
+  trainable: {value: head}
+  lr: {min: 1e-4, max: 1e-2, distribution: log_uniform_values}
+budget: {trials: 1, max_epochs: 12, steps_per_epoch: 400}
+resources: {concurrent: 1}
 """
 
 
@@ -115,10 +130,11 @@ class Killable:
         assert self.process.wait() == 0, self.log()
 
 
-def killable(root: Path, *arguments: str) -> Killable:
-    """A small data folder and a space."""
+def killable(root: Path, *arguments: str, space: str = SPACE) -> Killable:
+    """A small data folder, a space, and weights for it."""
     draw_phantoms(root / "xrays", patients=30, seed=1, image_size_px=32)
-    (root / "space.yaml").write_text(SPACE, encoding="utf-8")
+    (root / "space.yaml").write_text(space, encoding="utf-8")
+    torch.save(build_backbone("small_cnn")[0].state_dict(), root / "small_cnn.pth")
     return Killable(root, arguments)
 
 

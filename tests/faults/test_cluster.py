@@ -29,6 +29,9 @@ from xraytune.search.study import StudyFolder
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
 
+# Ray leaves processes and sockets of nodes that ended to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 HEALTH = {
     "health_check_initial_delay_ms": 1000,
     "health_check_period_ms": 250,

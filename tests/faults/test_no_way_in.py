@@ -447,7 +447,7 @@ def test_symlinks_of_wandb_and_optuna_are_accepted(tmp_path: Path) -> None:
     (folder.path / "optuna.journal.lock").symlink_to(tmp_path / "where it was copied from" / "optuna.journal")
 
     assert status(folder.path).trials
-    assert clean(folder.path).study == folder.path
+    assert clean(folder.path).path == folder.path
 
 
 @pytest.mark.parametrize("name", ["test_access.jsonl", ".test_access.jsonl.turn"])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.ray_processes import IS_LONG, Killable, Kind, kill, killable
+from tests.faults.ray_processes import HEADS, IS_LONG, Killable, Kind, kill, killable
 from xraytune.files import read_json, read_jsonl
 from xraytune.search.journal import Journal
 from xraytune.search.study import StudyFolder
@@ -52,6 +52,17 @@ def test_same_command_resumes_after_any_kill(tmp_path: Path) -> None:
     assert used >= sum(row["seconds"] for row in read_jsonl(search.study / "trials.jsonl")) / 2
     told = ", ".join(f"{kinds.count(kind)} {kind}" for kind in ALL)
     print(f"\nkilled: {told}; {search.trials} trials, 0 lost, 0 twice, 0 counted twice, 0 by hand")  # noqa: T201
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_killed_process_that_runs_several_trials_is_replaced(tmp_path: Path) -> None:
+    search = killable(tmp_path, space=HEADS)
+    search.train_on(more_epochs=1)
+    search.wait_for(lambda: kill("worker", search.process, random.Random(1)))
+    search.finish()
+
+    require_whole(search)
 
 
 @pytest.mark.ray

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from tests.in_process import CPU
 from tests.pipeline.conftest import Bench
-from tests.pipeline.test_trial import gan
-from xraytune.config.settings import FolderSettings
+from tests.pipeline.test_trial import gan, numbers, run
+from xraytune.config.settings import Experiment, FolderSettings
 from xraytune.errors import DataError
 from xraytune.models.classifier import Classifier, build_classifier
 from xraytune.pipeline.context import RunContext
@@ -179,19 +179,22 @@ def test_folder_too_small_for_ratio_is_refused(training_set_of: Any, tmp_path: P
 
 def frozen(bench: Bench, tmp_path: Path, **parameters: Any) -> Any:
     """A trial on a frozen backbone whose weights come from a file."""
-    whole = build_classifier(bench.experiment().parameters, 2, weights=None, seed=9)
+    backbone = {"backbone": parameters.get("backbone", "small_cnn")}
+    whole = build_classifier(bench.experiment(**backbone).parameters, 2, weights=None, seed=9)
     tensors = {name: tensor.contiguous() for name, tensor in whole.backbone.state_dict().items()}
     save_file(tensors, tmp_path / "backbone.safetensors")
     return bench.experiment(weights=str(tmp_path / "backbone.safetensors"), trainable="head", **parameters)
+
+
+def with_parameters(experiment: Experiment, **changes: Any) -> Experiment:
+    return experiment.model_copy(update={"parameters": experiment.parameters.model_copy(update=changes)})
 
 
 def test_cached_features_are_what_the_frozen_network_computes(bench: Bench, tmp_path: Path) -> None:
     experiment = frozen(bench, tmp_path, classical=2, views=3, source="duplicate", synthetic_ratio=0.5)
     cached = TrialInputs(experiment, bench.context)
     # The same views, but the whole network in the loop: what `trainable: head` means.
-    whole = experiment.model_copy(
-        update={"parameters": experiment.parameters.model_copy(update={"trainable": "last_stage"})}
-    )
+    whole = with_parameters(experiment, trainable="all")
     straight = TrialInputs(whole, bench.context)
     network = straight.whole()
     assert isinstance(network, Classifier)
@@ -242,3 +245,38 @@ def test_a_network_is_scored_without_the_gan_that_it_was_trained_with(
         torch.equal(*pair) for pair in zip(batches, trial_inputs.network.batches(trial_inputs.val_a), strict=True)
     )
     assert not (tmp_path / "cache" / GAN_STAGE).exists()
+
+
+@pytest.mark.parametrize("backbone", ["small_cnn", "resnet18", "mobilenet_v3_small"])
+def test_last_stage_trains_on_cached_inputs_as_on_images(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backbone: str
+) -> None:
+    experiment = frozen(bench, tmp_path, backbone=backbone, classical=2, source="duplicate", synthetic_ratio=0.5)
+    experiment = with_parameters(experiment, trainable="last_stage")
+    cached = run(bench, experiment, tmp_path / "cached")
+    inputs = TrialInputs(experiment, bench.context)
+    assert inputs.batch(0)[0].shape[1] > 3, "inputs of the last stage, not images"
+
+    monkeypatch.setattr("xraytune.pipeline.network.MAX_STAGE_BYTES", 0)
+    on_images = run(bench, experiment, tmp_path / "images")
+
+    assert TrialInputs(experiment, bench.context).batch(0)[0].shape[1] == 3
+    # Bit-identical for most backbones; some convolutions round differently in batches of another size.
+    assert np.allclose(np.array(numbers(cached)), np.array(numbers(on_images)), rtol=2e-3)
+    names = [load_file(tmp_path / how / "checkpoint" / "best.safetensors").keys() for how in ("cached", "images")]
+    assert names[0] == names[1]
+
+
+def test_whole_network_of_cached_inputs_computes_from_images(bench: Bench, tmp_path: Path) -> None:
+    experiment = with_parameters(frozen(bench, tmp_path), trainable="last_stage")
+    inputs = TrialInputs(experiment, bench.context)
+    scores = inputs.results(inputs.val_a)
+
+    network, batches = untrained(experiment, bench.context, inputs.val_a)
+
+    images = torch.cat(list(batches))
+    whole = inputs.whole().eval()
+    with torch.no_grad():
+        assert torch.equal(whole(images), network.eval()(images))
+        assert np.allclose(whole(images).softmax(dim=1), scores, atol=1e-6)
+    assert np.array_equal(inputs.results(inputs.val_a), scores), "cached inputs can still be used"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,18 @@ def test_without_a_verdict_the_page_says_what_is_known(copy_study: CopyStudy) ->
 
     assert "No verdict yet." in page
     assert "a search alone is no evidence" in page
+
+
+def test_the_page_says_what_asha_saved_and_which_source_it_never_let_train_to_the_end(copy_study: CopyStudy) -> None:
+    data = read_study(copy_study())
+    stopped = tuple(
+        replace(trial, status="pruned" if trial.parameters["source"] == "duplicate" else "complete", epochs=2)
+        for trial in data.view.trials
+    )
+    parts = {section.id: section for section in sections(replace(data, view=replace(data.view, trials=stopped)))}
+
+    assert any(re.match(r"ASHA stopped 1 of 5 trials and saved 1 of 11 epochs", note) for note in parts["cost"].notes)
+    assert any(note.startswith("No trial with source duplicate was trained to the end") for note in parts["best"].notes)
 
 
 def test_the_page_is_replaced_and_default_to_the_study(copy_study: CopyStudy) -> None:

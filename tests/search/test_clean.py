@@ -31,10 +31,12 @@ from xraytune.pipeline.synthesize import (
     DIFFUSION_STAGE,
     GAN_STAGE,
     generator_inputs,
+    generator_need,
     generator_work_path,
     trained_generator,
 )
 from xraytune.pipeline.trial import train_own_generator, trial_epochs
+from xraytune.search.cache import clean_cache, list_cache
 from xraytune.search.clean import clean
 from xraytune.search.messages import TrialSuggestion
 from xraytune.search.status import status
@@ -379,6 +381,73 @@ def test_clean_removes_a_diffusion_model_and_its_images(root: Path) -> None:
     assert not model.exists()
     assert not pool.exists()
     assert cleaned.freed_bytes["diffusion models"] > 0
+
+
+def test_the_generator_of_one_study_serves_the_next(root: Path) -> None:
+    """Unless its training images differ."""
+    gan, cache = StudyFolder(root / "studies" / "small").experiment(0).parameters.gan, root / "cache"
+    same, other = begin_study(root, "same"), begin_study(root, "other", "data.split.seed=9")
+
+    assert generator_need(gan, same.prepared(), CPU, cache) is None
+    assert generator_need(gan, other.prepared(), CPU, cache) is not None
+
+
+def test_cache_clean_keeps_what_unfinished_trials_need(root: Path) -> None:
+    """Even if no command is running; once they have ended, it is removed, too."""
+    folder, cache = StudyFolder(root / "studies" / "small"), root / "cache"
+    prepared = folder.prepared()
+    ended, needed = (
+        artifact_path(cache, GAN_STAGE, generator_inputs(gan, None, prepared, CPU))
+        for number in (0, INTERRUPTED)
+        if (gan := folder.experiment(number).parameters.gan)
+    )
+
+    cleaned = clean_cache(cache, max_size="0")
+    during = ended.exists(), needed.is_dir(), (cache / prepared.pixels).is_dir()
+    search(root)
+    clean_cache(cache, max_size="0")
+
+    assert during == (False, True, True)
+    assert "needed by unfinished trials" in cleaned.notes[0]
+    assert not list(cache.glob("*/*/manifest.json"))
+
+
+def test_cache_clean_keeps_what_a_replay_uses(root: Path) -> None:
+    folder, cache = StudyFolder(root / "studies" / "small"), root / "cache"
+    gan = folder.experiment(0).parameters.gan
+    assert gan is not None
+    generator = artifact_path(cache, GAN_STAGE, generator_inputs(gan, None, folder.prepared(), CPU))
+    calls = list[str]()
+
+    def on_progress(what: str, done: int, total: int) -> None:
+        del done, total
+        calls.append(what)
+        clean_cache(cache, max_size="0")
+
+    replayed = replay(folder.path, 0, on_progress=on_progress)
+
+    assert replayed.is_identical
+    assert calls
+    assert generator.is_dir()
+
+
+def test_a_damaged_study_keeps_the_cache_from_being_cleaned(root: Path) -> None:
+    (root / "studies" / "small" / "split.json").write_text("{", encoding="utf-8")
+    before = contents(root / "cache")
+
+    with pytest.raises(StudyError, match="missing or damaged"):
+        clean_cache(root / "cache", max_size="0")
+
+    assert contents(root / "cache") == before
+    assert {one.studies for one in list_cache(root / "cache")} == {()}
+
+
+def test_the_cache_names_the_studies_of_its_artifacts(root: Path) -> None:
+    studies = {one.kind: one.studies for one in list_cache(root / "cache")}
+    described = {one.what.partition(": ")[2] for one in list_cache(root / "cache") if one.kind == "GANs"}
+
+    assert studies["decoded images"] == studies["GANs"] == studies["synthetic images"] == ("small",)
+    assert described == {"pca, 32 px, 2 steps, seed 0", "pca, 32 px, 3 steps, seed 0"}
 
 
 def dead_process() -> int:

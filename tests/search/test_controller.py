@@ -295,6 +295,7 @@ def test_time_used_by_a_killed_search_is_counted(study: StudyFolder, monkeypatch
     start(controller)
     now += 5
     complete(controller, 0)
+    controller.heartbeat(2)
 
     assert study.rows()[0]["seconds"] == 65.0
     assert json.loads((study.path / "wall.json").read_text(encoding="utf-8"))["seconds"] == 65.0

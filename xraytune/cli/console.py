@@ -174,6 +174,11 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
 
 
+def mebibytes(size: int) -> str:
+    """Format a number of bytes in MiB."""
+    return f"{size / 2**20:,.1f}"
+
+
 def is_live() -> bool:
     """Return whether stderr is a terminal that can be redrawn."""
     return _ERR.is_terminal and not _ERR.is_dumb_terminal

@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from xraytune.cli import (
+    cache,
     confirm,
     console,
     data,
@@ -111,6 +112,13 @@ def build_app() -> typer.Typer:
     _add(app, study.export, "xraytune export studies/gan-ratio -o best.yaml", _SEARCH)
     _add(app, study.replay, "xraytune replay studies/gan-ratio 7", _SEARCH)
     _add(app, study.clean, "xraytune clean studies/gan-ratio --dry-run", _SEARCH)
+
+    cache_app = _group("List, verify or shrink the cache that studies share.")
+    _add(cache_app, cache.list, "xraytune cache list --cache /shared/cache")
+    _add(cache_app, cache.verify, "xraytune cache verify --cache /shared/cache")
+    _add(cache_app, cache.clean, "xraytune cache clean --max-size 50GB --dry-run")
+    app.add_typer(cache_app, name="cache", rich_help_panel=_SEARCH)
+
     _add(app, model.train, "xraytune train --config best.yaml -o model", _MODEL)
     _add(app, model.evaluate, "xraytune evaluate model --data new_xrays", _MODEL)
     _add(app, model.predict, "xraytune predict model new_xrays -o predictions.csv", _MODEL)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from xraytune.cli import console
 from xraytune.cli.options import Address, AsJson, Cache, Data, Overrides, SkipBroken, SpaceFile, Studies, WeightsDir
-from xraytune.cli.study_frame import live_frame, scores_text, summary_line
+from xraytune.cli.study_frame import live_frame, pruning_lines, scores_text, summary_line
 
 if TYPE_CHECKING:
     from xraytune.search.messages import Callbacks, TrialSuggestion
@@ -62,6 +62,8 @@ def show_search(summary: SearchSummary, *, next_step: bool = True) -> None:
         mix = mix_label(parameters_from(row["parameters"]), summary.objective)
         scores = scores_text(summary.metric, row["value"], row["val_b_score"])
         console.write(f"{what}: #{row['number']} {mix}, {scores}", "good")
+    if summary.pruning:
+        console.show(*pruning_lines(summary.pruning))
     if next_step:
         command = "confirm {} --quick" if summary.is_confirmable else "export {} -o best.yaml"
         console.write_command(f"xraytune {command.format(quote(str(study)))}", "next: ")

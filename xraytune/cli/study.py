@@ -45,6 +45,7 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show the trials of a study, the best one so far and the time left. Also works during a search."""
+    from xraytune.search.pruning import pruning_of
     from xraytune.search.status import select_trials, status, trial_columns, trial_row
 
     if as_csv and as_json:
@@ -53,7 +54,7 @@ def status(
     trials = select_trials(view, sort=sort, arm=arm)
     if as_json:
         best = view.best.number if view.best is not None else None
-        console.show_json(to_json(replace(view, trials=trials)) | {"best": best})
+        console.show_json(to_json(replace(view, trials=trials)) | {"best": best, "pruning": pruning_of(view)})
     elif as_csv:
         console.show_csv(trial_columns(view), [trial_row(trial, view).values() for trial in trials])
     else:
@@ -184,25 +185,24 @@ def clean(
     """Remove files that can be recreated: checkpoints of ended trials, leftovers, cached artifacts. Results are kept."""
     from xraytune.search.clean import clean
 
-    cleaned = clean(study, cache=cache, dry_run=dry_run)
+    show_cleaned(clean(study, cache=cache, dry_run=dry_run), as_json=as_json)
+
+
+def show_cleaned(cleaned: Cleaned, *, as_json: bool) -> None:
+    """Print what was removed."""
     if as_json:
         console.show_json(to_json(cleaned) | {"total_bytes": cleaned.total_bytes})
-    else:
-        _show_cleaned(cleaned)
-
-
-def _show_cleaned(cleaned: Cleaned) -> None:
+        return
     notes = [Cell(f"note: {note}", "dim") for note in cleaned.notes]
     if not cleaned.freed_bytes:
         console.show("nothing to remove", *notes)
         return
     verb = "would free" if cleaned.is_dry_run else "freed"
     console.show(
-        Cell(f"{verb} {_mebibytes(cleaned.total_bytes)} MiB; files are recreated when needed", "good"),
+        Cell(f"{verb} {console.mebibytes(cleaned.total_bytes)} MiB; files are recreated when needed", "good"),
         *notes,
-        Table((verb, Column("MiB", "right")), [(kind, _mebibytes(size)) for kind, size in cleaned.freed_bytes.items()]),
+        Table(
+            (verb, Column("MiB", "right")),
+            [(kind, console.mebibytes(size)) for kind, size in cleaned.freed_bytes.items()],
+        ),
     )
-
-
-def _mebibytes(size: int) -> str:
-    return f"{size / 2**20:,.1f}"

@@ -13,6 +13,7 @@ from xraytune.records import time_range
 if TYPE_CHECKING:
     from xraytune.config.domains import Value
     from xraytune.pipeline.sides import SideSize
+    from xraytune.search.pruning import Pruning
     from xraytune.search.status import StudyView, TrialView
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -198,6 +199,8 @@ def _state(trial: TrialView, view: StudyView) -> str:
 
 
 def _heading(view: StudyView) -> Iterable[Cell | str]:
+    from xraytune.search.pruning import pruning_of
+
     counts = [f"{view.count(status)} {status}" for status in _TONES if view.count(status)]
     first = f"{view.name}: {_ended(view)} of {view.trial_budget} trials ended"
     yield Cell(first + (f" ({', '.join(counts)})" if counts else ""), "strong")
@@ -211,6 +214,13 @@ def _heading(view: StudyView) -> Iterable[Cell | str]:
     idle = f", slots {view.idle_share:.0%} idle" if view.idle_share is not None else ""
     state = "running" if view.is_running else "not running"
     yield f"{state}, {duration(view.seconds)} used{limit}{forecast}{idle}{left}"
+    if pruning := pruning_of(view):
+        yield from pruning_lines(pruning)
+
+
+def pruning_lines(pruning: Pruning) -> Iterable[Cell | str]:
+    """Return what ASHA saved, and warnings about values that it never let train to the end."""
+    return pruning.summary, *(Cell(f"warning: {one}", "bad") for one in pruning.warnings)
 
 
 def _best(view: StudyView) -> list[str]:

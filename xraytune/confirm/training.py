@@ -49,6 +49,7 @@ from xraytune.confirm.runs import (
 )
 from xraytune.errors import DataError, Problem, StudyError, TrialError, join_names
 from xraytune.files import read_json, require_writable
+from xraytune.pipeline.artifacts import in_use
 from xraytune.pipeline.extra_folder import require_enough, store_folder
 from xraytune.pipeline.prepare import Prepared, restore_pixels
 from xraytune.pipeline.synthesize import generator_need
@@ -380,7 +381,7 @@ def opened(
         where = environment(compute) if address is None else survey(address, space.settings, note=callbacks.note)[1]
         return {**where, "compute": {**asdict(compute)}}
 
-    with locked(folder, "confirmed") as token:
+    with locked(folder, "confirmed") as token, in_use(cache):
         journal = Journal(folder.journal_path, space, writable=False)
         yield Training(
             folder=folder,

@@ -20,6 +20,7 @@ from xraytune.config.settings import Experiment
 from xraytune.errors import MachineError, Problem, StudyError
 from xraytune.files import explain_disk_errors, make_folder, read_jsonl, require_writable, temporary_name
 from xraytune.models.train import TRAINING_STEPS
+from xraytune.pipeline.artifacts import in_use
 from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.prepare import restore_pixels
 from xraytune.pipeline.trial import run_trial
@@ -129,7 +130,7 @@ def replay(
 
     result: TrialResult | None = None
     failure = ""
-    with _temporary_folder(cache) as work:
+    with _temporary_folder(cache) as work, in_use(cache):
         try:
             result = run_trial(
                 experiment,

@@ -41,7 +41,7 @@ from xraytune.lease import LeaseHeldError, hold
 from xraytune.metrics.threshold import ThresholdRule
 from xraytune.mix.plan import require_both_phases, require_extra_images
 from xraytune.models.weights import find_weights
-from xraytune.pipeline.artifacts import artifact_path, releases
+from xraytune.pipeline.artifacts import artifact_path, in_use, releases
 from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.extra_folder import require_enough, store_folder
 from xraytune.pipeline.model import require_two_classes
@@ -191,7 +191,7 @@ def train(
         on_generator=show_samples,
         note=note,
     )
-    with _locked(work_folder):
+    with _locked(work_folder), in_use(cache):
         training = (
             train_without_val_a(experiment, used, fits, work) if fits else train_with_val_a(experiment, used, work)
         )

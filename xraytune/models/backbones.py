@@ -7,10 +7,11 @@ convolution are summed over its three, so that a grey image has the same feature
 from __future__ import annotations
 
 import re
+from itertools import takewhile
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from xraytune.config.backbone_names import BACKBONES, is_of_torchvision
 from xraytune.errors import ConfigError, MachineError, Problem
@@ -34,6 +35,9 @@ _LAST_STAGES = {
 }
 # fmt: on
 """Where the layers of the coarsest resolution, or the last block of a ViT, start; by the longest matching prefix."""
+
+_BRANCHED = ("googlenet", "inception", "maxvit", "swin", "vit")
+"""Prefixes of backbones that do more than run the modules before the last stage one after the other."""
 
 # Older files of DenseNet have `norm.1` for `norm1`.
 _OLD_DENSENET_NAME = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)")
@@ -79,13 +83,41 @@ def last_stage_names(backbone: str, network: nn.Module) -> frozenset[str]:
     if BACKBONES.has(backbone):
         start = getattr(BACKBONES.load(backbone), "last_stage", "nowhere")
     else:
-        start = _LAST_STAGES[max((name for name in _LAST_STAGES if backbone.startswith(name)), key=len)]
+        start = last_stage_prefix(backbone)
     names = [name for name, _ in network.named_parameters()]
     first = next((index for index, name in enumerate(names) if name.startswith(start)), None)
     if first is None:
         what = f"backbone {backbone} does not define where its last stage starts"
         raise ConfigError(Problem(what, "trainable", "set its last_stage, or use trainable: all"))
     return frozenset(names[first:])
+
+
+def last_stage_prefix(backbone: str) -> str:
+    """Return what the names of the parameters of the last stage start with, at its beginning."""
+    return _LAST_STAGES[max((name for name in _LAST_STAGES if backbone.startswith(name)), key=len)]
+
+
+def last_stage_of(backbone: str, network: nn.Module) -> nn.Module | None:
+    """Return the first module that `trainable: last_stage` trains; None if `skip_to_last_stage` cannot be used."""
+    if BACKBONES.has(backbone) or backbone.startswith(_BRANCHED):
+        return None
+    return network.get_submodule(last_stage_prefix(backbone).rstrip("."))
+
+
+def skip_to_last_stage(backbone: str, network: nn.Module) -> None:
+    """Make all modules before the last stage return their input, so that the network takes the input of that stage.
+
+    Names and weights do not change.
+    """
+    module = network
+    for name in last_stage_prefix(backbone).rstrip(".").split("."):
+        for earlier in takewhile(lambda other, name=name: other[0] != name, module.named_children()):  # type: ignore[misc]
+            earlier[1].forward = _unchanged
+        module = module.get_submodule(name)
+
+
+def _unchanged(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def to_one_channel(network: nn.Module, name: str) -> None:

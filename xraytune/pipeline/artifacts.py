@@ -4,6 +4,9 @@
 manifest lists its inputs and the size and SHA-256 of every file. A lock saves a second process from repeating the work,
 but correctness does not depend on it: each builder fills a folder of its own, and the first to rename it wins. A killed
 builder leaves a hidden folder, which nothing reads and `clean` removes.
+
+Each use of an artifact updates the modification time of its manifest. A running command holds a lock in `.users` that is
+named after its start time; `cache clean` removes nothing that was used since then.
 """
 
 from __future__ import annotations
@@ -15,16 +18,22 @@ import logging
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
+from uuid import uuid4
 
+from xraytune.errors import MachineError
 from xraytune.files import explain_disk_errors, new_folder, read_json, sha256_of, temporary_name, write_json
-from xraytune.lease import build_lock
+from xraytune.lease import build_lock, is_build_locked
 
-_MANIFEST = "manifest.json"
+T = TypeVar("T")
+_MANIFEST, _USERS = "manifest.json", ".users"
+_CLOCK_SKEW_SECONDS = 60
 # Errors that mean a damaged or removed file. Others, such as refused access or too many open files, do not.
 _DAMAGE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO, errno.ESTALE, errno.ELOOP, errno.ENAMETOOLONG}
 _logger = logging.getLogger(__name__)
@@ -82,20 +91,87 @@ def build_once(
 
 
 def is_intact(path: Path) -> bool:
-    """Return whether an artifact is intact: its manifest belongs to this folder, and every file is as listed there.
+    """Return whether an artifact is intact; if so, record this use.
 
     Raises:
         PermissionError: It is not readable.
     """
-    try:
-        files = _listed_files(path, (path / _MANIFEST).read_bytes())
-        return all(_is_intact(path / name, expected) for name, expected in files.items())
-    except (ValueError, KeyError, TypeError, AttributeError):
+    if any(damaged_files(path)):
         return False
+    try:
+        os.utime(path / _MANIFEST)
+    except FileNotFoundError:  # removed just now
+        return False
+    except OSError as error:  # a read-only cache, or a file of another user
+        _logger.debug("%s: cannot record its use: %s", path, error)
+    return True
+
+
+def damaged_files(path: Path) -> Iterator[str]:
+    """Yield the files of an artifact that differ from its manifest, or only the manifest if it is unusable.
+
+    Raises:
+        PermissionError: A file is not readable.
+    """
+    files = _unless_damaged(lambda: _listed_files(path, (path / _MANIFEST).read_bytes()))
+    if files is None:
+        yield _MANIFEST
+        return
+    yield from (
+        name for name, expected in files.items() if not _unless_damaged(partial(_is_intact, path / name, expected))
+    )
+
+
+def _unless_damaged(read: Callable[[], T]) -> T | None:
+    try:
+        return read()
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
     except OSError as error:
         if error.errno in _DAMAGE:
-            return False
+            return None
         raise
+
+
+@contextmanager
+def in_use(cache: Path) -> Iterator[None]:
+    """Protect the artifacts that the block uses from `cache clean` on any machine."""
+    name = f"{int(time.time()) - _CLOCK_SKEW_SECONDS}.{uuid4().hex}.lock"
+    with ExitStack() as stack:
+        with suppress(MachineError):  # without write permission, a command can still read
+            stack.enter_context(build_lock(cache / _USERS / name))
+        yield
+
+
+def running_commands(cache: Path) -> list[tuple[int, int]]:
+    """Return the user id and the start of the commands that hold `in_use`, in seconds since 1970."""
+    found = []
+    for lock in (cache / _USERS).glob("*.lock"):
+        with suppress(FileNotFoundError, ValueError):  # it has just ended, or is no file of `in_use`
+            user, started = lock.stat().st_uid, int(lock.name.partition(".")[0])
+            if is_build_locked(lock):
+                found.append((user, started))
+    return found
+
+
+def is_in_use(path: Path, running: Iterable[tuple[int, int]]) -> bool:
+    """Return whether a running command has used an artifact, or may have: it cannot set times of another user's files."""
+    try:
+        manifest = (path / _MANIFEST).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return any(
+        manifest.st_mtime >= started or (user != manifest.st_uid and not manifest.st_mode & 0o022)
+        for user, started in running
+    )
+
+
+def last_used(path: Path) -> float:
+    """Return when an artifact was last used, in seconds since 1970; 0 if it has no manifest."""
+    try:
+        return (path / _MANIFEST).stat().st_mtime
+    except (FileNotFoundError, NotADirectoryError):
+        return 0.0
 
 
 @lru_cache(maxsize=256)
@@ -122,15 +198,25 @@ def _sha256(file: Path, size: int, mtime_ns: int) -> str:  # noqa: ARG001  a cha
     return sha256_of(file)
 
 
+def forget_checksums() -> None:
+    """Clear cached checksums, to find damage that left the size and modification time of a file unchanged."""
+    _sha256.cache_clear()
+
+
 def artifacts_of(cache: Path, stage: str) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yield every artifact of a stage with its inputs, sorted by name; unreadable ones are skipped, none is verified."""
     for path in sorted((cache / stage).glob("[!.]*")):
-        try:
-            content = read_json(path / _MANIFEST)
-            if content["stage"] == stage and fingerprint(stage, content["inputs"]) == path.name:
-                yield path, content["inputs"]
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
+        if (inputs := inputs_of(path)) is not None:
+            yield path, inputs
+
+
+def inputs_of(path: Path) -> dict[str, Any] | None:
+    """Return the inputs in an artifact's manifest; None if it is unreadable or belongs to another folder."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        content = read_json(path / _MANIFEST)
+        if (content["stage"], fingerprint(content["stage"], content["inputs"])) == (path.parent.name, path.name):
+            return dict(content["inputs"])
+    return None
 
 
 def content_sha256(path: Path, file: str) -> str:

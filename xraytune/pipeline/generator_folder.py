@@ -47,6 +47,7 @@ from xraytune.generators.pool import draw_block
 from xraytune.metrics.generator_quality import PoolReport
 from xraytune.mix.plan import apportion
 from xraytune.models.weights import find_weights
+from xraytune.pipeline.artifacts import in_use
 from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.extra_folder import PROVENANCE_FILE
 from xraytune.pipeline.labeller import LABELLER_FILES, load_labeller, trained_labeller
@@ -153,22 +154,23 @@ def generator_train(
     if settings.quality.backbone:
         find_weights(settings.quality.backbone, settings.quality.weights, settings.weights_dir)
     require_writable(cache)
-    prepared, warnings = prepare(settings, cache, skip_broken=skip_broken, on_progress=on_progress)
-    for warning in warnings:
-        note(warning)
-    context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=on_progress)
-    networks: dict[int | None, Path] = {}
-    for label in network_labels(generator, prepared):
-        inputs = generator_inputs(generator, label, prepared, compute)
-        work = generator_work_path(cache, generator_stage(generator), inputs)
-        note(f"sample grids appear in {work / 'grids'} during training")
-        networks[label] = trained_generator(
-            generator, label, prepared, compute=compute, cache=cache, on_progress=on_progress
-        )
-    report = report_pool(experiment, context)
-    with new_folder(out) as folder:
-        counts = fill_generator_folder(folder, networks, experiment, context, report=report)
-        save_generator_grid(experiment, context, folder).rename(folder / _SAMPLES)
+    with in_use(cache):
+        prepared, warnings = prepare(settings, cache, skip_broken=skip_broken, on_progress=on_progress)
+        for warning in warnings:
+            note(warning)
+        context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=on_progress)
+        networks: dict[int | None, Path] = {}
+        for label in network_labels(generator, prepared):
+            inputs = generator_inputs(generator, label, prepared, compute)
+            work = generator_work_path(cache, generator_stage(generator), inputs)
+            note(f"sample grids appear in {work / 'grids'} during training")
+            networks[label] = trained_generator(
+                generator, label, prepared, compute=compute, cache=cache, on_progress=on_progress
+            )
+        report = report_pool(experiment, context)
+        with new_folder(out) as folder:
+            counts = fill_generator_folder(folder, networks, experiment, context, report=report)
+            save_generator_grid(experiment, context, folder).rename(folder / _SAMPLES)
     return TrainedGenerator(
         path=out,
         settings=generator,

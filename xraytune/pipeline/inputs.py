@@ -2,7 +2,8 @@
 
 One image on its way into a step: a stream draws its number in the training set and one of its views (`StepImages`). Then
 `PixelLoader` reads its pixels, and scales, augments and normalises them on the device. If the backbone is frozen,
-`FeatureLoader` looks up the features that were computed once for that view, and the loop trains the head alone.
+`FeatureLoader` looks up the features that were computed once for that view, and the loop trains the head alone. If only
+the last stage is trained, it looks up the inputs of that stage in the same way.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class TrialInputs:
     """The network of a trial, and the batches that it trains and validates on; computes what the cache lacks of them.
 
     Attributes:
-        trained: The module that the loop trains: the whole network, or a head on cached features.
+        trained: The module that the loop trains: the whole network, its part from the last stage on, or a head.
         network: Builds the whole network.
         val_a: The images of val-A.
         val_b: The images of val-B.
@@ -71,6 +72,8 @@ class TrialInputs:
         if network.has_cached_features:
             features = FeatureLoader(training_set, network)
             self._load, self.trained = features.load, network.head(features.feature_count)
+        elif network.cache_last_stage(training_set.sources):
+            self._load, self.trained = FeatureLoader(training_set, network).load, network.from_last_stage()
         else:
             pixels = PixelLoader(training_set, network)
             self._load, self.trained = pixels.load, network.whole
@@ -103,7 +106,7 @@ class TrialInputs:
     def whole(self) -> nn.Module:
         """Return the whole network, with the trained part in it."""
         whole = self.network.whole
-        if self.trained is not whole:
+        if self.network.has_cached_features:
             whole.head = self.trained
         return whole
 
@@ -150,10 +153,10 @@ def real_images_for_norms(experiment: Experiment, real_count: int) -> Iterator[S
 
 
 class FeatureLoader:
-    """Looks up cached features, float32 [B, D]."""
+    """Looks up cached features, float32 [B, D], or cached inputs of the last stage, [B, C, H, W]."""
 
     def __init__(self, training_set: TrainingSet, network: Network) -> None:
-        self._training_set, self._device = training_set, network.compute.device
+        self._training_set, self._network = training_set, network
         classical = network.experiment.parameters.classical
         totals = Counter[str]()
         for source in training_set.sources:
@@ -163,14 +166,15 @@ class FeatureLoader:
             earlier, total = done[source.title], totals[source.title]
             self._features.append(network.features(source, classical=classical, earlier=earlier, total=total))
             done[source.title] += len(source.rows)
-        self.feature_count = int(self._features[0].shape[2])
+        self.feature_count = int(self._features[0].shape[-1])
 
     def load(self, drawn: StepImages) -> Tensor:
         """Return the features of each image in its view."""
-        features = np.empty((len(drawn.numbers), self.feature_count), dtype=np.float32)
+        like = self._features[0]
+        features = np.empty((len(drawn.numbers), *like.shape[2:]), dtype=like.dtype)
         for source, mask, places in self._training_set.by_source(drawn.numbers):
             features[mask] = self._features[source][places, drawn.views[mask]]
-        return torch.from_numpy(features).to(self._device)
+        return self._network.on_device(features)
 
 
 class PixelLoader:
@@ -187,7 +191,9 @@ class PixelLoader:
     def load(self, drawn: StepImages) -> Tensor:
         """Return each image in its view."""
         images = self._collect(drawn, self._network.scaled)
-        return normalise(augment(images, self._views(drawn)), self._network.form)
+        if self._classical:  # without it, every view is the image itself
+            images = augment(images, self._views(drawn))
+        return normalise(images, self._network.form)
 
     def masks(self, drawn: StepImages) -> Tensor:
         """Return the mask of each image in its view, float32 [B, 1, S, S]."""

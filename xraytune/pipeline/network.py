@@ -1,17 +1,21 @@
 """The network of an experiment, and the features of its backbone if that is frozen.
 
 Features are computed once for every view of an image and shared by all heads trained on them. With V views an image has V
-feature vectors, so a head trains on exactly what the backbone would output. The fingerprint covers the images, the
-views, the input format, the backbone and its weights, and the releases of torch and torchvision.
+feature vectors, so a head trains on exactly what the backbone would output. If only the last stage is trained, the
+inputs of that stage are cached instead, unless they are too large. The fingerprint covers the images, the views, the input
+format, the backbone and its weights, and the releases of torch and torchvision.
 """
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +26,7 @@ from torch import Tensor, nn
 from xraytune.config.backbone_names import BACKBONES
 from xraytune.config.settings import Experiment
 from xraytune.models.augment import augment, view_table
+from xraytune.models.backbones import last_stage_of, last_stage_prefix, skip_to_last_stage
 from xraytune.models.classifier import Classifier, build_head
 from xraytune.models.inputs import InputFormat, input_format, normalise, to_unit
 from xraytune.models.segmenter import MASK_THRESHOLD
@@ -31,10 +36,15 @@ from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.model import pretrained_weights
 from xraytune.pipeline.task import Task, task_of
 from xraytune.pipeline.training_set import ImageSource, side_images
+from xraytune.records import Compute
 
 FEATURES_STAGE = "features-2"
 VAL_BATCH = 128
+_CPU_BATCH = 32
+"""Larger batches are not faster on the CPU and take more memory."""
 _FEATURE_BATCH = 64
+MAX_STAGE_BYTES = 2 * 2**30
+"""Larger inputs of the last stage are recomputed in each step."""
 
 
 class Network:
@@ -42,14 +52,18 @@ class Network:
 
     Attributes:
         form: Converts stored pixels to the network's input.
+        stage: The last stage, if its inputs are cached instead of features; else None.
     """
 
     def __init__(self, experiment: Experiment, context: RunContext) -> None:
         self.experiment, self.compute, self._context = experiment, context.compute, context
         self._class_count = len(context.prepared.class_names)
         self._weights = pretrained_weights(experiment.parameters, experiment.settings.weights_dir, context.cache)
-        mean, std = _grey_statistics(side_images("train", context.prepared, context.cache))
+        mean, std = 0.0, 1.0  # pretrained weights have their own
+        if experiment.parameters.weights == "none":
+            mean, std = _grey_statistics(side_images("train", context.prepared, context.cache))
         self.form: InputFormat = input_format(experiment, train_mean=mean, train_std=std)
+        self.stage: nn.Module | None = None
 
     @cached_property
     def whole(self) -> nn.Module:
@@ -75,11 +89,39 @@ class Network:
         is_frozen = self.experiment.parameters.trainable == "head"
         return self.task.has_features and is_frozen and view_count(self.experiment) > 0
 
+    def cache_last_stage(self, sources: Iterable[ImageSource]) -> bool:
+        """Let `features` return inputs of the last stage, if only that is trained; return whether they can be cached.
+
+        On a GPU, reading them would not be faster than computing them.
+        """
+        parameters, views = self.experiment.parameters, view_count(self.experiment)
+        can_cache = self.task.has_features and self.compute.device == "cpu" and views > 0
+        if parameters.trainable != "last_stage" or not can_cache:
+            return False
+        network = self.whole
+        assert isinstance(network, Classifier), "only a classifier has features"
+        stage, side_px = last_stage_of(parameters.backbone, network.backbone), self.form.image_size_px
+        if stage is None:
+            return False
+        probe = torch.zeros(1, parameters.input_channels, side_px, side_px, device=self.compute.device)
+        size = _stage_inputs(network.backbone, stage, probe, self.compute).nbytes
+        if size * views * sum(len(source.rows) for source in sources) <= MAX_STAGE_BYTES:
+            self.stage = stage
+        return self.stage is not None
+
+    def from_last_stage(self) -> nn.Module:
+        """Return a network that maps inputs of the last stage to logits, with the parameters of the whole network."""
+        shared = {id(tensor): tensor for tensor in chain(self.whole.parameters(), self.whole.buffers())}
+        network = copy.deepcopy(self.whole, shared)
+        skip_to_last_stage(self.experiment.parameters.backbone, network.get_submodule("backbone"))
+        return network
+
     def features(
         self, source: ImageSource, *, classical: int, earlier: int = 0, total: int | None = None
-    ) -> NDArray[np.float32]:
-        """Return the features of all views of a source, float32 [n, V, D], memory-mapped; V is 1 if `classical` is 0.
+    ) -> NDArray[Any]:
+        """Return the features of all views of a source, memory-mapped; V is 1 if `classical` is 0.
 
+        Features are float32 [n, V, D]; inputs of the last stage are [n, V, H, W, C], with bfloat16 stored as int16.
         Progress counts `earlier` images of other sources with the same title, of `total`.
         """
         parameters, seed, compute = self.experiment.parameters, self.experiment.settings.seed, self.compute
@@ -97,13 +139,15 @@ class Network:
             "views": [seed, views, classical] if classical else None,
             "compute": [compute.device, compute.threads, compute.precision],
             "releases": releases("torch", "torchvision"),
+            **({"until": last_stage_prefix(parameters.backbone)} if self.stage else {}),
         }
 
         def build(folder: Path) -> None:
             network = self.whole
             assert isinstance(network, Classifier), "only a classifier has features"
-            shape = (count, table.shape[1], network.feature_count)
-            out = np.lib.format.open_memmap(folder / "features.npy", mode="w+", dtype=np.float32, shape=shape)
+            like = self._outputs(network, self.scaled(source, slice(0, 1)), table[:1, 0])
+            shape = (count, table.shape[1], *like.shape[1:])
+            out = np.lib.format.open_memmap(folder / "features.npy", mode="w+", dtype=like.dtype, shape=shape)
             # A full disk is an error here; later, in the map, it would kill the process.
             if hasattr(os, "posix_fallocate"):
                 with (folder / "features.npy").open("rb+") as stream:
@@ -113,9 +157,7 @@ class Network:
                 batch = slice(start, start + _FEATURE_BATCH)
                 images = self.scaled(source, batch)
                 for view in range(table.shape[1]):
-                    view_rows = torch.from_numpy(table[batch, view]).to(compute.device)
-                    shown = normalise(augment(images, view_rows), self.form)
-                    out[batch, view] = predict_logits(network.backbone, [shown], compute=compute)
+                    out[batch, view] = self._outputs(network, images, table[batch, view])
                 self._context.on_progress(what, earlier + min(start + _FEATURE_BATCH, count), total)
             out.flush()
 
@@ -126,8 +168,21 @@ class Network:
             build,
             waiting=lambda: self._context.on_progress(f"waiting for {what}, which another process computes", 0, count),
         )
-        features: NDArray[np.float32] = np.load(path / "features.npy", mmap_mode="r")
+        features: NDArray[Any] = np.load(path / "features.npy", mmap_mode="r")
         return features
+
+    def _outputs(self, network: Classifier, images: Tensor, views: NDArray[np.float32]) -> NDArray[Any]:
+        """Return what to cache for images, float32 [n, 1, S, S], in these views, [n, 7]."""
+        shown = normalise(augment(images, torch.from_numpy(views).to(self.compute.device)), self.form)
+        if self.stage is None:
+            return predict_logits(network.backbone, [shown], compute=self.compute)
+        return _stage_inputs(network.backbone, self.stage, shown, self.compute)
+
+    def on_device(self, features: NDArray[Any]) -> Tensor:
+        """Return cached features, [n, D], or inputs of the last stage, stored as [n, H, W, C], restored to [n, C, H, W]."""
+        tensor = torch.from_numpy(features).to(self.compute.device)
+        tensor = tensor.view(torch.bfloat16) if tensor.dtype == torch.int16 else tensor
+        return tensor.permute(0, 3, 1, 2) if tensor.ndim == 4 else tensor
 
     def scaled(self, source: ImageSource, places: NDArray[np.int64] | slice) -> Tensor:
         """Return images of a source on the device, float32 [n, 1, S, S] in [0, 1]."""
@@ -147,8 +202,26 @@ class Network:
             features = self.features(source, classical=0)
             yield torch.from_numpy(np.array(features[:, 0])).to(self.compute.device)
             return
-        for start in range(0, len(source.rows), VAL_BATCH):
-            yield normalise(self.scaled(source, slice(start, start + VAL_BATCH)), self.form)
+        inputs = self.features(source, classical=0)[:, 0] if self.stage else None
+        size = VAL_BATCH if self.compute.device == "cuda" else _CPU_BATCH
+        for places in (slice(start, start + size) for start in range(0, len(source.rows), size)):
+            if inputs is None:
+                yield normalise(self.scaled(source, places), self.form)
+            else:
+                yield self.on_device(np.array(inputs[places]))
+
+
+def _stage_inputs(backbone: nn.Module, stage: nn.Module, images: Tensor, compute: Compute) -> NDArray[Any]:
+    """Return the inputs of a backbone's stage for these images, [n, H, W, C], with bfloat16 stored as int16."""
+    found: list[Tensor] = []
+    hook = stage.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0].clone()))
+    try:
+        predict_logits(backbone, [images], compute=compute)
+    finally:
+        hook.remove()
+    maps = found[0].permute(0, 2, 3, 1).contiguous()
+    values: NDArray[Any] = (maps.view(torch.int16) if maps.dtype == torch.bfloat16 else maps).cpu().numpy()
+    return values
 
 
 def view_count(experiment: Experiment) -> int:
@@ -159,8 +232,8 @@ def view_count(experiment: Experiment) -> int:
 def _grey_statistics(source: ImageSource) -> tuple[float, float]:
     """Return the mean and standard deviation of the pixels, in [0, 1]; from the histogram of their 256 values."""
     histogram = np.zeros(256, dtype=np.int64)
-    for start in range(0, len(source.rows), 512):
-        histogram += np.bincount(source.read(slice(start, start + 512)).ravel(), minlength=256)
+    for start in range(0, len(source.rows), _FEATURE_BATCH):  # small, since bincount converts the pixels to int64
+        histogram += np.bincount(source.read(slice(start, start + _FEATURE_BATCH)).ravel(), minlength=256)
     values = np.arange(256) / 255
     mean = float((histogram * values).sum() / histogram.sum())
     std = float(np.sqrt((histogram * (values - mean) ** 2).sum() / histogram.sum()))

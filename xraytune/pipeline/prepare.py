@@ -34,7 +34,7 @@ from xraytune.data.pixels import (
 )
 from xraytune.data.split import part_notes, split_by_patient
 from xraytune.errors import ArtifactError, DataError, Problem, StudyError
-from xraytune.files import read_json, write_json
+from xraytune.files import read_bytes, write_json
 from xraytune.pipeline.artifacts import build_once, content_sha256, discard, is_intact, releases
 from xraytune.records import Progress, ignore_progress
 
@@ -325,7 +325,7 @@ def read_prepared(path: Path) -> Prepared:
     Raises:
         ValueError: It is malformed, or a name in it leads outside its folder.
     """
-    prepared = TypeAdapter(Prepared).validate_python(read_json(path))
+    prepared = TypeAdapter(Prepared).validate_json(read_bytes(path, "JSON file"))
     stage, _, name = prepared.pixels.partition("/")
     if not all(map(is_plain_name, (stage, name, *prepared.class_names))):
         raise ValueError("a name that is a path")

@@ -23,6 +23,7 @@ from xraytune.report import charts
 from xraytune.report.charts import Chart
 from xraytune.report.study import StudyData, ValidationResults
 from xraytune.search.asha import rungs_of
+from xraytune.search.pruning import pruning_of
 from xraytune.search.status import TrialView, trial_columns, trial_row
 
 _BANDS, _SEED = 500, 0
@@ -168,10 +169,13 @@ def _best(data: StudyData) -> Section | None:
     side = next((one for one in view.sides if one.name == "val-B"), None)
     interval = side.interval(trial.val_b_score) if side and trial.val_b_score and view.metric == "AUROC" else None
     ends = f" (95 % interval {interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
-    study = data.argument
+    study, pruning = data.argument, pruning_of(view)
     return Section(
         lead=f"#{trial.number} {trial.mix}: {', '.join(f'{name} {score:.4f}' for name, score in scores.items())}{ends}.",
-        notes=["It was selected among all trials by these scores, so they are optimistic."],
+        notes=[
+            "It was selected among all trials by these scores, so they are optimistic.",
+            *map(_sentence, pruning.warnings if pruning else ()),
+        ],
         facts=[(name, charts.value_text(value)) for name, value in trial.parameters.items()],
         commands=[f"xraytune export {study} -o best.yaml", "xraytune train --config best.yaml -o model"],
     )
@@ -399,7 +403,6 @@ def _cost(data: StudyData) -> Section | None:
     if not ended:
         return None
     computed = sum(trial.seconds or 0.0 for trial in ended)
-    epochs, most = sum(trial.epochs for trial in view.trials), view.max_epochs * len(view.trials)
     generators = {trial.samples for trial in view.trials if trial.samples}
     users = sum(bool(trial.samples) for trial in view.trials)
     by_arm: dict[str, list[TrialView]] = {}
@@ -415,7 +418,8 @@ def _cost(data: StudyData) -> Section | None:
         )
         for arm, own in sorted(by_arm.items())
     ]
-    notes = [f"ASHA: {epochs:,} of {most:,} possible epochs were trained ({epochs / most:.0%})." if most else ""]
+    pruning = pruning_of(view)
+    notes = [f"{pruning.summary}."] if pruning else []
     if generators:
         notes.append(
             f"Sharing: {users} trials used {len(generators)} generator{'s' * (len(generators) > 1)}, each trained once."

@@ -10,6 +10,7 @@ Source: Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning",
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Iterable
 
 import numpy as np
@@ -33,10 +34,10 @@ class Rungs:
         self, *, grace: int, reduction: int, max_epochs: int, objective: Objective = _HIGHER_IS_BETTER
     ) -> None:
         self._reduction, self._rank = reduction, objective.rank
-        self._values: dict[int, dict[int, float]] = {}
+        self._rungs: dict[int, tuple[dict[int, bool], list[float]]] = {}  # decisions by trial, and the sorted values
         epoch = grace
         while epoch < max_epochs:
-            self._values[epoch] = {}
+            self._rungs[epoch] = {}, []
             epoch *= reduction
 
     def should_continue(self, trial: int, epoch: int, value: float) -> bool:
@@ -46,16 +47,20 @@ class Rungs:
         first value counts: a repeated call returns the same answer, even with another value, as after a restart on a
         machine that rounds differently.
         """
-        recorded = self._values.get(epoch)
-        if recorded is None:
+        decisions, values = self._rungs.get(epoch, (None, []))
+        if decisions is None:
             return True
-        value = recorded.setdefault(trial, -self._rank(value))
-        earlier = list(recorded.values())[: list(recorded).index(trial)]
-        return not earlier or value >= float(np.quantile(earlier, 1 - 1 / self._reduction))
+        if trial not in decisions:
+            value = -self._rank(value)
+            low, weight = divmod((len(values) - 1) * (1 - 1 / self._reduction), 1)
+            near_cutoff = values[int(low) : int(low) + 2]  # the values are sorted
+            decisions[trial] = not values or value >= float(np.quantile(near_cutoff, weight))
+            insort(values, value)
+        return decisions[trial]
 
     def reached(self) -> dict[int, int]:
         """Return how many trials reached each rung."""
-        return {epoch: len(values) for epoch, values in self._values.items()}
+        return {epoch: len(values) for epoch, (_, values) in self._rungs.items()}
 
 
 def rungs_of(settings: Settings, reports: Iterable[tuple[int, int, float]]) -> Rungs:

@@ -39,7 +39,7 @@ from xraytune.pipeline.trial import trial_epochs
 from xraytune.records import Compute, Progress, ignore_progress
 from xraytune.search.resources import Machine
 
-SPEED_STAGE = "speed-1"
+SPEED_STAGE = "speed-2"
 BATCH = 8
 """Images of a measured training step."""
 _SECONDS, _REPORT_STEPS, _NEVER, _EPOCH_STEPS = 3.0, 5, 10**9, 3
@@ -59,7 +59,7 @@ class Speed:
         block: Of drawing 256 images from a generator.
         image: Of a forward pass of an image.
         end: Of the end of an epoch, except for forward passes.
-        size_bytes: A generator's artifact, or the features of an image.
+        size_bytes: A generator's artifact, or what is cached of an image: its features, or the inputs of the last stage.
         load: Wall time as a multiple of these seconds, because of other processes.
     """
 

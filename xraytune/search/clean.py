@@ -11,14 +11,15 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from xraytune.errors import XraytuneError
 from xraytune.files import check_fences, explain_disk_errors, read_jsonl
-from xraytune.pipeline.artifacts import artifact_path, artifacts_of, discard, fingerprint
+from xraytune.pipeline.artifacts import artifact_path, artifacts_of, discard, fingerprint, is_in_use, running_commands
 from xraytune.pipeline.labeller import LABELLER_STAGE, LABELLER_WORK
 from xraytune.pipeline.memorisation import MEMORISATION_STAGE
 from xraytune.pipeline.network import FEATURES_STAGE
@@ -33,13 +34,12 @@ from xraytune.pipeline.synthesize import (
     generator_work_path,
     network_labels,
 )
-from xraytune.records import Json
 from xraytune.search.journal import Journal
 from xraytune.search.study import SCRATCH_NAME, StudyFolder, locked
 
 # Removed in this order: what is computed from another artifact comes before it, so an interrupted clean leaves none whose
 # origin is gone.
-_KINDS = {
+KINDS = {
     FEATURES_STAGE: "features",
     QUALITY_STAGE: "quality reports",
     REAL_STAGE: "features of real images",
@@ -61,13 +61,13 @@ class Cleaned:
     """The space that `clean` freed, or would free.
 
     Attributes:
-        study: The study's folder.
+        path: The folder of the study or the cache.
         freed_bytes: By kind.
         is_dry_run: Whether nothing was removed.
         notes: What was kept unexpectedly, and why.
     """
 
-    study: Path
+    path: Path
     freed_bytes: dict[str, int]
     is_dry_run: bool
     notes: tuple[str, ...]
@@ -76,10 +76,6 @@ class Cleaned:
     def total_bytes(self) -> int:
         """The sum over all kinds."""
         return sum(self.freed_bytes.values())
-
-    def to_json(self) -> dict[str, Json]:
-        """Return the record as JSON values."""
-        return {**asdict(self), "study": str(self.study), "total_bytes": self.total_bytes, "notes": list(self.notes)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,25 +125,40 @@ def clean(
         journal = Journal(folder.journal_path, space, writable=False)
         ended = {trial.number for trial in journal.trials} - set(journal.unfinished())
         shared, notes = _shared_work(folder, ended, cache)
-        freed: dict[str, int] = {}
-        for kind, path in (
-            *(("checkpoints of ended trials", folder.checkpoint_path(number)) for number in sorted(ended)),
-            *(("leftovers of killed processes", path) for path in _leftovers(folder, cache, clock())),
-            *shared,
-        ):
-            if os.path.lexists(path):
-                freed[kind] = freed.get(kind, 0) + _size_bytes(path)
-                if not dry_run:
-                    check_fences()
-                    discard(path)
-    return Cleaned(study=folder.path, freed_bytes=freed, is_dry_run=dry_run, notes=notes)
+        checkpoints = (("checkpoints of ended trials", folder.checkpoint_path(number)) for number in sorted(ended))
+        leftovers = (("leftovers of killed processes", path) for path in _leftovers(folder, cache, clock()))
+        freed = remove((*checkpoints, *leftovers, *shared), dry_run=dry_run)
+    return Cleaned(path=folder.path, freed_bytes=freed, is_dry_run=dry_run, notes=notes)
+
+
+def remove(found: Iterable[tuple[str, Path]], *, dry_run: bool) -> dict[str, int]:
+    """Remove files and folders, given as (kind, path); return the freed bytes by kind."""
+    freed: dict[str, int] = {}
+    for kind, path in found:
+        if os.path.lexists(path):
+            freed[kind] = freed.get(kind, 0) + size_bytes(path)
+            if not dry_run:
+                check_fences()
+                discard(path)
+    return freed
+
+
+def needed_by_unfinished(folder: StudyFolder) -> ArtifactReferences | None:
+    """Return the images and generators that a study's unfinished trials and runs need; None if all have ended."""
+    ended = {row["number"] for row in folder.rows()}
+    trials = folder.path.glob("**/trials/*/config.json")
+    if all(_is_ended(config.parent, folder, ended) for config in trials):
+        return None
+    needed = _generator_inputs(folder, ended)
+    generators = frozenset(fingerprint(*one) for inputs in needed.values() for one in inputs)
+    return ArtifactReferences(pixels=folder.prepared().pixels, generators=generators)
 
 
 def _shared_work(folder: StudyFolder, ended: set[int], cache: Path) -> tuple[list[tuple[str, Path]], tuple[str, ...]]:
     """Return the artifacts and work folders of generators to remove by kind, and notes on those that stay."""
     own = _generator_inputs(folder)
-    references = _references(folder, own, cache)
-    unfinished = {trial: inputs for trial, inputs in own.items() if not _is_ended(trial, folder, ended)}
+    references = references_of(folder, cache, own)
+    unfinished = _generator_inputs(folder, ended)
     needed = {artifact_path(cache, *one) for inputs in unfinished.values() for one in inputs}
     needed |= _work_paths(unfinished, cache)
     others: list[ArtifactReferences] = []
@@ -155,19 +166,19 @@ def _shared_work(folder: StudyFolder, ended: set[int], cache: Path) -> tuple[lis
         other = StudyFolder(path.parent)
         try:
             theirs = _generator_inputs(other)
-            others.append(_references(other, theirs, cache))
+            others.append(references_of(other, cache, theirs))
         except XraytuneError as error:
             return [], (f"keeping the cache: cannot read study {path.parent.name}: {error.problems[0]}",)
         needed |= _work_paths(theirs, cache)
 
     found: list[tuple[str, Path]] = []
-    kept_bytes = 0
-    for stage, kind in _KINDS.items():
+    kept_bytes, running = 0, running_commands(cache)
+    for stage, kind in KINDS.items():
         for path, inputs in artifacts_of(cache, stage):
-            if not references.has(stage, path.name, inputs) or path in needed:
+            if not references.has(stage, path.name, inputs) or path in needed or is_in_use(path, running):
                 continue
             if any(other.has(stage, path.name, inputs) for other in others):
-                kept_bytes += _size_bytes(path)
+                kept_bytes += size_bytes(path)
             else:
                 found.append((kind, path))
     found += [("generators in training", path) for path in sorted(_work_paths(own, cache) - needed)]
@@ -175,10 +186,15 @@ def _shared_work(folder: StudyFolder, ended: set[int], cache: Path) -> tuple[lis
     return found, notes if kept_bytes else ()
 
 
-def _generator_inputs(folder: StudyFolder) -> dict[Path, list[StageInputs]]:
-    """Return the stage and inputs of the generators of each trial and confirmation run of a study, by trial folder."""
+def _generator_inputs(folder: StudyFolder, ended: Container[int] | None = None) -> dict[Path, list[StageInputs]]:
+    """Return the stage and inputs of the generators of each trial and confirmation run of a study, by trial folder.
+
+    If `ended`, the numbers of ended trials, is given, include only unfinished trials and runs.
+    """
     prepared, found = folder.prepared(), {}
     for config in sorted(folder.path.glob("**/trials/*/config.json")):
+        if ended is not None and _is_ended(config.parent, folder, ended):
+            continue
         runs = StudyFolder(config.parents[2])
         if stages := runs.experiment(int(config.parent.name)).generator_stages:
             trained = runs if (runs.path / "environment.json").exists() else folder
@@ -192,7 +208,9 @@ def _generator_inputs(folder: StudyFolder) -> dict[Path, list[StageInputs]]:
     return found
 
 
-def _references(folder: StudyFolder, generators: Mapping[Path, list[StageInputs]], cache: Path) -> ArtifactReferences:
+def references_of(
+    folder: StudyFolder, cache: Path, generators: Mapping[Path, list[StageInputs]] = MappingProxyType({})
+) -> ArtifactReferences:
     """Return a study's artifacts: generators of its trials, and others of its training images, as of `generator train`."""
     prepared = folder.prepared()
     of_its_images = {
@@ -210,7 +228,7 @@ def _references(folder: StudyFolder, generators: Mapping[Path, list[StageInputs]
     return ArtifactReferences(pixels=prepared.pixels, generators=frozenset(in_cache | of_trials))
 
 
-def _is_ended(trial: Path, folder: StudyFolder, ended: set[int]) -> bool:
+def _is_ended(trial: Path, folder: StudyFolder, ended: Container[int]) -> bool:
     """Return whether no later start resumes a trial of the study or a run of its confirmation."""
     runs, number = StudyFolder(trial.parents[1]), int(trial.name)
     if runs == folder:
@@ -270,5 +288,6 @@ def _changed(path: Path) -> float:
     return max((status.st_mtime for status in _stats(path)), default=0.0)
 
 
-def _size_bytes(path: Path) -> int:
+def size_bytes(path: Path) -> int:
+    """Return the size of a file, or of all files in a folder."""
     return sum(status.st_size for status in _stats(path) if stat.S_ISREG(status.st_mode))

@@ -90,7 +90,6 @@ class StudyClock:
         self.stop(number)
         self._trials.pop(number, None)
         self._gpu_seconds.pop(number, None)
-        self.save()
 
     def heartbeat(self, slots: int, idle: int) -> None:
         """Count slots and idle ones from now on; save the time if the last save was a while ago."""

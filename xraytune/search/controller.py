@@ -80,6 +80,7 @@ class SearchController(TrialQueue):
         self._rungs = rungs_of(space.settings, journal.reports())
         self._points, self._trial_budget = space.points(), space.trial_budget()
         self._clock = StudyClock(folder.path / "wall.json", unfinished)
+        self._gpu_seconds = journal.gpu_seconds()  # of ended trials
         rows = journal.rows()
         project_rows(folder, rows)
         for row in rows:  # the search may have been killed between a trial's end and this
@@ -93,9 +94,9 @@ class SearchController(TrialQueue):
             return "hours"
         if budget.gpu_hours is not None:
             unfinished = sum(self._clock.times().gpu_seconds.values())
-            if self._journal.gpu_seconds() + unfinished >= budget.gpu_hours * 3600:
+            if self._gpu_seconds + unfinished >= budget.gpu_hours * 3600:
                 return "gpu_hours"
-        return "trials" if len(self._journal.trials) >= self._trial_budget else ""
+        return "trials" if self._journal.count >= self._trial_budget else ""
 
     def on_trial_placed(self, number: int, gpus: float) -> None:
         """Start counting the time of a trial and of its GPUs."""
@@ -124,14 +125,15 @@ class SearchController(TrialQueue):
     def _has_more(self) -> bool:
         return not self.used_up
 
-    def _may_start(self, suggestion: TrialSuggestion) -> bool:
-        """Once its time is used up, a search only ends the trials that have begun."""
-        has_begun = (self._folder.trial_path(suggestion.number) / "config.json").exists()
-        return has_begun or self.used_up in ("", "trials")
+    def _startable(self) -> list[TrialSuggestion]:
+        """Once its time is used up, a search only finishes the trials that have begun."""
+        if self.used_up in ("", "trials"):
+            return self._waiting
+        return [one for one in self._waiting if (self._folder.trial_path(one.number) / "config.json").exists()]
 
     @property
     def _next_is_fixed(self) -> bool:
-        return len(self._journal.trials) < len(self._points)
+        return self._journal.count < len(self._points)
 
     def _new_trial(self) -> TrialSuggestion:
         return self._journal.ask(self._points)
@@ -152,6 +154,7 @@ class SearchController(TrialQueue):
         if (report := read_pool_report(self._folder.trial_path(number))) and report.quality:
             used["quality"] = report.quality.columns()
         self._journal.tell(number, status, outcome.get("value"), outcome | used)
+        self._gpu_seconds += used["gpu_seconds"]
         self._clock.end(number)
         row = self._journal.row(number)
         append_jsonl(self._folder.rows_path, row)

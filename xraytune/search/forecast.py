@@ -24,11 +24,10 @@ from xraytune.config.space import Space
 from xraytune.generators.pool import BLOCK
 from xraytune.metrics.generator_quality import SCALE_PX
 from xraytune.mix.plan import plan_mix
-from xraytune.pipeline.network import view_count
+from xraytune.pipeline.network import MAX_STAGE_BYTES, view_count
 from xraytune.pipeline.prepare import Prepared
 from xraytune.pipeline.quality import FEWEST_IMAGES, MOST_IMAGES
 from xraytune.pipeline.synthesize import blocks_for, generator_need, network_labels
-from xraytune.pipeline.task import task_of
 from xraytune.records import Progress, ignore_progress, time_range
 from xraytune.search.asha import Rungs, rungs_of
 from xraytune.search.calibration import BATCH, Speed, generator_kind, measured_speeds, network_kind
@@ -386,24 +385,28 @@ class Forecaster:
         parameters = experiment.parameters
         speed, steps = self._speed(network_kind(parameters)), self._prepared.steps_per_epoch(self.settings)
         train, val_a, val_b = (int(counts.sum()) for counts in self._counts)
-        views = view_count(experiment)
-        if not (task_of(self.settings).has_features and parameters.trainable == "head" and views):
-            drawn = parameters.batch_size
-            if parameters.mixing != "pretrain":
-                drawn = parameters.real_per_step + parameters.extra_per_step
-            return steps * speed.step * drawn / BATCH + speed.image * (val_a + min(256, train)) + speed.end, {}
-        network = parameters.backbone, parameters.weights, parameters.input_channels, experiment.resolution_px
+        views, size = view_count(experiment), speed.size_bytes
+        is_head = parameters.trainable == "head"
+        drawn = parameters.batch_size
+        if parameters.mixing != "pretrain":
+            drawn = parameters.real_per_step + parameters.extra_per_step
+        step = speed.step * (1.0 if is_head else drawn / BATCH)
+        images = (train + BLOCK * sum(blocks)) * views
+        if not size or not views or (not is_head and images * size > MAX_STAGE_BYTES):
+            step += drawn * speed.image if size else 0.0  # the speed is of steps on cached inputs of the last stage
+            return steps * step + speed.image * (val_a + min(256, train)) + speed.end, {}
+        network = is_head, parameters.backbone, parameters.weights, parameters.input_channels, experiment.resolution_px
         seen, found = (network, views, parameters.classical), dict[Hashable, Shared]()
 
         def add(key: Hashable, images: int, has_views: bool) -> None:
-            found[key] = Shared(images * speed.image, images * speed.size_bytes, has_views)
+            found[key] = Shared(images * speed.image, images * size, has_views)
 
         add(("train", seen), train * views, views > 1)
         add(("val", network), val_a + val_b, False)
         for label, count in enumerate(blocks):
             for block in range(count):
                 add(("features", _origin(parameters), label, block, seen), BLOCK * views, views > 1)
-        return steps * speed.step + speed.end, found
+        return steps * step + speed.end, found
 
 
 def _origin(parameters: Parameters) -> Hashable:

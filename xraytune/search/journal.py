@@ -1,12 +1,15 @@
 """The study's source of truth: an Optuna journal of all trials, every value in its order of arrival, and every end.
 
-Optuna fsyncs each append. Everything else about a study, such as its rungs and `trials.jsonl`, follows from the journal.
-One process writes, under the study's lock; others may read at any time. Paths in it are relative to the study.
+Each suggestion, value and end is flushed to disk once. Everything else about a study, such as its rungs and `trials.jsonl`,
+follows from the journal. One process writes, under the study's lock; others may read at any time. Paths in it are relative
+to the study.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,7 @@ from xraytune.config.paths import absolute_path, is_path, relative_path
 from xraytune.config.settings import Objective, Parameters
 from xraytune.config.space import Condition, ParameterSpec, Space
 from xraytune.errors import Problem, StudyError
-from xraytune.files import check_fences, cut_torn_line, explain_disk_errors, require_file
+from xraytune.files import check_fences, cut_torn_line, explain_disk_errors, require_file, sync
 from xraytune.search.messages import Failure, Status, TrialSuggestion, resource_share
 from xraytune.search.sampler import NumberedSampler, quiet_optuna
 
@@ -61,16 +64,21 @@ class Journal:
             raise StudyError(Problem("the journal is missing", path, _LOST))
         require_file(path, "log", StudyError)  # Optuna reads all of it
         if writable:
-            for stale in path.parent.glob(f"{path.name}.lock*"):
-                stale.unlink()
             cut_torn_line(path)
         self._backend = _WholeLines(str(path))
         try:
             with quiet_optuna():
-                self._study = optuna.load_study(study_name=None, storage=JournalStorage(self._backend))
+                self._storage = JournalStorage(self._backend)
+                self._study = optuna.load_study(study_name=None, storage=self._storage)
         except Exception as error:  # a damaged line makes Optuna raise anything
             raise StudyError(Problem(f"the journal cannot be read: {error}", path, _LOST)) from error
         self._trials: dict[int, optuna.trial.Trial] = {}
+        self._count = len(self.trials)
+
+    @property
+    def count(self) -> int:
+        """Number of trials, including those suggested since opening."""
+        return self._count
 
     @property
     def trials(self) -> list[FrozenTrial]:
@@ -86,19 +94,21 @@ class Journal:
 
         The sampler is seeded by the trial's number, so a restart does not shift the draws.
         """
-        number = len(self.trials)
-        has_waiting = len(self._study.get_trials(deepcopy=False)) > number
-        if number < len(points) and not has_waiting:
-            self._study.enqueue_trial({name: self._stored(name, value) for name, value in points[number].items()})
+        number = self._count
         self._study.sampler = NumberedSampler(self._sampler, number)
-        trial = self._study.ask()
-        self._trials[trial.number] = trial
-        return TrialSuggestion(number=trial.number, parameters=self._suggest(trial))
+        with self._backend.flushed_once():
+            # A killed search may already have enqueued the point.
+            if number < len(points) and len(self._study.get_trials(deepcopy=False)) == number:
+                self._study.enqueue_trial({name: self._stored(name, value) for name, value in points[number].items()})
+            self._trials[number] = trial = self._study.ask()
+            self._count += 1
+            return TrialSuggestion(number=number, parameters=self._suggest(trial))
 
     def resume(self, number: int) -> TrialSuggestion:
         """Return an unfinished trial with its settings; those not yet drawn are drawn now."""
         self._study.sampler = NumberedSampler(self._sampler, number)
-        parameters = self._suggest(self._trial(number))
+        with self._backend.flushed_once():
+            parameters = self._suggest(self._trial(number))
         return TrialSuggestion(number=number, parameters=parameters, share=resource_share(self.failures(number)))
 
     def parameters(self, number: int) -> Parameters:
@@ -163,9 +173,10 @@ class Journal:
         # The reason always: an end that was recorded only in part, before a crash, may have left another one.
         known = {name: outcome[name] for name in _OUTCOME if name in outcome}
         attributes = {"status": status, "arm": self.parameters(number).arm, "reason": "", **known}
-        for name, attribute in attributes.items():
-            trial.set_user_attr(name, attribute)
-        self._study.tell(number, value if status == "complete" else None, state=_STATES[status])
+        with self._backend.flushed_once():
+            for name, attribute in attributes.items():
+                trial.set_user_attr(name, attribute)
+            self._study.tell(number, value if status == "complete" else None, state=_STATES[status])
 
     def gpu_seconds(self) -> float:
         """Return the GPU time of all ended trials."""
@@ -241,24 +252,48 @@ class Journal:
         return relative_path(str(value), self._folder) if is_path(name, value) else value
 
     def _trial(self, number: int) -> optuna.trial.Trial:
-        # A journal contains one study, so a trial's id is its number.
         if number not in self._trials:
             self._trials[number] = optuna.trial.Trial(self._study, number)
         return self._trials[number]
 
     def _frozen(self, number: int) -> FrozenTrial:
-        return self._study.get_trials(deepcopy=False)[number]
+        return self._storage.get_trial(number)  # a journal contains one study, so a trial's id is its number
 
 
 class _WholeLines(JournalFileBackend):
-    """Optuna's file, which keeps whole lines on a full disk and is not written by a process that lost the lock."""
+    """Optuna's file, which has only whole lines even on a full disk, and which a process without the lock cannot write.
+
+    Optuna locks and flushes the file for each line; here, the study's lock and one flush for several lines suffice.
+    """
+
+    _is_deferred = False
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         check_fences()
+        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+        with self._whole() as path:
+            with path.open("ab") as stream:
+                stream.write(lines.encode())
+            if not self._is_deferred:
+                sync(path)
+
+    @contextmanager
+    def flushed_once(self) -> Iterator[None]:
+        """Flush all lines that the block appends once, at its end."""
+        self._is_deferred = True
+        try:
+            yield
+            with self._whole() as path:
+                sync(path)
+        finally:
+            self._is_deferred = False
+
+    @contextmanager
+    def _whole(self) -> Iterator[Path]:
         path = Path(self._file_path)
         with explain_disk_errors(path):
             try:
-                super().append_logs(logs)
+                yield path
             except OSError:
                 cut_torn_line(path)  # half a line would make the next one unreadable
                 raise

@@ -18,6 +18,7 @@ from xraytune.errors import Problem, TrialError
 from xraytune.files import require_writable, write_json
 from xraytune.mix.plan import require_both_phases, require_extra_images
 from xraytune.models.weights import find_weights
+from xraytune.pipeline.artifacts import in_use
 from xraytune.pipeline.model import require_two_classes
 from xraytune.pipeline.prepare import Prepared, prepare_index, restore_pixels
 from xraytune.pipeline.quality import require_measurable
@@ -30,8 +31,10 @@ from xraytune.search.forecast import Forecaster
 from xraytune.search.inputs import inputs_of_space, read_inputs, record_inputs
 from xraytune.search.journal import Journal
 from xraytune.search.messages import NO_CALLBACKS, Callbacks
+from xraytune.search.pruning import Pruning, pruning_of
 from xraytune.search.resources import Machine, Node, reuses_processes, slots
 from xraytune.search.runner import Runner, survey
+from xraytune.search.status import StudyWatcher
 from xraytune.search.study import (
     FORECAST_FILE,
     StudyFolder,
@@ -60,6 +63,7 @@ class SearchSummary:
         for_export: Row of the best one on val-B, which no decision of the search used; `export` takes it. In a search for a
             generator, the same as `best`.
         is_confirmable: Whether a trial has synthetic images, so that `confirm` has something to compare.
+        pruning: What ASHA saved, and what it never let train to the end; None if it stopped no trial.
     """
 
     study: Path
@@ -69,6 +73,7 @@ class SearchSummary:
     best: dict[str, Any]
     for_export: dict[str, Any]
     is_confirmable: bool
+    pruning: Pruning | None = None
 
 
 def search(
@@ -148,7 +153,7 @@ def search(
         create_study(folder, loaded, prepared, machine)
         if address is None and (cache / SPEED_STAGE).exists():
             _forecast(loaded, folder, prepared, cache, callbacks)
-    with locked(folder) as token:
+    with locked(folder) as token, in_use(cache):
         require_same_space(folder, loaded)  # again: another search may have run in the meantime
         prepared = require_same_images(folder, prepared)
         record_budget(folder, loaded)
@@ -285,6 +290,7 @@ def summarise(folder: StudyFolder) -> SearchSummary:
         for_export=best_row(complete, objective.selection_score, objective),
         is_confirmable=not objective.is_of_generator
         and any(parameters_from(row["parameters"]).has_synthetic_images for row in rows if row["status"] != "failed"),
+        pruning=pruning_of(StudyWatcher(folder).look()),
     )
 
 

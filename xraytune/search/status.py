@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from xraytune.config.domains import Value
 from xraytune.config.settings import Objective
-from xraytune.errors import ConfigError, Problem
-from xraytune.files import read_json
+from xraytune.errors import ArtifactError, ConfigError, Problem
+from xraytune.files import read_json, read_jsonl
 from xraytune.metrics.generator_quality import PoolReport
 from xraytune.pipeline.sides import SideSize, side_sizes
 from xraytune.search.clock import Times, read_times
@@ -47,6 +48,7 @@ class TrialView:
         threshold: Set on val-A and val-B, of a complete trial with two classes.
         gpu_seconds: GPUs held, times seconds.
         busy_seconds: An estimate of how long it will be busy with that; None if unknown.
+        epoch_seconds: Median time of an epoch of a pruned trial; None if unknown.
     """
 
     number: int
@@ -66,6 +68,7 @@ class TrialView:
     report: PoolReport | None = None
     threshold: float | None = None
     gpu_seconds: float = 0.0
+    epoch_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,6 +255,7 @@ class StudyWatcher:
         self._sides = side_sizes(folder.prepared())
         self._journal = Journal(folder.journal_path, self.space, writable=False)
         self._forecast = _read_forecast(folder.path / FORECAST_FILE)
+        self._epoch_seconds: dict[int, float | None] = {}  # of pruned trials
 
     def look(self) -> StudyView:
         """Return the study now."""
@@ -302,6 +306,8 @@ class StudyWatcher:
         trial_path = self._folder.trial_path(number)
         has_started = (trial_path / "config.json").exists()
         busy = None if status or values or not has_started else read_progress(trial_path)
+        if status == "pruned" and number not in self._epoch_seconds:
+            self._epoch_seconds[number] = _median_epoch_seconds(trial_path / "epochs.jsonl")
         is_at_work = has_started and not (busy and busy.is_waiting)
         return TrialView(
             number=number,
@@ -318,10 +324,18 @@ class StudyWatcher:
             seconds=ended["seconds"] if ended else None,
             threshold=ended["threshold"] if ended else None,
             gpu_seconds=ended["gpu_seconds"] if ended else 0.0,
+            epoch_seconds=self._epoch_seconds.get(number),
             reason=ended["reason"] if ended else "",
             simplicity=parameters.simplicity,
             parameters=self._journal.stored_values(parameters),
         )
+
+
+def _median_epoch_seconds(file: Path) -> float | None:
+    try:
+        return statistics.median(float(row["seconds"]) for row in read_jsonl(file))
+    except (ArtifactError, ValueError, LookupError, TypeError):
+        return None
 
 
 def _read_forecast(file: Path) -> tuple[float, float] | None:

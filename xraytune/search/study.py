@@ -440,9 +440,10 @@ def is_searched(folder: StudyFolder) -> bool:
 
 def best_row(rows: Iterable[dict[str, Any]], score: str, objective: Objective) -> dict[str, Any]:
     """Return the row with the best value in the column `score`; of equals the simplest, then the earliest."""
-    return min(
-        rows, key=lambda row: (objective.rank(row[score]), parameters_from(row["parameters"]).simplicity, row["number"])
-    )
+    rows = list(rows)
+    best = min(objective.rank(row[score]) for row in rows)
+    equals = (row for row in rows if objective.rank(row[score]) == best)
+    return min(equals, key=lambda row: (parameters_from(row["parameters"]).simplicity, row["number"]))
 
 
 def project_rows(folder: StudyFolder, rows: list[dict[str, Any]]) -> None:

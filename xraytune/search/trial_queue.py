@@ -92,7 +92,7 @@ class TrialQueue:
     @property
     def is_done(self) -> bool:
         """Whether no trial is running, may still start, or is still to be drawn."""
-        return not self._running and not any(map(self._may_start, self._waiting)) and not self._has_more
+        return not self._running and not self._startable() and not self._has_more
 
     def slots_in_use(self) -> int:
         """Return the slots that running trials occupy."""
@@ -192,7 +192,7 @@ class TrialQueue:
         """
         ready, chains = list[TrialSuggestion](), defaultdict[str, list[TrialSuggestion]](list)
         needs = dict[GeneratorSettings | None, str | None]()
-        for suggestion in filter(self._may_start, self._waiting):
+        for suggestion in self._startable():
             generator = suggestion.parameters.generator
             if generator not in needs:
                 needs[generator] = self._generator_need(suggestion.parameters)
@@ -258,10 +258,9 @@ class TrialQueue:
         """Whether `_new_trial` has a further trial."""
         return False
 
-    def _may_start(self, suggestion: TrialSuggestion) -> bool:
-        """Return whether a waiting trial may still start."""
-        del suggestion
-        return True
+    def _startable(self) -> list[TrialSuggestion]:
+        """Return the waiting trials that may still start, by number."""
+        return self._waiting
 
     @property
     def _next_is_fixed(self) -> bool:

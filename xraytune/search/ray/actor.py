@@ -36,6 +36,12 @@ class TrialActor(tune.Trainable):
 
         self._process = config["process"]
         self._worker = TrialWorker(Job(**{field.name: config[field.name] for field in fields(Job)}))
+        if config["process"] != config["label"]:
+            # Ray fixes an actor's name, but not the names of its tasks.
+            ray.get_runtime_context().current_actor.begins.options(name=config["label"]).remote()
+
+    def begins(self) -> None:
+        """Do nothing; in the dashboard, the name of this task shows which trial the process now runs."""
 
     def __repr__(self) -> str:
         """Return the name in the dashboard."""

@@ -1,0 +1,139 @@
+"""Images per second of a trial's training loop, compared with bare loops of the same network; the loops take turns.
+
+The bare loops, eager and compiled, reuse one batch that is already on the device, in channels_last and our precision.
+Ours draws, reads, scales, augments and normalises each batch.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models import get_model
+
+from benchmarks.figures import Figure, figure
+from xraytune.compute import autocast, choose_compute, gpu_count, pin
+from xraytune.config.settings import Experiment, Parameters, Settings
+from xraytune.data.phantom import draw_phantoms
+from xraytune.models.train import Training, fit_network
+from xraytune.pipeline.context import RunContext
+from xraytune.pipeline.inputs import TrialInputs
+from xraytune.pipeline.prepare import prepare
+from xraytune.pipeline.task import task_of
+from xraytune.records import Compute
+
+_IMAGE_PX, _BATCH, _ROUNDS = 128, 32, 5
+_WEIGHTS = "mobilenet_v2.pth"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Case:
+    """What is trained, and for how many steps in each round."""
+
+    name: str
+    parameters: dict[str, Any]
+    steps: int
+
+
+_CASES = (
+    _Case(name="mobilenet_v2", parameters={}, steps=3),
+    _Case(
+        name="small_cnn, augmented", parameters={"backbone": "small_cnn", "weights": "none", "classical": 2}, steps=8
+    ),
+    _Case(name="last stage of mobilenet_v2", parameters={"trainable": "last_stage"}, steps=8),
+    _Case(name="head of mobilenet_v2", parameters={"trainable": "head"}, steps=1000),
+)
+
+
+def measure() -> Iterator[Figure]:
+    """Yield medians of five rounds, on the first GPU or, without one, on one core, as a trial has by default."""
+    compute = choose_compute(gpus=min(1, gpu_count()), threads=1)
+    where, bar = ("a GPU", ">= 0.8") if compute.device == "cuda" else ("the CPU", ">= 0.9")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        draw_phantoms(folder / "xrays", patients=200, seed=3, image_size_px=_IMAGE_PX)
+        torch.save(get_model("mobilenet_v2", weights=None).state_dict(), folder / _WEIGHTS)  # frozen layers need a file
+        for number, case in enumerate(_CASES):
+            speeds = _speeds(case, folder, folder / str(number), compute)
+            for who, speed in speeds.items():
+                yield figure(f"classifier: {case.name} on {where}, {who}", speed, "images/s")
+            *bare, ours = speeds.values()
+            yield figure(f"classifier: {case.name} on {where}, ours / faster bare loop", ours / max(bare), "x", bar)
+
+
+def _speeds(case: _Case, folder: Path, own: Path, compute: Compute) -> dict[str, float]:
+    """Return images per second of each loop; the first round, which includes all setup, is not counted."""
+    document = f"""{{"name": "speed", "data": {{"path": "{folder / "xrays"}", "image_size": {_IMAGE_PX}}},
+        "budget": {{"max_epochs": {_ROUNDS + 1}, "steps_per_epoch": {case.steps}}}}}"""
+    settings = Settings.model_validate_json(document)
+    prepared, _ = prepare(settings, folder / "cache")
+    pretrained = {"backbone": "mobilenet_v2", "weights": str(folder / _WEIGHTS)}
+    # With so few steps per epoch, estimating batch norm statistics would weigh ten times as much as in a trial.
+    values = {"batch_size": _BATCH, "batch_norm": "moving", **pretrained, **case.parameters}
+    parameters = Parameters.model_validate(values)
+    context = RunContext(prepared=prepared, cache=folder / "cache", compute=compute)
+    experiment = Experiment(settings=settings, parameters=parameters)
+    pin(compute)
+    loops = {
+        "bare loop": _bare(TrialInputs(experiment, context), compute, case.steps),
+        "bare loop, compiled": _bare(TrialInputs(experiment, context), compute, case.steps, is_compiled=True),
+        "ours": _ours(experiment, context, case.steps, own),
+    }
+    clock = (
+        time.perf_counter if compute.device == "cuda" else time.process_time
+    )  # one thread, so valid on a busy machine
+    seconds = {who: list[float]() for who in loops}
+    for _ in range(_ROUNDS + 1):
+        for who, run in loops.items():
+            torch.set_deterministic_debug_mode("error" if who == "ours" and compute.device == "cpu" else "default")
+            started = clock()
+            run()
+            seconds[who].append(clock() - started)
+    return {who: case.steps * _BATCH / statistics.median(found[1:]) for who, found in seconds.items()}
+
+
+def _ours(experiment: Experiment, context: RunContext, steps: int, folder: Path) -> Callable[[], object]:
+    """Return a function that runs one epoch of `fit_network`, with its checkpoint."""
+    inputs = TrialInputs(experiment, context)
+    training = Training(
+        parameters=experiment.parameters,
+        network=inputs.trained,
+        batch=inputs.batch,
+        loss=task_of(experiment.settings).loss,
+        norm_batches=inputs.norm_batches,
+        max_epochs=_ROUNDS + 1,
+        steps_per_epoch=steps,
+        seed=0,
+        compute=context.compute,
+        checkpoint_dir=folder,
+    )
+    epochs = fit_network(training, _ROUNDS + 1)
+    return lambda: next(epochs)
+
+
+def _bare(trial: TrialInputs, compute: Compute, steps: int, *, is_compiled: bool = False) -> Callable[[], object]:
+    """Return a training loop with nothing but the network, its loss and Adam."""
+    images, labels = trial.batch(0)
+    network: nn.Module = trial.trained.train()
+    optimizer = torch.optim.Adam([one for one in network.parameters() if one.requires_grad], lr=1e-4)
+    model: Callable[[Tensor], Tensor] = torch.compile(network) if is_compiled else network
+
+    def run() -> None:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            with autocast(compute):
+                outputs = model(images)
+            loss = F.cross_entropy(outputs.float(), labels)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        loss.item()  # waits for the device
+
+    return run
