@@ -8,7 +8,7 @@ to the study.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -68,7 +68,7 @@ class Journal:
         self._backend = _WholeLines(str(path))
         try:
             with quiet_optuna():
-                self._storage = JournalStorage(self._backend)
+                self._storage = _Storage(self._backend)
                 self._study = optuna.load_study(study_name=None, storage=self._storage)
         except Exception as error:  # a damaged line makes Optuna raise anything
             raise StudyError(Problem(f"the journal cannot be read: {error}", path, _LOST)) from error
@@ -100,7 +100,9 @@ class Journal:
             # A killed search may already have enqueued the point.
             if number < len(points) and len(self._study.get_trials(deepcopy=False)) == number:
                 self._study.enqueue_trial({name: self._stored(name, value) for name, value in points[number].items()})
+                self._storage.may_have_waiting = True
             self._trials[number] = trial = self._study.ask()
+            self._storage.may_have_waiting = False
             self._count += 1
             return TrialSuggestion(number=number, parameters=self._suggest(trial))
 
@@ -258,6 +260,19 @@ class Journal:
 
     def _frozen(self, number: int) -> FrozenTrial:
         return self._storage.get_trial(number)  # a journal contains one study, so a trial's id is its number
+
+
+class _Storage(JournalStorage):
+    """Optuna's storage, except that `Study.ask` does not scan all trials if none is enqueued."""
+
+    may_have_waiting = True
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        if states == (TrialState.WAITING,) and not self.may_have_waiting:
+            return []
+        return super().get_all_trials(study_id, deepcopy, states)
 
 
 class _WholeLines(JournalFileBackend):
