@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from benchmarks.figures import Figure, figure
+from benchmarks.peer_trial import GAN
 from xraytune.compute import choose_compute, gpu_count, pin
 from xraytune.config.settings import GanSettings
 from xraytune.cores import cpu_count
@@ -25,19 +26,7 @@ from xraytune.generators.networks import Discriminator, Generator
 from xraytune.generators.train import with_cuda_graph
 
 _IMAGES, _WARM_UP, _STEPS, _RUNS = 256, 5, 20, 3
-_TUTORIAL = GanSettings(
-    architecture="dcgan",
-    image_size=64,
-    width=64,
-    z_dim=100,
-    batch_size=64,
-    lr_g=2e-4,
-    lr_d=2e-4,
-    loss="bce",
-    spectral_norm=False,
-    diffaugment=False,
-    ema_half_life_images=None,
-)
+_TUTORIAL = GAN.model_copy(update={"image_size": 64, "width": 64, "batch_size": 64})
 _PLANES = np.random.default_rng(0).integers(0, 256, (_IMAGES, 1, 64, 64), dtype=np.uint8)
 
 
