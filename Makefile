@@ -14,10 +14,10 @@ ONLY ?=
 # If it were set, each of many short processes would compile the package and its tests again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo test quick gpu check format faults mutation bench lock clean
+.PHONY: help install demo test quick gpu check docs release-check format faults mutation bench lock clean
 
 help: ## List what this file can do
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## Install xraytune and its tools into .venv, from the hash-locked requirements
 
@@ -51,6 +51,12 @@ check: install ## Format, lint, types, layers
 	$(BIN)/mypy
 	$(PYTEST) -q tests/test_layers.py
 
+docs: install ## Build the documentation site into site/; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir site
+
+release-check: install ## Build wheel and sdist, install the wheel in an empty environment, run the demo there
+	UV=$(UV) .ci/release-check
+
 format: install ## Format the code and fix what can be fixed automatically
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -64,11 +70,11 @@ mutation: install ## Put small mistakes into the pure files and count those that
 bench: install ## Measure: all of benchmarks/, or make bench ONLY=name
 	$(BIN)/python -m benchmarks $(ONLY)
 
-LOCK := pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-annotate pyproject.toml --extra dicom --extra segmentation --extra diffusion
+LOCK := pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-annotate pyproject.toml --extra dicom --extra segmentation --extra diffusion --extra onnx --extra tensorboard
 
 lock: ## Write both lock files anew from pyproject.toml
 	$(UV) $(LOCK) -o requirements.lock
 	$(UV) $(LOCK) --extra dev -o requirements-dev.lock
 
 clean: ## Remove the virtual environment and what tools left behind; never studies or models
-	rm -rf $(VENV) .uv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .uv .pytest_cache .mypy_cache .ruff_cache .hypothesis site

@@ -36,6 +36,7 @@ NAMES = (
     "search_cpu",
     "report",
     "peers",
+    "onnx",
 )
 
 

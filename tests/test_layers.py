@@ -36,6 +36,7 @@ DOORS = {
     "ray": "search/ray/",
     "optuna": "search/",
     "wandb": "tracking/wandb.py",
+    "tensorboardX": "tracking/tensorboard.py",
     "rich": "cli/console.py",
     "typer": "cli/",
     "matplotlib": "figures/drawing.py",

@@ -10,6 +10,7 @@ Every command has a function here, with the same arguments:
     xraytune generator train          generator_train
     xraytune generator sample         generator_sample, sample_trial_generator
     xraytune space check        load_space
+    xraytune space import       import_sweep
     xraytune forecast           forecast
     xraytune search             run_search
     xraytune status             status, trials_dataframe
@@ -24,7 +25,9 @@ Every command has a function here, with the same arguments:
     xraytune train              train
     xraytune evaluate           evaluate
     xraytune predict            predict
+    xraytune verify             verify_model
     xraytune model summary      model_summary
+    xraytune model export       export_onnx
 
 Functions raise a subclass of `XraytuneError` where a command prints an error, and print nothing, except `demo`.
 `show_progress()` and `show_search()` show what a command shows while it runs. Paths may be text or `Path` objects.
@@ -50,6 +53,7 @@ if TYPE_CHECKING:
     from xraytune.cli.search import SearchScreen as show_search
     from xraytune.config.load import load_space
     from xraytune.config.settings import DataSettings
+    from xraytune.config.sweep import import_sweep
     from xraytune.confirm.rehearsal import rehearse as rehearse_study
     from xraytune.confirm.run import confirm as confirm_study
     from xraytune.confirm.study_forecast import forecast
@@ -62,8 +66,10 @@ if TYPE_CHECKING:
     from xraytune.export.evaluate import evaluate
     from xraytune.export.predict import predict
     from xraytune.export.replay import replay
+    from xraytune.export.to_onnx import export_onnx
     from xraytune.export.train import train
     from xraytune.export.trial_generator import sample_trial_generator
+    from xraytune.export.verify import verify as verify_model
     from xraytune.pipeline.generator_folder import generator_sample, generator_train
     from xraytune.pipeline.model import model_summary
     from xraytune.report.page import write_report
@@ -88,9 +94,11 @@ __all__ = [
     "draw_phantoms",
     "evaluate",
     "export_best",
+    "export_onnx",
     "forecast",
     "generator_sample",
     "generator_train",
+    "import_sweep",
     "inspect_folder",
     "list_cache",
     "load_space",
@@ -108,6 +116,7 @@ __all__ = [
     "transform_folder",
     "trials_dataframe",
     "verify_cache",
+    "verify_model",
     "write_paper",
     "write_report",
 ]

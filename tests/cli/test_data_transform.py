@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
@@ -11,12 +10,10 @@ from typing import TypeAlias
 import pytest
 from typer.testing import Result
 
-from xraytune.config.load import load_space
 from xraytune.data.phantom import draw_phantoms
 
 pytestmark = pytest.mark.slow
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "transform.md").read_text(encoding="utf-8")
 Run: TypeAlias = Callable[..., Result]
 
 
@@ -96,21 +93,3 @@ def test_broken_images_are_named_and_can_be_left_out(run: Run, xrays: Path, tmp_
     assert "--skip-broken" in refused.stderr
     assert made.exit_code == 0
     assert f"left out: train/NORMAL/{broken.name}" in " ".join(made.stderr.split())
-
-
-def test_commands_in_docs_run(run: Run, xrays: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(xrays.parent)
-    xrays.rename("chest_xray")
-    commands = [line.split()[1:] for line in PAGE.splitlines() if line.startswith("    xraytune data ")]
-
-    assert [run(*command).exit_code for command in commands] == [0, 0]
-
-
-def test_space_in_docs_is_valid(tmp_path: Path) -> None:
-    _, _, after = PAGE.partition("    parameters:\n")
-    block = "    parameters:\n" + after.partition("\n\n")[0]
-    file = tmp_path / "space.yaml"
-    file.write_text(f"name: page\ndata: {{path: chest_xray}}\n{textwrap.dedent(block)}\n", encoding="utf-8")
-
-    assert set(load_space(file).combinations("source", "folder.path")) >= {("none", None), ("duplicate", None)}
-    assert any("copies" in str(path) for (path,) in load_space(file).combinations("folder.path"))

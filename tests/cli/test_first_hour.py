@@ -58,7 +58,7 @@ def test_wrong_option_error_lists_valid_choices(run: Run, space: Path, override:
 def test_misplaced_setting_error_names_its_block(run: Run, space: Path) -> None:
     space.write_text(space.read_text(encoding="utf-8") + "max_epochs: 3\n", encoding="utf-8")
 
-    assert "fix: write it under budget:" in run("space", "check", space).stderr
+    assert "fix: write budget: {max_epochs: 3}" in run("space", "check", space).stderr
 
 
 @pytest.mark.slow

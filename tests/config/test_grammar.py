@@ -278,3 +278,29 @@ def test_each_wrong_value_is_reported_at_its_own_line(tmp_path: Path) -> None:
 
     lines_of = [problem.where.line for problem in caught.value.problems if isinstance(problem.where, SourceLine)]
     assert lines_of == [7, 8, 10, 12, 16]
+
+
+@pytest.mark.parametrize(
+    ("line", "fix"),
+    [
+        ("learning_rate: {min: 1e-5, max: 1e-2}", "did you mean 'lr'? lr: {min: 1e-5, max: 1e-2}"),
+        ("base_lr: 1e-3", "did you mean 'lr'? lr: {value: 1e-3}"),
+        ("Init_LR: {values: [1e-4, 1e-3]}", "did you mean 'lr'? lr: {values: [1e-4, 1e-3]}"),
+        ("num_epochs: {value: 30}", "write budget: {max_epochs: 30}"),
+        ("n_epochs: 30", "write budget: {max_epochs: 30}"),
+        ("run_cap: {value: 50}", "write budget: {trials: 50}"),
+    ],
+)
+def test_names_of_other_tools_are_known_and_the_fix_has_the_own_numbers(
+    write_space: WriteSpace, complaints: Complaints, line: str, fix: str
+) -> None:
+    message = complaints(write_space(line))
+
+    assert f"unknown parameter '{line.partition(':')[0]}'" in message
+    assert message.splitlines()[-1] == f"  fix: {fix}"
+
+
+def test_numbers_on_several_lines_are_in_the_fix_on_one(write_space: WriteSpace, complaints: Complaints) -> None:
+    message = complaints(write_space("learning_rate:", "  min: 0.01", "  max: 0.1"))
+
+    assert message.endswith("fix: did you mean 'lr'? lr: {min: 0.01, max: 0.1}")

@@ -159,6 +159,19 @@ def test_the_rest_of_an_invalid_condition_is_not_reported(
     [
         ("objective: {metric: test_auroc}\n", "would select the model on test images", "write val_auroc"),
         ("method: bayes\n", "unknown key 'method'", "write sampler: {name: tpe}"),
+        ("run_cap: 50\n", "unknown key 'run_cap'", "write budget: {trials: 50}"),
+        ("num_epochs: 30\n", "unknown key 'num_epochs'", "write budget: {max_epochs: 30}"),
+        ("budget: {epochs: 30}\n", "budget: unknown key 'epochs'", "did you mean 'max_epochs'? max_epochs: 30"),
+        (
+            "early_terminate: {type: hyperband, min_iter: 2, eta: 4}\n",
+            "unknown key 'early_terminate'",
+            "write scheduler: {name: asha, grace: 2, reduction: 4}",
+        ),
+        (
+            "learning_rate: {min: 1e-5, max: 1e-2}\n",
+            "unknown key 'learning_rate'",
+            "write parameters: {lr: {min: 1e-5, max: 1e-2}}",
+        ),
         ("lr: {value: 1e-3}\n", "'lr' is a parameter", "write it under parameters:"),
         ("scheduler: asha\n", "scheduler: 'asha' is not a mapping", "write scheduler: {name: ...}"),
         ("budget: {trails: 3}\n", "budget: unknown key 'trails'", "did you mean 'trials'?"),

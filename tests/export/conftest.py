@@ -18,6 +18,7 @@ from xraytune.export.best import export
 from xraytune.export.evaluate import evaluate
 from xraytune.export.evaluation import Evaluation
 from xraytune.export.predict import Predicted, predict
+from xraytune.export.to_onnx import export_onnx
 from xraytune.export.train import train
 from xraytune.files import read_json, sha256_of, write_json
 from xraytune.pipeline.context import RunContext
@@ -124,6 +125,12 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     export(lab.study, out=lab.best)
     train(lab.best, out=lab.model)
     return lab
+
+
+@pytest.fixture(scope="session")
+def exported(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The lab's model as an ONNX file; do not change it."""
+    return export_onnx(lab.model, out=tmp_path_factory.mktemp("onnx") / "model.onnx").path
 
 
 @pytest.fixture

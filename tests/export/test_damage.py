@@ -40,6 +40,16 @@ def test_an_invalid_bundle_is_refused(copy_lab: CopyLab, values: dict[str, Any])
         open_bundle(model)
 
 
+def test_a_bundle_of_another_version_is_refused(copy_lab: CopyLab) -> None:
+    model = copy_lab().model
+    change_record(model, version=2)
+
+    with pytest.raises(
+        ArtifactError, match=r"bundle\.json: its format has version 2, and this xraytune reads version 1"
+    ):
+        open_bundle(model)
+
+
 def test_an_error_names_the_file_with_another_network_or_split(copy_lab: CopyLab) -> None:
     model = copy_lab().model
     for name in ("model.safetensors", "split.json"):

@@ -272,6 +272,10 @@ def test_the_model_card_names_data_metrics_and_limits(study: StudyFolder, tmp_pa
     assert f"{trained.threshold:.3f}" in card
     assert "| sensitivity (PNEUMONIA) |" in card
     assert "no verdict on this model" in card
+    assert "## Intended use" in card
+    assert "not a medical device" in card
+    assert f"| fingerprint of training images | `{bundle.record.train_fingerprint}` |" in card
+    assert "by patient, seed 0; images: " in card
     assert "xraytune predict MODEL" in card
     assert str(tmp_path) not in card
 

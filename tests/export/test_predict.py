@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import UID, DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
 
 from tests.export.conftest import CopyLab, Lab, change_record
 from tests.export.conftest import predict_classes as predict
+from tests.in_process import command
 from xraytune.errors import ConfigError, DataError
 from xraytune.export.bundle import open_bundle
 
@@ -47,6 +54,43 @@ def test_score_at_threshold_is_positive(lab: Lab, tmp_path: Path) -> None:
     for row in rows:
         assert (row["predicted"] == "PNEUMONIA") == (float(row["probability_PNEUMONIA"]) >= threshold)
         assert float(row["probability_NORMAL"]) + float(row["probability_PNEUMONIA"]) == pytest.approx(1)
+
+
+def test_dicom_and_grad_cam_and_json(lab: Lab, tmp_path: Path) -> None:
+    images, maps = tmp_path / "images", tmp_path / "maps"
+    (images / "ward").mkdir(parents=True)
+    jpeg = sorted(lab.xrays.glob("test/*/*.jpeg"))[0]
+    shutil.copy(jpeg, images / "ward" / "a.jpeg")
+    with Image.open(jpeg) as opened:
+        write_dicom(images / "a.dcm", np.asarray(opened))
+
+    result = command("predict", lab.model, images, "-o", tmp_path / "t.csv", "--grad-cam", maps, "--json")
+
+    content, rows = json.loads(result.stdout), read_table(tmp_path / "t.csv")
+    assert [row["file"] for row in rows] == ["a.dcm", "ward/a.jpeg"]
+    assert rows[0]["probability_PNEUMONIA"] == rows[1]["probability_PNEUMONIA"]
+    assert {row["threshold"] for row in rows} == {str(open_bundle(lab.model).record.threshold)}
+    for one, row in zip(content["predictions"], rows, strict=True):
+        assert (one["file"], one["predicted"]) == (row["file"], row["predicted"])
+        assert one["probabilities"]["PNEUMONIA"] == float(row["probability_PNEUMONIA"])
+    assert sorted(file.relative_to(maps).as_posix() for file in maps.rglob("*.*")) == ["a.jpg", "ward/a.jpg"]
+    left, right = np.split(np.asarray(Image.open(maps / "a.jpg")).astype(int), 2, axis=1)
+    assert abs(left[..., 0] - left[..., 2]).max() < 30  # grey
+    assert (right[..., 0] - right[..., 2]).max() > 60  # some of it orange
+
+
+def write_dicom(path: Path, pixels: NDArray[np.uint8]) -> None:
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = DigitalXRayImageStorageForPresentation
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = UID("1.2.3")
+    dataset.Rows, dataset.Columns = pixels.shape
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PixelRepresentation = 1, "MONOCHROME2", 0
+    dataset.BitsAllocated = dataset.BitsStored = 8
+    dataset.HighBit = 7
+    dataset.PixelData = pixels.tobytes()
+    dataset.save_as(path, enforce_file_format=True)
 
 
 def test_at_a_higher_sensitivity_more_images_are_called_positive(lab: Lab, tmp_path: Path) -> None:

@@ -21,7 +21,9 @@ from xraytune.export.evaluate import evaluate
 from xraytune.export.mask_evaluation import MaskEvaluation
 from xraytune.export.predict import predict
 from xraytune.export.segmentation import PredictedMasks, whole_mask
+from xraytune.export.to_onnx import export_onnx
 from xraytune.export.train import Trained, train
+from xraytune.export.verify import verify
 from xraytune.files import read_json, read_jsonl
 from xraytune.seeding import numpy_generator
 
@@ -134,6 +136,21 @@ def test_trained_on_everything_the_dice_is_out_of_fold(discs: Path) -> None:
     assert record.out_of_fold_score == trained.out_of_fold_score is not None
     assert trained.validation_images == trained.trained_on.images == 24
     assert "out-of-fold" in (discs / "all" / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_segmenter_is_verified_and_exported_to_onnx(discs: Path, tmp_path: Path) -> None:
+    images = discs / "pairs" / "test" / "images"
+    numbers = verify(discs / "model", data=discs / "pairs")
+    export_onnx(discs / "model", out=tmp_path / "model.onnx")
+    for model, out in ((discs / "model", "torch"), (tmp_path / "model.onnx", "onnx")):
+        predict(model, images, out=tmp_path / out)
+
+    assert [one.name for one in numbers if "mean Dice" in one.name and not one.differs] == [
+        f"mean Dice at 32 x 32 px{end}" for end in ("", ", low", ", high")
+    ]
+    for file in images.iterdir():
+        ours, theirs = (read_mask(tmp_path / out / "masks" / f"{file.stem}.png") for out in ("torch", "onnx"))
+        assert (ours != theirs).mean() < 0.001
 
 
 def test_masks_have_the_size_of_their_images(discs: Path, tmp_path: Path) -> None:

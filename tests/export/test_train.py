@@ -12,7 +12,8 @@ from PIL import Image
 
 from tests.export.conftest import PRUNED, CopyLab, Lab
 from tests.in_process import one_core
-from xraytune.config.load import experiment_to_yaml
+from tests.tracking.offline_runs import read_run, run_files
+from xraytune.config.load import experiment_to_yaml, load_space
 from xraytune.config.settings import Experiment, ExportedFrom
 from xraytune.errors import ArtifactError, ConfigError, StudyError
 from xraytune.export.best import export
@@ -45,12 +46,39 @@ def test_retraining_reproduces_files_and_trial_metrics(copy_lab: CopyLab) -> Non
 
     trained = train(lab.best, out=lab.path / "again")
 
-    (row,) = [
-        row for row in StudyFolder(lab.study).rows() if f"trial: {row['number']}}}" in lab.best.read_text("utf-8")
-    ]
+    exported = load_space(lab.best).settings.exported_from
+    assert exported is not None
+    (row,) = [row for row in StudyFolder(lab.study).rows() if row["number"] == exported.trial]
     assert (trained.val_score, trained.val_b_score) == (row["value"], row["val_b_score"])
     assert trained.equals_trial is True
     assert files_of(lab.path / "again") == files_of(lab.model)
+
+
+@pytest.mark.filterwarnings("default")  # wandb's own
+def test_a_tracked_training_is_a_run_with_curves_and_the_model_as_an_artifact(
+    copy_lab: CopyLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    lab = copy_lab()
+
+    trained = train(lab.best, out=lab.path / "again", overrides=["tracking.wandb.mode=offline"])
+
+    (file,) = run_files(lab.path)
+    run = read_run(file)
+    assert {**files_of(lab.path / "again"), "config.yaml": b"", "bundle.json": b"", "manifest.json": b""} == {
+        **files_of(lab.model),
+        "config.yaml": b"",
+        "bundle.json": b"",
+        "manifest.json": b"",
+    }, "but for the setting itself"
+    assert (run.kind, run.name, run.exit_code) == ("train", f"mix final {trained.arm}", 0)
+    assert run.epochs == [1, 2, 3]
+    assert (run.summary["value"], run.summary["val_b_auroc"]) == (trained.val_score, trained.val_b_score)
+    model = run.artifacts["model"]
+    assert (model.name, model.description) == ("mix", (lab.path / "again" / "README.md").read_text("utf-8"))
+    assert {entry.path for entry in model.manifest.contents} == {*files_of(lab.path / "again")}
+    assert str(lab.path) not in str(run.config)
 
 
 def test_an_interrupted_training_resumes_to_the_same_files(copy_lab: CopyLab) -> None:

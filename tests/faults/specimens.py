@@ -17,6 +17,7 @@ from tests.search.studies import CPU, two_images, write_space
 from xraytune.config.load import experiment_to_json
 from xraytune.config.settings import DataSettings, Experiment, GanSettings, Parameters, Settings
 from xraytune.confirm.plan import Plan, write_plan
+from xraytune.data.decoding import InputFormat
 from xraytune.export.bundle import TrainedOn, write_bundle
 from xraytune.export.final import FinalTraining
 from xraytune.files import append_jsonl, write_json
@@ -24,7 +25,6 @@ from xraytune.generators.checkpoint import new_training, save_generator
 from xraytune.generators.checkpoint import save_checkpoint as save_gan
 from xraytune.models.checkpoint import save_best, save_checkpoint
 from xraytune.models.classifier import Classifier, build_classifier
-from xraytune.models.inputs import InputFormat
 from xraytune.models.optimizer import Optimizer
 from xraytune.pipeline.trial import Validated
 from xraytune.records import EpochRecord
@@ -106,8 +106,9 @@ def make_gan(folder: Path) -> None:
     save_generator(training.ema_generator, folder / "generator.safetensors")
 
 
-def make_bundle(folder: Path) -> None:
+def make_bundle(folder: Path, form: InputFormat | None = None) -> None:
     """A bundle of an untrained network."""
+    form = form or InputFormat(image_size_px=32, resolution_px=None, mean=(0.5,), std=(0.2,))
     folder.mkdir(parents=True)
     settings = Settings(name="small", data=DataSettings(path=folder.parent / "xrays"))
     write_bundle(
@@ -117,7 +118,7 @@ def make_bundle(folder: Path) -> None:
         overrides=(),
         training=FinalTraining(
             network=network(),
-            input_format=InputFormat(image_size_px=32, resolution_px=None, mean=(0.5,), std=(0.2,)),
+            input_format=form,
             prepared=two_images(),
             epochs=[EPOCH],
             val_score=0.9,

@@ -22,7 +22,7 @@ from PIL import Image
 import xraytune
 from tests.data.test_formats import png
 from tests.faults.fuzzing import little_memory, only_our_errors
-from tests.faults.specimens import make_bundle, make_study
+from tests.faults.specimens import make_bundle, make_study, seal
 from tests.in_process import CPU, one_thread
 from tests.search.studies import direct, two_images, write_space
 from xraytune.config.load import load_space
@@ -37,6 +37,7 @@ from xraytune.data.table import find_table
 from xraytune.errors import ArtifactError, ConfigError, StudyError, XraytuneError
 from xraytune.export.best import export
 from xraytune.export.bundle import open_bundle
+from xraytune.export.onnx_model import open_onnx
 from xraytune.files import read_json, sha256_of, write_json
 from xraytune.generators.checkpoint import checkpoint_generator, load_generator
 from xraytune.generators.train import train_generator
@@ -175,6 +176,16 @@ def resume_a_gan(folder: Path) -> None:
     raise ArtifactError("trained anew")
 
 
+def open_in_a_bundle(file: Path) -> None:
+    """Use a bundle in which this file replaces the one of its name."""
+    folder = file.with_name("bundle")
+    make_bundle(folder)
+    file.rename(folder / file.name)
+    seal(folder)
+    bundle = open_bundle(folder)
+    bundle.experiment(), bundle.prepared(), bundle.network(CPU)
+
+
 READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "a trial's checkpoint": ("checkpoint.pt", lambda file: finished_epochs(file.parent, EpochRecord)),
     "a trial's best network": ("best.safetensors", lambda file: load_best(file.parent, torch.nn.Linear(2, 2))),
@@ -184,6 +195,11 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "weights of one's own": ("own.pth", read_weights),
     "weights of another kind": ("own.bin", read_weights),
     "weights as safetensors": ("own.safetensors", read_weights),
+    "a bundle's network": ("model.safetensors", open_in_a_bundle),
+    "a bundle's record": ("bundle.json", open_in_a_bundle),
+    "a bundle's experiment": ("config.yaml", open_in_a_bundle),
+    "a bundle's split": ("split.json", open_in_a_bundle),
+    "an ONNX file": ("model.onnx", open_onnx),
 }
 
 

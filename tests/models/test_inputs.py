@@ -12,7 +12,8 @@ from torch import Tensor
 
 from xraytune.config.backbone_names import BackboneName
 from xraytune.config.settings import Experiment, Parameters, Settings
-from xraytune.models.inputs import InputFormat, input_format, normalise, to_unit
+from xraytune.data.decoding import InputFormat
+from xraytune.models.inputs import input_format, normalise, to_unit
 from xraytune.seeding import derive_seed
 
 

@@ -13,7 +13,15 @@ import numpy as np
 import pytest
 
 from xraytune.files import sha256_of, temporary_name
-from xraytune.pipeline.artifacts import artifact_path, artifacts_of, build_once, fingerprint, is_intact, releases
+from xraytune.pipeline.artifacts import (
+    artifact_path,
+    artifacts_of,
+    build_once,
+    fingerprint,
+    is_intact,
+    releases,
+    take_requests,
+)
 
 INPUTS = {"seed": 7, "data": ["a", "b"]}
 
@@ -39,6 +47,17 @@ def test_existing_artifact_is_not_rebuilt(tmp_path: Path) -> None:
 
     assert first == second
     assert build.builds == 1
+
+
+def test_hits_and_misses_are_counted_by_kind_since_the_last_count(tmp_path: Path) -> None:
+    take_requests()
+    for stage in ("pixels-1", "pixels-1", "quality-real-1", "pixels-1"):
+        build_once(tmp_path, stage, INPUTS, Builder())
+
+    counted = sorted(take_requests())
+
+    assert counted == [("pixels", "hit", 2), ("pixels", "miss", 1), ("quality-real", "miss", 1)]
+    assert take_requests() == []
 
 
 @pytest.mark.parametrize("other", [("pixels-2", INPUTS), ("pixels-1", INPUTS | {"seed": 8})])

@@ -69,7 +69,7 @@ print(answer["resources"], file=open(sys.argv[2], "a"))
 CLUSTER = """
 import sys
 from ray.cluster_utils import Cluster
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "dashboard_port": None})
 print("\\naddress", cluster.address, flush=True)
 sys.stdin.read()
 cluster.shutdown()

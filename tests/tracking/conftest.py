@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.tracking.fake_wandb import FakeWandb
-from xraytune.config.settings import Experiment, Parameters, Settings
-from xraytune.tracking.wandb import TrackedTrial
+from xraytune.tracking.tracker import TrackedRun
 
 
 @pytest.fixture(autouse=True)
@@ -21,18 +20,16 @@ def no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def trial(tmp_path: Path) -> TrackedTrial:
+def trial(tmp_path: Path) -> TrackedRun:
     """Trial 7 of a study."""
     folder = tmp_path / "studies" / "small" / "trials" / "0007"
     folder.mkdir(parents=True)
-    settings = Settings.model_validate({"name": "small", "data": {"path": tmp_path / "xrays"}})
-    parameters = Parameters.model_validate({"source": "gan", "gan": {"steps": 20}, "lr": 1e-3})
-    return TrackedTrial(
-        experiment=Experiment(settings=settings, parameters=parameters),
+    return TrackedRun(
         study="small",
         study_identity="3f9a1c77",
-        number=7,
+        key=7,
         label="small #7 gan r=1 (20 steps)",
+        parameters={"source": "gan", "gan.steps": 20, "lr": 1e-3, "arm": "gan"},
         folder=folder,
     )
 

@@ -3,7 +3,7 @@
 import json
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,10 @@ _WHOLE, _LAST = 1, 4
 
 @dataclass
 class OfflineRun:
-    """The content of an offline run. `rows` are the curves: one for each step, including `_step`."""
+    """The content of an offline run.
+
+    `rows` are the curves: one for each step, including `_step`; `artifacts` are records by type.
+    """
 
     id: str
     group: str
@@ -22,6 +25,8 @@ class OfflineRun:
     rows: list[dict[str, Any]]
     summary: dict[str, Any]
     exit_code: int | None
+    kind: str = ""
+    artifacts: dict[str, Any] = field(default_factory=dict)
 
     @property
     def epochs(self) -> list[int]:
@@ -47,7 +52,9 @@ def read_run(file: Path) -> OfflineRun:
         match record.WhichOneof("record_type"):
             case "run":
                 run.id, run.group, run.name = record.run.run_id, record.run.run_group, record.run.display_name
-                run.config = _values(record.run.config.update)
+                run.config, run.kind = _values(record.run.config.update), record.run.job_type
+            case "artifact":
+                run.artifacts[record.artifact.type] = record.artifact
             case "history":
                 run.rows.append(_values(record.history.item))
             case "summary":

@@ -1,4 +1,4 @@
-"""A search with W&B on, offline, as a person starts it: one run for each trial, which says what the study says."""
+"""A search with W&B, offline, and TensorBoard, as a person starts it: a run for each trial, equal to the study's rows."""
 
 import json
 import subprocess
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.tracking.offline_runs import read_run, run_files
+from tests.tracking.test_tensorboard import scalars_of
 
 PROGRAM = str(Path(sys.executable).with_name("xraytune"))
 SPACE = """\
@@ -24,7 +25,7 @@ parameters:
 budget: {trials: 2, max_epochs: 3, steps_per_epoch: 4}
 scheduler: {name: asha, grace: 1, reduction: 2}
 sampler: {name: random, seed: 1}
-tracking: {wandb: {project: small, mode: offline}}
+tracking: {wandb: {project: small, mode: offline}, tensorboard: true}
 """
 
 
@@ -55,4 +56,7 @@ def test_a_search_leaves_one_offline_run_for_each_trial(tmp_path: Path) -> None:
         assert (run.summary["status"], run.summary["value"]) == (row["status"], row["value"])
         assert run.summary.get("val_b_auroc") == row["val_b_score"]
         assert run.exit_code == 0
+        assert str(tmp_path) not in json.dumps(run.config)
+        trial = study / "trials" / f"{row['number']:04d}"
+        assert [epoch for epoch, _ in scalars_of(trial, "val_auroc")] == run.epochs
     assert len(ids) == 2

@@ -153,14 +153,21 @@ def doctor(
     ] = None,
     weights_dir: WeightsDir = None,
     folder: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder for studies and cache; checks its disk.")
+        Path,
+        typer.Option(
+            metavar="DIR",
+            help="Folder for studies and cache: checks its disk or, with --address, access from all nodes.",
+        ),
     ] = Path(),
+    address: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Check the nodes of this Ray cluster instead.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check this machine: versions, GPUs, disk, Ray and weights. Prints how to fix what is missing."""
     from xraytune.export.doctor import doctor
 
-    checks = doctor(space=space, weights_dir=weights_dir, folder=folder)
+    checks = doctor(space=space, weights_dir=weights_dir, folder=folder, address=address)
     is_ready = all(check.status != "missing" for check in checks)
     if as_json:
         console.show_json({"ok": is_ready, "checks": checks})

@@ -100,8 +100,9 @@ def build_app() -> typer.Typer:
     _add(generators, generator.sample, sample)
     app.add_typer(generators, name="generator", rich_help_panel=_SEARCH)
 
-    space_app = _group("Validate search space files.")
+    space_app = _group("Validate search space files, or import W&B sweeps.")
     _add(space_app, space.check, "xraytune space check search_spaces/gan_ratio.yaml")
+    _add(space_app, space.import_, "xraytune space import sweep.yaml -o space.yaml")
     app.add_typer(space_app, name="space", rich_help_panel=_SEARCH)
 
     _add(app, forecast.forecast, "xraytune forecast --space search_spaces/gan_ratio.yaml --data chest_xray", _SEARCH)
@@ -122,9 +123,11 @@ def build_app() -> typer.Typer:
     _add(app, model.train, "xraytune train --config best.yaml -o model", _MODEL)
     _add(app, model.evaluate, "xraytune evaluate model --data new_xrays", _MODEL)
     _add(app, model.predict, "xraytune predict model new_xrays -o predictions.csv", _MODEL)
+    _add(app, model.verify, "xraytune verify model --data chest_xray", _MODEL)
 
-    model_app = _group("Inspect network architectures.")
+    model_app = _group("Inspect network architectures, or export models to ONNX.")
     _add(model_app, model.summary, "xraytune model summary --config search_spaces/vgg16_two_class.yaml")
+    _add(model_app, model.export, "xraytune model export model")
     app.add_typer(model_app, name="model", rich_help_panel=_MODEL)
     return app
 
@@ -140,14 +143,14 @@ def _group(about: str) -> typer.Typer:
         cls=_Group,
         help=about,
         no_args_is_help=True,
-        add_completion=False,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
 
 
 def _add(app: typer.Typer, function: Callable[..., None], example: str, panel: str | None = None) -> None:
-    app.command(cls=Command, epilog=f"Example: {example}", rich_help_panel=panel)(function)
+    name, epilog = function.__name__.rstrip("_"), f"Example: {example}"
+    app.command(name, cls=Command, epilog=epilog, rich_help_panel=panel)(function)
 
 
 def _print_version(is_wanted: bool) -> None:

@@ -1,4 +1,4 @@
-"""Commands on single models: `train`, `evaluate`, `predict` and `model summary`."""
+"""Commands on single models: `train`, `evaluate`, `predict`, `verify`, `model summary` and `model export`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -24,13 +24,14 @@ from xraytune.cli.options import (
     TrainCache,
     WeightsDir,
 )
-from xraytune.errors import join_names
+from xraytune.errors import ArtifactError, Problem, join_names
 from xraytune.records import Json
 
 if TYPE_CHECKING:
     from xraytune.export.evaluation import Evaluation
     from xraytune.export.mask_evaluation import MaskEvaluation
     from xraytune.export.segmentation import PredictedMasks
+    from xraytune.export.to_onnx import ExportedOnnx
     from xraytune.export.train import Trained
     from xraytune.metrics.segmentation import MaskMetrics, ScoredMask
     from xraytune.models.summary import LayerSummary, ModelSummary
@@ -344,11 +345,18 @@ def _subgroups(column: str, found: Evaluation) -> Frame:
 
 
 def predict(
-    model: ModelArgument,
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a trained model, or its ONNX file.")],
     images: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of images, or one image.")],
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="OUT", help="CSV file to write; for a segmenter, folder to create.")
     ],
+    runtime: Annotated[
+        Literal["torch", "onnx"], typer.Option(help="onnx: run the model's ONNX file without PyTorch.")
+    ] = "torch",
+    grad_cam: Annotated[
+        Path | None,
+        typer.Option(metavar="OUT", help="Folder to create for Grad-CAM maps of the predicted classes."),
+    ] = None,
     skip_broken: SkipBroken = False,
     at_sensitivity: AtSensitivity = None,
     as_json: AsJson = False,
@@ -358,7 +366,14 @@ def predict(
 
     with console.progress() as on_progress:
         predicted = predict(
-            model, images, out=out, skip_broken=skip_broken, sensitivity=at_sensitivity, on_progress=on_progress
+            model,
+            images,
+            out=out,
+            runtime=runtime,
+            grad_cam=grad_cam,
+            skip_broken=skip_broken,
+            sensitivity=at_sensitivity,
+            on_progress=on_progress,
         )
     if as_json:
         console.show_json(predicted)
@@ -376,6 +391,48 @@ def _show_predicted_masks(predicted: PredictedMasks) -> None:
     empty = f" ({predicted.empty} empty)" if predicted.empty else ""
     found = f"{predicted.images} masks{empty}, mean area {predicted.area:.0%} of the image"
     console.write(f"{predicted.path}: {found}; masks/, overlays/ and predictions.csv")
+
+
+def verify(
+    model: ModelArgument,
+    data: Annotated[
+        Path, typer.Option(metavar="SOURCE", help="Image folder or data file (YAML) that the model was trained on.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Verify a model's checksums and recompute the numbers of its model card; exit code 5 if they differ."""
+    from xraytune.export.verify import TOLERANCE, verify
+
+    with console.progress() as on_progress:
+        found = verify(model, data=data, on_progress=on_progress)
+    if as_json:
+        console.show_json({"model": model, "numbers": found})
+    else:
+        rows = [(one.name, f"{one.recorded:.4f}", f"{one.recomputed:.4f}") for one in found]
+        console.write(f"{model}: the checksums match")
+        console.show(Table(["", *numbers("recorded", "recomputed")], rows))
+    if differing := [one.name for one in found if one.differs]:
+        what = f"these numbers differ by more than {TOLERANCE:g}: {join_names(differing)}"
+        fix = "compare the package versions in bundle.json; GPU and bfloat16 results can differ between machines"
+        raise ArtifactError(Problem(what, model, fix))
+
+
+def export(
+    model: ModelArgument,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="ONNX file to write; default: MODEL/model.onnx."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Export a model to an ONNX file with its preprocessing and threshold, after comparing it with PyTorch."""
+    from xraytune.export.to_onnx import export_onnx
+
+    console.show_result(export_onnx(model, out=out), _show_onnx, as_json=as_json)
+
+
+def _show_onnx(found: ExportedOnnx) -> None:
+    console.write(f"{found.path}: probabilities differ from PyTorch's by at most {found.largest_difference:.0e}")
 
 
 def summary(config: ConfigFile, data: Data = None, overrides: Overrides = None, as_json: AsJson = False) -> None:

@@ -38,11 +38,16 @@ def report(
         int, typer.Option(min=0, max=65535, metavar="PORT", help="Port for --serve; 0 for a free one.")
     ] = 8888,
     cache: Cache = None,
+    wandb: Annotated[
+        bool, typer.Option("--wandb", help="Also send the page to the W&B project of the study (`tracking`).")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a page about a study that opens without a network: verdict, trials, images, cost. Also works during a search."""
     if serve and (out or as_json or format != "html"):
         raise typer.BadParameter("give either --serve, or --out, --format and --json", param_hint="--serve")
+    if wandb and (serve or format != "html"):
+        raise typer.BadParameter("only the HTML page can be sent: leave out --serve and --format", param_hint="--wandb")
     if serve:
         from xraytune.report.server import serve as serve_report
 
@@ -50,7 +55,7 @@ def report(
     elif format == "html":
         from xraytune.report.page import write_report
 
-        written = write_report(study, out=out, cache=cache)
+        written = write_report(study, out=out, cache=cache, wandb=wandb)
         console.show_json({"report": f"{written}"}) if as_json else console.write(f"{shown_path(written)}")
     elif out is None:
         raise typer.BadParameter(f"--format {format} needs a folder to create", param_hint="--out")

@@ -1,4 +1,4 @@
-"""`xraytune space check`: validate a search space file and print it with all defaults."""
+"""`xraytune space check` validates a search space file and prints it with all defaults; `import` translates a sweep."""
 
 from __future__ import annotations
 
@@ -65,6 +65,22 @@ def check(
         console.show_json(answer | {"ok": True} | found)
     else:
         _show(file, loaded)
+
+
+def import_(
+    sweep: Annotated[Path, typer.Argument(metavar="SWEEP", help="W&B sweep file (YAML).")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Search space file to write.")],
+    as_json: AsJson = False,
+) -> None:
+    """Translate a W&B sweep file to a search space file. Lists what was not imported, also at the top of the file."""
+    from xraytune.config.sweep import import_sweep
+
+    left_out = import_sweep(sweep, out=out)
+    if as_json:
+        console.show_json({"out": str(out), "left_out": [_problem(problem) for problem in left_out]})
+    else:
+        head = f"{out}: written; not imported: {len(left_out)}"
+        console.show(Cell(head, "strong"), *(f"{problem.where}: {problem.what}" for problem in left_out))
 
 
 def _problem(problem: Problem) -> dict[str, Json]:

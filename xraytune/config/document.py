@@ -2,13 +2,14 @@
 
 The reader accepts a small dialect of YAML 1.2. Unquoted `null`, `true`, `false`, decimal integers and floats (also `1e-3`)
 have their types. Everything else is text, including `no`, `on`, `010`, `12:30` and dates, which YAML 1.1 converts silently.
-Aliases, tags and repeated keys are errors.
+Aliases, tags (except `!!float` and `!!int`) and repeated keys are errors.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn, TypeAlias
@@ -61,6 +62,15 @@ class Document:
             value = value.get(str(key)) if isinstance(value, dict) else None
         return value
 
+    def own_text(self, path: KeyPath) -> str:
+        """Return a value as written in the file if it is on the line of its key, else formatted in one line."""
+        where, value = self.place(path).where, self.get(path)
+        own = where.text.strip().removeprefix(f"{path[-1]}:").strip() if isinstance(where, SourceLine) else ""
+        with suppress(ConfigError):
+            if own and parse_yaml(own, lambda _: "").content == value:
+                return own
+        return write_yaml(value).partition("\n...")[0].strip()
+
     def branch(self, path: KeyPath) -> Document | None:
         """Return the subtree at a path, or None."""
         if path not in self.places:
@@ -94,24 +104,27 @@ class Problems:
 
     def __init__(self, document: Document) -> None:
         self.document = document
-        self._found: list[tuple[tuple[int, int, int], Problem]] = []
+        self._found: dict[tuple[tuple[int, int, int], Problem], KeyPath] = {}
 
     def add(self, path: KeyPath, what: str, fix: str = "") -> None:
         """Add a problem at a key path, unless it has been added before."""
         place = self.document.place(path)
-        found = (place.order, Problem(what, place.where, fix))
-        if found not in self._found:
-            self._found.append(found)
+        self._found.setdefault((place.order, Problem(what, place.where, fix)), path)
 
     def reject(self, path: KeyPath, what: str, fix: str) -> NoReturn:
         """Add a problem and give up on the value: raise `RejectedError`."""
         self.add(path, what, fix)
         raise RejectedError
 
+    @property
+    def found(self) -> list[tuple[KeyPath, Problem]]:
+        """All problems with their key paths, in document order."""
+        return [(path, problem) for (_, problem), path in sorted(self._found.items(), key=lambda found: found[0][0])]
+
     def raise_all(self) -> None:
         """Raise all problems as one `ConfigError`, in document order; do nothing if there are none."""
         if self._found:
-            raise ConfigError(*(problem for _, problem in sorted(self._found, key=lambda found: found[0])))
+            raise ConfigError(*(problem for _, problem in self.found))
 
 
 def dotted(path: KeyPath) -> str:
@@ -224,7 +237,7 @@ class _Reader:
             self._add(place, f"{name}'*{event.anchor}' is an alias", "write the values out: aliases are not supported")
             return None
         assert isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent)
-        if event.tag is not None:
+        if event.tag not in (None, f"{_TAG}float", f"{_TAG}int"):
             self._add(place, f"{name}the tag {event.tag} is not supported", "write plain text or a number")
         if isinstance(event, yaml.MappingStartEvent):
             return self._read_mapping(path)

@@ -12,7 +12,7 @@ from typing import NoReturn
 from xraytune.config.document import Document, KeyPath, Problems, RejectedError
 from xraytune.config.domains import Choices, Domain, FloatRange, IntRange, Value
 from xraytune.config.fields import BLOCKS, ParameterField, parameter_fields
-from xraytune.config.messages import format_value, nearest
+from xraytune.config.messages import format_value, nearest, synonym_fix
 from xraytune.config.paths import absolute_path, is_path
 from xraytune.config.space import COMPARISONS, Condition, ParameterSpec
 from xraytune.records import Json
@@ -111,7 +111,8 @@ def _declared_paths(problems: Problems) -> Iterator[tuple[str, KeyPath]]:
         elif name in BLOCKS:
             yield from _paths_in_block(problems, name)
         else:
-            problems.add(path, f"unknown parameter '{name}'", nearest(name, parameter_fields()))
+            fix = synonym_fix(problems.document, path) or nearest(name, parameter_fields())
+            problems.add(path, f"unknown parameter '{name}'", fix)
 
 
 def _paths_in_block(problems: Problems, block: str) -> Iterator[tuple[str, KeyPath]]:

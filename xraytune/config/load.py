@@ -53,6 +53,14 @@ def load_space(
         document = _with_folder(document, ("data", "path"), "--data", data, rank)
     if weights_dir is not None:
         document = _with_folder(document, ("weights_dir",), "--weights-dir", weights_dir, rank)
+    space, problems = read_space(document)
+    problems.raise_all()
+    assert space is not None
+    return space
+
+
+def read_space(document: Document) -> tuple[Space | None, Problems]:
+    """Return the space of a document and its problems; the space is None if there are any."""
     problems = Problems(document)
     settings = read_settings(problems)
     declared = read_parameters(problems)
@@ -62,9 +70,9 @@ def load_space(
     points_to_evaluate, notes = read_initial_points(specs, problems)
     if specs:
         check_space(specs, settings, problems)
-    problems.raise_all()
-    assert settings is not None
-    return Space(settings=settings, specs=specs, points_to_evaluate=points_to_evaluate, notes=notes)
+    if settings is None or problems.found:
+        return None, problems
+    return Space(settings=settings, specs=specs, points_to_evaluate=points_to_evaluate, notes=notes), problems
 
 
 def data_settings(source: Path, base: DataSettings) -> DataSettings:

@@ -49,8 +49,9 @@ METRICS: Mapping[ObjectiveName, str] = {
 PACKAGES: Mapping[str, tuple[str, ...]] = {
     "segmentation": ("segmentation-models-pytorch", "monai"),
     "diffusion": ("diffusers",),
+    "tensorboard": ("tensorboardx",),
 }
-"""The packages that a task or source needs beyond the base installation. The extra that installs them has its name."""
+"""The packages that a task, source or tracker needs beyond the base installation; the extra has its name."""
 
 
 USED_ONLY_BY: Mapping[str, Callable[[object], bool]] = {
@@ -416,6 +417,11 @@ class Parameters(Model):
         """Real images per optimiser step that has any: B, or with `mixing: replace` B minus the extra images."""
         return self.batch_size - self.extra_per_step if self.mixing == "replace" else self.batch_size
 
+    @property
+    def images_per_step(self) -> int:
+        """Images per optimiser step."""
+        return self.real_per_step + (self.extra_per_step if self.mixing != "pretrain" else 0)
+
     def pretraining_steps(self, total_steps: int) -> int:
         """Return how many of `total_steps`, those of a full run, pretrain on extra images: r/(1+r), rounded half up."""
         return int(self._extra_share * total_steps + 0.5) if self.mixing == "pretrain" else 0
@@ -565,6 +571,8 @@ class Tracking(Model):
     """Experiment trackers; `epochs.jsonl` is always written."""
 
     wandb: WandbSettings | None = None
+    tensorboard: bool = False
+    """Write TensorBoard event files to the folder of each trial."""
 
 
 class ExportedFrom(Model):
@@ -572,6 +580,8 @@ class ExportedFrom(Model):
 
     study: FilePath
     trial: Annotated[int, Field(ge=0)]
+    synthetic: str = ""
+    """Whether `confirm` had shown a benefit of its synthetic images; for the model card."""
 
 
 class FinalSettings(Model):

@@ -233,14 +233,12 @@ class Space:
 
 
 def require_extensions(space: Space) -> None:
-    """Import every extension that a trial can use, and check that the packages of the task and sources are installed.
+    """Import every extension that a trial can use, and check that the packages it needs are installed.
 
     Raises:
         MachineError: Lists all that cannot be imported or found.
     """
-    problems = dict.fromkeys(
-        _package_problems(space.settings.task, *(str(source) for (source,) in space.combinations("source")))
-    )
+    problems = dict.fromkeys(_package_problems(*needed_extras(space)))
     for kind in (BACKBONES, SOURCES):
         for (name,) in space.combinations(kind.kind):
             try:
@@ -250,6 +248,12 @@ def require_extensions(space: Space) -> None:
                 problems |= dict.fromkeys(error.problems)
     if problems:
         raise MachineError(*problems)
+
+
+def needed_extras(space: Space) -> tuple[str, ...]:
+    """Return the names of the task, of each source, and `tensorboard` if it is on: those of extras, if they have one."""
+    sources = (str(source) for (source,) in space.combinations("source"))
+    return (space.settings.task, *sources, *["tensorboard"] * space.settings.tracking.tensorboard)
 
 
 def require_packages(*names: str) -> None:
@@ -270,12 +274,14 @@ def _package_problems(*names: str) -> Iterator[Problem]:
 
 
 def needed_by(name: str) -> str:
-    """Return `task: segmentation` or `source: diffusion` for a task or source that has an extra."""
+    """Return the setting that needs an extra: `task: segmentation`, `source: diffusion` or `tracking.tensorboard: true`."""
+    if name == "tensorboard":
+        return "tracking.tensorboard: true"
     return f"{'task' if name in get_args(TaskName) else 'source'}: {name}"
 
 
 def missing_packages(name: str) -> list[str]:
-    """Return the packages of a task or source that are not installed."""
+    """Return the packages of an extra that are not installed."""
     return [package for package in PACKAGES.get(name, ()) if not any(distributions(name=package))]
 
 

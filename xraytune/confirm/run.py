@@ -14,10 +14,11 @@ from typing import TypeAlias
 
 from pydantic import TypeAdapter
 
+from xraytune.config.settings import WandbSettings
 from xraytune.confirm.analysis import forecast_verdict, judge_finalists, ratio_response
 from xraytune.confirm.forecast import Forecast
 from xraytune.confirm.plan import CONFIRM_FOLDER, FORECAST_FILE, Plan, read_plan
-from xraytune.confirm.record import Confirmation, HeldOutSet, write_verdict
+from xraytune.confirm.record import Confirmation, HeldOutSet, answer_paragraph, write_verdict
 from xraytune.confirm.scoring import (
     TEST,
     VAL_B,
@@ -51,7 +52,7 @@ from xraytune.files import read_json, write_json
 from xraytune.pipeline.task import task_of
 from xraytune.records import Compute, to_json
 from xraytune.search.messages import NO_CALLBACKS, Callbacks
-from xraytune.search.study import damage_explained, format_versions
+from xraytune.search.study import StudyFolder, damage_explained, format_versions
 from xraytune.search.test_access import (
     TEST_ACCESS_FILE,
     accesses,
@@ -60,6 +61,8 @@ from xraytune.search.test_access import (
     log_test_access,
     study_logs,
 )
+from xraytune.tracking.tracker import TrackedRun
+from xraytune.tracking.wandb import publish
 
 OnForecast: TypeAlias = Callable[[Forecast, bool], None]
 
@@ -141,7 +144,9 @@ def confirm(
             plan = training.train(finalists=count, gan_seeds=seeds, earlier_accesses=known)
         confirmation = _judge(training, plan, held_out, reason, on_forecast)
         write_verdict(training.runs_folder.path, confirmation)
-        return confirmation
+    if settings.tracking.wandb:
+        _track(training.folder, settings.tracking.wandb, confirmation)
+    return confirmation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,6 +209,20 @@ def _judge(training: Training, plan: Plan, held_out: HeldOut, reason: str, on_fo
         external=_external(training, plan, held_out.external, compute, of_test, reason),
         notes=(*plan.notes, *_notes_on_machines(training, compute)),
     )
+
+
+def _track(study: StudyFolder, settings: WandbSettings, found: Confirmation) -> None:
+    """Send the confirmation to W&B: the verdict, the score of each arm, and the differences with their intervals."""
+    name, rows = study.path.name, found.to_dataframe().reset_index().to_dict("records")
+    scores = {one.arm.name: one.score for one in found.finalists}
+    scores |= {each.control.name: each.comparison.scores[1] for one in found.finalists for each in one.comparisons}
+    summary = {"verdict": found.verdict, "answer": answer_paragraph(found), **to_json(found.test)}
+    summary |= {f"{found.metric}/{arm}": score for arm, score in scores.items()}
+    columns = ("difference", "low", "high")
+    summary |= {f"{one}/{row['finalist']} - {row['control']}": row[one] for row in rows for one in columns}
+    identity, folder = study.identity(), study.path / CONFIRM_FOLDER
+    run = TrackedRun(kind="confirm", study=name, study_identity=identity, label=f"{name} confirm", folder=folder)
+    publish(settings, run, summary, table=rows)
 
 
 def _log_once(training: Training, found: SealedTest, command: str, side: str, runs: int, reason: str) -> None:

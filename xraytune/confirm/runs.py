@@ -128,7 +128,9 @@ class RunList(TrialQueue):
         self._started, self._seconds = dict[int, float](), defaultdict[int, float](float)
         self._shown = dict[int, int]()  # steps of generators that were reported last
         done = {
-            number for number, row in ended_rows(folder).items() if number in self._runs and row["status"] != "failed"
+            number: row["status"]
+            for number, row in ended_rows(folder).items()
+            if number in self._runs and row["status"] != "failed"
         }
         waiting = (
             TrialSuggestion(number=run.number, parameters=run.experiment.parameters)
@@ -136,6 +138,7 @@ class RunList(TrialQueue):
             if run.number not in done
         )
         super().__init__(folder, waiting, generator_need=generator_need, retries=retries)
+        self._ended.update(done.values())
         for number in done:
             self._require_same(number)
             folder.drop_checkpoint(number)  # the confirmation may have been killed between a run's end and this

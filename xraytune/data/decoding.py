@@ -50,6 +50,25 @@ class SquareImage:
     has_unused_bits: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputFormat:
+    """How pixels become a network's input (`models/inputs.py`); stored with a trained model and used for its predictions.
+
+    Attributes:
+        image_size_px: Side S of the network's images.
+        resize: How an image file becomes square.
+        resolution_px: Side to which all images are downsampled first (resolution matching), or None.
+        mean: Of each input channel, for pixels in [0, 1].
+        std: Of each input channel, for pixels in [0, 1].
+    """
+
+    image_size_px: int
+    resize: Resize = "squash"
+    resolution_px: int | None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
 Size: TypeAlias = tuple[int, int]
 _Box: TypeAlias = tuple[float, float, float, float] | None
 

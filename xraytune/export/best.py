@@ -151,7 +151,7 @@ def export(
     verdict = _VERDICTS.get(verdicts.get(number, ""), _UNTESTED).format(metric=metric)
     synthetic = verdict if parameters.has_synthetic_images and not objective.is_of_generator else ""
     simpler = "" if synthetic in {"", _CONFIRMED} else _simpler_arm(complete, journal)
-    origin = None if number is None else ExportedFrom(study=folder.path, trial=number)
+    origin = None if number is None else ExportedFrom(study=folder.path, trial=number, synthetic=synthetic)
     settings = space.settings.model_copy(update={"exported_from": origin})
     prepared = folder.prepared()
     train = prepared.side("train")

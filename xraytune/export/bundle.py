@@ -18,13 +18,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-import numpy as np
 import safetensors.torch
-from pydantic import Field, ValidationError, model_validator
-from torch import nn
+import torch
+from numpy.typing import NDArray
+from pydantic import model_validator
+from torch import Tensor, nn
 
+from xraytune.compute import compute_like, pin
 from xraytune.config.backbone_names import BACKBONES, ENCODER_STRIDE_PX, ENCODERS, BackboneName, size_problem
 from xraytune.config.load import experiment_to_yaml, load_space
 from xraytune.config.paths import absolute_path, relative_path
@@ -38,12 +40,21 @@ from xraytune.config.settings import (
     Validation,
     extensions_of,
 )
+from xraytune.cores import cpu_count
 from xraytune.errors import ArtifactError, ConfigError, Problem
 from xraytune.export.final import FinalTraining
+from xraytune.export.predictor import ModelRecord, Pixels, Predictor, ValidationScores, not_valid, read_record
 from xraytune.files import read_bytes, read_json, sha256_of, write_json, write_text
-from xraytune.metrics.shift import ClassSample, class_samples, summarise
+from xraytune.metrics.classification import Floats, classification_metrics
+from xraytune.metrics.intervals import Interval, patient_bootstrap
+from xraytune.metrics.segmentation import mean_with_interval
+from xraytune.metrics.shift import class_samples, summarise
 from xraytune.metrics.threshold import ThresholdRule
-from xraytune.models.inputs import InputFormat
+from xraytune.models.classifier import Classifier
+from xraytune.models.grad_cam import grad_cam
+from xraytune.models.inputs import normalise, to_unit
+from xraytune.models.segmenter import mask_probabilities
+from xraytune.models.train import predict_probabilities
 from xraytune.models.weights import load_tensors
 from xraytune.pipeline.prepare import Prepared, read_prepared, write_prepared
 from xraytune.pipeline.task import TASKS
@@ -69,26 +80,10 @@ _THRESHOLD_RULES: Mapping[Validation, ThresholdRule] = {
     "all": "calibrated_out_of_fold",
 }
 """The images that set a classifier's threshold."""
+_REPLICATES = 1000
 _LARGEST_SIDE_PX = 1024
 _MOST_SCORES = 1000
-_INVALID = "this file is not valid in this version of xraytune"
-_TRAIN_AGAIN = "train the model again with this version"
 _FIX = "train the model again, or copy the whole folder again"
-
-
-class ValidationScores(Model):
-    """Images of one class on val-A and val-B together.
-
-    `scores` are probabilities of the positive class, ascending; more than 1,000 are summarized by 1,000 quantiles.
-    """
-
-    images: Annotated[int, Field(ge=1)]
-    patients: Annotated[int, Field(ge=1)]
-    scores: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=1)]
-
-    def sample(self) -> ClassSample:
-        """Return a sample for comparison with the same class in another folder."""
-        return ClassSample(scores=np.array(self.scores), images=self.images, patients=self.patients)
 
 
 class TrainedOn(Model):
@@ -111,14 +106,18 @@ class TrainedOn(Model):
     changes: tuple[str, ...]
 
 
-class BundleRecord(Model):
+class CardMetric(Model):
+    """A metric on the validation images, with its 95 % interval over patients, or None if that is undefined."""
+
+    name: str
+    value: float
+    interval: Interval | None
+
+
+class BundleRecord(ModelRecord):
     """The content of `bundle.json`; scores, threshold and `best_epoch` are those of `FinalTraining`.
 
     Attributes:
-        class_names: In the order of the network's outputs; for a segmenter, only `image`.
-        positive: The positive class; None for a segmenter.
-        validation: With two classes, the scores that set the threshold, by class; else None.
-        input_format: How decoded pixels become the network's input.
         loss: Training loss; `bce` has one output neuron.
         train_fingerprint: Fingerprint of the training images.
         test_fingerprint: Fingerprint of the sealed test folder; None if there was none.
@@ -126,16 +125,9 @@ class BundleRecord(Model):
         study: The study that the configuration was exported from, relative to the bundle.
         overrides: `--set` options of the training.
         packages: Package versions, and those of extensions such as `backbone tiny_net`.
+        metrics: The metrics of the model card; empty in older bundles.
     """
 
-    version: Literal[1] = 1
-    task: TaskName
-    class_names: tuple[str, ...]
-    positive: str | None
-    threshold: float
-    threshold_rule: ThresholdRule
-    validation: dict[str, ValidationScores] | None
-    input_format: InputFormat
     backbone: Annotated[BackboneName, BACKBONES]
     input_channels: Literal[1, 3]
     head: HeadName
@@ -154,18 +146,13 @@ class BundleRecord(Model):
     overrides: tuple[str, ...]
     compute: Compute
     packages: dict[str, str]
+    metrics: tuple[CardMetric, ...] = ()
 
     @model_validator(mode="after")
     def _can_be_used(self) -> Self:
-        names, form = self.class_names, self.input_format
-        has_classes = len(names) > 1 and len({*names}) == len(names) and self.positive in names
-        has_masks = names == ("image",) and self.positive is None
-        if not (has_masks if self.task == "segmentation" else has_classes):
-            raise ValueError("class_names: not valid for this task")
+        form, has_masks = self.input_format, self.task == "segmentation"
         if has_masks and (self.backbone not in ENCODERS or form.image_size_px % ENCODER_STRIDE_PX):
             raise ValueError("backbone: cannot be the encoder of a U-Net at this image size")
-        if self.validation is not None and {*self.validation} != {*names}:
-            raise ValueError("validation: needs scores of each class")
         if form.image_size_px > _LARGEST_SIDE_PX or size_problem(self.backbone, form.image_size_px):
             raise ValueError("input_format: unsupported image size")
         if form.resolution_px is not None and form.resolution_px < 1:
@@ -190,13 +177,7 @@ class Bundle:
     @property
     def positive(self) -> int:
         """The label of a classifier's positive class."""
-        return self.record.class_names.index(self.positive_name)
-
-    @property
-    def positive_name(self) -> str:
-        """A classifier's positive class."""
-        assert self.record.positive is not None, "a segmenter has none"
-        return self.record.positive
+        return self.record.class_names.index(self.record.positive_name)
 
     @property
     def study(self) -> Path | None:
@@ -209,7 +190,7 @@ class Bundle:
         try:
             return read_prepared(file)
         except ValueError as error:
-            raise ArtifactError(Problem(_INVALID, file, _TRAIN_AGAIN)) from error
+            raise not_valid(file) from error
 
     def experiment(self) -> Experiment:
         """Return the experiment that was trained."""
@@ -217,7 +198,7 @@ class Bundle:
         try:
             return load_space(file).experiment()
         except ConfigError as error:
-            raise ArtifactError(Problem(_INVALID, file, _TRAIN_AGAIN)) from error
+            raise not_valid(file) from error
 
     def network(self, compute: Compute) -> nn.Module:
         """Return the trained network on the device, in evaluation mode."""
@@ -234,7 +215,27 @@ class Bundle:
             load_tensors(network, safetensors.torch.load_file(file))
         except UNREADABLE as error:
             raise ArtifactError(Problem("the file does not match the network in bundle.json", file, _FIX)) from error
-        return network.to(compute.device).eval()
+        return network.to(compute.device).eval().requires_grad_(False)
+
+    def predictor(self, compute: Compute | None = None) -> Predictor:
+        """Return a predictor, by default with the precision of the training, and pin this process to its settings."""
+        compute = compute or compute_like(self.record.compute, threads=cpu_count())
+        pin(compute)
+        network, form = self.network(compute), self.record.input_format
+        predict = mask_probabilities if self.record.task == "segmentation" else predict_probabilities
+
+        def inputs(pixels: Pixels) -> Tensor:
+            return normalise(to_unit(torch.from_numpy(pixels).to(compute.device), form), form)
+
+        def run(pixels: Pixels) -> NDArray[Any]:
+            return predict(network, [inputs(pixels)], compute=compute, error=ArtifactError, where=self.path)
+
+        def maps(pixels: Pixels) -> Floats:
+            assert isinstance(network, Classifier), "a segmenter has no classes"
+            return grad_cam(network, inputs(pixels))
+
+        has_maps = isinstance(network, Classifier) and not self.record.backbone.startswith("vit")
+        return Predictor(record=self.record, run=run, maps=maps if has_maps else None)
 
 
 def write_bundle(
@@ -278,6 +279,7 @@ def write_bundle(
         overrides=tuple(overrides),
         compute=compute,
         packages={name: version(name) for name in packages} | extensions_of(parameters.backbone, parameters.source),
+        metrics=card_metrics(prepared, training.threshold, training.validated),
     )
     write_text(folder / _RECORD, record.model_dump_json(indent=2) + "\n")
     header = f"The experiment of this model, arm {parameters.arm}. Paths are relative to this file."
@@ -304,6 +306,23 @@ def _validation(prepared: Prepared, validated: Validated) -> dict[str, Validatio
     }
 
 
+def card_metrics(prepared: Prepared, threshold: float, validated: Validated) -> tuple[CardMetric, ...]:
+    """Return the metrics of the model card, computed from the results on the validation images."""
+    labels, results, patients = validated.labels, validated.results, validated.patients
+    size_px = prepared.image_size_px
+    if prepared.has_masks:
+        dice, interval = mean_with_interval(results[:, 0], patients, replicates=_REPLICATES, seed=0)
+        assert dice is not None, "Dice is always defined"
+        return (CardMetric(name=f"mean Dice at {size_px} x {size_px} px", value=dice, interval=interval),)
+    rule: dict[str, Any] = {"positive": prepared.positive, "threshold": threshold}
+    found = asdict(classification_metrics(labels, results, **rule))
+    intervals = patient_bootstrap(labels, results, patients, **rule, replicates=_REPLICATES, seed=0)
+    positive = prepared.class_names[prepared.positive]
+    names = {"auroc": "AUROC", "auprc": "AUPRC", "balanced_accuracy": "balanced accuracy"}
+    names |= {name: f"{name} ({positive})" for name in ("sensitivity", "specificity")}
+    return tuple(CardMetric(name=names[key], value=found[key], interval=intervals.get(key)) for key in names)
+
+
 def open_bundle(path: Path) -> Bundle:
     """Open a bundle and verify its checksums.
 
@@ -325,12 +344,5 @@ def open_bundle(path: Path) -> Bundle:
             problems.append(Problem("the file is damaged: its SHA-256 differs from the manifest", file, _FIX))
     if problems:
         raise ArtifactError(*problems)
-    try:
-        record = BundleRecord.model_validate_json(read_bytes(path / _RECORD, "JSON file"))
-    except ValidationError as error:
-        first = error.errors()[0]
-        if (first["loc"], first["type"]) == (("backbone",), "literal_error"):
-            what = f"the backbone {first['input']!r} is not part of xraytune, and no installed package provides it"
-            raise ArtifactError(Problem(what, path / _RECORD, f"install its package, or {_TRAIN_AGAIN}")) from error
-        raise ArtifactError(Problem(_INVALID, path / _RECORD, _TRAIN_AGAIN)) from error
+    record = read_record(BundleRecord, read_bytes(path / _RECORD, "JSON file"), path / _RECORD)
     return Bundle(path=path, record=record, model_sha256=expected[_MODEL])

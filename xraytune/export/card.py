@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from xraytune.config.settings import Experiment, TaskName, Validation
+from xraytune.config.settings import Experiment, Validation
 from xraytune.export.bundle import BundleRecord
 from xraytune.export.final import FOLDS, FinalTraining
 from xraytune.files import write_text
-from xraytune.metrics.classification import classification_metrics
-from xraytune.metrics.intervals import patient_bootstrap
-from xraytune.metrics.segmentation import mean_with_interval
 
-_REPLICATES = 1000
 _VALIDATED_ON: Mapping[Validation, str] = {
     "keep": "val-A and val-B, which it was not trained on",
     "val_a": "val-B, which it was not trained on",
@@ -28,15 +24,19 @@ _OPTIMISM: Mapping[Validation, str] = {
     "all": "The search chose the configuration on some of these images",
 }
 _OPTIMISM_WITHOUT_SEARCH: Mapping[Validation, str] = {"keep": "Val-A also chose the epoch"}
+_INTENDED = (
+    "Research on chest X-rays like those it was trained on. Not for the diagnosis, triage or treatment of patients."
+)
 _TRAINABLE = {"all": "all layers", "head": "head only", "last_stage": "last stage and head"}
 
 
 def write_card(folder: Path, record: BundleRecord, experiment: Experiment, training: FinalTraining) -> None:
     """Write the card as Markdown. It holds no path, time or date, and may be edited."""
-    texts = _TEXTS[record.task](record, training)
+    texts = _texts(record)
     parts = (
         f"# {experiment.settings.name}: {texts.title} Research software, not a medical device.",
-        _data(record, experiment),
+        f"## Intended use\n\n{_INTENDED}",
+        _data(record, experiment, training),
         _training(record, experiment, training, texts.network),
         _validation(record, training, texts, experiment.settings.metric),
         _limits(record, experiment, texts.limit),
@@ -45,13 +45,18 @@ def write_card(folder: Path, record: BundleRecord, experiment: Experiment, train
     write_text(folder / "README.md", "\n\n".join(parts) + "\n")
 
 
-def _data(record: BundleRecord, experiment: Experiment) -> str:
+def _data(record: BundleRecord, experiment: Experiment, training: FinalTraining) -> str:
     used, size = record.trained_on, experiment.settings.data.image_size
+    sides = Counter(image.side.replace("_a", "-A").replace("_b", "-B") for image in training.prepared.images)
+    counts = ", ".join(f"{count:,} {side}" for side, count in sorted(sides.items()))
     unused = used.of_images - used.images - used.kept_images
     rows = [
         ("trained on", f"{_count(used.images, used.patients)}"),
         ("kept for validation", _count(used.kept_images, used.kept_patients) if used.kept_images else "none"),
         ("out of", f"{_count(used.of_images, used.of_patients)} in the data folder, not counting test images"),
+        ("split", f"by patient, seed {experiment.settings.data.split.seed}; images: {counts}"),
+        ("fingerprint of training images", f"`{record.train_fingerprint}`"),
+        ("fingerprint of test images", f"`{record.test_fingerprint or 'none'}`"),
         ("input", f"grey, {size} x {size} px ({record.input_format.resize})"),
     ]
     if unused:
@@ -88,7 +93,10 @@ def _validation(record: BundleRecord, training: FinalTraining, texts: _Texts, me
     kept, validated = record.trained_on.validation, training.validated
     about = f"On {_count(len(validated.labels), len({*validated.patients}))}: {_VALIDATED_ON[kept]}."
     head = "| metric | value | 95 % interval |\n|---|---|---|\n"
-    rows = [f"| {label} | {value:.3f} | {low:.3f} to {high:.3f} |" for label, value, (low, high) in texts.metrics]
+    ends = ["{:.3f} to {:.3f}".format(*one.interval) if one.interval else "undefined" for one in record.metrics]
+    rows = [
+        f"| {one.name} | {one.value:.3f} | {interval} |" for one, interval in zip(record.metrics, ends, strict=True)
+    ]
     optimism = (_OPTIMISM if record.study else _OPTIMISM_WITHOUT_SEARCH).get(kept, "")
     limits = f"{optimism}, so these figures are slightly optimistic. " if optimism else ""
     limits += "Intervals resample patients."
@@ -110,6 +118,8 @@ def _limits(record: BundleRecord, experiment: Experiment, of_task: str) -> str:
             f"A verdict of `xraytune confirm` is about training on {count} images of the search, with several seeds. "
             "It is no verdict on this model."
         )
+    if (origin := experiment.settings.exported_from) and origin.synthetic:
+        lines.append(f"The benefit of the synthetic images of this configuration is {origin.synthetic}.")
     return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
 
 
@@ -126,30 +136,27 @@ def _use(record: BundleRecord, texts: _Texts) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Texts:
-    """The parts of the card that depend on the task; a metric has a name, a value and a 95 % interval."""
+    """The parts of the card that depend on the task."""
 
     title: str
     network: str
-    metrics: Sequence[tuple[str, float, tuple[float, float]]]
     rule: str
     limit: str
     predictions: str
     folders: Sequence[str]
 
 
-def _of_classifier(record: BundleRecord, training: FinalTraining) -> _Texts:
-    names, validated = record.class_names, training.validated
-    positive, threshold = names.index(record.positive), training.threshold
-    found = asdict(classification_metrics(validated.labels, validated.results, positive=positive, threshold=threshold))
-    given = (validated.labels, validated.results, validated.patients)
-    intervals = patient_bootstrap(*given, positive=positive, threshold=threshold, replicates=_REPLICATES, seed=0)
-    labels = {
-        "auroc": "AUROC",
-        "auprc": "AUPRC",
-        "balanced_accuracy": "balanced accuracy",
-        "sensitivity": f"sensitivity ({record.positive})",
-        "specificity": f"specificity ({record.positive})",
-    }
+def _texts(record: BundleRecord) -> _Texts:
+    if record.task == "segmentation":
+        return _Texts(
+            title="masks\n\nPredicts which pixels of a chest X-ray belong to the structure marked in its training masks.",
+            network="U-Net with the encoder ",
+            rule=f"Pixels with a probability of {record.threshold:g} or more belong to the mask.",
+            limit="It predicts a mask for any image, and not necessarily an empty one if the structure is missing.",
+            predictions="predictions",
+            folders=("images", "masks"),
+        )
+    names = record.class_names
     what = f"Predicts the probabilities of {' and '.join(names)} from one chest X-ray."
     rule = "The most probable class is predicted."
     if len(names) == 2:
@@ -161,37 +168,11 @@ def _of_classifier(record: BundleRecord, training: FinalTraining) -> _Texts:
     return _Texts(
         title=f"{' or '.join(names)}\n\n{what}",
         network="",
-        metrics=[(label, found[name], intervals[name]) for name, label in labels.items()],
         rule=rule,
         limit="It knows only these classes, and gives any image a probability of each.",
         predictions="predictions.csv",
         folders=names,
     )
-
-
-def _of_segmenter(record: BundleRecord, training: FinalTraining) -> _Texts:
-    dices, patients, size = (
-        training.validated.results[:, 0],
-        training.validated.patients,
-        record.input_format.image_size_px,
-    )
-    value, interval = mean_with_interval(dices, patients, replicates=_REPLICATES, seed=0)
-    assert value is not None, "Dice is always defined"
-    return _Texts(
-        title="masks\n\nPredicts which pixels of a chest X-ray belong to the structure marked in its training masks.",
-        network="U-Net with the encoder ",
-        metrics=[(f"mean Dice at {size} x {size} px", value, interval or (math.nan, math.nan))],
-        rule=f"Pixels with a probability of {record.threshold:g} or more belong to the mask.",
-        limit="It predicts a mask for any image, and not necessarily an empty one if the structure is missing.",
-        predictions="predictions",
-        folders=("images", "masks"),
-    )
-
-
-_TEXTS: Mapping[TaskName, Callable[[BundleRecord, FinalTraining], _Texts]] = {
-    "classification": _of_classifier,
-    "segmentation": _of_segmenter,
-}
 
 
 def _count(images: int, patients: int) -> str:

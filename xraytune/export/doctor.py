@@ -1,7 +1,7 @@
-"""Check that this machine has what xraytune needs, and explain how to get what is missing.
+"""Check that this machine or a Ray cluster has what xraytune needs, and explain how to get what is missing.
 
-Nothing is started, downloaded or left behind. torch and Ray are imported in separate processes, so that a broken
-installation is reported and does not crash.
+Nothing is downloaded or left behind. torch and Ray are imported in separate processes, so that a broken
+installation is reported and does not crash `doctor`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -16,12 +17,13 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
+from uuid import uuid4
 
 from xraytune.config.load import load_space
 from xraytune.config.settings import PACKAGES
-from xraytune.config.space import missing_packages, needed_by
+from xraytune.config.space import missing_packages, needed_by, needed_extras
 from xraytune.errors import ConfigError, MachineError
-from xraytune.files import free_inodes, nearest_folder
+from xraytune.files import free_inodes, nearest_folder, write_text
 from xraytune.limits import LIMITS, likely_shortage
 from xraytune.search.ray_setup import ray_parent, security_problems, why_ray_cannot_start
 from xraytune.tracking.wandb import has_key
@@ -29,7 +31,10 @@ from xraytune.tracking.wandb import has_key
 _GIB = 2**30
 _MIN_DISK_GIB, _MIN_MEMORY_GIB, _MIN_SHARED_MEMORY_GIB = 10, 4, 0.5
 _MIN_INODES = 10_000
+_MAX_CLOCK_SECONDS = 2.0
+_ONLY_WARNINGS = ("clocks", "limits", "shared memory")
 _OTHER_DISK = "free some space, or use another disk for studies and cache (--studies, --cache)"
+_MORE_SHARED_MEMORY = "start a container with --shm-size=2g; otherwise Ray uses the disk"
 _DEFAULT_NETWORKS = tuple((backbone, "imagenet") for backbone in ("mobilenet_v2", "resnet18", "resnet50"))
 _REINSTALL = "reinstall the matching versions of requirements.lock (`make install`)"
 _TORCH_PROBE = """
@@ -54,22 +59,32 @@ class Check:
     fix: str = ""
 
 
-def doctor(*, space: Path | None = None, weights_dir: Path | None = None, folder: Path = Path()) -> tuple[Check, ...]:
-    """Check this machine.
+def doctor(
+    *,
+    space: Path | None = None,
+    weights_dir: Path | None = None,
+    folder: Path = Path(),
+    address: str | None = None,
+) -> tuple[Check, ...]:
+    """Check this machine, or the nodes of a Ray cluster.
 
     Args:
         space: Search space file; checks the weights of its trials instead of those of three common backbones.
         weights_dir: Folder of official weight files; default: that of the file, else torch's download cache.
-        folder: Folder for studies and cache; its disk is checked.
+        folder: Folder for studies and cache; checks its disk or, with `address`, that all nodes share it.
+        address: A Ray cluster to check instead of this machine.
 
     Raises:
         ConfigError: The search space file is invalid.
+        MachineError: No cluster answers, it needs another token, or the folder is not writable.
     """
+    if address:
+        return tuple(_cluster(address, folder))
     networks, needed = _DEFAULT_NETWORKS, set[str]()
     if space:
         loaded = load_space(space, data=Path(), weights_dir=weights_dir)  # its images are not needed
         networks, weights_dir = loaded.networks(), loaded.settings.weights_dir
-        needed = {loaded.settings.task, *(str(source) for (source,) in loaded.combinations("source"))}
+        needed = {*needed_extras(loaded)}
     torch = probe("torch", _TORCH_PROBE, fix=_REINSTALL)
     checks = [Check("Python", "ok", platform.python_version()), torch]
     if torch.status == "ok":
@@ -168,8 +183,7 @@ def _shared_memory() -> Check:
     shared = Path("/dev/shm")
     if not shared.is_dir():
         return Check("shared memory", "ok", "not used on this system")
-    fix = "start a container with --shm-size=2g; otherwise Ray uses the disk"
-    return _size("shared memory", shutil.disk_usage(shared).total, _MIN_SHARED_MEMORY_GIB, fix)
+    return _size("shared memory", shutil.disk_usage(shared).total, _MIN_SHARED_MEMORY_GIB, _MORE_SHARED_MEMORY)
 
 
 def _size(name: str, size_bytes: int, minimum_gib: float, fix: str) -> Check:
@@ -198,3 +212,55 @@ def _wandb() -> Check:
     if has_key():
         return Check("W&B", "ok", "an API key is set")
     return Check("W&B", "warning", "no API key", "none needed: runs are logged offline; `wandb login` puts them online")
+
+
+def _cluster(address: str, folder: Path) -> Iterator[Check]:
+    """Check the nodes of a cluster. Each one looks for a file that this machine writes to the folder."""
+    from xraytune.search.ray.actor import versions  # both import Ray
+    from xraytune.search.runner import inspect_cluster
+
+    probe, ours, shared = nearest_folder(folder.resolve()) / f".doctor-{uuid4().hex}", versions(), f"shared {folder}"
+    write_text(probe, probe.name)
+    try:
+        dashboard, nodes = inspect_cluster(address, probe)
+    finally:
+        probe.unlink(missing_ok=True)
+    fixes = {
+        "nodes": "install xraytune there, and open Ray's ports between the nodes",
+        "versions": "install the same versions on all machines",
+        shared: "mount one file system at this path on all machines, writable by the users that run Ray and xraytune",
+        "clocks": "synchronise the clocks, for example with chrony",
+        "limits": "raise them where `ray start` runs, for example with `ulimit -n 65536`",
+        "shared memory": _MORE_SHARED_MEMORY,
+    }
+    faults: dict[str, list[str]] = {name: [] for name in fixes}
+    for node, facts in nodes.items():
+        if "problem" in facts:
+            faults["nodes"].append(f"{node}: {facts['problem']}")
+            continue
+        other = {name: release for name, release in facts["versions"].items() if release != ours[name]}
+        faults["versions"] += (f"{node}: {name} {release}, not {ours[name]}" for name, release in other.items())
+        if facts["probe"] != probe.name:
+            faults[shared].append(
+                f"{node}: {'not writable' if facts['probe'] else 'it does not see a file written here'}"
+            )
+        if abs(ahead := facts["ahead_seconds"]) > _MAX_CLOCK_SECONDS:
+            faults["clocks"].append(f"{node}: {ahead:+.0f} s from this machine")
+        if facts["limit"]:
+            faults["limits"].append(f"{node}: {facts['limit']}")
+        if (size_bytes := facts["shared_memory_bytes"]) is not None and size_bytes < _MIN_SHARED_MEMORY_GIB * _GIB:
+            faults["shared memory"].append(f"{node}: {size_bytes / _GIB:.2f} GiB")
+    for name, found in faults.items():
+        status: Literal["warning", "missing"] = "warning" if name in _ONLY_WARNINGS else "missing"
+        yield Check(name, status, "\n".join(found), fixes[name]) if found else Check(name, "ok", f"nodes: {len(nodes)}")
+    yield _dashboard(dashboard.removeprefix("http://"))
+
+
+def _dashboard(address: str) -> Check:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, ValueError) as error:
+        fix = "if it listens only on the head node: ssh -L 8265:localhost:8265 HEAD; its log there is dashboard.log"
+        return Check("dashboard", "warning", f"{address or 'none'} does not answer: {error}", fix)
+    return Check("dashboard", "ok", address)

@@ -23,7 +23,8 @@ from xraytune.export.evaluation import Evaluation, PatientLevel, ScoredImages, w
 from xraytune.export.mask_evaluation import BOOTSTRAP_SEED, MaskEvaluation, evaluate_masks
 from xraytune.export.outputs import ImageFiles
 from xraytune.export.overlap import overlap_of
-from xraytune.export.predict import predict_images, threshold_of
+from xraytune.export.predict import predict_images
+from xraytune.export.predictor import threshold_of
 from xraytune.files import require_new
 from xraytune.metrics.breakdown import Subgroup, class_breakdown, patient_means, subgroup_metrics
 from xraytune.metrics.classification import METRICS, Floats, Labels, classification_metrics, predicted_classes
@@ -73,7 +74,7 @@ def evaluate(
             what = "a figure in the image folder would be mistaken for an X-ray"
             raise ConfigError(Problem(what, out, "give a folder outside of it"))
     bundle = open_bundle(model)
-    threshold = threshold_of(bundle, sensitivity)
+    threshold = threshold_of(bundle.record, sensitivity)
     names, group_regex, task = bundle.record.class_names, bundle.record.group_regex, bundle.record.task
     found = TASKS[task].read_labelled(data, names, group_regex=group_regex, on_progress=on_progress)
     files = [image.file for image in found.images]
@@ -104,7 +105,7 @@ def evaluate(
         model=bundle.path,
         data=data,
         out=out,
-        positive=bundle.positive_name,
+        positive=bundle.record.positive_name,
         class_counts=counts,
         patient_count=len(set(patients)),
         threshold=threshold if is_binary else None,
@@ -131,7 +132,7 @@ def _score(
     bundle: Bundle, found: LabelledImages, images: ImageFiles, threshold: float
 ) -> tuple[ScoredImages, tuple[BrokenImage, ...]]:
     by_file = {image.file: image for image in found.images}
-    files, probabilities, broken = predict_images(bundle, images)
+    files, probabilities, broken = predict_images(bundle.predictor(), images)
     scored = ScoredImages(
         files=files,
         patients=tuple(by_file[file].patient for file in files),
@@ -178,4 +179,4 @@ def _shift(
         return None
     folder = class_samples(bundle.record.class_names, labels, probabilities[:, bundle.positive], patients)
     validation = {name: one.sample() for name, one in bundle.record.validation.items()}
-    return shift_from_validation(validation, folder, positive=bundle.positive_name, threshold=threshold)
+    return shift_from_validation(validation, folder, positive=bundle.record.positive_name, threshold=threshold)

@@ -19,10 +19,10 @@ import numpy as np
 from torch import nn
 
 from xraytune.config.settings import Experiment, Settings, Validation, without_gates
+from xraytune.data.decoding import InputFormat
 from xraytune.errors import DataError, Problem
 from xraytune.mix.plan import plan_mix
 from xraytune.models.checkpoint import load_best
-from xraytune.models.inputs import InputFormat
 from xraytune.models.train import TRAINING_STEPS
 from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.inputs import TrialInputs

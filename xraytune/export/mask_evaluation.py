@@ -100,7 +100,8 @@ def evaluate_masks(
         image = by_file[file]
         return use_mask(root, image, lambda true: scored_mask(predicted, true, file=file, patient=image.patient))
 
-    results, broken = map_predicted(bundle, images, score, threshold=threshold)
+    model = bundle.predictor()
+    results, broken = map_predicted(model, images, score, threshold=threshold)
     scores = [one for one in results if isinstance(one, ScoredMask)]
     broken += tuple(mask for one in results if isinstance(one, list) for mask in one)
     if broken and not (images.skip_broken and scores):
@@ -135,7 +136,7 @@ def evaluate_masks(
             return _drawn_case(chosen[file], image, read_mask(root, by_file[file].masks), predicted)
 
         again = replace(images, files=[*chosen], on_progress=ignore_progress)
-        cases, _ = map_predicted(bundle, again, case, threshold=threshold)
+        cases, _ = map_predicted(model, again, case, threshold=threshold)
         drawn = dict(zip(chosen, cases, strict=True))
         with new_folder(out) as folder:
             write_json(folder / "metrics.json", evaluation.to_json())

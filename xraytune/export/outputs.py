@@ -1,4 +1,4 @@
-"""Run the network of a bundle on image files, one batch in memory at a time."""
+"""Run a predictor on image files, one batch in memory at a time."""
 
 from __future__ import annotations
 
@@ -8,16 +8,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
-from xraytune.compute import compute_like, pin
-from xraytune.cores import cpu_count, map_on_cores
-from xraytune.data.decoding import BrokenImage
+from xraytune.cores import map_on_cores
+from xraytune.data.decoding import BrokenImage, InputFormat
 from xraytune.data.pixels import broken_images_error, decode_images
-from xraytune.errors import ArtifactError, DataError, Problem
-from xraytune.export.bundle import Bundle
-from xraytune.models.inputs import normalise, to_unit
+from xraytune.errors import DataError, Problem
+from xraytune.export.predictor import Pixels
 from xraytune.records import Progress
 
 _BATCH_SIZE = 64
@@ -35,32 +31,27 @@ class ImageFiles:
 
 
 def map_outputs(
-    bundle: Bundle,
+    run: Callable[[Pixels], Any],
+    form: InputFormat,
     images: ImageFiles,
-    predict: Callable[..., NDArray[Any]],
-    use: Callable[[str, NDArray[Any]], Result],
+    use: Callable[[str, Any], Result],
     *,
     title: str,
 ) -> tuple[list[Result], tuple[BrokenImage, ...]]:
     """Apply `use`, on all cores, to each file and its output; return the results in order, and broken images.
 
-    `predict` is a function such as `predict_probabilities`; `title` names the progress.
+    `run` maps images, uint8 [n, S, S], to one output each; see `Predictor`. `title` labels the progress bar.
 
     Raises:
         DataError: Images are broken, unless `skip_broken` leaves them out and others remain.
         ArtifactError: The network's output is not finite.
     """
-    compute = compute_like(bundle.record.compute, threads=cpu_count())
-    pin(compute)
-    network, form = bundle.network(compute), bundle.record.input_format
     broken: list[BrokenImage] = []
-    batch: dict[str, NDArray[np.uint8]] = {}
+    batch: dict[str, Pixels] = {}
     results: list[Result] = []
 
     def run_batch() -> None:
-        pixels = torch.from_numpy(np.stack([*batch.values()])).to(compute.device)
-        inputs = normalise(to_unit(pixels, form), form)
-        outputs = predict(network, [inputs], compute=compute, error=ArtifactError, where=bundle.path)
+        outputs = run(np.stack([*batch.values()]))
         results.extend(map_on_cores(lambda output: use(*output), [*zip(batch, outputs, strict=True)]))
         batch.clear()
 

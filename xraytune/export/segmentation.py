@@ -26,11 +26,10 @@ from xraytune.data.decoding import BrokenImage, Resize, read_image, square_box
 from xraytune.data.formats import LARGEST_SIDE_PX
 from xraytune.data.layout import DICOM_SUFFIXES, NAMING_SUFFIXES
 from xraytune.data.masks import connected_parts, outlined
-from xraytune.export.bundle import Bundle
 from xraytune.export.outputs import ImageFiles, map_outputs
+from xraytune.export.predictor import Predictor
 from xraytune.files import csv_table, new_folder, write_text
 from xraytune.metrics.segmentation import Masks
-from xraytune.models.segmenter import mask_probabilities
 
 Result = TypeVar("Result")
 _PNG_LEVEL = 3
@@ -68,9 +67,9 @@ class PredictedMasks:
     broken: tuple[BrokenImage, ...]
 
 
-def predict_masks(bundle: Bundle, images: ImageFiles, out: Path, *, threshold: float) -> PredictedMasks:
+def predict_masks(model: Predictor, images: ImageFiles, out: Path, *, threshold: float) -> PredictedMasks:
     """Write the folder described above."""
-    names = _mask_names(images.files)
+    names = picture_names(images.files)
     with new_folder(out) as folder:
 
         def write(file: str, image: NDArray[np.uint8], mask: Masks) -> tuple[PurePosixPath, PurePosixPath, float, int]:
@@ -81,32 +80,32 @@ def predict_masks(bundle: Bundle, images: ImageFiles, out: Path, *, threshold: f
             where = PurePosixPath("masks", names[file])
             return PurePosixPath(file), where, float(mask.mean()), connected_parts(mask)
 
-        rows, broken = map_predicted(bundle, images, write, threshold=threshold)
+        rows, broken = map_predicted(model, images, write, threshold=threshold)
         write_text(folder / "predictions.csv", csv_table(["file", "mask", "area", "parts"], rows))
     areas = [area for _, _, area, _ in rows]
     return PredictedMasks(path=out, images=len(rows), empty=areas.count(0.0), area=float(np.mean(areas)), broken=broken)
 
 
 def map_predicted(
-    bundle: Bundle, images: ImageFiles, use: Callable[[str, NDArray[np.uint8], Masks], Result], *, threshold: float
+    model: Predictor, images: ImageFiles, use: Callable[[str, NDArray[np.uint8], Masks], Result], *, threshold: float
 ) -> tuple[list[Result], tuple[BrokenImage, ...]]:
     """Apply `use` to each file, its image in its own size, [H, W], and the predicted mask, [H, W].
 
     Return the results in order, and the broken images; raises what `map_outputs` does.
     """
-    resize = bundle.record.input_format.resize
+    form = model.record.input_format
 
     def use_one(file: str, probabilities: NDArray[np.float32]) -> Result:
         image = np.asarray(read_image(images.root / file, LARGEST_SIDE_PX).image)
-        return use(file, image, whole_mask(probabilities, *image.shape[::-1], resize=resize, threshold=threshold))
+        return use(file, image, whole_mask(probabilities, *image.shape[::-1], resize=form.resize, threshold=threshold))
 
-    return map_outputs(bundle, images, mask_probabilities, use_one, title="segmenting images")
+    return map_outputs(model.run, form, images, use_one, title="segmenting images")
 
 
-def _mask_names(files: Sequence[str]) -> dict[str, str]:
-    """Return the name of each file's PNG: without the file's suffix, unless two files would then share a name."""
+def picture_names(files: Sequence[str], suffix: str = ".png") -> dict[str, str]:
+    """Return the name of each file's picture: without the file's suffix, unless two files would then share a name."""
     suffixes = NAMING_SUFFIXES | DICOM_SUFFIXES
     stems = {file: str(PurePosixPath(file).with_suffix("")) for file in files}
     stems = {file: stem if PurePosixPath(file).suffix.lower() in suffixes else file for file, stem in stems.items()}
     times = Counter(stem.casefold() for stem in stems.values())
-    return {file: f"{stem if times[stem.casefold()] == 1 else file}.png" for file, stem in stems.items()}
+    return {file: f"{stem if times[stem.casefold()] == 1 else file}{suffix}" for file, stem in stems.items()}

@@ -19,6 +19,7 @@ from typing import Any
 
 from xraytune.compute import allocation_of, gpu_count, pin
 from xraytune.config.checks import require_no_plateau
+from xraytune.config.fields import flat_values
 from xraytune.config.load import load_space
 from xraytune.config.settings import Experiment, Settings, extensions_of
 from xraytune.config.space import Space, require_extensions
@@ -52,6 +53,8 @@ from xraytune.pipeline.task import task_of
 from xraytune.records import Compute, EpochRecord, Progress, ignore_progress
 from xraytune.search.inputs import inputs_of_trials, read_inputs
 from xraytune.search.study import StudyFolder, damage_explained
+from xraytune.tracking.tracker import TrackedRun
+from xraytune.tracking.wandb import publish
 
 TRAIN_STAGE = "train-1.work"
 SAMPLES = "samples.png"
@@ -107,6 +110,8 @@ def train(
     note: Callable[[str], None] = _logger.info,
 ) -> Trained:
     """Train the experiment of a file and write the model bundle. All inputs are checked before the training.
+
+    With `tracking.wandb`, then send the curves and the bundle to W&B; if that fails, only warn.
 
     Args:
         config: YAML file of an experiment, e.g. from `export`; of a search space, the first entry of `points_to_evaluate`.
@@ -176,6 +181,16 @@ def train(
     epochs, steps = fixed_epochs(settings) if fits else settings.budget.max_epochs, used.steps_per_epoch(settings)
     folds = f", and {len(fits) - 1} folds" if len(fits) > 1 else ""
     note(f"training: {epochs} epoch{'s' * (epochs != 1)} of {steps:,} steps{folds}")
+    tracked = TrackedRun(
+        kind="train",
+        study=settings.name,
+        study_identity=study.identity() if study else work_folder.name,
+        key=work_folder.name,
+        label=f"{settings.name} final {parameters.arm}",
+        parameters={**flat_values(parameters, out), "arm": parameters.arm},
+        metric=settings.objective.metric,
+        folder=out.parent,
+    )
     grids: list[Path] = []
 
     def show_samples(of: Experiment, context: RunContext) -> None:
@@ -209,6 +224,9 @@ def train(
             if grids:  # the last one is of the final model's generator; folds have their own
                 copy_file(grids[-1], folder / SAMPLES)
         shutil.rmtree(work_folder)
+    summary = {"value": training.val_score, "val_b_score": training.val_b_score, "threshold": training.threshold}
+    if settings.tracking.wandb:
+        publish(settings.tracking.wandb, tracked, summary, epochs=training.epochs, model=out)
     return Trained(
         path=out,
         arm=parameters.arm,

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Protocol, TypeAlias
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xraytune.config.extensions import Extensions
-from xraytune.errors import DataError, Problem
+from xraytune.errors import DataError, Problem, XraytuneError
 
 Labels: TypeAlias = NDArray[np.int64]
 Floats: TypeAlias = NDArray[np.float64]
@@ -142,6 +143,13 @@ def require_finite(scores: Floats) -> None:
     """Raise ValueError unless all scores are finite: NaN sorts last, so an AUROC with it may be 1."""
     if not np.isfinite(scores).all():
         raise ValueError("scores must be finite")
+
+
+def require_finite_outputs(outputs: NDArray[Any], error: type[XraytuneError], where: Path | str) -> None:
+    """Raise `error` if a row of outputs, [N, C], has a value that is not finite; `where` names the network."""
+    if bad := int((~np.isfinite(outputs)).any(axis=1).sum()):
+        what = f"the network's output is NaN or infinite for {bad} of {len(outputs)} images"
+        raise error(Problem(what, where, "train the network again; if it happens again, use a smaller lr"))
 
 
 def require_scorable(labels: Labels, scores: Floats, class_count: int) -> None:

@@ -30,6 +30,7 @@ _FIX = "remove this folder: the trial then starts from scratch"
 _logger = logging.getLogger(__name__)
 Epoch = TypeVar("Epoch", EpochRecord, FittedEpoch)
 """Of a training with or without validation."""
+_EPOCHS: dict[type, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (EpochRecord, FittedEpoch)}
 
 
 def save_checkpoint(
@@ -74,7 +75,7 @@ def intact_epochs(folder: Path, kind: type[Epoch]) -> list[Epoch]:
 
 def _read(folder: Path, kind: type[Epoch]) -> tuple[dict[str, Any], list[Epoch]]:
     """Return the content and the epochs; both are empty without a checkpoint."""
-    file, record = folder / _CHECKPOINT_NAME, TypeAdapter(kind)
+    file, record = folder / _CHECKPOINT_NAME, _EPOCHS[kind]
     if not file.exists():
         return {}, []
     try:

@@ -6,38 +6,17 @@ still be blurrier within it. The `InputFormat` is stored with a trained model an
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from xraytune.config.settings import Experiment
-from xraytune.data.decoding import Resize
+from xraytune.data.decoding import InputFormat
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _HALF_RANGE = ("efficientnet_v2_l", "googlenet", "inception_v3")
 """Backbones whose weights were trained on pixels in [-1, 1]; two of torchvision's have a `transform_input` layer for it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InputFormat:
-    """How pixels become a network's input.
-
-    Attributes:
-        image_size_px: Side S of the network's images.
-        resize: How an image file becomes square.
-        resolution_px: Side to which all images are downsampled first (resolution matching), or None.
-        mean: Of each input channel, for pixels in [0, 1].
-        std: Of each input channel, for pixels in [0, 1].
-    """
-
-    image_size_px: int
-    resize: Resize = "squash"
-    resolution_px: int | None
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
 
 
 def input_format(experiment: Experiment, *, train_mean: float, train_std: float) -> InputFormat:

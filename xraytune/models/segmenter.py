@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from xraytune.config.settings import Parameters
 from xraytune.errors import MachineError, Problem, XraytuneError
-from xraytune.metrics.classification import Floats
+from xraytune.metrics.classification import Floats, require_finite_outputs
 from xraytune.models.backbones import load_weights, to_one_channel
 from xraytune.models.classifier import freeze, train_unless_frozen
-from xraytune.models.train import outputs_of, predict_logits, require_finite_outputs
+from xraytune.models.train import outputs_of, predict_logits
 from xraytune.records import Compute
 from xraytune.seeding import derive_seed
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from xraytune.compute import autocast
 from xraytune.config.settings import Parameters
 from xraytune.errors import Problem, TrialError, XraytuneError
-from xraytune.metrics.classification import Score, auroc
+from xraytune.metrics.classification import Score, auroc, require_finite_outputs
 from xraytune.models.checkpoint import resume, save_best, save_checkpoint
 from xraytune.models.optimizer import Optimizer, learning_rate
 from xraytune.records import Compute, EpochRecord, FittedEpoch, Progress, ignore_progress
@@ -240,13 +240,6 @@ def predict_probabilities(
     logits = predict_logits(network, batches, compute=compute)
     require_finite_outputs(logits, error, where)
     return _softmax(logits)
-
-
-def require_finite_outputs(outputs: NDArray[Any], error: type[XraytuneError], where: Path | str) -> None:
-    """Raise `error` if a row of outputs, [N, C], has a value that is not finite; `where` names the network."""
-    if bad := int((~np.isfinite(outputs)).any(axis=1).sum()):
-        what = f"the network's output is NaN or infinite for {bad} of {len(outputs)} images"
-        raise error(Problem(what, where, "train the network again; if it happens again, use a smaller lr"))
 
 
 def validate_classifier(

@@ -18,9 +18,12 @@ import logging
 import os
 import shutil
 import stat
+import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cache as cached
 from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
@@ -37,6 +40,13 @@ _CLOCK_SKEW_SECONDS = 60
 # Errors that mean a damaged or removed file. Others, such as refused access or too many open files, do not.
 _DAMAGE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO, errno.ESTALE, errno.ELOOP, errno.ENAMETOOLONG}
 _logger = logging.getLogger(__name__)
+_requests = Counter[tuple[str, str]]()
+
+
+@cached
+def _version(package: str, _path: tuple[str, ...]) -> str:
+    """Return an installed version; `importlib.metadata` parses the package's metadata in each call."""
+    return version(package)
 
 
 def releases(*packages: str) -> dict[str, str]:
@@ -44,7 +54,7 @@ def releases(*packages: str) -> dict[str, str]:
 
     The local build is left out (2.15.0 of 2.15.0+cu132): see docs/decisions/0019-versions-in-fingerprints.md.
     """
-    return {name: version(name).partition("+")[0] for name in packages}
+    return {name: _version(name, (*sys.path,)).partition("+")[0] for name in packages}
 
 
 def fingerprint(stage: str, inputs: Mapping[str, Any]) -> str:
@@ -71,11 +81,15 @@ def build_once(
     While another process builds it, `waiting` is called several times a second.
     """
     path = artifact_path(cache, stage, inputs)
+    kind = stage.rpartition("-")[0]
     if is_intact(path):
+        _requests[kind, "hit"] += 1
         return path
     with build_lock(path.with_name(f".{path.name}.lock"), waiting):
         if is_intact(path):
+            _requests[kind, "hit"] += 1
             return path
+        _requests[kind, "miss"] += 1
         if os.path.lexists(path):
             _logger.warning("%s is damaged and will be built again", path)
             discard(path)
@@ -88,6 +102,13 @@ def build_once(
             }
             write_json(folder / _MANIFEST, {"stage": stage, "inputs": inputs, "files": files})
     return path
+
+
+def take_requests() -> list[tuple[str, str, int]]:
+    """Return the kind, result and count of requests to `build_once` since the last call: "hit" found, "miss" built."""
+    taken = [(kind, result, count) for (kind, result), count in _requests.items()]
+    _requests.clear()
+    return taken
 
 
 def is_intact(path: Path) -> bool:

@@ -22,13 +22,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from xraytune.config.settings import Experiment, Parameters
+from xraytune.data.decoding import InputFormat
 from xraytune.errors import ArtifactError, Problem, TrialError
 from xraytune.files import read_json, require_file, write_json
 from xraytune.generators.train import resize_planes
 from xraytune.mix.sampler import image_stream
 from xraytune.models.augment import augment, augment_masks, view_table
 from xraytune.models.checkpoint import intact_epochs
-from xraytune.models.inputs import InputFormat, input_format, normalise, to_unit
+from xraytune.models.inputs import input_format, normalise, to_unit
 from xraytune.models.segmenter import MASK_THRESHOLD, build_segmenter, mask_loss, mask_probabilities
 from xraytune.models.train import Training, fit_network
 from xraytune.models.weights import load_tensors

@@ -25,10 +25,11 @@ from torch import Tensor, nn
 
 from xraytune.config.backbone_names import BACKBONES
 from xraytune.config.settings import Experiment
+from xraytune.data.decoding import InputFormat
 from xraytune.models.augment import augment, view_table
 from xraytune.models.backbones import last_stage_of, last_stage_prefix, skip_to_last_stage
 from xraytune.models.classifier import Classifier, build_head
-from xraytune.models.inputs import InputFormat, input_format, normalise, to_unit
+from xraytune.models.inputs import input_format, normalise, to_unit
 from xraytune.models.segmenter import MASK_THRESHOLD
 from xraytune.models.train import predict_logits
 from xraytune.pipeline.artifacts import build_once, releases

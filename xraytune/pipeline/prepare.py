@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache as cached
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -40,6 +41,7 @@ from xraytune.records import Progress, ignore_progress
 
 PIXELS_STAGE = "pixels-2"
 SideName = Literal["train", "val_a", "val_b"]
+_adapter = cached(TypeAdapter)
 _Index = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -325,7 +327,7 @@ def read_prepared(path: Path) -> Prepared:
     Raises:
         ValueError: It is malformed, or a name in it leads outside its folder.
     """
-    prepared = TypeAdapter(Prepared).validate_json(read_bytes(path, "JSON file"))
+    prepared: Prepared = _adapter(Prepared).validate_json(read_bytes(path, "JSON file"))
     stage, _, name = prepared.pixels.partition("/")
     if not all(map(is_plain_name, (stage, name, *prepared.class_names))):
         raise ValueError("a name that is a path")

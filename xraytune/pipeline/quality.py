@@ -50,9 +50,11 @@ from xraytune.pipeline.pools import ReadBlock, first_images, pool_reader
 from xraytune.pipeline.prepare import Prepared, SideName, training_pixels
 from xraytune.pipeline.sides import side_sizes
 
-QUALITY_STAGE, REAL_STAGE = "quality-1", "quality-real-1"
+QUALITY_STAGE, REAL_STAGE = "quality-1", "quality-real-2"
 MOST_IMAGES, FEWEST_IMAGES = 2 * BLOCK, 50
 """The most images of a class that are compared, and the fewest that val-A, val-B and the pool must have."""
+_SCALE_IMAGES = 64
+"""The most images of a class at each blur of the scale; the KID is unbiased, so fewer images suffice."""
 _REFERENCE_PX = 64
 _BATCH = 32
 
@@ -241,12 +243,17 @@ def _real_side(features: Features, context: RunContext) -> Path:
 
     def build(folder: Path) -> None:
         stored = training_pixels(prepared, cache)
-        shown: list[tuple[SideName, float]] = [("train", 0.0), ("val_a", 0.0), ("val_a", COMMON_BLUR_PX)]
-        shown += [("val_b", blur) for blur in (0.0, *SCALE_PX)]
+        shown: list[tuple[SideName, float, int]] = [
+            ("train", 0.0, MOST_IMAGES),
+            ("val_a", 0.0, MOST_IMAGES),
+            ("val_a", COMMON_BLUR_PX, MOST_IMAGES),
+            ("val_b", 0.0, MOST_IMAGES),
+            *(("val_b", blur, _SCALE_IMAGES) for blur in SCALE_PX),
+        ]
         sets = []
-        for name, blur in shown:
+        for name, blur, most in shown:
             side = prepared.side(name)
-            sets += [(stored, spread(side.rows[side.labels == label], MOST_IMAGES), blur) for label in labels]
+            sets += [(stored, spread(side.rows[side.labels == label], most), blur) for label in labels]
         flat = features.of("real", sets)
         train, val_a, val_a_blurred, *val_b = (flat[at : at + len(labels)] for at in range(0, len(flat), len(labels)))
         floor, *scale = (
@@ -270,7 +277,7 @@ def _real_side(features: Features, context: RunContext) -> Path:
         "pixels": [prepared.pixels, prepared.pixels_sha256],
         "class_names": list(prepared.class_names),
         "positive": prepared.positive,
-        "images_of_class": [MOST_IMAGES, COMMON_BLUR_PX, *SCALE_PX],
+        "images_of_class": [MOST_IMAGES, _SCALE_IMAGES, COMMON_BLUR_PX, *SCALE_PX],
     }
     return build_once(cache, REAL_STAGE, inputs, build)
 

@@ -21,12 +21,12 @@ from xraytune.config.settings import Objective, Settings, TaskName
 from xraytune.data.index import ImageFile, ImageIndex, LabelledImages, read_index, read_labelled, read_labelled_folder
 from xraytune.data.pairs import read_labelled_pairs, read_pair_folder, read_pairs
 from xraytune.errors import TrialError, XraytuneError
-from xraytune.metrics.classification import Floats, Labels, Score, auprc, auroc, sensitivity_at
+from xraytune.metrics.classification import Floats, Labels, Score, auprc, auroc, require_finite_outputs, sensitivity_at
 from xraytune.metrics.placements import StructuralComponents, mean_components, structural_components
 from xraytune.metrics.threshold import balanced_threshold
 from xraytune.models.classifier import build_classifier
 from xraytune.models.segmenter import MASK_THRESHOLD, build_segmenter, mask_loss, segment
-from xraytune.models.train import Loss, predict_probabilities, require_finite_outputs, validate_classifier
+from xraytune.models.train import Loss, predict_probabilities, validate_classifier
 from xraytune.records import Compute
 
 

@@ -304,7 +304,8 @@ def _gallery(
         return [], ""
     if f"{trial.parameters['backbone']}".startswith("vit"):
         return [], "Grad-CAM needs feature maps, which a ViT does not have."
-    from xraytune.report.pictures import grad_cam, outlines, overlay, segmented  # loads torch
+    from xraytune.models.grad_cam import overlay  # loads torch
+    from xraytune.report.pictures import explained, outlines, segmented
 
     try:
         given = data.folder.experiment(trial.number), data.folder.trial_path(trial.number), data.prepared, places
@@ -312,7 +313,7 @@ def _gallery(
             pictures = [outlines(*one) for one in zip(*segmented(*given, cache=data.cache), strict=True)]
             note = "Left: the outline of the mask; right: of the prediction."
         else:
-            pictures = [overlay(*one) for one in zip(*grad_cam(*given, cache=data.cache), strict=True)]
+            pictures = [overlay(*one) for one in zip(*explained(*given, cache=data.cache), strict=True)]
             note = _GRAD_CAM_NOTE
     except XraytuneError as error:
         return [], f"No pictures: {error.problems[0].what}."

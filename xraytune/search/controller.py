@@ -83,6 +83,8 @@ class SearchController(TrialQueue):
         self._gpu_seconds = journal.gpu_seconds()  # of ended trials
         rows = journal.rows()
         project_rows(folder, rows)
+        self._ended.update(row["status"] for row in rows)
+        self._values: list[float] = [row["value"] for row in rows if row["status"] == "complete"]
         for row in rows:  # the search may have been killed between a trial's end and this
             folder.drop_checkpoint(row["number"])
 
@@ -115,6 +117,11 @@ class SearchController(TrialQueue):
                 if samples not in self._reported_samples:
                     self._reported_samples.add(samples)
                     self._callbacks.on_samples(number, self._folder.path / samples)
+
+    def statistics(self, slots: int) -> dict[str, Any]:
+        """Add the best value; None until a trial is complete."""
+        best = min(self._values, key=self._space.settings.objective.rank, default=None)
+        return {"best_value": best, **super().statistics(slots)}
 
     def close(self) -> None:
         """Save the time used."""
@@ -157,6 +164,8 @@ class SearchController(TrialQueue):
         self._gpu_seconds += used["gpu_seconds"]
         self._clock.end(number)
         row = self._journal.row(number)
+        if status == "complete":
+            self._values.append(row["value"])
         append_jsonl(self._folder.rows_path, row)
         self._folder.drop_checkpoint(number)
         self._callbacks.on_trial_end(row)

@@ -35,7 +35,7 @@ _SOCKET = _PREFIX + "12345678/ray/session_2026-01-31_23-59-59_123456_{pid}/socke
 
 def why_ray_cannot_start() -> Problem | None:
     """Return what keeps Ray from starting on this machine, if anything; leaves no files behind."""
-    if problem := _too_low_limit():
+    if problem := too_low_limit():
         return problem
     parent = ray_parent()
     other = "export RAY_TMPDIR=/tmp" if parent != Path("/tmp") else "export RAY_TMPDIR=DIR, with a short path"
@@ -110,7 +110,7 @@ def _excess_bytes(parent: Path) -> int:
     return len(os.fsencode(parent / _SOCKET.format(pid=os.getpid()))) - _LONGEST_SOCKET_BYTES
 
 
-def _too_low_limit() -> Problem | None:
+def too_low_limit() -> Problem | None:
     """Return a limit of this process under which Ray or its trials would end without an explanation."""
     mapped_bytes = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() if _HAS_PROC else 0
     for limit, value, needed in (

@@ -24,9 +24,9 @@ from typing import Any
 from xraytune.compute import Allocation, Share, allocation_of
 from xraytune.config.settings import Settings
 from xraytune.cores import cpu_count
-from xraytune.errors import MachineError, Problem
+from xraytune.errors import MachineError, Problem, XraytuneError
 from xraytune.files import read_bytes
-from xraytune.search.messages import OWNER_FILE, NoTrial, TrialSuggestion
+from xraytune.search.messages import NO_CALLBACKS, OWNER_FILE, NoTrial, TrialSuggestion
 from xraytune.search.ray.driver import receive, send
 from xraytune.search.ray_setup import private_folder, protect_token, why_ray_cannot_start
 from xraytune.search.resources import Node, occupied, slots
@@ -94,7 +94,7 @@ class Runner:
     ) -> None:
         self._lock, self._token, self._allocation, self._cache = folder.lock_path, token, allocation, cache
         self._address, self._note, self._opened = address, note, opened
-        self._log = folder.path / ".ray.log"
+        self._study, self._log = folder.path.name, folder.path / ".ray.log"
         self._child: _Child | None = None
         self._has_run = False
 
@@ -139,6 +139,7 @@ class Runner:
                 "number": suggestion.number,
                 "label": name,
                 "only_generator": suggestion.only_generator,
+                "images_per_step": suggestion.parameters.images_per_step,
                 "gpu_share": _share_of(allocation, suggestion).gpus,
                 "lock": str(self._lock),
                 "token": self._token,
@@ -146,7 +147,7 @@ class Runner:
 
         allocation = self._allocation.with_threads_of(folder.compute())
         queue.generator_slots = allocation.generator_slots
-        options = {"scratch": str(folder.scratch_path), "reuse_actors": reuse_actors}
+        options = {"study": self._study, "scratch": str(folder.scratch_path), "reuse_actors": reuse_actors}
         fruitless, why = 0, "Tune ended"
         with _signals() as caught:
             while not queue.is_done:
@@ -204,18 +205,10 @@ def survey(address: str, settings: Settings, *, note: Callable[[str], None]) -> 
     Raises:
         MachineError: No cluster answers, it has no room for a trial, or its torch has another version or sees no GPU.
     """
-    with TemporaryDirectory() as folder:
-        log = Path(folder, "ray.log")
-        note(f"connecting to Ray at {address} ...")
-        try:
-            with closing(_started(address, log, [], note)) as child:
-                allocation = allocation_of(settings, has_gpu=any(node.gpus >= 1 for node in child.nodes))
-                slots(allocation, child.nodes)
-                found = child.look(allocation, note)
-        except _RayDiedError as error:
-            last_line = log.read_text(encoding="utf-8").strip().rpartition("\n")[2]
-            what = f"{error} while it checked a machine: {last_line or 'it left no message'}"
-            raise MachineError(Problem(what, address, "run the same command again")) from error
+    with _connected(address, note) as child:
+        allocation = allocation_of(settings, has_gpu=any(node.gpus >= 1 for node in child.nodes))
+        slots(allocation, child.nodes)
+        found = child.ask({"look": occupied(allocation, allocation.trial, 1, child.nodes)}, note)
     if "problem" in found:
         raise MachineError(Problem(*found["problem"]))
     environment: dict[str, Any] = found["environment"]
@@ -224,6 +217,26 @@ def survey(address: str, settings: Settings, *, note: Callable[[str], None]) -> 
         what = f"the cluster has {format_versions(theirs)}, and this machine {format_versions(ours)}"
         raise MachineError(Problem(what, address, "install the same versions on all machines"))
     return allocation, environment
+
+
+def inspect_cluster(address: str, probe: Path) -> tuple[str, dict[str, Any]]:
+    """Return a cluster's dashboard address ("": none) and the result of `actor.inspect` by node; raise as `survey` does."""
+    with _connected(address, NO_CALLBACKS.note) as child:
+        return child.dashboard, child.ask({"inspect": str(probe)}, NO_CALLBACKS.note)
+
+
+@contextmanager
+def _connected(address: str, note: Callable[[str], None]) -> Iterator[_Child]:
+    with TemporaryDirectory() as folder:
+        log = Path(folder, "ray.log")
+        note(f"connecting to Ray at {address} ...")
+        try:
+            with closing(_started(address, log, [], note)) as child:
+                yield child
+        except _RayDiedError as error:
+            last_line = log.read_text(encoding="utf-8").strip().rpartition("\n")[2]
+            what = f"{error} while it checked a machine: {last_line or 'it left no message'}"
+            raise MachineError(Problem(what, address, "run the same command again")) from error
 
 
 def _started(address: str | None, log: Path, caught: list[int], note: Callable[[str], None]) -> _Child:
@@ -284,6 +297,10 @@ class _QueueServer:
                 return self.queue.on_result(number, message)
             case {"lost": [number, out_of_memory]}:
                 return self.queue.on_trial_lost(number, out_of_memory=out_of_memory)
+            case {"statistics": _}:
+                with suppress(OSError, XraytuneError):  # the search continues without statistics
+                    return self.queue.statistics(self._slots)
+                return {}
         raise AssertionError(question)
 
     def _next_trial(self, nodes: Sequence[Node]) -> Any:
@@ -389,11 +406,10 @@ class _Child:
                 return
             self._send(server.answer(question))
 
-    def look(self, allocation: Allocation, note: Callable[[str], None]) -> dict[str, Any]:
-        """Return what `actor.look` finds on a node with room for a trial."""
+    def ask(self, question: dict[str, Any], note: Callable[[str], None]) -> dict[str, Any]:
+        """Return the result of a task on a node with room for a trial, or of a task on each node."""
         self._is_busy = True
-        resources = occupied(allocation, allocation.trial, 1, self.nodes)
-        self._send({"look": resources})
+        self._send(question)
         while not self._connection.poll(_LATE_SECONDS):
             note("still waiting for a machine with room for a trial: others use it, or it is slow")
         found: dict[str, Any] = self._receive()

@@ -60,6 +60,7 @@ FORECAST_FILE = "forecast.json"
 SCRATCH_NAME = ".tune"
 _JOURNAL_NAME = "optuna.journal"
 _BEST = 3
+_COMPUTE = TypeAdapter(Compute)
 
 StudyWork: TypeAlias = Literal["searched", "confirmed", "cleaned"]
 """What a process does with a study whose lock it holds."""
@@ -155,7 +156,7 @@ class StudyFolder:
     def compute(self) -> Compute:
         """Return the device, threads and precision of its trials."""
         with damage_explained(self.path / "environment.json") as file:
-            return TypeAdapter(Compute).validate_python(read_json(file)["compute"])
+            return _COMPUTE.validate_python(read_json(file)["compute"])
 
     def releases(self) -> tuple[dict[str, str], ...]:
         """Return the versions of torch and torchvision that trained it, in order."""

@@ -12,7 +12,7 @@ import math
 import re
 import sys
 from bisect import insort
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, TypeAlias
@@ -31,6 +31,7 @@ from xraytune.search.messages import (
     NoTrial,
     Status,
     TrialSuggestion,
+    read_progress,
     resource_share,
 )
 from xraytune.search.study import StudyFolder
@@ -82,6 +83,7 @@ class TrialQueue:
         self._have_trained = set[int]()  # trials that have reported their generator as trained
         self._epochs = defaultdict[int, int](int)
         self._failures = defaultdict[int, list[Failure]](list)
+        self._ended = Counter[Status]()
         self._reasons: list[str] = []  # why each ended trial failed, "" if it did not
 
     @property
@@ -97,6 +99,23 @@ class TrialQueue:
     def slots_in_use(self) -> int:
         """Return the slots that running trials occupy."""
         return sum(self._slots(suggestion) for suggestion in self._running.values())
+
+    def statistics(self, slots: int) -> dict[str, Any]:
+        """Return gauges of `search/ray/metrics.py`; `slots` is the number of all slots, free or not."""
+        waiting, busy = self._startable(), self.slots_in_use()
+        return {
+            "trials": {"running": self.running, "waiting": len(waiting), **self._ended},
+            "trials_waiting_for_generator": len(waiting) - len(self._runnable()),
+            "slots": {"running": busy, "idle": max(slots - busy, 0)},
+            "generator_steps_per_second": sum(map(self._generator_speed, self._running.values())),
+        }
+
+    def _generator_speed(self, suggestion: TrialSuggestion) -> float:
+        """Return the steps per second of the generator that a running trial is training; 0.0 if there is none."""
+        generator, progress = suggestion.parameters.generator, read_progress(self._folder.trial_path(suggestion.number))
+        if not (generator and progress and progress.what.startswith(f"training the {generator.noun}")):
+            return 0.0
+        return (progress.total - progress.done) / progress.seconds_left if progress.seconds_left else 0.0
 
     def next_trial(self, slots: int = sys.maxsize) -> TrialSuggestion | NoTrial:
         """Return a trial to start now: first one that trains a generator, then a waiting one, else a new one.
@@ -241,6 +260,7 @@ class TrialQueue:
         """
         self._remove(number)
         self._record(number, status, outcome)
+        self._ended[status] += 1
         reason = outcome["reason"] if status == "failed" else ""
         self._reasons.append(re.sub(r"\d+", "#", reason.partition("\n")[0]))
         are_first = len(self._reasons) == _SAME_FAILURES

@@ -21,6 +21,7 @@ from typing import TypeAlias
 from PIL import Image
 
 from xraytune.compute import pin, require_device
+from xraytune.config.fields import flat_values
 from xraytune.config.settings import Experiment
 from xraytune.errors import ConfigError, MachineError, Problem, TrialError
 from xraytune.files import explain_disk_errors, fenced, read_jsonl, write_text
@@ -44,7 +45,9 @@ from xraytune.search.messages import (
     write_waiting,
 )
 from xraytune.search.study import StudyFolder, other_releases
-from xraytune.tracking.wandb import RunStatus, TrackedTrial, WandbRun
+from xraytune.tracking.tensorboard import TensorboardRun
+from xraytune.tracking.tracker import RunStatus, TrackedRun, Tracker
+from xraytune.tracking.wandb import WandbRun
 
 # Tune kills an actor that is still busy ten seconds after the end of a search.
 _FINISH_SECONDS = 8.0
@@ -64,7 +67,7 @@ class Job:
         cache: The artifact cache.
         number: The trial.
         only_generator: Whether to train only its generator.
-        label: The trial's name in the dashboard and in W&B.
+        label: The trial's name in the dashboard and in trackers.
         gpu_share: GPUs that it holds.
         lock: The study's lock file.
         token: The lock's token while the search that started this process holds it.
@@ -89,7 +92,7 @@ class TrialWorker:
         self._outcome: tuple[RunStatus, dict[str, Json]] | None = None
         self._parent = os.getppid()
         self._open = ExitStack()
-        self._tracker: WandbRun | None = None
+        self._trackers: list[Tracker] = []
         self._alive: Callable[[], None] = lambda: None
         try:
             self._epochs = self._start()
@@ -126,7 +129,7 @@ class TrialWorker:
         )
         if self._job.only_generator:
             return self._guarded(self._generator_training(experiment, context), hang_seconds)
-        self._tracker = self._tracked(experiment, context)
+        self._trackers = self._tracked(experiment, context)
         return self._guarded(trial_epochs(experiment, context, self._folder), hang_seconds)
 
     def _generator_training(self, experiment: Experiment, context: RunContext) -> Epochs:
@@ -155,8 +158,9 @@ class TrialWorker:
     def step(self) -> Message:
         """Train one epoch, the first one after all preparation, and return the trial's message."""
         message = next_message(self._epochs, self._folder)
-        if self._tracker and "epoch" in message:
-            self._tracker.log(EpochRecord(**message["epoch"]))
+        if "epoch" in message:
+            for tracker in self._trackers:
+                tracker.log(EpochRecord(**message["epoch"]))
         elif "ended" in message:
             kept = ("value", "val_b_score", "threshold", "best_epoch")
             self._outcome = "complete", {name: message["ended"][name] for name in kept}
@@ -165,12 +169,13 @@ class TrialWorker:
         return message
 
     def close(self) -> None:
-        """Stop between two epochs and wait for W&B; the checkpoint is saved, and the search has all messages."""
+        """Stop between two epochs and wait for trackers; the checkpoint is saved, and the search has all messages."""
         self._epochs.close()
         self._open.close()
-        if self._tracker:
+        if self._trackers:
             status, outcome = self._outcome or (self._recorded_status(), {})
-            self._tracker.finish(status, outcome)
+            for tracker in self._trackers:
+                tracker.finish(status, outcome)
 
     def _is_wanted(self) -> bool:
         return (
@@ -189,25 +194,29 @@ class TrialWorker:
         statuses: dict[int, RunStatus] = {row["number"]: row["status"] for row in rows}
         return statuses.get(self._job.number, "unfinished")
 
-    def _tracked(self, experiment: Experiment, context: RunContext) -> WandbRun | None:
-        settings = experiment.settings.tracking.wandb
-        if settings is None:
-            return None
-        trial = TrackedTrial(
-            experiment=experiment,
+    def _tracked(self, experiment: Experiment, context: RunContext) -> list[Tracker]:
+        settings, parameters = experiment.settings, experiment.parameters
+        run = TrackedRun(
             study=self._study.path.name,
             study_identity=self._study.identity(),
-            number=self._job.number,
+            key=self._job.number,
             label=self._job.label,
+            parameters={**flat_values(parameters, self._folder), "arm": parameters.arm},
+            metric=settings.objective.metric,
             folder=self._folder,
         )
 
         def samples() -> Image.Image:
             training_set = build_training_set(experiment, context)
-            return training_grid(training_set, context.prepared.class_names, trial.label)
+            return training_grid(training_set, context.prepared.class_names, run.label)
 
-        has_training_set = not experiment.settings.objective.is_of_generator
-        return WandbRun(settings, trial, samples=samples if has_training_set else None, finish_seconds=_FINISH_SECONDS)
+        draw = None if settings.objective.is_of_generator else samples
+        trackers: list[Tracker] = []
+        if wandb := settings.tracking.wandb:
+            trackers.append(WandbRun(wandb, run, samples=draw, finish_seconds=_FINISH_SECONDS))
+        if settings.tracking.tensorboard:
+            trackers.append(TensorboardRun(run, samples=draw, finish_seconds=1.0))
+        return trackers
 
 
 def _failing(error: Exception) -> Epochs:

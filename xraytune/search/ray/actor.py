@@ -6,8 +6,15 @@ The driver process imports this class but not what a trial needs: that is import
 from __future__ import annotations
 
 import json
+import logging
+import os
 import platform
+import re
+import shutil
+import sys
+import time
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -15,6 +22,8 @@ from ray import tune
 
 if TYPE_CHECKING:
     from xraytune.search.worker import TrialWorker
+
+_logger = logging.getLogger(__name__)
 
 
 class TrialActor(tune.Trainable):
@@ -34,7 +43,10 @@ class TrialActor(tune.Trainable):
         """Read the trial's settings; nothing is computed yet."""
         from xraytune.search.worker import Job, TrialWorker
 
-        self._process = config["process"]
+        logging.basicConfig(stream=sys.stdout, format="%(asctime)s %(message)s")  # the dashboard shows stdout
+        _logger.setLevel(logging.INFO)
+        self._process, self._label = config["process"], config["label"]
+        _logger.info("%s: start", self._label)
         self._worker = TrialWorker(Job(**{field.name: config[field.name] for field in fields(Job)}))
         if config["process"] != config["label"]:
             # Ray fixes an actor's name, but not the names of its tasks.
@@ -48,9 +60,16 @@ class TrialActor(tune.Trainable):
         return str(self._process)
 
     def step(self) -> dict[str, Any]:
-        """Train one epoch; the trial's message travels as one line of JSON."""
+        """Train one epoch; return the trial's message, and its resource usage since the last one, as JSON."""
+        import torch
+
+        from xraytune.pipeline.artifacts import take_requests
+
         assert self._worker is not None
-        return {"message": json.dumps(self._worker.step())}
+        message = json.dumps(self._worker.step())
+        _logger.info("%s: %s", self._label, re.sub(r"(\.\d{4})\d+", r"\1", message))  # shorten to four decimals
+        usage = {"gpu_memory_bytes": torch.cuda.max_memory_reserved(), "cache_requests": take_requests()}
+        return {"message": message, "usage": json.dumps(usage)}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Run another trial in the same process."""
@@ -63,6 +82,7 @@ class TrialActor(tune.Trainable):
         if self._worker is not None:
             self._worker.close()
             self._worker = None
+            _logger.info("%s: end", self._label)
 
 
 @ray.remote
@@ -78,3 +98,26 @@ def look(cpus: int, gpus: float) -> dict[str, Any]:
         problem = error.problems[0]
         fix = "set resources.gpus_per_trial=0, or install a driver that fits this torch on that machine"
         return {"problem": [f"{problem.what} on {platform.node()}", str(problem.where), fix]}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that should be the same on all machines of a cluster."""
+    from xraytune.pipeline.artifacts import releases
+
+    return {"Python": platform.python_version(), **releases("xraytune", "ray", "torch", "torchvision")}
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def inspect(probe: str) -> dict[str, Any]:
+    """Return facts about this node; `probe`: the file's content ("" if unreadable), or "read-only" if its folder is."""
+    from xraytune.search.ray_setup import too_low_limit
+
+    file, limit, shared = Path(probe), too_low_limit(), Path("/dev/shm")
+    content = file.read_text(encoding="utf-8") if os.access(file, os.R_OK) else ""
+    return {
+        "versions": versions(),
+        "probe": content if os.access(file.parent, os.W_OK) or not content else "read-only",
+        "limit": limit.what if limit else "",
+        "shared_memory_bytes": shutil.disk_usage(shared).total if shared.is_dir() else None,
+        "time": time.time(),
+    }

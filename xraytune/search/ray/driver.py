@@ -26,10 +26,13 @@ import ray
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from xraytune.search.ray.actor import TrialActor, look
+from xraytune.search.ray.actor import TrialActor, inspect, look
+from xraytune.search.ray.metrics import Metrics
 
 _LIST_NODES_SECONDS = 2.0
+_INSPECT_SECONDS = 60.0
 _LOOK_SECONDS = 0.05
 _RAY_DIES_SECONDS = 0.2
 """Longer than `_end_with` takes to see that a process of Ray is gone."""
@@ -57,16 +60,18 @@ class QueueClient:
     Args:
         connection: To the search.
         nodes: Returns the CPU cores and GPUs of Ray's nodes now, which may join and leave.
+        metrics: Updated whenever the nodes are listed.
     """
 
-    def __init__(self, connection: Connection, nodes: Callable[[], list[dict[str, float]]]) -> None:
-        self._connection, self._list_nodes = connection, nodes
+    def __init__(self, connection: Connection, nodes: Callable[[], list[dict[str, float]]], metrics: Metrics) -> None:
+        self._connection, self._list_nodes, self.metrics = connection, nodes, metrics
         self._listed, self._nodes = time.monotonic(), nodes()
 
     def next_trial(self) -> dict[str, Any] | str | None:
         """Return the config of a trial for a free slot; None: ask again later; "done": all trials have ended."""
         if (now := time.monotonic()) - self._listed >= _LIST_NODES_SECONDS:
             self._listed, self._nodes = now, self._list_nodes()
+            self.update_metrics()
         answer: dict[str, Any] | str | None = self._ask({"next": self._nodes})
         return answer
 
@@ -77,6 +82,10 @@ class QueueClient:
     def on_trial_lost(self, number: int, *, out_of_memory: bool) -> None:
         """Report that the process of a trial is gone."""
         self._ask({"lost": [number, out_of_memory]})
+
+    def update_metrics(self) -> None:
+        """Update the metrics from the statistics of the queue."""
+        self.metrics.show(self._ask({"statistics": None}))
 
     def _ask(self, question: Any) -> Any:
         send(self._connection, question)
@@ -122,12 +131,17 @@ class QueueScheduler(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Continue or stop, as the queue decides."""
         del tune_controller
-        should_continue = self._queue.on_result(trial.config["number"], json.loads(result["message"]))
+        number, message = trial.config["number"], json.loads(result["message"])
+        self._queue.metrics.on_result(trial.config, message, json.loads(result["usage"]))
+        should_continue = self._queue.on_result(number, message)
+        if not should_continue:
+            self._queue.metrics.on_stop(number)
         return str(TrialScheduler.CONTINUE if should_continue else TrialScheduler.STOP)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Report a lost process; if Ray itself died, this process ends before it can."""
         del tune_controller
+        self._queue.metrics.on_stop(trial.config["number"])
         time.sleep(_RAY_DIES_SECONDS)
         self._queue.on_trial_lost(trial.config["number"], out_of_memory="OutOfMemory" in str(trial.get_error() or ""))
 
@@ -147,6 +161,8 @@ def main(descriptor: int, folder: str) -> None:
             match receive(connection):
                 case {"look": resources}:
                     send(connection, _look(resources))
+                case {"inspect": probe}:
+                    send(connection, _inspect_nodes(probe))
                 case options:
                     _run(connection, options)
                     send(connection, "ended")
@@ -192,9 +208,28 @@ def _look(resources: Mapping[str, float]) -> dict[str, Any]:
     return found
 
 
+def _inspect_nodes(probe: str) -> dict[str, Any]:
+    """Run `actor.inspect` on all nodes; return the results by node, or only a `problem`."""
+    pending, found = {}, dict[str, Any]()
+    for node in ray.nodes():  # type: ignore[no-untyped-call]
+        if node["Alive"]:
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            name = f"{node['NodeManagerHostname']} ({node['NodeID'][:8]})"
+            pending[inspect.options(scheduling_strategy=there).remote(probe)] = name
+            found[name] = {"problem": f"no answer within {_INSPECT_SECONDS:.0f} s"}
+    while pending and (answers := ray.wait([*pending], timeout=_INSPECT_SECONDS)[0]):
+        name = pending.pop(answers[0])
+        try:
+            found[name] = ray.get(answers[0])
+            found[name]["ahead_seconds"] = found[name]["time"] - time.time()
+        except Exception as error:  # noqa: BLE001  raised by the task, for example for a missing package
+            found[name] = {"problem": str(error).strip().rpartition("\n")[2]}
+    return found
+
+
 def _run(connection: Connection, options: dict[str, Any]) -> None:
     """Run trials until all have ended, or until SIGUSR1, Tune's own signal to stop."""
-    queue = QueueClient(connection, _nodes)
+    queue = QueueClient(connection, _nodes, Metrics(options["study"]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Tune's own, about features that are not used
         try:
@@ -212,7 +247,9 @@ def _run(connection: Connection, options: dict[str, Any]) -> None:
                 trial_dirname_creator=lambda trial: f"{trial.config['number']:04d}-{trial.trial_id}",
                 verbose=0,
             )
+            queue.update_metrics()
         finally:
+            queue.metrics.on_end()
             shutil.rmtree(options["scratch"], ignore_errors=True)
 
 

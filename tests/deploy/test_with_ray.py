@@ -1,0 +1,121 @@
+"""A search as Slurm and `ray job submit` run it, with Ray nodes on this machine's loopback address.
+
+`srun` and `scontrol` are stand-ins: both nodes of the Slurm job are this machine.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.faults.ray_processes import SPACE
+from xraytune.data.phantom import draw_phantoms
+from xraytune.search.study import StudyFolder
+
+SBATCH = Path(__file__).parents[2] / "deploy" / "search.sbatch"
+PROGRAMS = Path(sys.executable).parent
+SRUN = """\
+#!/usr/bin/env bash
+while [[ $1 == -* ]]; do shift; done
+echo "$*" >> "$STEPS"
+exec "$@"
+"""
+SCONTROL = """\
+#!/usr/bin/env bash
+[ "$*" = "show hostnames nodes[1-2]" ] && printf 'localhost\\n127.0.0.1\\n'
+"""
+
+
+def free_port(first: int) -> int:
+    for port in range(first, first + 1000):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                return port
+    raise AssertionError("no free port")
+
+
+@contextmanager
+def running(command: list[str], env: dict[str, str], log: Path) -> Iterator[Callable[[Callable[[], object]], None]]:
+    """Run a command with its output in `log`; gives a function that waits for an event while it runs. Ends with SIGTERM."""
+    with log.open("w", encoding="utf-8") as output:
+        process = subprocess.Popen(command, env=env, stdout=output, stderr=subprocess.STDOUT)
+
+    def wait_for(event: Callable[[], object]) -> None:
+        while not event():
+            assert process.poll() is None, log.read_text(encoding="utf-8")
+            time.sleep(0.1)
+
+    try:
+        yield wait_for
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+        with log.open("a", encoding="utf-8") as output:
+            output.write(f"exit code {process.returncode}\n")
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_search_that_slurm_stops_at_its_time_limit_is_resumed_by_a_ray_job(tmp_path: Path) -> None:
+    draw_phantoms(tmp_path / "xrays", patients=20, seed=1, image_size_px=32)
+    space = tmp_path / "space.yaml"
+    space.write_text(SPACE.replace("budget: {trials: 1,", "budget: {trials: 2,"), encoding="utf-8")
+    study = StudyFolder(tmp_path / "studies" / "killed")
+    options = [
+        f"--space={space}",
+        f"--studies={study.path.parent}",
+        "--set=source=none",
+        "--set=scheduler={name: none}",
+    ]
+    for name, script in (("srun", SRUN), ("scontrol", SCONTROL)):
+        (tmp_path / name).write_text(script, encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    path = os.pathsep.join((str(tmp_path), str(PROGRAMS), os.environ["PATH"]))
+
+    job = free_port(20_000) - 20_000
+    slurm = {"SLURM_JOB_ID": f"{job}", "SLURM_JOB_NODELIST": "nodes[1-2]", "SLURM_CPUS_PER_TASK": "1"}
+    env = os.environ | slurm | {"PATH": path, "STEPS": str(tmp_path / "steps")}
+    with running([str(SBATCH), *options], env, tmp_path / "slurm.log") as wait_for:
+        wait_for(lambda: [*study.path.glob("trials/*/epochs.jsonl")])
+
+    log = (tmp_path / "slurm.log").read_text(encoding="utf-8")
+    steps = [" ".join(line.split()[:3]) for line in (tmp_path / "steps").read_text(encoding="utf-8").splitlines()]
+    address, folder = f"--address=127.0.0.1:{20_000 + job}", f"/tmp/xray-{job}"
+    assert log.endswith("exit code 130\n"), log
+    assert log.count("Ray runtime started.") == 2
+    assert steps == ["getent ahostsv4 localhost", f"rm -rf {folder}", "mkdir -m 700", "ray start --head",
+                     f"ray start {address}", f"rm -rf {folder}"]  # fmt: skip
+    assert not Path(folder).exists()
+    assert study.rows() == []
+
+    dashboard = f"http://127.0.0.1:{free_port(22_000)}"
+    with tempfile.TemporaryDirectory(prefix="xray-", dir="/tmp") as temporary:
+        env = os.environ | {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+        }
+        head = ["start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={free_port(23_000)}"]
+        ports = [f"--dashboard-port={dashboard.rpartition(':')[2]}", "--dashboard-agent-listen-port=0"]
+        start = [str(PROGRAMS / "ray"), *head, *ports, "--num-cpus=2", f"--temp-dir={temporary}/ray"]
+        with running(start, env, tmp_path / "head.log") as wait_for:
+            wait_for(lambda: "Ray runtime started." in (tmp_path / "head.log").read_text(encoding="utf-8"))
+            submit = [str(PROGRAMS / "ray"), "job", "submit", f"--address={dashboard}", "--"]
+            search = [str(PROGRAMS / "xraytune"), "search", *options, "--address=auto"]
+            done = subprocess.run([*submit, *search], env=env, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [(row["status"], row["epochs"]) for row in study.rows()] == [("complete", 12)] * 2
+    for epochs in study.path.glob("trials/*/epochs.jsonl"):
+        assert len(epochs.read_text(encoding="utf-8").splitlines()) == 12, "no epoch was trained twice"
