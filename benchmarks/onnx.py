@@ -3,7 +3,7 @@
     make bench ONLY=onnx DATA=chest_xray WEIGHTS=weights
 
 Each network is trained for one epoch and exported, and predicts the first 200 training images in both runtimes. This
-takes two minutes on two cores with 300 images. The small CNN is trained with GAN images of 64 px, so its inputs are
+takes half a minute on two cores with 300 images. The small CNN is trained with GAN images of 64 px, so its inputs are
 matched to that resolution.
 """
 
