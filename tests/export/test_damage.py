@@ -45,7 +45,7 @@ def test_a_bundle_of_another_version_is_refused(copy_lab: CopyLab) -> None:
     change_record(model, version=2)
 
     with pytest.raises(
-        ArtifactError, match=r"bundle\.json: its format has version 2, and this xraytune reads version 1"
+        ArtifactError, match=r"bundle\.json: its format has version 2, but this xraytune reads version 1"
     ):
         open_bundle(model)
 

@@ -99,10 +99,8 @@ def read_record(kind: type[Record], content: bytes | str, file: Path) -> Record:
         what = f"the backbone {first['input']!r} is not part of xraytune, and no installed package provides it"
         fix = "install its package"
         if first["loc"] == ("version",):
-            what, fix = (
-                f"its format has version {first['input']!r}, but this xraytune reads version 1",
-                "update xraytune",
-            )
+            what = f"its format has version {first['input']!r}, but this xraytune reads version 1"
+            fix = "update xraytune"
         raise ArtifactError(Problem(what, file, f"{fix}, or {_TRAIN_AGAIN}")) from error
 
 
