@@ -1,6 +1,6 @@
 """Faults of the real W&B: no trial is harmed, and each costs at most one warning.
 
-Each trial is a process. Where W&B goes online, a server on this machine stands for the network.
+Each trial runs in its own process. Online runs are sent to a local server instead of W&B.
 """
 
 from __future__ import annotations

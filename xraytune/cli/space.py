@@ -97,7 +97,8 @@ def _show(file: Path, space: Space) -> None:
         unused |= {spec.name for spec in space.specs if not is_of_generator(spec.name)}
     searched = [spec for spec in space.specs if spec.domain.is_open]
     fixed = [spec for spec in space.specs if not spec.domain.is_open and spec.name not in unused]
-    what = f"{len(searched)} parameters are searched, {len(fixed)} are fixed"
+    are = "parameter is" if len(searched) == 1 else "parameters are"
+    what = f"{len(searched)} {are} searched, {len(fixed)} are fixed"
     console.show(
         Cell(f"{file}: valid. {what if searched else 'It is a single experiment, for `xraytune train`'}.", "strong"),
         *(Cell(f"note: {note}", "dim") for note in space.notes),

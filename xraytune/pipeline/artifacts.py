@@ -23,7 +23,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from functools import cache as cached
 from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
@@ -43,7 +42,7 @@ _logger = logging.getLogger(__name__)
 _requests = Counter[tuple[str, str]]()
 
 
-@cached
+@lru_cache
 def _version(package: str, _path: tuple[str, ...]) -> str:
     """Return an installed version; `importlib.metadata` parses the package's metadata in each call."""
     return version(package)

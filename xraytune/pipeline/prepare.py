@@ -12,7 +12,6 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache as cached
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -41,7 +40,6 @@ from xraytune.records import Progress, ignore_progress
 
 PIXELS_STAGE = "pixels-2"
 SideName = Literal["train", "val_a", "val_b"]
-_adapter = cached(TypeAdapter)
 _Index = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -134,6 +132,9 @@ class Prepared:
         if steps is None:
             return max(8, -(-images // 32))
         return -(-steps * images // final.trial_images) if final and final.trial_images else steps
+
+
+_PREPARED = TypeAdapter(Prepared)
 
 
 def _hash(content: object) -> str:
@@ -327,7 +328,7 @@ def read_prepared(path: Path) -> Prepared:
     Raises:
         ValueError: It is malformed, or a name in it leads outside its folder.
     """
-    prepared: Prepared = _adapter(Prepared).validate_json(read_bytes(path, "JSON file"))
+    prepared = _PREPARED.validate_json(read_bytes(path, "JSON file"))
     stage, _, name = prepared.pixels.partition("/")
     if not all(map(is_plain_name, (stage, name, *prepared.class_names))):
         raise ValueError("a name that is a path")
