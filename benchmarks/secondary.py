@@ -51,7 +51,7 @@ def _differences(
     ):
         images = EvaluationSet(labels=drawn.labels, patients=drawn.patients, positive=1, task=CLASSIFICATION)
         for finalist, control in map(_probabilities, drawn.scores):
-            for outcome, one in compare_outcomes(images, finalist, control, threshold).items():
+            for outcome, one in compare_outcomes(images, finalist, control, (threshold, threshold)).items():
                 found[outcome].append(one)
     return found
 

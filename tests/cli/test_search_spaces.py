@@ -17,7 +17,7 @@ from xraytune.pipeline.trial import run_trial
 from xraytune.records import EpochRecord
 
 SPACES = Path(__file__).resolve().parents[2] / "search_spaces"
-FILES = sorted(SPACES.glob("*.yaml"))
+FILES = sorted([*SPACES.glob("*.yaml"), *SPACES.glob("studies/*.yaml")])
 MIXES = [
     file for file in FILES if file.stem != "gan_quality"
 ]  # tests/end_to_end/test_generator_search.py runs that one

@@ -15,6 +15,7 @@ from xraytune.config.schema import space_schema
 from xraytune.errors import ConfigError
 
 SPACES = Path(__file__).resolve().parents[2] / "search_spaces"
+FILES = sorted([*SPACES.glob("*.yaml"), *SPACES.glob("studies/*.yaml")])
 SCHEMA: Any = space_schema()
 
 
@@ -33,16 +34,17 @@ def test_the_shipped_schema_is_up_to_date() -> None:
     assert json.loads((SPACES / "space.schema.json").read_text(encoding="utf-8")) == SCHEMA
 
 
-@pytest.mark.parametrize("file", sorted(SPACES.glob("*.yaml")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_every_shipped_space_fits_the_schema_and_names_it_for_editors(file: Path) -> None:
     text = file.read_text(encoding="utf-8")
 
-    assert text.splitlines()[0] == "# yaml-language-server: $schema=space.schema.json"
+    schema = text.splitlines()[0].removeprefix("# yaml-language-server: $schema=")
+    assert (file.parent / schema).resolve() == SPACES / "space.schema.json"
     assert complaints(text) == []
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file", sorted(SPACES.glob("*.yaml")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_every_resolved_space_fits_the_schema(file: Path) -> None:
     assert complaints(load_space(file).to_yaml(file.parent)) == []
 

@@ -52,6 +52,7 @@ def pruned(**about: Any) -> FinishedTrial:
     return FinishedTrial(status="pruned", **about)
 
 
+RATIOS = (0.25, 0.5, 1.0, 2.0, 4.0)
 TRIALS = (
     trial(0, 0.99, "none"),
     trial(1, 0.95, "gan", lr=1e-3),
@@ -153,7 +154,7 @@ def test_controls_of_a_pretrained_finalist_pretrain_on_duplicates_or_not_at_all(
     assert none.parameters.pretraining_steps(100) == 0
     assert duplicate is not None
     assert duplicate.parameters.pretraining_steps(100) == finalist.parameters.pretraining_steps(100) == 33
-    steps = {(arm.parameters.source, arm.parameters.pretraining_steps(100)) for arm in ratio_arms(finalist, 64)}
+    steps = {(arm.parameters.source, arm.parameters.pretraining_steps(100)) for arm in ratio_arms(finalist, 64, RATIOS)}
     assert steps == {("duplicate", 33), *((source, p) for source in ("gan", "duplicate") for p in (20, 50, 67, 80))}
 
 
@@ -161,7 +162,7 @@ def test_settings_that_are_off_stay_off_in_controls_and_at_other_ratios() -> Non
     """None is a value: the last weights of the generator are used, not their moving average."""
     finalist = trial(7, 0.9, "gan", gan={"ema_half_life_images": None}, synthetic_ratio=1.0)
 
-    at_ratios = [arm for arm in ratio_arms(finalist, 64) if arm.parameters.source == "gan"]
+    at_ratios = [arm for arm in ratio_arms(finalist, 64, RATIOS) if arm.parameters.source == "gan"]
     for arm in at_ratios:
         assert arm.parameters.gan is not None
         assert arm.parameters.gan.ema_half_life_images is None
@@ -174,20 +175,24 @@ def test_settings_that_are_off_stay_off_in_controls_and_at_other_ratios() -> Non
 def test_each_ratio_has_duplicates_with_the_settings_and_resolution_of_the_finalist() -> None:
     finalist = trial(7, 0.9, "gan", lr=2e-3, classical=1, synthetic_ratio=0.75, batch_size=16)
 
-    duplicates = [arm for arm in ratio_arms(finalist, 64) if arm.parameters.source == "duplicate"]
+    duplicates = [arm for arm in ratio_arms(finalist, 64, RATIOS) if arm.parameters.source == "duplicate"]
 
     assert [arm.parameters.synthetic_ratio for arm in duplicates] == [0.25, 0.5, 0.75, 1.0, 2.0, 4.0]
     assert {(arm.role, arm.trial, arm.resolution_px) for arm in duplicates} == {("ratio", "#7", 64)}
     for arm in duplicates:
         changes = {"source": "duplicate", "gan": None, "synthetic_ratio": arm.parameters.synthetic_ratio}
         assert arm.parameters == finalist.parameters.model_copy(update=changes)
-    assert len({arm.name for arm in ratio_arms(finalist, 64)}) == 5 + 6
+    assert len({arm.name for arm in ratio_arms(finalist, 64, RATIOS)}) == 5 + 6
 
 
 def test_with_mixing_replace_the_ratio_response_has_no_duplicates() -> None:
     finalist = trial(7, 0.9, "gan", mixing="replace")
 
-    assert {arm.parameters.source for arm in ratio_arms(finalist, 64)} == {"gan"}
+    assert {arm.parameters.source for arm in ratio_arms(finalist, 64, RATIOS)} == {"gan"}
+
+
+def test_without_ratios_there_is_no_ratio_response() -> None:
+    assert ratio_arms(trial(7, 0.9, "gan"), 64, ()) == ()
 
 
 def test_of_equals_on_val_b_the_simpler_and_cheaper_trial_comes_first() -> None:

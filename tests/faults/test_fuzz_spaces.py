@@ -20,7 +20,7 @@ from tests.faults.fuzzing import (
 from xraytune.config.load import load_space
 
 pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")  # of a failing input
-SPACES = sorted(Path("search_spaces").glob("*.yaml"))
+SPACES = sorted([*Path("search_spaces").glob("*.yaml"), *Path("search_spaces/studies").glob("*.yaml")])
 KEYS = (
     *("lr", "gan", "gan.steps", "gan.seed", "batch_size", "folder.path", "source", "data", "data.path", "parameters"),
     *(

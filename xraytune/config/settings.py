@@ -555,6 +555,8 @@ class Confirm(Model):
     finalists: Count = 3
     gan_seeds: Annotated[int, Field(ge=2)] = 5
     classifier_seeds: Count = 2
+    ratios: tuple[Annotated[float, Field(gt=0, le=100)], ...] = (0.25, 0.5, 1.0, 2.0, 4.0)
+    """Ratios of the ratio response, besides the first finalist's own; []: no ratio response."""
     rope: Annotated[float, Field(gt=0, lt=0.5)] = 0.01
     """Equivalence margin: smaller differences in AUROC do not matter."""
 

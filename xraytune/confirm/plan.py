@@ -29,7 +29,6 @@ TOP_UP_FOLDER = "top_up"
 PLAN_FILE = "plan.json"
 FORECAST_FILE = "forecast.json"
 VERDICT_FILE = "verdict.json"
-RESPONSE_RATIOS = (0.25, 0.5, 1.0, 2.0, 4.0)
 _DRAWS = 5000
 
 Role = Literal["finalist", "matched", "tuned", "ratio"]
@@ -278,7 +277,7 @@ def tuned_control(trials: Iterable[FinishedTrial], control: str) -> Arm | None:
     return Arm(name=name, role="tuned", parameters=best.parameters, trial=best.name)
 
 
-def ratio_arms(finalist: FinishedTrial, resolution_px: int | None) -> tuple[Arm, ...]:
+def ratio_arms(finalist: FinishedTrial, resolution_px: int | None, ratios: Sequence[float]) -> tuple[Arm, ...]:
     """Return the finalist at other ratios, and at each ratio, including its own, the same with `source: duplicate`.
 
     The matched control without extra images serves as ratio 0. With `mixing: replace` there are no duplicates.
@@ -289,7 +288,7 @@ def ratio_arms(finalist: FinishedTrial, resolution_px: int | None) -> tuple[Arm,
         return Arm(name=name, role="ratio", trial=finalist.name, resolution_px=resolution_px, parameters=parameters)
 
     own, arms = finalist.parameters.synthetic_ratio, list[Arm]()
-    for ratio in sorted({own, *RESPONSE_RATIOS}):
+    for ratio in sorted({own, *ratios} if ratios else ()):
         try:
             parameters = parameters_from({**flat_values(finalist.parameters), "synthetic_ratio": ratio})
         except ValidationError:  # rounds to no extra image, or leaves no real one

@@ -279,6 +279,8 @@ def _secondary_text(confirmation: Confirmation) -> str:
     if not confirmation.secondary:
         return ""
     names = {
+        "accuracy": "accuracy",
+        "balanced_accuracy": "balanced accuracy (at each network's threshold from validation)",
         "sensitivity": f"sensitivity for {confirmation.test.positive} (at the specificity that the control had at its "
         "threshold from validation)",
         "brier": "Brier score",

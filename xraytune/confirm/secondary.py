@@ -1,10 +1,10 @@
 """What is reported beside the verdict, which uses none of it: other outcomes, subgroups, a second hospital, generators.
 
-The secondary outcomes are differences in sensitivity, Brier score and calibration slope. As for the AUROC, GAN seeds are the
-readers of a multi-reader multi-case study, but the covariances over patients come from a bootstrap: the same resampled
-patients for both arms and all seeds. A bootstrap over seeds as well would be too narrow, since there are only about five of
-them. Differences in subgroups and on a second hospital's folder are exploratory. The quality of a finalist's generators
-shows whether `no_better` carries over to others.
+The secondary outcomes are differences in accuracy, balanced accuracy, sensitivity, Brier score and calibration slope. As
+for the AUROC, GAN seeds are the readers of a multi-reader multi-case study, but the covariances over patients come from a
+bootstrap: the same resampled patients for both arms and all seeds. A bootstrap over seeds as well would be too narrow,
+since there are only about five of them. Differences in subgroups and on a second hospital's folder are exploratory. The
+quality of a finalist's generators shows whether `no_better` carries over to others.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from statistics import median
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import minimize  # type: ignore[import-untyped]
 from scipy.special import expit, logit, stdtrit  # type: ignore[import-untyped]
 
@@ -25,16 +26,16 @@ from xraytune.confirm.plan import Arm, Plan
 from xraytune.data.index import ImageFile
 from xraytune.data.patients import pneumonia_type
 from xraytune.metrics.breakdown import subgroup_images
-from xraytune.metrics.classification import Flags, Floats
+from xraytune.metrics.classification import Flags, Floats, Labels
 from xraytune.metrics.generator_quality import quality_text, shortcomings
 from xraytune.metrics.intervals import patient_resamples
 from xraytune.metrics.placements import effective_patients
 from xraytune.search.messages import read_pool_report
 from xraytune.search.study import StudyFolder
 
-_Statistic: TypeAlias = Callable[[EvaluationSet, Floats, Floats], Floats]
-"""(images, probabilities [N, C], weights [1 + B, N]) -> [1 + B]."""
-Outcome: TypeAlias = Literal["sensitivity", "brier", "calibration_slope"]
+_Statistic: TypeAlias = Callable[[EvaluationSet, NDArray[Any], Floats], Floats]
+"""(images, probabilities [N, C] or predicted classes [N], weights [1 + B, N]) -> [1 + B]."""
+Outcome: TypeAlias = Literal["accuracy", "balanced_accuracy", "sensitivity", "brier", "calibration_slope"]
 RESAMPLES = 500
 _SEED = 0
 
@@ -62,6 +63,8 @@ class ArmDifference(Difference):
 class OutcomeDifference(ArmDifference):
     """A difference in another outcome.
 
+    `accuracy`: share of images whose most probable class is the right one. `balanced_accuracy`: mean of sensitivity and
+    specificity at each replicate's own threshold; with more than two classes, mean recall of the most probable class.
     `sensitivity`: read from both arms' ROC curves at the specificity that the control has at its threshold. `brier`: lower
     is better. `calibration_slope`: of a logistic regression of the class on the logit of its probability; 1 is calibrated,
     below 1 is overconfident (Cox 1958).
@@ -184,15 +187,15 @@ def secondary_outcomes(
         OutcomeDifference(finalist=finalist.name, control=control.name, outcome=outcome, **asdict(found))
         for finalist, control in plan.pairs()
         for outcome, found in compare_outcomes(
-            images, results(finalist.name), results(control.name), thresholds(control.name)
+            images, results(finalist.name), results(control.name), (thresholds(finalist.name), thresholds(control.name))
         ).items()
     )
 
 
 def compare_outcomes(
-    images: EvaluationSet, finalist: Floats, control: Floats, thresholds: Floats
+    images: EvaluationSet, finalist: Floats, control: Floats, thresholds: tuple[Floats, Floats]
 ) -> dict[Outcome, Difference]:
-    """Compare two arms in all outcomes; with more than two classes, in the Brier score alone.
+    """Compare two arms in all outcomes; with more than two classes, in accuracies and the Brier score.
 
     The calibration slope is left out if in some replicate a threshold separates the classes: it is infinite then.
 
@@ -200,17 +203,22 @@ def compare_outcomes(
         images: N images.
         finalist: Probabilities, float64 [G, K, N, C]; G >= 2.
         control: The same, with the same seeds.
-        thresholds: Of the control's replicates, from validation, [G, K]; not used with more than two classes.
+        thresholds: Of both arms' replicates, from validation, [G, K]; not used with more than two classes.
     """
     weights = _weights(images)
     patients = effective_patients(images.labels, images.patients, positive=images.positive)
     both = finalist, control
-    values: dict[Outcome, list[Floats]] = {"brier": [_of_arm(_brier, images, arm, weights) for arm in both]}
+    called = [arm.argmax(axis=-1) for arm in both]
+    values: dict[Outcome, list[Floats]] = {"accuracy": [_of_arm(_accuracy, images, one, weights) for one in called]}
     if finalist.shape[-1] == 2:
-        pairs = [_sensitivities(images, *pair, weights) for pair in _replicates(finalist, control, thresholds)]
-        values = {
+        is_called = [arm[..., images.positive] >= limit[..., None] for arm, limit in zip(both, thresholds, strict=True)]
+        called = [np.where(one, images.positive, 1 - images.positive) for one in is_called]
+    values["balanced_accuracy"] = [_of_arm(_balanced_accuracy, images, one, weights) for one in called]
+    values["brier"] = [_of_arm(_brier, images, arm, weights) for arm in both]
+    if finalist.shape[-1] == 2:
+        pairs = [_sensitivities(images, *pair, weights) for pair in _replicates(finalist, control, thresholds[1])]
+        values |= {
             "sensitivity": [_by_gan(arm, finalist) for arm in zip(*pairs, strict=True)],
-            **values,
             "calibration_slope": [_of_arm(_slope, images, arm, weights) for arm in both],
         }
     return {
@@ -257,14 +265,14 @@ def _replicates(finalist: Floats, control: Floats, thresholds: Floats) -> Iterat
     return zip(*flat, thresholds.ravel().tolist(), strict=True)
 
 
-def _by_gan(values: Iterable[Floats], like: Floats) -> Floats:
+def _by_gan(values: Iterable[Floats], like: NDArray[Any]) -> Floats:
     """Average values [1 + B] of all replicates over the classifier seeds: [1 + B, G]."""
     return np.asarray(np.stack([*values]).reshape(*like.shape[:2], -1).mean(axis=1).T)
 
 
-def _of_arm(statistic: _Statistic, images: EvaluationSet, probabilities: Floats, weights: Floats) -> Floats:
-    flat = probabilities.reshape(-1, *probabilities.shape[2:])
-    return _by_gan((statistic(images, one, weights) for one in flat), probabilities)
+def _of_arm(statistic: _Statistic, images: EvaluationSet, results: NDArray[Any], weights: Floats) -> Floats:
+    flat = results.reshape(-1, *results.shape[2:])
+    return _by_gan((statistic(images, one, weights) for one in flat), results)
 
 
 def _sensitivities(
@@ -287,6 +295,16 @@ def _roc_at(false_share: Floats, is_positive: Flags, scores: Floats, weights: Fl
         counts = np.cumsum(weights[:, order] * side[order], axis=1)[:, ends]
         rates.append(np.pad(counts / counts[:, -1:], ((0, 0), (1, 0))))
     return np.array([np.interp(*one) for one in zip(false_share, *rates, strict=True)])
+
+
+def _accuracy(images: EvaluationSet, called: Labels, weights: Floats) -> Floats:
+    return np.asarray(weights @ (called == images.labels) / weights.sum(axis=1))
+
+
+def _balanced_accuracy(images: EvaluationSet, called: Labels, weights: Floats) -> Floats:
+    of_class = (images.labels == label for label in np.unique(images.labels))
+    recalls = [weights @ (is_own & (called == images.labels)) / (weights @ is_own) for is_own in of_class]
+    return np.asarray(np.mean(recalls, axis=0))
 
 
 def _brier(images: EvaluationSet, probabilities: Floats, weights: Floats) -> Floats:

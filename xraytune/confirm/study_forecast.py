@@ -155,7 +155,7 @@ def _confirmation(forecaster: Forecaster, trials: Sequence[Parameters], settings
     arms += [arm for arm in matched if arm]
     compared, top_ups = [arm.parameters for arm in arms], list[Parameters]()
     if "none" in settings.controls.matched:  # the matched duplicate has the finalist's own ratio
-        at_ratios = [arm.parameters for arm in ratio_arms(finalists[0], None)]
+        at_ratios = [arm.parameters for arm in ratio_arms(finalists[0], None, settings.ratios)]
         compared += [one for one in at_ratios if one not in compared]
     for name in settings.controls.tuned:
         if own := [one for one in trials if belongs_to_control(one, name)]:

@@ -247,7 +247,7 @@ class Training:
             # The ratio response is measured against the matched control without extra images.
             if with_ratios and finalist is finalists[0] and "none" in controls.matched:
                 planned = [arm.parameters for arm in arms]  # the matched duplicate has the finalist's own ratio
-                at_ratios = self._feasible(ratio_arms(finalist, resolution_px), notes)
+                at_ratios = self._feasible(ratio_arms(finalist, resolution_px, self.settings.confirm.ratios), notes)
                 arms += [arm for arm in at_ratios if arm.parameters not in planned]
         return [*arms, *tuned]
 
