@@ -24,19 +24,23 @@ NAMES = (
     "memorisation",
     "generators",
     "near_duplicates",
+    "audit",
     "statistics",
     "edges",
     "dice",
     "designs",
     "secondary",
     "known_answers",
+    "worth",
     "threshold",
     "batch_norm",
     "pruning",
+    "race",
     "search_cpu",
     "report",
     "peers",
     "onnx",
+    "origin",
 )
 
 

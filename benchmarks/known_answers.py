@@ -31,7 +31,7 @@ from xraytune.config.load import experiment_to_json
 from xraytune.config.settings import Parameters, Settings
 from xraytune.confirm.analysis import ControlResult, EvaluationSet, FinalistResult, judge_finalists
 from xraytune.confirm.plan import FinishedTrial, Plan, finalist_arm, matched_control
-from xraytune.confirm.runs import replicate
+from xraytune.confirm.runs import replicate, settings_of
 from xraytune.confirm.scoring import TEST, arm_results, find_test, load_test_images, score
 from xraytune.data.phantom import PhantomImage, draw_patient
 from xraytune.files import write_json
@@ -46,8 +46,8 @@ from xraytune.seeding import derive_seed
 Extra = Literal["new patients", "copies", "wrong labels"]
 
 _STUDIES = 20
-_COMPUTE = Compute(device="cpu", threads=1, precision="float32")
-_IMAGE_SIZE_PX = 32
+COMPUTE = Compute(device="cpu", threads=1, precision="float32")
+IMAGE_SIZE_PX = 32
 _DIFFICULTY = 0.0
 _PATIENTS = 70
 """Of the training folder: about 21 for val-A, 7 for val-B."""
@@ -92,7 +92,7 @@ QUESTIONS = (
 
 def measure() -> Iterator[Figure]:
     """The right answers of each kind, their mean differences, and the contrary answers of all."""
-    pin(_COMPUTE)
+    pin(COMPUTE)
     contrary, started = 0, time.perf_counter()
     for question in QUESTIONS:
         found = []
@@ -130,7 +130,7 @@ def answer(question: Question, seed: int) -> FinalistResult:
 def _settings(question: Question, folder: Path, seed: int) -> Settings:
     return Settings.model_validate_json(
         f"""{{"name": "known", "seed": {seed % 2**31},
-            "data": {{"path": "{folder / "xrays"}", "image_size": {_IMAGE_SIZE_PX}, "train_patients": {_TRAIN_PATIENTS},
+            "data": {{"path": "{folder / "xrays"}", "image_size": {IMAGE_SIZE_PX}, "train_patients": {_TRAIN_PATIENTS},
                       "split": {{"val_a": 0.3, "val_b": 0.1}}}},
             "budget": {{"max_epochs": 3, "steps_per_epoch": 15}},
             "confirm": {{"controls": {{"tuned": []}}, "gan_seeds": {question.gan_seeds},
@@ -142,8 +142,8 @@ def _settings(question: Question, folder: Path, seed: int) -> Settings:
 def _confirmed(question: Question, folder: Path, settings: Settings) -> FinalistResult:
     cache, root, seed = folder / "cache", settings.data.path, settings.seed
     for part, patients in (("train", range(_PATIENTS)), ("test", range(_PATIENTS, _PATIENTS + question.test_patients))):
-        for image in _phantoms(seed, patients):
-            _write(image.pixels, root / part / _class_of(image) / f"{image.stem}.png")
+        for image in phantoms(seed, patients):
+            write_image(image.pixels, root / part / class_of(image) / f"{image.stem}.png")
     prepared, _ = prepare(settings, cache)
     extra = folder / "extra"
     if question.extra == "copies":
@@ -152,11 +152,11 @@ def _confirmed(question: Question, folder: Path, settings: Settings) -> Finalist
         _draw_new_patients(question, prepared, extra, seed)
     plan, runs = _plan(question, extra, settings), StudyFolder(folder / "confirm")
     write_prepared(prepared, runs.path / "split.json")
-    _train(plan, runs, settings, prepared, cache)
+    train(plan, runs, settings, prepared, cache)
     sealed = find_test(settings, prepared, None)
-    group = load_test_images(sealed, prepared, cache)
+    group = load_test_images(sealed, prepared, settings.data, cache)
     for number in range(len(plan.runs)):
-        score(runs, number, TEST, group, compute=_COMPUTE, cache=cache)
+        score(runs, number, TEST, group, compute=COMPUTE, cache=cache)
 
     tested = tuple(image.patient for image in sealed.images)
     images = EvaluationSet(labels=sealed.labels, patients=tested, positive=prepared.positive, task=CLASSIFICATION)
@@ -184,14 +184,15 @@ def _plan(question: Question, extra: Path, settings: Settings) -> Plan:
     return Plan().grown(arms, settings.confirm.gan_seeds, settings.confirm.classifier_seeds)
 
 
-def _train(plan: Plan, runs: StudyFolder, settings: Settings, prepared: Prepared, cache: Path) -> None:
+def train(plan: Plan, runs: StudyFolder, settings: Settings, prepared: Prepared, cache: Path) -> None:
+    """Train all runs of a plan; `runs` has the split of each."""
     for number, run in enumerate(plan.runs):
-        experiment = replicate(plan.arm(run.arm), settings, run.gan_seed, run.classifier_seed)
+        arm = plan.arm(run.arm)
+        experiment = replicate(arm, settings_of(arm, settings, prepared), run.gan_seed, run.classifier_seed)
         trial = runs.trial_path(number)
         write_json(trial / "config.json", experiment_to_json(experiment, trial))
-        run_trial(
-            experiment, RunContext(prepared=prepared, cache=cache, compute=_COMPUTE), trial_dir=trial, on_epoch=_ignore
-        )
+        context = RunContext(prepared=runs.prepared(experiment), cache=cache, compute=COMPUTE)
+        run_trial(experiment, context, trial_dir=trial, on_epoch=_ignore)
 
 
 def _ignore(record: EpochRecord) -> None:
@@ -203,7 +204,7 @@ def _copy_training_images(root: Path, prepared: Prepared, out: Path) -> None:
     for image in prepared.images:
         if image.side == "train":
             pixels = np.asarray(Image.open(root / image.file))
-            _write(pixels - (pixels > 0), out / prepared.class_names[image.label] / Path(image.file).name)
+            write_image(pixels - (pixels > 0), out / prepared.class_names[image.label] / Path(image.file).name)
 
 
 def _draw_new_patients(question: Question, prepared: Prepared, out: Path, seed: int) -> None:
@@ -213,26 +214,29 @@ def _draw_new_patients(question: Question, prepared: Prepared, out: Path, seed: 
         if image.side == "train":
             missing[prepared.class_names[image.label]] += question.ratio
     first = _PATIENTS + question.test_patients
-    for phantom in _phantoms(seed, range(first, first + _MOST_NEW_PATIENTS)):
-        name = _class_of(phantom)
+    for phantom in phantoms(seed, range(first, first + _MOST_NEW_PATIENTS)):
+        name = class_of(phantom)
         if question.extra == "wrong labels":
             name = _CLASSES[1 - _CLASSES.index(name)]
-        _write(phantom.pixels, out / name / f"{phantom.stem}.png")
+        write_image(phantom.pixels, out / name / f"{phantom.stem}.png")
         missing[name] -= 1
         if max(missing.values()) < 0:
             return
 
 
-def _phantoms(seed: int, patients: range) -> Iterator[PhantomImage]:
+def phantoms(seed: int, patients: range) -> Iterator[PhantomImage]:
+    """The images of these patients, one after the other."""
     for patient in patients:
-        yield from draw_patient(seed, patient, _IMAGE_SIZE_PX, _DIFFICULTY)
+        yield from draw_patient(seed, patient, IMAGE_SIZE_PX, _DIFFICULTY)
 
 
-def _class_of(image: PhantomImage) -> str:
+def class_of(image: PhantomImage) -> str:
+    """The folder of an image."""
     return _CLASSES[image.diagnosis != "normal"]
 
 
-def _write(pixels: NDArray[np.uint8], file: Path) -> None:
+def write_image(pixels: NDArray[np.uint8], file: Path) -> None:
+    """Write an image and the folder that it is in."""
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(file)
 

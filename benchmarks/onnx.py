@@ -20,10 +20,10 @@ from benchmarks.figures import Figure, figure
 from xraytune.cores import cpu_count
 from xraytune.data.decoding import decode_file
 from xraytune.data.layout import list_images
-from xraytune.export.bundle import open_bundle
 from xraytune.export.onnx_model import ONNX_FILE, open_onnx
 from xraytune.export.to_onnx import export_onnx
 from xraytune.export.train import train
+from xraytune.pipeline.bundle import open_bundle
 from xraytune.records import Compute
 
 NEEDS = ("DATA", "WEIGHTS")

@@ -270,7 +270,7 @@ def _bench(cache: Path) -> Bench:
     form = input_format(experiment, train_mean=0.5, train_std=0.25)  # of pretrained weights: their own constants
 
     def features(root: Path, images: tuple[ImageFile, ...]) -> NDArray[np.float32]:
-        store = store_images(root, images, form.image_size_px, form.resize, cache=cache)
+        store = store_images(root, images, experiment.settings.data, cache=cache)
         require_unbroken(store, root)
         pixels = open_pixels(store)
         batches = (

@@ -29,6 +29,7 @@ LAYERS = (
     ("confirm",),
     ("export",),
     ("report",),
+    ("audit",),
     ("cli",),
 )
 HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}

@@ -4,7 +4,7 @@ Every command has a function here, with the same arguments:
 
     xraytune demo               demo
     xraytune doctor             doctor
-    xraytune data inspect       inspect_folder
+    xraytune data inspect       inspect_folder, inspect_lungs
     xraytune data phantom       draw_phantoms
     xraytune data transform     transform_folder
     xraytune generator train          generator_train
@@ -16,6 +16,7 @@ Every command has a function here, with the same arguments:
     xraytune status             status, trials_dataframe
     xraytune report             write_report, write_paper, serve_report
     xraytune confirm            confirm_study, rehearse_study
+    xraytune audit              run_audit
     xraytune export             export_best
     xraytune replay             replay
     xraytune clean              clean
@@ -46,8 +47,9 @@ from pathlib import Path
 from sys import modules
 from typing import TYPE_CHECKING, Any
 
-# `search`, `confirm`, `export` and `report` are packages, so their functions have longer names here.
+# `audit`, `search`, `confirm`, `export` and `report` are packages, so their functions have longer names here.
 if TYPE_CHECKING:
+    from xraytune.audit.run import audit as run_audit
     from xraytune.cli.console import progress as show_progress
     from xraytune.cli.getting_started import demo
     from xraytune.cli.search import SearchScreen as show_search
@@ -72,6 +74,7 @@ if TYPE_CHECKING:
     from xraytune.export.verify import verify as verify_model
     from xraytune.pipeline.generator_folder import generator_sample, generator_train
     from xraytune.pipeline.model import model_summary
+    from xraytune.pipeline.shortcuts import inspect_lungs
     from xraytune.report.page import write_report
     from xraytune.report.paper import write_paper
     from xraytune.report.server import serve as serve_report
@@ -100,12 +103,14 @@ __all__ = [
     "generator_train",
     "import_sweep",
     "inspect_folder",
+    "inspect_lungs",
     "list_cache",
     "load_space",
     "model_summary",
     "predict",
     "rehearse_study",
     "replay",
+    "run_audit",
     "run_search",
     "sample_trial_generator",
     "serve_report",

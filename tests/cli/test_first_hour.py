@@ -19,8 +19,8 @@ from xraytune.cli.study_frame import live_frame
 from xraytune.config.settings import Objective, Parameters
 from xraytune.data.phantom import draw_phantoms
 from xraytune.export.best import Exported
-from xraytune.export.bundle import TrainedOn
 from xraytune.export.train import Trained
+from xraytune.pipeline.bundle import TrainedOn
 from xraytune.search.controller import mix_label
 from xraytune.search.run import SearchSummary
 from xraytune.search.status import StudyView, TrialView

@@ -12,11 +12,12 @@ import pytest
 from tests.search.studies import ended, epoch, no_gan
 from xraytune.config.settings import DataSettings, Experiment, Parameters, Settings
 from xraytune.confirm.plan import Arm
-from xraytune.confirm.runs import Run, RunList, TopUpRungs, completed_rows, ended_rows, replicate
+from xraytune.confirm.runs import TopUpRungs, replicate
 from xraytune.errors import StudyError
 from xraytune.files import read_json, write_bytes, write_json
 from xraytune.search.asha import Rungs
 from xraytune.search.messages import NoTrial, ProgressFile, TrialSuggestion
+from xraytune.search.runs import Run, RunList, completed_rows, ended_rows
 from xraytune.search.study import StudyFolder
 
 SETTINGS = Settings(name="small", seed=5, data=DataSettings(path=Path("xrays")))
@@ -48,7 +49,7 @@ def top_ups(folder: StudyFolder, *searched: tuple[int, int, float]) -> RunList:
     rungs = Rungs(grace=1, reduction=3, max_epochs=9)
     for report in searched:
         rungs.should_continue(*report)
-    return work(folder, "none", "none", asha=TopUpRungs(folder, rungs))
+    return work(folder, "none", "none", asha=TopUpRungs(folder, rungs).should_continue)
 
 
 def started(work: RunList) -> int:

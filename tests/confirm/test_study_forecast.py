@@ -18,7 +18,7 @@ CONTROLS: tuple[ControlKind, ...] = ("none", "duplicate", "tuned", "tuned", "tun
 SPACE = """
 version: 1
 name: small
-data: {path: xrays, image_size: 32, split: {val_a: 0.25, val_b: 0.25}}
+data: {path: xrays, image_size: 32, train_patients: 12, split: {val_a: 0.25, val_b: 0.25}}
 parameters:
   source: {values: [none, gan]}
   gan: {when: {source: gan}, parameters: {image_size: {value: 32}, width: {value: 4}, batch_size: {value: 4},
@@ -85,6 +85,17 @@ def test_a_forecast_writes_only_to_the_cache_and_measures_once(tmp_path: Path, m
     assert first["search"]["generators"] == pytest.approx(2, abs=0.8)
     assert first["replicates"] > 0
     assert [one["true_difference"] for one in first["chances"]] == [0.0, 0.01, 0.02]
+
+    raced = said("forecast", "--space", "space.yaml", "--set", "budget.repeats=5", "--set", "scheduler.name=none")[
+        "search"
+    ]
+    whole = said("forecast", "--space", "space.yaml", "--set", "scheduler.name=none")["search"]
+    assert (raced["repeats"], whole["repeats"]) == (4 * 5, 0)
+    assert raced["generators"] > whole["generators"] + 4, "each round trains generators of its own"
+    assert raced["seconds"][1] > 1.5 * whole["seconds"][1]
+
+    curve = said("forecast", "--space", "space.yaml", "--set", "confirm.worth=[6, 12, 24, 24]")
+    assert curve["replicates"] - first["replicates"] == 2 * 5 * 2, "6 and 24 patients, GAN seeds, classifier seeds"
 
     text = command("forecast", "--space", "space.yaml").stdout
     assert "small: " in text

@@ -47,6 +47,7 @@ PYTHON = {"docs/python.md": "tests/test_python_api.py", "docs/serving.md": "test
 ONLY_PARSED = {
     r"xraytune (demo|forecast|search|confirm|train|generator train)\b": "takes minutes on real X-rays; the tutorial, "
     "tests/end_to_end, tests/confirm and tests/pipeline run it on phantoms",
+    r"xraytune audit": "takes minutes on real X-rays: tests/audit",
     r"xraytune generator sample": "needs a trained generator: tests/pipeline/test_generator_folder.py",
     r"xraytune export studies/gan-quality": "a search for the generator: tests/end_to_end/test_generator_search.py",
     r"xraytune data phantom .*--patients 300": "takes half a minute; the tutorial draws fewer and smaller ones",
@@ -54,6 +55,7 @@ ONLY_PARSED = {
     r"xraytune doctor": "depends on this machine: tests/export/test_doctor.py",
     r"xraytune report .*--serve": "ends with Ctrl-C: tests/report/test_browser.py",
     r"xraytune data inspect CXR8/": "needs NIH's images and table: tests/cli/test_label_tables.py",
+    r"xraytune data inspect chest_xray --segmenter": "needs a segmenter: tests/pipeline/test_view.py",
     r"xraytune evaluate model .*--by sex": "needs a table with this column: tests/export/test_evaluate.py",
     r"xraytune evaluate model --data hospital -o": "needs a segmenter: tests/export/test_segmentation.py",
     r"xraytune predict model new_images -o predictions$": "needs a segmenter: tests/export/test_segmentation.py",

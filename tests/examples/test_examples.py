@@ -17,10 +17,10 @@ from tests.examples.conftest import EXAMPLES, ROOT, Run
 from xraytune.cli.model import show_evaluation
 from xraytune.data.phantom import draw_phantoms
 from xraytune.errors import ArtifactError
-from xraytune.export.bundle import open_bundle
 from xraytune.export.evaluate import evaluate
 from xraytune.export.predict import predict
 from xraytune.files import read_json
+from xraytune.pipeline.bundle import open_bundle
 from xraytune.pipeline.network import FEATURES_STAGE
 from xraytune.pipeline.synthesize import POOL_STAGE
 

@@ -10,7 +10,8 @@ from tests.export.conftest import CopyLab, Lab
 from tests.in_process import CPU
 from xraytune.config.load import load_space
 from xraytune.errors import ArtifactError
-from xraytune.export.bundle import open_bundle
+from xraytune.export.bundle import prepared_of
+from xraytune.pipeline.bundle import open_bundle
 
 pytestmark = pytest.mark.slow
 
@@ -49,13 +50,13 @@ def test_a_bundle_records_what_it_was_made_from(lab: Lab) -> None:
     assert experiment == load_space(lab.best).experiment()
     assert bundle.record.arm == experiment.parameters.arm
     assert bundle.study == lab.study
-    assert bundle.prepared().test_fingerprint == bundle.record.test_fingerprint
+    assert prepared_of(bundle).test_fingerprint == bundle.record.test_fingerprint
     assert str(lab.path) not in "".join((lab.model / name).read_text("utf-8") for name in FILES[:-1])
 
 
 def test_a_bundle_records_the_rule_and_the_scores_that_set_its_threshold(lab: Lab) -> None:
     bundle = open_bundle(lab.model)
-    used = [image for image in bundle.prepared().images if image.side != "train"]
+    used = [image for image in prepared_of(bundle).images if image.side != "train"]
 
     validation = bundle.record.validation
 

@@ -12,8 +12,9 @@ from tests.export.conftest import CopyLab, change_record, seal
 from tests.in_process import CPU, command
 from xraytune.errors import ArtifactError, StudyError
 from xraytune.export.best import export
-from xraytune.export.bundle import open_bundle
+from xraytune.export.bundle import prepared_of
 from xraytune.files import append_jsonl, read_json, write_json
+from xraytune.pipeline.bundle import open_bundle
 from xraytune.search.journal import Journal
 from xraytune.search.study import StudyFolder
 
@@ -60,7 +61,7 @@ def test_an_error_names_the_file_with_another_network_or_split(copy_lab: CopyLab
     with pytest.raises(ArtifactError, match=r"model\.safetensors: the file does not match the network"):
         bundle.network(CPU)
     with pytest.raises(ArtifactError, match=r"split\.json: this file is not valid in this version"):
-        bundle.prepared()
+        prepared_of(bundle)
 
 
 @pytest.mark.parametrize(

@@ -20,18 +20,19 @@ from tests.in_process import command
 from xraytune.cli.model import show_evaluation
 from xraytune.config.settings import Parameters
 from xraytune.errors import ConfigError, DataError
-from xraytune.export.bundle import open_bundle
+from xraytune.export.bundle import prepared_of
 from xraytune.export.predict import predict
 from xraytune.export.train import train
 from xraytune.files import read_json, read_jsonl
 from xraytune.models.classifier import build_classifier
+from xraytune.pipeline.bundle import open_bundle
 
 pytestmark = pytest.mark.slow
 
 
 def side_folder(model: Path, xrays: Path, out: Path, *sides: str) -> Path:
     """The images of some sides of a model's split, in class folders."""
-    for image in open_bundle(model).prepared().images:
+    for image in prepared_of(open_bundle(model)).images:
         if image.side in sides:
             target = out / Path(image.file).relative_to("train")
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -97,7 +98,7 @@ def other_bytes(image: Path) -> None:
 def test_patients_of_the_model_are_found_on_images_with_other_bytes(copy_lab: CopyLab, tmp_path: Path) -> None:
     lab = copy_lab()
     folder = shutil.copytree(lab.xrays / "test", tmp_path / "images")
-    trained = next(image for image in open_bundle(lab.model).prepared().images if image.side == "train")
+    trained = next(image for image in prepared_of(open_bundle(lab.model)).images if image.side == "train")
     copy = folder / Path(trained.file).relative_to("train")
     shutil.copy(lab.xrays / trained.file, copy)
     other_bytes(copy)

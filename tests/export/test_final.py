@@ -14,10 +14,11 @@ from xraytune.config.settings import FinalSettings, Validation
 from xraytune.data.phantom import draw_phantoms
 from xraytune.errors import ConfigError, DataError
 from xraytune.export.best import export
-from xraytune.export.bundle import Bundle, open_bundle
+from xraytune.export.bundle import prepared_of
 from xraytune.export.final import FOLDS, fits_of, used_images
 from xraytune.export.train import Trained, train
 from xraytune.files import read_json, read_jsonl
+from xraytune.pipeline.bundle import Bundle, open_bundle
 from xraytune.pipeline.prepare import Prepared, prepare
 from xraytune.pipeline.synthesize import GAN_STAGE
 from xraytune.search.study import StudyFolder
@@ -116,7 +117,7 @@ def test_the_final_model_keeps_the_validation_sides_and_trains_on_all_others(
 
     used = everything.side("train")
     searched = sides(study.prepared())
-    assert sides(bundle.prepared()) == sides(everything)
+    assert sides(prepared_of(bundle)) == sides(everything)
     assert {key for key, side in sides(everything).items() if side != "train"} == {
         key for key, side in searched.items() if side != "train"
     }
@@ -151,7 +152,7 @@ def test_training_on_val_a_leaves_val_b_for_the_threshold(
 
     val_b = everything.side("val_b")
     expected = {key: "val_b" if side == "val_b" else "train" for key, side in sides(everything).items()}
-    assert sides(bundle.prepared()) == expected
+    assert sides(prepared_of(bundle)) == expected
     assert (trained.val_score, trained.threshold_rule) == (None, "calibrated_val_b")
     assert trained.validation_images == len(val_b.rows)
     assert trained.val_b_score is not None
@@ -169,7 +170,7 @@ def test_training_on_all_images_sets_the_threshold_out_of_fold(
 
     trained, bundle = final_model(study, tmp_path, "all")
 
-    assert {*sides(bundle.prepared()).values()} == {"train"}
+    assert {*sides(prepared_of(bundle)).values()} == {"train"}
     assert trained.trained_on.images == trained.trained_on.of_images == len(everything.images)
     assert trained.validation_images == len(everything.images), "each is scored once, by a fold that has not seen it"
     assert (trained.val_score, trained.val_b_score) == (None, None)

@@ -20,9 +20,9 @@ from xraytune.data.decoding import InputFormat
 from xraytune.data.phantom import draw_patient
 from xraytune.errors import ArtifactError, ConfigError
 from xraytune.export import to_onnx
-from xraytune.export.bundle import open_bundle
 from xraytune.export.onnx_model import open_onnx
 from xraytune.export.to_onnx import export_onnx
+from xraytune.pipeline.bundle import open_bundle
 
 pytestmark = pytest.mark.slow
 MATCHED = InputFormat(image_size_px=64, resolution_px=28, mean=(0.5,), std=(0.2,))

@@ -18,7 +18,7 @@ from tests.export.conftest import CopyLab, Lab, change_record
 from tests.export.conftest import predict_classes as predict
 from tests.in_process import command
 from xraytune.errors import ConfigError, DataError
-from xraytune.export.bundle import open_bundle
+from xraytune.pipeline.bundle import open_bundle
 
 pytestmark = pytest.mark.slow
 

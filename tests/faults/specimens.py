@@ -18,7 +18,7 @@ from xraytune.config.load import experiment_to_json
 from xraytune.config.settings import DataSettings, Experiment, GanSettings, Parameters, Settings
 from xraytune.confirm.plan import Plan, write_plan
 from xraytune.data.decoding import InputFormat
-from xraytune.export.bundle import TrainedOn, write_bundle
+from xraytune.export.bundle import write_bundle
 from xraytune.export.final import FinalTraining
 from xraytune.files import append_jsonl, write_json
 from xraytune.generators.checkpoint import new_training, save_generator
@@ -26,6 +26,7 @@ from xraytune.generators.checkpoint import save_checkpoint as save_gan
 from xraytune.models.checkpoint import save_best, save_checkpoint
 from xraytune.models.classifier import Classifier, build_classifier
 from xraytune.models.optimizer import Optimizer
+from xraytune.pipeline.bundle import TrainedOn
 from xraytune.pipeline.trial import Validated
 from xraytune.records import EpochRecord
 from xraytune.search.inputs import record_inputs

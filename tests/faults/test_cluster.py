@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import random
@@ -56,6 +57,8 @@ def three_nodes() -> Iterator[Cluster]:
     finally:
         with waited_for(*cluster.list_all_nodes()):  # type: ignore[no-untyped-call]
             cluster.shutdown()  # type: ignore[no-untyped-call]
+        del cluster
+        gc.collect()  # now, where warnings about them are ignored, not in the next test
 
 
 @contextmanager

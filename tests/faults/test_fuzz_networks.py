@@ -32,12 +32,13 @@ from tests.faults.specimens import (
     seal,
 )
 from tests.in_process import CPU, one_thread
-from xraytune.export.bundle import open_bundle
+from xraytune.export.bundle import prepared_of
 from xraytune.generators.checkpoint import checkpoint_generator, load_generator, new_training
 from xraytune.generators.checkpoint import resume as resume_gan
 from xraytune.models.checkpoint import finished_epochs, load_best, resume
 from xraytune.models.inputs import normalise, to_unit
 from xraytune.models.weights import read_weights
+from xraytune.pipeline.bundle import open_bundle
 from xraytune.records import EpochRecord
 
 pytestmark = [
@@ -140,7 +141,7 @@ def use_bundle(path: Path) -> None:
     bundle = open_bundle(path)
     assert bundle.positive >= 0
     assert bundle.study is None or bundle.study.is_absolute()
-    assert all(isinstance(image.sha256, str) for image in bundle.prepared().images)
+    assert all(isinstance(image.sha256, str) for image in prepared_of(bundle).images)
     classifier = bundle.network(CPU)
     form = bundle.record.input_format
     pixels = torch.zeros((1, form.image_size_px, form.image_size_px), dtype=torch.uint8)

@@ -36,13 +36,14 @@ from xraytune.data.phantom import draw_phantoms
 from xraytune.data.table import find_table
 from xraytune.errors import ArtifactError, ConfigError, StudyError, XraytuneError
 from xraytune.export.best import export
-from xraytune.export.bundle import open_bundle
+from xraytune.export.bundle import prepared_of
 from xraytune.export.onnx_model import open_onnx
 from xraytune.files import read_json, sha256_of, write_json
 from xraytune.generators.checkpoint import checkpoint_generator, load_generator
 from xraytune.generators.train import train_generator
 from xraytune.models.checkpoint import finished_epochs, load_best
 from xraytune.models.weights import read_weights
+from xraytune.pipeline.bundle import open_bundle
 from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.generator_folder import generator_sample, generator_train
 from xraytune.pipeline.model import pretrained_weights
@@ -183,7 +184,7 @@ def open_in_a_bundle(file: Path) -> None:
     file.rename(folder / file.name)
     seal(folder)
     bundle = open_bundle(folder)
-    bundle.experiment(), bundle.prepared(), bundle.network(CPU)
+    bundle.experiment(), prepared_of(bundle), bundle.network(CPU)
 
 
 READERS: dict[str, tuple[str, Callable[[Path], object]]] = {

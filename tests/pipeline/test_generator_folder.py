@@ -116,15 +116,14 @@ def test_drawn_images_can_be_read_as_a_folder_of_extra_images(kept: Kept, tmp_pa
 
 def test_drawn_images_are_extra_images_for_studies_of_the_gans_split_alone(kept: Kept, tmp_path: Path) -> None:
     generator_sample(kept.gan, count=20, out=tmp_path / "images")
-    same, other = (
-        prepare(load_space(kept.space, [f"data.split.seed={seed}"]).settings, kept.cache)[0] for seed in (0, 1)
-    )
+    settings = [load_space(kept.space, [f"data.split.seed={seed}"]).settings for seed in (0, 1)]
+    same, other = (prepare(one, kept.cache)[0] for one in settings)
 
-    used, _ = store_folder(tmp_path / "images", same, cache=kept.cache)
+    used, _ = store_folder(tmp_path / "images", same, settings[0].data, cache=kept.cache)
 
     assert len(used) == 20
     with pytest.raises(DataError, match="the generator of these images was trained on"):
-        store_folder(tmp_path / "images", other, cache=kept.cache)
+        store_folder(tmp_path / "images", other, settings[1].data, cache=kept.cache)
 
 
 def test_one_network_for_each_class_is_kept_and_drawn_from_by_name(kept: Kept, tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def test_a_pool_of_copies_with_other_masks_loses_those_of_validation_patients(
         (pool / "masks" / f"{stem}.png").unlink()
         save(pool / "masks" / f"copy{number}.png", block(number + 1))
 
-    images, _ = store_folder(pool, prepared, cache=tmp_path)
+    images, _ = store_folder(pool, prepared, settings.data, cache=tmp_path)
 
     in_train = {image.sha256 for image in prepared.images if image.side == "train"}
     assert {image.sha256 for image in images} == in_train
@@ -142,10 +142,10 @@ def test_a_pool_of_copies_with_other_masks_loses_those_of_validation_patients(
 @pytest.mark.slow
 def test_a_pool_without_masks_is_refused_for_segmentation(bench: Bench, settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is no images/ and no masks/ here, and segmentation needs both"):
-        store_folder(bench.settings.data.path / "train", prepared_in(settings, tmp_path), cache=tmp_path)
+        store_folder(bench.settings.data.path / "train", prepared_in(settings, tmp_path), settings.data, cache=tmp_path)
 
 
 @pytest.mark.slow
 def test_a_pool_of_pairs_is_refused_for_classification(bench: Bench, root: Path) -> None:
     with pytest.raises(DataError, match="this is a folder of pairs"):
-        store_folder(root, bench.prepared, cache=bench.cache)
+        store_folder(root, bench.prepared, bench.settings.data, cache=bench.cache)

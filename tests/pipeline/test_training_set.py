@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from tests.pipeline.conftest import Bench
 from tests.pipeline.test_trial import run
-from xraytune.config.settings import FolderSettings, without_gates
+from xraytune.config.settings import FolderSettings, SplitSettings, without_gates
 from xraytune.data.pixels import stored_files
 from xraytune.data.transform import Strengths, transform_folder
 from xraytune.errors import DataError, TrialError
@@ -57,7 +57,7 @@ def test_images_of_validation_patients_are_excluded_and_counted(
     root = write_negatives(bench, tmp_path / "extra", bench.prepared.images)
 
     with caplog.at_level(logging.WARNING, logger="xraytune.pipeline.extra_folder"):
-        used, store = store_folder(root, bench.prepared, cache=tmp_path / "cache")
+        used, store = store_folder(root, bench.prepared, bench.settings.data, cache=tmp_path / "cache")
 
     in_validation = held_back(bench.prepared)
     assert {image.patient for image in used} == set(bench.prepared.side("train").patients)
@@ -74,7 +74,7 @@ def test_validation_files_are_excluded_under_any_name(
     root = copy_renamed(bench, tmp_path / "extra", bench.prepared.images)
 
     with caplog.at_level(logging.WARNING, logger="xraytune.pipeline.extra_folder"):
-        used, _ = store_folder(root, bench.prepared, cache=tmp_path / "cache")
+        used, _ = store_folder(root, bench.prepared, bench.settings.data, cache=tmp_path / "cache")
 
     assert f"({len(held_back(bench.prepared))} are identical to images there)" in caplog.text
 
@@ -92,7 +92,7 @@ def test_patient_owning_validation_file_is_excluded_entirely(bench: Bench, tmp_p
     table = "".join(f"{names[stem]},{patient}\n" for stem, patient in rows.items())
     (root / "patients.csv").write_text(f"file,patient\n{table}", encoding="utf-8")
 
-    used, _ = store_folder(root, bench.prepared, cache=tmp_path / "cache")
+    used, _ = store_folder(root, bench.prepared, bench.settings.data, cache=tmp_path / "cache")
 
     assert [image.patient for image in used] == ["bert"]
 
@@ -104,7 +104,7 @@ def test_both_names_of_a_validation_patient_are_excluded(bench: Bench, tmp_path:
     prepared = replace(bench.prepared, images=(joined, trained))
     root = write_negatives(bench, tmp_path / "extra", [seen, trained])
 
-    used, _ = store_folder(root, prepared, cache=tmp_path / "cache")
+    used, _ = store_folder(root, prepared, bench.settings.data, cache=tmp_path / "cache")
 
     assert [image.patient for image in used] == [trained.patient]
 
@@ -119,7 +119,7 @@ def test_whitespace_around_patient_name_is_ignored(bench: Bench, tmp_path: Path)
     table = f"copy0.jpeg,bert\n{other.name},anna\n"
     (root / "patients.csv").write_text(f"file,patient\n{table}", encoding="utf-8")
 
-    used, _ = store_folder(root, prepared, cache=tmp_path / "cache")
+    used, _ = store_folder(root, prepared, bench.settings.data, cache=tmp_path / "cache")
 
     assert [image.patient for image in used] == ["bert"]
 
@@ -133,8 +133,9 @@ def test_copies_matched_by_study_regex_are_excluded(bench: Bench, tmp_path: Path
         copy = class_folder / f"copy{number}.jpeg"
         copy.write_bytes(copy.read_bytes() + bytes([number]))  # different content: identical files are of one patient
         copy.rename(class_folder / f"{name}.jpeg")
+    data = bench.settings.data.model_copy(update={"split": SplitSettings(group_regex=r"(p\d+)_")})
 
-    used, _ = store_folder(root, prepared, group_regex=r"(p\d+)_", cache=tmp_path / "cache")
+    used, _ = store_folder(root, prepared, data, cache=tmp_path / "cache")
 
     assert sorted(Path(image.file).stem for image in used) == ["p2_blurred", "somebody"]
 
@@ -146,7 +147,9 @@ def test_copies_named_like_validation_images_are_excluded_with_table(bench: Benc
         class_folder = root / bench.prepared.class_names[after.label]
         (class_folder / f"{Path(before.file).stem}.png").rename(class_folder / f"{Path(after.file).stem}.png")
 
-    used, _ = store_folder(root, replace(bench.prepared, images=tuple(renamed)), cache=tmp_path / "cache")
+    used, _ = store_folder(
+        root, replace(bench.prepared, images=tuple(renamed)), bench.settings.data, cache=tmp_path / "cache"
+    )
 
     assert {Path(i.file).stem for i in used} == {Path(i.file).stem for i in renamed if i.side == "train"}
 
@@ -155,16 +158,16 @@ def test_a_folder_of_validation_patients_alone_is_refused(bench: Bench, tmp_path
     root = write_negatives(bench, tmp_path / "extra", held_back(bench.prepared))
 
     with pytest.raises(DataError, match=r"extra images are left out(.|\n)*fix: use images of other patients"):
-        store_folder(root, bench.prepared, cache=tmp_path / "cache")
+        store_folder(root, bench.prepared, bench.settings.data, cache=tmp_path / "cache")
 
 
 def test_excluded_images_do_not_affect_training(bench: Bench, tmp_path: Path) -> None:
     """The fingerprint covers the usable files only."""
     with_all = write_negatives(bench, tmp_path / "all", bench.prepared.images)
-    used, store = store_folder(with_all, bench.prepared, cache=tmp_path / "cache")
+    used, store = store_folder(with_all, bench.prepared, bench.settings.data, cache=tmp_path / "cache")
     kept = write_negatives(bench, tmp_path / "kept", [i for i in bench.prepared.images if i.side == "train"])
 
-    again, same = store_folder(kept, bench.prepared, cache=tmp_path / "cache")
+    again, same = store_folder(kept, bench.prepared, bench.settings.data, cache=tmp_path / "cache")
 
     assert (again, same) == (used, store)
 

@@ -17,7 +17,6 @@ import pytest
 from tests.in_process import CPU, controller_of, one_thread
 from xraytune.config.load import load_space
 from xraytune.config.settings import DiffusionSettings
-from xraytune.confirm.runs import Run, RunList
 from xraytune.data.phantom import draw_phantoms
 from xraytune.errors import StudyError
 from xraytune.export.best import export
@@ -39,6 +38,7 @@ from xraytune.pipeline.trial import train_own_generator, trial_epochs
 from xraytune.search.cache import clean_cache, list_cache
 from xraytune.search.clean import clean
 from xraytune.search.messages import TrialSuggestion
+from xraytune.search.runs import Run, RunList
 from xraytune.search.status import status
 from xraytune.search.study import StudyFolder, create_study, locked
 

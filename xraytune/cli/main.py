@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from xraytune.cli import (
+    audit,
     cache,
     confirm,
     console,
@@ -110,6 +111,7 @@ def build_app() -> typer.Typer:
     _add(app, study.status, "xraytune status studies/gan-ratio", _SEARCH)
     _add(app, report.report, "xraytune report studies/gan-ratio", _SEARCH)
     _add(app, confirm.confirm, "xraytune confirm studies/gan-ratio", _SEARCH)
+    _add(app, audit.audit, "xraytune audit chest_xray generated", _SEARCH)
     _add(app, study.export, "xraytune export studies/gan-ratio -o best.yaml", _SEARCH)
     _add(app, study.replay, "xraytune replay studies/gan-ratio 7", _SEARCH)
     _add(app, study.clean, "xraytune clean studies/gan-ratio --dry-run", _SEARCH)

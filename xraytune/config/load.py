@@ -45,7 +45,14 @@ def load_space(
     Raises:
         ConfigError: With all problems, in file order.
     """
-    document = _with_overrides(read_document(path), overrides)
+    return space_of_document(read_document(path), overrides, data=data, weights_dir=weights_dir)
+
+
+def space_of_document(
+    document: Document, overrides: Sequence[str] = (), *, data: Path | None = None, weights_dir: Path | None = None
+) -> Space:
+    """Like `load_space`, for a file that has been read, or a document that comes from none."""
+    document = _with_overrides(document, overrides)
     rank = len(overrides) + 1
     if data is not None and is_data_file(data):
         document = _with_data_file(document, data, rank)

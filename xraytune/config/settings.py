@@ -32,6 +32,7 @@ PoolFilter = Literal["none", "discriminator", "label"]
 HeadName = Literal["linear", "vgg16_two_class"]
 LossName = Literal["cross_entropy", "bce"]
 TaskName = Literal["classification", "segmentation"]
+ViewName = Literal["full", "lungs", "lungs_erased"]
 ObjectiveName = Literal["val_auroc", "val_auprc", "val_sensitivity", "val_dice", "gan_kid"]
 OBJECTIVES: Mapping[TaskName, tuple[ObjectiveName, ...]] = {
     "classification": ("val_auroc", "val_auprc", "val_sensitivity", "gan_kid"),
@@ -177,6 +178,21 @@ class DataSettings(Model):
     split: SplitSettings = SplitSettings()
     train_patients: Annotated[Count | None, BeforeValidator(_all_is_none), WithJsonSchema(_COUNT_OR_ALL)] = None
     """Number of patients of the train side to use; `all`: every one."""
+    view: ViewName = "full"
+    """What networks and generators see: the images (`full`), only their lungs, or everything but the lungs. It shows where a
+    classifier looks; see docs/data.md."""
+    segmenter: FilePath | None = None
+    """A model of `task: segmentation` that finds the lungs. With `view: full`, a search measures how well the classes can be
+    told apart without them."""
+
+    @model_validator(mode="after")
+    def _has_a_segmenter(self) -> Self:
+        if self.view != "full" and self.segmenter is None:
+            raise ValueError(
+                f"data.view: {self.view} needs a model that finds the lungs; give data.segmenter, a folder that "
+                "`xraytune train` wrote for task: segmentation"
+            )
+        return self
 
 
 class Objective(Model):
@@ -467,6 +483,16 @@ class Budget(Model):
     """Optimiser steps per epoch; by default one pass at 32 images per step, at least 8."""
     hours: Positive | None = None
     gpu_hours: Positive | None = None
+    leaders: Annotated[int, Field(ge=2)] = 4
+    """Trials in the race that ends a search: the best on val-B, or all complete ones if there are fewer."""
+    repeats: Annotated[int, Field(ge=0, le=100)] = 0
+    """How often the race trains each leader again, at most, with new seeds; 0: no race."""
+
+    @model_validator(mode="after")
+    def _repeats_can_be_compared(self) -> Self:
+        if self.repeats in (1, 2):
+            raise ValueError(f"budget.repeats: {self.repeats} is too few to compare leaders; write 3 or more, or 0")
+        return self
 
 
 class SchedulerSettings(Model):
@@ -559,6 +585,9 @@ class Confirm(Model):
     """Ratios of the ratio response, besides the first finalist's own; []: no ratio response."""
     rope: Annotated[float, Field(gt=0, lt=0.5)] = 0.01
     """Equivalence margin: smaller differences in AUROC do not matter."""
+    worth: tuple[Count, ...] = ()
+    """Numbers of training patients for a curve of training on real images alone. It shows how many real patients the extra
+    images of the first finalist are worth (docs/confirm.md). Empty: no curve."""
 
 
 class WandbSettings(Model):
@@ -638,7 +667,16 @@ class Settings(Model):
             raise ValueError(
                 f"quality.min_coverage and quality.max_kid do not apply to objective.metric: {metric}; remove them"
             )
-        given = {"classes": self.data.classes != "binary", "positive": self.data.positive, "table": self.data.table}
+        if self.objective.is_of_generator and self.budget.repeats:
+            raise ValueError(
+                f"budget.repeats does not apply to objective.metric: {metric}, whose result is one generator; remove it"
+            )
+        given: dict[str, object] = {
+            "classes": self.data.classes != "binary",
+            "positive": self.data.positive,
+            "table": self.data.table,
+            "segmenter": self.data.segmenter,
+        }
         if self.task == "segmentation" and (names := [name for name, value in given.items() if value]):
             raise ValueError(f"data.{names[0]} is for classification, but task is segmentation; remove it")
         return self
@@ -646,14 +684,14 @@ class Settings(Model):
     def identity(self) -> dict[str, Json]:
         """Return what must not change when a study resumes, as plain JSON.
 
-        The number of trials, time limits, resources, tracking and locations of files may change.
+        The number of trials, the race, time limits, resources, tracking and locations of files may change.
         """
         content: dict[str, Json] = self.model_dump(
             mode="json",
             exclude={
                 **dict.fromkeys(("resources", "tracking", "weights_dir", "exported_from"), True),
-                "budget": {"trials", "hours", "gpu_hours"},
-                "data": {"path"},
+                "budget": {"trials", "hours", "gpu_hours", "leaders", "repeats"},
+                "data": {"path", "segmenter"},  # the content of the segmenter is in split.json
                 # The content of a file of weights is in inputs.json.
                 **({"quality": {"weights"}} if is_path("weights", self.quality.weights) else {}),
             },
@@ -684,6 +722,8 @@ class Experiment(Model):
     parameters: Parameters
     inherited_resolution_px: Count | None = None
     """For a matched control, the resolution of the trial that it is matched to."""
+    has_own_split: bool = False
+    """Whether `data.train_patients` is not the study's, as on the curve of `confirm.worth`: the split is another file."""
 
     def identity(self) -> dict[str, Json]:
         """Return what determines its results, as plain JSON; see `Settings.identity`."""

@@ -137,7 +137,7 @@ def judge_finalists(
     plan: Plan, images: EvaluationSet, results: ArmResults, *, rope: float
 ) -> tuple[FinalistResult, ...]:
     """Compare all finalists with all of their controls, as a fixed sequence in the order of val-B."""
-    measured = {arm.name: _measure(images, results(arm.name)) for arm in plan.arms if arm.role != "ratio"}
+    measured = {arm.name: measure(images, results(arm.name)) for arm in plan.arms if arm.role not in ("ratio", "worth")}
     compared = [
         tuple(_result(finalist, control, measured, rope=rope) for control in plan.controls(finalist))
         for finalist in plan.finalists
@@ -174,7 +174,7 @@ def forecast_verdict(
     """
     first, gan_seeds = plan.finalists[0], gan_seeds or plan.gan_seeds
     controls = plan.controls(first)
-    spread = _spread([_measure(val_b, results(arm.name)) for arm in (first, *controls)])
+    spread = _spread([measure(val_b, results(arm.name)) for arm in (first, *controls)])
     model = spread.model
     patients = model.effective_patients(test.labels, test.patients, test.positive)
     designs = [
@@ -195,14 +195,14 @@ def ratio_response(plan: Plan, images: EvaluationSet, results: ArmResults) -> tu
     zero = next((arm for arm in others if arm.parameters.source == "none"), None)
     if zero is None:
         return ()
-    base = _measure(images, results(zero.name))
+    base = measure(images, results(zero.name))
     duplicates = {arm.parameters.synthetic_ratio: arm for arm in others if arm.parameters.source == "duplicate"}
     points = [RatioPoint(ratio=0.0, score=float(base.scores.mean()), gain=0.0, low=0.0, high=0.0)]
     for arm in (first, *(arm for arm in others if arm.parameters.source == first.parameters.source)):
-        ratio, finalist = arm.parameters.synthetic_ratio, _measure(images, results(arm.name))
+        ratio, finalist = arm.parameters.synthetic_ratio, measure(images, results(arm.name))
         point = RatioPoint(ratio=ratio, score=float(finalist.scores.mean()), **asdict(_gain(finalist, base)))
         if ratio in duplicates:
-            repeated = _measure(images, results(duplicates[ratio].name))
+            repeated = measure(images, results(duplicates[ratio].name))
             duplicate = DuplicatePoint(score=float(repeated.scores.mean()), **asdict(_gain(repeated, base)))
             point = replace(point, duplicate=duplicate, over_duplicate=_gain(finalist, repeated))
         points.append(point)
@@ -218,7 +218,7 @@ def control_kind(control: Arm, finalist: Arm) -> ControlKind:
     return "none_same_count" if finalist.parameters.mixing == "replace" else "none"
 
 
-def _measure(images: EvaluationSet, results: Floats) -> StructuralComponents:
+def measure(images: EvaluationSet, results: Floats) -> StructuralComponents:
     """Return the scores [G, K] and structural components [G, K, P] of an arm's results [G, K, N, C]."""
     shape = results.shape[:2]
     flat = results.reshape(-1, *results.shape[2:])
@@ -237,7 +237,7 @@ def _spread(arms: Sequence[StructuralComponents]) -> Spread:
 
 def compare_arms(images: EvaluationSet, first: Floats, second: Floats) -> Comparison:
     """Compare two arms by their results [G, K, N, C]."""
-    return _compare(_measure(images, first), _measure(images, second))
+    return _compare(measure(images, first), measure(images, second))
 
 
 def _compare(one: StructuralComponents, other: StructuralComponents) -> Comparison:

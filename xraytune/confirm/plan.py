@@ -31,14 +31,14 @@ FORECAST_FILE = "forecast.json"
 VERDICT_FILE = "verdict.json"
 _DRAWS = 5000
 
-Role = Literal["finalist", "matched", "tuned", "ratio"]
+Role = Literal["finalist", "matched", "tuned", "ratio", "worth"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinishedTrial:
     """A trial of the search (`#12`) or a top-up (`top-up 3`) that has ended, with its best AUROC on val-A.
 
-    Only complete trials have an AUROC on val-B.
+    Only complete trials have an AUROC on val-B. `place` is that in the race of the leaders, 0 for its winner.
     """
 
     name: str
@@ -47,6 +47,7 @@ class FinishedTrial:
     epochs: int = 0
     val_score: float = math.nan
     val_b_score: float = math.nan
+    place: float = math.inf
 
     @classmethod
     def of_row(cls, name: str, parameters: Parameters, row: Mapping[str, Any]) -> FinishedTrial:
@@ -71,6 +72,8 @@ class Arm(Model):
     """The trial with these settings; for a matched control or another ratio, its finalist's."""
     resolution_px: int | None = None
     """Resolution matching inherited from the finalist; None: the arm's own."""
+    train_patients: int | None = None
+    """On the curve of `confirm.worth`, its number of training patients; None: those of the study."""
     parameters: Parameters
 
 
@@ -92,7 +95,8 @@ class Plan(Model):
     exploratory: tuple[str, ...] = ()
     """Why the verdict is not confirmatory; empty if it is."""
     arms: tuple[Arm, ...] = ()
-    """Finalists by val-B, each followed by its matched controls; the ratio response of the first; the tuned controls."""
+    """Finalists by val-B, each followed by its matched controls; the ratio response of the first and the curve of
+    `confirm.worth`; the tuned controls."""
     runs: tuple[PlannedRun, ...] = ()
 
     @property
@@ -181,7 +185,7 @@ def pruned_to_finish(
 def choose_finalists(trials: Iterable[FinishedTrial], count: int, study: Path) -> tuple[FinishedTrial, ...]:
     """Return complete trials with synthetic images and different settings, best on val-B first.
 
-    Of equals the simpler one comes first (`Parameters.simplicity`).
+    Those in a race come before them, in its order. Of equals the simpler one comes first (`Parameters.simplicity`).
 
     Raises:
         StudyError: There is none.
@@ -195,7 +199,7 @@ def choose_finalists(trials: Iterable[FinishedTrial], count: int, study: Path) -
         what = "no complete trial has synthetic images, so there is no finalist to confirm"
         fix = "continue the search (--set budget.trials=N), or add source: gan to the space"
         raise StudyError(Problem(what, study, fix))
-    return _different(sorted(synthetic, key=_by_val_b))[:count]
+    return _different(sorted(synthetic, key=lambda trial: (trial.place, *_by_val_b(trial))))[:count]
 
 
 def _by_val_b(trial: FinishedTrial) -> tuple[object, ...]:
@@ -298,3 +302,16 @@ def ratio_arms(finalist: FinishedTrial, resolution_px: int | None, ratios: Seque
         if duplicate := matched_control(replace(finalist, parameters=parameters), "duplicate", resolution_px):
             arms.append(arm(f"duplicate r={ratio:g}", duplicate.parameters))
     return tuple(arms)
+
+
+def worth_arms(finalist: FinishedTrial, resolution_px: int | None, patients: Iterable[int]) -> tuple[Arm, ...]:
+    """Return the real-only curve of a finalist: the study's number of training patients (None), then each of these numbers.
+
+    The arm is the matched control that draws as many images per step: `duplicate` or, with `mixing: replace`, `none`.
+    """
+    controls = (matched_control(finalist, source, resolution_px) for source in ("duplicate", "none"))
+    control = next(one for one in controls if one)
+    return tuple(
+        control.model_copy(update={"name": f"{name}, as {finalist.name}", "role": "worth", "train_patients": count})
+        for count, name in [(None, "real images"), *((one, f"{one} patients") for one in sorted({*patients}))]
+    )

@@ -10,9 +10,11 @@ from pydantic_core import to_jsonable_python
 
 from xraytune.confirm.analysis import RATIO_CAVEAT, ControlResult, FinalistResult, RatioPoint
 from xraytune.confirm.forecast import Forecast, VerdictChances
+from xraytune.confirm.origin import OriginProbe
 from xraytune.confirm.plan import VERDICT_FILE
 from xraytune.confirm.secondary import ExternalResult, GeneratorQuality, OutcomeDifference, Subgroup
 from xraytune.confirm.verdict import Overall, can_show_harm
+from xraytune.confirm.worth import Worth
 from xraytune.files import write_json, write_text
 from xraytune.records import to_json
 
@@ -62,6 +64,8 @@ class Confirmation:
     subgroups: tuple[Subgroup, ...] = ()
     external: tuple[ExternalResult, ...] = ()
     generators: tuple[GeneratorQuality, ...] = ()
+    origin: tuple[OriginProbe, ...] = ()
+    worth: Worth | None = None
     notes: tuple[str, ...]
 
     @property
@@ -152,12 +156,13 @@ def answer_paragraph(confirmation: Confirmation) -> str:
     exploratory = ("Exploratory, not a confirmation: ", f" It is exploratory because {_reasons(confirmation)}.")
     prefix, why = exploratory if confirmation.exploratory else ("", "")
     comparisons = " ".join(_comparison_text(result, metric) for result in first.comparisons)
-    generator = f" {confirmation.generators[0].sentence}" if confirmation.generators else ""
+    beside = "".join(f" {one[0].sentence}" for one in (confirmation.generators, confirmation.origin) if one)
+    worth = f" {confirmation.worth.sentence}" if confirmation.worth else ""
     return (
         f"{prefix}{verdict} On {test.images} test images of {test.patients} patients, its mean {metric} over "
         f"{confirmation.gan_seeds} GAN seeds with {_network_seeds(confirmation)} each was "
         f"{first.score:.3f}{_gan_text(first)}. {comparisons}{_images_per_step_text(first, metric)}"
-        f"{_larger_design_text(first)}{generator}{why} These results hold for "
+        f"{_larger_design_text(first)}{beside}{worth}{why} These results hold for "
         f"{confirmation.network}s trained on these {confirmation.train_images} images in this split, and for patients like "
         "those of the test folder."
     )
@@ -260,7 +265,8 @@ def methods_paragraph(confirmation: Confirmation) -> str:
         "difference and Satterthwaite's degrees of freedom). A finalist helps if it is better than every control, and hurts "
         "if it is worse than its matched controls (intersection-union tests); it is no better if a one-sided test rules out "
         f"an improvement of {confirmation.rope:g} {metric} over a control (5 % overall, Holm's correction). Finalists were "
-        f"tested in the order of val-B until the first that did not help.{_secondary_text(confirmation)}{notes}"
+        f"tested in the order of val-B until the first that did not help.{_secondary_text(confirmation)}"
+        f"{_worth_text(confirmation)}{notes}"
     )
 
 
@@ -296,6 +302,19 @@ def _secondary_text(confirmation: Confirmation) -> str:
     return (
         f" Secondary outcomes, which no verdict used, were differences in {outcomes}, with 95 % confidence intervals of "
         f"the same model and covariances over patients from a bootstrap.{subgroups}"
+    )
+
+
+def _worth_text(confirmation: Confirmation) -> str:
+    """Describe the curve of training on real images alone."""
+    if confirmation.worth is None:
+        return ""
+    numbers = ", ".join(f"{one.patients}" for one in confirmation.worth.curve)
+    return (
+        f" The number of real patients that the extra images of {confirmation.worth.arm} are worth was read from a curve of "
+        f"training on real images alone, of {numbers} patients (nested sets), with its settings, number of steps and images "
+        "per step; the curve was made monotone and interpolated over the logarithm of patients, with a percentile interval "
+        "from a bootstrap of test patients and GAN seeds."
     )
 
 

@@ -25,7 +25,6 @@ from xraytune.confirm.plan import (
     read_plan,
     write_plan,
 )
-from xraytune.confirm.runs import completed_rows
 from xraytune.confirm.scoring import (
     VAL_B,
     arm_results,
@@ -42,6 +41,7 @@ from xraytune.files import write_json
 from xraytune.pipeline.task import task_of
 from xraytune.records import to_json
 from xraytune.search.messages import NO_CALLBACKS, Callbacks
+from xraytune.search.runs import completed_rows
 
 REHEARSAL_FILE = "rehearsal.json"
 GAN_SEEDS, CLASSIFIER_SEEDS = 2, 1

@@ -17,6 +17,7 @@ from pydantic import TypeAdapter
 from xraytune.config.settings import WandbSettings
 from xraytune.confirm.analysis import forecast_verdict, judge_finalists, ratio_response
 from xraytune.confirm.forecast import Forecast
+from xraytune.confirm.origin import origin_probes, probed_runs, score_synthetic, synthetic_side
 from xraytune.confirm.plan import CONFIRM_FOLDER, FORECAST_FILE, Plan, read_plan
 from xraytune.confirm.record import Confirmation, HeldOutSet, answer_paragraph, write_verdict
 from xraytune.confirm.scoring import (
@@ -47,6 +48,7 @@ from xraytune.confirm.secondary import (
     subgroup_differences,
 )
 from xraytune.confirm.training import Training, opened
+from xraytune.confirm.worth import worth_of_images
 from xraytune.data.table import PNEUMONIA, subgroup_columns
 from xraytune.files import read_json, write_json
 from xraytune.pipeline.task import task_of
@@ -121,17 +123,18 @@ def confirm(
     with opened(
         study, CONFIRM_FOLDER, data=data, weights_dir=weights_dir, cache=cache, address=address, callbacks=callbacks
     ) as training:
-        settings, prepared, progress = training.settings, training.prepared, callbacks.on_progress
+        settings, progress = training.settings, callbacks.on_progress
         count = finalists or settings.confirm.finalists
         planned = read_plan(training.runs_folder.path)
         chosen = planned.finalists if planned else training.candidates(count)  # raises before anything is read
         compared = [one.parameters for one in chosen]
         extra = sorted({one.folder.path for one in compared if one.folder})
-        sealed = find_test(settings, prepared, test, extra=extra, on_progress=progress)
+        training.prepare_curve()
+        sealed = find_test(settings, training.widest, test, extra=extra, on_progress=progress)
         held_out = HeldOut(
             sealed=sealed,
             columns=subgroup_columns(sealed.data, [image.file for image in sealed.images], by),
-            external=find_images(settings, prepared, external, sealed=sealed, extra=extra, on_progress=progress)
+            external=find_images(settings, training.widest, external, sealed=sealed, extra=extra, on_progress=progress)
             if external
             else None,
         )
@@ -164,11 +167,15 @@ def _judge(training: Training, plan: Plan, held_out: HeldOut, reason: str, on_fo
     sealed, rope, task = held_out.sealed, settings.confirm.rope, task_of(settings)
     every = list(range(len(plan.runs)))
     of_test = [number for number, run in enumerate(plan.runs) if plan.arm(run.arm).role != "ratio"]
+    compared = [number for number in of_test if plan.arm(plan.runs[number].arm).role != "worth"]
     needed = {VAL_B: every, TEST: of_test}
+    if not prepared.has_masks:
+        needed |= {synthetic_side(label): probed_runs(plan) for label in range(len(prepared.class_names))}
     if held_out.external:
-        needed[external_side(held_out.external.fingerprint)] = of_test
+        needed[external_side(held_out.external.fingerprint)] = compared
     compute = scoring_compute(folder, training.compute, needed)
     score_val_b(training, every, compute)
+    score_synthetic(training, plan, compute)
     test, val_b = evaluation_set(sealed, prepared, task), val_b_set(prepared, task)
     val_b_results, test_results = (arm_results(folder, plan, which) for which in (VAL_B, TEST))
     forecast = forecast_verdict(plan, val_b, test, val_b_results, rope=rope)
@@ -177,7 +184,9 @@ def _judge(training: Training, plan: Plan, held_out: HeldOut, reason: str, on_fo
     if not all(has_results(folder, number, TEST) for number in of_test):
         _log_once(training, sealed, "confirm", TEST, len(of_test), reason)
         plan = training.mark_earlier_access(plan, accesses_before(training.folder.path, sealed.fingerprint, "confirm"))
-        images = load_test_images(sealed, prepared, training.cache, on_progress=training.callbacks.on_progress)
+        images = load_test_images(
+            sealed, prepared, training.settings.data, training.cache, on_progress=training.callbacks.on_progress
+        )
         score_runs(training, of_test, TEST, images, compute)
     columns = held_out.columns
     if len(prepared.class_names) == 2 and (types := pneumonia_types(sealed.images)):
@@ -200,13 +209,15 @@ def _judge(training: Training, plan: Plan, held_out: HeldOut, reason: str, on_fo
         ),
         finalists=judge_finalists(plan, test, test_results, rope=rope),
         generators=generator_qualities(folder, plan),
+        origin=origin_probes(folder, plan, prepared),
         forecast=forecast,
         ratio_response=ratio_response(plan, val_b, val_b_results),
+        worth=worth_of_images(plan, test, test_results, patients=prepared.train_patients),
         secondary=secondary_outcomes(plan, test, test_results, arm_thresholds(folder, plan)),
         subgroups=subgroup_differences(
             plan, test, [image.file for image in sealed.images], test_results, columns, prepared.class_names
         ),
-        external=_external(training, plan, held_out.external, compute, of_test, reason),
+        external=_external(training, plan, held_out.external, compute, compared, reason),
         notes=(*plan.notes, *_notes_on_machines(training, compute)),
     )
 
@@ -259,7 +270,9 @@ def _external(
     if not all(has_results(folder, number, side) for number in runs):
         _log_once(training, found, _EXTERNAL_COMMAND, side, len(runs), reason)
         progress = training.callbacks.on_progress
-        group = load_test_images(found, prepared, training.cache, name="external", on_progress=progress)
+        group = load_test_images(
+            found, prepared, training.settings.data, training.cache, name="external", on_progress=progress
+        )
         score_runs(training, runs, side, group, compute)
     images = evaluation_set(found, prepared, task_of(training.settings))
     of_arms = arm_results(folder, plan, side)

@@ -18,10 +18,9 @@ from numpy.typing import ArrayLike
 from pydantic import TypeAdapter
 
 from xraytune.compute import compute_like, pin
-from xraytune.config.settings import Settings
+from xraytune.config.settings import DataSettings, Settings
 from xraytune.confirm.analysis import FEWEST_PATIENTS, ArmResults, EvaluationSet
 from xraytune.confirm.plan import Plan
-from xraytune.confirm.runs import completed_rows
 from xraytune.confirm.training import Training
 from xraytune.data.index import ImageFile, ImageIndex, LabelledImages, content_fingerprint
 from xraytune.data.patients import PATIENTS_CSV
@@ -39,6 +38,7 @@ from xraytune.pipeline.shared_patients import patient_aliases, patients_by_file_
 from xraytune.pipeline.task import Task, task_of
 from xraytune.pipeline.training_set import ImageSource, side_images
 from xraytune.records import Compute, Progress, ignore_progress
+from xraytune.search.runs import completed_rows
 from xraytune.search.study import StudyFolder, damage_explained, numeric_releases
 from xraytune.search.test_access import last_access
 
@@ -215,15 +215,14 @@ def require_scored_test(sealed: SealedTest, log: Path) -> None:
 def load_test_images(
     sealed: SealedTest,
     prepared: Prepared,
+    data: DataSettings,
     cache: Path,
     *,
     name: str = "test",
     on_progress: Progress = ignore_progress,
 ) -> ImageSource:
-    """Decode the test images, none of which may be broken. Log the access to the test set first."""
-    store = store_images(
-        sealed.root, sealed.images, prepared.image_size_px, prepared.resize, cache=cache, on_progress=on_progress
-    )
+    """Decode the test images, none of which may be broken, as `data` of the study says. Log the access to them first."""
+    store = store_images(sealed.root, sealed.images, data, of_study=prepared.view, cache=cache, on_progress=on_progress)
     require_unbroken(store, sealed.root, "repair them: a test folder is used as a whole")
     return ImageSource(
         name=name,
@@ -342,7 +341,7 @@ def score(folder: StudyFolder, number: int, side: str, group: ImageSource, *, co
     where = folder.trial_path(number)
     experiment = folder.experiment(number)
     network, batches = untrained(
-        experiment, RunContext(prepared=folder.prepared(), cache=cache, compute=compute), group
+        experiment, RunContext(prepared=folder.prepared(experiment), cache=cache, compute=compute), group
     )
     load_best(where / "checkpoint", network)
     results_of = task_of(experiment.settings).results

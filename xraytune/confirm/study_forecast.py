@@ -24,13 +24,14 @@ from xraytune.confirm.plan import (
     matched_control,
     missing_trials,
     ratio_arms,
+    worth_arms,
 )
 from xraytune.confirm.verdict import ControlKind
 from xraytune.errors import ConfigError, Problem
 from xraytune.files import require_writable
 from xraytune.metrics.placements import AUROC
 from xraytune.pipeline.model import require_two_classes
-from xraytune.pipeline.prepare import prepare_index
+from xraytune.pipeline.prepare import prepare_index, require_patients
 from xraytune.pipeline.sides import SideSize, sizes_of_index
 from xraytune.pipeline.task import task_of
 from xraytune.records import Progress, ignore_progress
@@ -107,6 +108,7 @@ def forecast(
     machine = machine_of(settings)
     require_two_classes(loaded)
     index = task_of(settings).read_index(settings.data, on_progress=on_progress)
+    require_patients(index, settings)
     require_weights(loaded)
     prepared, _ = prepare_index(index, settings.data, cache, on_progress=on_progress)
     forecaster = Forecaster(loaded, prepared, machine, cache)
@@ -157,28 +159,24 @@ def _confirmation(forecaster: Forecaster, trials: Sequence[Parameters], settings
     if "none" in settings.controls.matched:  # the matched duplicate has the finalist's own ratio
         at_ratios = [arm.parameters for arm in ratio_arms(finalists[0], None, settings.ratios)]
         compared += [one for one in at_ratios if one not in compared]
+    if settings.worth:
+        curve = worth_arms(finalists[0], None, {*settings.worth} - {forecaster.settings.data.train_patients})
+        compared += [arm.parameters for arm in curve if arm.train_patients or arm.parameters not in compared]
     for name in settings.controls.tuned:
         if own := [one for one in trials if belongs_to_control(one, name)]:
             compared.append(own[-1])
             top_ups += own[: missing_trials(trials, finalists, name)]
     works = [
-        _replicate(forecaster, one, gan_seed, classifier_seed)
+        forecaster.replicate(one, gan_seed, classifier_seed)
         for gan_seed in range(settings.gan_seeds)
         for classifier_seed in range(settings.classifier_seeds)
         for one in compared
     ]
-    return len(works), works + [_replicate(forecaster, one, 0, 0) for one in top_ups]
+    return len(works), works + [forecaster.replicate(one, 0, 0) for one in top_ups]
 
 
 def _synthetic(trials: Iterable[Parameters]) -> list[Parameters]:
     return list(dict.fromkeys(one for one in trials if one.has_synthetic_images))
-
-
-def _replicate(forecaster: Forecaster, parameters: Parameters, gan_seed: int, classifier_seed: int) -> Work:
-    """Return the work of a replicate. Its process has run others before; each classifier seed draws its own views."""
-    work = forecaster.work(parameters.with_generator(seed=gan_seed) if parameters.generator else parameters)
-    shared = {(key, classifier_seed) if one.has_views else key: one for key, one in work.shared.items()}
-    return replace(work, own=0.0, shared=shared)
 
 
 def chances_and_remedies(

@@ -5,9 +5,10 @@ The study is locked and checked before anything is trained; Ray is started only 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -35,23 +36,15 @@ from xraytune.confirm.plan import (
     ratio_arms,
     read_plan,
     tuned_control,
+    worth_arms,
     write_plan,
 )
-from xraytune.confirm.runs import (
-    Run,
-    RunList,
-    TopUpRungs,
-    adopt_runs,
-    complete_folder,
-    ended_rows,
-    finished_label,
-    replicate,
-)
+from xraytune.confirm.runs import TopUpRungs, adopt_runs, finished_label, replicate, settings_of
 from xraytune.errors import DataError, Problem, StudyError, TrialError, join_names
 from xraytune.files import read_json, require_writable
 from xraytune.pipeline.artifacts import in_use
 from xraytune.pipeline.extra_folder import require_enough, store_folder
-from xraytune.pipeline.prepare import Prepared, restore_pixels
+from xraytune.pipeline.prepare import Prepared, prepare_index, require_patients, restore_pixels, write_prepared
 from xraytune.pipeline.synthesize import generator_need
 from xraytune.pipeline.task import task_of
 from xraytune.records import Compute, Json
@@ -59,8 +52,10 @@ from xraytune.search.asha import Rungs, rungs_of
 from xraytune.search.inputs import inputs_of_trials, read_inputs, require_same_inputs
 from xraytune.search.journal import Journal
 from xraytune.search.messages import Callbacks
+from xraytune.search.race import read_race
 from xraytune.search.runner import Runner, survey
-from xraytune.search.study import StudyFolder, environment, locked, other_releases
+from xraytune.search.runs import Run, RunList, complete_folder, ended_rows
+from xraytune.search.study import StudyFolder, environment, locked, other_releases, require_same_images
 from xraytune.search.test_access import TestAccess, as_text
 
 
@@ -76,6 +71,7 @@ class Training:
         machine: Returns the `environment` of a machine that trains.
         searched: The trials of its search.
         rungs: ASHA's rungs of the search; they decide which top-up trials are pruned.
+        curve: The study's images with each number of training patients of `confirm.worth`; see `prepare_curve`.
     """
 
     folder: StudyFolder
@@ -89,6 +85,7 @@ class Training:
     rungs: Rungs
     runner: Runner
     callbacks: Callbacks
+    curve: Mapping[int, Prepared] = field(default_factory=dict)
 
     @property
     def settings(self) -> Settings:
@@ -110,6 +107,31 @@ class Training:
         restore_pixels(self.settings, self.prepared, self.cache, on_progress=self.callbacks.on_progress)
         inputs = read_inputs(inputs_of_trials(compared), self.settings, self.prepared, self.cache)
         require_same_inputs(self.folder, inputs)
+
+    def prepare_curve(self) -> None:
+        """Split the study's images again for each number of training patients of `confirm.worth`.
+
+        Raises:
+            StudyError: The images changed since the search.
+            DataError: There are not so many patients.
+        """
+        data, progress = self.settings.data, self.callbacks.on_progress
+        if not self.settings.confirm.worth:
+            return
+        index = task_of(self.settings).read_index(data, on_progress=progress)
+        require_patients(index, self.settings)
+
+        def with_patients(count: int | None) -> Prepared:
+            own = data.model_copy(update={"train_patients": count})
+            return prepare_index(index, own, self.cache, skip_broken=True, on_progress=progress)[0]
+
+        require_same_images(self.folder, with_patients(data.train_patients))
+        self.curve = {count: with_patients(count) for count in self.settings.confirm.worth}
+
+    @property
+    def widest(self) -> Prepared:
+        """The study's images with all patients that any arm is trained on."""
+        return max([self.prepared, *self.curve.values()], key=lambda one: len(one.images))
 
     def candidates(self, count: int) -> tuple[FinishedTrial, ...]:
         """Return the finalists of a new plan; without a complete one, the pruned trials that it would finish.
@@ -151,11 +173,17 @@ class Training:
             Run(
                 number=number,
                 label=f"{run.arm}, GAN seed {run.gan_seed}, seed {run.classifier_seed}",
-                experiment=replicate(plan.arm(run.arm), self.settings, run.gan_seed, run.classifier_seed),
+                experiment=replicate(
+                    arm, settings_of(arm, self.settings, self.prepared), run.gan_seed, run.classifier_seed
+                ),
             )
             for number, run in enumerate(plan.runs)
+            for arm in [plan.arm(run.arm)]
         ]
         complete_folder(self.runs_folder, self.prepared, lambda: _side_by_side(self.machine()))
+        for count, prepared in self.curve.items():
+            if not (file := self.runs_folder.split_path(count)).exists():
+                write_prepared(prepared, file)
         for place in {CONFIRM_FOLDER, REHEARSAL_FOLDER} - {self.place}:
             if count := adopt_runs(self.runs_folder, runs, StudyFolder(self.folder.path / place)):
                 self.callbacks.note(f"{count} replicates are copied from {place}/, where they were trained before")
@@ -185,7 +213,7 @@ class Training:
             generator_need=lambda parameters: generator_need(parameters.generator, self.prepared, compute, self.cache),
             retries=self.settings.resources.retries,
             on_progress=self.callbacks.on_progress,
-            asha=asha,
+            asha=asha.should_continue if asha else None,
         )
         if not work.is_done:
             if other := other_releases(folder):
@@ -233,22 +261,27 @@ class Training:
     def arms(
         self, finalists: Sequence[FinishedTrial], tuned: Sequence[Arm], notes: list[str], *, with_ratios: bool = True
     ) -> list[Arm]:
-        """Return the finalists with their matched controls, the first one's ratio response, and the tuned controls."""
+        """Return the finalists with their matched controls, the first one's ratio response and curve, and tuned controls."""
         arms: list[Arm] = []
-        controls = self.settings.confirm.controls
+        settings = self.settings.confirm
         for finalist in finalists:
             resolution_px = Experiment(settings=self.settings, parameters=finalist.parameters).resolution_px
             arms.append(finalist_arm(finalist))
-            for source in controls.matched:
+            for source in settings.controls.matched:
                 if control := matched_control(finalist, source, resolution_px):
                     arms.append(control)
                 else:
                     notes.append(f"{finalist.name} has mixing: replace, so that {source} would be the same as none")
             # The ratio response is measured against the matched control without extra images.
-            if with_ratios and finalist is finalists[0] and "none" in controls.matched:
+            if with_ratios and finalist is finalists[0] and "none" in settings.controls.matched:
                 planned = [arm.parameters for arm in arms]  # the matched duplicate has the finalist's own ratio
-                at_ratios = self._feasible(ratio_arms(finalist, resolution_px, self.settings.confirm.ratios), notes)
+                at_ratios = self._feasible(ratio_arms(finalist, resolution_px, settings.ratios), notes)
                 arms += [arm for arm in at_ratios if arm.parameters not in planned]
+            if with_ratios and finalist is finalists[0] and settings.worth:
+                counts = {*settings.worth} - {self.prepared.train_patients}
+                matched = [arm.parameters for arm in arms if arm.role == "matched"]
+                curve = worth_arms(finalist, resolution_px, counts)
+                arms += [arm for arm in curve if arm.train_patients or arm.parameters not in matched]
         return [*arms, *tuned]
 
     def _feasible(self, arms: Sequence[Arm], notes: list[str]) -> list[Arm]:
@@ -257,8 +290,7 @@ class Training:
         folder = next((parameters.folder for parameters in of_folder), None)
         if folder is None:
             return list(arms)
-        group_regex = self.settings.data.split.group_regex
-        images, _ = store_folder(folder.path, self.prepared, group_regex=group_regex, cache=self.cache)
+        images, _ = store_folder(folder.path, self.prepared, self.settings.data, cache=self.cache)
         infeasible = set()
         for parameters in of_folder:
             try:
@@ -383,6 +415,9 @@ def opened(
 
     with locked(folder, "confirmed") as token, in_use(cache):
         journal = Journal(folder.journal_path, space, writable=False)
+        rows = journal.rows()
+        race = read_race(folder, space.settings, rows)
+        places = {number: place for place, number in enumerate(race.order if race else ())}
         yield Training(
             folder=folder,
             place=place,
@@ -392,8 +427,11 @@ def opened(
             machine=machine,
             cache=cache,
             searched=tuple(
-                FinishedTrial.of_row(f"#{row['number']}", journal.parameters(row["number"]), row)
-                for row in journal.rows()
+                replace(
+                    FinishedTrial.of_row(f"#{row['number']}", journal.parameters(row["number"]), row),
+                    place=places.get(row["number"], math.inf),
+                )
+                for row in rows
             ),
             rungs=rungs_of(space.settings, journal.reports()),
             runner=Runner(

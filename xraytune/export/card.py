@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xraytune.config.settings import Experiment, Validation
-from xraytune.export.bundle import BundleRecord
 from xraytune.export.final import FOLDS, FinalTraining
 from xraytune.files import write_text
+from xraytune.pipeline.bundle import BundleRecord
 
 _VALIDATED_ON: Mapping[Validation, str] = {
     "keep": "val-A and val-B, which it was not trained on",

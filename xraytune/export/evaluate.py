@@ -18,18 +18,18 @@ from xraytune.data.decoding import BrokenImage
 from xraytune.data.index import LabelledImages
 from xraytune.data.table import subgroup_columns
 from xraytune.errors import ConfigError, DataError, Problem
-from xraytune.export.bundle import Bundle, open_bundle
 from xraytune.export.evaluation import Evaluation, PatientLevel, ScoredImages, write_evaluation
 from xraytune.export.mask_evaluation import BOOTSTRAP_SEED, MaskEvaluation, evaluate_masks
 from xraytune.export.outputs import ImageFiles
 from xraytune.export.overlap import overlap_of
 from xraytune.export.predict import predict_images
-from xraytune.export.predictor import threshold_of
 from xraytune.files import require_new
 from xraytune.metrics.breakdown import Subgroup, class_breakdown, patient_means, subgroup_metrics
 from xraytune.metrics.classification import METRICS, Floats, Labels, classification_metrics, predicted_classes
 from xraytune.metrics.intervals import extension_metrics, patient_bootstrap
 from xraytune.metrics.shift import Shift, class_samples, shift_from_validation
+from xraytune.pipeline.bundle import Bundle, open_bundle
+from xraytune.pipeline.predictor import threshold_of
 from xraytune.pipeline.task import TASKS
 from xraytune.records import Progress, ignore_progress
 

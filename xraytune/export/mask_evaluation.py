@@ -22,7 +22,6 @@ from xraytune.data.decoding import BrokenImage
 from xraytune.data.index import LabelledImages
 from xraytune.data.masks import read_mask, use_mask
 from xraytune.data.pixels import broken_images_error
-from xraytune.export.bundle import Bundle
 from xraytune.export.outputs import ImageFiles
 from xraytune.export.overlap import Overlap, overlap_of
 from xraytune.export.segmentation import map_predicted
@@ -30,6 +29,7 @@ from xraytune.figures.drawing import printable
 from xraytune.figures.mask_figure import DrawnCase, draw_mask_evaluation
 from xraytune.files import csv_table, new_folder, write_json, write_text
 from xraytune.metrics.segmentation import MaskMetrics, Masks, ScoredMask, mask_metrics, scored_mask
+from xraytune.pipeline.bundle import Bundle
 from xraytune.records import Json, ignore_progress, to_json
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from xraytune.cores import cpu_count
 from xraytune.errors import ArtifactError, MachineError, Problem
-from xraytune.export.predictor import ModelRecord, Pixels, Predictor, read_record
 from xraytune.files import read_bytes
 from xraytune.metrics.classification import require_finite_outputs
+from xraytune.pipeline.predictor import ModelRecord, Pixels, Predictor, read_record
 
 ONNX_FILE = "model.onnx"
 """The name of the file in its bundle."""

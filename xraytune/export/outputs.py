@@ -13,7 +13,7 @@ from xraytune.cores import map_on_cores
 from xraytune.data.decoding import BrokenImage, InputFormat
 from xraytune.data.pixels import broken_images_error, decode_images
 from xraytune.errors import DataError, Problem
-from xraytune.export.predictor import Pixels
+from xraytune.pipeline.predictor import Pixels
 from xraytune.records import Progress
 
 _BATCH_SIZE = 64

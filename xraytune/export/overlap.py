@@ -10,8 +10,9 @@ from pathlib import Path
 from xraytune.data.index import ImageFile, LabelledImages, content_fingerprint
 from xraytune.data.table import find_table
 from xraytune.errors import ArtifactError, ConfigError, DataError, MachineError
-from xraytune.export.bundle import Bundle
+from xraytune.export.bundle import prepared_of
 from xraytune.files import read_jsonl
+from xraytune.pipeline.bundle import Bundle
 from xraytune.pipeline.shared_patients import patient_aliases, patients_by_file_name, shared_patients
 from xraytune.pipeline.task import TASKS
 from xraytune.search.study import StudyFolder
@@ -88,7 +89,7 @@ def _known(
     bundle: Bundle, found: LabelledImages, images: Sequence[ImageFile], *, is_test: bool
 ) -> tuple[set[str], set[str]]:
     """Return the hashes of the model's training and validation images, and which patients of `images` are among theirs."""
-    own = bundle.prepared().images
+    own = prepared_of(bundle).images
     known_in = partial(shared_patients, images, found.table, group_regex=found.data.split.group_regex)
     extra, names = _extra_images(bundle, patients_by_file_name([*own, *images]))
     patients = known_in(extra, aliases=names)
@@ -101,7 +102,7 @@ def _further_names(bundle: Bundle) -> set[str]:
     """Return the names of the model's patients that only its data folder gives; empty if it can no longer be read."""
     try:
         data = bundle.experiment().settings.data
-        return patient_aliases(bundle.prepared().images, find_table(data.path, data.table), bundle.record.group_regex)
+        return patient_aliases(prepared_of(bundle).images, find_table(data.path, data.table), bundle.record.group_regex)
     except (ArtifactError, ConfigError, DataError, OSError):
         return set()
 

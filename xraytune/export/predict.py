@@ -15,10 +15,10 @@ from xraytune.data.layout import list_images, pair_folders
 from xraytune.errors import ConfigError, DataError, Problem
 from xraytune.export.onnx_model import ONNX_FILE, open_onnx
 from xraytune.export.outputs import ImageFiles, map_outputs
-from xraytune.export.predictor import Pixels, Predictor, threshold_of
 from xraytune.export.segmentation import PredictedMasks, picture_names, predict_masks
 from xraytune.files import csv_table, new_folder, require_new, write_bytes, write_text
 from xraytune.metrics.classification import Floats, Labels, predicted_classes
+from xraytune.pipeline.predictor import Pixels, Predictor, threshold_of
 from xraytune.records import Json, Progress, ignore_progress
 
 
@@ -161,6 +161,6 @@ def predict(
 def _predictor(model: Path, runtime: Literal["torch", "onnx"]) -> Predictor:
     if runtime == "onnx" or model.is_file():
         return open_onnx(model if model.is_file() else model / ONNX_FILE)
-    from xraytune.export.bundle import open_bundle  # loads torch, which onnxruntime does not need
+    from xraytune.pipeline.bundle import open_bundle  # loads torch, which onnxruntime does not need
 
     return open_bundle(model).predictor()

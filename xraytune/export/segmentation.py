@@ -27,9 +27,9 @@ from xraytune.data.formats import LARGEST_SIDE_PX
 from xraytune.data.layout import DICOM_SUFFIXES, NAMING_SUFFIXES
 from xraytune.data.masks import connected_parts, outlined
 from xraytune.export.outputs import ImageFiles, map_outputs
-from xraytune.export.predictor import Predictor
 from xraytune.files import csv_table, new_folder, write_text
 from xraytune.metrics.segmentation import Masks
+from xraytune.pipeline.predictor import Predictor
 
 Result = TypeVar("Result")
 _PNG_LEVEL = 3

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from xraytune.cores import cpu_count
 from xraytune.data.phantom import DEFAULT_DIFFICULTY, draw_patient
 from xraytune.errors import ArtifactError, ConfigError, Problem
-from xraytune.export.bundle import open_bundle
 from xraytune.export.onnx_model import INPUT, ONNX_FILE, OUTPUT, RECORD, OnnxRecord, open_onnx, require_installed
-from xraytune.export.predictor import ModelRecord, Pixels
 from xraytune.files import require_new, write_bytes
 from xraytune.models.inputs import normalise
+from xraytune.pipeline.bundle import open_bundle
+from xraytune.pipeline.predictor import ModelRecord, Pixels
 from xraytune.records import Compute
 
 OPSET = 18

@@ -26,7 +26,7 @@ from xraytune.config.space import Space, require_extensions
 from xraytune.cores import cpu_count
 from xraytune.data.pixels import stored_files
 from xraytune.errors import ArtifactError, ConfigError, Problem
-from xraytune.export.bundle import NETWORK_PACKAGES, TrainedOn, write_bundle
+from xraytune.export.bundle import NETWORK_PACKAGES, write_bundle
 from xraytune.export.card import write_card
 from xraytune.export.final import (
     Work,
@@ -43,6 +43,7 @@ from xraytune.metrics.threshold import ThresholdRule
 from xraytune.mix.plan import require_both_phases, require_extra_images
 from xraytune.models.weights import find_weights
 from xraytune.pipeline.artifacts import artifact_path, in_use, releases
+from xraytune.pipeline.bundle import TrainedOn
 from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.extra_folder import require_enough, store_folder
 from xraytune.pipeline.model import require_two_classes
@@ -50,6 +51,7 @@ from xraytune.pipeline.prepare import Prepared, prepare_index
 from xraytune.pipeline.samples import save_generator_grid
 from xraytune.pipeline.synthesize import copy_file
 from xraytune.pipeline.task import task_of
+from xraytune.pipeline.view import require_whole_images
 from xraytune.records import Compute, EpochRecord, Progress, ignore_progress
 from xraytune.search.inputs import inputs_of_trials, read_inputs
 from xraytune.search.study import StudyFolder, damage_explained
@@ -147,6 +149,7 @@ def train(
         )
         raise ConfigError(Problem(what, config, f"xraytune generator train --space {quote(str(config))} -o gan"))
     settings, parameters = experiment.settings, experiment.parameters
+    require_whole_images(settings.data, "a model")
     validation = settings.final.validation if settings.final else "keep"
     require_no_plateau(parameters, validation)
     if space.searched:
@@ -287,8 +290,7 @@ def _extra_images(experiment: Experiment, used: Prepared, fits: Mapping[str, Pre
     contents = list(read_inputs(folders, settings, used, cache).values())
     if parameters.folder:
         for prepared in (used, *fits.values()):
-            group_regex = settings.data.split.group_regex
-            images, _ = store_folder(parameters.folder.path, prepared, group_regex=group_regex, cache=cache)
+            images, _ = store_folder(parameters.folder.path, prepared, settings.data, cache=cache)
             require_enough(images, parameters, prepared)
     return contents
 

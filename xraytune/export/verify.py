@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from xraytune.config.load import load_space
 from xraytune.data.masks import read_mask, square_mask
 from xraytune.errors import ConfigError, DataError, Problem, join_names
-from xraytune.export.bundle import Bundle, card_metrics, open_bundle
+from xraytune.export.bundle import card_metrics, prepared_of
 from xraytune.export.outputs import ImageFiles, map_outputs
+from xraytune.pipeline.bundle import Bundle, open_bundle
 from xraytune.pipeline.prepare import missing_images
 from xraytune.pipeline.task import task_of
 from xraytune.pipeline.trial import Validated
@@ -48,7 +49,7 @@ def verify(model: Path, *, data: Path, on_progress: Progress = ignore_progress) 
         DataError: Images are missing or have changed.
     """
     bundle = open_bundle(model)
-    prepared, form = bundle.prepared(), bundle.record.input_format
+    prepared, form = prepared_of(bundle), bundle.record.input_format
     kept = [image for side in ("val_a", "val_b") for image in prepared.images if image.side == side]
     if not kept:
         what = "the checksums match, but its numbers are out-of-fold, from networks that are not in the bundle"
@@ -81,7 +82,7 @@ def verify(model: Path, *, data: Path, on_progress: Progress = ignore_progress) 
 
 def _numbers(bundle: Bundle, again: Validated) -> Iterator[tuple[str, float, float]]:
     """Yield the name of each number, its recorded value and its recomputed value."""
-    record, prepared, task = bundle.record, bundle.prepared(), task_of(bundle.experiment().settings)
+    record, prepared, task = bundle.record, prepared_of(bundle), task_of(bundle.experiment().settings)
     end = len(prepared.side("val_a").rows)
     sides = (("val-A", record.val_score, slice(end)), ("val-B", record.val_b_score, slice(end, None)))
     for name, score, side in sides:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -52,11 +53,14 @@ class ClassQuality:
         images: Number of synthetic images, equal to that of real ones.
         kid: KID of the synthetic images against val-A.
         floor: KID of val-B against val-A: what a perfect generator would have, up to chance.
+        origin: By class, the AUROC with which a linear classifier that was trained to tell the synthetic images of this
+            class from real ones does so there (`origin_aurocs`).
     """
 
     images: int
     kid: float
     floor: float
+    origin: Mapping[str, float]
     full: Neighbourhoods
     blurred: Neighbourhoods
 
@@ -88,8 +92,13 @@ class Quality:
         """KID minus its floor, averaged over classes."""
         return float(np.mean([one.kid - one.floor for one in self.classes.values()]))
 
+    @property
+    def origin(self) -> dict[str, Mapping[str, float]]:
+        """The AUROCs of the origin probe, by class of the probe and by class of the images."""
+        return {name: one.origin for name, one in self.classes.items()}
+
     def columns(self) -> dict[str, float | None]:
-        """Return the figures that a study lists; precision, recall and coverage are those of the worst class."""
+        """Return the figures that a study lists; precision, recall, coverage and origin are those of the worst class."""
         full, blurred = ([getattr(one, band) for one in self.classes.values()] for band in ("full", "blurred"))
         return {
             "gan_kid": self.kid,
@@ -100,6 +109,7 @@ class Quality:
             "gan_blurred_recall": min(one.recall for one in blurred),
             "gan_blurred_coverage": min(one.coverage for one in blurred),
             "gan_train_auroc": self.gan_train,
+            "gan_origin": max(one.origin[name] for name, one in self.classes.items()),
         }
 
     def __str__(self) -> str:
@@ -188,13 +198,18 @@ def transfer_auroc(train: Sequence[Floats], scored: Sequence[Floats], *, positiv
 
     Sets have the features of each class, float64 [n, D], which are standardised before training.
     """
+    model = linear_classifier()
+    model.fit(np.concatenate(train), _labels(train))
+    return auroc(_labels(scored), model.predict_proba(np.concatenate(scored)), positive=positive)
+
+
+def linear_classifier() -> Any:
+    """Return the untrained logistic regression of all these figures, on standardised features."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=_C, max_iter=2000))
-    model.fit(np.concatenate(train), _labels(train))
-    return auroc(_labels(scored), model.predict_proba(np.concatenate(scored)), positive=positive)
+    return make_pipeline(StandardScaler(), LogisticRegression(C=_C, max_iter=2000))
 
 
 def _labels(classes: Sequence[Floats]) -> Labels:

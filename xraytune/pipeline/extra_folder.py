@@ -11,7 +11,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from xraytune.config.settings import Parameters
+from xraytune.config.settings import DataSettings, Parameters
 from xraytune.data.index import ImageFile, ImageIndex, read_labelled_folder
 from xraytune.data.pairs import read_pair_folder
 from xraytune.data.patients import PATIENTS_CSV
@@ -27,7 +27,7 @@ _logger = logging.getLogger(__name__)
 
 
 def store_folder(
-    root: Path, prepared: Prepared, *, group_regex: str | None = None, index: ImageIndex | None = None, cache: Path
+    root: Path, prepared: Prepared, data: DataSettings, *, index: ImageIndex | None = None, cache: Path
 ) -> tuple[tuple[ImageFile, ...], Path]:
     """Return the usable images of a folder of extra images, and the artifact of their pixels in the same order.
 
@@ -36,7 +36,7 @@ def store_folder(
     Args:
         root: The folder.
         prepared: The study's images.
-        group_regex: The study's expression, which may also match the names of extra images.
+        data: The study's settings, whose view applies; its `group_regex` may also match the names of extra images.
         index: The study's data folder, to refuse patients of its held-out test folder; None: they are not checked.
         cache: The artifact cache.
 
@@ -44,16 +44,32 @@ def store_folder(
         DataError: The folder is malformed, has a broken image, no usable image, an image of a test patient, or images of
             a generator that was trained on validation or test images.
     """
-    require_unseen(root, prepared, () if index is None else index.test)
     found = read_pair_folder(root) if prepared.has_masks else read_labelled_folder(root, prepared.class_names)
+    images = usable_images(found, root, prepared, group_regex=data.split.group_regex, index=index)
+    store = store_images(root, images, data, of_study=prepared.view, cache=cache)
+    require_unbroken(store, root, "repair or remove them")
+    return images, store
+
+
+def usable_images(
+    found: tuple[ImageFile, ...],
+    root: Path,
+    prepared: Prepared,
+    *,
+    group_regex: str | None = None,
+    index: ImageIndex | None = None,
+) -> tuple[ImageFile, ...]:
+    """Return the images of a folder that `store_folder` keeps, sorted by content; other arguments are its own.
+
+    Raises:
+        DataError: No image is usable, one is of a test patient, or their generator was trained on validation or test images.
+    """
+    require_unseen(root, prepared, () if index is None else index.test)
     if index is not None:
         _require_no_test_patients(found, root, index, group_regex)
     # Sorted by content, so that the first images are a fair sample whatever the files are called.
     usable = _without_validation(found, root, prepared, group_regex)
-    images = tuple(sorted(usable, key=lambda image: (image.sha256, image.file)))
-    store = store_images(root, images, prepared.image_size_px, prepared.resize, cache=cache)
-    require_unbroken(store, root, "repair or remove them")
-    return images, store
+    return tuple(sorted(usable, key=lambda image: (image.sha256, image.file)))
 
 
 def require_enough(images: Sequence[ImageFile], parameters: Parameters, prepared: Prepared) -> None:

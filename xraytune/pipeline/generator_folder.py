@@ -65,6 +65,7 @@ from xraytune.pipeline.synthesize import (
     trained_generator,
     typical_masks,
 )
+from xraytune.pipeline.view import require_whole_images
 from xraytune.records import Compute, Progress, ignore_progress, to_json
 
 _RECORD, _SAMPLES = "generator.json", "samples.png"
@@ -147,6 +148,7 @@ def generator_train(
     loaded = load_space(space, (*overrides, "points_to_evaluate=[]"), data=data)
     experiment = fixed_generator(loaded)
     settings, generator = experiment.settings, generator_of(experiment)
+    require_whole_images(settings.data, "a generator for other uses")
     require_packages(generator.block, *([settings.task] if generator.mask_from == "segmenter" else []))
     compute = allocation_of(settings, has_gpu=gpu_count() > 0).compute()
     pin(compute)

@@ -5,14 +5,16 @@ The training set, the memorisation gate and the quality figures read the same bl
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xraytune.config.settings import Experiment, GeneratorSettings
+from xraytune.data.index import ImageFile
 from xraytune.data.pixels import open_masks, open_pixels
 from xraytune.generators.pool import BLOCK
 from xraytune.pipeline.context import RunContext
@@ -55,9 +57,13 @@ def pool_reader(experiment: Experiment, context: RunContext) -> ReadBlock:
         return partial(of_generator, prepared=prepared, compute=context.compute, cache=cache)
     if parameters.folder is None:
         return partial(extension_block, parameters.source, prepared=prepared, seed=settings.seed, cache=cache)
-    group_regex = settings.data.split.group_regex
-    images, store = store_folder(parameters.folder.path, prepared, group_regex=group_regex, cache=cache)
+    images, store = store_folder(parameters.folder.path, prepared, settings.data, cache=cache)
     require_enough(images, parameters, prepared)
+    return folder_reader(images, store)
+
+
+def folder_reader(images: Sequence[ImageFile], store: Path) -> ReadBlock:
+    """Return the reader of a folder of extra images, given in the order of their pixel store."""
     pixels, masks = open_pixels(store), open_masks(store)
     labels = np.array([image.label for image in images], dtype=np.int64)
 

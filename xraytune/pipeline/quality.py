@@ -40,6 +40,7 @@ from xraytune.metrics.generator_quality import (
     transfer_auroc,
 )
 from xraytune.metrics.memorisation import blurred
+from xraytune.metrics.origin import PROBE_PX, origin_aurocs
 from xraytune.models.backbones import build_backbone
 from xraytune.models.inputs import input_format, normalise, to_unit
 from xraytune.pipeline.artifacts import build_once, releases
@@ -50,7 +51,7 @@ from xraytune.pipeline.pools import ReadBlock, first_images, pool_reader
 from xraytune.pipeline.prepare import Prepared, SideName, training_pixels
 from xraytune.pipeline.sides import side_sizes
 
-QUALITY_STAGE, REAL_STAGE = "quality-1", "quality-real-2"
+QUALITY_STAGE, REAL_STAGE = "quality-2", "quality-real-2"
 MOST_IMAGES, FEWEST_IMAGES = 2 * BLOCK, 50
 """The most images of a class that are compared, and the fewest that val-A, val-B and the pool must have."""
 _SCALE_IMAGES = 64
@@ -101,11 +102,23 @@ def measure_quality(experiment: Experiment, context: RunContext, read: ReadBlock
                 [stored[f"{name} {label}"] for label in range(len(names))]
                 for name in ("val_a", "val_a blurred", "train")
             )
+        stored_pixels, side = training_pixels(prepared, context.cache), prepared.side("val_a")
+        shown = [stored_pixels[spread(side.rows[side.labels == label], MOST_IMAGES)] for label in range(len(names))]
+        origins = origin_aurocs(
+            [
+                (
+                    equal(val_a[label], sharp[label]),
+                    equal(*(small_images(one, resolution_px) for one in (shown[label], pixels))),
+                )
+                for label, (pixels, _) in enumerate(pools)
+            ]
+        )
         classes = {
             name: ClassQuality(
                 images=min(len(val_a[label]), len(sharp[label])),
                 kid=kernel_inception_distance(*equal(val_a[label], sharp[label])),
                 floor=record["floor"][label],
+                origin=dict(zip(names, origins[label].tolist(), strict=True)),
                 full=neighbourhoods(*equal(val_a[label], sharp[label])),
                 blurred=neighbourhoods(*equal(val_a_hazy[label], hazy[label])),
             )
@@ -280,6 +293,12 @@ def _real_side(features: Features, context: RunContext) -> Path:
         "images_of_class": [MOST_IMAGES, _SCALE_IMAGES, COMMON_BLUR_PX, *SCALE_PX],
     }
     return build_once(cache, REAL_STAGE, inputs, build)
+
+
+def small_images(pixels: NDArray[np.uint8], resolution_px: int) -> Floats:
+    """Return images, uint8 [n, h, w], as the origin probe sees their pixels: 32 x 32, float64 [n, 1024]."""
+    small = resize_pixels(resize_pixels(pixels, resolution_px), PROBE_PX)
+    return small.reshape(len(small), -1).astype(np.float64)
 
 
 def equal(real: Floats, synthetic: Floats) -> tuple[Floats, Floats]:

@@ -25,7 +25,7 @@ from xraytune.generators.train import resize_planes
 from xraytune.pipeline.artifacts import fingerprint
 from xraytune.pipeline.context import RunContext
 from xraytune.pipeline.labeller import trained_labeller
-from xraytune.pipeline.pools import generator_of, pool_reader
+from xraytune.pipeline.pools import ReadBlock, generator_of, pool_reader
 from xraytune.pipeline.quality import spread
 from xraytune.pipeline.synthesize import generator_inputs, generator_stage, network_labels
 from xraytune.pipeline.training_set import TrainingSet, side_images
@@ -127,22 +127,28 @@ def save_generator_grid(experiment: Experiment, context: RunContext, folder: Pat
     file = folder / f"{settings.block}-{name}.png"
     if file.exists():
         return file
-    real, read = side_images("train", prepared, context.cache), pool_reader(experiment, context)
-    classes = []
-    for label, class_name in enumerate(prepared.class_names):
-        places = np.flatnonzero(real.labels == label)
-        pixels, masks, _ = read(label, 0)
-        shown = spread(places, _SHOWN)
-        real_masks = real.read_masks(shown) if prepared.has_masks else None
-        planes = resize_planes(real.read(shown), real_masks, settings.image_size)
-        real_images = [(one[0], one[1] if prepared.has_masks else None) for one in planes]
-        extra = [(pixels[place], None if masks is None else masks[place]) for place in range(_SHOWN)]
-        classes.append(ClassSamples(name=class_name, real_count=len(places), real=real_images, extra=extra))
+    classes = class_samples(pool_reader(experiment, context), context, settings.image_size)
     noun, size_px = f"{settings.noun[0].upper()}{settings.noun[1:]}", settings.image_size
     title = f"{noun} {name}: {size_px} px, {settings.steps:,} steps, width {settings.width}, seed {settings.seed}"
     heading = "generated images" + ("" if pool_filter == "none" else f", pool_filter: {pool_filter}")
     write_bytes(file, png_bytes(sample_grid(classes, title=title, extra=heading)))
     return file
+
+
+def class_samples(read: ReadBlock, context: RunContext, size_px: int) -> list[ClassSamples]:
+    """Return, of each class, training images scaled to `size_px` and the first images of a pool."""
+    prepared, classes = context.prepared, []
+    real = side_images("train", prepared, context.cache)
+    for label, class_name in enumerate(prepared.class_names):
+        places = np.flatnonzero(real.labels == label)
+        pixels, masks, _ = read(label, 0)
+        shown = spread(places, _SHOWN)
+        real_masks = real.read_masks(shown) if prepared.has_masks else None
+        planes = resize_planes(real.read(shown), real_masks, size_px)
+        real_images = [(one[0], one[1] if prepared.has_masks else None) for one in planes]
+        extra = [(one, None if masks is None else masks[place]) for place, one in enumerate(pixels[:_SHOWN])]
+        classes.append(ClassSamples(name=class_name, real_count=len(places), real=real_images, extra=extra))
+    return classes
 
 
 def _image(training_set: TrainingSet, number: int) -> Shown:

@@ -147,9 +147,9 @@ def side_images(side_name: SideName, prepared: Prepared, cache: Path) -> ImageSo
 
 
 def _folder_source(experiment: Experiment, prepared: Prepared, *, cache: Path) -> ImageSource:
-    parameters, group_regex = experiment.parameters, experiment.settings.data.split.group_regex
+    parameters = experiment.parameters
     assert parameters.folder is not None, "source: folder has a path"
-    images, store = store_folder(parameters.folder.path, prepared, group_regex=group_regex, cache=cache)
+    images, store = store_folder(parameters.folder.path, prepared, experiment.settings.data, cache=cache)
     require_enough(images, parameters, prepared)
     return ImageSource(
         name="folder",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from functools import cache
@@ -19,7 +19,7 @@ from markupsafe import Markup, escape
 from xraytune.config.settings import WandbSettings
 from xraytune.errors import ConfigError, Problem
 from xraytune.files import write_text
-from xraytune.report.sections import Picture, all_charts, sections
+from xraytune.report.sections import Picture, Section, all_charts, sections
 from xraytune.report.study import StudyData, read_study
 from xraytune.tracking.tracker import TrackedRun
 from xraytune.tracking.wandb import publish
@@ -54,9 +54,9 @@ def write_report(study: Path, *, out: Path | None = None, cache: Path | None = N
     return path
 
 
-def render(data: StudyData, *, live: str = "") -> str:
-    """Return the page. With the version of a served study, `live`, an open page asks the server for a newer one."""
-    parts = sections(data)
+def render(data: StudyData, parts: Sequence[Section] | None = None, *, live: str = "") -> str:
+    """Return the page, or one of other sections. With the version of a served study, `live`, it asks for a newer one."""
+    parts = sections(data) if parts is None else parts
     templates = files("xraytune.report") / "templates"
     return template("page.html", data_uri=_data_uri, code=_code).render(
         name=data.view.name,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import quote
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from xraytune.report.charts import Chart
 from xraytune.report.study import StudyData, ValidationResults
 from xraytune.search.asha import rungs_of
 from xraytune.search.pruning import pruning_of
+from xraytune.search.race import COLUMNS as RACE_COLUMNS
 from xraytune.search.status import TrialView, trial_columns, trial_row
 
 _BANDS, _SEED = 500, 0
@@ -35,7 +36,7 @@ _GRAD_CAM_NOTE = (
 )
 _QUALITY_COLUMNS = (
     *("source", "steps", "KID", "as a blur of px", "precision", "recall", "coverage", "recall, blurred"),
-    *("coverage, blurred", "GAN-train AUROC", "copies of training images"),
+    *("coverage, blurred", "GAN-train AUROC", "origin AUROC", "copies of training images"),
 )
 _TONES = {"helps": "good", "hurts": "bad"}
 
@@ -65,6 +66,19 @@ class Picture:
     format: Literal["png", "jpeg", "gif"] = "png"
 
 
+Status: TypeAlias = Literal["good", "warning", "bad", "not measured"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """One line of a scorecard; `figure` is "" if there is none."""
+
+    name: str
+    status: Status
+    figure: str = ""
+    sentence: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
     """A part of the page.
@@ -76,6 +90,7 @@ class Section:
         lead: The most important sentence.
         tone: `good` or `bad` colours the lead.
         notes: Paragraphs below it; `code` stands in backticks.
+        scores: A scorecard, below the notes.
         charts: Large charts, one below the other.
         small_charts: Side by side.
         tables: Below the charts.
@@ -91,6 +106,7 @@ class Section:
     lead: str = ""
     tone: str = "plain"
     notes: Sequence[str] = ()
+    scores: Sequence[Score] = ()
     charts: Sequence[Chart] = ()
     small_charts: Sequence[Chart] = ()
     tables: Sequence[Table] = ()
@@ -134,12 +150,17 @@ def _verdict(data: StudyData) -> Section:
             f"{first['arm']} against its controls: {size}.",
             *(f"Exploratory: {reason}." for reason in verdict["exploratory"]),
             *(one["sentence"] for one in verdict["generators"] if one["arm"] == first["arm"]),
+            *(_flagged(one) for one in verdict.get("origin", ()) if one["arm"] == first["arm"]),
             *verdict["notes"],
         ],
         charts=[charts.differences(first, metric, verdict["rope"])],
         tables=tables,
         commands=[f"xraytune confirm {study}"],
     )
+
+
+def _flagged(probe: Mapping[str, Any]) -> str:
+    return f"{'Warning: ' * probe['is_flagged']}{probe['sentence']}"
 
 
 def _sentence(text: str) -> str:
@@ -169,14 +190,16 @@ def _best(data: StudyData) -> Section | None:
     side = next((one for one in view.sides if one.name == "val-B"), None)
     interval = side.interval(trial.val_b_score) if side and trial.val_b_score and view.metric == "AUROC" else None
     ends = f" (95 % interval {interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
-    study, pruning = data.argument, pruning_of(view)
+    study, pruning, race = data.argument, pruning_of(view), view.race
     return Section(
         lead=f"#{trial.number} {trial.mix}: {', '.join(f'{name} {score:.4f}' for name, score in scores.items())}{ends}.",
         notes=[
+            *([_sentence(race.summary)] if race else []),
             "It was selected among all trials by these scores, so they are optimistic.",
             *map(_sentence, pruning.warnings if pruning else ()),
         ],
         facts=[(name, charts.value_text(value)) for name, value in trial.parameters.items()],
+        tables=[Table(columns=RACE_COLUMNS, rows=[*race.table()], caption="Repeats of the leaders")] if race else [],
         commands=[f"xraytune export {study} -o best.yaml", "xraytune train --config best.yaml -o model"],
     )
 
@@ -194,6 +217,25 @@ def _ratios(data: StudyData) -> Section | None:
         "Trials also differ in their other settings, and pruned ones stopped early: this shows no effect of the ratio."
     )
     return Section(notes=[note], charts=[charts.trials_by_ratio(data.view)])
+
+
+def _worth(data: StudyData) -> Section | None:
+    verdict, worth = data.verdict, data.verdict and data.verdict.get("worth")
+    if not (verdict and worth):
+        return None
+    rows = [
+        (float(one["patients"]), round(one["score"], 3), f"{one['low']:.3f} to {one['high']:.3f}")
+        for one in worth["curve"]
+    ]
+    metric = f"test {verdict['metric']}"
+    return Section(
+        lead=worth["sentence"],
+        notes=[
+            "All arms take the same number of steps with as many images each; smaller sets are part of larger ones."
+        ],
+        charts=[charts.worth(worth, metric)],
+        tables=[Table(columns=("patients", metric, "95 % interval"), rows=rows, caption="Real images alone")],
+    )
 
 
 def _curves(data: StudyData) -> Section | None:
@@ -390,10 +432,15 @@ def _data(data: StudyData) -> Section:
         ],
     )
     columns = ("side", "images", "patients", "class", "images of the class", "patients of the class")
+    shortcuts, view = list[Table](), str(prepared.view or "")
+    if data.shortcut:
+        views = [(one.name, f"{one}") for one in data.shortcut.views]
+        shown = ("seen by a logistic regression on 16 x 16 px", "AUROC on val-A and val-B (95 % interval)")
+        shortcuts = [Table(columns=shown, rows=views, caption=f"{data.shortcut}")]
     return Section(
         lead=f"{used:,} images of {patients:,} patients: {', '.join(prepared.class_names)}.",
-        notes=[split, sealed, duplicates, *([_sentence(warning)] if warning else [])],
-        tables=[Table(columns=columns, rows=rows), *([flow] if prepared.folder_images else [])],
+        notes=[split, sealed, duplicates, *(_sentence(text) for text in (warning, view) if text)],
+        tables=[Table(columns=columns, rows=rows), *([flow] if prepared.folder_images else []), *shortcuts],
         commands=[f"xraytune data inspect {quote(str(settings.path))} --figures figures"],
     )
 
@@ -464,6 +511,7 @@ _PARTS: Sequence[tuple[str, str, str, Callable[[StudyData], Section | None]]] = 
     ("verdict", "Verdict", "Verdict", _verdict),
     ("best", "Best configuration", "Best", _best),
     ("ratio", "Ratio of synthetic to real images", "Ratio", _ratios),
+    ("worth", "Worth in real patients", "Worth", _worth),
     ("curves", "Learning curves", "Curves", _curves),
     ("parameters", "Parameters and trials", "Trials", _parameters),
     ("performance", "Performance on val-B", "Performance", _performance),

@@ -21,6 +21,7 @@ from xraytune.metrics.classification import Floats, Labels, predicted_classes
 from xraytune.pipeline.artifacts import artifact_path, artifacts_of
 from xraytune.pipeline.memorisation import MEMORISATION_STAGE
 from xraytune.pipeline.prepare import Prepared
+from xraytune.pipeline.shortcuts import SHORTCUTS_FILE, LungShortcut, read_shortcut
 from xraytune.pipeline.synthesize import generator_inputs, generator_stage, network_labels
 from xraytune.search.status import StudyView, StudyWatcher, TrialView
 from xraytune.search.study import StudyFolder, damage_explained
@@ -64,6 +65,7 @@ class StudyData:
         verdict: The content of `verdict.json`; None before a verdict.
         environment: The content of `environment.json`.
         cache: The artifact cache.
+        shortcut: How well its classes can be told apart without lungs, if the search measured it.
     """
 
     folder: StudyFolder
@@ -73,6 +75,7 @@ class StudyData:
     verdict: Mapping[str, Any] | None
     environment: Mapping[str, Any]
     cache: Path
+    shortcut: LungShortcut | None = None
 
     @property
     def argument(self) -> str:
@@ -140,6 +143,8 @@ def read_study(study: Path, cache: Path | None = None) -> StudyData:
     """
     folder = StudyFolder(study.resolve())
     watcher = StudyWatcher(folder)
+    with damage_explained(folder.path / SHORTCUTS_FILE) as file:
+        shortcut = read_shortcut(file)
     return StudyData(
         folder=folder,
         space=watcher.space,
@@ -148,6 +153,7 @@ def read_study(study: Path, cache: Path | None = None) -> StudyData:
         verdict=_content(folder.path / CONFIRM_FOLDER / VERDICT_FILE),
         environment=_content(folder.path / "environment.json") or {},
         cache=(cache or folder.default_cache).resolve(),
+        shortcut=shortcut,
     )
 
 

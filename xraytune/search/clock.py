@@ -44,13 +44,16 @@ class StudyClock:
 
     Args:
         path: `wall.json`.
-        unfinished: The trials whose time it continues to count; ended trials have their time in the journal.
+        unfinished: The trials whose time it continues to count; ended trials have their time in the journal. The time of
+            repeats, whose numbers are below 0, stays here.
     """
 
     def __init__(self, path: Path, unfinished: Collection[int]) -> None:
         before = read_times(path)
         self._path, self._seconds, self._last = path, before.seconds, time.monotonic()
-        self._trials = defaultdict[int, float](float, {n: s for n, s in before.trials.items() if n in unfinished})
+        self._trials = defaultdict[int, float](
+            float, {n: s for n, s in before.trials.items() if n in unfinished or n < 0}
+        )
         self._gpu_seconds = defaultdict[int, float](float, {n: before.gpu_seconds.get(n, 0.0) for n in self._trials})
         self._gpus: dict[int, float] = {}  # of the running trials
         self._slot_seconds, self._idle_seconds = before.slot_seconds, before.idle_seconds

@@ -51,6 +51,9 @@ class SearchController(TrialQueue):
         generator_need: See `TrialQueue`.
         gpu_share: GPUs that a trial usually holds.
         callbacks: Called as trials start and end.
+
+    Attributes:
+        clock: The time that the study has used.
     """
 
     def __init__(
@@ -79,7 +82,7 @@ class SearchController(TrialQueue):
         self._without_samples, self._reported_samples = set[int](), set[str]()
         self._rungs = rungs_of(space.settings, journal.reports())
         self._points, self._trial_budget = space.points(), space.trial_budget()
-        self._clock = StudyClock(folder.path / "wall.json", unfinished)
+        self.clock = StudyClock(folder.path / "wall.json", unfinished)
         self._gpu_seconds = journal.gpu_seconds()  # of ended trials
         rows = journal.rows()
         project_rows(folder, rows)
@@ -92,21 +95,25 @@ class SearchController(TrialQueue):
     def used_up(self) -> Literal["", "trials", "hours", "gpu_hours"]:
         """The part of the budget that is used up, so that no new trial starts; "" if none is."""
         budget = self._space.settings.budget
-        if budget.hours is not None and self._clock.times().seconds >= budget.hours * 3600:
+        if budget.hours is not None and self.clock.times().seconds >= budget.hours * 3600:
             return "hours"
         if budget.gpu_hours is not None:
-            unfinished = sum(self._clock.times().gpu_seconds.values())
+            unfinished = sum(self.clock.times().gpu_seconds.values())
             if self._gpu_seconds + unfinished >= budget.gpu_hours * 3600:
                 return "gpu_hours"
         return "trials" if self._journal.count >= self._trial_budget else ""
 
+    def has_time(self) -> bool:
+        """Return whether the budget's time allows further trials."""
+        return self.used_up in ("", "trials")
+
     def on_trial_placed(self, number: int, gpus: float) -> None:
         """Start counting the time of a trial and of its GPUs."""
-        self._clock.start(number, gpus)
+        self.clock.start(number, gpus)
 
     def heartbeat(self, slots: int) -> None:
         """Save the time used every few seconds, and report the sample grids of new generators."""
-        self._clock.heartbeat(slots, max(slots - self.slots_in_use(), 0))
+        self.clock.heartbeat(slots, max(slots - self.slots_in_use(), 0))
         self._report_samples()
 
     def _report_samples(self) -> None:
@@ -126,7 +133,7 @@ class SearchController(TrialQueue):
     def close(self) -> None:
         """Save the time used."""
         self._report_samples()
-        self._clock.save()
+        self.clock.save()
 
     @property
     def _has_more(self) -> bool:
@@ -134,9 +141,7 @@ class SearchController(TrialQueue):
 
     def _startable(self) -> list[TrialSuggestion]:
         """Once its time is used up, a search only finishes the trials that have begun."""
-        if self.used_up in ("", "trials"):
-            return self._waiting
-        return [one for one in self._waiting if (self._folder.trial_path(one.number) / "config.json").exists()]
+        return self._waiting if self.has_time() else self._begun()
 
     @property
     def _next_is_fixed(self) -> bool:
@@ -156,13 +161,13 @@ class SearchController(TrialQueue):
         return self._rungs.should_continue(number, record.epoch, value)
 
     def _record(self, number: int, status: Status, outcome: dict[str, Any]) -> None:
-        times = self._clock.times()
+        times = self.clock.times()
         used: dict[str, Any] = {"seconds": times.trials[number], "gpu_seconds": times.gpu_seconds[number]}
         if (report := read_pool_report(self._folder.trial_path(number))) and report.quality:
             used["quality"] = report.quality.columns()
         self._journal.tell(number, status, outcome.get("value"), outcome | used)
         self._gpu_seconds += used["gpu_seconds"]
-        self._clock.end(number)
+        self.clock.end(number)
         row = self._journal.row(number)
         if status == "complete":
             self._values.append(row["value"])
@@ -171,13 +176,13 @@ class SearchController(TrialQueue):
         self._callbacks.on_trial_end(row)
 
     def _on_start(self, suggestion: TrialSuggestion) -> None:
-        self._clock.start(suggestion.number, self._gpu_share)
+        self.clock.start(suggestion.number, self._gpu_share)
         if suggestion.parameters.generator and not read_samples(self._folder.trial_path(suggestion.number)):
             self._without_samples.add(suggestion.number)
         self._callbacks.on_trial_start(suggestion)
 
     def _on_stop(self, number: int) -> None:
-        self._clock.stop(number)
+        self.clock.stop(number)
 
     def _on_retry(self, number: int, failure: Failure, reason: str) -> None:
         self._journal.add_failure(number, failure)

@@ -11,10 +11,11 @@ import heapq
 from bisect import insort
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count as count_from
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -84,6 +85,7 @@ class SearchForecast:
         disk_bytes: Size of the cache afterwards.
         slots: Trials that run at once.
         trials: Number of trials.
+        repeats: Of the leaders in the race, if none leaves it early.
         epochs: Mean epochs of a trial.
         max_epochs: Epochs without ASHA.
         generators: Generators that are trained.
@@ -97,6 +99,7 @@ class SearchForecast:
     disk_bytes: float
     slots: int
     trials: int
+    repeats: int
     epochs: float
     max_epochs: int
     generators: float
@@ -108,7 +111,8 @@ class SearchForecast:
     def summary(self) -> str:
         """The wall time as one line."""
         at_once = f"{self.slots} at once" if self.slots > 1 else "one at a time"
-        return f"{time_range(self.seconds[0], self.seconds[2])} for {self.trials} trials, {at_once}"
+        repeats = f" and {self.repeats} repeats of the leaders" if self.repeats else ""
+        return f"{time_range(self.seconds[0], self.seconds[2])} for {self.trials} trials{repeats}, {at_once}"
 
 
 @dataclass(slots=True)
@@ -266,8 +270,13 @@ class Forecaster:
             places = random.integers(0, max(len(self._drawn), 1), trials - len(self._first))
             yield (*self._first, *(self._drawn[place] for place in places))
 
-    def simulate(self, works: Sequence[Work], *, is_search: bool = True) -> Simulation:
-        """Run trials: those of a search, or of a confirmation, which prunes none and trains generators of its own."""
+    def simulate(
+        self, works: Sequence[Work], *, is_search: bool = True, cached: Mapping[Hashable, float] = MappingProxyType({})
+    ) -> Simulation:
+        """Run trials: those of a search, or of replicates, of which none is pruned, with generators of their own.
+
+        `cached` are the sizes of artifacts that exist already.
+        """
         last = self.settings.budget.max_epochs
         return Simulation(
             works=works,
@@ -279,28 +288,51 @@ class Forecaster:
             last_epoch=last,
             values=numpy_generator(self.settings.sampler.seed, len(works)).permutation(len(works)).tolist(),
             trained=defaultdict(set, {key: {*steps} for key, steps in self._trained.items()} if is_search else {}),
+            sizes={**cached},
         ).run()
 
     def forecast(self) -> SearchForecast:
         """Return what the search takes."""
         works: dict[Parameters, Work] = {one: self.work(one) for one in (*self._first, *self._drawn)}
-        runs = [self.simulate([works[one] for one in study]) for study in self.studies()]
+        studies = [(study, self.simulate([works[one] for one in study])) for study in self.studies()]
+        runs = [run for _, run in studies]
+        races = [self._race(study, run) for study, run in studies]
+        both = [*zip(runs, races, strict=True)]
         ray, most = _RAY_STARTS * self.start, 3600 * (self.settings.budget.hours or float("inf"))
         gpus = self._machine.allocation.trial.gpus
         pixels = sum(file.stat().st_size for file in (self._cache / self._prepared.pixels).glob("*"))
         return SearchForecast(
-            seconds=_range([min(run.wall + ray, most) for run in runs]),
-            gpu_seconds=_range([run.busy * gpus for run in runs]),
-            disk_bytes=pixels + float(np.mean([sum(run.sizes.values()) for run in runs])),
+            seconds=_range([min(run.wall + race.wall + ray, most) for run, race in both]),
+            gpu_seconds=_range([(run.busy + race.busy) * gpus for run, race in both]),
+            disk_bytes=pixels + float(np.mean([sum(race.sizes.values()) for race in races])),
             slots=self._machine.slots,
             trials=self._space.trial_budget(),
+            repeats=max(len(race.works) for race in races),
             epochs=float(np.mean([epochs for run in runs for epochs in run.epochs.values()])),
             max_epochs=self.settings.budget.max_epochs,
-            generators=float(np.mean([run.generators for run in runs])),
+            generators=float(np.mean([run.generators + race.generators for run, race in both])),
             pruning_saves=float(np.mean([run.pruned for run in runs])),
             sharing_saves=max(0.0, float(np.mean([run.alone - run.busy for run in runs]))),
             notes=tuple(self._notes()),
         )
+
+    def _race(self, study: Sequence[Parameters], run: Simulation) -> Simulation:
+        """Simulate the repeats of a study's leaders, none of which leaves the race."""
+        budget, complete = self.settings.budget, [one for one, last in run.epochs.items() if last == run.last_epoch]
+        complete.sort(key=lambda one: -run.values[one])
+        leaders = [*dict.fromkeys(study[one] for one in complete)][: budget.leaders]
+        rounds = range(budget.repeats if len(leaders) > 1 else 0)
+        works = [self.replicate(one, each, each) for each in rounds for one in leaders]
+        return self.simulate(works, is_search=False, cached=run.sizes)
+
+    def replicate(self, parameters: Parameters, gan_seed: int, classifier_seed: int) -> Work:
+        """Return the work of a trial with new seeds, counted from 0.
+
+        Its process has run others before; each classifier seed draws its own views.
+        """
+        work = self.work(parameters.with_generator(seed=-1 - gan_seed) if parameters.generator else parameters)
+        shared = {(key, classifier_seed) if one.has_views else key: one for key, one in work.shared.items()}
+        return replace(work, own=0.0, shared=shared)
 
     @property
     def start(self) -> float:

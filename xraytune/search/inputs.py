@@ -70,8 +70,7 @@ def read_inputs(
     """
     contents = {}
     for folder in sorted(inputs.folders):
-        group_regex = settings.data.split.group_regex
-        images, _ = store_folder(folder, prepared, group_regex=group_regex, index=index, cache=cache)
+        images, _ = store_folder(folder, prepared, settings.data, index=index, cache=cache)
         contents[folder] = content_fingerprint(images)
     for file in sorted(inputs.weights):
         if not file.is_file():

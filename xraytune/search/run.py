@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,16 @@ from xraytune.config.load import load_space
 from xraytune.config.settings import Objective, Parameters, Settings
 from xraytune.config.space import Space, require_extensions
 from xraytune.cores import cpu_count
+from xraytune.data.index import ImageIndex
 from xraytune.errors import Problem, TrialError
 from xraytune.files import require_writable, write_json
 from xraytune.mix.plan import require_both_phases, require_extra_images
 from xraytune.models.weights import find_weights
 from xraytune.pipeline.artifacts import in_use
 from xraytune.pipeline.model import require_two_classes
-from xraytune.pipeline.prepare import Prepared, prepare_index, restore_pixels
+from xraytune.pipeline.prepare import Prepared, prepare_index, require_patients, restore_pixels
 from xraytune.pipeline.quality import require_measurable
+from xraytune.pipeline.shortcuts import SHORTCUTS_FILE, LungShortcut, measure_shortcut
 from xraytune.pipeline.sides import chance_warning, side_sizes
 from xraytune.pipeline.synthesize import generator_need
 from xraytune.pipeline.task import task_of
@@ -32,6 +34,7 @@ from xraytune.search.inputs import inputs_of_space, read_inputs, record_inputs
 from xraytune.search.journal import Journal
 from xraytune.search.messages import NO_CALLBACKS, Callbacks
 from xraytune.search.pruning import Pruning, pruning_of
+from xraytune.search.race import Race, hold_race, read_race
 from xraytune.search.resources import Machine, Node, reuses_processes, slots
 from xraytune.search.runner import Runner, survey
 from xraytune.search.status import StudyWatcher
@@ -60,9 +63,10 @@ class SearchSummary:
         counts: Number of ended trials by status.
         objective: What the search optimised.
         best: Row of the best complete trial on val-A, which the search optimised.
-        for_export: Row of the best one on val-B, which no decision of the search used; `export` takes it. In a search for a
-            generator, the same as `best`.
+        for_export: Row of the winner of the race, or without one of the best on val-B, which no decision of the search used;
+            `export` takes it. In a search for a generator, the same as `best`.
         is_confirmable: Whether a trial has synthetic images, so that `confirm` has something to compare.
+        race: The race of the leaders, after which its winner is exported; None without one.
         pruning: What ASHA saved, and what it never let train to the end; None if it stopped no trial.
     """
 
@@ -73,6 +77,7 @@ class SearchSummary:
     best: dict[str, Any]
     for_export: dict[str, Any]
     is_confirmable: bool
+    race: Race | None = None
     pruning: Pruning | None = None
 
 
@@ -128,6 +133,7 @@ def search(
     allocation, machine = _where_trials_run(settings, folder if is_resumed else None, address, callbacks)
     require_two_classes(loaded)
     index = task_of(settings).read_index(settings.data, on_progress=callbacks.on_progress)
+    require_patients(index, settings)
     require_weights(loaded)
     prepared, warnings = prepare_index(
         index, settings.data, cache, skip_broken=skip_broken, on_progress=callbacks.on_progress
@@ -150,7 +156,10 @@ def search(
         callbacks.note(note)
     contents = read_inputs(inputs_of_space(loaded), settings, prepared, cache, index=index)
     if not is_resumed:
+        shortcut = _shortcut(index, settings, cache, callbacks)
         create_study(folder, loaded, prepared, machine)
+        if shortcut:
+            write_json(folder.path / SHORTCUTS_FILE, asdict(shortcut))
         if address is None and (cache / SPEED_STAGE).exists():
             _forecast(loaded, folder, prepared, cache, callbacks)
     with locked(folder) as token, in_use(cache):
@@ -215,15 +224,20 @@ def _run(
 ) -> None:
     compute = folder.compute()
     journal = Journal(folder.journal_path, space, writable=True)
+
+    def need(parameters: Parameters) -> str | None:
+        return generator_need(parameters.generator, prepared, compute, cache)
+
     controller = SearchController(
         folder,
         space,
         journal,
-        generator_need=lambda parameters: generator_need(parameters.generator, prepared, compute, cache),
+        generator_need=need,
         gpu_share=allocation.trial.gpus,
         callbacks=callbacks,
     )
-    if controller.is_done:
+    race = read_race(folder, space.settings, journal.rows())
+    if controller.is_done and not (race and race.missing and controller.has_time()):
         used, count = controller.used_up, len(journal.trials)
         trials = f"{count} trial{'s' if count > 1 else ''}"
         callbacks.note(f"budget.{used} is used up after {trials}; --set budget.{used}=N continues to N")
@@ -250,8 +264,33 @@ def _run(
                 ),
                 reuse_actors=reuses_processes(space),
             )
+            hold_race(
+                folder,
+                journal,
+                space.settings,
+                prepared,
+                clock=controller.clock,
+                has_time=controller.has_time,
+                generator_need=need,
+                run=lambda repeats, place, labels: runner.run(
+                    repeats,
+                    place,
+                    label=lambda suggestion: f"{name} {labels[suggestion.number]}",
+                    reuse_actors=reuses_processes(space),
+                ),
+                note=callbacks.note,
+            )
     finally:
         controller.close()
+
+
+def _shortcut(index: ImageIndex, settings: Settings, cache: Path, callbacks: Callbacks) -> LungShortcut | None:
+    """Measure and note what the classes look like without lungs, if the study has a segmenter and whole images."""
+    if settings.data.segmenter is None or settings.data.view != "full":
+        return None
+    shortcut = measure_shortcut(index, settings.data, cache, on_progress=callbacks.on_progress)
+    callbacks.note(str(shortcut))
+    return shortcut
 
 
 def _early_rung(settings: Settings, pretrained: Sequence[float]) -> str:
@@ -280,16 +319,17 @@ def summarise(folder: StudyFolder) -> SearchSummary:
         raise TrialError(Problem(what, folder.path, "see trials.jsonl and trials/*/error.txt in the study"))
     counts = {status: sum(row["status"] == status for row in rows) for status in ("complete", "pruned", "failed")}
     settings = folder.space().settings
-    objective = settings.objective
+    objective, race = settings.objective, read_race(folder, settings, rows)
     return SearchSummary(
         study=folder.path,
         metric=settings.metric,
         objective=objective,
         counts=counts,
         best=best_row(complete, "value", objective),
-        for_export=best_row(complete, objective.selection_score, objective),
+        for_export=best_row(complete, objective.selection_score, objective, race.order if race else ()),
         is_confirmable=not objective.is_of_generator
         and any(parameters_from(row["parameters"]).has_synthetic_images for row in rows if row["status"] != "failed"),
+        race=race if race and race.ended else None,
         pruning=pruning_of(StudyWatcher(folder).look()),
     )
 

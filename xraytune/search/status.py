@@ -20,6 +20,7 @@ from xraytune.search.clock import Times, read_times
 from xraytune.search.controller import mix_label
 from xraytune.search.journal import VALUE_NAME, Journal
 from xraytune.search.messages import read_pool_report, read_progress, read_samples
+from xraytune.search.race import Race, read_race
 from xraytune.search.study import FORECAST_FILE, StudyFolder, is_searched
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ class StudyView:
         seconds_forecast: The lowest and highest wall time of its forecast; None if it had none.
         seconds_left: An estimate from the trials so far; None before the first one has ended or if no search runs.
         is_running: Whether a search runs on it.
+        race: The race of the leaders; None before its first repeat has ended.
         idle_share: The share of the slots' time that was idle; None before the first trial.
     """
 
@@ -106,6 +108,7 @@ class StudyView:
     seconds_budget: float | None = None
     seconds_forecast: tuple[float, float] | None = None
     idle_share: float | None = None
+    race: Race | None = None
 
     def count(self, status: str) -> int:
         """Return the number of trials with a status."""
@@ -134,12 +137,14 @@ class StudyView:
 
     @property
     def for_export(self) -> TrialView | None:
-        """The complete trial with the best val-B score, the simplest of equals: what `export` writes before a verdict.
+        """The winner of the race, or without one the complete trial with the best val-B score, the simplest of equals.
 
-        In a search for a generator, which has no val-B scores, the best trial.
+        `export` writes it before a verdict. In a search for a generator, which has no val-B scores, the best trial.
         """
         if self.objective.is_of_generator:
             return self.best
+        if self.race and self.race.order:
+            return next(trial for trial in self.trials if trial.number == self.race.order[0])
         complete = [trial for trial in self.trials if trial.status == "complete" and trial.val_b_score is not None]
         return min(
             complete, key=lambda trial: (-(trial.val_b_score or 0), trial.simplicity, trial.number), default=None
@@ -265,7 +270,9 @@ class StudyWatcher:
         trial_budget = max(self.space.trial_budget(), len(trials))
         times, hours = self._times(is_running), self.space.settings.budget.hours
         seconds_budget = None if hours is None else hours * 3600
-        left = seconds_left(trials, trial_budget, times) if is_running else None
+        ended = (trial for trial in trials if trial.status == "complete")
+        race = read_race(self._folder, self.space.settings, (self._journal.row(trial.number) for trial in ended))
+        left = seconds_left(trials, trial_budget, times, race) if is_running else None
         if left is not None and seconds_budget is not None:
             left = max(0.0, min(left, seconds_budget - times.seconds))
         return StudyView(
@@ -282,6 +289,7 @@ class StudyWatcher:
             searched=self.space.searched,
             seconds_budget=seconds_budget,
             seconds_forecast=self._forecast,
+            race=race if race and race.ended else None,
             idle_share=times.idle_seconds / times.slot_seconds if times.slot_seconds else None,
         )
 
@@ -346,14 +354,20 @@ def _read_forecast(file: Path) -> tuple[float, float] | None:
         return None
 
 
-def seconds_left(trials: Sequence[TrialView], trial_budget: int, times: Times) -> float | None:
-    """Estimate the time left from the mean time of ended trials and how many ran at once; None before the first end."""
+def seconds_left(
+    trials: Sequence[TrialView], trial_budget: int, times: Times, race: Race | None = None
+) -> float | None:
+    """Estimate the time left from the mean time of ended trials and how many ran at once; None before the first end.
+
+    A repeat counts as a trial, and no leader as one that leaves the race.
+    """
     ended = [trial.seconds for trial in trials if trial.seconds is not None]
     if not sum(ended) or not times.seconds:
         return None
-    mean = sum(ended) / len(ended)
+    worked, count = sum(ended) + (race.seconds if race else 0.0), len(ended) + (race.ended if race else 0)
+    mean = worked / count
     begun = [(times.trials.get(trial.number, 0.0), trial.busy_seconds) for trial in trials if trial.seconds is None]
-    to_come = (trial_budget - len(trials)) * mean
+    to_come = (trial_budget - len(trials) + (race.left if race else 0)) * mean
     to_come += sum(max(mean - seconds, busy or 0.0, 0.0) for seconds, busy in begun)
-    at_once = (sum(ended) + sum(seconds for seconds, _ in begun)) / times.seconds
+    at_once = (worked + sum(seconds for seconds, _ in begun)) / times.seconds
     return to_come / at_once

@@ -7,6 +7,7 @@
     trials.jsonl                               derived from it: one row for every ended trial
     trials/0007/                               config.json epochs.jsonl checkpoint/ progress.json samples.json quality.json
                                                val_b.npy: its results for val-B
+    race/                                      repeats of the leaders: runs.jsonl, and trials/0702/ for round 2 of trial 7
     forecast.json                              the wall time that its search was expected to take, if it was forecast
     report.html                                the page about it
     samples/gan-1a2b3c4d.png                   generated images next to real ones; named in the trials' samples.json
@@ -22,7 +23,7 @@ import os
 import platform
 import shlex
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -148,9 +149,14 @@ class StudyFolder:
             what = "study.yaml was changed since the search began, or written by another version of xraytune"
             raise StudyError(Problem(what, self.path, "restore it"), *error.problems) from error
 
-    def prepared(self) -> Prepared:
-        """Return the images and their split."""
-        with damage_explained(self.path / "split.json") as file:
+    def split_path(self, train_patients: int | None = None) -> Path:
+        """Return the file of the split or, for a number on the curve of `confirm.worth`, of its own split."""
+        return self.path / ("split.json" if train_patients is None else f"split-{train_patients}.json")
+
+    def prepared(self, experiment: Experiment | None = None) -> Prepared:
+        """Return the images and their split; of an experiment that has its own split, that one."""
+        own = experiment.settings.data.train_patients if experiment and experiment.has_own_split else None
+        with damage_explained(self.split_path(own)) as file:
             return read_prepared(file)
 
     def compute(self) -> Compute:
@@ -359,8 +365,9 @@ def _why_epochs_stay(folder: StudyFolder, recorded: Space, old: int, new: int) -
         return "with mixing: pretrain, the number of steps on extra images depends on it"
     if recorded.settings.objective.is_of_generator:
         return "the generator's steps in every epoch depend on it"
-    if (folder.path / "confirm").exists():
-        return "a confirmation has trained with it"
+    for name, what in {"confirm": "a confirmation", "race": "a race"}.items():
+        if (folder.path / name).exists():
+            return f"{what} has trained with it"
     rows = Journal(folder.journal_path, recorded, writable=False).rows()
     if ended := [f"#{row['number']}" for row in rows if row["status"] == "complete" and row["epochs"] >= old]:
         return f"trials that ended there cannot continue, and would be compared with longer ones: {join_names(ended)}"
@@ -411,7 +418,7 @@ def require_same_images(folder: StudyFolder, prepared: Prepared) -> Prepared:
     added = [file for file in missing_images(prepared, recorded.images) if file not in set(gone)]
     changes = [(gone, "changed or gone"), (added, "new")]
     found = "; ".join(f"{len(files)} {how}: {join_names(files)}" for files, how in changes if files)
-    found = found or "same files, but other patients or classes, or another way of making images square"
+    found = found or "same files, but other patients, classes, segmenter of data.view, or way of making images square"
     fix = "restore them, or start a study with another name"
     raise StudyError(Problem(f"the images changed since the study began: {found}", folder.path, fix))
 
@@ -439,9 +446,16 @@ def is_searched(folder: StudyFolder) -> bool:
     return owner is not None and owner.work == "searched"
 
 
-def best_row(rows: Iterable[dict[str, Any]], score: str, objective: Objective) -> dict[str, Any]:
-    """Return the row with the best value in the column `score`; of equals the simplest, then the earliest."""
+def best_row(
+    rows: Iterable[dict[str, Any]], score: str, objective: Objective, order: Sequence[int] = ()
+) -> dict[str, Any]:
+    """Return the row with the best value in the column `score`; of equals the simplest, then the earliest.
+
+    Trials in `order`, such as that of a race, come first.
+    """
     rows = list(rows)
+    if raced := [row for number in order for row in rows if row["number"] == number]:
+        return raced[0]
     best = min(objective.rank(row[score]) for row in rows)
     equals = (row for row in rows if objective.rank(row[score]) == best)
     return min(equals, key=lambda row: (parameters_from(row["parameters"]).simplicity, row["number"]))

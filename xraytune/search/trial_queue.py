@@ -3,7 +3,7 @@
 A trial whose generator is not in the cache trains it first, with `resources.generator`, and then waits for a slot.
 Meanwhile, other trials that need this generator wait without a slot, so each generator is trained only once.
 
-`SearchController` draws its trials and records them in the journal; `RunList` of a confirmation has a fixed list.
+`SearchController` draws its trials and records them in the journal; `RunList` has a fixed list.
 """
 
 from __future__ import annotations
@@ -281,6 +281,10 @@ class TrialQueue:
     def _startable(self) -> list[TrialSuggestion]:
         """Return the waiting trials that may still start, by number."""
         return self._waiting
+
+    def _begun(self) -> list[TrialSuggestion]:
+        """Return the waiting trials that have run before."""
+        return [one for one in self._waiting if (self._folder.trial_path(one.number) / "config.json").exists()]
 
     @property
     def _next_is_fixed(self) -> bool:

@@ -107,7 +107,8 @@ class TrialWorker:
             fix = "install the same versions on every machine that runs trials, then run the same command again"
             raise MachineError(Problem(f"the trials of this study are {other} here", self._study.path, fix))
         pin(compute, gpu_share=self._job.gpu_share)
-        experiment, prepared = self._study.experiment(self._job.number), self._study.prepared()
+        experiment = self._study.experiment(self._job.number)
+        prepared = self._study.prepared(experiment)
         cache = Path(self._job.cache)
         self._claim = take_ownership(self._folder / OWNER_FILE)
         self._open.enter_context(_ended_unless(self._is_wanted))

@@ -1,0 +1,286 @@
+"""Audit a folder of synthetic images against real ones: everything that xraytune measures, on one scorecard.
+
+    read -> measure -> search -> confirm -> audit.json, audit.html
+
+An audit is a study: its space compares no extra images, repeated real ones and those of the folder, and `search` and
+`confirm` run it. Repeat the same call to resume.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from shlex import join
+from typing import Any
+
+from xraytune.audit.measure import Measured, measure
+from xraytune.audit.scorecard import (
+    OF_QUALITY,
+    downstream_line,
+    headline,
+    memorisation_line,
+    not_measured,
+    patients_line,
+    quality_lines,
+)
+from xraytune.audit.space import RATIOS, Mix, audit_space, feasible_mix
+from xraytune.compute import pin
+from xraytune.config.settings import Parameters
+from xraytune.config.space import Space, require_extensions
+from xraytune.confirm.run import OnForecast, confirm, ignore_forecast
+from xraytune.confirm.scoring import find_test
+from xraytune.data.index import ImageFile, content_fingerprint
+from xraytune.errors import DataError
+from xraytune.files import require_writable, write_json, write_text
+from xraytune.mix.plan import extra_shares
+from xraytune.pipeline.artifacts import in_use
+from xraytune.pipeline.context import RunContext
+from xraytune.pipeline.extra_folder import usable_images
+from xraytune.pipeline.prepare import Prepared, prepare_index
+from xraytune.pipeline.task import task_of
+from xraytune.records import to_json
+from xraytune.report.page import render
+from xraytune.report.sections import Score, Section, sections
+from xraytune.report.study import read_study
+from xraytune.search.messages import NO_CALLBACKS, Callbacks
+from xraytune.search.run import machine_of, require_weights, search
+from xraytune.search.study import StudyFolder, create_study, require_same_images, require_same_space
+
+AUDIT_FILE, PAGE_FILE = "audit.json", "audit.html"
+_OF_THE_STUDY = ("verdict", "ratio", "data", "environment")
+"""The sections of the study's report that the page includes."""
+_TONES = {"bad": "bad", "warning": "plain"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit:
+    """The result of an audit.
+
+    Attributes:
+        study: The study's folder, with `audit.json` and `audit.html`.
+        headline: The answer, set by the first bad line.
+        lines: The scorecard.
+        record: The content of `audit.json`, with all figures; docs/audit.md describes its keys.
+    """
+
+    study: Path
+    headline: str
+    lines: tuple[Score, ...]
+    record: Mapping[str, Any]
+
+
+def audit(
+    real: Path,
+    synthetic: Path,
+    *,
+    model_space: Path | None = None,
+    quick: bool = False,
+    test: Path | None = None,
+    weights_dir: Path | None = None,
+    overrides: Sequence[str] = (),
+    studies: Path = Path("studies"),
+    cache: Path | None = None,
+    address: str | None = None,
+    skip_broken: bool = False,
+    callbacks: Callbacks = NO_CALLBACKS,
+    on_forecast: OnForecast = ignore_forecast,
+) -> Audit:
+    """Audit synthetic images, and write `audit.json` and `audit.html` to the study `studies/audit-FOLDER`.
+
+    Args:
+        real: Image folder or data file, with a `test/` folder unless `test` or `quick` is given.
+        synthetic: Folder of synthetic images, in class folders named like the real ones.
+        model_space: A space or experiment file that describes the classifier; by default a frozen MobileNetV2.
+        quick: Skip everything that needs training or the test folder.
+        test: Test images of other patients, if `real` has none.
+        weights_dir: A folder of official weight files, for machines without a network.
+        overrides: `key=value` lines that replace those of the file, such as `data.train_patients=200`.
+        studies: The folder of studies.
+        cache: The artifact cache; by default next to `studies`.
+        address: A Ray cluster; by default Ray starts on this machine.
+        skip_broken: Skip broken real images, with a note.
+        callbacks: Called as the audit proceeds; the search reports its trials only as progress.
+        on_forecast: See `confirm`.
+
+    Raises:
+        ConfigError: The space file or an override is invalid.
+        DataError: A folder has no images, other classes or a broken image.
+        MachineError: Weights, GPUs, disk space or the Ray cluster are missing.
+        StudyError: The study is in use, or an earlier audit of this name had other settings or images.
+        TrialError: Trials failed; repeat the same call to retry them.
+        KeyboardInterrupt: Ctrl-C; repeat the same call to resume.
+    """
+
+    def space_of(mix: Mix) -> Space:
+        return audit_space(real, synthetic, mix, model_space=model_space, overrides=overrides, weights_dir=weights_dir)
+
+    draft, progress = space_of(Mix()), callbacks.on_progress
+    settings, task = draft.settings, task_of(draft.settings)
+    require_extensions(draft)
+    folder = StudyFolder((studies / settings.name).resolve())
+    cache = (cache or folder.default_cache).resolve()
+    require_writable(folder.path)
+    require_writable(cache)
+    if not quick:
+        require_weights(draft)
+    index = task.read_index(settings.data, on_progress=progress)
+    prepared, warnings = prepare_index(index, settings.data, cache, skip_broken=skip_broken, on_progress=progress)
+    for warning in warnings:
+        callbacks.note(warning)
+    found = task.read_folder(synthetic, prepared.class_names)
+    uses_test = test is not None and not quick
+    if uses_test:
+        find_test(settings, prepared, test, on_progress=progress)
+    problem, usable = "", found
+    try:
+        usable = usable_images(found, synthetic, prepared, group_regex=settings.data.split.group_regex, index=index)
+        if uses_test:
+            find_test(settings, prepared, test, extra=[synthetic], on_progress=progress)
+    except DataError as error:
+        problem = error.problems[0].what
+    mix = feasible_mix(usable, synthetic, prepared)
+    why_not = next(
+        why
+        for holds, why in (
+            (problem, "fix the problem above first"),
+            (quick, "it needs training; run the command without --quick"),
+            (not mix.ratios, mix.why),
+            (not index.test and test is None, "the real images have no test/ folder; give --test DIR"),
+            (True, ""),
+        )
+        if holds
+    )
+    space = space_of(mix if mix.ratios else Mix())
+    compute = machine_of(settings).compute
+    if folder.space_path.exists():
+        require_same_space(folder, space)
+        prepared = require_same_images(folder, prepared)
+    else:
+        create_study(folder, space, prepared, compute)
+    pin(compute)
+    measured = None
+    if not problem:
+        with in_use(cache):
+            context = RunContext(prepared=prepared, cache=cache, compute=compute, on_progress=progress)
+            measured = measure(usable, synthetic, space, context)
+    lines = _measured_lines(
+        found, usable, measured, problem, prepared, mix.parameters(max(mix.ratios, default=RATIOS[-1]), synthetic)
+    )
+    command = ["xraytune", "audit", str(real), str(synthetic), *(f"--set={one}" for one in overrides)]
+    command += [f"--model-space={model_space}"] * (model_space is not None) + ["--quick"] * quick
+    command += [f"--test={test}"] * uses_test
+
+    def written(why: str) -> Audit:
+        data = read_study(folder.path, cache)
+        last = (downstream_line(data.verdict),) if data.verdict else not_measured(["downstream"], why)
+        every = (*lines, *last)
+        record = {
+            "version": 1,
+            "study": settings.name,
+            "headline": headline(every),
+            "lines": every,
+            "synthetic": {
+                "folder": synthetic.resolve().name,
+                "images": Counter(prepared.class_names[image.label] for image in found),
+                "usable": len(usable),
+                "fingerprint": content_fingerprint(found),
+            },
+            "real": {
+                "folder": index.root.resolve().name,
+                "images": Counter(image.side for image in prepared.images),
+                "patients": len({image.patient for image in prepared.images}),
+                "fingerprint": prepared.fingerprint,
+            },
+            "mix": mix,
+            "quality": measured.quality if measured else "not measured",
+            "memorisation": measured.memorisation if measured else {},
+            "verdict": data.verdict,
+        }
+        result = Audit(study=folder.path, headline=headline(every), lines=every, record=to_json(record))
+        write_json(folder.path / AUDIT_FILE, result.record)
+        parts = [_scorecard(result, mix.balance, join(command)), *(measured.sections() if measured else ())]
+        for section in sections(data):
+            if section.id in _OF_THE_STUDY and (section.id != "verdict" or data.verdict):
+                parts.append(replace(section, id=f"study-{section.id}"))
+        write_text(folder.path / PAGE_FILE, render(data, parts), durable=False)
+        return result
+
+    result = written(why_not or "the audit was interrupted")
+    if why_not:
+        return result
+    trials = Counter[str]()
+
+    def on_trial_end(row: Mapping[str, Any]) -> None:
+        trials[row["status"]] += 1
+        progress("trials", trials.total(), space.settings.budget.trials)
+
+    search(
+        folder.space_path,
+        weights_dir=weights_dir,
+        studies=studies,
+        cache=cache,
+        address=address,
+        skip_broken=skip_broken,
+        callbacks=replace(callbacks, on_trial_end=on_trial_end),
+    )
+    confirm(
+        folder.path,
+        test=test,
+        weights_dir=weights_dir,
+        cache=cache,
+        address=address,
+        reason="audit",
+        callbacks=callbacks,
+        on_forecast=on_forecast,
+    )
+    return written("")
+
+
+def _measured_lines(
+    found: Sequence[ImageFile],
+    usable: Sequence[ImageFile],
+    measured: Measured | None,
+    problem: str,
+    prepared: Prepared,
+    mix: Parameters,
+) -> tuple[Score, ...]:
+    patients = patients_line(len(found), len(usable), problem)
+    if measured is None:
+        return (patients, *not_measured(("memorisation", *OF_QUALITY), "see above"))
+    trained_on = {image.sha256 for image in prepared.images if image.side == "train"}
+    identical = sum(image.sha256 in trained_on for image in usable)
+    memorisation = memorisation_line(measured.memorisation, identical)
+    if isinstance(measured.quality, str):
+        return (patients, memorisation, *not_measured(OF_QUALITY, measured.quality))
+    size_px = max(max(image.width_px, image.height_px) for image in usable)
+    upscaled = f" Their files have at most {size_px} px and are upscaled to {prepared.image_size_px} px."
+    shares = dict(zip(prepared.class_names, extra_shares(prepared.train_counts, mix), strict=True))
+    lines = quality_lines(measured.quality, shares, upscaled if size_px < prepared.image_size_px else "")
+    return (patients, memorisation, *lines)
+
+
+def _scorecard(found: Audit, balance: str, command: str) -> Section:
+    """Return the first section of the page."""
+    own, real = (found.record[name] for name in ("synthetic", "real"))
+    statuses = {one.status for one in found.lines}
+    counts = ", ".join(f"{count:,} {name}" for name, count in own["images"].items())
+    notes = [
+        f"{own['folder']}: {sum(own['images'].values()):,} images ({counts}), compared with "
+        f"{sum(real['images'].values()):,} real ones of {real['patients']:,} patients in {real['folder']}."
+    ]
+    if balance == "equal":
+        notes.append(
+            "The folder cannot keep the real class shares, so each mix adds to the smaller class first (`balance: equal`)."
+        )
+    return Section(
+        id="verdict",
+        title="Audit",
+        link="Scorecard",
+        lead=found.headline,
+        tone=next((tone for status, tone in _TONES.items() if status in statuses), "good"),
+        notes=notes,
+        scores=found.lines,
+        commands=[command],
+    )

@@ -1,0 +1,231 @@
+"""A model bundle: a folder with everything needed to use a trained network, and to reproduce it.
+
+    bundle.json         classes, input format, threshold, validation metrics, origin, package versions
+    config.yaml         the experiment, for `xraytune train`
+    split.json          which image was on which side of the split
+    epochs.jsonl        metrics of each epoch
+    model.safetensors   the whole network, including pretrained layers
+    manifest.json       SHA-256 of these files
+    README.md           the model card, see card.py
+
+No file contains a time or duration, so two trainings of one experiment write the same bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from pydantic import model_validator
+from torch import Tensor, nn
+
+from xraytune.compute import compute_like, pin
+from xraytune.config.backbone_names import BACKBONES, ENCODER_STRIDE_PX, ENCODERS, BackboneName, size_problem
+from xraytune.config.load import load_space
+from xraytune.config.paths import absolute_path
+from xraytune.config.settings import (
+    Experiment,
+    HeadName,
+    LossName,
+    Model,
+    Parameters,
+    Validation,
+)
+from xraytune.cores import cpu_count
+from xraytune.errors import ArtifactError, ConfigError, Problem
+from xraytune.files import read_bytes, read_json, sha256_of
+from xraytune.metrics.classification import Floats
+from xraytune.metrics.intervals import Interval
+from xraytune.models.classifier import Classifier
+from xraytune.models.grad_cam import grad_cam
+from xraytune.models.inputs import normalise, to_unit
+from xraytune.models.segmenter import mask_probabilities
+from xraytune.models.train import predict_probabilities
+from xraytune.models.weights import load_tensors
+from xraytune.pipeline.predictor import ModelRecord, Pixels, Predictor, not_valid, read_record
+from xraytune.pipeline.task import TASKS
+from xraytune.records import Compute
+from xraytune.tensors import UNREADABLE
+
+RECORD_FILE = "bundle.json"
+CONFIG_FILE = "config.yaml"
+MODEL_FILE = "model.safetensors"
+SPLIT_FILE = "split.json"
+MANIFEST_FILE = "manifest.json"
+BUNDLE_FILES = (RECORD_FILE, CONFIG_FILE, SPLIT_FILE, "epochs.jsonl", MODEL_FILE)
+_LARGEST_SIDE_PX = 1024
+_FIX = "train the model again, or copy the whole folder again"
+
+
+class TrainedOn(Model):
+    """The images that a model was trained on, and their patients.
+
+    Attributes:
+        kept_images: Images kept for validation.
+        of_images: Images of the data folder without `test/`.
+        validation: What was kept, see `FinalSettings`.
+        changes: What differs from the exported trial, one line each.
+    """
+
+    images: int
+    patients: int
+    kept_images: int
+    kept_patients: int
+    of_images: int
+    of_patients: int
+    validation: Validation
+    changes: tuple[str, ...]
+
+
+class CardMetric(Model):
+    """A metric on the validation images, with its 95 % interval over patients, or None if that is undefined."""
+
+    name: str
+    value: float
+    interval: Interval | None
+
+
+class BundleRecord(ModelRecord):
+    """The content of `bundle.json`; scores, threshold and `best_epoch` are those of `FinalTraining`.
+
+    Attributes:
+        loss: Training loss; `bce` has one output neuron.
+        train_fingerprint: Fingerprint of the training images.
+        test_fingerprint: Fingerprint of the sealed test folder; None if there was none.
+        group_regex: Regular expression that reads patients from file names; None: the rules for public data sets.
+        study: The study that the configuration was exported from, relative to the bundle.
+        overrides: `--set` options of the training.
+        packages: Package versions, and those of extensions such as `backbone tiny_net`.
+        metrics: The metrics of the model card; empty in older bundles.
+    """
+
+    backbone: Annotated[BackboneName, BACKBONES]
+    input_channels: Literal[1, 3]
+    head: HeadName
+    loss: LossName
+    arm: str
+    val_score: float | None
+    val_b_score: float | None
+    out_of_fold_score: float | None
+    best_epoch: int
+    trained_on: TrainedOn
+    train_fingerprint: str
+    test_fingerprint: str | None
+    group_regex: str | None
+    study: str | None
+    trial: int | None
+    overrides: tuple[str, ...]
+    compute: Compute
+    packages: dict[str, str]
+    metrics: tuple[CardMetric, ...] = ()
+
+    @model_validator(mode="after")
+    def _can_be_used(self) -> Self:
+        form, has_masks = self.input_format, self.task == "segmentation"
+        if has_masks and (self.backbone not in ENCODERS or form.image_size_px % ENCODER_STRIDE_PX):
+            raise ValueError("backbone: cannot be the encoder of a U-Net at this image size")
+        if form.image_size_px > _LARGEST_SIDE_PX or size_problem(self.backbone, form.image_size_px):
+            raise ValueError("input_format: unsupported image size")
+        if form.resolution_px is not None and form.resolution_px < 1:
+            raise ValueError("input_format: invalid resolution")
+        if {len(form.mean), len(form.std)} != {self.input_channels}:
+            raise ValueError("input_format: needs one mean and std per channel")
+        if self.compute.device not in ("cpu", "cuda"):
+            raise ValueError("compute: unknown device")
+        if self.study is not None and "\0" in self.study:
+            raise ValueError("study: not a path")
+        return self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """A bundle whose checksums match; `model_sha256` is that of `model.safetensors`, which identifies the model."""
+
+    path: Path
+    record: BundleRecord
+    model_sha256: str
+
+    @property
+    def positive(self) -> int:
+        """The label of a classifier's positive class."""
+        return self.record.class_names.index(self.record.positive_name)
+
+    @property
+    def study(self) -> Path | None:
+        """Path of the study, unless it was moved; None if the configuration was not exported from one."""
+        return None if self.record.study is None else Path(absolute_path(self.record.study, self.path))
+
+    def experiment(self) -> Experiment:
+        """Return the experiment that was trained."""
+        file = self.path / CONFIG_FILE
+        try:
+            return load_space(file).experiment()
+        except ConfigError as error:
+            raise not_valid(file) from error
+
+    def network(self, compute: Compute) -> nn.Module:
+        """Return the trained network on the device, in evaluation mode."""
+        record, file = self.record, self.path / MODEL_FILE
+        parameters = Parameters(
+            backbone=record.backbone,
+            input_channels=record.input_channels,
+            head=record.head,
+            loss=record.loss,
+            weights="none",
+        )
+        network = TASKS[record.task].build_network(parameters, len(record.class_names), weights=None, seed=0)
+        try:
+            load_tensors(network, safetensors.torch.load_file(file))
+        except UNREADABLE as error:
+            raise ArtifactError(Problem("the file does not match the network in bundle.json", file, _FIX)) from error
+        return network.to(compute.device).eval().requires_grad_(False)
+
+    def predictor(self, compute: Compute | None = None) -> Predictor:
+        """Return a predictor; by default with the precision of the training, to whose settings this process is pinned."""
+        if compute is None:
+            compute = compute_like(self.record.compute, threads=cpu_count())
+            pin(compute)
+        network, form = self.network(compute), self.record.input_format
+        predict = mask_probabilities if self.record.task == "segmentation" else predict_probabilities
+
+        def inputs(pixels: Pixels) -> Tensor:
+            return normalise(to_unit(torch.from_numpy(pixels).to(compute.device), form), form)
+
+        def run(pixels: Pixels) -> NDArray[Any]:
+            return predict(network, [inputs(pixels)], compute=compute, error=ArtifactError, where=self.path)
+
+        def maps(pixels: Pixels) -> Floats:
+            assert isinstance(network, Classifier), "a segmenter has no classes"
+            return grad_cam(network, inputs(pixels))
+
+        has_maps = isinstance(network, Classifier) and not self.record.backbone.startswith("vit")
+        return Predictor(record=self.record, run=run, maps=maps if has_maps else None)
+
+
+def open_bundle(path: Path) -> Bundle:
+    """Open a bundle and verify its checksums.
+
+    Raises:
+        ArtifactError: This is not a bundle, or some of its files are missing or damaged.
+    """
+    if not (path / MANIFEST_FILE).exists():
+        fix = "give a folder created by `xraytune train`"
+        raise ArtifactError(Problem(f"not a model bundle: {MANIFEST_FILE} is missing", path, fix))
+    try:
+        expected = dict(read_json(path / MANIFEST_FILE)["files"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(Problem("the file is damaged", path / MANIFEST_FILE, _FIX)) from error
+    problems = []
+    for file in (path / name for name in BUNDLE_FILES):
+        if not file.exists():
+            problems.append(Problem("the file is missing", file, _FIX))
+        elif sha256_of(file, "file of tensors") != expected.get(file.name):
+            problems.append(Problem("the file is damaged: its SHA-256 differs from the manifest", file, _FIX))
+    if problems:
+        raise ArtifactError(*problems)
+    record = read_record(BundleRecord, read_bytes(path / RECORD_FILE, "JSON file"), path / RECORD_FILE)
+    return Bundle(path=path, record=record, model_sha256=expected[MODEL_FILE])

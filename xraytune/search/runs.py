@@ -1,0 +1,151 @@
+"""Runs of fixed settings, such as the replicates of a confirmation: trained in any order, none twice.
+
+A folder of runs looks like a study: `trials/0007/config.json` contains a run's settings. `runs.jsonl` has a row for each
+ended run; each start trains the runs that have no row, or that failed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from xraytune.config.load import experiment_from_json
+from xraytune.config.settings import Experiment
+from xraytune.errors import Problem, StudyError
+from xraytune.files import append_jsonl, read_json, read_jsonl, write_json
+from xraytune.pipeline.prepare import Prepared, write_prepared
+from xraytune.records import EpochRecord, Json, Progress, ignore_progress
+from xraytune.search.messages import Status, TrialSuggestion, read_progress
+from xraytune.search.study import StudyFolder, damage_explained
+from xraytune.search.trial_queue import GeneratorNeeds, TrialQueue
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One training: its number in its folder, its label, such as `gan #12, GAN seed 1, seed 0`, and its settings."""
+
+    number: int
+    label: str
+    experiment: Experiment
+
+
+def complete_folder(folder: StudyFolder, prepared: Prepared, machine: Callable[[], Mapping[str, Json]]) -> None:
+    """Write what workers read in a folder of runs: the images and the machine."""
+    if not (folder.path / "environment.json").exists():
+        write_prepared(prepared, folder.path / "split.json")
+        write_json(folder.path / "environment.json", {**machine()})
+
+
+class RunList(TrialQueue):
+    """A fixed list of runs.
+
+    Args:
+        folder: Contains the runs.
+        runs: All of them, including those that have ended.
+        what: Their name in progress bars and errors.
+        generator_need: See `TrialQueue`.
+        retries: See `TrialQueue`.
+        on_progress: Called with `what` and how many runs have ended.
+        asha: Returns whether a run continues after an epoch; without it every run trains to its last step.
+
+    Raises:
+        StudyError: A run that has ended had other settings.
+    """
+
+    def __init__(
+        self,
+        folder: StudyFolder,
+        runs: Sequence[Run],
+        *,
+        what: str,
+        generator_need: GeneratorNeeds,
+        retries: int,
+        on_progress: Progress = ignore_progress,
+        asha: Callable[[int, EpochRecord], bool] | None = None,
+    ) -> None:
+        self._runs = {run.number: run for run in runs}
+        self._what, self._on_progress, self._asha = what, on_progress, asha
+        self._started, self._seconds = dict[int, float](), defaultdict[int, float](float)
+        self._shown = dict[int, int]()  # steps of generators that were reported last
+        done = {
+            number: row["status"]
+            for number, row in ended_rows(folder).items()
+            if number in self._runs and row["status"] != "failed"
+        }
+        waiting = (
+            TrialSuggestion(number=run.number, parameters=run.experiment.parameters)
+            for run in runs
+            if run.number not in done
+        )
+        super().__init__(folder, waiting, generator_need=generator_need, retries=retries)
+        self._ended.update(done.values())
+        for number in done:
+            self._require_same(number)
+            folder.drop_checkpoint(number)  # the confirmation may have been killed between a run's end and this
+        self._report_progress()
+
+    def heartbeat(self, slots: int) -> None:
+        """Report the progress of the generators in training."""
+        del slots
+        for number, suggestion in self._running.items():
+            progress = read_progress(self._folder.trial_path(number)) if suggestion.only_generator else None
+            if progress and progress.done and progress.done != self._shown.get(number):
+                self._shown[number] = progress.done
+                generator = self._runs[number].label.partition(", seed ")[0]  # which several classifier seeds share
+                self._on_progress(f"{generator} (steps)", progress.done, progress.total)
+
+    def _experiment(self, suggestion: TrialSuggestion) -> Experiment:
+        self._require_same(suggestion.number)
+        return self._runs[suggestion.number].experiment
+
+    def _should_continue(self, number: int, record: EpochRecord) -> bool:
+        return self._asha is None or self._asha(number, record)
+
+    def _on_start(self, suggestion: TrialSuggestion) -> None:
+        self._started[suggestion.number] = time.monotonic()
+
+    def _on_stop(self, number: int) -> None:
+        self._seconds[number] += time.monotonic() - self._started.pop(number)
+
+    def _record(self, number: int, status: Status, outcome: dict[str, Any]) -> None:
+        self._on_stop(number)
+        seconds = round(self._seconds.pop(number), 3)
+        row = {"version": 1, "number": number, "label": self._runs[number].label, "status": status, **outcome}
+        at_once = len(self._running) + 1
+        append_jsonl(self._folder.runs_path, row | {"seconds": seconds, "at_once": at_once})
+        if status != "failed":  # a failed run resumes from its checkpoint at the next start
+            self._folder.drop_checkpoint(number)
+        self._report_progress()
+
+    def _require_same(self, number: int) -> None:
+        """Refuse a run that was started earlier with other settings."""
+        config = self._folder.trial_path(number) / "config.json"
+        if not config.exists():
+            return
+        with damage_explained(config):
+            started = experiment_from_json(read_json(config), config.parent)
+        if started.identity() != self._runs[number].experiment.identity():
+            what = "this run was begun with other settings: the study or the options have changed since"
+            fix = f"use the same options, or move {self._folder.path.name}/ away to start over"
+            raise StudyError(Problem(what, config, fix))
+
+    def _report_progress(self) -> None:
+        left = len(self._waiting) + len(self._running)
+        self._on_progress(f"training {self._what}", len(self._runs) - left, len(self._runs))
+
+
+def ended_rows(folder: StudyFolder) -> dict[int, dict[str, Any]]:
+    """Return the last row of each ended run by number."""
+    with damage_explained(folder.runs_path) as file:
+        rows = {int(row["number"]): row for row in read_jsonl(file)}
+        if all(row["status"] in {"complete", "pruned", "failed"} for row in rows.values()):
+            return rows
+        raise ValueError("unknown status")
+
+
+def completed_rows(folder: StudyFolder) -> dict[int, dict[str, Any]]:
+    """Return the rows of the complete runs."""
+    return {number: row for number, row in ended_rows(folder).items() if row["status"] == "complete"}
