@@ -1,11 +1,11 @@
-"""Whether `audit --quick` tells apart, on real X-rays, synthetic sets whose fault is known.
+"""Whether `audit --quick` finds the fault of synthetic sets whose fault is known, on real X-rays.
 
     make bench ONLY=audit DATA=chest_xray WEIGHTS=weights [KEEP=folder]
 
-The patients of the train folder are drawn anew for each seed: 900 real ones, of whom 200 are trained on, and the others as
-"new patients". Four folders stand in for synthetic images: copies of real images in new files, noise, new patients, and new
-patients with the classes swapped. The headline has to come from the right line: memorisation, realism, none, labels. Some
-minutes on a core.
+Each seed splits the patients of the train folder at random: 900 provide the real images (200 of them for training), and the
+others are "new patients". Four folders stand in for synthetic images: copies of real images in new files, noise, new
+patients, and new patients with the classes swapped. The headline has to come from the right line: memorisation, realism,
+none, labels. Some minutes on a core.
 """
 
 from __future__ import annotations

@@ -272,9 +272,7 @@ def test_the_sets_of_patients_are_nested_and_all_arms_take_as_many_steps(confirm
 
 
 @pytest.mark.slow
-def test_a_test_patient_whom_only_the_curve_trains_on_is_refused(
-    confirmed: tuple[Path, Confirmation], tmp_path: Path
-) -> None:
+def test_a_test_patient_in_the_curve_is_refused(confirmed: tuple[Path, Confirmation], tmp_path: Path) -> None:
     confirmed_study = StudyFolder(confirmed[0] / "confirm")
     own, wide = (read_prepared(confirmed_study.split_path(count)) for count in (None, 24))
     shutil.copytree(confirmed[0].parents[1], tmp_path / "lab")

@@ -1,4 +1,4 @@
-"""`data.view`: what networks see, the gate on masks, and how well the classes can be told apart without lungs."""
+"""`data.view`: what networks see, the gate on masks, and how separable the classes are without lungs."""
 
 from __future__ import annotations
 
@@ -264,7 +264,7 @@ def test_an_inspection_with_a_segmenter_shows_each_view(lab: Lab) -> None:
     assert [view["name"] for view in found["views"]][-1] == "lungs erased"
     assert f"{found['views'][-1]['auroc']:.3f} ({found['views'][-1]['low']:.3f} to " in shown.stdout
     assert refused.exit_code == 2
-    assert "no classes to tell apart" in refused.stderr
+    assert "no classes to separate" in refused.stderr
 
 
 def test_a_search_reports_what_is_left_without_lungs_and_a_model_needs_whole_images(

@@ -53,7 +53,7 @@ def inspect(
         Path | None,
         typer.Option(
             metavar="MODEL",
-            help="Segmenter of lungs, from `xraytune train`; shows how well the classes can be told apart without lungs.",
+            help="Segmenter of lungs, from `xraytune train`; shows how separable the classes are without lungs.",
         ),
     ] = None,
     as_json: AsJson = False,

@@ -182,8 +182,8 @@ class DataSettings(Model):
     """What networks and generators see: the images (`full`), only their lungs, or everything but the lungs. It shows where a
     classifier looks; see docs/data.md."""
     segmenter: FilePath | None = None
-    """A model of `task: segmentation` that finds the lungs. With `view: full`, a search measures how well the classes can be
-    told apart without them."""
+    """A model of `task: segmentation` that finds the lungs. With `view: full`, a search measures how separable the
+    classes are without them."""
 
     @model_validator(mode="after")
     def _has_a_segmenter(self) -> Self:

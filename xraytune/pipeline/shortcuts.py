@@ -1,4 +1,4 @@
-"""Measure how well the classes of a data folder can be told apart from whole images, from lungs alone, and without lungs.
+"""Measure how well the classes of a data folder can be separated from whole images, from lungs alone, and without lungs.
 
 The classifier is a logistic regression on 16 x 16 px, trained on the train side and scored on val-A and val-B together.
 Where it does well without the lungs, so can any network: the images themselves, not the network, are in question.
@@ -57,7 +57,7 @@ class ViewAuroc:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LungShortcut:
-    """How well the classes of a folder can be told apart with and without lungs.
+    """How separable the classes of a folder are with and without lungs.
 
     Attributes:
         views: Whole images, lungs, their outlines, and everything but the lungs.
@@ -75,14 +75,14 @@ class LungShortcut:
         last = self.views[-1]
         start = f"A logistic regression on 16 x 16 px reaches an AUROC of {last} without the lungs"
         if last.low < NOTABLE_AUROC:
-            return f"{start}: no clear sign that the classes can be told apart without them."
+            return f"{start}: no clear sign that the classes are separable without them."
         return f"{start}: the benchmark itself is in question, as a high score there says little about reading lungs."
 
 
 def inspect_lungs(
     folder: Path | DataSettings, segmenter: Path, *, on_progress: Progress = ignore_progress
 ) -> LungShortcut:
-    """Measure how well the classes of a data folder can be told apart with and without the lungs, without a cache.
+    """Measure how separable the classes of a data folder are with and without the lungs, without a cache.
 
     Args:
         folder: The folder, a YAML file with a `data:` block, or settings with its path, classes and patients.
@@ -97,7 +97,7 @@ def inspect_lungs(
     settings = data_settings(folder, DataSettings(path=folder)) if isinstance(folder, Path) else folder
     index = read_folder(settings, on_progress=on_progress)
     if len(index.class_names) < 2:
-        what = "pairs of images and masks have no classes to tell apart"
+        what = "pairs of images and masks have no classes to separate"
         raise ConfigError(Problem(what, "--segmenter", "leave it out"))
     with TemporaryDirectory() as cache:
         data = settings.model_copy(update={"segmenter": segmenter})

@@ -65,7 +65,7 @@ class StudyData:
         verdict: The content of `verdict.json`; None before a verdict.
         environment: The content of `environment.json`.
         cache: The artifact cache.
-        shortcut: How well its classes can be told apart without lungs, if the search measured it.
+        shortcut: How separable its classes are without lungs, if the search measured it.
     """
 
     folder: StudyFolder
